@@ -1,0 +1,1 @@
+"""wavelift's operators; import them as wavelift.operators."""

@@ -1,0 +1,1 @@
+"""wavelift's sensors; import them as wavelift.sensors."""

@@ -1,0 +1,1 @@
+"""VMware vCenter and ESXi, by pyvmomi and HTTPS."""

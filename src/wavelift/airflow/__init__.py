@@ -1,0 +1,1 @@
+"""What wavelift adds to Airflow: hooks, triggers, links, provider information."""

@@ -1,0 +1,49 @@
+"""Names of everything that is created outside, derived from the run so that a retry finds it (invariant 5)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+TAG_RUN: Final = "wavelift:run"
+TAG_SERVER: Final = "wavelift:server"
+TAG_WAVE: Final = "wavelift:wave"
+SNAPSHOT_PREFIX: Final = "wavelift-"
+RUN_HASH_LENGTH: Final = 12
+"""48 bits: a clash among a million runs has a chance of 1 in 500."""
+
+
+def run_key(dag_id: str, dag_run_id: str, server: str) -> str:
+    """The one name of one server's way through one run; survives retries and clears."""
+    return f"{dag_id}/{dag_run_id}/{server}"
+
+
+def run_hash(key: str) -> str:
+    """A short, file- and tag-safe form of :func:`run_key`."""
+    return hashlib.sha256(key.encode()).hexdigest()[:RUN_HASH_LENGTH]
+
+
+def snapshot_name(key: str) -> str:
+    return f"{SNAPSHOT_PREFIX}{run_hash(key)}"
+
+
+def client_token(key: str, purpose: str, attempt: int = 0) -> str:
+    """An idempotency token of at most 64 characters; ``attempt`` grows when our own cancellation spoiled the last."""
+    return f"wl-{run_hash(key)}-{purpose}-{attempt}"[:64]
+
+
+def slug(name: str) -> str:
+    """``name`` as one component of an S3 key; distinct names stay distinct."""
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")[:80]
+    return clean if clean == name else f"{clean}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def staging_prefix(prefix: str, wave: str, key: str, server: str) -> str:
+    """Folder of one server's staging objects, without a trailing slash."""
+    return "/".join(part for part in (prefix.strip("/"), slug(wave), run_hash(key), slug(server)) if part)
+
+
+def tags(wave: str, server: str, key: str) -> dict[str, str]:
+    """The tags that every AWS object of ours carries."""
+    return {TAG_RUN: run_hash(key), TAG_SERVER: server, TAG_WAVE: wave, "Name": f"{wave}/{server}"}

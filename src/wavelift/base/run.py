@@ -1,0 +1,125 @@
+"""The context that a service function runs in: checkpoints, progress, clock and the wish to stop.
+
+Operators build it over Airflow's task state store; tests build it over a dict.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from wavelift.base.errors import Cancelled
+
+
+class CheckpointStore(Protocol):
+    """A small JSON store that outlives a try and a clear.
+
+    Every call of an outlived try raises :class:`~wavelift.base.errors.FencedError`. Values are a few KB at most.
+    """
+
+    def get(self, key: str) -> Any | None: ...
+
+    def set(self, key: str, value: Any) -> None: ...
+
+    def delete(self, key: str) -> None: ...
+
+
+class MemoryCheckpoints:
+    """A :class:`CheckpointStore` in a dict."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def get(self, key: str) -> Any | None:
+        return self.values.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        self.values[key] = value
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+
+class Clock(Protocol):
+    """Time, so that tests own it."""
+
+    def now(self) -> datetime: ...
+
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+class SystemClock:
+    """The machine's time; ``now`` is in UTC."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class CancelFlag:
+    """Set once by ``on_kill`` or by the first failing worker; every loop polls it."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._reason = "the task was asked to stop"
+
+    def set(self, reason: str = "the task was asked to stop") -> None:
+        self._reason = reason
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep up to ``seconds``; True when the flag was set meanwhile."""
+        return self._event.wait(seconds)
+
+    def check(self) -> None:
+        """:raises Cancelled: when the flag is set."""
+        if self._event.is_set():
+            raise Cancelled(self._reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one disk is. Bytes are of the disk's virtual size unless named otherwise."""
+
+    server: str
+    disk: str
+    phase: str
+    done: int
+    total: int
+    data: int = 0
+    """Non-zero bytes seen so far."""
+    sent: int = 0
+    """Bytes put on the wire to the target so far."""
+
+
+def ignore_progress(progress: Progress) -> None:
+    """The default listener."""
+
+
+@dataclass
+class RunContext:
+    """What a service function needs to know about the run that called it.
+
+    :param run_key: names the piece of work and survives retries and clears: ``<dag_id>/<dag run id>/<server>``.
+        Names, tags and client tokens derive from it (invariant 5).
+    """
+
+    run_key: str
+    checkpoints: CheckpointStore = field(default_factory=MemoryCheckpoints)
+    progress: Callable[[Progress], None] = ignore_progress
+    clock: Clock = field(default_factory=SystemClock)
+    cancel: CancelFlag = field(default_factory=CancelFlag)

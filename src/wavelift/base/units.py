@@ -1,0 +1,27 @@
+"""Sizes used everywhere, in bytes unless the name says otherwise."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+TIB: Final = 1024 * GIB
+SECTOR: Final = 512
+"""VMDK's and the partition tables' unit."""
+
+BLOCK: Final = 512 * KIB
+"""The unit of digest, manifest and EBS direct (its only legal DataLength)."""
+
+MBIT: Final = 1_000_000 // 8
+"""Bytes in one megabit, for ``max_mbit_s``."""
+
+
+def human_bytes(count: float) -> str:
+    """``1536`` → ``"1.5 KiB"``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < KIB:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= KIB
+    return f"{count:.1f} TiB"

@@ -1,0 +1,1 @@
+"""The DAG shapes, built from specs."""

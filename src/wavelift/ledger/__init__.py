@@ -1,0 +1,1 @@
+"""The relational record of servers, migrations, slots and events. Control-plane tasks, console and CLI only."""

@@ -1,0 +1,1 @@
+"""What connector tasks call: pre-flight, snapshot, transfer, verify, removal. Never the ledger."""

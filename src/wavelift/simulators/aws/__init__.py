@@ -1,0 +1,1 @@
+"""An AWS: moto with VM Import/Export and an honest EBS direct."""

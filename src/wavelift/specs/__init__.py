@@ -1,0 +1,1 @@
+"""Wave and environment specs: YAML to models, errors with file and line."""

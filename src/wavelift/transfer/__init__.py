@@ -1,0 +1,1 @@
+"""Moving and proving blocks: readers, writers, pipeline, manifest, stream-optimised VMDK, throttle."""

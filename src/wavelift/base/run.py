@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from wavelift.base.errors import Cancelled
+from wavelift.base.errors import Cancelled, FencedError
 
 
 class CheckpointStore(Protocol):
@@ -73,9 +73,12 @@ class CancelFlag:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._reason = "the task was asked to stop"
+        self.fenced = False
+        """Another try owns the work: stop and clean up nothing."""
 
-    def set(self, reason: str = "the task was asked to stop") -> None:
+    def set(self, reason: str = "the task was asked to stop", *, fenced: bool = False) -> None:
         self._reason = reason
+        self.fenced = self.fenced or fenced
         self._event.set()
 
     def is_set(self) -> bool:
@@ -86,9 +89,9 @@ class CancelFlag:
         return self._event.wait(seconds)
 
     def check(self) -> None:
-        """:raises Cancelled: when the flag is set."""
+        """:raises Cancelled: when the flag is set; :raises FencedError: when another try owns the work."""
         if self._event.is_set():
-            raise Cancelled(self._reason)
+            raise FencedError(self._reason) if self.fenced else Cancelled(self._reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,91 @@
+"""Links from a task to what it made: AMI, instance, the VM in vCenter.
+
+The operator stores the address as an XCom while it knows it; the link only reads it back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk import BaseOperatorLink
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+
+class _StoredLink(BaseOperatorLink):
+    """Reads the address that :attr:`key` holds."""
+
+    key = ""
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        from airflow.sdk.execution_time.xcom import XCom
+
+        return str(
+            XCom.get_one(
+                run_id=ti_key.run_id,
+                dag_id=ti_key.dag_id,
+                task_id=ti_key.task_id,
+                map_index=ti_key.map_index,
+                key=self.key,
+            )
+            or ""
+        )
+
+
+class ImageLink(_StoredLink):
+    """The AMI in the EC2 console."""
+
+    key = "wavelift_image_link"
+
+    @property
+    def name(self) -> str:
+        return "AMI"
+
+
+class InstanceLink(_StoredLink):
+    """The instance in the EC2 console."""
+
+    key = "wavelift_instance_link"
+
+    @property
+    def name(self) -> str:
+        return "EC2 instance"
+
+
+class VcenterLink(_StoredLink):
+    """The source VM in the vSphere client."""
+
+    key = "wavelift_vcenter_link"
+
+    @property
+    def name(self) -> str:
+        return "vCenter VM"
+
+
+def console_domain(region: str) -> str:
+    """Domain of the AWS console in the partition of ``region``."""
+    if region.startswith("cn-"):
+        return "console.amazonaws.cn"
+    if region.startswith("us-gov-"):
+        return "console.amazonaws-us-gov.com"
+    return "console.aws.amazon.com"
+
+
+def image_url(region: str, image_id: str) -> str:
+    return f"https://{console_domain(region)}/ec2/home?region={region}#ImageDetails:imageId={image_id}"
+
+
+def instance_url(region: str, instance_id: str) -> str:
+    return f"https://{console_domain(region)}/ec2/home?region={region}#InstanceDetails:instanceId={instance_id}"
+
+
+def vcenter_url(host: str, port: int, moref: str, instance_uuid: str) -> str:
+    """Deep link of the HTML5 client; ``instance_uuid`` is vCenter's own unique id (about.instanceUuid)."""
+    place = host if port == 443 else f"{host}:{port}"
+    return f"https://{place}/ui/app/vm;nav=v/urn:vmomi:VirtualMachine:{moref}:{instance_uuid}/summary"

@@ -1,0 +1,100 @@
+"""What Airflow learns of wavelift: hooks, the ``vsphere`` connection form, links and ``[wavelift]`` settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wavelift import __version__
+
+
+def _option(description: str, kind: str = "string", default: str | None = None) -> dict[str, Any]:
+    return {
+        "description": description,
+        "version_added": "0.1.0",
+        "type": kind,
+        "example": None,
+        "default": default,
+    }
+
+
+def _text(label: str, description: str, *, default: str = "") -> dict[str, Any]:
+    return {
+        "label": label,
+        "description": description,
+        "schema": {"type": ["string", "null"], "default": default},
+    }
+
+
+def _choice(label: str, description: str, values: list[str]) -> dict[str, Any]:
+    return {
+        "label": label,
+        "description": description,
+        "schema": {"type": ["string", "null"], "enum": values, "default": values[0]},
+    }
+
+
+VSPHERE_CONNECTION: dict[str, Any] = {
+    "connection-type": "vsphere",
+    "hook-class-name": "wavelift.airflow.hooks.vsphere.VsphereHook",
+    "hook-name": "VMware vCenter (wavelift)",
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "extra"],
+        "relabeling": {"host": "vCenter host name", "login": "User"},
+        "placeholders": {"host": "vcenter.example.com", "port": "443", "login": "wavelift@vsphere.local"},
+    },
+    "conn-fields": {
+        "certificate_mode": _choice(
+            "vCenter certificate", "verify, pin a thumbprint, or ignore (logged loudly)", ["verify", "thumbprint", "ignore"]
+        ),
+        "thumbprint": _text("vCenter thumbprint", "SHA-256 or SHA-1, for certificate mode thumbprint"),
+        "ca_bundle": _text("CA bundle", "PEM file on the connector that vouches for vCenter (and ESXi in mode ca)"),
+        "esxi_mode": _choice(
+            "ESXi certificates", "vcenter: vCenter vouches for its hosts' thumbprints", ["vcenter", "ca", "pin", "ignore"]
+        ),
+        "proxy": _text("HTTP proxy", "http://host:port between connector and vCenter, if any"),
+        "dns_suffixes": _text("DNS suffixes", "comma separated, tried for ESXi host names without a domain"),
+    },
+}
+
+CONFIG: dict[str, Any] = {
+    "wavelift": {
+        "description": "Waves of virtual machines from VMware to Amazon EC2.",
+        "options": {
+            "waves_folder": _option("Folder of wave specs; empty: `waves` in the DAGs folder.", default=""),
+            "environments_folder": _option("Folder of environments; empty: `environments` in the DAGs folder.", default=""),
+            "state_folder": _option(
+                "Local state (last valid specs); empty: `wavelift` in AIRFLOW_HOME.", default=""
+            ),
+            "ledger_url": _option(
+                "SQLAlchemy URL of the ledger; empty: SQLite `wavelift.db` in AIRFLOW_HOME.", default=""
+            ),
+            "transfers_per_connector": _option("Transfers at once per connector (AMP-04).", "integer", "4"),
+            "imports_per_region": _option("Import tasks at once per region (VIE-04).", "integer", "5"),
+            "poll_seconds": _option("How often waits look at AWS and the ledger, in seconds.", "float", "15"),
+            "transfer_workers": _option("Threads that decode and encode, per disk.", "integer", "2"),
+            "parallel_disks": _option("Disks of one server that move at the same time.", "integer", "2"),
+        },
+    }
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Entry point ``apache_airflow_provider``."""
+    return {
+        "package-name": "wavelift",
+        "name": "wavelift",
+        "description": "Moves VMware virtual machines into Amazon EC2 in waves.",
+        "versions": [__version__],
+        "hooks": [
+            {"integration-name": "VMware vCenter", "python-modules": ["wavelift.airflow.hooks.vsphere"]},
+            {"integration-name": "AWS VM Import", "python-modules": ["wavelift.airflow.hooks.vm_import"]},
+        ],
+        "connection-types": [VSPHERE_CONNECTION],
+        "operators": [{"integration-name": "wavelift", "python-modules": ["wavelift.operators"]}],
+        "extra-links": [
+            "wavelift.airflow.links.ImageLink",
+            "wavelift.airflow.links.InstanceLink",
+            "wavelift.airflow.links.VcenterLink",
+        ],
+        "config": CONFIG,
+    }

@@ -1,0 +1,400 @@
+"""A whole Airflow on loopback, for the demo and the tests: SQLite, LocalExecutor, free ports, one folder.
+
+The settings are those that DESIGN ships ("Shipped configuration"): what holds here holds in production.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import urllib3
+
+COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
+START_SECONDS: Final = 180
+"""A busy two-core machine needs 140 s for the four components (facts/airflow.md)."""
+STOP_SECONDS: Final = 8
+
+
+class LocalAirflowError(RuntimeError):
+    """Airflow did not start or answer; the message ends with the tail of the log."""
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def shipped_settings(*, cores: int) -> dict[str, str]:
+    """The Airflow settings that wavelift recommends, as environment variables (facts/airflow-shapes.md 8, 10)."""
+    return {
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": str(4 * cores),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+    }
+
+
+@dataclass
+class LocalAirflow:
+    """Start, watch and end the four components. Use as a context manager.
+
+    :param home: becomes ``AIRFLOW_HOME``; everything that Airflow writes lies below it.
+    :param dags: the DAGs folder.
+    :param env: more environment variables (connections, ``AIRFLOW__WAVELIFT__…``).
+    """
+
+    home: Path
+    dags: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
+    _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, repr=False)
+    _token: str = field(default="", repr=False)
+    _pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(retries=False), repr=False)
+
+    def __post_init__(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.port = self.port or free_port()
+        self._jwt_secret = secrets.token_hex(32)
+        self._fernet = ""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
+        return {
+            **inherited,
+            **shipped_settings(cores=os.cpu_count() or 2),
+            "AIRFLOW_HOME": str(self.home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(self.home / "plugins"),
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(self.port),
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__API_AUTH__JWT_SECRET": self._jwt_secret,
+            "AIRFLOW__API__SECRET_KEY": self._jwt_secret,
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,op:op,viewer:viewer",
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+            "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", "")]),
+            **self.env,
+        }
+
+    def airflow(self, *arguments: str, timeout: float = 180) -> str:
+        """Run ``airflow ARGUMENTS`` to its end and return its standard output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if done.returncode:
+            raise LocalAirflowError(f"airflow {' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+        return done.stdout
+
+    def migrate(self) -> None:
+        """Create or upgrade Airflow's own database."""
+        self.airflow("db", "migrate")
+
+    def start(self, *, wait: bool = True) -> LocalAirflow:
+        """Start all four components; with ``wait``, return when all report healthy."""
+        for name in COMPONENTS:
+            self.start_component(name)
+        if wait:
+            self.wait_healthy()
+        return self
+
+    def start_component(self, name: str) -> subprocess.Popen[bytes]:
+        """Start one component in a process group of its own, so that it can be ended with its workers."""
+        log = (self.home / f"{name}.log").open("ab")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "airflow", name],
+            env=self.environment,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        log.close()
+        self._processes[name] = process
+        return process
+
+    def wait_healthy(self, *, timeout: float = START_SECONDS) -> None:
+        """Return when api-server, database, scheduler, dag-processor and triggerer are healthy."""
+
+        def healthy() -> bool:
+            self._raise_if_dead()
+            try:
+                status, body = self._raw("GET", "/api/v2/monitor/health")
+            except urllib3.exceptions.HTTPError:
+                return False
+            return status == 200 and all(
+                (body.get(part) or {}).get("status") == "healthy"
+                for part in ("metadatabase", "scheduler", "triggerer", "dag_processor")
+            )
+
+        wait_for(healthy, timeout=timeout, what="Airflow to become healthy", log=self.log_tail)
+
+    def _raise_if_dead(self) -> None:
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise LocalAirflowError(f"airflow {name} ended with {process.returncode}:\n{self.log_tail(name)}")
+
+    def log_tail(self, name: str = "", lines: int = 40) -> str:
+        """The last lines of one component's log, or of all."""
+        parts = []
+        for component in [name] if name else COMPONENTS:
+            path = self.home / f"{component}.log"
+            if path.exists():
+                text = path.read_text(errors="replace").splitlines()[-lines:]
+                parts.append(f"--- {component}\n" + "\n".join(text))
+        return "\n".join(parts)
+
+    @property
+    def password(self) -> str:
+        """The generated password of the user ``admin``."""
+        return self.password_of("admin")
+
+    def password_of(self, user: str) -> str:
+        path = self.home / "simple_auth_manager_passwords.json.generated"
+        return str(json.loads(path.read_text())[user])
+
+    def login(self, user: str = "admin") -> str:
+        """A bearer token for ``user``."""
+        status, body = self._raw(
+            "POST", "/auth/token", body={"username": user, "password": self.password_of(user)}
+        )
+        if status not in (200, 201):
+            raise LocalAirflowError(f"login as {user} gave {status}: {body}")
+        return str(body["access_token"])
+
+    def _raw(
+        self, method: str, path: str, *, body: Any = None, token: str = "", timeout: float = 60
+    ) -> tuple[int, Any]:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        answer = self._pool.request(
+            method,
+            self.url + path,
+            body=None if body is None else json.dumps(body),
+            headers=headers,
+            timeout=urllib3.Timeout(connect=5, read=timeout),
+        )
+        text = answer.data.decode("utf-8", "replace")
+        try:
+            return answer.status, json.loads(text) if text else None
+        except ValueError:
+            return answer.status, text
+
+    def request(self, method: str, path: str, body: Any = None, *, user: str = "") -> tuple[int, Any]:
+        """Call the REST API as ``admin`` (or another user); status and parsed body."""
+        if user:
+            return self._raw(method, path, body=body, token=self.login(user))
+        if not self._token:
+            self._token = self.login()
+        status, answer = self._raw(method, path, body=body, token=self._token)
+        if status == 401:
+            self._token = self.login()
+            status, answer = self._raw(method, path, body=body, token=self._token)
+        return status, answer
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Like :meth:`request`, but anything but 2xx is an error."""
+        status, answer = self.request(method, path, body)
+        if not 200 <= status < 300:
+            raise LocalAirflowError(f"{method} {path} gave {status}: {answer}")
+        return answer
+
+    def wait_for_dag(self, dag_id: str, *, timeout: float = 90) -> None:
+        """Return when the dag-processor has put ``dag_id`` in place."""
+
+        def there() -> bool:
+            self._raise_if_dead()
+            return self.request("GET", f"/api/v2/dags/{dag_id}")[0] == 200
+
+        wait_for(there, timeout=timeout, what=f"DAG {dag_id}", log=lambda: self.log_tail("dag-processor"))
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str = "") -> str:
+        """Un-pause ``dag_id``, trigger it and return the DAG run's id."""
+        self.call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
+        body: dict[str, Any] = {"logical_date": None, "conf": dict(conf or {})}
+        if run_id:
+            body["dag_run_id"] = run_id
+        return str(self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        return str(self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """All task instances of a run, mapped ones included."""
+        answer = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=1000")
+        return list(answer["task_instances"])
+
+    def wait_for_run(self, dag_id: str, run_id: str, *, timeout: float = 300) -> str:
+        """The final state of a run."""
+        state = ""
+
+        def ended() -> bool:
+            nonlocal state
+            self._raise_if_dead()
+            state = self.run_state(dag_id, run_id)
+            return state in ("success", "failed")
+
+        wait_for(ended, timeout=timeout, what=f"run {run_id} of {dag_id}", log=lambda: self.describe(dag_id, run_id))
+        return state
+
+    def describe(self, dag_id: str, run_id: str) -> str:
+        """The states of a run's tasks, for error messages."""
+        rows = self.task_instances(dag_id, run_id)
+        return "\n".join(f"{row['task_id']}[{row['map_index']}] {row['state']} try {row['try_number']}" for row in rows)
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, key: str = "return_value") -> Any:
+        """One XCom value, parsed; None when there is none."""
+        status, answer = self.request(
+            "GET",
+            f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+            f"?map_index={map_index}&deserialize=false",
+        )
+        if status == 404:
+            return None
+        value = answer["value"]
+        return json.loads(value) if isinstance(value, str) and value[:1] in '[{"' else value
+
+    def state_store(self, dag_id: str, run_id: str, task_id: str, key: str, *, map_index: int = -1) -> Any:
+        """One value of a task's state store; None when there is none."""
+        status, answer = self.request(
+            "GET",
+            f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/state-store/{key}?map_index={map_index}",
+        )
+        return answer.get("value") if status == 200 else None
+
+    def task_log(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> str:
+        """The newest log of a task instance, from disk."""
+        folder = self.home / "logs"
+        name = f"dag_id={dag_id}/run_id={run_id}/task_id={task_id}"
+        base = folder / name if map_index < 0 else folder / name / f"map_index={map_index}"
+        return "\n".join(path.read_text(errors="replace") for path in sorted(base.glob("attempt=*.log")))
+
+    def stop_component(self, name: str, *, kill: bool = False) -> None:
+        """End one component and its process group; ``kill`` means SIGKILL at once."""
+        process = self._processes.pop(name, None)
+        if process is None:
+            return
+        if not kill:
+            _signal_group(process.pid, signal.SIGTERM)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def processes(self) -> list[int]:
+        """Every process of this Airflow, orphans included: all that run in its home folder.
+
+        A task makes a session of its own, a worker of a killed scheduler has no parent left, and its environment is
+        overwritten by its title: the working directory is the one mark that stays.
+        """
+        return [pid for pid in _pids() if _cwd(pid) == self.home.resolve()]
+
+    def stop(self) -> None:
+        """End everything; nothing of this Airflow runs afterwards."""
+        for process in self._processes.values():
+            _signal_group(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                pass
+        while remaining := self.processes():
+            for pid in remaining:
+                _signal(pid, signal.SIGKILL)
+            for process in self._processes.values():
+                process.poll()
+            time.sleep(0.05)
+        for process in self._processes.values():
+            process.wait()
+        self._processes.clear()
+        self._pool.clear()
+
+    def __enter__(self) -> LocalAirflow:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def wait_for(
+    ready: Callable[[], bool],
+    *,
+    timeout: float,
+    what: str,
+    log: Callable[[], str] = lambda: "",
+    interval: float = 0.5,
+) -> None:
+    """Poll ``ready`` until it is true.
+
+    :raises LocalAirflowError: after ``timeout`` seconds, with ``log()`` in the message.
+    """
+    deadline = time.monotonic() + timeout
+    while not ready():
+        if time.monotonic() > deadline:
+            raise LocalAirflowError(f"waited {timeout:.0f} s for {what}\n{log()}")
+        time.sleep(interval)
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _cwd(pid: int) -> Path | None:
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd"))
+    except OSError:  # ended meanwhile, a zombie, or another user's
+        return None

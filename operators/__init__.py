@@ -1,1 +1,58 @@
-"""wavelift's operators; import them as wavelift.operators."""
+"""wavelift's operators; import them as ``wavelift.operators`` (the short form would load every class twice).
+
+Names are resolved on first use: a DAG file pays only for what it uses, and the connector's operators stay apart from
+those that open the ledger.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wavelift.operators.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
+    from wavelift.operators.export import DiskUploadOperator, VmExportOperator
+    from wavelift.operators.image import ImportImageOperator
+    from wavelift.operators.launch import LaunchInstanceOperator
+    from wavelift.operators.preflight import PreflightOperator
+    from wavelift.operators.slots import ReleaseOperator, ReserveOperator
+    from wavelift.operators.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
+    from wavelift.operators.verify import VerifyOperator
+
+_HOME = {
+    "AdmitOperator": "admit",
+    "DiskUploadOperator": "export",
+    "ImportImageOperator": "image",
+    "LaunchImportedOperator": "admit",
+    "LaunchInstanceOperator": "launch",
+    "PreflightOperator": "preflight",
+    "ReleaseOperator": "slots",
+    "RemoveSnapshotOperator": "snapshot",
+    "ReportOperator": "admit",
+    "ReserveOperator": "slots",
+    "VerifyOperator": "verify",
+    "VmExportOperator": "export",
+    "VmSnapshotOperator": "snapshot",
+}
+
+__all__ = [
+    "AdmitOperator",
+    "DiskUploadOperator",
+    "ImportImageOperator",
+    "LaunchImportedOperator",
+    "LaunchInstanceOperator",
+    "PreflightOperator",
+    "ReleaseOperator",
+    "RemoveSnapshotOperator",
+    "ReportOperator",
+    "ReserveOperator",
+    "VerifyOperator",
+    "VmExportOperator",
+    "VmSnapshotOperator",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

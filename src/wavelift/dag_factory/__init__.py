@@ -1,1 +1,54 @@
-"""The DAG shapes, built from specs."""
+"""The DAG shapes, built from specs.
+
+``dags/waves.py`` calls :func:`register_waves`, ``dags/wave_errors.py`` calls :func:`raise_spec_errors`. One error in
+a file would make Airflow forget *all* DAGs of that file and leave their running runs unfinished: so the first never
+raises and the second has no DAG.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import get_parsing_context
+
+from wavelift.airflow import config
+from wavelift.base.errors import SpecError
+from wavelift.dag_factory.migrate import migrate_dag
+from wavelift.specs import usable_waves
+
+SUFFIXES = (".migrate",)
+
+
+def register_waves(namespace: dict[str, Any]) -> None:
+    """Put the DAGs of every usable wave into ``namespace`` (a DAG file's ``globals()``). Never raises.
+
+    A task process parses the file again for one DAG only: it builds just that one.
+    """
+    wanted = get_parsing_context().dag_id
+    usable = usable_waves(
+        config.waves_folder(),
+        config.environments_folder(),
+        config.state_folder() / "last_valid",
+        only=_wave_of(wanted) if wanted else None,
+    )
+    for shape in usable.shapes.values():
+        dag = migrate_dag(shape)
+        namespace[dag.dag_id] = dag
+
+
+def raise_spec_errors() -> None:
+    """Raise one error with the text of every broken spec; Airflow shows it as an import error.
+
+    :raises SpecError: when a spec is broken.
+    """
+    if get_parsing_context().dag_id:
+        return
+    usable = usable_waves(
+        config.waves_folder(), config.environments_folder(), config.state_folder() / "last_valid", only=None
+    )
+    if usable.errors:
+        raise SpecError("\n" + "\n".join(usable.errors))
+
+
+def _wave_of(dag_id: str) -> str:
+    return dag_id.rsplit(".", 1)[0]

@@ -1,0 +1,152 @@
+"""What all wavelift operators share: the run context over Airflow's task state store, errors, and being killed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
+
+from wavelift.base.errors import FencedError, WaveliftError
+from wavelift.base.names import run_key
+from wavelift.base.run import CancelFlag, Progress, RunContext
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+FAILURE_KEY: Final = "wavelift_failure"
+"""XCom in which a failing task leaves its words for the report."""
+PROGRESS_KEY: Final = "progress"
+BEAT_SECONDS: Final = 1.5
+"""How often a long transfer writes to the state store: that write is also the fence (facts/airflow-shapes.md 5)."""
+
+
+class StateStore:
+    """:class:`~wavelift.base.run.CheckpointStore` over ``context["task_state_store"]``.
+
+    A call of an outlived try is answered with 404 by Airflow: that becomes
+    :class:`~wavelift.base.errors.FencedError`.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    @contextmanager
+    def _fence(self) -> Iterator[None]:
+        try:
+            yield
+        except AirflowRuntimeError as error:
+            detail = error.error.detail or {}
+            if "404" in str(detail.get("status_code", "")) or "not found" in str(detail).lower():
+                raise FencedError("another try of this task owns the work now") from error
+            raise WaveliftError("Airflow's task state store did not answer", detail=str(detail)[:200]) from error
+
+    def get(self, key: str) -> Any | None:
+        with self._fence():
+            return self._store.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        with self._fence():
+            self._store.set(key, value)
+
+    def delete(self, key: str) -> None:
+        with self._fence():
+            self._store.delete(key)
+
+
+class Heartbeat:
+    """Writes the newest progress to the state store every :data:`BEAT_SECONDS`, and sets the cancel flag when fenced."""
+
+    def __init__(self, store: StateStore, cancel: CancelFlag) -> None:
+        self._store = store
+        self._cancel = cancel
+        self._newest: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="wavelift-heartbeat", daemon=True)
+
+    def progress(self, progress: Progress) -> None:
+        with self._lock:
+            self._newest[progress.disk] = {
+                "phase": progress.phase,
+                "done": progress.done,
+                "total": progress.total,
+                "data": progress.data,
+                "sent": progress.sent,
+            }
+
+    def beat(self) -> None:
+        with self._lock:
+            newest = dict(self._newest)
+        self._store.set(PROGRESS_KEY, {"disks": newest})
+
+    def _run(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            try:
+                self.beat()
+            except FencedError as error:
+                self._cancel.set(str(error), fenced=True)
+                return
+            except WaveliftError:
+                continue  # the api-server is away for a moment; the transfer goes on and the next beat tells
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if kind is None:
+            self.beat()
+
+
+class WaveliftOperator(BaseOperator):
+    """Base of all wavelift operators: subclasses write :meth:`work` and keep it to one service call.
+
+    Errors that no retry can cure fail the task at once; every failure leaves its words in XCom for the report.
+    """
+
+    ui_color = "#e8f1fb"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._cancel = CancelFlag()
+
+    def work(self, context: Context) -> Any:
+        raise NotImplementedError
+
+    def execute(self, context: Context) -> Any:
+        return self._guarded(context, lambda: self.work(context))
+
+    def _guarded(self, context: Context, call: Any) -> Any:
+        try:
+            return call()
+        except FencedError:
+            raise  # this try is over: it may not even push an XCom
+        except WaveliftError as error:
+            self._leave_words(context, error)
+            if error.retryable:
+                raise
+            raise AirflowFailException(str(error)) from error
+
+    def _leave_words(self, context: Context, error: WaveliftError) -> None:
+        context["ti"].xcom_push(
+            key=FAILURE_KEY, value={"task": self.task_id, "what": str(error), "next_step": error.next_step}
+        )
+
+    def on_kill(self) -> None:
+        """Airflow does not interrupt ``execute``: all workers poll this flag."""
+        self._cancel.set("the task was killed")
+
+    def server_context(self, context: Context, server: str) -> RunContext:
+        """The run context of one server's task; names and tokens derive from DAG, run and server."""
+        ti = context["ti"]
+        return RunContext(
+            run_key=run_key(ti.dag_id, ti.run_id, server),
+            checkpoints=StateStore(context["task_state_store"]),
+            cancel=self._cancel,
+        )

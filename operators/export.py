@@ -1,0 +1,96 @@
+"""Export and upload in one pass, and the upload of a disk file that is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from wavelift.operators._base import Heartbeat, StateStore, WaveliftOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class VmExportOperator(WaveliftOperator):
+    """Stream every disk of a server's snapshot from vCenter into S3, checked and with a manifest.
+
+    Runs on the connector's queue; nothing touches its disk. A retry continues the uploads of the same snapshot.
+    Progress lies in the task's state store under ``progress``. Returns an
+    :class:`~wavelift.base.domain.ExportResult`.
+
+    :param server: one of the dicts that :class:`PreflightOperator` returned.
+    :param snapshot: what :class:`VmSnapshotOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("server", "snapshot")
+
+    def __init__(self, *, server: Any, snapshot: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server = server
+        self.snapshot = snapshot
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.airflow.hooks.vsphere import VsphereHook
+        from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
+        from wavelift.services.dataplane.transfer import TransferOptions, export_server
+
+        task = ServerTask.load(self.server)
+        access = VmImportHook.of(task.plan.target.aws_conn_id, task.plan.target.region).access()
+        ctx = self.server_context(context, task.name)
+        options = TransferOptions(
+            workers=config.integer("transfer_workers"), parallel_disks=config.integer("parallel_disks")
+        )
+        with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
+            ctx.progress = heartbeat.progress
+            with VsphereHook(task.plan.connection).session() as session:
+                result = export_server(session, access, task, TakenSnapshot.load(self.snapshot), ctx, options)
+        return result.dump()
+
+
+class DiskUploadOperator(WaveliftOperator):
+    """Upload a disk image that lies on the worker (stream-optimised VMDK or raw) with the same proof as an export.
+
+    Returns a :class:`~wavelift.base.domain.StoredDisk`.
+
+    :param path: the file on the worker.
+    :param bucket: staging bucket.
+    :param key: object key; the manifest goes to ``<key>.manifest``.
+    :param image_format: ``vmdk`` or ``raw``; by default what the file's first bytes say.
+    :param aws_conn_id: AWS connection; ``region_name`` its region.
+    """
+
+    template_fields: Sequence[str] = ("path", "bucket", "key", "image_format", "aws_conn_id", "region_name")
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        bucket: str,
+        key: str,
+        image_format: str = "auto",
+        aws_conn_id: str = "aws_default",
+        region_name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.path = path
+        self.bucket = bucket
+        self.key = key
+        self.image_format = image_format
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.services.dataplane.upload import upload_disk
+
+        access = VmImportHook.of(self.aws_conn_id, self.region_name).access()
+        ctx = self.server_context(context, self.key)
+        with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
+            ctx.progress = heartbeat.progress
+            stored = upload_disk(
+                access, path=self.path, bucket=self.bucket, key=self.key, image_format=self.image_format, ctx=ctx
+            )
+        return stored.dump()

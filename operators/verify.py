@@ -1,0 +1,46 @@
+"""The proof: what S3 holds is read back and compared with the manifest, before any conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from wavelift.operators._base import Heartbeat, StateStore, WaveliftOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class VerifyOperator(WaveliftOperator):
+    """Read back the staged disks as the plan's ``verify`` says; fail without retry when a byte differs.
+
+    Runs on the environment's queue near AWS, never through the connector's line (invariant 1). Returns a
+    :class:`~wavelift.base.domain.VerifyResult`.
+
+    :param server: one of the dicts that :class:`PreflightOperator` returned.
+    :param export: what :class:`VmExportOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("server", "export")
+
+    def __init__(self, *, server: Any, export: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server = server
+        self.export = export
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.base.domain import ExportResult
+        from wavelift.services.dataplane.messages import ServerTask
+        from wavelift.services.dataplane.verify import verify_server
+
+        task = ServerTask.load(self.server)
+        access = VmImportHook.of(task.plan.target.aws_conn_id, task.plan.target.region).access()
+        ctx = self.server_context(context, task.name)
+        with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
+            ctx.progress = heartbeat.progress
+            result = verify_server(
+                access, task, ExportResult.load(self.export), ctx, workers=config.integer("transfer_workers")
+            )
+        return result.dump()

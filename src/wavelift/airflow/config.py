@@ -1,0 +1,48 @@
+"""The ``[wavelift]`` section, read once per call; nothing is cached so that tests and tasks see the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from airflow.sdk.configuration import conf
+
+SECTION = "wavelift"
+
+
+def _airflow_home() -> Path:
+    return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+
+
+def _folder(option: str, default: Path) -> Path:
+    value = conf.get(SECTION, option, fallback="")
+    return Path(value).expanduser() if value else default
+
+
+def _dags_folder() -> Path:
+    return Path(conf.get("core", "dags_folder"))
+
+
+def waves_folder() -> Path:
+    return _folder("waves_folder", _dags_folder() / "waves")
+
+
+def environments_folder() -> Path:
+    return _folder("environments_folder", _dags_folder() / "environments")
+
+
+def state_folder() -> Path:
+    return _folder("state_folder", _airflow_home() / "wavelift")
+
+
+def ledger_url() -> str:
+    """SQLAlchemy URL; SQLite beside ``AIRFLOW_HOME`` by default."""
+    return str(conf.get(SECTION, "ledger_url", fallback="") or f"sqlite:///{_airflow_home() / 'wavelift.db'}")
+
+
+def integer(option: str) -> int:
+    return int(conf.getint(SECTION, option))
+
+
+def poll_seconds() -> float:
+    return float(conf.getfloat(SECTION, "poll_seconds"))

@@ -1,0 +1,36 @@
+"""Deadlines of waves (AIR-03): Airflow's deadline alerts, which replaced SLAs."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+from wavelift.rules.plans import WaveShape
+
+log = logging.getLogger(__name__)
+
+
+def wave_deadline(shape: WaveShape) -> list[Any] | None:
+    """The wave's alert, counted from when its run was queued; None without ``deadline_minutes``."""
+    if shape.deadline_minutes is None:
+        return None
+    from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
+
+    return [
+        DeadlineAlert(
+            name=f"{shape.wave} migrated within {shape.deadline_minutes} minutes",
+            reference=DeadlineReference.DAGRUN_QUEUED_AT,
+            interval=timedelta(minutes=shape.deadline_minutes),
+            callback=AsyncCallback(
+                "wavelift.airflow.notifications.wave_is_late",
+                kwargs={"wave": shape.wave, "minutes": shape.deadline_minutes},
+            ),
+        )
+    ]
+
+
+async def wave_is_late(*, wave: str, minutes: int, context: dict[str, Any] | None = None, **_: Any) -> None:
+    """Log the missed deadline at error level, where every log-based alarm sees it."""
+    run = ((context or {}).get("dag_run") or {}).get("dag_run_id", "?")
+    log.error("wave %s: run %s is not done after %d minutes", wave, run, minutes)

@@ -1,0 +1,128 @@
+"""``<wave>.migrate``: vCenter to AMI and instance.
+
+admit → pre-flight → per server ``reserve`` → ``snapshot`` → ``export`` → {``remove_snapshot`` → ``release``} and
+{``verify`` → ``import_image`` → ``launch``} → report. The shape is the one that was run in
+``facts/airflow-shapes.md`` section 2; the obvious ones lose data.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+from airflow.sdk import DAG, Param, task_group
+
+from wavelift.airflow.notifications import wave_deadline
+from wavelift.operators.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
+from wavelift.operators.export import VmExportOperator
+from wavelift.operators.image import ImportImageOperator
+from wavelift.operators.launch import LaunchInstanceOperator
+from wavelift.operators.preflight import PreflightOperator
+from wavelift.operators.slots import ReleaseOperator, ReserveOperator
+from wavelift.operators.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
+from wavelift.operators.verify import VerifyOperator
+from wavelift.rules.plans import WaveShape
+
+MODES: Final = ["migrate", "plan", "preflight", "launch", "cleanup"]
+MAX_RETRY_DELAY: Final = timedelta(minutes=10)
+MAX_ACTIVE_RUNS: Final = 16
+"""Admission decides per server, in the ledger; Airflow must not queue a run behind another (facts 4)."""
+
+DOC: Final = """
+Moves the servers of the wave **{wave}** from vCenter to Amazon EC2: snapshot, export with upload, proof, import-image,
+launch. Trigger it with the form: choose servers (none chosen means all), *image only* or *launch*, and leave a note.
+
+* **Continue a failed server**: open its mapped `server.reserve` task instance and *Clear* it. Do not use the group's
+  *Clear*: it clears all servers.
+* **Stop a server**: `wavelift migrations cancel ID`, or mark its running task failed. Its snapshot is removed.
+"""
+
+
+def migrate_dag(shape: WaveShape) -> DAG:
+    """The migrate DAG of one wave; its structure does not depend on the server list."""
+    dag = DAG(
+        f"{shape.wave}.migrate",
+        description=shape.description or f"Migrate the servers of {shape.wave} to EC2",
+        doc_md=DOC.format(wave=shape.wave),
+        schedule=None,
+        catchup=False,
+        max_active_runs=MAX_ACTIVE_RUNS,
+        params=_form(shape),
+        tags=["wavelift", f"wave:{shape.wave}", *([f"environment:{shape.environment}"] if shape.environment else [])],
+        deadline=wave_deadline(shape),
+        default_args={
+            "retries": max(2, shape.retries),
+            "retry_delay": timedelta(seconds=shape.retry_delay_s),
+            "retry_exponential_backoff": True,
+            "max_retry_delay": MAX_RETRY_DELAY,
+        },
+    )
+    with dag:
+        _tasks(shape)
+    return dag
+
+
+def _form(shape: WaveShape) -> dict[str, Param]:
+    names = list(shape.server_names)
+    return {
+        # null means all: Airflow's form sends null for an emptied multi-select (facts 1).
+        "servers": Param(
+            None,
+            type=["null", "array"],
+            items={"type": "string"},
+            examples=names,
+            title="Servers",
+            description="None chosen: every server of the wave.",
+        ),
+        "launch": Param(
+            "spec",
+            type="string",
+            enum=["spec", "none", "running"],
+            title="Launch",
+            values_display={"spec": "as the wave's file says", "none": "image only", "running": "launch an instance"},
+        ),
+        "mode": Param(
+            "migrate",
+            type="string",
+            enum=MODES,
+            title="Mode",
+            description="plan and preflight end after the checks and create nothing.",
+        ),
+        "note": Param(None, type=["null", "string"], format="multiline", title="Note", description="Kept in the audit trail."),
+    }
+
+
+def _tasks(shape: WaveShape) -> None:
+    admit = AdmitOperator(task_id="admit", wave=shape.wave)
+    preflight = PreflightOperator(task_id="preflight", admitted=admit.output, queue=shape.connector)
+    launched = LaunchImportedOperator(task_id="launch_imported", admitted=admit.output)
+
+    @task_group(group_id="server")
+    def per_server(server: Any) -> None:
+        common: dict[str, Any] = {"server": server, "map_index_template": "{{ task.server['name'] }}"}
+        near_vcenter = {**common, "queue": shape.connector}
+        reserve = ReserveOperator(task_id="reserve", **common)
+        snapshot = VmSnapshotOperator(task_id="snapshot", **near_vcenter)
+        export = VmExportOperator(task_id="export", snapshot=snapshot.output, **near_vcenter)
+        verify = VerifyOperator(task_id="verify", export=export.output, queue=shape.environment_queue, **common)
+        image = ImportImageOperator(task_id="import_image", export=export.output, verified=verify.output, **common)
+        launch = LaunchInstanceOperator(task_id="launch", image=image.output, **common)
+        # Teardowns without setups: with them, clearing one server would clear the snapshot of all (facts 2).
+        remove = RemoveSnapshotOperator(task_id="remove_snapshot", **near_vcenter).as_teardown(
+            on_failure_fail_dagrun=True
+        )
+        release = ReleaseOperator(task_id="release", **common).as_teardown(on_failure_fail_dagrun=True)
+        reserve >> snapshot >> export >> [remove, verify]
+        remove >> release
+        verify >> image >> launch
+
+    group = per_server.expand(server=preflight.output)
+    report = ReportOperator(task_id="report", wave=shape.wave)
+    report.as_teardown(on_failure_fail_dagrun=True)
+    admit >> [preflight, launched]
+    [group, launched] >> report
+    dag = report.get_dag()
+    assert dag is not None
+    # `group >> x` leaves teardowns out: without these edges the report would run beside the removals.
+    for name in ("server.remove_snapshot", "server.release"):
+        dag.get_task(name) >> report

@@ -1,0 +1,80 @@
+"""What passes between the tasks of a migrate run: small JSON, every piece naming its server."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from wavelift.base.domain import DiskFacts, Finding, Message, ServerFacts, Severity, SnapshotRef
+from wavelift.rules.plans import ResolvedWave, ServerPlan
+
+Mode = Literal["migrate", "plan", "preflight", "launch", "cleanup"]
+"""What a run of ``<wave>.migrate`` is asked to do; only ``migrate`` and ``launch`` create anything."""
+
+
+class Admitted(Message):
+    """What ``admit`` froze for the run: nothing of the spec's file is read again."""
+
+    wave: ResolvedWave
+    mode: Mode
+    dag_id: str
+    run_id: str
+    requested_by: str
+    launches: tuple[str, ...] = ()
+    """Migration ids to launch, in mode ``launch``."""
+    living: tuple[str, ...] = ()
+    """Run hashes that belong to living runs, in mode ``cleanup``."""
+    known: tuple[str, ...] = ()
+    """Run hashes that our ledger knows, in mode ``cleanup``: what others made is never ours to remove."""
+    dry_run: bool = True
+    """In mode ``cleanup``: only list."""
+
+
+class ServerTask(Message):
+    """One server of the run, as the mapped tasks get it."""
+
+    name: str
+    plan: ServerPlan
+    facts: ServerFacts
+
+
+class TakenSnapshot(Message):
+    """Our snapshot and the disks as they were frozen in it."""
+
+    ref: SnapshotRef
+    disks: tuple[DiskFacts, ...]
+    vcenter_link: str = ""
+
+
+class Estimate(Message):
+    """What a wave would move, make and cost; every money figure is an estimate in US dollars."""
+
+    servers: int = 0
+    disks: int = 0
+    capacity: int = 0
+    snapshots: int = 0
+    creates: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    costs: dict[str, float] = {}
+    notes: tuple[str, ...] = ()
+
+
+class PreflightReport(Message):
+    """Every finding of one pass, and who may go."""
+
+    wave: str
+    findings: tuple[Finding, ...]
+    servers: tuple[ServerTask, ...]
+    """All that were found, those with errors included."""
+    estimate: Estimate = Estimate()
+
+    def errors_of(self, server: str) -> tuple[Finding, ...]:
+        return tuple(
+            finding
+            for finding in self.findings
+            if finding.severity is Severity.ERROR and finding.subject.split("/", 1)[0] in (server, "*")
+        )
+
+    @property
+    def passed(self) -> tuple[ServerTask, ...]:
+        """Servers without an error of their own; an error of the whole wave stops all."""
+        return tuple(task for task in self.servers if not self.errors_of(task.name))

@@ -1,0 +1,65 @@
+"""The life of our vSphere snapshot: from just before the transfer to just after it (invariant 4)."""
+
+from __future__ import annotations
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.vsphere import inventory, snapshots
+from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.base.domain import DiskFacts
+from wavelift.base.errors import GuardError, PermanentError
+from wavelift.base.names import snapshot_name
+from wavelift.base.run import RunContext
+from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
+from wavelift.services.dataplane.staging import ServerStaging
+
+
+def take_snapshot(session: VsphereSession, task: ServerTask, ctx: RunContext) -> TakenSnapshot:
+    """Take, or find again, the snapshot of this run and read the disks that it froze.
+
+    :raises PermanentError: when the source must be off and is not, or its disks are not those of the pre-flight.
+    :raises BusyError: while the VM consolidates or carries another snapshot of ours.
+    """
+    (now,) = inventory.facts(session, [task.facts.moref])
+    if task.plan.source_power == "require_off" and now.power != "poweredOff":
+        raise PermanentError(
+            "The source must be powered off and is not",
+            server=task.name,
+            power=now.power,
+            next_step="Shut it down, or set source_power: leave_running, then clear this server from its reserve task",
+        )
+    ctx.cancel.check()
+    ref = snapshots.ensure_snapshot(
+        session,
+        task.facts.moref,
+        server=task.name,
+        name=snapshot_name(ctx.run_key),
+        description=f"wavelift: {ctx.run_key}",
+        quiesce=task.plan.quiesce,
+        cancel=ctx.cancel,
+    )
+    disks = snapshots.snapshot_disks(session, ref)
+    seen, frozen = _identity(task.facts.disks), _identity(disks)
+    if seen != frozen:
+        raise GuardError(
+            f"The VM's disks changed since the pre-flight: then {seen}, in the snapshot {frozen}",
+            server=task.name,
+            next_step="Run the wave again for this server",
+        )
+    return TakenSnapshot(ref=ref, disks=disks, vcenter_link=session.vm_url(task.facts.moref))
+
+
+def _identity(disks: tuple[DiskFacts, ...]) -> list[tuple[int, str, int, bool]]:
+    return [(disk.key, disk.address, disk.capacity, disk.boot) for disk in disks]
+
+
+def remove_snapshot(session: VsphereSession, access: AwsAccess, task: ServerTask, ctx: RunContext) -> bool:
+    """Remove this run's snapshot if it exists, and the uploads that can't be continued without it.
+
+    True when there was a snapshot. Works whatever the tasks before did: the name derives from the run.
+    """
+    removed = snapshots.remove_snapshot(
+        session, task.facts.moref, name=snapshot_name(ctx.run_key), server=task.name, cancel=ctx.cancel
+    )
+    # A part of an upload belongs to one instant: with the snapshot gone the upload can never be finished (invariant 6).
+    ServerStaging(access, task.plan, ctx.run_key).abort_uploads()
+    return removed

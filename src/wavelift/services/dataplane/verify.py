@@ -1,0 +1,97 @@
+"""Reading back what S3 holds and comparing it with the manifest, before any conversion (invariant 1)."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import closing
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.base.domain import ExportResult, StoredDisk, VerifyResult
+from wavelift.base.errors import ProofError
+from wavelift.base.run import RunContext
+from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.dataplane.staging import ServerStaging, disk_label_of
+from wavelift.transfer.manifest import Manifest
+from wavelift.transfer.verify import Verification, sample_indices, verify_full, verify_sample
+from wavelift.transfer.vmdk import StreamVmdkSource, VmdkFile
+
+NEXT_STEP = "Clear this server from its reserve task: it is exported again. The staged object is not imported"
+
+
+def verify_server(
+    access: AwsAccess, task: ServerTask, export: ExportResult, ctx: RunContext, *, workers: int = 2
+) -> VerifyResult:
+    """Prove (``full``) or sample what was stored, as the plan says; ``off`` leaves it attested.
+
+    :raises ProofError: at the first disk that differs, naming server, disk and the first differing disk offset.
+    """
+    staging = ServerStaging(access, task.plan, ctx.run_key)
+    level = task.plan.verify
+    verified = read = 0
+    for disk in export.disks:
+        ctx.cancel.check()
+        manifest = load_manifest(staging, task.name, disk)
+        if level == "off":
+            continue
+        found = _verify_disk(staging, task, disk, manifest, ctx, level=level, workers=workers)
+        if found.mismatches:
+            raise _mismatch(task.name, disk, found)
+        verified += disk.capacity if level == "full" else found.bytes_verified
+        read += found.bytes_read
+    return VerifyResult(server=task.name, level=level, bytes_verified=verified, bytes_read_back=read)
+
+
+def load_manifest(staging: ServerStaging, server: str, disk: StoredDisk) -> Manifest:
+    """The manifest of a stored disk, itself checked against the digest that the export returned."""
+    body = staging.s3.get_object(disk.manifest_key)
+    if hashlib.sha256(body).hexdigest() != disk.manifest_digest:
+        raise ProofError(
+            "The manifest in S3 is not the one that the export stored",
+            server=server,
+            disk=disk.address,
+            object=disk.manifest_key,
+            next_step=NEXT_STEP,
+        )
+    return Manifest.from_bytes(body)
+
+
+def _verify_disk(
+    staging: ServerStaging,
+    task: ServerTask,
+    disk: StoredDisk,
+    manifest: Manifest,
+    ctx: RunContext,
+    *,
+    level: str,
+    workers: int,
+) -> Verification:
+    if level == "full":
+        with closing(staging.s3.open_stream(disk.object_key)) as raw:
+            return verify_full(
+                StreamVmdkSource(raw),
+                manifest,
+                workers=workers,
+                cancel=ctx.cancel,
+                on_progress=ctx.progress,
+                server=task.name,
+                disk=disk_label_of(disk),
+            )
+    percent = float(level.removeprefix("sample:"))
+    indices = sample_indices(manifest, percent, seed=disk.content_digest)
+
+    def pread(offset: int, length: int) -> bytes:
+        return staging.s3.read_range(disk.object_key, offset, length)
+
+    return verify_sample(VmdkFile(pread, disk.object_bytes), manifest, indices)
+
+
+def _mismatch(server: str, disk: StoredDisk, found: Verification) -> ProofError:
+    first = found.mismatches[0]
+    return ProofError(
+        f"What S3 holds differs from the source's manifest in {len(found.mismatches)} place(s): {first.reason}",
+        server=server,
+        disk=disk_label_of(disk),
+        offset=first.offset,
+        object=disk.object_key,
+        next_step=NEXT_STEP,
+    )

@@ -1,0 +1,98 @@
+"""The environment: where servers may land (AMP-02). One YAML file each, written by an administrator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+
+from wavelift.base.domain import Message
+from wavelift.rules.fields import InstanceType, Name, SecurityGroupId, SubnetId, Tags, Text, VpcId, matched
+from wavelift.rules.limits import ENVIRONMENT_LIMITS
+from wavelift.rules.problem import Problem, allowed, did_you_mean
+
+DEFAULT_ROLE = "vmimport"
+"""The service role that VM Import/Export assumes unless ImportImage names another (required-permissions page)."""
+
+Region = Annotated[str, matched(r"^[a-z]{2}(-[a-z]+)+-\d+$", "an AWS region such as 'eu-central-1'")]
+Bucket = Annotated[
+    str, matched(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", "an S3 bucket name (3 to 63 of a-z, 0-9, '.', '-')")
+]
+KmsKey = Annotated[
+    str,
+    matched(
+        r"^(alias/[A-Za-z0-9/_-]+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}|arn:[a-z-]+:kms:.+)$",
+        "a KMS key: its ARN, key id or 'alias/…'",
+    ),
+]
+Prefix = Annotated[str, matched(r"^[A-Za-z0-9._/-]*$", "an S3 prefix (letters, digits, '.', '_', '-', '/')")]
+
+
+class Staging(Message):
+    """Where disks wait for their conversion."""
+
+    bucket: Bucket = Field(description="S3 bucket in the environment's region.")
+    prefix: Prefix = Field(
+        default="", description="Prefix of all staging objects and manifests; empty for the bucket's root."
+    )
+
+
+class Environment(Message):
+    """Where servers may land: account and region, staging, network and what may be chosen there."""
+
+    environment: Name = Field(description="Name of the environment; must equal the file's name without '.yaml'.")
+    description: str = Field(default="", description="One line for people.")
+    aws_conn_id: Text = Field(description="Airflow connection with the AWS credentials.")
+    queue: Text = Field(
+        default="default", description="Airflow queue of a worker near this region: reading back runs there."
+    )
+    region: Region = Field(description="AWS region.")
+    staging: Staging = Field(description="Where disks wait for their conversion.")
+    kms_key: KmsKey | None = Field(
+        default=None,
+        description="KMS key for the converted volumes; needs 'encrypt: true'. Default: the account's EBS key.",
+    )
+    encrypt: bool = Field(
+        default=False,
+        description="Encrypt the converted volumes. False leaves it to the account's 'EBS encryption by default'.",
+    )
+    role: Annotated[str, matched(r"^[\w+=,.@/-]{1,128}$", "a role name")] = Field(
+        default=DEFAULT_ROLE, description="Service role that VM Import/Export assumes."
+    )
+    vpc: VpcId = Field(description="VPC that the subnets and security groups belong to.")
+    subnets: tuple[SubnetId, ...] = Field(min_length=1, description="Subnets that a wave may choose (AMP-01).")
+    security_groups: tuple[SecurityGroupId, ...] = Field(
+        min_length=1, description="Security groups that a wave may choose (AMP-01)."
+    )
+    instance_types: tuple[InstanceType, ...] = Field(min_length=1, description="Instance types that a wave may choose.")
+    tags: Tags = Field(default={}, description="Tags for everything made here; a wave's and a server's go over them.")
+    limits: Mapping[str, Annotated[int, Field(ge=1)]] = Field(
+        default={}, description="Service limits that AWS raised for this account: name to value."
+    )
+
+
+def environment_problems(environment: Environment) -> list[Problem]:
+    """What no single field can say."""
+    problems = []
+    if environment.kms_key and not environment.encrypt:
+        problems.append(
+            Problem(("kms_key",), "a KMS key has no effect without 'encrypt: true'; set it or remove the key")
+        )
+    for name in environment.limits:
+        if name not in ENVIRONMENT_LIMITS:
+            hint = did_you_mean(name, ENVIRONMENT_LIMITS)
+            problems.append(
+                Problem(("limits", name), f"unknown limit '{name}'{hint}; {allowed(sorted(ENVIRONMENT_LIMITS))}")
+            )
+    for field in ("subnets", "security_groups", "instance_types"):
+        problems += _repeated(field, getattr(environment, field))
+    return problems
+
+
+def _repeated(field: str, values: tuple[str, ...]) -> list[Problem]:
+    return [
+        Problem((field, index), f"'{value}' is listed twice; remove one")
+        for index, value in enumerate(values)
+        if value in values[:index]
+    ]

@@ -1,0 +1,111 @@
+"""Every number that a service or a document sets: value, unit, source, and what happens beyond it.
+
+A service's default is a setting with that default, never a constant in the middle of code: ``limits(overrides)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from wavelift.base.errors import SpecError
+from wavelift.base.units import GIB, KIB, TIB
+from wavelift.rules.problem import allowed, did_you_mean
+
+GB: Final = 10**9
+
+
+class OnExceed(StrEnum):
+    """What happens to what goes beyond."""
+
+    REFUSE = "refuse"
+    WARN = "warn"
+    WAIT = "wait"
+
+
+class Scope(StrEnum):
+    """Whose number it is, and so where it may be overridden."""
+
+    CONNECTOR = "connector"
+    REGION = "region"
+    ACCOUNT = "account"
+    SERVER = "server"
+    FORMAT = "format"
+    """A format's or an API's own; never overridden."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One number. ``source`` names the requirement or page and its date."""
+
+    name: str
+    value: int
+    unit: str
+    scope: Scope
+    source: str
+    on_exceed: OnExceed
+
+    def exceeded(self, value: float) -> bool:
+        """True when ``value``, in this limit's unit, is more than is allowed."""
+        return value > self.value
+
+    @property
+    def settable(self) -> bool:
+        return self.scope is not Scope.FORMAT
+
+
+_VMIE = "VM Import/Export User Guide, limitations and prerequisites pages, Dec 2022"
+_TABLE: Final = (
+    Limit("transfers_per_connector", 4, "transfers", Scope.CONNECTOR, "AMP-04", OnExceed.WAIT),
+    Limit("imports_per_region", 5, "import tasks", Scope.REGION, "AMP-04; VIE-04 for exports", OnExceed.WAIT),
+    Limit("migrations_per_account", 50, "VMs", Scope.ACCOUNT, "SMS-10", OnExceed.WAIT),
+    Limit("compressed_disk_bytes", 215 * GB, "bytes", Scope.SERVER, "AMP-06", OnExceed.WARN),
+    Limit("volumes_per_image", 21, "volumes", Scope.SERVER, _VMIE, OnExceed.REFUSE),
+    Limit("image_bytes", 16 * TIB, "bytes", Scope.SERVER, _VMIE, OnExceed.REFUSE),
+    Limit("image_bytes_without_manifest", 8 * TIB, "bytes", Scope.SERVER, _VMIE, OnExceed.REFUSE),
+    Limit("mbr_boot_disk_bytes", 2 * TIB, "bytes", Scope.SERVER, f"{_VMIE}: MBR addresses 2 TiB", OnExceed.WARN),
+    Limit("volume_bytes", 16 * TIB, "bytes", Scope.SERVER, "EBS User Guide, gp3 volumes, 2022", OnExceed.REFUSE),
+    Limit("volume_unit_bytes", GIB, "bytes", Scope.FORMAT, "EBS volumes come in whole GiB", OnExceed.WARN),
+    Limit("grain_bytes", 64 * KIB, "bytes", Scope.FORMAT, "VMDK 5.0 specification, stream-optimised", OnExceed.REFUSE),
+    Limit("object_parts", 10_000, "parts", Scope.FORMAT, "S3 multipart upload limits", OnExceed.REFUSE),
+    Limit("object_bytes", 5 * TIB, "bytes", Scope.FORMAT, "S3 multipart upload limits, 2022", OnExceed.REFUSE),
+    Limit("part_min_bytes", 5 * 1024 * KIB, "bytes", Scope.FORMAT, "S3 multipart upload limits", OnExceed.REFUSE),
+    Limit(
+        "servers_per_wave",
+        500,
+        "servers",
+        Scope.SERVER,
+        "ours: tasks per DAG run (DESIGN plans for 150)",
+        OnExceed.REFUSE,
+    ),
+)
+LIMITS: Final[Mapping[str, Limit]] = {limit.name: limit for limit in _TABLE}
+ENVIRONMENT_LIMITS: Final = frozenset(
+    limit.name for limit in _TABLE if limit.scope in (Scope.REGION, Scope.ACCOUNT)
+) | {"compressed_disk_bytes"}
+"""What an environment may override: what AWS raises per account or region, and the warning threshold."""
+
+
+def limits(overrides: Mapping[str, int] | None = None) -> dict[str, Limit]:
+    """The table with ``overrides`` (name → value, in the limit's unit) from the configuration or an environment.
+
+    :raises SpecError: for an unknown name, one that can't be set, or a value below 1.
+    """
+    table = dict(LIMITS)
+    for name, value in (overrides or {}).items():
+        limit = table.get(name)
+        settable = sorted(known.name for known in _TABLE if known.settable)
+        if limit is None:
+            raise SpecError(
+                f"Unknown limit '{name}'{did_you_mean(name, LIMITS)}", next_step=f"Names {allowed(settable)}"
+            )
+        if not limit.settable:
+            raise SpecError(
+                f"Limit '{name}' belongs to a format and can't be set", next_step=f"Names {allowed(settable)}"
+            )
+        if value < 1:
+            raise SpecError(f"Limit '{name}' is {value}", next_step="It must be at least 1")
+        table[name] = replace(limit, value=value, source=f"configured; default {limit.value} from {limit.source}")
+    return table

@@ -1,0 +1,290 @@
+"""What tasks get of a wave: the frozen plan of each server, and the shape that a DAG is built from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from wavelift.base.domain import Message
+from wavelift.base.errors import SpecError
+from wavelift.rules.environment import Environment, environment_problems
+from wavelift.rules.problem import Problem, allowed, did_you_mean, dotted
+from wavelift.rules.wave import (
+    DEFAULT_RETRIES,
+    DEFAULT_RETRY_DELAY_S,
+    TWIN_MESSAGE,
+    BootMode,
+    Landing,
+    LaunchChoice,
+    LicenseType,
+    Quiesce,
+    Selector,
+    Server,
+    SourcePower,
+    Wave,
+    chosen,
+    landing_problems,
+    twin,
+    wave_problems,
+)
+
+
+class Target(Message):
+    """The part of the environment that every server's tasks need."""
+
+    environment: str
+    aws_conn_id: str
+    queue: str
+    region: str
+    bucket: str
+    prefix: str
+    role: str
+    kms_key: str | None
+    encrypt: bool
+    vpc: str
+
+
+class Guards(Message):
+    """When a transfer stops by itself, and how fast it may go."""
+
+    min_free_pct: float
+    """Percent of the datastore."""
+    max_snapshot_hours: float
+    max_mbit_s: float | None
+    """Megabits (10^6) per second; None: no throttle."""
+
+
+class ServerPlan(Message):
+    """Everything that the tasks of one server need to know of the spec; small, frozen, nothing secret."""
+
+    server: str
+    """Name in tasks, tags and reports; unique in the wave. Of a folder's plan: the folder's path, until bound."""
+    selector: Selector
+    wave: str
+    connection: str
+    connector: str
+    target: Target
+    guards: Guards
+    instance_type: str | None
+    """None (as subnet and security_groups): not chosen yet; only possible while nothing is to be launched."""
+    subnet: str | None
+    security_groups: tuple[str, ...] = ()
+    private_ip: str | None = None
+    license_type: LicenseType = "auto"
+    boot_mode: BootMode = "auto"
+    tags: dict[str, str] = {}
+    launch: LaunchChoice = "none"
+    allow_twin: bool = False
+    source_power: SourcePower = "leave_running"
+    quiesce: Quiesce = "prefer"
+    verify: str = "sample:1"
+
+    def with_launch(self, launch: LaunchChoice) -> Self:
+        """This plan with the form's choice (or a later ``migrations launch``) instead of the spec's.
+
+        :raises SpecError: when launching lacks something or would start a twin beside its source (invariant 12).
+        """
+        plan = self.model_copy(update={"launch": launch})
+        missing = [name for name in ("instance_type", "subnet", "security_groups") if not getattr(plan, name)]
+        if launch == "running" and missing:
+            raise SpecError(
+                f"Launching needs {', '.join(missing)}",
+                server=self.server,
+                wave=self.wave,
+                next_step="Set it for this server or under defaults in the wave's file, or choose image only",
+            )
+        if twin(launch, plan.source_power, plan.allow_twin):
+            raise SpecError(f"launch: {TWIN_MESSAGE}", server=self.server, wave=self.wave)
+        return plan
+
+    def bind(self, name: str, path: str) -> Self:
+        """The plan of one VM that this plan's selector found."""
+        return self.model_copy(update={"server": name, "selector": Selector(kind="path", value=path)})
+
+
+class ResolvedWave(Message):
+    """A wave and its environment, checked against each other: what ``admit`` freezes for the run."""
+
+    wave: str
+    description: str
+    connection: str
+    connector: str
+    environment: Environment
+    retries: int
+    retry_delay_s: int
+    deadline_minutes: int | None
+    servers: tuple[ServerPlan, ...]
+
+    def choose(self, names: Collection[str] | None) -> Self:
+        """The wave with only these servers (names as the form shows them); None keeps all.
+
+        :raises SpecError: naming those that the wave doesn't have.
+        """
+        if names is None:
+            return self
+        known = [plan.server for plan in self.servers]
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            what = ", ".join(f"'{name}'{did_you_mean(name, known)}" for name in unknown) or "an empty list"
+            raise SpecError(
+                f"The wave has no server {what}", wave=self.wave, next_step=f"Choose other servers; {allowed(known)}"
+            )
+        wanted = set(names)
+        return self.model_copy(update={"servers": tuple(plan for plan in self.servers if plan.server in wanted)})
+
+    def with_launch(self, launch: LaunchChoice | None) -> Self:
+        """The wave with the form's choice for every server; None keeps the spec's. Raises as ``ServerPlan``'s does."""
+        if launch is None:
+            return self
+        return self.model_copy(update={"servers": tuple(plan.with_launch(launch) for plan in self.servers)})
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One VM that a selector found."""
+
+    name: str
+    path: str
+
+
+def bind(plans: Sequence[ServerPlan], found: Sequence[Sequence[Found]]) -> tuple[ServerPlan, ...]:
+    """One plan for each VM: ``found[i]`` is what the selector of ``plans[i]`` found.
+
+    A VM listed by name or path keeps that entry's settings when a folder holds it too. VMs of one name are told
+    apart by their paths.
+
+    :raises SpecError: when two entries of the same rank select one VM, or one with private_ip selects several.
+    """
+    by_path: dict[str, tuple[ServerPlan, Found]] = {}
+    for plan, vms in sorted(zip(plans, found, strict=True), key=lambda pair: pair[0].selector.kind == "folder"):
+        for vm in vms:
+            other = by_path.get(vm.path)
+            if other is None:
+                by_path[vm.path] = (plan, vm)
+            elif plan.selector.kind != "folder" or other[0].selector.kind == "folder":
+                raise SpecError(
+                    f"Two entries select the same VM {vm.path}: {_entry(other[0])} and {_entry(plan)}",
+                    wave=plan.wave,
+                    next_step="Remove one of them from the wave's file",
+                )
+    names = Counter(vm.name for _, vm in by_path.values())
+    return tuple(plan.bind(vm.name if names[vm.name] == 1 else vm.path, vm.path) for plan, vm in by_path.values())
+
+
+def _entry(plan: ServerPlan) -> str:
+    return f"{plan.selector.kind} '{plan.selector.value}'"
+
+
+def resolve(wave: Wave, environment: Environment) -> ResolvedWave:
+    """The plan of every server.
+
+    :raises SpecError: with every problem of the two, one a line.
+    """
+    problems = [*environment_problems(environment), *wave_problems(wave), *landing_problems(wave, environment)]
+    if problems:
+        raise SpecError(_lines(problems), wave=wave.wave, environment=environment.environment)
+    landing = Landing(environment)
+    target = Target(
+        environment=environment.environment,
+        aws_conn_id=environment.aws_conn_id,
+        queue=environment.queue,
+        region=environment.region,
+        bucket=environment.staging.bucket,
+        prefix=environment.staging.prefix,
+        role=environment.role,
+        kms_key=environment.kms_key,
+        encrypt=environment.encrypt,
+        vpc=environment.vpc,
+    )
+    guards = Guards(
+        min_free_pct=wave.min_free_pct, max_snapshot_hours=wave.max_snapshot_hours, max_mbit_s=wave.max_mbit_s
+    )
+    common: dict[str, Any] = {
+        "wave": wave.wave,
+        "connection": wave.source.connection,
+        "connector": wave.source.connector,
+    }
+    names = server_names(wave)
+    return ResolvedWave(
+        wave=wave.wave,
+        description=wave.description,
+        connection=wave.source.connection,
+        connector=wave.source.connector,
+        environment=environment,
+        retries=wave.retries,
+        retry_delay_s=wave.retry_delay_s,
+        deadline_minutes=wave.deadline_minutes,
+        servers=tuple(
+            ServerPlan(
+                server=name,
+                selector=server.selector,
+                target=target,
+                guards=guards,
+                **common,
+                **_settings(wave, server, environment, landing),
+            )
+            for name, server in zip(names, wave.servers, strict=True)
+        ),
+    )
+
+
+def _settings(wave: Wave, server: Server, environment: Environment, landing: Landing) -> dict[str, Any]:
+    plain = ("license_type", "boot_mode", "launch", "allow_twin", "source_power", "quiesce", "verify")
+    return {
+        **{field: chosen(wave, server, field) for field in plain},
+        "instance_type": landing.value(wave, server, "instance_type"),
+        "subnet": landing.value(wave, server, "subnet"),
+        "security_groups": landing.value(wave, server, "security_groups") or (),
+        "private_ip": server.private_ip,
+        "tags": {**environment.tags, **(wave.defaults.tags or {}), **(server.tags or {})},
+    }
+
+
+def _lines(problems: Iterable[Problem]) -> str:
+    return "\n".join(f"{dotted(problem.path)}: {problem.message}" for problem in problems)
+
+
+def server_names(wave: Wave) -> tuple[str, ...]:
+    """One name per entry, unique in the wave: the VM's name; its path where two share a name; a folder's path."""
+    selectors = [server.selector for server in wave.servers]
+    count = Counter(selector.leaf for selector in selectors)
+    return tuple(selector.leaf if count[selector.leaf] == 1 else selector.value for selector in selectors)
+
+
+@dataclass(frozen=True, slots=True)
+class WaveShape:
+    """What a DAG is built from. Its structure never depends on the server list: that only fills the form."""
+
+    wave: str
+    connector: str = "default"
+    """Queue of the tasks that read the vCenter."""
+    environment: str = ""
+    environment_queue: str = "default"
+    """Queue of the tasks that read back near AWS."""
+    description: str = ""
+    retries: int = DEFAULT_RETRIES
+    retry_delay_s: int = DEFAULT_RETRY_DELAY_S
+    deadline_minutes: int | None = None
+    server_names: tuple[str, ...] = ()
+    """For the form's multi-select; ``ResolvedWave.choose`` understands them."""
+
+    @classmethod
+    def of(cls, wave: Wave, environment: Environment) -> WaveShape:
+        return cls(
+            wave=wave.wave,
+            connector=wave.source.connector,
+            environment=environment.environment,
+            environment_queue=environment.queue,
+            description=wave.description,
+            retries=wave.retries,
+            retry_delay_s=wave.retry_delay_s,
+            deadline_minutes=wave.deadline_minutes,
+            server_names=server_names(wave),
+        )
+
+    @classmethod
+    def fallback(cls, wave: str) -> WaveShape:
+        """Keeps a run alive whose spec is gone: the task that is about to run finds its DAG, with defaults."""
+        return cls(wave=wave)

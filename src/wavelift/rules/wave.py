@@ -1,0 +1,279 @@
+"""The wave: servers that migrate together, as its YAML file says it. What tasks need of it is in ``plans``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from wavelift.base.domain import Message
+from wavelift.rules.environment import Environment
+from wavelift.rules.fields import InstanceType, Name, PrivateIp, SecurityGroupId, SubnetId, Tags, Text, Verify
+from wavelift.rules.limits import LIMITS
+from wavelift.rules.problem import Path, Problem, allowed, did_you_mean
+
+LicenseType = Literal["auto", "aws", "byol"]
+BootMode = Literal["auto", "legacy-bios", "uefi"]
+LaunchChoice = Literal["none", "running"]
+SourcePower = Literal["leave_running", "require_off"]
+Quiesce = Literal["prefer", "require", "never"]
+SelectorKind = Literal["name", "path", "folder"]
+SELECTORS: Final[tuple[SelectorKind, ...]] = ("name", "path", "folder")
+
+DEFAULT_RETRIES: Final = 3
+DEFAULT_RETRY_DELAY_S: Final = 30
+
+
+class Selector(Message):
+    """How a server, or all servers of a folder, are found in the inventory."""
+
+    kind: SelectorKind
+    value: str
+
+    @property
+    def leaf(self) -> str:
+        """The name that a person would call it: a path's last part; a folder keeps its path."""
+        return self.value.rsplit("/", 1)[-1] if self.kind == "path" else self.value
+
+
+class Settings(Message):
+    """What may be set for all servers of a wave under ``defaults`` and for one under its entry."""
+
+    instance_type: InstanceType | None = Field(
+        default=None, description="EC2 instance type; one that the environment allows."
+    )
+    subnet: SubnetId | None = Field(
+        default=None, description="Subnet for the instance; one that the environment allows."
+    )
+    security_groups: tuple[SecurityGroupId, ...] | None = Field(
+        default=None, min_length=1, description="Security groups for the instance; ones that the environment allows."
+    )
+    license_type: LicenseType | None = Field(
+        default=None, description="Licence of the image: 'auto' (default), 'aws' or 'byol'. Linux can only be 'byol'."
+    )
+    boot_mode: BootMode | None = Field(
+        default=None, description="Boot mode of the image: 'auto' (default) follows the VM's firmware."
+    )
+    tags: Tags | None = Field(
+        default=None, description="Tags; a server's go over the defaults', those over the environment's."
+    )
+    launch: LaunchChoice | None = Field(
+        default=None,
+        description="'none' (default): image only. 'running': start an instance, "
+        "which needs 'source_power: require_off' or 'allow_twin: true'.",
+    )
+    allow_twin: bool | None = Field(
+        default=None,
+        description="Let the instance run beside its running source; both may meet on one network (invariant 12).",
+    )
+    source_power: SourcePower | None = Field(
+        default=None,
+        description="'leave_running' (default): whatever it is. 'require_off': refused unless powered off.",
+    )
+    quiesce: Quiesce | None = Field(
+        default=None,
+        description="Quiesced snapshot: 'prefer' (default: crash-consistent when it fails), 'require' or 'never'.",
+    )
+    verify: Verify | None = Field(
+        default=None, description="Reading back: 'full', 'sample:<pct>' (default 'sample:1') or 'off' (attested only)."
+    )
+
+
+class Server(Settings):
+    """One entry of ``servers``: exactly one of ``name``, ``path`` and ``folder``, and overrides of the defaults."""
+
+    name: Text | None = Field(default=None, description="Name of one VM; must be unique in the vCenter.")
+    path: Text | None = Field(default=None, description="Inventory path of one VM: '/Datacenter/vm/folder/name'.")
+    folder: Text | None = Field(default=None, description="Inventory path of a folder: every VM in it.")
+    private_ip: PrivateIp | None = Field(
+        default=None, description="Private IPv4 address; a free one of the subnet if absent."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        """``- web01`` is short for ``- name: web01``."""
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_selector(self) -> Self:
+        given = [kind for kind in SELECTORS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            found = f"has {' and '.join(given)}" if given else "has none of them"
+            raise ValueError(f"a server is selected by exactly one of name, path and folder; this entry {found}")
+        value = getattr(self, given[0])
+        if given[0] == "name" and "/" in value:
+            raise ValueError(
+                f"'{value}' contains '/': write it as 'path: {value}' or, for all VMs in it, 'folder: {value}'"
+            )
+        if given[0] != "name" and not value.startswith("/"):
+            raise ValueError(f"{given[0]} '{value}' must start with '/' and the data centre: '/Datacenter/vm/…'")
+        if given[0] == "folder" and self.private_ip:
+            raise ValueError(
+                "private_ip belongs to one VM; a folder may hold many: list that VM by name or path as well"
+            )
+        return self
+
+    @property
+    def selector(self) -> Selector:
+        kind = next(kind for kind in SELECTORS if getattr(self, kind) is not None)
+        return Selector(kind=kind, value=getattr(self, kind).rstrip("/"))
+
+
+class Source(Message):
+    """Where the servers are and who reads them."""
+
+    connection: Text = Field(description="Airflow connection of type 'vsphere'.")
+    connector: Text = Field(default="default", description="Airflow queue of the worker near that vCenter.")
+
+
+class Wave(Message):
+    """A named set of servers migrated together."""
+
+    wave: Name = Field(description="Name of the wave; must equal the file's name without '.yaml'.")
+    description: str = Field(default="", description="One line for people; shown in the DAG list.")
+    source: Source = Field(description="Where the servers are and who reads them.")
+    environment: Name = Field(description="Name of the environment where the servers land.")
+    defaults: Settings = Field(default=Settings(), description="Settings of every server that doesn't say otherwise.")
+    servers: tuple[Server, ...] = Field(
+        min_length=1, max_length=LIMITS["servers_per_wave"].value, description="The servers; a bare string is a name."
+    )
+    retries: Annotated[int, Field(ge=2, le=20)] = Field(
+        default=DEFAULT_RETRIES,
+        description="Retries of each data-path task; at least 2: a killed scheduler uses one up.",
+    )
+    retry_delay_s: Annotated[int, Field(ge=1, le=3600)] = Field(
+        default=DEFAULT_RETRY_DELAY_S, description="Seconds before the first retry; doubles with each."
+    )
+    deadline_minutes: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Alert when a run takes longer than this many minutes."
+    )
+    min_free_pct: Annotated[float, Field(ge=0, le=90)] = Field(
+        default=10, description="Stop a transfer when a datastore of the VM has less than this percentage free."
+    )
+    max_snapshot_hours: Annotated[float, Field(gt=0, le=168)] = Field(
+        default=24, description="Stop a transfer whose snapshot is older than this many hours."
+    )
+    max_mbit_s: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Most megabits per second that one server's upload may use; none by default."
+    )
+
+
+DEFAULTS: Final[dict[str, Any]] = {
+    "license_type": "auto",
+    "boot_mode": "auto",
+    "launch": "none",
+    "allow_twin": False,
+    "source_power": "leave_running",
+    "quiesce": "prefer",
+    "verify": "sample:1",
+}
+"""What holds when neither the server nor the wave says it."""
+
+
+def chosen(wave: Wave, server: Server, field: str) -> Any:
+    """The value that holds for ``server``: its own, else the wave's default, else the product's (else None)."""
+    own = getattr(server, field)
+    if own is not None:
+        return own
+    default = getattr(wave.defaults, field)
+    return DEFAULTS.get(field) if default is None else default
+
+
+def wave_problems(wave: Wave) -> list[Problem]:
+    """What is wrong with the wave alone: duplicates, and launches beside a running source (invariant 12)."""
+    problems: list[Problem] = []
+    selectors: dict[Selector, int] = {}
+    addresses: dict[str, int] = {}
+    for index, server in enumerate(wave.servers):
+        selector = server.selector
+        first = selectors.setdefault(selector, index)
+        if first != index:
+            message = f"{selector.kind} '{selector.value}' is already servers[{first}]; remove one"
+            problems.append(Problem(("servers", index, selector.kind), message))
+        if server.private_ip:
+            first = addresses.setdefault(server.private_ip, index)
+            if first != index:
+                message = f"'{server.private_ip}' is already the address of servers[{first}]; choose another"
+                problems.append(Problem(("servers", index, "private_ip"), message))
+        if twin(
+            chosen(wave, server, "launch"), chosen(wave, server, "source_power"), chosen(wave, server, "allow_twin")
+        ):
+            problems.append(Problem(_place(server, index, "launch"), TWIN_MESSAGE))
+    return _once(problems)
+
+
+TWIN_MESSAGE: Final = (
+    "'running' would start the instance beside its running source: set 'source_power: require_off', or "
+    "'allow_twin: true' when the two can't meet on one network"
+)
+
+
+def twin(launch: str, source_power: str, allow_twin: bool) -> bool:
+    """True when a source and its instance could run side by side without anybody having chosen it (invariant 12)."""
+    return launch == "running" and source_power != "require_off" and not allow_twin
+
+
+def landing_problems(wave: Wave, environment: Environment) -> list[Problem]:
+    """What the environment doesn't allow (AMP-01), and what a launch lacks."""
+    if wave.environment != environment.environment:
+        return [Problem(("environment",), f"'{wave.environment}' was checked against '{environment.environment}'")]
+    landing = Landing(environment)
+    problems: list[Problem] = []
+    for index, server in enumerate(wave.servers):
+        problems += landing.problems(wave, server, index)
+    return _once(problems)
+
+
+class Landing:
+    """The choices of one environment, as sets: 150 servers are checked against them."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.name = environment.environment
+        self.allowed: dict[str, tuple[str, ...]] = {
+            "instance_type": environment.instance_types,
+            "subnet": environment.subnets,
+            "security_groups": environment.security_groups,
+        }
+        self._sets = {field: frozenset(values) for field, values in self.allowed.items()}
+
+    def value(self, wave: Wave, server: Server, field: str) -> Any:
+        """What was chosen or, when the environment allows just one, that one."""
+        value = chosen(wave, server, field)
+        if value is None and len(self.allowed[field]) == 1:
+            return self.allowed[field] if field == "security_groups" else self.allowed[field][0]
+        return value
+
+    def problems(self, wave: Wave, server: Server, index: int) -> Iterator[Problem]:
+        launching = chosen(wave, server, "launch") == "running"
+        for field, known in self._sets.items():
+            value = self.value(wave, server, field)
+            if value is None:
+                if launching:
+                    message = f"needed to launch: choose it here or under defaults; {allowed(self.allowed[field])}"
+                    yield Problem(("servers", index, field), message)
+                continue
+            place = _place(server, index, field)
+            if isinstance(value, str):
+                if value not in known:
+                    yield self._refused(place, value, field)
+                continue
+            for position, item in enumerate(value):
+                if item not in known:
+                    yield self._refused((*place, position), item, field)
+
+    def _refused(self, place: Path, value: str, field: str) -> Problem:
+        choices = self.allowed[field]
+        hint = did_you_mean(value, choices)
+        return Problem(place, f"'{value}' is not in environment '{self.name}'{hint}; {allowed(choices)}")
+
+
+def _place(server: Server, index: int, field: str) -> Path:
+    """Where the value that holds was written."""
+    return ("servers", index, field) if getattr(server, field) is not None else ("defaults", field)
+
+
+def _once(problems: list[Problem]) -> list[Problem]:
+    """A wrong default is one problem, not one for each server."""
+    return list(dict.fromkeys(problems))

@@ -1,0 +1,70 @@
+# Two commands: `make demo` and `make test`. Everything that they need is set up here.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+BUILD := .build
+UV := $(BUILD)/uv/bin/uv
+# The environment of the machine must not steer ours: bytecode makes every task start 4 s sooner.
+export PYTHONDONTWRITEBYTECODE :=
+export UV_PYTHON_DOWNLOADS := never
+DEMO_EXIT ?=
+DEMO_FAULT ?=
+NAME ?=
+TESTS ?= tests
+
+.PHONY: help demo test lint bench lock clean setup tools vcenter
+
+help:
+	@echo "make demo            run the main job for real against simulated vCenter and AWS (DEMO_EXIT=1: then stop)"
+	@echo "make test            lint, types, contract and all tests"
+	@echo "make lint            ruff, mypy --strict, import contract"
+	@echo "make bench NAME=x    one benchmark (all without NAME); see benchmarks/"
+	@echo "make lock            resolve requirements.lock anew"
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "wavelift needs Python 3.11 to 3.13: none called '$(PYTHON)' on the PATH" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "wavelift needs Python 3.11 to 3.13, '$(PYTHON)' is $$($(PYTHON) -V)" >&2; exit 1; }
+	@test -x $(UV) || $(PYTHON) -m pip --version >/dev/null 2>&1 || bash scripts/tools pip3:python3-pip
+	@test -x $(UV) || $(PYTHON) -m pip install -q --disable-pip-version-check --target $(BUILD)/uv 'uv>=0.4'
+	@test -x $(BIN)/python || $(UV) venv -q --python "$$(command -v $(PYTHON))" $(VENV)
+	@$(UV) pip sync -q --python $(BIN)/python --compile-bytecode requirements.lock
+	@$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+# Debian's packages, asked for only when a program is missing.
+tools:
+	@bash scripts/tools qemu-img:qemu-utils mkfs.ext4:e2fsprogs
+
+vcenter: $(STAMP)
+	@$(BIN)/python -m wavelift.simulators.vcenter.build
+
+setup: $(STAMP) tools vcenter
+
+demo: setup
+	@DEMO_EXIT=$(DEMO_EXIT) DEMO_FAULT=$(DEMO_FAULT) $(BIN)/wavelift demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup lint
+	@bash scripts/tools chromium:chromium
+	$(BIN)/pytest $(TESTS)
+
+bench: setup
+	@bash scripts/tools aws:awscli curl:curl
+	@for name in $(if $(NAME),$(NAME),vmdk_read vmdk_write export_upload dag_parse); do $(BIN)/python -m benchmarks.$$name; done
+
+lock: $(STAMP)
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --extra simulators --group dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) $(BUILD) dist

@@ -1,0 +1,65 @@
+"""Airflow connection ``aws`` → :class:`~wavelift.adapters.aws.access.AwsAccess`: S3, VM Import, EC2 and EBS direct."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from wavelift.adapters.aws.access import AwsAccess
+
+
+class VmImportHook(AwsBaseHook):
+    """The Amazon provider's connection handling (profiles, assumed roles, endpoints, proxies) for wavelift's adapters.
+
+    Thick wrapper around the AWS connection; what it opens are our own clients, with one retry layer.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["client_type"] = "ec2"
+        super().__init__(*args, **kwargs)
+
+    @classmethod
+    def of(
+        cls,
+        aws_conn_id: str,
+        region_name: str | None,
+        *,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+    ) -> Self:
+        from botocore.config import Config
+
+        return cls(
+            aws_conn_id=aws_conn_id,
+            region_name=region_name,
+            verify=verify,
+            config=Config(**botocore_config) if botocore_config else None,
+        )
+
+    @classmethod
+    def from_connection(cls, connection: Connection, region_name: str | None, **kwargs: Any) -> Self:
+        """For triggers: the connection was fetched asynchronously, nothing here asks for it again."""
+        from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
+
+        hook = cls.of(connection.conn_id, region_name, **kwargs)
+        hook.__dict__["conn_config"] = AwsConnectionWrapper(
+            conn=connection, region_name=region_name, botocore_config=hook._config, verify=hook._verify
+        )
+        return hook
+
+    def access(self) -> AwsAccess:
+        """An :class:`AwsAccess`; its credentials are asked for at every request, so they may expire."""
+        from wavelift.adapters.aws.access import AwsAccess
+
+        config = self.conn_config
+        return AwsAccess(
+            session=self.get_session(region_name=self.region_name),
+            region=self.region_name or config.region_name,
+            endpoint_url=config.get_service_endpoint_url("ec2"),
+            verify=config.verify if config.verify is not None else True,
+            config=config.botocore_config,
+        )

@@ -1,0 +1,83 @@
+"""Airflow connection ``vsphere`` → :class:`~wavelift.adapters.vsphere.session.VsphereConfig`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+
+from wavelift.base.errors import SpecError, WaveliftError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
+
+HTTPS_PORT = 443
+
+
+class VsphereHook(BaseHook):
+    """Sessions to a vCenter. pyVmomi is imported only when one is opened.
+
+    :param vsphere_conn_id: Airflow connection of type ``vsphere``.
+    """
+
+    conn_name_attr = "vsphere_conn_id"
+    default_conn_name = "vsphere_default"
+    conn_type = "vsphere"
+    hook_name = "VMware vCenter (wavelift)"
+
+    def __init__(self, vsphere_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.vsphere_conn_id = vsphere_conn_id
+
+    def config(self) -> VsphereConfig:
+        """The connection's fields as a session configuration.
+
+        :raises SpecError: when the connection lacks host or login, or a field is not one of its values.
+        """
+        return config_of(self.get_connection(self.vsphere_conn_id), self.vsphere_conn_id)
+
+    def session(self) -> AbstractContextManager[VsphereSession]:
+        """A logged-in session; logs out at the end of the ``with`` block."""
+        from wavelift.adapters.vsphere.session import connect
+
+        return connect(self.config())
+
+    def get_conn(self) -> VsphereSession:
+        """Like :meth:`session`, entered; the caller closes it."""
+        return self.session().__enter__()
+
+    def test_connection(self) -> tuple[bool, str]:
+        """What the *Test* button shows: version and user, or which link failed and the way out."""
+        from wavelift.adapters.vsphere.session import test_connection
+
+        try:
+            return True, test_connection(self.config())
+        except WaveliftError as error:
+            return False, str(error)
+
+
+def config_of(connection: Connection, name: str) -> VsphereConfig:
+    """:class:`VsphereConfig` of a connection; empty form fields mean the default."""
+    from wavelift.adapters.vsphere.session import VsphereConfig
+
+    if not connection.host or not connection.login:
+        raise SpecError(
+            "The vsphere connection lacks a host or a user", connection=name, next_step="Fill both in under Admin, Connections"
+        )
+    extra = {key: value for key, value in connection.extra_dejson.items() if value not in (None, "")}
+    suffixes = extra.pop("dns_suffixes", "")
+    known = {key: extra[key] for key in ("certificate_mode", "thumbprint", "ca_bundle", "esxi_mode", "proxy") if key in extra}
+    try:
+        return VsphereConfig(
+            host=connection.host,
+            port=connection.port or HTTPS_PORT,
+            username=connection.login,
+            password=connection.password or "",
+            dns_suffixes=tuple(part.strip() for part in suffixes.split(",") if part.strip()),
+            **known,
+        )
+    except ValueError as error:
+        raise SpecError(f"The vsphere connection is wrong: {error}", connection=name) from error

@@ -1,0 +1,136 @@
+"""Waiting for VM Import tasks: one describe call per connection, region and interval for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from wavelift.airflow.triggers.poller import SharedPoller
+
+
+class AwsWaitTrigger(BaseTrigger):
+    """What AWS waits share: the connection by name (never its secret) and all its settings."""
+
+    def __init__(
+        self,
+        *,
+        aws_conn_id: str,
+        region_name: str | None,
+        poll_seconds: float,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+        self.poll_seconds = poll_seconds
+        self.verify = verify
+        self.botocore_config = botocore_config
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "aws_conn_id": self.aws_conn_id,
+            "region_name": self.region_name,
+            "poll_seconds": self.poll_seconds,
+            "verify": self.verify,
+            "botocore_config": self.botocore_config,
+        }
+
+    async def access(self) -> Any:
+        """An :class:`~wavelift.adapters.aws.access.AwsAccess`, built off the event loop."""
+        from airflow.sdk import BaseHook
+
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+
+        connection = await BaseHook.aget_connection(self.aws_conn_id)
+        hook = VmImportHook.from_connection(
+            connection, self.region_name, verify=self.verify, botocore_config=self.botocore_config
+        )
+        return await asyncio.to_thread(hook.access)
+
+    def poller_key(self, purpose: str) -> tuple[object, ...]:
+        """Everything that separates callers."""
+        return (
+            purpose,
+            self.aws_conn_id,
+            self.region_name,
+            self.poll_seconds,
+            str(self.verify),
+            repr(self.botocore_config),
+        )
+
+
+class ImportImageTrigger(AwsWaitTrigger):
+    """Wakes its task when an import has ended; cancels the import when a person kills the task.
+
+    :param import_task_id: ``import-ami-…``.
+    """
+
+    def __init__(self, *, import_task_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.import_task_id = import_task_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            "wavelift.airflow.triggers.imports.ImportImageTrigger",
+            {"import_task_id": self.import_task_id, **self.settings()},
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        try:
+            access = await self.access()
+            poller = SharedPoller.of(self.poller_key("imports"), _finished_imports(access), self.poll_seconds)
+            status = await poller.watch(self.import_task_id)
+        except Exception as error:
+            yield TriggerEvent({"error": str(error), "import_task_id": self.import_task_id})
+            return
+        yield TriggerEvent({"status": status, "import_task_id": self.import_task_id})
+
+    async def on_kill(self) -> None:
+        from wavelift.adapters.aws.vmimport import cancel_import
+
+        access = await self.access()
+        await asyncio.to_thread(
+            cancel_import, access, self.import_task_id, reason="the wavelift task was stopped by a person"
+        )
+
+
+def _finished_imports(access: Any) -> Any:
+    from wavelift.adapters.aws.vmimport import describe_imports
+
+    def fetch(ids: Sequence[str]) -> Mapping[str, Any]:
+        return {status.task_id: status.dump() for status in describe_imports(access, ids) if status.terminal}
+
+    return fetch
+
+
+class ImportSlotTrigger(AwsWaitTrigger):
+    """Wakes its task when the account may start another import (invariant 8), or to look again."""
+
+    def __init__(self, *, limit: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.limit = limit
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return ("wavelift.airflow.triggers.imports.ImportSlotTrigger", {"limit": self.limit, **self.settings()})
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        from wavelift.adapters.aws.vmimport import count_active_imports
+
+        try:
+            access = await self.access()
+
+            def fetch(ids: Sequence[str]) -> Mapping[str, Any]:
+                free = self.limit - count_active_imports(access)
+                # The task that wakes asks the ledger, which decides; waking one more than needed only costs a task.
+                return dict.fromkeys(ids[: max(0, free)], True)
+
+            key = (*self.poller_key("import slots"), self.limit)
+            await SharedPoller.of(key, fetch, self.poll_seconds).watch(str(id(self)))
+        except Exception as error:
+            yield TriggerEvent({"error": str(error)})
+            return
+        yield TriggerEvent({"free": True})

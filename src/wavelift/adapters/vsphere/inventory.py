@@ -1,0 +1,309 @@
+"""Finding servers, and all their facts, in a bounded number of calls.
+
+Light properties of every VM come by one traversal in pages of 500; devices only for the chosen ones: for N VMs at
+most ceil(N / 500) + 10 calls.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pyVmomi import vim
+
+from wavelift.adapters.vsphere.devices import disks, others
+from wavelift.adapters.vsphere.faults import moref
+from wavelift.adapters.vsphere.properties import Row, Values, collect, traverse
+from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.base.domain import ServerFacts
+from wavelift.base.errors import AmbiguousError, MissingPrivilegeError, NotFoundError, WaveliftError
+from wavelift.rules.wave import Selector
+
+_LIGHT: Final = (
+    "name",
+    "parent",
+    "parentVApp",
+    "summary.config.template",
+    "summary.config.instanceUuid",
+    "runtime.powerState",
+    "runtime.connectionState",
+)
+
+_FACTS: Final = (
+    "capability.changeTrackingSupported",
+    "config.bootOptions",
+    "config.changeTrackingEnabled",
+    "config.firmware",
+    "config.guestFullName",
+    "config.guestId",
+    "config.hardware.device",
+    "config.hardware.memoryMB",
+    "config.hardware.numCPU",
+    "config.instanceUuid",
+    "config.keyId",
+    "config.template",
+    "config.uuid",
+    "config.version",
+    "guest.ipAddress",
+    "guest.net",
+    "guest.toolsRunningStatus",
+    "guest.toolsStatus",
+    "runtime.consolidationNeeded",
+    "runtime.host",
+    "runtime.powerState",
+    "snapshot.rootSnapshotList",
+)
+
+_NEAR: Final = 3
+"""Names offered when one is not found."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmSummary:
+    """One VM as a list shows it."""
+
+    moref: str
+    name: str
+    path: str
+    instance_uuid: str
+    power: str
+    template: bool
+    connection_state: str
+    """``connected``, or ``disconnected``, ``orphaned``, ``inaccessible``, ``invalid``: then there are no more facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What one selector came to: servers, or an error; for a folder perhaps both."""
+
+    selector: Selector
+    servers: tuple[ServerFacts, ...] = ()
+    errors: tuple[WaveliftError, ...] = ()
+
+
+def decode_name(name: str) -> str:
+    """vSphere writes ``/``, ``\\`` and ``%`` in names as ``%2f``, ``%5c`` and ``%25``."""
+    return re.sub("%(2f|5c|25)", lambda match: chr(int(match[1], 16)), name, flags=re.IGNORECASE)
+
+
+def _paths(rows: Iterable[Row]) -> dict[str, str]:
+    """moref → inventory path, built from the parents that the same traversal brought. The root folder has no name."""
+    rows = list(rows)
+    parents = {row.moref: moref(row.values.get("parent") or row.values.get("parentVApp")) for row in rows}
+    parents |= {row.moref: moref(row.values["parentFolder"]) for row in rows if row.values.get("parentFolder")}
+    names = {row.moref: str(row.values.get("name", row.moref)) for row in rows}
+    known: dict[str, str] = {}
+
+    def path(ref: str) -> str:
+        if ref not in known:
+            known[ref] = f"{path(parents.get(ref, ''))}/{names[ref]}" if ref in names else ""
+        return known[ref]
+
+    return {row.moref: path(row.moref) for row in rows}
+
+
+def list_summaries(session: VsphereSession) -> list[VmSummary]:
+    """Every VM that the account may see, by path."""
+    rows = traverse(
+        session,
+        [
+            (vim.VirtualMachine, _LIGHT),
+            (vim.Folder, ("name", "parent")),
+            (vim.Datacenter, ("name", "parent")),
+            (vim.VirtualApp, ("name", "parentFolder", "parentVApp")),
+        ],
+    )
+    root = moref(session.content.rootFolder)
+    paths = _paths(row for row in rows if row.moref != root)
+    unique = {row.moref: row for row in rows if row.kind == "VirtualMachine"}
+    return sorted((_summary(row, paths[row.moref]) for row in unique.values()), key=lambda vm: (vm.path, vm.moref))
+
+
+def _summary(row: Row, path: str) -> VmSummary:
+    values = row.values
+    return VmSummary(
+        moref=row.moref,
+        name=decode_name(str(values.get("name", ""))),
+        path=path,
+        instance_uuid=str(values.get("summary.config.instanceUuid") or ""),
+        power=str(values.get("runtime.powerState") or ""),
+        template=bool(values.get("summary.config.template")),
+        connection_state=str(values.get("runtime.connectionState") or ""),
+    )
+
+
+# --- choosing -------------------------------------------------------------------------------------------------------
+
+
+def choose(summaries: Sequence[VmSummary], selector: Selector) -> list[VmSummary]:
+    """The VMs that ``selector`` means; a folder means every VM below it, templates left out.
+
+    :raises NotFoundError: none. :raises AmbiguousError: several for a name or path; lists them.
+    """
+    wanted = decode_name(selector.value).rstrip("/")
+    if selector.kind == "folder":
+        found = [vm for vm in summaries if decode_name(vm.path).startswith(f"{wanted}/") and not vm.template]
+    elif selector.kind == "path":
+        found = [vm for vm in summaries if decode_name(vm.path) == wanted]
+    else:
+        found = [vm for vm in summaries if vm.name == wanted]
+    if not found:
+        raise NotFoundError(
+            f"no VM fits {selector.kind} '{selector.value}'" + _near(summaries, wanted),
+            next_step="Check the spelling (case counts) and that the vCenter account may see the VM",
+            server=selector.value,
+        )
+    if len(found) > 1 and selector.kind != "folder":
+        places = ", ".join(f"{vm.path} ({vm.moref})" for vm in found)
+        raise AmbiguousError(
+            f"{len(found)} VMs fit {selector.kind} '{selector.value}': {places}",
+            next_step="Name the one that is meant by 'path:'; two VMs of one path must be renamed in vCenter",
+            server=selector.value,
+        )
+    return found
+
+
+def _near(summaries: Sequence[VmSummary], wanted: str) -> str:
+    leaf = wanted.rsplit("/", 1)[-1].casefold()
+    near = [vm.path for vm in summaries if vm.name.casefold() == leaf][:_NEAR]
+    return f"; near: {', '.join(near)}" if near else ""
+
+
+def resolve(session: VsphereSession, selectors: Sequence[Selector]) -> list[Resolution]:
+    """One outcome per selector, in their order: a bad selector stops only itself."""
+    summaries = list_summaries(session)
+    chosen: list[list[VmSummary]] = []
+    errors: list[tuple[WaveliftError, ...]] = []
+    for selector in selectors:
+        try:
+            chosen.append(choose(summaries, selector))
+            errors.append(())
+        except (NotFoundError, AmbiguousError) as error:
+            chosen.append([])
+            errors.append((error,))
+    known = _facts_or_errors(session, [vm for vms in chosen for vm in vms])
+    resolutions: list[Resolution] = []
+    for selector, vms, refusals in zip(selectors, chosen, errors, strict=True):
+        outcomes = [known[vm.moref] for vm in vms]
+        resolutions.append(
+            Resolution(
+                selector=selector,
+                servers=tuple(outcome for outcome in outcomes if isinstance(outcome, ServerFacts)),
+                errors=refusals + tuple(outcome for outcome in outcomes if isinstance(outcome, WaveliftError)),
+            )
+        )
+    return resolutions
+
+
+def facts(session: VsphereSession, morefs: Sequence[str]) -> list[ServerFacts]:
+    """Facts of known VMs, in their order.
+
+    :raises WaveliftError: the first VM that is gone or tells nothing.
+    """
+    by_ref = {vm.moref: vm for vm in list_summaries(session)}
+    missing = [ref for ref in morefs if ref not in by_ref]
+    if missing:
+        raise NotFoundError("vCenter no longer has this VM", next_step="Look at the inventory", object=missing[0])
+    known = _facts_or_errors(session, [by_ref[ref] for ref in morefs])
+    servers: list[ServerFacts] = []
+    for ref in morefs:
+        outcome = known[ref]
+        if isinstance(outcome, WaveliftError):
+            raise outcome
+        servers.append(outcome)
+    return servers
+
+
+# --- facts ----------------------------------------------------------------------------------------------------------
+
+
+def _facts_or_errors(session: VsphereSession, vms: Sequence[VmSummary]) -> dict[str, ServerFacts | WaveliftError]:
+    values = collect(session, vim.VirtualMachine, [vm.moref for vm in vms], _FACTS)
+    host_refs = [moref(item.get("runtime.host")) for item in values.values() if item.get("runtime.host")]
+    hosts = collect(session, vim.HostSystem, host_refs, ("name", "summary.config.product.version"))
+    known: dict[str, ServerFacts | WaveliftError] = {}
+    for vm in vms:
+        try:
+            known[vm.moref] = _server(vm, values.get(vm.moref), hosts)
+        except WaveliftError as error:
+            known[vm.moref] = error
+    return known
+
+
+def _server(vm: VmSummary, values: Values | None, hosts: dict[str, Values]) -> ServerFacts:
+    if values is None:
+        raise NotFoundError("the VM vanished while it was being read", server=vm.name, object=vm.moref)
+    if "config.hardware.device" not in values:
+        raise _untold(vm)
+    devices = values["config.hardware.device"]
+    hardware = others(devices)
+    host_ref = moref(values.get("runtime.host"))
+    host = hosts.get(host_ref, {})
+    return ServerFacts(
+        name=vm.name,
+        moref=vm.moref,
+        instance_uuid=_text(values, "config.instanceUuid") or vm.instance_uuid,
+        bios_uuid=_text(values, "config.uuid"),
+        path=vm.path,
+        power=_text(values, "runtime.powerState"),
+        guest_id=_text(values, "config.guestId"),
+        guest_full_name=_text(values, "config.guestFullName"),
+        firmware=_text(values, "config.firmware") or "bios",
+        secure_boot=bool(getattr(values.get("config.bootOptions"), "efiSecureBootEnabled", None)),
+        hardware_version=_text(values, "config.version"),
+        tools_status=_text(values, "guest.toolsStatus"),
+        tools_running=_text(values, "guest.toolsRunningStatus") == "guestToolsRunning",
+        host=_text(host, "name"),
+        host_moref=host_ref,
+        host_version=_text(host, "summary.config.product.version"),
+        cpus=int(values.get("config.hardware.numCPU") or 0),
+        memory_mib=int(values.get("config.hardware.memoryMB") or 0),
+        cbt_supported=bool(values.get("capability.changeTrackingSupported")),
+        cbt_enabled=bool(values.get("config.changeTrackingEnabled")),
+        consolidation_needed=bool(values.get("runtime.consolidationNeeded")),
+        snapshots=tuple(_snapshot_names(values.get("snapshot.rootSnapshotList") or ())),
+        encrypted=values.get("config.keyId") is not None,
+        template=bool(values.get("config.template")),
+        ip_addresses=_addresses(values),
+        cdrom_connected=hardware.cdrom_connected,
+        nics=hardware.nics,
+        passthrough_devices=hardware.passthrough_devices,
+        vtpm=hardware.vtpm,
+        disks=disks(devices, values.get("config.bootOptions"), server=vm.name),
+    )
+
+
+def _text(values: Values, path: str) -> str:
+    value = values.get(path)
+    return "" if value is None else str(value)
+
+
+def _untold(vm: VmSummary) -> WaveliftError:
+    if vm.connection_state not in ("", "connected"):
+        return WaveliftError(
+            f"vCenter tells nothing about the VM: it is {vm.connection_state}",
+            next_step="Bring its host or datastore back, or remove the VM from the inventory",
+            server=vm.name,
+            object=vm.moref,
+        )
+    return MissingPrivilegeError(
+        "the vCenter account may not read the VM's configuration",
+        next_step="Give it System.Read on the VM ('wavelift vsphere role' prints the whole role)",
+        privilege="System.Read",
+        server=vm.name,
+        object=vm.moref,
+    )
+
+
+def _snapshot_names(tree: Iterable[Any]) -> Iterable[str]:
+    for node in tree:
+        yield str(node.name)
+        yield from _snapshot_names(node.childSnapshotList or ())
+
+
+def _addresses(values: Values) -> tuple[str, ...]:
+    found = [values.get("guest.ipAddress")]
+    found += [address for card in values.get("guest.net") or () for address in card.ipAddress or ()]
+    return tuple(dict.fromkeys(str(address) for address in found if address))

@@ -1,0 +1,207 @@
+"""Reading vSphere: only through the PropertyCollector, with explicit paths, in pages.
+
+An attribute read costs a round trip each and trips over unset values on some servers; a collector call brings 500
+objects. Threads that wait make a collector of their own: filters of a shared one wake the wrong waiter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from pyVmomi import vim, vmodl
+
+from wavelift.adapters.vsphere.faults import moref
+from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.base.errors import NotFoundError, UnreachableError
+from wavelift.base.run import CancelFlag
+
+T = TypeVar("T")
+Values = dict[str, Any]
+"""Property path → value; what is unset, or may not be read, is absent."""
+
+PAGE: Final = 500
+"""Objects per answer: 1,000 VMs in two calls; larger pages make answers of many megabytes."""
+
+WAIT_S: Final = 2
+"""Seconds that one WaitForUpdatesEx may take: how late a cancel is seen. Must stay below the socket's time-out."""
+
+SLICE_S: Final = 300
+"""A waiter makes a new collector this often: whatever became of the old one, nobody waits for ever."""
+
+_Collector: Final = vmodl.query.PropertyCollector
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One object of a traversal."""
+
+    moref: str
+    kind: str
+    """vSphere type, ``VirtualMachine`` …"""
+    values: Values
+
+
+def _spec(kind: Any, paths: Sequence[str]) -> Any:
+    return _Collector.PropertySpec(type=kind, pathSet=list(paths), all=False)
+
+
+def _kind(reference: Any) -> str:
+    return type(reference).__name__.rsplit(".", 1)[-1]
+
+
+def _retrieve(session: VsphereSession, spec: Any, **where: object) -> list[Row]:
+    collector = session.content.propertyCollector
+    options = _Collector.RetrieveOptions(maxObjects=PAGE)
+
+    def pages() -> list[Row]:
+        rows: list[Row] = []
+        page = collector.RetrievePropertiesEx([spec], options)
+        while page is not None:
+            rows += [
+                Row(moref(item.obj), _kind(item.obj), {p.name: p.val for p in item.propSet}) for item in page.objects
+            ]
+            page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
+        return rows
+
+    return session.read(pages, **where)
+
+
+def collect(
+    session: VsphereSession, kind: Any, morefs: Iterable[str], paths: Sequence[str], **where: object
+) -> dict[str, Values]:
+    """Properties of the given objects, moref → values. Objects that vanished are absent."""
+    wanted = list(dict.fromkeys(morefs))
+    found: dict[str, Values] = {}
+    for start in range(0, len(wanted), PAGE):
+        batch = wanted[start : start + PAGE]
+        while batch:
+            objects = [_Collector.ObjectSpec(obj=session.managed(kind, ref)) for ref in batch]
+            spec = _Collector.FilterSpec(propSet=[_spec(kind, paths)], objectSet=objects)
+            try:
+                found |= {row.moref: row.values for row in _retrieve(session, spec, **where)}
+                break
+            except NotFoundError as error:
+                # One vanished object fails the whole call; its name comes with the fault.
+                left = [ref for ref in batch if ref != error.where.get("object")]
+                if len(left) == len(batch):
+                    raise
+                batch = left
+    return found
+
+
+def read_one(session: VsphereSession, kind: Any, ref: str, paths: Sequence[str], **where: object) -> Values:
+    """Properties of one object.
+
+    :raises NotFoundError: it is gone.
+    """
+    found = collect(session, kind, [ref], paths, **where)
+    if ref not in found:
+        raise NotFoundError("vCenter no longer has this object", next_step="Look at the inventory", object=ref, **where)
+    return found[ref]
+
+
+def _traversals() -> list[Any]:
+    """From the root folder through folders and data centres down to VMs and vApps."""
+    step = _Collector.SelectionSpec
+    path = _Collector.TraversalSpec
+    everything = [step(name="folder"), step(name="datacenter"), step(name="vapp-vm"), step(name="vapp-vapp")]
+    return [
+        path(name="folder", type=vim.Folder, path="childEntity", skip=False, selectSet=everything),
+        path(name="datacenter", type=vim.Datacenter, path="vmFolder", skip=False, selectSet=[step(name="folder")]),
+        path(name="vapp-vm", type=vim.VirtualApp, path="vm", skip=False),
+        path(name="vapp-vapp", type=vim.VirtualApp, path="resourcePool", skip=False, selectSet=everything[2:]),
+    ]
+
+
+def traverse(session: VsphereSession, specs: Sequence[tuple[Any, Sequence[str]]]) -> list[Row]:
+    """All objects of the given kinds below the root folder, with these properties, in pages of :data:`PAGE`."""
+    start = _Collector.ObjectSpec(obj=session.content.rootFolder, skip=False, selectSet=_traversals())
+    spec = _Collector.FilterSpec(propSet=[_spec(kind, paths) for kind, paths in specs], objectSet=[start])
+    return _retrieve(session, spec)
+
+
+# --- waiting --------------------------------------------------------------------------------------------------------
+
+
+def watch(
+    session: VsphereSession,
+    target: Any,
+    paths: Sequence[str],
+    until: Callable[[Values], T | None],
+    *,
+    timeout: float,
+    cancel: CancelFlag,
+    what: str,
+    **where: object,
+) -> T:
+    """Wait until ``until`` returns something for the properties of ``target``; its first answer is final.
+
+    :param timeout: seconds. :param what: ends the sentence "… took longer than"; part of the error.
+    :raises UnreachableError: time is up. :raises NotFoundError: the object is gone. :raises Cancelled: by ``cancel``.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        slice_end = min(deadline, time.monotonic() + SLICE_S)
+        answer = session.read(lambda end=slice_end: _watch_slice(session, target, paths, until, end, cancel), **where)  # type: ignore[misc]
+        if answer is not None:
+            return answer
+        if time.monotonic() >= deadline:
+            raise UnreachableError(
+                f"{what} took longer than {timeout:.0f} s", next_step="Look at the task in vCenter", **where
+            )
+
+
+def _watch_slice(
+    session: VsphereSession,
+    target: Any,
+    paths: Sequence[str],
+    until: Callable[[Values], T | None],
+    end: float,
+    cancel: CancelFlag,
+) -> T | None:
+    collector = session.content.propertyCollector.CreatePropertyCollector()
+    try:
+        spec = _Collector.FilterSpec(
+            propSet=[_spec(type(target), paths)], objectSet=[_Collector.ObjectSpec(obj=target, skip=False)]
+        )
+        collector.CreateFilter(spec, partialUpdates=False)
+        values: Values = {}
+        version = ""
+        options = _Collector.WaitOptions(maxWaitSeconds=WAIT_S)
+        while True:
+            cancel.check()
+            updates = collector.WaitForUpdatesEx(version, options)
+            if updates is not None:
+                version = updates.version
+                answer = _first_answer(updates, values, until)
+                if answer is not None:
+                    return answer
+            if time.monotonic() >= end:
+                return None
+    finally:
+        _destroy(collector)
+
+
+def _first_answer(updates: Any, values: Values, until: Callable[[Values], T | None]) -> T | None:
+    """Apply the updates one by one: queued changes may be replayed, and only the first terminal state counts."""
+    for filter_update in updates.filterSet:
+        for update in filter_update.objectSet:
+            if str(update.kind) == "leave":
+                raise vmodl.fault.ManagedObjectNotFound(obj=update.obj)
+            for change in update.changeSet:
+                values[change.name] = change.val
+            answer = until(values)
+            if answer is not None:
+                return answer
+    return None
+
+
+def _destroy(collector: Any) -> None:
+    """A collector that the server already forgot is as good as destroyed."""
+    try:
+        collector.DestroyPropertyCollector()
+    except (vmodl.fault.ManagedObjectNotFound, vim.fault.NotAuthenticated):
+        return

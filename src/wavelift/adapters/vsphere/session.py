@@ -1,0 +1,332 @@
+"""A signed-in vCenter session: TLS policy, time-outs, keepalive, and a second login for reads.
+
+One :class:`ssl.SSLContext` serves SOAP and downloads. A call goes through :meth:`VsphereSession.read`, which signs in
+again once when the session has ended and repeats a cut call once, or through :meth:`VsphereSession.change`, which
+never repeats: the caller looks what the lost call did, then decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar
+
+from pyVmomi import vim
+
+from wavelift.adapters.vsphere.faults import VENDOR_ERRORS, translate
+from wavelift.adapters.vsphere.soap import make_stub, negotiate
+from wavelift.base.errors import LoginError, SpecError, UnreachableError, WaveliftError
+from wavelift.base.net import (
+    CUTS,
+    Proxy,
+    explained_tls_error,
+    ignoring_context,
+    parse_thumbprint,
+    pin,
+    unreachable,
+    verifying_context,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+KEEPALIVE_S: Final = 240.0
+"""vCenter ends a session idle for 30 minutes, some sites set 10; a CurrentTime costs about a millisecond."""
+
+TIMEOUT_S: Final = 60.0
+"""Per socket operation. Longer than any single wait of ours (``properties.WAIT_S``)."""
+
+LOGOUT_TIMEOUT_S: Final = 10.0
+
+OVERRIDE: Final = "certificate_mode (thumbprint, or ignore) of the vSphere connection"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VsphereConfig:
+    """How to reach one vCenter.
+
+    :param ca_bundle: file or folder of PEM authorities, trusted beside the system's (SMS-15).
+    :param certificate_mode: ``verify``; ``thumbprint`` trusts exactly the certificate of ``thumbprint`` (SHA-256 or
+        SHA-1); ``ignore`` trusts anybody and logs so.
+    :param esxi_mode: for hosts that serve downloads (AMP-12): ``vcenter`` trusts the thumbprints that vCenter reports,
+        ``ca`` the authorities, ``pin`` those of ``esxi_thumbprints``, ``ignore`` anybody, loudly.
+    :param proxy: ``http://user:password@host:port``; None uses none, whatever the environment says.
+    :param timeout: seconds per socket operation. :param keepalive: seconds between two signs of life.
+    """
+
+    host: str
+    username: str
+    password: str = field(repr=False)
+    port: int = 443
+    ca_bundle: str | None = None
+    certificate_mode: Literal["verify", "thumbprint", "ignore"] = "verify"
+    thumbprint: str | None = None
+    esxi_mode: Literal["vcenter", "ca", "pin", "ignore"] = "vcenter"
+    esxi_thumbprints: tuple[str, ...] = ()
+    proxy: str | None = field(default=None, repr=False)
+    dns_suffixes: tuple[str, ...] = ()
+    timeout: float = TIMEOUT_S
+    keepalive: float = KEEPALIVE_S
+
+    def __post_init__(self) -> None:
+        if self.certificate_mode == "thumbprint" and not self.thumbprint:
+            raise SpecError("certificate_mode is 'thumbprint' but no thumbprint is given")
+        if self.esxi_mode == "pin" and not self.esxi_thumbprints:
+            raise SpecError("esxi_mode is 'pin' but no esxi_thumbprints are given")
+        for digits in (*([self.thumbprint] if self.thumbprint else []), *self.esxi_thumbprints):
+            parse_thumbprint(digits)
+
+    @property
+    def place(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @property
+    def http_proxy(self) -> Proxy | None:
+        return Proxy.parse(self.proxy) if self.proxy else None
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What vCenter says of itself."""
+
+    full_name: str
+    version: str
+    build: str
+    api_version: str
+    instance_uuid: str
+
+
+def tls_context(config: VsphereConfig) -> ssl.SSLContext:
+    """The context for vCenter itself.
+
+    :raises TlsError: the pinned thumbprint is not the presented one. :raises UnreachableError: no connection.
+    """
+    if config.certificate_mode == "ignore":
+        log.warning(
+            "certificate_mode=ignore: the certificate of vCenter %s is NOT checked, anybody in between can read the "
+            "password and the disks",
+            config.place,
+        )
+        return ignoring_context()
+    if config.certificate_mode == "thumbprint":
+        known = [config.thumbprint or ""]
+        proxy = config.http_proxy
+        return pin(
+            config.host,
+            config.port,
+            known,
+            timeout=config.timeout,
+            proxy=proxy,
+            override="thumbprint of the vSphere connection",
+        )
+    return verifying_context(config.ca_bundle)
+
+
+def connect(config: VsphereConfig) -> VsphereSession:
+    """Sign in; use as ``with connect(config) as session``.
+
+    :raises TlsError: the certificate is refused; says why and what overrides it (SMS-16).
+    :raises LoginError: never retried. :raises UnreachableError: no answer.
+    """
+    session = VsphereSession(config, tls_context(config))
+    session._open()
+    return session
+
+
+class VsphereSession:
+    """Thread safe. Objects made under one login (collectors, leases) end with it: see :attr:`generation`."""
+
+    about: About
+    content: Any
+
+    def __init__(self, config: VsphereConfig, context: ssl.SSLContext) -> None:
+        self.config = config
+        self.context = context
+        self.generation = 0
+        """Counts logins; a lease of an older login is lost."""
+        self._login_lock = threading.Lock()
+        self._login_refused: WaveliftError | None = None
+        self._user: Any = None
+        self._stop = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name=f"vsphere-keepalive-{config.host}", daemon=True)
+        self._stub: Any = None
+
+    def __repr__(self) -> str:
+        return f"VsphereSession({self.config.username}@{self.config.place})"
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        config = self.config
+        where = {"vcenter": config.place}
+        version = self._attempt(
+            lambda: negotiate(config.host, config.port, self.context, timeout=config.timeout, proxy=config.http_proxy),
+            where,
+        )
+        self._stub = self._make_stub(version, timeout=config.timeout)
+        try:
+            self.content = self._attempt(
+                lambda: self.managed(vim.ServiceInstance, "ServiceInstance").RetrieveContent(), where
+            )
+            about = self.content.about
+            self.about = About(
+                full_name=about.fullName or about.name or "",
+                version=about.version or "",
+                build=about.build or "",
+                api_version=about.apiVersion or "",
+                instance_uuid=about.instanceUuid or "",
+            )
+            self._login()
+        except WaveliftError:
+            self._stub.DropConnections()
+            raise
+        self._keeper.start()
+
+    def close(self) -> None:
+        """Sign out and close all sockets; never raises."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        if self._keeper.is_alive() and self._keeper is not threading.current_thread():
+            self._keeper.join()
+        if self._stub is None:
+            return
+        self._stub.schemeArgs["timeout"] = min(self.config.timeout, LOGOUT_TIMEOUT_S)
+        try:
+            self.content.sessionManager.Logout()
+        except VENDOR_ERRORS as error:
+            log.info(
+                "vCenter %s: sign-out failed (%s); the session ends by itself", self.config.place, type(error).__name__
+            )
+        self._stub.DropConnections()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _keep(self) -> None:
+        while not self._stop.wait(self.config.keepalive):
+            try:
+                self.read(self.managed(vim.ServiceInstance, "ServiceInstance").CurrentTime)
+            except LoginError as error:
+                log.error("keepalive of vCenter %s stops: %s", self.config.place, error)
+                return
+            except WaveliftError as error:
+                log.warning("keepalive of vCenter %s failed, trying on: %s", self.config.place, error)
+
+    def _login(self) -> None:
+        if self._login_refused is not None:
+            raise self._login_refused
+        where = {"vcenter": self.config.place, "user": self.config.username}
+        self._stub.cookie = ""
+        try:
+            self._user = self._attempt(
+                lambda: self.content.sessionManager.Login(self.config.username, self.config.password), where
+            )
+        except LoginError as error:
+            self._login_refused = error
+            raise
+        self.generation += 1
+
+    def _login_again(self, generation: int) -> None:
+        with self._login_lock:
+            if self.generation == generation and not self._stop.is_set():
+                log.info("the session at vCenter %s has ended, signing in again", self.config.place)
+                self._login()
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    @property
+    def user(self) -> str:
+        """The name that vCenter knows us by."""
+        return str(self._user.userName or self.config.username)
+
+    @property
+    def session_key(self) -> str:
+        """vCenter's id of this login; what privilege checks ask about."""
+        return str(self._user.key)
+
+    @property
+    def cookie(self) -> str:
+        """``vmware_soap_session=…`` for downloads, without attributes. A secret."""
+        return str(self._stub.cookie).split(";", 1)[0].strip()
+
+    def managed(self, kind: Any, moref: str, stub: Any = None) -> Any:
+        """The managed object ``moref``; no call is made."""
+        return kind(moref, stub or self._stub)
+
+    def read(self, call: Callable[[], T], **where: object) -> T:
+        """Run ``call``, which must change nothing; once more after a new login or a cut connection.
+
+        :raises WaveliftError: in our words; ``where`` are its coordinates.
+        """
+        generation = self.generation
+        problem: WaveliftError | None = None
+        ended = False
+        try:
+            return call()
+        except vim.fault.NotAuthenticated:
+            ended = True
+        except CUTS as error:
+            log.info("vCenter %s: a read was cut (%s), reading again", self.config.place, type(error).__name__)
+        except VENDOR_ERRORS as error:
+            problem = self._explain(error, where)
+        if problem is not None:
+            raise problem
+        if ended:
+            self._login_again(generation)
+        return self._attempt(call, where)
+
+    def change(self, call: Callable[[], T], **where: object) -> T:
+        """Run ``call`` exactly once. After an :class:`UnreachableError` its effect is unknown: look, then decide."""
+        return self._attempt(call, where)
+
+    def _attempt(self, call: Callable[[], T], where: dict[str, Any]) -> T:
+        problem: WaveliftError
+        try:
+            return call()
+        except VENDOR_ERRORS as error:
+            problem = self._explain(error, where)
+        raise problem
+
+    def _explain(self, error: BaseException, where: dict[str, Any]) -> WaveliftError:
+        config = self.config
+        if isinstance(error, ssl.SSLError) and not isinstance(error, CUTS):
+            return explained_tls_error(
+                error, config.host, config.port, timeout=config.timeout, proxy=config.http_proxy, override=OVERRIDE
+            )
+        if isinstance(error, OSError):
+            problem = unreachable(error, config.host, config.port)
+            return UnreachableError(problem.what, next_step=problem.next_step, **{"vcenter": config.place, **where})
+        return translate(error, **where)
+
+    # --- further connections --------------------------------------------------------------------------------------
+
+    def _make_stub(self, version: str, *, timeout: float, cookie: str = "") -> Any:
+        config = self.config
+        return make_stub(
+            host=config.host,
+            port=config.port,
+            context=self.context,
+            timeout=timeout,
+            proxy=config.http_proxy,
+            version=version,
+            cookie=cookie,
+        )
+
+    @contextmanager
+    def own_connection(self, *, timeout: float) -> Iterator[Any]:
+        """A second stub in the same session, so that a slow call on the first cannot delay this one."""
+        stub = self._make_stub(self._stub.version, timeout=timeout, cookie=self._stub.cookie)
+        try:
+            yield stub
+        finally:
+            stub.DropConnections()

@@ -1,0 +1,164 @@
+"""One AWS account and region as seen through one connection: clients, endpoints and a credentials provider.
+
+Keys are never held: a transfer outlives them. Every request asks the provider, which is botocore's refreshable
+credentials, and gets what is valid now.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.utils import get_environ_proxies
+
+from wavelift.adapters.aws.errors import from_library_error
+from wavelift.base.errors import LoginError
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S: Final = 5.0
+READ_TIMEOUT_S: Final = 60.0
+CONTROL_ATTEMPTS: Final = 6
+"""Tries of one control call; botocore's standard mode waits up to 20 s between them."""
+POOL_SIZE: Final = 64
+"""Connections kept per client: disks in parallel x uploads in parallel, with room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Credentials for one request; never logged, stored or pickled."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    token: str | None = field(repr=False, default=None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("credentials are not pickled")
+
+
+class CredentialsProvider(Protocol):
+    """Gives what is valid now."""
+
+    def credentials(self) -> Keys: ...
+
+    def renew(self, stale: Keys) -> None:
+        """AWS called ``stale`` expired: make the next :meth:`credentials` differ, where that is possible."""
+        ...
+
+
+class AwsAccess:
+    """Clients for one session, region and endpoint; safe to share between threads.
+
+    :param session: carries the credentials; made by the Airflow hook, or plain ``boto3.Session()``.
+    :param endpoint_url: another endpoint for every service (simulator, VPC endpoint).
+    :param verify: True, or the path of a CA bundle; False only where somebody asked for it aloud.
+    :param config: botocore settings of the connection; its proxies, time-outs and retries win over ours.
+    """
+
+    def __init__(
+        self,
+        session: boto3.Session,
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        verify: bool | str = True,
+        config: Config | None = None,
+    ) -> None:
+        self._session = session
+        self.region: str = region or session.region_name or ""
+        self.endpoint_url = endpoint_url
+        # boto3 given True forgets the variable; given None it would read it only for its own connections.
+        self.verify: bool | str = (os.environ.get("AWS_CA_BUNDLE") or True) if verify is True else verify
+        self._given_config = config
+        self._lock = threading.Lock()
+        self._clients: dict[str, Any] = {}
+        if not self.region:
+            raise LoginError("no AWS region is set", next_step="Set region_name in the AWS connection or environment")
+        if verify is False:
+            log.warning("TLS certificates of AWS are NOT verified (verify=False) in region %s", self.region)
+
+    def __repr__(self) -> str:
+        return f"AwsAccess(region={self.region!r}, endpoint_url={self.endpoint_url!r})"
+
+    def client(self, service: str) -> Any:
+        """The shared boto3 client of a service: one retry layer, explicit time-outs.
+
+        :raises LoginError: the profile or the credentials chain is broken.
+        """
+        with self._lock:  # making clients from one session is not thread-safe
+            if service not in self._clients:
+                try:
+                    self._clients[service] = self._session.client(
+                        service,
+                        region_name=self.region,
+                        endpoint_url=self.endpoint_url,
+                        verify=self.verify,
+                        config=self._config(),
+                    )
+                except BotoCoreError as error:
+                    raise from_library_error(error, f"could not make a client for {service}") from error
+            return self._clients[service]
+
+    def _config(self) -> Config:
+        ours = Config(
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            retries={"mode": "standard", "total_max_attempts": CONTROL_ATTEMPTS},
+            max_pool_connections=POOL_SIZE,
+            user_agent_extra="wavelift",
+        )
+        return ours.merge(self._given_config) if self._given_config else ours
+
+    def timeouts(self) -> tuple[float, float]:
+        """Connect and read time-out in seconds, for our own client."""
+        config = self._config()
+        return float(config.connect_timeout), float(config.read_timeout)
+
+    def proxy_for(self, url: str) -> str | None:
+        """The proxy for a URL: the connection's, else the environment's (``HTTPS_PROXY``, ``NO_PROXY``)."""
+        proxies = (self._given_config.proxies if self._given_config else None) or get_environ_proxies(url)
+        found = proxies.get(url.partition("://")[0])
+        return str(found) if found else None
+
+    def credentials(self) -> Keys:
+        """What is valid now; refreshed by botocore when it is about to expire.
+
+        :raises LoginError: there are none, or they can't be refreshed.
+        """
+        try:
+            source = self._session.get_credentials()
+            frozen = source.get_frozen_credentials() if source else None
+        except (BotoCoreError, ClientError, RuntimeError) as error:
+            raise _login_error(error) from error
+        if not frozen or not frozen.access_key:
+            raise LoginError("the AWS connection has no credentials", next_step="Give it keys, a profile or a role")
+        return Keys(frozen.access_key, frozen.secret_key, frozen.token)
+
+    def renew(self, stale: Keys) -> None:
+        """Refresh at once, although the local clock thinks that ``stale`` is still good.
+
+        Several threads hear of the same expiry together; only the first refreshes.
+        """
+        source = self._session.get_credentials()
+        refresh = getattr(source, "_protected_refresh", None)  # botocore has no public way to force it
+        if refresh is None:
+            return
+        with self._lock:
+            if self.credentials() == stale:
+                try:
+                    refresh(is_mandatory=True)
+                except (BotoCoreError, ClientError, RuntimeError) as error:
+                    raise _login_error(error) from error
+
+
+def _login_error(error: Exception) -> LoginError:
+    """A refresh that failed, without the request that it sent."""
+    return LoginError(
+        f"could not get AWS credentials: {error}".rstrip("."),
+        next_step="Check the AWS connection: its keys, role and the STS endpoint",
+    )

@@ -1,0 +1,342 @@
+"""The pooled client under bulk calls: signs each try with fresh credentials, and is their one retry layer.
+
+What is retried: cut connections, time-outs and 5xx (bounded tries), throttling (bounded time), an expired token
+(after a refresh), damaged bytes (once). What is not: everything a retry can't cure (invariant 9).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+import urllib3
+from botocore.httpsession import get_cert_path
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+from wavelift.adapters.aws.access import POOL_SIZE, READ_TIMEOUT_S, AwsAccess, Keys
+from wavelift.adapters.aws.errors import (
+    DAMAGED_CODES,
+    EXPIRED_CODES,
+    THROTTLE_CODES,
+    from_answer,
+    is_certificate_error,
+)
+from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, sign
+from wavelift.base.errors import TlsError, UnreachableError, WaveliftError
+from wavelift.base.run import CancelFlag
+from wavelift.base.units import KIB
+
+log = logging.getLogger(__name__)
+
+SEND_SLICE: Final = 256 * KIB
+"""A body goes out in slices: a socket's time-out spans one ``sendall``, and a cancel is noticed between them."""
+RENEWALS: Final = 3
+"""Refreshes of an expired token for one call; more means that the refresh itself gives expired tokens."""
+DAMAGED_TRIES: Final = 2
+"""A flipped bit on the way is cured by sending again; a wrong digest never is."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long one call is worth trying.
+
+    :param attempts: tries that may end in a cut, a time-out or 5xx.
+    :param patience_s: seconds that throttling (``SlowDown``, 503 …) may last, all tries together.
+    :param base_s: first pause in seconds; it doubles, with jitter, up to ``cap_s``.
+    """
+
+    attempts: int = 8
+    patience_s: float = 300.0
+    base_s: float = 0.2
+    cap_s: float = 20.0
+
+    def pause(self, failures: int) -> float:
+        """Seconds to wait after the n-th failure in a row: exponential, at least half of it, never in step."""
+        ceiling = min(self.cap_s, self.base_s * 2.0 ** (failures - 1))
+        return ceiling * random.uniform(0.5, 1.0)
+
+
+class Trouble(Enum):
+    """What kind of failure a try ended in: decides whether and how long it is tried again."""
+
+    MOMENTARY = "momentary"
+    THROTTLED = "throttled"
+    EXPIRED = "expired"
+    DAMAGED = "damaged"
+    FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed try."""
+
+    trouble: Trouble
+    error: WaveliftError
+    code: str = ""
+    retry_after_s: float = 0.0
+
+
+class Patience:
+    """What is left of the policy for one call."""
+
+    def __init__(self, policy: RetryPolicy, cancel: CancelFlag) -> None:
+        self._policy = policy
+        self._cancel = cancel
+        self._counts = dict.fromkeys(Trouble, 0)
+        self._throttled_since: float | None = None
+
+    def spend(self, failure: Failure) -> None:
+        """Wait before the next try.
+
+        :raises WaveliftError: the failure's own error, when another try is not worth it.
+        :raises Cancelled: the flag was set while waiting.
+        """
+        self._counts[failure.trouble] += 1
+        if self._exhausted(failure.trouble):
+            raise failure.error
+        seconds = max(self._policy.pause(sum(self._counts.values())), failure.retry_after_s)
+        log.debug("trying again in %.1f s: %s", seconds, failure.error.what)
+        self._cancel.wait(min(seconds, self._policy.cap_s))
+        self._cancel.check()
+
+    def _exhausted(self, trouble: Trouble) -> bool:
+        if trouble is Trouble.THROTTLED:
+            now = time.monotonic()
+            self._throttled_since = self._throttled_since or now
+            return now - self._throttled_since >= self._policy.patience_s
+        allowed = {
+            Trouble.MOMENTARY: self._policy.attempts,
+            Trouble.EXPIRED: RENEWALS + 1,
+            Trouble.DAMAGED: DAMAGED_TRIES,
+        }
+        return self._counts[trouble] >= allowed.get(trouble, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class BulkRequest:
+    """One call: where, what, and how to speak of it.
+
+    :param sha256: digest of ``body``, already computed by the caller; raw bytes.
+    :param doing: for messages, e.g. ``"could not store part 7"``.
+    :param action: IAM action, for the message about a missing one.
+    :param where: coordinates for messages.
+    """
+
+    method: str
+    url: str
+    doing: str
+    action: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | bytearray | memoryview | None = None
+    sha256: bytes = b""
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+    def failed(self, code: str, message: str, status: int) -> WaveliftError:
+        return from_answer(code, message, status, self.doing, action=self.action, **self.where)
+
+
+class _PlainConnection(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _allow_slow_sends(self)
+
+
+class _TlsConnection(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _allow_slow_sends(self)
+
+
+class _PlainPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _PlainConnection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+def _allow_slow_sends(connection: HTTPConnection) -> None:
+    """urllib3 leaves the connect time-out on the socket while the body is sent; a slow line needs longer."""
+    if connection.sock is not None:
+        connection.sock.settimeout(READ_TIMEOUT_S)
+
+
+class BulkClient:
+    """Signed requests of one service over pooled connections; safe to share between threads."""
+
+    def __init__(self, access: AwsAccess, service: str, *, policy: RetryPolicy | None = None) -> None:
+        self._access = access
+        self._service = service
+        self.policy = policy or RetryPolicy()
+        connect, read = access.timeouts()
+        self._timeout = urllib3.Timeout(connect=connect, read=read)
+        self._context = _tls_context(access.verify)
+        self._pools: dict[str | None, urllib3.PoolManager] = {}
+
+    def send(self, request: BulkRequest, cancel: CancelFlag) -> urllib3.BaseHTTPResponse:
+        """The answer, its body read.
+
+        :raises WaveliftError: one of ours, after the policy is used up.
+        :raises Cancelled: the flag was set.
+        """
+        return self._send(request, cancel, preload=True)
+
+    def open(self, request: BulkRequest, cancel: CancelFlag) -> urllib3.BaseHTTPResponse:
+        """Like :meth:`send`, but the body is left on the wire: the caller reads it and closes the answer."""
+        return self._send(request, cancel, preload=False)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        for pool in self._pools.values():
+            pool.clear()
+
+    def _send(self, request: BulkRequest, cancel: CancelFlag, *, preload: bool) -> urllib3.BaseHTTPResponse:
+        patience = Patience(self.policy, cancel)
+        while True:
+            cancel.check()
+            keys = self._access.credentials()
+            try:
+                answer = self._once(request, keys, cancel, preload=preload)
+                if answer.status < 300:
+                    return answer
+                failure = read_failure(request, answer)
+            except (HTTPError, OSError) as error:
+                failure = connection_failure(request, error)
+            if failure.trouble is Trouble.EXPIRED:
+                self._access.renew(keys)
+            patience.spend(failure)
+
+    def _once(self, request: BulkRequest, keys: Keys, cancel: CancelFlag, *, preload: bool) -> urllib3.BaseHTTPResponse:
+        headers = sign(
+            request.method,
+            request.url,
+            request.headers,
+            payload_hash=request.sha256.hex() if request.body is not None else EMPTY_SHA256,
+            keys=keys,
+            region=self._access.region,
+            service=self._service,
+        )
+        headers["User-Agent"] = "wavelift"
+        if request.body is not None:
+            headers["Content-Length"] = str(memoryview(request.body).nbytes)
+        return self._pool(request.url).request(
+            request.method,
+            request.url,
+            body=None if request.body is None else _slices(request.body, cancel),
+            headers=headers,
+            retries=False,
+            redirect=False,
+            timeout=self._timeout,
+            preload_content=preload,
+            decode_content=False,
+        )
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        """The connections for a URL: direct, or through its proxy."""
+        proxy = self._access.proxy_for(url)
+        if proxy not in self._pools:
+            pool = self._make_pool(proxy)
+            pool.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+            self._pools.setdefault(proxy, pool)  # two threads may race: the loser's has no connection yet
+        return self._pools[proxy]
+
+    def _make_pool(self, proxy: str | None) -> urllib3.PoolManager:
+        settings: dict[str, Any] = {"maxsize": POOL_SIZE, "ssl_context": self._context}
+        if proxy is None:
+            return urllib3.PoolManager(**settings)
+        login = urlsplit(proxy)
+        headers = None
+        if login.username:
+            headers = urllib3.make_headers(proxy_basic_auth=f"{login.username}:{login.password or ''}")
+        return urllib3.ProxyManager(proxy, proxy_headers=headers, **settings)
+
+
+def _tls_context(verify: bool | str) -> ssl.SSLContext:
+    """One context for all connections of a client (invariant 10)."""
+    bundle = get_cert_path(True) if verify is True else verify
+    if not bundle:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    path = Path(bundle)
+    return ssl.create_default_context(
+        cafile=None if path.is_dir() else str(path), capath=str(path) if path.is_dir() else None
+    )
+
+
+def _slices(body: bytes | bytearray | memoryview, cancel: CancelFlag) -> Iterator[bytes]:
+    # urllib3's types know bytes only; its sockets take any buffer, and a view spares a copy.
+    view = memoryview(body).cast("B")
+    for start in range(0, len(view), SEND_SLICE):
+        cancel.check()
+        yield cast(bytes, view[start : start + SEND_SLICE])
+
+
+def connection_failure(request: BulkRequest, error: Exception) -> Failure:
+    """No answer: refused, cut, timed out, or a certificate that nobody vouches for."""
+    text = f"{request.doing}: {_without_url(error)}".rstrip(".")
+    if is_certificate_error(error):
+        hint = "Check the CA bundle (verify) of the AWS connection and any TLS-inspecting proxy on the way"
+        return Failure(Trouble.FINAL, TlsError(text, next_step=hint, **request.where))
+    hint = "Check the way from this machine to the AWS endpoint (DNS, proxy, firewall), then try again"
+    return Failure(Trouble.MOMENTARY, UnreachableError(text, next_step=hint, **request.where))
+
+
+def _without_url(error: Exception) -> str:
+    """urllib3's words without its object reprs; a URL of ours can carry an upload id and a block token."""
+    return f"{type(error).__name__}: {str(error).rpartition('>: ')[2].partition(' (url=')[0]}"
+
+
+def read_failure(request: BulkRequest, answer: urllib3.BaseHTTPResponse) -> Failure:
+    """What an error answer means for the next try."""
+    code, message = _error_of(answer.headers, answer.data)
+    status = answer.status
+    error = request.failed(code, message, status)
+    return Failure(_trouble(code, status), error, code, _retry_after(answer.headers))
+
+
+def _trouble(code: str, status: int) -> Trouble:
+    if code in EXPIRED_CODES:
+        return Trouble.EXPIRED
+    if code in DAMAGED_CODES:
+        return Trouble.DAMAGED
+    if code in THROTTLE_CODES or status in (429, 503):
+        return Trouble.THROTTLED
+    if status >= 500 or code in ("RequestTimeout", "RequestTimeoutException"):
+        return Trouble.MOMENTARY
+    return Trouble.FINAL
+
+
+def _error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
+    """Code and message of S3's XML or of a REST-JSON service; empty where there are none."""
+    if body.lstrip()[:1] == b"<":
+        try:
+            tree = ElementTree.fromstring(body)
+        except ElementTree.ParseError:
+            return "", ""
+        return tree.findtext("Code", ""), tree.findtext("Message", "")
+    try:
+        said = json.loads(body or b"{}")
+    except ValueError:
+        said = {}
+    code = headers.get("x-amzn-ErrorType") or said.get("__type") or said.get("code") or ""
+    message = said.get("message") or said.get("Message") or ""
+    reason = said.get("Reason")
+    return code.partition(":")[0].rpartition("#")[2], f"{reason}: {message}" if reason else str(message)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    value = headers.get("Retry-After", "")
+    return float(value) if value.isdigit() else 0.0

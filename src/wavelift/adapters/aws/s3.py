@@ -1,0 +1,294 @@
+"""The staging bucket: disks and manifests between the export and the import."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import ClientError
+
+from wavelift.adapters.aws import s3_read
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.bulk import BulkClient, RetryPolicy
+from wavelift.adapters.aws.errors import aws_errors, error_code
+from wavelift.adapters.aws.multipart import S3PartSink, StoredPart, abort_upload, composite_checksum
+from wavelift.adapters.aws.s3_read import S3Stream
+from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.base.run import CancelFlag
+
+__all__ = ["ObjectInfo", "S3PartSink", "S3Staging", "S3Stream", "UploadInfo", "composite_checksum"]
+
+DELETE_BATCH: Final = 1000
+"""S3's limit of keys in one DeleteObjects."""
+_TAG_SAFE: Final = " +-=._:/@"
+"""What S3 allows in an object tag beside letters and digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object as S3 describes it; ``checksum`` is base64 SHA-256, with ``-n`` when it was made of n parts."""
+
+    key: str
+    size: int
+    etag: str
+    checksum: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadInfo:
+    """A multipart upload that was neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    initiated: datetime
+
+
+class S3Staging:
+    """One bucket. Control calls go through boto3, bytes through our own signed client.
+
+    :param kms_key: id or ARN; objects are encrypted with it. Without one the bucket's default holds.
+    :param policy: how long a part or a read is worth trying, ``SlowDown`` patience included.
+    """
+
+    def __init__(
+        self, access: AwsAccess, bucket: str, kms_key: str | None = None, *, policy: RetryPolicy | None = None
+    ) -> None:
+        self.bucket = bucket
+        self._access = access
+        self._kms_key = kms_key
+        self._bulk = BulkClient(access, "s3", policy=policy)
+        self._base_url = ""
+
+    @property
+    def _client(self) -> Any:
+        return self._access.client("s3")
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._bulk.close()
+
+    def url(self, key: str) -> str:
+        """Where an object lives; botocore decides (partition, FIPS, dual-stack, virtual host or path)."""
+        if not self._base_url:
+            with aws_errors("could not find the bucket's address", service="s3", bucket=self.bucket):
+                self._base_url = _address(self._client, self.bucket)
+        return self._base_url + quote(key, safe="/-_.~")
+
+    # -- multipart ------------------------------------------------------------------------------------------------
+
+    def multipart(
+        self,
+        key: str,
+        *,
+        metadata: Mapping[str, str],
+        previous_upload_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> S3PartSink:
+        """Begin the upload of ``key``, or continue ``previous_upload_id`` if S3 still knows it.
+
+        Continue only an upload of the *same* frozen disk (invariant 6); parts whose bytes differ are overwritten.
+
+        :param metadata: user metadata of the object; other than ASCII is percent-encoded.
+        :param tags: object tags (needs ``s3:PutObjectTagging``); characters that S3 refuses become ``_``.
+        """
+        stored = self._stored_parts(key, previous_upload_id) if previous_upload_id else None
+        if stored is None:
+            upload_id, stored = self._create_upload(key, metadata, tags or {}), {}
+        else:
+            upload_id = previous_upload_id or ""
+        return S3PartSink(
+            client=self._client,
+            bulk=self._bulk,
+            bucket=self.bucket,
+            key=key,
+            url=self.url(key),
+            upload_id=upload_id,
+            stored=stored,
+            cancel=cancel or CancelFlag(),
+        )
+
+    def _create_upload(self, key: str, metadata: Mapping[str, str], tags: Mapping[str, str]) -> str:
+        options: dict[str, Any] = {**self._encryption()}
+        if tags:
+            options["Tagging"] = urlencode({_tag_text(name): _tag_text(value) for name, value in tags.items()})
+        with aws_errors("could not begin the upload", service="s3", bucket=self.bucket, key=key):
+            answer = self._client.create_multipart_upload(
+                Bucket=self.bucket,
+                Key=key,
+                ChecksumAlgorithm="SHA256",
+                ChecksumType="COMPOSITE",
+                Metadata=_ascii(metadata),
+                **options,
+            )
+        return str(answer["UploadId"])
+
+    def _encryption(self) -> dict[str, Any]:
+        if not self._kms_key:
+            return {}
+        return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self._kms_key, "BucketKeyEnabled": True}
+
+    def _stored_parts(self, key: str, upload_id: str) -> dict[int, StoredPart] | None:
+        """What S3 has of an upload; None when it is gone. Parts without a SHA-256 prove nothing and are left out."""
+        stored: dict[int, StoredPart] = {}
+        pages = self._client.get_paginator("list_parts").paginate(Bucket=self.bucket, Key=key, UploadId=upload_id)
+        with aws_errors("could not list the stored parts", service="s3", bucket=self.bucket, key=key):
+            try:
+                for page in pages:
+                    for part in page.get("Parts", []):
+                        if part.get("ChecksumSHA256"):
+                            digest = base64.b64decode(part["ChecksumSHA256"])
+                            stored[part["PartNumber"]] = StoredPart(part["ETag"], part["Size"], digest)
+            except ClientError as error:
+                if error_code(error) in ("NoSuchUpload", "404"):
+                    return None
+                raise
+        return stored
+
+    def list_uploads(self, prefix: str) -> list[UploadInfo]:
+        """Open uploads below a prefix, oldest first."""
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
+        with aws_errors("could not list the open uploads", service="s3", bucket=self.bucket, prefix=prefix):
+            found = [
+                UploadInfo(upload["Key"], upload["UploadId"], upload["Initiated"])
+                for page in pages
+                for upload in page.get("Uploads", [])
+            ]
+        return sorted(found, key=lambda upload: upload.initiated)
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Drop an upload and its parts; safe to repeat."""
+        abort_upload(self._client, self.bucket, key, upload_id)
+
+    # -- small objects --------------------------------------------------------------------------------------------
+
+    def put_object(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
+        """Store a small object (a manifest); S3 accepts it under its SHA-256."""
+        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        with aws_errors("could not store the object", service="s3", bucket=self.bucket, key=key):
+            answer = self._client.put_object(
+                Bucket=self.bucket,
+                Key=key,
+                Body=data,
+                ChecksumSHA256=checksum,
+                Metadata=_ascii(metadata or {}),
+                **self._encryption(),
+            )
+        return ObjectInfo(key, len(data), answer.get("ETag", ""), checksum, dict(metadata or {}))
+
+    def get_object(self, key: str) -> bytes:
+        """A small object, whole.
+
+        :raises NotFoundError: there is none.
+        """
+        with self.open_stream(key) as stream:
+            return stream.readall() or b""
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """What S3 says about an object; None when there is none."""
+        with aws_errors("could not look at the object", service="s3", bucket=self.bucket, key=key):
+            try:
+                answer = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
+            except ClientError as error:
+                if error_code(error) in ("404", "NoSuchKey"):
+                    return None
+                raise
+        return ObjectInfo(
+            key,
+            answer["ContentLength"],
+            answer.get("ETag", ""),
+            answer.get("ChecksumSHA256", ""),
+            answer.get("Metadata", {}),
+        )
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Objects below a prefix, by key; without checksum and metadata."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        with aws_errors("could not list the objects", service="s3", bucket=self.bucket, prefix=prefix):
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield ObjectInfo(item["Key"], item["Size"], item.get("ETag", ""))
+
+    def delete(self, *keys: str) -> None:
+        """Delete objects; one that is already gone is fine."""
+        for start in range(0, len(keys), DELETE_BATCH):
+            batch = keys[start : start + DELETE_BATCH]
+            with aws_errors("could not delete objects", service="s3", bucket=self.bucket, key=batch[0]):
+                answer = self._client.delete_objects(
+                    Bucket=self.bucket, Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True}
+                )
+            self._check_deleted(answer.get("Errors", []))
+
+    def _check_deleted(self, errors: Sequence[Mapping[str, str]]) -> None:
+        if errors:
+            first = errors[0]
+            raise WaveliftError(
+                f"{len(errors)} objects were not deleted: {first.get('Code')} ({first.get('Message')})",
+                next_step="Check s3:DeleteObject and object locks, then run wavelift cleanup",
+                bucket=self.bucket,
+                key=first.get("Key"),
+            )
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Delete every object of a folder; how many there were. A bucket root is refused."""
+        if not prefix.strip("/"):
+            raise PermanentError("an empty prefix would delete the whole bucket", bucket=self.bucket)
+        folder = prefix if prefix.endswith("/") else f"{prefix}/"
+        keys = [item.key for item in self.list(folder)]
+        self.delete(*keys)
+        return len(keys)
+
+    # -- bytes back -----------------------------------------------------------------------------------------------
+
+    def open_stream(self, key: str, *, cancel: CancelFlag | None = None) -> S3Stream:
+        """The object as a raw stream with ``readinto``; it survives cut connections.
+
+        :raises NotFoundError: there is none.
+        """
+        return S3Stream(self._bulk, url=self.url(key), bucket=self.bucket, key=key, cancel=cancel or CancelFlag())
+
+    def read_range(self, key: str, offset: int, length: int, *, cancel: CancelFlag | None = None) -> bytes:
+        """``length`` bytes from ``offset``, all of them.
+
+        :raises CorruptStreamError: the object is shorter.
+        """
+        return s3_read.read_range(
+            self._bulk,
+            url=self.url(key),
+            bucket=self.bucket,
+            key=key,
+            offset=offset,
+            length=length,
+            cancel=cancel or CancelFlag(),
+        )
+
+
+def _address(client: Any, bucket: str) -> str:
+    """URL of a bucket, with a trailing slash, as botocore's endpoint rules find it; nothing is sent.
+
+    A presigned URL won't do: botocore gives those the global host name, which redirects for young buckets.
+    """
+
+    def answer_with_url(params: Mapping[str, Any], **_: object) -> tuple[AWSResponse, dict[str, Any]]:
+        return AWSResponse(params["url"], 200, {}, None), {"Url": params["url"]}
+
+    # The operation is one that we never call, so the answer that is made up here meets nobody else.
+    client.meta.events.register("before-call.s3.GetObjectTorrent", answer_with_url, unique_id="wavelift-address")
+    answer = client.get_object_torrent(Bucket=bucket, Key="k")
+    return str(answer["Url"]).partition("?")[0].removesuffix("k")
+
+
+def _ascii(metadata: Mapping[str, str]) -> dict[str, str]:
+    """User metadata travels in headers: ASCII only."""
+    return {name: quote(value, safe=" /:@=+,()[]!*'") for name, value in metadata.items()}
+
+
+def _tag_text(text: str) -> str:
+    return "".join(char if char.isalnum() or char in _TAG_SAFE else "_" for char in text)[:256]

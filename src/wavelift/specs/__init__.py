@@ -1,1 +1,32 @@
-"""Wave and environment specs: YAML to models, errors with file and line."""
+"""YAML → models, with errors that name file, line and allowed values."""
+
+from __future__ import annotations
+
+from wavelift.specs.issues import Issue, format_errors
+from wavelift.specs.last_valid import LastValid, UsableWave, UsableWaves, resolved_wave, usable_waves
+from wavelift.specs.load import (
+    LoadedSpecs,
+    LoadedWave,
+    check_file,
+    load_environment,
+    load_folder,
+    load_resolved,
+    load_wave,
+)
+
+__all__ = [
+    "Issue",
+    "LastValid",
+    "LoadedSpecs",
+    "LoadedWave",
+    "UsableWave",
+    "UsableWaves",
+    "check_file",
+    "format_errors",
+    "load_environment",
+    "load_folder",
+    "load_resolved",
+    "load_wave",
+    "resolved_wave",
+    "usable_waves",
+]

@@ -1,0 +1,161 @@
+"""A broken spec keeps its last valid version, so that a typing error can't strand a running wave.
+
+Airflow marks every DAG that a file no longer yields as stale and then doesn't finish its runs (facts/airflow-shapes).
+So each valid wave is kept, together with the environment it was valid with, in a folder of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from wavelift.base.errors import SpecError
+from wavelift.rules.fields import NAME_PATTERN
+from wavelift.rules.plans import ResolvedWave, WaveShape
+from wavelift.specs.issues import Issue, lines
+from wavelift.specs.load import LoadedWave, load_folder, load_texts
+
+FORMAT: Final = 1
+_NAME: Final = re.compile(NAME_PATTERN)
+
+
+class LastValid:
+    """The kept specs: one small JSON file for each wave, with its own text and its environment's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def keep(self, name: str, wave_text: str, environment_text: str) -> bool:
+        """Keep a valid pair, atomically; nothing is written when it is there already.
+
+        :returns: whether a file was written.
+        :raises OSError: when the folder can't be written.
+        """
+        content = json.dumps({"format": FORMAT, "wave": wave_text, "environment": environment_text}).encode()
+        path = self._path(name)
+        try:
+            if path.read_bytes() == content:
+                return False
+        except FileNotFoundError:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        # Task processes and the dag-processor may write at once: each its own file, then one atomic rename.
+        handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return True
+
+    def load(self, name: str) -> LoadedWave | None:
+        """The kept version; None when there is none that today's rules accept."""
+        try:
+            kept = json.loads(self._path(name).read_bytes())
+            return load_texts(kept["wave"], kept["environment"]) if kept["format"] == FORMAT else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # damaged or from another version: as good as none
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class UsableWave:
+    """A wave that has a DAG: from its file, from its last valid version, or only by its name."""
+
+    shape: WaveShape
+    loaded: LoadedWave | None
+    stale: bool = False
+    """True: the file is broken now and this is its last valid version (or nothing but the name)."""
+    errors: tuple[str, ...] = ()
+    """What is wrong with the file when ``stale``."""
+
+    def resolve(self) -> ResolvedWave:
+        """What ``admit`` freezes.
+
+        :raises SpecError: with the file's errors when there is no valid version at all.
+        """
+        if self.loaded is None:
+            raise SpecError(
+                "\n".join(self.errors) or f"There is no spec of wave '{self.shape.wave}'",
+                wave=self.shape.wave,
+                next_step="Correct the file and trigger the wave again",
+            )
+        return self.loaded.resolve()
+
+
+@dataclass(frozen=True, slots=True)
+class UsableWaves:
+    """Every wave that gets a DAG, and one line for each problem of the files."""
+
+    waves: Mapping[str, UsableWave] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> dict[str, WaveShape]:
+        return {name: wave.shape for name, wave in self.waves.items()}
+
+
+def usable_waves(
+    waves_folder: Path, environments_folder: Path, last_valid_folder: Path, *, only: str | None = None
+) -> UsableWaves:
+    """The waves to build DAGs from: valid ones, and the last valid version of broken ones. Never raises.
+
+    :param only: the one wave that a task process needs. It always gets a shape, at worst one with defaults by its
+        name, so that a run goes on and cleans up even when the file is broken or gone.
+    """
+    if only is not None and not _NAME.match(only):
+        return UsableWaves()
+    specs = load_folder(waves_folder, environments_folder, only=only)
+    kept = LastValid(last_valid_folder)
+    waves: dict[str, UsableWave] = {}
+    unkept: list[Issue] = []
+    for name, loaded in specs.waves.items():
+        waves[name] = UsableWave(loaded.shape, loaded)
+        try:
+            kept.keep(name, loaded.wave_text, loaded.environment_text)
+        except OSError as error:
+            message = f"can't keep the last valid version of wave '{name}': {error.strerror or error}"
+            unkept.append(Issue(str(last_valid_folder), 0, (), message))
+    for name in _names(waves_folder, only):
+        if name not in waves and (stale := _stale(kept.load(name), name, only, specs.issues)):
+            waves[name] = stale
+    return UsableWaves(waves, lines([*specs.issues, *unkept]))
+
+
+def resolved_wave(name: str, waves_folder: Path, environments_folder: Path, last_valid_folder: Path) -> ResolvedWave:
+    """The wave as ``admit`` freezes it: from its file, or the last valid version while that is broken.
+
+    :raises SpecError: when there is neither.
+    """
+    usable = usable_waves(waves_folder, environments_folder, last_valid_folder, only=name).waves.get(name)
+    if usable is None:
+        raise SpecError(f"'{name}' can't be the name of a wave", next_step="Use a-z, 0-9, '_' and '-'")
+    return usable.resolve()
+
+
+def _stale(loaded: LoadedWave | None, name: str, only: str | None, issues: tuple[Issue, ...]) -> UsableWave | None:
+    errors = lines(issues)
+    if loaded is not None and loaded.wave.wave == name:
+        return UsableWave(loaded.shape, loaded, stale=True, errors=errors)
+    if only is not None:
+        return UsableWave(WaveShape.fallback(name), None, stale=True, errors=errors)
+    return None
+
+
+def _names(waves_folder: Path, only: str | None) -> list[str]:
+    """The waves that exist as files, broken or not."""
+    if only is not None:
+        return [only]
+    try:
+        return sorted(path.stem for path in waves_folder.glob("*.yaml") if _NAME.match(path.stem))
+    except OSError:
+        return []

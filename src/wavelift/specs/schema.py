@@ -1,0 +1,48 @@
+"""JSON Schemas of the spec files, for editors: ``docs/schemas/<kind>.schema.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from wavelift.rules.environment import Environment
+from wavelift.rules.wave import SELECTORS, Wave
+
+Kind = Literal["wave", "environment"]
+KINDS: Final[tuple[Kind, ...]] = ("wave", "environment")
+DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema(kind: Kind) -> dict[str, Any]:
+    """The schema of one kind of file (draft 2020-12)."""
+    model = Wave if kind == "wave" else Environment
+    schema = {"$schema": DRAFT, **model.model_json_schema(), "title": f"wavelift {kind}"}
+    if kind == "wave":
+        _server_forms(schema["$defs"]["Server"])
+        schema["properties"]["servers"]["items"] = {
+            "anyOf": [{"type": "string", "description": "Name of one VM."}, {"$ref": "#/$defs/Server"}]
+        }
+    return schema
+
+
+def _server_forms(server: dict[str, Any]) -> None:
+    """What the model checks in code: exactly one selector."""
+    server["oneOf"] = [{"required": [kind]} for kind in SELECTORS]
+
+
+def schema_text(kind: Kind) -> str:
+    return json.dumps(json_schema(kind), indent=2) + "\n"
+
+
+def write_schemas(folder: Path) -> None:
+    """Write both schemas; ``python -m wavelift.specs.schema docs/schemas`` renews the repository's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in KINDS:
+        (folder / f"{kind}.schema.json").write_text(schema_text(kind))
+
+
+if __name__ == "__main__":
+    import sys
+
+    write_schemas(Path(sys.argv[1]))

@@ -1,1 +1,19 @@
-"""wavelift's sensors; import them as wavelift.sensors."""
+"""wavelift's sensors; import them as ``wavelift.sensors``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wavelift.sensors.imports import ImportImageSensor
+    from wavelift.sensors.power import VmPowerStateSensor
+
+_HOME = {"ImportImageSensor": "imports", "VmPowerStateSensor": "power"}
+__all__ = ["ImportImageSensor", "VmPowerStateSensor"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

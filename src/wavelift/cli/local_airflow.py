@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-import urllib3
+from wavelift.cli.client import ApiClient, ApiError
 
 COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
 START_SECONDS: Final = 180
@@ -65,14 +65,12 @@ class LocalAirflow:
     env: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, repr=False)
-    _token: str = field(default="", repr=False)
-    _pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(retries=False), repr=False)
+    _api: ApiClient | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
         self.port = self.port or free_port()
         self._jwt_secret = secrets.token_hex(32)
-        self._fernet = ""
 
     @property
     def url(self) -> str:
@@ -153,8 +151,8 @@ class LocalAirflow:
         def healthy() -> bool:
             self._raise_if_dead()
             try:
-                status, body = self._raw("GET", "/api/v2/monitor/health")
-            except urllib3.exceptions.HTTPError:
+                status, body = self.api.raw("GET", "/api/v2/monitor/health")
+            except ApiError:
                 return False
             return status == 200 and all(
                 (body.get(part) or {}).get("status") == "healthy"
@@ -187,115 +185,50 @@ class LocalAirflow:
         path = self.home / "simple_auth_manager_passwords.json.generated"
         return str(json.loads(path.read_text())[user])
 
-    def login(self, user: str = "admin") -> str:
-        """A bearer token for ``user``."""
-        status, body = self._raw(
-            "POST", "/auth/token", body={"username": user, "password": self.password_of(user)}
-        )
-        if status not in (200, 201):
-            raise LocalAirflowError(f"login as {user} gave {status}: {body}")
-        return str(body["access_token"])
+    def client(self, user: str = "admin") -> ApiClient:
+        """A REST client that logs in as ``user``."""
 
-    def _raw(
-        self, method: str, path: str, *, body: Any = None, token: str = "", timeout: float = 60
-    ) -> tuple[int, Any]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        answer = self._pool.request(
-            method,
-            self.url + path,
-            body=None if body is None else json.dumps(body),
-            headers=headers,
-            timeout=urllib3.Timeout(connect=5, read=timeout),
-        )
-        text = answer.data.decode("utf-8", "replace")
-        try:
-            return answer.status, json.loads(text) if text else None
-        except ValueError:
-            return answer.status, text
+        def login() -> str:
+            body = {"username": user, "password": self.password_of(user)}
+            status, answer = client.raw("POST", "/auth/token", body)
+            if status not in (200, 201):
+                raise LocalAirflowError(f"login as {user} gave {status}: {answer}")
+            return str(answer["access_token"])
 
-    def request(self, method: str, path: str, body: Any = None, *, user: str = "") -> tuple[int, Any]:
-        """Call the REST API as ``admin`` (or another user); status and parsed body."""
-        if user:
-            return self._raw(method, path, body=body, token=self.login(user))
-        if not self._token:
-            self._token = self.login()
-        status, answer = self._raw(method, path, body=body, token=self._token)
-        if status == 401:
-            self._token = self.login()
-            status, answer = self._raw(method, path, body=body, token=self._token)
-        return status, answer
+        client = ApiClient(self.url, login)
+        return client
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Like :meth:`request`, but anything but 2xx is an error."""
-        status, answer = self.request(method, path, body)
-        if not 200 <= status < 300:
-            raise LocalAirflowError(f"{method} {path} gave {status}: {answer}")
-        return answer
+    @property
+    def api(self) -> ApiClient:
+        """The client of ``admin``."""
+        self._api = self._api or self.client()
+        return self._api
 
     def wait_for_dag(self, dag_id: str, *, timeout: float = 90) -> None:
         """Return when the dag-processor has put ``dag_id`` in place."""
 
         def there() -> bool:
             self._raise_if_dead()
-            return self.request("GET", f"/api/v2/dags/{dag_id}")[0] == 200
+            return self.api.request("GET", f"/api/v2/dags/{dag_id}")[0] == 200
 
         wait_for(there, timeout=timeout, what=f"DAG {dag_id}", log=lambda: self.log_tail("dag-processor"))
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str = "") -> str:
-        """Un-pause ``dag_id``, trigger it and return the DAG run's id."""
-        self.call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
-        body: dict[str, Any] = {"logical_date": None, "conf": dict(conf or {})}
-        if run_id:
-            body["dag_run_id"] = run_id
-        return str(self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
-
-    def run_state(self, dag_id: str, run_id: str) -> str:
-        return str(self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"])
-
-    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """All task instances of a run, mapped ones included."""
-        answer = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=1000")
-        return list(answer["task_instances"])
+        """Wait for ``dag_id``, un-pause it, trigger it and return the DAG run's id."""
+        self.wait_for_dag(dag_id)
+        self.api.unpause(dag_id)
+        return self.api.trigger(dag_id, conf, run_id=run_id)
 
     def wait_for_run(self, dag_id: str, run_id: str, *, timeout: float = 300) -> str:
         """The final state of a run."""
-        state = ""
-
-        def ended() -> bool:
-            nonlocal state
-            self._raise_if_dead()
-            state = self.run_state(dag_id, run_id)
-            return state in ("success", "failed")
-
-        wait_for(ended, timeout=timeout, what=f"run {run_id} of {dag_id}", log=lambda: self.describe(dag_id, run_id))
-        return state
+        return self.api.wait_for_run(
+            dag_id, run_id, timeout=timeout, every=self._raise_if_dead, interval=0.5
+        )
 
     def describe(self, dag_id: str, run_id: str) -> str:
         """The states of a run's tasks, for error messages."""
-        rows = self.task_instances(dag_id, run_id)
+        rows = self.api.task_instances(dag_id, run_id)
         return "\n".join(f"{row['task_id']}[{row['map_index']}] {row['state']} try {row['try_number']}" for row in rows)
-
-    def xcom(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, key: str = "return_value") -> Any:
-        """One XCom value, parsed; None when there is none."""
-        status, answer = self.request(
-            "GET",
-            f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
-            f"?map_index={map_index}&deserialize=false",
-        )
-        if status == 404:
-            return None
-        value = answer["value"]
-        return json.loads(value) if isinstance(value, str) and value[:1] in '[{"' else value
-
-    def state_store(self, dag_id: str, run_id: str, task_id: str, key: str, *, map_index: int = -1) -> Any:
-        """One value of a task's state store; None when there is none."""
-        status, answer = self.request(
-            "GET",
-            f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/state-store/{key}?map_index={map_index}",
-        )
-        return answer.get("value") if status == 200 else None
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> str:
         """The newest log of a task instance, from disk."""
@@ -345,7 +278,8 @@ class LocalAirflow:
         for process in self._processes.values():
             process.wait()
         self._processes.clear()
-        self._pool.clear()
+        if self._api:
+            self._api.close()
 
     def __enter__(self) -> LocalAirflow:
         return self

@@ -63,8 +63,8 @@ class AwsWaitTrigger(BaseTrigger):
         )
 
 
-class ImportImageTrigger(AwsWaitTrigger):
-    """Wakes its task when an import has ended; cancels the import when a person kills the task.
+class ImportWatchTrigger(AwsWaitTrigger):
+    """Wakes its task when an import has ended.
 
     :param import_task_id: ``import-ami-…``.
     """
@@ -74,10 +74,8 @@ class ImportImageTrigger(AwsWaitTrigger):
         self.import_task_id = import_task_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return (
-            "wavelift.airflow.triggers.imports.ImportImageTrigger",
-            {"import_task_id": self.import_task_id, **self.settings()},
-        )
+        kind = type(self)
+        return (f"{kind.__module__}.{kind.__qualname__}", {"import_task_id": self.import_task_id, **self.settings()})
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         try:
@@ -88,6 +86,10 @@ class ImportImageTrigger(AwsWaitTrigger):
             yield TriggerEvent({"error": str(error), "import_task_id": self.import_task_id})
             return
         yield TriggerEvent({"status": status, "import_task_id": self.import_task_id})
+
+
+class ImportImageTrigger(ImportWatchTrigger):
+    """The same for the import's owner: cancels it when a person kills the task."""
 
     async def on_kill(self) -> None:
         from wavelift.adapters.aws.vmimport import cancel_import

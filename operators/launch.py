@@ -1,0 +1,50 @@
+"""Launch: an instance from the AMI, when the plan says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from wavelift.airflow.links import InstanceLink, instance_url
+from wavelift.operators._base import WaveliftOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class LaunchInstanceOperator(WaveliftOperator):
+    """Launch an instance from the server's AMI when the plan says ``launch: running``; otherwise say why not.
+
+    The client token derives from the run: a retry finds the instance, it never makes a second (invariant 5). Returns a
+    :class:`~wavelift.base.domain.LaunchResult`.
+
+    :param server: one of the dicts that :class:`PreflightOperator` returned.
+    :param image: what :class:`ImportImageOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("server", "image")
+    operator_extra_links = (InstanceLink(),)
+
+    def __init__(self, *, server: Any, image: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server = server
+        self.image = image
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.base.domain import ImportResult
+        from wavelift.ledger import Ledger
+        from wavelift.services.dataplane.messages import ServerTask
+        from wavelift.services.migration import launch
+
+        task = ServerTask.load(self.server)
+        target = task.plan.target
+        access = VmImportHook.of(target.aws_conn_id, target.region).access()
+        with Ledger.open(config.ledger_url()) as ledger:
+            result = launch(
+                ledger, access, task, ImportResult.load(self.image), self.server_context(context, task.name)
+            )
+        if result.instance_id:
+            context["ti"].xcom_push(key=InstanceLink.key, value=instance_url(target.region, result.instance_id))
+        return result.dump()

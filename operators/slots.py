@@ -1,0 +1,104 @@
+"""The right to run one transfer on a connector: won before the snapshot, given back after its removal (invariant 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from wavelift.operators._base import WaveliftOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class ReserveOperator(WaveliftOperator):
+    """Write the migration's intent row and wait, deferred, until the connector has a free slot (AMP-04).
+
+    Control plane. Continuing a failed server means clearing from this task. Returns the server's name and migration id.
+
+    :param server: one of the dicts that :class:`PreflightOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("server",)
+
+    def __init__(self, *, server: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server = server
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.airflow.triggers.slots import SlotTrigger
+        from wavelift.ledger import Ledger
+        from wavelift.services.admission import TRANSFER
+        from wavelift.services.dataplane.messages import ServerTask
+        from wavelift.services.migration import reserve
+
+        task = ServerTask.load(self.server)
+        ti = context["ti"]
+        limit = config.integer("transfers_per_connector")
+        with Ledger.open(config.ledger_url()) as ledger:
+            reserved = reserve(
+                ledger,
+                task,
+                self.server_context(context, task.name),
+                dag_id=ti.dag_id,
+                dag_run_id=ti.run_id,
+                map_index=ti.map_index,
+                limit=limit,
+                is_run_alive=run_is_alive(context),
+            )
+        if reserved.granted:
+            return {"server": task.name, "migration": reserved.migration_id}
+        self.log.info("place %d in the queue of connector %s", reserved.position, task.plan.connector)
+        self.defer(
+            trigger=SlotTrigger(
+                kind=TRANSFER,
+                scope=task.plan.connector,
+                holder=reserved.holder,
+                limit=limit,
+                poll_seconds=min(5.0, config.poll_seconds()),
+            ),
+            method_name="execute_complete",
+        )
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Woken: ask again. The trigger only read; this task decides and writes."""
+        if "error" in event:
+            self.log.warning("the wait failed and begins anew: %s", event["error"])
+        return dict(self.execute(context))
+
+
+class ReleaseOperator(WaveliftOperator):
+    """Give the transfer slot back; a teardown that comes after the snapshot's removal.
+
+    :param server: as for :class:`ReserveOperator`.
+    """
+
+    template_fields: Sequence[str] = ("server",)
+
+    def __init__(self, *, server: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server = server
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.ledger import Ledger
+        from wavelift.services.dataplane.messages import ServerTask
+        from wavelift.services.migration import release
+
+        task = ServerTask.load(self.server)
+        with Ledger.open(config.ledger_url()) as ledger:
+            release(ledger, task, self.server_context(context, task.name))
+        return {"server": task.name}
+
+
+def run_is_alive(context: Context) -> Any:
+    """Whether a DAG run still runs, asked of Airflow: what a dead run holds is free (DESIGN, DAGs)."""
+    ti = context["ti"]
+
+    def alive(dag_id: str, dag_run_id: str) -> bool:
+        if (dag_id, dag_run_id) == (ti.dag_id, ti.run_id):
+            return True
+        return str(ti.get_dagrun_state(dag_id, dag_run_id)) in ("running", "queued")
+
+    return alive

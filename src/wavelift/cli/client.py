@@ -1,0 +1,148 @@
+"""A small client of Airflow's public REST API and of wavelift's routes beside it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+import urllib3
+
+CONNECT_SECONDS: Final = 5
+READ_SECONDS: Final = 60
+
+
+class ApiError(RuntimeError):
+    """The API refused or did not answer; the message is what a person should read."""
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ApiClient:
+    """Bearer-token client.
+
+    :param url: address of Airflow's api-server.
+    :param login: gives a fresh token; called first when needed, and once more after a 401.
+    """
+
+    def __init__(self, url: str, login: Callable[[], str]) -> None:
+        self.url = url.rstrip("/")
+        self._login = login
+        self._token = ""
+        self._pool = urllib3.PoolManager(retries=False)
+
+    def raw(self, method: str, path: str, body: Any = None, *, token: str = "") -> tuple[int, Any]:
+        """One call; status and parsed body. :raises ApiError: when nothing answers."""
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        try:
+            answer = self._pool.request(
+                method,
+                self.url + path,
+                body=None if body is None else json.dumps(body),
+                headers=headers,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiError(f"No answer from {self.url}: {error}") from error
+        text = answer.data.decode("utf-8", "replace")
+        try:
+            return answer.status, json.loads(text) if text else None
+        except ValueError:
+            return answer.status, text
+
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """One call as the user; logs in when needed."""
+        if not self._token:
+            self._token = self._login()
+        status, answer = self.raw(method, path, body, token=self._token)
+        if status == 401:
+            self._token = self._login()
+            status, answer = self.raw(method, path, body, token=self._token)
+        return status, answer
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Like :meth:`request`. :raises ApiError: for anything but 2xx, with the server's words."""
+        status, answer = self.request(method, path, body)
+        if not 200 <= status < 300:
+            raise ApiError(_words(status, answer, f"{method} {path}"), status=status)
+        return answer
+
+    def close(self) -> None:
+        self._pool.clear()
+
+    # DAG runs
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str = "", note: str = "") -> str:
+        """Trigger a DAG run and return its id."""
+        body: dict[str, Any] = {"logical_date": None, "conf": dict(conf or {})}
+        if run_id:
+            body["dag_run_id"] = run_id
+        if note:
+            body["note"] = note
+        return str(self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+
+    def unpause(self, dag_id: str) -> None:
+        self.call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        return str(self.call("GET", _run(dag_id, run_id))["state"])
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """All task instances of a run, mapped ones included."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.call("GET", f"{_run(dag_id, run_id)}/taskInstances?limit=100&offset={len(found)}")
+            found += page["task_instances"]
+            if len(found) >= page["total_entries"] or not page["task_instances"]:
+                return found
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, key: str = "return_value") -> Any:
+        """One XCom value, parsed; None when there is none."""
+        status, answer = self.request(
+            "GET",
+            f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{key}?map_index={map_index}&deserialize=false",
+        )
+        if status != 200:
+            return None
+        value = answer["value"]
+        return json.loads(value) if isinstance(value, str) and value[:1] in '[{"' else value
+
+    def state_store(self, dag_id: str, run_id: str, task_id: str, key: str, *, map_index: int = -1) -> Any:
+        """One value of a task's state store; None when there is none."""
+        status, answer = self.request(
+            "GET", f"{_run(dag_id, run_id)}/taskInstances/{task_id}/state-store/{key}?map_index={map_index}"
+        )
+        return answer.get("value") if status == 200 else None
+
+    def wait_for_run(
+        self, dag_id: str, run_id: str, *, timeout: float, every: Callable[[], None] = lambda: None, interval: float = 1.0
+    ) -> str:
+        """The final state of a run; ``every`` is called after each look. :raises ApiError: after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            state = self.run_state(dag_id, run_id)
+            every()
+            if state in ("success", "failed"):
+                return state
+            if time.monotonic() > deadline:
+                raise ApiError(f"run {run_id} of {dag_id} is still {state} after {timeout:.0f} s")
+            time.sleep(interval)
+
+
+def _run(dag_id: str, run_id: str) -> str:
+    return f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}"
+
+
+def _words(status: int, answer: Any, place: str) -> str:
+    detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
+    if status == 401:
+        return f"{place}: not logged in (401); set WAVELIFT_USER and WAVELIFT_PASSWORD, or WAVELIFT_TOKEN"
+    if status == 403:
+        return f"{place}: you lack the right to do this (403): {detail}"
+    return f"{place} gave {status}: {detail}"

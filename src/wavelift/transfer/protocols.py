@@ -1,8 +1,11 @@
 """The seams of the data path: what a source and a target of blocks must be.
 
 Two kinds of source exist. A :class:`DiskReader` is random access (a file, ranges over HTTPS, NBD, EBS); a
-:class:`BlockStream` comes once, in disk order (an NFC lease). Both are turned into *pieces*: work whose cheap part
-(finding out what comes next) happens in one thread and whose dear part (reading, inflating) happens in the workers.
+:class:`BlockStream` comes once, in disk order (an NFC lease). Both end as *pieces*: work whose cheap part (finding out
+what comes next) happens in one thread and whose dear part (reading, inflating) happens in the workers.
+
+Who owns what: whoever opens a source closes it; :func:`wavelift.transfer.pipeline.copy` closes the writer (its threads
+and buffers), and nobody but the caller aborts it, because what a failed try stored is what the next one continues.
 """
 
 from __future__ import annotations
@@ -23,15 +26,31 @@ class Extent:
     zero: bool = False
 
 
+class RawSource(Protocol):
+    """Bytes of an object or response body, front to back: what ``io.RawIOBase`` and urllib3 responses have.
+
+    It brings its own time-outs: no read may block for ever. When it also has ``interrupt()``, that is called from
+    another thread to break a read that blocks.
+    """
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Fill the front of ``buffer``; the count, 0 at the end."""
+        ...
+
+
 class DiskReader(Protocol):
     """A disk that can be read anywhere, by one thread per clone."""
 
     @property
     def size(self) -> int: ...
 
-    def extents(self) -> Iterator[Extent]: ...
+    def extents(self) -> Iterator[Extent]:
+        """Ascending, without overlap. What no extent covers is zero."""
+        ...
 
-    def read_into(self, offset: int, buffer: memoryview) -> None: ...
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the whole ``buffer``."""
+        ...
 
     def clone(self) -> DiskReader: ...
 
@@ -44,8 +63,11 @@ class Piece(Protocol):
     @property
     def index(self) -> int: ...
 
-    def load(self) -> bytes | bytearray:
-        """Read or inflate the block; called by a worker thread, once."""
+    def load(self, into: memoryview) -> None:
+        """Read or inflate the block; called once, by a worker thread.
+
+        ``into`` is as long as the block and reused between blocks: every byte of it must be set.
+        """
         ...
 
 
@@ -57,6 +79,10 @@ class BlockStream(Protocol):
 
     def pieces(self) -> Iterator[Piece]: ...
 
+    def interrupt(self) -> None:
+        """Break a read that blocks, when the source can; called from another thread, at most once."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -64,16 +90,53 @@ class BlockWriter(Protocol):
     """A target of blocks.
 
     ``prepare`` is CPU work (deflate …), called by any worker in any order; ``write`` takes its result, in disk order
-    and from one thread when ``ordered``, otherwise from any worker.
+    and from one thread when ``ordered``, otherwise from the worker that prepared it. ``data`` is a buffer that the
+    worker uses again: an ordered writer keeps nothing of it, an unordered one may use it until ``write`` returns.
     """
 
-    ordered: bool
-    block_size: int
+    @property
+    def ordered(self) -> bool: ...
 
-    def prepare(self, index: int, data: bytes | bytearray, digest: bytes) -> Any: ...
+    @property
+    def writes_zeros(self) -> bool:
+        """Whether zero blocks must be written: the target may hold something else there (invariant 2)."""
+        ...
+
+    def prepare(self, index: int, data: memoryview, digest: bytes) -> Any: ...
+
+    def wire_bytes(self, prepared: Any) -> int:
+        """What ``prepared`` will weigh on the wire: for the throttle and for progress."""
+        ...
 
     def write(self, index: int, prepared: Any) -> None: ...
 
-    def finish(self, manifest: Manifest) -> None: ...
+    def finish(self, manifest: Manifest) -> None:
+        """All blocks are written: complete the target."""
+        ...
+
+    def interrupt(self) -> None:
+        """Make a ``write`` or ``finish`` that waits raise :class:`~wavelift.base.errors.Cancelled`; called from
+        another thread, at most once."""
+        ...
+
+    def close(self) -> None:
+        """End threads and free buffers, when no other call is under way; what the target stored stays. Idempotent."""
+        ...
+
+    def abort(self) -> None:
+        """Give the target up: remove what was stored."""
+        ...
+
+
+class PartSink(Protocol):
+    """Where numbered parts of one object go (S3 multipart). Parts may come concurrently and in any order."""
+
+    def put_part(self, number: int, data: memoryview, sha256: bytes) -> None:
+        """Store part ``number`` (from 1). ``data`` is used again once this returns; the retries are the sink's."""
+        ...
+
+    def complete(self) -> None:
+        """All parts are stored: make them one object."""
+        ...
 
     def abort(self) -> None: ...

@@ -1,0 +1,104 @@
+"""Raw disk images on a local file system, as source and as target."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from wavelift.base.errors import CorruptStreamError
+from wavelift.base.units import BLOCK
+from wavelift.transfer.manifest import Manifest
+from wavelift.transfer.protocols import Extent
+
+
+class FileReader:
+    """A raw image; holes of the file system are not read."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self._size = os.lseek(self._fd, 0, os.SEEK_END)
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def extents(self) -> Iterator[Extent]:
+        """Data extents as SEEK_DATA and SEEK_HOLE give them; one single extent where the file system has neither."""
+        position = 0
+        while position < self._size:
+            try:
+                start = os.lseek(self._fd, position, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole follows
+                    return
+                raise
+            end = os.lseek(self._fd, start, os.SEEK_HOLE)
+            yield Extent(start, end - start)
+            position = end
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """:raises CorruptStreamError: when the file became shorter meanwhile."""
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self._fd, [buffer[done:]], offset + done)
+            if not count:
+                raise CorruptStreamError(
+                    f"{self._path.name} became shorter while it was read",
+                    next_step="Read a file that nobody writes to",
+                    offset=offset + done,
+                )
+            done += count
+
+    def clone(self) -> FileReader:
+        return FileReader(self._path)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class FileWriter:
+    """A sparse raw image, made new: blocks are written by the workers, in any order.
+
+    :param path: must not exist; ``abort`` removes it.
+    :param capacity: bytes.
+    """
+
+    ordered = False
+    writes_zeros = False
+
+    def __init__(self, path: str | os.PathLike[str], capacity: int) -> None:
+        self._path = Path(path)
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.ftruncate(self._fd, capacity)
+
+    def prepare(self, index: int, data: memoryview, digest: bytes) -> memoryview:
+        return data
+
+    def wire_bytes(self, prepared: memoryview) -> int:
+        return len(prepared)
+
+    def write(self, index: int, prepared: memoryview) -> None:
+        done = 0
+        while done < len(prepared):
+            done += os.pwrite(self._fd, prepared[done:], index * BLOCK + done)
+
+    def finish(self, manifest: Manifest) -> None:
+        os.fsync(self._fd)
+
+    def interrupt(self) -> None:
+        """Local writes do not wait for anything."""
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def abort(self) -> None:
+        """Remove the file."""
+        self.close()
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,207 @@
+"""Moving one disk: pieces are loaded, tested for zeros, hashed and prepared by workers, and written."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from wavelift.base.errors import CorruptStreamError, WaveliftError
+from wavelift.base.run import CancelFlag, Progress, ignore_progress
+from wavelift.base.units import BLOCK
+from wavelift.transfer.conveyor import DEFAULT_WORKERS, Conveyor, Scratch
+from wavelift.transfer.extents import as_stream
+from wavelift.transfer.manifest import Manifest, block_count, block_length
+from wavelift.transfer.protocols import BlockStream, BlockWriter, Piece
+from wavelift.transfer.throttle import Throttle
+
+__all__ = ["CopyStats", "as_stream", "copy", "is_zero"]
+
+ZERO_BLOCK: Final = bytes(BLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyStats:
+    """What one disk's copy did. Bytes of the disk unless named otherwise."""
+
+    size: int
+    data_bytes: int
+    """In blocks that are not zero."""
+    sent_bytes: int
+    """Handed to the target, as it weighs on the wire."""
+    blocks: int
+    """Blocks that are not zero."""
+    seconds: float
+
+
+def is_zero(scratch: Scratch, length: int) -> bool:
+    """Whether the first ``length`` bytes of the block are zero.
+
+    ``bytes == bytes`` is a memcmp, 50 GB/s; comparing a memoryview goes element by element, 40 times slower.
+    """
+    return scratch.block == ZERO_BLOCK if length == BLOCK else scratch.block[:length] == ZERO_BLOCK[:length]
+
+
+def copy(
+    source: BlockStream,
+    writer: BlockWriter,
+    manifest: Manifest,
+    *,
+    cancel: CancelFlag,
+    workers: int = DEFAULT_WORKERS,
+    throttle: Throttle | None = None,
+    on_progress: Callable[[Progress], None] = ignore_progress,
+    server: str = "",
+    disk: str = "",
+    phase: str = "export",
+) -> CopyStats:
+    """Copy every block of ``source`` to ``writer`` and its digest to ``manifest``; then ``writer.finish``.
+
+    The first error of any thread stops all, and is raised once all have ended; server and disk are added to it. On the
+    way out, good or bad, the writer is closed. Neither is the source closed nor the writer aborted: that is the
+    caller's business, since what a failed try stored is what the next one continues (invariant 6).
+
+    :param manifest: empty, of the source's capacity.
+    :param throttle: paces what goes to the target.
+    :param on_progress: called about every 0.5 s and at the end, from the caller's thread; what it raises (a fence)
+        stops the copy.
+    :raises Cancelled: within 0.2 s after ``cancel`` is set, plus what the source and the writer need to let go.
+    """
+    if block_count(source.size) != manifest.block_count:
+        raise ValueError(f"a manifest of {manifest.capacity} bytes for a disk of {source.size}")
+    task = _Copy(source, writer, manifest, throttle, Progress(server, disk, phase, 0, source.size))
+    try:
+        return task.run(workers, cancel, on_progress)
+    except WaveliftError as error:
+        for key, value in (("server", server), ("disk", disk)):
+            if value:
+                error.where.setdefault(key, value)
+        raise
+
+
+class _ZeroPiece:
+    """A block that the source never mentioned, for a writer that must be told."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def load(self, into: memoryview) -> None:
+        into[:] = ZERO_BLOCK[: len(into)]
+
+
+class _Copy:
+    def __init__(
+        self,
+        source: BlockStream,
+        writer: BlockWriter,
+        manifest: Manifest,
+        throttle: Throttle | None,
+        progress: Progress,
+    ) -> None:
+        self._source = source
+        self._writer = writer
+        self._manifest = manifest
+        self._throttle = throttle
+        self._progress = progress
+        self._scratch = Scratch()
+        self._passed = 0
+        self._sent = 0
+        self._stop = CancelFlag()
+
+    def run(self, workers: int, cancel: CancelFlag, on_progress: Callable[[Progress], None]) -> CopyStats:
+        started = time.monotonic()
+        name = f"copy-{self._progress.server}-{self._progress.disk}"
+        conveyor: Conveyor[Any] = Conveyor(name=name, workers=workers, cancel=cancel)
+        self._stop = conveyor.stop
+        try:
+            conveyor.run(
+                self._pieces(),
+                work=self._work,
+                drain=self._drain,
+                finish=self._finish,
+                tick=lambda: on_progress(self._snapshot()),
+                interrupt=self._interrupt,
+            )
+        finally:
+            self._writer.close()
+        on_progress(self._snapshot())
+        data = self._manifest.data_bytes
+        return CopyStats(
+            size=self._source.size,
+            data_bytes=data,
+            sent_bytes=self._sent,
+            blocks=-(-data // BLOCK),
+            seconds=time.monotonic() - started,
+        )
+
+    def _pieces(self) -> Iterator[Piece]:
+        """The source's pieces in checked order, with the gaps filled for a writer that wants zeros."""
+        due = 0
+        end = block_count(self._source.size)
+        fill = self._writer.writes_zeros
+        for piece in self._source.pieces():
+            index = piece.index
+            if not due <= index < end:
+                raise CorruptStreamError(f"Block {index} came where {due}..{end - 1} may", offset=index * BLOCK)
+            if fill:
+                yield from map(_ZeroPiece, range(due, index))
+            yield piece
+            due = index + 1
+        if fill:
+            yield from map(_ZeroPiece, range(due, end))
+
+    def _work(self, piece: Piece) -> Any:
+        """Load, test, hash, prepare; None when there is nothing to write in order."""
+        index = piece.index
+        length = block_length(self._source.size, index)
+        data = self._scratch.view[:length]
+        piece.load(data)
+        zero = is_zero(self._scratch, length)
+        if zero and not self._writer.writes_zeros:
+            return None
+        digest = hashlib.sha256(data).digest()
+        if not zero:
+            self._manifest.set(index, digest)
+        prepared = self._writer.prepare(index, data, digest)
+        if self._writer.ordered:
+            return prepared
+        self._pace(prepared)
+        self._writer.write(index, prepared)
+        return self._writer.wire_bytes(prepared)
+
+    def _drain(self, piece: Piece, result: Any) -> None:
+        if result is not None:
+            if self._writer.ordered:
+                self._pace(result)
+                self._writer.write(piece.index, result)
+                result = self._writer.wire_bytes(result)
+            self._sent += result
+        self._passed = min((piece.index + 1) * BLOCK, self._source.size)
+
+    def _pace(self, prepared: Any) -> None:
+        if self._throttle is not None:
+            self._throttle.take(self._writer.wire_bytes(prepared), self._stop)
+
+    def _finish(self) -> None:
+        self._writer.finish(self._manifest)
+        self._passed = self._source.size
+
+    def _interrupt(self) -> None:
+        self._source.interrupt()
+        self._writer.interrupt()
+
+    def _snapshot(self) -> Progress:
+        seed = self._progress
+        return Progress(
+            server=seed.server,
+            disk=seed.disk,
+            phase=seed.phase,
+            done=self._passed,
+            total=seed.total,
+            data=self._manifest.data_bytes,
+            sent=self._sent,
+        )

@@ -64,7 +64,7 @@ bench: setup
 
 lock: $(STAMP)
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --extra simulators --group dev pyproject.toml -o requirements.lock
+	  --extra simulators --extra postgres --extra celery --group dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf $(VENV) $(BUILD) dist

@@ -1,0 +1,153 @@
+"""The ``wavelift`` command. Only ``init``, ``simulators``, ``demo``, ``wave validate`` and the printing of policies act
+here; everything that changes state goes through the REST API with the user's own login.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from wavelift.cli import wave
+from wavelift.cli.connect import fail
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Waves of VMware virtual machines into Amazon EC2.")
+app.add_typer(wave.app, name="wave", help="Check and plan wave specs.")
+migrations_app = typer.Typer(no_args_is_help=True, help="What was migrated, and what is under way.")
+app.add_typer(migrations_app, name="migrations")
+simulators_app = typer.Typer(no_args_is_help=True, help="Stand-ins for vCenter and AWS, on loopback.")
+app.add_typer(simulators_app, name="simulators")
+iam_app = typer.Typer(no_args_is_help=True, help="The AWS identities that wavelift needs.")
+app.add_typer(iam_app, name="iam")
+vsphere_app = typer.Typer(no_args_is_help=True, help="The vCenter role that wavelift needs.")
+app.add_typer(vsphere_app, name="vsphere")
+out = Console(stderr=True)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from wavelift import __version__
+
+    print(__version__)
+
+
+@app.command()
+def init() -> None:
+    """Create or upgrade the ledger and check the settings of this Airflow."""
+    from wavelift.cli.init import run
+
+    run(out)
+
+
+@app.command()
+def demo(
+    exit_when_done: Annotated[
+        bool, typer.Option("--exit", envvar="DEMO_EXIT", help="Stop everything when the wave is done.")
+    ] = False,
+    fault: Annotated[str, typer.Option(envvar="DEMO_FAULT", help="flip: damage one stored byte before verify.")] = "",
+) -> None:
+    """Run the main job for real: simulated vCenter and AWS, real Airflow, three servers."""
+    from wavelift.cli.demo import run
+
+    sys.exit(run(out, exit_when_done=exit_when_done, fault=fault))
+
+
+@app.command()
+def preflight(name: Annotated[str, typer.Argument(metavar="WAVE")]) -> None:
+    """Check a wave's servers against vCenter and AWS; creates nothing."""
+    wave.run_mode(name, "preflight")
+
+
+@app.command()
+def cleanup(
+    name: Annotated[str, typer.Argument(metavar="WAVE", help="Its vCenter and its environment are looked at.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run/--remove", help="Only list, or remove.")] = True,
+) -> None:
+    """List (or remove) what carries our tag or name and belongs to no living run."""
+    from wavelift.cli.migrations import cleanup as sweep
+
+    sweep(name, dry_run=dry_run)
+
+
+@app.command()
+def verify(migration: Annotated[str, typer.Argument(metavar="MIGRATION")]) -> None:
+    """Read a migration's image back again and compare it with the manifests."""
+    from wavelift.cli.migrations import verify as again
+
+    again(migration)
+
+
+@migrations_app.command("list")
+def migrations_list(
+    wave_name: Annotated[str, typer.Option("--wave", help="Only this wave.")] = "",
+    state: Annotated[str, typer.Option(help="Only this state, e.g. failed.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Migrations with id, state, progress, image and instance; the newest first (AMP-07)."""
+    from wavelift.cli.migrations import show_list
+
+    show_list(wave_name, state, limit, as_json=as_json)
+
+
+@migrations_app.command("show")
+def migrations_show(migration: str) -> None:
+    """Everything about one migration, as JSON."""
+    from wavelift.cli.migrations import show
+
+    show(migration)
+
+
+@migrations_app.command("cancel")
+def migrations_cancel(migration: str) -> None:
+    """Stop a queued or active migration; its snapshot is removed."""
+    from wavelift.cli.migrations import cancel
+
+    cancel(migration)
+
+
+@migrations_app.command("launch")
+def migrations_launch(migration: str) -> None:
+    """Launch the instance of a finished import."""
+    from wavelift.cli.migrations import launch
+
+    launch(migration)
+
+
+@simulators_app.command("up")
+def simulators_up(
+    only: Annotated[str, typer.Option(help="vcenter or aws; both without it.")] = "",
+    state: Annotated[Path | None, typer.Option(help="Folder for their state; a temporary one without it.")] = None,
+) -> None:
+    """Start the simulators in the foreground, print their addresses, stop with Ctrl-C."""
+    from wavelift.cli.simulators import up
+
+    up(out, only=only, state=state)
+
+
+@iam_app.command("show")
+def iam_show(
+    identity: Annotated[str, typer.Argument(help="vmimport, connector or caller.")] = "vmimport",
+    bucket: Annotated[str, typer.Option(help="Staging bucket that the policy is for.")] = "YOUR-STAGING-BUCKET",
+) -> None:
+    """Print the trust policy and the policy of an identity, generated from the calls that wavelift makes (SMS-13)."""
+    from wavelift.rules import policies
+
+    try:
+        print(json.dumps(policies.show(identity, bucket=bucket), indent=2))
+    except ValueError as error:
+        fail(str(error))
+
+
+@vsphere_app.command("role")
+def vsphere_role() -> None:
+    """Print the privileges of the vCenter role, generated from the calls that wavelift makes (SMS-12)."""
+    from wavelift.rules import policies
+
+    for line in policies.vsphere_role_lines():
+        print(line)

@@ -30,6 +30,10 @@ MESSAGES_SHOWN: Final = 3
 """vCenter sends a stack of explanations with some faults; the first ones say what is the matter."""
 
 
+class QuiesceError(WaveliftError):
+    """The guest could not be quiesced; a snapshot without quiescing may still work."""
+
+
 def words(fault: Any) -> str:
     """``Type: text`` of a fault, with vCenter's first explanations."""
     name = type(fault).__name__.rsplit(".", 1)[-1]
@@ -80,6 +84,10 @@ _NOT_AVAILABLE: Final = _say(
     PermanentError, "this vCenter does not offer the call", "Compare its version with the docs"
 )
 
+_QUIESCE: Final = _say(
+    QuiesceError, "the guest could not be quiesced", "Look at VMware Tools and VSS in the guest, or set quiesce: prefer"
+)
+
 # Most special first: NotAuthenticated is a NoPermission, InvalidPowerState an InvalidState.
 _TABLE: Final[tuple[tuple[Any, Callable[[Any, dict[str, object]], WaveliftError]], ...]] = (
     (vim.fault.NotAuthenticated, _say(UnreachableError, "the vCenter session has ended", "A retry signs in again")),
@@ -87,6 +95,9 @@ _TABLE: Final[tuple[tuple[Any, Callable[[Any, dict[str, object]], WaveliftError]
     (vmodl.fault.SecurityError, _missing_privilege),
     (vmodl.fault.ManagedObjectNotFound, _gone),
     (vim.fault.NotFound, _gone),
+    (vim.fault.ApplicationQuiesceFault, _QUIESCE),
+    (vim.fault.FilesystemQuiesceFault, _QUIESCE),
+    (vim.fault.ToolsUnavailable, _QUIESCE),
     (vim.fault.TaskInProgress, _say(BusyError, "another task works on this object", _AGAIN)),
     (vim.fault.ConcurrentAccess, _say(BusyError, "the object was changed at the same time", _AGAIN)),
     (vim.fault.FileLocked, _say(BusyError, "a file of the VM is locked", "Look for a backup or another export")),
@@ -103,12 +114,20 @@ _TABLE: Final[tuple[tuple[Any, Callable[[Any, dict[str, object]], WaveliftError]
 )
 
 
+def _speaks_of_quiescing(error: BaseException) -> bool:
+    """Some hosts report it as a general fault; the message *key*, ``msg.snapshot.quiesce…``, is not translated."""
+    keys = (str(getattr(item, "key", "")) for item in getattr(error, "faultMessage", None) or ())
+    return any("quiesc" in key.lower() for key in keys)
+
+
 def translate(error: BaseException, **where: object) -> WaveliftError:
     """``error`` as ours; errors of ours pass unchanged. Raise the result *outside* the ``except`` block: a pyvmomi
     fault kept as context breaks code that reads its ``__traceback__`` (pyvmomi issue 1116).
     """
     if isinstance(error, WaveliftError):
         return error
+    if _speaks_of_quiescing(error):
+        return _QUIESCE(error, dict(where))
     for kind, make in _TABLE:
         if isinstance(error, kind):
             return make(error, dict(where))

@@ -34,6 +34,10 @@ SLICE_S: Final = 300
 _Collector: Final = vmodl.query.PropertyCollector
 
 
+class WaitTimeout(UnreachableError):
+    """A wait of ours ran out; the work in vCenter goes on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One object of a traversal."""
@@ -140,7 +144,7 @@ def watch(
     """Wait until ``until`` returns something for the properties of ``target``; its first answer is final.
 
     :param timeout: seconds. :param what: ends the sentence "… took longer than"; part of the error.
-    :raises UnreachableError: time is up. :raises NotFoundError: the object is gone. :raises Cancelled: by ``cancel``.
+    :raises WaitTimeout: time is up. :raises NotFoundError: the object is gone. :raises Cancelled: by ``cancel``.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -149,7 +153,7 @@ def watch(
         if answer is not None:
             return answer
         if time.monotonic() >= deadline:
-            raise UnreachableError(
+            raise WaitTimeout(
                 f"{what} took longer than {timeout:.0f} s", next_step="Look at the task in vCenter", **where
             )
 

@@ -1,0 +1,168 @@
+"""The ESXi hosts and datastores under a VM, and whether the connector can reach them (AMP-11, SMS-15..17)."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from pyVmomi import vim
+
+from wavelift.adapters.vsphere.esxi import esxi_context
+from wavelift.adapters.vsphere.faults import moref
+from wavelift.adapters.vsphere.properties import Values, collect
+from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
+from wavelift.base.errors import NotFoundError, TlsError, WaveliftError
+from wavelift.base.net import CUTS, explained_tls_error, https_connection, qualify, unreachable
+from wavelift.base.units import GIB
+
+HTTPS: Final = 443
+"""Where an ESXi host serves downloads."""
+
+PROBE_TIMEOUT_S: Final = 10.0
+PROBES: Final = 8
+"""At one time."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """One ESXi host as vCenter knows it."""
+
+    moref: str
+    name: str
+    version: str
+    build: str
+    connection_state: str
+    """``connected``, ``disconnected`` or ``notResponding``."""
+    in_maintenance: bool
+    thumbprint: str
+    """SHA-1 of its certificate as vCenter reports it; empty when it doesn't."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreFacts:
+    """One datastore. Sizes in bytes."""
+
+    moref: str
+    name: str
+    kind: str
+    """``VMFS``, ``NFS``, ``vsan`` …"""
+    capacity: int
+    free: int
+    accessible: bool
+
+    @property
+    def free_pct(self) -> float:
+        return 100 * self.free / self.capacity if self.capacity else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.kind}, {self.free / GIB:.1f} GiB of {self.capacity / GIB:.1f} GiB free)"
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Whether the connector reaches a host by HTTPS and trusts its certificate."""
+
+    host: str
+    """As vCenter names it."""
+    tried: str
+    """The name after DNS suffixes were applied."""
+    reachable: bool
+    certificate_valid: bool
+    error: WaveliftError | None = None
+
+    @property
+    def fully_qualified(self) -> bool:
+        """False: the DNS search suffix may be what is missing."""
+        return "." in self.host or ":" in self.host
+
+
+_HOST: Final = (
+    "name",
+    "runtime.connectionState",
+    "runtime.inMaintenanceMode",
+    "summary.config.product.build",
+    "summary.config.product.version",
+    "summary.config.sslThumbprint",
+)
+_STORE: Final = ("summary.accessible", "summary.capacity", "summary.freeSpace", "summary.name", "summary.type")
+
+
+def host_facts(session: VsphereSession, hosts: Iterable[str]) -> dict[str, HostFacts]:
+    """Host's moref → facts, in one call per 500 hosts."""
+    return {ref: _host(ref, values) for ref, values in collect(session, vim.HostSystem, hosts, _HOST).items()}
+
+
+def _host(ref: str, values: Values) -> HostFacts:
+    return HostFacts(
+        moref=ref,
+        name=str(values.get("name", "")),
+        version=str(values.get("summary.config.product.version") or ""),
+        build=str(values.get("summary.config.product.build") or ""),
+        connection_state=str(values.get("runtime.connectionState") or ""),
+        in_maintenance=bool(values.get("runtime.inMaintenanceMode")),
+        thumbprint=str(values.get("summary.config.sslThumbprint") or ""),
+    )
+
+
+def datastore_facts(session: VsphereSession, vms: Sequence[str]) -> dict[str, list[DatastoreFacts]]:
+    """VM's moref → its datastores, in two calls per 500."""
+    found = collect(session, vim.VirtualMachine, vms, ["datastore"])
+    refs = {vm: [moref(store) for store in values.get("datastore") or ()] for vm, values in found.items()}
+    stores = {
+        ref: DatastoreFacts(
+            moref=ref,
+            name=str(values.get("summary.name", "")),
+            kind=str(values.get("summary.type", "")),
+            capacity=int(values.get("summary.capacity") or 0),
+            free=int(values.get("summary.freeSpace") or 0),
+            accessible=bool(values.get("summary.accessible")),
+        )
+        for ref, values in collect(session, vim.Datastore, [r for s in refs.values() for r in s], _STORE).items()
+    }
+    return {vm: [stores[ref] for ref in mine if ref in stores] for vm, mine in refs.items()}
+
+
+def probe(config: VsphereConfig, host: HostFacts, *, port: int = HTTPS, timeout: float = PROBE_TIMEOUT_S) -> Reach:
+    """Connect to ``host`` by TCP and TLS under the connection's ``esxi_mode``; never raises, sends nothing."""
+    try:
+        name = qualify(host.name, config.dns_suffixes)
+    except NotFoundError as error:
+        return Reach(host.name, host.name, reachable=False, certificate_valid=False, error=error)
+    try:
+        context = esxi_context(config, name, port, (host.thumbprint,), timeout=timeout)
+        _handshake(config, name, port, context, timeout)
+    except TlsError as error:
+        return Reach(host.name, name, reachable=True, certificate_valid=False, error=error)
+    except WaveliftError as error:
+        return Reach(host.name, name, reachable=False, certificate_valid=False, error=error)
+    return Reach(host.name, name, reachable=True, certificate_valid=True)
+
+
+def probe_all(
+    config: VsphereConfig, hosts: Mapping[str, HostFacts], *, timeout: float = PROBE_TIMEOUT_S
+) -> dict[str, Reach]:
+    """Host's moref → :class:`Reach`; each host once, some at a time: a firewall that drops costs the whole time-out."""
+    if not hosts:
+        return {}
+    with ThreadPoolExecutor(min(PROBES, len(hosts)), thread_name_prefix="esxi-probe") as pool:
+        return dict(
+            zip(hosts, pool.map(lambda host: probe(config, host, timeout=timeout), hosts.values()), strict=True)
+        )
+
+
+def _handshake(config: VsphereConfig, host: str, port: int, context: ssl.SSLContext, timeout: float) -> None:
+    proxy = config.http_proxy
+    connection = https_connection(host, port, context, timeout=timeout, proxy=proxy)
+    try:
+        connection.connect()
+    except ssl.SSLError as error:
+        if isinstance(error, CUTS):
+            raise unreachable(error, host, port) from error
+        raise explained_tls_error(error, host, port, timeout=timeout, proxy=proxy, override="esxi_mode") from error
+    except (OSError, *CUTS) as error:
+        raise unreachable(error, host, port) from error
+    finally:
+        connection.close()

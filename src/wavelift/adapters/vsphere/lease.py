@@ -1,0 +1,418 @@
+"""Reading the disks of a snapshot through an NFC lease.
+
+While the lease is held vCenter refuses PowerOn, Destroy and Migrate of the VM. It lives from signs of life, which
+its own thread gives over its own connection: a slow disk must not end it. When it ends all the same, or the run is
+cancelled, every reader is cut off at once and learns why.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from pyVmomi import vim, vmodl
+
+from wavelift.adapters.vsphere.esxi import OVERRIDE as ESXI_OVERRIDE
+from wavelift.adapters.vsphere.esxi import esxi_context
+from wavelift.adapters.vsphere.faults import VENDOR_ERRORS, moref, translate, words
+from wavelift.adapters.vsphere.nfc import Address, Body, Target, disk_address, lease_address, target_of
+from wavelift.adapters.vsphere.properties import Values, read_one, watch
+from wavelift.adapters.vsphere.session import OVERRIDE, VsphereSession
+from wavelift.base.domain import DiskFacts
+from wavelift.base.errors import (
+    Cancelled,
+    CorruptStreamError,
+    GuardError,
+    NotFoundError,
+    UnreachableError,
+    WaveliftError,
+)
+from wavelift.base.net import CUTS, explained_tls_error, qualify, unreachable
+from wavelift.base.run import CancelFlag
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+READY_TIMEOUT_S: Final = 300.0
+BEAT_S: Final = 30.0
+"""At most so long between two signs of life, and never longer than a quarter of the lease's time-out."""
+
+POLL_S: Final = 0.25
+"""How soon a cancel is seen."""
+
+BEAT_TIMEOUT_S: Final = 30.0
+DEFAULT_LEASE_TIMEOUT_S: Final = 300
+"""What vCenter states; used if it states none."""
+
+
+class ExportLease:
+    """A lease on a snapshot's disks; use as context manager: success completes it, an error aborts it.
+
+    :param disks: the disks that the snapshot froze (:func:`~wavelift.adapters.vsphere.snapshots.snapshot_disks`).
+    :param percent: how far the whole export is, 0..100, asked at each sign of life.
+    :param check_manifest: hash what arrives and compare with vCenter's own SHA-1 at the end (0.6-1.0 CPU-s per GiB).
+    """
+
+    def __init__(
+        self,
+        session: VsphereSession,
+        *,
+        vm: str,
+        snapshot: str,
+        disks: Sequence[DiskFacts],
+        cancel: CancelFlag,
+        server: str = "",
+        percent: Callable[[], int] = lambda: 0,
+        check_manifest: bool = False,
+        ready_timeout: float = READY_TIMEOUT_S,
+    ) -> None:
+        self.session = session
+        self.vm = vm
+        self.snapshot = snapshot
+        self.disks = tuple(disks)
+        self.cancel = cancel
+        self.server = server
+        self.check_manifest = check_manifest
+        self._percent = percent
+        self._ready_timeout = ready_timeout
+        self._lease: Any = None
+        self._timeout = float(DEFAULT_LEASE_TIMEOUT_S)
+        self._urls: dict[Address, Any] = {}
+        self._host = ""
+        self._bodies: dict[Address, LeaseBody] = {}
+        self._contexts: dict[tuple[str, int], tuple[ssl.SSLContext, str]] = {}
+        self._lock = threading.Lock()
+        self._lost: WaveliftError | None = None
+        self._stop = threading.Event()
+        self._beater = threading.Thread(target=self._beat, name=f"lease-{server or vm}", daemon=True)
+
+    @property
+    def where(self) -> dict[str, Any]:
+        return {"server": self.server or None, "lease": moref(self._lease) or None}
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        session = self.session
+        self._host = self._current_host()
+        target = session.managed(vim.vm.Snapshot, self.snapshot)
+        self._lease = session.change(target.ExportSnapshot, server=self.server or None, snapshot=self.snapshot)
+        try:
+            self._await_ready()
+            self._beater.start()
+        except BaseException:
+            self.abort()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if error is not None:
+            self.abort()
+            return
+        try:
+            self.complete()
+        except BaseException:
+            self.abort()
+            raise
+
+    def _await_ready(self) -> None:
+        def settled(values: Values) -> str | None:
+            state = str(values.get("state", ""))
+            return state if state in ("ready", "error", "done") else None
+
+        state = watch(
+            self.session,
+            self._lease,
+            ["state"],
+            settled,
+            timeout=self._ready_timeout,
+            cancel=self.cancel,
+            what="preparing the export lease",
+            **self.where,
+        )
+        values = read_one(self.session, vim.HttpNfcLease, moref(self._lease), ["info", "error"], **self.where)
+        if state != "ready":
+            fault = values.get("error")
+            raise translate(fault, **self.where) if fault is not None else self._ended("vCenter gives no reason")
+        info = values["info"]
+        self._timeout = float(info.leaseTimeout or DEFAULT_LEASE_TIMEOUT_S)
+        self._urls = _match(info.deviceUrl or (), self.disks, self.where)
+
+    def complete(self) -> None:
+        """End a lease whose disks were all read.
+
+        :raises GuardError: the VM moved meanwhile. :raises CorruptStreamError: vCenter's manifest says otherwise.
+        """
+        self.check()
+        if self.check_manifest:
+            self._compare_manifest()
+        self._check_host()
+        self._end(lambda lease: lease.HttpNfcLeaseComplete(), "complete")
+
+    def abort(self) -> None:
+        """End the lease without success; never raises."""
+        self._lose(self._ended("it was aborted"))
+        self._end(lambda lease: lease.HttpNfcLeaseAbort(), "abort")
+
+    def _end(self, tell: Callable[[Any], None], verb: str) -> None:
+        """Stop the thread, close the bodies, tell vCenter. A lost answer costs nothing: the lease times out."""
+        self._stop.set()
+        if self._beater.is_alive():
+            self._beater.join()
+        with self._lock:
+            bodies = list(self._bodies.values())
+        for body in bodies:
+            body.close()
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        try:
+            tell(lease)
+        except VENDOR_ERRORS as error:
+            log.info("%s: the lease could not be told to %s: %s", self.server or self.vm, verb, type(error).__name__)
+
+    # --- signs of life --------------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        interval = min(BEAT_S, self._timeout / 4)
+        shown = 0
+        last = time.monotonic()
+        due = last
+        with self.session.own_connection(timeout=min(BEAT_TIMEOUT_S, interval)) as stub:
+            lease = self.session.managed(vim.HttpNfcLease, moref(self._lease), stub)
+            while not self._stop.wait(POLL_S):
+                if self.cancel.is_set():
+                    self._lose(Cancelled("the export was cancelled", **self.where))
+                    return
+                now = time.monotonic()
+                if now < due:
+                    continue
+                shown = max(shown, min(100, self._percent()))
+                try:
+                    lease.HttpNfcLeaseProgress(shown)
+                except vmodl.MethodFault as fault:
+                    self._lose(self._ended(words(fault)))
+                    return
+                except VENDOR_ERRORS as error:
+                    if now - last > self._timeout:
+                        self._lose(self._ended(f"no sign of life reached vCenter: {type(error).__name__}"))
+                        return
+                    due = now + interval / 4
+                else:
+                    last = now
+                    due = now + interval
+
+    def _ended(self, why: str) -> UnreachableError:
+        return UnreachableError(
+            f"the export lease has ended: {why}", next_step="A retry takes a new lease and reads again", **self.where
+        )
+
+    def _lose(self, error: WaveliftError) -> None:
+        """Remember the first reason and cut off all readers."""
+        with self._lock:
+            if self._lost is None:
+                self._lost = error
+            bodies = list(self._bodies.values())
+        for body in bodies:
+            body.cut()
+
+    def check(self) -> None:
+        """:raises WaveliftError: why the lease is lost, if it is."""
+        if self._lost is not None:
+            raise self._lost
+
+    # --- bodies ---------------------------------------------------------------------------------------------------
+
+    def open(self, disk: DiskFacts) -> LeaseBody:
+        """The raw stream-optimised VMDK of ``disk``, to be read once.
+
+        :raises TlsError: the host's certificate is refused. :raises UnreachableError: no connection, or lease lost.
+        """
+        self.check()
+        url = self._urls[disk_address(disk)]
+        config = self.session.config
+        target = target_of(str(url.url), config.host, config.port)
+        context, name = self._context(target, str(getattr(url, "sslThumbprint", None) or ""))
+        target = Target(name, target.port, target.path, target.local)
+        body = Body(
+            target, context, connect_timeout=config.timeout, proxy=config.http_proxy, hashed=self.check_manifest
+        )
+        stream = LeaseBody(self, disk, body)
+        with self._lock:
+            self._bodies[disk_address(disk)] = stream
+        stream.request()
+        return stream
+
+    def _context(self, target: Target, thumbprint: str) -> tuple[ssl.SSLContext, str]:
+        """One context per host and lease, and the name that resolves."""
+        config = self.session.config
+        if target.local:
+            return self.session.context, target.host
+        place = (target.host, target.port)
+        with self._lock:
+            if place not in self._contexts:
+                name = qualify(target.host, config.dns_suffixes)
+                reported = (thumbprint, self._reported_thumbprint() if not thumbprint else "")
+                context = esxi_context(config, name, target.port, reported, timeout=config.timeout)
+                self._contexts[place] = (context, name)
+            return self._contexts[place]
+
+    def _reported_thumbprint(self) -> str:
+        if not self._host:
+            return ""
+        path = "summary.config.sslThumbprint"
+        return str(read_one(self.session, vim.HostSystem, self._host, [path]).get(path) or "")
+
+    def explain(self, error: BaseException, body: Body, disk: DiskFacts) -> WaveliftError:
+        """Why a body broke: the lease, a move of the VM, a certificate, or just the line."""
+        if self._lost is not None:
+            return self._lost
+        where = {"disk": disk.address, **self.where}
+        config, target = self.session.config, body.target
+        if isinstance(error, ssl.SSLError) and not isinstance(error, CUTS):
+            override = OVERRIDE if target.local else ESXI_OVERRIDE
+            return explained_tls_error(
+                error, target.host, target.port, timeout=config.timeout, proxy=config.http_proxy, override=override
+            )
+        if not body.received and isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            return unreachable(error, target.host, target.port)
+        return self._why_cut(error, body, where)
+
+    def _why_cut(self, error: BaseException, body: Body, where: dict[str, Any]) -> WaveliftError:
+        try:
+            self._check_host()
+            ref = moref(self._lease)
+            values = read_one(self.session, vim.HttpNfcLease, ref, ["state", "error"]) if ref else {}
+        except GuardError as moved:
+            return moved
+        except NotFoundError:
+            return self._ended("vCenter no longer knows it")
+        except WaveliftError as also:
+            log.info("could not ask vCenter why the body broke: %s", also.what)
+            values = {}
+        if str(values.get("state", "")) == "error":
+            fault = values.get("error")
+            return self._ended(words(fault) if fault is not None else "vCenter gives no reason")
+        if isinstance(error, WaveliftError):
+            return error
+        return UnreachableError(
+            f"the disk's body broke off after {body.received} bytes: {str(error) or type(error).__name__}",
+            next_step="A retry reads the disk again from its start; parts that are stored are not sent again",
+            host=f"{body.target.host}:{body.target.port}",
+            **where,
+        )
+
+    # --- the VM stays where it is ---------------------------------------------------------------------------------
+
+    def _current_host(self) -> str:
+        values = read_one(self.session, vim.VirtualMachine, self.vm, ["runtime.host"], server=self.server or None)
+        return moref(values.get("runtime.host"))
+
+    def _check_host(self) -> None:
+        now = self._current_host()
+        if now != self._host:
+            raise GuardError(
+                "the VM moved to another host while its disks were read (SMS-14)",
+                next_step="A retry exports it from there; keep it in place meanwhile (DRS: manual)",
+                before=self._host,
+                after=now,
+                **self.where,
+            )
+
+    # --- vCenter's own checksums ----------------------------------------------------------------------------------
+
+    def _compare_manifest(self) -> None:
+        entries = self.session.read(self._lease.HttpNfcLeaseGetManifest, **self.where) or ()
+        known = {str(entry.key): entry for entry in entries}
+        with self._lock:
+            bodies = list(self._bodies.items())
+        for address, stream in bodies:
+            entry = known.get(str(self._urls[address].key))
+            if entry is None:
+                raise WaveliftError(
+                    "vCenter's manifest does not name the disk, so its checksum cannot be compared",
+                    next_step="Retry, or switch the manifest check off",
+                    disk=stream.disk.address,
+                    **self.where,
+                )
+            sent, got = (str(entry.sha1).lower(), int(entry.size)), (stream.sha1, stream.received)
+            if sent != got:
+                raise CorruptStreamError(
+                    f"what arrived is not what the host sent: {got[1]} bytes with SHA-1 {got[0]}, sent were {sent[1]} "
+                    f"with {sent[0]}",
+                    next_step="A retry reads the disk again",
+                    disk=stream.disk.address,
+                    **self.where,
+                )
+
+
+class LeaseBody:
+    """A disk's raw bytes while the lease lives; errors in our words."""
+
+    def __init__(self, lease: ExportLease, disk: DiskFacts, body: Body) -> None:
+        self.disk = disk
+        self._lease = lease
+        self._body = body
+
+    @property
+    def received(self) -> int:
+        """Bytes so far."""
+        return self._body.received
+
+    @property
+    def finished(self) -> bool:
+        return self._body.finished
+
+    @property
+    def sha1(self) -> str:
+        """Hex; empty unless the manifest is to be checked."""
+        return self._body.sha1
+
+    def request(self) -> None:
+        self._guarded(lambda: self._body.request(self._lease.session.cookie))
+
+    def readinto(self, buffer: Any) -> int:
+        """Bytes read into ``buffer``; 0 only at the true end of the body.
+
+        :raises UnreachableError: broke off or lease lost. :raises GuardError: the VM moved. :raises Cancelled:
+        """
+        return self._guarded(lambda: self._body.readinto(buffer))
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        problem: WaveliftError
+        try:
+            result = call()
+        except (*VENDOR_ERRORS, WaveliftError) as error:
+            problem = self._lease.explain(error, self._body, self.disk)
+        else:
+            self._lease.check()  # after the read: a body that was cut off may end in rubbish
+            return result
+        self._body.close()
+        raise problem
+
+    def cut(self) -> None:
+        self._body.cut()
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def _match(urls: Sequence[Any], disks: Sequence[DiskFacts], where: dict[str, Any]) -> dict[Address, Any]:
+    """Disk address → the lease's URL for it; both sides must name the same disks (invariant 11)."""
+    offered = {lease_address(str(url.key)) or (str(url.key), -1, -1): url for url in urls if url.disk is not False}
+    wanted = {disk_address(disk): disk for disk in disks}
+    if offered.keys() != wanted.keys():
+        here = ", ".join(sorted(disk.address for key, disk in wanted.items() if key not in offered)) or "none"
+        there = ", ".join(sorted(f"{key[0]}{key[1]}:{key[2]}" for key in offered.keys() - wanted.keys())) or "none"
+        raise GuardError(
+            f"the lease does not offer the snapshot's disks: missing {here}; unexpected {there}",
+            next_step="Look for independent, RDM or shared disks; they cannot be exported",
+            **where,
+        )
+    return offered

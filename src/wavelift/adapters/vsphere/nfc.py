@@ -1,0 +1,157 @@
+"""One disk's body from an NFC lease: a GET that is read once, forward, and can be cut off from another thread.
+
+``http.client`` reads straight into the caller's buffer and hands out its socket before the answer comes, so a cancel
+reaches even a request that waits for its first byte. There is one request per disk: nothing to pool, nothing to retry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from wavelift.base.domain import DiskFacts
+from wavelift.base.errors import UnreachableError, WaveliftError
+from wavelift.base.net import Proxy, https_connection
+
+READ_TIMEOUT_S: Final = 600.0
+"""Between two pieces of body. A host passes over a thick disk's zeros in silence; TCP finds a dead peer sooner."""
+
+_TCP_KEEPALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+"""Seconds, seconds, probes: a vanished host is noticed after about a minute."""
+
+_DEVICE_KEY: Final = re.compile(r"(?P<controller>[A-Za-z]+)(?P<bus>\d+):(?P<unit>\d+)")
+
+Address = tuple[str, int, int]
+"""Controller class, bus and unit: how a lease names a disk."""
+
+
+def lease_address(key: str) -> Address | None:
+    """``/vm-226/ParaVirtualSCSIController0:0`` → its address; None for keys of another form."""
+    match = _DEVICE_KEY.fullmatch(key.rsplit("/", 1)[-1])
+    return (match["controller"], int(match["bus"]), int(match["unit"])) if match else None
+
+
+def disk_address(disk: DiskFacts) -> Address:
+    return (disk.controller_class, disk.bus, disk.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a body is fetched from."""
+
+    host: str
+    port: int
+    path: str
+    local: bool
+    """The URL means vCenter itself: its own TLS policy holds."""
+
+
+def target_of(url: str, host: str, port: int) -> Target:
+    """A lease's URL; ``*`` in place of the host means the one that we talk to, ``host:port``."""
+    parts = urlsplit(url)
+    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    name = parts.hostname or "*"
+    if name == "*":
+        return Target(host, parts.port or port, path, local=True)
+    return Target(name, parts.port or 443, path, local=name.casefold() == host.casefold())
+
+
+class Body:
+    """A disk's body as raw bytes (``readinto``, ``close``). Read by one thread; :meth:`cut` may come from any."""
+
+    def __init__(
+        self, target: Target, context: ssl.SSLContext, *, connect_timeout: float, proxy: Proxy | None, hashed: bool
+    ) -> None:
+        self.target = target
+        self.received = 0
+        """Bytes so far."""
+        self.finished = False
+        """The whole body was read."""
+        self._sha1 = hashlib.sha1(usedforsecurity=False) if hashed else None
+        self._connection = https_connection(target.host, target.port, context, timeout=connect_timeout, proxy=proxy)
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._cut = False
+        self._response: HTTPResponse | None = None
+
+    @property
+    def sha1(self) -> str:
+        return self._sha1.hexdigest() if self._sha1 else ""
+
+    def request(self, cookie: str, *, read_timeout: float = READ_TIMEOUT_S) -> None:
+        """Ask for the body and read the answer's head.
+
+        :raises OSError, HTTPException: as the socket says it. :raises WaveliftError: another status than 200.
+        """
+        self._connection.connect()
+        with self._lock:
+            self._socket = self._connection.sock
+            if self._cut:
+                raise ConnectionAbortedError("cut off")
+        _keep_alive(self._connection.sock)
+        self._connection.sock.settimeout(read_timeout)
+        self._connection.request("GET", self.target.path, headers={"Cookie": cookie, "Accept-Encoding": "identity"})
+        self._response = self._connection.getresponse()
+        if self._response.status != 200:
+            raise _refusal(self._response, self.target)
+
+    def readinto(self, buffer: Any) -> int:
+        """Bytes read; 0 only at the true end.
+
+        :raises OSError, HTTPException: the body ended early.
+        """
+        view = memoryview(buffer)
+        if self._response is None:
+            raise ConnectionAbortedError("the body is closed")
+        count = self._response.readinto(view) if not self.finished else 0
+        if count == 0 and len(view):
+            # http.client says nothing when a body with a length ends early.
+            if self._response.length:
+                raise HTTPException(f"{self._response.length} bytes are missing")
+            self.finished = True
+        self.received += count
+        if self._sha1 is not None:
+            self._sha1.update(view[:count])
+        return count
+
+    def cut(self) -> None:
+        """Make a blocked read return at once. What it returns may be rubbish: the caller checks why it was cut."""
+        with self._lock:
+            self._cut = True
+            if self._socket is None:
+                return
+            try:
+                # Not SSLSocket's own shutdown: that turns a read under way into one of undecrypted bytes.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            except OSError:
+                return  # already closed by the other side
+
+    def close(self) -> None:
+        self.cut()
+        with self._lock:
+            response, self._response, self._socket = self._response, None, None
+        if response is not None:
+            response.close()
+        self._connection.close()
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _TCP_KEEPALIVE:
+        if hasattr(socket, option):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _refusal(response: HTTPResponse, target: Target) -> WaveliftError:
+    return UnreachableError(
+        f"{target.host}:{target.port} answers {response.status} {response.reason} for the disk's body",
+        next_step="A retry takes a new lease. 401 and 403 mean that the session or the lease has ended",
+        status=response.status,
+    )

@@ -1,0 +1,136 @@
+"""Which privileges are missing, and where (SMS-12).
+
+The list is generated from the calls that the adapter makes: pyvmomi's type table names each method's privilege. SMS's
+own five are kept even where today's calls need fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal
+
+from pyVmomi import vim
+
+from wavelift.adapters.vsphere.faults import moref
+from wavelift.adapters.vsphere.properties import collect
+from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.base.errors import MissingPrivilegeError, NotFoundError
+
+Scope = Literal["vm", "datastore", "root"]
+
+_CALLS: Final[tuple[tuple[Scope, Any, str], ...]] = (
+    ("vm", vim.VirtualMachine, "CreateSnapshot_Task"),
+    ("vm", vim.vm.Snapshot, "RemoveSnapshot_Task"),
+    ("vm", vim.VirtualMachine, "ConsolidateVMDisks_Task"),
+    ("vm", vim.vm.Snapshot, "ExportSnapshot"),
+)
+
+_READ: Final = "System.Read"
+"""Every property that we read demands it."""
+
+_SMS_DATASTORE: Final = ("Datastore.Browse", "Datastore.FileManagement")
+"""AWS SMS, "Permissions for SMS to access vCenter" (SMS-12)."""
+
+
+def _needed() -> dict[Scope, tuple[str, ...]]:
+    needed: dict[Scope, list[str]] = {"vm": [_READ], "datastore": [_READ, *_SMS_DATASTORE], "root": ["System.View"]}
+    for scope, kind, method in _CALLS:
+        needed[scope].append(getattr(kind, method).info.privId)
+    return {scope: tuple(dict.fromkeys(names)) for scope, names in needed.items()}
+
+
+REQUIRED: Final[Mapping[Scope, tuple[str, ...]]] = _needed()
+"""Scope → privileges for taking a VM's disks. ``root`` stands for vCenter itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class MissingPrivileges:
+    """What one principal lacks on one object."""
+
+    principal: str
+    scope: Scope
+    entity: str
+    """moref, ``vm-12``."""
+    name: str
+    privileges: tuple[str, ...]
+
+
+def missing_privileges(
+    session: VsphereSession,
+    vms: Sequence[str],
+    *,
+    principal: str | None = None,
+    required: Mapping[Scope, Sequence[str]] = REQUIRED,
+) -> dict[str, list[MissingPrivileges]]:
+    """VM's moref → what is missing on it, on its datastores and on the root; an empty list when nothing is.
+    VMs that are gone are absent.
+
+    :param principal: another user as vCenter names it (``DOMAIN\\user``), for AMP-03; None asks about ourselves.
+    :raises NotFoundError: vCenter knows no such user.
+    """
+    found = collect(session, vim.VirtualMachine, vms, ["name", "datastore"])
+    stores = {ref: [moref(store) for store in values.get("datastore") or ()] for ref, values in found.items()}
+    store_refs = list(dict.fromkeys(ref for refs in stores.values() for ref in refs))
+    names = {ref: str(values.get("name", ref)) for ref, values in found.items()}
+    names |= {ref: str(v.get("name", ref)) for ref, v in collect(session, vim.Datastore, store_refs, ["name"]).items()}
+    root = session.content.rootFolder
+    names[moref(root)] = "vCenter"
+    scopes: dict[Scope, list[Any]] = {
+        "vm": [session.managed(vim.VirtualMachine, ref) for ref in found],
+        "datastore": [session.managed(vim.Datastore, ref) for ref in store_refs],
+        "root": [root],
+    }
+    lacking: dict[str, MissingPrivileges] = {}
+    who = principal or session.user
+    for scope, entities in scopes.items():
+        for ref, privileges in _lacking(session, entities, tuple(required.get(scope, ())), principal).items():
+            lacking[ref] = MissingPrivileges(who, scope, ref, names.get(ref, ref), privileges)
+    return {
+        vm: [lacking[ref] for ref in (vm, *stores.get(vm, ()), moref(root)) if ref in lacking]
+        for vm in vms
+        if vm in found
+    }
+
+
+def _lacking(
+    session: VsphereSession, entities: list[Any], wanted: tuple[str, ...], principal: str | None
+) -> dict[str, tuple[str, ...]]:
+    if not entities or not wanted:
+        return {}
+    ask = partial(_held_by_us, session, wanted=wanted) if principal is None else partial(_held_by, session, principal)
+    missing = {ref: tuple(name for name in wanted if name not in names) for ref, names in _held(ask, entities).items()}
+    return {ref: names for ref, names in missing.items() if names}
+
+
+def _held(ask: Callable[[list[Any]], dict[str, set[str]]], entities: list[Any]) -> dict[str, set[str]]:
+    """One call for all; one each when we may not even look at some of them: then we hold nothing there."""
+    try:
+        return ask(entities)
+    except MissingPrivilegeError:
+        if len(entities) == 1:
+            return {moref(entities[0]): set()}
+    return {ref: names for entity in entities for ref, names in _held(ask, [entity]).items()}
+
+
+def _held_by_us(session: VsphereSession, entities: list[Any], *, wanted: tuple[str, ...]) -> dict[str, set[str]]:
+    manager = session.content.authorizationManager
+    answer = session.read(lambda: manager.HasPrivilegeOnEntities(entities, session.session_key, list(wanted)))
+    return {
+        moref(item.entity): {str(priv.privId) for priv in item.privAvailability or () if priv.isGranted}
+        for item in answer or ()
+    }
+
+
+def _held_by(session: VsphereSession, principal: str, entities: list[Any]) -> dict[str, set[str]]:
+    manager = session.content.authorizationManager
+    try:
+        answer = session.read(lambda: manager.FetchUserPrivilegeOnEntities(entities, principal), principal=principal)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"vCenter knows no user '{principal}'",
+            next_step="Name it as vCenter does: DOMAIN\\user",
+            principal=principal,
+        ) from error
+    return {moref(item.entity): {str(name) for name in item.privileges or ()} for item in answer or ()}

@@ -70,7 +70,8 @@ def _unknown(model: type[BaseModel], path: Path) -> str:
     known = sorted(here.model_fields)
     for field, info in here.model_fields.items():
         inner = _model_in(info.annotation)
-        if inner and info.annotation is inner and name in inner.model_fields:
+        direct = inner is info.annotation
+        if inner is not None and direct and name in inner.model_fields:
             return f"unknown key '{name}': it belongs under '{field}'"
     return f"unknown key '{name}'{did_you_mean(name, known)}; {allowed(known)}"
 

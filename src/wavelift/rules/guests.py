@@ -1,0 +1,101 @@
+"""Which guests VM Import/Export takes, by vSphere's guest id: ``data/guests.json``, each row with source and date."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Final, Literal
+
+Status = Literal["supported", "unknown", "unsupported"]
+Family = Literal["linux", "windows-server", "windows-client", "other"]
+
+MISSING_DRIVERS: Final = re.compile(r"(Red Hat Enterprise Linux|RHEL|CentOS)[^0-9]*6\.0\b", re.IGNORECASE)
+"""RHEL and CentOS 6.0, whose drivers are missing (SMS-11), as a guest's full name says it."""
+_ANY_6: Final = frozenset({"rhel6_64Guest", "centos6_64Guest"})
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """One row of the table."""
+
+    id: str
+    name: str
+    family: Family
+    bits: int
+    """32, 64, or 0 when the guest id doesn't say."""
+    status: Status
+    source: str
+    """Key of :func:`sources`."""
+    versions: str = ""
+    notes: str = ""
+    boot_modes: tuple[str, ...] = ("legacy-bios", "uefi")
+    english_only: bool = False
+    """Client Windows is imported in US English only (SMS-11)."""
+    nitro: bool = True
+    """False: comes without the drivers that a Nitro instance type needs."""
+
+    @property
+    def windows(self) -> bool:
+        return self.family.startswith("windows")
+
+    @property
+    def license_types(self) -> tuple[str, ...]:
+        """SMS-03 and the licensing page: Linux and client Windows are BYOL only."""
+        return ("auto", "aws", "byol") if self.family == "windows-server" else ("auto", "byol")
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSource:
+    """Where a row comes from."""
+
+    title: str
+    date: str
+    url: str = ""
+    read: str = ""
+
+
+@cache
+def _data() -> dict[str, Any]:
+    text = resources.files("wavelift.rules").joinpath("data/guests.json").read_text("utf-8")
+    data: dict[str, Any] = json.loads(text)
+    return data
+
+
+@cache
+def guests() -> dict[str, Guest]:
+    """Guest id → row."""
+    return {
+        row["id"]: Guest(**{**row, "boot_modes": tuple(row.get("boot_modes", ("legacy-bios", "uefi")))})
+        for row in _data()["guests"]
+    }
+
+
+@cache
+def sources() -> dict[str, GuestSource]:
+    """What the rows were read from, and when."""
+    return {key: GuestSource(**value) for key, value in _data()["sources"].items()}
+
+
+def guest(guest_id: str) -> Guest:
+    """The row of a guest id; one that says *unknown* for an id that the table lacks (a newer vSphere)."""
+    row = guests().get(guest_id)
+    if row is not None:
+        return row
+    lowered = guest_id.lower()
+    family: Family = "other"
+    if lowered.startswith("win"):
+        family = "windows-server" if "srv" in lowered else "windows-client"
+    return Guest(guest_id, guest_id or "not set", family, 0, "unknown", "", notes="this guest id is not in our table")
+
+
+def lacks_drivers(guest_id: str, full_name: str) -> bool:
+    """True for RHEL and CentOS 6.0 (SMS-11); only the guest's full name tells the minor release."""
+    return (guest_id in _ANY_6 or not guests().get(guest_id)) and MISSING_DRIVERS.search(full_name) is not None
+
+
+def minor_matters(guest_id: str) -> bool:
+    """True when one minor release of this guest id is refused and vCenter's id doesn't tell it."""
+    return guest_id in _ANY_6

@@ -1,0 +1,64 @@
+"""The states of a migration and the ways between them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from wavelift.base.errors import PermanentError
+
+
+class MigrationState(StrEnum):
+    """Where one server's way through a one-shot import stands."""
+
+    QUEUED = "queued"
+    TRANSFERRING = "transferring"
+    VERIFYING = "verifying"
+    IMPORTING = "importing"
+    LAUNCHING = "launching"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in TERMINAL
+
+
+TERMINAL: Final = frozenset({MigrationState.COMPLETED, MigrationState.FAILED, MigrationState.CANCELLED})
+_ORDER: Final = (
+    MigrationState.QUEUED,
+    MigrationState.TRANSFERRING,
+    MigrationState.VERIFYING,
+    MigrationState.IMPORTING,
+    MigrationState.LAUNCHING,
+    MigrationState.COMPLETED,
+)
+_MAY_BE_LEFT_OUT: Final = frozenset({MigrationState.VERIFYING, MigrationState.LAUNCHING})
+"""``verify: off`` and ``launch: none``."""
+
+
+def allowed(current: MigrationState, target: MigrationState) -> bool:
+    """Whether a migration may go from ``current`` to ``target``.
+
+    Forward one step at a time; back to any step at any time, since clearing tasks in Airflow repeats them; to failed
+    or cancelled from any step. A finished migration fails or is cancelled only after a step began again.
+    """
+    if current is target:
+        return True
+    if target in (MigrationState.FAILED, MigrationState.CANCELLED):
+        return not current.terminal
+    if current in (MigrationState.FAILED, MigrationState.CANCELLED):
+        return target is not MigrationState.COMPLETED
+    before, after = _ORDER.index(current), _ORDER.index(target)
+    return after < before or all(state in _MAY_BE_LEFT_OUT for state in _ORDER[before + 1 : after])
+
+
+def require(current: MigrationState, target: MigrationState, *, migration: str) -> None:
+    """:raises PermanentError: when the step is not :func:`allowed`."""
+    if not allowed(current, target):
+        raise PermanentError(
+            f"A migration cannot go from {current} to {target}",
+            next_step="Clear the server's tasks from `reserve` on, so that it starts again in order.",
+            migration=migration,
+        )

@@ -331,10 +331,12 @@ def _error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
         said = json.loads(body or b"{}")
     except ValueError:
         said = {}
-    code = headers.get("x-amzn-ErrorType") or said.get("__type") or said.get("code") or ""
-    message = said.get("message") or said.get("Message") or ""
+    code = str(headers.get("x-amzn-ErrorType") or said.get("__type") or said.get("code") or "")
+    message = str(said.get("message") or said.get("Message") or "")
     reason = said.get("Reason")
-    return code.partition(":")[0].rpartition("#")[2], f"{reason}: {message}" if reason else str(message)
+    if reason == "INVALID_BLOCK_TOKEN":  # the one reason that changes what to do
+        return reason, message
+    return code.partition(":")[0].rpartition("#")[2], f"{reason}: {message}" if reason else message
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

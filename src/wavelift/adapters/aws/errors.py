@@ -143,6 +143,10 @@ class UploadGoneError(WaveliftError):
     """The multipart upload does not exist any more: somebody aborted or completed it. A retry begins a new one."""
 
 
+class StaleTokenError(WaveliftError):
+    """The token of a snapshot block expired: list the blocks again."""
+
+
 class ObjectChangedError(WaveliftError):
     """An object was replaced while it was being read."""
 
@@ -226,6 +230,7 @@ _VERDICTS: Final[tuple[tuple[frozenset[str], type[WaveliftError], str], ...]] = 
     ),
     (_WRONG_REGION_CODES, PermanentError, "The bucket is in another region: it must be in the region of the import"),
     (frozenset({"NoSuchUpload"}), UploadGoneError, "Run the export again; it begins a new upload"),
+    (frozenset({"INVALID_BLOCK_TOKEN"}), StaleTokenError, "List the snapshot's blocks again"),
     (frozenset({"PreconditionFailed"}), ObjectChangedError, "Another process wrote this object; start again"),
     (_BUSY_CODES, BusyError, "Wait until the other operation on it has ended"),
     (_MOMENTARY_CODES, UnreachableError, "AWS had an internal fault; try again"),

@@ -1,0 +1,335 @@
+"""What pre-flight must know of the account: role, bucket, key, network, instance types (AMP-06). Reads only.
+
+Facts, not verdicts. What the caller may not look at is ``unknown`` with the reason, never a false alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from botocore.exceptions import ClientError
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.errors import aws_errors, error_code
+from wavelift.adapters.aws.policies import missing_actions, role_needs, trust_problem
+from wavelift.base.errors import MissingPrivilegeError, NotFoundError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RoleFacts:
+    """The service role that VM Import assumes.
+
+    :ivar trust_problem: what keeps VM Import from assuming it; empty when nothing does.
+    :ivar missing_actions: what its policies don't allow on the staging bucket, in EC2 and on the key.
+    """
+
+    name: str
+    exists: bool = False
+    arn: str = ""
+    trust_problem: str = ""
+    missing_actions: tuple[str, ...] = ()
+    unknown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketFacts:
+    """The staging bucket. ``owned``: by the caller's account; None where nobody would say."""
+
+    name: str
+    exists: bool = False
+    region: str = ""
+    owned: bool | None = None
+    encryption: str = ""
+    kms_key: str = ""
+    unknown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """A KMS key; ``state`` is AWS's word, ``Enabled`` when it works."""
+
+    key: str
+    exists: bool = False
+    arn: str = ""
+    state: str = ""
+    usage: str = ""
+    region: str = ""
+    unknown: str = ""
+
+    @property
+    def usable(self) -> bool:
+        return self.state == "Enabled" and self.usage == "ENCRYPT_DECRYPT"
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetFacts:
+    subnet_id: str
+    vpc_id: str
+    zone: str
+    cidr: str
+    free_addresses: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """What exists of the asked-for network; an id that is missing here does not exist.
+
+    :ivar security_groups: group id to its VPC.
+    """
+
+    vpcs: frozenset[str] = frozenset()
+    subnets: Mapping[str, SubnetFacts] = field(default_factory=dict)
+    security_groups: Mapping[str, str] = field(default_factory=dict)
+    unknown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceTypeFacts:
+    """An instance type that the region offers, and in which zones."""
+
+    name: str
+    zones: frozenset[str] = frozenset()
+    architectures: tuple[str, ...] = ()
+    boot_modes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AccountFacts:
+    """Everything of one environment, in one pass."""
+
+    account: str
+    role: RoleFacts
+    bucket: BucketFacts
+    key: KeyFacts | None
+    network: NetworkFacts
+    instance_types: Mapping[str, InstanceTypeFacts]
+    ebs_encrypted_by_default: bool | None
+
+
+class AccountChecks:
+    """Read-only look-ups for pre-flight."""
+
+    def __init__(self, access: AwsAccess) -> None:
+        self._access = access
+
+    def account(
+        self,
+        *,
+        role: str,
+        bucket: str,
+        prefix: str = "",
+        kms_key: str | None = None,
+        vpc: str = "",
+        subnets: Iterable[str] = (),
+        security_groups: Iterable[str] = (),
+        instance_types: Iterable[str] = (),
+    ) -> AccountFacts:
+        """All facts that an environment needs.
+
+        :raises LoginError: the credentials are refused; everything else that can't be seen is ``unknown``.
+        """
+        account = self.account_id()
+        key = self.key(kms_key) if kms_key else None
+        return AccountFacts(
+            account=account,
+            role=self.role(role, bucket=bucket, prefix=prefix, kms_key_arn=key.arn if key else ""),
+            bucket=self.bucket(bucket, account=account),
+            key=key,
+            network=self.network(vpcs=[vpc] if vpc else [], subnets=subnets, security_groups=security_groups),
+            instance_types=self.instance_types(instance_types),
+            ebs_encrypted_by_default=self.ebs_encrypted_by_default(),
+        )
+
+    def account_id(self) -> str:
+        """The caller's account; also the cheapest test of the credentials."""
+        with aws_errors("could not log in to AWS", service="sts"):
+            return str(self._access.client("sts").get_caller_identity()["Account"])
+
+    # -- role -----------------------------------------------------------------------------------------------------
+
+    def role(self, name: str, *, bucket: str, prefix: str = "", kms_key_arn: str = "") -> RoleFacts:
+        """Trust and permissions of the service role for imports from ``bucket``."""
+        try:
+            found = self._read("iam", "the service role", lambda iam: iam.get_role(RoleName=name)["Role"])
+            if found is None:
+                return RoleFacts(name)
+            documents = list(self._role_documents(name))
+        except MissingPrivilegeError as error:
+            return RoleFacts(name, unknown=str(error))
+        partition = found["Arn"].split(":")[1]
+        needs = role_needs(bucket, prefix=prefix, kms_key_arn=kms_key_arn, partition=partition)
+        return RoleFacts(
+            name,
+            exists=True,
+            arn=found["Arn"],
+            trust_problem=trust_problem(found.get("AssumeRolePolicyDocument", {})),
+            missing_actions=missing_actions(documents, needs),
+        )
+
+    def _role_documents(self, name: str) -> Iterator[Mapping[str, Any]]:
+        """Every policy of the role, inline and attached."""
+        iam = self._access.client("iam")
+        with aws_errors("could not read the role's policies", service="iam", role=name):
+            for page in iam.get_paginator("list_role_policies").paginate(RoleName=name):
+                for policy in page["PolicyNames"]:
+                    yield iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
+            for page in iam.get_paginator("list_attached_role_policies").paginate(RoleName=name):
+                for policy in page["AttachedPolicies"]:
+                    arn = policy["PolicyArn"]
+                    version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+                    yield iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
+
+    # -- bucket and key -------------------------------------------------------------------------------------------
+
+    def bucket(self, name: str, *, account: str = "") -> BucketFacts:
+        """Where the staging bucket is, whose it is, and how it encrypts."""
+        try:
+            location = self._read("s3", "the bucket", lambda s3: s3.get_bucket_location(Bucket=name))
+            if location is None:
+                return BucketFacts(name)
+            rule = self._bucket_encryption(name)
+            return BucketFacts(
+                name,
+                exists=True,
+                region=_region_of(location.get("LocationConstraint")),
+                owned=self._owned(name, account) if account else None,
+                encryption=rule.get("SSEAlgorithm", ""),
+                kms_key=rule.get("KMSMasterKeyID", ""),
+            )
+        except MissingPrivilegeError as error:
+            return BucketFacts(name, unknown=str(error))
+
+    def _owned(self, name: str, account: str) -> bool:
+        """S3 refuses a call that names another owner than the bucket's."""
+        try:
+            self._read("s3", "the bucket", lambda s3: s3.head_bucket(Bucket=name, ExpectedBucketOwner=account))
+        except MissingPrivilegeError:
+            return False
+        return True
+
+    def _bucket_encryption(self, name: str) -> Mapping[str, str]:
+        try:
+            answer = self._read("s3", "the bucket's encryption", lambda s3: s3.get_bucket_encryption(Bucket=name))
+        except MissingPrivilegeError:
+            return {}
+        rules = (answer or {}).get("ServerSideEncryptionConfiguration", {}).get("Rules", [])
+        return dict(rules[0].get("ApplyServerSideEncryptionByDefault", {})) if rules else {}
+
+    def key(self, key: str) -> KeyFacts:
+        """Does the key (id, ARN or alias) exist and work?"""
+        try:
+            answer = self._read("kms", "the key", lambda kms: kms.describe_key(KeyId=key))
+        except MissingPrivilegeError as error:
+            return KeyFacts(key, unknown=str(error))
+        if answer is None:
+            return KeyFacts(key)
+        found = answer["KeyMetadata"]
+        return KeyFacts(
+            key,
+            exists=True,
+            arn=found["Arn"],
+            state=found.get("KeyState", ""),
+            usage=found.get("KeyUsage", ""),
+            region=found["Arn"].split(":")[3],
+        )
+
+    # -- EC2 ------------------------------------------------------------------------------------------------------
+
+    def ebs_encrypted_by_default(self) -> bool | None:
+        """The account's setting in this region; None where the caller may not see it."""
+        try:
+            answer = self._read("ec2", "the EBS encryption default", lambda ec2: ec2.get_ebs_encryption_by_default())
+        except MissingPrivilegeError:
+            return None
+        return bool(answer and answer["EbsEncryptionByDefault"])
+
+    def network(
+        self, *, vpcs: Iterable[str] = (), subnets: Iterable[str] = (), security_groups: Iterable[str] = ()
+    ) -> NetworkFacts:
+        """Which of these exist, and which VPC they belong to."""
+        try:
+            return NetworkFacts(
+                vpcs=frozenset(found["VpcId"] for found in self._described("describe_vpcs", "Vpcs", "vpc-id", vpcs)),
+                subnets={
+                    found["SubnetId"]: SubnetFacts(
+                        found["SubnetId"],
+                        found["VpcId"],
+                        found.get("AvailabilityZone", ""),
+                        found.get("CidrBlock", ""),
+                        found.get("AvailableIpAddressCount", 0),
+                    )
+                    for found in self._described("describe_subnets", "Subnets", "subnet-id", subnets)
+                },
+                security_groups={
+                    found["GroupId"]: found.get("VpcId", "")
+                    for found in self._described(
+                        "describe_security_groups", "SecurityGroups", "group-id", security_groups
+                    )
+                },
+            )
+        except MissingPrivilegeError as error:
+            return NetworkFacts(unknown=str(error))
+
+    def instance_types(self, names: Iterable[str]) -> dict[str, InstanceTypeFacts]:
+        """Of these types, those that the region offers, with the zones that have them."""
+        wanted = list(dict.fromkeys(names))
+        zones: dict[str, set[str]] = {}
+        for offer in self._described(
+            "describe_instance_type_offerings",
+            "InstanceTypeOfferings",
+            "instance-type",
+            wanted,
+            LocationType="availability-zone",
+        ):
+            zones.setdefault(offer["InstanceType"], set()).add(offer["Location"])
+        described = {
+            found["InstanceType"]: found
+            for found in self._described("describe_instance_types", "InstanceTypes", "instance-type", zones)
+        }
+        return {
+            name: InstanceTypeFacts(
+                name,
+                frozenset(offered),
+                tuple(described.get(name, {}).get("ProcessorInfo", {}).get("SupportedArchitectures", ())),
+                tuple(described.get(name, {}).get("SupportedBootModes", ())),
+            )
+            for name, offered in zones.items()
+        }
+
+    def _described(
+        self, operation: str, field_name: str, filter_name: str, values: Iterable[str], **options: Any
+    ) -> list[dict[str, Any]]:
+        """Describe by filter: unknown ids are left out instead of failing the call."""
+        wanted = list(dict.fromkeys(values))
+        if not wanted:
+            return []
+        pages = self._access.client("ec2").get_paginator(operation)
+        with aws_errors(f"could not call {operation}", service="ec2"):
+            return [
+                found
+                for page in pages.paginate(Filters=[{"Name": filter_name, "Values": wanted}], **options)
+                for found in page[field_name]
+            ]
+
+    def _read(self, service: str, what: str, call: Callable[[Any], T]) -> T | None:
+        """One look; None when it does not exist."""
+        client = self._access.client(service)
+        try:
+            with aws_errors(f"could not look at {what}", service=service):
+                try:
+                    return call(client)
+                except ClientError as error:
+                    if error_code(error) == "ServerSideEncryptionConfigurationNotFoundError":
+                        return None
+                    raise
+        except NotFoundError:
+            return None
+
+
+def _region_of(constraint: str | None) -> str:
+    """S3's old spellings of two regions."""
+    return {None: "us-east-1", "": "us-east-1", "EU": "eu-west-1"}.get(constraint, constraint or "")

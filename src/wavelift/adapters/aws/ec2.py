@@ -1,0 +1,299 @@
+"""Instances, images and snapshots: launch, look, tag, find what is ours, take away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.errors import aws_errors, error_code, is_missing
+from wavelift.adapters.aws.tagging import filters, from_aws, specification, to_aws
+from wavelift.base.errors import NotFoundError
+
+GONE_STATES: Final = frozenset({"terminated", "shutting-down"})
+BATCH: Final = 100
+"""Ids in one describe, tag or terminate call."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRequest:
+    """One instance.
+
+    :ivar client_token: EC2 answers a repeated token with the instance that it started before.
+    :ivar private_ip: empty lets the subnet choose.
+    :ivar public_ip: only on request: a migrated server must not stand in the Internet by accident.
+    """
+
+    image_id: str
+    instance_type: str
+    subnet_id: str
+    client_token: str
+    security_groups: Sequence[str] = ()
+    private_ip: str = ""
+    public_ip: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+    key_name: str = ""
+    instance_profile: str = ""
+
+    def parameters(self) -> dict[str, Any]:
+        """The request as boto3 wants it. IMDSv2 is required: migrated software does not know the metadata service."""
+        interface: dict[str, Any] = {
+            "DeviceIndex": 0,
+            "SubnetId": self.subnet_id,
+            "AssociatePublicIpAddress": self.public_ip,
+        }
+        if self.security_groups:
+            interface["Groups"] = list(self.security_groups)
+        if self.private_ip:
+            interface["PrivateIpAddress"] = self.private_ip
+        parameters: dict[str, Any] = {
+            "ImageId": self.image_id,
+            "InstanceType": self.instance_type,
+            "MinCount": 1,
+            "MaxCount": 1,
+            "ClientToken": self.client_token,
+            "NetworkInterfaces": [interface],
+            "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled"},
+            "TagSpecifications": [
+                *specification("instance", self.tags),
+                *specification("volume", self.tags),
+                *specification("network-interface", self.tags),
+            ],
+        }
+        if self.key_name:
+            parameters["KeyName"] = self.key_name
+        if self.instance_profile:
+            parameters["IamInstanceProfile"] = {"Name": self.instance_profile}
+        return parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance as EC2 describes it."""
+
+    instance_id: str
+    state: str
+    private_ip: str = ""
+    public_ip: str = ""
+    image_id: str = ""
+    instance_type: str = ""
+    subnet_id: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An AMI; ``snapshot_ids`` by device, root device first."""
+
+    image_id: str
+    state: str
+    name: str = ""
+    root_device: str = ""
+    boot_mode: str = ""
+    snapshot_ids: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An EBS snapshot; ``volume_gib`` is the size of its volume."""
+
+    snapshot_id: str
+    state: str
+    volume_gib: int
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OurResources:
+    """What carries our tag in EC2. Imports: :meth:`VmImport.find`; objects and uploads: ``S3Staging``."""
+
+    instances: tuple[Instance, ...] = ()
+    images: tuple[Image, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.instances or self.images or self.snapshots)
+
+
+class Ec2:
+    """Instances, images and snapshots of one account and region."""
+
+    def __init__(self, access: AwsAccess) -> None:
+        self._access = access
+
+    @property
+    def _client(self) -> Any:
+        return self._access.client("ec2")
+
+    # -- instances ------------------------------------------------------------------------------------------------
+
+    def launch(self, request: LaunchRequest) -> Instance:
+        """Start an instance and return at once; its state is ``pending``.
+
+        The same client token gives the same instance. EC2 forgets tokens in time; so it is looked for first.
+
+        :raises LimitReachedError: the account's vCPU limit, the zone's capacity or the subnet's addresses are used up.
+        """
+        token = {"Name": "client-token", "Values": [request.client_token]}
+        before = [one for one in self._instances(Filters=[token]) if one.state not in GONE_STATES]
+        if before:
+            return before[0]
+        with aws_errors(
+            "could not launch the instance",
+            service="ec2",
+            image=request.image_id,
+            subnet=request.subnet_id,
+            type=request.instance_type,
+        ):
+            answer = self._client.run_instances(**request.parameters())
+        return _read_instance(answer["Instances"][0])
+
+    def describe_instances(self, instance_ids: Iterable[str]) -> dict[str, Instance]:
+        """Instances by id; unknown ids are left out (they are not asked for by id, so one can't fail the rest)."""
+        found: dict[str, Instance] = {}
+        for batch in _batches(instance_ids):
+            for one in self._instances(Filters=[{"Name": "instance-id", "Values": batch}]):
+                found[one.instance_id] = one
+        return found
+
+    def _instances(self, **selection: Any) -> list[Instance]:
+        pages = self._client.get_paginator("describe_instances").paginate(**selection)
+        with aws_errors("could not look at the instances", service="ec2"):
+            return [
+                _read_instance(one)
+                for page in pages
+                for reservation in page["Reservations"]
+                for one in reservation["Instances"]
+            ]
+
+    def terminate(self, instance_ids: Iterable[str]) -> None:
+        """Terminate instances; unknown and terminated ones are fine."""
+        alive = [one.instance_id for one in self.describe_instances(instance_ids).values() if one.state != "terminated"]
+        for batch in _batches(alive):
+            with aws_errors("could not terminate instances", service="ec2", instance=batch[0]):
+                self._client.terminate_instances(InstanceIds=batch)
+
+    # -- images and snapshots -------------------------------------------------------------------------------------
+
+    def images(self, image_ids: Iterable[str]) -> dict[str, Image]:
+        """Images by id; unknown ids are left out."""
+        found: dict[str, Image] = {}
+        for batch in _batches(image_ids):
+            for one in self._images(Filters=[{"Name": "image-id", "Values": batch}]):
+                found[one.image_id] = one
+        return found
+
+    def _images(self, **selection: Any) -> list[Image]:
+        pages = self._client.get_paginator("describe_images").paginate(Owners=["self"], **selection)
+        with aws_errors("could not look at the images", service="ec2"):
+            return [_read_image(one) for page in pages for one in page["Images"]]
+
+    def snapshots(self, snapshot_ids: Iterable[str]) -> dict[str, Snapshot]:
+        """Snapshots by id; unknown ids are left out."""
+        found: dict[str, Snapshot] = {}
+        for batch in _batches(snapshot_ids):
+            for one in self._snapshots(Filters=[{"Name": "snapshot-id", "Values": batch}]):
+                found[one.snapshot_id] = one
+        return found
+
+    def _snapshots(self, **selection: Any) -> list[Snapshot]:
+        pages = self._client.get_paginator("describe_snapshots").paginate(OwnerIds=["self"], **selection)
+        with aws_errors("could not look at the snapshots", service="ec2"):
+            return [
+                Snapshot(one["SnapshotId"], one["State"], one.get("VolumeSize", 0), from_aws(one.get("Tags", [])))
+                for page in pages
+                for one in page["Snapshots"]
+            ]
+
+    def tag(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+        """Put tags on resources; repeating it changes nothing."""
+        for batch in _batches(resource_ids):
+            with aws_errors("could not tag", service="ec2", resource=batch[0]):
+                self._client.create_tags(Resources=batch, Tags=to_aws(tags))
+
+    def tag_image(self, image_id: str, tags: Mapping[str, str], *, snapshot_ids: Sequence[str] = ()) -> Image:
+        """Tag an image and its snapshots: ImportImage tags neither.
+
+        :param snapshot_ids: the import's own list, for snapshots that the image does not name.
+        :raises NotFoundError: there is no such image of ours.
+        """
+        image = self.images([image_id]).get(image_id)
+        if image is None:
+            raise NotFoundError("there is no such image", next_step="Check region and account", image=image_id)
+        self.tag(list(dict.fromkeys((image_id, *image.snapshot_ids, *snapshot_ids))), tags)
+        return image
+
+    def deregister(self, image_id: str, *, delete_snapshots: bool) -> None:
+        """Take an image away, and its snapshots where asked for; what is already gone is fine."""
+        image = self.images([image_id]).get(image_id)
+        if image is None:
+            return
+        self._forgiving("could not deregister the image", "deregister_image", ImageId=image_id)
+        if delete_snapshots:
+            for snapshot_id in image.snapshot_ids:
+                self.delete_snapshot(snapshot_id)
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        """Delete a snapshot; one that is already gone is fine.
+
+        :raises BusyError: an image still uses it.
+        """
+        self._forgiving("could not delete the snapshot", "delete_snapshot", SnapshotId=snapshot_id)
+
+    def _forgiving(self, doing: str, operation: str, **parameters: str) -> None:
+        """A removal that has happened before is one."""
+        with aws_errors(doing, service="ec2", resource=next(iter(parameters.values()))):
+            try:
+                getattr(self._client, operation)(**parameters)
+            except ClientError as error:
+                if not is_missing(error_code(error)) and error_code(error) != "InvalidAMIID.Unavailable":
+                    raise
+
+    # -- housekeeping ---------------------------------------------------------------------------------------------
+
+    def find_ours(self, tags: Mapping[str, str]) -> OurResources:
+        """What carries all these tags (an empty value asks for the name only); terminated instances are left out."""
+        chosen = {"Filters": filters(tags)}
+        return OurResources(
+            instances=tuple(one for one in self._instances(**chosen) if one.state not in GONE_STATES),
+            images=tuple(self._images(**chosen)),
+            snapshots=tuple(self._snapshots(**chosen)),
+        )
+
+
+def _batches(ids: Iterable[str]) -> Iterator[list[str]]:
+    unique = [one for one in dict.fromkeys(ids) if one]
+    for start in range(0, len(unique), BATCH):
+        yield unique[start : start + BATCH]
+
+
+def _read_instance(one: Mapping[str, Any]) -> Instance:
+    return Instance(
+        instance_id=one["InstanceId"],
+        state=one["State"]["Name"],
+        private_ip=one.get("PrivateIpAddress", ""),
+        public_ip=one.get("PublicIpAddress", ""),
+        image_id=one.get("ImageId", ""),
+        instance_type=one.get("InstanceType", ""),
+        subnet_id=one.get("SubnetId", ""),
+        tags=from_aws(one.get("Tags", [])),
+    )
+
+
+def _read_image(one: Mapping[str, Any]) -> Image:
+    root = one.get("RootDeviceName", "")
+    devices = [device for device in one.get("BlockDeviceMappings", []) if device.get("Ebs", {}).get("SnapshotId")]
+    devices.sort(key=lambda device: (device.get("DeviceName") != root, device.get("DeviceName", "")))
+    return Image(
+        image_id=one["ImageId"],
+        state=one.get("State", ""),
+        name=one.get("Name", ""),
+        root_device=root,
+        boot_mode=one.get("BootMode", ""),
+        snapshot_ids=tuple(device["Ebs"]["SnapshotId"] for device in devices),
+        tags=from_aws(one.get("Tags", [])),
+    )

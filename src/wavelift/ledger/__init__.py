@@ -1,1 +1,35 @@
-"""The relational record of servers, migrations, slots and events. Control-plane tasks, console and CLI only."""
+"""The relational record of servers, migrations, slots and events. Control-plane tasks, console and CLI only.
+
+Open a :class:`Ledger` and hand it to the functions of ``waves``, ``migrations``, ``events`` and ``servers``; slots and
+new migrations are the business of :mod:`wavelift.services.admission`. Records are frozen values.
+"""
+
+from wavelift.ledger.database import Ledger
+from wavelift.ledger.records import (
+    DagRun,
+    Event,
+    Migration,
+    Page,
+    Server,
+    Slot,
+    SlotKind,
+    SnapshotState,
+    SourceServer,
+    WaveRun,
+    WaveRunState,
+)
+
+__all__ = [
+    "DagRun",
+    "Event",
+    "Ledger",
+    "Migration",
+    "Page",
+    "Server",
+    "Slot",
+    "SlotKind",
+    "SnapshotState",
+    "SourceServer",
+    "WaveRun",
+    "WaveRunState",
+]

@@ -1,0 +1,1 @@
+"""Schema revisions, run by Alembic through :mod:`wavelift.ledger.revisions`."""

@@ -1,0 +1,205 @@
+"""Opening the ledger, and its transactions.
+
+SQLite: write-ahead log, one writer at a time from ``BEGIN`` on, so that what a transaction read is still so when it
+writes. PostgreSQL: the same promise per named lock, by a row locked for the length of the transaction.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from wavelift.base.errors import PermanentError, UnreachableError, WaveliftError
+from wavelift.ledger import revisions
+from wavelift.ledger.tables import mutex
+
+BUSY_TIMEOUT_S: Final = 30.0
+"""How long a transaction waits for another's lock. Ours take milliseconds; a laptop that sleeps takes longer."""
+CONNECT_TIMEOUT_S: Final = 10
+STATEMENT_TIMEOUT_S: Final = 60
+POOL_SIZE: Final = 5
+"""Connections of one process to PostgreSQL; only the api-server needs more than one."""
+POSTGRESQL_DRIVER: Final = "postgresql+psycopg2"
+"""The one that Airflow's own provider brings. SQLAlchemy 2.1's default is another."""
+_WRITES: Final = "wavelift_writes"
+
+
+class Ledger:
+    """An open ledger. Safe in threads and after a fork; holds no connection between calls on SQLite.
+
+    The modules beside this one hold the functions: ``waves``, ``migrations``, ``slots``, ``events``, ``servers``.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        """Use :meth:`open`, which also checks the schema."""
+        self._engine = engine
+        self._pid = os.getpid()
+
+    @classmethod
+    def open(cls, url: str, *, upgrade: bool | None = None) -> Self:
+        """Open the ledger at ``url`` (``sqlite:////path/wavelift.db`` or ``postgresql://…``).
+
+        :param upgrade: make or upgrade the schema when it is missing or old. By default so on SQLite, which belongs to
+            one machine; on PostgreSQL that is a step of the administrator: ``wavelift init``.
+        :raises PermanentError: for another kind of URL, a missing schema, or one of a newer wavelift.
+        :raises UnreachableError: when the database does not answer.
+        """
+        engine = _make_engine(url)
+        ledger = cls(engine)
+        if upgrade is None:
+            upgrade = engine.dialect.name == "sqlite"
+        with _own_errors(engine.url):
+            found = revisions.current(engine)
+            if found != revisions.HEAD and upgrade and revisions.is_older(found):
+                revisions.upgrade(engine)
+                found = revisions.current(engine)
+        if found != revisions.HEAD:
+            ledger.close()
+            raise _wrong_schema(engine.url, found)
+        return ledger
+
+    @property
+    def url(self) -> str:
+        """Where the ledger is, without the password."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads."""
+        with _own_errors(self._engine.url), self._connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self, *locks: str) -> Iterator[sa.Connection]:
+        """A transaction that is alone under each of the named ``locks`` until it ends.
+
+        Committed when the block ends, rolled back when it raises.
+        """
+        with _own_errors(self._engine.url), self._connect() as connection:
+            writer = connection.execution_options(**{_WRITES: True})
+            with writer.begin():
+                if self._engine.dialect.name == "postgresql":
+                    _lock_rows(writer, locks)
+                yield writer
+
+    def close(self) -> None:
+        """Close pooled connections. The ledger can still be used."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _connect(self) -> sa.Connection:
+        if self._pid != os.getpid():
+            # A child of a fork must neither use nor close its parent's connections.
+            self._engine.dispose(close=False)
+            self._pid = os.getpid()
+        return self._engine.connect()
+
+
+def _make_engine(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        backend = parsed.get_backend_name()
+    except SQLAlchemyError as exc:
+        # The text may hold a password: it is not repeated.
+        raise PermanentError("The ledger's address is not a database URL", next_step=_URL_HELP) from exc
+    if backend == "sqlite":
+        return _sqlite_engine(parsed)
+    if backend in ("postgresql", "postgres"):
+        return _postgresql_engine(parsed)
+    raise PermanentError("The ledger cannot use this kind of database", next_step=_URL_HELP, kind=backend)
+
+
+_URL_HELP: Final = "Set `[wavelift] ledger_url` to `sqlite:////absolute/path/wavelift.db` or `postgresql://user:password@host/database`."
+
+
+def _sqlite_engine(url: sa.URL) -> sa.Engine:
+    if not url.database or url.database == ":memory:":
+        raise PermanentError("The ledger needs a SQLite file: other processes read it too", next_step=_URL_HELP)
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    # Not pooled: an SQLite connection must not be carried across a fork, and opening one takes well under 1 ms.
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
+
+    @sa.event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN comes too late: at the first write
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")  # an intent must survive a power cut: what it names exists
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql_engine(url: sa.URL) -> sa.Engine:
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername=POSTGRESQL_DRIVER)
+    options = f"-c lock_timeout={BUSY_TIMEOUT_S * 1000:.0f} -c statement_timeout={STATEMENT_TIMEOUT_S * 1000}"
+    try:
+        return sa.create_engine(
+            url,
+            pool_size=POOL_SIZE,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "options": options},
+        )
+    except ImportError as exc:
+        raise PermanentError(
+            "The driver for the ledger's PostgreSQL is not installed",
+            next_step="Install `wavelift[postgres]`.",
+            driver=url.drivername,
+        ) from exc
+
+
+def _lock_rows(connection: sa.Connection, locks: tuple[str, ...]) -> None:
+    for name in sorted(set(locks)):  # in one order everywhere, so that two transactions cannot wait for each other
+        connection.execute(postgresql_insert(mutex).values(name=name).on_conflict_do_nothing())
+        connection.execute(sa.select(mutex.c.name).where(mutex.c.name == name).with_for_update())
+
+
+def _wrong_schema(url: sa.URL, found: str | None) -> PermanentError:
+    place = url.render_as_string(hide_password=True)
+    if not revisions.is_older(found):
+        return PermanentError(
+            "The ledger was made by a newer wavelift",
+            next_step="Use the same wavelift on every machine of this Airflow.",
+            ledger=place,
+            revision=found,
+        )
+    what = "The ledger has no tables yet" if found is None else "The ledger's tables are of an older wavelift"
+    return PermanentError(what, next_step="Run `wavelift init`.", ledger=place, revision=found)
+
+
+@contextmanager
+def _own_errors(url: sa.URL) -> Iterator[None]:
+    """No bare database exception leaves the ledger (invariant 13)."""
+    try:
+        yield
+    except SQLAlchemyError as exc:
+        place = url.render_as_string(hide_password=True)
+        reason = str(exc.orig).strip() if isinstance(exc, DBAPIError) else type(exc).__name__
+        if isinstance(exc, OperationalError | InterfaceError | PoolTimeoutError):
+            raise UnreachableError(
+                f"The ledger's database did not serve us: {reason}",
+                next_step="See that it runs, has disk space and is not locked by a long transaction.",
+                ledger=place,
+            ) from exc
+        raise WaveliftError(
+            f"The ledger's database refused: {reason}",
+            next_step="Report this with the log: it should not happen.",
+            ledger=place,
+        ) from exc

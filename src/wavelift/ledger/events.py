@@ -1,0 +1,91 @@
+"""The audit trail: who, what, when, on which object. It only grows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from wavelift.base.run import Clock
+from wavelift.ledger.database import Ledger
+from wavelift.ledger.records import DagRun, Event
+from wavelift.ledger.tables import event
+
+EVENTS_A_PAGE: Final = 200
+
+
+def append(
+    tx: sa.Connection,
+    *,
+    at: datetime,
+    actor: str,
+    action: str,
+    object_kind: str,
+    object_id: str,
+    run: DagRun | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Write one line within the transaction that makes the change it tells of."""
+    tx.execute(
+        event.insert().values(
+            at=at,
+            actor=actor,
+            action=action,
+            object_kind=object_kind,
+            object_id=object_id,
+            dag_id=run.dag_id if run else "",
+            dag_run_id=run.dag_run_id if run else "",
+            details=dict(details or {}),
+        )
+    )
+
+
+def record_event(
+    ledger: Ledger,
+    *,
+    clock: Clock,
+    actor: str,
+    action: str,
+    object_kind: str,
+    object_id: str,
+    run: DagRun | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Write one line about something that changed outside the ledger (a clean-up, a refused call)."""
+    with ledger.write() as tx:
+        append(
+            tx,
+            at=clock.now(),
+            actor=actor,
+            action=action,
+            object_kind=object_kind,
+            object_id=object_id,
+            run=run,
+            details=details,
+        )
+
+
+def list_events(
+    ledger: Ledger,
+    *,
+    object_kind: str | None = None,
+    object_id: str | None = None,
+    dag_ids: Collection[str] | None = None,
+    after: int = 0,
+    limit: int = EVENTS_A_PAGE,
+) -> tuple[Event, ...]:
+    """Events in the order in which they were written, from the one behind id ``after`` on.
+
+    :param dag_ids: only events of these DAGs (what the caller may read); None for all.
+    """
+    query = sa.select(event).where(event.c.id > after).order_by(event.c.id).limit(limit)
+    if object_kind is not None:
+        query = query.where(event.c.object_kind == object_kind)
+    if object_id is not None:
+        query = query.where(event.c.object_id == object_id)
+    if dag_ids is not None:
+        query = query.where(event.c.dag_id.in_(dag_ids))
+    with ledger.read() as tx:
+        return tuple(Event(**row._asdict()) for row in tx.execute(query))

@@ -1,0 +1,41 @@
+"""Source VMs as earlier migrations met them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from wavelift.ledger.database import Ledger
+from wavelift.ledger.records import Server, SourceServer
+from wavelift.ledger.tables import server
+
+
+def remember(tx: sa.Connection, seen: SourceServer, *, at: datetime) -> int:
+    """Write down how a server looks now; its row's id. The caller's transaction holds the lock ``servers``."""
+    values = {
+        "name": seen.name,
+        "moref": seen.moref,
+        "instance_uuid": seen.instance_uuid,
+        "path": seen.path,
+        "last_seen": at,
+    }
+    if seen.facts is not None:
+        values["facts"] = seen.facts
+    same = (server.c.source == seen.source) & (server.c.identity == seen.identity)
+    known = tx.execute(sa.select(server.c.id).where(same)).scalar()
+    if known is None:
+        new = server.insert().values(source=seen.source, identity=seen.identity, first_seen=at, **values)
+        known = tx.execute(new.returning(server.c.id)).scalar_one()
+    else:
+        tx.execute(server.update().where(server.c.id == known).values(**values))
+    return int(known)
+
+
+def find_server(ledger: Ledger, *, source: str, identity: str) -> Server | None:
+    """A server by its vCenter and instance UUID (or managed object id), None when no migration ever met it."""
+    with ledger.read() as tx:
+        row = tx.execute(
+            sa.select(server).where(server.c.source == source, server.c.identity == identity)
+        ).one_or_none()
+    return Server(**row._asdict()) if row else None

@@ -1,0 +1,89 @@
+"""Rows of slots. The rules of who gets one are in :mod:`wavelift.services.admission`, the only writer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from wavelift.ledger import events
+from wavelift.ledger.database import Ledger
+from wavelift.ledger.records import DagRun, Slot, SlotKind
+from wavelift.ledger.tables import slot
+
+
+def lock_name(kind: SlotKind, scope: str) -> str:
+    """The lock under which slots of one scope are decided."""
+    return f"slot/{kind}/{scope}"
+
+
+def standing(tx: sa.Connection, kind: SlotKind | None = None, scope: str | None = None) -> tuple[Slot, ...]:
+    """Requests that are granted or wait, in queue order."""
+    query = sa.select(slot).where(slot.c.released_at.is_(None)).order_by(slot.c.id)
+    if kind is not None:
+        query = query.where(slot.c.kind == kind)
+    if scope is not None:
+        query = query.where(slot.c.scope == scope)
+    return tuple(Slot(**row._asdict()) for row in tx.execute(query))
+
+
+def list_slots(ledger: Ledger, kind: SlotKind | None = None, scope: str | None = None) -> tuple[Slot, ...]:
+    """:func:`standing` for readers."""
+    with ledger.read() as tx:
+        return standing(tx, kind, scope)
+
+
+def enqueue(tx: sa.Connection, *, kind: SlotKind, scope: str, holder: str, run: DagRun, at: datetime) -> Slot:
+    """Put a request at the end of its queue."""
+    new = slot.insert().values(
+        kind=kind, scope=scope, holder=holder, dag_id=run.dag_id, dag_run_id=run.dag_run_id, requested_at=at
+    )
+    made = Slot(**tx.execute(new.returning(slot)).one()._asdict())
+    _append(tx, made, "slot.requested", at)
+    return made
+
+
+def ask_again(tx: sa.Connection, known: Slot) -> None:
+    """Note that the holder asked again, so that an older answer about its run no longer counts."""
+    tx.execute(slot.update().where(slot.c.id == known.id).values(version=slot.c.version + 1))
+
+
+def grant(tx: sa.Connection, known: Slot, *, at: datetime) -> None:
+    tx.execute(slot.update().where(slot.c.id == known.id).values(granted_at=at))
+    _append(tx, known, "slot.granted", at)
+
+
+def release(tx: sa.Connection, known: Slot, *, at: datetime, reason: str) -> None:
+    """End a request, granted or not."""
+    tx.execute(slot.update().where(slot.c.id == known.id).values(released_at=at, release_reason=reason))
+    _append(tx, known, "slot.released" if known.granted_at else "slot.withdrawn", at, reason)
+
+
+def note_asked(tx: sa.Connection, ids: Collection[int], *, at: datetime) -> None:
+    """Store when Airflow was asked about the runs of these requests."""
+    tx.execute(slot.update().where(slot.c.id.in_(ids), slot.c.released_at.is_(None)).values(asked_at=at))
+
+
+def by_run(slots: Sequence[Slot]) -> dict[DagRun, list[Slot]]:
+    """Requests by the DAG run that made them."""
+    runs: dict[DagRun, list[Slot]] = {}
+    for each in slots:
+        runs.setdefault(each.run, []).append(each)
+    return runs
+
+
+def _append(tx: sa.Connection, known: Slot, action: str, at: datetime, reason: str = "") -> None:
+    details = {"kind": known.kind, "scope": known.scope, "slot": known.id}
+    if reason:
+        details["reason"] = reason
+    events.append(
+        tx,
+        at=at,
+        actor=str(known.run),
+        action=action,
+        object_kind="slot",
+        object_id=known.holder,
+        run=known.run,
+        details=details,
+    )

@@ -1,0 +1,207 @@
+"""The ledger's tables, as the newest schema revision has them. Change them only together with a new revision."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from wavelift.ledger.records import SlotKind, SnapshotState, WaveRunState
+from wavelift.rules.lifecycle import MigrationState
+
+TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
+TIME_LENGTH: Final = 27
+"""``2026-11-22T10:00:00.000000Z``: of fixed width, so that text order is time order on every database."""
+ID_LENGTH: Final = 16
+DAG_LENGTH: Final = 250
+"""Airflow's own limit for DAG and run ids."""
+NAME_LENGTH: Final = 255
+KEY_LENGTH: Final = 800
+"""A run key: DAG id, run id and server name with separators."""
+WORD_LENGTH: Final = 32
+
+
+class UtcTime(sa.types.TypeDecorator[datetime]):
+    """An instant, stored as UTC in ISO 8601 text. A time without zone is refused: it might be any."""
+
+    impl = sa.String(TIME_LENGTH)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> str | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without zone reached the ledger")
+        return value.astimezone(UTC).strftime(TIME_FORMAT)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else datetime.strptime(value, TIME_FORMAT).replace(tzinfo=UTC)
+
+
+class Words(sa.types.TypeDecorator[tuple[str, ...]]):
+    """A tuple of strings, stored as a JSON list."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[str, ...] | None, dialect: sa.Dialect) -> Any:
+        return list(value or ())
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> tuple[str, ...]:
+        return tuple(value or ())
+
+
+def _word(kind: type[StrEnum]) -> sa.Enum:
+    """An enumeration by value, as plain text: a new word needs no new revision."""
+    return sa.Enum(
+        kind, native_enum=False, length=WORD_LENGTH, values_callable=lambda members: [each.value for each in members]
+    )
+
+
+def _json(name: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.JSON(none_as_null=True), nullable=True)
+
+
+def _text(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, nullable=False, default="")
+
+
+def _name(name: str, length: int = NAME_LENGTH) -> sa.Column[str]:
+    return sa.Column(name, sa.String(length), nullable=False, default="")
+
+
+metadata: Final = sa.MetaData()
+
+mutex: Final = sa.Table(
+    # One row per thing that one transaction at a time decides. For PostgreSQL; SQLite has one writer anyway.
+    "mutex",
+    metadata,
+    sa.Column("name", sa.String(NAME_LENGTH), primary_key=True),
+)
+
+server: Final = sa.Table(
+    "server",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    _name("source"),
+    _name("identity"),
+    _name("name"),
+    _name("moref"),
+    _name("instance_uuid"),
+    _text("path"),
+    _json("facts"),
+    sa.Column("first_seen", UtcTime, nullable=False),
+    sa.Column("last_seen", UtcTime, nullable=False),
+    sa.UniqueConstraint("source", "identity", name="uq_server_source_identity"),
+)
+
+wave_run: Final = sa.Table(
+    "wave_run",
+    metadata,
+    sa.Column("dag_id", sa.String(DAG_LENGTH), primary_key=True),
+    sa.Column("dag_run_id", sa.String(DAG_LENGTH), primary_key=True),
+    _name("wave"),
+    _name("mode", WORD_LENGTH),
+    _name("requested_by"),
+    _name("source", WORD_LENGTH),
+    sa.Column("spec", sa.JSON, nullable=False),
+    _text("note"),
+    sa.Column("state", _word(WaveRunState), nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("finished_at", UtcTime, nullable=True),
+    sa.Index("ix_wave_run_created_at", "created_at"),
+)
+
+migration: Final = sa.Table(
+    "migration",
+    metadata,
+    sa.Column("id", sa.String(ID_LENGTH), primary_key=True),
+    sa.Column("run_key", sa.String(KEY_LENGTH), nullable=False, unique=True),
+    _name("wave"),
+    _name("server"),
+    sa.Column("server_id", sa.ForeignKey("server.id", name="fk_migration_server"), nullable=False),
+    sa.Column("dag_id", sa.String(DAG_LENGTH), nullable=False),
+    sa.Column("dag_run_id", sa.String(DAG_LENGTH), nullable=False),
+    sa.Column("map_index", sa.Integer, nullable=False),
+    _name("connector"),
+    _name("region", WORD_LENGTH),
+    sa.Column("state", _word(MigrationState), nullable=False),
+    _text("phase"),
+    sa.Column("progress_pct", sa.Integer, nullable=False, default=0),
+    sa.Column("bytes_done", sa.BigInteger, nullable=False, default=0),
+    sa.Column("bytes_total", sa.BigInteger, nullable=False, default=0),
+    _name("snapshot_name"),
+    _name("snapshot_vm"),
+    _name("snapshot_ref"),
+    sa.Column("snapshot_state", _word(SnapshotState), nullable=True),
+    _json("export_result"),
+    _json("verify_result"),
+    _name("import_task_id"),
+    _name("image_id"),
+    sa.Column("snapshot_ids", Words, nullable=False, default=()),
+    _json("conversion_report"),
+    _name("instance_id"),
+    _json("launch_result"),
+    _text("error"),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("updated_at", UtcTime, nullable=False),
+    sa.Column("finished_at", UtcTime, nullable=True),
+    sa.Column("version", sa.Integer, nullable=False, default=0),
+    sa.ForeignKeyConstraint(
+        ["dag_id", "dag_run_id"], ["wave_run.dag_id", "wave_run.dag_run_id"], name="fk_migration_wave_run"
+    ),
+    sa.Index("ix_migration_server_id_state", "server_id", "state"),
+    sa.Index("ix_migration_dag_id_dag_run_id", "dag_id", "dag_run_id"),
+    sa.Index("ix_migration_created_at", "created_at"),
+)
+
+slot: Final = sa.Table(
+    # One row per request; its id is its place in the queue. A released row stays as history.
+    "slot",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("kind", _word(SlotKind), nullable=False),
+    _name("scope"),
+    sa.Column("holder", sa.String(KEY_LENGTH), nullable=False),
+    sa.Column("dag_id", sa.String(DAG_LENGTH), nullable=False),
+    sa.Column("dag_run_id", sa.String(DAG_LENGTH), nullable=False),
+    sa.Column("requested_at", UtcTime, nullable=False),
+    sa.Column("granted_at", UtcTime, nullable=True),
+    sa.Column("released_at", UtcTime, nullable=True),
+    _text("release_reason"),
+    sa.Column("asked_at", UtcTime, nullable=True),
+    sa.Column("version", sa.Integer, nullable=False, default=0),
+    sa.Index(
+        "uq_slot_standing",
+        "kind",
+        "scope",
+        "holder",
+        unique=True,
+        sqlite_where=sa.text("released_at IS NULL"),
+        postgresql_where=sa.text("released_at IS NULL"),
+    ),
+    sa.Index("ix_slot_dag_id_dag_run_id", "dag_id", "dag_run_id"),
+    # Ids are never reused, else a new request could take the place of an old one.
+    sqlite_autoincrement=True,
+)
+
+event: Final = sa.Table(
+    # The audit trail. Triggers of the first revision refuse UPDATE and DELETE.
+    "event",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", UtcTime, nullable=False),
+    _name("actor"),
+    _name("action", 64),
+    _name("object_kind", WORD_LENGTH),
+    sa.Column("object_id", sa.String(KEY_LENGTH), nullable=False),
+    _name("dag_id", DAG_LENGTH),
+    _name("dag_run_id", DAG_LENGTH),
+    sa.Column("details", sa.JSON, nullable=False),
+    sa.Index("ix_event_object_kind_object_id", "object_kind", "object_id"),
+    sa.Index("ix_event_dag_id_dag_run_id", "dag_id", "dag_run_id"),
+    sqlite_autoincrement=True,
+)

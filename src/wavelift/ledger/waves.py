@@ -1,0 +1,126 @@
+"""Runs of a wave, each with the spec as it was resolved when the run began."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from wavelift.base.errors import NotFoundError
+from wavelift.base.run import Clock
+from wavelift.ledger import events
+from wavelift.ledger.database import Ledger
+from wavelift.ledger.records import DagRun, WaveRun, WaveRunState
+from wavelift.ledger.tables import wave_run
+
+
+def freeze_wave_run(
+    ledger: Ledger,
+    *,
+    run: DagRun,
+    wave: str,
+    mode: str,
+    requested_by: str,
+    source: str,
+    spec: Mapping[str, Any],
+    note: str = "",
+    clock: Clock,
+) -> WaveRun:
+    """Freeze the resolved ``spec`` for this run; a repeated call returns what was frozen first, whatever it says now.
+
+    So an edit of the YAML never reaches a run that has begun. The run counts as running again (its admission was
+    cleared).
+
+    :param mode: ``migrate``, ``plan`` or ``preflight``.
+    :param source: ``ui``, ``api`` or ``schedule``.
+    """
+    now = clock.now()
+    with ledger.write("wave_run") as tx:
+        known = _find(tx, run)
+        if known is None:
+            tx.execute(
+                wave_run.insert().values(
+                    dag_id=run.dag_id,
+                    dag_run_id=run.dag_run_id,
+                    wave=wave,
+                    mode=mode,
+                    requested_by=requested_by,
+                    source=source,
+                    spec=dict(spec),
+                    note=note,
+                    state=WaveRunState.RUNNING,
+                    created_at=now,
+                )
+            )
+            _append(tx, run, now, "wave_run.frozen", requested_by, {"wave": wave, "mode": mode, "source": source})
+        elif known.state is not WaveRunState.RUNNING:
+            _set_state(tx, run, WaveRunState.RUNNING, None)
+            _append(tx, run, now, "wave_run.reopened", requested_by, {"was": known.state})
+        return require(tx, run)
+
+
+def finish_wave_run(ledger: Ledger, run: DagRun, state: WaveRunState, *, clock: Clock) -> WaveRun:
+    """Write down how the run ended. May be repeated: a cleared server makes the report run again.
+
+    :raises NotFoundError: when the run was never frozen.
+    """
+    now = clock.now()
+    with ledger.write("wave_run") as tx:
+        known = require(tx, run)
+        _set_state(tx, run, state, None if state is WaveRunState.RUNNING else now)
+        if known.state is not state:
+            _append(tx, run, now, f"wave_run.{state}", str(run), {"was": known.state})
+        return require(tx, run)
+
+
+def get_wave_run(ledger: Ledger, run: DagRun) -> WaveRun:
+    """:raises NotFoundError: when the run was never frozen."""
+    with ledger.read() as tx:
+        return require(tx, run)
+
+
+def find_wave_run(ledger: Ledger, run: DagRun) -> WaveRun | None:
+    """Like :func:`get_wave_run`, None when the run was never frozen."""
+    with ledger.read() as tx:
+        return _find(tx, run)
+
+
+def _where(run: DagRun) -> sa.ColumnElement[bool]:
+    return (wave_run.c.dag_id == run.dag_id) & (wave_run.c.dag_run_id == run.dag_run_id)
+
+
+def _find(tx: sa.Connection, run: DagRun) -> WaveRun | None:
+    row = tx.execute(sa.select(wave_run).where(_where(run))).one_or_none()
+    return WaveRun(**row._asdict()) if row else None
+
+
+def require(tx: sa.Connection, run: DagRun) -> WaveRun:
+    """:raises NotFoundError: when the run was never frozen."""
+    known = _find(tx, run)
+    if known is None:
+        raise NotFoundError(
+            "The ledger does not know this run",
+            next_step="Clear the run's first task, `admit`: it writes the run down.",
+            dag=run.dag_id,
+            run=run.dag_run_id,
+        )
+    return known
+
+
+def _set_state(tx: sa.Connection, run: DagRun, state: WaveRunState, finished_at: datetime | None) -> None:
+    tx.execute(wave_run.update().where(_where(run)).values(state=state, finished_at=finished_at))
+
+
+def _append(tx: sa.Connection, run: DagRun, at: datetime, action: str, actor: str, details: Mapping[str, Any]) -> None:
+    events.append(
+        tx,
+        at=at,
+        actor=actor,
+        action=action,
+        object_kind="wave_run",
+        object_id=f"{run.dag_id}/{run.dag_run_id}",
+        run=run,
+        details=details,
+    )

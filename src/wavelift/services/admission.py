@@ -1,0 +1,277 @@
+"""Who may go on: slots in the order of asking, and one migration per server at a time (AMP-04, invariants 4 and 8).
+
+A slot is asked for by :func:`request_slot`. Whoever does not get one keeps the place in the queue in the ledger, waits
+outside, looks with :func:`poll`, which only reads, and asks again when told that it would be granted. Nothing is
+granted behind a waiter's back, so a process that dies holds at most what it had. With ``f`` slots free, exactly the
+first ``f`` waiters may take one; none of them can lose it to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from wavelift.base.errors import BusyError, PermanentError
+from wavelift.base.run import Clock
+from wavelift.ledger import migrations, servers, slots, waves
+from wavelift.ledger.database import Ledger
+from wavelift.ledger.records import DagRun, Migration, Slot, SlotKind, SourceServer
+from wavelift.rules.lifecycle import MigrationState
+
+IsRunAlive = Callable[[str, str], bool]
+"""``(dag_id, dag_run_id)`` → whether the run is still queued or running. True when that cannot be told."""
+
+ASK_EVERY: Final = timedelta(seconds=30)
+"""How often Airflow is asked about one run, however many wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The holder has the slot, since this instant."""
+
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The holder waits.
+
+    :param position: 1 for the next in the queue.
+    :param ready: whether a request would be granted now.
+    """
+
+    position: int
+    ready: bool = False
+
+
+def request_slot(
+    ledger: Ledger,
+    *,
+    kind: SlotKind,
+    scope: str,
+    holder: str,
+    dag_id: str,
+    dag_run_id: str,
+    limit: int,
+    clock: Clock,
+) -> Granted | Queued:
+    """Take a slot, or a place in the queue. A repeated call of the same holder keeps slot and place.
+
+    :param scope: connector for transfers, region for imports.
+    :param holder: run key.
+    :param limit: slots of this scope. When it was lowered, those granted before keep theirs.
+    """
+    _check_limit(limit)
+    with ledger.write(slots.lock_name(kind, scope)) as tx:
+        mine = _find(slots.standing(tx, kind, scope), holder)
+        if mine is None:
+            run = DagRun(dag_id, dag_run_id)
+            slots.enqueue(tx, kind=kind, scope=scope, holder=holder, run=run, at=clock.now())
+        else:
+            slots.ask_again(tx, mine)
+        queue = slots.standing(tx, kind, scope)
+        found = _standing_of(queue, holder, limit)
+        if isinstance(found, Queued) and found.ready:
+            now = clock.now()
+            slots.grant(tx, queue[-1] if mine is None else mine, at=now)
+            return Granted(now)
+        assert found is not None
+        return found
+
+
+def poll(
+    ledger: Ledger,
+    *,
+    kind: SlotKind,
+    scope: str,
+    holder: str,
+    limit: int,
+    ended: Collection[DagRun] = (),
+) -> Granted | Queued | None:
+    """How a request stands; None when there is none (its run was taken for dead). Only reads: for the trigger.
+
+    :param ended: runs known to have ended; their requests count as gone (the next writer calls :func:`reclaim`).
+    """
+    _check_limit(limit)
+    queue = slots.list_slots(ledger, kind, scope)
+    return _standing_of(tuple(each for each in queue if each.run not in ended), holder, limit)
+
+
+def would_grant(
+    ledger: Ledger, *, kind: SlotKind, scope: str, holder: str, limit: int, ended: Collection[DagRun] = ()
+) -> bool:
+    """Whether the waiting task should wake: its request would be granted, was granted, or is gone. Only reads."""
+    found = poll(ledger, kind=kind, scope=scope, holder=holder, limit=limit, ended=ended)
+    return not isinstance(found, Queued) or found.ready
+
+
+def release_slot(
+    ledger: Ledger, *, kind: SlotKind, scope: str, holder: str, reason: str = "done", clock: Clock
+) -> bool:
+    """Give the slot back, or leave the queue. False when there was nothing to give; calling twice does no harm."""
+    with ledger.write(slots.lock_name(kind, scope)) as tx:
+        mine = _find(slots.standing(tx, kind, scope), holder)
+        if mine is None:
+            return False
+        slots.release(tx, mine, at=clock.now(), reason=reason)
+        return True
+
+
+def runs_with_slots(ledger: Ledger, kind: SlotKind, scope: str) -> tuple[DagRun, ...]:
+    """The DAG runs that hold or wait for a slot of this scope: what a trigger asks Airflow about. Only reads."""
+    return tuple(slots.by_run(slots.list_slots(ledger, kind, scope)))
+
+
+def reclaim(
+    ledger: Ledger,
+    is_run_alive: IsRunAlive,
+    *,
+    kind: SlotKind | None = None,
+    scope: str | None = None,
+    every: timedelta = ASK_EVERY,
+    clock: Clock,
+) -> tuple[Slot, ...]:
+    """Free the slots and places of DAG runs that have ended; what was freed.
+
+    Airflow is asked outside any transaction, at most once per run and ``every``. Should the run come back to life and
+    ask for its slot meanwhile, it keeps it: the answer was about the time before. What ``is_run_alive`` raises goes on
+    to the caller, and nothing is freed.
+    """
+    now = clock.now()
+    asked = slots.by_run(slots.list_slots(ledger, kind, scope))
+    due = {run: found for run, found in asked.items() if _due(found, now, every)}
+    dead = {run for run in due if not is_run_alive(run.dag_id, run.dag_run_id)}
+    freed: list[Slot] = []
+    for part in sorted({(each.kind, each.scope) for found in due.values() for each in found}):
+        seen = [each for found in due.values() for each in found if (each.kind, each.scope) == part]
+        freed += _free(ledger, part, seen, dead, clock)
+    return tuple(freed)
+
+
+def _free(
+    ledger: Ledger, part: tuple[SlotKind, str], seen: list[Slot], dead: Collection[DagRun], clock: Clock
+) -> list[Slot]:
+    versions = {each.id: each.version for each in seen}
+    freed: list[Slot] = []
+    with ledger.write(slots.lock_name(*part)) as tx:
+        now = clock.now()
+        for each in slots.standing(tx, *part):
+            if each.run in dead and versions.get(each.id) == each.version:
+                slots.release(tx, each, at=now, reason="its DAG run has ended")
+                freed.append(each)
+        slots.note_asked(tx, list(versions), at=now)
+    return freed
+
+
+def _due(found: list[Slot], now: datetime, every: timedelta) -> bool:
+    asked = [each.asked_at for each in found if each.asked_at is not None]
+    return len(asked) < len(found) or now - min(asked) >= every
+
+
+def _check_limit(limit: int) -> None:
+    if limit < 1:
+        raise PermanentError(
+            "A limit of slots below 1 would let nobody through", next_step="Set it to 1 or more.", limit=limit
+        )
+
+
+def _find(queue: Collection[Slot], holder: str) -> Slot | None:
+    return next((each for each in queue if each.holder == holder), None)
+
+
+def _standing_of(queue: Collection[Slot], holder: str, limit: int) -> Granted | Queued | None:
+    mine = _find(queue, holder)
+    if mine is None:
+        return None
+    if mine.granted_at is not None:
+        return Granted(mine.granted_at)
+    granted = sum(each.granted_at is not None for each in queue)
+    position = sum(each.granted_at is None and each.id <= mine.id for each in queue)
+    return Queued(position, ready=position <= limit - granted)
+
+
+# One migration per server
+
+
+def begin_migration(
+    ledger: Ledger,
+    *,
+    run_key: str,
+    run: DagRun,
+    wave: str,
+    server: SourceServer,
+    connector: str,
+    region: str,
+    is_run_alive: IsRunAlive,
+    map_index: int = -1,
+    bytes_total: int = 0,
+    clock: Clock,
+) -> Migration:
+    """Put one server's migration on the list as queued; its id is known from here on (AMP-04).
+
+    Called again for the same ``run_key`` (a retry, or the server was cleared) it continues the same migration. A wish
+    to cancel stays when the migration was still active, and goes when it had ended: clearing it says "go on".
+
+    :raises BusyError: when another run that still lives has the server; names that run.
+    :raises NotFoundError: when the wave run was not frozen.
+    """
+    ended = _ended_rivals(ledger, run_key, run, server, is_run_alive)
+    now = clock.now()
+    with ledger.write("servers") as tx:
+        waves.require(tx, run)
+        server_id = servers.remember(tx, server, at=now)
+        for rival in migrations.occupying(tx, server_id):
+            if rival.run_key != run_key:
+                _displace(tx, rival, server, ended, now)
+        known = migrations.find(tx, migrations.migration_id(run_key), lock=True)
+        place: dict[str, Any] = {
+            "map_index": map_index,
+            "connector": connector,
+            "region": region,
+            "bytes_total": bytes_total,
+        }
+        if known is None:
+            return migrations.insert(
+                tx, at=now, run=run, run_key=run_key, wave=wave, server=server.name, server_id=server_id, **place
+            )
+        if known.state.terminal:
+            place["cancel_requested"] = False
+        return migrations.apply(
+            tx, known, "queued", at=now, to=MigrationState.QUEUED, phase="", error="", progress_pct=0, **place
+        )
+
+
+def _ended_rivals(
+    ledger: Ledger, run_key: str, run: DagRun, server: SourceServer, is_run_alive: IsRunAlive
+) -> dict[str, int]:
+    """Migrations that have the server though their run has ended, each with the version that was seen before asking."""
+    known = servers.find_server(ledger, source=server.source, identity=server.identity)
+    if known is None:
+        return {}
+    with ledger.read() as tx:
+        rivals = [each for each in migrations.occupying(tx, known.id) if each.run_key != run_key and each.run != run]
+    alive = {each.run: is_run_alive(each.dag_id, each.dag_run_id) for each in rivals}
+    return {each.id: each.version for each in rivals if not alive[each.run]}
+
+
+def _displace(
+    tx: sa.Connection, rival: Migration, server: SourceServer, ended: Mapping[str, int], now: datetime
+) -> None:
+    """Close a migration that its dead run left open; refuse when the run lives, or came back to life meanwhile."""
+    if ended.get(rival.id) != rival.version:
+        raise BusyError(
+            "Another run is migrating this server",
+            next_step="Wait for it to end, or cancel that migration.",
+            server=server.name,
+            dag=rival.dag_id,
+            run=rival.dag_run_id,
+            migration=rival.id,
+        )
+    if not rival.state.terminal:
+        migrations.apply(
+            tx, rival, "failed", at=now, to=MigrationState.FAILED, error="Its DAG run ended before it did", phase=""
+        )

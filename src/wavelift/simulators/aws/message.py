@@ -39,17 +39,13 @@ class Body:
         self.cut_after: int | None = None
         self.trailers: dict[str, str] = {}
         self._on_start: Callable[[], None] | None = on_start
-        layer: Readable
+        layer: _Limited | _Chunked
         if "chunked" in headers.get("transfer-encoding", "").lower():
             layer = _Chunked(source, self.trailers)
-            self.empty = False
         else:
-            length = int(headers.get("content-length") or 0)
-            layer = _Limited(source, length)
-            self.empty = length == 0
+            layer = _Limited(source, int(headers.get("content-length") or 0))
         if headers.get("x-amz-content-sha256", "") == STREAMING_TRAILER:
             layer = _Chunked(layer, self.trailers)
-            self._outer: Readable | None = layer
         self._layer = layer
 
     def readinto(self, buffer: memoryview) -> int:
@@ -77,10 +73,15 @@ class Body:
         """All of it in memory: for the small documents of control calls."""
         return b"".join(bytes(piece) for piece in self.chunks())
 
+    @property
+    def awaited(self) -> bool:
+        """Whether the caller still waits for our leave to send it (``Expect: 100-continue``)."""
+        return self._on_start is not None
+
     def drain(self) -> None:
-        if self._on_start is None or not self.empty:
-            for _ in self.chunks():
-                pass
+        """Read what is left, so that the connection can carry the next request."""
+        for _ in self.chunks():
+            pass
 
 
 class _Limited:
@@ -120,8 +121,8 @@ class _Chunked:
             while line := self._source.readline(MAX_LINE).strip():
                 name, _, value = line.decode("latin-1").partition(":")
                 self._trailers[name.strip().lower()] = value.strip()
-            # Reading on makes the framing outside of this one come to its own end.
-            self._source.readinto(memoryview(bytearray(1))) if isinstance(self._source, _Chunked) else None
+            if isinstance(self._source, _Chunked):
+                self._source.readinto(memoryview(bytearray(1)))  # lets the framing outside come to its own end
 
     def readinto(self, buffer: memoryview, /) -> int:
         if self._buffered:

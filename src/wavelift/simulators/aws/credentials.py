@@ -1,0 +1,82 @@
+"""Who may call: one permanent pair, and sessions by AssumeRole that end when they should."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from dataclasses import dataclass
+from typing import Any, Final
+
+from wavelift.simulators.aws.settings import Clock, Settings
+
+KEY_CHARACTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+MIN_SESSION: Final = 900.0
+DEFAULT_SESSION: Final = 3600.0
+
+
+@dataclass(slots=True)
+class Credential:
+    """``expires`` is by the simulator's clock; None for a permanent pair."""
+
+    access_key: str
+    secret_key: str
+    token: str = ""
+    expires: float | None = None
+    role_arn: str = ""
+    session: str = ""
+
+
+class Credentials:
+    """Every pair that was ever valid here, so that an expired one is told from an unknown one."""
+
+    def __init__(self, access_key: str, secret_key: str, clock: Clock, settings: Settings) -> None:
+        self._clock, self._settings = clock, settings
+        self._lock = threading.Lock()
+        self.permanent = Credential(access_key, secret_key)
+        self._known: dict[str, Credential] = {access_key: self.permanent}
+
+    def find(self, access_key: str) -> Credential | None:
+        return self._known.get(access_key)
+
+    def expired(self, credential: Credential) -> bool:
+        return credential.expires is not None and self._clock.now() >= credential.expires
+
+    def issue(self, *, role_arn: str, session: str, seconds: float) -> Credential:
+        """A session's keys; the setting ``session_seconds`` overrides what the caller asked for."""
+        life = self._settings.session_seconds or seconds
+        credential = Credential(
+            access_key="ASIA" + "".join(secrets.choice(KEY_CHARACTERS) for _ in range(16)),
+            secret_key=secrets.token_urlsafe(30),
+            token=secrets.token_urlsafe(120),
+            expires=self._clock.now() + life,
+            role_arn=role_arn,
+            session=session,
+        )
+        with self._lock:
+            self._known[credential.access_key] = credential
+        return credential
+
+    def expire(self, access_key: str = "") -> int:
+        """End one session, or all of them; how many ended."""
+        ended = 0
+        with self._lock:
+            for credential in self._known.values():
+                if credential.expires is None or (access_key and credential.access_key != access_key):
+                    continue
+                credential.expires = min(credential.expires, self._clock.now())
+                ended += 1
+        return ended
+
+    def sessions(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return [
+                {
+                    "access_key": credential.access_key,
+                    "role_arn": credential.role_arn,
+                    "session": credential.session,
+                    "expires": credential.expires,
+                    "expired": self.expired(credential),
+                }
+                for credential in self._known.values()
+                if credential.expires is not None
+            ]

@@ -1,0 +1,1 @@
+"""EBS direct: snapshots in sparse files, with parents, tokens, checksums and states."""

@@ -1,0 +1,37 @@
+"""Every value of this simulator that AWS does not document, in one place.
+
+The product must not depend on any of them; a test shows that it does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What DescribeImportImageTasks says while an import is there."""
+
+    message: str
+    progress: int
+
+
+PHASES: Final = (
+    Phase("pending", 1),
+    Phase("validating", 4),
+    Phase("validated", 6),
+    Phase("converting", 19),
+    Phase("updating", 28),
+    Phase("booting", 53),
+    Phase("preparing ami", 76),
+)
+"""The messages have been seen in practice, the percentages are ours."""
+LIMIT_CODE: Final = "ResourceCountLimitExceeded"
+LIMIT_MESSAGE: Final = "You have reached the limit of {limit} concurrent import tasks in this region."
+UNKNOWN_TASK_CODE: Final = "InvalidConversionTaskId"
+NO_ROLE_MESSAGE: Final = "The service role {role} provided does not exist or does not have sufficient permissions"
+NO_OBJECT_MESSAGE: Final = "User does not have access to the S3 object.({bucket}/{key})"
+CANCELLED_MESSAGE: Final = "User initiated task cancelation"
+DEVICE_NAMES: Final = ("/dev/sda1", *(f"/dev/xvd{letter}" for letter in "bcdefghijklmnopqrstuvwxyz"))
+"""Boot disk first; what the real one names data disks is not documented."""

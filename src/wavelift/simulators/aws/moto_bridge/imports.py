@@ -1,0 +1,218 @@
+"""ImportImage and its companions, as EC2 actions over :mod:`..vmimport.tasks`."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlparse
+
+from moto.core.responses import ActionResult
+
+from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.invented import DEVICE_NAMES, NO_OBJECT_MESSAGE, NO_ROLE_MESSAGE
+from wavelift.simulators.aws.moto_bridge.actions import plain
+from wavelift.simulators.aws.vmimport import roles
+from wavelift.simulators.aws.vmimport.tasks import COMPLETED, Disk, ImportTask
+
+if TYPE_CHECKING:
+    from wavelift.simulators.aws.world import World
+
+MAX_DISKS: Final = 21
+"""AWS: "imports with more than 21 volumes fail"."""
+ALLOWED: Final = {
+    "BootMode": {"legacy-bios", "uefi"},
+    "LicenseType": {"AWS", "BYOL"},
+    "Architecture": {"i386", "x86_64"},
+    "Platform": {"Windows", "Linux"},
+}
+FILTERS: Final = frozenset({"task-state"})
+
+
+class ImportActions:
+    """A mixin of moto's EC2Response."""
+
+    world: World
+
+    if TYPE_CHECKING:
+        params: dict[str, Any]
+
+        def _get_param(self, name: str, default: Any = None) -> Any: ...
+        def error_on_dryrun(self) -> None: ...
+        def _parse_tag_specification(self) -> dict[str, dict[str, str]]: ...
+
+    def import_image(self) -> ActionResult:
+        request = plain(self.params)
+        _check_request(request)
+        disks = [self._disk(item) for item in request.get("DiskContainers") or []]
+        if not disks:
+            raise AwsError("MissingParameter", "The request must contain the parameter DiskContainer", 400)
+        self._check_role(request, disks)
+        for disk in disks:
+            self._find_image(disk)
+        self.error_on_dryrun()
+        tags = self._parse_tag_specification().get("import-image-task", {})
+        task = self.world.imports.submit(request, disks, tags=tags, token=request.get("ClientToken") or "")
+        return ActionResult(_described(task))
+
+    def _disk(self, item: Mapping[str, Any]) -> Disk:
+        disk = Disk(str(item.get("Format") or "").upper(), item.get("Description") or "")
+        if snapshot_id := item.get("SnapshotId"):
+            disk.snapshot_id = snapshot_id
+            return disk
+        if url := item.get("Url"):
+            parsed = urlparse(url)
+            disk.bucket, disk.key = parsed.netloc, parsed.path.removeprefix("/")
+        else:
+            place = item.get("UserBucket") or {}
+            disk.bucket, disk.key = place.get("S3Bucket") or "", place.get("S3Key") or ""
+        if not disk.bucket or not disk.key:
+            raise AwsError("InvalidParameter", "A disk container needs UserBucket, Url or SnapshotId", 400)
+        if not disk.image_format:
+            disk.image_format = disk.key.rpartition(".")[2].upper()
+        return disk
+
+    def _check_role(self, request: Mapping[str, Any], disks: list[Disk]) -> None:
+        name = request.get("RoleName") or "vmimport"
+        refused = AwsError("InvalidParameter", NO_ROLE_MESSAGE.format(role=name), 400)
+        role = self.world.moto.role(name)
+        if role is None or not roles.trusts_vmie(role.trust):
+            raise refused
+        key = request.get("KmsKeyId") or ""
+        for disk in disks:
+            if roles.missing(role.policies, bucket=disk.bucket, key=disk.key, kms_key=key):
+                raise refused
+
+    def _find_image(self, disk: Disk) -> None:
+        if disk.snapshot_id:
+            self.world.ebs_for_ec2(disk.snapshot_id)
+            return
+        try:
+            disk.object_path = self.world.s3.object(disk.bucket, disk.key).path
+        except AwsError:
+            message = NO_OBJECT_MESSAGE.format(bucket=disk.bucket, key=disk.key)
+            raise AwsError("InvalidParameter", message, 400) from None
+
+    def describe_import_image_tasks(self) -> ActionResult:
+        request = plain(self.params)
+        self.error_on_dryrun()
+        if ids := request.get("ImportTaskIds") or []:
+            return ActionResult({"ImportImageTasks": [_described(self.world.imports.find(item)) for item in ids]})
+        tasks = self.world.imports.all()
+        for item in request.get("Filters") or []:
+            if item.get("Name") not in FILTERS:
+                raise AwsError("InvalidParameterValue", f"The filter '{item.get('Name')}' is invalid", 400)
+            tasks = [task for task in tasks if task.status in (item.get("Values") or [])]
+        start = _offset(request.get("NextToken") or "")
+        size = int(request.get("MaxResults") or len(tasks) or 1)
+        answer: dict[str, Any] = {"ImportImageTasks": [_described(task) for task in tasks[start : start + size]]}
+        if start + size < len(tasks):
+            answer["NextToken"] = base64.b64encode(str(start + size).encode()).decode()
+        return ActionResult(answer)
+
+    def cancel_import_task(self) -> ActionResult:
+        task_id = self._get_param("ImportTaskId") or ""
+        self.error_on_dryrun()
+        previous, state = self.world.imports.cancel(task_id)
+        return ActionResult({"ImportTaskId": task_id, "PreviousState": previous, "State": state})
+
+
+def _offset(token: str) -> int:
+    try:
+        return int(base64.b64decode(token)) if token else 0
+    except ValueError:
+        raise AwsError("InvalidNextToken", "The token is not valid", 400) from None
+
+
+def _check_request(request: Mapping[str, Any]) -> None:
+    for name, allowed in ALLOWED.items():
+        value = request.get(name)
+        if value and value not in allowed:
+            raise AwsError("InvalidParameterValue", f"Value ({value}) for parameter {name} is invalid.", 400)
+    containers = request.get("DiskContainers") or []
+    if len(containers) > MAX_DISKS:
+        raise AwsError("InvalidParameter", f"No more than {MAX_DISKS} disks can be imported", 400)
+    if request.get("LicenseType") and request.get("UsageOperation"):
+        raise AwsError("InvalidParameterCombination", "LicenseType and UsageOperation exclude each other", 400)
+    if request.get("LicenseType") == "AWS" and request.get("Platform") == "Linux":
+        raise AwsError("InvalidParameter", "License type AWS is not available for Linux", 400)
+    by_snapshot = any(item.get("SnapshotId") for item in containers)
+    if by_snapshot and request.get("BootMode") == "uefi" and not request.get("Platform"):
+        raise AwsError("InvalidParameter", "UEFI with an EBS snapshot requires Platform", 400)
+    if request.get("KmsKeyId") and not request.get("Encrypted"):
+        raise AwsError("InvalidParameterDependency", "KmsKeyId requires Encrypted", 400)
+
+
+def _described(task: ImportTask) -> dict[str, Any]:
+    request = task.request
+    kept = ("Description", "Hypervisor", "KmsKeyId", "LicenseType", "Platform", "UsageOperation", "BootMode")
+    answer: dict[str, Any] = {name: request[name] for name in kept if request.get(name)}
+    answer |= {
+        "ImportTaskId": task.id,
+        "Status": task.status,
+        "Architecture": request.get("Architecture") or "x86_64",
+        "Encrypted": bool(request.get("Encrypted")),
+        "SnapshotDetails": [_detail(task, disk) for disk in task.disks],
+        "Tags": [{"Key": key, "Value": value} for key, value in task.tags.items()],
+    }
+    if task.message:
+        answer["StatusMessage"] = task.message
+    if task.active:
+        answer["Progress"] = str(task.phase.progress)
+    if task.image_id:
+        answer["ImageId"] = task.image_id
+    return answer
+
+
+def _detail(task: ImportTask, disk: Disk) -> dict[str, Any]:
+    detail: dict[str, Any] = {"Status": "completed" if task.status == COMPLETED else "active"}
+    if disk.image_format:
+        detail["Format"] = disk.image_format
+    if disk.bucket:
+        detail["UserBucket"] = {"S3Bucket": disk.bucket, "S3Key": disk.key}
+    if disk.image_size:
+        detail["DiskImageSize"] = float(disk.image_size)
+    if disk.description:
+        detail["Description"] = disk.description
+    if task.status == COMPLETED and disk.snapshot is not None:
+        detail |= {"SnapshotId": disk.snapshot.id, "DeviceName": disk.device}
+    return detail
+
+
+def image_values(task: ImportTask) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """RegisterImage's parameters and the mappings of the image that an import ends in."""
+    request = task.request
+    values = {
+        "Name": task.id,
+        "Description": f"AWS-VMImport service: {request.get('Description') or task.id}",
+        "Architecture": request.get("Architecture") or "x86_64",
+        "VirtualizationType": "hvm",
+        "RootDeviceName": DEVICE_NAMES[0],
+        "EnaSupport": True,
+        "BootMode": request.get("BootMode"),
+    }
+    mappings = []
+    for disk in task.disks:
+        assert disk.snapshot is not None
+        mappings.append(
+            {
+                "DeviceName": disk.device,
+                "Ebs": {
+                    "SnapshotId": disk.snapshot.id,
+                    "VolumeSize": disk.snapshot.size,
+                    "VolumeType": "gp2",
+                    "DeleteOnTermination": True,
+                    "Encrypted": disk.snapshot.encrypted,
+                },
+            }
+        )
+    return values, mappings
+
+
+def platform(request: Mapping[str, Any], windows: bool) -> dict[str, Any]:
+    """Billing facts of the image, by platform and licence."""
+    if request.get("Platform") != "Windows" and not windows:
+        return {"platform": None, "platform_details": "Linux/UNIX", "usage_operation": "RunInstances"}
+    if request.get("LicenseType") == "BYOL":
+        return {"platform": "windows", "platform_details": "Windows BYOL", "usage_operation": "RunInstances:0800"}
+    return {"platform": "windows", "platform_details": "Windows", "usage_operation": "RunInstances:0002"}

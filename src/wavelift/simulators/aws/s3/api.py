@@ -1,0 +1,264 @@
+"""The S3 calls: buckets and objects. Uploads are in :mod:`.uploads`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Final, Protocol
+
+from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.message import CHUNK, Request, Response
+from wavelift.simulators.aws.s3 import listing, xml
+from wavelift.simulators.aws.s3.receive import object_info, receive
+from wavelift.simulators.aws.s3.routes import SUBRESOURCES, address
+from wavelift.simulators.aws.s3.store import Bucket, S3Store, StoredObject
+from wavelift.simulators.aws.s3.uploads import UploadCalls
+from wavelift.simulators.aws.settings import ACCOUNT, Settings
+
+BUCKET_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
+MISSING: Final = {
+    "encryption": "ServerSideEncryptionConfigurationNotFoundError",
+    "lifecycle": "NoSuchLifecycleConfiguration",
+    "policy": "NoSuchBucketPolicy",
+    "publicAccessBlock": "NoSuchPublicAccessBlockConfiguration",
+    "tagging": "NoSuchTagSet",
+    "cors": "NoSuchCORSConfiguration",
+    "ownershipControls": "OwnershipControlsNotFoundError",
+    "object-lock": "ObjectLockConfigurationNotFoundError",
+    "replication": "ReplicationConfigurationNotFoundError",
+    "website": "NoSuchWebsiteConfiguration",
+}
+EMPTY: Final = {
+    "versioning": "VersioningConfiguration",
+    "logging": "BucketLoggingStatus",
+    "accelerate": "AccelerateConfiguration",
+}
+
+
+class Watcher(Protocol):
+    """Told of each finished object: evidence, and the byte that a fault rule flips."""
+
+    def object_done(self, bucket: str, stored: StoredObject, *, multipart: bool) -> None: ...
+
+
+class S3Api(UploadCalls):
+    def __init__(self, store: S3Store, settings: Settings, watcher: Watcher, knows_key: Callable[[str], bool]) -> None:
+        super().__init__(store, watcher, knows_key)
+        self._settings = settings
+        self._calls: dict[str, Callable[[Request], Response]] = {
+            "ListBuckets": self._list_buckets,
+            "CreateBucket": self._create_bucket,
+            "DeleteBucket": self._delete_bucket,
+            "HeadBucket": self._head_bucket,
+            "ListObjectsV2": self._list_objects,
+            "ListObjects": self._list_objects,
+            "ListMultipartUploads": self._list_uploads,
+            "PutObject": self._put_object,
+            "GetObject": self._get_object,
+            "HeadObject": self._get_object,
+            "DeleteObject": self._delete_object,
+            "DeleteObjects": self._delete_objects,
+            "GetObjectTagging": self._get_tagging,
+            "PutObjectTagging": self._put_tagging,
+            **self.upload_calls(),
+        }
+
+    def handle(self, request: Request) -> Response:
+        call = self._calls.get(request.operation)
+        if call is not None:
+            return call(request)
+        for name, suffix in SUBRESOURCES.items():
+            if request.operation in {f"Get{suffix}", f"Put{suffix}", f"Delete{suffix}"}:
+                return self._subresource(request, name)
+        raise AwsError(
+            "NotImplemented",
+            f"A header you provided implies functionality that is not implemented ({request.operation or 'unknown'})",
+            501,
+        )
+
+    # buckets
+
+    def _list_buckets(self, request: Request) -> Response:
+        rows = [{"Name": bucket.name, "CreationDate": xml.iso(bucket.created)} for bucket in self.store.buckets()]
+        owner = {"ID": ACCOUNT, "DisplayName": "simulator"}
+        return xml.response("ListAllMyBucketsResult", {"Owner": owner, "Buckets": {"Bucket": rows}})
+
+    def _create_bucket(self, request: Request) -> Response:
+        name, _ = address(request)
+        region = xml.parse_location(request.body.content) or "us-east-1"
+        if not BUCKET_NAME.fullmatch(name):
+            raise AwsError("InvalidBucketName", "The specified bucket is not valid.", 400)
+        if region != self._settings.region:
+            raise AwsError(
+                "IllegalLocationConstraintException",
+                f"The {region} location constraint is incompatible for the region specific endpoint "
+                "this request was sent to.",
+                400,
+            )
+        self.store.create_bucket(name, region)
+        return Response(200, {"Location": f"/{name}"})
+
+    def _delete_bucket(self, request: Request) -> Response:
+        self.store.delete_bucket(address(request)[0])
+        return Response(204)
+
+    def _head_bucket(self, request: Request) -> Response:
+        bucket = self.store.bucket(address(request)[0])
+        return Response(200, {"x-amz-bucket-region": bucket.region})
+
+    def _subresource(self, request: Request, name: str) -> Response:
+        bucket = self.store.bucket(address(request)[0])
+        if request.method == "PUT":
+            bucket.documents[name] = request.body.content
+            return Response(200)
+        if request.method == "DELETE":
+            bucket.documents.pop(name, None)
+            return Response(204)
+        return self._read_subresource(bucket, name)
+
+    def _read_subresource(self, bucket: Bucket, name: str) -> Response:
+        if name in bucket.documents:
+            kind = "application/json" if name == "policy" else "application/xml"
+            return Response(200, {"Content-Type": kind}, bucket.documents[name])
+        if name == "location":
+            region = "" if bucket.region == "us-east-1" else bucket.region
+            body = f'<LocationConstraint xmlns="{xml.NAMESPACE}">{region}</LocationConstraint>'
+            return Response(200, {"Content-Type": "application/xml"}, body.encode())
+        if name == "acl":
+            owner = {"ID": ACCOUNT, "DisplayName": "simulator"}
+            return xml.response("AccessControlPolicy", {"Owner": owner, "AccessControlList": {}})
+        if name in EMPTY:
+            return xml.response(EMPTY[name], {})
+        raise AwsError(MISSING[name], f"The {name} of this bucket is not set", 404, {"BucketName": bucket.name})
+
+    # objects
+
+    def _list_objects(self, request: Request) -> Response:
+        bucket = self.store.bucket(address(request)[0])
+        return listing.objects(bucket, request.query(), version=2 if request.operation.endswith("V2") else 1)
+
+    def _put_object(self, request: Request) -> Response:
+        bucket, key = address(request)
+        owner = self.store.bucket(bucket)
+        info = object_info(request, self.knows_key)
+        if request.headers.get("if-none-match") == "*" and key in owner.objects:
+            raise AwsError("PreconditionFailed", "At least one of the pre-conditions you specified did not hold", 412)
+        with self.store.incoming() as path:
+            got = receive(request, path)
+            stored = self.store.put_object(bucket, key, path, etag=got.etag, info=info, checksums=got.checksums)
+        self.watcher.object_done(bucket, stored, multipart=False)
+        headers = {"ETag": f'"{stored.etag}"', **_encryption(stored), **_checksum_headers(stored)}
+        return Response(200, headers)
+
+    def _get_object(self, request: Request) -> Response:
+        stored = self.store.object(*address(request))
+        _check_conditions(request, stored)
+        headers = _object_headers(stored)
+        if request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED" and "range" not in request.headers:
+            headers |= _checksum_headers(stored)
+        first, last = 0, stored.size - 1
+        status = 200
+        if text := request.headers.get("range"):
+            first, last = _range(text, stored.size)
+            headers["Content-Range"] = f"bytes {first}-{last}/{stored.size}"
+            status = 206
+        length = last - first + 1
+        if request.method == "HEAD":
+            headers["Content-Length"] = str(length)
+            return Response(status, headers)
+        return Response(status, headers, stream=_read(stored.path, first, length), length=length)
+
+    def _delete_object(self, request: Request) -> Response:
+        self.store.delete_object(*address(request))
+        return Response(204)
+
+    def _delete_objects(self, request: Request) -> Response:
+        bucket, _ = address(request)
+        keys, quiet = xml.parse_delete(request.body.content)
+        if len(keys) > listing.PAGE:
+            raise AwsError("MalformedXML", "More than 1000 keys", 400)
+        for key in keys:
+            self.store.delete_object(bucket, key)
+        return xml.response("DeleteResult", {} if quiet else {"Deleted": [{"Key": key} for key in keys]})
+
+    def _get_tagging(self, request: Request) -> Response:
+        stored = self.store.object(*address(request))
+        tags = [{"Key": key, "Value": value} for key, value in stored.info.tags.items()]
+        return xml.response("Tagging", {"TagSet": {"Tag": tags}})
+
+    def _put_tagging(self, request: Request) -> Response:
+        stored = self.store.object(*address(request))
+        stored.info.tags.clear()
+        stored.info.tags.update(xml.parse_tags(request.body.content))
+        return Response(200)
+
+
+def _range(text: str, size: int) -> tuple[int, int]:
+    match = RANGE.fullmatch(text.strip())
+    unsatisfiable = AwsError(
+        "InvalidRange", "The requested range is not satisfiable", 416, {"ActualObjectSize": str(size)}
+    )
+    if match is None or match.group(0) == "bytes=-":
+        return 0, size - 1
+    start, end = match.groups()
+    first = int(start) if start else max(0, size - int(end))
+    last = min(int(end), size - 1) if start and end else size - 1
+    if first >= size or first > last:
+        raise unsatisfiable
+    return first, last
+
+
+def _check_conditions(request: Request, stored: StoredObject) -> None:
+    wanted = request.headers.get("if-match")
+    if wanted is not None and wanted != "*" and wanted.strip('"') != stored.etag:
+        raise AwsError(
+            "PreconditionFailed",
+            "At least one of the pre-conditions you specified did not hold",
+            412,
+            {"Condition": "If-Match"},
+        )
+    unwanted = request.headers.get("if-none-match")
+    if unwanted is not None and unwanted.strip('"') == stored.etag:
+        raise AwsError("NotModified", "Not Modified", 304)
+
+
+def _object_headers(stored: StoredObject) -> dict[str, str]:
+    headers = {
+        "Content-Type": "binary/octet-stream",
+        "ETag": f'"{stored.etag}"',
+        "Last-Modified": formatdate(stored.modified, usegmt=True),
+        "Accept-Ranges": "bytes",
+        **stored.info.headers,
+        **_encryption(stored),
+        **{f"x-amz-meta-{name}": value for name, value in stored.info.metadata.items()},
+    }
+    if stored.info.tags:
+        headers["x-amz-tagging-count"] = str(len(stored.info.tags))
+    return headers
+
+
+def _encryption(stored: StoredObject) -> dict[str, str]:
+    kept = {name: value for name, value in stored.info.headers.items() if name.startswith("x-amz-server-side")}
+    return kept or {"x-amz-server-side-encryption": "AES256"}
+
+
+def _checksum_headers(stored: StoredObject) -> dict[str, str]:
+    if not stored.checksums:
+        return {}
+    values = {f"x-amz-checksum-{name.lower()}": value for name, value in stored.checksums.items()}
+    return {**values, "x-amz-checksum-type": stored.checksum_type}
+
+
+def _read(path: Path, first: int, length: int) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(min(CHUNK, length) or 1))
+    with path.open("rb", buffering=0) as source:
+        source.seek(first)
+        while length:
+            count = source.readinto(buffer[:length])
+            if not count:
+                raise OSError(f"{path} is shorter than it was")
+            length -= count
+            yield buffer[:count]

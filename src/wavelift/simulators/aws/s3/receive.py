@@ -1,0 +1,109 @@
+"""Taking in a body: into a file, hashed on the way, and refused when it is not what its headers say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl
+
+from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.message import BodyBroken, Digests, Request, b64
+from wavelift.simulators.aws.s3.store import ObjectInfo
+from wavelift.simulators.aws.sigv4 import signed_payload
+
+KNOWN_CHECKSUMS: Final = ("SHA256", "SHA1", "CRC32")
+UNKNOWN_CHECKSUMS: Final = ("crc32c", "crc64nvme")
+KEPT_HEADERS: Final = {
+    "content-type": "Content-Type",
+    "content-encoding": "Content-Encoding",
+    "cache-control": "Cache-Control",
+    "content-disposition": "Content-Disposition",
+    "x-amz-storage-class": "x-amz-storage-class",
+    "x-amz-server-side-encryption": "x-amz-server-side-encryption",
+    "x-amz-server-side-encryption-aws-kms-key-id": "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-amz-server-side-encryption-bucket-key-enabled": "x-amz-server-side-encryption-bucket-key-enabled",
+}
+KMS_HEADER: Final = "x-amz-server-side-encryption-aws-kms-key-id"
+META: Final = "x-amz-meta-"
+MAX_METADATA: Final = 2048
+"""Bytes of names and values together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    size: int
+    etag: str
+    checksums: dict[str, str]
+
+
+def object_info(request: Request, knows_key: Callable[[str], bool]) -> ObjectInfo:
+    """What the headers say about the object to be."""
+    headers = {kept: request.headers[name] for name, kept in KEPT_HEADERS.items() if name in request.headers}
+    encoding = [part.strip() for part in headers.get("Content-Encoding", "").split(",")]
+    encoding = [part for part in encoding if part and part != "aws-chunked"]
+    headers.pop("Content-Encoding", None)
+    if encoding:
+        headers["Content-Encoding"] = ",".join(encoding)
+    metadata = {name.removeprefix(META): value for name, value in request.headers.items() if name.startswith(META)}
+    if sum(len(name) + len(value) for name, value in metadata.items()) > MAX_METADATA:
+        raise AwsError("MetadataTooLarge", "Your metadata headers exceed the maximum allowed metadata size", 400)
+    key = request.headers.get(KMS_HEADER, "")
+    if key and not knows_key(key):
+        raise AwsError("KMS.NotFoundException", f"Invalid keyId '{key}'", 400)
+    tags = dict(parse_qsl(request.headers.get("x-amz-tagging", ""), keep_blank_values=True))
+    return ObjectInfo(metadata, headers, tags)
+
+
+def receive(request: Request, path: Path) -> Received:
+    """Write the body to ``path`` and check everything that was said about it. Raises AwsError."""
+    for name in UNKNOWN_CHECKSUMS:
+        if f"x-amz-checksum-{name}" in {*request.headers, request.headers.get("x-amz-trailer", "").lower()}:
+            raise AwsError("NotImplemented", f"This simulator does not compute {name}", 501)
+    digests = Digests(request.headers)
+    try:
+        with path.open("wb", buffering=0) as out:
+            for piece in request.body.chunks():
+                digests.update(piece)
+                out.write(piece)
+    except BodyBroken as error:
+        raise AwsError("IncompleteBody", f"You did not provide the number of bytes specified: {error}", 400) from error
+    _check_size(request, digests)
+    _check_signed(request, digests)
+    return Received(digests.size, digests.sha256.hex()[:32], _check_stated(request, digests))
+
+
+def _check_size(request: Request, digests: Digests) -> None:
+    stated = request.headers.get("x-amz-decoded-content-length")
+    if stated is not None and int(stated) != digests.size:
+        raise AwsError("IncompleteBody", "You did not provide the number of bytes specified", 400)
+
+
+def _check_signed(request: Request, digests: Digests) -> None:
+    signed = signed_payload(request)
+    if signed is not None and signed != digests.sha256.hex():
+        raise AwsError(
+            "XAmzContentSHA256Mismatch",
+            "The provided 'x-amz-content-sha256' header does not match what was computed.",
+            400,
+            {"ClientComputedContentSHA256": signed, "S3ComputedContentSHA256": digests.sha256.hex()},
+        )
+    md5 = request.headers.get("content-md5")
+    if md5 is not None and digests.md5 is not None and md5 != b64(digests.md5):
+        raise AwsError("BadDigest", "The Content-MD5 you specified did not match what we received.", 400)
+
+
+def _check_stated(request: Request, digests: Digests) -> dict[str, str]:
+    """The checksums that the caller stated, in the headers or after the body, all of them right."""
+    found = {}
+    for name in KNOWN_CHECKSUMS:
+        header = f"x-amz-checksum-{name.lower()}"
+        stated = request.headers.get(header) or request.body.trailers.get(header)
+        if stated is None:
+            continue
+        computed = digests.checksum(name)
+        if computed is None or stated != b64(computed):
+            raise AwsError("BadDigest", f"The {name} you specified did not match the calculated checksum.", 400)
+        found[name] = stated
+    return found

@@ -1,0 +1,329 @@
+"""Buckets, objects and uploads. Bodies are files below one folder; the rest is in memory."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.message import b64
+from wavelift.simulators.aws.settings import Clock
+
+MIN_PART: Final = 5 << 20
+"""Bytes; the last part may be smaller."""
+MAX_PARTS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a writer says about an object before its bytes come."""
+
+    metadata: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    """Content-Type, encryption and storage class, by the names under which GetObject gives them back."""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    key: str
+    path: Path
+    size: int
+    etag: str
+    """Without quotes. Not an MD5: with SSE-KMS it is none in AWS either."""
+    modified: float
+    info: ObjectInfo
+    checksums: dict[str, str]
+    """Algorithm (``SHA256``) → Base64, with ``-<parts>`` when composite."""
+    checksum_type: str
+    parts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    number: int
+    path: Path
+    size: int
+    etag: str
+    modified: float
+    checksums: dict[str, str]
+
+
+@dataclass(slots=True)
+class Upload:
+    id: str
+    bucket: str
+    key: str
+    started: float
+    info: ObjectInfo
+    algorithm: str
+    checksum_type: str
+    parts: dict[int, Part] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(slots=True)
+class Bucket:
+    name: str
+    region: str
+    created: float
+    objects: dict[str, StoredObject] = field(default_factory=dict)
+    uploads: dict[str, Upload] = field(default_factory=dict)
+    documents: dict[str, bytes] = field(default_factory=dict)
+    """Subresources kept as they came: tagging, encryption, policy, lifecycle …"""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedPart:
+    """A part as CompleteMultipartUpload lists it."""
+
+    number: int
+    etag: str
+    checksums: dict[str, str]
+
+
+class S3Store:
+    """Safe for many threads: one lock for the tables, bodies outside of it."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self._folder, self._clock = folder, clock
+        self._lock = threading.Lock()
+        self._buckets: dict[str, Bucket] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        with self._lock:
+            self._buckets.clear()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            for name in ("objects", "parts", "incoming"):
+                (self._folder / name).mkdir(parents=True)
+
+    def buckets(self) -> list[Bucket]:
+        with self._lock:
+            return [self._buckets[name] for name in sorted(self._buckets)]
+
+    def create_bucket(self, name: str, region: str) -> None:
+        with self._lock:
+            if name in self._buckets:
+                raise AwsError(
+                    "BucketAlreadyOwnedByYou",
+                    "Your previous request to create the named bucket succeeded and you already own it.",
+                    409,
+                )
+            self._buckets[name] = Bucket(name, region, self._clock.now())
+
+    def delete_bucket(self, name: str) -> None:
+        bucket = self.bucket(name)
+        with self._lock:
+            if bucket.objects or bucket.uploads:
+                raise AwsError("BucketNotEmpty", "The bucket you tried to delete is not empty", 409)
+            self._buckets.pop(name, None)
+
+    def bucket(self, name: str) -> Bucket:
+        with self._lock:
+            bucket = self._buckets.get(name)
+        if bucket is None:
+            raise AwsError("NoSuchBucket", "The specified bucket does not exist", 404, {"BucketName": name})
+        return bucket
+
+    @contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """A place for a body while it arrives; what is still there afterwards goes."""
+        path = self._folder / "incoming" / uuid.uuid4().hex
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def object(self, bucket: str, key: str) -> StoredObject:
+        stored = self.bucket(bucket).objects.get(key)
+        if stored is None:
+            raise AwsError("NoSuchKey", "The specified key does not exist.", 404, {"Key": key})
+        return stored
+
+    def put_object(
+        self, bucket: str, key: str, body: Path, *, etag: str, info: ObjectInfo, checksums: dict[str, str]
+    ) -> StoredObject:
+        path = self._folder / "objects" / uuid.uuid4().hex
+        size = body.stat().st_size
+        body.rename(path)
+        stored = StoredObject(key, path, size, etag, self._clock.now(), info, checksums, "FULL_OBJECT")
+        self._replace(bucket, stored)
+        return stored
+
+    def _replace(self, bucket: str, stored: StoredObject) -> None:
+        owner = self.bucket(bucket)
+        with self._lock:
+            old = owner.objects.get(stored.key)
+            owner.objects[stored.key] = stored
+        if old is not None:
+            old.path.unlink(missing_ok=True)
+
+    def delete_object(self, bucket: str, key: str) -> None:
+        owner = self.bucket(bucket)
+        with self._lock:
+            old = owner.objects.pop(key, None)
+        if old is not None:
+            old.path.unlink(missing_ok=True)
+
+    # uploads
+
+    def create_upload(self, bucket: str, key: str, *, info: ObjectInfo, algorithm: str, checksum_type: str) -> Upload:
+        owner = self.bucket(bucket)
+        upload = Upload(
+            uuid.uuid4().hex + uuid.uuid4().hex, bucket, key, self._clock.now(), info, algorithm, checksum_type
+        )
+        (self._folder / "parts" / upload.id).mkdir()
+        with self._lock:
+            owner.uploads[upload.id] = upload
+        return upload
+
+    def upload(self, bucket: str, key: str, upload_id: str) -> Upload:
+        upload = self.bucket(bucket).uploads.get(upload_id)
+        if upload is None or upload.key != key:
+            raise no_such_upload(upload_id)
+        return upload
+
+    def put_part(self, upload: Upload, number: int, body: Path, *, etag: str, checksums: dict[str, str]) -> Part:
+        """Keep a part whose checks are done; an older one of that number goes."""
+        path = self._folder / "parts" / upload.id / f"{number:05d}-{uuid.uuid4().hex[:8]}"
+        part = Part(number, path, body.stat().st_size, etag, self._clock.now(), checksums)
+        with upload.lock:
+            if upload.id not in self.bucket(upload.bucket).uploads:
+                raise no_such_upload(upload.id)
+            body.rename(path)
+            old = upload.parts.get(number)
+            upload.parts[number] = part
+        if old is not None:
+            old.path.unlink(missing_ok=True)
+        return part
+
+    def abort(self, upload: Upload) -> None:
+        with upload.lock:
+            self._forget(upload)
+
+    def _forget(self, upload: Upload) -> None:
+        with self._lock:
+            owner = self._buckets.get(upload.bucket)
+            if owner is None or owner.uploads.pop(upload.id, None) is None:
+                raise no_such_upload(upload.id)
+        shutil.rmtree(self._folder / "parts" / upload.id, ignore_errors=True)
+
+    def complete(self, upload: Upload, claimed: Sequence[ClaimedPart]) -> StoredObject:
+        """Join the claimed parts; the others are lost. Raises what S3 raises for a list that does not fit."""
+        with upload.lock:
+            if upload.id not in self.bucket(upload.bucket).uploads:
+                raise no_such_upload(upload.id)
+            parts = _agreed(upload, claimed)
+            path = self._folder / "objects" / uuid.uuid4().hex
+            size = _join(parts, path)
+            stored = StoredObject(
+                key=upload.key,
+                path=path,
+                size=size,
+                etag=_multipart_etag(parts),
+                modified=self._clock.now(),
+                info=upload.info,
+                checksums=_composite(upload, parts),
+                checksum_type=upload.checksum_type,
+                parts=len(parts),
+            )
+            self._replace(upload.bucket, stored)
+            self._forget(upload)
+        return stored
+
+
+def no_such_upload(upload_id: str) -> AwsError:
+    return AwsError(
+        "NoSuchUpload",
+        "The specified upload does not exist. The upload ID may be invalid, "
+        "or the upload may have been aborted or completed.",
+        404,
+        {"UploadId": upload_id},
+    )
+
+
+def _agreed(upload: Upload, claimed: Sequence[ClaimedPart]) -> list[Part]:
+    if not claimed:
+        raise AwsError("MalformedXML", "The XML you provided was not well-formed or did not validate", 400)
+    numbers = [part.number for part in claimed]
+    if any(a >= b for a, b in pairwise(numbers)):
+        raise AwsError("InvalidPartOrder", "The list of parts was not in ascending order.", 400)
+    parts = []
+    for claim in claimed:
+        part = upload.parts.get(claim.number)
+        _check_claim(upload, claim, part)
+        if part is not None:
+            parts.append(part)
+    for part in parts[:-1]:
+        if part.size < MIN_PART:
+            raise AwsError(
+                "EntityTooSmall",
+                "Your proposed upload is smaller than the minimum allowed size",
+                400,
+                {"ProposedSize": str(part.size), "MinSizeAllowed": str(MIN_PART), "PartNumber": str(part.number)},
+            )
+    return parts
+
+
+def _check_claim(upload: Upload, claim: ClaimedPart, part: Part | None) -> None:
+    wrong = part is None or part.etag != claim.etag
+    if part is not None:
+        wrong = wrong or any(part.checksums.get(name) != value for name, value in claim.checksums.items())
+    if wrong:
+        raise AwsError(
+            "InvalidPart",
+            "One or more of the specified parts could not be found. The part may not have been uploaded, "
+            "or the specified entity tag may not match the part's entity tag.",
+            400,
+            {"UploadId": upload.id, "PartNumber": str(claim.number), "ETag": claim.etag},
+        )
+    if upload.checksum_type == "COMPOSITE" and upload.algorithm not in claim.checksums:
+        raise AwsError(
+            "InvalidRequest",
+            f"The upload was created using a {upload.algorithm.lower()} checksum. The complete request must include "
+            f"the checksum for each part. It was missing for part {claim.number} in the request.",
+            400,
+        )
+
+
+def _multipart_etag(parts: Sequence[Part]) -> str:
+    joined = "".join(part.etag for part in parts).encode()
+    return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(parts)}"
+
+
+def _composite(upload: Upload, parts: Sequence[Part]) -> dict[str, str]:
+    if upload.algorithm != "SHA256" or upload.checksum_type != "COMPOSITE":
+        return {}
+    joined = b"".join(base64.b64decode(part.checksums["SHA256"]) for part in parts)
+    return {"SHA256": f"{b64(hashlib.sha256(joined).digest())}-{len(parts)}"}
+
+
+def _join(parts: Sequence[Part], target: Path) -> int:
+    """The kernel copies: no byte passes through the interpreter. Returns the object's size."""
+    if len(parts) == 1:
+        parts[0].path.rename(target)
+        return parts[0].size
+    size = 0
+    with target.open("wb") as out:
+        for part in parts:
+            with part.path.open("rb") as source:
+                left = part.size
+                while left:
+                    copied = os.copy_file_range(source.fileno(), out.fileno(), left)
+                    if not copied:
+                        raise OSError(f"{part.path} is shorter than it was")
+                    left -= copied
+            part.path.unlink()
+            size += part.size
+    return size

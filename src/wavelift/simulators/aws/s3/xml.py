@@ -1,0 +1,92 @@
+"""The XML of S3: documents from nested values, and the two documents that callers send."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.message import Response
+from wavelift.simulators.aws.s3.store import ClaimedPart
+
+NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
+CHECKSUMS: Final = ("SHA256", "SHA1", "CRC32")
+
+Value = str | int | bool | None | Mapping[str, "Value"] | Iterable["Value"]
+
+
+def document(name: str, content: Mapping[str, Value]) -> bytes:
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<{name} xmlns="{NAMESPACE}">{_members(content)}</{name}>'
+    ).encode()
+
+
+def response(name: str, content: Mapping[str, Value], headers: Mapping[str, str] | None = None) -> Response:
+    return Response(200, {"Content-Type": "application/xml", **(headers or {})}, document(name, content))
+
+
+def _members(content: Mapping[str, Value]) -> str:
+    return "".join(_element(name, value) for name, value in content.items())
+
+
+def _element(name: str, value: Value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return f"<{name}>{str(value).lower()}</{name}>"
+    if isinstance(value, str | int):
+        return f"<{name}>{escape(str(value))}</{name}>"
+    if isinstance(value, Mapping):
+        return f"<{name}>{_members(value)}</{name}>"
+    return "".join(_element(name, item) for item in value)
+
+
+def iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+def _parse(body: bytes, root_name: str) -> ElementTree.Element:
+    malformed = AwsError(
+        "MalformedXML",
+        "The XML you provided was not well-formed or did not validate against our published schema",
+        400,
+    )
+    try:
+        root = ElementTree.fromstring(body)
+    except ElementTree.ParseError:
+        raise malformed from None
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    if root.tag != root_name:
+        raise malformed
+    return root
+
+
+def parse_parts(body: bytes) -> list[ClaimedPart]:
+    """The parts of a CompleteMultipartUpload document. Raises MalformedXML."""
+    parts = []
+    for element in _parse(body, "CompleteMultipartUpload").findall("Part"):
+        checksums = {name: text for name in CHECKSUMS if (text := (element.findtext(f"Checksum{name}") or "").strip())}
+        number = element.findtext("PartNumber") or ""
+        if not number.strip().isdigit():
+            raise AwsError("MalformedXML", "A part without its number", 400)
+        parts.append(ClaimedPart(int(number), (element.findtext("ETag") or "").strip().strip('"'), checksums))
+    return parts
+
+
+def parse_delete(body: bytes) -> tuple[list[str], bool]:
+    """The keys of a DeleteObjects document and whether it is quiet."""
+    root = _parse(body, "Delete")
+    keys = [element.findtext("Key") or "" for element in root.findall("Object")]
+    return keys, (root.findtext("Quiet") or "").strip() == "true"
+
+
+def parse_location(body: bytes) -> str:
+    return (_parse(body, "CreateBucketConfiguration").findtext("LocationConstraint") or "").strip() if body else ""
+
+
+def parse_tags(body: bytes) -> dict[str, str]:
+    return {tag.findtext("Key") or "": tag.findtext("Value") or "" for tag in _parse(body, "Tagging").iter("Tag")}

@@ -1,0 +1,275 @@
+"""Import tasks: made by ImportImage, driven by a thread each, seen by DescribeImportImageTasks."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from wavelift.simulators.aws.ebs.snapshot import GIB, Snapshot
+from wavelift.simulators.aws.ebs.store import EbsStore
+from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.faults import Faults
+from wavelift.simulators.aws.invented import (
+    CANCELLED_MESSAGE,
+    DEVICE_NAMES,
+    LIMIT_CODE,
+    LIMIT_MESSAGE,
+    PHASES,
+    UNKNOWN_TASK_CODE,
+    Phase,
+)
+from wavelift.simulators.aws.settings import Clock, Settings
+from wavelift.simulators.aws.vmimport.convert import (
+    Cancelled,
+    ChangedRange,
+    ImportFailed,
+    change_blocks,
+    check,
+    data_blocks,
+    gib,
+    to_raw,
+)
+
+ACTIVE = "active"
+COMPLETED = "completed"
+DELETING = "deleting"
+DELETED = "deleted"
+
+
+@dataclass(slots=True)
+class Disk:
+    """One container of the request and what became of it."""
+
+    image_format: str
+    description: str = ""
+    bucket: str = ""
+    key: str = ""
+    snapshot_id: str = ""
+    device: str = ""
+    image_size: int = 0
+    virtual_size: int = 0
+    object_path: Path | None = None
+    snapshot: Snapshot | None = None
+    base: Snapshot | None = None
+    changes: list[ChangedRange] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class ImportTask:
+    id: str
+    request: Mapping[str, Any]
+    disks: list[Disk]
+    tags: dict[str, str]
+    started: float
+    token: str = ""
+    status: str = ACTIVE
+    phase: Phase = PHASES[0]
+    message: str = PHASES[0].message
+    image_id: str = ""
+    cancel: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def active(self) -> bool:
+        return self.status not in {COMPLETED, DELETED}
+
+
+class Surroundings(Protocol):
+    """What tasks need of the rest of the simulator."""
+
+    def register_import(self, task: ImportTask) -> str: ...
+
+    def keep_raw(self, task: ImportTask, number: int, raw: Path) -> None: ...
+
+
+class ImportTasks:
+    """Thread safe. Threads end with their tasks, and all of them at :meth:`close`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        store: EbsStore,
+        clock: Clock,
+        settings: Settings,
+        faults: Faults,
+        surroundings: Surroundings,
+    ) -> None:
+        self._folder, self._store, self._clock = folder, store, clock
+        self._settings, self._faults, self._surroundings = settings, faults, surroundings
+        self._lock = threading.Lock()
+        self._tasks: dict[str, ImportTask] = {}
+        self._workers = threading.BoundedSemaphore(settings.import_workers)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def submit(self, request: Mapping[str, Any], disks: list[Disk], *, tags: dict[str, str], token: str) -> ImportTask:
+        """A new task, or the one that this token made before. Raises what ImportImage raises."""
+        with self._lock:
+            if known := next((task for task in self._tasks.values() if token and task.token == token), None):
+                if known.request != request:
+                    raise AwsError(
+                        "IdempotentParameterMismatch", "The client token was used with other parameters", 400
+                    )
+                return known
+            if sum(task.active for task in self._tasks.values()) >= self._settings.import_limit:
+                raise AwsError(LIMIT_CODE, LIMIT_MESSAGE.format(limit=self._settings.import_limit), 400)
+            for disk, device in zip(disks, DEVICE_NAMES, strict=False):
+                disk.device = device
+            task = ImportTask(f"import-ami-0{uuid.uuid4().hex[:16]}", request, disks, tags, self._clock.now(), token)
+            self._tasks[task.id] = task
+        threading.Thread(target=self._run, args=(task,), name=task.id, daemon=True).start()
+        return task
+
+    def all(self) -> list[ImportTask]:
+        with self._lock:
+            return list(self._tasks.values())
+
+    def find(self, task_id: str) -> ImportTask:
+        with self._lock:
+            task = self._tasks.get(task_id)
+        if task is None:
+            raise AwsError(UNKNOWN_TASK_CODE, f"The import task ID '{task_id}' does not exist", 400)
+        return task
+
+    def cancel(self, task_id: str) -> tuple[str, str]:
+        """Previous state and state. A task that has ended cannot be cancelled."""
+        task = self.find(task_id)
+        with self._lock:
+            previous = task.status
+            if not task.active:
+                raise AwsError(
+                    "IncorrectState", f"The import task {task_id} is {previous} and cannot be cancelled", 400
+                )
+            task.status, task.message = DELETING, CANCELLED_MESSAGE
+            task.cancel.set()
+        return previous, DELETING
+
+    def close(self) -> None:
+        """Cancel all and wait for their threads."""
+        for task in self.all():
+            task.cancel.set()
+        for task in self.all():
+            task.ended.wait(10)
+
+    def reset(self) -> None:
+        self.close()
+        with self._lock:
+            self._tasks.clear()
+
+    # the life of one
+
+    def _run(self, task: ImportTask) -> None:
+        steps: dict[str, Callable[[ImportTask], None]] = {
+            "validating": self._validate,
+            "converting": self._convert,
+            "preparing ami": self._prepare,
+        }
+        try:
+            for phase in PHASES:
+                self._enter(task, phase)
+                if (step := steps.get(phase.message)) is not None:
+                    step(task)
+                self._dwell(task)
+            self._end(task, COMPLETED, "")
+        except Cancelled:
+            self._undo(task)
+            self._end(task, DELETED, CANCELLED_MESSAGE)
+        except ImportFailed as failure:
+            self._undo(task)
+            self._end(task, DELETED, str(failure))
+        except Exception:
+            self._undo(task)
+            self._end(task, DELETED, "ServerError: an internal error has occurred during conversion.")
+            raise
+        finally:
+            task.ended.set()
+
+    def _enter(self, task: ImportTask, phase: Phase) -> None:
+        with self._lock:
+            if task.cancel.is_set():
+                raise Cancelled
+            task.phase, task.message = phase, phase.message
+        for disk in task.disks:
+            target = f"{disk.bucket}/{disk.key}" if disk.bucket else disk.snapshot_id
+            rules = self._faults.take("import", service="ec2", operation=phase.message, key=target)
+            for rule in rules:
+                if rule.outcome == "stuck":
+                    task.cancel.wait()
+                    raise Cancelled
+                raise ImportFailed(rule.message or "ClientError: Unable to determine platform.")
+
+    def _dwell(self, task: ImportTask) -> None:
+        if task.cancel.wait(self._settings.phase_seconds):
+            raise Cancelled
+
+    def _end(self, task: ImportTask, status: str, message: str) -> None:
+        with self._lock:
+            task.status, task.message = status, message
+
+    def _validate(self, task: ImportTask) -> None:
+        for disk in task.disks:
+            if disk.object_path is not None:
+                try:
+                    check(disk.object_path, disk.image_format)
+                except FileNotFoundError as error:
+                    raise ImportFailed("ClientError: Disk validation failed [The S3 object is gone]") from error
+
+    def _convert(self, task: ImportTask) -> None:
+        while not self._workers.acquire(timeout=0.1):
+            if task.cancel.is_set():
+                raise Cancelled
+        try:
+            for number, disk in enumerate(task.disks):
+                self._convert_disk(task, number, disk)
+        finally:
+            self._workers.release()
+
+    def _convert_disk(self, task: ImportTask, number: int, disk: Disk) -> None:
+        parent = self._base(task, number, disk)
+        disk.snapshot = self._store.create(
+            size=parent.size,
+            parent=parent,
+            description=f"Created by AWS-VMImport service for {task.id}",
+            encrypted=bool(task.request.get("Encrypted")) or parent.encrypted,
+            kms_key=str(task.request.get("KmsKeyId") or ""),
+            origin=task.id,
+        )
+        if number == 0 and self._settings.change_boot_disk:
+            disk.changes = list(change_blocks(disk.snapshot, seed=task.id, size=disk.virtual_size))
+
+    def _base(self, task: ImportTask, number: int, disk: Disk) -> Snapshot:
+        """What the new snapshot stands on: the caller's own, or the disk as it was uploaded, which nobody sees."""
+        if disk.object_path is None:
+            given = self._store.readable(disk.snapshot_id)
+            disk.image_size = disk.virtual_size = given.size * GIB
+            return given
+        raw = self._folder / f"{task.id}-{number}.raw"
+        try:
+            disk.virtual_size = to_raw(disk.object_path, disk.image_format, raw, task.cancel.is_set)
+            disk.image_size = disk.object_path.stat().st_size
+            self._surroundings.keep_raw(task, number, raw)
+            disk.base = self._store.create(size=gib(disk.virtual_size), body=raw, hidden=True, origin=task.id)
+        except FileNotFoundError as error:
+            raise ImportFailed("ClientError: Disk validation failed [The S3 object is gone]") from error
+        finally:
+            raw.unlink(missing_ok=True)
+        disk.base.present.update(data_blocks(disk.base.path))
+        return disk.base
+
+    def _prepare(self, task: ImportTask) -> None:
+        for disk in task.disks:
+            for made in (disk.base, disk.snapshot):
+                if made is not None:
+                    self._store.finish(made)
+        task.image_id = self._surroundings.register_import(task)
+
+    def _undo(self, task: ImportTask) -> None:
+        """A failed import leaves no snapshot."""
+        for disk in task.disks:
+            for made in (disk.snapshot, disk.base):
+                if made is not None:
+                    self._store.discard(made)

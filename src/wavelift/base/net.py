@@ -270,7 +270,7 @@ def tls_error(error: ssl.SSLError, host: str, port: int, certificate: Certificat
     fault = tls_fault(error)
     place = f"{host}:{port}"
     what = _TLS_WORDS[fault].format(place=place)
-    detail = str(certificate) if certificate else (error.reason or str(error))
+    detail = str(certificate) if certificate else (getattr(error, "reason", "") or str(error))
     cure = _TLS_CURES[fault].format(override=override)
     return TlsError(f"{what}: {detail}", next_step=cure, host=place, fault=fault)
 

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import socket
+import ssl
+
+import pytest
+
+from wavelift.base.errors import NotFoundError, SpecError
+from wavelift.base.net import (
+    Proxy,
+    candidates,
+    parse_thumbprint,
+    pinned_context,
+    qualify,
+    thumbprint_matches,
+    tls_error,
+    unreachable,
+    verifying_context,
+)
+
+pytestmark = pytest.mark.unit
+
+DER = b"not parsed, only hashed"
+
+
+@pytest.mark.parametrize("name", ["sha1", "sha256"])
+def test_amp_12_a_pin_is_sha1_or_sha256_with_or_without_colons(name: str) -> None:
+    digits = hashlib.new(name, DER).hexdigest()
+    colons = ":".join(digits[at : at + 2] for at in range(0, len(digits), 2)).upper()
+    assert thumbprint_matches(DER, digits)
+    assert thumbprint_matches(DER, colons)
+    assert not thumbprint_matches(DER + b"!", colons)
+
+
+@pytest.mark.parametrize("text", ["", "abc", "zz" * 20, "aa" * 16, "aa" * 64])
+def test_a_pin_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="not a certificate thumbprint"):
+        parse_thumbprint(text)
+
+
+def test_sms_15_proxy_login_is_decoded_and_never_shown() -> None:
+    proxy = Proxy.parse("http://me:p%40ss@proxy.example:8080")
+    assert (proxy.host, proxy.port, proxy.password) == ("proxy.example", 8080, "p@ss")
+    assert "p@ss" not in repr(proxy)
+    assert proxy.url == "http://proxy.example:8080"
+    assert base64.b64decode(proxy.headers["Proxy-Authorization"].split()[1]) == b"me:p@ss"
+    assert Proxy.parse("proxy").port == 3128
+    assert Proxy.parse("proxy").headers == {}
+
+
+@pytest.mark.parametrize("url", ["socks5://u:geheim@p:1", "http://:geheim@:9", "http://u:geheim@p:notaport"])
+def test_a_wrong_proxy_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(SpecError) as refusal:
+        Proxy.parse(url)
+    assert "geheim" not in str(refusal.value)
+
+
+def test_sms_15_suffixes_serve_short_names_only() -> None:
+    suffixes = ("a.example", ".b.example")
+    assert list(candidates("esx1", suffixes)) == ["esx1.a.example", "esx1.b.example", "esx1"]
+    assert list(candidates("esx1.c.example", suffixes)) == ["esx1.c.example"]
+    assert list(candidates("10.0.0.1", suffixes)) == ["10.0.0.1"]
+    assert list(candidates("::1", suffixes)) == ["::1"]
+
+
+def test_amp_11_an_unknown_short_name_suggests_the_suffix() -> None:
+    assert qualify("esx1", ("a", "b.example"), {"esx1.b.example"}.__contains__) == "esx1.b.example"
+    assert qualify("10.0.0.1", (), lambda name: False) == "10.0.0.1"
+    with pytest.raises(NotFoundError, match="DNS search suffix") as short:
+        qualify("esx1", ("a",), lambda name: False)
+    assert short.value.where["tried"] == "esx1.a, esx1"
+    with pytest.raises(NotFoundError) as long:
+        qualify("esx1.example", (), lambda name: False)
+    assert "suffix" not in str(long.value)
+
+
+def test_a_missing_bundle_is_a_mistake_in_the_connection() -> None:
+    with pytest.raises(SpecError, match="cannot be read"):
+        verifying_context("/nowhere/ca.pem")
+
+
+def test_verification_is_on_and_not_stricter_than_vmwares_own_authority() -> None:
+    context = verifying_context()
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+
+
+def test_a_pin_does_not_fall_back_to_trusting_anybody() -> None:
+    with pytest.raises(ssl.SSLError):
+        pinned_context(DER)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (10, "has expired"),
+        (9, "not valid yet"),
+        (62, "another host name"),
+        (64, "another host name"),
+        (18, "authority"),
+    ],
+)
+def test_sms_16_each_refusal_is_named(code: int, words: str) -> None:
+    error = ssl.SSLCertVerificationError("refused")
+    error.verify_code = code
+    told = tls_error(error, "vc.example", 443, None, override="certificate_mode")
+    assert words in str(told)
+    assert "certificate_mode" in told.next_step
+    assert told.where["host"] == "vc.example:443"
+    assert not told.retryable
+
+
+def test_sockets_errors_are_told_in_words() -> None:
+    assert "cannot be resolved" in str(unreachable(socket.gaierror(-2, "x"), "vc", 443))
+    assert "does not answer in time" in str(unreachable(TimeoutError(), "vc", 443))
+    assert "refuses" in str(unreachable(ConnectionRefusedError(), "vc", 443))
+    assert unreachable(ConnectionResetError("reset"), "vc", 443).retryable

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+from pyVmomi import vim, vmodl
+
+from wavelift.adapters.vsphere.devices import disks
+from wavelift.adapters.vsphere.faults import QuiesceError, translate
+from wavelift.adapters.vsphere.inventory import VmSummary, choose, decode_name
+from wavelift.adapters.vsphere.lease import _match
+from wavelift.adapters.vsphere.nfc import lease_address, target_of
+from wavelift.adapters.vsphere.privileges import REQUIRED
+from wavelift.adapters.vsphere.session import VsphereConfig
+from wavelift.adapters.vsphere.soap import FALLBACK_VERSION, _newest
+from wavelift.base.domain import DiskFacts
+from wavelift.base.errors import (
+    AmbiguousError,
+    BusyError,
+    GuardError,
+    LoginError,
+    MissingPrivilegeError,
+    NotFoundError,
+    PermanentError,
+    SpecError,
+    UnreachableError,
+    WaveliftError,
+)
+from wavelift.rules.wave import Selector
+
+pytestmark = pytest.mark.unit
+
+
+# --- configuration --------------------------------------------------------------------------------------------------
+
+
+def test_inv_10_no_secret_in_the_configuration_s_text() -> None:
+    config = VsphereConfig(host="vc", username="u", password="geheim", proxy="http://p:geheim@proxy:1")
+    assert "geheim" not in repr(config)
+    assert "geheim" not in str(config)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"certificate_mode": "thumbprint"}, {"esxi_mode": "pin"}, {"certificate_mode": "thumbprint", "thumbprint": "xx"}],
+)
+def test_a_half_configured_policy_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SpecError):
+        VsphereConfig(host="vc", username="u", password="p", **wrong)
+
+
+# --- faults --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (vim.fault.NotAuthenticated(privilegeId="System.View"), UnreachableError),
+        (vim.fault.InvalidLogin(), LoginError),
+        (vim.fault.NoPermission(privilegeId="VApp.Export"), MissingPrivilegeError),
+        (vmodl.fault.ManagedObjectNotFound(), NotFoundError),
+        (vim.fault.TaskInProgress(), BusyError),
+        (vim.fault.InvalidPowerState(), BusyError),
+        (vim.fault.FileLocked(file="x"), BusyError),
+        (vim.fault.NoDiskSpace(datastore="ds1"), GuardError),
+        (vim.fault.ApplicationQuiesceFault(), QuiesceError),
+        (vim.fault.FilesystemQuiesceFault(), QuiesceError),
+        (vim.fault.HostConnectFault(), UnreachableError),
+        (vim.fault.Timedout(), UnreachableError),
+        (vmodl.fault.MethodNotFound(method="x"), PermanentError),
+        (vmodl.fault.SystemError(reason=""), WaveliftError),
+        (ConnectionResetError("reset"), UnreachableError),
+    ],
+)
+def test_inv_13_every_fault_becomes_ours(fault: BaseException, kind: type[WaveliftError]) -> None:
+    told = translate(fault, server="web01")
+    assert type(told) is kind
+    assert told.where["server"] == "web01"
+    assert told.next_step
+    assert str(pickle.loads(pickle.dumps(told))) == str(told)
+
+
+def test_quiescing_is_known_by_key_not_by_text() -> None:
+    fault = vim.fault.GenericVmConfigFault(reason="")
+    fault.faultMessage = [
+        vmodl.LocalizableMessage(key="msg.snapshot.error-QUIESCINGERROR", message="Fehler beim Stillegen")
+    ]
+    told = translate(fault)
+    assert isinstance(told, QuiesceError)
+    assert "Fehler beim Stillegen" in str(told)
+
+
+def test_a_missing_privilege_is_named() -> None:
+    told = translate(vim.fault.NoPermission(privilegeId="VApp.Export", object=vim.VirtualMachine("vm-12")))
+    assert told.where["privilege"] == "VApp.Export"
+    assert told.where["object"] == "vm-12"
+
+
+def test_sms_12_required_privileges_come_from_the_calls() -> None:
+    assert set(REQUIRED["vm"]) >= {
+        "VApp.Export",
+        "VirtualMachine.State.CreateSnapshot",
+        "VirtualMachine.State.RemoveSnapshot",
+    }
+    assert set(REQUIRED["datastore"]) >= {"Datastore.Browse", "Datastore.FileManagement"}
+
+
+# --- versions --------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_common_version_is_chosen() -> None:
+    document = b"""<namespaces version="1.0"><namespace><name>urn:vim25</name><version>99.9.0.0</version><priorVersions>
+        <version>8.0.3.0</version><version>7.0.3.0</version></priorVersions></namespace>
+        <namespace><name>urn:other</name><version>9.1.0.0</version></namespace></namespaces>"""
+    assert _newest(document) == "vim.version.v8_0_3_0"
+    assert _newest(b"<html>") == FALLBACK_VERSION
+    assert _newest(b"<namespaces/>") == FALLBACK_VERSION
+
+
+# --- choosing --------------------------------------------------------------------------------------------------
+
+
+def summary(moref: str, path: str, *, template: bool = False) -> VmSummary:
+    name = decode_name(path.rsplit("/", 1)[-1])
+    return VmSummary(moref, name, path, "", "poweredOn", template, "connected")
+
+
+INVENTORY = [
+    summary("vm-1", "/DC0/vm/prod/web01"),
+    summary("vm-2", "/DC0/vm/test/web01"),
+    summary("vm-3", "/DC0/vm/prod/sub/db01"),
+    summary("vm-4", "/DC0/vm/prod/gold", template=True),
+    summary("vm-5", "/DC0/vm/production/app01"),
+    summary("vm-6", "/DC0/vm/odd/a%2fb%25"),
+]
+
+
+def chosen(kind: Any, value: str) -> list[str]:
+    return [vm.moref for vm in choose(INVENTORY, Selector(kind=kind, value=value))]
+
+
+def test_selectors_name_path_and_folder() -> None:
+    assert chosen("name", "db01") == ["vm-3"]
+    assert chosen("path", "/DC0/vm/test/web01") == ["vm-2"]
+    assert chosen("folder", "/DC0/vm/prod") == ["vm-1", "vm-3"]  # below it, without templates and 'production'
+    assert chosen("folder", "/DC0/vm/prod/") == ["vm-1", "vm-3"]
+
+
+def test_names_with_slashes_are_found_as_people_write_them() -> None:
+    assert chosen("name", "a/b%") == ["vm-6"]
+    assert chosen("path", "/DC0/vm/odd/a%2fb%25") == ["vm-6"]
+
+
+def test_two_vms_of_one_name_are_listed_by_path() -> None:
+    with pytest.raises(AmbiguousError) as refusal:
+        chosen("name", "web01")
+    assert "/DC0/vm/prod/web01 (vm-1)" in str(refusal.value)
+    assert "/DC0/vm/test/web01 (vm-2)" in str(refusal.value)
+
+
+def test_an_unknown_vm_names_what_is_near() -> None:
+    with pytest.raises(NotFoundError, match="near: /DC0/vm/prod/sub/db01"):
+        chosen("name", "DB01")
+    with pytest.raises(NotFoundError):
+        chosen("folder", "/DC0/vm/nothing")
+
+
+# --- lease --------------------------------------------------------------------------------------------------
+
+
+def test_lease_keys_are_addresses() -> None:
+    assert lease_address("/vm-226/ParaVirtualSCSIController0:0") == ("ParaVirtualSCSIController", 0, 0)
+    assert lease_address("/vm-226/VirtualAHCIController1:29") == ("VirtualAHCIController", 1, 29)
+    assert lease_address("/vm-226/nvram") is None
+
+
+def test_the_star_means_the_host_we_talk_to() -> None:
+    star = target_of("https://*/nfc/52ab/disk-0.vmdk", "vc.example", 8443)
+    assert (star.host, star.port, star.path, star.local) == ("vc.example", 8443, "/nfc/52ab/disk-0.vmdk", True)
+    host = target_of("https://10.1.1.1/nfc/52ab/disk-0.vmdk?x=1", "vc.example", 8443)
+    assert (host.host, host.port, host.path, host.local) == ("10.1.1.1", 443, "/nfc/52ab/disk-0.vmdk?x=1", False)
+    assert target_of("https://VC.example:8443/x", "vc.example", 8443).local
+
+
+def scsi_disks(count: int) -> tuple[DiskFacts, ...]:
+    device = vim.vm.device
+    devices: list[Any] = [device.ParaVirtualSCSIController(key=1000, busNumber=0)]
+    for unit in range(count):
+        backing = device.VirtualDisk.FlatVer2BackingInfo(fileName="[d] v", diskMode="persistent")
+        devices.append(
+            device.VirtualDisk(key=2000 + unit, controllerKey=1000, unitNumber=unit, capacityInKB=1024, backing=backing)
+        )
+    return disks(devices, None)
+
+
+def url(key: str, *, disk: bool = True) -> Any:
+    return vim.HttpNfcLease.DeviceUrl(key=key, importKey="", url="https://*/x", sslThumbprint="", disk=disk)
+
+
+def test_inv_11_disks_are_mapped_by_the_lease_s_key_not_by_order() -> None:
+    first, second = scsi_disks(2)
+    urls = [
+        url("/vm-1/nvram", disk=False),
+        url("/vm-1/ParaVirtualSCSIController0:1"),
+        url("/vm-1/ParaVirtualSCSIController0:0"),
+    ]
+    found = _match(urls, (first, second), {})
+    assert found[("ParaVirtualSCSIController", 0, 0)].key.endswith("0:0")
+    assert found[("ParaVirtualSCSIController", 0, 1)].key.endswith("0:1")
+
+
+@pytest.mark.parametrize("keys", [["0:0"], ["0:0", "0:1", "0:2"], ["0:0", "1:1"]])
+def test_inv_11_a_lease_with_other_disks_stops(keys: list[str]) -> None:
+    with pytest.raises(GuardError, match="does not offer"):
+        _match([url(f"/vm-1/ParaVirtualSCSIController{key}") for key in keys], scsi_disks(2), {"server": "web01"})

@@ -59,7 +59,8 @@ KNOWN_FAILURES: Final[tuple[_Known, ...]] = (
         TROUBLESHOOTING,
     ),
     _known(
-        r"does not have access to the s3 object|(do not|don't) have access to the given resource|403 Forbidden|access ?denied.*(s3|bucket|object)",
+        r"does not have access to the s3 object|"
+        r"(do not|don't) have access to the given resource|403 Forbidden|access ?denied.*(s3|bucket|object)",
         "role.bucket",
         "the service role can't read the staging object",
         "Allow s3:GetBucketLocation, s3:GetObject and s3:ListBucket on the staging bucket to the service role, and "

@@ -26,6 +26,16 @@ ROLE_KMS_ACTIONS: Final = (
     "kms:ReEncryptFrom",
 )
 
+_ROLE_KMS_GRANT: Final = (
+    "kms:CreateGrant",
+    "kms:Decrypt",
+    "kms:DescribeKey",
+    "kms:Encrypt",
+    "kms:GenerateDataKey*",
+    "kms:ReEncrypt*",
+)
+"""As the page prints it; :data:`ROLE_KMS_ACTIONS` are single actions of it, to test a policy with."""
+
 CONNECTOR_BUCKET_ACTIONS: Final = (
     "s3:GetBucketLocation",
     "s3:GetEncryptionConfiguration",
@@ -99,11 +109,7 @@ def role_policy(bucket: str, *, prefix: str = "", kms_key_arn: str = "", partiti
         _allow(ROLE_BUCKET_ACTIONS, _bucket_arn(bucket, partition)),
         _allow(ROLE_OBJECT_ACTIONS, _objects_arn(bucket, prefix, partition)),
         _allow(("ec2:ModifySnapshotAttribute", "ec2:CopySnapshot", "ec2:RegisterImage", "ec2:Describe*"), "*"),
-        *(
-            [_allow((*ROLE_KMS_ACTIONS[:-2], "kms:GenerateDataKey*", "kms:ReEncrypt*"), kms_key_arn)]
-            if kms_key_arn
-            else []
-        ),
+        *([_allow(_ROLE_KMS_GRANT, kms_key_arn)] if kms_key_arn else []),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wavelift.airflow.links import ImageLink, image_url
 from wavelift.operators._base import WaveliftOperator
+from wavelift.operators.slots import run_is_alive
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -37,10 +38,11 @@ class ImportImageOperator(WaveliftOperator):
         from wavelift.airflow import config
         from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.airflow.triggers.imports import ImportImageTrigger, ImportSlotTrigger
+        from wavelift.airflow.triggers.slots import SlotTrigger
         from wavelift.base.domain import ExportResult, VerifyResult
-        from wavelift.ledger import Ledger
+        from wavelift.ledger import Ledger, SlotKind
         from wavelift.services.dataplane.messages import ServerTask
-        from wavelift.services.migration import ImportDone, ImportRunning, advance_import
+        from wavelift.services.migration import ImportDone, ImportRunning, advance_import, import_scope
 
         task = ServerTask.load(self.server)
         target = task.plan.target
@@ -55,7 +57,7 @@ class ImportImageOperator(WaveliftOperator):
                 VerifyResult.load(self.verified) if self.verified else None,
                 self.server_context(context, task.name),
                 limit=limit,
-                is_run_alive=_run_is_alive(context),
+                is_run_alive=run_is_alive(context),
             )
         if isinstance(outcome, ImportDone):
             context["ti"].xcom_push(key=ImageLink.key, value=image_url(target.region, outcome.result.image_id))
@@ -70,7 +72,18 @@ class ImportImageOperator(WaveliftOperator):
             self.defer(
                 trigger=ImportImageTrigger(import_task_id=outcome.task_id, **wait), method_name="execute_complete"
             )
-        self.log.info("no import slot is free in %s: %s", target.region, outcome.reason)
+        self.log.info("waits to import: %s", outcome.reason)
+        if outcome.queued:
+            self.defer(
+                trigger=SlotTrigger(
+                    kind=SlotKind.IMPORT.value,
+                    scope=import_scope(task),
+                    holder=self.server_context(context, task.name).run_key,
+                    limit=limit,
+                    poll_seconds=config.poll_seconds(),
+                ),
+                method_name="execute_complete",
+            )
         self.defer(trigger=ImportSlotTrigger(limit=limit, **wait), method_name="execute_complete")
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -78,9 +91,3 @@ class ImportImageOperator(WaveliftOperator):
         if "error" in event:
             self.log.warning("the wait failed and begins anew: %s", event["error"])
         return dict(self.execute(context))
-
-
-def _run_is_alive(context: Context) -> Any:
-    from wavelift.operators.slots import run_is_alive
-
-    return run_is_alive(context)

@@ -28,8 +28,7 @@ class ReserveOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.airflow.triggers.slots import SlotTrigger
-        from wavelift.ledger import Ledger
-        from wavelift.services.admission import TRANSFER
+        from wavelift.ledger import Ledger, SlotKind
         from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.migration import reserve
 
@@ -52,7 +51,7 @@ class ReserveOperator(WaveliftOperator):
         self.log.info("place %d in the queue of connector %s", reserved.position, task.plan.connector)
         self.defer(
             trigger=SlotTrigger(
-                kind=TRANSFER,
+                kind=SlotKind.TRANSFER.value,
                 scope=task.plan.connector,
                 holder=reserved.holder,
                 limit=limit,
@@ -87,9 +86,17 @@ class ReleaseOperator(WaveliftOperator):
         from wavelift.services.migration import release
 
         task = ServerTask.load(self.server)
+        removed = self._result(context, "remove_snapshot") is not None
+        exported = self._result(context, "export") is not None
         with Ledger.open(config.ledger_url()) as ledger:
-            release(ledger, task, self.server_context(context, task.name))
-        return {"server": task.name}
+            release(ledger, task, self.server_context(context, task.name), removed=removed, exported=exported)
+        return {"server": task.name, "snapshot_removed": removed}
+
+    def _result(self, context: Context, sibling: str) -> Any:
+        """What another task of this server's group returned; None when it did not succeed."""
+        ti = context["ti"]
+        group = self.task_id.rpartition(".")[0]
+        return ti.xcom_pull(task_ids=f"{group}.{sibling}" if group else sibling, map_indexes=ti.map_index)
 
 
 def run_is_alive(context: Context) -> Any:

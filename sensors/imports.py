@@ -58,13 +58,19 @@ class ImportImageSensor(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """:raises AirflowFailException: when the import ended without an image."""
+        from dataclasses import asdict
+
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.adapters.aws.vmimport import VmImport
+
         if "error" in event:
             raise RuntimeError(f"watching {self.import_task_id} failed: {event['error']}")
-        from wavelift.adapters.aws.vmimport import ImportStatus, explain_import_failure
-
-        status = ImportStatus.load(event["status"])
+        hook = VmImportHook.of(
+            self.aws_conn_id, self.region_name, verify=self.verify, botocore_config=self.botocore_config
+        )
+        status = VmImport(hook.access()).describe([self.import_task_id]).get(self.import_task_id)
+        if status is None:
+            raise AirflowFailException(f"AWS does not know {self.import_task_id}; check its region and account")
         if not status.image_id:
-            raise AirflowFailException(
-                f"{self.import_task_id} ended as {status.state}: {status.message}. {explain_import_failure(status.message)}"
-            )
-        return dict(status.dump())
+            raise AirflowFailException(str(status.failure())) from None
+        return asdict(status)

@@ -35,6 +35,11 @@ def state_folder() -> Path:
     return _folder("state_folder", _airflow_home() / "wavelift")
 
 
+def last_valid_folder() -> Path:
+    """Copies of every spec as it last was valid."""
+    return state_folder() / "last_valid"
+
+
 def ledger_url() -> str:
     """SQLAlchemy URL; SQLite beside ``AIRFLOW_HOME`` by default."""
     return str(conf.get(SECTION, "ledger_url", fallback="") or f"sqlite:///{_airflow_home() / 'wavelift.db'}")

@@ -44,12 +44,16 @@ VSPHERE_CONNECTION: dict[str, Any] = {
     },
     "conn-fields": {
         "certificate_mode": _choice(
-            "vCenter certificate", "verify, pin a thumbprint, or ignore (logged loudly)", ["verify", "thumbprint", "ignore"]
+            "vCenter certificate",
+            "verify, pin a thumbprint, or ignore (logged loudly)",
+            ["verify", "thumbprint", "ignore"],
         ),
         "thumbprint": _text("vCenter thumbprint", "SHA-256 or SHA-1, for certificate mode thumbprint"),
         "ca_bundle": _text("CA bundle", "PEM file on the connector that vouches for vCenter (and ESXi in mode ca)"),
         "esxi_mode": _choice(
-            "ESXi certificates", "vcenter: vCenter vouches for its hosts' thumbprints", ["vcenter", "ca", "pin", "ignore"]
+            "ESXi certificates",
+            "vcenter: vCenter vouches for its hosts' thumbprints",
+            ["vcenter", "ca", "pin", "ignore"],
         ),
         "proxy": _text("HTTP proxy", "http://host:port between connector and vCenter, if any"),
         "dns_suffixes": _text("DNS suffixes", "comma separated, tried for ESXi host names without a domain"),
@@ -61,10 +65,10 @@ CONFIG: dict[str, Any] = {
         "description": "Waves of virtual machines from VMware to Amazon EC2.",
         "options": {
             "waves_folder": _option("Folder of wave specs; empty: `waves` in the DAGs folder.", default=""),
-            "environments_folder": _option("Folder of environments; empty: `environments` in the DAGs folder.", default=""),
-            "state_folder": _option(
-                "Local state (last valid specs); empty: `wavelift` in AIRFLOW_HOME.", default=""
+            "environments_folder": _option(
+                "Folder of environments; empty: `environments` in the DAGs folder.", default=""
             ),
+            "state_folder": _option("Local state (last valid specs); empty: `wavelift` in AIRFLOW_HOME.", default=""),
             "ledger_url": _option(
                 "SQLAlchemy URL of the ledger; empty: SQLite `wavelift.db` in AIRFLOW_HOME.", default=""
             ),

@@ -73,13 +73,24 @@ class CancelFlag:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._reason = "the task was asked to stop"
+        self._children: list[CancelFlag] = []
         self.fenced = False
         """Another try owns the work: stop and clean up nothing."""
+
+    def child(self) -> CancelFlag:
+        """A flag for a part of the work: set with this one, and on its own without setting this one."""
+        part = CancelFlag()
+        self._children.append(part)
+        if self._event.is_set():
+            part.set(self._reason, fenced=self.fenced)
+        return part
 
     def set(self, reason: str = "the task was asked to stop", *, fenced: bool = False) -> None:
         self._reason = reason
         self.fenced = self.fenced or fenced
         self._event.set()
+        for part in self._children:
+            part.set(reason, fenced=fenced)
 
     def is_set(self) -> bool:
         return self._event.is_set()

@@ -121,7 +121,13 @@ class ApiClient:
         return answer.get("value") if status == 200 else None
 
     def wait_for_run(
-        self, dag_id: str, run_id: str, *, timeout: float, every: Callable[[], None] = lambda: None, interval: float = 1.0
+        self,
+        dag_id: str,
+        run_id: str,
+        *,
+        timeout: float,
+        every: Callable[[], None] = lambda: None,
+        interval: float = 1.0,
     ) -> str:
         """The final state of a run; ``every`` is called after each look. :raises ApiError: after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout

@@ -114,7 +114,9 @@ class LocalAirflow:
             check=False,
         )
         if done.returncode:
-            raise LocalAirflowError(f"airflow {' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+            raise LocalAirflowError(
+                f"airflow {' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
+            )
         return done.stdout
 
     def migrate(self) -> None:
@@ -221,9 +223,7 @@ class LocalAirflow:
 
     def wait_for_run(self, dag_id: str, run_id: str, *, timeout: float = 300) -> str:
         """The final state of a run."""
-        return self.api.wait_for_run(
-            dag_id, run_id, timeout=timeout, every=self._raise_if_dead, interval=0.5
-        )
+        return self.api.wait_for_run(dag_id, run_id, timeout=timeout, every=self._raise_if_dead, interval=0.5)
 
     def describe(self, dag_id: str, run_id: str) -> str:
         """The states of a run's tasks, for error messages."""

@@ -28,7 +28,7 @@ def register_waves(namespace: dict[str, Any]) -> None:
     usable = usable_waves(
         config.waves_folder(),
         config.environments_folder(),
-        config.state_folder() / "last_valid",
+        config.last_valid_folder(),
         only=_wave_of(wanted) if wanted else None,
     )
     for shape in usable.shapes.values():
@@ -43,9 +43,7 @@ def raise_spec_errors() -> None:
     """
     if get_parsing_context().dag_id:
         return
-    usable = usable_waves(
-        config.waves_folder(), config.environments_folder(), config.state_folder() / "last_valid", only=None
-    )
+    usable = usable_waves(config.waves_folder(), config.environments_folder(), config.last_valid_folder(), only=None)
     if usable.errors:
         raise SpecError("\n" + "\n".join(usable.errors))
 

@@ -88,7 +88,9 @@ def _form(shape: WaveShape) -> dict[str, Param]:
             title="Mode",
             description="plan and preflight end after the checks and create nothing.",
         ),
-        "note": Param(None, type=["null", "string"], format="multiline", title="Note", description="Kept in the audit trail."),
+        "note": Param(
+            None, type=["null", "string"], format="multiline", title="Note", description="Kept in the audit trail."
+        ),
     }
 
 

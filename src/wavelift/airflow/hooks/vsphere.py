@@ -65,11 +65,15 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
 
     if not connection.host or not connection.login:
         raise SpecError(
-            "The vsphere connection lacks a host or a user", connection=name, next_step="Fill both in under Admin, Connections"
+            "The vsphere connection lacks a host or a user",
+            connection=name,
+            next_step="Fill both in under Admin, Connections",
         )
     extra = {key: value for key, value in connection.extra_dejson.items() if value not in (None, "")}
     suffixes = extra.pop("dns_suffixes", "")
-    known = {key: extra[key] for key in ("certificate_mode", "thumbprint", "ca_bundle", "esxi_mode", "proxy") if key in extra}
+    known = {
+        key: extra[key] for key in ("certificate_mode", "thumbprint", "ca_bundle", "esxi_mode", "proxy") if key in extra
+    }
     try:
         return VsphereConfig(
             host=connection.host,

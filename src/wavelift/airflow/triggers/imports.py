@@ -92,19 +92,22 @@ class ImportImageTrigger(ImportWatchTrigger):
     """The same for the import's owner: cancels it when a person kills the task."""
 
     async def on_kill(self) -> None:
-        from wavelift.adapters.aws.vmimport import cancel_import
+        from wavelift.adapters.aws.vmimport import VmImport
 
-        access = await self.access()
-        await asyncio.to_thread(
-            cancel_import, access, self.import_task_id, reason="the wavelift task was stopped by a person"
-        )
+        imports = VmImport(await self.access())
+        await asyncio.to_thread(imports.cancel, self.import_task_id, "wavelift: the task was stopped by a person")
 
 
 def _finished_imports(access: Any) -> Any:
-    from wavelift.adapters.aws.vmimport import describe_imports
+    from wavelift.adapters.aws.vmimport import VmImport
+
+    imports = VmImport(access)
 
     def fetch(ids: Sequence[str]) -> Mapping[str, Any]:
-        return {status.task_id: status.dump() for status in describe_imports(access, ids) if status.terminal}
+        found = imports.describe(ids)
+        ended = {id: status.status for id, status in found.items() if status.finished}
+        # AWS forgets tasks in time: an id that it does not know never ends by itself.
+        return {**ended, **{id: "unknown" for id in ids if id not in found}}
 
     return fetch
 
@@ -120,13 +123,13 @@ class ImportSlotTrigger(AwsWaitTrigger):
         return ("wavelift.airflow.triggers.imports.ImportSlotTrigger", {"limit": self.limit, **self.settings()})
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        from wavelift.adapters.aws.vmimport import count_active_imports
+        from wavelift.adapters.aws.vmimport import VmImport
 
         try:
-            access = await self.access()
+            imports = VmImport(await self.access())
 
             def fetch(ids: Sequence[str]) -> Mapping[str, Any]:
-                free = self.limit - count_active_imports(access)
+                free = self.limit - imports.count_active()
                 # The task that wakes asks the ledger, which decides; waking one more than needed only costs a task.
                 return dict.fromkeys(ids[: max(0, free)], True)
 

@@ -17,7 +17,7 @@ RECHECK_SECONDS: Final = 120.0
 class SlotTrigger(BaseTrigger):
     """Wakes its task when it is next in line and a slot is free.
 
-    :param ledger_url: SQLAlchemy URL without secrets, or empty for the configured one.
+    :param kind: ``transfer`` or ``import``; ``scope`` its connector or region; ``holder`` the waiter's run key.
     """
 
     def __init__(self, *, kind: str, scope: str, holder: str, limit: int, poll_seconds: float) -> None:
@@ -55,12 +55,12 @@ class SlotTrigger(BaseTrigger):
 
     def _fetch(self, holders: Sequence[str]) -> Mapping[str, Any]:
         from wavelift.airflow import config
-        from wavelift.ledger import Ledger
+        from wavelift.ledger import Ledger, SlotKind
         from wavelift.services.admission import would_grant
 
         with Ledger.open(config.ledger_url()) as ledger:
             return {
                 holder: True
                 for holder in holders
-                if would_grant(ledger, kind=self.kind, scope=self.scope, holder=holder, limit=self.limit)
+                if would_grant(ledger, kind=SlotKind(self.kind), scope=self.scope, holder=holder, limit=self.limit)
             }

@@ -57,11 +57,10 @@ class TransferGuards:
     def _check_room(self) -> None:
         wanted = self._task.plan.guards.min_free_pct
         names = {disk.datastore for disk in self._snapshot.disks}
-        for store in hosts.datastores_of(self._session, self._task.facts.moref):
-            free = 100 * store.free / store.capacity if store.capacity else 100.0
-            if store.name in names and free < wanted:
+        for store in hosts.datastore_facts(self._session, [self._task.facts.moref]).get(self._task.facts.moref, []):
+            if store.name in names and store.free_pct < wanted:
                 raise GuardError(
-                    f"Datastore {store.name} has {free:.1f} % free, min_free_pct is {wanted}",
+                    f"Datastore {store.name} has {store.free_pct:.1f} % free, min_free_pct is {wanted}",
                     server=self._task.name,
                     next_step="Make room on the datastore; the snapshot is removed when this task has given up",
                 )

@@ -7,7 +7,7 @@ from typing import Literal
 from wavelift.base.domain import DiskFacts, Finding, Message, ServerFacts, Severity, SnapshotRef
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 
-Mode = Literal["migrate", "plan", "preflight", "launch", "cleanup"]
+Mode = Literal["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
 """What a run of ``<wave>.migrate`` is asked to do; only ``migrate`` and ``launch`` create anything."""
 
 
@@ -19,8 +19,8 @@ class Admitted(Message):
     dag_id: str
     run_id: str
     requested_by: str
-    launches: tuple[str, ...] = ()
-    """Migration ids to launch, in mode ``launch``."""
+    migrations: tuple[str, ...] = ()
+    """Migration ids to launch or verify again, in the modes ``launch`` and ``verify``."""
     living: tuple[str, ...] = ()
     """Run hashes that belong to living runs, in mode ``cleanup``."""
     known: tuple[str, ...] = ()
@@ -73,6 +73,14 @@ class PreflightReport(Message):
             for finding in self.findings
             if finding.severity is Severity.ERROR and finding.subject.split("/", 1)[0] in (server, "*")
         )
+
+    def lines(self) -> list[str]:
+        """The findings for a log, worst first."""
+        order = list(Severity)
+        return [
+            f"{finding.severity:<8} {finding.subject}: {finding.what}. {finding.next_action}"
+            for finding in sorted(self.findings, key=lambda one: (order.index(one.severity), one.subject))
+        ]
 
     @property
     def passed(self) -> tuple[ServerTask, ...]:

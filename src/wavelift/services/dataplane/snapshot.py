@@ -31,13 +31,12 @@ def take_snapshot(session: VsphereSession, task: ServerTask, ctx: RunContext) ->
     ref = snapshots.ensure_snapshot(
         session,
         task.facts.moref,
-        server=task.name,
-        name=snapshot_name(ctx.run_key),
-        description=f"wavelift: {ctx.run_key}",
+        snapshot_name(ctx.run_key),
+        f"wavelift: {ctx.run_key}",
         quiesce=task.plan.quiesce,
         cancel=ctx.cancel,
     )
-    disks = snapshots.snapshot_disks(session, ref)
+    disks = snapshots.snapshot_disks(session, ref.moref, server=task.name)
     seen, frozen = _identity(task.facts.disks), _identity(disks)
     if seen != frozen:
         raise GuardError(
@@ -57,9 +56,7 @@ def remove_snapshot(session: VsphereSession, access: AwsAccess, task: ServerTask
 
     True when there was a snapshot. Works whatever the tasks before did: the name derives from the run.
     """
-    removed = snapshots.remove_snapshot(
-        session, task.facts.moref, name=snapshot_name(ctx.run_key), server=task.name, cancel=ctx.cancel
-    )
+    removed = snapshots.remove_snapshot(session, task.facts.moref, snapshot_name(ctx.run_key), cancel=ctx.cancel)
     # A part of an upload belongs to one instant: with the snapshot gone the upload can never be finished (invariant 6).
     ServerStaging(access, task.plan, ctx.run_key).abort_uploads()
-    return removed
+    return removed > 0

@@ -34,13 +34,13 @@ class ServerStaging:
     def delete_disks(self) -> int:
         """Delete the staged disks; manifests stay (DESIGN, data path). How many were deleted."""
         keys = [entry.key for entry in self.s3.list(self.prefix) if entry.key.endswith(".vmdk")]
-        self.s3.delete(keys)
+        self.s3.delete(*keys)
         return len(keys)
 
     def delete_all(self) -> int:
         """Delete everything below the prefix, manifests too: for a run that came to nothing."""
         keys = [entry.key for entry in self.s3.list(self.prefix)]
-        self.s3.delete(keys)
+        self.s3.delete(*keys)
         return len(keys)
 
 

@@ -8,32 +8,30 @@ finished disks.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.vsphere.lease import ExportLease, LeaseDisk
+from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, ExportResult, StoredDisk
-from wavelift.base.errors import CorruptStreamError
+from wavelift.base.errors import CorruptStreamError, FencedError
 from wavelift.base.names import run_hash, tags
 from wavelift.base.run import Progress, RunContext
-from wavelift.base.units import MBIT
+from wavelift.base.units import MBIT, SECTOR
 from wavelift.services.dataplane.guards import TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.pipeline import copy
-from wavelift.transfer.protocols import BlockStream
+from wavelift.transfer.pipeline import CopyStats, copy
 from wavelift.transfer.throttle import Throttle
 from wavelift.transfer.vmdk import StreamVmdkSource
 from wavelift.transfer.vmdk_writer import VmdkPartWriter
 
-UPLOADS_KEY: Final = "uploads"
-FINISHED_KEY: Final = "finished"
+CHECKPOINT_KEY: Final = "transfer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,123 +81,139 @@ class _Transfer:
         self.staging = ServerStaging(access, task.plan, ctx.run_key)
         rate = task.plan.guards.max_mbit_s
         self.throttle = Throttle(rate * MBIT) if rate else None
+        self.stop = ctx.cancel.child()
         self.uploads: dict[str, str] = {}
+        self.finished: dict[int, StoredDisk] = {}
+        self.lock = threading.Lock()
 
     def run(self) -> tuple[StoredDisk, ...]:
-        finished = self._take_up()
-        pending = [index for index in range(len(self.snapshot.disks)) if index not in finished]
+        self._take_up()
+        pending = [index for index in range(len(self.snapshot.disks)) if index not in self.finished]
         if pending:
             guards = TransferGuards(self.session, self.task, self.snapshot, self.ctx)
             guards.check()
-            with guards.watching(), self._lease() as lease:
-                for disk in self._move(lease, pending):
-                    finished[disk.index] = disk
-                    self._remember_finished(finished)
-        return tuple(finished[index] for index in range(len(self.snapshot.disks)))
+            with guards.watching(self.stop.set), self._lease() as lease:
+                self._move(lease, pending)
+        return tuple(self.finished[index] for index in range(len(self.snapshot.disks)))
 
-    def _take_up(self) -> dict[int, StoredDisk]:
+    def _take_up(self) -> None:
         """What an earlier try of the *same* snapshot left: finished disks and open uploads. The rest is aborted."""
-        stored: dict[str, Any] = self.ctx.checkpoints.get(UPLOADS_KEY) or {}
-        same = stored.get("snapshot") == self.snapshot.ref.moref
-        self.uploads = dict(stored.get("ids", {})) if same else {}
-        done: dict[str, Any] = self.ctx.checkpoints.get(FINISHED_KEY) or {}
-        finished = [StoredDisk.load(value) for value in done.get("disks", [])] if same else []
+        stored: dict[str, Any] = self.ctx.checkpoints.get(CHECKPOINT_KEY) or {}
+        if stored.get("snapshot") == self.snapshot.ref.moref:
+            self.uploads = dict(stored["uploads"])
+            disks = [StoredDisk.load(value) for value in stored["finished"]]
+            self.finished = {disk.index: disk for disk in disks if self._still_there(disk)}
         self.staging.abort_uploads(keep=frozenset(self.uploads.values()))
-        return {disk.index: disk for disk in finished if self._still_there(disk)}
 
     def _still_there(self, disk: StoredDisk) -> bool:
         head = self.staging.s3.head(disk.object_key)
         return head is not None and head.size == disk.object_bytes
 
-    def _remember_upload(self, index: int, upload_id: str) -> None:
-        self.uploads = {**self.uploads, str(index): upload_id}
-        self.ctx.checkpoints.set(UPLOADS_KEY, {"snapshot": self.snapshot.ref.moref, "ids": self.uploads})
+    def _remember(self, *, upload: tuple[int, str] | None = None, disk: StoredDisk | None = None) -> None:
+        """Store what a retry needs; the disks of a server come here from threads of their own."""
+        with self.lock:
+            if upload:
+                self.uploads[str(upload[0])] = upload[1]
+            if disk:
+                self.finished[disk.index] = disk
+                self.uploads.pop(str(disk.index), None)
+            self.ctx.checkpoints.set(
+                CHECKPOINT_KEY,
+                {
+                    "snapshot": self.snapshot.ref.moref,
+                    "uploads": self.uploads,
+                    "finished": [done.dump() for done in self.finished.values()],
+                },
+            )
 
-    def _remember_finished(self, finished: dict[int, StoredDisk]) -> None:
-        self.ctx.checkpoints.set(FINISHED_KEY, {"disks": [disk.dump() for disk in finished.values()]})
-
-    @contextmanager
-    def _lease(self) -> Iterator[ExportLease]:
-        with ExportLease(
+    def _lease(self) -> ExportLease:
+        return ExportLease(
             self.session,
             vm=self.task.facts.moref,
             snapshot=self.snapshot.ref.moref,
             disks=self.snapshot.disks,
             server=self.task.name,
-            cancel=self.ctx.cancel,
-        ) as lease:
-            yield lease
+            cancel=self.stop,
+        )
 
-    def _move(self, lease: ExportLease, pending: list[int]) -> Iterator[StoredDisk]:
-        """Move the pending disks, a few at a time; the first error stops the others."""
-        by_key = {disk.disk.key: disk for disk in lease.disks}
+    def _move(self, lease: ExportLease, pending: list[int]) -> None:
+        """Move the pending disks, a few at a time; the first error stops the others and is raised."""
         with ThreadPoolExecutor(self.options.parallel_disks, thread_name_prefix="wavelift-disk") as pool:
-            running = {
-                pool.submit(self._move_disk, lease, index, by_key[self.snapshot.disks[index].key]) for index in pending
-            }
-            try:
-                while running:
-                    done, running = wait(running, return_when=FIRST_EXCEPTION, timeout=None)
-                    for future in done:
-                        yield future.result()
-            except BaseException as error:
-                # Not the task's flag: that one says that somebody wants us to stop, this is our own failure.
-                lease.interrupt(f"another disk of the server failed: {error}")
-                for future in running:
-                    future.cancel()
-                raise
+            running = [pool.submit(self._move_disk, lease, index) for index in pending]
+            failed: BaseException | None = None
+            for future in as_completed(running):
+                error = None if future.cancelled() else future.exception()
+                if error is not None and failed is None:
+                    failed = error
+                    self.stop.set("another disk of the server failed", fenced=isinstance(error, FencedError))
+                    for other in running:
+                        other.cancel()
+        if failed is not None:
+            raise failed
 
-    def _move_disk(self, lease: ExportLease, index: int, source: LeaseDisk) -> StoredDisk:
+    def _move_disk(self, lease: ExportLease, index: int) -> None:
         disk = self.snapshot.disks[index]
-        label = disk_label(index, disk)
         started = self.ctx.clock.monotonic()
+        manifest = self._manifest(index, disk)
         sink = self.staging.s3.multipart(
             self.staging.object_key(index),
+            metadata={"wavelift-run": run_hash(self.ctx.run_key), "wavelift-server": self.task.name},
             tags=tags(self.task.plan.wave, self.task.name, self.ctx.run_key),
             previous_upload_id=self.uploads.get(str(index)),
-            cancel=self.ctx.cancel,
+            cancel=self.stop,
         )
-        self._remember_upload(index, sink.upload_id)
-        manifest = self._manifest(index, disk)
+        self._remember(upload=(index, sink.upload_id))
         writer = VmdkPartWriter(sink, disk.capacity)
-        with closing(lease.open(source)) as raw:
+        stats = self._copy(lease, index, manifest, writer)
+        body = manifest.to_bytes()
+        self.staging.s3.put_object(self.staging.manifest_key(index), body)
+        self._remember(
+            disk=StoredDisk(
+                index=index,
+                address=disk.address,
+                key=disk.key,
+                boot=disk.boot,
+                capacity=disk.capacity,
+                bucket=self.staging.bucket,
+                object_key=self.staging.object_key(index),
+                object_bytes=writer.object_bytes,
+                manifest_key=self.staging.manifest_key(index),
+                manifest_digest=hashlib.sha256(body).hexdigest(),
+                content_digest=manifest.content_digest(),
+                data_bytes=stats.data_bytes,
+                parts=writer.parts,
+                parts_kept=sink.parts_kept,
+                seconds=round(self.ctx.clock.monotonic() - started, 3),
+            )
+        )
+
+    def _copy(self, lease: ExportLease, index: int, manifest: Manifest, writer: VmdkPartWriter) -> CopyStats:
+        disk = self.snapshot.disks[index]
+
+        def on_progress(progress: Progress) -> None:
+            lease.report(disk.key, progress.done)
+            self.ctx.progress(progress)
+
+        with closing(lease.open(disk.key)) as raw:
             stream = StreamVmdkSource(raw)
-            self._expect_size(stream, disk)
-
-            def on_progress(progress: Progress) -> None:
-                lease.report(source, progress.done)
-                self.ctx.progress(progress)
-
-            stats = copy(
+            if stream.size != -(-disk.capacity // SECTOR) * SECTOR:
+                raise CorruptStreamError(
+                    f"The stream is of a disk of {stream.size} bytes, vCenter says {disk.capacity}",
+                    server=self.task.name,
+                    disk=disk.address,
+                    next_step="The retry asks for a new lease; if it says so again, check the VM's disks in vCenter",
+                )
+            return copy(
                 stream,
                 writer,
                 manifest,
                 workers=self.options.workers,
-                cancel=self.ctx.cancel,
+                cancel=self.stop,
                 throttle=self.throttle,
                 on_progress=on_progress,
                 server=self.task.name,
-                disk=label,
+                disk=disk_label(index, disk),
             )
-        body = manifest.to_bytes()
-        self.staging.s3.put_object(self.staging.manifest_key(index), body)
-        return StoredDisk(
-            index=index,
-            address=disk.address,
-            key=disk.key,
-            boot=disk.boot,
-            capacity=disk.capacity,
-            bucket=self.staging.bucket,
-            object_key=self.staging.object_key(index),
-            object_bytes=writer.bytes_written,
-            manifest_key=self.staging.manifest_key(index),
-            manifest_digest=hashlib.sha256(body).hexdigest(),
-            content_digest=manifest.content_digest(),
-            data_bytes=stats.data_bytes,
-            parts=writer.parts,
-            parts_kept=sink.parts_kept,
-            seconds=round(self.ctx.clock.monotonic() - started, 3),
-        )
 
     def _manifest(self, index: int, disk: DiskFacts) -> Manifest:
         return Manifest.empty(
@@ -210,12 +224,3 @@ class _Transfer:
             run=run_hash(self.ctx.run_key),
             snapshot=self.snapshot.ref.moref,
         )
-
-    def _expect_size(self, stream: BlockStream, disk: DiskFacts) -> None:
-        if stream.size != disk.capacity:
-            raise CorruptStreamError(
-                f"The stream is of a disk of {stream.size} bytes, vCenter says {disk.capacity}",
-                server=self.task.name,
-                disk=disk.address,
-                next_step="The retry asks for a new lease; if it says so again, check the VM's disks in vCenter",
-            )

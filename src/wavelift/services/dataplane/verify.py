@@ -9,6 +9,7 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.base.domain import ExportResult, StoredDisk, VerifyResult
 from wavelift.base.errors import ProofError
 from wavelift.base.run import RunContext
+from wavelift.base.units import BLOCK
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging, disk_label_of
 from wavelift.transfer.manifest import Manifest
@@ -34,9 +35,9 @@ def verify_server(
         if level == "off":
             continue
         found = _verify_disk(staging, task, disk, manifest, ctx, level=level, workers=workers)
-        if found.mismatches:
+        if not found.ok:
             raise _mismatch(task.name, disk, found)
-        verified += disk.capacity if level == "full" else found.bytes_verified
+        verified += disk.capacity if level == "full" else found.blocks_checked * BLOCK
         read += found.bytes_read
     return VerifyResult(server=task.name, level=level, bytes_verified=verified, bytes_read_back=read)
 
@@ -82,13 +83,14 @@ def _verify_disk(
     def pread(offset: int, length: int) -> bytes:
         return staging.s3.read_range(disk.object_key, offset, length)
 
-    return verify_sample(VmdkFile(pread, disk.object_bytes), manifest, indices)
+    image = VmdkFile(pread, disk.object_bytes)
+    return verify_sample(image.read_block, manifest, indices, cancel=ctx.cancel)
 
 
 def _mismatch(server: str, disk: StoredDisk, found: Verification) -> ProofError:
     first = found.mismatches[0]
     return ProofError(
-        f"What S3 holds differs from the source's manifest in {len(found.mismatches)} place(s): {first.reason}",
+        f"What S3 holds differs from the source's manifest in {found.mismatch_count} place(s): {first.why}",
         server=server,
         disk=disk_label_of(disk),
         offset=first.offset,

@@ -1,0 +1,150 @@
+"""The ends of a wave run: what may begin, and what is told at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from wavelift.operators._base import FAILURE_KEY, WaveliftOperator
+from wavelift.operators.slots import run_is_alive
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+GROUP: Final = "server."
+FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
+
+
+class AdmitOperator(WaveliftOperator):
+    """Check the run's conf, resolve the wave's spec and freeze it in the ledger for this run.
+
+    Control plane. Unknown conf keys are refused (Airflow takes them silently). Returns an
+    :class:`~wavelift.services.dataplane.messages.Admitted`.
+
+    :param wave: name of the wave.
+    """
+
+    template_fields: Sequence[str] = ()
+
+    def __init__(self, *, wave: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.wave = wave
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.base.run import SystemClock
+        from wavelift.ledger import DagRun, Ledger
+        from wavelift.services.runs import RunRequest, admit
+        from wavelift.specs import resolved_wave
+
+        run = context["dag_run"]
+        conf = {**context["params"], **(run.conf or {})}
+        request = RunRequest(
+            run=DagRun(run.dag_id, run.run_id),
+            wave=self.wave,
+            conf=conf,
+            requested_by=getattr(run, "triggering_user_name", None) or "schedule",
+            source="schedule" if str(run.run_type) == "scheduled" else "api",
+        )
+        with Ledger.open(config.ledger_url()) as ledger:
+            admitted = admit(
+                ledger,
+                request,
+                lambda wave: resolved_wave(
+                    wave, config.waves_folder(), config.environments_folder(), config.last_valid_folder()
+                ),
+                is_run_alive=run_is_alive(context),
+                clock=SystemClock(),
+            )
+        self.log.info("%s: %s of %d entries", self.wave, admitted.mode, len(admitted.wave.servers))
+        return admitted.dump()
+
+
+class LaunchImportedOperator(WaveliftOperator):
+    """In mode ``launch``: launch the instances of finished imports; in every other mode there is nothing to do.
+
+    :param admitted: what :class:`AdmitOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("admitted",)
+
+    def __init__(self, *, admitted: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.admitted = admitted
+
+    def work(self, context: Context) -> list[dict[str, Any]]:
+        from wavelift.airflow import config
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.ledger import Ledger
+        from wavelift.services.dataplane.messages import Admitted
+        from wavelift.services.migration import launch_later
+
+        admitted = Admitted.load(self.admitted)
+        if admitted.mode != "launch":
+            return []
+        environment = admitted.wave.environment
+        access = VmImportHook.of(environment.aws_conn_id, environment.region).access()
+        with Ledger.open(config.ledger_url()) as ledger:
+            results = [
+                launch_later(ledger, access, admitted.wave, id, self.server_context(context, id))
+                for id in admitted.migrations
+            ]
+        return [result.dump() for result in results]
+
+
+class ReportOperator(WaveliftOperator):
+    """Tell how every server ended, close what is open, and fail when a server failed; use it as a teardown.
+
+    Returns a :class:`~wavelift.services.runs.WaveReport`.
+
+    :param wave: name of the wave.
+    """
+
+    template_fields: Sequence[str] = ()
+
+    def __init__(self, *, wave: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.wave = wave
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.base.run import SystemClock
+        from wavelift.ledger import DagRun, Ledger
+        from wavelift.operators.preflight import REPORT_KEY
+        from wavelift.services.dataplane.messages import PreflightReport
+        from wavelift.services.runs import finish, raise_when_failed
+
+        ti = context["ti"]
+        found = ti.xcom_pull(task_ids="preflight", key=REPORT_KEY, map_indexes=-1)
+        preflight = PreflightReport.load(found) if found and "servers" in found else None
+        with Ledger.open(config.ledger_url()) as ledger:
+            report = finish(
+                ledger,
+                DagRun(ti.dag_id, ti.run_id),
+                preflight,
+                self._outcomes(context, [task.name for task in preflight.passed] if preflight else []),
+                clock=SystemClock(),
+            )
+        ti.xcom_push(key=REPORT_KEY, value=report.dump())
+        for one in report.outcomes:
+            self.log.info("%-20s %-10s %s %s %s", one.server, one.state, one.image_id, one.instance_id, one.error)
+        raise_when_failed(report)
+        return report.dump()
+
+    def _outcomes(self, context: Context, servers: list[str]) -> list[Any]:
+        """Each server's failed tasks and what they said; only those are asked for their words (facts 2)."""
+        from wavelift.services.runs import TaskOutcome
+
+        ti = context["ti"]
+        states: dict[str, str] = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+        outcomes = []
+        for index, server in enumerate(servers):
+            tasks = {name.rsplit("_", 1)[0]: state for name, state in states.items() if name.endswith(f"_{index}")}
+            failed = tuple(name for name, state in tasks.items() if name.startswith(GROUP) and state in FAILED_STATES)
+            words = ""
+            for name in failed:
+                if tasks[name] == "failed":
+                    left = ti.xcom_pull(task_ids=name, key=FAILURE_KEY, map_indexes=index)
+                    words = words or (left or {}).get("what", "") or f"{name} was stopped"
+            outcomes.append(TaskOutcome(server=server, failed_tasks=failed, words=words))
+        return outcomes

@@ -1,0 +1,291 @@
+"""Wave runs: what may begin, frozen for the run, and what is told at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from wavelift.base.domain import Message, Severity
+from wavelift.base.errors import SpecError, WaveliftError
+from wavelift.base.names import run_hash
+from wavelift.base.run import Clock
+from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, WaveRunState, migrations, waves
+from wavelift.rules.lifecycle import MigrationState
+from wavelift.rules.plans import ResolvedWave
+from wavelift.services import admission
+from wavelift.services.admission import IsRunAlive
+from wavelift.services.dataplane.messages import Admitted, Mode, PreflightReport
+
+FORM_KEYS: Final = ("servers", "launch", "mode", "note")
+EXTRA_KEYS: Final = ("migrations", "dry_run")
+"""What our own REST routes add to the form's keys."""
+MODES: Final[tuple[Mode, ...]] = ("migrate", "plan", "preflight", "launch", "verify", "cleanup")
+LAUNCH: Final = ("spec", "none", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What triggered a run: Airflow's conf and who sent it."""
+
+    run: DagRun
+    wave: str
+    conf: Mapping[str, Any]
+    requested_by: str
+    source: str
+    """``ui``, ``api`` or ``schedule``."""
+
+
+def admit(
+    ledger: Ledger,
+    request: RunRequest,
+    load: Callable[[str], ResolvedWave],
+    *,
+    is_run_alive: IsRunAlive,
+    clock: Clock,
+) -> Admitted:
+    """Check the conf, resolve the spec and freeze it for the run. A repeated call returns what was frozen first.
+
+    :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
+    """
+    known = waves.find_wave_run(ledger, request.run)
+    if known is not None:
+        frozen = Admitted.load(known.spec)
+    else:
+        frozen = _resolve(ledger, request, load, is_run_alive)
+    waves.freeze_wave_run(
+        ledger,
+        run=request.run,
+        wave=request.wave,
+        mode=frozen.mode,
+        requested_by=request.requested_by,
+        source=request.source,
+        spec=frozen.dump(),
+        note=str(request.conf.get("note") or ""),
+        clock=clock,
+    )
+    return frozen
+
+
+def _resolve(
+    ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], is_run_alive: IsRunAlive
+) -> Admitted:
+    conf = request.conf
+    allowed = (*FORM_KEYS, *EXTRA_KEYS)
+    unknown = sorted(set(conf) - set(allowed))
+    if unknown:
+        raise SpecError(
+            f"The run's conf has unknown keys: {', '.join(unknown)}",
+            next_step=f"Allowed are {', '.join(allowed)}",
+            wave=request.wave,
+        )
+    mode = _one_of("mode", conf.get("mode", "migrate"), MODES)
+    launch = _one_of("launch", conf.get("launch", "spec"), LAUNCH)
+    servers = _names("servers", conf.get("servers"))
+    ids = _names("migrations", conf.get("migrations"))
+    wave = load(request.wave)
+    if mode in ("migrate", "plan", "preflight"):
+        wave = wave.choose(servers)
+    if mode == "migrate" and launch != "spec":
+        wave = wave.with_launch(launch)  # type: ignore[arg-type]
+    if mode in ("launch", "verify"):
+        _check_migrations(ledger, request.wave, ids)
+    return Admitted(
+        wave=wave,
+        mode=mode,  # type: ignore[arg-type]
+        dag_id=request.run.dag_id,
+        run_id=request.run.dag_run_id,
+        requested_by=request.requested_by,
+        migrations=tuple(ids or ()),
+        dry_run=bool(conf.get("dry_run", True)),
+        **(_runs_of(ledger, is_run_alive) if mode == "cleanup" else {}),
+    )
+
+
+def _one_of(key: str, value: object, allowed: Collection[str]) -> str:
+    if value not in allowed:
+        raise SpecError(f"{key} is {value!r}", next_step=f"Allowed are {', '.join(allowed)}")
+    return str(value)
+
+
+def _names(key: str, value: object) -> list[str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise SpecError(f"{key} is {value!r}", next_step="Give a list of names, or leave it out for all")
+    return value
+
+
+def _check_migrations(ledger: Ledger, wave: str, ids: list[str] | None) -> None:
+    if not ids:
+        raise SpecError("No migration is named", next_step="Give their ids in conf under migrations", wave=wave)
+    for id in ids:
+        known = migrations.get_migration(ledger, id)
+        if known.wave != wave:
+            raise SpecError(f"{id} belongs to wave {known.wave}", wave=wave, next_step="Trigger that wave's DAG")
+
+
+def _runs_of(ledger: Ledger, is_run_alive: IsRunAlive) -> dict[str, tuple[str, ...]]:
+    """Run hashes that the ledger knows, and those among them whose DAG run still lives."""
+    living: set[str] = set()
+    known: set[str] = set()
+    alive: dict[DagRun, bool] = {}
+    offset = 0
+    while True:
+        page = migrations.list_migrations(ledger, limit=500, offset=offset)
+        for each in page.items:
+            if each.run not in alive:
+                alive[each.run] = is_run_alive(each.dag_id, each.dag_run_id)
+            known.add(run_hash(each.run_key))
+            if alive[each.run]:
+                living.add(run_hash(each.run_key))
+        offset += len(page.items)
+        if not page.items or offset >= page.total:
+            return {"living": tuple(sorted(living)), "known": tuple(sorted(known))}
+
+
+class ServerOutcome(Message):
+    """One line of the report."""
+
+    server: str
+    state: str
+    migration: str = ""
+    image_id: str = ""
+    instance_id: str = ""
+    import_task: str = ""
+    bytes: int = 0
+    bytes_read_back: int = 0
+    content: tuple[str, ...] = ()
+    """Content digest of each disk."""
+    changed_bytes: int = 0
+    """Bytes of the boot disk that the conversion changed."""
+    error: str = ""
+
+
+class WaveReport(Message):
+    """What a run did, for people and for the API."""
+
+    wave: str
+    mode: str
+    outcomes: tuple[ServerOutcome, ...]
+    unclean: tuple[str, ...] = ()
+    """What could not be removed."""
+
+    @property
+    def failed(self) -> tuple[ServerOutcome, ...]:
+        return tuple(one for one in self.outcomes if one.state in ("failed", "cancelled", "refused"))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutcome:
+    """How one server's tasks ended."""
+
+    server: str
+    failed_tasks: tuple[str, ...]
+    words: str
+    """What the failing task said."""
+
+
+def finish(
+    ledger: Ledger,
+    run: DagRun,
+    preflight: PreflightReport | None,
+    tasks: Collection[TaskOutcome],
+    *,
+    clock: Clock,
+) -> WaveReport:
+    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
+    known = waves.find_wave_run(ledger, run)
+    by_server = {outcome.server: outcome for outcome in tasks}
+    outcomes = [
+        _close(ledger, migration, by_server.get(migration.server), clock)
+        for migration in migrations.migrations_of_run(ledger, run)
+    ]
+    told = {one.server for one in outcomes}
+    if preflight is not None and (known is None or known.mode == "migrate"):
+        outcomes += _refused(preflight, told)
+    report = WaveReport(
+        wave=known.wave if known else run.dag_id,
+        mode=known.mode if known else "",
+        outcomes=tuple(sorted(outcomes, key=lambda one: one.server)),
+        unclean=tuple(
+            f"{each.server}: snapshot {each.snapshot_name} may still stand"
+            for each in migrations.migrations_of_run(ledger, run)
+            if each.snapshot_state in migrations.STANDING
+        ),
+    )
+    if known is not None:
+        ended = WaveRunState.FAILED if report.failed or report.unclean else WaveRunState.COMPLETED
+        waves.finish_wave_run(ledger, run, ended, clock=clock)
+    return report
+
+
+def _close(ledger: Ledger, migration: Migration, tasks: TaskOutcome | None, clock: Clock) -> ServerOutcome:
+    if not migration.state.terminal:
+        if migration.cancel_requested:
+            migration = migrations.mark_cancelled(ledger, migration.id, "cancelled on request", clock=clock)
+        else:
+            words = tasks.words if tasks and tasks.words else "its tasks ended without finishing it"
+            migration = migrations.fail(ledger, migration.id, words, clock=clock)
+    _free(ledger, migration, clock)
+    return outcome_of(migration)
+
+
+def _free(ledger: Ledger, migration: Migration, clock: Clock) -> None:
+    """Whatever the tasks did: a server whose run is over holds nothing."""
+    for kind, scope in migration_scopes(ledger, migration):
+        admission.release_slot(
+            ledger, kind=kind, scope=scope, holder=migration.run_key, reason="the run is over", clock=clock
+        )
+
+
+def migration_scopes(ledger: Ledger, migration: Migration) -> list[tuple[SlotKind, str]]:
+    """Where a migration may hold or wait for a slot."""
+    from wavelift.ledger.slots import list_slots
+
+    return [(slot.kind, slot.scope) for slot in list_slots(ledger) if slot.holder == migration.run_key]
+
+
+def outcome_of(migration: Migration) -> ServerOutcome:
+    """A ledger row as a line of the report."""
+    export = migration.export_result or {}
+    verify = migration.verify_result or {}
+    disks = export.get("disks", ())
+    changed = sum(part["length"] for disk in migration.conversion_report or () for part in disk.get("changed", ()))
+    return ServerOutcome(
+        server=migration.server,
+        state=str(migration.state),
+        migration=migration.id,
+        image_id=migration.image_id,
+        instance_id=migration.instance_id,
+        import_task=migration.import_task_id,
+        bytes=int(verify.get("bytes_verified", 0)) if migration.state is MigrationState.COMPLETED else 0,
+        bytes_read_back=int(verify.get("bytes_read_back", 0)),
+        content=tuple(disk["content_digest"] for disk in disks),
+        changed_bytes=changed,
+        error=migration.error,
+    )
+
+
+def _refused(preflight: PreflightReport, told: set[str]) -> list[ServerOutcome]:
+    """Servers that the pre-flight kept back, and selectors that found none."""
+    refused: dict[str, list[str]] = {}
+    for finding in preflight.findings:
+        if finding.severity is Severity.ERROR:
+            refused.setdefault(finding.subject.split("/", 1)[0], []).append(finding.what)
+    return [
+        ServerOutcome(server=name, state="refused", error="; ".join(words))
+        for name, words in refused.items()
+        if name not in told
+    ]
+
+
+def raise_when_failed(report: WaveReport) -> None:
+    """:raises WaveliftError: naming each server that failed and why; otherwise the run would look like a success."""
+    if report.failed or report.unclean:
+        lines = [f"{one.server} {one.state}: {one.error}" for one in report.failed] + list(report.unclean)
+        raise WaveliftError(
+            f"{len(report.failed)} of {len(report.outcomes)} servers did not get through:\n" + "\n".join(lines),
+            next_step="Clear a failed server from its server.reserve task to continue it; the others are done",
+            wave=report.wave,
+        )

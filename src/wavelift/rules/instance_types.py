@@ -11,7 +11,37 @@ from dataclasses import dataclass
 from typing import Final
 
 XEN: Final = frozenset(
-    "c1 c3 c4 cc1 cc2 cg1 cr1 d2 f1 g2 g3 g3s h1 hi1 hs1 i2 i3 m1 m2 m3 m4 p2 p3 r3 r4 t1 t2 x1 x1e".split()
+    [
+        "c1",
+        "c3",
+        "c4",
+        "cc1",
+        "cc2",
+        "cg1",
+        "cr1",
+        "d2",
+        "f1",
+        "g2",
+        "g3",
+        "g3s",
+        "h1",
+        "hi1",
+        "hs1",
+        "i2",
+        "i3",
+        "m1",
+        "m2",
+        "m3",
+        "m4",
+        "p2",
+        "p3",
+        "r3",
+        "r4",
+        "t1",
+        "t2",
+        "x1",
+        "x1e",
+    ]
 )
 """Families on the Xen hypervisor: legacy BIOS, no NVMe or ENA needed to boot."""
 BITS_32: Final = frozenset({"t1", "t2", "m1", "c1", "m3", "c3"})

@@ -143,7 +143,7 @@ class ResolvedWave(Message):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One VM that a selector found."""
+    """One VM that a selector found; ``path`` ends with its name."""
 
     name: str
     path: str
@@ -169,8 +169,22 @@ def bind(plans: Sequence[ServerPlan], found: Sequence[Sequence[Found]]) -> tuple
                     wave=plan.wave,
                     next_step="Remove one of them from the wave's file",
                 )
-    names = Counter(vm.name for _, vm in by_path.values())
-    return tuple(plan.bind(vm.name if names[vm.name] == 1 else vm.path, vm.path) for plan, vm in by_path.values())
+    found_vms = [vm for _, vm in by_path.values()]
+    names = unique_names([(vm.name, vm.path) for vm in found_vms])
+    return tuple(plan.bind(names[index], vm.path) for index, (plan, vm) in enumerate(by_path.values()))
+
+
+def unique_names(vms: Sequence[tuple[str, str]]) -> list[str]:
+    """A name for each (name, path), unique and without '/': ``web01``, or ``web01@DC0:vm:shop`` where names repeat.
+
+    Findings, tags and XComs tell servers apart by it, and a finding's subject ends the server's name with '/'.
+    """
+    count = Counter(name for name, _ in vms)
+    return [(name if count[name] == 1 else _qualified(name, path)).replace("/", ":") for name, path in vms]
+
+
+def _qualified(name: str, path: str) -> str:
+    return f"{name}@{path.strip('/').removesuffix(name).strip('/')}"
 
 
 def _entry(plan: ServerPlan) -> str:
@@ -247,10 +261,10 @@ def _lines(problems: Iterable[Problem]) -> str:
 
 
 def server_names(wave: Wave) -> tuple[str, ...]:
-    """One name per entry, unique in the wave: the VM's name; its path where two share a name; a folder's path."""
+    """One name per entry, unique in the wave: as the VM will be called (``unique_names``); a folder's path."""
     selectors = [server.selector for server in wave.servers]
-    count = Counter(selector.leaf for selector in selectors)
-    return tuple(selector.leaf if count[selector.leaf] == 1 else selector.value for selector in selectors)
+    single = iter(unique_names([(one.leaf, one.value) for one in selectors if one.kind != "folder"]))
+    return tuple(one.value if one.kind == "folder" else next(single) for one in selectors)
 
 
 @dataclass(frozen=True, slots=True)

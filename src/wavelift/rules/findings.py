@@ -1,0 +1,50 @@
+"""How pre-flight writes a finding down, and how findings are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from wavelift.base.domain import Finding, Severity
+
+WHOLE_WAVE = "*"
+"""Begins the subject of a finding that stops or concerns every server: ``*/role vmimport``."""
+
+
+class Findings:
+    """The findings about one subject, as they come."""
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.all: list[Finding] = []
+
+    def error(self, code: str, what: str, *, why: str, do: str, row: str = "", part: str = "") -> None:
+        """The server must not start."""
+        self._add(Severity.ERROR, code, what, why, do, row, part)
+
+    def warning(self, code: str, what: str, *, why: str, do: str, row: str = "", part: str = "") -> None:
+        """It can start; a person should have seen this."""
+        self._add(Severity.WARNING, code, what, why, do, row, part)
+
+    def info(self, code: str, what: str, *, why: str, do: str, row: str = "", part: str = "") -> None:
+        """Good to know."""
+        self._add(Severity.INFO, code, what, why, do, row, part)
+
+    def _add(self, severity: Severity, code: str, what: str, why: str, do: str, row: str, part: str) -> None:
+        subject = f"{self.subject}/{part}" if part else self.subject
+        self.all.append(
+            Finding(severity=severity, code=code, subject=subject, what=what, why=why, next_action=do, requirement=row)
+        )
+
+
+def server_of(finding: Finding) -> str:
+    """The server that a finding is about; ``*`` for the whole wave. Server names never contain '/'."""
+    return finding.subject.split("/", 1)[0]
+
+
+def stopped(findings: Iterable[Finding], server: str) -> list[Finding]:
+    """The errors that keep ``server`` from starting."""
+    return [
+        finding
+        for finding in findings
+        if finding.severity is Severity.ERROR and server_of(finding) in (server, WHOLE_WAVE)
+    ]

@@ -1,0 +1,182 @@
+"""The IAM documents and the vSphere role that wavelift needs, printed by ``iam show`` and ``vsphere role``.
+
+Three identities (SMS-13): the service role ``vmimport``, which VM Import assumes; the connector; the caller. The last
+two are generated from the calls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from wavelift.rules.calls import AWS_CALLS, FREE, KEY_USE, VSPHERE_CALLS, Feature, Identity, Resource, Where
+
+VMIE: Final = "vmie.amazonaws.com"
+EXTERNAL_ID: Final = "vmimport"
+
+Document = dict[str, Any]
+
+ROLE_BUCKET: Final = ("s3:GetBucketLocation", "s3:ListBucket")
+ROLE_OBJECTS: Final = ("s3:GetObject",)
+ROLE_EC2: Final = ("ec2:CopySnapshot", "ec2:Describe*", "ec2:ModifySnapshotAttribute", "ec2:RegisterImage")
+ROLE_KEY: Final = (
+    "kms:CreateGrant",
+    "kms:Decrypt",
+    "kms:DescribeKey",
+    "kms:Encrypt",
+    "kms:GenerateDataKey*",
+    "kms:ReEncrypt*",
+)
+"""All four: VM Import/Export User Guide, "Required permissions", Dec 2022."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """What the policies are about."""
+
+    bucket: str
+    prefix: str = ""
+    kms_key_arn: str = ""
+    """ARN of the key for converted volumes or staged objects; empty: no statement about keys."""
+    partition: str = "aws"
+
+    @property
+    def bucket_arn(self) -> str:
+        return f"arn:{self.partition}:s3:::{self.bucket}"
+
+    @property
+    def objects_arn(self) -> str:
+        folder = self.prefix.strip("/")
+        return f"{self.bucket_arn}/{folder + '/' if folder else ''}*"
+
+    def resource(self, kind: Resource) -> str:
+        """The ARN that actions on ``kind`` are about; empty when there is none."""
+        return {"bucket": self.bucket_arn, "objects": self.objects_arn, "key": self.kms_key_arn, "any": "*"}[kind]
+
+
+def trust_policy(account: str = "") -> Document:
+    """Who may assume the service role: VM Import, in the name of an import; of ``account`` only, when it is given."""
+    condition: dict[str, Any] = {"StringEquals": {"sts:Externalid": EXTERNAL_ID}}
+    if account:
+        condition["StringEquals"]["aws:SourceAccount"] = account
+        condition["ArnLike"] = {"aws:SourceArn": f"arn:aws:vmie:*:{account}:*"}
+    return _document(
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": VMIE},
+            "Action": "sts:AssumeRole",
+            "Condition": condition,
+        }
+    )
+
+
+def role_policy(staging: Staging) -> Document:
+    """What the service role needs for imports from the staging bucket (AMP-06)."""
+    return _document(
+        _allow("ReadStaging", ROLE_BUCKET, staging.bucket_arn),
+        _allow("ReadDisks", ROLE_OBJECTS, staging.objects_arn),
+        _allow("MakeImages", ROLE_EC2, "*"),
+        *([_allow("UseKey", ROLE_KEY, staging.kms_key_arn)] if staging.kms_key_arn else []),
+    )
+
+
+def identity_policy(identity: Identity, staging: Staging, *, role_arn: str = "") -> Document:
+    """What the connector or the caller needs, generated from the calls that it makes.
+
+    :param role_arn: the service role, which the caller hands on to VM Import.
+    """
+    statements = []
+    for kind, name in (("bucket", "Staging"), ("objects", "StagingObjects"), ("any", "Account")):
+        actions = actions_of(identity, kind)
+        statements.append(_allow(name, actions, staging.resource(kind)))
+    if staging.kms_key_arn:
+        statements.append(_allow("Key", KEY_USE[identity], staging.kms_key_arn))
+    if identity == "caller" and role_arn:
+        statements.append(_allow("HandRoleOn", ("iam:PassRole",), role_arn))
+    return _document(*statements)
+
+
+def actions_of(identity: Identity, resource: Resource) -> tuple[str, ...]:
+    """The IAM actions of one identity on one kind of resource, sorted."""
+    return tuple(
+        sorted(
+            {
+                action
+                for call in AWS_CALLS
+                if call.resource == resource and identity in call.identities
+                for action in call.actions
+            }
+        )
+    )
+
+
+def _document(*statements: Mapping[str, Any]) -> Document:
+    return {"Version": "2012-10-17", "Statement": [dict(statement) for statement in statements]}
+
+
+def _allow(name: str, actions: Sequence[str], resource: str) -> dict[str, Any]:
+    return {"Sid": f"Wavelift{name}", "Effect": "Allow", "Action": list(actions), "Resource": resource}
+
+
+def printable(document: Document) -> str:
+    """The document as it is pasted into IAM."""
+    return json.dumps(document, indent=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Privilege:
+    """One privilege of the vSphere role, and why it is in it."""
+
+    id: str
+    where: Where
+    feature: Feature
+    calls: tuple[str, ...]
+    purpose: str
+
+
+FEATURES: Final[tuple[Feature, ...]] = ("migrate", "sms", "replicate", "cutover")
+
+
+def vsphere_role(features: Iterable[Feature] = FEATURES) -> list[Privilege]:
+    """The privileges of the role to make, generated from the calls (SMS-12).
+
+    ``sms``: SMS's own five are kept even where today's calls need fewer. Assign the role on the source data centre
+    with propagation, *No access* elsewhere.
+    """
+    wanted = set(features)
+    found: dict[tuple[str, Where], list[int]] = {}
+    for index, call in enumerate(VSPHERE_CALLS):
+        if call.feature in wanted and call.privilege and call.privilege not in FREE:
+            found.setdefault((call.privilege, call.where), []).append(index)
+    return [
+        Privilege(
+            id=privilege,
+            where=where,
+            feature=VSPHERE_CALLS[indices[0]].feature,
+            calls=tuple(VSPHERE_CALLS[index].method for index in indices),
+            purpose=VSPHERE_CALLS[indices[0]].purpose,
+        )
+        for (privilege, where), indices in found.items()
+    ]
+
+
+def required_privileges(features: Iterable[Feature] = ("migrate", "sms")) -> dict[Where, tuple[str, ...]]:
+    """What pre-flight asks vCenter about, by kind of object; with the rights to look at all."""
+    required: dict[Where, list[str]] = {"vm": ["System.Read"], "datastore": ["System.Read"], "root": ["System.View"]}
+    for privilege in vsphere_role(features):
+        required[privilege.where].append(privilege.id)
+    return {where: tuple(dict.fromkeys(ids)) for where, ids in required.items()}
+
+
+def missing_privileges(
+    held: Mapping[Where, Iterable[str]], features: Iterable[Feature]
+) -> dict[Where, tuple[str, ...]]:
+    """What ``held`` lacks for ``features``; kinds of objects that lack nothing are left out."""
+    have = {where: set(ids) for where, ids in held.items()}
+    lacking = {
+        where: tuple(name for name in ids if name not in have.get(where, set()))
+        for where, ids in required_privileges(features).items()
+    }
+    return {where: names for where, names in lacking.items() if names}

@@ -1,0 +1,196 @@
+"""Pre-flight of the guest: system, licence, firmware and the instance type that shall run it (SMS-11, AMP-06)."""
+
+from __future__ import annotations
+
+from wavelift.base.domain import ServerFacts
+from wavelift.rules.findings import Findings
+from wavelift.rules.guests import Guest, guest, lacks_drivers, minor_matters, sources
+from wavelift.rules.instance_types import TypeFacts, type_facts
+from wavelift.rules.plans import ServerPlan
+
+BY_HAND_ALL = ("antivirus and intrusion detection are off during the import",)
+BY_HAND_LINUX = (
+    "SSH is enabled and the guest's firewall lets it in",
+    "the boot loader is GRUB or GRUB 2",
+    "the root file system is ext2, ext3, ext4, Btrfs without subvolumes, JFS or XFS",
+    "the kernel is the distribution's own and fstab names disks by UUID or label",
+)
+BY_HAND_WINDOWS = (
+    "RDP is enabled and the Windows firewall lets it in",
+    "volumes are NTFS",
+    "the RealTimeIsUniversal and (2008, 7, 2008 R2) daylight-saving hotfixes are installed",
+    "6 GiB are free on the system volume and the page file has a fixed size",
+)
+"""What vCenter can't answer (SMS-11 and the limitations page)."""
+
+
+def boot_mode(facts: ServerFacts, plan: ServerPlan) -> str:
+    """The mode that the image will have: the plan's, or what follows from the VM's firmware."""
+    if plan.boot_mode != "auto":
+        return plan.boot_mode
+    return "uefi" if facts.firmware == "efi" else "legacy-bios"
+
+
+def check_guest(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
+    """System, licence, firmware, and what a person has to look at."""
+    row = guest(facts.guest_id)
+    _system(facts, row, found)
+    _license(plan, row, found)
+    _firmware(facts, plan, row, found)
+    if plan.instance_type:
+        _instance_type(type_facts(plan.instance_type), facts, plan, row, found)
+    _by_hand(row, found)
+
+
+def _system(facts: ServerFacts, row: Guest, found: Findings) -> None:
+    name = f"{facts.guest_full_name or row.name} ({facts.guest_id or 'no guest id'})"
+    source = sources().get(row.source)
+    listed = f"{source.title}, {source.date}" if source else "our table of guests"
+    if row.status == "unsupported":
+        found.error(
+            "guest.unsupported",
+            f"{name} is not supported by VM Import: {row.notes}",
+            why=f"the import would fail after the whole transfer ({listed})",
+            do="Take the VM out of the wave; correct its guest type in vCenter if that is wrong",
+            row="SMS-11",
+        )
+    elif lacks_drivers(facts.guest_id, facts.guest_full_name):
+        found.error(
+            "guest.missing_drivers",
+            f"{name}: release 6.0 lacks the drivers that EC2 needs",
+            why="SMS and VM Import take RHEL and CentOS 6 from 6.1 on",
+            do="Update the guest to 6.1 or later first",
+            row="SMS-11",
+        )
+    elif row.status == "unknown":
+        found.warning(
+            "guest.unknown",
+            f"{name}: {row.notes}",
+            why=f"VM Import may refuse it after the transfer ({listed})",
+            do="Look the release up in the VM Import/Export user guide; try one such VM before the wave",
+            row="SMS-11",
+        )
+    elif row.versions:
+        note = found.warning if minor_matters(facts.guest_id) else found.info
+        note(
+            "guest.versions",
+            f"{name}: supported are {row.versions}",
+            why=f"vCenter tells the family, not the exact release ({listed})",
+            do="Check the release inside the guest",
+            row="SMS-11",
+        )
+    if row.english_only and row.status != "unsupported":
+        found.info(
+            "guest.english_only",
+            f"{row.name} is imported in US English only",
+            why="the rule for client Windows",
+            do="Set the guest's language to US English for the import",
+            row="SMS-11",
+        )
+
+
+def _license(plan: ServerPlan, row: Guest, found: Findings) -> None:
+    if plan.license_type in row.license_types or row.family == "other":
+        return
+    found.error(
+        "guest.license",
+        f"license_type '{plan.license_type}' is not possible for {row.name}",
+        why="Linux and client Windows can only bring their own licence",
+        do=f"Set license_type to one of: {', '.join(row.license_types)}",
+        row="SMS-03",
+    )
+
+
+def _firmware(facts: ServerFacts, plan: ServerPlan, row: Guest, found: Findings) -> None:
+    natural = "uefi" if facts.firmware == "efi" else "legacy-bios"
+    mode = boot_mode(facts, plan)
+    if mode != natural:
+        found.warning(
+            "boot.differs",
+            f"boot_mode '{mode}' is set, but the VM boots by {natural}",
+            why="the image starts only if its boot disk is prepared for both",
+            do="Set boot_mode to 'auto' unless you know the disk",
+        )
+    if row.status == "supported" and mode not in row.boot_modes:
+        found.warning(
+            "boot.guest",
+            f"{row.name} is not known to boot by {mode} in EC2",
+            why="VM Import may refuse it or the instance may not start",
+            do=f"Prepare the guest for {' or '.join(row.boot_modes)} or try one such VM first",
+        )
+    if mode == "uefi":
+        found.info(
+            "boot.gpt",
+            "the VM boots by UEFI, so its boot disk has a GPT",
+            why="the old service refused GPT boot volumes; VM Import takes GPT and MBR today",
+            do="On Linux check that EFI/BOOT/BOOTX64.EFI is on the EFI system partition: EC2 starts that file",
+            row="SMS-11",
+        )
+        if plan.target.encrypt:
+            found.warning(
+                "boot.encrypt",
+                "UEFI and 'encrypt: true' together",
+                why="VM Import refused encryption for UEFI images (limitations page, 2022; narrowed since)",
+                do="If the import fails for this, turn on 'EBS encryption by default' instead of 'encrypt: true'",
+            )
+    if facts.secure_boot:
+        found.warning(
+            "boot.secure",
+            "secure boot is on",
+            why="its keys are in the VM's NVRAM and don't travel: the instance starts without secure boot",
+            do="Accept it, or register the image with a UEFI variable store afterwards",
+        )
+
+
+def _instance_type(kind: TypeFacts, facts: ServerFacts, plan: ServerPlan, row: Guest, found: Findings) -> None:
+    # Without a launch only the image is made, and another type can still be chosen for it.
+    note = found.error if plan.launch == "running" else found.warning
+    if kind.architecture != "x86_64":
+        note(
+            "type.architecture",
+            f"{kind.name} has {kind.architecture} processors",
+            why="VMs of vSphere are x86 and VM Import takes x86 only",
+            do="Choose an x86 type such as 'm6i.large'",
+            row="AMP-06",
+        )
+        return
+    mode = boot_mode(facts, plan)
+    if mode not in kind.boot_modes:
+        note(
+            "type.boot_mode",
+            f"{kind.name} does not boot by {mode}",
+            why="types on the Xen hypervisor start by BIOS only",
+            do="Choose a Nitro type such as 'm6i.large'",
+            row="AMP-06",
+        )
+    if row.bits == 32 and not kind.runs_32_bit:
+        note(
+            "type.bits",
+            f"{kind.name} doesn't run 32-bit guests such as {row.name}",
+            why="current types are 64-bit only",
+            do="Choose t2.small or t2.medium where the region has them",
+            row="AMP-06",
+        )
+    elif kind.nitro and not row.nitro and row.status != "unsupported":
+        found.warning(
+            "type.drivers",
+            f"{row.name} comes without the drivers (ENA, NVMe) that {kind.name} needs",
+            why="a Nitro type shows its disks as NVMe; the import adds drivers where it can",
+            do="Choose a Xen type such as 't2.medium', or install the drivers before the wave",
+            row="AMP-06",
+        )
+
+
+def _by_hand(row: Guest, found: Findings) -> None:
+    items = list(BY_HAND_ALL)
+    if row.family == "linux":
+        items += BY_HAND_LINUX
+    elif row.windows:
+        items += BY_HAND_WINDOWS
+    found.info(
+        "guest.by_hand",
+        f"to be checked in the guest: {'; '.join(items)}",
+        why="vCenter can't answer these; without remote access nobody reaches the instance",
+        do="Check them once for each image family",
+        row="SMS-11",
+    )

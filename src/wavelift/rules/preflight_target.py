@@ -1,0 +1,264 @@
+"""Pre-flight of the AWS side: role, bucket, key, network, instance types (AMP-01, AMP-06)."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from wavelift.base.domain import Finding, ServerFacts
+from wavelift.rules.aws_facts import Account, Network, Subnet
+from wavelift.rules.findings import WHOLE_WAVE, Findings
+from wavelift.rules.instance_types import type_facts
+from wavelift.rules.plans import ServerPlan, Target
+from wavelift.rules.preflight_guest import boot_mode
+
+MULTIDISK = "Additional permissions are required to migrate multidisk virtual machines"
+"""AMP-11: the document's own words, so that people find it."""
+PRINT_POLICIES = "'wavelift iam show' prints the policies to apply"
+RESERVED_FIRST, RESERVED_LAST = 4, 1
+"""Addresses of every subnet that AWS keeps (VPC user guide)."""
+
+
+def check_environment(target: Target, account: Account, plans: Sequence[ServerPlan] = ()) -> list[Finding]:
+    """What stops or concerns the whole wave; each subject begins with ``*``."""
+    found = Findings(WHOLE_WAVE)
+    _role(target, account, found)
+    _bucket(target, account, found)
+    _key(target, account, found)
+    if account.network.unknown:
+        found.warning(
+            "network.unknown",
+            f"the network can't be looked at: {account.network.unknown}",
+            why="a missing subnet would show only at launch",
+            do=PRINT_POLICIES,
+            part=target.vpc,
+        )
+    elif target.vpc not in account.network.vpcs and any(plan.launch == "running" for plan in plans):
+        found.error(
+            "network.vpc",
+            f"{target.vpc} does not exist in {target.region}",
+            why="instances shall start in it",
+            do=f"Correct 'vpc' in environment '{target.environment}'",
+            row="AMP-01",
+            part=target.vpc,
+        )
+    if account.ebs_encrypted_by_default and not target.encrypt:
+        found.info(
+            "encryption.default",
+            "the account encrypts EBS by default: converted volumes will be encrypted with its key",
+            why="the service role needs that key too when it is a customer's own",
+            do="Name the key in the environment ('kms_key', 'encrypt: true') so that it is checked",
+            part=f"environment {target.environment}",
+        )
+    return found.all
+
+
+def _role(target: Target, account: Account, found: Findings) -> None:
+    role, part = account.role, f"role {target.role}"
+    if role.unknown:
+        found.warning(
+            "role.unknown",
+            f"the service role {target.role} can't be looked at: {role.unknown}",
+            why="the import would say after the transfer what is missing",
+            do=PRINT_POLICIES,
+            row="AMP-06",
+            part=part,
+        )
+    elif not role.exists:
+        found.error(
+            "role.missing",
+            f"the service role {target.role} does not exist",
+            why="VM Import assumes it to read the disks and to make the image",
+            do=f"Make the role: {PRINT_POLICIES}",
+            row="AMP-06",
+            part=part,
+        )
+    else:
+        if role.trust_problem:
+            found.error(
+                "role.trust",
+                f"the service role {target.role} can't be assumed by VM Import: {role.trust_problem}",
+                why="its trust policy must name vmie.amazonaws.com with the external id 'vmimport'",
+                do=f"Replace the trust policy: {PRINT_POLICIES}",
+                row="AMP-06",
+                part=part,
+            )
+        if role.missing_actions:
+            found.error(
+                "role.policy",
+                f"the service role {target.role} lacks {', '.join(role.missing_actions)}",
+                why=f"the import of objects in {target.bucket} would fail after the transfer",
+                do=f"Extend the role's policy: {PRINT_POLICIES}",
+                row="AMP-06",
+                part=part,
+            )
+
+
+def _bucket(target: Target, account: Account, found: Findings) -> None:
+    bucket, part = account.bucket, f"bucket {target.bucket}"
+    where = f"environment '{target.environment}'"
+    if bucket.unknown:
+        found.warning(
+            "bucket.unknown",
+            f"the bucket {target.bucket} can't be looked at: {bucket.unknown}",
+            why="the upload may be refused",
+            do=PRINT_POLICIES,
+            part=part,
+        )
+    elif not bucket.exists:
+        found.error(
+            "bucket.missing",
+            f"the bucket {target.bucket} does not exist",
+            why="disks wait there for their conversion",
+            do=f"Make it in {target.region}, or correct 'staging.bucket' in {where}",
+            part=part,
+        )
+    else:
+        if bucket.region != target.region:
+            found.error(
+                "bucket.region",
+                f"the bucket {target.bucket} is in {bucket.region}, the environment in {target.region}",
+                why="VM Import reads from buckets of its own region only",
+                do=f"Choose a bucket in {target.region} for {where}",
+                part=part,
+            )
+        if bucket.owned is False:
+            found.error(
+                "bucket.owner",
+                f"the bucket {target.bucket} belongs to another account",
+                why="your disks would lie in somebody else's hands",
+                do=f"Choose a bucket of this account for {where}",
+                part=part,
+            )
+
+
+def _key(target: Target, account: Account, found: Findings) -> None:
+    key = account.key
+    if key is None or target.kms_key is None:
+        return
+    part = f"key {target.kms_key}"
+    if key.unknown:
+        found.warning(
+            "key.unknown",
+            f"the key {target.kms_key} can't be looked at: {key.unknown}",
+            why="converted volumes shall be encrypted with it",
+            do=PRINT_POLICIES,
+            part=part,
+        )
+    elif not key.exists or not key.usable or key.region != target.region:
+        state = "does not exist"
+        if key.exists:
+            state = f"is in {key.region}" if key.region != target.region else f"is not usable ({key.state})"
+        found.error(
+            "key.unusable",
+            f"the key {target.kms_key} {state}",
+            why=f"converted volumes in {target.region} shall be encrypted with it",
+            do=f"Enable it, or correct 'kms_key' in environment '{target.environment}'",
+            part=part,
+        )
+
+
+def check_landing(facts: ServerFacts, plan: ServerPlan, account: Account, found: Findings) -> None:
+    """What one server needs of the account."""
+    if len(facts.disks) > 1 and (account.role.missing_actions or not (account.role.exists or account.role.unknown)):
+        found.error(
+            "role.multidisk",
+            f"{MULTIDISK}: the service role {plan.target.role} lacks "
+            f"{', '.join(account.role.missing_actions) or 'everything, it does not exist'}",
+            why=f"the VM has {len(facts.disks)} disks",
+            do=f"Extend the role's policy: {PRINT_POLICIES}",
+            row="AMP-11",
+        )
+    zone = ""
+    if not account.network.unknown:
+        zone = _network(plan, account.network, found)
+    if plan.instance_type:
+        _offer(facts, plan, account, zone, found)
+
+
+def _network(plan: ServerPlan, network: Network, found: Findings) -> str:
+    """Subnet, groups and address; the subnet's zone."""
+    vpc = plan.target.vpc
+    for group in plan.security_groups:
+        if network.security_groups.get(group) != vpc:
+            state = "is in another VPC" if group in network.security_groups else "does not exist"
+            _wrong_network(plan, "network.security_group", f"security group {group} {state}", found)
+    if not plan.subnet:
+        return ""
+    subnet = network.subnets.get(plan.subnet)
+    if subnet is None or subnet.vpc_id != vpc:
+        state = "does not exist" if subnet is None else f"is in {subnet.vpc_id}"
+        _wrong_network(plan, "network.subnet", f"subnet {plan.subnet} {state}", found)
+        return ""
+    if plan.private_ip and (problem := address_problem(plan.private_ip, subnet)):
+        found.error(
+            "network.address",
+            f"private_ip {plan.private_ip} {problem}",
+            why="the instance could not get it",
+            do="Choose another address of the subnet, or leave private_ip out",
+            row="AMP-01",
+        )
+    if subnet.free_addresses < 1 and plan.launch == "running":
+        found.error(
+            "network.full",
+            f"subnet {plan.subnet} has no free address",
+            why="the instance needs one",
+            do="Choose another subnet",
+            row="AMP-01",
+        )
+    return subnet.zone
+
+
+def _wrong_network(plan: ServerPlan, code: str, what: str, found: Findings) -> None:
+    note = found.error if plan.launch == "running" else found.warning
+    note(
+        code,
+        f"{what} (environment '{plan.target.environment}' says {plan.target.vpc})",
+        why="the instance could not start in it",
+        do=f"Correct environment '{plan.target.environment}'",
+        row="AMP-01",
+    )
+
+
+def address_problem(address: str, subnet: Subnet) -> str:
+    """Why an instance can't have ``address`` in ``subnet``; empty when it can."""
+    if not subnet.cidr:
+        return ""
+    network = ipaddress.ip_network(subnet.cidr)
+    wanted = ipaddress.ip_address(address)
+    if wanted not in network:
+        return f"is not in the subnet's range {subnet.cidr}"
+    position = int(wanted) - int(network.network_address)
+    if position < RESERVED_FIRST or position >= network.num_addresses - RESERVED_LAST:
+        return f"is one of the five addresses of {subnet.cidr} that AWS keeps"
+    return ""
+
+
+def _by_name(facts: ServerFacts, plan: ServerPlan, name: str) -> bool:
+    """Whether the type's name promises the boot mode: if not, ``check_guest`` has said so already."""
+    return boot_mode(facts, plan) in type_facts(name).boot_modes
+
+
+def _offer(facts: ServerFacts, plan: ServerPlan, account: Account, zone: str, found: Findings) -> None:
+    """Needs the account's answer; what the type's name says is checked with the guest."""
+    if not account.instance_types:
+        return
+    name = plan.instance_type or ""
+    offer = account.instance_types.get(name)
+    note = found.error if plan.launch == "running" else found.warning
+    if offer is None or (zone and offer.zones and zone not in offer.zones):
+        note(
+            "type.not_offered",
+            f"{name} is not offered in {zone if offer else plan.target.region}",
+            why="the instance could not start",
+            do="Choose another type, or a subnet in another zone",
+            row="AMP-06",
+        )
+    elif offer.boot_modes and boot_mode(facts, plan) not in offer.boot_modes and _by_name(facts, plan, name):
+        note(
+            "type.boot_mode",
+            f"{name} boots by {' or '.join(offer.boot_modes)}, the image by {boot_mode(facts, plan)}",
+            why="the instance could not start",
+            do="Choose a type that boots so",
+            row="AMP-06",
+        )

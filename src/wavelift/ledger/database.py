@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from wavelift.base.errors import PermanentError, UnreachableError, WaveliftError
@@ -191,7 +191,7 @@ def _own_errors(url: sa.URL) -> Iterator[None]:
         yield
     except SQLAlchemyError as exc:
         place = url.render_as_string(hide_password=True)
-        reason = str(exc.orig).strip() if isinstance(exc, DBAPIError) else type(exc).__name__
+        reason = str(exc.orig).strip() if isinstance(exc, StatementError) else type(exc).__name__
         if isinstance(exc, OperationalError | InterfaceError | PoolTimeoutError):
             raise UnreachableError(
                 f"The ledger's database did not serve us: {reason}",

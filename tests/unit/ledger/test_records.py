@@ -1,0 +1,328 @@
+"""What is written comes back: wave runs, servers, migrations, events."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from wavelift.base.domain import (
+    ChangedRange,
+    ConvertedDisk,
+    ExportResult,
+    ImportResult,
+    LaunchResult,
+    SnapshotRef,
+    StoredDisk,
+    VerifyResult,
+)
+from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
+from wavelift.base.names import run_hash, run_key
+from wavelift.base.run import Clock
+from wavelift.ledger import DagRun, Ledger, Migration, SnapshotState, SourceServer, WaveRunState, migrations, waves
+from wavelift.ledger.events import list_events, record_event
+from wavelift.ledger.migrations import MigrationFilter
+from wavelift.ledger.servers import find_server
+from wavelift.ledger.tables import wave_run
+from wavelift.rules.lifecycle import MigrationState
+from wavelift.services.admission import begin_migration
+
+pytestmark = pytest.mark.unit
+
+
+def _begin(ledger: Ledger, run: DagRun, clock: Clock, name: str = "web01", **more: int) -> Migration:
+    return begin_migration(
+        ledger,
+        run_key=run_key(run.dag_id, run.dag_run_id, name),
+        run=run,
+        wave="erp",
+        server=SourceServer(source="vc-1", name=name, moref=f"vm-{name}", instance_uuid=f"uuid-{name}"),
+        connector="hall-a",
+        region="eu-central-1",
+        is_run_alive=lambda dag_id, dag_run_id: True,
+        clock=clock,
+        **more,
+    )
+
+
+@pytest.fixture
+def web01(ledger: Ledger, run: DagRun, clock: Clock) -> Migration:
+    return _begin(ledger, run, clock)
+
+
+def _disk(index: int, capacity: int) -> StoredDisk:
+    return StoredDisk(
+        index=index,
+        address=f"SCSI 0:{index}",
+        key=2000 + index,
+        boot=index == 0,
+        capacity=capacity,
+        bucket="staging",
+        object_key=f"disk-{index}.vmdk",
+        object_bytes=10,
+        manifest_key=f"disk-{index}.manifest",
+        manifest_digest="aa",
+        content_digest="bb",
+        data_bytes=8,
+        parts=1,
+    )
+
+
+# Wave runs
+
+
+def test_a_run_keeps_the_spec_that_was_frozen_first(ledger: Ledger, run: DagRun, clock: Clock) -> None:
+    again = waves.freeze_wave_run(
+        ledger,
+        run=run,
+        wave="erp",
+        mode="migrate",
+        requested_by="bob",
+        source="api",
+        spec={"servers": ["edited"]},
+        clock=clock,
+    )
+
+    assert again.spec == {"servers": ["web01"]}
+    assert again.requested_by == "ana"
+    assert waves.get_wave_run(ledger, run) == again
+
+
+def test_a_finished_run_reopens_when_its_admission_is_cleared(ledger: Ledger, run: DagRun, clock: Clock) -> None:
+    ended = waves.finish_wave_run(ledger, run, WaveRunState.FAILED, clock=clock)
+    assert (ended.state, ended.finished_at) == (WaveRunState.FAILED, clock.now() - timedelta(seconds=1))
+
+    again = waves.freeze_wave_run(
+        ledger, run=run, wave="erp", mode="migrate", requested_by="ana", source="ui", spec={}, clock=clock
+    )
+
+    assert (again.state, again.finished_at, again.spec) == (WaveRunState.RUNNING, None, {"servers": ["web01"]})
+    assert [event.action for event in list_events(ledger, object_kind="wave_run")] == [
+        "wave_run.frozen",
+        "wave_run.failed",
+        "wave_run.reopened",
+    ]
+
+
+def test_an_unknown_run_is_named(ledger: Ledger, clock: Clock) -> None:
+    lost = DagRun("erp.migrate", "never")
+    assert waves.find_wave_run(ledger, lost) is None
+    with pytest.raises(NotFoundError, match=r"dag=erp.migrate, run=never.*`admit`"):
+        waves.get_wave_run(ledger, lost)
+    with pytest.raises(NotFoundError):
+        waves.finish_wave_run(ledger, lost, WaveRunState.COMPLETED, clock=clock)
+
+
+# Times
+
+
+def test_times_are_kept_as_utc_in_text_that_sorts(ledger: Ledger, run: DagRun) -> None:
+    berlin = datetime(2026, 11, 22, 1, 30, 0, 5, tzinfo=timezone(timedelta(hours=1)))
+    with ledger.write() as tx:
+        tx.execute(wave_run.update().values(finished_at=berlin))
+        raw = tx.exec_driver_sql("SELECT finished_at FROM wave_run").scalar()
+
+    assert raw == "2026-11-22T00:30:00.000005Z"
+    found = waves.get_wave_run(ledger, run).finished_at
+    assert found == berlin
+    assert found is not None
+    assert found.tzinfo is UTC
+
+
+def test_a_time_without_zone_is_refused(ledger: Ledger, run: DagRun) -> None:
+    with pytest.raises(WaveliftError, match="without zone"), ledger.write() as tx:
+        tx.execute(wave_run.update().values(finished_at=datetime(2026, 11, 22)))
+    assert waves.get_wave_run(ledger, run).finished_at is None
+
+
+# Migrations
+
+
+def test_amp_04_amp_07_the_task_id_is_known_before_the_row(web01: Migration) -> None:
+    key = "erp.migrate/manual__1/web01"
+    assert web01.id == f"mig-{run_hash(key)}" == migrations.migration_id(key)
+    assert web01.state is MigrationState.QUEUED
+    with pytest.raises(FrozenInstanceError):
+        web01.state = MigrationState.FAILED  # type: ignore[misc]
+
+
+def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Clock, web01: Migration) -> None:
+    m = web01.id
+    intended = migrations.record_intent(ledger, m, name="wavelift-abc", vm="vm-1", clock=clock)
+    assert (intended.state, intended.snapshot_state) == (MigrationState.TRANSFERRING, SnapshotState.INTENDED)
+    snapshot = SnapshotRef(
+        server="web01",
+        vm="vm-1",
+        moref="snapshot-7",
+        name="wavelift-abc",
+        created="2026-11-22T10:00:00Z",
+        quiesced=True,
+    )
+    taken = migrations.record_snapshot_taken(ledger, m, snapshot, clock=clock)
+    assert (taken.snapshot_ref, taken.snapshot_state) == ("snapshot-7", SnapshotState.TAKEN)
+    assert migrations.open_snapshots(ledger) == (taken,)
+
+    migrations.record_progress(
+        ledger, m, phase="exporting", progress_pct=140, bytes_done=5, bytes_total=30, clock=clock
+    )
+    moving = migrations.get_migration(ledger, m)
+    assert (moving.progress_pct, moving.phase, moving.bytes_done, moving.bytes_total) == (100, "exporting", 5, 30)
+
+    export = ExportResult(server="web01", snapshot="wavelift-abc", disks=(_disk(0, 1 << 40), _disk(1, 1 << 41)))
+    exported = migrations.record_export(ledger, m, export, clock=clock)
+    assert exported.bytes_total == 3 << 40
+    assert ExportResult.load(exported.export_result) == export
+    assert migrations.record_snapshot_removed(ledger, m, clock=clock).snapshot_state is SnapshotState.REMOVED
+    assert migrations.open_snapshots(ledger) == ()
+
+    migrations.advance(ledger, m, MigrationState.VERIFYING, phase="reading back", clock=clock)
+    proof = VerifyResult(server="web01", level="full", bytes_verified=3 << 40, bytes_read_back=20)
+    assert VerifyResult.load(migrations.record_verify(ledger, m, proof, clock=clock).verify_result) == proof
+
+    started = migrations.record_import_started(ledger, m, "import-ami-1", clock=clock)
+    assert (started.state, started.import_task_id) == (MigrationState.IMPORTING, "import-ami-1")
+    report = ConvertedDisk(
+        index=0, snapshot_id="snap-1", boot=True, blocks_compared=9, changed=(ChangedRange(offset=0, length=512),)
+    )
+    image = ImportResult(
+        server="web01", task_id="import-ami-1", image_id="ami-1", snapshot_ids=("snap-1", "snap-2"), report=(report,)
+    )
+    imported = migrations.record_import(ledger, m, image, clock=clock)
+    assert (imported.image_id, imported.snapshot_ids) == ("ami-1", ("snap-1", "snap-2"))
+    assert [ConvertedDisk.load(disk) for disk in imported.conversion_report or []] == [report]
+
+    migrations.advance(ledger, m, MigrationState.LAUNCHING, clock=clock)
+    launched = migrations.record_launch(ledger, m, LaunchResult(server="web01", instance_id="i-1"), clock=clock)
+    assert launched.instance_id == "i-1"
+    done = migrations.complete(ledger, m, clock=clock)
+    assert (done.state, done.progress_pct, done.finished_at) == (MigrationState.COMPLETED, 100, done.updated_at)
+    assert migrations.get_migration(ledger, m) == done
+    assert [event.action.removeprefix("migration.") for event in list_events(ledger, object_id=m)] == [
+        "queued",
+        "snapshot_intended",
+        "snapshot_taken",
+        "exported",
+        "snapshot_removed",
+        "advanced",
+        "verified",
+        "import_started",
+        "imported",
+        "advanced",
+        "launched",
+        "completed",
+    ]
+
+
+def test_an_order_that_the_rules_do_not_know_changes_nothing(ledger: Ledger, clock: Clock, web01: Migration) -> None:
+    with pytest.raises(PermanentError, match="queued") as caught:
+        migrations.advance(ledger, web01.id, MigrationState.LAUNCHING, clock=clock)
+    assert web01.id in str(caught.value)
+    assert migrations.get_migration(ledger, web01.id) == web01
+    assert len(list_events(ledger, object_id=web01.id)) == 1
+
+
+def test_the_first_end_stays(ledger: Ledger, clock: Clock, web01: Migration) -> None:
+    failed = migrations.fail(ledger, web01.id, "disk SCSI 0:1 is an RDM", clock=clock)
+    assert (failed.state, failed.error) == (MigrationState.FAILED, "disk SCSI 0:1 is an RDM")
+
+    assert migrations.fail(ledger, web01.id, "and then the report", clock=clock) == failed
+    assert migrations.mark_cancelled(ledger, web01.id, "too late", clock=clock) == failed
+
+
+def test_amp_07_cancel_is_a_wish_that_names_who_had_it(ledger: Ledger, clock: Clock, web01: Migration) -> None:
+    assert not migrations.cancel_requested(ledger, web01.id)
+
+    asked = migrations.request_cancel(ledger, web01.id, by="bob", clock=clock)
+    assert migrations.request_cancel(ledger, web01.id, by="eve", clock=clock) == asked
+
+    assert migrations.cancel_requested(ledger, web01.id)
+    assert asked.state is MigrationState.QUEUED
+    (event,) = (event for event in list_events(ledger) if event.action == "migration.cancel_requested")
+    assert (event.actor, event.object_id, event.dag_id) == ("bob", web01.id, "erp.migrate")
+    migrations.mark_cancelled(ledger, web01.id, "cancelled by bob", clock=clock)
+    with pytest.raises(PermanentError, match="already ended as cancelled"):
+        migrations.request_cancel(ledger, web01.id, by="bob", clock=clock)
+
+
+def test_an_unknown_migration_is_named(ledger: Ledger, clock: Clock) -> None:
+    assert migrations.find_migration(ledger, "mig-0") is None
+    assert not migrations.cancel_requested(ledger, "mig-0")
+    with pytest.raises(NotFoundError, match=r"migration=mig-0.*migrations list"):
+        migrations.fail(ledger, "mig-0", "x", clock=clock)
+
+
+def test_amp_07_lists_are_newest_first_paged_and_searchable(ledger: Ledger, run: DagRun, clock: Clock) -> None:
+    made = [_begin(ledger, run, clock, name=f"web{number:02}", map_index=number) for number in range(7)]
+    migrations.fail(ledger, made[3].id, "no", clock=clock)
+    newest = [each.server for each in reversed(made)]
+
+    page = migrations.list_migrations(ledger, limit=3, offset=3)
+    assert ([each.server for each in page.items], page.total) == (newest[3:6], 7)
+
+    def servers(which: MigrationFilter) -> list[str]:
+        return [each.server for each in migrations.list_migrations(ledger, which).items]
+
+    assert servers(MigrationFilter(states=[MigrationState.FAILED])) == ["web03"]
+    assert servers(MigrationFilter(search="WEB05")) == ["web05"]
+    assert servers(MigrationFilter(search=made[2].id)) == ["web02"]
+    assert servers(MigrationFilter(search="%")) == []
+    assert servers(MigrationFilter(search="web_5")) == []
+    assert servers(MigrationFilter(server="web01", wave="erp", run=run)) == ["web01"]
+    assert servers(MigrationFilter(wave="other")) == []
+    assert servers(MigrationFilter(dag_ids=["erp.migrate"])) == newest
+    assert servers(MigrationFilter(dag_ids=[])) == []
+    assert [each.server for each in migrations.migrations_of_run(ledger, run)] == [each.server for each in made]
+
+
+# Servers
+
+
+def test_a_server_is_remembered_through_a_new_name(ledger: Ledger, run: DagRun, clock: Clock, web01: Migration) -> None:
+    first = find_server(ledger, source="vc-1", identity="uuid-web01")
+    assert first is not None
+    renamed = SourceServer(source="vc-1", name="web01-old", moref="vm-9", instance_uuid="uuid-web01", facts={"cpus": 2})
+    migrations.fail(ledger, web01.id, "x", clock=clock)
+    begin_migration(
+        ledger,
+        run_key="erp.migrate/manual__1/web01-old",
+        run=run,
+        wave="erp",
+        server=renamed,
+        connector="hall-a",
+        region="eu-central-1",
+        is_run_alive=lambda dag_id, dag_run_id: True,
+        clock=clock,
+    )
+
+    seen = find_server(ledger, source="vc-1", identity="uuid-web01")
+    assert seen is not None
+    assert (seen.id, seen.name, seen.moref, seen.facts) == (first.id, "web01-old", "vm-9", {"cpus": 2})
+    assert seen.first_seen == first.first_seen < seen.last_seen
+
+
+# Events
+
+
+def test_events_keep_their_order_and_can_be_narrowed(ledger: Ledger, clock: Clock, database: Path) -> None:
+    for number in range(3):
+        record_event(
+            ledger,
+            clock=clock,
+            actor="ana",
+            action="cleanup.deleted",
+            object_kind="image",
+            object_id=f"ami-{number}",
+            run=DagRun(f"w{number}.migrate", "r"),
+            details={"number": number},
+        )
+
+    found = list_events(ledger, object_kind="image")
+    assert [event.details["number"] for event in found] == [0, 1, 2]
+    assert [event.id for event in list_events(ledger, after=found[0].id, limit=1)] == [found[1].id]
+    assert [event.object_id for event in list_events(ledger, dag_ids=["w2.migrate"])] == ["ami-2"]
+    assert list_events(ledger, dag_ids=[]) == ()
+    with ledger.read() as tx:
+        assert tx.execute(sa.text("SELECT count(*) FROM event")).scalar() == 3

@@ -1,0 +1,138 @@
+"""The schema's revisions against the tables, and upgrades that meet or die."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from wavelift.base.errors import UnreachableError, WaveliftError
+from wavelift.ledger import Event, Ledger, Migration, Server, Slot, WaveRun, revisions, tables
+
+pytestmark = pytest.mark.unit
+
+
+def _ours(_object: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
+    return not (kind == "table" and name == revisions.VERSION_TABLE)
+
+
+def test_the_revisions_make_the_tables(ledger: Ledger) -> None:
+    with ledger.read() as tx:
+        context = MigrationContext.configure(tx, opts={"include_object": _ours, "compare_type": True})
+        assert compare_metadata(context, tables.metadata) == []
+
+
+def test_the_partial_index_is_partial_in_the_database(database: Path) -> None:
+    with sqlite3.connect(database) as raw:
+        (made,) = raw.execute("SELECT sql FROM sqlite_master WHERE name = 'uq_slot_standing'").fetchone()
+    assert made.startswith("CREATE UNIQUE INDEX")
+    assert made.endswith("WHERE released_at IS NULL")
+
+
+def test_the_list_of_revisions_is_that_of_the_scripts() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(revisions.SCRIPTS))
+    scripts = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    assert tuple(reversed(scripts)) == revisions.REVISIONS
+
+
+@pytest.mark.parametrize(
+    ("record", "table"),
+    [
+        (Server, tables.server),
+        (WaveRun, tables.wave_run),
+        (Migration, tables.migration),
+        (Slot, tables.slot),
+        (Event, tables.event),
+    ],
+)
+def test_every_column_is_a_field_of_its_record(record: type[Any], table: sa.Table) -> None:
+    assert {field.name for field in fields(record)} == set(table.columns.keys())
+
+
+def test_the_tables_can_be_written_for_postgresql() -> None:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    text = "".join(str(CreateTable(table).compile(dialect=dialect)) for table in tables.metadata.sorted_tables)
+    (standing,) = (index for index in tables.slot.indexes if index.name == "uq_slot_standing")
+    assert "id SERIAL NOT NULL" in text
+    assert "WHERE released_at IS NULL" in str(CreateIndex(standing).compile(dialect=dialect))
+
+
+def test_an_upgrade_that_dies_leaves_the_old_schema(tmp_path: Path) -> None:
+    """``slot`` comes late in the first revision: what was made before it must go again."""
+    path = tmp_path / "wavelift.db"
+    with sqlite3.connect(path) as raw:
+        raw.execute("CREATE TABLE slot (id)")
+
+    with pytest.raises(WaveliftError, match="table slot already exists"):
+        Ledger.open(f"sqlite:///{path}")
+
+    with sqlite3.connect(path) as raw:
+        assert raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [("slot",)]
+        raw.execute("DROP TABLE slot")
+    Ledger.open(f"sqlite:///{path}")
+
+
+def test_openers_at_the_same_moment_make_one_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrades: list[str] = []
+    real = command.upgrade
+
+    def counted(config: Config, revision: str) -> None:
+        upgrades.append(revision)
+        real(config, revision)
+
+    monkeypatch.setattr(command, "upgrade", counted)
+    url = f"sqlite:///{tmp_path / 'wavelift.db'}"
+    failures: list[BaseException] = []
+
+    def opens() -> None:
+        try:
+            Ledger.open(url)
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=opens) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+    assert upgrades == ["head"]
+
+
+def test_an_upgrade_that_hangs_elsewhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revisions, "LOCK_TIMEOUT_S", 0.1)
+    path = tmp_path / "wavelift.db"
+
+    with revisions._file_lock(path.with_name("wavelift.db.lock")):
+        with pytest.raises(UnreachableError, match="upgrading the ledger for a long time") as caught:
+            Ledger.open(f"sqlite:///{path}")
+
+    assert caught.value.where["file"] == f"{path}.lock"
+    Ledger.open(f"sqlite:///{path}")
+
+
+def test_the_audit_trail_cannot_be_rewritten(database: Path) -> None:
+    with sqlite3.connect(database) as raw:
+        raw.execute(
+            "INSERT INTO event (at, actor, action, object_kind, object_id, dag_id, dag_run_id, details)"
+            " VALUES ('2026', 'ana', 'x', 'y', 'z', '', '', '{}')"
+        )
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            raw.execute("UPDATE event SET actor = 'bob'")
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            raw.execute("DELETE FROM event")
+        assert raw.execute("SELECT actor FROM event").fetchall() == [("ana",)]

@@ -1,0 +1,424 @@
+"""Slots in the order of asking, and one migration per server (AMP-04, invariants 4 and 8)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from wavelift.base.errors import BusyError, NotFoundError, PermanentError, UnreachableError
+from wavelift.base.names import run_key
+from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SourceServer, migrations
+from wavelift.ledger.events import list_events
+from wavelift.ledger.slots import list_slots
+from wavelift.ledger.waves import freeze_wave_run
+from wavelift.rules.lifecycle import MigrationState
+from wavelift.services import admission
+from wavelift.services.admission import Granted, IsRunAlive, Queued
+
+pytestmark = pytest.mark.unit
+
+START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
+A = DagRun("erp.migrate", "run-a")
+B = DagRun("crm.migrate", "run-b")
+
+
+class HandClock:
+    """A clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.time = START
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    def sleep(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger.open(f"sqlite:///{tmp_path / 'wavelift.db'}")
+
+
+class Desk:
+    """The slots of one connector as a test talks to them."""
+
+    def __init__(self, ledger: Ledger, clock: HandClock, *, limit: int = 2) -> None:
+        self.ledger, self.clock, self.limit = ledger, clock, limit
+        self.kind, self.scope = SlotKind.TRANSFER, "hall-a"
+
+    def request(self, holder: str, run: DagRun = A) -> Granted | Queued:
+        return admission.request_slot(
+            self.ledger,
+            kind=self.kind,
+            scope=self.scope,
+            holder=holder,
+            dag_id=run.dag_id,
+            dag_run_id=run.dag_run_id,
+            limit=self.limit,
+            clock=self.clock,
+        )
+
+    def poll(self, holder: str, ended: tuple[DagRun, ...] = ()) -> Granted | Queued | None:
+        return admission.poll(
+            self.ledger, kind=self.kind, scope=self.scope, holder=holder, limit=self.limit, ended=ended
+        )
+
+    def would_grant(self, holder: str, ended: tuple[DagRun, ...] = ()) -> bool:
+        return admission.would_grant(
+            self.ledger, kind=self.kind, scope=self.scope, holder=holder, limit=self.limit, ended=ended
+        )
+
+    def release(self, holder: str) -> bool:
+        return admission.release_slot(self.ledger, kind=self.kind, scope=self.scope, holder=holder, clock=self.clock)
+
+    def reclaim(self, is_run_alive: IsRunAlive) -> list[str]:
+        return [each.holder for each in admission.reclaim(self.ledger, is_run_alive, clock=self.clock)]
+
+
+@pytest.fixture
+def desk(ledger: Ledger, clock: HandClock) -> Desk:
+    return Desk(ledger, clock)
+
+
+def _only(*alive: DagRun) -> IsRunAlive:
+    return lambda dag_id, dag_run_id: DagRun(dag_id, dag_run_id) in alive
+
+
+# Slots
+
+
+def test_amp_04_slots_up_to_the_limit_then_places_in_order(desk: Desk) -> None:
+    assert [desk.request(holder) for holder in "abcd"] == [
+        Granted(START),
+        Granted(START),
+        Queued(1),
+        Queued(2),
+    ]
+
+
+def test_asking_again_keeps_slot_and_place(desk: Desk, clock: HandClock) -> None:
+    first = [desk.request(holder) for holder in "abcd"]
+    clock.sleep(60)
+    assert [desk.request(holder) for holder in reversed("abcd")] == first[::-1]
+    assert len(list_slots(desk.ledger)) == 4
+
+
+def test_a_free_slot_waits_for_the_first_in_the_queue(desk: Desk) -> None:
+    for holder in "abcd":
+        desk.request(holder)
+    assert desk.release("b")
+
+    assert not desk.would_grant("d")
+    assert desk.request("d") == Queued(2)
+    assert desk.poll("c") == Queued(1, ready=True)
+    assert desk.would_grant("c")
+    assert desk.request("e") == Queued(3), "a newcomer goes behind those who wait"
+    assert desk.request("c") == Granted(START)
+    assert desk.poll("d") == Queued(1)
+
+
+def test_two_free_slots_are_for_the_first_two_in_whatever_order_they_come(desk: Desk) -> None:
+    for holder in "abcde":
+        desk.request(holder)
+    desk.release("a")
+    desk.release("b")
+
+    assert [desk.would_grant(holder) for holder in "cde"] == [True, True, False]
+    assert isinstance(desk.request("d"), Granted)
+    assert desk.request("e") == Queued(2)
+    assert isinstance(desk.request("c"), Granted)
+
+
+def test_releasing_leaves_the_queue_and_twice_does_no_harm(desk: Desk) -> None:
+    for holder in "abcd":
+        desk.request(holder)
+    assert desk.release("c")
+    assert not desk.release("c")
+    assert desk.poll("c") is None
+    assert desk.would_grant("c"), "a waiter whose request is gone must wake to ask anew"
+    assert desk.poll("d") == Queued(1)
+    assert desk.request("c") == Queued(2), "whoever left begins at the end"
+
+
+def test_polling_writes_nothing(desk: Desk) -> None:
+    for holder in "abc":
+        desk.request(holder)
+    before = (list_slots(desk.ledger), list_events(desk.ledger))
+    for _ in range(3):
+        desk.poll("c")
+        desk.would_grant("c", ended=(A,))
+    assert (list_slots(desk.ledger), list_events(desk.ledger)) == before
+
+
+def test_scopes_and_kinds_do_not_count_for_each_other(desk: Desk) -> None:
+    desk.request("a")
+    desk.request("b")
+    desk.scope = "hall-b"
+    assert isinstance(desk.request("a"), Granted)
+    desk.kind, desk.scope = SlotKind.IMPORT, "hall-a"
+    assert isinstance(desk.request("a"), Granted)
+    desk.release("a")
+    desk.kind = SlotKind.TRANSFER
+    assert isinstance(desk.poll("a"), Granted)
+
+
+def test_a_lowered_limit_takes_from_nobody_and_gives_to_nobody(desk: Desk) -> None:
+    for holder in "abc":
+        desk.request(holder)
+    desk.limit = 1
+    desk.release("a")
+    assert isinstance(desk.request("b"), Granted)
+    assert desk.request("c") == Queued(1)
+    desk.release("b")
+    assert isinstance(desk.request("c"), Granted)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(desk: Desk, limit: int) -> None:
+    desk.limit = limit
+    with pytest.raises(PermanentError, match=f"limit={limit}"):
+        desk.request("a")
+    with pytest.raises(PermanentError):
+        desk.poll("a")
+    assert list_slots(desk.ledger) == ()
+
+
+def test_amp_04_a_restart_costs_nobody_the_place(desk: Desk, ledger: Ledger) -> None:
+    before = [desk.request(holder) for holder in "abcd"]
+    ledger.close()
+    desk.ledger = Ledger.open(f"sqlite:///{ledger.url.removeprefix('sqlite:///')}")
+    assert [desk.request(holder) for holder in "abcd"] == before
+
+
+# Runs that have ended
+
+
+def test_inv_8_the_slot_of_an_ended_run_is_free_and_its_waiters_leave(desk: Desk) -> None:
+    for holder, run in (("a", A), ("b", B), ("a2", A), ("b2", B), ("b3", B)):
+        desk.request(holder, run)
+
+    assert desk.reclaim(_only(B)) == ["a", "a2"]
+
+    assert desk.poll("a") is None
+    assert [desk.poll(holder) for holder in ("b2", "b3")] == [Queued(1, ready=True), Queued(2)]
+    released = [event for event in list_events(desk.ledger) if event.action in ("slot.released", "slot.withdrawn")]
+    assert [(event.object_id, event.action) for event in released] == [("a", "slot.released"), ("a2", "slot.withdrawn")]
+    assert released[0].details["reason"] == "its DAG run has ended"
+
+
+def test_a_trigger_counts_ended_runs_as_gone_without_writing(desk: Desk) -> None:
+    for holder, run in (("a", A), ("a2", A), ("a3", A), ("b", B), ("b2", B)):
+        desk.request(holder, run)
+    assert admission.runs_with_slots(desk.ledger, SlotKind.TRANSFER, "hall-a") == (A, B)
+    assert desk.poll("b") == Queued(2)
+    assert desk.poll("b", ended=(A,)) == Queued(1, ready=True)
+    assert desk.poll("b2", ended=(A,)) == Queued(2, ready=True)
+    assert desk.request("b", B) == Queued(2), "only a reclaim makes it so"
+
+
+def test_airflow_is_asked_once_per_run_and_interval(desk: Desk, clock: HandClock) -> None:
+    asked: list[DagRun] = []
+
+    def alive(dag_id: str, dag_run_id: str) -> bool:
+        asked.append(DagRun(dag_id, dag_run_id))
+        return True
+
+    for holder in "abcd":
+        desk.request(holder, A)
+    assert desk.reclaim(alive) == []
+    assert asked == [A]
+    assert {each.asked_at for each in list_slots(desk.ledger)} == {START}
+
+    clock.sleep(29)
+    desk.request("e", A)
+    desk.request("f", B)
+    desk.reclaim(alive)
+    assert asked == [A, B], "a new request in a run asked about a moment ago is no new question"
+
+    clock.sleep(1)
+    desk.reclaim(alive)
+    assert asked == [A, B, A]
+
+
+def test_a_run_that_asks_again_while_airflow_is_asked_keeps_its_slot(desk: Desk) -> None:
+    """The run ended, we asked, somebody cleared it, its reserve task asked for the slot: all before we write."""
+    desk.request("a")
+    desk.request("idle")
+
+    def dead_then_cleared(dag_id: str, dag_run_id: str) -> bool:
+        assert isinstance(desk.request("a"), Granted)
+        return False
+
+    assert desk.reclaim(dead_then_cleared) == ["idle"]
+    assert isinstance(desk.poll("a"), Granted)
+
+
+def test_a_request_made_while_airflow_is_asked_stays(desk: Desk) -> None:
+    desk.request("a")
+
+    def dead_then_more(dag_id: str, dag_run_id: str) -> bool:
+        desk.request("b")
+        return False
+
+    assert desk.reclaim(dead_then_more) == ["a"]
+    assert isinstance(desk.poll("b"), Granted)
+
+
+def test_nothing_is_freed_when_airflow_does_not_answer(desk: Desk) -> None:
+    desk.request("a", A)
+    desk.request("b", B)
+
+    def cut(dag_id: str, dag_run_id: str) -> bool:
+        if dag_id == B.dag_id:
+            raise UnreachableError("no answer")
+        return False
+
+    with pytest.raises(UnreachableError):
+        desk.reclaim(cut)
+    assert [each.holder for each in list_slots(desk.ledger)] == ["a", "b"]
+
+
+# One migration per server
+
+ALL_ALIVE = _only(A, B)
+
+
+def _freeze(ledger: Ledger, clock: HandClock, run: DagRun) -> None:
+    freeze_wave_run(
+        ledger,
+        run=run,
+        wave=run.dag_id.split(".")[0],
+        mode="migrate",
+        requested_by="ana",
+        source="ui",
+        spec={},
+        clock=clock,
+    )
+
+
+@pytest.fixture
+def frozen(ledger: Ledger, clock: HandClock) -> Ledger:
+    _freeze(ledger, clock, A)
+    _freeze(ledger, clock, B)
+    return ledger
+
+
+def _begin(
+    ledger: Ledger, clock: HandClock, run: DagRun, *, name: str = "web01", alive: IsRunAlive = ALL_ALIVE
+) -> Migration:
+    return admission.begin_migration(
+        ledger,
+        run_key=run_key(run.dag_id, run.dag_run_id, name),
+        run=run,
+        wave="erp",
+        server=SourceServer(source="vc-1", name=name, moref="vm-1", instance_uuid="uuid-1"),
+        connector="hall-a",
+        region="eu-central-1",
+        is_run_alive=alive,
+        clock=clock,
+    )
+
+
+def test_beginning_twice_is_one_migration(frozen: Ledger, clock: HandClock) -> None:
+    first = _begin(frozen, clock, A)
+    again = _begin(frozen, clock, A)
+    assert again.id == first.id
+    assert again.state is MigrationState.QUEUED
+    assert migrations.list_migrations(frozen).total == 1
+
+
+def test_inv_4_a_server_in_another_live_run_is_busy_and_the_run_is_named(frozen: Ledger, clock: HandClock) -> None:
+    mine = _begin(frozen, clock, A)
+    with pytest.raises(BusyError) as caught:
+        _begin(frozen, clock, B)
+    assert caught.value.where == {"server": "web01", "dag": A.dag_id, "run": A.dag_run_id, "migration": mine.id}
+    assert migrations.list_migrations(frozen).total == 1
+
+
+def test_two_names_of_one_server_in_one_run_are_busy_too(frozen: Ledger, clock: HandClock) -> None:
+    _begin(frozen, clock, A)
+    with pytest.raises(BusyError, match="run-a"):
+        _begin(frozen, clock, A, name="alias", alive=_only())
+
+
+def test_what_a_dead_run_left_open_is_closed(frozen: Ledger, clock: HandClock) -> None:
+    left = _begin(frozen, clock, A)
+    mine = _begin(frozen, clock, B, alive=_only(B))
+
+    closed = migrations.get_migration(frozen, left.id)
+    assert (closed.state, closed.error) == (MigrationState.FAILED, "Its DAG run ended before it did")
+    assert mine.state is MigrationState.QUEUED
+    assert mine.server_id == left.server_id
+
+
+def test_a_dead_run_that_is_cleared_while_airflow_is_asked_keeps_the_server(frozen: Ledger, clock: HandClock) -> None:
+    left = _begin(frozen, clock, A)
+
+    def dead_then_cleared(dag_id: str, dag_run_id: str) -> bool:
+        _begin(frozen, clock, A)
+        return False
+
+    with pytest.raises(BusyError, match=left.id):
+        _begin(frozen, clock, B, alive=dead_then_cleared)
+    assert migrations.get_migration(frozen, left.id).state is MigrationState.QUEUED
+
+
+def test_inv_4_a_failed_migration_has_the_server_until_its_snapshot_is_gone(frozen: Ledger, clock: HandClock) -> None:
+    left = _begin(frozen, clock, A)
+    migrations.record_intent(frozen, left.id, name="wavelift-1", vm="vm-1", clock=clock)
+    migrations.fail(frozen, left.id, "no", clock=clock)
+
+    with pytest.raises(BusyError):
+        _begin(frozen, clock, B)
+    assert _begin(frozen, clock, B, alive=_only(B)).state is MigrationState.QUEUED
+    migrations.fail(frozen, _begin(frozen, clock, B, alive=_only(B)).id, "again", clock=clock)
+    assert migrations.get_migration(frozen, left.id).error == "no"
+
+    migrations.record_snapshot_removed(frozen, left.id, clock=clock)
+    assert _begin(frozen, clock, B).state is MigrationState.QUEUED
+
+
+def test_other_servers_of_the_vcenter_are_free(frozen: Ledger, clock: HandClock) -> None:
+    _begin(frozen, clock, A)
+    other = admission.begin_migration(
+        frozen,
+        run_key=run_key(B.dag_id, B.dag_run_id, "web01"),
+        run=B,
+        wave="crm",
+        server=SourceServer(source="vc-2", name="web01", moref="vm-1", instance_uuid="uuid-1"),
+        connector="hall-b",
+        region="eu-central-1",
+        is_run_alive=_only(A, B),
+        clock=clock,
+    )
+    assert other.state is MigrationState.QUEUED
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_clearing_an_ended_migration_drops_the_wish_to_cancel(frozen: Ledger, clock: HandClock, ended: bool) -> None:
+    mine = _begin(frozen, clock, A)
+    migrations.request_cancel(frozen, mine.id, by="bob", clock=clock)
+    if ended:
+        migrations.mark_cancelled(frozen, mine.id, "cancelled by bob", clock=clock)
+
+    again = _begin(frozen, clock, A)
+
+    assert again.cancel_requested is not ended
+    assert (again.state, again.error, again.finished_at) == (MigrationState.QUEUED, "", None)
+
+
+def test_a_migration_needs_its_frozen_run(ledger: Ledger, clock: HandClock) -> None:
+    with pytest.raises(NotFoundError, match="run-a"):
+        _begin(ledger, clock, A)
+    assert migrations.list_migrations(ledger).total == 0

@@ -1,0 +1,69 @@
+"""One process of ``test_admission_processes``: asks for a slot for each of its servers, holds it briefly, frees it.
+
+Servers are worked on three at a time, as Airflow would: several wait while one transfers. A worker told to die ends
+without giving anything back, in the middle of its work.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+
+from wavelift.base.run import SystemClock
+from wavelift.ledger import DagRun, Ledger, SlotKind
+from wavelift.services.admission import Granted, release_slot, request_slot, would_grant
+
+AT_ONCE = 3
+HOLD_S = 0.01
+POLL_S = 0.02
+
+
+def main(url: str, scope: str, number: int, servers: int, limit: int, dies_after: int) -> None:
+    clock = SystemClock()
+    ledger = Ledger.open(url)
+    run = DagRun(f"w{number}.migrate", "r")
+    place = random.Random(number)
+    waiting: list[str] = []
+    todo = [f"{run.dag_id}/r/s{server}" for server in range(servers)]
+    done = 0
+    while todo or waiting:
+        while todo and len(waiting) < AT_ONCE:
+            waiting.append(todo.pop(0))
+            request_slot(
+                ledger,
+                kind=SlotKind.TRANSFER,
+                scope=scope,
+                holder=waiting[-1],
+                dag_id=run.dag_id,
+                dag_run_id=run.dag_run_id,
+                limit=limit,
+                clock=clock,
+            )
+        holder = place.choice(waiting)
+        if not would_grant(ledger, kind=SlotKind.TRANSFER, scope=scope, holder=holder, limit=limit):
+            time.sleep(POLL_S)
+            continue
+        found = request_slot(
+            ledger,
+            kind=SlotKind.TRANSFER,
+            scope=scope,
+            holder=holder,
+            dag_id=run.dag_id,
+            dag_run_id=run.dag_run_id,
+            limit=limit,
+            clock=clock,
+        )
+        if not isinstance(found, Granted):
+            continue
+        if done == dies_after:
+            os._exit(9)
+        time.sleep(HOLD_S)
+        release_slot(ledger, kind=SlotKind.TRANSFER, scope=scope, holder=holder, clock=clock)
+        waiting.remove(holder)
+        done += 1
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], *(int(value) for value in sys.argv[3:7]))

@@ -1,0 +1,89 @@
+"""Eight processes want four slots of one SQLite file; one dies with what it holds (AMP-04, invariant 8)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from wavelift.base.run import SystemClock
+from wavelift.ledger import Event, Ledger, SlotKind
+from wavelift.ledger.events import list_events
+from wavelift.ledger.slots import list_slots
+from wavelift.services.admission import reclaim
+
+pytestmark = pytest.mark.wire
+
+PROCESSES = 8
+SERVERS = 12
+LIMIT = 4
+DIES, DIES_AFTER = 5, 4
+NEVER = -1
+WORKER = Path(__file__).with_name("admission_worker.py")
+
+
+def _start(ledger: Ledger, number: int) -> subprocess.Popen[bytes]:
+    dies_after = DIES_AFTER if number == DIES else NEVER
+    numbers = (str(value) for value in (number, SERVERS, LIMIT, dies_after))
+    return subprocess.Popen([sys.executable, str(WORKER), ledger.url, "hall-a", *numbers])
+
+
+def _wait_and_reclaim(ledger: Ledger, workers: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Until all have ended; what the ended ones hold is given to the others, as a `reserve` task would."""
+
+    def is_run_alive(dag_id: str, dag_run_id: str) -> bool:
+        return workers[dag_id].poll() is None
+
+    while any(worker.poll() is None for worker in workers.values()):
+        reclaim(ledger, is_run_alive, every=timedelta(0), clock=SystemClock())
+        threading.Event().wait(0.1)
+    reclaim(ledger, is_run_alive, every=timedelta(0), clock=SystemClock())
+
+
+def _replay(events: tuple[Event, ...]) -> tuple[int, int]:
+    """The most slots granted at once, and how many grants there were; every grant is checked for its turn."""
+    granted: set[int] = set()
+    waiting: list[int] = []
+    most = grants = 0
+    for event in events:
+        slot = event.details["slot"]
+        match event.action:
+            case "slot.requested":
+                assert slot not in waiting
+                assert all(slot > earlier for earlier in waiting)
+                waiting.append(slot)
+            case "slot.granted":
+                assert waiting.index(slot) < LIMIT - len(granted), f"event {event.id} jumps the queue"
+                waiting.remove(slot)
+                granted.add(slot)
+                grants += 1
+                most = max(most, len(granted))
+            case "slot.released":
+                granted.remove(slot)
+            case "slot.withdrawn":
+                waiting.remove(slot)
+    assert not granted
+    assert not waiting
+    return most, grants
+
+
+def test_inv_8_processes_never_hold_more_slots_than_there_are(tmp_path: Path) -> None:
+    ledger = Ledger.open(f"sqlite:///{tmp_path / 'wavelift.db'}")
+    workers = {f"w{number}.migrate": _start(ledger, number) for number in range(PROCESSES)}
+    try:
+        _wait_and_reclaim(ledger, workers)
+    finally:
+        for worker in workers.values():
+            worker.kill()
+            worker.wait()
+
+    codes = [worker.returncode for worker in workers.values()]
+    assert codes == [9 if number == DIES else 0 for number in range(PROCESSES)]
+    assert list_slots(ledger, SlotKind.TRANSFER) == ()
+    most, grants = _replay(list_events(ledger, object_kind="slot", limit=10_000))
+    assert most == LIMIT, "less would mean that they never met"
+    assert grants == (PROCESSES - 1) * SERVERS + DIES_AFTER + 1

@@ -58,7 +58,7 @@ class StateStore:
 
 
 class Heartbeat:
-    """Writes the newest progress to the state store every :data:`BEAT_SECONDS`, and sets the cancel flag when fenced."""
+    """Writes the newest progress every :data:`BEAT_SECONDS`, and sets the cancel flag when fenced."""
 
     def __init__(self, store: StateStore, cancel: CancelFlag) -> None:
         self._store = store

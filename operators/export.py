@@ -93,4 +93,4 @@ class DiskUploadOperator(WaveliftOperator):
             stored = upload_disk(
                 access, path=self.path, bucket=self.bucket, key=self.key, image_format=self.image_format, ctx=ctx
             )
-        return stored.dump()
+        return dict(stored.dump())

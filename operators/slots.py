@@ -42,7 +42,7 @@ class ReserveOperator(WaveliftOperator):
                 self.server_context(context, task.name),
                 dag_id=ti.dag_id,
                 dag_run_id=ti.run_id,
-                map_index=ti.map_index,
+                map_index=-1 if ti.map_index is None else ti.map_index,
                 limit=limit,
                 is_run_alive=run_is_alive(context),
             )

@@ -60,8 +60,8 @@ class ImportImageSensor(BaseOperator):
         """:raises AirflowFailException: when the import ended without an image."""
         from dataclasses import asdict
 
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.adapters.aws.vmimport import VmImport
+        from wavelift.airflow.hooks.vm_import import VmImportHook
 
         if "error" in event:
             raise RuntimeError(f"watching {self.import_task_id} failed: {event['error']}")

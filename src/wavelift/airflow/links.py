@@ -83,9 +83,3 @@ def image_url(region: str, image_id: str) -> str:
 
 def instance_url(region: str, instance_id: str) -> str:
     return f"https://{console_domain(region)}/ec2/home?region={region}#InstanceDetails:instanceId={instance_id}"
-
-
-def vcenter_url(host: str, port: int, moref: str, instance_uuid: str) -> str:
-    """Deep link of the HTML5 client; ``instance_uuid`` is vCenter's own unique id (about.instanceUuid)."""
-    place = host if port == 443 else f"{host}:{port}"
-    return f"https://{place}/ui/app/vm;nav=v/urn:vmomi:VirtualMachine:{moref}:{instance_uuid}/summary"

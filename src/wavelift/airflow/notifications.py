@@ -15,7 +15,8 @@ def wave_deadline(shape: WaveShape) -> list[Any] | None:
     """The wave's alert, counted from when its run was queued; None without ``deadline_minutes``."""
     if shape.deadline_minutes is None:
         return None
-    from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
+    from airflow.sdk.definitions.callback import AsyncCallback
+    from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
     return [
         DeadlineAlert(

@@ -129,7 +129,10 @@ class ApiClient:
         every: Callable[[], None] = lambda: None,
         interval: float = 1.0,
     ) -> str:
-        """The final state of a run; ``every`` is called after each look. :raises ApiError: after ``timeout`` seconds."""
+        """The final state of a run; ``every`` is called after each look.
+
+        :raises ApiError: after ``timeout`` seconds.
+        """
         deadline = time.monotonic() + timeout
         while True:
             state = self.run_state(dag_id, run_id)

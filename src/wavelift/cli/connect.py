@@ -20,7 +20,7 @@ def fail(message: str) -> NoReturn:
 
 
 def client() -> ApiClient:
-    """The client of the user: ``WAVELIFT_URL``, and ``WAVELIFT_TOKEN`` or ``WAVELIFT_USER`` with ``WAVELIFT_PASSWORD``."""
+    """The user's client: ``WAVELIFT_URL``, and ``WAVELIFT_TOKEN`` or ``WAVELIFT_USER`` and ``WAVELIFT_PASSWORD``."""
     url = os.environ.get("WAVELIFT_URL") or os.environ.get("AIRFLOW__API__BASE_URL") or DEFAULT_URL
 
     def login() -> str:

@@ -329,6 +329,6 @@ def _pids() -> list[int]:
 
 def _cwd(pid: int) -> Path | None:
     try:
-        return Path(os.readlink(f"/proc/{pid}/cwd"))
+        return Path(f"/proc/{pid}/cwd").readlink()
     except OSError:  # ended meanwhile, a zombie, or another user's
         return None

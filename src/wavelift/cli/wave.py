@@ -28,9 +28,9 @@ def validate(
     ] = None,
 ) -> None:
     """Check wave files; prints the same text as Airflow's import error."""
-    from wavelift.specs import check_file, format_errors
+    from wavelift.specs import Issue, check_file, format_errors
 
-    issues = []
+    issues: list[Issue] = []
     for file in files:
         issues += check_file(file, environments or file.resolve().parent.parent / "environments")
     if issues:
@@ -64,9 +64,7 @@ def report_of(api: ApiClient, name: str, conf: dict[str, Any]) -> tuple[dict[str
     dag_id = f"{name}.migrate"
     status, answer = api.request("GET", f"/api/v2/dags/{dag_id}")
     if status == 404:
-        raise ApiError(
-            f"No wave {name}: Airflow has no DAG {dag_id}; see 'wavelift wave validate FILE' and Airflow's import errors"
-        )
+        raise ApiError(f"No wave {name}: Airflow has no DAG {dag_id}; see 'wavelift wave validate FILE'")
     if status == 200 and answer.get("is_paused"):
         api.unpause(dag_id)
     run_id = api.trigger(dag_id, conf)

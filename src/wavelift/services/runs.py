@@ -49,10 +49,7 @@ def admit(
     :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
     """
     known = waves.find_wave_run(ledger, request.run)
-    if known is not None:
-        frozen = Admitted.load(known.spec)
-    else:
-        frozen = _resolve(ledger, request, load, is_run_alive)
+    frozen = Admitted.load(known.spec) if known else _resolve(ledger, request, load, is_run_alive)
     waves.freeze_wave_run(
         ledger,
         run=request.run,

@@ -51,7 +51,7 @@ class VsphereHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """What the *Test* button shows: version and user, or which link failed and the way out."""
-        from wavelift.adapters.vsphere.session import test_connection
+        from wavelift.adapters.vsphere.doctor import test_connection
 
         try:
             return True, test_connection(self.config())

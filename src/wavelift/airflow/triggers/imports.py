@@ -23,7 +23,7 @@ class AwsWaitTrigger(BaseTrigger):
         verify: bool | str | None = None,
         botocore_config: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's is not annotated
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self.poll_seconds = poll_seconds

@@ -21,7 +21,7 @@ class SlotTrigger(BaseTrigger):
     """
 
     def __init__(self, *, kind: str, scope: str, holder: str, limit: int, poll_seconds: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's is not annotated
         self.kind = kind
         self.scope = scope
         self.holder = holder

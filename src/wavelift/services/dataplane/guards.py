@@ -51,7 +51,7 @@ class TransferGuards:
                 f"The snapshot is {age.total_seconds() / 3600:.1f} h old, max_snapshot_hours is {hours}",
                 server=self._task.name,
                 snapshot=self._snapshot.ref.name,
-                next_step="Raise max_snapshot_hours in the wave's file or make the line faster; then run this server again",
+                next_step="Raise max_snapshot_hours in the wave's file, then run this server again",
             )
 
     def _check_room(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from wavelift.base.domain import DiskFacts, Finding, Message, ServerFacts, Severity, SnapshotRef
+from wavelift.rules.findings import stopped
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 
 Mode = Literal["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
@@ -67,13 +68,6 @@ class PreflightReport(Message):
     """All that were found, those with errors included."""
     estimate: Estimate = Estimate()
 
-    def errors_of(self, server: str) -> tuple[Finding, ...]:
-        return tuple(
-            finding
-            for finding in self.findings
-            if finding.severity is Severity.ERROR and finding.subject.split("/", 1)[0] in (server, "*")
-        )
-
     def lines(self) -> list[str]:
         """The findings for a log, worst first."""
         order = list(Severity)
@@ -85,4 +79,4 @@ class PreflightReport(Message):
     @property
     def passed(self) -> tuple[ServerTask, ...]:
         """Servers without an error of their own; an error of the whole wave stops all."""
-        return tuple(task for task in self.servers if not self.errors_of(task.name))
+        return tuple(task for task in self.servers if not stopped(self.findings, task.name))

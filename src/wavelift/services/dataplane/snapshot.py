@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.vsphere import inventory, snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
@@ -11,6 +13,8 @@ from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.staging import ServerStaging
+
+HTTPS_PORT: Final = 443
 
 
 def take_snapshot(session: VsphereSession, task: ServerTask, ctx: RunContext) -> TakenSnapshot:
@@ -44,7 +48,14 @@ def take_snapshot(session: VsphereSession, task: ServerTask, ctx: RunContext) ->
             server=task.name,
             next_step="Run the wave again for this server",
         )
-    return TakenSnapshot(ref=ref, disks=disks, vcenter_link=session.vm_url(task.facts.moref))
+    return TakenSnapshot(ref=ref, disks=disks, vcenter_link=vcenter_url(session, task.facts.moref))
+
+
+def vcenter_url(session: VsphereSession, vm: str) -> str:
+    """Where the vSphere client shows the VM."""
+    port = "" if session.config.port == HTTPS_PORT else f":{session.config.port}"
+    place = f"urn:vmomi:VirtualMachine:{vm}:{session.about.instance_uuid}"
+    return f"https://{session.config.host}{port}/ui/app/vm;nav=v/{place}/summary"
 
 
 def _identity(disks: tuple[DiskFacts, ...]) -> list[tuple[int, str, int, bool]]:

@@ -84,6 +84,7 @@ class _Transfer:
         self.stop = ctx.cancel.child()
         self.uploads: dict[str, str] = {}
         self.finished: dict[int, StoredDisk] = {}
+        self.done: dict[int, int] = {}
         self.lock = threading.Lock()
 
     def run(self) -> tuple[StoredDisk, ...]:
@@ -134,7 +135,12 @@ class _Transfer:
             disks=self.snapshot.disks,
             server=self.task.name,
             cancel=self.stop,
+            percent=self._percent,
         )
+
+    def _percent(self) -> int:
+        total = sum(disk.capacity for disk in self.snapshot.disks)
+        return min(100, 100 * sum(self.done.values()) // total) if total else 100
 
     def _move(self, lease: ExportLease, pending: list[int]) -> None:
         """Move the pending disks, a few at a time; the first error stops the others and is raised."""
@@ -191,10 +197,10 @@ class _Transfer:
         disk = self.snapshot.disks[index]
 
         def on_progress(progress: Progress) -> None:
-            lease.report(disk.key, progress.done)
+            self.done[index] = progress.done
             self.ctx.progress(progress)
 
-        with closing(lease.open(disk.key)) as raw:
+        with closing(lease.open(disk)) as raw:
             stream = StreamVmdkSource(raw)
             if stream.size != -(-disk.capacity // SECTOR) * SECTOR:
                 raise CorruptStreamError(

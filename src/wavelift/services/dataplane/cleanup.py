@@ -1,0 +1,120 @@
+"""What carries our tag or name and belongs to no living run: listed, and removed when asked to (invariants 4 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.s3 import S3Staging
+from wavelift.adapters.aws.vmimport import VmImport
+from wavelift.adapters.vsphere import snapshots
+from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.base.domain import Message
+from wavelift.base.errors import WaveliftError
+from wavelift.base.names import SNAPSHOT_PREFIX, TAG_RUN, slug
+from wavelift.base.run import CancelFlag
+from wavelift.services.dataplane.messages import Admitted
+
+
+class Leftover(Message):
+    """One thing of ours outside."""
+
+    kind: str
+    """``vSphere snapshot``, ``upload``, ``staged disk``, ``import task``."""
+    name: str
+    run: str
+    """Run hash."""
+    owner: str
+    """``living run`` (left alone), ``ended run`` (may go), ``unknown`` (another installation's: left alone)."""
+    removed: bool = False
+    error: str = ""
+
+
+class CleanupReport(Message):
+    """What was found, and what became of it."""
+
+    wave: str
+    dry_run: bool
+    leftovers: tuple[Leftover, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    kind: str
+    name: str
+    run: str
+    remove: Callable[[], object]
+
+
+def sweep(session: VsphereSession, access: AwsAccess, admitted: Admitted) -> CleanupReport:
+    """Look through the wave's vCenter and its environment; remove what ended runs left unless it is a dry run.
+
+    AMIs, their snapshots, instances and manifests are results, not leftovers: they stay. What a run made that our
+    ledger does not know may belong to another installation and stays too.
+    """
+    return CleanupReport(
+        wave=admitted.wave.wave,
+        dry_run=admitted.dry_run,
+        leftovers=tuple(_treat(found, admitted) for found in _find(session, access, admitted)),
+    )
+
+
+def _treat(found: _Found, admitted: Admitted) -> Leftover:
+    owner = _owner(found.run, admitted)
+    line = Leftover(kind=found.kind, name=found.name, run=found.run, owner=owner)
+    if admitted.dry_run or owner != "ended run":
+        return line
+    try:
+        found.remove()
+    except WaveliftError as error:
+        return line.model_copy(update={"error": str(error)})
+    return line.model_copy(update={"removed": True})
+
+
+def _owner(run: str, admitted: Admitted) -> str:
+    if run in admitted.living:
+        return "living run"
+    return "ended run" if run in admitted.known else "unknown"
+
+
+def _find(session: VsphereSession, access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:
+    for ref in snapshots.find_ours(session):
+        remove = partial(snapshots.remove_snapshot, session, ref.vm, ref.name, cancel=CancelFlag())
+        yield _Found("vSphere snapshot", f"{ref.server}: {ref.name}", ref.name.removeprefix(SNAPSHOT_PREFIX), remove)
+    yield from _staged(access, admitted)
+    imports = VmImport(access)
+    for status in imports.find({TAG_RUN: ""}):
+        if not status.finished:
+            cancel = partial(imports.cancel, status.task_id, "wavelift cleanup: its run has ended")
+            yield _Found("import task", status.task_id, status.tags.get(TAG_RUN, ""), cancel)
+    yield from _half_made(access)
+
+
+def _staged(access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:
+    """Unfinished uploads and staged disks below this wave's folder; ``<prefix>/<wave>/<run>/<server>/…``."""
+    staging = admitted.wave.environment.staging
+    s3 = S3Staging(access, staging.bucket)
+    folder = "/".join(part for part in (staging.prefix.strip("/"), slug(admitted.wave.wave)) if part) + "/"
+    for upload in s3.list_uploads(folder):
+        abort = partial(s3.abort_upload, upload.key, upload.upload_id)
+        yield _Found("upload", f"s3://{staging.bucket}/{upload.key}", _run_of(upload.key, folder), abort)
+    for entry in s3.list(folder):
+        if entry.key.endswith(".vmdk"):
+            delete = partial(s3.delete, entry.key)
+            yield _Found("staged disk", f"s3://{staging.bucket}/{entry.key}", _run_of(entry.key, folder), delete)
+
+
+def _run_of(key: str, folder: str) -> str:
+    return key.removeprefix(folder).split("/", 1)[0]
+
+
+def _half_made(access: AwsAccess) -> Iterator[_Found]:
+    """EBS snapshots of ours that never completed; completed ones belong to an AMI."""
+    ec2 = Ec2(access)
+    for snapshot in ec2.find_ours({TAG_RUN: ""}).snapshots:
+        if snapshot.state not in ("completed", "recoverable"):
+            delete = partial(ec2.delete_snapshot, snapshot.snapshot_id)
+            yield _Found("EBS snapshot", snapshot.snapshot_id, snapshot.tags.get(TAG_RUN, ""), delete)

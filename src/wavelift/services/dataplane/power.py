@@ -1,0 +1,17 @@
+"""Looking at a VM's power state."""
+
+from __future__ import annotations
+
+from wavelift.adapters.vsphere import inventory, power
+from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.rules.wave import Selector
+
+
+def power_state_of(session: VsphereSession, vm: str) -> str:
+    """Power state of a VM by name or inventory path.
+
+    :raises NotFoundError: no such VM; :raises AmbiguousError: several have this name.
+    """
+    selector = Selector(kind="path" if vm.startswith("/") else "name", value=vm)
+    chosen = inventory.choose(inventory.list_summaries(session), selector)
+    return power.power_state(session, chosen[0].moref, server=vm)

@@ -1,0 +1,114 @@
+"""Pre-flight: look once at vCenter and AWS, let the rules judge, create nothing (AMP-06, SMS-11, SMS-12)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.checks import AccountChecks, AccountFacts
+from wavelift.adapters.vsphere import hosts, inventory, privileges
+from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.base.domain import Finding, ServerFacts, Severity
+from wavelift.base.errors import WaveliftError
+from wavelift.base.run import RunContext
+from wavelift.rules.environment import Environment
+from wavelift.rules.findings import stopped
+from wavelift.rules.limits import limits
+from wavelift.rules.plan import estimate
+from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
+from wavelift.rules.preflight import check_environment, check_server, sorted_findings
+from wavelift.rules.vsphere_facts import SourceFacts
+from wavelift.services.dataplane.messages import Admitted, PreflightReport, ServerTask
+
+
+def run_preflight(session: VsphereSession, access: AwsAccess, admitted: Admitted, ctx: RunContext) -> PreflightReport:
+    """Find every server, check it, and say who may go. One bad selector or server never stops the others.
+
+    :raises LoginError: when AWS refuses the credentials.
+    """
+    wave = admitted.wave
+    tasks, findings = _find(session, wave)
+    ctx.cancel.check()
+    account = _account(access, wave.environment)
+    if tasks or wave.servers:
+        findings += check_environment(wave.servers[0].target, account, [task.plan for task in tasks])
+    around = _look_around(session, [task.facts for task in tasks])
+    known = limits(wave.environment.limits)
+    for task in tasks:
+        findings += check_server(task.facts, task.plan, source=around.of(task.facts), account=account, limits=known)
+    passed = [task for task in tasks if not stopped(findings, task.name)]
+    return PreflightReport(
+        wave=wave.wave,
+        findings=tuple(sorted_findings(findings)),
+        servers=tuple(tasks),
+        estimate=estimate([(task.plan, task.facts) for task in passed], known),
+    )
+
+
+def _find(session: VsphereSession, wave: ResolvedWave) -> tuple[list[ServerTask], list[Finding]]:
+    """The VMs that the wave's entries mean, each with its plan; what could not be found is a finding."""
+    resolutions = inventory.resolve(session, [plan.selector for plan in wave.servers])
+    findings = [
+        _not_found(plan, error) for plan, found in zip(wave.servers, resolutions, strict=True) for error in found.errors
+    ]
+    by_path = {facts.path: facts for found in resolutions for facts in found.servers}
+    found = [[Found(facts.name, facts.path) for facts in resolution.servers] for resolution in resolutions]
+    plans = bind(wave.servers, found)
+    return [ServerTask(name=plan.server, plan=plan, facts=by_path[plan.selector.value]) for plan in plans], findings
+
+
+def _not_found(plan: ServerPlan, error: WaveliftError) -> Finding:
+    return Finding(
+        severity=Severity.ERROR,
+        code="server.not_found",
+        subject=plan.server,
+        what=error.what,
+        why="nothing can be moved that is not found, or not clear",
+        next_action=error.next_step or "Correct the entry in the wave's file",
+    )
+
+
+def _account(access: AwsAccess, environment: Environment) -> AccountFacts:
+    return AccountChecks(access).account(
+        role=environment.role,
+        bucket=environment.staging.bucket,
+        prefix=environment.staging.prefix,
+        kms_key=environment.kms_key,
+        vpc=environment.vpc,
+        subnets=environment.subnets,
+        security_groups=environment.security_groups,
+        instance_types=environment.instance_types,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What lies around the VMs: hosts, datastores, rights."""
+
+    version: str
+    hosts: dict[str, hosts.HostFacts]
+    reach: dict[str, hosts.Reach]
+    datastores: dict[str, list[hosts.DatastoreFacts]]
+    missing: dict[str, list[privileges.MissingPrivileges]]
+
+    def of(self, facts: ServerFacts) -> SourceFacts:
+        return SourceFacts(
+            vcenter_version=self.version,
+            host=self.hosts.get(facts.host_moref),
+            reach=self.reach.get(facts.host_moref),
+            datastores=self.datastores.get(facts.moref, ()),
+            missing_privileges=self.missing.get(facts.moref, ()),
+        )
+
+
+def _look_around(session: VsphereSession, servers: Sequence[ServerFacts]) -> _Around:
+    morefs = [facts.moref for facts in servers]
+    known = hosts.host_facts(session, {facts.host_moref for facts in servers if facts.host_moref})
+    return _Around(
+        version=session.about.version,
+        hosts=known,
+        reach=hosts.probe_all(session.config, known),
+        datastores=hosts.datastore_facts(session, morefs),
+        missing=privileges.missing_privileges(session, morefs),
+    )

@@ -87,10 +87,12 @@ def identity_policy(identity: Identity, staging: Staging, *, role_arn: str = "")
 
     :param role_arn: the service role, which the caller hands on to VM Import.
     """
-    statements = []
-    for kind, name in (("bucket", "Staging"), ("objects", "StagingObjects"), ("any", "Account")):
-        actions = actions_of(identity, kind)
-        statements.append(_allow(name, actions, staging.resource(kind)))
+    kinds: tuple[tuple[Resource, str], ...] = (
+        ("bucket", "Staging"),
+        ("objects", "StagingObjects"),
+        ("any", "Account"),
+    )
+    statements = [_allow(name, actions_of(identity, kind), staging.resource(kind)) for kind, name in kinds]
     if staging.kms_key_arn:
         statements.append(_allow("Key", KEY_USE[identity], staging.kms_key_arn))
     if identity == "caller" and role_arn:

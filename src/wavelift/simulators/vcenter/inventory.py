@@ -1,0 +1,144 @@
+"""What a simulated vCenter holds: typed input, written as the JSON that the Go program reads. Sizes are bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+Controller = Literal["pvscsi", "lsi", "lsilogic", "lsisas", "sata", "ide", "nvme"]
+Certificate = Literal["ca", "self_signed", "expired", "wrong_name"]
+
+
+@dataclass(frozen=True)
+class SimDisk:
+    """One virtual disk. `raw` is only read: what guests write goes into layers of the simulator."""
+
+    raw: Path | None = None
+    capacity: int = 0
+    """0: the size of `raw`. Whole KiB."""
+    controller: Controller = "pvscsi"
+    bus: int = 0
+    unit: int = 0
+    mode: Literal["persistent", "independent_persistent", "independent_nonpersistent"] = "persistent"
+    rdm: Literal["", "virtual", "physical"] = ""
+    sharing: Literal["", "sharingNone", "sharingMultiWriter"] = ""
+    bus_sharing: Literal["", "noSharing", "virtualSharing", "physicalSharing"] = ""
+    encrypted: bool = False
+    thick: bool = False
+
+
+@dataclass(frozen=True)
+class SimVm:
+    """One virtual machine. Two may have one name in different folders."""
+
+    name: str
+    disks: Sequence[SimDisk] = ()
+    folder: str = ""
+    """Below the datacenter's vm folder, as "prod/web"."""
+    guest_id: str = "otherLinux64Guest"
+    guest_full_name: str = ""
+    firmware: Literal["bios", "efi"] = "bios"
+    secure_boot: bool = False
+    power: Literal["poweredOn", "poweredOff", "suspended"] = "poweredOn"
+    tools: Literal["running", "not_running", "not_installed"] = "running"
+    ip: str = ""
+    host_name: str = ""
+    host: str = ""
+    """Name of a SimHost; "": spread over all."""
+    datastore: str = ""
+    cpus: int = 2
+    memory_mb: int = 2048
+    hardware: str = "vmx-19"
+    template: bool = False
+    cdrom: str = ""
+    """An ISO's datastore path: then the drive is connected."""
+    snapshots: Sequence[str] = ()
+    consolidation_needed: bool = False
+    encrypted: bool = False
+    change_tracking: bool = False
+    annotation: str = ""
+
+
+@dataclass(frozen=True)
+class SimHost:
+    """One ESXi host with an HTTPS server of its own at `address` (a free port): leases point there."""
+
+    name: str = "127.0.0.11"
+    address: str = "127.0.0.11"
+    version: str = "8.0.3"
+    build: str = "24022510"
+    certificate: Certificate = "ca"
+    thumbprint: str = ""
+    """What vCenter reports instead of the true SHA-1."""
+    connection: Literal["connected", "disconnected", "notResponding"] = "connected"
+
+
+@dataclass(frozen=True)
+class SimDatastore:
+    name: str = "datastore1"
+    type: Literal["VMFS5", "VMFS6", "NFS", "vsan"] = "VMFS6"
+    capacity: int = 16 << 40
+    free: int = 8 << 40
+
+
+@dataclass(frozen=True)
+class SimUser:
+    """`privileges` None: all. `without`: all but these."""
+
+    name: str
+    password: str = field(repr=False)
+    privileges: Sequence[str] | None = None
+    without: Sequence[str] = ()
+
+
+ADMIN = SimUser("administrator@vsphere.local", "simulator!1")
+DEFAULT_HOSTS = (SimHost(), SimHost(name="127.0.0.12", address="127.0.0.12"))
+
+
+class Options(TypedDict, total=False):
+    """How the vCenter behaves; the defaults are the hard case. Times are seconds, sizes bytes."""
+
+    datacenter: str
+    body: Literal["footer", "qemu"]
+    lease_timeout: float
+    lease_ready_after: float
+    lease_host: Literal["esxi", "*", "vcenter"]
+    lease_blocks_removal: bool
+    task_seconds: float
+    session_timeout: float
+    vmfs_lock: bool
+    evidence: bool
+    changed_area_window: int
+    tracking_with_snapshots: Literal["refuse", "accept"]
+    certificate: Certificate
+    extra_vms: int
+    api_version: str
+
+
+def to_json(
+    vms: Sequence[SimVm],
+    *,
+    hosts: Sequence[SimHost] = DEFAULT_HOSTS,
+    datastores: Sequence[SimDatastore] = (SimDatastore(),),
+    users: Sequence[SimUser] = (ADMIN,),
+    options: Options | None = None,
+) -> str:
+    """The inventory file's text. The first user is the one that the readiness line names."""
+
+    def plain(value: object) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    return json.dumps(
+        {
+            "options": options or {},
+            "users": [asdict(u) for u in users],
+            "hosts": [asdict(h) for h in hosts],
+            "datastores": [asdict(d) for d in datastores],
+            "vms": [asdict(v) for v in vms],
+        },
+        default=plain,
+        indent=1,
+    )

@@ -1,0 +1,193 @@
+"""Starts the vCenter simulator and speaks to its control endpoint."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack
+
+from wavelift.simulators.process import SimulatorError, SimulatorProcess
+from wavelift.simulators.vcenter.build import ensure_binary
+from wavelift.simulators.vcenter.inventory import (
+    ADMIN,
+    DEFAULT_HOSTS,
+    Options,
+    SimDatastore,
+    SimHost,
+    SimUser,
+    SimVm,
+    to_json,
+)
+
+CONTROL_SECONDS = 120.0
+"""Evidence of several GiB is written within one call."""
+
+
+class Control:
+    """The control endpoint of a running simulator, also of one that another process started."""
+
+    def __init__(self, control_url: str, token: str) -> None:
+        self.control_url = control_url
+        self._token = token
+
+    def call(self, method: str, path: str, body: object = None, *, raw: bytes | None = None) -> Any:
+        """One call; `body` is sent as JSON, `raw` as it is. Raises SimulatorError with the server's words."""
+        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"{self.control_url}/{path}", data=data, method=method, headers={"X-Sim-Token": self._token}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=CONTROL_SECONDS) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise SimulatorError(f"{method} {path}: {error.read().decode(errors='replace').strip()}") from None
+
+    def guest_write(self, vm: str, disk_index: int, offset: int, data: bytes) -> None:
+        """Write as the guest would: into the top layer, noted for change tracking. `offset` in bytes."""
+        query = urllib.parse.urlencode({"vm": vm, "disk": disk_index, "offset": offset})
+        self.call("POST", f"guest/write?{query}", raw=data)
+
+    def guest_read(self, vm: str, disk_index: int, offset: int, length: int) -> bytes:
+        """The disk's live bytes, as the guest reads them now."""
+        query = urllib.parse.urlencode({"vm": vm, "disk": disk_index, "offset": offset, "length": length})
+        return base64.b64decode(self.call("GET", f"guest/read?{query}")["data"])
+
+    def rule(self, **fields: Any) -> int:
+        """Order a fault (see the server's rules.go for the kinds); returns its id. It acts once unless `times` says."""
+        answer: dict[str, int] = self.call("POST", "rules", fields)
+        return answer["id"]
+
+    def rules(self) -> list[dict[str, Any]]:
+        """The rules with how often they hit and what they did (`details`)."""
+        found: list[dict[str, Any]] = self.call("GET", "rules")
+        return found
+
+    def clear_rules(self) -> None:
+        self.call("DELETE", "rules")
+
+    def state(self) -> dict[str, Any]:
+        """Snapshots and layers per VM, open leases, sessions, transfers, writer, rules."""
+        found: dict[str, Any] = self.call("GET", "state")
+        return found
+
+    def counters(self) -> dict[str, Any]:
+        """`methods`: calls per SOAP method; `paths`: requests and bytes per first path element."""
+        found: dict[str, Any] = self.call("GET", "counters")
+        return found
+
+    def reset_counters(self) -> None:
+        self.call("DELETE", "counters")
+
+    def evidence(self) -> list[dict[str, Any]]:
+        """Every snapshot ever taken, with a raw sparse file per disk of what it froze (option `evidence`)."""
+        found: list[dict[str, Any]] = self.call("GET", "evidence")
+        return found
+
+    def start_writer(self, *, rate: int = 1 << 20, blocks: int = 256, size: int = 4096, seed: int = 1) -> None:
+        """Let the running guests write: `rate` bytes/s in all, `size` bytes at one of `blocks` places per disk."""
+        self.call("POST", "writer", {"action": "start", "rate": rate, "blocks": blocks, "size": size, "seed": seed})
+
+    def stop_writer(self) -> None:
+        self.call("POST", "writer", {"action": "stop"})
+
+    def expire_sessions(self, user: str = "") -> int:
+        """End all sessions, or one user's; returns how many."""
+        answer: dict[str, int] = self.call("POST", "sessions/expire", {"user": user})
+        return answer["expired"]
+
+    def migrate(self, vm: str, host: str, *, leases: Literal["break", "keep"] = "break") -> None:
+        """Move the VM to another host behind everybody's back, as DRS might."""
+        self.call("POST", "migrate", {"vm": vm, "host": host, "leases": leases})
+
+    def set_vm(self, vm: str, **fields: Any) -> None:
+        """Set `power`, `tools`, `consolidation_needed`, or `reset_change_tracking` without the API."""
+        self.call("POST", "vm", {"vm": vm, **fields})
+
+    def set_datastore(self, name: str, *, free: int) -> None:
+        self.call("POST", "datastore", {"name": name, "free": free})
+
+    def crash(self) -> None:
+        """The process exits at once, without clean-up or an answer."""
+        try:
+            self.call("POST", "crash")
+        except (OSError, SimulatorError):
+            pass  # that is what a crash looks like from here
+
+
+class VCenterSimulator(Control):
+    """A running simulator; a context manager that ends it and removes what it wrote."""
+
+    def __init__(self, process: SimulatorProcess, state: Path, ready: dict[str, Any]) -> None:
+        super().__init__(ready["control"], ready["token"])
+        self._process = process
+        self._state = state
+        self.ready = ready
+        url = urllib.parse.urlsplit(ready["url"])
+        self.url: str = ready["url"]
+        self.host: str = url.hostname or ""
+        self.port: int = url.port or 0
+        self.username: str = ready["username"]
+        self.password: str = ready["password"]
+        self.ca_file = Path(ready["ca_file"])
+        self.thumbprint: str = ready["thumbprint"]
+        self.hosts: dict[str, dict[str, Any]] = ready["hosts"]
+        self.pid: int = ready["pid"]
+
+    def alive(self) -> bool:
+        return self._process.alive()
+
+    def log_tail(self) -> str:
+        return self._process.log_tail()
+
+    def close(self) -> None:
+        """End the process and remove its files; the log and what others put into the state folder stay."""
+        self._process.stop()
+        remove_leftovers(self._state)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def remove_leftovers(state: Path) -> None:
+    """What a killed simulator could not remove itself."""
+    for name in ("vcenter", "evidence"):
+        shutil.rmtree(state / name, ignore_errors=True)
+    for name in ("ca.pem", "inventory.json"):
+        (state / name).unlink(missing_ok=True)
+
+
+def start(
+    state: Path,
+    vms: Sequence[SimVm],
+    *,
+    listen: str = "127.0.0.1:0",
+    hosts: Sequence[SimHost] = DEFAULT_HOSTS,
+    datastores: Sequence[SimDatastore] = (SimDatastore(),),
+    users: Sequence[SimUser] = (ADMIN,),
+    **options: Unpack[Options],
+) -> VCenterSimulator:
+    """Start a vCenter that holds `vms`, with everything it writes below `state` (a folder of its own).
+
+    The first user is the one whose name and password the result carries. Raises SimulatorError.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(state)
+    inventory = state / "inventory.json"
+    inventory.write_text(to_json(vms, hosts=hosts, datastores=datastores, users=users, options=options))
+    process = SimulatorProcess(
+        [ensure_binary(), "-state", state, "-inventory", inventory, "-listen", listen, "-stdin-exit"],
+        log=state / "vcenter.log",
+    )
+    return VCenterSimulator(process, state, process.ready())

@@ -1,0 +1,563 @@
+// The HTTP front: what lies before the embedded simulator's handler on vCenter's port and on every ESXi host's.
+package main
+
+import (
+	"bytes"
+	"crypto/sha1"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// counters are what a test asserts: calls per SOAP method, requests and body bytes per first path element.
+type counters struct {
+	mu      sync.Mutex
+	Methods map[string]int64        `json:"methods"`
+	Paths   map[string]*pathCounter `json:"paths"`
+}
+
+type pathCounter struct {
+	Requests int64 `json:"requests"`
+	Bytes    int64 `json:"bytes"`
+}
+
+func (c *counters) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Methods, c.Paths = map[string]int64{}, map[string]*pathCounter{}
+}
+
+func (c *counters) method(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Methods[name]++
+}
+
+func (c *counters) path(p string, requests, n int64) {
+	first := "/" + strings.SplitN(strings.TrimPrefix(p, "/"), "/", 2)[0]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := c.Paths[first]
+	if at == nil {
+		at = &pathCounter{}
+		c.Paths[first] = at
+	}
+	at.Requests += requests
+	at.Bytes += n
+}
+
+// front serves vCenter's port; inner is the embedded simulator.
+func (s *sim) front(inner http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.counters.path(r.URL.Path, 1, 0)
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/nfc/"):
+			s.nfc(w, r)
+		case strings.HasPrefix(r.URL.Path, "/folder"):
+			s.folder(w, r, inner)
+		case r.URL.Path == "/sdk" || r.URL.Path == "/sdk/vimService":
+			s.sdk(w, r, inner)
+		default:
+			inner.ServeHTTP(w, r)
+		}
+	})
+}
+
+// hostFront serves an ESXi host's own port: transfers only.
+func (s *sim) hostFront() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.counters.path(r.URL.Path, 1, 0)
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/nfc/"):
+			s.nfc(w, r)
+		case strings.HasPrefix(r.URL.Path, "/folder"):
+			s.folder(w, r, http.NotFoundHandler())
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// answer keeps a SOAP answer back so that it can be repaired.
+type answer struct {
+	http.ResponseWriter
+	status int
+	body   bytes.Buffer
+}
+
+func (a *answer) WriteHeader(status int)      { a.status = status }
+func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
+
+const emptyFetch = `<?xml version="1.0" encoding="UTF-8"?>
+<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"><soapenv:Body><FetchResponse xmlns="urn:vim25"></FetchResponse></soapenv:Body></soapenv:Envelope>`
+
+func (s *sim) sdk(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	name := soapMethod(body)
+	drop := s.rules.take(event{kind: "drop", method: name})
+	if drop != nil && drop.Action != "after" {
+		panic(http.ErrAbortHandler)
+	}
+	a := &answer{ResponseWriter: w, status: http.StatusOK}
+	inner.ServeHTTP(a, r)
+	if drop != nil {
+		panic(http.ErrAbortHandler)
+	}
+	out := a.body.Bytes()
+	if name == "Fetch" && nilRead(body, a.status, out) {
+		a.status, out = http.StatusOK, []byte(emptyFetch)
+	}
+	w.Header().Set("Content-Type", `text/xml; charset="utf-8"`)
+	w.WriteHeader(a.status)
+	n, _ := w.Write(out)
+	s.counters.path(r.URL.Path, 0, int64(n))
+}
+
+// nilRead tells the answers to a read of an unset property that the embedded simulator gets wrong: it answers under
+// another element name, and refuses currentSession to who isn't logged in. A real vCenter answers with nothing.
+func nilRead(request []byte, status int, out []byte) bool {
+	if bytes.Contains(out, []byte("<RetrievePropertiesExResponse")) {
+		return true
+	}
+	return status != http.StatusOK && bytes.Contains(request, []byte(">currentSession<")) && bytes.Contains(out, []byte("NotAuthenticated"))
+}
+
+// soapMethod is the first element in the body.
+func soapMethod(body []byte) string {
+	at := bytes.Index(body, []byte("Body>"))
+	if at < 0 {
+		return ""
+	}
+	rest := bytes.TrimLeft(body[at+len("Body>"):], " \r\n\t<")
+	end := bytes.IndexAny(rest, " />\r\n\t")
+	if end < 0 {
+		return ""
+	}
+	name := string(rest[:end])
+	if colon := strings.IndexByte(name, ':'); colon >= 0 {
+		name = name[colon+1:]
+	}
+	return name
+}
+
+// loggedIn checks the session cookie, as a real host does before it serves anything.
+func (s *sim) loggedIn(r *http.Request) bool {
+	cookie, err := r.Cookie(soap.SessionCookieName)
+	return err == nil && s.sessionAlive(strings.Trim(cookie.Value, `"`))
+}
+
+// --- /nfc ---
+
+func (s *sim) nfc(w http.ResponseWriter, r *http.Request) {
+	if !s.loggedIn(r) {
+		http.Error(w, "login required", http.StatusUnauthorized)
+		return
+	}
+	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/nfc/"), "/")
+	l := s.leaseByID(parts[0])
+	if l == nil || len(parts) != 2 || !l.isReady() {
+		http.NotFound(w, r)
+		return
+	}
+	f := l.byURL(r.URL.Path)
+	if f == nil {
+		http.NotFound(w, r)
+		return
+	}
+	if r.Method != http.MethodGet {
+		http.Error(w, "GET only", http.StatusMethodNotAllowed)
+		return
+	}
+	s.transfer(w, r, l, f)
+}
+
+// transfer sends one disk: chunked, without a length, from the beginning whatever range was asked for.
+func (s *sim) transfer(w http.ResponseWriter, r *http.Request, l *HttpNfcLease, f *leaseFile) {
+	e := event{kind: "nfc", vm: l.v, disk: f.index, actions: []string{"status"}}
+	if rule := s.rules.take(e); rule != nil {
+		http.Error(w, "as ordered", orElse(rule.Status, 503))
+		return
+	}
+	out := s.throttled(w, r, e, l.closed)
+	w.Header().Set("Content-Type", "application/x-vnd.vmware-streamVmdk")
+	sums := &digest{sha1: sha1.New(), sha256: sha256.New(), out: out}
+	s.transfers.Add(1)
+	defer s.transfers.Add(-1)
+	err := s.body(sums, e, l, f)
+	if out.done {
+		return // a rule ended it cleanly: the client sees a complete, short body
+	}
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	f.finish(sums)
+}
+
+func (f *leaseFile) finish(sums *digest) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	entry := &types.HttpNfcLeaseManifestEntry{Key: f.key, Sha1: hex.EncodeToString(sums.sha1.Sum(nil)), Size: sums.size, Disk: f.disk != nil}
+	switch f.checksum {
+	case "sha1":
+		entry.Checksum, entry.ChecksumType = entry.Sha1, "sha1"
+	case "sha256":
+		entry.Checksum, entry.ChecksumType = hex.EncodeToString(sums.sha256.Sum(nil)), "sha256"
+	}
+	if f.disk != nil {
+		entry.Capacity, entry.PopulatedSize = f.disk.capacity, sums.size
+	}
+	f.entry = entry
+}
+
+type digest struct {
+	sha1, sha256 hash.Hash
+	size         int64
+	out          io.Writer
+}
+
+func (d *digest) Write(p []byte) (int, error) {
+	d.sha1.Write(p)
+	d.sha256.Write(p)
+	n, err := d.out.Write(p)
+	d.size += int64(n)
+	return n, err
+}
+
+// body writes the disk in the style that the rules or the options ask for.
+func (s *sim) body(out io.Writer, e event, l *HttpNfcLease, f *leaseFile) error {
+	if f.small != nil {
+		_, err := out.Write(f.small)
+		return err
+	}
+	style := s.options.Body
+	e.actions = []string{"qemu", "footer"}
+	if rule := s.rules.take(e); rule != nil {
+		style = rule.Action
+	}
+	e.actions = []string{"corrupt"}
+	corrupt := s.rules.take(e)
+	if style == "qemu" {
+		return s.qemuBody(out, corrupt, f)
+	}
+	encoder := newStreamEncoder(out)
+	if corrupt != nil {
+		encoder.touch = func(ordinal, offset int64, packed []byte) {
+			if ordinal == corrupt.Grain {
+				packed[len(packed)/2] ^= 0x55
+				s.rules.note(corrupt, "%d", offset)
+			}
+		}
+	}
+	return encoder.encode(f.image)
+}
+
+// qemuBody sends what qemu-img made of the frozen state, made once per layer.
+func (s *sim) qemuBody(out io.Writer, corrupt *rule, f *leaseFile) error {
+	name, err := s.converted(f)
+	if err != nil {
+		return err
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	var reader io.Reader = file
+	if corrupt != nil {
+		at, offset, length, err := findGrain(file, corrupt.Grain)
+		if err != nil {
+			return err
+		}
+		flipped := make([]byte, 1)
+		if _, err := file.ReadAt(flipped, at+length/2); err != nil {
+			return err
+		}
+		flipped[0] ^= 0x55
+		s.rules.note(corrupt, "%d", offset)
+		reader = io.MultiReader(io.LimitReader(file, at+length/2), bytes.NewReader(flipped), &after{file, at + length/2 + 1})
+	}
+	_, err = io.Copy(out, reader)
+	return err
+}
+
+// after reads a file from an offset on.
+type after struct {
+	file *os.File
+	at   int64
+}
+
+func (a *after) Read(p []byte) (int, error) {
+	n, err := a.file.ReadAt(p, a.at)
+	a.at += int64(n)
+	if n > 0 {
+		return n, nil
+	}
+	return n, err
+}
+
+func (s *sim) converted(f *leaseFile) (string, error) {
+	s.bodies.Lock()
+	defer s.bodies.Unlock()
+	top := f.image.top
+	if name := s.bodyFiles[top]; name != "" && top != f.disk.tip {
+		return name, nil
+	}
+	name := filepath.Join(s.work, "bodies", fmt.Sprintf("%d.vmdk", len(s.bodyFiles)))
+	raw := name + ".raw"
+	defer os.Remove(raw)
+	if err := f.image.export(raw); err != nil {
+		return "", err
+	}
+	cmd := exec.Command("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", raw, name)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("qemu-img: %w: %s", err, text)
+	}
+	s.bodyFiles[top] = name
+	return name, nil
+}
+
+// throttledWriter applies the rules that act on a body's bytes.
+type throttledWriter struct {
+	w        http.ResponseWriter
+	count    func(int64)
+	closed   <-chan struct{}
+	gone     <-chan struct{}
+	cut      *rule
+	truncate *rule
+	slow     *rule
+	sent     int64
+	started  time.Time
+	done     bool
+}
+
+func (s *sim) throttled(w http.ResponseWriter, r *http.Request, e event, closed <-chan struct{}) *throttledWriter {
+	take := func(action string) *rule {
+		e.actions = []string{action}
+		return s.rules.take(e)
+	}
+	return &throttledWriter{
+		w: w, closed: closed, gone: r.Context().Done(), started: time.Now(),
+		count: func(n int64) { s.counters.path(r.URL.Path, 0, n) },
+		cut:   take("cut"), truncate: take("truncate"), slow: take("slow"),
+	}
+}
+
+// chunkSize keeps cuts and throttling fine enough to hit inside a grain.
+const chunkSize = 32 << 10
+
+func (t *throttledWriter) Write(p []byte) (int, error) {
+	written := 0
+	for len(p) > 0 {
+		n := min(len(p), chunkSize)
+		stop := false
+		for _, r := range []*rule{t.cut, t.truncate} {
+			if r != nil && t.sent+int64(n) >= r.Bytes {
+				n, stop = int(max(r.Bytes-t.sent, 0)), true
+				t.done = r == t.truncate
+			}
+		}
+		if err := t.send(p[:n]); err != nil {
+			return written, err
+		}
+		written += n
+		p = p[n:]
+		if stop {
+			return written, io.ErrClosedPipe
+		}
+	}
+	return written, nil
+}
+
+func (t *throttledWriter) send(p []byte) error {
+	select {
+	case <-t.closed:
+		return io.ErrClosedPipe
+	case <-t.gone:
+		return io.ErrClosedPipe
+	default:
+	}
+	n, err := t.w.Write(p)
+	t.sent += int64(n)
+	t.count(int64(n))
+	if err != nil {
+		return err
+	}
+	if t.slow != nil && t.slow.Rate > 0 {
+		due := t.started.Add(time.Duration(float64(t.sent) / float64(t.slow.Rate) * float64(time.Second)))
+		t.w.(http.Flusher).Flush()
+		select {
+		case <-time.After(time.Until(due)):
+		case <-t.closed:
+		case <-t.gone:
+		}
+	}
+	return nil
+}
+
+// --- /folder ---
+
+// ticketPrice: a ticket is good for one URL, one method, once, for a short time.
+const ticketLife = 30 * time.Second
+
+type ticket struct {
+	path, method string
+	expires      time.Time
+}
+
+// tickets answers the session manager's service tickets.
+type tickets struct{ helper }
+
+func (t *tickets) AcquireGenericServiceTicket(req *types.AcquireGenericServiceTicket) soap.HasFault {
+	body := &methods.AcquireGenericServiceTicketBody{}
+	spec, ok := req.Spec.(*types.SessionManagerHttpServiceRequestSpec)
+	if !ok {
+		body.Fault_ = refuse(&types.InvalidArgument{InvalidProperty: "spec"})
+		return body
+	}
+	id := uuid.NewString()
+	u := spec.Url
+	if at := strings.Index(u, "/folder"); at >= 0 {
+		u = u[at:]
+	}
+	s := t.sim
+	s.mu.Lock()
+	s.tickets[id] = ticket{path: u, method: strings.ToUpper(strings.TrimPrefix(strings.ToLower(orElse(spec.Method, "httpGet")), "http")), expires: time.Now().Add(ticketLife)}
+	s.mu.Unlock()
+	body.Res = &types.AcquireGenericServiceTicketResponse{Returnval: types.SessionManagerGenericServiceTicket{Id: id, HostName: s.listen, SslThumbprint: s.thumbprint}}
+	return body
+}
+
+func (s *sim) ticketed(r *http.Request) bool {
+	cookie, err := r.Cookie("vmware_cgi_ticket")
+	if err != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, ok := s.tickets[cookie.Value]
+	delete(s.tickets, cookie.Value)
+	return ok && time.Now().Before(t.expires) && t.method == r.Method && t.path == r.URL.RequestURI()
+}
+
+func (s *sim) folder(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+	if !s.loggedIn(r) && !s.ticketed(r) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
+		http.Error(w, "login required", http.StatusUnauthorized)
+		return
+	}
+	datastore := r.URL.Query().Get("dsName")
+	name := fmt.Sprintf("[%s] %s", datastore, strings.TrimPrefix(path.Clean(r.URL.Path), "/folder/"))
+	v, d, l := s.extent(name)
+	if d == nil {
+		if r.Method == http.MethodDelete {
+			http.Error(w, "not simulated", http.StatusMethodNotAllowed)
+			return
+		}
+		inner.ServeHTTP(w, r)
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		http.Error(w, "the disk belongs to a virtual machine", http.StatusForbidden)
+		return
+	}
+	e := event{kind: "folder", vm: v, disk: v.diskIndex(d), actions: []string{"status"}}
+	if rule := s.rules.take(e); rule != nil {
+		http.Error(w, "as ordered", orElse(rule.Status, 503))
+		return
+	}
+	e.actions = []string{"unlocked"}
+	if s.locked(v, datastore) && s.rules.take(e) == nil {
+		http.Error(w, "file is locked", http.StatusInternalServerError)
+		return
+	}
+	if l.parent != nil {
+		http.NotFound(w, r) // a delta's own format is not simulated
+		return
+	}
+	out := &rangeWriter{ResponseWriter: w, out: s.throttled(w, r, e, nil)}
+	http.ServeContent(out, r, path.Base(name), v.sim.started, io.NewSectionReader(d.image(l), 0, d.capacity))
+	if out.broken {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// rangeWriter lets ServeContent write through the throttle.
+type rangeWriter struct {
+	http.ResponseWriter
+	out    *throttledWriter
+	broken bool
+}
+
+func (w *rangeWriter) Write(p []byte) (int, error) {
+	n, err := w.out.Write(p)
+	if err != nil {
+		w.broken = true
+	}
+	return n, err
+}
+
+// locked is the VMFS6 behaviour: while the VM runs the whole chain can't be read by others.
+func (s *sim) locked(v *vmState, datastore string) bool {
+	if !s.options.VmfsLock || !v.running() {
+		return false
+	}
+	for _, e := range s.model.Map().All("Datastore") {
+		ds := e.(*simulator.Datastore)
+		if info, ok := ds.Info.(*types.VmfsDatastoreInfo); ok && ds.Name == datastore {
+			return info.Vmfs.MajorVersion >= 6
+		}
+	}
+	return false
+}
+
+// extent finds the disk and layer whose bytes a file name stands for.
+func (s *sim) extent(name string) (*vmState, *disk, *layer) {
+	var p object.DatastorePath
+	if !p.FromString(name) {
+		return nil, nil, nil
+	}
+	for _, v := range s.all() {
+		v.mu.Lock()
+		for _, d := range v.disks {
+			for l := range v.layersOf(d) {
+				if extentName(l) == name {
+					v.mu.Unlock()
+					return v, d, l
+				}
+			}
+		}
+		v.mu.Unlock()
+	}
+	return nil, nil, nil
+}
+
+func (v *vmState) diskIndex(d *disk) int {
+	for i := range v.disks {
+		if v.disks[i] == d {
+			return i
+		}
+	}
+	return -1
+}

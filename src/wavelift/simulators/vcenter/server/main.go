@@ -1,0 +1,403 @@
+// A vCenter for tests and the demo: govmomi's simulator, with what it lacks: snapshots that freeze, export leases with
+// bodies, change tracking, privileges, logins on downloads, and faults on order. See the package's Python side.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// firstTask keeps our task ids apart from the embedded simulator's.
+const firstTask = 100000
+
+// sim is everything beside the embedded simulator's own objects.
+type sim struct {
+	model      *simulator.Model
+	options    options
+	users      map[string]userSpec
+	work       string // our folder: datastores, layers, bodies
+	ca         *authority
+	listen     string // host:port of the vCenter
+	thumbprint string
+	token      string
+	started    time.Time
+
+	rules     *ruleBook
+	counters  counters
+	evidence  *evidenceStore
+	writer    writer
+	transfers atomic.Int64
+	tasks     atomic.Int64
+	bodies    sync.Mutex
+	bodyFiles map[*layer]string
+
+	mu      sync.Mutex
+	vms     []*vmState
+	hosts   []*esxi
+	leases  map[string]*HttpNfcLease
+	tickets map[string]ticket
+}
+
+// esxi is one host's own HTTPS server and what vCenter says about its certificate.
+type esxi struct {
+	name, address, thumbprint string
+	port                      int
+	ref                       types.ManagedObjectReference
+}
+
+func (s *sim) now() time.Time { return time.Now().UTC() }
+
+func (s *sim) add(v *vmState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.vms = append(s.vms, v)
+}
+
+func (s *sim) all() []*vmState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.vms[:len(s.vms):len(s.vms)]
+}
+
+func (s *sim) byRef(ref types.ManagedObjectReference) *vmState {
+	for _, v := range s.all() {
+		if v.vm.Self == ref {
+			return v
+		}
+	}
+	return nil
+}
+
+func (s *sim) addLease(l *HttpNfcLease) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leases[l.id] = l
+}
+
+func (s *sim) leaseByID(id string) *HttpNfcLease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leases[id]
+}
+
+func (s *sim) allLeases() []*HttpNfcLease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*HttpNfcLease
+	for _, l := range s.leases {
+		out = append(out, l)
+	}
+	return out
+}
+
+func (s *sim) hostOf(v *vmState) *esxi {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.hosts {
+		if v.vm.Runtime.Host != nil && h.ref == *v.vm.Runtime.Host {
+			return h
+		}
+	}
+	return nil
+}
+
+func (s *sim) hostByName(name string) *esxi {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.hosts {
+		if h.name == name {
+			return h
+		}
+	}
+	return nil
+}
+
+// nfcBase is where a lease's URLs point, and the thumbprint that goes with it.
+func (s *sim) nfcBase(h *esxi) (string, string) {
+	_, port, _ := net.SplitHostPort(s.listen)
+	switch {
+	case s.options.LeaseHost == "*":
+		return "https://*:" + port, s.thumbprint
+	case s.options.LeaseHost == "esxi" && h != nil && h.port != 0:
+		return fmt.Sprintf("https://%s", net.JoinHostPort(h.name, fmt.Sprint(h.port))), h.thumbprint
+	}
+	return "https://" + s.listen, s.thumbprint
+}
+
+// startHost gives the host its certificate and, where it has an address, its own HTTPS server.
+func (s *sim) startHost(host *simulator.HostSystem, spec hostSpec) error {
+	names := []string{spec.Name}
+	if spec.Address != "" && spec.Address != spec.Name {
+		names = append(names, spec.Address)
+	}
+	cert, err := s.ca.leaf(spec.Certificate, names...)
+	if err != nil {
+		return err
+	}
+	h := &esxi{name: spec.Name, address: spec.Address, ref: host.Self, thumbprint: orElse(spec.Thumbprint, thumbprint(cert))}
+	host.Summary.Config.SslThumbprint = h.thumbprint
+	host.Config.Certificate = pemOf(cert.Certificate[0])
+	if spec.Address != "" {
+		listener, err := net.Listen("tcp", net.JoinHostPort(spec.Address, "0"))
+		if err != nil {
+			return err
+		}
+		h.port = listener.Addr().(*net.TCPAddr).Port
+		host.Summary.Config.Port = int32(h.port)
+		server := &http.Server{Handler: s.hostFront(), TLSConfig: tlsConfig(cert)}
+		go func() { log.Print(server.ServeTLS(listener, "", "")) }()
+	}
+	s.hosts = append(s.hosts, h)
+	return nil
+}
+
+// --- sessions ---
+
+// context is a fresh one for our own work; the simulator's locks know their holder by its address.
+func (s *sim) context() *simulator.Context { return detach(s.model.Service.Context) }
+
+func detach(ctx *simulator.Context) *simulator.Context {
+	clone := *ctx
+	clone.Context = context.Background()
+	return &clone
+}
+
+// sessions lists who is logged in, through the view that the simulator shows to a session.
+func (s *sim) sessions() []types.UserSession {
+	m := s.model.Map()
+	view := &simulator.Session{Registry: simulator.NewRegistry(), Map: m}
+	manager, ok := view.Get(m.SessionManager().Self).(*simulator.SessionManager)
+	if !ok {
+		return nil
+	}
+	return manager.SessionList
+}
+
+func (s *sim) sessionAlive(key string) bool {
+	for _, u := range s.sessions() {
+		if u.Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *sim) expireSessions(user string) int {
+	expired := 0
+	for _, u := range s.sessions() {
+		if user != "" && u.UserName != user {
+			continue
+		}
+		s.model.Map().SessionManager().TerminateSession(s.context(), &types.TerminateSession{SessionId: []string{u.Key}})
+		expired++
+	}
+	return expired
+}
+
+// --- tasks ---
+
+func (s *sim) nextTask() types.ManagedObjectReference {
+	return types.ManagedObjectReference{Type: "Task", Value: fmt.Sprintf("task-%d", firstTask+s.tasks.Add(1))}
+}
+
+// runTask starts a task that holds no lock while it takes its time, unlike the embedded simulator's.
+func (s *sim) runTask(ctx *simulator.Context, ref, entity types.ManagedObjectReference, method string, slow *rule, do work) {
+	name := strings.TrimSuffix(method, "_Task")
+	task := simulator.CreateTask(entity, strings.ToLower(name[:1])+name[1:]+"Task", nil)
+	task.Self, task.Info.Task, task.Info.Key = ref, ref, ref.Value
+	task.Info.Cancelable = false
+	if ctx.Session != nil {
+		task.Info.Reason = &types.TaskReasonUser{UserName: ctx.Session.UserName}
+	}
+	inner := detach(ctx)
+	inner.Map.Put(task)
+	update := func(changes ...types.PropertyChange) { inner.Map.AtomicUpdate(inner, task, changes) }
+	go func() {
+		update(types.PropertyChange{Name: "info.startTime", Val: s.now()}, types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateRunning})
+		pause := seconds(s.options.TaskSeconds)
+		if slow != nil {
+			pause += seconds(slow.Delay)
+		}
+		const steps = 4
+		for i := int32(1); i <= steps; i++ {
+			time.Sleep(pause / steps)
+			update(types.PropertyChange{Name: "info.progress", Val: i * 90 / steps})
+		}
+		result, fault := do(inner)
+		done := []types.PropertyChange{{Name: "info.completeTime", Val: s.now()}}
+		if fault != nil {
+			done = append(done, types.PropertyChange{Name: "info.error", Val: types.LocalizedMethodFault{Fault: fault, LocalizedMessage: fmt.Sprintf("%T", fault)}},
+				types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateError})
+		} else {
+			done = append(done, types.PropertyChange{Name: "info.result", Val: result}, types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateSuccess})
+		}
+		update(done...)
+	}()
+}
+
+// --- start and stop ---
+
+func newSim(state string, inv *inventory) (*sim, error) {
+	s := &sim{
+		options: inv.Options, users: map[string]userSpec{}, work: filepath.Join(state, "vcenter"), started: time.Now(),
+		rules: &ruleBook{}, leases: map[string]*HttpNfcLease{}, tickets: map[string]ticket{}, bodyFiles: map[*layer]string{},
+	}
+	s.counters.reset()
+	s.evidence = &evidenceStore{on: inv.Options.Evidence, dir: filepath.Join(state, "evidence")}
+	for _, u := range inv.Users {
+		s.users[u.Name] = u
+	}
+	secret := make([]byte, 16)
+	if _, err := rand.Read(secret); err != nil {
+		return nil, err
+	}
+	s.token = hex.EncodeToString(secret)
+	for _, dir := range []string{"datastores", "layers", "bodies", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(s.work, dir), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Setenv("TMPDIR", filepath.Join(s.work, "tmp")); err != nil { // the simulator makes its folders there
+		return nil, err
+	}
+	var err error
+	s.ca, err = newAuthority(filepath.Join(state, "ca.pem"))
+	return s, err
+}
+
+func (s *sim) serve(address string, inv *inventory) error {
+	s.model = simulator.VPX()
+	s.model.Datacenter, s.model.Host, s.model.Cluster, s.model.Datastore, s.model.Machine = 0, 0, 0, 0, 0
+	s.model.ServiceContent.About.ApiVersion = inv.Options.ApiVersion
+	s.model.ServiceContent.About.Version = "8.0.3"
+	s.model.ServiceContent.About.Build = "24022515"
+	s.model.ServiceContent.About.FullName = "VMware vCenter Server 8.0.3 build-24022515"
+	if err := s.model.Create(); err != nil {
+		return err
+	}
+	if err := s.build(inv); err != nil {
+		return err
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	cert, err := s.ca.leaf(inv.Options.Certificate, host, "localhost", "127.0.0.1")
+	if err != nil {
+		return err
+	}
+	s.thumbprint = thumbprint(cert)
+	service := s.model.Service
+	service.TLS = tlsConfig(cert)
+	service.Listen = &url.URL{Host: address, User: url.UserPassword("nobody", s.token)}
+	manager := s.model.Map().SessionManager()
+	manager.ValidLogin = func(login *types.Login) bool {
+		u, ok := s.users[login.UserName]
+		return ok && u.Password == login.Password
+	}
+	if timeout := inv.Options.SessionTimeout; timeout > 0 {
+		s.model.Map().OptionManager().UpdateOptions(&types.UpdateOptions{ChangedValue: []types.BaseOptionValue{
+			&types.OptionValue{Key: "config.vmacore.soap.sessionTimeout", Value: seconds(timeout).String()},
+		}})
+	}
+	server := service.NewServer()
+	server.Config.Handler = s.front(server.Config.Handler)
+	s.listen = server.Listener.Addr().String()
+	s.model.Map().Handler = s.handle
+	return nil
+}
+
+// ready is the first line on standard output.
+func (s *sim) ready(state string, control net.Addr, inv *inventory) {
+	hosts := map[string]any{}
+	for _, h := range s.hosts {
+		hosts[h.name] = map[string]any{"address": h.address, "port": h.port, "thumbprint": h.thumbprint}
+	}
+	line, err := json.Marshal(map[string]any{
+		"url": "https://" + s.listen + "/sdk", "control": "http://" + control.String() + "/_sim", "token": s.token,
+		"ca_file": filepath.Join(state, "ca.pem"), "username": inv.Users[0].Name, "password": inv.Users[0].Password,
+		"pid": os.Getpid(), "thumbprint": s.thumbprint, "hosts": hosts,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(string(line))
+}
+
+func run() error {
+	state := flag.String("state", "", "folder for everything that this process writes")
+	inventoryFile := flag.String("inventory", "", "JSON inventory")
+	listen := flag.String("listen", "127.0.0.1:0", "address of the vCenter's HTTPS")
+	stdinExit := flag.Bool("stdin-exit", false, "stop when standard input ends: with the process that started this one")
+	flag.Parse()
+	folder, err := filepath.Abs(*state)
+	if *state == "" || err != nil {
+		return fmt.Errorf("-state FOLDER is needed")
+	}
+	inv, err := readInventory(*inventoryFile)
+	if err != nil {
+		return err
+	}
+	if len(inv.Users) == 0 {
+		return fmt.Errorf("the inventory names no user")
+	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+	s, err := newSim(folder, inv)
+	if err != nil {
+		return err
+	}
+	defer s.clean(folder)
+	if err := s.serve(*listen, inv); err != nil {
+		return err
+	}
+	control, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	go func() { log.Print(http.Serve(control, s.controlHandler())) }()
+	s.ready(folder, control.Addr(), inv)
+	if *stdinExit {
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			stop <- syscall.SIGTERM
+		}()
+	}
+	<-stop
+	return nil
+}
+
+// clean removes what this process made in the state folder.
+func (s *sim) clean(state string) {
+	_ = os.RemoveAll(s.work)
+	_ = os.RemoveAll(s.evidence.dir)
+	_ = os.Remove(filepath.Join(state, "ca.pem"))
+}
+
+func main() {
+	log.SetFlags(log.LstdFlags | log.Lmicroseconds)
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "vcenter simulator:", err)
+		os.Exit(1)
+	}
+}

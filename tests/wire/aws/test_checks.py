@@ -1,0 +1,152 @@
+"""Pre-flight's look at the account: each fault shows as the fact that it is (AMP-06)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.checks import AccountChecks
+from wavelift.adapters.aws.policies import role_policy, trust_policy
+from wavelift.base.errors import LoginError
+from wavelift.simulators.aws import AwsSimulator, Bootstrap
+
+pytestmark = pytest.mark.wire
+
+ROLE = "vmimport-test"
+
+
+@pytest.fixture
+def checks(access: AwsAccess) -> AccountChecks:
+    return AccountChecks(access)
+
+
+@pytest.fixture
+def make_role(access: AwsAccess) -> Iterator[Callable[[dict[str, Any], dict[str, Any]], None]]:
+    iam = access.client("iam")
+
+    def make(trust: dict[str, Any], policy: dict[str, Any]) -> None:
+        iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument=json.dumps(trust))
+        iam.put_role_policy(RoleName=ROLE, PolicyName="inline", PolicyDocument=json.dumps(policy))
+
+    yield make
+    iam.delete_role_policy(RoleName=ROLE, PolicyName="inline")
+    iam.delete_role(RoleName=ROLE)
+
+
+def test_amp_06_a_good_account_shows_as_good(aws: AwsSimulator, checks: AccountChecks, account: Bootstrap) -> None:
+    facts = checks.account(
+        role=account.role,
+        bucket=account.bucket,
+        kms_key=account.kms_key_arn,
+        vpc=account.vpc_id,
+        subnets=account.subnet_ids,
+        security_groups=[account.security_group_id],
+        instance_types=["t3.medium", "no.such"],
+    )
+    assert facts.role.exists
+    assert (facts.role.trust_problem, facts.role.missing_actions, facts.role.unknown) == ("", (), "")
+    assert facts.role.arn.startswith(f"arn:aws:iam::{facts.account}:role/")
+    assert (facts.bucket.exists, facts.bucket.region, facts.bucket.owned) == (True, aws.region, True)
+    assert facts.key is not None
+    assert facts.key.usable
+    assert facts.network.vpcs == {account.vpc_id}
+    assert {one.subnet_id: one.vpc_id for one in facts.network.subnets.values()} == dict.fromkeys(
+        account.subnet_ids, account.vpc_id
+    )
+    assert all(one.free_addresses > 0 and one.zone.startswith(aws.region) for one in facts.network.subnets.values())
+    assert facts.network.security_groups == {account.security_group_id: account.vpc_id}
+    assert list(facts.instance_types) == ["t3.medium"]
+    assert facts.instance_types["t3.medium"].zones
+    assert "x86_64" in facts.instance_types["t3.medium"].architectures
+    assert facts.ebs_encrypted_by_default is False
+
+
+def test_amp_06_what_is_missing_is_missing_not_an_error(checks: AccountChecks) -> None:
+    facts = checks.account(
+        role="no-such-role",
+        bucket="no-such-bucket",
+        kms_key="alias/none",
+        vpc="vpc-00000000000000000",
+        subnets=["subnet-00000000000000000"],
+        security_groups=["sg-00000000000000000"],
+    )
+    assert not facts.role.exists
+    assert not facts.bucket.exists
+    assert facts.key is not None
+    assert not facts.key.exists
+    assert not facts.key.usable
+    assert (facts.network.vpcs, facts.network.subnets, facts.network.security_groups) == (frozenset(), {}, {})
+    assert facts.instance_types == {}
+
+
+def test_amp_06_a_role_lacks_what_its_policy_lacks(
+    checks: AccountChecks, account: Bootstrap, make_role: Callable[[dict[str, Any], dict[str, Any]], None]
+) -> None:
+    policy = role_policy(account.bucket)
+    policy["Statement"].append({"Effect": "Deny", "Action": "s3:Get*", "Resource": f"arn:aws:s3:::{account.bucket}/*"})
+    make_role(trust_policy(), policy)
+    facts = checks.role(ROLE, bucket=account.bucket, kms_key_arn=account.kms_key_arn)
+    assert facts.trust_problem == ""
+    assert "s3:GetObject" in facts.missing_actions
+    assert "kms:CreateGrant" in facts.missing_actions
+    assert "s3:ListBucket" not in facts.missing_actions
+
+
+def test_amp_06_attached_policies_count(
+    access: AwsAccess,
+    checks: AccountChecks,
+    account: Bootstrap,
+    make_role: Callable[[dict[str, Any], dict[str, Any]], None],
+) -> None:
+    nothing = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}]}
+    make_role(trust_policy(), nothing)
+    assert len(checks.role(ROLE, bucket=account.bucket).missing_actions) >= 7
+    iam = access.client("iam")
+    document = json.dumps(role_policy(account.bucket))
+    arn = iam.create_policy(PolicyName="vmimport-attached", PolicyDocument=document)["Policy"]["Arn"]
+    iam.attach_role_policy(RoleName=ROLE, PolicyArn=arn)
+    try:
+        assert checks.role(ROLE, bucket=account.bucket).missing_actions == ()
+    finally:
+        iam.detach_role_policy(RoleName=ROLE, PolicyArn=arn)
+        iam.delete_policy(PolicyArn=arn)
+
+
+def test_amp_06_a_wrong_trust_is_said(
+    checks: AccountChecks, account: Bootstrap, make_role: Callable[[dict[str, Any], dict[str, Any]], None]
+) -> None:
+    trust = trust_policy()
+    trust["Statement"][0]["Condition"] = {"StringEquals": {"sts:Externalid": "other"}}
+    make_role(trust, role_policy(account.bucket))
+    assert "it is other" in checks.role(ROLE, bucket=account.bucket).trust_problem
+
+
+@pytest.mark.parametrize("service", ["iam", "s3", "kms", "ec2"])
+def test_amp_06_what_we_may_not_see_is_unknown_not_wrong(
+    aws: AwsSimulator, checks: AccountChecks, account: Bootstrap, service: str
+) -> None:
+    code = "UnauthorizedOperation" if service == "ec2" else "AccessDenied"
+    aws.rule(service=service, code=code, status=403, message="no")
+    facts = checks.account(
+        role=account.role, bucket=account.bucket, kms_key=account.kms_key_arn, subnets=account.subnet_ids
+    )
+    assert facts.key is not None
+    unknown = {
+        "iam": facts.role.unknown,
+        "s3": facts.bucket.unknown,
+        "kms": facts.key.unknown,
+        "ec2": facts.network.unknown,
+    }
+    assert [name for name, reason in unknown.items() if reason] == [service]
+    assert f"{service}:" in unknown[service]
+    assert (facts.ebs_encrypted_by_default is None) is (service == "ec2")
+
+
+def test_amp_06_refused_credentials_are_an_error(aws: AwsSimulator, connect: Callable[..., AwsAccess]) -> None:
+    session = aws.session(aws_access_key_id="AKIANOBODY0000000000", aws_secret_access_key="x")
+    with pytest.raises(LoginError):
+        AccountChecks(connect(session)).account_id()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -73,7 +74,7 @@ class VmdkPartWriter:
         return prepare_block(index, data)
 
     def wire_bytes(self, prepared: PreparedBlock) -> int:
-        return len(prepared.data)
+        return prepared.size
 
     def write(self, index: int, prepared: PreparedBlock) -> None:
         """:raises: what the sink raised for an earlier part."""
@@ -112,18 +113,18 @@ class VmdkPartWriter:
             self._begun = True
             self._encoder.begin()
 
-    def _emit(self, data: bytes) -> None:
+    def _emit(self, chunks: Sequence[bytes], size: int) -> None:
         if self._fill >= self.part_size:
             self._ship()
             self._buffer = self._take_buffer()
-        while data:
-            chunk = data[: self._room - self._fill]
-            self._buffer[self._fill : self._fill + len(chunk)] = chunk
-            self._fill += len(chunk)
-            data = data[len(chunk) :]
-            if data:  # only the directory of a disk of many TiB is longer than the room
-                self._ship()
-                self._buffer = self._take_buffer()
+        if self._fill + size > len(self._buffer):  # only the directory of a disk of many TiB
+            self._buffer.resize(self._fill + size)
+        fill = self._fill
+        for chunk in chunks:
+            end = fill + len(chunk)
+            self._buffer[fill:end] = chunk
+            fill = end
+        self._fill = fill
 
     def _ship(self) -> None:
         """Hand the filled buffer to an upload thread."""

@@ -7,12 +7,14 @@ a killed try be recognised (invariant 6). Between CPU models isal may choose oth
 from __future__ import annotations
 
 import hashlib
+import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from isal import isal_zlib
+from isal.isal_zlib import adler32
 
 from wavelift.base.errors import PermanentError
 from wavelift.base.units import BLOCK, SECTOR
@@ -26,6 +28,10 @@ LEVEL: Final = 1
 _BLOCKS_PER_TABLE: Final = TABLE_ENTRIES // GRAINS_PER_BLOCK
 _PADDING: Final = tuple(bytes(count) for count in range(SECTOR))
 _ZERO_DEFLATED: Final[bytes] = isal_zlib.compress(vmdk.ZERO_GRAIN, LEVEL)
+_STORED_HEAD: Final = b"\x78\x01" + struct.pack("<BHH", 0, GRAIN // 2, GRAIN // 2 ^ 0xFFFF)
+_STORED_LAST: Final = struct.pack("<BHH", 1, GRAIN // 2, GRAIN // 2 ^ 0xFFFF)
+_SAMPLE_BYTES: Final = 2048
+_SAMPLE: Final = slice(GRAIN // 2, GRAIN // 2 + _SAMPLE_BYTES)
 _WORST_GRAIN: Final = GRAIN + SECTOR
 """An incompressible grain with marker and padding: deflate's stored blocks add 16 bytes, the marker 12."""
 
@@ -36,12 +42,14 @@ WORST_BLOCK: Final = GRAINS_PER_BLOCK * _WORST_GRAIN
 class PreparedBlock:
     """A block ready to be appended; independent of its place in the file.
 
-    :param data: markers, compressed grains and padding: whole sectors.
-    :param grains: (number of the grain in the block, its sector within ``data``); zero grains are left out.
+    :param chunks: markers, compressed grains and padding; together ``size`` bytes, whole sectors. Not joined: they are
+        copied once, to where they are sent from.
+    :param grains: (number of the grain in the block, its sector within the chunks); zero grains are left out.
     """
 
     index: int
-    data: bytes
+    chunks: tuple[bytes, ...]
+    size: int
     grains: tuple[tuple[int, int], ...]
 
 
@@ -54,20 +62,37 @@ def prepare_block(index: int, data: memoryview) -> PreparedBlock:
     grains: list[tuple[int, int]] = []
     sector = 0
     lba = index * GRAINS_PER_BLOCK * GRAIN_SECTORS
+    hopeless = False
     for number, start in enumerate(range(0, len(data), GRAIN)):
         grain: memoryview | bytes = data[start : start + GRAIN]
         if len(grain) < GRAIN:
             grain = bytes(grain).ljust(GRAIN, b"\0")
-        deflated: bytes = isal_zlib.compress(grain, LEVEL)
+        deflated = _stored(grain) if hopeless and _incompressible(grain) else isal_zlib.compress(grain, LEVEL)
         # Deflating a zero grain (9 us, and rare in a block with data) is cheaper than looking at every grain first.
         if deflated == _ZERO_DEFLATED:
             continue
+        hopeless = len(deflated) >= GRAIN
         length = vmdk.GRAIN_MARKER.size + len(deflated)
         marker = vmdk.GRAIN_MARKER.pack(lba + number * GRAIN_SECTORS, len(deflated))
         chunks += (marker, deflated, _PADDING[-length % SECTOR])
         grains.append((number, sector))
         sector += vmdk.sectors_of(length)
-    return PreparedBlock(index, b"".join(chunks), tuple(grains))
+    return PreparedBlock(index, tuple(chunks), sector * SECTOR, tuple(grains))
+
+
+def _incompressible(grain: memoryview | bytes) -> bool:
+    """Whether a look into the middle says so: asked only behind a grain that was, as media and archives are long.
+
+    An error costs size, never correctness.
+    """
+    return len(isal_zlib.compress(grain[_SAMPLE], LEVEL)) >= _SAMPLE_BYTES
+
+
+def _stored(grain: memoryview | bytes) -> bytes:
+    """A zlib stream that holds the grain as it is: a twentieth of the CPU of finding out that deflate cannot help."""
+    return b"".join(
+        (_STORED_HEAD, grain[: GRAIN // 2], _STORED_LAST, grain[GRAIN // 2 :], adler32(grain).to_bytes(4, "big"))
+    )
 
 
 def worst_size(capacity: int) -> int:
@@ -82,12 +107,13 @@ def worst_size(capacity: int) -> int:
 class StreamVmdkEncoder:
     """Appends prepared blocks, in ascending order, to whatever ``emit`` feeds.
 
-    Between two calls of ``emit`` the file may be cut into parts. State: one table and the directory.
+    State: one table and the directory.
 
+    :param emit: takes the next chunks and the sum of their lengths; between two calls the file may be cut into parts.
     :param capacity: of the disk in bytes; rounded up to whole sectors.
     """
 
-    def __init__(self, capacity: int, emit: Callable[[bytes], None]) -> None:
+    def __init__(self, capacity: int, emit: Callable[[Sequence[bytes], int], None]) -> None:
         if not 0 < capacity <= MAX_CAPACITY:
             raise ValueError(f"capacity {capacity} is not within 1..{MAX_CAPACITY}")
         self._header = vmdk.Header(vmdk.sectors_of(capacity))
@@ -106,7 +132,7 @@ class StreamVmdkEncoder:
     def begin(self) -> None:
         """Emit header and descriptor: once, before the first block."""
         head = self._header.pack() + descriptor(self._header.capacity)
-        self._put(head.ljust(self._header.overhead * SECTOR, b"\0"))
+        self._put((head.ljust(self._header.overhead * SECTOR, b"\0"),))
 
     def append(self, block: PreparedBlock) -> None:
         """:raises PermanentError: when the file would outgrow the format."""
@@ -118,28 +144,34 @@ class StreamVmdkEncoder:
             self._end_table()
             self._table_number = number
         first = slot * GRAINS_PER_BLOCK
-        self._check_room(len(block.data))
+        self._check_room(block.size)
         for grain, sector in block.grains:
             self._table[first + grain] = self._sector + sector
-        if block.data:
-            self._put(block.data)
+        if block.size:
+            self._put(block.chunks)
 
     def finish(self) -> None:
         """Emit what closes the file: last table, directory, footer, end mark."""
         self._end_table()
         directory = vmdk.pack_table(self._directory)
         self._check_room(len(directory))
-        self._put(vmdk.pack_marker(len(directory) // SECTOR, vmdk.MARKER_DIRECTORY))
-        footer = vmdk.Header(self._header.capacity, gd_offset=self._sector)
-        self._put(directory)
-        self._put(vmdk.pack_marker(1, vmdk.MARKER_FOOTER) + footer.pack() + vmdk.pack_marker(0, vmdk.MARKER_EOS))
+        footer = vmdk.Header(self._header.capacity, gd_offset=self._sector + 1)
+        self._put(
+            (
+                vmdk.pack_marker(len(directory) // SECTOR, vmdk.MARKER_DIRECTORY),
+                directory,
+                vmdk.pack_marker(1, vmdk.MARKER_FOOTER),
+                footer.pack(),
+                vmdk.pack_marker(0, vmdk.MARKER_EOS),
+            )
+        )
 
     def _end_table(self) -> None:
         if not any(self._table):
             return
         table = vmdk.pack_table(self._table)
         self._directory[self._table_number] = self._sector + 1
-        self._put(vmdk.pack_marker(len(table) // SECTOR, vmdk.MARKER_TABLE) + table)
+        self._put((vmdk.pack_marker(len(table) // SECTOR, vmdk.MARKER_TABLE), table))
         self._table = vmdk.new_table()
 
     def _check_room(self, length: int) -> None:
@@ -150,9 +182,10 @@ class StreamVmdkEncoder:
                 offset=self._last_index * BLOCK,
             )
 
-    def _put(self, data: bytes) -> None:
-        self._sector += len(data) // SECTOR
-        self._emit(data)
+    def _put(self, chunks: Sequence[bytes]) -> None:
+        size = sum(map(len, chunks))
+        self._sector += size // SECTOR
+        self._emit(chunks, size)
 
 
 def descriptor(sectors: int) -> bytes:

@@ -1,0 +1,202 @@
+"""Measuring contenders side by side: each run in a process of its own, CPU of all its children included.
+
+A benchmark module builds its corpus, names its contenders as commands, and calls :func:`compare`; the last line on
+standard output is the result as one JSON object. Ours is a command as well: the same module, called with ``--job``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.corpus import Corpus
+from wavelift.base.units import GIB, MIB
+
+RUNS: Final = 3
+_KIB_PER_MIB: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One tool.
+
+    :param output: file that it makes; removed before each run, its size is reported.
+    :param check: called after each run, outside the measurement; raises when the output is wrong.
+    """
+
+    name: str
+    command: Sequence[str]
+    output: Path | None = None
+    check: Callable[[], None] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One run. ``extra`` are numbers that the process printed as a JSON object on its last line, if it did.
+
+    The peak is at least that of this harness (some 30 MiB): the kernel hands it down to every child.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+    output_mib: float | None = None
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+def run_once(contender: Contender) -> Measure:
+    """Run the command once; its CPU, peak memory and output.
+
+    :raises RuntimeError: when it ends with anything but 0.
+    """
+    if contender.output is not None:
+        contender.output.unlink(missing_ok=True)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            contender.command,
+            stdout=out,
+            stderr=err,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **contender.environment},
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            err.seek(0)
+            raise RuntimeError(
+                f"{contender.name} ended with {process.returncode}: {err.read()[-2000:].decode(errors='replace')}"
+            )
+        out.seek(0)
+        extra = _last_json(out.read())
+    if contender.check is not None:
+        contender.check()
+    size = contender.output.stat().st_size / MIB if contender.output is not None else None
+    return Measure(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / _KIB_PER_MIB, size, extra)
+
+
+def compare(
+    bench: str,
+    *,
+    ours: Contender,
+    peers: Sequence[Contender],
+    data_bytes: int,
+    params: Mapping[str, Any],
+    variants: Sequence[Contender] = (),
+    runs: int = RUNS,
+) -> dict[str, Any]:
+    """Run all contenders in turn, ``runs`` times, and print the medians as one JSON object on the last line.
+
+    :param variants: ours doing more or less than the peers do; reported beside ``ours`` under their names.
+    :param data_bytes: non-zero bytes moved; what ``cpu_s_per_gib`` and ``mib_s`` refer to.
+    """
+    contenders = (ours, *variants, *peers)
+    measures: dict[str, list[Measure]] = {contender.name: [] for contender in contenders}
+    for number in range(runs):
+        for contender in contenders:
+            measure = run_once(contender)
+            measures[contender.name].append(measure)
+            print(
+                f"{bench} run {number + 1}/{runs} {contender.name}: {measure.cpu_s:.2f} CPU-s,"
+                f" {measure.wall_s:.2f} s, {measure.peak_mib:.0f} MiB",
+                file=sys.stderr,
+                flush=True,
+            )
+    result = {
+        "bench": bench,
+        "params": {**params, "runs": runs, "data_bytes": data_bytes},
+        "ours": summary(measures[ours.name], data_bytes),
+        "variants": {variant.name: summary(measures[variant.name], data_bytes) for variant in variants},
+        "peers": {peer.name: summary(measures[peer.name], data_bytes) for peer in peers},
+    }
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def summary(measures: Sequence[Measure], data_bytes: int) -> dict[str, Any]:
+    """Medians of several runs of one contender."""
+    wall = statistics.median(measure.wall_s for measure in measures)
+    cpu = statistics.median(measure.cpu_s for measure in measures)
+    values = {
+        "wall_s": round(wall, 3),
+        "cpu_s": round(cpu, 3),
+        "cpu_s_per_gib": round(cpu * GIB / data_bytes, 3) if data_bytes else None,
+        "mib_s": round(data_bytes / MIB / wall, 1),
+        "peak_mib": round(statistics.median(measure.peak_mib for measure in measures), 1),
+    }
+    if (size := measures[-1].output_mib) is not None:
+        values["output_mib"] = round(size, 2)
+    for key in measures[-1].extra:
+        values[key] = round(statistics.median(float(measure.extra[key]) for measure in measures), 3)
+    return values
+
+
+def report_job(**extra: float) -> None:
+    """At the end of a job of ours: print what the harness merges into the result."""
+    print(json.dumps(extra), flush=True)
+
+
+def peak_mib() -> float:
+    """Peak memory of this process so far: called after the imports it is the idle size."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KIB_PER_MIB
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that all benchmarks share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--workdir", type=Path, help="folder for the temporary folder (default: the system's)")
+    parser.add_argument("--size-mib", type=int, default=4096, help="virtual size of the corpus")
+    parser.add_argument("--data-pct", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
+    return parser
+
+
+def corpus_of(options: argparse.Namespace) -> Corpus:
+    return Corpus(size=options.size_mib * MIB, data_pct=options.data_pct, seed=options.seed)
+
+
+def job_command(module: str, *arguments: object) -> list[str]:
+    """The command that runs ``module`` as a contender."""
+    return [sys.executable, "-m", module, "--job", *(str(argument) for argument in arguments)]
+
+
+@contextmanager
+def workspace(options: argparse.Namespace) -> Iterator[Path]:
+    """A temporary folder below ``--workdir``, removed afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="wavelift-bench-", dir=options.workdir))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def must_run(*command: object) -> None:
+    """Run a command of the preparation or a check; its output only when it fails."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+
+
+def _last_json(output: bytes) -> dict[str, float]:
+    lines = output.decode(errors="replace").strip().splitlines()
+    if not lines or not lines[-1].startswith("{"):
+        return {}
+    value: dict[str, float] = json.loads(lines[-1])
+    return value

@@ -1,7 +1,4 @@
-"""What Airflow registers of wavelift; found through the entry point, or through ``plugins/`` where that is used.
-
-Imports stay inside: every Airflow process loads this module, only the api-server needs the REST API.
-"""
+"""What Airflow registers of wavelift; found through the entry point, or through ``plugins/`` where that is used."""
 
 from __future__ import annotations
 
@@ -12,15 +9,18 @@ from airflow.plugins_manager import AirflowPlugin
 from wavelift.airflow.links import ImageLink, InstanceLink, VcenterLink
 
 
-def _fastapi_apps() -> list[dict[str, Any]]:
-    import sys
+class LazyApp:
+    """The REST API, imported at its first request: every Airflow process loads plugins, only the api-server serves."""
 
-    # Only the api-server mounts apps; the others would pay for the import and never use it.
-    if not any("api-server" in argument or "api_server" in argument for argument in sys.argv):
-        return []
-    from wavelift.console.api import create_app
+    def __init__(self) -> None:
+        self._app: Any = None
 
-    return [{"app": create_app(), "url_prefix": "/wavelift", "name": "wavelift"}]
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self._app is None:
+            from wavelift.console.api import create_app
+
+            self._app = create_app()
+        await self._app(scope, receive, send)
 
 
 class WaveliftPlugin(AirflowPlugin):
@@ -28,3 +28,4 @@ class WaveliftPlugin(AirflowPlugin):
 
     name = "wavelift"
     operator_extra_links = [ImageLink(), InstanceLink(), VcenterLink()]
+    fastapi_apps = [{"app": LazyApp(), "url_prefix": "/wavelift", "name": "wavelift"}]

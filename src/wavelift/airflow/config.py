@@ -51,3 +51,8 @@ def integer(option: str) -> int:
 
 def poll_seconds() -> float:
     return float(conf.getfloat(SECTION, "poll_seconds"))
+
+
+def api_url() -> str:
+    """Where this Airflow's own REST API answers."""
+    return str(conf.get("api", "base_url", fallback="") or f"http://localhost:{conf.get('api', 'port')}")

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from wavelift.cli.client import ApiClient, ApiError
+from wavelift.airflow.rest import ApiClient, ApiError
 
 DEFAULT_URL = "http://localhost:8080"
 

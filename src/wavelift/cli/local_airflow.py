@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from wavelift.cli.client import ApiClient, ApiError
+from wavelift.airflow.rest import ApiClient, ApiError
 
 COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
 START_SECONDS: Final = 180

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.units import human_bytes
-from wavelift.cli.client import ApiClient, ApiError
 from wavelift.cli.connect import client, fail
 
 app = typer.Typer(no_args_is_help=True)

@@ -120,6 +120,22 @@ class ApiClient:
         )
         return answer.get("value") if status == 200 else None
 
+    def fail_task(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
+        """Mark one task instance failed: running code is told by ``on_kill``, deferred work by its trigger's."""
+        path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/{map_index}"
+        self.call("PATCH", f"{path}?update_mask=new_state", {"new_state": "failed"})
+
+    def clear(self, dag_id: str, run_id: str, tasks: list[Any], *, downstream: bool = True) -> list[dict[str, Any]]:
+        """Clear tasks: names, or ``[name, map index]`` pairs. What was cleared."""
+        body = {
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "only_failed": False,
+            "include_downstream": downstream,
+            "task_ids": tasks,
+        }
+        return list(self.call("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", body)["task_instances"])
+
     def wait_for_run(
         self,
         dag_id: str,

@@ -1,0 +1,42 @@
+"""``wavelift init``: the ledger's schema, and what this Airflow's settings lack. Speaks to no Airflow API."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from wavelift.base.errors import WaveliftError
+from wavelift.ledger import Ledger
+
+ADVICE = {
+    "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": ("30", "busy workers give up on the API after 5 s otherwise"),
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": ("15", "a killed scheduler's tasks wait 5 minutes otherwise"),
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": ("60", "a dead task is noticed after 5 minutes otherwise"),
+}
+"""Settings that DESIGN ships (facts/airflow-shapes.md 8, 10)."""
+
+
+def ledger_url() -> str:
+    """As ``[wavelift] ledger_url`` says; the command line doesn't import Airflow, so from the environment."""
+    url = os.environ.get("AIRFLOW__WAVELIFT__LEDGER_URL", "")
+    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+    return url or f"sqlite:///{home / 'wavelift.db'}"
+
+
+def run(out: Console) -> None:
+    """Create or upgrade the ledger, then tell what is worth setting."""
+    url = ledger_url()
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with Ledger.open(url, upgrade=True) as ledger:
+            out.print(f"ledger ready at {ledger.url}")
+    except WaveliftError as error:
+        out.print(str(error))
+        raise typer.Exit(1) from error
+    for name, (value, why) in ADVICE.items():
+        if os.environ.get(name) != value:
+            out.print(f"set {name}={value}: {why}")

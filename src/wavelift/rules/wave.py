@@ -265,7 +265,8 @@ class Landing:
 
     def _refused(self, place: Path, value: str, field: str) -> Problem:
         choices = self.allowed[field]
-        hint = did_you_mean(value, choices)
+        # All ids resemble each other: a guess would only mislead.
+        hint = did_you_mean(value, choices) if field == "instance_type" else ""
         return Problem(place, f"'{value}' is not in environment '{self.name}'{hint}; {allowed(choices)}")
 
 

@@ -31,6 +31,8 @@ _WORDS: Final = {"": None, "~": None, "null": None, "Null": None, "NULL": None} 
 }
 _INT: Final = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT: Final = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+MAX_DEPTH: Final = 32
+"""Levels of nesting; a spec needs six."""
 _NUMERIC: Final = frozenset("+-.0123456789")
 
 
@@ -43,6 +45,17 @@ class _Loader(_SafeLoader):
         if not implicit[0]:
             return _TEXT
         return _MERGE if value == "<<" else _PLAIN
+
+    # The composer calls these two around each node. It recurses in C: a deep enough file would end the process.
+    depth = 0
+
+    def descend_resolver(self, current_node: Any, current_index: Any) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"more than {MAX_DEPTH} levels inside each other")
+
+    def ascend_resolver(self) -> None:
+        self.depth -= 1
 
 
 class Document:
@@ -64,7 +77,7 @@ class Document:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             self._add(mark.line + 1 if mark else 0, _syntax(error, self.text))
-        except yaml.YAMLError as error:  # the reader's: a control character
+        except yaml.YAMLError as error:  # a control character, or nested too deeply
             self._add(0, f"is not YAML: {' '.join(str(error).split())}")
         else:
             self._convert()

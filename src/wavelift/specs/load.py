@@ -14,7 +14,7 @@ from wavelift.rules.problem import Problem, allowed, did_you_mean
 from wavelift.rules.wave import Wave, landing_problems, wave_problems
 from wavelift.specs.document import Document
 from wavelift.specs.issues import Issue, format_errors, lines, shown
-from wavelift.specs.validate import validated
+from wavelift.specs.validate import PLACEHOLDER, validated
 
 SUFFIX = ".yaml"
 T = TypeVar("T")
@@ -145,9 +145,7 @@ class _Environments:
         if environment is None:
             issues.append(document.issue(Problem(("environment",), missing)))
             return None, tuple(issues)
-        broken = {issue.path[:2] for issue in issues if issue.path[:1] == ("servers",)}
-        problems = landing_problems(checked, environment)
-        issues += [document.issue(problem) for problem in problems if problem.path[:2] not in broken]
+        issues += [document.issue(problem) for problem in _of_real(checked, landing_problems(checked, environment))]
         if wave is None or issues:
             return None, tuple(issues)
         return LoadedWave(wave, environment, document.text, text), ()
@@ -166,12 +164,19 @@ def _wave(document: Document, *, any_stem: bool = False) -> tuple[Wave | None, W
     if document.value is None:
         return None, None, document.issues
     wave, problems, whole = validated(Wave, document.value)
-    broken = {problem.path[:2] for problem in problems if problem.path[:1] == ("servers",)}
     if wave is not None:
-        problems += [problem for problem in wave_problems(wave) if problem.path[:2] not in broken]
+        problems += _of_real(wave, wave_problems(wave))
         problems += _wrong_stem(document, "wave", wave.wave, any_stem)
     issues = [*document.issues, *(document.issue(problem) for problem in problems)]
     return (wave if whole and not issues else None), wave, issues
+
+
+def _of_real(wave: Wave, problems: list[Problem]) -> list[Problem]:
+    """Without those of servers that only stand in for an entry with errors of its own."""
+    standing_in = {
+        ("servers", index) for index, server in enumerate(wave.servers) if (server.name or "").startswith(PLACEHOLDER)
+    }
+    return [problem for problem in problems if problem.path[:2] not in standing_in]
 
 
 def _environment(document: Document, *, any_stem: bool = False) -> tuple[Environment | None, list[Issue]]:

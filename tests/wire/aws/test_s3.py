@@ -304,9 +304,15 @@ def test_a_session_that_is_revoked_early_is_renewed(
     sink.put_part(1, parts[0], digest(parts[0]))
     assert aws.expire_sessions() >= 1
     put_all(sink, parts, threads=4)
+    assert aws.expire_sessions() >= 1
     sink.complete()
     assert aws.expire_sessions() >= 1
     assert read_all(staging, "r/revoked") == b"".join(parts)
+    aws.rule(service="s3", operation="HeadObject", code="ExpiredToken", status=400)
+    aws.rule(service="s3", operation="ListParts", code="ExpiredToken", status=400)
+    with pytest.raises(LoginError, match="ExpiredToken") as caught:
+        staging.multipart("r/revoked", metadata={}, previous_upload_id="u")
+    assert "even after a refresh" in caught.value.next_step
     staging.delete("r/revoked")
 
 

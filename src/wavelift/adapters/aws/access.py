@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import get_environ_proxies
 
-from wavelift.adapters.aws.errors import from_library_error
+from wavelift.adapters.aws.errors import EXPIRED_CODES, from_library_error
 from wavelift.base.errors import LoginError
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 60.0
 CONTROL_ATTEMPTS: Final = 6
 """Tries of one control call; botocore's standard mode waits up to 20 s between them."""
+EXPIRED_TRIES: Final = 2
+"""Refreshes of an expired token within one control call."""
 POOL_SIZE: Final = 64
 """Connections kept per client: disks in parallel x uploads in parallel, with room."""
 
@@ -57,7 +59,8 @@ class AwsAccess:
 
     :param session: carries the credentials; made by the Airflow hook, or plain ``boto3.Session()``.
     :param endpoint_url: another endpoint for every service (simulator, VPC endpoint).
-    :param verify: True, or the path of a CA bundle; False only where somebody asked for it aloud.
+    :param verify: True (or None, as hooks say it), or the path of a CA bundle; False only where somebody asked for it
+        aloud.
     :param config: botocore settings of the connection; its proxies, time-outs and retries win over ours.
     """
 
@@ -66,14 +69,14 @@ class AwsAccess:
         session: boto3.Session,
         region: str | None = None,
         endpoint_url: str | None = None,
-        verify: bool | str = True,
+        verify: bool | str | None = True,
         config: Config | None = None,
     ) -> None:
         self._session = session
         self.region: str = region or session.region_name or ""
         self.endpoint_url = endpoint_url
         # boto3 given True forgets the variable; given None it would read it only for its own connections.
-        self.verify: bool | str = (os.environ.get("AWS_CA_BUNDLE") or True) if verify is True else verify
+        self.verify: bool | str = verify if verify not in (True, None) else os.environ.get("AWS_CA_BUNDLE") or True
         self._given_config = config
         self._lock = threading.Lock()
         self._clients: dict[str, Any] = {}
@@ -93,16 +96,32 @@ class AwsAccess:
         with self._lock:  # making clients from one session is not thread-safe
             if service not in self._clients:
                 try:
-                    self._clients[service] = self._session.client(
-                        service,
-                        region_name=self.region,
-                        endpoint_url=self.endpoint_url,
-                        verify=self.verify,
-                        config=self._config(),
-                    )
+                    self._clients[service] = self._make_client(service)
                 except BotoCoreError as error:
                     raise from_library_error(error, f"could not make a client for {service}") from error
             return self._clients[service]
+
+    def _make_client(self, service: str) -> Any:
+        client = self._session.client(
+            service,
+            region_name=self.region,
+            endpoint_url=self.endpoint_url,
+            verify=self.verify,
+            config=self._config(),
+        )
+        client.meta.events.register_first("needs-retry", self._retry_expired)
+        return client
+
+    def _retry_expired(self, response: tuple[Any, dict[str, Any]] | None, attempts: int, **_: object) -> int | None:
+        """botocore's retries don't know an expired token: refresh, and let it sign and send again at once.
+
+        Returns the pause in seconds, or None for "not my case".
+        """
+        code = response[1].get("Error", {}).get("Code") if response else None
+        if code not in EXPIRED_CODES or attempts > EXPIRED_TRIES:
+            return None
+        self.renew(self.credentials())
+        return 0
 
     def _config(self) -> Config:
         ours = Config(

@@ -50,7 +50,7 @@ class BucketFacts:
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """A KMS key; ``state`` is AWS's word, ``Enabled`` when it works."""
+    """A KMS key; ``state`` is AWS's word, ``Enabled`` when it works; ``usage`` may be empty (unsaid)."""
 
     key: str
     exists: bool = False
@@ -62,7 +62,7 @@ class KeyFacts:
 
     @property
     def usable(self) -> bool:
-        return self.state == "Enabled" and self.usage == "ENCRYPT_DECRYPT"
+        return self.state == "Enabled" and self.usage in ("ENCRYPT_DECRYPT", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,9 @@ def _gpt(path: Path, size: int, partitions: list[tuple[uuid.UUID, int, int, str]
 
 
 def _fat_boot_sector(sectors: int) -> bytes:
-    head = b"\xeb\x58\x90MSDOS5.0" + struct.pack("<HBHBHHBHHHII", SECTOR, 8, 32, 2, 0, 0, 0xF8, 0, 63, 255, 2048, sectors)
+    head = b"\xeb\x58\x90MSDOS5.0" + struct.pack(
+        "<HBHBHHBHHHII", SECTOR, 8, 32, 2, 0, 0, 0xF8, 0, 63, 255, 2048, sectors
+    )
     return (head.ljust(82, b"\0") + b"FAT32   ").ljust(510, b"\0") + b"\x55\xaa"
 
 

@@ -13,9 +13,7 @@ from wavelift.base.domain import Finding, ServerFacts, Severity
 from wavelift.base.errors import WaveliftError
 from wavelift.base.run import RunContext
 from wavelift.rules.environment import Environment
-from wavelift.rules.findings import stopped
 from wavelift.rules.limits import limits
-from wavelift.rules.plan import estimate
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.preflight import check_environment, check_server, sorted_findings
 from wavelift.rules.vsphere_facts import SourceFacts
@@ -37,12 +35,11 @@ def run_preflight(session: VsphereSession, access: AwsAccess, admitted: Admitted
     known = limits(wave.environment.limits)
     for task in tasks:
         findings += check_server(task.facts, task.plan, source=around.of(task.facts), account=account, limits=known)
-    passed = [task for task in tasks if not stopped(findings, task.name)]
+
     return PreflightReport(
         wave=wave.wave,
         findings=tuple(sorted_findings(findings)),
         servers=tuple(tasks),
-        estimate=estimate([(task.plan, task.facts) for task in passed], known),
     )
 
 

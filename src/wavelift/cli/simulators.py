@@ -1,0 +1,144 @@
+"""The demo's stage: both simulators with three servers of real content, and what wavelift must know of them.
+
+The only place of the product that starts simulators.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from wavelift.base.units import MIB
+from wavelift.cli.connect import fail
+
+BUCKET = "wavelift-demo"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Running simulators; either may be missing."""
+
+    vcenter: Any = None
+    aws: Any = None
+    network: Any = None
+    """What ``bootstrap`` made in the AWS simulator."""
+
+    def connections(self) -> dict[str, str]:
+        """Airflow connections, as environment variables: the demo's secrets never touch a file."""
+        found = {}
+        if self.vcenter is not None:
+            found["AIRFLOW_CONN_VSPHERE_DEMO"] = json.dumps(
+                {
+                    "conn_type": "vsphere",
+                    "host": self.vcenter.host,
+                    "port": self.vcenter.port,
+                    "login": self.vcenter.username,
+                    "password": self.vcenter.password,
+                    "extra": {"ca_bundle": str(self.vcenter.ca_file)},
+                }
+            )
+        if self.aws is not None:
+            found["AIRFLOW_CONN_AWS_DEMO"] = json.dumps(
+                {
+                    "conn_type": "aws",
+                    "login": self.aws.access_key,
+                    "password": self.aws.secret_key,
+                    "extra": {
+                        "region_name": self.aws.region,
+                        "endpoint_url": self.aws.endpoint_url,
+                        "verify": str(self.aws.verify) if self.aws.ca_file else True,
+                    },
+                }
+            )
+        return found
+
+    def environment(self, template: Path) -> str:
+        """The demo's environment file with the ids that the simulator really made."""
+        spec = yaml.safe_load(template.read_text())
+        spec["region"] = self.aws.region
+        spec["staging"]["bucket"] = self.network.bucket
+        spec["vpc"] = self.network.vpc_id
+        spec["subnets"] = list(self.network.subnet_ids)[:1]
+        spec["security_groups"] = [self.network.security_group_id]
+        return str(yaml.safe_dump(spec, sort_keys=False))
+
+
+@contextmanager
+def stage(folder: Path, *, vcenter: bool = True, aws: bool = True) -> Iterator[Stage]:
+    """Start the simulators with their state below ``folder``; end them with the block."""
+    with ExitStack() as stack:
+        running_vcenter = running_aws = network = None
+        if aws:
+            from wavelift.simulators.aws import start as start_aws
+
+            running_aws = stack.enter_context(start_aws(folder / "aws", tls=True, evidence=True))
+            network = running_aws.bootstrap(bucket=BUCKET, role=True)
+        if vcenter:
+            from wavelift.simulators.vcenter import start as start_vcenter
+
+            running_vcenter = stack.enter_context(
+                start_vcenter(folder / "vcenter", demo_servers(folder / "disks"), evidence=True)
+            )
+        yield Stage(running_vcenter, running_aws, network)
+
+
+def demo_servers(folder: Path) -> list[Any]:
+    """A Linux server, a Linux server with UEFI and two disks on different controllers, a Windows-like one."""
+    from wavelift.simulators import images
+    from wavelift.simulators.vcenter import SimDisk, SimVm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    web, db, data, win = (folder / f"{name}.raw" for name in ("web01", "db01", "db01-data", "win01"))
+    images.linux_bios(web, size=512 * MIB, seed=1)
+    images.linux_uefi(db, size=320 * MIB, seed=2)
+    images.data_disk(data, size=256 * MIB, seed=3)
+    images.windows_like(win, size=256 * MIB, seed=4)
+    return [
+        SimVm("web01", [SimDisk(web)], folder="shop", guest_id="debian12_64Guest", ip="10.1.0.11"),
+        SimVm(
+            "db01",
+            [SimDisk(db), SimDisk(data, controller="lsi", bus=1)],
+            folder="shop",
+            guest_id="rhel8_64Guest",
+            firmware="efi",
+            ip="10.1.0.12",
+        ),
+        SimVm(
+            "win01",
+            [SimDisk(win, controller="sata")],
+            folder="shop",
+            guest_id="windows2019srv_64Guest",
+            power="poweredOff",
+            tools="not_running",
+        ),
+    ]
+
+
+def up(out: Console, *, only: str, state: Path | None) -> None:
+    """``wavelift simulators up``: run until Ctrl-C."""
+    if only not in ("", "vcenter", "aws"):
+        fail(f"--only is {only!r}; allowed are vcenter and aws")
+    done = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: done.set())
+    with ExitStack() as stack:
+        folder = state or Path(stack.enter_context(TemporaryDirectory(prefix="wavelift-sim-")))
+        running = stack.enter_context(stage(folder, vcenter=only != "aws", aws=only != "vcenter"))
+        if running.vcenter is not None:
+            out.print(f"vCenter  {running.vcenter.url}  user {running.vcenter.username}")
+        if running.aws is not None:
+            out.print(f"AWS      {running.aws.endpoint_url}  region {running.aws.region}")
+        for name, value in running.connections().items():
+            print(f"{name}='{value}'", flush=True)
+        out.print("Ctrl-C stops")
+        done.wait()

@@ -1,0 +1,130 @@
+"""The demo's own judge: compares what AWS holds with what vCenter froze. Run as a file; imports nothing of wavelift.
+
+Standard input: one JSON object
+``{"endpoint", "ca_file", "region", "access_key", "secret_key", "vcenter": [evidence …], "aws": {evidence},
+"servers": [{"server", "snapshot", "snapshot_ids"}]}``. Standard output: one JSON object with what was compared.
+It decodes with ``qemu-img`` and reads blocks with boto3: neither is what wavelift writes with.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+BLOCK = 512 * 1024
+
+
+def main() -> int:
+    job = json.load(sys.stdin)
+    result: dict[str, Any] = {"disks": [], "bytes_verified": 0, "mismatches": 0}
+    for server in job["servers"]:
+        frozen = _frozen(job["vcenter"], server)
+        stored = _stored(job["aws"], server)
+        if len(frozen) != len(stored):
+            result["disks"].append({"server": server["server"], "error": f"{len(frozen)} frozen, {len(stored)} stored"})
+            result["mismatches"] += 1
+            continue
+        for index, (source, entry) in enumerate(zip(frozen, stored, strict=True)):
+            line = _compare(job, server, index, source, entry)
+            result["disks"].append(line)
+            result["mismatches"] += line["mismatches"]
+            result["bytes_verified"] += source["capacity"] if not line["mismatches"] else 0
+    json.dump(result, sys.stdout)
+    return 1 if result["mismatches"] or not result["disks"] else 0
+
+
+def _frozen(evidence: list[dict[str, Any]], server: dict[str, Any]) -> list[dict[str, Any]]:
+    """The disks that vCenter froze for this server's run, in true order."""
+    for entry in evidence:
+        if entry["vm"] == server["server"] and entry["snapshot"] == server["snapshot"]:
+            return sorted(entry["disks"], key=lambda disk: disk["index"])
+    return []
+
+
+def _stored(evidence: dict[str, Any], server: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects of this server's import, in the order of its disks."""
+    mine = [entry for entry in evidence["imports"] if entry["snapshot"] in server["snapshot_ids"]]
+    return sorted(mine, key=lambda entry: server["snapshot_ids"].index(entry["snapshot"]))
+
+
+def _compare(
+    job: dict[str, Any], server: dict[str, Any], index: int, source: dict[str, Any], entry: dict[str, Any]
+) -> dict[str, Any]:
+    frozen = Path(source["file"])
+    paths = {(found["bucket"], found["key"]): found["path"] for found in job["aws"]["objects"]}
+    with tempfile.NamedTemporaryFile(prefix="wavelift-check-", suffix=".raw") as raw:
+        command = ["qemu-img", "convert", "-f", "vmdk", "-O", "raw", paths[entry["bucket"], entry["key"]], raw.name]
+        subprocess.run(command, check=True, capture_output=True)
+        before = _differences(frozen, Path(raw.name), source["capacity"])
+    after = _snapshot_differences(job, server["snapshot_ids"][index], frozen, source["capacity"], entry["changed"])
+    return {
+        "server": server["server"],
+        "disk": index,
+        "object": entry["key"],
+        "snapshot": server["snapshot_ids"][index],
+        "before_conversion": before[:3],
+        "after_conversion": after[:3],
+        "mismatches": len(before) + len(after),
+    }
+
+
+def _differences(one: Path, other: Path, capacity: int) -> list[int]:
+    """Offsets of the 512 KiB blocks in which two files differ; a file of another length differs at its end."""
+    if other.stat().st_size < capacity:
+        return [other.stat().st_size]
+    with one.open("rb") as left, other.open("rb") as right:
+        return [
+            offset
+            for offset in range(0, capacity, BLOCK)
+            if left.read(min(BLOCK, capacity - offset)) != right.read(min(BLOCK, capacity - offset))
+        ]
+
+
+def _snapshot_differences(
+    job: dict[str, Any], snapshot_id: str, frozen: Path, capacity: int, changed: list[dict[str, int]]
+) -> list[int]:
+    """Offsets of blocks of the image's snapshot that differ outside the ranges that the conversion recorded."""
+    import boto3
+
+    session = boto3.Session(job["access_key"], job["secret_key"], region_name=job["region"])
+    ebs = session.client("ebs", endpoint_url=job["endpoint"], verify=job["ca_file"] or None)
+    tokens: dict[int, str] = {}
+    more: dict[str, Any] = {}
+    while True:
+        page = ebs.list_snapshot_blocks(SnapshotId=snapshot_id, **more)
+        tokens.update((block["BlockIndex"], block["BlockToken"]) for block in page["Blocks"])
+        if not page.get("NextToken"):
+            break
+        more = {"NextToken": page["NextToken"]}
+    wrong = []
+    with frozen.open("rb") as source:
+        for index in range(-(-capacity // BLOCK)):
+            source.seek(index * BLOCK)
+            expected = source.read(min(BLOCK, capacity - index * BLOCK)).ljust(BLOCK, b"\0")
+            if index in tokens:
+                answer = ebs.get_snapshot_block(SnapshotId=snapshot_id, BlockIndex=index, BlockToken=tokens[index])
+                got = answer["BlockData"].read()
+            else:
+                got = bytes(BLOCK)
+            if _masked(expected, index, changed) != _masked(got, index, changed):
+                wrong.append(index * BLOCK)
+    return wrong
+
+
+def _masked(block: bytes, index: int, changed: list[dict[str, int]]) -> bytes:
+    """The block with the recorded ranges blanked."""
+    data = bytearray(block)
+    base = index * BLOCK
+    for part in changed:
+        start, end = max(part["offset"], base), min(part["offset"] + part["length"], base + BLOCK)
+        if start < end:
+            data[start - base : end - base] = bytes(end - start)
+    return bytes(data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -233,19 +233,19 @@ def test_a_silent_server_ends_in_a_timeout() -> None:
 # --- ESXi ---------------------------------------------------------------------------------------------------------
 
 
-def host(thumbprint: str = "") -> HostFacts:
-    return HostFacts("host-1", LOOPBACK, "8.0.3", "1", "connected", False, thumbprint)
+def host(port: int, thumbprint: str = "") -> HostFacts:
+    return HostFacts("host-1", LOOPBACK, "8.0.3", "1", "connected", False, thumbprint, port)
 
 
 def test_amp_12_vcenter_vouches_for_its_hosts(serve: Serve) -> None:
     server = serve(host="esx1.example")  # nobody trusts its issuer, and the name is another
-    reach = probe(config(server), host(thumbprint(server, "sha1")), port=server.port, timeout=5)
+    reach = probe(config(server), host(server.port, thumbprint(server, "sha1")), timeout=5)
     assert (reach.reachable, reach.certificate_valid, reach.error) == (True, True, None)
 
 
 def test_amp_11_a_host_with_another_certificate_than_vcenter_says_is_refused(serve: Serve) -> None:
     server, other = serve(), serve()
-    reach = probe(config(server), host(thumbprint(other, "sha1")), port=server.port, timeout=5)
+    reach = probe(config(server), host(server.port, thumbprint(other, "sha1")), timeout=5)
     assert (reach.reachable, reach.certificate_valid) == (True, False)
     assert isinstance(reach.error, TlsError)
     assert "esxi_mode" in reach.error.next_step
@@ -253,8 +253,8 @@ def test_amp_11_a_host_with_another_certificate_than_vcenter_says_is_refused(ser
 
 def test_amp_12_without_a_reported_thumbprint_the_authorities_decide(serve: Serve, authority: Authority) -> None:
     server = serve()
-    assert not probe(config(server), host(), port=server.port, timeout=5).certificate_valid
-    assert probe(config(server, ca_bundle=str(authority.file)), host(), port=server.port, timeout=5).certificate_valid
+    assert not probe(config(server), host(server.port), timeout=5).certificate_valid
+    assert probe(config(server, ca_bundle=str(authority.file)), host(server.port), timeout=5).certificate_valid
 
 
 def test_amp_12_modes_ca_pin_and_ignore(serve: Serve, authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
@@ -262,7 +262,7 @@ def test_amp_12_modes_ca_pin_and_ignore(serve: Serve, authority: Authority, capl
     wrong, right = thumbprint(other), thumbprint(server)
 
     def valid(reported: str, **options: Any) -> bool:
-        return probe(config(server, **options), host(reported), port=server.port, timeout=5).certificate_valid
+        return probe(config(server, **options), host(server.port, reported), timeout=5).certificate_valid
 
     assert valid(wrong, esxi_mode="ca", ca_bundle=str(authority.file))
     assert not valid(right, esxi_mode="ca")
@@ -276,13 +276,13 @@ def test_amp_12_modes_ca_pin_and_ignore(serve: Serve, authority: Authority, capl
 def test_amp_11_an_unreachable_host_is_a_fact_not_an_exception() -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
-    reach = probe(VsphereConfig(host="vc", username="u", password="p"), host(), port=port, timeout=2)
+    reach = probe(VsphereConfig(host="vc", username="u", password="p"), host(port), timeout=2)
     assert (reach.reachable, reach.certificate_valid) == (False, False)
     assert "refuses" in str(reach.error)
 
 
 def test_amp_11_a_short_name_that_does_not_resolve_hints_at_the_suffix() -> None:
-    facts = HostFacts("host-1", "esx1-nowhere", "8.0.3", "1", "connected", False, "")
+    facts = HostFacts("host-1", "esx1-nowhere", "8.0.3", "1", "connected", False, "", 443)
     settings = VsphereConfig(host="vc", username="u", password="p", dns_suffixes=("invalid",))
     reach = probe(settings, facts, timeout=2)
     assert not reach.reachable

@@ -19,7 +19,8 @@ from wavelift.base.net import CUTS, explained_tls_error, https_connection, quali
 from wavelift.base.units import GIB
 
 HTTPS: Final = 443
-"""Where an ESXi host serves downloads."""
+AUTHD: Final = 902
+"""The port that many vCenters report for a host: its authentication daemon's, beside which HTTPS is at 443."""
 
 PROBE_TIMEOUT_S: Final = 10.0
 PROBES: Final = 8
@@ -39,6 +40,8 @@ class HostFacts:
     in_maintenance: bool
     thumbprint: str
     """SHA-1 of its certificate as vCenter reports it; empty when it doesn't."""
+    port: int
+    """Of its HTTPS server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ _HOST: Final = (
     "name",
     "runtime.connectionState",
     "runtime.inMaintenanceMode",
+    "summary.config.port",
     "summary.config.product.build",
     "summary.config.product.version",
     "summary.config.sslThumbprint",
@@ -96,6 +100,7 @@ def host_facts(session: VsphereSession, hosts: Iterable[str]) -> dict[str, HostF
 
 
 def _host(ref: str, values: Values) -> HostFacts:
+    reported = values.get("summary.config.port")
     return HostFacts(
         moref=ref,
         name=str(values.get("name", "")),
@@ -104,6 +109,7 @@ def _host(ref: str, values: Values) -> HostFacts:
         connection_state=str(values.get("runtime.connectionState") or ""),
         in_maintenance=bool(values.get("runtime.inMaintenanceMode")),
         thumbprint=str(values.get("summary.config.sslThumbprint") or ""),
+        port=HTTPS if reported in (None, 0, AUTHD) else int(reported),
     )
 
 
@@ -125,8 +131,9 @@ def datastore_facts(session: VsphereSession, vms: Sequence[str]) -> dict[str, li
     return {vm: [stores[ref] for ref in mine if ref in stores] for vm, mine in refs.items()}
 
 
-def probe(config: VsphereConfig, host: HostFacts, *, port: int = HTTPS, timeout: float = PROBE_TIMEOUT_S) -> Reach:
+def probe(config: VsphereConfig, host: HostFacts, *, timeout: float = PROBE_TIMEOUT_S) -> Reach:
     """Connect to ``host`` by TCP and TLS under the connection's ``esxi_mode``; never raises, sends nothing."""
+    port = host.port
     try:
         name = qualify(host.name, config.dns_suffixes)
     except NotFoundError as error:

@@ -56,6 +56,9 @@ _FACTS: Final = (
     "snapshot.rootSnapshotList",
 )
 
+_VAPP: Final = ("name", "parentFolder", "parentVApp")
+_PARENTS: Final[dict[Any, tuple[str, ...]]] = {vim.VirtualApp: _VAPP}
+
 _NEAR: Final = 3
 """Names offered when one is not found."""
 
@@ -88,11 +91,15 @@ def decode_name(name: str) -> str:
     return re.sub("%(2f|5c|25)", lambda match: chr(int(match[1], 16)), name, flags=re.IGNORECASE)
 
 
+def _parent(values: Values) -> Any:
+    """A vApp hangs in a folder or another vApp (its ``parent`` is a resource pool), all else in its parent."""
+    return values.get("parentFolder") or values.get("parentVApp") or values.get("parent")
+
+
 def _paths(rows: Iterable[Row]) -> dict[str, str]:
     """moref → inventory path, built from the parents that the same traversal brought. The root folder has no name."""
     rows = list(rows)
-    parents = {row.moref: moref(row.values.get("parent") or row.values.get("parentVApp")) for row in rows}
-    parents |= {row.moref: moref(row.values["parentFolder"]) for row in rows if row.values.get("parentFolder")}
+    parents = {row.moref: moref(_parent(row.values)) for row in rows}
     names = {row.moref: str(row.values.get("name", row.moref)) for row in rows}
     known: dict[str, str] = {}
 
@@ -112,7 +119,7 @@ def list_summaries(session: VsphereSession) -> list[VmSummary]:
             (vim.VirtualMachine, _LIGHT),
             (vim.Folder, ("name", "parent")),
             (vim.Datacenter, ("name", "parent")),
-            (vim.VirtualApp, ("name", "parentFolder", "parentVApp")),
+            (vim.VirtualApp, _VAPP),
         ],
     )
     root = moref(session.content.rootFolder)
@@ -198,11 +205,11 @@ def resolve(session: VsphereSession, selectors: Sequence[Selector]) -> list[Reso
 
 
 def facts(session: VsphereSession, morefs: Sequence[str]) -> list[ServerFacts]:
-    """Facts of known VMs, in their order.
+    """Facts of known VMs, in their order, without a look at the others: guards ask often.
 
     :raises WaveliftError: the first VM that is gone or tells nothing.
     """
-    by_ref = {vm.moref: vm for vm in list_summaries(session)}
+    by_ref = _summaries_of(session, morefs)
     missing = [ref for ref in morefs if ref not in by_ref]
     if missing:
         raise NotFoundError("vCenter no longer has this VM", next_step="Look at the inventory", object=missing[0])
@@ -214,6 +221,24 @@ def facts(session: VsphereSession, morefs: Sequence[str]) -> list[ServerFacts]:
             raise outcome
         servers.append(outcome)
     return servers
+
+
+def _summaries_of(session: VsphereSession, morefs: Sequence[str]) -> dict[str, VmSummary]:
+    """Like :func:`list_summaries`, but up from the VMs: one call per kind of parent and level of folders."""
+    found = collect(session, vim.VirtualMachine, morefs, _LIGHT)
+    rows = {ref: Row(ref, "VirtualMachine", values) for ref, values in found.items()}
+    level = list(rows.values())
+    while level:
+        above = {parent._moId: type(parent) for row in level if (parent := _parent(row.values)) is not None}
+        level = []
+        for kind in set(above.values()):
+            refs = [ref for ref, its in above.items() if its is kind and ref not in rows]
+            values = collect(session, kind, refs, _PARENTS.get(kind, ("name", "parent")))
+            level += [Row(ref, kind.__name__, its) for ref, its in values.items()]
+        rows |= {row.moref: row for row in level}
+    root = moref(session.content.rootFolder)
+    paths = _paths(row for row in rows.values() if row.moref != root)
+    return {ref: _summary(rows[ref], paths[ref]) for ref in found}
 
 
 # --- facts ----------------------------------------------------------------------------------------------------------

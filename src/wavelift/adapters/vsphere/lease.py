@@ -361,6 +361,11 @@ class LeaseBody:
         self._body = body
 
     @property
+    def target(self) -> Target:
+        """Where it comes from."""
+        return self._body.target
+
+    @property
     def received(self) -> int:
         """Bytes so far."""
         return self._body.received

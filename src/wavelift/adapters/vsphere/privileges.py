@@ -1,15 +1,11 @@
-"""Which privileges are missing, and where (SMS-12).
-
-The list is generated from the calls that the adapter makes: pyvmomi's type table names each method's privilege. SMS's
-own five are kept even where today's calls need fewer.
-"""
+"""Which privileges are missing, and where (SMS-12): the list is that of the table of calls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pyVmomi import vim
 
@@ -17,32 +13,24 @@ from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.properties import collect
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.errors import MissingPrivilegeError, NotFoundError
+from wavelift.rules.calls import VSPHERE_CALLS, Where
 
-Scope = Literal["vm", "datastore", "root"]
+Scope = Where
 
-_CALLS: Final[tuple[tuple[Scope, Any, str], ...]] = (
-    ("vm", vim.VirtualMachine, "CreateSnapshot_Task"),
-    ("vm", vim.vm.Snapshot, "RemoveSnapshot_Task"),
-    ("vm", vim.VirtualMachine, "ConsolidateVMDisks_Task"),
-    ("vm", vim.vm.Snapshot, "ExportSnapshot"),
-)
-
-_READ: Final = "System.Read"
-"""Every property that we read demands it."""
-
-_SMS_DATASTORE: Final = ("Datastore.Browse", "Datastore.FileManagement")
-"""AWS SMS, "Permissions for SMS to access vCenter" (SMS-12)."""
+_FEATURES: Final = ("migrate", "sms")
 
 
-def _needed() -> dict[Scope, tuple[str, ...]]:
-    needed: dict[Scope, list[str]] = {"vm": [_READ], "datastore": [_READ, *_SMS_DATASTORE], "root": ["System.View"]}
-    for scope, kind, method in _CALLS:
-        needed[scope].append(getattr(kind, method).info.privId)
-    return {scope: tuple(dict.fromkeys(names)) for scope, names in needed.items()}
+def required(features: Sequence[str] = _FEATURES) -> dict[Scope, tuple[str, ...]]:
+    """Scope → privileges for these features of :data:`~wavelift.rules.calls.VSPHERE_CALLS`."""
+    needed: dict[Scope, dict[str, None]] = {"vm": {}, "datastore": {}, "root": {}}
+    for call in VSPHERE_CALLS:
+        if call.feature in features and call.privilege:
+            needed[call.where][call.privilege] = None
+    return {scope: tuple(names) for scope, names in needed.items()}
 
 
-REQUIRED: Final[Mapping[Scope, tuple[str, ...]]] = _needed()
-"""Scope → privileges for taking a VM's disks. ``root`` stands for vCenter itself."""
+REQUIRED: Final[Mapping[Scope, tuple[str, ...]]] = required()
+"""For taking a VM's disks. ``root`` stands for vCenter itself."""
 
 
 @dataclass(frozen=True, slots=True)

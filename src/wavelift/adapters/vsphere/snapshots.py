@@ -7,6 +7,7 @@ for running snapshot work on the VM, then looks, then acts; and removal takes ev
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -34,6 +35,12 @@ REMOVE_TIMEOUT_S: Final = 24 * 3600.0
 
 REMOVE_ROUNDS: Final = 3
 """Looks after removals whose answers were lost."""
+
+BUSY_WAIT_S: Final = 600.0
+"""A removal refused because the VM is busy is asked for again this long: the lease of a killed process holds the VM
+until it times out, after five minutes."""
+
+BUSY_POLL_S: Final = 5.0
 
 _PATHS: Final = (
     "name",
@@ -290,18 +297,26 @@ def _remove(
 ) -> UnreachableError | None:
     """Ask and wait; an answer that was lost is returned, for the caller to look what became of it."""
     where = {"server": state.server, "snapshot": str(node.name)}
-    try:
-        task = session.change(
-            lambda: node.snapshot.RemoveSnapshot_Task(removeChildren=False, consolidate=True), **where
-        )
-        wait_for_task(session, task, timeout=timeout, cancel=cancel, what="removing the snapshot", **where)
-    except NotFoundError:
-        return None
-    except WaitTimeout:
-        raise
-    except UnreachableError as error:
-        return error
-    return None
+    give_up = time.monotonic() + BUSY_WAIT_S
+    while True:
+        try:
+            task = session.change(
+                lambda: node.snapshot.RemoveSnapshot_Task(removeChildren=False, consolidate=True), **where
+            )
+            wait_for_task(session, task, timeout=timeout, cancel=cancel, what="removing the snapshot", **where)
+            return None
+        except NotFoundError:
+            return None
+        except WaitTimeout:
+            raise
+        except UnreachableError as error:
+            return error
+        except BusyError as error:
+            if time.monotonic() >= give_up:
+                raise
+            log.info("%s: cannot remove the snapshot yet: %s", state.server, error.what)
+            cancel.wait(BUSY_POLL_S)
+            cancel.check()
 
 
 def _consolidate(session: VsphereSession, state: _State, *, timeout: float, cancel: CancelFlag) -> None:

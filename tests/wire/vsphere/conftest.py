@@ -1,0 +1,141 @@
+"""One simulated vCenter per module, left as it was found by every test."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
+from wavelift.base.units import MIB
+from wavelift.simulators import vcenter
+from wavelift.simulators.vcenter import SimDisk, SimUser, SimVm, VCenterSimulator
+from wavelift.simulators.vcenter.inventory import Controller
+
+_CONTROLLERS: tuple[tuple[Controller, int], ...] = (
+    *(("nvme", 1), ("pvscsi", 3), ("sata", 0), ("lsisas", 1), ("ide", 1)),
+    *(("pvscsi", 0), ("nvme", 0), ("lsilogic", 2), ("sata", 1), ("ide", 0)),
+)
+"""In no order: the device keys follow this one."""
+
+
+def _content(seed: int, size: int = 4 * MIB) -> bytes:
+    """Half noise, half zeros."""
+    noise = random.Random(seed).randbytes(size // 4)
+    return noise + bytes(size // 4) + noise[::-1] + bytes(size // 4)
+
+
+def raw_disk(folder: Path, seed: int, size: int = 4 * MIB) -> Path:
+    file = folder / f"disk-{seed}.raw"
+    file.write_bytes(_content(seed, size))
+    return file
+
+
+def fleet(folder: Path) -> list[SimVm]:
+    """The VMs that the tests of a module share; a test that changes one changes it back."""
+    many = [
+        SimDisk(raw=raw_disk(folder, 100 + at), controller=kind, bus=bus, unit=0)
+        for at, (kind, bus) in enumerate(_CONTROLLERS)
+    ]
+    return [
+        SimVm(
+            name="web01",
+            folder="prod",
+            guest_id="ubuntu64Guest",
+            ip="10.0.0.5",
+            disks=[
+                SimDisk(raw=raw_disk(folder, 1), controller="pvscsi", bus=0, unit=0),
+                SimDisk(raw=raw_disk(folder, 2, 8 * MIB), controller="pvscsi", bus=0, unit=1),
+            ],
+        ),
+        SimVm(name="twin", folder="prod", disks=[SimDisk(raw=raw_disk(folder, 3))]),
+        SimVm(name="twin", folder="test", disks=[SimDisk(raw=raw_disk(folder, 4))]),
+        SimVm(name="off01", folder="prod/sub", power="poweredOff", disks=[SimDisk(raw=raw_disk(folder, 5))]),
+        SimVm(name="mute01", folder="prod", tools="not_running", disks=[SimDisk(raw=raw_disk(folder, 6))]),
+        SimVm(name="many01", folder="odd", firmware="efi", secure_boot=True, disks=many),
+        SimVm(
+            name="hard01",
+            folder="odd",
+            cdrom="[datastore1] tools.iso",
+            snapshots=["before the update"],
+            disks=[
+                SimDisk(raw=raw_disk(folder, 7)),
+                SimDisk(raw=raw_disk(folder, 8), unit=1, mode="independent_persistent"),
+                SimDisk(raw=raw_disk(folder, 9), unit=2, sharing="sharingMultiWriter"),
+            ],
+        ),
+        SimVm(name="consolidate01", folder="odd", consolidation_needed=True, disks=[SimDisk(raw=raw_disk(folder, 10))]),
+        SimVm(name="gold", folder="prod", power="poweredOff", template=True, disks=[SimDisk(raw=raw_disk(folder, 11))]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def shared_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCenterSimulator]:
+    folder = tmp_path_factory.mktemp("vcenter")
+    limited = SimUser("limited", "limited-pw", without=("VApp.Export", "Datastore.Browse"))
+    with vcenter.start(folder / "state", fleet(folder), users=(vcenter.ADMIN, limited), lease_timeout=2.0) as running:
+        yield running
+
+
+def footprint(sim: VCenterSimulator) -> dict[str, Any]:
+    """What must be the same before and after every test."""
+    state = sim.state()
+    return {
+        "sessions": sorted(item["key"] for item in state["sessions"]),
+        "leases": state["leases"],
+        "snapshots": {vm["moref"]: vm["snapshots"] for vm in state["vms"]},
+    }
+
+
+@pytest.fixture
+def sim(shared_sim: VCenterSimulator) -> Iterator[VCenterSimulator]:
+    before, threads = footprint(shared_sim), set(threading.enumerate())
+    yield shared_sim
+    shared_sim.clear_rules()
+    left = set(threading.enumerate()) - threads
+    assert not left, f"threads left: {left}"
+    deadline = time.monotonic() + 5  # a cut transfer is noticed by the server a moment later
+    while footprint(shared_sim) != before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert footprint(shared_sim) == before
+
+
+def _config_of(sim: VCenterSimulator, **options: Any) -> VsphereConfig:
+    values: dict[str, Any] = {
+        "host": sim.host,
+        "port": sim.port,
+        "username": sim.username,
+        "password": sim.password,
+        "ca_bundle": str(sim.ca_file),
+        "timeout": 20.0,
+    }
+    return VsphereConfig(**(values | options))
+
+
+@pytest.fixture(scope="session")
+def config_of() -> Callable[..., VsphereConfig]:
+    """``config_of(sim, **changes)``: how to reach a simulator."""
+    return _config_of
+
+
+@pytest.fixture
+def session(sim: VCenterSimulator) -> Iterator[VsphereSession]:
+    with connect(_config_of(sim)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def content() -> Callable[..., bytes]:
+    """``content(seed, size)``: what the disk of this seed holds."""
+    return _content
+
+
+@pytest.fixture(scope="session")
+def controllers() -> tuple[tuple[str, int], ...]:
+    """Of ``many01``; the disk at index n has seed 100 + n."""
+    return _CONTROLLERS

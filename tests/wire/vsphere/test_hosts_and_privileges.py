@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from pyVmomi import vim
+
+from wavelift.adapters.vsphere.hosts import datastore_facts, host_facts, probe_all
+from wavelift.adapters.vsphere.inventory import list_summaries, resolve
+from wavelift.adapters.vsphere.power import power_state, wait_for_power
+from wavelift.adapters.vsphere.privileges import REQUIRED, missing_privileges
+from wavelift.adapters.vsphere.properties import WaitTimeout
+from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
+from wavelift.base.errors import Cancelled, NotFoundError
+from wavelift.base.run import CancelFlag
+from wavelift.rules.wave import Selector
+from wavelift.simulators.vcenter import VCenterSimulator
+
+pytestmark = pytest.mark.wire
+
+Configure = Callable[..., VsphereConfig]
+
+
+def vm_of(session: VsphereSession, name: str) -> str:
+    return next(vm.moref for vm in list_summaries(session) if vm.name == name)
+
+
+def test_amp_12_hosts_are_known_with_the_thumbprint_that_vcenter_reports(session: VsphereSession) -> None:
+    (web,) = resolve(session, [Selector(kind="name", value="web01")])[0].servers
+    (host,) = host_facts(session, [web.host_moref]).values()
+    assert host.name == web.host
+    assert (host.version, host.connection_state, host.in_maintenance) == ("8.0.3", "connected", False)
+    assert len(host.thumbprint.replace(":", "")) == 40
+
+
+def test_amp_11_the_connector_reaches_every_host(
+    sim: VCenterSimulator, session: VsphereSession, config_of: Configure
+) -> None:
+    refs = {
+        server.host_moref for r in resolve(session, [Selector(kind="folder", value="/dc1/vm")]) for server in r.servers
+    }
+    hosts = host_facts(session, refs)
+    assert len(hosts) == 2
+    reaches = probe_all(config_of(sim), hosts)
+    assert [(reach.reachable, reach.certificate_valid) for reach in reaches.values()] == [(True, True)] * 2
+    assert all(reach.error is None for reach in reaches.values())
+
+
+def test_datastores_with_their_free_space(session: VsphereSession) -> None:
+    vm = vm_of(session, "web01")
+    (store,) = datastore_facts(session, [vm])[vm]
+    assert (store.name, store.kind, store.accessible) == ("datastore1", "VMFS", True)
+    assert 0 < store.free <= store.capacity
+    assert store.free_pct == pytest.approx(100 * store.free / store.capacity)
+
+
+# --- privileges ---------------------------------------------------------------------------------------------------
+
+
+def test_sms_12_nothing_is_missing_for_an_administrator(session: VsphereSession) -> None:
+    vms = [vm_of(session, "web01"), vm_of(session, "off01")]
+    assert missing_privileges(session, vms) == {vm: [] for vm in vms}
+
+
+def test_sms_12_what_is_missing_is_named_by_object(sim: VCenterSimulator, config_of: Configure) -> None:
+    with connect(config_of(sim, username="limited", password="limited-pw")) as session:
+        vm = vm_of(session, "web01")
+        found = missing_privileges(session, [vm])[vm]
+    assert [(item.scope, item.name, item.privileges) for item in found] == [
+        ("vm", "web01", ("VApp.Export",)),
+        ("datastore", "datastore1", ("Datastore.Browse",)),
+    ]
+    assert {item.principal for item in found} == {"limited"}
+
+
+def test_sms_12_another_user_can_be_asked_about(session: VsphereSession) -> None:
+    vm = vm_of(session, "web01")
+    found = missing_privileges(session, [vm], principal="limited")[vm]
+    assert [(item.scope, item.privileges) for item in found] == [
+        ("vm", ("VApp.Export",)),
+        ("datastore", ("Datastore.Browse",)),
+    ]
+
+
+def test_sms_12_an_invented_privilege_is_granted_to_nobody(session: VsphereSession) -> None:
+    vm = vm_of(session, "web01")
+    required = {"vm": (*REQUIRED["vm"], "VirtualMachine.Teleport")}
+    (found,) = missing_privileges(session, [vm], required=required)[vm]  # type: ignore[arg-type]
+    assert found.privileges == ("VirtualMachine.Teleport",)
+
+
+def test_sms_12_where_we_may_not_look_we_hold_nothing(sim: VCenterSimulator, session: VsphereSession) -> None:
+    web, off = vm_of(session, "web01"), vm_of(session, "off01")
+    sim.rule(
+        kind="fault",
+        method="HasPrivilegeOnEntities",
+        fault="NoPermission",
+        args={"PrivilegeId": "System.View"},
+        times=2,
+    )
+    found = missing_privileges(session, [web, off], required={"vm": REQUIRED["vm"]})
+    assert [item.privileges for item in found[web]] == [REQUIRED["vm"]]
+    assert found[off] == []
+
+
+# --- power --------------------------------------------------------------------------------------------------------
+
+
+def test_power_is_read_and_awaited(session: VsphereSession) -> None:
+    vm = vm_of(session, "mute01")
+    assert power_state(session, vm) == "poweredOn"
+    wait_for_power(session, vm, "poweredOn", timeout=1, cancel=CancelFlag())
+    target = session.managed(vim.VirtualMachine, vm)
+    timer = threading.Timer(0.5, target.PowerOffVM_Task)
+    timer.start()
+    wait_for_power(session, vm, "poweredOff", timeout=20, cancel=CancelFlag(), server="mute01")
+    timer.join()
+    target.PowerOnVM_Task()
+    wait_for_power(session, vm, "poweredOn", timeout=20, cancel=CancelFlag())
+
+
+def test_waiting_for_power_ends_by_time_cancel_or_absence(session: VsphereSession) -> None:
+    vm = vm_of(session, "web01")
+    with pytest.raises(WaitTimeout, match="waiting for poweredOff") as told:
+        wait_for_power(session, vm, "poweredOff", timeout=0.5, cancel=CancelFlag(), server="web01")
+    assert told.value.where["server"] == "web01"
+    cancel = CancelFlag()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        wait_for_power(session, vm, "poweredOff", timeout=5, cancel=cancel)
+    with pytest.raises(NotFoundError):
+        power_state(session, "vm-4711")
+    with pytest.raises(NotFoundError):
+        wait_for_power(session, "vm-4711", "poweredOff", timeout=5, cancel=CancelFlag())

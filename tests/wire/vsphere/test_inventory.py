@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pyVmomi import vim
+
+from wavelift.adapters.vsphere.inventory import facts, list_summaries, resolve
+from wavelift.adapters.vsphere.properties import collect
+from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
+from wavelift.base.domain import ServerFacts
+from wavelift.base.errors import AmbiguousError, NotFoundError
+from wavelift.base.units import MIB
+from wavelift.rules.wave import Selector
+from wavelift.simulators import vcenter
+from wavelift.simulators.vcenter import VCenterSimulator
+
+pytestmark = pytest.mark.wire
+
+Configure = Callable[..., VsphereConfig]
+
+
+def name(value: str) -> Selector:
+    return Selector(kind="name", value=value)
+
+
+def one(session: VsphereSession, server: str) -> ServerFacts:
+    (resolution,) = resolve(session, [name(server)])
+    assert resolution.errors == ()
+    (found,) = resolution.servers
+    return found
+
+
+def test_every_vm_is_listed_with_its_path(session: VsphereSession) -> None:
+    paths = {vm.path: vm for vm in list_summaries(session)}
+    assert paths["/dc1/vm/prod/web01"].power == "poweredOn"
+    assert paths["/dc1/vm/prod/sub/off01"].power == "poweredOff"
+    assert paths["/dc1/vm/prod/gold"].template
+    assert {"/dc1/vm/prod/twin", "/dc1/vm/test/twin"} <= paths.keys()
+
+
+def test_facts_of_a_plain_server(session: VsphereSession) -> None:
+    server = one(session, "web01")
+    assert (server.name, server.path, server.power) == ("web01", "/dc1/vm/prod/web01", "poweredOn")
+    assert (server.guest_id, server.firmware, server.secure_boot) == ("ubuntu64Guest", "bios", False)
+    assert (server.tools_status, server.tools_running, server.ip_addresses) == ("toolsOk", True, ("10.0.0.5",))
+    assert server.hardware_version == "vmx-19"
+    assert (server.cpus, server.memory_mib) == (2, 2048)
+    assert server.host
+    assert server.host_version == "8.0.3"
+    assert server.instance_uuid
+    assert [(d.address, d.capacity, d.boot) for d in server.disks] == [
+        ("SCSI 0:0", 4 * MIB, True),
+        ("SCSI 0:1", 8 * MIB, False),
+    ]
+    assert server.disks[0].file.startswith("[datastore1] web01/")
+    assert server.disks[0].datastore == "datastore1"
+    assert server.cbt_supported
+    assert server.nics == 1
+
+
+def test_facts_that_preflight_stumbles_over(session: VsphereSession) -> None:
+    server = one(session, "hard01")
+    assert server.snapshots == ("before the update",)
+    assert len(server.cdrom_connected) == 1
+    assert "tools.iso" in server.cdrom_connected[0]
+    assert [disk.mode for disk in server.disks] == ["persistent", "independent_persistent", "persistent"]
+    assert server.disks[2].sharing == "sharingMultiWriter"
+    assert one(session, "consolidate01").consolidation_needed
+    assert not one(session, "mute01").tools_running
+
+
+def test_inv_11_ten_controllers_in_true_order(session: VsphereSession) -> None:
+    server = one(session, "many01")
+    assert [disk.address for disk in server.disks] == [
+        *("IDE 0:0", "IDE 1:0", "SATA 0:0", "SATA 1:0"),
+        *("SCSI 0:0", "SCSI 1:0", "SCSI 2:0", "SCSI 3:0", "NVMe 0:0", "NVMe 1:0"),
+    ]
+    keys = [disk.key for disk in server.disks]
+    assert keys != sorted(keys), "the simulator must not make sorting by key right by chance"
+    assert (server.firmware, server.secure_boot) == ("efi", True)
+    assert [disk.boot for disk in server.disks].index(True) == 0
+
+
+def test_trouble_bad_selectors_stop_only_themselves(session: VsphereSession) -> None:
+    wanted = [
+        name("nobody"),
+        name("web01"),
+        name("twin"),
+        Selector(kind="path", value="/dc1/vm/test/twin"),
+        Selector(kind="folder", value="/dc1/vm/prod"),
+        Selector(kind="folder", value="/dc1/vm/nowhere"),
+    ]
+    nobody, web, twin, path, folder, nowhere = resolve(session, wanted)
+    assert [type(error) for error in nobody.errors] == [NotFoundError]
+    assert [server.name for server in web.servers] == ["web01"]
+    (ambiguous,) = twin.errors
+    assert isinstance(ambiguous, AmbiguousError)
+    assert "/dc1/vm/prod/twin" in str(ambiguous)
+    assert "/dc1/vm/test/twin" in str(ambiguous)
+    assert [server.path for server in path.servers] == ["/dc1/vm/test/twin"]
+    assert sorted(server.name for server in folder.servers) == ["mute01", "off01", "twin", "web01"]
+    assert isinstance(nowhere.errors[0], NotFoundError)
+
+
+def test_facts_of_known_vms_keep_their_order_and_cost_little(sim: VCenterSimulator, session: VsphereSession) -> None:
+    listed = {vm.path: vm for vm in list_summaries(session) if vm.name in ("web01", "off01")}
+    refs = [vm.moref for vm in listed.values()]
+    before = total(sim)
+    found = facts(session, refs[::-1])
+    assert total(sim) - before <= 8
+    assert [server.moref for server in found] == refs[::-1]
+    assert {server.path for server in found} == set(listed)
+    with pytest.raises(NotFoundError):
+        facts(session, ["vm-4711"])
+
+
+def test_a_vm_that_vanished_does_not_stop_the_others(session: VsphereSession) -> None:
+    refs = [vm.moref for vm in list_summaries(session)]
+    found = collect(session, vim.VirtualMachine, [refs[0], "vm-4711", refs[1]], ["name"])
+    assert set(found) == set(refs[:2])
+
+
+# --- a thousand ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def big_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCenterSimulator]:
+    state: Path = tmp_path_factory.mktemp("big")
+    with vcenter.start(state, [], extra_vms=1000) as running:
+        yield running
+
+
+def total(sim: VCenterSimulator) -> int:
+    return sum(int(count) for count in sim.counters()["methods"].values())
+
+
+def test_calls_for_a_thousand_vms_are_bounded(big_sim: VCenterSimulator, config_of: Configure) -> None:
+    before = total(big_sim)
+    with connect(config_of(big_sim, timeout=60)) as session:
+        (everything,) = resolve(session, [Selector(kind="folder", value="/dc1/vm/bulk")])
+    assert len(everything.servers) == 1000
+    assert all(server.disks and server.path == f"/dc1/vm/bulk/{server.name}" for server in everything.servers)
+    assert total(big_sim) - before <= math.ceil(1000 / 500) + 10
+
+
+def test_calls_for_one_of_a_thousand_read_the_devices_of_one(big_sim: VCenterSimulator, config_of: Configure) -> None:
+    with connect(config_of(big_sim, timeout=60)) as session:
+        before, sent = total(big_sim), big_sim.counters()["paths"]["/sdk"]["bytes"]
+        (one_of_them,) = resolve(session, [name("bulk-0500")])
+        assert len(one_of_them.servers) == 1
+        assert total(big_sim) - before <= math.ceil(1000 / 500) + 3
+        assert big_sim.counters()["paths"]["/sdk"]["bytes"] - sent < 1024 * 2000, "devices of all VMs were read"

@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pyVmomi import vim
+
+from wavelift.adapters.vsphere.inventory import list_summaries
+from wavelift.adapters.vsphere.lease import ExportLease, LeaseBody
+from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
+from wavelift.adapters.vsphere.snapshots import ensure_snapshot, remove_snapshot, snapshot_disks
+from wavelift.base.domain import DiskFacts, SnapshotRef
+from wavelift.base.errors import (
+    BusyError,
+    Cancelled,
+    CorruptStreamError,
+    GuardError,
+    TlsError,
+    UnreachableError,
+    WaveliftError,
+)
+from wavelift.base.names import snapshot_name
+from wavelift.base.run import CancelFlag
+from wavelift.base.units import KIB, MIB
+from wavelift.simulators import vcenter
+from wavelift.simulators.vcenter import SimDisk, SimHost, SimVm, VCenterSimulator
+
+pytestmark = pytest.mark.wire
+
+Configure = Callable[..., VsphereConfig]
+Content = Callable[..., bytes]
+NAME = snapshot_name("demo.migrate/run-1/lease")
+
+
+@contextmanager
+def frozen(session: VsphereSession, server: str) -> Iterator[tuple[SnapshotRef, tuple[DiskFacts, ...]]]:
+    vm = next(vm.moref for vm in list_summaries(session) if vm.name == server)
+    ref = ensure_snapshot(session, vm, NAME, "", quiesce="never", cancel=CancelFlag())
+    try:
+        yield ref, snapshot_disks(session, ref.moref, server=server)
+    finally:
+        remove_snapshot(session, vm, NAME, cancel=CancelFlag())
+
+
+def lease_of(session: VsphereSession, ref: SnapshotRef, disks: tuple[DiskFacts, ...], **options: Any) -> ExportLease:
+    options.setdefault("cancel", CancelFlag())
+    return ExportLease(session, vm=ref.vm, snapshot=ref.moref, disks=disks, server=ref.server, **options)
+
+
+def read_all(body: LeaseBody, size: int = 64 * KIB) -> bytes:
+    buffer = bytearray(size)
+    parts = []
+    while count := body.readinto(buffer):
+        parts.append(bytes(buffer[:count]))
+    return b"".join(parts)
+
+
+def decoded(stream: bytes, folder: Path) -> bytes:
+    """By an independent reader."""
+    source, target = folder / "stream.vmdk", folder / "stream.raw"
+    source.write_bytes(stream)
+    subprocess.run(["qemu-img", "convert", "-f", "vmdk", "-O", "raw", source, target], check=True)
+    return target.read_bytes()
+
+
+def test_every_disk_arrives_as_it_was_frozen(
+    sim: VCenterSimulator, session: VsphereSession, content: Content, tmp_path: Path
+) -> None:
+    with frozen(session, "web01") as (ref, disks):
+        # The guest goes on writing; a reader that ignored the snapshot would see it.
+        sim.guest_write("web01", 0, 0, b"written after the snapshot")
+        seen = []
+        with lease_of(session, ref, disks, percent=lambda: 42) as lease:
+            for disk in disks:
+                body = lease.open(disk)
+                seen.append(decoded(read_all(body), tmp_path))
+                assert body.finished
+        assert seen == [content(1), content(2, 8 * MIB)]
+    sim.guest_write("web01", 0, 0, content(1)[:26])
+
+
+def test_inv_11_ten_disks_are_told_apart_by_their_keys(
+    session: VsphereSession, content: Content, controllers: tuple[tuple[str, int], ...], tmp_path: Path
+) -> None:
+    kinds = {"ide": "IDE", "sata": "SATA", "pvscsi": "SCSI", "lsisas": "SCSI", "lsilogic": "SCSI", "nvme": "NVMe"}
+    seeds = {f"{kinds[kind]} {bus}:0": 100 + at for at, (kind, bus) in enumerate(controllers)}
+    with frozen(session, "many01") as (ref, disks):
+        assert len(disks) == 10
+        with lease_of(session, ref, disks) as lease:
+            for disk in disks:
+                assert decoded(read_all(lease.open(disk)), tmp_path) == content(seeds[disk.address]), disk.address
+
+
+def test_several_bodies_at_once(session: VsphereSession, content: Content, tmp_path: Path) -> None:
+    with frozen(session, "web01") as (ref, disks), lease_of(session, ref, disks) as lease:
+        streams: dict[str, bytes] = {}
+
+        def fetch(disk: DiskFacts) -> None:
+            streams[disk.address] = read_all(lease.open(disk), 4 * KIB)
+
+        threads = [threading.Thread(target=fetch, args=(disk,)) for disk in disks]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert decoded(streams["SCSI 0:0"], tmp_path) == content(1)
+        assert decoded(streams["SCSI 0:1"], tmp_path) == content(2, 8 * MIB)
+
+
+def calls(sim: VCenterSimulator, method: str) -> int:
+    return int(sim.counters()["methods"].get(method, 0))
+
+
+def test_success_completes_and_error_aborts(sim: VCenterSimulator, session: VsphereSession) -> None:
+    with frozen(session, "off01") as (ref, disks):
+        completed, aborted = calls(sim, "HttpNfcLeaseComplete"), calls(sim, "HttpNfcLeaseAbort")
+        with lease_of(session, ref, disks) as lease:
+            read_all(lease.open(disks[0]))
+            assert [item["vm"] for item in sim.state()["leases"]] == ["off01"]
+        assert sim.state()["leases"] == []
+        assert calls(sim, "HttpNfcLeaseComplete") == completed + 1
+        with pytest.raises(RuntimeError):
+            with lease_of(session, ref, disks) as lease:
+                lease.open(disks[0]).readinto(bytearray(10))
+                raise RuntimeError("anything")
+        assert sim.state()["leases"] == []
+        assert calls(sim, "HttpNfcLeaseAbort") == aborted + 1
+
+
+def test_a_slow_reader_keeps_its_lease_by_signs_of_life(sim: VCenterSimulator, session: VsphereSession) -> None:
+    """The simulator's leases die after two seconds without progress."""
+    percent = iter([10, 5, 500, *([60] * 1000)])
+    before = sim.counters()["methods"].get("HttpNfcLeaseProgress", 0)
+    with (
+        frozen(session, "off01") as (ref, disks),
+        lease_of(session, ref, disks, percent=lambda: next(percent)) as lease,
+    ):
+        body = lease.open(disks[0])
+        body.readinto(bytearray(10))
+        time.sleep(3.5)
+        read_all(body)
+    assert sim.counters()["methods"]["HttpNfcLeaseProgress"] - before >= 6
+
+
+def test_trouble_a_lease_that_times_out_cuts_its_readers_off(sim: VCenterSimulator, session: VsphereSession) -> None:
+    with frozen(session, "web01") as (ref, disks):
+        sim.rule(kind="fault", method="HttpNfcLeaseProgress", fault="Timedout", skip=1, times=0)
+        sim.rule(kind="nfc", action="slow", rate=200_000, times=0)
+        started = time.monotonic()
+        with pytest.raises(UnreachableError, match=r"lease has ended: Timedout") as told:
+            with lease_of(session, ref, disks) as lease:
+                read_all(lease.open(disks[1]))
+        assert time.monotonic() - started < 10
+        assert told.value.where["server"] == "web01"
+        assert told.value.retryable
+
+
+def test_trouble_a_lease_that_dies_says_why(sim: VCenterSimulator, session: VsphereSession) -> None:
+    with frozen(session, "web01") as (ref, disks):
+        sim.rule(kind="lease", action="dies", delay=0.5, fault="GenericVmConfigFault")
+        sim.rule(kind="nfc", action="slow", rate=200_000, times=0)
+        with pytest.raises(UnreachableError, match="lease has ended"):
+            with lease_of(session, ref, disks) as lease:
+                read_all(lease.open(disks[1]))
+
+
+def test_trouble_a_lease_that_never_gets_ready(sim: VCenterSimulator, session: VsphereSession) -> None:
+    with frozen(session, "off01") as (ref, disks):
+        sim.rule(kind="lease", action="never_ready", times=1)
+        with pytest.raises(WaveliftError):
+            with lease_of(session, ref, disks, ready_timeout=1.0):
+                pytest.fail("the lease was never ready")
+
+
+def test_trouble_a_lease_that_fails_instead_of_getting_ready(sim: VCenterSimulator, session: VsphereSession) -> None:
+    with frozen(session, "off01") as (ref, disks):
+        sim.rule(kind="lease", action="error", fault="FileLocked", args={"File": "x.vmdk"}, times=1)
+        with pytest.raises(BusyError, match="FileLocked"):
+            with lease_of(session, ref, disks):
+                pytest.fail("the lease was never ready")
+
+
+@pytest.mark.parametrize("after", [0, 100_001])
+def test_trouble_a_cut_names_disk_and_bytes(sim: VCenterSimulator, session: VsphereSession, after: int) -> None:
+    with frozen(session, "web01") as (ref, disks):
+        sim.rule(kind="nfc", action="cut", bytes=after, times=1)
+        parts: list[LeaseBody] = []
+        with pytest.raises(UnreachableError, match="broke off after") as told:
+            with lease_of(session, ref, disks) as lease:
+                parts.append(lease.open(disks[0]))
+                read_all(parts[0])
+        assert told.value.where["disk"] == "SCSI 0:0"
+        assert told.value.where["server"] == "web01"
+        assert not any(body.finished or body.received > after for body in parts)
+
+
+@pytest.mark.parametrize("status", [401, 404, 500, 503])
+def test_trouble_a_refused_body_says_the_status(sim: VCenterSimulator, session: VsphereSession, status: int) -> None:
+    with frozen(session, "off01") as (ref, disks):
+        sim.rule(kind="nfc", action="status", status=status, times=1)
+        with pytest.raises(UnreachableError, match=str(status)):
+            with lease_of(session, ref, disks) as lease:
+                lease.open(disks[0])
+
+
+def test_a_cancel_closes_the_sockets_at_once(sim: VCenterSimulator, session: VsphereSession) -> None:
+    with frozen(session, "web01") as (ref, disks):
+        sim.rule(kind="nfc", action="slow", rate=20_000, times=0)
+        cancel = CancelFlag()
+        timer = threading.Timer(0.5, cancel.set)
+        timer.start()
+        started = time.monotonic()
+        with pytest.raises(Cancelled):
+            with lease_of(session, ref, disks, cancel=cancel) as lease:
+                read_all(lease.open(disks[0]), MIB)
+        timer.join()
+        assert time.monotonic() - started < 4
+
+
+def test_trouble_the_session_ends_in_mid_transfer(
+    sim: VCenterSimulator, session: VsphereSession, config_of: Configure
+) -> None:
+    with frozen(session, "web01") as (ref, disks):
+        sim.rule(kind="nfc", action="slow", rate=200_000, times=0)
+        with connect(config_of(sim)) as admin:
+            key = session.session_key
+            timer = threading.Timer(0.5, lambda: admin.content.sessionManager.TerminateSession([key]))
+            timer.start()
+            with pytest.raises(UnreachableError, match=r"ended|broke off"):
+                with lease_of(session, ref, disks) as lease:
+                    read_all(lease.open(disks[1]))
+            timer.join()
+        sim.clear_rules()
+        with lease_of(session, ref, disks) as lease:  # a retry signs in again
+            assert read_all(lease.open(disks[0]))
+
+
+@pytest.mark.parametrize("leases", ["break", "keep"])
+def test_sms_14_a_move_during_the_export_fails_it_and_says_so(
+    sim: VCenterSimulator, session: VsphereSession, leases: Literal["break", "keep"]
+) -> None:
+    with frozen(session, "off01") as (ref, disks):
+        here = next(vm["host"] for vm in sim.state()["vms"] if vm["name"] == "off01")
+        there = next(name for name in sim.hosts if name != here)
+        sim.rule(kind="nfc", action="slow", rate=1_000_000)
+        with pytest.raises(GuardError, match="moved to another host") as told:
+            with lease_of(session, ref, disks) as lease:
+                body = lease.open(disks[0])
+                body.readinto(bytearray(100))
+                sim.migrate("off01", there, leases=leases)
+                read_all(body)
+        assert told.value.retryable
+        sim.clear_rules()
+        with lease_of(session, ref, disks) as lease:  # from there it can be read
+            assert read_all(lease.open(disks[0]))
+
+
+def test_inv_11_another_set_of_disks_stops(session: VsphereSession) -> None:
+    with frozen(session, "web01") as (ref, disks):
+        with pytest.raises(GuardError, match="unexpected ParaVirtualSCSIController0:1"):
+            with lease_of(session, ref, disks[:1]):
+                pytest.fail("a lease of other disks was accepted")
+
+
+def test_the_manifest_s_checksums_are_compared(sim: VCenterSimulator, session: VsphereSession) -> None:
+    with frozen(session, "off01") as (ref, disks):
+        with lease_of(session, ref, disks, check_manifest=True) as lease:
+            body = lease.open(disks[0])
+            read_all(body)
+            assert len(body.sha1) == 40
+        with pytest.raises(CorruptStreamError, match="not what the host sent"):
+            with lease_of(session, ref, disks, check_manifest=True) as lease:
+                body = lease.open(disks[0])
+                read_all(body)
+                body._body._sha1.update(b"a flipped bit")  # type: ignore[union-attr]
+
+
+def test_trouble_a_truncated_body_does_not_pass_the_manifest(sim: VCenterSimulator, session: VsphereSession) -> None:
+    with frozen(session, "off01") as (ref, disks):
+        sim.rule(kind="nfc", action="truncate", bytes=70_000, times=1)
+        with pytest.raises(WaveliftError, match="manifest"):
+            with lease_of(session, ref, disks, check_manifest=True) as lease:
+                read_all(lease.open(disks[0]))
+
+
+def test_a_privilege_that_is_missing_is_named(
+    sim: VCenterSimulator, session: VsphereSession, config_of: Configure
+) -> None:
+    with frozen(session, "off01") as (ref, disks):
+        with connect(config_of(sim, username="limited", password="limited-pw")) as limited:
+            with pytest.raises(WaveliftError, match=r"lacks VApp\.Export"):
+                with lease_of(limited, ref, disks):
+                    pytest.fail("exported without the right")
+
+
+# --- ESXi's certificate -------------------------------------------------------------------------------------------
+
+
+def test_amp_12_vcenter_vouches_for_the_host_that_serves(
+    sim: VCenterSimulator, config_of: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(config_of(sim)) as session, frozen(session, "off01") as (ref, disks):
+        with lease_of(session, ref, disks) as lease:
+            body = lease.open(disks[0])
+            assert body.target.host != sim.host, "the simulator must serve from a host of its own"
+            read_all(body)
+    assert "NOT checked" not in caplog.text
+
+
+WRONG = ":".join(["AA"] * 20)
+
+
+@contextmanager
+def other_vcenter(folder: Path, raw: Path, *hosts: SimHost, **options: Any) -> Iterator[VCenterSimulator]:
+    vm = SimVm(name="off01", power="poweredOff", disks=[SimDisk(raw=raw)])
+    with vcenter.start(folder / "state", [vm], hosts=hosts or (SimHost(),), **options) as running:
+        yield running
+
+
+@pytest.fixture
+def raw(tmp_path: Path, content: Content) -> Path:
+    file = tmp_path / "other.raw"
+    file.write_bytes(content(42))
+    return file
+
+
+def export_one(config: VsphereConfig, folder: Path) -> bytes:
+    with connect(config) as session, frozen(session, "off01") as (ref, disks):
+        with lease_of(session, ref, disks) as lease:
+            return decoded(read_all(lease.open(disks[0])), folder)
+
+
+def test_amp_12_a_host_whose_certificate_is_not_the_reported_one_is_refused(
+    raw: Path, config_of: Configure, tmp_path: Path
+) -> None:
+    with other_vcenter(tmp_path, raw, SimHost(thumbprint=WRONG)) as sim:
+        with pytest.raises(TlsError, match="not the pinned one") as told:
+            export_one(config_of(sim), tmp_path)
+        assert "esxi_mode" in told.value.next_step
+        assert sim.counters()["paths"].get("/nfc", {"requests": 0})["requests"] == 0
+        with pytest.raises(TlsError):
+            export_one(config_of(sim, esxi_mode="pin", esxi_thumbprints=(WRONG,)), tmp_path)
+        assert sim.state()["leases"] == []
+
+
+@pytest.mark.parametrize(
+    ("certificate", "fault"), [("expired", "expired"), ("wrong_name", "host name"), ("self_signed", "unknown issuer")]
+)
+def test_sms_16_a_bad_host_certificate_is_named_and_vcenter_s_word_overrides_it(
+    raw: Path, config_of: Configure, tmp_path: Path, content: Content, certificate: Any, fault: str
+) -> None:
+    with other_vcenter(tmp_path, raw, SimHost(certificate=certificate)) as sim:
+        with pytest.raises(TlsError) as told:
+            export_one(config_of(sim, esxi_mode="ca"), tmp_path)
+        assert told.value.where["fault"] == fault
+        assert "esxi_mode" in told.value.next_step
+        assert export_one(config_of(sim), tmp_path) == content(42)
+
+
+@pytest.mark.parametrize("lease_host", ["*", "vcenter"])
+def test_a_lease_served_by_vcenter_itself_uses_its_policy(
+    raw: Path, config_of: Configure, tmp_path: Path, content: Content, lease_host: Any
+) -> None:
+    with other_vcenter(tmp_path, raw, lease_host=lease_host) as sim:
+        assert export_one(config_of(sim, esxi_mode="pin", esxi_thumbprints=(WRONG,)), tmp_path) == content(42)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "fault"), [("expired", "expired"), ("wrong_name", "host name"), ("self_signed", "unknown issuer")]
+)
+def test_sms_16_a_bad_vcenter_certificate_is_named_and_a_pin_overrides_it(
+    raw: Path, config_of: Configure, tmp_path: Path, content: Content, certificate: Any, fault: str
+) -> None:
+    with other_vcenter(tmp_path, raw, certificate=certificate) as sim:
+        with pytest.raises(TlsError) as told:
+            export_one(config_of(sim), tmp_path)
+        assert told.value.where["fault"] == fault
+        assert sim.counters()["methods"] == {}, "something was sent over a connection that is not trusted"
+        pinned = config_of(sim, ca_bundle=None, certificate_mode="thumbprint", thumbprint=sim.thumbprint)
+        assert export_one(pinned, tmp_path) == content(42)
+
+
+def test_amp_12_ignoring_is_logged_loudly(
+    sim: VCenterSimulator, config_of: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(config_of(sim, esxi_mode="ignore")) as session, frozen(session, "off01") as (ref, disks):
+        with caplog.at_level(logging.WARNING), lease_of(session, ref, disks) as lease:
+            read_all(lease.open(disks[0]))
+    assert "NOT checked" in caplog.text
+
+
+def test_while_a_lease_is_held_the_vm_is_not_powered_on(sim: VCenterSimulator, session: VsphereSession) -> None:
+    """What pre-flight says; and the proof that leases are let go."""
+    with frozen(session, "off01") as (ref, disks):
+        target = session.managed(vim.VirtualMachine, ref.vm)
+        with lease_of(session, ref, disks) as lease:
+            read_all(lease.open(disks[0]))
+            with pytest.raises(BusyError):
+                session.change(target.PowerOnVM_Task)

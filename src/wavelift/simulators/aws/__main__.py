@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         }
     )
     try:
-        server.serve_forever(poll_interval=0.5)
+        server.serve_forever(poll_interval=0.1)
     finally:
         server.server_close()
         world.close()

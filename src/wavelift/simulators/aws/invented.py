@@ -27,6 +27,16 @@ PHASES: Final = (
     Phase("preparing ami", 76),
 )
 """The messages have been seen in practice, the percentages are ours."""
+OTHER_STATES: Final = {
+    "pending": "contemplating",
+    "validating": "validating",
+    "validated": "validated",
+    "converting": "converting",
+    "updating": "updating",
+    "booting": "booting",
+    "preparing ami": "preparing ami",
+}
+"""Status by phase under the setting ``other_words``: what is documented where it is, unknown words elsewhere."""
 LIMIT_CODE: Final = "ResourceCountLimitExceeded"
 LIMIT_MESSAGE: Final = "You have reached the limit of {limit} concurrent import tasks in this region."
 UNKNOWN_TASK_CODE: Final = "InvalidConversionTaskId"

@@ -6,6 +6,7 @@ import json
 import ssl
 import subprocess
 import sys
+import threading
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ class AwsSimulator:
         self.region: str = hello["region"]
         self.access_key, self.secret_key = ACCESS_KEY, SECRET_KEY
         self.pid: int = hello["pid"]
+        self._making = threading.Lock()  # boto3 sessions are not made for threads, and dear: they load the models
+        self._session: Any = None
         self._tls = ssl.create_default_context(cafile=str(self.ca_file)) if self.ca_file else None
 
     def __enter__(self) -> Self:
@@ -127,7 +130,12 @@ class AwsSimulator:
 
     def client(self, service: str, **options: Any) -> Any:
         """A plain boto3 client with the permanent keys; ``options`` go to ``Session.client``."""
-        return self.session().client(service, **{"endpoint_url": self.endpoint_url, "verify": self.verify, **options})
+        with self._making:
+            if self._session is None:
+                self._session = self.session()
+            return self._session.client(
+                service, **{"endpoint_url": self.endpoint_url, "verify": self.verify, **options}
+            )
 
     def session(self, **credentials: str) -> Any:
         """A boto3 session in the region, by default with the permanent keys."""

@@ -15,7 +15,6 @@ from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from wavelift.simulators.aws.control import CONTROL, Control
 from wavelift.simulators.aws.errors import AwsError, render
@@ -86,16 +85,16 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _serve(self) -> None:
-        parts = urlsplit(self.path)
+        path, _, query = self.path.partition("?")
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = Body(self.rfile, headers, on_start=self._give_leave)
-        request = Request(self.command, parts.path, parts.query, headers, body, str(uuid.uuid4()))
+        request = Request(self.command, path, query, headers, body, str(uuid.uuid4()))
         try:
-            if parts.path.startswith(CONTROL):
+            if path.startswith(CONTROL):
                 self._send(request, self.server.control.handle(request), None)
             else:
                 self._call(request)
-            self._settle(body)
+            self.wfile.flush()
         except ConnectionCut:
             self._reset()
         except BodyBroken:
@@ -139,14 +138,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response_only(response.status, _reason(response.status))
         headers = {"Server": "AmazonS3" if request.service == "s3" else "simulator", "Date": self.date_time_string()}
         headers |= {"x-amz-request-id": request.request_id, **response.headers}
-        if response.status not in {204, 304}:
+        bodiless = response.status in {204, 304}
+        if not bodiless:
             headers.setdefault("Content-Length", str(response.size))
         if self.close_connection:
             headers["Connection"] = "close"
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if request.method == "HEAD":
+        if request.method == "HEAD" or bodiless:
             return 0
         return self._send_body(response.pieces(), limit)
 
@@ -170,9 +170,6 @@ class Handler(BaseHTTPRequestHandler):
             body.drain()
         except BodyBroken:
             self.close_connection = True
-
-    def _settle(self, body: Body) -> None:
-        self.wfile.flush()
 
     def _reset(self) -> None:
         """Close with RST, as a cut line looks like."""

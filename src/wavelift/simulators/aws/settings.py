@@ -37,6 +37,8 @@ class Settings:
     """PutSnapshotBlock calls in flight before ConcurrentLimitExceededException; 0 means no limit."""
     block_token_seconds: float = 7 * 24 * 60 * MINUTE
     evidence: bool = True
+    other_words: bool = False
+    """Imports describe themselves in other invented words: what still works with it did not depend on them."""
 
     def update(self, values: Mapping[str, Any]) -> None:
         """Set fields by name. Raises ValueError for an unknown name or a value of the wrong kind."""

@@ -53,7 +53,9 @@ class World:
             faults=self.faults,
             surroundings=self,
         )
-        self._s3 = S3Api(self.s3, settings, self, self.moto.knows_key)
+        self._s3 = S3Api(
+            self.s3, settings=settings, counters=self.counters, watcher=self, knows_key=self.moto.knows_key
+        )
         self._ebs = EbsApi(self.ebs, self.clock, settings, self.moto.knows_key)
         self._sts = StsApi(self)
 

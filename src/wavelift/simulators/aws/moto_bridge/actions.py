@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from moto.core.responses import ActionResult, EmptyResult
+from moto.ec2.exceptions import InvalidInstanceTypeError
 
 from wavelift.simulators.aws.ebs.snapshot import COMPLETED
 from wavelift.simulators.aws.errors import AwsError
@@ -17,7 +18,6 @@ from wavelift.simulators.aws.moto_bridge.resources import SimAmi
 if TYPE_CHECKING:
     from wavelift.simulators.aws.world import World
 
-RUNNING: Final = ("running", 16)
 PENDING: Final = ("pending", 0)
 RESERVED_ADDRESSES: Final = 4
 """The first four addresses of a subnet, and its last, are AWS's own."""
@@ -102,7 +102,7 @@ class Ec2Actions:
     # instances
 
     def run_instances(self) -> ActionResult:
-        backend, world = self.ec2_backend, self.world
+        world = self.world
         token = self._get_param("ClientToken") or ""
         fingerprint = json.dumps(plain(self.params), sort_keys=True, default=str)
         if token in world.launches:
@@ -117,13 +117,16 @@ class Ec2Actions:
         image = self._launch_image()
         self._check_address()
         self.params["BlockDeviceMappings"] = _merged(image, plain(self._get_param("BlockDeviceMappings") or []))
-        result: ActionResult = super().run_instances()  # type: ignore[misc]
+        try:
+            result: ActionResult = super().run_instances()  # type: ignore[misc]
+        except InvalidInstanceTypeError:
+            wrong = self._get_param("InstanceType")
+            raise AwsError("InvalidParameterValue", f"Invalid value '{wrong}' for InstanceType.", 400) from None
         reservation = result.result
         for instance in reservation.instances:
             self._dress(instance, image)
         if token:
             world.launches[token] = (fingerprint, reservation)
-        backend.describe_instances()
         return result
 
     def _launch_image(self) -> Any:

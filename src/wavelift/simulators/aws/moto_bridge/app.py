@@ -137,7 +137,9 @@ class MotoApp:
             if found is None:
                 return None
             documents = [load(text) for text in found.policies.values()]
-            documents += [load(policy.document) for policy in found.managed_policies.values()]
+            for policy in found.managed_policies.values():
+                current = (item for item in policy.versions if item.version_id == policy.default_version_id)
+                documents += [load(item.document) for item in current]
             return Role(str(found.arn), load(found.assume_role_policy_document), documents)
 
     def knows_key(self, key: str) -> bool:

@@ -10,10 +10,10 @@ from urllib.parse import urlparse
 from moto.core.responses import ActionResult
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.invented import DEVICE_NAMES, NO_OBJECT_MESSAGE, NO_ROLE_MESSAGE
+from wavelift.simulators.aws.invented import DEVICE_NAMES, NO_OBJECT_MESSAGE, NO_ROLE_MESSAGE, OTHER_STATES
 from wavelift.simulators.aws.moto_bridge.actions import plain
 from wavelift.simulators.aws.vmimport import roles
-from wavelift.simulators.aws.vmimport.tasks import COMPLETED, Disk, ImportTask
+from wavelift.simulators.aws.vmimport.tasks import ACTIVE, COMPLETED, Disk, ImportTask
 
 if TYPE_CHECKING:
     from wavelift.simulators.aws.world import World
@@ -53,7 +53,7 @@ class ImportActions:
         self.error_on_dryrun()
         tags = self._parse_tag_specification().get("import-image-task", {})
         task = self.world.imports.submit(request, disks, tags=tags, token=request.get("ClientToken") or "")
-        return ActionResult(_described(task))
+        return ActionResult(self._describe(task))
 
     def _disk(self, item: Mapping[str, Any]) -> Disk:
         disk = Disk(str(item.get("Format") or "").upper(), item.get("Description") or "")
@@ -97,7 +97,7 @@ class ImportActions:
         request = plain(self.params)
         self.error_on_dryrun()
         if ids := request.get("ImportTaskIds") or []:
-            return ActionResult({"ImportImageTasks": [_described(self.world.imports.find(item)) for item in ids]})
+            return ActionResult({"ImportImageTasks": [self._describe(self.world.imports.find(item)) for item in ids]})
         tasks = self.world.imports.all()
         for item in request.get("Filters") or []:
             if item.get("Name") not in FILTERS:
@@ -105,10 +105,13 @@ class ImportActions:
             tasks = [task for task in tasks if task.status in (item.get("Values") or [])]
         start = _offset(request.get("NextToken") or "")
         size = int(request.get("MaxResults") or len(tasks) or 1)
-        answer: dict[str, Any] = {"ImportImageTasks": [_described(task) for task in tasks[start : start + size]]}
+        answer: dict[str, Any] = {"ImportImageTasks": [self._describe(task) for task in tasks[start : start + size]]}
         if start + size < len(tasks):
             answer["NextToken"] = base64.b64encode(str(start + size).encode()).decode()
         return ActionResult(answer)
+
+    def _describe(self, task: ImportTask) -> dict[str, Any]:
+        return _described(task, other_words=self.world.settings.other_words)
 
     def cancel_import_task(self) -> ActionResult:
         task_id = self._get_param("ImportTaskId") or ""
@@ -143,25 +146,33 @@ def _check_request(request: Mapping[str, Any]) -> None:
         raise AwsError("InvalidParameterDependency", "KmsKeyId requires Encrypted", 400)
 
 
-def _described(task: ImportTask) -> dict[str, Any]:
+def _described(task: ImportTask, *, other_words: bool) -> dict[str, Any]:
     request = task.request
     kept = ("Description", "Hypervisor", "KmsKeyId", "LicenseType", "Platform", "UsageOperation", "BootMode")
     answer: dict[str, Any] = {name: request[name] for name in kept if request.get(name)}
     answer |= {
         "ImportTaskId": task.id,
-        "Status": task.status,
         "Architecture": request.get("Architecture") or "x86_64",
         "Encrypted": bool(request.get("Encrypted")),
         "SnapshotDetails": [_detail(task, disk) for disk in task.disks],
         "Tags": [{"Key": key, "Value": value} for key, value in task.tags.items()],
+        **_standing(task, other_words),
     }
-    if task.message:
-        answer["StatusMessage"] = task.message
-    if task.active:
-        answer["Progress"] = str(task.phase.progress)
     if task.image_id:
         answer["ImageId"] = task.image_id
     return answer
+
+
+def _standing(task: ImportTask, other_words: bool) -> dict[str, str]:
+    """Status, message and progress."""
+    if other_words and task.status == ACTIVE:
+        return {"Status": OTHER_STATES[task.phase.message]}
+    standing = {"Status": task.status}
+    if task.message:
+        standing["StatusMessage"] = task.message
+    if task.active:
+        standing["Progress"] = str(task.phase.progress)
+    return standing
 
 
 def _detail(task: ImportTask, disk: Disk) -> dict[str, Any]:

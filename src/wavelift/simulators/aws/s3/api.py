@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
-from pathlib import Path
+from io import FileIO
 from typing import Final, Protocol
 
+from wavelift.simulators.aws.counters import Counters
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.message import CHUNK, Request, Response
 from wavelift.simulators.aws.s3 import listing, xml
@@ -45,8 +46,16 @@ class Watcher(Protocol):
 
 
 class S3Api(UploadCalls):
-    def __init__(self, store: S3Store, settings: Settings, watcher: Watcher, knows_key: Callable[[str], bool]) -> None:
-        super().__init__(store, watcher, knows_key)
+    def __init__(
+        self,
+        store: S3Store,
+        *,
+        settings: Settings,
+        counters: Counters,
+        watcher: Watcher,
+        knows_key: Callable[[str], bool],
+    ) -> None:
+        super().__init__(store, counters=counters, watcher=watcher, knows_key=knows_key)
         self._settings = settings
         self._calls: dict[str, Callable[[Request], Response]] = {
             "ListBuckets": self._list_buckets,
@@ -169,7 +178,14 @@ class S3Api(UploadCalls):
         if request.method == "HEAD":
             headers["Content-Length"] = str(length)
             return Response(status, headers)
-        return Response(status, headers, stream=_read(stored.path, first, length), length=length)
+        return Response(status, headers, stream=_read(self._open(stored), first, length), length=length)
+
+    def _open(self, stored: StoredObject) -> FileIO:
+        """Opened before the answer starts: an object may be overwritten while it is read."""
+        try:
+            return stored.path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise AwsError("NoSuchKey", "The specified key does not exist.", 404, {"Key": stored.key}) from None
 
     def _delete_object(self, request: Request) -> Response:
         self.store.delete_object(*address(request))
@@ -252,13 +268,13 @@ def _checksum_headers(stored: StoredObject) -> dict[str, str]:
     return {**values, "x-amz-checksum-type": stored.checksum_type}
 
 
-def _read(path: Path, first: int, length: int) -> Iterator[memoryview]:
+def _read(source: FileIO, first: int, length: int) -> Iterator[memoryview]:
     buffer = memoryview(bytearray(min(CHUNK, length) or 1))
-    with path.open("rb", buffering=0) as source:
+    with source:
         source.seek(first)
         while length:
             count = source.readinto(buffer[:length])
             if not count:
-                raise OSError(f"{path} is shorter than it was")
+                raise OSError(f"{source.name!r} is shorter than it was")
             length -= count
             yield buffer[:count]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from wavelift.simulators.aws.counters import Counters
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.message import Request, Response
 from wavelift.simulators.aws.s3 import listing, xml
@@ -19,8 +20,12 @@ CHECKSUM_TYPES: Final = ("COMPOSITE", "FULL_OBJECT")
 
 
 class UploadCalls:
-    def __init__(self, store: S3Store, watcher: Watcher, knows_key: Callable[[str], bool]) -> None:
-        self.store, self.watcher, self.knows_key = store, watcher, knows_key
+    """Counts under ``s3.parts``: parts ``stored``, and those ``repeated`` with the bytes that were there already."""
+
+    def __init__(
+        self, store: S3Store, *, counters: Counters, watcher: Watcher, knows_key: Callable[[str], bool]
+    ) -> None:
+        self.store, self.counters, self.watcher, self.knows_key = store, counters, watcher, knows_key
 
     def upload_calls(self) -> dict[str, Callable[[Request], Response]]:
         return {
@@ -63,7 +68,11 @@ class UploadCalls:
         _check_algorithm(request, upload)
         with self.store.incoming() as path:
             got = receive(request, path)
+            old = upload.parts.get(request.part)
             self.store.put_part(upload, request.part, path, etag=got.etag, checksums=got.checksums)
+        self.counters.add("s3.parts", "stored")
+        if old is not None and (old.etag, old.size) == (got.etag, got.size):
+            self.counters.add("s3.parts", "repeated")
         stated = {f"x-amz-checksum-{name.lower()}": value for name, value in got.checksums.items()}
         return Response(200, {"ETag": f'"{got.etag}"', **stated})
 

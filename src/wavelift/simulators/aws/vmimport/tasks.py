@@ -70,6 +70,7 @@ class ImportTask:
     phase: Phase = PHASES[0]
     message: str = PHASES[0].message
     image_id: str = ""
+    committed: bool = False
     cancel: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -140,7 +141,7 @@ class ImportTasks:
         task = self.find(task_id)
         with self._lock:
             previous = task.status
-            if not task.active:
+            if not task.active or task.committed:
                 raise AwsError(
                     "IncorrectState", f"The import task {task_id} is {previous} and cannot be cancelled", 400
                 )
@@ -166,7 +167,6 @@ class ImportTasks:
         steps: dict[str, Callable[[ImportTask], None]] = {
             "validating": self._validate,
             "converting": self._convert,
-            "preparing ami": self._prepare,
         }
         try:
             for phase in PHASES:
@@ -174,6 +174,8 @@ class ImportTasks:
                 if (step := steps.get(phase.message)) is not None:
                     step(task)
                 self._dwell(task)
+            self._commit(task)
+            task.image_id = self._surroundings.register_import(task)
             self._end(task, COMPLETED, "")
         except Cancelled:
             self._undo(task)
@@ -260,12 +262,16 @@ class ImportTasks:
         disk.base.present.update(data_blocks(disk.base.path))
         return disk.base
 
-    def _prepare(self, task: ImportTask) -> None:
+    def _commit(self, task: ImportTask) -> None:
+        """From here on the image comes: a cancellation is too late."""
+        with self._lock:
+            if task.cancel.is_set():
+                raise Cancelled
+            task.committed = True
         for disk in task.disks:
             for made in (disk.base, disk.snapshot):
                 if made is not None:
                     self._store.finish(made)
-        task.image_id = self._surroundings.register_import(task)
 
     def _undo(self, task: ImportTask) -> None:
         """A failed import leaves no snapshot."""

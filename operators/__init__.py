@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wavelift.operators.preflight import PreflightOperator
     from wavelift.operators.slots import ReleaseOperator, ReserveOperator
     from wavelift.operators.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
-    from wavelift.operators.verify import VerifyOperator
+    from wavelift.operators.verify import VerifyImportedOperator, VerifyOperator
 
 _HOME = {
     "AdmitOperator": "admit",
@@ -30,6 +30,7 @@ _HOME = {
     "RemoveSnapshotOperator": "snapshot",
     "ReportOperator": "admit",
     "ReserveOperator": "slots",
+    "VerifyImportedOperator": "verify",
     "VerifyOperator": "verify",
     "VmExportOperator": "export",
     "VmSnapshotOperator": "snapshot",
@@ -46,6 +47,7 @@ __all__ = [
     "RemoveSnapshotOperator",
     "ReportOperator",
     "ReserveOperator",
+    "VerifyImportedOperator",
     "VerifyOperator",
     "VmExportOperator",
     "VmSnapshotOperator",

@@ -29,15 +29,14 @@ class PreflightOperator(WaveliftOperator):
         self.admitted = admitted
 
     def work(self, context: Context) -> list[dict[str, Any]]:
-        from wavelift.services.dataplane.preflight import run_preflight
-
         from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.cleanup import sweep
         from wavelift.services.dataplane.messages import Admitted
+        from wavelift.services.dataplane.preflight import run_preflight
 
         admitted = Admitted.load(self.admitted)
-        if admitted.mode == "launch":
+        if admitted.mode in ("launch", "verify"):
             return []
         environment = admitted.wave.environment
         access = VmImportHook.of(environment.aws_conn_id, environment.region).access()

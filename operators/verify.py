@@ -44,3 +44,30 @@ class VerifyOperator(WaveliftOperator):
                 access, task, ExportResult.load(self.export), ctx, workers=config.integer("transfer_workers")
             )
         return result.dump()
+
+
+class VerifyImportedOperator(WaveliftOperator):
+    """In mode ``verify``: compare finished imports with their manifests again; in every other mode nothing to do.
+
+    Runs on the environment's queue. Returns what each disk's comparison found.
+
+    :param admitted: what :class:`AdmitOperator` returned; it carries what is to be read.
+    """
+
+    template_fields: Sequence[str] = ("admitted",)
+
+    def __init__(self, *, admitted: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.admitted = admitted
+
+    def work(self, context: Context) -> list[dict[str, Any]]:
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.services.dataplane.conversion import verify_imported
+        from wavelift.services.dataplane.messages import Admitted
+
+        admitted = Admitted.load(self.admitted)
+        if admitted.mode != "verify":
+            return []
+        environment = admitted.wave.environment
+        access = VmImportHook.of(environment.aws_conn_id, environment.region).access()
+        return [verify_imported(access, imported, self._cancel).dump() for imported in admitted.imported]

@@ -20,10 +20,10 @@ from wavelift.operators.launch import LaunchInstanceOperator
 from wavelift.operators.preflight import PreflightOperator
 from wavelift.operators.slots import ReleaseOperator, ReserveOperator
 from wavelift.operators.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
-from wavelift.operators.verify import VerifyOperator
+from wavelift.operators.verify import VerifyImportedOperator, VerifyOperator
 from wavelift.rules.plans import WaveShape
 
-MODES: Final = ["migrate", "plan", "preflight", "launch", "cleanup"]
+MODES: Final = ["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
 MAX_RETRY_DELAY: Final = timedelta(minutes=10)
 MAX_ACTIVE_RUNS: Final = 16
 """Admission decides per server, in the ledger; Airflow must not queue a run behind another (facts 4)."""
@@ -99,6 +99,8 @@ def _tasks(shape: WaveShape) -> None:
     preflight = PreflightOperator(task_id="preflight", admitted=admit.output, queue=shape.connector)
     launched = LaunchImportedOperator(task_id="launch_imported", admitted=admit.output)
 
+    verified = VerifyImportedOperator(task_id="verify_imported", admitted=admit.output, queue=shape.environment_queue)
+
     @task_group(group_id="server")
     def per_server(server: Any) -> None:
         common: dict[str, Any] = {"server": server, "map_index_template": "{{ task.server['name'] }}"}
@@ -121,8 +123,8 @@ def _tasks(shape: WaveShape) -> None:
     group = per_server.expand(server=preflight.output)
     report = ReportOperator(task_id="report", wave=shape.wave)
     report.as_teardown(on_failure_fail_dagrun=True)
-    admit >> [preflight, launched]
-    [group, launched] >> report
+    admit >> [preflight, launched, verified]
+    [group, launched, verified] >> report
     dag = report.get_dag()
     assert dag is not None
     # `group >> x` leaves teardowns out: without these edges the report would run beside the removals.

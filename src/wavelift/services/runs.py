@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wavelift.base.domain import Message, Severity
+from wavelift.base.domain import ExportResult, Message, Severity
 from wavelift.base.errors import SpecError, WaveliftError
 from wavelift.base.names import run_hash
 from wavelift.base.run import Clock
@@ -15,7 +15,7 @@ from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services import admission
 from wavelift.services.admission import IsRunAlive
-from wavelift.services.dataplane.messages import Admitted, Mode, PreflightReport
+from wavelift.services.dataplane.messages import Admitted, Imported, Mode, PreflightReport
 
 FORM_KEYS: Final = ("servers", "launch", "mode", "note")
 EXTRA_KEYS: Final = ("migrations", "dry_run")
@@ -85,17 +85,19 @@ def _resolve(
         wave = wave.choose(servers)
     if mode == "migrate" and launch != "spec":
         wave = wave.with_launch(launch)  # type: ignore[arg-type]
-    if mode in ("launch", "verify"):
-        _check_migrations(ledger, request.wave, ids)
+    named = _named(ledger, request.wave, ids) if mode in ("launch", "verify") else []
+    known, living = _runs_of(ledger, is_run_alive) if mode == "cleanup" else ((), ())
     return Admitted(
         wave=wave,
         mode=mode,  # type: ignore[arg-type]
         dag_id=request.run.dag_id,
         run_id=request.run.dag_run_id,
         requested_by=request.requested_by,
-        migrations=tuple(ids or ()),
+        migrations=tuple(each.id for each in named),
+        imported=tuple(_imported(each) for each in named) if mode == "verify" else (),
         dry_run=bool(conf.get("dry_run", True)),
-        **(_runs_of(ledger, is_run_alive) if mode == "cleanup" else {}),
+        known=known,
+        living=living,
     )
 
 
@@ -113,16 +115,28 @@ def _names(key: str, value: object) -> list[str] | None:
     return value
 
 
-def _check_migrations(ledger: Ledger, wave: str, ids: list[str] | None) -> None:
+def _named(ledger: Ledger, wave: str, ids: list[str] | None) -> list[Migration]:
+    """The migrations that the conf names; all must be of this wave."""
     if not ids:
         raise SpecError("No migration is named", next_step="Give their ids in conf under migrations", wave=wave)
-    for id in ids:
-        known = migrations.get_migration(ledger, id)
+    found = [migrations.get_migration(ledger, id) for id in ids]
+    for known in found:
         if known.wave != wave:
-            raise SpecError(f"{id} belongs to wave {known.wave}", wave=wave, next_step="Trigger that wave's DAG")
+            raise SpecError(f"{known.id} belongs to wave {known.wave}", wave=wave, next_step="Trigger that wave's DAG")
+    return found
 
 
-def _runs_of(ledger: Ledger, is_run_alive: IsRunAlive) -> dict[str, tuple[str, ...]]:
+def _imported(known: Migration) -> Imported:
+    if not known.export_result or not known.snapshot_ids:
+        raise SpecError(
+            f"{known.id} has no image to verify: it is {known.state}",
+            server=known.server,
+            next_step="Verify only finished imports; see wavelift migrations list",
+        )
+    return Imported(migration=known.id, export=ExportResult.load(known.export_result), snapshot_ids=known.snapshot_ids)
+
+
+def _runs_of(ledger: Ledger, is_run_alive: IsRunAlive) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Run hashes that the ledger knows, and those among them whose DAG run still lives."""
     living: set[str] = set()
     known: set[str] = set()
@@ -138,7 +152,7 @@ def _runs_of(ledger: Ledger, is_run_alive: IsRunAlive) -> dict[str, tuple[str, .
                 living.add(run_hash(each.run_key))
         offset += len(page.items)
         if not page.items or offset >= page.total:
-            return {"living": tuple(sorted(living)), "known": tuple(sorted(known))}
+            return tuple(sorted(known)), tuple(sorted(living))
 
 
 class ServerOutcome(Message):

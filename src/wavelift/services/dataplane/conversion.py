@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
-from wavelift.base.domain import ConvertedDisk, ExportResult
+from wavelift.adapters.aws.s3 import S3Staging
+from wavelift.base.domain import ConvertedDisk, ExportResult, StoredDisk
 from wavelift.base.errors import ProofError
-from wavelift.base.run import RunContext
-from wavelift.services.dataplane.messages import ServerTask
-from wavelift.services.dataplane.staging import ServerStaging, disk_label_of
+from wavelift.base.run import CancelFlag, RunContext
+from wavelift.services.dataplane.messages import Imported, Reverified, ServerTask
+from wavelift.services.dataplane.staging import disk_label_of
 from wavelift.services.dataplane.verify import load_manifest
 from wavelift.transfer.verify import sample_indices
 
@@ -22,39 +23,62 @@ def conversion_report(
 
     :raises ProofError: when the image has another number of disks, or a data disk differs.
     """
-    level = task.plan.verify
-    if len(snapshot_ids) != len(export.disks):
-        raise ProofError(
-            f"The image has {len(snapshot_ids)} snapshots for {len(export.disks)} disks",
-            server=task.name,
-            next_step="Look at the AMI in the EC2 console; do not launch it",
+    return _Comparison(access, export, snapshot_ids, task.plan.verify, ctx.cancel).report()
+
+
+def verify_imported(access: AwsAccess, imported: Imported, cancel: CancelFlag) -> Reverified:
+    """Compare every block of a finished import with its manifests again.
+
+    :raises ProofError: as :func:`conversion_report`; :raises NotFoundError: when snapshot or manifest is gone.
+    """
+    disks = _Comparison(access, imported.export, imported.snapshot_ids, "full", cancel).report()
+    return Reverified(server=imported.export.server, migration=imported.migration, disks=disks)
+
+
+class _Comparison:
+    def __init__(
+        self, access: AwsAccess, export: ExportResult, snapshot_ids: Sequence[str], level: str, cancel: CancelFlag
+    ) -> None:
+        self.access = access
+        self.export = export
+        self.snapshot_ids = snapshot_ids
+        self.level = level
+        self.cancel = cancel
+
+    def report(self) -> tuple[ConvertedDisk, ...]:
+        if len(self.snapshot_ids) != len(self.export.disks):
+            raise ProofError(
+                f"The image has {len(self.snapshot_ids)} snapshots for {len(self.export.disks)} disks",
+                server=self.export.server,
+                next_step="Look at the AMI in the EC2 console; do not launch it",
+            )
+        if self.level == "off":
+            return ()
+        return tuple(self._disk(disk, id) for disk, id in zip(self.export.disks, self.snapshot_ids, strict=True))
+
+    def _disk(self, disk: StoredDisk, snapshot_id: str) -> ConvertedDisk:
+        manifest = load_manifest(S3Staging(self.access, disk.bucket), self.export.server, disk)
+        indices = (
+            None
+            if self.level == "full"
+            else sample_indices(manifest, float(self.level.split(":")[1]), disk.content_digest)
         )
-    if level == "off":
-        return ()
-    staging = ServerStaging(access, task.plan, ctx.run_key)
-    report = []
-    for disk, snapshot_id in zip(export.disks, snapshot_ids, strict=True):
-        manifest = load_manifest(staging, task.name, disk)
-        indices = None if level == "full" else sample_indices(manifest, float(level.split(":")[1]), disk.content_digest)
         found = compare_snapshot(
-            access, snapshot_id, manifest.digest, disk.capacity, indices=indices, cancel=ctx.cancel
+            self.access, snapshot_id, manifest.digest, disk.capacity, indices=indices, cancel=self.cancel
         )
         if found.changed and not disk.boot:
             raise ProofError(
                 "The conversion changed a data disk",
-                server=task.name,
+                server=self.export.server,
                 disk=disk_label_of(disk),
                 offset=found.changed[0].offset,
                 snapshot=snapshot_id,
                 next_step="Do not launch this AMI; keep the source and tell AWS support the import task",
             )
-        report.append(
-            ConvertedDisk(
-                index=disk.index,
-                snapshot_id=snapshot_id,
-                boot=disk.boot,
-                blocks_compared=found.blocks_compared,
-                changed=found.changed,
-            )
+        return ConvertedDisk(
+            index=disk.index,
+            snapshot_id=snapshot_id,
+            boot=disk.boot,
+            blocks_compared=found.blocks_compared,
+            changed=found.changed,
         )
-    return tuple(report)

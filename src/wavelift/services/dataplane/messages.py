@@ -4,12 +4,37 @@ from __future__ import annotations
 
 from typing import Literal
 
-from wavelift.base.domain import DiskFacts, Finding, Message, ServerFacts, Severity, SnapshotRef
+from wavelift.base.domain import (
+    ConvertedDisk,
+    DiskFacts,
+    ExportResult,
+    Finding,
+    Message,
+    ServerFacts,
+    Severity,
+    SnapshotRef,
+)
 from wavelift.rules.findings import stopped
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 
 Mode = Literal["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
 """What a run of ``<wave>.migrate`` is asked to do; only ``migrate`` and ``launch`` create anything."""
+
+
+class Imported(Message):
+    """A finished import that is to be compared with its manifests again."""
+
+    migration: str
+    export: ExportResult
+    snapshot_ids: tuple[str, ...]
+
+
+class Reverified(Message):
+    """What the comparison of :class:`Imported` found; changes of a boot disk are the conversion's."""
+
+    server: str
+    migration: str
+    disks: tuple[ConvertedDisk, ...]
 
 
 class Admitted(Message):
@@ -21,7 +46,9 @@ class Admitted(Message):
     run_id: str
     requested_by: str
     migrations: tuple[str, ...] = ()
-    """Migration ids to launch or verify again, in the modes ``launch`` and ``verify``."""
+    """Migration ids to launch, in mode ``launch``."""
+    imported: tuple[Imported, ...] = ()
+    """What to compare again, in mode ``verify``."""
     living: tuple[str, ...] = ()
     """Run hashes that belong to living runs, in mode ``cleanup``."""
     known: tuple[str, ...] = ()

@@ -84,7 +84,7 @@ class _Around:
     """What lies around the VMs: hosts, datastores, rights."""
 
     version: str
-    hosts: dict[str, hosts.HostFacts]
+    machines: dict[str, hosts.HostFacts]
     reach: dict[str, hosts.Reach]
     datastores: dict[str, list[hosts.DatastoreFacts]]
     missing: dict[str, list[privileges.MissingPrivileges]]
@@ -92,7 +92,7 @@ class _Around:
     def of(self, facts: ServerFacts) -> SourceFacts:
         return SourceFacts(
             vcenter_version=self.version,
-            host=self.hosts.get(facts.host_moref),
+            host=self.machines.get(facts.host_moref),
             reach=self.reach.get(facts.host_moref),
             datastores=self.datastores.get(facts.moref, ()),
             missing_privileges=self.missing.get(facts.moref, ()),
@@ -104,7 +104,7 @@ def _look_around(session: VsphereSession, servers: Sequence[ServerFacts]) -> _Ar
     known = hosts.host_facts(session, {facts.host_moref for facts in servers if facts.host_moref})
     return _Around(
         version=session.about.version,
-        hosts=known,
+        machines=known,
         reach=hosts.probe_all(session.config, known),
         datastores=hosts.datastore_facts(session, morefs),
         missing=privileges.missing_privileges(session, morefs),

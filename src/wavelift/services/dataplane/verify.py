@@ -6,6 +6,7 @@ import hashlib
 from contextlib import closing
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import ExportResult, StoredDisk, VerifyResult
 from wavelift.base.errors import ProofError
 from wavelift.base.run import RunContext
@@ -31,7 +32,7 @@ def verify_server(
     verified = read = 0
     for disk in export.disks:
         ctx.cancel.check()
-        manifest = load_manifest(staging, task.name, disk)
+        manifest = load_manifest(staging.s3, task.name, disk)
         if level == "off":
             continue
         found = _verify_disk(staging, task, disk, manifest, ctx, level=level, workers=workers)
@@ -42,9 +43,9 @@ def verify_server(
     return VerifyResult(server=task.name, level=level, bytes_verified=verified, bytes_read_back=read)
 
 
-def load_manifest(staging: ServerStaging, server: str, disk: StoredDisk) -> Manifest:
+def load_manifest(s3: S3Staging, server: str, disk: StoredDisk) -> Manifest:
     """The manifest of a stored disk, itself checked against the digest that the export returned."""
-    body = staging.s3.get_object(disk.manifest_key)
+    body = s3.get_object(disk.manifest_key)
     if hashlib.sha256(body).hexdigest() != disk.manifest_digest:
         raise ProofError(
             "The manifest in S3 is not the one that the export stored",

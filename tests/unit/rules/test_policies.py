@@ -1,0 +1,200 @@
+"""Policies and the vSphere role follow from the table of calls, and the table covers what the code calls."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore import xform_name
+from botocore.session import Session
+from pyVmomi import vim
+
+import wavelift
+from wavelift.adapters.vsphere.privileges import REQUIRED
+from wavelift.rules.calls import AWS_CALLS, FREE, VSPHERE_CALLS
+from wavelift.rules.policies import (
+    Staging,
+    actions_of,
+    identity_policy,
+    missing_privileges,
+    printable,
+    required_privileges,
+    role_policy,
+    trust_policy,
+    vsphere_role,
+)
+
+pytestmark = pytest.mark.unit
+ADAPTERS = Path(wavelift.__file__).parent / "adapters"
+SERVICES = ("ec2", "s3", "iam", "kms", "sts", "ebs")
+STAGING = Staging("disks", "waves/", "arn:aws:kms:eu-central-1:111122223333:key/k")
+
+
+def operations() -> dict[str, str]:
+    """snake_case name → ``service:name``, of every operation of the services that we use."""
+    session = Session()
+    return {
+        xform_name(name): f"{service}:{xform_name(name)}"
+        for service in SERVICES
+        for name in session.get_service_model(service).operation_names
+    }
+
+
+def names_called(folder: Path) -> Iterator[str]:
+    """Every attribute named and every literal given to a call in the sources below ``folder``."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                yield node.attr
+            elif isinstance(node, ast.Call):
+                yield from (
+                    arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+                )
+
+
+def test_sms_13_the_table_names_every_aws_call_of_the_adapter() -> None:
+    known = operations()
+    # Ours by name, but no call: the library's own word for something else.
+    called = {known[name] for name in names_called(ADAPTERS / "aws") if "_" in name and name in known} - {
+        "s3:get_object_torrent"
+    }
+    declared = {call.operation for call in AWS_CALLS}
+    assert called - declared == set()
+    assert declared <= set(known.values()), "each is an operation of AWS"
+    assert len(called) > 25, "the scan found the calls"
+
+
+def test_every_action_is_one_of_its_service() -> None:
+    for call in AWS_CALLS:
+        assert call.actions
+        assert call.identities
+        service = call.operation.split(":")[0]
+        assert {action.split(":")[0] for action in call.actions} == {service}, call.operation
+
+
+def test_sms_13_the_connector_changes_nothing_but_its_objects() -> None:
+    changing = ("Import", "Run", "Terminate", "Create", "Delete", "Deregister", "Cancel", "Put", "Pass")
+    assert not [action for action in actions_of("connector", "any") if action.split(":")[1].startswith(changing)]
+    assert set(actions_of("connector", "any")) < set(actions_of("caller", "any"))
+    assert "s3:PutObject" in actions_of("connector", "objects")
+
+
+def test_sms_13_trust_policy() -> None:
+    assert trust_policy() == {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "vmie.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+                "Condition": {"StringEquals": {"sts:Externalid": "vmimport"}},
+            }
+        ],
+    }
+    narrow = trust_policy("111122223333")["Statement"][0]["Condition"]
+    assert narrow["StringEquals"]["aws:SourceAccount"] == "111122223333"
+    assert narrow["ArnLike"] == {"aws:SourceArn": "arn:aws:vmie:*:111122223333:*"}
+
+
+def test_amp_06_role_policy_is_the_documents() -> None:
+    statements = {one["Sid"]: one for one in role_policy(STAGING)["Statement"]}
+    assert statements["WaveliftReadStaging"]["Resource"] == "arn:aws:s3:::disks"
+    assert statements["WaveliftReadDisks"] == {
+        "Sid": "WaveliftReadDisks",
+        "Effect": "Allow",
+        "Action": ["s3:GetObject"],
+        "Resource": "arn:aws:s3:::disks/waves/*",
+    }
+    assert set(statements["WaveliftMakeImages"]["Action"]) == {
+        "ec2:ModifySnapshotAttribute",
+        "ec2:CopySnapshot",
+        "ec2:RegisterImage",
+        "ec2:Describe*",
+    }
+    assert statements["WaveliftUseKey"]["Resource"] == STAGING.kms_key_arn
+    assert len(role_policy(Staging("disks"))["Statement"]) == 3
+
+
+@pytest.mark.parametrize("identity", ["connector", "caller"])
+def test_identity_policies_print_as_iam_takes_them(identity: Any) -> None:
+    document = identity_policy(identity, STAGING, role_arn="arn:aws:iam::111122223333:role/vmimport")
+    assert json.loads(printable(document)) == document
+    for statement in document["Statement"]:
+        assert statement["Sid"].isalnum()
+        assert statement["Action"]
+        assert statement["Resource"]
+    handed_on = [one for one in document["Statement"] if "iam:PassRole" in one["Action"]]
+    assert bool(handed_on) is (identity == "caller")
+    assert len(printable(document).replace(" ", "").replace("\n", "")) < 6144, "the size of a managed policy"
+
+
+def test_the_partition_reaches_every_arn() -> None:
+    document = identity_policy("caller", Staging("b", partition="aws-us-gov"))
+    assert "arn:aws:" not in printable(document)
+    assert "arn:aws-us-gov:s3:::b/*" in printable(document)
+
+
+# -- vSphere ------------------------------------------------------------------------------------------------------
+
+
+def methods() -> dict[str, str | None]:
+    """Wire name → privilege, from pyvmomi's type tables."""
+    kinds = (vim.VirtualMachine, vim.vm.Snapshot, vim.HttpNfcLease, vim.AuthorizationManager)
+    return {
+        info.wsdlName: info.privId
+        for kind in kinds
+        for info in (getattr(getattr(kind, name), "info", None) for name in dir(kind))
+        if info is not None and hasattr(info, "wsdlName")
+    }
+
+
+def test_sms_12_privileges_are_those_of_pyvmomis_table() -> None:
+    table = methods()
+    assert len(table) > 60, "the table was read"
+    for call in VSPHERE_CALLS:
+        told = table.get(call.method)
+        if told is not None:
+            assert call.privilege == told, call.method
+
+
+def test_sms_12_the_table_names_every_vsphere_call_that_needs_a_right() -> None:
+    table = {name: privilege for name, privilege in methods().items() if privilege and privilege not in FREE}
+    # The HTTP stub has a method of the same name as one of VirtualMachine's.
+    called = {name for name in names_called(ADAPTERS / "vsphere") if name in table} - {"DropConnections"}
+    assert {"CreateSnapshot_Task", "ExportSnapshot"} <= called, "the scan found the calls"
+    assert called <= {call.method for call in VSPHERE_CALLS}
+
+
+def test_sms_12_the_five_of_sms_and_ours() -> None:
+    role = {privilege.id: privilege.feature for privilege in vsphere_role()}
+    five = {
+        "Datastore.Browse",
+        "Datastore.FileManagement",
+        "VApp.Export",
+        "VirtualMachine.State.CreateSnapshot",
+        "VirtualMachine.State.RemoveSnapshot",
+    }
+    assert five == {privilege.id for privilege in vsphere_role(["migrate", "sms"])}
+    assert role["VirtualMachine.Provisioning.DiskRandomRead"] == "replicate"
+    assert role["VirtualMachine.Config.ChangeTracking"] == "replicate"
+    assert role["VirtualMachine.Interact.PowerOff"] == "cutover"
+    assert all(privilege.calls and privilege.purpose for privilege in vsphere_role())
+    assert not FREE & set(role)
+
+
+def test_sms_12_the_adapter_asks_for_the_same() -> None:
+    ours = required_privileges(["migrate", "sms"])
+    assert {where: set(names) - FREE for where, names in REQUIRED.items()} == {
+        where: set(names) - FREE for where, names in ours.items()
+    }
+
+
+def test_missing_privileges() -> None:
+    held = {**required_privileges(["migrate"]), "datastore": ("System.Read", "Datastore.Browse")}
+    assert missing_privileges(held, ["migrate"]) == {}
+    assert missing_privileges(held, ["migrate", "sms"]) == {"datastore": ("Datastore.FileManagement",)}
+    assert missing_privileges({}, ["migrate"])["root"] == ("System.View",)

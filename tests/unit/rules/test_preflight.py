@@ -1,0 +1,370 @@
+"""Every finding of pre-flight has a case that brings it out, and a healthy server has none that stops it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wavelift.base.domain import Finding, Severity
+from wavelift.base.errors import TlsError, UnreachableError
+from wavelift.base.units import GIB, TIB
+from wavelift.rules.limits import limits
+from wavelift.rules.preflight import check_environment, check_server, server_of, stopped
+from wavelift.rules.preflight_target import address_problem
+from wavelift.rules.vsphere_facts import SourceFacts
+
+pytestmark = pytest.mark.unit
+E, W, N = Severity.ERROR, Severity.WARNING, Severity.INFO
+
+
+def codes(findings: list[Finding], *severities: Severity) -> set[str]:
+    return {finding.code for finding in findings if finding.severity in (severities or (E, W))}
+
+
+def one(findings: list[Finding], code: str) -> Finding:
+    (found,) = [finding for finding in findings if finding.code == code]
+    assert found.what
+    assert found.why
+    assert found.next_action
+    return found
+
+
+def test_a_healthy_server_has_nothing_to_say_but_notes(facts: Any, plan: Any, source: Any, stubs: Any) -> None:
+    findings = check_server(facts(), plan(), source=source, account=stubs.account())
+    assert codes(findings) == set()
+    assert codes(findings, N) == {"cbt.capable", "guest.versions", "guest.by_hand"}
+    assert all(finding.subject == "web01" for finding in findings)
+
+
+SERVER = [
+    ({"template": True}, {}, "vm.template", E),
+    ({"power": "suspended"}, {}, "power.suspended", E),
+    ({"power": "poweredOn"}, {"source_power": "require_off"}, "power.require_off", E),
+    ({"power": "poweredOn"}, {}, "lease.blocks_vmotion", N),
+    ({"power": "poweredOn"}, {"launch": "running", "allow_twin": True}, "power.twin", W),
+    ({"power": "poweredOn", "tools_running": False}, {"quiesce": "require"}, "tools.required", E),
+    ({"power": "poweredOn", "tools_running": False}, {}, "tools.not_running", W),
+    ({"cdrom_connected": ("CD/DVD drive 1: [ds1] iso/a.iso",)}, {}, "cdrom.connected", W),
+    ({"nics": 2}, {}, "nic.several", W),
+    ({"encrypted": True}, {}, "vm.encrypted", E),
+    ({"vtpm": True}, {}, "vm.vtpm", W),
+    ({"passthrough_devices": 1}, {}, "vm.passthrough", W),
+    ({"passthrough_devices": 1, "power": "poweredOn"}, {}, "vm.passthrough", E),
+    ({"cbt_supported": False}, {}, "cbt.incapable", N),
+    ({"hardware_version": "vmx-04"}, {}, "cbt.incapable", N),
+    ({"disks": ()}, {}, "disk.none", E),
+    ({"snapshots": ("before patch",)}, {}, "snapshot.existing", W),
+    ({"snapshots": ("wavelift-0123456789ab",)}, {}, "snapshot.ours", W),
+    ({"consolidation_needed": True}, {}, "snapshot.consolidation", E),
+    ({"guest_id": "rhel5Guest"}, {}, "guest.unsupported", E),
+    ({"guest_id": "freebsd64Guest"}, {}, "guest.unsupported", E),
+    ({"guest_id": "centos6_64Guest", "guest_full_name": "CentOS 6.0"}, {}, "guest.missing_drivers", E),
+    ({"guest_id": "centos6_64Guest"}, {}, "guest.versions", W),
+    ({"guest_id": "other5xLinux64Guest"}, {}, "guest.unknown", W),
+    ({"guest_id": "windows9_64Guest"}, {}, "guest.english_only", N),
+    ({}, {"license_type": "aws"}, "guest.license", E),
+    ({}, {"boot_mode": "uefi"}, "boot.differs", W),
+    ({"guest_id": "windows11_64Guest"}, {}, "boot.guest", W),
+    ({"firmware": "efi"}, {}, "boot.gpt", N),
+    ({"firmware": "efi", "secure_boot": True}, {}, "boot.secure", W),
+    ({}, {"instance_type": "m6g.large"}, "type.architecture", W),
+    ({}, {"instance_type": "m6g.large", "launch": "running", "source_power": "require_off"}, "type.architecture", E),
+    (
+        {"firmware": "efi"},
+        {"instance_type": "t2.small", "launch": "running", "source_power": "require_off"},
+        "type.boot_mode",
+        E,
+    ),
+    (
+        {"guest_id": "winLonghornGuest"},
+        {"launch": "running", "source_power": "require_off"},
+        "type.bits",
+        E,
+    ),
+    ({"guest_id": "winLonghorn64Guest"}, {}, "type.drivers", W),
+    ({}, {"instance_type": "t2.nano"}, "type.not_offered", W),
+    (
+        {},
+        {"instance_type": "t2.nano", "launch": "running", "source_power": "require_off"},
+        "type.not_offered",
+        E,
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "entry", "code", "severity"), SERVER)
+def test_sms_11_each_trouble_of_a_server(
+    facts: Any, plan: Any, source: Any, stubs: Any, changes: Any, entry: Any, code: str, severity: Severity
+) -> None:
+    findings = check_server(facts(**changes), plan(**entry), source=source, account=stubs.account())
+    assert one(findings, code).severity is severity
+    healthy = check_server(facts(), plan(), source=source, account=stubs.account())
+    assert code not in codes(healthy, E, W)
+
+
+DISK = [
+    ({"rdm": "physicalMode"}, "disk.rdm", E),
+    ({"backing": "VirtualDiskRawDiskMappingVer1BackingInfo"}, "disk.rdm", E),
+    ({"mode": "independent_persistent"}, "disk.independent", E),
+    ({"sharing": "sharingMultiWriter"}, "disk.shared", E),
+    ({"sharing": "physicalSharing"}, "disk.shared", E),
+    ({"encrypted": True}, "disk.encrypted", E),
+    ({"backing": "VirtualDiskSeSparseBackingInfo"}, "disk.sesparse", W),
+    ({"capacity": 16 * TIB + GIB}, "disk.too_large", E),
+    ({"capacity": 8 * TIB + GIB}, "disk.needs_manifest", E),
+    ({"capacity": 300 * GIB}, "disk.compressed_size", W),
+    ({"capacity": 3 * TIB}, "disk.large_mbr_boot", W),
+    ({"capacity": GIB + 512}, "disk.rounded", N),
+]
+
+
+@pytest.mark.parametrize(("changes", "code", "severity"), DISK)
+def test_sms_11_each_trouble_of_a_disk_names_the_disk(
+    facts: Any, disk: Any, plan: Any, source: Any, changes: Any, code: str, severity: Severity
+) -> None:
+    findings = check_server(facts(disks=(disk(**{"bus": 1, "unit": 3, **changes}),)), plan(), source=source)
+    found = one(findings, code)
+    assert (found.severity, found.subject) == (severity, "web01/SCSI 1:3")
+    assert server_of(found) == "web01"
+
+
+def test_amp_06_the_215_gb_threshold_can_be_set(facts: Any, disk: Any, plan: Any, source: Any) -> None:
+    server = facts(disks=(disk(capacity=20 * GIB),))
+    assert "disk.compressed_size" not in codes(check_server(server, plan(), source=source))
+    tight = limits({"compressed_disk_bytes": 10 * 10**9})
+    assert (
+        "compressed it may exceed 10 GB"
+        in one(check_server(server, plan(), source=source, limits=tight), "disk.compressed_size").what
+    )
+
+
+@pytest.mark.parametrize(("count", "refused"), [(21, False), (22, True)])
+def test_amp_06_more_than_21_disks(facts: Any, disk: Any, plan: Any, source: Any, count: int, refused: bool) -> None:
+    disks = tuple(disk(key=2000 + n, bus=n // 15, unit=n % 15, boot=n == 0) for n in range(count))
+    found = codes(check_server(facts(disks=disks), plan(), source=source), E)
+    assert ("disk.too_many" in found) is refused
+
+
+def test_a_large_data_disk_of_a_bios_vm_is_no_boot_trouble(facts: Any, disk: Any, plan: Any, source: Any) -> None:
+    disks = (disk(), disk(key=2001, unit=1, capacity=3 * TIB, boot=False))
+    assert "disk.large_mbr_boot" not in codes(check_server(facts(disks=disks), plan(), source=source))
+
+
+def test_amp_11_host_out_of_reach_with_the_documents_words(facts: Any, plan: Any, source: Any, stubs: Any) -> None:
+    reach = stubs.reach(host="esx1", reachable=False, certificate_valid=False, error=UnreachableError("no route"))
+    found = one(check_server(facts(), plan(), source=replace(source, reach=reach)), "host.unreachable")
+    assert found.what == "Connector is unable to reach ESX host esx1 to migrate virtual machine web01 (no route)"
+    assert (found.severity, found.requirement) == (E, "AMP-11")
+    assert "'esx1' is not fully qualified: add its DNS search suffix" in found.next_action
+    qualified = replace(reach, host="esx1.lab")
+    found = one(check_server(facts(), plan(), source=replace(source, reach=qualified)), "host.unreachable")
+    assert "suffix" not in found.next_action
+
+
+def test_sms_16_a_bad_certificate_is_no_reachability_problem(facts: Any, plan: Any, source: Any, stubs: Any) -> None:
+    reach = stubs.reach(certificate_valid=False, error=TlsError("expired on 2020-01-01"))
+    findings = check_server(facts(), plan(), source=replace(source, reach=reach))
+    found = one(findings, "host.certificate")
+    assert "expired on 2020-01-01" in found.what
+    assert "esxi_mode" in found.next_action
+    assert "host.unreachable" not in codes(findings)
+
+
+SOURCE = [
+    ({"vcenter_version": "5.1.0"}, "version.vcenter", E),
+    ({"host": {"version": "5.0.0"}}, "version.esxi", E),
+    ({"host": {"version": ""}}, "version.esxi_unknown", W),
+    ({"host": {"connection_state": "notResponding"}}, "host.state", E),
+    ({"host": {"in_maintenance": True}}, "host.maintenance", W),
+    ({"store": {"free": 9 * GIB}}, "datastore.full", E),
+    ({"store": {"free": 12 * GIB}}, "datastore.close", W),
+    ({"store": {"accessible": False, "free": 0}}, "datastore.inaccessible", E),
+]
+
+
+@pytest.mark.parametrize(("changes", "code", "severity"), SOURCE)
+def test_what_stands_around_a_vm(
+    facts: Any, plan: Any, source: SourceFacts, stubs: Any, changes: Any, code: str, severity: Severity
+) -> None:
+    around = replace(
+        source,
+        vcenter_version=changes.get("vcenter_version", "8.0.3"),
+        host=stubs.host(**changes.get("host", {})),
+        datastores=(stubs.store(**changes.get("store", {})),),
+    )
+    assert one(check_server(facts(), plan(), source=around), code).severity is severity
+
+
+@pytest.mark.parametrize("version", ["5.5", "5.5.0", "6.7.0", "8.0.3", "10.0"])
+def test_sms_11_versions_that_are_new_enough(facts: Any, plan: Any, source: Any, stubs: Any, version: str) -> None:
+    around = replace(source, vcenter_version=version, host=stubs.host(version=version))
+    assert codes(check_server(facts(), plan(), source=around)) == set()
+
+
+def test_sms_12_missing_privileges_by_name_and_place(facts: Any, plan: Any, source: Any, stubs: Any) -> None:
+    lacking = (stubs.missing(), stubs.missing(name="ds1", privileges=("Datastore.Browse", "Datastore.FileManagement")))
+    findings = check_server(facts(), plan(), source=replace(source, missing_privileges=lacking))
+    words = {finding.subject: finding.what for finding in findings if finding.code == "privilege.missing"}
+    assert words == {
+        "web01": "LAB\\mover lacks VApp.Export on web01",
+        "web01/ds1": "LAB\\mover lacks Datastore.Browse, Datastore.FileManagement on ds1",
+    }
+    assert len(stopped(findings, "web01")) == 2
+
+
+ROLE = [
+    ({"exists": False}, "role.missing", E),
+    ({"trust_problem": "vmie.amazonaws.com is not trusted"}, "role.trust", E),
+    ({"missing_actions": ("s3:GetObject",)}, "role.policy", E),
+    ({"unknown": "iam:GetRole is denied"}, "role.unknown", W),
+]
+
+
+@pytest.mark.parametrize(("changes", "code", "severity"), ROLE)
+def test_amp_06_the_service_role_stops_the_wave(
+    plan: Any, stubs: Any, changes: Any, code: str, severity: Severity
+) -> None:
+    findings = check_environment(plan().target, stubs.account(role=stubs.role(**changes)))
+    found = one(findings, code)
+    assert (found.severity, found.subject, found.requirement) == (severity, "*/role vmimport", "AMP-06")
+    assert "wavelift iam show" in found.next_action
+    assert bool(stopped(findings, "any server")) is (severity is E)
+
+
+ENVIRONMENT = [
+    ({"bucket": {"exists": False}}, "bucket.missing", E),
+    ({"bucket": {"region": "us-east-1"}}, "bucket.region", E),
+    ({"bucket": {"owned": False}}, "bucket.owner", E),
+    ({"bucket": {"unknown": "denied"}}, "bucket.unknown", W),
+    ({"network": {"unknown": "denied"}}, "network.unknown", W),
+    ({"default_encryption": True}, "encryption.default", N),
+]
+
+
+@pytest.mark.parametrize(("changes", "code", "severity"), ENVIRONMENT)
+def test_the_account_of_the_environment(plan: Any, stubs: Any, changes: Any, code: str, severity: Severity) -> None:
+    account = stubs.account(
+        bucket=stubs.bucket(**changes.get("bucket", {})),
+        network=stubs.network(**changes.get("network", {})),
+        ebs_encrypted_by_default=changes.get("default_encryption"),
+    )
+    found = one(check_environment(plan().target, account), code)
+    assert found.severity is severity
+    assert found.subject.startswith("*/")
+    assert check_environment(plan().target, stubs.account()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"exists": False}, "does not exist"),
+        ({"state": "Disabled"}, "is not usable (Disabled)"),
+        ({"region": "us-east-1"}, "is in us-east-1"),
+        ({}, ""),
+    ],
+)
+def test_the_key(plan: Any, stubs: Any, changes: Any, words: str) -> None:
+    target = plan(environment={"kms_key": "alias/x", "encrypt": True}).target
+    findings = check_environment(target, stubs.account(key=stubs.key(**changes)))
+    if words:
+        assert words in one(findings, "key.unusable").what
+    else:
+        assert findings == []
+
+
+def test_amp_11_multidisk_permissions_with_the_documents_words(
+    facts: Any, disk: Any, plan: Any, source: Any, stubs: Any
+) -> None:
+    two = facts(disks=(disk(), disk(key=2001, unit=1, boot=False)))
+    lacking = stubs.account(role=stubs.role(missing_actions=("s3:GetObject", "ec2:CopySnapshot")))
+    found = one(check_server(two, plan(), source=source, account=lacking), "role.multidisk")
+    assert found.what == (
+        "Additional permissions are required to migrate multidisk virtual machines: "
+        "the service role vmimport lacks s3:GetObject, ec2:CopySnapshot"
+    )
+    assert (found.severity, found.requirement) == (E, "AMP-11")
+    for server, account in ((facts(), lacking), (two, stubs.account())):
+        assert "role.multidisk" not in codes(check_server(server, plan(), source=source, account=account))
+
+
+NETWORK = [
+    ({"subnets": {}}, {}, "network.subnet"),
+    ({"subnets": "elsewhere"}, {}, "network.subnet"),
+    ({"security_groups": {}}, {}, "network.security_group"),
+    ({"security_groups": {"sg-aaaa0001": "vpc-00000002"}}, {}, "network.security_group"),
+    ({}, {"private_ip": "10.0.2.7"}, "network.address"),
+    ({"subnets": "full"}, {}, "network.full"),
+]
+
+
+@pytest.mark.parametrize(("changes", "entry", "code"), NETWORK)
+def test_amp_01_the_network_exists(
+    facts: Any, plan: Any, source: Any, stubs: Any, changes: Any, entry: Any, code: str
+) -> None:
+    subnets = {"elsewhere": stubs.subnet(vpc_id="vpc-00000002"), "full": stubs.subnet(free_addresses=0)}
+    if isinstance(changes.get("subnets"), str):
+        changes = {"subnets": {"subnet-aaaa0001": subnets[changes["subnets"]]}}
+    launching = plan(launch="running", source_power="require_off", **entry)
+    findings = check_server(facts(), launching, source=source, account=stubs.account(network=stubs.network(**changes)))
+    assert one(findings, code).severity is E
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("10.0.1.3", "that AWS keeps"),
+        ("10.0.1.255", "that AWS keeps"),
+        ("10.0.1.4", ""),
+        ("10.0.1.254", ""),
+        ("10.0.2.1", "is not in the subnet's range 10.0.1.0/24"),
+    ],
+)
+def test_amp_01_addresses_of_a_subnet(stubs: Any, address: str, words: str) -> None:
+    problem = address_problem(address, stubs.subnet())
+    assert words in problem
+    assert bool(problem) is bool(words)
+
+
+@given(
+    guest=st.text(max_size=12),
+    firmware=st.sampled_from(["bios", "efi", ""]),
+    power=st.sampled_from(["poweredOn", "poweredOff", "suspended", ""]),
+    version=st.text("0123456789.x-", max_size=8),
+    capacity=st.integers(0, 20 * TIB),
+)
+def test_no_facts_break_preflight(guest: str, firmware: str, power: str, version: str, capacity: int) -> None:
+    """Whatever a vCenter says: findings, never an exception."""
+    from wavelift.base.domain import DiskFacts, ServerFacts
+    from wavelift.rules.plans import Guards, ServerPlan, Target
+    from wavelift.rules.wave import Selector
+
+    disk = DiskFacts(
+        key=1,
+        label="d",
+        capacity=capacity,
+        controller="IDE",
+        controller_class="VirtualIDEController",
+        bus=0,
+        unit=0,
+        backing="x",
+    )
+    server = ServerFacts(
+        name="s", moref="vm-1", instance_uuid="", path="/s", power=power, guest_id=guest, firmware=firmware,
+        hardware_version=version, host_version=version, disks=(disk,),
+    )  # fmt: skip
+    plan = ServerPlan(
+        server="s", selector=Selector(kind="name", value="s"), wave="w", connection="c", connector="q",
+        target=Target(environment="e", aws_conn_id="a", queue="q", region="r", bucket="b", prefix="", role="vmimport",
+                      kms_key=None, encrypt=False, vpc="v"),
+        guards=Guards(min_free_pct=10, max_snapshot_hours=1, max_mbit_s=None),
+        instance_type="m6i.large", subnet=None,
+    )  # fmt: skip
+    findings = check_server(server, plan, source=SourceFacts(vcenter_version=version))
+    assert [finding.severity for finding in findings] == sorted(
+        (finding.severity for finding in findings), key=[E, W, N].index
+    )
+    assert all(finding.what and finding.why and finding.next_action for finding in findings)

@@ -12,8 +12,10 @@ from typing import Any, Literal
 import pytest
 from pyVmomi import vim
 
+from wavelift.adapters.vsphere import lease as lease_module
 from wavelift.adapters.vsphere.inventory import list_summaries
 from wavelift.adapters.vsphere.lease import ExportLease, LeaseBody
+from wavelift.adapters.vsphere.nfc import Target
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.adapters.vsphere.snapshots import ensure_snapshot, remove_snapshot, snapshot_disks
 from wavelift.base.domain import DiskFacts, SnapshotRef
@@ -21,7 +23,9 @@ from wavelift.base.errors import (
     BusyError,
     Cancelled,
     CorruptStreamError,
+    FencedError,
     GuardError,
+    NotFoundError,
     TlsError,
     UnreachableError,
     WaveliftError,
@@ -404,3 +408,27 @@ def test_while_a_lease_is_held_the_vm_is_not_powered_on(sim: VCenterSimulator, s
             read_all(lease.open(disks[0]))
             with pytest.raises(BusyError):
                 session.change(target.PowerOnVM_Task)
+
+
+def test_a_fenced_try_stops_as_such(sim: VCenterSimulator, session: VsphereSession) -> None:
+    with frozen(session, "web01") as (ref, disks):
+        sim.rule(kind="nfc", action="slow", rate=20_000, times=0)
+        cancel = CancelFlag()
+        timer = threading.Timer(0.5, lambda: cancel.set("another try", fenced=True))
+        timer.start()
+        with pytest.raises(FencedError):
+            with lease_of(session, ref, disks, cancel=cancel) as lease:
+                read_all(lease.open(disks[0]), MIB)
+        timer.join()
+        assert sim.state()["leases"] == [], "a lease is a try's own: it is given back also then"
+
+
+def test_amp_11_a_host_whose_name_does_not_resolve_suggests_the_suffix(
+    raw: Path, config_of: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with other_vcenter(tmp_path, raw) as sim:
+        monkeypatch.setattr(lease_module, "target_of", lambda *_: Target("esx1-nowhere", 443, "/nfc", local=False))
+        with pytest.raises(NotFoundError, match="DNS search suffix") as told:
+            export_one(config_of(sim, dns_suffixes=("invalid",)), tmp_path)
+        assert told.value.where["tried"] == "esx1-nowhere.invalid, esx1-nowhere"
+        assert sim.state()["leases"] == []

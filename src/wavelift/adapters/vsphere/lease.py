@@ -25,7 +25,6 @@ from wavelift.adapters.vsphere.properties import Values, read_one, watch
 from wavelift.adapters.vsphere.session import OVERRIDE, VsphereSession
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import (
-    Cancelled,
     CorruptStreamError,
     GuardError,
     NotFoundError,
@@ -88,6 +87,7 @@ class ExportLease:
         self._bodies: dict[Address, LeaseBody] = {}
         self._contexts: dict[tuple[str, int], tuple[ssl.SSLContext, str]] = {}
         self._lock = threading.Lock()
+        self._context_lock = threading.Lock()
         self._lost: WaveliftError | None = None
         self._stop = threading.Event()
         self._beater = threading.Thread(target=self._beat, name=f"lease-{server or vm}", daemon=True)
@@ -187,8 +187,10 @@ class ExportLease:
         with self.session.own_connection(timeout=min(BEAT_TIMEOUT_S, interval)) as stub:
             lease = self.session.managed(vim.HttpNfcLease, moref(self._lease), stub)
             while not self._stop.wait(POLL_S):
-                if self.cancel.is_set():
-                    self._lose(Cancelled("the export was cancelled", **self.where))
+                try:
+                    self.cancel.check()
+                except WaveliftError as stopped:
+                    self._lose(stopped)
                     return
                 now = time.monotonic()
                 if now < due:
@@ -244,8 +246,12 @@ class ExportLease:
             target, context, connect_timeout=config.timeout, proxy=config.http_proxy, hashed=self.check_manifest
         )
         stream = LeaseBody(self, disk, body)
+        earlier = self._bodies.get(disk_address(disk))
+        if earlier is not None:
+            earlier.close()
         with self._lock:
             self._bodies[disk_address(disk)] = stream
+        self.check()  # who lost the lease just now knew nothing of this body
         stream.request()
         return stream
 
@@ -255,7 +261,7 @@ class ExportLease:
         if target.local:
             return self.session.context, target.host
         place = (target.host, target.port)
-        with self._lock:
+        with self._context_lock:
             if place not in self._contexts:
                 name = qualify(target.host, config.dns_suffixes)
                 reported = (thumbprint, self._reported_thumbprint() if not thumbprint else "")
@@ -385,7 +391,8 @@ class LeaseBody:
     def readinto(self, buffer: Any) -> int:
         """Bytes read into ``buffer``; 0 only at the true end of the body.
 
-        :raises UnreachableError: broke off or lease lost. :raises GuardError: the VM moved. :raises Cancelled:
+        :raises UnreachableError: broke off or lease lost. :raises GuardError: the VM moved.
+        :raises Cancelled, FencedError: as the cancel flag says.
         """
         return self._guarded(lambda: self._body.readinto(buffer))
 

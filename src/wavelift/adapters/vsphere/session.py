@@ -43,6 +43,7 @@ TIMEOUT_S: Final = 60.0
 """Per socket operation. Longer than any single wait of ours (``properties.WAIT_S``)."""
 
 LOGOUT_TIMEOUT_S: Final = 10.0
+"""For ending the keepalive and for signing out."""
 
 OVERRIDE: Final = "certificate_mode (thumbprint, or ignore) of the vSphere connection"
 
@@ -194,9 +195,11 @@ class VsphereSession:
             return
         self._stop.set()
         if self._keeper.is_alive() and self._keeper is not threading.current_thread():
-            self._keeper.join()
+            self._keeper.join(LOGOUT_TIMEOUT_S)
         if self._stub is None:
             return
+        # A new connection with a short time-out: a vCenter that hangs must not hold up the end of a task.
+        self._stub.DropConnections()
         self._stub.schemeArgs["timeout"] = min(self.config.timeout, LOGOUT_TIMEOUT_S)
         try:
             self.content.sessionManager.Logout()

@@ -22,7 +22,7 @@ def matched(pattern: str, what: str) -> AfterValidator:
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:
-        if compiled.match(value) is None:
+        if compiled.fullmatch(value) is None:
             raise ValueError(f"{value!r} is not {what}")
         return value
 

@@ -112,7 +112,7 @@ def usable_waves(
     :param only: the one wave that a task process needs. It always gets a shape, at worst one with defaults by its
         name, so that a run goes on and cleans up even when the file is broken or gone.
     """
-    if only is not None and not _NAME.match(only):
+    if only is not None and not _NAME.fullmatch(only):
         return UsableWaves()
     specs = load_folder(waves_folder, environments_folder, only=only)
     kept = LastValid(last_valid_folder)
@@ -156,6 +156,6 @@ def _names(waves_folder: Path, only: str | None) -> list[str]:
     if only is not None:
         return [only]
     try:
-        return sorted(path.stem for path in waves_folder.glob("*.yaml") if _NAME.match(path.stem))
+        return sorted(path.stem for path in waves_folder.glob("*.yaml") if _NAME.fullmatch(path.stem))
     except OSError:
         return []

@@ -90,7 +90,7 @@ def test_a_task_without_any_version_gets_the_fallback(folders: Any) -> None:
     assert caught.value.next_step
 
 
-@pytest.mark.parametrize("name", ["../erp", "", "ERP", "a/b"])
+@pytest.mark.parametrize("name", ["../erp", "", "ERP", "a/b", "erp\n"])
 def test_a_name_that_is_none_opens_no_file(folders: Any, name: str) -> None:
     assert usable(folders, name).shapes == {}
     with pytest.raises(SpecError):

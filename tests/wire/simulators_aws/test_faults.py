@@ -184,3 +184,8 @@ def test_reset_and_region(state_folder: Path, refused: Refused) -> None:
         assert simulator.state()["buckets"] == {}
         assert simulator.bootstrap("two").bucket == "two"
     assert not list((state_folder / "s3" / "incoming").iterdir())
+
+
+def test_start_that_fails_says_why(state_folder: Path) -> None:
+    with pytest.raises(RuntimeError, match="no setting 'colour'"):
+        start(state_folder, colour="red")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,3 +233,28 @@ def test_tls_upload_by_boto3s_own_transfer(tls_running: AwsSimulator, state_fold
     s3.upload_file(str(source), "tls-bucket", "big", Config=small)
     s3.download_file("tls-bucket", "big", str(state_folder / "back"))
     assert (state_folder / "back").read_bytes() == source.read_bytes()
+
+
+def test_large_object_stays_out_of_memory(running: AwsSimulator, s3: Any, key: str, sha: Sha) -> None:
+    def peak_mib() -> int:
+        lines = Path(f"/proc/{running.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM"))
+
+    body = os.urandom(48 * MIB)
+    before = peak_mib()
+    upload_id = s3.create_multipart_upload(Bucket="staging", Key=key, ChecksumAlgorithm="SHA256")["UploadId"]
+    where = {"Bucket": "staging", "Key": key, "UploadId": upload_id}
+    parts = [_put(s3, where, number, body, sha(body)) for number in (1, 2, 3)]
+    s3.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
+    digest = hashlib.sha256()
+    stream = s3.get_object(Bucket="staging", Key=key)["Body"]
+    while piece := stream.read(MIB):
+        digest.update(piece)
+    assert digest.digest() == hashlib.sha256(body * 3).digest()
+    assert peak_mib() - before < 24
+    s3.delete_object(Bucket="staging", Key=key)
+
+
+def test_reading_by_part_or_version_is_refused_not_ignored(s3: Any, key: str, refused: Refused) -> None:
+    s3.put_object(Bucket="staging", Key=key, Body=b"x")
+    refused("NotImplemented", s3.get_object, Bucket="staging", Key=key, PartNumber=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import ssl
 import subprocess
 import sys
@@ -210,11 +211,12 @@ def start(state: Path, *, tls: bool = False, listen: str = "127.0.0.1:0", **sett
     with log.open("ab") as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
     assert process.stdout is not None
-    line = process.stdout.readline()
+    ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+    line = process.stdout.readline() if ready else b""
     try:
         hello = json.loads(line)
     except ValueError:
         process.kill()
-        process.wait(STOP_SECONDS)
+        process.communicate()
         raise RuntimeError(f"the AWS simulator did not start: {log.read_text()[-2000:]}") from None
     return AwsSimulator(process, hello, state)

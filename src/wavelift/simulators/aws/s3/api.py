@@ -32,6 +32,7 @@ MISSING: Final = {
     "replication": "ReplicationConfigurationNotFoundError",
     "website": "NoSuchWebsiteConfiguration",
 }
+UNSERVED: Final = frozenset({"partNumber", "versionId"})
 EMPTY: Final = {
     "versioning": "VersioningConfiguration",
     "logging": "BucketLoggingStatus",
@@ -163,6 +164,8 @@ class S3Api(UploadCalls):
         return Response(200, headers)
 
     def _get_object(self, request: Request) -> Response:
+        if unknown := UNSERVED & set(request.query()):
+            raise AwsError("NotImplemented", f"Reading by {', '.join(sorted(unknown))} is not implemented", 501)
         stored = self.store.object(*address(request))
         _check_conditions(request, stored)
         headers = _object_headers(stored)

@@ -20,7 +20,7 @@ CHECKSUM_TYPES: Final = ("COMPOSITE", "FULL_OBJECT")
 
 
 class UploadCalls:
-    """Counts under ``s3.parts``: parts ``stored``, and those ``repeated`` with the bytes that were there already."""
+    """Counts under ``s3.parts``: ``stored``, their ``bytes``, and ``repeated`` (the same bytes were there already)."""
 
     def __init__(
         self, store: S3Store, *, counters: Counters, watcher: Watcher, knows_key: Callable[[str], bool]
@@ -71,6 +71,7 @@ class UploadCalls:
             old = upload.parts.get(request.part)
             self.store.put_part(upload, request.part, path, etag=got.etag, checksums=got.checksums)
         self.counters.add("s3.parts", "stored")
+        self.counters.add("s3.parts", "bytes", got.size)
         if old is not None and (old.etag, old.size) == (got.etag, got.size):
             self.counters.add("s3.parts", "repeated")
         stated = {f"x-amz-checksum-{name.lower()}": value for name, value in got.checksums.items()}

@@ -115,11 +115,13 @@ class Conveyor(Generic[_Result]):
             self._supervise(tick)
         except BaseException as error:  # an interrupt of the task lands here as well
             self._fail(error)
-        if self._error is not None:
-            interrupt()
-        for thread in threads:
-            thread.join()
-        pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            if self._error is not None:
+                interrupt()
+        finally:
+            for thread in threads:
+                thread.join()
+            pool.shutdown(wait=True, cancel_futures=True)
         if self._error is not None:
             raise self._error
 

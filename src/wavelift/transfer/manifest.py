@@ -49,7 +49,8 @@ class Manifest:
         self.capacity: int = header["capacity"]
         self.block_count = block_count(self.capacity)
         # Anonymous map, not a bytearray: the kernel backs only what is written, so a big sparse disk stays small.
-        self._table = mmap.mmap(-1, max(1, self.block_count * DIGEST_SIZE))
+        # Private, because of a shared one even reading makes pages.
+        self._table = mmap.mmap(-1, self._length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._data_bytes = 0
         self._lock = threading.Lock()
 

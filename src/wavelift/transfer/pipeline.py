@@ -191,8 +191,8 @@ class _Copy:
         self._passed = self._source.size
 
     def _interrupt(self) -> None:
-        self._source.interrupt()
         self._writer.interrupt()
+        self._source.interrupt()
 
     def _snapshot(self) -> Progress:
         seed = self._progress

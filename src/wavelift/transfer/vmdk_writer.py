@@ -13,7 +13,7 @@ from wavelift.base.errors import Cancelled
 from wavelift.base.units import MIB
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.protocols import PartSink
-from wavelift.transfer.vmdk.encoder import WORST_BLOCK, PreparedBlock, StreamVmdkEncoder, prepare_block, worst_size
+from wavelift.transfer.vmdk.encoder import PreparedBlock, StreamVmdkEncoder, prepare_block, worst_size
 
 MIN_PART: Final = 8 * MIB
 """S3 wants 5 MiB; 8 keeps the requests per GiB low and the buffers small."""
@@ -58,7 +58,7 @@ class VmdkPartWriter:
         """Parts handed over so far."""
         self._sink = sink
         self._encoder = StreamVmdkEncoder(capacity, self._emit)
-        self._room = self.part_size + WORST_BLOCK
+        self._room = self.part_size + self._encoder.longest_emission
         self._spare = min(uploads + 1, max(2, BUFFER_BUDGET // self._room))
         self._pool = ThreadPoolExecutor(self._spare - 1, thread_name_prefix="part-upload")
         self._free: list[mmap.mmap] = []
@@ -78,6 +78,7 @@ class VmdkPartWriter:
 
     def write(self, index: int, prepared: PreparedBlock) -> None:
         """:raises: what the sink raised for an earlier part."""
+        self._check()
         self._begin()
         self._encoder.append(prepared)
 
@@ -117,8 +118,6 @@ class VmdkPartWriter:
         if self._fill >= self.part_size:
             self._ship()
             self._buffer = self._take_buffer()
-        if self._fill + size > len(self._buffer):  # only the directory of a disk of many TiB
-            self._buffer.resize(self._fill + size)
         fill = self._fill
         for chunk in chunks:
             end = fill + len(chunk)
@@ -161,7 +160,7 @@ class VmdkPartWriter:
     def _new_buffer(self) -> mmap.mmap:
         # Anonymous maps, not bytearrays: only what is filled becomes memory, and it goes back at the end.
         self._spare -= 1
-        return mmap.mmap(-1, self._room)
+        return mmap.mmap(-1, self._room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def _stopped(self) -> bool:
         return self._interrupted or self._error is not None

@@ -129,6 +129,11 @@ class StreamVmdkEncoder:
         """Bytes emitted so far."""
         return self._sector * SECTOR
 
+    @property
+    def longest_emission(self) -> int:
+        """The most bytes that one call of ``emit`` brings: a block, or directory and footer of a disk of many TiB."""
+        return max(WORST_BLOCK, vmdk.sectors_of(4 * self._header.tables) * SECTOR + 4 * SECTOR)
+
     def begin(self) -> None:
         """Emit header and descriptor: once, before the first block."""
         head = self._header.pack() + descriptor(self._header.capacity)

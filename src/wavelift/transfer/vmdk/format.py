@@ -169,11 +169,11 @@ def corrupt(why: str, *, offset: int | None = None, position: int | None = None)
     )
 
 
-def parse_marker(data: memoryview, position: int) -> tuple[int, int]:
+def parse_marker(data: memoryview, *, offset: int, position: int) -> tuple[int, int]:
     """The (sectors, type) of a metadata marker, which takes a whole sector."""
     sectors, size, kind = MARKER.unpack_from(data)
     if size or kind > MARKER_FOOTER:
-        corrupt(f"a marker of unknown type {kind}", position=position)
+        corrupt(f"a marker of unknown type {kind}", offset=offset, position=position)
     return sectors, kind
 
 

@@ -162,9 +162,10 @@ class StreamVmdkSource:
         while (due := tables.next_due()) is not None:
             sector, length = due
             self._skip_to(sector)
-            self._need(length)
+            padded = vmdk.sectors_of(length) * SECTOR
+            self._need(padded)
             tables.feed(self._window.peek(length))
-            self._window.skip(vmdk.sectors_of(length) * SECTOR)
+            self._window.skip(padded)
         self._skip_to(header.overhead)
         return tables
 
@@ -199,7 +200,7 @@ class StreamVmdkSource:
     def _metadata(self, tables: Tables) -> bool:
         """Handle one metadata marker; True when it was the end-of-stream mark and nothing follows."""
         window = self._window
-        sectors, kind = vmdk.parse_marker(window.peek(SECTOR), window.position)
+        sectors, kind = vmdk.parse_marker(window.peek(SECTOR), offset=self._offset, position=window.position)
         window.skip(SECTOR)
         if kind == vmdk.MARKER_EOS:
             if sectors:

@@ -107,7 +107,8 @@ def _build(target: Path) -> None:
             shutil.copy(path, work / path.name)
         built = work / "built"
         # -mod=readonly: what go.sum does not know is not built
-        argv = [go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", built, "."]
+        flags = ["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"]
+        argv: list[str | Path] = [go, "build", *flags, "-o", built, "."]
         env = {**os.environ, "GOFLAGS": "", "GOWORK": "off", "CGO_ENABLED": "0"}
         try:
             done = subprocess.run(argv, cwd=work, env=env, capture_output=True, text=True, timeout=BUILD_SECONDS)

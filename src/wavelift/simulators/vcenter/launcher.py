@@ -138,6 +138,7 @@ class VCenterSimulator(Control):
         self.ca_file = Path(ready["ca_file"])
         self.thumbprint: str = ready["thumbprint"]
         self.hosts: dict[str, dict[str, Any]] = ready["hosts"]
+        self.esxi_port: int = ready["esxi_port"]
         self.pid: int = ready["pid"]
 
     def alive(self) -> bool:

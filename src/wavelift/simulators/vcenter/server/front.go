@@ -195,6 +195,10 @@ func (s *sim) nfc(w http.ResponseWriter, r *http.Request) {
 
 // transfer sends one disk: chunked, without a length, from the beginning whatever range was asked for.
 func (s *sim) transfer(w http.ResponseWriter, r *http.Request, l *HttpNfcLease, f *leaseFile) {
+	if f.disk == nil {
+		_, _ = w.Write(f.small) // rules are about disks
+		return
+	}
 	e := event{kind: "nfc", vm: l.v, disk: f.index, actions: []string{"status"}}
 	if rule := s.rules.take(e); rule != nil {
 		http.Error(w, "as ordered", orElse(rule.Status, 503))
@@ -218,15 +222,15 @@ func (s *sim) transfer(w http.ResponseWriter, r *http.Request, l *HttpNfcLease, 
 func (f *leaseFile) finish(sums *digest) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	entry := &types.HttpNfcLeaseManifestEntry{Key: f.key, Sha1: hex.EncodeToString(sums.sha1.Sum(nil)), Size: sums.size, Disk: f.disk != nil}
+	entry := &types.HttpNfcLeaseManifestEntry{
+		Key: f.key, Sha1: hex.EncodeToString(sums.sha1.Sum(nil)), Size: sums.size, Disk: true,
+		Capacity: f.disk.capacity, PopulatedSize: sums.size,
+	}
 	switch f.checksum {
 	case "sha1":
 		entry.Checksum, entry.ChecksumType = entry.Sha1, "sha1"
 	case "sha256":
 		entry.Checksum, entry.ChecksumType = hex.EncodeToString(sums.sha256.Sum(nil)), "sha256"
-	}
-	if f.disk != nil {
-		entry.Capacity, entry.PopulatedSize = f.disk.capacity, sums.size
 	}
 	f.entry = entry
 }
@@ -247,10 +251,6 @@ func (d *digest) Write(p []byte) (int, error) {
 
 // body writes the disk in the style that the rules or the options ask for.
 func (s *sim) body(out io.Writer, e event, l *HttpNfcLease, f *leaseFile) error {
-	if f.small != nil {
-		_, err := out.Write(f.small)
-		return err
-	}
 	style := s.options.Body
 	e.actions = []string{"qemu", "footer"}
 	if rule := s.rules.take(e); rule != nil {

@@ -107,6 +107,12 @@ func (s *sim) target(ref types.ManagedObjectReference) (*vmState, *snapshot) {
 				return v, snap
 			}
 		}
+	case "HttpNfcLease":
+		for _, l := range s.allLeases() {
+			if l.Self == ref {
+				return l.v, nil
+			}
+		}
 	}
 	return nil, nil
 }

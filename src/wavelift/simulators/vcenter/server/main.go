@@ -41,6 +41,7 @@ type sim struct {
 	thumbprint string
 	token      string
 	started    time.Time
+	hostPort   int // the hosts' HTTPS port: one for all, as 443 is on real ones
 
 	rules     *ruleBook
 	counters  counters
@@ -158,12 +159,16 @@ func (s *sim) startHost(host *simulator.HostSystem, spec hostSpec) error {
 	host.Summary.Config.SslThumbprint = h.thumbprint
 	host.Config.Certificate = pemOf(cert.Certificate[0])
 	if spec.Address != "" {
-		listener, err := net.Listen("tcp", net.JoinHostPort(spec.Address, "0"))
+		listener, err := net.Listen("tcp", net.JoinHostPort(spec.Address, fmt.Sprint(s.hostPort)))
+		if err != nil { // taken: hosts that share an address have ports of their own
+			listener, err = net.Listen("tcp", net.JoinHostPort(spec.Address, "0"))
+		}
 		if err != nil {
 			return err
 		}
 		h.port = listener.Addr().(*net.TCPAddr).Port
 		host.Summary.Config.Port = int32(h.port)
+		s.hostPort = orElse(s.hostPort, h.port)
 		server := &http.Server{Handler: s.hostFront(), TLSConfig: tlsConfig(cert)}
 		go func() { log.Print(server.ServeTLS(listener, "", "")) }()
 	}
@@ -336,7 +341,7 @@ func (s *sim) ready(state string, control net.Addr, inv *inventory) {
 	line, err := json.Marshal(map[string]any{
 		"url": "https://" + s.listen + "/sdk", "control": "http://" + control.String() + "/_sim", "token": s.token,
 		"ca_file": filepath.Join(state, "ca.pem"), "username": inv.Users[0].Name, "password": inv.Users[0].Password,
-		"pid": os.Getpid(), "thumbprint": s.thumbprint, "hosts": hosts,
+		"pid": os.Getpid(), "thumbprint": s.thumbprint, "hosts": hosts, "esxi_port": s.hostPort,
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -34,6 +34,7 @@ type rule struct {
 
 	Hits    int      `json:"hits"`
 	Details []string `json:"details,omitempty"` // what it did: the damaged grain's disk offset, for example
+	skipped int
 }
 
 // ruleKinds names where a rule can act, for the error message.
@@ -129,13 +130,14 @@ func (b *ruleBook) take(e event) *rule {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, r := range b.rules {
-		if !r.matches(e) || (r.Times > 0 && r.Hits >= r.Times+r.Skip) {
+		if !r.matches(e) || (r.Times > 0 && r.Hits >= r.Times) {
+			continue
+		}
+		if r.skipped < r.Skip {
+			r.skipped++
 			continue
 		}
 		r.Hits++
-		if r.Hits <= r.Skip {
-			continue
-		}
 		return r
 	}
 	return nil

@@ -1,0 +1,261 @@
+"""TLS, logins, sessions, privileges, datastore downloads."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyVim.connect import SmartConnect
+from pyVmomi import vim
+
+from wavelift.simulators.vcenter import ADMIN, SimDatastore, SimDisk, SimulatorError, SimUser, SimVm, VCenterSimulator
+
+pytestmark = pytest.mark.wire
+
+MIB = 1 << 20
+
+
+def flat(vm: str, datastore: str = "datastore1") -> str:
+    return f"/folder/{vm}/{vm}-flat.vmdk?dcPath=dc1&dsName={datastore}"
+
+
+def test_login_needs_the_right_password(vc: VCenterSimulator, connect: Any) -> None:
+    for user, password in ((vc.username, "wrong"), ("nobody", vc.password)):
+        with pytest.raises(vim.fault.InvalidLogin):
+            connect(vc, user, password)
+    assert vc.state()["sessions"] == []
+
+
+def test_reads_before_login_are_refused_but_the_session_reads_as_none(vc: VCenterSimulator, client: Any) -> None:
+    stub = type(client.si._stub)(host=vc.host, port=vc.port, version="vim.version.v8_0_3_0", sslContext=client.context)
+    anonymous: Any = vim.ServiceInstance("ServiceInstance", stub)
+    assert anonymous.content.about.apiVersion == "8.0.3.0"
+    assert anonymous.content.sessionManager.currentSession is None
+    with pytest.raises(vim.fault.NotAuthenticated):
+        _ = vim.VirtualMachine(client.vm("web01")._moId, stub).name
+    with pytest.raises(vim.fault.NotAuthenticated):
+        anonymous.CurrentTime()
+
+
+def test_unset_properties_read_as_none(client: Any) -> None:
+    vm = client.vm("web01")
+    assert vm.snapshot is None
+    assert vm.parentVApp is None
+    for name in ("config", "runtime", "summary", "guest", "capability", "layoutEx", "storage", "environmentBrowser"):
+        assert getattr(vm, name) is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("self_signed", "self-signed"), ("expired", "expired"), ("wrong_name", "IP address mismatch")],
+)
+def test_wrong_certificates_fail_a_verifying_client(start_vc: Any, kind: Any, words: str) -> None:
+    vc = start_vc([], certificate=kind)
+    context = ssl.create_default_context(cafile=str(vc.ca_file))
+    with pytest.raises(ssl.SSLCertVerificationError, match=words):
+        SmartConnect(host=vc.host, port=vc.port, user=vc.username, pwd=vc.password, sslContext=context)
+
+
+def test_downloads_need_a_session(vc: VCenterSimulator, client: Any) -> None:
+    lease = client.settled(client.vm("off01").ExportVm())
+    assert client.get(lease.info.deviceUrl[0].url, cookie=False)[0] == 401
+    assert client.get(f"https://{vc.host}:{vc.port}{flat('off01')}", cookie=False)[0] == 401
+    assert (
+        client.get(lease.info.deviceUrl[0].url, headers={"Cookie": "vmware_soap_session=guess"}, cookie=False)[0] == 401
+    )
+    assert client.get(lease.info.deviceUrl[0].url)[0] == 200
+
+
+def test_ranges_of_a_flat_file_while_the_vm_is_off(
+    vc: VCenterSimulator, client: Any, content: dict[str, bytes]
+) -> None:
+    url = f"https://{vc.host}:{vc.port}{flat('off01')}"
+    status, headers, body = client.get(url, headers={"Range": "bytes=100-70000"})
+    assert (status, headers["Content-Range"]) == (206, f"bytes 100-70000/{8 * MIB}")
+    assert body == content["b"][100:70001]
+    assert client.get(url, headers={"Range": f"bytes={8 * MIB}-"})[0] == 416
+    assert client.get(f"https://{vc.host}:{vc.port}/folder/off01/none.vmdk?dcPath=dc1&dsName=datastore1")[0] == 404
+
+
+def test_vmfs6_locks_the_chain_of_a_running_vm(
+    start_vc: Any, connect: Any, content: dict[str, bytes], tmp_path: Path
+) -> None:
+    disk = SimDisk(tmp_path / "b.raw")
+    vc = start_vc(
+        [SimVm("six", [disk]), SimVm("nfs", [disk], datastore="filer")],
+        datastores=(SimDatastore(), SimDatastore("filer", type="NFS")),
+    )
+    client = connect(vc)
+    client.snapshot(client.vm("six"))
+    client.snapshot(client.vm("nfs"))
+    vc.guest_write("nfs", 0, 0, b"newer")
+    base = f"https://{vc.host}:{vc.port}"
+    assert client.get(base + flat("six"))[0] == 500
+    assert client.get(base + flat("nfs", "filer"))[2] == content["b"]
+    vc.rule(kind="folder", action="unlocked", vm="six")
+    assert client.get(base + flat("six"))[2] == content["b"]
+    assert client.get(base + flat("six"))[0] == 500
+
+
+def test_a_service_ticket_opens_one_url_once(vc: VCenterSimulator, client: Any) -> None:
+    path = flat("off01")
+    url = f"https://127.0.0.12:{vc.esxi_port}{path}"
+    spec = vim.SessionManager.HttpServiceRequestSpec(method="httpGet", url=url)
+    ticket = client.si.content.sessionManager.AcquireGenericServiceTicket(spec)
+    cookie = {"Cookie": f"vmware_cgi_ticket={ticket.id}"}
+    assert client.get(url, headers=cookie, cookie=False)[0] == 200
+    assert client.get(url, headers=cookie, cookie=False)[0] == 401
+
+
+def test_privileges_of_a_limited_user(start_vc: Any, connect: Any, inventory: list[SimVm]) -> None:
+    reader = SimUser("reader", "pw", privileges=["VirtualMachine.State.CreateSnapshot"])
+    nearly = SimUser("nearly", "pw", without=["VApp.Export"])
+    vc = start_vc(inventory, users=(ADMIN, reader, nearly))
+    client = connect(vc, "reader", "pw")
+    vm = client.vm("web01")
+    snapshot = client.snapshot(vm)
+    for call, privilege in (
+        (lambda: snapshot.RemoveSnapshot_Task(False), "VirtualMachine.State.RemoveSnapshot"),
+        (snapshot.ExportSnapshot, "VApp.Export"),
+        (vm.PowerOff, "VirtualMachine.Interact.PowerOff"),
+        (
+            lambda: vm.ReconfigVM_Task(vim.vm.ConfigSpec(changeTrackingEnabled=True)),
+            "VirtualMachine.Config.ChangeTracking",
+        ),
+    ):
+        with pytest.raises(vim.fault.NoPermission) as refused:
+            call()
+        assert refused.value.privilegeId == privilege
+    manager = client.si.content.authorizationManager
+    names = ["System.Read", "VApp.Export", "VirtualMachine.State.CreateSnapshot", "Invented.Privilege"]
+    session = client.si.content.sessionManager.currentSession.key
+    (answer,) = manager.HasPrivilegeOnEntities([vm], session, names)
+    assert [p.isGranted for p in answer.privAvailability] == [True, False, True, False]
+    (fetched,) = manager.FetchUserPrivilegeOnEntities([vm], "nearly")
+    assert "VApp.Export" not in fetched.privileges
+    assert "VirtualMachine.State.RemoveSnapshot" in fetched.privileges
+    other = connect(vc, "nearly", "pw")
+    other.remove(vim.vm.Snapshot(snapshot._moId, other.si._stub))
+
+
+def test_sessions_expire_on_demand_and_when_idle(start_vc: Any, connect: Any, inventory: list[SimVm]) -> None:
+    vc = start_vc(inventory, session_timeout=1)
+    client = connect(vc)
+    assert vc.expire_sessions() == 1
+    with pytest.raises(vim.fault.NotAuthenticated):
+        client.si.CurrentTime()
+    idle = connect(vc)
+    time.sleep(2.5)
+    with pytest.raises(vim.fault.NotAuthenticated):
+        idle.si.CurrentTime()
+    assert vc.state()["sessions"] == []
+
+
+def test_guest_shutdown_needs_tools(start_vc: Any, connect: Any) -> None:
+    vc = start_vc([SimVm("with", []), SimVm("without", [], tools="not_installed")])
+    client = connect(vc)
+    with pytest.raises(vim.fault.ToolsUnavailable):
+        client.vm("without").ShutdownGuest()
+    vm = client.vm("with")
+    vm.ShutdownGuest()
+    deadline = time.monotonic() + 5
+    while vm.runtime.powerState != "poweredOff" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert vm.runtime.powerState == "poweredOff"
+    assert vm.guest.toolsRunningStatus == "guestToolsNotRunning"
+
+
+# --- faults on order, and the control endpoint ---
+
+
+def test_rules_on_calls(vc: VCenterSimulator, client: Any) -> None:
+    vc.rule(kind="fault", method="CurrentTime", fault="NoPermission", args={"privilegeId": "a.b"}, times=2, skip=1)
+    client.si.CurrentTime()
+    for _ in range(2):
+        with pytest.raises(vim.fault.NoPermission) as refused:
+            client.si.CurrentTime()
+        assert refused.value.privilegeId == "a.b"
+    client.si.CurrentTime()
+    vc.rule(kind="latency", method="CurrentTime", delay=0.5)
+    begun = time.monotonic()
+    client.si.CurrentTime()
+    assert time.monotonic() - begun >= 0.5
+    assert [r["hits"] for r in vc.rules()] == [2, 1]
+    vc.clear_rules()
+    assert vc.rules() == []
+
+
+def test_an_answer_that_is_lost(vc: VCenterSimulator, client: Any) -> None:
+    vm = client.vm("web01")
+    vc.rule(kind="drop", method="CreateSnapshot_Task", action="after")
+    with pytest.raises((http.client.HTTPException, OSError)):
+        vm.CreateSnapshot_Task("lost", "", False, False)
+    deadline = time.monotonic() + 5
+    while vm.snapshot is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [t.name for t in vm.snapshot.rootSnapshotList] == ["lost"]
+
+
+def test_tasks_that_fail_before_and_after_their_work(vc: VCenterSimulator, client: Any) -> None:
+    vm = client.vm("web01")
+    vc.rule(kind="task", method="CreateSnapshot_Task", fault="InsufficientStorageSpace")
+    with pytest.raises(vim.fault.InsufficientStorageSpace):
+        client.snapshot(vm)
+    assert vm.snapshot is None
+    vc.rule(kind="task", method="CreateSnapshot_Task", fault="GenericVmConfigFault", args={"reason": "x"}, applied=True)
+    with pytest.raises(vim.fault.GenericVmConfigFault):
+        client.snapshot(vm)
+    assert vm.snapshot is not None
+
+
+def test_quiescing(start_vc: Any, connect: Any) -> None:
+    vc = start_vc([SimVm("with", []), SimVm("without", [], tools="not_running")])
+    client = connect(vc)
+    client.snapshot(client.vm("with"), quiesce=True)
+    assert client.vm("with").snapshot.rootSnapshotList[0].quiesced is True
+    with pytest.raises(vim.fault.FilesystemQuiesceFault):
+        client.snapshot(client.vm("without"), quiesce=True)
+    vc.rule(kind="quiesce")
+    with pytest.raises(vim.fault.ApplicationQuiesceFault):
+        client.snapshot(client.vm("with"), quiesce=True)
+
+
+def test_counters_and_datastore_space(vc: VCenterSimulator, client: Any) -> None:
+    vc.reset_counters()
+    client.si.CurrentTime()
+    client.si.CurrentTime()
+    assert vc.counters()["methods"] == {"CurrentTime": 2}
+    assert vc.counters()["paths"]["/sdk"]["requests"] == 2
+    vc.set_datastore("datastore1", free=12345)
+    assert client.vm("web01").datastore[0].summary.freeSpace == 12345
+
+
+def test_the_control_endpoint_needs_its_token_and_explains_itself(vc: VCenterSimulator) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(f"{vc.control_url}/state", timeout=5)
+    with pytest.raises(SimulatorError, match="no kind of rule"):
+        vc.rule(kind="nonsense")
+    with pytest.raises(SimulatorError, match="NoSuchFault"):
+        vc.rule(kind="fault", fault="NoSuchFault")
+    with pytest.raises(SimulatorError, match="no virtual machine"):
+        vc.rule(kind="quiesce", vm="nobody")
+    with pytest.raises(SimulatorError, match="beyond the disk"):
+        vc.guest_write("web01", 0, 1 << 40, b"x")
+
+
+def test_wrong_inventories_are_explained(start_vc: Any) -> None:
+    with pytest.raises(SimulatorError, match="unknown controller"):
+        start_vc([SimVm("x", [SimDisk(capacity=MIB, controller="floppy")])])  # type: ignore[arg-type]
+    with pytest.raises(SimulatorError, match="two disks at"):
+        start_vc([SimVm("x", [SimDisk(capacity=MIB), SimDisk(capacity=MIB)])])
+
+
+def test_passwords_are_not_on_the_command_line(vc: VCenterSimulator) -> None:
+    assert vc.password.encode() not in Path(f"/proc/{vc.pid}/cmdline").read_bytes()
+    assert vc.password not in repr(ADMIN)

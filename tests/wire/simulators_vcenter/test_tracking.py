@@ -1,0 +1,147 @@
+"""Change tracking: ids and QueryChangedDiskAreas against what was really written."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from pyVmomi import vim
+
+from wavelift.simulators.vcenter import SimVm, VCenterSimulator
+
+pytestmark = pytest.mark.wire
+
+KIB, MIB = 1 << 10, 1 << 20
+GRANULE = 64 * KIB
+
+
+def enable(client: Any, vm: Any) -> None:
+    client.done(vm.ReconfigVM_Task(vim.vm.ConfigSpec(changeTrackingEnabled=True)))
+
+
+def change_id(client: Any, config: Any, key: int = 2000) -> str | None:
+    found: str | None = client.devices(config)[key].backing.changeId
+    return found
+
+
+def areas(vm: Any, snapshot: Any, changed_since: str, key: int = 2000) -> list[tuple[int, int]]:
+    """Asked again until the answers cover the disk, as one must."""
+    capacity = 70 * MIB + 3 * KIB if key == 2000 else 8 * MIB
+    found, at = [], 0
+    while at < capacity:
+        answer = vm.QueryChangedDiskAreas(snapshot, key, at, changed_since)
+        assert answer.startOffset == at
+        assert answer.length > 0
+        found += [(a.start, a.length) for a in answer.changedArea]
+        at += answer.length
+    return found
+
+
+def covered(found: list[tuple[int, int]], offset: int, length: int) -> bool:
+    wanted = set(range(offset // GRANULE, (offset + length - 1) // GRANULE + 1))
+    have = {g for start, size in found for g in range(start // GRANULE, (start + size + GRANULE - 1) // GRANULE)}
+    return wanted <= have
+
+
+def test_the_flag_takes_effect_at_the_next_stun_only(vc: VCenterSimulator, client: Any) -> None:
+    vm = client.vm("web01")
+    enable(client, vm)
+    assert vm.config.changeTrackingEnabled is True
+    assert change_id(client, vm.config) is None
+    snapshot = client.snapshot(vm)
+    lineage, _, number = (change_id(client, snapshot.config) or "").partition("/")
+    assert len(lineage) == 36
+    assert number == "1"
+    client.remove(snapshot)
+    assert change_id(client, vm.config) == f"{lineage}/1"
+    vm.QueryChangedDiskAreas(client.snapshot(vm), 2000, 0, f"{lineage}/1")
+
+
+def test_areas_are_what_was_written_between_two_snapshots(start_vc: Any, connect: Any, inventory: list[SimVm]) -> None:
+    vc = start_vc(inventory, changed_area_window=16 * MIB)
+    client = connect(vc)
+    vm = client.vm("web01")
+    enable(client, vm)
+    first = client.snapshot(vm, "first")
+    before = change_id(client, first.config) or ""
+    other = change_id(client, first.config, 16001) or ""
+    client.remove(first)  # ids outlive their snapshot
+    noise = random.Random(3)
+    writes = [(noise.randrange(0, 69 * MIB), noise.randrange(1, 200_000)) for _ in range(20)]
+    for offset, length in writes:
+        vc.guest_write("web01", 0, offset, noise.randbytes(length))
+    second = client.snapshot(vm, "second")
+    vc.guest_write("web01", 0, 70 * MIB, b"after the second one")
+    found = areas(vm, second, before)
+    assert all(covered(found, offset, length) for offset, length in writes)
+    granules = {g for o, n in writes for g in range(o // GRANULE, (o + n - 1) // GRANULE + 1)}
+    assert sum(length for _, length in found) == len(granules) * GRANULE
+    assert areas(vm, second, change_id(client, second.config) or "") == []
+    assert areas(vm, second, other, key=16001) == []
+
+
+def test_star_reports_areas_in_use_in_allocation_units(
+    vc: VCenterSimulator, client: Any, content: dict[str, bytes]
+) -> None:
+    vm = client.vm("web01")
+    enable(client, vm)
+    found = areas(vm, client.snapshot(vm), "*")
+    data = [i for i in range(0, len(content["a"]), GRANULE) if any(content["a"][i : i + GRANULE])]
+    assert all(covered(found, at, 1) for at in data)
+    assert all(start % MIB == 0 for start, _ in found)
+    assert sum(length for _, length in found) < 8 * MIB
+
+
+def test_refusals(vc: VCenterSimulator, client: Any) -> None:
+    vm = client.vm("web01")
+    off = client.snapshot(vm)
+    with pytest.raises(vim.fault.FileFault):  # tracking is off
+        vm.QueryChangedDiskAreas(off, 2000, 0, "*")
+    with pytest.raises(vim.fault.InvalidState):  # a snapshot stands
+        enable(client, vm)
+    client.remove(off)
+    enable(client, vm)
+    snapshot = client.snapshot(vm)
+    known = change_id(client, snapshot.config) or ""
+    for wrong in ("00000000-0000-0000-0000-000000000000/1", known.rpartition("/")[0] + "/77"):
+        with pytest.raises(vim.fault.FileFault):
+            vm.QueryChangedDiskAreas(snapshot, 2000, 0, wrong)
+    for arguments in (
+        (snapshot, 2000, 0, "nonsense"),
+        (snapshot, 2001, 0, known),
+        (snapshot, 2000, 1 << 40, known),
+        (None, 2000, 0, known),
+    ):
+        with pytest.raises(Exception, match="InvalidArgument"):
+            vm.QueryChangedDiskAreas(*arguments)
+
+
+def test_a_revert_starts_a_new_lineage_unless_told_to_lie(vc: VCenterSimulator, client: Any) -> None:
+    vm = client.vm("web01")
+    enable(client, vm)
+    snapshot = client.snapshot(vm)
+    before = (change_id(client, snapshot.config) or "").partition("/")[0]
+    vc.rule(kind="revert_keeps_change_id")
+    client.done(snapshot.RevertToSnapshot_Task())
+    assert (change_id(client, vm.config) or "").partition("/")[0] == before
+    client.done(snapshot.RevertToSnapshot_Task())
+    assert (change_id(client, vm.config) or "").partition("/")[0] != before
+
+
+def test_rules_that_lie_about_areas(vc: VCenterSimulator, client: Any) -> None:
+    vm = client.vm("web01")
+    enable(client, vm)
+    before = change_id(client, client.snapshot(vm).config) or ""
+    vc.guest_write("web01", 0, MIB, b"x")
+    vc.guest_write("web01", 0, 5 * MIB, b"x")
+    now = client.snapshot(vm)
+    true = areas(vm, now, before)
+    assert len(true) == 2
+    vc.rule(kind="cbt", action="few_areas")
+    assert areas(vm, now, before) == true[1:]
+    vc.rule(kind="cbt", action="whole_disk")
+    assert areas(vm, now, before) == [(0, 70 * MIB + 3 * KIB)]
+    vc.rule(kind="cbt", action="fault", fault="FileFault", args={"file": "x"})
+    with pytest.raises(vim.fault.FileFault):
+        areas(vm, now, before)

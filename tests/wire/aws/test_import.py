@@ -131,7 +131,9 @@ def test_amp_08_an_import_becomes_a_tagged_image_and_an_instance(
         tags=TAGS,
     )
     instance = ec2.launch(launch)
+    calls = aws.counters()["ec2.RunInstances"]["calls"]
     assert ec2.launch(launch).instance_id == instance.instance_id
+    assert aws.counters()["ec2.RunInstances"]["calls"] == calls
     described = ec2.describe_instances([instance.instance_id, "i-0000000000000dead"])
     assert list(described) == [instance.instance_id]
     seen = described[instance.instance_id]

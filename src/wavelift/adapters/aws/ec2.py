@@ -81,6 +81,7 @@ class Instance:
     image_id: str = ""
     instance_type: str = ""
     subnet_id: str = ""
+    client_token: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -138,10 +139,10 @@ class Ec2:
 
         :raises LimitReachedError: the account's vCPU limit, the zone's capacity or the subnet's addresses are used up.
         """
-        token = {"Name": "client-token", "Values": [request.client_token]}
-        before = [one for one in self._instances(Filters=[token]) if one.state not in GONE_STATES]
-        if before:
-            return before[0]
+        of_image = self._instances(Filters=[{"Name": "image-id", "Values": [request.image_id]}])
+        for one in of_image:
+            if one.client_token == request.client_token and one.state not in GONE_STATES:
+                return one
         with aws_errors(
             "could not launch the instance",
             service="ec2",
@@ -280,6 +281,7 @@ def _read_instance(one: Mapping[str, Any]) -> Instance:
         image_id=one.get("ImageId", ""),
         instance_type=one.get("InstanceType", ""),
         subnet_id=one.get("SubnetId", ""),
+        client_token=one.get("ClientToken", ""),
         tags=from_aws(one.get("Tags", [])),
     )
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pyVmomi import vim, vmodl
@@ -9,7 +9,7 @@ from pyVmomi import vim, vmodl
 from wavelift.adapters.vsphere.devices import disks
 from wavelift.adapters.vsphere.faults import QuiesceError, translate
 from wavelift.adapters.vsphere.inventory import VmSummary, choose, decode_name
-from wavelift.adapters.vsphere.lease import _match
+from wavelift.adapters.vsphere.lease import LeaseBody, _match
 from wavelift.adapters.vsphere.nfc import lease_address, target_of
 from wavelift.adapters.vsphere.privileges import REQUIRED
 from wavelift.adapters.vsphere.session import VsphereConfig
@@ -214,3 +214,21 @@ def test_inv_11_disks_are_mapped_by_the_lease_s_key_not_by_order() -> None:
 def test_inv_11_a_lease_with_other_disks_stops(keys: list[str]) -> None:
     with pytest.raises(GuardError, match="does not offer"):
         _match([url(f"/vm-1/ParaVirtualSCSIController{key}") for key in keys], scsi_disks(2), {"server": "web01"})
+
+
+def test_what_a_cut_body_ends_in_is_not_its_end() -> None:
+    """A body without a length that is cut off looks complete; the lease knows better."""
+
+    class Lease:
+        def check(self) -> None:
+            raise UnreachableError("the export lease has ended")
+
+    class Ended:
+        received = 7
+
+        def readinto(self, buffer: bytearray) -> int:
+            return 0
+
+    body = LeaseBody(cast(Any, Lease()), scsi_disks(1)[0], cast(Any, Ended()))
+    with pytest.raises(UnreachableError, match="lease has ended"):
+        body.readinto(bytearray(10))

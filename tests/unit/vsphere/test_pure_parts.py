@@ -60,6 +60,7 @@ def test_a_half_configured_policy_is_refused(wrong: dict[str, Any]) -> None:
         (vim.fault.InvalidLogin(), LoginError),
         (vim.fault.NoPermission(privilegeId="VApp.Export"), MissingPrivilegeError),
         (vmodl.fault.ManagedObjectNotFound(), NotFoundError),
+        (vim.fault.UserNotFound(principal="x", unresolved=True), NotFoundError),
         (vim.fault.TaskInProgress(), BusyError),
         (vim.fault.InvalidPowerState(), BusyError),
         (vim.fault.FileLocked(file="x"), BusyError),

@@ -95,6 +95,7 @@ _TABLE: Final[tuple[tuple[Any, Callable[[Any, dict[str, object]], WaveliftError]
     (vmodl.fault.SecurityError, _missing_privilege),
     (vmodl.fault.ManagedObjectNotFound, _gone),
     (vim.fault.NotFound, _gone),
+    (vim.fault.UserNotFound, _gone),
     (vim.fault.ApplicationQuiesceFault, _QUIESCE),
     (vim.fault.FilesystemQuiesceFault, _QUIESCE),
     (vim.fault.ToolsUnavailable, _QUIESCE),

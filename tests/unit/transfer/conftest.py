@@ -160,7 +160,7 @@ class Toolbox:
     @staticmethod
     def decode(file: bytes, *, raw: io.RawIOBase | None = None) -> tuple[bytes, Manifest]:
         """The disk that a stream-optimised VMDK holds, through the whole pipeline."""
-        source = StreamVmdkSource(raw or io.BytesIO(file))  # type: ignore[arg-type]
+        source = StreamVmdkSource(raw or io.BytesIO(file))
         writer = MemoryWriter(source.size)
         manifest = Manifest.empty(source.size)
         copy(source, writer, manifest, cancel=CancelFlag())

@@ -38,7 +38,7 @@ def disks(draw: st.DrawFn, *, largest: int = 3 * MIB) -> tuple[bytes, list[Exten
     unit = draw(st.sampled_from([1, SECTOR, 4096, GRAIN, BLOCK]))
     size = draw(st.integers(1, largest // unit)) * unit
     content = bytearray(size)
-    extents = []
+    extents: list[Extent] = []
     position = 0
     while position < size and len(extents) < 12:
         position += draw(st.integers(0, (size - position) // unit)) * unit

@@ -1,0 +1,196 @@
+"""Two TLS servers for benchmarks: one hands a file out like an NFC lease, one swallows S3 uploads.
+
+They run in processes of their own, so that only the contenders are measured; both ends are the same for all.
+``python -m benchmarks.servers FOLDER [FILE]`` prints ``{"source": url, "sink": url, "ca": path}`` and runs until its
+standard input closes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import multiprocessing
+import re
+import ssl
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Lock
+from typing import Any, ClassVar, Final
+from urllib.parse import parse_qs, urlsplit
+from xml.sax.saxutils import escape
+
+CHUNK: Final = 256 * 1024
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent."""
+
+    def answer(self, body: bytes = b"", *, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(200)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class SourceHandler(_Handler):
+    """The whole file, chunked: a lease has no length and knows no ranges."""
+
+    path_to_file: ClassVar[Path]
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-vnd.vmware-streamVmdk")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        buffer = bytearray(CHUNK)
+        view = memoryview(buffer)
+        with self.path_to_file.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                self.wfile.write(b"%x\r\n" % count)
+                self.wfile.write(view[:count])
+                self.wfile.write(b"\r\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+
+class SinkHandler(_Handler):
+    """Enough of S3's multipart upload to be answered politely; the bytes go nowhere."""
+
+    parts: ClassVar[dict[int, bytes]] = {}
+    received: ClassVar[int] = 0
+    lock: ClassVar[Lock] = Lock()
+
+    def _swallow(self) -> bytes:
+        """Read the body away; its first bytes, for the small ones that mean something."""
+        head = b""
+        left = int(self.headers.get("Content-Length") or 0)
+        buffer = bytearray(min(CHUNK, max(left, 1)))
+        while left:
+            count = self.rfile.readinto(memoryview(buffer)[: min(left, len(buffer))])
+            if not count:
+                break
+            head = head or bytes(buffer[:count])
+            left -= count
+            type(self).received += count
+        return head
+
+    def do_PUT(self) -> None:
+        self._swallow()
+        query = parse_qs(urlsplit(self.path).query)
+        digest = self.headers.get("x-amz-checksum-sha256", "")
+        with self.lock:
+            self.parts[int(query.get("partNumber", ["0"])[0])] = base64.b64decode(digest)
+        self.answer(headers={"ETag": '"0123456789abcdef"', **({"x-amz-checksum-sha256": digest} if digest else {})})
+
+    def do_POST(self) -> None:
+        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        body = self._swallow()
+        if "uploads" in query:
+            self.parts.clear()
+            self.answer(_xml("InitiateMultipartUploadResult", UploadId="upload-1", Bucket="b", Key="k"))
+            return
+        numbers = [int(number) for number in re.findall(rb"<PartNumber>(\d+)</PartNumber>", body)] or list(self.parts)
+        joined = b"".join(self.parts[number] for number in sorted(self.parts))
+        composite = f"{base64.b64encode(hashlib.sha256(joined).digest()).decode()}-{len(self.parts) or len(numbers)}"
+        fields = {"Location": "x", "Bucket": "b", "Key": "k", "ETag": '"e"'}
+        if joined:
+            fields |= {"ChecksumSHA256": composite, "ChecksumType": "COMPOSITE"}
+        self.answer(_xml("CompleteMultipartUploadResult", **fields))
+
+    def do_GET(self) -> None:
+        self.answer(_xml("ListPartsResult", IsTruncated="false"))
+
+
+def _xml(root: str, **fields: str) -> bytes:
+    inner = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in fields.items())
+    return f'<?xml version="1.0"?><{root} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{inner}</{root}>'.encode()
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1: ``(certificate, key)``."""
+    from datetime import UTC, datetime, timedelta
+    from ipaddress import ip_address
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "wavelift benchmark")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = folder / "server.pem", folder / "server.key"
+    cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return cert_file, key_file
+
+
+def _serve(handler: type[_Handler], files: tuple[Path, Path], ready: Connection, file: Path | None) -> None:
+    if file is not None:
+        SourceHandler.path_to_file = file
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    # The handshake belongs to the connection's thread, not to the one that accepts.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    ready.send(server.server_address[1])
+    server.serve_forever()
+
+
+@contextmanager
+def servers(folder: Path, file: Path) -> Iterator[dict[str, str]]:
+    """Both servers; ``{"source": url, "sink": url, "ca": path}``."""
+    files = certificate(folder)
+    addresses: dict[str, str] = {"ca": str(files[0])}
+    processes: list[Any] = []
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        for name, handler in (("source", SourceHandler), ("sink", SinkHandler)):
+            mine, theirs = spawn.Pipe()
+            process = spawn.Process(
+                target=_serve, args=(handler, files, theirs, file if name == "source" else None), daemon=True
+            )
+            process.start()
+            processes.append(process)
+            if not mine.poll(30):
+                raise RuntimeError(f"the {name} server did not start")
+            addresses[name] = f"https://127.0.0.1:{mine.recv()}"
+        yield addresses
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def main() -> None:
+    folder, file = map(Path, sys.argv[1:3])
+    with servers(folder, file) as addresses:
+        print(json.dumps(addresses), flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -66,13 +66,21 @@ class SinkHandler(_Handler):
     """Enough of S3's multipart upload to be answered politely; the bytes go nowhere."""
 
     parts: ClassVar[dict[int, bytes]] = {}
-    received: ClassVar[int] = 0
     lock: ClassVar[Lock] = Lock()
 
     def _swallow(self) -> bytes:
         """Read the body away; its first bytes, for the small ones that mean something."""
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self._drop(int(self.headers.get("Content-Length") or 0))
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            self._drop(size)
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        return b""
+
+    def _drop(self, left: int) -> bytes:
         head = b""
-        left = int(self.headers.get("Content-Length") or 0)
         buffer = bytearray(min(CHUNK, max(left, 1)))
         while left:
             count = self.rfile.readinto(memoryview(buffer)[: min(left, len(buffer))])
@@ -80,7 +88,6 @@ class SinkHandler(_Handler):
                 break
             head = head or bytes(buffer[:count])
             left -= count
-            type(self).received += count
         return head
 
     def do_PUT(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from pyVim.connect import SmartConnect
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
 from wavelift.simulators.vcenter import ADMIN, SimDatastore, SimDisk, SimulatorError, SimUser, SimVm, VCenterSimulator
 
@@ -212,6 +212,38 @@ def test_tasks_that_fail_before_and_after_their_work(vc: VCenterSimulator, clien
     with pytest.raises(vim.fault.GenericVmConfigFault):
         client.snapshot(vm)
     assert vm.snapshot is not None
+
+
+def test_a_full_datastore_takes_no_snapshot(vc: VCenterSimulator, client: Any) -> None:
+    vc.set_datastore("datastore1", free=1 << 20)
+    with pytest.raises(vim.fault.NoDiskSpace):
+        client.snapshot(client.vm("web01"))
+    assert client.vm("web01").snapshot is None
+
+
+def test_what_is_not_simulated_is_refused(client: Any) -> None:
+    vm = client.vm("web01")
+    with pytest.raises(vmodl.fault.NotSupported):
+        client.done(vm.ReconfigVM_Task(vim.vm.ConfigSpec(memoryMB=1)))
+    with pytest.raises(vim.fault.ConcurrentAccess):
+        client.done(vm.ReconfigVM_Task(vim.vm.ConfigSpec(changeVersion="old", annotation="x")))
+    client.done(vm.ReconfigVM_Task(vim.vm.ConfigSpec(changeVersion=vm.config.changeVersion, annotation="x")))
+    assert vm.config.annotation == "x"
+
+
+def test_cdrom_and_network_card_can_be_disconnected(start_vc: Any, connect: Any) -> None:
+    client = connect(start_vc([SimVm("x", [], cdrom="[datastore1] tools.iso")]))
+    vm = client.vm("x")
+    edits = []
+    for device in vm.config.hardware.device:
+        if isinstance(device, (vim.vm.device.VirtualCdrom, vim.vm.device.VirtualVmxnet3)):
+            assert device.connectable is not None
+            assert device.connectable.connected is True
+            device.connectable.connected = device.connectable.startConnected = False
+            edits.append(vim.vm.device.VirtualDeviceSpec(operation="edit", device=device))
+    client.done(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=edits)))
+    states = [d.connectable.connected for d in vm.config.hardware.device if d.connectable]
+    assert states == [False, False]
 
 
 def test_quiescing(start_vc: Any, connect: Any) -> None:

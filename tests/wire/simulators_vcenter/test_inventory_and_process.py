@@ -206,6 +206,13 @@ def test_a_crash_leaves_no_process_and_close_no_files(vc: VCenterSimulator) -> N
         pass
 
 
+def test_a_destroyed_machine_is_gone(vc: VCenterSimulator, client: Any) -> None:
+    vm = client.vm("off01")
+    client.done(vm.Destroy_Task())
+    assert [v.name for v in client.vms()] == ["web01"]
+    assert [v["name"] for v in vc.state()["vms"]] == ["web01"]
+
+
 def test_no_go_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     old = tmp_path / "go"
     old.write_text("#!/bin/sh\necho go1.19.8\n")

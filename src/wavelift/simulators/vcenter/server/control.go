@@ -60,7 +60,7 @@ func (s *sim) controlHandler() http.Handler {
 	on("POST /_sim/migrate", s.controlMigrate)
 	on("POST /_sim/vm", s.controlVM)
 	on("POST /_sim/datastore", s.controlDatastore)
-	on("POST /_sim/crash", func(*http.Request) (any, error) { os.Exit(70); return nil, nil })
+	on("POST /_sim/crash", func(*http.Request) (any, error) { os.Exit(crashStatus); return nil, nil })
 	return mux
 }
 
@@ -169,17 +169,20 @@ func (s *sim) controlMigrate(r *http.Request) (any, error) {
 	if v == nil || host == nil {
 		return nil, badRequest("no virtual machine %q or no host %q", order.VM, order.Host)
 	}
+	return map[string]int{"leases_broken": s.move(v, host, order.Leases == "break")}, nil
+}
+
+// move puts the VM on another host; what the old host was sending breaks off.
+func (s *sim) move(v *vmState, host *esxi, breakLeases bool) int {
 	ctx := s.context()
 	ctx.WithLock(v.vm, func() { v.moveTo(ctx, host.ref) })
 	broken := 0
-	if order.Leases == "break" {
-		for _, l := range s.allLeases() {
-			if l.v == v && l.end(l.ctx, types.HttpNfcLeaseStateError, &types.InvalidState{}) {
-				broken++
-			}
+	for _, l := range s.allLeases() {
+		if breakLeases && l.v == v && l.end(l.ctx, types.HttpNfcLeaseStateError, &types.InvalidState{}) {
+			broken++
 		}
 	}
-	return map[string]int{"leases_broken": broken}, nil
+	return broken
 }
 
 func (s *sim) controlVM(r *http.Request) (any, error) {

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -20,9 +19,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/vmware/govmomi/object"
-	"github.com/vmware/govmomi/simulator"
-	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -206,7 +202,12 @@ func (s *sim) transfer(w http.ResponseWriter, r *http.Request, l *HttpNfcLease, 
 	}
 	out := s.throttled(w, r, e, l.closed)
 	w.Header().Set("Content-Type", "application/x-vnd.vmware-streamVmdk")
-	sums := &digest{sha1: sha1.New(), sha256: sha256.New(), out: out}
+	sums := &digest{sha1: sha1.New(), out: out}
+	f.mu.Lock()
+	if f.checksum == "sha256" {
+		sums.sha256 = sha256.New()
+	}
+	f.mu.Unlock()
 	s.transfers.Add(1)
 	defer s.transfers.Add(-1)
 	err := s.body(sums, e, l, f)
@@ -226,10 +227,10 @@ func (f *leaseFile) finish(sums *digest) {
 		Key: f.key, Sha1: hex.EncodeToString(sums.sha1.Sum(nil)), Size: sums.size, Disk: true,
 		Capacity: f.disk.capacity, PopulatedSize: sums.size,
 	}
-	switch f.checksum {
-	case "sha1":
+	switch {
+	case f.checksum == "sha1":
 		entry.Checksum, entry.ChecksumType = entry.Sha1, "sha1"
-	case "sha256":
+	case sums.sha256 != nil:
 		entry.Checksum, entry.ChecksumType = hex.EncodeToString(sums.sha256.Sum(nil)), "sha256"
 	}
 	f.entry = entry
@@ -243,7 +244,9 @@ type digest struct {
 
 func (d *digest) Write(p []byte) (int, error) {
 	d.sha1.Write(p)
-	d.sha256.Write(p)
+	if d.sha256 != nil {
+		d.sha256.Write(p)
+	}
 	n, err := d.out.Write(p)
 	d.size += int64(n)
 	return n, err
@@ -284,6 +287,9 @@ func (s *sim) qemuBody(out io.Writer, corrupt *rule, f *leaseFile) error {
 		return err
 	}
 	defer file.Close()
+	if !f.frozen {
+		_ = os.Remove(name) // the open file is enough
+	}
 	var reader io.Reader = file
 	if corrupt != nil {
 		at, offset, length, err := findGrain(file, corrupt.Grain)
@@ -317,14 +323,27 @@ func (a *after) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// forget drops the cached bodies of a snapshot that is gone.
+func (s *sim) forget(snap *snapshot) {
+	s.bodies.Lock()
+	defer s.bodies.Unlock()
+	for _, l := range snap.layers {
+		if name := s.bodyFiles[l]; name != "" {
+			_ = os.Remove(name)
+			delete(s.bodyFiles, l)
+		}
+	}
+}
+
+// converted returns qemu-img's file of the image; only a frozen layer's is kept for the next time.
 func (s *sim) converted(f *leaseFile) (string, error) {
 	s.bodies.Lock()
 	defer s.bodies.Unlock()
 	top := f.image.top
-	if name := s.bodyFiles[top]; name != "" && top != f.disk.tip {
+	if name := s.bodyFiles[top]; name != "" {
 		return name, nil
 	}
-	name := filepath.Join(s.work, "bodies", fmt.Sprintf("%d.vmdk", len(s.bodyFiles)))
+	name := filepath.Join(s.work, "bodies", uuid.NewString()+".vmdk")
 	raw := name + ".raw"
 	defer os.Remove(raw)
 	if err := f.image.export(raw); err != nil {
@@ -334,7 +353,9 @@ func (s *sim) converted(f *leaseFile) (string, error) {
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("qemu-img: %w: %s", err, text)
 	}
-	s.bodyFiles[top] = name
+	if f.frozen {
+		s.bodyFiles[top] = name
+	}
 	return name, nil
 }
 
@@ -347,6 +368,8 @@ type throttledWriter struct {
 	cut      *rule
 	truncate *rule
 	slow     *rule
+	trigger  *rule
+	pull     func(*rule)
 	sent     int64
 	started  time.Time
 	done     bool
@@ -361,6 +384,29 @@ func (s *sim) throttled(w http.ResponseWriter, r *http.Request, e event, closed 
 		w: w, closed: closed, gone: r.Context().Done(), started: time.Now(),
 		count: func(n int64) { s.counters.path(r.URL.Path, 0, n) },
 		cut:   take("cut"), truncate: take("truncate"), slow: take("slow"),
+		trigger: s.rules.take(event{kind: e.kind, vm: e.vm, disk: e.disk, actions: []string{"expire", "crash", "migrate"}}),
+		pull:    func(r *rule) { s.pull(r, e.vm) },
+	}
+}
+
+// pull does what a trigger rule orders, in the middle of a transfer.
+func (s *sim) pull(r *rule, v *vmState) {
+	switch r.Action {
+	case "expire":
+		s.expireSessions("")
+	case "crash":
+		os.Exit(crashStatus)
+	case "migrate":
+		s.mu.Lock()
+		hosts := s.hosts
+		s.mu.Unlock()
+		at := s.hostOf(v)
+		for _, h := range hosts {
+			if h != at {
+				s.move(v, h, true)
+				return
+			}
+		}
 	}
 }
 
@@ -400,6 +446,10 @@ func (t *throttledWriter) send(p []byte) error {
 	}
 	n, err := t.w.Write(p)
 	t.sent += int64(n)
+	if t.trigger != nil && t.sent >= t.trigger.Bytes {
+		t.pull(t.trigger)
+		t.trigger = nil
+	}
 	t.count(int64(n))
 	if err != nil {
 		return err
@@ -414,150 +464,4 @@ func (t *throttledWriter) send(p []byte) error {
 		}
 	}
 	return nil
-}
-
-// --- /folder ---
-
-// ticketPrice: a ticket is good for one URL, one method, once, for a short time.
-const ticketLife = 30 * time.Second
-
-type ticket struct {
-	path, method string
-	expires      time.Time
-}
-
-// tickets answers the session manager's service tickets.
-type tickets struct{ helper }
-
-func (t *tickets) AcquireGenericServiceTicket(req *types.AcquireGenericServiceTicket) soap.HasFault {
-	body := &methods.AcquireGenericServiceTicketBody{}
-	spec, ok := req.Spec.(*types.SessionManagerHttpServiceRequestSpec)
-	if !ok {
-		body.Fault_ = refuse(&types.InvalidArgument{InvalidProperty: "spec"})
-		return body
-	}
-	id := uuid.NewString()
-	u := spec.Url
-	if at := strings.Index(u, "/folder"); at >= 0 {
-		u = u[at:]
-	}
-	s := t.sim
-	s.mu.Lock()
-	s.tickets[id] = ticket{path: u, method: strings.ToUpper(strings.TrimPrefix(strings.ToLower(orElse(spec.Method, "httpGet")), "http")), expires: time.Now().Add(ticketLife)}
-	s.mu.Unlock()
-	body.Res = &types.AcquireGenericServiceTicketResponse{Returnval: types.SessionManagerGenericServiceTicket{Id: id, HostName: s.listen, SslThumbprint: s.thumbprint}}
-	return body
-}
-
-func (s *sim) ticketed(r *http.Request) bool {
-	cookie, err := r.Cookie("vmware_cgi_ticket")
-	if err != nil {
-		return false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t, ok := s.tickets[cookie.Value]
-	delete(s.tickets, cookie.Value)
-	return ok && time.Now().Before(t.expires) && t.method == r.Method && t.path == r.URL.RequestURI()
-}
-
-func (s *sim) folder(w http.ResponseWriter, r *http.Request, inner http.Handler) {
-	if !s.loggedIn(r) && !s.ticketed(r) {
-		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
-		http.Error(w, "login required", http.StatusUnauthorized)
-		return
-	}
-	datastore := r.URL.Query().Get("dsName")
-	name := fmt.Sprintf("[%s] %s", datastore, strings.TrimPrefix(path.Clean(r.URL.Path), "/folder/"))
-	v, d, l := s.extent(name)
-	if d == nil {
-		if r.Method == http.MethodDelete {
-			http.Error(w, "not simulated", http.StatusMethodNotAllowed)
-			return
-		}
-		inner.ServeHTTP(w, r)
-		return
-	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		http.Error(w, "the disk belongs to a virtual machine", http.StatusForbidden)
-		return
-	}
-	e := event{kind: "folder", vm: v, disk: v.diskIndex(d), actions: []string{"status"}}
-	if rule := s.rules.take(e); rule != nil {
-		http.Error(w, "as ordered", orElse(rule.Status, 503))
-		return
-	}
-	e.actions = []string{"unlocked"}
-	if s.locked(v, datastore) && s.rules.take(e) == nil {
-		http.Error(w, "file is locked", http.StatusInternalServerError)
-		return
-	}
-	if l.parent != nil {
-		http.NotFound(w, r) // a delta's own format is not simulated
-		return
-	}
-	out := &rangeWriter{ResponseWriter: w, out: s.throttled(w, r, e, nil)}
-	http.ServeContent(out, r, path.Base(name), v.sim.started, io.NewSectionReader(d.image(l), 0, d.capacity))
-	if out.broken {
-		panic(http.ErrAbortHandler)
-	}
-}
-
-// rangeWriter lets ServeContent write through the throttle.
-type rangeWriter struct {
-	http.ResponseWriter
-	out    *throttledWriter
-	broken bool
-}
-
-func (w *rangeWriter) Write(p []byte) (int, error) {
-	n, err := w.out.Write(p)
-	if err != nil {
-		w.broken = true
-	}
-	return n, err
-}
-
-// locked is the VMFS6 behaviour: while the VM runs the whole chain can't be read by others.
-func (s *sim) locked(v *vmState, datastore string) bool {
-	if !s.options.VmfsLock || !v.running() {
-		return false
-	}
-	for _, e := range s.model.Map().All("Datastore") {
-		ds := e.(*simulator.Datastore)
-		if info, ok := ds.Info.(*types.VmfsDatastoreInfo); ok && ds.Name == datastore {
-			return info.Vmfs.MajorVersion >= 6
-		}
-	}
-	return false
-}
-
-// extent finds the disk and layer whose bytes a file name stands for.
-func (s *sim) extent(name string) (*vmState, *disk, *layer) {
-	var p object.DatastorePath
-	if !p.FromString(name) {
-		return nil, nil, nil
-	}
-	for _, v := range s.all() {
-		v.mu.Lock()
-		for _, d := range v.disks {
-			for l := range v.layersOf(d) {
-				if extentName(l) == name {
-					v.mu.Unlock()
-					return v, d, l
-				}
-			}
-		}
-		v.mu.Unlock()
-	}
-	return nil, nil, nil
-}
-
-func (v *vmState) diskIndex(d *disk) int {
-	for i := range v.disks {
-		if v.disks[i] == d {
-			return i
-		}
-	}
-	return -1
 }

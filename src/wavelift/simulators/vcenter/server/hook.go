@@ -3,7 +3,6 @@ package main
 
 import (
 	"reflect"
-	"sort"
 	"strings"
 	"time"
 
@@ -13,34 +12,6 @@ import (
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
-
-// needed is the privilege that a method asks for, from the vSphere API's own table (pyvmomi's method infos).
-var needed = map[string]string{
-	"CreateSnapshot_Task":          "VirtualMachine.State.CreateSnapshot",
-	"CreateSnapshotEx_Task":        "VirtualMachine.State.CreateSnapshot",
-	"RemoveSnapshot_Task":          "VirtualMachine.State.RemoveSnapshot",
-	"RemoveAllSnapshots_Task":      "VirtualMachine.State.RemoveSnapshot",
-	"ConsolidateVMDisks_Task":      "VirtualMachine.State.RemoveSnapshot",
-	"RevertToSnapshot_Task":        "VirtualMachine.State.RevertToSnapshot",
-	"RevertToCurrentSnapshot_Task": "VirtualMachine.State.RevertToSnapshot",
-	"RenameSnapshot":               "VirtualMachine.State.RenameSnapshot",
-	"QueryChangedDiskAreas":        "VirtualMachine.Provisioning.DiskRandomRead",
-	"ExportVm":                     "VApp.Export",
-	"ExportSnapshot":               "VApp.Export",
-	"PowerOnVM_Task":               "VirtualMachine.Interact.PowerOn",
-	"PowerOffVM_Task":              "VirtualMachine.Interact.PowerOff",
-	"ShutdownGuest":                "VirtualMachine.Interact.PowerOff",
-	"SuspendVM_Task":               "VirtualMachine.Interact.Suspend",
-	"StandbyGuest":                 "VirtualMachine.Interact.Suspend",
-	"ResetVM_Task":                 "VirtualMachine.Interact.Reset",
-	"RebootGuest":                  "VirtualMachine.Interact.Reset",
-	"MigrateVM_Task":               "Resource.HotMigrate",
-	"RelocateVM_Task":              "Resource.ColdMigrate",
-	"Destroy_Task":                 "VirtualMachine.Inventory.Delete",
-	"UnregisterVM":                 "VirtualMachine.Inventory.Unregister",
-	"TerminateSession":             "Sessions.TerminateSession",
-	"SearchDatastore_Task":         "Datastore.Browse",
-}
 
 // blockedByLease are the operations that the API reference calls blocked while a lease is held.
 var blockedByLease = map[string]bool{
@@ -165,42 +136,6 @@ func readObjects(call *simulator.Method) []types.ManagedObjectReference {
 		}
 	}
 	return refs
-}
-
-// permit checks the user's privileges.
-func (s *sim) permit(user string, call *simulator.Method) types.BaseMethodFault {
-	privilege := needed[call.Name]
-	if body, ok := call.Body.(*types.ReconfigVM_Task); ok {
-		privilege = "VirtualMachine.Config.Settings"
-		if body.Spec.ChangeTrackingEnabled != nil {
-			privilege = "VirtualMachine.Config.ChangeTracking"
-		}
-	}
-	if privilege == "" || s.allowed(user, privilege) {
-		return nil
-	}
-	return &types.NoPermission{Object: &call.This, PrivilegeId: privilege}
-}
-
-func (s *sim) allowed(user, privilege string) bool {
-	u, ok := s.users[user]
-	if !ok || strings.HasPrefix(privilege, "System.") {
-		return ok
-	}
-	for _, p := range u.Without {
-		if p == privilege {
-			return false
-		}
-	}
-	if u.Privileges == nil {
-		return knownPrivileges[privilege]
-	}
-	for _, p := range u.Privileges {
-		if p == privilege {
-			return true
-		}
-	}
-	return false
 }
 
 // divert puts our object in the call's place. The session's registry is asked after the hook, so the call's target
@@ -378,6 +313,9 @@ func (v *vmState) reconfigure(ctx *simulator.Context, spec *types.VirtualMachine
 	if version := spec.ChangeVersion; version != "" && version != v.vm.Config.ChangeVersion {
 		return &types.ConcurrentAccess{}
 	}
+	if !reflect.DeepEqual(unsupported(*spec), types.VirtualMachineConfigSpec{}) {
+		return &types.NotSupported{} // better than success and no change
+	}
 	var changes []types.PropertyChange
 	if want := spec.ChangeTrackingEnabled; want != nil {
 		v.mu.Lock()
@@ -401,6 +339,12 @@ func (v *vmState) reconfigure(ctx *simulator.Context, spec *types.VirtualMachine
 	changes = append(changes, types.PropertyChange{Name: "config.changeVersion", Val: v.sim.now().Format(time.RFC3339Nano)})
 	ctx.Update(v.vm, changes)
 	return nil
+}
+
+// unsupported is what is left of a spec without the parts that reconfigure knows.
+func unsupported(spec types.VirtualMachineConfigSpec) types.VirtualMachineConfigSpec {
+	spec.ChangeVersion, spec.ChangeTrackingEnabled, spec.Annotation, spec.DeviceChange = "", nil, "", nil
+	return spec
 }
 
 // reconnect edits the connection of CD-ROMs and network cards; other device changes are not simulated.
@@ -532,86 +476,3 @@ func (v *vmState) moveTo(ctx *simulator.Context, host types.ManagedObjectReferen
 		{Name: "summary.runtime.host", Val: &host},
 	})
 }
-
-// authorization answers from the table of users; the embedded simulator grants everything.
-type authorization struct{ helper }
-
-func (a *authorization) userOf(session string) string {
-	for _, s := range a.sim.sessions() {
-		if s.Key == session {
-			return s.UserName
-		}
-	}
-	return ""
-}
-
-func (a *authorization) answer(user string, entities []types.ManagedObjectReference, privileges []string) []types.EntityPrivilege {
-	var out []types.EntityPrivilege
-	for _, entity := range entities {
-		p := types.EntityPrivilege{Entity: entity}
-		for _, id := range privileges {
-			p.PrivAvailability = append(p.PrivAvailability, types.PrivilegeAvailability{PrivId: id, IsGranted: a.sim.allowed(user, id)})
-		}
-		out = append(out, p)
-	}
-	return out
-}
-
-func (a *authorization) HasPrivilegeOnEntities(req *types.HasPrivilegeOnEntities) soap.HasFault {
-	return &methods.HasPrivilegeOnEntitiesBody{Res: &types.HasPrivilegeOnEntitiesResponse{
-		Returnval: a.answer(a.userOf(req.SessionId), req.Entity, req.PrivId),
-	}}
-}
-
-func (a *authorization) HasUserPrivilegeOnEntities(req *types.HasUserPrivilegeOnEntities) soap.HasFault {
-	return &methods.HasUserPrivilegeOnEntitiesBody{Res: &types.HasUserPrivilegeOnEntitiesResponse{
-		Returnval: a.answer(req.UserName, req.Entities, req.PrivId),
-	}}
-}
-
-func (a *authorization) HasPrivilegeOnEntity(req *types.HasPrivilegeOnEntity) soap.HasFault {
-	user := a.userOf(req.SessionId)
-	var out []bool
-	for _, id := range req.PrivId {
-		out = append(out, a.sim.allowed(user, id))
-	}
-	return &methods.HasPrivilegeOnEntityBody{Res: &types.HasPrivilegeOnEntityResponse{Returnval: out}}
-}
-
-func (a *authorization) FetchUserPrivilegeOnEntities(req *types.FetchUserPrivilegeOnEntities) soap.HasFault {
-	granted := []string{"System.Anonymous", "System.Read", "System.View"}
-	for id := range knownPrivileges {
-		if a.sim.allowed(req.UserName, id) {
-			granted = append(granted, id)
-		}
-	}
-	sort.Strings(granted)
-	var out []types.UserPrivilegeResult
-	for _, entity := range req.Entities {
-		out = append(out, types.UserPrivilegeResult{Entity: entity, Privileges: granted})
-	}
-	return &methods.FetchUserPrivilegeOnEntitiesBody{Res: &types.FetchUserPrivilegeOnEntitiesResponse{Returnval: out}}
-}
-
-// knownPrivileges is what "all privileges" means: an invented name is granted to nobody.
-var knownPrivileges = func() map[string]bool {
-	all := map[string]bool{}
-	for _, p := range needed {
-		all[p] = true
-	}
-	for _, p := range []string{
-		"Datastore.AllocateSpace", "Datastore.Browse", "Datastore.FileManagement", "Global.CancelTask", "Global.DisableMethods",
-		"Global.EnableMethods", "Global.Licenses", "Host.Config.NetService", "Host.Config.Storage", "Network.Assign",
-		"Resource.AssignVMToPool", "StorageProfile.View", "VApp.ApplicationConfig", "VApp.Import",
-		"VirtualMachine.Config.AddExistingDisk", "VirtualMachine.Config.AddNewDisk", "VirtualMachine.Config.AddRemoveDevice",
-		"VirtualMachine.Config.AdvancedConfig", "VirtualMachine.Config.ChangeTracking", "VirtualMachine.Config.DiskLease",
-		"VirtualMachine.Config.EditDevice", "VirtualMachine.Config.RemoveDisk", "VirtualMachine.Config.Settings",
-		"VirtualMachine.Interact.DeviceConnection", "VirtualMachine.Inventory.Create", "VirtualMachine.Inventory.Register",
-		"VirtualMachine.Provisioning.DiskRandomAccess", "VirtualMachine.Provisioning.FileRandomAccess",
-		"VirtualMachine.Provisioning.GetVmFiles", "VirtualMachine.Provisioning.Clone", "VirtualMachine.Provisioning.MarkAsTemplate",
-		"VirtualMachine.State.RenameSnapshot", "Cryptographer.Access", "Cryptographer.Read",
-	} {
-		all[p] = true
-	}
-	return all
-}()

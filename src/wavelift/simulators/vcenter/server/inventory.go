@@ -1,11 +1,10 @@
-// The inventory file and the vCenter that is built from it.
+// The vCenter that is built from an inventory.
 package main
 
 import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path"
@@ -18,123 +17,6 @@ import (
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
-
-// inventory is the whole input: what the Python launcher writes.
-type inventory struct {
-	Options    options         `json:"options"`
-	Users      []userSpec      `json:"users"`
-	Hosts      []hostSpec      `json:"hosts"`
-	Datastores []datastoreSpec `json:"datastores"`
-	VMs        []vmSpec        `json:"vms"`
-}
-
-type options struct {
-	Datacenter         string  `json:"datacenter"`
-	Body               string  `json:"body"`              // footer | qemu
-	LeaseTimeout       float64 `json:"lease_timeout"`     // seconds without progress
-	LeaseReady         float64 `json:"lease_ready_after"` // seconds in state initializing
-	LeaseHost          string  `json:"lease_host"`        // esxi | * | vcenter
-	LeaseBlocksRemoval bool    `json:"lease_blocks_removal"`
-	TaskSeconds        float64 `json:"task_seconds"` // what snapshot tasks take
-	SessionTimeout     float64 `json:"session_timeout"`
-	VmfsLock           bool    `json:"vmfs_lock"`
-	Evidence           bool    `json:"evidence"`
-	ChangedAreaWindow  int64   `json:"changed_area_window"`
-	TrackingWithSnaps  string  `json:"tracking_with_snapshots"` // refuse | accept
-	Certificate        string  `json:"certificate"`             // of the vCenter
-	ExtraVMs           int     `json:"extra_vms"`
-	ApiVersion         string  `json:"api_version"`
-}
-
-type userSpec struct {
-	Name       string   `json:"name"`
-	Password   string   `json:"password"`
-	Privileges []string `json:"privileges"` // nil: all
-	Without    []string `json:"without"`    // all but these
-}
-
-type hostSpec struct {
-	Name        string `json:"name"`
-	Address     string `json:"address"` // where its own HTTPS listens; "": nowhere
-	Version     string `json:"version"`
-	Build       string `json:"build"`
-	Certificate string `json:"certificate"` // ca | self_signed | expired | wrong_name
-	Thumbprint  string `json:"thumbprint"`  // reported instead of the true one
-	Connection  string `json:"connection"`  // connected | disconnected | notResponding
-}
-
-type datastoreSpec struct {
-	Name     string `json:"name"`
-	Type     string `json:"type"` // VMFS5 | VMFS6 | NFS | vsan
-	Capacity int64  `json:"capacity"`
-	Free     int64  `json:"free"`
-}
-
-type diskSpec struct {
-	Raw        string `json:"raw"`
-	Capacity   int64  `json:"capacity"`
-	Controller string `json:"controller"` // pvscsi | lsilogic | lsisas | sata | ide | nvme
-	Bus        int32  `json:"bus"`
-	Unit       int32  `json:"unit"`
-	Mode       string `json:"mode"`    // persistent | independent_persistent | independent_nonpersistent
-	RDM        string `json:"rdm"`     // virtual | physical
-	Sharing    string `json:"sharing"` // sharingMultiWriter
-	BusSharing string `json:"bus_sharing"`
-	Encrypted  bool   `json:"encrypted"`
-	Thick      bool   `json:"thick"`
-}
-
-type vmSpec struct {
-	Name          string     `json:"name"`
-	Folder        string     `json:"folder"`
-	GuestID       string     `json:"guest_id"`
-	GuestFullName string     `json:"guest_full_name"`
-	Firmware      string     `json:"firmware"`
-	SecureBoot    bool       `json:"secure_boot"`
-	Power         string     `json:"power"` // poweredOn | poweredOff | suspended
-	Tools         string     `json:"tools"` // running | not_running | not_installed
-	IP            string     `json:"ip"`
-	HostName      string     `json:"host_name"`
-	Host          string     `json:"host"`
-	Datastore     string     `json:"datastore"`
-	Cpus          int32      `json:"cpus"`
-	MemoryMB      int64      `json:"memory_mb"`
-	Hardware      string     `json:"hardware"` // vmx-19
-	Template      bool       `json:"template"`
-	CdromISO      string     `json:"cdrom"`
-	Snapshots     []string   `json:"snapshots"`
-	Consolidation bool       `json:"consolidation_needed"`
-	Encrypted     bool       `json:"encrypted"`
-	Tracking      bool       `json:"change_tracking"`
-	Annotation    string     `json:"annotation"`
-	Disks         []diskSpec `json:"disks"`
-}
-
-func readInventory(name string) (*inventory, error) {
-	inv := &inventory{Options: options{
-		Datacenter: "dc1", Body: "footer", LeaseTimeout: 300, LeaseReady: 0.2, LeaseHost: "esxi",
-		LeaseBlocksRemoval: true, TaskSeconds: 0.05, VmfsLock: true, ChangedAreaWindow: 256 << 20,
-		TrackingWithSnaps: "refuse", Certificate: "ca", ApiVersion: "8.0.3.0",
-	}}
-	raw, err := os.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	decoder := json.NewDecoder(strings.NewReader(string(raw)))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(inv); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	if len(inv.Hosts) == 0 {
-		inv.Hosts = []hostSpec{{Name: "127.0.0.11", Address: "127.0.0.11"}, {Name: "127.0.0.12", Address: "127.0.0.12"}}
-	}
-	if len(inv.Datastores) == 0 {
-		inv.Datastores = []datastoreSpec{{Name: "datastore1"}}
-	}
-	return inv, nil
-}
-
-type simulatorNetwork = mo.Network
 
 // builder makes the inventory through the simulator's own API, in process.
 type builder struct {
@@ -391,10 +273,10 @@ func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) 
 	return nil
 }
 
-func (b *builder) network() *simulatorNetwork {
+func (b *builder) network() *mo.Network {
 	m := b.sim.model.Map()
 	folder := m.Get(b.folders.NetworkFolder.Reference()).(*simulator.Folder)
-	return m.FindByName("VM Network", folder.ChildEntity).(*simulatorNetwork)
+	return m.FindByName("VM Network", folder.ChildEntity).(*mo.Network)
 }
 
 // guest fills what VMware Tools would report.

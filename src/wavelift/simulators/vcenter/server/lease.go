@@ -39,6 +39,7 @@ type leaseFile struct {
 	index       int // of the disk in the VM's inventory entry, -1 for NVRAM
 	disk        *disk
 	image       *image
+	frozen      bool
 	small       []byte
 
 	mu       sync.Mutex
@@ -115,7 +116,7 @@ func (v *vmState) leaseFiles(snap *snapshot) []*leaseFile {
 		if snap != nil && snap.layers[d.key] != nil {
 			top = snap.layers[d.key]
 		}
-		files = append(files, &leaseFile{
+		files = append(files, &leaseFile{frozen: top != d.tip,
 			key: fmt.Sprintf("/%s/%s", v.moref(), d.label), target: fmt.Sprintf("disk-%d.vmdk", len(files)),
 			index: i, disk: d, image: d.image(top),
 		})
@@ -231,6 +232,7 @@ func (l *HttpNfcLease) end(ctx *simulator.Context, state types.HttpNfcLeaseState
 	l.held = false
 	close(l.closed)
 	l.mu.Unlock()
+	l.sim.dropLease(l)
 	l.v.mu.Lock()
 	l.v.leases--
 	l.v.mu.Unlock()
@@ -363,116 +365,4 @@ func (l *HttpNfcLease) byURL(url string) *leaseFile {
 		}
 	}
 	return nil
-}
-
-// QueryChangedDiskAreas answers from the write log, in windows smaller than the disk.
-func (m *machine) QueryChangedDiskAreas(ctx *simulator.Context, req *types.QueryChangedDiskAreas) soap.HasFault {
-	body := &methods.QueryChangedDiskAreasBody{}
-	info, fault := m.changed(req)
-	if fault != nil {
-		body.Fault_ = refuse(fault)
-	} else {
-		body.Res = &types.QueryChangedDiskAreasResponse{Returnval: *info}
-	}
-	return body
-}
-
-func (m *machine) changed(req *types.QueryChangedDiskAreas) (*types.DiskChangeInfo, types.BaseMethodFault) {
-	v := m.v
-	rules := m.sim.rules
-	if r := rules.take(event{kind: "cbt", vm: v, actions: []string{"fault"}}); r != nil {
-		return nil, r.fault(v.vm.Self)
-	}
-	d := v.diskByKey(req.DeviceKey)
-	if d == nil {
-		return nil, &types.InvalidArgument{InvalidProperty: "deviceKey"}
-	}
-	if req.StartOffset < 0 || req.StartOffset >= d.capacity {
-		return nil, &types.InvalidArgument{InvalidProperty: "startOffset"}
-	}
-	var snap *snapshot
-	if req.Snapshot != nil {
-		if snap = v.findSnapshot(*req.Snapshot); snap == nil {
-			return nil, &types.ManagedObjectNotFound{Obj: *req.Snapshot}
-		}
-	} else if v.running() {
-		return nil, &types.InvalidArgument{InvalidProperty: "snapshot"} // optional only for a VM that is off
-	}
-	blocks, unit, fault := v.changedBlocks(d, snap, req.ChangeId)
-	if fault != nil {
-		return nil, fault
-	}
-	window := m.sim.options.ChangedAreaWindow
-	if rules.take(event{kind: "cbt", vm: v, actions: []string{"full_window"}}) != nil {
-		window = d.capacity
-	}
-	info := &types.DiskChangeInfo{StartOffset: req.StartOffset, Length: min(window, d.capacity-req.StartOffset)}
-	if rules.take(event{kind: "cbt", vm: v, actions: []string{"whole_disk"}}) != nil {
-		info.ChangedArea = []types.DiskChangeExtent{{Start: info.StartOffset, Length: info.Length}}
-		return info, nil
-	}
-	info.ChangedArea = extents(blocks, unit, info.StartOffset, info.StartOffset+info.Length, d.capacity)
-	if r := rules.take(event{kind: "cbt", vm: v, actions: []string{"few_areas"}}); r != nil && len(info.ChangedArea) > 0 {
-		rules.note(r, "withheld %d bytes at %d", info.ChangedArea[0].Length, info.ChangedArea[0].Start)
-		info.ChangedArea = info.ChangedArea[1:]
-	}
-	return info, nil
-}
-
-// changedBlocks resolves a change id, or "*" for the areas in use.
-func (v *vmState) changedBlocks(d *disk, snap *snapshot, id string) (func(int64) bool, int64, types.BaseMethodFault) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	file := types.FileFault{File: d.descriptor}
-	if !d.tracking.on {
-		return nil, 0, &file
-	}
-	to := len(d.tracking.periods)
-	top := d.tip
-	if snap != nil {
-		if to = snap.changes[d.key]; to < 0 {
-			return nil, 0, &file
-		}
-		top = snap.layers[d.key]
-	}
-	if id == "*" {
-		view := d.image(top)
-		used := newBitmap(d.blocks())
-		for i := int64(0); i < d.blocks(); i++ {
-			if view.allocated(i) {
-				used.set(i)
-			}
-		}
-		return used.has, allocationUnit, nil
-	}
-	lineage, number, ok := strings.Cut(id, "/")
-	var from int
-	if _, err := fmt.Sscanf(number, "%d", &from); !ok || err != nil {
-		return nil, 0, &types.InvalidArgument{InvalidProperty: "changeId"}
-	}
-	if lineage != d.tracking.uuid || from < 0 || from > to || from >= len(d.tracking.periods) {
-		return nil, 0, &file
-	}
-	return d.tracking.since(from, to).has, blockSize, nil
-}
-
-// extents joins neighbouring blocks and rounds out to the unit, inside the window.
-func extents(has func(int64) bool, unit, from, to, capacity int64) []types.DiskChangeExtent {
-	var out []types.DiskChangeExtent
-	for at := from / unit * unit; at < to; at += unit {
-		used := false
-		for i := at / blockSize; i*blockSize < min(at+unit, capacity) && !used; i++ {
-			used = has(i)
-		}
-		if !used {
-			continue
-		}
-		start, end := max(at, from), min(at+unit, to)
-		if n := len(out); n > 0 && out[n-1].Start+out[n-1].Length == start {
-			out[n-1].Length += end - start
-		} else {
-			out = append(out, types.DiskChangeExtent{Start: start, Length: end - start})
-		}
-	}
-	return out
 }

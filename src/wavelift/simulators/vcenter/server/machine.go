@@ -3,8 +3,6 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 
@@ -101,14 +99,17 @@ func (v *vmState) create(ctx *simulator.Context, method, name, description strin
 		return types.ManagedObjectReference{}, &types.InvalidName{Name: name}
 	}
 	return v.exclusive(ctx, method, func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-		if fault := v.refuseSnapshot(memory, quiesce); fault != nil {
+		if fault := v.refuseSnapshot(ctx, memory, quiesce); fault != nil {
 			return nil, fault
 		}
 		return v.snapshotNow(ctx, name, description, quiesce && v.running()).ref, nil
 	})
 }
 
-func (v *vmState) refuseSnapshot(memory, quiesce bool) types.BaseMethodFault {
+// snapshotSpace is what a datastore must have free for a snapshot's first delta.
+const snapshotSpace = 16 << 20
+
+func (v *vmState) refuseSnapshot(ctx *simulator.Context, memory, quiesce bool) types.BaseMethodFault {
 	for _, d := range v.spec.Disks {
 		if d.BusSharing != "" && d.BusSharing != "noSharing" {
 			return &types.SnapshotFault{}
@@ -116,6 +117,9 @@ func (v *vmState) refuseSnapshot(memory, quiesce bool) types.BaseMethodFault {
 		if strings.HasPrefix(d.Mode, "independent") && memory {
 			return &types.MemorySnapshotOnIndependentDisk{}
 		}
+	}
+	if ds := ctx.Map.Get(v.vm.Datastore[0]).(*simulator.Datastore); ds.Summary.FreeSpace < snapshotSpace {
+		return &types.NoDiskSpace{FileFault: types.FileFault{File: v.vm.Config.Files.VmPathName}, Datastore: ds.Name}
 	}
 	if !quiesce || !v.running() {
 		return nil
@@ -325,7 +329,7 @@ func (v *vmState) remove(ctx *simulator.Context, gone []*snapshot, merge bool) t
 			left = append(left, s)
 		}
 	}
-	orphans := v.unlinkOrphans(left)
+	orphans := v.orphans(left)
 	v.snapshots = left
 	v.mu.Unlock()
 	for _, l := range orphans {
@@ -345,15 +349,16 @@ func (v *vmState) remove(ctx *simulator.Context, gone []*snapshot, merge bool) t
 	}
 	v.publish(ctx, info)
 	v.refreshSnapshots(ctx)
-	for ref := range drop {
+	for ref, s := range drop {
 		ctx.Map.Remove(ctx, ref)
+		v.sim.forget(s)
 	}
 	v.setConsolidation(ctx, !merge)
 	return nil
 }
 
-// unlinkOrphans finds layers that only removed snapshots held: a branch nobody runs on.
-func (v *vmState) unlinkOrphans(left []*snapshot) []*layer {
+// orphans finds layers that only removed snapshots held: a branch nobody runs on.
+func (v *vmState) orphans(left []*snapshot) []*layer {
 	var orphans []*layer
 	for _, d := range v.disks {
 		all := v.layersOf(d)
@@ -448,92 +453,6 @@ func (v *vmState) setPower(ctx *simulator.Context, state types.VirtualMachinePow
 	v.guest()
 }
 
-// --- change tracking ---
-
-// startTracking gives every tracked disk a new lineage.
-func (v *vmState) startTracking() {
-	for _, d := range v.disks {
-		if d.frozenBy {
-			d.tracking.start(uuid.NewString(), d.blocks())
-		}
-	}
-}
-
-// applyTracking runs at a stun (power on, snapshot): only then does the flag take effect. Called with mu held.
-func (v *vmState) applyTracking() {
-	wanted := v.vm.Config.ChangeTrackingEnabled != nil && *v.vm.Config.ChangeTrackingEnabled
-	for _, d := range v.disks {
-		switch {
-		case wanted && !d.tracking.on && d.frozenBy:
-			d.tracking.start(uuid.NewString(), d.blocks())
-		case !wanted:
-			d.tracking.stop()
-		}
-	}
-}
-
-// poweredOn is the stun of a power-on, seen from the control of the power task.
-func (v *vmState) poweredOn(ctx *simulator.Context) {
-	ctx.WithLock(v.vm, func() {
-		v.mu.Lock()
-		v.applyTracking()
-		devices := v.refreshDevices()
-		v.mu.Unlock()
-		ctx.Update(v.vm, []types.PropertyChange{{Name: "config.hardware.device", Val: devices}})
-		v.guest()
-	})
-}
-
-// --- helpers on the snapshot tree ---
-
-func copyTree(list []types.VirtualMachineSnapshotTree) []types.VirtualMachineSnapshotTree {
-	out := append([]types.VirtualMachineSnapshotTree(nil), list...)
-	for i := range out {
-		out[i].ChildSnapshotList = copyTree(out[i].ChildSnapshotList)
-	}
-	return out
-}
-
-func findTree(list []types.VirtualMachineSnapshotTree, ref types.ManagedObjectReference) *types.VirtualMachineSnapshotTree {
-	for i := range list {
-		if list[i].Snapshot == ref {
-			return &list[i]
-		}
-		if found := findTree(list[i].ChildSnapshotList, ref); found != nil {
-			return found
-		}
-	}
-	return nil
-}
-
-func pruneTree(list []types.VirtualMachineSnapshotTree, drop map[types.ManagedObjectReference]*snapshot) []types.VirtualMachineSnapshotTree {
-	var out []types.VirtualMachineSnapshotTree
-	for _, item := range list {
-		children := pruneTree(item.ChildSnapshotList, drop)
-		if drop[item.Snapshot] != nil {
-			out = append(out, children...)
-			continue
-		}
-		item.ChildSnapshotList = children
-		out = append(out, item)
-	}
-	return out
-}
-
-// subtree is the snapshot with everything above it. Called with mu held.
-func (v *vmState) subtree(root *snapshot) []*snapshot {
-	var out []*snapshot
-	for _, s := range v.snapshots {
-		for at := s; at != nil; at = at.parent {
-			if at == root {
-				out = append(out, s)
-				break
-			}
-		}
-	}
-	return out
-}
-
 // --- guest writes ---
 
 func (v *vmState) guestWrite(index int, off int64, data []byte) error {
@@ -543,69 +462,4 @@ func (v *vmState) guestWrite(index int, off int64, data []byte) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.disks[index].write(off, data)
-}
-
-// --- evidence: what every snapshot froze, for a checker that trusts nobody ---
-
-type evidenceStore struct {
-	on      bool
-	dir     string
-	mu      sync.Mutex
-	records []*evidenceRecord
-}
-
-type evidenceRecord struct {
-	VM       string          `json:"vm"`
-	Moref    string          `json:"moref"`
-	Snapshot string          `json:"snapshot"`
-	Ref      string          `json:"snapshot_moref"`
-	Created  string          `json:"created"`
-	Disks    []evidenceImage `json:"disks"`
-}
-
-type evidenceImage struct {
-	Index    int    `json:"index"`
-	Key      int32  `json:"key"`
-	Label    string `json:"label"`
-	Capacity int64  `json:"capacity"`
-	File     string `json:"file"`
-	image    *image
-}
-
-func (e *evidenceStore) add(v *vmState, s *snapshot) {
-	if !e.on {
-		return
-	}
-	r := &evidenceRecord{VM: v.spec.Name, Moref: v.moref(), Snapshot: s.name, Ref: s.ref.Value, Created: s.at}
-	for i, d := range v.disks {
-		if !d.frozenBy {
-			continue
-		}
-		name := filepath.Join(e.dir, fmt.Sprintf("%s-%s-%d.raw", v.moref(), s.ref.Value, d.key))
-		r.Disks = append(r.Disks, evidenceImage{Index: i, Key: d.key, Label: d.label, Capacity: d.capacity, File: name, image: d.image(s.layers[d.key])})
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.records = append(e.records, r)
-}
-
-// list writes what is not written yet: frozen layers never change, so late is as good as early.
-func (e *evidenceStore) list() ([]*evidenceRecord, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := os.MkdirAll(e.dir, 0o700); err != nil {
-		return nil, err
-	}
-	for _, r := range e.records {
-		for i := range r.Disks {
-			if r.Disks[i].image == nil {
-				continue
-			}
-			if err := r.Disks[i].image.export(r.Disks[i].File); err != nil {
-				return nil, err
-			}
-			r.Disks[i].image = nil
-		}
-	}
-	return append([]*evidenceRecord{}, e.records...), nil
 }

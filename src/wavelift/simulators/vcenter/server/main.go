@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,9 @@ import (
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 )
+
+// crashStatus is the exit status of a crash on order.
+const crashStatus = 70
 
 // firstTask keeps our task ids apart from the embedded simulator's.
 const firstTask = 100000
@@ -74,10 +78,13 @@ func (s *sim) add(v *vmState) {
 	s.vms = append(s.vms, v)
 }
 
+// all lists the machines that still exist: destroying one is the embedded simulator's work.
 func (s *sim) all() []*vmState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.vms[:len(s.vms):len(s.vms)]
+	m := s.model.Map()
+	s.vms = slices.DeleteFunc(s.vms, func(v *vmState) bool { return m.Get(v.vm.Self) == nil })
+	return slices.Clone(s.vms)
 }
 
 func (s *sim) byRef(ref types.ManagedObjectReference) *vmState {
@@ -93,6 +100,12 @@ func (s *sim) addLease(l *HttpNfcLease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.leases[l.id] = l
+}
+
+func (s *sim) dropLease(l *HttpNfcLease) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.leases, l.id)
 }
 
 func (s *sim) leaseByID(id string) *HttpNfcLease {

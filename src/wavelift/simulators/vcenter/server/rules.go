@@ -45,7 +45,7 @@ var ruleKinds = map[string]string{
 	"task":                   "the task of Method waits Delay, then fails with Fault (Applied: after its work was done)",
 	"quiesce":                "a quiesced snapshot fails with Fault (ApplicationQuiesceFault)",
 	"lease":                  "Action never_ready | dies (after Delay, with Fault) | error (instead of ready)",
-	"nfc":                    "Action cut | truncate (after Bytes) | corrupt (Grain) | slow (Rate) | status (Status) | qemu | footer",
+	"nfc":                    "Action cut | truncate (after Bytes) | corrupt (Grain) | slow (Rate) | status (Status) | qemu | footer; expire, migrate or crash once Bytes were sent",
 	"folder":                 "Action unlocked | cut (after Bytes) | slow (Rate) | status (Status)",
 	"cbt":                    "Action fault (Fault) | few_areas | whole_disk | full_window",
 	"consolidation":          "removing a snapshot leaves its layers and sets consolidationNeeded",

@@ -5,6 +5,7 @@ Text and binaries are files of this machine, so that ratios are those of real di
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -68,16 +69,21 @@ def _roots() -> tuple[Path, ...]:
     return (Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib")), Path("/usr"))
 
 
+def _files(*roots: Path) -> Iterator[Path]:
+    """Regular files, in one order on one machine, found as they are asked for."""
+    for root in roots:
+        for folder, folders, names in os.walk(root):
+            folders.sort()
+            paths = (Path(folder, name) for name in sorted(names))
+            yield from (path for path in paths if path.is_file() and not path.is_symlink())
+
+
 def _text_files() -> Iterator[Path]:
-    for root in _roots():
-        yield from (path for path in sorted(root.rglob("*")) if path.suffix in _TEXT_SUFFIXES and path.is_file())
+    return (path for path in _files(*_roots()) if path.suffix in _TEXT_SUFFIXES)
 
 
 def _elf_files() -> Iterator[Path]:
-    for root in (Path("/usr/bin"), Path("/usr/lib"), *_roots()[:2]):
-        for path in sorted(root.rglob("*")):
-            if path.is_file() and not path.is_symlink() and _magic(path) == _ELF:
-                yield path
+    return (path for path in _files(Path("/usr/bin"), Path("/usr/lib"), *_roots()[:2]) if _magic(path) == _ELF)
 
 
 def _magic(path: Path) -> bytes:

@@ -100,8 +100,12 @@ class Conveyor(Generic[_Result]):
         tick: Callable[[], None],
         interrupt: Callable[[], None],
     ) -> None:
-        """:param work: any worker thread, any order. :param drain: one thread, order of the pieces.
-        :param finish: the drain thread, after the last piece. :param tick: the caller's thread, about twice a second.
+        """Until all is drained and finished, or the first error.
+
+        :param work: called by any worker thread, in any order.
+        :param drain: called by one thread, in the order of the pieces.
+        :param finish: called by that thread after the last piece.
+        :param tick: called by the caller's thread about twice a second.
         :param interrupt: wakes whatever source or writer may block; called once, when the work stops early.
         """
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix=f"{self._name}-work")

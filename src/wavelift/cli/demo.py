@@ -18,20 +18,22 @@ from tempfile import mkdtemp
 from types import FrameType
 from typing import Any
 
+from rich import box
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 import wavelift
-from wavelift.airflow.rest import ApiClient
-from wavelift.base.units import human_bytes
-from wavelift.cli.local_airflow import LocalAirflow, LocalAirflowError
+from wavelift.cli.local_airflow import LocalAirflow, end_processes_in
 from wavelift.cli.simulators import Stage, stage
+from wavelift.cli.watch import Watch, shown
 
 DAG_ID = "demo.migrate"
 RUN_SECONDS = 900.0
 WRITER = {"rate": 2 << 20, "blocks": 64, "size": 4096}
 """The guests write 2 MiB/s while they are exported: a reader that ignores the snapshot is found out."""
+PROGRAMS = {"qemu-img": "qemu-utils", "mkfs.ext4": "e2fsprogs"}
+STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REMOVE_TRIES = 25
 
 
 class Stopped(BaseException):
@@ -43,11 +45,11 @@ def run(out: Console, *, exit_when_done: bool, fault: str) -> int:
     if fault not in ("", "flip"):
         out.print(f"DEMO_FAULT is {fault!r}; the one that exists is flip")
         return 2
-    for program in ("qemu-img",):
-        if not shutil.which(program):
-            out.print(f"{program} is missing: install Debian's qemu-utils")
-            return 2
-    for number in (signal.SIGINT, signal.SIGTERM):
+    missing = [f"{program} (Debian's {package})" for program, package in PROGRAMS.items() if not _which(program)]
+    if missing:
+        out.print(f"missing: {', '.join(missing)}")
+        return 2
+    for number in STOPPERS:
         signal.signal(number, _stop)
     folder = Path(mkdtemp(prefix="wavelift-demo-"))
     try:
@@ -55,16 +57,38 @@ def run(out: Console, *, exit_when_done: bool, fault: str) -> int:
     except Stopped:
         out.print("stopped")
         return 130
-    except LocalAirflowError as error:
-        out.print(str(error), style="red", markup=False)
+    except RuntimeError as error:  # of a simulator, Airflow or its API: each says what is wrong
+        out.print(f"the demo failed: {error}", style="red", markup=False, soft_wrap=True)
         return 1
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _ignore_stoppers()
+        end_processes_in(folder)
+        _remove(folder)
+
+
+def _which(program: str) -> str | None:
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)
+    _ignore_stoppers()
     raise Stopped
+
+
+def _ignore_stoppers() -> None:
+    """Whoever leaves is not to be interrupted in leaving."""
+    for number in STOPPERS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder, also from under a process that just ended and wrote its last file."""
+    for _ in range(REMOVE_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.2)
+    print(f"could not remove {folder}", file=sys.stderr)
 
 
 def dags_source() -> Path:
@@ -108,24 +132,30 @@ class _Demo:
         api.unpause(DAG_ID)
         running.vcenter.start_writer(**WRITER)
         run_id = api.trigger(DAG_ID, {"note": "make demo"})
-        self.out.print(f"triggered {DAG_ID} through Airflow's REST API: {run_id}")
-        with Live(console=self.out, refresh_per_second=2, transient=False) as live:
-            watch = _Watch(api, run_id)
-            state = api.wait_for_run(
-                DAG_ID, run_id, timeout=RUN_SECONDS, every=lambda: live.update(watch.table()), interval=1.0
-            )
+        self._say(f"triggered {DAG_ID} through Airflow's REST API: {run_id}")
+        with shown(Watch(api, DAG_ID, run_id), self.out) as show:
+
+            def look() -> None:
+                airflow.raise_if_dead()
+                show()
+
+            state = api.wait_for_run(DAG_ID, run_id, timeout=RUN_SECONDS, every=look, interval=1.0)
         running.vcenter.stop_writer()
         report = api.xcom(DAG_ID, run_id, "report", key="report") or {"outcomes": []}
         verdict = self._judge(running, report)
-        self.out.print(_summary(report, verdict))
-        result = _result(report, verdict, state, time.monotonic() - started)
+        self._summary(report, verdict)
+        result = _result(report, verdict, time.monotonic() - started)
         proven = state == "success" and not result["mismatches"] and result["servers"] == len(report["outcomes"]) > 0
         if not proven:
-            self._tell_failure(report, verdict)
+            self._tell_failure(running, report, verdict, state)
         if not self.exit_when_done:
             self._stay(airflow)
         print(json.dumps(result), flush=True)
-        return 0 if proven else 1
+        return 0 if proven and not self.fault else 1
+
+    def _say(self, words: str, *, style: str = "") -> None:
+        """One line that a narrow terminal may wrap and a log keeps whole."""
+        self.out.print(words, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _judge(self, running: Stage, report: dict[str, Any]) -> dict[str, Any]:
         """Ask the checker, a process that imports nothing of wavelift."""
@@ -162,90 +192,53 @@ class _Demo:
             timeout=RUN_SECONDS,
         )
         if not answer.stdout:
-            raise LocalAirflowError(f"the checker failed:\n{answer.stderr[-2000:]}")
+            raise RuntimeError(f"the checker failed:\n{answer.stderr[-2000:]}")
         return dict(json.loads(answer.stdout))
 
-    def _tell_failure(self, report: dict[str, Any], verdict: dict[str, Any]) -> None:
+    def _tell_failure(self, running: Stage, report: dict[str, Any], verdict: dict[str, Any], state: str) -> None:
+        for flip in running.aws.evidence()["flips"]:
+            self._say(
+                f"DEMO_FAULT={self.fault} changed one byte of {flip['key']}, in the grain at disk offset "
+                f"{flip['disk_offset']}"
+            )
         for one in report["outcomes"]:
             if one["error"]:
-                self.out.print(f"{one['server']} {one['state']}: {one['error']}", style="red", markup=False)
+                self._say(f"{one['server']} {one['state']}: {one['error']}", style="red")
         for disk in verdict["disks"]:
             if disk.get("mismatches") or disk.get("error"):
-                self.out.print(f"the independent checker: {disk}", style="red", markup=False)
+                self._say(f"the independent checker: {disk}", style="red")
+        self._say(f"NOT PROVEN: the run ended as {state}", style="red")
+
+    def _summary(self, report: dict[str, Any], verdict: dict[str, Any]) -> None:
+        """AMIs and instances, then the digests: ids and digests are never cut short, at 80 columns either."""
+        results, digests = (Table(box=box.SIMPLE_HEAD, title=title) for title in ("Result", "Proof"))
+        for name in ("server", "state", "AMI", "instance", "checker"):
+            results.add_column(name, no_wrap=True, overflow="fold")
+        for name in ("disk", "SHA-256 of its block digests"):
+            digests.add_column(name, no_wrap=True, overflow="fold")
+        for one in report["outcomes"]:
+            disks = [disk for disk in verdict["disks"] if disk["server"] == one["server"]]
+            equal = "equal" if disks and not any(disk["mismatches"] for disk in disks) else "not proven"
+            results.add_row(one["server"], one["state"], one["image_id"], one["instance_id"] or "image only", equal)
+            for index, digest in enumerate(one["content"]):
+                digests.add_row(f"{one['server']} {index}", digest)
+        self.out.print(results, digests)
 
     def _stay(self, airflow: LocalAirflow) -> None:
-        self.out.print(f"\nAirflow stays up: {airflow.url}  user admin  password {airflow.password}")
-        self.out.print(f"the command line: WAVELIFT_URL={airflow.url} WAVELIFT_USER=admin wavelift migrations list")
-        self.out.print("Ctrl-C stops everything")
+        self._say(f"Airflow stays up: {airflow.url}  user admin  password {airflow.password}")
+        self._say(f"command line: WAVELIFT_URL={airflow.url} WAVELIFT_USER=admin wavelift migrations list")
+        self._say("Ctrl-C stops everything")
         try:
             threading.Event().wait()
         except Stopped:
-            self.out.print("stopping")
+            self._say("stopping")
 
 
-class _Watch:
-    """The live table: server, phase, bytes, rate, ETA, from the task state store by REST."""
-
-    def __init__(self, api: ApiClient, run_id: str) -> None:
-        self._api = api
-        self._run_id = run_id
-        self._names: dict[int, str] = {}
-        self._seen: dict[int, tuple[float, int]] = {}
-
-    def table(self) -> Table:
-        table = Table("server", "phase", "bytes", "rate", "ETA", title=f"{DAG_ID}")
-        rows = self._api.task_instances(DAG_ID, self._run_id)
-        if not self._names:
-            servers = self._api.xcom(DAG_ID, self._run_id, "preflight") or []
-            self._names = {index: server["name"] for index, server in enumerate(servers)}
-        for index, name in self._names.items():
-            mine = {row["task_id"].removeprefix("server."): row["state"] for row in rows if row["map_index"] == index}
-            table.add_row(name, *self._line(index, mine))
-        if not self._names:
-            active = ", ".join(row["task_id"] for row in rows if row["state"] in ("running", "queued"))
-            table.add_row("", active or "waiting for the scheduler", "", "", "")
-        return table
-
-    def _line(self, index: int, tasks: dict[str, str | None]) -> tuple[str, str, str, str]:
-        for name in ("launch", "import_image", "verify", "export", "snapshot", "reserve"):
-            state = tasks.get(name)
-            if state in ("running", "deferred", "up_for_retry", "failed", "queued") or (
-                name == "launch" and state == "success"
-            ):
-                phase = "done" if name == "launch" and state == "success" else f"{name} ({state})"
-                return (phase, *self._speed(index, name))
-        return ("between tasks", "", "", "")
-
-    def _speed(self, index: int, task: str) -> tuple[str, str, str]:
-        if task not in ("export", "verify"):
-            return ("", "", "")
-        progress = self._api.state_store(DAG_ID, self._run_id, f"server.{task}", "progress", map_index=index) or {}
-        disks = progress.get("disks", {}).values()
-        done, total = sum(disk["done"] for disk in disks), sum(disk["total"] for disk in disks)
-        if not total:
-            return ("", "", "")
-        before = self._seen.setdefault(index, (time.monotonic(), done))
-        passed = time.monotonic() - before[0]
-        rate = (done - before[1]) / passed if passed > 0 else 0.0
-        eta = f"{(total - done) / rate:.0f} s" if rate > 0 else ""
-        return (f"{human_bytes(done)} of {human_bytes(total)}", f"{human_bytes(rate)}/s" if rate > 0 else "", eta)
-
-
-def _summary(report: dict[str, Any], verdict: dict[str, Any]) -> Table:
-    table = Table("server", "state", "AMI", "instance", "content digests (SHA-256)", "checker", title="Result")
-    for one in report["outcomes"]:
-        disks = [disk for disk in verdict["disks"] if disk["server"] == one["server"]]
-        equal = "equal" if disks and not any(disk["mismatches"] for disk in disks) else "not proven"
-        digests = "\n".join(digest[:16] + "…" for digest in one["content"])
-        table.add_row(one["server"], one["state"], one["image_id"], one["instance_id"], digests, equal)
-    return table
-
-
-def _result(report: dict[str, Any], verdict: dict[str, Any], state: str, seconds: float) -> dict[str, Any]:
+def _result(report: dict[str, Any], verdict: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """The line for programs. A server that did not get through counts as a mismatch: its bytes are not proven."""
     done = [one for one in report["outcomes"] if one["state"] == "completed"]
     return {
         "wave": "demo",
-        "state": state,
         "servers": len(done),
         "disks": len(verdict["disks"]),
         "bytes_verified": verdict["bytes_verified"],

@@ -151,7 +151,7 @@ class LocalAirflow:
         """Return when api-server, database, scheduler, dag-processor and triggerer are healthy."""
 
         def healthy() -> bool:
-            self._raise_if_dead()
+            self.raise_if_dead()
             try:
                 status, body = self.api.raw("GET", "/api/v2/monitor/health")
             except ApiError:
@@ -163,7 +163,8 @@ class LocalAirflow:
 
         wait_for(healthy, timeout=timeout, what="Airflow to become healthy", log=self.log_tail)
 
-    def _raise_if_dead(self) -> None:
+    def raise_if_dead(self) -> None:
+        """:raises LocalAirflowError: when a component ended by itself."""
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise LocalAirflowError(f"airflow {name} ended with {process.returncode}:\n{self.log_tail(name)}")
@@ -210,7 +211,7 @@ class LocalAirflow:
         """Return when the dag-processor has put ``dag_id`` in place."""
 
         def there() -> bool:
-            self._raise_if_dead()
+            self.raise_if_dead()
             return self.api.request("GET", f"/api/v2/dags/{dag_id}")[0] == 200
 
         wait_for(there, timeout=timeout, what=f"DAG {dag_id}", log=lambda: self.log_tail("dag-processor"))
@@ -223,7 +224,7 @@ class LocalAirflow:
 
     def wait_for_run(self, dag_id: str, run_id: str, *, timeout: float = 300) -> str:
         """The final state of a run."""
-        return self.api.wait_for_run(dag_id, run_id, timeout=timeout, every=self._raise_if_dead, interval=0.5)
+        return self.api.wait_for_run(dag_id, run_id, timeout=timeout, every=self.raise_if_dead, interval=0.5)
 
     def describe(self, dag_id: str, run_id: str) -> str:
         """The states of a run's tasks, for error messages."""
@@ -257,7 +258,7 @@ class LocalAirflow:
         A task makes a session of its own, a worker of a killed scheduler has no parent left, and its environment is
         overwritten by its title: the working directory is the one mark that stays.
         """
-        return [pid for pid in _pids() if _cwd(pid) == self.home.resolve()]
+        return processes_in(self.home)
 
     def stop(self) -> None:
         """End everything; nothing of this Airflow runs afterwards."""
@@ -269,12 +270,7 @@ class LocalAirflow:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 pass
-        while remaining := self.processes():
-            for pid in remaining:
-                _signal(pid, signal.SIGKILL)
-            for process in self._processes.values():
-                process.poll()
-            time.sleep(0.05)
+        end_processes_in(self.home)
         for process in self._processes.values():
             process.wait()
         self._processes.clear()
@@ -307,6 +303,20 @@ def wait_for(
         if time.monotonic() > deadline:
             raise LocalAirflowError(f"waited {timeout:.0f} s for {what}\n{log()}")
         time.sleep(interval)
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Every living process whose working directory is ``folder`` or lies below it."""
+    root = folder.resolve()
+    return [pid for pid in _pids() if (cwd := _cwd(pid)) is not None and cwd.is_relative_to(root)]
+
+
+def end_processes_in(folder: Path) -> None:
+    """Kill what still works in ``folder``, until nothing does."""
+    while remaining := processes_in(folder):
+        for pid in remaining:
+            _signal(pid, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

@@ -4,7 +4,6 @@ here; everything that changes state goes through the REST API with the user's ow
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,6 @@ import typer
 from rich.console import Console
 
 from wavelift.cli import wave
-from wavelift.cli.connect import fail
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Waves of VMware virtual machines into Amazon EC2.")
 app.add_typer(wave.app, name="wave", help="Check and plan wave specs.")
@@ -132,22 +130,28 @@ def simulators_up(
 
 @iam_app.command("show")
 def iam_show(
-    identity: Annotated[str, typer.Argument(help="vmimport, connector or caller.")] = "vmimport",
-    bucket: Annotated[str, typer.Option(help="Staging bucket that the policy is for.")] = "YOUR-STAGING-BUCKET",
+    identity: Annotated[str, typer.Argument(help="vmimport (the service role), connector or caller.")] = "vmimport",
+    bucket: Annotated[str, typer.Option(help="Staging bucket.")] = "YOUR-STAGING-BUCKET",
+    prefix: Annotated[str, typer.Option(help="Prefix in it.")] = "",
+    kms_key: Annotated[str, typer.Option(help="ARN of the KMS key, when there is one.")] = "",
+    role_arn: Annotated[str, typer.Option(help="ARN of the service role that the caller hands on.")] = "",
+    account: Annotated[str, typer.Option(help="Account number, to bind the trust to it.")] = "",
+    partition: Annotated[str, typer.Option(help="aws, aws-cn or aws-us-gov.")] = "aws",
+    trust: Annotated[bool, typer.Option("--trust", help="The trust policy of vmimport.")] = False,
 ) -> None:
-    """Print the trust policy and the policy of an identity, generated from the calls that wavelift makes (SMS-13)."""
-    from wavelift.rules import policies
+    """Print the policy of an AWS identity, generated from the calls that wavelift makes (SMS-13)."""
+    from wavelift.cli.rights import show_policy
+    from wavelift.rules.policies import Staging
 
-    try:
-        print(json.dumps(policies.show(identity, bucket=bucket), indent=2))
-    except ValueError as error:
-        fail(str(error))
+    staging = Staging(bucket, prefix, kms_key, partition)
+    show_policy(identity, staging, trust=trust, account=account, role_arn=role_arn)
 
 
 @vsphere_app.command("role")
-def vsphere_role() -> None:
+def vsphere_role(
+    ids_only: Annotated[bool, typer.Option("--ids", help="Only the privilege ids, one a line.")] = False,
+) -> None:
     """Print the privileges of the vCenter role, generated from the calls that wavelift makes (SMS-12)."""
-    from wavelift.rules import policies
+    from wavelift.cli.rights import show_role
 
-    for line in policies.vsphere_role_lines():
-        print(line)
+    show_role(ids_only=ids_only, out=Console())

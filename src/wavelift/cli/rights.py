@@ -1,0 +1,59 @@
+"""``wavelift iam show`` and ``wavelift vsphere role``: the rights to grant, generated from the calls that we make."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from wavelift.cli.connect import fail
+from wavelift.rules.calls import Feature
+from wavelift.rules.policies import (
+    Staging,
+    identity_policy,
+    printable,
+    role_policy,
+    trust_policy,
+    vsphere_role,
+)
+
+SERVICE_ROLE: Final = "vmimport"
+IDENTITIES: Final = (SERVICE_ROLE, "connector", "caller")
+NOW: Final[tuple[Feature, ...]] = ("migrate", "sms")
+"""What the flows of this version need; the table of calls knows later ones too."""
+LEVEL: Final = {"vm": "virtual machine", "datastore": "datastore", "root": "root folder"}
+
+
+def show_policy(identity: str, staging: Staging, *, trust: bool, account: str, role_arn: str) -> None:
+    """Print one document to standard output, ready for ``aws iam … file://`` (SMS-13)."""
+    if identity not in IDENTITIES:
+        fail(f"identity is {identity!r}; allowed are {', '.join(IDENTITIES)}")
+    if trust and identity != SERVICE_ROLE:
+        fail(f"--trust: only {SERVICE_ROLE} is a service role; who may be {identity!r} is yours to say")
+    if trust:
+        print(printable(trust_policy(account)))
+    elif identity == SERVICE_ROLE:
+        print(printable(role_policy(staging)))
+    elif identity == "connector":
+        print(printable(identity_policy("connector", staging)))
+    else:
+        role = role_arn or f"arn:{staging.partition}:iam::{account or 'YOUR-ACCOUNT'}:role/{SERVICE_ROLE}"
+        print(printable(identity_policy("caller", staging, role_arn=role)))
+
+
+def show_role(*, ids_only: bool, out: Console) -> None:
+    """Print the privileges of the vCenter role (SMS-12): as a table, or ids only, for ``govc role.create``."""
+    privileges = vsphere_role(NOW)
+    if ids_only:
+        for privilege in sorted({one.id for one in privileges}):
+            print(privilege)
+        return
+    table = Table(title="vCenter role for wavelift")
+    table.add_column("privilege", no_wrap=True)
+    table.add_column("on")
+    table.add_column("needed for")
+    for one in privileges:
+        table.add_row(one.id, LEVEL[one.where], one.purpose)
+    out.print(table)
+    out.print("Assign it on the source data centre with propagation; No access elsewhere.")

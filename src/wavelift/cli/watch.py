@@ -1,0 +1,196 @@
+"""Watching a wave run: server, phase, bytes, rate and ETA, read by REST from the task state store.
+
+On a terminal a table that redraws itself; in a pipe or a log one line per change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from wavelift.airflow.rest import ApiClient
+from wavelift.base.units import human_bytes
+
+PHASES: Final = ("reserve", "snapshot", "export", "verify", "import_image", "launch")
+TRANSFERS: Final = ("export", "verify")
+"""The phases that move bytes and tell how many."""
+DONE: Final = "done"
+WAITING: Final = {"reserve": "waits for a slot", "import_image": "AWS converts"}
+"""What a deferred task waits for."""
+QUEUED: Final = "queued"
+STATES: Final = {
+    "running": "",
+    "queued": QUEUED,
+    "scheduled": QUEUED,
+    "up_for_retry": "will retry",
+    "failed": "failed",
+    "upstream_failed": "not reached",
+}
+WINDOW_SECONDS: Final = 10.0
+"""The rate is that of the last seconds: an average since the start would hide a stall."""
+LINE_SECONDS: Final = 2.0
+"""In a log, progress within a phase gets at most one line per server in this time."""
+
+
+def human_seconds(seconds: float) -> str:
+    """``90`` → ``"90 s"``, ``600`` → ``"10 min"``: as exact as an estimate deserves."""
+    for unit, size in (("s", 1), ("min", 60)):
+        if seconds < 120 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 3600:.0f} h"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How far one server is. Sizes in bytes, ``rate`` in bytes per second, 0 when unknown."""
+
+    server: str
+    phase: str
+    note: str = ""
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+
+    @property
+    def words(self) -> str:
+        return f"{self.phase} ({self.note})" if self.note else self.phase
+
+    @property
+    def bytes(self) -> str:
+        return f"{human_bytes(self.done)} of {human_bytes(self.total)}" if self.total else ""
+
+    @property
+    def speed(self) -> str:
+        return f"{human_bytes(self.rate)}/s" if self.rate > 0 else ""
+
+    @property
+    def eta(self) -> str:
+        return human_seconds((self.total - self.done) / self.rate) if self.rate > 0 and self.done < self.total else ""
+
+
+@dataclass
+class Watch:
+    """One run's servers; :meth:`rows` asks Airflow anew each time."""
+
+    api: ApiClient
+    dag_id: str
+    run_id: str
+    clock: Callable[[], float] = time.monotonic
+    _servers: list[tuple[str, int]] = field(default_factory=list)
+    """Name and bytes of each, in the order of the map index."""
+    _samples: dict[tuple[int, str], deque[tuple[float, int]]] = field(default_factory=dict)
+
+    def rows(self) -> list[Row]:
+        """One row per server; one without a server while the run is before its servers."""
+        tasks = self.api.task_instances(self.dag_id, self.run_id)
+        if not self._servers:
+            found = self.api.xcom(self.dag_id, self.run_id, "preflight") or []
+            self._servers = [
+                (server["name"], sum(disk["capacity"] for disk in server["facts"]["disks"])) for server in found
+            ]
+        if not self._servers:
+            return [self._before_servers(tasks)]
+        by_index: dict[int, dict[str, str | None]] = {}
+        for task in tasks:
+            by_index.setdefault(task["map_index"], {})[task["task_id"].removeprefix("server.")] = task["state"]
+        return [
+            self._row(index, name, total, by_index.get(index, {})) for index, (name, total) in enumerate(self._servers)
+        ]
+
+    @staticmethod
+    def _before_servers(tasks: list[dict[str, Any]]) -> Row:
+        for name in ("admit", "preflight"):
+            state = next((task["state"] for task in tasks if task["task_id"] == name), None)
+            if state != "success":
+                return Row("", name, STATES.get(state or "scheduled", state or ""))
+        return Row("", "report")
+
+    def _row(self, index: int, name: str, total: int, tasks: dict[str, str | None]) -> Row:
+        phase = next((phase for phase in PHASES if tasks.get(phase) != "success"), DONE)
+        if phase == DONE:
+            return Row(name, DONE, done=total, total=total)
+        state = tasks.get(phase) or "scheduled"
+        note = WAITING.get(phase, "waits") if state == "deferred" else STATES.get(state, state)
+        if phase not in TRANSFERS or state != "running":
+            return Row(name, phase, note)
+        done = self._moved(index, phase)
+        return Row(name, phase, note, done, total, self._rate(index, phase, done))
+
+    def _moved(self, index: int, phase: str) -> int:
+        stored = self.api.state_store(self.dag_id, self.run_id, f"server.{phase}", "progress", map_index=index) or {}
+        return sum(disk["done"] for disk in stored.get("disks", {}).values())
+
+    def _rate(self, index: int, phase: str, done: int) -> float:
+        samples = self._samples.setdefault((index, phase), deque())
+        now = self.clock()
+        if samples and done < samples[-1][1]:  # a new try began again
+            samples.clear()
+        samples.append((now, done))
+        while now - samples[0][0] > WINDOW_SECONDS and len(samples) > 2:
+            samples.popleft()
+        passed = now - samples[0][0]
+        return (done - samples[0][1]) / passed if passed > 0 else 0.0
+
+
+@contextmanager
+def shown(watch: Watch, out: Console) -> Iterator[Callable[[], None]]:
+    """A function to call after every look at the run: it shows what changed."""
+    if not out.is_terminal:
+        lines = _Lines(watch, out)
+        yield lines.show
+        return
+    with Live(console=out, refresh_per_second=2) as live:
+        yield lambda: live.update(table(watch.rows(), watch.dag_id))
+
+
+def table(rows: list[Row], title: str) -> Table:
+    """The live table; fits 80 columns."""
+    made = Table(title=title, box=box.SIMPLE_HEAD)
+    for name in ("server", "phase", "bytes"):
+        made.add_column(name, no_wrap=True)
+    for name in ("rate", "ETA"):
+        made.add_column(name, no_wrap=True, justify="right")
+    for row in rows:
+        made.add_row(row.server, row.words, row.bytes, row.speed, row.eta)
+    return made
+
+
+class _Lines:
+    """One line per change, for logs."""
+
+    def __init__(self, watch: Watch, out: Console) -> None:
+        self._watch = watch
+        self._out = out
+        self._start = watch.clock()
+        self._shown: dict[str, tuple[float, Row]] = {}
+
+    def show(self) -> None:
+        for row in self._watch.rows():
+            now = self._watch.clock()
+            if self._worth(row, now):
+                self._shown[row.server] = now, row
+                self._print(row, now - self._start)
+
+    def _worth(self, row: Row, now: float) -> bool:
+        if row.note == QUEUED:  # the next line says what it became
+            return False
+        if row.server not in self._shown:
+            return True
+        when, before = self._shown[row.server]
+        if row.words != before.words:
+            return True
+        return row.done != before.done and now - when >= LINE_SECONDS
+
+    def _print(self, row: Row, seconds: float) -> None:
+        eta = f"ETA {row.eta}" if row.eta else ""
+        line = f"{seconds:4.0f} s  {row.server:<8} {row.words:<27} {row.bytes:<23} {row.speed:<12} {eta}"
+        self._out.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)

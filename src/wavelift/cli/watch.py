@@ -155,8 +155,9 @@ def shown(watch: Watch, out: Console) -> Iterator[Callable[[], None]]:
 def table(rows: list[Row], title: str) -> Table:
     """The live table; fits 80 columns."""
     made = Table(title=title, box=box.SIMPLE_HEAD)
-    for name in ("server", "phase", "bytes"):
-        made.add_column(name, no_wrap=True)
+    made.add_column("server", no_wrap=True)
+    made.add_column("phase")
+    made.add_column("bytes", no_wrap=True)
     for name in ("rate", "ETA"):
         made.add_column(name, no_wrap=True, justify="right")
     for row in rows:

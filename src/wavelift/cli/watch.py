@@ -154,7 +154,7 @@ def shown(watch: Watch, out: Console) -> Iterator[Callable[[], None]]:
 
 def table(rows: list[Row], title: str) -> Table:
     """The live table; fits 80 columns."""
-    made = Table(title=title, box=box.SIMPLE_HEAD)
+    made = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     made.add_column("server", no_wrap=True)
     made.add_column("phase")
     made.add_column("bytes", no_wrap=True)

@@ -115,5 +115,5 @@ def test_the_table_fits_eighty_columns(api: FakeApi) -> None:
         Row("web01", "import_image", "will retry"),
     ]
     Console(file=text, width=80).print(table(rows, "demo.migrate"))
-    assert "500.0 GiB of 600.0 GiB   80.0 MiB/s   21 min" in text.getvalue()
+    assert "500.0 GiB of 600.0 GiB  80.0 MiB/s  21 min" in text.getvalue()
     assert "…" not in text.getvalue()

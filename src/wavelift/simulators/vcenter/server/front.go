@@ -5,22 +5,14 @@ import (
 	"bytes"
 	"crypto/sha1"
 	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/vmware/govmomi/vim25/soap"
-	"github.com/vmware/govmomi/vim25/types"
 )
 
 // counters are what a test asserts: calls per SOAP method, requests and body bytes per first path element.
@@ -218,145 +210,6 @@ func (s *sim) transfer(w http.ResponseWriter, r *http.Request, l *HttpNfcLease, 
 		panic(http.ErrAbortHandler)
 	}
 	f.finish(sums)
-}
-
-func (f *leaseFile) finish(sums *digest) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	entry := &types.HttpNfcLeaseManifestEntry{
-		Key: f.key, Sha1: hex.EncodeToString(sums.sha1.Sum(nil)), Size: sums.size, Disk: true,
-		Capacity: f.disk.capacity, PopulatedSize: sums.size,
-	}
-	switch {
-	case f.checksum == "sha1":
-		entry.Checksum, entry.ChecksumType = entry.Sha1, "sha1"
-	case sums.sha256 != nil:
-		entry.Checksum, entry.ChecksumType = hex.EncodeToString(sums.sha256.Sum(nil)), "sha256"
-	}
-	f.entry = entry
-}
-
-type digest struct {
-	sha1, sha256 hash.Hash
-	size         int64
-	out          io.Writer
-}
-
-func (d *digest) Write(p []byte) (int, error) {
-	d.sha1.Write(p)
-	if d.sha256 != nil {
-		d.sha256.Write(p)
-	}
-	n, err := d.out.Write(p)
-	d.size += int64(n)
-	return n, err
-}
-
-// body writes the disk in the style that the rules or the options ask for.
-func (s *sim) body(out io.Writer, e event, l *HttpNfcLease, f *leaseFile) error {
-	style := s.options.Body
-	e.actions = []string{"qemu", "footer"}
-	if rule := s.rules.take(e); rule != nil {
-		style = rule.Action
-	}
-	e.actions = []string{"corrupt"}
-	corrupt := s.rules.take(e)
-	if style == "qemu" {
-		return s.qemuBody(out, corrupt, f)
-	}
-	encoder := newStreamEncoder(out)
-	if corrupt != nil {
-		encoder.touch = func(ordinal, offset int64, packed []byte) {
-			if ordinal == corrupt.Grain {
-				packed[len(packed)/2] ^= 0x55
-				s.rules.note(corrupt, "%d", offset)
-			}
-		}
-	}
-	return encoder.encode(f.image)
-}
-
-// qemuBody sends what qemu-img made of the frozen state, made once per layer.
-func (s *sim) qemuBody(out io.Writer, corrupt *rule, f *leaseFile) error {
-	name, err := s.converted(f)
-	if err != nil {
-		return err
-	}
-	file, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if !f.frozen {
-		_ = os.Remove(name) // the open file is enough
-	}
-	var reader io.Reader = file
-	if corrupt != nil {
-		at, offset, length, err := findGrain(file, corrupt.Grain)
-		if err != nil {
-			return err
-		}
-		flipped := make([]byte, 1)
-		if _, err := file.ReadAt(flipped, at+length/2); err != nil {
-			return err
-		}
-		flipped[0] ^= 0x55
-		s.rules.note(corrupt, "%d", offset)
-		reader = io.MultiReader(io.LimitReader(file, at+length/2), bytes.NewReader(flipped), &after{file, at + length/2 + 1})
-	}
-	_, err = io.Copy(out, reader)
-	return err
-}
-
-// after reads a file from an offset on.
-type after struct {
-	file *os.File
-	at   int64
-}
-
-func (a *after) Read(p []byte) (int, error) {
-	n, err := a.file.ReadAt(p, a.at)
-	a.at += int64(n)
-	if n > 0 {
-		return n, nil
-	}
-	return n, err
-}
-
-// forget drops the cached bodies of a snapshot that is gone.
-func (s *sim) forget(snap *snapshot) {
-	s.bodies.Lock()
-	defer s.bodies.Unlock()
-	for _, l := range snap.layers {
-		if name := s.bodyFiles[l]; name != "" {
-			_ = os.Remove(name)
-			delete(s.bodyFiles, l)
-		}
-	}
-}
-
-// converted returns qemu-img's file of the image; only a frozen layer's is kept for the next time.
-func (s *sim) converted(f *leaseFile) (string, error) {
-	s.bodies.Lock()
-	defer s.bodies.Unlock()
-	top := f.image.top
-	if name := s.bodyFiles[top]; name != "" {
-		return name, nil
-	}
-	name := filepath.Join(s.work, "bodies", uuid.NewString()+".vmdk")
-	raw := name + ".raw"
-	defer os.Remove(raw)
-	if err := f.image.export(raw); err != nil {
-		return "", err
-	}
-	cmd := exec.Command("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", raw, name)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("qemu-img: %w: %s", err, text)
-	}
-	if f.frozen {
-		s.bodyFiles[top] = name
-	}
-	return name, nil
 }
 
 // throttledWriter applies the rules that act on a body's bytes.

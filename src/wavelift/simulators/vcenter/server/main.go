@@ -54,7 +54,7 @@ type sim struct {
 	transfers atomic.Int64
 	tasks     atomic.Int64
 	bodies    sync.Mutex
-	bodyFiles map[*layer]string
+	bodyFiles map[bodyKey]string
 
 	mu      sync.Mutex
 	vms     []*vmState
@@ -278,7 +278,7 @@ func (s *sim) runTask(ctx *simulator.Context, ref, entity types.ManagedObjectRef
 func newSim(state string, inv *inventory) (*sim, error) {
 	s := &sim{
 		options: inv.Options, users: map[string]userSpec{}, work: filepath.Join(state, "vcenter"), started: time.Now(),
-		rules: &ruleBook{}, leases: map[string]*HttpNfcLease{}, tickets: map[string]ticket{}, bodyFiles: map[*layer]string{},
+		rules: &ruleBook{}, leases: map[string]*HttpNfcLease{}, tickets: map[string]ticket{}, bodyFiles: map[bodyKey]string{},
 	}
 	s.counters.reset()
 	s.evidence = &evidenceStore{on: inv.Options.Evidence, dir: filepath.Join(state, "evidence")}

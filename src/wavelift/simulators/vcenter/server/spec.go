@@ -33,6 +33,7 @@ type options struct {
 	Certificate        string  `json:"certificate"`             // of the vCenter
 	ExtraVMs           int     `json:"extra_vms"`
 	ApiVersion         string  `json:"api_version"`
+	CacheBodies        bool    `json:"cache_bodies"` // keep footer-style bodies too: for benchmarks
 }
 
 type userSpec struct {

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.base.units import human_bytes
 from wavelift.cli.connect import client, fail
 
 app = typer.Typer(no_args_is_help=True)
@@ -94,14 +93,10 @@ def print_findings(report: dict[str, Any]) -> None:
 
 
 def print_estimate(estimate: dict[str, Any]) -> None:
-    table = Table("what", "value", title="Plan (nothing was created)")
-    table.add_row("servers", str(estimate.get("servers", 0)))
-    table.add_row("disks", str(estimate.get("disks", 0)))
-    table.add_row("virtual size", human_bytes(estimate.get("capacity", 0)))
-    table.add_row("vSphere snapshots", str(estimate.get("snapshots", 0)))
-    for key in ("creates", "limits", "notes"):
-        for line in estimate.get(key, ()):
-            table.add_row(key, line)
-    for name, dollars in estimate.get("costs", {}).items():
-        table.add_row(f"cost: {name}", f"about {dollars:.2f} USD")
-    console.print(table)
+    """What the wave would move, make and cost."""
+    from wavelift.rules.estimate import Estimate, table
+
+    shown = Table("what", "value", title="Plan (nothing was created)")
+    for what, value in table(Estimate.load(estimate)):
+        shown.add_row(what, value)
+    console.print(shown)

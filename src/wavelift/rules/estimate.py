@@ -148,6 +148,7 @@ def table(found: Estimate) -> list[tuple[str, str]]:
     return [
         ("servers", str(found.servers)),
         ("disks", f"{found.disks}, {human_bytes(found.capacity)}"),
+        ("vSphere snapshots", str(found.snapshots)),
         ("read back by verify", human_bytes(found.read_back)),
         *(("creates", text) for text in found.creates),
         *(("limit", text) for text in found.limits),

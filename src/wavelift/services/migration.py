@@ -6,35 +6,70 @@ finds what it made before (invariant 5).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Literal
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2, LaunchRequest
-from wavelift.adapters.aws.vmimport import (
-    ImportDisk,
-    ImportRequest,
-    ImportState,
-    ImportStatus,
-    VmImport,
-    explain_import_failure,
-)
+from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, ImportStatus
 from wavelift.base.domain import ExportResult, ImportResult, LaunchResult, VerifyResult
-from wavelift.base.errors import LimitReachedError, PermanentError, ProofError, SpecError, WaveliftError
+from wavelift.base.errors import PermanentError, ProofError, SpecError, WaveliftError
 from wavelift.base.names import client_token, snapshot_name, tags
-from wavelift.base.run import RunContext
-from wavelift.ledger import DagRun, Ledger, SlotKind, SourceServer, migrations
+from wavelift.base.run import Clock, RunContext
+from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SourceServer, migrations
+from wavelift.ledger.slots import list_slots
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.services import admission
-from wavelift.services.admission import Granted, IsRunAlive
+from wavelift.services.admission import Granted, IsRunAlive, Queued
 from wavelift.services.dataplane.conversion import conversion_report
+from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
 
-IMPORT_KEY: Final = "import"
-MAX_RESUBMITS: Final = 3
-"""How often an import that somebody cancelled under us is submitted again."""
+CANCELLED = "cancelled on request"
+
+__all__ = [
+    "ImportDone",
+    "ImportRunning",
+    "ImportWaiting",
+    "Reserved",
+    "advance_import",
+    "after_cancel",
+    "cancelled",
+    "import_scope",
+    "launch",
+    "launch_later",
+    "release",
+    "reserve",
+]
+
+
+# --- cancelling ---------------------------------------------------------------------------------------------------
+
+
+def cancelled(known: Migration) -> PermanentError:
+    """What a step raises that finds the wish to cancel (AMP-07)."""
+    return PermanentError(
+        "The migration was cancelled on request",
+        server=known.server,
+        migration=known.id,
+        next_step="To go on with it after all, wait for its run to end and clear its server.reserve task",
+    )
+
+
+def after_cancel(ledger: Ledger, known: Migration, *, released: bool, clock: Clock) -> Migration:
+    """The tasks of a migration that a person cancelled have been stopped: its place among the imports is free.
+
+    :param released: its snapshot is gone and its transfer slot given back; else the teardown ends the migration.
+    """
+    for slot in list_slots(ledger, SlotKind.IMPORT):
+        if slot.holder == known.run_key:
+            admission.release_slot(
+                ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="cancelled", clock=clock
+            )
+    return migrations.mark_cancelled(ledger, known.id, CANCELLED, clock=clock) if released else known
 
 
 # --- the slot -----------------------------------------------------------------------------------------------------
@@ -64,6 +99,7 @@ def reserve(
     """Write the migration's intent and ask for a transfer slot (AMP-04, invariant 4).
 
     :raises BusyError: when a living run migrates this server.
+    :raises PermanentError: when a person cancelled the migration.
     """
     run = DagRun(dag_id, dag_run_id)
     known = migrations.find_migration(ledger, migrations.migration_id(ctx.run_key))
@@ -81,6 +117,8 @@ def reserve(
             bytes_total=task.facts.capacity,
             clock=ctx.clock,
         )
+    if known.cancel_requested:
+        raise cancelled(known)
     scope = task.plan.connector
     admission.reclaim(ledger, is_run_alive, kind=SlotKind.TRANSFER, scope=scope, clock=ctx.clock)
     found = admission.request_slot(
@@ -109,7 +147,7 @@ def reserve(
 
 
 def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool, exported: bool) -> None:
-    """Give the transfer slot back.
+    """Give the transfer slot back; a migration that a person cancelled before its disks were out ends here.
 
     :param removed: the snapshot's removal succeeded. :param exported: every disk lies in S3.
     """
@@ -118,7 +156,9 @@ def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool,
         if removed and known.snapshot_state in migrations.STANDING:
             known = migrations.record_snapshot_removed(ledger, known.id, clock=ctx.clock)
         if exported and known.state is MigrationState.TRANSFERRING:
-            migrations.advance(ledger, known.id, MigrationState.VERIFYING, phase="verifying", clock=ctx.clock)
+            known = migrations.advance(ledger, known.id, MigrationState.VERIFYING, phase="verifying", clock=ctx.clock)
+        if known.cancel_requested:
+            migrations.mark_cancelled(ledger, known.id, CANCELLED, clock=ctx.clock)
     admission.release_slot(
         ledger, kind=SlotKind.TRANSFER, scope=task.plan.connector, holder=ctx.run_key, clock=ctx.clock
     )
@@ -126,24 +166,13 @@ def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool,
 
 # --- the import ---------------------------------------------------------------------------------------------------
 
+IsTaskAlive = Callable[[Migration], bool]
+"""Whether a server's import task may still go on, asked of Airflow."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImportDone:
     result: ImportResult
-
-
-@dataclass(frozen=True, slots=True)
-class ImportRunning:
-    task_id: str
-    phase: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImportWaiting:
-    """No place for another import: ``queued`` in our own ledger, or refused by the account's count in AWS."""
-
-    reason: str
-    queued: bool
 
 
 def import_scope(task: ServerTask) -> str:
@@ -161,13 +190,15 @@ def advance_import(
     *,
     limit: int,
     is_run_alive: IsRunAlive,
+    is_task_alive: IsTaskAlive = lambda migration: True,
 ) -> ImportDone | ImportRunning | ImportWaiting:
     """Bring the import one step further: submit it, find it running, or finish it. Never submits a second one.
 
     :raises WaveliftError: when the import failed, with AWS's words and our reading.
     :raises ProofError: when the result differs from the source where it must not.
+    :raises PermanentError: when a person cancelled the migration; the import is cancelled with it.
     """
-    return _Import(ledger, access, task, export, ctx, limit, is_run_alive).advance(verified)
+    return _Import(ledger, access, task, export, ctx, limit, is_run_alive, is_task_alive).advance(verified)
 
 
 class _Import:
@@ -182,6 +213,7 @@ class _Import:
         ctx: RunContext,
         limit: int,
         is_run_alive: IsRunAlive,
+        is_task_alive: IsTaskAlive,
     ) -> None:
         self.ledger = ledger
         self.access = access
@@ -190,56 +222,55 @@ class _Import:
         self.ctx = ctx
         self.limit = limit
         self.is_run_alive = is_run_alive
-        self.imports = VmImport(access)
+        self.is_task_alive = is_task_alive
+        self.job = ImportJob(access, ctx, server=task.name)
         self.id = migrations.migration_id(ctx.run_key)
-        stored: dict[str, Any] = ctx.checkpoints.get(IMPORT_KEY) or {}
-        self.task_id: str = stored.get("task_id", "")
-        self.attempt: int = stored.get("attempt", 0)
 
     def advance(self, verified: VerifyResult | None) -> ImportDone | ImportRunning | ImportWaiting:
-        self._record_proof(verified)
-        if self.task_id:
-            # The state store survives a clear: what it remembers is checked against AWS before use.
-            status = self.imports.describe([self.task_id]).get(self.task_id)
-            if status is not None and not status.finished:
-                return self._running(status)
-            if status is not None and status.image_id and not _failed(status):
-                return ImportDone(self._finish(status))
-            self._forget()
-            if status is not None and not _was_cancelled(status):
-                self._release()
-                raise status.failure(server=self.task.name)
-            if self.attempt > MAX_RESUBMITS:
-                raise WaveliftError(
-                    "The import was cancelled again and again",
-                    server=self.task.name,
-                    next_step="Find out who cancels import tasks in this account, then clear this task",
-                )
-        return self._submit()
+        known = self._record_proof(verified)
+        if known.cancel_requested:
+            self.job.cancel("wavelift: the migration was cancelled")
+            self._release()
+            raise cancelled(known)
+        try:
+            status = self.job.look()
+        except WaveliftError:
+            self._release()  # whatever ended badly takes no place; a new attempt asks for one again
+            raise
+        if status is None:
+            return self._submit(known)
+        return ImportDone(self._finish(status)) if status.finished else self._running(status)
 
-    def _record_proof(self, verified: VerifyResult | None) -> None:
+    def _record_proof(self, verified: VerifyResult | None) -> Migration:
         known = migrations.get_migration(self.ledger, self.id)
         if known.export_result != self.export.dump():
-            migrations.record_export(self.ledger, self.id, self.export, clock=self.ctx.clock)
+            known = migrations.record_export(self.ledger, self.id, self.export, clock=self.ctx.clock)
         if verified is not None and known.verify_result != verified.dump():
-            migrations.record_verify(self.ledger, self.id, verified, clock=self.ctx.clock)
+            known = migrations.record_verify(self.ledger, self.id, verified, clock=self.ctx.clock)
+        return known
 
     def _running(self, status: ImportStatus) -> ImportRunning:
-        migrations.record_progress(
-            self.ledger,
-            self.id,
-            phase=f"import: {status.phase}",
-            progress_pct=status.progress or 0,
-            clock=self.ctx.clock,
-        )
+        self._tell(f"import: {status.phase}", status.progress or 0)
         return ImportRunning(status.task_id, status.phase)
 
-    def _submit(self) -> ImportRunning | ImportWaiting:
-        self.ctx.cancel.check()
+    def _submit(self, known: Migration) -> ImportRunning | ImportWaiting:
+        slot = self._slot(known)
+        if not isinstance(slot, Granted):
+            self._free_dead_holders()
+            slot = self._slot(known)
+        if not isinstance(slot, Granted):
+            return self._wait(ImportWaiting(f"place {slot.position} among our own imports", queued=True))
+        self._check_staged()
+        found = self.job.submit(self._request, limit=self.limit)
+        if isinstance(found, ImportWaiting):
+            return self._wait(found)
+        migrations.record_import_started(self.ledger, self.id, found.task_id, clock=self.ctx.clock)
+        return found
+
+    def _slot(self, known: Migration) -> Granted | Queued:
         scope = import_scope(self.task)
-        known = migrations.get_migration(self.ledger, self.id)
         admission.reclaim(self.ledger, self.is_run_alive, kind=SlotKind.IMPORT, scope=scope, clock=self.ctx.clock)
-        slot = admission.request_slot(
+        return admission.request_slot(
             self.ledger,
             kind=SlotKind.IMPORT,
             scope=scope,
@@ -249,33 +280,50 @@ class _Import:
             limit=self.limit,
             clock=self.ctx.clock,
         )
-        if not isinstance(slot, Granted):
-            return self._waiting(f"place {slot.position} among our own imports", queued=True)
-        active = self.imports.count_active()
-        if active >= self.limit:
-            return self._waiting(f"{active} imports are active in the account, the limit is {self.limit}", queued=False)
-        try:
-            task_id = self.imports.import_image(self._request())
-        except LimitReachedError as error:
-            return self._waiting(error.what, queued=False)
-        self._remember(task_id)
-        migrations.record_import_started(self.ledger, self.id, task_id, clock=self.ctx.clock)
-        return ImportRunning(task_id, "submitted")
 
-    def _waiting(self, reason: str, *, queued: bool) -> ImportWaiting:
-        migrations.record_progress(
-            self.ledger, self.id, phase=f"waits to import: {reason}", progress_pct=0, clock=self.ctx.clock
-        )
-        return ImportWaiting(reason, queued=queued)
+    def _free_dead_holders(self) -> None:
+        """A task that failed for good, or was marked failed, in a living run gives nothing back by itself."""
+        scope = import_scope(self.task)
+        for slot in list_slots(self.ledger, SlotKind.IMPORT, scope):
+            holder = migrations.find_migration(self.ledger, migrations.migration_id(slot.holder))
+            if slot.holder != self.ctx.run_key and holder is not None and not self.is_task_alive(holder):
+                admission.release_slot(
+                    self.ledger,
+                    kind=SlotKind.IMPORT,
+                    scope=scope,
+                    holder=slot.holder,
+                    reason="its import task has ended",
+                    clock=self.ctx.clock,
+                )
 
-    def _request(self) -> ImportRequest:
+    def _check_staged(self) -> None:
+        """:raises PermanentError: when a disk is no longer staged; AWS would say so only after minutes."""
+        s3 = ServerStaging(self.access, self.task.plan, self.ctx.run_key).s3
+        for disk in self.export.disks:
+            if s3.head(disk.object_key) is None:
+                raise PermanentError(
+                    "The staged disk is gone",
+                    server=self.task.name,
+                    disk=disk.address,
+                    object=s3.url(disk.object_key),
+                    next_step="Clear this server from its server.reserve task, so that it is exported again",
+                )
+
+    def _wait(self, waiting: ImportWaiting) -> ImportWaiting:
+        self._tell(f"waits to import: {waiting.reason}", 0)
+        return waiting
+
+    def _tell(self, phase: str, progress: int) -> None:
+        migrations.record_progress(self.ledger, self.id, phase=phase, progress_pct=progress, clock=self.ctx.clock)
+
+    def _request(self, token: str) -> ImportRequest:
         plan, target = self.task.plan, self.task.plan.target
         return ImportRequest(
             disks=[
                 ImportDisk(bucket=disk.bucket, key=disk.object_key, description=f"{self.task.name} {disk.address}")
                 for disk in self.export.disks
             ],
-            client_token=client_token(self.ctx.run_key, "import", self.attempt),
+            client_token=token,
             tags={**plan.tags, **tags(plan.wave, self.task.name, self.ctx.run_key)},
             description=f"{plan.wave}/{self.task.name}",
             role_name=target.role,
@@ -307,16 +355,6 @@ class _Import:
         ServerStaging(self.access, self.task.plan, self.ctx.run_key).delete_disks()
         return result
 
-    def _remember(self, task_id: str) -> None:
-        self.task_id = task_id
-        self.ctx.checkpoints.set(IMPORT_KEY, {"task_id": task_id, "attempt": self.attempt})
-
-    def _forget(self) -> None:
-        """The remote end is final and bad: the next submission needs a new client token."""
-        self.task_id = ""
-        self.attempt += 1
-        self.ctx.checkpoints.set(IMPORT_KEY, {"task_id": "", "attempt": self.attempt})
-
     def _release(self) -> None:
         admission.release_slot(
             self.ledger,
@@ -325,16 +363,6 @@ class _Import:
             holder=self.ctx.run_key,
             clock=self.ctx.clock,
         )
-
-
-def _failed(status: ImportStatus) -> bool:
-
-    return status.state is ImportState.FAILED
-
-
-def _was_cancelled(status: ImportStatus) -> bool:
-    """Cancelled, by us (a cleared task's trigger does that) or by somebody in the console."""
-    return explain_import_failure(status.message).code == "cancelled"
 
 
 def boot_mode(task: ServerTask) -> Literal["", "legacy-bios", "uefi"]:
@@ -356,13 +384,18 @@ def launch(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportRes
     """Launch the image when the plan says so, and complete the migration (AMP-01, AMP-08).
 
     :raises ProofError: when the image was never compared with its source although the plan asks for it.
+    :raises PermanentError: when a person cancelled the migration.
     """
     id = migrations.migration_id(ctx.run_key)
     plan = task.plan
+    known = migrations.get_migration(ledger, id)
+    if known.cancel_requested:
+        raise cancelled(known)
     if plan.verify != "off" and not image.report:
         raise ProofError("The image has no conversion report", server=task.name, image=image.image_id)
     result = LaunchResult(server=task.name, skipped="the plan says launch: none")
     if plan.launch == "running":
+        ctx.cancel.check()
         migrations.advance(ledger, id, MigrationState.LAUNCHING, phase="launching", clock=ctx.clock)
         instance = Ec2(access).launch(_launch_request(plan, task.name, image.image_id, ctx.run_key))
         result = LaunchResult(server=task.name, instance_id=instance.instance_id, private_ip=instance.private_ip)

@@ -445,9 +445,7 @@ class Journey:
         except WaveliftError as error:
             failed = error
         exported = self.outcome.export is not None
-        steps.release(
-            self.ledger, task, self.ctx(task, "release"), removed=failed is None, exported=exported
-        )
+        steps.release(self.ledger, task, self.ctx(task, "release"), removed=failed is None, exported=exported)
         if failed is not None:
             raise failed
 

@@ -36,11 +36,14 @@ from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, sign
 from wavelift.base.errors import TlsError, UnreachableError, WaveliftError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB
+from wavelift.transfer.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
 SEND_SLICE: Final = 256 * KIB
 """A body goes out in slices: a socket's time-out spans one ``sendall``, and a cancel is noticed between them."""
+PACED_SLICE: Final = 64 * KIB
+"""Under a throttle: S3 gives up a request that is silent for 20 s, and several parts share the rate."""
 RENEWALS: Final = 3
 """Refreshes of an expired token for one call; more means that the refresh itself gives expired tokens."""
 DAMAGED_TRIES: Final = 2
@@ -130,6 +133,7 @@ class BulkRequest:
     :param sha256: digest of ``body``, already computed by the caller; raw bytes.
     :param doing: for messages, e.g. ``"could not store part 7"``.
     :param action: IAM action, for the message about a missing one.
+    :param throttle: paces the body on the wire.
     :param where: coordinates for messages.
     """
 
@@ -140,6 +144,7 @@ class BulkRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | bytearray | memoryview | None = None
     sha256: bytes = b""
+    throttle: Throttle | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
 
     def failed(self, code: str, message: str, status: int) -> WaveliftError:
@@ -233,7 +238,7 @@ class BulkClient:
         return self._pool(request.url).request(
             request.method,
             request.url,
-            body=None if request.body is None else _slices(request.body, cancel),
+            body=None if request.body is None else _slices(request.body, cancel, request.throttle),
             headers=headers,
             retries=False,
             redirect=False,
@@ -276,12 +281,16 @@ def _tls_context(verify: bool | str) -> ssl.SSLContext:
     )
 
 
-def _slices(body: bytes | bytearray | memoryview, cancel: CancelFlag) -> Iterator[bytes]:
+def _slices(body: bytes | bytearray | memoryview, cancel: CancelFlag, throttle: Throttle | None) -> Iterator[bytes]:
     # urllib3's types know bytes only; its sockets take any buffer, and a view spares a copy.
     view = memoryview(body).cast("B")
-    for start in range(0, len(view), SEND_SLICE):
+    length = PACED_SLICE if throttle else SEND_SLICE
+    for start in range(0, len(view), length):
         cancel.check()
-        yield cast(bytes, view[start : start + SEND_SLICE])
+        part = view[start : start + length]
+        if throttle:
+            throttle.take(len(part), cancel)
+        yield cast(bytes, part)
 
 
 def connection_failure(request: BulkRequest, error: Exception) -> Failure:

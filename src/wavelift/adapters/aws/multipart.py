@@ -15,6 +15,7 @@ from wavelift.adapters.aws.errors import aws_errors, error_code, from_library_er
 from wavelift.adapters.aws.sigv4 import encode_query
 from wavelift.base.errors import PermanentError, ProofError, UnreachableError
 from wavelift.base.run import CancelFlag
+from wavelift.transfer.throttle import Throttle
 
 MAX_PARTS: Final = 10_000
 """S3's limit of parts in one object."""
@@ -57,6 +58,7 @@ class S3PartSink:
         upload_id: str,
         stored: dict[int, StoredPart],
         cancel: CancelFlag,
+        throttle: Throttle | None = None,
     ) -> None:
         self.bucket = bucket
         self.key = key
@@ -68,6 +70,7 @@ class S3PartSink:
         self._bulk = bulk
         self._url = url
         self._cancel = cancel
+        self._throttle = throttle
         self._stored = stored
         self._ours: dict[int, StoredPart] = {}
         self._lock = threading.Lock()
@@ -114,6 +117,7 @@ class S3PartSink:
             headers={"x-amz-checksum-sha256": base64.b64encode(sha256).decode()},
             body=data,
             sha256=sha256,
+            throttle=self._throttle,
             where={**self._where, "part": number},
         )
         return self._bulk.send(request, self._cancel).headers.get("ETag", "")
@@ -146,6 +150,13 @@ class S3PartSink:
                 got=said or "none",
                 **self._where,
             )
+
+    def checksum(self) -> str:
+        """What S3 will say of the object that :meth:`complete` makes of the parts so far.
+
+        :raises ProofError: a part is missing.
+        """
+        return composite_checksum([part.sha256 for part in self._complete_list()])
 
     def _complete_list(self) -> list[StoredPart]:
         with self._lock:

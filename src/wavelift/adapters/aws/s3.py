@@ -21,6 +21,7 @@ from wavelift.adapters.aws.multipart import S3PartSink, StoredPart, abort_upload
 from wavelift.adapters.aws.s3_read import S3Stream
 from wavelift.base.errors import PermanentError, WaveliftError
 from wavelift.base.run import CancelFlag
+from wavelift.transfer.throttle import Throttle
 
 __all__ = ["ObjectInfo", "S3PartSink", "S3Staging", "S3Stream", "UploadInfo", "composite_checksum"]
 
@@ -91,6 +92,7 @@ class S3Staging:
         previous_upload_id: str | None = None,
         tags: Mapping[str, str] | None = None,
         cancel: CancelFlag | None = None,
+        throttle: Throttle | None = None,
     ) -> S3PartSink:
         """Begin the upload of ``key``, or continue ``previous_upload_id`` if S3 still knows it.
 
@@ -98,6 +100,7 @@ class S3Staging:
 
         :param metadata: user metadata of the object; other than ASCII is percent-encoded.
         :param tags: object tags (needs ``s3:PutObjectTagging``); characters that S3 refuses become ``_``.
+        :param throttle: paces the bytes of parts on the wire, sent again or not; parts that S3 has cost nothing.
         """
         stored = self._stored_parts(key, previous_upload_id) if previous_upload_id else None
         if stored is None:
@@ -113,6 +116,7 @@ class S3Staging:
             upload_id=upload_id,
             stored=stored,
             cancel=cancel or CancelFlag(),
+            throttle=throttle,
         )
 
     def _create_upload(self, key: str, metadata: Mapping[str, str], tags: Mapping[str, str]) -> str:

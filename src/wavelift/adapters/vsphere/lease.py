@@ -411,6 +411,10 @@ class LeaseBody:
     def cut(self) -> None:
         self._body.cut()
 
+    def interrupt(self) -> None:
+        """Break a read that blocks: the pipeline's other end has failed, and this body is no longer wanted."""
+        self._body.cut()
+
     def close(self) -> None:
         self._body.close()
 

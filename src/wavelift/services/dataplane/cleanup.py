@@ -17,6 +17,7 @@ from wavelift.base.errors import WaveliftError
 from wavelift.base.names import SNAPSHOT_PREFIX, TAG_RUN, slug
 from wavelift.base.run import CancelFlag
 from wavelift.services.dataplane.messages import Admitted
+from wavelift.services.dataplane.staging import DISK_SUFFIX
 
 
 class Leftover(Message):
@@ -102,7 +103,7 @@ def _staged(access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:
         abort = partial(s3.abort_upload, upload.key, upload.upload_id)
         yield _Found("upload", f"s3://{staging.bucket}/{upload.key}", _run_of(upload.key, folder), abort)
     for entry in s3.list(folder):
-        if entry.key.endswith(".vmdk"):
+        if entry.key.endswith(DISK_SUFFIX):
             delete = partial(s3.delete, entry.key)
             yield _Found("staged disk", f"s3://{staging.bucket}/{entry.key}", _run_of(entry.key, folder), delete)
 

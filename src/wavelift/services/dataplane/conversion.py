@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
@@ -57,7 +58,8 @@ class _Comparison:
         return tuple(self._disk(disk, id) for disk, id in zip(self.export.disks, self.snapshot_ids, strict=True))
 
     def _disk(self, disk: StoredDisk, snapshot_id: str) -> ConvertedDisk:
-        manifest = load_manifest(S3Staging(self.access, disk.bucket), self.export.server, disk)
+        with closing(S3Staging(self.access, disk.bucket)) as s3:
+            manifest = load_manifest(s3, self.export.server, disk)
         indices = (
             None
             if self.level == "full"

@@ -6,20 +6,27 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Final
+from typing import ClassVar, Final
 
 from wavelift.adapters.vsphere import hosts, inventory
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.base.errors import GuardError, WaveliftError
+from wavelift.base.errors import FencedError, GuardError, PermanentError, WaveliftError
 from wavelift.base.run import RunContext
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
+from wavelift.services.dataplane.snapshot import check_power
 
 GUARD_SECONDS: Final = 20
 """A snapshot that grows at 100 MB/s takes 2 GB of a datastore between two looks."""
 
 
+class LastingGuardError(GuardError):
+    """The snapshot must go now: waiting for a retry would let it grow on."""
+
+    retryable: ClassVar[bool] = False
+
+
 class TransferGuards:
-    """Datastore room, age of the snapshot, and whether the VM stays where it was (SMS-14)."""
+    """Datastore room, age of the snapshot, power, and whether the VM stays where it was (SMS-14)."""
 
     def __init__(
         self,
@@ -38,20 +45,22 @@ class TransferGuards:
         self._host = ""
 
     def check(self) -> None:
-        """:raises GuardError: when the transfer must not go on."""
+        """:raises GuardError: when the transfer must not go on, a lasting one when a retry must not go on either.
+        :raises PermanentError: when the source must be off and was switched on."""
         self._check_age()
         self._check_room()
-        self._check_host()
+        self._check_machine()
 
     def _check_age(self) -> None:
         hours = self._task.plan.guards.max_snapshot_hours
         age = self._ctx.clock.now() - datetime.fromisoformat(self._snapshot.ref.created)
         if age > timedelta(hours=hours):
-            raise GuardError(
+            raise LastingGuardError(
                 f"The snapshot is {age.total_seconds() / 3600:.1f} h old, max_snapshot_hours is {hours}",
                 server=self._task.name,
                 snapshot=self._snapshot.ref.name,
-                next_step="Raise max_snapshot_hours in the wave's file, then run this server again",
+                next_step="Raise max_snapshot_hours in the wave's file, then run this server again. "
+                "Its snapshot is removed",
             )
 
     def _check_room(self) -> None:
@@ -59,14 +68,16 @@ class TransferGuards:
         names = {disk.datastore for disk in self._snapshot.disks}
         for store in hosts.datastore_facts(self._session, [self._task.facts.moref]).get(self._task.facts.moref, []):
             if store.name in names and store.free_pct < wanted:
-                raise GuardError(
-                    f"Datastore {store.name} has {store.free_pct:.1f} % free, min_free_pct is {wanted}",
+                raise LastingGuardError(
+                    f"Datastore {store.name} has {store.free_pct:.1f} % free, min_free_pct is {wanted:g}",
                     server=self._task.name,
-                    next_step="Make room on the datastore; the snapshot is removed when this task has given up",
+                    next_step="Make room on the datastore, then clear this server from its reserve task. "
+                    "Its snapshot is removed",
                 )
 
-    def _check_host(self) -> None:
+    def _check_machine(self) -> None:
         (now,) = inventory.facts(self._session, [self._task.facts.moref])
+        check_power(self._task, now)
         self._host = self._host or now.host_moref
         if now.host_moref != self._host:
             raise GuardError(
@@ -79,23 +90,29 @@ class TransferGuards:
     def watching(self, stop: Callable[[str], None]) -> Iterator[None]:
         """Look again every interval while the body runs; the first breach calls ``stop`` and wins over its error."""
         over = threading.Event()
-        breach: list[GuardError] = []
+        breach: list[Exception] = []
 
         def look() -> None:
             while not over.wait(self._interval):
                 try:
                     self.check()
-                except GuardError as error:
+                except (GuardError, PermanentError) as error:
                     breach.append(error)
                     stop(error.what)
                     return
                 except WaveliftError:
                     continue  # vCenter is away: the transfer itself will tell, the next look tries again
+                except Exception as error:  # a guard that broke guards nothing
+                    breach.append(error)
+                    stop("the guards broke")
+                    return
 
         thread = threading.Thread(target=look, name="wavelift-guards", daemon=True)
         thread.start()
         try:
             yield
+        except FencedError:
+            raise
         except WaveliftError:
             if breach:
                 raise breach[0] from None

@@ -14,6 +14,7 @@ from wavelift.base.domain import (
     Severity,
     SnapshotRef,
 )
+from wavelift.rules.estimate import Estimate
 from wavelift.rules.findings import stopped
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 
@@ -71,19 +72,6 @@ class TakenSnapshot(Message):
     ref: SnapshotRef
     disks: tuple[DiskFacts, ...]
     vcenter_link: str = ""
-
-
-class Estimate(Message):
-    """What a wave would move, make and cost; every money figure is an estimate in US dollars."""
-
-    servers: int = 0
-    disks: int = 0
-    capacity: int = 0
-    snapshots: int = 0
-    creates: tuple[str, ...] = ()
-    limits: tuple[str, ...] = ()
-    costs: dict[str, float] = {}
-    notes: tuple[str, ...] = ()
 
 
 class PreflightReport(Message):

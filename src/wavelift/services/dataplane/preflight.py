@@ -10,12 +10,13 @@ from wavelift.adapters.aws.checks import AccountChecks, AccountFacts
 from wavelift.adapters.vsphere import hosts, inventory, privileges
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import Finding, ServerFacts, Severity
-from wavelift.base.errors import WaveliftError
+from wavelift.base.errors import SpecError, WaveliftError
 from wavelift.base.run import RunContext
 from wavelift.rules.environment import Environment
+from wavelift.rules.estimate import estimate
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
-from wavelift.rules.preflight import check_environment, check_server, sorted_findings
+from wavelift.rules.preflight import WHOLE_WAVE, check_environment, check_server, sorted_findings
 from wavelift.rules.vsphere_facts import SourceFacts
 from wavelift.services.dataplane.messages import Admitted, PreflightReport, ServerTask
 
@@ -29,18 +30,16 @@ def run_preflight(session: VsphereSession, access: AwsAccess, admitted: Admitted
     tasks, findings = _find(session, wave)
     ctx.cancel.check()
     account = _account(access, wave.environment)
-    if tasks or wave.servers:
+    if wave.servers:
         findings += check_environment(wave.servers[0].target, account, [task.plan for task in tasks])
+    ctx.cancel.check()
     around = _look_around(session, [task.facts for task in tasks])
     known = limits(wave.environment.limits)
     for task in tasks:
         findings += check_server(task.facts, task.plan, source=around.of(task.facts), account=account, limits=known)
-
-    return PreflightReport(
-        wave=wave.wave,
-        findings=tuple(sorted_findings(findings)),
-        servers=tuple(tasks),
-    )
+    report = PreflightReport(wave=wave.wave, findings=tuple(sorted_findings(findings)), servers=tuple(tasks))
+    moving = [(task.plan, task.facts) for task in report.passed]
+    return report.model_copy(update={"estimate": estimate(moving, limits=known)})
 
 
 def _find(session: VsphereSession, wave: ResolvedWave) -> tuple[list[ServerTask], list[Finding]]:
@@ -51,15 +50,24 @@ def _find(session: VsphereSession, wave: ResolvedWave) -> tuple[list[ServerTask]
     ]
     by_path = {facts.path: facts for found in resolutions for facts in found.servers}
     found = [[Found(facts.name, facts.path) for facts in resolution.servers] for resolution in resolutions]
-    plans = bind(wave.servers, found)
+    try:
+        plans = bind(wave.servers, found)
+    except SpecError as error:
+        # Which entry's settings hold for the VM is for a person to say; nobody may start before.
+        return [], [*findings, _wrong("wave.ambiguous", f"{WHOLE_WAVE}/servers", error)]
     return [ServerTask(name=plan.server, plan=plan, facts=by_path[plan.selector.value]) for plan in plans], findings
 
 
 def _not_found(plan: ServerPlan, error: WaveliftError) -> Finding:
+    # A finding's subject ends the server's name with '/', and a folder's name is its path.
+    return _wrong("server.not_found", plan.server.strip("/").replace("/", ":"), error)
+
+
+def _wrong(code: str, subject: str, error: WaveliftError) -> Finding:
     return Finding(
         severity=Severity.ERROR,
-        code="server.not_found",
-        subject=plan.server,
+        code=code,
+        subject=subject,
         what=error.what,
         why="nothing can be moved that is not found, or not clear",
         next_action=error.next_step or "Correct the entry in the wave's file",

@@ -7,8 +7,8 @@ from typing import Final
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.vsphere import inventory, snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.base.domain import DiskFacts
-from wavelift.base.errors import GuardError, PermanentError
+from wavelift.base.domain import DiskFacts, ServerFacts
+from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
@@ -24,13 +24,8 @@ def take_snapshot(session: VsphereSession, task: ServerTask, ctx: RunContext) ->
     :raises BusyError: while the VM consolidates or carries another snapshot of ours.
     """
     (now,) = inventory.facts(session, [task.facts.moref])
-    if task.plan.source_power == "require_off" and now.power != "poweredOff":
-        raise PermanentError(
-            "The source must be powered off and is not",
-            server=task.name,
-            power=now.power,
-            next_step="Shut it down, or set source_power: leave_running, then clear this server from its reserve task",
-        )
+    check_power(task, now)
+    _same_disks(task, now.disks, "now")
     ctx.cancel.check()
     ref = snapshots.ensure_snapshot(
         session,
@@ -41,14 +36,31 @@ def take_snapshot(session: VsphereSession, task: ServerTask, ctx: RunContext) ->
         cancel=ctx.cancel,
     )
     disks = snapshots.snapshot_disks(session, ref.moref, server=task.name)
-    seen, frozen = _identity(task.facts.disks), _identity(disks)
-    if seen != frozen:
-        raise GuardError(
-            f"The VM's disks changed since the pre-flight: then {seen}, in the snapshot {frozen}",
-            server=task.name,
-            next_step="Run the wave again for this server",
-        )
+    _same_disks(task, disks, "in the snapshot")
     return TakenSnapshot(ref=ref, disks=disks, vcenter_link=vcenter_url(session, task.facts.moref))
+
+
+def check_power(task: ServerTask, now: ServerFacts) -> None:
+    """:raises PermanentError: the source must be off and is not. What it writes from now on would be lost, and its
+    instance may be started because it is off (invariant 12)."""
+    if task.plan.source_power == "require_off" and now.power != "poweredOff":
+        raise PermanentError(
+            "The source must be powered off and is not",
+            server=task.name,
+            power=now.power,
+            next_step="Shut it down, or set source_power: leave_running, then clear this server from its reserve task",
+        )
+
+
+def _same_disks(task: ServerTask, disks: tuple[DiskFacts, ...], when: str) -> None:
+    """:raises PermanentError: a retry looks at the same pre-flight again, so it can't help."""
+    seen, found = _identity(task.facts.disks), _identity(disks)
+    if seen != found:
+        raise PermanentError(
+            f"The VM's disks changed since the pre-flight: then {_told(seen)}, {when} {_told(found)}",
+            server=task.name,
+            next_step="Trigger a new run of the wave for this server: it looks at the VM again",
+        )
 
 
 def vcenter_url(session: VsphereSession, vm: str) -> str:
@@ -62,6 +74,10 @@ def _identity(disks: tuple[DiskFacts, ...]) -> list[tuple[int, str, int, bool]]:
     return [(disk.key, disk.address, disk.capacity, disk.boot) for disk in disks]
 
 
+def _told(disks: list[tuple[int, str, int, bool]]) -> str:
+    return ", ".join(f"{address} {size} bytes{' (boot)' if boot else ''}" for _, address, size, boot in disks) or "none"
+
+
 def remove_snapshot(session: VsphereSession, access: AwsAccess, task: ServerTask, ctx: RunContext) -> bool:
     """Remove this run's snapshot if it exists, and the uploads that can't be continued without it.
 
@@ -69,5 +85,6 @@ def remove_snapshot(session: VsphereSession, access: AwsAccess, task: ServerTask
     """
     removed = snapshots.remove_snapshot(session, task.facts.moref, snapshot_name(ctx.run_key), cancel=ctx.cancel)
     # A part of an upload belongs to one instant: with the snapshot gone the upload can never be finished (invariant 6).
-    ServerStaging(access, task.plan, ctx.run_key).abort_uploads()
+    with ServerStaging.of(access, task.plan, ctx.run_key) as staging:
+        staging.abort_uploads()
     return removed > 0

@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
+from types import TracebackType
+from typing import Final, Self
+
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskFacts, StoredDisk
 from wavelift.base.names import staging_prefix
 from wavelift.rules.plans import ServerPlan
 
+DISK_SUFFIX: Final = ".vmdk"
+
 
 class ServerStaging:
     """The staging folder of one server in one run (invariant 5: its name derives from the run)."""
 
-    def __init__(self, access: AwsAccess, plan: ServerPlan, run_key: str) -> None:
+    def __init__(
+        self,
+        access: AwsAccess,
+        *,
+        bucket: str,
+        prefix: str,
+        kms_key: str | None,
+        wave: str,
+        server: str,
+        run_key: str,
+    ) -> None:
+        self.s3 = S3Staging(access, bucket, kms_key=kms_key)
+        self.bucket = bucket
+        self.prefix = staging_prefix(prefix, wave, run_key, server) + "/"
+
+    @classmethod
+    def of(cls, access: AwsAccess, plan: ServerPlan, run_key: str) -> Self:
         target = plan.target
-        self.s3 = S3Staging(access, target.bucket, kms_key=target.kms_key)
-        self.bucket = target.bucket
-        self.prefix = staging_prefix(target.prefix, plan.wave, run_key, plan.server) + "/"
+        return cls(
+            access,
+            bucket=target.bucket,
+            prefix=target.prefix,
+            kms_key=target.kms_key,
+            wave=plan.wave,
+            server=plan.server,
+            run_key=run_key,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.s3.close()
 
     def object_key(self, index: int) -> str:
-        return f"{self.prefix}disk-{index}.vmdk"
+        return f"{self.prefix}disk-{index}{DISK_SUFFIX}"
 
     def manifest_key(self, index: int) -> str:
         return f"{self.prefix}disk-{index}.manifest"
@@ -33,15 +66,13 @@ class ServerStaging:
 
     def delete_disks(self) -> int:
         """Delete the staged disks; manifests stay (DESIGN, data path). How many were deleted."""
-        keys = [entry.key for entry in self.s3.list(self.prefix) if entry.key.endswith(".vmdk")]
+        keys = [entry.key for entry in self.s3.list(self.prefix) if entry.key.endswith(DISK_SUFFIX)]
         self.s3.delete(*keys)
         return len(keys)
 
-    def delete_all(self) -> int:
-        """Delete everything below the prefix, manifests too: for a run that came to nothing."""
-        keys = [entry.key for entry in self.s3.list(self.prefix)]
-        self.s3.delete(*keys)
-        return len(keys)
+    def discard(self) -> int:
+        """Give up uploads, disks and manifests, of a server that came to nothing; how many objects and uploads."""
+        return self.abort_uploads() + self.s3.delete_prefix(self.prefix)
 
 
 def disk_label(index: int, disk: DiskFacts) -> str:

@@ -1,32 +1,34 @@
 """Export with upload in one pass: the snapshot's lease streams in, our own VMDK goes out as S3 parts, no scratch.
 
 Resume (invariant 6): a lease stream is read again from its start; the upload is continued only for the same snapshot,
-and a part stays only if its SHA-256 equals the stored one. What a retry needs is in the state store: upload ids and
-finished disks.
+and a part stays only if its SHA-256 equals the stored one. What a retry needs is in the state store: upload ids, and
+the disks that were about to be complete with the checksum that their objects then have.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.vsphere.lease import ExportLease
+from wavelift.adapters.aws.multipart import S3PartSink
+from wavelift.adapters.vsphere.lease import ExportLease, LeaseBody
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, ExportResult, StoredDisk
 from wavelift.base.errors import CorruptStreamError, FencedError
 from wavelift.base.names import run_hash, tags
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import MBIT, SECTOR
-from wavelift.services.dataplane.guards import TransferGuards
+from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.pipeline import CopyStats, copy
+from wavelift.transfer.pipeline import copy
 from wavelift.transfer.throttle import Throttle
 from wavelift.transfer.vmdk import StreamVmdkSource
 from wavelift.transfer.vmdk_writer import VmdkPartWriter
@@ -42,6 +44,8 @@ class TransferOptions:
     """Threads that inflate, hash and deflate, per disk."""
     parallel_disks: int = 2
     """Disks of one server that move at the same time."""
+    guard_seconds: float = GUARD_SECONDS
+    """Between two looks at datastore, host and age of the snapshot."""
 
 
 def export_server(
@@ -54,11 +58,75 @@ def export_server(
 ) -> ExportResult:
     """Move every disk of ``snapshot`` to S3 and store its manifest beside it.
 
-    :raises GuardError: when a guard stops the transfer; the uploads stay for a retry.
+    :raises GuardError: when a guard stops the transfer; the uploads stay until the snapshot goes.
     :raises CorruptStreamError: when a stream breaks its format, or its size is not the disk's.
+    :raises FencedError: another try owns the work; nothing was cleaned up.
     """
-    transfer = _Transfer(session, access, task, snapshot, ctx, options)
-    return ExportResult(server=task.name, snapshot=snapshot.ref.moref, disks=transfer.run())
+    with ServerStaging.of(access, task.plan, ctx.run_key) as staging:
+        disks = _Transfer(session, staging, task, snapshot, ctx, options).run()
+    return ExportResult(server=task.name, snapshot=snapshot.ref.moref, disks=disks)
+
+
+class _Record:
+    """What a retry needs of this try, in the state store. Every write is also a fence: an outlived try stops there.
+
+    A disk is noted with its object's checksum *before* the object is made: completing one of many parts takes S3
+    minutes, and a try that is killed meanwhile must not send everything again.
+    """
+
+    def __init__(self, ctx: RunContext, snapshot: str) -> None:
+        self._checkpoints = ctx.checkpoints
+        self._lock = threading.Lock()
+        stored: dict[str, Any] = self._checkpoints.get(CHECKPOINT_KEY) or {}
+        same = stored.get("snapshot") == snapshot
+        self._value: dict[str, Any] = stored if same else {"snapshot": snapshot, "uploads": {}, "disks": {}}
+        self.write()
+
+    def write(self) -> None:
+        """:raises FencedError: another try owns the work."""
+        with self._lock:
+            self._checkpoints.set(CHECKPOINT_KEY, self._value)
+
+    def upload(self, index: int) -> str | None:
+        known: str | None = self._value["uploads"].get(str(index))
+        return known
+
+    @property
+    def uploads(self) -> frozenset[str]:
+        return frozenset(self._value["uploads"].values())
+
+    def set_upload(self, index: int, upload_id: str) -> None:
+        with self._lock:
+            self._value["uploads"][str(index)] = upload_id
+        self.write()
+
+    def disk(self, index: int) -> tuple[StoredDisk, str] | None:
+        """The disk as it is once its object carries the checksum; only then it is finished."""
+        stored = self._value["disks"].get(str(index))
+        return (StoredDisk.load(stored["disk"]), stored["checksum"]) if stored else None
+
+    def set_disk(self, disk: StoredDisk, checksum: str) -> None:
+        with self._lock:
+            self._value["disks"][str(disk.index)] = {"disk": disk.dump(), "checksum": checksum}
+        self.write()
+
+
+class _AnnouncedSink:
+    """A part sink that says so before it makes the object."""
+
+    def __init__(self, sink: S3PartSink, announce: Callable[[], None]) -> None:
+        self._sink = sink
+        self._announce = announce
+
+    def put_part(self, number: int, data: memoryview, sha256: bytes) -> None:
+        self._sink.put_part(number, data, sha256)
+
+    def complete(self) -> None:
+        self._announce()
+        self._sink.complete()
+
+    def abort(self) -> None:
+        self._sink.abort()
 
 
 class _Transfer:
@@ -67,31 +135,32 @@ class _Transfer:
     def __init__(
         self,
         session: VsphereSession,
-        access: AwsAccess,
+        staging: ServerStaging,
         task: ServerTask,
         snapshot: TakenSnapshot,
         ctx: RunContext,
         options: TransferOptions,
     ) -> None:
         self.session = session
+        self.staging = staging
         self.task = task
         self.snapshot = snapshot
         self.ctx = ctx
         self.options = options
-        self.staging = ServerStaging(access, task.plan, ctx.run_key)
         rate = task.plan.guards.max_mbit_s
         self.throttle = Throttle(rate * MBIT) if rate else None
         self.stop = ctx.cancel.child()
-        self.uploads: dict[str, str] = {}
+        self.record = _Record(ctx, snapshot.ref.moref)
         self.finished: dict[int, StoredDisk] = {}
-        self.done: dict[int, int] = {}
-        self.lock = threading.Lock()
+        self.passed = [0] * len(snapshot.disks)
+        """Bytes of each disk that were read, for the lease's percent."""
 
     def run(self) -> tuple[StoredDisk, ...]:
         self._take_up()
         pending = [index for index in range(len(self.snapshot.disks)) if index not in self.finished]
         if pending:
-            guards = TransferGuards(self.session, self.task, self.snapshot, self.ctx)
+            options = self.options
+            guards = TransferGuards(self.session, self.task, self.snapshot, self.ctx, interval=options.guard_seconds)
             guards.check()
             with guards.watching(self.stop.set), self._lease() as lease:
                 self._move(lease, pending)
@@ -99,33 +168,22 @@ class _Transfer:
 
     def _take_up(self) -> None:
         """What an earlier try of the *same* snapshot left: finished disks and open uploads. The rest is aborted."""
-        stored: dict[str, Any] = self.ctx.checkpoints.get(CHECKPOINT_KEY) or {}
-        if stored.get("snapshot") == self.snapshot.ref.moref:
-            self.uploads = dict(stored["uploads"])
-            disks = [StoredDisk.load(value) for value in stored["finished"]]
-            self.finished = {disk.index: disk for disk in disks if self._still_there(disk)}
-        self.staging.abort_uploads(keep=frozenset(self.uploads.values()))
+        for index, disk in enumerate(self.snapshot.disks):
+            stored = self._stored(index)
+            if stored is not None:
+                self.finished[index] = stored
+                self.passed[index] = disk.capacity
+        self.record.write()
+        self.staging.abort_uploads(keep=self.record.uploads)
 
-    def _still_there(self, disk: StoredDisk) -> bool:
+    def _stored(self, index: int) -> StoredDisk | None:
+        """The disk, if S3 holds the very object that an earlier try was about to make."""
+        noted = self.record.disk(index)
+        if noted is None:
+            return None
+        disk, checksum = noted
         head = self.staging.s3.head(disk.object_key)
-        return head is not None and head.size == disk.object_bytes
-
-    def _remember(self, *, upload: tuple[int, str] | None = None, disk: StoredDisk | None = None) -> None:
-        """Store what a retry needs; the disks of a server come here from threads of their own."""
-        with self.lock:
-            if upload:
-                self.uploads[str(upload[0])] = upload[1]
-            if disk:
-                self.finished[disk.index] = disk
-                self.uploads.pop(str(disk.index), None)
-            self.ctx.checkpoints.set(
-                CHECKPOINT_KEY,
-                {
-                    "snapshot": self.snapshot.ref.moref,
-                    "uploads": self.uploads,
-                    "finished": [done.dump() for done in self.finished.values()],
-                },
-            )
+        return disk if head is not None and (head.size, head.checksum) == (disk.object_bytes, checksum) else None
 
     def _lease(self) -> ExportLease:
         return ExportLease(
@@ -140,86 +198,112 @@ class _Transfer:
 
     def _percent(self) -> int:
         total = sum(disk.capacity for disk in self.snapshot.disks)
-        return min(100, 100 * sum(self.done.values()) // total) if total else 100
+        return min(100, 100 * sum(self.passed) // total) if total else 100
 
     def _move(self, lease: ExportLease, pending: list[int]) -> None:
         """Move the pending disks, a few at a time; the first error stops the others and is raised."""
         with ThreadPoolExecutor(self.options.parallel_disks, thread_name_prefix="wavelift-disk") as pool:
             running = [pool.submit(self._move_disk, lease, index) for index in pending]
-            failed: BaseException | None = None
-            for future in as_completed(running):
-                error = None if future.cancelled() else future.exception()
-                if error is not None and failed is None:
-                    failed = error
-                    self.stop.set("another disk of the server failed", fenced=isinstance(error, FencedError))
-                    for other in running:
-                        other.cancel()
+            try:
+                failed = self._first_error(running)
+            except BaseException:  # Airflow's time-out is thrown into this thread
+                self._give_up(running, "the task was interrupted", fenced=False)
+                raise
         if failed is not None:
             raise failed
 
+    def _first_error(self, running: list[Future[None]]) -> BaseException | None:
+        failed: BaseException | None = None
+        for future in as_completed(running):
+            error = None if future.cancelled() else future.exception()
+            if error is not None and failed is None:
+                failed = error
+                reason = "another disk of the server failed"
+                self._give_up(running, reason, fenced=isinstance(error, FencedError))
+        return failed
+
+    def _give_up(self, running: list[Future[None]], reason: str, *, fenced: bool) -> None:
+        self.stop.set(reason, fenced=fenced)
+        for future in running:
+            future.cancel()
+
     def _move_disk(self, lease: ExportLease, index: int) -> None:
+        self.stop.check()
         disk = self.snapshot.disks[index]
         started = self.ctx.clock.monotonic()
-        manifest = self._manifest(index, disk)
-        sink = self.staging.s3.multipart(
-            self.staging.object_key(index),
-            metadata={"wavelift-run": run_hash(self.ctx.run_key), "wavelift-server": self.task.name},
-            tags=tags(self.task.plan.wave, self.task.name, self.ctx.run_key),
-            previous_upload_id=self.uploads.get(str(index)),
-            cancel=self.stop,
-        )
-        self._remember(upload=(index, sink.upload_id))
-        writer = VmdkPartWriter(sink, disk.capacity)
-        stats = self._copy(lease, index, manifest, writer)
-        body = manifest.to_bytes()
-        self.staging.s3.put_object(self.staging.manifest_key(index), body)
-        self._remember(
-            disk=StoredDisk(
-                index=index,
-                address=disk.address,
-                key=disk.key,
-                boot=disk.boot,
-                capacity=disk.capacity,
-                bucket=self.staging.bucket,
-                object_key=self.staging.object_key(index),
-                object_bytes=writer.object_bytes,
-                manifest_key=self.staging.manifest_key(index),
-                manifest_digest=hashlib.sha256(body).hexdigest(),
-                content_digest=manifest.content_digest(),
-                data_bytes=stats.data_bytes,
-                parts=writer.parts,
-                parts_kept=sink.parts_kept,
-                seconds=round(self.ctx.clock.monotonic() - started, 3),
-            )
-        )
-
-    def _copy(self, lease: ExportLease, index: int, manifest: Manifest, writer: VmdkPartWriter) -> CopyStats:
-        disk = self.snapshot.disks[index]
-
-        def on_progress(progress: Progress) -> None:
-            self.done[index] = progress.done
-            self.ctx.progress(progress)
-
         with closing(lease.open(disk)) as raw:
-            stream = StreamVmdkSource(raw)
-            if stream.size != -(-disk.capacity // SECTOR) * SECTOR:
-                raise CorruptStreamError(
-                    f"The stream is of a disk of {stream.size} bytes, vCenter says {disk.capacity}",
-                    server=self.task.name,
-                    disk=disk.address,
-                    next_step="The retry asks for a new lease; if it says so again, check the VM's disks in vCenter",
-                )
-            return copy(
+            stream = self._stream(raw, disk)
+            manifest = self._manifest(index, disk)
+            sink = self._sink(index)
+
+            def announce() -> None:
+                stored = self._store_manifest(index, manifest, writer, sink)
+                seconds = round(self.ctx.clock.monotonic() - started, 3)
+                self.record.set_disk(stored.model_copy(update={"seconds": seconds}), sink.checksum())
+
+            writer = VmdkPartWriter(_AnnouncedSink(sink, announce), disk.capacity)
+            copy(
                 stream,
                 writer,
                 manifest,
                 workers=self.options.workers,
                 cancel=self.stop,
-                throttle=self.throttle,
-                on_progress=on_progress,
+                on_progress=lambda progress: self._on_progress(index, progress),
                 server=self.task.name,
                 disk=disk_label(index, disk),
             )
+        noted = self.record.disk(index)
+        assert noted is not None  # the writer completed its sink
+        self.finished[index] = noted[0]
+
+    def _stream(self, raw: LeaseBody, disk: DiskFacts) -> StreamVmdkSource:
+        stream = StreamVmdkSource(raw)
+        if stream.size != -(-disk.capacity // SECTOR) * SECTOR:
+            raise CorruptStreamError(
+                f"The stream is of a disk of {stream.size} bytes, vCenter says {disk.capacity}",
+                server=self.task.name,
+                disk=disk.address,
+                next_step="The retry asks for a new lease; if it says so again, check the VM's disks in vCenter",
+            )
+        return stream
+
+    def _sink(self, index: int) -> S3PartSink:
+        sink = self.staging.s3.multipart(
+            self.staging.object_key(index),
+            metadata={"wavelift-run": run_hash(self.ctx.run_key), "wavelift-server": self.task.name},
+            tags=tags(self.task.plan.wave, self.task.name, self.ctx.run_key),
+            previous_upload_id=self.record.upload(index),
+            cancel=self.stop,
+            throttle=self.throttle,
+        )
+        self.record.set_upload(index, sink.upload_id)
+        return sink
+
+    def _on_progress(self, index: int, progress: Progress) -> None:
+        self.passed[index] = progress.done
+        self.ctx.progress(progress)
+
+    def _store_manifest(self, index: int, manifest: Manifest, writer: VmdkPartWriter, sink: S3PartSink) -> StoredDisk:
+        """All parts are stored: put the manifest beside them, and describe what the object will be."""
+        disk = self.snapshot.disks[index]
+        body = manifest.to_bytes()
+        self.staging.s3.put_object(self.staging.manifest_key(index), body)
+        return StoredDisk(
+            index=index,
+            address=disk.address,
+            key=disk.key,
+            boot=disk.boot,
+            capacity=disk.capacity,
+            bucket=self.staging.bucket,
+            object_key=self.staging.object_key(index),
+            object_bytes=writer.object_bytes,
+            manifest_key=self.staging.manifest_key(index),
+            manifest_digest=hashlib.sha256(body).hexdigest(),
+            content_digest=manifest.content_digest(),
+            data_bytes=manifest.data_bytes,
+            parts=writer.parts,
+            parts_kept=sink.parts_kept,
+        )
 
     def _manifest(self, index: int, disk: DiskFacts) -> Manifest:
         return Manifest.empty(

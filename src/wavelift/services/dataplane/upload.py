@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import StoredDisk
-from wavelift.base.errors import NotFoundError, SpecError
-from wavelift.base.names import run_hash
+from wavelift.base.errors import FencedError, NotFoundError, SpecError, WaveliftError
+from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.base.run import RunContext
 from wavelift.transfer.file import FileReader
 from wavelift.transfer.manifest import Manifest
@@ -30,7 +31,7 @@ def upload_disk(
 ) -> StoredDisk:
     """Store ``path`` as a stream-optimised VMDK at ``s3://bucket/key`` and its manifest beside it.
 
-    A retry sends again only the parts whose SHA-256 differs.
+    A retry sends again only the parts whose SHA-256 differs. An error that no retry can cure leaves no upload behind.
 
     :raises SpecError: for an unknown format; :raises NotFoundError: when there is no such file.
     """
@@ -40,23 +41,28 @@ def upload_disk(
     if not file.is_file():
         raise NotFoundError("There is no such file on this worker", path=path, next_step="Check path and queue")
     started = ctx.clock.monotonic()
-    s3 = S3Staging(access, bucket)
     stored = ctx.checkpoints.get(CHECKPOINT_KEY) or {}
-    with closing(_open(file, image_format)) as source:
+    with closing(S3Staging(access, bucket)) as s3, _opened(file, image_format) as source:
         manifest = Manifest.empty(source.size, server=key, disk=0, run=run_hash(ctx.run_key))
         sink = s3.multipart(
             key,
             metadata={"wavelift-run": run_hash(ctx.run_key)},
+            tags={TAG_RUN: run_hash(ctx.run_key)},
             previous_upload_id=stored.get("upload_id"),
             cancel=ctx.cancel,
         )
         ctx.checkpoints.set(CHECKPOINT_KEY, {"upload_id": sink.upload_id})
         writer = VmdkPartWriter(sink, source.size)
-        stats = copy(
-            source, writer, manifest, workers=workers, cancel=ctx.cancel, on_progress=ctx.progress, disk=file.name
-        )
-    body = manifest.to_bytes()
-    s3.put_object(f"{key}.manifest", body)
+        try:
+            copy(source, writer, manifest, workers=workers, cancel=ctx.cancel, on_progress=ctx.progress, disk=file.name)
+        except FencedError:
+            raise
+        except WaveliftError as error:
+            if not error.retryable:
+                sink.abort()
+            raise
+        body = manifest.to_bytes()
+        s3.put_object(f"{key}.manifest", body)
     return StoredDisk(
         index=0,
         address="file",
@@ -69,17 +75,21 @@ def upload_disk(
         manifest_key=f"{key}.manifest",
         manifest_digest=hashlib.sha256(body).hexdigest(),
         content_digest=manifest.content_digest(),
-        data_bytes=stats.data_bytes,
+        data_bytes=manifest.data_bytes,
         parts=writer.parts,
         parts_kept=sink.parts_kept,
         seconds=round(ctx.clock.monotonic() - started, 3),
     )
 
 
-def _open(file: Path, image_format: str) -> BlockStream:
+@contextmanager
+def _opened(file: Path, image_format: str) -> Iterator[BlockStream]:
     if image_format == "auto":
         with file.open("rb") as head:
             image_format = "vmdk" if head.read(4) == VMDK_MAGIC else "raw"
     if image_format == "vmdk":
-        return StreamVmdkSource(file.open("rb", buffering=0))
-    return as_stream(FileReader(file))
+        with file.open("rb", buffering=0) as raw:
+            yield StreamVmdkSource(raw)
+        return
+    with closing(FileReader(file)) as reader, closing(as_stream(reader)) as stream:
+        yield stream

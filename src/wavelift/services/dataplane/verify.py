@@ -27,19 +27,19 @@ def verify_server(
 
     :raises ProofError: at the first disk that differs, naming server, disk and the first differing disk offset.
     """
-    staging = ServerStaging(access, task.plan, ctx.run_key)
     level = task.plan.verify
     verified = read = 0
-    for disk in export.disks:
-        ctx.cancel.check()
-        manifest = load_manifest(staging.s3, task.name, disk)
-        if level == "off":
-            continue
-        found = _verify_disk(staging, task, disk, manifest, ctx, level=level, workers=workers)
-        if not found.ok:
-            raise _mismatch(task.name, disk, found)
-        verified += disk.capacity if level == "full" else found.blocks_checked * BLOCK
-        read += found.bytes_read
+    with ServerStaging.of(access, task.plan, ctx.run_key) as staging:
+        for disk in export.disks:
+            ctx.cancel.check()
+            manifest = load_manifest(staging.s3, task.name, disk)
+            if level == "off":
+                continue
+            found = _verify_disk(staging, task, disk, manifest, ctx, level=level, workers=workers)
+            if not found.ok:
+                raise _mismatch(task.name, disk, found)
+            verified += disk.capacity if level == "full" else min(disk.capacity, found.blocks_checked * BLOCK)
+            read += found.bytes_read
     return VerifyResult(server=task.name, level=level, bytes_verified=verified, bytes_read_back=read)
 
 
@@ -68,7 +68,7 @@ def _verify_disk(
     workers: int,
 ) -> Verification:
     if level == "full":
-        with closing(staging.s3.open_stream(disk.object_key)) as raw:
+        with closing(staging.s3.open_stream(disk.object_key, cancel=ctx.cancel)) as raw:
             return verify_full(
                 StreamVmdkSource(raw),
                 manifest,
@@ -82,7 +82,7 @@ def _verify_disk(
     indices = sample_indices(manifest, percent, seed=disk.content_digest)
 
     def pread(offset: int, length: int) -> bytes:
-        return staging.s3.read_range(disk.object_key, offset, length)
+        return staging.s3.read_range(disk.object_key, offset, length, cancel=ctx.cancel)
 
     image = VmdkFile(pread, disk.object_bytes)
     return verify_sample(image.read_block, manifest, indices, cancel=ctx.cancel)

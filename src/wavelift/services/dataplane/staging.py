@@ -17,33 +17,16 @@ DISK_SUFFIX: Final = ".vmdk"
 class ServerStaging:
     """The staging folder of one server in one run (invariant 5: its name derives from the run)."""
 
-    def __init__(
-        self,
-        access: AwsAccess,
-        *,
-        bucket: str,
-        prefix: str,
-        kms_key: str | None,
-        wave: str,
-        server: str,
-        run_key: str,
-    ) -> None:
-        self.s3 = S3Staging(access, bucket, kms_key=kms_key)
-        self.bucket = bucket
-        self.prefix = staging_prefix(prefix, wave, run_key, server) + "/"
+    def __init__(self, s3: S3Staging, prefix: str) -> None:
+        self.s3 = s3
+        self.bucket = s3.bucket
+        self.prefix = prefix + "/"
 
     @classmethod
     def of(cls, access: AwsAccess, plan: ServerPlan, run_key: str) -> Self:
         target = plan.target
-        return cls(
-            access,
-            bucket=target.bucket,
-            prefix=target.prefix,
-            kms_key=target.kms_key,
-            wave=plan.wave,
-            server=plan.server,
-            run_key=run_key,
-        )
+        prefix = staging_prefix(target.prefix, plan.wave, run_key, plan.server)
+        return cls(S3Staging(access, target.bucket, kms_key=target.kms_key), prefix)
 
     def __enter__(self) -> Self:
         return self

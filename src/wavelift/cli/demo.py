@@ -211,7 +211,9 @@ class _Demo:
 
     def _summary(self, report: dict[str, Any], verdict: dict[str, Any]) -> None:
         """AMIs and instances, then the digests: ids and digests are never cut short, at 80 columns either."""
-        results, digests = (Table(box=box.SIMPLE_HEAD, title=title) for title in ("Result", "Proof"))
+        results, digests = (
+            Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title) for title in ("Result", "Proof")
+        )
         for name in ("server", "state", "AMI", "instance", "checker"):
             results.add_column(name, no_wrap=True, overflow="fold")
         for name in ("disk", "SHA-256 of its block digests"):
@@ -219,7 +221,8 @@ class _Demo:
         for one in report["outcomes"]:
             disks = [disk for disk in verdict["disks"] if disk["server"] == one["server"]]
             equal = "equal" if disks and not any(disk["mismatches"] for disk in disks) else "not proven"
-            results.add_row(one["server"], one["state"], one["image_id"], one["instance_id"] or "image only", equal)
+            instance = one["instance_id"] or ("image only" if one["image_id"] else "")
+            results.add_row(one["server"], one["state"], one["image_id"], instance, equal)
             for index, digest in enumerate(one["content"]):
                 digests.add_row(f"{one['server']} {index}", digest)
         self.out.print(results, digests)

@@ -1,0 +1,73 @@
+"""``make demo``: the main job through Airflow's REST API, proven; and nothing of it left, however it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import StartDemo
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+ROOT: Final = Path(__file__).parents[2]
+MIB: Final = 1 << 20
+VIRTUAL_BYTES: Final = (512 + 320 + 256 + 256) * MIB
+"""web01; db01's two disks; win01: what ``bytes_verified`` must be."""
+
+
+def tree() -> str:
+    """What git sees of this working tree, untracked files included."""
+    command = ["git", "status", "--porcelain", "--untracked-files=all"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_make_demo_proves_every_byte_and_leaves_nothing(demo: StartDemo) -> None:
+    before = tree()
+    running = demo(command=("make", "demo", "DEMO_EXIT=1"))
+
+    assert running.wait() == 0, running.stderr
+    result = json.loads(running.stdout.splitlines()[-1])
+    assert set(result) == {"wave", "servers", "disks", "bytes_verified", "bytes_read_back", "mismatches", "seconds"}
+    assert (result["wave"], result["servers"], result["disks"]) == ("demo", 3, 4)
+    assert (result["bytes_verified"], result["mismatches"]) == (VIRTUAL_BYTES, 0)
+    assert 0 < result["bytes_read_back"] <= VIRTUAL_BYTES
+    assert "triggered demo.migrate through Airflow's REST API" in running.stderr
+    assert len(re.findall(r"\bami-[0-9a-f]{17}\b", running.stderr)) == 3
+    assert len(re.findall(r"\bi-[0-9a-f]{17}\b", running.stderr)) == 2  # db01 is an image only
+    assert len(re.findall(r"\b[0-9a-f]{64}\b", running.stderr)) == 4
+    assert re.search(r"(web01|db01|win01) +export +[1-9].* of .*/s", running.stderr), running.stderr
+
+    running.assert_nothing_left()
+    assert tree() == before
+
+
+def test_ctrl_c_in_mid_wave_leaves_nothing(demo: StartDemo) -> None:
+    running = demo()
+    running.wait_for(r" s  \w+ +export ")
+
+    assert running.ctrl_c() == 130, running.stderr
+    assert running.stderr.rstrip().endswith("stopped")
+    assert "Traceback" not in running.stderr
+    running.assert_nothing_left()
+
+
+def test_a_flipped_byte_is_found_and_named(demo: StartDemo) -> None:
+    """The demo's fault changes one byte inside a grain's compressed data after the upload, before ``verify``."""
+    running = demo("--exit", "--fault", "flip")
+
+    assert running.wait() == 1, running.stderr
+    flipped = re.search(r"changed one byte of \S*db01/disk-1\.vmdk, in the grain at disk offset (\d+)", running.stderr)
+    assert flipped, running.stderr
+    [line] = [line for line in running.stderr.splitlines() if line.startswith("db01 failed: ")]
+    assert "server=db01" in line
+    assert "disk=disk 1 (SCSI 1:0)" in line
+    assert f"offset={flipped[1]}," in line
+    result = json.loads(running.stdout.splitlines()[-1])
+    assert (result["servers"], result["mismatches"]) == (2, 1)
+    assert result["bytes_verified"] == VIRTUAL_BYTES - (320 + 256) * MIB
+    running.assert_nothing_left()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wavelift.operators.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
     from wavelift.operators.export import DiskUploadOperator, VmExportOperator
-    from wavelift.operators.image import ImportImageOperator
+    from wavelift.operators.image import ImportImageOperator, ImportServerOperator
     from wavelift.operators.launch import LaunchInstanceOperator
     from wavelift.operators.preflight import PreflightOperator
     from wavelift.operators.slots import ReleaseOperator, ReserveOperator
@@ -23,6 +23,7 @@ _HOME = {
     "AdmitOperator": "admit",
     "DiskUploadOperator": "export",
     "ImportImageOperator": "image",
+    "ImportServerOperator": "image",
     "LaunchImportedOperator": "admit",
     "LaunchInstanceOperator": "launch",
     "PreflightOperator": "preflight",
@@ -40,6 +41,7 @@ __all__ = [
     "AdmitOperator",
     "DiskUploadOperator",
     "ImportImageOperator",
+    "ImportServerOperator",
     "LaunchImportedOperator",
     "LaunchInstanceOperator",
     "PreflightOperator",

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
-from wavelift.base.errors import FencedError, WaveliftError
+from wavelift.base.errors import Cancelled, FencedError, WaveliftError
 from wavelift.base.names import run_key
 from wavelift.base.run import CancelFlag, Progress, RunContext
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+log = logging.getLogger(__name__)
+
 FAILURE_KEY: Final = "wavelift_failure"
 """XCom in which a failing task leaves its words for the report."""
 PROGRESS_KEY: Final = "progress"
 BEAT_SECONDS: Final = 1.5
 """How often a long transfer writes to the state store: that write is also the fence (facts/airflow-shapes.md 5)."""
+GONE: Final = (404, 410)
+"""How Airflow answers a task instance that it has replaced by another try."""
+LIVING: Final = ("queued", "running")
+"""States of a DAG run in which its tasks may still do something."""
 
 
 class StateStore:
@@ -39,10 +46,13 @@ class StateStore:
         try:
             yield
         except AirflowRuntimeError as error:
-            detail = error.error.detail or {}
-            if "404" in str(detail.get("status_code", "")) or "not found" in str(detail).lower():
-                raise FencedError("another try of this task owns the work now") from error
-            raise WaveliftError("Airflow's task state store did not answer", detail=str(detail)[:200]) from error
+            if _status_of(error) in GONE:
+                raise FencedError("Another try of this task owns the work now") from error
+            raise WaveliftError(
+                "Airflow's task state store did not answer",
+                detail=str(error.error.detail)[:200],
+                next_step="The retry goes on where this try stopped; look at Airflow's api-server",
+            ) from error
 
     def get(self, key: str) -> Any | None:
         with self._fence():
@@ -90,8 +100,9 @@ class Heartbeat:
             except FencedError as error:
                 self._cancel.set(str(error), fenced=True)
                 return
-            except WaveliftError:
-                continue  # the api-server is away for a moment; the transfer goes on and the next beat tells
+            except Exception as error:
+                # The api-server is away for a moment: the transfer goes on, and the next beat tells whose it is.
+                log.warning("progress was not written: %s", error)
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()
@@ -107,7 +118,9 @@ class Heartbeat:
 class WaveliftOperator(BaseOperator):
     """Base of all wavelift operators: subclasses write :meth:`work` and keep it to one service call.
 
-    Errors that no retry can cure fail the task at once; every failure leaves its words in XCom for the report.
+    Errors that no retry can cure fail the task at once; every failure leaves its words in XCom for the report. A try
+    that was killed may be tried again: a worker that shuts down kills its tasks too, and a task that a person marked
+    failed stays so whatever its process says.
     """
 
     ui_color = "#e8f1fb"
@@ -122,21 +135,23 @@ class WaveliftOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         return self._guarded(context, lambda: self.work(context))
 
-    def _guarded(self, context: Context, call: Any) -> Any:
+    def _guarded(self, context: Context, call: Callable[[], Any]) -> Any:
         try:
             return call()
         except FencedError:
             raise  # this try is over: it may not even push an XCom
         except WaveliftError as error:
             self._leave_words(context, error)
-            if error.retryable:
+            if error.retryable or isinstance(error, Cancelled):
                 raise
             raise AirflowFailException(str(error)) from error
 
     def _leave_words(self, context: Context, error: WaveliftError) -> None:
-        context["ti"].xcom_push(
-            key=FAILURE_KEY, value={"task": self.task_id, "what": str(error), "next_step": error.next_step}
-        )
+        words = {"task": self.task_id, "what": str(error), "next_step": error.next_step}
+        try:
+            context["ti"].xcom_push(key=FAILURE_KEY, value=words)
+        except AirflowRuntimeError as refused:  # must not hide what failed
+            self.log.warning("the report will not know why: %s", refused)
 
     def on_kill(self) -> None:
         """Airflow does not interrupt ``execute``: all workers poll this flag."""
@@ -150,3 +165,28 @@ class WaveliftOperator(BaseOperator):
             checkpoints=StateStore(context["task_state_store"]),
             cancel=self._cancel,
         )
+
+
+def run_is_alive(context: Context) -> Callable[[str, str], bool]:
+    """Asks Airflow whether a DAG run still runs: what a dead run holds is free (DESIGN, DAGs).
+
+    A run that was deleted is dead. When Airflow does not answer, its error goes on to the caller, who frees nothing.
+    """
+    ti = context["ti"]
+
+    def alive(dag_id: str, dag_run_id: str) -> bool:
+        if (dag_id, dag_run_id) == (ti.dag_id, ti.run_id):
+            return True
+        try:
+            return ti.get_dagrun_state(dag_id, dag_run_id) in LIVING  # a str enum: its str() is not its value
+        except AirflowRuntimeError as error:
+            if _status_of(error) in GONE:
+                return False
+            raise
+
+    return alive
+
+
+def _status_of(error: AirflowRuntimeError) -> int | None:
+    """The HTTP status with which Airflow's execution API refused."""
+    return (error.error.detail or {}).get("status_code")

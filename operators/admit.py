@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from wavelift.operators._base import FAILURE_KEY, WaveliftOperator
-from wavelift.operators.slots import run_is_alive
+from wavelift.operators._base import FAILURE_KEY, StateStore, WaveliftOperator, run_is_alive
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from wavelift.ledger import Migration
+    from wavelift.rules.plans import ServerPlan
 
 GROUP: Final = "server."
 FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
@@ -44,7 +46,7 @@ class AdmitOperator(WaveliftOperator):
             wave=self.wave,
             conf=conf,
             requested_by=getattr(run, "triggering_user_name", None) or "schedule",
-            source="schedule" if str(run.run_type) == "scheduled" else "api",
+            source="schedule" if run.run_type == "scheduled" else "api",
         )
         with Ledger.open(config.ledger_url()) as ledger:
             admitted = admit(
@@ -93,7 +95,7 @@ class LaunchImportedOperator(WaveliftOperator):
 
 
 class ReportOperator(WaveliftOperator):
-    """Tell how every server ended, close what is open, and fail when a server failed; use it as a teardown.
+    """Tell how every server ended, close and tidy what is open, and fail when a server failed; use it as a teardown.
 
     Returns a :class:`~wavelift.services.runs.WaveReport`.
 
@@ -124,12 +126,27 @@ class ReportOperator(WaveliftOperator):
                 preflight,
                 self._outcomes(context, [task.name for task in preflight.passed] if preflight else []),
                 clock=SystemClock(),
+                tidy=self._tidy(context),
             )
         ti.xcom_push(key=REPORT_KEY, value=report.dump())
         for one in report.outcomes:
             self.log.info("%-20s %-10s %s %s %s", one.server, one.state, one.image_id, one.instance_id, one.error)
         raise_when_failed(report)
         return report.dump()
+
+    def _tidy(self, context: Context) -> Callable[[Migration, ServerPlan], str]:
+        """Ends imports and deletes what lies staged; a report that was cleared meanwhile must not touch anything."""
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.services.dataplane.abandon import abandon
+
+        fence = StateStore(context["task_state_store"])
+
+        def tidy(migration: Migration, plan: ServerPlan) -> str:
+            fence.set("tidying", migration.id)
+            access = VmImportHook.of(plan.target.aws_conn_id, plan.target.region).access()
+            return abandon(access, plan, migration.run_key, import_task_id=migration.import_task_id)
+
+        return tidy
 
     def _outcomes(self, context: Context, servers: list[str]) -> list[Any]:
         """Each server's failed tasks and what they said; only those are asked for their words (facts 2)."""

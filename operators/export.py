@@ -58,7 +58,7 @@ class DiskUploadOperator(WaveliftOperator):
     :param bucket: staging bucket.
     :param key: object key; the manifest goes to ``<key>.manifest``.
     :param image_format: ``vmdk`` or ``raw``; by default what the file's first bytes say.
-    :param aws_conn_id: AWS connection; ``region_name`` its region.
+    :param aws_conn_id: AWS connection; ``region_name``, ``verify`` and ``botocore_config`` as in the Amazon provider.
     """
 
     template_fields: Sequence[str] = ("path", "bucket", "key", "image_format", "aws_conn_id", "region_name")
@@ -72,6 +72,8 @@ class DiskUploadOperator(WaveliftOperator):
         image_format: str = "auto",
         aws_conn_id: str = "aws_default",
         region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -81,12 +83,16 @@ class DiskUploadOperator(WaveliftOperator):
         self.image_format = image_format
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
+        self.verify = verify
+        self.botocore_config = botocore_config
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.services.dataplane.upload import upload_disk
 
-        access = VmImportHook.of(self.aws_conn_id, self.region_name).access()
+        access = VmImportHook.of(
+            self.aws_conn_id, self.region_name, verify=self.verify, botocore_config=self.botocore_config
+        ).access()
         ctx = self.server_context(context, self.key)
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress

@@ -1,32 +1,162 @@
-"""import-image: the staged disks become an AMI."""
+"""import-image: staged disks, or EBS snapshots, become an AMI."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from wavelift.airflow.links import ImageLink, image_url
-from wavelift.operators._base import WaveliftOperator
-from wavelift.operators.slots import run_is_alive
+from wavelift.operators._base import WaveliftOperator, run_is_alive
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from wavelift.ledger import Migration
+    from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 
-class ImportImageOperator(WaveliftOperator):
-    """Start ``ImportImage`` for a server's staged disks, wait deferred, and compare the result with the manifests.
+ENDED_STATES = ("success", "failed", "upstream_failed", "skipped", "removed")
+
+
+class _ImportOperator(WaveliftOperator):
+    """What imports share: they wait deferred, and look at AWS again whenever they are woken."""
+
+    operator_extra_links = (ImageLink(),)
+
+    def watch(self, running: ImportRunning, aws: Mapping[str, Any]) -> NoReturn:
+        """Wait until the import has ended; a person who stops the task cancels it.
+
+        :param aws: connection, region, ``verify`` and ``botocore_config`` for the trigger.
+        """
+        from wavelift.airflow import config
+        from wavelift.airflow.triggers.imports import ImportImageTrigger
+
+        self.log.info("import %s is %s", running.task_id, running.phase)
+        trigger = ImportImageTrigger(import_task_id=running.task_id, poll_seconds=config.poll_seconds(), **aws)
+        self.defer(trigger=trigger, method_name="execute_complete")
+        raise AssertionError("defer does not return")
+
+    def wait_for_place(self, waiting: ImportWaiting, aws: Mapping[str, Any]) -> NoReturn:
+        """Wait until fewer than ``waiting.below`` imports are active in the account (invariant 8)."""
+        from wavelift.airflow import config
+        from wavelift.airflow.triggers.imports import ImportSlotTrigger
+
+        self.log.info("waits to import: %s", waiting.reason)
+        trigger = ImportSlotTrigger(below=waiting.below, poll_seconds=config.poll_seconds(), **aws)
+        self.defer(trigger=trigger, method_name="execute_complete")
+        raise AssertionError("defer does not return")
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Woken: look at AWS again and go on from what is there."""
+        if "error" in event:
+            self.log.warning("the wait failed and begins anew: %s", event["error"])
+        return dict(self.execute(context))
+
+
+class ImportImageOperator(_ImportOperator):
+    """Start ``ImportImage`` for disks in S3 or for EBS snapshots and wait, deferred, for the AMI.
+
+    At most one import exists per task instance whatever is retried or cleared: its client token derives from DAG, run
+    and task. A limit of AWS means wait, never fail (invariant 8). Returns ``{"task_id", "image_id", "snapshot_ids"}``.
+
+    :param disks: boot disk first; each ``{"bucket": …, "key": …}`` (with ``format``, by default VMDK) or
+        ``{"snapshot_id": "snap-…"}``.
+    :param boot_mode: ``legacy-bios`` or ``uefi``; by default AWS chooses.
+    :param license_type: ``AWS`` or ``BYOL``; by default AWS chooses.
+    :param platform: ``Linux`` or ``Windows``; a UEFI import from snapshots must name it.
+    :param role_name: service role that VM Import assumes.
+    :param encrypted: encrypt the image's snapshots, with ``kms_key`` or the account's default key.
+    :param tags: of import task, image and snapshots.
+    :param aws_conn_id: AWS connection; ``region_name``, ``verify`` and ``botocore_config`` as in the Amazon provider.
+    """
+
+    template_fields: Sequence[str] = ("disks", "description", "tags", "kms_key", "aws_conn_id", "region_name")
+
+    def __init__(
+        self,
+        *,
+        disks: Any,
+        boot_mode: str = "",
+        license_type: str = "",
+        platform: str = "",
+        role_name: str = "vmimport",
+        encrypted: bool = False,
+        kms_key: str = "",
+        description: str = "",
+        tags: dict[str, str] | None = None,
+        aws_conn_id: str = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.disks = disks
+        self.boot_mode = boot_mode
+        self.license_type = license_type
+        self.platform = platform
+        self.role_name = role_name
+        self.encrypted = encrypted
+        self.kms_key = kms_key
+        self.description = description
+        self.tags = tags
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+        self.verify = verify
+        self.botocore_config = botocore_config
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.adapters.aws.ec2 import Ec2
+        from wavelift.airflow import config
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting, import_disks
+
+        aws: dict[str, Any] = {
+            "aws_conn_id": self.aws_conn_id,
+            "region_name": self.region_name,
+            "verify": self.verify,
+            "botocore_config": self.botocore_config,
+        }
+        access = VmImportHook.of(**aws).access()
+        ctx = self.server_context(context, f"{self.task_id}/{context['ti'].map_index}")
+        outcome = import_disks(access, self._request, ctx, limit=config.integer("imports_per_region"))
+        if isinstance(outcome, ImportRunning):
+            self.watch(outcome, aws)
+        if isinstance(outcome, ImportWaiting):
+            self.wait_for_place(outcome, aws)
+        Ec2(access).tag_image(outcome.image_id, self.tags or {}, snapshot_ids=outcome.snapshot_ids)
+        context["ti"].xcom_push(key=ImageLink.key, value=image_url(access.region, outcome.image_id))
+        return {"task_id": outcome.task_id, "image_id": outcome.image_id, "snapshot_ids": list(outcome.snapshot_ids)}
+
+    def _request(self, token: str) -> Any:
+        from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest
+
+        return ImportRequest(
+            disks=[ImportDisk(**disk) for disk in self.disks],
+            client_token=token,
+            tags=self.tags or {},
+            description=self.description,
+            role_name=self.role_name,
+            boot_mode=self.boot_mode,  # type: ignore[arg-type]  # AWS refuses what is not one of its words
+            license_type=self.license_type,  # type: ignore[arg-type]
+            platform=self.platform,  # type: ignore[arg-type]
+            encrypted=self.encrypted,
+            kms_key=self.kms_key,
+        )
+
+
+class ImportServerOperator(_ImportOperator):
+    """The import of a wave's server: from its staged disks, compared with its manifests, told to the ledger.
 
     Control plane. At most one import per run and server exists whatever is retried or cleared: the client token derives
     from the run. A limit of AWS means wait, never fail (invariant 8). Returns an
     :class:`~wavelift.base.domain.ImportResult`.
 
     :param server: one of the dicts that :class:`PreflightOperator` returned.
-    :param export: what :class:`VmExportOperator` returned, or a dict with ``disks`` of EBS snapshot ids.
+    :param export: what :class:`VmExportOperator` returned.
     :param verified: what :class:`VerifyOperator` returned; only there so that nothing unproven is imported.
     """
 
     template_fields: Sequence[str] = ("server", "export", "verified")
-    operator_extra_links = (ImageLink(),)
 
     def __init__(self, *, server: Any, export: Any, verified: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -37,57 +167,65 @@ class ImportImageOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.airflow.hooks.vm_import import VmImportHook
-        from wavelift.airflow.triggers.imports import ImportImageTrigger, ImportSlotTrigger
-        from wavelift.airflow.triggers.slots import SlotTrigger
         from wavelift.base.domain import ExportResult, VerifyResult
-        from wavelift.ledger import Ledger, SlotKind
+        from wavelift.ledger import Ledger
         from wavelift.services.dataplane.messages import ServerTask
-        from wavelift.services.migration import ImportDone, ImportRunning, advance_import, import_scope
+        from wavelift.services.migration import ImportDone, ImportRunning, advance_import
 
         task = ServerTask.load(self.server)
         target = task.plan.target
-        limit = config.integer("imports_per_region")
-        access = VmImportHook.of(target.aws_conn_id, target.region).access()
+        aws: dict[str, Any] = {"aws_conn_id": target.aws_conn_id, "region_name": target.region}
+        limit = target.imports_per_region or config.integer("imports_per_region")
         with Ledger.open(config.ledger_url()) as ledger:
             outcome = advance_import(
                 ledger,
-                access,
+                VmImportHook.of(**aws).access(),
                 task,
                 ExportResult.load(self.export),
                 VerifyResult.load(self.verified) if self.verified else None,
                 self.server_context(context, task.name),
                 limit=limit,
                 is_run_alive=run_is_alive(context),
+                is_task_alive=_task_is_alive(context),
             )
         if isinstance(outcome, ImportDone):
             context["ti"].xcom_push(key=ImageLink.key, value=image_url(target.region, outcome.result.image_id))
             return outcome.result.dump()
-        wait: dict[str, Any] = {
-            "aws_conn_id": target.aws_conn_id,
-            "region_name": target.region,
-            "poll_seconds": config.poll_seconds(),
-        }
         if isinstance(outcome, ImportRunning):
-            self.log.info("import %s is %s", outcome.task_id, outcome.phase)
-            self.defer(
-                trigger=ImportImageTrigger(import_task_id=outcome.task_id, **wait), method_name="execute_complete"
-            )
-        self.log.info("waits to import: %s", outcome.reason)
+            self.watch(outcome, aws)
         if outcome.queued:
-            self.defer(
-                trigger=SlotTrigger(
-                    kind=SlotKind.IMPORT.value,
-                    scope=import_scope(task),
-                    holder=self.server_context(context, task.name).run_key,
-                    limit=limit,
-                    poll_seconds=config.poll_seconds(),
-                ),
-                method_name="execute_complete",
-            )
-        self.defer(trigger=ImportSlotTrigger(limit=limit, **wait), method_name="execute_complete")
+            self._wait_in_queue(context, outcome, limit)
+        self.wait_for_place(outcome, aws)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Woken: look at AWS again and go on from what is there."""
-        if "error" in event:
-            self.log.warning("the wait failed and begins anew: %s", event["error"])
-        return dict(self.execute(context))
+    def _wait_in_queue(self, context: Context, waiting: ImportWaiting, limit: int) -> NoReturn:
+        """Wait until this server is the next of ours to be imported."""
+        from wavelift.airflow import config
+        from wavelift.airflow.triggers.slots import SlotTrigger
+        from wavelift.ledger import SlotKind
+        from wavelift.services.dataplane.messages import ServerTask
+        from wavelift.services.migration import import_scope
+
+        task = ServerTask.load(self.server)
+        self.log.info("waits to import: %s", waiting.reason)
+        trigger = SlotTrigger(
+            kind=SlotKind.IMPORT.value,
+            scope=import_scope(task),
+            holder=self.server_context(context, task.name).run_key,
+            limit=limit,
+            poll_seconds=config.poll_seconds(),
+        )
+        self.defer(trigger=trigger, method_name="execute_complete")
+        raise AssertionError("defer does not return")
+
+
+def _task_is_alive(context: Context) -> Callable[[Migration], bool]:
+    """Whether another server's import may still go on: a slot whose task has ended is free, its run may live on."""
+    ti = context["ti"]
+
+    def alive(other: Migration) -> bool:
+        states: dict[str, Any] = ti.get_task_states(
+            dag_id=other.dag_id, run_ids=[other.dag_run_id], task_ids=[ti.task_id], map_index=other.map_index
+        )
+        return not any(state in ENDED_STATES for state in states.get(other.dag_run_id, {}).values())
+
+    return alive

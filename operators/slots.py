@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from wavelift.operators._base import WaveliftOperator
+from wavelift.operators._base import WaveliftOperator, run_is_alive
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -97,15 +97,3 @@ class ReleaseOperator(WaveliftOperator):
         ti = context["ti"]
         group = self.task_id.rpartition(".")[0]
         return ti.xcom_pull(task_ids=f"{group}.{sibling}" if group else sibling, map_indexes=ti.map_index)
-
-
-def run_is_alive(context: Context) -> Any:
-    """Whether a DAG run still runs, asked of Airflow: what a dead run holds is free (DESIGN, DAGs)."""
-    ti = context["ti"]
-
-    def alive(dag_id: str, dag_run_id: str) -> bool:
-        if (dag_id, dag_run_id) == (ti.dag_id, ti.run_id):
-            return True
-        return str(ti.get_dagrun_state(dag_id, dag_run_id)) in ("running", "queued")
-
-    return alive

@@ -7,6 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseSensorOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from wavelift.base.errors import PermanentError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -43,10 +46,14 @@ class VmPowerStateSensor(BaseSensorOperator):
         self.vsphere_conn_id = vsphere_conn_id
 
     def poke(self, context: Context) -> bool:
+        """:raises AirflowFailException: for what no retry can cure: no such VM, a wrong login or certificate."""
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.power import power_state_of
 
-        with VsphereHook(self.vsphere_conn_id).session() as session:
-            now = power_state_of(session, self.vm)
+        try:
+            with VsphereHook(self.vsphere_conn_id).session() as session:
+                now = power_state_of(session, self.vm)
+        except PermanentError as error:
+            raise AirflowFailException(str(error)) from error
         self.log.info("%s is %s, waiting for %s", self.vm, now, self.power_state)
         return now == self.power_state

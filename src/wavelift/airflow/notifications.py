@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import timedelta
 from typing import Any
@@ -32,6 +33,26 @@ def wave_deadline(shape: WaveShape) -> list[Any] | None:
 
 
 async def wave_is_late(*, wave: str, minutes: int, context: dict[str, Any] | None = None, **_: Any) -> None:
-    """Log the missed deadline at error level, where every log-based alarm sees it."""
-    run = ((context or {}).get("dag_run") or {}).get("dag_run_id", "?")
-    log.error("wave %s: run %s is not done after %d minutes", wave, run, minutes)
+    """Log the missed deadline at error level, where every log-based alarm sees it, and keep it in the audit trail."""
+    run = (context or {}).get("dag_run") or {}
+    log.error("wave %s: run %s is not done after %d minutes", wave, run.get("dag_run_id", "?"), minutes)
+    await asyncio.to_thread(_record, wave, minutes, str(run.get("dag_id", "")), str(run.get("dag_run_id", "")))
+
+
+def _record(wave: str, minutes: int, dag_id: str, dag_run_id: str) -> None:
+    from wavelift.airflow import config
+    from wavelift.base.run import SystemClock
+    from wavelift.ledger import DagRun, Ledger
+    from wavelift.ledger.events import record_event
+
+    with Ledger.open(config.ledger_url()) as ledger:
+        record_event(
+            ledger,
+            clock=SystemClock(),
+            actor="deadline alert",
+            action="wave_run.late",
+            object_kind="wave_run",
+            object_id=f"{dag_id}/{dag_run_id}",
+            run=DagRun(dag_id, dag_run_id),
+            details={"wave": wave, "minutes": minutes},
+        )

@@ -95,6 +95,13 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "connection-types": [VSPHERE_CONNECTION],
         "operators": [{"integration-name": "wavelift", "python-modules": ["wavelift.operators"]}],
+        "sensors": [{"integration-name": "wavelift", "python-modules": ["wavelift.sensors"]}],
+        "triggers": [
+            {
+                "integration-name": "wavelift",
+                "python-modules": ["wavelift.airflow.triggers.imports", "wavelift.airflow.triggers.slots"],
+            }
+        ],
         "extra-links": [
             "wavelift.airflow.links.ImageLink",
             "wavelift.airflow.links.InstanceLink",

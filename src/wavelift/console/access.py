@@ -1,4 +1,4 @@
-"""Who may do what: Airflow's own rights on the wave's DAG. Plugin APIs have no login of their own (facts/airflow.md 6)."""
+"""Who may do what: Airflow's own rights on the wave's DAG. Plugin APIs have no login of their own (airflow facts 6)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
-from airflow.api_fastapi.core_api.security import GetUserDep
+from airflow.api_fastapi.core_api.security import GetUserDep, get_user
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
@@ -22,12 +22,11 @@ from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
 from wavelift.base.run import SystemClock
 from wavelift.console.access import may_read, may_trigger, readable_dags
+from wavelift.console.chain import Chain
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
 from wavelift.rules.lifecycle import MigrationState
-
-TEARDOWNS = ("server.remove_snapshot", "server.release")
-STOPPABLE = ("running", "deferred", "queued", "scheduled", "up_for_retry", "up_for_reschedule", "restarting")
+from wavelift.services.migration import after_cancel
 
 
 class CleanupBody(BaseModel):
@@ -63,7 +62,11 @@ AirflowDep = Annotated[ApiClient, Depends(_airflow)]
 
 def create_app() -> FastAPI:
     """The application that Airflow's api-server mounts."""
-    app = FastAPI(title="wavelift", version=__version__, docs_url="/docs")
+    # Deny by default: no route without a login, whatever it forgets to ask; FastAPI's own pages know no login.
+    login = [Depends(get_user)]
+    app = FastAPI(
+        title="wavelift", version=__version__, dependencies=login, docs_url=None, redoc_url=None, openapi_url=None
+    )
     app.add_exception_handler(WaveliftError, _wavelift_error)
     app.add_exception_handler(ApiError, _api_error)
     _reading(app)
@@ -118,9 +121,11 @@ def _writing(app: FastAPI) -> None:
     @app.post("/migrations/{migration_id}/cancel")
     def cancel_migration(migration_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
         """Stop a queued or active migration: its task is failed, its snapshot removed, its import cancelled."""
-        migration = _triggerable(ledger, migration_id, user)
+        _triggerable(ledger, migration_id, user)
         migration = migrations.request_cancel(ledger, migration_id, by=user.get_name(), clock=SystemClock())
-        stopped = _stop_tasks(airflow, migration)
+        chain = Chain(airflow, migration)
+        stopped = chain.stop()
+        migration = after_cancel(ledger, migration, released=chain.released, clock=SystemClock())
         return {**_row(migration, None), "stopped_tasks": stopped}
 
     @app.post("/migrations/{migration_id}/launch")
@@ -162,17 +167,6 @@ def _run_mode(migration: Migration, airflow: ApiClient, mode: str) -> RunStarted
         raise HTTPException(409, f"{migration.id} has no image yet: it is {migration.state}")
     run_id = airflow.trigger(migration.dag_id, {"mode": mode, "migrations": [migration.id]})
     return RunStarted(dag_id=migration.dag_id, dag_run_id=run_id)
-
-
-def _stop_tasks(airflow: ApiClient, migration: Migration) -> list[str]:
-    """Fail the server's active tasks, never the teardowns: those clean up."""
-    stopped = []
-    for row in airflow.task_instances(migration.dag_id, migration.dag_run_id):
-        ours = row["map_index"] == migration.map_index and row["task_id"].startswith("server.")
-        if ours and row["task_id"] not in TEARDOWNS and row["state"] in STOPPABLE:
-            airflow.fail_task(migration.dag_id, migration.dag_run_id, row["task_id"], row["map_index"])
-            stopped.append(row["task_id"])
-    return stopped
 
 
 def _row(migration: Migration, airflow: ApiClient | None) -> dict[str, Any]:

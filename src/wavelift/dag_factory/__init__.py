@@ -7,6 +7,7 @@ raises and the second has no DAG.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from airflow.sdk import get_parsing_context
@@ -14,9 +15,9 @@ from airflow.sdk import get_parsing_context
 from wavelift.airflow import config
 from wavelift.base.errors import SpecError
 from wavelift.dag_factory.migrate import migrate_dag
-from wavelift.specs import usable_waves
+from wavelift.specs import UsableWaves, usable_waves
 
-SUFFIXES = (".migrate",)
+log = logging.getLogger(__name__)
 
 
 def register_waves(namespace: dict[str, Any]) -> None:
@@ -25,14 +26,12 @@ def register_waves(namespace: dict[str, Any]) -> None:
     A task process parses the file again for one DAG only: it builds just that one.
     """
     wanted = get_parsing_context().dag_id
-    usable = usable_waves(
-        config.waves_folder(),
-        config.environments_folder(),
-        config.last_valid_folder(),
-        only=_wave_of(wanted) if wanted else None,
-    )
-    for shape in usable.shapes.values():
-        dag = migrate_dag(shape)
+    for shape in _usable(only=_wave_of(wanted) if wanted else None).shapes.values():
+        try:
+            dag = migrate_dag(shape)
+        except Exception:  # valid for us, refused by Airflow: nothing that we know of; it must not take others down
+            log.exception("the DAG of wave %s could not be built", shape.wave)
+            continue
         namespace[dag.dag_id] = dag
 
 
@@ -43,9 +42,13 @@ def raise_spec_errors() -> None:
     """
     if get_parsing_context().dag_id:
         return
-    usable = usable_waves(config.waves_folder(), config.environments_folder(), config.last_valid_folder(), only=None)
-    if usable.errors:
-        raise SpecError("\n" + "\n".join(usable.errors))
+    errors = _usable(only=None).errors
+    if errors:
+        raise SpecError("\n" + "\n".join(errors))
+
+
+def _usable(*, only: str | None) -> UsableWaves:
+    return usable_waves(config.waves_folder(), config.environments_folder(), config.last_valid_folder(), only=only)
 
 
 def _wave_of(dag_id: str) -> str:

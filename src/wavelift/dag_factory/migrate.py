@@ -15,7 +15,7 @@ from airflow.sdk import DAG, Param, task_group
 from wavelift.airflow.notifications import wave_deadline
 from wavelift.operators.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
 from wavelift.operators.export import VmExportOperator
-from wavelift.operators.image import ImportImageOperator
+from wavelift.operators.image import ImportServerOperator
 from wavelift.operators.launch import LaunchInstanceOperator
 from wavelift.operators.preflight import PreflightOperator
 from wavelift.operators.slots import ReleaseOperator, ReserveOperator
@@ -25,6 +25,8 @@ from wavelift.rules.plans import WaveShape
 
 MODES: Final = ["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
 MAX_RETRY_DELAY: Final = timedelta(minutes=10)
+TEARDOWN_RETRIES: Final = 10
+"""A snapshot that stays hurts the customer: its removal is tried for about an hour (back-off up to 10 minutes)."""
 MAX_ACTIVE_RUNS: Final = 16
 """Admission decides per server, in the ledger; Airflow must not queue a run behind another (facts 4)."""
 
@@ -50,6 +52,8 @@ def migrate_dag(shape: WaveShape) -> DAG:
         params=_form(shape),
         tags=["wavelift", f"wave:{shape.wave}", *([f"environment:{shape.environment}"] if shape.environment else [])],
         deadline=wave_deadline(shape),
+        # Registered by whoever puts it into a DAG file's globals: being built alone must not move a DAG to that file.
+        auto_register=False,
         default_args={
             "retries": max(2, shape.retries),
             "retry_delay": timedelta(seconds=shape.retry_delay_s),
@@ -98,7 +102,6 @@ def _tasks(shape: WaveShape) -> None:
     admit = AdmitOperator(task_id="admit", wave=shape.wave)
     preflight = PreflightOperator(task_id="preflight", admitted=admit.output, queue=shape.connector)
     launched = LaunchImportedOperator(task_id="launch_imported", admitted=admit.output)
-
     verified = VerifyImportedOperator(task_id="verify_imported", admitted=admit.output, queue=shape.environment_queue)
 
     @task_group(group_id="server")
@@ -109,13 +112,13 @@ def _tasks(shape: WaveShape) -> None:
         snapshot = VmSnapshotOperator(task_id="snapshot", **near_vcenter)
         export = VmExportOperator(task_id="export", snapshot=snapshot.output, **near_vcenter)
         verify = VerifyOperator(task_id="verify", export=export.output, queue=shape.environment_queue, **common)
-        image = ImportImageOperator(task_id="import_image", export=export.output, verified=verify.output, **common)
+        image = ImportServerOperator(task_id="import_image", export=export.output, verified=verify.output, **common)
         launch = LaunchInstanceOperator(task_id="launch", image=image.output, **common)
         # Teardowns without setups: with them, clearing one server would clear the snapshot of all (facts 2).
-        remove = RemoveSnapshotOperator(task_id="remove_snapshot", **near_vcenter).as_teardown(
-            on_failure_fail_dagrun=True
-        )
-        release = ReleaseOperator(task_id="release", **common).as_teardown(on_failure_fail_dagrun=True)
+        remove = RemoveSnapshotOperator(task_id="remove_snapshot", retries=TEARDOWN_RETRIES, **near_vcenter)
+        release = ReleaseOperator(task_id="release", retries=TEARDOWN_RETRIES, **common)
+        for teardown in (remove, release):
+            teardown.as_teardown(on_failure_fail_dagrun=True)
         reserve >> snapshot >> export >> [remove, verify]
         remove >> release
         verify >> image >> launch

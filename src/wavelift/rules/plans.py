@@ -44,6 +44,8 @@ class Target(Message):
     kms_key: str | None
     encrypt: bool
     vpc: str
+    imports_per_region: int | None = None
+    """What AWS raised the limit to for this account; None: Airflow's setting."""
 
 
 class Guards(Message):
@@ -211,6 +213,7 @@ def resolve(wave: Wave, environment: Environment) -> ResolvedWave:
         kms_key=environment.kms_key,
         encrypt=environment.encrypt,
         vpc=environment.vpc,
+        imports_per_region=environment.limits.get("imports_per_region"),
     )
     guards = Guards(
         min_free_pct=wave.min_free_pct, max_snapshot_hours=wave.max_snapshot_hours, max_mbit_s=wave.max_mbit_s

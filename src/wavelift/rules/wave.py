@@ -146,7 +146,7 @@ class Wave(Message):
     retry_delay_s: Annotated[int, Field(ge=1, le=3600)] = Field(
         default=DEFAULT_RETRY_DELAY_S, description="Seconds before the first retry; doubles with each."
     )
-    deadline_minutes: Annotated[int, Field(ge=1)] | None = Field(
+    deadline_minutes: Annotated[int, Field(ge=1, le=525_600)] | None = Field(
         default=None, description="Alert when a run takes longer than this many minutes."
     )
     min_free_pct: Annotated[float, Field(ge=0, le=90)] = Field(

@@ -109,6 +109,17 @@ def would_grant(
     return not isinstance(found, Queued) or found.ready
 
 
+def ready_holders(
+    ledger: Ledger, *, kind: SlotKind, scope: str, holders: Collection[str], limit: int
+) -> frozenset[str]:
+    """:func:`would_grant` of many waiters with one read: those of ``holders`` whose task should wake."""
+    _check_limit(limit)
+    queue = slots.list_slots(ledger, kind, scope)
+    waiting = [each.holder for each in queue if each.granted_at is None]
+    free = max(0, limit - (len(queue) - len(waiting)))
+    return frozenset(holders) - frozenset(waiting[free:])
+
+
 def release_slot(
     ledger: Ledger, *, kind: SlotKind, scope: str, holder: str, reason: str = "done", clock: Clock
 ) -> bool:

@@ -298,16 +298,16 @@ class _Import:
 
     def _check_staged(self) -> None:
         """:raises PermanentError: when a disk is no longer staged; AWS would say so only after minutes."""
-        s3 = ServerStaging(self.access, self.task.plan, self.ctx.run_key).s3
-        for disk in self.export.disks:
-            if s3.head(disk.object_key) is None:
-                raise PermanentError(
-                    "The staged disk is gone",
-                    server=self.task.name,
-                    disk=disk.address,
-                    object=s3.url(disk.object_key),
-                    next_step="Clear this server from its server.reserve task, so that it is exported again",
-                )
+        with ServerStaging.of(self.access, self.task.plan, self.ctx.run_key) as staging:
+            gone = [disk for disk in self.export.disks if staging.s3.head(disk.object_key) is None]
+        if gone:
+            raise PermanentError(
+                "The staged disk is gone",
+                server=self.task.name,
+                disk=gone[0].address,
+                object=f"s3://{gone[0].bucket}/{gone[0].object_key}",
+                next_step="Clear this server from its server.reserve task, so that it is exported again",
+            )
 
     def _wait(self, waiting: ImportWaiting) -> ImportWaiting:
         self._tell(f"waits to import: {waiting.reason}", 0)
@@ -352,7 +352,8 @@ class _Import:
         )
         migrations.record_import(self.ledger, self.id, result, clock=self.ctx.clock)
         # Staging objects go once the conversion is recorded; manifests stay (DESIGN, data path).
-        ServerStaging(self.access, self.task.plan, self.ctx.run_key).delete_disks()
+        with ServerStaging.of(self.access, self.task.plan, self.ctx.run_key) as staging:
+            staging.delete_disks()
         return result
 
     def _release(self) -> None:

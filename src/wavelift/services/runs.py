@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from wavelift.base.domain import ExportResult, Message, Severity
-from wavelift.base.errors import SpecError, WaveliftError
+from wavelift.base.errors import PermanentError, SpecError, WaveliftError
 from wavelift.base.names import run_hash
 from wavelift.base.run import Clock
-from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, WaveRunState, migrations, waves
+from wavelift.ledger import DagRun, Ledger, Migration, WaveRun, WaveRunState, migrations, waves
+from wavelift.ledger.slots import list_slots
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.rules.plans import ResolvedWave
+from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.services import admission
 from wavelift.services.admission import IsRunAlive
 from wavelift.services.dataplane.messages import Admitted, Imported, Mode, PreflightReport
@@ -95,7 +96,7 @@ def _resolve(
         requested_by=request.requested_by,
         migrations=tuple(each.id for each in named),
         imported=tuple(_imported(each) for each in named) if mode == "verify" else (),
-        dry_run=bool(conf.get("dry_run", True)),
+        dry_run=_flag("dry_run", conf.get("dry_run", True)),
         known=known,
         living=living,
     )
@@ -105,6 +106,12 @@ def _one_of(key: str, value: object, allowed: Collection[str]) -> str:
     if value not in allowed:
         raise SpecError(f"{key} is {value!r}", next_step=f"Allowed are {', '.join(allowed)}")
     return str(value)
+
+
+def _flag(key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise SpecError(f"{key} is {value!r}", next_step="Allowed are true, false")
+    return value
 
 
 def _names(key: str, value: object) -> list[str] | None:
@@ -197,6 +204,15 @@ class TaskOutcome:
     """What the failing task said."""
 
 
+Tidy = Callable[[Migration, ServerPlan], str]
+"""Clears what a server that did not get through left in AWS; words about what stays, or an empty string."""
+
+
+def nothing_to_tidy(migration: Migration, plan: ServerPlan) -> str:
+    """A :data:`Tidy` for runs without AWS."""
+    return ""
+
+
 def finish(
     ledger: Ledger,
     run: DagRun,
@@ -204,14 +220,16 @@ def finish(
     tasks: Collection[TaskOutcome],
     *,
     clock: Clock,
+    tidy: Tidy = nothing_to_tidy,
 ) -> WaveReport:
     """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
     known = waves.find_wave_run(ledger, run)
     by_server = {outcome.server: outcome for outcome in tasks}
-    outcomes = [
+    closed = [
         _close(ledger, migration, by_server.get(migration.server), clock)
         for migration in migrations.migrations_of_run(ledger, run)
     ]
+    outcomes = [outcome_of(migration) for migration in closed]
     told = {one.server for one in outcomes}
     if preflight is not None and (known is None or known.mode == "migrate"):
         outcomes += _refused(preflight, told)
@@ -219,11 +237,7 @@ def finish(
         wave=known.wave if known else run.dag_id,
         mode=known.mode if known else "",
         outcomes=tuple(sorted(outcomes, key=lambda one: one.server)),
-        unclean=tuple(
-            f"{each.server}: snapshot {each.snapshot_name} may still stand"
-            for each in migrations.migrations_of_run(ledger, run)
-            if each.snapshot_state in migrations.STANDING
-        ),
+        unclean=tuple(words for each in closed for words in _left_by(each, known, tidy)),
     )
     if known is not None:
         ended = WaveRunState.FAILED if report.failed or report.unclean else WaveRunState.COMPLETED
@@ -231,7 +245,23 @@ def finish(
     return report
 
 
-def _close(ledger: Ledger, migration: Migration, tasks: TaskOutcome | None, clock: Clock) -> ServerOutcome:
+def _left_by(migration: Migration, run: WaveRun | None, tidy: Tidy) -> Iterator[str]:
+    """What a closed migration left outside and could not be removed."""
+    if migration.snapshot_state in migrations.STANDING:
+        yield f"{migration.server}: snapshot {migration.snapshot_name} may still stand"
+    # An image in the ledger was proven: a failure after it leaves a result, not a leftover.
+    if run is None or migration.state is MigrationState.COMPLETED or migration.image_id:
+        return
+    any_plan = Admitted.load(run.spec).wave.servers[0]
+    try:
+        left = tidy(migration, any_plan.model_copy(update={"server": migration.server}))
+    except WaveliftError as error:
+        left = f"{migration.server}: what it staged may still lie in S3, and its import may still run: {error}"
+    if left:
+        yield left
+
+
+def _close(ledger: Ledger, migration: Migration, tasks: TaskOutcome | None, clock: Clock) -> Migration:
     if not migration.state.terminal:
         if migration.cancel_requested:
             migration = migrations.mark_cancelled(ledger, migration.id, "cancelled on request", clock=clock)
@@ -239,22 +269,16 @@ def _close(ledger: Ledger, migration: Migration, tasks: TaskOutcome | None, cloc
             words = tasks.words if tasks and tasks.words else "its tasks ended without finishing it"
             migration = migrations.fail(ledger, migration.id, words, clock=clock)
     _free(ledger, migration, clock)
-    return outcome_of(migration)
+    return migration
 
 
 def _free(ledger: Ledger, migration: Migration, clock: Clock) -> None:
     """Whatever the tasks did: a server whose run is over holds nothing."""
-    for kind, scope in migration_scopes(ledger, migration):
-        admission.release_slot(
-            ledger, kind=kind, scope=scope, holder=migration.run_key, reason="the run is over", clock=clock
-        )
-
-
-def migration_scopes(ledger: Ledger, migration: Migration) -> list[tuple[SlotKind, str]]:
-    """Where a migration may hold or wait for a slot."""
-    from wavelift.ledger.slots import list_slots
-
-    return [(slot.kind, slot.scope) for slot in list_slots(ledger) if slot.holder == migration.run_key]
+    for slot in list_slots(ledger):
+        if slot.holder == migration.run_key:
+            admission.release_slot(
+                ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="the run is over", clock=clock
+            )
 
 
 def outcome_of(migration: Migration) -> ServerOutcome:
@@ -292,10 +316,10 @@ def _refused(preflight: PreflightReport, told: set[str]) -> list[ServerOutcome]:
 
 
 def raise_when_failed(report: WaveReport) -> None:
-    """:raises WaveliftError: naming each server that failed and why; otherwise the run would look like a success."""
+    """:raises PermanentError: naming each server that failed and why; otherwise the run would look like a success."""
     if report.failed or report.unclean:
         lines = [f"{one.server} {one.state}: {one.error}" for one in report.failed] + list(report.unclean)
-        raise WaveliftError(
+        raise PermanentError(
             f"{len(report.failed)} of {len(report.outcomes)} servers did not get through:\n" + "\n".join(lines),
             next_step="Clear a failed server from its server.reserve task to continue it; the others are done",
             wave=report.wave,

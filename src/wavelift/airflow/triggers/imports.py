@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from wavelift.airflow.triggers.poller import SharedPoller
+from wavelift.airflow.triggers.poller import Fetch, SharedPoller
 
 
 class AwsWaitTrigger(BaseTrigger):
@@ -98,7 +99,7 @@ class ImportImageTrigger(ImportWatchTrigger):
         await asyncio.to_thread(imports.cancel, self.import_task_id, "wavelift: the task was stopped by a person")
 
 
-def _finished_imports(access: Any) -> Any:
+def _finished_imports(access: Any) -> Fetch:
     from wavelift.adapters.aws.vmimport import VmImport
 
     imports = VmImport(access)
@@ -113,29 +114,37 @@ def _finished_imports(access: Any) -> Any:
 
 
 class ImportSlotTrigger(AwsWaitTrigger):
-    """Wakes its task when the account may start another import (invariant 8), or to look again."""
+    """Wakes its task when fewer than ``below`` imports are active in the account (invariant 8).
 
-    def __init__(self, *, limit: int, **kwargs: Any) -> None:
+    It looks one interval after it began: the task has just looked itself.
+    """
+
+    def __init__(self, *, below: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.limit = limit
+        self.below = below
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return ("wavelift.airflow.triggers.imports.ImportSlotTrigger", {"limit": self.limit, **self.settings()})
+        return ("wavelift.airflow.triggers.imports.ImportSlotTrigger", {"below": self.below, **self.settings()})
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        from wavelift.adapters.aws.vmimport import VmImport
-
         try:
-            imports = VmImport(await self.access())
-
-            def fetch(ids: Sequence[str]) -> Mapping[str, Any]:
-                free = self.limit - imports.count_active()
-                # The task that wakes asks the ledger, which decides; waking one more than needed only costs a task.
-                return dict.fromkeys(ids[: max(0, free)], True)
-
-            key = (*self.poller_key("import slots"), self.limit)
-            await SharedPoller.of(key, fetch, self.poll_seconds).watch(str(id(self)))
+            await asyncio.sleep(self.poll_seconds)
+            access = await self.access()
+            key = (*self.poller_key("import places"), self.below)
+            await SharedPoller.of(key, _free_places(access, self.below), self.poll_seconds).watch(uuid4().hex)
         except Exception as error:
             yield TriggerEvent({"error": str(error)})
             return
         yield TriggerEvent({"free": True})
+
+
+def _free_places(access: Any, below: int) -> Fetch:
+    from wavelift.adapters.aws.vmimport import VmImport
+
+    imports = VmImport(access)
+
+    def fetch(waiters: Sequence[str]) -> Mapping[str, Any]:
+        # AWS decides who gets the place; waking more than there are places only costs tasks.
+        return dict.fromkeys(waiters[: max(0, below - imports.count_active())], True)
+
+    return fetch

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -11,7 +11,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from wavelift.airflow.triggers.poller import SharedPoller
 
 RECHECK_SECONDS: Final = 120.0
-"""How long a waiter sleeps before it looks itself whether a holder's DAG run has ended without giving back."""
+"""A queue that did not move for this long wakes one waiter: its task asks Airflow whether the holders' DAG runs still
+live, and frees what dead ones hold. One task in two minutes, however many wait."""
 
 
 class SlotTrigger(BaseTrigger):
@@ -42,25 +43,35 @@ class SlotTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         key = ("slots", self.kind, self.scope, self.limit, self.poll_seconds)
-        poller = SharedPoller.of(key, self._fetch, self.poll_seconds)
+        poller = SharedPoller.of(key, SlotQueue(kind=self.kind, scope=self.scope, limit=self.limit), self.poll_seconds)
         try:
-            await asyncio.wait_for(poller.watch(self.holder), RECHECK_SECONDS)
-        except TimeoutError:
-            yield TriggerEvent({"recheck": True})
-            return
+            await poller.watch(self.holder)
         except Exception as error:
             yield TriggerEvent({"error": str(error)})
             return
         yield TriggerEvent({"free": True})
 
-    def _fetch(self, holders: Sequence[str]) -> Mapping[str, Any]:
+
+class SlotQueue:
+    """Which waiters should wake: those who would be granted, and now and then one to look for dead holders."""
+
+    def __init__(self, *, kind: str, scope: str, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._kind = kind
+        self._scope = scope
+        self._limit = limit
+        self._clock = clock
+        self._looked = clock()
+
+    def __call__(self, holders: Sequence[str]) -> Mapping[str, Any]:
         from wavelift.airflow import config
         from wavelift.ledger import Ledger, SlotKind
-        from wavelift.services.admission import would_grant
+        from wavelift.services.admission import ready_holders
 
         with Ledger.open(config.ledger_url()) as ledger:
-            return {
-                holder: True
-                for holder in holders
-                if would_grant(ledger, kind=SlotKind(self.kind), scope=self.scope, holder=holder, limit=self.limit)
-            }
+            ready = ready_holders(
+                ledger, kind=SlotKind(self._kind), scope=self._scope, holders=holders, limit=self._limit
+            )
+        if ready or self._clock() - self._looked >= RECHECK_SECONDS:
+            self._looked = self._clock()
+            return dict.fromkeys(ready or holders[:1], True)
+        return {}

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import pytest
-
-if TYPE_CHECKING:
-    from conftest import StartDemo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ROOT: Final = Path(__file__).parents[2]
 MIB: Final = 1 << 20
+StartDemo = Callable[..., Any]
+"""conftest.py's ``demo``: gives a DemoProcess."""
 VIRTUAL_BYTES: Final = (512 + 320 + 256 + 256) * MIB
 """web01; db01's two disks; win01: what ``bytes_verified`` must be."""
 

@@ -10,10 +10,12 @@ import logging
 import os
 import threading
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import boto3
 from botocore.config import Config
+from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import get_environ_proxies
 
@@ -44,23 +46,13 @@ class Keys:
         raise TypeError("credentials are not pickled")
 
 
-class CredentialsProvider(Protocol):
-    """Gives what is valid now."""
-
-    def credentials(self) -> Keys: ...
-
-    def renew(self, stale: Keys) -> None:
-        """AWS called ``stale`` expired: make the next :meth:`credentials` differ, where that is possible."""
-        ...
-
-
 class AwsAccess:
     """Clients for one session, region and endpoint; safe to share between threads.
 
     :param session: carries the credentials; made by the Airflow hook, or plain ``boto3.Session()``.
     :param endpoint_url: another endpoint for every service (simulator, VPC endpoint).
-    :param verify: True (or None, as hooks say it), or the path of a CA bundle; False only where somebody asked for it
-        aloud.
+    :param verify: True (or None or nothing, as hooks say it), or the path of a CA bundle; False only where somebody
+        asked for it aloud.
     :param config: botocore settings of the connection; its proxies, time-outs and retries win over ours.
     """
 
@@ -75,14 +67,13 @@ class AwsAccess:
         self._session = session
         self.region: str = region or session.region_name or ""
         self.endpoint_url = endpoint_url
-        # boto3 given True forgets the variable; given None it would read it only for its own connections.
-        self.verify: bool | str = verify if verify not in (True, None) else os.environ.get("AWS_CA_BUNDLE") or True
+        self.verify = _verification(verify)
         self._given_config = config
         self._lock = threading.Lock()
         self._clients: dict[str, Any] = {}
         if not self.region:
             raise LoginError("no AWS region is set", next_step="Set region_name in the AWS connection or environment")
-        if verify is False:
+        if self.verify is False:
             log.warning("TLS certificates of AWS are NOT verified (verify=False) in region %s", self.region)
 
     def __repr__(self) -> str:
@@ -161,18 +152,27 @@ class AwsAccess:
     def renew(self, stale: Keys) -> None:
         """Refresh at once, although the local clock thinks that ``stale`` is still good.
 
-        Several threads hear of the same expiry together; only the first refreshes.
+        Several threads hear of the same expiry together; only the first refreshes. Keys that can't be refreshed stay.
+
+        :raises LoginError: the refresh failed.
         """
         source = self._session.get_credentials()
-        refresh = getattr(source, "_protected_refresh", None)  # botocore has no public way to force it
-        if refresh is None:
+        if not isinstance(source, RefreshableCredentials):
             return
         with self._lock:
             if self.credentials() == stale:
-                try:
-                    refresh(is_mandatory=True)
-                except (BotoCoreError, ClientError, RuntimeError) as error:
-                    raise _login_error(error) from error
+                # botocore has no public way to force it. The refresh itself must be botocore's, under its own lock:
+                # two at once would mix the halves of two keys.
+                source._expiry_time = datetime.now(UTC)
+                self.credentials()
+
+
+def _verification(verify: bool | str | None) -> bool | str:
+    """What ``verify`` means: off only for a plain False (or 0); an empty field of a form is no such wish."""
+    if verify in (None, "", True):
+        # boto3 given True forgets the variable; given None it would read it only for its own connections.
+        return os.environ.get("AWS_CA_BUNDLE") or True
+    return verify or False
 
 
 def _login_error(error: Exception) -> LoginError:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 import urllib3
@@ -33,7 +33,7 @@ from wavelift.adapters.aws.errors import (
     is_certificate_error,
 )
 from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, sign
-from wavelift.base.errors import TlsError, UnreachableError, WaveliftError
+from wavelift.base.errors import SpecError, TlsError, UnreachableError, WaveliftError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB
 from wavelift.transfer.throttle import Throttle
@@ -263,22 +263,31 @@ class BulkClient:
         login = urlsplit(proxy)
         headers = None
         if login.username:
-            headers = urllib3.make_headers(proxy_basic_auth=f"{login.username}:{login.password or ''}")
+            words = f"{unquote(login.username)}:{unquote(login.password or '')}"
+            headers = urllib3.make_headers(proxy_basic_auth=words)
         return urllib3.ProxyManager(proxy, proxy_headers=headers, **settings)
 
 
 def _tls_context(verify: bool | str) -> ssl.SSLContext:
-    """One context for all connections of a client (invariant 10)."""
-    bundle = get_cert_path(True) if verify is True else verify
-    if not bundle:
+    """One context for all connections of a client (invariant 10).
+
+    :raises SpecError: the CA bundle can't be read.
+    """
+    if verify is False:
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
-    path = Path(bundle)
-    return ssl.create_default_context(
-        cafile=None if path.is_dir() else str(path), capath=str(path) if path.is_dir() else None
-    )
+    path = Path(get_cert_path(True) if verify is True else verify)
+    try:
+        return ssl.create_default_context(
+            cafile=None if path.is_dir() else str(path), capath=str(path) if path.is_dir() else None
+        )
+    except OSError as error:  # ssl.SSLError is one
+        raise SpecError(
+            f"the CA bundle {path} can't be read: {error}",
+            next_step="Give verify of the AWS connection a file of PEM certificates, or leave it empty",
+        ) from error
 
 
 def _slices(body: bytes | bytearray | memoryview, cancel: CancelFlag, throttle: Throttle | None) -> Iterator[bytes]:
@@ -339,6 +348,8 @@ def _error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
     try:
         said = json.loads(body or b"{}")
     except ValueError:
+        said = None
+    if not isinstance(said, dict):  # a proxy's answer, not AWS's
         said = {}
     code = str(headers.get("x-amzn-ErrorType") or said.get("__type") or said.get("code") or "")
     message = str(said.get("message") or said.get("Message") or "")

@@ -6,6 +6,8 @@ exception reaches an operator's log line (invariant 13). Whether a retry can hel
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -100,7 +102,7 @@ class RemoteJobError(PermanentError):
     """A remote job (an import …) ended in failure; the message carries the vendor's words and our reading."""
 
 
-class Cancelled(WaveliftError):  # noqa: N818 - an outcome, not a fault
+class Cancelled(WaveliftError):
     """The work was asked to stop."""
 
     retryable: ClassVar[bool] = False
@@ -110,3 +112,14 @@ class FencedError(WaveliftError):
     """Another try of the same task owns the work now: stop at once and clean up nothing."""
 
     retryable: ClassVar[bool] = False
+
+
+@contextmanager
+def located(**where: object) -> Iterator[None]:
+    """Errors of ours that leave the block say where they belong, unless they know better: an adapter below knows its
+    remote id, not the server that it works for (invariant 13)."""
+    try:
+        yield
+    except WaveliftError as error:
+        error.where = {**{key: value for key, value in where.items() if value is not None}, **error.where}
+        raise

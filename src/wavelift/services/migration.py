@@ -7,14 +7,14 @@ finds what it made before (invariant 5).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2, LaunchRequest
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, ImportStatus
 from wavelift.base.domain import ExportResult, ImportResult, LaunchResult, VerifyResult
-from wavelift.base.errors import PermanentError, ProofError, SpecError, WaveliftError
+from wavelift.base.errors import PermanentError, ProofError, SpecError, WaveliftError, located
 from wavelift.base.names import client_token, snapshot_name, tags
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SourceServer, migrations
@@ -109,7 +109,8 @@ def reserve(
             run_key=ctx.run_key,
             run=run,
             wave=task.plan.wave,
-            server=SourceServer.of(task.plan.connection, task.facts),
+            # By the name that is unique in the wave: reports and staging folders are found by it.
+            server=replace(SourceServer.of(task.plan.connection, task.facts), name=task.name),
             connector=task.plan.connector,
             region=task.plan.target.region,
             is_run_alive=is_run_alive,
@@ -198,7 +199,8 @@ def advance_import(
     :raises ProofError: when the result differs from the source where it must not.
     :raises PermanentError: when a person cancelled the migration; the import is cancelled with it.
     """
-    return _Import(ledger, access, task, export, ctx, limit, is_run_alive, is_task_alive).advance(verified)
+    with located(server=task.name):
+        return _Import(ledger, access, task, export, ctx, limit, is_run_alive, is_task_alive).advance(verified)
 
 
 class _Import:
@@ -398,7 +400,8 @@ def launch(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportRes
     if plan.launch == "running":
         ctx.cancel.check()
         migrations.advance(ledger, id, MigrationState.LAUNCHING, phase="launching", clock=ctx.clock)
-        instance = Ec2(access).launch(_launch_request(plan, task.name, image.image_id, ctx.run_key))
+        with located(server=task.name):
+            instance = Ec2(access).launch(_launch_request(plan, task.name, image.image_id, ctx.run_key))
         result = LaunchResult(server=task.name, instance_id=instance.instance_id, private_ip=instance.private_ip)
     migrations.record_launch(ledger, id, result, clock=ctx.clock)
     migrations.complete(ledger, id, clock=ctx.clock)
@@ -425,7 +428,8 @@ def launch_later(ledger: Ledger, access: AwsAccess, wave: ResolvedWave, id: str,
             "The wave no longer lists this server", server=known.server, next_step="Add it to the wave's file again"
         )
     plan = plan.with_launch("running")
-    instance = Ec2(access).launch(_launch_request(plan, known.server, known.image_id, known.run_key))
+    with located(server=known.server):
+        instance = Ec2(access).launch(_launch_request(plan, known.server, known.image_id, known.run_key))
     result = LaunchResult(server=known.server, instance_id=instance.instance_id, private_ip=instance.private_ip)
     migrations.record_launch(ledger, id, result, clock=ctx.clock)
     return result

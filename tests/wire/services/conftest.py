@@ -33,10 +33,11 @@ from wavelift.base.units import KIB, MIB
 from wavelift.ledger import DagRun, Ledger, Migration, migrations
 from wavelift.ledger.slots import list_slots
 from wavelift.rules.environment import Environment
-from wavelift.rules.plans import ResolvedWave, resolve
+from wavelift.rules.plans import ResolvedWave, ServerPlan, resolve
 from wavelift.rules.wave import Wave
 from wavelift.services import migration as steps
 from wavelift.services import runs
+from wavelift.services.dataplane.abandon import abandon
 from wavelift.services.dataplane.messages import Admitted, PreflightReport, ServerTask, TakenSnapshot
 from wavelift.services.dataplane.preflight import run_preflight
 from wavelift.services.dataplane.snapshot import remove_snapshot, take_snapshot
@@ -109,11 +110,11 @@ def fleet(folder: Path) -> list[SimVm]:
             guest_id=guest,
         ),
         SimVm(
-            "off01", [SimDisk(disk("off01", 6 * MIB))], folder="shop/off", guest_id=guest, power="poweredOff",
+            "off01", [SimDisk(disk("off01", 6 * MIB))], folder="trio", guest_id=guest, power="poweredOff",
             tools="not_running",
         ),
-        SimVm("mute01", [SimDisk(disk("mute01", 6 * MIB))], folder="mute", guest_id=guest, tools="not_running"),
-        SimVm("empty01", [SimDisk(capacity=6 * MIB)], folder="odd", guest_id=guest),
+        SimVm("mute01", [SimDisk(disk("mute01", 6 * MIB))], folder="trio", guest_id=guest, tools="not_running"),
+        SimVm("empty01", [SimDisk(capacity=6 * MIB)], folder="trio", guest_id=guest),
         SimVm("enc01", [SimDisk(disk("enc01", 4 * MIB), encrypted=True)], folder="odd", guest_id=guest, encrypted=True),
         SimVm("rdm01", [SimDisk(disk("rdm01", 4 * MIB), rdm="physical")], folder="odd", guest_id=guest),
         SimVm("twin", [SimDisk(disk("twin-1", 4 * MIB))], folder="left", guest_id=guest),
@@ -161,10 +162,8 @@ class Stage:
     journeys: list[Journey] = field(default_factory=list)
     session_options: dict[str, Any] = field(default_factory=dict)
     """Changes to the vSphere connection."""
-    boto_session: Any = None
-    """Instead of the one with permanent keys."""
-    aws_role: str = "vmimport"
-    bucket: str = ""
+    shared_access: AwsAccess | None = None
+    environment_changes: dict[str, Any] = field(default_factory=dict)
 
     def config(self, **changes: Any) -> VsphereConfig:
         values: dict[str, Any] = {
@@ -180,24 +179,32 @@ class Stage:
     def connect(self) -> AbstractContextManager[VsphereSession]:
         return connect(self.config())
 
-    def access(self) -> AwsAccess:
+    def access(self, session: Any = None) -> AwsAccess:
+        """To the simulator; ``session`` instead of the one with permanent keys, whose clients all tests share."""
+        if session is None and self.shared_access is not None:
+            return self.shared_access
         quick = Config(retries={"mode": "standard", "total_max_attempts": 3})
-        session = self.boto_session or self.aws.session()
-        return AwsAccess(session, endpoint_url=self.aws.endpoint_url, verify=self.aws.verify, config=quick)
+        return AwsAccess(
+            session or self.aws.session(), endpoint_url=self.aws.endpoint_url, verify=self.aws.verify, config=quick
+        )
 
     def environment(self, **changes: Any) -> Environment:
         values: dict[str, Any] = {
             "environment": "lab",
             "aws_conn_id": "aws_lab",
             "region": self.aws.region,
-            "staging": {"bucket": self.bucket or self.account.bucket, "prefix": "stage"},
-            "role": self.aws_role,
+            "staging": {"bucket": self.account.bucket, "prefix": "stage"},
+            "role": self.account.role,
             "vpc": self.account.vpc_id,
             "subnets": self.account.subnet_ids[:1],
             "security_groups": (self.account.security_group_id,),
             "instance_types": ("t3.small",),
         }
-        return Environment.model_validate(values | changes)
+        return Environment.model_validate(values | self.environment_changes | changes)
+
+    def clear_rules(self) -> None:
+        self.vc.clear_rules()
+        self.aws.clear_rules()
 
     def wave(self, *servers: str | dict[str, Any], **changes: Any) -> ResolvedWave:
         """A wave of these servers; ``changes`` are of the wave, with ``defaults`` merged."""
@@ -212,9 +219,10 @@ class Stage:
         }
         return resolve(Wave.model_validate(values | changes), self.environment())
 
-    def journey(self, *servers: str | dict[str, Any], **changes: Any) -> Journey:
-        """The way of a wave's first server; see :meth:`wave`."""
-        made = Journey(self, self.wave(*servers, **changes), DagRun("lab.migrate", f"r{len(self.journeys)}"))
+    def journey(self, *servers: str | dict[str, Any], access: AwsAccess | None = None, **changes: Any) -> Journey:
+        """The way of a wave's servers; see :meth:`wave`."""
+        run = DagRun("lab.migrate", f"{self.folder.name}-{len(self.journeys)}")
+        made = Journey(self, self.wave(*servers, **changes), run, access)
         self.journeys.append(made)
         return made
 
@@ -296,19 +304,25 @@ class Outcome:
 class Journey:
     """The tasks of one server in the DAG's order, each with its own checkpoint store and up to three tries."""
 
-    def __init__(self, stage: Stage, wave: ResolvedWave, run: DagRun) -> None:
+    def __init__(self, stage: Stage, wave: ResolvedWave, run: DagRun, access: AwsAccess | None = None) -> None:
         self.stage = stage
         self.run_ref = run
         self.admitted = Admitted(
             wave=wave, mode="migrate", dag_id=run.dag_id, run_id=run.dag_run_id, requested_by="tester"
         )
         self.ledger = Ledger.open(f"sqlite:///{stage.folder / run.dag_run_id}.db")
-        self.access = stage.access()
+        self.access = access or stage.access()
         self.options = TransferOptions()
+        self.retask: Callable[[ServerTask], ServerTask] = lambda task: task
+        """What the tasks after pre-flight get of it."""
         self.stores: dict[str, CheckpointStore] = {}
         self.before: dict[str, Callable[[], object]] = {}
         """Phase → what happens in the world just before its first try."""
         self.progress: Callable[[Any], None] = lambda progress: None
+        self.home = ""
+        """Host of a VM that the test moves."""
+        self.until = ""
+        """``verify``: what follows is not what the test is about."""
         self.outcome = Outcome()
         self.cancel = CancelFlag()
         self.import_limit = 5
@@ -330,20 +344,31 @@ class Journey:
         )
 
     def run(self) -> Outcome:
-        """All of it: what succeeds is in the outcome, and so is the error that ended it."""
-        done = self.outcome
-        task: ServerTask | None = None
+        """All of it, for one server: what succeeds is in the outcome, and so is the error that ended it."""
+        self.run_all()
+        return self.outcome
+
+    def run_all(self) -> dict[str, Outcome]:
+        """Every server that pre-flight lets pass, one after the other, and the report."""
+        done = {}
         try:
-            task = self.preflight()
+            for task in self.preflight():
+                self.outcome = done[task.name] = Outcome(preflight=self.outcome.preflight)
+                self._guarded(task)
+        except WaveliftError as error:
+            self.outcome.error = error
+        self.report(done)
+        return done
+
+    def _guarded(self, task: ServerTask) -> None:
+        task = self.retask(task)
+        try:
             self.reserve(task)
             self._server(task)
         except WaveliftError as error:
-            done.error = error
-        finally:
-            if task is not None and not isinstance(done.error, FencedError):
-                self.tear_down(task)
-            self.report()
-        return done
+            self.outcome.error = error
+        if "remove" not in self.outcome.tries and not isinstance(self.outcome.error, FencedError):
+            self.remove(task)
 
     def _server(self, task: ServerTask) -> None:
         done = self.outcome
@@ -353,6 +378,8 @@ class Journey:
         export = done.export
         self.remove(task)
         done.verified = self.step("verify", lambda: verify_server(self.access, task, export, self.ctx(task, "verify")))
+        if self.until == "verify":
+            return
         done.image = self.step("import", lambda: self.import_image(task))
         image = done.image
         done.launched = self.step(
@@ -375,7 +402,7 @@ class Journey:
                 if not error.retryable or count >= TRIES:
                     raise
 
-    def preflight(self) -> ServerTask:
+    def preflight(self) -> tuple[ServerTask, ...]:
         def look() -> PreflightReport:
             with self.stage.connect() as session:
                 return run_preflight(session, self.access, self.admitted, self.context("*", "preflight"))
@@ -384,7 +411,7 @@ class Journey:
         if not report.passed:
             self.outcome.phase = "preflight"
             raise Refused("; ".join(report.lines()))
-        return report.passed[0]
+        return report.passed
 
     def reserve(self, task: ServerTask) -> None:
         def ask() -> steps.Reserved:
@@ -449,18 +476,19 @@ class Journey:
         if failed is not None:
             raise failed
 
-    def tear_down(self, task: ServerTask) -> None:
-        if "remove" not in self.outcome.tries:
-            self.remove(task)
-
-    def report(self) -> None:
-        done = self.outcome
+    def report(self, servers: Mapping[str, Outcome]) -> None:
+        """The last task: close the ledger's rows, and take away what failed servers left in AWS."""
         clock = self.context("*", "report").clock
-        words = [runs.TaskOutcome(plan.server, (done.phase,), str(done.error)) for plan in self.admitted.wave.servers]
-        done.report = runs.finish(self.ledger, self.run_ref, done.preflight, words, clock=clock)
-        rows = migrations.migrations_of_run(self.ledger, self.run_ref)
-        done.migration = rows[0] if rows else None
+        words = [runs.TaskOutcome(name, (one.phase,), str(one.error)) for name, one in servers.items()]
+        preflight = self.outcome.preflight
+        report = runs.finish(self.ledger, self.run_ref, preflight, words, clock=clock, tidy=self.tidy)
+        self.outcome.report = report
         assert not list_slots(self.ledger), "a slot is still held"
+        for row in migrations.migrations_of_run(self.ledger, self.run_ref):
+            servers[row.server].migration, servers[row.server].report = row, report
+
+    def tidy(self, row: Migration, plan: ServerPlan) -> str:
+        return abandon(self.access, plan, row.run_key, import_task_id=row.import_task_id)
 
     def discard(self) -> None:
         """Take away what a finished migration rightly left: image, snapshots, instance, manifests."""
@@ -497,11 +525,34 @@ def _footprint(vc: VCenterSimulator, aws: AwsSimulator) -> dict[str, Any]:
     return {"vcenter": _vcenter_footprint(vc), "aws": aws.state()}
 
 
+def _settled_footprint(stage: Stage, before: dict[str, Any]) -> dict[str, Any]:
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (after := _footprint(stage.vc, stage.aws)) != before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return after
+
+
+def _sweep(stage: Stage) -> None:
+    stage.session_options.clear()
+    with stage.connect() as session:
+        for ref in snapshots.find_ours(session):
+            snapshots.remove_snapshot(session, ref.vm, ref.name, cancel=CancelFlag())
+
+
+@pytest.fixture(scope="session")
+def shared_access(
+    aws_simulator: AwsSimulator, account: Bootstrap, tmp_path_factory: pytest.TempPathFactory
+) -> AwsAccess:
+    """boto3's clients are dear to make."""
+    return Stage(vc=None, aws=aws_simulator, account=account, folder=tmp_path_factory.getbasetemp()).access()  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def stage(
     vcenter_simulator: VCenterSimulator,
     aws_simulator: AwsSimulator,
     account: Bootstrap,
+    shared_access: AwsAccess,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Stage]:
@@ -510,18 +561,17 @@ def stage(
     monkeypatch.setattr(bulk, "RetryPolicy", lambda: QUICK)
     monkeypatch.setattr(snapshots, "BUSY_POLL_S", 0.1)
     before, threads = _footprint(vcenter_simulator, aws_simulator), set(threading.enumerate())
-    made = Stage(vcenter_simulator, aws_simulator, account, tmp_path)
+    made = Stage(vcenter_simulator, aws_simulator, account, tmp_path, shared_access=shared_access)
     yield made
-    vcenter_simulator.clear_rules()
-    aws_simulator.clear_rules()
+    made.clear_rules()
     for journey in made.journeys:
         journey.discard()
         journey.close()
     left = {thread for thread in threading.enumerate() if thread not in threads}
     assert not left, f"threads left: {left}"
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while (after := _footprint(vcenter_simulator, aws_simulator)) != before and time.monotonic() < deadline:
-        time.sleep(0.1)
+    after = _settled_footprint(made, before)
+    if after != before:
+        _sweep(made)  # for the next test's sake; this one has failed
     assert json.dumps(after, indent=1, sort_keys=True) == json.dumps(before, indent=1, sort_keys=True)
 
 

@@ -8,7 +8,7 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.vsphere import inventory, snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, ServerFacts
-from wavelift.base.errors import PermanentError
+from wavelift.base.errors import PermanentError, located
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
@@ -23,6 +23,11 @@ def take_snapshot(session: VsphereSession, task: ServerTask, ctx: RunContext) ->
     :raises PermanentError: when the source must be off and is not, or its disks are not those of the pre-flight.
     :raises BusyError: while the VM consolidates or carries another snapshot of ours.
     """
+    with located(server=task.name):
+        return _take(session, task, ctx)
+
+
+def _take(session: VsphereSession, task: ServerTask, ctx: RunContext) -> TakenSnapshot:
     (now,) = inventory.facts(session, [task.facts.moref])
     check_power(task, now)
     _same_disks(task, now.disks, "now")
@@ -83,8 +88,8 @@ def remove_snapshot(session: VsphereSession, access: AwsAccess, task: ServerTask
 
     True when there was a snapshot. Works whatever the tasks before did: the name derives from the run.
     """
-    removed = snapshots.remove_snapshot(session, task.facts.moref, snapshot_name(ctx.run_key), cancel=ctx.cancel)
-    # A part of an upload belongs to one instant: with the snapshot gone the upload can never be finished (invariant 6).
-    with ServerStaging.of(access, task.plan, ctx.run_key) as staging:
+    with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
+        removed = snapshots.remove_snapshot(session, task.facts.moref, snapshot_name(ctx.run_key), cancel=ctx.cancel)
+        # A part belongs to one instant: with the snapshot gone its upload can never be finished (invariant 6).
         staging.abort_uploads()
     return removed > 0

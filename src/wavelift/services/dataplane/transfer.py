@@ -17,10 +17,11 @@ from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.multipart import S3PartSink
+from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.lease import ExportLease, LeaseBody
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, ExportResult, StoredDisk
-from wavelift.base.errors import CorruptStreamError, FencedError
+from wavelift.base.errors import CorruptStreamError, FencedError, NotFoundError, located
 from wavelift.base.names import run_hash, tags
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import MBIT, SECTOR
@@ -62,7 +63,7 @@ def export_server(
     :raises CorruptStreamError: when a stream breaks its format, or its size is not the disk's.
     :raises FencedError: another try owns the work; nothing was cleaned up.
     """
-    with ServerStaging.of(access, task.plan, ctx.run_key) as staging:
+    with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
         disks = _Transfer(session, staging, task, snapshot, ctx, options).run()
     return ExportResult(server=task.name, snapshot=snapshot.ref.moref, disks=disks)
 
@@ -161,10 +162,24 @@ class _Transfer:
         if pending:
             options = self.options
             guards = TransferGuards(self.session, self.task, self.snapshot, self.ctx, interval=options.guard_seconds)
+            self._check_snapshot()
             guards.check()
             with guards.watching(self.stop.set), self._lease() as lease:
                 self._move(lease, pending)
         return tuple(self.finished[index] for index in range(len(self.snapshot.disks)))
+
+    def _check_snapshot(self) -> None:
+        """:raises NotFoundError: it was removed, by a person or by this run's teardown; a retry can't bring it back."""
+        ref = self.snapshot.ref
+        found = snapshots.find_snapshot(self.session, ref.vm, ref.name)
+        if found is None or found.moref != ref.moref:
+            raise NotFoundError(
+                "The snapshot that is to be exported is gone",
+                server=self.task.name,
+                snapshot=ref.name,
+                next_step="Clear this server from its reserve task, so that a new one is taken; the VM's events in "
+                "vCenter tell who removed it",
+            )
 
     def _take_up(self) -> None:
         """What an earlier try of the *same* snapshot left: finished disks and open uploads. The rest is aborted."""

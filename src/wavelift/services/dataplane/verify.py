@@ -8,7 +8,7 @@ from contextlib import closing
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import ExportResult, StoredDisk, VerifyResult
-from wavelift.base.errors import ProofError
+from wavelift.base.errors import ProofError, located
 from wavelift.base.run import RunContext
 from wavelift.base.units import BLOCK
 from wavelift.services.dataplane.messages import ServerTask
@@ -29,7 +29,7 @@ def verify_server(
     """
     level = task.plan.verify
     verified = read = 0
-    with ServerStaging.of(access, task.plan, ctx.run_key) as staging:
+    with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
         for disk in export.disks:
             ctx.cancel.check()
             manifest = load_manifest(staging.s3, task.name, disk)

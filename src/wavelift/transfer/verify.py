@@ -224,6 +224,8 @@ def sample_indices(manifest: Manifest, pct: float, seed: int | str) -> list[int]
 def _compare(manifest: Manifest, index: int, data: memoryview, *, zero: bool) -> _Check:
     """``data`` is block ``index`` as read back; a disk in whole sectors may be longer than the manifest says."""
     length = block_length(manifest.capacity, index)
+    if len(data) < length:
+        return _Check(len(data), Mismatch(index * BLOCK, f"{len(data)} of the block's {length} bytes are there"))
     digest = None if zero else hashlib.sha256(data[:length]).digest()
     rest = bytes(data[length:])
     if digest == manifest.digest(index) and rest == bytes(len(rest)):

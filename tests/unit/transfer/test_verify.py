@@ -193,6 +193,28 @@ def test_a_sample_names_the_damaged_grain_and_only_what_it_reads(stored: tuple[b
     assert sampled(bytes(file), stored[1], [1, 39]).ok
 
 
+def test_a_sample_asks_for_nothing_behind_the_end_however_damaged_the_file_is(stored: tuple[bytes, Manifest]) -> None:
+    """S3 answers such a request with an error of its own, which knows no grain."""
+    last = 39 * 8 + 7
+    place = grain_place(stored[0], last)
+    longer = bytearray(stored[0])
+    struct.pack_into("<I", longer, place + 8, 2 * GRAIN)
+    astray = bytearray(stored[0])
+    (directory,) = struct.unpack_from("<Q", astray, len(astray) - 2 * SECTOR + 56)
+    (table,) = struct.unpack_from("<I", astray, directory * SECTOR)
+    struct.pack_into("<I", astray, table * SECTOR + 4 * last, len(astray) // SECTOR + 9)
+    for file in (longer, astray):
+        image = VmdkFile(pread(bytes(file)), len(file))
+        result = verify_sample(image.read_block, stored[1], [39])
+        assert [mismatch.offset for mismatch in result.mismatches] == [last * GRAIN]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_sample_s_short_block_is_no_match(stored: tuple[bytes, Manifest], index: int) -> None:
+    part = content()[index * BLOCK :][: BLOCK // 2]
+    assert not verify_sample(lambda _: part, stored[1], [index]).ok
+
+
 def test_a_sample_sees_missing_and_surplus_blocks(box: Any, stored: tuple[bytes, Manifest]) -> None:
     other = bytearray(content())
     other[BLOCK : 2 * BLOCK] = bytes(BLOCK)

@@ -402,8 +402,19 @@ def test_a_read_that_stands_still_ends(aws: AwsSimulator, staging: S3Staging, st
     with staging.open_stream(stored[0]) as stream:
         aws.rule(service="s3", operation="GetObject", cut_response_after=0)
         stream._drop()
-        with pytest.raises(UnreachableError, match="offset=0"):
+        with pytest.raises(UnreachableError, match="position=0"):
             stream.read(1)
+
+
+def test_an_ignored_range_is_no_proof_of_damage(
+    aws: AwsSimulator, staging: S3Staging, stored: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aws.rule(service="s3", operation="GetObject", cut_response_after=MIB, count=1)
+    with staging.open_stream(stored[0]) as stream:
+        whole = stream._request()
+        monkeypatch.setattr(stream, "_request", lambda: whole)
+        with pytest.raises(UnreachableError, match="ignored the range"):
+            stream.readall()
 
 
 def test_inv_1_an_object_replaced_while_it_is_read_is_not_mixed(
@@ -420,10 +431,12 @@ def test_a_range_beyond_the_end_is_an_error_not_a_short_answer(staging: S3Stagin
     key, data = stored
     assert staging.read_range(key, len(data) - 5, 5) == data[-5:]
     assert staging.read_range(key, 3, 0) == b""
-    with pytest.raises(CorruptStreamError, match="5 of 6"):
+    with pytest.raises(CorruptStreamError, match="5 of 6") as short:
         staging.read_range(key, len(data) - 5, 6)
-    with pytest.raises(PermanentError):
+    with pytest.raises(CorruptStreamError) as behind:
         staging.read_range(key, len(data), 1)
+    # "offset" is a place on a disk, which a part of an object doesn't know.
+    assert "offset" not in short.value.where | behind.value.where
     with pytest.raises(NotFoundError):
         staging.read_range("no/such", 0, 1)
 

@@ -14,6 +14,7 @@ from botocore import exceptions as vendor
 
 from wavelift.base.errors import (
     BusyError,
+    CorruptStreamError,
     LimitReachedError,
     LoginError,
     MissingPrivilegeError,
@@ -231,6 +232,7 @@ _VERDICTS: Final[tuple[tuple[frozenset[str], type[WaveliftError], str], ...]] = 
     (_WRONG_REGION_CODES, PermanentError, "The bucket is in another region: it must be in the region of the import"),
     (frozenset({"NoSuchUpload"}), UploadGoneError, "Run the export again; it begins a new upload"),
     (frozenset({"INVALID_BLOCK_TOKEN"}), StaleTokenError, "List the snapshot's blocks again"),
+    (frozenset({"InvalidRange"}), CorruptStreamError, "The object is shorter than it was: export this disk again"),
     (frozenset({"PreconditionFailed"}), ObjectChangedError, "Another process wrote this object; start again"),
     (_BUSY_CODES, BusyError, "Wait until the other operation on it has ended"),
     (_MOMENTARY_CODES, UnreachableError, "AWS had an internal fault; try again"),

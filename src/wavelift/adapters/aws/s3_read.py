@@ -9,7 +9,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from wavelift.adapters.aws.bulk import BulkClient, BulkRequest, Patience, connection_failure
-from wavelift.base.errors import CorruptStreamError
+from wavelift.base.errors import CorruptStreamError, UnreachableError
 from wavelift.base.run import CancelFlag
 
 if TYPE_CHECKING:
@@ -87,14 +87,20 @@ class S3Stream(io.RawIOBase):
             doing="could not read the object",
             action="s3:GetObject",
             headers=headers,
-            where={**self._where, "offset": self.position},
+            where={**self._where, "position": self.position},
         )
 
     def _open(self) -> urllib3.BaseHTTPResponse:
         answer = self._bulk.open(self._request(), self._cancel)
         if self.position and answer.status != 206:
             answer.close()
-            raise CorruptStreamError("S3 ignored the range of a resumed read", **self._where, offset=self.position)
+            # Says nothing about the content: verify must not take it for a proof that it is damaged.
+            raise UnreachableError(
+                "S3 ignored the range of a resumed read",
+                next_step="A proxy on the way may have answered: go around it, then try again",
+                **self._where,
+                position=self.position,
+            )
         return answer
 
     def _drop(self) -> None:
@@ -116,7 +122,8 @@ def read_range(
     """
     if length <= 0:
         return b""
-    where: dict[str, Any] = {"bucket": bucket, "key": key, "offset": offset}
+    # Not "offset": that names a place on a disk.
+    where: dict[str, Any] = {"bucket": bucket, "key": key, "position": offset}
     request = BulkRequest(
         method="GET",
         url=url,
@@ -127,5 +134,9 @@ def read_range(
     )
     data = bulk.send(request, cancel).data
     if len(data) != length:
-        raise CorruptStreamError(f"the object ends early: {len(data)} of {length} bytes", **where)
+        raise CorruptStreamError(
+            f"the object ends early: {len(data)} of {length} bytes",
+            next_step="Another process may have replaced it: export this disk again",
+            **where,
+        )
     return data

@@ -75,7 +75,7 @@ class VmdkFile:
         high = max(sector for _, sector in wanted) * SECTOR + _LIKELY_GRAIN
         if high - low > GRAINS_PER_BLOCK * _LIKELY_GRAIN:
             return [self._read_grain(grain, sector, b"", 0) for grain, sector in wanted]
-        span = self._pread(low, min(high, self._length) - low)
+        span = self._at_most(low, high - low)
         return [self._read_grain(grain, sector, span, low) for grain, sector in wanted]
 
     def _read_grain(self, grain: int, sector: int, span: bytes, low: int) -> bytes:
@@ -83,7 +83,7 @@ class VmdkFile:
         start = sector * SECTOR
         record = span[start - low : start - low + GRAIN_MARKER.size + MAX_COMPRESSED]
         if len(record) < GRAIN_MARKER.size:
-            record = self._pread(start, min(_LIKELY_GRAIN, max(self._length - start, 0)))
+            record = self._at_most(start, _LIKELY_GRAIN)
         if len(record) < GRAIN_MARKER.size:
             corrupt("a table points behind its end", offset=grain * GRAIN, position=start)
         lba, size = GRAIN_MARKER.unpack_from(record)
@@ -91,7 +91,9 @@ class VmdkFile:
             corrupt("a table points at something that is not its grain", offset=grain * GRAIN, position=start)
         end = GRAIN_MARKER.size + size
         if len(record) < end:
-            record = self._pread(start, end)
+            record = self._at_most(start, end)
+        if len(record) < end:
+            corrupt("it ends within a grain", offset=grain * GRAIN, position=start)
         return vmdk.inflate_grain(record[GRAIN_MARKER.size : end], grain=grain, capacity=self.size)
 
     def _table(self, number: int) -> array[int]:
@@ -118,6 +120,11 @@ class VmdkFile:
         if footer.capacity != header.capacity or footer.gd_offset == vmdk.AT_END:
             corrupt("its footer contradicts its header", position=self._length - 2 * SECTOR)
         return footer
+
+    def _at_most(self, position: int, length: int) -> bytes:
+        """Fewer bytes at the file's end, none behind it: what is damaged is then told by its grain."""
+        length = min(length, self._length - position)
+        return self._pread(position, length) if length > 0 else b""
 
     def _read(self, position: int, length: int) -> bytes:
         if position < 0 or position + length > self._length:

@@ -200,6 +200,8 @@ class HandMade:
     tail: bytes = b""
     leave_out: frozenset[str] = frozenset()
     order: Sequence[int] | None = None
+    progress: int = 0
+    """So many progress markers before every grain, table, directory and footer, as vSphere strews them in."""
 
     def header(self, gd: int, capacity: int) -> bytes:
         return struct.pack(
@@ -231,6 +233,7 @@ class HandMade:
             if last is not None and number != last and not self.tables_last:
                 self._table(out, last, tables, directory)
             last = number
+            self._alive(out, grain * 128)
             if number < count:
                 tables[number][grain % 512] = len(out) // SECTOR
             out += self.grain(grain, self.grains[grain], packed=self.packed.get(grain))
@@ -248,16 +251,21 @@ class HandMade:
         marker = struct.pack("<QI", number * 128 if lba is None else lba, len(packed) if size is None else size)
         return pad(marker + packed)
 
+    def _alive(self, out: bytearray, reached: int) -> None:
+        out += struct.pack("<QIIQ", 0, 0, 4, reached).ljust(SECTOR, b"\0") * self.progress
+
     def _table(self, out: bytearray, number: int, tables: list[list[int]], directory: list[int]) -> None:
         if "table" in self.leave_out:
             return
         self.edit_table(number, tables[number])
+        self._alive(out, 0)
         out += struct.pack("<QII", 4, 0, 1).ljust(SECTOR, b"\0")
         directory[number] = len(out) // SECTOR
         out += struct.pack("<512I", *tables[number])
 
     def _close(self, out: bytearray, directory: list[int]) -> None:
         self.edit_directory(directory)
+        self._alive(out, self.capacity)
         if "directory" not in self.leave_out:
             data = pad(struct.pack(f"<{len(directory)}I", *directory))
             out += struct.pack("<QII", len(data) // SECTOR, 0, 2).ljust(SECTOR, b"\0")
@@ -266,6 +274,7 @@ class HandMade:
         if "footer" not in self.leave_out:
             out += struct.pack("<QII", 1, 0, 3).ljust(SECTOR, b"\0")
             out += self.header(self.footer_gd or gd, self.footer_capacity or self.capacity)
+        self._alive(out, self.capacity)
         if "eos" not in self.leave_out:
             out += bytes(SECTOR)
         out += self.tail

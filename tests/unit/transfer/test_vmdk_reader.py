@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import re
+import struct
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -66,6 +67,21 @@ def test_the_last_grain_may_be_cut_or_whole(hand_made: Any, box: Any) -> None:
 def test_tables_may_come_late_be_empty_or_know_zero_grains(hand_made: Any, box: Any, knobs: dict[str, Any]) -> None:
     grains = {number: grain(number) for number in (0, 511, 512, 1029)}
     expect(hand_made(capacity=2 * 65536 + 6 * 128 + 77, grains=grains, **knobs), box, grains)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"empty_tables": True}, {"tables_last": True}])
+def test_signs_of_life_may_stand_between_any_two_records(hand_made: Any, box: Any, knobs: dict[str, Any]) -> None:
+    grains = {number: grain(number) for number in (0, 511, 512, 1029)}
+    expect(hand_made(capacity=2 * 65536 + 6 * 128 + 77, grains=grains, progress=4, **knobs), box, grains)
+
+
+def test_a_sign_of_life_moves_the_position_and_never_hides_a_truncation(hand_made: Any, box: Any) -> None:
+    alive = struct.pack("<QIIQ", 0, 0, 4, 4 * 128).ljust(SECTOR, b"\0")
+    head = hand_made(capacity=8 * 128).build()[: 128 * SECTOR] + hand_made.grain(0, grain(0)) + alive
+    source = StreamVmdkSource(io.BytesIO(head))
+    with pytest.raises(CorruptStreamError, match="truncated"):
+        list(source.pieces())
+    assert source.position == 4 * GRAIN
 
 
 def test_a_table_entry_of_one_is_a_zero_grain_when_the_header_says_so(hand_made: Any, box: Any) -> None:
@@ -169,6 +185,8 @@ def test_a_grain_behind_its_table_is_refused(hand_made: Any, box: Any) -> None:
         (lambda make: b"\x07" + bytes(11) + b"\x02" + bytes(499), "announces 7 sectors"),
         (lambda make: b"\x01" + bytes(11) + b"\x03" + bytes(499), "announces 1 sectors"),
         (lambda make: b"\x04" + bytes(11) + b"\x01" + bytes(499) + b"\x01" * 2048, "contradicts the grains"),
+        (lambda make: b"\x01" + bytes(11) + b"\x04" + bytes(499), "progress marker of 1"),
+        (lambda make: bytes(12) + b"\x04" + bytes(3) + b"\xff" * 8 + bytes(488), "progress marker of 0"),
         (lambda make: b"\x01" + bytes(511), "end mark that announces more"),
     ],
 )

@@ -200,7 +200,11 @@ class StreamVmdkSource:
     def _metadata(self, tables: Tables) -> bool:
         """Handle one metadata marker; True when it was the end-of-stream mark and nothing follows."""
         window = self._window
-        sectors, kind = vmdk.parse_marker(window.peek(SECTOR), offset=self._offset, position=window.position)
+        marker = window.peek(SECTOR)
+        sectors, kind = vmdk.parse_marker(marker, offset=self._offset, position=window.position)
+        if kind == vmdk.MARKER_PROGRESS:
+            self._progress(sectors, *vmdk.PROGRESS_MARKER.unpack_from(marker))
+            return False
         window.skip(SECTOR)
         if kind == vmdk.MARKER_EOS:
             if sectors:
@@ -216,6 +220,13 @@ class StreamVmdkSource:
             window.skip(step)
             length -= step
         return False
+
+    def _progress(self, sectors: int, reached: int) -> None:
+        """A sign of life between any two records; only a lie about the disk's size is worth an error."""
+        if sectors or reached > self.header.capacity:
+            self._break(f"a progress marker of {sectors} sectors claims sector {reached} of {self.header.capacity}")
+        self._offset = max(self._offset, reached * SECTOR)
+        self._window.skip(SECTOR)
 
     def _end(self, tail: int) -> None:
         """Nothing may follow but ``tail`` bytes of zeros."""

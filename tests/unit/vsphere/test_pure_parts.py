@@ -171,8 +171,14 @@ def test_an_unknown_vm_names_what_is_near() -> None:
 
 
 def test_lease_keys_are_addresses() -> None:
-    assert lease_address("/vm-226/ParaVirtualSCSIController0:0") == ("ParaVirtualSCSIController", 0, 0)
-    assert lease_address("/vm-226/VirtualAHCIController1:29") == ("VirtualAHCIController", 1, 29)
+    assert lease_address("/vm-226/ParaVirtualSCSIController0:0") == ("SCSI", 0, 0)
+    assert lease_address("/vm-226/VirtualLsiLogicSASController3:15") == ("SCSI", 3, 15)
+    assert lease_address("/vm-226/VirtualBusLogicController0:1") == ("SCSI", 0, 1)
+    assert lease_address("/vm-226/VirtualAHCIController1:29") == ("SATA", 1, 29)
+    assert lease_address("/vm-226/VirtualSATAController1:29") == ("SATA", 1, 29)
+    assert lease_address("/vm-226/VirtualNVMEController0:14") == ("NVMe", 0, 14)
+    assert lease_address("/vm-226/VirtualIDEController1:0") == ("IDE", 1, 0)
+    assert lease_address("/vm-226/VirtualFloppyController0:0") is None
     assert lease_address("/vm-226/nvram") is None
 
 
@@ -195,7 +201,7 @@ def scsi_disks(count: int) -> tuple[DiskFacts, ...]:
     return disks(devices, None)
 
 
-def url(key: str, *, disk: bool = True) -> Any:
+def url(key: str, *, disk: bool | None = True) -> Any:
     return vim.HttpNfcLease.DeviceUrl(key=key, importKey="", url="https://*/x", sslThumbprint="", disk=disk)
 
 
@@ -207,8 +213,20 @@ def test_inv_11_disks_are_mapped_by_the_lease_s_key_not_by_order() -> None:
         url("/vm-1/ParaVirtualSCSIController0:0"),
     ]
     found = _match(urls, (first, second), {})
-    assert found[("ParaVirtualSCSIController", 0, 0)].key.endswith("0:0")
-    assert found[("ParaVirtualSCSIController", 0, 1)].key.endswith("0:1")
+    assert found[("SCSI", 0, 0)].key.endswith("0:0")
+    assert found[("SCSI", 0, 1)].key.endswith("0:1")
+
+
+def test_inv_11_other_files_of_a_lease_are_passed_over_whatever_they_say_of_themselves() -> None:
+    others = [
+        url("/vm-1/nvram", disk=None),
+        url("/vm-1/VirtualIDEController1:0", disk=None),
+        url("/vm-1/x", disk=False),
+    ]
+    found = _match([*others, url("/vm-1/ParaVirtualSCSIController0:0", disk=None)], scsi_disks(1), {})
+    assert list(found) == [("SCSI", 0, 0)]
+    with pytest.raises(GuardError, match="unexpected VirtualIDEController1:0"):
+        _match([url("/vm-1/VirtualIDEController1:0"), url("/vm-1/ParaVirtualSCSIController0:0")], scsi_disks(1), {})
 
 
 @pytest.mark.parametrize("keys", [["0:0"], ["0:0", "0:1", "0:2"], ["0:0", "1:1"]])

@@ -64,12 +64,18 @@ def test_wrong_certificates_fail_a_verifying_client(start_vc: Any, kind: Any, wo
 
 def test_downloads_need_a_session(vc: VCenterSimulator, client: Any) -> None:
     lease = client.settled(client.vm("off01").ExportVm())
-    assert client.get(lease.info.deviceUrl[0].url, cookie=False)[0] == 401
     assert client.get(f"https://{vc.host}:{vc.port}{flat('off01')}", cookie=False)[0] == 401
-    assert (
-        client.get(lease.info.deviceUrl[0].url, headers={"Cookie": "vmware_soap_session=guess"}, cookie=False)[0] == 401
-    )
-    assert client.get(lease.info.deviceUrl[0].url)[0] == 200
+    on_host = lease.info.deviceUrl[0].url
+    by_vcenter = f"https://{vc.host}:{vc.port}/nfc/{on_host.partition('/nfc/')[2]}"
+    assert client.get(by_vcenter, cookie=False)[0] == 401
+    assert client.get(by_vcenter, headers={"Cookie": "vmware_soap_session=guess"}, cookie=False)[0] == 401
+    assert client.get(by_vcenter)[0] == 200
+    # A host knows no session of vCenter's: the lease in the path is what counts, and a cookie is one given away.
+    vc.reset_counters()
+    assert client.get(on_host, cookie=False)[0] == 200
+    assert "/vcenter-cookie-sent-to-a-host" not in vc.counters()["paths"]
+    assert client.get(on_host)[0] == 200
+    assert vc.counters()["paths"]["/vcenter-cookie-sent-to-a-host"]["requests"] == 1
 
 
 def test_ranges_of_a_flat_file_while_the_vm_is_off(

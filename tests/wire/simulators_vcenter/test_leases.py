@@ -40,8 +40,8 @@ def test_lease_info_has_the_shape_of_a_real_one(vc: VCenterSimulator, client: An
         f"/{vm._moId}/{SATA}",  # and the disks do not come in their true order
         f"/{vm._moId}/{PVSCSI}",
     ]
-    assert [u.disk for u in info.deviceUrl] == [False, True, True]
-    assert {u.fileSize for u in info.deviceUrl} == {None}
+    assert [u.disk for u in info.deviceUrl] == [None, True, True]  # only disks must say what they are
+    assert [u.fileSize for u in info.deviceUrl] == [8684, None, None]  # of disks nobody knows it
     host = vm.runtime.host
     assert {u.sslThumbprint for u in info.deviceUrl} == {host.summary.config.sslThumbprint}
     assert all(f"https://{host.name}:{vc.esxi_port}/nfc/" in u.url for u in info.deviceUrl)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import logging
 import subprocess
 import threading
@@ -32,9 +33,10 @@ from wavelift.base.errors import (
 )
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import CancelFlag
-from wavelift.base.units import KIB, MIB
+from wavelift.base.units import BLOCK, KIB, MIB
 from wavelift.simulators import vcenter
 from wavelift.simulators.vcenter import SimDisk, SimHost, SimVm, VCenterSimulator
+from wavelift.transfer.vmdk import StreamVmdkSource
 
 pytestmark = pytest.mark.wire
 
@@ -100,6 +102,54 @@ def test_inv_11_ten_disks_are_told_apart_by_their_keys(
         with lease_of(session, ref, disks) as lease:
             for disk in disks:
                 assert decoded(read_all(lease.open(disk)), tmp_path) == content(seeds[disk.address]), disk.address
+
+
+def test_vcenter_s_cookie_goes_to_no_host(sim: VCenterSimulator, session: VsphereSession) -> None:
+    """The session's cookie is as good as the password for whoever stands on an ESXi host."""
+    sim.reset_counters()
+    with frozen(session, "off01") as (ref, disks), lease_of(session, ref, disks) as lease:
+        assert read_all(lease.open(disks[0]))
+        assert not lease.open(disks[0]).target.local
+    assert "/vcenter-cookie-sent-to-a-host" not in sim.counters()["paths"]
+
+
+def test_zeros_that_were_written_and_the_iso_of_a_cd_rom(tmp_path: Path, config_of: Configure) -> None:
+    """A thick disk's stream holds grains of zeros; a connected CD-ROM's file stands in the lease with a disk's key."""
+    size = 64 * MIB
+    raw = tmp_path / "thick.raw"
+    content = bytearray(size)
+    content[5 * MIB : 5 * MIB + 9] = b"wavelift!"
+    raw.write_bytes(content)
+    vm = SimVm("thick01", [SimDisk(raw, thick=True)], power="poweredOff", firmware="efi", cdrom="[datastore1] x.iso")
+    with vcenter.start(tmp_path / "state", [vm]) as vc, connect(config_of(vc)) as session:
+        with frozen(session, "thick01") as (ref, disks), lease_of(session, ref, disks) as lease:
+            stream = read_all(lease.open(disks[0]))
+    source = StreamVmdkSource(io.BytesIO(stream))
+    assert sum(1 for _ in source.pieces()) == size // BLOCK  # every block came, all but one of zeros
+    assert decoded(stream, tmp_path) == content
+
+
+def test_the_lease_of_a_killed_process_is_waited_for(
+    tmp_path: Path, content: Content, config_of: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing says whether a vCenter gives two leases on one VM: here it does not, and the first has to time out."""
+    monkeypatch.setattr(lease_module, "BUSY_POLL_S", 0.2)
+    raw = tmp_path / "disk.raw"
+    raw.write_bytes(content(1))
+    options: Any = {"lease_exclusive": True, "lease_timeout": 1.5}
+    with (
+        vcenter.start(tmp_path / "state", [SimVm("web01", [SimDisk(raw)])], **options) as vc,
+        connect(config_of(vc)) as session,
+        frozen(session, "web01") as (ref, disks),
+    ):
+        session.managed(vim.vm.Snapshot, ref.moref).ExportSnapshot()
+        flag = CancelFlag()
+        flag.set("enough")
+        with pytest.raises(Cancelled), lease_of(session, ref, disks, cancel=flag):
+            pytest.fail("a cancelled lease was given")
+        with lease_of(session, ref, disks) as lease:
+            assert decoded(read_all(lease.open(disks[0])), tmp_path) == content(1)
+        assert vc.counters()["methods"]["ExportSnapshot"] > 2
 
 
 def test_several_bodies_at_once(session: VsphereSession, content: Content, tmp_path: Path) -> None:

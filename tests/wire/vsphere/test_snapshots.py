@@ -242,6 +242,72 @@ def test_removal_consolidates_what_vcenter_left(sim: VCenterSimulator, session: 
     remove(session)
 
 
+@pytest.mark.parametrize("fault", ["GenericVmConfigFault", "FileLocked"])
+def test_a_removal_whose_merge_fails_still_takes_the_snapshot_and_is_consolidated(
+    sim: VCenterSimulator, session: VsphereSession, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """The task fails, the snapshot is off the tree, and its redo log would grow until the datastore is full."""
+    monkeypatch.setattr(snapshots, "BUSY_POLL_S", 0.1)
+    ensure(session)
+    sim.rule(kind="consolidation", vm="web01", times=1)
+    args = {"File": "x.vmdk"} if fault == "FileLocked" else {}
+    sim.rule(kind="task", method="RemoveSnapshot_Task", fault=fault, args=args, applied=True, times=1)
+    before = calls(sim, "ConsolidateVMDisks_Task")
+    assert remove(session) == 1
+    assert calls(sim, "ConsolidateVMDisks_Task") == before + 1
+    ensure(session)
+    remove(session)
+
+
+def test_a_removal_that_vcenter_refuses_says_why(sim: VCenterSimulator, session: VsphereSession) -> None:
+    ensure(session)
+    sim.rule(kind="task", method="RemoveSnapshot_Task", fault="GenericVmConfigFault", times=1)
+    before = calls(sim, "RemoveSnapshot_Task")
+    with pytest.raises(WaveliftError, match="GenericVmConfigFault"):
+        remove(session)
+    assert calls(sim, "RemoveSnapshot_Task") == before + 1
+    assert remove(session) == 1
+
+
+def test_inv_4_a_removal_whose_answer_was_lost_is_consolidated_too(
+    sim: VCenterSimulator, session: VsphereSession
+) -> None:
+    ensure(session)
+    sim.rule(kind="consolidation", vm="web01", times=1)
+    sim.rule(kind="drop", method="RemoveSnapshot_Task", action="after", times=1)
+    before = calls(sim, "ConsolidateVMDisks_Task")
+    print("REMOVED", calls(sim, "RemoveSnapshot_Task"), remove(session), calls(sim, "RemoveSnapshot_Task"))
+    assert calls(sim, "ConsolidateVMDisks_Task") == before + 1
+    ensure(session)  # not refused: nothing needs consolidation
+    remove(session)
+
+
+def test_a_removal_that_finds_nothing_of_ours_consolidates_nothing(
+    sim: VCenterSimulator, session: VsphereSession
+) -> None:
+    """The customer's VM waited for it before we came, and we never touched it."""
+    before = calls(sim, "ConsolidateVMDisks_Task")
+    assert remove_snapshot(session, vm_of(session, "consolidate01"), NAME, cancel=CancelFlag()) == 0
+    assert calls(sim, "ConsolidateVMDisks_Task") == before
+
+
+def test_a_required_quiescing_is_not_forgotten_by_a_second_try(session: VsphereSession) -> None:
+    """The first one was killed between making a snapshot that vCenter did not quiesce and looking at it."""
+    left = ensure(session, quiesce="never")
+    assert ensure(session, quiesce="prefer").moref == left.moref
+    made = ensure(session, quiesce="require")
+    assert made.quiesced
+    assert [found.moref for found in find_ours(session)] == [made.moref]
+    assert remove(session) == 1
+
+
+def test_a_required_quiescing_leaves_a_machine_that_is_off_alone(session: VsphereSession) -> None:
+    vm = vm_of(session, "off01")
+    both = [ensure_snapshot(session, vm, NAME, "", quiesce="require", cancel=CancelFlag()) for _ in range(2)]
+    assert both[0].moref == both[1].moref
+    assert remove_snapshot(session, vm, NAME, cancel=CancelFlag()) == 1
+
+
 def test_a_consolidation_that_stays_locked_is_told(sim: VCenterSimulator, session: VsphereSession) -> None:
     ensure(session)
     sim.rule(kind="consolidation", vm="web01", times=1)

@@ -25,6 +25,7 @@ from wavelift.adapters.vsphere.properties import Values, read_one, watch
 from wavelift.adapters.vsphere.session import OVERRIDE, VsphereSession
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import (
+    BusyError,
     CorruptStreamError,
     GuardError,
     NotFoundError,
@@ -39,6 +40,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 READY_TIMEOUT_S: Final = 300.0
+BUSY_WAIT_S: Final = 330.0
+"""A VM that is busy is asked for again this long: the lease of a killed process holds it until it times out, after five
+minutes."""
+
+BUSY_POLL_S: Final = 5.0
 BEAT_S: Final = 30.0
 """At most so long between two signs of life, and never longer than a quarter of the lease's time-out."""
 
@@ -99,10 +105,9 @@ class ExportLease:
     # --- life -----------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        session = self.session
+
         self._host = self._current_host()
-        target = session.managed(vim.vm.Snapshot, self.snapshot)
-        self._lease = session.change(target.ExportSnapshot, server=self.server or None, snapshot=self.snapshot)
+        self._lease = self._ask()
         try:
             self._await_ready()
             self._beater.start()
@@ -120,6 +125,20 @@ class ExportLease:
         except BaseException:
             self.abort()
             raise
+
+    def _ask(self) -> Any:
+        """A new lease; waits while another task or lease holds the VM."""
+        target = self.session.managed(vim.vm.Snapshot, self.snapshot)
+        give_up = time.monotonic() + BUSY_WAIT_S
+        while True:
+            self.cancel.check()
+            try:
+                return self.session.change(target.ExportSnapshot, server=self.server or None, snapshot=self.snapshot)
+            except BusyError as error:
+                if time.monotonic() >= give_up:
+                    raise
+                log.info("%s: no lease yet: %s", self.server or self.vm, error.what)
+            self.cancel.wait(BUSY_POLL_S)
 
     def _await_ready(self) -> None:
         def settled(values: Values) -> str | None:
@@ -306,6 +325,7 @@ class ExportLease:
             fault = values.get("error")
             return self._ended(words(fault) if fault is not None else "vCenter gives no reason")
         if isinstance(error, WaveliftError):
+            error.where = {**where, **error.where}
             return error
         return UnreachableError(
             f"the disk's body broke off after {body.received} bytes: {str(error) or type(error).__name__}",
@@ -386,7 +406,9 @@ class LeaseBody:
         return self._body.sha1
 
     def request(self) -> None:
-        self._guarded(lambda: self._body.request(self._lease.session.cookie))
+        # The URL itself is the ticket. Only vCenter gets its own session's cookie: whoever has that is us.
+        cookie = self._lease.session.cookie if self._body.target.local else ""
+        self._guarded(lambda: self._body.request(cookie))
 
     def readinto(self, buffer: Any) -> int:
         """Bytes read into ``buffer``; 0 only at the true end of the body.
@@ -420,14 +442,19 @@ class LeaseBody:
 
 
 def _match(urls: Sequence[Any], disks: Sequence[DiskFacts], where: dict[str, Any]) -> dict[Address, Any]:
-    """Disk address → the lease's URL for it; both sides must name the same disks (invariant 11)."""
-    offered = {lease_address(str(url.key)) or (str(url.key), -1, -1): url for url in urls if url.disk is not False}
+    """Disk address → the lease's URL for it; both sides must name the same disks (invariant 11).
+
+    A lease also offers other files: NVRAM, the ISO of a CD-ROM. vSphere sets ``disk`` for disks and need not clear it
+    for the others, so a URL that says nothing counts only if one of our disks has its address.
+    """
     wanted = {disk_address(disk): disk for disk in disks}
+    named = [(lease_address(str(url.key)) or (str(url.key), -1, -1), url) for url in urls if url.disk is not False]
+    offered = {address: url for address, url in named if url.disk or address in wanted}
     if offered.keys() != wanted.keys():
         here = ", ".join(sorted(disk.address for key, disk in wanted.items() if key not in offered)) or "none"
-        there = ", ".join(sorted(f"{key[0]}{key[1]}:{key[2]}" for key in offered.keys() - wanted.keys())) or "none"
+        there = ", ".join(sorted(str(url.key).rpartition("/")[2] for key, url in offered.items() if key not in wanted))
         raise GuardError(
-            f"the lease does not offer the snapshot's disks: missing {here}; unexpected {there}",
+            f"the lease does not offer the snapshot's disks: missing {here}; unexpected {there or 'none'}",
             next_step="Look for independent, RDM or shared disks; they cannot be exported",
             **where,
         )

@@ -29,17 +29,33 @@ _TCP_KEEPALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEP
 _DEVICE_KEY: Final = re.compile(r"(?P<controller>[A-Za-z]+)(?P<bus>\d+):(?P<unit>\d+)")
 
 Address = tuple[str, int, int]
-"""Controller class, bus and unit: how a lease names a disk."""
+"""Kind of controller, bus and unit: how a lease names a disk, and unique in a VM."""
+
+_KINDS: Final = (
+    ("IDE", "IDE"),
+    ("SATA", "SATA"),
+    ("AHCI", "SATA"),
+    ("NVME", "NVMe"),
+    ("SCSI", "SCSI"),
+    ("LSI", "SCSI"),
+    ("BUSLOGIC", "SCSI"),
+)
+"""Part of a controller's class name, upper case → its kind; the first that fits. Names were seen of SCSI classes only
+(``ParaVirtualSCSIController0:0``), so the others are not taken by the letter."""
 
 
 def lease_address(key: str) -> Address | None:
     """``/vm-226/ParaVirtualSCSIController0:0`` → its address; None for keys of another form."""
     match = _DEVICE_KEY.fullmatch(key.rsplit("/", 1)[-1])
-    return (match["controller"], int(match["bus"]), int(match["unit"])) if match else None
+    if match is None:
+        return None
+    name = match["controller"].upper()
+    kind = next((kind for part, kind in _KINDS if part in name), "")
+    return (kind, int(match["bus"]), int(match["unit"])) if kind else None
 
 
 def disk_address(disk: DiskFacts) -> Address:
-    return (disk.controller_class, disk.bus, disk.unit)
+    return (disk.controller, disk.bus, disk.unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +102,7 @@ class Body:
         return self._sha1.hexdigest() if self._sha1 else ""
 
     def request(self, cookie: str, *, read_timeout: float = READ_TIMEOUT_S) -> None:
-        """Ask for the body and read the answer's head.
+        """Ask for the body and read the answer's head; an empty ``cookie`` is not sent.
 
         :raises OSError, HTTPException: as the socket says it. :raises WaveliftError: another status than 200.
         """
@@ -97,7 +113,8 @@ class Body:
                 raise ConnectionAbortedError("cut off")
         _keep_alive(self._connection.sock)
         self._connection.sock.settimeout(read_timeout)
-        self._connection.request("GET", self.target.path, headers={"Cookie": cookie, "Accept-Encoding": "identity"})
+        headers = {"Accept-Encoding": "identity"} | ({"Cookie": cookie} if cookie else {})
+        self._connection.request("GET", self.target.path, headers=headers)
         self._response = self._connection.getresponse()
         if self._response.status != 200:
             raise _refusal(self._response, self.target)

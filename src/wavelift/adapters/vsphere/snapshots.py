@@ -20,7 +20,15 @@ from wavelift.adapters.vsphere.properties import Values, WaitTimeout, read_one, 
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tasks import running_snapshot_tasks, settle, wait_for_task
 from wavelift.base.domain import DiskFacts, SnapshotRef
-from wavelift.base.errors import BusyError, NotFoundError, UnreachableError, WaveliftError
+from wavelift.base.errors import (
+    BusyError,
+    Cancelled,
+    FencedError,
+    NotFoundError,
+    PermanentError,
+    UnreachableError,
+    WaveliftError,
+)
 from wavelift.base.names import SNAPSHOT_PREFIX
 from wavelift.base.run import CancelFlag
 from wavelift.rules.wave import Quiesce
@@ -266,17 +274,21 @@ def remove_snapshot(
     :raises BusyError: removed, but the disks could not be consolidated.
     """
     removed = 0
+    asked = False
+    lost: WaveliftError | None = None
     try:
         state = _settled(session, vm, timeout=timeout, cancel=cancel)
-        lost: UnreachableError | None = None
         for _ in range(REMOVE_ROUNDS):
             nodes = state.named(name)
             if not nodes:
                 break
             for node in nodes:
+                asked = True
                 lost = _remove(session, state, node, timeout=timeout, cancel=cancel)
                 removed += lost is None
             state = _settled(session, vm, timeout=timeout, cancel=cancel)
+            if lost is not None and not isinstance(lost, UnreachableError):
+                break  # vCenter said no: asking again at once changes nothing
     except NotFoundError as error:
         log.info("snapshot %s: the VM %s is gone, nothing to remove (%s)", name, vm, error.what)
         return removed
@@ -287,15 +299,20 @@ def remove_snapshot(
             server=state.server,
             snapshot=name,
         )
-    if removed and state.consolidation_needed:
+    if lost is not None:
+        removed += 1
+        log.info("%s: the snapshot went although its removal was not answered well: %s", state.server, lost.what)
+    if asked and state.consolidation_needed:
         _consolidate(session, state, timeout=timeout, cancel=cancel)
     return removed
 
 
 def _remove(
     session: VsphereSession, state: _State, node: Any, *, timeout: float, cancel: CancelFlag
-) -> UnreachableError | None:
-    """Ask and wait; an answer that was lost is returned, for the caller to look what became of it."""
+) -> WaveliftError | None:
+    """Ask and wait. A lost answer or a failed task is returned, for the caller to look what became of the snapshot: a
+    removal whose merge fails (a locked file) takes it off the tree all the same.
+    """
     where = {"server": state.server, "snapshot": str(node.name)}
     give_up = time.monotonic() + BUSY_WAIT_S
     while True:
@@ -307,16 +324,16 @@ def _remove(
             return None
         except NotFoundError:
             return None
-        except WaitTimeout:
+        except (WaitTimeout, Cancelled, FencedError, PermanentError):
             raise
-        except UnreachableError as error:
-            return error
         except BusyError as error:
             if time.monotonic() >= give_up:
-                raise
+                return error
             log.info("%s: cannot remove the snapshot yet: %s", state.server, error.what)
             cancel.wait(BUSY_POLL_S)
             cancel.check()
+        except WaveliftError as error:
+            return error
 
 
 def _consolidate(session: VsphereSession, state: _State, *, timeout: float, cancel: CancelFlag) -> None:

@@ -107,6 +107,7 @@ class Options(TypedDict, total=False):
     lease_ready_after: float
     lease_host: Literal["esxi", "*", "vcenter"]
     lease_blocks_removal: bool
+    lease_exclusive: bool
     task_seconds: float
     session_timeout: float
     vmfs_lock: bool

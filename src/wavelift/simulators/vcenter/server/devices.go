@@ -221,7 +221,7 @@ func (v *vmState) addDisk(device *types.VirtualDisk, spec diskSpec, label string
 	}
 	name := device.Backing.(types.BaseVirtualDeviceFileBackingInfo).GetVirtualDeviceFileBackingInfo().FileName
 	d := &disk{
-		key: device.Key, label: label, capacity: spec.Capacity, base: from, raw: spec.Raw, descriptor: name, dir: v.dir, guard: &v.mu,
+		key: device.Key, label: label, capacity: spec.Capacity, base: from, raw: spec.Raw, descriptor: name, dir: v.dir, guard: &v.mu, thick: spec.Thick,
 		frozenBy: orElse(spec.Mode, "persistent") == "persistent" && spec.RDM != "physical",
 	}
 	d.tip = d.newLayer(nil, name)

@@ -58,7 +58,7 @@ func (s *sim) front(inner http.Handler) http.Handler {
 		s.counters.path(r.URL.Path, 1, 0)
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/nfc/"):
-			s.nfc(w, r)
+			s.nfc(w, r, false)
 		case strings.HasPrefix(r.URL.Path, "/folder"):
 			s.folder(w, r, inner)
 		case r.URL.Path == "/sdk" || r.URL.Path == "/sdk/vimService":
@@ -75,7 +75,7 @@ func (s *sim) hostFront() http.Handler {
 		s.counters.path(r.URL.Path, 1, 0)
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/nfc/"):
-			s.nfc(w, r)
+			s.nfc(w, r, true)
 		case strings.HasPrefix(r.URL.Path, "/folder"):
 			s.folder(w, r, http.NotFoundHandler())
 		default:
@@ -158,8 +158,13 @@ func (s *sim) loggedIn(r *http.Request) bool {
 
 // --- /nfc ---
 
-func (s *sim) nfc(w http.ResponseWriter, r *http.Request) {
-	if !s.loggedIn(r) {
+// nfc serves a lease's URLs. An ESXi host knows them by the lease in their path and has never heard of vCenter's session;
+// who sends it that cookie all the same gives vCenter away to every host, and is counted.
+func (s *sim) nfc(w http.ResponseWriter, r *http.Request, onHost bool) {
+	if onHost && s.loggedIn(r) {
+		s.counters.path("/vcenter-cookie-sent-to-a-host", 1, 0)
+	}
+	if !onHost && !s.loggedIn(r) {
 		http.Error(w, "login required", http.StatusUnauthorized)
 		return
 	}

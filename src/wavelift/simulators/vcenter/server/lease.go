@@ -33,10 +33,10 @@ type HttpNfcLease struct {
 	closed   chan struct{} // closed when the lease is over: transfers stop
 }
 
-// leaseFile is one device URL: a disk's frozen image, or the NVRAM of an EFI machine.
+// leaseFile is one device URL: a disk's frozen image, the NVRAM of an EFI machine, or the ISO in a connected CD-ROM.
 type leaseFile struct {
 	key, target string
-	index       int // of the disk in the VM's inventory entry, -1 for NVRAM
+	index       int // of the disk in the VM's inventory entry, -1 for other files
 	disk        *disk
 	image       *image
 	frozen      bool
@@ -90,6 +90,10 @@ func (m *machine) export(ctx *simulator.Context, snap *snapshot) (types.ManagedO
 		defer v.mu.Unlock()
 		return types.ManagedObjectReference{}, &types.TaskInProgress{Task: types.ManagedObjectReference{Type: "Task", Value: v.busy}}
 	}
+	if v.leases > 0 && m.sim.options.LeaseExclusive {
+		defer v.mu.Unlock()
+		return types.ManagedObjectReference{}, &types.TaskInProgress{Task: types.ManagedObjectReference{Type: "Task", Value: "export-" + v.moref()}}
+	}
 	v.leases++
 	v.mu.Unlock()
 	l := &HttpNfcLease{sim: m.sim, v: v, id: uuid.NewString(), session: ctx.Session.Key, held: true, closed: make(chan struct{})}
@@ -125,7 +129,22 @@ func (v *vmState) leaseFiles(snap *snapshot) []*leaseFile {
 		nvram := &leaseFile{key: fmt.Sprintf("/%s/nvram", v.moref()), target: fmt.Sprintf("file-%d.nvram", len(files)), index: -1, small: make([]byte, 8684)}
 		files = append([]*leaseFile{nvram}, files...)
 	}
+	if v.cdromConnected() { // its key has the form of a disk's
+		files = append(files, &leaseFile{
+			key: fmt.Sprintf("/%s/VirtualIDEController1:0", v.moref()), target: fmt.Sprintf("file-%d.iso", len(files)), index: -1, small: make([]byte, 32768),
+		})
+	}
 	return files
+}
+
+func (v *vmState) cdromConnected() bool {
+	for _, device := range v.vm.Config.Hardware.Device {
+		if cdrom, ok := device.(*types.VirtualCdrom); ok && cdrom.Connectable != nil && cdrom.Connectable.Connected {
+			_, iso := cdrom.Backing.(*types.VirtualCdromIsoBackingInfo)
+			return iso
+		}
+	}
+	return false
 }
 
 // run takes the lease through its states until it is over.
@@ -201,9 +220,15 @@ func (l *HttpNfcLease) ready() {
 	for _, f := range l.files {
 		u := types.HttpNfcLeaseDeviceUrl{
 			Key: f.key, ImportKey: strings.Replace(f.key, l.v.moref(), l.v.spec.Name, 1), TargetId: f.target,
-			Url: fmt.Sprintf("%s/nfc/%s/%s", base, l.id, f.target), SslThumbprint: thumbprint, Disk: types.NewBool(f.disk != nil),
+			Url: fmt.Sprintf("%s/nfc/%s/%s", base, l.id, f.target), SslThumbprint: thumbprint,
 		}
-		if f.disk != nil {
+		switch {
+		case f.disk == nil && strings.HasSuffix(f.target, ".nvram"): // "set to true for disks": the others may leave it out
+			u.FileSize = int64(len(f.small))
+		case f.disk == nil:
+			u.FileSize, u.Disk = int64(len(f.small)), types.NewBool(false)
+		default:
+			u.Disk = types.NewBool(true)
 			info.TotalDiskCapacityInKB += f.disk.capacity / 1024
 		}
 		info.DeviceUrl = append(info.DeviceUrl, u)

@@ -251,8 +251,9 @@ func (s *sim) runTask(ctx *simulator.Context, ref, entity types.ManagedObjectRef
 	inner.Map.Put(task)
 	update := func(changes ...types.PropertyChange) { inner.Map.AtomicUpdate(inner, task, changes) }
 	go func() {
-		update(types.PropertyChange{Name: "info.startTime", Val: s.now()}, types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateRunning})
 		pause := seconds(s.options.TaskSeconds)
+		time.Sleep(pause / 4) // tasks queue first: no start, no progress
+		update(types.PropertyChange{Name: "info.startTime", Val: s.now()}, types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateRunning})
 		if slow != nil {
 			pause += seconds(slow.Delay)
 		}

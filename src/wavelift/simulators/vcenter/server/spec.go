@@ -24,7 +24,8 @@ type options struct {
 	LeaseReady         float64 `json:"lease_ready_after"` // seconds in state initializing
 	LeaseHost          string  `json:"lease_host"`        // esxi | * | vcenter
 	LeaseBlocksRemoval bool    `json:"lease_blocks_removal"`
-	TaskSeconds        float64 `json:"task_seconds"` // what snapshot tasks take
+	LeaseExclusive     bool    `json:"lease_exclusive"` // a second lease on the VM: TaskInProgress
+	TaskSeconds        float64 `json:"task_seconds"`    // what snapshot tasks take
 	SessionTimeout     float64 `json:"session_timeout"`
 	VmfsLock           bool    `json:"vmfs_lock"`
 	Evidence           bool    `json:"evidence"`

@@ -99,6 +99,7 @@ type disk struct {
 	tip        *layer
 	raw        string
 	descriptor string // datastore path of the base descriptor
+	thick      bool   // zeros that were written are sent as grains of zeros
 	frozenBy   bool   // false for independent disks and physical RDMs: snapshots pass them by
 	dir        string
 	serial     int         // for names of layer files
@@ -196,12 +197,13 @@ type image struct {
 	base     *base
 	top      *layer
 	capacity int64
+	thick    bool
 	// guard is taken per block: a merge may be moving blocks between layers that this image reads through
 	guard sync.Locker
 }
 
 func (d *disk) image(top *layer) *image {
-	return &image{base: d.base, top: top, capacity: d.capacity, guard: d.guard}
+	return &image{base: d.base, top: top, capacity: d.capacity, thick: d.thick, guard: d.guard}
 }
 
 // allocated says whether any layer or the base holds the block; others read as zeros. Called with guard held.
@@ -250,6 +252,18 @@ func (m *image) nonZero(index int64, block []byte) (bool, error) {
 		return false, err
 	}
 	return !isZero(block), nil
+}
+
+// sent reads the block and says whether a lease sends it: of a thick disk, every block that was ever written.
+func (m *image) sent(index int64, block []byte) (bool, error) {
+	data, err := m.nonZero(index, block)
+	if data || err != nil || !m.thick {
+		return data, err
+	}
+	m.guard.Lock()
+	defer m.guard.Unlock()
+	clear(block)
+	return m.allocated(index), nil
 }
 
 // ReadAt makes the image readable by ranges.

@@ -166,8 +166,11 @@ def _run(dag_id: str, run_id: str) -> str:
 
 def _words(status: int, answer: Any, place: str) -> str:
     detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
-    if status == 401:
-        return f"{place}: not logged in (401); set WAVELIFT_USER and WAVELIFT_PASSWORD, or WAVELIFT_TOKEN"
+    if status == 401 or "JWT" in str(detail):
+        return f"{place}: not logged in ({status}); set WAVELIFT_USER and WAVELIFT_PASSWORD, or WAVELIFT_TOKEN"
     if status == 403:
         return f"{place}: you lack the right to do this (403): {detail}"
+    if status == 422 and isinstance(detail, list):  # FastAPI's own: one entry per wrong field
+        fields = (f"{'.'.join(map(str, one.get('loc', ())[1:]))}: {one.get('msg')}" for one in detail)
+        return f"{place} gave 422: {'; '.join(fields)}"
     return f"{place} gave {status}: {detail}"

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import typer
+from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, ApiError
 
 DEFAULT_URL = "http://localhost:8080"
+PIPE_WIDTH = 200
+"""Columns where nobody looks: a table in a pipe or a file is not cut at 80."""
+
+
+def stdout_console() -> Console:
+    """For results: standard output, as wide as the terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
 
 
 def fail(message: str) -> NoReturn:
     """Print one message and leave with status 1."""
     print(message, file=sys.stderr)
     raise typer.Exit(1)
+
+
+@contextmanager
+def api_errors_told() -> Iterator[None]:
+    """Also a decorator: an API error becomes one line and status 1."""
+    try:
+        yield
+    except ApiError as error:
+        fail(str(error))
 
 
 def client() -> ApiClient:
@@ -31,8 +50,20 @@ def client() -> ApiClient:
         password = os.environ.get("WAVELIFT_PASSWORD") or typer.prompt("Password", hide_input=True, err=True)
         status, answer = api.raw("POST", "/auth/token", {"username": user, "password": password})
         if status not in (200, 201):
-            raise ApiError(f"Airflow refused the login of {user} ({status})", status=status)
+            raise ApiError(
+                f"Airflow refused the login of {user} ({status}); check WAVELIFT_USER and WAVELIFT_PASSWORD",
+                status=status,
+            )
         return str(answer["access_token"])
 
     api = ApiClient(url, login)
     return api
+
+
+def why_run_failed(api: ApiClient, dag_id: str, run_id: str, state: str, task: str) -> str:
+    """What the run's own task, or its admission, said when it failed."""
+    for name in (task, "admit"):
+        left: dict[str, Any] | None = api.xcom(dag_id, run_id, name, key="wavelift_failure")
+        if left:
+            return f"run {run_id} of {dag_id} ended as {state}: {left['what']}"
+    return f"run {run_id} of {dag_id} ended as {state}; see its log in Airflow"

@@ -56,9 +56,9 @@ def demo(
 
 
 @app.command()
-def preflight(name: Annotated[str, typer.Argument(metavar="WAVE")]) -> None:
+def preflight(name: wave.WaveName, servers: wave.Servers = None, as_json: wave.AsJson = False) -> None:
     """Check a wave's servers against vCenter and AWS; creates nothing."""
-    wave.run_mode(name, "preflight")
+    wave.run_mode(name, "preflight", servers, as_json=as_json)
 
 
 @app.command()

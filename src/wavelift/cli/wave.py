@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.cli.connect import client, fail
+from wavelift.cli.connect import api_errors_told, client, stdout_console, why_run_failed
 
 app = typer.Typer(no_args_is_help=True)
-console = Console()
 RUN_SECONDS = 1800.0
 """A pre-flight of 150 servers takes minutes; half an hour means that nobody works on the connector's queue."""
 
@@ -38,22 +40,27 @@ def validate(
     print(f"{len(files)} file{'s' if len(files) > 1 else ''} valid")
 
 
+WaveName = Annotated[str, typer.Argument(metavar="WAVE")]
+Servers = Annotated[list[str] | None, typer.Option("--server", help="Only this server; may be given again.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The whole report as JSON.")]
+
+
 @app.command()
-def plan(name: Annotated[str, typer.Argument(metavar="WAVE")]) -> None:
+def plan(name: WaveName, servers: Servers = None, as_json: AsJson = False) -> None:
     """What a wave would move, make and cost; creates nothing."""
-    run_mode(name, "plan")
+    run_mode(name, "plan", servers, as_json=as_json)
 
 
-def run_mode(name: str, mode: str) -> None:
-    """Run ``<wave>.migrate`` in a mode that creates nothing and print its report."""
-    api = client()
-    try:
-        report, state = report_of(api, name, {"mode": mode})
-    except ApiError as error:
-        fail(str(error))
-    print_findings(report)
-    if mode == "plan":
-        print_estimate(report.get("estimate", {}))
+@api_errors_told()
+def run_mode(name: str, mode: str, servers: list[str] | None, *, as_json: bool) -> None:
+    """Run ``<wave>.migrate`` in a mode that creates nothing and print its report; status 1 when a server may not go."""
+    report, state = report_of(client(), name, {"mode": mode, "servers": servers or None})
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        print_findings(report)
+        if mode == "plan":
+            print_estimate(report.get("estimate", {}))
     if state != "success" or any(finding["severity"] == "error" for finding in report.get("findings", [])):
         raise typer.Exit(1)
 
@@ -63,40 +70,57 @@ def report_of(api: ApiClient, name: str, conf: dict[str, Any]) -> tuple[dict[str
     dag_id = f"{name}.migrate"
     status, answer = api.request("GET", f"/api/v2/dags/{dag_id}")
     if status == 404:
-        raise ApiError(f"No wave {name}: Airflow has no DAG {dag_id}; see 'wavelift wave validate FILE'")
+        raise ApiError(no_wave(name))
     if status == 200 and answer.get("is_paused"):
         api.unpause(dag_id)
     run_id = api.trigger(dag_id, conf)
     state = api.wait_for_run(dag_id, run_id, timeout=RUN_SECONDS)
     report = api.xcom(dag_id, run_id, "preflight", key="report")
     if report is None:
-        raise ApiError(f"run {run_id} of {dag_id} ended as {state} without a report; see its log in Airflow")
+        raise ApiError(why_run_failed(api, dag_id, run_id, state, "preflight"))
     return dict(report), state
+
+
+def no_wave(name: str) -> str:
+    """What to say of a wave that Airflow doesn't know."""
+    return f"No wave {name}: Airflow has no DAG {name}.migrate; see 'wavelift wave validate FILE'"
 
 
 COLOURS = {"error": "bold red", "warning": "yellow", "info": "dim"}
 
 
 def print_findings(report: dict[str, Any]) -> None:
-    """The findings as a table: worst first."""
-    table = Table("severity", "subject", "finding", "next action", title=f"Pre-flight of {report.get('wave', '')}")
-    order = {name: place for place, name in enumerate(COLOURS)}
-    for finding in sorted(report.get("findings", []), key=lambda one: (order[one["severity"]], one["subject"])):
+    """The findings as a table, worst first; what is said of several servers in the same words stands once."""
+    table = Table(title=f"Pre-flight of {escape(report.get('wave', ''))}", box=box.HORIZONTALS, padding=(0, 1, 0, 0))
+    for name in ("severity", "subject", "finding", "next action"):
+        table.add_column(name, overflow="fold")
+    for finding, subjects in grouped(report.get("findings", [])):
         style = COLOURS[finding["severity"]]
+        why = f"\n[dim]{escape(finding['why'])}[/]" if finding["why"] else ""
         table.add_row(
             f"[{style}]{finding['severity']}[/]",
-            finding["subject"],
-            f"{finding['what']}\n[dim]{finding['why']}[/]" if finding["why"] else finding["what"],
-            finding["next_action"],
+            escape("\n".join(subjects)),
+            escape(finding["what"]) + why,
+            escape(finding["next_action"]),
         )
-    console.print(table)
+    stdout_console().print(table)
+
+
+def grouped(findings: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], list[str]]]:
+    """Findings that differ in their subject only, as one with all subjects; errors first."""
+    places: dict[tuple[str, ...], tuple[dict[str, Any], list[str]]] = {}
+    order = {name: place for place, name in enumerate(COLOURS)}
+    for finding in sorted(findings, key=lambda one: (order[one["severity"]], one["subject"])):
+        words = tuple(finding[key] for key in ("severity", "code", "what", "why", "next_action"))
+        places.setdefault(words, (finding, []))[1].append(finding["subject"])
+    return list(places.values())
 
 
 def print_estimate(estimate: dict[str, Any]) -> None:
     """What the wave would move, make and cost."""
     from wavelift.rules.estimate import Estimate, table
 
-    shown = Table("what", "value", title="Plan (nothing was created)")
+    shown = Table("what", "value", title="Plan (nothing was created)", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for what, value in table(Estimate.load(estimate)):
-        shown.add_row(what, value)
-    console.print(shown)
+        shown.add_row(escape(what), escape(value))
+    stdout_console().print(shown)

@@ -159,7 +159,8 @@ def ensure_snapshot(
 ) -> SnapshotRef:
     """The snapshot ``name`` of ``vm``, made if it isn't there; without memory.
 
-    :param quiesce: ``prefer`` falls back to a crash-consistent one and says why in ``quiesce_note``.
+    :param quiesce: ``prefer`` falls back to a crash-consistent one and says why in ``quiesce_note``. ``require`` does
+        not take one that an earlier, killed try left unquiesced: it is replaced.
     :param timeout: seconds, for work under way and again for the own task.
     :raises BusyError: another snapshot of ours exists, or the VM needs consolidation.
     :raises QuiesceError: ``require`` could not be met. :raises Cancelled: the task may still make the snapshot;
@@ -167,7 +168,12 @@ def ensure_snapshot(
     """
     state = _settled(session, vm, timeout=timeout, cancel=cancel)
     for node in state.named(name):
-        return state.ref(node, "" if node.quiesced else "found from an earlier try, not quiesced")
+        if quiesce != "require" or node.quiesced or state.power == "poweredOff":
+            return state.ref(node, "" if node.quiesced else "found from an earlier try, not quiesced")
+    if state.named(name):
+        log.warning("%s: an earlier try left a snapshot that is not quiesced, making another", state.server)
+        remove_snapshot(session, vm, name, cancel=cancel)
+        state = _settled(session, vm, timeout=timeout, cancel=cancel)
     _refuse(state)
     cancel.check()
     asked, note = _plan(state, quiesce)

@@ -46,8 +46,8 @@ def client() -> ApiClient:
         token = os.environ.get("WAVELIFT_TOKEN")
         if token:
             return token
-        user = os.environ.get("WAVELIFT_USER") or typer.prompt("Airflow user", err=True)
-        password = os.environ.get("WAVELIFT_PASSWORD") or typer.prompt("Password", hide_input=True, err=True)
+        user = os.environ.get("WAVELIFT_USER") or _asked("Airflow user")
+        password = os.environ.get("WAVELIFT_PASSWORD") or _asked("Password", hide_input=True)
         status, answer = api.raw("POST", "/auth/token", {"username": user, "password": password})
         if status not in (200, 201):
             raise ApiError(
@@ -58,6 +58,12 @@ def client() -> ApiClient:
 
     api = ApiClient(url, login)
     return api
+
+
+def _asked(what: str, *, hide_input: bool = False) -> str:
+    if not sys.stdin.isatty():
+        raise ApiError("not logged in; set WAVELIFT_USER and WAVELIFT_PASSWORD, or WAVELIFT_TOKEN")
+    return str(typer.prompt(what, hide_input=hide_input, err=True))
 
 
 def why_run_failed(api: ApiClient, dag_id: str, run_id: str, state: str, task: str) -> str:

@@ -235,6 +235,12 @@ def test_inv_11_a_lease_with_other_disks_stops(keys: list[str]) -> None:
         _match([url(f"/vm-1/ParaVirtualSCSIController{key}") for key in keys], scsi_disks(2), {"server": "web01"})
 
 
+def test_inv_11_a_disk_that_is_offered_twice_stops() -> None:
+    twice = [url("/vm-1/ParaVirtualSCSIController0:0"), url("/vm-1/ParaVirtualSCSIController0:0", disk=None)]
+    with pytest.raises(GuardError, match="more than once"):
+        _match(twice, scsi_disks(1), {"server": "web01"})
+
+
 def test_what_a_cut_body_ends_in_is_not_its_end() -> None:
     """A body without a length that is cut off looks complete; the lease knows better."""
 

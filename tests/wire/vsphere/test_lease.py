@@ -225,6 +225,19 @@ def test_trouble_a_lease_that_dies_says_why(sim: VCenterSimulator, session: Vsph
                 read_all(lease.open(disks[1]))
 
 
+def test_signs_of_life_never_stop_in_silence(sim: VCenterSimulator, session: VsphereSession) -> None:
+    def broken() -> int:
+        raise ZeroDivisionError
+
+    with frozen(session, "web01") as (ref, disks):
+        sim.rule(kind="nfc", action="slow", rate=200_000, times=0)
+        started = time.monotonic()
+        with pytest.raises(UnreachableError, match="signs of life stopped: ZeroDivisionError"):
+            with lease_of(session, ref, disks, percent=broken) as lease:
+                read_all(lease.open(disks[1]))
+        assert time.monotonic() - started < 1.9, "the simulator's leases die after two seconds by themselves"
+
+
 def test_trouble_a_lease_that_never_gets_ready(sim: VCenterSimulator, session: VsphereSession) -> None:
     with frozen(session, "off01") as (ref, disks):
         sim.rule(kind="lease", action="never_ready", times=1)
@@ -399,6 +412,7 @@ def test_amp_12_a_host_whose_certificate_is_not_the_reported_one_is_refused(
     with other_vcenter(tmp_path, raw, SimHost(thumbprint=WRONG)) as sim:
         with pytest.raises(TlsError, match="not the pinned one") as told:
             export_one(config_of(sim), tmp_path)
+        assert (told.value.where["server"], told.value.where["disk"]) == ("off01", "SCSI 0:0")
         assert "esxi_mode" in told.value.next_step
         assert sim.counters()["paths"].get("/nfc", {"requests": 0})["requests"] == 0
         with pytest.raises(TlsError):
@@ -416,6 +430,7 @@ def test_sms_16_a_bad_host_certificate_is_named_and_vcenter_s_word_overrides_it(
         with pytest.raises(TlsError) as told:
             export_one(config_of(sim, esxi_mode="ca"), tmp_path)
         assert told.value.where["fault"] == fault
+        assert told.value.where["disk"] == "SCSI 0:0"
         assert "esxi_mode" in told.value.next_step
         assert export_one(config_of(sim), tmp_path) == content(42)
 

@@ -102,6 +102,9 @@ class ExportLease:
     def where(self) -> dict[str, Any]:
         return {"server": self.server or None, "lease": moref(self._lease) or None}
 
+    def _at(self, disk: DiskFacts) -> dict[str, Any]:
+        return {"disk": disk.address, **self.where}
+
     # --- life -----------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
@@ -199,6 +202,13 @@ class ExportLease:
     # --- signs of life --------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
+        try:
+            self._give_signs_of_life()
+        except Exception as error:  # in silence, the lease would time out minutes later and nobody knew why
+            log.exception("%s: the lease's signs of life broke", self.server or self.vm)
+            self._lose(self._ended(f"its signs of life stopped: {type(error).__name__}"))
+
+    def _give_signs_of_life(self) -> None:
         interval = min(BEAT_S, self._timeout / 4)
         shown = 0
         last = time.monotonic()
@@ -259,7 +269,10 @@ class ExportLease:
         url = self._urls[disk_address(disk)]
         config = self.session.config
         target = target_of(str(url.url), config.host, config.port)
-        context, name = self._context(target, str(getattr(url, "sslThumbprint", None) or ""))
+        try:
+            context, name = self._context(target, str(getattr(url, "sslThumbprint", None) or ""))
+        except WaveliftError as error:
+            raise _placed(error, self._at(disk)) from None
         target = Target(name, target.port, target.path, target.local)
         body = Body(
             target, context, connect_timeout=config.timeout, proxy=config.http_proxy, hashed=self.check_manifest
@@ -298,15 +311,16 @@ class ExportLease:
         """Why a body broke: the lease, a move of the VM, a certificate, or just the line."""
         if self._lost is not None:
             return self._lost
-        where = {"disk": disk.address, **self.where}
+        where = self._at(disk)
         config, target = self.session.config, body.target
         if isinstance(error, ssl.SSLError) and not isinstance(error, CUTS):
             override = OVERRIDE if target.local else ESXI_OVERRIDE
-            return explained_tls_error(
+            refused = explained_tls_error(
                 error, target.host, target.port, timeout=config.timeout, proxy=config.http_proxy, override=override
             )
+            return _placed(refused, where)
         if not body.received and isinstance(error, OSError) and not isinstance(error, ConnectionError):
-            return unreachable(error, target.host, target.port)
+            return _placed(unreachable(error, target.host, target.port), where)
         return self._why_cut(error, body, where)
 
     def _why_cut(self, error: BaseException, body: Body, where: dict[str, Any]) -> WaveliftError:
@@ -325,8 +339,7 @@ class ExportLease:
             fault = values.get("error")
             return self._ended(words(fault) if fault is not None else "vCenter gives no reason")
         if isinstance(error, WaveliftError):
-            error.where = {**where, **error.where}
-            return error
+            return _placed(error, where)
         return UnreachableError(
             f"the disk's body broke off after {body.received} bytes: {str(error) or type(error).__name__}",
             next_step="A retry reads the disk again from its start; parts that are stored are not sent again",
@@ -441,6 +454,12 @@ class LeaseBody:
         self._body.close()
 
 
+def _placed(error: WaveliftError, where: dict[str, Any]) -> WaveliftError:
+    """``error`` with the coordinates that it does not name itself."""
+    error.where = {key: value for key, value in where.items() if value is not None} | error.where
+    return error
+
+
 def _match(urls: Sequence[Any], disks: Sequence[DiskFacts], where: dict[str, Any]) -> dict[Address, Any]:
     """Disk address → the lease's URL for it; both sides must name the same disks (invariant 11).
 
@@ -449,7 +468,14 @@ def _match(urls: Sequence[Any], disks: Sequence[DiskFacts], where: dict[str, Any
     """
     wanted = {disk_address(disk): disk for disk in disks}
     named = [(lease_address(str(url.key)) or (str(url.key), -1, -1), url) for url in urls if url.disk is not False]
-    offered = {address: url for address, url in named if url.disk or address in wanted}
+    files = [(address, url) for address, url in named if url.disk or address in wanted]
+    offered = dict(files)
+    if len(offered) != len(files):
+        raise GuardError(
+            f"the lease offers a disk more than once: {', '.join(sorted(str(url.key) for _, url in files))}",
+            next_step="Which file holds the disk can't be told; look at the VM's disks in vCenter",
+            **where,
+        )
     if offered.keys() != wanted.keys():
         here = ", ".join(sorted(disk.address for key, disk in wanted.items() if key not in offered)) or "none"
         there = ", ".join(sorted(str(url.key).rpartition("/")[2] for key, url in offered.items() if key not in wanted))

@@ -115,6 +115,7 @@ def fleet(folder: Path) -> list[SimVm]:
         ),
         SimVm("mute01", [SimDisk(disk("mute01", 6 * MIB))], folder="trio", guest_id=guest, tools="not_running"),
         SimVm("empty01", [SimDisk(capacity=6 * MIB)], folder="trio", guest_id=guest),
+        SimVm("odd01", [SimDisk(disk("odd01", 7 * MIB + KIB))], folder="odd", guest_id=guest),
         SimVm("enc01", [SimDisk(disk("enc01", 4 * MIB), encrypted=True)], folder="odd", guest_id=guest, encrypted=True),
         SimVm("rdm01", [SimDisk(disk("rdm01", 4 * MIB), rdm="physical")], folder="odd", guest_id=guest),
         SimVm("twin", [SimDisk(disk("twin-1", 4 * MIB))], folder="left", guest_id=guest),
@@ -315,7 +316,7 @@ class Journey:
         self.options = TransferOptions()
         self.retask: Callable[[ServerTask], ServerTask] = lambda task: task
         """What the tasks after pre-flight get of it."""
-        self.stores: dict[str, CheckpointStore] = {}
+        self.stores: dict[tuple[str, str], CheckpointStore] = {}
         self.before: dict[str, Callable[[], object]] = {}
         """Phase → what happens in the world just before its first try."""
         self.progress: Callable[[Any], None] = lambda progress: None
@@ -338,7 +339,7 @@ class Journey:
     def context(self, server: str, phase: str) -> RunContext:
         return RunContext(
             run_key(self.run_ref.dag_id, self.run_ref.dag_run_id, server),
-            checkpoints=self.stores.setdefault(phase, MemoryCheckpoints()),
+            checkpoints=self.stores.setdefault((server, phase), MemoryCheckpoints()),
             progress=self.progress,
             cancel=self.cancel,
         )
@@ -500,6 +501,10 @@ class Journey:
                 ec2.deregister(row.image_id, delete_snapshots=True)
             for disk in (row.export_result or {}).get("disks", ()) if row.image_id else ():
                 self.stage.aws.client("s3").delete_object(Bucket=disk["bucket"], Key=disk["manifest_key"])
+
+    def discard_image(self, image_id: str) -> None:
+        """What a person does with an image that was never proven."""
+        Ec2(self.access).deregister(image_id, delete_snapshots=True)
 
     def close(self) -> None:
         self.ledger.close()

@@ -26,6 +26,8 @@ from wavelift.base.run import RunContext
 IMPORT_KEY: Final = "import"
 MAX_RESUBMITS: Final = 3
 """How often an import that somebody cancelled under us is submitted again."""
+MAX_UNSEEN: Final = 10
+"""Looks that find AWS not knowing the task before it counts as gone: a young task is not seen at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class ImportJob:
         self.task_id: str = stored.get("task_id", "")
         self._attempt: int = stored.get("attempt", 0)
         self._cancelled: int = stored.get("cancelled", 0)
+        self._unseen: int = stored.get("unseen", 0)
 
     def look(self) -> ImportStatus | None:
         """The task that runs or is completed; None when one must be submitted.
@@ -71,9 +74,12 @@ class ImportJob:
         status = self._imports.describe([self.task_id]).get(self.task_id)
         if status is not None and (not status.finished or status.state is ImportState.COMPLETED):
             return status
-        cancelled = status is not None and explain_import_failure(status.message).code == "cancelled"
+        if status is None:
+            self._submit_again()
+            return None
+        cancelled = explain_import_failure(status.message).code == "cancelled"
         self._forget(cancelled=cancelled)
-        if status is not None and not cancelled:
+        if not cancelled:
             raise status.failure(server=self._server)
         if self._cancelled > MAX_RESUBMITS:
             raise WaveliftError(
@@ -109,16 +115,34 @@ class ImportJob:
         self.task_id = task_id
         self._store()
 
+    def _submit_again(self) -> None:
+        """AWS does not know the task: too young to be seen, or forgotten. The same client token tells: AWS answers it
+        with the task that it started for it, and only if there is none with a new one (invariant 5).
+        """
+        self._unseen += 1
+        if self._unseen > MAX_UNSEEN:
+            self._forget(cancelled=False)
+            return
+        self.task_id = ""
+        self._store()
+
     def _forget(self, *, cancelled: bool) -> None:
         """The remote end is final and bad: the next submission needs a new client token."""
         self.task_id = ""
         self._attempt += 1
+        self._unseen = 0
         self._cancelled = self._cancelled + 1 if cancelled else 0
         self._store()
 
     def _store(self) -> None:
         self._ctx.checkpoints.set(
-            IMPORT_KEY, {"task_id": self.task_id, "attempt": self._attempt, "cancelled": self._cancelled}
+            IMPORT_KEY,
+            {
+                "task_id": self.task_id,
+                "attempt": self._attempt,
+                "cancelled": self._cancelled,
+                "unseen": self._unseen,
+            },
         )
 
 

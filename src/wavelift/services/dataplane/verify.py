@@ -8,7 +8,7 @@ from contextlib import closing
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import ExportResult, StoredDisk, VerifyResult
-from wavelift.base.errors import ProofError, located
+from wavelift.base.errors import CorruptStreamError, ProofError, located
 from wavelift.base.run import RunContext
 from wavelift.base.units import BLOCK
 from wavelift.services.dataplane.messages import ServerTask
@@ -35,7 +35,10 @@ def verify_server(
             manifest = load_manifest(staging.s3, task.name, disk)
             if level == "off":
                 continue
-            found = _verify_disk(staging, task, disk, manifest, ctx, level=level, workers=workers)
+            try:
+                found = _verify_disk(staging, task, disk, manifest, ctx, level=level, workers=workers)
+            except CorruptStreamError as error:
+                raise _broken(task.name, disk, error) from error
             if not found.ok:
                 raise _mismatch(task.name, disk, found)
             verified += disk.capacity if level == "full" else min(disk.capacity, found.blocks_checked * BLOCK)
@@ -86,6 +89,18 @@ def _verify_disk(
 
     image = VmdkFile(pread, disk.object_bytes)
     return verify_sample(image.read_block, manifest, indices, cancel=ctx.cancel)
+
+
+def _broken(server: str, disk: StoredDisk, error: CorruptStreamError) -> ProofError:
+    """The object is not even the file that was stored."""
+    return ProofError(
+        f"What S3 holds can't be read as the disk that was stored: {error.what}",
+        server=server,
+        disk=disk_label_of(disk),
+        offset=error.where.get("offset"),
+        object=disk.object_key,
+        next_step=NEXT_STEP,
+    )
 
 
 def _mismatch(server: str, disk: StoredDisk, found: Verification) -> ProofError:

@@ -27,6 +27,15 @@ class Settings:
     """Conversions that run at the same time; the others stay in ``converting``."""
     change_boot_disk: bool = True
     """As the real one does: the boot disk of an imported machine is not what was uploaded."""
+    change_data_disks: bool = False
+    """As the real one must not do."""
+    unseen_seconds: float = 0.0
+    """Eventual consistency: new import tasks, images, snapshots and instances are there, but EC2 says for so long that
+    they are not: describe calls leave them out or fail by id, RunInstances and CreateTags say NotFound."""
+    shuffled: bool = True
+    """Lists without a promised order come in another one than they were made in: an import's SnapshotDetails."""
+    thin_pages: bool = False
+    """EBS direct's lists begin with an empty page, and the others hold less than was asked for."""
     instance_pending_seconds: float = 0.3
     snapshot_seconds: float = 0.0
     """From CompleteSnapshot to state ``completed``."""

@@ -40,6 +40,8 @@ class World:
         self.verifier = Verifier(self.credentials, self.clock)
         self.launches: dict[str, tuple[str, Any]] = {}
         self.starting: list[tuple[float, Any]] = []
+        self.unseen: dict[str, float] = {}
+        """Id of what EC2 does not show yet → when it will."""
         self.evidence = Evidence(state / "evidence")
         self.moto = MotoApp(self)
         self.s3 = S3Store(state / "s3", self.clock)
@@ -66,6 +68,7 @@ class World:
         self.counters.clear()
         self.launches.clear()
         self.starting.clear()
+        self.unseen.clear()
         self.moto.reset()
         self.s3.reset()
         self.ebs.reset()

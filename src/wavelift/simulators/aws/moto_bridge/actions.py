@@ -159,6 +159,7 @@ class Ec2Actions:
     def _dress(self, instance: Any, image: Any) -> None:
         """What moto's instances do not say, and their first state."""
         instance._state.name, instance._state.code = PENDING
+        self.world.moto.hide(instance.id)
         self.world.starting.append((self.world.clock.now() + self.world.settings.instance_pending_seconds, instance))
         boot_mode = getattr(image, "boot_mode", None)
         instance.boot_mode = boot_mode

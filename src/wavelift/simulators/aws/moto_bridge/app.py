@@ -8,7 +8,8 @@ import sys
 import threading
 import traceback
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -86,7 +87,8 @@ class MotoApp:
         with self.lock:
             self._start_instances()
             try:
-                status, headers, body = self._call(request)
+                with self._consistent_in_time(request):
+                    status, headers, body = self._call(request)
             except NotImplementedError:
                 raise self._unknown(request) from None
             except AwsError:
@@ -114,6 +116,31 @@ class MotoApp:
             close()
         kept = {name: value for name, value in answer["headers"].items() if name.lower() not in OURS}
         return answer["status"], kept, body
+
+    @contextmanager
+    def _consistent_in_time(self, request: Request) -> Iterator[None]:
+        """Keep from these calls what is too young to be seen; whatever is told its own id to end it, ends it."""
+        now = self._world.clock.now()
+        young = {name for name, due in self._world.unseen.items() if due > now}
+        sees = request.operation.startswith("Describe") or request.operation in {"RunInstances", "CreateTags"}
+        if request.service != "ec2" or not young or not sees:
+            yield
+            return
+        shelves = (self.ec2.amis, self.ec2.snapshots, self.ec2.reservations)
+        kept = [{name: item for name, item in shelf.items() if _names(name, item) & young} for shelf in shelves]
+        for shelf, hidden in zip(shelves, kept, strict=True):
+            for name in hidden:
+                del shelf[name]
+        try:
+            yield
+        finally:
+            for shelf, hidden in zip(shelves, kept, strict=True):
+                shelf.update(hidden)
+
+    def hide(self, name: str) -> None:
+        """A new thing: seen only after a while, where that is asked for."""
+        if seconds := self._world.settings.unseen_seconds:
+            self._world.unseen[name] = self._world.clock.now() + seconds
 
     def _start_instances(self) -> None:
         """Instances whose time has come are running."""
@@ -167,7 +194,14 @@ class MotoApp:
         with self.lock:
             image = SimAmi(self.ec2, image_id, values=values, mappings=mappings, **platform(task.request, windows))
             self.ec2.amis[image_id] = image
+            for name in (image_id, *(item["Ebs"]["SnapshotId"] for item in mappings)):
+                self.hide(name)
         return image_id
+
+
+def _names(name: str, item: Any) -> set[str]:
+    """The ids by which a resource of moto's is known: reservations hold instances."""
+    return {name, *(instance.id for instance in getattr(item, "instances", ()))}
 
 
 def _environ(request: Request) -> dict[str, Any]:

@@ -26,6 +26,8 @@ ALLOWED: Final = {
     "Architecture": {"i386", "x86_64"},
     "Platform": {"Windows", "Linux"},
 }
+PAGE: Final = 5
+"""Tasks in one answer; how many AWS gives is not documented, so a client has to follow the token."""
 FILTERS: Final = frozenset({"task-state"})
 
 
@@ -96,22 +98,28 @@ class ImportActions:
     def describe_import_image_tasks(self) -> ActionResult:
         request = plain(self.params)
         self.error_on_dryrun()
+        seen = self.world.clock.now() - self.world.settings.unseen_seconds
         if ids := request.get("ImportTaskIds") or []:
-            return ActionResult({"ImportImageTasks": [self._describe(self.world.imports.find(item)) for item in ids]})
-        tasks = self.world.imports.all()
+            tasks = [self.world.imports.find(item, started_by=seen) for item in ids]
+            return ActionResult({"ImportImageTasks": [self._describe(task) for task in tasks]})
+        tasks = [task for task in self.world.imports.all() if task.started <= seen]
         for item in request.get("Filters") or []:
             if item.get("Name") not in FILTERS:
                 raise AwsError("InvalidParameterValue", f"The filter '{item.get('Name')}' is invalid", 400)
             tasks = [task for task in tasks if task.status in (item.get("Values") or [])]
         start = _offset(request.get("NextToken") or "")
-        size = int(request.get("MaxResults") or len(tasks) or 1)
+        size = int(request.get("MaxResults") or PAGE)
         answer: dict[str, Any] = {"ImportImageTasks": [self._describe(task) for task in tasks[start : start + size]]}
         if start + size < len(tasks):
             answer["NextToken"] = base64.b64encode(str(start + size).encode()).decode()
         return ActionResult(answer)
 
     def _describe(self, task: ImportTask) -> dict[str, Any]:
-        return _described(task, other_words=self.world.settings.other_words)
+        settings = self.world.settings
+        answer = _described(task, other_words=settings.other_words)
+        if settings.shuffled:
+            answer["SnapshotDetails"].reverse()
+        return answer
 
     def cancel_import_task(self) -> ActionResult:
         task_id = self._get_param("ImportTaskId") or ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -129,10 +130,11 @@ class ImportTasks:
         with self._lock:
             return list(self._tasks.values())
 
-    def find(self, task_id: str) -> ImportTask:
+    def find(self, task_id: str, *, started_by: float = math.inf) -> ImportTask:
+        """Raises AwsError for a task that is not there, or not old enough to be seen."""
         with self._lock:
             task = self._tasks.get(task_id)
-        if task is None:
+        if task is None or task.started > started_by:
             raise AwsError(UNKNOWN_TASK_CODE, f"The import task ID '{task_id}' does not exist", 400)
         return task
 
@@ -240,7 +242,7 @@ class ImportTasks:
             kms_key=str(task.request.get("KmsKeyId") or ""),
             origin=task.id,
         )
-        if number == 0 and self._settings.change_boot_disk:
+        if self._settings.change_data_disks if number else self._settings.change_boot_disk:
             disk.changes = list(change_blocks(disk.snapshot, seed=task.id, size=disk.virtual_size))
 
     def _base(self, task: ImportTask, number: int, disk: Disk) -> Snapshot:

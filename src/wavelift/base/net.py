@@ -76,24 +76,27 @@ class Certificate:
 
     @classmethod
     def parse(cls, der: bytes) -> Certificate:
+        """:raises ValueError: the library can't read it; appliances present certificates that break the rules."""
         from cryptography import x509  # dear to import, and needed only to explain
 
-        certificate = x509.load_der_x509_certificate(der)
-        names: tuple[str, ...] = ()
         try:
-            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            names = tuple(str(name.value) for name in found)
-        except x509.ExtensionNotFound:
-            names = ()
-        return cls(
-            subject=certificate.subject.rfc4514_string(),
-            issuer=certificate.issuer.rfc4514_string(),
-            names=names,
-            not_before=certificate.not_valid_before_utc,
-            not_after=certificate.not_valid_after_utc,
-            sha256=_colons(hashlib.sha256(der).hexdigest()),
-            sha1=_colons(hashlib.sha1(der, usedforsecurity=False).hexdigest()),
-        )
+            certificate = x509.load_der_x509_certificate(der)
+            return cls(
+                subject=certificate.subject.rfc4514_string(),
+                issuer=certificate.issuer.rfc4514_string(),
+                names=tuple(
+                    str(name.value)
+                    for extension in certificate.extensions
+                    if isinstance(extension.value, x509.SubjectAlternativeName)
+                    for name in extension.value
+                ),
+                not_before=certificate.not_valid_before_utc,
+                not_after=certificate.not_valid_after_utc,
+                sha256=_colons(hashlib.sha256(der).hexdigest()),
+                sha1=_colons(hashlib.sha1(der, usedforsecurity=False).hexdigest()),
+            )
+        except (x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType) as error:
+            raise ValueError(str(error)) from error
 
     def __str__(self) -> str:
         names = f", for {', '.join(self.names)}" if self.names else ""
@@ -229,14 +232,22 @@ def pin(
     der = fetch_certificate(host, port, timeout=timeout, proxy=proxy)
     if any(thumbprint_matches(der, known) for known in thumbprints):
         return pinned_context(der)
-    certificate = Certificate.parse(der)
+    sha1 = _colons(hashlib.sha1(der, usedforsecurity=False).hexdigest())
     raise TlsError(
-        f"the certificate of {host}:{port} is not the pinned one: {certificate}, SHA-1 {certificate.sha1}",
+        f"the certificate of {host}:{port} is not the pinned one: {_told(der)}, SHA-1 {sha1}",
         next_step=f"Someone may be in between. If the certificate was renewed, change {override}",
         host=f"{host}:{port}",
         fault="pin",
         pinned=", ".join(thumbprints),
     )
+
+
+def _told(der: bytes) -> str:
+    """A certificate in words, also one that can't be read."""
+    try:
+        return str(Certificate.parse(der))
+    except ValueError as error:
+        return f"unreadable ({error}), SHA-256 {_colons(hashlib.sha256(der).hexdigest())}"
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from wavelift.base.errors import CorruptStreamError
+from wavelift.base.errors import CorruptStreamError, WaveliftError
 from wavelift.base.units import BLOCK
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.protocols import Extent
@@ -17,9 +17,9 @@ from wavelift.transfer.protocols import Extent
 class FileReader:
     """A raw image; holes of the file system are not read."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, _fd: int | None = None) -> None:
         self._path = Path(path)
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC) if _fd is None else _fd
         self._size = os.lseek(self._fd, 0, os.SEEK_END)
 
     @property
@@ -41,10 +41,17 @@ class FileReader:
             position = end
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """:raises CorruptStreamError: when the file became shorter meanwhile."""
+        """:raises CorruptStreamError: when the file became shorter meanwhile. :raises WaveliftError: a medium error."""
         done = 0
         while done < len(buffer):
-            count = os.preadv(self._fd, [buffer[done:]], offset + done)
+            try:
+                count = os.preadv(self._fd, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise WaveliftError(
+                    f"{self._path.name} could not be read: {error.strerror}",
+                    next_step="Look at the worker's disk or mount, then try again",
+                    offset=offset + done,
+                ) from error
             if not count:
                 raise CorruptStreamError(
                     f"{self._path.name} became shorter while it was read",
@@ -54,7 +61,8 @@ class FileReader:
             done += count
 
     def clone(self) -> FileReader:
-        return FileReader(self._path)
+        """Of the very same file, whatever its path has come to mean since: two files must never mix."""
+        return FileReader(self._path, _fd=os.dup(self._fd))
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavelift.base.errors import CorruptStreamError
+from wavelift.base.errors import CorruptStreamError, WaveliftError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, MIB
 from wavelift.transfer.extents import as_stream, block_ranges
@@ -109,6 +110,34 @@ def test_a_file_that_shrinks_is_an_error_with_its_offset(tmp_path: Path) -> None
     with pytest.raises(CorruptStreamError, match="shorter") as caught:
         reader.read_into(900, memoryview(bytearray(200)))
     assert caught.value.where["offset"] == 1000
+    reader.close()
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_not_mixed(tmp_path: Path) -> None:
+    path, other = tmp_path / "disk", tmp_path / "other"
+    path.write_bytes(b"a" * 1000)
+    other.write_bytes(b"b" * 1000)
+    reader = FileReader(path)
+    other.replace(path)
+    clone = reader.clone()
+    reader.close()
+    buffer = bytearray(1000)
+    clone.read_into(0, memoryview(buffer))
+    clone.close()
+    assert buffer == b"a" * 1000
+
+
+def test_inv_13_a_medium_error_names_file_and_offset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = tmp_path / "disk"
+    path.write_bytes(b"a" * 1000)
+    reader = FileReader(path)
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(WaveliftError, match="disk could not be read: Input/output error") as caught:
+        reader.read_into(512, memoryview(bytearray(100)))
+    assert caught.value.where["offset"] == 512
     reader.close()
 
 

@@ -7,11 +7,13 @@ import ssl
 
 import pytest
 
-from wavelift.base.errors import NotFoundError, SpecError
+from wavelift.base import net
+from wavelift.base.errors import NotFoundError, SpecError, TlsError
 from wavelift.base.net import (
     Proxy,
     candidates,
     parse_thumbprint,
+    pin,
     pinned_context,
     qualify,
     thumbprint_matches,
@@ -86,6 +88,15 @@ def test_verification_is_on_and_not_stricter_than_vmwares_own_authority() -> Non
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
     assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+
+
+def test_inv_13_a_presented_certificate_that_cannot_be_read_is_refused_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(net, "fetch_certificate", lambda host, port, **_: DER)
+    with pytest.raises(TlsError, match="not the pinned one: unreadable") as told:
+        pin("esxi01", 443, ["AA" * 20], timeout=1, override="esxi_mode")
+    assert hashlib.sha256(DER).hexdigest()[:2].upper() in told.value.what
 
 
 def test_a_pin_does_not_fall_back_to_trusting_anybody() -> None:

@@ -124,7 +124,8 @@ class Conveyor(Generic[_Result]):
                 interrupt()
         finally:
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:  # the machine may be out of threads
+                    thread.join()
             pool.shutdown(wait=True, cancel_futures=True)
         if self._error is not None:
             raise self._error

@@ -176,6 +176,25 @@ def test_an_error_that_is_not_ours_comes_through_as_it_is(box: Any) -> None:
         run(source, box.Writer(source.size))
 
 
+@pytest.mark.parametrize("which", ["-read", "-drain"])
+def test_a_thread_that_cannot_start_is_told_and_leaves_none_behind(
+    box: Any, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.endswith(which):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    source = stream(200)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        run(source, box.Writer(source.size))
+    assert set(threading.enumerate()) == before
+
+
 def test_a_fence_raised_by_progress_stops_the_copy(box: Any) -> None:
     source = stream(200)
     source.before = lambda number: time.sleep(0.02)

@@ -146,6 +146,26 @@ def test_amp_06_what_we_may_not_see_is_unknown_not_wrong(
     assert (facts.ebs_encrypted_by_default is None) is (service == "ec2")
 
 
+@pytest.mark.parametrize(("refusals", "owned"), [(1, False), (2, None)])
+def test_amp_06_a_bucket_we_may_not_look_into_is_not_called_a_stranger_s(
+    aws: AwsSimulator, checks: AccountChecks, account: Bootstrap, refusals: int, owned: bool | None
+) -> None:
+    """S3 refuses both with the same 403: a call that names another owner, and one without s3:ListBucket."""
+    aws.rule(service="s3", operation="HeadBucket", code="AccessDenied", status=403, count=refusals)
+    assert checks.bucket(account.bucket, account="111122223333").owned is owned
+
+
+def test_amp_06_instance_types_that_we_may_not_see_are_unknown_too(
+    aws: AwsSimulator, checks: AccountChecks, account: Bootstrap
+) -> None:
+    aws.rule(service="ec2", operation="DescribeInstanceTypeOfferings", code="UnauthorizedOperation", status=403)
+    facts = checks.account(
+        role=account.role, bucket=account.bucket, vpc=account.vpc_id, instance_types=["t3.medium", "no.such"]
+    )
+    assert facts.instance_types == {}
+    assert "ec2:DescribeInstanceTypeOfferings" in facts.network.unknown
+
+
 def test_amp_06_refused_credentials_are_an_error(aws: AwsSimulator, connect: Callable[..., AwsAccess]) -> None:
     session = aws.session(aws_access_key_id="AKIANOBODY0000000000", aws_secret_access_key="x")
     with pytest.raises(LoginError):

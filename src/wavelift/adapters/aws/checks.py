@@ -6,7 +6,7 @@ Facts, not verdicts. What the caller may not look at is ``unknown`` with the rea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
@@ -79,6 +79,7 @@ class NetworkFacts:
     """What exists of the asked-for network; an id that is missing here does not exist.
 
     :ivar security_groups: group id to its VPC.
+    :ivar unknown: why not all of it, or not the instance types beside it, could be looked at.
     """
 
     vpcs: frozenset[str] = frozenset()
@@ -134,13 +135,19 @@ class AccountChecks:
         """
         account = self.account_id()
         key = self.key(kms_key) if kms_key else None
+        network = self.network(vpcs=[vpc] if vpc else [], subnets=subnets, security_groups=security_groups)
+        types: dict[str, InstanceTypeFacts] = {}
+        try:
+            types = self.instance_types(instance_types)
+        except MissingPrivilegeError as error:
+            network = replace(network, unknown=network.unknown or str(error))
         return AccountFacts(
             account=account,
             role=self.role(role, bucket=bucket, prefix=prefix, kms_key_arn=key.arn if key else ""),
             bucket=self.bucket(bucket, account=account),
             key=key,
-            network=self.network(vpcs=[vpc] if vpc else [], subnets=subnets, security_groups=security_groups),
-            instance_types=self.instance_types(instance_types),
+            network=network,
+            instance_types=types,
             ebs_encrypted_by_default=self.ebs_encrypted_by_default(),
         )
 
@@ -203,11 +210,15 @@ class AccountChecks:
         except MissingPrivilegeError as error:
             return BucketFacts(name, unknown=str(error))
 
-    def _owned(self, name: str, account: str) -> bool:
-        """S3 refuses a call that names another owner than the bucket's."""
+    def _owned(self, name: str, account: str) -> bool | None:
+        """S3 refuses a call that names another owner than the bucket's, and one that may not look at all: then None."""
         try:
             self._read("s3", "the bucket", lambda s3: s3.head_bucket(Bucket=name, ExpectedBucketOwner=account))
         except MissingPrivilegeError:
+            try:
+                self._read("s3", "the bucket", lambda s3: s3.head_bucket(Bucket=name))
+            except MissingPrivilegeError:
+                return None
             return False
         return True
 

@@ -10,8 +10,8 @@ import pytest
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.checks import AccountChecks
-from wavelift.adapters.aws.policies import role_policy, trust_policy
 from wavelift.base.errors import LoginError
+from wavelift.rules.policies import Staging, role_policy, trust_policy
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
 
 pytestmark = pytest.mark.wire
@@ -86,7 +86,7 @@ def test_amp_06_what_is_missing_is_missing_not_an_error(checks: AccountChecks) -
 def test_amp_06_a_role_lacks_what_its_policy_lacks(
     checks: AccountChecks, account: Bootstrap, make_role: Callable[[dict[str, Any], dict[str, Any]], None]
 ) -> None:
-    policy = role_policy(account.bucket)
+    policy = role_policy(Staging(account.bucket))
     policy["Statement"].append({"Effect": "Deny", "Action": "s3:Get*", "Resource": f"arn:aws:s3:::{account.bucket}/*"})
     make_role(trust_policy(), policy)
     facts = checks.role(ROLE, bucket=account.bucket, kms_key_arn=account.kms_key_arn)
@@ -106,7 +106,7 @@ def test_amp_06_attached_policies_count(
     make_role(trust_policy(), nothing)
     assert len(checks.role(ROLE, bucket=account.bucket).missing_actions) >= 7
     iam = access.client("iam")
-    document = json.dumps(role_policy(account.bucket))
+    document = json.dumps(role_policy(Staging(account.bucket)))
     arn = iam.create_policy(PolicyName="vmimport-attached", PolicyDocument=document)["Policy"]["Arn"]
     iam.attach_role_policy(RoleName=ROLE, PolicyArn=arn)
     try:
@@ -121,7 +121,7 @@ def test_amp_06_a_wrong_trust_is_said(
 ) -> None:
     trust = trust_policy()
     trust["Statement"][0]["Condition"] = {"StringEquals": {"sts:Externalid": "other"}}
-    make_role(trust, role_policy(account.bucket))
+    make_role(trust, role_policy(Staging(account.bucket)))
     assert "it is other" in checks.role(ROLE, bucket=account.bucket).trust_problem
 
 

@@ -1,7 +1,6 @@
-"""IAM documents: what the identities need (SMS-13), and what a role's policies allow.
+"""What a role's IAM documents allow: the evaluator under pre-flight.
 
-Three identities as the retired service had them: the *service role* that VM Import assumes, the *connector* that moves
-bytes, and the *caller* that runs the control plane. The unit tests hold the last two against the calls in this folder.
+The documents to make are printed from :mod:`wavelift.rules.policies`, and what is tested here follows from them.
 """
 
 from __future__ import annotations
@@ -10,178 +9,33 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-VMIE: Final = "vmie.amazonaws.com"
-EXTERNAL_ID: Final = "vmimport"
-"""docs.aws.amazon.com/vm-import/latest/userguide/required-permissions.html, as the two lists below."""
+from wavelift.rules.policies import EXTERNAL_ID, VMIE, Staging, role_policy
 
-ROLE_BUCKET_ACTIONS: Final = ("s3:GetBucketLocation", "s3:ListBucket")
-ROLE_OBJECT_ACTIONS: Final = ("s3:GetObject",)
-ROLE_EC2_ACTIONS: Final = ("ec2:ModifySnapshotAttribute", "ec2:CopySnapshot", "ec2:RegisterImage", "ec2:DescribeImages")
-ROLE_KMS_ACTIONS: Final = (
-    "kms:CreateGrant",
-    "kms:Decrypt",
-    "kms:DescribeKey",
-    "kms:Encrypt",
-    "kms:GenerateDataKeyWithoutPlaintext",
-    "kms:ReEncryptFrom",
-)
-
-_ROLE_KMS_GRANT: Final = (
-    "kms:CreateGrant",
-    "kms:Decrypt",
-    "kms:DescribeKey",
-    "kms:Encrypt",
-    "kms:GenerateDataKey*",
-    "kms:ReEncrypt*",
-)
-"""As the page prints it; :data:`ROLE_KMS_ACTIONS` are single actions of it, to test a policy with."""
-
-CONNECTOR_BUCKET_ACTIONS: Final = (
-    "s3:GetBucketLocation",
-    "s3:GetEncryptionConfiguration",
-    "s3:ListBucket",
-    "s3:ListBucketMultipartUploads",
-)
-CONNECTOR_OBJECT_ACTIONS: Final = (
-    "s3:AbortMultipartUpload",
-    "s3:DeleteObject",
-    "s3:GetObject",
-    "s3:ListMultipartUploadParts",
-    "s3:PutObject",
-    "s3:PutObjectTagging",
-)
-CONNECTOR_ANY_ACTIONS: Final = (
-    "ec2:DescribeInstanceTypeOfferings",
-    "ec2:DescribeInstanceTypes",
-    "ec2:DescribeSecurityGroups",
-    "ec2:DescribeSubnets",
-    "ec2:DescribeVpcs",
-    "ec2:GetEbsEncryptionByDefault",
-    "iam:GetPolicy",
-    "iam:GetPolicyVersion",
-    "iam:GetRole",
-    "iam:GetRolePolicy",
-    "iam:ListAttachedRolePolicies",
-    "iam:ListRolePolicies",
-    "sts:GetCallerIdentity",
-)
-"""The connector's pre-flight checks read these; it changes nothing but its objects."""
-
-CALLER_ANY_ACTIONS: Final = (
-    *CONNECTOR_ANY_ACTIONS,
-    "ebs:GetSnapshotBlock",
-    "ebs:ListSnapshotBlocks",
-    "ec2:CancelImportTask",
-    "ec2:CreateTags",
-    "ec2:DeleteSnapshot",
-    "ec2:DeregisterImage",
-    "ec2:DescribeImages",
-    "ec2:DescribeImportImageTasks",
-    "ec2:DescribeInstances",
-    "ec2:DescribeSnapshots",
-    "ec2:ImportImage",
-    "ec2:RunInstances",
-    "ec2:TerminateInstances",
-)
-KEY_ACTIONS: Final = ("kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey")
-"""To write and read objects under a key of one's own."""
-CALLER_KEY_ACTIONS: Final = (*KEY_ACTIONS, "kms:CreateGrant", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncrypt*")
-"""Also to start instances from images under it."""
+_ONE_OF: Final = {
+    "ec2:Describe*": "ec2:DescribeImages",
+    "kms:GenerateDataKey*": "kms:GenerateDataKeyWithoutPlaintext",
+    "kms:ReEncrypt*": "kms:ReEncryptFrom",
+}
+"""A single action to ask about where the documents name many."""
 
 Document = Mapping[str, Any]
-
-
-def trust_policy() -> dict[str, Any]:
-    """Who may assume the service role: VM Import, and only in the name of an import."""
-    return _document(
-        {
-            "Effect": "Allow",
-            "Principal": {"Service": VMIE},
-            "Action": "sts:AssumeRole",
-            "Condition": {"StringEquals": {"sts:Externalid": EXTERNAL_ID}},
-        }
-    )
-
-
-def role_policy(bucket: str, *, prefix: str = "", kms_key_arn: str = "", partition: str = "aws") -> dict[str, Any]:
-    """What the service role needs for imports from ``bucket``."""
-    return _document(
-        _allow(ROLE_BUCKET_ACTIONS, _bucket_arn(bucket, partition)),
-        _allow(ROLE_OBJECT_ACTIONS, _objects_arn(bucket, prefix, partition)),
-        _allow(("ec2:ModifySnapshotAttribute", "ec2:CopySnapshot", "ec2:RegisterImage", "ec2:Describe*"), "*"),
-        *([_allow(_ROLE_KMS_GRANT, kms_key_arn)] if kms_key_arn else []),
-    )
-
-
-def connector_policy(bucket: str, *, prefix: str = "", kms_key_arn: str = "", partition: str = "aws") -> dict[str, Any]:
-    """What the worker beside the vCenter needs: the staging bucket, and to read for pre-flight."""
-    return _document(
-        *_staging(bucket, prefix, partition),
-        _allow(CONNECTOR_ANY_ACTIONS, "*"),
-        *([_allow(KEY_ACTIONS, kms_key_arn)] if kms_key_arn else []),
-    )
-
-
-def caller_policy(
-    bucket: str,
-    *,
-    role_arn: str,
-    prefix: str = "",
-    kms_key_arn: str = "",
-    profile_role_arn: str = "",
-    partition: str = "aws",
-) -> dict[str, Any]:
-    """What the control plane needs: import, launch, tag, take away; and to hand the service role on.
-
-    :param profile_role_arn: role of the instance profile that launched instances get, if any.
-    """
-    return _document(
-        *_staging(bucket, prefix, partition),
-        _allow(CALLER_ANY_ACTIONS, "*"),
-        _allow(("iam:PassRole",), *filter(None, (role_arn, profile_role_arn))),
-        *([_allow(CALLER_KEY_ACTIONS, kms_key_arn)] if kms_key_arn else []),
-    )
-
-
-def _staging(bucket: str, prefix: str, partition: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    return (
-        _allow(CONNECTOR_BUCKET_ACTIONS, _bucket_arn(bucket, partition)),
-        _allow(CONNECTOR_OBJECT_ACTIONS, _objects_arn(bucket, prefix, partition)),
-    )
-
-
-def _document(*statements: dict[str, Any]) -> dict[str, Any]:
-    return {"Version": "2012-10-17", "Statement": list(statements)}
-
-
-def _allow(actions: Sequence[str], *resources: str) -> dict[str, Any]:
-    return {
-        "Effect": "Allow",
-        "Action": list(actions),
-        "Resource": resources[0] if len(resources) == 1 else list(resources),
-    }
-
-
-def _bucket_arn(bucket: str, partition: str) -> str:
-    return f"arn:{partition}:s3:::{bucket}"
-
-
-def _objects_arn(bucket: str, prefix: str, partition: str) -> str:
-    folder = prefix.strip("/")
-    return f"{_bucket_arn(bucket, partition)}/{folder + '/' if folder else ''}*"
 
 
 def role_needs(
     bucket: str, *, prefix: str = "", kms_key_arn: str = "", partition: str = "aws"
 ) -> list[tuple[str, str]]:
     """(action, resource) pairs that the service role must be allowed."""
-    objects = _objects_arn(bucket, prefix, partition).removesuffix("*") + "disk-0.vmdk"
+    document = role_policy(Staging(bucket, prefix, kms_key_arn, partition))
     return [
-        *((action, _bucket_arn(bucket, partition)) for action in ROLE_BUCKET_ACTIONS),
-        *((action, objects) for action in ROLE_OBJECT_ACTIONS),
-        *((action, "*") for action in ROLE_EC2_ACTIONS),
-        *((action, kms_key_arn) for action in ROLE_KMS_ACTIONS if kms_key_arn),
+        (_ONE_OF.get(action, action), _one_object(statement["Resource"]))
+        for statement in document["Statement"]
+        for action in statement["Action"]
     ]
+
+
+def _one_object(resource: str) -> str:
+    """Of a folder's objects, one; all else as it is."""
+    return f"{resource.removesuffix('*')}disk-0.vmdk" if resource.endswith("/*") else resource
 
 
 def missing_actions(documents: Iterable[Document], needs: Iterable[tuple[str, str]]) -> tuple[str, ...]:

@@ -170,15 +170,3 @@ def required_privileges(features: Iterable[Feature] = ("migrate", "sms")) -> dic
     for privilege in vsphere_role(features):
         required[privilege.where].append(privilege.id)
     return {where: tuple(dict.fromkeys(ids)) for where, ids in required.items()}
-
-
-def missing_privileges(
-    held: Mapping[Where, Iterable[str]], features: Iterable[Feature]
-) -> dict[Where, tuple[str, ...]]:
-    """What ``held`` lacks for ``features``; kinds of objects that lack nothing are left out."""
-    have = {where: set(ids) for where, ids in held.items()}
-    lacking = {
-        where: tuple(name for name in ids if name not in have.get(where, set()))
-        for where, ids in required_privileges(features).items()
-    }
-    return {where: names for where, names in lacking.items() if names}

@@ -14,13 +14,11 @@ from botocore.session import Session
 from pyVmomi import vim
 
 import wavelift
-from wavelift.adapters.vsphere.privileges import REQUIRED
 from wavelift.rules.calls import AWS_CALLS, FREE, VSPHERE_CALLS
 from wavelift.rules.policies import (
     Staging,
     actions_of,
     identity_policy,
-    missing_privileges,
     printable,
     required_privileges,
     role_policy,
@@ -186,15 +184,15 @@ def test_sms_12_the_five_of_sms_and_ours() -> None:
     assert not FREE & set(role)
 
 
-def test_sms_12_the_adapter_asks_for_the_same() -> None:
-    ours = required_privileges(["migrate", "sms"])
-    assert {where: set(names) - FREE for where, names in REQUIRED.items()} == {
-        where: set(names) - FREE for where, names in ours.items()
+def test_sms_12_pre_flight_asks_for_the_role_and_the_right_to_look() -> None:
+    required = required_privileges(["migrate", "sms"])
+    assert {where: set(names) - FREE for where, names in required.items()} == {
+        "vm": {privilege.id for privilege in vsphere_role(["migrate"])},
+        "datastore": {"Datastore.Browse", "Datastore.FileManagement"},
+        "root": set(),
     }
-
-
-def test_missing_privileges() -> None:
-    held = {**required_privileges(["migrate"]), "datastore": ("System.Read", "Datastore.Browse")}
-    assert missing_privileges(held, ["migrate"]) == {}
-    assert missing_privileges(held, ["migrate", "sms"]) == {"datastore": ("Datastore.FileManagement",)}
-    assert missing_privileges({}, ["migrate"])["root"] == ("System.View",)
+    assert {where: names[0] for where, names in required.items()} == {
+        "vm": "System.Read",
+        "datastore": "System.Read",
+        "root": "System.View",
+    }

@@ -13,23 +13,12 @@ from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.properties import collect
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.errors import MissingPrivilegeError, NotFoundError
-from wavelift.rules.calls import VSPHERE_CALLS, Where
+from wavelift.rules.calls import Where
+from wavelift.rules.policies import required_privileges
 
 Scope = Where
 
-_FEATURES: Final = ("migrate", "sms")
-
-
-def required(features: Sequence[str] = _FEATURES) -> dict[Scope, tuple[str, ...]]:
-    """Scope → privileges for these features of :data:`~wavelift.rules.calls.VSPHERE_CALLS`."""
-    needed: dict[Scope, dict[str, None]] = {"vm": {}, "datastore": {}, "root": {}}
-    for call in VSPHERE_CALLS:
-        if call.feature in features and call.privilege:
-            needed[call.where][call.privilege] = None
-    return {scope: tuple(names) for scope, names in needed.items()}
-
-
-REQUIRED: Final[Mapping[Scope, tuple[str, ...]]] = required()
+REQUIRED: Final[Mapping[Scope, tuple[str, ...]]] = required_privileges()
 """For taking a VM's disks. ``root`` stands for vCenter itself."""
 
 

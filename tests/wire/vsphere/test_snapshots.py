@@ -10,7 +10,7 @@ from pyVmomi import vim
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.faults import QuiesceError
 from wavelift.adapters.vsphere.inventory import list_summaries
-from wavelift.adapters.vsphere.properties import WaitTimeout
+from wavelift.adapters.vsphere.properties import Values, WaitTimeout, watch
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.adapters.vsphere.snapshots import (
     ensure_snapshot,
@@ -361,4 +361,26 @@ def test_the_session_may_end_while_a_task_is_awaited(
         timer.join()
     assert session.generation == 2
     assert ref.name == NAME
+    assert remove(session) == 1
+
+
+def test_another_thread_may_sign_in_again_while_a_task_is_awaited(
+    sim: VCenterSimulator, session: VsphereSession, config_of: Configure
+) -> None:
+    """The waiter's collector goes with the old login: the task is not gone, and nothing permanent happened."""
+    sim.rule(kind="task", method="CreateSnapshot_Task", delay=2.0, times=1)
+    target = session.managed(vim.VirtualMachine, vm_of(session, "web01"))
+    task = target.CreateSnapshot_Task(name=NAME, description="", memory=False, quiesce=False)
+    looked: list[str] = []
+
+    def until(values: Values) -> str | None:
+        looked.append(str(values["info.state"]))
+        if len(looked) == 1:
+            with connect(config_of(sim)) as admin:
+                admin.content.sessionManager.TerminateSession([session.session_key])
+            session.read(session.managed(vim.ServiceInstance, "ServiceInstance").CurrentTime)
+            assert session.generation == 2
+        return looked[-1] if looked[-1] in ("success", "error") else None
+
+    assert watch(session, task, ["info.state"], until, timeout=30, cancel=CancelFlag(), what="the task") == "success"
     assert remove(session) == 1

@@ -31,6 +31,9 @@ WAIT_S: Final = 2
 SLICE_S: Final = 300
 """A waiter makes a new collector this often: whatever became of the old one, nobody waits for ever."""
 
+LOST_PAUSE_S: Final = 0.5
+"""Before a waiter whose collector was lost makes another."""
+
 _Collector: Final = vmodl.query.PropertyCollector
 
 
@@ -185,6 +188,11 @@ def _watch_slice(
                     return answer
             if time.monotonic() >= end:
                 return None
+    except vmodl.fault.ManagedObjectNotFound as gone:
+        if moref(gone.obj) in ("", moref(target)):
+            raise
+        cancel.wait(LOST_PAUSE_S)  # another thread signed in anew, and our collector went with the old login
+        return None
     finally:
         _destroy(collector)
 

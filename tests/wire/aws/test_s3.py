@@ -167,6 +167,16 @@ def test_complete_after_a_lost_answer_is_done(aws: AwsSimulator, staging: S3Stag
     staging.delete("r/lost")
 
 
+def test_complete_may_answer_200_with_an_error_in_it(aws: AwsSimulator, staging: S3Staging, parts: list[bytes]) -> None:
+    """S3 sends the status before it has joined the parts; what becomes of it stands in the body."""
+    sink = staging.multipart("r/two-hundred", metadata={})
+    put_all(sink, parts)
+    aws.rule(service="s3", operation="CompleteMultipartUpload", status=200, code="InternalError", count=1)
+    sink.complete()
+    assert read_all(staging, "r/two-hundred") == b"".join(parts)
+    staging.delete("r/two-hundred")
+
+
 def test_inv_1_an_object_of_another_try_is_not_taken_for_ours(staging: S3Staging, parts: list[bytes]) -> None:
     sink = staging.multipart("r/other", metadata={})
     sink.put_part(1, parts[3], digest(parts[3]))

@@ -67,7 +67,9 @@ def test_conversion_gives_the_disks_bytes_outside_of_the_recorded_ranges(
     assert task["Status"] == "completed"
     assert task["Tags"] == tags[0]["Tags"]
     assert "Progress" not in task
-    snapshots = [detail["SnapshotId"] for detail in task["SnapshotDetails"]]
+    details = task["SnapshotDetails"]
+    assert [detail["UserBucket"]["S3Key"] for detail in details] == keys[::-1]  # no order is promised
+    snapshots = [detail["SnapshotId"] for detail in sorted(details, key=lambda one: str(one["DeviceName"]))]
     kept = sorted(
         (row for row in sim.evidence()["imports"] if row["task"] == task["ImportTaskId"]),
         key=lambda row: int(row["number"]),

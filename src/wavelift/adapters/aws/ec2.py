@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from botocore.exceptions import ClientError
 
@@ -16,6 +17,11 @@ from wavelift.base.errors import NotFoundError
 GONE_STATES: Final = frozenset({"terminated", "shutting-down"})
 BATCH: Final = 100
 """Ids in one describe, tag or terminate call."""
+SEEN_WAIT_S: Final = 60.0
+"""EC2 is consistent in the end: what was just made may be told not to exist for some seconds, rarely longer."""
+SEEN_POLL_S: Final = 1.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,9 @@ class Ec2:
         for one in of_image:
             if one.client_token == request.client_token and one.state not in GONE_STATES:
                 return one
+        return _in_the_end(lambda: self._run(request), worth=lambda error: self._is_young(request.image_id, error))
+
+    def _run(self, request: LaunchRequest) -> Instance:
         with aws_errors(
             "could not launch the instance",
             service="ec2",
@@ -152,6 +161,12 @@ class Ec2:
         ):
             answer = self._client.run_instances(**request.parameters())
         return _read_instance(answer["Instances"][0])
+
+    def _is_young(self, image_id: str, error: NotFoundError) -> bool:
+        """RunInstances knows no such image, DescribeImages does."""
+        said = error.__cause__
+        named = isinstance(said, ClientError) and error_code(said).startswith("InvalidAMIID.")
+        return named and image_id in self.images([image_id])
 
     def describe_instances(self, instance_ids: Iterable[str]) -> dict[str, Instance]:
         """Instances by id; unknown ids are left out (they are not asked for by id, so one can't fail the rest)."""
@@ -217,16 +232,21 @@ class Ec2:
                 self._client.create_tags(Resources=batch, Tags=to_aws(tags))
 
     def tag_image(self, image_id: str, tags: Mapping[str, str], *, snapshot_ids: Sequence[str] = ()) -> Image:
-        """Tag an image and its snapshots: ImportImage tags neither.
+        """Tag an image and its snapshots: ImportImage tags neither. Waits up to :data:`SEEN_WAIT_S` for a young image.
 
         :param snapshot_ids: the import's own list, for snapshots that the image does not name.
         :raises NotFoundError: there is no such image of ours.
         """
-        image = self.images([image_id]).get(image_id)
-        if image is None:
-            raise NotFoundError("there is no such image", next_step="Check region and account", image=image_id)
-        self.tag(list(dict.fromkeys((image_id, *image.snapshot_ids, *snapshot_ids))), tags)
+        image = _in_the_end(lambda: self._image(image_id))
+        resources = list(dict.fromkeys((image_id, *image.snapshot_ids, *snapshot_ids)))
+        _in_the_end(lambda: self.tag(resources, tags))
         return image
+
+    def _image(self, image_id: str) -> Image:
+        found = self.images([image_id]).get(image_id)
+        if found is None:
+            raise NotFoundError("there is no such image", next_step="Check region and account", image=image_id)
+        return found
 
     def deregister(self, image_id: str, *, delete_snapshots: bool) -> None:
         """Take an image away, and its snapshots where asked for; what is already gone is fine."""
@@ -264,6 +284,21 @@ class Ec2:
             images=tuple(self._images(**chosen)),
             snapshots=tuple(self._snapshots(**chosen)),
         )
+
+
+def _in_the_end(call: Callable[[], T], *, worth: Callable[[NotFoundError], bool] = lambda error: True) -> T:
+    """Call again while EC2 says that something does not exist which was just made.
+
+    :param worth: whether this answer may change. :raises NotFoundError: it did not in :data:`SEEN_WAIT_S`.
+    """
+    give_up = time.monotonic() + SEEN_WAIT_S
+    while True:
+        try:
+            return call()
+        except NotFoundError as error:
+            if time.monotonic() >= give_up or not worth(error):
+                raise
+        time.sleep(SEEN_POLL_S)
 
 
 def _batches(ids: Iterable[str]) -> Iterator[list[str]]:

@@ -140,7 +140,8 @@ class ImportStatus:
     :ivar status: AWS's word, for showing only.
     :ivar phase: what it is doing, for showing only: the words are AWS's and change.
     :ivar progress: percent, where AWS gives one.
-    :ivar snapshot_ids: the image's snapshots in the order of the disks; known once it is completed.
+    :ivar snapshot_ids: the image's snapshots by device name, known once it is completed. AWS's own list promises no
+        order, and ``snapshot_by_key`` is surer.
     :ivar message: AWS's words; after a failure the reason.
     :ivar snapshot_by_key: S3 key of a disk to the snapshot that it became, whatever the order of AWS's list.
     """
@@ -211,7 +212,9 @@ class VmImport:
             raise from_library_error(error, doing, service="ec2", **where) from error
 
     def describe(self, task_ids: Iterable[str]) -> dict[str, ImportStatus]:
-        """How tasks stand, in one call per hundred; ids that AWS does not know are left out."""
+        """How tasks stand, in one call per hundred; ids that AWS does not know are left out: long ended ones, and for
+        a moment also those just submitted.
+        """
         wanted = list(dict.fromkeys(task_ids))
         found: dict[str, ImportStatus] = {}
         for start in range(0, len(wanted), DESCRIBE_BATCH):
@@ -284,7 +287,9 @@ def read_status(task: Mapping[str, Any]) -> ImportStatus:
         progress=int(progress) if progress.isdigit() else None,
         image_id=str(task.get("ImageId", "")),
         snapshot_ids=tuple(
-            str(detail["SnapshotId"]) for detail in task.get("SnapshotDetails", []) if detail.get("SnapshotId")
+            str(detail["SnapshotId"])
+            for detail in sorted(task.get("SnapshotDetails", []), key=lambda one: str(one.get("DeviceName", "")))
+            if detail.get("SnapshotId")
         ),
         message=message,
         tags=from_aws(task.get("Tags", [])),

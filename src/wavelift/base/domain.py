@@ -49,7 +49,7 @@ class DiskFacts(Message):
     label: str
     capacity: int
     controller: str
-    """``SCSI`` (any kind), ``SATA``, ``IDE`` or ``NVME``."""
+    """``SCSI`` (any kind), ``SATA``, ``IDE`` or ``NVMe``."""
     controller_class: str
     """vSphere class name, e.g. ``ParaVirtualSCSIController``; part of the lease's device key."""
     bus: int

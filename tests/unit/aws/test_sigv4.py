@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from wavelift.adapters.aws.access import AwsAccess, Keys
 from wavelift.adapters.aws.s3 import S3Staging
-from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, encode_query, sign
+from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, encode_query, sign
 
 pytestmark = pytest.mark.unit
 
@@ -62,10 +62,10 @@ class _FixedPayload(S3SigV4Auth):  # type: ignore[misc] # botocore has no types
         request.headers["X-Amz-Content-SHA256"] = given
 
 
-@pytest.mark.parametrize("payload", [hashlib.sha256(b"part").hexdigest(), UNSIGNED_PAYLOAD])
 @pytest.mark.parametrize("token", TOKENS)
 @pytest.mark.parametrize("key", ODD_KEYS)
-def test_upload_part_is_signed_as_botocore_does(key: str, token: str | None, payload: str) -> None:
+def test_upload_part_is_signed_as_botocore_does(key: str, token: str | None) -> None:
+    payload = hashlib.sha256(b"part").hexdigest()
     query = encode_query({"partNumber": "7", "uploadId": "a.b_c-d~e/f+g=="})
     url = f"https://s3.eu-central-1.amazonaws.com/bucket/{quote(key, safe='/-_.~')}?{query}"
     headers = {"x-amz-checksum-sha256": "abc+/=", "X-Amz-Content-SHA256": payload}

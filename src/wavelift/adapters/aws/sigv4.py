@@ -1,7 +1,7 @@
-"""Signature Version 4, and a small pooled client for the three calls that carry the bytes.
+"""Signature Version 4 for the calls that carry the bytes (:mod:`wavelift.adapters.aws.bulk`).
 
-boto3 spends twice the CPU on ``UploadPart`` and ``PutSnapshotBlock`` (measured: ``facts/aws.md`` section 4). Only these
-bulk calls go this way; every control call is boto3's. botocore's signer is the oracle in the unit tests.
+boto3 spends twice the CPU on them (measured: ``facts/aws.md`` section 4). Every control call is boto3's. botocore's
+signer is the oracle in the unit tests.
 
 Source of the algorithm: docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 """
@@ -18,7 +18,6 @@ from urllib.parse import quote, urlsplit
 from wavelift.adapters.aws.access import Keys
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
-UNSIGNED_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
 EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 _UNRESERVED: Final = "-_.~"
 
@@ -37,7 +36,7 @@ def sign(
     """``headers`` plus what authorises the request.
 
     :param url: as it will be sent: its path is already percent-encoded, its query names and values too.
-    :param payload_hash: hex SHA-256 of the body, or :data:`UNSIGNED_PAYLOAD` (over TLS only).
+    :param payload_hash: hex SHA-256 of the body.
     :param now: the time of the signature, UTC; AWS refuses 15 minutes off.
     """
     moment = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")

@@ -318,6 +318,8 @@ def test_a_session_that_is_revoked_early_is_renewed(
     sink.complete()
     assert aws.expire_sessions() >= 1
     assert read_all(staging, "r/revoked") == b"".join(parts)
+    assert aws.expire_sessions() >= 1
+    assert staging.head("r/revoked") is not None  # the answer to a HEAD has no body, so no code: 400 is all it says
     aws.rule(service="s3", operation="HeadObject", code="ExpiredToken", status=400)
     aws.rule(service="s3", operation="ListParts", code="ExpiredToken", status=400)
     with pytest.raises(LoginError, match="ExpiredToken") as caught:

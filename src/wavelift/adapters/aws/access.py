@@ -103,13 +103,17 @@ class AwsAccess:
         client.meta.events.register_first("needs-retry", self._retry_expired)
         return client
 
-    def _retry_expired(self, response: tuple[Any, dict[str, Any]] | None, attempts: int, **_: object) -> int | None:
+    def _retry_expired(
+        self, response: tuple[Any, dict[str, Any]] | None, attempts: int, operation: Any, **_: object
+    ) -> int | None:
         """botocore's retries don't know an expired token: refresh, and let it sign and send again at once.
 
+        The answer to a HEAD has no body: there an expired token is a bare 400.
         Returns the pause in seconds, or None for "not my case".
         """
         code = response[1].get("Error", {}).get("Code") if response else None
-        if code not in EXPIRED_CODES or attempts > EXPIRED_TRIES:
+        expired = code in EXPIRED_CODES or (code == "400" and str(operation.name).startswith("Head"))
+        if not expired or attempts > EXPIRED_TRIES:
             return None
         self.renew(self.credentials())
         return 0

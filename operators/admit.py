@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 GROUP: Final = "server."
 FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
+WHOLE_RUN: Final = ("admit", "preflight", "launch_imported", "verify_imported")
+"""Tasks that are there once per run; none of them is ever skipped unless somebody stops the run."""
 
 
 class AdmitOperator(WaveliftOperator):
@@ -117,6 +119,7 @@ class ReportOperator(WaveliftOperator):
         from wavelift.services.runs import finish, raise_when_failed
 
         ti = context["ti"]
+        states: dict[str, str] = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
         found = ti.xcom_pull(task_ids="preflight", key=REPORT_KEY, map_indexes=-1)
         preflight = PreflightReport.load(found) if found and "servers" in found else None
         with Ledger.open(config.ledger_url()) as ledger:
@@ -124,9 +127,10 @@ class ReportOperator(WaveliftOperator):
                 ledger,
                 DagRun(ti.dag_id, ti.run_id),
                 preflight,
-                self._outcomes(context, [task.name for task in preflight.passed] if preflight else []),
+                self._outcomes(context, states, [task.name for task in preflight.passed] if preflight else []),
                 clock=SystemClock(),
                 tidy=self._tidy(context),
+                stopped=self._stopped(context, states),
             )
         ti.xcom_push(key=REPORT_KEY, value=report.dump())
         for one in report.outcomes:
@@ -148,12 +152,19 @@ class ReportOperator(WaveliftOperator):
 
         return tidy
 
-    def _outcomes(self, context: Context, servers: list[str]) -> list[Any]:
+    def _stopped(self, context: Context, states: dict[str, str]) -> str:
+        """What ended the run before its servers did. Airflow lets this teardown alone decide how the run ends."""
+        for name in WHOLE_RUN:
+            if states.get(name) in ("failed", "skipped"):
+                left = context["ti"].xcom_pull(task_ids=name, key=FAILURE_KEY, map_indexes=-1)
+                return f"{name}: {(left or {}).get('what') or 'it was stopped'}"
+        return ""
+
+    def _outcomes(self, context: Context, states: dict[str, str], servers: list[str]) -> list[Any]:
         """Each server's failed tasks and what they said; only those are asked for their words (facts 2)."""
         from wavelift.services.runs import TaskOutcome
 
         ti = context["ti"]
-        states: dict[str, str] = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
         outcomes = []
         for index, server in enumerate(servers):
             tasks = {name.rsplit("_", 1)[0]: state for name, state in states.items() if name.endswith(f"_{index}")}

@@ -188,6 +188,12 @@ class WaveReport(Message):
     outcomes: tuple[ServerOutcome, ...]
     unclean: tuple[str, ...] = ()
     """What could not be removed."""
+    stopped: str = ""
+    """Why the run as a whole ended before its servers did."""
+
+    @property
+    def succeeded(self) -> bool:
+        return not (self.failed or self.unclean or self.stopped)
 
     @property
     def failed(self) -> tuple[ServerOutcome, ...]:
@@ -221,8 +227,12 @@ def finish(
     *,
     clock: Clock,
     tidy: Tidy = nothing_to_tidy,
+    stopped: str = "",
 ) -> WaveReport:
-    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
+    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear.
+
+    :param stopped: why the run as a whole ended before its servers did, if it did.
+    """
     known = waves.find_wave_run(ledger, run)
     by_server = {outcome.server: outcome for outcome in tasks}
     closed = [
@@ -238,9 +248,10 @@ def finish(
         mode=known.mode if known else "",
         outcomes=tuple(sorted(outcomes, key=lambda one: one.server)),
         unclean=tuple(words for each in closed for words in _left_by(each, known, tidy)),
+        stopped=stopped,
     )
     if known is not None:
-        ended = WaveRunState.FAILED if report.failed or report.unclean else WaveRunState.COMPLETED
+        ended = WaveRunState.COMPLETED if report.succeeded else WaveRunState.FAILED
         waves.finish_wave_run(ledger, run, ended, clock=clock)
     return report
 
@@ -317,10 +328,14 @@ def _refused(preflight: PreflightReport, told: set[str]) -> list[ServerOutcome]:
 
 def raise_when_failed(report: WaveReport) -> None:
     """:raises PermanentError: naming each server that failed and why; otherwise the run would look like a success."""
-    if report.failed or report.unclean:
-        lines = [f"{one.server} {one.state}: {one.error}" for one in report.failed] + list(report.unclean)
-        raise PermanentError(
-            f"{len(report.failed)} of {len(report.outcomes)} servers did not get through:\n" + "\n".join(lines),
-            next_step="Clear a failed server from its server.reserve task to continue it; the others are done",
-            wave=report.wave,
-        )
+    if report.succeeded:
+        return
+    lines = [f"{one.server} {one.state}: {one.error}" for one in report.failed] + list(report.unclean)
+    counted = f"{len(report.failed)} of {len(report.outcomes)} servers did not get through"
+    raise PermanentError(
+        "\n".join([f"The run was stopped: {report.stopped}" if report.stopped else counted, *lines]),
+        next_step="Clear a failed server from its server.reserve task to continue it; the others are done"
+        if report.failed
+        else "",
+        wave=report.wave,
+    )

@@ -1,0 +1,71 @@
+"""The REST API under ``/wavelift``: Airflow's own rights, and nothing without a login."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.airflow
+
+ROUTES = {
+    ("GET", "/migrations"),
+    ("GET", "/migrations/{migration_id}"),
+    ("POST", "/migrations/{migration_id}/cancel"),
+    ("POST", "/migrations/{migration_id}/launch"),
+    ("POST", "/migrations/{migration_id}/verify"),
+    ("POST", "/cleanup"),
+}
+
+
+def _routes() -> set[tuple[str, str]]:
+    """Every route of the application, FastAPI's own pages included."""
+    from wavelift.console.api import create_app
+
+    found: set[tuple[str, str]] = set()
+    for route in create_app().routes:
+        methods: set[str] = getattr(route, "methods", None) or {"GET"}
+        found |= {(method, str(getattr(route, "path", route))) for method in methods}
+    return found
+
+
+def test_nothing_else_is_exposed() -> None:
+    assert _routes() == ROUTES
+
+
+def test_every_route_needs_a_login(world: Any) -> None:
+    client = world.airflow.client("viewer")
+    for method, path in sorted(_routes() | {("GET", "/docs"), ("GET", "/openapi.json")}):
+        place = "/wavelift" + re.sub(r"\{\w+\}", "mig-000000000000", path)
+        for token in ("", "forged"):
+            status, _ = client.raw(method, place, {"wave": "full"} if method == "POST" else None, token=token)
+            assert status in ((401, 404) if (method, path) not in ROUTES else (401,)), (method, path, token, status)
+
+
+def test_reading_needs_the_right_to_read_writing_the_right_to_trigger(world: Any) -> None:
+    migration = world.early["full"].ends("success").migration("full-db")
+    viewer, op = world.airflow.client("viewer"), world.airflow.client("op")
+    for client in (viewer, op):
+        assert client.call("GET", f"/wavelift/migrations/{migration.id}")["server"] == "full-db"
+        assert client.call("GET", "/wavelift/migrations?wave=full")["total"] == 3
+    for path in ("cancel", "launch", "verify"):
+        status, answer = viewer.request("POST", f"/wavelift/migrations/{migration.id}/{path}")
+        assert (status, "trigger full.migrate" in answer["detail"]) == (403, True), answer
+    status, _ = viewer.request("POST", "/wavelift/cleanup", {"wave": "full"})
+    assert status == 403
+    assert not world.active, "nothing was started"
+    status, answer = op.request("POST", f"/wavelift/migrations/{migration.id}/cancel")
+    assert (status, "already ended" in answer["detail"]) == (409, True), "an operator may, but it is over"
+
+
+def test_what_is_not_there_or_not_allowed_is_said(world: Any) -> None:
+    op = world.airflow.client("op")
+    status, answer = op.request("GET", "/wavelift/migrations/mig-nowhere")
+    assert (status, "no such migration" in answer["detail"]) == (404, True)
+    status, answer = op.request("POST", "/wavelift/cleanup", {"wave": "full", "force": True})
+    assert status == 422, answer
+    status, answer = op.request("POST", "/wavelift/cleanup", {"wave": "nowhere"})
+    assert status == 404, answer
+    status, _ = op.request("GET", "/wavelift/migrations?limit=0")
+    assert status == 422

@@ -1,0 +1,103 @@
+"""What a DAG file costs and builds; a process of its own each, since imports can't be undone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.airflow
+
+VENDORS = ("boto3", "botocore", "pyVmomi", "moto", "isal", "cryptography.x509", "wavelift.ledger", "wavelift.adapters")
+PARSE = """
+import json, runpy, sys
+from airflow.sdk.definitions import _internal
+import airflow.sdk
+context = {context!r}
+if context:
+    import os
+    os.environ["_AIRFLOW_PARSING_CONTEXT_DAG_ID"] = context
+before = set(sys.modules)
+found = runpy.run_path({file!r})
+dags = {{name: value for name, value in found.items() if type(value).__name__ == "DAG"}}
+tasks = [
+    [task.task_id, task.retries, bool(task.retry_exponential_backoff), task.queue,
+     getattr(task, "is_teardown", False), task.pool]
+    for dag in dags.values() for task in dag.tasks
+]
+print(json.dumps({{
+    "dags": sorted(dags), "tasks": tasks,
+    "vendors": sorted(name for name in set(sys.modules) - before if name.startswith({vendors!r})),
+}}))
+"""
+
+
+def _parse(home: Path, dags: Path, *, file: str = "waves.py", context: str = "") -> dict[str, Any]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW"))}
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE.format(context=context, file=str(dags / file), vendors=VENDORS)],
+        env={
+            **environment,
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def dags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DAGs folder with three copies of the demo's wave under other names."""
+    root = Path(__file__).resolve().parents[2] / "dags"
+    folder = tmp_path_factory.mktemp("dags")
+    for name in ("waves", "environments"):
+        (folder / name).mkdir()
+    for name in ("waves.py", "wave_errors.py", "environments/demo.yaml"):
+        (folder / name).write_text((root / name).read_text())
+    text = (root / "waves" / "demo.yaml").read_text()
+    for name in ("one", "two", "three"):
+        (folder / "waves" / f"{name}.yaml").write_text(text.replace("wave: demo", f"wave: {name}", 1))
+    return folder
+
+
+def test_parsing_waves_imports_no_vendor_library_and_no_ledger(dags: Path, tmp_path: Path) -> None:
+    parsed = _parse(tmp_path, dags)
+    assert parsed["dags"] == ["one.migrate", "three.migrate", "two.migrate"]
+    assert parsed["vendors"] == []
+
+
+def test_a_task_process_builds_its_own_dag_only(dags: Path, tmp_path: Path) -> None:
+    assert _parse(tmp_path, dags, context="two.migrate")["dags"] == ["two.migrate"]
+
+
+def test_the_file_of_errors_has_no_dag(dags: Path, tmp_path: Path) -> None:
+    """A DAG that is built in two files belongs to the one that was parsed last: its tasks would not find it."""
+    assert _parse(tmp_path, dags, file="wave_errors.py")["dags"] == []
+
+
+def test_air_03_every_task_retries_with_back_off(dags: Path, tmp_path: Path) -> None:
+    parsed = _parse(tmp_path, dags, context="one.migrate")
+    tasks = {
+        name: dict(zip(("retries", "backoff", "queue", "teardown", "pool"), rest, strict=True))
+        for name, *rest in parsed["tasks"]
+    }
+    assert len(tasks) == 13
+    assert all(task["retries"] >= 2 and task["backoff"] for task in tasks.values()), tasks
+    assert {name for name, task in tasks.items() if task["teardown"]} == {
+        "server.remove_snapshot",
+        "server.release",
+        "report",
+    }
+    assert sum(name.startswith("server.") for name in tasks) == 8
+    assert tasks["server.remove_snapshot"]["retries"] >= 8, "a snapshot that stays hurts the customer"

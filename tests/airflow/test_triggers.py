@@ -1,0 +1,177 @@
+"""Triggers without a triggerer: what they ask, whom they tell, and that nothing of them is lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from airflow.serialization.serialized_objects import BaseSerialization
+
+from wavelift.airflow.triggers import slots
+from wavelift.airflow.triggers.imports import ImportImageTrigger, ImportSlotTrigger, ImportWatchTrigger
+from wavelift.airflow.triggers.poller import MAX_FAILURES, SharedPoller
+from wavelift.airflow.triggers.slots import RECHECK_SECONDS, SlotQueue, SlotTrigger
+
+pytestmark = pytest.mark.airflow
+
+INTERVAL = 0.05
+AWS: dict[str, Any] = {
+    "aws_conn_id": "aws_near",
+    "region_name": "eu-central-1",
+    "poll_seconds": 7.5,
+    "verify": "/etc/ssl/corporate.pem",
+    "botocore_config": {"proxies": {"https": "http://proxy:3128"}, "read_timeout": 30},
+}
+
+
+class Source:
+    """What a poller asks: ends jobs when told to, counts its calls."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self.ended: dict[str, str] = {}
+        self.error: Exception | None = None
+
+    def __call__(self, ids: Sequence[str]) -> Mapping[str, str]:
+        self.asked.append(tuple(ids))
+        if self.error:
+            raise self.error
+        return {id: self.ended[id] for id in ids if id in self.ended}
+
+
+async def _asked(source: Source, times: int) -> None:
+    """Until ``source`` was asked this often."""
+    async with asyncio.timeout(10):
+        while len(source.asked) < times:
+            await asyncio.sleep(INTERVAL / 5)
+
+
+def test_inv_7_two_hundred_watchers_share_one_question_per_interval() -> None:
+    async def main() -> None:
+        source = Source()
+        names = [f"import-{number}" for number in range(200)]
+        watchers = [asyncio.create_task(SharedPoller.of("one", source, INTERVAL).watch(name)) for name in names]
+        await _asked(source, 3)
+        assert all(set(asked) == set(names) for asked in source.asked)
+        source.ended = dict.fromkeys(names, "completed")
+        assert await asyncio.gather(*watchers) == ["completed"] * 200
+        assert len(source.asked) <= 5
+        assert "one" not in SharedPoller._pollers or not SharedPoller._pollers["one"]._waiting
+
+    asyncio.run(main())
+
+
+def test_every_watcher_is_told_when_asking_keeps_failing() -> None:
+    async def main() -> None:
+        source = Source()
+        source.error = ConnectionError("no route")
+        poller = SharedPoller.of("failing", source, INTERVAL)
+        results = await asyncio.gather(*(poller.watch(name) for name in "abc"), return_exceptions=True)
+        assert [str(result) for result in results] == ["no route"] * 3
+        assert len(source.asked) == MAX_FAILURES
+        source.error, source.ended = None, {"d": "completed"}
+        assert await SharedPoller.of("failing", source, INTERVAL).watch("d") == "completed", "and begins anew"
+
+    asyncio.run(main())
+
+
+def test_one_failed_question_is_nobodys_business() -> None:
+    async def main() -> None:
+        source = Source()
+        source.error = ConnectionError("a blip")
+        watcher = asyncio.create_task(SharedPoller.of("blip", source, INTERVAL).watch("a"))
+        await _asked(source, MAX_FAILURES - 1)
+        source.error, source.ended = None, {"a": "completed"}
+        assert await watcher == "completed"
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_watcher_leaves_the_question() -> None:
+    async def main() -> None:
+        source = Source()
+        poller = SharedPoller.of("leaving", source, INTERVAL)
+        going, staying = (asyncio.create_task(poller.watch(name)) for name in ("going", "staying"))
+        await _asked(source, 1)
+        going.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await going
+        seen = len(source.asked)
+        await _asked(source, seen + 2)
+        assert source.asked[-1] == ("staying",)
+        source.ended = {"staying": "completed"}
+        assert await staying == "completed"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        ImportWatchTrigger(import_task_id="import-ami-1", **AWS),
+        ImportImageTrigger(import_task_id="import-ami-1", **AWS),
+        ImportSlotTrigger(below=3, **AWS),
+        SlotTrigger(kind="transfer", scope="site-a", holder="w.migrate/r/web01", limit=4, poll_seconds=5.0),
+    ],
+    ids=lambda trigger: type(trigger).__name__,
+)
+def test_a_trigger_survives_the_database_with_every_field(trigger: Any) -> None:
+    """The bug class of Airflow's #72144: ``verify`` and ``botocore_config`` were lost on the way to the triggerer."""
+    classpath, fields = trigger.serialize()
+    stored = BaseSerialization.deserialize(BaseSerialization.serialize(fields))
+    module, _, name = classpath.rpartition(".")
+    revived = getattr(__import__(module, fromlist=[name]), name)(**stored)
+    assert type(revived) is type(trigger)
+    own = {key: value for key, value in vars(trigger).items() if not key.startswith("_")}
+    assert {key: getattr(revived, key) for key in own} == own
+    assert set(fields) >= {key for key in AWS if hasattr(trigger, key)}
+
+
+def test_stopping_an_import_task_cancels_the_import_and_a_watcher_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled: list[tuple[str, str]] = []
+
+    class Imports:
+        def __init__(self, access: object) -> None:
+            assert access == "access"
+
+        def cancel(self, task_id: str, reason: str) -> None:
+            cancelled.append((task_id, reason))
+
+    async def access(self: object) -> str:
+        return "access"
+
+    monkeypatch.setattr("wavelift.adapters.aws.vmimport.VmImport", Imports)
+    monkeypatch.setattr("wavelift.airflow.triggers.imports.AwsWaitTrigger.access", access)
+    asyncio.run(ImportWatchTrigger(import_task_id="import-ami-1", **AWS).on_kill())
+    assert not cancelled
+    asyncio.run(ImportImageTrigger(import_task_id="import-ami-2", **AWS).on_kill())
+    assert [task_id for task_id, _ in cancelled] == ["import-ami-2"]
+
+
+def test_amp_04_a_queue_wakes_who_is_next_and_one_to_look_for_dead_holders(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    from wavelift.base.run import SystemClock
+    from wavelift.ledger import Ledger, SlotKind
+    from wavelift.services import admission
+
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    monkeypatch.setattr("wavelift.airflow.config.ledger_url", lambda: url)
+    now = [0.0]
+    scope: dict[str, Any] = {"kind": SlotKind.TRANSFER, "scope": "site-a"}
+    with Ledger.open(url) as ledger:
+        for holder in ("a", "b", "c"):
+            admission.request_slot(
+                ledger, holder=holder, dag_id="w", dag_run_id="r", limit=1, clock=SystemClock(), **scope
+            )
+        queue = SlotQueue(kind="transfer", scope="site-a", limit=1, clock=lambda: now[0])
+        assert queue(["c", "b"]) == {}
+        now[0] = RECHECK_SECONDS
+        assert queue(["b", "c"]) == {"b": True}, "one looks, however many wait"
+        assert queue(["b", "c"]) == {}
+        admission.release_slot(ledger, holder="a", clock=SystemClock(), **scope)
+        assert queue(["c", "b"]) == {"b": True}, "the next in the queue, not the first that asked"
+        assert queue(["gone"]) == {"gone": True}, "who is in no queue must ask again"
+    assert slots.RECHECK_SECONDS >= 60, "a task each time: not more often"

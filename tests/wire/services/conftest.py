@@ -376,9 +376,8 @@ class Journey:
         done.snapshot = self.step("snapshot", lambda: self.take_snapshot(task))
         snapshot = done.snapshot
         done.export = self.step("export", lambda: self.export(task, snapshot))
-        export = done.export
         self.remove(task)
-        done.verified = self.step("verify", lambda: verify_server(self.access, task, export, self.ctx(task, "verify")))
+        done.verified = self.step("verify", lambda: self.verify(task))
         if self.until == "verify":
             return
         done.image = self.step("import", lambda: self.import_image(task))
@@ -436,6 +435,10 @@ class Journey:
     def export(self, task: ServerTask, snapshot: TakenSnapshot) -> ExportResult:
         with self.stage.connect() as session:
             return export_server(session, self.access, task, snapshot, self.ctx(task, "export"), self.options)
+
+    def verify(self, task: ServerTask) -> VerifyResult:
+        assert self.outcome.export is not None
+        return verify_server(self.access, task, self.outcome.export, self.ctx(task, "verify"))
 
     def import_image(self, task: ServerTask) -> ImportResult:
         """What the operator does between its deferrals, with a short sleep for the trigger."""

@@ -1,0 +1,136 @@
+"""One try of one task as a process of its own: what it does comes as JSON on standard input, secrets included.
+
+Its checkpoints lie in a file that outlives it and belongs to the newest try: an older one is told so by
+:class:`~wavelift.base.errors.FencedError`, as Airflow's task state store does. The result is one line of JSON.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
+from wavelift.base.domain import ExportResult, ImportResult, Message, VerifyResult
+from wavelift.base.errors import FencedError, WaveliftError
+from wavelift.base.run import Progress, RunContext
+from wavelift.ledger import Ledger
+from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
+from wavelift.services.dataplane.snapshot import remove_snapshot, take_snapshot
+from wavelift.services.dataplane.transfer import TransferOptions, export_server
+from wavelift.services.dataplane.verify import verify_server
+from wavelift.services.migration import ImportDone, advance_import, launch
+
+
+class FileStore:
+    """Checkpoints of one task in a file; made by a try, which owns them from then on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._locked() as content:
+            content["owner"] = self._owner = content.get("owner", 0) + 1
+
+    @contextmanager
+    def _locked(self) -> Iterator[dict[str, Any]]:
+        with self._path.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            content = json.loads(file.read() or '{"values": {}}')
+            if content.get("owner", 0) != getattr(self, "_owner", content.get("owner", 0)):
+                raise FencedError("another try of this task owns the work now")
+            yield content
+            file.truncate(0)
+            file.write(json.dumps(content))
+
+    def get(self, key: str) -> Any | None:
+        with self._locked() as content:
+            return content["values"].get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        with self._locked() as content:
+            content["values"][key] = value
+
+    def delete(self, key: str) -> None:
+        with self._locked() as content:
+            content["values"].pop(key, None)
+
+
+class Try:
+    """What standard input asks for."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.order = order
+        self.task = ServerTask.load(order["task"])
+        store = FileStore(Path(order["store"]))
+
+        def beat(progress: Progress) -> None:
+            store.set("progress", {"disk": progress.disk, "done": progress.done})
+
+        self.ctx = RunContext(order["run_key"], checkpoints=store, progress=beat)
+
+    def run(self) -> Message | None:
+        steps: dict[str, Callable[[], Message | None]] = {
+            "snapshot": lambda: self.near(lambda session: take_snapshot(session, self.task, self.ctx)),
+            "export": lambda: self.near(self.export),
+            "remove": lambda: self.near(self.remove),
+            "verify": lambda: verify_server(self.access(), self.task, self.exported(), self.ctx),
+            "import": self.import_image,
+            "launch": self.launch,
+        }
+        return steps[self.order["phase"]]()
+
+    def near(self, call: Callable[[VsphereSession], Message | None]) -> Message | None:
+        with connect(VsphereConfig(**self.order["vsphere"])) as session:
+            return call(session)
+
+    def access(self) -> AwsAccess:
+        return AwsAccess(boto3.Session(**self.order["keys"]), **self.order["aws"])
+
+    def exported(self) -> ExportResult:
+        return ExportResult.load(self.order["export"])
+
+    def export(self, session: VsphereSession) -> Message:
+        snapshot = TakenSnapshot.load(self.order["snapshot"])
+        return export_server(session, self.access(), self.task, snapshot, self.ctx, TransferOptions())
+
+    def remove(self, session: VsphereSession) -> None:
+        remove_snapshot(session, self.access(), self.task, self.ctx)
+
+    def import_image(self) -> Message | None:
+        with Ledger.open(self.order["ledger"]) as ledger:
+            found = advance_import(
+                ledger,
+                self.access(),
+                self.task,
+                self.exported(),
+                VerifyResult.load(self.order["verified"]),
+                self.ctx,
+                limit=5,
+                is_run_alive=lambda dag, run: True,
+            )
+        return found.result if isinstance(found, ImportDone) else None
+
+    def launch(self) -> Message:
+        with Ledger.open(self.order["ledger"]) as ledger:
+            return launch(ledger, self.access(), self.task, ImportResult.load(self.order["image"]), self.ctx)
+
+
+def main() -> None:
+    answer: dict[str, Any]
+    try:
+        result = Try(json.load(sys.stdin)).run()
+        answer = {"result": result.dump() if result is not None else None}
+    except WaveliftError as error:
+        answer = {"error": type(error).__name__, "text": str(error)}
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

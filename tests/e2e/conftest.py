@@ -33,6 +33,21 @@ class DemoProcess:
     """Every port that it was seen to listen on."""
 
     @property
+    def url(self) -> str:
+        """Where the web UI of a demo that stays up answers."""
+        return self._said()[0]
+
+    @property
+    def password(self) -> str:
+        """The password of its user ``admin``."""
+        return self._said()[1]
+
+    def _said(self) -> tuple[str, str]:
+        found = re.search(r"Airflow stays up: (\S+)  user admin  password (\S+)", self.stderr)
+        assert found, self.stderr
+        return found[1], found[2]
+
+    @property
     def stdout(self) -> str:
         return (self.folder / "stdout").read_text()
 
@@ -131,7 +146,7 @@ def demo(tmp_path: Path) -> Iterator[StartDemo]:
         one.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def staying_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
     """A demo whose wave is done and that stays up until Ctrl-C, as ``make demo`` without DEMO_EXIT."""
     running = start_demo(tmp_path_factory.mktemp("demo"))

@@ -61,7 +61,8 @@ def trust_policy(account: str = "") -> Document:
     condition: dict[str, Any] = {"StringEquals": {"sts:Externalid": EXTERNAL_ID}}
     if account:
         condition["StringEquals"]["aws:SourceAccount"] = account
-        condition["ArnLike"] = {"aws:SourceArn": f"arn:aws:vmie:*:{account}:*"}
+        # Any partition: the account decides, and another partition's policy must not end up never fulfilled.
+        condition["ArnLike"] = {"aws:SourceArn": f"arn:*:vmie:*:{account}:*"}
     return _document(
         {
             "Effect": "Allow",

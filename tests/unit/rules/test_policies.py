@@ -95,7 +95,7 @@ def test_sms_13_trust_policy() -> None:
     }
     narrow = trust_policy("111122223333")["Statement"][0]["Condition"]
     assert narrow["StringEquals"]["aws:SourceAccount"] == "111122223333"
-    assert narrow["ArnLike"] == {"aws:SourceArn": "arn:aws:vmie:*:111122223333:*"}
+    assert narrow["ArnLike"] == {"aws:SourceArn": "arn:*:vmie:*:111122223333:*"}
 
 
 def test_amp_06_role_policy_is_the_documents() -> None:

@@ -17,6 +17,7 @@ from wavelift.adapters.aws.bulk import RetryPolicy
 from wavelift.adapters.aws.errors import ObjectChangedError, UploadGoneError
 from wavelift.adapters.aws.s3 import S3PartSink, S3Staging, composite_checksum
 from wavelift.base.errors import (
+    BusyError,
     Cancelled,
     CorruptStreamError,
     LoginError,
@@ -155,6 +156,23 @@ def test_complete_refuses_a_hole(staging: S3Staging, parts: list[bytes]) -> None
     with pytest.raises(PermanentError, match="outside"):
         sink.put_part(10_001, b"x", digest(b"x"))
     sink.abort()
+
+
+def test_a_part_that_an_outlived_try_overwrote_is_mended_by_a_retry(staging: S3Staging, parts: list[bytes]) -> None:
+    """Two machines of one queue may deflate the same block differently: nothing is mixed, and nothing is permanent."""
+    sink = staging.multipart("overlap", metadata={})
+    put_all(sink, parts[:2])
+    outlived = staging.multipart("overlap", metadata={}, previous_upload_id=sink.upload_id)
+    outlived.put_part(2, parts[2], digest(parts[2]))
+    with pytest.raises(BusyError, match="InvalidPart") as told:
+        sink.complete()
+    assert told.value.retryable
+    again = staging.multipart("overlap", metadata={}, previous_upload_id=sink.upload_id)
+    put_all(again, parts[:2])
+    again.complete()
+    assert (again.parts_kept, again.parts_sent) == (1, 1)
+    assert read_all(staging, "overlap") == b"".join(parts[:2])
+    staging.delete("overlap")
 
 
 def test_complete_after_a_lost_answer_is_done(aws: AwsSimulator, staging: S3Staging, parts: list[bytes]) -> None:

@@ -231,6 +231,11 @@ _VERDICTS: Final[tuple[tuple[frozenset[str], type[WaveliftError], str], ...]] = 
     ),
     (_WRONG_REGION_CODES, PermanentError, "The bucket is in another region: it must be in the region of the import"),
     (frozenset({"NoSuchUpload"}), UploadGoneError, "Run the export again; it begins a new upload"),
+    (
+        frozenset({"InvalidPart"}),
+        BusyError,
+        "Another try of this export overwrote a part; a retry compares them all and sends that one again",
+    ),
     (frozenset({"INVALID_BLOCK_TOKEN"}), StaleTokenError, "List the snapshot's blocks again"),
     (frozenset({"InvalidRange"}), CorruptStreamError, "The object is shorter than it was: export this disk again"),
     (frozenset({"PreconditionFailed"}), ObjectChangedError, "Another process wrote this object; start again"),

@@ -118,6 +118,7 @@ VSPHERE_CALLS: Final = (
     VsphereCall("HasPrivilegeOnEntities", "System.View", "root", "migrate", "pre-flight"),
     VsphereCall("FetchUserPrivilegeOnEntities", "", "root", "migrate", "pre-flight for another user"),
     VsphereCall("RetrievePropertiesEx", "System.Read", "vm", "migrate", "inventory"),
+    VsphereCall("RefreshDatastore", "System.Read", "datastore", "migrate", "free space as it is now"),
     VsphereCall("/folder", "Datastore.Browse", "datastore", "sms", "SMS's five: browse the datastore"),
     VsphereCall("/folder", "Datastore.FileManagement", "datastore", "sms", "SMS's five: read files of the datastore"),
     VsphereCall(

@@ -271,7 +271,10 @@ def test_counters_and_datastore_space(vc: VCenterSimulator, client: Any) -> None
     assert vc.counters()["methods"] == {"CurrentTime": 2}
     assert vc.counters()["paths"]["/sdk"]["requests"] == 2
     vc.set_datastore("datastore1", free=12345)
-    assert client.vm("web01").datastore[0].summary.freeSpace == 12345
+    store = client.vm("web01").datastore[0]
+    assert store.summary.freeSpace != 12345  # what vCenter saw last
+    store.RefreshDatastore()
+    assert store.summary.freeSpace == 12345
 
 
 def test_the_control_endpoint_needs_its_token_and_explains_itself(vc: VCenterSimulator) -> None:

@@ -55,6 +55,19 @@ def test_datastores_with_their_free_space(session: VsphereSession) -> None:
     assert store.free_pct == pytest.approx(100 * store.free / store.capacity)
 
 
+def test_free_space_is_what_is_free_now(sim: VCenterSimulator, session: VsphereSession) -> None:
+    vm = vm_of(session, "web01")
+    (before,) = datastore_facts(session, [vm])[vm]
+    sim.set_datastore("datastore1", free=12345)
+    try:
+        assert datastore_facts(session, [vm])[vm][0].free == 12345
+        sim.set_datastore("datastore1", free=54321)
+        sim.rule(kind="fault", method="RefreshDatastore", fault="HostConfigFault", times=0)
+        assert datastore_facts(session, [vm])[vm][0].free == 12345  # vCenter can't look: better old than nothing
+    finally:
+        sim.set_datastore("datastore1", free=before.free)
+
+
 # --- privileges ---------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,11 @@ from wavelift.adapters.vsphere.esxi import esxi_context
 from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.properties import Values, collect
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
-from wavelift.base.errors import NotFoundError, TlsError, WaveliftError
+from wavelift.base.errors import LoginError, NotFoundError, TlsError, WaveliftError
 from wavelift.base.net import CUTS, explained_tls_error, https_connection, qualify, unreachable
 from wavelift.base.units import GIB
+
+log = logging.getLogger(__name__)
 
 HTTPS: Final = 443
 AUTHD: Final = 902
@@ -114,9 +117,13 @@ def _host(ref: str, values: Values) -> HostFacts:
 
 
 def datastore_facts(session: VsphereSession, vms: Sequence[str]) -> dict[str, list[DatastoreFacts]]:
-    """VM's moref → its datastores, in two calls per 500."""
+    """VM's moref → its datastores, in two calls per 500 and one per datastore: vCenter itself looks at their free space
+    only every few minutes, in which a snapshot can fill one.
+    """
     found = collect(session, vim.VirtualMachine, vms, ["datastore"])
     refs = {vm: [moref(store) for store in values.get("datastore") or ()] for vm, values in found.items()}
+    for ref in dict.fromkeys(ref for mine in refs.values() for ref in mine):
+        _refresh(session, ref)
     stores = {
         ref: DatastoreFacts(
             moref=ref,
@@ -129,6 +136,16 @@ def datastore_facts(session: VsphereSession, vms: Sequence[str]) -> dict[str, li
         for ref, values in collect(session, vim.Datastore, [r for s in refs.values() for r in s], _STORE).items()
     }
     return {vm: [stores[ref] for ref in mine if ref in stores] for vm, mine in refs.items()}
+
+
+def _refresh(session: VsphereSession, datastore: str) -> None:
+    """Have vCenter look; where it can't, what it saw last has to do."""
+    try:
+        session.read(session.managed(vim.Datastore, datastore).RefreshDatastore, datastore=datastore)
+    except LoginError:
+        raise
+    except WaveliftError as error:
+        log.info("the free space of datastore %s may be some minutes old: %s", datastore, error.what)
 
 
 def probe(config: VsphereConfig, host: HostFacts, *, timeout: float = PROBE_TIMEOUT_S) -> Reach:

@@ -18,7 +18,7 @@ class SimDisk:
 
     raw: Path | None = None
     capacity: int = 0
-    """0: the size of `raw`. Whole KiB."""
+    """0: the size of `raw`. Whole sectors of 512 bytes; the KiB that vCenter tells beside are rounded down."""
     controller: Controller = "pvscsi"
     bus: int = 0
     unit: int = 0

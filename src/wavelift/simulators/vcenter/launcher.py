@@ -111,6 +111,7 @@ class Control:
         self.call("POST", "vm", {"vm": vm, **fields})
 
     def set_datastore(self, name: str, *, free: int) -> None:
+        """Bytes that are free from now on; clients see it after a RefreshDatastore."""
         self.call("POST", "datastore", {"name": name, "free": free})
 
     def crash(self) -> None:

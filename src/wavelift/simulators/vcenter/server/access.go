@@ -75,6 +75,32 @@ func (s *sim) allowed(user, privilege string) bool {
 	return false
 }
 
+// store answers RefreshDatastore. A vCenter shows the free space that it saw some minutes ago until somebody asks for a
+// fresh look; the embedded simulator would show invented sizes.
+type store struct {
+	helper
+	ds *simulator.Datastore
+}
+
+func (d *store) RefreshDatastore(ctx *simulator.Context, _ *types.RefreshDatastore) soap.HasFault {
+	free := d.sim.freeSpace(d.ds)
+	ctx.WithLock(d.ds, func() {
+		ctx.Update(d.ds, []types.PropertyChange{{Name: "summary.freeSpace", Val: free}})
+		d.ds.Info.GetDatastoreInfo().FreeSpace = free
+	})
+	return &methods.RefreshDatastoreBody{Res: &types.RefreshDatastoreResponse{}}
+}
+
+// freeSpace is the truth, whatever the summary still shows.
+func (s *sim) freeSpace(ds *simulator.Datastore) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if free, told := s.free[ds.Name]; told {
+		return free
+	}
+	return ds.Summary.FreeSpace
+}
+
 // authorization answers from the table of users; the embedded simulator grants everything.
 type authorization struct{ helper }
 

@@ -235,11 +235,9 @@ func (s *sim) controlDatastore(r *http.Request) (any, error) {
 		if ds.Name != order.Name {
 			continue
 		}
-		ctx := s.context()
-		ctx.WithLock(ds, func() {
-			ctx.Update(ds, []types.PropertyChange{{Name: "summary.freeSpace", Val: order.Free}})
-			ds.Info.GetDatastoreInfo().FreeSpace = order.Free
-		})
+		s.mu.Lock()
+		s.free[ds.Name] = order.Free
+		s.mu.Unlock()
 		return struct{}{}, nil
 	}
 	return nil, badRequest("no datastore is named %q", order.Name)

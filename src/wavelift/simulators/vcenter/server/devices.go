@@ -208,8 +208,8 @@ func (d *diskSpec) measure() error {
 		}
 		d.Capacity = info.Size()
 	}
-	if d.Capacity <= 0 || d.Capacity%1024 != 0 {
-		return fmt.Errorf("a capacity of %d bytes: vSphere counts whole KiB", d.Capacity)
+	if d.Capacity <= 0 || d.Capacity%sectorSize != 0 {
+		return fmt.Errorf("a capacity of %d bytes: disks have whole sectors", d.Capacity)
 	}
 	return nil
 }

@@ -51,6 +51,10 @@ func (s *sim) handle(ctx *simulator.Context, call *simulator.Method) (mo.Referen
 	switch call.This.Type {
 	case "AuthorizationManager":
 		return s.divert(call, &authorization{helper: helper{sim: s}}, "HasPrivilege", "HasUserPrivilege", "FetchUserPrivilege"), nil
+	case "Datastore":
+		if ds, ok := ctx.Map.Get(call.This).(*simulator.Datastore); ok {
+			return s.divert(call, &store{helper: helper{sim: s}, ds: ds}, "RefreshDatastore"), nil
+		}
 	case "SessionManager":
 		return s.divert(call, &tickets{helper: helper{sim: s}}, "AcquireGenericServiceTicket"), nil
 	}

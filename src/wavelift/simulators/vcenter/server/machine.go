@@ -118,7 +118,7 @@ func (v *vmState) refuseSnapshot(ctx *simulator.Context, memory, quiesce bool) t
 			return &types.MemorySnapshotOnIndependentDisk{}
 		}
 	}
-	if ds := ctx.Map.Get(v.vm.Datastore[0]).(*simulator.Datastore); ds.Summary.FreeSpace < snapshotSpace {
+	if ds := ctx.Map.Get(v.vm.Datastore[0]).(*simulator.Datastore); v.sim.freeSpace(ds) < snapshotSpace {
 		return &types.NoDiskSpace{FileFault: types.FileFault{File: v.vm.Config.Files.VmPathName}, Datastore: ds.Name}
 	}
 	if !quiesce || !v.running() {

@@ -61,6 +61,7 @@ type sim struct {
 	hosts   []*esxi
 	leases  map[string]*HttpNfcLease
 	tickets map[string]ticket
+	free    map[string]int64 // datastore name: bytes that are truly free; its summary shows them after a refresh
 }
 
 // esxi is one host's own HTTPS server and what vCenter says about its certificate.
@@ -279,7 +280,7 @@ func (s *sim) runTask(ctx *simulator.Context, ref, entity types.ManagedObjectRef
 func newSim(state string, inv *inventory) (*sim, error) {
 	s := &sim{
 		options: inv.Options, users: map[string]userSpec{}, work: filepath.Join(state, "vcenter"), started: time.Now(),
-		rules: &ruleBook{}, leases: map[string]*HttpNfcLease{}, tickets: map[string]ticket{}, bodyFiles: map[bodyKey]string{},
+		rules: &ruleBook{}, leases: map[string]*HttpNfcLease{}, tickets: map[string]ticket{}, free: map[string]int64{}, bodyFiles: map[bodyKey]string{},
 	}
 	s.counters.reset()
 	s.evidence = &evidenceStore{on: inv.Options.Evidence, dir: filepath.Join(state, "evidence")}

@@ -93,7 +93,8 @@ def test_air_05_a_wave_is_triggered_from_the_form_in_the_browser(page: Page, sta
     # The run that this made.
     page.wait_for_url(re.compile(r"/dags/demo\.migrate/runs/manual__"))
     run_url = page.url.partition("?")[0]
-    expect(page.get_by_test_id("state-badge").filter(has_text="Success").first).to_be_visible(timeout=RUN_MS)
+    header = page.get_by_role("heading", name=re.compile("^manual__")).locator("xpath=..")
+    expect(header).to_contain_text("Success", timeout=RUN_MS)
     page.screenshot(path=tmp_path / "run.png")
 
     # What it found: the chosen server, and no other.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import typer
 from rich.console import Console
 
 from wavelift.base.errors import WaveliftError
+from wavelift.cli.connect import fail
 from wavelift.ledger import Ledger
 
 ADVICE = {
@@ -29,14 +29,11 @@ def ledger_url() -> str:
 def run(out: Console) -> None:
     """Create or upgrade the ledger, then tell what is worth setting."""
     url = ledger_url()
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
         with Ledger.open(url, upgrade=True) as ledger:
-            out.print(f"ledger ready at {ledger.url}")
-    except WaveliftError as error:
-        out.print(str(error))
-        raise typer.Exit(1) from error
+            out.print(f"ledger ready at {ledger.url}", markup=False, soft_wrap=True)
+    except (WaveliftError, OSError) as error:
+        fail(str(error))
     for name, (value, why) in ADVICE.items():
         if os.environ.get(name) != value:
-            out.print(f"set {name}={value}: {why}")
+            out.print(f"set {name}={value}: {why}", markup=False, soft_wrap=True)

@@ -23,7 +23,7 @@ from wavelift.adapters.aws import bulk
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.bulk import RetryPolicy
 from wavelift.adapters.aws.ec2 import Ec2
-from wavelift.adapters.vsphere import snapshots
+from wavelift.adapters.vsphere import lease, snapshots
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.base.domain import ExportResult, Finding, ImportResult, LaunchResult, Severity, VerifyResult
 from wavelift.base.errors import FencedError, WaveliftError
@@ -115,7 +115,7 @@ def fleet(folder: Path) -> list[SimVm]:
         ),
         SimVm("mute01", [SimDisk(disk("mute01", 6 * MIB))], folder="trio", guest_id=guest, tools="not_running"),
         SimVm("empty01", [SimDisk(capacity=6 * MIB)], folder="trio", guest_id=guest),
-        SimVm("odd01", [SimDisk(disk("odd01", 7 * MIB + KIB))], folder="odd", guest_id=guest),
+        SimVm("odd01", [SimDisk(disk("odd01", 7 * MIB + 512))], folder="odd", guest_id=guest),
         SimVm("enc01", [SimDisk(disk("enc01", 4 * MIB), encrypted=True)], folder="odd", guest_id=guest, encrypted=True),
         SimVm("rdm01", [SimDisk(disk("rdm01", 4 * MIB), rdm="physical")], folder="odd", guest_id=guest),
         SimVm("twin", [SimDisk(disk("twin-1", 4 * MIB))], folder="left", guest_id=guest),
@@ -144,6 +144,7 @@ def vcenter_simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCen
         lease_timeout=LEASE_SECONDS,
         lease_ready_after=0.02,
         task_seconds=0.02,
+        lease_exclusive=True,
         evidence=True,
     ) as sim:
         yield sim
@@ -374,8 +375,7 @@ class Journey:
     def _server(self, task: ServerTask) -> None:
         done = self.outcome
         done.snapshot = self.step("snapshot", lambda: self.take_snapshot(task))
-        snapshot = done.snapshot
-        done.export = self.step("export", lambda: self.export(task, snapshot))
+        done.export = self.step("export", lambda: self.export(task))
         self.remove(task)
         done.verified = self.step("verify", lambda: self.verify(task))
         if self.until == "verify":
@@ -432,7 +432,9 @@ class Journey:
         with self.stage.connect() as session:
             return take_snapshot(session, task, self.ctx(task, "snapshot"))
 
-    def export(self, task: ServerTask, snapshot: TakenSnapshot) -> ExportResult:
+    def export(self, task: ServerTask) -> ExportResult:
+        snapshot = self.outcome.snapshot
+        assert snapshot is not None
         with self.stage.connect() as session:
             return export_server(session, self.access, task, snapshot, self.ctx(task, "export"), self.options)
 
@@ -568,6 +570,7 @@ def stage(
     EBS snapshot, image, instance or thread."""
     monkeypatch.setattr(bulk, "RetryPolicy", lambda: QUICK)
     monkeypatch.setattr(snapshots, "BUSY_POLL_S", 0.1)
+    monkeypatch.setattr(lease, "BUSY_POLL_S", 0.1)
     before, threads = _footprint(vcenter_simulator, aws_simulator), set(threading.enumerate())
     made = Stage(vcenter_simulator, aws_simulator, account, tmp_path, shared_access=shared_access)
     yield made

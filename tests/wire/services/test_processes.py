@@ -251,8 +251,7 @@ def test_verify_killed_in_the_middle_reads_again(stage: Stage, tries: Callable[.
     one = tries("web01")
     done = one.journey.outcome
     done.snapshot = one.journey.step("snapshot", lambda: one.journey.take_snapshot(one.task))
-    snapshot = done.snapshot
-    done.export = one.journey.step("export", lambda: one.journey.export(one.task, snapshot))
+    done.export = one.journey.step("export", lambda: one.journey.export(one.task))
     rule = stage.aws.rule(service="s3", operation="GetObject", key="*.vmdk", latency=2.0, count=1)
     process = one.start("verify")
     wait_for(lambda: [each for each in stage.aws.rules() if each["id"] == rule and each["applied"]], "the read")
@@ -275,8 +274,7 @@ def test_inv_5_what_was_asked_of_ec2_is_never_made_twice(stage: Stage, tries: Ca
     one = tries("web01")
     journey, done = one.journey, one.journey.outcome
     done.snapshot = journey.step("snapshot", lambda: journey.take_snapshot(one.task))
-    snapshot = done.snapshot
-    done.export = journey.step("export", lambda: journey.export(one.task, snapshot))
+    done.export = journey.step("export", lambda: journey.export(one.task))
     journey.remove(one.task)
     done.verified = journey.step("verify", lambda: journey.verify(one.task))
     if phase == "launch":
@@ -331,8 +329,7 @@ def test_two_tries_at_once_make_one_import(stage: Stage, tries: Callable[..., Tr
     one = tries("web01")
     journey, done = one.journey, one.journey.outcome
     done.snapshot = journey.step("snapshot", lambda: journey.take_snapshot(one.task))
-    snapshot = done.snapshot
-    done.export = journey.step("export", lambda: journey.export(one.task, snapshot))
+    done.export = journey.step("export", lambda: journey.export(one.task))
     journey.remove(one.task)
     done.verified = journey.step("verify", lambda: journey.verify(one.task))
     rule = stage.aws.rule(service="ec2", operation="ImportImage", latency=1.5, count=1)

@@ -282,7 +282,7 @@ TABLE = [
         both(SLOW, vc(kind="lease", action="dies", delay=0.5, fault="Timedout", times=0)),
         fails=UnreachableError, tries=3, says=("web01", "lease", "retry")),
     Row("VM busy", "export", vc(kind="fault", method="ExportSnapshot", fault="TaskInProgress",
-        args={"task": {"type": "Task", "value": "task-7"}}), tries=2),
+        args={"task": {"type": "Task", "value": "task-7"}}, times=3)),
     Row("answer with the lease lost", "export", vc(kind="drop", method="ExportSnapshot", action="after"), tries=2),
     Row("body cut", "export", vc(kind="nfc", action="cut", bytes=2 * MIB), tries=2),
     Row("body cut always", "export", vc(kind="nfc", action="cut", bytes=2 * MIB, times=0), fails=UnreachableError,

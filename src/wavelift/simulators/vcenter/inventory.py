@@ -108,6 +108,7 @@ class Options(TypedDict, total=False):
     lease_host: Literal["esxi", "*", "vcenter"]
     lease_blocks_removal: bool
     lease_exclusive: bool
+    clock_skew: float
     task_seconds: float
     session_timeout: float
     vmfs_lock: bool

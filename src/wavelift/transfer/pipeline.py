@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wavelift.base.errors import CorruptStreamError, WaveliftError
+from wavelift.base.errors import CorruptStreamError, located
 from wavelift.base.run import CancelFlag, Progress, ignore_progress
 from wavelift.base.units import BLOCK
 from wavelift.transfer.conveyor import DEFAULT_WORKERS, Conveyor, Scratch
@@ -72,13 +72,8 @@ def copy(
     if block_count(source.size) != manifest.block_count:
         raise ValueError(f"a manifest of {manifest.capacity} bytes for a disk of {source.size}")
     task = _Copy(source, writer, manifest, throttle, Progress(server, disk, phase, 0, source.size))
-    try:
+    with located(server=server or None, disk=disk or None):
         return task.run(workers, cancel, on_progress)
-    except WaveliftError as error:
-        for key, value in (("server", server), ("disk", disk)):
-            if value:
-                error.where.setdefault(key, value)
-        raise
 
 
 class _ZeroPiece:

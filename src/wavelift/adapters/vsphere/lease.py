@@ -31,6 +31,7 @@ from wavelift.base.errors import (
     NotFoundError,
     UnreachableError,
     WaveliftError,
+    located,
 )
 from wavelift.base.net import CUTS, explained_tls_error, qualify, unreachable
 from wavelift.base.run import CancelFlag
@@ -269,10 +270,8 @@ class ExportLease:
         url = self._urls[disk_address(disk)]
         config = self.session.config
         target = target_of(str(url.url), config.host, config.port)
-        try:
+        with located(**self._at(disk)):
             context, name = self._context(target, str(getattr(url, "sslThumbprint", None) or ""))
-        except WaveliftError as error:
-            raise _placed(error, self._at(disk)) from None
         target = Target(name, target.port, target.path, target.local)
         body = Body(
             target, context, connect_timeout=config.timeout, proxy=config.http_proxy, hashed=self.check_manifest

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pyVmomi import vim
@@ -10,6 +11,7 @@ from wavelift.adapters.vsphere.doctor import test_connection as check_connection
 from wavelift.adapters.vsphere.properties import read_one
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.base.errors import LoginError, MissingPrivilegeError, TlsError, UnreachableError, WaveliftError
+from wavelift.simulators import vcenter
 from wavelift.simulators.vcenter import VCenterSimulator
 
 pytestmark = pytest.mark.wire
@@ -19,6 +21,11 @@ Configure = Callable[..., VsphereConfig]
 
 def calls(sim: VCenterSimulator, method: str) -> int:
     return int(sim.counters()["methods"].get(method, 0))
+
+
+def test_vcenter_s_clock_may_differ(tmp_path: Path, config_of: Configure) -> None:
+    with vcenter.start(tmp_path, [], clock_skew=-7200.0) as vc, connect(config_of(vc)) as session:
+        assert session.clock_ahead().total_seconds() == pytest.approx(-7200, abs=5)
 
 
 def test_the_test_button_says_who_and_what(sim: VCenterSimulator, config_of: Configure) -> None:

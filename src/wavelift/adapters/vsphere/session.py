@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -246,6 +247,15 @@ class VsphereSession:
                 self._login()
 
     # --- calls ----------------------------------------------------------------------------------------------------
+
+    def clock_ahead(self) -> timedelta:
+        """How far vCenter's clock is ahead of this machine's, to within a round trip: times that vCenter states
+        (a snapshot's creation) are by its own.
+        """
+        asked = datetime.now(UTC)
+        theirs: datetime = self.read(self.managed(vim.ServiceInstance, "ServiceInstance").CurrentTime)
+        answered = datetime.now(UTC)
+        return theirs - (asked + (answered - asked) / 2)
 
     @property
     def user(self) -> str:

@@ -43,6 +43,7 @@ class TransferGuards:
         self._ctx = ctx
         self._interval = interval
         self._host = ""
+        self._ahead: timedelta | None = None
 
     def check(self) -> None:
         """:raises GuardError: when the transfer must not go on, a lasting one when a retry must not go on either.
@@ -53,7 +54,10 @@ class TransferGuards:
 
     def _check_age(self) -> None:
         hours = self._task.plan.guards.max_snapshot_hours
-        age = self._ctx.clock.now() - datetime.fromisoformat(self._snapshot.ref.created)
+        if self._ahead is None:
+            self._ahead = self._session.clock_ahead()
+        # Created by vCenter's clock, which may be hours off this machine's.
+        age = self._ctx.clock.now() + self._ahead - datetime.fromisoformat(self._snapshot.ref.created)
         if age > timedelta(hours=hours):
             raise LastingGuardError(
                 f"The snapshot is {age.total_seconds() / 3600:.1f} h old, max_snapshot_hours is {hours}",

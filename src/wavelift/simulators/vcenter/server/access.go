@@ -75,6 +75,13 @@ func (s *sim) allowed(user, privilege string) bool {
 	return false
 }
 
+// clock answers CurrentTime by vCenter's own clock.
+type clock struct{ helper }
+
+func (c *clock) CurrentTime(_ *simulator.Context, _ *types.CurrentTime) soap.HasFault {
+	return &methods.CurrentTimeBody{Res: &types.CurrentTimeResponse{Returnval: c.sim.now()}}
+}
+
 // store answers RefreshDatastore. A vCenter shows the free space that it saw some minutes ago until somebody asks for a
 // fresh look; the embedded simulator would show invented sizes.
 type store struct {

@@ -71,7 +71,8 @@ type esxi struct {
 	ref                       types.ManagedObjectReference
 }
 
-func (s *sim) now() time.Time { return time.Now().UTC() }
+// now is vCenter's own clock, which need not be the client's.
+func (s *sim) now() time.Time { return time.Now().UTC().Add(seconds(s.options.ClockSkew)) }
 
 func (s *sim) add(v *vmState) {
 	s.mu.Lock()

@@ -25,6 +25,7 @@ type options struct {
 	LeaseHost          string  `json:"lease_host"`        // esxi | * | vcenter
 	LeaseBlocksRemoval bool    `json:"lease_blocks_removal"`
 	LeaseExclusive     bool    `json:"lease_exclusive"` // a second lease on the VM: TaskInProgress
+	ClockSkew          float64 `json:"clock_skew"`      // seconds that vCenter's clock is ahead
 	TaskSeconds        float64 `json:"task_seconds"`    // what snapshot tasks take
 	SessionTimeout     float64 `json:"session_timeout"`
 	VmfsLock           bool    `json:"vmfs_lock"`

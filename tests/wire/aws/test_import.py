@@ -381,6 +381,25 @@ def test_a_lost_answer_of_import_and_launch_makes_nothing_twice(
     ec2.deregister(done.image_id, delete_snapshots=True)
 
 
+def test_inv_5_a_launch_asked_for_again_after_its_instance_was_terminated_gives_another(
+    aws: AwsSimulator, account: Bootstrap, machine: Machine, imports: VmImport, ec2: Ec2
+) -> None:
+    done = finished(imports, imports.import_image(machine.request("token-again")))
+    launch = LaunchRequest(done.image_id, "t3.medium", account.subnet_ids[0], "launch-again", tags=TAGS)
+    first = ec2.launch(launch)
+    gone(ec2, first.instance_id)
+    second = ec2.launch(launch)
+    assert second.instance_id != first.instance_id
+    assert ec2.launch(launch).instance_id == second.instance_id
+    gone(ec2, second.instance_id)
+    # Long afterwards EC2 lists the terminated ones no more, and still knows their tokens.
+    aws.rule(service="ec2", operation="RunInstances", code="IdempotentInstanceTerminated", status=400, count=1)
+    third = ec2.launch(replace(launch, client_token="launch-long-after"))
+    assert third.client_token == "launch-long-after-1"
+    gone(ec2, third.instance_id)
+    ec2.deregister(done.image_id, delete_snapshots=True)
+
+
 def stored(ctx: RunContext) -> dict[str, Any]:
     found: dict[str, Any] = ctx.checkpoints.get("import") or {}
     return found

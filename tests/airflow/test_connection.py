@@ -19,7 +19,15 @@ def test_the_form_of_a_vsphere_connection(world: Any) -> None:
     assert form["standard_fields"]["host"]["title"] == "vCenter host name"
     assert form["standard_fields"]["port"]["placeholder"] == "443"
     fields = form["extra_fields"]
-    assert set(fields) == {"certificate_mode", "thumbprint", "ca_bundle", "esxi_mode", "proxy", "dns_suffixes"}
+    assert set(fields) == {
+        "certificate_mode",
+        "thumbprint",
+        "ca_bundle",
+        "esxi_mode",
+        "esxi_thumbprints",
+        "proxy",
+        "dns_suffixes",
+    }
     assert fields["certificate_mode"]["schema"]["enum"] == ["verify", "thumbprint", "ignore"]
     assert fields["certificate_mode"]["schema"]["default"] == "verify", "verified unless somebody says otherwise"
     assert fields["esxi_mode"]["schema"]["default"] == "vcenter"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from wavelift import __version__
 
@@ -25,7 +25,15 @@ def _text(label: str, description: str, *, default: str = "") -> dict[str, Any]:
     }
 
 
-def _choice(label: str, description: str, values: list[str]) -> dict[str, Any]:
+VSPHERE_CHOICES: Final = {
+    "certificate_mode": ("verify", "thumbprint", "ignore"),
+    "esxi_mode": ("vcenter", "ca", "pin", "ignore"),
+}
+"""Fields of the form with a list of values; the first is the default."""
+
+
+def _choice(field: str, label: str, description: str) -> dict[str, Any]:
+    values = list(VSPHERE_CHOICES[field])
     return {
         "label": label,
         "description": description,
@@ -44,17 +52,17 @@ VSPHERE_CONNECTION: dict[str, Any] = {
     },
     "conn-fields": {
         "certificate_mode": _choice(
-            "vCenter certificate",
-            "verify, pin a thumbprint, or ignore (logged loudly)",
-            ["verify", "thumbprint", "ignore"],
+            "certificate_mode", "vCenter certificate", "verify, pin a thumbprint, or ignore (logged loudly)"
         ),
         "thumbprint": _text("vCenter thumbprint", "SHA-256 or SHA-1, for certificate mode thumbprint"),
         "ca_bundle": _text("CA bundle", "PEM file on the connector that vouches for vCenter (and ESXi in mode ca)"),
         "esxi_mode": _choice(
+            "esxi_mode",
             "ESXi certificates",
-            "vcenter: vCenter vouches for its hosts' thumbprints",
-            ["vcenter", "ca", "pin", "ignore"],
+            "vcenter: vCenter vouches for its hosts' thumbprints; ca: the CA bundle; pin: the thumbprints below; "
+            "ignore (logged loudly)",
         ),
+        "esxi_thumbprints": _text("ESXi thumbprints", "comma separated, for ESXi mode pin"),
         "proxy": _text("HTTP proxy", "http://host:port between connector and vCenter, if any"),
         "dns_suffixes": _text("DNS suffixes", "comma separated, tried for ESXi host names without a domain"),
     },

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseHook
 
+from wavelift.airflow.provider_info import VSPHERE_CHOICES
 from wavelift.base.errors import SpecError, WaveliftError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
 
-HTTPS_PORT = 443
+HTTPS_PORT: Final = 443
 
 
 class VsphereHook(BaseHook):
@@ -70,7 +71,13 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
             next_step="Fill both in under Admin, Connections",
         )
     extra = {key: value for key, value in connection.extra_dejson.items() if value not in (None, "")}
-    suffixes = extra.pop("dns_suffixes", "")
+    for field, values in VSPHERE_CHOICES.items():
+        if extra.get(field, values[0]) not in values:
+            raise SpecError(
+                f"{field} of the vsphere connection is {extra[field]!r}",
+                connection=name,
+                next_step=f"Allowed are {', '.join(values)}",
+            )
     known = {
         key: extra[key] for key in ("certificate_mode", "thumbprint", "ca_bundle", "esxi_mode", "proxy") if key in extra
     }
@@ -80,8 +87,13 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
             port=connection.port or HTTPS_PORT,
             username=connection.login,
             password=connection.password or "",
-            dns_suffixes=tuple(part.strip() for part in suffixes.split(",") if part.strip()),
+            dns_suffixes=_listed(extra.get("dns_suffixes", "")),
+            esxi_thumbprints=_listed(extra.get("esxi_thumbprints", "")),
             **known,
         )
     except ValueError as error:
         raise SpecError(f"The vsphere connection is wrong: {error}", connection=name) from error
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import re
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from wavelift.base.errors import ProofError
-from wavelift.base.units import BLOCK
+from wavelift.base.units import BLOCK, MIB
 
 if TYPE_CHECKING:
     from tests.wire.services.conftest import Journey, Outcome, Stage
@@ -64,10 +67,23 @@ def test_inv_1_a_manifest_that_was_changed_is_not_believed(stage: Stage) -> None
     _assert_not_imported(stage, done)
 
 
+def _small_vmdk(folder: Path) -> bytes:
+    """A good stream-optimised VMDK of a disk that is smaller than any of ours."""
+    raw, vmdk = folder / "small.raw", folder / "small.vmdk"
+    raw.write_bytes(random.Random(5).randbytes(MIB))
+    command = ["qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", raw, vmdk]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    return vmdk.read_bytes()
+
+
 @pytest.mark.parametrize("verify", ["full", "sample:5"])
-@pytest.mark.parametrize("body", [b"not a disk at all" * 100, b""], ids=["other", "empty"])
-def test_inv_1_an_object_that_was_replaced_is_not_imported(stage: Stage, verify: str, body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"not a disk at all" * 100, b"", "smaller disk"], ids=["other", "empty", "smaller"])
+def test_inv_1_an_object_that_was_replaced_is_not_imported(
+    stage: Stage, verify: str, body: bytes | str, tmp_path: Path
+) -> None:
     journey = stage.journey("web01", defaults={"verify": verify})
+    if isinstance(body, str):
+        body = _small_vmdk(tmp_path)
 
     def replace() -> None:
         assert journey.outcome.export is not None

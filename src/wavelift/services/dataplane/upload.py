@@ -11,7 +11,7 @@ from typing import Final
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import StoredDisk
-from wavelift.base.errors import FencedError, NotFoundError, SpecError, WaveliftError
+from wavelift.base.errors import FencedError, NotFoundError, ProofError, SpecError, WaveliftError
 from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.base.run import RunContext
 from wavelift.transfer.file import FileReader
@@ -33,13 +33,15 @@ def upload_disk(
 
     A retry sends again only the parts whose SHA-256 differs. An error that no retry can cure leaves no upload behind.
 
-    :raises SpecError: for an unknown format; :raises NotFoundError: when there is no such file.
+    :raises SpecError: for an unknown format; :raises NotFoundError: when the file is not there or can't be read.
+    :raises ProofError: when the file changed while it was read: what is stored is of no one instant.
     """
     file = Path(path)
     if image_format not in FORMATS:
         raise SpecError(f"image_format is {image_format!r}", next_step=f"Allowed are {', '.join(FORMATS)}")
     if not file.is_file():
         raise NotFoundError("There is no such file on this worker", path=path, next_step="Check path and queue")
+    before = _version(file)
     started = ctx.clock.monotonic()
     stored = ctx.checkpoints.get(CHECKPOINT_KEY) or {}
     with closing(S3Staging(access, bucket)) as s3, _opened(file, image_format) as source:
@@ -61,6 +63,13 @@ def upload_disk(
             if not error.retryable:
                 sink.abort()
             raise
+        if _version(file) != before:
+            s3.delete(key)
+            raise ProofError(
+                "The file changed while it was uploaded",
+                path=path,
+                next_step="Upload it when nothing writes to it any more",
+            )
         body = manifest.to_bytes()
         s3.put_object(f"{key}.manifest", body)
     return StoredDisk(
@@ -82,8 +91,25 @@ def upload_disk(
     )
 
 
+def _version(file: Path) -> tuple[int, int, int]:
+    """Changes whenever the file is written to or replaced."""
+    state = file.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
 @contextmanager
 def _opened(file: Path, image_format: str) -> Iterator[BlockStream]:
+    try:
+        with _stream(file, image_format) as stream:
+            yield stream
+    except OSError as error:
+        raise NotFoundError(
+            f"The file can't be read: {error.strerror}", path=str(file), next_step="Check its rights and its disk"
+        ) from error
+
+
+@contextmanager
+def _stream(file: Path, image_format: str) -> Iterator[BlockStream]:
     if image_format == "auto":
         with file.open("rb") as head:
             image_format = "vmdk" if head.read(4) == VMDK_MAGIC else "raw"

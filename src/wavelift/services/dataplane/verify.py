@@ -10,7 +10,7 @@ from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import ExportResult, StoredDisk, VerifyResult
 from wavelift.base.errors import CorruptStreamError, ProofError, located
 from wavelift.base.run import RunContext
-from wavelift.base.units import BLOCK
+from wavelift.base.units import BLOCK, SECTOR
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging, disk_label_of
 from wavelift.transfer.manifest import Manifest
@@ -88,6 +88,9 @@ def _verify_disk(
         return staging.s3.read_range(disk.object_key, offset, length, cancel=ctx.cancel)
 
     image = VmdkFile(pread, disk.object_bytes)
+    due = -(-manifest.capacity // SECTOR) * SECTOR
+    if image.size != due:
+        raise CorruptStreamError(f"It is of a disk of {image.size} bytes where the manifest says {due}")
     return verify_sample(image.read_block, manifest, indices, cancel=ctx.cancel)
 
 

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -165,6 +165,8 @@ class Stage:
     session_options: dict[str, Any] = field(default_factory=dict)
     """Changes to the vSphere connection."""
     shared_access: AwsAccess | None = None
+    cookies: set[str] = field(default_factory=set)
+    """Of every vSphere session, to look for in what was said."""
     environment_changes: dict[str, Any] = field(default_factory=dict)
 
     def config(self, **changes: Any) -> VsphereConfig:
@@ -178,8 +180,11 @@ class Stage:
         }
         return VsphereConfig(**(values | self.session_options | changes))
 
-    def connect(self) -> AbstractContextManager[VsphereSession]:
-        return connect(self.config())
+    @contextmanager
+    def connect(self) -> Iterator[VsphereSession]:
+        with connect(self.config()) as session:
+            self.cookies.add(session.cookie.partition("=")[2].strip('"'))
+            yield session
 
     def access(self, session: Any = None) -> AwsAccess:
         """To the simulator; ``session`` instead of the one with permanent keys, whose clients all tests share."""

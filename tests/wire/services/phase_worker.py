@@ -21,6 +21,7 @@ from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, con
 from wavelift.base.domain import ExportResult, ImportResult, Message, VerifyResult
 from wavelift.base.errors import FencedError, WaveliftError
 from wavelift.base.run import Progress, RunContext
+from wavelift.base.units import KIB
 from wavelift.ledger import Ledger
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.snapshot import remove_snapshot, take_snapshot
@@ -122,11 +123,19 @@ class Try:
             return launch(ledger, self.access(), self.task, ImportResult.load(self.order["image"]), self.ctx)
 
 
+def memory(field: str) -> int:
+    """``VmRSS`` or ``VmHWM`` of this process, bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * KIB for line in lines if line.startswith(f"{field}:"))
+
+
 def main() -> None:
     answer: dict[str, Any]
     try:
-        result = Try(json.load(sys.stdin)).run()
-        answer = {"result": result.dump() if result is not None else None}
+        once = Try(json.load(sys.stdin))
+        idle = memory("VmRSS")
+        result = once.run()
+        answer = {"result": result.dump() if result is not None else None, "idle": idle, "most": memory("VmHWM")}
     except WaveliftError as error:
         answer = {"error": type(error).__name__, "text": str(error)}
     print(json.dumps(answer), flush=True)

@@ -101,7 +101,8 @@ class ExportLease:
 
     @property
     def where(self) -> dict[str, Any]:
-        return {"server": self.server or None, "lease": moref(self._lease) or None}
+        # Its full id, session[…]…, begins with the session's key, which is nobody's business in a log.
+        return {"server": self.server or None, "lease": moref(self._lease).rpartition("]")[2] or None}
 
     def _at(self, disk: DiskFacts) -> dict[str, Any]:
         return {"disk": disk.address, **self.where}

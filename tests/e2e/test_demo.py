@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -27,6 +28,9 @@ def tree() -> str:
 
 
 def test_make_demo_proves_every_byte_and_leaves_nothing(demo: StartDemo) -> None:
+    # What make sets up (a new lock, a changed simulator) is not the demo's: caches of pip and Go stay by intent.
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    subprocess.run(["make", "setup"], cwd=ROOT, env=variables, check=True, capture_output=True)
     before = tree()
     running = demo(command=("make", "demo", "DEMO_EXIT=1"))
 
@@ -40,7 +44,7 @@ def test_make_demo_proves_every_byte_and_leaves_nothing(demo: StartDemo) -> None
     assert len(re.findall(r"\bami-[0-9a-f]{17}\b", running.stderr)) == 3
     assert len(re.findall(r"\bi-[0-9a-f]{17}\b", running.stderr)) == 2  # db01 is an image only
     assert len(re.findall(r"\b[0-9a-f]{64}\b", running.stderr)) == 4
-    assert re.search(r"(web01|db01|win01) +export +[1-9].* of .*/s", running.stderr), running.stderr
+    assert re.search(r" s  db01 +export .* of 576\.0 MiB", running.stderr), running.stderr
 
     running.assert_nothing_left()
     assert tree() == before

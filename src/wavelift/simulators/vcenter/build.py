@@ -117,3 +117,10 @@ def _build(target: Path) -> None:
         if done.returncode:
             raise SimulatorError(f"the vCenter simulator did not build with {go}:\n{done.stderr.strip()}")
         built.replace(target)
+
+
+if __name__ == "__main__":  # `make vcenter`: so that the demo's first start need not build
+    try:
+        ensure_binary()
+    except SimulatorError as error:
+        sys.exit(str(error))

@@ -165,6 +165,8 @@ class Stage:
     session_options: dict[str, Any] = field(default_factory=dict)
     """Changes to the vSphere connection."""
     shared_access: AwsAccess | None = None
+    looked: dict[str, PreflightReport] = field(default_factory=dict)
+    """What pre-flight found for a wave, for journeys that are not about it."""
     cookies: set[str] = field(default_factory=set)
     """Of every vSphere session, to look for in what was said."""
     environment_changes: dict[str, Any] = field(default_factory=dict)
@@ -328,6 +330,8 @@ class Journey:
         self.progress: Callable[[Any], None] = lambda progress: None
         self.home = ""
         """Host of a VM that the test moves."""
+        self.looked_before = False
+        """Take what an earlier journey's pre-flight found: nothing has changed since."""
         self.until = ""
         """``verify``: what follows is not what the test is about."""
         self.outcome = Outcome()
@@ -412,7 +416,13 @@ class Journey:
             with self.stage.connect() as session:
                 return run_preflight(session, self.access, self.admitted, self.context("*", "preflight"))
 
-        report = self.outcome.preflight = self.step("preflight", look)
+        wave = self.admitted.wave.model_dump_json()
+        report = self.stage.looked.get(wave) if self.looked_before else None
+        if report is None:
+            report = self.step("preflight", look)
+        if self.looked_before:
+            self.stage.looked[wave] = report
+        self.outcome.preflight = report
         if not report.passed:
             self.outcome.phase = "preflight"
             raise Refused("; ".join(report.lines()))
@@ -562,12 +572,18 @@ def shared_access(
     return Stage(vc=None, aws=aws_simulator, account=account, folder=tmp_path_factory.getbasetemp()).access()  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="session")
+def looked() -> dict[str, PreflightReport]:
+    return {}
+
+
 @pytest.fixture
 def stage(
     vcenter_simulator: VCenterSimulator,
     aws_simulator: AwsSimulator,
     account: Bootstrap,
     shared_access: AwsAccess,
+    looked: dict[str, PreflightReport],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Stage]:
@@ -577,7 +593,7 @@ def stage(
     monkeypatch.setattr(snapshots, "BUSY_POLL_S", 0.1)
     monkeypatch.setattr(lease, "BUSY_POLL_S", 0.1)
     before, threads = _footprint(vcenter_simulator, aws_simulator), set(threading.enumerate())
-    made = Stage(vcenter_simulator, aws_simulator, account, tmp_path, shared_access=shared_access)
+    made = Stage(vcenter_simulator, aws_simulator, account, tmp_path, shared_access=shared_access, looked=looked)
     yield made
     made.clear_rules()
     for journey in made.journeys:

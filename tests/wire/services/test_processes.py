@@ -113,6 +113,7 @@ def tries(stage: Stage) -> Iterator[Callable[..., Tries]]:
 
     def make(server: str) -> Tries:
         journey = stage.journey(server)
+        journey.looked_before = True
         (task,) = journey.preflight()
         journey.reserve(task)
         made.append(Tries(stage, journey, task))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 from airflow.serialization.serialized_objects import BaseSerialization
 
-from wavelift.airflow.triggers import slots
+from wavelift.airflow.triggers import poller, slots
 from wavelift.airflow.triggers.imports import ImportImageTrigger, ImportSlotTrigger, ImportWatchTrigger
 from wavelift.airflow.triggers.poller import MAX_FAILURES, SharedPoller
 from wavelift.airflow.triggers.slots import RECHECK_SECONDS, SlotQueue, SlotTrigger
@@ -175,3 +176,21 @@ def test_amp_04_a_queue_wakes_who_is_next_and_one_to_look_for_dead_holders(
         assert queue(["c", "b"]) == {"b": True}, "the next in the queue, not the first that asked"
         assert queue(["gone"]) == {"gone": True}, "who is in no queue must ask again"
     assert slots.RECHECK_SECONDS >= 60, "a task each time: not more often"
+
+
+def test_no_event_is_fired_before_the_deferring_process_has_surely_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source()
+    source.ended["me"] = "free"
+    monkeypatch.setattr(slots, "SlotQueue", lambda **_: source)
+    monkeypatch.setattr(poller, "SETTLE_SECONDS", 0.4)
+    trigger = SlotTrigger(kind="transfer", scope="dc", holder="me", limit=1, poll_seconds=INTERVAL)
+
+    async def first() -> Any:
+        return await anext(trigger.run())
+
+    began = time.monotonic()
+    assert asyncio.run(first()).payload == {"free": True}
+    assert source.asked, "the queue was looked at"
+    assert time.monotonic() - began >= 0.4
+    monkeypatch.undo()
+    assert poller.SETTLE_SECONDS > 5, "longer than [workers] min_heartbeat_interval"

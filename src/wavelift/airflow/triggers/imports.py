@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from wavelift.airflow.triggers.poller import Fetch, SharedPoller
+from wavelift.airflow.triggers.poller import Fetch, SharedPoller, settled
 
 
 class AwsWaitTrigger(BaseTrigger):
@@ -79,13 +80,16 @@ class ImportWatchTrigger(AwsWaitTrigger):
         return (f"{kind.__module__}.{kind.__qualname__}", {"import_task_id": self.import_task_id, **self.settings()})
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        began = time.monotonic()
         try:
             access = await self.access()
             poller = SharedPoller.of(self.poller_key("imports"), _finished_imports(access), self.poll_seconds)
             status = await poller.watch(self.import_task_id)
         except Exception as error:
+            await settled(began)
             yield TriggerEvent({"error": str(error), "import_task_id": self.import_task_id})
             return
+        await settled(began)
         yield TriggerEvent({"status": status, "import_task_id": self.import_task_id})
 
 
@@ -127,14 +131,17 @@ class ImportSlotTrigger(AwsWaitTrigger):
         return ("wavelift.airflow.triggers.imports.ImportSlotTrigger", {"below": self.below, **self.settings()})
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        began = time.monotonic()
         try:
             await asyncio.sleep(self.poll_seconds)
             access = await self.access()
             key = (*self.poller_key("import places"), self.below)
             await SharedPoller.of(key, _free_places(access, self.below), self.poll_seconds).watch(uuid4().hex)
         except Exception as error:
+            await settled(began)
             yield TriggerEvent({"error": str(error)})
             return
+        await settled(began)
         yield TriggerEvent({"free": True})
 
 

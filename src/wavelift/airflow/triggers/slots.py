@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from wavelift.airflow.triggers.poller import SharedPoller
+from wavelift.airflow.triggers.poller import SharedPoller, settled
 
 RECHECK_SECONDS: Final = 120.0
 """A queue that did not move for this long wakes one waiter: its task asks Airflow whether the holders' DAG runs still
@@ -42,13 +42,16 @@ class SlotTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
+        began = time.monotonic()
         key = ("slots", self.kind, self.scope, self.limit, self.poll_seconds)
         poller = SharedPoller.of(key, SlotQueue(kind=self.kind, scope=self.scope, limit=self.limit), self.poll_seconds)
         try:
             await poller.watch(self.holder)
         except Exception as error:
+            await settled(began)
             yield TriggerEvent({"error": str(error)})
             return
+        await settled(began)
         yield TriggerEvent({"free": True})
 
 

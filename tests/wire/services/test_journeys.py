@@ -121,9 +121,13 @@ def test_inv_6_disks_that_are_done_are_not_read_again(stage: Stage) -> None:
     journey = stage.journey("pair01")
     journey.until = "verify"
     journey.options = TransferOptions(parallel_disks=1)
+    seen: list[Any] = []
+    journey.progress = _watcher(seen)
     done = journey.run()
     assert done.error is None
     assert done.tries["export"] == 2
+    again = [one for one in seen if one.disk == "disk 0 (SCSI 0:0)" and one.phase == "export" and one.done == one.total]
+    assert len(again) == 2, "the retry tells of the disk that is done, else the sum of all would be wrong"
     assert stage.vc.counters()["paths"]["/nfc"]["requests"] == 3
     assert done.export is not None
     stage.assert_objects_equal_source(done.export)

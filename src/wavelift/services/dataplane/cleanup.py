@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -97,15 +98,15 @@ def _find(session: VsphereSession, access: AwsAccess, admitted: Admitted) -> Ite
 def _staged(access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:
     """Unfinished uploads and staged disks below this wave's folder; ``<prefix>/<wave>/<run>/<server>/…``."""
     staging = admitted.wave.environment.staging
-    s3 = S3Staging(access, staging.bucket)
     folder = "/".join(part for part in (staging.prefix.strip("/"), slug(admitted.wave.wave)) if part) + "/"
-    for upload in s3.list_uploads(folder):
-        abort = partial(s3.abort_upload, upload.key, upload.upload_id)
-        yield _Found("upload", f"s3://{staging.bucket}/{upload.key}", _run_of(upload.key, folder), abort)
-    for entry in s3.list(folder):
-        if entry.key.endswith(DISK_SUFFIX):
-            delete = partial(s3.delete, entry.key)
-            yield _Found("staged disk", f"s3://{staging.bucket}/{entry.key}", _run_of(entry.key, folder), delete)
+    with closing(S3Staging(access, staging.bucket)) as s3:
+        for upload in s3.list_uploads(folder):
+            abort = partial(s3.abort_upload, upload.key, upload.upload_id)
+            yield _Found("upload", f"s3://{staging.bucket}/{upload.key}", _run_of(upload.key, folder), abort)
+        for entry in s3.list(folder):
+            if entry.key.endswith(DISK_SUFFIX):
+                delete = partial(s3.delete, entry.key)
+                yield _Found("staged disk", f"s3://{staging.bucket}/{entry.key}", _run_of(entry.key, folder), delete)
 
 
 def _run_of(key: str, folder: str) -> str:

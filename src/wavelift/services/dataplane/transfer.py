@@ -20,7 +20,7 @@ from wavelift.adapters.aws.multipart import S3PartSink
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.lease import ExportLease, LeaseBody
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.base.domain import DiskFacts, ExportResult, StoredDisk
+from wavelift.base.domain import DiskFacts, ExportResult, SnapshotRef, StoredDisk
 from wavelift.base.errors import CorruptStreamError, FencedError, NotFoundError, located
 from wavelift.base.names import run_hash, tags
 from wavelift.base.run import Progress, RunContext
@@ -75,12 +75,14 @@ class _Record:
     minutes, and a try that is killed meanwhile must not send everything again.
     """
 
-    def __init__(self, ctx: RunContext, snapshot: str) -> None:
+    def __init__(self, ctx: RunContext, snapshot: SnapshotRef) -> None:
         self._checkpoints = ctx.checkpoints
         self._lock = threading.Lock()
         stored: dict[str, Any] = self._checkpoints.get(CHECKPOINT_KEY) or {}
-        same = stored.get("snapshot") == snapshot
-        self._value: dict[str, Any] = stored if same else {"snapshot": snapshot, "uploads": {}, "disks": {}}
+        # A restored vCenter may give an id a second time; never an id and an instant.
+        instant = f"{snapshot.moref} {snapshot.created}"
+        same = stored.get("snapshot") == instant
+        self._value: dict[str, Any] = stored if same else {"snapshot": instant, "uploads": {}, "disks": {}}
         self.write()
 
     def write(self) -> None:
@@ -151,7 +153,7 @@ class _Transfer:
         rate = task.plan.guards.max_mbit_s
         self.throttle = Throttle(rate * MBIT) if rate else None
         self.stop = ctx.cancel.child()
-        self.record = _Record(ctx, snapshot.ref.moref)
+        self.record = _Record(ctx, snapshot.ref)
         self.finished: dict[int, StoredDisk] = {}
         self.passed = [0] * len(snapshot.disks)
         """Bytes of each disk that were read, for the lease's percent."""
@@ -187,7 +189,7 @@ class _Transfer:
             stored = self._stored(index)
             if stored is not None:
                 self.finished[index] = stored
-                self.passed[index] = disk.capacity
+                self._on_progress(index, self._all_of(index, disk, stored))
         self.record.write()
         self.staging.abort_uploads(keep=self.record.uploads)
 
@@ -276,7 +278,6 @@ class _Transfer:
         if stream.size != -(-disk.capacity // SECTOR) * SECTOR:
             raise CorruptStreamError(
                 f"The stream is of a disk of {stream.size} bytes, vCenter says {disk.capacity}",
-                server=self.task.name,
                 disk=disk.address,
                 next_step="The retry asks for a new lease; if it says so again, check the VM's disks in vCenter",
             )
@@ -297,6 +298,12 @@ class _Transfer:
     def _on_progress(self, index: int, progress: Progress) -> None:
         self.passed[index] = progress.done
         self.ctx.progress(progress)
+
+    def _all_of(self, index: int, disk: DiskFacts, stored: StoredDisk) -> Progress:
+        """News of a disk that an earlier try finished: whoever adds up the disks counts it."""
+        size = disk.capacity
+        label = disk_label(index, disk)
+        return Progress(self.task.name, label, "export", size, size, stored.data_bytes, stored.object_bytes)
 
     def _store_manifest(self, index: int, manifest: Manifest, writer: VmdkPartWriter, sink: S3PartSink) -> StoredDisk:
         """All parts are stored: put the manifest beside them, and describe what the object will be."""

@@ -1,0 +1,166 @@
+"""``wavelift cleanup``: what ended runs left is found by tag and name; nothing else is touched (invariants 4, 5)."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, VmImport
+from wavelift.adapters.vsphere import snapshots
+from wavelift.base.errors import MissingPrivilegeError, WaveliftError
+from wavelift.base.names import run_hash, snapshot_name, tags
+from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
+from wavelift.base.units import BLOCK, MIB
+from wavelift.services.dataplane.cleanup import CleanupReport, sweep
+from wavelift.services.dataplane.messages import Admitted
+from wavelift.services.dataplane.staging import ServerStaging
+from wavelift.services.dataplane.upload import upload_disk
+
+if TYPE_CHECKING:
+    from tests.wire.services.conftest import Stage
+
+pytestmark = pytest.mark.wire
+
+ENDED, LIVING, FOREIGN = "lab.migrate/ended/web01", "lab.migrate/living/off01", "elsewhere/ran/mute01"
+
+
+def _leave(stage: Stage, key: str) -> str:
+    """A snapshot, an unfinished upload, a staged disk and a running import of a run; the import's id."""
+    server = key.rpartition("/")[2]
+    plan = stage.wave(server).servers[0]
+    (vm,) = [one["moref"] for one in stage.vc.state()["vms"] if one["name"] == server]
+    with stage.connect() as session:
+        snapshots.ensure_snapshot(session, vm, snapshot_name(key), "", quiesce="never", cancel=CancelFlag())
+    with ServerStaging.of(stage.access(), plan, key) as staging:
+        staging.s3.multipart(staging.object_key(1), metadata={})
+        staging.s3.put_object(staging.manifest_key(0), b"a manifest")
+        staging.s3.put_object(staging.object_key(0), b"a disk")
+        disk = ImportDisk(bucket=staging.bucket, key=staging.object_key(0))
+    stage.aws.rule(kind="import", outcome="stuck", phase="pending", count=1)
+    request = ImportRequest(disks=[disk], client_token=f"left-{run_hash(key)}", tags=tags("lab", server, key))
+    return VmImport(stage.access()).import_image(request)
+
+
+def _sweep(stage: Stage, *, dry_run: bool, known: tuple[str, ...] = (ENDED, LIVING)) -> CleanupReport:
+    admitted = Admitted(
+        wave=stage.wave("web01"),
+        mode="cleanup",
+        dag_id="lab.migrate",
+        run_id="cleaning",
+        requested_by="tester",
+        known=tuple(run_hash(key) for key in known),
+        living=(run_hash(LIVING),),
+        dry_run=dry_run,
+    )
+    with stage.connect() as session:
+        return sweep(session, stage.access(), admitted)
+
+
+def _kinds(report: CleanupReport, key: str) -> dict[str, tuple[str, bool]]:
+    return {one.kind: (one.owner, one.removed) for one in report.leftovers if one.run == run_hash(key)}
+
+
+def test_inv_4_what_an_ended_run_left_is_removed_and_nothing_else(stage: Stage) -> None:
+    imports = {key: _leave(stage, key) for key in (ENDED, LIVING, FOREIGN)}
+    kinds = ("vSphere snapshot", "upload", "staged disk", "import task")
+    try:
+        before = (stage.vc.state()["vms"], stage.aws.state())
+        listed = _sweep(stage, dry_run=True)
+        assert _kinds(listed, ENDED) == dict.fromkeys(kinds, ("ended run", False))
+        assert (stage.vc.state()["vms"], stage.aws.state()) == before
+
+        done = _sweep(stage, dry_run=False)
+        assert _kinds(done, ENDED) == dict.fromkeys(kinds, ("ended run", True))
+        assert _kinds(done, LIVING) == dict.fromkeys(kinds, ("living run", False))
+        assert _kinds(done, FOREIGN) == dict.fromkeys(kinds, ("unknown", False))
+        assert not any(one.error for one in done.leftovers)
+
+        status = VmImport(stage.access()).describe(imports.values())
+        assert [key for key, id in imports.items() if not status[id].finished] == [LIVING, FOREIGN]
+        standing = [one["name"] for vm in stage.vc.state()["vms"] for one in vm["snapshots"]]
+        assert sorted(standing) == sorted(snapshot_name(key) for key in (LIVING, FOREIGN))
+        assert _kinds(_sweep(stage, dry_run=True), ENDED) == {}
+    finally:
+        _take_back(stage, imports)
+
+
+def test_what_cannot_be_removed_is_told_and_the_rest_goes(stage: Stage) -> None:
+    imports = {ENDED: _leave(stage, ENDED)}
+    stage.vc.rule(kind="fault", method="RemoveSnapshot_Task", fault="NoPermission", args={"privilegeId": "p"}, times=0)
+    try:
+        report = _sweep(stage, dry_run=False)
+        told = {one.kind: (one.removed, one.error) for one in report.leftovers}
+        assert told.pop("vSphere snapshot")[0] is False
+        assert [one.error for one in report.leftovers if "lacks p" in one.error] != []
+        assert set(told.values()) == {(True, "")}
+    finally:
+        stage.clear_rules()
+        _take_back(stage, imports)
+
+
+def _take_back(stage: Stage, imports: dict[str, str]) -> None:
+    """The test's own end: everything of every run."""
+    for key, task_id in imports.items():
+        VmImport(stage.access()).cancel(task_id)
+        plan = stage.wave(key.rpartition("/")[2]).servers[0]
+        with ServerStaging.of(stage.access(), plan, key) as staging:
+            staging.discard()
+        with stage.connect() as session:
+            for ref in snapshots.find_ours(session):
+                if ref.name == snapshot_name(key):
+                    snapshots.remove_snapshot(session, ref.vm, ref.name, cancel=CancelFlag())
+
+
+# --- a disk that lies on the worker ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.raw"
+    with path.open("wb") as out:
+        out.truncate(24 * MIB + 512)
+        out.seek(2 * MIB)
+        out.write(random.Random(3).randbytes(18 * MIB))
+    return path
+
+
+def _upload(stage: Stage, path: Path, store: MemoryCheckpoints, *, image_format: str = "auto") -> Any:
+    ctx = RunContext("upload/run/disk", checkpoints=store)
+    return upload_disk(
+        stage.access(),
+        path=str(path),
+        bucket=stage.account.bucket,
+        key="by-hand/disk.vmdk",
+        image_format=image_format,
+        ctx=ctx,
+    )
+
+
+def _forget(stage: Stage) -> None:
+    for key in ("by-hand/disk.vmdk", "by-hand/disk.vmdk.manifest"):
+        stage.aws.client("s3").delete_object(Bucket=stage.account.bucket, Key=key)
+
+
+def test_a_disk_file_goes_up_with_the_same_proof(stage: Stage, image: Path) -> None:
+    store = MemoryCheckpoints()
+    stage.aws.rule(service="s3", operation="UploadPart", part=3, status=500, count=4)
+    with pytest.raises(WaveliftError):
+        _upload(stage, image, store)
+    stored = _upload(stage, image, store)
+    assert stored.capacity == 24 * MIB + 512
+    assert stored.parts_kept >= 1
+    kept = {one["key"]: Path(one["path"]) for one in stage.aws.evidence()["objects"]}[stored.object_key]
+    again = _upload(stage, kept, MemoryCheckpoints())
+    _forget(stage)
+    assert again.content_digest == stored.content_digest, "read as VMDK it is the same disk"
+    assert stored.data_bytes % BLOCK == 0
+
+
+def test_a_disk_file_that_may_not_go_up_leaves_no_upload(stage: Stage, image: Path) -> None:
+    stage.aws.rule(service="s3", operation="UploadPart", code="AccessDenied", status=403)
+    with pytest.raises(MissingPrivilegeError, match="s3:PutObject"):
+        _upload(stage, image, MemoryCheckpoints())
+    assert stage.aws.state()["buckets"][stage.account.bucket]["uploads"] == []

@@ -101,7 +101,8 @@ WAVES: Final[dict[str, WaveOf]] = {
 }
 TOOLS_VM: Final = "tools-vm"
 EARLY: Final = ("late", "full", "broken")
-"""Waves whose runs begin with the session."""
+"""Waves whose runs begin with the session, if one of :data:`EARLY_FOR` is to run."""
+EARLY_FOR: Final = {"test_wave", "test_console", "test_specs"}
 SLOW: Final = {
     "late-a": (75 * KIB, 1),
     "fragile-a": (400 * KIB, 1),
@@ -336,8 +337,15 @@ class Run:
         return next(one for one in self.report()["outcomes"] if one["server"] == server)
 
     def index(self, server: str) -> int:
-        names = [one["name"] for one in self.world.api.xcom(self.dag_id, self.run_id, "preflight")]
-        return names.index(server)
+        """The map index of a server; waits for the pre-flight, which decides it."""
+        found: list[str] = []
+
+        def there() -> bool:
+            found[:] = [one["name"] for one in self.world.api.xcom(self.dag_id, self.run_id, "preflight") or ()]
+            return bool(found)
+
+        self.until("the pre-flight", there)
+        return found.index(server)
 
     def migration(self, server: str) -> Migration:
         return next(one for one in self.world.ended() if (one.dag_run_id, one.server) == (self.run_id, server))
@@ -375,7 +383,8 @@ def _lay_out(dags: Path, stage: Stage) -> None:
     for folder in ("waves", "environments"):
         (dags / folder).mkdir(exist_ok=True)
     (dags / "environments" / "lab.yaml").write_text(_environment(stage, "lab"))
-    (dags / "environments" / "narrow.yaml").write_text(_environment(stage, "narrow", limits={"imports_per_region": 2}))
+    narrow = _environment(stage, "narrow", aws_conn_id="aws_narrow", limits={"imports_per_region": 2})
+    (dags / "environments" / "narrow.yaml").write_text(narrow)
     for name in WAVES:
         (dags / "waves" / f"{name}.yaml").write_text(wave_file(name))
     (dags / "waves" / "bad.yaml").write_text(BAD_WAVE)
@@ -393,7 +402,7 @@ def _order_faults(stage: Stage) -> None:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("airflow")
     with ExitStack() as stack:
         aws = stack.enter_context(start_aws(folder / "aws", tls=True, evidence=True))
@@ -405,18 +414,25 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         _lay_out(folder / "dags", stage)
         _order_faults(stage)
         before = (vcenter.state(), aws.state())
+        connections = stage.connections()
         settings = {
-            **stage.connections(),
+            **connections,
+            "AIRFLOW_CONN_AWS_NARROW": connections["AIRFLOW_CONN_AWS_DEMO"],
             "AIRFLOW__WAVELIFT__POLL_SECONDS": "1",
             "AIRFLOW__WAVELIFT__TRANSFERS_PER_CONNECTOR": str(SLOTS),
             "WAVELIFT_LAB": f"{folder}:{BUCKET}",
+            # How late Airflow hears of a process's end, and how soon a killed task is told: 1 s here, 5 by default.
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+            # SQLite: wait for a writer instead of answering "database is locked" after 5 s.
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder / 'home' / 'airflow.db'}?timeout=60",
             "PYTHONDONTWRITEBYTECODE": "",  # or every task compiles all of wavelift anew
         }
         airflow = stack.enter_context(LocalAirflow(folder / "home", folder / "dags", settings))
         airflow.migrate()
         airflow.start()
         made = World(airflow, stage, folder / "dags")
-        made.early = {wave: made.trigger(wave) for wave in EARLY}
+        if EARLY_FOR & {item.path.stem for item in request.session.items}:
+            made.early = {wave: made.trigger(wave) for wave in EARLY}
         yield made
         _nothing_is_left(made, *before)
         made.ledger.close()

@@ -17,7 +17,7 @@ def test_inv_8_amp_04_imports_wait_for_a_place_without_a_worker(world: Any) -> N
     world.aws.settings(import_limit=1, phase_seconds=1.5)
     try:
         run = world.trigger("limited")
-        waited: dict[str, set[str]] = {}
+        waited: dict[int, set[str]] = {}
         most = 0
 
         def over() -> bool:
@@ -25,7 +25,7 @@ def test_inv_8_amp_04_imports_wait_for_a_place_without_a_worker(world: Any) -> N
             most = max(most, len(world.aws.state()["import_tasks"]))
             for row in run.rows():
                 if row["task_id"] == "server.import_image" and row["state"]:
-                    waited.setdefault(row["rendered_map_index"] or "", set()).add(row["state"])
+                    waited.setdefault(row["map_index"], set()).add(row["state"])
             for migration in world.ended():
                 if migration.wave == "limited":
                     phases.add(migration.phase)

@@ -16,7 +16,7 @@ def test_inv_6_kill_9_of_the_task_at_70_percent_keeps_the_parts(world: Any) -> N
     run = world.trigger("killed")
     run.until("70 % of the disk and five parts", lambda: run.exported(0) > 50 * MIB and _parts(world) >= 5)
     (before,) = world.uploads("/killed-a/")
-    repeated = world.aws.counters()["s3.parts"]["repeated"]
+    repeated = _sent_again(world)
     pid = run.row("export", 0)["pid"]
     world.kill([pid])
     run.ends("success")
@@ -25,10 +25,14 @@ def test_inv_6_kill_9_of_the_task_at_70_percent_keeps_the_parts(world: Any) -> N
     (disk,) = world.api.xcom(run.dag_id, run.run_id, "server.export", map_index=0)["disks"]
     assert disk["parts_kept"] >= before["parts"] >= 5
     assert disk["parts"] > disk["parts_kept"]
-    assert world.aws.counters()["s3.parts"]["repeated"] == repeated, "no stored part is sent again"
+    assert _sent_again(world) == repeated, "no stored part is sent again"
     assert len(world.snapshots_taken("killed-a")) == 1
     world.assert_proven("killed-a", run.outcome("killed-a")["image_id"])
     world.vcenter.expire_sessions()  # the dead process's, as vCenter does after half an hour
+
+
+def _sent_again(world: Any) -> int:
+    return int(world.aws.counters()["s3.parts"].get("repeated", 0))
 
 
 def _parts(world: Any) -> int:

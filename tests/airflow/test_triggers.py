@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from airflow.serialization.serialized_objects import BaseSerialization
 
-from wavelift.airflow.triggers import poller, slots
+from wavelift.airflow.triggers import base, imports, slots
 from wavelift.airflow.triggers.imports import ImportImageTrigger, ImportSlotTrigger, ImportWatchTrigger
 from wavelift.airflow.triggers.poller import MAX_FAILURES, SharedPoller
 from wavelift.airflow.triggers.slots import RECHECK_SECONDS, SlotQueue, SlotTrigger
@@ -134,17 +134,13 @@ def test_stopping_an_import_task_cancels_the_import_and_a_watcher_leaves_it(monk
     cancelled: list[tuple[str, str]] = []
 
     class Imports:
-        def __init__(self, access: object) -> None:
-            assert access == "access"
-
         def cancel(self, task_id: str, reason: str) -> None:
             cancelled.append((task_id, reason))
 
-    async def access(self: object) -> str:
-        return "access"
+    async def fake(self: object) -> Imports:
+        return Imports()
 
-    monkeypatch.setattr("wavelift.adapters.aws.vmimport.VmImport", Imports)
-    monkeypatch.setattr("wavelift.airflow.triggers.imports.AwsWaitTrigger.access", access)
+    monkeypatch.setattr(imports.AwsWaitTrigger, "imports", fake)
     asyncio.run(ImportWatchTrigger(import_task_id="import-ami-1", **AWS).on_kill())
     assert not cancelled
     asyncio.run(ImportImageTrigger(import_task_id="import-ami-2", **AWS).on_kill())
@@ -182,15 +178,47 @@ def test_no_event_is_fired_before_the_deferring_process_has_surely_ended(monkeyp
     source = Source()
     source.ended["me"] = "free"
     monkeypatch.setattr(slots, "SlotQueue", lambda **_: source)
-    monkeypatch.setattr(poller, "SETTLE_SECONDS", 0.4)
+    assert base.settle_seconds() > 5, "longer than [workers] min_heartbeat_interval"
+    monkeypatch.setattr(base, "settle_seconds", lambda: 0.4)
     trigger = SlotTrigger(kind="transfer", scope="dc", holder="me", limit=1, poll_seconds=INTERVAL)
-
-    async def first() -> Any:
-        return await anext(trigger.run())
-
     began = time.monotonic()
-    assert asyncio.run(first()).payload == {"free": True}
+    assert _first(trigger) == {"free": True}
     assert source.asked, "the queue was looked at"
     assert time.monotonic() - began >= 0.4
-    monkeypatch.undo()
-    assert poller.SETTLE_SECONDS > 5, "longer than [workers] min_heartbeat_interval"
+
+
+def test_a_wait_that_breaks_wakes_its_task_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(self: object) -> None:
+        raise ConnectionError("no such connection")
+
+    monkeypatch.setattr(imports.AwsWaitTrigger, "imports", broken)
+    monkeypatch.setattr(base, "settle_seconds", lambda: 0.0)
+    trigger = ImportImageTrigger(import_task_id="import-ami-1", **AWS)
+    assert _first(trigger) == {"error": "no such connection"}
+
+
+def test_a_place_that_aws_refused_is_asked_for_again_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its limit may have been raised meanwhile; no import has to end for that."""
+
+    class Full:
+        def count_active(self) -> int:
+            return 3
+
+    async def fake(self: object) -> Full:
+        return Full()
+
+    monkeypatch.setattr(imports.AwsWaitTrigger, "imports", fake)
+    monkeypatch.setattr(imports, "ASK_AGAIN_SECONDS", 0.3)
+    monkeypatch.setattr(base, "settle_seconds", lambda: 0.0)
+    aws = {**AWS, "poll_seconds": INTERVAL}
+    assert _first(ImportSlotTrigger(below=3, **aws)) == {"free": False}
+    assert _first(ImportSlotTrigger(below=4, **aws)) == {"free": True}
+
+
+def _first(trigger: Any) -> Any:
+    """The payload of a trigger's event."""
+
+    async def event() -> Any:
+        return await anext(trigger.run())
+
+    return asyncio.run(event()).payload

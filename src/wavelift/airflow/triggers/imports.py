@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 from uuid import uuid4
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from wavelift.airflow.triggers.base import WaitTrigger
+from wavelift.airflow.triggers.poller import Fetch, SharedPoller
 
-from wavelift.airflow.triggers.poller import Fetch, SharedPoller, settled
+ASK_AGAIN_SECONDS: Final = 300.0
+"""AWS refused an import though fewer ran than we may start: its limit may be raised meanwhile, which nothing tells."""
 
 
-class AwsWaitTrigger(BaseTrigger):
+class AwsWaitTrigger(WaitTrigger):
     """What AWS waits share: the connection by name (never its secret) and all its settings."""
 
     def __init__(
@@ -25,14 +26,14 @@ class AwsWaitTrigger(BaseTrigger):
         verify: bool | str | None = None,
         botocore_config: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's is not annotated
+        super().__init__()
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
         self.poll_seconds = poll_seconds
         self.verify = verify
         self.botocore_config = botocore_config
 
-    def settings(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         return {
             "aws_conn_id": self.aws_conn_id,
             "region_name": self.region_name,
@@ -52,6 +53,17 @@ class AwsWaitTrigger(BaseTrigger):
             connection, self.region_name, verify=self.verify, botocore_config=self.botocore_config
         )
         return await asyncio.to_thread(hook.access)
+
+    async def imports(self) -> Any:
+        """A :class:`~wavelift.adapters.aws.vmimport.VmImport`; its vendor library is imported off the event loop."""
+        access = await self.access()
+
+        def make() -> Any:
+            from wavelift.adapters.aws.vmimport import VmImport
+
+            return VmImport(access)
+
+        return await asyncio.to_thread(make)
 
     def poller_key(self, purpose: str) -> tuple[object, ...]:
         """Everything that separates callers."""
@@ -75,38 +87,25 @@ class ImportWatchTrigger(AwsWaitTrigger):
         super().__init__(**kwargs)
         self.import_task_id = import_task_id
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        kind = type(self)
-        return (f"{kind.__module__}.{kind.__qualname__}", {"import_task_id": self.import_task_id, **self.settings()})
+    def fields(self) -> dict[str, Any]:
+        return {"import_task_id": self.import_task_id, **super().fields()}
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        began = time.monotonic()
-        try:
-            access = await self.access()
-            poller = SharedPoller.of(self.poller_key("imports"), _finished_imports(access), self.poll_seconds)
-            status = await poller.watch(self.import_task_id)
-        except Exception as error:
-            await settled(began)
-            yield TriggerEvent({"error": str(error), "import_task_id": self.import_task_id})
-            return
-        await settled(began)
-        yield TriggerEvent({"status": status, "import_task_id": self.import_task_id})
+    async def wait(self) -> dict[str, Any]:
+        fetch = finished_imports(await self.imports())
+        status = await SharedPoller.of(self.poller_key("imports"), fetch, self.poll_seconds).watch(self.import_task_id)
+        return {"status": status, "import_task_id": self.import_task_id}
 
 
 class ImportImageTrigger(ImportWatchTrigger):
     """The same for the import's owner: cancels it when a person kills the task."""
 
     async def on_kill(self) -> None:
-        from wavelift.adapters.aws.vmimport import VmImport
-
-        imports = VmImport(await self.access())
+        imports = await self.imports()
         await asyncio.to_thread(imports.cancel, self.import_task_id, "wavelift: the task was stopped by a person")
 
 
-def _finished_imports(access: Any) -> Fetch:
-    from wavelift.adapters.aws.vmimport import VmImport
-
-    imports = VmImport(access)
+def finished_imports(imports: Any) -> Fetch:
+    """Asks AWS about many imports; tells how those stand that have ended or are unknown."""
 
     def fetch(ids: Sequence[str]) -> Mapping[str, Any]:
         found = imports.describe(ids)
@@ -118,7 +117,7 @@ def _finished_imports(access: Any) -> Fetch:
 
 
 class ImportSlotTrigger(AwsWaitTrigger):
-    """Wakes its task when fewer than ``below`` imports are active in the account (invariant 8).
+    """Wakes its task when fewer than ``below`` imports are active in the account (invariant 8), and now and then.
 
     It looks one interval after it began: the task has just looked itself.
     """
@@ -127,28 +126,22 @@ class ImportSlotTrigger(AwsWaitTrigger):
         super().__init__(**kwargs)
         self.below = below
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        return ("wavelift.airflow.triggers.imports.ImportSlotTrigger", {"below": self.below, **self.settings()})
+    def fields(self) -> dict[str, Any]:
+        return {"below": self.below, **super().fields()}
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        began = time.monotonic()
+    async def wait(self) -> dict[str, Any]:
+        await asyncio.sleep(self.poll_seconds)
+        key = (*self.poller_key("import places"), self.below)
+        poller = SharedPoller.of(key, free_places(await self.imports(), self.below), self.poll_seconds)
         try:
-            await asyncio.sleep(self.poll_seconds)
-            access = await self.access()
-            key = (*self.poller_key("import places"), self.below)
-            await SharedPoller.of(key, _free_places(access, self.below), self.poll_seconds).watch(uuid4().hex)
-        except Exception as error:
-            await settled(began)
-            yield TriggerEvent({"error": str(error)})
-            return
-        await settled(began)
-        yield TriggerEvent({"free": True})
+            await asyncio.wait_for(poller.watch(uuid4().hex), ASK_AGAIN_SECONDS)
+        except TimeoutError:
+            return {"free": False}
+        return {"free": True}
 
 
-def _free_places(access: Any, below: int) -> Fetch:
-    from wavelift.adapters.aws.vmimport import VmImport
-
-    imports = VmImport(access)
+def free_places(imports: Any, below: int) -> Fetch:
+    """Tells the first waiters, as many as there are places."""
 
     def fetch(waiters: Sequence[str]) -> Mapping[str, Any]:
         # AWS decides who gets the place; waking more than there are places only costs tasks.

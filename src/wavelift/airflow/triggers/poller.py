@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,17 +15,8 @@ log = logging.getLogger(__name__)
 Fetch = Callable[[Sequence[str]], Mapping[str, Any]]
 """Blocking; asked for all watched ids at once, returns those that are finished."""
 
-SETTLE_SECONDS: Final = 6.0
-"""The end of the process that deferred reaches the executor up to ``[workers] min_heartbeat_interval`` (5 s) late. A
-task that was resumed before that is taken for one that ended without saying so: it loses a try (seen in the demo)."""
-
 MAX_FAILURES: Final = 5
 """Fetches that may fail in a row before the waiters are told: at 15 s a blip of over a minute."""
-
-
-async def settled(began: float) -> None:
-    """Return when an event may be fired by a trigger that began at ``began`` (``time.monotonic``)."""
-    await asyncio.sleep(max(0.0, began + SETTLE_SECONDS - time.monotonic()))
 
 
 class SharedPoller:

@@ -3,56 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
-
-from wavelift.airflow.triggers.poller import SharedPoller, settled
+from wavelift.airflow.triggers.base import WaitTrigger
+from wavelift.airflow.triggers.poller import SharedPoller
 
 RECHECK_SECONDS: Final = 120.0
 """A queue that did not move for this long wakes one waiter: its task asks Airflow whether the holders' DAG runs still
 live, and frees what dead ones hold. One task in two minutes, however many wait."""
 
 
-class SlotTrigger(BaseTrigger):
+class SlotTrigger(WaitTrigger):
     """Wakes its task when it is next in line and a slot is free.
 
     :param kind: ``transfer`` or ``import``; ``scope`` its connector or region; ``holder`` the waiter's run key.
     """
 
     def __init__(self, *, kind: str, scope: str, holder: str, limit: int, poll_seconds: float) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's is not annotated
+        super().__init__()
         self.kind = kind
         self.scope = scope
         self.holder = holder
         self.limit = limit
         self.poll_seconds = poll_seconds
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        return (
-            "wavelift.airflow.triggers.slots.SlotTrigger",
-            {
-                "kind": self.kind,
-                "scope": self.scope,
-                "holder": self.holder,
-                "limit": self.limit,
-                "poll_seconds": self.poll_seconds,
-            },
-        )
+    def fields(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "scope": self.scope,
+            "holder": self.holder,
+            "limit": self.limit,
+            "poll_seconds": self.poll_seconds,
+        }
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        began = time.monotonic()
+    async def wait(self) -> dict[str, Any]:
         key = ("slots", self.kind, self.scope, self.limit, self.poll_seconds)
-        poller = SharedPoller.of(key, SlotQueue(kind=self.kind, scope=self.scope, limit=self.limit), self.poll_seconds)
-        try:
-            await poller.watch(self.holder)
-        except Exception as error:
-            await settled(began)
-            yield TriggerEvent({"error": str(error)})
-            return
-        await settled(began)
-        yield TriggerEvent({"free": True})
+        queue = SlotQueue(kind=self.kind, scope=self.scope, limit=self.limit)
+        await SharedPoller.of(key, queue, self.poll_seconds).watch(self.holder)
+        return {"free": True}
 
 
 class SlotQueue:

@@ -211,6 +211,11 @@ class Stage:
         }
         return Environment.model_validate(values | self.environment_changes | changes)
 
+    def uploads(self) -> list[dict[str, Any]]:
+        """Unfinished ones in the staging bucket."""
+        found: list[dict[str, Any]] = self.aws.state()["buckets"][self.account.bucket]["uploads"]
+        return found
+
     def clear_rules(self) -> None:
         self.vc.clear_rules()
         self.aws.clear_rules()
@@ -492,6 +497,9 @@ class Journey:
             self.step("remove", removal)
         except WaveliftError as error:
             failed = error
+        else:
+            mine = run_hash(self.ctx(task, "remove").run_key)
+            assert not [one for one in self.stage.uploads() if mine in one["key"]], "an upload outlived its snapshot"
         exported = self.outcome.export is not None
         steps.release(self.ledger, task, self.ctx(task, "release"), removed=failed is None, exported=exported)
         if failed is not None:

@@ -130,11 +130,6 @@ def tries(stage: Stage) -> Iterator[Callable[..., Tries]]:
         one.journey.report({one.task.name: one.journey.outcome})
 
 
-def uploads(stage: Stage) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = stage.aws.state()["buckets"][stage.account.bucket]["uploads"]
-    return found
-
-
 def objects(stage: Stage) -> list[str]:
     found: list[str] = stage.aws.state()["buckets"][stage.account.bucket]["objects"]
     return found
@@ -146,7 +141,7 @@ def snapshots_of(stage: Stage, server: str) -> list[str]:
 
 
 def parts_stored(stage: Stage) -> int:
-    return sum(upload["parts"] for upload in uploads(stage))
+    return sum(upload["parts"] for upload in stage.uploads())
 
 
 def killed_export(stage: Stage, one: Tries) -> int:
@@ -173,7 +168,7 @@ def test_inv_6_export_killed_at_70_per_cent_sends_no_part_again(stage: Stage, tr
     counters = stage.aws.counters()
     assert counters["s3.parts"].get("repeated", 0) == 0
     assert counters["s3.parts"]["stored"] == PARTS - stored
-    assert uploads(stage) == []
+    assert stage.uploads() == []
     assert done.export.snapshot == done.snapshot.ref.moref
     stage.assert_objects_equal_source(done.export)
 
@@ -184,7 +179,7 @@ def test_inv_6_a_fresh_snapshot_takes_over_no_part(stage: Stage, tries: Callable
     done = one.journey.outcome
     done.snapshot = one.journey.step("snapshot", lambda: one.journey.take_snapshot(one.task))
     killed_export(stage, one)
-    (old,) = uploads(stage)
+    (old,) = stage.uploads()
     stage.vc.expire_sessions(VICTIM)
     with stage.connect() as session:
         from wavelift.adapters.vsphere.snapshots import remove_snapshot
@@ -196,11 +191,11 @@ def test_inv_6_a_fresh_snapshot_takes_over_no_part(stage: Stage, tries: Callable
     done.snapshot = one.journey.take_snapshot(one.task)
     stage.vc.rule(kind="nfc", action="slow", rate=24 * MIB)
     process = one.start("export")
-    wait_for(lambda: old["id"] not in [upload["id"] for upload in uploads(stage)], "the old upload's end")
+    wait_for(lambda: old["id"] not in [upload["id"] for upload in stage.uploads()], "the old upload's end")
     answer = one.finish(process)
     done.export = ExportResult.load(answer["result"])
     assert done.export.disks[0].parts_kept == 0
-    assert uploads(stage) == []
+    assert stage.uploads() == []
     stage.assert_objects_equal_source(done.export)
     stage.vc.guest_write("big01", 0, 30 * MIB, bytes(1500))
 
@@ -300,16 +295,17 @@ def test_two_tries_at_once_of_an_export(stage: Stage, tries: Callable[..., Tries
     stage.vc.rule(kind="nfc", action="slow", rate=5 * MIB)
     old = one.start("export")
     wait_for(lambda: parts_stored(stage) >= 2, "two parts of the old try")
-    (upload,) = uploads(stage)
     new = one.start("export")
     answer = one.finish(old)
     assert answer["error"] == "FencedError", answer
-    assert [each["id"] for each in uploads(stage)] == [upload["id"]], "the old try took something away"
     assert snapshots_of(stage, "big01") == [done.snapshot.ref.moref]
     done.export = ExportResult.load(one.finish(new)["result"])
     (disk,) = done.export.disks
     assert disk.parts_kept >= 2
-    assert stage.aws.counters()["s3.CreateMultipartUpload"]["calls"] == 1
+    counters = stage.aws.counters()
+    assert counters["s3.CreateMultipartUpload"]["calls"] == 1
+    assert counters["s3.CompleteMultipartUpload"]["calls"] == 1
+    assert "s3.AbortMultipartUpload" not in counters, "the old try took something away"
     stage.assert_objects_equal_source(done.export)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -19,8 +19,7 @@ from wavelift.services.dataplane.messages import Admitted
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.dataplane.upload import upload_disk
 
-if TYPE_CHECKING:
-    from tests.wire.services.conftest import Stage
+from .journey import Stage
 
 pytestmark = pytest.mark.wire
 

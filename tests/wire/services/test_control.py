@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import boto3
 import pytest
@@ -18,8 +18,7 @@ from wavelift.base.units import KIB, MIB
 from wavelift.rules.estimate import table
 from wavelift.services.migration import ImportRunning, ImportWaiting
 
-if TYPE_CHECKING:
-    from tests.wire.services.conftest import Journey, Outcome, Stage
+from .journey import Journey, Outcome, Stage
 
 pytestmark = pytest.mark.wire
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -11,8 +11,7 @@ from wavelift.base.names import snapshot_name
 from wavelift.base.units import MIB
 from wavelift.services.dataplane.transfer import TransferOptions
 
-if TYPE_CHECKING:
-    from tests.wire.services.conftest import Stage
+from .journey import Stage
 
 pytestmark = pytest.mark.wire
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -25,8 +25,7 @@ from wavelift.simulators import vcenter
 from wavelift.simulators.vcenter import SimDisk, SimHost, SimVm
 from wavelift.transfer.throttle import Throttle
 
-if TYPE_CHECKING:
-    from tests.wire.services.conftest import Journey, Outcome, Stage
+from .journey import Journey, Outcome, Stage
 
 pytestmark = pytest.mark.wire
 

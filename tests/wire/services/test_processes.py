@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,8 +18,7 @@ from wavelift.base.names import run_key
 from wavelift.base.units import MIB
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 
-if TYPE_CHECKING:
-    from tests.wire.services.conftest import Journey, Stage
+from .journey import Journey, Stage
 
 pytestmark = pytest.mark.wire
 

@@ -6,15 +6,14 @@ import random
 import re
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from wavelift.base.errors import ProofError
 from wavelift.base.units import BLOCK, MIB
 
-if TYPE_CHECKING:
-    from tests.wire.services.conftest import Journey, Outcome, Stage
+from .journey import Journey, Outcome, Stage
 
 pytestmark = pytest.mark.wire
 

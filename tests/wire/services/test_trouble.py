@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -29,8 +29,7 @@ from wavelift.base.errors import (
 from wavelift.base.units import GIB, MIB, TIB
 from wavelift.services.dataplane.guards import LastingGuardError
 
-if TYPE_CHECKING:
-    from tests.wire.services.conftest import Journey, Outcome, Stage
+from .journey import Journey, Outcome, Stage
 
 pytestmark = pytest.mark.wire
 

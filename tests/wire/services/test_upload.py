@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,8 +13,7 @@ from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import MIB
 from wavelift.services.dataplane.upload import upload_disk
 
-if TYPE_CHECKING:
-    from tests.wire.services.conftest import Stage
+from .journey import Stage
 
 pytestmark = pytest.mark.wire
 KEY = "uploads/disk.vmdk"

@@ -19,9 +19,8 @@ def test_a_run_marked_failed_in_mid_export_leaves_nothing(world: Any) -> None:
         run.until(f"export {index} to move", lambda index=index: run.exported(index) > 256 * KIB)
     assert len(world.uploads("/halted/")) == 2
     assert all(world.machine(name)["snapshots"] for name in ("halted-a", "halted-b"))
-    world.api.call("PATCH", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}", {"state": "failed"})
 
-    run.until("the report", lambda: run.row("report")["state"] in ("success", "failed"))
+    run.stop()
     run.ends("failed")
     states = {(row["task_id"], row["map_index"]): row["state"] for row in run.rows()}
     for index in (0, 1):
@@ -38,50 +37,49 @@ def test_a_run_marked_failed_in_mid_export_leaves_nothing(world: Any) -> None:
 
 
 def test_amp_04_amp_07_cancelling_a_queued_an_exporting_and_an_importing_migration(world: Any) -> None:
-    """Four servers, two slots: a and b export, c and d wait in this order. a's slot goes to c, d's place to nobody."""
+    """Four servers, two slots: the first two export, the others wait in the order in which they came."""
     run = world.trigger("queued")
-    run.until("the first two to export", lambda: all(run.exported(run.index(f"queued-{one}")) for one in "ab"))
-    run.until_state("reserve", run.index("queued-d"), "deferred")
-    queue = [
-        (slot.holder[-1], slot.granted_at is not None) for slot in list_slots(world.ledger) if slot.scope == "queued"
-    ]
-    assert sorted(queue[:2]) == [("a", True), ("b", True)]
-    assert sorted(queue[2:]) == [("c", False), ("d", False)]
-    first, last = queue[2][0], queue[3][0]
-    assert run.migration(f"queued-{first}").phase == "place 1 in the queue of connector queued"
-    assert run.migration(f"queued-{last}").phase == "place 2 in the queue of connector queued"
-    # The rule of the import that never ends is on c: whoever of the two is next goes on, the other is cancelled.
-    if first == "d":
-        first, last = "c", "d"
-
+    run.index("queued-a")
+    run.until("all to have asked", lambda: len(_queue(world)) == 4)
+    leaving, staying, importing, waiting = (holder.rsplit("/", 1)[1] for holder, _ in _queue(world))
+    assert [granted for _, granted in _queue(world)] == [True, True, False, False]
+    run.until("the first two to export", lambda: all(run.exported(run.index(name)) for name in (leaving, staying)))
+    for name in (importing, waiting):
+        run.until_state("reserve", run.index(name), "deferred")
+    assert run.migration(importing).phase == "place 1 in the queue of connector queued"
+    assert run.migration(waiting).phase == "place 2 in the queue of connector queued"
+    world.aws.rule(kind="import", key=f"*{importing}*", outcome="stuck", count=1)
     op = world.airflow.client("op")
-    assert _cancel(op, run, f"queued-{last}") == ["server.reserve"]
-    run.until("d to be cancelled", lambda: run.migration(f"queued-{last}").state == "cancelled")
-    assert run.row("reserve", run.index(f"queued-{first}"))["state"] == "deferred"
-    assert not world.snapshots_taken(f"queued-{last}")
 
-    assert _cancel(op, run, "queued-a") == ["server.export"]
-    run.until("a to be cancelled", lambda: run.migration("queued-a").state == "cancelled")
-    assert not world.machine("queued-a")["snapshots"]
-    assert not world.uploads("/queued-a/")
+    assert _cancel(op, run, waiting) == ["server.reserve"]
+    run.until("the queued one to be cancelled", lambda: run.migration(waiting).state == "cancelled")
+    assert run.row("reserve", run.index(importing))["state"] == "deferred", "nobody gains by it"
 
-    importing = run.index(f"queued-{first}")
-    run.until(
-        "c to be importing",
-        lambda: (
-            run.row("import_image", importing)["state"] == "deferred"
-            and run.migration(f"queued-{first}").import_task_id
-        ),
-    )
-    task = run.migration(f"queued-{first}").import_task_id
-    assert _cancel(op, run, f"queued-{first}") == ["server.import_image"]
-    assert run.migration(f"queued-{first}").state == "cancelled", "nothing of it is left in vCenter: it ends at once"
+    assert _cancel(op, run, leaving) == ["server.export"]
+    run.until("the exporting one to be cancelled", lambda: run.migration(leaving).state == "cancelled")
+    assert not world.machine(leaving)["snapshots"]
+    assert not world.uploads(f"/{leaving}/")
+
+    run.until_state("import_image", run.index(importing), "deferred")
+    run.until("its import to run", lambda: run.migration(importing).state == "importing")
+    task = run.migration(importing).import_task_id
+    assert _cancel(op, run, importing) == ["server.import_image"]
+    assert run.migration(importing).state == "cancelled", "nothing of it is left in vCenter: it ends at once"
     run.until("AWS to have cancelled it", lambda: _import_status(world, task) == "deleted")
 
     run.ends("failed")
-    states = {one["server"][-1]: one["state"] for one in run.report()["outcomes"]}
-    assert states == {"a": "cancelled", "b": "completed", "c": "cancelled", "d": "cancelled"}
-    world.assert_proven("queued-b", run.outcome("queued-b")["image_id"])
+    assert {one["server"]: one["state"] for one in run.report()["outcomes"]} == {
+        **dict.fromkeys((leaving, importing, waiting), "cancelled"),
+        staying: "completed",
+    }
+    assert not world.snapshots_taken(waiting)
+    world.assert_proven(staying, run.outcome(staying)["image_id"])
+
+
+def _queue(world: Any) -> list[tuple[str, bool]]:
+    """Holders of the connector's slots and who waits behind them, in order."""
+    slots = [slot for slot in list_slots(world.ledger) if slot.scope == "queued"]
+    return [(slot.holder, slot.granted_at is not None) for slot in slots]
 
 
 def _cancel(op: Any, run: Any, server: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from wavelift.operators._base import FAILURE_KEY, StateStore, WaveliftOperator, run_is_alive
+from wavelift.operators._base import FAILURE_KEY, StateStore, WaveliftOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -57,7 +57,6 @@ class AdmitOperator(WaveliftOperator):
                 lambda wave: resolved_wave(
                     wave, config.waves_folder(), config.environments_folder(), config.last_valid_folder()
                 ),
-                is_run_alive=run_is_alive(context),
                 clock=SystemClock(),
             )
         self.log.info("%s: %s of %d entries", self.wave, admitted.mode, len(admitted.wave.servers))
@@ -115,6 +114,7 @@ class ReportOperator(WaveliftOperator):
         from wavelift.base.run import SystemClock
         from wavelift.ledger import DagRun, Ledger
         from wavelift.operators.preflight import REPORT_KEY
+        from wavelift.services.dataplane.cleanup import CleanupReport
         from wavelift.services.dataplane.messages import PreflightReport
         from wavelift.services.runs import finish, raise_when_failed
 
@@ -131,6 +131,7 @@ class ReportOperator(WaveliftOperator):
                 clock=SystemClock(),
                 tidy=self._tidy(context),
                 stopped=self._stopped(context, states),
+                swept=CleanupReport.load(found) if found and "leftovers" in found else None,
             )
         ti.xcom_push(key=REPORT_KEY, value=report.dump())
         for one in report.outcomes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from wavelift.operators._base import WaveliftOperator
+from wavelift.operators._base import WaveliftOperator, run_is_alive
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -42,7 +42,8 @@ class PreflightOperator(WaveliftOperator):
         access = VmImportHook.of(environment.aws_conn_id, environment.region).access()
         with VsphereHook(admitted.wave.connection).session() as session:
             if admitted.mode == "cleanup":
-                context["ti"].xcom_push(key=REPORT_KEY, value=sweep(session, access, admitted).dump())
+                swept = sweep(session, access, admitted, is_run_alive=run_is_alive(context))
+                context["ti"].xcom_push(key=REPORT_KEY, value=swept.dump())
                 return []
             report = run_preflight(session, access, admitted, self.server_context(context, "*"))
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())

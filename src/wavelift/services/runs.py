@@ -11,12 +11,13 @@ from wavelift.base.errors import PermanentError, SpecError, WaveliftError
 from wavelift.base.names import run_hash
 from wavelift.base.run import Clock
 from wavelift.ledger import DagRun, Ledger, Migration, WaveRun, WaveRunState, migrations, waves
+from wavelift.ledger.events import record_event
 from wavelift.ledger.slots import list_slots
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.services import admission
-from wavelift.services.admission import IsRunAlive
-from wavelift.services.dataplane.messages import Admitted, Imported, Mode, PreflightReport
+from wavelift.services.dataplane.cleanup import SNAPSHOT_KIND, CleanupReport
+from wavelift.services.dataplane.messages import Admitted, Imported, KnownRun, Mode, PreflightReport
 
 FORM_KEYS: Final = ("servers", "launch", "mode", "note")
 EXTRA_KEYS: Final = ("migrations", "dry_run")
@@ -42,7 +43,6 @@ def admit(
     request: RunRequest,
     load: Callable[[str], ResolvedWave],
     *,
-    is_run_alive: IsRunAlive,
     clock: Clock,
 ) -> Admitted:
     """Check the conf, resolve the spec and freeze it for the run. A repeated call returns what was frozen first.
@@ -50,7 +50,7 @@ def admit(
     :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
     """
     known = waves.find_wave_run(ledger, request.run)
-    frozen = Admitted.load(known.spec) if known else _resolve(ledger, request, load, is_run_alive)
+    frozen = Admitted.load(known.spec) if known else _resolve(ledger, request, load)
     waves.freeze_wave_run(
         ledger,
         run=request.run,
@@ -65,9 +65,7 @@ def admit(
     return frozen
 
 
-def _resolve(
-    ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], is_run_alive: IsRunAlive
-) -> Admitted:
+def _resolve(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave]) -> Admitted:
     conf = request.conf
     allowed = (*FORM_KEYS, *EXTRA_KEYS)
     unknown = sorted(set(conf) - set(allowed))
@@ -87,7 +85,6 @@ def _resolve(
     if mode == "migrate" and launch != "spec":
         wave = wave.with_launch(launch)  # type: ignore[arg-type]
     named = _named(ledger, request.wave, ids) if mode in ("launch", "verify") else []
-    known, living = _runs_of(ledger, is_run_alive) if mode == "cleanup" else ((), ())
     return Admitted(
         wave=wave,
         mode=mode,  # type: ignore[arg-type]
@@ -97,8 +94,7 @@ def _resolve(
         migrations=tuple(each.id for each in named),
         imported=tuple(_imported(each) for each in named) if mode == "verify" else (),
         dry_run=_flag("dry_run", conf.get("dry_run", True)),
-        known=known,
-        living=living,
+        runs=tuple(_known_runs(ledger)) if mode == "cleanup" else (),
     )
 
 
@@ -143,23 +139,16 @@ def _imported(known: Migration) -> Imported:
     return Imported(migration=known.id, export=ExportResult.load(known.export_result), snapshot_ids=known.snapshot_ids)
 
 
-def _runs_of(ledger: Ledger, is_run_alive: IsRunAlive) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Run hashes that the ledger knows, and those among them whose DAG run still lives."""
-    living: set[str] = set()
-    known: set[str] = set()
-    alive: dict[DagRun, bool] = {}
+def _known_runs(ledger: Ledger) -> Iterator[KnownRun]:
+    """Every run of the ledger, with the run hashes of its servers."""
+    hashes: dict[DagRun, list[str]] = {}
     offset = 0
-    while True:
-        page = migrations.list_migrations(ledger, limit=500, offset=offset)
+    while (page := migrations.list_migrations(ledger, limit=500, offset=offset)).items:
         for each in page.items:
-            if each.run not in alive:
-                alive[each.run] = is_run_alive(each.dag_id, each.dag_run_id)
-            known.add(run_hash(each.run_key))
-            if alive[each.run]:
-                living.add(run_hash(each.run_key))
+            hashes.setdefault(each.run, []).append(run_hash(each.run_key))
         offset += len(page.items)
-        if not page.items or offset >= page.total:
-            return tuple(sorted(known)), tuple(sorted(living))
+    for run, found in hashes.items():
+        yield KnownRun(dag_id=run.dag_id, run_id=run.dag_run_id, hashes=tuple(found))
 
 
 class ServerOutcome(Message):
@@ -228,10 +217,12 @@ def finish(
     clock: Clock,
     tidy: Tidy = nothing_to_tidy,
     stopped: str = "",
+    swept: CleanupReport | None = None,
 ) -> WaveReport:
     """Close what is open, free what is held, and tell how each server ended. May be called again after a clear.
 
     :param stopped: why the run as a whole ended before its servers did, if it did.
+    :param swept: what a run in mode ``cleanup`` found and removed.
     """
     known = waves.find_wave_run(ledger, run)
     by_server = {outcome.server: outcome for outcome in tasks}
@@ -247,7 +238,10 @@ def finish(
         wave=known.wave if known else run.dag_id,
         mode=known.mode if known else "",
         outcomes=tuple(sorted(outcomes, key=lambda one: one.server)),
-        unclean=tuple(words for each in closed for words in _left_by(each, known, tidy)),
+        unclean=(
+            *(words for each in closed for words in _left_by(each, known, tidy)),
+            *(_record_cleanup(ledger, run, swept, clock) if swept is not None else ()),
+        ),
         stopped=stopped,
     )
     if known is not None:
@@ -270,6 +264,27 @@ def _left_by(migration: Migration, run: WaveRun | None, tidy: Tidy) -> Iterator[
         left = f"{migration.server}: what it staged may still lie in S3, and its import may still run: {error}"
     if left:
         yield left
+
+
+def _record_cleanup(ledger: Ledger, run: DagRun, swept: CleanupReport, clock: Clock) -> Iterator[str]:
+    """Write down what was removed, so that its server is free again; words about what could not be."""
+    for one in swept.leftovers:
+        if one.error:
+            yield f"{one.name}: {one.error}"
+        if not one.removed:
+            continue
+        record_event(
+            ledger,
+            clock=clock,
+            actor=str(run),
+            action="cleanup.removed",
+            object_kind=one.kind,
+            object_id=one.name,
+            run=run,
+        )
+        owner = migrations.find_migration(ledger, f"mig-{one.run}")
+        if one.kind == SNAPSHOT_KIND and owner is not None and owner.snapshot_state in migrations.STANDING:
+            migrations.record_snapshot_removed(ledger, owner.id, by=str(run), clock=clock)
 
 
 def _close(ledger: Ledger, migration: Migration, tasks: TaskOutcome | None, clock: Clock) -> Migration:

@@ -229,7 +229,6 @@ class Journey:
             self.ledger,
             runs.RunRequest(run, wave.wave, {}, "tester", "api"),
             lambda name: wave,
-            is_run_alive=lambda dag, run: True,
             clock=self.context("*", "admit").clock,
         )
 

@@ -15,7 +15,7 @@ from wavelift.base.names import run_hash, snapshot_name, tags
 from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
 from wavelift.base.units import BLOCK, MIB
 from wavelift.services.dataplane.cleanup import CleanupReport, sweep
-from wavelift.services.dataplane.messages import Admitted
+from wavelift.services.dataplane.messages import Admitted, KnownRun
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.dataplane.upload import upload_disk
 
@@ -50,12 +50,11 @@ def _sweep(stage: Stage, *, dry_run: bool, known: tuple[str, ...] = (ENDED, LIVI
         dag_id="lab.migrate",
         run_id="cleaning",
         requested_by="tester",
-        known=tuple(run_hash(key) for key in known),
-        living=(run_hash(LIVING),),
+        runs=tuple(KnownRun(dag_id="lab.migrate", run_id=key.split("/")[1], hashes=(run_hash(key),)) for key in known),
         dry_run=dry_run,
     )
     with stage.connect() as session:
-        return sweep(session, stage.access(), admitted)
+        return sweep(session, stage.access(), admitted, is_run_alive=lambda dag_id, run_id: run_id == "living")
 
 
 def _kinds(report: CleanupReport, key: str) -> dict[str, tuple[str, bool]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
@@ -19,6 +20,9 @@ from wavelift.base.names import SNAPSHOT_PREFIX, TAG_RUN, slug
 from wavelift.base.run import CancelFlag
 from wavelift.services.dataplane.messages import Admitted
 from wavelift.services.dataplane.staging import DISK_SUFFIX
+
+
+SNAPSHOT_KIND: Final = "vSphere snapshot"
 
 
 class Leftover(Message):
@@ -51,23 +55,38 @@ class _Found:
     remove: Callable[[], object]
 
 
-def sweep(session: VsphereSession, access: AwsAccess, admitted: Admitted) -> CleanupReport:
+IsRunAlive = Callable[[str, str], bool]
+"""``(dag_id, dag_run_id)`` → whether the run is queued or running."""
+
+
+def sweep(session: VsphereSession, access: AwsAccess, admitted: Admitted, *, is_run_alive: IsRunAlive) -> CleanupReport:
     """Look through the wave's vCenter and its environment; remove what ended runs left unless it is a dry run.
 
     AMIs, their snapshots, instances and manifests are results, not leftovers: they stay. What a run made that our
     ledger does not know may belong to another installation and stays too.
+
+    :param is_run_alive: asked right before each removal: an ended run lives again as soon as a server is cleared.
     """
+    owners = {hash: run for run in admitted.runs for hash in run.hashes}
+
+    def owner_of(hash: str) -> str:
+        run = owners.get(hash)
+        if run is None:
+            return "unknown"
+        return "living run" if is_run_alive(run.dag_id, run.run_id) else "ended run"
+
     return CleanupReport(
         wave=admitted.wave.wave,
         dry_run=admitted.dry_run,
-        leftovers=tuple(_treat(found, admitted) for found in _find(session, access, admitted)),
+        leftovers=tuple(
+            _treat(found, owner_of(found.run), dry_run=admitted.dry_run) for found in _find(session, access, admitted)
+        ),
     )
 
 
-def _treat(found: _Found, admitted: Admitted) -> Leftover:
-    owner = _owner(found.run, admitted)
+def _treat(found: _Found, owner: str, *, dry_run: bool) -> Leftover:
     line = Leftover(kind=found.kind, name=found.name, run=found.run, owner=owner)
-    if admitted.dry_run or owner != "ended run":
+    if dry_run or owner != "ended run":
         return line
     try:
         found.remove()
@@ -76,16 +95,10 @@ def _treat(found: _Found, admitted: Admitted) -> Leftover:
     return line.model_copy(update={"removed": True})
 
 
-def _owner(run: str, admitted: Admitted) -> str:
-    if run in admitted.living:
-        return "living run"
-    return "ended run" if run in admitted.known else "unknown"
-
-
 def _find(session: VsphereSession, access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:
     for ref in snapshots.find_ours(session):
         remove = partial(snapshots.remove_snapshot, session, ref.vm, ref.name, cancel=CancelFlag())
-        yield _Found("vSphere snapshot", f"{ref.server}: {ref.name}", ref.name.removeprefix(SNAPSHOT_PREFIX), remove)
+        yield _Found(SNAPSHOT_KIND, f"{ref.server}: {ref.name}", ref.name.removeprefix(SNAPSHOT_PREFIX), remove)
     yield from _staged(access, admitted)
     imports = VmImport(access)
     for status in imports.find({TAG_RUN: ""}):

@@ -38,6 +38,14 @@ class Reverified(Message):
     disks: tuple[ConvertedDisk, ...]
 
 
+class KnownRun(Message):
+    """A DAG run and the run hashes of its servers: whose a leftover is."""
+
+    dag_id: str
+    run_id: str
+    hashes: tuple[str, ...]
+
+
 class Admitted(Message):
     """What ``admit`` froze for the run: nothing of the spec's file is read again."""
 
@@ -50,10 +58,8 @@ class Admitted(Message):
     """Migration ids to launch, in mode ``launch``."""
     imported: tuple[Imported, ...] = ()
     """What to compare again, in mode ``verify``."""
-    living: tuple[str, ...] = ()
-    """Run hashes that belong to living runs, in mode ``cleanup``."""
-    known: tuple[str, ...] = ()
-    """Run hashes that our ledger knows, in mode ``cleanup``: what others made is never ours to remove."""
+    runs: tuple[KnownRun, ...] = ()
+    """Every run that our ledger knows, in mode ``cleanup``: what others made is never ours to remove."""
     dry_run: bool = True
     """In mode ``cleanup``: only list."""
 

@@ -114,8 +114,7 @@ class ReportOperator(WaveliftOperator):
         from wavelift.base.run import SystemClock
         from wavelift.ledger import DagRun, Ledger
         from wavelift.operators.preflight import REPORT_KEY
-        from wavelift.services.dataplane.cleanup import CleanupReport
-        from wavelift.services.dataplane.messages import PreflightReport
+        from wavelift.services.dataplane.messages import CleanupReport, PreflightReport
         from wavelift.services.runs import finish, raise_when_failed
 
         ti = context["ti"]

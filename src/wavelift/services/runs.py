@@ -16,8 +16,15 @@ from wavelift.ledger.slots import list_slots
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.services import admission
-from wavelift.services.dataplane.cleanup import SNAPSHOT_KIND, CleanupReport
-from wavelift.services.dataplane.messages import Admitted, Imported, KnownRun, Mode, PreflightReport
+from wavelift.services.dataplane.messages import (
+    SNAPSHOT_KIND,
+    Admitted,
+    CleanupReport,
+    Imported,
+    KnownRun,
+    Mode,
+    PreflightReport,
+)
 
 FORM_KEYS: Final = ("servers", "launch", "mode", "note")
 EXTRA_KEYS: Final = ("migrations", "dry_run")

@@ -14,8 +14,8 @@ from wavelift.base.errors import MissingPrivilegeError, WaveliftError
 from wavelift.base.names import run_hash, snapshot_name, tags
 from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
 from wavelift.base.units import BLOCK, MIB
-from wavelift.services.dataplane.cleanup import CleanupReport, sweep
-from wavelift.services.dataplane.messages import Admitted, KnownRun
+from wavelift.services.dataplane.cleanup import sweep
+from wavelift.services.dataplane.messages import Admitted, CleanupReport, KnownRun
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.dataplane.upload import upload_disk
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
@@ -14,37 +13,11 @@ from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.adapters.aws.vmimport import VmImport
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.base.domain import Message
 from wavelift.base.errors import WaveliftError
 from wavelift.base.names import SNAPSHOT_PREFIX, TAG_RUN, slug
 from wavelift.base.run import CancelFlag
-from wavelift.services.dataplane.messages import Admitted
+from wavelift.services.dataplane.messages import SNAPSHOT_KIND, Admitted, CleanupReport, Leftover
 from wavelift.services.dataplane.staging import DISK_SUFFIX
-
-
-SNAPSHOT_KIND: Final = "vSphere snapshot"
-
-
-class Leftover(Message):
-    """One thing of ours outside."""
-
-    kind: str
-    """``vSphere snapshot``, ``upload``, ``staged disk``, ``import task``."""
-    name: str
-    run: str
-    """Run hash."""
-    owner: str
-    """``living run`` (left alone), ``ended run`` (may go), ``unknown`` (another installation's: left alone)."""
-    removed: bool = False
-    error: str = ""
-
-
-class CleanupReport(Message):
-    """What was found, and what became of it."""
-
-    wave: str
-    dry_run: bool
-    leftovers: tuple[Leftover, ...]
 
 
 @dataclass(frozen=True, slots=True)

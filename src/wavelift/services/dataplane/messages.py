@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from wavelift.base.domain import (
     ConvertedDisk,
@@ -101,3 +101,28 @@ class PreflightReport(Message):
     def passed(self) -> tuple[ServerTask, ...]:
         """Servers without an error of their own; an error of the whole wave stops all."""
         return tuple(task for task in self.servers if not stopped(self.findings, task.name))
+
+
+SNAPSHOT_KIND: Final = "vSphere snapshot"
+
+
+class Leftover(Message):
+    """One thing of ours outside."""
+
+    kind: str
+    """``vSphere snapshot``, ``upload``, ``staged disk``, ``import task``."""
+    name: str
+    run: str
+    """Run hash."""
+    owner: str
+    """``living run`` (left alone), ``ended run`` (may go), ``unknown`` (another installation's: left alone)."""
+    removed: bool = False
+    error: str = ""
+
+
+class CleanupReport(Message):
+    """What was found, and what became of it."""
+
+    wave: str
+    dry_run: bool
+    leftovers: tuple[Leftover, ...]

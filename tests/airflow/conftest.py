@@ -40,6 +40,7 @@ RUN_SECONDS: Final = 240.0
 SLOTS: Final = 2
 """Transfers per connector here: two make a queue of four servers."""
 ORDER: Final = (
+    "test_base",
     "test_dags",
     "test_triggers",
     "test_connection",

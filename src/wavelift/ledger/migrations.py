@@ -155,6 +155,15 @@ def record_progress(
         tx.execute(migration.update().where(migration.c.id == id).values(**values))
 
 
+def record_import_progress(ledger: Ledger, progress: Mapping[str, tuple[str, int]], *, clock: Clock) -> None:
+    """Tell how far running imports are: task id → phase and percent. Those of no migration of ours are left out."""
+    with ledger.write() as tx:
+        for task_id, (phase, percent) in progress.items():
+            running = (migration.c.import_task_id == task_id) & (migration.c.state == MigrationState.IMPORTING)
+            values = {"phase": phase, "progress_pct": max(0, min(100, percent)), "updated_at": clock.now()}
+            tx.execute(migration.update().where(running).values(**values))
+
+
 def record_intent(ledger: Ledger, id: str, *, name: str, vm: str, clock: Clock) -> Migration:
     """Write down the snapshot's name before it is taken, so that it is found whatever dies in between (invariant 4).
 

@@ -50,7 +50,8 @@ class AwsAccess:
     """Clients for one session, region and endpoint; safe to share between threads.
 
     :param session: carries the credentials; made by the Airflow hook, or plain ``boto3.Session()``.
-    :param endpoint_url: another endpoint for every service (simulator, VPC endpoint).
+    :param endpoint_url: another endpoint for every service (simulator), or a function that gives one service's
+        (``s3``, ``ec2`` …; VPC endpoints); None: AWS's own.
     :param verify: True (or None or nothing, as hooks say it), or the path of a CA bundle; False only where somebody
         asked for it aloud.
     :param config: botocore settings of the connection; its proxies, time-outs and retries win over ours.
@@ -60,7 +61,7 @@ class AwsAccess:
         self,
         session: boto3.Session,
         region: str | None = None,
-        endpoint_url: str | None = None,
+        endpoint_url: str | Callable[[str], str | None] | None = None,
         verify: bool | str | None = True,
         config: Config | None = None,
     ) -> None:
@@ -77,7 +78,7 @@ class AwsAccess:
             log.warning("TLS certificates of AWS are NOT verified (verify=False) in region %s", self.region)
 
     def __repr__(self) -> str:
-        return f"AwsAccess(region={self.region!r}, endpoint_url={self.endpoint_url!r})"
+        return f"AwsAccess(region={self.region!r})"
 
     def client(self, service: str) -> Any:
         """The shared boto3 client of a service: one retry layer, explicit time-outs.
@@ -96,7 +97,7 @@ class AwsAccess:
         client = self._session.client(
             service,
             region_name=self.region,
-            endpoint_url=self.endpoint_url,
+            endpoint_url=self.endpoint_url(service) if callable(self.endpoint_url) else self.endpoint_url,
             verify=self.verify,
             config=self._config(),
         )

@@ -59,7 +59,7 @@ class VmImportHook(AwsBaseHook):
         return AwsAccess(
             session=self.get_session(region_name=self.region_name),
             region=self.region_name or config.region_name,
-            endpoint_url=config.get_service_endpoint_url("ec2"),
+            endpoint_url=config.get_service_endpoint_url,
             verify=config.verify if config.verify is not None else True,
             config=config.botocore_config,
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
 from wavelift.airflow.triggers.base import WaitTrigger
 from wavelift.airflow.triggers.poller import Fetch, SharedPoller
+
+log = logging.getLogger(__name__)
 
 ASK_AGAIN_SECONDS: Final = 300.0
 """AWS refused an import though fewer ran than we may start: its limit may be raised meanwhile, which nothing tells."""
@@ -105,15 +108,36 @@ class ImportImageTrigger(ImportWatchTrigger):
 
 
 def finished_imports(imports: Any) -> Fetch:
-    """Asks AWS about many imports; tells how those stand that have ended or are unknown."""
+    """Asks AWS about many imports; tells how those stand that have ended or are unknown, the list how far others are.
+
+    An import takes an hour, and its task sleeps: nobody else sees its progress (AMP-07). It decides nothing.
+    """
 
     def fetch(ids: Sequence[str]) -> Mapping[str, Any]:
         found = imports.describe(ids)
+        _tell_list({id: status for id, status in found.items() if not status.finished})
         ended = {id: status.status for id, status in found.items() if status.finished}
         # AWS forgets tasks in time: an id that it does not know never ends by itself.
         return {**ended, **{id: "unknown" for id in ids if id not in found}}
 
     return fetch
+
+
+def _tell_list(running: Mapping[str, Any]) -> None:
+    from wavelift.airflow import config
+    from wavelift.base.errors import WaveliftError
+    from wavelift.base.run import SystemClock
+    from wavelift.ledger import Ledger
+    from wavelift.ledger.migrations import record_import_progress
+
+    if not running:
+        return
+    progress = {id: (f"import: {status.phase}", status.progress or 0) for id, status in running.items()}
+    try:
+        with Ledger.open(config.ledger_url()) as ledger:
+            record_import_progress(ledger, progress, clock=SystemClock())
+    except WaveliftError as error:
+        log.warning("the list will not show how far imports are: %s", error)
 
 
 class ImportSlotTrigger(AwsWaitTrigger):

@@ -41,6 +41,7 @@ SLOTS: Final = 2
 """Transfers per connector here: two make a queue of four servers."""
 ORDER: Final = (
     "test_base",
+    "test_hooks",
     "test_dags",
     "test_triggers",
     "test_connection",

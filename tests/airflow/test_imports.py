@@ -29,14 +29,17 @@ def test_inv_8_amp_04_imports_wait_for_a_place_without_a_worker(world: Any) -> N
             for migration in world.ended():
                 if migration.wave == "limited":
                     phases.add(migration.phase)
+                    shown.add(migration.progress_pct if migration.state == "importing" else 0)
             return world.api.run_state(run.dag_id, run.run_id) in ("success", "failed")
 
         phases: set[str] = set()
+        shown: set[int] = set()
         run.until("the run to end", over, timeout=240)
         run.ends("success")
     finally:
         world.aws.settings(import_limit=5, phase_seconds=0.2)
     assert most == 1
+    assert any(0 < percent < 100 for percent in shown), "the list shows how far a running import is (AMP-07)"
     assert all("deferred" in states for states in waited.values()), waited
     assert any("waits to import: place 1 among our own imports" in phase for phase in phases), phases
     assert any("waits to import" in phase and "place" not in phase for phase in phases), phases

@@ -1,0 +1,199 @@
+"""What all operators share, without a running Airflow: errors, the fence, and whether other runs live."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.api.datamodels._generated import DagRunState
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, ErrorType
+from airflow.sdk.execution_time.comms import ErrorResponse
+
+from wavelift.base.errors import (
+    BusyError,
+    Cancelled,
+    FencedError,
+    PermanentError,
+    UnreachableError,
+    WaveliftError,
+)
+from wavelift.base.run import CancelFlag, Progress
+from wavelift.operators import _base
+from wavelift.operators._base import FAILURE_KEY, PROGRESS_KEY, Heartbeat, StateStore, WaveliftOperator, run_is_alive
+
+pytestmark = pytest.mark.airflow
+
+
+def refusal(status: int | None) -> AirflowRuntimeError:
+    """What Airflow's SDK raises when its execution API refuses, or does not answer."""
+    return AirflowRuntimeError(
+        ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": status, "message": "not found"})
+    )
+
+
+class Store:
+    """``context["task_state_store"]``."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.errors: list[Exception] = []
+        self.writes = 0
+
+    def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        self.writes += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        self.values[key] = value
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key)
+
+
+class Context(dict[str, Any]):
+    """A task's context with what was pushed to XCom."""
+
+    def __init__(self) -> None:
+        self.pushed: dict[str, Any] = {}
+        ti = SimpleNamespace(
+            dag_id="w.migrate", run_id="r", map_index=3, xcom_push=lambda key, value: self.pushed.update({key: value})
+        )
+        super().__init__(ti=ti, task_state_store=Store())
+
+
+class Failing(WaveliftOperator):
+    """Raises what it is given."""
+
+    def __init__(self, *, error: Exception, **kwargs: Any) -> None:
+        super().__init__(task_id="failing", **kwargs)
+        self.error = error
+
+    def work(self, context: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "told"),
+    [
+        (BusyError("VM consolidates", next_step="Wait"), BusyError, True),
+        (PermanentError("No such VM", next_step="Look"), AirflowFailException, True),
+        # A worker that shuts down kills its tasks: they are tried again elsewhere. What a person failed stays failed.
+        (Cancelled("the task was killed"), Cancelled, True),
+        # Another try owns the work: not even an XCom may be touched.
+        (FencedError("another try"), FencedError, False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_inv_9_what_a_retry_can_cure_is_retried_and_nothing_else(
+    error: WaveliftError, raised: type[Exception], told: bool
+) -> None:
+    context: Any = Context()
+    with pytest.raises(raised, match=error.what):
+        Failing(error=error).execute(context)
+    assert (FAILURE_KEY in context.pushed) == told
+    if told:
+        assert context.pushed[FAILURE_KEY] == {"task": "failing", "what": str(error), "next_step": error.next_step}
+
+
+def test_an_xcom_that_is_refused_does_not_hide_the_failure() -> None:
+    context: Any = Context()
+
+    def refuse(key: str, value: Any) -> None:
+        raise refusal(500)
+
+    context["ti"].xcom_push = refuse
+    with pytest.raises(UnreachableError, match="no route"):
+        Failing(error=UnreachableError("no route")).execute(context)
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_an_outlived_try_is_fenced(status: int) -> None:
+    store = Store()
+    store.errors = [refusal(status)]
+    with pytest.raises(FencedError):
+        StateStore(store).set("key", 1)
+
+
+@pytest.mark.parametrize("status", [500, None])
+def test_an_airflow_that_does_not_answer_is_no_fence(status: int | None) -> None:
+    store = Store()
+    store.errors = [refusal(status)]
+    with pytest.raises(WaveliftError, match="did not answer") as caught:
+        StateStore(store).set("key", 1)
+    assert not isinstance(caught.value, FencedError)
+    assert caught.value.retryable
+
+
+def _until(ready: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_progress_is_written_by_itself_and_outlasts_a_blip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_base, "BEAT_SECONDS", 0.02)
+    store, cancel = Store(), CancelFlag()
+    store.errors = [refusal(None), refusal(503), ValueError("a broken answer")]
+    with Heartbeat(StateStore(store), cancel) as heartbeat:
+        heartbeat.progress(Progress(server="a", disk="0", phase="export", done=7, total=10, data=3, sent=2))
+        _until(lambda: store.values)
+        written = {"phase": "export", "done": 7, "total": 10, "data": 3, "sent": 2}
+        assert store.values == {PROGRESS_KEY: {"disks": {"0": written}}}
+        assert not cancel.is_set()
+
+
+def test_a_heartbeat_that_is_fenced_stops_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_base, "BEAT_SECONDS", 0.02)
+    store, cancel = Store(), CancelFlag()
+    store.errors = [refusal(404), refusal(404)]
+    with pytest.raises(FencedError):
+        with Heartbeat(StateStore(store), cancel):
+            _until(cancel.is_set)
+            cancel.check()
+    assert cancel.fenced
+
+
+def test_a_killed_operator_stops_its_work() -> None:
+    operator = Failing(error=BusyError("never"))
+    context: Any = Context()
+    run = operator.server_context(context, "web01")
+    assert run.run_key == "w.migrate/r/web01"
+    operator.on_kill()
+    with pytest.raises(Cancelled):
+        run.cancel.check()
+
+
+@pytest.mark.parametrize(
+    ("state", "alive"),
+    [
+        (DagRunState.RUNNING, True),
+        (DagRunState.QUEUED, True),
+        (DagRunState.SUCCESS, False),
+        (DagRunState.FAILED, False),
+        ("running", True),
+    ],
+)
+def test_inv_8_living_runs_are_told_from_ended_ones(state: Any, alive: bool) -> None:
+    """Airflow's states are enums whose ``str()`` is not their value."""
+    context: Any = Context()
+    context["ti"].get_dagrun_state = lambda dag_id, run_id: state
+    assert run_is_alive(context)("other.migrate", "other") is alive
+
+
+def test_a_deleted_run_is_dead_and_silence_is_no_death() -> None:
+    context: Any = Context()
+    asked: list[int | None] = [404, None]
+
+    def state(dag_id: str, run_id: str) -> str:
+        raise refusal(asked.pop(0))
+
+    context["ti"].get_dagrun_state = state
+    assert run_is_alive(context)("other.migrate", "deleted") is False
+    with pytest.raises(AirflowRuntimeError):
+        run_is_alive(context)("other.migrate", "unknown")
+    assert run_is_alive(context)("w.migrate", "r") is True, "itself"

@@ -1,0 +1,103 @@
+"""From Airflow's connections to what the adapters get."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from airflow.sdk import Connection
+
+from wavelift.airflow.hooks.vm_import import VmImportHook
+from wavelift.airflow.hooks.vsphere import config_of
+from wavelift.base.errors import SpecError
+
+pytestmark = pytest.mark.airflow
+
+
+def _aws(**extra: Any) -> Connection:
+    return Connection(
+        conn_id="aws_near",
+        conn_type="aws",
+        login="AKIAEXAMPLE000000001",
+        password="a secret",
+        extra=json.dumps({"region_name": "eu-central-1", **extra}),
+    )
+
+
+def _endpoint(access: Any, service: str) -> str:
+    return str(access.client(service).meta.endpoint_url)
+
+
+def test_sms_15_every_service_has_the_endpoint_that_the_connection_gives_it() -> None:
+    plain = VmImportHook.from_connection(_aws(), None).access()
+    assert plain.region == "eu-central-1"
+    assert _endpoint(plain, "ec2") == "https://ec2.eu-central-1.amazonaws.com"
+    one = VmImportHook.from_connection(_aws(endpoint_url="https://all.example"), None).access()
+    assert {_endpoint(one, service) for service in ("ec2", "s3", "ebs", "iam")} == {"https://all.example"}
+    vpc = {
+        "s3": {"endpoint_url": "https://bucket.vpce-1.s3.example"},
+        "ec2": {"endpoint_url": "https://vpce-2.example"},
+    }
+    split = VmImportHook.from_connection(_aws(service_config=vpc), None).access()
+    assert _endpoint(split, "s3") == "https://bucket.vpce-1.s3.example"
+    assert _endpoint(split, "ec2") == "https://vpce-2.example"
+    assert _endpoint(split, "ebs") == "https://ebs.eu-central-1.amazonaws.com"
+
+
+def test_what_the_task_says_goes_over_the_connection() -> None:
+    connection = _aws(verify="/etc/ssl/connection.pem", config_kwargs={"read_timeout": 7})
+    access = VmImportHook.from_connection(connection, None).access()
+    assert (access.verify, access.timeouts()[1]) == ("/etc/ssl/connection.pem", 7.0)
+    access = VmImportHook.from_connection(
+        connection, "eu-west-1", verify="/etc/ssl/task.pem", botocore_config={"read_timeout": 9}
+    ).access()
+    assert (access.region, access.verify, access.timeouts()[1]) == ("eu-west-1", "/etc/ssl/task.pem", 9.0)
+    assert "a secret" not in repr(access)
+
+
+def _vsphere(**extra: Any) -> Connection:
+    return Connection(
+        conn_id="vc", conn_type="vsphere", host="vc.example", login="me", password="a secret", extra=json.dumps(extra)
+    )
+
+
+PIN, OTHER = (":".join([pair] * 20) for pair in ("AA", "0F"))
+
+
+def test_every_field_of_the_vsphere_form_arrives() -> None:
+    config = config_of(
+        _vsphere(
+            certificate_mode="thumbprint",
+            thumbprint=PIN,
+            ca_bundle="/etc/ssl/vcenter.pem",
+            esxi_mode="pin",
+            esxi_thumbprints=f"{PIN}, {OTHER}",
+            proxy="http://proxy:3128",
+            dns_suffixes="corp.example, ,lab.example",
+        ),
+        "vc",
+    )
+    assert (config.host, config.port, config.username, config.password) == ("vc.example", 443, "me", "a secret")
+    assert (config.certificate_mode, config.thumbprint, config.ca_bundle) == (
+        "thumbprint",
+        PIN,
+        "/etc/ssl/vcenter.pem",
+    )
+    assert (config.esxi_mode, config.esxi_thumbprints) == ("pin", (PIN, OTHER))
+    assert (config.proxy, config.dns_suffixes) == ("http://proxy:3128", ("corp.example", "lab.example"))
+    assert "a secret" not in repr(config)
+
+
+def test_amp_12_empty_fields_of_the_form_verify() -> None:
+    config = config_of(_vsphere(certificate_mode="", thumbprint=None, esxi_mode=None, dns_suffixes=""), "vc")
+    assert (config.certificate_mode, config.esxi_mode, config.dns_suffixes) == ("verify", "vcenter", ())
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"certificate_mode": "off"}, {"esxi_mode": "none"}, {"esxi_mode": "pin"}, {"certificate_mode": "thumbprint"}],
+)
+def test_a_wrong_field_is_refused_by_name(extra: dict[str, str]) -> None:
+    with pytest.raises(SpecError, match=next(iter(extra))):
+        config_of(_vsphere(**extra), "vc")

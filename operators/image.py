@@ -28,7 +28,7 @@ class _ImportOperator(WaveliftOperator):
         :param aws: connection, region, ``verify`` and ``botocore_config`` for the trigger.
         """
         from wavelift.airflow import config
-        from wavelift.airflow.triggers.imports import ImportImageTrigger
+        from wavelift.airflow.triggers.owned_imports import ImportImageTrigger
 
         self.log.info("import %s is %s", running.task_id, running.phase)
         trigger = ImportImageTrigger(import_task_id=running.task_id, poll_seconds=config.poll_seconds(), **aws)

@@ -11,7 +11,8 @@ import pytest
 from airflow.serialization.serialized_objects import BaseSerialization
 
 from wavelift.airflow.triggers import base, imports, slots
-from wavelift.airflow.triggers.imports import ImportImageTrigger, ImportSlotTrigger, ImportWatchTrigger
+from wavelift.airflow.triggers.imports import ImportSlotTrigger, ImportWatchTrigger
+from wavelift.airflow.triggers.owned_imports import ImportImageTrigger
 from wavelift.airflow.triggers.poller import MAX_FAILURES, SharedPoller
 from wavelift.airflow.triggers.slots import RECHECK_SECONDS, SlotQueue, SlotTrigger
 

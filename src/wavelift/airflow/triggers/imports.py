@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
 from wavelift.airflow.triggers.base import WaitTrigger
 from wavelift.airflow.triggers.poller import Fetch, SharedPoller
-
-log = logging.getLogger(__name__)
 
 ASK_AGAIN_SECONDS: Final = 300.0
 """AWS refused an import though fewer ran than we may start: its limit may be raised meanwhile, which nothing tells."""
@@ -99,45 +96,30 @@ class ImportWatchTrigger(AwsWaitTrigger):
         return {"status": status, "import_task_id": self.import_task_id}
 
 
-class ImportImageTrigger(ImportWatchTrigger):
-    """The same for the import's owner: cancels it when a person kills the task."""
+Listener = Callable[[Mapping[str, Any]], None]
+"""Blocking; is told how the imports stand that are still running: their ids → ``ImportStatus``. Must not raise."""
 
-    async def on_kill(self) -> None:
-        imports = await self.imports()
-        await asyncio.to_thread(imports.cancel, self.import_task_id, "wavelift: the task was stopped by a person")
+_listeners: set[Listener] = set()
+
+
+def listen(listener: Listener) -> None:
+    """Tell ``listener`` too whenever this triggerer has asked AWS about imports; once, however often it is added."""
+    _listeners.add(listener)
 
 
 def finished_imports(imports: Any) -> Fetch:
-    """Asks AWS about many imports; tells how those stand that have ended or are unknown, the list how far others are.
-
-    An import takes an hour, and its task sleeps: nobody else sees its progress (AMP-07). It decides nothing.
-    """
+    """Asks AWS about many imports; returns those that have ended or are unknown, tells listeners of the others."""
 
     def fetch(ids: Sequence[str]) -> Mapping[str, Any]:
         found = imports.describe(ids)
-        _tell_list({id: status for id, status in found.items() if not status.finished})
+        if running := {id: status for id, status in found.items() if not status.finished}:
+            for listener in tuple(_listeners):
+                listener(running)
         ended = {id: status.status for id, status in found.items() if status.finished}
         # AWS forgets tasks in time: an id that it does not know never ends by itself.
         return {**ended, **{id: "unknown" for id in ids if id not in found}}
 
     return fetch
-
-
-def _tell_list(running: Mapping[str, Any]) -> None:
-    from wavelift.airflow import config
-    from wavelift.base.errors import WaveliftError
-    from wavelift.base.run import SystemClock
-    from wavelift.ledger import Ledger
-    from wavelift.ledger.migrations import record_import_progress
-
-    if not running:
-        return
-    progress = {id: (f"import: {status.phase}", status.progress or 0) for id, status in running.items()}
-    try:
-        with Ledger.open(config.ledger_url()) as ledger:
-            record_import_progress(ledger, progress, clock=SystemClock())
-    except WaveliftError as error:
-        log.warning("the list will not show how far imports are: %s", error)
 
 
 class ImportSlotTrigger(AwsWaitTrigger):

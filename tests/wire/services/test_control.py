@@ -75,7 +75,8 @@ def test_inv_5_an_import_that_was_cancelled_under_us_is_submitted_again(stage: S
     cancelled: list[str] = []
 
     def watch(found: ImportRunning | ImportWaiting) -> None:
-        if isinstance(found, ImportRunning) and not cancelled:
+        # Not sooner: only from there on the rule, which is for one import, has been used up.
+        if isinstance(found, ImportRunning) and found.phase == "converting" and not cancelled:
             cancelled.append(found.task_id)
             stage.aws.client("ec2").cancel_import_task(ImportTaskId=found.task_id)
 

@@ -208,3 +208,64 @@ class LaunchResult(Message):
     private_ip: str = ""
     skipped: str = ""
     """Why nothing was launched; empty when something was."""
+
+
+class DiskLineage(Message):
+    """What the last recorded run of a replicated disk left: what the next one builds on (invariants 3 and 4)."""
+
+    key: int
+    address: str
+    uuid: str
+    """vSphere's, of the virtual disk's file."""
+    file: str
+    """``[datastore] folder/file.vmdk`` of the chain's base."""
+    capacity: int
+    change_id: str | None
+    """Of the snapshot that the run read; None: changes were not tracked."""
+    snapshot_id: str
+    """EBS snapshot, completed: the parent of the next one."""
+    bucket: str
+    manifest_key: str
+    manifest_digest: str
+    """SHA-256 of the manifest object, hex."""
+    encrypted: bool = False
+    hardware_version: str = ""
+    quarantine: str = ""
+    """Why its change tracking is not believed any more; empty while it is."""
+
+
+class ReplicatedDisk(Message):
+    """One disk of one replication run: how it was read, what was sent, and what it left."""
+
+    index: int
+    boot: bool
+    label: str
+    kind: str
+    """``seed`` or ``delta``."""
+    kind_reason: str = ""
+    """Why a seed was needed, or why a delta read the whole disk; empty when nothing was unusual."""
+    reader: str
+    """``nfc``, ``datastore`` or ``nbd``."""
+    reader_reason: str = ""
+    """Why this reader and not a better one."""
+    parent_snapshot_id: str = ""
+    lineage: DiskLineage
+    content_digest: str
+    """SHA-256 over the block digests in order, hex."""
+    data_bytes: int
+    bytes_read: int
+    bytes_sent: int
+    blocks_sent: int
+    blocks_audited: int = 0
+    """Blocks that change tracking called unchanged and that were read all the same."""
+    seconds: float = 0.0
+
+
+class ReplicationResult(Message):
+    """What ``transfer`` returns: every disk of one server, from one instant."""
+
+    server: str
+    snapshot: str
+    quiesced: bool = False
+    quiesce_note: str = ""
+    disks: tuple[ReplicatedDisk, ...]

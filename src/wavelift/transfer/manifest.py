@@ -64,6 +64,15 @@ class Manifest:
             raise ValueError(f"capacity {capacity} is not within 1..{MAX_CAPACITY}")
         return cls({**header, "version": VERSION, "block_size": BLOCK, "capacity": capacity})
 
+    def successor(self, **header: Any) -> Self:
+        """A manifest of the same disk at a later instant, as long as nothing is known to have changed."""
+        later = type(self).empty(self.capacity, **header)
+        for start in self._pages():
+            end = min(start + _PAGE, self._length)
+            later._table[start:end] = self._table[start:end]
+        later._data_bytes = self._data_bytes
+        return later
+
     @property
     def data_bytes(self) -> int:
         """Bytes of the disk in blocks that are not zero."""

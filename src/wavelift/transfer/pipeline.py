@@ -34,6 +34,10 @@ class CopyStats:
     blocks: int
     """Blocks that are not zero."""
     seconds: float
+    sent_blocks: int = 0
+    """Blocks handed to the target, zero ones included."""
+    read_bytes: int = 0
+    """Read from the source: what a stream never mentioned was not read."""
 
 
 def is_zero(scratch: Scratch, length: int) -> bool:
@@ -56,14 +60,20 @@ def copy(
     server: str = "",
     disk: str = "",
     phase: str = "export",
+    base: Manifest | None = None,
+    partial: bool = False,
 ) -> CopyStats:
     """Copy every block of ``source`` to ``writer`` and its digest to ``manifest``; then ``writer.finish``.
+
+    With ``base``, the manifest of what the target already holds, only blocks that differ from it are written; one that
+    became zero is among them (invariant 2).
 
     The first error of any thread stops all, and is raised once all have ended; server and disk are added to it. On the
     way out, good or bad, the writer is closed. Neither is the source closed nor the writer aborted: that is the
     caller's business, since what a failed try stored is what the next one continues (invariant 6).
 
-    :param manifest: empty, of the source's capacity.
+    :param manifest: empty, of the source's capacity; with ``base`` a copy of that.
+    :param partial: what ``source`` does not mention is as in ``base``; else it is zeros.
     :param throttle: paces what goes to the target.
     :param on_progress: called about every 0.5 s and at the end, from the caller's thread; what it raises (a fence)
         stops the copy.
@@ -71,7 +81,14 @@ def copy(
     """
     if block_count(source.size) != manifest.block_count:
         raise ValueError(f"a manifest of {manifest.capacity} bytes for a disk of {source.size}")
-    task = _Copy(source, writer, manifest, throttle, Progress(server, disk, phase, 0, source.size))
+    if base is None and partial:
+        raise ValueError("a part of a disk can only be copied over a base")
+    if base is not None and not writer.writes_zeros:
+        raise ValueError("this writer would skip blocks that became zero")
+    if base is not None and base.capacity != manifest.capacity:
+        raise ValueError(f"a base of {base.capacity} bytes for a disk of {manifest.capacity}")
+    seed = Progress(server, disk, phase, 0, source.size)
+    task = _Copy(source, writer, manifest, throttle, seed, base, partial)
     with located(server=server or None, disk=disk or None):
         return task.run(workers, cancel, on_progress)
 
@@ -96,8 +113,12 @@ class _Copy:
         manifest: Manifest,
         throttle: Throttle | None,
         progress: Progress,
+        base: Manifest | None,
+        partial: bool,
     ) -> None:
         self._source = source
+        self._base = base
+        self._partial = partial
         self._writer = writer
         self._manifest = manifest
         self._throttle = throttle
@@ -105,6 +126,8 @@ class _Copy:
         self._scratch = Scratch()
         self._passed = 0
         self._sent = 0
+        self._sent_blocks = 0
+        self._read = 0
         self._stop = CancelFlag()
 
     def run(self, workers: int, cancel: CancelFlag, on_progress: Callable[[Progress], None]) -> CopyStats:
@@ -131,23 +154,31 @@ class _Copy:
             sent_bytes=self._sent,
             blocks=-(-data // BLOCK),
             seconds=time.monotonic() - started,
+            sent_blocks=self._sent_blocks,
+            read_bytes=self._read,
         )
 
     def _pieces(self) -> Iterator[Piece]:
-        """The source's pieces in checked order, with the gaps filled for a writer that wants zeros."""
+        """The source's pieces in checked order, with the gaps filled where the target must be told of zeros."""
         due = 0
         end = block_count(self._source.size)
-        fill = self._writer.writes_zeros
         for piece in self._source.pieces():
             index = piece.index
             if not due <= index < end:
                 raise CorruptStreamError(f"Block {index} came where {due}..{end - 1} may", offset=index * BLOCK)
-            if fill:
-                yield from map(_ZeroPiece, range(due, index))
+            yield from self._zeros(due, index)
             yield piece
             due = index + 1
-        if fill:
-            yield from map(_ZeroPiece, range(due, end))
+        yield from self._zeros(due, end)
+
+    def _zeros(self, start: int, end: int) -> Iterator[Piece]:
+        """Blocks that the source passed over and that the target may hold otherwise."""
+        if self._partial or not self._writer.writes_zeros:
+            return
+        base = self._base
+        for index in range(start, end):
+            if base is None or base.digest(index) is not None:
+                yield _ZeroPiece(index)
 
     def _work(self, piece: Piece) -> Any:
         """Load, test, hash, prepare; None when there is nothing to write in order."""
@@ -159,8 +190,10 @@ class _Copy:
         if zero and not self._writer.writes_zeros:
             return None
         digest = hashlib.sha256(data).digest()
-        if not zero:
-            self._manifest.set(index, digest)
+        content = None if zero else digest
+        if self._base is not None and self._base.digest(index) == content:
+            return None
+        self._manifest.set(index, content)
         prepared = self._writer.prepare(index, data, digest)
         if self._writer.ordered:
             return prepared
@@ -169,13 +202,17 @@ class _Copy:
         return self._writer.wire_bytes(prepared)
 
     def _drain(self, piece: Piece, result: Any) -> None:
+        size = self._source.size
+        if not isinstance(piece, _ZeroPiece):
+            self._read += block_length(size, piece.index)
         if result is not None:
             if self._writer.ordered:
                 self._pace(result)
                 self._writer.write(piece.index, result)
                 result = self._writer.wire_bytes(result)
             self._sent += result
-        self._passed = min((piece.index + 1) * BLOCK, self._source.size)
+            self._sent_blocks += 1
+        self._passed = min((piece.index + 1) * BLOCK, size)
 
     def _pace(self, prepared: Any) -> None:
         if self._throttle is not None:

@@ -289,3 +289,53 @@ def test_a_manifest_of_another_disk_is_refused(box: Any) -> None:
     source = stream(2)
     with pytest.raises(ValueError, match="manifest"):
         copy(source, box.Writer(source.size), Manifest.empty(source.size * 2), cancel=CancelFlag())
+
+
+# --- over a base: what a delta run sends ----------------------------------------------------------------------------
+
+
+def _manifest_of(blocks: dict[int, bytes], size: int) -> Manifest:
+    manifest = Manifest.empty(size)
+    for index, data in blocks.items():
+        manifest.set(index, hashlib.sha256(data).digest())
+    return manifest
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_inv_2_a_delta_ends_as_the_source_whatever_changed(box: Any, data: st.DataObject) -> None:
+    """Whole or partial sources; blocks that appear, change and vanish; the target starts as the base."""
+    count = data.draw(st.integers(1, 12))
+    size = count * BLOCK
+    kinds = st.dictionaries(st.integers(0, count - 1), st.sampled_from([b"a", b"b", b"\0"]))
+    before = {index: kind * BLOCK for index, kind in data.draw(kinds).items() if kind != b"\0"}
+    writes = {index: kind * BLOCK for index, kind in data.draw(kinds).items()}
+    after = {**before, **writes}
+    partial = data.draw(st.booleans())
+    mentioned = writes if partial else {index: each for index, each in after.items() if each != bytes(BLOCK)}
+    source = Stream(dict(sorted(mentioned.items())), size)
+    base = _manifest_of(before, size)
+    manifest = base.successor(run="2")
+    writer = box.Writer(size, ordered=data.draw(st.booleans()), writes_zeros=True)
+    for index, each in before.items():
+        writer.content[index * BLOCK : (index + 1) * BLOCK] = each
+    stats = copy(source, writer, manifest, cancel=CancelFlag(), base=base, partial=partial)
+    wanted = b"".join(after.get(index, bytes(BLOCK)) for index in range(count))
+    assert bytes(writer.content) == wanted
+    assert (
+        manifest.content_digest()
+        == _manifest_of({index: each for index, each in after.items() if each != bytes(BLOCK)}, size).content_digest()
+    )
+    differing = [index for index in range(count) if after.get(index, bytes(BLOCK)) != before.get(index, bytes(BLOCK))]
+    assert sorted(writer.written) == differing, "and nothing else is sent"
+    assert stats.sent_blocks == len(differing)
+    assert stats.read_bytes == len(mentioned) * BLOCK
+
+
+def test_inv_2_a_writer_that_skips_zeros_takes_no_base(box: Any) -> None:
+    source = stream(3)
+    base = _manifest_of(source.blocks, source.size)
+    with pytest.raises(ValueError, match="became zero"):
+        copy(source, box.Writer(source.size), base.successor(), cancel=CancelFlag(), base=base)
+    with pytest.raises(ValueError, match="over a base"):
+        copy(source, box.Writer(source.size, writes_zeros=True), base, cancel=CancelFlag(), partial=True)

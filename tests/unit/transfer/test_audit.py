@@ -1,0 +1,78 @@
+"""The sample that watches change tracking: what it must contain, and how often it catches a lie."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wavelift.base.run import CancelFlag
+from wavelift.base.units import BLOCK
+from wavelift.transfer.audit import AUDIT_MINIMUM, AUDIT_PCT, ZONE, Audit, audit, audit_indices
+from wavelift.transfer.manifest import Manifest
+
+pytestmark = pytest.mark.unit
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_inv_3_the_sample_is_unchanged_blocks_enough_of_them_and_repeatable(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 3000))
+    changed = data.draw(st.sets(st.integers(0, count - 1), max_size=count))
+    chosen = audit_indices(count, changed, seed="run")
+    assert chosen == audit_indices(count, changed, seed="run")
+    assert chosen == sorted(set(chosen))
+    assert not set(chosen) & changed
+    assert all(0 <= index < count for index in chosen)
+    unchanged = count - len(changed)
+    assert len(chosen) == min(unchanged, max(AUDIT_MINIMUM, math.ceil(unchanged * AUDIT_PCT / 100)))
+
+
+def test_inv_3_every_zone_and_neighbours_are_in_it() -> None:
+    zones = 5
+    count = zones * ZONE // BLOCK
+    changed = set(range(1000, 2000)) | set(range(ZONE // BLOCK, 2 * ZONE // BLOCK))
+    chosen = audit_indices(count, changed, seed=1)
+    assert {index * BLOCK // ZONE for index in chosen} == {0, 2, 3, 4}, "the second is read anyway"
+    assert {999, 2000} <= set(chosen)
+
+
+def test_inv_3_a_lie_is_caught_as_often_as_the_formula_says() -> None:
+    count, lies, trials = 2000, 60, 600
+    chance = random.Random(5)
+    caught = 0
+    size = 0
+    for trial in range(trials):
+        hidden = set(chance.sample(range(count), lies))
+        chosen = audit_indices(count, (), seed=trial)
+        size = len(chosen)
+        caught += bool(hidden & set(chosen))
+    expected = 1 - math.comb(count - lies, size) / math.comb(count, size)
+    # Four standard deviations of the count of catches.
+    assert abs(caught / trials - expected) < 4 * math.sqrt(expected * (1 - expected) / trials)
+
+
+def test_the_audit_reads_and_compares_zero_and_short_blocks() -> None:
+    capacity = 3 * BLOCK + 512
+    content = bytearray(capacity)
+    content[BLOCK : 2 * BLOCK] = b"x" * BLOCK
+    content[3 * BLOCK :] = b"y" * 512
+    base = Manifest.empty(capacity)
+    base.set(1, hashlib.sha256(content[BLOCK : 2 * BLOCK]).digest())
+    base.set(3, hashlib.sha256(content[3 * BLOCK :]).digest())
+
+    class Reader:
+        size = capacity
+
+        def read_into(self, offset: int, buffer: memoryview) -> None:
+            buffer[:] = content[offset : offset + len(buffer)]
+
+    reader: object = Reader()
+    assert audit(reader, base, range(4), CancelFlag()) == Audit(4, ())  # type: ignore[arg-type]
+    content[BLOCK] ^= 1
+    content[2 * BLOCK] = 1
+    assert audit(reader, base, range(4), CancelFlag()).differing == (1, 2)  # type: ignore[arg-type]

@@ -114,7 +114,9 @@ def test_inv_5_clearing_what_still_runs_destroys_and_doubles_nothing(world: Any)
     assert run.tries(importing)["export"] == 1
     for name in ("cleared-a", "cleared-b"):
         world.assert_proven(name, run.outcome(name)["image_id"])
-    assert "Another try of this task owns the work now" in run.log("export", exporting)
+    # Whichever comes first: the refused write to the state store, or the signal of Airflow's supervisor.
+    log = run.log("export", exporting)
+    assert "Another try of this task owns the work now" in log or "the task was killed" in log
     assert _import_status(world, stuck) == "deleted"
     assert run.outcome("cleared-b")["import_task"] != stuck
     assert _images_of(world, "cleared") == {run.outcome(name)["image_id"] for name in ("cleared-a", "cleared-b")}

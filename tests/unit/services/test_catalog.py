@@ -31,7 +31,9 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def row(at: int) -> CatalogRow:
-    words = dict.fromkeys(("instance_uuid", "path", "power", "connection_state", "guest_id", "guest_full_name"), "")
+    words: dict[str, Any] = dict.fromkeys(
+        ("instance_uuid", "path", "power", "connection_state", "guest_id", "guest_full_name"), ""
+    )
     return CatalogRow(vm_id=f"vm-{at}", name=f"s{at}", template=False, cpus=1, memory_mib=1, disk_bytes=1, **words)
 
 

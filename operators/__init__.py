@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wavelift.operators.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
+    from wavelift.operators.catalog import (
+        BeginCatalogImportOperator,
+        BeginHealthCheckOperator,
+        CloseCatalogImportOperator,
+        MergeCatalogOperator,
+        RecordHealthOperator,
+    )
     from wavelift.operators.export import DiskUploadOperator, VmExportOperator
     from wavelift.operators.image import ImportImageOperator, ImportServerOperator
+    from wavelift.operators.inventory import CatalogInventoryOperator, ConnectorCheckOperator
     from wavelift.operators.launch import LaunchInstanceOperator
     from wavelift.operators.preflight import PreflightOperator
     from wavelift.operators.slots import ReleaseOperator, ReserveOperator
@@ -21,12 +29,19 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AdmitOperator": "admit",
+    "BeginCatalogImportOperator": "catalog",
+    "BeginHealthCheckOperator": "catalog",
+    "CatalogInventoryOperator": "inventory",
+    "CloseCatalogImportOperator": "catalog",
+    "ConnectorCheckOperator": "inventory",
     "DiskUploadOperator": "export",
     "ImportImageOperator": "image",
     "ImportServerOperator": "image",
     "LaunchImportedOperator": "admit",
     "LaunchInstanceOperator": "launch",
+    "MergeCatalogOperator": "catalog",
     "PreflightOperator": "preflight",
+    "RecordHealthOperator": "catalog",
     "ReleaseOperator": "slots",
     "RemoveSnapshotOperator": "snapshot",
     "ReportOperator": "admit",
@@ -39,12 +54,19 @@ _HOME = {
 
 __all__ = [
     "AdmitOperator",
+    "BeginCatalogImportOperator",
+    "BeginHealthCheckOperator",
+    "CatalogInventoryOperator",
+    "CloseCatalogImportOperator",
+    "ConnectorCheckOperator",
     "DiskUploadOperator",
     "ImportImageOperator",
     "ImportServerOperator",
     "LaunchImportedOperator",
     "LaunchInstanceOperator",
+    "MergeCatalogOperator",
     "PreflightOperator",
+    "RecordHealthOperator",
     "ReleaseOperator",
     "RemoveSnapshotOperator",
     "ReportOperator",

@@ -48,6 +48,7 @@ ORDER: Final = (
     "test_specs",
     "test_wave",
     "test_console",
+    "test_catalog",
     "test_operators",
     "test_stop",
     "test_imports",
@@ -102,6 +103,8 @@ WAVES: Final[dict[str, WaveOf]] = {
     "paused": WaveOf((Vm("paused-a"), Vm("paused-b"))),
 }
 TOOLS_VM: Final = "tools-vm"
+CATALOG_VMS: Final = ("catalog-a", "catalog-b")
+"""What the catalogue's test renames and removes."""
 EARLY: Final = ("late", "full", "broken")
 """Waves whose runs begin with the session, if one of :data:`EARLY_FOR` is to run."""
 EARLY_FOR: Final = {"test_wave", "test_console", "test_specs"}
@@ -148,6 +151,7 @@ def _disk(path: Path, size: int, *, full: bool) -> Path:
 def _machines(folder: Path) -> list[SimVm]:
     folder.mkdir()
     found = [SimVm(TOOLS_VM, [SimDisk(capacity=MIB)], folder="tools", guest_id="debian12_64Guest")]
+    found += [SimVm(name, [SimDisk(capacity=MIB)], folder="catalog", power="poweredOff") for name in CATALOG_VMS]
     for wave, shape in WAVES.items():
         for vm in shape.servers:
             disks = [

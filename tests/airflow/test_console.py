@@ -16,6 +16,15 @@ ROUTES = {
     ("POST", "/migrations/{migration_id}/launch"),
     ("POST", "/migrations/{migration_id}/verify"),
     ("POST", "/cleanup"),
+    ("GET", "/catalogs"),
+    ("GET", "/catalog"),
+    ("POST", "/catalog/import"),
+    ("POST", "/catalog/clear"),
+    ("GET", "/connectors"),
+    ("POST", "/connectors"),
+    ("POST", "/connectors/{name}/maintenance"),
+    ("POST", "/connectors/{name}/check"),
+    ("POST", "/connectors/{name}/disassociate"),
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.airflow
 
@@ -63,7 +64,7 @@ def dags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dags")
     for name in ("waves", "environments"):
         (folder / name).mkdir()
-    for name in ("waves.py", "wave_errors.py", "environments/demo.yaml"):
+    for name in ("waves.py", "wave_errors.py", "catalog.py", "environments/demo.yaml"):
         (folder / name).write_text((root / name).read_text())
     text = (root / "waves" / "demo.yaml").read_text()
     for name in ("one", "two", "three"):
@@ -101,3 +102,28 @@ def test_air_03_every_task_retries_with_back_off(dags: Path, tmp_path: Path) -> 
     }
     assert sum(name.startswith("server.") for name in tasks) == 8
     assert tasks["server.remove_snapshot"]["retries"] >= 8, "a snapshot that stays hurts the customer"
+
+
+def test_the_catalogue_has_dags_for_each_connector_and_no_vendor_library(dags: Path, tmp_path: Path) -> None:
+    connector = yaml.safe_load((dags / "waves" / "one.yaml").read_text())["source"].get("connector", "default")
+    parsed = _parse(tmp_path, dags, file="catalog.py")
+    ids = {"server_catalog", "connector_health"}
+    named = {f"{name}.{connector}" for name in ids if connector != "default"}
+    assert parsed["dags"] == sorted(ids | named)
+    assert parsed["vendors"] == []
+    queues = {task: queue for task, _, _, queue, _, _ in parsed["tasks"] if queue != "default"}
+    assert set(queues.values()) <= {connector}
+
+
+def test_a_task_process_of_the_catalogue_reads_no_spec(dags: Path, tmp_path: Path) -> None:
+    """Its connector may be named by no wave any more: the run still ends."""
+    parsed = _parse(tmp_path, dags, file="catalog.py", context="server_catalog.gone")
+    assert parsed["dags"] == ["server_catalog.gone"]
+    tasks = {task: (queue, teardown) for task, _, _, queue, teardown, _ in parsed["tasks"]}
+    assert tasks == {
+        "begin": ("default", False),
+        "inventory": ("gone", False),
+        "merge": ("default", False),
+        "close": ("default", True),
+    }
+    assert _parse(tmp_path, dags, file="catalog.py", context="one.migrate")["dags"] == []

@@ -11,12 +11,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wavelift.cli import wave
+from wavelift.cli import catalog, connectors, wave
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Waves of VMware virtual machines into Amazon EC2.")
 app.add_typer(wave.app, name="wave", help="Check and plan wave specs.")
 migrations_app = typer.Typer(no_args_is_help=True, help="What was migrated, and what is under way.")
 app.add_typer(migrations_app, name="migrations")
+app.add_typer(catalog.app, name="catalog", help="The servers that vCenters show.")
+app.add_typer(connectors.app, name="connectors", help="The places that read vCenters.")
 simulators_app = typer.Typer(no_args_is_help=True, help="Stand-ins for vCenter and AWS, on loopback.")
 app.add_typer(simulators_app, name="simulators")
 iam_app = typer.Typer(no_args_is_help=True, help="The AWS identities that wavelift needs.")

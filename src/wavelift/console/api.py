@@ -10,19 +10,19 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
 from airflow.api_fastapi.core_api.security import GetUserDep, get_user
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from wavelift import __version__
-from wavelift.airflow import config
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
 from wavelift.base.run import SystemClock
 from wavelift.console.access import may_read, may_trigger, readable_dags
+from wavelift.console.catalog import add_catalog_routes
 from wavelift.console.chain import Chain
+from wavelift.console.deps import AirflowDep, LedgerDep
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
 from wavelift.rules.lifecycle import MigrationState
@@ -44,22 +44,6 @@ class RunStarted(BaseModel):
     dag_run_id: str
 
 
-def _ledger() -> Any:
-    with Ledger.open(config.ledger_url()) as ledger:
-        yield ledger
-
-
-def _airflow(request: Request) -> ApiClient:
-    """Airflow's REST API as the caller."""
-    header = request.headers.get("authorization", "")
-    token = header.removeprefix("Bearer ") if header else request.cookies.get(COOKIE_NAME_JWT_TOKEN, "")
-    return ApiClient(config.api_url(), lambda: token)
-
-
-LedgerDep = Annotated[Ledger, Depends(_ledger)]
-AirflowDep = Annotated[ApiClient, Depends(_airflow)]
-
-
 def create_app() -> FastAPI:
     """The application that Airflow's api-server mounts."""
     # Deny by default: no route without a login, whatever it forgets to ask; FastAPI's own pages know no login.
@@ -71,6 +55,7 @@ def create_app() -> FastAPI:
     app.add_exception_handler(ApiError, _api_error)
     _reading(app)
     _writing(app)
+    add_catalog_routes(app)
     return app
 
 

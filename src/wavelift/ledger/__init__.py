@@ -1,9 +1,11 @@
 """The relational record of servers, migrations, slots and events. Control-plane tasks, console and CLI only.
 
-Open a :class:`Ledger` and hand it to the functions of ``waves``, ``migrations``, ``events`` and ``servers``; slots and
+Open a :class:`Ledger` and hand it to the functions of ``waves``, ``migrations``, ``events``, ``servers``,
+``catalog`` and ``connectors``; slots and
 new migrations are the business of :mod:`wavelift.services.admission`. Records are frozen values.
 """
 
+from wavelift.ledger.catalog_records import Catalog, CatalogEntry, CatalogServer, CatalogState, Connector, ServerJob
 from wavelift.ledger.database import Ledger
 from wavelift.ledger.records import (
     DagRun,
@@ -20,12 +22,18 @@ from wavelift.ledger.records import (
 )
 
 __all__ = [
+    "Catalog",
+    "CatalogEntry",
+    "CatalogServer",
+    "CatalogState",
+    "Connector",
     "DagRun",
     "Event",
     "Ledger",
     "Migration",
     "Page",
     "Server",
+    "ServerJob",
     "Slot",
     "SlotKind",
     "SnapshotState",

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from wavelift.base.errors import BusyError, PermanentError
 from wavelift.base.run import Clock
-from wavelift.ledger import migrations, servers, slots, waves
+from wavelift.ledger import connectors, migrations, servers, slots, waves
 from wavelift.ledger.database import Ledger
 from wavelift.ledger.records import DagRun, Migration, Slot, SlotKind, SourceServer
 from wavelift.rules.lifecycle import MigrationState
@@ -230,6 +230,7 @@ def begin_migration(
 
     :raises BusyError: when another run that still lives has the server; names that run.
     :raises NotFoundError: when the wave run was not frozen.
+    :raises PermanentError: it is new and its connector is in maintenance; one that has begun goes on (AMP-05).
     """
     ended = _ended_rivals(ledger, run_key, run, server, is_run_alive)
     now = clock.now()
@@ -247,6 +248,7 @@ def begin_migration(
             "bytes_total": bytes_total,
         }
         if known is None:
+            _refuse_in_maintenance(tx, connector, server)
             return migrations.insert(
                 tx, at=now, run=run, run_key=run_key, wave=wave, server=server.name, server_id=server_id, **place
             )
@@ -254,6 +256,17 @@ def begin_migration(
             place["cancel_requested"] = False
         return migrations.apply(
             tx, known, "queued", at=now, to=MigrationState.QUEUED, phase="", error="", progress_pct=0, **place
+        )
+
+
+def _refuse_in_maintenance(tx: sa.Connection, connector: str, server: SourceServer) -> None:
+    reason = connectors.in_maintenance(tx, connector)
+    if reason is not None:
+        raise PermanentError(
+            f"The connector is in maintenance: {reason}",
+            next_step="Clear the server's task when `wavelift connectors maintenance CONNECTOR --off` was said.",
+            connector=connector,
+            server=server.name,
         )
 
 

@@ -19,7 +19,20 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from wavelift.base.errors import UnreachableError, WaveliftError
-from wavelift.ledger import Event, Ledger, Migration, Server, Slot, WaveRun, revisions, tables
+from wavelift.ledger import (
+    Catalog,
+    CatalogServer,
+    Connector,
+    Event,
+    Ledger,
+    Migration,
+    Server,
+    Slot,
+    WaveRun,
+    revisions,
+    tables,
+    tables_catalog,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -56,6 +69,9 @@ def test_the_list_of_revisions_is_that_of_the_scripts() -> None:
         (Migration, tables.migration),
         (Slot, tables.slot),
         (Event, tables.event),
+        (Connector, tables_catalog.connector),
+        (Catalog, tables_catalog.catalog),
+        (CatalogServer, tables_catalog.catalog_server),
     ],
 )
 def test_every_column_is_a_field_of_its_record(record: type[Any], table: sa.Table) -> None:

@@ -24,7 +24,8 @@ PAGES: Final = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGE
     (ROOT / "docs").glob("*.md")
 )
 ROWS: Final = {
-    *("AIR-01", "AIR-02", "AIR-05", "AMP-06", "AMP-07", "AMP-08", "AMP-11", "AMP-12", "SMS-11", "SMS-12", "SMS-16")
+    *("AMP-05", "SMS-01", "SMS-02"),
+    *("AIR-01", "AIR-02", "AIR-05", "AMP-06", "AMP-07", "AMP-08", "AMP-11", "AMP-12", "SMS-11", "SMS-12", "SMS-16"),
 }
 
 

@@ -139,3 +139,10 @@ def content() -> Callable[..., bytes]:
 def controllers() -> tuple[tuple[str, int], ...]:
     """Of ``many01``; the disk at index n has seed 100 + n."""
     return _CONTROLLERS
+
+
+@pytest.fixture(scope="session")
+def big_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCenterSimulator]:
+    """A thousand VMs below ``/dc1/vm/bulk``; takes half a minute to start, so once for all who only read."""
+    with vcenter.start(tmp_path_factory.mktemp("big"), [], extra_vms=1000) as running:
+        yield running

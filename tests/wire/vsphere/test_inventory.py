@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from pyVmomi import vim
@@ -14,7 +13,6 @@ from wavelift.base.domain import ServerFacts
 from wavelift.base.errors import AmbiguousError, NotFoundError
 from wavelift.base.units import MIB
 from wavelift.rules.wave import Selector
-from wavelift.simulators import vcenter
 from wavelift.simulators.vcenter import VCenterSimulator
 
 pytestmark = pytest.mark.wire
@@ -124,13 +122,6 @@ def test_a_vm_that_vanished_does_not_stop_the_others(session: VsphereSession) ->
 
 
 # --- a thousand ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def big_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCenterSimulator]:
-    state: Path = tmp_path_factory.mktemp("big")
-    with vcenter.start(state, [], extra_vms=1000) as running:
-        yield running
 
 
 def total(sim: VCenterSimulator) -> int:

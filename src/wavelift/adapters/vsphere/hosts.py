@@ -13,7 +13,7 @@ from pyVmomi import vim
 
 from wavelift.adapters.vsphere.esxi import esxi_context
 from wavelift.adapters.vsphere.faults import moref
-from wavelift.adapters.vsphere.properties import Values, collect
+from wavelift.adapters.vsphere.properties import Values, all_refs, collect
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
 from wavelift.base.errors import LoginError, NotFoundError, TlsError, WaveliftError
 from wavelift.base.net import CUTS, explained_tls_error, https_connection, qualify, unreachable
@@ -95,6 +95,11 @@ _HOST: Final = (
     "summary.config.sslThumbprint",
 )
 _STORE: Final = ("summary.accessible", "summary.capacity", "summary.freeSpace", "summary.name", "summary.type")
+
+
+def host_refs(session: VsphereSession) -> list[str]:
+    """Every host that the account may see, as managed object ids."""
+    return all_refs(session, vim.HostSystem)
 
 
 def host_facts(session: VsphereSession, hosts: Iterable[str]) -> dict[str, HostFacts]:

@@ -7,7 +7,7 @@ most ceil(N / 500) + 10 calls.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -109,6 +109,21 @@ def _paths(rows: Iterable[Row]) -> dict[str, str]:
         return known[ref]
 
     return {row.moref: path(row.moref) for row in rows}
+
+
+def folder_paths(session: VsphereSession) -> dict[str, str]:
+    """moref → inventory path of everything that VMs hang in; in one call per 500 folders, without their VMs."""
+    rows = traverse(
+        session,
+        [(vim.Folder, ("name", "parent")), (vim.Datacenter, ("name", "parent")), (vim.VirtualApp, _VAPP)],
+    )
+    root = moref(session.content.rootFolder)
+    return _paths(row for row in rows if row.moref != root)
+
+
+def path_below(folders: Mapping[str, str], values: Values) -> str:
+    """The inventory path of a VM whose light properties are ``values``; below nothing when its folder is not seen."""
+    return f"{folders.get(moref(_parent(values)), '')}/{values.get('name', '')}"
 
 
 def list_summaries(session: VsphereSession) -> list[VmSummary]:

@@ -59,21 +59,19 @@ def _kind(reference: Any) -> str:
     return type(reference).__name__.rsplit(".", 1)[-1]
 
 
-def _retrieve(session: VsphereSession, spec: Any, **where: object) -> list[Row]:
+def _rows(session: VsphereSession, spec: Any) -> list[Row]:
+    """All pages of one question, as pyvmomi answers it: for :meth:`VsphereSession.read`."""
     collector = session.content.propertyCollector
-    options = _Collector.RetrieveOptions(maxObjects=PAGE)
+    rows: list[Row] = []
+    page = collector.RetrievePropertiesEx([spec], _Collector.RetrieveOptions(maxObjects=PAGE))
+    while page is not None:
+        rows += [Row(moref(item.obj), _kind(item.obj), {p.name: p.val for p in item.propSet}) for item in page.objects]
+        page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
+    return rows
 
-    def pages() -> list[Row]:
-        rows: list[Row] = []
-        page = collector.RetrievePropertiesEx([spec], options)
-        while page is not None:
-            rows += [
-                Row(moref(item.obj), _kind(item.obj), {p.name: p.val for p in item.propSet}) for item in page.objects
-            ]
-            page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
-        return rows
 
-    return session.read(pages, **where)
+def _retrieve(session: VsphereSession, spec: Any, **where: object) -> list[Row]:
+    return session.read(lambda: _rows(session, spec), **where)
 
 
 def collect(
@@ -108,6 +106,24 @@ def read_one(session: VsphereSession, kind: Any, ref: str, paths: Sequence[str],
     if ref not in found:
         raise NotFoundError("vCenter no longer has this object", next_step="Look at the inventory", object=ref, **where)
     return found[ref]
+
+
+def all_refs(session: VsphereSession, kind: Any) -> list[str]:
+    """Every object of one kind below the root folder, as managed object ids, in three calls whatever their number."""
+    views = session.managed(vim.view.ViewManager, moref(session.content.viewManager))
+
+    def look() -> list[str]:
+        # In one piece, read anew as a whole: a view ends with the login that made it.
+        view = views.CreateContainerView(session.content.rootFolder, [kind], True)
+        try:
+            objects = [_Collector.ObjectSpec(obj=view)]
+            spec = _Collector.FilterSpec(propSet=[_spec(vim.view.ContainerView, ["view"])], objectSet=objects)
+            found = _rows(session, spec)
+        finally:
+            view.DestroyView()
+        return [moref(one) for row in found for one in row.values.get("view") or ()]
+
+    return session.read(look)
 
 
 def _traversals() -> list[Any]:

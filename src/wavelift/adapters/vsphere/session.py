@@ -102,6 +102,8 @@ class About:
     build: str
     api_version: str
     instance_uuid: str
+    api_type: str = ""
+    """``VirtualCenter``, or ``HostAgent`` for an ESXi host."""
 
 
 def tls_context(config: VsphereConfig) -> ssl.SSLContext:
@@ -183,6 +185,7 @@ class VsphereSession:
                 build=about.build or "",
                 api_version=about.apiVersion or "",
                 instance_uuid=about.instanceUuid or "",
+                api_type=about.apiType or "",
             )
             self._login()
         except WaveliftError:

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
+	_ "github.com/vmware/govmomi/vapi/simulator" // serves tags under /rest, once the service registers its endpoints
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -330,6 +331,7 @@ func (s *sim) serve(address string, inv *inventory) error {
 	s.thumbprint = thumbprint(cert)
 	service := s.model.Service
 	service.TLS = tlsConfig(cert)
+	service.RegisterEndpoints = true
 	service.Listen = &url.URL{Host: address, User: url.UserPassword("nobody", s.token)}
 	manager := s.model.Map().SessionManager()
 	manager.ValidLogin = func(login *types.Login) bool {

@@ -1,0 +1,117 @@
+"""The catalogue of 5,000 VMs, and of 500 beside it: read from the vCenter simulator page by page, merged into SQLite.
+
+First an import into an empty ledger, then the same again. ``calls`` is what the simulator counted for one reading;
+``added_mib`` shows that memory does not grow with the number of VMs. Seconds say little: the simulator is no vCenter.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import harness
+
+VMS: Final = 5000
+ONE_PAGE: Final = 500
+
+
+def job(access: str, folder: str) -> None:
+    from wavelift.adapters.vsphere.session import VsphereConfig, connect
+    from wavelift.base.catalog import CatalogIndex, CatalogRow
+    from wavelift.base.run import CancelFlag, SystemClock
+    from wavelift.ledger import DagRun, Ledger
+    from wavelift.services.catalog import begin_import, merge_import
+    from wavelift.services.dataplane.catalog import read_catalog
+
+    told = json.loads(Path(access).read_text())
+    config = VsphereConfig(**told["config"])
+    database = Path(folder) / f"{told['vms']}-{time.time_ns()}.db"
+    clock = SystemClock()
+    with Ledger.open(f"sqlite:///{database}") as ledger, connect(config) as session:
+        idle, begun = harness.peak_mib(), time.monotonic()
+        seconds: list[float] = []
+        for number in range(2):
+            ticket = begin_import(
+                ledger,
+                {"connection": "vc"},
+                connector="default",
+                run=DagRun("server_catalog", f"run-{number}"),
+                by="bench",
+                clock=clock,
+            )
+            pages = Path(folder) / f"{database.stem}-{number}"
+            pages.mkdir()
+
+            # A file per page stands in for its XCom.
+            def hand_over(page: int, rows: list[CatalogRow], into: Path = pages) -> None:
+                (into / str(page)).write_text(json.dumps([row.dump() for row in rows]))
+
+            def taken(page: int, out_of: Path = pages) -> list[CatalogRow]:
+                return [CatalogRow.load(row) for row in json.loads((out_of / str(page)).read_text())]
+
+            index: CatalogIndex = read_catalog(session, hand_over, cancel=CancelFlag())
+            summary = merge_import(ledger, ticket, index, taken, clock=clock)
+            assert (summary.servers, summary.new) == (told["vms"], told["vms"] if number == 0 else 0), summary
+            seconds.append(time.monotonic() - begun)
+            begun = time.monotonic()
+        harness.report_job(
+            first_import_s=seconds[0],
+            second_import_s=seconds[1],
+            pages=index.pages,
+            largest_page_kib=max(path.stat().st_size for path in pages.iterdir()) / 1024,
+            added_mib=harness.peak_mib() - idle,
+        )
+
+
+def _calls(sim: Any, config: dict[str, Any]) -> int:
+    """SOAP calls of one reading with its login, as the simulator counts them."""
+    from wavelift.adapters.vsphere import catalog as adapter
+    from wavelift.adapters.vsphere.session import VsphereConfig, connect
+
+    sim.reset_counters()
+    with connect(VsphereConfig(**config)) as session:
+        for _page in adapter.pages(session):
+            pass
+    return sum(int(count) for count in sim.counters()["methods"].values())
+
+
+def main() -> None:
+    from wavelift.simulators import vcenter
+
+    parser = harness.arguments(__doc__)
+    options = parser.parse_args()
+    if options.job:
+        job(*options.job)
+        return
+    with harness.workspace(options) as folder, ExitStack() as stack:
+        commands: dict[int, list[str]] = {}
+        calls: dict[str, int] = {}
+        for vms in (VMS, ONE_PAGE):
+            sim = stack.enter_context(vcenter.start(folder / f"vcenter-{vms}", [], extra_vms=vms))
+            config = {
+                "host": sim.host,
+                "port": sim.port,
+                "username": sim.username,
+                "password": sim.password,
+                "ca_bundle": str(sim.ca_file),
+            }
+            access = folder / f"access-{vms}.json"
+            access.write_text(json.dumps({"vms": vms, "config": config}))
+            commands[vms] = harness.job_command("benchmarks.catalog_5000", access, folder)
+            calls[f"calls_{vms}"] = _calls(sim, config)
+        harness.compare(
+            "catalog_5000",
+            ours=harness.Contender("wavelift", commands[VMS]),
+            peers=[],
+            variants=[harness.Contender(f"{ONE_PAGE} VMs", commands[ONE_PAGE])],
+            data_bytes=0,
+            params={"vms": VMS, **calls},
+            runs=options.runs,
+        )
+
+
+if __name__ == "__main__":
+    main()

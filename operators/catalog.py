@@ -1,0 +1,179 @@
+"""The control plane's tasks of the catalogue and of connectors' health: they alone write the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from wavelift.operators._base import FAILURE_KEY, WaveliftOperator
+from wavelift.operators.inventory import PAGE_KEY
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from wavelift.base.catalog import CatalogRow
+
+STEPS: Final = ("begin", "inventory", "merge")
+
+
+class BeginCatalogImportOperator(WaveliftOperator):
+    """Begin one import of a catalogue. Returns an :class:`~wavelift.services.catalog.ImportTicket`.
+
+    :param connector: the queue that reads; its registered connection is used when the form gives none.
+    """
+
+    template_fields: Sequence[str] = ()
+
+    def __init__(self, *, connector: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.connector = connector
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.base.run import SystemClock
+        from wavelift.ledger import DagRun, Ledger
+        from wavelift.services.catalog import begin_import
+
+        run = context["dag_run"]
+        with Ledger.open(config.ledger_url()) as ledger:
+            return begin_import(
+                ledger,
+                _conf(context),
+                connector=self.connector,
+                run=DagRun(run.dag_id, run.run_id),
+                by=_who(context),
+                clock=SystemClock(),
+            ).dump()
+
+
+class MergeCatalogOperator(WaveliftOperator):
+    """Merge the pages one by one; mark what is gone only after the last (SMS-02).
+
+    Returns an :class:`~wavelift.services.catalog.ImportSummary`.
+
+    :param ticket: what :class:`BeginCatalogImportOperator` returned.
+    :param index: what :class:`~wavelift.operators.inventory.CatalogInventoryOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("ticket", "index")
+
+    def __init__(self, *, ticket: Any, index: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ticket = ticket
+        self.index = index
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.base.catalog import CatalogIndex, CatalogRow
+        from wavelift.base.errors import WaveliftError
+        from wavelift.base.run import SystemClock
+        from wavelift.ledger import Ledger
+        from wavelift.services.catalog import ImportTicket, merge_import
+
+        ti = context["ti"]
+
+        def page(number: int) -> list[CatalogRow]:
+            self._cancel.check()
+            rows = ti.xcom_pull(task_ids="inventory", key=PAGE_KEY.format(number), map_indexes=-1)
+            if rows is None:
+                raise WaveliftError(
+                    "A page of the catalogue is not there", next_step="Clear the run's inventory task", page=number
+                )
+            return [CatalogRow.load(row) for row in rows]
+
+        with Ledger.open(config.ledger_url()) as ledger:
+            summary = merge_import(
+                ledger, ImportTicket.load(self.ticket), CatalogIndex.load(self.index), page, clock=SystemClock()
+            )
+        self.log.info("%s", summary)
+        return summary.dump()
+
+
+class CloseCatalogImportOperator(WaveliftOperator):
+    """Give the catalogue back its state when an earlier task did not succeed, and fail then; use it as a teardown.
+
+    :param ticket: what :class:`BeginCatalogImportOperator` returned; None when it failed.
+    """
+
+    template_fields: Sequence[str] = ("ticket",)
+
+    def __init__(self, *, ticket: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ticket = ticket
+
+    def work(self, context: Context) -> None:
+        from wavelift.airflow import config
+        from wavelift.base.errors import PermanentError
+        from wavelift.base.run import SystemClock
+        from wavelift.ledger import Ledger
+        from wavelift.services.catalog import ImportTicket, abort_import
+
+        ti = context["ti"]
+        states: dict[str, str] = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+        bad = next((step for step in STEPS if states.get(step) != "success"), None)
+        if bad is None:
+            return
+        left = ti.xcom_pull(task_ids=bad, key=FAILURE_KEY, map_indexes=-1)
+        words = (left or {}).get("what") or f"{bad} was stopped"
+        if self.ticket is not None:
+            with Ledger.open(config.ledger_url()) as ledger:
+                abort_import(ledger, ImportTicket.load(self.ticket), words, clock=SystemClock())
+        raise PermanentError(words, next_step=str((left or {}).get("next_step") or ""))
+
+
+class BeginHealthCheckOperator(WaveliftOperator):
+    """What a connector is to try: the form's words, else what is registered (SMS-01).
+
+    Returns a :class:`~wavelift.services.catalog.HealthRequest`.
+
+    :param connector: the queue that is asked.
+    """
+
+    template_fields: Sequence[str] = ()
+
+    def __init__(self, *, connector: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.connector = connector
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.ledger import Ledger
+        from wavelift.services.catalog import health_request
+
+        with Ledger.open(config.ledger_url()) as ledger:
+            return health_request(ledger, _conf(context), connector=self.connector).dump()
+
+
+class RecordHealthOperator(WaveliftOperator):
+    """Keep what a connector found, with its time; returns whether all was well.
+
+    :param health: what :class:`~wavelift.operators.inventory.ConnectorCheckOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("health",)
+
+    def __init__(self, *, health: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.health = health
+
+    def work(self, context: Context) -> bool:
+        from wavelift.airflow import config
+        from wavelift.base.catalog import ConnectorHealth
+        from wavelift.base.run import SystemClock
+        from wavelift.ledger import Ledger
+        from wavelift.services.catalog import record_health
+
+        health = ConnectorHealth.load(self.health)
+        with Ledger.open(config.ledger_url()) as ledger:
+            kept = record_health(ledger, health, by=_who(context), clock=SystemClock())
+        if not kept:
+            self.log.info("connector %s is not registered: its health is kept in this run only", health.connector)
+        return health.ok
+
+
+def _conf(context: Context) -> dict[str, Any]:
+    return {**context["params"], **(context["dag_run"].conf or {})}
+
+
+def _who(context: Context) -> str:
+    return getattr(context["dag_run"], "triggering_user_name", None) or "schedule"

@@ -1,0 +1,86 @@
+"""The whole inventory in pages, for the catalogue: light properties only, and never more than one page in memory.
+
+For N VMs at most ceil(N / 500) + 10 calls. The list of references comes first, by one view: every page can then be
+read again on its own when a login ends, which a traversal's token would not survive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from pyVmomi import vim
+
+from wavelift.adapters.vsphere.inventory import decode_name, folder_paths, path_below
+from wavelift.adapters.vsphere.properties import PAGE, Values, all_refs, collect
+from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.base.catalog import CatalogManager, CatalogRow
+
+_LIGHT: Final = (
+    "name",
+    "parent",
+    "parentVApp",
+    "runtime.connectionState",
+    "runtime.powerState",
+    "summary.config.guestFullName",
+    "summary.config.guestId",
+    "summary.config.instanceUuid",
+    "summary.config.memorySizeMB",
+    "summary.config.numCpu",
+    "summary.config.template",
+    "summary.storage.committed",
+    "summary.storage.uncommitted",
+)
+
+
+def manager(session: VsphereSession) -> CatalogManager:
+    """The vCenter itself; no call is made."""
+    about = session.about
+    return CatalogManager(
+        id=about.instance_uuid, name=session.config.host, type=about.api_type, product=about.full_name
+    )
+
+
+def vm_refs(session: VsphereSession) -> list[str]:
+    """Every VM that the account may see, as managed object ids."""
+    return all_refs(session, vim.VirtualMachine)
+
+
+def pages(session: VsphereSession, tags: Mapping[str, tuple[str, ...]] | None = None) -> Iterator[list[CatalogRow]]:
+    """The VMs in pages of :data:`~wavelift.adapters.vsphere.properties.PAGE`; those that vanish meanwhile are left out.
+
+    :param tags: VM's moref → its tags.
+    """
+    folders = folder_paths(session)
+    refs = vm_refs(session)
+    for start in range(0, len(refs), PAGE):
+        batch = collect(session, vim.VirtualMachine, refs[start : start + PAGE], _LIGHT)
+        yield [
+            _row(ref, values, path_below(folders, values), (tags or {}).get(ref, ())) for ref, values in batch.items()
+        ]
+
+
+def _row(ref: str, values: Values, path: str, tags: tuple[str, ...]) -> CatalogRow:
+    return CatalogRow(
+        vm_id=ref,
+        instance_uuid=_text(values, "summary.config.instanceUuid"),
+        name=decode_name(_text(values, "name")),
+        path=path,
+        power=_text(values, "runtime.powerState"),
+        connection_state=_text(values, "runtime.connectionState"),
+        template=bool(values.get("summary.config.template")),
+        guest_id=_text(values, "summary.config.guestId"),
+        guest_full_name=_text(values, "summary.config.guestFullName"),
+        cpus=_number(values, "summary.config.numCpu"),
+        memory_mib=_number(values, "summary.config.memorySizeMB"),
+        disk_bytes=_number(values, "summary.storage.committed") + _number(values, "summary.storage.uncommitted"),
+        tags=tags,
+    )
+
+
+def _text(values: Values, path: str) -> str:
+    return str(values.get(path) or "")
+
+
+def _number(values: Values, path: str) -> int:
+    return int(values.get(path) or 0)

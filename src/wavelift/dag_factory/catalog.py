@@ -1,0 +1,129 @@
+"""``server_catalog`` and ``connector_health``: one pair of DAGs per connector, since a task's queue is no template.
+
+begin → inventory (on the connector's queue, pages as XComs) → merge → close; and begin → check (there, too) → record.
+The connectors are those that the usable waves name, and Airflow's default queue. Their servers are in no DAG.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any, Final
+
+from airflow.sdk import DAG, Param, get_parsing_context
+
+from wavelift.airflow import config
+from wavelift.operators.catalog import (
+    BeginCatalogImportOperator,
+    BeginHealthCheckOperator,
+    CloseCatalogImportOperator,
+    MergeCatalogOperator,
+    RecordHealthOperator,
+)
+from wavelift.operators.inventory import CatalogInventoryOperator, ConnectorCheckOperator
+from wavelift.rules.connectors import CATALOG_DAG, DEFAULT_CONNECTOR, HEALTH_DAG, connector_of, dag_id_of
+from wavelift.specs import usable_waves
+
+log = logging.getLogger(__name__)
+
+RETRIES: Final = 2
+MAX_RETRY_DELAY: Final = timedelta(minutes=5)
+CATALOG_DOC: Final = """
+Reads every server that the vCenter of a connection shows, through the connector **{connector}**, and merges it into the
+catalogue: what is new, what changed, what is gone. Trigger it again whenever you like; nothing is made in vCenter.
+"""
+HEALTH_DOC: Final = """
+Tries, from the connector **{connector}**, everything that its tasks need: vCenter, each ESXi host, AWS, the clocks.
+`wavelift connectors list` shows the newest result and its age.
+"""
+
+
+def register_catalog(namespace: dict[str, Any]) -> None:
+    """Put the DAGs of every connector into ``namespace`` (a DAG file's ``globals()``). Never raises.
+
+    A task process parses the file again for one DAG only: it builds just that one and reads no spec.
+    """
+    wanted = get_parsing_context().dag_id
+    try:
+        names = [connector_of(wanted)] if wanted else _connectors()
+    except Exception:  # the files could not be listed; the default queue's DAGs must stay all the same
+        log.exception("the waves' connectors could not be read")
+        names = [DEFAULT_CONNECTOR]
+    for name in names:
+        for make in (catalog_dag, health_dag):
+            try:
+                dag = make(name)
+            except Exception:  # a name that Airflow refuses; it must not take others down
+                log.exception("no DAG for connector %s", name)
+                continue
+            if wanted in (None, dag.dag_id):
+                namespace[dag.dag_id] = dag
+
+
+def _connectors() -> list[str]:
+    usable = usable_waves(config.waves_folder(), config.environments_folder(), config.last_valid_folder())
+    return sorted({DEFAULT_CONNECTOR, *(shape.connector for shape in usable.shapes.values())})
+
+
+def catalog_dag(connector: str) -> DAG:
+    """``server_catalog`` of one connector."""
+    form = {"connection": _connection(), "note": _note()}
+    dag = _dag(CATALOG_DAG, connector, "Import the server catalogue of a vCenter", CATALOG_DOC, form)
+    with dag:
+        begin = BeginCatalogImportOperator(task_id="begin", connector=connector)
+        inventory = CatalogInventoryOperator(task_id="inventory", ticket=begin.output, queue=connector)
+        merge = MergeCatalogOperator(task_id="merge", ticket=begin.output, index=inventory.output)
+        close = CloseCatalogImportOperator(task_id="close", ticket=begin.output)
+        close.as_teardown(on_failure_fail_dagrun=True)
+        begin >> inventory >> merge >> close
+    return dag
+
+
+def health_dag(connector: str) -> DAG:
+    """``connector_health`` of one connector."""
+    words = "Empty: as registered."
+    form = {
+        "connection": _connection(),
+        "aws_conn_id": Param(None, type=["null", "string"], title="AWS connection", description=words),
+        "region": Param(None, type=["null", "string"], title="AWS region", description=words),
+        "note": _note(),
+    }
+    dag = _dag(HEALTH_DAG, connector, "See whether vCenter, hosts and AWS can be reached", HEALTH_DOC, form)
+    with dag:
+        begin = BeginHealthCheckOperator(task_id="begin", connector=connector)
+        check = ConnectorCheckOperator(task_id="check", request=begin.output, queue=connector)
+        begin >> check >> RecordHealthOperator(task_id="record", health=check.output)
+    return dag
+
+
+def _dag(kind: str, connector: str, description: str, doc: str, form: dict[str, Param]) -> DAG:
+    return DAG(
+        dag_id_of(kind, connector),
+        description=f"{description}, through connector {connector}",
+        doc_md=doc.format(connector=connector),
+        schedule=None,
+        catchup=False,
+        params=form,
+        tags=["wavelift", f"connector:{connector}"],
+        # Registered by whoever puts it into a DAG file's globals: being built alone must not move a DAG to that file.
+        auto_register=False,
+        default_args={
+            "retries": RETRIES,
+            "retry_delay": timedelta(seconds=10),
+            "retry_exponential_backoff": True,
+            "max_retry_delay": MAX_RETRY_DELAY,
+        },
+    )
+
+
+def _connection() -> Param:
+    return Param(
+        None,
+        type=["null", "string"],
+        title="vSphere connection",
+        description="Id of an Airflow connection. Empty: the one that the connector is registered with.",
+    )
+
+
+def _note() -> Param:
+    return Param(None, type=["null", "string"], format="multiline", title="Note", description="For yourself.")

@@ -1,0 +1,162 @@
+"""Catalogue and connectors on the control plane: merges what connectors read, and says what uses a connector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from wavelift.base.catalog import CatalogIndex, CatalogRow, ConnectorHealth
+from wavelift.base.domain import Message
+from wavelift.base.errors import SpecError
+from wavelift.base.run import Clock
+from wavelift.ledger import Connector, DagRun, Ledger, catalog, connectors
+from wavelift.ledger.tables import migration, slot
+from wavelift.rules import lifecycle
+
+IMPORT_KEYS: Final = ("connection", "note")
+HEALTH_KEYS: Final = ("connection", "aws_conn_id", "region", "note")
+
+
+class ImportTicket(Message):
+    """What binds the tasks of one import together."""
+
+    connection: str
+    connector: str
+    generation: int
+
+
+class ImportSummary(Message):
+    """What one import found."""
+
+    connection: str
+    connector: str
+    generation: int
+    overtaken: bool = False
+    """A newer import or a clear came in between; nothing of this one counts."""
+    servers: int = 0
+    new: int = 0
+    changed: int = 0
+    gone: int = 0
+    tags_unknown: str = ""
+
+
+class HealthRequest(Message):
+    """What a connector is to try."""
+
+    connector: str
+    connection: str
+    aws_conn_id: str = ""
+    region: str = ""
+
+
+def begin_import(
+    ledger: Ledger, conf: Mapping[str, Any], *, connector: str, run: DagRun, by: str, clock: Clock
+) -> ImportTicket:
+    """Check the run's conf and begin a generation; a repeated call of the same run goes on with its own.
+
+    :raises SpecError: an unknown key, or no connection and the connector is not registered with one.
+    """
+    _only(conf, IMPORT_KEYS)
+    known = connectors.find_connector(ledger, connector)
+    connection = _connection(conf, connector, known)
+    started = catalog.begin_import(ledger, connection, connector=connector, run=run, by=by, clock=clock)
+    return ImportTicket(connection=connection, connector=connector, generation=started.generation)
+
+
+def merge_import(
+    ledger: Ledger,
+    ticket: ImportTicket,
+    index: CatalogIndex,
+    page: Callable[[int], Sequence[CatalogRow]],
+    *,
+    clock: Clock,
+) -> ImportSummary:
+    """Merge page by page, one in memory at a time; mark as gone what is missing only after the last. Repeatable.
+
+    :param page: gives page ``number`` of those that ``index`` tells of.
+    """
+    summary = ImportSummary(connection=ticket.connection, connector=ticket.connector, generation=ticket.generation)
+    for number in range(index.pages):
+        merged = catalog.merge_page(
+            ledger, ticket.connection, ticket.generation, number=number, rows=page(number), clock=clock
+        )
+        if not merged:
+            break
+    found = catalog.finish_import(
+        ledger,
+        ticket.connection,
+        ticket.generation,
+        pages=index.pages,
+        manager=index.manager,
+        tags_unknown=index.tags_unknown,
+        clock=clock,
+    )
+    if found is None:
+        return summary.model_copy(update={"overtaken": True})
+    return summary.model_copy(
+        update={
+            "servers": found.servers,
+            "new": found.new,
+            "changed": found.changed,
+            "gone": found.gone,
+            "tags_unknown": index.tags_unknown,
+        }
+    )
+
+
+def abort_import(ledger: Ledger, ticket: ImportTicket, error: str, *, clock: Clock) -> bool:
+    """The import's tasks have ended without success; False when it had ended already or was overtaken."""
+    return catalog.abort_import(ledger, ticket.connection, ticket.generation, error, clock=clock)
+
+
+def health_request(ledger: Ledger, conf: Mapping[str, Any], *, connector: str) -> HealthRequest:
+    """What the connector is to try: what the conf says, else what is registered.
+
+    :raises SpecError: an unknown key, or no connection anywhere.
+    """
+    _only(conf, HEALTH_KEYS)
+    known = connectors.find_connector(ledger, connector)
+    return HealthRequest(
+        connector=connector,
+        connection=_connection(conf, connector, known),
+        aws_conn_id=str(conf.get("aws_conn_id") or (known.aws_conn_id if known else "")),
+        region=str(conf.get("region") or (known.region if known else "")),
+    )
+
+
+def record_health(ledger: Ledger, health: ConnectorHealth, *, by: str, clock: Clock) -> bool:
+    """Keep what a connector found; False when nobody registered it."""
+    return connectors.record_health(ledger, health, by=by, clock=clock) is not None
+
+
+def connector_usage(tx: sa.Connection, name: str) -> list[str]:
+    """What uses a connector, in words: migrations that have not ended, slots (SMS-01). Replication adds its jobs."""
+    active = migration.c.state.not_in(lifecycle.TERMINAL) & (migration.c.connector == name)
+    standing = slot.c.released_at.is_(None) & (slot.c.scope == name) & (slot.c.kind == "transfer")
+    found = []
+    for what, table, condition in (("migration", migration, active), ("transfer slot", slot, standing)):
+        count = tx.execute(sa.select(sa.func.count()).select_from(table).where(condition)).scalar_one()
+        if count:
+            found.append(f"{count} {what}{'s' if count > 1 else ''} under way")
+    return found
+
+
+def _only(conf: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    unknown = sorted(set(conf) - set(allowed))
+    if unknown:
+        raise SpecError(
+            f"The run's conf has unknown keys: {', '.join(unknown)}", next_step=f"Allowed are {', '.join(allowed)}"
+        )
+
+
+def _connection(conf: Mapping[str, Any], connector: str, known: Connector | None) -> str:
+    connection = conf.get("connection") or (known.connection if known else "")
+    if not connection or not isinstance(connection, str):
+        raise SpecError(
+            "No vSphere connection is given, and the connector is not registered with one",
+            next_step="Give its id in the form, or run `wavelift connectors register`",
+            connector=connector,
+        )
+    return connection

@@ -127,6 +127,13 @@ VSPHERE_CALLS: Final = (
     VsphereCall(
         "ReconfigVM_Task", "VirtualMachine.Config.ChangeTracking", "vm", "replicate", "turn change tracking on"
     ),
+    VsphereCall(
+        "CreateCollectorForEvents", "System.View", "root", "replicate", "reverts and failures since the last run"
+    ),
+    VsphereCall(
+        "AcquireGenericServiceTicket", "System.Anonymous", "root", "replicate", "ranges from the VM's own host"
+    ),
+    VsphereCall("/folder", "Datastore.Browse", "datastore", "replicate", "ranges of the frozen disks"),
     VsphereCall("ShutdownGuest", "VirtualMachine.Interact.PowerOff", "vm", "cutover", "stop the source in order"),
     VsphereCall("PowerOffVM_Task", "VirtualMachine.Interact.PowerOff", "vm", "cutover", "stop the source"),
     VsphereCall("PowerOnVM_Task", "VirtualMachine.Interact.PowerOn", "vm", "cutover", "start the source again"),

@@ -3,11 +3,45 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
+from operator import attrgetter
 
 from wavelift.base.units import BLOCK
 from wavelift.transfer.protocols import BlockStream, DiskReader, Extent, Piece
+
+
+def coalesce(areas: Iterable[Extent], *, gap: int = 0) -> tuple[Extent, ...]:
+    """``areas`` in ascending order without overlap; those at most ``gap`` bytes apart become one. Empty ones vanish."""
+    joined: list[Extent] = []
+    start = end = -1
+    for area in sorted((area for area in areas if area.length > 0), key=attrgetter("offset")):
+        if start >= 0 and area.offset <= end + gap:
+            end = max(end, area.offset + area.length)
+            continue
+        if start >= 0:
+            joined.append(Extent(start, end - start))
+        start, end = area.offset, area.offset + area.length
+    if start >= 0:
+        joined.append(Extent(start, end - start))
+    return tuple(joined)
+
+
+def round_to_blocks(areas: Iterable[Extent], capacity: int) -> tuple[Extent, ...]:
+    """Every 512 KiB block that ``areas`` touch, whole; the disk's last one ends with it.
+
+    :param areas: bytes of the disk in any order; what lies behind ``capacity`` is left out.
+    :raises ValueError: an area begins before the disk.
+    """
+    whole: list[Extent] = []
+    for area in areas:
+        if area.offset < 0:
+            raise ValueError(f"an area at {area.offset}")
+        end = min(area.offset + area.length, capacity)
+        if area.offset < end and area.length > 0:
+            start = area.offset // BLOCK * BLOCK
+            whole.append(Extent(start, min(-(-end // BLOCK) * BLOCK, capacity) - start))
+    return coalesce(whole)
 
 
 def as_stream(reader: DiskReader) -> BlockStream:

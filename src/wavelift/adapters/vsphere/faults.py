@@ -34,6 +34,10 @@ class QuiesceError(WaveliftError):
     """The guest could not be quiesced; a snapshot without quiescing may still work."""
 
 
+class TrackingLostError(WaveliftError):
+    """vCenter cannot or does not soundly say what changed on a disk: compare digests instead."""
+
+
 def words(fault: Any) -> str:
     """``Type: text`` of a fault, with vCenter's first explanations."""
     name = type(fault).__name__.rsplit(".", 1)[-1]

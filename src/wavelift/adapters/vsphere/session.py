@@ -243,7 +243,8 @@ class VsphereSession:
             raise
         self.generation += 1
 
-    def _login_again(self, generation: int) -> None:
+    def renew(self, generation: int) -> None:
+        """Sign in again because a download under the login ``generation`` got a 401; once, however many threads ask."""
         with self._login_lock:
             if self.generation == generation and not self._stop.is_set():
                 log.info("the session at vCenter %s has ended, signing in again", self.config.place)
@@ -298,7 +299,7 @@ class VsphereSession:
         if problem is not None:
             raise problem
         if ended:
-            self._login_again(generation)
+            self.renew(generation)
         return self._attempt(call, where)
 
     def change(self, call: Callable[[], T], **where: object) -> T:

@@ -176,23 +176,39 @@ func (s *sim) controlMigrate(r *http.Request) (any, error) {
 func (s *sim) move(v *vmState, host *esxi, breakLeases bool) int {
 	ctx := s.context()
 	ctx.WithLock(v.vm, func() { v.moveTo(ctx, host.ref) })
+	if !breakLeases {
+		return 0
+	}
+	return s.breakLeases(v)
+}
+
+func (s *sim) breakLeases(v *vmState) int {
 	broken := 0
 	for _, l := range s.allLeases() {
-		if breakLeases && l.v == v && l.end(l.ctx, types.HttpNfcLeaseStateError, &types.InvalidState{}) {
+		if l.v == v && l.end(l.ctx, types.HttpNfcLeaseStateError, &types.InvalidState{}) {
 			broken++
 		}
 	}
 	return broken
 }
 
+// vmOrder is what the control endpoint can do to a VM without the API.
+type vmOrder struct {
+	VM            string    `json:"vm"`
+	Power         *string   `json:"power"`
+	Tools         *string   `json:"tools"`
+	Consolidation *bool     `json:"consolidation_needed"`
+	Tracking      *bool     `json:"reset_change_tracking"`
+	PowerLoss     bool      `json:"power_loss"`
+	Hardware      string    `json:"hardware"`
+	Grow          *growth   `json:"grow"`
+	AddDisk       *diskSpec `json:"add_disk"`
+	RemoveDisk    *int      `json:"remove_disk"`
+	RevertTo      string    `json:"revert_to"` // name or moref of a snapshot
+}
+
 func (s *sim) controlVM(r *http.Request) (any, error) {
-	var order struct {
-		VM            string  `json:"vm"`
-		Power         *string `json:"power"`
-		Tools         *string `json:"tools"`
-		Consolidation *bool   `json:"consolidation_needed"`
-		Tracking      *bool   `json:"reset_change_tracking"`
-	}
+	var order vmOrder
 	if err := decode(r, &order); err != nil {
 		return nil, err
 	}
@@ -201,25 +217,51 @@ func (s *sim) controlVM(r *http.Request) (any, error) {
 		return nil, badRequest("no virtual machine is named %q", order.VM)
 	}
 	ctx := s.context()
+	var err error
 	ctx.WithLock(v.vm, func() {
-		if order.Tools != nil {
-			v.spec.Tools = *order.Tools
-			v.guest()
-		}
-		if order.Power != nil {
-			v.setPower(ctx, types.VirtualMachinePowerState(*order.Power))
-		}
-		if order.Consolidation != nil {
-			v.setConsolidation(ctx, *order.Consolidation)
-		}
-		if order.Tracking != nil && *order.Tracking { // as a hard power-off or a vendor's bug would
-			v.mu.Lock()
-			v.startTracking()
-			v.refreshDevices()
-			v.mu.Unlock()
-		}
+		v.set(ctx, &order)
+		err = v.rebuild(ctx, &order)
 	})
-	return struct{}{}, nil
+	return struct{}{}, err
+}
+
+func (v *vmState) set(ctx *simulator.Context, order *vmOrder) {
+	if order.Tools != nil {
+		v.spec.Tools = *order.Tools
+		v.guest()
+	}
+	if order.Power != nil {
+		v.setPower(ctx, types.VirtualMachinePowerState(*order.Power))
+	}
+	if order.Consolidation != nil {
+		v.setConsolidation(ctx, *order.Consolidation)
+	}
+	if order.Tracking != nil && *order.Tracking { // as a hard power-off or a vendor's bug would
+		v.mu.Lock()
+		v.startTracking()
+		v.refreshDevices()
+		v.mu.Unlock()
+	}
+	if order.Hardware != "" {
+		v.upgrade(ctx, order.Hardware)
+	}
+}
+
+// rebuild does the part of an order that may be refused.
+func (v *vmState) rebuild(ctx *simulator.Context, order *vmOrder) error {
+	switch {
+	case order.PowerLoss:
+		return v.losePower(ctx)
+	case order.Grow != nil:
+		return v.grow(ctx, *order.Grow)
+	case order.AddDisk != nil:
+		return v.plug(ctx, *order.AddDisk)
+	case order.RemoveDisk != nil:
+		return v.unplug(ctx, *order.RemoveDisk)
+	case order.RevertTo != "":
+		return v.revertTo(ctx, order.RevertTo)
+	}
+	return nil
 }
 
 func (s *sim) controlDatastore(r *http.Request) (any, error) {

@@ -347,6 +347,7 @@ func (v *vmState) layout() {
 		return key
 	}
 	file(vm.Config.Files.VmPathName, "config", 2048)
+	objects := v.objects()
 	vm.Layout.Disk = nil
 	for _, d := range v.disks {
 		entry := types.VirtualMachineFileLayoutExDiskLayout{Key: d.key}
@@ -356,7 +357,10 @@ func (v *vmState) layout() {
 			if l.parent == nil {
 				size += d.base.alloc.count() * blockSize
 			}
-			keys := []int32{file(l.name, "diskDescriptor", 512), file(extentName(l), "diskExtent", size)}
+			keys := []int32{file(l.name, "diskDescriptor", 512)}
+			if !objects {
+				keys = append(keys, file(extentName(l), "diskExtent", size))
+			}
 			entry.Chain = append([]types.VirtualMachineFileLayoutExDiskUnit{{FileKey: keys}}, entry.Chain...)
 			plain.DiskFile = append([]string{l.name}, plain.DiskFile...)
 		}

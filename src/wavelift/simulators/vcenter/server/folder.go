@@ -18,7 +18,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// ticketPrice: a ticket is good for one URL, one method, once, for a short time.
+// ticketLife: a ticket is good for one URL, one method, once, for a short time.
 const ticketLife = 30 * time.Second
 
 type ticket struct {
@@ -61,8 +61,12 @@ func (s *sim) ticketed(r *http.Request) bool {
 	return ok && time.Now().Before(t.expires) && t.method == r.Method && t.path == r.URL.RequestURI()
 }
 
-func (s *sim) folder(w http.ResponseWriter, r *http.Request, inner http.Handler) {
-	if !s.loggedIn(r) && !s.ticketed(r) {
+// folder serves a datastore's files. A host knows nothing of vCenter's sessions: there it takes a ticket.
+func (s *sim) folder(w http.ResponseWriter, r *http.Request, inner http.Handler, onHost bool) {
+	if onHost && s.loggedIn(r) {
+		s.counters.path("/vcenter-cookie-sent-to-a-host", 1, 0)
+	}
+	if (onHost || !s.loggedIn(r)) && !s.ticketed(r) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
 		http.Error(w, "login required", http.StatusUnauthorized)
 		return
@@ -87,14 +91,17 @@ func (s *sim) folder(w http.ResponseWriter, r *http.Request, inner http.Handler)
 		http.Error(w, "as ordered", orElse(rule.Status, 503))
 		return
 	}
-	e.actions = []string{"unlocked"}
-	if s.locked(v, datastore) && s.rules.take(e) == nil {
+	if s.refused(v, datastore, e, onHost) {
 		http.Error(w, "file is locked", http.StatusInternalServerError)
 		return
 	}
 	if l.parent != nil {
 		http.NotFound(w, r) // a delta's own format is not simulated
 		return
+	}
+	e.actions = []string{"no_range"}
+	if s.rules.take(e) != nil {
+		r.Header.Del("Range")
 	}
 	out := &rangeWriter{ResponseWriter: w, out: s.throttled(w, r, e, nil)}
 	http.ServeContent(out, r, path.Base(name), v.sim.started, io.NewSectionReader(d.image(l), 0, d.capacity))
@@ -118,6 +125,16 @@ func (w *rangeWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// refused says whether a lock is in the way: by rule the running VM's own host is the one that still reads.
+func (s *sim) refused(v *vmState, datastore string, e event, onHost bool) bool {
+	e.actions = []string{"host_only"}
+	if s.rules.take(e) != nil {
+		return !onHost || s.hostOf(v) == nil
+	}
+	e.actions = []string{"unlocked"}
+	return s.locked(v, datastore) && s.rules.take(e) == nil
+}
+
 // locked is the VMFS6 behaviour: while the VM runs the whole chain can't be read by others.
 func (s *sim) locked(v *vmState, datastore string) bool {
 	if !s.options.VmfsLock || !v.running() {
@@ -139,6 +156,9 @@ func (s *sim) extent(name string) (*vmState, *disk, *layer) {
 		return nil, nil, nil
 	}
 	for _, v := range s.all() {
+		if v.objects() {
+			continue // vSAN keeps objects, no flat files
+		}
 		v.mu.Lock()
 		for _, d := range v.disks {
 			for l := range v.layersOf(d) {
@@ -151,6 +171,12 @@ func (s *sim) extent(name string) (*vmState, *disk, *layer) {
 		v.mu.Unlock()
 	}
 	return nil, nil, nil
+}
+
+// objects says whether the VM's storage holds objects in place of extent files (vSAN).
+func (v *vmState) objects() bool {
+	ds, ok := v.sim.model.Map().Get(v.vm.Datastore[0]).(*simulator.Datastore)
+	return ok && ds.Summary.Type == "vsan"
 }
 
 func (v *vmState) diskIndex(d *disk) int {

@@ -60,7 +60,7 @@ func (s *sim) front(inner http.Handler) http.Handler {
 		case strings.HasPrefix(r.URL.Path, "/nfc/"):
 			s.nfc(w, r, false)
 		case strings.HasPrefix(r.URL.Path, "/folder"):
-			s.folder(w, r, inner)
+			s.folder(w, r, inner, false)
 		case r.URL.Path == "/sdk" || r.URL.Path == "/sdk/vimService":
 			s.sdk(w, r, inner)
 		default:
@@ -77,7 +77,7 @@ func (s *sim) hostFront() http.Handler {
 		case strings.HasPrefix(r.URL.Path, "/nfc/"):
 			s.nfc(w, r, true)
 		case strings.HasPrefix(r.URL.Path, "/folder"):
-			s.folder(w, r, http.NotFoundHandler())
+			s.folder(w, r, http.NotFoundHandler(), true)
 		default:
 			http.NotFound(w, r)
 		}
@@ -255,17 +255,23 @@ func (s *sim) pull(r *rule, v *vmState) {
 	case "crash":
 		os.Exit(crashStatus)
 	case "migrate":
-		s.mu.Lock()
-		hosts := s.hosts
-		s.mu.Unlock()
-		at := s.hostOf(v)
-		for _, h := range hosts {
-			if h != at {
-				s.move(v, h, true)
-				return
-			}
+		if h := s.otherHost(v); h != nil {
+			s.move(v, h, true)
 		}
 	}
+}
+
+// otherHost is one that the VM does not run on; nil where there is none.
+func (s *sim) otherHost(v *vmState) *esxi {
+	at := s.hostOf(v)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.hosts {
+		if h != at {
+			return h
+		}
+	}
+	return nil
 }
 
 // chunkSize keeps cuts and throttling fine enough to hit inside a grain.

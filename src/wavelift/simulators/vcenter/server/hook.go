@@ -398,6 +398,7 @@ func (m *machine) power(ctx *simulator.Context, method string, to types.VirtualM
 		if to == types.VirtualMachinePowerStatePoweredOn {
 			v.poweredOn(ctx)
 		}
+		v.postPower(ctx, method, to)
 		return nil, nil
 	})
 }
@@ -477,6 +478,14 @@ func (m *machine) migrate(ctx *simulator.Context, method string, host *types.Man
 }
 
 func (v *vmState) moveTo(ctx *simulator.Context, host types.ManagedObjectReference) {
+	from := v.hostArgument()
+	v.placeOn(ctx, host)
+	if from != nil {
+		v.post(ctx, &types.VmMigratedEvent{SourceHost: *from})
+	}
+}
+
+func (v *vmState) placeOn(ctx *simulator.Context, host types.ManagedObjectReference) {
 	ctx.Update(v.vm, []types.PropertyChange{
 		{Name: "runtime.host", Val: &host},
 		{Name: "summary.runtime.host", Val: &host},

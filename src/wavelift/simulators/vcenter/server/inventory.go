@@ -72,6 +72,9 @@ func (s *sim) build(inv *inventory) error {
 	for _, d := range inv.Datastores {
 		b.fillDatastore(d)
 	}
+	for _, v := range s.all() {
+		v.layout() // once more, now that it shows what its datastore is
+	}
 	return b.extraVMs(inv.Options.ExtraVMs)
 }
 

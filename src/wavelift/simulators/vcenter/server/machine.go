@@ -431,6 +431,7 @@ func (v *vmState) revert(ctx *simulator.Context, s *snapshot) types.BaseMethodFa
 	info := &types.VirtualMachineSnapshotInfo{CurrentSnapshot: &s.ref, RootSnapshotList: copyTree(v.vm.Snapshot.RootSnapshotList)}
 	v.publish(ctx, info)
 	v.setPower(ctx, types.VirtualMachinePowerStatePoweredOff) // snapshots here are without memory
+	v.postEx(ctx, "com.vmware.vc.vm.VmStateRevertedToSnapshot", "The execution state has been reverted to the state of snapshot "+s.name)
 	return nil
 }
 

@@ -252,6 +252,7 @@ func (s *sim) runTask(ctx *simulator.Context, ref, entity types.ManagedObjectRef
 	}
 	inner := detach(ctx)
 	inner.Map.Put(task)
+	s.postTask(ctx, method, task.Info)
 	update := func(changes ...types.PropertyChange) { inner.Map.AtomicUpdate(inner, task, changes) }
 	go func() {
 		pause := seconds(s.options.TaskSeconds)

@@ -46,10 +46,12 @@ var ruleKinds = map[string]string{
 	"quiesce":                "a quiesced snapshot fails with Fault (ApplicationQuiesceFault)",
 	"lease":                  "Action never_ready | dies (after Delay, with Fault) | error (instead of ready)",
 	"nfc":                    "Action cut | truncate (after Bytes) | corrupt (Grain) | slow (Rate) | status (Status) | qemu | footer; expire, migrate or crash once Bytes were sent",
-	"folder":                 "Action unlocked | cut (after Bytes) | slow (Rate) | status (Status)",
+	"folder":                 "Action unlocked | host_only (vCenter's port is refused, the host's serves) | no_range (200 and the whole file) | cut (after Bytes) | slow (Rate) | status (Status); expire, migrate or crash once Bytes were sent",
 	"cbt":                    "Action fault (Fault) | few_areas | whole_disk | full_window",
 	"consolidation":          "removing a snapshot leaves its layers and sets consolidationNeeded",
 	"revert_keeps_change_id": "a revert keeps the change id's lineage, as a corrupt change map would",
+
+	"power_loss_keeps_change_id": "so does a host's failure (control's power_loss)",
 }
 
 // event is what is about to happen.

@@ -1,0 +1,274 @@
+"""vSphere's change tracking: turning it on, asking what changed, and what happened that makes it doubtful.
+
+What it says is a hint, never a proof: :func:`wavelift.rules.lineage.lineage_doubts` decides whether to ask at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from pyVmomi import vim, vmodl
+
+from wavelift.adapters.vsphere.faults import TrackingLostError, words
+from wavelift.adapters.vsphere.properties import Values, read_one
+from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.adapters.vsphere.tasks import running_snapshot_tasks, settle, wait_for_task
+from wavelift.base.domain import DiskFacts
+from wavelift.base.errors import BusyError, PermanentError, UnreachableError
+from wavelift.base.run import CancelFlag
+from wavelift.rules.lineage import EventKind, TrackingEvent
+from wavelift.transfer.extents import coalesce
+from wavelift.transfer.protocols import Extent
+
+log = logging.getLogger(__name__)
+
+IN_USE: Final = "*"
+"""In place of a change id: the areas in use. Only of use on VMFS, and for a disk whose tracking was turned on with no
+snapshot standing (Broadcom KB 320557); elsewhere it fails or names the whole disk."""
+
+RECONFIGURE_TIMEOUT_S: Final = 300.0
+
+EVENT_PAGE: Final = 100
+"""Events per answer; a VM has few of these kinds."""
+
+_EVENTS: Final[dict[str, EventKind]] = {
+    "com.vmware.vc.vm.VmStateRevertedToSnapshot": "revert",
+    "com.vmware.vc.ha.VmRestartedByHAEvent": "host failure",
+    "VmRestartedOnAlternateHostEvent": "host failure",
+    "VmPowerOffOnIsolationEvent": "hard power-off",
+    "VmMigratedEvent": "move",
+    "DrsVmMigratedEvent": "move",
+    "VmRelocatedEvent": "move",
+}
+"""vSphere's event types, and type ids of ``EventEx``, that say something happened already."""
+
+_TASKS: Final[dict[str, EventKind]] = {
+    "vm.snapshot.revert": "revert",
+    "virtualmachine.reverttocurrentsnapshot": "revert",
+    "virtualmachine.poweroff": "hard power-off",
+}
+"""Description ids, lower case, of ``TaskEvent``: the task was begun, which is enough for a doubt. A guest's own
+shutdown has no such task."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedAreas:
+    """What vCenter says changed on one disk. Bytes."""
+
+    areas: tuple[Extent, ...]
+    """Ascending, joined, within the disk. May cover bytes that did not change."""
+    since: str
+    """The change id that was asked about."""
+    capacity: int
+    answers: int
+    """Calls that it took."""
+
+    @property
+    def in_use(self) -> bool:
+        """Asked with ``*``: the areas in use, not those that changed."""
+        return self.since == IN_USE
+
+    @property
+    def bytes(self) -> int:
+        return sum(area.length for area in self.areas)
+
+    @property
+    def whole_disk(self) -> bool:
+        """One area over everything: how storage answers that tracks nothing (NFS)."""
+        return self.bytes == self.capacity
+
+
+def changed_areas(
+    session: VsphereSession,
+    *,
+    vm: str,
+    snapshot: str,
+    disk: DiskFacts,
+    change_id: str,
+    cancel: CancelFlag,
+    server: str,
+) -> ChangedAreas:
+    """What changed on ``disk`` between ``change_id`` and ``snapshot``; asked until the answers cover the disk.
+
+    :param disk: as the snapshot froze it. :param change_id: of the last run's snapshot, or :data:`IN_USE`.
+    :raises TrackingLostError: vCenter does not know, or contradicts itself. :raises NotFoundError: the VM or our
+        snapshot is gone.
+    """
+    where = {"server": server, "disk": disk.address}
+    target = session.managed(vim.VirtualMachine, vm)
+    frozen = session.managed(vim.vm.Snapshot, snapshot)
+    found: list[Extent] = []
+    at = answers = 0
+    while at < disk.capacity:
+        cancel.check()
+        answer = _ask(session, target, frozen, disk.key, at, change_id, where)
+        answers += 1
+        end = int(answer.startOffset) + int(answer.length)
+        if answer.startOffset > at or end <= at:
+            raise _lost(f"an answer about {answer.startOffset} to {end} where {at} was asked for", where)
+        found += _areas(answer, end, disk.capacity, where)
+        at = end
+    return ChangedAreas(coalesce(found), change_id, disk.capacity, answers)
+
+
+def _ask(
+    session: VsphereSession, target: Any, snapshot: Any, key: int, at: int, change_id: str, where: dict[str, str]
+) -> Any:
+    def call() -> Any:
+        try:
+            return target.QueryChangedDiskAreas(snapshot, key, at, change_id)
+        except (vim.fault.FileFault, vim.fault.NotFound) as fault:
+            return words(fault)
+        except vmodl.fault.InvalidArgument as fault:
+            # Of a wrong offset we want to hear; which of the other two it blames depends on the version.
+            named = str(fault.invalidProperty or "").rpartition(".")[2]
+            if named == "startOffset":
+                raise
+            return f"{words(fault)} ({named or 'no argument named'})"
+
+    answer = session.read(call, **where, object=target._moId)
+    if isinstance(answer, str):
+        raise _lost(f"vCenter refused: {answer}", where)
+    return answer
+
+
+def _areas(answer: Any, end: int, capacity: int, where: dict[str, str]) -> Iterator[Extent]:
+    """The answer's areas, clipped to the disk. One that only reaches out of the answer's window does no harm: more is
+    read than need be."""
+    for area in answer.changedArea or ():
+        start, length = int(area.start), int(area.length)
+        if length < 0 or start < 0 or start >= max(end, 1) or start + length < answer.startOffset:
+            raise _lost(f"an area at {start} of {length} bytes in an answer up to {end}", where)
+        if start < capacity:
+            yield Extent(start, min(length, capacity - start))
+
+
+def _lost(reason: str, where: dict[str, str]) -> TrackingLostError:
+    return TrackingLostError(
+        f"what changed on the disk cannot be told: {reason}",
+        next_step="The run compares digests instead; if it stays so, turn change tracking off and on again",
+        **where,
+    )
+
+
+# --- turning it on ------------------------------------------------------------------------------------------------
+
+
+_STATE: Final = (
+    "capability.changeTrackingSupported",
+    "config.changeTrackingEnabled",
+    "config.changeVersion",
+    "snapshot.rootSnapshotList",
+)
+
+
+def enable_tracking(session: VsphereSession, vm: str, *, cancel: CancelFlag, server: str) -> bool:
+    """Have vSphere track changes of ``vm``'s disks; whether this call turned it on.
+
+    It takes effect at the next *stun*: the next snapshot, power-on or migration. The first change id may be used only
+    after that snapshot was made and removed again, so the run that enables it is followed by one that still compares
+    digests. Under a standing snapshot the map would be wrong without an error, so there it is refused.
+
+    :raises BusyError: the VM has snapshots, also of others; or somebody changed it at the same time.
+    :raises PermanentError: the VM can't (hardware version below 7).
+    """
+    where = {"server": server, "object": vm}
+    settle(session, running_snapshot_tasks(session, vm), timeout=RECONFIGURE_TIMEOUT_S, cancel=cancel, **where)
+    state = read_one(session, vim.VirtualMachine, vm, _STATE, **where)
+    if state.get("config.changeTrackingEnabled"):
+        return False
+    if state.get("capability.changeTrackingSupported") is False:
+        raise PermanentError(
+            "this VM cannot track changes",
+            next_step="Raise its hardware version to 7 or newer, or leave tracking off: runs then compare digests",
+            **where,
+        )
+    _refuse_snapshots(state, where)
+    cancel.check()
+    _set_tracking(session, vm, str(state.get("config.changeVersion") or ""), on=True, cancel=cancel, where=where)
+    state = read_one(session, vim.VirtualMachine, vm, _STATE, **where)
+    try:
+        _refuse_snapshots(state, where)
+    except BusyError:
+        # Somebody was quicker: their snapshot may be older than the flag.
+        _set_tracking(session, vm, "", on=False, cancel=CancelFlag(), where=where)
+        raise
+    return True
+
+
+def _refuse_snapshots(state: Values, where: dict[str, str]) -> None:
+    names = [str(node.name) for node in state.get("snapshot.rootSnapshotList") or ()]
+    if names:
+        raise BusyError(
+            f"change tracking would lose changes when turned on while the VM has snapshots ({', '.join(names)})",
+            next_step="Remove every snapshot of the VM; until then runs compare digests",
+            **where,
+        )
+
+
+def _set_tracking(
+    session: VsphereSession, vm: str, version: str, *, on: bool, cancel: CancelFlag, where: dict[str, str]
+) -> None:
+    target = session.managed(vim.VirtualMachine, vm)
+    # With the version that we looked at, vCenter refuses when somebody changed the VM since.
+    spec = vim.vm.ConfigSpec(changeTrackingEnabled=on, changeVersion=version or None)
+    try:
+        task = session.change(lambda: target.ReconfigVM_Task(spec), **where)
+        what = "setting change tracking"
+        wait_for_task(session, task, timeout=RECONFIGURE_TIMEOUT_S, cancel=cancel, what=what, **where)
+    except UnreachableError:
+        state = read_one(session, vim.VirtualMachine, vm, _STATE, **where)
+        if bool(state.get("config.changeTrackingEnabled")) is not on:
+            raise
+        log.info("%s: change tracking is set although the answer was lost", where["server"])
+
+
+# --- what happened since ------------------------------------------------------------------------------------------
+
+
+def tracking_events(
+    session: VsphereSession, vm: str, since: datetime, *, server: str = ""
+) -> tuple[TrackingEvent, ...]:
+    """Reverts, hard stops and moves of ``vm`` since ``since``, oldest first.
+
+    vCenter keeps events for a set time (30 days by default): of an older run nothing can be told from them.
+
+    :param since: by vCenter's clock, with a zone: a snapshot's creation is.
+    """
+    spec = vim.event.EventFilterSpec
+    asked = spec(
+        entity=spec.ByEntity(entity=session.managed(vim.VirtualMachine, vm), recursion="self"),
+        time=spec.ByTime(beginTime=since),
+        eventTypeId=[*_EVENTS, "TaskEvent"],
+    )
+
+    def all_pages() -> list[TrackingEvent]:
+        # Not QueryEvents: it cuts its answer, and says not where. A new collector stands before the oldest event.
+        collector = session.content.eventManager.CreateCollectorForEvents(asked)
+        try:
+            found: list[TrackingEvent] = []
+            while page := collector.ReadNextEvents(EVENT_PAGE):
+                found += filter(None, map(_event, page))
+            return found
+        finally:
+            collector.DestroyCollector()
+
+    events = session.read(all_pages, server=server or None, object=vm)
+    return tuple(sorted((event for event in events if event.at >= since), key=lambda event: event.at))
+
+
+def _event(event: Any) -> TrackingEvent | None:
+    kind: EventKind | None
+    if isinstance(event, vim.event.TaskEvent):
+        source = str(event.info.descriptionId or "")
+        kind = _TASKS.get(source.lower())
+    else:
+        source = str(getattr(event, "eventTypeId", None) or type(event)._wsdlName)
+        kind = _EVENTS.get(source)
+    if kind is None:
+        return None
+    return TrackingEvent(kind, event.createdTime, source, str(event.fullFormattedMessage or ""))

@@ -1,0 +1,150 @@
+"""Whether a disk's change tracking may be believed against the last run (invariant 3), and which disks are which.
+
+Since vSphere 6.5 a corrupt change map gives no error (Veritas KB 100033481), so nothing of it is taken on trust: every
+circumstance that is known to break it is a doubt, and a doubt costs a comparison of digests, never data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from wavelift.base.domain import DiskFacts, DiskLineage
+from wavelift.base.units import human_bytes
+
+EventKind = Literal["revert", "host failure", "hard power-off", "move"]
+Fate = Literal["same", "grown", "new"]
+
+_DELTA: Final = re.compile(r"-\d{6}(?=\.vmdk$)")
+"""What vSphere puts into the name of a snapshot's delta: ``web01-000002.vmdk``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingEvent:
+    """Something that happened to a VM and bears on its change tracking."""
+
+    kind: EventKind
+    at: datetime
+    """By vCenter's clock."""
+    source: str
+    """vSphere's type of the event, or its task's description id."""
+    text: str = ""
+    """In vCenter's own words and language; for people only."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} at {self.at:%Y-%m-%d %H:%M:%S} UTC ({self.source})"
+
+
+DOUBTFUL: Final[frozenset[EventKind]] = frozenset({"revert", "host failure", "hard power-off"})
+"""A revert may leave the map of another past; "a power failure or hard shutdown while powered on" may reset it
+(Broadcom KB 320557). A move to another host is no doubt: the map travels. One to other storage shows in the file."""
+
+
+def base_file(file: str) -> str:
+    """``[ds] web01/web01-000002.vmdk`` → ``[ds] web01/web01.vmdk``: the chain's base, whatever the head."""
+    return _DELTA.sub("", file)
+
+
+def lineage_doubts(
+    previous: DiskLineage, now: DiskFacts, *, hardware_version: str, events: Iterable[TrackingEvent] = ()
+) -> str:
+    """Why the changes of a disk since the last run must not be asked for; empty when they may.
+
+    :param now: as *our snapshot* froze it. :param hardware_version: of the VM, ``vmx-19``.
+    :param events: of the VM, since the last run's snapshot was made.
+    """
+    return previous.quarantine or _of_ids(previous, now) or _of_disk(previous, now, hardware_version) or _of(events)
+
+
+def _of_ids(previous: DiskLineage, now: DiskFacts) -> str:
+    if not previous.change_id:
+        return "the last run had no change id"
+    if not now.change_id:
+        return "vCenter gives no change id: tracking is off, or has not taken effect yet"
+    old, old_number = _split(previous.change_id)
+    new, new_number = _split(now.change_id)
+    if old != new:
+        return f"tracking was started anew: its id is {new}, was {old}"
+    if old_number is not None and new_number is not None and new_number < old_number:
+        return f"the change id went back from {old_number} to {new_number}"
+    return ""
+
+
+def _split(change_id: str) -> tuple[str, int | None]:
+    """``52 ac …/7`` → lineage and sequence number; None when vSphere counts in another way."""
+    lineage, _, number = change_id.rpartition("/")
+    return lineage or change_id, int(number) if lineage and number.isdecimal() else None
+
+
+def _of_disk(previous: DiskLineage, now: DiskFacts, hardware_version: str) -> str:
+    compared: tuple[tuple[str, object, object], ...] = (
+        ("the disk's key", previous.key, now.key),
+        ("the disk's uuid", previous.uuid, now.uuid),
+        ("the disk's file", base_file(previous.file), base_file(now.file)),
+        ("the disk's size in bytes", previous.capacity, now.capacity),
+        ("the hardware version", previous.hardware_version or hardware_version, hardware_version),
+    )
+    return next((f"{what} changed from {old} to {new}" for what, old, new in compared if old != new), "")
+
+
+def _of(events: Iterable[TrackingEvent]) -> str:
+    return next((f"since the last run: {event}" for event in events if event.kind in DOUBTFUL), "")
+
+
+# --- which disk is which ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedDisk:
+    """A disk of today and what the last run left of it."""
+
+    disk: DiskFacts
+    previous: DiskLineage | None
+    """None when it is new."""
+    fate: Fate
+    reason: str
+    """Why it needs a new seed; empty for ``same``."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedDisks:
+    """In the order of today's disks."""
+
+    disks: tuple[MatchedDisk, ...]
+    gone: tuple[DiskLineage, ...]
+
+
+def match_disks(previous: Sequence[DiskLineage], now: Sequence[DiskFacts]) -> MatchedDisks:
+    """Pair today's disks with those of the last run, by uuid where that is unique, else by uuid and key.
+
+    A disk at another address is still the same disk; another disk at the old address is a new one. What grew needs a
+    seed, since EBS may refuse a larger child; so does what shrank: no vSphere disk shrinks, it was replaced.
+    """
+    shared = _shared([disk.uuid for disk in previous]) | _shared([disk.uuid for disk in now])
+    left = {_identity(old.uuid, old.key, shared): old for old in previous}
+    matched = [_matched(disk, left.pop(_identity(disk.uuid, disk.key, shared), None)) for disk in now]
+    return MatchedDisks(tuple(matched), tuple(left.values()))
+
+
+def _shared(uuids: Sequence[str]) -> frozenset[str]:
+    """Those that name several disks: copies of one file keep its uuid."""
+    return frozenset(uuid for uuid, count in Counter(uuids).items() if count > 1) | {""}
+
+
+def _identity(uuid: str, key: int, shared: frozenset[str]) -> tuple[str, int]:
+    return (uuid, key if uuid in shared else 0)
+
+
+def _matched(disk: DiskFacts, previous: DiskLineage | None) -> MatchedDisk:
+    if previous is None:
+        return MatchedDisk(disk, None, "new", "the disk was not there in the last run")
+    was, size = human_bytes(previous.capacity), human_bytes(disk.capacity)
+    if disk.capacity > previous.capacity:
+        return MatchedDisk(disk, previous, "grown", f"the disk grew from {was} to {size}")
+    if disk.capacity < previous.capacity:
+        return MatchedDisk(disk, None, "new", f"the disk is smaller than in the last run ({size}, was {was})")
+    return MatchedDisk(disk, previous, "same", "")

@@ -1,0 +1,142 @@
+// What customers do to a VM between two runs: disks grow, come and go, hosts lose power, hardware is upgraded.
+package main
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// growth is a disk's new size.
+type growth struct {
+	Disk     int   `json:"disk"`
+	Capacity int64 `json:"capacity"`
+}
+
+// grown is the bitmap for a larger disk.
+func (b bitmap) grown(blocks int64) bitmap {
+	larger := newBitmap(blocks)
+	copy(larger, b)
+	return larger
+}
+
+// grow extends a disk, which vSphere does only without snapshots. Its tracking goes on under the same id: that the disk
+// has changed shows in its size alone.
+func (v *vmState) grow(ctx *simulator.Context, order growth) error {
+	if order.Disk < 0 || order.Disk >= len(v.disks) {
+		return badRequest("%s has no disk %d", v.spec.Name, order.Disk)
+	}
+	d := v.disks[order.Disk]
+	if len(v.snapshots) > 0 || order.Capacity <= d.capacity || order.Capacity%sectorSize != 0 {
+		return badRequest("disks grow, by whole sectors, and not under snapshots")
+	}
+	v.mu.Lock()
+	d.capacity = order.Capacity
+	blocks := d.blocks()
+	for l := range v.layersOf(d) {
+		l.have = l.have.grown(blocks)
+	}
+	d.base.alloc = d.base.alloc.grown(blocks)
+	d.tracking.blocks = blocks
+	for i, period := range d.tracking.periods {
+		d.tracking.periods[i] = period.grown(blocks)
+	}
+	list := copyDevices(v.vm.Config.Hardware.Device)
+	device := list.FindByKey(d.key).(*types.VirtualDisk)
+	device.CapacityInBytes, device.CapacityInKB = order.Capacity, order.Capacity/1024
+	v.vm.Config.Hardware.Device = list
+	v.mu.Unlock()
+	v.publish(ctx, v.vm.Snapshot)
+	return nil
+}
+
+// plug adds a disk; like any new one it is tracked from the next stun on.
+func (v *vmState) plug(ctx *simulator.Context, spec diskSpec) error {
+	if err := spec.measure(); err != nil {
+		return badRequest("%s", err)
+	}
+	path := v.vm.Config.Files.VmPathName
+	h := &hardware{spec: v.spec, dir: path[:strings.LastIndex(path, "/")], list: copyDevices(v.vm.Config.Hardware.Device)}
+	device, label, err := h.disk(len(v.spec.Disks), spec) // those that were unplugged count: no name comes twice
+	if err != nil {
+		return badRequest("%s", err)
+	}
+	v.spec.Disks = append(v.spec.Disks, spec)
+	v.mu.Lock()
+	err = v.addDisk(device, spec, label)
+	v.vm.Config.Hardware.Device = h.list
+	v.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	v.publish(ctx, v.vm.Snapshot)
+	return nil
+}
+
+// unplug removes a disk, which is simulated without snapshots only: they would go on holding it.
+func (v *vmState) unplug(ctx *simulator.Context, index int) error {
+	if index < 0 || index >= len(v.disks) || len(v.snapshots) > 0 {
+		return badRequest("%s has no disk %d, or snapshots that hold it", v.spec.Name, index)
+	}
+	v.mu.Lock()
+	gone := v.disks[index]
+	v.disks = slices.Delete(slices.Clone(v.disks), index, index+1)
+	v.vm.Config.Hardware.Device = slices.DeleteFunc(copyDevices(v.vm.Config.Hardware.Device), func(d types.BaseVirtualDevice) bool {
+		return d.GetVirtualDevice().Key == gone.key
+	})
+	v.mu.Unlock()
+	v.publish(ctx, v.vm.Snapshot)
+	return nil
+}
+
+// losePower is the host's failure under a running VM, which HA then starts on another one. The change map of the time
+// before was not written: tracking starts anew, or, by rule, goes on as if nothing were missing.
+func (v *vmState) losePower(ctx *simulator.Context) error {
+	if !v.running() {
+		return badRequest("%s does not run", v.spec.Name)
+	}
+	stale := v.sim.rules.take(event{kind: "power_loss_keeps_change_id", vm: v}) != nil
+	v.mu.Lock()
+	for _, d := range v.disks {
+		if d.tracking.on && !stale {
+			d.tracking.start(uuid.NewString(), d.blocks())
+		}
+	}
+	v.mu.Unlock()
+	v.setPower(ctx, types.VirtualMachinePowerStatePoweredOff)
+	if h := v.sim.otherHost(v); h != nil {
+		v.sim.breakLeases(v)
+		v.placeOn(ctx, h.ref)
+	}
+	v.setPower(ctx, types.VirtualMachinePowerStatePoweredOn)
+	v.poweredOn(ctx)
+	v.postEx(ctx, "com.vmware.vc.ha.VmRestartedByHAEvent", "vSphere HA restarted this virtual machine")
+	return nil
+}
+
+// upgrade sets the hardware version.
+func (v *vmState) upgrade(ctx *simulator.Context, version string) {
+	ctx.Update(v.vm, []types.PropertyChange{{Name: "config.version", Val: version}})
+}
+
+// revertTo reverts to a snapshot by name or moref, as another administrator might.
+func (v *vmState) revertTo(ctx *simulator.Context, name string) error {
+	v.mu.Lock()
+	at := slices.IndexFunc(v.snapshots, func(s *snapshot) bool { return s.name == name || s.ref.Value == name })
+	var to *snapshot
+	if at >= 0 {
+		to = v.snapshots[at]
+	}
+	v.mu.Unlock()
+	if to == nil {
+		return badRequest("%s has no snapshot %q", v.spec.Name, name)
+	}
+	if fault := v.revert(ctx, to); fault != nil {
+		return badRequest("%T", fault)
+	}
+	return nil
+}

@@ -230,6 +230,8 @@ class DiskLineage(Message):
     """SHA-256 of the manifest object, hex."""
     encrypted: bool = False
     hardware_version: str = ""
+    taken_at: str = ""
+    """When the vSphere snapshot that was read was taken: ISO 8601, by vCenter's clock."""
     quarantine: str = ""
     """Why its change tracking is not believed any more; empty while it is."""
 

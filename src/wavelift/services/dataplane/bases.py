@@ -7,7 +7,7 @@ costs time, a wrong base costs the data.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -15,9 +15,10 @@ from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskFacts, DiskLineage
 from wavelift.base.errors import CorruptStreamError, NotFoundError
+from wavelift.rules.lineage import MatchedDisk, match_disks
 from wavelift.transfer.manifest import Manifest
 
-FIRST_RUN = "the disk's first run"
+FIRST_RUN = "the first run of the job"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,40 +39,31 @@ class Base:
 
 
 def find_bases(
-    access: AwsAccess, disks: Sequence[DiskFacts], lineages: Mapping[int, DiskLineage], *, encrypt: bool
+    access: AwsAccess, disks: Sequence[DiskFacts], lineages: Sequence[DiskLineage], *, encrypted: bool
 ) -> list[Base]:
-    """The base of every disk, in the order of ``disks``; ``lineages`` by vSphere's disk key.
+    """The base of every disk, in the order of ``disks``.
 
-    :param encrypt: the target's snapshots are to be encrypted; a lineage keeps what it began with.
+    :param lineages: what the job's last recorded run left; empty before its first.
+    :param encrypted: whether a new seed would be encrypted; a lineage keeps what it began with.
     """
-    wanted = [lineages[disk.key].snapshot_id for disk in disks if disk.key in lineages]
+    if not lineages:
+        return [Base.seed(FIRST_RUN) for _ in disks]
+    wanted = {lineage.snapshot_id for lineage in lineages}
     standing = {id for id, found in Ec2(access).snapshots(wanted).items() if found.state == "completed"}
-    return [_base(access, disk, lineages.get(disk.key), standing, encrypt=encrypt) for disk in disks]
+    return [_base(access, each, standing, encrypted=encrypted) for each in match_disks(lineages, disks).disks]
 
 
-def _base(
-    access: AwsAccess, disk: DiskFacts, lineage: DiskLineage | None, standing: set[str], *, encrypt: bool
-) -> Base:
-    if lineage is None:
-        return Base.seed(FIRST_RUN)
-    if why := _another_disk(disk, lineage):
-        return Base.seed(why)
-    if lineage.encrypted != encrypt:
-        return Base.seed("the environment's encryption was switched: a lineage keeps what it began with")
+def _base(access: AwsAccess, matched: MatchedDisk, standing: set[str], *, encrypted: bool) -> Base:
+    lineage = matched.previous
+    if lineage is None or matched.fate != "same":
+        # A larger child is documented nowhere (facts/vsphere-data-path.md 5).
+        return Base.seed(matched.reason)
+    if lineage.encrypted != encrypted:
+        return Base.seed("encryption of EBS snapshots was switched on or off: a lineage keeps what it began with")
     if lineage.snapshot_id not in standing:
-        return Base.seed(f"the parent snapshot {lineage.snapshot_id} is gone from AWS, or not completed")
+        return Base.seed(f"the parent snapshot {lineage.snapshot_id} is gone from AWS, or is not completed")
     manifest = _manifest(access, lineage)
     return manifest if isinstance(manifest, Base) else Base(lineage, manifest)
-
-
-def _another_disk(disk: DiskFacts, lineage: DiskLineage) -> str:
-    if lineage.uuid and disk.uuid and lineage.uuid != disk.uuid:
-        return "another virtual disk has taken this disk's place"
-    if lineage.capacity != disk.capacity:
-        # Growth from parent to child is documented nowhere (facts/vsphere-data-path.md 5).
-        change = "grown" if disk.capacity > lineage.capacity else "become smaller"
-        return f"the disk has {change}: from {lineage.capacity} to {disk.capacity} bytes"
-    return ""
 
 
 def _manifest(access: AwsAccess, lineage: DiskLineage) -> Manifest | Base:

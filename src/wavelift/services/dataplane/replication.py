@@ -1,0 +1,530 @@
+"""One replication run of one server: its snapshot's disks become EBS snapshots, seeds or deltas on the last run's.
+
+Nothing is staged in S3 but manifests and journals' segments. A retry of the same vSphere snapshot goes on in the same
+EBS snapshots (invariant 6); a new vSphere snapshot begins new ones: two instants never mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.ebs_write import (
+    EbsWriter,
+    ParentRefusedError,
+    encryption_by_default,
+    give_up,
+    start_snapshot,
+)
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.vsphere import snapshots
+from wavelift.adapters.vsphere.datastore import DatastoreReader, still_frozen
+from wavelift.adapters.vsphere.lease import ExportLease
+from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.base.domain import DiskFacts, DiskLineage, ReplicatedDisk, ReplicationResult
+from wavelift.base.errors import CorruptStreamError, FencedError, GuardError, NotFoundError, located
+from wavelift.base.names import client_token, run_hash, tags
+from wavelift.base.run import Progress, RunContext
+from wavelift.base.units import BLOCK, MBIT, SECTOR
+from wavelift.services.dataplane.bases import Base, find_bases
+from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
+from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
+from wavelift.services.dataplane.readers import Reading, Readings
+from wavelift.services.dataplane.staging import ServerStaging, disk_label
+from wavelift.transfer.audit import AUDIT_PCT
+from wavelift.transfer.extents import as_stream
+from wavelift.transfer.journal import Journal, JournalIdentity
+from wavelift.transfer.manifest import Manifest
+from wavelift.transfer.pipeline import ZERO_BLOCK, CopyStats, copy
+from wavelift.transfer.protocols import BlockStream, Extent
+from wavelift.transfer.throttle import Throttle
+from wavelift.transfer.vmdk import StreamVmdkSource
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_KEY: Final = "replication"
+ZERO_DIGEST: Final = hashlib.sha256(ZERO_BLOCK).digest()
+"""How a whole block of zeros is acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationOptions:
+    """How hard a run may work on the connector, and where it keeps its journals."""
+
+    state_folder: Path
+    workers: int = 2
+    """Threads that read and hash, per disk."""
+    parallel_disks: int = 2
+    guard_seconds: float = GUARD_SECONDS
+    audit_pct: float = AUDIT_PCT
+    """Per cent of the blocks that change tracking calls unchanged."""
+
+
+def replicate_server(
+    session: VsphereSession,
+    access: AwsAccess,
+    task: ServerTask,
+    snapshot: TakenSnapshot,
+    lineages: Sequence[DiskLineage],
+    ctx: RunContext,
+    options: ReplicationOptions,
+) -> ReplicationResult:
+    """Write every disk of ``snapshot`` into an EBS snapshot on the last run's, and store its manifest.
+
+    The EBS snapshots were completed by us; AWS takes a moment more until they are so for it.
+
+    :param lineages: what the job's last recorded run left; empty before its first.
+    :raises GuardError: a guard stopped it, or the VM left our snapshot's files; what was read since is given up.
+    :raises FencedError: another try owns the work; nothing was cleaned up.
+    """
+    with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
+        disks = _Run(session, access, staging, task, snapshot, lineages, ctx, options).run()
+    ref = snapshot.ref
+    return ReplicationResult(
+        server=task.name, snapshot=ref.moref, quiesced=ref.quiesced, quiesce_note=ref.quiesce_note, disks=disks
+    )
+
+
+def abandon_run(access: AwsAccess, run_key: str, *, keep: Sequence[str] = ()) -> int:
+    """Delete the EBS snapshots of this run that no record holds; how many. May be called again.
+
+    :param keep: ids that a record holds.
+    """
+    ours = Ec2(access).find_ours({"wavelift:run": run_hash(run_key)}).snapshots
+    stale = [one.snapshot_id for one in ours if one.snapshot_id not in keep]
+    for snapshot_id in stale:
+        Ec2(access).delete_snapshot(snapshot_id)
+    return len(stale)
+
+
+class _Record:
+    """What a retry needs of this try, in the state store. Every write is also a fence: an outlived try stops there."""
+
+    def __init__(self, ctx: RunContext, snapshot: TakenSnapshot) -> None:
+        self._checkpoints = ctx.checkpoints
+        self._lock = threading.Lock()
+        stored: dict[str, Any] = self._checkpoints.get(CHECKPOINT_KEY) or {}
+        # A restored vCenter may give an id a second time; never an id and an instant.
+        self.instant = f"{snapshot.ref.moref} {snapshot.ref.created}"
+        same = stored.get("snapshot") == self.instant
+        self.outdated: list[str] = [] if same else [disk["target"] for disk in stored.get("disks", {}).values()]
+        self._value: dict[str, Any] = stored if same else {"snapshot": self.instant, "disks": {}}
+        self.write()
+
+    def write(self) -> None:
+        """:raises FencedError: another try owns the work."""
+        with self._lock:
+            self._checkpoints.set(CHECKPOINT_KEY, self._value)
+
+    def disk(self, index: int) -> dict[str, Any]:
+        known: dict[str, Any] = self._value["disks"].get(str(index), {})
+        return dict(known)
+
+    def update(self, index: int, **changes: Any) -> None:
+        with self._lock:
+            self._value["disks"][str(index)] = {**self.disk(index), **changes}
+        self.write()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One disk's work in this try."""
+
+    index: int
+    disk: DiskFacts
+    base: Base
+    reading: Reading
+    target: str = ""
+    """EBS snapshot."""
+
+    @property
+    def parent(self) -> str:
+        return self.base.lineage.snapshot_id if self.base.lineage else ""
+
+
+class _Writer:
+    """The EBS writer, with a last look at the source before the snapshot is completed."""
+
+    ordered = False
+
+    def __init__(self, inner: EbsWriter, before_finish: Callable[[], None]) -> None:
+        self._inner = inner
+        self._before_finish = before_finish
+        self.writes_zeros = inner.writes_zeros
+        self.prepare = inner.prepare
+        self.wire_bytes = inner.wire_bytes
+        self.write = inner.write
+        self.interrupt = inner.interrupt
+        self.close = inner.close
+        self.abort = inner.abort
+
+    def finish(self, manifest: Manifest) -> None:
+        self._inner.drain()
+        self._before_finish()
+        self._inner.finish(manifest)
+
+
+@dataclass
+class _Moved:
+    """What is measured of one disk beside the copy's own statistics."""
+
+    seconds: float = 0.0
+    stored: dict[str, str] = field(default_factory=dict)
+
+
+class _Run:
+    """One try of one server's run."""
+
+    def __init__(
+        self,
+        session: VsphereSession,
+        access: AwsAccess,
+        staging: ServerStaging,
+        task: ServerTask,
+        snapshot: TakenSnapshot,
+        lineages: Sequence[DiskLineage],
+        ctx: RunContext,
+        options: ReplicationOptions,
+    ) -> None:
+        self.session = session
+        self.access = access
+        self.staging = staging
+        self.task = task
+        self.snapshot = snapshot
+        self.lineages = lineages
+        self.ctx = ctx
+        self.options = options
+        self.encrypted = task.plan.target.encrypt or encryption_by_default(access)
+        rate = task.plan.guards.max_mbit_s
+        self.throttle = Throttle(rate * MBIT) if rate else None
+        self.stop = ctx.cancel.child()
+        self.record = _Record(ctx, snapshot)
+        self.finished: dict[int, ReplicatedDisk] = {}
+        self.passed: dict[int, int] = {}
+        """Bytes of each disk in the lease that were read, for its percent."""
+
+    def run(self) -> tuple[ReplicatedDisk, ...]:
+        for target in self.record.outdated:
+            Ec2(self.access).delete_snapshot(target)
+        self._take_up()
+        pending = [index for index in range(len(self.snapshot.disks)) if index not in self.finished]
+        if pending:
+            guards = TransferGuards(
+                self.session, self.task, self.snapshot, self.ctx, interval=self.options.guard_seconds
+            )
+            self._check_snapshot()
+            guards.check()
+            with guards.watching(self.stop.set):
+                self._move(self._plan(pending))
+        return tuple(self.finished[index] for index in range(len(self.snapshot.disks)))
+
+    def _check_snapshot(self) -> None:
+        """:raises NotFoundError: somebody removed it; a retry can't bring it back."""
+        ref = self.snapshot.ref
+        found = snapshots.find_snapshot(self.session, ref.vm, ref.name)
+        if found is None or found.moref != ref.moref:
+            raise NotFoundError(
+                "The snapshot that is to be replicated is gone",
+                server=self.task.name,
+                snapshot=ref.name,
+                next_step="Trigger a new run; the VM's events in vCenter tell who removed it",
+            )
+
+    def _take_up(self) -> None:
+        """Disks that an earlier try of the same snapshot finished, as far as AWS agrees."""
+        done = {index: each for index in range(len(self.snapshot.disks)) if (each := self.record.disk(index).get("done"))}
+        if not done:
+            return
+        states = Ec2(self.access).snapshots([self.record.disk(index)["target"] for index in done])
+        for index, stored in done.items():
+            disk = ReplicatedDisk.load(stored)
+            found = states.get(disk.lineage.snapshot_id)
+            if found is not None and found.state == "completed":
+                self.finished[index] = disk
+
+    def _plan(self, pending: Sequence[int]) -> list[_Job]:
+        disks = self.snapshot.disks
+        bases = find_bases(self.access, disks, self.lineages, encrypted=self.encrypted)
+        readings = Readings(
+            self.session,
+            self.task,
+            self.snapshot,
+            self.stop,
+            run=self.ctx.run_key,
+            audit_pct=self.options.audit_pct,
+        )
+        return [_Job(index, disks[index], bases[index], readings.of(disks[index], bases[index])) for index in pending]
+
+    # --- moving -----------------------------------------------------------------------------------------------------
+
+    def _move(self, jobs: Sequence[_Job]) -> None:
+        """A few disks at a time; the first error stops the others and is raised."""
+        streams = [job for job in jobs if job.reading.route is None]
+        with self._lease(streams) if streams else nullcontext() as lease:
+            with ThreadPoolExecutor(self.options.parallel_disks, thread_name_prefix="wavelift-disk") as pool:
+                running = [pool.submit(self._guarded, lease, job) for job in jobs]
+                try:
+                    errors = [error for each in running if (error := each.exception()) is not None]
+                except BaseException:  # Airflow's time-out is thrown into this thread
+                    self.stop.set("the task was interrupted")
+                    raise
+            if errors:
+                raise self.first_error or errors[0]
+
+    first_error: BaseException | None = None
+
+    def _guarded(self, lease: ExportLease | None, job: _Job) -> None:
+        try:
+            self.stop.check()
+            self._move_disk(lease, self._with_target(job))
+        except BaseException as error:
+            self.first_error = self.first_error or error
+            self.stop.set("another disk of the server failed", fenced=isinstance(error, FencedError))
+            raise
+
+    def _lease(self, jobs: Sequence[_Job]) -> ExportLease:
+        total = sum(job.disk.capacity for job in jobs)
+        return ExportLease(
+            self.session,
+            vm=self.task.facts.moref,
+            snapshot=self.snapshot.ref.moref,
+            disks=self.snapshot.disks,
+            server=self.task.name,
+            cancel=self.stop,
+            percent=lambda: min(100, 100 * sum(self.passed.values()) // total) if total else 100,
+        )
+
+    def _with_target(self, job: _Job) -> _Job:
+        """The disk's EBS snapshot: the one that an earlier try of this instant began, or a new one."""
+        known = self.record.disk(job.index)
+        attempt = int(known.get("attempt", 0))
+        if known.get("target"):
+            found = Ec2(self.access).snapshots([known["target"]]).get(known["target"])
+            if found is not None and found.state == "pending" and known.get("parent", "") == job.parent:
+                return replace(job, target=known["target"])
+            Ec2(self.access).delete_snapshot(known["target"])
+            attempt += 1
+        try:
+            return self._started(job, attempt)
+        except ParentRefusedError as error:
+            log.warning("%s %s: %s; a new seed", self.task.name, job.disk.address, error.what)
+            seed = replace(job, base=Base.seed(error.what), reading=replace(job.reading, areas=None, why_whole=""))
+            return self._started(seed, attempt + 1)
+
+    def _started(self, job: _Job, attempt: int) -> _Job:
+        target = self.task.plan.target
+        started = start_snapshot(
+            self.access,
+            capacity=job.disk.capacity,
+            parent=job.parent,
+            token=client_token(self.ctx.run_key, f"disk{job.index}", attempt),
+            tags=tags(self.task.plan.wave, self.task.name, self.ctx.run_key),
+            description=f"wavelift: {self.task.plan.wave}/{self.task.name} {disk_label(job.index, job.disk)}",
+            encrypted=target.encrypt,
+            kms_key=target.kms_key or "",
+        )
+        self.record.update(
+            job.index, target=started.snapshot_id, attempt=attempt, parent=job.parent, segments={}, done=None
+        )
+        return replace(job, target=started.snapshot_id)
+
+    def _move_disk(self, lease: ExportLease | None, job: _Job) -> None:
+        began = self.ctx.clock.monotonic()
+        journal = self._journal(job)
+        manifest = self._manifest(job)
+        resumed = self._resume(job, journal, manifest)
+        inner = EbsWriter(
+            self.access,
+            job.target,
+            capacity=job.disk.capacity,
+            has_parent=bool(job.parent),
+            journal=journal,
+            cancel=self.stop,
+            throttle=self.throttle,
+        )
+        label = disk_label(job.index, job.disk)
+        stats: list[CopyStats] = []
+
+        def last_look() -> None:
+            self._still_frozen(job)
+            self._store_manifest(job, manifest)
+
+        try:
+            with self._source(lease, job, resumed) as source:
+                stats.append(
+                    copy(
+                        source,
+                        _Writer(inner, last_look),
+                        manifest,
+                        workers=self.options.workers,
+                        cancel=self.stop,
+                        on_progress=lambda progress: self._on_progress(job, progress),
+                        server=self.task.name,
+                        disk=label,
+                        phase="replicate",
+                        base=job.base.manifest,
+                        partial=job.base.manifest is not None and job.reading.route is not None,
+                    )
+                )
+        except GuardError:
+            give_up(self.access, job.target)
+            journal.discard()
+            raise
+        finally:
+            journal.close()
+        seconds = round(self.ctx.clock.monotonic() - began, 3)
+        done = self._done(job, manifest, stats[0], inner, seconds)
+        self.finished[job.index] = done
+        self.record.update(job.index, done=done.dump())
+        journal.discard()
+
+    def _journal(self, job: _Job) -> Journal:
+        prefix = f"{self.staging.prefix}disk-{job.index}.journal/"
+        s3 = self.staging.s3
+        return Journal(
+            self.options.state_folder,
+            JournalIdentity(job.target, f"{self.record.instant} {job.disk.key}", job.disk.capacity),
+            store=lambda name, data: _put(s3, prefix + name, data),
+            checkpoint=lambda segments: self.record.update(job.index, segments=segments),
+            segments=self.record.disk(job.index).get("segments"),
+            fetch=lambda name: s3.get_object(prefix + name),
+        )
+
+    def _resume(self, job: _Job, journal: Journal, manifest: Manifest) -> frozenset[int]:
+        """Blocks that need not be read again. A stream comes whole anyway, and its writer knows what is there."""
+        if job.reading.route is None:
+            return frozenset()
+        for index in journal.indices():
+            digest = journal.digest(index)
+            manifest.set(index, None if digest == ZERO_DIGEST else digest)
+        return frozenset(journal.indices())
+
+    def _source(self, lease: ExportLease | None, job: _Job, resumed: frozenset[int]) -> closing[BlockStream]:
+        route = job.reading.route
+        if route is None:
+            assert lease is not None
+            stream = StreamVmdkSource(lease.open(job.disk))
+            if stream.size != -(-job.disk.capacity // SECTOR) * SECTOR:
+                raise CorruptStreamError(
+                    f"The stream is of a disk of {stream.size} bytes, vCenter says {job.disk.capacity}",
+                    disk=job.disk.address,
+                    next_step="The retry asks for a new lease; if it says so again, check the VM's disks in vCenter",
+                )
+            return closing(stream)
+        areas = job.reading.areas or (Extent(0, job.disk.capacity),)
+        left = tuple(_without(areas, resumed, job.disk.capacity)) if resumed else areas
+        return closing(_OwnedStream(DatastoreReader(self.session, route, cancel=self.stop, areas=left)))
+
+    def _manifest(self, job: _Job) -> Manifest:
+        header = {
+            "server": self.task.name,
+            "disk": job.index,
+            "address": job.disk.address,
+            "run": run_hash(self.ctx.run_key),
+            "snapshot": self.snapshot.ref.moref,
+            "target": job.target,
+            "parent": job.parent,
+        }
+        base = job.base.manifest
+        return Manifest.empty(job.disk.capacity, **header) if base is None else base.successor(**header)
+
+    def _still_frozen(self, job: _Job) -> None:
+        """:raises GuardError: what was read by ranges may not be our snapshot's content."""
+        if job.reading.route is None:
+            return
+        why = still_frozen(self.session, job.reading.route)
+        if why:
+            raise GuardError(
+                f"What was read may not be what our snapshot froze: {why}",
+                server=self.task.name,
+                disk=disk_label(job.index, job.disk),
+                next_step="The retry begins this disk anew; keep others from working on the VM's snapshots meanwhile",
+            )
+
+    def _store_manifest(self, job: _Job, manifest: Manifest) -> None:
+        self.staging.s3.put_object(self.staging.manifest_key(job.index), manifest.to_bytes())
+
+    def _on_progress(self, job: _Job, progress: Progress) -> None:
+        if job.reading.route is None:
+            self.passed[job.index] = progress.done
+        self.ctx.progress(progress)
+
+    def _done(
+        self, job: _Job, manifest: Manifest, stats: CopyStats, writer: EbsWriter, seconds: float
+    ) -> ReplicatedDisk:
+        disk, reading = job.disk, job.reading
+        lineage = DiskLineage(
+            key=disk.key,
+            address=disk.address,
+            uuid=disk.uuid,
+            file=disk.file,
+            capacity=disk.capacity,
+            change_id=disk.change_id,
+            snapshot_id=job.target,
+            bucket=self.staging.bucket,
+            manifest_key=self.staging.manifest_key(job.index),
+            manifest_digest=hashlib.sha256(manifest.to_bytes()).hexdigest(),
+            encrypted=self.encrypted,
+            hardware_version=self.task.facts.hardware_version,
+            taken_at=self.snapshot.ref.created,
+            quarantine=reading.quarantine,
+        )
+        return ReplicatedDisk(
+            index=job.index,
+            boot=disk.boot,
+            label=disk_label(job.index, disk),
+            kind="delta" if job.parent else "seed",
+            kind_reason=reading.why_whole if job.parent else job.base.reason,
+            reader=reading.reader,
+            reader_reason=reading.reader_reason,
+            parent_snapshot_id=job.parent,
+            lineage=lineage,
+            content_digest=manifest.content_digest(),
+            data_bytes=manifest.data_bytes,
+            bytes_read=stats.read_bytes + reading.audited * BLOCK,
+            bytes_sent=writer.bytes_sent,
+            blocks_sent=writer.blocks_sent,
+            blocks_audited=reading.audited,
+            seconds=seconds,
+        )
+
+
+class _OwnedStream:
+    """A reader as a stream that closes the reader too."""
+
+    def __init__(self, reader: DatastoreReader) -> None:
+        self._reader = reader
+        self._stream = as_stream(reader)
+        self.size = reader.size
+        self.pieces = self._stream.pieces
+        self.interrupt = self._stream.interrupt
+
+    def close(self) -> None:
+        self._stream.close()
+        self._reader.close()
+
+
+def _put(s3: Any, key: str, data: bytes) -> None:
+    s3.put_object(key, data)
+
+
+def _without(areas: Sequence[Extent], known: frozenset[int], capacity: int) -> Iterator[Extent]:
+    """Block-aligned ``areas`` less the blocks that are ``known``."""
+    for area in areas:
+        start = area.offset
+        end = min(area.offset + area.length, capacity)
+        for index in range(area.offset // BLOCK, -(-end // BLOCK)):
+            if index in known:
+                if start < index * BLOCK:
+                    yield Extent(start, index * BLOCK - start)
+                start = (index + 1) * BLOCK
+        if start < end:
+            yield Extent(start, end - start)

@@ -18,18 +18,32 @@ from wavelift.ledger.records import (
     WaveRun,
     WaveRunState,
 )
+from wavelift.ledger.replication_records import (
+    AmiState,
+    LineageRow,
+    ReplicationJob,
+    ReplicationRun,
+    SupersededDisk,
+    WaveSchedule,
+)
 
 __all__ = [
+    "AmiState",
     "DagRun",
     "Event",
     "Ledger",
+    "LineageRow",
     "Migration",
     "Page",
+    "ReplicationJob",
+    "ReplicationRun",
     "Server",
     "Slot",
     "SlotKind",
     "SnapshotState",
     "SourceServer",
+    "SupersededDisk",
     "WaveRun",
     "WaveRunState",
+    "WaveSchedule",
 ]

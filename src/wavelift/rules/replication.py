@@ -148,6 +148,9 @@ class Policy:
         )
 
 
+DEFAULT_POLICY: Final = Policy()
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What the ledger knows about a job when a run of it is asked for."""
@@ -161,7 +164,7 @@ class Standing:
 
 
 def refuse_run(
-    standing: Standing, type: RunType, now: datetime, *, again: bool = False, policy: Policy = Policy()
+    standing: Standing, type: RunType, now: datetime, *, again: bool = False, policy: Policy = DEFAULT_POLICY
 ) -> Refusal | None:
     """Why a run may not start at ``now``; None when it may.
 
@@ -187,7 +190,7 @@ def _refuse_job(standing: Standing, now: datetime) -> Refusal | None:
     return None
 
 
-def refuse_quota(granted: Sequence[datetime], now: datetime, policy: Policy = Policy()) -> Refusal | None:
+def refuse_quota(granted: Sequence[datetime], now: datetime, policy: Policy = DEFAULT_POLICY) -> Refusal | None:
     """Refused when the last ``window`` holds as many on-demand runs as are allowed.
 
     A grant that lies in the future (the clock was set back) counts too: rather one run too few than one too many.
@@ -203,7 +206,7 @@ def refuse_quota(granted: Sequence[datetime], now: datetime, policy: Policy = Po
     )
 
 
-def term_end(first: datetime, policy: Policy = Policy()) -> datetime:
+def term_end(first: datetime, policy: Policy = DEFAULT_POLICY) -> datetime:
     """When a server's replication ends unless extended (SMS-10)."""
     return first + policy.term
 

@@ -19,7 +19,21 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from wavelift.base.errors import UnreachableError, WaveliftError
-from wavelift.ledger import Event, Ledger, Migration, Server, Slot, WaveRun, revisions, tables
+from wavelift.ledger import (
+    Event,
+    Ledger,
+    LineageRow,
+    Migration,
+    ReplicationJob,
+    ReplicationRun,
+    Server,
+    Slot,
+    WaveRun,
+    WaveSchedule,
+    replication_tables,
+    revisions,
+    tables,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -56,6 +70,10 @@ def test_the_list_of_revisions_is_that_of_the_scripts() -> None:
         (Migration, tables.migration),
         (Slot, tables.slot),
         (Event, tables.event),
+        (ReplicationJob, replication_tables.replication_job),
+        (ReplicationRun, replication_tables.replication_run),
+        (LineageRow, replication_tables.disk_lineage),
+        (WaveSchedule, replication_tables.wave_schedule),
     ],
 )
 def test_every_column_is_a_field_of_its_record(record: type[Any], table: sa.Table) -> None:

@@ -61,6 +61,7 @@ lint: $(STAMP)
 
 test: setup lint
 	@bash scripts/tools chromium:chromium
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || bash scripts/tools postgres:postgresql
 	@docker compose version >/dev/null 2>&1 || bash scripts/tools docker-compose:docker-compose || true # then as YAML only
 	$(BIN)/pytest $(TESTS)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class WaveliftError(Exception):
@@ -100,6 +100,22 @@ class ProofError(PermanentError):
 
 class RemoteJobError(PermanentError):
     """A remote job (an import …) ended in failure; the message carries the vendor's words and our reading."""
+
+
+class RefusedError(PermanentError):
+    """A rule forbids it now; ``where`` tells the rule and, where that is known, the time from which it does no more.
+
+    :param refusals: the same for each server: ``server``, ``rule``, ``reason``, ``until`` (ISO 8601 or None).
+    """
+
+    def __init__(
+        self, what: str, *, next_step: str = "", refusals: tuple[dict[str, Any], ...] = (), **where: object
+    ) -> None:
+        self.refusals = refusals
+        super().__init__(what, next_step=next_step, **where)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.next_step, {**self.where, "refusals": self.refusals}))
 
 
 class Cancelled(WaveliftError):

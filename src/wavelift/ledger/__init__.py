@@ -20,8 +20,17 @@ from wavelift.ledger.records import (
     WaveRun,
     WaveRunState,
 )
+from wavelift.ledger.replication_records import (
+    AmiState,
+    LineageRow,
+    ReplicationJob,
+    ReplicationRun,
+    SupersededDisk,
+    WaveSchedule,
+)
 
 __all__ = [
+    "AmiState",
     "Catalog",
     "CatalogEntry",
     "CatalogServer",
@@ -30,14 +39,19 @@ __all__ = [
     "DagRun",
     "Event",
     "Ledger",
+    "LineageRow",
     "Migration",
     "Page",
+    "ReplicationJob",
+    "ReplicationRun",
     "Server",
     "ServerJob",
     "Slot",
     "SlotKind",
     "SnapshotState",
     "SourceServer",
+    "SupersededDisk",
     "WaveRun",
     "WaveRunState",
+    "WaveSchedule",
 ]

@@ -53,22 +53,22 @@ class Words(sa.types.TypeDecorator[tuple[str, ...]]):
         return tuple(value or ())
 
 
-def _word(kind: type[StrEnum]) -> sa.Enum:
+def word_type(kind: type[StrEnum]) -> sa.Enum:
     """An enumeration by value, as plain text: a new word needs no new revision."""
     return sa.Enum(
         kind, native_enum=False, length=WORD_LENGTH, values_callable=lambda members: [each.value for each in members]
     )
 
 
-def _json(name: str) -> sa.Column[Any]:
+def json_column(name: str) -> sa.Column[Any]:
     return sa.Column(name, sa.JSON(none_as_null=True), nullable=True)
 
 
-def _text(name: str) -> sa.Column[str]:
+def text_column(name: str) -> sa.Column[str]:
     return sa.Column(name, sa.Text, nullable=False, default="")
 
 
-def _name(name: str, length: int = NAME_LENGTH) -> sa.Column[str]:
+def name_column(name: str, length: int = NAME_LENGTH) -> sa.Column[str]:
     return sa.Column(name, sa.String(length), nullable=False, default="")
 
 
@@ -85,13 +85,13 @@ server: Final = sa.Table(
     "server",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    _name("source"),
-    _name("identity"),
-    _name("name"),
-    _name("moref"),
-    _name("instance_uuid"),
-    _text("path"),
-    _json("facts"),
+    name_column("source"),
+    name_column("identity"),
+    name_column("name"),
+    name_column("moref"),
+    name_column("instance_uuid"),
+    text_column("path"),
+    json_column("facts"),
     sa.Column("first_seen", UtcTime, nullable=False),
     sa.Column("last_seen", UtcTime, nullable=False),
     sa.UniqueConstraint("source", "identity", name="uq_server_source_identity"),
@@ -102,13 +102,13 @@ wave_run: Final = sa.Table(
     metadata,
     sa.Column("dag_id", sa.String(DAG_LENGTH), primary_key=True),
     sa.Column("dag_run_id", sa.String(DAG_LENGTH), primary_key=True),
-    _name("wave"),
-    _name("mode", WORD_LENGTH),
-    _name("requested_by"),
-    _name("source", WORD_LENGTH),
+    name_column("wave"),
+    name_column("mode", WORD_LENGTH),
+    name_column("requested_by"),
+    name_column("source", WORD_LENGTH),
     sa.Column("spec", sa.JSON, nullable=False),
-    _text("note"),
-    sa.Column("state", _word(WaveRunState), nullable=False),
+    text_column("note"),
+    sa.Column("state", word_type(WaveRunState), nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("finished_at", UtcTime, nullable=True),
     sa.Index("ix_wave_run_created_at", "created_at"),
@@ -119,32 +119,32 @@ migration: Final = sa.Table(
     metadata,
     sa.Column("id", sa.String(ID_LENGTH), primary_key=True),
     sa.Column("run_key", sa.String(KEY_LENGTH), nullable=False, unique=True),
-    _name("wave"),
-    _name("server"),
+    name_column("wave"),
+    name_column("server"),
     sa.Column("server_id", sa.ForeignKey("server.id", name="fk_migration_server"), nullable=False),
     sa.Column("dag_id", sa.String(DAG_LENGTH), nullable=False),
     sa.Column("dag_run_id", sa.String(DAG_LENGTH), nullable=False),
     sa.Column("map_index", sa.Integer, nullable=False),
-    _name("connector"),
-    _name("region", WORD_LENGTH),
-    sa.Column("state", _word(MigrationState), nullable=False),
-    _text("phase"),
+    name_column("connector"),
+    name_column("region", WORD_LENGTH),
+    sa.Column("state", word_type(MigrationState), nullable=False),
+    text_column("phase"),
     sa.Column("progress_pct", sa.Integer, nullable=False, default=0),
     sa.Column("bytes_done", sa.BigInteger, nullable=False, default=0),
     sa.Column("bytes_total", sa.BigInteger, nullable=False, default=0),
-    _name("snapshot_name"),
-    _name("snapshot_vm"),
-    _name("snapshot_ref"),
-    sa.Column("snapshot_state", _word(SnapshotState), nullable=True),
-    _json("export_result"),
-    _json("verify_result"),
-    _name("import_task_id"),
-    _name("image_id"),
+    name_column("snapshot_name"),
+    name_column("snapshot_vm"),
+    name_column("snapshot_ref"),
+    sa.Column("snapshot_state", word_type(SnapshotState), nullable=True),
+    json_column("export_result"),
+    json_column("verify_result"),
+    name_column("import_task_id"),
+    name_column("image_id"),
     sa.Column("snapshot_ids", Words, nullable=False, default=()),
-    _json("conversion_report"),
-    _name("instance_id"),
-    _json("launch_result"),
-    _text("error"),
+    json_column("conversion_report"),
+    name_column("instance_id"),
+    json_column("launch_result"),
+    text_column("error"),
     sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("updated_at", UtcTime, nullable=False),
@@ -163,15 +163,15 @@ slot: Final = sa.Table(
     "slot",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("kind", _word(SlotKind), nullable=False),
-    _name("scope"),
+    sa.Column("kind", word_type(SlotKind), nullable=False),
+    name_column("scope"),
     sa.Column("holder", sa.String(KEY_LENGTH), nullable=False),
     sa.Column("dag_id", sa.String(DAG_LENGTH), nullable=False),
     sa.Column("dag_run_id", sa.String(DAG_LENGTH), nullable=False),
     sa.Column("requested_at", UtcTime, nullable=False),
     sa.Column("granted_at", UtcTime, nullable=True),
     sa.Column("released_at", UtcTime, nullable=True),
-    _text("release_reason"),
+    text_column("release_reason"),
     sa.Column("asked_at", UtcTime, nullable=True),
     sa.Column("version", sa.Integer, nullable=False, default=0),
     sa.Index(
@@ -194,12 +194,12 @@ event: Final = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("at", UtcTime, nullable=False),
-    _name("actor"),
-    _name("action", 64),
-    _name("object_kind", WORD_LENGTH),
+    name_column("actor"),
+    name_column("action", 64),
+    name_column("object_kind", WORD_LENGTH),
     sa.Column("object_id", sa.String(KEY_LENGTH), nullable=False),
-    _name("dag_id", DAG_LENGTH),
-    _name("dag_run_id", DAG_LENGTH),
+    name_column("dag_id", DAG_LENGTH),
+    name_column("dag_run_id", DAG_LENGTH),
     sa.Column("details", sa.JSON, nullable=False),
     sa.Index("ix_event_object_kind_object_id", "object_kind", "object_id"),
     sa.Index("ix_event_dag_id_dag_run_id", "dag_id", "dag_run_id"),

@@ -14,12 +14,12 @@ from wavelift.ledger.tables import (
     WORD_LENGTH,
     UtcTime,
     Words,
-    _json,
-    _name,
-    _text,
-    _word,
     metadata,
 )
+from wavelift.ledger.tables import json_column as _json
+from wavelift.ledger.tables import name_column as _name
+from wavelift.ledger.tables import text_column as _text
+from wavelift.ledger.tables import word_type as _word
 
 connector: Final = sa.Table(
     "connector",

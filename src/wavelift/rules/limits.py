@@ -80,6 +80,16 @@ _TABLE: Final = (
         "ours: tasks per DAG run (DESIGN plans for 150)",
         OnExceed.REFUSE,
     ),
+    Limit("frequency_min_hours", 12, "hours", Scope.SERVER, "SMS-03", OnExceed.REFUSE),
+    Limit("frequency_max_hours", 24, "hours", Scope.SERVER, "SMS-03", OnExceed.REFUSE),
+    Limit("seed_ahead_days", 30, "days", Scope.SERVER, "SMS-03", OnExceed.REFUSE),
+    Limit("on_demand_runs", 2, "runs", Scope.SERVER, "SMS-06, AIR-04: per job and window", OnExceed.REFUSE),
+    Limit("on_demand_window_hours", 24, "hours", Scope.SERVER, "SMS-06, AIR-04", OnExceed.REFUSE),
+    Limit("term_days", 90, "days", Scope.SERVER, "SMS-10: from a server's first replication", OnExceed.REFUSE),
+    Limit("schedule_grace_seconds", 600, "seconds", Scope.SERVER, "ours: a busy scheduler is later", OnExceed.REFUSE),
+    Limit(
+        "reservation_seconds", 120, "seconds", Scope.SERVER, "ours: Airflow makes a DAG run in seconds", OnExceed.REFUSE
+    ),
 )
 LIMITS: Final[Mapping[str, Limit]] = {limit.name: limit for limit in _TABLE}
 ENVIRONMENT_LIMITS: Final = frozenset(

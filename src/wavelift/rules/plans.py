@@ -29,6 +29,7 @@ from wavelift.rules.wave import (
     twin,
     wave_problems,
 )
+from wavelift.rules.wave_replication import ReplicationPlan, replication_plan
 
 
 class Target(Message):
@@ -82,6 +83,8 @@ class ServerPlan(Message):
     source_power: SourcePower = "leave_running"
     quiesce: Quiesce = "prefer"
     verify: str = "sample:1"
+    replication: ReplicationPlan | None = None
+    """None: the server is not replicated."""
 
     def with_launch(self, launch: LaunchChoice) -> Self:
         """This plan with the form's choice (or a later ``migrations launch``) instead of the spec's.
@@ -255,6 +258,7 @@ def _settings(wave: Wave, server: Server, environment: Environment, landing: Lan
         "subnet": landing.value(wave, server, "subnet"),
         "security_groups": landing.value(wave, server, "security_groups") or (),
         "private_ip": server.private_ip,
+        "replication": replication_plan(wave.replication, server.replication),
         "tags": {**environment.tags, **(wave.defaults.tags or {}), **(server.tags or {})},
     }
 
@@ -286,6 +290,8 @@ class WaveShape:
     deadline_minutes: int | None = None
     server_names: tuple[str, ...] = ()
     """For the form's multi-select; ``ResolvedWave.choose`` understands them."""
+    replicates: bool = False
+    """Whether the wave, or a server of it, has a ``replication`` section: it then has a ``.replicate`` DAG."""
 
     @classmethod
     def of(cls, wave: Wave, environment: Environment) -> WaveShape:
@@ -299,9 +305,10 @@ class WaveShape:
             retry_delay_s=wave.retry_delay_s,
             deadline_minutes=wave.deadline_minutes,
             server_names=server_names(wave),
+            replicates=any(replication_plan(wave.replication, server.replication) for server in wave.servers),
         )
 
     @classmethod
     def fallback(cls, wave: str) -> WaveShape:
         """Keeps a run alive whose spec is gone: the task that is about to run finds its DAG, with defaults."""
-        return cls(wave=wave)
+        return cls(wave=wave, replicates=True)

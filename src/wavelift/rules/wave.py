@@ -12,6 +12,7 @@ from wavelift.rules.environment import Environment
 from wavelift.rules.fields import InstanceType, Name, PrivateIp, SecurityGroupId, SubnetId, Tags, Text, Verify
 from wavelift.rules.limits import LIMITS
 from wavelift.rules.problem import Path, Problem, allowed, did_you_mean
+from wavelift.rules.wave_replication import REGISTER_MESSAGE, Replication, replication_plan
 
 LicenseType = Literal["auto", "aws", "byol"]
 BootMode = Literal["auto", "legacy-bios", "uefi"]
@@ -89,6 +90,9 @@ class Server(Settings):
     private_ip: PrivateIp | None = Field(
         default=None, description="Private IPv4 address; a free one of the subnet if absent."
     )
+    replication: Replication | None = Field(
+        default=None, description="Replication of this server; its values go over the wave's."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -138,6 +142,9 @@ class Wave(Message):
     defaults: Settings = Field(default=Settings(), description="Settings of every server that doesn't say otherwise.")
     servers: tuple[Server, ...] = Field(
         min_length=1, max_length=LIMITS["servers_per_wave"].value, description="The servers; a bare string is a name."
+    )
+    replication: Replication | None = Field(
+        default=None, description="Replicate every server on a schedule; without it only those that have their own."
     )
     retries: Annotated[int, Field(ge=2, le=20)] = Field(
         default=DEFAULT_RETRIES,
@@ -201,7 +208,17 @@ def wave_problems(wave: Wave) -> list[Problem]:
             chosen(wave, server, "launch"), chosen(wave, server, "source_power"), chosen(wave, server, "allow_twin")
         ):
             problems.append(Problem(_place(server, index, "launch"), TWIN_MESSAGE))
+        problems += _replication_problems(wave, server, index)
     return _once(problems)
+
+
+def _replication_problems(wave: Wave, server: Server, index: int) -> Iterator[Problem]:
+    """What can be told before the guest is known; the rest is refused when the job is made."""
+    plan = replication_plan(wave.replication, server.replication)
+    if plan is None or plan.ami != "register" or plan.force_register or chosen(wave, server, "license_type") != "aws":
+        return
+    own = server.replication is not None and server.replication.ami is not None
+    yield Problem(("servers", index, "replication", "ami") if own else ("replication", "ami"), REGISTER_MESSAGE)
 
 
 TWIN_MESSAGE: Final = (

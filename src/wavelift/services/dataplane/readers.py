@@ -18,7 +18,7 @@ from wavelift.adapters.vsphere.tracking import changed_areas, tracking_events
 from wavelift.base.domain import DiskFacts, DiskLineage
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK
-from wavelift.rules.lineage import lineage_doubts
+from wavelift.rules.lineage import TrackingEvent, lineage_doubts
 from wavelift.services.dataplane.bases import Base
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.transfer.audit import AUDIT_PCT, audit, audit_indices
@@ -92,7 +92,7 @@ class Readings:
         return self._tracked(disk, base, base.lineage, route)
 
     def _doubts(self, lineage: DiskLineage, disk: DiskFacts) -> str:
-        events = ()
+        events: tuple[TrackingEvent, ...] = ()
         if lineage.taken_at:
             since = datetime.fromisoformat(lineage.taken_at)
             events = tracking_events(self._session, self._task.facts.moref, since, server=self._task.name)
@@ -120,9 +120,7 @@ class Readings:
             return Reading("datastore", route.reason, route, why_whole=lie, quarantine=lie, audited=audited)
         return Reading("datastore", route.reason, route, areas, audited=audited)
 
-    def _audit(
-        self, disk: DiskFacts, base: Base, areas: Sequence[Extent], route: DatastoreRoute
-    ) -> tuple[int, str]:
+    def _audit(self, disk: DiskFacts, base: Base, areas: Sequence[Extent], route: DatastoreRoute) -> tuple[int, str]:
         """Blocks that were checked, and what is wrong with the map."""
         assert base.manifest is not None
         changed = {

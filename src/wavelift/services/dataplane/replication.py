@@ -240,7 +240,9 @@ class _Run:
 
     def _take_up(self) -> None:
         """Disks that an earlier try of the same snapshot finished, as far as AWS agrees."""
-        done = {index: each for index in range(len(self.snapshot.disks)) if (each := self.record.disk(index).get("done"))}
+        done = {
+            index: each for index in range(len(self.snapshot.disks)) if (each := self.record.disk(index).get("done"))
+        }
         if not done:
             return
         states = Ec2(self.access).snapshots([self.record.disk(index)["target"] for index in done])

@@ -1,0 +1,336 @@
+"""Runs of replication jobs (SMS-08): reading, and writing what happens on the way.
+
+Every change is one transaction with its line in the audit trail. Whether a run may start is decided in
+:mod:`wavelift.services.replication_admission`; how it ends, in :mod:`wavelift.services.replication`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from wavelift.base.domain import SnapshotRef
+from wavelift.base.errors import BusyError, NotFoundError
+from wavelift.base.names import run_hash
+from wavelift.base.run import Clock
+from wavelift.ledger import events
+from wavelift.ledger.database import Ledger
+from wavelift.ledger.jobs import ROWS_A_PAGE, lock_name
+from wavelift.ledger.migrations import STANDING
+from wavelift.ledger.records import DagRun, Page, SnapshotState
+from wavelift.ledger.replication_records import ReplicationRun
+from wavelift.ledger.replication_tables import replication_run
+from wavelift.rules.replication import OPEN, RunState, RunType, require_run_way
+
+
+def run_id(run_key: str) -> str:
+    """The id that a person sees, known before the row is written."""
+    return f"run-{run_hash(run_key)}"
+
+
+# Reading
+
+
+def get_run(ledger: Ledger, id: str) -> ReplicationRun:
+    """:raises NotFoundError: when there is none."""
+    with ledger.read() as tx:
+        return require(tx, id)
+
+
+def find_run(ledger: Ledger, id: str) -> ReplicationRun | None:
+    """Like :func:`get_run`, None when there is none."""
+    with ledger.read() as tx:
+        return find(tx, id)
+
+
+def runs_of(ledger: Ledger, run: DagRun) -> tuple[ReplicationRun, ...]:
+    """All replication runs of one DAG run, by server: what the report tells of."""
+    with ledger.read() as tx:
+        return of_dag_run(tx, run)
+
+
+def current_runs(ledger: Ledger, job_ids: Collection[str]) -> dict[str, ReplicationRun]:
+    """Job id → its run that is reserved or active, for those that have one."""
+    query = sa.select(replication_run).where(replication_run.c.job_id.in_(job_ids), replication_run.c.state.in_(OPEN))
+    with ledger.read() as tx:
+        return {run.job_id: run for run in _all(tx, query)}
+
+
+def stop_requested(ledger: Ledger, id: str) -> bool:
+    """Whether the run's tasks must stop: somebody asked, or its job was deleted. Tasks poll this."""
+    known = find_run(ledger, id)
+    return known is not None and (known.cancel_requested or known.state is RunState.DELETED)
+
+
+def open_snapshots(ledger: Ledger) -> tuple[ReplicationRun, ...]:
+    """Runs whose vSphere snapshot may stand: intended or taken, not yet removed (invariant 4)."""
+    query = sa.select(replication_run).where(replication_run.c.snapshot_state.in_(STANDING))
+    with ledger.read() as tx:
+        return _all(tx, query.order_by(replication_run.c.requested_at, replication_run.c.id))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs to list; what is left out does not narrow."""
+
+    job_id: str | None = None
+    wave: str | None = None
+    server: str | None = None
+    states: Collection[RunState] | None = None
+    types: Collection[RunType] | None = None
+    run: DagRun | None = None
+    waves: Collection[str] | None = None
+    """Waves that the caller may read. An empty collection lists nothing."""
+    search: str = ""
+    """Part of an id, job id, server, wave, status or AMI id; case does not matter."""
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        columns = replication_run.c
+        equal = {columns.job_id: self.job_id, columns.wave: self.wave, columns.server: self.server}
+        among = {columns.state: self.states, columns.type: self.types, columns.wave: self.waves}
+        found = [column == value for column, value in equal.items() if value is not None]
+        found += [column.in_(values) for column, values in among.items() if values is not None]
+        if self.run is not None:
+            found.append(_of_dag_run(self.run))
+        if self.search:
+            searched = (columns.id, columns.job_id, columns.server, columns.wave, columns.status, columns.ami_id)
+            found.append(sa.or_(*(column.icontains(self.search, autoescape=True) for column in searched)))
+        return found
+
+
+def list_runs(
+    ledger: Ledger, which: RunFilter | None = None, *, limit: int = ROWS_A_PAGE, offset: int = 0
+) -> Page[ReplicationRun]:
+    """One page of runs, newest request first."""
+    conditions = (which or RunFilter()).conditions()
+    rows = (
+        sa.select(replication_run)
+        .where(*conditions)
+        .order_by(replication_run.c.requested_at.desc(), replication_run.c.id)
+        .limit(limit)
+        .offset(offset)
+    )
+    with ledger.read() as tx:
+        total = tx.execute(sa.select(sa.func.count()).select_from(replication_run).where(*conditions)).scalar_one()
+        return Page(items=_all(tx, rows), total=total, limit=limit, offset=offset)
+
+
+# Writing: what happens on the way
+
+
+def record_progress(
+    ledger: Ledger,
+    id: str,
+    *,
+    status: str,
+    progress_pct: int,
+    bytes_done: int | None = None,
+    bytes_total: int | None = None,
+    clock: Clock,
+) -> None:
+    """Tell how far the present step is, in percent and bytes. No line in the audit trail: there would be thousands.
+
+    A run that has ended keeps its last words.
+    """
+    values: dict[str, Any] = {
+        "status": status,
+        "progress_pct": max(0, min(100, progress_pct)),
+        "updated_at": clock.now(),
+    }
+    if bytes_done is not None:
+        values["bytes_done"] = bytes_done
+    if bytes_total is not None:
+        values["bytes_total"] = bytes_total
+    with ledger.write() as tx:
+        running = (replication_run.c.id == id) & (replication_run.c.state == RunState.ACTIVE)
+        tx.execute(replication_run.update().where(running).values(**values))
+
+
+def record_intent(ledger: Ledger, id: str, *, name: str, vm: str, clock: Clock) -> ReplicationRun:
+    """Write down the snapshot's name before it is taken, so that it is found whatever dies in between (invariant 4).
+
+    :param vm: managed object id.
+    """
+    return _note(
+        ledger,
+        id,
+        "snapshot_intended",
+        clock=clock,
+        snapshot_state=SnapshotState.INTENDED,
+        snapshot_name=name,
+        snapshot_vm=vm,
+        snapshot_ref="",
+    )
+
+
+def record_snapshot_taken(ledger: Ledger, id: str, snapshot: SnapshotRef, *, clock: Clock) -> ReplicationRun:
+    """The snapshot stands."""
+    return _note(
+        ledger,
+        id,
+        "snapshot_taken",
+        clock=clock,
+        snapshot_state=SnapshotState.TAKEN,
+        snapshot_name=snapshot.name,
+        snapshot_vm=snapshot.vm,
+        snapshot_ref=snapshot.moref,
+    )
+
+
+def record_snapshot_removed(ledger: Ledger, id: str, *, by: str = "", clock: Clock) -> ReplicationRun:
+    """vCenter was seen without the snapshot.
+
+    :param by: who removed it, when it was not the run itself (housekeeping).
+    """
+    return _note(ledger, id, "snapshot_removed", clock=clock, by=by, snapshot_state=SnapshotState.REMOVED)
+
+
+@contextmanager
+def locked(ledger: Ledger, id: str) -> Iterator[tuple[sa.Connection, ReplicationRun]]:
+    """A transaction under the lock of the run's wave, and the run as it is in it.
+
+    :raises NotFoundError: when there is no such run.
+    """
+    wave = get_run(ledger, id).wave  # never changes
+    with ledger.write(lock_name(wave)) as tx:
+        yield tx, require(tx, id)
+
+
+# Within a transaction
+
+
+def find(tx: sa.Connection, id: str) -> ReplicationRun | None:
+    row = tx.execute(sa.select(replication_run).where(replication_run.c.id == id)).one_or_none()
+    return ReplicationRun(**row._asdict()) if row else None
+
+
+def require(tx: sa.Connection, id: str) -> ReplicationRun:
+    """:raises NotFoundError: when there is none."""
+    known = find(tx, id)
+    if known is None:
+        raise NotFoundError(
+            "The ledger knows no such replication run", next_step="See the list of replication runs.", run=id
+        )
+    return known
+
+
+def of_dag_run(tx: sa.Connection, run: DagRun) -> tuple[ReplicationRun, ...]:
+    """All replication runs of one DAG run, by server."""
+    return _all(tx, sa.select(replication_run).where(_of_dag_run(run)).order_by(replication_run.c.server))
+
+
+def open_of_wave(tx: sa.Connection, wave: str) -> tuple[ReplicationRun, ...]:
+    """Runs of a wave that are reserved or active."""
+    mine = (replication_run.c.wave == wave) & replication_run.c.state.in_(OPEN)
+    return _all(tx, sa.select(replication_run).where(mine))
+
+
+def open_of_job(tx: sa.Connection, job_id: str) -> tuple[ReplicationRun, ...]:
+    """The run of a job that is reserved or active: one at most."""
+    mine = (replication_run.c.job_id == job_id) & replication_run.c.state.in_(OPEN)
+    return _all(tx, sa.select(replication_run).where(mine))
+
+
+def grants_since(tx: sa.Connection, wave: str, since: datetime) -> dict[str, tuple[datetime, ...]]:
+    """Job id → when its counted runs were granted, of those after ``since``."""
+    columns = replication_run.c
+    query = sa.select(columns.job_id, columns.counted_at).where(columns.wave == wave, columns.counted_at > since)
+    found: dict[str, tuple[datetime, ...]] = {}
+    for job_id, at in tx.execute(query):
+        found[job_id] = (*found.get(job_id, ()), at)
+    return found
+
+
+def newest_instants(tx: sa.Connection, wave: str, since: datetime) -> dict[str, datetime]:
+    """Job id → its newest instant that has a run, of those not before ``since``."""
+    columns = replication_run.c
+    newest = sa.func.max(columns.scheduled_for, type_=columns.scheduled_for.type).label("newest")
+    query = sa.select(columns.job_id, newest).where(columns.wave == wave, columns.scheduled_for >= since)
+    return {row.job_id: row.newest for row in tx.execute(query.group_by(columns.job_id))}
+
+
+def insert(tx: sa.Connection, *, at: datetime, by: str, run: DagRun, run_key: str, **columns: Any) -> ReplicationRun:
+    """Write a new run. The caller's transaction holds the wave's lock."""
+    values = {
+        "id": run_id(run_key),
+        "run_key": run_key,
+        "dag_id": run.dag_id,
+        "dag_run_id": run.dag_run_id,
+        "requested_by": by,
+        "requested_at": at,
+        "updated_at": at,
+    }
+    new = replication_run.insert().values(**values, **columns).returning(replication_run)
+    made = ReplicationRun(**tx.execute(new).one()._asdict())
+    details = {"job": made.job_id, "server": made.server, "type": made.type, "to": made.state}
+    if made.rule:
+        details |= {"rule": made.rule, "reason": made.status}
+    _append(tx, made, str(made.state), at, by=by, details=details)
+    return made
+
+
+def apply(
+    tx: sa.Connection,
+    known: ReplicationRun,
+    action: str,
+    *,
+    at: datetime,
+    by: str = "",
+    to: RunState | None = None,
+    details: Mapping[str, Any] | None = None,
+    **columns: Any,
+) -> ReplicationRun:
+    """Change a run and tell the audit trail."""
+    story = dict(details or {})
+    if to is not None:
+        require_run_way(known.state, to, run=known.id)
+        columns |= {"state": to, "finished_at": at if to.terminal else None}
+        if to.terminal and known.started_at is not None:
+            columns["duration_s"] = max(0.0, (at - known.started_at).total_seconds())
+        story |= {"from": known.state, "to": to}
+    same = (replication_run.c.id == known.id) & (replication_run.c.version == known.version)
+    change = replication_run.update().where(same).values(updated_at=at, version=known.version + 1, **columns)
+    row = tx.execute(change.returning(replication_run)).one_or_none()
+    if row is None:
+        raise BusyError(
+            "Another process changed this replication run at the same moment",
+            next_step="The task tries again by itself.",
+            run=known.id,
+            server=known.server,
+        )
+    changed = ReplicationRun(**row._asdict())
+    _append(tx, changed, action, at, by=by, details=story)
+    return changed
+
+
+def _append(
+    tx: sa.Connection, known: ReplicationRun, action: str, at: datetime, *, by: str, details: Mapping[str, Any]
+) -> None:
+    events.append(
+        tx,
+        at=at,
+        actor=by or str(known.run),
+        action=f"replication_run.{action}",
+        object_kind="replication_run",
+        object_id=known.id,
+        run=known.run,
+        details=details,
+    )
+
+
+def _note(ledger: Ledger, id: str, action: str, *, clock: Clock, by: str = "", **columns: Any) -> ReplicationRun:
+    with locked(ledger, id) as (tx, known):
+        return apply(tx, known, action, at=clock.now(), by=by, **columns)
+
+
+def _all(tx: sa.Connection, query: sa.Select[Any]) -> tuple[ReplicationRun, ...]:
+    return tuple(ReplicationRun(**row._asdict()) for row in tx.execute(query))
+
+
+def _of_dag_run(run: DagRun) -> sa.ColumnElement[bool]:
+    return (replication_run.c.dag_id == run.dag_id) & (replication_run.c.dag_run_id == run.dag_run_id)

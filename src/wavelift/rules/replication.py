@@ -1,0 +1,264 @@
+"""Who may replicate when, and for how long (SMS-03, SMS-06 to SMS-10, AIR-04). Every refusal says when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, Self, TypeVar
+
+from wavelift.base.errors import PermanentError
+from wavelift.rules.limits import LIMITS, Limit
+
+TERM_WARNINGS: Final = (14, 7, 1)
+"""Days before the end of a term (SMS-10)."""
+DEFAULT_PAUSE_AFTER: Final = 3
+"""Failed runs in a row after which a job pauses by itself."""
+
+T = TypeVar("T")
+
+
+class JobState(StrEnum):
+    """Where a replication job stands."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    DELETING = "deleting"
+    """No run starts any more; what its runs made outside is being removed."""
+    DELETED = "deleted"
+
+
+class RunType(StrEnum):
+    """What started a run (SMS-08)."""
+
+    AUTOMATIC = "automatic"
+    ON_DEMAND = "on_demand"
+
+
+class RunState(StrEnum):
+    """Where a replication run stands (SMS-08)."""
+
+    RESERVED = "reserved"
+    """Granted to a caller that is about to make the DAG run."""
+    ACTIVE = "active"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    DELETED = "deleted"
+    """Cut short by the deletion of its job."""
+    REFUSED = "refused"
+    SKIPPED = "skipped"
+    EXPIRED = "expired"
+    """Reserved, but no DAG run came. Never counted."""
+
+    @property
+    def terminal(self) -> bool:
+        return self not in OPEN
+
+    @property
+    def resumable(self) -> bool:
+        """Whether clearing it goes on with the same run."""
+        return self in RESUMABLE
+
+
+OPEN: Final = frozenset({RunState.RESERVED, RunState.ACTIVE})
+RESUMABLE: Final = frozenset({RunState.FAILED, RunState.CANCELLED})
+_RUN_WAYS: Final[Mapping[RunState, frozenset[RunState]]] = {
+    RunState.RESERVED: frozenset({RunState.ACTIVE, RunState.EXPIRED, RunState.DELETED}),
+    RunState.ACTIVE: frozenset({RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED, RunState.DELETED}),
+    RunState.FAILED: frozenset({RunState.ACTIVE}),
+    RunState.CANCELLED: frozenset({RunState.ACTIVE}),
+    # Its DAG run came too late: it asks again like any other.
+    RunState.EXPIRED: frozenset({RunState.ACTIVE, RunState.REFUSED}),
+}
+_JOB_WAYS: Final[Mapping[JobState, frozenset[JobState]]] = {
+    JobState.ACTIVE: frozenset({JobState.PAUSED, JobState.DELETING}),
+    JobState.PAUSED: frozenset({JobState.ACTIVE, JobState.DELETING}),
+    JobState.DELETING: frozenset({JobState.DELETED}),
+}
+
+
+def require_run_way(current: RunState, target: RunState, *, run: str) -> None:
+    """:raises PermanentError: when a run cannot go from ``current`` to ``target``; staying is no way."""
+    if current is not target and target not in _RUN_WAYS.get(current, frozenset()):
+        raise PermanentError(
+            f"A replication run cannot go from {current} to {target}",
+            next_step="Start a new run of this server.",
+            run=run,
+        )
+
+
+def require_job_way(current: JobState, target: JobState, *, job: str) -> None:
+    """:raises PermanentError: when a job cannot go from ``current`` to ``target``; staying is no way."""
+    if current is not target and target not in _JOB_WAYS.get(current, frozenset()):
+        raise PermanentError(
+            f"A replication job cannot go from {current} to {target}",
+            next_step="See `wavelift jobs` for what it is now; a deleted job is made anew.",
+            job=job,
+        )
+
+
+class Rule(StrEnum):
+    """Why a run or a job is refused."""
+
+    IN_PROGRESS = "in_progress"
+    QUOTA = "quota"
+    PAUSED = "paused"
+    TERM = "term"
+    DELETED = "deleted"
+    NO_JOB = "no_job"
+    LICENSE = "license"
+    BACKFILL = "backfill"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One rule that says no.
+
+    :param until: when it will hold no more by itself; None when that can't be told, or only a person changes it.
+    """
+
+    rule: Rule
+    reason: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The numbers of the rules; the defaults are those of :mod:`wavelift.rules.limits`."""
+
+    on_demand_runs: int = LIMITS["on_demand_runs"].value
+    window: timedelta = timedelta(hours=LIMITS["on_demand_window_hours"].value)
+    reservation: timedelta = timedelta(seconds=LIMITS["reservation_seconds"].value)
+    grace: timedelta = timedelta(seconds=LIMITS["schedule_grace_seconds"].value)
+    term: timedelta = timedelta(days=LIMITS["term_days"].value)
+    seed_ahead: timedelta = timedelta(days=LIMITS["seed_ahead_days"].value)
+
+    @classmethod
+    def of(cls, limits: Mapping[str, Limit]) -> Self:
+        """The policy of a table with overrides (``limits.limits(…)``)."""
+        return cls(
+            on_demand_runs=limits["on_demand_runs"].value,
+            window=timedelta(hours=limits["on_demand_window_hours"].value),
+            reservation=timedelta(seconds=limits["reservation_seconds"].value),
+            grace=timedelta(seconds=limits["schedule_grace_seconds"].value),
+            term=timedelta(days=limits["term_days"].value),
+            seed_ahead=timedelta(days=limits["seed_ahead_days"].value),
+        )
+
+
+DEFAULT_POLICY: Final = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the ledger knows about a job when a run of it is asked for."""
+
+    state: JobState
+    term_ends_at: datetime | None = None
+    active_run: str = ""
+    """Another run of the job that is active or holds a reservation; empty when none is."""
+    on_demand: tuple[datetime, ...] = ()
+    """When on-demand runs of the job were granted, whatever became of them; expired reservations left out."""
+
+
+def refuse_run(
+    standing: Standing, type: RunType, now: datetime, *, again: bool = False, policy: Policy = DEFAULT_POLICY
+) -> Refusal | None:
+    """Why a run may not start at ``now``; None when it may.
+
+    :param again: the run was granted before and goes on: it is not counted a second time.
+    """
+    refusal = _refuse_job(standing, now)
+    if refusal is not None:
+        return refusal
+    if standing.active_run:
+        return Refusal(Rule.IN_PROGRESS, f"run {standing.active_run} of this job is in progress")
+    if type is RunType.ON_DEMAND and not again:
+        return refuse_quota(standing.on_demand, now, policy)
+    return None
+
+
+def _refuse_job(standing: Standing, now: datetime) -> Refusal | None:
+    if standing.state in (JobState.DELETING, JobState.DELETED):
+        return Refusal(Rule.DELETED, "the job is deleted")
+    if standing.state is JobState.PAUSED:
+        return Refusal(Rule.PAUSED, "the job is paused; resume it")
+    if standing.term_ends_at is not None and standing.term_ends_at <= now:
+        return Refusal(Rule.TERM, f"the server's term ended at {standing.term_ends_at.isoformat()}; extend it")
+    return None
+
+
+def refuse_quota(granted: Sequence[datetime], now: datetime, policy: Policy = DEFAULT_POLICY) -> Refusal | None:
+    """Refused when the last ``window`` holds as many on-demand runs as are allowed.
+
+    A grant that lies in the future (the clock was set back) counts too: rather one run too few than one too many.
+    """
+    counted = sorted(at for at in granted if now - at < policy.window)
+    if len(counted) < policy.on_demand_runs:
+        return None
+    hours = round(policy.window / timedelta(hours=1))
+    return Refusal(
+        Rule.QUOTA,
+        f"{len(counted)} on-demand runs in {hours} hours; {policy.on_demand_runs} are allowed",
+        counted[-policy.on_demand_runs] + policy.window,
+    )
+
+
+def term_end(first: datetime, policy: Policy = DEFAULT_POLICY) -> datetime:
+    """When a server's replication ends unless extended (SMS-10)."""
+    return first + policy.term
+
+
+def extended(ends: datetime, now: datetime, by: timedelta) -> datetime:
+    """The new end of a term. One that is over gets the whole extension from now on."""
+    return max(ends, now) + by
+
+
+def term_warning(ends: datetime | None, now: datetime, warned: int | None) -> int | None:
+    """The warning to give now, as days before the end; None when none is due or it was given.
+
+    :param warned: the last warning given. A late call gives only the most urgent one.
+    """
+    if ends is None or ends <= now:
+        return None
+    due = min((days for days in TERM_WARNINGS if ends - now <= timedelta(days=days)), default=None)
+    return None if due is None or (warned is not None and warned <= due) else due
+
+
+def must_pause(failures: int, pause_after: int) -> bool:
+    """Whether a job pauses by itself after ``failures`` failed runs in a row; ``pause_after`` 0 means never."""
+    return 0 < pause_after <= failures
+
+
+def surplus(newest_first: Sequence[T], keep: int | None) -> tuple[T, ...]:
+    """What goes when ``keep`` are kept, oldest last; None keeps all."""
+    return () if keep is None else tuple(newest_first[max(keep, 1) :])
+
+
+def refuse_license(license_type: str, allowed: Sequence[str]) -> Refusal | None:
+    """Linux and client Windows are BYOL only (SMS-03); ``auto`` becomes that.
+
+    :param allowed: :attr:`wavelift.rules.guests.Guest.license_types` of the server's guest.
+    """
+    if license_type in allowed:
+        return None
+    return Refusal(Rule.LICENSE, f"licence '{license_type}' is not possible for this guest: {', '.join(allowed)}")
+
+
+def refuse_register(license_type: str, *, linux: bool, forced: bool) -> Refusal | None:
+    """An AMI registered straight from snapshots carries no billing data: for Linux with its own licence only."""
+    if forced or (linux and license_type in ("auto", "byol")):
+        return None
+    what = f"licence '{license_type}'" if linux else "a guest that is not Linux"
+    return Refusal(Rule.LICENSE, f"'ami: register' makes images without billing data, so not for {what}; use 'import'")
+
+
+def retry_words(refusal: Refusal) -> dict[str, Any]:
+    """A refusal as JSON: rule, reason, and the time (ISO 8601) from which it holds no more, or null."""
+    return {
+        "rule": str(refusal.rule),
+        "reason": refusal.reason,
+        "until": refusal.until.isoformat() if refusal.until else None,
+    }

@@ -1,0 +1,155 @@
+"""When replication runs start by themselves (SMS-03, SMS-04, SMS-07): a seed instant and then every *frequency* hours.
+
+All in absolute time, so that neither daylight saving nor a restart moves an instant, and by division, so that a
+schedule of years costs what one of a day costs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Self
+
+from wavelift.base.errors import SpecError
+from wavelift.rules.limits import LIMITS
+
+NOW: Final = "now"
+GRACE: Final = timedelta(seconds=LIMITS["schedule_grace_seconds"].value)
+"""An instant missed for longer is not made up."""
+SEED_AHEAD: Final = timedelta(days=LIMITS["seed_ahead_days"].value)
+MIN_FREQUENCY_H: Final = LIMITS["frequency_min_hours"].value
+MAX_FREQUENCY_H: Final = LIMITS["frequency_max_hours"].value
+_EPOCH: Final = re.compile(r"[+-]?\d+(\.\d+)?")
+_SEED_FORMS: Final = (
+    "Write 'now', epoch seconds such as 1796119200, or ISO 8601 with an offset such as '2026-12-01T10:00:00+01:00'."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The instants ``seed + n * frequency``, n = 0, 1, …, of one server.
+
+    :param since: instants before it don't count: the job was made, changed or resumed then. None: all count.
+    :param until: instants from it on don't count: the server's term ends. None: for ever.
+    """
+
+    seed: datetime
+    frequency: timedelta
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def newest(self, now: datetime) -> datetime | None:
+        """The newest instant that is not after ``now``; None before the first one."""
+        steps = (now - self.seed) // self.frequency
+        if self.until is not None:
+            # The number of instants before ``until``, rounded up, less one is the last that counts.
+            steps = min(steps, -((self.seed - self.until) // self.frequency) - 1)
+        if steps < 0:
+            return None
+        found = self.seed + steps * self.frequency
+        return None if self.since is not None and found < self.since else found
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """The first instant after ``moment``; None when the schedule has ended by then."""
+        steps = max(0, (moment - self.seed) // self.frequency + 1)
+        if self.since is not None:
+            steps = max(steps, -((self.seed - self.since) // self.frequency))
+        found = self.seed + steps * self.frequency
+        return None if self.until is not None and found >= self.until else found
+
+    def dump(self) -> dict[str, Any]:
+        """JSON: ISO 8601 in UTC, frequency in whole seconds."""
+        return {
+            "seed": _iso(self.seed),
+            "frequency_s": round(self.frequency.total_seconds()),
+            "since": self.since and _iso(self.since),
+            "until": self.until and _iso(self.until),
+        }
+
+    @classmethod
+    def load(cls, value: Mapping[str, Any]) -> Self:
+        """What :meth:`dump` gave."""
+        since, until = value.get("since"), value.get("until")
+        return cls(
+            datetime.fromisoformat(value["seed"]),
+            timedelta(seconds=value["frequency_s"]),
+            datetime.fromisoformat(since) if since else None,
+            datetime.fromisoformat(until) if until else None,
+        )
+
+
+def newest_due(schedules: Iterable[Schedule], now: datetime, grace: timedelta = GRACE) -> datetime | None:
+    """The newest instant of all schedules that is due: not after ``now`` and at most ``grace`` ago.
+
+    Not "the next after now": that one skips an instant whenever it is asked between the instant and its run.
+    """
+    return max((at for at in (each.newest(now) for each in schedules) if at and now - at <= grace), default=None)
+
+
+def next_after(schedules: Iterable[Schedule], moment: datetime) -> datetime | None:
+    """The first instant of all schedules after ``moment``; None when there is none."""
+    return min((at for at in (each.next_after(moment) for each in schedules) if at), default=None)
+
+
+def due_servers(schedules: Mapping[str, Schedule], instant: datetime, grace: timedelta = GRACE) -> dict[str, datetime]:
+    """The servers that a run of ``instant`` serves, each with its own newest instant, at most ``grace`` before.
+
+    Never by equality: when instants lie close together the timetable makes one run for the newest of them. That a
+    server's instant has been served already, by the run before, is for the caller to know.
+    """
+    found = ((server, schedule.newest(instant)) for server, schedule in schedules.items())
+    return {server: at for server, at in found if at is not None and instant - at <= grace}
+
+
+def frequency(hours: int) -> timedelta:
+    """:raises SpecError: outside 12 to 24 hours (SMS-03)."""
+    if not MIN_FREQUENCY_H <= hours <= MAX_FREQUENCY_H:
+        raise SpecError(
+            f"A frequency of {hours} hours is outside {MIN_FREQUENCY_H} to {MAX_FREQUENCY_H}",
+            next_step="Choose a whole number of hours between them.",
+        )
+    return timedelta(hours=hours)
+
+
+def parse_seed(value: str | int | float | datetime) -> datetime | None:
+    """A seed time as a person writes it, in UTC; None for ``now``.
+
+    :raises SpecError: for another form, and for a time without an offset: it might be anybody's.
+    """
+    if isinstance(value, datetime):
+        return _aware(value, str(value))
+    text = str(value).strip()
+    if text.lower() == NOW:
+        return None
+    try:
+        if _EPOCH.fullmatch(text):
+            return datetime.fromtimestamp(float(text), UTC)
+        return _aware(datetime.fromisoformat(text), text)
+    except (ValueError, OverflowError, OSError):
+        raise SpecError(f"'{text}' is not a seed time", next_step=_SEED_FORMS) from None
+
+
+def seed_instant(value: str | int | float | datetime, now: datetime, ahead: timedelta = SEED_AHEAD) -> datetime:
+    """The seed instant that ``value`` means at ``now``. One in the past keeps its rhythm: the next instant follows it.
+
+    :raises SpecError: as :func:`parse_seed`, and for an instant more than ``ahead`` (30 days) away.
+    """
+    instant = parse_seed(value) or now
+    if instant - now > ahead:
+        raise SpecError(
+            f"The seed time {_iso(instant)} is more than {ahead.days} days ahead",
+            next_step=f"Choose one up to {_iso(now + ahead)}.",
+        )
+    return instant
+
+
+def _aware(value: datetime, text: str) -> datetime:
+    if value.tzinfo is None:
+        raise SpecError(f"The seed time '{text}' has no offset from UTC", next_step=_SEED_FORMS)
+    return value.astimezone(UTC)
+
+
+def _iso(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat()

@@ -1,0 +1,389 @@
+"""Which replication runs may start (SMS-06, SMS-07, AIR-04): one function decides, in one ledger transaction.
+
+Our REST and CLI reserve first, under the id of the DAG run that they make next; the admit task of every DAG run takes
+reservations up by that id and decides the rest. So it doesn't matter where a request comes from, or how many come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from wavelift.base.errors import PermanentError, RefusedError
+from wavelift.base.names import run_key
+from wavelift.base.run import Clock
+from wavelift.ledger import events, jobs, replication_runs
+from wavelift.ledger.database import Ledger
+from wavelift.ledger.records import DagRun
+from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun
+from wavelift.rules.replication import (
+    DEFAULT_POLICY,
+    JobState,
+    Policy,
+    Refusal,
+    Rule,
+    RunState,
+    RunType,
+    Standing,
+    refuse_run,
+    retry_words,
+)
+from wavelift.rules.schedule import due_servers
+from wavelift.services.admission import IsRunAlive
+from wavelift.services.replication_outcome import DAG_RUN_ENDED, end_failed, expire
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedServer:
+    """A server that may not run now, and why."""
+
+    server: str
+    refusal: Refusal
+    skipped: bool = False
+    """A scheduled instant that passed, not a request that was turned down."""
+
+    def dump(self) -> dict[str, Any]:
+        return {"server": self.server, **retry_words(self.refusal)}
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a DAG run may do.
+
+    :param granted: runs that go on, with the servers' names.
+    :param refused: on-demand requests that a rule forbids.
+    :param skipped: scheduled instants that came while a run was in progress (SMS-07).
+    :param finished: runs of this DAG run that have completed: clearing it does nothing for them.
+    """
+
+    granted: tuple[ReplicationRun, ...] = ()
+    refused: tuple[RefusedServer, ...] = ()
+    skipped: tuple[RefusedServer, ...] = ()
+    finished: tuple[ReplicationRun, ...] = ()
+
+
+def reserve_runs(
+    ledger: Ledger,
+    wave: str,
+    servers: Sequence[str],
+    run: DagRun,
+    *,
+    by: str,
+    clock: Clock,
+    is_run_alive: IsRunAlive | None = None,
+    policy: Policy = DEFAULT_POLICY,
+) -> tuple[ReplicationRun, ...]:
+    """Reserve an on-demand run of each server for the DAG run that the caller makes next; all of them or none.
+
+    A reservation that the DAG run doesn't take up within 2 minutes expires, uncounted. A repeated call for the same
+    DAG run returns what it reserved.
+
+    :raises RefusedError: when a rule forbids one of them; it tells rule and time of each. Nothing is reserved then.
+    :raises PermanentError: when that DAG run has begun, or no server is named.
+    """
+    if not servers:
+        raise PermanentError("No server is named", next_step="Name at least one server of the wave.", wave=wave)
+    names = tuple(dict.fromkeys(servers))
+    ended = _ended_runs(ledger, wave, run, names, is_run_alive)
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        desk = _Desk(tx, wave, run, clock.now(), policy, ended)
+        asked = {name: desk.decide(name, RunType.ON_DEMAND) for name in names if desk.must_reserve(name)}
+        refused = tuple(RefusedServer(name, refusal) for name, refusal in asked.items() if refusal)
+        if not refused:
+            for name in asked:
+                desk.write(name, RunType.ON_DEMAND, RunState.RESERVED, by=by, counted_at=desk.now)
+            return tuple(desk.mine[name] for name in names)
+        desk.tell_refused(refused, by)
+    raise _refused_error(wave, refused)
+
+
+def admit_runs(
+    ledger: Ledger,
+    wave: str,
+    run: DagRun,
+    *,
+    scheduled_for: datetime | None = None,
+    servers: Sequence[str] | None = None,
+    by: str,
+    is_run_alive: IsRunAlive,
+    backfill: bool = False,
+    clock: Clock,
+    policy: Policy = DEFAULT_POLICY,
+) -> Admission:
+    """Decide what a DAG run may do. A repeated call (a retry, a clear) goes on with the same runs and counts nothing
+    twice: failed and cancelled ones start again, completed, refused and skipped ones stay so.
+
+    :param scheduled_for: the instant of a scheduled DAG run, which serves every server that is due by then and whose
+        instant no other run has served; None: on demand.
+    :param servers: of an on-demand run; None: those reserved for it, else all of the wave.
+    :raises PermanentError: for a backfill: replication has no past to catch up with.
+    """
+    if backfill:
+        raise PermanentError(
+            "A backfill can't replicate: a server can be read only as it is now",
+            next_step="Trigger the DAG instead.",
+            wave=wave,
+            rule=str(Rule.BACKFILL),
+        )
+    names = None if scheduled_for is not None or servers is None else tuple(dict.fromkeys(servers))
+    ended = _ended_runs(ledger, wave, run, names, is_run_alive)
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        desk = _Desk(tx, wave, run, clock.now(), policy, ended)
+        asked: dict[str, datetime | None] = dict.fromkeys(desk.mine)
+        if scheduled_for is not None:
+            asked |= desk.due(scheduled_for)
+        else:
+            asked |= dict.fromkeys(desk.everyone() if names is None and not asked else names or ())
+        kind = RunType.ON_DEMAND if scheduled_for is None else RunType.AUTOMATIC
+        return _sort([desk.admit(name, kind, at, by) for name, at in asked.items()])
+
+
+def continue_run(
+    ledger: Ledger, run_id: str, *, by: str, is_run_alive: IsRunAlive, clock: Clock, policy: Policy = DEFAULT_POLICY
+) -> ReplicationRun:
+    """Go on with a run whose tasks were cleared behind `admit`. An active one is returned as it is; never counted.
+
+    :raises RefusedError: when a rule forbids it now: another run of the job is in progress, the job is paused …
+    :raises PermanentError: when the run has ended for good.
+    """
+    known = replication_runs.get_run(ledger, run_id)
+    ended = _ended_runs(ledger, known.wave, known.run, (known.server,), is_run_alive)
+    with ledger.write(jobs.lock_name(known.wave)) as tx:
+        desk = _Desk(tx, known.wave, known.run, clock.now(), policy, ended)
+        known = desk.mine[known.server]
+        if known.state is not RunState.ACTIVE and not known.state.resumable:
+            raise PermanentError(
+                f"The replication run has ended as {known.state}",
+                next_step="Start a new run of this server.",
+                run=known.id,
+                server=known.server,
+            )
+        found = desk.admit(known.server, known.type, known.scheduled_for, by)
+    if isinstance(found, RefusedServer):
+        raise _refused_error(known.wave, (found,))
+    return found
+
+
+Found = ReplicationRun | RefusedServer
+
+
+class _Desk:
+    """What one transaction knows of a wave while it decides: a few reads, however many servers ask."""
+
+    def __init__(
+        self, tx: sa.Connection, wave: str, run: DagRun, now: datetime, policy: Policy, ended: Mapping[str, int]
+    ) -> None:
+        self.tx, self.wave, self.run, self.now, self.policy = tx, wave, run, now, policy
+        self.open = self._close_stale(ended)
+        self.jobs = {each.server: each for each in jobs.standing(tx, wave)}
+        self.mine = {each.server: each for each in replication_runs.of_dag_run(tx, run)}
+        self.grants = replication_runs.grants_since(tx, wave, now - policy.window)
+
+    def _close_stale(self, ended: Mapping[str, int]) -> dict[str, ReplicationRun]:
+        """Job id → its open run, after closing what nobody holds any more."""
+        standing = {}
+        for each in replication_runs.open_of_wave(self.tx, self.wave):
+            if each.state is RunState.RESERVED and self.now - each.requested_at >= self.policy.reservation:
+                expire(self.tx, each, at=self.now)
+            elif ended.get(each.id) == each.version:
+                end_failed(self.tx, each, DAG_RUN_ENDED, at=self.now)
+            else:
+                standing[each.job_id] = each
+        return standing
+
+    def everyone(self) -> Iterable[str]:
+        return [server for server, job in self.jobs.items() if job.state is not JobState.DELETING]
+
+    def due(self, instant: datetime) -> dict[str, datetime]:
+        """The servers whose own instant comes with this one and was not served yet."""
+        active = {server: job.schedule for server, job in self.jobs.items() if job.state is JobState.ACTIVE}
+        found = due_servers(active, instant, self.policy.grace)
+        served = replication_runs.newest_instants(self.tx, self.wave, instant - self.policy.grace)
+        return {
+            server: at
+            for server, at in found.items()
+            if (last := served.get(self.jobs[server].id)) is None or last < at
+        }
+
+    def must_reserve(self, server: str) -> bool:
+        known = self.mine.get(server)
+        if known is not None and known.state is not RunState.RESERVED:
+            raise PermanentError(
+                f"This DAG run has a replication run of the server already: {known.state}",
+                next_step="Reserve for a new DAG run id.",
+                run=known.id,
+                server=server,
+            )
+        return known is None
+
+    def decide(self, server: str, kind: RunType, known: ReplicationRun | None = None) -> Refusal | None:
+        """THE decision: why this server may not run now, None when it may."""
+        job = self.jobs.get(server)
+        if job is None:
+            return Refusal(Rule.NO_JOB, f"wave '{self.wave}' has no replication job for server '{server}'")
+        if known is not None and known.job_id != job.id:
+            return Refusal(Rule.DELETED, "the job of this run is deleted")
+        other = self.open.get(job.id)
+        standing = Standing(
+            job.state,
+            job.term_ends_at,
+            other.id if other is not None and (known is None or other.id != known.id) else "",
+            self.grants.get(job.id, ()),
+        )
+        again = known is not None and known.state.resumable
+        return refuse_run(standing, kind, self.now, again=again, policy=self.policy)
+
+    def admit(self, server: str, kind: RunType, instant: datetime | None, by: str) -> Found:
+        """The run of this server in this DAG run as it goes on, or why not."""
+        known = self.mine.get(server)
+        if known is None:
+            return self._admit_new(server, kind, instant, by)
+        if known.state is RunState.RESERVED:
+            return self._activate(known, "taken_up", by)
+        if known.state in (RunState.ACTIVE, RunState.COMPLETED):
+            return known
+        if known.state in (RunState.REFUSED, RunState.SKIPPED):
+            refusal = Refusal(Rule(known.rule), known.status, known.refused_until)
+            return RefusedServer(server, refusal, skipped=known.state is RunState.SKIPPED)
+        if known.state is RunState.DELETED:
+            return RefusedServer(server, Refusal(Rule.DELETED, "the job was deleted while this run was in progress"))
+        return self._admit_again(known, by)
+
+    def _admit_new(self, server: str, kind: RunType, instant: datetime | None, by: str) -> Found:
+        refusal = self.decide(server, kind)
+        if refusal is None:
+            counted = self.now if kind is RunType.ON_DEMAND else None
+            return self.write(
+                server, kind, RunState.ACTIVE, by=by, scheduled_for=instant, counted_at=counted, started_at=self.now
+            )
+        if server in self.jobs:
+            state = RunState.REFUSED if kind is RunType.ON_DEMAND else RunState.SKIPPED
+            self.write(
+                server,
+                kind,
+                state,
+                by=by,
+                scheduled_for=instant,
+                rule=str(refusal.rule),
+                status=refusal.reason,
+                refused_until=refusal.until,
+                finished_at=self.now,
+            )
+        return RefusedServer(server, refusal, skipped=kind is RunType.AUTOMATIC)
+
+    def _admit_again(self, known: ReplicationRun, by: str) -> Found:
+        """A failed or cancelled run, or a reservation whose DAG run came too late."""
+        refusal = self.decide(known.server, known.type, known)
+        if refusal is None:
+            late = known.state is RunState.EXPIRED
+            return self._activate(known, "taken_up_late" if late else "continued", by, count=late)
+        if known.state is RunState.EXPIRED:
+            words: dict[str, Any] = {
+                "rule": str(refusal.rule),
+                "status": refusal.reason,
+                "refused_until": refusal.until,
+            }
+            replication_runs.apply(self.tx, known, "refused", at=self.now, by=by, to=RunState.REFUSED, **words)
+        else:
+            self.tell_refused((RefusedServer(known.server, refusal),), by)
+        return RefusedServer(known.server, refusal)
+
+    def _activate(self, known: ReplicationRun, action: str, by: str, *, count: bool = False) -> ReplicationRun:
+        changes: dict[str, Any] = {"counted_at": self.now} if count else {}
+        began = replication_runs.apply(
+            self.tx,
+            known,
+            action,
+            at=self.now,
+            by=by,
+            to=RunState.ACTIVE,
+            started_at=self.now,
+            status="",
+            error="",
+            quarantine="",
+            progress_pct=0,
+            cancel_requested=False,
+            **changes,
+        )
+        self.open[began.job_id] = began
+        return began
+
+    def write(self, server: str, kind: RunType, state: RunState, *, by: str, **columns: Any) -> ReplicationRun:
+        job: ReplicationJob = self.jobs[server]
+        made = replication_runs.insert(
+            self.tx,
+            at=self.now,
+            by=by,
+            run=self.run,
+            run_key=run_key(self.run.dag_id, self.run.dag_run_id, server),
+            job_id=job.id,
+            wave=self.wave,
+            server=server,
+            type=kind,
+            state=state,
+            **columns,
+        )
+        self.mine[server] = made
+        return made
+
+    def tell_refused(self, refused: Collection[RefusedServer], by: str) -> None:
+        for each in refused:
+            job = self.jobs.get(each.server)
+            events.append(
+                self.tx,
+                at=self.now,
+                actor=by,
+                action="replication_run.refused",
+                object_kind="replication_job",
+                object_id=job.id if job else f"{self.wave}/{each.server}",
+                run=self.run,
+                details=each.dump(),
+            )
+
+
+def _sort(found: Sequence[Found]) -> Admission:
+    runs = [each for each in found if isinstance(each, ReplicationRun)]
+    refused = [each for each in found if isinstance(each, RefusedServer)]
+    return Admission(
+        granted=tuple(each for each in runs if each.state is RunState.ACTIVE),
+        refused=tuple(each for each in refused if not each.skipped),
+        skipped=tuple(each for each in refused if each.skipped),
+        finished=tuple(each for each in runs if each.state is RunState.COMPLETED),
+    )
+
+
+def _ended_runs(
+    ledger: Ledger, wave: str, run: DagRun, servers: Collection[str] | None, is_run_alive: IsRunAlive | None
+) -> dict[str, int]:
+    """Active runs whose DAG run has ended, each with the version seen before Airflow was asked: should the run come
+    back to life meanwhile, the answer counts no more. Asked outside any transaction, once per DAG run."""
+    if is_run_alive is None:
+        return {}
+    with ledger.read() as tx:
+        found = replication_runs.open_of_wave(tx, wave)
+    others = [
+        each
+        for each in found
+        if each.state is RunState.ACTIVE and each.run != run and (servers is None or each.server in servers)
+    ]
+    alive = {dag_run: is_run_alive(dag_run.dag_id, dag_run.dag_run_id) for dag_run in {each.run for each in others}}
+    return {each.id: each.version for each in others if not alive[each.run]}
+
+
+def _refused_error(wave: str, refused: Sequence[RefusedServer]) -> RefusedError:
+    first = refused[0].refusal
+    words = "; ".join(f"{each.server}: {each.refusal.reason}" for each in refused)
+    times = [each.refusal.until for each in refused]
+    until = max(at for at in times if at) if all(times) else None
+    return RefusedError(
+        f"The replication run is refused: {words}",
+        next_step=f"Ask again at {until.isoformat()}." if until else "",
+        refusals=tuple(each.dump() for each in refused),
+        wave=wave,
+        rule=str(first.rule),
+        until=until.isoformat() if until else None,
+    )

@@ -1,0 +1,467 @@
+"""Replication jobs: made, changed, paused, resumed, extended, deleted, kept as a spec says (SMS-03, SMS-09)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from wavelift.base.domain import DiskLineage
+from wavelift.base.errors import BusyError, PermanentError, RefusedError
+from wavelift.base.run import Clock
+from wavelift.ledger import jobs, lineage, replication_runs
+from wavelift.ledger.database import Ledger
+from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, SupersededDisk
+from wavelift.ledger.replication_tables import replication_run
+from wavelift.rules.guests import Guest
+from wavelift.rules.plans import ResolvedWave
+from wavelift.rules.replication import (
+    DEFAULT_POLICY,
+    JobState,
+    Policy,
+    Refusal,
+    RunState,
+    extended,
+    refuse_license,
+    refuse_register,
+    term_warning,
+)
+from wavelift.rules.schedule import NOW, frequency, parse_seed, seed_instant
+from wavelift.rules.wave_replication import ReplicationPlan
+
+_PLAIN: Final = ("frequency_hours", "description", "keep_amis", "pause_after_failures", "ami", "force_register")
+"""What a job takes from its plan as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOrder:
+    """What a job should be.
+
+    :param guest: of the server, where known: its licence is checked then, else by the run that first sees the server.
+    :param source: names the server's vCenter, where known; ``identity`` the server in it (instance UUID).
+    """
+
+    server: str
+    plan: ReplicationPlan
+    license_type: str = "auto"
+    guest: Guest | None = None
+    source: str = ""
+    identity: str = ""
+
+
+def orders_of(wave: ResolvedWave, *, guests: Mapping[str, Guest] | None = None) -> tuple[JobOrder, ...]:
+    """The jobs that a wave's spec asks for. Entries of folders are left out: bind them to their servers first.
+
+    :param guests: server → guest, as far as the catalogue knows.
+    """
+    known = guests or {}
+    return tuple(
+        JobOrder(
+            server=each.server, plan=each.replication, license_type=each.license_type, guest=known.get(each.server)
+        )
+        for each in wave.servers
+        if each.replication is not None and each.selector.kind != "folder"
+    )
+
+
+def create_job(
+    ledger: Ledger, wave: str, order: JobOrder, *, by: str, clock: Clock, policy: Policy = DEFAULT_POLICY
+) -> ReplicationJob:
+    """Make the job of one server.
+
+    :raises BusyError: when the server has a job in this wave.
+    :raises RefusedError: for a licence that its guest can't have.
+    :raises SpecError: for a seed time too far ahead, or another frequency than 12 to 24 hours.
+    """
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        return _create(tx, wave, order, clock.now(), by, policy)
+
+
+def update_job(
+    ledger: Ledger, job_id: str, *, by: str, clock: Clock, policy: Policy = DEFAULT_POLICY, **changes: Any
+) -> ReplicationJob:
+    """Change a job: fields of :class:`~wavelift.rules.wave_replication.ReplicationPlan`, and ``license_type``.
+
+    A new seed time or frequency counts from now on: an instant that has passed by then is not made up.
+
+    :raises PermanentError: for another field, or a job that is being deleted.
+    """
+    unknown = sorted(set(changes) - {"seed_time", "license_type", *_PLAIN})
+    if unknown:
+        raise PermanentError(
+            f"A replication job has no field {', '.join(unknown)} to change",
+            next_step=f"Fields: seed_time, license_type, {', '.join(_PLAIN)}.",
+            job=job_id,
+        )
+    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        known = _changeable(tx, job_id)
+        order = _order_of(known)
+        plan = ReplicationPlan.load({**order.plan.dump(), **_without(changes, "license_type")})
+        order = replace(order, plan=plan, license_type=changes.get("license_type", order.license_type))
+        return _update(tx, known, order, clock.now(), by, policy, again="seed_time" in changes)
+
+
+def pause_job(ledger: Ledger, job_id: str, *, by: str, reason: str = "", clock: Clock) -> ReplicationJob:
+    """Start no run any more until it is resumed; one that is active goes on. Pausing twice changes nothing."""
+    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        known = _changeable(tx, job_id)
+        if known.state is JobState.PAUSED:
+            return known
+        why = reason or f"paused by {by}"
+        return jobs.apply(tx, known, "paused", at=clock.now(), by=by, to=JobState.PAUSED, state_reason=why)
+
+
+def resume_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> ReplicationJob:
+    """Go on with the next instant; failures are counted anew. Resuming an active job changes nothing."""
+    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        known = _changeable(tx, job_id)
+        if known.state is JobState.ACTIVE:
+            return known
+        now = clock.now()
+        fresh: dict[str, Any] = {"scheduled_since": now, "failures_since": now, "failures": 0, "state_reason": ""}
+        return jobs.apply(tx, known, "resumed", at=now, by=by, to=JobState.ACTIVE, **fresh)
+
+
+def extend_job(
+    ledger: Ledger,
+    job_id: str,
+    *,
+    days: int | None = None,
+    by: str,
+    clock: Clock,
+    policy: Policy = DEFAULT_POLICY,
+) -> ReplicationJob:
+    """Let the server be replicated longer (SMS-10).
+
+    :param days: from the end of the term, or from now when it is over; another whole term by default.
+    :raises PermanentError: when the term hasn't begun: no run was recorded yet.
+    """
+    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        known = _changeable(tx, job_id)
+        if known.term_ends_at is None or (days is not None and days < 1):
+            raise PermanentError(
+                "The term can't be extended: it begins with the first replication"
+                if known.term_ends_at is None
+                else f"A term can't be extended by {days} days",
+                next_step="Extend it by whole days once the first run is recorded.",
+                job=job_id,
+                server=known.server,
+            )
+        now = clock.now()
+        ends = extended(known.term_ends_at, now, policy.term if days is None else timedelta(days=days))
+        # Once over, the instants of the gap are not made up.
+        since = now if known.term_ends_at <= now else known.scheduled_since
+        details = {"from": known.term_ends_at.isoformat(), "to": ends.isoformat()}
+        return jobs.apply(
+            tx,
+            known,
+            "extended",
+            at=now,
+            by=by,
+            term_ends_at=ends,
+            term_warned=None,
+            scheduled_since=since,
+            details=details,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TermNotice:
+    """A job whose term ends within ``days``."""
+
+    job: ReplicationJob
+    days: int
+
+
+def warn_terms(ledger: Ledger, wave: str, *, clock: Clock) -> tuple[TermNotice, ...]:
+    """The warnings that are due now: 14, 7 and 1 days before the end of a term, each given once (SMS-10)."""
+    now = clock.now()
+    if not any(_warning(job, now) for job in jobs.jobs_of_wave(ledger, wave)):
+        return ()
+    notices = []
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        for job in jobs.standing(tx, wave):
+            days = _warning(job, now)
+            if days is not None:
+                ends = job.term_ends_at.isoformat() if job.term_ends_at else ""
+                details = {"days": days, "term_ends_at": ends}
+                warned = jobs.apply(tx, job, "term_warned", at=now, by="wavelift", term_warned=days, details=details)
+                notices.append(TermNotice(warned, days))
+    return tuple(notices)
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What the deletion of a job leaves to remove outside. Never the AMIs of its runs (SMS-09).
+
+    :param lineage: disks with the EBS snapshots and manifests that the next run would have built on.
+    :param superseded: EBS snapshots that earlier runs replaced; gone already where a run cleaned up after itself.
+    :param cut_short: the runs that ended as deleted now.
+    """
+
+    job: ReplicationJob
+    lineage: tuple[DiskLineage, ...]
+    superseded: tuple[SupersededDisk, ...]
+    cut_short: tuple[ReplicationRun, ...]
+
+
+def delete_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> Deletion:
+    """Stop the job and its run at once. What the runs made outside is for the caller to remove; then it calls
+    :func:`complete_deletion`. Until then a repeated call says the same again: nothing is forgotten by a crash."""
+    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        now = clock.now()
+        known = jobs.require(tx, job_id)
+        cut = [_cut_short(tx, each, now, by) for each in replication_runs.open_of_job(tx, job_id)]
+        if known.state in (JobState.ACTIVE, JobState.PAUSED):
+            why = f"deleted by {by}"
+            known = jobs.apply(tx, known, "deleting", at=now, by=by, to=JobState.DELETING, state_reason=why)
+        disks = tuple(row.lineage for row in lineage.rows(tx, job_id))
+        return Deletion(known, disks, _superseded_of(tx, job_id), tuple(cut))
+
+
+def complete_deletion(
+    ledger: Ledger, job_id: str, *, by: str, removed: Mapping[str, Any] | None = None, clock: Clock
+) -> ReplicationJob:
+    """Everything outside is gone. The job and its history stay to be read; the server may get a new job.
+
+    :param removed: what was removed, for the audit trail.
+    """
+    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        known = jobs.require(tx, job_id)
+        if known.state is JobState.DELETED:
+            return known
+        now = clock.now()
+        lineage.remove(tx, job_id)
+        return jobs.apply(
+            tx, known, "deleted", at=now, by=by, to=JobState.DELETED, deleted_at=now, details=dict(removed or {})
+        )
+
+
+# A wave's spec
+
+
+class ChangeKind(StrEnum):
+    """What applying a spec does to one server."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    KEEP = "keep"
+    MISSING = "missing"
+    """The ledger has a job that the spec doesn't: it is shown, never deleted by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobChange:
+    """How a server's job differs from the spec.
+
+    :param fields: field → (what the ledger has, what the spec says).
+    """
+
+    kind: ChangeKind
+    server: str
+    job: ReplicationJob | None = None
+    fields: Mapping[str, tuple[Any, Any]] | None = None
+
+
+def plan_changes(ledger: Ledger, wave: str, orders: Sequence[JobOrder]) -> tuple[JobChange, ...]:
+    """What :func:`apply_wave` would do: the drift between spec and ledger. Only reads."""
+    with ledger.read() as tx:
+        return _compare(jobs.standing(tx, wave), orders)
+
+
+def apply_wave(
+    ledger: Ledger,
+    wave: str,
+    orders: Sequence[JobOrder],
+    *,
+    by: str,
+    clock: Clock,
+    policy: Policy = DEFAULT_POLICY,
+) -> tuple[JobChange, ...]:
+    """Make and change the wave's jobs as its spec says, all or none; what was done.
+
+    Pauses and terms are the ledger's alone: a spec says neither. A seed time of ``now`` is that of the job's making.
+    """
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        now = clock.now()
+        by_server = {order.server: order for order in orders}
+        done = []
+        for change in _compare(jobs.standing(tx, wave), orders):
+            order = by_server.get(change.server)
+            if change.kind is ChangeKind.CREATE and order is not None:
+                made = _create(tx, wave, order, now, by, policy, reschedule=False)
+                change = replace(change, job=made)
+            elif change.kind is ChangeKind.UPDATE and order is not None and change.job is not None:
+                changed = _update(tx, change.job, order, now, by, policy, reschedule=False)
+                change = replace(change, job=changed)
+            done.append(change)
+        if any(change.kind in (ChangeKind.CREATE, ChangeKind.UPDATE) for change in done):
+            jobs.reschedule(tx, wave, at=now)
+        return tuple(done)
+
+
+def _compare(known: Sequence[ReplicationJob], orders: Sequence[JobOrder]) -> tuple[JobChange, ...]:
+    standing = {job.server: job for job in known}
+    asked = {order.server for order in orders}
+    changes = []
+    for order in orders:
+        job = standing.get(order.server)
+        if job is None:
+            changes.append(JobChange(ChangeKind.CREATE, order.server))
+            continue
+        fields = _differences(job, order)
+        changes.append(JobChange(ChangeKind.UPDATE if fields else ChangeKind.KEEP, order.server, job, fields))
+    changes += [JobChange(ChangeKind.MISSING, job.server, job) for job in known if job.server not in asked]
+    return tuple(changes)
+
+
+def _differences(job: ReplicationJob, order: JobOrder) -> dict[str, tuple[Any, Any]]:
+    wanted: dict[str, Any] = {name: getattr(order.plan, name) for name in _PLAIN}
+    wanted["license_type"] = order.license_type
+    seed = parse_seed(order.plan.seed_time)
+    if seed is not None:
+        wanted["seed_at"] = seed
+    if order.identity:
+        wanted |= {"source": order.source, "identity": order.identity}
+    return {name: (getattr(job, name), value) for name, value in wanted.items() if getattr(job, name) != value}
+
+
+def _create(
+    tx: sa.Connection, wave: str, order: JobOrder, now: datetime, by: str, policy: Policy, *, reschedule: bool = True
+) -> ReplicationJob:
+    _check(order)
+    known = jobs.find_standing(tx, wave, order.server)
+    if known is not None:
+        raise BusyError(
+            "The server has a replication job in this wave",
+            next_step="Change that job, or wait until it is deleted.",
+            wave=wave,
+            server=order.server,
+            job=known.id,
+            state=str(known.state),
+        )
+    return jobs.insert(
+        tx,
+        at=now,
+        by=by,
+        wave=wave,
+        server=order.server,
+        reschedule_wave=reschedule,
+        source=order.source,
+        identity=order.identity,
+        seed_at=seed_instant(order.plan.seed_time, now, policy.seed_ahead),
+        scheduled_since=now,
+        license_type=order.license_type,
+        **{name: getattr(order.plan, name) for name in _PLAIN},
+    )
+
+
+def _update(
+    tx: sa.Connection,
+    known: ReplicationJob,
+    order: JobOrder,
+    now: datetime,
+    by: str,
+    policy: Policy,
+    *,
+    again: bool = False,
+    reschedule: bool = True,
+) -> ReplicationJob:
+    """:param again: a seed time of ``now`` means this moment, not that of the job's making."""
+    _check(order)
+    if known.state is JobState.DELETING:
+        raise _being_deleted(known)
+    fields = _differences(known, order)
+    if again and order.plan.seed_time == NOW:
+        fields["seed_at"] = (known.seed_at, now)
+    if not fields:
+        return known
+    columns = {name: wanted for name, (_, wanted) in fields.items()}
+    if "seed_at" in columns:
+        columns["seed_at"] = seed_instant(columns["seed_at"], now, policy.seed_ahead)
+    if columns.keys() & {"seed_at", "frequency_hours"}:
+        columns["scheduled_since"] = now
+    details = {name: [_plain(old), _plain(new)] for name, (old, new) in fields.items()}
+    return jobs.apply(tx, known, "updated", at=now, by=by, reschedule_wave=reschedule, details=details, **columns)
+
+
+def _check(order: JobOrder) -> None:
+    """:raises SpecError: for the frequency; :raises RefusedError: for the licence."""
+    frequency(order.plan.frequency_hours)
+    refusal: Refusal | None = None
+    if order.guest is not None:
+        refusal = refuse_license(order.license_type, order.guest.license_types)
+        if refusal is None and order.plan.ami == "register":
+            linux = order.guest.family == "linux"
+            refusal = refuse_register(order.license_type, linux=linux, forced=order.plan.force_register)
+    if refusal is not None:
+        raise RefusedError(
+            f"The replication job is refused: {refusal.reason}",
+            next_step="Choose another license_type or ami.",
+            server=order.server,
+            rule=str(refusal.rule),
+        )
+
+
+def _order_of(job: ReplicationJob) -> JobOrder:
+    plan = ReplicationPlan(seed_time=job.seed_at.isoformat(), **{name: getattr(job, name) for name in _PLAIN})
+    return JobOrder(server=job.server, plan=plan, license_type=job.license_type)
+
+
+def _changeable(tx: sa.Connection, job_id: str) -> ReplicationJob:
+    known = jobs.require(tx, job_id)
+    if known.state in (JobState.DELETING, JobState.DELETED):
+        raise _being_deleted(known)
+    return known
+
+
+def _being_deleted(known: ReplicationJob) -> PermanentError:
+    return PermanentError(
+        "The replication job is deleted",
+        next_step="Make a new one once the deletion has completed.",
+        job=known.id,
+        server=known.server,
+        state=str(known.state),
+    )
+
+
+def _cut_short(tx: sa.Connection, known: ReplicationRun, now: datetime, by: str) -> ReplicationRun:
+    return replication_runs.apply(
+        tx,
+        known,
+        "deleted",
+        at=now,
+        by=by,
+        to=RunState.DELETED,
+        status="The job was deleted",
+        cancel_requested=True,
+    )
+
+
+def _superseded_of(tx: sa.Connection, job_id: str) -> tuple[SupersededDisk, ...]:
+    mine = (replication_run.c.job_id == job_id) & replication_run.c.superseded.is_not(None)
+    found = tx.execute(sa.select(replication_run.c.superseded).where(mine)).scalars()
+    return tuple(SupersededDisk.load(disk) for disks in found for disk in disks)
+
+
+def _warning(job: ReplicationJob, now: datetime) -> int | None:
+    standing = job.state in (JobState.ACTIVE, JobState.PAUSED)
+    return term_warning(job.term_ends_at, now, job.term_warned) if standing else None
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}

@@ -1,0 +1,320 @@
+"""How replication runs end, and what they leave behind (SMS-05, SMS-08, SMS-10, invariant 4)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from wavelift.base.domain import DiskLineage, ReplicationResult
+from wavelift.base.errors import PermanentError
+from wavelift.base.run import Clock
+from wavelift.ledger import jobs, lineage, replication_runs
+from wavelift.ledger.database import Ledger
+from wavelift.ledger.records import DagRun
+from wavelift.ledger.replication_records import AmiState, LineageRow, ReplicationRun, SupersededDisk
+from wavelift.ledger.replication_tables import replication_run
+from wavelift.rules.replication import DEFAULT_POLICY, JobState, Policy, RunState, must_pause, surplus, term_end
+
+DAG_RUN_ENDED: Final = "Its DAG run ended before it did"
+_MOST_FAILURES: Final = 100
+"""As many as ``pause_after_failures`` may ask for."""
+
+
+def record_run(
+    ledger: Ledger, run_id: str, result: ReplicationResult, *, clock: Clock, policy: Policy = DEFAULT_POLICY
+) -> ReplicationRun:
+    """Make the disks of a run what the next one builds on: all of them or none. A repeated call changes nothing.
+
+    The snapshots that they replace are noted in the run (``superseded``): they may go. A server's term begins with
+    its first recorded run.
+
+    :raises PermanentError: when the run has ended or is quarantined, when the set is incomplete, or when a disk was
+        sent as changes to a snapshot that is not the recorded one any more.
+    """
+    with replication_runs.locked(ledger, run_id) as (tx, known):
+        if known.recorded_at is not None and known.result == result.dump() and not known.quarantine:
+            return known
+        _check_recordable(known, result)
+        now = clock.now()
+        before = lineage.rows(tx, known.job_id)
+        _check_parents(known, result, before)
+        disks = [disk.lineage for disk in result.disks]
+        lineage.replace(tx, known.job_id, known.id, disks, at=now)
+        recorded = replication_runs.apply(
+            tx,
+            known,
+            "recorded",
+            at=now,
+            recorded_at=now,
+            result=result.dump(),
+            superseded=_superseded(known, before, disks),
+            bytes_read=sum(disk.bytes_read for disk in result.disks),
+            bytes_sent=sum(disk.bytes_sent for disk in result.disks),
+            blocks_sent=sum(disk.blocks_sent for disk in result.disks),
+            details={"snapshots": [disk.snapshot_id for disk in disks]},
+        )
+        _begin_term(tx, recorded, now, policy)
+        return recorded
+
+
+def complete_run(ledger: Ledger, run_id: str, *, ami_id: str = "", clock: Clock) -> ReplicationRun:
+    """The run's AMI stands, or it was to make none. A repeated call changes nothing.
+
+    :raises PermanentError: when nothing was recorded, or the run ended otherwise.
+    """
+    with replication_runs.locked(ledger, run_id) as (tx, known):
+        if known.state is RunState.COMPLETED:
+            return known
+        if known.recorded_at is None or known.quarantine:
+            raise _refused(known, "has no recorded disks", "An AMI is made only of a complete, recorded set.")
+        now = clock.now()
+        ended = replication_runs.apply(
+            tx,
+            known,
+            "completed",
+            at=now,
+            to=RunState.COMPLETED,
+            status="",
+            error="",
+            progress_pct=100,
+            ami_id=ami_id,
+            ami_state=AmiState.AVAILABLE if ami_id else None,
+            details={"ami_id": ami_id},
+        )
+        job = jobs.require(tx, known.job_id)
+        latest = ami_id or job.latest_ami_id
+        if job.failures or latest != job.latest_ami_id:
+            jobs.apply(
+                tx, job, "run_completed", at=now, by=str(ended.run), run=ended.run, failures=0, latest_ami_id=latest
+            )
+        return ended
+
+
+def fail_run(ledger: Ledger, run_id: str, error: str, *, clock: Clock) -> ReplicationRun:
+    """The run failed for good. After as many failures in a row as its job allows, the job pauses; it can be resumed.
+
+    A run that already ended keeps its end and its first error.
+    """
+    with replication_runs.locked(ledger, run_id) as (tx, known):
+        return known if known.state.terminal else end_failed(tx, known, error, at=clock.now())
+
+
+def cancel_run(ledger: Ledger, run_id: str, *, by: str, clock: Clock) -> ReplicationRun:
+    """Ask an active run to stop. Its tasks poll for this; asking twice changes nothing.
+
+    :raises PermanentError: when it has ended.
+    """
+    with replication_runs.locked(ledger, run_id) as (tx, known):
+        if known.state.terminal:
+            raise _refused(known, f"has already ended as {known.state}", "Nothing needs to be cancelled.")
+        if known.cancel_requested:
+            return known
+        return replication_runs.apply(tx, known, "cancel_requested", at=clock.now(), by=by, cancel_requested=True)
+
+
+def mark_cancelled(ledger: Ledger, run_id: str, reason: str, *, clock: Clock) -> ReplicationRun:
+    """The run's steps have stopped because somebody asked. It stays counted; one that already ended keeps its end."""
+    with replication_runs.locked(ledger, run_id) as (tx, known):
+        if known.state.terminal:
+            return known
+        if known.state is RunState.RESERVED:
+            return expire(tx, known, at=clock.now())
+        return replication_runs.apply(
+            tx, known, "cancelled", at=clock.now(), to=RunState.CANCELLED, error=reason, details={"error": reason}
+        )
+
+
+def finish(ledger: Ledger, run: DagRun, *, reason: str = DAG_RUN_ENDED, clock: Clock) -> tuple[ReplicationRun, ...]:
+    """Close what is left at the end of a DAG run: active runs as failed (cancelled when asked to), reservations as
+    expired. What was closed."""
+    closed = []
+    for each in replication_runs.runs_of(ledger, run):
+        if each.state.terminal:
+            continue
+        if each.cancel_requested or each.state is RunState.RESERVED:
+            closed.append(mark_cancelled(ledger, each.id, reason, clock=clock))
+        else:
+            closed.append(fail_run(ledger, each.id, reason, clock=clock))
+    return tuple(closed)
+
+
+def quarantine_run(ledger: Ledger, run_id: str, reason: str, *, by: str = "", clock: Clock) -> tuple[DiskLineage, ...]:
+    """What a run sent is not what the source held: it is never a parent, and the next run is a seed (invariant 1).
+
+    Should a later run have been recorded, it stands on this one and its disks go too. A run that hasn't completed may
+    go on and send its disks anew.
+
+    :returns: the disks that were to be built on; the run's ``superseded`` names their snapshots as well.
+    """
+    with replication_runs.locked(ledger, run_id) as (tx, known):
+        now = clock.now()
+        rows = lineage.rows(tx, known.job_id)
+        if known.quarantine or known.recorded_at is None:
+            rows = ()
+        replication_runs.apply(
+            tx,
+            known,
+            "quarantined",
+            at=now,
+            by=by,
+            quarantine=reason,
+            superseded=_superseded(known, rows, []),
+            recorded_at=known.recorded_at if known.state is RunState.COMPLETED else None,
+            details={"reason": reason},
+        )
+        if not rows:
+            return ()
+        lineage.remove(tx, known.job_id)
+        return tuple(row.lineage for row in rows)
+
+
+def quarantine_tracking(ledger: Ledger, run_id: str, key: int, reason: str, *, clock: Clock) -> bool:
+    """A disk's change tracking is not believed any more: the next run compares digests (invariant 3).
+
+    :param key: of the disk, as vCenter gives it. False when it has no lineage yet.
+    """
+    with replication_runs.locked(ledger, run_id) as (tx, known):
+        found = lineage.set_quarantine(tx, known.job_id, key, reason)
+        if found:
+            details = {"disk": key, "reason": reason}
+            replication_runs.apply(tx, known, "tracking_quarantined", at=clock.now(), details=details)
+        return found
+
+
+def expired_amis(ledger: Ledger, job_id: str) -> tuple[ReplicationRun, ...]:
+    """The runs whose AMIs go because the job keeps only its newest ones, newest first."""
+    query = (
+        sa.select(replication_run.c.id)
+        .where(replication_run.c.job_id == job_id, replication_run.c.ami_state == AmiState.AVAILABLE)
+        .order_by(replication_run.c.finished_at.desc(), replication_run.c.id)
+    )
+    with ledger.read() as tx:
+        keep = jobs.require(tx, job_id).keep_amis
+        return tuple(replication_runs.require(tx, id) for id in surplus(tx.execute(query).scalars().all(), keep))
+
+
+def record_ami_removed(ledger: Ledger, run_id: str, *, by: str = "", clock: Clock) -> ReplicationRun:
+    """The AMI of a run was deregistered. A repeated call changes nothing."""
+    with replication_runs.locked(ledger, run_id) as (tx, known):
+        if known.ami_state is not AmiState.AVAILABLE:
+            return known
+        details = {"ami_id": known.ami_id}
+        return replication_runs.apply(
+            tx, known, "ami_deregistered", at=clock.now(), by=by, ami_state=AmiState.DEREGISTERED, details=details
+        )
+
+
+# Within a transaction that holds the wave's lock
+
+
+def end_failed(tx: sa.Connection, known: ReplicationRun, error: str, *, at: datetime) -> ReplicationRun:
+    """End an active run as failed, a reservation as expired; pause the job when that was one failure too many."""
+    if known.state is RunState.RESERVED:
+        return expire(tx, known, at=at)
+    ended = replication_runs.apply(
+        tx, known, "failed", at=at, to=RunState.FAILED, error=error, status="", details={"error": error}
+    )
+    job = jobs.require(tx, known.job_id)
+    failures = _failures_in_a_row(tx, job.id, job.failures_since)
+    changes: dict[str, Any] = {"failures": failures}
+    action = "run_failed"
+    if job.state is JobState.ACTIVE and must_pause(failures, job.pause_after_failures):
+        action = "paused"
+        changes |= {"to": JobState.PAUSED, "state_reason": f"{failures} runs failed in a row; the last: {error}"}
+    jobs.apply(tx, job, action, at=at, by=str(ended.run), run=ended.run, details={"failures": failures}, **changes)
+    return ended
+
+
+def expire(tx: sa.Connection, known: ReplicationRun, *, at: datetime) -> ReplicationRun:
+    """End a reservation that no DAG run took up; it is not counted."""
+    return replication_runs.apply(
+        tx,
+        known,
+        "expired",
+        at=at,
+        to=RunState.EXPIRED,
+        counted_at=None,
+        status="Reserved, but no DAG run took it up in time",
+    )
+
+
+def _failures_in_a_row(tx: sa.Connection, job_id: str, since: datetime) -> int:
+    columns = replication_run.c
+    query = (
+        sa.select(columns.state)
+        .where(
+            columns.job_id == job_id,
+            columns.state.in_((RunState.FAILED, RunState.COMPLETED)),
+            columns.finished_at >= since,
+        )
+        .order_by(columns.finished_at.desc(), columns.version.desc())
+        .limit(_MOST_FAILURES)
+    )
+    failures = 0
+    for state in tx.execute(query).scalars():
+        if state is not RunState.FAILED:
+            break
+        failures += 1
+    return failures
+
+
+def _begin_term(tx: sa.Connection, recorded: ReplicationRun, now: datetime, policy: Policy) -> None:
+    job = jobs.require(tx, recorded.job_id)
+    if job.first_replication_at is not None:
+        return
+    first = recorded.started_at or now
+    ends = term_end(first, policy)
+    jobs.apply(
+        tx,
+        job,
+        "term_began",
+        at=now,
+        by=str(recorded.run),
+        run=recorded.run,
+        first_replication_at=first,
+        term_ends_at=ends,
+        details={"term_ends_at": ends.isoformat()},
+    )
+
+
+def _superseded(
+    known: ReplicationRun, before: tuple[LineageRow, ...], disks: list[DiskLineage]
+) -> list[dict[str, Any]]:
+    """What earlier tries of this run replaced stays on the list: somebody must still remove it."""
+    standing = {disk.snapshot_id for disk in disks}
+    replaced = [SupersededDisk(key=row.key, snapshot_id=row.snapshot_id).dump() for row in before]
+    return [
+        *(known.superseded or []),
+        *(disk for disk in replaced if disk["snapshot_id"] not in standing),
+    ]
+
+
+def _check_recordable(known: ReplicationRun, result: ReplicationResult) -> None:
+    if known.state is not RunState.ACTIVE:
+        raise _refused(known, f"has ended as {known.state}", "What it sent is no base for the next run.")
+    if known.quarantine:
+        raise _refused(known, f"is quarantined: {known.quarantine}", "Start a new run; it sends every disk whole.")
+    keys = {disk.lineage.key for disk in result.disks}
+    if not keys or len(keys) != len(result.disks) or not all(disk.lineage.snapshot_id for disk in result.disks):
+        raise _refused(known, "brought no complete set of disks", "Clear the server's tasks from `snapshot` on.")
+
+
+def _check_parents(known: ReplicationRun, result: ReplicationResult, before: tuple[LineageRow, ...]) -> None:
+    parents = {row.key: row.snapshot_id for row in before}
+    for disk in result.disks:
+        if disk.parent_snapshot_id and parents.get(disk.lineage.key) != disk.parent_snapshot_id:
+            raise PermanentError(
+                "A disk was sent as changes to a snapshot that is not the recorded one any more",
+                next_step="Clear the server's tasks from `snapshot` on: it is compared with the recorded one then.",
+                run=known.id,
+                server=known.server,
+                disk=disk.lineage.address,
+                parent=disk.parent_snapshot_id,
+                recorded=parents.get(disk.lineage.key),
+            )
+
+
+def _refused(known: ReplicationRun, what: str, next_step: str) -> PermanentError:
+    return PermanentError(f"The replication run {what}", next_step=next_step, run=known.id, server=known.server)

@@ -1,0 +1,18 @@
+"""What tests of all layers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.postgres import Postgres, find_binaries, running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; ``make test`` installs the binaries. Without them its tests are skipped, and say so."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL under /usr/lib/postgresql: `make test` installs it")
+    with running(binaries) as server:
+        yield server

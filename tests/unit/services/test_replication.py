@@ -1,0 +1,526 @@
+"""Jobs, admission and outcome of replication over a ledger (SMS-03 to SMS-10, AIR-04)."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
+from wavelift.base.errors import BusyError, NotFoundError, PermanentError, RefusedError, SpecError
+from wavelift.ledger import AmiState, DagRun, Ledger, ReplicationJob, ReplicationRun
+from wavelift.ledger.events import list_events
+from wavelift.ledger.jobs import JobFilter, find_job, get_job, list_jobs, read_schedules, wave_schedule_of
+from wavelift.ledger.lineage import lineage_rows, read_lineage
+from wavelift.ledger.replication_runs import (
+    RunFilter,
+    current_runs,
+    get_run,
+    list_runs,
+    record_progress,
+    runs_of,
+    stop_requested,
+)
+from wavelift.rules.guests import Guest
+from wavelift.rules.replication import JobState, RunState, RunType
+from wavelift.rules.wave_replication import ReplicationPlan
+from wavelift.services import replication
+from wavelift.services.replication import Admission, ChangeKind, JobOrder
+
+pytestmark = pytest.mark.unit
+
+START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+WAVE = "erp"
+
+
+class HandClock:
+    """A clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.time = START
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    def sleep(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+def _disk(key: int, snapshot: str, parent: str = "") -> ReplicatedDisk:
+    return ReplicatedDisk(
+        index=key - 2000,
+        boot=key == 2000,
+        label=f"Hard disk {key - 1999}",
+        kind="delta" if parent else "seed",
+        reader="nfc",
+        parent_snapshot_id=parent,
+        lineage=DiskLineage(
+            key=key,
+            address=f"SCSI 0:{key - 2000}",
+            uuid=f"uuid-{key}",
+            file="[ds1] web01/web01.vmdk",
+            capacity=8,
+            change_id="52 a/1",
+            snapshot_id=snapshot,
+            bucket="staging",
+            manifest_key=f"{snapshot}.manifest",
+            manifest_digest="aa",
+        ),
+        content_digest="bb",
+        data_bytes=8,
+        bytes_read=5,
+        bytes_sent=3,
+        blocks_sent=1,
+    )
+
+
+def _result(*disks: ReplicatedDisk) -> ReplicationResult:
+    return ReplicationResult(server="web01", snapshot="snapshot-1", disks=disks)
+
+
+class Desk:
+    """The wave ``erp`` as a test talks to it; DAG runs named in ``dead`` have ended."""
+
+    def __init__(self, ledger: Ledger, clock: HandClock) -> None:
+        self.ledger, self.clock = ledger, clock
+        self.dead: set[str] = set()
+        self.last = 0
+
+    def create(self, server: str = "web01", **plan: Any) -> ReplicationJob:
+        order = JobOrder(server=server, plan=ReplicationPlan(**plan))
+        return replication.create_job(self.ledger, WAVE, order, by="ana", clock=self.clock)
+
+    def alive(self, dag_id: str, dag_run_id: str) -> bool:
+        assert dag_id == "erp.replicate"
+        return dag_run_id not in self.dead
+
+    def reserve(self, *servers: str, id: str = "") -> tuple[ReplicationRun, ...]:
+        run = DagRun("erp.replicate", id or self._next())
+        return replication.reserve_runs(
+            self.ledger, WAVE, servers or ("web01",), run, by="ana", clock=self.clock, is_run_alive=self.alive
+        )
+
+    def admit(self, id: str = "", **more: Any) -> Admission:
+        run = DagRun("erp.replicate", id or self._next())
+        return replication.admit_runs(
+            self.ledger, WAVE, run, by="ana", is_run_alive=self.alive, clock=self.clock, **more
+        )
+
+    def begin(self) -> ReplicationRun:
+        (run,) = self.admit().granted
+        return run
+
+    def record(self, run: ReplicationRun, *disks: ReplicatedDisk) -> ReplicationRun:
+        return replication.record_run(self.ledger, run.id, _result(*disks), clock=self.clock)
+
+    def complete(self, run: ReplicationRun, ami: str = "") -> ReplicationRun:
+        rows = {row.key: row.snapshot_id for row in lineage_rows(self.ledger, run.job_id)}
+        self.record(run, _disk(2000, f"snap-{run.id}", rows.get(2000, "")))
+        return replication.complete_run(self.ledger, run.id, ami_id=ami, clock=self.clock)
+
+    def fail(self, run: ReplicationRun) -> ReplicationRun:
+        return replication.fail_run(self.ledger, run.id, "it broke", clock=self.clock)
+
+    def rules(self, admission: Admission) -> list[str]:
+        return [each.refusal.rule for each in (*admission.refused, *admission.skipped)]
+
+    def _next(self) -> str:
+        self.last += 1
+        return f"run-{self.last}"
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("replication") / "empty.db"
+    Ledger.open(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, made_once: Path, clock: HandClock) -> Desk:
+    path = shutil.copy(made_once, tmp_path / "wavelift.db")
+    return Desk(Ledger.open(f"sqlite:///{path}"), clock)
+
+
+# Jobs
+
+
+def test_sms_03_a_job_is_made_read_changed_and_listed(desk: Desk, clock: HandClock) -> None:
+    made = desk.create(frequency_hours=12, description="shop front")
+    assert (made.state, made.seed_at, made.schedule.next_after(START)) == (JobState.ACTIVE, START, START + 12 * HOUR)
+    assert find_job(desk.ledger, WAVE, "web01") == made
+    clock.sleep(60)
+    changed = replication.update_job(
+        desk.ledger, made.id, frequency_hours=24, keep_amis=2, license_type="byol", by="bob", clock=clock
+    )
+    assert (changed.frequency_hours, changed.keep_amis, changed.license_type) == (24, 2, "byol")
+    assert changed.scheduled_since == clock.time
+    assert read_schedules(desk.ledger, WAVE) == {"web01": changed.schedule}
+    assert list_jobs(desk.ledger, JobFilter(search="SHOP")).items == (changed,)
+    assert list_jobs(desk.ledger, JobFilter(waves=())).total == 0
+    actions = [event.action for event in list_events(desk.ledger, object_kind="replication_job")]
+    assert actions == ["replication_job.created", "replication_job.updated"]
+
+
+def test_sms_03_what_a_job_cannot_be(desk: Desk, clock: HandClock) -> None:
+    made = desk.create()
+    with pytest.raises(BusyError, match="has a replication job"):
+        desk.create()
+    with pytest.raises(SpecError, match="more than 30 days ahead"):
+        desk.create("db01", seed_time="2027-01-01T00:00:00Z")
+    with pytest.raises(SpecError, match="outside 12 to 24"):
+        desk.create("db01", frequency_hours=6)
+    with pytest.raises(PermanentError, match="no field colour"):
+        replication.update_job(desk.ledger, made.id, colour="red", by="ana", clock=clock)
+    with pytest.raises(NotFoundError):
+        get_job(desk.ledger, "job-x")
+    linux = Guest("debian11_64Guest", "Debian", "linux", 64, "supported", "x")
+    order = JobOrder(server="db01", plan=ReplicationPlan(), license_type="aws", guest=linux)
+    with pytest.raises(RefusedError, match="not possible for this guest"):
+        replication.create_job(desk.ledger, WAVE, order, by="ana", clock=clock)
+    order = JobOrder(
+        server="db01",
+        plan=ReplicationPlan(ami="register"),
+        guest=Guest("w", "W", "windows-server", 64, "supported", "x"),
+    )
+    with pytest.raises(RefusedError, match="billing data"):
+        replication.create_job(desk.ledger, WAVE, order, by="ana", clock=clock)
+
+
+def test_a_spec_is_applied_and_drift_is_shown(desk: Desk, clock: HandClock) -> None:
+    orders = [JobOrder(server=name, plan=ReplicationPlan()) for name in ("web01", "db01")]
+    done = replication.apply_wave(desk.ledger, WAVE, orders, by="ana", clock=clock)
+    assert [change.kind for change in done] == [ChangeKind.CREATE, ChangeKind.CREATE]
+    clock.sleep(3600)
+    assert {change.kind for change in replication.plan_changes(desk.ledger, WAVE, orders)} == {ChangeKind.KEEP}
+    replication.pause_job(desk.ledger, done[0].job.id if done[0].job else "", by="ana", clock=clock)
+    orders = [JobOrder(server="web01", plan=ReplicationPlan(frequency_hours=12))]
+    drift = replication.plan_changes(desk.ledger, WAVE, orders)
+    assert [(change.kind, change.server, change.fields) for change in drift] == [
+        (ChangeKind.UPDATE, "web01", {"frequency_hours": (24, 12)}),
+        (ChangeKind.MISSING, "db01", None),
+    ]
+    (changed, _missing) = replication.apply_wave(desk.ledger, WAVE, orders, by="ana", clock=clock)
+    assert changed.job is not None
+    assert (changed.job.frequency_hours, changed.job.state) == (12, JobState.PAUSED)
+    assert set(read_schedules(desk.ledger, WAVE)) == {"db01"}
+    row = wave_schedule_of(desk.ledger, WAVE)
+    assert row is not None
+    assert row.version == 2, "one new row for each change of the wave, however many jobs"
+
+
+def test_pausing_and_resuming(desk: Desk, clock: HandClock) -> None:
+    job = desk.create(seed_time=START.isoformat())
+    replication.pause_job(desk.ledger, job.id, by="ana", clock=clock)
+    assert read_schedules(desk.ledger, WAVE) == {}
+    assert desk.rules(desk.admit()) == ["paused"]
+    clock.sleep(24 * 3600 + 60)
+    resumed = replication.resume_job(desk.ledger, job.id, by="ana", clock=clock)
+    assert resumed.schedule.newest(clock.now()) is None, "the instant a minute ago is not made up"
+    assert desk.admit().granted
+
+
+# On demand
+
+
+def test_sms_06_two_on_demand_runs_in_24_hours_failed_ones_counted(desk: Desk, clock: HandClock) -> None:
+    desk.create()
+    desk.complete(desk.begin())
+    clock.sleep(3600)
+    desk.fail(desk.begin())
+    admission = desk.admit()
+    (refused,) = admission.refused
+    assert (refused.refusal.rule, refused.refusal.until) == ("quota", START + 24 * HOUR)
+    with pytest.raises(RefusedError) as caught:
+        desk.reserve()
+    assert caught.value.where["rule"] == "quota"
+    assert caught.value.where["until"] == (START + 24 * HOUR).isoformat()
+    assert pickle.loads(pickle.dumps(caught.value)).refusals == caught.value.refusals
+    clock.time = START + 24 * HOUR
+    desk.begin()
+    states = [run.state for run in list_runs(desk.ledger, RunFilter(states=[RunState.REFUSED])).items]
+    assert states == [RunState.REFUSED], "the one that reached Airflow is in the history"
+
+
+def test_sms_06_one_run_at_a_time(desk: Desk) -> None:
+    job = desk.create()
+    run = desk.begin()
+    assert current_runs(desk.ledger, [job.id]) == {job.id: run}
+    assert desk.rules(desk.admit()) == ["in_progress"]
+    with pytest.raises(RefusedError, match="in progress"):
+        desk.reserve()
+
+
+def test_air_04_a_reservation_is_taken_up_by_its_dag_run(desk: Desk, clock: HandClock) -> None:
+    desk.create()
+    desk.create("db01")
+    (reserved,) = desk.reserve(id="r1")
+    assert desk.reserve(id="r1") == (reserved,)
+    assert desk.rules(desk.admit("other", servers=["web01"])) == ["in_progress"]
+    clock.sleep(119)
+    (granted,) = desk.admit("r1").granted
+    assert (granted.id, granted.state, granted.type) == (reserved.id, RunState.ACTIVE, RunType.ON_DEMAND)
+    assert desk.admit("r1", servers=["web01"]).granted == (granted,)
+    with pytest.raises(PermanentError, match="already: active"):
+        desk.reserve(id="r1")
+
+
+def test_air_04_a_reservation_without_dag_run_expires_uncounted(desk: Desk, clock: HandClock) -> None:
+    desk.create()
+    for _ in range(3):
+        desk.reserve()
+        clock.sleep(120)
+    (late,) = desk.admit("run-3").granted
+    assert late.counted_at == clock.time
+    desk.complete(late)
+    desk.complete(desk.begin())
+    assert desk.rules(desk.admit()) == ["quota"]
+    assert desk.rules(desk.admit("run-2")) == ["quota"], "another one that comes late asks like any other"
+    assert desk.rules(desk.admit("run-2")) == ["quota"]
+
+
+def test_air_04_all_servers_of_a_request_are_reserved_or_none(desk: Desk) -> None:
+    desk.create()
+    with pytest.raises(RefusedError, match="no replication job for server 'ghost'") as caught:
+        desk.reserve("web01", "ghost")
+    assert [each["server"] for each in caught.value.refusals] == ["ghost"]
+    assert list_runs(desk.ledger).total == 0
+    with pytest.raises(PermanentError, match="No server is named"):
+        replication.reserve_runs(desk.ledger, WAVE, [], DagRun("d", "r"), by="a", clock=desk.clock)
+
+
+def test_clearing_goes_on_with_the_same_run_and_counts_nothing_twice(desk: Desk, clock: HandClock) -> None:
+    desk.create()
+    run = desk.begin()
+    for _ in range(4):
+        assert desk.fail(run).state is RunState.FAILED
+        job = get_job(desk.ledger, run.job_id)
+        if job.state is JobState.PAUSED:
+            replication.resume_job(desk.ledger, job.id, by="ana", clock=clock)
+        clock.sleep(60)
+        (again,) = desk.admit("run-1").granted
+        assert (again.id, again.counted_at) == (run.id, START)
+    done = desk.complete(run)
+    assert desk.admit("run-1").granted == ()
+    assert desk.admit("run-1").finished == (done,)
+    assert desk.begin(), "one is left"
+
+
+def test_a_server_cleared_behind_admit_goes_on_or_is_refused(desk: Desk, clock: HandClock) -> None:
+    desk.create()
+    first = desk.fail(desk.begin())
+
+    def go_on() -> ReplicationRun:
+        return replication.continue_run(desk.ledger, first.id, by="ana", is_run_alive=desk.alive, clock=clock)
+
+    assert go_on().state is RunState.ACTIVE
+    assert go_on().state is RunState.ACTIVE
+    desk.fail(first)
+    second = desk.begin()
+    with pytest.raises(RefusedError, match="in progress"):
+        go_on()
+    desk.complete(second)
+    desk.complete(go_on())
+    with pytest.raises(PermanentError, match="has ended as completed"):
+        go_on()
+
+
+def test_a_run_whose_dag_run_has_ended_is_closed(desk: Desk) -> None:
+    job = desk.create()
+    run = desk.begin()
+    desk.dead.add(run.dag_run_id)
+    assert len(desk.admit().granted) == 1
+    closed = get_run(desk.ledger, run.id)
+    assert (closed.state, closed.error) == (RunState.FAILED, "Its DAG run ended before it did")
+    assert get_job(desk.ledger, job.id).failures == 1
+
+
+def test_backfills_are_refused(desk: Desk) -> None:
+    desk.create()
+    with pytest.raises(PermanentError, match="backfill"):
+        desk.admit(backfill=True)
+
+
+# Scheduled
+
+
+def test_sms_04_a_scheduled_run_takes_every_due_server_once(desk: Desk, clock: HandClock) -> None:
+    desk.create("a", seed_time=START.isoformat())
+    desk.create("b", seed_time=(START + timedelta(minutes=5)).isoformat())
+    desk.create("far", seed_time=(START + timedelta(minutes=20)).isoformat())
+    (first,) = desk.admit("s1", scheduled_for=START).granted
+    assert (first.server, first.type, first.scheduled_for, first.counted_at) == ("a", RunType.AUTOMATIC, START, None)
+    clock.sleep(300)
+    assert [run.server for run in desk.admit("s2", scheduled_for=START + timedelta(minutes=5)).granted] == ["b"]
+    assert desk.admit("s1", scheduled_for=START).granted == (first,)
+
+
+def test_sms_07_an_instant_while_a_run_is_in_progress_is_skipped_for_good(desk: Desk, clock: HandClock) -> None:
+    desk.create(seed_time=START.isoformat())
+    run = desk.begin()
+    admission = desk.admit("s1", scheduled_for=START)
+    assert (admission.granted, admission.refused) == ((), ())
+    (skipped,) = admission.skipped
+    assert skipped.refusal.rule == "in_progress"
+    desk.complete(run)
+    assert len(desk.admit("s1", scheduled_for=START).skipped) == 1
+    assert desk.admit("s2", scheduled_for=START + timedelta(minutes=5)) == Admission()
+    clock.time = START + 24 * HOUR
+    assert len(desk.admit("s3", scheduled_for=clock.time).granted) == 1, "the next one stands"
+
+
+# Outcome
+
+
+def test_inv_4_lineage_advances_with_the_whole_recorded_set(desk: Desk, clock: HandClock) -> None:
+    job = desk.create()
+    run = desk.begin()
+    desk.record(run, _disk(2000, "snap-1"), _disk(2001, "snap-2"))
+    again = desk.record(run, _disk(2000, "snap-1"), _disk(2001, "snap-2"))
+    assert (again.bytes_read, again.bytes_sent, again.blocks_sent, again.superseded) == (10, 6, 2, [])
+    replication.complete_run(desk.ledger, run.id, ami_id="ami-1", clock=clock)
+    second = desk.begin()
+    with pytest.raises(PermanentError, match="not the recorded one"):
+        desk.record(second, _disk(2000, "snap-3", "snap-1"), _disk(2001, "snap-4", "snap-x"))
+    with pytest.raises(PermanentError, match="no complete set"):
+        desk.record(second, _disk(2000, "snap-3"), _disk(2000, "snap-4"))
+    assert [disk.snapshot_id for disk in read_lineage(desk.ledger, job.id)] == ["snap-1", "snap-2"]
+    recorded = desk.record(second, _disk(2000, "snap-3", "snap-1"))
+    assert [disk.snapshot_id for disk in read_lineage(desk.ledger, job.id)] == ["snap-3"]
+    assert recorded.superseded is not None
+    assert [disk["snapshot_id"] for disk in recorded.superseded] == ["snap-1", "snap-2"]
+
+
+def test_inv_4_a_failed_run_never_becomes_a_base(desk: Desk, clock: HandClock) -> None:
+    job = desk.create()
+    run = desk.fail(desk.begin())
+    with pytest.raises(PermanentError, match="has ended as failed"):
+        desk.record(run, _disk(2000, "snap-1"))
+    assert read_lineage(desk.ledger, job.id) == ()
+    active = desk.begin()
+    with pytest.raises(PermanentError, match="no recorded disks"):
+        replication.complete_run(desk.ledger, active.id, clock=clock)
+
+
+def test_inv_1_a_run_whose_verify_failed_is_no_parent(desk: Desk, clock: HandClock) -> None:
+    job = desk.create()
+    run = desk.begin()
+    desk.record(run, _disk(2000, "snap-1"))
+    (gone,) = replication.quarantine_run(desk.ledger, run.id, "block 7 differs", clock=clock)
+    assert gone.snapshot_id == "snap-1"
+    assert read_lineage(desk.ledger, job.id) == ()
+    assert replication.quarantine_run(desk.ledger, run.id, "block 7 differs", clock=clock) == ()
+    with pytest.raises(PermanentError, match="no recorded disks"):
+        replication.complete_run(desk.ledger, run.id, clock=clock)
+    with pytest.raises(PermanentError, match="quarantined: block 7"):
+        desk.record(run, _disk(2000, "snap-2"))
+    desk.fail(run)
+    (again,) = desk.admit("run-1").granted
+    desk.record(again, _disk(2000, "snap-2"))
+    assert replication.quarantine_tracking(desk.ledger, run.id, 2000, "audit", clock=clock)
+    assert not replication.quarantine_tracking(desk.ledger, run.id, 1, "audit", clock=clock)
+    assert [disk.quarantine for disk in read_lineage(desk.ledger, job.id)] == ["audit"]
+
+
+def test_a_job_pauses_after_failures_in_a_row_and_can_be_resumed(desk: Desk, clock: HandClock) -> None:
+    job = desk.create(pause_after_failures=2)
+    desk.fail(desk.begin())
+    desk.complete(desk.begin())
+    assert get_job(desk.ledger, job.id).failures == 0
+    clock.sleep(25 * 3600)
+    desk.fail(desk.begin())
+    assert get_job(desk.ledger, job.id).state is JobState.ACTIVE
+    desk.fail(desk.begin())
+    paused = get_job(desk.ledger, job.id)
+    assert (paused.state, paused.failures) == (JobState.PAUSED, 2)
+    assert "it broke" in paused.state_reason
+    clock.sleep(25 * 3600)
+    replication.resume_job(desk.ledger, job.id, by="ana", clock=clock)
+    desk.fail(desk.begin())
+    assert get_job(desk.ledger, job.id).state is JobState.ACTIVE, "counted anew"
+
+
+def test_amis_beyond_those_kept_expire(desk: Desk, clock: HandClock) -> None:
+    job = desk.create(keep_amis=2)
+    for number in range(4):
+        desk.complete(desk.begin(), f"ami-{number}")
+        clock.sleep(13 * 3600)
+    assert [run.ami_id for run in replication.expired_amis(desk.ledger, job.id)] == ["ami-1", "ami-0"]
+    for run in replication.expired_amis(desk.ledger, job.id):
+        gone = replication.record_ami_removed(desk.ledger, run.id, clock=clock)
+        assert gone.ami_state is AmiState.DEREGISTERED
+    assert replication.expired_amis(desk.ledger, job.id) == ()
+    assert get_job(desk.ledger, job.id).latest_ami_id == "ami-3"
+
+
+def test_sms_10_a_term_of_90_days_with_warnings_and_extension(desk: Desk, clock: HandClock) -> None:
+    job = desk.create(seed_time=START.isoformat())
+    with pytest.raises(PermanentError, match="begins with the first replication"):
+        replication.extend_job(desk.ledger, job.id, by="ana", clock=clock)
+    clock.sleep(3600)
+    desk.complete(desk.begin())
+    begun = get_job(desk.ledger, job.id)
+    assert begun.term_ends_at == START + HOUR + timedelta(days=90)
+    given = []
+    for day in range(92):
+        clock.time = START + HOUR + timedelta(days=day)
+        given += [(day, notice.days) for notice in replication.warn_terms(desk.ledger, WAVE, clock=clock)]
+    assert given == [(76, 14), (83, 7), (89, 1)]
+    assert desk.rules(desk.admit()) == ["term"]
+    assert desk.admit(scheduled_for=START + timedelta(days=91)) == Admission()
+    extended = replication.extend_job(desk.ledger, job.id, days=10, by="ana", clock=clock)
+    assert extended.term_ends_at == clock.time + timedelta(days=10)
+    assert desk.begin()
+
+
+def test_sms_09_deleting_a_job_ends_its_run_and_keeps_what_must_be_removed(desk: Desk, clock: HandClock) -> None:
+    job = desk.create()
+    desk.complete(desk.begin(), "ami-1")
+    run = desk.begin()
+    deletion = replication.delete_job(desk.ledger, job.id, by="bob", clock=clock)
+    assert [each.id for each in deletion.cut_short] == [run.id]
+    assert [disk.key for disk in deletion.lineage] == [2000]
+    assert stop_requested(desk.ledger, run.id)
+    with pytest.raises(PermanentError, match="has ended as deleted"):
+        desk.record(run, _disk(2000, "snap-9"))
+    assert desk.fail(run).state is RunState.DELETED
+    assert replication.delete_job(desk.ledger, job.id, by="bob", clock=clock).lineage == deletion.lineage
+    with pytest.raises(BusyError):
+        desk.create()
+    with pytest.raises(PermanentError, match="is deleted"):
+        replication.resume_job(desk.ledger, job.id, by="bob", clock=clock)
+    done = replication.complete_deletion(desk.ledger, job.id, by="bob", clock=clock)
+    assert replication.complete_deletion(desk.ledger, job.id, by="bob", clock=clock) == done
+    assert (done.state, read_lineage(desk.ledger, job.id)) == (JobState.DELETED, ())
+    assert list_jobs(desk.ledger).total == 0
+    assert desk.create().id != job.id
+    assert list_runs(desk.ledger, RunFilter(job_id=job.id)).total == 2, "the history stays"
+    assert desk.rules(desk.admit(run.dag_run_id)) == ["deleted"]
+
+
+def test_the_end_of_a_dag_run_closes_what_is_left(desk: Desk, clock: HandClock) -> None:
+    for server in ("a", "b", "c"):
+        desk.create(server)
+    runs = desk.admit("run-1").granted
+    desk.complete(runs[0])
+    replication.cancel_run(desk.ledger, runs[1].id, by="bob", clock=clock)
+    record_progress(desk.ledger, runs[2].id, status="Uploading", progress_pct=140, bytes_done=5, clock=clock)
+    replication.finish(desk.ledger, DagRun("erp.replicate", "run-1"), clock=clock)
+    after = {run.server: run.state for run in runs_of(desk.ledger, DagRun("erp.replicate", "run-1"))}
+    assert after == {"a": RunState.COMPLETED, "b": RunState.CANCELLED, "c": RunState.FAILED}
+    assert replication.finish(desk.ledger, DagRun("erp.replicate", "run-1"), clock=clock) == ()
+    with pytest.raises(PermanentError, match="already ended"):
+        replication.cancel_run(desk.ledger, runs[1].id, by="bob", clock=clock)

@@ -1,0 +1,50 @@
+"""One process of ``test_replication_processes``: asks for a run of one server again and again, at the same instant as
+the others, and prints what became of each request.
+
+Ways: ``reserve`` as our REST does, ``admit`` as a DAG run from Airflow's own trigger does.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime
+
+from wavelift.base.errors import RefusedError
+from wavelift.base.run import SystemClock
+from wavelift.ledger import DagRun, Ledger
+from wavelift.services.replication import admit_runs, reserve_runs
+
+
+def ask(ledger: Ledger, way: str, run: DagRun) -> str:
+    clock = SystemClock()
+    if way == "reserve":
+        try:
+            reserve_runs(ledger, "erp", ["web01"], run, by="ana", clock=clock)
+        except RefusedError as error:
+            return f"{error.where['rule']} {error.where.get('until', '')}"
+    admission = admit_runs(
+        ledger,
+        "erp",
+        run,
+        servers=["web01"],
+        by="ana",
+        is_run_alive=lambda dag_id, dag_run_id: True,
+        clock=clock,
+    )
+    if admission.granted:
+        return f"granted {admission.granted[0].id}"
+    until = admission.refused[0].refusal.until
+    return f"{admission.refused[0].refusal.rule} {until.isoformat() if until else ''}"
+
+
+def main(url: str, way: str, name: str, requests: int, begin: str) -> None:
+    ledger = Ledger.open(url)
+    wait = (datetime.fromisoformat(begin) - SystemClock().now()).total_seconds()
+    time.sleep(max(0.0, wait))
+    for number in range(requests):
+        print(ask(ledger, way, DagRun("erp.replicate", f"{name}-{number}")), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])

@@ -1,0 +1,117 @@
+"""50 requests for one server at the same instant, from processes, on SQLite and PostgreSQL (SMS-06, AIR-04)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from tests.postgres import Postgres
+
+from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
+from wavelift.base.run import SystemClock
+from wavelift.ledger import Ledger
+from wavelift.ledger.replication_runs import RunFilter, list_runs
+from wavelift.rules.replication import RunState
+from wavelift.rules.wave_replication import ReplicationPlan
+from wavelift.services import replication
+from wavelift.services.replication import JobOrder
+
+pytestmark = pytest.mark.wire
+
+PROCESSES = 10
+REQUESTS = 5
+WORKER = Path(__file__).with_name("replication_worker.py")
+CLOCK = SystemClock()
+START_SECONDS = 6
+"""Until all interpreters are up; a late one only makes it easier."""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'wavelift.db'}"
+    else:
+        server: Postgres = request.getfixturevalue("postgres")
+        yield server.create()
+
+
+def _ask(url: str, way: str, name: str) -> list[str]:
+    begin = (CLOCK.now() + timedelta(seconds=START_SECONDS)).isoformat()
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), url, way, f"{name}-{number}", str(REQUESTS), begin],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(PROCESSES)
+    ]
+    answers: list[str] = []
+    try:
+        for worker in workers:
+            out, _ = worker.communicate(timeout=120)
+            assert worker.returncode == 0
+            answers += out.splitlines()
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    return answers
+
+
+def _end_the_active_run(ledger: Ledger) -> None:
+    (run,) = list_runs(ledger, RunFilter(states=[RunState.ACTIVE])).items
+    lineage = DiskLineage(
+        key=2000,
+        address="SCSI 0:0",
+        uuid="u",
+        file="f",
+        capacity=8,
+        change_id=None,
+        snapshot_id=f"snap-{run.id}",
+        bucket="b",
+        manifest_key="m",
+        manifest_digest="d",
+    )
+    disk = ReplicatedDisk(
+        index=0,
+        boot=True,
+        label="Hard disk 1",
+        kind="seed",
+        reader="nfc",
+        lineage=lineage,
+        content_digest="c",
+        data_bytes=8,
+        bytes_read=8,
+        bytes_sent=8,
+        blocks_sent=1,
+    )
+    result = ReplicationResult(server="web01", snapshot="s", disks=(disk,))
+    replication.record_run(ledger, run.id, result, clock=CLOCK)
+    replication.complete_run(ledger, run.id, clock=CLOCK)
+
+
+@pytest.mark.parametrize("way", ["reserve", "admit"])
+def test_sms_06_air_04_fifty_requests_at_once_give_one_run_twice_and_then_none(
+    url: str, way: str, request: pytest.FixtureRequest
+) -> None:
+    ledger = Ledger.open(url, upgrade=True)
+    order = JobOrder(server="web01", plan=ReplicationPlan())
+    replication.create_job(ledger, "erp", order, by="ana", clock=CLOCK)
+    for name in ("first", "second"):
+        rules = Counter(answer.split()[0] for answer in _ask(url, way, name))
+        assert rules == {"granted": 1, "in_progress": PROCESSES * REQUESTS - 1}
+        _end_the_active_run(ledger)
+    if url.startswith("postgresql"):
+        request.getfixturevalue("postgres").restart()
+    answers = _ask(url, way, "third")
+    assert Counter(answer.split()[0] for answer in answers) == {"quota": PROCESSES * REQUESTS}
+    times = {datetime.fromisoformat(answer.split()[1]) for answer in answers}
+    assert len(times) == 1
+    assert timedelta(hours=23) < times.pop() - CLOCK.now() < timedelta(hours=24)
+    assert list_runs(ledger, RunFilter(states=[RunState.COMPLETED])).total == 2
+    ledger.close()

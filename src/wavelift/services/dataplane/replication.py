@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -170,14 +170,6 @@ class _Writer:
         self._inner.drain()
         self._before_finish()
         self._inner.finish(manifest)
-
-
-@dataclass
-class _Moved:
-    """What is measured of one disk beside the copy's own statistics."""
-
-    seconds: float = 0.0
-    stored: dict[str, str] = field(default_factory=dict)
 
 
 class _Run:
@@ -404,10 +396,12 @@ class _Run:
         """Blocks that need not be read again. A stream comes whole anyway, and its writer knows what is there."""
         if job.reading.route is None:
             return frozenset()
-        for index in journal.indices():
+        # The last block may be short: its digest is of the padded one that AWS has, not of the disk's.
+        known = frozenset(index for index in journal.indices() if (index + 1) * BLOCK <= job.disk.capacity)
+        for index in known:
             digest = journal.digest(index)
             manifest.set(index, None if digest == ZERO_DIGEST else digest)
-        return frozenset(journal.indices())
+        return known
 
     def _source(self, lease: ExportLease | None, job: _Job, resumed: frozenset[int]) -> closing[BlockStream]:
         route = job.reading.route

@@ -119,6 +119,31 @@ def test_a_service_ticket_opens_one_url_once(vc: VCenterSimulator, client: Any) 
     assert client.get(url, headers=cookie, cookie=False)[0] == 401
 
 
+def test_vsan_has_no_extents_and_hosts_want_tickets(start_vc: Any, connect: Any, tmp_path: Path, content: Any) -> None:
+    disk = SimDisk(tmp_path / "b.raw")
+    vc = start_vc(
+        [SimVm("six", [disk]), SimVm("objects", [disk], datastore="vsan1", power="poweredOff")],
+        datastores=(SimDatastore(), SimDatastore("vsan1", type="vsan")),
+    )
+    client = connect(vc)
+    base, host = f"https://{vc.host}:{vc.port}", f"https://127.0.0.11:{vc.esxi_port}"
+    assert {file.type for file in client.vm("six").layoutEx.file} >= {"diskDescriptor", "diskExtent"}
+    assert "diskExtent" not in {file.type for file in client.vm("objects").layoutEx.file}
+    assert client.get(base + flat("objects", "vsan1"))[0] == 404
+    vc.rule(kind="folder", action="host_only", times=0)
+    assert client.get(base + flat("six"))[0] == 500
+    assert client.get(host + flat("six"))[0] == 401, "it has never heard of vCenter's session"
+    assert vc.counters()["paths"]["/vcenter-cookie-sent-to-a-host"]["requests"] == 1
+    spec = vim.SessionManager.HttpServiceRequestSpec(method="httpGet", url=host + flat("six"))
+    ticket = client.si.content.sessionManager.AcquireGenericServiceTicket(spec)
+    cookie = {"Cookie": f"vmware_cgi_ticket={ticket.id}"}
+    assert client.get(host + flat("six"), headers=cookie, cookie=False)[2] == content["b"]
+    vc.clear_rules()
+    vc.rule(kind="folder", action="unlocked")
+    vc.rule(kind="folder", action="no_range")
+    assert client.get(base + flat("six"), headers={"Range": "bytes=0-511"})[0] == 200
+
+
 def test_privileges_of_a_limited_user(start_vc: Any, connect: Any, inventory: list[SimVm]) -> None:
     reader = SimUser("reader", "pw", privileges=["VirtualMachine.State.CreateSnapshot"])
     nearly = SimUser("nearly", "pw", without=["VApp.Export"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import pytest
 from pyVmomi import vim
 
+from wavelift.simulators.process import SimulatorError
 from wavelift.simulators.vcenter import SimVm, VCenterSimulator
 
 pytestmark = pytest.mark.wire
@@ -145,3 +147,102 @@ def test_rules_that_lie_about_areas(vc: VCenterSimulator, client: Any) -> None:
     vc.rule(kind="cbt", action="fault", fault="FileFault", args={"file": "x"})
     with pytest.raises(vim.fault.FileFault):
         areas(vm, now, before)
+
+
+def test_a_host_that_fails_starts_a_new_lineage_unless_told_to_lie(vc: VCenterSimulator, client: Any) -> None:
+    vm = client.vm("web01")
+    enable(client, vm)
+    client.remove(client.snapshot(vm))
+    before = change_id(client, vm.config)
+    host = vm.runtime.host.name
+    vc.rule(kind="power_loss_keeps_change_id")
+    vc.set_vm("web01", power_loss=True)
+    assert (change_id(client, vm.config), vm.runtime.powerState) == (before, "poweredOn")
+    assert vm.runtime.host.name != host, "HA started it on another one"
+    vc.set_vm("web01", power_loss=True)
+    assert (change_id(client, vm.config) or "").partition("/")[0] != (before or "").partition("/")[0]
+    with pytest.raises(SimulatorError, match="does not run"):
+        vc.set_vm("off01", power_loss=True)
+
+
+def test_a_disk_grows_under_its_old_change_id(vc: VCenterSimulator, client: Any, content: dict[str, bytes]) -> None:
+    vm = client.vm("web01")
+    enable(client, vm)
+    first = client.snapshot(vm)
+    before = change_id(client, first.config) or ""
+    with pytest.raises(SimulatorError, match="not under snapshots"):
+        vc.set_vm("web01", grow={"disk": 0, "capacity": 80 * MIB})
+    client.remove(first)
+    vc.set_vm("web01", grow={"disk": 0, "capacity": 80 * MIB})
+    assert client.devices(vm.config)[2000].capacityInBytes == 80 * MIB
+    vc.guest_write("web01", 0, 79 * MIB, b"new")
+    now = client.snapshot(vm)
+    assert (change_id(client, now.config) or "").partition("/")[0] == before.partition("/")[0]
+    answer = vm.QueryChangedDiskAreas(now, 2000, 0, before)
+    assert [(a.start, a.length) for a in answer.changedArea] == [(79 * MIB, GRANULE)]
+    assert vc.guest_read("web01", 0, 0, 1000) == content["a"][:1000]
+    assert vc.guest_read("web01", 0, 79 * MIB, 4) == b"new\0"
+    for capacity in (1, 80 * MIB, 90 * MIB + 1):
+        with pytest.raises(SimulatorError):
+            vc.set_vm("web01", grow={"disk": 0, "capacity": capacity})
+
+
+def test_disks_come_and_go(vc: VCenterSimulator, client: Any) -> None:
+    vm = client.vm("web01")
+    enable(client, vm)
+    client.remove(client.snapshot(vm))
+    old = client.devices(vm.config)[16001].backing
+    vc.set_vm("web01", remove_disk=1)
+    assert list(client.devices(vm.config)) == [2000]
+    vc.set_vm("web01", add_disk={"capacity": 4 * MIB, "controller": "sata", "unit": 1})
+    new = client.devices(vm.config)[16001].backing
+    assert (new.uuid == old.uuid, new.fileName == old.fileName) == (False, False)
+    assert change_id(client, vm.config, 16001) is None, "not before the next stun"
+    assert {disk.key for disk in vm.layoutEx.disk} == {2000, 16001}
+    snapshot = client.snapshot(vm)
+    assert change_id(client, snapshot.config, 16001)
+    for wrong in (
+        {"remove_disk": 0},
+        {"remove_disk": 7},
+        {"add_disk": {"capacity": MIB, "controller": "sata", "unit": 1}},
+    ):
+        with pytest.raises(SimulatorError):
+            vc.set_vm("web01", **wrong)
+    client.remove(snapshot)
+
+
+def test_events_are_kept_by_vcenters_own_clock(start_vc: Any, connect: Any, inventory: list[SimVm]) -> None:
+    vc = start_vc(inventory, clock_skew=3600)
+    client = connect(vc)
+    vm = client.vm("web01")
+    now = client.si.CurrentTime()
+    snapshot = client.snapshot(vm)
+    client.done(snapshot.RevertToSnapshot_Task())
+    client.done(vm.PowerOnVM_Task())
+    vm.ShutdownGuest()
+    vc.set_vm("web01", hardware="vmx-21")
+    spec = vim.event.EventFilterSpec
+    entity = spec.ByEntity(entity=vm, recursion="self")
+    wanted = spec(entity=entity, time=spec.ByTime(beginTime=now))
+    deadline = time.monotonic() + 5
+    found: list[Any] = []
+    while time.monotonic() < deadline and not any(isinstance(e, vim.event.VmPoweredOffEvent) for e in found):
+        time.sleep(0.05)
+        collector = client.si.content.eventManager.CreateCollectorForEvents(wanted)
+        found = collector.ReadNextEvents(100)
+        collector.DestroyCollector()
+    told = [
+        e.info.descriptionId if isinstance(e, vim.event.TaskEvent) else getattr(e, "eventTypeId", type(e).__name__)
+        for e in found
+    ]
+    assert told == [
+        "VirtualMachine.createSnapshot",
+        "vm.Snapshot.revert",
+        "com.vmware.vc.vm.VmStateRevertedToSnapshot",
+        "VirtualMachine.powerOn",
+        "vim.event.VmPoweredOnEvent",
+        "vim.event.VmGuestShutdownEvent",
+        "vim.event.VmPoweredOffEvent",
+    ]
+    assert all(0 <= (e.createdTime - now).total_seconds() < 60 for e in found)
+    assert vm.config.version == "vmx-21"

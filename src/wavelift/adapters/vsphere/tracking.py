@@ -14,7 +14,7 @@ from typing import Any, Final
 from pyVmomi import vim, vmodl
 
 from wavelift.adapters.vsphere.faults import TrackingLostError, words
-from wavelift.adapters.vsphere.properties import Values, read_one
+from wavelift.adapters.vsphere.properties import Values, WaitTimeout, read_one, watch
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tasks import running_snapshot_tasks, settle, wait_for_task
 from wavelift.base.domain import DiskFacts
@@ -31,6 +31,9 @@ IN_USE: Final = "*"
 snapshot standing (Broadcom KB 320557); elsewhere it fails or names the whole disk."""
 
 RECONFIGURE_TIMEOUT_S: Final = 300.0
+
+LOST_ANSWER_S: Final = 10.0
+"""How long a reconfiguration whose answer was lost may take to show; it writes one line into a file."""
 
 EVENT_PAGE: Final = 100
 """Events per answer; a VM has few of these kinds."""
@@ -220,11 +223,28 @@ def _set_tracking(
         task = session.change(lambda: target.ReconfigVM_Task(spec), **where)
         what = "setting change tracking"
         wait_for_task(session, task, timeout=RECONFIGURE_TIMEOUT_S, cancel=cancel, what=what, **where)
-    except UnreachableError:
-        state = read_one(session, vim.VirtualMachine, vm, _STATE, **where)
-        if bool(state.get("config.changeTrackingEnabled")) is not on:
+    except UnreachableError as error:
+        if not _came_through(session, target, on, cancel, where):
             raise
-        log.info("%s: change tracking is set although the answer was lost", where["server"])
+        log.info("%s: change tracking is set although the answer was lost: %s", where["server"], error.what)
+
+
+def _came_through(session: VsphereSession, target: Any, on: bool, cancel: CancelFlag, where: dict[str, str]) -> bool:
+    """Whether a call whose answer was lost did its work; its task may still run."""
+    flag = "config.changeTrackingEnabled"
+    try:
+        return watch(
+            session,
+            target,
+            [flag],
+            lambda values: True if bool(values.get(flag)) is on else None,
+            timeout=LOST_ANSWER_S,
+            cancel=cancel,
+            what="setting change tracking",
+            **where,
+        )
+    except WaitTimeout:
+        return False
 
 
 # --- what happened since ------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from wavelift.base.errors import CorruptStreamError, FencedError, GuardError, No
 from wavelift.base.names import client_token, run_hash, tags
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import BLOCK, MBIT, SECTOR
+from wavelift.rules.lineage import base_file
 from wavelift.services.dataplane.bases import Base, find_bases
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
@@ -467,7 +468,7 @@ class _Run:
             key=disk.key,
             address=disk.address,
             uuid=disk.uuid,
-            file=disk.file,
+            file=base_file(disk.file),
             capacity=disk.capacity,
             change_id=disk.change_id,
             snapshot_id=job.target,

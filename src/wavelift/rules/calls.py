@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 Identity = Literal["connector", "caller"]
 """``connector``: worker beside the vCenter. ``caller``: control plane, and the worker near AWS that reads back."""
-Resource = Literal["bucket", "objects", "key", "any"]
+Resource = Literal["bucket", "objects", "key", "snapshots", "any"]
 Where = Literal["vm", "datastore", "root"]
 
 CONNECTOR: Final[tuple[Identity, ...]] = ("connector",)
@@ -73,13 +73,13 @@ AWS_CALLS: Final = (
     AwsCall("ec2:describe_instances", ("ec2:DescribeInstances",), "any", CALLER, "launch"),
     AwsCall("ec2:terminate_instances", ("ec2:TerminateInstances",), "any", CALLER, "cleanup"),
     AwsCall("ec2:deregister_image", ("ec2:DeregisterImage",), "any", CALLER, "cleanup"),
-    AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "any", BOTH, "replication, cleanup"),
+    AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "snapshots", BOTH, "replication, cleanup"),
     # Replication: written by the connector, recorded and read back by the control plane.
-    AwsCall("ebs:start_snapshot", ("ebs:StartSnapshot",), "any", CONNECTOR, "replication"),
-    AwsCall("ebs:put_snapshot_block", ("ebs:PutSnapshotBlock",), "any", CONNECTOR, "replication"),
-    AwsCall("ebs:complete_snapshot", ("ebs:CompleteSnapshot",), "any", CONNECTOR, "replication"),
-    AwsCall("ebs:list_snapshot_blocks", ("ebs:ListSnapshotBlocks",), "any", CALLER, "conversion report"),
-    AwsCall("ebs:get_snapshot_block", ("ebs:GetSnapshotBlock",), "any", CALLER, "conversion report"),
+    AwsCall("ebs:start_snapshot", ("ebs:StartSnapshot",), "snapshots", CONNECTOR, "replication"),
+    AwsCall("ebs:put_snapshot_block", ("ebs:PutSnapshotBlock",), "snapshots", CONNECTOR, "replication"),
+    AwsCall("ebs:complete_snapshot", ("ebs:CompleteSnapshot",), "snapshots", CONNECTOR, "replication"),
+    AwsCall("ebs:list_snapshot_blocks", ("ebs:ListSnapshotBlocks",), "snapshots", CALLER, "conversion report"),
+    AwsCall("ebs:get_snapshot_block", ("ebs:GetSnapshotBlock",), "snapshots", CALLER, "conversion report"),
 )
 
 KEY_USE: Final[dict[Identity, tuple[str, ...]]] = {

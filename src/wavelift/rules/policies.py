@@ -53,7 +53,14 @@ class Staging:
 
     def resource(self, kind: Resource) -> str:
         """The ARN that actions on ``kind`` are about; empty when there is none."""
-        return {"bucket": self.bucket_arn, "objects": self.objects_arn, "key": self.kms_key_arn, "any": "*"}[kind]
+        return {
+            "bucket": self.bucket_arn,
+            "objects": self.objects_arn,
+            "key": self.kms_key_arn,
+            # Of whichever account and region: a snapshot's ARN names no account.
+            "snapshots": f"arn:{self.partition}:ec2:*::snapshot/*",
+            "any": "*",
+        }[kind]
 
 
 def trust_policy(account: str = "") -> Document:
@@ -91,6 +98,7 @@ def identity_policy(identity: Identity, staging: Staging, *, role_arn: str = "")
     kinds: tuple[tuple[Resource, str], ...] = (
         ("bucket", "Staging"),
         ("objects", "StagingObjects"),
+        ("snapshots", "Snapshots"),
         ("any", "Account"),
     )
     statements = [_allow(name, actions_of(identity, kind), staging.resource(kind)) for kind, name in kinds]

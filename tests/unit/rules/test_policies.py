@@ -74,11 +74,17 @@ def test_every_action_is_one_of_its_service() -> None:
         assert {action.split(":")[0] for action in call.actions} == {service}, call.operation
 
 
-def test_sms_13_the_connector_changes_nothing_but_its_objects() -> None:
+def test_sms_13_the_connector_changes_nothing_but_its_objects_and_snapshots() -> None:
     changing = ("Import", "Run", "Terminate", "Create", "Delete", "Deregister", "Cancel", "Put", "Pass")
     assert not [action for action in actions_of("connector", "any") if action.split(":")[1].startswith(changing)]
     assert set(actions_of("connector", "any")) < set(actions_of("caller", "any"))
     assert "s3:PutObject" in actions_of("connector", "objects")
+    assert set(actions_of("connector", "snapshots")) == {
+        "ebs:StartSnapshot",
+        "ebs:PutSnapshotBlock",
+        "ebs:CompleteSnapshot",
+        "ec2:DeleteSnapshot",
+    }
 
 
 def test_sms_13_trust_policy() -> None:

@@ -100,6 +100,8 @@ def test_inv_5_clearing_what_still_runs_destroys_and_doubles_nothing(world: Any)
     exporting, importing = run.index("cleared-a"), run.index("cleared-b")
     run.until("a to export", lambda: run.exported(exporting) > 256 * KIB)
     run.until_state("import_image", importing, "deferred")
+    # Cleared any sooner, Airflow has no running trigger to stop: the new try finds the old job and waits for it.
+    run.until("the trigger to watch", lambda: run.migration("cleared-b").phase.startswith("import: "))
     stuck = run.migration("cleared-b").import_task_id
     uploads = world.uploads("/cleared-a/")
     assert len(uploads) == 1

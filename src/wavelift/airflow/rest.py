@@ -93,6 +93,13 @@ class ApiClient:
     def run_state(self, dag_id: str, run_id: str) -> str:
         return str(self.call("GET", _run(dag_id, run_id))["state"])
 
+    def find_run_state(self, dag_id: str, run_id: str) -> str | None:
+        """The state of a run; ``""`` when there is none, None when that can't be told."""
+        status, answer = self.request("GET", _run(dag_id, run_id))
+        if status == 404:
+            return ""
+        return str(answer["state"]) if status == 200 else None
+
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """All task instances of a run, mapped ones included."""
         found: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ checks and audit log apply too.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep, get_user
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from wavelift import __version__
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.base.errors import NotFoundError, PermanentError, RefusedError, WaveliftError
+from wavelift.base.errors import BusyError, NotFoundError, PermanentError, RefusedError, WaveliftError
 from wavelift.base.run import SystemClock
 from wavelift.console.access import may_read, may_trigger, readable_dags
 from wavelift.console.catalog import add_catalog_routes
@@ -31,6 +31,9 @@ from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.migration import after_cancel
+
+CONFLICTS: Final = (PermanentError, BusyError)
+"""What is as it is: the same request would be refused again."""
 
 
 class CleanupBody(BaseModel):
@@ -66,7 +69,7 @@ def create_app() -> FastAPI:
 
 
 async def _wavelift_error(request: Request, error: Exception) -> JSONResponse:
-    status = 404 if isinstance(error, NotFoundError) else 409 if isinstance(error, PermanentError) else 503
+    status = 404 if isinstance(error, NotFoundError) else 409 if isinstance(error, CONFLICTS) else 503
     answer: dict[str, Any] = {"detail": str(error)}
     if isinstance(error, RefusedError):  # for programs: the rule, and when it will hold no more
         answer |= {name: error.where.get(name) for name in ("rule", "until")} | {"refusals": list(error.refusals)}

@@ -164,9 +164,8 @@ def _require_awake(airflow: ApiClient, wave: str) -> None:
     if paused is None:
         raise HTTPException(404, f"Airflow has no DAG {dag_of(wave)}, or you may not see it")
     if paused:
-        raise HTTPException(
-            409, f"{dag_of(wave)} is paused in Airflow: unpause it there, which starts its schedule too"
-        )
+        way_out = "unpause it, which starts its schedule too: `--unpause`, or in the web UI"
+        raise HTTPException(409, f"{dag_of(wave)} is paused in Airflow; {way_out}")
 
 
 def _is_alive(airflow: ApiClient) -> Callable[[str, str], bool]:

@@ -25,6 +25,20 @@ ROUTES = {
     ("POST", "/connectors/{name}/maintenance"),
     ("POST", "/connectors/{name}/check"),
     ("POST", "/connectors/{name}/disassociate"),
+    ("GET", "/jobs"),
+    ("POST", "/jobs"),
+    ("GET", "/jobs/{job_id}"),
+    ("PATCH", "/jobs/{job_id}"),
+    ("DELETE", "/jobs/{job_id}"),
+    ("POST", "/jobs/{job_id}/pause"),
+    ("POST", "/jobs/{job_id}/resume"),
+    ("POST", "/jobs/{job_id}/extend"),
+    ("GET", "/jobs/{job_id}/runs"),
+    ("GET", "/runs"),
+    ("GET", "/runs/{run_id}"),
+    ("POST", "/runs/{run_id}/cancel"),
+    ("POST", "/waves/{wave}/apply"),
+    ("POST", "/waves/{wave}/replications"),
 }
 
 

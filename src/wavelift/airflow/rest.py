@@ -15,11 +15,12 @@ READ_SECONDS: Final = 60
 
 
 class ApiError(RuntimeError):
-    """The API refused or did not answer; the message is what a person should read."""
+    """The API refused or did not answer; the message is what a person should read, ``answer`` what a program may."""
 
-    def __init__(self, message: str, *, status: int = 0) -> None:
+    def __init__(self, message: str, *, status: int = 0, answer: Any = None) -> None:
         super().__init__(message)
         self.status = status
+        self.answer = answer
 
 
 class ApiClient:
@@ -70,7 +71,7 @@ class ApiClient:
         """Like :meth:`request`. :raises ApiError: for anything but 2xx, with the server's words."""
         status, answer = self.request(method, path, body)
         if not 200 <= status < 300:
-            raise ApiError(_words(status, answer, f"{method} {path}"), status=status)
+            raise ApiError(_words(status, answer, f"{method} {path}"), status=status, answer=answer)
         return answer
 
     def close(self) -> None:
@@ -92,6 +93,13 @@ class ApiClient:
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         return str(self.call("GET", _run(dag_id, run_id))["state"])
+
+    def find_run_state(self, dag_id: str, run_id: str) -> str | None:
+        """The state of a run; ``""`` when there is none, None when that can't be told."""
+        status, answer = self.request("GET", _run(dag_id, run_id))
+        if status == 404:
+            return ""
+        return str(answer["state"]) if status == 200 else None
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """All task instances of a run, mapped ones included."""

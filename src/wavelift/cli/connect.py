@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, NoReturn
 
 import typer
@@ -64,6 +65,11 @@ def _asked(what: str, *, hide_input: bool = False) -> str:
     if not sys.stdin.isatty():
         raise ApiError("not logged in; set WAVELIFT_USER and WAVELIFT_PASSWORD, or WAVELIFT_TOKEN")
     return str(typer.prompt(what, hide_input=hide_input, err=True))
+
+
+def local_time(instant: str | None) -> str:
+    """An instant of the API in the user's own time, with its offset: ``2026-12-01 10:00+01:00``; nothing for none."""
+    return datetime.fromisoformat(instant).astimezone().isoformat(" ", "minutes") if instant else ""
 
 
 def why_run_failed(api: ApiClient, dag_id: str, run_id: str, state: str, task: str) -> str:

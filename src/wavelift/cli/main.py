@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wavelift.cli import catalog, connectors, wave
+from wavelift.cli import catalog, connectors, jobs, replicate, wave
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Waves of VMware virtual machines into Amazon EC2.")
 app.add_typer(wave.app, name="wave", help="Check and plan wave specs.")
@@ -19,6 +19,8 @@ migrations_app = typer.Typer(no_args_is_help=True, help="What was migrated, and 
 app.add_typer(migrations_app, name="migrations")
 app.add_typer(catalog.app, name="catalog", help="The servers that vCenters show.")
 app.add_typer(connectors.app, name="connectors", help="The places that read vCenters.")
+app.add_typer(jobs.app, name="jobs", help="Standing orders to replicate servers, and their history.")
+app.add_typer(replicate.app, name="runs", help="Single replication runs.")
 simulators_app = typer.Typer(no_args_is_help=True, help="Stand-ins for vCenter and AWS, on loopback.")
 app.add_typer(simulators_app, name="simulators")
 iam_app = typer.Typer(no_args_is_help=True, help="The AWS identities that wavelift needs.")
@@ -61,6 +63,18 @@ def demo(
 def preflight(name: wave.WaveName, servers: wave.Servers = None, as_json: wave.AsJson = False) -> None:
     """Check a wave's servers against vCenter and AWS; creates nothing."""
     wave.run_mode(name, "preflight", servers, as_json=as_json)
+
+
+@app.command("replicate")
+def replicate_now(
+    name: wave.WaveName,
+    servers: wave.Servers = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it has ended.")] = True,
+    unpause: Annotated[bool, typer.Option("--unpause", help="Let Airflow schedule the wave's replication.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+) -> None:
+    """Replicate servers now, on demand: at most 2 runs per job in 24 hours (SMS-06)."""
+    replicate.replicate(name, servers, wait=wait, unpause=unpause, as_json=as_json)
 
 
 @app.command()

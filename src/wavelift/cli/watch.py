@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from rich import box
 from rich.console import Console
@@ -77,6 +77,37 @@ class Row:
         return human_seconds((self.total - self.done) / self.rate) if self.rate > 0 and self.done < self.total else ""
 
 
+class Rates:
+    """Bytes per second over the last seconds, per whatever moves."""
+
+    def __init__(self) -> None:
+        self._samples: dict[Hashable, deque[tuple[float, int]]] = {}
+
+    def of(self, key: Hashable, now: float, done: int) -> float:
+        """The rate after ``done`` bytes at ``now``, 0 while unknown."""
+        samples = self._samples.setdefault(key, deque())
+        if samples and done < samples[-1][1]:  # a new try began again
+            samples.clear()
+        samples.append((now, done))
+        while now - samples[0][0] > WINDOW_SECONDS and len(samples) > 2:
+            samples.popleft()
+        passed = now - samples[0][0]
+        return (done - samples[0][1]) / passed if passed > 0 else 0.0
+
+
+class Watched(Protocol):
+    """What :func:`shown` shows."""
+
+    dag_id: str
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Seconds, from any start."""
+
+    def rows(self) -> list[Row]:
+        """One row per server, asked anew each time."""
+
+
 @dataclass
 class Watch:
     """One run's servers; :meth:`rows` asks Airflow anew each time."""
@@ -87,7 +118,7 @@ class Watch:
     clock: Callable[[], float] = time.monotonic
     _servers: list[tuple[str, int]] = field(default_factory=list)
     """Name and bytes of each, in the order of the map index."""
-    _samples: dict[tuple[int, str], deque[tuple[float, int]]] = field(default_factory=dict)
+    _rates: Rates = field(default_factory=Rates)
 
     def rows(self) -> list[Row]:
         """One row per server; one without a server while the run is before its servers."""
@@ -123,26 +154,15 @@ class Watch:
         if phase not in TRANSFERS or state != "running":
             return Row(name, phase, note)
         done = self._moved(index, phase)
-        return Row(name, phase, note, done, total, self._rate(index, phase, done))
+        return Row(name, phase, note, done, total, self._rates.of((index, phase), self.clock(), done))
 
     def _moved(self, index: int, phase: str) -> int:
         stored = self.api.state_store(self.dag_id, self.run_id, f"server.{phase}", "progress", map_index=index) or {}
         return sum(disk["done"] for disk in stored.get("disks", {}).values())
 
-    def _rate(self, index: int, phase: str, done: int) -> float:
-        samples = self._samples.setdefault((index, phase), deque())
-        now = self.clock()
-        if samples and done < samples[-1][1]:  # a new try began again
-            samples.clear()
-        samples.append((now, done))
-        while now - samples[0][0] > WINDOW_SECONDS and len(samples) > 2:
-            samples.popleft()
-        passed = now - samples[0][0]
-        return (done - samples[0][1]) / passed if passed > 0 else 0.0
-
 
 @contextmanager
-def shown(watch: Watch, out: Console) -> Iterator[Callable[[], None]]:
+def shown(watch: Watched, out: Console) -> Iterator[Callable[[], None]]:
     """A function to call after every look at the run: it shows what changed."""
     if not out.is_terminal:
         lines = _Lines(watch, out)
@@ -168,7 +188,7 @@ def table(rows: list[Row], title: str) -> Table:
 class _Lines:
     """One line per change, for logs."""
 
-    def __init__(self, watch: Watch, out: Console) -> None:
+    def __init__(self, watch: Watched, out: Console) -> None:
         self._watch = watch
         self._out = out
         self._start = watch.clock()

@@ -1,4 +1,4 @@
-"""``wavelift wave …``: validate here, plan through the wave's DAG."""
+"""``wavelift wave …``: validate here, plan through the wave's DAG, apply its replication through REST."""
 
 from __future__ import annotations
 
@@ -49,6 +49,52 @@ AsJson = Annotated[bool, typer.Option("--json", help="The whole report as JSON."
 def plan(name: WaveName, servers: Servers = None, as_json: AsJson = False) -> None:
     """What a wave would move, make and cost; creates nothing."""
     run_mode(name, "plan", servers, as_json=as_json)
+
+
+@app.command()
+@api_errors_told()
+def apply(
+    name: WaveName,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show how jobs and file differ.")] = False,
+    unpause: Annotated[bool, typer.Option("--unpause", help="Let Airflow schedule the wave's replication.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Make and change a wave's replication jobs as its file says; shows the drift. Nothing is ever deleted."""
+    api = client()
+    answer = api.call("POST", f"/wavelift/waves/{name}/apply", {"dry_run": dry_run})
+    if unpause and not dry_run and answer["dag_paused"]:
+        api.unpause(answer["dag_id"])
+        answer["dag_paused"] = False
+    if as_json:
+        print(json.dumps(answer, indent=2))
+        return
+    print_changes(answer)
+
+
+DID = {"create": "made", "update": "changed", "keep": "as the file says", "missing": "not in the file; left alone"}
+WOULD = {**DID, "create": "would be made", "update": "would be changed"}
+
+
+def print_changes(answer: dict[str, Any]) -> None:
+    """Server by server what was done, or would be, and each field that differs."""
+    words = WOULD if answer["dry_run"] else DID
+    table = Table(title=f"Replication of {escape(answer['wave'])}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("server", "job", "", "ledger → file"):
+        table.add_column(column, overflow="fold")
+    for row in answer["changes"]:
+        fields = "\n".join(f"{key}: {both['ledger']} → {both['spec']}" for key, both in row["fields"].items())
+        table.add_row(*map(escape, (row["server"], row["job_id"] or "", words[row["kind"]], fields)))
+    console = stdout_console()
+    console.print(table)
+    for folder in answer["unbound_folders"]:
+        told = f"{folder}: the catalogue holds no server below it; `wavelift catalog import`, then apply again"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
+    if answer["dag_paused"] is None:
+        console.print(f"Airflow has no DAG {answer['dag_id']} yet, so nothing runs", markup=False, soft_wrap=True)
+    elif answer["dag_paused"]:
+        way_out = f"`wavelift wave apply {answer['wave']} --unpause`"
+        told = f"{answer['dag_id']} is paused in Airflow, so nothing runs: {way_out}"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 @api_errors_told()

@@ -1,5 +1,7 @@
 """The REST API under ``/wavelift``: the list of migrations, cancel, launch, verify, cleanup (AMP-07, AMP-08).
 
+Catalogue, connectors and replication have modules of their own.
+
 Every route denies by default: reading needs the right to read the wave's DAG, writing the right to trigger it.
 What runs in Airflow is started and stopped through Airflow's own REST API with the caller's token, so Airflow's own
 checks and audit log apply too.
@@ -8,7 +10,7 @@ checks and audit log apply too.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep, get_user
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
@@ -17,16 +19,21 @@ from pydantic import BaseModel, ConfigDict
 
 from wavelift import __version__
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
+from wavelift.base.errors import BusyError, NotFoundError, PermanentError, RefusedError, WaveliftError
 from wavelift.base.run import SystemClock
 from wavelift.console.access import may_read, may_trigger, readable_dags
 from wavelift.console.catalog import add_catalog_routes
 from wavelift.console.chain import Chain
 from wavelift.console.deps import AirflowDep, LedgerDep
+from wavelift.console.replication import add_replication_routes
+from wavelift.console.replication_runs import add_replication_run_routes
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.migration import after_cancel
+
+CONFLICTS: Final = (PermanentError, BusyError)
+"""What is as it is: the same request would be refused again."""
 
 
 class CleanupBody(BaseModel):
@@ -56,12 +63,17 @@ def create_app() -> FastAPI:
     _reading(app)
     _writing(app)
     add_catalog_routes(app)
+    add_replication_routes(app)
+    add_replication_run_routes(app)
     return app
 
 
 async def _wavelift_error(request: Request, error: Exception) -> JSONResponse:
-    status = 404 if isinstance(error, NotFoundError) else 409 if isinstance(error, PermanentError) else 503
-    return JSONResponse({"detail": str(error)}, status_code=status)
+    status = 404 if isinstance(error, NotFoundError) else 409 if isinstance(error, CONFLICTS) else 503
+    answer: dict[str, Any] = {"detail": str(error)}
+    if isinstance(error, RefusedError):  # for programs: the rule, and when it will hold no more
+        answer |= {name: error.where.get(name) for name in ("rule", "until")} | {"refusals": list(error.refusals)}
+    return JSONResponse(answer, status_code=status)
 
 
 async def _api_error(request: Request, error: Exception) -> JSONResponse:
@@ -108,7 +120,7 @@ def _writing(app: FastAPI) -> None:
         """Stop a queued or active migration: its task is failed, its snapshot removed, its import cancelled."""
         _triggerable(ledger, migration_id, user)
         migration = migrations.request_cancel(ledger, migration_id, by=user.get_name(), clock=SystemClock())
-        chain = Chain(airflow, migration)
+        chain = Chain.of_migration(airflow, migration)
         stopped = chain.stop()
         migration = after_cancel(ledger, migration, released=chain.released, clock=SystemClock())
         return {**_row(migration, None), "stopped_tasks": stopped}

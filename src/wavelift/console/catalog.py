@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
@@ -16,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from wavelift.base.run import SystemClock
 from wavelift.console.access import may_read, may_trigger
-from wavelift.console.deps import AirflowDep, LedgerDep
+from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep
 from wavelift.ledger import Catalog, CatalogEntry, Connector, catalog, connectors
 from wavelift.ledger.catalog import ServerFilter
+from wavelift.ledger.jobs import jobs_of_servers
 from wavelift.rules.connectors import CATALOG_DAG, DEFAULT_CONNECTOR, HEALTH_DAG, dag_id_of
 from wavelift.services.catalog import connector_usage
 
@@ -88,7 +90,8 @@ def _catalog_reading(app: FastAPI) -> None:
         known = _readable(catalog.list_catalogs(ledger, clock=SystemClock()), user)
         wanted = [one.connection for one in known if connection in (None, one.connection)]
         which = ServerFilter(connections=wanted, search=search, tag=tag, gone=gone)
-        page = catalog.list_servers(ledger, which, limit=limit, offset=offset)
+        job_of = partial(jobs_of_servers, ledger)
+        page = catalog.list_servers(ledger, which, limit=limit, offset=offset, job_of=job_of)
         return {
             "servers": [_server_row(entry) for entry in page.items],
             "total": page.total,
@@ -152,10 +155,11 @@ def _connector_writing(app: FastAPI) -> None:
         return {"dag_id": dag_id, "dag_run_id": airflow.trigger(dag_id)}
 
     @app.post("/connectors/{name}/disassociate")
-    def disassociate(name: str, user: GetUserDep, ledger: LedgerDep) -> dict[str, Any]:
-        """Forget a connector that nothing uses."""
+    def disassociate(name: str, user: GetUserDep, ledger: LedgerDep, specs: SpecsDep) -> dict[str, Any]:
+        """Forget a connector that nothing uses: no migration, no slot, no replication job."""
         _triggerable(user, name)
-        connectors.disassociate(ledger, name, used_by=connector_usage, by=user.get_name(), clock=SystemClock())
+        used_by = partial(connector_usage, connectors_of=specs.connectors())
+        connectors.disassociate(ledger, name, used_by=used_by, by=user.get_name(), clock=SystemClock())
         return {"name": name, "disassociated": True}
 
 

@@ -1,4 +1,4 @@
-"""What the routes get: the ledger, and Airflow's REST API as the caller."""
+"""What the routes get: the ledger, the waves' specs, and Airflow's REST API as the caller."""
 
 from __future__ import annotations
 
@@ -11,6 +11,21 @@ from fastapi import Depends, Request
 from wavelift.airflow import config
 from wavelift.airflow.rest import ApiClient
 from wavelift.ledger import Ledger
+from wavelift.rules.plans import ResolvedWave
+from wavelift.specs import resolved_wave, usable_waves
+
+
+class Specs:
+    """The waves' files, read when asked: what a run would freeze now."""
+
+    def wave(self, name: str) -> ResolvedWave:
+        """:raises SpecError: when there is neither a valid file nor a last valid version."""
+        return resolved_wave(name, config.waves_folder(), config.environments_folder(), config.last_valid_folder())
+
+    def connectors(self) -> dict[str, str]:
+        """Wave → connector."""
+        known = usable_waves(config.waves_folder(), config.environments_folder(), config.last_valid_folder())
+        return {name: shape.connector for name, shape in known.shapes.items()}
 
 
 def _ledger() -> Iterator[Ledger]:
@@ -27,3 +42,4 @@ def _airflow(request: Request) -> ApiClient:
 
 LedgerDep = Annotated[Ledger, Depends(_ledger)]
 AirflowDep = Annotated[ApiClient, Depends(_airflow)]
+SpecsDep = Annotated[Specs, Depends(Specs)]

@@ -6,7 +6,7 @@ decided in :mod:`wavelift.services.replication`, the only writer.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from wavelift.base.errors import BusyError, NotFoundError
 from wavelift.base.names import run_hash
 from wavelift.ledger import events
+from wavelift.ledger.catalog_records import CatalogServer, ServerJob
 from wavelift.ledger.database import Ledger
 from wavelift.ledger.records import DagRun, Page
 from wavelift.ledger.replication_records import ReplicationJob, WaveSchedule
@@ -90,6 +91,25 @@ def list_jobs(
         return Page(items=_all(tx, rows), total=total, limit=limit, offset=offset)
 
 
+def jobs_of_servers(ledger: Ledger, servers: Sequence[CatalogServer]) -> dict[str, ServerJob]:
+    """Catalogue id → replication job, for the rows of one page (SMS-02): the one that stands, else the newest deleted.
+
+    A job belongs to a server of a connection by instance UUID or managed object id, never by name.
+    """
+    ids = {(server.connection, server.identity): server.id for server in servers}
+    mine = job.c.source.in_({source for source, _ in ids}) & job.c.identity.in_({identity for _, identity in ids})
+    query = sa.select(job).where(mine).order_by(job.c.deleted_at.is_(None), job.c.created_at)
+    with ledger.read() as tx:
+        found = _all(tx, query)
+    return {
+        ids[each.source, each.identity]: ServerJob(
+            id=each.id, state=str(each.state), terminated=each.state is JobState.DELETED
+        )
+        for each in found
+        if (each.source, each.identity) in ids
+    }
+
+
 def wave_schedule_of(ledger: Ledger, wave: str) -> WaveSchedule | None:
     """The wave's row, None when it never had a job."""
     with ledger.read() as tx:
@@ -133,6 +153,12 @@ def find_standing(tx: sa.Connection, wave: str, server: str) -> ReplicationJob |
 def standing(tx: sa.Connection, wave: str) -> tuple[ReplicationJob, ...]:
     """Jobs of a wave that aren't deleted, by server."""
     return _all(tx, sa.select(job).where(job.c.wave == wave, job.c.deleted_at.is_(None)).order_by(job.c.server))
+
+
+def standing_by_wave(tx: sa.Connection) -> dict[str, int]:
+    """Wave → how many of its jobs aren't deleted, for waves that have one."""
+    query = sa.select(job.c.wave, sa.func.count()).where(job.c.deleted_at.is_(None)).group_by(job.c.wave)
+    return {row[0]: row[1] for row in tx.execute(query)}
 
 
 def insert(

@@ -61,6 +61,15 @@ def current_runs(ledger: Ledger, job_ids: Collection[str]) -> dict[str, Replicat
         return {run.job_id: run for run in _all(tx, query)}
 
 
+def served_instants(ledger: Ledger, job_ids: Collection[str]) -> dict[str, datetime]:
+    """Job id → the newest of its scheduled instants that has a run, whatever became of it."""
+    columns = replication_run.c
+    newest = sa.func.max(columns.scheduled_for, type_=columns.scheduled_for.type).label("newest")
+    query = sa.select(columns.job_id, newest).where(columns.job_id.in_(job_ids), columns.scheduled_for.is_not(None))
+    with ledger.read() as tx:
+        return {row.job_id: row.newest for row in tx.execute(query.group_by(columns.job_id))}
+
+
 def stop_requested(ledger: Ledger, id: str) -> bool:
     """Whether the run's tasks must stop: somebody asked, or its job was deleted. Tasks poll this."""
     known = find_run(ledger, id)
@@ -86,6 +95,8 @@ class RunFilter:
     run: DagRun | None = None
     waves: Collection[str] | None = None
     """Waves that the caller may read. An empty collection lists nothing."""
+    started: bool = False
+    """Only those that began: they may have made something outside."""
     search: str = ""
     """Part of an id, job id, server, wave, status or AMI id; case does not matter."""
 
@@ -97,6 +108,8 @@ class RunFilter:
         found += [column.in_(values) for column, values in among.items() if values is not None]
         if self.run is not None:
             found.append(_of_dag_run(self.run))
+        if self.started:
+            found.append(columns.started_at.is_not(None))
         if self.search:
             searched = (columns.id, columns.job_id, columns.server, columns.wave, columns.status, columns.ami_id)
             found.append(sa.or_(*(column.icontains(self.search, autoescape=True) for column in searched)))

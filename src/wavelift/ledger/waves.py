@@ -87,6 +87,13 @@ def find_wave_run(ledger: Ledger, run: DagRun) -> WaveRun | None:
         return _find(tx, run)
 
 
+def last_connector(tx: sa.Connection, wave: str) -> str | None:
+    """The connector that the wave's newest run was frozen with; None when it never ran."""
+    query = sa.select(wave_run.c.spec).where(wave_run.c.wave == wave).order_by(wave_run.c.created_at.desc()).limit(1)
+    spec = tx.execute(query).scalar_one_or_none()
+    return str(spec["connector"]) if spec and "connector" in spec else None
+
+
 def _where(run: DagRun) -> sa.ColumnElement[bool]:
     return (wave_run.c.dag_id == run.dag_id) & (wave_run.c.dag_run_id == run.dag_run_id)
 

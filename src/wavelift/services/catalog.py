@@ -11,7 +11,7 @@ from wavelift.base.catalog import CatalogIndex, CatalogRow, ConnectorHealth
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
 from wavelift.base.run import Clock
-from wavelift.ledger import Connector, DagRun, Ledger, catalog, connectors
+from wavelift.ledger import Connector, DagRun, Ledger, catalog, connectors, jobs, waves
 from wavelift.ledger.tables import migration, slot
 from wavelift.rules import lifecycle
 
@@ -131,8 +131,11 @@ def record_health(ledger: Ledger, health: ConnectorHealth, *, by: str, clock: Cl
     return connectors.record_health(ledger, health, by=by, clock=clock) is not None
 
 
-def connector_usage(tx: sa.Connection, name: str) -> list[str]:
-    """What uses a connector, in words: migrations that have not ended, slots (SMS-01). Replication adds its jobs."""
+def connector_usage(tx: sa.Connection, name: str, *, connectors_of: Mapping[str, str] | None = None) -> list[str]:
+    """What uses a connector, in words: migrations that have not ended, slots, replication jobs (SMS-01).
+
+    :param connectors_of: wave → connector, as today's specs say. Of a wave without a spec its last run tells.
+    """
     active = migration.c.state.not_in(lifecycle.TERMINAL) & (migration.c.connector == name)
     standing = slot.c.released_at.is_(None) & (slot.c.scope == name) & (slot.c.kind == "transfer")
     found = []
@@ -140,6 +143,14 @@ def connector_usage(tx: sa.Connection, name: str) -> list[str]:
         count = tx.execute(sa.select(sa.func.count()).select_from(table).where(condition)).scalar_one()
         if count:
             found.append(f"{count} {what}{'s' if count > 1 else ''} under way")
+    return found + _replication_usage(tx, name, connectors_of or {})
+
+
+def _replication_usage(tx: sa.Connection, name: str, connectors_of: Mapping[str, str]) -> list[str]:
+    found = []
+    for wave, count in sorted(jobs.standing_by_wave(tx).items()):
+        if (connectors_of.get(wave) or waves.last_connector(tx, wave)) == name:
+            found.append(f"{count} replication job{'s' if count > 1 else ''} of wave '{wave}'")
     return found
 
 

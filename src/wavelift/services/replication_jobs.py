@@ -82,10 +82,30 @@ def create_job(
         return _create(tx, wave, order, clock.now(), by, policy)
 
 
+def create_jobs(
+    ledger: Ledger, wave: str, orders: Sequence[JobOrder], *, by: str, clock: Clock, policy: Policy = DEFAULT_POLICY
+) -> tuple[ReplicationJob, ...]:
+    """Like :func:`create_job` for several servers: all of them or none (SMS-03)."""
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        now = clock.now()
+        made = tuple(_create(tx, wave, order, now, by, policy, reschedule=False) for order in orders)
+        jobs.reschedule(tx, wave, at=now)
+        return made
+
+
 def update_job(
-    ledger: Ledger, job_id: str, *, by: str, clock: Clock, policy: Policy = DEFAULT_POLICY, **changes: Any
+    ledger: Ledger,
+    job_id: str,
+    *,
+    by: str,
+    clock: Clock,
+    guest: Guest | None = None,
+    policy: Policy = DEFAULT_POLICY,
+    **changes: Any,
 ) -> ReplicationJob:
     """Change a job: fields of :class:`~wavelift.rules.wave_replication.ReplicationPlan`, and ``license_type``.
+
+    :param guest: of the server, where known: the licence is checked against it.
 
     A new seed time or frequency counts from now on: an instant that has passed by then is not made up.
 
@@ -103,7 +123,7 @@ def update_job(
         known = _changeable(tx, job_id)
         order = _order_of(known)
         plan = ReplicationPlan.load({**order.plan.dump(), **_without(changes, "license_type")})
-        order = replace(order, plan=plan, license_type=changes.get("license_type", order.license_type))
+        order = replace(order, plan=plan, guest=guest, license_type=changes.get("license_type", order.license_type))
         return _update(tx, known, order, clock.now(), by, policy, again="seed_time" in changes)
 
 

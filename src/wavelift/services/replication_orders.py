@@ -1,0 +1,98 @@
+"""What a wave's spec asks for, server by server, with what the catalogue knows of them: guest, and who they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from wavelift.ledger import CatalogServer, Ledger, catalog, jobs
+from wavelift.ledger.catalog import ServerFilter
+from wavelift.rules.guests import Guest, guest
+from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
+from wavelift.rules.wave_replication import ReplicationPlan
+from wavelift.services.replication_jobs import JobOrder
+
+_ALL: Final = 100_000
+"""More than a vCenter holds: the whole catalogue of one connection, a few hundred bytes a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The servers of a wave by their names, folders replaced by what the catalogue holds below them.
+
+    :param rows: name → row of the catalogue, for those that it has.
+    :param unbound: folders below which the catalogue has nothing: import it first.
+    """
+
+    plans: dict[str, ServerPlan]
+    rows: dict[str, CatalogServer]
+    unbound: tuple[str, ...] = ()
+
+    def guest(self, server: str) -> Guest | None:
+        """None when the catalogue doesn't know the server, or vCenter not its guest."""
+        row = self.rows.get(server)
+        return guest(row.guest_id) if row is not None and row.guest_id else None
+
+
+def bind_wave(ledger: Ledger, wave: ResolvedWave) -> Bound:
+    """Look the wave's servers up in the catalogue of its connection, as a run looks them up in vCenter.
+
+    :raises SpecError: when two entries select one VM.
+    """
+    known = catalog.list_servers(ledger, ServerFilter(connections=[wave.connection]), limit=_ALL).items
+    rows = [entry.server for entry in known if not entry.server.template]
+    found = [_found(plan, rows) for plan in wave.servers]
+    plans = {plan.server: plan for plan in bind(wave.servers, found)}
+    by_path = {row.path: row for row in rows}
+    count = Counter(row.name for row in rows)
+    by_name = {row.name: row for row in rows if count[row.name] == 1}
+    either = {
+        name: by_path.get(plan.selector.value) or by_name.get(plan.selector.value) for name, plan in plans.items()
+    }
+    unbound = tuple(
+        plan.server
+        for plan, vms in zip(wave.servers, found, strict=True)
+        if plan.selector.kind == "folder" and not vms and plan.replication is not None
+    )
+    return Bound(plans, {name: row for name, row in either.items() if row is not None}, unbound)
+
+
+def orders_of_wave(ledger: Ledger, wave: ResolvedWave, bound: Bound) -> tuple[JobOrder, ...]:
+    """The jobs that the wave's spec asks for."""
+    standing = {job.server for job in jobs.jobs_of_wave(ledger, wave.wave)}
+    return tuple(
+        order_of(plan, plan.replication, bound, new=name not in standing)
+        for name, plan in bound.plans.items()
+        if plan.replication is not None
+    )
+
+
+def order_of(
+    plan: ServerPlan, replication: ReplicationPlan, bound: Bound, *, new: bool, license_type: str = ""
+) -> JobOrder:
+    """The job of one server.
+
+    :param new: only a new job learns from the catalogue who its server is. Of a standing one the last run knows, and
+        an old catalogue must not contradict it.
+    """
+    row = bound.rows.get(plan.server) if new else None
+    return JobOrder(
+        server=plan.server,
+        plan=replication,
+        license_type=license_type or plan.license_type,
+        guest=bound.guest(plan.server),
+        source=row.connection if row else "",
+        identity=row.identity if row else "",
+    )
+
+
+def _found(plan: ServerPlan, rows: Sequence[CatalogServer]) -> list[Found]:
+    """What the selector finds; a server that the catalogue lacks is taken at the spec's word: its run will meet it."""
+    value = plan.selector.value
+    if plan.selector.kind == "folder":
+        below = value.rstrip("/") + "/"
+        return [Found(row.name, row.path) for row in rows if row.path.startswith(below)]
+    hits = [row for row in rows if value == (row.path if plan.selector.kind == "path" else row.name)]
+    return [Found(hits[0].name, hits[0].path)] if len(hits) == 1 else [Found(plan.selector.leaf, value)]

@@ -1,0 +1,266 @@
+"""``wavelift jobs``, ``replicate``, ``runs`` and ``wave apply`` against an API of the test's own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.cli import jobs, replicate, wave
+from wavelift.cli.main import app
+from wavelift.cli.replicate import RunsWatch
+
+pytestmark = pytest.mark.unit
+
+RUN: dict[str, Any] = {
+    "id": "run-0123456789ab",
+    "server": "web[01]",
+    "type": "OnDemand",
+    "state": "Completed",
+    "status": "",
+    "refused_until": None,
+    "scheduled_start": None,
+    "completed_at": "2026-12-01T11:00:00+00:00",
+    "ami_id": "ami-1",
+    "ami_state": "available",
+    "progress_pct": 100,
+    "bytes_done": 0,
+    "bytes_total": 0,
+    "bytes_read": 3 << 30,
+    "bytes_sent": 1 << 20,
+    "rate": 5 << 20,
+    "duration_s": 600.0,
+    "error": "",
+    "cancel_requested": False,
+}
+JOB: dict[str, Any] = {
+    "id": "job-0123456789ab",
+    "wave": "erp",
+    "server": "web[01]",
+    "state": "paused",
+    "state_reason": "3 runs failed in a row",
+    "seed_at": "2026-12-01T09:00:00+00:00",
+    "frequency_hours": 12,
+    "next_at": "2026-12-01T21:00:00+00:00",
+    "license_type": "auto",
+    "description": "shop",
+    "keep_amis": None,
+    "pause_after_failures": 3,
+    "ami": "import",
+    "force_register": False,
+    "failures": 3,
+    "latest_ami_id": "ami-1",
+    "current_run": None,
+    "term_ends_at": "2027-03-01T09:00:00+00:00",
+    "term_days_left": 90,
+    "source": "",
+    "identity": "",
+    "created_by": "ana",
+    "created_at": "2026-12-01T09:00:00+00:00",
+}
+STARTED = {"dag_id": "erp.replicate", "dag_run_id": "on_demand__1", "runs": [{**RUN, "state": "Reserved"}]}
+PAGE = {"total": 1, "limit": 50, "offset": 0}
+REFUSED = {"detail": "refused: 2 on-demand runs in 24 hours", "rule": "quota", "until": "2026-12-02T09:00:00+00:00"}
+
+
+class Api:
+    """Answers by method and path; remembers what was asked."""
+
+    def __init__(self, answers: dict[str, Any], state: str = "success") -> None:
+        self.answers, self.state = answers, state
+        self.asked: list[tuple[str, Any]] = []
+        self.unpaused: list[str] = []
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        self.asked.append((f"{method} {path}", body))
+        answer = self.answers[f"{method} {path.split('?')[0]}"]
+        if isinstance(answer, ApiError):
+            raise answer
+        return answer
+
+    def unpause(self, dag_id: str) -> None:
+        self.unpaused.append(dag_id)
+
+    def wait_for_run(self, dag_id: str, run_id: str, *, every: Callable[[], None], **_: Any) -> str:
+        every()
+        return self.state
+
+    def xcom(self, *_: Any, **__: Any) -> Any:
+        return {"what": "web[01]: no route"}
+
+
+Use = Callable[..., Api]
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Use:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+
+    def install(answers: dict[str, Any], state: str = "success") -> Api:
+        api = Api(answers, state)
+        for module in (jobs, replicate, wave):
+            monkeypatch.setattr(module, "client", lambda: api)
+        return api
+
+    return install
+
+
+@pytest.fixture(autouse=True)
+def _zone_again() -> Any:
+    yield
+    time.tzset()
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def test_sms_08_the_list_shows_local_times_and_why_a_job_is_paused(use: Use) -> None:
+    api = use({"GET /wavelift/jobs": {"jobs": [JOB], **PAGE, "total": 2}})
+    done = call("jobs", "list", "--wave", "erp", "--search", "a b")
+    assert done.exit_code == 0, done.output
+    assert api.asked[0][0] == "GET /wavelift/jobs?wave=erp&search=a+b&limit=50"
+    for text in ("erp/web[01]", "2026-12-01 22:00+01:00", "every 12 h", "ami-1", "90 days left", "failed in a row"):
+        assert text in done.stdout, text
+    assert "--offset 1 for more" in done.stdout
+    assert json.loads(call("jobs", "list", "--json").stdout)["jobs"][0]["next_at"].endswith("+00:00")
+
+
+def test_a_job_is_named_by_id_or_by_wave_and_server(use: Use) -> None:
+    answers = {"GET /wavelift/jobs": {"jobs": [JOB], **PAGE}, f"GET /wavelift/jobs/{JOB['id']}": JOB}
+    use(answers)
+    for name in (JOB["id"], "erp/web[01]"):
+        done = call("jobs", "show", name)
+        assert (done.exit_code, "2027-03-01 10:00+01:00" in done.stdout) == (0, True), done.output
+    done = call("jobs", "show", "erp/web02")
+    assert (done.exit_code, "no replication job for server web02" in done.stderr) == (1, True)
+
+
+def test_sms_03_create_and_update_send_only_what_was_given(use: Use) -> None:
+    api = use({"POST /wavelift/jobs": {"jobs": [JOB]}, f"PATCH /wavelift/jobs/{JOB['id']}": JOB})
+    done = call("jobs", "create", "erp", "web01", "db01", "--seed", "1796119200", "--every", "12", "--license", "byol")
+    assert "first run 2026-12-01 22:00+01:00" in done.stdout, done.output
+    assert call("jobs", "update", JOB["id"], "--keep-all", "--pause-after", "0").exit_code == 0
+    assert [body for _, body in api.asked] == [
+        {
+            "wave": "erp",
+            "servers": ["web01", "db01"],
+            "seed_time": "1796119200",
+            "frequency_hours": 12,
+            "license_type": "byol",
+        },
+        {"pause_after_failures": 0, "keep_amis": None},
+    ]
+    assert call("jobs", "create", "erp", "web01", "--every", "11").exit_code == 2
+    assert "nothing to change" in call("jobs", "update", JOB["id"]).stderr
+
+
+def test_pause_resume_extend_and_delete(use: Use) -> None:
+    deleted = {
+        "job": {**JOB, "state": "deleting"},
+        "cut_short": [RUN["id"]],
+        "snapshots": ["snap-1"],
+        "manifests": [],
+        "dag_id": "erp.replicate",
+        "dag_run_id": "manual__1",
+    }
+    path = f"/wavelift/jobs/{JOB['id']}"
+    answers = {f"POST {path}/{verb}": JOB for verb in ("pause", "resume", "extend")}
+    api = use({**answers, f"DELETE {path}": deleted})
+    assert "is paused" in call("jobs", "pause", JOB["id"], "--reason", "freeze").stdout
+    assert "next run 2026-12-01 22:00+01:00" in call("jobs", "resume", JOB["id"]).stdout
+    assert "term ends 2027-03-01" in call("jobs", "extend", JOB["id"], "--days", "30").stdout
+    assert [body for _, body in api.asked] == [{"reason": "freeze"}, None, {"days": 30}]
+    told = call("jobs", "delete", JOB["id"]).stdout
+    for text in ("deleting; its AMIs stay", f"{RUN['id']} was cut short", "to go: snap-1", "manual__1"):
+        assert text in told, text
+
+
+def test_sms_08_history_has_every_column_and_the_words_of_what_failed(use: Use) -> None:
+    path = f"GET /wavelift/jobs/{JOB['id']}/runs"
+    refused = {**RUN, "state": "Refused", "status": "in progress", "refused_until": "2026-12-01T12:00:00+00:00"}
+    use({path: {"runs": [RUN, refused], **PAGE, "total": 2}})
+    done = call("jobs", "history", JOB["id"])
+    assert done.exit_code == 0, done.output
+    for text in ("OnDemand", "Completed", "12:00+01:00", "ami-1", "3.0 GiB", "1.0 MiB", "5.0 MiB/s", "10 min"):
+        assert text in done.stdout, text
+    assert "in progress; not before 2026-12-01 13:00+01:00" in done.stdout
+
+
+def test_sms_06_replicate_watches_to_the_end(use: Use) -> None:
+    api = use({"POST /wavelift/waves/erp/replications": STARTED, "GET /wavelift/runs": {"runs": [RUN]}})
+    done = call("replicate", "erp", "--server", "web[01]", "--unpause")
+    assert (done.exit_code, "ami-1" in done.stdout) == (0, True), done.output
+    assert (api.asked[0][1], api.unpaused) == ({"servers": ["web[01]"]}, ["erp.replicate"])
+    assert json.loads(call("replicate", "erp", "--json").stdout)["state"] == "success"
+    api.asked.clear()
+    assert call("replicate", "erp", "--no-wait").exit_code == 0
+    assert len(api.asked) == 1
+
+
+def test_replicate_fails_when_a_server_did(use: Use) -> None:
+    failed = {**RUN, "state": "Failed", "error": "no route"}
+    use({"POST /wavelift/waves/erp/replications": STARTED, "GET /wavelift/runs": {"runs": [failed]}}, "failed")
+    done = call("replicate", "erp")
+    assert (done.exit_code, "no route" in done.stdout, "ended as failed" in done.stderr) == (1, True, True), done.output
+
+
+def test_air_04_a_refusal_is_words_for_people_and_json_for_programs(use: Use) -> None:
+    refusal = ApiError(f"POST … gave 409: {REFUSED['detail']}", status=409, answer=REFUSED)
+    api = use({"POST /wavelift/waves/erp/replications": refusal})
+    done = call("replicate", "erp")
+    assert (done.exit_code, "2 on-demand runs" in done.stderr, done.stdout) == (1, True, "")
+    done = call("replicate", "erp", "--json")
+    assert (done.exit_code, json.loads(done.stdout)) == (1, REFUSED)
+    assert len(api.asked) == 2, "never asked twice"
+
+
+def test_a_run_is_cancelled(use: Use) -> None:
+    path = f"POST /wavelift/runs/{RUN['id']}/cancel"
+    use({path: {**RUN, "state": "Active", "stopped_tasks": ["server.transfer"]}})
+    assert "being cancelled: server.transfer" in call("runs", "cancel", RUN["id"]).stdout
+    use({path: {**RUN, "state": "Expired", "stopped_tasks": []}})
+    assert "not counted" in call("runs", "cancel", RUN["id"]).stdout
+
+
+def test_apply_tells_drift_and_a_paused_dag(use: Use) -> None:
+    change = {
+        "kind": "update",
+        "server": "web[01]",
+        "job_id": "job-1",
+        "fields": {"keep_amis": {"ledger": 2, "spec": 3}},
+    }
+    answer = {
+        "wave": "erp",
+        "dry_run": True,
+        "changes": [change, {"kind": "missing", "server": "old", "job_id": "job-2", "fields": {}}],
+        "unbound_folders": ["/DC0/vm/shop"],
+        "dag_id": "erp.replicate",
+        "dag_paused": True,
+    }
+    api = use({"POST /wavelift/waves/erp/apply": answer})
+    done = call("wave", "apply", "erp", "--dry-run", "--unpause")
+    for text in ("would be changed", "keep_amis: 2 → 3", "left alone", "catalog import", "is paused in Airflow"):
+        assert text in done.stdout, text
+    assert (api.asked[0][1], api.unpaused) == ({"dry_run": True}, []), "a look changes nothing"
+    assert "is paused" not in call("wave", "apply", "erp", "--unpause").stdout
+    assert api.unpaused == ["erp.replicate"]
+
+
+def test_live_rows_have_rate_and_what_is_waited_for() -> None:
+    active = {**RUN, "state": "Active", "status": "Uploading", "bytes_total": 100 << 20}
+    api = Api({})
+    now = [0.0]
+    watch = RunsWatch(cast(ApiClient, api), "erp", "erp.replicate", "on_demand__1", clock=lambda: now[0])
+    for now[0], done in ((0.0, 0), (2.0, 20 << 20)):
+        api.answers["GET /wavelift/runs"] = {"runs": [{**active, "bytes_done": done}]}
+        [row] = watch.rows()
+    assert (row.words, row.bytes, row.speed, row.eta) == ("Uploading", "20.0 MiB of 100.0 MiB", "10.0 MiB/s", "8 s")
+    api.answers["GET /wavelift/runs"] = {"runs": [{**RUN, "state": "Reserved"}]}
+    assert watch.rows()[0].words == "Reserved (waits for admission)"

@@ -1,0 +1,433 @@
+"""The routes of replication over a real ledger; Airflow's API and its rights are the test's own (SMS-03 to SMS-10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from wavelift.airflow.rest import ApiError
+from wavelift.base.catalog import CatalogManager, CatalogRow
+from wavelift.base.errors import SpecError
+from wavelift.base.run import SystemClock
+from wavelift.ledger import DagRun, Ledger, catalog, connectors, jobs, replication_runs
+from wavelift.rules.plans import ResolvedWave
+from wavelift.rules.replication import JobState, RunState
+from wavelift.services import replication
+from wavelift.specs.load import load_texts
+
+pytestmark = pytest.mark.unit
+
+CLOCK = SystemClock()
+DAG = "erp.replicate"
+ENVIRONMENT = """\
+environment: lab
+aws_conn_id: aws
+region: eu-central-1
+staging: {bucket: staging}
+role: vmimport
+vpc: vpc-0aaaaaaaaaaaaaaaa
+subnets: [subnet-0aaaaaaaaaaaaaaaa]
+security_groups: [sg-0aaaaaaaaaaaaaaaa]
+instance_types: [t3.small]
+"""
+WAVE = """\
+wave: erp
+source: {connection: vc, connector: hall-a}
+environment: lab
+replication: {frequency_hours: 12, keep_amis: 3}
+servers:
+  - web01
+  - name: db01
+    replication: {frequency_hours: 24}
+  - folder: /DC0/vm/shop
+"""
+
+
+class Airflow:
+    """Airflow's REST API as a caller meets it."""
+
+    def __init__(self) -> None:
+        self.paused: bool | None = False
+        self.triggered: list[tuple[str, str, Any]] = []
+        self.refuses: ApiError | None = None
+        self.states: dict[str, str] = {}
+        self.tasks: list[dict[str, Any]] = []
+        self.failed: list[str] = []
+        self.progress: Any = None
+
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        assert (method, path) == ("GET", f"/api/v2/dags/{DAG}")
+        return (404, {}) if self.paused is None else (200, {"is_paused": self.paused})
+
+    def trigger(self, dag_id: str, conf: Any = None, *, run_id: str = "", note: str = "") -> str:
+        if self.refuses:
+            raise self.refuses
+        self.triggered.append((dag_id, run_id, conf))
+        return run_id or "manual__1"
+
+    def find_run_state(self, dag_id: str, run_id: str) -> str:
+        return self.states.get(run_id, "running")
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        return self.tasks
+
+    def fail_task(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
+        self.failed.append(f"{task_id} {map_index}")
+        for task in self.tasks:
+            if (task["task_id"], task["map_index"]) == (task_id, map_index):
+                task["state"] = "failed"
+
+    def state_store(self, dag_id: str, run_id: str, task_id: str, key: str, *, map_index: int) -> Any:
+        return self.progress
+
+
+class Specs:
+    """One wave, as its file says now."""
+
+    def __init__(self) -> None:
+        self.text = WAVE
+
+    def wave(self, name: str) -> ResolvedWave:
+        if name != "erp":
+            raise SpecError(f"There is no spec of wave '{name}'")
+        loaded = load_texts(self.text, ENVIRONMENT)
+        assert loaded is not None
+        return loaded.resolve()
+
+    def connectors(self) -> dict[str, str]:
+        return {"erp": "hall-a"}
+
+
+class Rights:
+    """Airflow's auth manager with two switches."""
+
+    read = trigger = True
+
+    def is_authorized_dag(self, *, method: str, details: Any, user: Any, access_entity: Any = None) -> bool:
+        return self.read if method == "GET" else self.trigger
+
+    def get_authorized_dag_ids(self, *, user: Any, method: str) -> set[str]:
+        return {DAG, "erp.migrate"} if self.read else set()
+
+
+class User:
+    def get_name(self) -> str:
+        return "ana"
+
+
+class Desk:
+    """The console as one user's program sees it."""
+
+    def __init__(self, ledger: Ledger, client: TestClient) -> None:
+        self.ledger, self.client = ledger, client
+        self.airflow, self.specs, self.rights = Airflow(), Specs(), Rights()
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self.told(self.client.get(path, params=query))
+
+    def post(self, path: str, **body: Any) -> Any:
+        return self.told(self.client.post(path, json=body))
+
+    def refused(self, method: str, path: str, status: int, body: Any = None) -> Any:
+        answer = self.client.request(method, path, json=body)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    @staticmethod
+    def told(answer: Any) -> Any:
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def job(self, server: str = "web01", **fields: Any) -> str:
+        return str(self.post("/jobs", wave="erp", servers=[server], **fields)["jobs"][0]["id"])
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    from airflow.api_fastapi.core_api.security import get_user
+
+    from wavelift.console import access, deps
+    from wavelift.console.api import create_app
+
+    app = create_app()
+    with Ledger.open(f"sqlite:///{tmp_path / 'wavelift.db'}") as ledger:
+        made = Desk(ledger, TestClient(app))
+        app.dependency_overrides = {
+            get_user: User,
+            deps._ledger: lambda: ledger,
+            deps._airflow: lambda: made.airflow,
+            deps.Specs: lambda: made.specs,
+        }
+        monkeypatch.setattr(access, "get_auth_manager", lambda: made.rights)
+        yield made
+
+
+def import_catalog(ledger: Ledger, **guests: str) -> None:
+    """A catalogue of ``vc``: name → guest id; web03 lies in the wave's folder."""
+    words: dict[str, Any] = dict.fromkeys(("power", "connection_state", "guest_full_name"), "")
+    rows = [
+        CatalogRow(
+            vm_id=f"vm-{at}",
+            instance_uuid=f"uuid-{name}",
+            name=name,
+            path=f"/DC0/vm/{'shop/' if name == 'web03' else ''}{name}",
+            guest_id=guest,
+            template=False,
+            cpus=1,
+            memory_mib=1,
+            disk_bytes=1,
+            **words,
+        )
+        for at, (name, guest) in enumerate(guests.items())
+    ]
+    run = DagRun("server_catalog.hall-a", "manual__1")
+    generation = catalog.begin_import(ledger, "vc", connector="hall-a", run=run, by="ana", clock=CLOCK).generation
+    catalog.merge_page(ledger, "vc", generation, number=0, rows=rows, clock=CLOCK)
+    manager = CatalogManager(id="uuid-vc", name="vc", type="VirtualCenter")
+    catalog.finish_import(ledger, "vc", generation, pages=1, manager=manager, clock=CLOCK)
+
+
+def test_sms_03_jobs_of_several_servers_are_made_all_or_none(desk: Desk) -> None:
+    made = desk.post("/jobs", wave="erp", servers=["web01", "db01"], description="shop", seed_time="now")["jobs"]
+    assert [(row["server"], row["frequency_hours"], row["keep_amis"]) for row in made] == [
+        ("web01", 12, 3),
+        ("db01", 24, 3),
+    ]
+    first = made[0]
+    assert first["next_at"] == first["seed_at"], "its first run is still to come"
+    assert (first["state"], first["latest_ami_id"], first["current_run"], first["term_days_left"]) == (
+        "active",
+        "",
+        None,
+        None,
+    )
+    assert desk.get(f"/jobs/{first['id']}") == first
+    unknown = desk.refused("POST", "/jobs", 409, {"wave": "erp", "servers": ["web02"]})
+    assert "has no server 'web02'" in unknown["detail"]
+
+
+def test_sms_03_one_job_that_stands_refuses_all(desk: Desk) -> None:
+    desk.job("db01")
+    refused = desk.refused("POST", "/jobs", 409, {"wave": "erp", "servers": ["web01", "db01"]})
+    assert "has a replication job" in refused["detail"]
+    assert desk.get("/jobs")["total"] == 1
+
+
+def test_sms_03_what_a_job_can_t_be_is_refused(desk: Desk) -> None:
+    far = (datetime.now(UTC) + timedelta(days=31)).isoformat()
+    body = {"wave": "erp", "servers": ["web01"]}
+    assert "more than 30 days" in desk.refused("POST", "/jobs", 409, {**body, "seed_time": far})["detail"]
+    for wrong in ({"seed_time": "2026-12-01T10:00:00"}, {"frequency_hours": 11}, {"keep_amis": 0}, {"ami": None}):
+        desk.refused("POST", "/jobs", 422, {**body, **wrong})
+    import_catalog(desk.ledger, web01="debian12_64Guest")
+    refused = desk.refused("POST", "/jobs", 409, {**body, "license_type": "aws"})
+    assert (refused["rule"], desk.get("/jobs")["total"]) == ("license", 0)
+
+
+def test_sms_03_a_job_is_changed_paused_resumed_extended(desk: Desk) -> None:
+    id = desk.job()
+    changed = desk.told(desk.client.patch(f"/jobs/{id}", json={"frequency_hours": 24, "keep_amis": None}))
+    assert (changed["frequency_hours"], changed["keep_amis"]) == (24, None)
+    desk.told(desk.client.patch(f"/jobs/{id}", json={"license_type": "byol"}))
+    paused = desk.post(f"/jobs/{id}/pause", reason="change freeze")
+    assert (paused["state"], paused["state_reason"], paused["next_at"]) == ("paused", "change freeze", None)
+    assert [row["id"] for row in desk.get("/jobs", state="paused", search="WEB")["jobs"]] == [id]
+    assert desk.post(f"/jobs/{id}/resume")["state"] == "active"
+    assert "begins with the first" in desk.refused("POST", f"/jobs/{id}/extend", 409, {})["detail"]
+
+
+def test_sms_08_lists_are_paged_by_fifty(desk: Desk) -> None:
+    desk.post("/jobs", wave="erp", servers=["web01", "db01"])
+    assert desk.get("/jobs")["limit"] == 50
+    page = desk.get("/jobs", limit=1, offset=1)
+    assert ([row["server"] for row in page["jobs"]], page["total"]) == (["web01"], 2)
+    desk.refused("GET", "/jobs?limit=0", 422)
+
+
+def test_apply_shows_drift_and_then_takes_it_away(desk: Desk) -> None:
+    dry = desk.post("/waves/erp/apply", dry_run=True)
+    assert [(row["kind"], row["server"]) for row in dry["changes"]] == [("create", "web01"), ("create", "db01")]
+    assert (dry["unbound_folders"], dry["dag_paused"], desk.get("/jobs")["total"]) == (["/DC0/vm/shop"], False, 0)
+    import_catalog(desk.ledger, web01="debian12_64Guest", web03="debian12_64Guest")
+    done = desk.post("/waves/erp/apply")
+    assert [row["kind"] for row in done["changes"]] == ["create"] * 3
+    assert done["unbound_folders"] == []
+    [web01] = desk.get("/jobs", search="web01")["jobs"]
+    assert (web01["source"], web01["identity"]) == ("vc", "uuid-web01")
+
+    desk.specs.text = WAVE.replace("frequency_hours: 12", "frequency_hours: 18").replace("  - web01\n", "")
+    drift = {row["server"]: row for row in desk.post("/waves/erp/apply", dry_run=True)["changes"]}
+    assert {name: row["kind"] for name, row in drift.items()} == {"web01": "missing", "db01": "keep", "web03": "update"}
+    assert drift["web03"]["fields"] == {"frequency_hours": {"ledger": 12, "spec": 18}}
+    desk.post("/waves/erp/apply")
+    again = desk.post("/waves/erp/apply")
+    assert {row["kind"] for row in again["changes"]} == {"keep", "missing"}
+    assert "no spec" in desk.refused("POST", "/waves/crm/apply", 409, {})["detail"]
+
+
+def test_sms_06_two_on_demand_runs_then_a_refusal_with_rule_and_time(desk: Desk) -> None:
+    desk.job()
+    for _ in range(2):
+        answer = desk.post("/waves/erp/replications", servers=["web01"])
+        [run] = answer["runs"]
+        assert (run["type"], run["state"], run["dag_run_id"]) == ("OnDemand", "Reserved", answer["dag_run_id"])
+        busy = desk.refused("POST", "/waves/erp/replications", 409, {"servers": ["web01"]})
+        assert busy["rule"] == "in_progress"
+        admitted = replication.admit_runs(
+            desk.ledger, "erp", DagRun(DAG, answer["dag_run_id"]), by="ana", is_run_alive=lambda *_: True, clock=CLOCK
+        )
+        assert [each.id for each in admitted.granted] == [run["id"]]
+        replication.fail_run(desk.ledger, run["id"], "no route", clock=CLOCK)
+    refused = desk.refused("POST", "/waves/erp/replications", 409, {})
+    assert refused["rule"] == "quota"
+    assert datetime.fromisoformat(refused["until"]) > datetime.now(UTC) + timedelta(hours=23)
+    assert refused["until"] in refused["detail"]
+    assert [each["server"] for each in refused["refusals"]] == ["web01"]
+    assert [dag for dag, *_ in desk.airflow.triggered] == [DAG, DAG], "no DAG run of a refused request"
+
+
+def test_a_reservation_is_given_back_when_its_dag_run_can_t_be_made(desk: Desk) -> None:
+    desk.job()
+    desk.airflow.refuses = ApiError("forbidden", status=403)
+    for _ in range(3):  # not one of them counts
+        assert desk.refused("POST", "/waves/erp/replications", 403, {"servers": ["web01"]}) == {"detail": "forbidden"}
+    desk.airflow.refuses = None
+    desk.post("/waves/erp/replications", servers=["web01"])
+    states = [row["state"] for row in desk.get("/runs", wave="erp")["runs"]]
+    assert sorted(states) == ["Expired"] * 3 + ["Reserved"]
+
+
+def test_a_paused_or_missing_dag_reserves_nothing(desk: Desk) -> None:
+    desk.job()
+    desk.airflow.paused = True
+    assert "unpause" in desk.refused("POST", "/waves/erp/replications", 409, {})["detail"]
+    desk.airflow.paused = None
+    desk.refused("POST", "/waves/erp/replications", 404, {})
+    assert desk.get("/runs")["total"] == 0
+
+
+def start(desk: Desk) -> dict[str, Any]:
+    answer = desk.post("/waves/erp/replications", servers=["web01"])
+    run = DagRun(DAG, answer["dag_run_id"])
+    replication.admit_runs(desk.ledger, "erp", run, by="ana", is_run_alive=lambda *_: True, clock=CLOCK)
+    desk.airflow.tasks = [
+        {"task_id": f"server.{step}", "map_index": 4, "state": state, "rendered_map_index": "web01"}
+        for step, state in (("reserve", "success"), ("snapshot", "success"), ("transfer", "running"))
+    ]
+    return dict(answer["runs"][0])
+
+
+def test_sms_08_a_running_transfer_shows_in_the_history(desk: Desk) -> None:
+    id = desk.job()
+    run = start(desk)
+    desk.airflow.progress = {"disks": {"SCSI 0:0": {"done": 30, "total": 100, "sent": 7}}}
+    [row] = desk.get(f"/jobs/{id}/runs", state="Active")["runs"]
+    assert (row["id"], row["state"], row["status"], row["scheduled_start"]) == (run["id"], "Active", "Uploading", None)
+    assert (row["bytes_done"], row["bytes_total"], row["bytes_sent"], row["progress_pct"]) == (30, 100, 7, 30)
+    assert desk.get(f"/jobs/{id}")["current_run"]["id"] == run["id"]
+    assert desk.get(f"/runs/{run['id']}")["result"] is None
+    assert desk.get("/runs", wave="erp", dag_run_id=run["dag_run_id"])["total"] == 1
+    desk.refused("GET", "/runs?dag_run_id=x", 422)
+
+
+def test_a_run_is_cancelled_once_and_its_task_stopped(desk: Desk) -> None:
+    desk.job()
+    run = start(desk)
+    done = desk.post(f"/runs/{run['id']}/cancel")
+    assert (done["cancel_requested"], done["stopped_tasks"]) == (True, ["server.transfer"])
+    assert desk.airflow.failed == ["server.transfer 4"]
+    replication.finish(desk.ledger, DagRun(DAG, run["dag_run_id"]), clock=CLOCK)
+    assert desk.get(f"/runs/{run['id']}")["state"] == "Cancelled"
+    assert "already ended" in desk.refused("POST", f"/runs/{run['id']}/cancel", 409)["detail"]
+
+
+def test_a_reserved_run_that_is_cancelled_is_not_counted(desk: Desk) -> None:
+    desk.job()
+    for _ in range(3):
+        [run] = desk.post("/waves/erp/replications", servers=["web01"])["runs"]
+        assert desk.post(f"/runs/{run['id']}/cancel")["state"] == "Expired"
+
+
+def test_sms_09_deleting_a_job_stops_its_run_and_starts_the_removal(desk: Desk) -> None:
+    id = desk.job()
+    run = start(desk)
+    done = desk.told(desk.client.delete(f"/jobs/{id}"))
+    assert (done["job"]["state"], done["cut_short"], done["stopped_tasks"]) == (
+        "deleting",
+        [run["id"]],
+        ["server.transfer"],
+    )
+    assert desk.airflow.triggered[-1] == (DAG, "", {"mode": "delete", "jobs": [id]})
+    assert desk.get(f"/runs/{run['id']}")["state"] == "Deleted"
+    desk.told(desk.client.delete(f"/jobs/{id}"))
+    assert len(desk.airflow.triggered) == 3, "asked again, the removal starts again"
+    replication.complete_deletion(desk.ledger, id, by="ana", clock=CLOCK)
+    desk.told(desk.client.delete(f"/jobs/{id}"))
+    assert len(desk.airflow.triggered) == 3
+    assert desk.get("/jobs", state="deleted")["total"] == 1
+
+
+def test_sms_09_a_job_that_never_ran_is_deleted_at_once(desk: Desk) -> None:
+    id = desk.job()
+    done = desk.told(desk.client.delete(f"/jobs/{id}"))
+    assert (done["job"]["state"], done["dag_run_id"], desk.airflow.triggered) == ("deleted", None, [])
+    assert jobs.get_job(desk.ledger, id).state is JobState.DELETED
+
+
+def test_reading_needs_the_right_to_read_writing_the_right_to_trigger(desk: Desk) -> None:
+    id = desk.job()
+    run = start(desk)
+    reading = ["/jobs/" + id, f"/jobs/{id}/runs", "/runs/" + run["id"]]
+    writing: list[tuple[str, str, Any]] = [
+        ("POST", "/jobs", {"wave": "erp", "servers": ["db01"]}),
+        ("PATCH", f"/jobs/{id}", {"frequency_hours": 24}),
+        *(("POST", f"/jobs/{id}/{verb}", {}) for verb in ("pause", "resume", "extend")),
+        ("DELETE", f"/jobs/{id}", None),
+        ("POST", "/waves/erp/apply", {}),
+        ("POST", "/waves/erp/replications", {}),
+        ("POST", f"/runs/{run['id']}/cancel", None),
+    ]
+    desk.rights.trigger = False
+    for method, path, body in writing:
+        assert f"may not trigger {DAG}" in desk.refused(method, path, 403, body)["detail"], path
+    for path in reading:
+        desk.get(path)
+    desk.post("/waves/erp/apply", dry_run=True)
+    desk.rights.read = False
+    for path in reading:
+        desk.refused("GET", path, 403)
+    desk.refused("POST", "/waves/erp/apply", 403, {"dry_run": True})
+    assert (desk.get("/jobs")["total"], desk.get("/runs")["total"]) == (0, 0)
+    assert replication_runs.get_run(desk.ledger, run["id"]).state is RunState.ACTIVE
+    assert not replication_runs.get_run(desk.ledger, run["id"]).cancel_requested
+
+
+def test_what_is_not_there_is_404(desk: Desk) -> None:
+    for method, path in (("GET", "/jobs/job-0"), ("DELETE", "/jobs/job-0"), ("GET", "/runs/run-0")):
+        desk.refused(method, path, 404)
+
+
+def test_sms_02_the_catalogue_shows_each_server_s_job(desk: Desk) -> None:
+    import_catalog(desk.ledger, web01="debian12_64Guest", db01="debian12_64Guest")
+    id = desk.job()
+    rows = {row["name"]: row["job"] for row in desk.get("/catalog")["servers"]}
+    assert rows == {"web01": {"id": id, "state": "active", "terminated": False}, "db01": None}
+    desk.told(desk.client.delete(f"/jobs/{id}"))
+    rows = {row["name"]: row["job"] for row in desk.get("/catalog")["servers"]}
+    assert rows["web01"] == {"id": id, "state": "deleted", "terminated": True}
+    new = desk.job()
+    assert {row["name"]: row["job"] for row in desk.get("/catalog")["servers"]}["web01"]["id"] == new != id
+
+
+def test_sms_01_a_connector_with_replication_jobs_is_not_disassociated(desk: Desk) -> None:
+    connectors.register(desk.ledger, "hall-a", connection="vc", aws_conn_id="aws", region="r", by="ana", clock=CLOCK)
+    id = desk.job()
+    refused = desk.refused("POST", "/connectors/hall-a/disassociate", 409)
+    assert "1 replication job of wave 'erp'" in refused["detail"]
+    desk.told(desk.client.delete(f"/jobs/{id}"))
+    desk.post("/connectors/hall-a/disassociate")

@@ -41,12 +41,14 @@ SLOTS: Final = 2
 """Transfers per connector here: two make a queue of four servers."""
 ORDER: Final = (
     "test_base",
+    "test_timetables",
     "test_hooks",
     "test_dags",
     "test_triggers",
     "test_connection",
     "test_specs",
     "test_wave",
+    "test_replicate",
     "test_console",
     "test_catalog",
     "test_operators",

@@ -30,10 +30,11 @@ class Postgres:
     binaries: Path
     prefix: tuple[str, ...]
 
-    def create(self) -> str:
-        """A new, empty database; its URL."""
+    def create(self, template: str = "template1") -> str:
+        """A new database like ``template`` (a name or URL), empty by default; its URL."""
         name = f"wavelift_{uuid.uuid4().hex[:12]}"
-        self._run("createdb", "-h", str(self.folder), "-U", "wavelift", name)
+        like = template.split("?")[0].rsplit("/", 1)[-1]
+        self._run("createdb", "-h", str(self.folder), "-U", "wavelift", "-T", like, name)
         return f"postgresql://wavelift@/{name}?host={self.folder}"
 
     def restart(self) -> None:

@@ -15,6 +15,7 @@ from wavelift.base.errors import BusyError, PermanentError, RefusedError
 from wavelift.base.run import Clock
 from wavelift.ledger import jobs, lineage, replication_runs
 from wavelift.ledger.database import Ledger
+from wavelift.ledger.records import SourceServer
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, SupersededDisk
 from wavelift.ledger.replication_tables import replication_run
 from wavelift.rules.guests import Guest
@@ -171,6 +172,29 @@ def extend_job(
             scheduled_since=since,
             details=details,
         )
+
+
+def remember_server(ledger: Ledger, job_id: str, seen: SourceServer, *, by: str, clock: Clock) -> ReplicationJob:
+    """Note which server of which vCenter the job's name stands for, as a run met it.
+
+    :raises PermanentError: when it was another one before: two servers' disks must never mix in one lineage.
+    """
+    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        known = _changeable(tx, job_id)
+        if (known.source, known.identity) == (seen.source, seen.identity):
+            return known
+        if known.identity and lineage.rows(tx, job_id):
+            raise PermanentError(
+                "The name now stands for another server than the one that was replicated",
+                next_step="Delete the job and make a new one for this server, or give it another name in the wave.",
+                job=job_id,
+                server=known.server,
+                known=known.identity,
+                found=seen.identity,
+            )
+        who: dict[str, Any] = {"source": seen.source, "identity": seen.identity}
+        return jobs.apply(tx, known, "server_met", at=clock.now(), by=by, details=who, **who)
 
 
 @dataclass(frozen=True, slots=True)

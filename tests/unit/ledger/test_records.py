@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -306,7 +305,7 @@ def test_a_server_is_remembered_through_a_new_name(ledger: Ledger, run: DagRun, 
 # Events
 
 
-def test_events_keep_their_order_and_can_be_narrowed(ledger: Ledger, clock: Clock, database: Path) -> None:
+def test_events_keep_their_order_and_can_be_narrowed(ledger: Ledger, clock: Clock) -> None:
     for number in range(3):
         record_event(
             ledger,

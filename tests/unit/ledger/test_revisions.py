@@ -161,3 +161,19 @@ def test_the_audit_trail_cannot_be_rewritten(database: Path) -> None:
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             raw.execute("DELETE FROM event")
         assert raw.execute("SELECT actor FROM event").fetchall() == [("ana",)]
+
+
+def test_a_ledger_of_the_first_revision_is_upgraded_with_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "wavelift.db"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(revisions.SCRIPTS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(sa.text("INSERT INTO mutex VALUES ('kept')"))
+    engine.dispose()
+
+    with Ledger.open(f"sqlite:///{path}").read() as tx:
+        assert tx.execute(sa.select(tables.mutex.c.name)).scalars().all() == ["kept"]
+        assert tx.execute(sa.select(replication_tables.replication_job)).all() == []

@@ -12,7 +12,7 @@ import pytest
 
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, RefusedError, SpecError
-from wavelift.ledger import AmiState, DagRun, Ledger, ReplicationJob, ReplicationRun
+from wavelift.ledger import AmiState, DagRun, Ledger, ReplicationJob, ReplicationRun, SourceServer
 from wavelift.ledger.events import list_events
 from wavelift.ledger.jobs import JobFilter, find_job, get_job, list_jobs, read_schedules, wave_schedule_of
 from wavelift.ledger.lineage import lineage_rows, read_lineage
@@ -231,6 +231,21 @@ def test_pausing_and_resuming(desk: Desk, clock: HandClock) -> None:
     resumed = replication.resume_job(desk.ledger, job.id, by="ana", clock=clock)
     assert resumed.schedule.newest(clock.now()) is None, "the instant a minute ago is not made up"
     assert desk.admit().granted
+
+
+def test_a_name_never_changes_its_server_under_a_lineage(desk: Desk, clock: HandClock) -> None:
+    job = desk.create()
+
+    def meet(uuid: str) -> ReplicationJob:
+        seen = SourceServer(source="vc-1", name="web01", moref="vm-1", instance_uuid=uuid)
+        return replication.remember_server(desk.ledger, job.id, seen, by="run", clock=clock)
+
+    assert meet("uuid-1").identity == "uuid-1"
+    assert meet("uuid-2").identity == "uuid-2", "nothing was replicated yet"
+    desk.complete(desk.begin())
+    assert meet("uuid-2").source == "vc-1"
+    with pytest.raises(PermanentError, match="stands for another server"):
+        meet("uuid-1")
 
 
 # On demand

@@ -12,12 +12,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs_write import (
+    IN_FLIGHT,
     EbsWriter,
     ParentRefusedError,
     encryption_by_default,
@@ -66,6 +67,8 @@ class ReplicationOptions:
     guard_seconds: float = GUARD_SECONDS
     audit_pct: float = AUDIT_PCT
     """Per cent of the blocks that change tracking calls unchanged."""
+    puts_in_flight: int = IN_FLIGHT
+    """Blocks on their way to AWS, per disk: what a killed task may have to send again."""
 
 
 def replicate_server(
@@ -170,14 +173,6 @@ class _Writer:
         self._inner.drain()
         self._before_finish()
         self._inner.finish(manifest)
-
-
-@dataclass
-class _Moved:
-    """What is measured of one disk beside the copy's own statistics."""
-
-    seconds: float = 0.0
-    stored: dict[str, str] = field(default_factory=dict)
 
 
 class _Run:
@@ -310,6 +305,7 @@ class _Run:
         attempt = int(known.get("attempt", 0))
         if known.get("target"):
             found = Ec2(self.access).snapshots([known["target"]]).get(known["target"])
+            # Pending it is also while AWS works on one that we completed: completing it again does no harm.
             if found is not None and found.state == "pending" and known.get("parent", "") == job.parent:
                 return replace(job, target=known["target"])
             Ec2(self.access).delete_snapshot(known["target"])
@@ -351,6 +347,7 @@ class _Run:
             journal=journal,
             cancel=self.stop,
             throttle=self.throttle,
+            in_flight=self.options.puts_in_flight,
         )
         label = disk_label(job.index, job.disk)
         stats: list[CopyStats] = []
@@ -358,6 +355,8 @@ class _Run:
         def last_look() -> None:
             self._still_frozen(job)
             self._store_manifest(job, manifest)
+            # Before the snapshot is completed: a try that is killed meanwhile must not send everything again.
+            self.record.update(job.index, done=self._done(job, manifest, inner, began).dump())
 
         try:
             with self._source(lease, job, resumed) as source:
@@ -382,8 +381,8 @@ class _Run:
             raise
         finally:
             journal.close()
-        seconds = round(self.ctx.clock.monotonic() - began, 3)
-        done = self._done(job, manifest, stats[0], inner, seconds)
+        read = stats[0].read_bytes + job.reading.audited * BLOCK
+        done = self._done(job, manifest, inner, began).model_copy(update={"bytes_read": read})
         self.finished[job.index] = done
         self.record.update(job.index, done=done.dump())
         journal.discard()
@@ -404,10 +403,12 @@ class _Run:
         """Blocks that need not be read again. A stream comes whole anyway, and its writer knows what is there."""
         if job.reading.route is None:
             return frozenset()
-        for index in journal.indices():
+        # The last block may be short: its digest is of the padded one that AWS has, not of the disk's.
+        known = frozenset(index for index in journal.indices() if (index + 1) * BLOCK <= job.disk.capacity)
+        for index in known:
             digest = journal.digest(index)
             manifest.set(index, None if digest == ZERO_DIGEST else digest)
-        return frozenset(journal.indices())
+        return known
 
     def _source(self, lease: ExportLease | None, job: _Job, resumed: frozenset[int]) -> closing[BlockStream]:
         route = job.reading.route
@@ -459,9 +460,8 @@ class _Run:
             self.passed[job.index] = progress.done
         self.ctx.progress(progress)
 
-    def _done(
-        self, job: _Job, manifest: Manifest, stats: CopyStats, writer: EbsWriter, seconds: float
-    ) -> ReplicatedDisk:
+    def _done(self, job: _Job, manifest: Manifest, writer: EbsWriter, began: float) -> ReplicatedDisk:
+        """What this disk's run left, but for the bytes read, which are counted when the copy has ended."""
         disk, reading = job.disk, job.reading
         lineage = DiskLineage(
             key=disk.key,
@@ -491,11 +491,11 @@ class _Run:
             lineage=lineage,
             content_digest=manifest.content_digest(),
             data_bytes=manifest.data_bytes,
-            bytes_read=stats.read_bytes + reading.audited * BLOCK,
+            bytes_read=0,
             bytes_sent=writer.bytes_sent,
             blocks_sent=writer.blocks_sent,
             blocks_audited=reading.audited,
-            seconds=seconds,
+            seconds=round(self.ctx.clock.monotonic() - began, 3),
         )
 
 

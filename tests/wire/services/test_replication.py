@@ -1,0 +1,288 @@
+"""Replication runs against both simulators: what AWS holds is what was frozen, whatever happened in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+from pyVmomi import vim
+
+from wavelift.adapters.vsphere.snapshots import remove_snapshot
+from wavelift.adapters.vsphere.tasks import wait_for_task
+from wavelift.adapters.vsphere.tracking import enable_tracking
+from wavelift.base.errors import GuardError, NotFoundError, UnreachableError, WaveliftError
+from wavelift.base.run import CancelFlag, Progress
+from wavelift.base.units import BLOCK, MIB
+from wavelift.services.dataplane.bases import FIRST_RUN
+from wavelift.services.dataplane.replication import ReplicationOptions
+
+from .journey import Stage
+from .replica import Replica
+from .servers import noise
+
+pytestmark = pytest.mark.wire
+
+
+@pytest.fixture
+def replica(stage: Stage) -> Iterator[Callable[..., Replica]]:
+    made: list[Replica] = []
+
+    def make(server: str = "web01", **changes: Any) -> Replica:
+        made.append(Replica(stage, server, **changes))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.discard()
+
+
+@pytest.fixture
+def tracked(stage: Stage, replica: Callable[..., Replica]) -> Iterator[Callable[..., Replica]]:
+    """A server whose changes are tracked and whose datastore serves ranges: VMFS5, or a host that owns the lock."""
+    turned: list[str] = []
+
+    def make(server: str = "copy01", **changes: Any) -> Replica:
+        moref = next(vm["moref"] for vm in stage.vc.state()["vms"] if vm["name"] == server)
+        with stage.connect() as session:
+            if enable_tracking(session, moref, cancel=CancelFlag(), server=server):
+                turned.append(moref)
+        stage.vc.rule(kind="folder", action="unlocked", times=0)
+        one = replica(server, **changes)
+        one.run()  # the stun that starts tracking, and its clean cycle
+        one.run()
+        one.results.clear()
+        return one
+
+    yield make
+    for moref in turned:
+        with stage.connect() as session:
+            machine = session.managed(vim.VirtualMachine, moref)
+            off = vim.vm.ConfigSpec(changeTrackingEnabled=False)
+            task = session.change(partial(machine.ReconfigVM_Task, off))
+            wait_for_task(session, task, timeout=10, cancel=CancelFlag(), what="turning tracking off")
+
+
+def test_sms_05_a_seed_then_only_what_changed(stage: Stage, replica: Callable[..., Replica]) -> None:
+    """By the lease's stream: VMFS6 locks a running VM's disk, as it does by default."""
+    web = replica("copy01")
+    seed = web.run().disks[0]
+    assert (seed.kind, seed.kind_reason, seed.reader) == ("seed", FIRST_RUN, "nfc")
+    assert "locked" in seed.reader_reason or "served" in seed.reader_reason
+    assert not seed.parent_snapshot_id
+    stage.vc.guest_write("copy01", 0, 5 * BLOCK + 100, noise(1, 300))
+    stage.vc.guest_write("copy01", 0, 9 * BLOCK - 10, noise(2, 20))
+    delta = web.run().disks[0]
+    assert (delta.kind, delta.parent_snapshot_id) == ("delta", seed.lineage.snapshot_id)
+    assert delta.blocks_sent == 3
+    assert delta.bytes_read >= seed.data_bytes
+    assert web.run().disks[0].blocks_sent == 0, "nothing was written"
+
+
+def test_inv_2_a_block_that_became_zero_is_written(stage: Stage, replica: Callable[..., Replica]) -> None:
+    web = replica("copy01")
+    web.run()
+    stage.vc.guest_write("copy01", 0, BLOCK, bytes(2 * BLOCK))
+    disk = web.run().disks[0]
+    assert disk.blocks_sent == 2
+
+
+def test_sms_05_ranges_read_only_what_tracking_names(stage: Stage, tracked: Callable[..., Replica]) -> None:
+    web = tracked()
+    stage.vc.guest_write("copy01", 0, 3 * BLOCK + 5, noise(3, 1000))
+    stage.vc.guest_write("copy01", 0, 20 * BLOCK, bytes(BLOCK))
+    disk = web.run().disks[0]
+    assert (disk.kind, disk.reader, disk.kind_reason) == ("delta", "datastore", "")
+    assert disk.blocks_sent <= 2
+    assert disk.bytes_read == (2 + disk.blocks_audited) * BLOCK
+    assert disk.blocks_audited >= 8
+    assert not disk.lineage.quarantine
+
+
+def test_inv_3_a_map_that_loses_changes_is_caught_and_not_believed_again(
+    stage: Stage, tracked: Callable[..., Replica]
+) -> None:
+    web = tracked()
+    web.options = ReplicationOptions(web.options.state_folder, guard_seconds=0.2, audit_pct=100)
+    stage.vc.guest_write("copy01", 0, 3 * BLOCK, noise(4, 1000))
+    stage.vc.guest_write("copy01", 0, 25 * BLOCK, noise(5, 1000))
+    stage.vc.rule(kind="cbt", action="few_areas", times=1)
+    disk = web.run().disks[0]
+    assert "called 1 of" in disk.kind_reason
+    assert f"offset {3 * BLOCK}" in disk.kind_reason
+    assert disk.lineage.quarantine
+    assert disk.blocks_sent == 2
+    stage.vc.guest_write("copy01", 0, 7 * BLOCK, noise(6, 1000))
+    again = web.run().disks[0]
+    assert again.kind == "delta"
+    assert again.kind_reason == again.lineage.quarantine == disk.lineage.quarantine
+    assert again.bytes_read == 16 * MIB
+
+
+def test_several_disks_come_from_one_instant_and_keep_their_order(
+    stage: Stage, replica: Callable[..., Replica]
+) -> None:
+    db = replica("db01")
+    db.run()
+    stage.vc.guest_write("db01", 0, 0, noise(7, 5000))
+    result = db.run()
+    assert [disk.boot for disk in result.disks] == [True, False, False]
+    assert [disk.kind for disk in result.disks] == ["delta"] * 3
+    assert sum(disk.blocks_sent for disk in result.disks) == 1
+
+
+def test_inv_3_what_is_gone_from_aws_makes_a_seed_that_says_so(stage: Stage, replica: Callable[..., Replica]) -> None:
+    web = replica("copy01")
+    first = web.run().disks[0].lineage
+    stage.aws.client("ec2").delete_snapshot(SnapshotId=first.snapshot_id)
+    second = web.run().disks[0]
+    assert second.kind == "seed"
+    assert first.snapshot_id in second.kind_reason
+    stage.aws.client("s3").delete_object(Bucket=first.bucket, Key=second.lineage.manifest_key)
+    third = web.run().disks[0]
+    assert (third.kind, third.parent_snapshot_id) == ("seed", "")
+    assert "manifest is gone" in third.kind_reason
+
+
+class Killed(Exception):
+    """What a killed task is to the code under test."""
+
+
+@pytest.mark.parametrize("ranged", [False, True], ids=["nfc", "ranges"])
+def test_inv_6_a_retry_sends_no_acknowledged_block_again(
+    stage: Stage, replica: Callable[..., Replica], ranged: bool
+) -> None:
+    if ranged:
+        stage.vc.rule(kind="folder", action="unlocked", times=0)
+    stage.aws.rule(service="ebs", operation="PutSnapshotBlock", latency=0.1)
+    big = replica("big01")
+    big.options = replace(big.options, puts_in_flight=4)
+    one = big.begin()
+    result = None
+    try:
+        stage.aws.control("DELETE", "counters")
+
+        def killed(progress: Progress) -> None:
+            if progress.sent > 14 * MIB:
+                raise Killed
+
+        with pytest.raises(Killed):
+            big.transfer(one, killed)
+        stage.clear_rules()
+        if ranged:
+            stage.vc.rule(kind="folder", action="unlocked", times=0)
+        first = stage.aws.counters()["ebs.PutSnapshotBlock"]["calls"]
+        assert 28 <= first < 100
+        result = big.transfer(one)
+        assert stage.aws.counters()["ebs.blocks"].get("repeated", 0) <= big.options.puts_in_flight
+        big.assert_equal(one, result)
+        assert result.disks[0].blocks_sent <= 112 - (first - big.options.puts_in_flight)
+        if ranged:
+            assert result.disks[0].bytes_read <= 60 * MIB - (first - big.options.puts_in_flight) * BLOCK
+    finally:
+        big.end(one, result)
+
+
+def test_inv_6_a_task_killed_while_aws_completes_sends_nothing_again(
+    stage: Stage, replica: Callable[..., Replica]
+) -> None:
+    big = replica("big01")
+    one = big.begin()
+    result = None
+    try:
+        rule = stage.aws.rule(service="ebs", operation="CompleteSnapshot", latency=1.5)
+
+        def killed(progress: Progress) -> None:
+            if any(each["id"] == rule and each["applied"] for each in stage.aws.rules()):
+                raise Killed
+
+        with pytest.raises(Killed):
+            big.transfer(one, killed)
+        stage.clear_rules()
+        stage.aws.control("DELETE", "counters")
+        result = big.transfer(one)
+        assert "ebs.PutSnapshotBlock" not in stage.aws.counters()
+        big.assert_equal(one, result)
+    finally:
+        big.end(one, result)
+
+
+def test_inv_6_a_new_snapshot_begins_anew(stage: Stage, replica: Callable[..., Replica]) -> None:
+    """Two instants never mix: what the first one's try had sent is given up."""
+    big = replica("big01")
+    first = big.begin()
+
+    def killed(progress: Progress) -> None:
+        if progress.done > 10 * MIB:
+            raise Killed
+
+    with pytest.raises(Killed):
+        big.transfer(first, killed)
+    big.end(first, None)
+    assert not stage.aws.state()["snapshots"]
+    stage.vc.guest_write("big01", 0, 0, noise(8, MIB))
+    big.run()
+
+
+def test_our_snapshot_removed_by_somebody_ends_the_run_and_leaves_nothing(
+    stage: Stage, replica: Callable[..., Replica]
+) -> None:
+    stage.vc.rule(kind="folder", action="unlocked", times=0)
+    stage.vc.rule(kind="folder", action="slow", rate=20 * MIB, times=0)
+    big = replica("big01")
+    one = big.begin()
+    removed: list[bool] = []
+
+    def somebody(progress: Progress) -> None:
+        if not removed:
+            removed.append(True)
+            with stage.connect() as session:
+                remove_snapshot(session, one.task.facts.moref, one.snapshot.ref.name, cancel=CancelFlag())
+
+    with pytest.raises(WaveliftError) as caught:
+        big.transfer(one, somebody)
+    assert removed
+    assert isinstance(caught.value, GuardError | NotFoundError | UnreachableError), caught.value
+    big.end(one, None)
+    assert not stage.aws.state()["snapshots"]
+
+
+@pytest.mark.parametrize(
+    ("change", "back", "words"),
+    [
+        ({"hardware": "vmx-21"}, {"hardware": "vmx-19"}, "hardware version"),
+        ({"reset_change_tracking": True}, {}, "started anew"),
+        ({"power_loss": True}, {}, "started anew"),
+    ],
+    ids=["hardware upgraded", "tracking reset", "host lost power"],
+)
+def test_inv_3_a_doubt_costs_a_comparison_never_data(
+    stage: Stage, tracked: Callable[..., Replica], change: dict[str, Any], back: dict[str, Any], words: str
+) -> None:
+    web = tracked()
+    host = next(vm["host"] for vm in stage.vc.state()["vms"] if vm["name"] == "copy01")
+    stage.vc.guest_write("copy01", 0, 3 * BLOCK, noise(len(str(change)), 10))
+    stage.vc.set_vm("copy01", **change)
+    try:
+        disk = web.run().disks[0]
+    finally:
+        if back:
+            stage.vc.set_vm("copy01", **back)
+        if "power_loss" in change:
+            stage.vc.migrate("copy01", host)
+    assert disk.kind == "delta"
+    assert words in disk.kind_reason
+    assert disk.blocks_sent == 1
+    assert disk.bytes_read == disk.lineage.capacity
+
+
+def test_inv_3_a_disk_that_grew_is_a_new_seed(stage: Stage, replica: Callable[..., Replica]) -> None:
+    web = replica("copy01")
+    size = web.run().disks[0].lineage.capacity
+    stage.vc.set_vm("copy01", grow={"disk": 0, "capacity": size + MIB})
+    stage.vc.guest_write("copy01", 0, size, noise(10, 100))
+    disk = web.run().disks[0]
+    assert disk.kind == "seed"
+    assert "grew" in disk.kind_reason

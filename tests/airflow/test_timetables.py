@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,7 +47,7 @@ class Hand(ReplicationTimetable):
     def ask(self, last: datetime | None, restriction: TimeRestriction = ANYTIME) -> datetime | None:
         interval = DataInterval.exact(pendulum.instance(last)) if last else None
         found = self.next_dagrun_info(last_automated_data_interval=interval, restriction=restriction)
-        return timetables._plain(found.run_after) if found else None
+        return timetables.plain(found.run_after) if found else None
 
 
 def test_sms_04_a_parse_between_an_instant_and_its_run_does_not_move_on() -> None:
@@ -102,10 +103,10 @@ def test_sms_07_no_instant_is_lost_by_parsing_whenever_it_likes(
             planned = hand.ask(last)
     waiting = hand.time - GRACE
     for name, schedule in named.items():
-        at: datetime | None = schedule.seed
-        while at is not None and at <= waiting:
-            assert at in served[name], f"{name} lost {at}"
-            at = schedule.next_after(at)
+        due: datetime | None = schedule.seed
+        while due is not None and due <= waiting:
+            assert due in served[name], f"{name} lost {due}"
+            due = schedule.next_after(due)
 
 
 @given(st.lists(schedules, max_size=6), st.integers(0, 400_000), st.none() | st.integers(0, 400_000))
@@ -154,7 +155,7 @@ def test_a_ledger_that_does_not_answer_is_not_asked_by_every_wave(monkeypatch: p
     assert (
         ReplicationTimetable(wave="a").next_dagrun_info(last_automated_data_interval=None, restriction=ANYTIME) is None
     )
-    assert ReplicationTimetable._quiet_until > timetables.time.monotonic()
+    assert ReplicationTimetable._quiet_until > time.monotonic()
     monkeypatch.setenv("AIRFLOW__WAVELIFT__LEDGER_URL", "not even a url")
     assert (
         ReplicationTimetable(wave="b").next_dagrun_info(last_automated_data_interval=None, restriction=ANYTIME) is None

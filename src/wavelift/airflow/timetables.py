@@ -59,7 +59,7 @@ class ReplicationTimetable(Timetable):
         """The run that is due, else the next one. ``catchup`` is not looked at: replication has no past."""
         try:
             last = last_automated_data_interval.end if last_automated_data_interval else None
-            at = instant(self.schedules(), self.now(), last=_plain(last), earliest=_plain(restriction.earliest))
+            at = instant(self.schedules(), self.now(), last=plain(last), earliest=plain(restriction.earliest))
         except Exception as error:
             log.warning("wave %s has no instants until the next parse: %s", self.wave, error)
             return None
@@ -104,7 +104,7 @@ def instant(
     return next_after(schedules, max(moment for moment in (now, last, earliest) if moment is not None))
 
 
-def _plain(moment: datetime | None) -> datetime | None:
+def plain(moment: datetime | None) -> datetime | None:
     """The same to the microsecond, without Pendulum: its differences can't be divided by a frequency."""
     if moment is None:
         return None

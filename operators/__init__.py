@@ -23,12 +23,27 @@ if TYPE_CHECKING:
     from wavelift.operators.inventory import CatalogInventoryOperator, ConnectorCheckOperator
     from wavelift.operators.launch import LaunchInstanceOperator
     from wavelift.operators.preflight import PreflightOperator
+    from wavelift.operators.replication import (
+        ReplicationPreflightOperator,
+        ReplicationRunOperator,
+        VerifyReplicatedOperator,
+    )
+    from wavelift.operators.replication_control import (
+        AdmitReplicationOperator,
+        AmiOperator,
+        RecordOperator,
+        ReleaseRunOperator,
+        ReplicationReportOperator,
+        ReserveRunOperator,
+    )
     from wavelift.operators.slots import ReleaseOperator, ReserveOperator
     from wavelift.operators.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
     from wavelift.operators.verify import VerifyImportedOperator, VerifyOperator
 
 _HOME = {
     "AdmitOperator": "admit",
+    "AdmitReplicationOperator": "replication_control",
+    "AmiOperator": "replication_control",
     "BeginCatalogImportOperator": "catalog",
     "BeginHealthCheckOperator": "catalog",
     "CatalogInventoryOperator": "inventory",
@@ -42,18 +57,27 @@ _HOME = {
     "MergeCatalogOperator": "catalog",
     "PreflightOperator": "preflight",
     "RecordHealthOperator": "catalog",
+    "RecordOperator": "replication_control",
     "ReleaseOperator": "slots",
+    "ReleaseRunOperator": "replication_control",
     "RemoveSnapshotOperator": "snapshot",
+    "ReplicationPreflightOperator": "replication",
+    "ReplicationReportOperator": "replication_control",
+    "ReplicationRunOperator": "replication",
     "ReportOperator": "admit",
     "ReserveOperator": "slots",
+    "ReserveRunOperator": "replication_control",
     "VerifyImportedOperator": "verify",
     "VerifyOperator": "verify",
+    "VerifyReplicatedOperator": "replication",
     "VmExportOperator": "export",
     "VmSnapshotOperator": "snapshot",
 }
 
 __all__ = [
     "AdmitOperator",
+    "AdmitReplicationOperator",
+    "AmiOperator",
     "BeginCatalogImportOperator",
     "BeginHealthCheckOperator",
     "CatalogInventoryOperator",
@@ -67,12 +91,19 @@ __all__ = [
     "MergeCatalogOperator",
     "PreflightOperator",
     "RecordHealthOperator",
+    "RecordOperator",
     "ReleaseOperator",
+    "ReleaseRunOperator",
     "RemoveSnapshotOperator",
+    "ReplicationPreflightOperator",
+    "ReplicationReportOperator",
+    "ReplicationRunOperator",
     "ReportOperator",
     "ReserveOperator",
+    "ReserveRunOperator",
     "VerifyImportedOperator",
     "VerifyOperator",
+    "VerifyReplicatedOperator",
     "VmExportOperator",
     "VmSnapshotOperator",
 ]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wavelift.sensors.imports import ImportImageSensor
     from wavelift.sensors.power import VmPowerStateSensor
+    from wavelift.sensors.replication import ReplicationRunSensor
 
-_HOME = {"ImportImageSensor": "imports", "VmPowerStateSensor": "power"}
-__all__ = ["ImportImageSensor", "VmPowerStateSensor"]
+_HOME = {"ImportImageSensor": "imports", "ReplicationRunSensor": "replication", "VmPowerStateSensor": "power"}
+__all__ = ["ImportImageSensor", "ReplicationRunSensor", "VmPowerStateSensor"]
 
 
 def __getattr__(name: str) -> Any:

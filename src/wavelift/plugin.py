@@ -7,6 +7,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from wavelift.airflow.links import ImageLink, InstanceLink, VcenterLink
+from wavelift.airflow.timetables import ReplicationTimetable
 
 
 class LazyApp:
@@ -24,8 +25,9 @@ class LazyApp:
 
 
 class WaveliftPlugin(AirflowPlugin):
-    """Links and the REST API under ``/wavelift``."""
+    """Links, the timetable of replication, and the REST API under ``/wavelift``."""
 
     name = "wavelift"
+    timetables = [ReplicationTimetable]
     operator_extra_links = [ImageLink(), InstanceLink(), VcenterLink()]
     fastapi_apps = [{"app": LazyApp(), "url_prefix": "/wavelift", "name": "wavelift"}]

@@ -26,7 +26,8 @@ import yaml
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.cli.local_airflow import LocalAirflow, wait_for
 from wavelift.cli.simulators import Stage
-from wavelift.ledger import Ledger, Migration, migrations
+from wavelift.ledger import Ledger, Migration, lineage, migrations, replication_runs
+from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.slots import list_slots
 from wavelift.simulators.aws import start as start_aws
 from wavelift.simulators.vcenter import SimDisk, SimVm
@@ -41,12 +42,14 @@ SLOTS: Final = 2
 """Transfers per connector here: two make a queue of four servers."""
 ORDER: Final = (
     "test_base",
+    "test_timetables",
     "test_hooks",
     "test_dags",
     "test_triggers",
     "test_connection",
     "test_specs",
     "test_wave",
+    "test_replicate",
     "test_console",
     "test_catalog",
     "test_operators",
@@ -101,6 +104,7 @@ WAVES: Final[dict[str, WaveOf]] = {
     "killed": WaveOf((Vm("killed-a", (72,), full=True),)),
     "orphan": WaveOf((Vm("orphan-a"), Vm("orphan-b"))),
     "paused": WaveOf((Vm("paused-a"), Vm("paused-b"))),
+    "copies": WaveOf((Vm("copies-a"), Vm("copies-b", (4,))), {"replication": {"frequency_hours": 24}}),
 }
 TOOLS_VM: Final = "tools-vm"
 CATALOG_VMS: Final = ("catalog-a", "catalog-b")
@@ -210,8 +214,8 @@ class World:
     def aws(self) -> Any:
         return self.stage.aws
 
-    def trigger(self, wave: str, conf: dict[str, Any] | None = None) -> Run:
-        run = Run(self, f"{wave}.migrate", self.airflow.trigger(f"{wave}.migrate", conf))
+    def trigger(self, wave: str, conf: dict[str, Any] | None = None, *, dag: str = "migrate") -> Run:
+        run = Run(self, f"{wave}.{dag}", self.airflow.trigger(f"{wave}.{dag}", conf))
         self.active.append(run)
         return run
 
@@ -253,14 +257,16 @@ class World:
     def _left_in_aws(self, waves: set[str]) -> Iterator[str]:
         bucket = self.aws.state()["buckets"][BUCKET]
         results = {one.run_key: one for one in self.ended() if one.image_id}
+        copies = [one for one in self.copies() if one.recorded_at]
         hashes = {one.id.removeprefix("mig-") for one in results.values()}
+        hashes |= {one.id.removeprefix("run-") for one in copies}
         for key in (*bucket["objects"], *(upload["key"] for upload in bucket["uploads"])):
             parts = key.split("/")
             manifest = key.endswith(".manifest") and parts[2] in hashes
             if parts[0] == "staging" and parts[1] in waves and not manifest:
                 yield f"s3: {key}"
         ec2 = self.aws.client("ec2")
-        named = {one.image_id for one in results.values()}
+        named = {one.image_id for one in results.values()} | {one.ami_id for one in copies}
         for task in ec2.describe_import_image_tasks()["ImportImageTasks"]:
             wave = {tag["Key"]: tag["Value"] for tag in task.get("Tags", [])}.get("wavelift:wave")
             if wave in waves and task["Status"] not in ("completed", "deleted"):
@@ -270,6 +276,17 @@ class World:
 
     def ended(self) -> list[Migration]:
         return list(migrations.list_migrations(self.ledger, limit=500).items)
+
+    def copies(self) -> list[ReplicationRun]:
+        """Every replication run."""
+        return list(replication_runs.list_runs(self.ledger, limit=500).items)
+
+    def snapshots_of_copies(self) -> set[str]:
+        """EBS snapshots that replication holds: of its AMIs, and what next runs build on."""
+        found = {disk.snapshot_id for one in self.copies() for disk in lineage.read_lineage(self.ledger, one.job_id)}
+        amis = [one.ami_id for one in self.copies() if one.ami_id]
+        images = self.aws.client("ec2").describe_images(ImageIds=amis)["Images"] if amis else []
+        return found | {disk["Ebs"]["SnapshotId"] for image in images for disk in image["BlockDeviceMappings"]}
 
     def kill(self, pids: list[int]) -> None:
         for pid in pids:
@@ -287,7 +304,7 @@ class Run:
 
     @property
     def wave(self) -> str:
-        return self.dag_id.removesuffix(".migrate")
+        return self.dag_id.rpartition(".")[0]
 
     def wait(self, timeout: float = RUN_SECONDS) -> str:
         state = self.world.airflow.wait_for_run(self.dag_id, self.run_id, timeout=timeout)
@@ -463,8 +480,10 @@ def _nothing_is_left(world: World, vcenter: dict[str, Any], aws: dict[str, Any])
     rows = world.ended()
     after = world.aws.state()
     assert set(after["instances"]) == {one.instance_id for one in rows if one.instance_id}
-    assert set(after["images"]) == {one.image_id for one in rows if one.image_id}
-    assert {one["id"] for one in after["snapshots"]} == {id for one in rows for id in one.snapshot_ids}
+    copied = {one.ami_id for one in world.copies() if one.ami_id}
+    assert set(after["images"]) == copied | {one.image_id for one in rows if one.image_id}
+    named = world.snapshots_of_copies() | {id for one in rows for id in one.snapshot_ids}
+    assert {one["id"] for one in after["snapshots"]} == named
     assert after["import_tasks"] == aws["import_tasks"]
     assert not after["buckets"][BUCKET]["uploads"]
 

@@ -104,6 +104,25 @@ def test_air_03_every_task_retries_with_back_off(dags: Path, tmp_path: Path) -> 
     assert tasks["server.remove_snapshot"]["retries"] >= 8, "a snapshot that stays hurts the customer"
 
 
+def test_air_05_a_wave_with_a_replication_section_has_a_replicate_dag(dags: Path, tmp_path: Path) -> None:
+    path = dags / "waves" / "copied.yaml"
+    text = (dags / "waves" / "one.yaml").read_text().replace("wave: one", "wave: copied", 1)
+    path.write_text(text + "\nreplication: {frequency_hours: 12}\n")
+    try:
+        parsed = _parse(tmp_path, dags)
+        assert parsed["dags"] == ["copied.migrate", "copied.replicate", "one.migrate", "three.migrate", "two.migrate"]
+        assert parsed["vendors"] == []
+        parsed = _parse(tmp_path, dags, context="copied.replicate")
+    finally:
+        path.unlink()
+    assert parsed["dags"] == ["copied.replicate"]
+    tasks = {name: (retries, teardown) for name, retries, _, _, teardown, _ in parsed["tasks"]}
+    teardowns = {"server.remove_snapshot", "server.release", "report"}
+    assert {name for name, (_, teardown) in tasks.items() if teardown} == teardowns
+    assert sum(name.startswith("server.") for name in tasks) == 8
+    assert all(retries >= 2 for retries, _ in tasks.values())
+
+
 def test_the_catalogue_has_dags_for_each_connector_and_no_vendor_library(dags: Path, tmp_path: Path) -> None:
     connector = yaml.safe_load((dags / "waves" / "one.yaml").read_text())["source"].get("connector", "default")
     parsed = _parse(tmp_path, dags, file="catalog.py")

@@ -14,7 +14,9 @@ from wavelift.airflow.triggers import base, imports, slots
 from wavelift.airflow.triggers.imports import ImportSlotTrigger, ImportWatchTrigger
 from wavelift.airflow.triggers.owned_imports import ImportImageTrigger
 from wavelift.airflow.triggers.poller import MAX_FAILURES, SharedPoller
+from wavelift.airflow.triggers.replication_runs import ReplicationRunTrigger
 from wavelift.airflow.triggers.slots import RECHECK_SECONDS, SlotQueue, SlotTrigger
+from wavelift.airflow.triggers.snapshots import EbsSnapshotsTrigger, settled_snapshots
 
 pytestmark = pytest.mark.airflow
 
@@ -116,6 +118,8 @@ def test_a_cancelled_watcher_leaves_the_question() -> None:
         ImportImageTrigger(import_task_id="import-ami-1", **AWS),
         ImportSlotTrigger(below=3, **AWS),
         SlotTrigger(kind="transfer", scope="site-a", holder="w.migrate/r/web01", limit=4, poll_seconds=5.0),
+        EbsSnapshotsTrigger(snapshot_ids=["snap-1", "snap-2"], **AWS),
+        ReplicationRunTrigger(run_id="run-0123456789ab", poll_seconds=5.0),
     ],
     ids=lambda trigger: type(trigger).__name__,
 )
@@ -223,3 +227,23 @@ def _first(trigger: Any) -> Any:
         return await anext(trigger.run())
 
     return asyncio.run(event()).payload
+
+
+def test_inv_7_snapshots_of_many_runs_are_asked_about_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wavelift.adapters.aws import ec2
+
+    asked: list[tuple[str, ...]] = []
+    states = {"snap-done": "completed", "snap-bad": "error", "snap-young": "pending"}
+
+    class Fake:
+        def __init__(self, access: object) -> None:
+            pass
+
+        def snapshots(self, ids: Sequence[str]) -> dict[str, ec2.Snapshot]:
+            asked.append(tuple(ids))
+            return {id: ec2.Snapshot(id, states[id], 1) for id in ids if id in states}
+
+    monkeypatch.setattr(ec2, "Ec2", Fake)
+    found = settled_snapshots(object())(["snap-done", "snap-bad", "snap-young", "snap-gone"])
+    assert found == {"snap-done": "completed", "snap-bad": "error", "snap-gone": "missing"}
+    assert len(asked) == 1

@@ -40,6 +40,11 @@ def last_valid_folder() -> Path:
     return state_folder() / "last_valid"
 
 
+def connector_state_folder() -> Path:
+    """Where a connector keeps the journals of its transfers: on a disk that outlives the task (invariant 6)."""
+    return _folder("connector_state_folder", _airflow_home() / "wavelift" / "connector")
+
+
 def ledger_url() -> str:
     """SQLAlchemy URL; SQLite beside ``AIRFLOW_HOME`` by default."""
     return str(conf.get(SECTION, "ledger_url", fallback="") or f"sqlite:///{_airflow_home() / 'wavelift.db'}")

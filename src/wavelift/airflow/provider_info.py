@@ -77,6 +77,10 @@ CONFIG: dict[str, Any] = {
                 "Folder of environments; empty: `environments` in the DAGs folder.", default=""
             ),
             "state_folder": _option("Local state (last valid specs); empty: `wavelift` in AIRFLOW_HOME.", default=""),
+            "connector_state_folder": _option(
+                "Journals of running transfers, on each connector; empty: `wavelift/connector` in AIRFLOW_HOME.",
+                default="",
+            ),
             "ledger_url": _option(
                 "SQLAlchemy URL of the ledger; empty: SQLite `wavelift.db` in AIRFLOW_HOME.", default=""
             ),
@@ -107,7 +111,12 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [
             {
                 "integration-name": "wavelift",
-                "python-modules": ["wavelift.airflow.triggers.imports", "wavelift.airflow.triggers.slots"],
+                "python-modules": [
+                    "wavelift.airflow.triggers.imports",
+                    "wavelift.airflow.triggers.replication_runs",
+                    "wavelift.airflow.triggers.slots",
+                    "wavelift.airflow.triggers.snapshots",
+                ],
             }
         ],
         "extra-links": [

@@ -8,13 +8,16 @@ raises and the second has no DAG.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
-from airflow.sdk import get_parsing_context
+from airflow.sdk import DAG, get_parsing_context
 
 from wavelift.airflow import config
 from wavelift.base.errors import SpecError
 from wavelift.dag_factory.migrate import migrate_dag
+from wavelift.dag_factory.replicate import replicate_dag
+from wavelift.rules.plans import WaveShape
 from wavelift.specs import UsableWaves, usable_waves
 
 log = logging.getLogger(__name__)
@@ -27,12 +30,18 @@ def register_waves(namespace: dict[str, Any]) -> None:
     """
     wanted = get_parsing_context().dag_id
     for shape in _usable(only=_wave_of(wanted) if wanted else None).shapes.values():
-        try:
-            dag = migrate_dag(shape)
-        except Exception:  # valid for us, refused by Airflow: nothing that we know of; it must not take others down
-            log.exception("the DAG of wave %s could not be built", shape.wave)
-            continue
-        namespace[dag.dag_id] = dag
+        for make in _makers(shape):
+            try:
+                dag = make(shape)
+            except Exception:  # valid for us, refused by Airflow: nothing that we know of; others must not go with it
+                log.exception("a DAG of wave %s could not be built", shape.wave)
+                continue
+            if wanted in (None, dag.dag_id):
+                namespace[dag.dag_id] = dag
+
+
+def _makers(shape: WaveShape) -> list[Callable[[WaveShape], DAG]]:
+    return [migrate_dag, *([replicate_dag] if shape.replicates else [])]
 
 
 def raise_spec_errors() -> None:

@@ -1,0 +1,149 @@
+"""What a replicate run does on a connector's and an environment's queue. None of it reaches the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from wavelift.operators._base import Heartbeat, StateStore, WaveliftOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+PROOF_KEY: Final = "wavelift_proof"
+"""XCom in which ``verify`` says that EBS does not hold the source: the control plane then quarantines the run."""
+REPORT_KEY: Final = "report"
+
+
+class ReplicationPreflightOperator(WaveliftOperator):
+    """The pre-flight of a wave over the servers that may run; returns one dict per server for the mapped group.
+
+    Runs on the connector's queue; asks nobody when no server may run. Pushes the whole report as XCom ``report``.
+
+    :param admitted: what :class:`AdmitReplicationOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("admitted",)
+
+    def __init__(self, *, admitted: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.admitted = admitted
+
+    def work(self, context: Context) -> list[dict[str, Any]]:
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.airflow.hooks.vsphere import VsphereHook
+        from wavelift.services.dataplane.messages import Admitted
+        from wavelift.services.dataplane.preflight import run_preflight
+        from wavelift.services.dataplane.replication_messages import AdmittedRuns
+
+        admitted = AdmittedRuns.load(self.admitted)
+        if not admitted.granted:
+            return []
+        environment = admitted.wave.environment
+        access = VmImportHook.of(environment.aws_conn_id, environment.region).access()
+        request = Admitted(
+            wave=admitted.wave,
+            mode="preflight",
+            dag_id=admitted.dag_id,
+            run_id=admitted.run_id,
+            requested_by=admitted.requested_by,
+        )
+        with VsphereHook(admitted.wave.connection).session() as session:
+            report = run_preflight(session, access, request, self.server_context(context, "*"))
+        context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
+        for line in report.lines():
+            self.log.info("%s", line)
+        return [task.dump() for task in report.passed if task.name in admitted.granted]
+
+
+class ReplicationRunOperator(WaveliftOperator):
+    """Send a server's snapshot into EBS snapshots: whole at first, then only what changed (SMS-05).
+
+    Runs on the connector's queue; its journals lie in ``[wavelift] connector_state_folder``. A retry continues the same
+    EBS snapshots. Returns a :class:`~wavelift.base.domain.ReplicationResult`.
+
+    :param server: one of the dicts that :class:`ReplicationPreflightOperator` returned.
+    :param reserved: what :class:`ReserveRunOperator` returned: it carries what the run builds on.
+    :param snapshot: what :class:`VmSnapshotOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("server", "reserved", "snapshot")
+
+    def __init__(self, *, server: Any, reserved: Any, snapshot: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server = server
+        self.reserved = reserved
+        self.snapshot = snapshot
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.airflow.hooks.vsphere import VsphereHook
+        from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
+        from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
+        from wavelift.services.dataplane.replication_messages import ReservedRun
+
+        task = ServerTask.load(self.server)
+        access = VmImportHook.of(task.plan.target.aws_conn_id, task.plan.target.region).access()
+        ctx = self.server_context(context, task.name)
+        options = ReplicationOptions(
+            state_folder=config.connector_state_folder(),
+            workers=config.integer("transfer_workers"),
+            parallel_disks=config.integer("parallel_disks"),
+        )
+        with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
+            ctx.progress = heartbeat.progress
+            with VsphereHook(task.plan.connection).session() as session:
+                result = replicate_server(
+                    session,
+                    access,
+                    task,
+                    TakenSnapshot.load(self.snapshot),
+                    ReservedRun.load(self.reserved).lineages,
+                    ctx,
+                    options,
+                )
+        return result.dump()
+
+
+class VerifyReplicatedOperator(WaveliftOperator):
+    """Read back the run's EBS snapshots as the plan's ``verify`` says; fail without retry when a block differs.
+
+    Runs on the environment's queue near AWS (invariant 1). Returns a
+    :class:`~wavelift.services.dataplane.replication_messages.VerifiedRun`.
+
+    :param server: one of the dicts that :class:`ReplicationPreflightOperator` returned.
+    :param reserved: what :class:`ReserveRunOperator` returned: what the run built on.
+    :param transferred: what :class:`ReplicationRunOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("server", "reserved", "transferred")
+
+    def __init__(self, *, server: Any, reserved: Any, transferred: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server = server
+        self.reserved = reserved
+        self.transferred = transferred
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.base.domain import ReplicationResult
+        from wavelift.base.errors import ProofError
+        from wavelift.services.dataplane.messages import ServerTask
+        from wavelift.services.dataplane.replication_messages import ReservedRun
+        from wavelift.services.dataplane.verify_replicated import verify_replicated
+
+        task = ServerTask.load(self.server)
+        access = VmImportHook.of(task.plan.target.aws_conn_id, task.plan.target.region).access()
+        with Heartbeat(StateStore(context["task_state_store"]), self._cancel):
+            try:
+                return verify_replicated(
+                    access,
+                    task,
+                    ReplicationResult.load(self.transferred),
+                    ReservedRun.load(self.reserved).lineages,
+                    self.server_context(context, task.name),
+                ).dump()
+            except ProofError as error:
+                context["ti"].xcom_push(key=PROOF_KEY, value={"server": task.name, "what": str(error)})
+                raise

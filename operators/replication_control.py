@@ -1,0 +1,366 @@
+"""The control plane's tasks of a replicate run: they alone write the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from wavelift.airflow.links import ImageLink, image_url
+from wavelift.operators._base import FAILURE_KEY, StateStore, WaveliftOperator, run_is_alive
+from wavelift.operators.image import _ImportOperator
+from wavelift.operators.replication import PROOF_KEY, REPORT_KEY
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from airflow.sdk import Context
+
+    from wavelift.ledger.replication_records import ReplicationRun
+
+GROUP: Final = "server."
+FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
+WHOLE_RUN: Final = ("admit", "preflight")
+
+
+class AdmitReplicationOperator(WaveliftOperator):
+    """Decide which servers of the wave may run now, and freeze the wave's spec for the run (SMS-06, SMS-07, AIR-04).
+
+    Control plane. A run of the timetable serves every server that is due; any other is on demand and limited. A
+    backfill is refused. Returns an :class:`~wavelift.services.dataplane.replication_messages.AdmittedRuns`.
+
+    :param wave: name of the wave.
+    """
+
+    template_fields: Sequence[str] = ()
+
+    def __init__(self, *, wave: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.wave = wave
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.base.run import SystemClock
+        from wavelift.ledger import DagRun, Ledger
+        from wavelift.services.replication_flow import ReplicateRequest, admit
+        from wavelift.specs import resolved_wave
+
+        run = context["dag_run"]
+        request = ReplicateRequest(
+            run=DagRun(run.dag_id, run.run_id),
+            wave=self.wave,
+            conf={**context["params"], **(run.conf or {})},
+            requested_by=getattr(run, "triggering_user_name", None) or "schedule",
+            scheduled_for=scheduled_instant(run),
+            backfill=run.run_type == "backfill",
+        )
+        with Ledger.open(config.ledger_url()) as ledger:
+            admitted = admit(
+                ledger,
+                request,
+                lambda wave: resolved_wave(
+                    wave, config.waves_folder(), config.environments_folder(), config.last_valid_folder()
+                ),
+                is_run_alive=run_is_alive(context),
+                clock=SystemClock(),
+            )
+        self.log.info("%s: %s may run", self.wave, ", ".join(admitted.granted) or "no server")
+        for one in (*admitted.refused, *admitted.skipped):
+            self.log.info("%-20s %s: %s %s", one.server, one.rule, one.reason, one.until or "")
+        return admitted.dump()
+
+
+def scheduled_instant(run: Any) -> datetime | None:
+    """The instant for which the timetable made a DAG run, as plain UTC; None for every other run."""
+    from wavelift.airflow.timetables import plain
+
+    if run.run_type != "scheduled":
+        return None
+    return plain(run.data_interval_end or run.logical_date or run.run_after)
+
+
+class ReserveRunOperator(WaveliftOperator):
+    """Wait, deferred, for a transfer slot, then write the snapshot's intent (AMP-04, invariant 4).
+
+    Control plane. Continuing a failed server means clearing from this task; of a completed one it does nothing. Returns
+    a :class:`~wavelift.services.dataplane.replication_messages.ReservedRun`.
+
+    :param server: one of the dicts that :class:`ReplicationPreflightOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("server",)
+
+    def __init__(self, *, server: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server = server
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.airflow.triggers.slots import SlotTrigger
+        from wavelift.ledger import DagRun, Ledger, SlotKind
+        from wavelift.services.dataplane.messages import ServerTask
+        from wavelift.services.dataplane.replication_messages import ReservedRun
+        from wavelift.services.replication_flow import Finished, reserve
+
+        task = ServerTask.load(self.server)
+        ti = context["ti"]
+        limit = config.integer("transfers_per_connector")
+        with Ledger.open(config.ledger_url()) as ledger:
+            found = reserve(
+                ledger,
+                task,
+                self.server_context(context, task.name),
+                run=DagRun(ti.dag_id, ti.run_id),
+                limit=limit,
+                is_run_alive=run_is_alive(context),
+            )
+        if isinstance(found, ReservedRun):
+            return found.dump()
+        if isinstance(found, Finished):
+            raise AirflowSkipException(f"{found.run} has completed: clearing it does nothing")
+        self.log.info("place %d in the queue of connector %s", found.position, task.plan.connector)
+        self.defer(
+            trigger=SlotTrigger(
+                kind=SlotKind.TRANSFER.value,
+                scope=task.plan.connector,
+                holder=found.holder,
+                limit=limit,
+                poll_seconds=min(5.0, config.poll_seconds()),
+            ),
+            method_name="execute_complete",
+        )
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Woken: ask again. The trigger only read; this task decides and writes."""
+        if "error" in event:
+            self.log.warning("the wait failed and begins anew: %s", event["error"])
+        return dict(self.execute(context))
+
+
+class RecordOperator(WaveliftOperator):
+    """Wait, deferred, until AWS calls the run's EBS snapshots completed, then record them all at once (invariant 4).
+
+    Returns the server's name and its EBS snapshots.
+
+    :param server: one of the dicts that :class:`ReplicationPreflightOperator` returned.
+    :param transferred: what :class:`ReplicationRunOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("server", "transferred")
+
+    def __init__(self, *, server: Any, transferred: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server = server
+        self.transferred = transferred
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.airflow.triggers.snapshots import EbsSnapshotsTrigger
+        from wavelift.base.domain import ReplicationResult
+        from wavelift.ledger import Ledger
+        from wavelift.services.dataplane.messages import ServerTask
+        from wavelift.services.replication_flow import record
+
+        task = ServerTask.load(self.server)
+        result = ReplicationResult.load(self.transferred)
+        aws: dict[str, Any] = {"aws_conn_id": task.plan.target.aws_conn_id, "region_name": task.plan.target.region}
+        with Ledger.open(config.ledger_url()) as ledger:
+            pending = record(ledger, VmImportHook.of(**aws).access(), result, self.server_context(context, task.name))
+        if pending:
+            self.log.info("AWS still works on %s", ", ".join(pending))
+            trigger = EbsSnapshotsTrigger(snapshot_ids=pending, poll_seconds=config.poll_seconds(), **aws)
+            self.defer(trigger=trigger, method_name="execute_complete")
+        return {"server": task.name, "snapshots": [disk.lineage.snapshot_id for disk in result.disks]}
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Woken: look at AWS again and record."""
+        if "error" in event:
+            self.log.warning("the wait failed and begins anew: %s", event["error"])
+        return dict(self.execute(context))
+
+
+class ReleaseRunOperator(WaveliftOperator):
+    """Give the transfer slot back; a teardown that comes after the snapshot's removal.
+
+    :param server: as for :class:`ReserveRunOperator`.
+    """
+
+    template_fields: Sequence[str] = ("server",)
+
+    def __init__(self, *, server: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server = server
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.ledger import Ledger
+        from wavelift.services.dataplane.messages import ServerTask
+        from wavelift.services.replication_flow import release
+
+        task = ServerTask.load(self.server)
+        ti = context["ti"]
+        removed = ti.xcom_pull(task_ids=f"{GROUP}remove_snapshot", map_indexes=ti.map_index) is not None
+        with Ledger.open(config.ledger_url()) as ledger:
+            release(ledger, task, self.server_context(context, task.name), removed=removed)
+        return {"server": task.name, "snapshot_removed": removed}
+
+
+class AmiOperator(_ImportOperator):
+    """Make the run's AMI as its job says, complete the run, and deregister the AMIs that the job keeps no longer.
+
+    Control plane. ``import`` waits, deferred, for ImportImage of the EBS snapshots; ``register`` is done at once. A
+    failed conversion fails the AMI only: the next run builds on this one all the same. Returns a
+    :class:`~wavelift.services.replication_image.MadeImage`.
+
+    :param server: one of the dicts that :class:`ReplicationPreflightOperator` returned.
+    :param transferred: what :class:`ReplicationRunOperator` returned.
+    :param verified: what :class:`VerifyReplicatedOperator` returned; only so that nothing unproven becomes an image.
+    """
+
+    template_fields: Sequence[str] = ("server", "transferred", "verified")
+
+    def __init__(self, *, server: Any, transferred: Any, verified: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server = server
+        self.transferred = transferred
+        self.verified = verified
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.base.domain import ReplicationResult
+        from wavelift.ledger import Ledger
+        from wavelift.services.dataplane.importing import ImportRunning
+        from wavelift.services.dataplane.messages import ServerTask
+        from wavelift.services.replication_image import MadeImage, RunImage
+
+        task = ServerTask.load(self.server)
+        target = task.plan.target
+        aws: dict[str, Any] = {"aws_conn_id": target.aws_conn_id, "region_name": target.region}
+        limit = target.imports_per_region or config.integer("imports_per_region")
+        with Ledger.open(config.ledger_url()) as ledger:
+            found = RunImage(
+                ledger,
+                VmImportHook.of(**aws).access(),
+                task,
+                ReplicationResult.load(self.transferred),
+                self.server_context(context, task.name),
+                limit=limit,
+                is_run_alive=run_is_alive(context),
+            ).advance()
+        if isinstance(found, MadeImage):
+            if found.image_id:
+                context["ti"].xcom_push(key=ImageLink.key, value=image_url(target.region, found.image_id))
+            return found.dump()
+        if isinstance(found, ImportRunning):
+            self.watch(found, aws)
+        if found.queued:
+            self._wait_in_queue(context, task, limit)
+        self.wait_for_place(found, aws)
+
+    def _wait_in_queue(self, context: Context, task: Any, limit: int) -> NoReturn:
+        """Wait until this server is the next of ours to be imported."""
+        from wavelift.airflow import config
+        from wavelift.airflow.triggers.slots import SlotTrigger
+        from wavelift.ledger import SlotKind
+        from wavelift.services.migration import import_scope
+
+        trigger = SlotTrigger(
+            kind=SlotKind.IMPORT.value,
+            scope=import_scope(task),
+            holder=self.server_context(context, task.name).run_key,
+            limit=limit,
+            poll_seconds=config.poll_seconds(),
+        )
+        self.defer(trigger=trigger, method_name="execute_complete")
+        raise AssertionError("defer does not return")
+
+
+class ReplicationReportOperator(WaveliftOperator):
+    """Tell how every server ended, close and tidy what is open; use it as a teardown.
+
+    Fails when a server failed, or was refused on demand: with the rule, and the time from which it holds no more.
+    Returns a :class:`~wavelift.services.replication_flow.ReplicationReport`.
+    """
+
+    template_fields: Sequence[str] = ()
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.base.run import SystemClock
+        from wavelift.ledger import DagRun, Ledger
+        from wavelift.services.dataplane.messages import PreflightReport
+        from wavelift.services.dataplane.replication_messages import AdmittedRuns
+        from wavelift.services.replication_flow import finish, raise_when_failed
+
+        ti = context["ti"]
+        states: dict[str, str] = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+        admitted = ti.xcom_pull(task_ids="admit", map_indexes=-1)
+        found = ti.xcom_pull(task_ids="preflight", key=REPORT_KEY, map_indexes=-1)
+        mapped = ti.xcom_pull(task_ids="preflight", map_indexes=-1) or []
+        with Ledger.open(config.ledger_url()) as ledger:
+            report = finish(
+                ledger,
+                DagRun(ti.dag_id, ti.run_id),
+                AdmittedRuns.load(admitted) if admitted else None,
+                PreflightReport.load(found) if found else None,
+                self._ends(context, states, [one["name"] for one in mapped]),
+                clock=SystemClock(),
+                tidy=self._tidy(context, ledger),
+                stopped=self._stopped(context, states),
+            )
+        ti.xcom_push(key=REPORT_KEY, value=report.dump())
+        for one in report.outcomes:
+            self.log.info("%-20s %-10s %s %d blocks %s", one.server, one.state, one.ami_id, one.blocks_sent, one.error)
+        raise_when_failed(report)
+        return report.dump()
+
+    def _tidy(self, context: Context, ledger: Any) -> Callable[[ReplicationRun], str]:
+        """A report that was cleared meanwhile must not touch anything: each removal is fenced."""
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.ledger import DagRun
+        from wavelift.ledger.waves import get_wave_run
+        from wavelift.rules.plans import ResolvedWave
+        from wavelift.services.replication_image import tidy_run
+
+        ti = context["ti"]
+        fence = StateStore(context["task_state_store"])
+
+        def tidy(known: ReplicationRun) -> str:
+            fence.set("tidying", known.id)
+            plan = ResolvedWave.load(get_wave_run(ledger, DagRun(ti.dag_id, ti.run_id)).spec).servers[0]
+            access = VmImportHook.of(plan.target.aws_conn_id, plan.target.region).access()
+            return tidy_run(ledger, access, plan, known)
+
+        return tidy
+
+    def _stopped(self, context: Context, states: dict[str, str]) -> str:
+        """What ended the run before its servers did. Airflow lets this teardown alone decide how the run ends."""
+        for name in WHOLE_RUN:
+            if states.get(name) in ("failed", "skipped"):
+                left = context["ti"].xcom_pull(task_ids=name, key=FAILURE_KEY, map_indexes=-1)
+                return f"{name}: {(left or {}).get('what') or 'it was stopped'}"
+        return ""
+
+    def _ends(self, context: Context, states: dict[str, str], servers: list[str]) -> list[Any]:
+        """Each server's failed tasks and what they said; only those are asked for their words (facts 2)."""
+        from wavelift.services.replication_flow import ServerEnd
+        from wavelift.services.runs import TaskOutcome
+
+        ti = context["ti"]
+        ends = []
+        for index, server in enumerate(servers):
+            tasks = {name.rpartition("_")[0]: state for name, state in states.items() if name.endswith(f"_{index}")}
+            failed = tuple(name for name, state in tasks.items() if name.startswith(GROUP) and state in FAILED_STATES)
+            words = proof = ""
+            for name in failed:
+                if tasks[name] == "failed":
+                    left = ti.xcom_pull(task_ids=name, key=FAILURE_KEY, map_indexes=index)
+                    words = words or (left or {}).get("what", "") or f"{name} was stopped"
+            if tasks.get(f"{GROUP}verify") == "failed":
+                left = ti.xcom_pull(task_ids=f"{GROUP}verify", key=PROOF_KEY, map_indexes=index)
+                proof = (left or {}).get("what", "")
+            ends.append(ServerEnd(TaskOutcome(server=server, failed_tasks=failed, words=words), proof))
+        return ends

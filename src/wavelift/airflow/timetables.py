@@ -1,0 +1,112 @@
+"""When ``<wave>.replicate`` runs by itself: at the instants of the wave's replication jobs (SMS-03, SMS-04, AIR-05).
+
+The ledger is the truth; one row of it is read whenever Airflow asks. Airflow asks after every run that it makes and
+at every parse (about every 30 s), so an answer of *none* is only one until the next parse.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import pendulum
+from airflow.timetables.base import DagRunInfo, DataInterval, Timetable
+
+from wavelift.rules.schedule import GRACE, Schedule, newest_due, next_after
+
+if TYPE_CHECKING:
+    from airflow.timetables.base import TimeRestriction
+
+log = logging.getLogger(__name__)
+
+QUIET_SECONDS: Final = 20.0
+"""A ledger that did not answer is left alone for so long by this process: every wave would wait for it in turn."""
+
+
+class ReplicationTimetable(Timetable):
+    """The instants of every active job of a wave, merged. Never raises: without the ledger there are none for now.
+
+    :param wave: name of the wave.
+    """
+
+    description = "At the seed time of each server and then every so many hours, as its replication job says"
+
+    _quiet_until = 0.0
+
+    def __init__(self, *, wave: str) -> None:
+        self.wave = wave
+
+    def serialize(self) -> dict[str, Any]:
+        return {"wave": self.wave}
+
+    @classmethod
+    def deserialize(cls, data: dict[str, Any]) -> Self:
+        return cls(wave=data["wave"])
+
+    @property
+    def summary(self) -> str:
+        return "replication jobs"
+
+    def infer_manual_data_interval(self, *, run_after: pendulum.DateTime) -> DataInterval:
+        return DataInterval.exact(run_after)
+
+    def next_dagrun_info(
+        self, *, last_automated_data_interval: DataInterval | None, restriction: TimeRestriction
+    ) -> DagRunInfo | None:
+        """The run that is due, else the next one. ``catchup`` is not looked at: replication has no past."""
+        try:
+            last = last_automated_data_interval.end if last_automated_data_interval else None
+            at = instant(self.schedules(), self.now(), last=plain(last), earliest=plain(restriction.earliest))
+        except Exception as error:
+            log.warning("wave %s has no instants until the next parse: %s", self.wave, error)
+            return None
+        if at is None or (restriction.latest is not None and at > restriction.latest):
+            return None
+        return DagRunInfo.exact(pendulum.instance(at, tz="UTC"))
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def schedules(self) -> Collection[Schedule]:
+        """:raises WaveliftError: when the ledger does not answer."""
+        from wavelift.airflow import config
+        from wavelift.base.errors import UnreachableError
+        from wavelift.ledger import Ledger
+        from wavelift.ledger.jobs import read_schedules
+
+        if time.monotonic() < ReplicationTimetable._quiet_until:
+            raise UnreachableError("The ledger did not answer a moment ago")
+        try:
+            # A schema is not made here: whoever asks for the time must not write.
+            with Ledger.open(config.ledger_url(), upgrade=False) as ledger:
+                return read_schedules(ledger, self.wave).values()
+        except UnreachableError:
+            ReplicationTimetable._quiet_until = time.monotonic() + QUIET_SECONDS
+            raise
+
+
+def instant(
+    schedules: Collection[Schedule], now: datetime, *, last: datetime | None, earliest: datetime | None = None
+) -> datetime | None:
+    """The newest instant that is due and has no run, else the next one; None when there is none.
+
+    "The next one after now" would lose an instant whenever Airflow asks between it and the making of its run
+    (facts/airflow-shapes.md 4).
+
+    :param last: instant of the last run that the timetable made. :param earliest: the DAG's start date.
+    """
+    due = newest_due(schedules, now, GRACE)
+    if due is not None and (last is None or due > last) and (earliest is None or due >= earliest):
+        return due
+    return next_after(schedules, max(moment for moment in (now, last, earliest) if moment is not None))
+
+
+def plain(moment: datetime | None) -> datetime | None:
+    """The same to the microsecond, without Pendulum: its differences can't be divided by a frequency."""
+    if moment is None:
+        return None
+    at = moment.astimezone(UTC)
+    return datetime(at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond, UTC)

@@ -1,0 +1,43 @@
+"""Waiting for replication runs to end. The trigger only reads the ledger: one read per interval for all that wait."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wavelift.airflow.triggers.base import WaitTrigger
+from wavelift.airflow.triggers.poller import SharedPoller
+
+
+class ReplicationRunTrigger(WaitTrigger):
+    """Wakes its task when a replication run has ended, or is not known.
+
+    :param run_id: ``run-…``.
+    """
+
+    def __init__(self, *, run_id: str, poll_seconds: float) -> None:
+        super().__init__()
+        self.run_id = run_id
+        self.poll_seconds = poll_seconds
+
+    def fields(self) -> dict[str, Any]:
+        return {"run_id": self.run_id, "poll_seconds": self.poll_seconds}
+
+    async def wait(self) -> dict[str, Any]:
+        poller = SharedPoller.of(("replication runs", self.poll_seconds), ended_runs, self.poll_seconds)
+        return {"state": await poller.watch(self.run_id), "run_id": self.run_id}
+
+
+def ended_runs(ids: Sequence[str]) -> Mapping[str, Any]:
+    """The states of those that have ended; ``unknown`` for one that the ledger has not."""
+    from wavelift.airflow import config
+    from wavelift.ledger import Ledger
+    from wavelift.ledger.replication_runs import find_run
+
+    with Ledger.open(config.ledger_url()) as ledger:
+        found = {id: find_run(ledger, id) for id in ids}
+    return {
+        id: str(run.state) if run is not None else "unknown"
+        for id, run in found.items()
+        if run is None or run.state.terminal
+    }

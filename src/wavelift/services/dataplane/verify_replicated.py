@@ -1,0 +1,90 @@
+"""Reading back the EBS snapshots of a replication run and comparing them with its manifests (invariant 1)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.ebs import compare_snapshot
+from wavelift.adapters.aws.s3 import S3Staging
+from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
+from wavelift.base.errors import ProofError, located
+from wavelift.base.run import RunContext
+from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.dataplane.replication_messages import VerifiedRun
+from wavelift.transfer.manifest import Manifest, differences
+from wavelift.transfer.verify import sample_indices
+
+NEXT_STEP = "Trigger a new run: it sends every disk whole, and nothing builds on this one"
+
+
+def verify_replicated(
+    access: AwsAccess, task: ServerTask, result: ReplicationResult, lineages: Sequence[DiskLineage], ctx: RunContext
+) -> VerifiedRun:
+    """Prove (``full``) or sample what EBS holds, as the plan says; ``off`` leaves it attested.
+
+    ``full`` reads of a delta what it sent: the rest stands on its parent, which was proven before.
+
+    :param lineages: what the run built on.
+    :raises ProofError: at the first disk that differs, naming server, disk and the first differing disk offset.
+    """
+    level = task.plan.verify
+    checked = read = 0
+    parents = {each.snapshot_id: each for each in lineages}
+    with located(server=task.name):
+        for disk in result.disks:
+            ctx.cancel.check()
+            manifest = _manifest(access, disk.lineage)
+            if level == "off":
+                continue
+            found = compare_snapshot(
+                access,
+                disk.lineage.snapshot_id,
+                manifest.digest,
+                disk.lineage.capacity,
+                indices=_indices(access, level, disk, manifest, parents.get(disk.parent_snapshot_id)),
+                cancel=ctx.cancel,
+            )
+            if found.changed:
+                raise _mismatch(disk, found.changed[0].offset, len(found.changed))
+            checked += found.blocks_compared
+            read += found.bytes_read
+    return VerifiedRun(server=task.name, level=level, blocks_checked=checked, bytes_read_back=read)
+
+
+def _indices(
+    access: AwsAccess, level: str, disk: ReplicatedDisk, manifest: Manifest, parent: DiskLineage | None
+) -> Collection[int] | None:
+    """The blocks to read back; None: all."""
+    if level != "full":
+        return list(sample_indices(manifest, float(level.removeprefix("sample:")), seed=disk.content_digest))
+    if parent is None or not disk.parent_snapshot_id:
+        return None
+    return list(differences(manifest, _manifest(access, parent)))
+
+
+def _manifest(access: AwsAccess, lineage: DiskLineage) -> Manifest:
+    s3 = S3Staging(access, lineage.bucket)
+    try:
+        body = s3.get_object(lineage.manifest_key)
+    finally:
+        s3.close()
+    if hashlib.sha256(body).hexdigest() != lineage.manifest_digest:
+        raise ProofError(
+            "The manifest in S3 is not the one that the run stored",
+            disk=lineage.address,
+            object=lineage.manifest_key,
+            next_step=NEXT_STEP,
+        )
+    return Manifest.from_bytes(body)
+
+
+def _mismatch(disk: ReplicatedDisk, offset: int, places: int) -> ProofError:
+    return ProofError(
+        f"What EBS holds differs from the source's manifest in {places} place(s)",
+        disk=disk.label,
+        offset=offset,
+        snapshot=disk.lineage.snapshot_id,
+        next_step=NEXT_STEP,
+    )

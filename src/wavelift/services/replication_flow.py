@@ -1,0 +1,429 @@
+"""One replicate run as the control plane sees it: admitted, reserved, recorded, told.
+
+Every function is one step of the replicate DAG: it may be called again after a crash, a retry or a clear, and then
+finds what it made before (invariant 5). The making of AMIs is in :mod:`wavelift.services.replication_image`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.base.domain import Message, ReplicationResult, Severity
+from wavelift.base.errors import NotFoundError, PermanentError, RemoteJobError, SpecError, WaveliftError
+from wavelift.base.names import snapshot_name
+from wavelift.base.run import Clock, RunContext
+from wavelift.ledger import DagRun, Ledger, SlotKind, WaveRunState, connectors, lineage, migrations, waves
+from wavelift.ledger import replication_runs as runs
+from wavelift.ledger.replication_records import ReplicationRun
+from wavelift.ledger.slots import list_slots
+from wavelift.rules.plans import ResolvedWave
+from wavelift.rules.replication import RunState
+from wavelift.services import admission, replication
+from wavelift.services.admission import Granted, IsRunAlive
+from wavelift.services.dataplane.messages import PreflightReport, ServerTask
+from wavelift.services.dataplane.replication_messages import AdmittedRuns, ReservedRun, TurnedDown
+from wavelift.services.replication import RefusedServer
+from wavelift.services.runs import TaskOutcome
+
+FORM_KEYS: Final = ("servers", "note")
+MODE: Final = "replicate"
+CANCELLED: Final = "cancelled on request"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicateRequest:
+    """What triggered a DAG run.
+
+    :param scheduled_for: the instant of a run that the timetable made; None: on demand.
+    """
+
+    run: DagRun
+    wave: str
+    conf: Mapping[str, Any]
+    requested_by: str
+    scheduled_for: datetime | None = None
+    backfill: bool = False
+
+
+def admit(
+    ledger: Ledger,
+    request: ReplicateRequest,
+    load: Callable[[str], ResolvedWave],
+    *,
+    is_run_alive: IsRunAlive,
+    clock: Clock,
+) -> AdmittedRuns:
+    """Check the conf, freeze the spec for the run, and decide which servers may run.
+
+    A repeated call keeps the spec that was frozen first and goes on with the same runs.
+
+    :raises SpecError: for an unknown key or value, or a broken spec. :raises PermanentError: for a backfill.
+    """
+    servers = _servers(request)
+    known = waves.find_wave_run(ledger, request.run)
+    wave = ResolvedWave.load(known.spec) if known else load(request.wave)
+    found = replication.admit_runs(
+        ledger,
+        request.wave,
+        request.run,
+        scheduled_for=request.scheduled_for,
+        servers=servers,
+        by=request.requested_by,
+        is_run_alive=is_run_alive,
+        backfill=request.backfill,
+        clock=clock,
+    )
+    waves.freeze_wave_run(
+        ledger,
+        run=request.run,
+        wave=request.wave,
+        mode=MODE,
+        requested_by=request.requested_by,
+        source="schedule" if request.scheduled_for else "api",
+        spec=wave.dump(),
+        note=str(request.conf.get("note") or ""),
+        clock=clock,
+    )
+    granted = tuple(each.server for each in found.granted)
+    return AdmittedRuns(
+        wave=_narrowed(wave, granted),
+        dag_id=request.run.dag_id,
+        run_id=request.run.dag_run_id,
+        requested_by=request.requested_by,
+        scheduled=request.scheduled_for is not None,
+        granted=granted,
+        refused=_told(found.refused),
+        skipped=_told(found.skipped),
+        finished=tuple(each.server for each in found.finished),
+    )
+
+
+def _servers(request: ReplicateRequest) -> list[str] | None:
+    unknown = sorted(set(request.conf) - set(FORM_KEYS))
+    if unknown:
+        raise SpecError(
+            f"The run's conf has unknown keys: {', '.join(unknown)}",
+            next_step=f"Allowed are {', '.join(FORM_KEYS)}",
+            wave=request.wave,
+        )
+    value = request.conf.get("servers")
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+        raise SpecError(f"servers is {value!r}", next_step="Give a list of names, or leave it out for all")
+    return value
+
+
+def _narrowed(wave: ResolvedWave, granted: Collection[str]) -> ResolvedWave:
+    """The entries that may hold a granted server. A replica is taken of a running server, and launches nothing."""
+    changes = {"launch": "none", "source_power": "leave_running", "allow_twin": False}
+    kept = [plan for plan in wave.servers if plan.server in granted]
+    if len(kept) < len(granted):  # the others lie in folders, whose names are known only to the vCenter
+        kept += [plan for plan in wave.servers if plan.selector.kind == "folder"]
+    return wave.model_copy(update={"servers": tuple(plan.model_copy(update=changes) for plan in kept)})
+
+
+def _told(found: Iterable[RefusedServer]) -> tuple[TurnedDown, ...]:
+    return tuple(TurnedDown(**each.dump()) for each in found)
+
+
+# --- the slot -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class InQueue:
+    """The connector's slots are taken."""
+
+    holder: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run has completed: clearing it does nothing."""
+
+    run: str
+
+
+def reserve(
+    ledger: Ledger, task: ServerTask, ctx: RunContext, *, run: DagRun, limit: int, is_run_alive: IsRunAlive
+) -> ReservedRun | InQueue | Finished:
+    """Ask for a transfer slot, and write the snapshot's intent once it is won (AMP-04, invariant 4).
+
+    A run that failed goes on here when its tasks were cleared.
+
+    :raises RefusedError: when a rule forbids that by now.
+    :raises PermanentError: cancelled on request, or the connector is in maintenance.
+    """
+    id = runs.run_id(ctx.run_key)
+    known = runs.get_run(ledger, id)
+    if known.state is RunState.COMPLETED:
+        return Finished(id)
+    known = replication.continue_run(ledger, id, by=str(run), is_run_alive=is_run_alive, clock=ctx.clock)
+    _check_wanted(known)
+    scope = task.plan.connector
+    if known.snapshot_state is None:
+        _check_maintenance(ledger, scope, task.name)
+    admission.reclaim(ledger, is_run_alive, kind=SlotKind.TRANSFER, scope=scope, clock=ctx.clock)
+    found = admission.request_slot(
+        ledger,
+        kind=SlotKind.TRANSFER,
+        scope=scope,
+        holder=ctx.run_key,
+        dag_id=run.dag_id,
+        dag_run_id=run.dag_run_id,
+        limit=limit,
+        clock=ctx.clock,
+    )
+    if not isinstance(found, Granted):
+        tell(ledger, ctx, f"place {found.position} in the queue of connector {scope}")
+        return InQueue(ctx.run_key, found.position)
+    runs.record_intent(ledger, id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock)
+    tell(ledger, ctx, "Uploading")
+    return ReservedRun(server=task.name, run=id, lineages=lineage.read_lineage(ledger, known.job_id))
+
+
+def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool) -> None:
+    """Give the transfer slot back; a run that a person cancelled before it was recorded ends here.
+
+    :param removed: the snapshot's removal succeeded.
+    """
+    known = runs.find_run(ledger, runs.run_id(ctx.run_key))
+    if known is not None:
+        if removed and known.snapshot_state in migrations.STANDING:
+            runs.record_snapshot_removed(ledger, known.id, clock=ctx.clock)
+        if known.cancel_requested and known.recorded_at is None:
+            replication.mark_cancelled(ledger, known.id, CANCELLED, clock=ctx.clock)
+    admission.release_slot(
+        ledger, kind=SlotKind.TRANSFER, scope=task.plan.connector, holder=ctx.run_key, clock=ctx.clock
+    )
+
+
+def tell(ledger: Ledger, ctx: RunContext, status: str, progress_pct: int = 0) -> None:
+    """What the list shows of the run."""
+    id = runs.run_id(ctx.run_key)
+    runs.record_progress(ledger, id, status=status, progress_pct=progress_pct, clock=ctx.clock)
+
+
+def _check_wanted(known: ReplicationRun) -> None:
+    if known.cancel_requested:
+        raise PermanentError(
+            "The replication run was cancelled on request",
+            server=known.server,
+            run=known.id,
+            next_step="To go on with it after all, wait for its DAG run to end and clear its server.reserve task",
+        )
+
+
+def _check_maintenance(ledger: Ledger, connector: str, server: str) -> None:
+    with ledger.read() as tx:
+        reason = connectors.in_maintenance(tx, connector)
+    if reason is not None:
+        raise PermanentError(
+            f"The connector is in maintenance: {reason}",
+            next_step="Clear the server's task when `wavelift connectors maintenance CONNECTOR --off` was said.",
+            connector=connector,
+            server=server,
+        )
+
+
+# --- the record ---------------------------------------------------------------------------------------------------
+
+
+def record(ledger: Ledger, access: AwsAccess, result: ReplicationResult, ctx: RunContext) -> tuple[str, ...]:
+    """Make the run's disks the base of the next once AWS calls every snapshot completed (invariant 4).
+
+    :returns: the snapshots that are still pending; empty once it is recorded.
+    :raises RemoteJobError: a snapshot ended in error. :raises NotFoundError: it is gone.
+    """
+    id = runs.run_id(ctx.run_key)
+    _check_wanted(runs.get_run(ledger, id))
+    wanted = [disk.lineage.snapshot_id for disk in result.disks]
+    found = Ec2(access).snapshots(wanted)
+    for disk in result.disks:
+        snapshot_id = disk.lineage.snapshot_id
+        state = found[snapshot_id].state if snapshot_id in found else "missing"
+        if state in ("completed", "pending"):
+            continue
+        kind = NotFoundError if state == "missing" else RemoteJobError
+        raise kind(
+            f"The EBS snapshot of {disk.label} is {state}: the run is no base for another",
+            server=result.server,
+            snapshot=snapshot_id,
+            next_step="Clear the server's server.reserve task: it is sent again",
+        )
+    pending = tuple(each for each in wanted if found[each].state == "pending")
+    if not pending:
+        replication.record_run(ledger, id, result, clock=ctx.clock)
+        tell(ledger, ctx, "Recorded")
+    return pending
+
+
+# --- the report ---------------------------------------------------------------------------------------------------
+
+
+class RunOutcome(Message):
+    """One server's line of the report."""
+
+    server: str
+    state: str
+    run: str = ""
+    ami_id: str = ""
+    kinds: tuple[str, ...] = ()
+    """``seed`` or ``delta`` of each disk."""
+    bytes_read: int = 0
+    bytes_sent: int = 0
+    blocks_sent: int = 0
+    seconds: float = 0.0
+    quarantine: str = ""
+    error: str = ""
+
+
+class ReplicationReport(Message):
+    """What a replicate run did, for people and for the API."""
+
+    wave: str
+    scheduled: bool
+    outcomes: tuple[RunOutcome, ...] = ()
+    refused: tuple[TurnedDown, ...] = ()
+    skipped: tuple[TurnedDown, ...] = ()
+    unclean: tuple[str, ...] = ()
+    """What could not be removed."""
+    stopped: str = ""
+    """Why the run as a whole ended before its servers did."""
+
+    @property
+    def failed(self) -> tuple[RunOutcome, ...]:
+        return tuple(one for one in self.outcomes if one.state != RunState.COMPLETED)
+
+    @property
+    def succeeded(self) -> bool:
+        return not (self.failed or self.refused or self.unclean or self.stopped)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEnd:
+    """How one server's tasks ended; ``proof``: why what EBS holds is not the source, empty while it may be."""
+
+    tasks: TaskOutcome
+    proof: str = ""
+
+
+Tidy = Callable[[ReplicationRun], str]
+"""Removes what a run left in AWS and no record holds; words about what stays, or an empty string."""
+
+
+def finish(
+    ledger: Ledger,
+    run: DagRun,
+    admitted: AdmittedRuns | None,
+    preflight: PreflightReport | None,
+    ends: Collection[ServerEnd],
+    *,
+    clock: Clock,
+    tidy: Tidy,
+    stopped: str = "",
+) -> ReplicationReport:
+    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
+    by_server = {end.tasks.server: end for end in ends}
+    known = waves.find_wave_run(ledger, run)
+    closed = []
+    for each in runs.runs_of(ledger, run):
+        if each.state not in (RunState.REFUSED, RunState.SKIPPED):
+            closed.append(_close(ledger, each, by_server.get(each.server), preflight, clock))
+    report = ReplicationReport(
+        wave=known.wave if known else run.dag_id.rpartition(".")[0],
+        scheduled=admitted is not None and admitted.scheduled,
+        outcomes=tuple(outcome_of(each) for each in closed),
+        refused=admitted.refused if admitted else (),
+        skipped=admitted.skipped if admitted else (),
+        unclean=tuple(words for each in closed if (words := _left_by(each, tidy))),
+        stopped=stopped,
+    )
+    if known is not None:
+        waves.finish_wave_run(
+            ledger, run, WaveRunState.COMPLETED if report.succeeded else WaveRunState.FAILED, clock=clock
+        )
+    return report
+
+
+def _close(
+    ledger: Ledger, known: ReplicationRun, end: ServerEnd | None, preflight: PreflightReport | None, clock: Clock
+) -> ReplicationRun:
+    if end is not None and end.proof and not known.quarantine:
+        replication.quarantine_run(ledger, known.id, end.proof, clock=clock)
+    if not known.state.terminal:
+        if known.cancel_requested or known.state is RunState.RESERVED:
+            replication.mark_cancelled(ledger, known.id, CANCELLED, clock=clock)
+        else:
+            words = (end.tasks.words if end else "") or _kept_back(known.server, preflight)
+            replication.fail_run(ledger, known.id, words, clock=clock)
+    for slot in list_slots(ledger):
+        if slot.holder == known.run_key:
+            admission.release_slot(
+                ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="the run is over", clock=clock
+            )
+    return runs.get_run(ledger, known.id)
+
+
+def _kept_back(server: str, preflight: PreflightReport | None) -> str:
+    """Why a server never began."""
+    if preflight is None:
+        return "its tasks ended without finishing it"
+    errors = [
+        finding.what
+        for finding in preflight.findings
+        if finding.severity is Severity.ERROR and finding.subject.split("/", 1)[0] in (server, "wave")
+    ]
+    if not errors and all(task.name != server for task in preflight.servers):
+        return "the wave's file does not list the server, or its folder does not hold it"
+    return "; ".join(errors) or "its tasks ended without finishing it"
+
+
+def _left_by(known: ReplicationRun, tidy: Tidy) -> str:
+    if known.snapshot_state in migrations.STANDING:
+        return f"{known.server}: snapshot {known.snapshot_name} may still stand"
+    try:
+        return tidy(known)
+    except WaveliftError as error:
+        return f"{known.server}: EBS snapshots that nobody needs may still lie in AWS: {error}"
+
+
+def outcome_of(known: ReplicationRun) -> RunOutcome:
+    """A ledger row as a line of the report."""
+    disks = (known.result or {}).get("disks", ())
+    return RunOutcome(
+        server=known.server,
+        state=str(known.state),
+        run=known.id,
+        ami_id=known.ami_id,
+        kinds=tuple(disk["kind"] for disk in disks),
+        bytes_read=known.bytes_read,
+        bytes_sent=known.bytes_sent,
+        blocks_sent=known.blocks_sent,
+        seconds=known.duration_s,
+        quarantine=known.quarantine,
+        error=known.error,
+    )
+
+
+def raise_when_failed(report: ReplicationReport) -> None:
+    """:raises PermanentError: naming each server that failed or was refused, by which rule and until when."""
+    if report.succeeded:
+        return
+    lines = [f"{one.server} {one.state}: {one.error}" for one in report.failed]
+    for one in report.refused:
+        until = f", until {one.until}" if one.until else ""
+        lines.append(f"{one.server} refused by rule {one.rule}: {one.reason}{until}")
+    raise PermanentError(
+        "\n".join(
+            [f"The run was stopped: {report.stopped}" if report.stopped else "", *lines, *report.unclean]
+        ).strip(),
+        next_step="Clear a failed server from its server.reserve task to continue it" if report.failed else "",
+        wave=report.wave,
+    )

@@ -1,0 +1,153 @@
+"""From recorded EBS snapshots to an AMI: the proof, ImportImage, RegisterImage, retention, and what is tidied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.base.errors import ProofError, RefusedError
+from wavelift.base.run import RunContext, SystemClock
+from wavelift.base.units import BLOCK
+from wavelift.ledger import DagRun, Ledger
+from wavelift.ledger.lineage import read_lineage
+from wavelift.ledger.replication_records import ReplicationRun
+from wavelift.ledger.replication_runs import get_run
+from wavelift.rules.wave_replication import ReplicationPlan
+from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
+from wavelift.services.dataplane.verify_replicated import verify_replicated
+from wavelift.services.replication import JobOrder, admit_runs, create_job, fail_run, quarantine_run, update_job
+from wavelift.services.replication_flow import record
+from wavelift.services.replication_image import MadeImage, RunImage, tidy_run
+
+from .journey import Stage
+from .replica import Replica, Try
+from .servers import noise
+
+pytestmark = pytest.mark.wire
+
+WAVE = "copies"
+
+
+@dataclass
+class Copies:
+    """A server's job in a ledger, and its runs over both simulators."""
+
+    stage: Stage
+    ledger: Ledger
+    replica: Replica
+    images: list[str] = field(default_factory=list)
+    number: int = 0
+
+    def run(self) -> tuple[Try, RunContext, ReplicationRun]:
+        """One run, transferred and recorded."""
+        self.number += 1
+        one = self.replica.begin()
+        dag_id, run_id, _ = one.run_key.split("/")
+        scheduled = SystemClock().now()
+        admitted = admit_runs(
+            self.ledger,
+            WAVE,
+            DagRun(dag_id, run_id),
+            scheduled_for=None,
+            servers=[self.replica.server],
+            by="test",
+            is_run_alive=lambda *_: True,
+            clock=SystemClock(),
+        )
+        assert not admitted.refused, (admitted, scheduled)
+        ctx = RunContext(one.run_key)
+        result = self.replica.transfer(one)
+        assert record(self.ledger, self.stage.access(), result, ctx) == ()
+        self.replica.end(one, result)
+        return one, ctx, admitted.granted[0]
+
+    def image(self, one: Try, ctx: RunContext) -> MadeImage:
+        for _ in range(200):
+            found = RunImage(
+                self.ledger,
+                self.stage.access(),
+                one.task,
+                self.replica.results[-1],
+                ctx,
+                limit=5,
+                is_run_alive=lambda *_: True,
+            ).advance()
+            if isinstance(found, MadeImage):
+                self.images.append(found.image_id)
+                return found
+            assert isinstance(found, ImportRunning | ImportWaiting)
+            ctx.clock.sleep(0.1)
+        raise AssertionError("the import did not end")
+
+    def discard(self) -> None:
+        for image_id in self.images:
+            Ec2(self.stage.access()).deregister(image_id, delete_snapshots=True)
+        self.replica.discard()
+
+
+@pytest.fixture
+def copies(stage: Stage, tmp_path: Path) -> Iterator[Copies]:
+    with Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        replica = Replica(stage, "copy01")
+        create_job(ledger, WAVE, JobOrder(server="copy01", plan=ReplicationPlan()), by="test", clock=SystemClock())
+        made = Copies(stage, ledger, replica)
+        yield made
+        made.discard()
+
+
+def test_inv_1_what_ebs_holds_is_read_back_and_a_lie_is_found(stage: Stage, copies: Copies) -> None:
+    one, ctx, run = copies.run()
+    seed = copies.replica.results[-1]
+    task = one.task.model_copy(update={"plan": one.task.plan.model_copy(update={"verify": "full"})})
+    found = verify_replicated(stage.access(), task, seed, (), ctx)
+    assert found.blocks_checked * BLOCK >= seed.disks[0].lineage.capacity
+    before = copies.replica.lineages
+    stage.vc.guest_write("copy01", 0, 5 * BLOCK + 100, noise(1, 300))
+    one, ctx, run = _second(copies, run)
+    delta = copies.replica.results[-1]
+    assert verify_replicated(stage.access(), task, delta, before, ctx).blocks_checked == delta.disks[0].blocks_sent == 1
+    (disk,) = delta.disks
+    wrong = disk.model_copy(update={"lineage": disk.lineage.model_copy(update={"snapshot_id": before[0].snapshot_id})})
+    with pytest.raises(ProofError) as caught:
+        verify_replicated(stage.access(), task, delta.model_copy(update={"disks": (wrong,)}), before, ctx)
+    assert caught.value.where["offset"] == 5 * BLOCK
+    quarantine_run(copies.ledger, run.id, str(caught.value), clock=SystemClock())
+    fail_run(copies.ledger, run.id, str(caught.value), clock=SystemClock())
+    assert not read_lineage(copies.ledger, run.job_id), "the next run is a seed"
+    assert not tidy_run(copies.ledger, stage.access(), task.plan, get_run(copies.ledger, run.id))
+    gone = Ec2(stage.access()).snapshots([disk.lineage.snapshot_id, before[0].snapshot_id])
+    assert not gone, "neither the quarantined snapshot nor the one that it replaced is needed"
+
+
+def _second(copies: Copies, first: ReplicationRun) -> tuple[Try, RunContext, ReplicationRun]:
+    """Another run, once the first has ended."""
+    fail_run(copies.ledger, first.id, "only its transfer was wanted", clock=SystemClock())
+    return copies.run()
+
+
+def test_sms_05_images_come_and_go_and_the_lineage_stays(stage: Stage, copies: Copies) -> None:
+    one, ctx, run = copies.run()
+    update_job(copies.ledger, run.job_id, by="test", clock=SystemClock(), keep_amis=1)
+    first = copies.image(one, ctx)
+    assert copies.image(one, ctx).image_id == first.image_id, "asked again it makes no second"
+    update_job(copies.ledger, run.job_id, by="test", clock=SystemClock(), ami="register", license_type="aws")
+    stage.vc.guest_write("copy01", 0, 7 * BLOCK, noise(2, 300))
+    one, ctx, run = copies.run()
+    with pytest.raises(RefusedError, match="billing"):
+        copies.image(one, ctx)
+    update_job(copies.ledger, run.job_id, by="test", clock=SystemClock(), license_type="byol")
+    second = copies.image(one, ctx)
+    assert second.deregistered == (first.image_id,)
+    ec2 = Ec2(stage.access())
+    assert set(ec2.images([first.image_id, second.image_id])) == {second.image_id}
+    kept = {disk.snapshot_id for disk in read_lineage(copies.ledger, run.job_id)}
+    assert set(ec2.images([second.image_id])[second.image_id].snapshot_ids) == kept
+    tidy_run(copies.ledger, stage.access(), one.task.plan, get_run(copies.ledger, run.id))
+    assert set(ec2.snapshots(kept)) == kept
+    left: Any = get_run(copies.ledger, run.id).superseded
+    assert not ec2.snapshots([disk["snapshot_id"] for disk in left])

@@ -167,7 +167,13 @@ class RecordOperator(WaveliftOperator):
         result = ReplicationResult.load(self.transferred)
         aws: dict[str, Any] = {"aws_conn_id": task.plan.target.aws_conn_id, "region_name": task.plan.target.region}
         with Ledger.open(config.ledger_url()) as ledger:
-            pending = record(ledger, VmImportHook.of(**aws).access(), result, self.server_context(context, task.name))
+            pending = record(
+                ledger,
+                VmImportHook.of(**aws).access(),
+                result,
+                self.server_context(context, task.name),
+                is_run_alive=run_is_alive(context),
+            )
         if pending:
             self.log.info("AWS still works on %s", ", ".join(pending))
             trigger = EbsSnapshotsTrigger(snapshot_ids=pending, poll_seconds=config.poll_seconds(), **aws)

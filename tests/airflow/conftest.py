@@ -43,6 +43,7 @@ SLOTS: Final = 2
 ORDER: Final = (
     "test_base",
     "test_timetables",
+    "test_replication_operators",
     "test_hooks",
     "test_dags",
     "test_triggers",

@@ -22,6 +22,7 @@ from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.slots import list_slots
 from wavelift.rules.plans import ResolvedWave
+from wavelift.rules.preflight import WHOLE_WAVE
 from wavelift.rules.replication import RunState
 from wavelift.services import admission, replication
 from wavelift.services.admission import Granted, IsRunAlive
@@ -235,14 +236,21 @@ def _check_maintenance(ledger: Ledger, connector: str, server: str) -> None:
 # --- the record ---------------------------------------------------------------------------------------------------
 
 
-def record(ledger: Ledger, access: AwsAccess, result: ReplicationResult, ctx: RunContext) -> tuple[str, ...]:
+def record(
+    ledger: Ledger, access: AwsAccess, result: ReplicationResult, ctx: RunContext, *, is_run_alive: IsRunAlive
+) -> tuple[str, ...]:
     """Make the run's disks the base of the next once AWS calls every snapshot completed (invariant 4).
+
+    A run that failed here goes on when only this task was cleared.
 
     :returns: the snapshots that are still pending; empty once it is recorded.
     :raises RemoteJobError: a snapshot ended in error. :raises NotFoundError: it is gone.
     """
     id = runs.run_id(ctx.run_key)
-    _check_wanted(runs.get_run(ledger, id))
+    known = runs.get_run(ledger, id)
+    if known.state.resumable:
+        known = replication.continue_run(ledger, id, by=str(known.run), is_run_alive=is_run_alive, clock=ctx.clock)
+    _check_wanted(known)
     wanted = [disk.lineage.snapshot_id for disk in result.disks]
     found = Ec2(access).snapshots(wanted)
     for disk in result.disks:
@@ -378,7 +386,7 @@ def _kept_back(server: str, preflight: PreflightReport | None) -> str:
     errors = [
         finding.what
         for finding in preflight.findings
-        if finding.severity is Severity.ERROR and finding.subject.split("/", 1)[0] in (server, "wave")
+        if finding.severity is Severity.ERROR and finding.subject.split("/", 1)[0] in (server, WHOLE_WAVE)
     ]
     if not errors and all(task.name != server for task in preflight.servers):
         return "the wave's file does not list the server, or its folder does not hold it"

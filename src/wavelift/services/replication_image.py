@@ -79,6 +79,10 @@ class RunImage:
                     run=self.id,
                     next_step="Clear the server's server.reserve task",
                 )
+            if known.state.resumable:  # only this task was cleared
+                known = replication.continue_run(
+                    self.ledger, self.id, by=str(known.run), is_run_alive=self.is_run_alive, clock=self.ctx.clock
+                )
             job = jobs.get_job(self.ledger, known.job_id)
             return self._register(job) if job.ami == "register" else self._import(known, job)
 

@@ -48,21 +48,19 @@ class Copies:
         self.number += 1
         one = self.replica.begin()
         dag_id, run_id, _ = one.run_key.split("/")
-        scheduled = SystemClock().now()
         admitted = admit_runs(
             self.ledger,
             WAVE,
             DagRun(dag_id, run_id),
-            scheduled_for=None,
             servers=[self.replica.server],
             by="test",
             is_run_alive=lambda *_: True,
             clock=SystemClock(),
         )
-        assert not admitted.refused, (admitted, scheduled)
+        assert not admitted.refused, admitted
         ctx = RunContext(one.run_key)
         result = self.replica.transfer(one)
-        assert record(self.ledger, self.stage.access(), result, ctx) == ()
+        assert record(self.ledger, self.stage.access(), result, ctx, is_run_alive=lambda *_: True) == ()
         self.replica.end(one, result)
         return one, ctx, admitted.granted[0]
 
@@ -133,7 +131,10 @@ def _second(copies: Copies, first: ReplicationRun) -> tuple[Try, RunContext, Rep
 def test_sms_05_images_come_and_go_and_the_lineage_stays(stage: Stage, copies: Copies) -> None:
     one, ctx, run = copies.run()
     update_job(copies.ledger, run.job_id, by="test", clock=SystemClock(), keep_amis=1)
-    first = copies.image(one, ctx)
+    fail_run(copies.ledger, run.id, "the conversion failed", clock=SystemClock())
+    assert read_lineage(copies.ledger, run.job_id), "which costs nothing but itself"
+    first = copies.image(one, ctx)  # its task was cleared
+    assert get_run(copies.ledger, run.id).state == "completed"
     assert copies.image(one, ctx).image_id == first.image_id, "asked again it makes no second"
     update_job(copies.ledger, run.job_id, by="test", clock=SystemClock(), ami="register", license_type="aws")
     stage.vc.guest_write("copy01", 0, 7 * BLOCK, noise(2, 300))

@@ -1,0 +1,110 @@
+"""Operators and the sensor of replication without a running Airflow."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pendulum
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+
+from wavelift.airflow.triggers.replication_runs import ended_runs
+from wavelift.base.errors import PermanentError, SpecError
+from wavelift.base.run import SystemClock
+from wavelift.ledger import DagRun, Ledger
+from wavelift.operators.replication_control import scheduled_instant
+from wavelift.rules.wave_replication import ReplicationPlan
+from wavelift.sensors import ReplicationRunSensor
+from wavelift.services.replication import JobOrder, admit_runs, create_job, fail_run
+from wavelift.services.replication_flow import (
+    ReplicateRequest,
+    ReplicationReport,
+    ServerEnd,
+    admit,
+    finish,
+    raise_when_failed,
+)
+from wavelift.services.runs import TaskOutcome
+
+pytestmark = pytest.mark.airflow
+
+T0 = datetime(2026, 11, 22, 10, 0, 0, 123456, UTC)
+RUN = DagRun("erp.replicate", "manual__1")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    monkeypatch.setenv("AIRFLOW__WAVELIFT__LEDGER_URL", url)
+    ledger = Ledger.open(url)
+    create_job(ledger, "erp", JobOrder(server="web01", plan=ReplicationPlan()), by="ana", clock=SystemClock())
+    return ledger
+
+
+def _begin(ledger: Ledger) -> str:
+    found = admit_runs(ledger, "erp", RUN, by="ana", is_run_alive=lambda *_: True, clock=SystemClock())
+    return found.granted[0].id
+
+
+def test_only_a_run_of_the_timetable_has_an_instant() -> None:
+    at = pendulum.instance(T0)
+    run = SimpleNamespace(run_type="scheduled", data_interval_end=at, logical_date=at, run_after=at)
+    assert scheduled_instant(run) == T0
+    assert type(scheduled_instant(run)) is datetime, "Pendulum's differences can't be divided"
+    run.run_type = "manual"
+    assert scheduled_instant(run) is None
+
+
+def _load(wave: str) -> Any:
+    return SimpleNamespace(servers=(), dump=dict)
+
+
+@pytest.mark.parametrize("conf", [{"server": ["web01"]}, {"servers": "web01"}, {"servers": []}, {"servers": [1]}])
+def test_a_conf_that_nobody_understands_is_refused_before_anything(ledger: Ledger, conf: dict[str, Any]) -> None:
+    request = ReplicateRequest(run=RUN, wave="erp", conf=conf, requested_by="ana")
+    with pytest.raises(SpecError):
+        admit(ledger, request, _load, is_run_alive=lambda *_: True, clock=SystemClock())
+
+
+def test_a_backfill_is_refused(ledger: Ledger) -> None:
+    request = ReplicateRequest(run=RUN, wave="erp", conf={}, requested_by="ana", backfill=True)
+    with pytest.raises(PermanentError, match="backfill"):
+        admit(ledger, request, _load, is_run_alive=lambda *_: True, clock=SystemClock())
+
+
+def test_inv_1_a_failed_proof_quarantines_and_the_report_fails(ledger: Ledger) -> None:
+    id = _begin(ledger)
+    end = ServerEnd(TaskOutcome("web01", ("server.verify",), "EBS differs"), proof="EBS differs at 4096")
+    report = finish(ledger, RUN, None, None, [end], clock=SystemClock(), tidy=lambda known: "")
+    (outcome,) = report.outcomes
+    assert (outcome.run, outcome.state, outcome.quarantine) == (id, "failed", "EBS differs at 4096")
+    with pytest.raises(PermanentError, match="web01 failed: EBS differs"):
+        raise_when_failed(report)
+
+
+def test_a_report_may_be_made_again(ledger: Ledger) -> None:
+    _begin(ledger)
+    reports = [
+        finish(ledger, RUN, None, None, [], clock=SystemClock(), tidy=lambda known: "", stopped="admit: no")
+        for _ in range(2)
+    ]
+    assert reports[0] == reports[1]
+
+
+def test_a_run_in_which_nothing_was_due_or_all_was_skipped_is_a_success() -> None:
+    raise_when_failed(ReplicationReport(wave="erp", scheduled=True))
+
+
+def test_the_sensor_waits_for_a_run_and_tells_how_it_ended(ledger: Ledger) -> None:
+    id = _begin(ledger)
+    sensor = ReplicationRunSensor(task_id="wait", run_id=id)
+    with pytest.raises(TaskDeferred):
+        sensor.execute({})
+    assert ended_runs([id, "run-nobody"]) == {"run-nobody": "unknown"}
+    fail_run(ledger, id, "the VM is gone", clock=SystemClock())
+    assert ended_runs([id]) == {id: "failed"}
+    with pytest.raises(AirflowFailException, match="the VM is gone"):
+        sensor.execute_complete({}, {"run_id": id})

@@ -66,6 +66,7 @@ AWS_CALLS: Final = (
     AwsCall("ec2:import_image", ("ec2:ImportImage", "ec2:CreateTags"), "any", CALLER, "import"),
     AwsCall("ec2:describe_import_image_tasks", ("ec2:DescribeImportImageTasks",), "any", CALLER, "import"),
     AwsCall("ec2:cancel_import_task", ("ec2:CancelImportTask",), "any", CALLER, "cancel"),
+    AwsCall("ec2:register_image", ("ec2:RegisterImage", "ec2:CreateTags"), "any", CALLER, "replication"),
     AwsCall("ec2:describe_images", ("ec2:DescribeImages",), "any", CALLER, "import, launch"),
     AwsCall("ec2:describe_snapshots", ("ec2:DescribeSnapshots",), "any", BOTH, "import, replication, cleanup"),
     AwsCall("ec2:create_tags", ("ec2:CreateTags",), "any", CALLER, "import, launch"),

@@ -114,6 +114,7 @@ class Snapshot:
     state: str
     volume_gib: int
     tags: Mapping[str, str] = field(default_factory=dict)
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +247,13 @@ class Ec2:
         pages = self._client.get_paginator("describe_snapshots").paginate(OwnerIds=["self"], **selection)
         with aws_errors("could not look at the snapshots", service="ec2"):
             return [
-                Snapshot(one["SnapshotId"], one["State"], one.get("VolumeSize", 0), from_aws(one.get("Tags", [])))
+                Snapshot(
+                    snapshot_id=one["SnapshotId"],
+                    state=one["State"],
+                    volume_gib=one.get("VolumeSize", 0),
+                    tags=from_aws(one.get("Tags", [])),
+                    encrypted=bool(one.get("Encrypted")),
+                )
                 for page in pages
                 for one in page["Snapshots"]
             ]
@@ -283,6 +290,19 @@ class Ec2:
         if delete_snapshots:
             for snapshot_id in image.snapshot_ids:
                 self.delete_snapshot(snapshot_id)
+
+    def encryption_by_default(self) -> bool:
+        """Whether the account encrypts every new volume and snapshot of the region."""
+        with aws_errors("could not look at the EBS encryption default", service="ec2"):
+            return bool(self._client.get_ebs_encryption_by_default().get("EbsEncryptionByDefault"))
+
+    def delete_snapshots(self, snapshot_ids: Iterable[str]) -> None:
+        """Delete snapshots; those that are already gone are fine.
+
+        :raises BusyError: an image still uses one.
+        """
+        for snapshot_id in dict.fromkeys(snapshot_ids):
+            self.delete_snapshot(snapshot_id)
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Delete a snapshot; one that is already gone is fine.

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Replica:
         self.access, self.aws, self.folder = access, aws, folder
         self.made: list[str] = []
         self.objects: dict[str, bytes] = {}
-        self.segments: Segments = {}
+        self.segments: dict[str, Segments] = {}
 
     def start(self, **options: Any) -> StartedSnapshot:
         values = {"capacity": CAPACITY, "token": uuid.uuid4().hex, "tags": {"wavelift:run": "r1"}, **options}
@@ -102,13 +103,10 @@ class Replica:
             self.folder / folder,
             JournalIdentity(started.snapshot_id, "snapshot-1/disk-2000", CAPACITY),
             store=self.objects.__setitem__,
-            checkpoint=self._checkpoint,
-            segments=self.segments,
+            checkpoint=partial(self.segments.__setitem__, started.snapshot_id),
+            segments=self.segments.get(started.snapshot_id),
             fetch=self.objects.__getitem__,
         )
-
-    def _checkpoint(self, segments: Segments) -> None:
-        self.segments = segments
 
     def writer(self, started: StartedSnapshot, folder: str = "state", **options: Any) -> EbsWriter:
         return EbsWriter(self.access, started, self.journal(started, folder), **{"policy": QUICK, **options})
@@ -133,10 +131,11 @@ class Replica:
 
     def read(self, started: StartedSnapshot) -> bytes:
         """The volume that AWS would make, as long as the disk; its tail must be zeros."""
-        volume = bytearray(GIB)
+        volume = bytearray(BLOCKS * BLOCK)
         blocks = SnapshotBlocks(self.access, started.snapshot_id)
         for page in blocks.pages():
             for block in page:
+                assert block.index < BLOCKS
                 volume[block.index * BLOCK : (block.index + 1) * BLOCK] = blocks.get(block, CancelFlag())
         blocks.close()
         assert not any(volume[CAPACITY:])
@@ -218,9 +217,10 @@ def interrupted(replica: Replica, started: StartedSnapshot, content: bytearray, 
     """A try that dies after 70 % of the blocks; without ``keep`` as kill -9 does, nothing stored at the end."""
     writer = replica.writer(started)
     if not keep:
-        writer._journal.close = lambda store=True: writer._journal._close_file()  # type: ignore[method-assign]
-    replica.aws.rule(service="ebs", operation="PutSnapshotBlock", key=f"{started.snapshot_id}/*", skip=16, status=403)
-    with pytest.raises(PermanentError):
+        writer._journal.close = writer._journal._close_file  # type: ignore[method-assign, assignment]
+    denied = {"code": "AccessDeniedException", "status": 403}
+    replica.aws.rule(service="ebs", operation="PutSnapshotBlock", key=f"{started.snapshot_id}/*", skip=16, **denied)
+    with pytest.raises(MissingPrivilegeError):
         replica.copy(content, writer)
     replica.aws.clear_rules()
     return writer
@@ -231,11 +231,11 @@ def test_inv_6_a_killed_transfer_sends_nothing_twice(replica: Replica, elsewhere
     content = make_content()
     started = replica.start()
     first = interrupted(replica, started, content, keep=elsewhere)
-    assert first.blocks_sent == 16
+    assert 0 < first.blocks_sent <= 16
     second = replica.writer(started, "other" if elsewhere else "state")
     manifest = replica.copy(content, second)
     data = len(list(manifest.data_blocks()))
-    assert (second.blocks_kept, second.blocks_sent) == (16, data - 16)
+    assert (second.blocks_kept, second.blocks_sent) == (first.blocks_sent, data - first.blocks_sent)
     assert replica.row(started)["sent_twice"] == 0
     assert replica.read(started) == content
 
@@ -243,11 +243,11 @@ def test_inv_6_a_killed_transfer_sends_nothing_twice(replica: Replica, elsewhere
 def test_inv_6_what_followed_the_last_segment_is_sent_again_from_another_machine(replica: Replica) -> None:
     content = make_content()
     started = replica.start()
-    interrupted(replica, started, content, keep=False)
+    first = interrupted(replica, started, content, keep=False)
     second = replica.writer(started, "other")
     replica.copy(content, second)
     assert second.blocks_kept == 0
-    assert replica.row(started)["sent_twice"] == 16
+    assert replica.row(started)["sent_twice"] == first.blocks_sent
     assert replica.read(started) == content
 
 
@@ -363,7 +363,7 @@ def test_a_cancel_is_noticed_and_what_was_acknowledged_is_kept(replica: Replica)
     replica.aws.clear_rules()
     second = replica.writer(started)
     replica.copy(content, second)
-    assert second.blocks_kept == writer.blocks_sent == 10
+    assert second.blocks_kept == writer.blocks_sent > 0
 
 
 def test_many_puts_are_in_flight(replica: Replica) -> None:

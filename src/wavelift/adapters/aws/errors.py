@@ -96,6 +96,7 @@ _BUSY_CODES: Final = frozenset(
         "IncorrectInstanceState",
         "IncorrectState",
         "InvalidSnapshot.InUse",
+        "InvalidSnapshot.State",
         "OperationAborted",
         "ResourceInUse",
     }

@@ -11,7 +11,8 @@ from typing import Final, Literal
 
 Identity = Literal["connector", "caller"]
 """``connector``: worker beside the vCenter. ``caller``: control plane, and the worker near AWS that reads back."""
-Resource = Literal["bucket", "objects", "key", "snapshots", "any"]
+Resource = Literal["bucket", "objects", "key", "any", "snapshots", "our-snapshots"]
+"""``our-snapshots``: EBS snapshots that carry our run's tag."""
 Where = Literal["vm", "datastore", "root"]
 
 CONNECTOR: Final[tuple[Identity, ...]] = ("connector",)
@@ -66,25 +67,34 @@ AWS_CALLS: Final = (
     AwsCall("ec2:import_image", ("ec2:ImportImage", "ec2:CreateTags"), "any", CALLER, "import"),
     AwsCall("ec2:describe_import_image_tasks", ("ec2:DescribeImportImageTasks",), "any", CALLER, "import"),
     AwsCall("ec2:cancel_import_task", ("ec2:CancelImportTask",), "any", CALLER, "cancel"),
-    AwsCall("ec2:register_image", ("ec2:RegisterImage", "ec2:CreateTags"), "any", CALLER, "replication"),
     AwsCall("ec2:describe_images", ("ec2:DescribeImages",), "any", CALLER, "import, launch"),
-    AwsCall("ec2:describe_snapshots", ("ec2:DescribeSnapshots",), "any", BOTH, "import, replication, cleanup"),
+    AwsCall("ec2:describe_snapshots", ("ec2:DescribeSnapshots",), "any", BOTH, "replication, import, cleanup"),
     AwsCall("ec2:create_tags", ("ec2:CreateTags",), "any", CALLER, "import, launch"),
     AwsCall("ec2:run_instances", ("ec2:RunInstances", "ec2:CreateTags"), "any", CALLER, "launch"),
     AwsCall("ec2:describe_instances", ("ec2:DescribeInstances",), "any", CALLER, "launch"),
     AwsCall("ec2:terminate_instances", ("ec2:TerminateInstances",), "any", CALLER, "cleanup"),
     AwsCall("ec2:deregister_image", ("ec2:DeregisterImage",), "any", CALLER, "cleanup"),
-    AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "snapshots", BOTH, "replication, cleanup"),
-    # Replication: written by the connector, recorded and read back by the control plane.
-    AwsCall("ebs:start_snapshot", ("ebs:StartSnapshot",), "snapshots", CONNECTOR, "replication"),
-    AwsCall("ebs:put_snapshot_block", ("ebs:PutSnapshotBlock",), "snapshots", CONNECTOR, "replication"),
-    AwsCall("ebs:complete_snapshot", ("ebs:CompleteSnapshot",), "snapshots", CONNECTOR, "replication"),
-    AwsCall("ebs:list_snapshot_blocks", ("ebs:ListSnapshotBlocks",), "snapshots", CALLER, "conversion report"),
-    AwsCall("ebs:get_snapshot_block", ("ebs:GetSnapshotBlock",), "snapshots", CALLER, "conversion report"),
+    AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "any", CALLER, "cleanup"),
+    AwsCall("ebs:list_snapshot_blocks", ("ebs:ListSnapshotBlocks",), "any", CALLER, "conversion report, verify"),
+    AwsCall("ebs:get_snapshot_block", ("ebs:GetSnapshotBlock",), "any", CALLER, "conversion report, verify"),
+    # Replication: the connector writes snapshots of its own, the control plane makes images of them.
+    AwsCall("ebs:start_snapshot", ("ebs:StartSnapshot",), "snapshots", BOTH, "replication"),
+    AwsCall("ec2:create_tags", ("ec2:CreateTags",), "snapshots", BOTH, "replication: tags of StartSnapshot"),
+    AwsCall("ebs:put_snapshot_block", ("ebs:PutSnapshotBlock",), "our-snapshots", BOTH, "replication"),
+    AwsCall("ebs:complete_snapshot", ("ebs:CompleteSnapshot",), "our-snapshots", BOTH, "replication"),
+    AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "our-snapshots", BOTH, "replication: giving one up"),
+    AwsCall("ec2:register_image", ("ec2:RegisterImage", "ec2:CreateTags"), "any", CALLER, "replication"),
 )
 
 KEY_USE: Final[dict[Identity, tuple[str, ...]]] = {
-    "connector": ("kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey"),
+    "connector": (
+        "kms:CreateGrant",
+        "kms:Decrypt",
+        "kms:DescribeKey",
+        "kms:GenerateDataKey",
+        "kms:GenerateDataKeyWithoutPlaintext",
+        "kms:ReEncrypt*",
+    ),
     "caller": (
         "kms:CreateGrant",
         "kms:Decrypt",
@@ -94,7 +104,7 @@ KEY_USE: Final[dict[Identity, tuple[str, ...]]] = {
         "kms:ReEncrypt*",
     ),
 }
-"""Not calls of ours: S3 and EC2 use the key in our name, for staged objects and for starting encrypted instances."""
+"""Not calls of ours: S3, EBS and EC2 use the key in our name, for staged objects, encrypted snapshots and instances."""
 
 Feature = Literal["migrate", "sms", "replicate", "cutover"]
 
@@ -132,13 +142,6 @@ VSPHERE_CALLS: Final = (
     VsphereCall(
         "ReconfigVM_Task", "VirtualMachine.Config.ChangeTracking", "vm", "replicate", "turn change tracking on"
     ),
-    VsphereCall(
-        "CreateCollectorForEvents", "System.View", "root", "replicate", "reverts and failures since the last run"
-    ),
-    VsphereCall(
-        "AcquireGenericServiceTicket", "System.Anonymous", "root", "replicate", "ranges from the VM's own host"
-    ),
-    VsphereCall("/folder", "Datastore.Browse", "datastore", "replicate", "ranges of the frozen disks"),
     VsphereCall("ShutdownGuest", "VirtualMachine.Interact.PowerOff", "vm", "cutover", "stop the source in order"),
     VsphereCall("PowerOffVM_Task", "VirtualMachine.Interact.PowerOff", "vm", "cutover", "stop the source"),
     VsphereCall("PowerOnVM_Task", "VirtualMachine.Interact.PowerOn", "vm", "cutover", "start the source again"),

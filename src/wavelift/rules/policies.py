@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from wavelift.base.names import TAG_RUN
 from wavelift.rules.calls import AWS_CALLS, FREE, KEY_USE, VSPHERE_CALLS, Feature, Identity, Resource, Where
 
 VMIE: Final = "vmie.amazonaws.com"
@@ -53,13 +54,14 @@ class Staging:
 
     def resource(self, kind: Resource) -> str:
         """The ARN that actions on ``kind`` are about; empty when there is none."""
+        snapshots = f"arn:{self.partition}:ec2:*::snapshot/*"
         return {
             "bucket": self.bucket_arn,
             "objects": self.objects_arn,
             "key": self.kms_key_arn,
-            # Of whichever account and region: a snapshot's ARN names no account.
-            "snapshots": f"arn:{self.partition}:ec2:*::snapshot/*",
             "any": "*",
+            "snapshots": snapshots,
+            "our-snapshots": snapshots,
         }[kind]
 
 
@@ -98,10 +100,13 @@ def identity_policy(identity: Identity, staging: Staging, *, role_arn: str = "")
     kinds: tuple[tuple[Resource, str], ...] = (
         ("bucket", "Staging"),
         ("objects", "StagingObjects"),
-        ("snapshots", "Snapshots"),
         ("any", "Account"),
+        ("snapshots", "Snapshots"),
+        ("our-snapshots", "OurSnapshots"),
     )
     statements = [_allow(name, actions_of(identity, kind), staging.resource(kind)) for kind, name in kinds]
+    # Whoever writes snapshots may touch those that wavelift made, and no backup of somebody else's.
+    statements[-1]["Condition"] = {"StringLike": {f"aws:ResourceTag/{TAG_RUN}": "*"}}
     if staging.kms_key_arn:
         statements.append(_allow("Key", KEY_USE[identity], staging.kms_key_arn))
     if identity == "caller" and role_arn:

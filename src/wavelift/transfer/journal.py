@@ -191,15 +191,17 @@ class Journal:
                 self._write(RECORD.pack(_MARK, _MARK_BODY.pack(number, len(self._fresh) // RECORD.size)))
             return True
 
-    def close(self) -> None:
+    def close(self, *, store: bool = True) -> None:
         """Store the last segment and close the file, which stays. Idempotent.
 
+        :param store: False where another try owns the work by now.
         :raises: what ``store`` and ``checkpoint`` raise; the file is closed all the same.
         """
         if self._fd < 0:
             return
         try:
-            self.flush()
+            if store:
+                self.flush()
         finally:
             self._close_file()
 

@@ -74,16 +74,19 @@ def test_every_action_is_one_of_its_service() -> None:
         assert {action.split(":")[0] for action in call.actions} == {service}, call.operation
 
 
-def test_sms_13_the_connector_changes_nothing_but_its_objects_and_snapshots() -> None:
+def test_sms_13_the_connector_changes_nothing_but_its_objects_and_our_snapshots() -> None:
     changing = ("Import", "Run", "Terminate", "Create", "Delete", "Deregister", "Cancel", "Put", "Pass")
     assert not [action for action in actions_of("connector", "any") if action.split(":")[1].startswith(changing)]
     assert set(actions_of("connector", "any")) < set(actions_of("caller", "any"))
     assert "s3:PutObject" in actions_of("connector", "objects")
-    assert set(actions_of("connector", "snapshots")) == {
-        "ebs:StartSnapshot",
-        "ebs:PutSnapshotBlock",
-        "ebs:CompleteSnapshot",
-        "ec2:DeleteSnapshot",
+    assert actions_of("connector", "snapshots") == ("ebs:StartSnapshot", "ec2:CreateTags")
+    statements = {one["Sid"]: one for one in identity_policy("connector", STAGING)["Statement"]}
+    assert statements["WaveliftOurSnapshots"] == {
+        "Sid": "WaveliftOurSnapshots",
+        "Effect": "Allow",
+        "Action": ["ebs:CompleteSnapshot", "ebs:PutSnapshotBlock", "ec2:DeleteSnapshot"],
+        "Resource": "arn:aws:ec2:*::snapshot/*",
+        "Condition": {"StringLike": {"aws:ResourceTag/wavelift:run": "*"}},
     }
 
 

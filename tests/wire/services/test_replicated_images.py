@@ -105,7 +105,7 @@ def test_inv_1_what_ebs_holds_is_read_back_and_a_lie_is_found(stage: Stage, copi
     found = verify_replicated(stage.access(), task, seed, (), ctx)
     assert found.blocks_checked * BLOCK >= seed.disks[0].lineage.capacity
     before = copies.replica.lineages
-    stage.vc.guest_write("copy01", 0, 5 * BLOCK + 100, noise(1, 300))
+    stage.vc.guest_write("copy01", 0, 5 * BLOCK + 100, noise(101, 300))
     one, ctx, run = _second(copies, run)
     delta = copies.replica.results[-1]
     assert verify_replicated(stage.access(), task, delta, before, ctx).blocks_checked == delta.disks[0].blocks_sent == 1
@@ -137,7 +137,7 @@ def test_sms_05_images_come_and_go_and_the_lineage_stays(stage: Stage, copies: C
     assert get_run(copies.ledger, run.id).state == "completed"
     assert copies.image(one, ctx).image_id == first.image_id, "asked again it makes no second"
     update_job(copies.ledger, run.job_id, by="test", clock=SystemClock(), ami="register", license_type="aws")
-    stage.vc.guest_write("copy01", 0, 7 * BLOCK, noise(2, 300))
+    stage.vc.guest_write("copy01", 0, 7 * BLOCK, noise(102, 300))
     one, ctx, run = copies.run()
     with pytest.raises(RefusedError, match="billing"):
         copies.image(one, ctx)

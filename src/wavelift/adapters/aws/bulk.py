@@ -32,7 +32,7 @@ from wavelift.adapters.aws.errors import (
     from_answer,
     is_certificate_error,
 )
-from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, sign
+from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, sign
 from wavelift.base.errors import SpecError, TlsError, UnreachableError, WaveliftError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB
@@ -46,6 +46,16 @@ PACED_SLICE: Final = 64 * KIB
 """Under a throttle: S3 gives up a request that is silent for 20 s, and several parts share the rate."""
 RENEWALS: Final = 3
 """Refreshes of an expired token for one call; more means that the refresh itself gives expired tokens."""
+TELLING_REASONS: Final = frozenset(
+    {
+        "CONFLICTING_BLOCK_UPDATE",
+        "INVALID_BLOCK",
+        "INVALID_BLOCK_TOKEN",
+        "INVALID_SNAPSHOT_ID",
+        "WRITE_REQUEST_TIMEOUT",
+    }
+)
+"""EBS direct's reasons that say what to do next where its code (``ValidationException`` …) does not."""
 DAMAGED_TRIES: Final = 2
 """A flipped bit on the way is cured by sending again; a wrong digest never is."""
 
@@ -135,6 +145,8 @@ class BulkRequest:
     :param action: IAM action, for the message about a missing one.
     :param throttle: paces the body on the wire.
     :param where: coordinates for messages.
+    :param unsigned: the operation leaves its body out of the signature (``v4-unsigned-body`` in AWS's model), as its
+        checksum is a signed header; only over TLS, as botocore does it.
     """
 
     method: str
@@ -146,6 +158,13 @@ class BulkRequest:
     sha256: bytes = b""
     throttle: Throttle | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
+    unsigned: bool = False
+
+    def payload_hash(self) -> str:
+        """What the signature says of the body."""
+        if self.unsigned and self.url.startswith("https:"):
+            return UNSIGNED_PAYLOAD
+        return self.sha256.hex() if self.body is not None else EMPTY_SHA256
 
     def failed(self, code: str, message: str, status: int) -> WaveliftError:
         return from_answer(code, message, status, self.doing, action=self.action, **self.where)
@@ -178,10 +197,16 @@ def _allow_slow_sends(connection: HTTPConnection) -> None:
 
 
 class BulkClient:
-    """Signed requests of one service over pooled connections; safe to share between threads."""
+    """Signed requests of one service over pooled connections; safe to share between threads.
 
-    def __init__(self, access: AwsAccess, service: str, *, policy: RetryPolicy | None = None) -> None:
+    :param connections: kept open, per host: as many as threads send at the same time.
+    """
+
+    def __init__(
+        self, access: AwsAccess, service: str, *, policy: RetryPolicy | None = None, connections: int = POOL_SIZE
+    ) -> None:
         self._access = access
+        self._connections = connections
         self._service = service
         self.policy = policy or RetryPolicy()
         connect, read = access.timeouts()
@@ -227,7 +252,7 @@ class BulkClient:
             request.method,
             request.url,
             request.headers,
-            payload_hash=request.sha256.hex() if request.body is not None else EMPTY_SHA256,
+            payload_hash=request.payload_hash(),
             keys=keys,
             region=self._access.region,
             service=self._service,
@@ -257,7 +282,7 @@ class BulkClient:
         return self._pools[proxy]
 
     def _make_pool(self, proxy: str | None) -> urllib3.PoolManager:
-        settings: dict[str, Any] = {"maxsize": POOL_SIZE, "ssl_context": self._context}
+        settings: dict[str, Any] = {"maxsize": self._connections, "ssl_context": self._context}
         if proxy is None:
             return urllib3.PoolManager(**settings)
         login = urlsplit(proxy)
@@ -354,7 +379,7 @@ def _error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
     code = str(headers.get("x-amzn-ErrorType") or said.get("__type") or said.get("code") or "")
     message = str(said.get("message") or said.get("Message") or "")
     reason = said.get("Reason")
-    if reason == "INVALID_BLOCK_TOKEN":  # the one reason that changes what to do
+    if reason in TELLING_REASONS:
         return reason, message
     return code.partition(":")[0].rpartition("#")[2], f"{reason}: {message}" if reason else message
 

@@ -1,7 +1,8 @@
-"""EBS direct, writing: a disk's blocks become a snapshot, a seed or a delta on its parent.
+"""EBS direct, writing: the blocks of one disk into one pending snapshot, each accepted by AWS under its SHA-256.
 
-One PutSnapshotBlock costs about 0.1 s of latency and almost no CPU, so many are in flight over pooled connections,
-while the memory that they hold stays bounded. What AWS acknowledged goes into the journal, and only that counts.
+A put takes about 100 ms wherever it is sent from, so a thousand a second need a hundred at the same time: the writer
+has threads of its own and hands out buffers; ``write`` copies and returns, and waits only when every buffer is on its
+way. That bounds the memory: :data:`BUFFERS` blocks.
 """
 
 from __future__ import annotations
@@ -9,129 +10,80 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import mmap
 import threading
-from collections.abc import Mapping
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
-
-from botocore.exceptions import BotoCoreError, ClientError
+from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.bulk import BulkClient, BulkRequest, RetryPolicy
+from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapshot
 from wavelift.adapters.aws.ec2 import Ec2
-from wavelift.adapters.aws.errors import aws_errors, error_code, error_message, from_client_error, from_library_error
-from wavelift.adapters.aws.tagging import to_aws
-from wavelift.base.errors import PermanentError, ProofError, WaveliftError
+from wavelift.adapters.aws.errors import SnapshotGoneError
+from wavelift.base.errors import Cancelled, NotFoundError, ProofError
 from wavelift.base.run import CancelFlag
-from wavelift.base.units import BLOCK, GIB
+from wavelift.base.units import BLOCK
 from wavelift.transfer.journal import Journal
-from wavelift.transfer.manifest import Manifest
+from wavelift.transfer.manifest import Manifest, block_length
 from wavelift.transfer.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
-PUTS_PER_SECOND: Final = 1000
-"""EBS direct's quota per snapshot, which AWS does not raise, and the account's default (facts/aws.md 4)."""
-IN_FLIGHT: Final = 64
-"""Blocks under way, one connection each: 640 puts a second at 100 ms, 32 MiB of memory per disk."""
-SNAPSHOT_TIMEOUT_MIN: Final = 24 * 60
-"""AWS cancels a pending snapshot into which nothing was written for so long; its default is an hour, its most 3 days.
-A run that waits for a retry overnight must not lose what it sent."""
-_TAG_LIMIT: Final = 50
+PUT_THREADS: Final = 128
+"""Puts in flight: at AWS's usual 100 ms that is a little more than the 1000 a second that one snapshot takes."""
+BUFFERS: Final = PUT_THREADS + 32
+"""Blocks that are copied and not yet acknowledged: those in flight and a few in front of them; 80 MiB."""
+PUTS_PER_SECOND: Final = 1000.0
+"""AWS's quotas, per snapshot (fixed) and per account (default): EBS user guide, "Quotas for Amazon EBS"."""
+PUT_BURST: Final = 50
+"""Puts that may follow a pause at once: a twentieth of a second's worth."""
+PUT_POLICY: Final = RetryPolicy(attempts=8, patience_s=900.0)
+"""Throttling of minutes is borne: giving up would cost the vSphere snapshot's life all the same."""
+YOUNG_S: Final = 60.0
+"""For so long after the start AWS may not know the snapshot yet (coldsnap waits up to 132 s for it)."""
+YOUNG_POLL_S: Final = 1.0
+TICK_S: Final = 1.0
+"""How often the journal is asked whether a segment is due."""
+_ZERO_DIGEST: Final = hashlib.sha256(bytes(BLOCK)).digest()
+_ZEROS: Final = bytes(BLOCK)
+
+_account_buckets: dict[tuple[str, str], Throttle] = {}
+_account_lock: Final = threading.Lock()
 
 
-class SnapshotGoneError(WaveliftError):
-    """The unfinished snapshot was deleted, or AWS cancelled it: the retry begins a new one."""
+def _puts_bucket() -> Throttle:
+    return Throttle(PUTS_PER_SECOND, burst=PUT_BURST)
 
 
-class ParentRefusedError(PermanentError):
-    """AWS takes no child of this parent (gone, of another size, not encrypted …): the disk needs a new seed."""
-
-
-_accounts: dict[tuple[str, str], Throttle] = {}
-_accounts_lock = threading.Lock()
-
-
-def account_pace(access: AwsAccess) -> Throttle:
-    """The bucket that all writers of this process share for one account and region (counted in blocks)."""
-    # The key id stands for the account: who assumes roles gets a bucket per session, and AWS's own throttling.
-    key = (access.region, access.credentials().access_key)
-    with _accounts_lock:
-        return _accounts.setdefault(key, Throttle(PUTS_PER_SECOND))
+def account_bucket(access: AwsAccess) -> Throttle:
+    """The process's one bucket for this region: two accounts in one process share it, which only slows them."""
+    place = (access.region, str(access.client("ebs").meta.endpoint_url))
+    with _account_lock:
+        return _account_buckets.setdefault(place, _puts_bucket())
 
 
 @dataclass(frozen=True, slots=True)
-class StartedSnapshot:
-    """A pending snapshot. ``volume_gib`` is the size of its volume."""
+class PreparedBlock:
+    """A block as it will be sent: ``digest`` is of the padded 512 KiB; ``kept``: AWS has it already."""
 
-    snapshot_id: str
-    volume_gib: int
-    parent: str = ""
-
-
-def start_snapshot(
-    access: AwsAccess,
-    *,
-    capacity: int,
-    parent: str,
-    token: str,
-    tags: Mapping[str, str],
-    description: str,
-    encrypted: bool,
-    kms_key: str,
-) -> StartedSnapshot:
-    """Begin the snapshot of a disk of ``capacity`` bytes. The same token gives the same snapshot.
-
-    :param parent: id of a completed snapshot, empty for a seed. A child takes its parent's encryption.
-    :raises ParentRefusedError: AWS takes no child of it. :raises LimitReachedError: too many snapshots are pending.
-    """
-    where: dict[str, Any] = {"parent": parent or None, "token": token}
-    request: dict[str, Any] = {
-        "VolumeSize": -(-capacity // GIB),
-        "ClientToken": token,
-        "Description": description[:255],
-        "Tags": to_aws(dict(list(tags.items())[:_TAG_LIMIT])),
-        "Timeout": SNAPSHOT_TIMEOUT_MIN,
-    }
-    if parent:
-        request["ParentSnapshotId"] = parent
-    elif encrypted:
-        request["Encrypted"] = True
-        if kms_key:
-            request["KmsKeyArn"] = kms_key
-    try:
-        answer = access.client("ebs").start_snapshot(**request)
-    except ClientError as error:
-        if parent and error_code(error) in ("ValidationException", "ResourceNotFoundException"):
-            raise ParentRefusedError(
-                f"AWS takes no child of {parent}: {error_message(error)}",
-                next_step="The disk is sent as a new seed",
-                **where,
-            ) from error
-        raise from_client_error(error, "could not start the snapshot", **where) from error
-    except BotoCoreError as error:
-        raise from_library_error(error, "could not start the snapshot", service="ebs", **where) from error
-    return StartedSnapshot(answer["SnapshotId"], answer["VolumeSize"], parent)
-
-
-def encryption_by_default(access: AwsAccess) -> bool:
-    """Whether the account encrypts every new EBS snapshot in this region."""
-    with aws_errors("could not ask for encryption by default", service="ec2"):
-        return bool(access.client("ec2").get_ebs_encryption_by_default()["EbsEncryptionByDefault"])
-
-
-def give_up(access: AwsAccess, snapshot_id: str) -> None:
-    """Delete an unfinished snapshot; one that is gone is fine."""
-    Ec2(access).delete_snapshot(snapshot_id)
+    data: memoryview
+    digest: bytes
+    kept: bool
 
 
 class EbsWriter:
-    """A :class:`~wavelift.transfer.protocols.BlockWriter` into a pending snapshot.
+    """An unordered block writer into one pending snapshot; see :class:`~wavelift.transfer.protocols.BlockWriter`.
 
-    :param capacity: of the disk, bytes; its last block is padded with zeros.
-    :param has_parent: then a block of zeros is written, as the parent may hold another (invariant 2).
-    :param journal: what earlier tries acknowledged is not sent again while its digest is the same.
+    It owns the journal: ``close`` stores its last segment and closes it.
+
+    :param snapshot: from :func:`start_snapshot`, or remembered from an earlier try.
+    :param journal: of this snapshot; what it knows under the same digest is not sent again (invariant 6).
+    :param cancel: the task's wish to stop.
+    :ivar blocks_sent: puts that AWS acknowledged.
+    :ivar bytes_sent: their bytes.
+    :ivar blocks_kept: blocks that an earlier try had sent.
     """
 
     ordered = False
@@ -139,167 +91,236 @@ class EbsWriter:
     def __init__(
         self,
         access: AwsAccess,
-        snapshot_id: str,
-        *,
-        capacity: int,
-        has_parent: bool,
+        snapshot: StartedSnapshot,
         journal: Journal,
-        cancel: CancelFlag,
-        throttle: Throttle | None = None,
-        in_flight: int = IN_FLIGHT,
-        policy: RetryPolicy | None = None,
+        *,
+        cancel: CancelFlag | None = None,
+        policy: RetryPolicy = PUT_POLICY,
+        threads: int = PUT_THREADS,
     ) -> None:
-        self.snapshot_id = snapshot_id
-        self.writes_zeros = has_parent
+        self.snapshot = snapshot
+        self.writes_zeros = bool(snapshot.parent)
+        """On top of a parent a block that became zero is written (invariant 2); an empty volume reads as zeros."""
         self.blocks_sent = 0
         self.bytes_sent = 0
+        self.blocks_kept = 0
         self._access = access
-        self._client: Any = access.client("ebs")
-        self._bulk = BulkClient(access, "ebs", policy=policy)
-        self._endpoint = str(self._client.meta.endpoint_url).rstrip("/")
-        self._capacity = capacity
         self._journal = journal
-        self._throttle = throttle
-        self._paces = (Throttle(PUTS_PER_SECOND), account_pace(access))
-        self._stop = cancel.child()
-        self._free = threading.BoundedSemaphore(in_flight)
-        self._in_flight = in_flight
-        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="ebs-put")
-        self._lock = threading.Lock()
+        self._capacity = journal.identity.capacity
+        self._bulk = BulkClient(access, "ebs", policy=policy, connections=threads)
+        self._url = f"{str(access.client('ebs').meta.endpoint_url).rstrip('/')}/snapshots/{snapshot.snapshot_id}/blocks"
+        self._buckets = (_puts_bucket(), account_bucket(access))
+        self._stop = (cancel or CancelFlag()).child()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ebs-put")
+        self._spare = threads + BUFFERS - PUT_THREADS
+        self._free: list[mmap.mmap] = []
+        self._changed = threading.Condition()
+        self._under_way = 0
         self._error: BaseException | None = None
+        self._young_until = 0.0 if len(journal) else time.monotonic() + YOUNG_S
+        self._closing = threading.Event()
+        self._keeper: threading.Thread | None = None
 
-    # -- the writer's part -----------------------------------------------------------------------------------------
+    # -- the conveyor's side --------------------------------------------------------------------------------------
 
-    def prepare(self, index: int, data: memoryview, digest: bytes) -> tuple[bytes, bytes]:
-        """A copy of the block, as the worker uses its buffer again; empty when it is stored already."""
+    def prepare(self, index: int, data: memoryview, digest: bytes) -> PreparedBlock:
+        """:param digest: of ``data``; of the disk's short last block another one is made, as it is sent padded."""
         if len(data) < BLOCK:
-            data = memoryview(bytes(data).ljust(BLOCK, b"\0"))
-            digest = hashlib.sha256(data).digest()
-        return (b"" if self._journal.digest(index) == digest else bytes(data)), digest
+            padded = hashlib.sha256(data)
+            padded.update(_ZEROS[len(data) :])
+            digest = padded.digest()
+        return PreparedBlock(data, digest, self._journal.digest(index) == digest)
 
-    def wire_bytes(self, prepared: tuple[bytes, bytes]) -> int:
-        return len(prepared[0])
+    def wire_bytes(self, prepared: PreparedBlock) -> int:
+        return 0 if prepared.kept else BLOCK
 
-    def write(self, index: int, prepared: tuple[bytes, bytes]) -> None:
-        """Hand the block to a free connection; waits while all are busy.
+    def write(self, index: int, prepared: PreparedBlock) -> None:
+        """Take the block; it is sent soon.
 
-        :raises WaveliftError: what a put before failed with. :raises Cancelled: the flag was set.
+        :raises: the first error of any put so far.
         """
-        data, digest = prepared
-        if not data:
-            return
-        while not self._free.acquire(timeout=0.2):
-            self._check()
-        try:
-            self._check()
-            self._pool.submit(self._put, index, data, digest)
-        except BaseException:
-            self._free.release()
-            raise
-
-    def drain(self) -> None:
-        """Wait until every block that was handed over is acknowledged.
-
-        :raises WaveliftError: as :meth:`write`.
-        """
-        held = 0
-        try:
-            while held < self._in_flight:
+        if prepared.kept:
+            with self._changed:
                 self._check()
-                held += self._free.acquire(timeout=0.2)
-        finally:
-            for _ in range(held):
-                self._free.release()
-        self._check()
+                self.blocks_kept += 1
+            return
+        buffer = self._take_buffer()
+        length = len(prepared.data)
+        buffer[:length] = prepared.data
+        if length < BLOCK:
+            buffer[length:] = _ZEROS[length:]
+        try:
+            self._pool.submit(self._send, index, buffer, prepared.digest)
+        except RuntimeError as error:  # closed under us
+            self._give_back(buffer)
+            raise Cancelled("the transfer was interrupted") from error
 
     def finish(self, manifest: Manifest) -> None:
-        """Complete the snapshot under the count and checksum of its blocks; AWS works on for a while.
+        """Wait for every put, compare what AWS acknowledged with ``manifest``, and complete the snapshot.
 
-        :raises ProofError: AWS holds other blocks than the journal says.
+        AWS is told the number of blocks of this snapshot (earlier tries' too, the parent's not) and their linear
+        checksum. The snapshot is ``pending`` still for a while: :func:`snapshot_status`.
+
+        :param manifest: of the whole disk, or of the blocks of this run.
+        :raises ProofError: an acknowledged block is not the manifest's.
         """
-        self.drain()
-        checksum = base64.b64encode(self._journal.linear_checksum()).decode()
-        where: dict[str, Any] = {"snapshot": self.snapshot_id, "blocks": len(self._journal)}
-        request: dict[str, Any] = {"SnapshotId": self.snapshot_id, "ChangedBlocksCount": len(self._journal)}
-        if len(self._journal):
-            request |= {
-                "Checksum": checksum,
-                "ChecksumAlgorithm": "SHA256",
-                "ChecksumAggregationMethod": "LINEAR",
-            }
-        try:
-            self._client.complete_snapshot(**request)
-        except ClientError as error:
-            if error_code(error) == "ValidationException":
-                raise ProofError(
-                    f"AWS does not hold the blocks that were acknowledged: {error_message(error)}",
-                    next_step="Trigger a new run: it begins a new snapshot",
-                    **where,
-                ) from error
-            raise from_client_error(error, "could not complete the snapshot", **where) from error
-        except BotoCoreError as error:
-            raise from_library_error(error, "could not complete the snapshot", service="ebs", **where) from error
+        with self._changed:
+            while self._under_way and self._error is None and not self._stop.is_set():
+                self._changed.wait(TICK_S)
+            self._check()
+        self._compare(manifest)
+        self._journal.flush()
+        complete_snapshot(
+            self._access,
+            self.snapshot.snapshot_id,
+            blocks=len(self._journal),
+            linear=self._journal.linear_checksum(),
+        )
 
     def interrupt(self) -> None:
-        self._stop.set("another part of the transfer failed")
+        self._stop.set("the transfer was interrupted")
+        with self._changed:
+            self._changed.notify_all()
 
     def close(self) -> None:
-        """Wait for what is under way, which ends soon: it is interrupted or acknowledged."""
+        """End the threads; what AWS holds stays, and what it acknowledged is stored for the next try. Idempotent.
+
+        A last segment that can't be stored is logged, not raised: it must not hide why the transfer ends. Of an
+        outlived try none is stored: its number may be the next try's by now.
+        """
+        self.interrupt()
+        self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._keeper is not None:
+            self._keeper.join()
+        self._free.clear()
         self._bulk.close()
+        try:
+            self._journal.close(store=not self._stop.fenced)
+        except Exception as error:
+            log.warning("the last acknowledged blocks are known on this machine only: %s", error)
 
     def abort(self) -> None:
-        """Delete the unfinished snapshot."""
-        give_up(self._access, self.snapshot_id)
+        """Give the snapshot up: delete it, with all its blocks, and forget the journal."""
+        self._journal.discard()
+        self.close()
+        Ec2(self._access).delete_snapshot(self.snapshot.snapshot_id)
 
-    # -- one block ----------------------------------------------------------------------------------------------------
+    # -- the put threads' side ------------------------------------------------------------------------------------
+
+    def _send(self, index: int, buffer: mmap.mmap, digest: bytes) -> None:
+        try:
+            for bucket in self._buckets:
+                bucket.take(1, self._stop)
+            with memoryview(buffer) as data:
+                self._put_patiently(index, data, digest)
+            self._journal.append(index, digest)
+            with self._changed:
+                self.blocks_sent += 1
+                self.bytes_sent += BLOCK
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            self._give_back(buffer)
+
+    def _put_patiently(self, index: int, data: memoryview, digest: bytes) -> None:
+        """The bulk client retries what AWS says may be retried; here, only a snapshot too young to be known."""
+        while True:
+            try:
+                self._put(index, data, digest)
+                self._young_until = 0.0
+                return
+            except NotFoundError as error:
+                if time.monotonic() >= self._young_until:
+                    raise SnapshotGoneError(
+                        "the unfinished snapshot does not exist any more",
+                        next_step="Find out who deleted it; this disk needs a new snapshot",
+                        snapshot=self.snapshot.snapshot_id,
+                        offset=index * BLOCK,
+                    ) from error
+            self._stop.wait(YOUNG_POLL_S)
+            self._stop.check()
+
+    def _put(self, index: int, data: memoryview, digest: bytes) -> None:
+        checksum = base64.b64encode(digest).decode()
+        request = BulkRequest(
+            method="PUT",
+            url=f"{self._url}/{index}",
+            doing="could not store a block in the snapshot",
+            action="ebs:PutSnapshotBlock",
+            headers={
+                "x-amz-Data-Length": str(BLOCK),
+                "x-amz-Checksum": checksum,
+                "x-amz-Checksum-Algorithm": "SHA256",
+                "Content-Type": "application/octet-stream",
+            },
+            body=data,
+            sha256=digest,
+            where={"snapshot": self.snapshot.snapshot_id, "offset": index * BLOCK},
+            unsigned=True,
+        )
+        said = self._bulk.send(request, self._stop).headers.get("x-amz-Checksum", checksum)
+        if said != checksum:
+            raise ProofError(
+                "AWS acknowledges another block than the one that was sent",
+                next_step="Check the network path, give this snapshot up and transfer the disk again",
+                snapshot=self.snapshot.snapshot_id,
+                offset=index * BLOCK,
+            )
+
+    def _keep_journal(self) -> None:
+        while not self._closing.wait(TICK_S):
+            try:
+                self._journal.tick()
+            except BaseException as error:
+                self._fail(error)
+                return
+
+    # -- buffers and errors ---------------------------------------------------------------------------------------
+
+    def _take_buffer(self) -> mmap.mmap:
+        with self._changed:
+            self._check()
+            if self._keeper is None:
+                self._keeper = threading.Thread(target=self._keep_journal, name="ebs-journal")
+                self._keeper.start()
+            while not self._free and not self._spare:
+                self._changed.wait(TICK_S)
+                self._check()
+            self._under_way += 1
+            if self._free:
+                return self._free.pop()
+            # Anonymous maps, not bytearrays: only what is filled becomes memory, and it goes back at the end.
+            self._spare -= 1
+            return mmap.mmap(-1, BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    def _give_back(self, buffer: mmap.mmap) -> None:
+        with self._changed:
+            self._free.append(buffer)
+            self._under_way -= 1
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        """The first error stops all; what the others say then is its echo."""
+        with self._changed:
+            if self._error is None and not (isinstance(error, Cancelled) and self._stop.is_set()):
+                self._error = error
+            self._changed.notify_all()
+        self._stop.set("another block of the transfer failed")
 
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
         self._stop.check()
 
-    def _put(self, index: int, data: bytes, digest: bytes) -> None:
-        try:
-            for pace in self._paces:
-                pace.take(1, self._stop)
-            self._send(index, data, digest)
-            self._journal.append(index, digest)
-            with self._lock:
-                self.blocks_sent += 1
-                self.bytes_sent += len(data)
-            self._journal.tick()
-        except BaseException as error:
-            with self._lock:
-                self._error = self._error or error
-            self._stop.set("another block failed")
-        finally:
-            self._free.release()
-
-    def _send(self, index: int, data: bytes, digest: bytes) -> None:
-        request = BulkRequest(
-            method="PUT",
-            url=f"{self._endpoint}/snapshots/{self.snapshot_id}/blocks/{index}",
-            doing="could not store the block",
-            action="ebs:PutSnapshotBlock",
-            headers={
-                "Content-Type": "application/octet-stream",
-                "x-amz-Data-Length": str(BLOCK),
-                "x-amz-Checksum": base64.b64encode(digest).decode(),
-                "x-amz-Checksum-Algorithm": "SHA256",
-            },
-            body=data,
-            sha256=digest,
-            throttle=self._throttle,
-            where={"snapshot": self.snapshot_id, "offset": index * BLOCK},
-        )
-        try:
-            self._bulk.send(request, self._stop)
-        except PermanentError as error:
-            if any(word in error.what for word in ("WRITE_REQUEST_TIMEOUT", "SNAPSHOT_NOT_FOUND")):
-                raise SnapshotGoneError(
-                    f"The unfinished snapshot is gone: {error.what}",
-                    next_step="The retry begins a new one",
-                    snapshot=self.snapshot_id,
-                ) from error
-            raise
+    def _compare(self, manifest: Manifest) -> None:
+        for index in self._journal.indices():
+            if block_length(self._capacity, index) < BLOCK:
+                continue  # acknowledged padded, recorded short
+            if self._journal.digest(index) != (manifest.digest(index) or _ZERO_DIGEST):
+                raise ProofError(
+                    "AWS acknowledged another block than the manifest names",
+                    next_step="Give this snapshot up and transfer the disk again",
+                    snapshot=self.snapshot.snapshot_id,
+                    offset=index * BLOCK,
+                )

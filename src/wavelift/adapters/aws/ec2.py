@@ -23,6 +23,10 @@ SEEN_WAIT_S: Final = 60.0
 """EC2 is consistent in the end: what was just made may be told not to exist for some seconds, rarely longer."""
 SEEN_POLL_S: Final = 1.0
 
+DEVICES: Final = ("/dev/sda1", *(f"/dev/sd{letter}" for letter in "fghijklmnopqrstuvwxyz"))
+"""Root, then EC2's names for data volumes; they sort as the disks do. EC2 user guide, "Device names for volumes"."""
+MAX_DESCRIPTION: Final = 255
+
 T = TypeVar("T")
 
 
@@ -79,6 +83,57 @@ class LaunchRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """An image of snapshots as they are: RegisterImage converts nothing.
+
+    Such an image carries no licence: its snapshots have no billing metadata. So Linux without a subscription only,
+    unless somebody insists. Encryption follows the snapshots.
+
+    :ivar name: unique in account and region, 3 to 128 characters: a repeated name finds the image made before.
+    :ivar snapshot_ids: completed ones in disk order, the boot disk first.
+    :ivar boot_mode: ``legacy-bios`` or ``uefi``, as the source boots.
+    """
+
+    name: str
+    snapshot_ids: Sequence[str]
+    boot_mode: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+    architecture: str = "x86_64"
+    ena_support: bool = True
+    volume_type: str = "gp3"
+
+    def parameters(self) -> dict[str, Any]:
+        """The request as boto3 wants it.
+
+        :raises PermanentError: no disk, or more than there are device names.
+        """
+        if not 1 <= len(self.snapshot_ids) <= len(DEVICES):
+            raise PermanentError(
+                f"an image of {len(self.snapshot_ids)} disks can't be made: it has 1 to {len(DEVICES)}",
+                next_step="Leave disks out of this server's replication, or attach them as volumes yourself",
+                image=self.name,
+            )
+        return {
+            "Name": self.name,
+            "Description": self.description[:MAX_DESCRIPTION],
+            "Architecture": self.architecture,
+            "VirtualizationType": "hvm",
+            "RootDeviceName": DEVICES[0],
+            "BootMode": self.boot_mode,
+            "EnaSupport": self.ena_support,
+            "BlockDeviceMappings": [
+                {
+                    "DeviceName": device,
+                    "Ebs": {"SnapshotId": snapshot, "VolumeType": self.volume_type, "DeleteOnTermination": True},
+                }
+                for device, snapshot in zip(DEVICES, self.snapshot_ids, strict=False)
+            ],
+            "TagSpecifications": specification("image", self.tags),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """An instance as EC2 describes it."""
 
@@ -114,6 +169,7 @@ class Snapshot:
     state: str
     volume_gib: int
     tags: Mapping[str, str] = field(default_factory=dict)
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +302,13 @@ class Ec2:
         pages = self._client.get_paginator("describe_snapshots").paginate(OwnerIds=["self"], **selection)
         with aws_errors("could not look at the snapshots", service="ec2"):
             return [
-                Snapshot(one["SnapshotId"], one["State"], one.get("VolumeSize", 0), from_aws(one.get("Tags", [])))
+                Snapshot(
+                    snapshot_id=one["SnapshotId"],
+                    state=one["State"],
+                    volume_gib=one.get("VolumeSize", 0),
+                    tags=from_aws(one.get("Tags", [])),
+                    encrypted=bool(one.get("Encrypted")),
+                )
                 for page in pages
                 for one in page["Snapshots"]
             ]
@@ -274,6 +336,44 @@ class Ec2:
             raise NotFoundError("there is no such image", next_step="Check region and account", image=image_id)
         return found
 
+    def register(self, request: ImageRequest) -> Image:
+        """Make an image of snapshots, or find the one of that name (invariant 5).
+
+        :raises PermanentError: the name is taken by an image of other snapshots.
+        :raises NotFoundError: a snapshot does not exist.
+        :raises BusyError: a snapshot is not completed yet.
+        """
+        known = self._named(request)
+        if known is not None:
+            return known
+        try:
+            with aws_errors("could not register the image", service="ec2", image=request.name):
+                image_id = self._client.register_image(**request.parameters())["ImageId"]
+        except WaveliftError as error:
+            said = error.__cause__
+            # Another try was quicker, or our first answer got lost on the way and botocore asked again.
+            if isinstance(said, ClientError) and error_code(said) == "InvalidAMIName.Duplicate":
+                return _in_the_end(lambda: self._seen(self._named(request), request.name))
+            raise
+        return _in_the_end(lambda: self._image(image_id))
+
+    def _named(self, request: ImageRequest) -> Image | None:
+        found = next(iter(self._images(Filters=[{"Name": "name", "Values": [request.name]}])), None)
+        if found is not None and found.snapshot_ids != tuple(request.snapshot_ids):
+            raise PermanentError(
+                "the name of the image is taken by one of other snapshots",
+                next_step="Look at that image; when nobody needs it, deregister it and try again",
+                image=found.image_id,
+                name=request.name,
+            )
+        return found
+
+    @staticmethod
+    def _seen(image: Image | None, name: str) -> Image:
+        if image is None:
+            raise NotFoundError("EC2 knows the image's name but does not show it yet", image=name)
+        return image
+
     def deregister(self, image_id: str, *, delete_snapshots: bool) -> None:
         """Take an image away, and its snapshots where asked for; what is already gone is fine."""
         image = self.images([image_id]).get(image_id)
@@ -283,6 +383,19 @@ class Ec2:
         if delete_snapshots:
             for snapshot_id in image.snapshot_ids:
                 self.delete_snapshot(snapshot_id)
+
+    def encryption_by_default(self) -> bool:
+        """Whether the account encrypts every new volume and snapshot of the region."""
+        with aws_errors("could not look at the EBS encryption default", service="ec2"):
+            return bool(self._client.get_ebs_encryption_by_default().get("EbsEncryptionByDefault"))
+
+    def delete_snapshots(self, snapshot_ids: Iterable[str]) -> None:
+        """Delete snapshots; those that are already gone are fine.
+
+        :raises BusyError: an image still uses one.
+        """
+        for snapshot_id in dict.fromkeys(snapshot_ids):
+            self.delete_snapshot(snapshot_id)
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Delete a snapshot; one that is already gone is fine.

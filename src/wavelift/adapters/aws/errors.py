@@ -96,6 +96,7 @@ _BUSY_CODES: Final = frozenset(
         "IncorrectInstanceState",
         "IncorrectState",
         "InvalidSnapshot.InUse",
+        "InvalidSnapshot.State",
         "OperationAborted",
         "ResourceInUse",
     }
@@ -146,6 +147,24 @@ class UploadGoneError(WaveliftError):
 
 class StaleTokenError(WaveliftError):
     """The token of a snapshot block expired: list the blocks again."""
+
+
+class SnapshotGoneError(WaveliftError):
+    """The unfinished EBS snapshot takes no blocks any more: deleted, cancelled by AWS for inactivity, or no longer
+    pending. A new one is needed, under a new client token; a retry of the same one can't help."""
+
+
+class ParentRefusedError(WaveliftError):
+    """AWS makes no child of this parent snapshot: the disk needs a seed. ``reason`` names why, in one word."""
+
+    @property
+    def reason(self) -> str:
+        """``gone``, ``unfinished``, ``grown``, ``encryption`` (by default, and the parent is not), ``refused``."""
+        return str(self.where.get("reason", ""))
+
+
+class TokenSpentError(WaveliftError):
+    """The client token started another snapshot before, with other parameters or deleted since: take the next one."""
 
 
 class ObjectChangedError(WaveliftError):
@@ -237,6 +256,21 @@ _VERDICTS: Final[tuple[tuple[frozenset[str], type[WaveliftError], str], ...]] = 
         "Another try of this export overwrote a part; a retry compares them all and sends that one again",
     ),
     (frozenset({"INVALID_BLOCK_TOKEN"}), StaleTokenError, "List the snapshot's blocks again"),
+    (
+        frozenset({"WRITE_REQUEST_TIMEOUT", "INVALID_SNAPSHOT_ID"}),
+        SnapshotGoneError,
+        "Start a new snapshot for this disk; what this one held is lost",
+    ),
+    (
+        frozenset({"INVALID_BLOCK"}),
+        ProofError,
+        "AWS got another block than the one that was read: check network path and memory, then transfer again",
+    ),
+    (
+        frozenset({"CONFLICTING_BLOCK_UPDATE"}),
+        BusyError,
+        "Another try sends the same block: a retry goes on once that has ended",
+    ),
     (frozenset({"InvalidRange"}), CorruptStreamError, "The object is shorter than it was: export this disk again"),
     (frozenset({"PreconditionFailed"}), ObjectChangedError, "Another process wrote this object; start again"),
     (_BUSY_CODES, BusyError, "Wait until the other operation on it has ended"),

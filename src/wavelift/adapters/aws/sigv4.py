@@ -19,6 +19,7 @@ from wavelift.adapters.aws.access import Keys
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
+UNSIGNED_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
 _UNRESERVED: Final = "-_.~"
 
 
@@ -36,13 +37,13 @@ def sign(
     """``headers`` plus what authorises the request.
 
     :param url: as it will be sent: its path is already percent-encoded, its query names and values too.
-    :param payload_hash: hex SHA-256 of the body.
+    :param payload_hash: hex SHA-256 of the body, or :data:`UNSIGNED_PAYLOAD`.
     :param now: the time of the signature, UTC; AWS refuses 15 minutes off.
     """
     moment = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
     parts = urlsplit(url)
     signed = {**headers, "Host": parts.netloc, "X-Amz-Date": moment}
-    if service == "s3":
+    if service == "s3" or payload_hash == UNSIGNED_PAYLOAD:
         signed["X-Amz-Content-SHA256"] = payload_hash
     if keys.token:
         signed["X-Amz-Security-Token"] = keys.token

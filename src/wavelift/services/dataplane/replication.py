@@ -17,15 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ebs_write import (
-    IN_FLIGHT,
-    EbsWriter,
-    ParentRefusedError,
-    encryption_by_default,
-    give_up,
-    start_snapshot,
-)
+from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, start_snapshot, volume_gib
+from wavelift.adapters.aws.ebs_write import PUT_THREADS, EbsWriter
 from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.errors import ParentRefusedError, TokenSpentError
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.datastore import DatastoreReader, still_frozen
 from wavelift.adapters.vsphere.lease import ExportLease
@@ -68,7 +63,7 @@ class ReplicationOptions:
     guard_seconds: float = GUARD_SECONDS
     audit_pct: float = AUDIT_PCT
     """Per cent of the blocks that change tracking calls unchanged."""
-    puts_in_flight: int = IN_FLIGHT
+    puts_in_flight: int = PUT_THREADS
     """Blocks on their way to AWS, per disk: what a killed task may have to send again."""
 
 
@@ -171,7 +166,6 @@ class _Writer:
         self.abort = inner.abort
 
     def finish(self, manifest: Manifest) -> None:
-        self._inner.drain()
         self._before_finish()
         self._inner.finish(manifest)
 
@@ -198,7 +192,7 @@ class _Run:
         self.lineages = lineages
         self.ctx = ctx
         self.options = options
-        self.encrypted = task.plan.target.encrypt or encryption_by_default(access)
+        self.encrypted = task.plan.target.encrypt or Ec2(access).encryption_by_default()
         rate = task.plan.guards.max_mbit_s
         self.throttle = Throttle(rate * MBIT) if rate else None
         self.stop = ctx.cancel.child()
@@ -313,6 +307,9 @@ class _Run:
             attempt += 1
         try:
             return self._started(job, attempt)
+        except TokenSpentError:
+            # The token's snapshot was deleted, or it was asked for on another parent: the next one is free.
+            return self._started(job, attempt + 1)
         except ParentRefusedError as error:
             log.warning("%s %s: %s; a new seed", self.task.name, job.disk.address, error.what)
             seed = replace(job, base=Base.seed(error.what), reading=replace(job.reading, areas=None, why_whole=""))
@@ -340,16 +337,8 @@ class _Run:
         journal = self._journal(job)
         manifest = self._manifest(job)
         resumed = self._resume(job, journal, manifest)
-        inner = EbsWriter(
-            self.access,
-            job.target,
-            capacity=job.disk.capacity,
-            has_parent=bool(job.parent),
-            journal=journal,
-            cancel=self.stop,
-            throttle=self.throttle,
-            in_flight=self.options.puts_in_flight,
-        )
+        target = StartedSnapshot(job.target, volume_gib(job.disk.capacity), job.parent)
+        inner = EbsWriter(self.access, target, journal, cancel=self.stop, threads=self.options.puts_in_flight)
         label = disk_label(job.index, job.disk)
         stats: list[CopyStats] = []
 
@@ -367,6 +356,7 @@ class _Run:
                         _Writer(inner, last_look),
                         manifest,
                         workers=self.options.workers,
+                        throttle=self.throttle,
                         cancel=self.stop,
                         on_progress=lambda progress: self._on_progress(job, progress),
                         server=self.task.name,
@@ -377,7 +367,7 @@ class _Run:
                     )
                 )
         except GuardError:
-            give_up(self.access, job.target)
+            Ec2(self.access).delete_snapshot(job.target)
             journal.discard()
             raise
         finally:

@@ -83,6 +83,7 @@ class Control:
                     "parent": snapshot.parent.id if snapshot.parent and not snapshot.parent.hidden else "",
                     "origin": snapshot.origin,
                     "own_blocks": len(snapshot.present),
+                    "sent_twice": snapshot.puts - len(snapshot.digests),
                 }
                 for snapshot in sorted(world.ebs.all(), key=lambda item: item.id)
             ],

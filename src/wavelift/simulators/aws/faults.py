@@ -50,6 +50,8 @@ class Rule:
     status: int = 0
     code: str = ""
     message: str = ""
+    reason: str = ""
+    """EBS direct's ``Reason`` beside the code."""
     throttle: bool = False
     """The service's own throttling error."""
     per_second: float = 0.0
@@ -168,6 +170,8 @@ def failure(rule: Rule, service: str) -> AwsError:
     extra = {}
     if code == "RequestThrottledException" and not rule.code:
         extra = {"Reason": message}
+    if rule.reason:
+        extra = {"Reason": rule.reason}
     return AwsError(rule.code or code, rule.message or message, rule.status or status, extra)
 
 

@@ -45,3 +45,6 @@ NO_OBJECT_MESSAGE: Final = "User does not have access to the S3 object.({bucket}
 CANCELLED_MESSAGE: Final = "User initiated task cancelation"
 DEVICE_NAMES: Final = ("/dev/sda1", *(f"/dev/xvd{letter}" for letter in "bcdefghijklmnopqrstuvwxyz"))
 """Boot disk first; what the real one names data disks is not documented."""
+UNENCRYPTED_PARENT_REASON: Final = "INVALID_PARAMETER_VALUE"
+UNENCRYPTED_PARENT_MESSAGE: Final = "The parent snapshot must be encrypted because encryption by default is on"
+"""That StartSnapshot refuses it with ValidationException is documented, its reason and words are not."""

@@ -47,6 +47,7 @@ class World:
         self.s3 = S3Store(state / "s3", self.clock)
         self.ebs = EbsStore(state / "ebs", self.clock, settings, self.counters)
         self.ebs.on_new = self.moto.show_snapshot
+        self.ebs.encrypts = lambda: bool(self.moto.ec2.ebs_encryption_by_default)
         self.imports = ImportTasks(
             state / "imports",
             store=self.ebs,

@@ -20,6 +20,7 @@ from typing import Final
 from wavelift.simulators.aws.counters import Counters
 from wavelift.simulators.aws.ebs.snapshot import COMPLETED, ERROR, PENDING, Snapshot
 from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.invented import UNENCRYPTED_PARENT_MESSAGE, UNENCRYPTED_PARENT_REASON
 from wavelift.simulators.aws.settings import MINUTE, Clock, Settings
 
 MAX_SIZE: Final = 65_536
@@ -62,6 +63,8 @@ class EbsStore:
         self._tokens: dict[str, tuple[str, Snapshot]] = {}
         self._in_flight = 0
         self.on_new: Callable[[Snapshot], None] = lambda snapshot: None
+        self.encrypts: Callable[[], bool] = lambda: False
+        """Whether the account encrypts by default: EC2's switch."""
         self.reset()
 
     def reset(self) -> None:
@@ -127,6 +130,7 @@ class EbsStore:
                 fingerprint, snapshot = self._tokens[token]
                 if fingerprint != request.fingerprint() or snapshot.deleted:
                     raise AwsError("ConflictException", "The client token was used with other parameters.", 409)
+                self._age(snapshot)
                 return snapshot
             parent = self._parent(request)
             pending = sum(item.state == PENDING for item in self.all())
@@ -142,7 +146,7 @@ class EbsStore:
                 parent=parent,
                 description=request.description,
                 tags=dict(request.tags),
-                encrypted=parent.encrypted if parent else bool(request.encrypted),
+                encrypted=parent.encrypted if parent else bool(request.encrypted) or self.encrypts(),
                 kms_key=parent.kms_key if parent else request.kms_key,
                 timeout=request.timeout * MINUTE,
             )
@@ -158,6 +162,8 @@ class EbsStore:
         parent = self.readable(request.parent)
         if request.encrypted is not None or request.kms_key:
             raise invalid("INVALID_PARAMETER_VALUE", "ParentSnapshotId excludes Encrypted and KmsKeyArn")
+        if not parent.encrypted and self.encrypts():
+            raise invalid(UNENCRYPTED_PARENT_REASON, UNENCRYPTED_PARENT_MESSAGE)
         if request.size < parent.size or (request.size > parent.size and not self._settings.allow_growth):
             raise invalid(
                 "INVALID_VOLUME_SIZE", f"VolumeSize {request.size} does not fit the parent's {parent.size} GiB"

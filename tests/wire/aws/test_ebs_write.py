@@ -1,0 +1,464 @@
+"""Disks into EBS snapshots over TLS: seeds, deltas, kills, and everything that AWS refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.bulk import RetryPolicy
+from wavelift.adapters.aws.ebs import SnapshotBlocks, verify_snapshot
+from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, snapshot_status, start_snapshot
+from wavelift.adapters.aws.ebs_write import EbsWriter
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.errors import ParentRefusedError, SnapshotGoneError, TokenSpentError
+from wavelift.base.errors import (
+    Cancelled,
+    LimitReachedError,
+    MissingPrivilegeError,
+    NotFoundError,
+    PermanentError,
+    ProofError,
+    ThrottledError,
+    UnreachableError,
+)
+from wavelift.base.run import CancelFlag
+from wavelift.base.units import BLOCK, GIB
+from wavelift.simulators.aws import AwsSimulator
+from wavelift.transfer.extents import as_stream
+from wavelift.transfer.journal import Journal, JournalIdentity, Segments
+from wavelift.transfer.manifest import Manifest
+from wavelift.transfer.pipeline import copy
+from wavelift.transfer.protocols import Extent
+
+pytestmark = pytest.mark.wire
+
+QUICK = RetryPolicy(attempts=4, patience_s=5.0, base_s=0.01, cap_s=0.1)
+TAIL = 70_000
+BLOCKS = 33
+CAPACITY = (BLOCKS - 1) * BLOCK + TAIL
+
+
+class Disk:
+    """A DiskReader over bytes, all of it one extent."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    def extents(self) -> Iterator[Extent]:
+        yield Extent(0, len(self.content))
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = self.content[offset : offset + len(buffer)]
+
+    def clone(self) -> Disk:
+        return self
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def make_content(seed: int = 1) -> bytearray:
+    """Data in two blocks of three, the short last one included."""
+    chance = random.Random(seed)
+    content = bytearray(CAPACITY)
+    for index in range(BLOCKS):
+        if index % 3 != 1 or index == BLOCKS - 1:
+            end = min((index + 1) * BLOCK, CAPACITY)
+            content[index * BLOCK : end] = chance.randbytes(end - index * BLOCK)
+    return content
+
+
+class Replica:
+    """Starts, writes and, at the end of the test, deletes snapshots."""
+
+    def __init__(self, access: AwsAccess, aws: AwsSimulator, folder: Path) -> None:
+        self.access, self.aws, self.folder = access, aws, folder
+        self.made: list[str] = []
+        self.objects: dict[str, bytes] = {}
+        self.segments: dict[str, Segments] = {}
+
+    def start(self, **options: Any) -> StartedSnapshot:
+        values = {"capacity": CAPACITY, "token": uuid.uuid4().hex, "tags": {"wavelift:run": "r1"}, **options}
+        started = start_snapshot(self.access, **values)
+        if started.snapshot_id not in self.made:
+            self.made.append(started.snapshot_id)
+        return started
+
+    def journal(self, started: StartedSnapshot, folder: str = "state") -> Journal:
+        return Journal(
+            self.folder / folder,
+            JournalIdentity(started.snapshot_id, "snapshot-1/disk-2000", CAPACITY),
+            store=self.objects.__setitem__,
+            checkpoint=partial(self.segments.__setitem__, started.snapshot_id),
+            segments=self.segments.get(started.snapshot_id),
+            fetch=self.objects.__getitem__,
+        )
+
+    def writer(self, started: StartedSnapshot, folder: str = "state", **options: Any) -> EbsWriter:
+        return EbsWriter(self.access, started, self.journal(started, folder), **{"policy": QUICK, **options})
+
+    def copy(self, content: bytes | bytearray, writer: EbsWriter, cancel: CancelFlag | None = None) -> Manifest:
+        manifest = Manifest.empty(CAPACITY)
+        copy(as_stream(Disk(bytes(content))), writer, manifest, cancel=cancel or CancelFlag(), workers=4)
+        return manifest
+
+    def send(self, content: bytes | bytearray, **options: Any) -> tuple[StartedSnapshot, Manifest]:
+        started = self.start(**options)
+        manifest = self.copy(content, self.writer(started))
+        self.aws_completed(started)
+        return started, manifest
+
+    def aws_completed(self, started: StartedSnapshot) -> None:
+        assert snapshot_status(self.access, started.snapshot_id) == "completed"
+
+    def row(self, started: StartedSnapshot) -> dict[str, Any]:
+        rows: list[dict[str, Any]] = self.aws.state()["snapshots"]
+        return next(row for row in rows if row["id"] == started.snapshot_id)
+
+    def read(self, started: StartedSnapshot) -> bytes:
+        """The volume that AWS would make, as long as the disk; its tail must be zeros."""
+        volume = bytearray(BLOCKS * BLOCK)
+        blocks = SnapshotBlocks(self.access, started.snapshot_id)
+        for page in blocks.pages():
+            for block in page:
+                assert block.index < BLOCKS
+                volume[block.index * BLOCK : (block.index + 1) * BLOCK] = blocks.get(block, CancelFlag())
+        blocks.close()
+        assert not any(volume[CAPACITY:])
+        return bytes(volume[:CAPACITY])
+
+    def delete(self, started: StartedSnapshot) -> None:
+        Ec2(self.access).delete_snapshot(started.snapshot_id)
+        self.made.remove(started.snapshot_id)
+
+
+@pytest.fixture
+def replica(aws: AwsSimulator, access: AwsAccess, tmp_path: Path) -> Iterator[Replica]:
+    before, settings, threads = aws.state(), aws.settings(), set(threading.enumerate())
+    made = Replica(access, aws, tmp_path)
+    yield made
+    aws.clear_rules()
+    aws.settings(**settings)
+    Ec2(access).delete_snapshots(reversed(made.made))
+    assert set(threading.enumerate()) <= threads, "a writer left threads"
+    assert aws.state() == before
+
+
+# -- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_inv_1_a_seed_arrives_block_for_block(replica: Replica) -> None:
+    content = make_content()
+    started = replica.start()
+    assert (started.volume_gib, started.parent, started.encrypted) == (1, "", False)
+    writer = replica.writer(started)
+    manifest = replica.copy(content, writer)
+    data = len(list(manifest.data_blocks()))
+    assert (writer.blocks_sent, writer.blocks_kept, writer.bytes_sent) == (data, 0, data * BLOCK)
+    assert replica.read(started) == content
+    row = replica.row(started)
+    assert (row["own_blocks"], row["sent_twice"]) == (data, 0), "a seed skips zeros"
+    assert verify_snapshot(replica.access, started.snapshot_id, manifest).ok
+
+
+def test_inv_2_a_block_that_became_zero_is_written_on_a_delta(replica: Replica) -> None:
+    content = make_content()
+    seed, _ = replica.send(content)
+    content[3 * BLOCK : 4 * BLOCK] = bytes(BLOCK)
+    content[4 * BLOCK + 5] = 77
+    content[CAPACITY - 1] ^= 1
+    started = replica.start(parent=seed.snapshot_id)
+    writer = replica.writer(started)
+    assert writer.writes_zeros
+    manifest = Manifest.empty(CAPACITY)
+    for index in (3, 4, BLOCKS - 1):
+        data = memoryview(bytes(content[index * BLOCK : min((index + 1) * BLOCK, CAPACITY)]))
+        digest = hashlib.sha256(data).digest()
+        manifest.set(index, digest if any(data) else None)
+        writer.write(index, writer.prepare(index, data, digest))
+    writer.finish(manifest)
+    writer.close()
+    replica.aws_completed(started)
+    assert replica.row(started)["own_blocks"] == 3
+    assert replica.read(started) == content
+
+
+def test_a_writer_that_skips_zeros_on_a_parent_would_be_seen(replica: Replica) -> None:
+    content = make_content()
+    seed, _ = replica.send(content)
+    content[3 * BLOCK : 4 * BLOCK] = bytes(BLOCK)
+    started = replica.start(parent=seed.snapshot_id)
+    writer = replica.writer(started)
+    writer.writes_zeros = False
+    manifest = replica.copy(content, writer)
+    assert replica.read(started) != content
+    found = verify_snapshot(replica.access, started.snapshot_id, manifest)
+    assert (found.ok, found.offsets) == (False, (3 * BLOCK,))
+
+
+# -- resuming -----------------------------------------------------------------------------------------------------
+
+
+def interrupted(replica: Replica, started: StartedSnapshot, content: bytearray, *, keep: bool) -> EbsWriter:
+    """A try that dies after 70 % of the blocks; without ``keep`` as kill -9 does, nothing stored at the end."""
+    writer = replica.writer(started)
+    if not keep:
+        writer._journal.close = writer._journal._close_file  # type: ignore[method-assign, assignment]
+    denied = {"code": "AccessDeniedException", "status": 403}
+    replica.aws.rule(service="ebs", operation="PutSnapshotBlock", key=f"{started.snapshot_id}/*", skip=16, **denied)
+    with pytest.raises(MissingPrivilegeError):
+        replica.copy(content, writer)
+    replica.aws.clear_rules()
+    return writer
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_inv_6_a_killed_transfer_sends_nothing_twice(replica: Replica, elsewhere: bool) -> None:
+    content = make_content()
+    started = replica.start()
+    first = interrupted(replica, started, content, keep=elsewhere)
+    assert 0 < first.blocks_sent <= 16
+    second = replica.writer(started, "other" if elsewhere else "state")
+    manifest = replica.copy(content, second)
+    data = len(list(manifest.data_blocks()))
+    assert (second.blocks_kept, second.blocks_sent) == (first.blocks_sent, data - first.blocks_sent)
+    assert replica.row(started)["sent_twice"] == 0
+    assert replica.read(started) == content
+
+
+def test_inv_6_what_followed_the_last_segment_is_sent_again_from_another_machine(replica: Replica) -> None:
+    content = make_content()
+    started = replica.start()
+    first = interrupted(replica, started, content, keep=False)
+    second = replica.writer(started, "other")
+    replica.copy(content, second)
+    assert second.blocks_kept == 0
+    assert replica.row(started)["sent_twice"] == first.blocks_sent
+    assert replica.read(started) == content
+
+
+def test_finishing_twice_is_finishing(replica: Replica) -> None:
+    content = make_content()
+    started, _ = replica.send(content)
+    again = replica.writer(started)
+    replica.copy(content, again)
+    assert again.blocks_sent == 0
+
+
+# -- trouble on the way -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"throttle": True, "probability": 0.5},
+        {"status": 500, "count": 3},
+        {"cut_response_after": 0, "count": 2},
+        {"cut_request_after": 100_000, "count": 3},
+        {"code": "ConcurrentLimitExceededException", "status": 400, "count": 5},
+        {"code": "ResourceNotFoundException", "status": 404, "count": 2},
+    ],
+)
+def test_what_a_retry_cures_is_cured(replica: Replica, fault: dict[str, Any]) -> None:
+    content = make_content()
+    started = replica.start()
+    replica.aws.rule(service="ebs", operation="PutSnapshotBlock", **fault)
+    replica.copy(content, replica.writer(started, threads=8))
+    assert replica.read(started) == content
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ({"throttle": True}, ThrottledError),
+        ({"status": 500}, UnreachableError),
+        ({"code": "ValidationException", "status": 400, "reason": "INVALID_BLOCK"}, ProofError),
+        ({"code": "ValidationException", "status": 400, "reason": "WRITE_REQUEST_TIMEOUT"}, SnapshotGoneError),
+        ({"code": "AccessDeniedException", "status": 403}, MissingPrivilegeError),
+        ({"code": "ConflictException", "status": 409}, PermanentError),
+    ],
+)
+def test_what_lasts_ends_in_an_error_of_ours(replica: Replica, fault: dict[str, Any], kind: type[Exception]) -> None:
+    started = replica.start()
+    replica.aws.rule(service="ebs", operation="PutSnapshotBlock", skip=3, **fault)
+    writer = replica.writer(started, policy=RetryPolicy(attempts=2, patience_s=0.3, base_s=0.01, cap_s=0.05))
+    with pytest.raises(kind) as caught:
+        replica.copy(make_content(), writer)
+    assert type(caught.value) is kind
+    if kind in (MissingPrivilegeError, ProofError):
+        applied = replica.aws.rules()[0]["applied"]
+        assert applied <= 30, "none was tried again"
+    assert started.snapshot_id in str(caught.value)
+
+
+def test_inv_1_aws_refuses_what_is_not_its_checksum(replica: Replica) -> None:
+    started = replica.start()
+    writer = replica.writer(started)
+    data = memoryview(bytes(b"x" * BLOCK))
+    writer.write(0, writer.prepare(0, data, hashlib.sha256(b"else").digest()))
+    with pytest.raises(ProofError, match="INVALID_BLOCK"):
+        writer.finish(Manifest.empty(CAPACITY))
+    writer.close()
+
+
+def test_inv_1_what_the_manifest_does_not_name_is_no_proof(replica: Replica) -> None:
+    started = replica.start()
+    writer = replica.writer(started)
+    data = memoryview(bytes(b"x" * BLOCK))
+    writer.write(0, writer.prepare(0, data, hashlib.sha256(data).digest()))
+    with pytest.raises(ProofError, match="manifest"):
+        writer.finish(Manifest.empty(CAPACITY))
+    writer.close()
+
+
+def test_a_false_journal_is_found_out_by_aws(replica: Replica) -> None:
+    content = make_content()
+    started = replica.start()
+    with replica.journal(started) as journal:
+        journal.append(0, hashlib.sha256(content[:BLOCK]).digest())
+    with pytest.raises(PermanentError, match="could not complete"):
+        replica.copy(content, replica.writer(started))
+
+
+def test_a_snapshot_that_aws_cancelled_or_somebody_deleted_needs_a_new_one(replica: Replica) -> None:
+    started = replica.start()
+    replica.aws.advance(25 * 3600)
+    with pytest.raises(SnapshotGoneError, match="inactivity"):
+        replica.copy(make_content(), replica.writer(started))
+    assert snapshot_status(replica.access, started.snapshot_id) == "error"
+    other = replica.start()
+    interrupted(replica, other, make_content(), keep=True)
+    replica.delete(other)
+    with pytest.raises(SnapshotGoneError, match="does not exist"):
+        replica.copy(make_content(), replica.writer(other))
+    with pytest.raises(NotFoundError):
+        snapshot_status(replica.access, other.snapshot_id)
+
+
+def test_a_cancel_is_noticed_and_what_was_acknowledged_is_kept(replica: Replica) -> None:
+    content = make_content()
+    started = replica.start()
+    replica.aws.rule(service="ebs", operation="PutSnapshotBlock", skip=10, throttle=True)
+    cancel = CancelFlag()
+    threading.Timer(0.5, cancel.set).start()
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        writer = replica.writer(started, cancel=cancel, policy=RetryPolicy(patience_s=60.0, base_s=0.1))
+        replica.copy(content, writer, cancel)
+    assert time.monotonic() - began < 5
+    replica.aws.clear_rules()
+    second = replica.writer(started)
+    replica.copy(content, second)
+    assert second.blocks_kept == writer.blocks_sent > 0
+
+
+def test_many_puts_are_in_flight(replica: Replica) -> None:
+    started = replica.start()
+    replica.aws.rule(service="ebs", operation="PutSnapshotBlock", latency=0.5)
+    began = time.monotonic()
+    replica.copy(make_content(), replica.writer(started))
+    assert time.monotonic() - began < 4, "22 puts of 0.5 s, not one after the other"
+
+
+def test_inv_12_abort_leaves_nothing(replica: Replica, tmp_path: Path) -> None:
+    started = replica.start()
+    writer = replica.writer(started)
+    data = memoryview(bytes(b"x" * BLOCK))
+    writer.write(0, writer.prepare(0, data, hashlib.sha256(data).digest()))
+    writer.abort()
+    assert [row for row in replica.aws.state()["snapshots"] if row["id"] == started.snapshot_id] == []
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+# -- starting -----------------------------------------------------------------------------------------------------
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(ParentRefusedError) as caught:
+        call()
+    return caught.value.reason
+
+
+def test_inv_5_a_token_gives_its_snapshot_again(replica: Replica) -> None:
+    token = uuid.uuid4().hex
+    first = replica.start(token=token)
+    assert replica.start(token=token) == first
+    with pytest.raises(TokenSpentError):
+        replica.start(token=token, capacity=2 * GIB)
+    replica.aws.advance(25 * 3600)
+    with pytest.raises(SnapshotGoneError, match="next token"):
+        replica.start(token=token)
+
+
+def test_a_parent_that_is_gone_or_unfinished_is_refused(replica: Replica) -> None:
+    seed, _ = replica.send(make_content())
+    replica.delete(seed)
+    assert refusal(lambda: replica.start(parent=seed.snapshot_id)) == "gone"
+    pending = replica.start()
+    assert refusal(lambda: replica.start(parent=pending.snapshot_id)) == "unfinished"
+
+
+def test_growth_is_refused_with_a_parent_unless_aws_takes_it(replica: Replica) -> None:
+    seed, _ = replica.send(make_content())
+    assert refusal(lambda: replica.start(parent=seed.snapshot_id, capacity=GIB + 1)) == "grown"
+    replica.aws.settings(allow_growth=True)
+    assert replica.start(parent=seed.snapshot_id, capacity=GIB + 1).volume_gib == 2
+
+
+def test_encryption_by_default_refuses_an_unencrypted_parent(replica: Replica, aws: AwsSimulator) -> None:
+    content = make_content()
+    seed, _ = replica.send(content)
+    ec2 = aws.client("ec2")
+    ec2.enable_ebs_encryption_by_default()
+    try:
+        assert refusal(lambda: replica.start(parent=seed.snapshot_id)) == "encryption"
+        anew, _ = replica.send(content)
+        assert anew.encrypted
+        child = replica.start(parent=anew.snapshot_id)
+        assert child.encrypted
+    finally:
+        ec2.disable_ebs_encryption_by_default()
+
+
+def test_the_key_is_given_to_a_seed_and_inherited_by_its_child(replica: Replica, account: Any) -> None:
+    seed, _ = replica.send(make_content(), kms_key=account.kms_key_arn)
+    assert seed.encrypted
+    assert replica.start(parent=seed.snapshot_id, kms_key=account.kms_key_arn, encrypted=True).encrypted
+
+
+def test_too_many_pending_snapshots_mean_wait(replica: Replica) -> None:
+    replica.aws.settings(pending_snapshot_limit=0)
+    with pytest.raises(LimitReachedError):
+        replica.start()
+
+
+# -- verifying ----------------------------------------------------------------------------------------------------
+
+
+def test_verify_names_the_first_differing_offsets(replica: Replica) -> None:
+    content = make_content()
+    started, manifest = replica.send(content)
+    for index in (2, 5, BLOCKS - 1):
+        manifest.set(index, hashlib.sha256(b"other").digest())
+    manifest.set(3, None)
+    found = verify_snapshot(replica.access, started.snapshot_id, manifest)
+    assert not found.ok
+    assert found.offsets == tuple(index * BLOCK for index in (2, 3, 5, BLOCKS - 1))
+    some = verify_snapshot(replica.access, started.snapshot_id, manifest, indices=[0, 5])
+    assert (some.offsets, some.blocks_checked) == ((5 * BLOCK,), 2)
+    few = verify_snapshot(replica.access, started.snapshot_id, manifest, most=1)
+    assert (few.offsets, few.differing) == ((2 * BLOCK,), 4)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Literal, NoReturn
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ec2 import Ec2
-from wavelift.adapters.aws.register import RegisterRequest, register_image
+from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, VmImport
 from wavelift.base.domain import Message, ReplicationResult
 from wavelift.base.errors import BusyError, PermanentError, RefusedError, WaveliftError, located
@@ -105,14 +104,14 @@ class RunImage:
                 next_step="Set 'ami: import' for the job, or force_register",
             )
         self.ctx.cancel.check()
-        request = RegisterRequest(
+        request = ImageRequest(
             name=f"wavelift-{run_hash(self.ctx.run_key)}",
             snapshot_ids=self._snapshots(),
             boot_mode=boot_mode(self.task),
             description=f"{self.task.plan.wave}/{self.task.name}",
             tags=self._tags(),
         )
-        return self._complete(register_image(self.access, request))
+        return self._complete(Ec2(self.access).register(request).image_id)
 
     # --- ImportImage ------------------------------------------------------------------------------------------------
 

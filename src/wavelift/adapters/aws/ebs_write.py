@@ -42,7 +42,8 @@ PUT_BURST: Final = 50
 PUT_POLICY: Final = RetryPolicy(attempts=8, patience_s=900.0)
 """Throttling of minutes is borne: giving up would cost the vSphere snapshot's life all the same."""
 YOUNG_S: Final = 60.0
-"""For so long after the start AWS may not know the snapshot yet (coldsnap waits up to 132 s for it)."""
+"""For so long after the start a part of AWS may not know the snapshot yet, though another part took a block of it
+already (coldsnap waits up to 132 s for it)."""
 YOUNG_POLL_S: Final = 1.0
 TICK_S: Final = 1.0
 """How often the journal is asked whether a segment is due."""
@@ -227,9 +228,7 @@ class EbsWriter:
         """The bulk client retries what AWS says may be retried; here, only a snapshot too young to be known."""
         while True:
             try:
-                self._put(index, data, digest)
-                self._young_until = 0.0
-                return
+                return self._put(index, data, digest)
             except NotFoundError as error:
                 if time.monotonic() >= self._young_until:
                     raise SnapshotGoneError(

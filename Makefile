@@ -39,7 +39,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 # Debian's packages, asked for only when a program is missing.
 tools:
-	@bash scripts/tools qemu-img:qemu-utils mkfs.ext4:e2fsprogs
+	@bash scripts/tools qemu-img:qemu-utils mkfs.ext4:e2fsprogs nbdkit:nbdkit nbdcopy:libnbd-bin
 
 # Go from the PATH; where it is missing or too old (Debian's is), the one of the package index.
 vcenter: $(STAMP)

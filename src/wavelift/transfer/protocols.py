@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from wavelift.transfer.manifest import Manifest
 
@@ -55,6 +55,15 @@ class DiskReader(Protocol):
     def clone(self) -> DiskReader: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class AheadReader(DiskReader, Protocol):
+    """A reader that keeps many reads in flight when it knows what comes next: over a long line that is its speed."""
+
+    def stream(self) -> BlockStream:
+        """Its extents as blocks; ``close`` leaves the reader open."""
+        ...
 
 
 class Piece(Protocol):

@@ -320,7 +320,7 @@ class Connection:
     # --- trouble ----------------------------------------------------------------------------------------------------
 
     def _dial(self, expect: Export | None) -> tuple[Export, Link]:
-        link = Link.open(self.address, self._timeout)
+        link = Link.open(self.address, self._timeout, self._cancel)
         try:
             export = negotiate(link, self.address)
         except OSError as error:

@@ -14,15 +14,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from wavelift.base.errors import UnreachableError
 from wavelift.base.net import tls_error, unreachable, verifying_context
+from wavelift.base.run import CancelFlag
 
 PORT: Final = 10809
 """NBD's, registered with IANA."""
 
 CLOSED: Final = "the server closed the connection"
+TICK_S: Final = 0.5
+"""How soon a wait notices that it is to end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,22 +63,24 @@ def tls_context(ca: str, certificate: str = "", key: str = "") -> ssl.SSLContext
 class Link:
     """One connection's socket. ``receive`` is for one thread at a time, ``send`` for another one.
 
-    :param timeout: seconds without a single byte.
+    :param timeout: seconds without a single byte. :param cancel: ends every wait within :data:`TICK_S`.
     """
 
-    def __init__(self, sock: socket.socket, timeout: float) -> None:
+    def __init__(self, sock: socket.socket, timeout: float, cancel: CancelFlag) -> None:
         self._sock = sock
         self._timeout = timeout
+        self._cancel = cancel
         self._tls: ssl.SSLSocket | None = None
         # OpenSSL's objects are not for two threads at once.
         self._turn = threading.Lock()
         sock.settimeout(None)
-        limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1_000_000))
+        tick = min(timeout, TICK_S)
+        limit = struct.pack("ll", int(tick), int(tick % 1 * 1_000_000))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     @classmethod
-    def open(cls, address: NbdAddress, timeout: float) -> Link:
+    def open(cls, address: NbdAddress, timeout: float, cancel: CancelFlag) -> Link:
         """:raises UnreachableError: nobody answers there."""
         sock: socket.socket | None = None
         try:
@@ -85,7 +91,7 @@ class Link:
             else:
                 sock = socket.create_connection((address.host, address.port), timeout)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return cls(sock, timeout)
+            return cls(sock, timeout, cancel)
         except OSError as error:
             if sock is not None:
                 sock.close()
@@ -111,15 +117,9 @@ class Link:
 
     def send(self, data: bytes) -> None:
         """:raises OSError: cut, or no byte went out in time."""
-        if self._tls is None:
-            try:
-                self._sock.sendall(data)
-            except BlockingIOError as error:
-                raise self._late() from error
-            return
         left = memoryview(data)
         while left:
-            left = left[self._secure(lambda tls, part=left: tls.send(part)) :]  # type: ignore[misc]
+            left = left[self._act(partial(self._sock.send, left)) :]
 
     def receive(self, view: memoryview) -> None:
         """Fill ``view``. :raises OSError: cut, or no byte came in time."""
@@ -133,8 +133,8 @@ class Link:
         if self._tls is None:
             try:
                 got = self._sock.recvmsg_into([head, body], 0, socket.MSG_WAITALL)[0]
-            except BlockingIOError as error:
-                raise self._late() from error
+            except BlockingIOError:
+                got = self._act(lambda: self._sock.recvmsg_into([head, body], 0, socket.MSG_WAITALL)[0])
             if not got:
                 raise ConnectionResetError(CLOSED)
         if got < len(head):
@@ -155,35 +155,40 @@ class Link:
             self._sock.close()
 
     def _some(self, view: memoryview) -> int:
-        if self._tls is None:
+        if self._tls is not None:
+            count = self._act(lambda: self._sock.recv_into(view))
+        else:
             try:
                 count = self._sock.recv_into(view, 0, socket.MSG_WAITALL)
-            except BlockingIOError as error:
-                raise self._late() from error
-        else:
-            count = self._secure(lambda tls: tls.recv_into(view))
+            except BlockingIOError:
+                count = self._act(lambda: self._sock.recv_into(view, 0, socket.MSG_WAITALL))
         if not count:
             raise ConnectionResetError(CLOSED)
         return count
 
-    def _secure(self, act: Callable[[ssl.SSLSocket], int]) -> int:
-        """``act`` under TLS, once the socket is ready for it."""
-        assert self._tls is not None
+    def _act(self, act: Callable[[], int]) -> int:
+        """``act`` once the socket is ready for it: without TLS it waits by itself, a tick at a time."""
         deadline = time.monotonic() + self._timeout
         while True:
             try:
+                if self._tls is None:
+                    return act()
                 with self._turn:
-                    return act(self._tls)
+                    return act()
+            except BlockingIOError:
+                pass
             except ssl.SSLWantReadError:
-                event = select.POLLIN
+                self._poll(select.POLLIN)
             except ssl.SSLWantWriteError:
-                event = select.POLLOUT
+                self._poll(select.POLLOUT)
             except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
                 raise ConnectionResetError(CLOSED) from error
-            poll = select.poll()
-            poll.register(self._sock.fileno(), event)
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise self._late()
+            if self._cancel.is_set():
+                raise ConnectionAbortedError("the reading was interrupted")
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"the server sent nothing for {self._timeout:g} s")
 
-    def _late(self) -> TimeoutError:
-        return TimeoutError(f"the server sent nothing for {self._timeout:g} s")
+    def _poll(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self._sock.fileno(), event)
+        poll.poll(min(self._timeout, TICK_S) * 1000)

@@ -1,0 +1,154 @@
+"""Reading an NBD export, beside ``nbdcopy``: the whole disk in order, and 10,000 random areas of 64 KiB; each without
+and with 5 ms of latency per request.
+
+The servers (nbdkit, its CPU not counted) serve a file from the page cache over a Unix socket. nbdcopy reads no areas:
+beside those it reads as many bytes in order by requests of the same size. ``limit_mib_s`` is what the bytes in flight
+allow at that latency, or the same contender's rate without latency where that is less.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import harness
+from wavelift.base.units import KIB, MIB
+
+AREAS: Final = 10_000
+AREA: Final = 64 * KIB
+LATENCY_MS: Final = 5
+SERVER_THREADS: Final = 64
+"""Per connection: each holds one request for its latency."""
+MODES: Final = ("sequential", "random")
+
+
+def job(kind: str, socket: str, seed: int, connections: int) -> None:
+    from wavelift.base.run import CancelFlag
+    from wavelift.transfer.conveyor import Conveyor, Scratch
+    from wavelift.transfer.extents import as_stream
+    from wavelift.transfer.manifest import block_length
+    from wavelift.transfer.nbd.client import NbdClient
+    from wavelift.transfer.nbd.link import NbdAddress
+    from wavelift.transfer.nbd.reader import AHEAD_BYTES, AHEAD_REQUESTS, NbdReader
+    from wavelift.transfer.protocols import Piece
+
+    def nothing(*_: object) -> None: ...
+
+    idle = harness.peak_mib()
+    began = time.process_time()
+    client = NbdClient(NbdAddress(unix=socket), cancel=CancelFlag(), connections=connections)
+    areas = None if kind == "sequential" else random_areas(client.size, seed)
+    reader = NbdReader(client, areas=areas)
+    stream = as_stream(reader)
+    scratch = Scratch()
+
+    def work(piece: Piece) -> None:
+        piece.load(scratch.view[: block_length(stream.size, piece.index)])
+
+    conveyor: Conveyor[None] = Conveyor(name="bench", workers=2, cancel=CancelFlag())
+    conveyor.run(stream.pieces(), work=work, drain=nothing, finish=nothing, tick=nothing, interrupt=nothing)
+    reader.close()
+    harness.report_job(
+        added_mib=harness.peak_mib() - idle,
+        reading_cpu_s=time.process_time() - began,
+        in_flight_bytes=AHEAD_BYTES if areas is None else AHEAD_REQUESTS * AREA,
+    )
+
+
+def random_areas(size: int, seed: int) -> list[Any]:
+    """Without overlap and, so that none is read as one, without neighbours."""
+    from wavelift.transfer.protocols import Extent
+
+    chance = random.Random(seed)
+    return [Extent(3 * AREA * slot, AREA) for slot in sorted(chance.sample(range(size // (3 * AREA)), AREAS))]
+
+
+@contextmanager
+def served(folder: Path, name: str, image: Path, latency_ms: int) -> Iterator[str]:
+    """nbdkit with ``image``; its socket."""
+    path = folder / f"{name}.sock"
+    delay = ["--filter=delay", "file", str(image), f"rdelay={latency_ms}ms"] if latency_ms else ["file", str(image)]
+    nbdkit = shutil.which("nbdkit", path="/usr/sbin:/usr/bin:/usr/local/bin") or "nbdkit"
+    process = subprocess.Popen([nbdkit, "-f", "-r", "-t", str(SERVER_THREADS), "-U", str(path), *delay])
+    try:
+        deadline = time.monotonic() + 10
+        while not path.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("nbdkit did not start")
+            time.sleep(0.01)
+        yield str(path)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def main() -> None:
+    parser = harness.arguments(__doc__)
+    options = parser.parse_args()
+    if options.job:
+        kind, socket, seed, connections = options.job
+        job(kind, socket, int(seed), int(connections))
+        return
+    results = {}
+    with harness.workspace(options) as folder:
+        disk, small = folder / "disk.raw", folder / "small.raw"
+        size = max(options.size_mib * MIB, 4 * AREAS * AREA)
+        for path, length in ((disk, size), (small, AREAS * AREA)):
+            fill(path, length, options.seed)
+        for mode in MODES:
+            for latency in (0, LATENCY_MS):
+                with ExitStack() as servers:
+                    socket = servers.enter_context(served(folder, "disk", disk, latency))
+                    theirs = (
+                        socket
+                        if mode == "sequential"
+                        else servers.enter_context(served(folder, "small", small, latency))
+                    )
+                    results[f"{mode}_{latency}ms"] = _compare(options, mode, latency, socket, theirs, size)
+    for mode in MODES:
+        ideal, slow = (results[f"{mode}_{latency}ms"] for latency in (0, LATENCY_MS))
+        for group in ("ours", "peers", "variants"):
+            told = [slow[group]] if group == "ours" else slow[group].values()
+            without = [ideal[group]] if group == "ours" else ideal[group].values()
+            for one, other in zip(told, without, strict=True):
+                flight = one.get("in_flight_bytes", 0.0) / (LATENCY_MS / 1000) / MIB
+                one["limit_mib_s"] = round(min(flight or other["mib_s"], other["mib_s"]), 1)
+    first = results["sequential_0ms"]
+    print(json.dumps({**first, "all": results}), flush=True)
+
+
+def _compare(options: Any, mode: str, latency: int, socket: str, theirs: str, size: int) -> dict[str, Any]:
+    def ours(connections: int) -> harness.Contender:
+        command = harness.job_command("benchmarks.nbd_read", mode, socket, options.seed, connections)
+        return harness.Contender(f"ours_{connections}", command)
+
+    requests = ["--request-size=65536"] if mode == "random" else []
+    peer = ["nbdcopy", "--no-extents", *requests, f"nbd+unix:///?socket={theirs}", "null:"]
+    return harness.compare(
+        "nbd_read",
+        ours=ours(1),
+        variants=[ours(4)],
+        peers=[harness.Contender("nbdcopy", peer)],
+        data_bytes=size if mode == "sequential" else AREAS * AREA,
+        params={"mode": mode, "latency_ms": latency, "size": size, "area": AREA, "server_threads": SERVER_THREADS},
+        runs=options.runs,
+    )
+
+
+def fill(path: Path, length: int, seed: int) -> None:
+    """Random bytes: neither end may find them easy."""
+    unit = random.Random(seed).randbytes(8 * MIB)
+    with path.open("wb") as out:
+        for at in range(0, length, len(unit)):
+            out.write(unit[: length - at])
+
+
+if __name__ == "__main__":
+    main()

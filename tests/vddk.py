@@ -53,7 +53,10 @@ can_extents|can_multi_conn) exit 0;;
 extents) '{python}' -I -S '{folder}/extents.py' "$2" "$3" "$4";;
 pread)
   test $(( $3 % 512 + $4 % 512 )) = 0 || {{ echo 'EINVAL not whole sectors' >&2; exit 1; }}
-  if test -s '{folder}/read_error'; then cat '{folder}/read_error' >&2; exit 1; fi
+  echo >> '{folder}/reads'
+  if test -s '{folder}/read_error' && test "$(wc -l < '{folder}/reads')" -gt "$(cat '{folder}/allowed')"; then
+    cat '{folder}/read_error' >&2; exit 1
+  fi
   dd if="$2" skip="$4" count="$3" iflag=skip_bytes,count_bytes bs=1M status=none;;
 *) exit 2;;
 esac
@@ -178,6 +181,18 @@ class VddkStandIn:
         """What opening a disk says from now on."""
         (self.folder / "open_error").write_text(text)
 
-    def fail_reads(self, text: str) -> None:
-        """What reading says from now on."""
+    def fail_reads(self, text: str, *, after: int = 0) -> None:
+        """What reading says from now on, once ``after`` more reads have been served."""
+        (self.folder / "allowed").write_text(str(self.reads + after))
         (self.folder / "read_error").write_text(text)
+
+    def heal(self) -> None:
+        """Reading and opening work again."""
+        for name in ("read_error", "open_error"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    @property
+    def reads(self) -> int:
+        """Requests so far."""
+        seen = self.folder / "reads"
+        return len(seen.read_text().splitlines()) if seen.exists() else 0

@@ -16,10 +16,9 @@ from wavelift.adapters.vsphere import datastore, nbdkit
 from wavelift.adapters.vsphere.datastore import DatastoreReader, DatastoreRoute
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.nbdkit import MovedError, VddkReader, VddkRoute
-from wavelift.base.errors import WaveliftError
+from wavelift.base.errors import ThrottledError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK
-from wavelift.simulators.vcenter import SimHost
 from wavelift.transfer.extents import as_stream
 from wavelift.transfer.file import FileReader, FileWriter
 from wavelift.transfer.manifest import Manifest
@@ -152,26 +151,25 @@ def test_without_a_working_vddk_the_next_way_is_taken_and_the_reason_kept(
 
 
 def test_a_run_goes_on_after_vddk_failed_in_the_middle(stage: Stage, vddk: VddkStandIn, replica: Make) -> None:
-    web = replica("copy01")
-    one = web.begin()
+    """The retry reads what is not in the EBS snapshot yet, and nothing else."""
+    big = replica("big01")
+    one = big.begin()
     result = None
     try:
-
-        def spoil(progress: Any) -> None:
-            if progress.done > 4 * BLOCK:
-                vddk.fail_reads("EIO [NFC ERROR] connection to host lost")
-
-        with pytest.raises(WaveliftError) as failed:
-            web.transfer(one, spoil)
-            # Small disks may be through before the first progress: then the next read of all fails.
-            vddk.fail_reads("EIO [NFC ERROR] connection to host lost")
-            web.transfer(web.begin())
-        assert failed.value.retryable
-        (vddk.folder / "read_error").unlink()
-        result = web.transfer(one)
-        web.assert_equal(one, result)
+        vddk.fail_reads("EIO [NFC ERROR] received NFC error 5 from server", after=60)
+        with pytest.raises(ThrottledError, match="NFC buffers"):
+            big.transfer(one)
+        before = vddk.reads
+        vddk.heal()
+        result = big.transfer(one)
+        assert before > 60
+        (disk,) = result.disks
+        assert disk.reader == "nbd"
+        blocks = disk.lineage.capacity // BLOCK
+        assert vddk.reads - before < blocks - 20
+        big.assert_equal(one, result)
     finally:
-        web.end(one, result)
+        big.end(one, result)
 
 
 def test_a_vm_that_moved_since_the_preflight_fails_before_anything_is_opened(
@@ -198,6 +196,3 @@ def test_a_vm_that_moved_since_the_preflight_fails_before_anything_is_opened(
         web.assert_equal(one, result)
     finally:
         web.end(one, None)
-
-
-_ = SimHost

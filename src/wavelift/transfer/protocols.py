@@ -80,6 +80,15 @@ class Piece(Protocol):
         ...
 
 
+class ExchangingPiece(Piece, Protocol):
+    """A piece whose bytes may be in a buffer of the source already."""
+
+    def exchange(self, block: bytearray) -> bytearray:
+        """``load`` into ``block``, which is as long as the piece; or another buffer of that length that holds it, and
+        ``block`` is the source's from now on."""
+        ...
+
+
 class BlockStream(Protocol):
     """A disk that comes once, in ascending order. Blocks that never come are zeros."""
 

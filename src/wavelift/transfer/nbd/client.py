@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from wavelift.base.errors import PermanentError, WaveliftError
 from wavelift.base.run import CancelFlag
@@ -33,8 +32,7 @@ PIECE: Final = MIB
 """Bytes per request of a large read: beyond it larger ones gain nothing (facts/dataplane-ovirt.md 4)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """Bytes that were asked for."""
 
     request: Request
@@ -101,13 +99,30 @@ class NbdClient:
         :raises UnreachableError: the connection is lost for good. :raises NbdProtocolError: the server breaks it.
         :raises WaveliftError: the server could not read them. :raises Cancelled: interrupted.
         """
+        found = self._finish(read, into)
+        if found is not into:
+            into[:] = found
+            read.connection.give_back(found.obj)
+
+    def exchange(self, read: Read, buffer: bytearray) -> bytearray:
+        """Like :meth:`finish` for a read without a target: ``buffer``, or another one of its length, which is the
+        caller's for it. Copies nothing."""
+        found = self._finish(read, memoryview(buffer)).obj
+        assert isinstance(found, bytearray)
+        if found is not buffer:
+            read.connection.give_back(buffer)
+        return found
+
+    def _finish(self, read: Read, into: memoryview) -> memoryview:
+        """Where the bytes are."""
         request = read.request
         for left in range(self._patience.attempts - 1, -1, -1):
             read.connection.wait(request, into)
             if not request.code:
                 if isinstance(request.error, WaveliftError):
                     raise self._explained(request.error) from request.error
-                return
+                assert request.target is not None
+                return request.target
             if not left or request.code not in TRANSIENT:
                 break
             failures = self._patience.attempts - left

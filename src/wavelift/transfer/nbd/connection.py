@@ -46,7 +46,8 @@ _STATUS_CHUNK_LIMIT: Final = 8 * 1024 * KIB + 4
 """2^20 extents: what one answer about block status may at most hold."""
 _ERROR_CHUNK_LIMIT: Final = 4 * KIB + 14
 _SPARE_BUFFERS: Final = 32
-"""Buffers kept for answers that come early."""
+"""Buffers of one length kept for answers that come early."""
+_SPARE_LENGTHS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,8 @@ class Connection:
         self._closed = False
         self._failed: WaveliftError | None = None
         self._failures = 0
-        self._spare: list[bytearray] = []
+        self._spare: dict[int, list[bytearray]] = {}
+        """By length."""
         self._head = memoryview(bytearray(CHUNK.size))
         self._offset = memoryview(bytearray(8))
         self.export, self._link = self._dial(expect)
@@ -134,7 +136,8 @@ class Connection:
         self._send(link, cookie, request)
 
     def wait(self, request: Request, into: memoryview | None = None) -> None:
-        """Until it is answered or lost; receives for all when nobody does. The content is in ``into`` then."""
+        """Until it is answered or lost; receives for all when nobody does. The content is in ``request.target`` then:
+        in ``into``, unless it came before."""
         with self._changed:
             if into is not None and not request.touched:
                 request.target = into
@@ -151,10 +154,13 @@ class Connection:
                 with self._changed:
                     self._leading = False
                     self._changed.notify_all()
-        if into is not None and request.target is not into and not request.code and request.error is None:
-            assert request.target is not None
-            into[:] = request.target
-            self._give_back(request.target)
+
+    def give_back(self, buffer: object) -> None:
+        """A buffer that is not needed any more; the one used last is warm and goes first."""
+        if isinstance(buffer, bytearray) and (len(buffer) in self._spare or len(self._spare) < _SPARE_LENGTHS):
+            kept = self._spare.setdefault(len(buffer), [])
+            if len(kept) < _SPARE_BUFFERS:
+                kept.append(buffer)
 
     def renew(self) -> None:
         """Cut the connection, so that the next wait makes a new one."""
@@ -302,15 +308,8 @@ class Connection:
             return request.target
 
     def _buffer(self, length: int) -> bytearray:
-        while self._spare:
-            if len(kept := self._spare.pop()) == length:
-                return kept
-        return bytearray(length)
-
-    def _give_back(self, target: memoryview) -> None:
-        kept = target.obj
-        if isinstance(kept, bytearray) and len(self._spare) < _SPARE_BUFFERS:
-            self._spare.append(kept)
+        kept = self._spare.get(length)
+        return kept.pop() if kept else bytearray(length)
 
     def _take(self, length: int) -> bytes:
         buffer = bytearray(length)

@@ -3,8 +3,9 @@ and with 5 ms of latency per request.
 
 The servers (nbdkit, its CPU not counted) serve a file from the page cache over a Unix socket. Both only read: ours in
 one thread over one connection (``ours_4``: four), nbdcopy into nothing with its four connections. nbdcopy reads no
-areas: beside those it reads as many bytes in order by requests of the same size. ``limit_mib_s`` is what the bytes in
-flight allow at that latency, or the same contender's rate without latency where that is less.
+areas: beside those it reads as many bytes in order by requests of the same size. ``limit_mib_s`` of ours is what the
+bytes in flight allow at the latency of single requests, measured in the same run, or the rate without latency where
+that is less; ``of_limit`` is the share of it that was reached while reading (``reading_s``, without Python's start).
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import statistics
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,6 +30,7 @@ AREA: Final = 64 * KIB
 LATENCY_MS: Final = 5
 SERVER_THREADS: Final = 64
 """Per connection: each holds one request for its latency."""
+PROBES: Final = 100
 MODES: Final = ("sequential", "random")
 
 
@@ -35,33 +39,40 @@ def job(kind: str, socket: str, seed: int, connections: int) -> None:
     from wavelift.transfer.conveyor import Scratch
     from wavelift.transfer.extents import as_stream
     from wavelift.transfer.manifest import block_length
-    from wavelift.transfer.nbd.client import NbdClient
+    from wavelift.transfer.nbd.client import NbdClient, Read
     from wavelift.transfer.nbd.link import NbdAddress
     from wavelift.transfer.nbd.reader import AHEAD_BYTES, AHEAD_REQUESTS, NbdReader
 
     idle = harness.peak_mib()
-    began = time.process_time()
+    began, started = time.process_time(), time.monotonic()
     client = NbdClient(NbdAddress(unix=socket), cancel=CancelFlag(), connections=connections)
-    areas = None if kind == "sequential" else random_areas(client.size, seed)
-    reader = NbdReader(client, areas=areas)
-    stream = as_stream(reader)
     scratch = Scratch()
-    for piece in stream.pieces():
-        scratch.load(piece, block_length(stream.size, piece.index))
-    reader.close()
+    if kind == "sequential":
+        reader = NbdReader(client)
+        for piece in as_stream(reader).pieces():
+            scratch.load(piece, block_length(client.size, piece.index))
+    else:  # below the stream, which would fill each block around its area with zeros
+        asked: deque[Read] = deque()
+        buffer = bytearray(AREA)
+        for offset in random_areas(client.size, seed):
+            if len(asked) == AHEAD_REQUESTS:
+                buffer = client.exchange(asked.popleft(), buffer)
+            asked.append(client.start(offset, AREA))
+        for read in asked:
+            buffer = client.exchange(read, buffer)
+    client.close()
     harness.report_job(
         added_mib=harness.peak_mib() - idle,
         reading_cpu_s=time.process_time() - began,
-        in_flight_bytes=AHEAD_BYTES if areas is None else AHEAD_REQUESTS * AREA,
+        reading_s=time.monotonic() - started,
+        in_flight_bytes=AHEAD_BYTES if kind == "sequential" else AHEAD_REQUESTS * AREA,
     )
 
 
-def random_areas(size: int, seed: int) -> list[Any]:
-    """Without overlap and, so that none is read as one, without neighbours."""
-    from wavelift.transfer.protocols import Extent
-
+def random_areas(size: int, seed: int) -> list[int]:
+    """Offsets, ascending, of areas that neither overlap nor touch."""
     chance = random.Random(seed)
-    return [Extent(3 * AREA * slot, AREA) for slot in sorted(chance.sample(range(size // (3 * AREA)), AREAS))]
+    return [3 * AREA * slot for slot in sorted(chance.sample(range(size // (3 * AREA)), AREAS))]
 
 
 @contextmanager
@@ -109,12 +120,13 @@ def main() -> None:
                     results[f"{mode}_{latency}ms"] = _compare(options, mode, latency, socket, theirs, size)
     for mode in MODES:
         ideal, slow = (results[f"{mode}_{latency}ms"] for latency in (0, LATENCY_MS))
-        for group in ("ours", "peers", "variants"):
-            told = [slow[group]] if group == "ours" else slow[group].values()
-            without = [ideal[group]] if group == "ours" else ideal[group].values()
-            for one, other in zip(told, without, strict=True):
-                flight = one.get("in_flight_bytes", 0.0) / (LATENCY_MS / 1000) / MIB
-                one["limit_mib_s"] = round(min(flight or other["mib_s"], other["mib_s"]), 1)
+        pairs = [(slow["ours"], ideal["ours"])]
+        pairs += [(one, ideal["variants"][name]) for name, one in slow["variants"].items()]
+        for one, other in pairs:
+            allowed = one["in_flight_bytes"] / slow["params"]["request_s"] / MIB
+            data = slow["params"]["data_bytes"] / MIB
+            one["limit_mib_s"] = round(min(allowed, data / other["reading_s"]), 1)
+            one["of_limit"] = round(data / one["reading_s"] / one["limit_mib_s"], 3)
     first = results["sequential_0ms"]
     print(json.dumps({**first, "all": results}), flush=True)
 
@@ -132,9 +144,33 @@ def _compare(options: Any, mode: str, latency: int, socket: str, theirs: str, si
         variants=[ours(4)],
         peers=[harness.Contender("nbdcopy", peer)],
         data_bytes=size if mode == "sequential" else AREAS * AREA,
-        params={"mode": mode, "latency_ms": latency, "size": size, "area": AREA, "server_threads": SERVER_THREADS},
+        params={
+            "request_s": round(request_seconds(socket, mode), 5),
+            "mode": mode,
+            "latency_ms": latency,
+            "size": size,
+            "area": AREA,
+            "server_threads": SERVER_THREADS,
+        },
         runs=options.runs,
     )
+
+
+def request_seconds(socket: str, mode: str) -> float:
+    """How long one request takes alone, its transfer included; the median of many."""
+    from wavelift.base.run import CancelFlag
+    from wavelift.transfer.nbd.client import NbdClient
+    from wavelift.transfer.nbd.link import NbdAddress
+
+    client = NbdClient(NbdAddress(unix=socket), cancel=CancelFlag())
+    buffer = memoryview(bytearray(client.piece if mode == "sequential" else AREA))
+    taken = []
+    for number in range(PROBES):
+        began = time.monotonic()
+        client.read_into(number * len(buffer), buffer)
+        taken.append(time.monotonic() - began)
+    client.close()
+    return statistics.median(taken)
 
 
 def fill(path: Path, length: int, seed: int) -> None:

@@ -59,6 +59,7 @@ class ScriptedServer:
         self.connections = 0
         self.requests: list[tuple[int, int, int]] = []
         self.most_in_flight = 0
+        """Bytes."""
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -177,7 +178,7 @@ class _Session:
                 return
             self.server.requests.append((kind, offset, length))
             held.append((kind, cookie, offset, length))
-            self.server.most_in_flight = max(self.server.most_in_flight, len(held))
+            self.server.most_in_flight = max(self.server.most_in_flight, sum(each[3] for each in held))
             if len(held) >= self.script.hold:
                 self.flush(held)
 

@@ -163,7 +163,7 @@ def test_what_is_in_flight_is_bounded_and_enough(client: Make, socket_folder: Pa
         for piece in stream.pieces():
             piece.load(block)
             assert block == content[piece.index * BLOCK :][:BLOCK]
-        assert server.most_in_flight == 9  # the eight, and the one that made them more
+        assert server.most_in_flight == 8 * BLOCK
 
 
 def test_a_failing_read_is_asked_again_and_a_refused_one_is_not(client: Make, socket_folder: Path) -> None:

@@ -65,15 +65,28 @@ class Patience:
 class Request:
     """A question under way, and what came of it."""
 
-    __slots__ = ("code", "done", "error", "extents", "filled", "kind", "length", "offset", "spans", "target", "touched")
+    __slots__ = (
+        "code",
+        "done",
+        "error",
+        "extents",
+        "filled",
+        "kind",
+        "length",
+        "offset",
+        "spans",
+        "targets",
+        "touched",
+    )
 
-    def __init__(self, kind: int, offset: int, length: int, target: memoryview | None = None) -> None:
+    def __init__(self, kind: int, offset: int, length: int, parts: int = 1) -> None:
+        """``parts``: of equal length, each with a target and a waiter of its own."""
         self.kind = kind
         self.offset = offset
         self.length = length
-        self.target = target
+        self.targets: list[memoryview | None] = [None] * parts
         self.touched = False
-        """An answer may already be on its way into ``target``."""
+        """An answer may already be on its way into the targets."""
         self.done = False
         self.reset()
 
@@ -135,12 +148,12 @@ class Connection:
         # Should the connection be made anew from here on, this request is among those that are asked again.
         self._send(link, cookie, request)
 
-    def wait(self, request: Request, into: memoryview | None = None) -> None:
-        """Until it is answered or lost; receives for all when nobody does. The content is in ``request.target`` then:
-        in ``into``, unless it came before."""
+    def wait(self, request: Request, into: memoryview | None = None, part: int = 0) -> None:
+        """Until it is answered or lost; receives for all when nobody does. The content of the part is in its target
+        then: in ``into``, unless it came before."""
         with self._changed:
             if into is not None and not request.touched:
-                request.target = into
+                request.targets[part] = into
         while True:
             with self._changed:
                 while self._leading and not request.done:
@@ -210,7 +223,7 @@ class Connection:
         if code:
             request.code = code
         else:
-            self._link.receive(self._target(request))
+            self._link.receive_all(self._targets(request))
         self._pending.pop(cookie)
         return request
 
@@ -238,7 +251,8 @@ class Connection:
             self._data(request, length - 8)
         elif kind == CHUNK_HOLE and request.kind == READ and length == 12:
             offset, size = struct.unpack(">QI", self._take(12))
-            self._part(request, offset, size)[:] = bytes(size)
+            for view in self._places(request, offset, size):
+                view[:] = bytes(len(view))
         elif kind == CHUNK_STATUS and request.kind == BLOCK_STATUS and 12 <= length <= _STATUS_CHUNK_LIMIT:
             self._status(request, self._take(length))
         elif kind in (CHUNK_ERROR, CHUNK_ERROR_OFFSET) or kind & CHUNK_IS_ERROR:
@@ -248,15 +262,14 @@ class Connection:
 
     def _data(self, request: Request, size: int) -> None:
         if size == request.length:  # nearly always: the whole answer by one call
-            target = self._target(request)
-            self._link.receive_two(self._offset, target)
-            self._part(request, int.from_bytes(self._offset, "big"), size)
+            self._link.receive_all([self._offset, *self._targets(request)])
+            self._note(request, int.from_bytes(self._offset, "big"), size)
             return
         self._link.receive(self._offset)
-        self._link.receive(self._part(request, int.from_bytes(self._offset, "big"), size))
+        self._link.receive_all(self._places(request, int.from_bytes(self._offset, "big"), size))
 
-    def _part(self, request: Request, offset: int, size: int) -> memoryview:
-        """Where these bytes of the disk go; each comes exactly once."""
+    def _note(self, request: Request, offset: int, size: int) -> int:
+        """That these bytes of the disk came, each exactly once; where they begin in the request."""
         start = offset - request.offset
         end = start + size
         if not size or start < 0 or end > request.length:
@@ -265,7 +278,18 @@ class Connection:
             raise self._broken(f"sends the bytes at {offset} twice")
         request.spans.append((start, end))
         request.filled += size
-        return self._target(request)[start:end]
+        return start
+
+    def _places(self, request: Request, offset: int, size: int) -> list[memoryview]:
+        """Where these bytes of the disk go."""
+        start = self._note(request, offset, size)
+        targets = self._targets(request)
+        each = request.length // len(targets)
+        cut = (
+            target[max(0, start - number * each) : max(0, start + size - number * each)]
+            for number, target in enumerate(targets)
+        )
+        return [view for view in cut if len(view)]
 
     def _status(self, request: Request, payload: bytes) -> None:
         context, *told = struct.unpack(f">{len(payload) // 4}I", payload) if not len(payload) % 4 else (None,)
@@ -300,12 +324,14 @@ class Connection:
             )
         return request
 
-    def _target(self, request: Request) -> memoryview:
+    def _targets(self, request: Request) -> list[memoryview]:
+        """The owners' buffers as far as they wait, ours for the others."""
+        each = request.length // len(request.targets)
         with self._changed:
             request.touched = True
-            if request.target is None:
-                request.target = memoryview(self._buffer(request.length))
-            return request.target
+            found = [memoryview(self._buffer(each)) if one is None else one for one in request.targets]
+            request.targets = [*found]
+        return found
 
     def _buffer(self, length: int) -> bytearray:
         kept = self._spare.get(length)

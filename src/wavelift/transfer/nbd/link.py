@@ -12,7 +12,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -127,20 +127,20 @@ class Link:
         while got < len(view):
             got += self._some(view[got:] if got else view)
 
-    def receive_two(self, head: memoryview, body: memoryview) -> None:
-        """Fill both, mostly by one call. :raises OSError: as :meth:`receive`."""
+    def receive_all(self, views: Sequence[memoryview]) -> None:
+        """Fill them in order, mostly by one call. :raises OSError: as :meth:`receive`."""
         got = 0
         if self._tls is None:
             try:
-                got = self._sock.recvmsg_into([head, body], 0, socket.MSG_WAITALL)[0]
+                got = self._sock.recvmsg_into(views, 0, socket.MSG_WAITALL)[0]
             except BlockingIOError:
-                got = self._act(lambda: self._sock.recvmsg_into([head, body], 0, socket.MSG_WAITALL)[0])
+                got = self._act(lambda: self._sock.recvmsg_into(views, 0, socket.MSG_WAITALL)[0])
             if not got:
                 raise ConnectionResetError(CLOSED)
-        if got < len(head):
-            self.receive(head[got:])
-            got = len(head)
-        self.receive(body[got - len(head) :])
+        for view in views:
+            if got < len(view):
+                self.receive(view[got:])
+            got = max(0, got - len(view))
 
     def break_off(self) -> None:
         """Wake whoever sends or receives; from any thread."""

@@ -20,7 +20,7 @@ from tests.vddk import VddkStandIn
 
 from wavelift.adapters.vsphere.datastore import NotServed
 from wavelift.adapters.vsphere.inventory import list_summaries
-from wavelift.adapters.vsphere.nbdkit import MovedError, VddkReader, VddkRoute, probe, still_on_host
+from wavelift.adapters.vsphere.nbdkit import MovedError, VddkReader, VddkRoute, probe, snapshot_gone
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.adapters.vsphere.snapshots import ensure_snapshot, remove_snapshot, snapshot_disks
 from wavelift.adapters.vsphere.vddk import VddkConfig, check_vddk, explain
@@ -138,8 +138,8 @@ def test_a_running_disk_is_read_as_it_was_frozen(
         areas = [Extent(2 * BLOCK, BLOCK)]
         with VddkReader(session.config, route, cancel=CancelFlag(), areas=areas) as reader:
             assert list(reader.extents()) == areas
-        assert not still_on_host(session, route)
-    assert "our snapshot is gone" in still_on_host(session, route)
+        assert not snapshot_gone(session, route)
+    assert "our snapshot is gone" in snapshot_gone(session, route)
     sim.guest_write("web01", 0, 4096, content[4096:4101])
 
 
@@ -252,6 +252,23 @@ def test_nbdkit_ends_when_we_are_killed(sim: VCenterSimulator, vddk: VddkStandIn
         assert time.monotonic() < deadline
         time.sleep(0.05)
     subprocess.run(["rm", "-r", short], check=True)
+
+
+def test_what_a_killed_process_left_is_removed(session: VsphereSession, vddk: VddkStandIn) -> None:
+    old, new = (Path(tempfile.mkdtemp(prefix="wavelift-nbd-")) for _ in range(2))
+    os.utime(old, (1, 1))
+    with frozen(session) as (ref, disk):
+        route = look(session, ref, disk)
+        assert isinstance(route, VddkRoute)
+        with VddkReader(session.config, route, cancel=CancelFlag()) as reader:
+            served = Path(reader._nbdkit.socket).parent
+            os.utime(served, (1, 1))
+            look(session, ref, disk)
+            assert served.exists()
+            reader.read_into(0, memoryview(bytearray(512)))
+    assert not old.exists()
+    assert new.exists()
+    new.rmdir()
 
 
 def _runs(pid: int) -> bool:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
-import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +51,15 @@ START_SECONDS: Final = 30.0
 END_SECONDS: Final = 10.0
 """To end its VDDK sessions; what is left is killed."""
 POLL_SECONDS: Final = 0.02
-LOG_LINES: Final = 200
+LOG_BYTES: Final = 64 * 1024
+"""Of the log's end that are looked at."""
 READ_SECONDS: Final = 120.0
 """Without a byte: VDDK opens its disk while we wait, and tries each transport in turn."""
 THREADS: Final = 16
 """Of nbdkit: reads that VDDK has in flight."""
+FOLDER: Final = "wavelift-nbd-"
+STALE_SECONDS: Final = 600.0
+"""A folder without a living nbdkit that is older was left by a process that was killed."""
 SOCKET_PATH_LIMIT: Final = 107
 _PASSWORD_LIMIT: Final = 4096
 """Fits into the pipe whole."""
@@ -132,7 +135,7 @@ def probe(
         return NotServed(f"VDDK: {error.what}")
 
 
-def still_on_host(session: VsphereSession, route: VddkRoute) -> str:
+def snapshot_gone(session: VsphereSession, route: VddkRoute) -> str:
     """Why what was read may not be our snapshot's content; empty when it is. VDDK reads the snapshot itself, wherever
     the VM runs, so only the snapshot's end matters."""
     values = read_one(session, vim.VirtualMachine, route.vm, ["snapshot.rootSnapshotList"], server=route.server)
@@ -251,19 +254,18 @@ class Nbdkit:
         """:raises PermanentError: the program is missing, or the password is none that can be handed over."""
         self._where = where
         self._password = password
-        self._lines: deque[str] = deque(maxlen=LOG_LINES)
-        self._folder = Path(tempfile.mkdtemp(prefix="wavelift-nbd-"))
+        _sweep()
+        self._folder = Path(tempfile.mkdtemp(prefix=FOLDER))
         self.socket: Final = str(self._folder / "s")
         self._ready = self._folder / "pid"
+        self._log = self._folder / "log"
         try:
             self._process = self._start(command)
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
-        self._drain = threading.Thread(target=self._read_log, name="nbdkit-log", daemon=True)
-        self._drain.start()
 
-    def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         secret = self._password.encode()
         if len(self.socket) > SOCKET_PATH_LIMIT:
             raise PermanentError(f"{self._folder} is too long for a socket", next_step="Set TMPDIR to a shorter one")
@@ -273,16 +275,16 @@ class Nbdkit:
         try:
             os.write(kept, secret)
             os.close(kept)
-            return subprocess.Popen(
-                [command[0], "--unix", self.socket, "--pidfile", str(self._ready), *command[1:], f"password=-{given}"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=(given,),
-                env=_environment(),
-                text=True,
-                errors="replace",
-            )
+            # A file, not a pipe: what was said before an answer is there when the answer is.
+            with self._log.open("ab") as said:
+                return subprocess.Popen(
+                    [command[0], "--unix", self.socket, "--pidfile", self._ready, *command[1:], f"password=-{given}"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=said,
+                    pass_fds=(given,),
+                    env=_environment(),
+                )
         except OSError as error:
             raise PermanentError(
                 f"{command[0]} could not be started: {error.strerror}",
@@ -297,7 +299,6 @@ class Nbdkit:
         deadline = time.monotonic() + START_SECONDS
         while not (self._ready.exists() and self._ready.stat().st_size):
             if self._process.poll() is not None:
-                self._drain.join(END_SECONDS)
                 raise self.explain() or self._ended()
             if time.monotonic() > deadline:
                 raise UnreachableError(
@@ -308,14 +309,12 @@ class Nbdkit:
 
     def explain(self) -> WaveliftError | None:
         """What it said went wrong; that it ended, when it did; else None."""
-        if self._process.poll() is not None:
-            self._drain.join(END_SECONDS)
-            return explain(tuple(self._lines), **self._where) or self._ended()
-        return explain(tuple(self._lines), **self._where)
+        found = explain(self._lines(), **self._where)
+        return found or (self._ended() if self._process.poll() is not None else None)
 
     def _ended(self) -> WaveliftError:
         code = self._process.returncode
-        last = next(reversed(self._lines), "")
+        last = next(reversed(self._lines()), "")
         return UnreachableError(
             f"nbdkit ended with {code}" + (f": {last}" if last else ""),
             next_step="`wavelift vsphere vddk` on the connector checks what it needs",
@@ -331,18 +330,43 @@ class Nbdkit:
             log.warning("nbdkit %d does not end and is killed", self._process.pid)
             self._process.kill()
             self._process.wait()
-        self._drain.join(END_SECONDS)
+        for line in self._lines():
+            log.debug("%s", line)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _read_log(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as stream:
-            for line in stream:
-                said = line.rstrip()
-                if self._password and self._password in said:
-                    said = said.replace(self._password, "***")
-                self._lines.append(said)
-                log.debug("%s", said)
+    def _lines(self) -> list[str]:
+        """The end of what it said, without the password."""
+        try:
+            with self._log.open("rb") as said:
+                said.seek(max(0, said.seek(0, os.SEEK_END) - LOG_BYTES))
+                text = said.read().decode(errors="replace")
+        except FileNotFoundError:
+            return []
+        return (text.replace(self._password, "***") if self._password else text).splitlines()
+
+
+def _sweep() -> None:
+    """Remove what killed processes of ours left: the kernel ended their nbdkit, not its folder."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        try:
+            there = folder.stat()
+            if there.st_uid != os.getuid() or time.time() - there.st_mtime < STALE_SECONDS:
+                continue
+        except OSError:
+            continue  # another one was quicker
+        if not _serves(folder / "s"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _serves(path: Path) -> bool:
+    """Somebody listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probing:
+        probing.settimeout(1)
+        try:
+            probing.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _environment() -> dict[str, str]:

@@ -79,7 +79,7 @@ def open_reader(
 def doubt_after(session: VsphereSession, route: Route) -> str:
     """Why what was read through ``route`` may not be our snapshot's content; empty when it is. After the last byte."""
     if isinstance(route, VddkRoute):
-        return nbdkit.still_on_host(session, route)
+        return nbdkit.snapshot_gone(session, route)
     return datastore.still_frozen(session, route)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from tests.vddk import VddkStandIn
+from typer.testing import CliRunner
 
 from wavelift.adapters.vsphere.datastore import NotServed
 from wavelift.adapters.vsphere.inventory import list_summaries
@@ -41,6 +42,7 @@ from wavelift.base.errors import (
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, MIB
+from wavelift.cli.main import app
 from wavelift.simulators import vcenter
 from wavelift.simulators.vcenter import SimDisk, SimVm, VCenterSimulator
 from wavelift.transfer.extents import as_stream
@@ -332,6 +334,20 @@ def test_the_check_says_what_is_missing(vddk: VddkStandIn, tmp_path: Path) -> No
     debian = list(check_vddk(vddk.config(nbdkit="nbdkit")))
     assert [each.ok for each in debian] == [True, True, False]
     assert "Debian" in debian[-1].next_step
+
+
+def test_the_command_prints_the_check(vddk: VddkStandIn, tmp_path: Path) -> None:
+    runner = CliRunner()
+    good = runner.invoke(
+        app, ["vsphere", "vddk", str(vddk.folder / "distrib"), "--nbdkit", str(vddk.folder / "nbdkit")]
+    )
+    assert good.exit_code == 0, good.output
+    assert "missing" not in good.output
+    bad = runner.invoke(app, ["vsphere", "vddk", str(tmp_path)])
+    assert bad.exit_code == 1
+    assert "missing" in bad.output
+    assert "libvixDiskLib" in bad.output
+    assert runner.invoke(app, ["vsphere", "vddk", "here"]).exit_code == 1
 
 
 @pytest.mark.parametrize(

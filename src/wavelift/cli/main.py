@@ -89,11 +89,13 @@ def cleanup(
 
 
 @app.command()
-def verify(migration: Annotated[str, typer.Argument(metavar="MIGRATION")]) -> None:
-    """Read a migration's image back again and compare it with the manifests."""
-    from wavelift.cli.migrations import verify as again
+def verify(
+    what: Annotated[str, typer.Argument(metavar="ID", help="Of a migration, a replication run or a job; WAVE/SERVER.")],
+) -> None:
+    """Read back what AWS holds of a migration, a replication run or a job, and compare it with the manifests."""
+    from wavelift.cli import jobs, migrations
 
-    again(migration)
+    (migrations if what.startswith("mig-") else jobs).verify(what)
 
 
 @migrations_app.command("list")

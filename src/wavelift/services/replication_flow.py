@@ -25,14 +25,26 @@ from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.preflight import WHOLE_WAVE
 from wavelift.rules.replication import RunState
 from wavelift.services import admission, replication
+from wavelift.services import replication_upkeep as upkeep
 from wavelift.services.admission import Granted, IsRunAlive
 from wavelift.services.dataplane.messages import PreflightReport, ServerTask
-from wavelift.services.dataplane.replication_messages import AdmittedRuns, ReservedRun, TurnedDown
+from wavelift.services.dataplane.replication_messages import (
+    AdmittedRuns,
+    ReplicationMode,
+    ReservedRun,
+    TurnedDown,
+    VerifiedRun,
+)
 from wavelift.services.replication import RefusedServer
 from wavelift.services.runs import TaskOutcome
 
-FORM_KEYS: Final = ("servers", "note")
 MODE: Final = "replicate"
+KEYS: Final = {
+    MODE: ("mode", "servers", "note"),
+    upkeep.DELETE: ("mode", "jobs", "note"),
+    upkeep.VERIFY: ("mode", "runs", "jobs", "note"),
+}
+"""What the conf of a run may say, by its mode."""
 CANCELLED: Final = "cancelled on request"
 PLACES: Final = {
     SlotKind.NFC_HOST: "ESXi host",
@@ -67,13 +79,28 @@ def admit(
 ) -> AdmittedRuns:
     """Check the conf, freeze the spec for the run, and decide which servers may run.
 
-    A repeated call keeps the spec that was frozen first and goes on with the same runs.
+    A repeated call keeps the spec that was frozen first and goes on with the same runs. A run that deletes or verifies
+    replicas admits no server.
 
     :raises SpecError: for an unknown key or value, or a broken spec. :raises PermanentError: for a backfill.
     """
+    mode = _mode(request)
     servers = _servers(request)
     known = waves.find_wave_run(ledger, request.run)
     wave = ResolvedWave.load(known.spec) if known else load(request.wave)
+    if mode != MODE:
+        admitted = AdmittedRuns(
+            wave=wave.model_copy(update={"servers": ()}),
+            dag_id=request.run.dag_id,
+            run_id=request.run.dag_run_id,
+            requested_by=request.requested_by,
+            scheduled=False,
+            mode=mode,
+            jobs=upkeep.jobs_to_delete(ledger, request.wave, _given(request)) if mode == upkeep.DELETE else (),
+            recorded=upkeep.runs_to_verify(ledger, request.wave, _given(request)) if mode == upkeep.VERIFY else (),
+        )
+        _freeze(ledger, request, wave, mode, clock)
+        return admitted
     found = replication.admit_runs(
         ledger,
         request.wave,
@@ -85,17 +112,7 @@ def admit(
         backfill=request.backfill,
         clock=clock,
     )
-    waves.freeze_wave_run(
-        ledger,
-        run=request.run,
-        wave=request.wave,
-        mode=MODE,
-        requested_by=request.requested_by,
-        source="schedule" if request.scheduled_for else "api",
-        spec=wave.dump(),
-        note=str(request.conf.get("note") or ""),
-        clock=clock,
-    )
+    _freeze(ledger, request, wave, mode, clock)
     granted = tuple(each.server for each in found.granted)
     return AdmittedRuns(
         wave=_narrowed(wave, granted),
@@ -110,14 +127,42 @@ def admit(
     )
 
 
-def _servers(request: ReplicateRequest) -> list[str] | None:
-    unknown = sorted(set(request.conf) - set(FORM_KEYS))
+def _freeze(ledger: Ledger, request: ReplicateRequest, wave: ResolvedWave, mode: str, clock: Clock) -> None:
+    waves.freeze_wave_run(
+        ledger,
+        run=request.run,
+        wave=request.wave,
+        mode=mode,
+        requested_by=request.requested_by,
+        source="schedule" if request.scheduled_for else "api",
+        spec=wave.dump(),
+        note=str(request.conf.get("note") or ""),
+        clock=clock,
+    )
+
+
+def _given(request: ReplicateRequest) -> dict[str, Any]:
+    """The conf without what the form left empty."""
+    return {key: value for key, value in request.conf.items() if value is not None}
+
+
+def _mode(request: ReplicateRequest) -> ReplicationMode:
+    """:raises SpecError: for an unknown mode, or a key that the mode does not know."""
+    conf = _given(request)
+    mode = conf.get("mode", MODE)
+    if mode not in KEYS:
+        raise SpecError(f"mode is {mode!r}", next_step=f"Allowed are {', '.join(KEYS)}", wave=request.wave)
+    unknown = sorted(set(conf) - set(KEYS[mode]))
     if unknown:
         raise SpecError(
             f"The run's conf has unknown keys: {', '.join(unknown)}",
-            next_step=f"Allowed are {', '.join(FORM_KEYS)}",
+            next_step=f"Allowed in mode {mode} are {', '.join(KEYS[mode])}",
             wave=request.wave,
         )
+    return mode  # type: ignore[no-any-return]  # a key of KEYS
+
+
+def _servers(request: ReplicateRequest) -> list[str] | None:
     value = request.conf.get("servers")
     if value is None:
         return None
@@ -335,6 +380,10 @@ class ReplicationReport(Message):
     """What could not be removed."""
     stopped: str = ""
     """Why the run as a whole ended before its servers did."""
+    deleted: tuple[upkeep.DeletedJob, ...] = ()
+    verified: tuple[VerifiedRun, ...] = ()
+    wrong: Mapping[str, str] = {}
+    """Run id → why what it recorded is not believed any more."""
 
     @property
     def failed(self) -> tuple[RunOutcome, ...]:
@@ -342,7 +391,7 @@ class ReplicationReport(Message):
 
     @property
     def succeeded(self) -> bool:
-        return not (self.failed or self.refused or self.unclean or self.stopped)
+        return not (self.failed or self.refused or self.unclean or self.stopped or self.wrong)
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,8 +416,18 @@ def finish(
     clock: Clock,
     tidy: Tidy,
     stopped: str = "",
+    deleted: Iterable[Mapping[str, Any]] = (),
+    verified: Iterable[Mapping[str, Any]] = (),
+    wrong: Mapping[str, str] | None = None,
 ) -> ReplicationReport:
-    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
+    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear.
+
+    :param deleted: what ``delete_replicas`` returned; ``verified``: what ``verify_recorded`` did.
+    :param wrong: run id → why EBS does not hold what it recorded: it is quarantined, and the next run is a seed.
+    """
+    for id, why in (wrong or {}).items():
+        if not runs.get_run(ledger, id).quarantine:
+            replication.quarantine_run(ledger, id, why, by=str(run), clock=clock)
     by_server = {end.tasks.server: end for end in ends}
     known = waves.find_wave_run(ledger, run)
     closed = []
@@ -383,6 +442,9 @@ def finish(
         skipped=admitted.skipped if admitted else (),
         unclean=tuple(words for each in closed if (words := _left_by(each, tidy))),
         stopped=stopped,
+        deleted=tuple(upkeep.DeletedJob.load(each) for each in deleted),
+        verified=tuple(VerifiedRun.load(each) for each in verified),
+        wrong=wrong or {},
     )
     if known is not None:
         waves.finish_wave_run(

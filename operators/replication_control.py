@@ -103,7 +103,7 @@ class ReserveRunOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.airflow.triggers.slots import SlotTrigger
-        from wavelift.ledger import DagRun, Ledger, SlotKind
+        from wavelift.ledger import DagRun, Ledger
         from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.dataplane.replication_messages import ReservedRun
         from wavelift.services.replication_flow import Finished, reserve
@@ -124,13 +124,13 @@ class ReserveRunOperator(WaveliftOperator):
             return found.dump()
         if isinstance(found, Finished):
             raise AirflowSkipException(f"{found.run} has completed: clearing it does nothing")
-        self.log.info("place %d in the queue of connector %s", found.position, task.plan.connector)
+        self.log.info("place %d in the queue of %s %s", found.position, found.kind, found.scope)
         self.defer(
             trigger=SlotTrigger(
-                kind=SlotKind.TRANSFER.value,
-                scope=task.plan.connector,
+                kind=found.kind.value,
+                scope=found.scope,
                 holder=found.holder,
-                limit=limit,
+                limit=found.limit,
                 poll_seconds=min(5.0, config.poll_seconds()),
             ),
             method_name="execute_complete",

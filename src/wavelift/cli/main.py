@@ -173,3 +173,15 @@ def vsphere_role(
     from wavelift.cli.rights import show_role
 
     show_role(ids_only=ids_only, out=Console())
+
+
+@vsphere_app.command("vddk")
+def vsphere_vddk(
+    libdir: Annotated[str, typer.Argument(help="The unpacked vmware-vix-disklib-distrib.")],
+    nbdkit: Annotated[str, typer.Option(help="The program, when it is not on the PATH.")] = "nbdkit",
+    config: Annotated[str, typer.Option(help="VDDK's own configuration file, if any.")] = "",
+) -> None:
+    """Check on this connector what reading disks through VMware's VDDK needs; says what is missing."""
+    from wavelift.cli.rights import check_vddk
+
+    check_vddk(libdir, nbdkit=nbdkit, config=config, out=Console())

@@ -46,6 +46,12 @@ KEYS: Final = {
 }
 """What the conf of a run may say, by its mode."""
 CANCELLED: Final = "cancelled on request"
+PLACES: Final = {
+    SlotKind.NFC_HOST: "ESXi host",
+    SlotKind.NFC_VCENTER: "the NFC sessions of vCenter",
+    SlotKind.TRANSFER: "connector",
+}
+"""Where a transfer needs slots, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +189,13 @@ def _told(found: Iterable[RefusedServer]) -> tuple[TurnedDown, ...]:
 
 @dataclass(frozen=True, slots=True)
 class InQueue:
-    """The connector's slots are taken."""
+    """The slots are taken of one of the places that the transfer needs."""
 
     holder: str
     position: int
+    kind: SlotKind
+    scope: str
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,23 +221,25 @@ def reserve(
         return Finished(id)
     known = replication.continue_run(ledger, id, by=str(run), is_run_alive=is_run_alive, clock=ctx.clock)
     _check_wanted(known)
-    scope = task.plan.connector
     if known.snapshot_state is None:
-        _check_maintenance(ledger, scope, task.name)
-    admission.reclaim(ledger, is_run_alive, kind=SlotKind.TRANSFER, scope=scope, clock=ctx.clock)
-    found = admission.request_slot(
-        ledger,
-        kind=SlotKind.TRANSFER,
-        scope=scope,
-        holder=ctx.run_key,
-        dag_id=run.dag_id,
-        dag_run_id=run.dag_run_id,
-        limit=limit,
-        clock=ctx.clock,
-    )
-    if not isinstance(found, Granted):
-        tell(ledger, ctx, f"place {found.position} in the queue of connector {scope}")
-        return InQueue(ctx.run_key, found.position)
+        _check_maintenance(ledger, task.plan.connector, task.name)
+    wanted = _wanted_slots(task, limit)
+    _give_back(ledger, ctx, keep={(kind, scope) for kind, scope, _ in wanted})
+    for kind, scope, count in wanted:
+        admission.reclaim(ledger, is_run_alive, kind=kind, scope=scope, clock=ctx.clock)
+        found = admission.request_slot(
+            ledger,
+            kind=kind,
+            scope=scope,
+            holder=ctx.run_key,
+            dag_id=run.dag_id,
+            dag_run_id=run.dag_run_id,
+            limit=count,
+            clock=ctx.clock,
+        )
+        if not isinstance(found, Granted):
+            tell(ledger, ctx, f"place {found.position} in the queue of {PLACES[kind]} {scope}")
+            return InQueue(ctx.run_key, found.position, kind, scope, count)
     runs.record_intent(ledger, id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock)
     tell(ledger, ctx, "Uploading")
     return ReservedRun(server=task.name, run=id, lineages=lineage.read_lineage(ledger, known.job_id))
@@ -245,9 +256,29 @@ def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool)
             runs.record_snapshot_removed(ledger, known.id, clock=ctx.clock)
         if known.cancel_requested and known.recorded_at is None:
             replication.mark_cancelled(ledger, known.id, CANCELLED, clock=ctx.clock)
-    admission.release_slot(
-        ledger, kind=SlotKind.TRANSFER, scope=task.plan.connector, holder=ctx.run_key, clock=ctx.clock
-    )
+    _give_back(ledger, ctx)
+
+
+def _wanted_slots(task: ServerTask, limit: int) -> list[tuple[SlotKind, str, int]]:
+    """Everywhere that the transfer needs a slot, with the count there. All take them in this order, so that no two
+    wait for each other; the connector's comes last, since it is the one that others wait for wherever they read.
+    """
+    wanted = [(SlotKind.TRANSFER, task.plan.connector, limit)]
+    if (nfc := task.nfc) is not None:
+        wanted = [
+            (SlotKind.NFC_HOST, f"{nfc.vcenter}/{nfc.host}", nfc.per_host),
+            (SlotKind.NFC_VCENTER, nfc.vcenter, nfc.per_vcenter),
+            *wanted,
+        ]
+    return wanted
+
+
+def _give_back(ledger: Ledger, ctx: RunContext, *, keep: Collection[tuple[SlotKind, str]] = ()) -> None:
+    """The slots of this run's transfer; those of a host that the VM has left, too."""
+    for kind in PLACES:
+        for slot in list_slots(ledger, kind):
+            if slot.holder == ctx.run_key and (slot.kind, slot.scope) not in keep:
+                admission.release_slot(ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, clock=ctx.clock)
 
 
 def tell(ledger: Ledger, ctx: RunContext, status: str, progress_pct: int = 0) -> None:

@@ -43,6 +43,8 @@ class AdmittedRuns(Message):
     refused: tuple[TurnedDown, ...] = ()
     skipped: tuple[TurnedDown, ...] = ()
     finished: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What someone should act on soon: terms that end."""
     mode: ReplicationMode = "replicate"
     jobs: tuple[str, ...] = ()
     """In mode ``delete``: whose replicas go."""

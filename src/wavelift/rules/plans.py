@@ -14,8 +14,10 @@ from wavelift.rules.problem import Problem, allowed, did_you_mean, dotted
 from wavelift.rules.wave import (
     DEFAULT_RETRIES,
     DEFAULT_RETRY_DELAY_S,
+    DEFAULTS,
     TWIN_MESSAGE,
     BootMode,
+    ChangeTracking,
     Landing,
     LaunchChoice,
     LicenseType,
@@ -82,6 +84,7 @@ class ServerPlan(Message):
     allow_twin: bool = False
     source_power: SourcePower = "leave_running"
     quiesce: Quiesce = "prefer"
+    change_tracking: ChangeTracking = "leave"
     verify: str = "sample:1"
     replication: ReplicationPlan | None = None
     """None: the server is not replicated."""
@@ -251,9 +254,8 @@ def resolve(wave: Wave, environment: Environment) -> ResolvedWave:
 
 
 def _settings(wave: Wave, server: Server, environment: Environment, landing: Landing) -> dict[str, Any]:
-    plain = ("license_type", "boot_mode", "launch", "allow_twin", "source_power", "quiesce", "verify")
     return {
-        **{field: chosen(wave, server, field) for field in plain},
+        **{field: chosen(wave, server, field) for field in DEFAULTS},
         "instance_type": landing.value(wave, server, "instance_type"),
         "subnet": landing.value(wave, server, "subnet"),
         "security_groups": landing.value(wave, server, "security_groups") or (),

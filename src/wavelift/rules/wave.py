@@ -19,6 +19,7 @@ BootMode = Literal["auto", "legacy-bios", "uefi"]
 LaunchChoice = Literal["none", "running"]
 SourcePower = Literal["leave_running", "require_off"]
 Quiesce = Literal["prefer", "require", "never"]
+ChangeTracking = Literal["leave", "enable"]
 SelectorKind = Literal["name", "path", "folder"]
 SELECTORS: Final[tuple[SelectorKind, ...]] = ("name", "path", "folder")
 
@@ -75,6 +76,11 @@ class Settings(Message):
     quiesce: Quiesce | None = Field(
         default=None,
         description="Quiesced snapshot: 'prefer' (default: crash-consistent when it fails), 'require' or 'never'.",
+    )
+    change_tracking: ChangeTracking | None = Field(
+        default=None,
+        description="Changed block tracking of a replicated VM: 'leave' (default) as it is, or 'enable': the next "
+        "replication run turns it on if the VM has no snapshot. The run after that still compares digests.",
     )
     verify: Verify | None = Field(
         default=None, description="Reading back: 'full', 'sample:<pct>' (default 'sample:1') or 'off' (attested only)."
@@ -174,6 +180,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "allow_twin": False,
     "source_power": "leave_running",
     "quiesce": "prefer",
+    "change_tracking": "leave",
     "verify": "sample:1",
 }
 """What holds when neither the server nor the wave says it."""

@@ -185,8 +185,8 @@ def _narrowed(wave: ResolvedWave, granted: Collection[str]) -> ResolvedWave:
     """The entries that may hold a granted server. A replica is taken of a running server, and launches nothing."""
     changes = {"launch": "none", "source_power": "leave_running", "allow_twin": False}
     kept = [plan for plan in wave.servers if plan.server in granted]
-    if len(kept) < len(granted):  # the others lie in folders, whose names are known only to the vCenter
-        kept += [plan for plan in wave.servers if plan.selector.kind == "folder"]
+    if len(kept) < len(granted):  # the others come by folder or tag, whose names are known only to the vCenter
+        kept += [plan for plan in wave.servers if plan.selector.many]
     return wave.model_copy(update={"servers": tuple(plan.model_copy(update=changes) for plan in kept)})
 
 
@@ -494,7 +494,7 @@ def _kept_back(server: str, preflight: PreflightReport | None) -> str:
         if finding.severity is Severity.ERROR and finding.subject.split("/", 1)[0] in (server, WHOLE_WAVE)
     ]
     if not errors and all(task.name != server for task in preflight.servers):
-        return "the wave's file does not list the server, or its folder does not hold it"
+        return "the wave's file does not list the server, or its folder or tag does not hold it"
     return "; ".join(errors) or "its tasks ended without finishing it"
 
 

@@ -33,7 +33,7 @@ class AdmittedRuns(Message):
     """What ``admit`` decided, over the spec that it froze for the run."""
 
     wave: ResolvedWave
-    """Only the entries of servers that may run, and folders."""
+    """Only the entries of servers that may run, folders and tags."""
     dag_id: str
     run_id: str
     requested_by: str

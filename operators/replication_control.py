@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.ledger.replication_records import ReplicationRun
-    from wavelift.services.replication_flow import ServerEnd
+    from wavelift.services.replication_report import ServerEnd
 
 UPKEEP: Final = {"delete": "delete_replicas", "verify": "verify_recorded"}
 """Mode of a run → the one task that only it has; every other run skips it, without a process."""
@@ -260,7 +260,7 @@ class ReplicationReportOperator(WaveliftOperator):
     """Tell how every server ended, close and tidy what is open; use it as a teardown.
 
     Fails when a server failed, or was refused on demand: with the rule, and the time from which it holds no more.
-    Returns a :class:`~wavelift.services.replication_flow.ReplicationReport`.
+    Returns a :class:`~wavelift.services.replication_report.ReplicationReport`.
     """
 
     template_fields: Sequence[str] = ()
@@ -271,7 +271,7 @@ class ReplicationReportOperator(WaveliftOperator):
         from wavelift.ledger import DagRun, Ledger
         from wavelift.services.dataplane.messages import PreflightReport
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
-        from wavelift.services.replication_flow import finish, raise_when_failed
+        from wavelift.services.replication_report import finish, raise_when_failed
 
         ti = context["ti"]
         states = task_states(context)
@@ -319,7 +319,7 @@ class ReplicationReportOperator(WaveliftOperator):
 
     def _ends(self, context: Context, states: dict[str, str], servers: list[str]) -> list[ServerEnd]:
         """How each server's tasks ended, and what its proof found wrong."""
-        from wavelift.services.replication_flow import ServerEnd
+        from wavelift.services.replication_report import ServerEnd
 
         verify = f"{GROUP}verify"
         ends = []

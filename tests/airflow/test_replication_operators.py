@@ -19,14 +19,8 @@ from wavelift.operators.replication_control import scheduled_instant
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.sensors import ReplicationRunSensor
 from wavelift.services.replication import JobOrder, admit_runs, create_job, fail_run
-from wavelift.services.replication_flow import (
-    ReplicateRequest,
-    ReplicationReport,
-    ServerEnd,
-    admit,
-    finish,
-    raise_when_failed,
-)
+from wavelift.services.replication_flow import ReplicateRequest, admit
+from wavelift.services.replication_report import ReplicationReport, ServerEnd, finish, raise_when_failed
 from wavelift.services.runs import TaskOutcome
 
 pytestmark = pytest.mark.airflow

@@ -9,17 +9,15 @@ from wavelift.services.replication_admission import (
     continue_run,
     reserve_runs,
 )
+from wavelift.services.replication_deletion import Deletion, complete_deletion, delete_job
 from wavelift.services.replication_jobs import (
     ChangeKind,
-    Deletion,
     JobChange,
     JobOrder,
     TermNotice,
     apply_wave,
-    complete_deletion,
     create_job,
     create_jobs,
-    delete_job,
     extend_job,
     orders_of,
     pause_job,

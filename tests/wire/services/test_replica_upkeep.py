@@ -19,7 +19,8 @@ from wavelift.rules.replication import JobState
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.dataplane.verify_replicated import verify_recorded
 from wavelift.services.replication import JobOrder, create_job, delete_job, fail_run, update_job
-from wavelift.services.replication_flow import ReplicateRequest, admit, finish
+from wavelift.services.replication_flow import ReplicateRequest, admit
+from wavelift.services.replication_report import finish
 from wavelift.services.replication_upkeep import DeletedJob, delete_outside, runs_to_verify
 
 from .journey import Stage

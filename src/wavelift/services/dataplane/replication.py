@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -34,19 +33,18 @@ from wavelift.services.dataplane.bases import Base, find_bases
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.readers import Reading, Readings, doubt_after, open_reader
+from wavelift.services.dataplane.replication_try import LastLookWriter, OwnedStream, TryRecord, without_blocks
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.audit import AUDIT_PCT
-from wavelift.transfer.extents import as_stream
 from wavelift.transfer.journal import Journal, JournalIdentity
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import ZERO_BLOCK, CopyStats, copy
-from wavelift.transfer.protocols import BlockStream, DiskReader, Extent
+from wavelift.transfer.protocols import BlockStream, Extent
 from wavelift.transfer.throttle import Throttle
 from wavelift.transfer.vmdk import StreamVmdkSource
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_KEY: Final = "replication"
 ZERO_DIGEST: Final = hashlib.sha256(ZERO_BLOCK).digest()
 """How a whole block of zeros is acknowledged."""
 
@@ -103,35 +101,6 @@ def abandon_run(access: AwsAccess, run_key: str, *, keep: Sequence[str] = ()) ->
     return len(stale)
 
 
-class _Record:
-    """What a retry needs of this try, in the state store. Every write is also a fence: an outlived try stops there."""
-
-    def __init__(self, ctx: RunContext, snapshot: TakenSnapshot) -> None:
-        self._checkpoints = ctx.checkpoints
-        self._lock = threading.Lock()
-        stored: dict[str, Any] = self._checkpoints.get(CHECKPOINT_KEY) or {}
-        # A restored vCenter may give an id a second time; never an id and an instant.
-        self.instant = f"{snapshot.ref.moref} {snapshot.ref.created}"
-        same = stored.get("snapshot") == self.instant
-        self.outdated: list[str] = [] if same else [disk["target"] for disk in stored.get("disks", {}).values()]
-        self._value: dict[str, Any] = stored if same else {"snapshot": self.instant, "disks": {}}
-        self.write()
-
-    def write(self) -> None:
-        """:raises FencedError: another try owns the work."""
-        with self._lock:
-            self._checkpoints.set(CHECKPOINT_KEY, self._value)
-
-    def disk(self, index: int) -> dict[str, Any]:
-        known: dict[str, Any] = self._value["disks"].get(str(index), {})
-        return dict(known)
-
-    def update(self, index: int, **changes: Any) -> None:
-        with self._lock:
-            self._value["disks"][str(index)] = {**self.disk(index), **changes}
-        self.write()
-
-
 @dataclass(frozen=True, slots=True)
 class _Job:
     """One disk's work in this try."""
@@ -146,27 +115,6 @@ class _Job:
     @property
     def parent(self) -> str:
         return self.base.lineage.snapshot_id if self.base.lineage else ""
-
-
-class _Writer:
-    """The EBS writer, with a last look at the source before the snapshot is completed."""
-
-    ordered = False
-
-    def __init__(self, inner: EbsWriter, before_finish: Callable[[], None]) -> None:
-        self._inner = inner
-        self._before_finish = before_finish
-        self.writes_zeros = inner.writes_zeros
-        self.prepare = inner.prepare
-        self.wire_bytes = inner.wire_bytes
-        self.write = inner.write
-        self.interrupt = inner.interrupt
-        self.close = inner.close
-        self.abort = inner.abort
-
-    def finish(self, manifest: Manifest) -> None:
-        self._before_finish()
-        self._inner.finish(manifest)
 
 
 class _Run:
@@ -195,7 +143,7 @@ class _Run:
         rate = task.plan.guards.max_mbit_s
         self.throttle = Throttle(rate * MBIT) if rate else None
         self.stop = ctx.cancel.child()
-        self.record = _Record(ctx, snapshot)
+        self.record = TryRecord(ctx, snapshot)
         self.finished: dict[int, ReplicatedDisk] = {}
         self.passed: dict[int, int] = {}
         """Bytes of each disk in the lease that were read, for its percent."""
@@ -352,7 +300,7 @@ class _Run:
                 stats.append(
                     copy(
                         source,
-                        _Writer(inner, last_look),
+                        LastLookWriter(inner, last_look),
                         manifest,
                         workers=self.options.workers,
                         throttle=self.throttle,
@@ -415,9 +363,9 @@ class _Run:
         areas, skip_zeros = job.reading.areas, job.reading.skip_zeros and not resumed
         if resumed:
             whole = (Extent(0, job.disk.capacity),)
-            areas = tuple(_without(whole if areas is None else areas, resumed, job.disk.capacity))
+            areas = tuple(without_blocks(whole if areas is None else areas, resumed, job.disk.capacity))
         reader = open_reader(self.session, route, cancel=self.stop, areas=areas, skip_zeros=skip_zeros)
-        return closing(_OwnedStream(reader))
+        return closing(OwnedStream(reader))
 
     def _manifest(self, job: _Job) -> Manifest:
         header = {
@@ -492,34 +440,5 @@ class _Run:
         )
 
 
-class _OwnedStream:
-    """A reader as a stream that closes the reader too."""
-
-    def __init__(self, reader: DiskReader) -> None:
-        self._reader = reader
-        self._stream = as_stream(reader)
-        self.size = reader.size
-        self.pieces = self._stream.pieces
-        self.interrupt = self._stream.interrupt
-
-    def close(self) -> None:
-        self._stream.close()
-        self._reader.close()
-
-
 def _put(s3: Any, key: str, data: bytes) -> None:
     s3.put_object(key, data)
-
-
-def _without(areas: Sequence[Extent], known: frozenset[int], capacity: int) -> Iterator[Extent]:
-    """Block-aligned ``areas`` less the blocks that are ``known``."""
-    for area in areas:
-        start = area.offset
-        end = min(area.offset + area.length, capacity)
-        for index in range(area.offset // BLOCK, -(-end // BLOCK)):
-            if index in known:
-                if start < index * BLOCK:
-                    yield Extent(start, index * BLOCK - start)
-                start = (index + 1) * BLOCK
-        if start < end:
-            yield Extent(start, end - start)

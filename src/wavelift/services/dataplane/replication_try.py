@@ -1,0 +1,96 @@
+"""What one try of a replication run is made of: its record for the next try, its stream and its writer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from wavelift.adapters.aws.ebs_write import EbsWriter
+from wavelift.base.run import RunContext
+from wavelift.base.units import BLOCK
+from wavelift.services.dataplane.messages import TakenSnapshot
+from wavelift.transfer.extents import as_stream
+from wavelift.transfer.manifest import Manifest
+from wavelift.transfer.protocols import DiskReader, Extent
+
+CHECKPOINT_KEY: Final = "replication"
+
+
+class TryRecord:
+    """What a retry needs of this try, in the state store. Every write is also a fence: an outlived try stops there."""
+
+    def __init__(self, ctx: RunContext, snapshot: TakenSnapshot) -> None:
+        self._checkpoints = ctx.checkpoints
+        self._lock = threading.Lock()
+        stored: dict[str, Any] = self._checkpoints.get(CHECKPOINT_KEY) or {}
+        # A restored vCenter may give an id a second time; never an id and an instant.
+        self.instant = f"{snapshot.ref.moref} {snapshot.ref.created}"
+        same = stored.get("snapshot") == self.instant
+        self.outdated: list[str] = [] if same else [disk["target"] for disk in stored.get("disks", {}).values()]
+        self._value: dict[str, Any] = stored if same else {"snapshot": self.instant, "disks": {}}
+        self.write()
+
+    def write(self) -> None:
+        """:raises FencedError: another try owns the work."""
+        with self._lock:
+            self._checkpoints.set(CHECKPOINT_KEY, self._value)
+
+    def disk(self, index: int) -> dict[str, Any]:
+        known: dict[str, Any] = self._value["disks"].get(str(index), {})
+        return dict(known)
+
+    def update(self, index: int, **changes: Any) -> None:
+        with self._lock:
+            self._value["disks"][str(index)] = {**self.disk(index), **changes}
+        self.write()
+
+
+class LastLookWriter:
+    """The EBS writer, with a last look at the source before the snapshot is completed."""
+
+    ordered = False
+
+    def __init__(self, inner: EbsWriter, before_finish: Callable[[], None]) -> None:
+        self._inner = inner
+        self._before_finish = before_finish
+        self.writes_zeros = inner.writes_zeros
+        self.prepare = inner.prepare
+        self.wire_bytes = inner.wire_bytes
+        self.write = inner.write
+        self.interrupt = inner.interrupt
+        self.close = inner.close
+        self.abort = inner.abort
+
+    def finish(self, manifest: Manifest) -> None:
+        self._before_finish()
+        self._inner.finish(manifest)
+
+
+class OwnedStream:
+    """A reader as a stream that closes the reader too."""
+
+    def __init__(self, reader: DiskReader) -> None:
+        self._reader = reader
+        self._stream = as_stream(reader)
+        self.size = reader.size
+        self.pieces = self._stream.pieces
+        self.interrupt = self._stream.interrupt
+
+    def close(self) -> None:
+        self._stream.close()
+        self._reader.close()
+
+
+def without_blocks(areas: Sequence[Extent], known: frozenset[int], capacity: int) -> Iterator[Extent]:
+    """Block-aligned ``areas`` less the blocks that are ``known``."""
+    for area in areas:
+        start = area.offset
+        end = min(area.offset + area.length, capacity)
+        for index in range(area.offset // BLOCK, -(-end // BLOCK)):
+            if index in known:
+                if start < index * BLOCK:
+                    yield Extent(start, index * BLOCK - start)
+                start = (index + 1) * BLOCK
+        if start < end:
+            yield Extent(start, end - start)

@@ -1,0 +1,204 @@
+"""How a replicate run ended, server by server: closed, tidied, told. The report may be made again after a clear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wavelift.base.domain import Message, Severity
+from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.base.run import Clock
+from wavelift.ledger import DagRun, Ledger, WaveRunState, migrations, waves
+from wavelift.ledger import replication_runs as runs
+from wavelift.ledger.replication_records import ReplicationRun
+from wavelift.ledger.slots import list_slots
+from wavelift.rules.preflight import WHOLE_WAVE
+from wavelift.rules.replication import RunState
+from wavelift.services import admission, replication
+from wavelift.services import replication_upkeep as upkeep
+from wavelift.services.dataplane.messages import PreflightReport
+from wavelift.services.dataplane.replication_messages import AdmittedRuns, TurnedDown, VerifiedRun
+from wavelift.services.replication_flow import CANCELLED
+from wavelift.services.runs import TaskOutcome
+
+
+class RunOutcome(Message):
+    """One server's line of the report."""
+
+    server: str
+    state: str
+    run: str = ""
+    ami_id: str = ""
+    kinds: tuple[str, ...] = ()
+    """``seed`` or ``delta`` of each disk."""
+    bytes_read: int = 0
+    bytes_sent: int = 0
+    blocks_sent: int = 0
+    seconds: float = 0.0
+    quarantine: str = ""
+    error: str = ""
+
+
+class ReplicationReport(Message):
+    """What a replicate run did, for people and for the API."""
+
+    wave: str
+    scheduled: bool
+    outcomes: tuple[RunOutcome, ...] = ()
+    refused: tuple[TurnedDown, ...] = ()
+    skipped: tuple[TurnedDown, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unclean: tuple[str, ...] = ()
+    """What could not be removed."""
+    stopped: str = ""
+    """Why the run as a whole ended before its servers did."""
+    deleted: tuple[upkeep.DeletedJob, ...] = ()
+    verified: tuple[VerifiedRun, ...] = ()
+    wrong: Mapping[str, str] = {}
+    """Run id → why what it recorded is not believed any more."""
+
+    @property
+    def failed(self) -> tuple[RunOutcome, ...]:
+        return tuple(one for one in self.outcomes if one.state != RunState.COMPLETED)
+
+    @property
+    def succeeded(self) -> bool:
+        return not (self.failed or self.refused or self.unclean or self.stopped or self.wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEnd:
+    """How one server's tasks ended; ``proof``: why what EBS holds is not the source, empty while it may be."""
+
+    tasks: TaskOutcome
+    proof: str = ""
+
+
+Tidy = Callable[[ReplicationRun], str]
+"""Removes what a run left in AWS and no record holds; words about what stays, or an empty string."""
+
+
+def finish(
+    ledger: Ledger,
+    run: DagRun,
+    admitted: AdmittedRuns | None,
+    preflight: PreflightReport | None,
+    ends: Collection[ServerEnd],
+    *,
+    clock: Clock,
+    tidy: Tidy,
+    stopped: str = "",
+    deleted: Iterable[Mapping[str, Any]] = (),
+    verified: Iterable[Mapping[str, Any]] = (),
+    wrong: Mapping[str, str] | None = None,
+) -> ReplicationReport:
+    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear.
+
+    :param deleted: what ``delete_replicas`` returned; ``verified``: what ``verify_recorded`` did.
+    :param wrong: run id → why EBS does not hold what it recorded: it is quarantined, and the next run is a seed.
+    """
+    for id, why in (wrong or {}).items():
+        if not runs.get_run(ledger, id).quarantine:
+            replication.quarantine_run(ledger, id, why, by=str(run), clock=clock)
+    by_server = {end.tasks.server: end for end in ends}
+    known = waves.find_wave_run(ledger, run)
+    closed = []
+    for each in runs.runs_of(ledger, run):
+        if each.state not in (RunState.REFUSED, RunState.SKIPPED):
+            closed.append(_close(ledger, each, by_server.get(each.server), preflight, clock))
+    report = ReplicationReport(
+        wave=known.wave if known else run.dag_id.rpartition(".")[0],
+        scheduled=admitted is not None and admitted.scheduled,
+        outcomes=tuple(outcome_of(each) for each in closed),
+        refused=admitted.refused if admitted else (),
+        skipped=admitted.skipped if admitted else (),
+        warnings=admitted.warnings if admitted else (),
+        unclean=tuple(words for each in closed if (words := _left_by(each, tidy))),
+        stopped=stopped,
+        deleted=tuple(upkeep.DeletedJob.load(each) for each in deleted),
+        verified=tuple(VerifiedRun.load(each) for each in verified),
+        wrong=wrong or {},
+    )
+    if known is not None:
+        waves.finish_wave_run(
+            ledger, run, WaveRunState.COMPLETED if report.succeeded else WaveRunState.FAILED, clock=clock
+        )
+    return report
+
+
+def _close(
+    ledger: Ledger, known: ReplicationRun, end: ServerEnd | None, preflight: PreflightReport | None, clock: Clock
+) -> ReplicationRun:
+    if end is not None and end.proof and not known.quarantine:
+        replication.quarantine_run(ledger, known.id, end.proof, clock=clock)
+    if not known.state.terminal:
+        if known.cancel_requested or known.state is RunState.RESERVED:
+            replication.mark_cancelled(ledger, known.id, CANCELLED, clock=clock)
+        else:
+            words = (end.tasks.words if end else "") or _kept_back(known.server, preflight)
+            replication.fail_run(ledger, known.id, words, clock=clock)
+    for slot in list_slots(ledger):
+        if slot.holder == known.run_key:
+            admission.release_slot(
+                ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="the run is over", clock=clock
+            )
+    return runs.get_run(ledger, known.id)
+
+
+def _kept_back(server: str, preflight: PreflightReport | None) -> str:
+    """Why a server never began."""
+    if preflight is None:
+        return "its tasks ended without finishing it"
+    errors = [
+        finding.what
+        for finding in preflight.findings
+        if finding.severity is Severity.ERROR and finding.subject.split("/", 1)[0] in (server, WHOLE_WAVE)
+    ]
+    if not errors and all(task.name != server for task in preflight.servers):
+        return "the wave's file does not list the server, or its folder or tag does not hold it"
+    return "; ".join(errors) or "its tasks ended without finishing it"
+
+
+def _left_by(known: ReplicationRun, tidy: Tidy) -> str:
+    if known.snapshot_state in migrations.STANDING:
+        return f"{known.server}: snapshot {known.snapshot_name} may still stand"
+    try:
+        return tidy(known)
+    except WaveliftError as error:
+        return f"{known.server}: EBS snapshots that nobody needs may still lie in AWS: {error}"
+
+
+def outcome_of(known: ReplicationRun) -> RunOutcome:
+    """A ledger row as a line of the report."""
+    disks = (known.result or {}).get("disks", ())
+    return RunOutcome(
+        server=known.server,
+        state=str(known.state),
+        run=known.id,
+        ami_id=known.ami_id,
+        kinds=tuple(disk["kind"] for disk in disks),
+        bytes_read=known.bytes_read,
+        bytes_sent=known.bytes_sent,
+        blocks_sent=known.blocks_sent,
+        seconds=known.duration_s,
+        quarantine=known.quarantine,
+        error=known.error,
+    )
+
+
+def raise_when_failed(report: ReplicationReport) -> None:
+    """:raises PermanentError: naming each server that failed or was refused, by which rule and until when."""
+    if report.succeeded:
+        return
+    lines = [f"{one.server} {one.state}: {one.error}" for one in report.failed]
+    for one in report.refused:
+        until = f", until {one.until}" if one.until else ""
+        lines.append(f"{one.server} refused by rule {one.rule}: {one.reason}{until}")
+    raise PermanentError(
+        "\n".join(
+            [f"The run was stopped: {report.stopped}" if report.stopped else "", *lines, *report.unclean]
+        ).strip(),
+        next_step="Clear a failed server from its server.reserve task to continue it" if report.failed else "",
+        wave=report.wave,
+    )

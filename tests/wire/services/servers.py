@@ -67,6 +67,7 @@ def fleet(folder: Path) -> list[SimVm]:
         SimVm("empty01", [SimDisk(capacity=6 * MIB)], folder="trio", guest_id=guest),
         # Of the tests of replication, which change it: size and content are nobody else's business.
         SimVm("copy01", [SimDisk(disk("copy01", 16 * MIB))], folder="copies", guest_id=guest),
+        SimVm("walk01", [SimDisk(disk("walk01", 6 * MIB))], folder="copies", guest_id=guest),
         SimVm("odd01", [SimDisk(disk("odd01", 7 * MIB + 512))], folder="odd", guest_id=guest),
         SimVm("enc01", [SimDisk(disk("enc01", 4 * MIB), encrypted=True)], folder="odd", guest_id=guest, encrypted=True),
         SimVm("rdm01", [SimDisk(disk("rdm01", 4 * MIB), rdm="physical")], folder="odd", guest_id=guest),

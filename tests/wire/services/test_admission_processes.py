@@ -23,6 +23,8 @@ SERVERS = 12
 LIMIT = 4
 DIES, DIES_AFTER = 5, 4
 NEVER = -1
+AT_ONCE = 3
+"""The worker's."""
 WORKER = Path(__file__).with_name("admission_worker.py")
 
 
@@ -86,4 +88,5 @@ def test_inv_8_processes_never_hold_more_slots_than_there_are(tmp_path: Path) ->
     assert list_slots(ledger, SlotKind.TRANSFER) == ()
     most, grants = _replay(list_events(ledger, object_kind="slot", limit=10_000))
     assert most == LIMIT, "less would mean that they never met"
-    assert grants == (PROCESSES - 1) * SERVERS + DIES_AFTER + 1
+    used = (PROCESSES - 1) * SERVERS + DIES_AFTER + 1
+    assert used <= grants < used + AT_ONCE, "the one that dies may hold slots that it had not begun to use"

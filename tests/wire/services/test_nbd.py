@@ -18,7 +18,7 @@ from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.nbdkit import MovedError, VddkReader, VddkRoute
 from wavelift.base.errors import ThrottledError
 from wavelift.base.run import CancelFlag
-from wavelift.base.units import BLOCK
+from wavelift.base.units import BLOCK, MIB
 from wavelift.transfer.extents import as_stream
 from wavelift.transfer.file import FileReader, FileWriter
 from wavelift.transfer.manifest import Manifest
@@ -122,6 +122,7 @@ def test_sms_05_a_seed_and_a_delta_through_vddk(stage: Stage, vddk: VddkStandIn,
 
 
 def test_a_seed_leaves_out_what_is_promised_to_be_zero(stage: Stage, vddk: VddkStandIn, replica: Make) -> None:
+    stage.vc.guest_write("copy01", 0, 0, bytes(12 * MIB))  # more than is audited of it
     seed = replica("copy01").run().disks[0]
     assert (seed.reader, seed.kind) == ("nbd", "seed")
     assert seed.bytes_read < seed.lineage.capacity
@@ -129,6 +130,7 @@ def test_a_seed_leaves_out_what_is_promised_to_be_zero(stage: Stage, vddk: VddkS
 
 
 def test_a_false_promise_of_zeros_is_found_by_the_sample(stage: Stage, vddk: VddkStandIn, replica: Make) -> None:
+    stage.vc.guest_write("copy01", 0, 0, noise(31, 12 * MIB))  # so much that no sample can miss it
     script = vddk.folder / "extents.py"
     script.write_text('import sys\nprint(sys.argv[3], sys.argv[2], "hole,zero")\n')
     seed = replica("copy01").run().disks[0]  # compares every byte

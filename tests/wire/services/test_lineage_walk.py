@@ -1,0 +1,209 @@
+"""Any sequence of guest writes, runs, cut runs, reverts, resets and losses: each run's EBS snapshot is what was frozen.
+
+The machine also holds the model of what may be believed: after anything that makes change tracking doubtful the next
+run must read the whole disk, and say why.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from pyVmomi import vim
+
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.vsphere.tasks import wait_for_task
+from wavelift.base.run import CancelFlag, Progress
+from wavelift.base.units import BLOCK
+
+from .journey import Stage
+from .replica import Replica
+from .servers import noise
+
+pytestmark = pytest.mark.wire
+
+SERVER: Final = "walk01"
+THEIRS: Final = "before the patch"
+
+
+class Killed(BaseException):
+    """SIGKILL, as far as a thread can get it."""
+
+
+class Walk(RuleBasedStateMachine):
+    """One replica of one server, from its seed on."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+        self.web = Replica(stage, SERVER, defaults={"change_tracking": "enable"})
+        self.blocks = self.machine()["disks"][0]["capacity"] // BLOCK
+        self.host = self.machine()["host"]
+        self.written = 0
+        self.theirs = self.grown = self.upgraded = False
+        self.doubt = "the first run"
+        """Why the next run must not believe change tracking; empty when it may."""
+        self.lost = False
+        """Whether AWS lost what the next run would build on."""
+
+    def machine(self) -> dict[str, Any]:
+        return next(vm for vm in self.stage.vc.state()["vms"] if vm["name"] == SERVER)
+
+    # What the guest does
+
+    @rule(at=st.integers(0, 11), length=st.sampled_from([1, 700, BLOCK, 2 * BLOCK + 5]), shift=st.integers(0, 900))
+    def write(self, at: int, length: int, shift: int) -> None:
+        self._write(at, shift, lambda size: noise(9000 + self.written, size), length)
+
+    @rule(at=st.integers(0, 11), count=st.integers(1, 3))
+    def zero(self, at: int, count: int) -> None:
+        self._write(at, 0, bytes, count * BLOCK)
+
+    def _write(self, at: int, shift: int, content: Any, length: int) -> None:
+        self.written += 1
+        offset = (at % self.blocks) * BLOCK + shift
+        size = min(length, self.blocks * BLOCK - offset)
+        self.stage.vc.guest_write(SERVER, 0, offset, content(size))
+
+    # What runs do
+
+    @initialize()
+    def seed(self) -> None:
+        self.run(ranged=True)
+
+    @rule(ranged=st.booleans())
+    def run(self, ranged: bool) -> None:
+        self._lock(ranged)
+        disk = self.web.run().disks[0]
+        if self.lost or len(self.web.results) == 1:
+            assert disk.kind == "seed"
+            assert disk.kind_reason
+        else:
+            assert disk.kind == "delta"
+            believed = ranged and not self.theirs and not self.doubt
+            assert (disk.kind_reason == "") == believed, (self.doubt, disk.kind_reason)
+            if disk.reader == "datastore" and not believed:
+                assert disk.bytes_read == disk.lineage.capacity
+        # The stun of the first run starts tracking; only after its clean cycle is the next change id believed.
+        if len(self.web.results) == 1:
+            self.doubt = "tracking began with the last run"
+        else:
+            self.doubt = ""
+        self.lost = False
+
+    @rule(ranged=st.booleans())
+    def cut_run(self, ranged: bool) -> None:
+        """Killed in mid-transfer and not tried again: nothing of it is recorded, the next builds on the one before."""
+        self._lock(ranged)
+        one = self.web.begin()
+
+        def killed(progress: Progress) -> None:
+            if progress.done > BLOCK:
+                raise Killed
+
+        try:
+            result = self.web.transfer(one, killed)
+        except Killed:
+            result = None
+        if result is not None:
+            self.web.assert_equal(one, result)
+        self.web.end(one, None)
+
+    def _lock(self, ranged: bool) -> None:
+        self.stage.clear_rules()
+        if ranged:
+            self.stage.vc.rule(kind="folder", action="unlocked", times=0)
+
+    # What others do
+
+    @precondition(lambda self: not self.theirs)
+    @rule()
+    def snapshot_by_somebody(self) -> None:
+        with self.stage.connect() as session:
+            target = session.managed(vim.VirtualMachine, self.machine()["moref"])
+            task = session.change(partial(target.CreateSnapshot_Task, THEIRS, "", False, False))
+            wait_for_task(session, task, timeout=30, cancel=CancelFlag(), what="a snapshot of somebody")
+        self.theirs = True
+
+    @precondition(lambda self: self.theirs)
+    @rule()
+    def revert_by_somebody(self) -> None:
+        self.stage.vc.set_vm(SERVER, revert_to=THEIRS)
+        self.stage.vc.set_vm(SERVER, power="poweredOn")  # a snapshot without memory leaves it off
+        self.doubt = self.doubt or "reverted"
+
+    @precondition(lambda self: self.theirs)
+    @rule()
+    def removal_by_somebody(self) -> None:
+        self._remove_theirs()
+
+    def _remove_theirs(self) -> None:
+        with self.stage.connect() as session:
+            (moref,) = (one["moref"] for one in self.machine()["snapshots"] if one["name"] == THEIRS)
+            theirs = session.managed(vim.vm.Snapshot, moref)
+            task = session.change(partial(theirs.RemoveSnapshot_Task, False))
+            wait_for_task(session, task, timeout=30, cancel=CancelFlag(), what="removing it")
+        self.theirs = False
+
+    @rule()
+    def tracking_reset(self) -> None:
+        self.stage.vc.set_vm(SERVER, reset_change_tracking=True)
+        self.doubt = self.doubt or "tracking was reset"
+
+    @rule()
+    def host_loses_power(self) -> None:
+        self.stage.vc.set_vm(SERVER, power_loss=True)
+        self.stage.vc.migrate(SERVER, self.host)
+        self.doubt = self.doubt or "the host lost power"
+
+    @precondition(lambda self: not self.upgraded)
+    @rule()
+    def hardware_is_upgraded(self) -> None:
+        self.upgraded = True
+        self.stage.vc.set_vm(SERVER, hardware="vmx-21")
+        self.doubt = self.doubt or "its hardware changed"
+
+    @precondition(lambda self: not self.theirs and not self.grown)
+    @rule()
+    def disk_grows(self) -> None:
+        self.grown = True  # for good: the next walk begins with the larger disk
+        self.blocks += 1
+        self.stage.vc.set_vm(SERVER, grow={"disk": 0, "capacity": self.blocks * BLOCK})
+        self.lost = True
+
+    @rule()
+    def base_deleted_in_aws(self) -> None:
+        for lineage in self.web.lineages:
+            Ec2(self.stage.access()).delete_snapshot(lineage.snapshot_id)
+        self.lost = True
+
+    def teardown(self) -> None:
+        self.stage.clear_rules()
+        if self.theirs:
+            self._remove_theirs()
+        self.web.discard()
+        self.stage.vc.set_vm(SERVER, hardware="vmx-19")
+        with self.stage.connect() as session:
+            target = session.managed(vim.VirtualMachine, self.machine()["moref"])
+            off = partial(target.ReconfigVM_Task, vim.vm.ConfigSpec(changeTrackingEnabled=False))
+            wait_for_task(session, session.change(off), timeout=10, cancel=CancelFlag(), what="turning tracking off")
+
+
+def test_inv_2_inv_3_whatever_happens_between_runs_the_target_is_the_source(stage: Stage) -> None:
+    run_state_machine_as_test(
+        partial(Walk, stage),  # type: ignore[arg-type]  # its annotation knows classes only, its words any callable
+        settings=settings(
+            max_examples=12,
+            stateful_step_count=12,
+            deadline=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            print_blob=False,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -20,10 +20,10 @@ from wavelift.services.dataplane.messages import PreflightReport
 from wavelift.simulators import vcenter
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
 from wavelift.simulators.aws import start as start_aws
-from wavelift.simulators.vcenter import VCenterSimulator
+from wavelift.simulators.vcenter import SimDatastore, VCenterSimulator
 
 from .journey import Stage
-from .servers import LIMITED, VICTIM, fleet
+from .servers import LIMITED, STORES, VICTIM, fleet
 
 QUICK: Final = RetryPolicy(attempts=4, patience_s=5.0, base_s=0.01, cap_s=0.1)
 """The shipped policy's shape with short pauses."""
@@ -49,6 +49,7 @@ def vcenter_simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCen
     with vcenter.start(
         folder / "state",
         fleet(folder),
+        datastores=[SimDatastore(), *(SimDatastore(kind, kind) for kind in STORES[1:])],
         users=(vcenter.ADMIN, VICTIM, LIMITED),
         lease_timeout=LEASE_SECONDS,
         lease_ready_after=0.02,

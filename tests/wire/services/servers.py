@@ -14,6 +14,10 @@ VICTIM: Final = SimUser("victim@vsphere.local", "victim-pw-77")
 LIMITED: Final = SimUser("limited@vsphere.local", "limited-pw-88", without=("VApp.Export",))
 
 
+STORES: Final = ("datastore1", "VMFS5", "NFS", "vsan")
+"""``datastore1`` is VMFS6, where the lock of a running VM is; the others are named as their kinds."""
+
+
 def noise(seed: int, size: int) -> bytes:
     """Bytes that no codec makes smaller."""
     return random.Random(seed).randbytes(size)
@@ -68,6 +72,10 @@ def fleet(folder: Path) -> list[SimVm]:
         # Of the tests of replication, which change it: size and content are nobody else's business.
         SimVm("copy01", [SimDisk(disk("copy01", 16 * MIB))], folder="copies", guest_id=guest),
         SimVm("walk01", [SimDisk(disk("walk01", 6 * MIB))], folder="copies", guest_id=guest),
+        *(
+            SimVm(f"{kind.lower()}-01", [SimDisk(disk(kind, 4 * MIB))], folder="kinds", guest_id=guest, datastore=kind)
+            for kind in STORES
+        ),
         SimVm("odd01", [SimDisk(disk("odd01", 7 * MIB + 512))], folder="odd", guest_id=guest),
         SimVm("enc01", [SimDisk(disk("enc01", 4 * MIB), encrypted=True)], folder="odd", guest_id=guest, encrypted=True),
         SimVm("rdm01", [SimDisk(disk("rdm01", 4 * MIB), rdm="physical")], folder="odd", guest_id=guest),

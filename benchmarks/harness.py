@@ -34,13 +34,14 @@ class Contender:
 
     :param output: file that it makes; removed before each run, its size is reported.
     :param before: called before each run, outside the measurement.
-    :param check: called after each run, outside the measurement; raises when the output is wrong.
+    :param check: called after each run, outside the measurement; raises when the output is wrong. What it returns is
+        merged into the run's figures.
     """
 
     name: str
     command: Sequence[str]
     output: Path | None = None
-    check: Callable[[], None] | None = None
+    check: Callable[[], Mapping[str, float] | None] | None = None
     before: Callable[[], None] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -108,7 +109,7 @@ def run_once(contender: Contender) -> Measure:
         out.seek(0)
         extra = _last_json(out.read())
     if contender.check is not None:
-        contender.check()
+        extra |= contender.check() or {}
     size = contender.output.stat().st_size / MIB if contender.output is not None else None
     return Measure(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / _KIB_PER_MIB, size, extra)
 

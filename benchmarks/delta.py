@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def _compare(options: argparse.Namespace, at: Lab, one: Try, params: Mapping[str, Any]) -> None:
-    expected = at.frozen_digest(one)
+    expected = at.frozen(one).content_digest()
 
     def contender(reader: str, before: Callable[[], None], vddk: VddkStandIn | None = None) -> harness.Contender:
         order = at.order(one, vddk=vddk)

@@ -92,14 +92,14 @@ class Lab:
     def delete(self, disk: ReplicatedDisk) -> None:
         Ec2(self.stage.access()).delete_snapshot(disk.lineage.snapshot_id)
 
-    def frozen_digest(self, one: Try) -> str:
-        """What the simulator says that it froze, as a manifest's content digest."""
+    def frozen(self, one: Try) -> Manifest:
+        """What the simulator says that it froze."""
         (disk,) = one.snapshot.disks
         reader = FileReader(self.stage.frozen_disk(one.snapshot.ref.moref, disk.key))
         manifest = Manifest.empty(disk.capacity)
         copy(as_stream(reader), _Nowhere(), manifest, cancel=CancelFlag())
         reader.close()
-        return manifest.content_digest()
+        return manifest
 
 
 class _Nowhere:
@@ -171,22 +171,29 @@ class FileCheckpoints:
         fresh.replace(self._path)
 
 
+def vsphere_config(told: dict[str, Any]) -> Any:
+    """Of an order."""
+    from wavelift.adapters.vsphere.session import VsphereConfig
+    from wavelift.adapters.vsphere.vddk import VddkConfig
+
+    config = {**told["vsphere"], "esxi_thumbprints": (), "dns_suffixes": ()}
+    if config["vddk"]:
+        config["vddk"] = VddkConfig(**{**config["vddk"], "transports": tuple(config["vddk"]["transports"])})
+    return VsphereConfig(**config)
+
+
 def job(order: str) -> None:
     """Carry an order out; the result goes into its file, the figures to the harness."""
     import boto3
 
     from wavelift.adapters.aws.access import AwsAccess
-    from wavelift.adapters.vsphere.session import VsphereConfig, connect
-    from wavelift.adapters.vsphere.vddk import VddkConfig
+    from wavelift.adapters.vsphere.session import connect
     from wavelift.base.domain import DiskLineage
     from wavelift.base.run import MemoryCheckpoints, RunContext
     from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
     from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
 
     told = json.loads(Path(order).read_text())
-    config = {**told["vsphere"], "esxi_thumbprints": (), "dns_suffixes": ()}
-    if config["vddk"]:
-        config["vddk"] = VddkConfig(**{**config["vddk"], "transports": tuple(config["vddk"]["transports"])})
     aws = told["aws"]
     access = AwsAccess(
         boto3.Session(*aws["keys"], region_name=aws["region"]), aws["region"], aws["endpoint"], aws["ca"]
@@ -194,7 +201,7 @@ def job(order: str) -> None:
     options = ReplicationOptions(**{**told["options"], "state_folder": Path(told["options"]["state_folder"])})
     kept = FileCheckpoints(Path(told["checkpoints"])) if told["run_key"] else MemoryCheckpoints()
     run_key = told["run_key"] or f"bench/{os.getpid()}-{time.time_ns()}/{SERVER}"
-    with connect(VsphereConfig(**config)) as session:
+    with connect(vsphere_config(told)) as session:
         access.client("ebs"), access.client("s3"), access.client("ec2")
         idle, began, started = harness.peak_mib(), time.process_time(), time.monotonic()
         result = replicate_server(

@@ -81,7 +81,7 @@ def main() -> None:
         with lab(folder, raw) as at:
             at.serve_ranges()
             one = at.replica.begin()
-            expected = at.frozen_digest(one)
+            expected = at.frozen(one).content_digest()
             killed = Killed(at, at.order(one), data // BLOCK, expected)
             whole = Killed(at, at.order(one), data // BLOCK, expected)
 

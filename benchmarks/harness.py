@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -34,13 +33,16 @@ class Contender:
     """One tool.
 
     :param output: file that it makes; removed before each run, its size is reported.
-    :param check: called after each run, outside the measurement; raises when the output is wrong.
+    :param before: called before each run, outside the measurement.
+    :param check: called after each run, outside the measurement; raises when the output is wrong. What it returns is
+        merged into the run's figures.
     """
 
     name: str
     command: Sequence[str]
     output: Path | None = None
-    check: Callable[[], None] | None = None
+    check: Callable[[], Mapping[str, float] | None] | None = None
+    before: Callable[[], None] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -48,7 +50,7 @@ class Contender:
 class Measure:
     """One run. ``extra`` are numbers that the process printed as a JSON object on its last line, if it did.
 
-    The peak is at least that of this harness (some 30 MiB): the kernel hands it down to every child.
+    The peak is at least that of this harness: the kernel hands it down to every child. A job of ours reports its own.
     """
 
     wall_s: float
@@ -58,6 +60,26 @@ class Measure:
     extra: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What the design asks of a figure; told in the result, never a reason to fail."""
+
+    name: str
+    value: float
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def told(self) -> dict[str, Any]:
+        low = self.at_least is None or self.value >= self.at_least
+        high = self.at_most is None or self.value <= self.at_most
+        bounds = {name: bound for name in ("at_least", "at_most") if (bound := getattr(self, name)) is not None}
+        return {"limit": self.name, "value": round(self.value, 3), **bounds, "met": low and high}
+
+
+Limits = Callable[[Mapping[str, Any]], Sequence[Limit]]
+"""From a result without limits."""
+
+
 def run_once(contender: Contender) -> Measure:
     """Run the command once; its CPU, peak memory and output.
 
@@ -65,6 +87,8 @@ def run_once(contender: Contender) -> Measure:
     """
     if contender.output is not None:
         contender.output.unlink(missing_ok=True)
+    if contender.before is not None:
+        contender.before()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.monotonic()
         process = subprocess.Popen(
@@ -85,7 +109,7 @@ def run_once(contender: Contender) -> Measure:
         out.seek(0)
         extra = _last_json(out.read())
     if contender.check is not None:
-        contender.check()
+        extra |= contender.check() or {}
     size = contender.output.stat().st_size / MIB if contender.output is not None else None
     return Measure(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / _KIB_PER_MIB, size, extra)
 
@@ -99,11 +123,13 @@ def compare(
     params: Mapping[str, Any],
     variants: Sequence[Contender] = (),
     runs: int = RUNS,
+    limits: Limits = lambda result: (),
 ) -> dict[str, Any]:
     """Run all contenders in turn, ``runs`` times, and print the medians as one JSON object on the last line.
 
     :param variants: ours doing more or less than the peers do; reported beside ``ours`` under their names.
     :param data_bytes: non-zero bytes moved; what ``cpu_s_per_gib`` and ``mib_s`` refer to.
+    :param limits: what is asked of the figures; told as met or not.
     """
     contenders = (ours, *variants, *peers)
     measures: dict[str, list[Measure]] = {contender.name: [] for contender in contenders}
@@ -117,13 +143,18 @@ def compare(
                 file=sys.stderr,
                 flush=True,
             )
-    result = {
+    result: dict[str, Any] = {
         "bench": bench,
         "params": {**params, "runs": runs, "data_bytes": data_bytes},
         "ours": summary(measures[ours.name], data_bytes),
         "variants": {variant.name: summary(measures[variant.name], data_bytes) for variant in variants},
         "peers": {peer.name: summary(measures[peer.name], data_bytes) for peer in peers},
     }
+    told = [limit.told() for limit in limits(result)]
+    if told:
+        result["limits"] = told
+    for one in told:
+        print(f"{bench}: {one['limit']} {'met' if one['met'] else 'NOT MET'}: {one}", file=sys.stderr, flush=True)
     print(json.dumps(result), flush=True)
     return result
 
@@ -148,12 +179,16 @@ def summary(measures: Sequence[Measure], data_bytes: int) -> dict[str, Any]:
 
 def report_job(**extra: float) -> None:
     """At the end of a job of ours: print what the harness merges into the result."""
-    print(json.dumps(extra), flush=True)
+    print(json.dumps({"peak_mib": peak_mib(), **extra}), flush=True)
 
 
 def peak_mib() -> float:
-    """Peak memory of this process so far: called after the imports it is the idle size."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KIB_PER_MIB
+    """Peak memory of this process so far: called after the imports it is the idle size.
+
+    Of its own memory map; what ``getrusage`` says begins with the parent's.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / _KIB_PER_MIB
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

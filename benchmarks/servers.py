@@ -27,22 +27,36 @@ from xml.sax.saxutils import escape
 CHUNK: Final = 256 * 1024
 
 
-class _Handler(BaseHTTPRequestHandler):
+class PlainHandler(BaseHTTPRequestHandler):
+    """Keeps connections, says nothing."""
+
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: object) -> None:
         """Silent."""
 
-    def answer(self, body: bytes = b"", *, headers: Mapping[str, str] | None = None) -> None:
-        self.send_response(200)
+    def answer(self, body: bytes = b"", *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
+    def drop(self, left: int) -> bytes:
+        """Read so many bytes of the body away; the first of them."""
+        head = b""
+        buffer = bytearray(min(CHUNK, max(left, 1)))
+        while left:
+            count = self.rfile.readinto(memoryview(buffer)[: min(left, len(buffer))])
+            if not count:
+                break
+            head = head or bytes(buffer[:count])
+            left -= count
+        return head
 
-class SourceHandler(_Handler):
+
+class SourceHandler(PlainHandler):
     """The whole file, chunked: a lease has no length and knows no ranges."""
 
     path_to_file: ClassVar[Path]
@@ -62,7 +76,7 @@ class SourceHandler(_Handler):
         self.wfile.write(b"0\r\n\r\n")
 
 
-class SinkHandler(_Handler):
+class SinkHandler(PlainHandler):
     """Enough of S3's multipart upload to be answered politely; the bytes go nowhere."""
 
     parts: ClassVar[dict[int, bytes]] = {}
@@ -71,24 +85,13 @@ class SinkHandler(_Handler):
     def _swallow(self) -> bytes:
         """Read the body away; its first bytes, for the small ones that mean something."""
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self._drop(int(self.headers.get("Content-Length") or 0))
+            return self.drop(int(self.headers.get("Content-Length") or 0))
         while size := int(self.rfile.readline().split(b";")[0], 16):
-            self._drop(size)
+            self.drop(size)
             self.rfile.readline()
         while self.rfile.readline().strip():
             pass
         return b""
-
-    def _drop(self, left: int) -> bytes:
-        head = b""
-        buffer = bytearray(min(CHUNK, max(left, 1)))
-        while left:
-            count = self.rfile.readinto(memoryview(buffer)[: min(left, len(buffer))])
-            if not count:
-                break
-            head = head or bytes(buffer[:count])
-            left -= count
-        return head
 
     def do_PUT(self) -> None:
         self._swallow()
@@ -154,9 +157,10 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return cert_file, key_file
 
 
-def _serve(handler: type[_Handler], files: tuple[Path, Path], ready: Connection, file: Path | None) -> None:
-    if file is not None:
-        SourceHandler.path_to_file = file
+def serve(handler: type[PlainHandler], files: tuple[Path, Path], ready: Connection, settings: dict[str, Any]) -> None:
+    """In a process of its own: ``settings`` become attributes of the handler's class."""
+    for name, value in settings.items():
+        setattr(handler, name, value)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -168,28 +172,27 @@ def _serve(handler: type[_Handler], files: tuple[Path, Path], ready: Connection,
 
 
 @contextmanager
+def running(handler: type[PlainHandler], files: tuple[Path, Path], **settings: Any) -> Iterator[str]:
+    """A server; its URL."""
+    spawn = multiprocessing.get_context("spawn")
+    mine, theirs = spawn.Pipe()
+    process = spawn.Process(target=serve, args=(handler, files, theirs, settings), daemon=True)
+    process.start()
+    try:
+        if not mine.poll(30):
+            raise RuntimeError(f"the server of {handler.__name__} did not start")
+        yield f"https://127.0.0.1:{mine.recv()}"
+    finally:
+        process.kill()
+        process.join()
+
+
+@contextmanager
 def servers(folder: Path, file: Path) -> Iterator[dict[str, str]]:
     """Both servers; ``{"source": url, "sink": url, "ca": path}``."""
     files = certificate(folder)
-    addresses: dict[str, str] = {"ca": str(files[0])}
-    processes: list[Any] = []
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        for name, handler in (("source", SourceHandler), ("sink", SinkHandler)):
-            mine, theirs = spawn.Pipe()
-            process = spawn.Process(
-                target=_serve, args=(handler, files, theirs, file if name == "source" else None), daemon=True
-            )
-            process.start()
-            processes.append(process)
-            if not mine.poll(30):
-                raise RuntimeError(f"the {name} server did not start")
-            addresses[name] = f"https://127.0.0.1:{mine.recv()}"
-        yield addresses
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
+    with running(SourceHandler, files, path_to_file=file) as source, running(SinkHandler, files) as sink:
+        yield {"source": source, "sink": sink, "ca": str(files[0])}
 
 
 def main() -> None:

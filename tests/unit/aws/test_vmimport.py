@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.import_failures import KNOWN_FAILURES
 from wavelift.adapters.aws.vmimport import (
     ImportDisk,
     ImportRequest,
     ImportState,
+    VmImport,
     explain_import_failure,
     read_status,
 )
@@ -159,3 +161,25 @@ def test_what_aws_would_fail_later_is_refused_before(request_: ImportRequest) ->
 
 def test_uefi_from_snapshots_with_a_platform_is_fine() -> None:
     ImportRequest([ImportDisk(snapshot_id="snap-1")], "t", boot_mode="uefi", platform="Linux").check()
+
+
+def test_inv_7_what_a_triggerer_watches_is_one_describe_call() -> None:
+    asked: list[list[str]] = []
+
+    class Client:
+        def client(self, service: str) -> Client:
+            return self
+
+        def get_paginator(self, operation: str) -> Client:
+            assert operation == "describe_import_image_tasks"
+            return self
+
+        def paginate(self, ImportTaskIds: list[str]) -> list[dict[str, Any]]:
+            asked.append(ImportTaskIds)
+            tasks = [{"ImportTaskId": each, "Status": "active"} for each in ImportTaskIds]
+            return [{"ImportImageTasks": tasks}]
+
+    names = [f"import-ami-{number:017x}" for number in range(200)]
+    found = VmImport(cast(AwsAccess, Client())).describe(names)
+    assert list(found) == names
+    assert asked == [names]

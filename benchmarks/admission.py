@@ -1,0 +1,150 @@
+"""Admission of 500 replication jobs in one request, on SQLite and, where Debian's binaries are, PostgreSQL.
+
+``admit_s`` is one scheduled DAG run for which all 500 servers are due, as its first task decides it; ``reserve_s`` our
+REST's reservation of an on-demand run of all, and ``take_up_s`` the DAG run that takes them up. Each on a fresh copy of
+a ledger whose jobs have no runs yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import harness
+
+JOBS: Final = 500
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+DAY: Final = timedelta(hours=24)
+SCHEDULED: Final = "scheduled"
+ASKED: Final = "asked"
+NAMES: Final = tuple(f"server{number:04}" for number in range(JOBS))
+
+
+class At:
+    """A clock that stands where it is put."""
+
+    def __init__(self, moment: datetime) -> None:
+        self.moment = moment
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        self.moment += timedelta(seconds=seconds)
+
+
+def fill(url: str) -> None:
+    """The jobs."""
+    from wavelift.ledger import Ledger
+    from wavelift.rules.wave_replication import ReplicationPlan
+    from wavelift.services.replication import JobOrder, create_jobs
+
+    clock = At(START)
+    plan = ReplicationPlan(seed_time=START.isoformat(), pause_after_failures=0)
+    with Ledger.open(url, upgrade=True) as ledger:
+        orders = [JobOrder(server=name, plan=plan) for name in NAMES]
+        for wave in (SCHEDULED, ASKED):
+            create_jobs(ledger, wave, orders, by="bench", clock=clock)
+
+
+def job(url: str) -> None:
+    """:param url: of the ledger, or ``@`` and the file that names it."""
+    from wavelift.ledger import DagRun, Ledger
+    from wavelift.services.replication import admit_runs, reserve_runs
+
+    clock = At(START + DAY)
+    scheduled, asked = DagRun(f"{SCHEDULED}.replicate", "a"), DagRun(f"{ASKED}.replicate", "b")
+    place: dict[str, Any] = {"by": "bench", "is_run_alive": lambda dag, run: True, "clock": clock}
+    with Ledger.open(Path(url[1:]).read_text() if url.startswith("@") else url) as ledger:
+        idle, began = harness.peak_mib(), time.monotonic()
+        found = admit_runs(ledger, SCHEDULED, scheduled, scheduled_for=clock.moment, **place)
+        admitted = time.monotonic() - began
+        assert len(found.granted) == JOBS
+        began = time.monotonic()
+        assert len(reserve_runs(ledger, ASKED, NAMES, asked, **place)) == JOBS
+        reserved = time.monotonic() - began
+        began = time.monotonic()
+        assert len(admit_runs(ledger, ASKED, asked, **place).granted) == JOBS
+        taken = time.monotonic() - began
+    added = harness.peak_mib() - idle
+    harness.report_job(admit_s=admitted, reserve_s=reserved, take_up_s=taken, added_mib=added)
+
+
+@contextmanager
+def postgres() -> Iterator[Any]:
+    """A server of our own, or None."""
+    from tests.postgres import find_binaries, running
+
+    binaries = find_binaries()
+    if binaries is None:
+        yield None
+    else:
+        with running(binaries) as server:
+            yield server
+
+
+def main() -> None:
+    parser = harness.arguments(__doc__)
+    options = parser.parse_args()
+    if options.job:
+        job(*options.job)
+        return
+    with harness.workspace(options) as folder, ExitStack() as stack:
+        contenders = [_on_sqlite(folder)]
+        server = stack.enter_context(postgres())
+        if server is not None:
+            contenders.append(_on_postgres(folder, server))
+        harness.compare(
+            "admission",
+            ours=contenders[0],
+            variants=contenders[1:],
+            peers=[],
+            data_bytes=0,
+            params={"jobs": JOBS},
+            runs=options.runs,
+            limits=_limits,
+        )
+
+
+def _on_sqlite(folder: Path) -> harness.Contender:
+    full, used = folder / "full.db", folder / "used.db"
+    fill(f"sqlite:///{full}")
+
+    def fresh() -> None:
+        for tail in ("-wal", "-shm"):
+            Path(f"{used}{tail}").unlink(missing_ok=True)
+        used.write_bytes(full.read_bytes())
+
+    command = harness.job_command("benchmarks.admission", f"sqlite:///{used}")
+    return harness.Contender("sqlite", command, before=fresh)
+
+
+def _on_postgres(folder: Path, server: Any) -> harness.Contender:
+    full, address = server.create(), folder / "postgres.url"
+    fill(full)
+    command = harness.job_command("benchmarks.admission", f"@{address}")
+    return harness.Contender("postgresql", command, before=lambda: _write(address, server.create(full)))
+
+
+def _write(address: Path, url: str) -> None:
+    address.write_text(url)
+
+
+def _limits(result: Mapping[str, Any]) -> list[harness.Limit]:
+    ways = {"sqlite": result["ours"], **result["variants"]}
+    return [
+        harness.Limit(f"{name}: {figure}", way[figure], at_most=1.0)
+        for name, way in ways.items()
+        for figure in ("admit_s", "reserve_s", "take_up_s")
+    ]
+
+
+if __name__ == "__main__":
+    main()

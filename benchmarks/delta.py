@@ -1,0 +1,156 @@
+"""A delta run: 1 % of a disk was written since the seed, in random pieces of 64 KiB. By ranges of the datastore's file
+(``ours``), by the export lease's stream (``nfc``), by NBD through a stand-in for VDDK (``nbd``).
+
+Each is the whole run, as the connector's task does it, against the simulators over TLS at both ends. No public tool
+does the like, so there is no peer. Every result's content digest must be that of what the simulator froze.
+``cpu_s`` and ``wall_s`` contain Python's start, and with ``nbd`` the stand-in, which forks for every read; without both
+are ``running_cpu_s`` and ``running_s``. ``plan_10000_s`` is what 10,000 changed areas cost: rounded to blocks, the
+audit's sample chosen, cut into work; ``query_10000_s`` is vCenter's (the simulator's) answer and its parsing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from tests.vddk import VddkStandIn
+from tests.wire.services.replica import Try
+
+from benchmarks import harness
+from benchmarks.lab import SERVER, Lab, lab
+from wavelift.base.run import CancelFlag
+from wavelift.base.units import BLOCK, KIB
+from wavelift.transfer.audit import audit_indices
+from wavelift.transfer.extents import block_ranges, round_to_blocks
+from wavelift.transfer.manifest import block_count
+from wavelift.transfer.protocols import Extent
+
+PIECE: Final = 64 * KIB
+SECTORS: Final = 4 * KIB
+"""Where pieces may begin: a guest's file systems know nothing of 512 KiB."""
+AREAS: Final = 10_000
+
+
+def places(size: int, count: int, *, seed: int, length: int, apart: int) -> list[int]:
+    """Random offsets, ascending, of pieces with at least half of ``apart`` between them."""
+    chance = random.Random(seed)
+    slots = sorted(chance.sample(range(size // (length + apart)), count))
+    return [slot * (length + apart) + chance.randrange(apart // 2 // SECTORS) * SECTORS for slot in slots]
+
+
+def plan_seconds(size: int, seed: int) -> float:
+    """What our part of planning takes."""
+    areas = [Extent(offset, SECTORS) for offset in places(size, AREAS, seed=seed, length=SECTORS, apart=4 * PIECE)]
+    taken = []
+    for _ in range(harness.RUNS):
+        began = time.perf_counter()
+        whole = round_to_blocks(areas, size)
+        blocks = {index for index, _ in block_ranges(iter(whole), size)}
+        audit_indices(block_count(size), blocks, seed=seed)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def query_seconds(at: Lab, seed: int) -> float:
+    """How long vCenter's list of as many areas takes to ask for and to read."""
+    from wavelift.adapters.vsphere.tracking import changed_areas
+
+    earlier = at.replica.begin()
+    at.replica.end(earlier, None)
+    (disk,) = earlier.snapshot.disks
+    assert disk.change_id
+    for offset in places(disk.capacity, AREAS, seed=seed, length=SECTORS, apart=4 * PIECE):
+        at.stage.vc.guest_write(SERVER, 0, offset, b"x" * SECTORS)
+    one = at.replica.begin()
+    with at.stage.connect() as session:
+        began = time.perf_counter()
+        found = changed_areas(
+            session,
+            vm=one.task.facts.moref,
+            snapshot=one.snapshot.ref.moref,
+            disk=one.snapshot.disks[0],
+            change_id=disk.change_id,
+            cancel=CancelFlag(),
+            server=SERVER,
+        )
+        took = time.perf_counter() - began
+    at.replica.end(one, None)
+    assert len(found.areas) == AREAS, f"{len(found.areas)} areas"
+    return took
+
+
+def main() -> None:
+    parser = harness.arguments(__doc__)
+    parser.set_defaults(size_mib=8192, data_pct=20)
+    options = parser.parse_args()
+    corpus = harness.corpus_of(options)
+    with harness.workspace(options) as folder:
+        raw = folder / "disk.raw"
+        corpus.make(raw)
+        with lab(folder, raw) as at:
+            planning = {
+                "plan_10000_s": round(plan_seconds(corpus.size, options.seed), 4),
+                "query_10000_s": round(query_seconds(at, options.seed), 4),
+            }
+            at.serve_ranges()
+            at.replica.run(check=False)
+            count = corpus.size // 100 // PIECE
+            chance = random.Random(options.seed)
+            offsets = places(corpus.size, count, seed=options.seed, length=PIECE, apart=PIECE)
+            for offset in offsets:
+                at.stage.vc.guest_write(SERVER, 0, offset, chance.randbytes(PIECE))
+            touched = {index for offset in offsets for index in (offset // BLOCK, (offset + PIECE - 1) // BLOCK)}
+            one = at.replica.begin()
+            try:
+                params = {**corpus.params, "pieces": count, "piece": PIECE, "blocks_touched": len(touched), **planning}
+                _compare(options, at, one, params)
+            finally:
+                at.replica.end(one, None)
+
+
+def _compare(options: argparse.Namespace, at: Lab, one: Try, params: Mapping[str, Any]) -> None:
+    expected = at.frozen(one).content_digest()
+
+    def contender(reader: str, before: Callable[[], None], vddk: VddkStandIn | None = None) -> harness.Contender:
+        order = at.order(one, vddk=vddk)
+
+        def check() -> None:
+            disk = at.disk_of(order)
+            at.delete(disk)
+            assert (disk.reader, disk.kind) == (reader, "delta"), (disk.reader, disk.reader_reason, disk.kind_reason)
+            assert disk.content_digest == expected, f"{reader} made another disk"
+
+        return harness.Contender(reader, harness.job_command("benchmarks.lab", order), check=check, before=before)
+
+    harness.compare(
+        "delta",
+        ours=contender("datastore", at.serve_ranges),
+        variants=[contender("nfc", at.stage.vc.clear_rules), contender("nbd", at.stage.vc.clear_rules, at.vddk())],
+        peers=[],
+        data_bytes=params["blocks_touched"] * BLOCK,
+        params=params,
+        runs=options.runs,
+        limits=_limits,
+    )
+
+
+def _limits(result: Mapping[str, Any]) -> list[harness.Limit]:
+    params, touched = result["params"], result["params"]["blocks_touched"]
+    ways = {"ranges": result["ours"], **result["variants"]}
+    sent = [
+        harness.Limit(f"{name}: blocks sent, of those touched", way["blocks_sent"], at_most=touched)
+        for name, way in ways.items()
+    ]
+    read = [
+        harness.Limit(f"{name}: bytes read / bytes touched", ways[name]["bytes_read"] / (touched * BLOCK), at_most=1.2)
+        for name in ("ranges", "nbd")
+    ]
+    return [*sent, *read, harness.Limit("10,000 areas planned, s", params["plan_10000_s"], at_most=0.5)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""EBS direct as a TLS server that keeps nothing but counts: for measuring who sends, not where it goes.
+
+``GET /_bench`` tells of the last snapshot: puts, distinct blocks, and what CompleteSnapshot said.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from benchmarks.servers import PlainHandler, certificate, running
+from wavelift.base.units import BLOCK
+
+
+class EbsHandler(PlainHandler):
+    """Takes any snapshot for the last one that was started."""
+
+    latency_s: ClassVar[float] = 0.0
+    """Of every put, from its last byte to the answer."""
+    lock: ClassVar[Lock] = Lock()
+    puts: ClassVar[int] = 0
+    indices: ClassVar[set[str]] = set()
+    completed: ClassVar[dict[str, str]] = {}
+
+    def do_PUT(self) -> None:
+        self.drop(int(self.headers["Content-Length"]))
+        with self.lock:
+            EbsHandler.puts += 1
+            self.indices.add(self.path.rpartition("/")[2])
+        if self.latency_s:
+            time.sleep(self.latency_s)
+        checksum = {"x-amz-Checksum": self.headers["x-amz-Checksum"], "x-amz-Checksum-Algorithm": "SHA256"}
+        self.answer(status=201, headers=checksum)
+
+    def do_POST(self) -> None:
+        body = self.drop(int(self.headers.get("Content-Length") or 0))
+        if "/completion/" in self.path:
+            EbsHandler.completed = {
+                "count": self.headers["x-amz-ChangedBlocksCount"],
+                "checksum": self.headers.get("x-amz-Checksum", ""),
+            }
+            self._json({"Status": "completed"}, 202)
+            return
+        EbsHandler.puts, EbsHandler.completed = 0, {}
+        self.indices.clear()
+        size = json.loads(body)["VolumeSize"]
+        self._json({"SnapshotId": "snap-0123456789abcdef0", "Status": "pending", "VolumeSize": size,
+                    "BlockSize": BLOCK, "OwnerId": "123456789012"}, 201)  # fmt: skip
+
+    def do_GET(self) -> None:
+        assert urlsplit(self.path).path == "/_bench"
+        self._json({"puts": self.puts, "distinct": len(self.indices), **self.completed}, 200)
+
+    def _json(self, values: dict[str, Any], status: int) -> None:
+        self.answer(json.dumps(values).encode(), status=status, headers={"Content-Type": "application/json"})
+
+
+class EbsSink:
+    """A running one."""
+
+    def __init__(self, url: str, ca: str) -> None:
+        self.url = url
+        self.ca = ca
+
+    def told(self) -> dict[str, Any]:
+        context = ssl.create_default_context(cafile=self.ca)
+        with urllib.request.urlopen(f"{self.url}/_bench", context=context, timeout=30) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def check(self, blocks: int, checksum: str = "") -> None:
+        """:param checksum: the LINEAR one, base64; empty: not looked at."""
+        told = self.told()
+        assert (told["puts"], told["distinct"], told["count"]) == (blocks, blocks, str(blocks)), (told, blocks)
+        assert not checksum or told["checksum"] == checksum, "other blocks were sent"
+
+
+@contextmanager
+def ebs_sink(folder: Path, *, latency_ms: int = 0) -> Iterator[EbsSink]:
+    files = certificate(folder)
+    with running(EbsHandler, files, latency_s=latency_ms / 1000) as url:
+        yield EbsSink(url, str(files[0]))

@@ -1,0 +1,164 @@
+"""PutSnapshotBlock: our writer beside plain boto3, over TLS to one server that keeps nothing.
+
+Both hash each block of 512 KiB once, from one buffer of random bytes in memory, with equally many threads. The figures
+to compare are ``putting_cpu_s`` and ``putting_s``: without Python's start and the making of boto3's clients, which both
+pay once per process.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import harness
+from benchmarks.ebs_sink import ebs_sink
+from benchmarks.export_upload import DEMO_KEYS, REGION
+from wavelift.base.units import BLOCK, MIB
+
+POOL: Final = 64 * MIB
+THREADS: Final = 16
+
+
+def blocks(size: int) -> Iterator[tuple[int, memoryview]]:
+    pool = memoryview(random.Random(1).randbytes(POOL))
+    for index in range(size // BLOCK):
+        at = index * BLOCK % POOL
+        yield index, pool[at : at + BLOCK]
+
+
+def linear_checksum(size: int) -> str:
+    digests = b"".join(hashlib.sha256(data).digest() for _, data in blocks(size))
+    return base64.b64encode(hashlib.sha256(digests).digest()).decode()
+
+
+class Figures:
+    """Of what happens from here on."""
+
+    def __init__(self) -> None:
+        self._idle = harness.peak_mib()
+        self._cpu, self._wall = time.process_time(), time.monotonic()
+
+    def report(self, size: int) -> None:
+        cpu, wall = time.process_time() - self._cpu, time.monotonic() - self._wall
+        harness.report_job(
+            putting_s=wall,
+            putting_cpu_s=cpu,
+            puts_per_s=size / BLOCK / wall,
+            added_mib=harness.peak_mib() - self._idle,
+        )
+
+
+def ours(url: str, ca: str, size: int, threads: int) -> None:
+    import boto3
+
+    from wavelift.adapters.aws.access import AwsAccess
+    from wavelift.adapters.aws.ebs_snapshot import start_snapshot
+    from wavelift.adapters.aws.ebs_write import EbsWriter
+    from wavelift.transfer.journal import Journal, JournalIdentity
+    from wavelift.transfer.manifest import Manifest
+
+    session = boto3.Session(*DEMO_KEYS.values(), region_name=REGION)
+    access = AwsAccess(session, REGION, url, ca)
+    started = start_snapshot(access, capacity=size, token="bench", tags={})
+    pieces = blocks(size)
+    first = next(pieces)
+    figures = Figures()
+    manifest = Manifest.empty(size)
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder), JournalIdentity(started.snapshot_id, "bench", size))
+        writer = EbsWriter(access, started, journal, threads=threads)
+        for index, data in (first, *pieces):
+            digest = hashlib.sha256(data).digest()
+            manifest.set(index, digest)
+            writer.write(index, writer.prepare(index, data, digest))
+        writer.finish(manifest)
+        writer.close()
+    figures.report(size)
+
+
+def plain(url: str, ca: str, size: int, threads: int) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import boto3
+    from botocore.config import Config
+
+    session = boto3.Session(*DEMO_KEYS.values(), region_name=REGION)
+    client = session.client("ebs", endpoint_url=url, verify=ca, config=Config(max_pool_connections=threads))
+    started = client.start_snapshot(VolumeSize=-(-size // (1024 * MIB)))
+    pieces = blocks(size)
+    first = next(pieces)
+    figures = Figures()
+
+    def put(piece: tuple[int, memoryview]) -> bytes:
+        index, data = piece
+        digest = hashlib.sha256(data).digest()
+        client.put_snapshot_block(
+            SnapshotId=started["SnapshotId"],
+            BlockIndex=index,
+            BlockData=bytes(data),
+            DataLength=BLOCK,
+            Checksum=base64.b64encode(digest).decode(),
+            ChecksumAlgorithm="SHA256",
+        )
+        return digest
+
+    with ThreadPoolExecutor(threads) as pool:
+        digests = b"".join(pool.map(put, (first, *pieces)))
+    client.complete_snapshot(
+        SnapshotId=started["SnapshotId"],
+        ChangedBlocksCount=size // BLOCK,
+        Checksum=base64.b64encode(hashlib.sha256(digests).digest()).decode(),
+        ChecksumAlgorithm="SHA256",
+        ChecksumAggregationMethod="LINEAR",
+    )
+    figures.report(size)
+
+
+def main() -> None:
+    parser = harness.arguments(__doc__)
+    parser.set_defaults(size_mib=1024)
+    options = parser.parse_args()
+    if options.job:
+        who, url, ca, size, threads = options.job
+        {"ours": ours, "plain": plain}[who](url, ca, int(size), int(threads))
+        return
+    size = options.size_mib * MIB
+    checksum = linear_checksum(size)
+    with harness.workspace(options) as folder, ebs_sink(folder) as sink:
+
+        def contender(name: str, who: str, threads: int) -> harness.Contender:
+            command = harness.job_command("benchmarks.put_block", who, sink.url, sink.ca, size, threads)
+            return harness.Contender(name, command, check=lambda: sink.check(size // BLOCK, checksum))
+
+        harness.compare(
+            "put_block",
+            ours=contender("wavelift", "ours", THREADS),
+            variants=[contender("wavelift, one thread", "ours", 1)],
+            peers=[contender("boto3", "plain", THREADS), contender("boto3, one thread", "plain", 1)],
+            data_bytes=size,
+            params={"blocks": size // BLOCK, "threads": THREADS},
+            runs=options.runs,
+            limits=_limits,
+        )
+
+
+def _limits(result: Mapping[str, Any]) -> list[harness.Limit]:
+    ours, peers, variants = result["ours"], result["peers"], result["variants"]
+    pairs = {
+        f"{THREADS} threads": (ours, peers["boto3"]),
+        "one thread": (variants["wavelift, one thread"], peers["boto3, one thread"]),
+    }
+    return [
+        harness.Limit(f"boto3's CPU / ours, {name}", other["putting_cpu_s"] / one["putting_cpu_s"], at_least=1.8)
+        for name, (one, other) in pairs.items()
+    ]
+
+
+if __name__ == "__main__":
+    main()

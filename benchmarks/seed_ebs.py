@@ -1,0 +1,192 @@
+"""A seed: every block of a frozen disk read over TLS and put over TLS into a server that keeps nothing.
+
+``ours`` reads by ranges of the datastore's file, zeros and all; ``nfc`` the stream of an export lease, which leaves
+zeros out. Both come from the vCenter simulator, are decoded where needed, hashed, put by the shipped number of threads
+and journalled. ``100 ms`` is ``ours`` with so much latency in every put. Beside them coldsnap, where it is installed
+(``cargo install coldsnap``): it reads a local file, so its reading costs nothing. What the server was told at the end
+must be the frozen disk's linear checksum.
+
+``moving_cpu_s_per_gib`` leaves out what every task process pays: Python, boto3, pyVmomi, two logins. ``added_mib`` is
+over the idle process, logged in.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks import harness
+from benchmarks.ebs_sink import EbsSink, ebs_sink
+from benchmarks.export_upload import DEMO_KEYS, REGION
+from benchmarks.lab import Lab, lab, vsphere_config
+from wavelift.base.units import BLOCK, GIB
+
+if TYPE_CHECKING:
+    from wavelift.adapters.vsphere.session import VsphereSession
+    from wavelift.base.run import CancelFlag
+    from wavelift.transfer.protocols import BlockStream
+
+LATENCY_MS: Final = 100
+PUTS_PER_S: Final = 1000
+"""AWS's quota per snapshot."""
+
+
+@contextmanager
+def opened(kind: str, session: VsphereSession, told: dict[str, Any], cancel: CancelFlag) -> Iterator[BlockStream]:
+    """The frozen disk of an order, read one way or the other."""
+    from wavelift.adapters.vsphere import datastore
+    from wavelift.adapters.vsphere.lease import ExportLease
+    from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
+    from wavelift.transfer.extents import as_stream
+    from wavelift.transfer.vmdk import StreamVmdkSource
+
+    task, snapshot = ServerTask.load(told["task"]), TakenSnapshot.load(told["snapshot"])
+    place: dict[str, Any] = {"vm": task.facts.moref, "snapshot": snapshot.ref.moref, "server": task.name}
+    (disk,) = snapshot.disks
+    if kind == "ranges":
+        route = datastore.probe(session, **place, disk=disk, cancel=cancel)
+        assert isinstance(route, datastore.DatastoreRoute), route
+        with closing(datastore.DatastoreReader(session, route, cancel=cancel)) as reader:
+            with closing(as_stream(reader)) as stream:
+                yield stream
+    else:
+        with ExportLease(session, **place, disks=snapshot.disks, cancel=cancel, percent=lambda: 50) as lease:
+            with closing(StreamVmdkSource(lease.open(disk))) as stream:
+                yield stream
+
+
+def job(kind: str, order: str, url: str, ca: str) -> None:
+    import boto3
+
+    from wavelift.adapters.aws.access import AwsAccess
+    from wavelift.adapters.aws.ebs_snapshot import start_snapshot
+    from wavelift.adapters.aws.ebs_write import EbsWriter
+    from wavelift.adapters.vsphere.session import connect
+    from wavelift.base.run import CancelFlag
+    from wavelift.transfer.journal import Journal, JournalIdentity
+    from wavelift.transfer.manifest import Manifest
+    from wavelift.transfer.pipeline import copy
+
+    told = json.loads(Path(order).read_text())
+    access = AwsAccess(boto3.Session(*DEMO_KEYS.values(), region_name=REGION), REGION, url, ca)
+    cancel = CancelFlag()
+    with connect(vsphere_config(told)) as session, tempfile.TemporaryDirectory() as folder:
+        access.client("ebs")
+        idle, cpu, began = harness.peak_mib(), time.process_time(), time.monotonic()
+        with opened(kind, session, told, cancel) as stream:
+            started = start_snapshot(access, capacity=stream.size, token="bench", tags={})
+            journal = Journal(Path(folder), JournalIdentity(started.snapshot_id, "bench", stream.size))
+            writer = EbsWriter(access, started, journal, cancel=cancel)
+            manifest = Manifest.empty(stream.size)
+            stats = copy(stream, writer, manifest, cancel=cancel)
+        cpu, took = time.process_time() - cpu, time.monotonic() - began
+    harness.report_job(
+        added_mib=harness.peak_mib() - idle,
+        moving_s=took,
+        moving_cpu_s=cpu,
+        moving_cpu_s_per_gib=cpu * GIB / stats.data_bytes,
+        copying_s=stats.seconds,
+        puts_per_s=stats.sent_blocks / stats.seconds,
+        bytes_read=stats.read_bytes,
+    )
+
+
+def main() -> None:
+    parser = harness.arguments(__doc__)
+    options = parser.parse_args()
+    if options.job:
+        job(*options.job)
+        return
+    corpus = harness.corpus_of(options)
+    with harness.workspace(options) as folder:
+        raw = folder / "disk.raw"
+        data = corpus.make(raw)
+        with ExitStack() as stack:
+            at = stack.enter_context(lab(folder, raw))
+            sinks = [_sink(stack, folder, latency) for latency in (0, LATENCY_MS)]
+            one = at.replica.begin()
+            try:
+                _compare(options.runs, at, at.order(one), sinks, raw, data, _linear(at, one), corpus.params)
+            finally:
+                at.replica.end(one, None)
+
+
+def _sink(stack: ExitStack, folder: Path, latency_ms: int) -> EbsSink:
+    own = folder / f"sink-{latency_ms}"
+    own.mkdir()
+    return stack.enter_context(ebs_sink(own, latency_ms=latency_ms))
+
+
+def _linear(at: Lab, one: Any) -> str:
+    manifest = at.frozen(one)
+    digests = b"".join(manifest.digest(index) or b"" for index in manifest.data_blocks())
+    return base64.b64encode(hashlib.sha256(digests).digest()).decode()
+
+
+def _compare(
+    runs: int,
+    at: Lab,
+    order: Path,
+    sinks: list[EbsSink],
+    raw: Path,
+    data: int,
+    checksum: str,
+    params: Mapping[str, Any],
+) -> None:
+    near, far = sinks
+
+    def contender(name: str, kind: str, sink: EbsSink) -> harness.Contender:
+        return harness.Contender(
+            name,
+            harness.job_command("benchmarks.seed_ebs", kind, order, sink.url, sink.ca),
+            before=at.serve_ranges if kind == "ranges" else at.stage.vc.clear_rules,
+            check=lambda: sink.check(data // BLOCK, checksum),
+        )
+
+    harness.compare(
+        "seed_ebs",
+        ours=contender("ranges", "ranges", near),
+        variants=[contender("nfc", "nfc", near), contender(f"{LATENCY_MS} ms", "ranges", far)],
+        peers=list(_coldsnap(raw, near, data // BLOCK, checksum)),
+        data_bytes=data,
+        params={**params, "blocks": data // BLOCK, "latency_ms": LATENCY_MS},
+        runs=runs,
+        limits=_limits,
+    )
+
+
+def _coldsnap(raw: Path, sink: EbsSink, blocks: int, checksum: str) -> Iterator[harness.Contender]:
+    program = shutil.which("coldsnap")
+    if program is None:
+        return
+    words = [program, "--region", REGION, "--endpoint", sink.url, "upload", "--omit-zero-blocks", str(raw)]
+    yield harness.Contender(
+        "coldsnap",
+        words,
+        environment={**DEMO_KEYS, "SSL_CERT_FILE": sink.ca},
+        check=lambda: sink.check(blocks, checksum),
+    )
+
+
+def _limits(result: Mapping[str, Any]) -> list[harness.Limit]:
+    ranges, nfc, far = result["ours"], result["variants"]["nfc"], result["variants"][f"{LATENCY_MS} ms"]
+    allowed = min(PUTS_PER_S, ranges["puts_per_s"])
+    return [
+        harness.Limit("ranges: CPU-s per GiB", ranges["cpu_s_per_gib"], at_most=3.5),
+        harness.Limit("nfc: CPU-s per GiB", nfc["cpu_s_per_gib"], at_most=5),
+        harness.Limit("ranges: MiB added", ranges["added_mib"], at_most=160),
+        harness.Limit("nfc: MiB added", nfc["added_mib"], at_most=160),
+        harness.Limit(f"puts/s at {LATENCY_MS} ms / allowed", far["puts_per_s"] / allowed, at_least=0.9),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ PAGES: Final = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGE
     (ROOT / "docs").glob("*.md")
 )
 ROWS: Final = {
-    *("AMP-05", "SMS-01", "SMS-02"),
+    *("AIR-04", "AMP-05", *(f"SMS-{number:02}" for number in range(1, 11)), "SMS-14"),
     *("AIR-01", "AIR-02", "AIR-05", "AMP-06", "AMP-07", "AMP-08", "AMP-11", "AMP-12", "SMS-11", "SMS-12", "SMS-16"),
 }
 

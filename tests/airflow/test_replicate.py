@@ -9,9 +9,10 @@ import pytest
 
 from wavelift.base.run import SystemClock
 from wavelift.cli.local_airflow import wait_for
+from wavelift.ledger.jobs import find_job
 from wavelift.ledger.replication_runs import RunFilter, list_runs
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_job
+from wavelift.services.replication import JobOrder, create_job, delete_job
 
 pytestmark = pytest.mark.airflow
 
@@ -62,6 +63,26 @@ def test_sms_05_sms_06_a_seed_a_delta_and_a_refusal(world: Any) -> None:
     seed.clear(["server.reserve", 0])
     seed.ends("success")
     assert len(world.snapshots_taken("copies-a")) == 2, "clearing a completed run does nothing"
+
+
+def test_sms_09_a_read_back_and_a_deletion(world: Any) -> None:
+    """After the runs above: what they stored is read back; then the job goes, and all but its AMIs with it."""
+    job = find_job(world.ledger, "copies", "copies-a")
+    assert job is not None
+    verify = world.trigger("copies", {"mode": "verify", "jobs": [job.id]}, dag="replicate").ends("success")
+    (verified,) = verify.report()["verified"]
+    assert (verified["server"], verified["level"]) == ("copies-a", "full")
+    assert verified["blocks_checked"] > 0
+    states = {row["task_id"]: row["state"] for row in verify.rows()}
+    assert (states["delete_replicas"], states["verify_recorded"]) == ("skipped", "success")
+
+    before = world.aws.state()
+    delete_job(world.ledger, job.id, by="test", clock=SystemClock())
+    deletion = world.trigger("copies", {"mode": "delete", "jobs": [job.id]}, dag="replicate").ends("success")
+    (deleted,) = deletion.report()["deleted"]
+    assert deleted["snapshots"]
+    assert world.aws.state()["images"] == before["images"]
+    assert find_job(world.ledger, "copies", "copies-a") is None
 
 
 def test_unknown_servers_and_keys_are_refused(world: Any) -> None:

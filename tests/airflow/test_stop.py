@@ -61,7 +61,8 @@ def test_amp_04_amp_07_cancelling_a_queued_an_exporting_and_an_importing_migrati
     assert not world.uploads(f"/{leaving}/")
 
     run.until_state("import_image", run.index(importing), "deferred")
-    run.until("its import to run", lambda: run.migration(importing).state == "importing")
+    run.until_state("release", run.index(importing), "success")  # any sooner, the snapshot's removal is waited for
+    run.until("its trigger to watch", lambda: run.migration(importing).phase.startswith("import: "))
     task = run.migration(importing).import_task_id
     assert _cancel(op, run, importing) == ["server.import_image"]
     assert run.migration(importing).state == "cancelled", "nothing of it is left in vCenter: it ends at once"

@@ -28,6 +28,7 @@ def _text(label: str, description: str, *, default: str = "") -> dict[str, Any]:
 VSPHERE_CHOICES: Final = {
     "certificate_mode": ("verify", "thumbprint", "ignore"),
     "esxi_mode": ("vcenter", "ca", "pin", "ignore"),
+    "vddk_compression": ("none", "zlib", "fastlz", "skipz"),
 }
 """Fields of the form with a list of values; the first is the default."""
 
@@ -65,6 +66,16 @@ VSPHERE_CONNECTION: dict[str, Any] = {
         "esxi_thumbprints": _text("ESXi thumbprints", "comma separated, for ESXi mode pin"),
         "proxy": _text("HTTP proxy", "http://host:port between connector and vCenter, if any"),
         "dns_suffixes": _text("DNS suffixes", "comma separated, tried for ESXi host names without a domain"),
+        "vddk_libdir": _text(
+            "VDDK folder", "vmware-vix-disklib-distrib on the connector; empty: disks are read without VDDK"
+        ),
+        "vddk_transports": _text("VDDK transports", "in order, colons between; empty: nbdssl:nbd"),
+        "vddk_compression": _choice("vddk_compression", "VDDK compression", "between ESXi host and connector"),
+        "vddk_connections": _text("VDDK connections", "NFC sessions per disk; empty: 1"),
+        "vddk_config": _text("VDDK configuration", "file on the connector with VDDK's own settings, if any"),
+        "vddk_host_sessions": _text("NFC sessions per host", "disks read at a time from one ESXi host; empty: 8"),
+        "vddk_vcenter_sessions": _text("NFC sessions per vCenter", "the same for all its hosts; empty: 52"),
+        "nbdkit": _text("nbdkit", "the program on the connector; empty: nbdkit from the PATH"),
     },
 }
 

@@ -200,13 +200,20 @@ def ignoring_context() -> ssl.SSLContext:
     return context
 
 
-def fetch_certificate(host: str, port: int, *, timeout: float, proxy: Proxy | None = None) -> bytes:
+def sha1_thumbprint(der: bytes) -> str:
+    """``AA:BB:…``, as VMware's tools want it."""
+    return _colons(hashlib.sha1(der, usedforsecurity=False).hexdigest())
+
+
+def fetch_certificate(
+    host: str, port: int, *, timeout: float, proxy: Proxy | None = None, context: ssl.SSLContext | None = None
+) -> bytes:
     """The certificate (DER) that ``host:port`` presents; nothing is sent to it.
 
-    :param timeout: seconds.
-    :raises UnreachableError: no connection. :raises TlsError: no TLS there.
+    :param timeout: seconds. :param context: what it must satisfy; None takes any.
+    :raises UnreachableError: no connection. :raises TlsError: no TLS there, or not one that ``context`` trusts.
     """
-    connection = https_connection(host, port, ignoring_context(), timeout=timeout, proxy=proxy)
+    connection = https_connection(host, port, context or ignoring_context(), timeout=timeout, proxy=proxy)
     try:
         connection.connect()
         der = connection.sock.getpeercert(binary_form=True)
@@ -232,9 +239,8 @@ def pin(
     der = fetch_certificate(host, port, timeout=timeout, proxy=proxy)
     if any(thumbprint_matches(der, known) for known in thumbprints):
         return pinned_context(der)
-    sha1 = _colons(hashlib.sha1(der, usedforsecurity=False).hexdigest())
     raise TlsError(
-        f"the certificate of {host}:{port} is not the pinned one: {_told(der)}, SHA-1 {sha1}",
+        f"the certificate of {host}:{port} is not the pinned one: {_told(der)}, SHA-1 {sha1_thumbprint(der)}",
         next_step=f"Someone may be in between. If the certificate was renewed, change {override}",
         host=f"{host}:{port}",
         fault="pin",

@@ -13,10 +13,12 @@ from rich.table import Table
 
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.units import human_bytes
-from wavelift.cli.connect import api_errors_told, client, local_time, stdout_console
+from wavelift.cli.connect import api_errors_told, client, fail, local_time, stdout_console, why_run_failed
 from wavelift.cli.watch import human_seconds
 
 app = typer.Typer(no_args_is_help=True)
+VERIFY_SECONDS = 24 * 3600.0
+"""How long the command waits for a read-back: it reads whole disks."""
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, times in UTC, instead of a table in local time.")]
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Its id, or WAVE/SERVER.")]
 Limit = Annotated[int, typer.Option(min=1, max=500)]
@@ -169,6 +171,29 @@ def delete(job: Job, as_json: AsJson = False) -> None:
             print(f"  to go: {name}")
     if answer["dag_run_id"]:
         print(f"removed by run {answer['dag_run_id']} of {answer['dag_id']}; asked again, the removal starts again")
+    if answer["dag_paused"]:
+        print(f"{answer['dag_id']} is paused in Airflow: the removal waits until somebody unpauses it")
+
+
+@api_errors_told()
+def verify(what: str) -> None:
+    """Read EBS snapshots back whole and compare them with their manifests: of a run, or of a job's newest.
+
+    Ends with 1 when a block differs, and names the first differing offsets.
+    """
+    api = client()
+    path = f"runs/{what}" if what.startswith("run-") else f"jobs/{_id_of(api, what)}"
+    started = api.call("POST", f"/wavelift/{path}/verify")
+    dag_id, run_id = started["dag_id"], started["dag_run_id"]
+    state = api.wait_for_run(dag_id, run_id, timeout=VERIFY_SECONDS)
+    results = api.xcom(dag_id, run_id, "verify_recorded") or []
+    if state != "success" or not results:
+        fail(why_run_failed(api, dag_id, run_id, state, "verify_recorded"))
+    for run, result in zip(started["runs"], results, strict=True):
+        print(
+            f"{result['server']} {run}: {result['blocks_checked']} blocks compared, "
+            f"{human_bytes(result['bytes_read_back'])} read back: no difference"
+        )
 
 
 @app.command()

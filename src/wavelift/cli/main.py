@@ -89,11 +89,13 @@ def cleanup(
 
 
 @app.command()
-def verify(migration: Annotated[str, typer.Argument(metavar="MIGRATION")]) -> None:
-    """Read a migration's image back again and compare it with the manifests."""
-    from wavelift.cli.migrations import verify as again
+def verify(
+    what: Annotated[str, typer.Argument(metavar="ID", help="Of a migration, a replication run or a job; WAVE/SERVER.")],
+) -> None:
+    """Read back what AWS holds of a migration, a replication run or a job, and compare it with the manifests."""
+    from wavelift.cli import jobs, migrations
 
-    again(migration)
+    (migrations if what.startswith("mig-") else jobs).verify(what)
 
 
 @migrations_app.command("list")
@@ -171,3 +173,15 @@ def vsphere_role(
     from wavelift.cli.rights import show_role
 
     show_role(ids_only=ids_only, out=Console())
+
+
+@vsphere_app.command("vddk")
+def vsphere_vddk(
+    libdir: Annotated[str, typer.Argument(help="The unpacked vmware-vix-disklib-distrib.")],
+    nbdkit: Annotated[str, typer.Option(help="The program, when it is not on the PATH.")] = "nbdkit",
+    config: Annotated[str, typer.Option(help="VDDK's own configuration file, if any.")] = "",
+) -> None:
+    """Check on this connector what reading disks through VMware's VDDK needs; says what is missing."""
+    from wavelift.cli.rights import check_vddk
+
+    check_vddk(libdir, nbdkit=nbdkit, config=config, out=Console())

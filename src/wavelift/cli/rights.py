@@ -1,12 +1,15 @@
-"""``wavelift iam show`` and ``wavelift vsphere role``: the rights to grant, generated from the calls that we make."""
+"""``wavelift iam show``, ``wavelift vsphere role``: the rights to grant, generated from the calls that we make; and
+``wavelift vsphere vddk``: what the connector needs for VDDK."""
 
 from __future__ import annotations
 
 from typing import Final
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from wavelift.base.errors import SpecError
 from wavelift.cli.connect import fail
 from wavelift.rules.calls import Feature
 from wavelift.rules.policies import (
@@ -57,3 +60,20 @@ def show_role(*, ids_only: bool, out: Console) -> None:
         table.add_row(one.id, LEVEL[one.where], one.purpose)
     out.print(table)
     out.print("Assign it on the source data centre with propagation; No access elsewhere.")
+
+
+def check_vddk(libdir: str, *, nbdkit: str, config: str, out: Console) -> None:
+    """What reading through VDDK needs on this machine; leaves with status 1 when something is missing."""
+    from wavelift.adapters.vsphere import vddk
+
+    try:
+        settings = vddk.VddkConfig(libdir=libdir, nbdkit=nbdkit, config_file=config)
+    except SpecError as error:
+        fail(str(error))
+    found = list(vddk.check_vddk(settings))
+    for one in found:
+        out.print(f"[{'green' if one.ok else 'red'}]{'ok' if one.ok else 'missing':8}[/] {one.name}: {one.what}")
+        if one.next_step:
+            out.print(f"         {one.next_step}")
+    if not all(one.ok for one in found):
+        raise typer.Exit(1)

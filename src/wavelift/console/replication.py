@@ -34,10 +34,9 @@ from wavelift.rules.wave_replication import Replication, ReplicationPlan
 from wavelift.services import replication
 from wavelift.services.replication import Deletion, JobChange, JobOrder
 from wavelift.services.replication_orders import Bound, bind_wave, order_of, orders_of_wave
+from wavelift.services.replication_upkeep import DELETE
 
 SUFFIX: Final = ".replicate"
-DELETE_MODE: Final = "delete"
-"""Mode of the wave's DAG that removes what the runs of deleted jobs made outside, and then completes the deletion."""
 GUEST_MATTERS: Final = frozenset({"license_type", "ami", "force_register"})
 
 
@@ -186,20 +185,27 @@ def _deleting(app: FastAPI) -> None:
         """Stop a job and its run, and remove what its runs made outside, never their AMIs (SMS-09).
 
         What lies outside goes by a run of the wave's DAG; the job is ``deleting`` until then. A repeated call of such
-        a job starts that run again.
+        a job starts that run again. Of a DAG that is paused the run waits (``dag_paused``).
         """
         known, clock = triggerable_job(ledger, job_id, user), SystemClock()
         if known.state is JobState.DELETED:
-            return {"job": _row(ledger, known), "stopped_tasks": [], **_deletion_row(None), "dag_run_id": None}
+            return {
+                "job": _row(ledger, known),
+                "stopped_tasks": [],
+                **_deletion_row(None),
+                "dag_run_id": None,
+                "dag_paused": False,
+            }
         deletion = replication.delete_job(ledger, job_id, by=user.get_name(), clock=clock)
         stopped = [task for run in deletion.cut_short for task in Chain.of_replication(airflow, run).stop()]
         run_id, job = None, deletion.job
         if _ever_ran(ledger, job_id):
-            run_id = airflow.trigger(dag_of(known.wave), {"mode": DELETE_MODE, "jobs": [job_id]})
+            run_id = airflow.trigger(dag_of(known.wave), {"mode": DELETE, "jobs": [job_id]})
         else:  # nothing was ever made outside
             job = replication.complete_deletion(ledger, job_id, by=user.get_name(), clock=clock)
         answer = {"job": _row(ledger, job), "stopped_tasks": stopped, **_deletion_row(deletion)}
-        return {**answer, "dag_id": dag_of(known.wave), "dag_run_id": run_id}
+        waits = run_id is not None and dag_paused(airflow, known.wave) is True
+        return {**answer, "dag_id": dag_of(known.wave), "dag_run_id": run_id, "dag_paused": waits}
 
 
 # Rights

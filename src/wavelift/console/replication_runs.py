@@ -25,12 +25,14 @@ from wavelift.console.replication import (
     readable_waves,
     require_read,
     require_trigger,
+    triggerable_job,
 )
 from wavelift.console.replication_rows import dag_of, live, run_row
 from wavelift.ledger import DagRun, Ledger, Page, ReplicationRun, jobs, replication_runs
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.replication import JobState, RunState
 from wavelift.services import replication
+from wavelift.services.replication_upkeep import VERIFY, runs_to_verify
 
 ENDED: Final = ("success", "failed", "")
 """What a DAG run that is over, or was deleted, is."""
@@ -51,6 +53,7 @@ def add_replication_run_routes(app: FastAPI) -> None:
     _reading(app)
     _requesting(app)
     _cancelling(app)
+    _verifying(app)
 
 
 def _reading(app: FastAPI) -> None:
@@ -145,6 +148,29 @@ def _cancelling(app: FastAPI) -> None:
             return {**run_row(given_back, clock.now()), "stopped_tasks": []}
         stopped = Chain.of_replication(airflow, cancelled).stop()
         return {**run_row(cancelled, clock.now()), "stopped_tasks": stopped}
+
+
+def _verifying(app: FastAPI) -> None:
+    @app.post("/jobs/{job_id}/verify")
+    def verify_job(job_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
+        """Read back, whole, what the job's next run builds on, and compare it with its manifests (invariant 1)."""
+        known = triggerable_job(ledger, job_id, user)
+        return _verify(ledger, airflow, known.wave, {"jobs": [job_id]})
+
+    @app.post("/runs/{run_id}/verify")
+    def verify_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
+        """Read back, whole, the EBS snapshots of a recorded run, and compare them with its manifests."""
+        known = replication_runs.get_run(ledger, run_id)
+        require_read(user, known.wave)
+        require_trigger(user, known.wave)
+        return _verify(ledger, airflow, known.wave, {"runs": [run_id]})
+
+
+def _verify(ledger: Ledger, airflow: ApiClient, wave: str, conf: dict[str, Any]) -> dict[str, Any]:
+    chosen = runs_to_verify(ledger, wave, conf)
+    _require_awake(airflow, wave)
+    dag_run_id = airflow.trigger(dag_of(wave), {"mode": VERIFY, **conf})
+    return {"dag_id": dag_of(wave), "dag_run_id": dag_run_id, "runs": [each.run for each in chosen]}
 
 
 def _active_servers(ledger: Ledger, wave: str) -> tuple[str, ...]:

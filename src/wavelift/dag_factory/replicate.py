@@ -1,7 +1,8 @@
 """``<wave>.replicate``: the servers of a wave, again and again, into AMIs.
 
 admit → pre-flight → per server ``reserve`` → ``snapshot`` → ``transfer`` → ``record`` → {``remove_snapshot`` →
-``release``} and {``verify`` → ``ami``} → report. The shape is that of :mod:`wavelift.dag_factory.migrate`.
+``release``} and {``verify`` → ``ami``} → report. A run in mode ``delete`` or ``verify`` has one task of its own
+instead: ``delete_replicas`` or ``verify_recorded``. The shape is that of :mod:`wavelift.dag_factory.migrate`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from wavelift.operators.replication import (
     VerifyReplicatedOperator,
 )
 from wavelift.operators.replication_control import (
+    UPKEEP,
     AdmitReplicationOperator,
     AmiOperator,
     RecordOperator,
@@ -26,6 +28,7 @@ from wavelift.operators.replication_control import (
     ReplicationReportOperator,
     ReserveRunOperator,
 )
+from wavelift.operators.replication_upkeep import DeleteReplicasOperator, VerifyRecordedOperator
 from wavelift.operators.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
 from wavelift.rules.plans import WaveShape
 
@@ -120,6 +123,11 @@ def _tasks(shape: WaveShape) -> None:
     report.as_teardown(on_failure_fail_dagrun=True)
     admit >> preflight
     group >> report
+    delete = DeleteReplicasOperator(task_id=UPKEEP["delete"], admitted=admit.output, retries=TEARDOWN_RETRIES)
+    verify_again = VerifyRecordedOperator(
+        task_id=UPKEEP["verify"], admitted=admit.output, queue=shape.environment_queue
+    )
+    [delete, verify_again] >> report
     dag = report.get_dag()
     assert dag is not None
     # `group >> x` leaves teardowns out: without these edges the report would run beside the removals.

@@ -20,6 +20,10 @@ class SlotKind(StrEnum):
     """One data transfer; scope = connector (AMP-04: 4)."""
     IMPORT = "import"
     """One active image import; scope = region (AMP-04: 5)."""
+    NFC_HOST = "nfc_host"
+    """One server read through VDDK; scope = vCenter and ESXi host, whose NFC buffers are few."""
+    NFC_VCENTER = "nfc_vcenter"
+    """The same; scope = vCenter, which has 52 NFC sessions."""
 
 
 class WaveRunState(StrEnum):

@@ -25,15 +25,33 @@ from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.preflight import WHOLE_WAVE
 from wavelift.rules.replication import RunState
 from wavelift.services import admission, replication
+from wavelift.services import replication_upkeep as upkeep
 from wavelift.services.admission import Granted, IsRunAlive
 from wavelift.services.dataplane.messages import PreflightReport, ServerTask
-from wavelift.services.dataplane.replication_messages import AdmittedRuns, ReservedRun, TurnedDown
+from wavelift.services.dataplane.replication_messages import (
+    AdmittedRuns,
+    ReplicationMode,
+    ReservedRun,
+    TurnedDown,
+    VerifiedRun,
+)
 from wavelift.services.replication import RefusedServer
 from wavelift.services.runs import TaskOutcome
 
-FORM_KEYS: Final = ("servers", "note")
 MODE: Final = "replicate"
+KEYS: Final = {
+    MODE: ("mode", "servers", "note"),
+    upkeep.DELETE: ("mode", "jobs", "note"),
+    upkeep.VERIFY: ("mode", "runs", "jobs", "note"),
+}
+"""What the conf of a run may say, by its mode."""
 CANCELLED: Final = "cancelled on request"
+PLACES: Final = {
+    SlotKind.NFC_HOST: "ESXi host",
+    SlotKind.NFC_VCENTER: "the NFC sessions of vCenter",
+    SlotKind.TRANSFER: "connector",
+}
+"""Where a transfer needs slots, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +79,28 @@ def admit(
 ) -> AdmittedRuns:
     """Check the conf, freeze the spec for the run, and decide which servers may run.
 
-    A repeated call keeps the spec that was frozen first and goes on with the same runs.
+    A repeated call keeps the spec that was frozen first and goes on with the same runs. A run that deletes or verifies
+    replicas admits no server.
 
     :raises SpecError: for an unknown key or value, or a broken spec. :raises PermanentError: for a backfill.
     """
+    mode = _mode(request)
     servers = _servers(request)
     known = waves.find_wave_run(ledger, request.run)
     wave = ResolvedWave.load(known.spec) if known else load(request.wave)
+    if mode != MODE:
+        admitted = AdmittedRuns(
+            wave=wave.model_copy(update={"servers": ()}),
+            dag_id=request.run.dag_id,
+            run_id=request.run.dag_run_id,
+            requested_by=request.requested_by,
+            scheduled=False,
+            mode=mode,
+            jobs=upkeep.jobs_to_delete(ledger, request.wave, _given(request)) if mode == upkeep.DELETE else (),
+            recorded=upkeep.runs_to_verify(ledger, request.wave, _given(request)) if mode == upkeep.VERIFY else (),
+        )
+        _freeze(ledger, request, wave, mode, clock)
+        return admitted
     found = replication.admit_runs(
         ledger,
         request.wave,
@@ -79,17 +112,7 @@ def admit(
         backfill=request.backfill,
         clock=clock,
     )
-    waves.freeze_wave_run(
-        ledger,
-        run=request.run,
-        wave=request.wave,
-        mode=MODE,
-        requested_by=request.requested_by,
-        source="schedule" if request.scheduled_for else "api",
-        spec=wave.dump(),
-        note=str(request.conf.get("note") or ""),
-        clock=clock,
-    )
+    _freeze(ledger, request, wave, mode, clock)
     granted = tuple(each.server for each in found.granted)
     return AdmittedRuns(
         wave=_narrowed(wave, granted),
@@ -104,14 +127,42 @@ def admit(
     )
 
 
-def _servers(request: ReplicateRequest) -> list[str] | None:
-    unknown = sorted(set(request.conf) - set(FORM_KEYS))
+def _freeze(ledger: Ledger, request: ReplicateRequest, wave: ResolvedWave, mode: str, clock: Clock) -> None:
+    waves.freeze_wave_run(
+        ledger,
+        run=request.run,
+        wave=request.wave,
+        mode=mode,
+        requested_by=request.requested_by,
+        source="schedule" if request.scheduled_for else "api",
+        spec=wave.dump(),
+        note=str(request.conf.get("note") or ""),
+        clock=clock,
+    )
+
+
+def _given(request: ReplicateRequest) -> dict[str, Any]:
+    """The conf without what the form left empty."""
+    return {key: value for key, value in request.conf.items() if value is not None}
+
+
+def _mode(request: ReplicateRequest) -> ReplicationMode:
+    """:raises SpecError: for an unknown mode, or a key that the mode does not know."""
+    conf = _given(request)
+    mode = conf.get("mode", MODE)
+    if mode not in KEYS:
+        raise SpecError(f"mode is {mode!r}", next_step=f"Allowed are {', '.join(KEYS)}", wave=request.wave)
+    unknown = sorted(set(conf) - set(KEYS[mode]))
     if unknown:
         raise SpecError(
             f"The run's conf has unknown keys: {', '.join(unknown)}",
-            next_step=f"Allowed are {', '.join(FORM_KEYS)}",
+            next_step=f"Allowed in mode {mode} are {', '.join(KEYS[mode])}",
             wave=request.wave,
         )
+    return mode  # type: ignore[no-any-return]  # a key of KEYS
+
+
+def _servers(request: ReplicateRequest) -> list[str] | None:
     value = request.conf.get("servers")
     if value is None:
         return None
@@ -138,10 +189,13 @@ def _told(found: Iterable[RefusedServer]) -> tuple[TurnedDown, ...]:
 
 @dataclass(frozen=True, slots=True)
 class InQueue:
-    """The connector's slots are taken."""
+    """The slots are taken of one of the places that the transfer needs."""
 
     holder: str
     position: int
+    kind: SlotKind
+    scope: str
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,23 +221,25 @@ def reserve(
         return Finished(id)
     known = replication.continue_run(ledger, id, by=str(run), is_run_alive=is_run_alive, clock=ctx.clock)
     _check_wanted(known)
-    scope = task.plan.connector
     if known.snapshot_state is None:
-        _check_maintenance(ledger, scope, task.name)
-    admission.reclaim(ledger, is_run_alive, kind=SlotKind.TRANSFER, scope=scope, clock=ctx.clock)
-    found = admission.request_slot(
-        ledger,
-        kind=SlotKind.TRANSFER,
-        scope=scope,
-        holder=ctx.run_key,
-        dag_id=run.dag_id,
-        dag_run_id=run.dag_run_id,
-        limit=limit,
-        clock=ctx.clock,
-    )
-    if not isinstance(found, Granted):
-        tell(ledger, ctx, f"place {found.position} in the queue of connector {scope}")
-        return InQueue(ctx.run_key, found.position)
+        _check_maintenance(ledger, task.plan.connector, task.name)
+    wanted = _wanted_slots(task, limit)
+    _give_back(ledger, ctx, keep={(kind, scope) for kind, scope, _ in wanted})
+    for kind, scope, count in wanted:
+        admission.reclaim(ledger, is_run_alive, kind=kind, scope=scope, clock=ctx.clock)
+        found = admission.request_slot(
+            ledger,
+            kind=kind,
+            scope=scope,
+            holder=ctx.run_key,
+            dag_id=run.dag_id,
+            dag_run_id=run.dag_run_id,
+            limit=count,
+            clock=ctx.clock,
+        )
+        if not isinstance(found, Granted):
+            tell(ledger, ctx, f"place {found.position} in the queue of {PLACES[kind]} {scope}")
+            return InQueue(ctx.run_key, found.position, kind, scope, count)
     runs.record_intent(ledger, id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock)
     tell(ledger, ctx, "Uploading")
     return ReservedRun(server=task.name, run=id, lineages=lineage.read_lineage(ledger, known.job_id))
@@ -200,9 +256,29 @@ def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool)
             runs.record_snapshot_removed(ledger, known.id, clock=ctx.clock)
         if known.cancel_requested and known.recorded_at is None:
             replication.mark_cancelled(ledger, known.id, CANCELLED, clock=ctx.clock)
-    admission.release_slot(
-        ledger, kind=SlotKind.TRANSFER, scope=task.plan.connector, holder=ctx.run_key, clock=ctx.clock
-    )
+    _give_back(ledger, ctx)
+
+
+def _wanted_slots(task: ServerTask, limit: int) -> list[tuple[SlotKind, str, int]]:
+    """Everywhere that the transfer needs a slot, with the count there. All take them in this order, so that no two
+    wait for each other; the connector's comes last, since it is the one that others wait for wherever they read.
+    """
+    wanted = [(SlotKind.TRANSFER, task.plan.connector, limit)]
+    if (nfc := task.nfc) is not None:
+        wanted = [
+            (SlotKind.NFC_HOST, f"{nfc.vcenter}/{nfc.host}", nfc.per_host),
+            (SlotKind.NFC_VCENTER, nfc.vcenter, nfc.per_vcenter),
+            *wanted,
+        ]
+    return wanted
+
+
+def _give_back(ledger: Ledger, ctx: RunContext, *, keep: Collection[tuple[SlotKind, str]] = ()) -> None:
+    """The slots of this run's transfer; those of a host that the VM has left, too."""
+    for kind in PLACES:
+        for slot in list_slots(ledger, kind):
+            if slot.holder == ctx.run_key and (slot.kind, slot.scope) not in keep:
+                admission.release_slot(ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, clock=ctx.clock)
 
 
 def tell(ledger: Ledger, ctx: RunContext, status: str, progress_pct: int = 0) -> None:
@@ -304,6 +380,10 @@ class ReplicationReport(Message):
     """What could not be removed."""
     stopped: str = ""
     """Why the run as a whole ended before its servers did."""
+    deleted: tuple[upkeep.DeletedJob, ...] = ()
+    verified: tuple[VerifiedRun, ...] = ()
+    wrong: Mapping[str, str] = {}
+    """Run id → why what it recorded is not believed any more."""
 
     @property
     def failed(self) -> tuple[RunOutcome, ...]:
@@ -311,7 +391,7 @@ class ReplicationReport(Message):
 
     @property
     def succeeded(self) -> bool:
-        return not (self.failed or self.refused or self.unclean or self.stopped)
+        return not (self.failed or self.refused or self.unclean or self.stopped or self.wrong)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,8 +416,18 @@ def finish(
     clock: Clock,
     tidy: Tidy,
     stopped: str = "",
+    deleted: Iterable[Mapping[str, Any]] = (),
+    verified: Iterable[Mapping[str, Any]] = (),
+    wrong: Mapping[str, str] | None = None,
 ) -> ReplicationReport:
-    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
+    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear.
+
+    :param deleted: what ``delete_replicas`` returned; ``verified``: what ``verify_recorded`` did.
+    :param wrong: run id → why EBS does not hold what it recorded: it is quarantined, and the next run is a seed.
+    """
+    for id, why in (wrong or {}).items():
+        if not runs.get_run(ledger, id).quarantine:
+            replication.quarantine_run(ledger, id, why, by=str(run), clock=clock)
     by_server = {end.tasks.server: end for end in ends}
     known = waves.find_wave_run(ledger, run)
     closed = []
@@ -352,6 +442,9 @@ def finish(
         skipped=admitted.skipped if admitted else (),
         unclean=tuple(words for each in closed if (words := _left_by(each, tidy))),
         stopped=stopped,
+        deleted=tuple(upkeep.DeletedJob.load(each) for each in deleted),
+        verified=tuple(VerifiedRun.load(each) for each in verified),
+        wrong=wrong or {},
     )
     if known is not None:
         waves.finish_wave_run(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from wavelift.base.domain import ExportResult, Message, Severity
 from wavelift.base.errors import PermanentError, SpecError, WaveliftError
 from wavelift.base.names import run_hash
 from wavelift.base.run import Clock
-from wavelift.ledger import DagRun, Ledger, Migration, WaveRun, WaveRunState, migrations, waves
+from wavelift.ledger import DagRun, Ledger, Migration, WaveRun, WaveRunState, migrations, replication_runs, waves
 from wavelift.ledger.events import record_event
 from wavelift.ledger.slots import list_slots
 from wavelift.rules.lifecycle import MigrationState
@@ -147,13 +148,15 @@ def _imported(known: Migration) -> Imported:
 
 
 def _known_runs(ledger: Ledger) -> Iterator[KnownRun]:
-    """Every run of the ledger, with the run hashes of its servers."""
+    """Every run of the ledger that may have made something, with the run hashes of its servers."""
     hashes: dict[DagRun, list[str]] = {}
-    offset = 0
-    while (page := migrations.list_migrations(ledger, limit=500, offset=offset)).items:
-        for each in page.items:
-            hashes.setdefault(each.run, []).append(run_hash(each.run_key))
-        offset += len(page.items)
+    started = replication_runs.RunFilter(started=True)
+    for pages in (migrations.list_migrations, partial(replication_runs.list_runs, which=started)):
+        offset = 0
+        while (page := pages(ledger, limit=500, offset=offset)).items:
+            for each in page.items:
+                hashes.setdefault(each.run, []).append(run_hash(each.run_key))
+            offset += len(page.items)
     for run, found in hashes.items():
         yield KnownRun(dag_id=run.dag_id, run_id=run.dag_run_id, hashes=tuple(found))
 
@@ -289,9 +292,14 @@ def _record_cleanup(ledger: Ledger, run: DagRun, swept: CleanupReport, clock: Cl
             object_id=one.name,
             run=run,
         )
+        if one.kind != SNAPSHOT_KIND:
+            continue
         owner = migrations.find_migration(ledger, f"mig-{one.run}")
-        if one.kind == SNAPSHOT_KIND and owner is not None and owner.snapshot_state in migrations.STANDING:
+        if owner is not None and owner.snapshot_state in migrations.STANDING:
             migrations.record_snapshot_removed(ledger, owner.id, by=str(run), clock=clock)
+        replica = replication_runs.find_run(ledger, f"run-{one.run}")
+        if replica is not None and replica.snapshot_state in migrations.STANDING:
+            replication_runs.record_snapshot_removed(ledger, replica.id, by=str(run), clock=clock)
 
 
 def _close(ledger: Ledger, migration: Migration, tasks: TaskOutcome | None, clock: Clock) -> Migration:

@@ -33,6 +33,17 @@ class Scratch(threading.local):
         self.block = bytearray(BLOCK)
         self.view = memoryview(self.block)
 
+    def load(self, piece: Piece, length: int) -> memoryview:
+        """The piece's ``length`` bytes, at the front of :attr:`block`."""
+        exchange = getattr(piece, "exchange", None)
+        if exchange is not None and length == BLOCK:
+            self.block = exchange(self.block)
+            self.view = memoryview(self.block)
+            return self.view
+        data = self.view[:length]
+        piece.load(data)
+        return data
+
 
 class _Lane(Generic[_Result]):
     """A bounded first-in-first-out between two threads that both leave when it is stopped."""

@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from wavelift.base.units import BLOCK
-from wavelift.transfer.protocols import BlockStream, DiskReader, Extent, Piece
+from wavelift.transfer.protocols import AheadReader, BlockStream, DiskReader, Extent, Piece
 
 
 def coalesce(areas: Iterable[Extent], *, gap: int = 0) -> tuple[Extent, ...]:
@@ -47,9 +47,10 @@ def round_to_blocks(areas: Iterable[Extent], capacity: int) -> tuple[Extent, ...
 def as_stream(reader: DiskReader) -> BlockStream:
     """``reader`` as a stream of its blocks that hold any data extent.
 
-    Each worker thread gets its own clone. ``close`` closes the clones; ``reader`` stays the caller's.
+    Each worker thread gets its own clone. ``close`` closes the clones; ``reader`` stays the caller's. One that reads
+    ahead makes its own stream.
     """
-    return _ReaderStream(reader)
+    return reader.stream() if isinstance(reader, AheadReader) else _ReaderStream(reader)
 
 
 def block_ranges(extents: Iterator[Extent], size: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:

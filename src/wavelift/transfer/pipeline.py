@@ -184,8 +184,7 @@ class _Copy:
         """Load, test, hash, prepare; None when there is nothing to write in order."""
         index = piece.index
         length = block_length(self._source.size, index)
-        data = self._scratch.view[:length]
-        piece.load(data)
+        data = self._scratch.load(piece, length)
         zero = is_zero(self._scratch, length)
         if zero and not self._writer.writes_zeros:
             return None

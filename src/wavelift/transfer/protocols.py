@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from wavelift.transfer.manifest import Manifest
 
@@ -57,6 +57,15 @@ class DiskReader(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class AheadReader(DiskReader, Protocol):
+    """A reader that keeps many reads in flight when it knows what comes next: over a long line that is its speed."""
+
+    def stream(self) -> BlockStream:
+        """Its extents as blocks; ``close`` leaves the reader open."""
+        ...
+
+
 class Piece(Protocol):
     """One 512 KiB block of the disk (the last one may be short), not yet loaded."""
 
@@ -68,6 +77,15 @@ class Piece(Protocol):
 
         ``into`` is as long as the block and reused between blocks: every byte of it must be set.
         """
+        ...
+
+
+class ExchangingPiece(Piece, Protocol):
+    """A piece whose bytes may be in a buffer of the source already."""
+
+    def exchange(self, block: bytearray) -> bytearray:
+        """``load`` into ``block``, which is as long as the piece; or another buffer of that length that holds it, and
+        ``block`` is the source's from now on."""
         ...
 
 

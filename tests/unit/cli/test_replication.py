@@ -71,8 +71,8 @@ REFUSED = {"detail": "refused: 2 on-demand runs in 24 hours", "rule": "quota", "
 class Api:
     """Answers by method and path; remembers what was asked."""
 
-    def __init__(self, answers: dict[str, Any], state: str = "success") -> None:
-        self.answers, self.state = answers, state
+    def __init__(self, answers: dict[str, Any], state: str = "success", xcom: Any = None) -> None:
+        self.answers, self.state, self.left = answers, state, xcom
         self.asked: list[tuple[str, Any]] = []
         self.unpaused: list[str] = []
 
@@ -86,12 +86,12 @@ class Api:
     def unpause(self, dag_id: str) -> None:
         self.unpaused.append(dag_id)
 
-    def wait_for_run(self, dag_id: str, run_id: str, *, every: Callable[[], None], **_: Any) -> str:
+    def wait_for_run(self, dag_id: str, run_id: str, *, every: Callable[[], None] = lambda: None, **_: Any) -> str:
         every()
         return self.state
 
     def xcom(self, *_: Any, **__: Any) -> Any:
-        return {"what": "web[01]: no route"}
+        return self.left or {"what": "web[01]: no route"}
 
 
 Use = Callable[..., Api]
@@ -102,8 +102,8 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
 
-    def install(answers: dict[str, Any], state: str = "success") -> Api:
-        api = Api(answers, state)
+    def install(answers: dict[str, Any], state: str = "success", xcom: Any = None) -> Api:
+        api = Api(answers, state, xcom)
         for module in (jobs, replicate, wave):
             monkeypatch.setattr(module, "client", lambda: api)
         return api
@@ -169,6 +169,7 @@ def test_pause_resume_extend_and_delete(use: Use) -> None:
         "manifests": [],
         "dag_id": "erp.replicate",
         "dag_run_id": "manual__1",
+        "dag_paused": True,
     }
     path = f"/wavelift/jobs/{JOB['id']}"
     answers = {f"POST {path}/{verb}": JOB for verb in ("pause", "resume", "extend")}
@@ -178,8 +179,23 @@ def test_pause_resume_extend_and_delete(use: Use) -> None:
     assert "term ends 2027-03-01" in call("jobs", "extend", JOB["id"], "--days", "30").stdout
     assert [body for _, body in api.asked] == [{"reason": "freeze"}, None, {"days": 30}]
     told = call("jobs", "delete", JOB["id"]).stdout
-    for text in ("deleting; its AMIs stay", f"{RUN['id']} was cut short", "to go: snap-1", "manual__1"):
+    for text in ("deleting; its AMIs stay", f"{RUN['id']} was cut short", "to go: snap-1", "manual__1", "is paused"):
         assert text in told, text
+
+
+def test_inv_1_verify_tells_what_was_read_back_and_fails_on_a_difference(use: Use) -> None:
+    path = f"POST /wavelift/jobs/{JOB['id']}/verify"
+    started = {"dag_id": "erp.replicate", "dag_run_id": "manual__1", "runs": [RUN["id"]]}
+    verified = [{"server": "web[01]", "blocks_checked": 8, "bytes_read_back": 4 << 20}]
+    use({path: started}, xcom=verified)
+    done = call("verify", JOB["id"])
+    assert (done.exit_code, done.stdout) == (
+        0,
+        f"web[01] {RUN['id']}: 8 blocks compared, 4.0 MiB read back: no difference\n",
+    )
+    use({f"POST /wavelift/runs/{RUN['id']}/verify": started}, "failed")
+    done = call("verify", RUN["id"])
+    assert (done.exit_code, "no route" in done.stderr) == (1, True)
 
 
 def test_sms_08_history_has_every_column_and_the_words_of_what_failed(use: Use) -> None:

@@ -372,6 +372,17 @@ def test_sms_09_deleting_a_job_stops_its_run_and_starts_the_removal(desk: Desk) 
     assert desk.get("/jobs", state="deleted")["total"] == 1
 
 
+def test_inv_1_what_has_no_recorded_disks_is_not_verified(desk: Desk) -> None:
+    id = desk.job()
+    run = start(desk)
+    before = len(desk.airflow.triggered)
+    for path in (f"/jobs/{id}/verify", f"/runs/{run['id']}/verify"):
+        answer = desk.client.post(path)
+        assert answer.status_code in (400, 409, 422), answer.text
+        assert "recorded" in answer.text
+    assert len(desk.airflow.triggered) == before
+
+
 def test_sms_09_a_job_that_never_ran_is_deleted_at_once(desk: Desk) -> None:
     id = desk.job()
     done = desk.told(desk.client.delete(f"/jobs/{id}"))

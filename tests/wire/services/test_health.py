@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from botocore.config import Config
+from tests.vddk import VddkStandIn
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.vsphere.session import connect
@@ -53,6 +55,14 @@ def test_hosts_and_clock_are_told_by_name(stage: Any, monkeypatch: pytest.Monkey
     assert "clock is" in bad["clock:vcenter"].what
     assert any(name.startswith("host:") and "pinned" in check.what for name, check in bad.items())
     assert "aws:sts" not in outcome(found), "no AWS connection: AWS is left out"
+
+
+def test_vddk_is_checked_where_the_connection_names_it(stage: Any, tmp_path: Path) -> None:
+    vddk = VddkStandIn(tmp_path / "vddk", stage.vc)
+    assert outcome(checked(stage, vddk=vddk.config()))["vddk:plugin"] is True
+    found = checked(stage, vddk=vddk.config(libdir=str(tmp_path)))
+    assert outcome(found)["vddk:vddk"] is False
+    assert not [name for name in outcome(checked(stage)) if name.startswith("vddk")]
 
 
 def test_aws_that_does_not_answer_or_has_no_keys(stage: Any) -> None:

@@ -21,6 +21,7 @@ from pyVmomi import vim
 
 from wavelift.adapters.vsphere.faults import VENDOR_ERRORS, translate
 from wavelift.adapters.vsphere.soap import make_stub, negotiate
+from wavelift.adapters.vsphere.vddk import VddkConfig
 from wavelift.base.errors import LoginError, SpecError, UnreachableError, WaveliftError
 from wavelift.base.net import (
     CUTS,
@@ -59,6 +60,7 @@ class VsphereConfig:
     :param esxi_mode: for hosts that serve downloads (AMP-12): ``vcenter`` trusts the thumbprints that vCenter reports,
         ``ca`` the authorities, ``pin`` those of ``esxi_thumbprints``, ``ignore`` anybody, loudly.
     :param proxy: ``http://user:password@host:port``; None uses none, whatever the environment says.
+    :param vddk: for reading disks through VDDK, where the customer has it.
     :param timeout: seconds per socket operation. :param keepalive: seconds between two signs of life.
     """
 
@@ -73,6 +75,7 @@ class VsphereConfig:
     esxi_thumbprints: tuple[str, ...] = ()
     proxy: str | None = field(default=None, repr=False)
     dns_suffixes: tuple[str, ...] = ()
+    vddk: VddkConfig | None = None
     timeout: float = TIMEOUT_S
     keepalive: float = KEEPALIVE_S
 

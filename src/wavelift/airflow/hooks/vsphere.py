@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
+    from wavelift.adapters.vsphere.vddk import VddkConfig
 
 HTTPS_PORT: Final = 443
 
@@ -89,10 +90,39 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
             password=connection.password or "",
             dns_suffixes=_listed(extra.get("dns_suffixes", "")),
             esxi_thumbprints=_listed(extra.get("esxi_thumbprints", "")),
+            vddk=_vddk(extra),
             **known,
         )
     except ValueError as error:
         raise SpecError(f"The vsphere connection is wrong: {error}", connection=name) from error
+
+
+def _vddk(extra: dict[str, Any]) -> VddkConfig | None:
+    """None without ``vddk_libdir``: whatever else is filled in, there is no VDDK then.
+
+    :raises ValueError: a number that is none. :raises SpecError: what :class:`VddkConfig` refuses.
+    """
+    from wavelift.adapters.vsphere.vddk import VddkConfig
+
+    if "vddk_libdir" not in extra:
+        return None
+    fields: dict[str, Any] = {"libdir": extra["vddk_libdir"]}
+    for field, name in (("compression", "vddk_compression"), ("config_file", "vddk_config"), ("nbdkit", "nbdkit")):
+        if name in extra:
+            fields[field] = extra[name]
+    for field in ("connections", "host_sessions", "vcenter_sessions"):
+        if (name := f"vddk_{field}") in extra:
+            fields[field] = _whole_number(name, extra[name])
+    if "vddk_transports" in extra:
+        fields["transports"] = tuple(extra["vddk_transports"].split(":"))
+    return VddkConfig(**fields)
+
+
+def _whole_number(name: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}, which is no whole number") from None
 
 
 def _listed(text: str) -> tuple[str, ...]:

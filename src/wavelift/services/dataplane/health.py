@@ -1,4 +1,4 @@
-"""What a connector can reach: its vCenter, each ESXi host, AWS, and how far the clocks are apart (SMS-01)."""
+"""What a connector can reach: its vCenter, each ESXi host, AWS, how far the clocks are apart, and VDDK (SMS-01)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.reach import reach_s3, sign_in
 from wavelift.adapters.vsphere import hosts
 from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.adapters.vsphere.vddk import check_vddk
 from wavelift.base.catalog import ConnectorHealth, HealthCheck
 from wavelift.base.errors import WaveliftError
 from wavelift.base.run import Clock
@@ -41,8 +42,16 @@ def _vcenter(open_session: Callable[[], AbstractContextManager[VsphereSession]])
             yield _good("vcenter", f"{about.full_name} at {session.config.place}, signed in as {session.user}")
             yield _skew("clock:vcenter", "vCenter", session.clock_ahead())
             yield from _hosts(session)
+            yield from _vddk(session)
     except WaveliftError as error:
         yield _bad("vcenter", error)
+
+
+def _vddk(session: VsphereSession) -> Iterator[HealthCheck]:
+    """What reading through VDDK needs on this machine, where the connection asks for it."""
+    if session.config.vddk is not None:
+        for one in check_vddk(session.config.vddk):
+            yield HealthCheck(name=f"vddk:{one.name}", ok=one.ok, what=one.what, next_step=one.next_step)
 
 
 def _hosts(session: VsphereSession) -> Iterator[HealthCheck]:

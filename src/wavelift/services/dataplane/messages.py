@@ -64,12 +64,24 @@ class Admitted(Message):
     """In mode ``cleanup``: only list."""
 
 
+class NfcShare(Message):
+    """Whose NFC sessions a server's transfer through VDDK takes, and how many servers may do so at a time."""
+
+    vcenter: str
+    host: str
+    """moref of the host that pre-flight saw: the transfer refuses to open anything on another one."""
+    per_host: int
+    per_vcenter: int
+
+
 class ServerTask(Message):
     """One server of the run, as the mapped tasks get it."""
 
     name: str
     plan: ServerPlan
     facts: ServerFacts
+    nfc: NfcShare | None = None
+    """None: VDDK is not set up."""
 
 
 class TakenSnapshot(Message):

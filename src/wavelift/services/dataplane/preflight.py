@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.checks import AccountChecks, AccountFacts
 from wavelift.adapters.vsphere import hosts, inventory, privileges
-from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
 from wavelift.base.domain import Finding, ServerFacts, Severity
 from wavelift.base.errors import SpecError, WaveliftError
 from wavelift.base.run import RunContext
@@ -18,12 +18,15 @@ from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.preflight import WHOLE_WAVE, check_environment, check_server, sorted_findings
 from wavelift.rules.vsphere_facts import SourceFacts
-from wavelift.services.dataplane.messages import Admitted, PreflightReport, ServerTask
+from wavelift.services.dataplane.messages import Admitted, NfcShare, PreflightReport, ServerTask
 
 
-def run_preflight(session: VsphereSession, access: AwsAccess, admitted: Admitted, ctx: RunContext) -> PreflightReport:
+def run_preflight(
+    session: VsphereSession, access: AwsAccess, admitted: Admitted, ctx: RunContext, *, parallel_disks: int = 2
+) -> PreflightReport:
     """Find every server, check it, and say who may go. One bad selector or server never stops the others.
 
+    :param parallel_disks: of one server that move at a time: its NFC sessions, where VDDK reads them.
     :raises LoginError: when AWS refuses the credentials.
     """
     wave = admitted.wave
@@ -37,9 +40,23 @@ def run_preflight(session: VsphereSession, access: AwsAccess, admitted: Admitted
     known = limits(wave.environment.limits)
     for task in tasks:
         findings += check_server(task.facts, task.plan, source=around.of(task.facts), account=account, limits=known)
-    report = PreflightReport(wave=wave.wave, findings=tuple(sorted_findings(findings)), servers=tuple(tasks))
+    servers = tuple(_with_nfc(session.config, task, parallel_disks) for task in tasks)
+    report = PreflightReport(wave=wave.wave, findings=tuple(sorted_findings(findings)), servers=servers)
     moving = [(task.plan, task.facts) for task in report.passed]
     return report.model_copy(update={"estimate": estimate(moving, limits=known)})
+
+
+def _with_nfc(config: VsphereConfig, task: ServerTask, parallel_disks: int) -> ServerTask:
+    if config.vddk is None:
+        return task
+    sessions = parallel_disks * config.vddk.connections
+    share = NfcShare(
+        vcenter=config.place,
+        host=task.facts.host_moref,
+        per_host=max(1, config.vddk.host_sessions // sessions),
+        per_vcenter=max(1, config.vddk.vcenter_sessions // sessions),
+    )
+    return task.model_copy(update={"nfc": share})
 
 
 def _find(session: VsphereSession, wave: ResolvedWave) -> tuple[list[ServerTask], list[Finding]]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
-from wavelift.adapters.vsphere.datastore import DatastoreReader, DatastoreRoute, probe
+from wavelift.adapters.vsphere import datastore, nbdkit
+from wavelift.adapters.vsphere.datastore import DatastoreReader, DatastoreRoute
 from wavelift.adapters.vsphere.faults import TrackingLostError
+from wavelift.adapters.vsphere.nbdkit import VddkReader, VddkRoute
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tracking import changed_areas, tracking_events
 from wavelift.base.domain import DiskFacts, DiskLineage
@@ -23,31 +26,61 @@ from wavelift.services.dataplane.bases import Base
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.transfer.audit import AUDIT_PCT, audit, audit_indices
 from wavelift.transfer.extents import round_to_blocks
-from wavelift.transfer.manifest import block_count
-from wavelift.transfer.protocols import Extent
+from wavelift.transfer.manifest import Manifest, block_count
+from wavelift.transfer.protocols import DiskReader, Extent
 
 log = logging.getLogger(__name__)
 
 WHOLE_STREAM = "the stream of our snapshot is whole: every block's digest is compared"
 
 
+Route = DatastoreRoute | VddkRoute
+"""A way to any place of the frozen disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How one disk is read.
 
-    :param route: ranges of the frozen file; None: the stream of an export lease.
+    :param route: any place of the frozen disk; None: the stream of an export lease.
     :param areas: whole blocks to read; None: the whole disk.
     :param why_whole: of a delta that reads the whole disk.
+    :param skip_zeros: of a seed through VDDK: what its block status promises to be zero is not read.
     :param quarantine: why its tracking is not to be believed any more; empty while it is.
     """
 
     reader: str
     reader_reason: str
-    route: DatastoreRoute | None = None
+    route: Route | None = None
     areas: tuple[Extent, ...] | None = None
     why_whole: str = ""
     quarantine: str = ""
     audited: int = 0
+    skip_zeros: bool = False
+
+
+def open_reader(
+    session: VsphereSession,
+    route: Route,
+    *,
+    cancel: CancelFlag,
+    areas: Sequence[Extent] | None = None,
+    skip_zeros: bool = False,
+) -> DiskReader:
+    """The reader of a route; to be closed by the thread that opens it.
+
+    :raises WaveliftError: it can't be opened any more.
+    """
+    if isinstance(route, VddkRoute):
+        return VddkReader(session.config, route, cancel=cancel, areas=areas, skip_zeros=skip_zeros)
+    return DatastoreReader(session, route, cancel=cancel, areas=areas)
+
+
+def doubt_after(session: VsphereSession, route: Route) -> str:
+    """Why what was read through ``route`` may not be our snapshot's content; empty when it is. After the last byte."""
+    if isinstance(route, VddkRoute):
+        return nbdkit.snapshot_gone(session, route)
+    return datastore.still_frozen(session, route)
 
 
 class Readings:
@@ -71,25 +104,58 @@ class Readings:
         self._audit_pct = audit_pct
 
     def of(self, disk: DiskFacts, base: Base) -> Reading:
-        """How to read ``disk`` over ``base``."""
-        route = probe(
-            self._session,
-            vm=self._task.facts.moref,
-            snapshot=self._snapshot.ref.moref,
-            disk=disk,
-            server=self._task.name,
-            cancel=self._cancel,
-        )
+        """How to read ``disk`` over ``base``: through VDDK, by ranges, or whole from a lease, the first that goes.
+
+        :raises MovedError: the VM left the host whose NFC sessions were taken; nothing was opened.
+        """
+        route, reason = self._route(disk)
         kept = _kept_quarantine(base.lineage, disk)
-        if not isinstance(route, DatastoreRoute):
+        if route is None:
             why = WHOLE_STREAM if base.lineage else ""
-            return Reading("nfc", route.reason, why_whole=why, quarantine=kept)
+            return Reading("nfc", reason, why_whole=why, quarantine=kept)
+        name = "nbd" if isinstance(route, VddkRoute) else "datastore"
         if base.lineage is None or base.manifest is None:
-            return Reading("datastore", route.reason, route)
+            return self._seed(Reading(name, reason, route), disk)
         why = self._doubts(base.lineage, disk)
         if why:
-            return Reading("datastore", route.reason, route, why_whole=why, quarantine=kept)
-        return self._tracked(disk, base, base.lineage, route)
+            return Reading(name, reason, route, why_whole=why, quarantine=kept)
+        return self._tracked(disk, base, base.lineage, Reading(name, reason, route))
+
+    def _route(self, disk: DiskFacts) -> tuple[Route | None, str]:
+        """The first way that serves the disk, and why it and no better one."""
+        place: dict[str, Any] = {
+            "vm": self._task.facts.moref,
+            "snapshot": self._snapshot.ref.moref,
+            "disk": disk,
+            "server": self._task.name,
+            "cancel": self._cancel,
+        }
+        refused: list[str] = []
+        if self._session.config.vddk is not None:
+            share = self._task.nfc
+            vddk = nbdkit.probe(self._session, **place, expected_host=share.host if share else "")
+            if isinstance(vddk, VddkRoute):
+                return vddk, vddk.reason
+            refused.append(vddk.reason)
+        ranges = datastore.probe(self._session, **place)
+        reason = "; ".join([ranges.reason, *refused])
+        return (ranges if isinstance(ranges, DatastoreRoute) else None), reason
+
+    def _seed(self, reading: Reading, disk: DiskFacts) -> Reading:
+        """All of it, but for what VDDK's block status promises to be zero: a sample of that is read first, since a
+        promise of the host's allocation map is no better than one of its change map (invariant 3)."""
+        if not isinstance(reading.route, VddkRoute):
+            return reading
+        with VddkReader(self._session.config, reading.route, cancel=self._cancel) as reader:
+            data = (each for each in reader.client.allocation() if not each.zero)
+            touched = _blocks_of(round_to_blocks(data, disk.capacity))
+            chosen = audit_indices(block_count(disk.capacity), touched, seed=self._run, pct=self._audit_pct)
+            found = audit(reader, Manifest.empty(disk.capacity), chosen, self._cancel)
+        if not found.differing:
+            return replace(reading, skip_zeros=True, audited=found.checked)
+        lie = f"its block status calls data zero at offset {found.differing[0] * BLOCK}, so all of it is read"
+        log.warning("%s %s: %s", self._task.name, disk.address, lie)
+        return replace(reading, reader_reason=f"{reading.reader_reason}; {lie}", audited=found.checked)
 
     def _doubts(self, lineage: DiskLineage, disk: DiskFacts) -> str:
         events: tuple[TrackingEvent, ...] = ()
@@ -98,7 +164,7 @@ class Readings:
             events = tracking_events(self._session, self._task.facts.moref, since, server=self._task.name)
         return lineage_doubts(lineage, disk, hardware_version=self._task.facts.hardware_version, events=events)
 
-    def _tracked(self, disk: DiskFacts, base: Base, lineage: DiskLineage, route: DatastoreRoute) -> Reading:
+    def _tracked(self, disk: DiskFacts, base: Base, lineage: DiskLineage, reading: Reading) -> Reading:
         """Ask what changed, and check a sample of what is said to be unchanged."""
         assert lineage.change_id  # else there is a doubt
         try:
@@ -112,22 +178,20 @@ class Readings:
                 server=self._task.name,
             )
         except TrackingLostError as error:
-            return Reading("datastore", route.reason, route, why_whole=error.what)
+            return replace(reading, why_whole=error.what)
         areas = round_to_blocks(found.areas, disk.capacity)
-        audited, lie = self._audit(disk, base, areas, route)
+        assert reading.route is not None
+        audited, lie = self._audit(disk, base, areas, reading.route)
         if lie:
             log.warning("%s %s: %s", self._task.name, disk.address, lie)
-            return Reading("datastore", route.reason, route, why_whole=lie, quarantine=lie, audited=audited)
-        return Reading("datastore", route.reason, route, areas, audited=audited)
+            return replace(reading, why_whole=lie, quarantine=lie, audited=audited)
+        return replace(reading, areas=areas, audited=audited)
 
-    def _audit(self, disk: DiskFacts, base: Base, areas: Sequence[Extent], route: DatastoreRoute) -> tuple[int, str]:
+    def _audit(self, disk: DiskFacts, base: Base, areas: Sequence[Extent], route: Route) -> tuple[int, str]:
         """Blocks that were checked, and what is wrong with the map."""
         assert base.manifest is not None
-        changed = {
-            index for area in areas for index in range(area.offset // BLOCK, -(-(area.offset + area.length) // BLOCK))
-        }
-        chosen = audit_indices(block_count(disk.capacity), changed, seed=self._run, pct=self._audit_pct)
-        reader = DatastoreReader(self._session, route, cancel=self._cancel)
+        chosen = audit_indices(block_count(disk.capacity), _blocks_of(areas), seed=self._run, pct=self._audit_pct)
+        reader = open_reader(self._session, route, cancel=self._cancel)
         try:
             found = audit(reader, base.manifest, chosen, self._cancel)
         finally:
@@ -139,6 +203,10 @@ class Readings:
             f"change tracking called {len(found.differing)} of {found.checked} audited blocks unchanged that had "
             f"changed, the first at offset {where}"
         )
+
+
+def _blocks_of(areas: Sequence[Extent]) -> set[int]:
+    return {index for area in areas for index in range(area.offset // BLOCK, -(-(area.offset + area.length) // BLOCK))}
 
 
 def _kept_quarantine(lineage: DiskLineage | None, disk: DiskFacts) -> str:

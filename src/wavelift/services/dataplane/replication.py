@@ -22,7 +22,6 @@ from wavelift.adapters.aws.ebs_write import PUT_THREADS, EbsWriter
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.errors import ParentRefusedError, TokenSpentError
 from wavelift.adapters.vsphere import snapshots
-from wavelift.adapters.vsphere.datastore import DatastoreReader, still_frozen
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, DiskLineage, ReplicatedDisk, ReplicationResult
@@ -34,14 +33,14 @@ from wavelift.rules.lineage import base_file
 from wavelift.services.dataplane.bases import Base, find_bases
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
-from wavelift.services.dataplane.readers import Reading, Readings
+from wavelift.services.dataplane.readers import Reading, Readings, doubt_after, open_reader
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.audit import AUDIT_PCT
 from wavelift.transfer.extents import as_stream
 from wavelift.transfer.journal import Journal, JournalIdentity
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import ZERO_BLOCK, CopyStats, copy
-from wavelift.transfer.protocols import BlockStream, Extent
+from wavelift.transfer.protocols import BlockStream, DiskReader, Extent
 from wavelift.transfer.throttle import Throttle
 from wavelift.transfer.vmdk import StreamVmdkSource
 
@@ -413,9 +412,12 @@ class _Run:
                     next_step="The retry asks for a new lease; if it says so again, check the VM's disks in vCenter",
                 )
             return closing(stream)
-        areas = job.reading.areas or (Extent(0, job.disk.capacity),)
-        left = tuple(_without(areas, resumed, job.disk.capacity)) if resumed else areas
-        return closing(_OwnedStream(DatastoreReader(self.session, route, cancel=self.stop, areas=left)))
+        areas, skip_zeros = job.reading.areas, job.reading.skip_zeros and not resumed
+        if resumed:
+            whole = (Extent(0, job.disk.capacity),)
+            areas = tuple(_without(whole if areas is None else areas, resumed, job.disk.capacity))
+        reader = open_reader(self.session, route, cancel=self.stop, areas=areas, skip_zeros=skip_zeros)
+        return closing(_OwnedStream(reader))
 
     def _manifest(self, job: _Job) -> Manifest:
         header = {
@@ -434,7 +436,7 @@ class _Run:
         """:raises GuardError: what was read by ranges may not be our snapshot's content."""
         if job.reading.route is None:
             return
-        why = still_frozen(self.session, job.reading.route)
+        why = doubt_after(self.session, job.reading.route)
         if why:
             raise GuardError(
                 f"What was read may not be what our snapshot froze: {why}",
@@ -493,7 +495,7 @@ class _Run:
 class _OwnedStream:
     """A reader as a stream that closes the reader too."""
 
-    def __init__(self, reader: DatastoreReader) -> None:
+    def __init__(self, reader: DiskReader) -> None:
         self._reader = reader
         self._stream = as_stream(reader)
         self.size = reader.size

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from wavelift.base.domain import DiskLineage, Message
+from typing import Literal
+
+from wavelift.base.domain import DiskLineage, Message, ReplicatedDisk
 from wavelift.rules.plans import ResolvedWave
+
+ReplicationMode = Literal["replicate", "delete", "verify"]
 
 
 class TurnedDown(Message):
@@ -13,6 +17,16 @@ class TurnedDown(Message):
     rule: str
     reason: str
     until: str | None = None
+
+
+class RecordedRun(Message):
+    """A recorded run whose EBS snapshots are to be read back."""
+
+    server: str
+    run: str
+    aws_conn_id: str
+    region: str
+    disks: tuple[ReplicatedDisk, ...]
 
 
 class AdmittedRuns(Message):
@@ -29,6 +43,11 @@ class AdmittedRuns(Message):
     refused: tuple[TurnedDown, ...] = ()
     skipped: tuple[TurnedDown, ...] = ()
     finished: tuple[str, ...] = ()
+    mode: ReplicationMode = "replicate"
+    jobs: tuple[str, ...] = ()
+    """In mode ``delete``: whose replicas go."""
+    recorded: tuple[RecordedRun, ...] = ()
+    """In mode ``verify``: what is read back."""
 
 
 class ReservedRun(Message):

@@ -9,13 +9,15 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
-from wavelift.base.errors import ProofError, located
-from wavelift.base.run import RunContext
+from wavelift.base.errors import NotFoundError, ProofError, located
+from wavelift.base.run import CancelFlag, RunContext
 from wavelift.services.dataplane.messages import ServerTask
-from wavelift.services.dataplane.replication_messages import VerifiedRun
+from wavelift.services.dataplane.replication_messages import RecordedRun, VerifiedRun
 from wavelift.transfer.manifest import Manifest, differences
 from wavelift.transfer.verify import sample_indices
 
+OFFSETS_TOLD = 8
+"""How many differing places of a disk an error names."""
 NEXT_STEP = "Trigger a new run: it sends every disk whole, and nothing builds on this one"
 
 
@@ -47,10 +49,44 @@ def verify_replicated(
                 cancel=ctx.cancel,
             )
             if found.changed:
-                raise _mismatch(disk, found.changed[0].offset, len(found.changed))
+                raise _mismatch(disk, [part.offset for part in found.changed])
             checked += found.blocks_compared
             read += found.bytes_read
     return VerifiedRun(server=task.name, level=level, blocks_checked=checked, bytes_read_back=read)
+
+
+def verify_recorded(access: AwsAccess, recorded: RecordedRun, cancel: CancelFlag) -> VerifiedRun:
+    """Compare every block of a recorded run's EBS snapshots with its manifests.
+
+    :raises ProofError: naming of each disk that differs the first offsets.
+    :raises NotFoundError: a snapshot or manifest is gone.
+    """
+    wrong = []
+    checked = read = 0
+    with located(server=recorded.server, run=recorded.run):
+        for disk in recorded.disks:
+            cancel.check()
+            try:
+                manifest = _manifest(access, disk.lineage)
+                found = compare_snapshot(
+                    access, disk.lineage.snapshot_id, manifest.digest, disk.lineage.capacity, cancel=cancel
+                )
+            except NotFoundError as error:
+                raise NotFoundError(
+                    f"What the run stored is gone: {error.what}",
+                    disk=disk.label,
+                    snapshot=disk.lineage.snapshot_id,
+                    next_step="A newer run replaces the snapshots of the last: verify the job, or its newest run",
+                ) from error
+            checked += found.blocks_compared
+            read += found.bytes_read
+            if found.changed:
+                wrong.append(_mismatch(disk, [part.offset for part in found.changed]))
+        if len(wrong) == 1:
+            raise wrong[0]
+        if wrong:
+            raise ProofError("; ".join(str(error) for error in wrong), next_step=NEXT_STEP)
+    return VerifiedRun(server=recorded.server, level="full", blocks_checked=checked, bytes_read_back=read)
 
 
 def _indices(
@@ -80,11 +116,13 @@ def _manifest(access: AwsAccess, lineage: DiskLineage) -> Manifest:
     return Manifest.from_bytes(body)
 
 
-def _mismatch(disk: ReplicatedDisk, offset: int, places: int) -> ProofError:
+def _mismatch(disk: ReplicatedDisk, offsets: Sequence[int]) -> ProofError:
+    more = ", …" if len(offsets) > OFFSETS_TOLD else ""
     return ProofError(
-        f"What EBS holds differs from the source's manifest in {places} place(s)",
+        f"What EBS holds differs from the source's manifest in {len(offsets)} place(s): "
+        f"disk offset {', '.join(map(str, offsets[:OFFSETS_TOLD]))}{more}",
         disk=disk.label,
-        offset=offset,
+        offset=offsets[0],
         snapshot=disk.lineage.snapshot_id,
         next_step=NEXT_STEP,
     )

@@ -1,0 +1,185 @@
+"""Reading an NBD export, beside ``nbdcopy``: the whole disk in order, and 10,000 random areas of 64 KiB; each without
+and with 5 ms of latency per request.
+
+The servers (nbdkit, its CPU not counted) serve a file from the page cache over a Unix socket. Both only read: ours in
+one thread over one connection (``ours_4``: four), nbdcopy into nothing with its four connections. nbdcopy reads no
+areas: beside those it reads as many bytes in order by requests of the same size. ``limit_mib_s`` of ours is what the
+bytes in flight allow at the latency of single requests, measured in the same run, or the rate without latency where
+that is less; ``of_limit`` is the share of it that was reached while reading (``reading_s``, without Python's start).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import harness
+from wavelift.base.units import KIB, MIB
+
+AREAS: Final = 10_000
+AREA: Final = 64 * KIB
+LATENCY_MS: Final = 5
+SERVER_THREADS: Final = 64
+"""Per connection: each holds one request for its latency."""
+PROBES: Final = 100
+MODES: Final = ("sequential", "random")
+
+
+def job(kind: str, socket: str, seed: int, connections: int) -> None:
+    from wavelift.base.run import CancelFlag
+    from wavelift.transfer.conveyor import Scratch
+    from wavelift.transfer.extents import as_stream
+    from wavelift.transfer.manifest import block_length
+    from wavelift.transfer.nbd.client import NbdClient, Read
+    from wavelift.transfer.nbd.link import NbdAddress
+    from wavelift.transfer.nbd.reader import AHEAD_BYTES, AHEAD_REQUESTS, NbdReader
+
+    idle = harness.peak_mib()
+    began, started = time.process_time(), time.monotonic()
+    client = NbdClient(NbdAddress(unix=socket), cancel=CancelFlag(), connections=connections)
+    scratch = Scratch()
+    if kind == "sequential":
+        reader = NbdReader(client)
+        for piece in as_stream(reader).pieces():
+            scratch.load(piece, block_length(client.size, piece.index))
+    else:  # below the stream, which would fill each block around its area with zeros
+        asked: deque[Read] = deque()
+        buffer = bytearray(AREA)
+        for offset in random_areas(client.size, seed):
+            if len(asked) == AHEAD_REQUESTS:
+                buffer = client.exchange(asked.popleft(), buffer)
+            asked.append(client.start(offset, AREA))
+        for read in asked:
+            buffer = client.exchange(read, buffer)
+    client.close()
+    harness.report_job(
+        added_mib=harness.peak_mib() - idle,
+        reading_cpu_s=time.process_time() - began,
+        reading_s=time.monotonic() - started,
+        in_flight_bytes=AHEAD_BYTES if kind == "sequential" else AHEAD_REQUESTS * AREA,
+    )
+
+
+def random_areas(size: int, seed: int) -> list[int]:
+    """Offsets, ascending, of areas that neither overlap nor touch."""
+    chance = random.Random(seed)
+    return [3 * AREA * slot for slot in sorted(chance.sample(range(size // (3 * AREA)), AREAS))]
+
+
+@contextmanager
+def served(folder: Path, name: str, image: Path, latency_ms: int) -> Iterator[str]:
+    """nbdkit with ``image``; its socket."""
+    path = folder / f"{name}.sock"
+    delay = ["--filter=delay", "file", str(image), f"rdelay={latency_ms}ms"] if latency_ms else ["file", str(image)]
+    nbdkit = shutil.which("nbdkit", path="/usr/sbin:/usr/bin:/usr/local/bin") or "nbdkit"
+    process = subprocess.Popen([nbdkit, "-f", "-r", "-t", str(SERVER_THREADS), "-U", str(path), *delay])
+    try:
+        deadline = time.monotonic() + 10
+        while not path.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("nbdkit did not start")
+            time.sleep(0.01)
+        yield str(path)
+    finally:
+        process.terminate()
+        process.wait()
+        path.unlink(missing_ok=True)
+
+
+def main() -> None:
+    parser = harness.arguments(__doc__)
+    options = parser.parse_args()
+    if options.job:
+        kind, socket, seed, connections = options.job
+        job(kind, socket, int(seed), int(connections))
+        return
+    results = {}
+    with harness.workspace(options) as folder:
+        disk, small = folder / "disk.raw", folder / "small.raw"
+        size = max(options.size_mib * MIB, 4 * AREAS * AREA)
+        for path, length in ((disk, size), (small, AREAS * AREA)):
+            fill(path, length, options.seed)
+        for mode in MODES:
+            for latency in (0, LATENCY_MS):
+                with ExitStack() as servers:
+                    socket = servers.enter_context(served(folder, "disk", disk, latency))
+                    theirs = (
+                        socket
+                        if mode == "sequential"
+                        else servers.enter_context(served(folder, "small", small, latency))
+                    )
+                    results[f"{mode}_{latency}ms"] = _compare(options, mode, latency, socket, theirs, size)
+    for mode in MODES:
+        ideal, slow = (results[f"{mode}_{latency}ms"] for latency in (0, LATENCY_MS))
+        pairs = [(slow["ours"], ideal["ours"])]
+        pairs += [(one, ideal["variants"][name]) for name, one in slow["variants"].items()]
+        for one, other in pairs:
+            allowed = one["in_flight_bytes"] / slow["params"]["request_s"] / MIB
+            data = slow["params"]["data_bytes"] / MIB
+            one["limit_mib_s"] = round(min(allowed, data / other["reading_s"]), 1)
+            one["of_limit"] = round(data / one["reading_s"] / one["limit_mib_s"], 3)
+    first = results["sequential_0ms"]
+    print(json.dumps({**first, "all": results}), flush=True)
+
+
+def _compare(options: Any, mode: str, latency: int, socket: str, theirs: str, size: int) -> dict[str, Any]:
+    def ours(connections: int) -> harness.Contender:
+        command = harness.job_command("benchmarks.nbd_read", mode, socket, options.seed, connections)
+        return harness.Contender(f"ours_{connections}", command)
+
+    requests = ["--request-size=65536"] if mode == "random" else []
+    peer = ["nbdcopy", "--no-extents", *requests, f"nbd+unix:///?socket={theirs}", "null:"]
+    return harness.compare(
+        "nbd_read",
+        ours=ours(1),
+        variants=[ours(4)],
+        peers=[harness.Contender("nbdcopy", peer)],
+        data_bytes=size if mode == "sequential" else AREAS * AREA,
+        params={
+            "request_s": round(request_seconds(socket, mode), 5),
+            "mode": mode,
+            "latency_ms": latency,
+            "size": size,
+            "area": AREA,
+            "server_threads": SERVER_THREADS,
+        },
+        runs=options.runs,
+    )
+
+
+def request_seconds(socket: str, mode: str) -> float:
+    """How long one request takes alone, its transfer included; the median of many."""
+    from wavelift.base.run import CancelFlag
+    from wavelift.transfer.nbd.client import NbdClient
+    from wavelift.transfer.nbd.link import NbdAddress
+
+    client = NbdClient(NbdAddress(unix=socket), cancel=CancelFlag())
+    buffer = memoryview(bytearray(client.piece if mode == "sequential" else AREA))
+    taken = []
+    for number in range(PROBES):
+        began = time.monotonic()
+        client.read_into(number * len(buffer), buffer)
+        taken.append(time.monotonic() - began)
+    client.close()
+    return statistics.median(taken)
+
+
+def fill(path: Path, length: int, seed: int) -> None:
+    """Random bytes: neither end may find them easy."""
+    unit = random.Random(seed).randbytes(8 * MIB)
+    with path.open("wb") as out:
+        for at in range(0, length, len(unit)):
+            out.write(unit[: length - at])
+
+
+if __name__ == "__main__":
+    main()

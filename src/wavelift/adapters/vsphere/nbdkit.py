@@ -1,0 +1,375 @@
+"""nbdkit with the customer's VDDK: one process for each disk of our snapshot that is being read.
+
+(nbdkit's ``vddk`` plugin serves one disk per process.) It listens on a Unix socket in a folder that nobody else may
+enter, gets the password through a pipe, and ends with us in every case: the kernel ends it when the *thread* that
+started it ends, so whoever starts one must outlive it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from pyVmomi import vim
+
+from wavelift.adapters.vsphere.datastore import NotServed
+from wavelift.adapters.vsphere.faults import moref
+from wavelift.adapters.vsphere.properties import read_one
+from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
+from wavelift.adapters.vsphere.vddk import VddkConfig, explain
+from wavelift.base.domain import DiskFacts
+from wavelift.base.errors import (
+    Cancelled,
+    FencedError,
+    GuardError,
+    LoginError,
+    PermanentError,
+    UnreachableError,
+    WaveliftError,
+)
+from wavelift.base.net import fetch_certificate, sha1_thumbprint
+from wavelift.base.run import CancelFlag
+from wavelift.transfer.nbd.client import NbdClient
+from wavelift.transfer.nbd.link import NbdAddress
+from wavelift.transfer.nbd.reader import NbdReader
+from wavelift.transfer.protocols import Extent
+
+log = logging.getLogger(__name__)
+
+START_SECONDS: Final = 30.0
+"""Until the socket is there: nbdkit starts once more to load VDDK's libraries."""
+END_SECONDS: Final = 10.0
+"""To end its VDDK sessions; what is left is killed."""
+POLL_SECONDS: Final = 0.02
+LOG_BYTES: Final = 64 * 1024
+"""Of the log's end that are looked at."""
+READ_SECONDS: Final = 120.0
+"""Without a byte: VDDK opens its disk while we wait, and tries each transport in turn."""
+THREADS: Final = 16
+"""Of nbdkit: reads that VDDK has in flight."""
+FOLDER: Final = "wavelift-nbd-"
+STALE_SECONDS: Final = 600.0
+"""A folder without a living nbdkit that is older was left by a process that was killed."""
+SOCKET_PATH_LIMIT: Final = 107
+_PASSWORD_LIMIT: Final = 4096
+"""Fits into the pipe whole."""
+
+
+class MovedError(GuardError):
+    """The VM is not on the host whose slots were taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class VddkRoute:
+    """One disk as our snapshot froze it, served by VDDK."""
+
+    vm: str
+    snapshot: str
+    server: str
+    disk: str
+    """``SCSI 0:1``."""
+    file: str
+    """``[ds] web01/web01.vmdk``: the disk's head in the snapshot."""
+    capacity: int
+    runtime_host: str
+    thumbprint: str
+    """SHA-1 of vCenter's certificate, seen over a connection under the session's own policy."""
+
+    @property
+    def reason(self) -> str:
+        """For the run's record."""
+        return f"{self.file} is served by VDDK"
+
+
+def probe(
+    session: VsphereSession,
+    *,
+    vm: str,
+    snapshot: str,
+    disk: DiskFacts,
+    server: str,
+    cancel: CancelFlag,
+    expected_host: str = "",
+) -> VddkRoute | NotServed:
+    """Read the first bytes of ``disk`` through VDDK, and give the way; or why there is none.
+
+    :param disk: as the snapshot froze it. :param expected_host: moref of the host that pre-flight saw.
+    :raises MovedError: the VM is on another one; nothing was opened. :raises LoginError: vCenter refuses the account.
+    """
+    config = session.config
+    if config.vddk is None:
+        return NotServed("no VDDK is set up on the vsphere connection")
+    if config.proxy:
+        return NotServed("VDDK connects directly, and the vsphere connection goes through a proxy")
+    host = _runtime_host(session, vm, server)
+    if expected_host and host != expected_host:
+        raise MovedError(
+            "The VM has moved to another host than the one whose transfer slots were taken",
+            server=server,
+            host=host,
+            expected=expected_host,
+            next_step="Run it again from the pre-flight on, which takes the slots of the new host",
+        )
+    try:
+        route = VddkRoute(
+            vm, snapshot, server, disk.address, disk.file, disk.capacity, host, _thumbprint(config, session)
+        )
+        with VddkReader(config, route, cancel=cancel) as reader:
+            reader.read_into(0, memoryview(bytearray(min(reader.client.export.minimum, disk.capacity))))
+        return route
+    except (LoginError, Cancelled, FencedError):
+        raise
+    except WaveliftError as error:
+        cancel.check()
+        log.warning("%s %s cannot be read through VDDK: %s", server, disk.address, error)
+        return NotServed(f"VDDK: {error.what}")
+
+
+def snapshot_gone(session: VsphereSession, route: VddkRoute) -> str:
+    """Why what was read may not be our snapshot's content; empty when it is. VDDK reads the snapshot itself, wherever
+    the VM runs, so only the snapshot's end matters."""
+    values = read_one(session, vim.VirtualMachine, route.vm, ["snapshot.rootSnapshotList"], server=route.server)
+    pending = list(values.get("snapshot.rootSnapshotList") or ())
+    while pending:
+        node = pending.pop()
+        if moref(node.snapshot) == route.snapshot:
+            return ""
+        pending += node.childSnapshotList or ()
+    return "our snapshot is gone"
+
+
+def _runtime_host(session: VsphereSession, vm: str, server: str) -> str:
+    return moref(read_one(session, vim.VirtualMachine, vm, ["runtime.host"], server=server).get("runtime.host"))
+
+
+def _thumbprint(config: VsphereConfig, session: VsphereSession) -> str:
+    der = fetch_certificate(config.host, config.port, timeout=config.timeout, context=session.context)
+    return sha1_thumbprint(der)
+
+
+class VddkReader(NbdReader):
+    """The reader of a route, with the nbdkit behind it; to be closed by the thread that opened it.
+
+    :param areas: and ``skip_zeros``: see :class:`~wavelift.transfer.nbd.reader.NbdReader`.
+    """
+
+    def __init__(
+        self,
+        config: VsphereConfig,
+        route: VddkRoute,
+        *,
+        cancel: CancelFlag,
+        areas: Sequence[Extent] | None = None,
+        skip_zeros: bool = False,
+    ) -> None:
+        """:raises WaveliftError: it can't be started, or can't open the disk; says why as far as its log does."""
+        assert config.vddk is not None
+        self.route = route
+        self._nbdkit = Nbdkit(arguments(config, route), config.password, server=route.server, disk=route.disk)
+        try:
+            self._nbdkit.wait_ready(cancel)
+            client = NbdClient(
+                NbdAddress(unix=self._nbdkit.socket),
+                cancel=cancel,
+                connections=config.vddk.connections,
+                timeout=READ_SECONDS,
+                explain=self._nbdkit.explain,
+                server=route.server,
+                disk=route.disk,
+            )
+            super().__init__(client, areas=areas, skip_zeros=skip_zeros)
+            self._check_size()
+        except BaseException:
+            self._nbdkit.close()
+            raise
+
+    def _check_size(self) -> None:
+        if self.size != self.route.capacity:
+            self.client.close()
+            raise PermanentError(
+                f"VDDK serves a disk of {self.size} bytes, vCenter says {self.route.capacity}",
+                server=self.route.server,
+                disk=self.route.disk,
+                next_step="Look at the VM's disks in vCenter; another reader can be used until then",
+            )
+
+    def close(self) -> None:
+        super().close()
+        self._nbdkit.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def arguments(config: VsphereConfig, route: VddkRoute) -> list[str]:
+    """nbdkit's command line but for socket and password; holds no secret."""
+    vddk: VddkConfig | None = config.vddk
+    assert vddk is not None
+    found = [
+        vddk.nbdkit,
+        "--foreground",
+        "--exit-with-parent",
+        "--readonly",
+        "--newstyle",
+        f"--threads={THREADS}",
+        "vddk",
+        f"libdir={vddk.libdir}",
+        f"server={config.host}",
+        f"port={config.port}",
+        f"user={config.username}",
+        f"thumbprint={route.thumbprint}",
+        f"vm=moref={route.vm}",
+        f"snapshot={route.snapshot}",
+        f"transports={':'.join(vddk.transports)}",
+        f"file={route.file}",
+    ]
+    if vddk.compression != "none":
+        found.append(f"compression={vddk.compression}")
+    if vddk.config_file:
+        found.append(f"config={vddk.config_file}")
+    return found
+
+
+class Nbdkit:
+    """A running nbdkit.
+
+    :param command: the program first, the plugin's name somewhere, its parameters behind that.
+    :param password: handed over through a pipe as ``password=-FD``.
+    """
+
+    def __init__(self, command: Sequence[str], password: str, **where: object) -> None:
+        """:raises PermanentError: the program is missing, or the password is none that can be handed over."""
+        self._where = where
+        self._password = password
+        _sweep()
+        self._folder = Path(tempfile.mkdtemp(prefix=FOLDER))
+        self.socket: Final = str(self._folder / "s")
+        self._ready = self._folder / "pid"
+        self._log = self._folder / "log"
+        try:
+            self._process = self._start(command)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        secret = self._password.encode()
+        if len(self.socket) > SOCKET_PATH_LIMIT:
+            raise PermanentError(f"{self._folder} is too long for a socket", next_step="Set TMPDIR to a shorter one")
+        if b"\n" in secret or len(secret) > _PASSWORD_LIMIT:
+            raise PermanentError("nbdkit takes no such password", next_step="Change it: one line, 4096 bytes at most")
+        given, kept = os.pipe()
+        try:
+            os.write(kept, secret)
+            os.close(kept)
+            # A file, not a pipe: what was said before an answer is there when the answer is.
+            with self._log.open("ab") as said:
+                return subprocess.Popen(
+                    [command[0], "--unix", self.socket, "--pidfile", self._ready, *command[1:], f"password=-{given}"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=said,
+                    pass_fds=(given,),
+                    env=_environment(),
+                )
+        except OSError as error:
+            raise PermanentError(
+                f"{command[0]} could not be started: {error.strerror}",
+                next_step="Install nbdkit on the connector; `wavelift vsphere vddk` says what is missing",
+                **self._where,
+            ) from error
+        finally:
+            os.close(given)
+
+    def wait_ready(self, cancel: CancelFlag) -> None:
+        """:raises WaveliftError: it ended, or is not there in time. :raises Cancelled: meanwhile."""
+        deadline = time.monotonic() + START_SECONDS
+        while not (self._ready.exists() and self._ready.stat().st_size):
+            if self._process.poll() is not None:
+                raise self.explain() or self._ended()
+            if time.monotonic() > deadline:
+                raise UnreachableError(
+                    f"nbdkit did not get ready in {START_SECONDS:g} s", next_step="Look at its log", **self._where
+                )
+            cancel.check()
+            cancel.wait(POLL_SECONDS)
+
+    def explain(self) -> WaveliftError | None:
+        """What it said went wrong; that it ended, when it did; else None."""
+        found = explain(self._lines(), **self._where)
+        return found or (self._ended() if self._process.poll() is not None else None)
+
+    def _ended(self) -> WaveliftError:
+        code = self._process.returncode
+        last = next(reversed(self._lines()), "")
+        return UnreachableError(
+            f"nbdkit ended with {code}" + (f": {last}" if last else ""),
+            next_step="`wavelift vsphere vddk` on the connector checks what it needs",
+            **self._where,
+        )
+
+    def close(self) -> None:
+        """End it, gently first, and remove its folder. Idempotent; never raises."""
+        self._process.terminate()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("nbdkit %d does not end and is killed", self._process.pid)
+            self._process.kill()
+            self._process.wait()
+        for line in self._lines():
+            log.debug("%s", line)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _lines(self) -> list[str]:
+        """The end of what it said, without the password."""
+        try:
+            with self._log.open("rb") as said:
+                said.seek(max(0, said.seek(0, os.SEEK_END) - LOG_BYTES))
+                text = said.read().decode(errors="replace")
+        except FileNotFoundError:
+            return []
+        return (text.replace(self._password, "***") if self._password else text).splitlines()
+
+
+def _sweep() -> None:
+    """Remove what killed processes of ours left: the kernel ended their nbdkit, not its folder."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        try:
+            there = folder.stat()
+            if there.st_uid != os.getuid() or time.time() - there.st_mtime < STALE_SECONDS:
+                continue
+        except OSError:
+            continue  # another one was quicker
+        if not _serves(folder / "s"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _serves(path: Path) -> bool:
+    """Somebody listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probing:
+        probing.settimeout(1)
+        try:
+            probing.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _environment() -> dict[str, str]:
+    """Ours holds Airflow's secrets; and VDDK's words are to be English."""
+    kept = {name: os.environ[name] for name in ("HOME", "PATH", "TMPDIR") if name in os.environ}
+    return {**kept, "LC_ALL": "C"}

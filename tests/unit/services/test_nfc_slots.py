@@ -1,0 +1,105 @@
+"""The NFC sessions of hosts and vCenters, taken by `reserve` beside the connector's slot (invariant 8)."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from tests.unit.services.test_replication import Desk, HandClock, clock, desk, made_once
+
+from wavelift.base.run import RunContext
+from wavelift.ledger import DagRun, SlotKind
+from wavelift.ledger.slots import list_slots
+from wavelift.services.dataplane.messages import NfcShare, ServerTask
+from wavelift.services.dataplane.replication_messages import ReservedRun
+from wavelift.services.replication_flow import Finished, InQueue, release, reserve
+
+__all__ = ["clock", "desk", "made_once"]
+
+pytestmark = pytest.mark.unit
+
+RUN = DagRun("erp.replicate", "r1")
+HALL = 4
+
+
+def _task(server: str, host: str = "host-1", *, connector: str = "hall-a", vddk: bool = True) -> ServerTask:
+    share = NfcShare(vcenter="vc.lab:443", host=host, per_host=1, per_vcenter=2) if vddk else None
+    plan, facts = SimpleNamespace(connector=connector), SimpleNamespace(moref=f"vm-{server}")
+    return ServerTask.model_construct(name=server, plan=plan, facts=facts, nfc=share)
+
+
+class Hall:
+    """Servers of one DAG run that ask for what their transfers need."""
+
+    def __init__(self, desk: Desk, clock: HandClock, *servers: str) -> None:
+        self.desk, self.clock = desk, clock
+        for server in servers:
+            desk.create(server)
+        desk.admit(RUN.dag_run_id)
+
+    def context(self, task: ServerTask) -> RunContext:
+        return RunContext(f"{RUN.dag_id}/{RUN.dag_run_id}/{task.name}", clock=self.clock)
+
+    def ask(self, task: ServerTask, limit: int = HALL) -> ReservedRun | InQueue | Finished:
+        return reserve(self.desk.ledger, task, self.context(task), run=RUN, limit=limit, is_run_alive=lambda *_: True)
+
+    def end(self, task: ServerTask) -> None:
+        release(self.desk.ledger, task, self.context(task), removed=True)
+
+    def held(self) -> list[tuple[str, str, str]]:
+        granted = [each for each in list_slots(self.desk.ledger) if each.granted_at]
+        return sorted((each.holder.rpartition("/")[2], str(each.kind), each.scope) for each in granted)
+
+
+def test_a_host_a_vcenter_and_a_connector_are_taken_and_given_back(desk: Desk, clock: HandClock) -> None:
+    hall = Hall(desk, clock, "web01")
+    assert isinstance(hall.ask(_task("web01")), ReservedRun)
+    assert hall.held() == [
+        ("web01", "nfc_host", "vc.lab:443/host-1"),
+        ("web01", "nfc_vcenter", "vc.lab:443"),
+        ("web01", "transfer", "hall-a"),
+    ]
+    assert isinstance(hall.ask(_task("web01")), ReservedRun), "asking again changes nothing"
+    hall.end(_task("web01"))
+    assert hall.held() == []
+
+
+def test_without_vddk_only_the_connector_counts(desk: Desk, clock: HandClock) -> None:
+    hall = Hall(desk, clock, "web01")
+    assert isinstance(hall.ask(_task("web01", vddk=False)), ReservedRun)
+    assert hall.held() == [("web01", "transfer", "hall-a")]
+
+
+def test_a_full_host_makes_its_servers_wait_and_no_others(desk: Desk, clock: HandClock) -> None:
+    hall = Hall(desk, clock, "web01", "web02", "web03")
+    assert isinstance(hall.ask(_task("web01")), ReservedRun)
+    waiting = hall.ask(_task("web02"))
+    assert isinstance(waiting, InQueue)
+    assert (waiting.kind, waiting.scope, waiting.limit, waiting.position) == (
+        SlotKind.NFC_HOST,
+        "vc.lab:443/host-1",
+        1,
+        1,
+    )
+    assert isinstance(hall.ask(_task("web03", "host-2")), ReservedRun)
+    assert not [each for each in hall.held() if each[0] == "web02"], "who waits for a host holds nothing"
+    hall.end(_task("web01"))
+    assert isinstance(hall.ask(_task("web02")), ReservedRun)
+
+
+def test_the_sessions_of_a_vcenter_hold_across_connectors(desk: Desk, clock: HandClock) -> None:
+    hall = Hall(desk, clock, "web01", "web02", "web03")
+    assert isinstance(hall.ask(_task("web01", "host-1")), ReservedRun)
+    assert isinstance(hall.ask(_task("web02", "host-2", connector="hall-b")), ReservedRun)
+    waiting = hall.ask(_task("web03", "host-3", connector="hall-c"))
+    assert isinstance(waiting, InQueue)
+    assert (waiting.kind, waiting.limit) == (SlotKind.NFC_VCENTER, 2)
+
+
+def test_the_slots_of_a_host_that_the_vm_left_are_given_back(desk: Desk, clock: HandClock) -> None:
+    """Cleared from the pre-flight on, which saw it elsewhere."""
+    hall = Hall(desk, clock, "web01", "web02")
+    assert isinstance(hall.ask(_task("web01", "host-1")), ReservedRun)
+    assert isinstance(hall.ask(_task("web01", "host-2")), ReservedRun)
+    assert ("web01", "nfc_host", "vc.lab:443/host-1") not in hall.held()
+    assert isinstance(hall.ask(_task("web02", "host-1")), ReservedRun)

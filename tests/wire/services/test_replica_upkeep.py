@@ -1,0 +1,201 @@
+"""What is done to replicas beside runs: deleted with their job (SMS-09), read back on request (invariant 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.s3 import S3Staging
+from wavelift.base.errors import BusyError, NotFoundError, PermanentError, ProofError, SpecError
+from wavelift.base.run import CancelFlag, SystemClock
+from wavelift.base.units import BLOCK
+from wavelift.ledger import DagRun, Ledger, jobs, replication_runs, waves
+from wavelift.rules.replication import JobState
+from wavelift.rules.wave_replication import ReplicationPlan
+from wavelift.services.dataplane.verify_replicated import verify_recorded
+from wavelift.services.replication import JobOrder, create_job, delete_job, fail_run, update_job
+from wavelift.services.replication_flow import ReplicateRequest, admit, finish
+from wavelift.services.replication_upkeep import DeletedJob, delete_outside, runs_to_verify
+
+from .journey import Stage
+from .replica import Replica
+from .servers import noise
+from .test_replicated_images import WAVE, Copies
+
+pytestmark = pytest.mark.wire
+
+CLOCK = SystemClock()
+
+
+@pytest.fixture
+def copies(stage: Stage, tmp_path: Path) -> Iterator[Copies]:
+    with Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        create_job(ledger, WAVE, JobOrder(server="copy01", plan=ReplicationPlan()), by="test", clock=CLOCK)
+        made = Copies(stage, ledger, Replica(stage, "copy01"))
+        yield made
+        made.discard()
+
+
+def frozen_run(copies: Copies) -> Any:
+    """One recorded run whose wave run has its spec, as ``admit`` freezes it."""
+    one, ctx, run = copies.run()
+    spec = copies.stage.wave("copy01").dump()
+    waves.freeze_wave_run(
+        copies.ledger,
+        run=run.run,
+        wave=WAVE,
+        mode="replicate",
+        requested_by="test",
+        source="api",
+        spec=spec,
+        note="",
+        clock=CLOCK,
+    )
+    return one, ctx, run
+
+
+def delete(copies: Copies, job_id: str, *, alive: bool = False) -> DeletedJob:
+    return delete_outside(
+        copies.ledger,
+        lambda *_: copies.stage.access(),
+        job_id,
+        by="test",
+        is_run_alive=lambda *_: alive,
+        cancel=CancelFlag(),
+        clock=CLOCK,
+    )
+
+
+def objects(stage: Stage, run_key: str) -> list[str]:
+    s3 = S3Staging(stage.access(), stage.account.bucket)
+    try:
+        return [entry.key for entry in s3.list("stage/") if ".manifest" in entry.key or ".journal/" in entry.key]
+    finally:
+        s3.close()
+
+
+def test_sms_09_a_deleted_job_leaves_its_amis_and_nothing_else(stage: Stage, copies: Copies) -> None:
+    one, ctx, run = frozen_run(copies)
+    imported = copies.image(one, ctx).image_id
+    job = run.job_id
+    update_job(copies.ledger, job, by="test", clock=CLOCK, ami="register", license_type="byol")
+    stage.vc.guest_write("copy01", 0, 3 * BLOCK, noise(201, 300))
+    one, ctx, run = frozen_run(copies)
+    registered = copies.image(one, ctx).image_id
+    snapshots = list(copies.replica.made)
+    assert objects(stage, run.run_key)
+
+    delete_job(copies.ledger, job, by="test", clock=CLOCK)
+    done = delete(copies, job)
+    ec2 = Ec2(stage.access())
+    assert set(ec2.images([imported, registered])) == {imported, registered}, "never its AMIs"
+    (stays,) = ec2.images([registered])[registered].snapshot_ids
+    assert set(ec2.snapshots(snapshots)) == {stays}
+    assert set(done.snapshots) == set(snapshots) - {stays}
+    assert any(stays in words and registered in words for words in done.kept)
+    assert done.objects > 0
+    assert not objects(stage, run.run_key)
+    assert jobs.get_job(copies.ledger, job).state is JobState.DELETED
+    again = delete(copies, job)
+    assert (again.snapshots, again.objects) == ((), 0), "asked again it finds nothing to do"
+
+
+def test_sms_09_a_run_that_was_under_way_is_deleted_with_its_job(stage: Stage, copies: Copies) -> None:
+    _, _, cut = frozen_run(copies)
+    snapshots = list(copies.replica.made)
+    delete_job(copies.ledger, cut.job_id, by="test", clock=CLOCK)
+    assert replication_runs.get_run(copies.ledger, cut.id).state == "deleted"
+    assert set(delete(copies, cut.job_id).snapshots) == set(snapshots)
+    assert not Ec2(stage.access()).snapshots(snapshots)
+
+
+def test_sms_09_a_standing_vsphere_snapshot_keeps_the_job(copies: Copies) -> None:
+    _, _, run = frozen_run(copies)
+    replication_runs.record_intent(copies.ledger, run.id, name="wavelift-1", vm="vm-1", clock=CLOCK)
+    delete_job(copies.ledger, run.job_id, by="test", clock=CLOCK)
+    with pytest.raises(BusyError, match="still removes"):
+        delete(copies, run.job_id, alive=True)
+    with pytest.raises(PermanentError) as caught:
+        delete(copies, run.job_id)
+    assert f"wavelift cleanup {WAVE}" in str(caught.value)
+    assert jobs.get_job(copies.ledger, run.job_id).state is JobState.DELETING
+    replication_runs.record_snapshot_removed(copies.ledger, run.id, clock=CLOCK)
+    assert delete(copies, run.job_id).snapshots
+    assert jobs.get_job(copies.ledger, run.job_id).state is JobState.DELETED
+
+
+def request(mode: str, **conf: Any) -> ReplicateRequest:
+    run = DagRun(f"{WAVE}.replicate", f"manual__{mode}")
+    return ReplicateRequest(run, WAVE, {"mode": mode, "servers": None, "note": None, **conf}, "test")
+
+
+def ask(copies: Copies, asked: ReplicateRequest) -> Any:
+    wave = copies.stage.wave("copy01")
+    return admit(copies.ledger, asked, lambda _: wave, is_run_alive=lambda *_: True, clock=CLOCK)
+
+
+def test_a_run_that_deletes_or_verifies_admits_no_server(copies: Copies) -> None:
+    _, _, run = frozen_run(copies)
+    with pytest.raises(SpecError, match="active, not being deleted"):
+        ask(copies, request("delete", jobs=[run.job_id]))
+    with pytest.raises(SpecError, match="unknown keys: servers"):
+        ask(copies, request("delete", jobs=[run.job_id], servers=["copy01"]))
+    with pytest.raises(SpecError, match="mode is 'purge'"):
+        ask(copies, request("purge"))
+    with pytest.raises(SpecError, match="No run is named"):
+        ask(copies, request("verify"))
+    with pytest.raises(NotFoundError):
+        ask(copies, request("verify", runs=["run-000000000000"]))
+    found = ask(copies, request("verify", jobs=[run.job_id]))
+    assert (found.granted, found.mode, [each.run for each in found.recorded]) == ((), "verify", [run.id])
+    delete_job(copies.ledger, run.job_id, by="test", clock=CLOCK)
+    found = ask(copies, request("delete", jobs=[run.job_id]))
+    assert (found.granted, found.mode, found.jobs) == ((), "delete", (run.job_id,))
+    assert waves.get_wave_run(copies.ledger, DagRun(f"{WAVE}.replicate", "manual__delete")).mode == "delete"
+    counted = [each for each in replication_runs.list_runs(copies.ledger).items if each.counted_at is not None]
+    assert [each.id for each in counted] == [run.id], "no other run is counted"
+    delete(copies, run.job_id)
+
+
+def test_inv_1_a_recorded_run_is_read_back_and_quarantined_when_it_lies(stage: Stage, copies: Copies) -> None:
+    _, _, first = frozen_run(copies)
+    fail_run(copies.ledger, first.id, "only its transfer was wanted", clock=CLOCK)
+    (recorded,) = runs_to_verify(copies.ledger, WAVE, {"runs": [first.id]})
+    found = verify_recorded(stage.access(), recorded, CancelFlag())
+    assert found.blocks_checked * BLOCK >= recorded.disks[0].lineage.capacity
+    stage.vc.guest_write("copy01", 0, 5 * BLOCK + 100, noise(203, 300))
+    stage.vc.guest_write("copy01", 0, 9 * BLOCK, noise(204, 300))
+    _, _, second = frozen_run(copies)
+    (now,) = runs_to_verify(copies.ledger, WAVE, {"jobs": [second.job_id]})
+    assert now.run == second.id
+    (disk,) = now.disks
+    # The snapshot of the first run under the manifest of the second: two blocks are not what was recorded.
+    old = disk.lineage.model_copy(update={"snapshot_id": recorded.disks[0].lineage.snapshot_id})
+    lie = now.model_copy(update={"disks": (disk.model_copy(update={"lineage": old}),)})
+    with pytest.raises(ProofError) as caught:
+        verify_recorded(stage.access(), lie, CancelFlag())
+    assert f"disk offset {5 * BLOCK}, {9 * BLOCK}" in str(caught.value)
+    assert "copy01" in str(caught.value)
+    run = DagRun(f"{WAVE}.replicate", "manual__verify")
+    for _ in range(2):  # the report may be told again after a clear
+        report = finish(
+            copies.ledger,
+            run,
+            None,
+            None,
+            (),
+            clock=CLOCK,
+            tidy=lambda _: "",
+            wrong={second.id: str(caught.value)},
+        )
+        assert not report.succeeded
+    assert replication_runs.get_run(copies.ledger, second.id).quarantine == str(caught.value)
+    with pytest.raises(SpecError, match="no recorded run"):
+        runs_to_verify(copies.ledger, WAVE, {"jobs": [second.job_id]})
+    Ec2(stage.access()).delete_snapshot(old.snapshot_id)
+    with pytest.raises(NotFoundError, match="gone"):
+        verify_recorded(stage.access(), recorded, CancelFlag())

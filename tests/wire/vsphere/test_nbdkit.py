@@ -1,0 +1,360 @@
+"""Reading frozen disks through nbdkit with a stand-in for VDDK, which is not ours to have."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.vddk import VddkStandIn
+from typer.testing import CliRunner
+
+from wavelift.adapters.vsphere.datastore import NotServed
+from wavelift.adapters.vsphere.inventory import list_summaries
+from wavelift.adapters.vsphere.nbdkit import MovedError, VddkReader, VddkRoute, probe, snapshot_gone
+from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
+from wavelift.adapters.vsphere.snapshots import ensure_snapshot, remove_snapshot, snapshot_disks
+from wavelift.adapters.vsphere.vddk import VddkConfig, check_vddk, explain
+from wavelift.base.domain import DiskFacts, SnapshotRef
+from wavelift.base.errors import (
+    BusyError,
+    LimitReachedError,
+    LoginError,
+    MissingPrivilegeError,
+    NotFoundError,
+    PermanentError,
+    SpecError,
+    ThrottledError,
+    TlsError,
+    UnreachableError,
+    WaveliftError,
+)
+from wavelift.base.names import snapshot_name
+from wavelift.base.run import CancelFlag
+from wavelift.base.units import BLOCK, MIB
+from wavelift.cli.main import app
+from wavelift.simulators import vcenter
+from wavelift.simulators.vcenter import SimDisk, SimVm, VCenterSimulator
+from wavelift.transfer.extents import as_stream
+from wavelift.transfer.protocols import Extent
+
+pytestmark = pytest.mark.wire
+
+Configure = Callable[..., VsphereConfig]
+
+CAPACITY = 9 * MIB + 512
+NAME = snapshot_name("demo.replicate/run/vddk")
+SECRET = "not on any command line"
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    return random.Random(9).randbytes(3 * MIB) + bytes(2 * MIB) + random.Random(8).randbytes(CAPACITY - 5 * MIB)
+
+
+@pytest.fixture(scope="module")
+def hall(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> Iterator[VCenterSimulator]:
+    folder = tmp_path_factory.mktemp("hall")
+    raw = folder / "disk.raw"
+    raw.write_bytes(content)
+    with raw.open("r+b") as out:  # a real hole, so that there is one to tell of
+        subprocess.run(["fallocate", "-p", "-o", str(3 * MIB), "-l", str(2 * MIB), raw], check=True, stdout=out)
+    admin = replace(vcenter.ADMIN, password=SECRET)
+    vms = [SimVm("web01", [SimDisk(raw)], folder="prod")]
+    with vcenter.start(folder / "state", vms, users=(admin,), task_seconds=0.01, evidence=True) as running:
+        yield running
+
+
+@pytest.fixture
+def sim(hall: VCenterSimulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[VCenterSimulator]:
+    """Nothing may be left: no snapshot, no folder, no nbdkit."""
+    with tempfile.TemporaryDirectory(prefix="wl-", dir=tempfile.gettempdir()) as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield hall
+        assert not list(Path(folder).iterdir())
+    assert [vm["snapshots"] for vm in hall.state()["vms"]] == [[]]
+
+
+@pytest.fixture
+def vddk(hall: VCenterSimulator, tmp_path: Path) -> VddkStandIn:
+    return VddkStandIn(tmp_path / "vddk", hall)
+
+
+@pytest.fixture
+def session(sim: VCenterSimulator, vddk: VddkStandIn, config_of: Configure) -> Iterator[VsphereSession]:
+    with connect(config_of(sim, vddk=vddk.config())) as opened:
+        yield opened
+
+
+@contextmanager
+def frozen(session: VsphereSession) -> Iterator[tuple[SnapshotRef, DiskFacts]]:
+    vm = next(each.moref for each in list_summaries(session) if each.name == "web01")
+    ref = ensure_snapshot(session, vm, NAME, "test", quiesce="never", cancel=CancelFlag())
+    try:
+        yield ref, snapshot_disks(session, ref.moref)[0]
+    finally:
+        remove_snapshot(session, vm, NAME, cancel=CancelFlag())
+
+
+def look(session: VsphereSession, ref: SnapshotRef, disk: DiskFacts, **options: Any) -> VddkRoute | NotServed:
+    return probe(session, vm=ref.vm, snapshot=ref.moref, disk=disk, server=ref.server, cancel=CancelFlag(), **options)
+
+
+def whole(reader: VddkReader) -> bytes:
+    image = bytearray(b"\xff" * reader.size)
+    covered = {each.offset // BLOCK for each in reader.extents()}
+    for piece in as_stream(reader).pieces():
+        at = piece.index * BLOCK
+        piece.load(memoryview(image)[at : at + BLOCK])
+        covered.add(piece.index)
+    for index in range(-(-reader.size // BLOCK)):
+        if index not in covered:
+            image[index * BLOCK : (index + 1) * BLOCK] = bytes(min(BLOCK, reader.size - index * BLOCK))
+    return bytes(image)
+
+
+def test_a_running_disk_is_read_as_it_was_frozen(
+    session: VsphereSession, sim: VCenterSimulator, vddk: VddkStandIn, content: bytes
+) -> None:
+    sim.set_vm("web01", power="poweredOn")
+    with frozen(session) as (ref, disk):
+        sim.guest_write("web01", 0, 4096, b"later")
+        route = look(session, ref, disk)
+        assert isinstance(route, VddkRoute), route
+        assert route.reason == f"{disk.file} is served by VDDK"
+        with VddkReader(session.config, route, cancel=CancelFlag()) as reader:
+            assert whole(reader) == content
+        with VddkReader(session.config, route, cancel=CancelFlag(), skip_zeros=True) as reader:
+            assert Extent(0, 3 * MIB) in list(reader.extents())
+            assert whole(reader) == content
+        areas = [Extent(2 * BLOCK, BLOCK)]
+        with VddkReader(session.config, route, cancel=CancelFlag(), areas=areas) as reader:
+            assert list(reader.extents()) == areas
+        assert not snapshot_gone(session, route)
+    assert "our snapshot is gone" in snapshot_gone(session, route)
+    sim.guest_write("web01", 0, 4096, content[4096:4101])
+
+
+def test_the_password_is_nowhere_to_be_seen(
+    session: VsphereSession, vddk: VddkStandIn, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SECRET", "another secret")
+    caplog.set_level("DEBUG")
+    vddk.refuse(f"VixDiskLib: login failed for {SECRET}")
+    with frozen(session) as (ref, disk), pytest.raises(LoginError) as refused:
+        look(session, ref, disk)
+    assert SECRET not in str(refused.value)
+    assert SECRET not in caplog.text
+    assert SECRET not in "\n".join(vddk.argv)
+    assert "another secret" not in vddk.environment
+    assert any(each.startswith("password=-") for each in vddk.argv)
+    assert {"--readonly", "--exit-with-parent", f"snapshot={ref.moref}", f"vm=moref={ref.vm}"} <= set(vddk.argv)
+
+
+def test_a_vm_that_moved_is_not_opened(session: VsphereSession, vddk: VddkStandIn) -> None:
+    with frozen(session) as (ref, disk):
+        with pytest.raises(MovedError, match="another host") as moved:
+            look(session, ref, disk, expected_host="host-of-yesterday")
+    assert moved.value.retryable
+    assert not (vddk.folder / "argv").exists()
+
+
+def test_without_vddk_or_through_a_proxy_the_reason_says_so(session: VsphereSession) -> None:
+    with frozen(session) as (ref, disk):
+        ways = {"no VDDK": {"vddk": None}, "proxy": {"proxy": "http://proxy:3128"}}
+        for words, changes in ways.items():
+            kept = session.config
+            session.config = replace(kept, **changes)  # type: ignore[arg-type]
+            try:
+                found = look(session, ref, disk)
+            finally:
+                session.config = kept
+            assert isinstance(found, NotServed)
+            assert words in found.reason
+
+
+def test_a_failing_probe_is_a_reason(session: VsphereSession, vddk: VddkStandIn) -> None:
+    with frozen(session) as (ref, disk):
+        vddk.refuse("[NFC ERROR] NfcNewAuthdConnectionEx: Failed to connect to server esxi-3.example.com:902")
+        found = look(session, ref, disk)
+        assert isinstance(found, NotServed)
+        assert "does not reach the ESXi host esxi-3.example.com:902" in found.reason
+        (vddk.folder / "distrib" / "lib64").rename(vddk.folder / "elsewhere")
+        (vddk.folder / "distrib").rmdir()
+        (vddk.folder / "open_error").unlink()
+        found = look(session, ref, disk)
+        assert isinstance(found, NotServed)
+        assert "cannot load VDDK" in found.reason
+
+
+def test_reads_that_fail_are_explained_by_the_log(session: VsphereSession, vddk: VddkStandIn) -> None:
+    with frozen(session) as (ref, disk):
+        route = look(session, ref, disk)
+        assert isinstance(route, VddkRoute)
+        with VddkReader(session.config, route, cancel=CancelFlag()) as reader:
+            vddk.fail_reads(
+                "EIO [NFC ERROR] received NFC error 5 from server: Failed to allocate the requested 2097176 bytes"
+            )
+            with pytest.raises(ThrottledError, match="NFC buffers") as failed:
+                reader.read_into(0, memoryview(bytearray(512)))
+    assert failed.value.where["server"] == "web01"
+    assert failed.value.where["disk"] == disk.address
+
+
+def test_an_nbdkit_that_dies_is_told(session: VsphereSession, vddk: VddkStandIn) -> None:
+    with frozen(session) as (ref, disk):
+        route = look(session, ref, disk)
+        assert isinstance(route, VddkRoute)
+        with VddkReader(session.config, route, cancel=CancelFlag()) as reader:
+            os.kill(reader._nbdkit._process.pid, signal.SIGKILL)
+            with pytest.raises(UnreachableError, match="nbdkit ended with -9"):
+                reader.read_into(0, memoryview(bytearray(512)))
+
+
+def test_a_disk_of_another_size_is_refused(session: VsphereSession) -> None:
+    with frozen(session) as (ref, disk):
+        found = look(session, ref, disk.model_copy(update={"capacity": CAPACITY + 512}))
+    assert isinstance(found, NotServed)
+    assert f"a disk of {CAPACITY} bytes" in found.reason
+
+
+_KILLED = """
+import sys, time
+from wavelift.adapters.vsphere.nbdkit import Nbdkit
+from wavelift.base.run import CancelFlag
+
+running = Nbdkit([sys.argv[1], "--foreground", "--exit-with-parent", "--readonly", "vddk", "file=x"], "secret")
+running.wait_ready(CancelFlag())
+print(running._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_nbdkit_ends_when_we_are_killed(sim: VCenterSimulator, vddk: VddkStandIn, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _KILLED, str(vddk.folder / "nbdkit")]
+    short = tempfile.mkdtemp(prefix="wl-", dir="/tmp")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": short})
+    assert process.stdout is not None
+    with process.stdout as out:
+        pid = int(out.readline())
+    process.kill()
+    process.wait(10)
+    deadline = time.monotonic() + 10
+    while _runs(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    subprocess.run(["rm", "-r", short], check=True)
+
+
+def test_what_a_killed_process_left_is_removed(session: VsphereSession, vddk: VddkStandIn) -> None:
+    old, new = (Path(tempfile.mkdtemp(prefix="wavelift-nbd-")) for _ in range(2))
+    os.utime(old, (1, 1))
+    with frozen(session) as (ref, disk):
+        route = look(session, ref, disk)
+        assert isinstance(route, VddkRoute)
+        with VddkReader(session.config, route, cancel=CancelFlag()) as reader:
+            served = Path(reader._nbdkit.socket).parent
+            os.utime(served, (1, 1))
+            look(session, ref, disk)
+            assert served.exists()
+            reader.read_into(0, memoryview(bytearray(512)))
+    assert not old.exists()
+    assert new.exists()
+    new.rmdir()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "words"),
+    [
+        ("nbdkit: debug: VixDiskLibVim: Failed to verify SSL certificate: actual thumbprint=AA", TlsError, "AA"),
+        ("nbdkit: vddk[3]: error: [NFC ERROR] received NFC error 5 from server", ThrottledError, "NFC buffers"),
+        ("Failed to allocate the requested 2097176 bytes", ThrottledError, "maxMemory"),
+        ("nbdkit: vddk[1]: error: VixDiskLib_Open: too many sessions", LimitReachedError, "vcenter_sessions"),
+        (
+            "[NFC ERROR]NfcNewAuthdConnectionEx: Failed to connect: Error reading from vmware-authd socket. "
+            "Reason: Resource temporarily unavailable",
+            LimitReachedError,
+            "too many NFC sessions",
+        ),
+        ("Current license or ESXi version prohibits execution", PermanentError, "licence"),
+        (
+            "CnxOpenTCPSocket: Cannot connect to server esx7.lab:902: Connection refused",
+            UnreachableError,
+            "esx7.lab:902",
+        ),
+        ("CnxAuthdConnect: Returning false because CnxAuthdConnectTCP failed", UnreachableError, "TCP 902"),
+        ("VixDiskLib: Host address lookup for server esx7 failed", UnreachableError, "resolve"),
+        ("VixDiskLib_ConnectEx: Cannot complete login due to an incorrect user name or password", LoginError, "login"),
+        ("VixDiskLib_ConnectEx: insufficient permissions in the host", MissingPrivilegeError, "lacks a right"),
+        ("VixDiskLib_Open: The file is already locked", BusyError, "locked"),
+        ("VixDiskLib_Open: The specified file was not found: file was not found", NotFoundError, "snapshot"),
+        ("nbdkit: error: cannot open plugin 'vddk': no such file", PermanentError, "cannot load VDDK"),
+    ],
+)
+def test_what_vddk_says_is_told_in_our_words(line: str, kind: type[WaveliftError], words: str) -> None:
+    found = explain(["nbdkit: debug: hello", line, "nbdkit: debug: closing"], server="web01")
+    assert type(found) is kind
+    assert words in str(found)
+    assert found.next_step
+    assert found.where == {"server": "web01"}
+
+
+def test_a_log_without_trouble_explains_nothing() -> None:
+    assert explain(["nbdkit: debug: accepted connection", "the clock blocked nothing"]) is None
+
+
+# --- what is set and what is missing --------------------------------------------------------------------------------
+
+
+def test_the_check_says_what_is_missing(vddk: VddkStandIn, tmp_path: Path) -> None:
+    assert [each.ok for each in check_vddk(vddk.config())] == [True, True, True]
+    (missing,) = check_vddk(vddk.config(nbdkit=str(tmp_path / "none")))
+    assert "Install nbdkit" in missing.next_step
+    _, empty = check_vddk(vddk.config(libdir=str(tmp_path)))
+    assert "libvixDiskLib" in empty.what
+    *_, config = check_vddk(vddk.config(config_file=str(tmp_path / "none.conf")))
+    assert not config.ok
+    debian = list(check_vddk(vddk.config(nbdkit="nbdkit")))
+    assert [each.ok for each in debian] == [True, True, False]
+    assert "Debian" in debian[-1].next_step
+
+
+def test_the_command_prints_the_check(vddk: VddkStandIn, tmp_path: Path) -> None:
+    runner = CliRunner()
+    good = runner.invoke(
+        app, ["vsphere", "vddk", str(vddk.folder / "distrib"), "--nbdkit", str(vddk.folder / "nbdkit")]
+    )
+    assert good.exit_code == 0, good.output
+    assert "missing" not in good.output
+    bad = runner.invoke(app, ["vsphere", "vddk", str(tmp_path)])
+    assert bad.exit_code == 1
+    assert "missing" in bad.output
+    assert "libvixDiskLib" in bad.output
+    assert runner.invoke(app, ["vsphere", "vddk", "here"]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"libdir": "here"}, {"compression": "best"}, {"transports": ("usb",)}, {"transports": ()}, {"connections": 0}],
+)
+def test_settings_that_cannot_be(changes: dict[str, Any]) -> None:
+    with pytest.raises(SpecError) as refused:
+        VddkConfig(**{"libdir": "/opt/vddk", **changes})
+    assert refused.value.next_step

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from wavelift.operators._base import FAILURE_KEY, StateStore, WaveliftOperator
+from wavelift.operators._base import StateStore, WaveliftOperator
+from wavelift.operators._report import task_outcomes, task_states, why_stopped
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -13,9 +14,7 @@ if TYPE_CHECKING:
     from wavelift.ledger import Migration
     from wavelift.rules.plans import ServerPlan
 
-GROUP: Final = "server."
-FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
-WHOLE_RUN: Final = ("admit", "preflight", "launch_imported", "verify_imported")
+ENDED_BY: Final = dict.fromkeys(("admit", "preflight", "launch_imported", "verify_imported"), ("failed", "skipped"))
 """Tasks that are there once per run; none of them is ever skipped unless somebody stops the run."""
 
 
@@ -118,7 +117,7 @@ class ReportOperator(WaveliftOperator):
         from wavelift.services.runs import finish, raise_when_failed
 
         ti = context["ti"]
-        states: dict[str, str] = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+        states = task_states(context)
         found = ti.xcom_pull(task_ids="preflight", key=REPORT_KEY, map_indexes=-1)
         preflight = PreflightReport.load(found) if found and "servers" in found else None
         with Ledger.open(config.ledger_url()) as ledger:
@@ -126,10 +125,10 @@ class ReportOperator(WaveliftOperator):
                 ledger,
                 DagRun(ti.dag_id, ti.run_id),
                 preflight,
-                self._outcomes(context, states, [task.name for task in preflight.passed] if preflight else []),
+                task_outcomes(context, states, [task.name for task in preflight.passed] if preflight else []),
                 clock=SystemClock(),
                 tidy=self._tidy(context),
-                stopped=self._stopped(context, states),
+                stopped=why_stopped(context, states, ENDED_BY),
                 swept=CleanupReport.load(found) if found and "leftovers" in found else None,
             )
         ti.xcom_push(key=REPORT_KEY, value=report.dump())
@@ -151,28 +150,3 @@ class ReportOperator(WaveliftOperator):
             return abandon(access, plan, migration.run_key, import_task_id=migration.import_task_id)
 
         return tidy
-
-    def _stopped(self, context: Context, states: dict[str, str]) -> str:
-        """What ended the run before its servers did. Airflow lets this teardown alone decide how the run ends."""
-        for name in WHOLE_RUN:
-            if states.get(name) in ("failed", "skipped"):
-                left = context["ti"].xcom_pull(task_ids=name, key=FAILURE_KEY, map_indexes=-1)
-                return f"{name}: {(left or {}).get('what') or 'it was stopped'}"
-        return ""
-
-    def _outcomes(self, context: Context, states: dict[str, str], servers: list[str]) -> list[Any]:
-        """Each server's failed tasks and what they said; only those are asked for their words (facts 2)."""
-        from wavelift.services.runs import TaskOutcome
-
-        ti = context["ti"]
-        outcomes = []
-        for index, server in enumerate(servers):
-            tasks = {name.rsplit("_", 1)[0]: state for name, state in states.items() if name.endswith(f"_{index}")}
-            failed = tuple(name for name, state in tasks.items() if name.startswith(GROUP) and state in FAILED_STATES)
-            words = ""
-            for name in failed:
-                if tasks[name] == "failed":
-                    left = ti.xcom_pull(task_ids=name, key=FAILURE_KEY, map_indexes=index)
-                    words = words or (left or {}).get("what", "") or f"{name} was stopped"
-            outcomes.append(TaskOutcome(server=server, failed_tasks=failed, words=words))
-        return outcomes

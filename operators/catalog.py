@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from airflow.sdk.exceptions import AirflowSkipException
+
 from wavelift.operators._base import FAILURE_KEY, WaveliftOperator
 from wavelift.operators.inventory import PAGE_KEY
 
@@ -124,7 +126,8 @@ class CloseCatalogImportOperator(WaveliftOperator):
 class BeginHealthCheckOperator(WaveliftOperator):
     """What a connector is to try: the form's words, else what is registered (SMS-01).
 
-    Returns a :class:`~wavelift.services.catalog.HealthRequest`.
+    A scheduled run of a connector that is not registered is skipped. Returns a
+    :class:`~wavelift.services.catalog.HealthRequest`.
 
     :param connector: the queue that is asked.
     """
@@ -140,8 +143,12 @@ class BeginHealthCheckOperator(WaveliftOperator):
         from wavelift.ledger import Ledger
         from wavelift.services.catalog import health_request
 
+        scheduled = context["dag_run"].run_type == "scheduled"
         with Ledger.open(config.ledger_url()) as ledger:
-            return health_request(ledger, _conf(context), connector=self.connector).dump()
+            found = health_request(ledger, _conf(context), connector=self.connector, scheduled=scheduled)
+        if found is None:
+            raise AirflowSkipException(f"connector {self.connector} is not registered")
+        return found.dump()
 
 
 class RecordHealthOperator(WaveliftOperator):

@@ -6,18 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from wavelift.airflow.links import ImageLink, image_url
-from wavelift.operators._base import WaveliftOperator, run_is_alive
+from wavelift.operators._base import run_is_alive
+from wavelift.operators._waiting import WaitingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.ledger import Migration
     from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
+    from wavelift.services.dataplane.messages import ServerTask
 
 ENDED_STATES = ("success", "failed", "upstream_failed", "skipped", "removed")
 
 
-class _ImportOperator(WaveliftOperator):
+class ImportingOperator(WaitingOperator):
     """What imports share: they wait deferred, and look at AWS again whenever they are woken."""
 
     operator_extra_links = (ImageLink(),)
@@ -31,9 +33,7 @@ class _ImportOperator(WaveliftOperator):
         from wavelift.airflow.triggers.owned_imports import ImportImageTrigger
 
         self.log.info("import %s is %s", running.task_id, running.phase)
-        trigger = ImportImageTrigger(import_task_id=running.task_id, poll_seconds=config.poll_seconds(), **aws)
-        self.defer(trigger=trigger, method_name="execute_complete")
-        raise AssertionError("defer does not return")
+        self.wait_for(ImportImageTrigger(import_task_id=running.task_id, poll_seconds=config.poll_seconds(), **aws))
 
     def wait_for_place(self, waiting: ImportWaiting, aws: Mapping[str, Any]) -> NoReturn:
         """Wait until fewer than ``waiting.below`` imports are active in the account (invariant 8)."""
@@ -41,18 +41,19 @@ class _ImportOperator(WaveliftOperator):
         from wavelift.airflow.triggers.imports import ImportSlotTrigger
 
         self.log.info("waits to import: %s", waiting.reason)
-        trigger = ImportSlotTrigger(below=waiting.below, poll_seconds=config.poll_seconds(), **aws)
-        self.defer(trigger=trigger, method_name="execute_complete")
-        raise AssertionError("defer does not return")
+        self.wait_for(ImportSlotTrigger(below=waiting.below, poll_seconds=config.poll_seconds(), **aws))
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Woken: look at AWS again and go on from what is there."""
-        if "error" in event:
-            self.log.warning("the wait failed and begins anew: %s", event["error"])
-        return dict(self.execute(context))
+    def wait_in_queue(self, context: Context, task: ServerTask, waiting: ImportWaiting, limit: int) -> NoReturn:
+        """Wait until this server is the next of ours to be imported."""
+        from wavelift.ledger import SlotKind
+        from wavelift.services.migration import import_scope
+
+        self.log.info("waits to import: %s", waiting.reason)
+        holder = self.server_context(context, task.name).run_key
+        self.wait_for_slot(kind=SlotKind.IMPORT, scope=import_scope(task), holder=holder, limit=limit)
 
 
-class ImportImageOperator(_ImportOperator):
+class ImportImageOperator(ImportingOperator):
     """Start ``ImportImage`` for disks in S3 or for EBS snapshots and wait, deferred, for the AMI.
 
     At most one import exists per task instance whatever is retried or cleared: its client token derives from DAG, run
@@ -144,7 +145,7 @@ class ImportImageOperator(_ImportOperator):
         )
 
 
-class ImportServerOperator(_ImportOperator):
+class ImportServerOperator(ImportingOperator):
     """The import of a wave's server: from its staged disks, compared with its manifests, told to the ledger.
 
     Control plane. At most one import per run and server exists whatever is retried or cleared: the client token derives
@@ -194,28 +195,8 @@ class ImportServerOperator(_ImportOperator):
         if isinstance(outcome, ImportRunning):
             self.watch(outcome, aws)
         if outcome.queued:
-            self._wait_in_queue(context, outcome, limit)
+            self.wait_in_queue(context, task, outcome, limit)
         self.wait_for_place(outcome, aws)
-
-    def _wait_in_queue(self, context: Context, waiting: ImportWaiting, limit: int) -> NoReturn:
-        """Wait until this server is the next of ours to be imported."""
-        from wavelift.airflow import config
-        from wavelift.airflow.triggers.slots import SlotTrigger
-        from wavelift.ledger import SlotKind
-        from wavelift.services.dataplane.messages import ServerTask
-        from wavelift.services.migration import import_scope
-
-        task = ServerTask.load(self.server)
-        self.log.info("waits to import: %s", waiting.reason)
-        trigger = SlotTrigger(
-            kind=SlotKind.IMPORT.value,
-            scope=import_scope(task),
-            holder=self.server_context(context, task.name).run_key,
-            limit=limit,
-            poll_seconds=config.poll_seconds(),
-        )
-        self.defer(trigger=trigger, method_name="execute_complete")
-        raise AssertionError("defer does not return")
 
 
 def _task_is_alive(context: Context) -> Callable[[Migration], bool]:

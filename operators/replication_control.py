@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
 from wavelift.airflow.links import ImageLink, image_url
-from wavelift.operators._base import FAILURE_KEY, StateStore, WaveliftOperator, run_is_alive
-from wavelift.operators.image import _ImportOperator
+from wavelift.operators._base import StateStore, WaveliftOperator, run_is_alive
+from wavelift.operators._report import GROUP, task_outcomes, task_states, why_stopped
+from wavelift.operators._waiting import WaitingOperator
+from wavelift.operators.image import ImportingOperator
 from wavelift.operators.replication import PROOF_KEY, REPORT_KEY
 
 if TYPE_CHECKING:
@@ -18,12 +20,15 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.ledger.replication_records import ReplicationRun
+    from wavelift.services.replication_flow import ServerEnd
 
-GROUP: Final = "server."
-FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
-WHOLE_RUN: Final = ("admit", "preflight")
 UPKEEP: Final = {"delete": "delete_replicas", "verify": "verify_recorded"}
 """Mode of a run → the one task that only it has; every other run skips it, without a process."""
+ENDED_BY: Final = {
+    **dict.fromkeys(("admit", "preflight"), ("failed", "skipped")),
+    **dict.fromkeys(UPKEEP.values(), ("failed",)),
+}
+"""Task → its states with which a run is over before its servers are."""
 
 
 class AdmitReplicationOperator(WaveliftOperator):
@@ -72,6 +77,8 @@ class AdmitReplicationOperator(WaveliftOperator):
         self.log.info("%s: %s: %s may run", self.wave, admitted.mode, ", ".join(admitted.granted) or "no server")
         for one in (*admitted.refused, *admitted.skipped):
             self.log.info("%-20s %s: %s %s", one.server, one.rule, one.reason, one.until or "")
+        for words in admitted.warnings:
+            self.log.warning("%s", words)
         context["ti"].xcom_push(key="return_value", value=admitted.dump())
         raise DownstreamTasksSkipped(tasks=[task for mode, task in UPKEEP.items() if mode != admitted.mode])
 
@@ -85,7 +92,7 @@ def scheduled_instant(run: Any) -> datetime | None:
     return plain(run.data_interval_end or run.logical_date or run.run_after)
 
 
-class ReserveRunOperator(WaveliftOperator):
+class ReserveRunOperator(WaitingOperator):
     """Wait, deferred, for a transfer slot, then write the snapshot's intent (AMP-04, invariant 4).
 
     Control plane. Continuing a failed server means clearing from this task; of a completed one it does nothing. Returns
@@ -102,7 +109,6 @@ class ReserveRunOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.airflow.triggers.slots import SlotTrigger
         from wavelift.ledger import DagRun, Ledger
         from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.dataplane.replication_messages import ReservedRun
@@ -125,25 +131,10 @@ class ReserveRunOperator(WaveliftOperator):
         if isinstance(found, Finished):
             raise AirflowSkipException(f"{found.run} has completed: clearing it does nothing")
         self.log.info("place %d in the queue of %s %s", found.position, found.kind, found.scope)
-        self.defer(
-            trigger=SlotTrigger(
-                kind=found.kind.value,
-                scope=found.scope,
-                holder=found.holder,
-                limit=found.limit,
-                poll_seconds=min(5.0, config.poll_seconds()),
-            ),
-            method_name="execute_complete",
-        )
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Woken: ask again. The trigger only read; this task decides and writes."""
-        if "error" in event:
-            self.log.warning("the wait failed and begins anew: %s", event["error"])
-        return dict(self.execute(context))
+        self.wait_for_slot(kind=found.kind, scope=found.scope, holder=found.holder, limit=found.limit, soon=True)
 
 
-class RecordOperator(WaveliftOperator):
+class RecordOperator(WaitingOperator):
     """Wait, deferred, until AWS calls the run's EBS snapshots completed, then record them all at once (invariant 4).
 
     Returns the server's name and its EBS snapshots.
@@ -181,15 +172,8 @@ class RecordOperator(WaveliftOperator):
             )
         if pending:
             self.log.info("AWS still works on %s", ", ".join(pending))
-            trigger = EbsSnapshotsTrigger(snapshot_ids=pending, poll_seconds=config.poll_seconds(), **aws)
-            self.defer(trigger=trigger, method_name="execute_complete")
+            self.wait_for(EbsSnapshotsTrigger(snapshot_ids=pending, poll_seconds=config.poll_seconds(), **aws))
         return {"server": task.name, "snapshots": [disk.lineage.snapshot_id for disk in result.disks]}
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Woken: look at AWS again and record."""
-        if "error" in event:
-            self.log.warning("the wait failed and begins anew: %s", event["error"])
-        return dict(self.execute(context))
 
 
 class ReleaseRunOperator(WaveliftOperator):
@@ -218,7 +202,7 @@ class ReleaseRunOperator(WaveliftOperator):
         return {"server": task.name, "snapshot_removed": removed}
 
 
-class AmiOperator(_ImportOperator):
+class AmiOperator(ImportingOperator):
     """Make the run's AMI as its job says, complete the run, and deregister the AMIs that the job keeps no longer.
 
     Control plane. ``import`` waits, deferred, for ImportImage of the EBS snapshots; ``register`` is done at once. A
@@ -268,25 +252,8 @@ class AmiOperator(_ImportOperator):
         if isinstance(found, ImportRunning):
             self.watch(found, aws)
         if found.queued:
-            self._wait_in_queue(context, task, limit)
+            self.wait_in_queue(context, task, found, limit)
         self.wait_for_place(found, aws)
-
-    def _wait_in_queue(self, context: Context, task: Any, limit: int) -> NoReturn:
-        """Wait until this server is the next of ours to be imported."""
-        from wavelift.airflow import config
-        from wavelift.airflow.triggers.slots import SlotTrigger
-        from wavelift.ledger import SlotKind
-        from wavelift.services.migration import import_scope
-
-        trigger = SlotTrigger(
-            kind=SlotKind.IMPORT.value,
-            scope=import_scope(task),
-            holder=self.server_context(context, task.name).run_key,
-            limit=limit,
-            poll_seconds=config.poll_seconds(),
-        )
-        self.defer(trigger=trigger, method_name="execute_complete")
-        raise AssertionError("defer does not return")
 
 
 class ReplicationReportOperator(WaveliftOperator):
@@ -307,7 +274,7 @@ class ReplicationReportOperator(WaveliftOperator):
         from wavelift.services.replication_flow import finish, raise_when_failed
 
         ti = context["ti"]
-        states: dict[str, str] = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+        states = task_states(context)
         admitted = ti.xcom_pull(task_ids="admit", map_indexes=-1)
         found = ti.xcom_pull(task_ids="preflight", key=REPORT_KEY, map_indexes=-1)
         mapped = ti.xcom_pull(task_ids="preflight", map_indexes=-1) or []
@@ -320,7 +287,7 @@ class ReplicationReportOperator(WaveliftOperator):
                 self._ends(context, states, [one["name"] for one in mapped]),
                 clock=SystemClock(),
                 tidy=self._tidy(context, ledger),
-                stopped=self._stopped(context, states),
+                stopped=why_stopped(context, states, ENDED_BY),
                 deleted=ti.xcom_pull(task_ids=UPKEEP["delete"], map_indexes=-1) or (),
                 verified=ti.xcom_pull(task_ids=UPKEEP["verify"], map_indexes=-1) or (),
                 wrong=ti.xcom_pull(task_ids=UPKEEP["verify"], key=PROOF_KEY, map_indexes=-1) or {},
@@ -350,32 +317,15 @@ class ReplicationReportOperator(WaveliftOperator):
 
         return tidy
 
-    def _stopped(self, context: Context, states: dict[str, str]) -> str:
-        """What ended the run before its servers did. Airflow lets this teardown alone decide how the run ends."""
-        ended = {**dict.fromkeys(WHOLE_RUN, ("failed", "skipped")), **dict.fromkeys(UPKEEP.values(), ("failed",))}
-        for name, bad in ended.items():
-            if states.get(name) in bad:
-                left = context["ti"].xcom_pull(task_ids=name, key=FAILURE_KEY, map_indexes=-1)
-                return f"{name}: {(left or {}).get('what') or 'it was stopped'}"
-        return ""
-
-    def _ends(self, context: Context, states: dict[str, str], servers: list[str]) -> list[Any]:
-        """Each server's failed tasks and what they said; only those are asked for their words (facts 2)."""
+    def _ends(self, context: Context, states: dict[str, str], servers: list[str]) -> list[ServerEnd]:
+        """How each server's tasks ended, and what its proof found wrong."""
         from wavelift.services.replication_flow import ServerEnd
-        from wavelift.services.runs import TaskOutcome
 
-        ti = context["ti"]
+        verify = f"{GROUP}verify"
         ends = []
-        for index, server in enumerate(servers):
-            tasks = {name.rpartition("_")[0]: state for name, state in states.items() if name.endswith(f"_{index}")}
-            failed = tuple(name for name, state in tasks.items() if name.startswith(GROUP) and state in FAILED_STATES)
-            words = proof = ""
-            for name in failed:
-                if tasks[name] == "failed":
-                    left = ti.xcom_pull(task_ids=name, key=FAILURE_KEY, map_indexes=index)
-                    words = words or (left or {}).get("what", "") or f"{name} was stopped"
-            if tasks.get(f"{GROUP}verify") == "failed":
-                left = ti.xcom_pull(task_ids=f"{GROUP}verify", key=PROOF_KEY, map_indexes=index)
-                proof = (left or {}).get("what", "")
-            ends.append(ServerEnd(TaskOutcome(server=server, failed_tasks=failed, words=words), proof))
+        for index, outcome in enumerate(task_outcomes(context, states, servers)):
+            left = None
+            if states.get(f"{verify}_{index}") == "failed":
+                left = context["ti"].xcom_pull(task_ids=verify, key=PROOF_KEY, map_indexes=index)
+            ends.append(ServerEnd(outcome, (left or {}).get("what", "")))
         return ends

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wavelift.operators._base import WaveliftOperator, run_is_alive
+from wavelift.operators._waiting import WaitingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class ReserveOperator(WaveliftOperator):
+class ReserveOperator(WaitingOperator):
     """Write the migration's intent row and wait, deferred, until the connector has a free slot (AMP-04).
 
     Control plane. Continuing a failed server means clearing from this task. Returns the server's name and migration id.
@@ -27,7 +28,6 @@ class ReserveOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.airflow.triggers.slots import SlotTrigger
         from wavelift.ledger import Ledger, SlotKind
         from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.migration import reserve
@@ -49,22 +49,9 @@ class ReserveOperator(WaveliftOperator):
         if reserved.granted:
             return {"server": task.name, "migration": reserved.migration_id}
         self.log.info("place %d in the queue of connector %s", reserved.position, task.plan.connector)
-        self.defer(
-            trigger=SlotTrigger(
-                kind=SlotKind.TRANSFER.value,
-                scope=task.plan.connector,
-                holder=reserved.holder,
-                limit=limit,
-                poll_seconds=min(5.0, config.poll_seconds()),
-            ),
-            method_name="execute_complete",
+        self.wait_for_slot(
+            kind=SlotKind.TRANSFER, scope=task.plan.connector, holder=reserved.holder, limit=limit, soon=True
         )
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Woken: ask again. The trigger only read; this task decides and writes."""
-        if "error" in event:
-            self.log.warning("the wait failed and begins anew: %s", event["error"])
-        return dict(self.execute(context))
 
 
 class ReleaseOperator(WaveliftOperator):

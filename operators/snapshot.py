@@ -18,14 +18,16 @@ class VmSnapshotOperator(WaveliftOperator):
     Runs on the connector's queue. Returns a :class:`~wavelift.services.dataplane.messages.TakenSnapshot`.
 
     :param server: one of the dicts that :class:`PreflightOperator` returned.
+    :param replicates: later runs build on this one: ``change_tracking: enable`` of the plan is heeded.
     """
 
     template_fields: Sequence[str] = ("server",)
     operator_extra_links = (VcenterLink(),)
 
-    def __init__(self, *, server: Any, **kwargs: Any) -> None:
+    def __init__(self, *, server: Any, replicates: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.server = server
+        self.replicates = replicates
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow.hooks.vsphere import VsphereHook
@@ -34,7 +36,9 @@ class VmSnapshotOperator(WaveliftOperator):
 
         task = ServerTask.load(self.server)
         with VsphereHook(task.plan.connection).session() as session:
-            taken = take_snapshot(session, task, self.server_context(context, task.name))
+            taken = take_snapshot(session, task, self.server_context(context, task.name), replicates=self.replicates)
+        if taken.tracking:
+            self.log.info("%s: %s", task.name, taken.tracking)
         context["ti"].xcom_push(key=VcenterLink.key, value=taken.vcenter_link)
         return taken.dump()
 

@@ -135,6 +135,9 @@ def test_sms_01_a_connector_s_life(world: Any, cli: Any) -> None:
     (row,) = json.loads(cli("connectors", "list", "--json"))["connectors"]
     assert (row["healthy"], row["maintenance"], row["registered_by"]) == (True, False, "op")
     assert 0 <= row["health_age_s"] < 120
+    watch = world.api.call("GET", f"/api/v2/dags/connector_health.{name}")
+    assert not watch["is_paused"]
+    assert watch["next_dagrun_run_after"], "from now on it is tried every hour"
     assert "in maintenance" in cli("connectors", "maintenance", name, "--reason", "upgrade")
     assert "maintenance: upgrade" in cli("connectors", "list")
     assert "in service" in cli("connectors", "maintenance", name, "--off")

@@ -86,8 +86,8 @@ def print_changes(answer: dict[str, Any]) -> None:
         table.add_row(*map(escape, (row["server"], row["job_id"] or "", words[row["kind"]], fields)))
     console = stdout_console()
     console.print(table)
-    for folder in answer["unbound_folders"]:
-        told = f"{folder}: the catalogue holds no server below it; `wavelift catalog import`, then apply again"
+    for entry in answer["unbound"]:
+        told = f"{entry}: the catalogue holds no server of it; `wavelift catalog import`, then apply again"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
     if answer["dag_paused"] is None:
         console.print(f"Airflow has no DAG {answer['dag_id']} yet, so nothing runs", markup=False, soft_wrap=True)

@@ -140,7 +140,7 @@ def _making(app: FastAPI) -> None:
             "wave": wave,
             "dry_run": body.dry_run,
             "changes": [_change_row(change) for change in changes],
-            "unbound_folders": list(bound.unbound),
+            "unbound": list(bound.unbound),
             "dag_id": dag_of(wave),
             "dag_paused": dag_paused(airflow, wave),
         }

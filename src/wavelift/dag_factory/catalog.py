@@ -28,13 +28,17 @@ log = logging.getLogger(__name__)
 
 RETRIES: Final = 2
 MAX_RETRY_DELAY: Final = timedelta(minutes=5)
+HEALTH_EVERY: Final = "@hourly"
+HEALTH_TIMEOUT: Final = timedelta(minutes=50)
+"""A connector without a worker must not gather runs: each is given up before the next one."""
 CATALOG_DOC: Final = """
 Reads every server that the vCenter of a connection shows, through the connector **{connector}**, and merges it into the
 catalogue: what is new, what changed, what is gone. Trigger it again whenever you like; nothing is made in vCenter.
 """
 HEALTH_DOC: Final = """
 Tries, from the connector **{connector}**, everything that its tasks need: vCenter, each ESXi host, AWS, the clocks.
-`wavelift connectors list` shows the newest result and its age.
+`wavelift connectors list` shows the newest result and its age. Once unpaused (the first `wavelift connectors check`
+does that) it runs every hour by itself, as long as the connector is registered.
 """
 
 
@@ -68,7 +72,7 @@ def _connectors() -> list[str]:
 def catalog_dag(connector: str) -> DAG:
     """``server_catalog`` of one connector."""
     form = {"connection": _connection(), "note": _note()}
-    dag = _dag(CATALOG_DAG, connector, "Import the server catalogue of a vCenter", CATALOG_DOC, form)
+    dag = _dag(CATALOG_DAG, connector, "Import the server catalogue of a vCenter", CATALOG_DOC, form, schedule=None)
     with dag:
         begin = BeginCatalogImportOperator(task_id="begin", connector=connector)
         inventory = CatalogInventoryOperator(task_id="inventory", ticket=begin.output, queue=connector)
@@ -88,7 +92,9 @@ def health_dag(connector: str) -> DAG:
         "region": Param(None, type=["null", "string"], title="AWS region", description=words),
         "note": _note(),
     }
-    dag = _dag(HEALTH_DAG, connector, "See whether vCenter, hosts and AWS can be reached", HEALTH_DOC, form)
+    words = "See whether vCenter, hosts and AWS can be reached"
+    rhythm: dict[str, Any] = {"schedule": HEALTH_EVERY, "dagrun_timeout": HEALTH_TIMEOUT, "max_active_runs": 1}
+    dag = _dag(HEALTH_DAG, connector, words, HEALTH_DOC, form, **rhythm)
     with dag:
         begin = BeginHealthCheckOperator(task_id="begin", connector=connector)
         check = ConnectorCheckOperator(task_id="check", request=begin.output, queue=connector)
@@ -96,12 +102,11 @@ def health_dag(connector: str) -> DAG:
     return dag
 
 
-def _dag(kind: str, connector: str, description: str, doc: str, form: dict[str, Param]) -> DAG:
+def _dag(kind: str, connector: str, description: str, doc: str, form: dict[str, Param], **rhythm: Any) -> DAG:
     return DAG(
         dag_id_of(kind, connector),
         description=f"{description}, through connector {connector}",
         doc_md=doc.format(connector=connector),
-        schedule=None,
         catchup=False,
         params=form,
         tags=["wavelift", f"connector:{connector}"],
@@ -113,6 +118,7 @@ def _dag(kind: str, connector: str, description: str, doc: str, form: dict[str, 
             "retry_exponential_backoff": True,
             "max_retry_delay": MAX_RETRY_DELAY,
         },
+        **rhythm,
     )
 
 

@@ -96,7 +96,7 @@ def _tasks(shape: WaveShape) -> None:
         common: dict[str, Any] = {"server": server, "map_index_template": "{{ task.server['name'] }}"}
         near_vcenter = {**common, "queue": shape.connector}
         reserve = ReserveRunOperator(task_id="reserve", **common)
-        snapshot = VmSnapshotOperator(task_id="snapshot", **near_vcenter)
+        snapshot = VmSnapshotOperator(task_id="snapshot", replicates=True, **near_vcenter)
         transfer = ReplicationRunOperator(
             task_id="transfer", reserved=reserve.output, snapshot=snapshot.output, **near_vcenter
         )

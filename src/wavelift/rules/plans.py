@@ -14,8 +14,10 @@ from wavelift.rules.problem import Problem, allowed, did_you_mean, dotted
 from wavelift.rules.wave import (
     DEFAULT_RETRIES,
     DEFAULT_RETRY_DELAY_S,
+    DEFAULTS,
     TWIN_MESSAGE,
     BootMode,
+    ChangeTracking,
     Landing,
     LaunchChoice,
     LicenseType,
@@ -63,7 +65,7 @@ class ServerPlan(Message):
     """Everything that the tasks of one server need to know of the spec; small, frozen, nothing secret."""
 
     server: str
-    """Name in tasks, tags and reports; unique in the wave. Of a folder's plan: the folder's path, until bound."""
+    """Name in tasks, tags and reports; unique in the wave. Of a folder's or tag's plan: its value, until bound."""
     selector: Selector
     wave: str
     connection: str
@@ -82,6 +84,7 @@ class ServerPlan(Message):
     allow_twin: bool = False
     source_power: SourcePower = "leave_running"
     quiesce: Quiesce = "prefer"
+    change_tracking: ChangeTracking = "leave"
     verify: str = "sample:1"
     replication: ReplicationPlan | None = None
     """None: the server is not replicated."""
@@ -157,18 +160,18 @@ class Found:
 def bind(plans: Sequence[ServerPlan], found: Sequence[Sequence[Found]]) -> tuple[ServerPlan, ...]:
     """One plan for each VM: ``found[i]`` is what the selector of ``plans[i]`` found.
 
-    A VM listed by name or path keeps that entry's settings when a folder holds it too. VMs of one name are told
+    A VM listed by name or path keeps that entry's settings when a folder or tag holds it too. VMs of one name are told
     apart by their paths.
 
     :raises SpecError: when two entries of the same rank select one VM, or one with private_ip selects several.
     """
     by_path: dict[str, tuple[ServerPlan, Found]] = {}
-    for plan, vms in sorted(zip(plans, found, strict=True), key=lambda pair: pair[0].selector.kind == "folder"):
+    for plan, vms in sorted(zip(plans, found, strict=True), key=lambda pair: pair[0].selector.many):
         for vm in vms:
             other = by_path.get(vm.path)
             if other is None:
                 by_path[vm.path] = (plan, vm)
-            elif plan.selector.kind != "folder" or other[0].selector.kind == "folder":
+            elif not plan.selector.many or other[0].selector.many:
                 raise SpecError(
                     f"Two entries select the same VM {vm.path}: {_entry(other[0])} and {_entry(plan)}",
                     wave=plan.wave,
@@ -251,9 +254,8 @@ def resolve(wave: Wave, environment: Environment) -> ResolvedWave:
 
 
 def _settings(wave: Wave, server: Server, environment: Environment, landing: Landing) -> dict[str, Any]:
-    plain = ("license_type", "boot_mode", "launch", "allow_twin", "source_power", "quiesce", "verify")
     return {
-        **{field: chosen(wave, server, field) for field in plain},
+        **{field: chosen(wave, server, field) for field in DEFAULTS},
         "instance_type": landing.value(wave, server, "instance_type"),
         "subnet": landing.value(wave, server, "subnet"),
         "security_groups": landing.value(wave, server, "security_groups") or (),
@@ -268,10 +270,10 @@ def _lines(problems: Iterable[Problem]) -> str:
 
 
 def server_names(wave: Wave) -> tuple[str, ...]:
-    """One name per entry, unique in the wave: as the VM will be called (``unique_names``); a folder's path."""
+    """One name per entry, unique in the wave: as the VM will be called (``unique_names``); a folder's path, a tag."""
     selectors = [server.selector for server in wave.servers]
-    single = iter(unique_names([(one.leaf, one.value) for one in selectors if one.kind != "folder"]))
-    return tuple(one.value if one.kind == "folder" else next(single) for one in selectors)
+    single = iter(unique_names([(one.leaf, one.value) for one in selectors if not one.many]))
+    return tuple(one.value if one.many else next(single) for one in selectors)
 
 
 @dataclass(frozen=True, slots=True)

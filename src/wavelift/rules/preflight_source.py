@@ -39,6 +39,24 @@ def check_machine(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None
         why="a one-shot import reads the whole disk either way; replication sends only what changed with it",
         do="Nothing" if tracking else "Upgrade the virtual hardware before the VM is replicated",
     )
+    if tracking and plan.replication is not None and not facts.cbt_enabled:
+        _tracking_off(facts, plan, found)
+
+
+def _tracking_off(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
+    """What to do so that replication need not read whole disks."""
+    set_it = plan.change_tracking != "enable"
+    steps = ["Set 'change_tracking: enable' for this server"] if set_it else []
+    if facts.snapshots:
+        steps.insert(0, f"Remove its snapshots ({', '.join(facts.snapshots)})")
+    found.warning(
+        "cbt.off",
+        "changed block tracking is off: every replication run reads the whole disks, though it sends only what changed",
+        why="vSphere begins to track at the next snapshot, and is believed only after that one is gone: the run that "
+        "turns it on and the one after it still read everything. Under a standing snapshot it would lose changes",
+        do=". ".join(steps) or "Nothing: the next replication run turns it on",
+        row="SMS-05",
+    )
 
 
 def _power(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:

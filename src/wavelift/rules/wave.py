@@ -19,23 +19,29 @@ BootMode = Literal["auto", "legacy-bios", "uefi"]
 LaunchChoice = Literal["none", "running"]
 SourcePower = Literal["leave_running", "require_off"]
 Quiesce = Literal["prefer", "require", "never"]
-SelectorKind = Literal["name", "path", "folder"]
-SELECTORS: Final[tuple[SelectorKind, ...]] = ("name", "path", "folder")
+ChangeTracking = Literal["leave", "enable"]
+SelectorKind = Literal["name", "path", "folder", "tag"]
+SELECTORS: Final[tuple[SelectorKind, ...]] = ("name", "path", "folder", "tag")
 
 DEFAULT_RETRIES: Final = 3
 DEFAULT_RETRY_DELAY_S: Final = 30
 
 
 class Selector(Message):
-    """How a server, or all servers of a folder, are found in the inventory."""
+    """How a server, or all servers of a folder or with a vSphere tag, are found in the inventory."""
 
     kind: SelectorKind
     value: str
 
     @property
     def leaf(self) -> str:
-        """The name that a person would call it: a path's last part; a folder keeps its path."""
+        """The name that a person would call it: a path's last part; folder and tag keep all of it."""
         return self.value.rsplit("/", 1)[-1] if self.kind == "path" else self.value
+
+    @property
+    def many(self) -> bool:
+        """Whether it stands for any number of servers, which only the vCenter knows."""
+        return self.kind in ("folder", "tag")
 
 
 class Settings(Message):
@@ -76,17 +82,23 @@ class Settings(Message):
         default=None,
         description="Quiesced snapshot: 'prefer' (default: crash-consistent when it fails), 'require' or 'never'.",
     )
+    change_tracking: ChangeTracking | None = Field(
+        default=None,
+        description="Changed block tracking of a replicated VM: 'leave' (default) as it is, or 'enable': the next "
+        "replication run turns it on if the VM has no snapshot. The run after that still compares digests.",
+    )
     verify: Verify | None = Field(
         default=None, description="Reading back: 'full', 'sample:<pct>' (default 'sample:1') or 'off' (attested only)."
     )
 
 
 class Server(Settings):
-    """One entry of ``servers``: exactly one of ``name``, ``path`` and ``folder``, and overrides of the defaults."""
+    """One entry of ``servers``: exactly one of ``name``, ``path``, ``folder`` and ``tag``, and overrides."""
 
     name: Text | None = Field(default=None, description="Name of one VM; must be unique in the vCenter.")
     path: Text | None = Field(default=None, description="Inventory path of one VM: '/Datacenter/vm/folder/name'.")
     folder: Text | None = Field(default=None, description="Inventory path of a folder: every VM in it.")
+    tag: Text | None = Field(default=None, description="vSphere tag as 'category:tag': every VM that has it.")
     private_ip: PrivateIp | None = Field(
         default=None, description="Private IPv4 address; a free one of the subnet if absent."
     )
@@ -105,17 +117,19 @@ class Server(Settings):
         given = [kind for kind in SELECTORS if getattr(self, kind) is not None]
         if len(given) != 1:
             found = f"has {' and '.join(given)}" if given else "has none of them"
-            raise ValueError(f"a server is selected by exactly one of name, path and folder; this entry {found}")
+            raise ValueError(f"a server is selected by exactly one of name, path, folder and tag; this entry {found}")
         value = getattr(self, given[0])
         if given[0] == "name" and "/" in value:
             raise ValueError(
                 f"'{value}' contains '/': write it as 'path: {value}' or, for all VMs in it, 'folder: {value}'"
             )
-        if given[0] != "name" and not value.startswith("/"):
+        if given[0] == "tag" and not all(value.partition(":")[::2]):
+            raise ValueError(f"tag '{value}' must name its category too: 'category:tag'")
+        if given[0] in ("path", "folder") and not value.startswith("/"):
             raise ValueError(f"{given[0]} '{value}' must start with '/' and the data centre: '/Datacenter/vm/…'")
-        if given[0] == "folder" and self.private_ip:
+        if given[0] in ("folder", "tag") and self.private_ip:
             raise ValueError(
-                "private_ip belongs to one VM; a folder may hold many: list that VM by name or path as well"
+                f"private_ip belongs to one VM; a {given[0]} may hold many: list that VM by name or path as well"
             )
         return self
 
@@ -174,6 +188,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "allow_twin": False,
     "source_power": "leave_running",
     "quiesce": "prefer",
+    "change_tracking": "leave",
     "verify": "sample:1",
 }
 """What holds when neither the server nor the wave says it."""

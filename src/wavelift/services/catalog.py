@@ -111,13 +111,18 @@ def abort_import(ledger: Ledger, ticket: ImportTicket, error: str, *, clock: Clo
     return catalog.abort_import(ledger, ticket.connection, ticket.generation, error, clock=clock)
 
 
-def health_request(ledger: Ledger, conf: Mapping[str, Any], *, connector: str) -> HealthRequest:
+def health_request(
+    ledger: Ledger, conf: Mapping[str, Any], *, connector: str, scheduled: bool = False
+) -> HealthRequest | None:
     """What the connector is to try: what the conf says, else what is registered.
 
+    :param scheduled: nobody asked: then None for a connector that is not registered.
     :raises SpecError: an unknown key, or no connection anywhere.
     """
     _only(conf, HEALTH_KEYS)
     known = connectors.find_connector(ledger, connector)
+    if known is None and scheduled:
+        return None
     return HealthRequest(
         connector=connector,
         connection=_connection(conf, connector, known),

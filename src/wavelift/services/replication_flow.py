@@ -35,7 +35,7 @@ from wavelift.services.dataplane.replication_messages import (
     TurnedDown,
     VerifiedRun,
 )
-from wavelift.services.replication import RefusedServer
+from wavelift.services.replication import RefusedServer, TermNotice
 from wavelift.services.runs import TaskOutcome
 
 MODE: Final = "replicate"
@@ -80,7 +80,7 @@ def admit(
     """Check the conf, freeze the spec for the run, and decide which servers may run.
 
     A repeated call keeps the spec that was frozen first and goes on with the same runs. A run that deletes or verifies
-    replicas admits no server.
+    replicas admits no server. A warning about a term is given once, to the run that comes first (SMS-10).
 
     :raises SpecError: for an unknown key or value, or a broken spec. :raises PermanentError: for a backfill.
     """
@@ -124,6 +124,16 @@ def admit(
         refused=_told(found.refused),
         skipped=_told(found.skipped),
         finished=tuple(each.server for each in found.finished),
+        warnings=tuple(_warning(each) for each in replication.warn_terms(ledger, request.wave, clock=clock)),
+    )
+
+
+def _warning(notice: TermNotice) -> str:
+    soon = "a day" if notice.days == 1 else f"{notice.days} days"
+    ends = f" ({notice.job.term_ends_at:%Y-%m-%d %H:%M} UTC)" if notice.job.term_ends_at else ""
+    return (
+        f"{notice.job.server}: the term of its replication ends in less than {soon}{ends}: cut over, or extend it by "
+        f"`wavelift jobs extend {notice.job.id}`"
     )
 
 
@@ -175,8 +185,8 @@ def _narrowed(wave: ResolvedWave, granted: Collection[str]) -> ResolvedWave:
     """The entries that may hold a granted server. A replica is taken of a running server, and launches nothing."""
     changes = {"launch": "none", "source_power": "leave_running", "allow_twin": False}
     kept = [plan for plan in wave.servers if plan.server in granted]
-    if len(kept) < len(granted):  # the others lie in folders, whose names are known only to the vCenter
-        kept += [plan for plan in wave.servers if plan.selector.kind == "folder"]
+    if len(kept) < len(granted):  # the others come by folder or tag, whose names are known only to the vCenter
+        kept += [plan for plan in wave.servers if plan.selector.many]
     return wave.model_copy(update={"servers": tuple(plan.model_copy(update=changes) for plan in kept)})
 
 
@@ -376,6 +386,7 @@ class ReplicationReport(Message):
     outcomes: tuple[RunOutcome, ...] = ()
     refused: tuple[TurnedDown, ...] = ()
     skipped: tuple[TurnedDown, ...] = ()
+    warnings: tuple[str, ...] = ()
     unclean: tuple[str, ...] = ()
     """What could not be removed."""
     stopped: str = ""
@@ -440,6 +451,7 @@ def finish(
         outcomes=tuple(outcome_of(each) for each in closed),
         refused=admitted.refused if admitted else (),
         skipped=admitted.skipped if admitted else (),
+        warnings=admitted.warnings if admitted else (),
         unclean=tuple(words for each in closed if (words := _left_by(each, tidy))),
         stopped=stopped,
         deleted=tuple(upkeep.DeletedJob.load(each) for each in deleted),
@@ -482,7 +494,7 @@ def _kept_back(server: str, preflight: PreflightReport | None) -> str:
         if finding.severity is Severity.ERROR and finding.subject.split("/", 1)[0] in (server, WHOLE_WAVE)
     ]
     if not errors and all(task.name != server for task in preflight.servers):
-        return "the wave's file does not list the server, or its folder does not hold it"
+        return "the wave's file does not list the server, or its folder or tag does not hold it"
     return "; ".join(errors) or "its tasks ended without finishing it"
 
 

@@ -55,7 +55,7 @@ class JobOrder:
 
 
 def orders_of(wave: ResolvedWave, *, guests: Mapping[str, Guest] | None = None) -> tuple[JobOrder, ...]:
-    """The jobs that a wave's spec asks for. Entries of folders are left out: bind them to their servers first.
+    """The jobs that a wave's spec asks for. Entries of folders and tags are left out: bind them to their servers first.
 
     :param guests: server → guest, as far as the catalogue knows.
     """
@@ -65,7 +65,7 @@ def orders_of(wave: ResolvedWave, *, guests: Mapping[str, Guest] | None = None) 
             server=each.server, plan=each.replication, license_type=each.license_type, guest=known.get(each.server)
         )
         for each in wave.servers
-        if each.replication is not None and each.selector.kind != "folder"
+        if each.replication is not None and not each.selector.many
     )
 
 

@@ -20,10 +20,10 @@ _ALL: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The servers of a wave by their names, folders replaced by what the catalogue holds below them.
+    """The servers of a wave by their names, folders and tags replaced by what the catalogue holds of them.
 
     :param rows: name → row of the catalogue, for those that it has.
-    :param unbound: folders below which the catalogue has nothing: import it first.
+    :param unbound: folders and tags of which the catalogue has nothing: import it first.
     """
 
     plans: dict[str, ServerPlan]
@@ -54,7 +54,7 @@ def bind_wave(ledger: Ledger, wave: ResolvedWave) -> Bound:
     unbound = tuple(
         plan.server
         for plan, vms in zip(wave.servers, found, strict=True)
-        if plan.selector.kind == "folder" and not vms and plan.replication is not None
+        if plan.selector.many and not vms and plan.replication is not None
     )
     return Bound(plans, {name: row for name, row in either.items() if row is not None}, unbound)
 
@@ -94,5 +94,7 @@ def _found(plan: ServerPlan, rows: Sequence[CatalogServer]) -> list[Found]:
     if plan.selector.kind == "folder":
         below = value.rstrip("/") + "/"
         return [Found(row.name, row.path) for row in rows if row.path.startswith(below)]
+    if plan.selector.kind == "tag":
+        return [Found(row.name, row.path) for row in rows if value in row.tags]
     hits = [row for row in rows if value == (row.path if plan.selector.kind == "path" else row.name)]
     return [Found(hits[0].name, hits[0].path)] if len(hits) == 1 else [Found(plan.selector.leaf, value)]

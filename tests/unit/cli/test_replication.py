@@ -256,7 +256,7 @@ def test_apply_tells_drift_and_a_paused_dag(use: Use) -> None:
         "wave": "erp",
         "dry_run": True,
         "changes": [change, {"kind": "missing", "server": "old", "job_id": "job-2", "fields": {}}],
-        "unbound_folders": ["/DC0/vm/shop"],
+        "unbound": ["/DC0/vm/shop"],
         "dag_id": "erp.replicate",
         "dag_paused": True,
     }

@@ -45,6 +45,7 @@ servers:
   - name: db01
     replication: {frequency_hours: 24}
   - folder: /DC0/vm/shop
+  - tag: wave:erp
 """
 
 
@@ -168,7 +169,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
 
 
 def import_catalog(ledger: Ledger, **guests: str) -> None:
-    """A catalogue of ``vc``: name → guest id; web03 lies in the wave's folder."""
+    """A catalogue of ``vc``: name → guest id; web03 lies in the wave's folder, web04 has its tag."""
     words: dict[str, Any] = dict.fromkeys(("power", "connection_state", "guest_full_name"), "")
     rows = [
         CatalogRow(
@@ -181,6 +182,7 @@ def import_catalog(ledger: Ledger, **guests: str) -> None:
             cpus=1,
             memory_mib=1,
             disk_bytes=1,
+            tags=("wave:erp",) if name == "web04" else (),
             **words,
         )
         for at, (name, guest) in enumerate(guests.items())
@@ -252,17 +254,18 @@ def test_sms_08_lists_are_paged_by_fifty(desk: Desk) -> None:
 def test_apply_shows_drift_and_then_takes_it_away(desk: Desk) -> None:
     dry = desk.post("/waves/erp/apply", dry_run=True)
     assert [(row["kind"], row["server"]) for row in dry["changes"]] == [("create", "web01"), ("create", "db01")]
-    assert (dry["unbound_folders"], dry["dag_paused"], desk.get("/jobs")["total"]) == (["/DC0/vm/shop"], False, 0)
-    import_catalog(desk.ledger, web01="debian12_64Guest", web03="debian12_64Guest")
+    assert (dry["unbound"], dry["dag_paused"], desk.get("/jobs")["total"]) == (["/DC0/vm/shop", "wave:erp"], False, 0)
+    import_catalog(desk.ledger, **dict.fromkeys(("web01", "web03", "web04"), "debian12_64Guest"))
     done = desk.post("/waves/erp/apply")
-    assert [row["kind"] for row in done["changes"]] == ["create"] * 3
-    assert done["unbound_folders"] == []
+    assert [row["kind"] for row in done["changes"]] == ["create"] * 4
+    assert done["unbound"] == []
     [web01] = desk.get("/jobs", search="web01")["jobs"]
     assert (web01["source"], web01["identity"]) == ("vc", "uuid-web01")
 
     desk.specs.text = WAVE.replace("frequency_hours: 12", "frequency_hours: 18").replace("  - web01\n", "")
     drift = {row["server"]: row for row in desk.post("/waves/erp/apply", dry_run=True)["changes"]}
-    assert {name: row["kind"] for name, row in drift.items()} == {"web01": "missing", "db01": "keep", "web03": "update"}
+    kinds = {"web01": "missing", "db01": "keep", "web03": "update", "web04": "update"}
+    assert {name: row["kind"] for name, row in drift.items()} == kinds
     assert drift["web03"]["fields"] == {"frequency_hours": {"ledger": 12, "spec": 18}}
     desk.post("/waves/erp/apply")
     again = desk.post("/waves/erp/apply")

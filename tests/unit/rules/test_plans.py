@@ -106,8 +106,9 @@ def test_a_twin_is_never_an_accident(launch: str, power: str, allow: bool) -> No
     assert twin(launch, power, allow) == (launch == "running" and power == "leave_running" and not allow)
 
 
-def test_a_folder_becomes_its_vms_and_an_entry_of_its_own_wins(resolved: Any) -> None:
-    wave = resolved({"folder": "/DC0/vm/y", "verify": "off"}, {"name": "b", "verify": "full"})
+@pytest.mark.parametrize("many", [{"folder": "/DC0/vm/y"}, {"tag": "wave:y"}], ids=["folder", "tag"])
+def test_a_folder_or_tag_becomes_its_vms_and_an_entry_of_its_own_wins(resolved: Any, many: dict[str, str]) -> None:
+    wave = resolved({**many, "verify": "off"}, {"name": "b", "verify": "full"})
     a, b = Found("a", "/DC0/vm/y/a"), Found("b", "/DC0/vm/y/b")
     plans = bind(wave.servers, [[a, b], [b]])
     assert {plan.server: plan.verify for plan in plans} == {"a": "off", "b": "full"}
@@ -119,7 +120,11 @@ def test_a_folder_becomes_its_vms_and_an_entry_of_its_own_wins(resolved: Any) ->
 
 def test_two_entries_of_one_rank_cannot_take_one_vm(resolved: Any) -> None:
     vm = Found("a", "/DC0/vm/y/a")
-    for servers in ([{"folder": "/DC0/vm"}, {"folder": "/DC0/vm/y"}], ["a", {"path": "/DC0/vm/y/a"}]):
+    for servers in (
+        [{"folder": "/DC0/vm"}, {"folder": "/DC0/vm/y"}],
+        [{"folder": "/DC0/vm"}, {"tag": "a:b"}],
+        ["a", {"path": "/DC0/vm/y/a"}],
+    ):
         wave = resolved(*servers)
         with pytest.raises(SpecError, match="Two entries select the same VM /DC0/vm/y/a"):
             bind(wave.servers, [[vm], [vm]])

@@ -40,6 +40,21 @@ def test_a_healthy_server_has_nothing_to_say_but_notes(facts: Any, plan: Any, so
     assert all(finding.subject == "web01" for finding in findings)
 
 
+def test_sms_05_tracking_that_is_off_is_offered(facts: Any, plan: Any, source: Any, stubs: Any) -> None:
+    def offer(**settings: Any) -> str:
+        snapshots = settings.pop("snapshots", ())
+        server = facts(snapshots=snapshots)
+        wish = plan(replication={}, **settings)
+        return one(check_server(server, wish, source=source, account=stubs.account()), "cbt.off").next_action
+
+    assert offer() == "Set 'change_tracking: enable' for this server"
+    assert offer(change_tracking="enable") == "Nothing: the next replication run turns it on"
+    assert offer(snapshots=("patch",)) == f"Remove its snapshots (patch). {offer()}"
+    assert offer(snapshots=("patch",), change_tracking="enable") == "Remove its snapshots (patch)"
+    tracked = facts(cbt_enabled=True)
+    assert "cbt.off" not in codes(check_server(tracked, plan(replication={}), source=source, account=stubs.account()))
+
+
 SERVER = [
     ({"template": True}, {}, "vm.template", E),
     ({"power": "suspended"}, {}, "power.suspended", E),
@@ -56,6 +71,7 @@ SERVER = [
     ({"passthrough_devices": 1, "power": "poweredOn"}, {}, "vm.passthrough", E),
     ({"cbt_supported": False}, {}, "cbt.incapable", N),
     ({"hardware_version": "vmx-04"}, {}, "cbt.incapable", N),
+    ({}, {"replication": {}}, "cbt.off", W),
     ({"disks": ()}, {}, "disk.none", E),
     ({"snapshots": ("before patch",)}, {}, "snapshot.existing", W),
     ({"snapshots": ("wavelift-0123456789ab",)}, {}, "snapshot.ours", W),

@@ -91,8 +91,13 @@ def test_an_overtaken_merge_says_so_and_an_aborted_one_leaves_its_words(ledger: 
 
 
 def test_health_is_asked_with_what_is_registered(ledger: Ledger) -> None:
+    assert service.health_request(ledger, {}, connector="hall-a", scheduled=True) is None
+    with pytest.raises(SpecError, match="registered"):
+        service.health_request(ledger, {}, connector="hall-a")
     register(ledger)
+    assert service.health_request(ledger, {}, connector="hall-a", scheduled=True) is not None
     wanted = service.health_request(ledger, {"region": "eu-west-1"}, connector="hall-a")
+    assert wanted is not None
     assert (wanted.connection, wanted.aws_conn_id, wanted.region) == ("vc", "aws", "eu-west-1")
 
 

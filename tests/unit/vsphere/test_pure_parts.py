@@ -137,8 +137,11 @@ INVENTORY = [
 ]
 
 
+TAGS = {"vm-1": ("env:prod", "wave:shop"), "vm-4": ("wave:shop",), "vm-5": ("wave:shop",)}
+
+
 def chosen(kind: Any, value: str) -> list[str]:
-    return [vm.moref for vm in choose(INVENTORY, Selector(kind=kind, value=value))]
+    return [vm.moref for vm in choose(INVENTORY, Selector(kind=kind, value=value), TAGS)]
 
 
 def test_selectors_name_path_and_folder() -> None:
@@ -146,6 +149,13 @@ def test_selectors_name_path_and_folder() -> None:
     assert chosen("path", "/DC0/vm/test/web01") == ["vm-2"]
     assert chosen("folder", "/DC0/vm/prod") == ["vm-1", "vm-3"]  # below it, without templates and 'production'
     assert chosen("folder", "/DC0/vm/prod/") == ["vm-1", "vm-3"]
+
+
+def test_sms_02_a_tag_means_every_vm_that_has_it_but_templates() -> None:
+    assert chosen("tag", "wave:shop") == ["vm-1", "vm-5"]
+    assert chosen("tag", "env:prod") == ["vm-1"]
+    with pytest.raises(NotFoundError, match="no VM fits tag 'env:pro'"):
+        chosen("tag", "env:pro")
 
 
 def test_names_with_slashes_are_found_as_people_write_them() -> None:

@@ -53,7 +53,7 @@ class Replica:
         (task,) = journey.preflight()
         ctx = journey.ctx(task, "snapshot")
         with self.stage.connect() as session:
-            taken = take_snapshot(session, task, ctx)
+            taken = take_snapshot(session, task, ctx, replicates=True)
         return Try(task, taken, ctx.run_key)
 
     def transfer(self, one: Try, progress: Callable[[Progress], None] = lambda _: None) -> ReplicationResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,9 @@ def request(mode: str, **conf: Any) -> ReplicateRequest:
     return ReplicateRequest(run, WAVE, {"mode": mode, "servers": None, "note": None, **conf}, "test")
 
 
-def ask(copies: Copies, asked: ReplicateRequest) -> Any:
+def ask(copies: Copies, asked: ReplicateRequest, clock: SystemClock = CLOCK) -> Any:
     wave = copies.stage.wave("copy01")
-    return admit(copies.ledger, asked, lambda _: wave, is_run_alive=lambda *_: True, clock=CLOCK)
+    return admit(copies.ledger, asked, lambda _: wave, is_run_alive=lambda *_: True, clock=clock)
 
 
 def test_a_run_that_deletes_or_verifies_admits_no_server(copies: Copies) -> None:
@@ -159,6 +160,25 @@ def test_a_run_that_deletes_or_verifies_admits_no_server(copies: Copies) -> None
     counted = [each for each in replication_runs.list_runs(copies.ledger).items if each.counted_at is not None]
     assert [each.id for each in counted] == [run.id], "no other run is counted"
     delete(copies, run.job_id)
+
+
+class Later(SystemClock):
+    """77 days on: 13 before the end of a term that begins now."""
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(days=77)
+
+
+def test_sms_10_the_first_run_after_a_term_comes_near_warns(copies: Copies) -> None:
+    _, _, run = frozen_run(copies)
+    assert ask(copies, request("replicate")).warnings == ()
+    found = ask(copies, request("replicate", note="later"), clock=Later())
+    (words,) = found.warnings
+    assert words.startswith("copy01: the term of its replication ends in less than 14 days (")
+    assert f"wavelift jobs extend {run.job_id}" in words
+    report = finish(copies.ledger, DagRun(f"{WAVE}.replicate", "none"), found, None, (), clock=CLOCK, tidy=lambda _: "")
+    assert report.warnings == (words,)
+    assert ask(copies, request("replicate"), clock=Later()).warnings == (), "each is given once"
 
 
 def test_inv_1_a_recorded_run_is_read_back_and_quarantined_when_it_lies(stage: Stage, copies: Copies) -> None:

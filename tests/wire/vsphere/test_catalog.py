@@ -15,10 +15,12 @@ import pytest
 from pyVmomi import vim
 
 from wavelift.adapters.vsphere import catalog
+from wavelift.adapters.vsphere.inventory import resolve
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.adapters.vsphere.tagging import vm_tags
 from wavelift.base.catalog import PAGE_ROWS, CatalogRow
 from wavelift.base.errors import LoginError
+from wavelift.rules.wave import Selector
 from wavelift.simulators.vcenter import VCenterSimulator
 
 pytestmark = pytest.mark.wire
@@ -90,6 +92,10 @@ def test_sms_02_tags_by_the_rest_api(sim: VCenterSimulator, session: VsphereSess
     tagged = everything(session, tags=tags)
     assert tagged["/dc1/vm/prod/web01"].tags == ("env:blue", "env:prod")
     assert tagged["/dc1/vm/test/twin"].tags == ()
+    wanted = [Selector(kind="tag", value="env:prod"), Selector(kind="tag", value="env:gone")]
+    found, nothing = resolve(session, wanted)
+    assert ({server.moref for server in found.servers}, found.errors) == ({web, twin}, ())
+    assert "no VM fits tag 'env:gone'" in str(nothing.errors[0])
 
 
 def test_tags_with_a_login_that_rest_refuses(session: VsphereSession, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +103,9 @@ def test_tags_with_a_login_that_rest_refuses(session: VsphereSession, monkeypatc
     with pytest.raises(LoginError, match="REST API refused") as caught:
         vm_tags(session)
     assert "not-the-one" not in str(caught.value)
+    tag, name = resolve(session, [Selector(kind="tag", value="env:prod"), Selector(kind="name", value="web01")])
+    assert isinstance(tag.errors[0], LoginError)
+    assert len(name.servers) == 1, "only the entry that needs the tags is refused"
 
 
 def test_a_vm_that_vanishes_is_left_out(session: VsphereSession, monkeypatch: pytest.MonkeyPatch) -> None:

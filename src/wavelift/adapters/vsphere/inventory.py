@@ -7,8 +7,9 @@ most ceil(N / 500) + 10 calls.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from pyVmomi import vim
@@ -17,8 +18,9 @@ from wavelift.adapters.vsphere.devices import disks, others
 from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.properties import Row, Values, collect, traverse
 from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.adapters.vsphere.tagging import vm_tags
 from wavelift.base.domain import ServerFacts
-from wavelift.base.errors import AmbiguousError, MissingPrivilegeError, NotFoundError, WaveliftError
+from wavelift.base.errors import AmbiguousError, LoginError, MissingPrivilegeError, NotFoundError, WaveliftError
 from wavelift.rules.wave import Selector
 
 _LIGHT: Final = (
@@ -79,7 +81,7 @@ class VmSummary:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What one selector came to: servers, or an error; for a folder perhaps both."""
+    """What one selector came to: servers, or an error; for a folder or tag perhaps both."""
 
     selector: Selector
     servers: tuple[ServerFacts, ...] = ()
@@ -159,14 +161,19 @@ def _summary(row: Row, path: str) -> VmSummary:
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
-def choose(summaries: Sequence[VmSummary], selector: Selector) -> list[VmSummary]:
-    """The VMs that ``selector`` means; a folder means every VM below it, templates left out.
+def choose(
+    summaries: Sequence[VmSummary], selector: Selector, tags: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> list[VmSummary]:
+    """The VMs that ``selector`` means; a folder means every VM below it, a tag every VM with it, templates left out.
 
+    :param tags: VM's moref → its tags as ``category:tag``; only looked at for a tag.
     :raises NotFoundError: none. :raises AmbiguousError: several for a name or path; lists them.
     """
     wanted = decode_name(selector.value).rstrip("/")
     if selector.kind == "folder":
         found = [vm for vm in summaries if decode_name(vm.path).startswith(f"{wanted}/") and not vm.template]
+    elif selector.kind == "tag":
+        found = [vm for vm in summaries if selector.value in tags.get(vm.moref, ()) and not vm.template]
     elif selector.kind == "path":
         found = [vm for vm in summaries if decode_name(vm.path) == wanted]
     else:
@@ -177,7 +184,7 @@ def choose(summaries: Sequence[VmSummary], selector: Selector) -> list[VmSummary
             next_step="Check the spelling (case counts) and that the vCenter account may see the VM",
             server=selector.value,
         )
-    if len(found) > 1 and selector.kind != "folder":
+    if len(found) > 1 and not selector.many:
         places = ", ".join(f"{vm.path} ({vm.moref})" for vm in found)
         raise AmbiguousError(
             f"{len(found)} VMs fit {selector.kind} '{selector.value}': {places}",
@@ -196,13 +203,16 @@ def _near(summaries: Sequence[VmSummary], wanted: str) -> str:
 def resolve(session: VsphereSession, selectors: Sequence[Selector]) -> list[Resolution]:
     """One outcome per selector, in their order: a bad selector stops only itself."""
     summaries = list_summaries(session)
+    tags, untagged = _tags(session, selectors)
     chosen: list[list[VmSummary]] = []
     errors: list[tuple[WaveliftError, ...]] = []
     for selector in selectors:
         try:
-            chosen.append(choose(summaries, selector))
+            if selector.kind == "tag" and untagged is not None:
+                raise untagged
+            chosen.append(choose(summaries, selector, tags))
             errors.append(())
-        except (NotFoundError, AmbiguousError) as error:
+        except (NotFoundError, AmbiguousError, MissingPrivilegeError, LoginError) as error:
             chosen.append([])
             errors.append((error,))
     known = _facts_or_errors(session, [vm for vms in chosen for vm in vms])
@@ -217,6 +227,18 @@ def resolve(session: VsphereSession, selectors: Sequence[Selector]) -> list[Reso
             )
         )
     return resolutions
+
+
+def _tags(
+    session: VsphereSession, selectors: Sequence[Selector]
+) -> tuple[Mapping[str, Collection[str]], WaveliftError | None]:
+    """The VMs' tags if a selector needs them, or why they can't be told."""
+    if not any(selector.kind == "tag" for selector in selectors):
+        return {}, None
+    try:
+        return vm_tags(session), None
+    except (NotFoundError, MissingPrivilegeError, LoginError) as error:
+        return {}, error
 
 
 def facts(session: VsphereSession, morefs: Sequence[str]) -> list[ServerFacts]:

@@ -89,7 +89,10 @@ class TakenSnapshot(Message):
 
     ref: SnapshotRef
     disks: tuple[DiskFacts, ...]
+    """Without change ids where tracking began with this very snapshot: they may not be built on."""
     vcenter_link: str = ""
+    tracking: str = ""
+    """What came of turning change tracking on, in words; empty when nobody asked for it."""
 
 
 class PreflightReport(Message):

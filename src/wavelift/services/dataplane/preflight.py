@@ -76,7 +76,7 @@ def _find(session: VsphereSession, wave: ResolvedWave) -> tuple[list[ServerTask]
 
 
 def _not_found(plan: ServerPlan, error: WaveliftError) -> Finding:
-    # A finding's subject ends the server's name with '/', and a folder's name is its path.
+    # A finding's subject ends the server's name with '/', and a folder's name is its path, a tag may hold one.
     return _wrong("server.not_found", plan.server.strip("/").replace("/", ":"), error)
 
 

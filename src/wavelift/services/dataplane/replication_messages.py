@@ -33,7 +33,7 @@ class AdmittedRuns(Message):
     """What ``admit`` decided, over the spec that it froze for the run."""
 
     wave: ResolvedWave
-    """Only the entries of servers that may run, and folders."""
+    """Only the entries of servers that may run, folders and tags."""
     dag_id: str
     run_id: str
     requested_by: str
@@ -43,6 +43,8 @@ class AdmittedRuns(Message):
     refused: tuple[TurnedDown, ...] = ()
     skipped: tuple[TurnedDown, ...] = ()
     finished: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What someone should act on soon: terms that end."""
     mode: ReplicationMode = "replicate"
     jobs: tuple[str, ...] = ()
     """In mode ``delete``: whose replicas go."""

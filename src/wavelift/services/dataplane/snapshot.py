@@ -2,47 +2,76 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.vsphere import inventory, snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.adapters.vsphere.tracking import enable_tracking
 from wavelift.base.domain import DiskFacts, ServerFacts
-from wavelift.base.errors import PermanentError, located
+from wavelift.base.errors import BusyError, PermanentError, located
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.staging import ServerStaging
 
 HTTPS_PORT: Final = 443
+TRACKING_KEY: Final = "tracking_begins"
+"""Checkpoint: the snapshot of this name is the one with which change tracking begins."""
+
+log = logging.getLogger(__name__)
 
 
-def take_snapshot(session: VsphereSession, task: ServerTask, ctx: RunContext) -> TakenSnapshot:
+def take_snapshot(
+    session: VsphereSession, task: ServerTask, ctx: RunContext, *, replicates: bool = False
+) -> TakenSnapshot:
     """Take, or find again, the snapshot of this run and read the disks that it froze.
 
+    :param replicates: later runs build on it: where the plan wants so, change tracking is turned on before. A one-shot
+        migration never does that: it reads everything anyway.
     :raises PermanentError: when the source must be off and is not, or its disks are not those of the pre-flight.
     :raises BusyError: while the VM consolidates or carries another snapshot of ours.
     """
     with located(server=task.name):
-        return _take(session, task, ctx)
+        return _take(session, task, ctx, replicates)
 
 
-def _take(session: VsphereSession, task: ServerTask, ctx: RunContext) -> TakenSnapshot:
+def _take(session: VsphereSession, task: ServerTask, ctx: RunContext, replicates: bool) -> TakenSnapshot:
     (now,) = inventory.facts(session, [task.facts.moref])
     check_power(task, now)
     _same_disks(task, now.disks, "now")
     ctx.cancel.check()
+    name = snapshot_name(ctx.run_key)
+    wanted = replicates and task.plan.change_tracking == "enable"
+    tracking = _begin_tracking(session, task, now, name, ctx) if wanted else ""
     ref = snapshots.ensure_snapshot(
         session,
         task.facts.moref,
-        snapshot_name(ctx.run_key),
+        name,
         f"wavelift: {ctx.run_key}",
         quiesce=task.plan.quiesce,
         cancel=ctx.cancel,
     )
     disks = snapshots.snapshot_disks(session, ref.moref, server=task.name)
     _same_disks(task, disks, "in the snapshot")
-    return TakenSnapshot(ref=ref, disks=disks, vcenter_link=vcenter_url(session, task.facts.moref))
+    if ctx.checkpoints.get(TRACKING_KEY) == name:
+        disks = tuple(disk.model_copy(update={"change_id": None}) for disk in disks)
+    link = vcenter_url(session, task.facts.moref)
+    return TakenSnapshot(ref=ref, disks=disks, vcenter_link=link, tracking=tracking)
+
+
+def _begin_tracking(session: VsphereSession, task: ServerTask, now: ServerFacts, name: str, ctx: RunContext) -> str:
+    """Turn change tracking on. Where it can't be, the run compares digests: no reason to fail it."""
+    if now.cbt_enabled:
+        return ""
+    ctx.checkpoints.set(TRACKING_KEY, name)  # before: a try that is cut short is followed by one that knows
+    try:
+        enable_tracking(session, task.facts.moref, cancel=ctx.cancel, server=task.name)
+    except (BusyError, PermanentError) as error:
+        log.warning("%s: changes stay untracked: %s", task.name, error)
+        return f"{error.what}. {error.next_step}"
+    return "change tracking begins with this snapshot; the next run still compares digests, later ones ask vSphere"
 
 
 def check_power(task: ServerTask, now: ServerFacts) -> None:

@@ -1,0 +1,46 @@
+"""Waiting deferred: a trigger only reads; the task that it wakes looks again, decides and writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from wavelift.operators._base import WaveliftOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from airflow.triggers.base import BaseTrigger
+
+    from wavelift.ledger import SlotKind
+
+SLOT_POLL_SECONDS = 5.0
+"""A freed transfer slot is not left idle for longer."""
+
+
+class WaitingOperator(WaveliftOperator):
+    """An operator whose ``work`` may end in :meth:`wait_for`, and is then called anew when the trigger fires."""
+
+    def wait_for(self, trigger: BaseTrigger) -> NoReturn:
+        self.defer(trigger=trigger, method_name="execute_complete")
+        raise AssertionError("defer does not return")
+
+    def wait_for_slot(self, *, kind: SlotKind, scope: str, holder: str, limit: int, soon: bool = False) -> NoReturn:
+        """Until ``holder`` is among the first ``limit`` of ``scope``; ``soon``: look every few seconds."""
+        from wavelift.airflow import config
+        from wavelift.airflow.triggers.slots import SlotTrigger
+
+        poll = config.poll_seconds()
+        self.wait_for(
+            SlotTrigger(
+                kind=kind.value,
+                scope=scope,
+                holder=holder,
+                limit=limit,
+                poll_seconds=min(SLOT_POLL_SECONDS, poll) if soon else poll,
+            )
+        )
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Woken: look again and go on from what is there."""
+        if "error" in event:
+            self.log.warning("the wait failed and begins anew: %s", event["error"])
+        return dict(self.execute(context))

@@ -47,6 +47,9 @@ def shipped_settings(*, cores: int) -> dict[str, str]:
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+        # 15 requests at once stop the api-server by default: it waits for a connection in its event loop, which is what
+        # would give one back (action_logging of Airflow 3.3).
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW": "75",
         "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
     }
 

@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,7 @@ ORDER: Final = (
     "test_stop",
     "test_imports",
     "test_kill",
+    "test_two_schedulers",
 )
 """What needs no run comes first, while the first waves run; what breaks Airflow comes last."""
 
@@ -105,7 +106,9 @@ WAVES: Final[dict[str, WaveOf]] = {
     "killed": WaveOf((Vm("killed-a", (72,), full=True),)),
     "orphan": WaveOf((Vm("orphan-a"), Vm("orphan-b"))),
     "paused": WaveOf((Vm("paused-a"), Vm("paused-b"))),
-    "copies": WaveOf((Vm("copies-a"), Vm("copies-b", (4,))), {"replication": {"frequency_hours": 24}}),
+    "copies": WaveOf(
+        (Vm("copies-a"), Vm("copies-b", (4,)), Vm("copies-c", (4,))), {"replication": {"frequency_hours": 24}}
+    ),
 }
 TOOLS_VM: Final = "tools-vm"
 CATALOG_VMS: Final = ("catalog-a", "catalog-b")
@@ -154,11 +157,11 @@ def _disk(path: Path, size: int, *, full: bool) -> Path:
     return path
 
 
-def _machines(folder: Path) -> list[SimVm]:
+def machines(folder: Path, waves: Mapping[str, WaveOf]) -> list[SimVm]:
+    """The servers of the waves, each with disks of its own below ``folder``."""
     folder.mkdir()
-    found = [SimVm(TOOLS_VM, [SimDisk(capacity=MIB)], folder="tools", guest_id="debian12_64Guest")]
-    found += [SimVm(name, [SimDisk(capacity=MIB)], folder="catalog", power="poweredOff") for name in CATALOG_VMS]
-    for wave, shape in WAVES.items():
+    found: list[SimVm] = []
+    for wave, shape in waves.items():
         for vm in shape.servers:
             disks = [
                 SimDisk(_disk(folder / f"{vm.name}-{index}.raw", size * MIB, full=vm.full), unit=index)
@@ -169,9 +172,19 @@ def _machines(folder: Path) -> list[SimVm]:
     return found
 
 
+def _others() -> list[SimVm]:
+    """Servers of no wave."""
+    found = [SimVm(TOOLS_VM, [SimDisk(capacity=MIB)], folder="tools", guest_id="debian12_64Guest")]
+    found += [SimVm(name, [SimDisk(capacity=MIB)], folder="catalog", power="poweredOff") for name in CATALOG_VMS]
+    return found
+
+
 def wave_file(name: str, **changes: Any) -> str:
     """The YAML text of one of :data:`WAVES`."""
-    shape = WAVES[name]
+    return wave_text(name, WAVES[name], **changes)
+
+
+def wave_text(name: str, shape: WaveOf, **changes: Any) -> str:
     spec = {
         "wave": name,
         "source": {"connection": "vsphere_demo", "connector": name},
@@ -196,13 +209,15 @@ class World:
     airflow: LocalAirflow
     stage: Stage
     dags: Path
+    ledger_url: str = ""
+    """Empty: beside Airflow's home."""
     ledger: Ledger = field(init=False)
     early: dict[str, Run] = field(default_factory=dict)
     active: list[Run] = field(default_factory=list)
     """Runs that were triggered and not yet seen to end."""
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger.open(f"sqlite:///{self.airflow.home / 'wavelift.db'}")
+        self.ledger = Ledger.open(self.ledger_url or f"sqlite:///{self.airflow.home / 'wavelift.db'}")
 
     @property
     def api(self) -> ApiClient:
@@ -411,15 +426,19 @@ def _environment(stage: Stage, name: str, **changes: Any) -> str:
     return yaml.safe_dump({**spec, "environment": name, **changes})
 
 
-def _lay_out(dags: Path, stage: Stage) -> None:
+def lay_out(dags: Path, stage: Stage, waves: Mapping[str, WaveOf]) -> None:
+    """The DAGs folder: our DAG files, the environment ``lab``, and the waves."""
     shutil.copytree(ROOT / "dags", dags, ignore=shutil.ignore_patterns("__pycache__", "*.yaml"))
     for folder in ("waves", "environments"):
         (dags / folder).mkdir(exist_ok=True)
     (dags / "environments" / "lab.yaml").write_text(_environment(stage, "lab"))
+    for name, shape in waves.items():
+        (dags / "waves" / f"{name}.yaml").write_text(wave_text(name, shape))
+
+
+def _lay_out_more(dags: Path, stage: Stage) -> None:
     narrow = _environment(stage, "narrow", aws_conn_id="aws_narrow", limits={"imports_per_region": 2})
     (dags / "environments" / "narrow.yaml").write_text(narrow)
-    for name in WAVES:
-        (dags / "waves" / f"{name}.yaml").write_text(wave_file(name))
     (dags / "waves" / "bad.yaml").write_text(BAD_WAVE)
     shutil.copy(Path(__file__).parent / "lab_tools.py", dags)
 
@@ -439,11 +458,11 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with ExitStack() as stack:
         aws = stack.enter_context(start_aws(folder / "aws", tls=True, evidence=True))
         network = aws.bootstrap(bucket=BUCKET, role=True)
-        vcenter = stack.enter_context(
-            start_vcenter(folder / "vcenter", _machines(folder / "disks"), evidence=True, lease_timeout=10)
-        )
+        servers = [*_others(), *machines(folder / "disks", WAVES)]
+        vcenter = stack.enter_context(start_vcenter(folder / "vcenter", servers, evidence=True, lease_timeout=10))
         stage = Stage(vcenter, aws, network)
-        _lay_out(folder / "dags", stage)
+        lay_out(folder / "dags", stage, WAVES)
+        _lay_out_more(folder / "dags", stage)
         _order_faults(stage)
         before = (vcenter.state(), aws.state())
         connections = stage.connections()

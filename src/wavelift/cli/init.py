@@ -15,6 +15,7 @@ ADVICE = {
     "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": ("30", "busy workers give up on the API after 5 s otherwise"),
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": ("15", "a killed scheduler's tasks wait 5 minutes otherwise"),
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": ("60", "a dead task is noticed after 5 minutes otherwise"),
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW": ("75", "15 requests at once stop the api-server otherwise"),
 }
 """Settings that DESIGN ships (facts/airflow-shapes.md 8, 10)."""
 

@@ -47,6 +47,9 @@ def shipped_settings(*, cores: int) -> dict[str, str]:
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+        # 15 requests at once stop the api-server by default: it waits for a connection in its event loop, which is what
+        # would give one back (action_logging of Airflow 3.3).
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW": "75",
         "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
     }
 
@@ -131,9 +134,13 @@ class LocalAirflow:
             self.wait_healthy()
         return self
 
-    def start_component(self, name: str) -> subprocess.Popen[bytes]:
-        """Start one component in a process group of its own, so that it can be ended with its workers."""
-        log = (self.home / f"{name}.log").open("ab")
+    def start_component(self, name: str, *, label: str = "") -> subprocess.Popen[bytes]:
+        """Start one component in a process group of its own, so that it can be ended with its workers.
+
+        :param label: what :meth:`stop_component` calls it, where there are two of the kind.
+        """
+        label = label or name
+        log = (self.home / f"{label}.log").open("ab")
         process = subprocess.Popen(
             [sys.executable, "-m", "airflow", name],
             env=self.environment,
@@ -144,7 +151,7 @@ class LocalAirflow:
             start_new_session=True,
         )
         log.close()
-        self._processes[name] = process
+        self._processes[label] = process
         return process
 
     def wait_healthy(self, *, timeout: float = START_SECONDS) -> None:
@@ -237,6 +244,10 @@ class LocalAirflow:
         name = f"dag_id={dag_id}/run_id={run_id}/task_id={task_id}"
         base = folder / name if map_index < 0 else folder / name / f"map_index={map_index}"
         return "\n".join(path.read_text(errors="replace") for path in sorted(base.glob("attempt=*.log")))
+
+    def pid(self, label: str) -> int:
+        """The process of a component that was started."""
+        return self._processes[label].pid
 
     def stop_component(self, name: str, *, kill: bool = False) -> None:
         """End one component and its process group; ``kill`` means SIGKILL at once."""

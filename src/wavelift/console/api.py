@@ -25,6 +25,7 @@ from wavelift.console.access import may_read, may_trigger, readable_dags
 from wavelift.console.catalog import add_catalog_routes
 from wavelift.console.chain import Chain
 from wavelift.console.deps import AirflowDep, LedgerDep
+from wavelift.console.gate import Gate
 from wavelift.console.replication import add_replication_routes
 from wavelift.console.replication_runs import add_replication_run_routes
 from wavelift.ledger import Ledger, Migration, migrations
@@ -58,6 +59,7 @@ def create_app() -> FastAPI:
     app = FastAPI(
         title="wavelift", version=__version__, dependencies=login, docs_url=None, redoc_url=None, openapi_url=None
     )
+    app.add_middleware(Gate)
     app.add_exception_handler(WaveliftError, _wavelift_error)
     app.add_exception_handler(ApiError, _api_error)
     _reading(app)

@@ -1,0 +1,63 @@
+"""Many requests at one moment, each of which needs a second thread of the api-server before it can give up its own."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import pytest
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi import HTTPException
+from fastapi.testclient import TestClient
+
+from wavelift.console.api import create_app
+from wavelift.console.deps import _airflow, _ledger
+
+pytestmark = pytest.mark.unit
+
+THREADS = 40
+"""Of one api-server process: anyio's default."""
+REQUESTS = 60
+GATHER_S = 3
+STUCK_S = 30
+
+
+class OwnAirflow:
+    """Airflow's API in the same process: its sync routes take a thread of the pool that ours are in."""
+
+    def __init__(self) -> None:
+        self.inside, self.go = 0, threading.Event()
+
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """The first callers wait for one another, so that every thread that may hold a request of ours does so."""
+        self.inside += 1
+        if self.inside >= THREADS:
+            self.go.set()
+        self.go.wait(GATHER_S)
+        self.go.set()
+        return anyio.from_thread.run(self._served)
+
+    async def _served(self) -> tuple[int, Any]:
+        with anyio.move_on_after(STUCK_S):
+            return await anyio.to_thread.run_sync(lambda: (404, {}))
+        raise HTTPException(504, "no thread was free")
+
+
+def test_requests_at_once_leave_threads_for_the_api_that_they_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wavelift.console.replication_runs.require_trigger", lambda user, wave: None)
+    app = create_app()
+    app.dependency_overrides[get_user] = lambda: None
+    app.dependency_overrides[_ledger] = lambda: None
+    own = OwnAirflow()
+    app.dependency_overrides[_airflow] = lambda: own
+
+    with TestClient(app) as client, ThreadPoolExecutor(REQUESTS) as pool:
+        asked = [
+            pool.submit(client.post, "/waves/erp/replications", json={"servers": ["web01"]}) for _ in range(REQUESTS)
+        ]
+        answers = {(each.result().status_code, each.result().json()["detail"]) for each in asked}
+    assert answers == {(404, "Airflow has no DAG erp.replicate, or you may not see it")}

@@ -59,8 +59,8 @@ ORDER: Final = (
     "test_imports",
     "test_kill",
 )
-"""What has an Airflow of its own comes before that of the session: no two at once. Then what needs no run, while the first
-waves run; what breaks Airflow comes last."""
+"""What has an Airflow of its own comes before that of the session: no two at once. Then what needs no run, while the
+first waves run; what breaks Airflow comes last."""
 
 
 # --- waves --------------------------------------------------------------------------------------------------------

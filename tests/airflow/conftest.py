@@ -41,6 +41,7 @@ RUN_SECONDS: Final = 240.0
 SLOTS: Final = 2
 """Transfers per connector here: two make a queue of four servers."""
 ORDER: Final = (
+    "test_two_schedulers",
     "test_base",
     "test_timetables",
     "test_replication_operators",
@@ -57,9 +58,9 @@ ORDER: Final = (
     "test_stop",
     "test_imports",
     "test_kill",
-    "test_two_schedulers",
 )
-"""What needs no run comes first, while the first waves run; what breaks Airflow comes last."""
+"""What has an Airflow of its own comes before that of the session: no two at once. Then what needs no run, while the
+first waves run; what breaks Airflow comes last."""
 
 
 # --- waves --------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ WAVES: Final = {
     "steady": WaveOf((Vm("steady-a"),), {"replication": {}, **OUTLASTS}),
 }
 CLOCKED: Final = WaveOf(tuple(Vm(name) for name in (*UNSEEN, "stale", "fresh")), {"replication": {}, **OUTLASTS})
-STEADY_RATE: Final = 60 * KIB
+STEADY_RATE: Final = 120 * KIB
 """Bytes per second of the lease of ``steady-a``: some 4 MiB take longer than it takes to stop the ledger."""
 
 

@@ -214,7 +214,7 @@ class LocalAirflow:
         self._api = self._api or self.client()
         return self._api
 
-    def wait_for_dag(self, dag_id: str, *, timeout: float = 90) -> None:
+    def wait_for_dag(self, dag_id: str, *, timeout: float = 240) -> None:
         """Return when the dag-processor has put ``dag_id`` in place."""
 
         def there() -> bool:

@@ -96,8 +96,9 @@ def next_after(schedules: Iterable[Schedule], moment: datetime) -> datetime | No
 def due_servers(schedules: Mapping[str, Schedule], instant: datetime, grace: timedelta = GRACE) -> dict[str, datetime]:
     """The servers that a run of ``instant`` serves, each with its own newest instant, at most ``grace`` before.
 
-    Never by equality: when instants lie close together the timetable makes one run for the newest of them. That a
-    server's instant has been served already, by the run before, is for the caller to know.
+    Never by equality: when instants lie close together the timetable makes one run for the newest of them. ``grace``
+    counts from that instant, not from now: a run that waited long for a busy scheduler loses none that it merged.
+    That a server's instant has been served already, by the run before, is for the caller to know.
     """
     found = ((server, schedule.newest(instant)) for server, schedule in schedules.items())
     return {server: at for server, at in found if at is not None and instant - at <= grace}

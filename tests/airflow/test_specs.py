@@ -45,7 +45,8 @@ def test_a_bad_file_is_told_in_the_words_of_validate_and_stops_no_other_wave(wor
     dag = world.api.call("GET", "/api/v2/dags/full.migrate")
     assert not dag["is_stale"]
     assert Path(dag["fileloc"]).name == "waves.py"
-    assert world.early["full"].row("admit")["state"] is not None, "others run"
+    others = world.early["full"]
+    others.until("the other waves to run", lambda: others.row("admit")["state"] is not None)
 
 
 def test_breaking_the_file_of_a_running_wave_stops_neither_run_nor_clean_up(world: Any) -> None:

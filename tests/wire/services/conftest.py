@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import threading
 import time
@@ -83,7 +82,6 @@ def _footprint(vc: VCenterSimulator, aws: AwsSimulator) -> dict[str, Any]:
 
 def _settled_footprint(stage: Stage, before: dict[str, Any]) -> dict[str, Any]:
     deadline = time.monotonic() + SETTLE_SECONDS
-    gc.collect()  # what a killed process would close by ending: here sockets hang on the exception that "killed" it
     while (after := _footprint(stage.vc, stage.aws)) != before and time.monotonic() < deadline:
         time.sleep(0.1)
     return after

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wavelift.operators._base import WaveliftOperator
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from wavelift.ledger import SlotKind
 
-SLOT_POLL_SECONDS = 5.0
+SLOT_POLL_SECONDS: Final = 5.0
 """A freed transfer slot is not left idle for longer."""
 
 

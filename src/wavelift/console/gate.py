@@ -23,5 +23,8 @@ class Gate:
         self._places = asyncio.Semaphore(at_once)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # starting up and shutting down is no request
+            await self._app(scope, receive, send)
+            return
         async with self._places:
             await self._app(scope, receive, send)

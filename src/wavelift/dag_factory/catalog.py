@@ -85,11 +85,11 @@ def catalog_dag(connector: str) -> DAG:
 
 def health_dag(connector: str) -> DAG:
     """``connector_health`` of one connector."""
-    words = "Empty: as registered."
+    as_registered = "Empty: as registered."
     form = {
         "connection": _connection(),
-        "aws_conn_id": Param(None, type=["null", "string"], title="AWS connection", description=words),
-        "region": Param(None, type=["null", "string"], title="AWS region", description=words),
+        "aws_conn_id": Param(None, type=["null", "string"], title="AWS connection", description=as_registered),
+        "region": Param(None, type=["null", "string"], title="AWS region", description=as_registered),
         "note": _note(),
     }
     words = "See whether vCenter, hosts and AWS can be reached"

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from wavelift.console.api import create_app
 from wavelift.console.deps import _airflow, _ledger
+from wavelift.console.gate import Gate
 
 pytestmark = pytest.mark.unit
 
@@ -45,6 +46,21 @@ class OwnAirflow:
         with anyio.move_on_after(STUCK_S):
             return await anyio.to_thread.run_sync(lambda: (404, {}))
         raise HTTPException(504, "no thread was free")
+
+
+def test_starting_up_takes_no_request_s_place() -> None:
+    """A lifespan lasts as long as the process."""
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    async def started(gate: Gate) -> None:
+        with anyio.fail_after(STUCK_S):
+            await gate({"type": "lifespan"}, None, None)  # type: ignore[arg-type]  # the app asks for neither
+
+    anyio.run(started, Gate(app, at_once=0))
+    assert seen == ["lifespan"]
 
 
 def test_requests_at_once_leave_threads_for_the_api_that_they_ask(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,15 @@ def test_the_shipped_settings_are_those_of_the_demo(services: dict[str, Any]) ->
         assert shipped.items() <= environment(services[name]).items()
 
 
+def test_the_database_takes_the_connections_that_every_component_may_open(services: dict[str, Any]) -> None:
+    """``pool_size`` (Airflow's default: 5) and the overflow, of each process that works on the database itself."""
+    (allowed,) = (int(word.partition("=")[2]) for word in services["postgres"]["command"] if "max_connections" in word)
+    overflow = int(environment(services["scheduler"])["AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW"])
+    processes = sum("AIRFLOW__CORE__EXECUTOR" in environment(service) for name, service in services.items()
+                    if name not in ("postgres", "redis", "demo"))  # fmt: skip
+    assert processes * (5 + overflow) <= allowed
+
+
 def test_nothing_starts_without_its_secrets(services: dict[str, Any]) -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     for name in SECRETS:

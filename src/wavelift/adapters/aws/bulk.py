@@ -273,8 +273,8 @@ class BulkClient:
         )
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        """The connections for a URL: direct, or through its proxy, which is looked up once per host: a look through
-        the environment takes a tenth of the CPU of storing a block."""
+        """The connections for a URL: direct, or through its proxy, which is looked up once per host and not for
+        every request."""
         place = url[: url.find("/", len("https://"))]
         pool = self._pools.get(place)
         if pool is None:

@@ -43,7 +43,8 @@ __all__ = [
 MAX_DISKS: Final = 21
 """Volumes of one import; more fail (limitations-image-importing.html)."""
 DESCRIBE_BATCH: Final = 200
-"""Ids in one describe call. They go in the body of a POST, and AWS names no limit; an account runs far fewer imports,
+"""Ids in one describe call. They go in the body of a POST, and no limit was found documented; an account runs far
+fewer imports,
 so all that a triggerer watches are one call (invariant 7)."""
 COMPLETED: Final = frozenset({"completed"})
 FAILED: Final = frozenset({"deleted", "deleting"})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final
 
 from pyVmomi import vim
@@ -161,9 +160,7 @@ def _summary(row: Row, path: str) -> VmSummary:
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
-def choose(
-    summaries: Sequence[VmSummary], selector: Selector, tags: Mapping[str, Collection[str]] = MappingProxyType({})
-) -> list[VmSummary]:
+def choose(summaries: Sequence[VmSummary], selector: Selector, tags: Mapping[str, Collection[str]]) -> list[VmSummary]:
     """The VMs that ``selector`` means; a folder means every VM below it, a tag every VM with it, templates left out.
 
     :param tags: VM's moref → its tags as ``category:tag``; only looked at for a tag.

@@ -13,5 +13,5 @@ def power_state_of(session: VsphereSession, vm: str) -> str:
     :raises NotFoundError: no such VM; :raises AmbiguousError: several have this name.
     """
     selector = Selector(kind="path" if vm.startswith("/") else "name", value=vm)
-    chosen = inventory.choose(inventory.list_summaries(session), selector)
+    chosen = inventory.choose(inventory.list_summaries(session), selector, tags={})
     return power.power_state(session, chosen[0].moref, server=vm)

@@ -12,17 +12,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from http.client import HTTPException
+from typing import Final, Literal
 from urllib.parse import quote, urlencode
 
-import urllib3
 from pyVmomi import vim
-from urllib3.exceptions import HTTPError
 
 from wavelift.adapters.vsphere.session import OVERRIDE, VsphereSession
 from wavelift.base.errors import UnreachableError, WaveliftError
-from wavelift.base.net import CUTS, explained_tls_error
+from wavelift.base.net import CUTS, explained_tls_error, https_connection
 from wavelift.base.run import CancelFlag
+from wavelift.base.wire import Head, Line, WireError
 
 Via = Literal["vcenter", "host"]
 
@@ -35,12 +35,6 @@ ATTEMPTS: Final = 5
 
 PAUSE_S: Final = 0.5
 """Before the second attempt; doubled each time."""
-
-POOL_SIZE: Final = 16
-"""Connections kept; more workers than these are served all the same."""
-
-PIECE: Final = 256 * 1024
-"""Bytes per read from the connection."""
 
 TRANSIENT: Final = frozenset({429, 500, 502, 503, 504})
 """Worth another attempt while a disk is read; other refusals stand."""
@@ -89,23 +83,18 @@ class Ranges:
         self._session = session
         self._cancel = cancel
         self._where = where
-        self._tickets = threading.Lock()
-        settings: dict[str, Any] = {
-            "maxsize": POOL_SIZE,
-            "ssl_context": context,
-            # urllib3 compares names itself where the context doesn't, which a pinned certificate need not stand.
-            "assert_hostname": None if context.check_hostname else False,
-        }
-        proxy = session.config.http_proxy
-        self._pool = (
-            urllib3.ProxyManager(proxy.url, proxy_headers=proxy.headers, **settings)
-            if proxy
-            else urllib3.PoolManager(**settings)
-        )
+        self._context = context
+        self._lock = threading.Lock()
+        self._idle: list[Line] = []
+        self._closed = False
 
     def close(self) -> None:
         """Close idle connections; one that is under way closes when it ends."""
-        self._pool.clear()
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for line in idle:
+            line.close()
 
     def read_into(self, offset: int, buffer: memoryview, *, attempts: int = ATTEMPTS) -> None:
         """Fill the whole ``buffer`` from ``offset`` on, by one range.
@@ -145,27 +134,52 @@ class Ranges:
 
     def _once(self, offset: int, view: memoryview) -> None:
         last = offset + len(view) - 1
-        headers = {"Range": f"bytes={offset}-{last}", "Accept-Encoding": "identity", "Cookie": self._cookie()}
+        cookie = self._cookie()
         with self._explained(offset):
-            answer = self._pool.urlopen(
-                "GET",
-                f"https://{self._place}{self.file.path}",
-                headers=headers,
-                timeout=urllib3.Timeout(
-                    connect=min(CONNECT_TIMEOUT_S, self._session.config.timeout), read=READ_TIMEOUT_S
-                ),
-                retries=False,
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
+            line = self._line()
             try:
-                self._check(answer, offset, last)
-                self._fill(answer, view)
-                answer.release_conn()
+                self._check(line.ask(self._request(offset, last, cookie)), offset, last)
+                if (done := line.read_into(view)) < len(view):
+                    raise WireError(f"the body ended after {done} of {len(view)} bytes")
             except BaseException:
-                answer.close()  # what is left of the body must not be taken for the next answer
+                line.close()  # what is left of the body must not be taken for the next answer
                 raise
+            self._keep(line)
+
+    def _request(self, offset: int, last: int, cookie: str) -> bytes:
+        return (
+            f"GET {self.file.path} HTTP/1.1\r\nHost: {self._place}\r\nRange: bytes={offset}-{last}\r\n"
+            f"Cookie: {cookie}\r\nAccept-Encoding: identity\r\nUser-Agent: wavelift\r\n\r\n"
+        ).encode()
+
+    def _line(self) -> Line:
+        """An idle connection, or a new one."""
+        while (line := self._idle_line()) is not None:
+            if not line.dropped():
+                return line
+            line.close()
+        config = self._session.config
+        connection = https_connection(
+            self.file.host,
+            self.file.port,
+            self._context,
+            timeout=min(CONNECT_TIMEOUT_S, config.timeout),
+            proxy=config.http_proxy,
+        )
+        connection.connect()
+        connection.sock.settimeout(READ_TIMEOUT_S)
+        return Line(connection.sock)
+
+    def _idle_line(self) -> Line | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _keep(self, line: Line) -> None:
+        with self._lock:
+            if line.finished() and not self._closed:
+                self._idle.append(line)
+                return
+        line.close()
 
     @property
     def _place(self) -> str:
@@ -181,9 +195,9 @@ class Ranges:
         ticket = self._session.read(lambda: manager.AcquireGenericServiceTicket(spec), **self._where)
         return f"vmware_cgi_ticket={ticket.id}"
 
-    def _check(self, answer: urllib3.BaseHTTPResponse, offset: int, last: int) -> None:
+    def _check(self, answer: Head, offset: int, last: int) -> None:
         if answer.status != 206:
-            words = "ignores the range" if answer.status == 200 else f"answers {answer.status} {answer.reason or ''}"
+            words = "ignores the range" if answer.status == 200 else f"answers {answer.status} {answer.reason}"
             raise self._refused(f"{self._place} {words.strip()}", offset, answer.status)
         told = answer.headers.get("Content-Range", "")
         match = _CONTENT_RANGE.fullmatch(told.strip())
@@ -200,33 +214,22 @@ class Ranges:
             status=status,
         )
 
-    def _fill(self, answer: urllib3.BaseHTTPResponse, view: memoryview) -> None:
-        done = 0
-        while done < len(view):
-            count = answer.readinto(view[done : done + PIECE])
-            if not count:
-                raise ConnectionError(f"the body ended after {done} of {len(view)} bytes")
-            done += count
-
     @contextmanager
     def _explained(self, offset: int) -> Iterator[None]:
-        """The network's and urllib3's errors as ours."""
+        """The network's errors as ours."""
         try:
             yield
-        except urllib3.exceptions.SSLError as error:
-            cause = error.args[0] if error.args else None
-            if not isinstance(cause, ssl.SSLError) or isinstance(cause, CUTS):
+        except (OSError, HTTPException) as error:
+            if not isinstance(error, ssl.SSLError) or isinstance(error, CUTS):
                 raise self._unreachable(error, offset) from error
             raise explained_tls_error(
-                cause,
+                error,
                 self.file.host,
                 self.file.port,
                 timeout=CONNECT_TIMEOUT_S,
                 proxy=self._session.config.http_proxy,
                 override=OVERRIDE if self.file.via == "vcenter" else "esxi_mode of the vSphere connection",
             ) from error
-        except (HTTPError, OSError) as error:
-            raise self._unreachable(error, offset) from error
 
     def _unreachable(self, error: BaseException, offset: int) -> UnreachableError:
         return UnreachableError(

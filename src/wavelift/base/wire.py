@@ -1,0 +1,249 @@
+"""HTTP/1.1 over one socket, for the calls that carry the bytes of disks: bodies go from and into the caller's buffers.
+
+Whoever opens the connection (names, proxies, TLS) is none of this module's business. What urllib3 and http.client do
+for each request costs as much CPU as decrypting 512 KiB; here a head is one write and one parse.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from urllib3 import HTTPHeaderDict
+from urllib3.util import wait_for_read
+
+from wavelift.base.units import KIB
+
+HEAD_LIMIT: Final = 64 * KIB
+"""Bytes of an answer's head, and of one line of a chunked body; more is no answer."""
+_END: Final = b"\r\n\r\n"
+_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\s*(;|$)")
+
+
+class WireError(ConnectionError):
+    """What came is not HTTP/1.1, or ended too soon: the connection is of no more use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of an answer."""
+
+    status: int
+    reason: str
+    headers: HTTPHeaderDict
+    lasting: bool
+    """The connection takes another request once the body has been read."""
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body; None: chunked, or up to the connection's end.
+
+        :raises WireError: not a length.
+        """
+        if self.status in (204, 304):
+            return 0
+        if self.chunked or (told := self.headers.get("Content-Length")) is None:
+            return None
+        if not (told.isascii() and told.isdigit()):
+            raise WireError(f"a body of '{told[:20]}' bytes")
+        return int(told)
+
+    @property
+    def chunked(self) -> bool:
+        return "chunked" in self.headers.get("Transfer-Encoding", "").lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A short answer, read whole."""
+
+    head: Head
+    data: bytes
+
+    @property
+    def status(self) -> int:
+        return self.head.status
+
+    @property
+    def headers(self) -> HTTPHeaderDict:
+        return self.head.headers
+
+
+def parse_head(data: bytes) -> tuple[Head, bytes] | None:
+    """The head of the final answer in ``data`` and what follows it; None: it is not all there yet.
+
+    :raises WireError: not HTTP/1.x, or a head without end.
+    """
+    rest, code = data, "1"
+    while code.startswith("1"):  # interim answers come before the final one
+        text, found, rest = rest.partition(_END)
+        if not found:
+            if len(data) > HEAD_LIMIT:
+                raise WireError(f"no head within {HEAD_LIMIT} bytes")
+            return None
+        start, *lines = text.decode("latin-1").split("\r\n")
+        version, _, status = start.partition(" ")
+        code, _, reason = status.partition(" ")
+        if not version.startswith("HTTP/1.") or not (code.isascii() and code.isdigit()):
+            raise WireError(f"'{start[:40]}' where an HTTP answer should begin")
+    headers = HTTPHeaderDict()
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers.add(name, value.strip())
+    wish = headers.get("Connection", "").lower()
+    lasting = "close" not in wish and (version != "HTTP/1.0" or "keep-alive" in wish)
+    return Head(int(code), reason, headers, lasting), rest
+
+
+def parse_answer(data: bytes) -> Answer | None:
+    """The whole answer in ``data``; None: it is not all there yet, or ends with its connection.
+
+    :raises WireError: as :func:`parse_head`; more came than was announced.
+    """
+    parsed = parse_head(data)
+    if parsed is None:
+        return None
+    head, rest = parsed
+    if head.chunked:
+        body = _unchunked(rest)
+        return None if body is None else Answer(head, body)
+    length = head.length
+    if length is None or len(rest) < length:
+        return None
+    if len(rest) > length:
+        raise WireError(f"{len(rest)} bytes where {length} were announced")
+    return Answer(head, rest)
+
+
+def _unchunked(data: bytes) -> bytes | None:
+    body = b""
+    while True:
+        line, found, data = data.partition(b"\r\n")
+        if not found:
+            return None
+        size = _chunk_size(line)
+        if not size:
+            return body if data == b"\r\n" or data.endswith(_END) else None
+        if len(data) < size + 2:
+            return None
+        body, data = body + data[:size], data[size + 2 :]
+
+
+def _chunk_size(line: bytes) -> int:
+    match = _CHUNK.match(line)
+    if match is None:
+        raise WireError(f"{line[:20]!r} where a chunk's size should be")
+    return int(match[1], 16)
+
+
+class Line:
+    """A connected socket that takes one request after another.
+
+    The socket's time-out holds for each wait. An error leaves the line unfit for another request; so does an answer
+    that was not read to its end.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._rest = memoryview(b"")
+        """Received, and not yet handed out."""
+        self._body: Iterator[int] = iter(())
+        """Lengths of the pieces that the answer's body comes in."""
+        self._left = 0
+        """Of the present piece."""
+        self._fit = True
+
+    def close(self) -> None:
+        self._fit = False
+        self._sock.close()
+
+    def dropped(self) -> bool:
+        """Whether the other side has closed it meanwhile, or speaks unasked."""
+        return wait_for_read(self._sock, timeout=0.0)
+
+    def ask(self, head: bytes) -> Head:
+        """Send a request without a body; the answer's head.
+
+        :raises OSError: cut, timed out; :raises WireError: no answer.
+        """
+        if not self.finished():
+            raise WireError("the last answer was not read to its end")
+        self._fit = False
+        self._sock.sendall(head)
+        data = b""
+        while (parsed := parse_head(data)) is None:
+            data += self._received(HEAD_LIMIT)
+        answer, rest = parsed
+        self._rest = memoryview(rest)
+        self._body, self._left = self._pieces(answer), 0
+        return answer
+
+    def read_into(self, view: memoryview) -> int:
+        """Fill ``view`` from the body; fewer bytes only at the body's end.
+
+        :raises WireError: the connection ended within the body.
+        """
+        done = 0
+        while done < len(view):
+            if not self._left:
+                self._left = next(self._body, 0)
+                if not self._left:
+                    break
+            want = view[done : done + self._left]
+            count = self._take(want) or self._sock.recv_into(want)
+            if not count:
+                raise WireError(f"the connection ended {self._left} bytes before the body did")
+            done += count
+            self._left -= count
+        return done
+
+    def read(self, limit: int) -> bytes:
+        """The rest of the body; of a longer one the first ``limit`` bytes."""
+        buffer = bytearray(limit)
+        return bytes(buffer[: self.read_into(memoryview(buffer))])
+
+    def finished(self) -> bool:
+        """Whether the body has been read to its end, and the line may be asked again."""
+        self._left = self._left or next(self._body, 0)
+        return self._fit and not self._left
+
+    def _pieces(self, head: Head) -> Iterator[int]:
+        if head.chunked:
+            while size := _chunk_size(self._text_line()):
+                yield size
+                self._text_line()
+            while self._text_line():
+                pass  # trailers
+        elif (length := head.length) is None:
+            raise WireError("an answer without a length")
+        elif length:
+            yield length
+        self._fit = head.lasting and not len(self._rest)
+
+    def _text_line(self) -> bytes:
+        line = b""
+        while not line.endswith(b"\r\n"):
+            one = bytearray(1)
+            if not self._take(memoryview(one)):
+                self._rest = memoryview(self._received(HEAD_LIMIT))
+                continue
+            line += one
+            if len(line) > HEAD_LIMIT:
+                raise WireError("a line without end in a chunked body")
+        return line[:-2]
+
+    def _take(self, view: memoryview) -> int:
+        """From what was received already."""
+        count = min(len(self._rest), len(view))
+        view[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def _received(self, most: int) -> bytes:
+        data = self._sock.recv(most)
+        if not data:
+            raise WireError("the connection ended where an answer should come")
+        return data

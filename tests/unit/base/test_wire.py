@@ -14,7 +14,10 @@ from wavelift.base.wire import HEAD_LIMIT, Line, WireError, parse_answer, parse_
 pytestmark = pytest.mark.unit
 
 SHORT = b"HTTP/1.1 201 Created\r\nx-amz-Checksum: abc=\r\nContent-Length: 2\r\n\r\n{}"
-CHUNKED = b"HTTP/1.1 206 Partial Content\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n6\r\n world\r\n0\r\nTail: x\r\n\r\n"
+CHUNKED = (
+    b"HTTP/1.1 206 Partial Content\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5;a=b\r\nhello\r\n6\r\n world\r\n0\r\nTail: x\r\n\r\n"
+)
 GET = b"GET / HTTP/1.1\r\n\r\n"
 
 

@@ -72,7 +72,7 @@ def ours(url: str, ca: str, size: int, threads: int) -> None:
     manifest = Manifest.empty(size)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), JournalIdentity(started.snapshot_id, "bench", size))
-        writer = EbsWriter(access, started, journal, threads=threads)
+        writer = EbsWriter(access, started, journal, in_flight=threads)
         for index, data in (first, *pieces):
             digest = hashlib.sha256(data).digest()
             manifest.set(index, digest)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from benchmarks import harness
 from benchmarks.lab import SERVER, Lab, lab
-from wavelift.adapters.aws.ebs_write import PUT_THREADS
+from wavelift.adapters.aws.ebs_write import PUTS_IN_FLIGHT
 from wavelift.base.units import BLOCK
 
 KILL_AT: Final = 0.7
@@ -99,11 +99,11 @@ def main() -> None:
                     **corpus.params,
                     "blocks": data // BLOCK,
                     "killed_at": KILL_AT,
-                    "workers": PUT_THREADS,
+                    "workers": PUTS_IN_FLIGHT,
                 },
                 runs=options.runs,
                 limits=lambda result: [
-                    harness.Limit("blocks sent twice, the worst run", max(killed.twice), at_most=PUT_THREADS)
+                    harness.Limit("blocks sent twice, the worst run", max(killed.twice), at_most=PUTS_IN_FLIGHT)
                 ],
             )
             at.replica.end(one, None)

@@ -51,13 +51,17 @@ class Throttle:
         :raises Cancelled: at once when ``cancel`` is set.
         """
         cancel.check()
+        due = self._clock() + self.book(count)
+        while (ahead := due - self._clock()) > 0:
+            self._wait(cancel, ahead)
+            cancel.check()
+
+    def book(self, count: int) -> float:
+        """Book the next free span for ``count`` bytes; in how many seconds it begins: 0 for at once."""
         if self.rate is None or count <= 0:
-            return
+            return 0.0
         with self._lock:
             now = self._clock()
             # The bucket is full when the booked spans ended more than the burst ago; it never holds more.
             self._free_at = max(self._free_at, now - self._credit) + count / self.rate
-            due = self._free_at
-        while (ahead := due - self._clock()) > 0:
-            self._wait(cancel, ahead)
-            cancel.check()
+            return max(0.0, self._free_at - now)

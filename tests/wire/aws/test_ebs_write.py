@@ -277,7 +277,7 @@ def test_what_a_retry_cures_is_cured(replica: Replica, fault: dict[str, Any]) ->
     content = make_content()
     started = replica.start()
     replica.aws.rule(service="ebs", operation="PutSnapshotBlock", **fault)
-    replica.copy(content, replica.writer(started, threads=8))
+    replica.copy(content, replica.writer(started, in_flight=8))
     assert replica.read(started) == content
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -34,8 +35,10 @@ from wavelift.adapters.aws.errors import (
 )
 from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, sign
 from wavelift.base.errors import SpecError, TlsError, UnreachableError, WaveliftError
+from wavelift.base.net import Proxy, https_connection
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB
+from wavelift.base.wire import Answer
 from wavelift.transfer.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -214,13 +217,16 @@ class BulkClient:
         self._context = _tls_context(access.verify)
         self._pools: dict[str, urllib3.PoolManager] = {}
 
-    def send(self, request: BulkRequest, cancel: CancelFlag) -> urllib3.BaseHTTPResponse:
+    def send(
+        self, request: BulkRequest, cancel: CancelFlag, *, after: Failure | None = None
+    ) -> urllib3.BaseHTTPResponse:
         """The answer, its body read.
 
+        :param after: how a try that was made elsewhere failed: it counts as the first one.
         :raises WaveliftError: one of ours, after the policy is used up.
         :raises Cancelled: the flag was set.
         """
-        return self._send(request, cancel, preload=True)
+        return self._send(request, cancel, preload=True, after=after)
 
     def open(self, request: BulkRequest, cancel: CancelFlag) -> urllib3.BaseHTTPResponse:
         """Like :meth:`send`, but the body is left on the wire: the caller reads it and closes the answer."""
@@ -231,8 +237,52 @@ class BulkClient:
         for pool in self._pools.values():
             pool.clear()
 
-    def _send(self, request: BulkRequest, cancel: CancelFlag, *, preload: bool) -> urllib3.BaseHTTPResponse:
+    # -- for a caller that has connections of its own -------------------------------------------------------------
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds without a byte after which a request is given up."""
+        return self._access.timeouts()[1]
+
+    def can_dial(self, url: str) -> bool:
+        """Whether :meth:`dial` leads there: directly, or through a tunnel that an HTTP proxy makes."""
+        proxy = self._access.proxy_for(url)
+        return proxy is None or (url.startswith("https:") and urlsplit(proxy).scheme in ("", "http"))
+
+    def dial(self, url: str) -> socket.socket:
+        """A new connection to a URL's host.
+
+        :raises OSError: none, or none that is trusted; :raises HTTPException: the proxy gives no tunnel.
+        """
+        place = urlsplit(url)
+        timeout = self._access.timeouts()[0]
+        host, port = str(place.hostname), place.port or (443 if place.scheme == "https" else 80)
+        if place.scheme != "https":
+            return socket.create_connection((host, port), timeout)
+        proxy = self._access.proxy_for(url)
+        connection = https_connection(
+            host, port, self._context, timeout=timeout, proxy=None if proxy is None else Proxy.parse(proxy)
+        )
+        connection.connect()
+        return cast(socket.socket, connection.sock)
+
+    def head(self, request: BulkRequest) -> bytes:
+        """The signed request up to its body, as it goes over the wire.
+
+        :raises LoginError: there are no credentials.
+        """
+        headers = self._signed(request, self._access.credentials())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"{request.method} {request.url[_path_at(request.url) :]} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
+
+    # -- tries ----------------------------------------------------------------------------------------------------
+
+    def _send(
+        self, request: BulkRequest, cancel: CancelFlag, *, preload: bool, after: Failure | None = None
+    ) -> urllib3.BaseHTTPResponse:
         patience = Patience(self.policy, cancel)
+        if after is not None:
+            patience.spend(after)
         while True:
             cancel.check()
             keys = self._access.credentials()
@@ -248,18 +298,7 @@ class BulkClient:
             patience.spend(failure)
 
     def _once(self, request: BulkRequest, keys: Keys, cancel: CancelFlag, *, preload: bool) -> urllib3.BaseHTTPResponse:
-        headers = sign(
-            request.method,
-            request.url,
-            request.headers,
-            payload_hash=request.payload_hash(),
-            keys=keys,
-            region=self._access.region,
-            service=self._service,
-        )
-        headers["User-Agent"] = "wavelift"
-        if request.body is not None:
-            headers["Content-Length"] = str(memoryview(request.body).nbytes)
+        headers = self._signed(request, keys)
         return self._pool(request.url).request(
             request.method,
             request.url,
@@ -272,10 +311,25 @@ class BulkClient:
             decode_content=False,
         )
 
+    def _signed(self, request: BulkRequest, keys: Keys) -> dict[str, str]:
+        headers = sign(
+            request.method,
+            request.url,
+            request.headers,
+            payload_hash=request.payload_hash(),
+            keys=keys,
+            region=self._access.region,
+            service=self._service,
+        )
+        headers["User-Agent"] = "wavelift"
+        if request.body is not None:
+            headers["Content-Length"] = str(memoryview(request.body).nbytes)
+        return headers
+
     def _pool(self, url: str) -> urllib3.PoolManager:
         """The connections for a URL: direct, or through its proxy, which is looked up once per host and not for
         every request."""
-        place = url[: url.find("/", len("https://"))]
+        place = url[: _path_at(url)]
         pool = self._pools.get(place)
         if pool is None:
             pool = self._make_pool(self._access.proxy_for(url))
@@ -317,6 +371,10 @@ def _tls_context(verify: bool | str) -> ssl.SSLContext:
         ) from error
 
 
+def _path_at(url: str) -> int:
+    return url.index("/", len("https://"))
+
+
 def _slices(body: bytes | bytearray | memoryview, cancel: CancelFlag, throttle: Throttle | None) -> Iterator[bytes]:
     # urllib3's types know bytes only; its sockets take any buffer, and a view spares a copy.
     view = memoryview(body).cast("B")
@@ -344,7 +402,7 @@ def _without_url(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).rpartition('>: ')[2].partition(' (url=')[0]}"
 
 
-def read_failure(request: BulkRequest, answer: urllib3.BaseHTTPResponse) -> Failure:
+def read_failure(request: BulkRequest, answer: urllib3.BaseHTTPResponse | Answer) -> Failure:
     """What an error answer means for the next try."""
     code, message = _error_of(answer.headers, answer.data)
     status = answer.status

@@ -1,8 +1,9 @@
 """EBS direct, writing: the blocks of one disk into one pending snapshot, each accepted by AWS under its SHA-256.
 
-A put takes about 100 ms wherever it is sent from, so a thousand a second need a hundred at the same time: the writer
-has threads of its own and hands out buffers; ``write`` copies and returns, and waits only when every buffer is on its
-way. That bounds the memory: :data:`BUFFERS` blocks.
+A put takes about 100 ms wherever it is sent from, so a thousand a second need a hundred at the same time: one thread
+keeps them all under way (:mod:`~wavelift.adapters.aws.put_lines`), and a put that meets trouble gets a thread that has
+patience. The writer hands out buffers; ``write`` copies and returns, and waits only when every buffer is on its way.
+That bounds the memory: :data:`BUFFERS` blocks.
 """
 
 from __future__ import annotations
@@ -15,25 +16,37 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Final
 
+from urllib3 import BaseHTTPResponse
+
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.bulk import BulkClient, BulkRequest, RetryPolicy
+from wavelift.adapters.aws.bulk import (
+    BulkClient,
+    BulkRequest,
+    Failure,
+    RetryPolicy,
+    connection_failure,
+    read_failure,
+)
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapshot
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.errors import SnapshotGoneError
+from wavelift.adapters.aws.put_lines import PutLines
 from wavelift.base.errors import Cancelled, NotFoundError, ProofError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK
+from wavelift.base.wire import Answer
 from wavelift.transfer.journal import Journal
 from wavelift.transfer.manifest import Manifest, block_length
 from wavelift.transfer.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
-PUT_THREADS: Final = 128
-"""Puts in flight: at AWS's usual 100 ms that is a little more than the 1000 a second that one snapshot takes."""
-BUFFERS: Final = PUT_THREADS + 32
+PUTS_IN_FLIGHT: Final = 128
+"""At AWS's usual 100 ms that is a little more than the 1000 a second that one snapshot takes."""
+BUFFERS: Final = PUTS_IN_FLIGHT + 32
 """Blocks that are copied and not yet acknowledged: those in flight and a few in front of them; 80 MiB."""
 PUTS_PER_SECOND: Final = 1000.0
 """AWS's quotas, per snapshot (fixed) and per account (default): EBS user guide, "Quotas for Amazon EBS"."""
@@ -63,6 +76,16 @@ def account_bucket(access: AwsAccess) -> Throttle:
     place = (access.region, str(access.client("ebs").meta.endpoint_url))
     with _account_lock:
         return _account_buckets.setdefault(place, _puts_bucket())
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """A block on its way; the buffer is its own until it is acknowledged."""
+
+    index: int
+    buffer: mmap.mmap
+    digest: bytes
+    request: BulkRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +120,7 @@ class EbsWriter:
         *,
         cancel: CancelFlag | None = None,
         policy: RetryPolicy = PUT_POLICY,
-        threads: int = PUT_THREADS,
+        in_flight: int = PUTS_IN_FLIGHT,
     ) -> None:
         self.snapshot = snapshot
         self.writes_zeros = bool(snapshot.parent)
@@ -108,12 +131,25 @@ class EbsWriter:
         self._access = access
         self._journal = journal
         self._capacity = journal.identity.capacity
-        self._bulk = BulkClient(access, "ebs", policy=policy, connections=threads)
+        self._bulk = BulkClient(access, "ebs", policy=policy, connections=in_flight)
         self._url = f"{str(access.client('ebs').meta.endpoint_url).rstrip('/')}/snapshots/{snapshot.snapshot_id}/blocks"
         self._buckets = (_puts_bucket(), account_bucket(access))
         self._stop = (cancel or CancelFlag()).child()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ebs-put")
-        self._spare = threads + BUFFERS - PUT_THREADS
+        self._lines: PutLines[_Put] = PutLines(
+            dial=lambda: self._bulk.dial(self._url),
+            head=lambda put: self._bulk.head(put.request),
+            done=self._acknowledged,
+            trouble=self._in_trouble,
+            dropped=lambda put: self._give_back(put.buffer),
+            pace=lambda: max(bucket.book(1) for bucket in self._buckets),
+            failed=self._fail,
+            stop=self._stop,
+            lines=in_flight,
+            silence_s=self._bulk.silence_s,
+        )
+        self._dials = self._bulk.can_dial(self._url)
+        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="ebs-put")
+        self._spare = in_flight + BUFFERS - PUTS_IN_FLIGHT
         self._free: list[mmap.mmap] = []
         self._changed = threading.Condition()
         self._under_way = 0
@@ -150,11 +186,10 @@ class EbsWriter:
         buffer[:length] = prepared.data
         if length < BLOCK:
             buffer[length:] = _ZEROS[length:]
-        try:
-            self._pool.submit(self._send, index, buffer, prepared.digest)
-        except RuntimeError as error:  # closed under us
+        put = _Put(index, buffer, prepared.digest, self._request(index, buffer, prepared.digest))
+        if not (self._lines.add(put, memoryview(buffer)) if self._dials else self._patiently(put)):
             self._give_back(buffer)
-            raise Cancelled("the transfer was interrupted") from error
+            raise Cancelled("the transfer was interrupted")
 
     def finish(self, manifest: Manifest) -> None:
         """Wait for every put, compare what AWS acknowledged with ``manifest``, and complete the snapshot.
@@ -191,6 +226,7 @@ class EbsWriter:
         """
         self.interrupt()
         self._closing.set()
+        self._lines.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._keeper is not None:
             self._keeper.join()
@@ -207,65 +243,92 @@ class EbsWriter:
         self.close()
         Ec2(self._access).delete_snapshot(self.snapshot.snapshot_id)
 
-    # -- the put threads' side ------------------------------------------------------------------------------------
+    # -- on the way -----------------------------------------------------------------------------------------------
 
-    def _send(self, index: int, buffer: mmap.mmap, digest: bytes) -> None:
-        try:
-            for bucket in self._buckets:
-                bucket.take(1, self._stop)
-            with memoryview(buffer) as data:
-                self._put_patiently(index, data, digest)
-            self._journal.append(index, digest)
-            with self._changed:
-                self.blocks_sent += 1
-                self.bytes_sent += BLOCK
-        except BaseException as error:
-            self._fail(error)
-        finally:
-            self._give_back(buffer)
-
-    def _put_patiently(self, index: int, data: memoryview, digest: bytes) -> None:
-        """The bulk client retries what AWS says may be retried; here, only a snapshot too young to be known."""
-        while True:
-            try:
-                return self._put(index, data, digest)
-            except NotFoundError as error:
-                if time.monotonic() >= self._young_until:
-                    raise SnapshotGoneError(
-                        "the unfinished snapshot does not exist any more",
-                        next_step="Find out who deleted it; this disk needs a new snapshot",
-                        snapshot=self.snapshot.snapshot_id,
-                        offset=index * BLOCK,
-                    ) from error
-            self._stop.wait(YOUNG_POLL_S)
-            self._stop.check()
-
-    def _put(self, index: int, data: memoryview, digest: bytes) -> None:
-        checksum = base64.b64encode(digest).decode()
-        request = BulkRequest(
+    def _request(self, index: int, buffer: mmap.mmap, digest: bytes) -> BulkRequest:
+        return BulkRequest(
             method="PUT",
             url=f"{self._url}/{index}",
             doing="could not store a block in the snapshot",
             action="ebs:PutSnapshotBlock",
             headers={
                 "x-amz-Data-Length": str(BLOCK),
-                "x-amz-Checksum": checksum,
+                "x-amz-Checksum": base64.b64encode(digest).decode(),
                 "x-amz-Checksum-Algorithm": "SHA256",
                 "Content-Type": "application/octet-stream",
             },
-            body=data,
+            body=memoryview(buffer),
             sha256=digest,
             where={"snapshot": self.snapshot.snapshot_id, "offset": index * BLOCK},
             unsigned=True,
         )
-        said = self._bulk.send(request, self._stop).headers.get("x-amz-Checksum", checksum)
-        if said != checksum:
-            raise ProofError(
-                "AWS acknowledges another block than the one that was sent",
-                next_step="Check the network path, give this snapshot up and transfer the disk again",
-                snapshot=self.snapshot.snapshot_id,
-                offset=index * BLOCK,
-            )
+
+    def _acknowledged(self, put: _Put, answer: Answer | BaseHTTPResponse) -> None:
+        try:
+            checksum = put.request.headers["x-amz-Checksum"]
+            if answer.headers.get("x-amz-Checksum", checksum) != checksum:
+                raise ProofError(
+                    "AWS acknowledges another block than the one that was sent",
+                    next_step="Check the network path, give this snapshot up and transfer the disk again",
+                    **put.request.where,
+                )
+            self._journal.append(put.index, put.digest)
+            with self._changed:
+                self.blocks_sent += 1
+                self.bytes_sent += BLOCK
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            self._give_back(put.buffer)
+
+    def _in_trouble(self, put: _Put, what: Answer | Exception) -> None:
+        """The plain way did not do: what lasts ends all, for the rest there is patience."""
+        if isinstance(what, Answer):
+            failure = read_failure(put.request, what)
+        elif isinstance(what, OSError | HTTPException):
+            failure = connection_failure(put.request, what)
+        else:
+            self._fail(what)
+            self._give_back(put.buffer)
+            return
+        if not self._patiently(put, failure):
+            self._give_back(put.buffer)
+
+    def _patiently(self, put: _Put, failure: Failure | None = None) -> bool:
+        """A thread of its own for a put, after it failed or from the start; False: closed under us."""
+        try:
+            self._pool.submit(self._send, put, failure)
+        except RuntimeError:
+            return False
+        return True
+
+    def _send(self, put: _Put, failure: Failure | None) -> None:
+        try:
+            if failure is None:
+                for bucket in self._buckets:
+                    bucket.take(1, self._stop)
+            answer = self._answer(put, failure)
+        except BaseException as error:
+            self._fail(error)
+            self._give_back(put.buffer)
+        else:
+            self._acknowledged(put, answer)
+
+    def _answer(self, put: _Put, failure: Failure | None) -> BaseHTTPResponse:
+        """The bulk client retries what AWS says may be retried; here, only a snapshot too young to be known."""
+        while True:
+            try:
+                return self._bulk.send(put.request, self._stop, after=failure)
+            except NotFoundError as error:
+                if time.monotonic() >= self._young_until:
+                    raise SnapshotGoneError(
+                        "the unfinished snapshot does not exist any more",
+                        next_step="Find out who deleted it; this disk needs a new snapshot",
+                        **put.request.where,
+                    ) from error
+            failure = None
+            self._stop.wait(YOUNG_POLL_S)
+            self._stop.check()
 
     def _keep_journal(self) -> None:
         while not self._closing.wait(TICK_S):

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, start_snapshot, volume_gib
-from wavelift.adapters.aws.ebs_write import PUT_THREADS, EbsWriter
+from wavelift.adapters.aws.ebs_write import PUTS_IN_FLIGHT, EbsWriter
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.errors import ParentRefusedError, TokenSpentError
 from wavelift.adapters.vsphere import snapshots
@@ -60,7 +60,7 @@ class ReplicationOptions:
     guard_seconds: float = GUARD_SECONDS
     audit_pct: float = AUDIT_PCT
     """Per cent of the blocks that change tracking calls unchanged."""
-    puts_in_flight: int = PUT_THREADS
+    puts_in_flight: int = PUTS_IN_FLIGHT
     """Blocks on their way to AWS, per disk: what a killed task may have to send again."""
 
 
@@ -285,7 +285,7 @@ class _Run:
         manifest = self._manifest(job)
         resumed = self._resume(job, journal, manifest)
         target = StartedSnapshot(job.target, volume_gib(job.disk.capacity), job.parent)
-        inner = EbsWriter(self.access, target, journal, cancel=self.stop, threads=self.options.puts_in_flight)
+        inner = EbsWriter(self.access, target, journal, cancel=self.stop, in_flight=self.options.puts_in_flight)
         label = disk_label(job.index, job.disk)
         stats: list[CopyStats] = []
 

@@ -35,11 +35,11 @@ SERVER: Final = "web01"
 
 
 class Lab:
-    """One server, tracked from the start, on simulators that keep what they freeze."""
+    """One server on simulators that keep what they freeze; its runs turn change tracking on where it is off."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        self.replica = Replica(stage, SERVER)
+        self.replica = Replica(stage, SERVER, defaults={"change_tracking": "enable"})
         self._orders = 0
 
     def serve_ranges(self) -> None:
@@ -124,9 +124,9 @@ class _Nowhere:
 
 
 @contextmanager
-def lab(folder: Path, raw: Path, **options: Any) -> Iterator[Lab]:
-    """:param options: of the vCenter simulator."""
-    server = SimVm(SERVER, [SimDisk(raw)], guest_id="debian12_64Guest", change_tracking=True)
+def lab(folder: Path, raw: Path, *, tracked: bool = True, **options: Any) -> Iterator[Lab]:
+    """:param tracked: change tracking is on from the start. :param options: of the vCenter simulator."""
+    server = SimVm(SERVER, [SimDisk(raw)], guest_id="debian12_64Guest", change_tracking=tracked)
     settings: dict[str, Any] = {"evidence": True, "cache_bodies": True, "task_seconds": 0.02, **options}
     with (
         start_aws(folder / "aws", tls=True, evidence=False) as aws,

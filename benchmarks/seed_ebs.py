@@ -1,10 +1,11 @@
 """A seed: every block of a frozen disk read over TLS and put over TLS into a server that keeps nothing.
 
-``ours`` reads by ranges of the datastore's file, zeros and all; ``nfc`` the stream of an export lease, which leaves
-zeros out. Both come from the vCenter simulator, are decoded where needed, hashed, put by the shipped number of threads
-and journalled. ``100 ms`` is ``ours`` with so much latency in every put. Beside them coldsnap, where it is installed
-(``cargo install coldsnap``): it reads a local file, so its reading costs nothing. What the server was told at the end
-must be the frozen disk's linear checksum.
+``ours`` reads by ranges of the datastore's file what vSphere calls in use, and a sample of the rest, as the first run
+of a job with ``change_tracking: enable`` does on VMFS; ``whole`` reads the file zeros and all, as every other seed by
+ranges; ``nfc`` the stream of an export lease, which leaves zeros out. All come from the vCenter simulator, are decoded
+where needed, hashed, put by the shipped number of threads and journalled. ``100 ms`` is ``ours`` with so much latency
+in every put. Beside them coldsnap, where it is installed (``cargo install coldsnap``): it reads a local file, so its
+reading costs nothing. What the server was told at the end must be the frozen disk's linear checksum.
 
 ``moving_cpu_s_per_gib`` leaves out what every task process pays: Python, boto3, pyVmomi, two logins. ``added_mib`` is
 over the idle process, logged in.
@@ -42,19 +43,21 @@ PUTS_PER_S: Final = 1000
 @contextmanager
 def opened(kind: str, session: VsphereSession, told: dict[str, Any], cancel: CancelFlag) -> Iterator[BlockStream]:
     """The frozen disk of an order, read one way or the other."""
-    from wavelift.adapters.vsphere import datastore
     from wavelift.adapters.vsphere.lease import ExportLease
+    from wavelift.services.dataplane.bases import FIRST_RUN, Base
     from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
+    from wavelift.services.dataplane.readers import Readings, open_reader
     from wavelift.transfer.extents import as_stream
     from wavelift.transfer.vmdk import StreamVmdkSource
 
     task, snapshot = ServerTask.load(told["task"]), TakenSnapshot.load(told["snapshot"])
     place: dict[str, Any] = {"vm": task.facts.moref, "snapshot": snapshot.ref.moref, "server": task.name}
     (disk,) = snapshot.disks
-    if kind == "ranges":
-        route = datastore.probe(session, **place, disk=disk, cancel=cancel)
-        assert isinstance(route, datastore.DatastoreRoute), route
-        with closing(datastore.DatastoreReader(session, route, cancel=cancel)) as reader:
+    if kind != "nfc":
+        reading = Readings(session, task, snapshot, cancel, run="bench").of(disk, Base.seed(FIRST_RUN))
+        assert reading.route is not None, reading
+        areas = None if kind == "whole" else reading.areas
+        with closing(open_reader(session, reading.route, cancel=cancel, areas=areas)) as reader:
             with closing(as_stream(reader)) as stream:
                 yield stream
     else:
@@ -110,7 +113,7 @@ def main() -> None:
         raw = folder / "disk.raw"
         data = corpus.make(raw)
         with ExitStack() as stack:
-            at = stack.enter_context(lab(folder, raw))
+            at = stack.enter_context(lab(folder, raw, tracked=False))
             sinks = [_sink(stack, folder, latency) for latency in (0, LATENCY_MS)]
             one = at.replica.begin()
             try:
@@ -147,14 +150,18 @@ def _compare(
         return harness.Contender(
             name,
             harness.job_command("benchmarks.seed_ebs", kind, order, sink.url, sink.ca),
-            before=at.serve_ranges if kind == "ranges" else at.stage.vc.clear_rules,
+            before=at.stage.vc.clear_rules if kind == "nfc" else at.serve_ranges,
             check=lambda: sink.check(data // BLOCK, checksum),
         )
 
     harness.compare(
         "seed_ebs",
         ours=contender("ranges", "ranges", near),
-        variants=[contender("nfc", "nfc", near), contender(f"{LATENCY_MS} ms", "ranges", far)],
+        variants=[
+            contender("whole", "whole", near),
+            contender("nfc", "nfc", near),
+            contender(f"{LATENCY_MS} ms", "ranges", far),
+        ],
         peers=list(_coldsnap(raw, near, data // BLOCK, checksum)),
         data_bytes=data,
         params={**params, "blocks": data // BLOCK, "latency_ms": LATENCY_MS},

@@ -71,6 +71,20 @@ def fleet(folder: Path) -> list[SimVm]:
         SimVm("empty01", [SimDisk(capacity=6 * MIB)], folder="trio", guest_id=guest),
         # Of the tests of replication, which change it: size and content are nobody else's business.
         SimVm("copy01", [SimDisk(disk("copy01", 16 * MIB))], folder="copies", guest_id=guest),
+        SimVm(
+            "thin01",
+            [SimDisk(disk("thin01", 64 * MIB, (0, MIB), (40 * MIB + 7, MIB)))],
+            folder="thin",
+            guest_id=guest,
+            datastore="VMFS5",
+        ),
+        SimVm(
+            "thin02",
+            [SimDisk(disk("thin02", 32 * MIB, (0, MIB), (20 * MIB, MIB)))],
+            folder="thin",
+            guest_id=guest,
+            datastore="NFS",
+        ),
         SimVm("walk01", [SimDisk(disk("walk01", 6 * MIB))], folder="copies", guest_id=guest),
         *(
             SimVm(f"{kind.lower()}-01", [SimDisk(disk(kind, 4 * MIB))], folder="kinds", guest_id=guest, datastore=kind)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import pytest
 from pyVmomi import vim
 
 from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
-from wavelift.base.units import BLOCK
+from wavelift.base.units import BLOCK, MIB
 from wavelift.services.dataplane.snapshot import remove_snapshot, take_snapshot
 
 from .journey import Stage
@@ -21,24 +21,29 @@ from .servers import noise
 pytestmark = pytest.mark.wire
 
 
+@contextmanager
+def replica(stage: Stage, server: str) -> Iterator[Replica]:
+    """Not tracked before, and not tracked after."""
+    one = Replica(stage, server, defaults={"change_tracking": "enable"})
+    try:
+        yield one
+    finally:
+        one.discard()
+        with stage.connect() as session:
+            machine = session.managed(vim.VirtualMachine, moref(stage, server))
+            off = partial(machine.ReconfigVM_Task, vim.vm.ConfigSpec(changeTrackingEnabled=False))
+            wait_for_task(session, session.change(off), timeout=10, cancel=CancelFlag(), what="turning tracking off")
+
+
 @pytest.fixture
 def web(stage: Stage) -> Iterator[Replica]:
     stage.vc.rule(kind="folder", action="unlocked", times=0)
-    one = Replica(stage, "copy01", defaults={"change_tracking": "enable"})
-    yield one
-    one.discard()
-    with stage.connect() as session:
-        machine = session.managed(vim.VirtualMachine, moref(stage))
-        off = partial(machine.ReconfigVM_Task, vim.vm.ConfigSpec(changeTrackingEnabled=False))
-        wait_for_task(session, session.change(off), timeout=10, cancel=CancelFlag(), what="turning tracking off")
+    with replica(stage, "copy01") as one:
+        yield one
 
 
-def machine(stage: Stage) -> dict[str, Any]:
-    return next(vm for vm in stage.vc.state()["vms"] if vm["name"] == "copy01")
-
-
-def moref(stage: Stage) -> str:
-    return str(machine(stage)["moref"])
+def moref(stage: Stage, server: str = "copy01") -> str:
+    return str(next(vm["moref"] for vm in stage.vc.state()["vms"] if vm["name"] == server))
 
 
 def tracks(stage: Stage) -> bool:
@@ -106,3 +111,39 @@ def test_a_migration_never_turns_it_on(stage: Stage, web: Replica) -> None:
         taken = take_snapshot(session, task, ctx)
         remove_snapshot(session, stage.access(), task, ctx)
     assert (taken.tracking, tracks(stage)) == ("", False)
+
+
+# --- the areas in use ---------------------------------------------------------------------------------------------
+
+
+def test_inv_3_a_seed_that_begins_tracking_reads_only_what_is_in_use(stage: Stage) -> None:
+    with replica(stage, "thin01") as one:
+        seed = one.run().disks[0]  # compares every byte
+        assert (seed.kind, seed.reader) == ("seed", "datastore")
+        assert "only the 3.0 MiB in use are read" in seed.reader_reason
+        assert (seed.blocks_sent, seed.blocks_audited) == (5, 8)
+        assert seed.bytes_read == 3 * MIB + 8 * BLOCK
+        again = one.run().disks[0]
+        assert (again.kind, again.blocks_sent, again.bytes_read) == ("delta", 0, again.lineage.capacity)
+        one.lineages = ()
+        later = one.run().disks[0]
+        assert (later.kind, later.bytes_read) == ("seed", later.lineage.capacity), "who turned it on is not known"
+
+
+def test_inv_3_a_map_that_calls_data_unused_is_not_believed(stage: Stage, web: Replica) -> None:
+    stage.vc.guest_write("copy01", 0, 0, noise(501, 16 * MIB))  # so that no sample can miss it
+    stage.vc.rule(kind="cbt", vm="copy01", action="few_areas", times=0)
+    seed = web.run().disks[0]  # compares every byte
+    assert "calls data unused at offset" in seed.reader_reason
+    assert seed.bytes_read == seed.lineage.capacity + seed.blocks_audited * BLOCK
+
+
+def test_inv_3_where_the_map_cannot_be_told_or_means_nothing_all_is_read(stage: Stage) -> None:
+    with replica(stage, "thin02") as one:
+        on_nfs = one.run().disks[0]
+    assert (on_nfs.reader, on_nfs.bytes_read, on_nfs.blocks_audited) == ("datastore", on_nfs.lineage.capacity, 0)
+    with replica(stage, "thin01") as one:
+        stage.vc.rule(kind="cbt", vm="thin01", action="fault", fault="FileFault", args={"file": "x"})
+        refused = one.run().disks[0]
+    assert "vCenter refused: FileFault" in refused.reader_reason
+    assert refused.bytes_read == refused.lineage.capacity

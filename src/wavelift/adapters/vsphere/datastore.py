@@ -71,6 +71,8 @@ class DatastoreRoute:
     """moref of the host that the VM was on."""
     thumbprint: str
     """SHA-1 that vCenter reports for that host."""
+    store: str
+    """Kind of the datastore: ``VMFS``, ``NFS`` …"""
 
     @property
     def via(self) -> Via:
@@ -123,12 +125,13 @@ def probe(
     """
     where = {"server": server, "disk": disk.address}
     look = _look(session, vm, where)
-    reason = _unfit(disk, _backing(session, snapshot, disk.key, where)) or _unfit_store(session, look, disk)
+    store = _store_kind(session, look, disk)
+    reason = _unfit(disk, _backing(session, snapshot, disk.key, where)) or _unfit_store(store, disk)
     extent = "" if reason else _extent(look.values.get("layoutEx"), disk)
     if not extent:
         return NotServed(reason or f"vCenter shows no extent file of {disk.file}, as on vSAN")
     host = host_facts(session, [look.host]).get(look.host)
-    route = _Prober(session, vm, snapshot, disk, server, look, host, cancel or CancelFlag())
+    route = _Prober(session, vm, snapshot, disk, server, look, host, store, cancel or CancelFlag())
     return route.try_all(extent, _datacenter(session, look.values, where))
 
 
@@ -161,13 +164,19 @@ def _unfit(disk: DiskFacts, backing: Any) -> str:
     return "" if str(backing.fileName) == disk.file else f"the disk's file is now {backing.fileName}"
 
 
-def _unfit_store(session: VsphereSession, look: _Look, disk: DiskFacts) -> str:
+def _store_kind(session: VsphereSession, look: _Look, disk: DiskFacts) -> str:
+    """``VMFS``, ``NFS`` …; empty when vCenter does not show the disk's datastore."""
     refs = [moref(store) for store in look.values.get("datastore") or ()]
     for store in collect(session, vim.Datastore, refs, ["summary.name", "summary.type"]).values():
         if str(store.get("summary.name")) == disk.datastore:
-            kind = str(store.get("summary.type"))
-            return "" if kind in SERVED else f"datastore {disk.datastore} is of type {kind}, which has no flat files"
-    return f"vCenter does not show the datastore {disk.datastore}"
+            return str(store.get("summary.type"))
+    return ""
+
+
+def _unfit_store(kind: str, disk: DiskFacts) -> str:
+    if not kind:
+        return f"vCenter does not show the datastore {disk.datastore}"
+    return "" if kind in SERVED else f"datastore {disk.datastore} is of type {kind}, which has no flat files"
 
 
 def _extent(layout: Any, disk: DiskFacts) -> str:
@@ -208,6 +217,7 @@ class _Prober:
         server: str,
         look: _Look,
         host: HostFacts | None,
+        store: str,
         cancel: CancelFlag,
     ) -> None:
         self._session = session
@@ -215,6 +225,7 @@ class _Prober:
         self._disk = disk
         self._look = look
         self._host = host
+        self._store = store
         self._cancel = cancel
 
     def try_all(self, extent: str, datacenter: str) -> DatastoreRoute | NotServed:
@@ -249,6 +260,7 @@ class _Prober:
             file=file,
             runtime_host=self._look.host,
             thumbprint=self._host.thumbprint if self._host else "",
+            store=self._store,
         )
 
     def _refusal(self, route: DatastoreRoute) -> str:

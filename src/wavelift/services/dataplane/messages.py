@@ -93,6 +93,8 @@ class TakenSnapshot(Message):
     vcenter_link: str = ""
     tracking: str = ""
     """What came of turning change tracking on, in words; empty when nobody asked for it."""
+    tracked_from_here: bool = False
+    """Tracking was turned on by this run, with no snapshot standing: what it calls in use may be asked for."""
 
 
 class PreflightReport(Message):

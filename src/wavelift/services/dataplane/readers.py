@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -17,14 +18,14 @@ from wavelift.adapters.vsphere.datastore import DatastoreReader, DatastoreRoute
 from wavelift.adapters.vsphere.faults import TrackingLostError
 from wavelift.adapters.vsphere.nbdkit import VddkReader, VddkRoute
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.adapters.vsphere.tracking import changed_areas, tracking_events
+from wavelift.adapters.vsphere.tracking import IN_USE, ChangedAreas, changed_areas, tracking_events
 from wavelift.base.domain import DiskFacts, DiskLineage
 from wavelift.base.run import CancelFlag
-from wavelift.base.units import BLOCK
+from wavelift.base.units import BLOCK, human_bytes
 from wavelift.rules.lineage import TrackingEvent, lineage_doubts
 from wavelift.services.dataplane.bases import Base
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
-from wavelift.transfer.audit import AUDIT_PCT, audit, audit_indices
+from wavelift.transfer.audit import AUDIT_PCT, Audit, audit, audit_indices
 from wavelift.transfer.extents import round_to_blocks
 from wavelift.transfer.manifest import Manifest, block_count
 from wavelift.transfer.protocols import DiskReader, Extent
@@ -142,15 +143,42 @@ class Readings:
         return (ranges if isinstance(ranges, DatastoreRoute) else None), reason
 
     def _seed(self, reading: Reading, disk: DiskFacts) -> Reading:
-        """All of it, but for what VDDK's block status promises to be zero: a sample of that is read first, since a
-        promise of the host's allocation map is no better than one of its change map (invariant 3)."""
-        if not isinstance(reading.route, VddkRoute):
+        """All of it, but for what is promised to be zero: a sample of that is read first, since a promise of an
+        allocation map is no better than one of a change map (invariant 3)."""
+        if isinstance(reading.route, VddkRoute):
+            return self._seed_by_block_status(reading, reading.route, disk)
+        if isinstance(reading.route, DatastoreRoute) and reading.route.store == "VMFS":
+            return self._seed_in_use(reading, reading.route, disk)
+        return reading
+
+    def _seed_in_use(self, reading: Reading, route: DatastoreRoute, disk: DiskFacts) -> Reading:
+        """The areas in use, where vSphere means them (Broadcom KB 320557): on VMFS, and with tracking that was turned
+        on while no snapshot stood, which only who turned it on can know."""
+        if not self._snapshot.tracked_from_here:
             return reading
-        with VddkReader(self._session.config, reading.route, cancel=self._cancel) as reader:
+        try:
+            found = self._changed(disk, IN_USE)
+        except TrackingLostError as error:
+            return replace(reading, reader_reason=f"{reading.reader_reason}; {error.what}, so all of it is read")
+        areas = round_to_blocks(found.areas, disk.capacity)
+        with closing(DatastoreReader(self._session, route, cancel=self._cancel)) as reader:
+            audited = self._audit_zeros(reader, disk, areas)
+        if audited.differing:
+            lie = f"vSphere calls data unused at offset {audited.differing[0] * BLOCK}, so all of it is read"
+            log.warning("%s %s: %s", self._task.name, disk.address, lie)
+            return replace(reading, reader_reason=f"{reading.reader_reason}; {lie}", audited=audited.checked)
+        used = f"only the {human_bytes(sum(area.length for area in areas))} in use are read"
+        return replace(reading, reader_reason=f"{reading.reader_reason}; {used}", areas=areas, audited=audited.checked)
+
+    def _audit_zeros(self, reader: DiskReader, disk: DiskFacts, data: Sequence[Extent]) -> Audit:
+        """A sample of what is not ``data``, compared with zeros."""
+        chosen = audit_indices(block_count(disk.capacity), _blocks_of(data), seed=self._run, pct=self._audit_pct)
+        return audit(reader, Manifest.empty(disk.capacity), chosen, self._cancel)
+
+    def _seed_by_block_status(self, reading: Reading, route: VddkRoute, disk: DiskFacts) -> Reading:
+        with VddkReader(self._session.config, route, cancel=self._cancel) as reader:
             data = (each for each in reader.client.allocation() if not each.zero)
-            touched = _blocks_of(round_to_blocks(data, disk.capacity))
-            chosen = audit_indices(block_count(disk.capacity), touched, seed=self._run, pct=self._audit_pct)
-            found = audit(reader, Manifest.empty(disk.capacity), chosen, self._cancel)
+            found = self._audit_zeros(reader, disk, round_to_blocks(data, disk.capacity))
         if not found.differing:
             return replace(reading, skip_zeros=True, audited=found.checked)
         lie = f"its block status calls data zero at offset {found.differing[0] * BLOCK}, so all of it is read"
@@ -168,15 +196,7 @@ class Readings:
         """Ask what changed, and check a sample of what is said to be unchanged."""
         assert lineage.change_id  # else there is a doubt
         try:
-            found = changed_areas(
-                self._session,
-                vm=self._task.facts.moref,
-                snapshot=self._snapshot.ref.moref,
-                disk=disk,
-                change_id=lineage.change_id,
-                cancel=self._cancel,
-                server=self._task.name,
-            )
+            found = self._changed(disk, lineage.change_id)
         except TrackingLostError as error:
             return replace(reading, why_whole=error.what)
         areas = round_to_blocks(found.areas, disk.capacity)
@@ -187,15 +207,23 @@ class Readings:
             return replace(reading, why_whole=lie, quarantine=lie, audited=audited)
         return replace(reading, areas=areas, audited=audited)
 
+    def _changed(self, disk: DiskFacts, change_id: str) -> ChangedAreas:
+        return changed_areas(
+            self._session,
+            vm=self._task.facts.moref,
+            snapshot=self._snapshot.ref.moref,
+            disk=disk,
+            change_id=change_id,
+            cancel=self._cancel,
+            server=self._task.name,
+        )
+
     def _audit(self, disk: DiskFacts, base: Base, areas: Sequence[Extent], route: Route) -> tuple[int, str]:
         """Blocks that were checked, and what is wrong with the map."""
         assert base.manifest is not None
         chosen = audit_indices(block_count(disk.capacity), _blocks_of(areas), seed=self._run, pct=self._audit_pct)
-        reader = open_reader(self._session, route, cancel=self._cancel)
-        try:
+        with closing(open_reader(self._session, route, cancel=self._cancel)) as reader:
             found = audit(reader, base.manifest, chosen, self._cancel)
-        finally:
-            reader.close()
         if not found.differing:
             return found.checked, ""
         where = found.differing[0] * BLOCK

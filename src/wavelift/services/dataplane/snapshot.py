@@ -19,6 +19,8 @@ from wavelift.services.dataplane.staging import ServerStaging
 HTTPS_PORT: Final = 443
 TRACKING_KEY: Final = "tracking_begins"
 """Checkpoint: the snapshot of this name is the one with which change tracking begins."""
+ENABLED_KEY: Final = "tracking_enabled"
+"""Checkpoint: before the snapshot of this name tracking was turned on, by us, and no snapshot stood."""
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,13 @@ def _take(session: VsphereSession, task: ServerTask, ctx: RunContext, replicates
     if ctx.checkpoints.get(TRACKING_KEY) == name:
         disks = tuple(disk.model_copy(update={"change_id": None}) for disk in disks)
     link = vcenter_url(session, task.facts.moref)
-    return TakenSnapshot(ref=ref, disks=disks, vcenter_link=link, tracking=tracking)
+    return TakenSnapshot(
+        ref=ref,
+        disks=disks,
+        vcenter_link=link,
+        tracking=tracking,
+        tracked_from_here=ctx.checkpoints.get(ENABLED_KEY) == name,
+    )
 
 
 def _begin_tracking(session: VsphereSession, task: ServerTask, now: ServerFacts, name: str, ctx: RunContext) -> str:
@@ -67,7 +75,8 @@ def _begin_tracking(session: VsphereSession, task: ServerTask, now: ServerFacts,
         return ""
     ctx.checkpoints.set(TRACKING_KEY, name)  # before: a try that is cut short is followed by one that knows
     try:
-        enable_tracking(session, task.facts.moref, cancel=ctx.cancel, server=task.name)
+        if enable_tracking(session, task.facts.moref, cancel=ctx.cancel, server=task.name):
+            ctx.checkpoints.set(ENABLED_KEY, name)
     except (BusyError, PermanentError) as error:
         log.warning("%s: changes stay untracked: %s", task.name, error)
         return f"{error.what}. {error.next_step}"

@@ -179,6 +179,11 @@ func (v *vmState) objects() bool {
 	return ok && ds.Summary.Type == "vsan"
 }
 
+func (v *vmState) onVMFS() bool {
+	ds, ok := v.sim.model.Map().Get(v.vm.Datastore[0]).(*simulator.Datastore)
+	return ok && ds.Summary.Type == "VMFS"
+}
+
 func (v *vmState) diskIndex(d *disk) int {
 	for i := range v.disks {
 		if v.disks[i] == d {

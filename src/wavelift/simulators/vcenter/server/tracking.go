@@ -163,6 +163,9 @@ func (v *vmState) changedBlocks(d *disk, snap *snapshot, id string) (func(int64)
 		}
 		top = snap.layers[d.key]
 	}
+	if id == "*" && !v.onVMFS() {
+		return func(int64) bool { return true }, allocationUnit, nil // one extent over everything (KB 320557)
+	}
 	if id == "*" {
 		view := d.image(top)
 		used := newBitmap(d.blocks())

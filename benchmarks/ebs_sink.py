@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from benchmarks.servers import PlainHandler, certificate, running
+from benchmarks.servers import PlainHandler, running
 from wavelift.base.units import BLOCK
 
 
@@ -85,6 +85,5 @@ class EbsSink:
 
 @contextmanager
 def ebs_sink(folder: Path, *, latency_ms: int = 0) -> Iterator[EbsSink]:
-    files = certificate(folder)
-    with running(EbsHandler, files, latency_s=latency_ms / 1000) as url:
-        yield EbsSink(url, str(files[0]))
+    with running(EbsHandler, folder, latency_s=latency_ms / 1000) as (url, ca):
+        yield EbsSink(url, ca)

@@ -24,6 +24,8 @@ from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
+from wavelift.simulators.aws import tls
+
 CHUNK: Final = 256 * 1024
 
 
@@ -125,46 +127,14 @@ def _xml(root: str, **fields: str) -> bytes:
     return f'<?xml version="1.0"?><{root} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{inner}</{root}>'.encode()
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1: ``(certificate, key)``."""
-    from datetime import UTC, datetime, timedelta
-    from ipaddress import ip_address
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "wavelift benchmark")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    cert_file, key_file = folder / "server.pem", folder / "server.key"
-    cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return cert_file, key_file
-
-
-def serve(handler: type[PlainHandler], files: tuple[Path, Path], ready: Connection, settings: dict[str, Any]) -> None:
+def serve(handler: type[PlainHandler], pair: Path, ready: Connection, settings: dict[str, Any]) -> None:
     """In a process of its own: ``settings`` become attributes of the handler's class."""
     for name, value in settings.items():
         setattr(handler, name, value)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*files)
+    context.load_cert_chain(pair)
     # The handshake belongs to the connection's thread, not to the one that accepts.
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     ready.send(server.server_address[1])
@@ -172,16 +142,19 @@ def serve(handler: type[PlainHandler], files: tuple[Path, Path], ready: Connecti
 
 
 @contextmanager
-def running(handler: type[PlainHandler], files: tuple[Path, Path], **settings: Any) -> Iterator[str]:
-    """A server; its URL."""
+def running(handler: type[PlainHandler], folder: Path, **settings: Any) -> Iterator[tuple[str, str]]:
+    """A server with a certificate of its own: its URL and the file of its authority."""
+    authority = tls.make(folder, host="127.0.0.1").ca_file
     spawn = multiprocessing.get_context("spawn")
     mine, theirs = spawn.Pipe()
-    process = spawn.Process(target=serve, args=(handler, files, theirs, settings), daemon=True)
+    process = spawn.Process(
+        target=serve, args=(handler, authority.with_name("server.pem"), theirs, settings), daemon=True
+    )
     process.start()
     try:
         if not mine.poll(30):
             raise RuntimeError(f"the server of {handler.__name__} did not start")
-        yield f"https://127.0.0.1:{mine.recv()}"
+        yield f"https://127.0.0.1:{mine.recv()}", str(authority)
     finally:
         process.kill()
         process.join()
@@ -190,9 +163,16 @@ def running(handler: type[PlainHandler], files: tuple[Path, Path], **settings: A
 @contextmanager
 def servers(folder: Path, file: Path) -> Iterator[dict[str, str]]:
     """Both servers; ``{"source": url, "sink": url, "ca": path}``."""
-    files = certificate(folder)
-    with running(SourceHandler, files, path_to_file=file) as source, running(SinkHandler, files) as sink:
-        yield {"source": source, "sink": sink, "ca": str(files[0])}
+    places = [folder / "source", folder / "sink"]
+    for place in places:
+        place.mkdir()
+    with (
+        running(SourceHandler, places[0], path_to_file=file) as (source, source_ca),
+        running(SinkHandler, places[1]) as (sink, sink_ca),
+    ):
+        both = folder / "both.pem"
+        both.write_text(Path(source_ca).read_text() + Path(sink_ca).read_text())
+        yield {"source": source, "sink": sink, "ca": str(both)}
 
 
 def main() -> None:

@@ -110,8 +110,8 @@ def test_sms_05_a_seed_and_a_delta_through_vddk(stage: Stage, vddk: VddkStandIn,
     """On a datastore that locks running disks: only what changed is read all the same."""
     web = tracked("copy01")
     stage.vc.clear_rules()
-    stage.vc.guest_write("copy01", 0, 5 * BLOCK + 100, noise(1, 300))
-    stage.vc.guest_write("copy01", 0, 9 * BLOCK - 10, noise(2, 20))
+    stage.vc.guest_write("copy01", 0, 5 * BLOCK + 100, noise(611, 300))
+    stage.vc.guest_write("copy01", 0, 9 * BLOCK - 10, noise(612, 20))
     delta = web.run().disks[0]
     assert (delta.reader, delta.kind, delta.kind_reason) == ("nbd", "delta", "")
     assert delta.reader_reason.endswith("is served by VDDK")

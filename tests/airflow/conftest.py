@@ -57,6 +57,7 @@ ORDER: Final = (
     "test_operators",
     "test_stop",
     "test_imports",
+    "test_quota",
     "test_kill",
 )
 """What has an Airflow of its own comes before that of the session: no two at once. Then what needs no run, while the
@@ -107,9 +108,8 @@ WAVES: Final[dict[str, WaveOf]] = {
     "killed": WaveOf((Vm("killed-a", (72,), full=True),)),
     "orphan": WaveOf((Vm("orphan-a"), Vm("orphan-b"))),
     "paused": WaveOf((Vm("paused-a"), Vm("paused-b"))),
-    "copies": WaveOf(
-        (Vm("copies-a"), Vm("copies-b", (4,)), Vm("copies-c", (4,))), {"replication": {"frequency_hours": 24}}
-    ),
+    "copies": WaveOf((Vm("copies-a"), Vm("copies-b", (4,))), {"replication": {"frequency_hours": 24}}),
+    "asked": WaveOf((Vm("asked-a", (4,)), Vm("asked-b", (4,))), {"replication": {"frequency_hours": 24}}),
 }
 TOOLS_VM: Final = "tools-vm"
 CATALOG_VMS: Final = ("catalog-a", "catalog-b")

@@ -109,7 +109,7 @@ WAVES: Final[dict[str, WaveOf]] = {
     "orphan": WaveOf((Vm("orphan-a"), Vm("orphan-b"))),
     "paused": WaveOf((Vm("paused-a"), Vm("paused-b"))),
     "copies": WaveOf((Vm("copies-a"), Vm("copies-b", (4,))), {"replication": {"frequency_hours": 24}}),
-    "asked": WaveOf((Vm("asked-a", (4,)), Vm("asked-b", (4,))), {"replication": {"frequency_hours": 24}}),
+    "asked": WaveOf((Vm("asked-a", (4,)),), {"replication": {"frequency_hours": 24}}),
 }
 TOOLS_VM: Final = "tools-vm"
 CATALOG_VMS: Final = ("catalog-a", "catalog-b")

@@ -73,7 +73,13 @@ class Replica:
             remove_snapshot(session, self.stage.access(), one.task, ctx)
         abandon_run(self.stage.access(), one.run_key, keep=self.made)
 
-    def run(self, *, check: bool = True, during: Callable[[Try], object] = lambda _: None) -> ReplicationResult:
+    def run(
+        self,
+        *,
+        check: bool = True,
+        during: Callable[[Try], object] = lambda _: None,
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> ReplicationResult:
         """One whole run; with ``check`` every EBS snapshot must be what the vSphere snapshot froze."""
         one = self.begin()
         result = None
@@ -81,7 +87,7 @@ class Replica:
             during(one)
             for left in reversed(range(self.retries + 1)):
                 try:
-                    result = self.transfer(one)
+                    result = self.transfer(one, progress)
                     break
                 except WaveliftError as error:
                     if not left or not error.retryable:

@@ -17,7 +17,7 @@ from wavelift.base.run import CancelFlag, Progress
 from wavelift.base.units import BLOCK, MIB
 
 from .journey import Stage
-from .replica import Replica, Try
+from .replica import Replica
 from .servers import noise
 
 pytestmark = pytest.mark.wire
@@ -101,6 +101,7 @@ def test_ranges_refused_in_the_middle_end_in_another_try_or_another_way(
     stage.vc.rule(kind="folder", action="status", status=status, skip=1, times=12)
     disk = one.run().disks[0]
     assert disk.blocks_sent == 2
+    assert [rule["hits"] > 0 for rule in stage.vc.rules() if rule.get("action") == "status"] == [True]
     stage.vc.clear_rules()
     assert one.run().disks[0].blocks_sent == 0
 
@@ -155,17 +156,21 @@ def test_sms_14_a_move_during_the_transfer_ends_that_try_and_says_so(stage: Stag
 def test_a_machine_switched_off_and_on_while_it_is_read(stage: Stage, replica: Make) -> None:
     """The frozen disk stays what it was; the run ends well, or says why not and its next try does."""
     stage.vc.rule(kind="folder", action="unlocked", times=0)
-    one = replica("copy01")
-    cycled: list[bool] = []
+    stage.vc.rule(kind="folder", action="slow", rate=20 * MIB, times=0)
+    one = replica("big01")
+    cycled: list[int] = []
 
-    def cycle(begun: Try) -> None:
-        stage.vc.set_vm("copy01", power="poweredOff")
-        stage.vc.set_vm("copy01", power="poweredOn")
-        stage.vc.guest_write("copy01", 0, 0, noise(504, 1000))
-        cycled.append(True)
+    def cycle(progress: Progress) -> None:
+        if not cycled and progress.done > MIB:
+            cycled.append(progress.done)
+            stage.vc.set_vm("big01", power="poweredOff")
+            stage.vc.set_vm("big01", power="poweredOn")
+            stage.vc.guest_write("big01", 0, 0, noise(504, 1000))
 
-    one.run(during=cycle)
+    one.run(progress=cycle)
     assert cycled
+    assert cycled[0] < 30 * MIB, "in the middle"
+    stage.vc.clear_rules()
     assert one.run().disks[0].blocks_sent == 1
 
 
@@ -214,10 +219,12 @@ def test_a_parent_deleted_while_its_child_is_written(stage: Stage, replica: Make
 
 def test_puts_throttled_for_long_slow_a_run_down_and_do_not_fail_it(stage: Stage, replica: Make) -> None:
     stage.aws.rule(service="ebs", operation="PutSnapshotBlock", code="ThrottlingException", status=400, count=40)
+    stage.aws.control("DELETE", "counters")
     one = replica("nfs-01")
-    one.retries = 8
+    one.retries = 0
     disk = one.run().disks[0]
     assert disk.kind == "seed"
+    assert stage.aws.counters()["ebs.PutSnapshotBlock"]["calls"] == disk.blocks_sent + 40
     assert stage.aws.counters()["ebs.blocks"].get("repeated", 0) == 0
 
 

@@ -116,7 +116,7 @@ class Proxy:
     password: str = field(default="", repr=False)
 
     @classmethod
-    def parse(cls, url: str) -> Proxy:
+    def parse(cls, url: str, *, default_port: int = 3128) -> Proxy:
         """``http://user:password@proxy:3128`` → proxy.
 
         :raises SpecError: without repeating the text, which may hold a password.
@@ -128,7 +128,7 @@ class Proxy:
             host, port, parts = None, None, urlsplit("")
         if parts.scheme != "http" or not host:
             raise SpecError("the proxy is not of the form http://[user:password@]host:port")
-        return cls(host, port or 3128, unquote(parts.username or ""), unquote(parts.password or ""))
+        return cls(host, port or default_port, unquote(parts.username or ""), unquote(parts.password or ""))
 
     @property
     def url(self) -> str:

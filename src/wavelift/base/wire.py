@@ -47,7 +47,7 @@ class Head:
             return 0
         if self.chunked or (told := self.headers.get("Content-Length")) is None:
             return None
-        if not (told.isascii() and told.isdigit()):
+        if not (told.isascii() and told.isdigit() and len(told) < 19):
             raise WireError(f"a body of '{told[:20]}' bytes")
         return int(told)
 

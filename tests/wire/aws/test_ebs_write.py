@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.bulk import RetryPolicy
+from wavelift.adapters.aws.bulk import BulkClient, RetryPolicy
 from wavelift.adapters.aws.ebs import SnapshotBlocks, verify_snapshot
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, snapshot_status, start_snapshot
 from wavelift.adapters.aws.ebs_write import EbsWriter
@@ -364,6 +364,35 @@ def test_a_cancel_is_noticed_and_what_was_acknowledged_is_kept(replica: Replica)
     second = replica.writer(started)
     replica.copy(content, second)
     assert second.blocks_kept == writer.blocks_sent > 0
+
+
+def test_a_put_for_which_there_is_no_thread_fails_the_disk(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not pass for a put: AWS would complete the snapshot without it."""
+
+    def full(*_: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    replica.aws.rule(service="ebs", operation="PutSnapshotBlock", status=500, code="InternalServerException", count=1)
+    started = replica.start()
+    writer = replica.writer(started)
+    monkeypatch.setattr(writer._pool, "submit", full)
+    with pytest.raises(RuntimeError, match="new thread"):
+        replica.copy(make_content(), writer)
+    assert snapshot_status(replica.access, started.snapshot_id) == "pending"
+
+
+@pytest.mark.parametrize("dials", [False, True])
+def test_without_lines_of_our_own_every_put_has_a_thread(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, dials: bool
+) -> None:
+    """As through a proxy that speaks TLS itself."""
+    content = make_content()
+    started = replica.start()
+    monkeypatch.setattr(BulkClient, "can_dial", lambda self, url: dials)
+    writer = replica.writer(started)
+    replica.copy(content, writer)
+    assert (writer._lines._thread is None) is not dials
+    assert replica.read(started) == content
 
 
 def test_many_puts_are_in_flight(replica: Replica) -> None:

@@ -22,6 +22,10 @@ from .journey import Stage
 __test__ = False
 
 
+class Killed(BaseException):
+    """SIGKILL, as far as a thread can get it."""
+
+
 @dataclass
 class Try:
     """One run in the making: what survives a killed task."""

@@ -21,17 +21,13 @@ from wavelift.base.run import CancelFlag, Progress
 from wavelift.base.units import BLOCK
 
 from .journey import Stage
-from .replica import Replica
+from .replica import Killed, Replica
 from .servers import noise
 
 pytestmark = pytest.mark.wire
 
 SERVER: Final = "walk01"
 THEIRS: Final = "before the patch"
-
-
-class Killed(BaseException):
-    """SIGKILL, as far as a thread can get it."""
 
 
 class Walk(RuleBasedStateMachine):

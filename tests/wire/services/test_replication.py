@@ -20,7 +20,7 @@ from wavelift.services.dataplane.bases import FIRST_RUN
 from wavelift.services.dataplane.replication import ReplicationOptions
 
 from .journey import Stage
-from .replica import Replica
+from .replica import Killed, Replica
 from .servers import noise
 
 pytestmark = pytest.mark.wire
@@ -144,10 +144,6 @@ def test_inv_3_what_is_gone_from_aws_makes_a_seed_that_says_so(stage: Stage, rep
     third = web.run().disks[0]
     assert (third.kind, third.parent_snapshot_id) == ("seed", "")
     assert "manifest is gone" in third.kind_reason
-
-
-class Killed(Exception):
-    """What a killed task is to the code under test."""
 
 
 @pytest.mark.parametrize("ranged", [False, True], ids=["nfc", "ranges"])

@@ -81,6 +81,20 @@ def test_a_try_cut_short_after_tracking_began_is_followed_by_one_that_knows(stag
     assert [disk.change_id for taken in tries for disk in taken.disks] == [None, None]
     assert all(disk.change_id for disk in after.disks), "after a clean cycle it is believed"
     assert ("begins" in tries[0].tracking, tries[1].tracking) == (True, "")
+    assert [taken.tracked_from_here for taken in (*tries, after)] == [True, True, False]
+
+
+def test_inv_3_what_happened_after_the_snapshot_was_removed_nobody_knows(stage: Stage, web: Replica) -> None:
+    """The same run, cleared: its state store outlives the snapshot."""
+    journey = stage.journey("copy01", defaults={"change_tracking": "enable"})
+    (task,) = journey.preflight()
+    ctx = RunContext(journey.ctx(task, "snapshot").run_key, checkpoints=MemoryCheckpoints())
+    taken = []
+    with stage.connect() as session:
+        for _ in range(2):
+            taken.append(take_snapshot(session, task, ctx, replicates=True).tracked_from_here)
+            remove_snapshot(session, stage.access(), task, ctx)
+    assert taken == [True, False]
 
 
 def test_inv_3_under_a_standing_snapshot_nothing_is_turned_on(stage: Stage, web: Replica) -> None:

@@ -261,7 +261,11 @@ class BulkClient:
             return socket.create_connection((host, port), timeout)
         proxy = self._access.proxy_for(url)
         connection = https_connection(
-            host, port, self._context, timeout=timeout, proxy=None if proxy is None else Proxy.parse(proxy)
+            host,
+            port,
+            self._context,
+            timeout=timeout,
+            proxy=None if proxy is None else Proxy.parse(proxy, default_port=80),
         )
         connection.connect()
         return cast(socket.socket, connection.sock)

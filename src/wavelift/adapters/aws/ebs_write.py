@@ -153,6 +153,8 @@ class EbsWriter:
         self._free: list[mmap.mmap] = []
         self._changed = threading.Condition()
         self._under_way = 0
+        self._accepted = 0
+        """Blocks that are to be sent."""
         self._error: BaseException | None = None
         self._young_until = 0.0 if len(journal) else time.monotonic() + YOUNG_S
         self._closing = threading.Event()
@@ -187,8 +189,12 @@ class EbsWriter:
         if length < BLOCK:
             buffer[length:] = _ZEROS[length:]
         put = _Put(index, buffer, prepared.digest, self._request(index, buffer, prepared.digest))
-        if not (self._lines.add(put, memoryview(buffer)) if self._dials else self._patiently(put)):
+        if not self._dials:
+            self._patiently(put)
+        elif not self._lines.add(put, memoryview(buffer)):
             self._give_back(buffer)
+            with self._changed:
+                self._check()
             raise Cancelled("the transfer was interrupted")
 
     def finish(self, manifest: Manifest) -> None:
@@ -204,6 +210,13 @@ class EbsWriter:
             while self._under_way and self._error is None and not self._stop.is_set():
                 self._changed.wait(TICK_S)
             self._check()
+            lost = self._accepted - self.blocks_sent
+        if lost:
+            raise ProofError(
+                f"{lost} blocks were taken and never acknowledged",
+                next_step="Report this fault of wavelift; the next try of the run sends what is missing",
+                snapshot=self.snapshot.snapshot_id,
+            )
         self._compare(manifest)
         self._journal.flush()
         complete_snapshot(
@@ -291,16 +304,16 @@ class EbsWriter:
             self._fail(what)
             self._give_back(put.buffer)
             return
-        if not self._patiently(put, failure):
-            self._give_back(put.buffer)
+        self._patiently(put, failure)
 
-    def _patiently(self, put: _Put, failure: Failure | None = None) -> bool:
-        """A thread of its own for a put, after it failed or from the start; False: closed under us."""
+    def _patiently(self, put: _Put, failure: Failure | None = None) -> None:
+        """A thread of its own for a put, after it failed or from the start."""
         try:
             self._pool.submit(self._send, put, failure)
-        except RuntimeError:
-            return False
-        return True
+        except RuntimeError as error:
+            # Closed under us, which is an echo; or the machine is out of threads, which must not pass for a put. The
+            # buffer stays out: the pool may have taken the put up all the same.
+            self._fail(Cancelled("the transfer was interrupted") if self._stop.is_set() else error)
 
     def _send(self, put: _Put, failure: Failure | None) -> None:
         try:
@@ -350,6 +363,7 @@ class EbsWriter:
                 self._changed.wait(TICK_S)
                 self._check()
             self._under_way += 1
+            self._accepted += 1
             if self._free:
                 return self._free.pop()
             # Anonymous maps, not bytearrays: only what is filled becomes memory, and it goes back at the end.

@@ -27,6 +27,8 @@ TICK_S: Final = 0.2
 """How soon the wish to stop and a silent connection are noticed."""
 LINGER_S: Final = 5.0
 """For so long after the wish to stop an answer is waited for: what AWS took need not be sent by the next try."""
+LONGEST_ANSWER: Final = 256 * KIB
+"""Bytes; an answer to a put is a few hundred."""
 _RECEIVE: Final = 64 * KIB
 _NOT_YET: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -116,11 +118,12 @@ class PutLines(Generic[_Item]):
         with self._lock:
             if self._ended:
                 return False
-            self._queue.append(_Request(item, body))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="put-lines")
-                self._thread.start()
-        self._ring()
+                thread = threading.Thread(target=self._run, name="put-lines")
+                thread.start()
+                self._thread = thread
+            self._queue.append(_Request(item, body))
+            self._ring()
         return True
 
     def close(self) -> None:
@@ -160,8 +163,8 @@ class PutLines(Generic[_Item]):
                 self._ended = True
             for line in list(self._lines):
                 self._drop(line)
-            for request in self._queue:
-                self._dropped(request.item)
+            while self._queue:
+                self._dropped(self._queue.popleft().item)
 
     def _serve(self) -> None:
         check = 0.0
@@ -208,9 +211,9 @@ class PutLines(Generic[_Item]):
             sock = self._dialled.popleft()
             if isinstance(sock, socket.socket):
                 line: _Line[_Item] = _Line(sock)
+                self._selector.register(sock, selectors.EVENT_READ, line)
                 self._lines.add(line)
                 self._idle.append(line)
-                self._selector.register(sock, selectors.EVENT_READ, line)
             elif self._queue:
                 self._trouble(self._queue.popleft().item, sock)
 
@@ -255,12 +258,14 @@ class PutLines(Generic[_Item]):
 
     def _turn(self, line: _Line[_Item], events: int) -> None:
         try:
-            if events & selectors.EVENT_READ and self._receive(line):
-                return
-            if events & selectors.EVENT_WRITE:
+            answer = self._receive(line) if events & selectors.EVENT_READ else None
+            if answer is None and events & selectors.EVENT_WRITE:
                 self._send(line)
         except OSError as error:
             self._lose(line, error)
+            return
+        if answer is not None:
+            self._answered(line, answer)
 
     def _send(self, line: _Line[_Item]) -> None:
         """As much as the socket takes."""
@@ -280,8 +285,8 @@ class PutLines(Generic[_Item]):
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if unsent else 0)
             self._selector.modify(line.sock, events, line)
 
-    def _receive(self, line: _Line[_Item]) -> bool:
-        """Whether that was the end of the request.
+    def _receive(self, line: _Line[_Item]) -> Answer | None:
+        """The answer, once it is whole.
 
         :raises OSError: cut, or no HTTP.
         """
@@ -289,19 +294,21 @@ class PutLines(Generic[_Item]):
             try:
                 data = line.sock.recv(_RECEIVE)
             except _NOT_YET:
-                return False
+                return None
             if not data:
                 raise WireError("the connection ended where an answer should come")
             if line.request is None:
                 raise WireError("an answer that nobody asked for")
             line.silent_at = time.monotonic() + self._silence_s
             line.received += data
+            if len(line.received) > LONGEST_ANSWER:
+                raise WireError(f"an answer of more than {LONGEST_ANSWER} bytes")
             if answer := parse_answer(line.received):
-                self._answered(line, line.request, answer)
-                return True
+                return answer
 
-    def _answered(self, line: _Line[_Item], request: _Request[_Item], answer: Answer) -> None:
-        line.request = None
+    def _answered(self, line: _Line[_Item], answer: Answer) -> None:
+        request, line.request = line.request, None
+        assert request is not None
         if answer.head.lasting and not line.unsent:
             self._idle.append(line)
         else:

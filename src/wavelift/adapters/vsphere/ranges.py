@@ -141,10 +141,11 @@ class Ranges:
                 self._check(line.ask(self._request(offset, last, cookie)), offset, last)
                 if (done := line.read_into(view)) < len(view):
                     raise WireError(f"the body ended after {done} of {len(view)} bytes")
+                fit = line.finished()
             except BaseException:
                 line.close()  # what is left of the body must not be taken for the next answer
                 raise
-            self._keep(line)
+            self._keep(line, fit)
 
     def _request(self, offset: int, last: int, cookie: str) -> bytes:
         return (
@@ -174,9 +175,9 @@ class Ranges:
         with self._lock:
             return self._idle.pop() if self._idle else None
 
-    def _keep(self, line: Line) -> None:
+    def _keep(self, line: Line, fit: bool) -> None:
         with self._lock:
-            if line.finished() and not self._closed:
+            if fit and not self._closed:
                 self._idle.append(line)
                 return
         line.close()

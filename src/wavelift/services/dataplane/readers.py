@@ -20,6 +20,7 @@ from wavelift.adapters.vsphere.nbdkit import VddkReader, VddkRoute
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tracking import IN_USE, ChangedAreas, changed_areas, tracking_events
 from wavelift.base.domain import DiskFacts, DiskLineage
+from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, human_bytes
 from wavelift.rules.lineage import TrackingEvent, lineage_doubts
@@ -158,7 +159,9 @@ class Readings:
             return reading
         try:
             found = self._changed(disk, IN_USE)
-        except TrackingLostError as error:
+        except NotFoundError:
+            raise
+        except (TrackingLostError, PermanentError) as error:
             return replace(reading, reader_reason=f"{reading.reader_reason}; {error.what}, so all of it is read")
         areas = round_to_blocks(found.areas, disk.capacity)
         with closing(DatastoreReader(self._session, route, cancel=self._cancel)) as reader:
@@ -171,9 +174,11 @@ class Readings:
         return replace(reading, reader_reason=f"{reading.reader_reason}; {used}", areas=areas, audited=audited.checked)
 
     def _audit_zeros(self, reader: DiskReader, disk: DiskFacts, data: Sequence[Extent]) -> Audit:
-        """A sample of what is not ``data``, compared with zeros."""
-        chosen = audit_indices(block_count(disk.capacity), _blocks_of(data), seed=self._run, pct=self._audit_pct)
-        return audit(reader, Manifest.empty(disk.capacity), chosen, self._cancel)
+        """A sample of what is not ``data``, compared with zeros: both ends, where partition tables are, among it."""
+        count, known = block_count(disk.capacity), _blocks_of(data)
+        chosen = {0, count - 1} - known
+        chosen.update(audit_indices(count, known, seed=self._run, pct=self._audit_pct))
+        return audit(reader, Manifest.empty(disk.capacity), sorted(chosen), self._cancel)
 
     def _seed_by_block_status(self, reading: Reading, route: VddkRoute, disk: DiskFacts) -> Reading:
         with VddkReader(self._session.config, route, cancel=self._cancel) as reader:

@@ -45,6 +45,9 @@ def _take(session: VsphereSession, task: ServerTask, ctx: RunContext, replicates
     _same_disks(task, now.disks, "now")
     ctx.cancel.check()
     name = snapshot_name(ctx.run_key)
+    if ctx.checkpoints.get(ENABLED_KEY) and snapshots.find_snapshot(session, task.facts.moref, name) is None:
+        # Of a snapshot that was removed again: what happened to tracking since, nobody knows.
+        ctx.checkpoints.delete(ENABLED_KEY)
     wanted = replicates and task.plan.change_tracking == "enable"
     tracking = _begin_tracking(session, task, now, name, ctx) if wanted else ""
     ref = snapshots.ensure_snapshot(

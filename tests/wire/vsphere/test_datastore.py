@@ -232,12 +232,12 @@ def test_gone_things_are_errors_not_reasons(session: VsphereSession) -> None:
 def test_ranges_equal_the_frozen_bytes_while_the_guest_writes_on(
     sim: VCenterSimulator, session: VsphereSession, content: bytes
 ) -> None:
-    sim.start_writer(rate=8 * MIB, blocks=64)
     with opened(session, "nfs") as reader:
+        sim.start_writer(rate=8 * MIB, blocks=64)  # not before: what it writes until the snapshot would be in it
         sim.guest_write("nfs", 0, 0, b"after the snapshot")
-        assert whole(reader)[:MIB] == content[:MIB]
-        assert whole(reader) == content
+        equal = [whole(reader) == content for _ in range(2)]  # a difference in MiB of bytes is not to be printed
         sim.stop_writer()
+        assert equal == [True, True]
         assert sim.guest_read("nfs", 0, 0, 18) == b"after the snapshot"
     # What the guest wrote is merged into the base now: put it back for the others.
     for at in range(0, CAPACITY, MIB):
@@ -261,8 +261,8 @@ def test_only_areas_are_read_neighbours_by_one_range(
         image = whole(reader)
         counted = sim.counters()["paths"]["/folder"]
         assert counted == {"requests": 3, "bytes": sum(one.length for one in blocks)}
-        for one in blocks:
-            assert image[one.offset : one.offset + one.length] == content[one.offset : one.offset + one.length]
+        ends = [(one.offset, one.offset + one.length) for one in blocks]
+        assert [at for at, end in ends if image[at:end] != content[at:end]] == []
 
 
 def test_workers_share_connections(sim: VCenterSimulator, session: VsphereSession, content: bytes) -> None:

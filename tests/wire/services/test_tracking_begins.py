@@ -135,8 +135,9 @@ def test_inv_3_a_seed_that_begins_tracking_reads_only_what_is_in_use(stage: Stag
         seed = one.run().disks[0]  # compares every byte
         assert (seed.kind, seed.reader) == ("seed", "datastore")
         assert "only the 3.0 MiB in use are read" in seed.reader_reason
-        assert (seed.blocks_sent, seed.blocks_audited) == (5, 8)
-        assert seed.bytes_read == 3 * MIB + 8 * BLOCK
+        assert seed.blocks_sent == 5
+        assert 8 <= seed.blocks_audited <= 9, "the sample of eight, and the disk's last block if it is not among them"
+        assert seed.bytes_read == 3 * MIB + seed.blocks_audited * BLOCK
         again = one.run().disks[0]
         assert (again.kind, again.blocks_sent, again.bytes_read) == ("delta", 0, again.lineage.capacity)
         one.lineages = ()

@@ -20,6 +20,7 @@ from wavelift.base.units import KIB
 HEAD_LIMIT: Final = 64 * KIB
 """Bytes of an answer's head, and of one line of a chunked body; more is no answer."""
 _END: Final = b"\r\n\r\n"
+_LONGER: Final = "a chunk that is longer than it said"
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\s*(;|$)")
 
 
@@ -129,6 +130,8 @@ def _unchunked(data: bytes) -> bytes | None:
             return body if data == b"\r\n" or data.endswith(_END) else None
         if len(data) < size + 2:
             return None
+        if data[size : size + 2] != b"\r\n":
+            raise WireError(_LONGER)
         body, data = body + data[:size], data[size + 2 :]
 
 
@@ -200,11 +203,6 @@ class Line:
             self._left -= count
         return done
 
-    def read(self, limit: int) -> bytes:
-        """The rest of the body; of a longer one the first ``limit`` bytes."""
-        buffer = bytearray(limit)
-        return bytes(buffer[: self.read_into(memoryview(buffer))])
-
     def finished(self) -> bool:
         """Whether the body has been read to its end, and the line may be asked again."""
         self._left = self._left or next(self._body, 0)
@@ -214,7 +212,8 @@ class Line:
         if head.chunked:
             while size := _chunk_size(self._text_line()):
                 yield size
-                self._text_line()
+                if self._text_line():
+                    raise WireError(_LONGER)
             while self._text_line():
                 pass  # trailers
         elif (length := head.length) is None:

@@ -23,14 +23,18 @@ CREATED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
 class Server:
     """Plays a script for each connection: a list of what to do with one request after the other."""
 
-    def __init__(self, *scripts: Callable[[socket.socket], None]) -> None:
+    def __init__(self, *scripts: Callable[[socket.socket], None], refusals: int = 0) -> None:
         self.scripts = list(scripts)
         self.dialled = 0
+        self.refusals = refusals
         self.heads: list[bytes] = []
         self.threads: list[threading.Thread] = []
         self.ends: list[socket.socket] = []
 
     def dial(self) -> socket.socket:
+        if self.refusals:
+            self.refusals -= 1
+            raise ConnectionRefusedError("nobody there")
         script = self.scripts[min(self.dialled, len(self.scripts) - 1)]
         self.dialled += 1
         ours, theirs = socket.socketpair()
@@ -237,16 +241,7 @@ def test_silence_is_given_up(desk: Open) -> None:
 
 
 def test_a_failed_dial_is_the_trouble_of_one_item(desk: Open) -> None:
-    server = Server(lambda sock: server.serve(sock))
-    honest, calls = server.dial, []
-
-    def dial() -> socket.socket:
-        calls.append(1)
-        if len(calls) == 1:
-            raise ConnectionRefusedError("nobody there")
-        return honest()
-
-    server.dial = dial  # type: ignore[method-assign]
+    server = Server(lambda sock: server.serve(sock), refusals=1)
     one = desk(server, lines=1)
     one.add(1)
     kind, item, error = one.next()

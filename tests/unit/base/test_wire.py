@@ -67,6 +67,7 @@ def test_a_head_tells_whether_the_connection_lasts(head: bytes, lasting: bool) -
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n",
+        CHUNKED.replace(b"hello", b"hello!"),
         b"HTTP/1.1 200 OK\r\nX: " + b"y" * HEAD_LIMIT,
     ],
 )
@@ -79,6 +80,12 @@ def test_204_and_304_have_no_body() -> None:
     answer = parse_answer(b"HTTP/1.1 204 No Content\r\n\r\n")
     assert answer is not None
     assert answer.data == b""
+
+
+def read(line: Line, limit: int) -> bytes:
+    """The rest of the body, or its first ``limit`` bytes."""
+    buffer = bytearray(limit)
+    return bytes(buffer[: line.read_into(memoryview(buffer))])
 
 
 @pytest.fixture
@@ -103,7 +110,7 @@ def test_one_line_takes_request_after_request(pair: tuple[Line, socket.socket]) 
     assert not line.dropped()
     server.sendall(SHORT)
     assert line.ask(GET).status == 201
-    assert line.read(100) == b"{}"
+    assert read(line, 100) == b"{}"
     assert line.finished()
     assert server.recv(1000) == GET * 2
 
@@ -112,7 +119,7 @@ def test_a_body_longer_than_the_buffer_leaves_the_line_unfit(pair: tuple[Line, s
     line, server = pair
     server.sendall(SHORT)
     line.ask(GET)
-    assert line.read(1) == b"{"
+    assert read(line, 1) == b"{"
     assert not line.finished()
     with pytest.raises(WireError, match="not read to its end"):
         line.ask(GET)
@@ -129,7 +136,7 @@ def test_a_line_that_does_not_last_is_not_asked_again(pair: tuple[Line, socket.s
     line, server = pair
     server.sendall(answer)
     line.ask(GET)
-    assert line.read(10) == b"{}"
+    assert read(line, 10) == b"{}"
     assert not line.finished()
 
 
@@ -140,7 +147,7 @@ def test_an_early_end_is_an_error(pair: tuple[Line, socket.socket], cut: int) ->
     server.shutdown(socket.SHUT_WR)
     with pytest.raises(WireError, match="ended"):
         line.ask(GET)
-        line.read(100)
+        read(line, 100)
         line.finished()
 
 
@@ -149,7 +156,15 @@ def test_an_answer_up_to_the_connections_end_is_refused(pair: tuple[Line, socket
     server.sendall(b"HTTP/1.1 200 OK\r\n\r\nabc")
     line.ask(GET)
     with pytest.raises(WireError, match="without a length"):
-        line.read(3)
+        read(line, 3)
+
+
+def test_a_chunk_that_is_longer_than_it_said_is_an_error(pair: tuple[Line, socket.socket]) -> None:
+    line, server = pair
+    server.sendall(CHUNKED.replace(b"hello", b"hello!"))
+    line.ask(GET)
+    with pytest.raises(WireError, match="longer than it said"):
+        read(line, 100)
 
 
 def test_a_closed_or_talking_server_is_noticed(pair: tuple[Line, socket.socket]) -> None:

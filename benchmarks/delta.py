@@ -124,7 +124,7 @@ def _compare(options: argparse.Namespace, at: Lab, one: Try, params: Mapping[str
             assert (disk.reader, disk.kind) == (reader, "delta"), (disk.reader, disk.reader_reason, disk.kind_reason)
             assert disk.content_digest == expected, f"{reader} made another disk"
 
-        return harness.Contender(reader, harness.job_command("benchmarks.lab", order), check=check, before=before)
+        return harness.Contender(reader, harness.job_command("benchmarks.order", order), check=check, before=before)
 
     harness.compare(
         "delta",

@@ -46,7 +46,7 @@ class Killed:
         """The first try."""
         self.fresh()
         begun = self._puts()
-        command = harness.job_command("benchmarks.lab", self.order)
+        command = harness.job_command("benchmarks.order", self.order)
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + DEADLINE_S
         while self._puts() - begun < KILL_AT * self._blocks:
@@ -86,7 +86,7 @@ def main() -> None:
             whole = Killed(at, at.order(one), data // BLOCK, expected)
 
             def contender(name: str, which: Killed, before: Any) -> harness.Contender:
-                command = harness.job_command("benchmarks.lab", which.order)
+                command = harness.job_command("benchmarks.order", which.order)
                 return harness.Contender(name, command, check=which.check, before=before)
 
             harness.compare(

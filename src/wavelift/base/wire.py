@@ -167,15 +167,29 @@ class Line:
         """Whether the other side has closed it meanwhile, or speaks unasked."""
         return wait_for_read(self._sock, timeout=0.0)
 
-    def ask(self, head: bytes) -> Head:
-        """Send a request without a body; the answer's head.
+    def cut(self) -> None:
+        """Make a read that blocks in another thread fail at once; for good."""
+        try:
+            # Not SSLSocket's own shutdown: that turns a read under way into one of undecrypted bytes.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+        except OSError:
+            pass  # closed already
 
-        :raises OSError: cut, timed out; :raises WireError: no answer.
+    def ask(self, head: bytes) -> None:
+        """Send a request without a body; :meth:`answer` waits for what comes.
+
+        :raises OSError: cut, timed out; :raises WireError: the last answer was not read to its end.
         """
         if not self.finished():
             raise WireError("the last answer was not read to its end")
         self._fit = False
         self._sock.sendall(head)
+
+    def answer(self) -> Head:
+        """The head of the answer to what was asked.
+
+        :raises OSError: cut, timed out; :raises WireError: no answer.
+        """
         data = b""
         while (parsed := parse_head(data)) is None:
             data += self._received(HEAD_LIMIT)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavelift.base.wire import HEAD_LIMIT, Line, WireError, parse_answer, parse_head
+from wavelift.base.wire import HEAD_LIMIT, Head, Line, WireError, parse_answer, parse_head
 
 pytestmark = pytest.mark.unit
 
@@ -82,6 +82,11 @@ def test_204_and_304_have_no_body() -> None:
     assert answer.data == b""
 
 
+def got(line: Line) -> Head:
+    line.ask(GET)
+    return line.answer()
+
+
 def read(line: Line, limit: int) -> bytes:
     """The rest of the body, or its first ``limit`` bytes."""
     buffer = bytearray(limit)
@@ -101,7 +106,7 @@ def pair() -> Iterator[tuple[Line, socket.socket]]:
 def test_one_line_takes_request_after_request(pair: tuple[Line, socket.socket]) -> None:
     line, server = pair
     server.sendall(CHUNKED)
-    assert line.ask(GET).status == 206
+    assert got(line).status == 206
     assert not line.finished()
     buffer = bytearray(11)
     assert line.read_into(memoryview(buffer)) == 11
@@ -109,7 +114,7 @@ def test_one_line_takes_request_after_request(pair: tuple[Line, socket.socket]) 
     assert line.finished()
     assert not line.dropped()
     server.sendall(SHORT)
-    assert line.ask(GET).status == 201
+    assert got(line).status == 201
     assert read(line, 100) == b"{}"
     assert line.finished()
     assert server.recv(1000) == GET * 2
@@ -118,7 +123,7 @@ def test_one_line_takes_request_after_request(pair: tuple[Line, socket.socket]) 
 def test_a_body_longer_than_the_buffer_leaves_the_line_unfit(pair: tuple[Line, socket.socket]) -> None:
     line, server = pair
     server.sendall(SHORT)
-    line.ask(GET)
+    got(line)
     assert read(line, 1) == b"{"
     assert not line.finished()
     with pytest.raises(WireError, match="not read to its end"):
@@ -135,7 +140,7 @@ def test_a_body_longer_than_the_buffer_leaves_the_line_unfit(pair: tuple[Line, s
 def test_a_line_that_does_not_last_is_not_asked_again(pair: tuple[Line, socket.socket], answer: bytes) -> None:
     line, server = pair
     server.sendall(answer)
-    line.ask(GET)
+    got(line)
     assert read(line, 10) == b"{}"
     assert not line.finished()
 
@@ -146,7 +151,7 @@ def test_an_early_end_is_an_error(pair: tuple[Line, socket.socket], cut: int) ->
     server.sendall((SHORT if cut < len(SHORT) else CHUNKED)[:cut])
     server.shutdown(socket.SHUT_WR)
     with pytest.raises(WireError, match="ended"):
-        line.ask(GET)
+        got(line)
         read(line, 100)
         line.finished()
 
@@ -154,7 +159,7 @@ def test_an_early_end_is_an_error(pair: tuple[Line, socket.socket], cut: int) ->
 def test_an_answer_up_to_the_connections_end_is_refused(pair: tuple[Line, socket.socket]) -> None:
     line, server = pair
     server.sendall(b"HTTP/1.1 200 OK\r\n\r\nabc")
-    line.ask(GET)
+    got(line)
     with pytest.raises(WireError, match="without a length"):
         read(line, 3)
 
@@ -162,7 +167,7 @@ def test_an_answer_up_to_the_connections_end_is_refused(pair: tuple[Line, socket
 def test_a_chunk_that_is_longer_than_it_said_is_an_error(pair: tuple[Line, socket.socket]) -> None:
     line, server = pair
     server.sendall(CHUNKED.replace(b"hello", b"hello!"))
-    line.ask(GET)
+    got(line)
     with pytest.raises(WireError, match="longer than it said"):
         read(line, 100)
 
@@ -179,4 +184,4 @@ def test_silence_ends_with_the_time_out() -> None:
     with ours, theirs:
         ours.settimeout(0.01)
         with pytest.raises(TimeoutError):
-            Line(ours).ask(GET)
+            got(Line(ours))

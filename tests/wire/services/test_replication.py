@@ -226,7 +226,7 @@ def test_our_snapshot_removed_by_somebody_ends_the_run_and_leaves_nothing(
     stage: Stage, replica: Callable[..., Replica]
 ) -> None:
     stage.vc.rule(kind="folder", action="unlocked", times=0)
-    stage.vc.rule(kind="folder", action="slow", rate=20 * MIB, times=0)
+    stage.vc.rule(kind="folder", action="slow", rate=5 * MIB, times=0)
     big = replica("big01")
     one = big.begin()
     removed: list[bool] = []

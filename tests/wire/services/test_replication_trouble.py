@@ -125,7 +125,7 @@ def test_sms_14_a_move_between_two_runs_costs_nothing(stage: Stage, replica: Mak
 
 def test_sms_14_a_move_during_the_transfer_ends_that_try_and_says_so(stage: Stage, replica: Make) -> None:
     stage.vc.rule(kind="folder", action="unlocked", times=0)
-    stage.vc.rule(kind="folder", action="slow", rate=20 * MIB, times=0)
+    stage.vc.rule(kind="folder", action="slow", rate=5 * MIB, times=0)
     one = replica("big01")
     home = _vm(stage, "big01")["host"]
     away = next(name for name in ("127.0.0.11", "127.0.0.12") if name != home)
@@ -156,7 +156,7 @@ def test_sms_14_a_move_during_the_transfer_ends_that_try_and_says_so(stage: Stag
 def test_a_machine_switched_off_and_on_while_it_is_read(stage: Stage, replica: Make) -> None:
     """The frozen disk stays what it was; the run ends well, or says why not and its next try does."""
     stage.vc.rule(kind="folder", action="unlocked", times=0)
-    stage.vc.rule(kind="folder", action="slow", rate=20 * MIB, times=0)
+    stage.vc.rule(kind="folder", action="slow", rate=5 * MIB, times=0)
     one = replica("big01")
     cycled: list[int] = []
 

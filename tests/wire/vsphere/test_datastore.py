@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
-from wavelift.adapters.vsphere import ranges
+from wavelift.adapters.vsphere import range_stream, ranges
 from wavelift.adapters.vsphere.datastore import DatastoreReader, DatastoreRoute, NotServed, probe, still_frozen
 from wavelift.adapters.vsphere.inventory import list_summaries
+from wavelift.adapters.vsphere.range_stream import SPAN, SPANS_AHEAD
 from wavelift.adapters.vsphere.ranges import RangeRefusedError
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.adapters.vsphere.snapshots import ensure_snapshot, remove_snapshot, snapshot_disks
@@ -201,8 +202,8 @@ def test_the_vm_s_own_host_under_tickets(sim: VCenterSimulator, session: Vsphere
         assert reader.route.file.host in reader.route.reason
         assert whole(reader) == content
         assert still_frozen(session, reader.route) == ""
-    blocks = -(-CAPACITY // BLOCK)
-    assert sim.counters()["methods"]["AcquireGenericServiceTicket"] == blocks + 1, "one each, and the probe's"
+    spans = -(-CAPACITY // SPAN)
+    assert sim.counters()["methods"]["AcquireGenericServiceTicket"] == spans + 1, "one each, and the probe's"
 
 
 def test_hosts_are_trusted_by_the_thumbprint_that_vcenter_reports(
@@ -291,8 +292,9 @@ def test_workers_share_connections(sim: VCenterSimulator, session: VsphereSessio
 
 
 def test_a_session_that_ends_in_the_middle_goes_on_under_a_new_login(
-    sim: VCenterSimulator, session: VsphereSession, content: bytes
+    sim: VCenterSimulator, session: VsphereSession, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(range_stream, "SPAN", 2 * BLOCK)  # what is asked for ahead was asked for under the old one
     with opened(session, "nfs") as reader:
         sim.rule(kind="folder", action="expire", bytes=100_000, skip=2)
         logins = session.generation
@@ -324,9 +326,12 @@ def test_a_refusal_that_stands_is_not_asked_again(sim: VCenterSimulator, session
     with opened(session, "nfs") as reader:
         sim.rule(kind="folder", action="status", status=403, times=0)
         with pytest.raises(RangeRefusedError, match="answers 403") as told:
-            whole(reader)
+            reader.read_into(0, memoryview(bytearray(BLOCK)))
         assert "export lease" in told.value.next_step
         assert sim.rules()[-1]["hits"] == 1
+        with pytest.raises(RangeRefusedError, match="answers 403"):
+            whole(reader)
+        assert sim.rules()[-1]["hits"] <= 1 + SPANS_AHEAD, "what was asked for ahead, and nothing twice"
 
 
 def test_a_cancel_ends_the_attempts(sim: VCenterSimulator, session: VsphereSession) -> None:
@@ -335,6 +340,18 @@ def test_a_cancel_ends_the_attempts(sim: VCenterSimulator, session: VsphereSessi
         stop.set()
         with pytest.raises(Cancelled):
             whole(reader)
+
+
+def test_a_read_that_hangs_is_interrupted(sim: VCenterSimulator, session: VsphereSession) -> None:
+    with opened(session, "nfs") as reader, closing(as_stream(reader)) as stream:
+        sim.rule(kind="folder", action="slow", rate=KIB, times=0)
+        timer = threading.Timer(0.3, stream.interrupt)
+        timer.start()
+        with pytest.raises(Cancelled, match="interrupted"):
+            next(iter(stream.pieces()))
+        timer.join()
+        with pytest.raises(Cancelled, match="interrupted"):
+            reader.read_into(0, memoryview(bytearray(BLOCK)))
 
 
 def test_a_login_that_is_refused_is_not_a_reason(

@@ -21,6 +21,7 @@ from wavelift.adapters.vsphere.esxi import esxi_context
 from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.hosts import HostFacts, host_facts
 from wavelift.adapters.vsphere.properties import Values, collect, read_one
+from wavelift.adapters.vsphere.range_stream import RangeStream
 from wavelift.adapters.vsphere.ranges import (
     CONNECT_TIMEOUT_S,
     RangeRefusedError,
@@ -295,7 +296,7 @@ def _open(session: VsphereSession, route: DatastoreRoute, cancel: CancelFlag) ->
 
 
 class DatastoreReader:
-    """A :class:`~wavelift.transfer.protocols.DiskReader` over a route. Clones share its connections; ``close`` of the
+    """An :class:`~wavelift.transfer.protocols.AheadReader` over a route. Clones share its connections; ``close`` of the
     first one closes them.
 
     :param areas: what to read, in any order; None reads the whole disk.
@@ -334,6 +335,10 @@ class DatastoreReader:
         """Fill the whole ``buffer``; see :meth:`~wavelift.adapters.vsphere.ranges.Ranges.read_into` for errors."""
         if len(buffer):
             self._ranges.read_into(offset, buffer)
+
+    def stream(self) -> RangeStream:
+        """The blocks that hold any extent, in ranges that are asked for ahead."""
+        return RangeStream(self._ranges, self.extents())
 
     def clone(self) -> DatastoreReader:
         return DatastoreReader(self._session, self.route, cancel=self._cancel, areas=self._areas, shared=self._ranges)

@@ -1,4 +1,4 @@
-"""Ranges of one datastore file over HTTPS: one GET each, over pooled connections, straight into the caller's buffer.
+"""Ranges of one datastore file over HTTPS: one GET each, over pooled connections, straight into the caller's buffers.
 
 Two ways lead there: through vCenter under the session's cookie, or to the ESXi host that runs the VM under a ticket,
 which is good for one request. This is the only layer that repeats a range.
@@ -10,7 +10,7 @@ import re
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Final, Literal
@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 from pyVmomi import vim
 
 from wavelift.adapters.vsphere.session import OVERRIDE, VsphereSession
-from wavelift.base.errors import UnreachableError, WaveliftError
+from wavelift.base.errors import Cancelled, UnreachableError, WaveliftError
 from wavelift.base.net import CUTS, explained_tls_error, https_connection
 from wavelift.base.run import CancelFlag
 from wavelift.base.wire import Head, Line, WireError
@@ -72,6 +72,11 @@ class RangeRefusedError(WaveliftError):
     def status(self) -> int:
         return int(str(self.where.get("status", 0)))
 
+    @property
+    def stands(self) -> bool:
+        """No other attempt and no new login helps."""
+        return self.status not in TRANSIENT and self.status != 401
+
 
 class Ranges:
     """Ranges of one file; safe to share between threads."""
@@ -86,7 +91,9 @@ class Ranges:
         self._context = context
         self._lock = threading.Lock()
         self._idle: list[Line] = []
+        self._busy: set[Line] = set()
         self._closed = False
+        self._interrupted = False
 
     def close(self) -> None:
         """Close idle connections; one that is under way closes when it ends."""
@@ -95,6 +102,13 @@ class Ranges:
             idle, self._idle = self._idle, []
         for line in idle:
             line.close()
+
+    def interrupt(self) -> None:
+        """Make whatever waits for bytes raise Cancelled, now and ever after; from any thread."""
+        with self._lock:
+            self._interrupted = True
+            for line in self._busy:
+                line.cut()
 
     def read_into(self, offset: int, buffer: memoryview, *, attempts: int = ATTEMPTS) -> None:
         """Fill the whole ``buffer`` from ``offset`` on, by one range.
@@ -111,9 +125,11 @@ class Ranges:
                 self._once(offset, view)
                 return
             except RangeRefusedError as error:
-                if not left or not self._worth_another(error.status, signed_in):
+                if not left or error.stands:
                     raise
                 if error.status == 401:
+                    if signed_in:  # an account that lacks a right would get 401 for ever
+                        raise
                     signed_in = True
                     self._renew(generation)
                     continue
@@ -122,30 +138,31 @@ class Ranges:
                     raise
             self._cancel.wait(PAUSE_S * 2 ** (attempts - 1 - left))
 
-    @staticmethod
-    def _worth_another(status: int, signed_in: bool) -> bool:
-        """A new login is tried once: an account that lacks a right would get 401 for ever."""
-        return status in TRANSIENT or (status == 401 and not signed_in)
-
     def _renew(self, generation: int) -> None:
         """A host's 401 is about the ticket, which is a new one each time anyway."""
         if self.file.via == "vcenter":
             self._session.renew(generation)
 
     def _once(self, offset: int, view: memoryview) -> None:
-        last = offset + len(view) - 1
+        with closing(self.ask(offset, len(view))) as asked:
+            asked.read_into(view)
+
+    def ask(self, offset: int, length: int) -> AskedRange:
+        """A range that is on its way from now on; asked for once, and a failure is the caller's business.
+
+        :raises UnreachableError: there is no connection. :raises TlsError: the certificate is refused.
+        :raises Cancelled: by the task's wish or :meth:`interrupt`.
+        """
+        self._cancel.check()
         cookie = self._cookie()
         with self._explained(offset):
             line = self._line()
             try:
-                self._check(line.ask(self._request(offset, last, cookie)), offset, last)
-                if (done := line.read_into(view)) < len(view):
-                    raise WireError(f"the body ended after {done} of {len(view)} bytes")
-                fit = line.finished()
+                line.ask(self._request(offset, offset + length - 1, cookie))
             except BaseException:
-                line.close()  # what is left of the body must not be taken for the next answer
+                self._drop(line)
                 raise
-            self._keep(line, fit)
+        return AskedRange(self, line, offset, length)
 
     def _request(self, offset: int, last: int, cookie: str) -> bytes:
         return (
@@ -158,7 +175,7 @@ class Ranges:
         while (line := self._idle_line()) is not None:
             if not line.dropped():
                 return line
-            line.close()
+            self._drop(line)
         config = self._session.config
         connection = https_connection(
             self.file.host,
@@ -169,18 +186,35 @@ class Ranges:
         )
         connection.connect()
         connection.sock.settimeout(READ_TIMEOUT_S)
-        return Line(connection.sock)
+        line = Line(connection.sock)
+        self._use(line)
+        return line
 
     def _idle_line(self) -> Line | None:
         with self._lock:
-            return self._idle.pop() if self._idle else None
+            line = self._idle.pop() if self._idle else None
+        if line is not None:
+            self._use(line)
+        return line
+
+    def _use(self, line: Line) -> None:
+        with self._lock:
+            if self._interrupted:
+                line.close()
+                raise Cancelled("the transfer was interrupted")
+            self._busy.add(line)
 
     def _keep(self, line: Line, fit: bool) -> None:
         with self._lock:
+            self._busy.discard(line)
             if fit and not self._closed:
                 self._idle.append(line)
-                return
-        line.close()
+            else:
+                line.close()
+
+    def _drop(self, line: Line) -> None:
+        """What is left of its body must not be taken for the next answer."""
+        self._keep(line, fit=False)
 
     @property
     def _place(self) -> str:
@@ -221,6 +255,8 @@ class Ranges:
         try:
             yield
         except (OSError, HTTPException) as error:
+            if self._interrupted:
+                raise Cancelled("the transfer was interrupted") from error
             if not isinstance(error, ssl.SSLError) or isinstance(error, CUTS):
                 raise self._unreachable(error, offset) from error
             raise explained_tls_error(
@@ -239,3 +275,44 @@ class Ranges:
             **self._where,
             offset=offset,
         )
+
+
+class AskedRange:
+    """A range under way, read front to back by one thread."""
+
+    def __init__(self, ranges: Ranges, line: Line, offset: int, length: int) -> None:
+        self._ranges = ranges
+        self._line: Line | None = line
+        self._first = offset
+        self._next = offset
+        self._end = offset + length
+
+    def read_into(self, view: memoryview) -> None:
+        """Fill ``view`` with the bytes that come next.
+
+        :raises RangeRefusedError: no such range is given. :raises UnreachableError: it was cut.
+        :raises Cancelled: by the task's wish or :meth:`Ranges.interrupt`.
+        """
+        line = self._line
+        assert line is not None
+        self._ranges._cancel.check()
+        with self._ranges._explained(self._next):
+            try:
+                if self._next == self._first:
+                    self._ranges._check(line.answer(), self._first, self._end - 1)
+                if (done := line.read_into(view)) < len(view):
+                    raise WireError(f"the body ended after {done} of {len(view)} bytes")
+                self._next += len(view)
+                if self._next == self._end:
+                    fit = line.finished()
+                    self._line = None
+                    self._ranges._keep(line, fit)
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Give up what was not read. Idempotent."""
+        line, self._line = self._line, None
+        if line is not None:
+            self._ranges._drop(line)

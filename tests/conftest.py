@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.connect_proxy import ConnectProxy
 from tests.postgres import Postgres, find_binaries, running
 
 
@@ -16,3 +17,10 @@ def postgres() -> Iterator[Postgres]:
         pytest.skip("no PostgreSQL under /usr/lib/postgresql: `make test` installs it")
     with running(binaries) as server:
         yield server
+
+
+@pytest.fixture
+def proxy() -> Iterator[ConnectProxy]:
+    running = ConnectProxy()
+    yield running
+    running.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,14 @@ import pytest
 from botocore.config import Config
 from botocore.credentials import DeferredRefreshableCredentials, create_assume_role_refresher
 from botocore.session import get_session
+from tests.wire.aws.disk_replica import QUICK, Replica
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.bulk import RetryPolicy
+from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.units import KIB, MIB
 from wavelift.simulators.aws import AwsSimulator, Bootstrap, start
 
-QUICK = RetryPolicy(attempts=4, patience_s=5.0, base_s=0.01, cap_s=0.1)
-"""The shipped policy's shape with short pauses."""
 PART = 5 * MIB
 
 
@@ -111,3 +111,15 @@ def assumed(aws: AwsSimulator, account: Bootstrap) -> boto3.Session:
     core = get_session()
     core._credentials = DeferredRefreshableCredentials(refresh, "assume-role")
     return boto3.Session(botocore_session=core, region_name=aws.region)
+
+
+@pytest.fixture
+def replica(aws: AwsSimulator, access: AwsAccess, tmp_path: Path) -> Iterator[Replica]:
+    before, settings, threads = aws.state(), aws.settings(), set(threading.enumerate())
+    made = Replica(access, aws, tmp_path)
+    yield made
+    aws.clear_rules()
+    aws.settings(**settings)
+    Ec2(access).delete_snapshots(reversed(made.made))
+    assert set(threading.enumerate()) <= threads, "a writer left threads"
+    assert aws.state() == before

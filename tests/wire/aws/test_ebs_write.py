@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.wire.aws.disk_replica import BLOCKS, CAPACITY, Replica, make_content
 
-from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.bulk import BulkClient, RetryPolicy
-from wavelift.adapters.aws.ebs import SnapshotBlocks, verify_snapshot
-from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, snapshot_status, start_snapshot
+from wavelift.adapters.aws.ebs import verify_snapshot
+from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, snapshot_status
 from wavelift.adapters.aws.ebs_write import EbsWriter
-from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.errors import ParentRefusedError, SnapshotGoneError, TokenSpentError
 from wavelift.base.errors import (
     Cancelled,
@@ -34,128 +31,9 @@ from wavelift.base.errors import (
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, GIB
 from wavelift.simulators.aws import AwsSimulator
-from wavelift.transfer.extents import as_stream
-from wavelift.transfer.journal import Journal, JournalIdentity, Segments
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.pipeline import copy
-from wavelift.transfer.protocols import Extent
 
 pytestmark = pytest.mark.wire
-
-QUICK = RetryPolicy(attempts=4, patience_s=5.0, base_s=0.01, cap_s=0.1)
-TAIL = 70_000
-BLOCKS = 33
-CAPACITY = (BLOCKS - 1) * BLOCK + TAIL
-
-
-class Disk:
-    """A DiskReader over bytes, all of it one extent."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    @property
-    def size(self) -> int:
-        return len(self.content)
-
-    def extents(self) -> Iterator[Extent]:
-        yield Extent(0, len(self.content))
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        buffer[:] = self.content[offset : offset + len(buffer)]
-
-    def clone(self) -> Disk:
-        return self
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-def make_content(seed: int = 1) -> bytearray:
-    """Data in two blocks of three, the short last one included."""
-    chance = random.Random(seed)
-    content = bytearray(CAPACITY)
-    for index in range(BLOCKS):
-        if index % 3 != 1 or index == BLOCKS - 1:
-            end = min((index + 1) * BLOCK, CAPACITY)
-            content[index * BLOCK : end] = chance.randbytes(end - index * BLOCK)
-    return content
-
-
-class Replica:
-    """Starts, writes and, at the end of the test, deletes snapshots."""
-
-    def __init__(self, access: AwsAccess, aws: AwsSimulator, folder: Path) -> None:
-        self.access, self.aws, self.folder = access, aws, folder
-        self.made: list[str] = []
-        self.objects: dict[str, bytes] = {}
-        self.segments: dict[str, Segments] = {}
-
-    def start(self, **options: Any) -> StartedSnapshot:
-        values = {"capacity": CAPACITY, "token": uuid.uuid4().hex, "tags": {"wavelift:run": "r1"}, **options}
-        started = start_snapshot(self.access, **values)
-        if started.snapshot_id not in self.made:
-            self.made.append(started.snapshot_id)
-        return started
-
-    def journal(self, started: StartedSnapshot, folder: str = "state") -> Journal:
-        return Journal(
-            self.folder / folder,
-            JournalIdentity(started.snapshot_id, "snapshot-1/disk-2000", CAPACITY),
-            store=self.objects.__setitem__,
-            checkpoint=partial(self.segments.__setitem__, started.snapshot_id),
-            segments=self.segments.get(started.snapshot_id),
-            fetch=self.objects.__getitem__,
-        )
-
-    def writer(self, started: StartedSnapshot, folder: str = "state", **options: Any) -> EbsWriter:
-        return EbsWriter(self.access, started, self.journal(started, folder), **{"policy": QUICK, **options})
-
-    def copy(self, content: bytes | bytearray, writer: EbsWriter, cancel: CancelFlag | None = None) -> Manifest:
-        manifest = Manifest.empty(CAPACITY)
-        copy(as_stream(Disk(bytes(content))), writer, manifest, cancel=cancel or CancelFlag(), workers=4)
-        return manifest
-
-    def send(self, content: bytes | bytearray, **options: Any) -> tuple[StartedSnapshot, Manifest]:
-        started = self.start(**options)
-        manifest = self.copy(content, self.writer(started))
-        self.aws_completed(started)
-        return started, manifest
-
-    def aws_completed(self, started: StartedSnapshot) -> None:
-        assert snapshot_status(self.access, started.snapshot_id) == "completed"
-
-    def row(self, started: StartedSnapshot) -> dict[str, Any]:
-        rows: list[dict[str, Any]] = self.aws.state()["snapshots"]
-        return next(row for row in rows if row["id"] == started.snapshot_id)
-
-    def read(self, started: StartedSnapshot) -> bytes:
-        """The volume that AWS would make, as long as the disk; its tail must be zeros."""
-        volume = bytearray(BLOCKS * BLOCK)
-        blocks = SnapshotBlocks(self.access, started.snapshot_id)
-        for page in blocks.pages():
-            for block in page:
-                assert block.index < BLOCKS
-                volume[block.index * BLOCK : (block.index + 1) * BLOCK] = blocks.get(block, CancelFlag())
-        blocks.close()
-        assert not any(volume[CAPACITY:])
-        return bytes(volume[:CAPACITY])
-
-    def delete(self, started: StartedSnapshot) -> None:
-        Ec2(self.access).delete_snapshot(started.snapshot_id)
-        self.made.remove(started.snapshot_id)
-
-
-@pytest.fixture
-def replica(aws: AwsSimulator, access: AwsAccess, tmp_path: Path) -> Iterator[Replica]:
-    before, settings, threads = aws.state(), aws.settings(), set(threading.enumerate())
-    made = Replica(access, aws, tmp_path)
-    yield made
-    aws.clear_rules()
-    aws.settings(**settings)
-    Ec2(access).delete_snapshots(reversed(made.made))
-    assert set(threading.enumerate()) <= threads, "a writer left threads"
-    assert aws.state() == before
 
 
 # -- what is written ----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from tests.connect_proxy import ConnectProxy
 
 from wavelift.adapters.vsphere.esxi import esxi_context
 from wavelift.adapters.vsphere.hosts import HostFacts, probe
@@ -301,64 +302,8 @@ def test_one_context_per_host_trusts_only_it(serve: Serve) -> None:
 # --- proxy --------------------------------------------------------------------------------------------------------
 
 
-class Proxy:
-    """A CONNECT proxy for one connection at a time."""
-
-    def __init__(self) -> None:
-        self._socket = socket.create_server((LOOPBACK, 0))
-        self.port: int = self._socket.getsockname()[1]
-        self.heads: list[bytes] = []
-        self._threads = [threading.Thread(target=self._serve)]
-        self._threads[0].start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _ = self._socket.accept()
-            except OSError:
-                return
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += client.recv(65536)
-            self.heads.append(head)
-            host, port = head.split()[1].decode().rsplit(":", 1)
-            upstream = socket.create_connection((host, int(port)), timeout=5)
-            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            for source, sink in ((client, upstream), (upstream, client)):
-                thread = threading.Thread(target=self._pump, args=(source, sink))
-                thread.start()
-                self._threads.append(thread)
-
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-        except OSError:
-            pass
-        finally:
-            for end in (source, sink):
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    end.close()
-
-    def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        for thread in self._threads:
-            thread.join()
-
-
-@pytest.fixture
-def proxy() -> Iterator[Proxy]:
-    running = Proxy()
-    yield running
-    running.close()
-
-
 def test_sms_15_the_proxy_is_used_with_its_login_and_tls_stays_ours(
-    serve: Serve, authority: Authority, proxy: Proxy
+    serve: Serve, authority: Authority, proxy: ConnectProxy
 ) -> None:
     server = serve()
     url = f"http://me:geheim@{LOOPBACK}:{proxy.port}"
@@ -371,7 +316,7 @@ def test_sms_15_the_proxy_is_used_with_its_login_and_tls_stays_ours(
 
 
 def test_sms_15_the_environment_s_proxy_is_not_vcenter_s(
-    serve: Serve, authority: Authority, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, authority: Authority, proxy: ConnectProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://{LOOPBACK}:{proxy.port}")
     monkeypatch.setenv("https_proxy", f"http://{LOOPBACK}:{proxy.port}")

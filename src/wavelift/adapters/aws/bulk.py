@@ -101,6 +101,8 @@ class Failure:
     error: WaveliftError
     code: str = ""
     retry_after_s: float = 0.0
+    keys: Keys | None = None
+    """What the try was signed with."""
 
 
 class Patience:
@@ -249,6 +251,13 @@ class BulkClient:
         proxy = self._access.proxy_for(url)
         return proxy is None or (url.startswith("https:") and urlsplit(proxy).scheme in ("", "http"))
 
+    def keys(self) -> Keys:
+        """What is valid now, to sign with; blocks while it is refreshed.
+
+        :raises LoginError: there are none.
+        """
+        return self._access.credentials()
+
     def dial(self, url: str) -> socket.socket:
         """A new connection to a URL's host.
 
@@ -270,12 +279,9 @@ class BulkClient:
         connection.connect()
         return cast(socket.socket, connection.sock)
 
-    def head(self, request: BulkRequest) -> bytes:
-        """The signed request up to its body, as it goes over the wire.
-
-        :raises LoginError: there are no credentials.
-        """
-        headers = self._signed(request, self._access.credentials())
+    def head(self, request: BulkRequest, keys: Keys) -> bytes:
+        """The signed request up to its body, as it goes over the wire. Nothing here blocks."""
+        headers = self._signed(request, keys)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         return f"{request.method} {request.url[_path_at(request.url) :]} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
 
@@ -285,21 +291,21 @@ class BulkClient:
         self, request: BulkRequest, cancel: CancelFlag, *, preload: bool, after: Failure | None = None
     ) -> urllib3.BaseHTTPResponse:
         patience = Patience(self.policy, cancel)
-        if after is not None:
-            patience.spend(after)
+        failure = after
         while True:
+            if failure is not None:
+                if failure.trouble is Trouble.EXPIRED and failure.keys is not None:
+                    self._access.renew(failure.keys)
+                patience.spend(failure)
             cancel.check()
             keys = self._access.credentials()
             try:
                 answer = self._once(request, keys, cancel, preload=preload)
                 if answer.status < 300:
                     return answer
-                failure = read_failure(request, answer)
+                failure = read_failure(request, answer, keys)
             except (HTTPError, OSError) as error:
                 failure = connection_failure(request, error)
-            if failure.trouble is Trouble.EXPIRED:
-                self._access.renew(keys)
-            patience.spend(failure)
 
     def _once(self, request: BulkRequest, keys: Keys, cancel: CancelFlag, *, preload: bool) -> urllib3.BaseHTTPResponse:
         headers = self._signed(request, keys)
@@ -406,12 +412,15 @@ def _without_url(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).rpartition('>: ')[2].partition(' (url=')[0]}"
 
 
-def read_failure(request: BulkRequest, answer: urllib3.BaseHTTPResponse | Answer) -> Failure:
-    """What an error answer means for the next try."""
+def read_failure(request: BulkRequest, answer: urllib3.BaseHTTPResponse | Answer, keys: Keys | None = None) -> Failure:
+    """What an error answer means for the next try.
+
+    :param keys: what the request was signed with.
+    """
     code, message = _error_of(answer.headers, answer.data)
     status = answer.status
     error = request.failed(code, message, status)
-    return Failure(_trouble(code, status), error, code, _retry_after(answer.headers))
+    return Failure(_trouble(code, status), error, code, _retry_after(answer.headers), keys)
 
 
 def _trouble(code: str, status: int) -> Trouble:
@@ -450,4 +459,4 @@ def _error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
 
 def _retry_after(headers: Mapping[str, str]) -> float:
     value = headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else 0.0
+    return float(value) if value.isascii() and value.isdigit() else 0.0

@@ -21,12 +21,13 @@ from typing import Final
 
 from urllib3 import BaseHTTPResponse
 
-from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.access import AwsAccess, Keys
 from wavelift.adapters.aws.bulk import (
     BulkClient,
     BulkRequest,
     Failure,
     RetryPolicy,
+    Trouble,
     connection_failure,
     read_failure,
 )
@@ -59,7 +60,7 @@ YOUNG_S: Final = 60.0
 already (coldsnap waits up to 132 s for it)."""
 YOUNG_POLL_S: Final = 1.0
 TICK_S: Final = 1.0
-"""How often the journal is asked whether a segment is due."""
+"""How often the journal is asked whether a segment is due, and the credentials whether they are."""
 _ZERO_DIGEST: Final = hashlib.sha256(bytes(BLOCK)).digest()
 _ZEROS: Final = bytes(BLOCK)
 
@@ -78,7 +79,7 @@ def account_bucket(access: AwsAccess) -> Throttle:
         return _account_buckets.setdefault(place, _puts_bucket())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Put:
     """A block on its way; the buffer is its own until it is acknowledged."""
 
@@ -86,6 +87,8 @@ class _Put:
     buffer: mmap.mmap
     digest: bytes
     request: BulkRequest
+    keys: Keys | None = None
+    """What it was signed with last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ class EbsWriter:
         self._stop = (cancel or CancelFlag()).child()
         self._lines: PutLines[_Put] = PutLines(
             dial=lambda: self._bulk.dial(self._url),
-            head=lambda put: self._bulk.head(put.request),
+            head=self._head,
             done=self._acknowledged,
             trouble=self._in_trouble,
             dropped=lambda put: self._give_back(put.buffer),
@@ -157,6 +160,8 @@ class EbsWriter:
         """Blocks that are to be sent."""
         self._error: BaseException | None = None
         self._young_until = 0.0 if len(journal) else time.monotonic() + YOUNG_S
+        self._keys: Keys | None = None
+        """To sign with; refreshed by the keeper: the thread that sends must not wait for an answer of STS."""
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
 
@@ -276,6 +281,12 @@ class EbsWriter:
             unsigned=True,
         )
 
+    def _head(self, put: _Put) -> bytes:
+        if self._keys is None:
+            self._keys = self._bulk.keys()
+        put.keys = self._keys
+        return self._bulk.head(put.request, put.keys)
+
     def _acknowledged(self, put: _Put, answer: Answer | BaseHTTPResponse) -> None:
         try:
             checksum = put.request.headers["x-amz-Checksum"]
@@ -297,7 +308,7 @@ class EbsWriter:
     def _in_trouble(self, put: _Put, what: Answer | Exception) -> None:
         """The plain way did not do: what lasts ends all, for the rest there is patience."""
         if isinstance(what, Answer):
-            failure = read_failure(put.request, what)
+            failure = read_failure(put.request, what, put.keys)
         elif isinstance(what, OSError | HTTPException):
             failure = connection_failure(put.request, what)
         else:
@@ -321,6 +332,8 @@ class EbsWriter:
                 for bucket in self._buckets:
                     bucket.take(1, self._stop)
             answer = self._answer(put, failure)
+            if failure is not None and failure.trouble is Trouble.EXPIRED:
+                self._keys = self._bulk.keys()
         except BaseException as error:
             self._fail(error)
             self._give_back(put.buffer)
@@ -343,9 +356,10 @@ class EbsWriter:
             self._stop.wait(YOUNG_POLL_S)
             self._stop.check()
 
-    def _keep_journal(self) -> None:
+    def _keep(self) -> None:
         while not self._closing.wait(TICK_S):
             try:
+                self._keys = self._bulk.keys()
                 self._journal.tick()
             except BaseException as error:
                 self._fail(error)
@@ -357,7 +371,7 @@ class EbsWriter:
         with self._changed:
             self._check()
             if self._keeper is None:
-                self._keeper = threading.Thread(target=self._keep_journal, name="ebs-journal")
+                self._keeper = threading.Thread(target=self._keep, name="ebs-keeper")
                 self._keeper.start()
             while not self._free and not self._spare:
                 self._changed.wait(TICK_S)

@@ -10,6 +10,7 @@ import pytest
 from pyVmomi import vim
 
 from wavelift.adapters.vsphere.tasks import wait_for_task
+from wavelift.adapters.vsphere.tracking import enable_tracking
 from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
 from wavelift.base.units import BLOCK, MIB
 from wavelift.services.dataplane.snapshot import remove_snapshot, take_snapshot
@@ -33,6 +34,8 @@ def replica(stage: Stage, server: str) -> Iterator[Replica]:
             machine = session.managed(vim.VirtualMachine, moref(stage, server))
             off = partial(machine.ReconfigVM_Task, vim.vm.ConfigSpec(changeTrackingEnabled=False))
             wait_for_task(session, session.change(off), timeout=10, cancel=CancelFlag(), what="turning tracking off")
+        for power in ("poweredOff", "poweredOn"):  # as its beginning, its end is at a stun
+            stage.vc.set_vm(server, power=power)
 
 
 @pytest.fixture
@@ -80,8 +83,19 @@ def test_a_try_cut_short_after_tracking_began_is_followed_by_one_that_knows(stag
     assert tracks(stage)
     assert [disk.change_id for taken in tries for disk in taken.disks] == [None, None]
     assert all(disk.change_id for disk in after.disks), "after a clean cycle it is believed"
-    assert ("begins" in tries[0].tracking, tries[1].tracking) == (True, "")
+    assert ["begins" in taken.tracking for taken in (*tries, after)] == [True, False, False]
     assert [taken.tracked_from_here for taken in (*tries, after)] == [True, True, False]
+
+
+def test_inv_3_tracking_that_is_on_and_has_not_begun_is_not_believed(stage: Stage, web: Replica) -> None:
+    """Turned on by an administrator, or by a run that ended before its snapshot: it takes effect with ours."""
+    with stage.connect() as session:
+        assert enable_tracking(session, moref(stage), cancel=CancelFlag(), server="copy01")
+    seed = web.run().disks[0]
+    assert seed.lineage.change_id is None
+    compared = web.run().disks[0]
+    assert (compared.kind_reason, compared.blocks_sent) == ("the last run had no change id", 0)
+    assert compared.lineage.change_id
 
 
 def test_inv_3_what_happened_after_the_snapshot_was_removed_nobody_knows(stage: Stage, web: Replica) -> None:

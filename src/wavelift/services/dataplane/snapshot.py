@@ -18,7 +18,7 @@ from wavelift.services.dataplane.staging import ServerStaging
 
 HTTPS_PORT: Final = 443
 TRACKING_KEY: Final = "tracking_begins"
-"""Checkpoint: the snapshot of this name is the one with which change tracking begins."""
+"""Checkpoint: keys of the disks whose change tracking begins with the snapshot of this run."""
 ENABLED_KEY: Final = "tracking_enabled"
 """Checkpoint: before the snapshot of this name tracking was turned on, by us, and no snapshot stood."""
 
@@ -45,11 +45,7 @@ def _take(session: VsphereSession, task: ServerTask, ctx: RunContext, replicates
     _same_disks(task, now.disks, "now")
     ctx.cancel.check()
     name = snapshot_name(ctx.run_key)
-    if ctx.checkpoints.get(ENABLED_KEY) and snapshots.find_snapshot(session, task.facts.moref, name) is None:
-        # Of a snapshot that was removed again: what happened to tracking since, nobody knows.
-        ctx.checkpoints.delete(ENABLED_KEY)
-    wanted = replicates and task.plan.change_tracking == "enable"
-    tracking = _begin_tracking(session, task, now, name, ctx) if wanted else ""
+    tracking = _begin_tracking(session, task, now, name, ctx) if replicates else ""
     ref = snapshots.ensure_snapshot(
         session,
         task.facts.moref,
@@ -60,8 +56,8 @@ def _take(session: VsphereSession, task: ServerTask, ctx: RunContext, replicates
     )
     disks = snapshots.snapshot_disks(session, ref.moref, server=task.name)
     _same_disks(task, disks, "in the snapshot")
-    if ctx.checkpoints.get(TRACKING_KEY) == name:
-        disks = tuple(disk.model_copy(update={"change_id": None}) for disk in disks)
+    begun = set(ctx.checkpoints.get(TRACKING_KEY) or ())
+    disks = tuple(disk.model_copy(update={"change_id": None}) if disk.key in begun else disk for disk in disks)
     link = vcenter_url(session, task.facts.moref)
     return TakenSnapshot(
         ref=ref,
@@ -73,16 +69,29 @@ def _take(session: VsphereSession, task: ServerTask, ctx: RunContext, replicates
 
 
 def _begin_tracking(session: VsphereSession, task: ServerTask, now: ServerFacts, name: str, ctx: RunContext) -> str:
-    """Turn change tracking on. Where it can't be, the run compares digests: no reason to fail it."""
-    if now.cbt_enabled:
+    """Turn change tracking on where it is wanted, and note the disks of which this snapshot is the first that counts.
+
+    Where it can't be turned on, the run compares digests: no reason to fail it.
+    """
+    if snapshots.find_snapshot(session, task.facts.moref, name) is not None:
+        return ""  # an earlier try's, which noted it
+    # Of a snapshot that was removed again: what happened to tracking since, nobody knows.
+    ctx.checkpoints.delete(ENABLED_KEY)
+    # Turned on, by whomever, but no stun since: such a disk has no change id yet. And before it is turned on: a try
+    # that is cut short is followed by one that knows.
+    begins = [disk.key for disk in now.disks if not (now.cbt_enabled and disk.change_id)]
+    ctx.checkpoints.set(TRACKING_KEY, begins)
+    if not now.cbt_enabled:
+        if task.plan.change_tracking != "enable":
+            return ""
+        try:
+            if enable_tracking(session, task.facts.moref, cancel=ctx.cancel, server=task.name):
+                ctx.checkpoints.set(ENABLED_KEY, name)
+        except (BusyError, PermanentError) as error:
+            log.warning("%s: changes stay untracked: %s", task.name, error)
+            return f"{error.what}. {error.next_step}"
+    if not begins:
         return ""
-    ctx.checkpoints.set(TRACKING_KEY, name)  # before: a try that is cut short is followed by one that knows
-    try:
-        if enable_tracking(session, task.facts.moref, cancel=ctx.cancel, server=task.name):
-            ctx.checkpoints.set(ENABLED_KEY, name)
-    except (BusyError, PermanentError) as error:
-        log.warning("%s: changes stay untracked: %s", task.name, error)
-        return f"{error.what}. {error.next_step}"
     return "change tracking begins with this snapshot; the next run still compares digests, later ones ask vSphere"
 
 

@@ -231,7 +231,12 @@ func (v *vmState) set(ctx *simulator.Context, order *vmOrder) {
 		v.guest()
 	}
 	if order.Power != nil {
-		v.setPower(ctx, types.VirtualMachinePowerState(*order.Power))
+		state := types.VirtualMachinePowerState(*order.Power)
+		stun := state == types.VirtualMachinePowerStatePoweredOn && v.vm.Runtime.PowerState != state
+		v.setPower(ctx, state)
+		if stun {
+			v.poweredOn(ctx)
+		}
 	}
 	if order.Consolidation != nil {
 		v.setConsolidation(ctx, *order.Consolidation)

@@ -267,6 +267,7 @@ func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) 
 	v.guest()
 	if spec.Tracking {
 		v.startTracking()
+		v.refreshDevices()
 	}
 	b.sim.add(v)
 	for _, name := range spec.Snapshots {

@@ -23,18 +23,30 @@ class ConnectProxy:
                 client, _ = self._socket.accept()
             except OSError:
                 return
-            head = b""
+            self._ends.append(client)
+            thread = threading.Thread(target=self._tunnel, args=(client,))
+            thread.start()
+            self._threads.append(thread)
+
+    def _tunnel(self, client: socket.socket) -> None:
+        head = b""
+        try:
             while b"\r\n\r\n" not in head:
-                head += client.recv(65536)
+                if not (data := client.recv(65536)):
+                    return
+                head += data
             self.heads.append(head)
             host, port = head.split()[1].decode().rsplit(":", 1)
             upstream = socket.create_connection((host, int(port)), timeout=5)
-            self._ends += (client, upstream)
+            self._ends.append(upstream)
             client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            for source, sink in ((client, upstream), (upstream, client)):
-                thread = threading.Thread(target=self._pump, args=(source, sink))
-                thread.start()
-                self._threads.append(thread)
+        except OSError:
+            _cut(client)
+            return
+        back = threading.Thread(target=self._pump, args=(upstream, client))
+        back.start()
+        self._pump(client, upstream)
+        back.join()
 
     @staticmethod
     def _pump(source: socket.socket, sink: socket.socket) -> None:

@@ -60,6 +60,11 @@ def lineage_doubts(
     return previous.quarantine or _of_ids(previous, now) or _of_disk(previous, now, hardware_version) or _of(events)
 
 
+def lineage_of(change_id: str) -> str:
+    """What stays the same in a disk's change ids for as long as its tracking goes on."""
+    return _split(change_id)[0]
+
+
 def _of_ids(previous: DiskLineage, now: DiskFacts) -> str:
     if not previous.change_id:
         return "the last run had no change id"

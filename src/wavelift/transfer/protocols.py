@@ -2,7 +2,8 @@
 
 Two kinds of source exist. A :class:`DiskReader` is random access (a file, ranges over HTTPS, NBD, EBS); a
 :class:`BlockStream` comes once, in disk order (an NFC lease). Both end as *pieces*: work whose cheap part (finding out
-what comes next) happens in one thread and whose dear part (reading, inflating) happens in the workers.
+what comes next, and receiving it where it is asked for ahead) happens in one thread and whose dear part (inflating,
+hashing, and reading where it is not) happens in the workers.
 
 Who owns what: whoever opens a source closes it; :func:`wavelift.transfer.pipeline.copy` closes the writer (its threads
 and buffers), and nobody but the caller aborts it, because what a failed try stored is what the next one continues.

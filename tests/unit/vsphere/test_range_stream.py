@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavelift.adapters.vsphere.range_stream import SPAN, SPANS_AHEAD, RangeStream
+from wavelift.adapters.vsphere.range_stream import LOST_SPANS, SPAN, SPANS_AHEAD, RangeStream
 from wavelift.adapters.vsphere.ranges import RangeRefusedError, Ranges
 from wavelift.base.errors import UnreachableError, WaveliftError
 from wavelift.base.units import BLOCK, SECTOR
@@ -26,27 +26,43 @@ DISK = random.Random(3).randbytes(SIZE)
 class FakeAsked:
     def __init__(self, file: FakeFile, offset: int, length: int) -> None:
         self._file = file
+        self._refused = file.open > file.most
+        self._hangs_at = offset + file.blocks_of_a_range * BLOCK
+        self._closed = False
         self._at = offset
         self._end = offset + length
 
     def read_into(self, view: memoryview) -> None:
-        self._file.maybe_fail()
+        try:
+            self._file.maybe_fail()
+            if self._refused:
+                raise RangeRefusedError("too many", status=503)
+            if self._at >= self._hangs_at:
+                raise UnreachableError("no byte for a minute")
+        except WaveliftError:
+            self.close()
+            raise
         assert self._at + len(view) <= self._end, "more than was asked for"
         view[:] = DISK[self._at : self._at + len(view)]
         self._at += len(view)
         if self._at == self._end:
-            self._file.open -= 1
+            self.close()
 
     def close(self) -> None:
-        self._file.open -= 1
+        if not self._closed:
+            self._closed = True
+            self._file.open -= 1
 
 
 class FakeFile:
     """Stands for :class:`Ranges`; ``failures`` are taken one after another, None is none."""
 
-    def __init__(self, failures: list[WaveliftError | None]) -> None:
+    def __init__(self, failures: list[WaveliftError | None], *, most: int = 99, blocks_of_a_range: int = 99) -> None:
+        """:param most: answers under way; one more is refused. :param blocks_of_a_range: after them it hangs."""
         self.file = SimpleNamespace(size=SIZE)
         self.failures = failures
+        self.most = most
+        self.blocks_of_a_range = blocks_of_a_range
         self.open = 0
         self.most_open = 0
         self.asked: list[Extent] = []
@@ -54,17 +70,17 @@ class FakeFile:
 
     def maybe_fail(self, *, asking: bool = False) -> None:
         if self.failures and (error := self.failures.pop()):
-            self.open -= 1
             raise UnreachableError("no connection") if asking else error
 
     def ask(self, offset: int, length: int) -> FakeAsked:
-        self.open += 1
         self.maybe_fail(asking=True)
+        self.open += 1
         self.most_open = max(self.open, self.most_open)
         self.asked.append(Extent(offset, length))
         return FakeAsked(self, offset, length)
 
     def read_into(self, offset: int, view: memoryview) -> None:
+        assert self.open < self.most, "our own answers take the place of the one that must come"
         self.alone.append(Extent(offset, len(view)))
         view[:] = DISK[offset : offset + len(view)]
 
@@ -93,6 +109,7 @@ cut = UnreachableError("cut")
 refused = RangeRefusedError("a moment", status=503)
 
 
+@settings(deadline=None)
 @given(areas=areas, failures=st.lists(st.sampled_from([None, None, cut, refused]), max_size=30), exchange=st.booleans())
 def test_every_byte_of_every_extent_whatever_fails(
     areas: list[Extent], failures: list[WaveliftError | None], exchange: bool
@@ -125,11 +142,28 @@ def test_scattered_blocks_are_asked_for_ahead_as_well() -> None:
     assert file.most_open == SPANS_AHEAD
 
 
-def test_a_cut_range_goes_on_behind_the_block_that_was_read_alone() -> None:
-    file = FakeFile([cut, None, None, None])  # one to ask, two blocks, then the cut
-    read(file, [Extent(0, SPAN)], exchange=True)
-    assert file.alone == [Extent(2 * BLOCK, BLOCK)]
-    assert file.asked == [Extent(0, SPAN), Extent(3 * BLOCK, SPAN - 3 * BLOCK)]
+def test_a_lost_range_is_read_block_by_block_and_the_next_one_whole() -> None:
+    file = FakeFile([cut, None, None, *[None] * 3])  # three are asked for, two blocks come, then the cut
+    read(file, [Extent(0, 3 * SPAN)], exchange=True)
+    assert file.alone == [Extent(at, BLOCK) for at in range(2 * BLOCK, SPAN, BLOCK)]
+    assert file.asked[:3] == [Extent(at, SPAN) for at in (0, SPAN, 2 * SPAN)]
+    assert file.asked[3:] == [Extent(SPAN, SPAN), Extent(2 * SPAN, SPAN)], "given up, and asked for again"
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_server_that_bears_few_answers_at_a_time_gets_few(most: int) -> None:
+    file = FakeFile([], most=most)
+    got = read(file, [Extent(0, SIZE)], exchange=True)
+    assert b"".join(got[at] for at in sorted(got)) == DISK
+    assert len(file.alone) < 41 - 8, "spans are tried again"
+
+
+def test_where_long_answers_hang_blocks_are_read_alone(caplog: pytest.LogCaptureFixture) -> None:
+    file = FakeFile([], blocks_of_a_range=1)
+    got = read(file, [Extent(0, SIZE)], exchange=True)
+    assert b"".join(got[at] for at in sorted(got)) == DISK
+    assert len(file.alone) == 41 - LOST_SPANS, "three time-outs, and no more"
+    assert "each block is read alone" in caplog.text
 
 
 def test_a_refusal_that_stands_is_the_end() -> None:

@@ -13,7 +13,7 @@ from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.adapters.vsphere.tracking import enable_tracking
 from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
 from wavelift.base.units import BLOCK, MIB
-from wavelift.services.dataplane.snapshot import remove_snapshot, take_snapshot
+from wavelift.services.dataplane.snapshot import TRACKING_KEY, remove_snapshot, take_snapshot
 
 from .journey import Stage
 from .replica import Replica
@@ -83,7 +83,7 @@ def test_a_try_cut_short_after_tracking_began_is_followed_by_one_that_knows(stag
     assert tracks(stage)
     assert [disk.change_id for taken in tries for disk in taken.disks] == [None, None]
     assert all(disk.change_id for disk in after.disks), "after a clean cycle it is believed"
-    assert ["begins" in taken.tracking for taken in (*tries, after)] == [True, False, False]
+    assert ["begins" in taken.tracking for taken in (*tries, after)] == [True, True, False]
     assert [taken.tracked_from_here for taken in (*tries, after)] == [True, True, False]
 
 
@@ -96,6 +96,28 @@ def test_inv_3_tracking_that_is_on_and_has_not_begun_is_not_believed(stage: Stag
     compared = web.run().disks[0]
     assert (compared.kind_reason, compared.blocks_sent) == ("the last run had no change id", 0)
     assert compared.lineage.change_id
+
+
+def test_inv_3_a_snapshot_of_which_nothing_was_noted_is_not_built_on(stage: Stage, web: Replica) -> None:
+    """As of a try of an older release, or of one whose notes are lost; and tracking that was started anew meanwhile."""
+    web.run()
+    journey = stage.journey("copy01", defaults={"change_tracking": "enable"})
+    (task,) = journey.preflight()
+    ctx = RunContext(journey.ctx(task, "snapshot").run_key, checkpoints=MemoryCheckpoints())
+    with stage.connect() as session:
+        ids = []
+        for note in (None, "as-an-older-release-wrote-it", {"2000": "another lineage"}):
+            taken = take_snapshot(session, task, ctx, replicates=True)
+            ids.append(taken.disks[0].change_id)
+            if note is None:
+                ctx.checkpoints.delete(TRACKING_KEY)
+            else:
+                ctx.checkpoints.set(TRACKING_KEY, note)
+        again = take_snapshot(session, task, ctx, replicates=True)
+        remove_snapshot(session, stage.access(), task, ctx)
+    assert ids[0], "tracking runs"
+    assert [*ids[1:], again.disks[0].change_id] == [None, None, None]
+    assert "begins" in again.tracking
 
 
 def test_inv_3_what_happened_after_the_snapshot_was_removed_nobody_knows(stage: Stage, web: Replica) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -345,13 +346,65 @@ def test_a_cancel_ends_the_attempts(sim: VCenterSimulator, session: VsphereSessi
 def test_a_read_that_hangs_is_interrupted(sim: VCenterSimulator, session: VsphereSession) -> None:
     with opened(session, "nfs") as reader, closing(as_stream(reader)) as stream:
         sim.rule(kind="folder", action="slow", rate=KIB, times=0)
-        timer = threading.Timer(0.3, stream.interrupt)
-        timer.start()
+
+        def interrupt() -> None:
+            while not sim.rules()[-1]["hits"]:  # nothing is asked for yet
+                time.sleep(0.01)
+            stream.interrupt()
+
+        other = threading.Thread(target=interrupt)
+        other.start()
         with pytest.raises(Cancelled, match="interrupted"):
             next(iter(stream.pieces()))
-        timer.join()
+        other.join()
         with pytest.raises(Cancelled, match="interrupted"):
             reader.read_into(0, memoryview(bytearray(BLOCK)))
+
+
+def test_an_attempt_that_waits_for_its_turn_is_interrupted(
+    sim: VCenterSimulator, session: VsphereSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "PAUSE_S", 3600.0)
+    with opened(session, "nfs") as reader, closing(as_stream(reader)) as stream:
+        sim.rule(kind="folder", action="status", status=503, times=0)
+
+        def interrupt() -> None:
+            while sim.rules()[-1]["hits"] < 1 + SPANS_AHEAD - 1:  # three spans, and the block alone
+                time.sleep(0.01)
+            stream.interrupt()
+
+        other = threading.Thread(target=interrupt)
+        other.start()
+        with pytest.raises(Cancelled, match="interrupted"):
+            next(iter(stream.pieces()))
+        other.join()
+
+
+@pytest.mark.parametrize("way", ["whole", "abandoned", "cut", "503", "interrupted"])
+def test_inv_12_no_line_is_left_open(sim: VCenterSimulator, session: VsphereSession, way: str) -> None:
+    def files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    with frozen(session, "nfs") as (ref, disk):
+        route = route_to(session, ref, disk)
+        before = files()
+        if way in ("cut", "503"):
+            fault = {"action": "cut", "bytes": 700_000} if way == "cut" else {"action": "status", "status": 503}
+            sim.rule(kind="folder", skip=1, times=2, **fault)
+        reader = DatastoreReader(session, route, cancel=CancelFlag())
+        stream = as_stream(reader)
+        pieces = iter(stream.pieces())
+        next(pieces)
+        assert files() > before
+        if way == "interrupted":
+            stream.interrupt()
+            with pytest.raises(Cancelled):
+                list(pieces)
+        elif way != "abandoned":
+            list(pieces)
+        stream.close()
+        reader.close()
+        assert files() == before
 
 
 def test_a_login_that_is_refused_is_not_a_reason(

@@ -27,7 +27,6 @@ from wavelift.adapters.aws.bulk import (
     BulkRequest,
     Failure,
     RetryPolicy,
-    Trouble,
     connection_failure,
     read_failure,
 )
@@ -35,7 +34,7 @@ from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapsho
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.errors import SnapshotGoneError
 from wavelift.adapters.aws.put_lines import PutLines
-from wavelift.base.errors import Cancelled, NotFoundError, ProofError
+from wavelift.base.errors import Cancelled, LoginError, NotFoundError, ProofError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK
 from wavelift.base.wire import Answer
@@ -332,8 +331,6 @@ class EbsWriter:
                 for bucket in self._buckets:
                     bucket.take(1, self._stop)
             answer = self._answer(put, failure)
-            if failure is not None and failure.trouble is Trouble.EXPIRED:
-                self._keys = self._bulk.keys()
         except BaseException as error:
             self._fail(error)
             self._give_back(put.buffer)
@@ -359,11 +356,14 @@ class EbsWriter:
     def _keep(self) -> None:
         while not self._closing.wait(TICK_S):
             try:
-                self._keys = self._bulk.keys()
                 self._journal.tick()
             except BaseException as error:
                 self._fail(error)
                 return
+            try:
+                self._keys = self._bulk.keys()
+            except LoginError:
+                self._keys = None  # a put that needs them will say so
 
     # -- buffers and errors ---------------------------------------------------------------------------------------
 

@@ -7,27 +7,34 @@ host a ticket. Here the next ranges are under way, each on a connection of its o
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from wavelift.adapters.vsphere.ranges import AskedRange, RangeRefusedError, Ranges
-from wavelift.base.errors import UnreachableError
+from wavelift.base.errors import UnreachableError, WaveliftError
 from wavelift.base.units import BLOCK
 from wavelift.transfer.extents import block_ranges
 from wavelift.transfer.protocols import Extent, Piece
+
+log = logging.getLogger(__name__)
 
 SPAN: Final = 8 * BLOCK
 """Bytes of one GET at most: what it costs to ask is a thirtieth of receiving them; a lost one costs no more."""
 SPANS_AHEAD: Final = 4
 """Asked for at the same time. 16 MiB over a line of 100 ms are 160 MiB/s; of single blocks, 4 a round trip."""
+LOST_SPANS: Final = 3
+"""Lost in a row, although their blocks could be read alone: something on the way does not bear long answers."""
 
 
 class RangeStream:
     """A :class:`~wavelift.transfer.protocols.BlockStream` over ranges, which stay the caller's.
 
-    A range that fails is taken up, from the block at which it failed, by :meth:`Ranges.read_into`, which has the
-    patience; the rest of it is asked for again.
+    When a range is lost, all others are given up, so that they stand in nobody's way, and the rest of its blocks are
+    read one by one by :meth:`Ranges.read_into`, which has the patience. Then one is asked for at a time, and one more
+    after each that came whole; after :data:`LOST_SPANS` lost in a row none any more.
 
     :param extents: what to read, ascending.
     """
@@ -36,8 +43,12 @@ class RangeStream:
         self._ranges = ranges
         blocks, ahead = itertools.tee(block_ranges(extents, self.size))
         self._blocks = blocks
-        self._spans = _spans(part for _, parts in ahead for part in parts)
-        self._asked: deque[_Span] = deque()
+        self._extents = _spans(part for _, parts in ahead for part in parts)
+        self._spans: deque[_Span] = deque()
+        """Those that are due next; the first may be read in part."""
+        self._ahead = SPANS_AHEAD
+        self._lost = 0
+        """In a row."""
         self._spare: list[bytearray] = []
 
     @property
@@ -62,53 +73,78 @@ class RangeStream:
 
     def close(self) -> None:
         """Give up what was asked for and not received."""
-        while self._asked:
-            self._asked.pop().close()
+        for span in self._spans:
+            span.give_up()
         self._spare.clear()
 
     def _receive(self, offset: int, view: memoryview) -> None:
-        """The part that is next."""
-        while len(self._asked) < SPANS_AHEAD and (extent := next(self._spans, None)):
-            self._asked.append(_Span(self._ranges, extent))
-        span = self._asked[0]
-        span.read_into(offset, view)
-        if offset + len(view) == span.end:
-            self._asked.popleft()
+        """The part that is next.
+
+        :raises WaveliftError: as :meth:`Ranges.read_into`.
+        """
+        self._ask_ahead()
+        span = self._spans[0]
+        if not self._received(span, view):
+            self._ranges.read_into(offset, view)
+        if offset + len(view) == span.extent.offset + span.extent.length:
+            self._spans.popleft()
+            if span.asked is not None:  # all of it came by its range
+                self._lost = 0
+                self._ahead = min(self._ahead + 1, SPANS_AHEAD)
+
+    def _ask_ahead(self) -> None:
+        while len(self._spans) < self._ahead and (extent := next(self._extents, None)):
+            self._spans.append(_Span(extent))
+        if self._spans[0].lost or self._lost >= LOST_SPANS:
+            return
+        for span in itertools.islice(self._spans, self._ahead):
+            if span.asked is None:
+                try:
+                    span.asked = self._ranges.ask(span.extent.offset, span.extent.length)
+                except UnreachableError as error:
+                    self._lose(span, error)
+                    return
+
+    def _received(self, span: _Span, view: memoryview) -> bool:
+        if span.asked is None:
+            return False
+        try:
+            span.asked.read_into(view)
+        except (RangeRefusedError, UnreachableError) as error:
+            if isinstance(error, RangeRefusedError) and error.stands:
+                raise
+            self._lose(span, error)
+            return False
+        return True
+
+    def _lose(self, span: _Span, error: WaveliftError) -> None:
+        due = self._spans[0]
+        for each in self._spans:
+            if each is not due or span is due:
+                each.give_up()
+        self._ahead = 1
+        if span is not due:
+            return  # it will be asked for again
+        span.lost = True
+        self._lost += 1
+        log.warning("%s; what is left of %d bytes is read block by block", error.what, span.extent.length)
+        if self._lost == LOST_SPANS:
+            log.warning("ranges of several blocks are lost again and again: from here on each block is read alone")
 
 
+@dataclass(slots=True)
 class _Span:
     """Neighbouring parts that one GET brings while all is well."""
 
-    def __init__(self, ranges: Ranges, extent: Extent) -> None:
-        self.end = extent.offset + extent.length
-        self._ranges = ranges
-        self._asked: AskedRange | None = None
-        self._ask(extent.offset)
+    extent: Extent
+    asked: AskedRange | None = None
+    lost: bool = False
+    """What is left of it is read block by block."""
 
-    def read_into(self, offset: int, view: memoryview) -> None:
-        """:raises WaveliftError: as :meth:`Ranges.read_into`."""
-        if self._asked is not None:
-            try:
-                self._asked.read_into(view)
-                return
-            except (RangeRefusedError, UnreachableError) as error:
-                if isinstance(error, RangeRefusedError) and error.stands:
-                    raise
-                self._asked = None
-        self._ranges.read_into(offset, view)
-        self._ask(offset + len(view))
-
-    def close(self) -> None:
-        if self._asked is not None:
-            self._asked.close()
-
-    def _ask(self, offset: int) -> None:
-        """For the rest, if there is any. A way that is cut is found by who waits for the bytes."""
-        if offset < self.end:
-            try:
-                self._asked = self._ranges.ask(offset, self.end - offset)
-            except UnreachableError:
-                self._asked = None
+    def give_up(self) -> None:
+        if self.asked is not None:
+            self.asked.close()
+            self.asked = None
 
 
 class _ReceivedPiece:
@@ -127,6 +163,7 @@ class _ReceivedPiece:
         return self._buffer
 
     def load(self, into: memoryview) -> None:
+        """Once: the buffer is the stream's again afterwards."""
         into[:] = memoryview(self._buffer)[: len(into)]
         self._spare.append(self._buffer)
 

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 from pyVmomi import vim
 
 from wavelift.adapters.vsphere.session import OVERRIDE, VsphereSession
-from wavelift.base.errors import Cancelled, UnreachableError, WaveliftError
+from wavelift.base.errors import UnreachableError, WaveliftError
 from wavelift.base.net import CUTS, explained_tls_error, https_connection
 from wavelift.base.run import CancelFlag
 from wavelift.base.wire import Head, Line, WireError
@@ -86,14 +86,13 @@ class Ranges:
     ) -> None:
         self.file = file
         self._session = session
-        self._cancel = cancel
+        self._stop = cancel.child()
         self._where = where
         self._context = context
         self._lock = threading.Lock()
         self._idle: list[Line] = []
         self._busy: set[Line] = set()
         self._closed = False
-        self._interrupted = False
 
     def close(self) -> None:
         """Close idle connections; one that is under way closes when it ends."""
@@ -104,9 +103,10 @@ class Ranges:
             line.close()
 
     def interrupt(self) -> None:
-        """Make whatever waits for bytes raise Cancelled, now and ever after; from any thread."""
+        """Make whatever waits for bytes, or for its next attempt, raise Cancelled, and what comes after it as well; a
+        connection that is being made ends with its own time-out. From any thread."""
+        self._stop.set("the transfer was interrupted")
         with self._lock:
-            self._interrupted = True
             for line in self._busy:
                 line.cut()
 
@@ -119,7 +119,7 @@ class Ranges:
         view = buffer.cast("B")
         signed_in = False
         for left in range(attempts - 1, -1, -1):
-            self._cancel.check()
+            self._stop.check()
             generation = self._session.generation
             try:
                 self._once(offset, view)
@@ -136,7 +136,7 @@ class Ranges:
             except UnreachableError:
                 if not left:
                     raise
-            self._cancel.wait(PAUSE_S * 2 ** (attempts - 1 - left))
+            self._stop.wait(PAUSE_S * 2 ** (attempts - 1 - left))
 
     def _renew(self, generation: int) -> None:
         """A host's 401 is about the ticket, which is a new one each time anyway."""
@@ -153,7 +153,7 @@ class Ranges:
         :raises UnreachableError: there is no connection. :raises TlsError: the certificate is refused.
         :raises Cancelled: by the task's wish or :meth:`interrupt`.
         """
-        self._cancel.check()
+        self._stop.check()
         cookie = self._cookie()
         with self._explained(offset):
             line = self._line()
@@ -199,10 +199,11 @@ class Ranges:
 
     def _use(self, line: Line) -> None:
         with self._lock:
-            if self._interrupted:
-                line.close()
-                raise Cancelled("the transfer was interrupted")
-            self._busy.add(line)
+            if not self._stop.is_set():
+                self._busy.add(line)
+                return
+        line.close()
+        self._stop.check()
 
     def _keep(self, line: Line, fit: bool) -> None:
         with self._lock:
@@ -255,8 +256,7 @@ class Ranges:
         try:
             yield
         except (OSError, HTTPException) as error:
-            if self._interrupted:
-                raise Cancelled("the transfer was interrupted") from error
+            self._stop.check()  # the error is its echo
             if not isinstance(error, ssl.SSLError) or isinstance(error, CUTS):
                 raise self._unreachable(error, offset) from error
             raise explained_tls_error(
@@ -295,7 +295,7 @@ class AskedRange:
         """
         line = self._line
         assert line is not None
-        self._ranges._cancel.check()
+        self._ranges._stop.check()
         with self._ranges._explained(self._next):
             try:
                 if self._next == self._first:

@@ -114,12 +114,15 @@ def _settled(session: VsphereSession, vm: str, *, timeout: float, cancel: Cancel
     return _look(session, vm)
 
 
-def find_snapshot(session: VsphereSession, vm: str, name: str) -> SnapshotRef | None:
+def find_snapshot(
+    session: VsphereSession, vm: str, name: str, *, cancel: CancelFlag | None = None
+) -> SnapshotRef | None:
     """The (oldest) snapshot of this name, or None.
 
+    :param cancel: given: what is under way on the VM's snapshots is awaited first; a killed try's may come yet.
     :raises NotFoundError: the VM is gone.
     """
-    state = _look(session, vm)
+    state = _settled(session, vm, timeout=CREATE_TIMEOUT_S, cancel=cancel) if cancel else _look(session, vm)
     return next((state.ref(node) for node in state.named(name)), None)
 
 

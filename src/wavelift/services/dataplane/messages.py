@@ -92,7 +92,7 @@ class TakenSnapshot(Message):
     """Without change ids where tracking began with this very snapshot: they may not be built on."""
     vcenter_link: str = ""
     tracking: str = ""
-    """What came of turning change tracking on, in words; empty when nobody asked for it."""
+    """That change tracking begins, or why it can't be turned on, in words."""
     tracked_from_here: bool = False
     """Tracking was turned on by this run, with no snapshot standing: what it calls in use may be asked for."""
 

@@ -23,7 +23,7 @@ from wavelift.base.domain import DiskFacts, DiskLineage
 from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, human_bytes
-from wavelift.rules.lineage import TrackingEvent, lineage_doubts
+from wavelift.rules.lineage import TrackingEvent, lineage_doubts, lineage_of
 from wavelift.services.dataplane.bases import Base
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.transfer.audit import AUDIT_PCT, Audit, audit, audit_indices
@@ -246,5 +246,5 @@ def _kept_quarantine(lineage: DiskLineage | None, disk: DiskFacts) -> str:
     """A quarantine holds until tracking is started anew, which gives the change id another lineage."""
     if lineage is None or not lineage.quarantine or not disk.change_id or not lineage.change_id:
         return ""
-    same = lineage.change_id.rpartition("/")[0] == disk.change_id.rpartition("/")[0]
+    same = lineage_of(lineage.change_id) == lineage_of(disk.change_id)
     return lineage.quarantine if same else ""

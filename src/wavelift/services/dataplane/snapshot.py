@@ -13,12 +13,14 @@ from wavelift.base.domain import DiskFacts, ServerFacts
 from wavelift.base.errors import BusyError, PermanentError, located
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
+from wavelift.rules.lineage import lineage_of
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.staging import ServerStaging
 
 HTTPS_PORT: Final = 443
+BEGINS: Final = "change tracking begins with this snapshot; the next run still compares digests, later ones ask vSphere"
 TRACKING_KEY: Final = "tracking_begins"
-"""Checkpoint: keys of the disks whose change tracking begins with the snapshot of this run."""
+"""Checkpoint: by a disk's key, the lineage of the change tracking that ran before this run's snapshot."""
 ENABLED_KEY: Final = "tracking_enabled"
 """Checkpoint: before the snapshot of this name tracking was turned on, by us, and no snapshot stood."""
 
@@ -40,59 +42,59 @@ def take_snapshot(
 
 
 def _take(session: VsphereSession, task: ServerTask, ctx: RunContext, replicates: bool) -> TakenSnapshot:
-    (now,) = inventory.facts(session, [task.facts.moref])
+    vm, name = task.facts.moref, snapshot_name(ctx.run_key)
+    standing = snapshots.find_snapshot(session, vm, name, cancel=ctx.cancel)
+    (now,) = inventory.facts(session, [vm])
     check_power(task, now)
     _same_disks(task, now.disks, "now")
     ctx.cancel.check()
-    name = snapshot_name(ctx.run_key)
-    tracking = _begin_tracking(session, task, now, name, ctx) if replicates else ""
+    refusal = "" if standing or not replicates else _prepare_tracking(session, task, now, name, ctx)
     ref = snapshots.ensure_snapshot(
-        session,
-        task.facts.moref,
-        name,
-        f"wavelift: {ctx.run_key}",
-        quiesce=task.plan.quiesce,
-        cancel=ctx.cancel,
+        session, vm, name, f"wavelift: {ctx.run_key}", quiesce=task.plan.quiesce, cancel=ctx.cancel
     )
-    disks = snapshots.snapshot_disks(session, ref.moref, server=task.name)
-    _same_disks(task, disks, "in the snapshot")
-    begun = set(ctx.checkpoints.get(TRACKING_KEY) or ())
-    disks = tuple(disk.model_copy(update={"change_id": None}) if disk.key in begun else disk for disk in disks)
-    link = vcenter_url(session, task.facts.moref)
+    frozen = snapshots.snapshot_disks(session, ref.moref, server=task.name)
+    _same_disks(task, frozen, "in the snapshot")
+    disks = _with_ids_to_build_on(frozen, ctx.checkpoints.get(TRACKING_KEY)) if replicates else frozen
     return TakenSnapshot(
         ref=ref,
         disks=disks,
-        vcenter_link=link,
-        tracking=tracking,
+        vcenter_link=vcenter_url(session, vm),
+        tracking=refusal or (BEGINS if disks != frozen else ""),
         tracked_from_here=ctx.checkpoints.get(ENABLED_KEY) == name,
     )
 
 
-def _begin_tracking(session: VsphereSession, task: ServerTask, now: ServerFacts, name: str, ctx: RunContext) -> str:
-    """Turn change tracking on where it is wanted, and note the disks of which this snapshot is the first that counts.
+def _prepare_tracking(session: VsphereSession, task: ServerTask, now: ServerFacts, name: str, ctx: RunContext) -> str:
+    """Before the snapshot: note which tracking runs already, and turn it on where that is wanted.
 
-    Where it can't be turned on, the run compares digests: no reason to fail it.
+    :returns: why it can't be turned on. That is no reason to fail the run, which compares digests then.
     """
-    if snapshots.find_snapshot(session, task.facts.moref, name) is not None:
-        return ""  # an earlier try's, which noted it
     # Of a snapshot that was removed again: what happened to tracking since, nobody knows.
     ctx.checkpoints.delete(ENABLED_KEY)
-    # Turned on, by whomever, but no stun since: such a disk has no change id yet. And before it is turned on: a try
-    # that is cut short is followed by one that knows.
-    begins = [disk.key for disk in now.disks if not (now.cbt_enabled and disk.change_id)]
-    ctx.checkpoints.set(TRACKING_KEY, begins)
-    if not now.cbt_enabled:
-        if task.plan.change_tracking != "enable":
-            return ""
-        try:
-            if enable_tracking(session, task.facts.moref, cancel=ctx.cancel, server=task.name):
-                ctx.checkpoints.set(ENABLED_KEY, name)
-        except (BusyError, PermanentError) as error:
-            log.warning("%s: changes stay untracked: %s", task.name, error)
-            return f"{error.what}. {error.next_step}"
-    if not begins:
+    # A disk whose tracking was turned on, by whomever, but that saw no stun since has no change id yet.
+    running = {str(disk.key): lineage_of(disk.change_id) for disk in now.disks if now.cbt_enabled and disk.change_id}
+    ctx.checkpoints.set(TRACKING_KEY, running)
+    if now.cbt_enabled or task.plan.change_tracking != "enable":
         return ""
-    return "change tracking begins with this snapshot; the next run still compares digests, later ones ask vSphere"
+    try:
+        if enable_tracking(session, task.facts.moref, cancel=ctx.cancel, server=task.name):
+            ctx.checkpoints.set(ENABLED_KEY, name)
+    except (BusyError, PermanentError) as error:
+        log.warning("%s: changes stay untracked: %s", task.name, error)
+        return f"{error.what}. {error.next_step}"
+    return ""
+
+
+def _with_ids_to_build_on(disks: tuple[DiskFacts, ...], running: object) -> tuple[DiskFacts, ...]:
+    """``disks`` without the change ids of a tracking that begins with this very snapshot: one that was not running
+    before it, as far as anybody noted."""
+    known = running if isinstance(running, dict) else {}
+    return tuple(
+        disk
+        if disk.change_id and known.get(str(disk.key)) == lineage_of(disk.change_id)
+        else disk.model_copy(update={"change_id": None})
+        for disk in disks
+    )
 
 
 def check_power(task: ServerTask, now: ServerFacts) -> None:

@@ -18,7 +18,7 @@ from tests.wire.aws.disk_replica import Replica, make_content
 from wavelift.adapters.aws import bulk, ebs_write
 from wavelift.adapters.aws.access import Keys
 from wavelift.adapters.aws.bulk import BulkClient, BulkRequest
-from wavelift.base.errors import UnreachableError
+from wavelift.base.errors import LoginError, UnreachableError
 from wavelift.base.run import Progress
 from wavelift.simulators.aws import AwsSimulator
 
@@ -82,6 +82,27 @@ def test_the_thread_that_sends_never_waits_for_credentials(replica: Replica, mon
     replica.copy(make_content(), replica.writer(replica.start(), in_flight=2))
     assert asked.count("put-lines") <= 1
     assert asked.count("ebs-keeper") > 5
+
+
+def test_a_refresh_that_fails_ends_nothing_while_the_keys_are_good(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = BulkClient.keys
+    failed: list[int] = []
+
+    def keeper_fails(self: BulkClient) -> Keys:
+        if threading.current_thread().name == "ebs-keeper":
+            failed.append(1)
+            raise LoginError("STS does not answer")
+        return keys(self)
+
+    monkeypatch.setattr(BulkClient, "keys", keeper_fails)
+    monkeypatch.setattr("wavelift.adapters.aws.ebs_write.TICK_S", 0.005)
+    replica.aws.rule(service="ebs", operation="PutSnapshotBlock", latency=0.1)
+    content, started = make_content(), replica.start()
+    replica.copy(content, replica.writer(started, in_flight=2))
+    assert len(failed) > 5
+    assert replica.read(started) == content
 
 
 @pytest.mark.parametrize("login", ["", "me:geheim@"])

@@ -30,7 +30,7 @@ from wavelift.base.units import BLOCK, KIB, MIB
 from wavelift.simulators import vcenter
 from wavelift.simulators.vcenter import SimDatastore, SimDisk, SimHost, SimVm, VCenterSimulator
 from wavelift.transfer.extents import as_stream, round_to_blocks
-from wavelift.transfer.protocols import Extent
+from wavelift.transfer.protocols import BlockStream, Extent
 
 pytestmark = pytest.mark.wire
 
@@ -343,20 +343,26 @@ def test_a_cancel_ends_the_attempts(sim: VCenterSimulator, session: VsphereSessi
             whole(reader)
 
 
+def read_until_interrupted(sim: VCenterSimulator, stream: BlockStream, *, hits: int) -> None:
+    """Read, and interrupt it from another thread once the last rule was applied so often."""
+
+    def interrupt() -> None:
+        while sim.rules()[-1]["hits"] < hits:
+            time.sleep(0.01)
+        stream.interrupt()
+
+    other = threading.Thread(target=interrupt)
+    other.start()
+    with pytest.raises(Cancelled, match="interrupted"):
+        next(iter(stream.pieces()))
+    other.join()
+
+
 def test_a_read_that_hangs_is_interrupted(sim: VCenterSimulator, session: VsphereSession) -> None:
     with opened(session, "nfs") as reader, closing(as_stream(reader)) as stream:
         sim.rule(kind="folder", action="slow", rate=KIB, times=0)
 
-        def interrupt() -> None:
-            while not sim.rules()[-1]["hits"]:  # nothing is asked for yet
-                time.sleep(0.01)
-            stream.interrupt()
-
-        other = threading.Thread(target=interrupt)
-        other.start()
-        with pytest.raises(Cancelled, match="interrupted"):
-            next(iter(stream.pieces()))
-        other.join()
+        read_until_interrupted(sim, stream, hits=1)
         with pytest.raises(Cancelled, match="interrupted"):
             reader.read_into(0, memoryview(bytearray(BLOCK)))
 
@@ -368,16 +374,7 @@ def test_an_attempt_that_waits_for_its_turn_is_interrupted(
     with opened(session, "nfs") as reader, closing(as_stream(reader)) as stream:
         sim.rule(kind="folder", action="status", status=503, times=0)
 
-        def interrupt() -> None:
-            while sim.rules()[-1]["hits"] < 1 + SPANS_AHEAD - 1:  # three spans, and the block alone
-                time.sleep(0.01)
-            stream.interrupt()
-
-        other = threading.Thread(target=interrupt)
-        other.start()
-        with pytest.raises(Cancelled, match="interrupted"):
-            next(iter(stream.pieces()))
-        other.join()
+        read_until_interrupted(sim, stream, hits=-(-CAPACITY // SPAN) + 1)  # every span, and the block alone
 
 
 @pytest.mark.parametrize("way", ["whole", "abandoned", "cut", "503", "interrupted"])

@@ -281,10 +281,11 @@ class EbsWriter:
         )
 
     def _head(self, put: _Put) -> bytes:
-        if self._keys is None:
-            self._keys = self._bulk.keys()
-        put.keys = self._keys
-        return self._bulk.head(put.request, put.keys)
+        keys = self._keys  # once: the keeper may take them away
+        if keys is None:
+            keys = self._keys = self._bulk.keys()
+        put.keys = keys
+        return self._bulk.head(put.request, keys)
 
     def _acknowledged(self, put: _Put, answer: Answer | BaseHTTPResponse) -> None:
         try:
@@ -357,13 +358,16 @@ class EbsWriter:
         while not self._closing.wait(TICK_S):
             try:
                 self._journal.tick()
+                self._refresh_keys()
             except BaseException as error:
                 self._fail(error)
                 return
-            try:
-                self._keys = self._bulk.keys()
-            except LoginError:
-                self._keys = None  # a put that needs them will say so
+
+    def _refresh_keys(self) -> None:
+        try:
+            self._keys = self._bulk.keys()
+        except LoginError:
+            self._keys = None  # a put that needs them will say so
 
     # -- buffers and errors ---------------------------------------------------------------------------------------
 

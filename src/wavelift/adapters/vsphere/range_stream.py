@@ -22,7 +22,7 @@ from wavelift.transfer.protocols import Extent, Piece
 log = logging.getLogger(__name__)
 
 SPAN: Final = 8 * BLOCK
-"""Bytes of one GET at most: what it costs to ask is a thirtieth of receiving them; a lost one costs no more."""
+"""Bytes of one GET at most: what it costs to ask is a thirtieth of receiving them (measured)."""
 SPANS_AHEAD: Final = 4
 """Asked for at the same time. 16 MiB over a line of 100 ms are 160 MiB/s; of single blocks, 4 a round trip."""
 LOST_SPANS: Final = 3

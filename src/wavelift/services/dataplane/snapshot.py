@@ -43,12 +43,13 @@ def take_snapshot(
 
 def _take(session: VsphereSession, task: ServerTask, ctx: RunContext, replicates: bool) -> TakenSnapshot:
     vm, name = task.facts.moref, snapshot_name(ctx.run_key)
-    standing = snapshots.find_snapshot(session, vm, name, cancel=ctx.cancel)
+    # Looked for before the VM is: a snapshot under way, of a try that was killed, changes what is seen of it.
+    fresh = replicates and snapshots.find_snapshot(session, vm, name, cancel=ctx.cancel) is None
     (now,) = inventory.facts(session, [vm])
     check_power(task, now)
     _same_disks(task, now.disks, "now")
     ctx.cancel.check()
-    refusal = "" if standing or not replicates else _prepare_tracking(session, task, now, name, ctx)
+    refusal = _prepare_tracking(session, task, now, name, ctx) if fresh else ""
     ref = snapshots.ensure_snapshot(
         session, vm, name, f"wavelift: {ctx.run_key}", quiesce=task.plan.quiesce, cancel=ctx.cancel
     )

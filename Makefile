@@ -67,7 +67,7 @@ test: setup lint
 
 bench: setup
 	@bash scripts/tools aws:awscli curl:curl
-	@for name in $(if $(NAME),$(NAME),vmdk_read vmdk_write export_upload dag_parse catalog_5000 nbd_read delta resume put_block seed_ebs admission watch_imports); do $(BIN)/python -m benchmarks.$$name; done
+	@for name in $(if $(NAME),$(NAME),vmdk_read vmdk_write export_upload dag_parse catalog_5000 nbd_read delta resume put_block seed_ebs admission watch_imports wave_overhead); do $(BIN)/python -m benchmarks.$$name; done
 
 lock: $(STAMP)
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -1,0 +1,94 @@
+"""Step functions that answer at once, for ``wave_overhead``: what is left of a task is what its start costs.
+
+A task process imports what it would import anyway: each function is replaced once its module is there, and never
+because of this one.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+
+def _take_snapshot(session: Any, task: Any, ctx: Any, **_: Any) -> Any:
+    from wavelift.base.domain import SnapshotRef
+    from wavelift.services.dataplane.messages import TakenSnapshot
+
+    ref = SnapshotRef(
+        server=task.name, vm=task.facts.moref, moref="snapshot-0", name="stub", created="", quiesced=False
+    )
+    return TakenSnapshot(ref=ref, disks=task.facts.disks)
+
+
+def _remove_snapshot(session: Any, access: Any, task: Any, ctx: Any) -> bool:
+    return True
+
+
+def _export_server(session: Any, access: Any, task: Any, taken: Any, ctx: Any, options: Any) -> Any:
+    from wavelift.base.domain import ExportResult
+
+    return ExportResult(server=task.name, snapshot=taken.ref.name, disks=())
+
+
+def _verify_server(access: Any, task: Any, export: Any, ctx: Any, **_: Any) -> Any:
+    from wavelift.base.domain import VerifyResult
+
+    return VerifyResult(server=task.name, level="off", bytes_verified=0, bytes_read_back=0)
+
+
+def _advance_import(ledger: Any, access: Any, task: Any, export: Any, verified: Any, ctx: Any, **_: Any) -> Any:
+    from wavelift.base.domain import ImportResult
+    from wavelift.ledger import migrations
+    from wavelift.services.migration import ImportDone
+
+    id = migrations.migration_id(ctx.run_key)
+    migrations.record_export(ledger, id, export, clock=ctx.clock)
+    migrations.record_verify(ledger, id, verified, clock=ctx.clock)
+    migrations.record_import_started(ledger, id, "import-ami-0", clock=ctx.clock)
+    result = ImportResult(server=task.name, task_id="import-ami-0", image_id="ami-0", snapshot_ids=())
+    migrations.record_import(ledger, id, result, clock=ctx.clock)
+    return ImportDone(result)
+
+
+STUBS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+    "wavelift.services.dataplane.snapshot": {"take_snapshot": _take_snapshot, "remove_snapshot": _remove_snapshot},
+    "wavelift.services.dataplane.transfer": {"export_server": _export_server},
+    "wavelift.services.dataplane.verify": {"verify_server": _verify_server},
+    "wavelift.services.migration": {"advance_import": _advance_import},
+}
+
+
+class _Stubbing(importlib.abc.MetaPathFinder):
+    """Finds the stubbed modules as ever, and replaces their functions after they have run."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name not in STUBS:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                _replace(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _replace(module: ModuleType) -> None:
+    for function, stub in STUBS[module.__name__].items():
+        getattr(module, function)  # a name that is gone must not be stubbed in silence
+        setattr(module, function, stub)
+
+
+def install() -> None:
+    """Replace the functions, in modules that are there and in those to come."""
+    for name in STUBS:
+        if module := sys.modules.get(name):
+            _replace(module)
+    sys.meta_path.insert(0, _Stubbing())

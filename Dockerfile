@@ -22,6 +22,8 @@ ENV AIRFLOW_HOME=/opt/airflow \
     AIRFLOW__CORE__LOAD_EXAMPLES=False \
     AIRFLOW__CORE__DAGS_FOLDER=/opt/airflow/dags
 COPY dags /opt/airflow/dags
+# Tasks start sooner: docs/operations.md.
+COPY src/wavelift/airflow/local_settings/airflow_local_settings.py /opt/airflow/config/
 # Named volumes take over owner and mode of these folders.
 RUN mkdir -p /opt/airflow/logs /opt/airflow/wavelift && chown -R ${AIRFLOW_UID}:0 /opt/airflow
 USER ${AIRFLOW_UID}:0

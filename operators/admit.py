@@ -79,7 +79,7 @@ class LaunchImportedOperator(WaveliftOperator):
         from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.messages import Admitted
-        from wavelift.services.migration import launch_later
+        from wavelift.services.migration.instance import launch_later
 
         admitted = Admitted.load(self.admitted)
         if admitted.mode != "launch":

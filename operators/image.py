@@ -46,7 +46,7 @@ class ImportingOperator(WaitingOperator):
     def wait_in_queue(self, context: Context, task: ServerTask, waiting: ImportWaiting, limit: int) -> NoReturn:
         """Wait until this server is the next of ours to be imported."""
         from wavelift.ledger import SlotKind
-        from wavelift.services.migration import import_scope
+        from wavelift.services.migration.importing import import_scope
 
         self.log.info("waits to import: %s", waiting.reason)
         holder = self.server_context(context, task.name).run_key
@@ -170,8 +170,9 @@ class ImportServerOperator(ImportingOperator):
         from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.base.domain import ExportResult, VerifyResult
         from wavelift.ledger import Ledger
+        from wavelift.services.dataplane.importing import ImportRunning
         from wavelift.services.dataplane.messages import ServerTask
-        from wavelift.services.migration import ImportDone, ImportRunning, advance_import
+        from wavelift.services.migration.importing import ImportDone, advance_import
 
         task = ServerTask.load(self.server)
         target = task.plan.target

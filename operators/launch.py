@@ -36,7 +36,7 @@ class LaunchInstanceOperator(WaveliftOperator):
         from wavelift.base.domain import ImportResult
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.messages import ServerTask
-        from wavelift.services.migration import launch
+        from wavelift.services.migration.instance import launch
 
         task = ServerTask.load(self.server)
         target = task.plan.target

@@ -157,7 +157,7 @@ class RecordOperator(WaitingOperator):
         from wavelift.base.domain import ReplicationResult
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.messages import ServerTask
-        from wavelift.services.replication_flow import record
+        from wavelift.services.replication_record import record
 
         task = ServerTask.load(self.server)
         result = ReplicationResult.load(self.transferred)

@@ -30,7 +30,7 @@ class ReserveOperator(WaitingOperator):
         from wavelift.airflow import config
         from wavelift.ledger import Ledger, SlotKind
         from wavelift.services.dataplane.messages import ServerTask
-        from wavelift.services.migration import reserve
+        from wavelift.services.migration.slots import reserve
 
         task = ServerTask.load(self.server)
         ti = context["ti"]
@@ -70,7 +70,7 @@ class ReleaseOperator(WaveliftOperator):
         from wavelift.airflow import config
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.messages import ServerTask
-        from wavelift.services.migration import release
+        from wavelift.services.migration.slots import release
 
         task = ServerTask.load(self.server)
         removed = self._result(context, "remove_snapshot") is not None

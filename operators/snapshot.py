@@ -62,7 +62,7 @@ class RemoveSnapshotOperator(WaveliftOperator):
         from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.messages import ServerTask
-        from wavelift.services.dataplane.snapshot import remove_snapshot
+        from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 
         task = ServerTask.load(self.server)
         access = VmImportHook.of(task.plan.target.aws_conn_id, task.plan.target.region).access()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.airflow.rest import ApiClient, ApiError
 
 COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -71,7 +73,9 @@ class LocalAirflow:
     _api: ApiClient | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
+        config = self.home / "config"
+        config.mkdir(parents=True, exist_ok=True)
+        shutil.copy(LOCAL_SETTINGS, config)
         self.port = self.port or free_port()
         self._jwt_secret = secrets.token_hex(32)
 

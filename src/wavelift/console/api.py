@@ -31,7 +31,7 @@ from wavelift.console.replication_runs import add_replication_run_routes
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services.migration import after_cancel
+from wavelift.services.migration.slots import after_cancel
 
 CONFLICTS: Final = (PermanentError, BusyError)
 """What is as it is: the same request would be refused again."""

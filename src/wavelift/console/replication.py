@@ -34,7 +34,7 @@ from wavelift.rules.wave_replication import Replication, ReplicationPlan
 from wavelift.services import replication
 from wavelift.services.replication import Deletion, JobChange, JobOrder
 from wavelift.services.replication_orders import Bound, bind_wave, order_of, orders_of_wave
-from wavelift.services.replication_upkeep import DELETE
+from wavelift.services.replication_requests import DELETE
 
 SUFFIX: Final = ".replicate"
 GUEST_MATTERS: Final = frozenset({"license_type", "ami", "force_register"})

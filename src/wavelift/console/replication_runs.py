@@ -32,7 +32,7 @@ from wavelift.ledger import DagRun, Ledger, Page, ReplicationRun, jobs, replicat
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.replication import JobState, RunState
 from wavelift.services import replication
-from wavelift.services.replication_upkeep import VERIFY, runs_to_verify
+from wavelift.services.replication_requests import VERIFY, runs_to_verify
 
 ENDED: Final = ("success", "failed", "")
 """What a DAG run that is over, or was deleted, is."""

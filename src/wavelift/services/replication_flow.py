@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ec2 import Ec2
-from wavelift.base.domain import ReplicationResult
-from wavelift.base.errors import NotFoundError, PermanentError, RemoteJobError, SpecError
+from wavelift.base.errors import PermanentError, SpecError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import DagRun, Ledger, SlotKind, connectors, lineage, migrations, waves
@@ -24,7 +21,7 @@ from wavelift.ledger.slots import list_slots
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import RunState
 from wavelift.services import admission, replication
-from wavelift.services import replication_upkeep as upkeep
+from wavelift.services import replication_requests as upkeep
 from wavelift.services.admission import Granted, IsRunAlive
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import (
@@ -227,7 +224,7 @@ def reserve(
     if known.state is RunState.COMPLETED:
         return Finished(id)
     known = replication.continue_run(ledger, id, by=str(run), is_run_alive=is_run_alive, clock=ctx.clock)
-    _check_wanted(known)
+    check_wanted(known)
     if known.snapshot_state is None:
         _check_maintenance(ledger, task.plan.connector, task.name)
     wanted = _wanted_slots(task, limit)
@@ -294,7 +291,8 @@ def tell(ledger: Ledger, ctx: RunContext, status: str, progress_pct: int = 0) ->
     runs.record_progress(ledger, id, status=status, progress_pct=progress_pct, clock=ctx.clock)
 
 
-def _check_wanted(known: ReplicationRun) -> None:
+def check_wanted(known: ReplicationRun) -> None:
+    """:raises PermanentError: a person cancelled the run."""
     if known.cancel_requested:
         raise PermanentError(
             "The replication run was cancelled on request",
@@ -314,42 +312,3 @@ def _check_maintenance(ledger: Ledger, connector: str, server: str) -> None:
             connector=connector,
             server=server,
         )
-
-
-# --- the record ---------------------------------------------------------------------------------------------------
-
-
-def record(
-    ledger: Ledger, access: AwsAccess, result: ReplicationResult, ctx: RunContext, *, is_run_alive: IsRunAlive
-) -> tuple[str, ...]:
-    """Make the run's disks the base of the next once AWS calls every snapshot completed (invariant 4).
-
-    A run that failed here goes on when only this task was cleared.
-
-    :returns: the snapshots that are still pending; empty once it is recorded.
-    :raises RemoteJobError: a snapshot ended in error. :raises NotFoundError: it is gone.
-    """
-    id = runs.run_id(ctx.run_key)
-    known = runs.get_run(ledger, id)
-    if known.state.resumable:
-        known = replication.continue_run(ledger, id, by=str(known.run), is_run_alive=is_run_alive, clock=ctx.clock)
-    _check_wanted(known)
-    wanted = [disk.lineage.snapshot_id for disk in result.disks]
-    found = Ec2(access).snapshots(wanted)
-    for disk in result.disks:
-        snapshot_id = disk.lineage.snapshot_id
-        state = found[snapshot_id].state if snapshot_id in found else "missing"
-        if state in ("completed", "pending"):
-            continue
-        kind = NotFoundError if state == "missing" else RemoteJobError
-        raise kind(
-            f"The EBS snapshot of {disk.label} is {state}: the run is no base for another",
-            server=result.server,
-            snapshot=snapshot_id,
-            next_step="Clear the server's server.reserve task: it is sent again",
-        )
-    pending = tuple(each for each in wanted if found[each].state == "pending")
-    if not pending:
-        replication.record_run(ledger, id, result, clock=ctx.clock)
-        tell(ledger, ctx, "Recorded")
-    return pending

@@ -23,11 +23,11 @@ from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState, refuse_register
 from wavelift.services import admission, replication
 from wavelift.services.admission import Granted, IsRunAlive
+from wavelift.services.dataplane.abandon import abandon_run
 from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting
 from wavelift.services.dataplane.messages import ServerTask
-from wavelift.services.dataplane.replication import abandon_run
 from wavelift.services.dataplane.staging import ServerStaging
-from wavelift.services.migration import boot_mode, import_scope
+from wavelift.services.migration.importing import boot_mode, import_scope
 
 
 class MadeImage(Message):

@@ -24,14 +24,18 @@ from wavelift.ledger.slots import list_slots
 from wavelift.rules.environment import Environment
 from wavelift.rules.plans import ResolvedWave, ServerPlan, resolve
 from wavelift.rules.wave import Wave
-from wavelift.services import migration as steps
 from wavelift.services import runs
 from wavelift.services.dataplane.abandon import abandon
+from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.messages import Admitted, PreflightReport, ServerTask, TakenSnapshot
 from wavelift.services.dataplane.preflight import run_preflight
-from wavelift.services.dataplane.snapshot import remove_snapshot, take_snapshot
+from wavelift.services.dataplane.snapshot import take_snapshot
+from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 from wavelift.services.dataplane.transfer import TransferOptions, export_server
 from wavelift.services.dataplane.verify import verify_server
+from wavelift.services.migration import slots
+from wavelift.services.migration.importing import ImportDone, advance_import
+from wavelift.services.migration.instance import launch
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
 from wavelift.simulators.vcenter import VCenterSimulator
 
@@ -224,7 +228,7 @@ class Journey:
         self.outcome = Outcome()
         self.cancel = CancelFlag()
         self.import_limit = 5
-        self.watch_import: Callable[[steps.ImportRunning | steps.ImportWaiting], None] = lambda found: None
+        self.watch_import: Callable[[ImportRunning | ImportWaiting], None] = lambda found: None
         runs.admit(
             self.ledger,
             runs.RunRequest(run, wave.wave, {}, "tester", "api"),
@@ -278,7 +282,7 @@ class Journey:
         done.image = self.step("import", lambda: self.import_image(task))
         image = done.image
         done.launched = self.step(
-            "launch", lambda: steps.launch(self.ledger, self.access, task, image, self.ctx(task, "launch"))
+            "launch", lambda: launch(self.ledger, self.access, task, image, self.ctx(task, "launch"))
         )
 
     def ctx(self, task: ServerTask, phase: str) -> RunContext:
@@ -315,8 +319,8 @@ class Journey:
         return report.passed
 
     def reserve(self, task: ServerTask) -> None:
-        def ask() -> steps.Reserved:
-            return steps.reserve(
+        def ask() -> slots.Reserved:
+            return slots.reserve(
                 self.ledger,
                 task,
                 self.ctx(task, "reserve"),
@@ -349,7 +353,7 @@ class Journey:
         assert export is not None
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            found = steps.advance_import(
+            found = advance_import(
                 self.ledger,
                 self.access,
                 task,
@@ -359,7 +363,7 @@ class Journey:
                 limit=self.import_limit,
                 is_run_alive=lambda dag, run: True,
             )
-            if isinstance(found, steps.ImportDone):
+            if isinstance(found, ImportDone):
                 return found.result
             self.watch_import(found)
             time.sleep(0.05)
@@ -382,7 +386,7 @@ class Journey:
             mine = run_hash(self.ctx(task, "remove").run_key)
             assert not [one for one in self.stage.uploads() if mine in one["key"]], "an upload outlived its snapshot"
         exported = self.outcome.export is not None
-        steps.release(self.ledger, task, self.ctx(task, "release"), removed=failed is None, exported=exported)
+        slots.release(self.ledger, task, self.ctx(task, "release"), removed=failed is None, exported=exported)
         if failed is not None:
             raise failed
 

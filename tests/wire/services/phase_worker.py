@@ -24,10 +24,12 @@ from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import KIB
 from wavelift.ledger import Ledger
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
-from wavelift.services.dataplane.snapshot import remove_snapshot, take_snapshot
+from wavelift.services.dataplane.snapshot import take_snapshot
+from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 from wavelift.services.dataplane.transfer import TransferOptions, export_server
 from wavelift.services.dataplane.verify import verify_server
-from wavelift.services.migration import ImportDone, advance_import, launch
+from wavelift.services.migration.importing import ImportDone, advance_import
+from wavelift.services.migration.instance import launch
 
 
 class FileStore:

@@ -13,9 +13,11 @@ from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import WaveliftError
 from wavelift.base.run import MemoryCheckpoints, Progress, RunContext
 from wavelift.base.units import BLOCK
+from wavelift.services.dataplane.abandon import abandon_run
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
-from wavelift.services.dataplane.replication import ReplicationOptions, abandon_run, replicate_server
-from wavelift.services.dataplane.snapshot import remove_snapshot, take_snapshot
+from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
+from wavelift.services.dataplane.snapshot import take_snapshot
+from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 
 from .journey import Stage
 

@@ -16,7 +16,7 @@ from wavelift.base.errors import Cancelled, CorruptStreamError, FencedError, Wav
 from wavelift.base.run import MemoryCheckpoints
 from wavelift.base.units import KIB, MIB
 from wavelift.rules.estimate import table
-from wavelift.services.migration import ImportRunning, ImportWaiting
+from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 
 from .journey import Journey, Outcome, Stage
 

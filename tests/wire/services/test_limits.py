@@ -20,7 +20,8 @@ from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
 from wavelift.base.units import GIB, MBIT, MIB
 from wavelift.services.dataplane.messages import Admitted
 from wavelift.services.dataplane.preflight import run_preflight
-from wavelift.services.dataplane.snapshot import remove_snapshot, take_snapshot
+from wavelift.services.dataplane.snapshot import take_snapshot
+from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 from wavelift.simulators import vcenter
 from wavelift.simulators.vcenter import SimDisk, SimHost, SimVm
 from wavelift.transfer.throttle import Throttle

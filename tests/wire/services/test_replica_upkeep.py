@@ -21,7 +21,8 @@ from wavelift.services.dataplane.verify_replicated import verify_recorded
 from wavelift.services.replication import JobOrder, create_job, delete_job, fail_run, update_job
 from wavelift.services.replication_flow import ReplicateRequest, admit
 from wavelift.services.replication_report import finish
-from wavelift.services.replication_upkeep import DeletedJob, delete_outside, runs_to_verify
+from wavelift.services.replication_requests import runs_to_verify
+from wavelift.services.replication_upkeep import DeletedJob, delete_outside
 
 from .journey import Stage
 from .replica import Replica

@@ -21,8 +21,8 @@ from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.verify_replicated import verify_replicated
 from wavelift.services.replication import JobOrder, admit_runs, create_job, fail_run, quarantine_run, update_job
-from wavelift.services.replication_flow import record
 from wavelift.services.replication_image import MadeImage, RunImage, tidy_run
+from wavelift.services.replication_record import record
 
 from .journey import Stage
 from .replica import Replica, Try

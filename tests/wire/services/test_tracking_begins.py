@@ -13,7 +13,8 @@ from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.adapters.vsphere.tracking import enable_tracking
 from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
 from wavelift.base.units import BLOCK, MIB
-from wavelift.services.dataplane.snapshot import TRACKING_KEY, remove_snapshot, take_snapshot
+from wavelift.services.dataplane.snapshot import TRACKING_KEY, take_snapshot
+from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 
 from .journey import Stage
 from .replica import Replica

@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import get_environ_proxies
 
 from wavelift.adapters.aws.errors import EXPIRED_CODES, from_library_error
+from wavelift.adapters.aws.models import share_models
 from wavelift.base.errors import LoginError
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class AwsAccess:
         verify: bool | str | None = True,
         config: Config | None = None,
     ) -> None:
+        share_models(session)
         self._session = session
         self.region: str = region or session.region_name or ""
         self.endpoint_url = endpoint_url

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.vmimport import VmImport
-from wavelift.base.names import tags
+from wavelift.base.names import run_hash, tags
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.dataplane.staging import ServerStaging
 
@@ -35,3 +37,15 @@ def _end_import(access: AwsAccess, task_id: str) -> str:
     if status is not None and not status.finished:
         status = imports.cancel(task_id, REASON).status
     return status.image_id if status is not None and status.finished else ""
+
+
+def abandon_run(access: AwsAccess, run_key: str, *, keep: Sequence[str] = ()) -> int:
+    """Delete the EBS snapshots of this run that no record holds; how many. May be called again.
+
+    :param keep: ids that a record holds.
+    """
+    ours = Ec2(access).find_ours({"wavelift:run": run_hash(run_key)}).snapshots
+    stale = [one.snapshot_id for one in ours if one.snapshot_id not in keep]
+    for snapshot_id in stale:
+        Ec2(access).delete_snapshot(snapshot_id)
+    return len(stale)

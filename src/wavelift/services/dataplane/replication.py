@@ -89,18 +89,6 @@ def replicate_server(
     )
 
 
-def abandon_run(access: AwsAccess, run_key: str, *, keep: Sequence[str] = ()) -> int:
-    """Delete the EBS snapshots of this run that no record holds; how many. May be called again.
-
-    :param keep: ids that a record holds.
-    """
-    ours = Ec2(access).find_ours({"wavelift:run": run_hash(run_key)}).snapshots
-    stale = [one.snapshot_id for one in ours if one.snapshot_id not in keep]
-    for snapshot_id in stale:
-        Ec2(access).delete_snapshot(snapshot_id)
-    return len(stale)
-
-
 @dataclass(frozen=True, slots=True)
 class _Job:
     """One disk's work in this try."""

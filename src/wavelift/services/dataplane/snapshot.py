@@ -1,11 +1,10 @@
-"""The life of our vSphere snapshot: from just before the transfer to just after it (invariant 4)."""
+"""Our vSphere snapshot, taken right before the transfer (invariant 4)."""
 
 from __future__ import annotations
 
 import logging
 from typing import Final
 
-from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.vsphere import inventory, snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tracking import enable_tracking
@@ -15,7 +14,6 @@ from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
 from wavelift.rules.lineage import lineage_of
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
-from wavelift.services.dataplane.staging import ServerStaging
 
 HTTPS_PORT: Final = 443
 BEGINS: Final = "change tracking begins with this snapshot; the next run still compares digests, later ones ask vSphere"
@@ -134,15 +132,3 @@ def _identity(disks: tuple[DiskFacts, ...]) -> list[tuple[int, str, int, bool]]:
 
 def _told(disks: list[tuple[int, str, int, bool]]) -> str:
     return ", ".join(f"{address} {size} bytes{' (boot)' if boot else ''}" for _, address, size, boot in disks) or "none"
-
-
-def remove_snapshot(session: VsphereSession, access: AwsAccess, task: ServerTask, ctx: RunContext) -> bool:
-    """Remove this run's snapshot if it exists, and the uploads that can't be continued without it.
-
-    True when there was a snapshot. Works whatever the tasks before did: the name derives from the run.
-    """
-    with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
-        removed = snapshots.remove_snapshot(session, task.facts.moref, snapshot_name(ctx.run_key), cancel=ctx.cancel)
-        # A part belongs to one instant: with the snapshot gone its upload can never be finished (invariant 6).
-        staging.abort_uploads()
-    return removed > 0

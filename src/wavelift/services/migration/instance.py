@@ -1,0 +1,79 @@
+"""The instance of a migrated server."""
+
+from __future__ import annotations
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.ec2 import Ec2, LaunchRequest
+from wavelift.base.domain import ImportResult, LaunchResult
+from wavelift.base.errors import PermanentError, ProofError, SpecError, located
+from wavelift.base.names import client_token, tags
+from wavelift.base.run import RunContext
+from wavelift.ledger import Ledger, migrations
+from wavelift.rules.lifecycle import MigrationState
+from wavelift.rules.plans import ResolvedWave, ServerPlan
+from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.migration.slots import cancelled
+
+
+def launch(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportResult, ctx: RunContext) -> LaunchResult:
+    """Launch the image when the plan says so, and complete the migration (AMP-01, AMP-08).
+
+    :raises ProofError: when the image was never compared with its source although the plan asks for it.
+    :raises PermanentError: when a person cancelled the migration.
+    """
+    id = migrations.migration_id(ctx.run_key)
+    plan = task.plan
+    known = migrations.get_migration(ledger, id)
+    if known.cancel_requested:
+        raise cancelled(known)
+    if plan.verify != "off" and not image.report:
+        raise ProofError("The image has no conversion report", server=task.name, image=image.image_id)
+    result = LaunchResult(server=task.name, skipped="the plan says launch: none")
+    if plan.launch == "running":
+        ctx.cancel.check()
+        migrations.advance(ledger, id, MigrationState.LAUNCHING, phase="launching", clock=ctx.clock)
+        with located(server=task.name):
+            instance = Ec2(access).launch(_launch_request(plan, task.name, image.image_id, ctx.run_key))
+        result = LaunchResult(server=task.name, instance_id=instance.instance_id, private_ip=instance.private_ip)
+    migrations.record_launch(ledger, id, result, clock=ctx.clock)
+    migrations.complete(ledger, id, clock=ctx.clock)
+    return result
+
+
+def launch_later(ledger: Ledger, access: AwsAccess, wave: ResolvedWave, id: str, ctx: RunContext) -> LaunchResult:
+    """Launch the image of a finished migration, with the plan that the wave has for it now.
+
+    :raises SpecError: when the plan lacks something, or would start a twin beside its source (invariant 12).
+    :raises NotFoundError: when there is no such migration; :raises PermanentError: when it has no image.
+    """
+    known = migrations.get_migration(ledger, id)
+    if not known.image_id or not known.state.terminal:
+        raise PermanentError(
+            f"The migration is {known.state} and has {known.image_id or 'no image'}",
+            migration=id,
+            server=known.server,
+            next_step="Launch only finished imports; see wavelift migrations list",
+        )
+    plan = next((plan for plan in wave.servers if plan.server == known.server), None)
+    if plan is None:
+        raise SpecError(
+            "The wave no longer lists this server", server=known.server, next_step="Add it to the wave's file again"
+        )
+    plan = plan.with_launch("running")
+    with located(server=known.server):
+        instance = Ec2(access).launch(_launch_request(plan, known.server, known.image_id, known.run_key))
+    result = LaunchResult(server=known.server, instance_id=instance.instance_id, private_ip=instance.private_ip)
+    migrations.record_launch(ledger, id, result, clock=ctx.clock)
+    return result
+
+
+def _launch_request(plan: ServerPlan, server: str, image_id: str, run_key: str) -> LaunchRequest:
+    return LaunchRequest(
+        image_id=image_id,
+        instance_type=plan.instance_type or "",
+        subnet_id=plan.subnet or "",
+        client_token=client_token(run_key, "launch"),
+        security_groups=plan.security_groups,
+        private_ip=plan.private_ip or "",
+        tags={**plan.tags, **tags(plan.wave, server, run_key)},
+    )

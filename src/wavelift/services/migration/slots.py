@@ -1,0 +1,130 @@
+"""The transfer slot of a migration, and its end on request. Reaches nothing but the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from wavelift.base.errors import PermanentError
+from wavelift.base.names import snapshot_name
+from wavelift.base.run import Clock, RunContext
+from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SourceServer, migrations
+from wavelift.ledger.slots import list_slots
+from wavelift.rules.lifecycle import MigrationState
+from wavelift.services import admission
+from wavelift.services.admission import Granted, IsRunAlive
+from wavelift.services.dataplane.messages import ServerTask
+
+CANCELLED = "cancelled on request"
+
+
+def cancelled(known: Migration) -> PermanentError:
+    """What a step raises that finds the wish to cancel (AMP-07)."""
+    return PermanentError(
+        "The migration was cancelled on request",
+        server=known.server,
+        migration=known.id,
+        next_step="To go on with it after all, wait for its run to end and clear its server.reserve task",
+    )
+
+
+def after_cancel(ledger: Ledger, known: Migration, *, released: bool, clock: Clock) -> Migration:
+    """The tasks of a migration that a person cancelled have been stopped: its place among the imports is free.
+
+    :param released: its snapshot is gone and its transfer slot given back; else the teardown ends the migration.
+    """
+    for slot in list_slots(ledger, SlotKind.IMPORT):
+        if slot.holder == known.run_key:
+            admission.release_slot(
+                ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="cancelled", clock=clock
+            )
+    return migrations.mark_cancelled(ledger, known.id, CANCELLED, clock=clock) if released else known
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Where a server stands in its connector's queue."""
+
+    migration_id: str
+    holder: str
+    granted: bool
+    position: int = 0
+
+
+def reserve(
+    ledger: Ledger,
+    task: ServerTask,
+    ctx: RunContext,
+    *,
+    dag_id: str,
+    dag_run_id: str,
+    map_index: int,
+    limit: int,
+    is_run_alive: IsRunAlive,
+) -> Reserved:
+    """Write the migration's intent and ask for a transfer slot (AMP-04, invariant 4).
+
+    :raises BusyError: when a living run migrates this server.
+    :raises PermanentError: when a person cancelled the migration.
+    """
+    run = DagRun(dag_id, dag_run_id)
+    known = migrations.find_migration(ledger, migrations.migration_id(ctx.run_key))
+    if known is None or known.state is not MigrationState.QUEUED:
+        known = admission.begin_migration(
+            ledger,
+            run_key=ctx.run_key,
+            run=run,
+            wave=task.plan.wave,
+            # By the name that is unique in the wave: reports and staging folders are found by it.
+            server=replace(SourceServer.of(task.plan.connection, task.facts), name=task.name),
+            connector=task.plan.connector,
+            region=task.plan.target.region,
+            is_run_alive=is_run_alive,
+            map_index=map_index,
+            bytes_total=task.facts.capacity,
+            clock=ctx.clock,
+        )
+    if known.cancel_requested:
+        raise cancelled(known)
+    scope = task.plan.connector
+    admission.reclaim(ledger, is_run_alive, kind=SlotKind.TRANSFER, scope=scope, clock=ctx.clock)
+    found = admission.request_slot(
+        ledger,
+        kind=SlotKind.TRANSFER,
+        scope=scope,
+        holder=ctx.run_key,
+        dag_id=dag_id,
+        dag_run_id=dag_run_id,
+        limit=limit,
+        clock=ctx.clock,
+    )
+    if isinstance(found, Granted):
+        migrations.record_intent(
+            ledger, known.id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock
+        )
+        return Reserved(known.id, ctx.run_key, granted=True)
+    migrations.record_progress(
+        ledger,
+        known.id,
+        phase=f"place {found.position} in the queue of connector {scope}",
+        progress_pct=0,
+        clock=ctx.clock,
+    )
+    return Reserved(known.id, ctx.run_key, granted=False, position=found.position)
+
+
+def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool, exported: bool) -> None:
+    """Give the transfer slot back; a migration that a person cancelled before its disks were out ends here.
+
+    :param removed: the snapshot's removal succeeded. :param exported: every disk lies in S3.
+    """
+    known = migrations.find_migration(ledger, migrations.migration_id(ctx.run_key))
+    if known is not None:
+        if removed and known.snapshot_state in migrations.STANDING:
+            known = migrations.record_snapshot_removed(ledger, known.id, clock=ctx.clock)
+        if exported and known.state is MigrationState.TRANSFERRING:
+            known = migrations.advance(ledger, known.id, MigrationState.VERIFYING, phase="verifying", clock=ctx.clock)
+        if known.cancel_requested:
+            migrations.mark_cancelled(ledger, known.id, CANCELLED, clock=ctx.clock)
+    admission.release_slot(
+        ledger, kind=SlotKind.TRANSFER, scope=task.plan.connector, holder=ctx.run_key, clock=ctx.clock
+    )

@@ -1,0 +1,50 @@
+"""The record of a replication run: what the next run builds on (invariant 4)."""
+
+from __future__ import annotations
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.base.domain import ReplicationResult
+from wavelift.base.errors import NotFoundError, RemoteJobError
+from wavelift.base.run import RunContext
+from wavelift.ledger import Ledger
+from wavelift.ledger import replication_runs as runs
+from wavelift.services import replication
+from wavelift.services.admission import IsRunAlive
+from wavelift.services.replication_flow import check_wanted, tell
+
+
+def record(
+    ledger: Ledger, access: AwsAccess, result: ReplicationResult, ctx: RunContext, *, is_run_alive: IsRunAlive
+) -> tuple[str, ...]:
+    """Make the run's disks the base of the next once AWS calls every snapshot completed (invariant 4).
+
+    A run that failed here goes on when only this task was cleared.
+
+    :returns: the snapshots that are still pending; empty once it is recorded.
+    :raises RemoteJobError: a snapshot ended in error. :raises NotFoundError: it is gone.
+    """
+    id = runs.run_id(ctx.run_key)
+    known = runs.get_run(ledger, id)
+    if known.state.resumable:
+        known = replication.continue_run(ledger, id, by=str(known.run), is_run_alive=is_run_alive, clock=ctx.clock)
+    check_wanted(known)
+    wanted = [disk.lineage.snapshot_id for disk in result.disks]
+    found = Ec2(access).snapshots(wanted)
+    for disk in result.disks:
+        snapshot_id = disk.lineage.snapshot_id
+        state = found[snapshot_id].state if snapshot_id in found else "missing"
+        if state in ("completed", "pending"):
+            continue
+        kind = NotFoundError if state == "missing" else RemoteJobError
+        raise kind(
+            f"The EBS snapshot of {disk.label} is {state}: the run is no base for another",
+            server=result.server,
+            snapshot=snapshot_id,
+            next_step="Clear the server's server.reserve task: it is sent again",
+        )
+    pending = tuple(each for each in wanted if found[each].state == "pending")
+    if not pending:
+        replication.record_run(ledger, id, result, clock=ctx.clock)
+        tell(ledger, ctx, "Recorded")
+    return pending

@@ -6,10 +6,10 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, DownstreamTasksSkipped
 
 from wavelift.base.errors import Cancelled, FencedError, WaveliftError
 from wavelift.base.names import run_key
@@ -17,6 +17,8 @@ from wavelift.base.run import CancelFlag, Progress, RunContext
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from wavelift.adapters.aws.access import AwsAccess
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ BEAT_SECONDS: Final = 1.5
 """How often a long transfer writes to the state store: that write is also the fence (facts/airflow-shapes.md 5)."""
 GONE: Final = (404, 410)
 """How Airflow answers a task instance that it has replaced by another try."""
+REPORT: Final = "report"
+"""The task that ends every run of a wave, whatever its mode."""
 LIVING: Final = ("queued", "running")
 """States of a DAG run in which its tasks may still do something."""
 
@@ -128,6 +132,7 @@ class WaveliftOperator(BaseOperator):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._cancel = CancelFlag()
+        self._aws: dict[str, AwsAccess] = {}
 
     def work(self, context: Context) -> Any:
         raise NotImplementedError
@@ -156,6 +161,31 @@ class WaveliftOperator(BaseOperator):
     def on_kill(self) -> None:
         """Airflow does not interrupt ``execute``: all workers poll this flag."""
         self._cancel.set("the task was killed")
+
+    def aws(self, aws_conn_id: str, region_name: str | None, **settings: Any) -> AwsAccess:
+        """The access of an AWS connection: one, and so one client per service, however often this task asks.
+
+        :param settings: ``verify`` and ``botocore_config``, as in the Amazon provider.
+        """
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+
+        key = repr((aws_conn_id, region_name, sorted(settings.items())))
+        if key not in self._aws:
+            self._aws[key] = VmImportHook.of(aws_conn_id, region_name, **settings).access()
+        return self._aws[key]
+
+    def skip_all_but(self, first: str) -> NoReturn:
+        """End this task, and skip what comes after it but ``first``, all that follows ``first``, and the report.
+
+        Skipped here, a task that has nothing to do in this run costs no process. What this one returns must have been
+        pushed before.
+
+        :param first: empty: only the report is left.
+        """
+        dag = self.get_dag()
+        assert dag is not None
+        kept = {first, *dag.get_task(first).get_flat_relative_ids(upstream=False)} if first else set()
+        raise DownstreamTasksSkipped(tasks=sorted(self.get_flat_relative_ids(upstream=False) - kept - {REPORT}))
 
     def server_context(self, context: Context, server: str) -> RunContext:
         """The run context of one server's task; names and tokens derive from DAG, run and server."""

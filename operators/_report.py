@@ -33,6 +33,14 @@ def why_stopped(context: Context, states: Mapping[str, str], ended_by: Mapping[s
     return ""
 
 
+def ended_by(first: str) -> dict[str, Collection[str]]:
+    """For :func:`why_stopped`: neither ``admit`` nor the task that the run's mode begins with is skipped by itself.
+
+    :param first: empty: the mode has none.
+    """
+    return dict.fromkeys(("admit", first) if first else ("admit",), ("failed", "skipped"))
+
+
 def task_outcomes(context: Context, states: Mapping[str, str], servers: Sequence[str]) -> list[TaskOutcome]:
     """Each server's failed tasks and what they said; only those are asked for their words (facts 2).
 

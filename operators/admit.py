@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wavelift.operators._base import StateStore, WaveliftOperator
-from wavelift.operators._report import task_outcomes, task_states, why_stopped
+from wavelift.operators._report import ended_by, task_outcomes, task_states, why_stopped
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from wavelift.ledger import Migration
     from wavelift.rules.plans import ServerPlan
 
-ENDED_BY: Final = dict.fromkeys(("admit", "preflight", "launch_imported", "verify_imported"), ("failed", "skipped"))
-"""Tasks that are there once per run; none of them is ever skipped unless somebody stops the run."""
+PREFLIGHT: Final = "preflight"
+BEGINS_WITH: Final = {"launch": "launch_imported", "verify": "verify_imported"}
+"""Mode of a run → the one task that it has after ``admit``; every other mode has the pre-flight."""
 
 
 class AdmitOperator(WaveliftOperator):
     """Check the run's conf, resolve the wave's spec and freeze it in the ledger for this run.
 
-    Control plane. Unknown conf keys are refused (Airflow takes them silently). Returns an
-    :class:`~wavelift.services.dataplane.messages.Admitted`.
+    Control plane. Unknown conf keys are refused (Airflow takes them silently). Leaves an
+    :class:`~wavelift.services.dataplane.messages.Admitted` as its return value, and skips the tasks of other modes.
 
     :param wave: name of the wave.
     """
@@ -33,7 +34,7 @@ class AdmitOperator(WaveliftOperator):
         super().__init__(**kwargs)
         self.wave = wave
 
-    def work(self, context: Context) -> dict[str, Any]:
+    def work(self, context: Context) -> NoReturn:
         from wavelift.airflow import config
         from wavelift.base.run import SystemClock
         from wavelift.ledger import DagRun, Ledger
@@ -59,7 +60,8 @@ class AdmitOperator(WaveliftOperator):
                 clock=SystemClock(),
             )
         self.log.info("%s: %s of %d entries", self.wave, admitted.mode, len(admitted.wave.servers))
-        return admitted.dump()
+        context["ti"].xcom_push(key="return_value", value=admitted.dump())
+        self.skip_all_but(BEGINS_WITH.get(admitted.mode, PREFLIGHT))
 
 
 class LaunchImportedOperator(WaveliftOperator):
@@ -76,7 +78,6 @@ class LaunchImportedOperator(WaveliftOperator):
 
     def work(self, context: Context) -> list[dict[str, Any]]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.messages import Admitted
         from wavelift.services.migration.instance import launch_later
@@ -85,7 +86,7 @@ class LaunchImportedOperator(WaveliftOperator):
         if admitted.mode != "launch":
             return []
         environment = admitted.wave.environment
-        access = VmImportHook.of(environment.aws_conn_id, environment.region).access()
+        access = self.aws(environment.aws_conn_id, environment.region)
         with Ledger.open(config.ledger_url()) as ledger:
             results = [
                 launch_later(ledger, access, admitted.wave, id, self.server_context(context, id))
@@ -118,7 +119,8 @@ class ReportOperator(WaveliftOperator):
 
         ti = context["ti"]
         states = task_states(context)
-        found = ti.xcom_pull(task_ids="preflight", key=REPORT_KEY, map_indexes=-1)
+        mode = (ti.xcom_pull(task_ids="admit", map_indexes=-1) or {}).get("mode", "")
+        found = ti.xcom_pull(task_ids=PREFLIGHT, key=REPORT_KEY, map_indexes=-1)
         preflight = PreflightReport.load(found) if found and "servers" in found else None
         with Ledger.open(config.ledger_url()) as ledger:
             report = finish(
@@ -128,7 +130,7 @@ class ReportOperator(WaveliftOperator):
                 task_outcomes(context, states, [task.name for task in preflight.passed] if preflight else []),
                 clock=SystemClock(),
                 tidy=self._tidy(context),
-                stopped=why_stopped(context, states, ENDED_BY),
+                stopped=why_stopped(context, states, ended_by(BEGINS_WITH.get(mode, PREFLIGHT))),
                 swept=CleanupReport.load(found) if found and "leftovers" in found else None,
             )
         ti.xcom_push(key=REPORT_KEY, value=report.dump())
@@ -139,14 +141,13 @@ class ReportOperator(WaveliftOperator):
 
     def _tidy(self, context: Context) -> Callable[[Migration, ServerPlan], str]:
         """Ends imports and deletes what lies staged; a report that was cleared meanwhile must not touch anything."""
-        from wavelift.airflow.hooks.vm_import import VmImportHook
-        from wavelift.services.dataplane.abandon import abandon
-
         fence = StateStore(context["task_state_store"])
 
         def tidy(migration: Migration, plan: ServerPlan) -> str:
+            from wavelift.services.dataplane.abandon import abandon
+
             fence.set("tidying", migration.id)
-            access = VmImportHook.of(plan.target.aws_conn_id, plan.target.region).access()
+            access = self.aws(plan.target.aws_conn_id, plan.target.region)
             return abandon(access, plan, migration.run_key, import_task_id=migration.import_task_id)
 
         return tidy

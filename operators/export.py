@@ -31,13 +31,12 @@ class VmExportOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
         from wavelift.services.dataplane.transfer import TransferOptions, export_server
 
         task = ServerTask.load(self.server)
-        access = VmImportHook.of(task.plan.target.aws_conn_id, task.plan.target.region).access()
+        access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
         ctx = self.server_context(context, task.name)
         options = TransferOptions(
             workers=config.integer("transfer_workers"), parallel_disks=config.integer("parallel_disks")
@@ -87,12 +86,9 @@ class DiskUploadOperator(WaveliftOperator):
         self.botocore_config = botocore_config
 
     def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.services.dataplane.upload import upload_disk
 
-        access = VmImportHook.of(
-            self.aws_conn_id, self.region_name, verify=self.verify, botocore_config=self.botocore_config
-        ).access()
+        access = self.aws(self.aws_conn_id, self.region_name, verify=self.verify, botocore_config=self.botocore_config)
         ctx = self.server_context(context, self.key)
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress

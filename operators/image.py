@@ -108,7 +108,6 @@ class ImportImageOperator(ImportingOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.adapters.aws.ec2 import Ec2
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting, import_disks
 
         aws: dict[str, Any] = {
@@ -117,7 +116,7 @@ class ImportImageOperator(ImportingOperator):
             "verify": self.verify,
             "botocore_config": self.botocore_config,
         }
-        access = VmImportHook.of(**aws).access()
+        access = self.aws(**aws)
         ctx = self.server_context(context, f"{self.task_id}/{context['ti'].map_index}")
         outcome = import_disks(access, self._request, ctx, limit=config.integer("imports_per_region"))
         if isinstance(outcome, ImportRunning):
@@ -167,7 +166,6 @@ class ImportServerOperator(ImportingOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.base.domain import ExportResult, VerifyResult
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.importing import ImportRunning
@@ -181,7 +179,7 @@ class ImportServerOperator(ImportingOperator):
         with Ledger.open(config.ledger_url()) as ledger:
             outcome = advance_import(
                 ledger,
-                VmImportHook.of(**aws).access(),
+                self.aws(**aws),
                 task,
                 ExportResult.load(self.export),
                 VerifyResult.load(self.verified) if self.verified else None,

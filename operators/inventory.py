@@ -60,7 +60,6 @@ class ConnectorCheckOperator(WaveliftOperator):
         self.request = request
 
     def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.base.run import SystemClock
         from wavelift.services.dataplane.health import check_connector
@@ -68,7 +67,7 @@ class ConnectorCheckOperator(WaveliftOperator):
         wanted = self.request
 
         def access() -> Any:
-            return VmImportHook.of(wanted["aws_conn_id"], wanted["region"] or None).access()
+            return self.aws(wanted["aws_conn_id"], wanted["region"] or None)
 
         health = check_connector(
             wanted["connector"],

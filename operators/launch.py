@@ -32,7 +32,6 @@ class LaunchInstanceOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.base.domain import ImportResult
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.messages import ServerTask
@@ -40,7 +39,7 @@ class LaunchInstanceOperator(WaveliftOperator):
 
         task = ServerTask.load(self.server)
         target = task.plan.target
-        access = VmImportHook.of(target.aws_conn_id, target.region).access()
+        access = self.aws(target.aws_conn_id, target.region)
         with Ledger.open(config.ledger_url()) as ledger:
             result = launch(
                 ledger, access, task, ImportResult.load(self.image), self.server_context(context, task.name)

@@ -29,7 +29,6 @@ class PreflightOperator(WaveliftOperator):
         self.admitted = admitted
 
     def work(self, context: Context) -> list[dict[str, Any]]:
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.cleanup import sweep
         from wavelift.services.dataplane.messages import Admitted
@@ -39,7 +38,7 @@ class PreflightOperator(WaveliftOperator):
         if admitted.mode in ("launch", "verify"):
             return []
         environment = admitted.wave.environment
-        access = VmImportHook.of(environment.aws_conn_id, environment.region).access()
+        access = self.aws(environment.aws_conn_id, environment.region)
         with VsphereHook(admitted.wave.connection).session() as session:
             if admitted.mode == "cleanup":
                 swept = sweep(session, access, admitted, is_run_alive=run_is_alive(context))

@@ -31,7 +31,6 @@ class ReplicationPreflightOperator(WaveliftOperator):
 
     def work(self, context: Context) -> list[dict[str, Any]]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.messages import Admitted
         from wavelift.services.dataplane.preflight import run_preflight
@@ -41,7 +40,7 @@ class ReplicationPreflightOperator(WaveliftOperator):
         if not admitted.granted:
             return []
         environment = admitted.wave.environment
-        access = VmImportHook.of(environment.aws_conn_id, environment.region).access()
+        access = self.aws(environment.aws_conn_id, environment.region)
         request = Admitted(
             wave=admitted.wave,
             mode="preflight",
@@ -84,14 +83,13 @@ class ReplicationRunOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
         from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
         from wavelift.services.dataplane.replication_messages import ReservedRun
 
         task = ServerTask.load(self.server)
-        access = VmImportHook.of(task.plan.target.aws_conn_id, task.plan.target.region).access()
+        access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
         ctx = self.server_context(context, task.name)
         options = ReplicationOptions(
             state_folder=config.connector_state_folder(),
@@ -133,7 +131,6 @@ class VerifyReplicatedOperator(WaveliftOperator):
         self.transferred = transferred
 
     def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.base.domain import ReplicationResult
         from wavelift.base.errors import ProofError
         from wavelift.services.dataplane.messages import ServerTask
@@ -141,7 +138,7 @@ class VerifyReplicatedOperator(WaveliftOperator):
         from wavelift.services.dataplane.verify_replicated import verify_replicated
 
         task = ServerTask.load(self.server)
-        access = VmImportHook.of(task.plan.target.aws_conn_id, task.plan.target.region).access()
+        access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel):
             try:
                 return verify_replicated(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
+from airflow.sdk.exceptions import AirflowSkipException
 
 from wavelift.airflow.links import ImageLink, image_url
 from wavelift.operators._base import StateStore, WaveliftOperator, run_is_alive
-from wavelift.operators._report import GROUP, task_outcomes, task_states, why_stopped
+from wavelift.operators._report import GROUP, ended_by, task_outcomes, task_states, why_stopped
 from wavelift.operators._waiting import WaitingOperator
 from wavelift.operators.image import ImportingOperator
 from wavelift.operators.replication import PROOF_KEY, REPORT_KEY
@@ -20,15 +20,11 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.ledger.replication_records import ReplicationRun
+    from wavelift.services.dataplane.replication_messages import AdmittedRuns
     from wavelift.services.replication_report import ServerEnd
 
 UPKEEP: Final = {"delete": "delete_replicas", "verify": "verify_recorded"}
-"""Mode of a run → the one task that only it has; every other run skips it, without a process."""
-ENDED_BY: Final = {
-    **dict.fromkeys(("admit", "preflight"), ("failed", "skipped")),
-    **dict.fromkeys(UPKEEP.values(), ("failed",)),
-}
-"""Task → its states with which a run is over before its servers are."""
+"""Mode of a run → the one task that it has after ``admit``; others have the pre-flight, if a server may run."""
 
 
 class AdmitReplicationOperator(WaveliftOperator):
@@ -80,7 +76,12 @@ class AdmitReplicationOperator(WaveliftOperator):
         for words in admitted.warnings:
             self.log.warning("%s", words)
         context["ti"].xcom_push(key="return_value", value=admitted.dump())
-        raise DownstreamTasksSkipped(tasks=[task for mode, task in UPKEEP.items() if mode != admitted.mode])
+        self.skip_all_but(_first_of(admitted))
+
+
+def _first_of(admitted: AdmittedRuns) -> str:
+    """The task with which a run goes on; empty: none, since no server may run."""
+    return UPKEEP.get(admitted.mode, "preflight" if admitted.granted else "")
 
 
 def scheduled_instant(run: Any) -> datetime | None:
@@ -152,7 +153,6 @@ class RecordOperator(WaitingOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.airflow.triggers.snapshots import EbsSnapshotsTrigger
         from wavelift.base.domain import ReplicationResult
         from wavelift.ledger import Ledger
@@ -165,7 +165,7 @@ class RecordOperator(WaitingOperator):
         with Ledger.open(config.ledger_url()) as ledger:
             pending = record(
                 ledger,
-                VmImportHook.of(**aws).access(),
+                self.aws(**aws),
                 result,
                 self.server_context(context, task.name),
                 is_run_alive=run_is_alive(context),
@@ -224,7 +224,6 @@ class AmiOperator(ImportingOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.base.domain import ReplicationResult
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.importing import ImportRunning
@@ -238,7 +237,7 @@ class AmiOperator(ImportingOperator):
         with Ledger.open(config.ledger_url()) as ledger:
             found = RunImage(
                 ledger,
-                VmImportHook.of(**aws).access(),
+                self.aws(**aws),
                 task,
                 ReplicationResult.load(self.transferred),
                 self.server_context(context, task.name),
@@ -275,19 +274,20 @@ class ReplicationReportOperator(WaveliftOperator):
 
         ti = context["ti"]
         states = task_states(context)
-        admitted = ti.xcom_pull(task_ids="admit", map_indexes=-1)
+        left = ti.xcom_pull(task_ids="admit", map_indexes=-1)
+        admitted = AdmittedRuns.load(left) if left else None
         found = ti.xcom_pull(task_ids="preflight", key=REPORT_KEY, map_indexes=-1)
         mapped = ti.xcom_pull(task_ids="preflight", map_indexes=-1) or []
         with Ledger.open(config.ledger_url()) as ledger:
             report = finish(
                 ledger,
                 DagRun(ti.dag_id, ti.run_id),
-                AdmittedRuns.load(admitted) if admitted else None,
+                admitted,
                 PreflightReport.load(found) if found else None,
                 self._ends(context, states, [one["name"] for one in mapped]),
                 clock=SystemClock(),
                 tidy=self._tidy(context, ledger),
-                stopped=why_stopped(context, states, ENDED_BY),
+                stopped=why_stopped(context, states, ended_by(_first_of(admitted) if admitted else "")),
                 deleted=ti.xcom_pull(task_ids=UPKEEP["delete"], map_indexes=-1) or (),
                 verified=ti.xcom_pull(task_ids=UPKEEP["verify"], map_indexes=-1) or (),
                 wrong=ti.xcom_pull(task_ids=UPKEEP["verify"], key=PROOF_KEY, map_indexes=-1) or {},
@@ -300,19 +300,18 @@ class ReplicationReportOperator(WaveliftOperator):
 
     def _tidy(self, context: Context, ledger: Any) -> Callable[[ReplicationRun], str]:
         """A report that was cleared meanwhile must not touch anything: each removal is fenced."""
-        from wavelift.airflow.hooks.vm_import import VmImportHook
-        from wavelift.ledger import DagRun
-        from wavelift.ledger.waves import get_wave_run
-        from wavelift.rules.plans import ResolvedWave
-        from wavelift.services.replication_image import tidy_run
-
         ti = context["ti"]
         fence = StateStore(context["task_state_store"])
 
         def tidy(known: ReplicationRun) -> str:
+            from wavelift.ledger import DagRun
+            from wavelift.ledger.waves import get_wave_run
+            from wavelift.rules.plans import ResolvedWave
+            from wavelift.services.replication_image import tidy_run
+
             fence.set("tidying", known.id)
             plan = ResolvedWave.load(get_wave_run(ledger, DagRun(ti.dag_id, ti.run_id)).spec).servers[0]
-            access = VmImportHook.of(plan.target.aws_conn_id, plan.target.region).access()
+            access = self.aws(plan.target.aws_conn_id, plan.target.region)
             return tidy_run(ledger, access, plan, known)
 
         return tidy

@@ -29,7 +29,6 @@ class DeleteReplicasOperator(WaveliftOperator):
 
     def work(self, context: Context) -> list[dict[str, Any]]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.base.run import SystemClock
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
@@ -43,7 +42,7 @@ class DeleteReplicasOperator(WaveliftOperator):
                 fence.set("deleting", job_id)
                 found = delete_outside(
                     ledger,
-                    lambda aws_conn_id, region: VmImportHook.of(aws_conn_id, region).access(),
+                    self.aws,
                     job_id,
                     by=admitted.requested_by,
                     is_run_alive=run_is_alive(context),
@@ -80,7 +79,6 @@ class VerifyRecordedOperator(WaveliftOperator):
         self.admitted = admitted
 
     def work(self, context: Context) -> list[dict[str, Any]]:
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.base.errors import ProofError
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
         from wavelift.services.dataplane.verify_replicated import verify_recorded
@@ -89,7 +87,7 @@ class VerifyRecordedOperator(WaveliftOperator):
         wrong: dict[str, str] = {}
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel):
             for recorded in AdmittedRuns.load(self.admitted).recorded:
-                access = VmImportHook.of(recorded.aws_conn_id, recorded.region).access()
+                access = self.aws(recorded.aws_conn_id, recorded.region)
                 try:
                     verified.append(verify_recorded(access, recorded, self._cancel).dump())
                 except ProofError as error:

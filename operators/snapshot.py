@@ -59,13 +59,12 @@ class RemoveSnapshotOperator(WaveliftOperator):
         self.server = server
 
     def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 
         task = ServerTask.load(self.server)
-        access = VmImportHook.of(task.plan.target.aws_conn_id, task.plan.target.region).access()
+        access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
         with VsphereHook(task.plan.connection).session() as session:
             removed = remove_snapshot(session, access, task, self.server_context(context, task.name))
         return {"server": task.name, "removed": removed}

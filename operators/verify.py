@@ -30,13 +30,12 @@ class VerifyOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.base.domain import ExportResult
         from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.dataplane.verify import verify_server
 
         task = ServerTask.load(self.server)
-        access = VmImportHook.of(task.plan.target.aws_conn_id, task.plan.target.region).access()
+        access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
         ctx = self.server_context(context, task.name)
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress
@@ -61,7 +60,6 @@ class VerifyImportedOperator(WaveliftOperator):
         self.admitted = admitted
 
     def work(self, context: Context) -> list[dict[str, Any]]:
-        from wavelift.airflow.hooks.vm_import import VmImportHook
         from wavelift.services.dataplane.conversion import verify_imported
         from wavelift.services.dataplane.messages import Admitted
 
@@ -69,5 +67,5 @@ class VerifyImportedOperator(WaveliftOperator):
         if admitted.mode != "verify":
             return []
         environment = admitted.wave.environment
-        access = VmImportHook.of(environment.aws_conn_id, environment.region).access()
+        access = self.aws(environment.aws_conn_id, environment.region)
         return [verify_imported(access, imported, self._cancel).dump() for imported in admitted.imported]

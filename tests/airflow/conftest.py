@@ -47,6 +47,8 @@ ORDER: Final = (
     "test_replication_operators",
     "test_hooks",
     "test_dags",
+    "test_preload",
+    "test_task_imports",
     "test_triggers",
     "test_connection",
     "test_specs",

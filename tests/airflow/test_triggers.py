@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -200,6 +201,28 @@ def test_a_wait_that_breaks_wakes_its_task_with_the_reason(monkeypatch: pytest.M
     monkeypatch.setattr(base, "settle_seconds", lambda: 0.0)
     trigger = ImportImageTrigger(import_task_id="import-ami-1", **AWS)
     assert _first(trigger) == {"error": "no such connection"}
+
+
+def test_inv_7_two_hundred_waits_make_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+
+    class Ended:
+        def describe(self, ids: Sequence[str]) -> dict[str, Any]:
+            return {id: SimpleNamespace(finished=True, status="completed") for id in ids}
+
+    async def fake(self: object) -> Ended:
+        made.append(self)
+        return Ended()
+
+    async def all_events() -> list[Any]:
+        names = [f"import-ami-{number}" for number in range(200)]
+        runs = [ImportImageTrigger(import_task_id=name, **{**AWS, "aws_conn_id": "one-client"}).run() for name in names]
+        return [event.payload["import_task_id"] for event in await asyncio.gather(*(anext(run) for run in runs))]
+
+    monkeypatch.setattr(imports.AwsWaitTrigger, "imports", fake)
+    monkeypatch.setattr(base, "settle_seconds", lambda: 0.0)
+    assert len(set(asyncio.run(all_events()))) == 200
+    assert len(made) == 1
 
 
 def test_a_place_that_aws_refused_is_asked_for_again_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,11 +33,16 @@ PACKAGES: Final = (
 )
 """With all that lies in them."""
 MODULES: Final = (
-    # Airflow's own, which it imports in each task's process.
-    "airflow.sdk.execution_time.task_runner",
-    "airflow.sdk.execution_time.supervisor",
+    "airflow.dag_processing.bundles.local",
     "airflow.dag_processing.dagbag",
+    "airflow.sdk.execution_time.cache",
+    "airflow.sdk.execution_time.supervisor",
+    "airflow.sdk.execution_time.task_mapping",
+    "airflow.sdk.execution_time.task_runner",
+    "boto3.s3.inject",
+    "jinja2.ext",
 )
+"""What Airflow and boto3 import only in the process that needs it, though each of ours does."""
 SERVICES: Final = ("ec2", "s3", "ebs")
 """AWS services whose clients most tasks make."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
+from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.base.errors import WaveliftError
 from wavelift.cli.connect import fail
 from wavelift.ledger import Ledger
@@ -23,8 +25,11 @@ ADVICE = {
 def ledger_url() -> str:
     """As ``[wavelift] ledger_url`` says; the command line doesn't import Airflow, so from the environment."""
     url = os.environ.get("AIRFLOW__WAVELIFT__LEDGER_URL", "")
-    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
-    return url or f"sqlite:///{home / 'wavelift.db'}"
+    return url or f"sqlite:///{_airflow_home() / 'wavelift.db'}"
+
+
+def _airflow_home() -> Path:
+    return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
 
 
 def run(out: Console) -> None:
@@ -35,6 +40,17 @@ def run(out: Console) -> None:
             out.print(f"ledger ready at {ledger.url}", markup=False, soft_wrap=True)
     except (WaveliftError, OSError) as error:
         fail(str(error))
+    for words in advice():
+        out.print(words, markup=False, soft_wrap=True)
+
+
+def advice() -> Iterator[str]:
+    """What this Airflow lacks of what DESIGN ships, a line each."""
     for name, (value, why) in ADVICE.items():
         if os.environ.get(name) != value:
-            out.print(f"set {name}={value}: {why}", markup=False, soft_wrap=True)
+            yield f"set {name}={value}: {why}"
+    settings = _airflow_home() / "config" / LOCAL_SETTINGS.name
+    if not settings.exists():
+        yield f"copy {LOCAL_SETTINGS} to {settings}: tasks start several times slower otherwise"
+    elif "wavelift.airflow.preload" not in settings.read_text():
+        yield f"call wavelift.airflow.preload.preload() in {settings}: tasks start several times slower otherwise"

@@ -11,6 +11,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.cli.demo import dags_source
 from wavelift.cli.main import app
 from wavelift.cli.wave import grouped, print_findings
@@ -131,11 +132,18 @@ def test_init_makes_the_ledger_and_says_what_is_worth_setting(tmp_path: Path) ->
     assert (home / "wavelift.db").exists()
     assert "ledger ready at" in first.stderr
     assert "set AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT=30" in first.stderr
+    settings = home / "config" / "airflow_local_settings.py"
+    assert f"copy {LOCAL_SETTINGS} to {settings}" in first.stderr
 
+    settings.parent.mkdir()
+    settings.write_text("SOMETHING = 'of their own'\n")
+    assert f"call wavelift.airflow.preload.preload() in {settings}" in call("init", **variables).stderr
+    settings.write_bytes(LOCAL_SETTINGS.read_bytes())
     set_now = {**variables, "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30"}
     again = call("init", **set_now)
     assert again.exit_code == 0, again.output
     assert "EXECUTION_API_TIMEOUT" not in again.stderr
+    assert "airflow_local_settings" not in again.stderr
 
 
 def test_init_with_a_ledger_out_of_reach_is_one_clear_message(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.cli.local_airflow import shipped_settings
 
 pytestmark = pytest.mark.unit
@@ -141,6 +142,11 @@ def test_dockerfile_installs_the_lock_with_hashes_and_runs_as_nobody_special() -
     assert "--compile-bytecode" in text
     last_user = re.findall(r"^USER (\S+)$", text.split("FROM wavelift AS demo", 1)[0], re.MULTILINE)[-1]
     assert last_user.startswith("${AIRFLOW_UID}")
+
+
+def test_the_image_preloads_what_tasks_import() -> None:
+    copied = f"COPY {LOCAL_SETTINGS.relative_to(ROOT)} /opt/airflow/config/"
+    assert copied in (ROOT / "Dockerfile").read_text(), "$AIRFLOW_HOME/config is on Airflow's path"
 
 
 def test_what_the_dockerfile_copies_exists_and_is_not_ignored() -> None:

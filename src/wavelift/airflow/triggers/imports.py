@@ -91,8 +91,11 @@ class ImportWatchTrigger(AwsWaitTrigger):
         return {"import_task_id": self.import_task_id, **super().fields()}
 
     async def wait(self) -> dict[str, Any]:
-        fetch = finished_imports(await self.imports())
-        status = await SharedPoller.of(self.poller_key("imports"), fetch, self.poll_seconds).watch(self.import_task_id)
+        async def make() -> Fetch:
+            return finished_imports(await self.imports())
+
+        poller = SharedPoller.made_by(self.poller_key("imports"), make, self.poll_seconds)
+        status = await poller.watch(self.import_task_id)
         return {"status": status, "import_task_id": self.import_task_id}
 
 
@@ -138,7 +141,11 @@ class ImportSlotTrigger(AwsWaitTrigger):
     async def wait(self) -> dict[str, Any]:
         await asyncio.sleep(self.poll_seconds)
         key = (*self.poller_key("import places"), self.below)
-        poller = SharedPoller.of(key, free_places(await self.imports(), self.below), self.poll_seconds)
+
+        async def make() -> Fetch:
+            return free_places(await self.imports(), self.below)
+
+        poller = SharedPoller.made_by(key, make, self.poll_seconds)
         try:
             await asyncio.wait_for(poller.watch(uuid4().hex), ASK_AGAIN_SECONDS)
         except TimeoutError:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, Final
 
 log = logging.getLogger(__name__)
 
 Fetch = Callable[[Sequence[str]], Mapping[str, Any]]
 """Blocking; asked for all watched ids at once, returns those that are finished."""
+Make = Callable[[], Awaitable[Fetch]]
+"""Makes what asks, with its clients: called once for all who wait."""
 
 MAX_FAILURES: Final = 5
 """Fetches that may fail in a row before the waiters are told: at 15 s a blip of over a minute."""
@@ -24,9 +26,9 @@ class SharedPoller:
 
     _pollers: dict[Hashable, SharedPoller] = {}
 
-    def __init__(self, key: Hashable, fetch: Fetch, interval: float) -> None:
+    def __init__(self, key: Hashable, make: Make, interval: float) -> None:
         self._key = key
-        self._fetch = fetch
+        self._make = make
         self._interval = interval
         self._waiting: dict[str, list[asyncio.Future[Any]]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -34,15 +36,24 @@ class SharedPoller:
     @classmethod
     def of(cls, key: Hashable, fetch: Fetch, interval: float) -> SharedPoller:
         """The poller of ``key``; ``key`` must hold everything that separates callers."""
+
+        async def make() -> Fetch:
+            return fetch
+
+        return cls.made_by(key, make, interval)
+
+    @classmethod
+    def made_by(cls, key: Hashable, make: Make, interval: float) -> SharedPoller:
+        """As :meth:`of`; ``make`` is called only where nobody waits under ``key`` yet."""
         poller = cls._pollers.get(key)
         if poller is None:
-            poller = cls._pollers[key] = cls(key, fetch, interval)
+            poller = cls._pollers[key] = cls(key, make, interval)
         return poller
 
     async def watch(self, watched: str) -> Any:
         """What ``fetch`` says of ``watched`` once it says anything.
 
-        :raises Exception: what ``fetch`` raised, after it failed :data:`MAX_FAILURES` times in a row.
+        :raises Exception: what ``make`` raised, or ``fetch`` after it failed :data:`MAX_FAILURES` times in a row.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(watched, []).append(future)
@@ -58,23 +69,28 @@ class SharedPoller:
                 self._waiting.pop(watched, None)
 
     async def _loop(self) -> None:
+        try:
+            await self._ask(await self._make())
+        except Exception as error:
+            self._tell_all(error)
+        if self._pollers.get(self._key) is self and not self._waiting:
+            del self._pollers[self._key]
+
+    async def _ask(self, fetch: Fetch) -> None:
         failures = 0
         while self._waiting:
             try:
-                found = await asyncio.to_thread(self._fetch, tuple(self._waiting))
+                found = await asyncio.to_thread(fetch, tuple(self._waiting))
                 failures = 0
             except Exception as error:
                 failures += 1
                 log.warning("poll %d of at most %d failed: %s", failures, MAX_FAILURES, error)
                 if failures >= MAX_FAILURES:
-                    self._tell_all(error)
-                    break
+                    raise
                 found = {}
             for watched, value in found.items():
                 self._tell(watched, value)
             await asyncio.sleep(self._interval)
-        if self._pollers.get(self._key) is self and not self._waiting:
-            del self._pollers[self._key]
 
     def _tell(self, watched: str, value: Any) -> None:
         for future in self._waiting.pop(watched, []):

@@ -24,9 +24,10 @@ class EbsSnapshotsTrigger(AwsWaitTrigger):
         return {"snapshot_ids": self.snapshot_ids, **super().fields()}
 
     async def wait(self) -> dict[str, Any]:
-        poller = SharedPoller.of(
-            self.poller_key("EBS snapshots"), settled_snapshots(await self.access()), self.poll_seconds
-        )
+        async def make() -> Fetch:
+            return settled_snapshots(await self.access())
+
+        poller = SharedPoller.made_by(self.poller_key("EBS snapshots"), make, self.poll_seconds)
         states = await asyncio.gather(*(poller.watch(id) for id in self.snapshot_ids))
         return {"states": dict(zip(self.snapshot_ids, states, strict=True))}
 

@@ -1,0 +1,132 @@
+"""What the process of each operator may import: a worker without the preload pays for all of it at every start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import wavelift.operators
+import wavelift.sensors
+
+pytestmark = pytest.mark.airflow
+
+HEAVY: Final = {
+    "aws": "boto3",
+    "vsphere": "pyVmomi",
+    "ledger": "wavelift.ledger",
+    "specs": "wavelift.specs",
+}
+"""Word → what is dear to import, or may not be where a connector stands."""
+MAY_LOAD: Final = {
+    "AdmitOperator": "ledger specs",
+    "AdmitReplicationOperator": "ledger specs",
+    "AmiOperator": "aws ledger",
+    "BeginCatalogImportOperator": "ledger",
+    "BeginHealthCheckOperator": "ledger",
+    "CatalogInventoryOperator": "vsphere",
+    "CloseCatalogImportOperator": "ledger",
+    "ConnectorCheckOperator": "aws vsphere",
+    "DiskUploadOperator": "aws",
+    "ImportImageOperator": "aws",
+    "ImportServerOperator": "aws ledger",
+    "LaunchImportedOperator": "aws ledger",
+    "LaunchInstanceOperator": "aws ledger",
+    "MergeCatalogOperator": "ledger",
+    "PreflightOperator": "aws vsphere",
+    "RecordHealthOperator": "ledger",
+    "RecordOperator": "aws ledger",
+    "ReleaseOperator": "ledger",
+    "ReleaseRunOperator": "ledger",
+    "RemoveSnapshotOperator": "aws vsphere",
+    "ReplicationPreflightOperator": "aws vsphere",
+    "ReplicationReportOperator": "aws ledger",
+    "ReplicationRunOperator": "aws vsphere",
+    "ReportOperator": "aws ledger",
+    "ReserveOperator": "ledger",
+    "ReserveRunOperator": "ledger",
+    "VerifyImportedOperator": "aws",
+    "VerifyOperator": "aws",
+    "VerifyReplicatedOperator": "aws",
+    "VmExportOperator": "aws vsphere",
+    "VmSnapshotOperator": "vsphere",
+    "ImportImageSensor": "aws",
+    "ReplicationRunSensor": "ledger",
+    "VmPowerStateSensor": "vsphere",
+}
+"""Reports load ``aws`` only when they tidy."""
+ASKED: Final = ("aws", "wait_in_queue", "wait_for_slot")
+"""Methods whose imports count only for a class whose own code calls them."""
+LOADER: Final = """
+import ast, importlib, inspect, json, os, sys, textwrap
+import airflow.sdk, airflow.sdk.execution_time.task_runner
+from airflow.sdk import BaseOperator
+
+heavy, asked, names = json.loads(sys.argv[1])
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+
+def body_of(node):
+    '''The class without its annotations' imports, and the names that it takes from itself.'''
+    calls = {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)}
+    return calls
+
+def needed(kind):
+    classes = [one for one in kind.__mro__ if one.__module__.startswith("wavelift.")]
+    trees = {one: ast.parse(textwrap.dedent(inspect.getsource(one))).body[0] for one in classes}
+    called = body_of(trees[kind])
+    for one, tree in trees.items():
+        for method in tree.body:
+            if isinstance(method, ast.FunctionDef) and (method.name not in asked or method.name in called):
+                yield from imports(method)
+
+for package, name in names:
+    sys.stdout.flush()
+    if not os.fork():
+        kind = getattr(importlib.import_module(package), name)
+        for module in needed(kind):
+            importlib.import_module(module)
+        loaded = [w for w, m in heavy.items() if any(one == m or one.startswith(m + ".") for one in sys.modules)]
+        print(json.dumps([name, loaded]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """What importing an operator and everything that its methods import brings, each in a process of its own."""
+    names = [(module.__name__, name) for module in (wavelift.operators, wavelift.sensors) for name in module.__all__]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, json.dumps([HEAVY, ASKED, names])],
+        env={**os.environ, "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow"))},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    found = {name: set(words) for name, words in rows}
+    assert set(found) == {name for _, name in names}, done.stderr[-2000:]
+    return found
+
+
+def test_each_operator_loads_only_what_its_task_uses(loaded: dict[str, set[str]]) -> None:
+    allowed = {name: set(words.split()) for name, words in MAY_LOAD.items()}
+    assert set(allowed) == set(loaded)
+    too_much = {name: words - allowed[name] for name, words in loaded.items() if words - allowed[name]}
+    assert not too_much
+    stale = {name: words - loaded[name] for name, words in allowed.items() if words - loaded[name]}
+    assert not stale, "allowed, and not used any more"

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests import layers
 from tests.connect_proxy import ConnectProxy
 from tests.postgres import Postgres, find_binaries, running
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    layers.register(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    layers.arrange(items)
 
 
 @pytest.fixture(scope="session")

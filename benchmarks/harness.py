@@ -216,11 +216,7 @@ def compare(
         "peers": {peer.name: summary(measures[peer.name], data_bytes) for peer in peers},
     }
     if floor:
-        costs = {
-            part: statistics.median(one.extra[part] for one in measures[floor.contender.name])
-            for part in measures[floor.contender.name][0].extra
-            if part != PEAK
-        }
+        costs = _costs(measures[floor.contender.name])
         result["floor"] = {part: round(cost, 3) for part, cost in costs.items()}
         for contender in (ours, *variants, *peers):
             figures = _figures(result)[contender.name]
@@ -228,7 +224,7 @@ def compare(
     for one in (result["ours"], *result["variants"].values()):
         one["ratio_to_peer"] = {name: ratio(one, peer, cpu) for name, peer in result["peers"].items()}
     for name, figures in _figures(result).items():
-        print(f"{bench}: {in_words(name, figures)}", file=sys.stderr, flush=True)
+        print(f"{bench}: {in_words(name, figures, cpu)}", file=sys.stderr, flush=True)
     told = [limit.told() for limit in limits(result)]
     if told:
         result["limits"] = told
@@ -250,13 +246,19 @@ def ratio(one: Mapping[str, Any], other: Mapping[str, Any], cpu: str) -> float:
     return round(float(one[figure] / other[figure]), 3)
 
 
-def in_words(name: str, figures: Mapping[str, Any]) -> str:
-    """One line of ratios."""
-    words = [f"{figures['cpu_s']:.2f} CPU-s"]
+def in_words(name: str, figures: Mapping[str, Any], cpu: str) -> str:
+    """One line of ratios, with the CPU that the floor's is of."""
+    words = [f"{figures.get(cpu, figures['cpu_s']):.2f} CPU-s"]
     if "ratio_to_floor" in figures:
         words.append(f"{figures['ratio_to_floor']:.2f} x the floor of {figures['floor_cpu_s']:.2f}")
     words += [f"{value:.2f} x {peer}" for peer, value in figures.get("ratio_to_peer", {}).items()]
     return f"{name}: {', '.join(words)}"
+
+
+def _costs(measures: Sequence[Measure]) -> dict[str, float]:
+    """Of each part that a floor's contender reported, the median."""
+    parts = [part for part in measures[0].extra if part != PEAK]
+    return {part: statistics.median(measure.extra[part] for measure in measures) for part in parts}
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -35,6 +35,13 @@ def test_ratios_are_of_the_figure_that_both_report() -> None:
     assert harness.ratio(ours, {**peer, "moving_cpu_s": 4.0}, "moving_cpu_s") == 0.25
 
 
+def test_a_line_of_words_is_of_the_figure_that_the_ratio_is_of() -> None:
+    figures = {"cpu_s": 3.0, "moving_cpu_s": 1.5, "floor_cpu_s": 1.0, "ratio_to_floor": 1.5}
+    told = harness.in_words("ours", {**figures, "ratio_to_peer": {"other": 0.5}}, "moving_cpu_s")
+    assert told == "ours: 1.50 CPU-s, 1.50 x the floor of 1.00, 0.50 x other"
+    assert harness.in_words("ours", {"cpu_s": 3.0}, "moving_cpu_s") == "ours: 3.00 CPU-s"
+
+
 def test_beside_the_floor() -> None:
     told = harness.beside_floor({"cpu_s": 3.0, "moving_cpu_s": 1.5}, 1.0, GIB // 2, "moving_cpu_s")
     assert told == {"floor_cpu_s": 1.0, "ratio_to_floor": 1.5, "floor_cpu_s_per_gib": 2.0}

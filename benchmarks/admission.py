@@ -2,13 +2,14 @@
 
 ``admit_s`` is one scheduled DAG run for which all 500 servers are due, as its first task decides it; ``reserve_s`` our
 REST's reservation of an on-demand run of all, and ``take_up_s`` the DAG run that takes them up. Each on a fresh copy of
-a ledger whose jobs have no runs yet.
+a ledger whose jobs have no runs yet. ``*_statements`` are the SQL statements that each took: no disk is moved and no
+public tool does the like, so there is neither floor nor peer, and the limits are counts of statements for each server.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,23 @@ DAY: Final = timedelta(hours=24)
 SCHEDULED: Final = "scheduled"
 ASKED: Final = "asked"
 NAMES: Final = tuple(f"server{number:04}" for number in range(JOBS))
+
+
+STATEMENTS: Final = 2.1
+"""For each server, all else of a request included."""
+
+
+class Statements:
+    """How many a process has sent to a database."""
+
+    def __init__(self) -> None:
+        from sqlalchemy import Engine, event
+
+        self.count = 0
+        event.listen(Engine, "before_cursor_execute", self._one)
+
+    def _one(self, *_: object) -> None:
+        self.count += 1
 
 
 class At:
@@ -63,18 +81,19 @@ def job(url: str) -> None:
     scheduled, asked = DagRun(f"{SCHEDULED}.replicate", "a"), DagRun(f"{ASKED}.replicate", "b")
     place: dict[str, Any] = {"by": "bench", "is_run_alive": lambda dag, run: True, "clock": clock}
     with Ledger.open(Path(url[1:]).read_text() if url.startswith("@") else url) as ledger:
-        idle, began = harness.peak_mib(), time.monotonic()
-        found = admit_runs(ledger, SCHEDULED, scheduled, scheduled_for=clock.moment, **place)
-        admitted = time.monotonic() - began
-        assert len(found.granted) == JOBS
-        began = time.monotonic()
-        assert len(reserve_runs(ledger, ASKED, NAMES, asked, **place)) == JOBS
-        reserved = time.monotonic() - began
-        began = time.monotonic()
-        assert len(admit_runs(ledger, ASKED, asked, **place).granted) == JOBS
-        taken = time.monotonic() - began
-    added = harness.peak_mib() - idle
-    harness.report_job(admit_s=admitted, reserve_s=reserved, take_up_s=taken, added_mib=added)
+        idle, statements = harness.peak_mib(), Statements()
+        took: dict[str, float] = {}
+
+        def timed(name: str, call: Callable[[], Sized]) -> None:
+            began, before = time.monotonic(), statements.count
+            found = len(call())
+            took.update({f"{name}_s": time.monotonic() - began, f"{name}_statements": statements.count - before})
+            assert found == JOBS, f"{name}: {found} of {JOBS}"
+
+        timed("admit", lambda: admit_runs(ledger, SCHEDULED, scheduled, scheduled_for=clock.moment, **place).granted)
+        timed("reserve", lambda: reserve_runs(ledger, ASKED, NAMES, asked, **place))
+        timed("take_up", lambda: admit_runs(ledger, ASKED, asked, **place).granted)
+    harness.report_job(**took, added_mib=harness.peak_mib() - idle)
 
 
 @contextmanager
@@ -140,9 +159,9 @@ def _write(address: Path, url: str) -> None:
 def _limits(result: Mapping[str, Any]) -> list[harness.Limit]:
     ways = {"sqlite": result["ours"], **result["variants"]}
     return [
-        harness.Limit(f"{name}: {figure}", way[figure], at_most=1.0)
+        harness.Limit(f"{name}: {figure} / server", way[figure] / JOBS, at_most=STATEMENTS)
         for name, way in ways.items()
-        for figure in ("admit_s", "reserve_s", "take_up_s")
+        for figure in ("admit_statements", "reserve_statements", "take_up_statements")
     ]
 
 

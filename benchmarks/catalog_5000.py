@@ -2,12 +2,15 @@
 
 First an import into an empty ledger, then the same again. ``calls`` is what the simulator counted for one reading;
 ``added_mib`` shows that memory does not grow with the number of VMs. Seconds say little: the simulator is no vCenter.
+No disk is moved and no public tool does the like, so there is neither floor nor peer: the limits are counts of calls,
+and what ten times as many VMs cost as a multiple of the few.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -110,7 +113,26 @@ def main() -> None:
             data_bytes=0,
             params={"vms": VMS, **calls},
             runs=options.runs,
+            limits=_limits,
         )
+
+
+def _limits(result: Mapping[str, Any]) -> list[harness.Limit]:
+    many, few = result["ours"], result["variants"][f"{ONE_PAGE} VMs"]
+    times = VMS / ONE_PAGE
+    return [
+        harness.Limit("calls of a reading beyond one a page", _beyond_pages(result, VMS, many), at_most=10),
+        harness.Limit("the same of few VMs", _beyond_pages(result, ONE_PAGE, few), at_most=10),
+        *(
+            harness.Limit(f"{figure} / {ONE_PAGE} VMs'", many[figure] / few[figure], at_most=2 * times)
+            for figure in ("first_import_s", "second_import_s")
+        ),
+        harness.Limit(f"MiB added / {ONE_PAGE} VMs'", many["added_mib"] / few["added_mib"], at_most=times / 2),
+    ]
+
+
+def _beyond_pages(result: Mapping[str, Any], vms: int, figures: Mapping[str, Any]) -> float:
+    return float(result["params"][f"calls_{vms}"] - figures["pages"])
 
 
 if __name__ == "__main__":

@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 import json
-import ssl
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
-from benchmarks.servers import PlainHandler, running
+from benchmarks import harness
+from benchmarks.servers import PlainHandler, running, told_by
 from wavelift.base.units import BLOCK
 
 
@@ -25,13 +22,14 @@ class EbsHandler(PlainHandler):
 
     latency_s: ClassVar[float] = 0.0
     """Of every put, from its last byte to the answer."""
-    lock: ClassVar[Lock] = Lock()
     puts: ClassVar[int] = 0
     indices: ClassVar[set[str]] = set()
     completed: ClassVar[dict[str, str]] = {}
 
     def do_PUT(self) -> None:
-        self.drop(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        self.drop(length)
+        self.count(length)
         with self.lock:
             EbsHandler.puts += 1
             self.indices.add(self.path.rpartition("/")[2])
@@ -55,9 +53,9 @@ class EbsHandler(PlainHandler):
         self._json({"SnapshotId": "snap-0123456789abcdef0", "Status": "pending", "VolumeSize": size,
                     "BlockSize": BLOCK, "OwnerId": "123456789012"}, 201)  # fmt: skip
 
-    def do_GET(self) -> None:
-        assert urlsplit(self.path).path == "/_bench"
-        self._json({"puts": self.puts, "distinct": len(self.indices), **self.completed}, 200)
+    @classmethod
+    def told(cls) -> dict[str, Any]:
+        return {**super().told(), "puts": cls.puts, "distinct": len(cls.indices), **cls.completed}
 
     def _json(self, values: dict[str, Any], status: int) -> None:
         self.answer(json.dumps(values).encode(), status=status, headers={"Content-Type": "application/json"})
@@ -71,10 +69,11 @@ class EbsSink:
         self.ca = ca
 
     def told(self) -> dict[str, Any]:
-        context = ssl.create_default_context(cafile=self.ca)
-        with urllib.request.urlopen(f"{self.url}/_bench", context=context, timeout=30) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
+        return told_by(self.url, self.ca)
+
+    def wire(self, due: int) -> harness.Wire:
+        """Blocks' bytes, as they came here."""
+        return harness.Wire(lambda: int(self.told()["bytes"]), due)
 
     def check(self, blocks: int, checksum: str = "") -> None:
         """:param checksum: the LINEAR one, base64; empty: not looked at."""

@@ -2,6 +2,9 @@
 
 A benchmark module builds its corpus, names its contenders as commands, and calls :func:`compare`; the last line on
 standard output is the result as one JSON object. Ours is a command as well: the same module, called with ``--job``.
+
+CPU-seconds are of one machine and day: what is judged are ratios, to the peers and to the *floor* (see
+:mod:`benchmarks.floor`), all of the same run, and counts.
 """
 
 from __future__ import annotations
@@ -25,7 +28,26 @@ from benchmarks.corpus import Corpus
 from wavelift.base.units import GIB, MIB
 
 RUNS: Final = 3
+PEAK: Final = "peak_mib"
+Needs = Mapping[str, float]
+"""The parts of a path, and how much of each: bytes of the disk (or what else the floor is measured per)."""
 _KIB_PER_MIB: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Where a contender's bytes go or come from, and how many of them that end must have counted.
+
+    A request that fails silently, or is never made, can't look fast.
+
+    :param counted: bytes so far, as the other end counts them: never as the contender says.
+    :param due: how many a run must add; where only the run decides, given the figures that it reported.
+    :param name: of the figure.
+    """
+
+    counted: Callable[[], int]
+    due: int | Callable[[Mapping[str, float]], int]
+    name: str = "server_bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +58,8 @@ class Contender:
     :param before: called before each run, outside the measurement.
     :param check: called after each run, outside the measurement; raises when the output is wrong. What it returns is
         merged into the run's figures.
+    :param wires: how its bytes are counted.
+    :param needs: its path, where it is not the benchmark's.
     """
 
     name: str
@@ -44,6 +68,26 @@ class Contender:
     check: Callable[[], Mapping[str, float] | None] | None = None
     before: Callable[[], None] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    wires: Sequence[Wire] = ()
+    needs: Needs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What a path cannot do without.
+
+    :param contender: reports for each part what one ``unit`` of it costs, CPU-s.
+    :param needs: of the benchmark's path: of ours, of the peers that do the same work, and of variants without their
+        own.
+    :param unit: 1 GiB where ``needs`` are bytes.
+    """
+
+    contender: Contender
+    needs: Needs
+    unit: float = GIB
+
+    def cpu_s(self, costs: Mapping[str, float], needs: Needs | None = None) -> float:
+        return sum(costs[part] * amount / self.unit for part, amount in (needs or self.needs).items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +106,10 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What the design asks of a figure; told in the result, never a reason to fail."""
+    """What the design asks of a figure; told in the result, never a reason to fail.
+
+    The figure is a ratio, a count, or memory: what takes a second here takes three elsewhere.
+    """
 
     name: str
     value: float
@@ -89,6 +136,7 @@ def run_once(contender: Contender) -> Measure:
         contender.output.unlink(missing_ok=True)
     if contender.before is not None:
         contender.before()
+    begun = [wire.counted() for wire in contender.wires]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.monotonic()
         process = subprocess.Popen(
@@ -108,10 +156,23 @@ def run_once(contender: Contender) -> Measure:
             )
         out.seek(0)
         extra = _last_json(out.read())
+    for wire, before in zip(contender.wires, begun, strict=True):
+        extra[wire.name] = arrived(contender.name, wire, before, extra)
     if contender.check is not None:
         extra |= contender.check() or {}
     size = contender.output.stat().st_size / MIB if contender.output is not None else None
     return Measure(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / _KIB_PER_MIB, size, extra)
+
+
+def arrived(name: str, wire: Wire, begun: int, figures: Mapping[str, float]) -> int:
+    """What a run added to the other end's count.
+
+    :raises RuntimeError: when it is not what was to be moved.
+    """
+    count, due = wire.counted() - begun, wire.due(figures) if callable(wire.due) else wire.due
+    if count != due:
+        raise RuntimeError(f"{name}: the other end counted {count} {wire.name} of {due}")
+    return count
 
 
 def compare(
@@ -124,14 +185,18 @@ def compare(
     variants: Sequence[Contender] = (),
     runs: int = RUNS,
     limits: Limits = lambda result: (),
+    floor: Floor | None = None,
+    cpu: str = "cpu_s",
 ) -> dict[str, Any]:
     """Run all contenders in turn, ``runs`` times, and print the medians as one JSON object on the last line.
 
     :param variants: ours doing more or less than the peers do; reported beside ``ours`` under their names.
     :param data_bytes: non-zero bytes moved; what ``cpu_s_per_gib`` and ``mib_s`` refer to.
     :param limits: what is asked of the figures; told as met or not.
+    :param floor: one more contender; everybody's CPU is told as a multiple of it.
+    :param cpu: the figure that ratios are of, of contenders that report it: without Python's start, for instance.
     """
-    contenders = (ours, *variants, *peers)
+    contenders = (*([floor.contender] if floor else []), ours, *variants, *peers)
     measures: dict[str, list[Measure]] = {contender.name: [] for contender in contenders}
     for number in range(runs):
         for contender in contenders:
@@ -145,11 +210,21 @@ def compare(
             )
     result: dict[str, Any] = {
         "bench": bench,
-        "params": {**params, "runs": runs, "data_bytes": data_bytes},
+        "params": {**params, "ours": ours.name, "runs": runs, "data_bytes": data_bytes},
         "ours": summary(measures[ours.name], data_bytes),
         "variants": {variant.name: summary(measures[variant.name], data_bytes) for variant in variants},
         "peers": {peer.name: summary(measures[peer.name], data_bytes) for peer in peers},
     }
+    if floor:
+        costs = _costs(measures[floor.contender.name])
+        result["floor"] = {part: round(cost, 3) for part, cost in costs.items()}
+        for contender in (ours, *variants, *peers):
+            figures = _figures(result)[contender.name]
+            figures |= beside_floor(figures, floor.cpu_s(costs, contender.needs), data_bytes, cpu)
+    for one in (result["ours"], *result["variants"].values()):
+        one["ratio_to_peer"] = {name: ratio(one, peer, cpu) for name, peer in result["peers"].items()}
+    for name, figures in _figures(result).items():
+        print(f"{bench}: {in_words(name, figures, cpu)}", file=sys.stderr, flush=True)
     told = [limit.told() for limit in limits(result)]
     if told:
         result["limits"] = told
@@ -157,6 +232,39 @@ def compare(
         print(f"{bench}: {one['limit']} {'met' if one['met'] else 'NOT MET'}: {one}", file=sys.stderr, flush=True)
     print(json.dumps(result), flush=True)
     return result
+
+
+def beside_floor(figures: Mapping[str, Any], floor_s: float, data_bytes: int, cpu: str) -> dict[str, float]:
+    """What the floor says of a contender's figures."""
+    told = {"floor_cpu_s": round(floor_s, 3), "ratio_to_floor": round(figures.get(cpu, figures["cpu_s"]) / floor_s, 3)}
+    return {**told, "floor_cpu_s_per_gib": round(floor_s * GIB / data_bytes, 3)} if data_bytes else told
+
+
+def ratio(one: Mapping[str, Any], other: Mapping[str, Any], cpu: str) -> float:
+    """One contender's CPU as a multiple of another's: of the same figure of both."""
+    figure = cpu if cpu in one and cpu in other else "cpu_s"
+    return round(float(one[figure] / other[figure]), 3)
+
+
+def in_words(name: str, figures: Mapping[str, Any], cpu: str) -> str:
+    """One line of ratios, with the CPU that the floor's is of."""
+    words = [f"{figures.get(cpu, figures['cpu_s']):.2f} CPU-s"]
+    if "ratio_to_floor" in figures:
+        words.append(f"{figures['ratio_to_floor']:.2f} x the floor of {figures['floor_cpu_s']:.2f}")
+    words += [f"{value:.2f} x {peer}" for peer, value in figures.get("ratio_to_peer", {}).items()]
+    return f"{name}: {', '.join(words)}"
+
+
+def _costs(measures: Sequence[Measure]) -> dict[str, float]:
+    """Of each part that a floor's contender reported, the median."""
+    parts = [part for part in measures[0].extra if part != PEAK]
+    return {part: statistics.median(measure.extra[part] for measure in measures) for part in parts}
+
+
+def _figures(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of every contender, by its name."""
+    ours = {result["params"]["ours"]: result["ours"]}
+    return {**ours, **result["variants"], **result["peers"]}
 
 
 def summary(measures: Sequence[Measure], data_bytes: int) -> dict[str, Any]:
@@ -179,7 +287,7 @@ def summary(measures: Sequence[Measure], data_bytes: int) -> dict[str, Any]:
 
 def report_job(**extra: float) -> None:
     """At the end of a job of ours: print what the harness merges into the result."""
-    print(json.dumps({"peak_mib": peak_mib(), **extra}), flush=True)
+    print(json.dumps({PEAK: peak_mib(), **extra}), flush=True)
 
 
 def peak_mib() -> float:

@@ -17,9 +17,11 @@ from tests.vddk import VddkStandIn
 from tests.wire.services.journey import Stage
 from tests.wire.services.replica import Replica, Try
 
+from benchmarks import harness
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.domain import ReplicatedDisk
 from wavelift.base.run import CancelFlag
+from wavelift.base.units import BLOCK
 from wavelift.simulators import vcenter
 from wavelift.simulators.aws import start as start_aws
 from wavelift.simulators.vcenter import SimDisk, SimVm
@@ -89,10 +91,22 @@ class Lab:
     def delete(self, disk: ReplicatedDisk) -> None:
         Ec2(self.stage.access()).delete_snapshot(disk.lineage.snapshot_id)
 
+    def wire(self) -> harness.Wire:
+        """Blocks that AWS's simulator took; a run reports ``blocks_sent``."""
+        return harness.Wire(lambda: self.puts() * BLOCK, lambda figures: int(figures["blocks_sent"]) * BLOCK)
+
+    def puts(self) -> int:
+        """Of blocks, so far."""
+        return int(self.stage.aws.counters().get("ebs.blocks", {}).get("puts", 0))
+
+    def frozen_disk(self, one: Try) -> Path:
+        (disk,) = one.snapshot.disks
+        return self.stage.frozen_disk(one.snapshot.ref.moref, disk.key)
+
     def frozen(self, one: Try) -> Manifest:
         """What the simulator says that it froze."""
         (disk,) = one.snapshot.disks
-        reader = FileReader(self.stage.frozen_disk(one.snapshot.ref.moref, disk.key))
+        reader = FileReader(self.frozen_disk(one))
         manifest = Manifest.empty(disk.capacity)
         copy(as_stream(reader), _Nowhere(), manifest, cancel=CancelFlag())
         reader.close()

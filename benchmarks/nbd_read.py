@@ -6,24 +6,27 @@ one thread over one connection (``ours_4``: four), nbdcopy into nothing with its
 areas: beside those it reads as many bytes in order by requests of the same size. ``limit_mib_s`` of ours is what the
 bytes in flight allow at the latency of single requests, measured in the same run, or the rate without latency where
 that is less; ``of_limit`` is the share of it that was reached while reading (``reading_s``, without Python's start).
+nbdkit writes down each request, and ``server_bytes`` is the sum of them. Floor: as many bytes received over a Unix
+socket.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import statistics
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import harness
-from wavelift.base.units import KIB, MIB
+from benchmarks import floor, harness
+from wavelift.base.units import GIB, KIB, MIB
 
 AREAS: Final = 10_000
 AREA: Final = 64 * KIB
@@ -32,6 +35,8 @@ SERVER_THREADS: Final = 64
 """Per connection: each holds one request for its latency."""
 PROBES: Final = 100
 MODES: Final = ("sequential", "random")
+_READ: Final = re.compile(rb" Read id=\d+ offset=0x[0-9a-f]+ count=(0x[0-9a-f]+)")
+_FAILED: Final = re.compile(rb"\.\.\.Read id=\d+ return=-")
 
 
 def job(kind: str, socket: str, seed: int, connections: int) -> None:
@@ -79,9 +84,10 @@ def random_areas(size: int, seed: int) -> list[int]:
 def served(folder: Path, name: str, image: Path, latency_ms: int) -> Iterator[str]:
     """nbdkit with ``image``; its socket."""
     path = folder / f"{name}.sock"
-    delay = ["--filter=delay", "file", str(image), f"rdelay={latency_ms}ms"] if latency_ms else ["file", str(image)]
+    log = ["--filter=log", *(["--filter=delay"] if latency_ms else []), "file", str(image), f"logfile={log_of(path)}"]
+    delay = [f"rdelay={latency_ms}ms"] if latency_ms else []
     nbdkit = shutil.which("nbdkit", path="/usr/sbin:/usr/bin:/usr/local/bin") or "nbdkit"
-    process = subprocess.Popen([nbdkit, "-f", "-r", "-t", str(SERVER_THREADS), "-U", str(path), *delay])
+    process = subprocess.Popen([nbdkit, "-f", "-r", "-t", str(SERVER_THREADS), "-U", str(path), *log, *delay])
     try:
         deadline = time.monotonic() + 10
         while not path.exists():
@@ -93,6 +99,22 @@ def served(folder: Path, name: str, image: Path, latency_ms: int) -> Iterator[st
         process.terminate()
         process.wait()
         path.unlink(missing_ok=True)
+        log_of(path).unlink(missing_ok=True)
+
+
+def log_of(socket: str | Path) -> Path:
+    return Path(socket).with_suffix(".log")
+
+
+def bytes_read(log: Path) -> int:
+    """What nbdkit says that it was asked for and gave.
+
+    :raises RuntimeError: when a request failed.
+    """
+    text = log.read_bytes()
+    if _FAILED.search(text):
+        raise RuntimeError("nbdkit could not answer a request")
+    return sum(int(found, 16) for found in _READ.findall(text))
 
 
 def main() -> None:
@@ -117,7 +139,7 @@ def main() -> None:
                         if mode == "sequential"
                         else servers.enter_context(served(folder, "small", small, latency))
                     )
-                    results[f"{mode}_{latency}ms"] = _compare(options, mode, latency, socket, theirs, size)
+                    results[f"{mode}_{latency}ms"] = _compare(options, mode, latency, socket, theirs, size, disk)
     for mode in MODES:
         ideal, slow = (results[f"{mode}_{latency}ms"] for latency in (0, LATENCY_MS))
         pairs = [(slow["ours"], ideal["ours"])]
@@ -131,10 +153,15 @@ def main() -> None:
     print(json.dumps({**first, "all": results}), flush=True)
 
 
-def _compare(options: Any, mode: str, latency: int, socket: str, theirs: str, size: int) -> dict[str, Any]:
+def _compare(options: Any, mode: str, latency: int, socket: str, theirs: str, size: int, disk: Path) -> dict[str, Any]:
+    data = size if mode == "sequential" else AREAS * AREA
+
+    def wire(socket: str) -> harness.Wire:
+        return harness.Wire(lambda: bytes_read(log_of(socket)), data)
+
     def ours(connections: int) -> harness.Contender:
         command = harness.job_command("benchmarks.nbd_read", mode, socket, options.seed, connections)
-        return harness.Contender(f"ours_{connections}", command)
+        return harness.Contender(f"ours_{connections}", command, wires=[wire(socket)])
 
     requests = ["--request-size=65536"] if mode == "random" else []
     peer = ["nbdcopy", "--no-extents", *requests, f"nbd+unix:///?socket={theirs}", "null:"]
@@ -142,8 +169,8 @@ def _compare(options: Any, mode: str, latency: int, socket: str, theirs: str, si
         "nbd_read",
         ours=ours(1),
         variants=[ours(4)],
-        peers=[harness.Contender("nbdcopy", peer)],
-        data_bytes=size if mode == "sequential" else AREAS * AREA,
+        peers=[harness.Contender("nbdcopy", peer, wires=[wire(theirs)])],
+        data_bytes=data,
         params={
             "request_s": round(request_seconds(socket, mode), 5),
             "mode": mode,
@@ -153,7 +180,16 @@ def _compare(options: Any, mode: str, latency: int, socket: str, theirs: str, si
             "server_threads": SERVER_THREADS,
         },
         runs=options.runs,
+        floor=harness.Floor(floor.contender(disk, ["unix_receive"], min(data, GIB)), {"unix_receive": data}),
+        cpu="reading_cpu_s",
+        limits=_limits,
     )
+
+
+def _limits(result: Mapping[str, Any]) -> list[harness.Limit]:
+    if result["params"]["mode"] != "sequential" or result["params"]["latency_ms"]:
+        return []
+    return [harness.Limit("CPU / nbdcopy", result["ours"]["ratio_to_peer"]["nbdcopy"], at_most=1.2)]
 
 
 def request_seconds(socket: str, mode: str) -> float:

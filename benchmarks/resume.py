@@ -3,7 +3,8 @@
 ``ours`` is the second try: the whole run as the connector's task does it, against the simulators over TLS at both ends.
 ``blocks_sent_twice`` is what the AWS simulator counted; ``workers`` are the puts in flight, each of which may have
 reached AWS without its answer having reached the journal. ``whole`` is the same run without a kill, for comparison.
-No public tool resumes an upload into a snapshot, so there is no peer.
+No public tool resumes an upload into a snapshot, so there is no peer; no floor either, since what is asked of it is not
+speed but a count: ``seed_ebs`` measures the same path beside its floor. ``server_bytes`` are those of the measured try.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ class Killed:
     def kill_one(self) -> None:
         """The first try."""
         self.fresh()
-        begun = self._puts()
+        begun = self._at.puts()
         command = harness.job_command("benchmarks.order", self.order)
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + DEADLINE_S
-        while self._puts() - begun < KILL_AT * self._blocks:
+        while self._at.puts() - begun < KILL_AT * self._blocks:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("the first try ended before it was killed")
             time.sleep(0.01)
@@ -65,9 +66,6 @@ class Killed:
         self.twice.append(row["sent_twice"])
         self._at.delete(disk)
         return {"blocks_sent_twice": row["sent_twice"]}
-
-    def _puts(self) -> int:
-        return self._at.stage.aws.counters().get("ebs.blocks", {}).get("puts", 0)
 
 
 def main() -> None:
@@ -87,7 +85,7 @@ def main() -> None:
 
             def contender(name: str, which: Killed, before: Any) -> harness.Contender:
                 command = harness.job_command("benchmarks.order", which.order)
-                return harness.Contender(name, command, check=which.check, before=before)
+                return harness.Contender(name, command, check=which.check, before=before, wires=[at.wire()])
 
             harness.compare(
                 "resume",

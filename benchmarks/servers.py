@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import multiprocessing
 import re
 import ssl
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,9 +32,31 @@ CHUNK: Final = 256 * 1024
 
 
 class PlainHandler(BaseHTTPRequestHandler):
-    """Keeps connections, says nothing."""
+    """Keeps connections, says nothing, counts what it hands out or takes whole. ``GET /_bench`` tells."""
 
     protocol_version = "HTTP/1.1"
+    lock: ClassVar[Lock] = Lock()
+    counted: ClassVar[int] = 0
+    """Bytes of content, without HTTP's own."""
+
+    @classmethod
+    def count(cls, length: int) -> None:
+        with cls.lock:
+            cls.counted += length
+
+    @classmethod
+    def told(cls) -> dict[str, Any]:
+        """What ``GET /_bench`` answers."""
+        return {"bytes": cls.counted}
+
+    def do_GET(self) -> None:
+        if self.path == "/_bench":
+            self.answer(json.dumps(self.told()).encode(), headers={"Content-Type": "application/json"})
+        else:
+            self.get()
+
+    def get(self) -> None:
+        self.answer(status=404)
 
     def log_message(self, format: str, *args: object) -> None:
         """Silent."""
@@ -46,13 +70,16 @@ class PlainHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def drop(self, left: int) -> bytes:
-        """Read so many bytes of the body away; the first of them."""
+        """Read so many bytes of the body away; the first of them.
+
+        :raises ConnectionError: when fewer come.
+        """
         head = b""
         buffer = bytearray(min(CHUNK, max(left, 1)))
         while left:
             count = self.rfile.readinto(memoryview(buffer)[: min(left, len(buffer))])
             if not count:
-                break
+                raise ConnectionError("the body ended early")
             head = head or bytes(buffer[:count])
             left -= count
         return head
@@ -63,7 +90,7 @@ class SourceHandler(PlainHandler):
 
     path_to_file: ClassVar[Path]
 
-    def do_GET(self) -> None:
+    def get(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/x-vnd.vmware-streamVmdk")
         self.send_header("Transfer-Encoding", "chunked")
@@ -75,50 +102,96 @@ class SourceHandler(PlainHandler):
                 self.wfile.write(b"%x\r\n" % count)
                 self.wfile.write(view[:count])
                 self.wfile.write(b"\r\n")
+                self.count(count)
         self.wfile.write(b"0\r\n\r\n")
 
 
+class Dechunked(io.RawIOBase):
+    """What is inside of HTTP's chunks; it ends behind their trailer."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._left = 0
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._left and not self._ended:
+            self._left = int(self._raw.readline().split(b";")[0], 16)
+            if not self._left:
+                self._ended = True
+                while self._raw.readline().strip():
+                    pass
+        if self._ended:
+            return 0
+        view = memoryview(buffer)
+        count = self._raw.readinto(view[: min(self._left, len(view))])
+        if not count:
+            raise ConnectionError("a chunk ended early")
+        self._left -= count
+        if not self._left:
+            self._raw.readline()
+        return int(count)
+
+
+def count_all(stream: io.BufferedIOBase) -> int:
+    """Read to the end; how much it was."""
+    buffer, total = bytearray(CHUNK), 0
+    while count := stream.readinto(buffer):
+        total += count
+    return total
+
+
 class SinkHandler(PlainHandler):
-    """Enough of S3's multipart upload to be answered politely; the bytes go nowhere."""
+    """Enough of S3's multipart upload to be answered politely; the bytes go nowhere.
 
-    parts: ClassVar[dict[int, bytes]] = {}
-    lock: ClassVar[Lock] = Lock()
+    Counted is what a finished object consists of.
+    """
 
-    def _swallow(self) -> bytes:
-        """Read the body away; its first bytes, for the small ones that mean something."""
+    parts: ClassVar[dict[int, tuple[int, bytes]]] = {}
+    """Size and SHA-256 by number, of the last upload."""
+
+    def _swallow(self) -> tuple[int, bytes]:
+        """Read the body away; the content's size, and its first bytes for the small ones that mean something."""
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.drop(int(self.headers.get("Content-Length") or 0))
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            self.drop(size)
-            self.rfile.readline()
-        while self.rfile.readline().strip():
-            pass
-        return b""
+            length = int(self.headers.get("Content-Length") or 0)
+            return length, self.drop(length)
+        outer = io.BufferedReader(Dechunked(self.rfile), CHUNK)
+        # The AWS CLI chunks within the chunks, to put a checksum behind the content.
+        inner = "aws-chunked" in self.headers.get("Content-Encoding", "")
+        length = count_all(io.BufferedReader(Dechunked(outer), CHUNK) if inner else outer)
+        count_all(outer)
+        return length, b""
 
     def do_PUT(self) -> None:
-        self._swallow()
+        length, _ = self._swallow()
         query = parse_qs(urlsplit(self.path).query)
         digest = self.headers.get("x-amz-checksum-sha256", "")
         with self.lock:
-            self.parts[int(query.get("partNumber", ["0"])[0])] = base64.b64decode(digest)
+            self.parts[int(query.get("partNumber", ["0"])[0])] = (length, base64.b64decode(digest))
+        if "partNumber" not in query:
+            self.count(length)
         self.answer(headers={"ETag": '"0123456789abcdef"', **({"x-amz-checksum-sha256": digest} if digest else {})})
 
     def do_POST(self) -> None:
         query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
-        body = self._swallow()
+        _, body = self._swallow()
         if "uploads" in query:
             self.parts.clear()
             self.answer(_xml("InitiateMultipartUploadResult", UploadId="upload-1", Bucket="b", Key="k"))
             return
         numbers = [int(number) for number in re.findall(rb"<PartNumber>(\d+)</PartNumber>", body)] or list(self.parts)
-        joined = b"".join(self.parts[number] for number in sorted(self.parts))
+        self.count(sum(self.parts[number][0] for number in numbers))
+        joined = b"".join(self.parts[number][1] for number in sorted(self.parts))
         composite = f"{base64.b64encode(hashlib.sha256(joined).digest()).decode()}-{len(self.parts) or len(numbers)}"
         fields = {"Location": "x", "Bucket": "b", "Key": "k", "ETag": '"e"'}
         if joined:
             fields |= {"ChecksumSHA256": composite, "ChecksumType": "COMPOSITE"}
         self.answer(_xml("CompleteMultipartUploadResult", **fields))
 
-    def do_GET(self) -> None:
+    def get(self) -> None:
         self.answer(_xml("ListPartsResult", IsTruncated="false"))
 
 
@@ -158,6 +231,13 @@ def running(handler: type[PlainHandler], folder: Path, **settings: Any) -> Itera
     finally:
         process.kill()
         process.join()
+
+
+def told_by(url: str, ca: str) -> dict[str, Any]:
+    """What a server says of itself."""
+    with urllib.request.urlopen(f"{url}/_bench", context=ssl.create_default_context(cafile=ca), timeout=30) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
 
 
 @contextmanager

@@ -2,14 +2,18 @@
 
 ``ours`` does what qemu-img does; the variant ``as_uploaded`` does what an upload does but for the network: blocks and
 parts hashed, manifest made. ``zlib1_mib`` is what the grains take at zlib level 1, to compare the output's size with.
+Floor: the grains deflated, for the variant blocks and parts hashed as well. No wire, so nobody else counts: the output
+is compared with the corpus.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from benchmarks import harness
+from benchmarks import floor, harness
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import MIB
 from wavelift.transfer.conveyor import Conveyor, Scratch
@@ -98,23 +102,37 @@ def main() -> None:
         ours, theirs = folder / "ours.vmdk", folder / "theirs.vmdk"
         convert = ["qemu-img", "convert", "-O", "vmdk", "-o", "subformat=streamOptimized", str(raw), str(theirs)]
 
-        def contender(kind: str) -> harness.Contender:
+        def contender(kind: str, *parts: str) -> harness.Contender:
             return harness.Contender(
                 kind,
                 harness.job_command("benchmarks.vmdk_write", kind, raw, ours),
                 output=ours,
                 check=lambda: harness.must_run("qemu-img", "compare", "-f", "raw", "-F", "vmdk", raw, ours),
+                needs=dict.fromkeys(parts, data),
             )
 
         harness.compare(
             "vmdk_write",
-            ours=contender("encode"),
-            variants=[contender("as_uploaded")],
+            ours=contender("encode", "deflate"),
+            variants=[contender("as_uploaded", "deflate", "sha256", "sha256_packed")],
             peers=[harness.Contender("qemu-img", convert, output=theirs)],
             data_bytes=data,
             params={**corpus.params, "zlib1_mib": round(zlib1_size(raw) / MIB, 2)},
             runs=options.runs,
+            floor=harness.Floor(
+                floor.contender(raw, ["deflate", "sha256", "sha256_packed"], data), needs={"deflate": data}
+            ),
+            limits=_limits,
         )
+
+
+def _limits(result: Mapping[str, Any]) -> list[harness.Limit]:
+    ours, uploaded = result["ours"], result["variants"]["as_uploaded"]
+    return [
+        harness.Limit("CPU / qemu-img", ours["ratio_to_peer"]["qemu-img"], at_most=0.15),
+        harness.Limit("CPU / floor", ours["ratio_to_floor"], at_most=1.5),
+        harness.Limit("as_uploaded: CPU / floor", uploaded["ratio_to_floor"], at_most=1.5),
+    ]
 
 
 if __name__ == "__main__":

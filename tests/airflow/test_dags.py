@@ -33,6 +33,8 @@ tasks = [
 ]
 print(json.dumps({{
     "dags": sorted(dags), "tasks": tasks,
+    "forms": {{name: list(dag.params) for name, dag in dags.items()}},
+    "tasks_with_forms": [task.task_id for dag in dags.values() for task in dag.tasks if task.params],
     "vendors": sorted(name for name in set(sys.modules) - before if name.startswith({vendors!r})),
 }}))
 """
@@ -121,6 +123,13 @@ def test_air_05_a_wave_with_a_replication_section_has_a_replicate_dag(dags: Path
     assert {name for name, (_, teardown) in tasks.items() if teardown} == teardowns
     assert sum(name.startswith("server.") for name in tasks) == 8
     assert all(retries >= 2 for retries, _ in tasks.values())
+
+
+def test_the_form_is_not_copied_into_every_task(dags: Path, tmp_path: Path) -> None:
+    """Airflow gives each task a copy of the parameters that its DAG has by then: 13 lists of all servers' names."""
+    parsed = _parse(tmp_path, dags, context="one.migrate")
+    assert parsed["forms"] == {"one.migrate": ["servers", "launch", "mode", "note"]}
+    assert parsed["tasks_with_forms"] == []
 
 
 def test_the_catalogue_has_dags_for_each_connector_and_no_vendor_library(dags: Path, tmp_path: Path) -> None:

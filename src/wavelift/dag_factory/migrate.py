@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from airflow.sdk import DAG, Param, task_group
+from airflow.sdk.definitions.param import ParamsDict
 
 from wavelift.airflow.notifications import wave_deadline
 from wavelift.operators.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
@@ -49,7 +50,6 @@ def migrate_dag(shape: WaveShape) -> DAG:
         schedule=None,
         catchup=False,
         max_active_runs=MAX_ACTIVE_RUNS,
-        params=_form(shape),
         tags=["wavelift", f"wave:{shape.wave}", *([f"environment:{shape.environment}"] if shape.environment else [])],
         deadline=wave_deadline(shape),
         # Registered by whoever puts it into a DAG file's globals: being built alone must not move a DAG to that file.
@@ -63,6 +63,8 @@ def migrate_dag(shape: WaveShape) -> DAG:
     )
     with dag:
         _tasks(shape)
+    # Only now: Airflow copies the form that it finds, all the servers' names, into each task made after it.
+    dag.params = ParamsDict(_form(shape))
     return dag
 
 

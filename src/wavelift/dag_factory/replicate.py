@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from airflow.sdk import DAG, Param, task_group
+from airflow.sdk.definitions.param import ParamsDict
 
 from wavelift.airflow.timetables import ReplicationTimetable
 from wavelift.dag_factory.migrate import MAX_RETRY_DELAY, TEARDOWN_RETRIES
@@ -54,7 +55,6 @@ def replicate_dag(shape: WaveShape) -> DAG:
         schedule=ReplicationTimetable(wave=shape.wave),
         catchup=False,
         max_active_runs=MAX_ACTIVE_RUNS,
-        params=_form(shape),
         tags=["wavelift", f"wave:{shape.wave}", *([f"environment:{shape.environment}"] if shape.environment else [])],
         # Registered by whoever puts it into a DAG file's globals: being built alone must not move a DAG to that file.
         auto_register=False,
@@ -67,6 +67,8 @@ def replicate_dag(shape: WaveShape) -> DAG:
     )
     with dag:
         _tasks(shape)
+    # Only now: Airflow copies the form that it finds, all the servers' names, into each task made after it.
+    dag.params = ParamsDict(_form(shape))
     return dag
 
 

@@ -1,0 +1,59 @@
+"""Simulated vCenters that tests take one after the other: the processes stay, their worlds do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wavelift.simulators.vcenter import SimVm, VCenterSimulator, start
+
+__test__ = False
+
+Take = Callable[..., VCenterSimulator]
+
+
+class Processes:
+    """As many as the neediest test takes at a time. Each taking is a reset, with options of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._free: list[VCenterSimulator] = []
+        self.started = 0
+
+    @contextmanager
+    def lend(self) -> Iterator[Take]:
+        """``take(vms, **options)`` for one test; what it took comes back at its end."""
+        taken: list[VCenterSimulator] = []
+
+        def take(vms: Sequence[SimVm], **options: Any) -> VCenterSimulator:
+            if self._free:
+                taken.append(self._free.pop())
+                taken[-1].reset(vms, **options)
+            else:
+                taken.append(start(self._folder / f"state{self.started}", vms, **options))
+                self.started += 1
+            return taken[-1]
+
+        try:
+            yield take
+        finally:
+            for each in taken:
+                self._take_back(each)
+
+    def _take_back(self, vc: VCenterSimulator) -> None:
+        if vc.alive():
+            self._free.append(vc)
+        else:  # it crashed on order, or could not hold what the test wanted
+            _close(vc)
+
+    def close(self) -> None:
+        while self._free:
+            _close(self._free.pop())
+
+
+def _close(vc: VCenterSimulator) -> None:
+    """Nothing of it may be left but its log."""
+    vc.close()
+    assert [path.name for path in vc.ca_file.parent.iterdir()] == ["vcenter.log"]

@@ -15,25 +15,33 @@ Take = Callable[..., VCenterSimulator]
 
 
 class Processes:
-    """As many as the neediest test takes at a time. Each taking is a reset, with options of its own."""
+    """As many as the neediest test takes at a time. Each taking is a reset, with options of its own, but for tests that
+    share a world: who takes one by its name is told of nothing, and leaves it as it was found."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._free: list[VCenterSimulator] = []
-        self.started = 0
+        self._worlds: dict[int, str] = {}
+        self._started = 0
 
     @contextmanager
     def lend(self) -> Iterator[Take]:
-        """``take(vms, **options)`` for one test; what it took comes back at its end."""
+        """``take(vms, world=name, **options)`` for one test; what it took comes back at its end."""
         taken: list[VCenterSimulator] = []
 
-        def take(vms: Sequence[SimVm], **options: Any) -> VCenterSimulator:
-            if self._free:
-                taken.append(self._free.pop())
+        def take(vms: Sequence[SimVm], *, world: str = "", **options: Any) -> VCenterSimulator:
+            holding = [vc for vc in self._free if world and self._worlds[vc.pid] == world]
+            if holding:
+                self._free.remove(holding[0])
+                taken.append(holding[0])
+            elif self._free:
+                taken.append(self._free.pop(0))
+                self._worlds[taken[-1].pid] = ""
                 taken[-1].reset(vms, **options)
             else:
-                taken.append(start(self._folder / f"state{self.started}", vms, **options))
-                self.started += 1
+                taken.append(start(self._folder / f"state{self._started}", vms, **options))
+                self._started += 1
+            self._worlds[taken[-1].pid] = world
             return taken[-1]
 
         try:
@@ -41,6 +49,10 @@ class Processes:
         finally:
             for each in taken:
                 self._take_back(each)
+
+    def spoil(self, vc: VCenterSimulator) -> None:
+        """Its world was left in disorder, and is nobody's any more."""
+        self._worlds[vc.pid] = ""
 
     def _take_back(self, vc: VCenterSimulator) -> None:
         if vc.alive():

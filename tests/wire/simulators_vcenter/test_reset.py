@@ -196,6 +196,7 @@ def test_nothing_of_before_shines_through(
     assert not found, "\n".join(found)
 
     # and what was known of before is worth nothing.
+    client.si._stub.DropConnections()  # they are cut
     with pytest.raises(vim.fault.NotAuthenticated):
         client.si.CurrentTime()
     assert client.get(f"https://{vc.host}:{vc.port}{FLAT}")[0] == 401

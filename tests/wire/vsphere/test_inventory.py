@@ -50,8 +50,8 @@ def test_facts_of_a_plain_server(session: VsphereSession) -> None:
     assert server.host_version == "8.0.3"
     assert server.instance_uuid
     assert [(d.address, d.capacity, d.boot) for d in server.disks] == [
-        ("SCSI 0:0", 4 * MIB, True),
-        ("SCSI 0:1", 8 * MIB, False),
+        ("SCSI 0:0", 2 * MIB, True),
+        ("SCSI 0:1", 3 * MIB, False),
     ]
     assert server.disks[0].file.startswith("[datastore1] web01/")
     assert server.disks[0].datastore == "datastore1"

@@ -70,6 +70,7 @@ class Control:
         return found
 
     def clear_rules(self) -> None:
+        """Take all rules away; what waits for the delay of one goes on."""
         self.call("DELETE", "rules")
 
     def state(self) -> dict[str, Any]:

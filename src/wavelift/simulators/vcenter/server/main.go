@@ -269,13 +269,13 @@ func (s *sim) runTask(ctx *simulator.Context, ref, entity types.ManagedObjectRef
 		pause := seconds(s.options.TaskSeconds)
 		time.Sleep(pause / 4) // tasks queue first: no start, no progress
 		update(types.PropertyChange{Name: "info.startTime", Val: s.now()}, types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateRunning})
-		if slow != nil {
-			pause += seconds(slow.Delay)
-		}
 		const steps = 4
 		for i := int32(1); i <= steps; i++ {
 			time.Sleep(pause / steps)
 			update(types.PropertyChange{Name: "info.progress", Val: i * 90 / steps})
+			if i == steps/2 && slow != nil {
+				slow.wait()
+			}
 		}
 		result, fault := do(inner)
 		done := []types.PropertyChange{{Name: "info.completeTime", Val: s.now()}}

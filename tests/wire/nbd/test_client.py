@@ -98,9 +98,7 @@ class Case:
         self.ahead = draw(st.sampled_from([1, BLOCK, 16 * BLOCK]))
 
 
-ANY = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+ANY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @given(case=st.composite(Case)())

@@ -7,6 +7,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,20 @@ def test_rules_on_calls(vc: VCenterSimulator, client: Any) -> None:
     assert [r["hits"] for r in vc.rules()] == [2, 1]
     vc.clear_rules()
     assert vc.rules() == []
+
+
+def test_taking_the_rules_away_ends_what_waits_for_them(vc: VCenterSimulator, client: Any, connect: Any) -> None:
+    vc.rule(kind="task", method="CreateSnapshot_Task", delay=3600, fault="GenericVmConfigFault", args={"reason": "x"})
+    vc.rule(kind="latency", method="CurrentTime", delay=3600)
+    task = client.vm("web01").CreateSnapshot_Task("slow", "", False, False)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(connect(vc).si.CurrentTime)
+        assert eventually(lambda: all(rule["hits"] for rule in vc.rules()))
+        assert (answer.done(), task.info.state in ("queued", "running")) == (False, True)
+        vc.clear_rules()
+        assert answer.result(60)
+    with pytest.raises(vim.fault.GenericVmConfigFault):  # the rest of what was ordered comes all the same
+        client.done(task)
 
 
 def test_an_answer_that_is_lost(vc: VCenterSimulator, client: Any) -> None:

@@ -249,22 +249,19 @@ def test_a_reset_takes_every_option_of_a_start(start_vc: Any, connect: Any, raws
         extra_vms=3,
     )
     assert (vc.username, vc.password, list(vc.hosts)) == ("only", "pw", ["127.0.0.12"])
-    assert (vc.port, vc.esxi_port) == (first_port(first["url"]), first["esxi_port"])
+    assert (vc.url, vc.hosts["127.0.0.12"]["port"]) == (first["url"], first["hosts"]["127.0.0.12"]["port"])
     assert vc.thumbprint != first["thumbprint"]
     with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
         connect(vc)
     assert vc.state()["vms"][0]["name"] == "six"
-    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.11", vc.esxi_port), timeout=60):
+    gone = "127.0.0.11", first["hosts"]["127.0.0.11"]["port"]
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(gone, timeout=60):
         pass
     vc.reset([])
     assert vc.thumbprint == first["thumbprint"]
     assert {name: host["port"] for name, host in vc.hosts.items()} == dict.fromkeys(thumbprints, first["esxi_port"])
     assert {name: host["thumbprint"] for name, host in vc.hosts.items()} == thumbprints
     assert connect(vc).vms() == []
-
-
-def first_port(url: str) -> int:
-    return int(url.split(":")[2].split("/")[0])
 
 
 def test_who_knocks_during_a_reset_is_let_in_after_it(start_vc: Any) -> None:

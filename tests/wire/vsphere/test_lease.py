@@ -243,8 +243,8 @@ def once_it_sends(sim: VCenterSimulator, then: Callable[[], object]) -> Iterator
 
 @pytest.fixture
 def lively(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sign of life every tenth of a second, whatever the lease's time-out."""
-    monkeypatch.setattr(lease_module, "BEAT_S", 0.1)
+    """A sign of life every 0.3 s, whatever the lease's time-out."""
+    monkeypatch.setattr(lease_module, "BEAT_S", 0.3)
     monkeypatch.setattr(lease_module, "POLL_S", 0.05)
 
 

@@ -170,7 +170,7 @@ def test_many_threads_share_connections_through_cuts(client: Make, socket_folder
 
 def test_what_is_in_flight_is_bounded_and_enough(client: Make, socket_folder: Path) -> None:
     content = noise(32 * BLOCK)
-    with ScriptedServer(socket_folder, Script(content, hold=1000, pause=0.05)) as server:
+    with ScriptedServer(socket_folder, Script(content, hold=1000, pause=0.1)) as server:
         nbd = client(server.path)
         stream = as_stream(NbdReader(nbd, ahead_bytes=8 * BLOCK))
         block = memoryview(bytearray(BLOCK))

@@ -47,7 +47,7 @@ class Tagger:
             {"vmware-api-session-id": self._session, "Content-Type": "application/json", **(headers or {})},
             method=method,
         )
-        with urllib.request.urlopen(request, context=self._context, timeout=20) as answer:
+        with urllib.request.urlopen(request, context=self._context, timeout=60) as answer:
             text = answer.read()
         return json.loads(text)["value"] if text else None
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wavelift.simulators.vcenter import SimVm, VCenterSimulator, start
+from wavelift.simulators.vcenter import SimulatorError, SimVm, VCenterSimulator, start
 
 __test__ = False
 
@@ -35,9 +35,7 @@ class Processes:
                 self._free.remove(holding[0])
                 taken.append(holding[0])
             elif self._free:
-                taken.append(self._free.pop(0))
-                self._worlds[taken[-1].pid] = ""
-                taken[-1].reset(vms, **options)
+                taken.append(self._reset(self._free.pop(0), vms, options))
             else:
                 taken.append(start(self._folder / f"state{self._started}", vms, **options))
                 self._started += 1
@@ -50,6 +48,14 @@ class Processes:
             for each in taken:
                 self._take_back(each)
 
+    def _reset(self, vc: VCenterSimulator, vms: Sequence[SimVm], options: dict[str, Any]) -> VCenterSimulator:
+        try:
+            vc.reset(vms, **options)
+        except SimulatorError:
+            _close(vc)  # it could not hold what was wanted, and is ending
+            raise
+        return vc
+
     def spoil(self, vc: VCenterSimulator) -> None:
         """Its world was left in disorder, and is nobody's any more."""
         self._worlds[vc.pid] = ""
@@ -57,7 +63,7 @@ class Processes:
     def _take_back(self, vc: VCenterSimulator) -> None:
         if vc.alive():
             self._free.append(vc)
-        else:  # it crashed on order, or could not hold what the test wanted
+        else:  # it crashed on order
             _close(vc)
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ def client() -> Iterator[Callable[..., NbdClient]]:
 
     def make(address: str | NbdAddress, **options: Any) -> NbdClient:
         where = address if isinstance(address, NbdAddress) else NbdAddress(unix=address)
-        options = {"cancel": CancelFlag(), "timeout": 10.0, "patience": QUICK, **options}
+        options = {"cancel": CancelFlag(), "timeout": 60.0, "patience": QUICK, **options}
         made.append(NbdClient(where, **options))
         return made[-1]
 
@@ -44,8 +44,8 @@ def client() -> Iterator[Callable[..., NbdClient]]:
         each.close()
 
 
-@pytest.fixture
 def unused_tcp_port() -> int:
+    """Another process may be quicker to take it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 

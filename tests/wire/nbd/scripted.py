@@ -46,6 +46,8 @@ class Script:
     """Offset of a request → error numbers of its answers, one after the other."""
     status_limit: int = 1 << 40
     """Bytes that one answer about block status covers."""
+    pause: float = 0.005
+    """Seconds without a request after which those that are held are answered."""
     twist: Callable[[str, bytes], bytes] = lambda kind, data: data
     """Changes what is sent: ``hello``, ``option``, ``reply``."""
 
@@ -168,7 +170,7 @@ class _Session:
         while True:
             try:
                 # Whoever waits for its answers sends no more: what is held is answered after a pause.
-                self.sock.settimeout(0.02 if held else None)
+                self.sock.settimeout(self.script.pause if held else None)
                 magic, _, kind, cookie, offset, length = struct.unpack(">IHH8sQI", self.take(28))
             except TimeoutError:
                 self.flush(held)

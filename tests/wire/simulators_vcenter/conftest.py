@@ -6,7 +6,6 @@ import http.client
 import random
 import ssl
 import subprocess
-import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +15,12 @@ from typing import Any
 import pytest
 from pyVim.connect import Disconnect, SmartConnect
 from pyVmomi import vim
+from tests.eventually import eventually
+from tests.vcenters import Processes, Take
 
-from wavelift.simulators.vcenter import SimDisk, SimVm, VCenterSimulator, start
+from wavelift.simulators.vcenter import SimDisk, SimVm, VCenterSimulator
 
-MIB = 1 << 20
-WAIT_SECONDS = 20.0
+KIB, MIB = 1 << 10, 1 << 20
 
 
 class Client:
@@ -28,6 +28,7 @@ class Client:
 
     def __init__(self, vc: VCenterSimulator, user: str = "", password: str = "") -> None:
         self.vc = vc
+        self.generation: int = vc.ready["generation"]
         self.context = ssl.create_default_context(cafile=str(vc.ca_file))
         self.si = SmartConnect(
             host=vc.host, port=vc.port, user=user or vc.username, pwd=password or vc.password, sslContext=self.context
@@ -50,10 +51,7 @@ class Client:
 
     def done(self, task: Any) -> Any:
         """The task's result; raises its fault."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while task.info.state not in ("success", "error"):
-            assert time.monotonic() < deadline, f"the task is still {task.info.state}"
-            time.sleep(0.02)
+        assert eventually(lambda: task.info.state in ("success", "error")), f"the task is still {task.info.state}"
         if task.info.error:
             raise task.info.error
         return task.info.result
@@ -65,16 +63,13 @@ class Client:
         self.done(snapshot.RemoveSnapshot_Task(False))
 
     def settled(self, lease: Any) -> Any:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while lease.state == "initializing":
-            assert time.monotonic() < deadline, "the lease is still initializing"
-            time.sleep(0.02)
+        assert eventually(lambda: lease.state != "initializing"), "the lease is still initializing"
         return lease
 
     def get(self, url: str, *, headers: dict[str, str] | None = None, cookie: bool = True) -> tuple[int, Any, bytes]:
         """Status, headers and body of one GET; a cut body raises http.client.IncompleteRead."""
         parts = urllib.parse.urlsplit(url)
-        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, context=self.context, timeout=20)
+        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, context=self.context, timeout=60)
         sent = dict(headers or {})
         if cookie:
             sent["Cookie"] = self.cookie
@@ -129,19 +124,30 @@ def decoded(tmp_path: Path) -> Callable[[bytes], bytes]:
     return lambda body: decode(body, tmp_path)
 
 
+MIXED, PLAIN, LARGE = 4 * MIB - 61 * KIB, 4 * MIB, 70 * MIB + 3 * KIB
+"""Bytes of the raw files `a`, `b` and `large`: the first and the last end within a grain, and the last needs three
+grain tables, for the few tests that are about size."""
+
+
+@pytest.fixture(scope="session")
+def raws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """Made once: simulators only read them, and that is looked at when all is over."""
+    folder = tmp_path_factory.mktemp("raws")
+    sizes = {"a": MIXED, "b": PLAIN, "large": LARGE}
+    made = {name: make_raw(folder / f"{name}.raw", size, seed) for seed, (name, size) in enumerate(sizes.items(), 1)}
+    yield {name: folder / f"{name}.raw" for name in made}
+    for name, content in made.items():
+        assert (folder / f"{name}.raw").read_bytes() == content
+
+
+@pytest.fixture(scope="session")
+def content(raws: dict[str, Path]) -> dict[str, bytes]:
+    return {name: path.read_bytes() for name, path in raws.items()}
+
+
 @pytest.fixture
-def content(tmp_path: Path) -> dict[str, bytes]:
-    """The raw files `a` and `b` of the default inventory, with their bytes."""
-    return {name: make_raw(tmp_path / f"{name}.raw", size, seed) for name, size, seed in RAWS}
-
-
-RAWS = (("a", 70 * MIB + 3 * 1024, 1), ("b", 8 * MIB, 2))
-
-
-@pytest.fixture
-def inventory(tmp_path: Path, content: dict[str, bytes]) -> list[SimVm]:
-    del content  # the files must be there
-    a, b = tmp_path / "a.raw", tmp_path / "b.raw"
+def inventory(raws: dict[str, Path]) -> list[SimVm]:
+    a, b = raws["a"], raws["b"]
     return [
         SimVm(
             "web01",
@@ -154,26 +160,23 @@ def inventory(tmp_path: Path, content: dict[str, bytes]) -> list[SimVm]:
     ]
 
 
-Start = Callable[..., VCenterSimulator]
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    owned = Processes(tmp_path_factory.mktemp("vcenters"))
+    yield owned
+    owned.close()
 
 
 @pytest.fixture
-def start_vc(tmp_path: Path) -> Iterator[Start]:
-    """Starts simulators that end with the test; nothing of theirs may be left."""
-    running: list[VCenterSimulator] = []
-
-    def begin(vms: list[SimVm], **options: Any) -> VCenterSimulator:
-        running.append(start(tmp_path / f"state{len(running)}", vms, **options))
-        return running[-1]
-
-    yield begin
-    for at, vc in enumerate(running):
-        vc.close()
-        assert [p.name for p in (tmp_path / f"state{at}").iterdir()] == ["vcenter.log"]
+def start_vc(processes: Processes) -> Iterator[Take]:
+    """A vCenter as a start would make it, in a process of the module's. It takes no longer for anything than a test
+    needs to see that it takes some time."""
+    with processes.lend() as take:
+        yield lambda vms, **options: take(vms, **{"task_seconds": 0.01, "lease_ready_after": 0.03, **options})
 
 
 @pytest.fixture
-def vc(start_vc: Start, inventory: list[SimVm]) -> VCenterSimulator:
+def vc(start_vc: Take, inventory: list[SimVm]) -> VCenterSimulator:
     return start_vc(inventory, evidence=True)
 
 
@@ -182,7 +185,7 @@ Connect = Callable[..., Client]
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """`connect(vc)`: a session that is logged out after the test, if its vCenter still runs."""
+    """`connect(vc)`: a session that is logged out after the test, if its vCenter still is the one."""
     opened: list[Client] = []
 
     def begin(vc: VCenterSimulator, user: str = "", password: str = "") -> Client:
@@ -191,7 +194,7 @@ def connect() -> Iterator[Connect]:
 
     yield begin
     for one in opened:
-        if one.vc.alive():
+        if one.vc.alive() and one.vc.ready["generation"] == one.generation:
             with ignore_logged_out():
                 one.close()
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import random
-import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pyVmomi import vim
+from tests.eventually import eventually
 
 from wavelift.simulators.process import SimulatorError
-from wavelift.simulators.vcenter import SimVm, VCenterSimulator
+from wavelift.simulators.vcenter import SimDisk, SimVm, VCenterSimulator
 
 pytestmark = pytest.mark.wire
 
 KIB, MIB = 1 << 10, 1 << 20
 GRANULE = 64 * KIB
+MIXED = 4 * MIB - 61 * KIB
+"""Bytes of `a`."""
 
 
 def enable(client: Any, vm: Any) -> None:
@@ -27,9 +30,9 @@ def change_id(client: Any, config: Any, key: int = 2000) -> str | None:
     return found
 
 
-def areas(vm: Any, snapshot: Any, changed_since: str, key: int = 2000) -> list[tuple[int, int]]:
+def areas(vm: Any, snapshot: Any, changed_since: str, key: int = 2000, capacity: int = 0) -> list[tuple[int, int]]:
     """Asked again until the answers cover the disk, as one must."""
-    capacity = 70 * MIB + 3 * KIB if key == 2000 else 8 * MIB
+    capacity = capacity or (MIXED if key == 2000 else 4 * MIB)
     found, at = [], 0
     while at < capacity:
         answer = vm.QueryChangedDiskAreas(snapshot, key, at, changed_since)
@@ -61,7 +64,7 @@ def test_the_flag_takes_effect_at_the_next_stun_only(vc: VCenterSimulator, clien
 
 
 def test_areas_are_what_was_written_between_two_snapshots(start_vc: Any, connect: Any, inventory: list[SimVm]) -> None:
-    vc = start_vc(inventory, changed_area_window=16 * MIB)
+    vc = start_vc(inventory, changed_area_window=MIB)
     client = connect(vc)
     vm = client.vm("web01")
     enable(client, vm)
@@ -70,11 +73,11 @@ def test_areas_are_what_was_written_between_two_snapshots(start_vc: Any, connect
     other = change_id(client, first.config, 16001) or ""
     client.remove(first)  # ids outlive their snapshot
     noise = random.Random(3)
-    writes = [(noise.randrange(0, 69 * MIB), noise.randrange(1, 200_000)) for _ in range(20)]
+    writes = [(noise.randrange(0, 3 * MIB), noise.randrange(1, 100_000)) for _ in range(12)]
     for offset, length in writes:
         vc.guest_write("web01", 0, offset, noise.randbytes(length))
     second = client.snapshot(vm, "second")
-    vc.guest_write("web01", 0, 70 * MIB, b"after the second one")
+    vc.guest_write("web01", 0, MIXED - KIB, b"after the second one")
     found = areas(vm, second, before)
     assert all(covered(found, offset, length) for offset, length in writes)
     granules = {g for o, n in writes for g in range(o // GRANULE, (o + n - 1) // GRANULE + 1)}
@@ -84,12 +87,13 @@ def test_areas_are_what_was_written_between_two_snapshots(start_vc: Any, connect
 
 
 def test_star_reports_areas_in_use_in_allocation_units(
-    vc: VCenterSimulator, client: Any, content: dict[str, bytes]
+    start_vc: Any, connect: Any, raws: dict[str, Path], content: dict[str, bytes]
 ) -> None:
-    vm = client.vm("web01")
+    client = connect(start_vc([SimVm("web01", [SimDisk(raws["large"])])]))
+    vm, image = client.vm("web01"), content["large"]
     enable(client, vm)
-    found = areas(vm, client.snapshot(vm), "*")
-    data = [i for i in range(0, len(content["a"]), GRANULE) if any(content["a"][i : i + GRANULE])]
+    found = areas(vm, client.snapshot(vm), "*", capacity=len(image))
+    data = [at for at in range(0, len(image), GRANULE) if image[at : at + GRANULE].strip(b"\0")]
     assert all(covered(found, at, 1) for at in data)
     assert all(start % MIB == 0 for start, _ in found)
     assert sum(length for _, length in found) < 8 * MIB
@@ -136,14 +140,14 @@ def test_rules_that_lie_about_areas(vc: VCenterSimulator, client: Any) -> None:
     enable(client, vm)
     before = change_id(client, client.snapshot(vm).config) or ""
     vc.guest_write("web01", 0, MIB, b"x")
-    vc.guest_write("web01", 0, 5 * MIB, b"x")
+    vc.guest_write("web01", 0, 3 * MIB, b"x")
     now = client.snapshot(vm)
     true = areas(vm, now, before)
     assert len(true) == 2
     vc.rule(kind="cbt", action="few_areas")
     assert areas(vm, now, before) == true[1:]
     vc.rule(kind="cbt", action="whole_disk")
-    assert areas(vm, now, before) == [(0, 70 * MIB + 3 * KIB)]
+    assert areas(vm, now, before) == [(0, MIXED)]
     vc.rule(kind="cbt", action="fault", fault="FileFault", args={"file": "x"})
     with pytest.raises(vim.fault.FileFault):
         areas(vm, now, before)
@@ -171,18 +175,18 @@ def test_a_disk_grows_under_its_old_change_id(vc: VCenterSimulator, client: Any,
     first = client.snapshot(vm)
     before = change_id(client, first.config) or ""
     with pytest.raises(SimulatorError, match="not under snapshots"):
-        vc.set_vm("web01", grow={"disk": 0, "capacity": 80 * MIB})
+        vc.set_vm("web01", grow={"disk": 0, "capacity": 8 * MIB})
     client.remove(first)
-    vc.set_vm("web01", grow={"disk": 0, "capacity": 80 * MIB})
-    assert client.devices(vm.config)[2000].capacityInBytes == 80 * MIB
-    vc.guest_write("web01", 0, 79 * MIB, b"new")
+    vc.set_vm("web01", grow={"disk": 0, "capacity": 8 * MIB})
+    assert client.devices(vm.config)[2000].capacityInBytes == 8 * MIB
+    vc.guest_write("web01", 0, 7 * MIB, b"new")
     now = client.snapshot(vm)
     assert (change_id(client, now.config) or "").partition("/")[0] == before.partition("/")[0]
     answer = vm.QueryChangedDiskAreas(now, 2000, 0, before)
-    assert [(a.start, a.length) for a in answer.changedArea] == [(79 * MIB, GRANULE)]
+    assert [(a.start, a.length) for a in answer.changedArea] == [(7 * MIB, GRANULE)]
     assert vc.guest_read("web01", 0, 0, 1000) == content["a"][:1000]
-    assert vc.guest_read("web01", 0, 79 * MIB, 4) == b"new\0"
-    for capacity in (1, 80 * MIB, 90 * MIB + 1):
+    assert vc.guest_read("web01", 0, 7 * MIB, 4) == b"new\0"
+    for capacity in (1, 8 * MIB, 9 * MIB + 1):
         with pytest.raises(SimulatorError):
             vc.set_vm("web01", grow={"disk": 0, "capacity": capacity})
 
@@ -194,7 +198,7 @@ def test_disks_come_and_go(vc: VCenterSimulator, client: Any) -> None:
     old = client.devices(vm.config)[16001].backing
     vc.set_vm("web01", remove_disk=1)
     assert list(client.devices(vm.config)) == [2000]
-    vc.set_vm("web01", add_disk={"capacity": 4 * MIB, "controller": "sata", "unit": 1})
+    vc.set_vm("web01", add_disk={"capacity": 2 * MIB, "controller": "sata", "unit": 1})
     new = client.devices(vm.config)[16001].backing
     assert (new.uuid == old.uuid, new.fileName == old.fileName) == (False, False)
     assert change_id(client, vm.config, 16001) is None, "not before the next stun"
@@ -224,13 +228,15 @@ def test_events_are_kept_by_vcenters_own_clock(start_vc: Any, connect: Any, inve
     spec = vim.event.EventFilterSpec
     entity = spec.ByEntity(entity=vm, recursion="self")
     wanted = spec(entity=entity, time=spec.ByTime(beginTime=now))
-    deadline = time.monotonic() + 5
     found: list[Any] = []
-    while time.monotonic() < deadline and not any(isinstance(e, vim.event.VmPoweredOffEvent) for e in found):
-        time.sleep(0.05)
+
+    def switched_off() -> bool:
         collector = client.si.content.eventManager.CreateCollectorForEvents(wanted)
-        found = collector.ReadNextEvents(100)
+        found[:] = collector.ReadNextEvents(100)
         collector.DestroyCollector()
+        return any(isinstance(event, vim.event.VmPoweredOffEvent) for event in found)
+
+    assert eventually(switched_off)
     told = [
         e.info.descriptionId if isinstance(e, vim.event.TaskEvent) else getattr(e, "eventTypeId", type(e).__name__)
         for e in found
@@ -244,5 +250,5 @@ def test_events_are_kept_by_vcenters_own_clock(start_vc: Any, connect: Any, inve
         "vim.event.VmGuestShutdownEvent",
         "vim.event.VmPoweredOffEvent",
     ]
-    assert all(0 <= (e.createdTime - now).total_seconds() < 60 for e in found)
+    assert all(0 <= (e.createdTime - now).total_seconds() < 600 for e in found)
     assert vm.config.version == "vmx-21"

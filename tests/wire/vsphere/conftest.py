@@ -1,16 +1,18 @@
-"""One simulated vCenter per module, left as it was found by every test."""
+"""One simulated vCenter, reset for every module, and left as it was found by every test."""
 
 from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.eventually import eventually
+from tests.vcenters import Processes, Take
 
+from wavelift.adapters.vsphere import properties
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.base.units import MIB
 from wavelift.simulators import vcenter
@@ -24,13 +26,13 @@ _CONTROLLERS: tuple[tuple[Controller, int], ...] = (
 """In no order: the device keys follow this one."""
 
 
-def _content(seed: int, size: int = 4 * MIB) -> bytes:
+def _content(seed: int, size: int = 2 * MIB) -> bytes:
     """Half noise, half zeros."""
     noise = random.Random(seed).randbytes(size // 4)
     return noise + bytes(size // 4) + noise[::-1] + bytes(size // 4)
 
 
-def raw_disk(folder: Path, seed: int, size: int = 4 * MIB) -> Path:
+def raw_disk(folder: Path, seed: int, size: int = 2 * MIB) -> Path:
     file = folder / f"disk-{seed}.raw"
     file.write_bytes(_content(seed, size))
     return file
@@ -50,7 +52,7 @@ def fleet(folder: Path) -> list[SimVm]:
             ip="10.0.0.5",
             disks=[
                 SimDisk(raw=raw_disk(folder, 1), controller="pvscsi", bus=0, unit=0),
-                SimDisk(raw=raw_disk(folder, 2, 8 * MIB), controller="pvscsi", bus=0, unit=1),
+                SimDisk(raw=raw_disk(folder, 2, 3 * MIB), controller="pvscsi", bus=0, unit=1),
             ],
         ),
         SimVm(name="twin", folder="prod", disks=[SimDisk(raw=raw_disk(folder, 3))]),
@@ -74,12 +76,29 @@ def fleet(folder: Path) -> list[SimVm]:
     ]
 
 
-@pytest.fixture(scope="module")
-def shared_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCenterSimulator]:
-    folder = tmp_path_factory.mktemp("vcenter")
-    limited = SimUser("limited", "limited-pw", without=("VApp.Export", "Datastore.Browse"))
-    with vcenter.start(folder / "state", fleet(folder), users=(vcenter.ADMIN, limited), lease_timeout=2.0) as running:
-        yield running
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    owned = Processes(tmp_path_factory.mktemp("vcenters"))
+    yield owned
+    owned.close()
+
+
+@pytest.fixture
+def start_vc(processes: Processes) -> Iterator[Take]:
+    """A vCenter as a start would make it, in a process of the session's."""
+    with processes.lend() as take:
+        yield take
+
+
+@pytest.fixture(scope="session")
+def fleet_vms(tmp_path_factory: pytest.TempPathFactory) -> list[SimVm]:
+    return fleet(tmp_path_factory.mktemp("fleet"))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends a wait without an update is seen after one second, not two: the least there is."""
+    monkeypatch.setattr(properties, "WAIT_S", 1)
 
 
 def footprint(sim: VCenterSimulator) -> dict[str, Any]:
@@ -93,16 +112,23 @@ def footprint(sim: VCenterSimulator) -> dict[str, Any]:
 
 
 @pytest.fixture
-def sim(shared_sim: VCenterSimulator) -> Iterator[VCenterSimulator]:
-    before, threads = footprint(shared_sim), set(threading.enumerate())
-    yield shared_sim
-    shared_sim.clear_rules()
-    left = set(threading.enumerate()) - threads
-    assert not left, f"threads left: {left}"
-    deadline = time.monotonic() + 5  # a cut transfer is noticed by the server a moment later
-    while footprint(shared_sim) != before and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert footprint(shared_sim) == before
+def sim(
+    start_vc: Take, processes: Processes, fleet_vms: list[SimVm], request: pytest.FixtureRequest
+) -> Iterator[VCenterSimulator]:
+    limited = SimUser("limited", "limited-pw", without=("VApp.Export", "Datastore.Browse"))
+    users = (vcenter.ADMIN, limited)
+    shared = start_vc(fleet_vms, world=f"fleet of {request.module.__name__}", users=users, lease_timeout=600.0)
+    before, threads = footprint(shared), set(threading.enumerate())
+    yield shared
+    shared.clear_rules()
+    try:
+        left = set(threading.enumerate()) - threads
+        assert not left, f"threads left: {left}"
+        # a cut transfer is noticed by the server a moment later
+        assert eventually(lambda: footprint(shared) == before), (before, footprint(shared))
+    except BaseException:
+        processes.spoil(shared)
+        raise
 
 
 def _config_of(sim: VCenterSimulator, **options: Any) -> VsphereConfig:
@@ -112,7 +138,7 @@ def _config_of(sim: VCenterSimulator, **options: Any) -> VsphereConfig:
         "username": sim.username,
         "password": sim.password,
         "ca_bundle": str(sim.ca_file),
-        "timeout": 20.0,
+        "timeout": 60.0,
     }
     return VsphereConfig(**(values | options))
 
@@ -141,8 +167,7 @@ def controllers() -> tuple[tuple[str, int], ...]:
     return _CONTROLLERS
 
 
-@pytest.fixture(scope="session")
-def big_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCenterSimulator]:
-    """A thousand VMs below ``/dc1/vm/bulk``; takes half a minute to start, so once for all who only read."""
-    with vcenter.start(tmp_path_factory.mktemp("big"), [], extra_vms=1000) as running:
-        yield running
+@pytest.fixture
+def big_sim(start_vc: Take) -> VCenterSimulator:
+    """A thousand VMs below ``/dc1/vm/bulk``, for all who only read."""
+    return start_vc([], world="a thousand", extra_vms=1000)

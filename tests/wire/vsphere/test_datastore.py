@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -13,6 +12,8 @@ from typing import Any
 
 import pytest
 from pyVmomi import vim
+from tests.eventually import eventually
+from tests.vcenters import Processes, Take
 
 from wavelift.adapters.vsphere import range_stream, ranges
 from wavelift.adapters.vsphere.datastore import DatastoreReader, DatastoreRoute, NotServed, probe, still_frozen
@@ -27,7 +28,6 @@ from wavelift.base.errors import Cancelled, LoginError, NotFoundError, Unreachab
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, KIB, MIB
-from wavelift.simulators import vcenter
 from wavelift.simulators.vcenter import SimDatastore, SimDisk, SimHost, SimVm, VCenterSimulator
 from wavelift.transfer.extents import as_stream, round_to_blocks
 from wavelift.transfer.protocols import BlockStream, Extent
@@ -48,31 +48,35 @@ def content() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> Iterator[VCenterSimulator]:
+def raw(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> Path:
+    file = tmp_path_factory.mktemp("stores") / "disk.raw"
+    file.write_bytes(content)
+    return file
+
+
+@pytest.fixture
+def sim(start_vc: Take, processes: Processes, raw: Path) -> Iterator[VCenterSimulator]:
     """A running VM on each kind of datastore, and what a probe must refuse."""
-    folder = tmp_path_factory.mktemp("stores")
-    raw = folder / "disk.raw"
-    raw.write_bytes(content)
     disk = SimDisk(raw)
     vms = [SimVm(kind.lower(), [disk], datastore=kind, folder="prod/deep") for kind in STORES]
     vms += [
         SimVm("off", [disk], datastore="VMFS6", power="poweredOff"),
         SimVm("older", [disk], datastore="NFS", snapshots=["before the update"]),
+        SimVm("older", [disk], datastore="NFS", snapshots=["before the update"]),
         SimVm("secret", [SimDisk(raw, encrypted=True)], datastore="NFS"),
         SimVm("rdm", [SimDisk(raw, rdm="virtual")], datastore="NFS"),
     ]
     datastores = [SimDatastore(kind, kind) for kind in STORES]  # type: ignore[arg-type]
-    with vcenter.start(folder / "state", vms, datastores=datastores, task_seconds=0.01) as running:
-        yield running
-
-
-@pytest.fixture
-def sim(stores: VCenterSimulator) -> Iterator[VCenterSimulator]:
+    stores = start_vc(vms, world="stores", datastores=datastores, task_seconds=0.01)
     yield stores
     stores.clear_rules()
     stores.stop_writer()
-    assert [vm["snapshots"] for vm in stores.state()["vms"] if vm["name"] != "older"] == [[]] * 7
-    assert "/vcenter-cookie-sent-to-a-host" not in stores.counters()["paths"]
+    try:
+        assert [vm["snapshots"] for vm in stores.state()["vms"] if vm["name"] != "older"] == [[]] * 7
+        assert "/vcenter-cookie-sent-to-a-host" not in stores.counters()["paths"]
+    except BaseException:
+        processes.spoil(stores)
+        raise
 
 
 @pytest.fixture
@@ -208,13 +212,14 @@ def test_the_vm_s_own_host_under_tickets(sim: VCenterSimulator, session: Vsphere
 
 
 def test_hosts_are_trusted_by_the_thumbprint_that_vcenter_reports(
-    tmp_path: Path, config_of: Configure, content: bytes
+    start_vc: Take, config_of: Configure, raw: Path
 ) -> None:
-    (tmp_path / "disk.raw").write_bytes(content)
-    vms = [SimVm("app", [SimDisk(tmp_path / "disk.raw")])]
+    vms = [SimVm("app", [SimDisk(raw)])]
+    running = start_vc([])
     wrong = ":".join(["AB"] * 20)
     for host, words in ((SimHost(certificate="self_signed"), ""), (SimHost(thumbprint=wrong), "is not the pinned one")):
-        with vcenter.start(tmp_path / "state", vms, hosts=[host]) as running, connect(config_of(running)) as session:
+        running.reset(vms, hosts=[host], task_seconds=0.01)
+        with connect(config_of(running)) as session:
             running.rule(kind="folder", action="host_only", times=0)
             with frozen(session, "app") as (ref, disk):
                 found = look(session, ref, disk)
@@ -232,7 +237,7 @@ def test_gone_things_are_errors_not_reasons(session: VsphereSession) -> None:
 
 
 def test_ranges_equal_the_frozen_bytes_while_the_guest_writes_on(
-    sim: VCenterSimulator, session: VsphereSession, content: bytes
+    sim: VCenterSimulator, processes: Processes, session: VsphereSession, content: bytes
 ) -> None:
     with opened(session, "nfs") as reader:
         sim.start_writer(rate=8 * MIB, blocks=64)  # not before: what it writes until the snapshot would be in it
@@ -245,10 +250,7 @@ def test_ranges_equal_the_frozen_bytes_while_the_guest_writes_on(
         equal.append(whole(reader) == content)
         assert all(equal)
         assert sim.guest_read("nfs", 0, 0, 18) == b"after the snapshot"
-    # What the guest wrote is merged into the base now: put it back for the others.
-    for at in range(0, CAPACITY, MIB):
-        for server in ("vmfs5", "vmfs6", "nfs", "vsan", "older", "secret", "rdm"):
-            sim.guest_write(server, 0, at, content[at : at + MIB])
+    processes.spoil(sim)  # what the guest wrote is merged into the base now
 
 
 def test_only_areas_are_read_neighbours_by_one_range(
@@ -347,8 +349,7 @@ def read_until_interrupted(sim: VCenterSimulator, stream: BlockStream, *, hits: 
     """Read, and interrupt it from another thread once the last rule was applied so often."""
 
     def interrupt() -> None:
-        while sim.rules()[-1]["hits"] < hits:
-            time.sleep(0.01)
+        eventually(lambda: sim.rules()[-1]["hits"] >= hits)
         stream.interrupt()
 
     other = threading.Thread(target=interrupt)

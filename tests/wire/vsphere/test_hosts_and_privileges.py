@@ -123,14 +123,14 @@ def test_sms_12_where_we_may_not_look_we_hold_nothing(sim: VCenterSimulator, ses
 def test_power_is_read_and_awaited(session: VsphereSession) -> None:
     vm = vm_of(session, "mute01")
     assert power_state(session, vm) == "poweredOn"
-    wait_for_power(session, vm, "poweredOn", timeout=1, cancel=CancelFlag())
+    wait_for_power(session, vm, "poweredOn", timeout=60, cancel=CancelFlag())
     target = session.managed(vim.VirtualMachine, vm)
-    timer = threading.Timer(0.5, target.PowerOffVM_Task)
+    timer = threading.Timer(0.1, target.PowerOffVM_Task)
     timer.start()
-    wait_for_power(session, vm, "poweredOff", timeout=20, cancel=CancelFlag(), server="mute01")
+    wait_for_power(session, vm, "poweredOff", timeout=60, cancel=CancelFlag(), server="mute01")
     timer.join()
     target.PowerOnVM_Task()
-    wait_for_power(session, vm, "poweredOn", timeout=20, cancel=CancelFlag())
+    wait_for_power(session, vm, "poweredOn", timeout=60, cancel=CancelFlag())
 
 
 def test_waiting_for_power_ends_by_time_cancel_or_absence(session: VsphereSession) -> None:
@@ -141,8 +141,8 @@ def test_waiting_for_power_ends_by_time_cancel_or_absence(session: VsphereSessio
     cancel = CancelFlag()
     cancel.set()
     with pytest.raises(Cancelled):
-        wait_for_power(session, vm, "poweredOff", timeout=5, cancel=cancel)
+        wait_for_power(session, vm, "poweredOff", timeout=60, cancel=cancel)
     with pytest.raises(NotFoundError):
         power_state(session, "vm-4711")
     with pytest.raises(NotFoundError):
-        wait_for_power(session, "vm-4711", "poweredOff", timeout=5, cancel=CancelFlag())
+        wait_for_power(session, "vm-4711", "poweredOff", timeout=60, cancel=CancelFlag())

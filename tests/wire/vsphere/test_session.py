@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from pyVmomi import vim
+from tests.eventually import eventually
+from tests.vcenters import Take
 
 from wavelift.adapters.vsphere.doctor import test_connection as check_connection
 from wavelift.adapters.vsphere.properties import read_one
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.base.errors import LoginError, MissingPrivilegeError, TlsError, UnreachableError, WaveliftError
-from wavelift.simulators import vcenter
 from wavelift.simulators.vcenter import VCenterSimulator
 
 pytestmark = pytest.mark.wire
@@ -23,9 +22,9 @@ def calls(sim: VCenterSimulator, method: str) -> int:
     return int(sim.counters()["methods"].get(method, 0))
 
 
-def test_vcenter_s_clock_may_differ(tmp_path: Path, config_of: Configure) -> None:
-    with vcenter.start(tmp_path, [], clock_skew=-7200.0) as vc, connect(config_of(vc)) as session:
-        assert session.clock_ahead().total_seconds() == pytest.approx(-7200, abs=5)
+def test_vcenter_s_clock_may_differ(start_vc: Take, config_of: Configure) -> None:
+    with connect(config_of(start_vc([], clock_skew=-7200.0))) as session:
+        assert session.clock_ahead().total_seconds() == pytest.approx(-7200, abs=60)
 
 
 def test_the_test_button_says_who_and_what(sim: VCenterSimulator, config_of: Configure) -> None:
@@ -103,32 +102,37 @@ def test_trouble_a_cut_read_is_repeated_once(sim: VCenterSimulator, session: Vsp
     assert lost.value.where["vcenter"] == f"{sim.host}:{sim.port}"
 
 
-def test_every_call_has_a_timeout_and_slow_ones_are_not_repeated(sim: VCenterSimulator, config_of: Configure) -> None:
-    with connect(config_of(sim, timeout=0.5)) as session:
-        sim.rule(kind="latency", method="CurrentTime", delay=1.5, times=0)
+def test_every_call_has_a_timeout_and_slow_ones_are_not_repeated(start_vc: Take, config_of: Configure) -> None:
+    sim = start_vc([])
+    with connected(config_of(sim, timeout=0.5)) as session:
+        sim.rule(kind="latency", method="CurrentTime", delay=3600, times=0)
         before = calls(sim, "CurrentTime")
         with pytest.raises(UnreachableError, match="in time"):
             session.read(session.managed(vim.ServiceInstance, "ServiceInstance").CurrentTime)
         assert calls(sim, "CurrentTime") == before + 1
 
 
+def connected(config: VsphereConfig) -> VsphereSession:
+    """Under a time-out that a busy machine may miss while it signs in."""
+    for _ in range(20):
+        try:
+            return connect(config)
+        except UnreachableError:
+            continue
+    pytest.fail("no sign-in was quick enough")
+
+
 def test_signs_of_life_keep_the_session(sim: VCenterSimulator, config_of: Configure) -> None:
     before = calls(sim, "CurrentTime")
     with connect(config_of(sim, keepalive=0.1)):
-        deadline = time.monotonic() + 10
-        while calls(sim, "CurrentTime") < before + 3 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert calls(sim, "CurrentTime") >= before + 3
+        assert eventually(lambda: calls(sim, "CurrentTime") >= before + 3)
 
 
 def test_keepalive_survives_a_cut(sim: VCenterSimulator, config_of: Configure) -> None:
     sim.rule(kind="drop", method="CurrentTime", times=4)
     before = calls(sim, "CurrentTime")
     with connect(config_of(sim, keepalive=0.1)):
-        deadline = time.monotonic() + 10
-        while calls(sim, "CurrentTime") < before + 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert calls(sim, "CurrentTime") >= before + 2
+        assert eventually(lambda: calls(sim, "CurrentTime") >= before + 2)
 
 
 def test_closing_signs_out_also_after_an_error(sim: VCenterSimulator, config_of: Configure) -> None:

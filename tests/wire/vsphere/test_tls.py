@@ -89,7 +89,7 @@ class TlsServer:
                 peer, _ = self._socket.accept()
             except OSError:
                 return
-            peer.settimeout(5)
+            peer.settimeout(60)
             try:
                 with self._context.wrap_socket(peer, server_side=True) as secure:
                     data = secure.recv(65536)
@@ -138,7 +138,7 @@ def serve(tmp_path: Path, authority: Authority) -> Iterator[Serve]:
 
 
 def config(server: TlsServer, **options: Any) -> VsphereConfig:
-    return VsphereConfig(host=LOOPBACK, port=server.port, username="u", password="geheim", timeout=5, **options)
+    return VsphereConfig(host=LOOPBACK, port=server.port, username="u", password="geheim", timeout=60, **options)
 
 
 def refusal(server: TlsServer, **options: Any) -> TlsError:
@@ -150,7 +150,7 @@ def refusal(server: TlsServer, **options: Any) -> TlsError:
 
 
 def thumbprint(server: TlsServer, kind: str = "sha256") -> str:
-    text: str = getattr(Certificate.parse(fetch_certificate(LOOPBACK, server.port, timeout=5)), kind)
+    text: str = getattr(Certificate.parse(fetch_certificate(LOOPBACK, server.port, timeout=60)), kind)
     return text
 
 
@@ -220,7 +220,7 @@ def test_no_tls_there_is_told_as_such() -> None:
         thread = threading.Thread(target=lambda: plain.accept()[0].sendall(b"HTTP/1.1 400 no TLS here\r\n\r\n"))
         thread.start()
         with pytest.raises(TlsError) as caught:
-            connect(VsphereConfig(host=LOOPBACK, port=plain.getsockname()[1], username="u", password="p", timeout=5))
+            connect(VsphereConfig(host=LOOPBACK, port=plain.getsockname()[1], username="u", password="p", timeout=60))
         thread.join()
     assert caught.value.where["fault"] == "protocol"
 
@@ -240,13 +240,13 @@ def host(port: int, thumbprint: str = "") -> HostFacts:
 
 def test_amp_12_vcenter_vouches_for_its_hosts(serve: Serve) -> None:
     server = serve(host="esx1.example")  # nobody trusts its issuer, and the name is another
-    reach = probe(config(server), host(server.port, thumbprint(server, "sha1")), timeout=5)
+    reach = probe(config(server), host(server.port, thumbprint(server, "sha1")), timeout=60)
     assert (reach.reachable, reach.certificate_valid, reach.error) == (True, True, None)
 
 
 def test_amp_11_a_host_with_another_certificate_than_vcenter_says_is_refused(serve: Serve) -> None:
     server, other = serve(), serve()
-    reach = probe(config(server), host(server.port, thumbprint(other, "sha1")), timeout=5)
+    reach = probe(config(server), host(server.port, thumbprint(other, "sha1")), timeout=60)
     assert (reach.reachable, reach.certificate_valid) == (True, False)
     assert isinstance(reach.error, TlsError)
     assert "esxi_mode" in reach.error.next_step
@@ -254,8 +254,8 @@ def test_amp_11_a_host_with_another_certificate_than_vcenter_says_is_refused(ser
 
 def test_amp_12_without_a_reported_thumbprint_the_authorities_decide(serve: Serve, authority: Authority) -> None:
     server = serve()
-    assert not probe(config(server), host(server.port), timeout=5).certificate_valid
-    assert probe(config(server, ca_bundle=str(authority.file)), host(server.port), timeout=5).certificate_valid
+    assert not probe(config(server), host(server.port), timeout=60).certificate_valid
+    assert probe(config(server, ca_bundle=str(authority.file)), host(server.port), timeout=60).certificate_valid
 
 
 def test_amp_12_modes_ca_pin_and_ignore(serve: Serve, authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
@@ -263,7 +263,7 @@ def test_amp_12_modes_ca_pin_and_ignore(serve: Serve, authority: Authority, capl
     wrong, right = thumbprint(other), thumbprint(server)
 
     def valid(reported: str, **options: Any) -> bool:
-        return probe(config(server, **options), host(server.port, reported), timeout=5).certificate_valid
+        return probe(config(server, **options), host(server.port, reported), timeout=60).certificate_valid
 
     assert valid(wrong, esxi_mode="ca", ca_bundle=str(authority.file))
     assert not valid(right, esxi_mode="ca")
@@ -277,7 +277,7 @@ def test_amp_12_modes_ca_pin_and_ignore(serve: Serve, authority: Authority, capl
 def test_amp_11_an_unreachable_host_is_a_fact_not_an_exception() -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
-    reach = probe(VsphereConfig(host="vc", username="u", password="p"), host(port), timeout=2)
+    reach = probe(VsphereConfig(host="vc", username="u", password="p"), host(port), timeout=60)
     assert (reach.reachable, reach.certificate_valid) == (False, False)
     assert "refuses" in str(reach.error)
 
@@ -285,7 +285,7 @@ def test_amp_11_an_unreachable_host_is_a_fact_not_an_exception() -> None:
 def test_amp_11_a_short_name_that_does_not_resolve_hints_at_the_suffix() -> None:
     facts = HostFacts("host-1", "esx1-nowhere", "8.0.3", "1", "connected", False, "", 443)
     settings = VsphereConfig(host="vc", username="u", password="p", dns_suffixes=("invalid",))
-    reach = probe(settings, facts, timeout=2)
+    reach = probe(settings, facts, timeout=60)
     assert not reach.reachable
     assert not reach.fully_qualified
     assert "DNS search suffix" in str(reach.error)
@@ -293,8 +293,8 @@ def test_amp_11_a_short_name_that_does_not_resolve_hints_at_the_suffix() -> None
 
 def test_one_context_per_host_trusts_only_it(serve: Serve) -> None:
     server, other = serve(), serve()
-    context = esxi_context(config(server), LOOPBACK, server.port, (thumbprint(server),), timeout=5)
-    with socket.create_connection((LOOPBACK, other.port), timeout=5) as plain:
+    context = esxi_context(config(server), LOOPBACK, server.port, (thumbprint(server),), timeout=60)
+    with socket.create_connection((LOOPBACK, other.port), timeout=60) as plain:
         with pytest.raises(ssl.SSLCertVerificationError):
             context.wrap_socket(plain, server_hostname=LOOPBACK)
 

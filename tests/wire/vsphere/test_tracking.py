@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.vcenters import Take
 
 from wavelift.adapters.vsphere.faults import TrackingLostError
 from wavelift.adapters.vsphere.inventory import list_summaries
@@ -35,20 +36,22 @@ CAPACITY = 24 * MIB + 512
 NAME = snapshot_name("demo.replicate/run/app01")
 
 
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("tracked") / "disk.raw"
+    file.write_bytes(random.Random(1).randbytes(MIB) + bytes(MIB))
+    return file
+
+
 @pytest.fixture
-def tracked(tmp_path: Path) -> Iterator[VCenterSimulator]:
+def tracked(start_vc: Take, raw: Path) -> VCenterSimulator:
     """``app01`` is tracked, ``plain01`` is not; answers come in windows of 5 MiB."""
-    raw = tmp_path / "disk.raw"
-    raw.write_bytes(random.Random(1).randbytes(MIB) + bytes(MIB))
     vms = [
         SimVm("app01", [SimDisk(raw, CAPACITY), SimDisk(capacity=8 * MIB, unit=1)], change_tracking=True),
         SimVm("plain01", [SimDisk(raw, CAPACITY)]),
     ]
     limited = SimUser("limited", "limited-pw", without=("VirtualMachine.Provisioning.DiskRandomRead",))
-    with vcenter.start(
-        tmp_path / "state", vms, users=(vcenter.ADMIN, limited), changed_area_window=5 * MIB, task_seconds=0.01
-    ) as running:
-        yield running
+    return start_vc(vms, users=(vcenter.ADMIN, limited), changed_area_window=5 * MIB, task_seconds=0.01)
 
 
 @pytest.fixture

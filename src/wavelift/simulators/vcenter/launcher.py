@@ -70,6 +70,7 @@ class Control:
         return found
 
     def clear_rules(self) -> None:
+        """Take all rules away; what waits for the delay of one goes on."""
         self.call("DELETE", "rules")
 
     def state(self) -> dict[str, Any]:
@@ -116,6 +117,22 @@ class Control:
         """Bytes that are free from now on; clients see it after a RefreshDatastore."""
         self.call("POST", "datastore", {"name": name, "free": free})
 
+    def start_anew(self, inventory: str) -> dict[str, Any]:
+        """Replace everything by a vCenter that holds `inventory` (the text of `to_json`); its readiness object.
+
+        The program is replaced in its process: the ports, the certificates and the token stay, nothing else does.
+        Raises SimulatorError: of a wrong text before anything happened, of an inventory that can't be built with the
+        process gone.
+        """
+        expected: int = self.call("POST", "reset", raw=inventory.encode())["generation"]
+        try:
+            ready: dict[str, Any] = self.call("GET", "ready")
+        except OSError as error:
+            raise SimulatorError(f"the vCenter simulator did not come back from its reset: {error}") from None
+        if ready["generation"] != expected:
+            raise SimulatorError(f"another reset came between: {ready['generation']} in place of {expected}")
+        return ready
+
     def crash(self) -> None:
         """The process exits at once, without clean-up or an answer."""
         try:
@@ -131,6 +148,9 @@ class VCenterSimulator(Control):
         super().__init__(ready["control"], ready["token"])
         self._process = process
         self._state = state
+        self._take(ready)
+
+    def _take(self, ready: dict[str, Any]) -> None:
         self.ready = ready
         url = urllib.parse.urlsplit(ready["url"])
         self.url: str = ready["url"]
@@ -143,6 +163,23 @@ class VCenterSimulator(Control):
         self.hosts: dict[str, dict[str, Any]] = ready["hosts"]
         self.esxi_port: int = ready["esxi_port"]
         self.pid: int = ready["pid"]
+
+    def reset(
+        self,
+        vms: Sequence[SimVm],
+        *,
+        hosts: Sequence[SimHost] = DEFAULT_HOSTS,
+        datastores: Sequence[SimDatastore] = (SimDatastore(),),
+        users: Sequence[SimUser] = (ADMIN,),
+        **options: Unpack[Options],
+    ) -> None:
+        """A fresh vCenter in the same process, as `start` would make it; `start_anew` says what stays. What a host's
+        port or thumbprint was may have changed with its entry: read it anew."""
+        text = to_json(vms, hosts=hosts, datastores=datastores, users=users, options=options)
+        try:
+            self._take(self.start_anew(text))
+        except SimulatorError as error:
+            raise SimulatorError(f"{error}\n{self.log_tail()}") from None
 
     def alive(self) -> bool:
         return self._process.alive()

@@ -25,14 +25,19 @@ func (p *problem) Error() string { return p.text }
 
 func badRequest(format string, args ...any) error { return &problem{fmt.Sprintf(format, args...)} }
 
-func (s *sim) controlHandler() http.Handler {
+func (s *sim) controlHandler(ready map[string]any) http.Handler {
 	mux := http.NewServeMux()
-	on := func(pattern string, do func(*http.Request) (any, error)) {
+	guarded := func(pattern string, do http.HandlerFunc) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if subtle.ConstantTimeCompare([]byte(r.Header.Get("X-Sim-Token")), []byte(s.token)) != 1 {
 				http.Error(w, "the token is missing or wrong", http.StatusForbidden)
 				return
 			}
+			do(w, r)
+		})
+	}
+	on := func(pattern string, do func(*http.Request) (any, error)) {
+		guarded(pattern, func(w http.ResponseWriter, r *http.Request) {
 			out, err := do(r)
 			w.Header().Set("Content-Type", "application/json")
 			if err != nil {
@@ -46,6 +51,8 @@ func (s *sim) controlHandler() http.Handler {
 			_ = json.NewEncoder(w).Encode(out)
 		})
 	}
+	guarded("POST /_sim/reset", s.controlReset)
+	on("GET /_sim/ready", func(*http.Request) (any, error) { return ready, nil })
 	on("GET /_sim/state", func(*http.Request) (any, error) { return s.state(), nil })
 	on("GET /_sim/counters", func(*http.Request) (any, error) { return s.counterState(), nil })
 	on("DELETE /_sim/counters", func(*http.Request) (any, error) { s.counters.reset(); return struct{}{}, nil })

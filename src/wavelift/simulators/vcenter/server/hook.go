@@ -98,7 +98,7 @@ func (s *sim) target(ref types.ManagedObjectReference) (*vmState, *snapshot) {
 func (s *sim) disturb(e event, call *simulator.Method) types.BaseMethodFault {
 	e.kind = "latency"
 	if r := s.rules.take(e); r != nil {
-		time.Sleep(seconds(r.Delay))
+		r.wait()
 	}
 	e.kind = "fault"
 	if r := s.rules.take(e); r != nil {

@@ -5,8 +5,10 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -17,6 +19,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -47,6 +50,14 @@ type sim struct {
 	token      string
 	started    time.Time
 	hostPort   int // the hosts' HTTPS port: one for all, as 443 is on real ones
+
+	home       string // the folder for everything that this process writes
+	address    string // where the vCenter was told to listen
+	stdinExit  bool
+	seat       *seat // what the program before a reset left
+	generation int   // resets so far
+	doors      []door
+	leaving    sync.Mutex
 
 	rules     *ruleBook
 	counters  counters
@@ -175,9 +186,9 @@ func (s *sim) startHost(host *simulator.HostSystem, spec hostSpec) error {
 	host.Summary.Config.SslThumbprint = h.thumbprint
 	host.Config.Certificate = pemOf(cert.Certificate[0])
 	if spec.Address != "" {
-		listener, err := net.Listen("tcp", net.JoinHostPort(spec.Address, fmt.Sprint(s.hostPort)))
+		listener, err := s.open("host", spec.Address, net.JoinHostPort(spec.Address, fmt.Sprint(s.hostPort)))
 		if err != nil { // taken: hosts that share an address have ports of their own
-			listener, err = net.Listen("tcp", net.JoinHostPort(spec.Address, "0"))
+			listener, err = s.open("host", spec.Address, net.JoinHostPort(spec.Address, "0"))
 		}
 		if err != nil {
 			return err
@@ -258,13 +269,13 @@ func (s *sim) runTask(ctx *simulator.Context, ref, entity types.ManagedObjectRef
 		pause := seconds(s.options.TaskSeconds)
 		time.Sleep(pause / 4) // tasks queue first: no start, no progress
 		update(types.PropertyChange{Name: "info.startTime", Val: s.now()}, types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateRunning})
-		if slow != nil {
-			pause += seconds(slow.Delay)
-		}
 		const steps = 4
 		for i := int32(1); i <= steps; i++ {
 			time.Sleep(pause / steps)
 			update(types.PropertyChange{Name: "info.progress", Val: i * 90 / steps})
+			if i == steps/2 && slow != nil {
+				slow.wait()
+			}
 		}
 		result, fault := do(inner)
 		done := []types.PropertyChange{{Name: "info.completeTime", Val: s.now()}}
@@ -280,8 +291,9 @@ func (s *sim) runTask(ctx *simulator.Context, ref, entity types.ManagedObjectRef
 
 // --- start and stop ---
 
-func newSim(state string, inv *inventory) (*sim, error) {
+func newSim(state string, inv *inventory, left *seat) (*sim, error) {
 	s := &sim{
+		home: state, seat: left, hostPort: left.hostPort(inv.Hosts),
 		options: inv.Options, users: map[string]userSpec{}, work: filepath.Join(state, "vcenter"), started: time.Now(),
 		rules: &ruleBook{}, leases: map[string]*HttpNfcLease{}, tickets: map[string]ticket{}, free: map[string]int64{}, bodyFiles: map[bodyKey]string{},
 	}
@@ -290,11 +302,7 @@ func newSim(state string, inv *inventory) (*sim, error) {
 	for _, u := range inv.Users {
 		s.users[u.Name] = u
 	}
-	secret := make([]byte, 16)
-	if _, err := rand.Read(secret); err != nil {
-		return nil, err
-	}
-	s.token = hex.EncodeToString(secret)
+	s.removeFiles() // a world before left them: its threads, which could have gone on writing, are gone
 	for _, dir := range []string{"datastores", "layers", "bodies", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(s.work, dir), 0o700); err != nil {
 			return nil, err
@@ -303,6 +311,17 @@ func newSim(state string, inv *inventory) (*sim, error) {
 	if err := os.Setenv("TMPDIR", filepath.Join(s.work, "tmp")); err != nil { // the simulator makes its folders there
 		return nil, err
 	}
+	if left != nil {
+		s.token, s.generation = left.Token, left.Generation
+		var err error
+		s.ca, err = openAuthority(left)
+		return s, err
+	}
+	secret := make([]byte, 16)
+	if _, err := rand.Read(secret); err != nil {
+		return nil, err
+	}
+	s.token = hex.EncodeToString(secret)
 	var err error
 	s.ca, err = newAuthority(filepath.Join(state, "ca.pem"))
 	return s, err
@@ -330,10 +349,15 @@ func (s *sim) serve(address string, inv *inventory) error {
 		return err
 	}
 	s.thumbprint = thumbprint(cert)
+	listener, err := s.open("vcenter", address, address)
+	if err != nil {
+		return err
+	}
+	s.listen = listener.Addr().String()
 	service := s.model.Service
 	service.TLS = tlsConfig(cert)
 	service.RegisterEndpoints = true
-	service.Listen = &url.URL{Host: address, User: url.UserPassword("nobody", s.token)}
+	service.Listen = &url.URL{Host: "127.0.0.1:0", User: url.UserPassword("nobody", s.token)}
 	manager := s.model.Map().SessionManager()
 	manager.ValidLogin = func(login *types.Login) bool {
 		u, ok := s.users[login.UserName]
@@ -344,28 +368,39 @@ func (s *sim) serve(address string, inv *inventory) error {
 			&types.OptionValue{Key: "config.vmacore.soap.sessionTimeout", Value: seconds(timeout).String()},
 		}})
 	}
-	server := service.NewServer()
-	server.Config.Handler = s.front(server.Config.Handler)
-	s.listen = server.Listener.Addr().String()
+	inner := service.NewServer() // it insists on a port of its own: ours outlives resets
+	inner.Close()
+	s.rename(inner.Listener.Addr().String())
 	s.model.Map().Handler = s.handle
+	server := &http.Server{Handler: s.front(inner.Config.Handler)}
+	go func() { log.Print(server.Serve(tls.NewListener(listener, inner.TLS))) }()
 	return nil
 }
 
-// ready is the first line on standard output.
-func (s *sim) ready(state string, control net.Addr, inv *inventory) {
+// rename puts our address where the embedded simulator took its own for the vCenter's.
+func (s *sim) rename(inner string) {
+	m := s.model.Map()
+	s.model.Service.Listen.Host = s.listen
+	m.SessionManager().ServiceHostName = s.listen
+	for _, setting := range m.OptionManager().Setting {
+		option := setting.GetOptionValue()
+		if text, ok := option.Value.(string); ok {
+			option.Value = strings.ReplaceAll(text, inner, s.listen)
+		}
+	}
+}
+
+// ready is what the first line on standard output says, and the control endpoint after a reset.
+func (s *sim) ready(control net.Addr, inv *inventory) map[string]any {
 	hosts := map[string]any{}
 	for _, h := range s.hosts {
 		hosts[h.name] = map[string]any{"address": h.address, "port": h.port, "thumbprint": h.thumbprint}
 	}
-	line, err := json.Marshal(map[string]any{
+	return map[string]any{
 		"url": "https://" + s.listen + "/sdk", "control": "http://" + control.String() + "/_sim", "token": s.token,
-		"ca_file": filepath.Join(state, "ca.pem"), "username": inv.Users[0].Name, "password": inv.Users[0].Password,
-		"pid": os.Getpid(), "thumbprint": s.thumbprint, "hosts": hosts, "esxi_port": s.hostPort,
-	})
-	if err != nil {
-		log.Fatal(err)
+		"ca_file": filepath.Join(s.home, "ca.pem"), "username": inv.Users[0].Name, "password": inv.Users[0].Password,
+		"pid": os.Getpid(), "thumbprint": s.thumbprint, "hosts": hosts, "esxi_port": s.hostPort, "generation": s.generation,
 	}
-	fmt.Println(string(line))
 }
 
 func run() error {
@@ -382,25 +417,39 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if len(inv.Users) == 0 {
-		return fmt.Errorf("the inventory names no user")
-	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
-	s, err := newSim(folder, inv)
+	left, err := takeSeat()
 	if err != nil {
 		return err
 	}
-	defer s.clean(folder)
+	s, err := newSim(folder, inv, left)
+	if err != nil {
+		return err
+	}
+	defer s.clean()
+	s.address, s.stdinExit = *listen, *stdinExit
 	if err := s.serve(*listen, inv); err != nil {
 		return err
 	}
-	control, err := net.Listen("tcp", "127.0.0.1:0")
+	control, err := s.open("control", "127.0.0.1:0", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	go func() { log.Print(http.Serve(control, s.controlHandler())) }()
-	s.ready(folder, control.Addr(), inv)
+	left.closeOthers()
+	ready := s.ready(control.Addr(), inv)
+	go func() {
+		if err := http.Serve(control, s.controlHandler(ready)); !errors.Is(err, net.ErrClosed) { // a reset closes it
+			log.Print(err)
+		}
+	}()
+	if left == nil { // after a reset nobody reads there
+		line, err := json.Marshal(ready)
+		if err != nil {
+			return err
+		}
+		fmt.Println(string(line))
+	}
 	if *stdinExit {
 		go func() {
 			_, _ = io.Copy(io.Discard, os.Stdin)
@@ -412,13 +461,21 @@ func run() error {
 }
 
 // clean removes what this process made in the state folder.
-func (s *sim) clean(state string) {
+func (s *sim) clean() {
+	s.removeFiles()
+	_ = os.Remove(filepath.Join(s.home, "ca.pem"))
+}
+
+// removeFiles removes the files of one vCenter.
+func (s *sim) removeFiles() {
 	_ = os.RemoveAll(s.work)
 	_ = os.RemoveAll(s.evidence.dir)
-	_ = os.Remove(filepath.Join(state, "ca.pem"))
 }
 
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400) // small and short-lived: a third of a start's time was the collector's
+	}
 	log.SetFlags(log.LstdFlags | log.Lmicroseconds)
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "vcenter simulator:", err)

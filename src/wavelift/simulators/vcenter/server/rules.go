@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -35,14 +36,23 @@ type rule struct {
 	Hits    int      `json:"hits"`
 	Details []string `json:"details,omitempty"` // what it did: the damaged grain's disk offset, for example
 	skipped int
+	cleared chan struct{}
+}
+
+// wait lets a Delay pass; taking the rule away ends it, so that a test need not guess how long something takes.
+func (r *rule) wait() {
+	select {
+	case <-time.After(seconds(r.Delay)):
+	case <-r.cleared:
+	}
 }
 
 // ruleKinds names where a rule can act, for the error message.
 var ruleKinds = map[string]string{
 	"fault":                  "the call of Method raises Fault",
-	"latency":                "the call of Method waits Delay",
+	"latency":                "the call of Method waits Delay, or until the rules are cleared",
 	"drop":                   "the connection is cut: Action before (default) or after the call of Method",
-	"task":                   "the task of Method waits Delay, then fails with Fault (Applied: after its work was done)",
+	"task":                   "the task of Method waits Delay (or until the rules are cleared), then fails with Fault (Applied: after its work was done)",
 	"quiesce":                "a quiesced snapshot fails with Fault (ApplicationQuiesceFault)",
 	"lease":                  "Action never_ready | dies (after Delay, with Fault) | error (instead of ready)",
 	"nfc":                    "Action cut | truncate (after Bytes) | corrupt (Grain) | slow (Rate) | status (Status) | qemu | footer; expire, migrate or crash once Bytes were sent",
@@ -80,7 +90,7 @@ func (b *ruleBook) add(r *rule) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.last++
-	r.ID = b.last
+	r.ID, r.cleared = b.last, make(chan struct{})
 	b.rules = append(b.rules, r)
 	return nil
 }
@@ -88,6 +98,9 @@ func (b *ruleBook) add(r *rule) error {
 func (b *ruleBook) clear() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for _, r := range b.rules {
+		close(r.cleared)
+	}
 	b.rules = nil
 }
 

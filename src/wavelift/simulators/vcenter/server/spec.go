@@ -2,10 +2,10 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
-	"strings"
 )
 
 // inventory is the whole input: what the Python launcher writes.
@@ -103,19 +103,27 @@ type vmSpec struct {
 }
 
 func readInventory(name string) (*inventory, error) {
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	return parseInventory(name, raw)
+}
+
+// parseInventory reads the text of the file of that name.
+func parseInventory(name string, raw []byte) (*inventory, error) {
 	inv := &inventory{Options: options{
 		Datacenter: "dc1", Body: "footer", LeaseTimeout: 300, LeaseReady: 0.2, LeaseHost: "esxi",
 		LeaseBlocksRemoval: true, TaskSeconds: 0.05, VmfsLock: true, ChangedAreaWindow: 256 << 20,
 		TrackingWithSnaps: "refuse", Certificate: "ca", ApiVersion: "8.0.3.0",
 	}}
-	raw, err := os.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	decoder := json.NewDecoder(strings.NewReader(string(raw)))
+	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(inv); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if len(inv.Users) == 0 {
+		return nil, fmt.Errorf("%s: the inventory names no user", name)
 	}
 	if len(inv.Hosts) == 0 {
 		inv.Hosts = []hostSpec{{Name: "127.0.0.11", Address: "127.0.0.11"}, {Name: "127.0.0.12", Address: "127.0.0.12"}}

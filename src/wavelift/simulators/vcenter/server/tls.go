@@ -19,8 +19,27 @@ import (
 )
 
 type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	cert   *x509.Certificate
+	key    *ecdsa.PrivateKey
+	leaves map[string]tls.Certificate // by what was asked for: a reset changes no certificate
+}
+
+// openAuthority is the one of the vCenter before a reset.
+func openAuthority(left *seat) (*authority, error) {
+	pair, err := left.Authority.open()
+	if err != nil {
+		return nil, err
+	}
+	a := &authority{key: pair.PrivateKey.(*ecdsa.PrivateKey), leaves: map[string]tls.Certificate{}}
+	if a.cert, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
+		return nil, err
+	}
+	for name, leaf := range left.Leaves {
+		if a.leaves[name], err = leaf.open(); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
 }
 
 func newAuthority(file string) (*authority, error) {
@@ -41,7 +60,7 @@ func newAuthority(file string) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &authority{cert: cert, key: key}, os.WriteFile(file, pemOf(der), 0o644)
+	return &authority{cert: cert, key: key, leaves: map[string]tls.Certificate{}}, os.WriteFile(file, pemOf(der), 0o644)
 }
 
 func serial() *big.Int {
@@ -58,6 +77,10 @@ func pemOf(der []byte) []byte {
 
 // leaf makes a server certificate: ca | self_signed | expired | wrong_name.
 func (a *authority) leaf(kind string, names ...string) (tls.Certificate, error) {
+	known := leafName(kind, names)
+	if made, ok := a.leaves[known]; ok {
+		return made, nil
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
@@ -90,7 +113,8 @@ func (a *authority) leaf(kind string, names ...string) (tls.Certificate, error) 
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+	a.leaves[known] = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	return a.leaves[known], nil
 }
 
 // thumbprint is the SHA-1 that vSphere shows, as AA:BB:...

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests import depth
 from tests.connect_proxy import ConnectProxy
 from tests.postgres import Postgres, find_binaries, running
+
+depth.register()  # before any test module asks for a number of examples
 
 
 @pytest.fixture(scope="session")

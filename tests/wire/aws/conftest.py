@@ -14,6 +14,7 @@ import pytest
 from botocore.config import Config
 from botocore.credentials import DeferredRefreshableCredentials, create_assume_role_refresher
 from botocore.session import get_session
+from tests.authorities import no_authorities_of_the_machine
 from tests.wire.aws.disk_replica import QUICK, Replica
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -21,6 +22,8 @@ from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.units import KIB, MIB
 from wavelift.simulators.aws import AwsSimulator, Bootstrap, start
+
+__all__ = ["no_authorities_of_the_machine"]
 
 PART = 5 * MIB
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.authorities import no_authorities_of_the_machine
 
 from wavelift.adapters.aws import bulk
 from wavelift.adapters.aws.access import AwsAccess
@@ -24,6 +25,8 @@ from wavelift.simulators.vcenter import SimDatastore, VCenterSimulator
 
 from .journey import Stage
 from .servers import LIMITED, STORES, VICTIM, fleet
+
+__all__ = ["no_authorities_of_the_machine"]
 
 QUICK: Final = RetryPolicy(attempts=4, patience_s=5.0, base_s=0.01, cap_s=0.1)
 """The shipped policy's shape with short pauses."""

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 from collections.abc import Callable
@@ -120,6 +121,19 @@ def test_latency_and_probability(sim: AwsSimulator, s3: Any, key: str) -> None:
         except ClientError:
             outcomes.add("failed")
     assert outcomes == {"served", "failed"}
+
+
+def test_a_call_that_is_held_back_goes_on_when_its_rule_is_dropped(sim: AwsSimulator, s3: Any, key: str) -> None:
+    rule = sim.rule(service="s3", operation="PutObject", latency=120)
+    call = threading.Thread(target=_put, args=(s3, key))
+    call.start()
+    while not [each for each in sim.rules() if each["id"] == rule and each["applied"]]:
+        time.sleep(0.01)
+    assert call.is_alive()
+    sim.clear_rules()
+    call.join(60)
+    assert not call.is_alive()
+    assert s3.get_object(Bucket="staging", Key=key)["Body"].read() == b"data"
 
 
 def test_expired_credentials_on_order(sim: AwsSimulator, s3: Any, key: str, refused: Refused) -> None:

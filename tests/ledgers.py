@@ -1,4 +1,4 @@
-"""Ledgers on SQLite for tests that are not about how one is made: the schema is built once for a process, and copied."""
+"""Ledgers on SQLite for tests that are not about how one is made: the schema is built once per process, and copied."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from pyVmomi import vim
+from tests.depth import depth
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.vsphere.tasks import wait_for_task
@@ -193,7 +194,7 @@ def test_inv_2_inv_3_whatever_happens_between_runs_the_target_is_the_source(stag
     run_state_machine_as_test(
         partial(Walk, stage),  # type: ignore[arg-type]  # its annotation knows classes only, its words any callable
         settings=settings(
-            max_examples=12,
+            max_examples=depth(3, 24),
             stateful_step_count=12,
             deadline=None,
             derandomize=True,

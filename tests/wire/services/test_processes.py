@@ -289,6 +289,7 @@ def test_inv_4_snapshot_killed_in_the_making_is_found(stage: Stage, tries: Calla
     wait_for(lambda: stage.vc.counters()["methods"].get("CreateSnapshot_Task"), "the call")
     one.kill(process)
     assert snapshots_of(stage, "web01") == []
+    stage.clear_rules()
     taken = TakenSnapshot.load(one.result("snapshot"))
     assert snapshots_of(stage, "web01") == [taken.ref.moref]
     assert stage.vc.counters()["methods"]["CreateSnapshot_Task"] == 1
@@ -302,6 +303,7 @@ def test_inv_4_removal_killed_in_the_middle_leaves_nothing(stage: Stage, tries: 
     process = one.start("remove")
     wait_for(lambda: stage.vc.counters()["methods"].get("RemoveSnapshot_Task"), "the call")
     one.kill(process)
+    stage.clear_rules()
     one.result("remove")
     assert snapshots_of(stage, "web01") == []
     assert stage.vc.counters()["methods"]["RemoveSnapshot_Task"] == 1

@@ -66,7 +66,7 @@ class Copies:
         return one, ctx, admitted.granted[0]
 
     def image(self, one: Try, ctx: RunContext) -> MadeImage:
-        for _ in range(200):
+        for _ in range(1200):
             found = RunImage(
                 self.ledger,
                 self.stage.access(),

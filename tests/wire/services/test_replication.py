@@ -62,7 +62,7 @@ def tracked(stage: Stage, replica: Callable[..., Replica]) -> Iterator[Callable[
             machine = session.managed(vim.VirtualMachine, moref)
             off = vim.vm.ConfigSpec(changeTrackingEnabled=False)
             task = session.change(partial(machine.ReconfigVM_Task, off))
-            wait_for_task(session, task, timeout=10, cancel=CancelFlag(), what="turning tracking off")
+            wait_for_task(session, task, timeout=60, cancel=CancelFlag(), what="turning tracking off")
 
 
 def test_sms_05_a_seed_then_only_what_changed(stage: Stage, replica: Callable[..., Replica]) -> None:

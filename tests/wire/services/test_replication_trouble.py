@@ -48,7 +48,7 @@ def _reconfigure(stage: Stage, server: str, method: str, *arguments: Any, what: 
     with stage.connect() as session:
         target = session.managed(vim.VirtualMachine, _vm(stage, server)["moref"])
         task = session.change(partial(getattr(target, method), *arguments))
-        return wait_for_task(session, task, timeout=30, cancel=CancelFlag(), what=what)
+        return wait_for_task(session, task, timeout=60, cancel=CancelFlag(), what=what)
 
 
 def _track(stage: Stage, server: str, *, on: bool) -> None:

@@ -184,7 +184,7 @@ def test_runs_alone_says_where_it_is_and_ends_on_sigterm(state_folder: Path) -> 
         client = session.client("s3", endpoint_url=hello["url"], verify=hello["ca_file"])
         assert client.list_buckets()["Buckets"] == []
         process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0
+        assert process.wait(60) == 0
 
 
 def test_reset_and_region(state_folder: Path, refused: Refused) -> None:

@@ -30,6 +30,8 @@ def depth(sample: int, proof: int) -> int:
     return proof if PROOF else sample
 
 
-def examples(sample: int = SAMPLE_EXAMPLES, proof: int = PROOF_EXAMPLES, *, allow: Sequence[HealthCheck] = ()) -> Any:
+def examples(
+    sample: int = SAMPLE_EXAMPLES, proof: int = PROOF_EXAMPLES, *, allow: Sequence[HealthCheck] = ()
+) -> settings:
     """``@settings`` for a test whose examples are dearer or cheaper than others'; ``allow`` as in hypothesis' words."""
     return settings(max_examples=depth(sample, proof), suppress_health_check=[*PATIENT, *allow])

@@ -202,13 +202,15 @@ def test_an_outlived_export_touches_nothing(stage: Stage, where: str) -> None:
         _during_export(journey, lambda: setattr(store, "fenced", True))
         journey.progress = _beating(journey.progress, store)
     if where == "completion":
-        rule = stage.aws.rule(service="s3", operation="UploadPart", latency=0.5)
+        rule = stage.aws.rule(service="s3", operation="UploadPart", latency=240)
         stop = threading.Event()
 
         def fence() -> None:
             while not stop.wait(0.02):
                 if any(one["id"] == rule and one["applied"] for one in stage.aws.rules()):
                     store.fenced = True
+                    stage.clear_rules()
+                    return
 
         thread = threading.Thread(target=fence)
         thread.start()

@@ -24,7 +24,7 @@ from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
 from wavelift.transfer.protocols import Extent
 
-QUICK = RetryPolicy(attempts=4, patience_s=5.0, base_s=0.01, cap_s=0.1)
+QUICK = RetryPolicy(attempts=4, patience_s=60.0, base_s=0.01, cap_s=0.1)
 """The shipped policy's shape with short pauses."""
 TAIL = 70_000
 BLOCKS = 33

@@ -77,7 +77,7 @@ def test_a_forced_refresh_never_runs_beside_botocore_s_own() -> None:
         inside.append(1)
         most = max(most, len(inside))
         began.set()
-        go_on.wait(5)
+        go_on.wait(60)
         inside.pop()
         return {"access_key": "new", "secret_key": "s", "token": "t", "expiry_time": "2099-01-01T00:00:00Z"}
 
@@ -87,7 +87,7 @@ def test_a_forced_refresh_never_runs_beside_botocore_s_own() -> None:
     access = AwsAccess(boto3.Session(botocore_session=core, region_name="eu-west-1"))
     forced = threading.Thread(target=access.renew, args=(access.credentials(),))
     forced.start()
-    assert began.wait(5)
+    assert began.wait(60)
     core._credentials._expiry_time = datetime.now(UTC) + timedelta(seconds=60)  # now botocore wants one as well
     seen: list[str] = []
     own = threading.Thread(target=lambda: seen.append(access.credentials().access_key))
@@ -95,6 +95,6 @@ def test_a_forced_refresh_never_runs_beside_botocore_s_own() -> None:
     own.join(0.3)
     go_on.set()
     for thread in (forced, own):
-        thread.join(5)
+        thread.join(60)
     assert most == 1
     assert seen == ["new"]

@@ -75,7 +75,7 @@ class Server:
 
     def end(self) -> None:
         for thread in self.threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -110,7 +110,7 @@ class Desk:
         assert self.puts.add(item, memoryview(BODY))
 
     def next(self) -> tuple[str, int, Any]:
-        return self.ended.get(timeout=10)
+        return self.ended.get(timeout=60)
 
     def close(self) -> None:
         self.stop.set("the test ends")
@@ -172,7 +172,7 @@ def test_a_line_that_the_server_closed_meanwhile_is_replaced_unseen(desk: Open) 
     one = desk(server, lines=1)
     one.add(1)
     assert one.next()[0] == "done"
-    assert closed.wait(5)
+    assert closed.wait(60)
     while one.puts._lines:  # its thread hears of it within a tick
         threading.Event().wait(0.01)
     one.add(2)
@@ -212,7 +212,7 @@ def test_an_answer_before_the_bodys_end_is_trouble_and_ends_the_line(desk: Open,
     def hasty(sock: socket.socket) -> None:
         sock.recv(100)
         sock.sendall(f"HTTP/1.1 {status} Hasty\r\nContent-Length: 0\r\n\r\n".encode())
-        freed.wait(10)
+        freed.wait(60)
 
     server = Server(hasty, lambda sock: server.serve(sock))
     one = desk(server, lines=1)
@@ -230,7 +230,7 @@ def test_silence_is_given_up(desk: Open) -> None:
 
     def mute(sock: socket.socket) -> None:
         server.request(sock)
-        freed.wait(10)
+        freed.wait(60)
 
     server = Server(mute, lambda sock: server.serve(sock))
     one = desk(server, lines=1, silence_s=0.05)
@@ -283,19 +283,19 @@ def test_after_the_wish_to_stop_answers_are_waited_for_and_nothing_begins(desk: 
     def slow(sock: socket.socket) -> None:
         server.request(sock)
         asked.set()
-        may_answer.wait(10)
+        may_answer.wait(60)
         sock.sendall(CREATED)
 
     server = Server(slow)
     one = desk(server, lines=1)
     one.add(1)
-    assert asked.wait(10)
+    assert asked.wait(60)
     one.add(2)
     one.stop.set("enough")
     closing = threading.Thread(target=one.puts.close)
     closing.start()
     may_answer.set()
-    closing.join(10)
+    closing.join(60)
     assert {one.next()[:2] for _ in range(2)} == {("done", 1), ("dropped", 2)}
 
 
@@ -306,12 +306,12 @@ def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(desk: Open, mon
     def mute(sock: socket.socket) -> None:
         server.request(sock)
         asked.set()
-        freed.wait(10)
+        freed.wait(60)
 
     server = Server(mute)
     one = desk(server, lines=1)
     one.add(1)
-    assert asked.wait(10)
+    assert asked.wait(60)
     one.close()
     freed.set()
     assert one.next()[:2] == ("dropped", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -13,8 +14,9 @@ from botocore.auth import S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest, AWSResponse
 from botocore.config import Config
 from botocore.credentials import Credentials
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.depth import examples
 
 from wavelift.adapters.aws.access import AwsAccess, Keys
 from wavelift.adapters.aws.s3 import S3Staging
@@ -91,7 +93,7 @@ def test_put_snapshot_block_is_signed_as_botocore_does(token: str | None) -> Non
     assert _ours("PUT", url, oracle, token, "ebs", hashlib.sha256(body).hexdigest()) == oracle["Authorization"]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(15, 100)
 @given(key=st.text(min_size=1, max_size=40), value=st.text(max_size=20), header=st.text("ab ÿ\t", min_size=1))
 def test_any_key_and_query_is_signed_as_botocore_does(key: str, value: str, header: str) -> None:
     path = quote(key, safe="/-_.~", errors="replace").lstrip("/") or "k"
@@ -115,6 +117,13 @@ def test_a_changed_body_or_key_changes_the_signature() -> None:
     assert first != sign("PUT", url[:-1] + "2", {}, payload_hash="0" * 64, **common)["Authorization"]
 
 
+@cache
+def _access(region: str, config: Config | None, endpoint: str | None) -> AwsAccess:
+    """One for all keys and buckets: boto3's sessions and clients are dear to make."""
+    session = boto3.Session(aws_access_key_id="A", aws_secret_access_key="s", region_name=region)
+    return AwsAccess(session, endpoint_url=endpoint, config=config)
+
+
 @pytest.mark.parametrize(
     ("region", "config", "endpoint"),
     [
@@ -132,8 +141,7 @@ def test_a_changed_body_or_key_changes_the_signature() -> None:
 def test_objects_are_addressed_as_boto3_does(
     region: str, config: Config | None, endpoint: str | None, bucket: str, key: str
 ) -> None:
-    session = boto3.Session(aws_access_key_id="A", aws_secret_access_key="s", region_name=region)
-    access = AwsAccess(session, endpoint_url=endpoint, config=config)
+    access = _access(region, config, endpoint)
     seen: list[str] = []
 
     def capture(request: Any, **_: object) -> AWSResponse:
@@ -142,7 +150,10 @@ def test_objects_are_addressed_as_boto3_does(
 
     client = access.client("s3")
     client.meta.events.register("before-send.s3.UploadPart", capture)
-    client.upload_part(Bucket=bucket, Key=key, PartNumber=1, UploadId="u", Body=b"x")
+    try:
+        client.upload_part(Bucket=bucket, Key=key, PartNumber=1, UploadId="u", Body=b"x")
+    finally:
+        client.meta.events.unregister("before-send.s3.UploadPart", capture)
     assert S3Staging(access, bucket).url(key) == seen[0].partition("?")[0]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.ledgers import fresh_ledger
 
 from wavelift.airflow.rest import ApiError
 from wavelift.base.catalog import CatalogManager, CatalogRow
@@ -156,7 +157,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     from wavelift.console.api import create_app
 
     app = create_app()
-    with Ledger.open(f"sqlite:///{tmp_path / 'wavelift.db'}") as ledger:
+    with fresh_ledger(tmp_path / "wavelift.db") as ledger:
         made = Desk(ledger, TestClient(app))
         app.dependency_overrides = {
             get_user: User,

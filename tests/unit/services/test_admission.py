@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.ledgers import fresh_ledger
 
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, UnreachableError
 from wavelift.base.names import run_key
@@ -47,7 +48,7 @@ def clock() -> HandClock:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.open(f"sqlite:///{tmp_path / 'wavelift.db'}")
+    return fresh_ledger(tmp_path / "wavelift.db")
 
 
 class Desk:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from tests.depth import depth
 
 from wavelift.ledger import DagRun, Ledger, SlotKind
 from wavelift.ledger.slots import list_slots
@@ -168,7 +169,7 @@ def test_inv_8_any_interleaving_keeps_limit_order_and_progress(tmp_path: Path) -
     run_state_machine_as_test(
         Queue,
         settings=settings(
-            max_examples=25,
+            max_examples=depth(8, 50),
             stateful_step_count=25,
             deadline=None,
             phases=[Phase.generate],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ledgers import fresh_ledger
 
 from wavelift.base.catalog import CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import PermanentError, SpecError
@@ -27,7 +28,7 @@ MANAGER = CatalogManager(id="uuid-vc", name="vc", type="VirtualCenter")
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.open(f"sqlite:///{tmp_path / 'wavelift.db'}")
+    return fresh_ledger(tmp_path / "wavelift.db")
 
 
 def row(at: int) -> CatalogRow:

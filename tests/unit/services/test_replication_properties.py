@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from tests.depth import examples
 from tests.unit.services.test_replication import START, Desk, HandClock
 
 from wavelift.base.errors import PermanentError
@@ -101,7 +102,7 @@ class Story:
         assert all(run.counted_at is not None for run in runs if run.type is RunType.ON_DEMAND and run.state in begun)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(12, 100, allow=[HealthCheck.function_scoped_fixture])
 @given(steps)
 def test_sms_06_sms_07_the_rules_hold_after_any_story(empty: Path, story: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

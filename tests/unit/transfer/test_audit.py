@@ -7,8 +7,9 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.depth import examples
 
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@examples(40, 300)
 def test_inv_3_the_sample_is_unchanged_blocks_enough_of_them_and_repeatable(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 3000))
     changed = data.draw(st.sets(st.integers(0, count - 1), max_size=count))

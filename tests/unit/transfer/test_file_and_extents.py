@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.depth import examples
 
 from wavelift.base.errors import CorruptStreamError, WaveliftError
 from wavelift.base.run import CancelFlag
@@ -24,7 +25,7 @@ from wavelift.transfer.protocols import Extent
 pytestmark = pytest.mark.unit
 
 
-@settings(max_examples=200)
+@examples(40, 300)
 @given(
     size=st.integers(1, 5 * BLOCK),
     gaps=st.lists(st.tuples(st.integers(0, BLOCK), st.integers(1, 2 * BLOCK), st.booleans()), max_size=8),

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.depth import examples
 
 from wavelift.base.errors import CorruptStreamError, FencedError
 from wavelift.base.units import BLOCK
@@ -59,7 +60,7 @@ def known(journal: Journal) -> dict[int, bytes | None]:
 Acks = st.lists(st.tuples(st.integers(0, BLOCKS - 1), st.integers(0, 250)), max_size=20)
 
 
-@settings(deadline=None, max_examples=60)
+@examples(20, 100)
 @given(acks=Acks, cut=st.integers(0, 1000), flush_at=st.integers(0, 20))
 def test_inv_6_a_file_torn_at_any_byte_gives_what_was_written_before(
     acks: list[tuple[int, int]], cut: int, flush_at: int
@@ -86,7 +87,7 @@ def test_inv_6_a_file_torn_at_any_byte_gives_what_was_written_before(
         assert bucket.open(folder).digest(3) == digest(9)
 
 
-@settings(deadline=None, max_examples=40)
+@examples(15, 100)
 @given(tries=st.lists(st.tuples(Acks, st.booleans(), st.booleans()), min_size=1, max_size=5))
 def test_inv_6_resuming_here_or_elsewhere_equals_one_run(tries: list[tuple[list[tuple[int, int]], bool, bool]]) -> None:
     bucket = Bucket()

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.depth import examples
 
 from wavelift.base.errors import Cancelled, CorruptStreamError, FencedError, UnreachableError
 from wavelift.base.run import CancelFlag, Progress
@@ -80,7 +81,7 @@ def test_an_ordered_writer_gets_blocks_in_disk_order(box: Any, workers: int) -> 
     assert writer.closed
 
 
-@settings(max_examples=60, deadline=None)
+@examples(15, 100)
 @given(
     kinds=st.lists(st.sampled_from(["absent", "zero", "data"]), min_size=1, max_size=30),
     last=st.integers(1, BLOCK),
@@ -118,12 +119,12 @@ def fail(error: BaseException) -> None:
     raise error
 
 
-PLACES = ["source", "load", "prepare", "write", "finish", "progress"]
+PLACES = [(place, at) for place in ("source", "load", "prepare", "write") for at in (0, 1, 17, 39)]
+PLACES += [("finish", 0), ("progress", 0)]
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("at", [0, 1, 17, 39])
+@pytest.mark.parametrize(("place", "at"), PLACES)
 def test_the_first_error_stops_all_and_is_the_one_raised(box: Any, place: str, at: int, ordered: bool) -> None:
     error = UnreachableError(f"{place} broke")
     source = stream()
@@ -208,26 +209,22 @@ def test_cancel_ends_a_source_that_blocks(box: Any) -> None:
 
     def block(number: int) -> None:
         if number == 3:
-            assert source.interrupted.wait(30)
+            assert source.interrupted.wait(60)
             raise OSError("socket is shut")
 
     source.before = block
     cancel = CancelFlag()
     threading.Timer(0.1, lambda: cancel.set("killed by the user")).start()
-    started = time.monotonic()
-    with pytest.raises(Cancelled, match="killed by the user"):
+    with pytest.raises(Cancelled, match="killed by the user"):  # else it would be the source's own error
         run(source, box.Writer(source.size), cancel=cancel)
-    assert time.monotonic() - started < 2
 
 
 def test_cancel_ends_a_wait_for_the_throttle(box: Any) -> None:
     source = stream()
     cancel = CancelFlag()
     threading.Timer(0.1, cancel.set).start()
-    started = time.monotonic()
-    with pytest.raises(Cancelled):
+    with pytest.raises(Cancelled):  # the throttle would let a block pass after six days
         run(source, box.Writer(source.size), cancel=cancel, throttle=Throttle(1.0))
-    assert time.monotonic() - started < 2
 
 
 def test_a_cancel_set_before_ends_it_before_the_end(box: Any) -> None:
@@ -302,7 +299,7 @@ def _manifest_of(blocks: dict[int, bytes], size: int) -> Manifest:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@examples(15, 100)
 def test_inv_2_a_delta_ends_as_the_source_whatever_changed(box: Any, data: st.DataObject) -> None:
     """Whole or partial sources; blocks that appear, change and vanish; the target starts as the base."""
     count = data.draw(st.integers(1, 12))

@@ -7,11 +7,13 @@ import random
 import struct
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.depth import examples
 
 from wavelift.base.errors import Cancelled, UnreachableError
 from wavelift.base.run import CancelFlag, Progress
@@ -26,6 +28,7 @@ GRAIN = 65536
 CAPACITY = 40 * BLOCK
 
 
+@cache
 def content() -> bytes:
     chance = random.Random(9)
     blocks = [chance.randbytes(BLOCK) if number % 2 else bytes(BLOCK) for number in range(40)]
@@ -62,7 +65,7 @@ def test_an_equal_disk_is_proven(stored: tuple[bytes, Manifest]) -> None:
     assert seen[-1] == Progress("web01", "SCSI 0:0", "verify", CAPACITY, CAPACITY, 21 * BLOCK, 21 * BLOCK)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(6, 50)
 @given(grain=st.sampled_from([8, 15, 24, 77, 8 * 39 + 7]), inside=st.integers(30, 60_000), bit=st.integers(0, 7))
 def test_a_flipped_bit_names_its_grain_and_the_rest_is_still_compared(
     stored: tuple[bytes, Manifest], grain: int, inside: int, bit: int
@@ -153,7 +156,7 @@ def test_verification_can_be_cancelled(stored: tuple[bytes, Manifest]) -> None:
         def readinto(self, buffer: Any) -> int:
             if self.tell() > MIB:
                 cancel.set()
-                assert woken.wait(30)
+                assert woken.wait(60)
                 raise OSError("shut")
             return super().readinto(memoryview(buffer)[:100_000])
 
@@ -265,7 +268,7 @@ def test_a_sample_can_be_cancelled(stored: tuple[bytes, Manifest]) -> None:
         verify_sample(lambda index: None, stored[1], range(40), cancel=cancel)
 
 
-@settings(max_examples=50)
+@examples(20, 100)
 @given(
     data=st.sets(st.integers(0, 999), min_size=0, max_size=300),
     pct=st.floats(0.1, 100),

@@ -7,8 +7,9 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.depth import depth, examples
 
 from wavelift.base.errors import CorruptStreamError
 from wavelift.base.units import BLOCK, MIB, SECTOR
@@ -56,7 +57,7 @@ def rounded(content: bytes) -> bytes:
     return content.ljust(-(-len(content) // SECTOR) * SECTOR, b"\0")
 
 
-@settings(max_examples=150, deadline=None)
+@examples(30, 300)
 @given(disk=disks())
 def test_any_disk_comes_back_and_its_manifests_agree(box: Any, disk: tuple[bytes, list[Extent]]) -> None:
     content, extents = disk
@@ -172,7 +173,7 @@ HARMS = st.tuples(st.integers(0, 10**9), st.integers(1, 255))
 CAPACITY_FIELD = range(12, 20)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(80, 800)
 @given(style=st.sampled_from(["ours", "front"]), harm=HARMS, where=st.sampled_from(["any", "head", "records"]))
 def test_any_flipped_byte_is_harmless_or_noticed(
     files: Files, box: Any, style: str, harm: tuple[int, int], where: str
@@ -194,13 +195,13 @@ def test_every_flip_in_markers_tables_and_footer_is_harmless_or_noticed(files: F
     for sector in range(128, len(whole) // SECTOR):
         places += range(sector * SECTOR, sector * SECTOR + 14)
     chance = random.Random(5)
-    for place in chance.sample(places, 500):
+    for place in chance.sample(places, depth(100, 500)):
         file = bytearray(whole)
         file[place] ^= 1 << chance.randrange(8)
         assert streamed(bytes(file), box) in (None, rounded(SAMPLE)), place
 
 
-@settings(max_examples=150, deadline=None)
+@examples(30, 300)
 @given(style=st.sampled_from(["ours", "front"]), cut=st.integers(0, 10**9))
 def test_any_truncation_is_noticed(files: Files, box: Any, style: str, cut: int) -> None:
     file = files[style][: cut % len(files[style])]
@@ -218,7 +219,7 @@ def test_every_truncation_at_a_sector_is_noticed(files: Files, box: Any) -> None
         assert streamed(whole[: sector * SECTOR], box) is None
 
 
-@settings(max_examples=100, deadline=None)
+@examples(20, 200)
 @given(start=st.integers(0, 10**9), length=st.integers(1, 2000), move=st.booleans())
 def test_lost_or_doubled_bytes_are_noticed(files: Files, box: Any, start: int, length: int, move: bool) -> None:
     whole = files["ours"]
@@ -227,7 +228,7 @@ def test_lost_or_doubled_bytes_are_noticed(files: Files, box: Any, start: int, l
     assert streamed(harmed, box) in (None, rounded(SAMPLE))
 
 
-@settings(max_examples=50, deadline=None)
+@examples(15, 100)
 @given(garbage=st.binary(max_size=3000), keep=st.sampled_from([79, 512, 128 * SECTOR, 140 * SECTOR]))
 def test_garbage_is_refused(files: Files, box: Any, garbage: bytes, keep: int) -> None:
     assert streamed(files["ours"][:keep] + garbage, box) is None

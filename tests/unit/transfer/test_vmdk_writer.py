@@ -6,12 +6,14 @@ import random
 import threading
 import time
 import warnings
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.depth import examples
 
 from wavelift.base.errors import Cancelled, PermanentError, ThrottledError
 from wavelift.base.run import CancelFlag
@@ -29,11 +31,20 @@ pytestmark = pytest.mark.unit
 SMALL_PART = 300_000
 
 
+@cache
 def content(count: int = 40, seed: int = 1) -> bytes:
     chance = random.Random(seed)
     return b"".join(
         chance.randbytes(BLOCK) if number % 3 else (b"block %d " % number) * (BLOCK // 8) for number in range(count)
     )[: count * BLOCK]
+
+
+@cache
+def plain_parts(box: Any) -> Any:
+    """Of :func:`content`, encoded once for all examples."""
+    one, _ = box.encode(content(), part_size=SMALL_PART)
+    assert box.decode(one.object)[0] == content()
+    return one
 
 
 def send(data: bytes, sink: Any, box: Any, **more: Any) -> VmdkPartWriter:
@@ -54,18 +65,17 @@ def test_the_same_disk_gives_the_same_parts(box: Any) -> None:
     assert one.digests == two.digests
 
 
-@settings(max_examples=12, deadline=None)
+@examples(3, 24)
 @given(changed=st.integers(0, 39), how=st.sampled_from(["byte", "zero", "text"]))
 def test_parts_before_a_change_stay_equal(box: Any, changed: int, how: str) -> None:
     before = content()
     after = bytearray(before)
+    one = plain_parts(box)
     if how == "byte":
         after[changed * BLOCK + 70_000] ^= 1
     else:
         after[changed * BLOCK : (changed + 1) * BLOCK] = {"zero": bytes(BLOCK), "text": b"new text" * 65536}[how]
-    one, _ = box.encode(before, part_size=SMALL_PART)
     two, _ = box.encode(bytes(after), part_size=SMALL_PART)
-    assert box.decode(one.object)[0] == before
     assert box.decode(two.object)[0] == after
     unchanged = 128 * 512 + sum(
         prepare_block(index, memoryview(before)[index * BLOCK : (index + 1) * BLOCK]).size for index in range(changed)
@@ -103,7 +113,7 @@ def test_a_disk_of_zeros_is_one_small_part(box: Any) -> None:
     assert manifest.data_bytes == 0
 
 
-@settings(max_examples=200)
+@examples(40, 300)
 @given(capacity=st.integers(1, 8 * TIB))
 def test_the_worst_disk_fits_into_ten_thousand_parts(capacity: int) -> None:
     size = part_size_for(capacity)
@@ -158,7 +168,7 @@ def test_memory_is_bounded_by_the_buffers(box: Any) -> None:
     class Slow(box.Sink):  # type: ignore[misc]
         def put_part(self, number: int, data: memoryview, sha256: bytes) -> None:
             inside.release()
-            assert release.wait(30)
+            assert release.wait(120)
             super().put_part(number, data, sha256)
 
     sink = Slow()
@@ -173,13 +183,13 @@ def test_memory_is_bounded_by_the_buffers(box: Any) -> None:
 
     thread = threading.Thread(target=feed)
     thread.start()
-    assert inside.acquire(timeout=30)
-    assert inside.acquire(timeout=30)
+    assert inside.acquire(timeout=60)
+    assert inside.acquire(timeout=60)
     assert not inside.acquire(timeout=0.3)
     stuck = len(done)
     assert stuck < 12
     release.set()
-    thread.join(30)
+    thread.join(60)
     writer.finish(Manifest.empty(len(data)))
     writer.close()
     assert len(done) == 60
@@ -195,10 +205,12 @@ def test_big_parts_leave_two_buffers_and_small_ones_as_many_as_uploads(box: Any)
 
 def test_interrupt_frees_a_writer_that_waits(box: Any) -> None:
     release = threading.Event()
+    inside = threading.Event()
 
     class Slow(box.Sink):  # type: ignore[misc]
         def put_part(self, number: int, data: memoryview, sha256: bytes) -> None:
-            assert release.wait(30)
+            inside.set()
+            assert release.wait(120)
 
     data = content(60)
     writer = VmdkPartWriter(Slow(), len(data), part_size=SMALL_PART, uploads=1)
@@ -213,9 +225,11 @@ def test_interrupt_frees_a_writer_that_waits(box: Any) -> None:
 
     thread = threading.Thread(target=feed)
     thread.start()
-    time.sleep(0.2)
+    assert inside.wait(60)
+    thread.join(0.2)  # and so it waits, as nothing is released
+    assert thread.is_alive()
     writer.interrupt()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert raised
     release.set()

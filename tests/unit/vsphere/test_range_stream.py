@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wavelift.adapters.vsphere.range_stream import LOST_SPANS, SPAN, SPANS_AHEAD, RangeStream
@@ -109,7 +109,6 @@ cut = UnreachableError("cut")
 refused = RangeRefusedError("a moment", status=503)
 
 
-@settings(deadline=None)
 @given(areas=areas, failures=st.lists(st.sampled_from([None, None, cut, refused]), max_size=30), exchange=st.booleans())
 def test_every_byte_of_every_extent_whatever_fails(
     areas: list[Extent], failures: list[WaveliftError | None], exchange: bool

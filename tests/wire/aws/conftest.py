@@ -14,6 +14,7 @@ import pytest
 from botocore.config import Config
 from botocore.credentials import DeferredRefreshableCredentials, create_assume_role_refresher
 from botocore.session import get_session
+from tests.authorities import no_authorities_of_the_machine
 from tests.wire.aws.disk_replica import QUICK, Replica
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -21,6 +22,8 @@ from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.units import KIB, MIB
 from wavelift.simulators.aws import AwsSimulator, Bootstrap, start
+
+__all__ = ["no_authorities_of_the_machine"]
 
 PART = 5 * MIB
 
@@ -48,21 +51,27 @@ def aws(simulator: AwsSimulator, account: Bootstrap) -> Iterator[AwsSimulator]:
 Connect = Callable[..., AwsAccess]
 
 
-@pytest.fixture
-def connect(aws: AwsSimulator) -> Connect:
+@pytest.fixture(scope="session")
+def connect(simulator: AwsSimulator) -> Connect:
     """Another access to the simulator: ``connect(session, **options of AwsAccess)``."""
 
     def make(session: Any = None, **options: Any) -> AwsAccess:
         config = Config(retries={"mode": "standard", "total_max_attempts": 3})
-        options = {"verify": aws.verify, "config": config, **options}
-        return AwsAccess(session or aws.session(), endpoint_url=aws.endpoint_url, **options)
+        options = {"verify": simulator.verify, "config": config, **options}
+        return AwsAccess(session or simulator.session(), endpoint_url=simulator.endpoint_url, **options)
 
     return make
 
 
-@pytest.fixture
-def access(connect: Connect) -> AwsAccess:
+@pytest.fixture(scope="session")
+def shared_access(connect: Connect) -> AwsAccess:
+    """boto3's clients are dear to make: those with the permanent keys are every test's."""
     return connect()
+
+
+@pytest.fixture
+def access(aws: AwsSimulator, shared_access: AwsAccess) -> AwsAccess:
+    return shared_access
 
 
 @pytest.fixture
@@ -96,7 +105,7 @@ def make_disk(tmp_path_factory: pytest.TempPathFactory) -> MakeDisk:
         content[510:512] = b"\x55\xaa"
         raw.write_bytes(content)
         command = ["qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized"]
-        subprocess.run([*command, str(raw), str(vmdk)], check=True, timeout=60)
+        subprocess.run([*command, str(raw), str(vmdk)], check=True, timeout=120)
         return raw, vmdk
 
     return make

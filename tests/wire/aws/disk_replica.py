@@ -24,10 +24,12 @@ from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
 from wavelift.transfer.protocols import Extent
 
-QUICK = RetryPolicy(attempts=4, patience_s=5.0, base_s=0.01, cap_s=0.1)
+QUICK = RetryPolicy(attempts=4, patience_s=60.0, base_s=0.01, cap_s=0.1)
 """The shipped policy's shape with short pauses."""
 TAIL = 70_000
 BLOCKS = 33
+DATA_BLOCKS = 22
+"""As :func:`make_content` makes them: two of three."""
 CAPACITY = (BLOCKS - 1) * BLOCK + TAIL
 
 

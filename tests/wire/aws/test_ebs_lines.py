@@ -32,7 +32,7 @@ def test_a_session_that_is_revoked_in_mid_transfer_costs_one_refresh_and_each_pu
     replica.access = connect(assumed)
     content = make_content()
     started = replica.start()
-    aws.rule(service="ebs", operation="PutSnapshotBlock", latency=0.3)
+    aws.rule(service="ebs", operation="PutSnapshotBlock", skip=6, latency=240)
     writer = replica.writer(started, in_flight=4)
     expired: list[int] = []
     seen: set[str] = set()
@@ -57,6 +57,7 @@ def test_a_session_that_is_revoked_in_mid_transfer_costs_one_refresh_and_each_pu
     def revoke(progress: Progress) -> None:
         if writer.blocks_sent >= 4 and not expired:
             expired.append(aws.expire_sessions())
+            aws.clear_rules()
 
     replica.copy(content, writer, tick=revoke)
     assert expired, "in the middle"

@@ -37,7 +37,7 @@ from wavelift.simulators.aws import AwsSimulator, Bootstrap
 pytestmark = pytest.mark.wire
 
 TAGS = {"wavelift:run": "abc123def456", "wavelift:server": "web01", "Name": "demo/web01"}
-QUICK = RetryPolicy(attempts=4, patience_s=5.0, base_s=0.01, cap_s=0.1)
+QUICK = RetryPolicy(attempts=4, patience_s=60.0, base_s=0.01, cap_s=0.1)
 DEADLINE_S = 60.0
 
 

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.wire
 ODD = "waves/a b+c/ü=~/disk-0.vmdk"
 META = {"wavelift-run": "abc123", "server": "Bücher"}
 PART_SIZE = 5 * MIB
-QUICK = RetryPolicy(attempts=4, patience_s=5.0, base_s=0.01, cap_s=0.1)
+QUICK = RetryPolicy(attempts=4, patience_s=60.0, base_s=0.01, cap_s=0.1)
 
 
 def digest(data: bytes) -> bytes:

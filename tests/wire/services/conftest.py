@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.authorities import no_authorities_of_the_machine
 
 from wavelift.adapters.aws import bulk
 from wavelift.adapters.aws.access import AwsAccess
@@ -25,11 +26,14 @@ from wavelift.simulators.vcenter import SimDatastore, VCenterSimulator
 from .journey import Stage
 from .servers import LIMITED, STORES, VICTIM, fleet
 
-QUICK: Final = RetryPolicy(attempts=4, patience_s=5.0, base_s=0.01, cap_s=0.1)
+__all__ = ["no_authorities_of_the_machine"]
+
+QUICK: Final = RetryPolicy(attempts=4, patience_s=60.0, base_s=0.01, cap_s=0.1)
 """The shipped policy's shape with short pauses."""
-SETTLE_SECONDS: Final = 8.0
+SETTLE_SECONDS: Final = 60.0
 """A cut transfer, an ended process or a cancelled import is noticed by the simulators a moment later."""
-LEASE_SECONDS: Final = 3.0
+LEASE_SECONDS: Final = 10.0
+"""Of a lease whose holder is dead; so long that a busy machine is not taken for one."""
 
 
 @pytest.fixture(scope="session")

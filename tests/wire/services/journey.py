@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from botocore.config import Config
+from tests.ledgers import fresh_ledger
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
@@ -19,7 +20,7 @@ from wavelift.base.domain import ExportResult, Finding, ImportResult, LaunchResu
 from wavelift.base.errors import FencedError, WaveliftError
 from wavelift.base.names import run_hash, run_key
 from wavelift.base.run import CancelFlag, CheckpointStore, MemoryCheckpoints, RunContext
-from wavelift.ledger import DagRun, Ledger, Migration, migrations
+from wavelift.ledger import DagRun, Migration, migrations
 from wavelift.ledger.slots import list_slots
 from wavelift.rules.environment import Environment
 from wavelift.rules.plans import ResolvedWave, ServerPlan, resolve
@@ -210,7 +211,7 @@ class Journey:
         self.admitted = Admitted(
             wave=wave, mode="migrate", dag_id=run.dag_id, run_id=run.dag_run_id, requested_by="tester"
         )
-        self.ledger = Ledger.open(f"sqlite:///{stage.folder / run.dag_run_id}.db")
+        self.ledger = fresh_ledger(stage.folder / f"{run.dag_run_id}.db")
         self.access = access or stage.access()
         self.options = TransferOptions()
         self.retask: Callable[[ServerTask], ServerTask] = lambda task: task

@@ -1,5 +1,8 @@
 """One try of one task as a process of its own: what it does comes as JSON on standard input, secrets included.
 
+With ``--nursery`` each line of standard input is such an order: it is done by a fork, so that a process costs no start
+of an interpreter. Its process id is printed at once, its answer goes to the file that the order names.
+
 Its checkpoints lie in a file that outlives it and belongs to the newest try: an older one is told so by
 :class:`~wavelift.base.errors.FencedError`, as Airflow's task state store does. The result is one line of JSON.
 """
@@ -8,9 +11,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,17 +135,42 @@ def memory(field: str) -> int:
     return next(int(line.split()[1]) * KIB for line in lines if line.startswith(f"{field}:"))
 
 
-def main() -> None:
+def answer_to(order: dict[str, Any]) -> str:
     answer: dict[str, Any]
     try:
-        once = Try(json.load(sys.stdin))
+        once = Try(order)
         idle = memory("VmRSS")
         result = once.run()
         answer = {"result": result.dump() if result is not None else None, "idle": idle, "most": memory("VmHWM")}
     except WaveliftError as error:
         answer = {"error": type(error).__name__, "text": str(error)}
-    print(json.dumps(answer), flush=True)
+    return json.dumps(answer)
+
+
+def nursery() -> None:
+    """Has no thread and no connection of its own, so nothing is shared by the forks."""
+    for line in sys.stdin:
+        order = json.loads(line)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                """One that has ended, however."""
+        if child := os.fork():
+            print(child, flush=True)
+            continue
+        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+        os.dup2(0, 1)
+        code = 1
+        try:
+            place = Path(order["answer"])
+            place.with_suffix(".part").write_text(answer_to(order))
+            place.with_suffix(".part").rename(place)
+            code = 0
+        finally:
+            os._exit(code)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--nursery"]:
+        nursery()
+    else:
+        print(answer_to(json.load(sys.stdin)), flush=True)

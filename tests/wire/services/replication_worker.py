@@ -1,5 +1,5 @@
 """One process of ``test_replication_processes``: asks for a run of one server again and again, at the same instant as
-the others, and prints what became of each request.
+the others, and prints what became of each request; once for each line of standard input, which is the round's name.
 
 Ways: ``reserve`` as our REST does, ``admit`` as a DAG run from Airflow's own trigger does.
 """
@@ -7,8 +7,6 @@ Ways: ``reserve`` as our REST does, ``admit`` as a DAG run from Airflow's own tr
 from __future__ import annotations
 
 import sys
-import time
-from datetime import datetime
 
 from wavelift.base.errors import RefusedError
 from wavelift.base.run import SystemClock
@@ -38,13 +36,17 @@ def ask(ledger: Ledger, way: str, run: DagRun) -> str:
     return f"{admission.refused[0].refusal.rule} {until.isoformat() if until else ''}"
 
 
-def main(url: str, way: str, name: str, requests: int, begin: str) -> None:
-    ledger = Ledger.open(url)
-    wait = (datetime.fromisoformat(begin) - SystemClock().now()).total_seconds()
-    time.sleep(max(0.0, wait))
-    for number in range(requests):
-        print(ask(ledger, way, DagRun("erp.replicate", f"{name}-{number}")), flush=True)
+def main(url: str, way: str, name: str, requests: int) -> None:
+    while True:
+        ledger = Ledger.open(url)
+        print("ready", flush=True)
+        called = sys.stdin.readline().strip()
+        if not called:
+            return
+        for number in range(requests):
+            print(ask(ledger, way, DagRun("erp.replicate", f"{called}-{name}-{number}")), flush=True)
+        ledger.close()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -56,7 +56,7 @@ def fleet(folder: Path) -> list[SimVm]:
             guest_id="rhel8_64Guest",
             firmware="efi",
         ),
-        SimVm("big01", [SimDisk(disk("big01", 60 * MIB, (0, 56 * MIB)))], folder="shop/big", guest_id=guest),
+        SimVm("big01", [SimDisk(disk("big01", 40 * MIB, (0, 37 * MIB)))], folder="shop/big", guest_id=guest),
         SimVm(
             "pair01",
             [SimDisk(disk("pair01-a", 20 * MIB, (0, 19 * MIB))), SimDisk(disk("pair01-b", 8 * MIB), unit=1)],

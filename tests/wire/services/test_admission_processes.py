@@ -1,4 +1,4 @@
-"""Eight processes want four slots of one SQLite file; one dies with what it holds (AMP-04, invariant 8)."""
+"""Many processes want a few slots of one SQLite file; one dies with what it holds (AMP-04, invariant 8)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.depth import depth
 
 from wavelift.base.run import SystemClock
 from wavelift.ledger import Event, Ledger, SlotKind
@@ -18,10 +19,10 @@ from wavelift.services.admission import reclaim
 
 pytestmark = pytest.mark.wire
 
-PROCESSES = 8
-SERVERS = 12
-LIMIT = 4
-DIES, DIES_AFTER = 5, 4
+PROCESSES = depth(4, 8)
+SERVERS = depth(8, 12)
+LIMIT = depth(2, 4)
+DIES, DIES_AFTER = depth(2, 5), 4
 NEVER = -1
 AT_ONCE = 3
 """The worker's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import boto3
 import pytest
@@ -22,8 +22,10 @@ from .journey import Journey, Outcome, Stage
 
 pytestmark = pytest.mark.wire
 
-PROMPT_S = 3.0
-"""Airflow kills a task ten seconds after it was asked to stop."""
+PROMPT_S = 30.0
+"""For a machine as busy as it may be: what is not stopped goes on for minutes."""
+TRICKLE: Final = 16 * KIB
+"""Bytes per second of a source from which the next MiB takes a minute."""
 
 
 # --- waiting for a place --------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ def test_nothing_depends_on_the_words_of_an_import(stage: Stage) -> None:
 # --- being told to stop ---------------------------------------------------------------------------------------------
 
 
-def _during_export(journey: Journey, act: Callable[[], object], *, rate: int = MIB) -> list[float]:
+def _during_export(journey: Journey, act: Callable[[], object], *, rate: int = TRICKLE) -> list[float]:
     """``act`` at the first news of the export; when that was."""
     journey.stage.vc.rule(kind="nfc", action="slow", rate=rate)
     when: list[float] = []
@@ -140,7 +142,7 @@ def test_an_error_at_the_target_does_not_wait_for_a_silent_source(stage: Stage) 
     def fail() -> None:
         raise WaveliftError("the progress could not be stored", next_step="Look at Airflow")
 
-    when = _during_export(journey, fail, rate=384 * KIB)  # the next MiB comes after 2.7 s
+    when = _during_export(journey, fail)
     ended: list[float] = []
     step = journey.export
 
@@ -152,7 +154,7 @@ def test_an_error_at_the_target_does_not_wait_for_a_silent_source(stage: Stage) 
 
     journey.export = export  # type: ignore[method-assign]
     journey.run()
-    assert ended[0] - when[0] < 1.5
+    assert ended[0] - when[0] < PROMPT_S
 
 
 def test_a_killed_verify_stops(stage: Stage) -> None:
@@ -200,13 +202,15 @@ def test_an_outlived_export_touches_nothing(stage: Stage, where: str) -> None:
         _during_export(journey, lambda: setattr(store, "fenced", True))
         journey.progress = _beating(journey.progress, store)
     if where == "completion":
-        rule = stage.aws.rule(service="s3", operation="UploadPart", latency=0.5)
+        rule = stage.aws.rule(service="s3", operation="UploadPart", latency=240)
         stop = threading.Event()
 
         def fence() -> None:
             while not stop.wait(0.02):
                 if any(one["id"] == rule and one["applied"] for one in stage.aws.rules()):
                     store.fenced = True
+                    stage.clear_rules()
+                    return
 
         thread = threading.Thread(target=fence)
         thread.start()

@@ -16,8 +16,16 @@ from .journey import Stage
 pytestmark = pytest.mark.wire
 
 
-@pytest.mark.parametrize("body", ["footer", "qemu"])
-@pytest.mark.parametrize("server", ["web01", "db01", "empty01", "odd01"])
+@pytest.mark.parametrize(
+    ("server", "body"),
+    [
+        *((server, "footer") for server in ("web01", "db01", "empty01", "odd01")),
+        ("web01", "qemu"),
+        ("odd01", "qemu"),
+        pytest.param("db01", "qemu", marks=pytest.mark.proof),
+        pytest.param("empty01", "qemu", marks=pytest.mark.proof),
+    ],
+)
 def test_amp_06_a_server_gets_through(stage: Stage, server: str, body: str) -> None:
     """One disk; three in an order that neither lease nor device keys have, of sizes that no block fits; one without
     data; one with an odd number of sectors."""
@@ -97,11 +105,19 @@ def test_vms_of_one_name_go_by_their_paths(stage: Stage) -> None:
 def test_inv_6_a_disk_that_fails_costs_the_others_nothing(stage: Stage) -> None:
     """The first error is the real one, and what the other disk had stored is kept for the retry."""
     stage.vc.rule(kind="nfc", action="slow", rate=8 * MIB, vm="pair01", disk=0)
-    stage.aws.rule(service="s3", operation="UploadPart", key="*disk-1.vmdk", status=500, latency=0.4, count=4)
+    part = {"service": "s3", "operation": "UploadPart", "key": "*disk-1.vmdk"}
+    held = stage.aws.rule(**part, latency=240, count=1)
+    stage.aws.rule(**part, status=500, count=4)
     stage.aws.control("DELETE", "counters")
     journey = stage.journey("pair01")
     journey.until = "verify"
     journey.options = TransferOptions(parallel_disks=2)
+
+    def look(progress: Any) -> None:
+        if any(upload["parts"] and "disk-0" in upload["key"] for upload in stage.uploads()):
+            stage.aws.control("DELETE", "rules", {"id": held})  # the other disk may fail now
+
+    journey.progress = look
     done = journey.run()
     assert done.error is None
     (first,) = done.errors

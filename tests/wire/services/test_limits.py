@@ -94,7 +94,7 @@ def test_max_mbit_s_is_kept(stage: Stage) -> None:
     (disk,) = done.export.disks
     due = disk.object_bytes / (rate * MBIT)
     assert due > 2
-    assert due - 0.5 < disk.seconds < 2 * due + 3
+    assert due - 0.5 < disk.seconds < due + 60, "neither faster, nor held up for ever"
 
 
 class Counting(Throttle):

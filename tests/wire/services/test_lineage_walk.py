@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from pyVmomi import vim
+from tests.depth import depth
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.vsphere.tasks import wait_for_task
@@ -122,7 +123,7 @@ class Walk(RuleBasedStateMachine):
         with self.stage.connect() as session:
             target = session.managed(vim.VirtualMachine, self.machine()["moref"])
             task = session.change(partial(target.CreateSnapshot_Task, THEIRS, "", False, False))
-            wait_for_task(session, task, timeout=30, cancel=CancelFlag(), what="a snapshot of somebody")
+            wait_for_task(session, task, timeout=60, cancel=CancelFlag(), what="a snapshot of somebody")
         self.theirs = True
 
     @precondition(lambda self: self.theirs)
@@ -142,7 +143,7 @@ class Walk(RuleBasedStateMachine):
             (moref,) = (one["moref"] for one in self.machine()["snapshots"] if one["name"] == THEIRS)
             theirs = session.managed(vim.vm.Snapshot, moref)
             task = session.change(partial(theirs.RemoveSnapshot_Task, False))
-            wait_for_task(session, task, timeout=30, cancel=CancelFlag(), what="removing it")
+            wait_for_task(session, task, timeout=60, cancel=CancelFlag(), what="removing it")
         self.theirs = False
 
     @rule()
@@ -186,14 +187,14 @@ class Walk(RuleBasedStateMachine):
         with self.stage.connect() as session:
             target = session.managed(vim.VirtualMachine, self.machine()["moref"])
             off = partial(target.ReconfigVM_Task, vim.vm.ConfigSpec(changeTrackingEnabled=False))
-            wait_for_task(session, session.change(off), timeout=10, cancel=CancelFlag(), what="turning tracking off")
+            wait_for_task(session, session.change(off), timeout=60, cancel=CancelFlag(), what="turning tracking off")
 
 
 def test_inv_2_inv_3_whatever_happens_between_runs_the_target_is_the_source(stage: Stage) -> None:
     run_state_machine_as_test(
         partial(Walk, stage),  # type: ignore[arg-type]  # its annotation knows classes only, its words any callable
         settings=settings(
-            max_examples=12,
+            max_examples=depth(3, 24),
             stateful_step_count=12,
             deadline=None,
             derandomize=True,

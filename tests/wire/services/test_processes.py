@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -25,8 +29,14 @@ pytestmark = pytest.mark.wire
 WORKER = Path(__file__).with_name("phase_worker.py")
 VICTIM = "victim@vsphere.local"
 PATIENCE_S = 60.0
-PARTS = 8
-"""Of big01: 56 MiB of noise in parts of 8 MiB, and the rest with the tables."""
+PARTS = 5
+"""Of big01: 37 MiB of noise in parts of 8 MiB, and the rest with the tables."""
+STORED = 3
+"""Of which S3 has these when the export is killed."""
+TASK_S = 4.0
+"""vCenter's tasks that are cut off from their caller meanwhile."""
+HELD_S = 240.0
+"""A call that a rule holds back goes on when the rule is dropped."""
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
@@ -36,6 +46,61 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
+class Process:
+    """A fork of the nursery, by a handle that no other process can get."""
+
+    def __init__(self, pid: int, answer: Path) -> None:
+        self._answer = answer
+        try:
+            self._handle: int | None = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._handle = None  # it has ended already
+
+    def ended(self, within: float = 0.0) -> bool:
+        if self._handle is not None and select.select([self._handle], [], [], within)[0]:
+            os.close(self._handle)
+            self._handle = None
+        return self._handle is None
+
+    def kill(self) -> None:
+        if self._handle is not None:
+            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        assert self.ended(PATIENCE_S)
+
+    def answer(self) -> dict[str, Any]:
+        assert self.ended(PATIENCE_S), "it does not end"
+        found: dict[str, Any] = json.loads(self._answer.read_text())
+        return found
+
+
+class Nursery:
+    """See ``phase_worker``."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(WORKER), "--nursery"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._count = 0
+
+    def start(self, order: dict[str, Any], folder: Path) -> Process:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._count += 1
+        answer = folder / f"answer-{self._count}.json"
+        self._process.stdin.write(json.dumps({**order, "answer": str(answer)}) + "\n")
+        self._process.stdin.flush()
+        return Process(int(self._process.stdout.readline()), answer)
+
+    def close(self) -> None:
+        self._process.communicate(timeout=PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
+    yield made
+    made.close()
+
+
 @dataclass
 class Tries:
     """Starts tries of one server's tasks as processes; those that still run at the end are killed."""
@@ -43,9 +108,10 @@ class Tries:
     stage: Stage
     journey: Journey
     task: ServerTask
-    running: list[subprocess.Popen[str]] = field(default_factory=list)
+    nursery: Nursery
+    running: list[Process] = field(default_factory=list)
 
-    def start(self, phase: str, **more: Any) -> subprocess.Popen[str]:
+    def start(self, phase: str, **more: Any) -> Process:
         config = self.stage.config(username=VICTIM, password="victim-pw-77")
         names = ("host", "port", "username", "password", "ca_bundle", "timeout")
         aws = self.stage.aws
@@ -70,43 +136,37 @@ class Tries:
             },
             **more,
         }
-        process = subprocess.Popen(
-            [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.running.append(process)
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(order))
-        process.stdin.close()
-        process.stdin = None
-        return process
+        self.running.append(self.nursery.start(order, self.stage.folder))
+        return self.running[-1]
 
-    def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+    def finish(self, process: Process) -> dict[str, Any]:
         """The answer of a try that ends by itself."""
-        output, _ = process.communicate(timeout=PATIENCE_S)
-        answer: dict[str, Any] = json.loads(output)
-        return answer
+        return process.answer()
 
-    def kill(self, process: subprocess.Popen[str]) -> None:
-        assert process.poll() is None, "it had ended before it was killed"
+    def kill(self, process: Process) -> None:
+        assert not process.ended(), "it had ended before it was killed"
         process.kill()
-        process.communicate(timeout=PATIENCE_S)
 
     def result(self, phase: str, **more: Any) -> Any:
         answer = self.finish(self.start(phase, **more))
         assert "error" not in answer, answer
         return answer["result"]
 
+    def owner(self, phase: str) -> int:
+        """The number of the try that owns the checkpoints."""
+        with (self.stage.folder / f"{phase}.json").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            return int(json.load(file)["owner"])
+
     def close(self) -> None:
         for process in self.running:
-            if process.poll() is None:
-                process.kill()
-            process.communicate(timeout=PATIENCE_S)
+            process.kill()
         # vCenter ends the session of a dead client after half an hour without a call.
         self.stage.vc.expire_sessions(VICTIM)
 
 
 @pytest.fixture
-def tries(stage: Stage) -> Iterator[Callable[..., Tries]]:
+def tries(stage: Stage, nursery: Nursery) -> Iterator[Callable[..., Tries]]:
     """``tries("big01")``: pre-flight and reserve are done; the test goes on from there and the end is tidied up."""
     made: list[Tries] = []
 
@@ -115,7 +175,7 @@ def tries(stage: Stage) -> Iterator[Callable[..., Tries]]:
         journey.looked_before = True
         (task,) = journey.preflight()
         journey.reserve(task)
-        made.append(Tries(stage, journey, task))
+        made.append(Tries(stage, journey, task, nursery))
         stage.vc.reset_counters()
         stage.aws.control("DELETE", "counters")
         return made[-1]
@@ -143,30 +203,36 @@ def parts_stored(stage: Stage) -> int:
     return sum(upload["parts"] for upload in stage.uploads())
 
 
-def killed_export(stage: Stage, one: Tries) -> int:
-    """An export killed at about 70 per cent; how many parts S3 has by then."""
-    stage.vc.rule(kind="nfc", action="slow", rate=24 * MIB)
+def applied(stage: Stage, rule: int) -> int:
+    """How many calls a rule of the AWS simulator holds back."""
+    return sum(each["applied"] for each in stage.aws.rules() if each["id"] == rule)
+
+
+def killed_export(stage: Stage, one: Tries) -> None:
+    """An export killed at about 70 per cent, with more parts on their way, which S3 never gets."""
+    begun = stage.aws.counters().get("s3.UploadPart", {}).get("calls", 0)
+    rule = stage.aws.rule(service="s3", operation="UploadPart", skip=STORED, latency=HELD_S, cut_request_after=0)
     process = one.start("export")
-    wait_for(lambda: parts_stored(stage) >= 5, "five parts of eight")
+    wait_for(lambda: parts_stored(stage) == STORED and applied(stage, rule), "the parts before the kill")
     one.kill(process)
+    begun += STORED + applied(stage, rule)
     stage.clear_rules()
-    stored = parts_stored(stage)
-    assert 5 <= stored < PARTS
-    return stored
+    wait_for(lambda: stage.aws.counters()["s3.UploadPart"]["calls"] == begun, "the end of what was on its way")
+    assert parts_stored(stage) == STORED
 
 
 def test_inv_6_export_killed_at_70_per_cent_sends_no_part_again(stage: Stage, tries: Callable[..., Tries]) -> None:
     one = tries("big01")
     done = one.journey.outcome
     done.snapshot = one.journey.step("snapshot", lambda: one.journey.take_snapshot(one.task))
-    stored = killed_export(stage, one)
+    killed_export(stage, one)
     stage.aws.control("DELETE", "counters")
     done.export = ExportResult.load(one.result("export"))
     (disk,) = done.export.disks
-    assert (disk.parts, disk.parts_kept) == (PARTS, stored)
+    assert (disk.parts, disk.parts_kept) == (PARTS, STORED)
     counters = stage.aws.counters()
     assert counters["s3.parts"].get("repeated", 0) == 0
-    assert counters["s3.parts"]["stored"] == PARTS - stored
+    assert counters["s3.parts"]["stored"] == PARTS - STORED
     assert stage.uploads() == []
     assert done.export.snapshot == done.snapshot.ref.moref
     stage.assert_objects_equal_source(done.export)
@@ -188,7 +254,6 @@ def test_inv_6_a_fresh_snapshot_takes_over_no_part(stage: Stage, tries: Callable
         assert remove_snapshot(session, ref.vm, ref.name, cancel=CancelFlag()) == 1
     stage.vc.guest_write("big01", 0, 30 * MIB, b"another instant" * 100)
     done.snapshot = one.journey.take_snapshot(one.task)
-    stage.vc.rule(kind="nfc", action="slow", rate=24 * MIB)
     process = one.start("export")
     wait_for(lambda: old["id"] not in [upload["id"] for upload in stage.uploads()], "the old upload's end")
     answer = one.finish(process)
@@ -203,12 +268,12 @@ def test_inv_6_export_killed_while_s3_completes_is_found_done(stage: Stage, trie
     one = tries("web01")
     done = one.journey.outcome
     done.snapshot = one.journey.step("snapshot", lambda: one.journey.take_snapshot(one.task))
-    rule = stage.aws.rule(service="s3", operation="CompleteMultipartUpload", latency=1.0)
+    rule = stage.aws.rule(service="s3", operation="CompleteMultipartUpload", latency=HELD_S)
     process = one.start("export")
-    wait_for(lambda: [each for each in stage.aws.rules() if each["id"] == rule and each["applied"]], "the completion")
+    wait_for(lambda: applied(stage, rule), "the completion")
     one.kill(process)
-    wait_for(lambda: [key for key in objects(stage) if key.endswith(".vmdk")], "the object")
     stage.clear_rules()
+    wait_for(lambda: [key for key in objects(stage) if key.endswith(".vmdk")], "the object")
     stage.vc.reset_counters()
     stage.aws.control("DELETE", "counters")
     done.export = ExportResult.load(one.result("export"))
@@ -219,11 +284,12 @@ def test_inv_6_export_killed_while_s3_completes_is_found_done(stage: Stage, trie
 
 def test_inv_4_snapshot_killed_in_the_making_is_found(stage: Stage, tries: Callable[..., Tries]) -> None:
     one = tries("web01")
-    stage.vc.rule(kind="task", method="CreateSnapshot_Task", delay=1.5)
+    stage.vc.rule(kind="task", method="CreateSnapshot_Task", delay=TASK_S)
     process = one.start("snapshot")
     wait_for(lambda: stage.vc.counters()["methods"].get("CreateSnapshot_Task"), "the call")
     one.kill(process)
     assert snapshots_of(stage, "web01") == []
+    stage.clear_rules()
     taken = TakenSnapshot.load(one.result("snapshot"))
     assert snapshots_of(stage, "web01") == [taken.ref.moref]
     assert stage.vc.counters()["methods"]["CreateSnapshot_Task"] == 1
@@ -233,10 +299,11 @@ def test_inv_4_removal_killed_in_the_middle_leaves_nothing(stage: Stage, tries: 
     one = tries("web01")
     done = one.journey.outcome
     done.snapshot = one.journey.step("snapshot", lambda: one.journey.take_snapshot(one.task))
-    stage.vc.rule(kind="task", method="RemoveSnapshot_Task", delay=1.5)
+    stage.vc.rule(kind="task", method="RemoveSnapshot_Task", delay=TASK_S)
     process = one.start("remove")
     wait_for(lambda: stage.vc.counters()["methods"].get("RemoveSnapshot_Task"), "the call")
     one.kill(process)
+    stage.clear_rules()
     one.result("remove")
     assert snapshots_of(stage, "web01") == []
     assert stage.vc.counters()["methods"]["RemoveSnapshot_Task"] == 1
@@ -247,10 +314,11 @@ def test_verify_killed_in_the_middle_reads_again(stage: Stage, tries: Callable[.
     done = one.journey.outcome
     done.snapshot = one.journey.step("snapshot", lambda: one.journey.take_snapshot(one.task))
     done.export = one.journey.step("export", lambda: one.journey.export(one.task))
-    rule = stage.aws.rule(service="s3", operation="GetObject", key="*.vmdk", latency=2.0, count=1)
+    rule = stage.aws.rule(service="s3", operation="GetObject", key="*.vmdk", latency=HELD_S, count=1)
     process = one.start("verify")
-    wait_for(lambda: [each for each in stage.aws.rules() if each["id"] == rule and each["applied"]], "the read")
+    wait_for(lambda: applied(stage, rule), "the read")
     one.kill(process)
+    stage.clear_rules()
     assert one.result("verify")["mismatches"] == 0
 
 
@@ -275,10 +343,11 @@ def test_inv_5_what_was_asked_of_ec2_is_never_made_twice(stage: Stage, tries: Ca
     if phase == "launch":
         done.image = journey.step("import", lambda: journey.import_image(one.task))
     operation = {"import": "ImportImage", "launch": "RunInstances"}[phase]
-    rule = stage.aws.rule(service="ec2", operation=operation, latency=1.0, count=1)
+    rule = stage.aws.rule(service="ec2", operation=operation, latency=HELD_S, count=1)
     process = one.start(phase)
-    wait_for(lambda: [each for each in stage.aws.rules() if each["id"] == rule and each["applied"]], operation)
+    wait_for(lambda: applied(stage, rule), operation)
     one.kill(process)
+    stage.clear_rules()
     if phase == "import":
         done.image = imported(stage, one)
     else:
@@ -291,10 +360,12 @@ def test_two_tries_at_once_of_an_export(stage: Stage, tries: Callable[..., Tries
     one = tries("big01")
     done = one.journey.outcome
     done.snapshot = one.journey.step("snapshot", lambda: one.journey.take_snapshot(one.task))
-    stage.vc.rule(kind="nfc", action="slow", rate=5 * MIB)
+    stage.aws.rule(service="s3", operation="UploadPart", skip=2, latency=HELD_S)
     old = one.start("export")
-    wait_for(lambda: parts_stored(stage) >= 2, "two parts of the old try")
+    wait_for(lambda: parts_stored(stage) == 2, "two parts of the old try")
     new = one.start("export")
+    wait_for(lambda: one.owner("export") == 2, "the new try's claim")
+    stage.clear_rules()
     answer = one.finish(old)
     assert answer["error"] == "FencedError", answer
     assert snapshots_of(stage, "big01") == [done.snapshot.ref.moref]
@@ -328,10 +399,11 @@ def test_two_tries_at_once_make_one_import(stage: Stage, tries: Callable[..., Tr
     done.export = journey.step("export", lambda: journey.export(one.task))
     journey.remove(one.task)
     done.verified = journey.step("verify", lambda: journey.verify(one.task))
-    rule = stage.aws.rule(service="ec2", operation="ImportImage", latency=1.5, count=1)
+    rule = stage.aws.rule(service="ec2", operation="ImportImage", latency=HELD_S, count=1)
     old = one.start("import")
-    wait_for(lambda: [each for each in stage.aws.rules() if each["id"] == rule and each["applied"]], "ImportImage")
+    wait_for(lambda: applied(stage, rule), "ImportImage")
     new = one.start("import")
     one.finish(new)
+    stage.clear_rules()
     one.finish(old)
     done.image = imported(stage, one)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ledgers import fresh_ledger
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, ProofError, SpecError
 from wavelift.base.run import CancelFlag, SystemClock
 from wavelift.base.units import BLOCK
-from wavelift.ledger import DagRun, Ledger, jobs, replication_runs, waves
+from wavelift.ledger import DagRun, jobs, replication_runs, waves
 from wavelift.rules.replication import JobState
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.dataplane.verify_replicated import verify_recorded
@@ -36,7 +37,7 @@ CLOCK = SystemClock()
 
 @pytest.fixture
 def copies(stage: Stage, tmp_path: Path) -> Iterator[Copies]:
-    with Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
+    with fresh_ledger(tmp_path / "ledger.db") as ledger:
         create_job(ledger, WAVE, JobOrder(server="copy01", plan=ReplicationPlan()), by="test", clock=CLOCK)
         made = Copies(stage, ledger, Replica(stage, "copy01"))
         yield made

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ledgers import fresh_ledger
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.errors import ProofError, RefusedError
@@ -65,7 +66,7 @@ class Copies:
         return one, ctx, admitted.granted[0]
 
     def image(self, one: Try, ctx: RunContext) -> MadeImage:
-        for _ in range(200):
+        for _ in range(1200):
             found = RunImage(
                 self.ledger,
                 self.stage.access(),
@@ -90,7 +91,7 @@ class Copies:
 
 @pytest.fixture
 def copies(stage: Stage, tmp_path: Path) -> Iterator[Copies]:
-    with Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
+    with fresh_ledger(tmp_path / "ledger.db") as ledger:
         replica = Replica(stage, "copy01")
         create_job(ledger, WAVE, JobOrder(server="copy01", plan=ReplicationPlan()), by="test", clock=SystemClock())
         made = Copies(stage, ledger, replica)

@@ -62,7 +62,7 @@ def tracked(stage: Stage, replica: Callable[..., Replica]) -> Iterator[Callable[
             machine = session.managed(vim.VirtualMachine, moref)
             off = vim.vm.ConfigSpec(changeTrackingEnabled=False)
             task = session.change(partial(machine.ReconfigVM_Task, off))
-            wait_for_task(session, task, timeout=10, cancel=CancelFlag(), what="turning tracking off")
+            wait_for_task(session, task, timeout=60, cancel=CancelFlag(), what="turning tracking off")
 
 
 def test_sms_05_a_seed_then_only_what_changed(stage: Stage, replica: Callable[..., Replica]) -> None:
@@ -152,7 +152,8 @@ def test_inv_6_a_retry_sends_no_acknowledged_block_again(
 ) -> None:
     if ranged:
         stage.vc.rule(kind="folder", action="unlocked", times=0)
-    stage.aws.rule(service="ebs", operation="PutSnapshotBlock", latency=0.1)
+    # Those behind the thirtieth are held back: whenever the progress is told, it is in the middle.
+    stage.aws.rule(service="ebs", operation="PutSnapshotBlock", skip=30, latency=120)
     big = replica("big01")
     big.options = replace(big.options, puts_in_flight=4)
     one = big.begin()
@@ -162,21 +163,21 @@ def test_inv_6_a_retry_sends_no_acknowledged_block_again(
 
         def killed(progress: Progress) -> None:
             if progress.sent > 14 * MIB:
+                stage.clear_rules()  # answers that are on their way are waited for
                 raise Killed
 
         with pytest.raises(Killed):
             big.transfer(one, killed)
-        stage.clear_rules()
         if ranged:
             stage.vc.rule(kind="folder", action="unlocked", times=0)
         first = stage.aws.counters()["ebs.PutSnapshotBlock"]["calls"]
-        assert 16 <= first < 100
+        assert 28 < first < 60
         result = big.transfer(one)
         assert stage.aws.counters()["ebs.blocks"].get("repeated", 0) <= big.options.puts_in_flight
         big.assert_equal(one, result)
-        assert result.disks[0].blocks_sent <= 112 - (first - big.options.puts_in_flight)
+        assert result.disks[0].blocks_sent <= 74 - (first - big.options.puts_in_flight)
         if ranged:
-            assert result.disks[0].bytes_read <= 60 * MIB - (first - big.options.puts_in_flight) * BLOCK
+            assert result.disks[0].bytes_read <= 40 * MIB - (first - big.options.puts_in_flight) * BLOCK
     finally:
         big.end(one, result)
 
@@ -188,15 +189,15 @@ def test_inv_6_a_task_killed_while_aws_completes_sends_nothing_again(
     one = big.begin()
     result = None
     try:
-        rule = stage.aws.rule(service="ebs", operation="CompleteSnapshot", latency=1.5)
+        rule = stage.aws.rule(service="ebs", operation="CompleteSnapshot", latency=120)
 
         def killed(progress: Progress) -> None:
             if any(each["id"] == rule and each["applied"] for each in stage.aws.rules()):
+                stage.clear_rules()
                 raise Killed
 
         with pytest.raises(Killed):
             big.transfer(one, killed)
-        stage.clear_rules()
         stage.aws.control("DELETE", "counters")
         result = big.transfer(one)
         assert "ebs.PutSnapshotBlock" not in stage.aws.counters()

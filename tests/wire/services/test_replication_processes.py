@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.depth import depth
 from tests.postgres import Postgres
 
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
@@ -23,44 +23,57 @@ from wavelift.services.replication import JobOrder
 
 pytestmark = pytest.mark.wire
 
-PROCESSES = 10
-REQUESTS = 5
+PROCESSES = depth(4, 10)
+REQUESTS = depth(13, 5)
 WORKER = Path(__file__).with_name("replication_worker.py")
 CLOCK = SystemClock()
-START_SECONDS = 6
-"""Until all interpreters are up; a late one only makes it easier."""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'wavelift.db'}"
-    else:
-        server: Postgres = request.getfixturevalue("postgres")
-        yield server.create()
+class Askers:
+    """The processes, which live for all rounds and begin each at the same instant: when all of them are ready."""
 
+    def __init__(self, url: str, way: str) -> None:
+        self._workers = [
+            subprocess.Popen(
+                [sys.executable, str(WORKER), url, way, str(number), str(REQUESTS)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(PROCESSES)
+        ]
 
-def _ask(url: str, way: str, name: str) -> list[str]:
-    begin = (CLOCK.now() + timedelta(seconds=START_SECONDS)).isoformat()
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), url, way, f"{name}-{number}", str(REQUESTS), begin],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(PROCESSES)
-    ]
-    answers: list[str] = []
-    try:
-        for worker in workers:
-            out, _ = worker.communicate(timeout=120)
+    def ask(self, name: str) -> list[str]:
+        for worker in self._workers:
+            assert self._line(worker) == "ready"
+        for worker in self._workers:
+            assert worker.stdin is not None
+            worker.stdin.write(f"{name}\n")
+            worker.stdin.flush()
+        return [self._line(worker) for worker in self._workers for _ in range(REQUESTS)]
+
+    @staticmethod
+    def _line(worker: subprocess.Popen[str]) -> str:
+        assert worker.stdout is not None
+        return worker.stdout.readline().strip()
+
+    def end(self) -> None:
+        for worker in self._workers:
+            worker.communicate(timeout=120)
             assert worker.returncode == 0
-            answers += out.splitlines()
-    finally:
-        for worker in workers:
+
+    def kill(self) -> None:
+        for worker in self._workers:
             worker.kill()
-            worker.wait()
-    return answers
+            worker.communicate()
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'wavelift.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.create()
 
 
 def _end_the_active_run(ledger: Ledger) -> None:
@@ -95,20 +108,36 @@ def _end_the_active_run(ledger: Ledger) -> None:
     replication.complete_run(ledger, run.id, clock=CLOCK)
 
 
-@pytest.mark.parametrize("way", ["reserve", "admit"])
+@pytest.mark.parametrize(
+    ("url", "way"),
+    [
+        ("sqlite", "reserve"),
+        ("postgresql", "admit"),
+        pytest.param("sqlite", "admit", marks=pytest.mark.proof),
+        pytest.param("postgresql", "reserve", marks=pytest.mark.proof),
+    ],
+    indirect=["url"],
+)
 def test_sms_06_air_04_fifty_requests_at_once_give_one_run_twice_and_then_none(
     url: str, way: str, request: pytest.FixtureRequest
 ) -> None:
     ledger = Ledger.open(url, upgrade=True)
     order = JobOrder(server="web01", plan=ReplicationPlan())
     replication.create_job(ledger, "erp", order, by="ana", clock=CLOCK)
-    for name in ("first", "second"):
-        rules = Counter(answer.split()[0] for answer in _ask(url, way, name))
-        assert rules == {"granted": 1, "in_progress": PROCESSES * REQUESTS - 1}
-        _end_the_active_run(ledger)
-    if url.startswith("postgresql"):
-        request.getfixturevalue("postgres").restart()
-    answers = _ask(url, way, "third")
+    askers = Askers(url, way)
+    try:
+        for name in ("first", "second"):
+            rules = Counter(answer.split()[0] for answer in askers.ask(name))
+            assert rules == {"granted": 1, "in_progress": PROCESSES * REQUESTS - 1}
+            _end_the_active_run(ledger)
+        if url.startswith("postgresql"):
+            askers.end()
+            request.getfixturevalue("postgres").restart()
+            askers = Askers(url, way)
+        answers = askers.ask("third")
+        askers.end()
+    finally:
+        askers.kill()
     assert Counter(answer.split()[0] for answer in answers) == {"quota": PROCESSES * REQUESTS}
     times = {datetime.fromisoformat(answer.split()[1]) for answer in answers}
     assert len(times) == 1

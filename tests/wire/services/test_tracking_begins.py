@@ -34,7 +34,7 @@ def replica(stage: Stage, server: str) -> Iterator[Replica]:
         with stage.connect() as session:
             machine = session.managed(vim.VirtualMachine, moref(stage, server))
             off = partial(machine.ReconfigVM_Task, vim.vm.ConfigSpec(changeTrackingEnabled=False))
-            wait_for_task(session, session.change(off), timeout=10, cancel=CancelFlag(), what="turning tracking off")
+            wait_for_task(session, session.change(off), timeout=60, cancel=CancelFlag(), what="turning tracking off")
         for power in ("poweredOff", "poweredOn"):  # as its beginning, its end is at a stun
             stage.vc.set_vm(server, power=power)
 
@@ -138,7 +138,7 @@ def test_inv_3_under_a_standing_snapshot_nothing_is_turned_on(stage: Stage, web:
     with stage.connect() as session:
         target = session.managed(vim.VirtualMachine, moref(stage))
         task = session.change(partial(target.CreateSnapshot_Task, "before the patch", "", False, False))
-        made = wait_for_task(session, task, timeout=30, cancel=CancelFlag(), what="a snapshot of somebody")
+        made = wait_for_task(session, task, timeout=60, cancel=CancelFlag(), what="a snapshot of somebody")
         try:
             one = web.begin()
             assert not tracks(stage)
@@ -148,7 +148,7 @@ def test_inv_3_under_a_standing_snapshot_nothing_is_turned_on(stage: Stage, web:
             wait_for_task(
                 session,
                 session.change(partial(made.RemoveSnapshot_Task, False)),
-                timeout=30,
+                timeout=60,
                 cancel=CancelFlag(),
                 what="removing it",
             )

@@ -93,7 +93,7 @@ def before(phase: str, strike: Strike) -> Strike:
     return arrange
 
 
-def during(done: int, strike: Strike, *, rate: int = 2 * MIB) -> Strike:
+def during(done: int, strike: Strike, *, rate: int = MIB) -> Strike:
     """Once ``done`` bytes of a disk have passed; the first body comes slowly, so that there is a middle."""
 
     def arrange(journey: Journey) -> None:

@@ -33,7 +33,7 @@ createType="streamOptimized"
 RW {sectors} SPARSE "disk.vmdk"
 ddb.adapterType = "lsilogic"
 """
-ONE_TRY = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
+ONE_TRY = Config(retries={"total_max_attempts": 1}, connect_timeout=60, read_timeout=60)
 
 
 @pytest.fixture(scope="session")
@@ -189,7 +189,7 @@ def finished(ec2: Any) -> Callable[[str], dict[str, Any]]:
     """Wait for an import task to end; its description."""
 
     def wait(task_id: str) -> dict[str, Any]:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             task: dict[str, Any] = ec2.describe_import_image_tasks(ImportTaskIds=[task_id])["ImportImageTasks"][0]
             if task["Status"] in {"completed", "deleted"}:

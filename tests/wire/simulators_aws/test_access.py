@@ -102,7 +102,7 @@ def test_header_changed_after_signing_is_refused(sim: AwsSimulator, base: Bootst
 
 def test_unsigned_request_is_refused_without_leaking_html(sim: AwsSimulator, base: Bootstrap) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(f"{sim.endpoint_url}/staging/key", timeout=10)
+        urllib.request.urlopen(f"{sim.endpoint_url}/staging/key", timeout=60)
     assert caught.value.code == 403
     assert b"<Code>AccessDenied</Code>" in caught.value.read()
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 from collections.abc import Callable
@@ -122,6 +123,19 @@ def test_latency_and_probability(sim: AwsSimulator, s3: Any, key: str) -> None:
     assert outcomes == {"served", "failed"}
 
 
+def test_a_call_that_is_held_back_goes_on_when_its_rule_is_dropped(sim: AwsSimulator, s3: Any, key: str) -> None:
+    rule = sim.rule(service="s3", operation="PutObject", latency=120)
+    call = threading.Thread(target=_put, args=(s3, key))
+    call.start()
+    while not [each for each in sim.rules() if each["id"] == rule and each["applied"]]:
+        time.sleep(0.01)
+    assert call.is_alive()
+    sim.clear_rules()
+    call.join(60)
+    assert not call.is_alive()
+    assert s3.get_object(Bucket="staging", Key=key)["Body"].read() == b"data"
+
+
 def test_expired_credentials_on_order(sim: AwsSimulator, s3: Any, key: str, refused: Refused) -> None:
     sim.rule(service="s3", operation="PutObject", status=400, code="ExpiredToken", count=1)
     refused("ExpiredToken", _put, s3=s3, key=key)
@@ -170,7 +184,7 @@ def test_runs_alone_says_where_it_is_and_ends_on_sigterm(state_folder: Path) -> 
         client = session.client("s3", endpoint_url=hello["url"], verify=hello["ca_file"])
         assert client.list_buckets()["Buckets"] == []
         process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0
+        assert process.wait(60) == 0
 
 
 def test_reset_and_region(state_folder: Path, refused: Refused) -> None:

@@ -57,7 +57,8 @@ class Rule:
     per_second: float = 0.0
     """Throttle only what comes faster than this."""
     latency: float = 0.0
-    """Seconds before anything else; a rule with nothing but latency lets the call pass."""
+    """Seconds before anything else, at most until the rule is dropped; a rule with nothing but latency lets the call
+    pass. A long one holds calls back for as long as a test wants."""
     cut_request_after: int = -1
     """Close the connection when so many bytes of the body were read."""
     cut_response_after: int = -1
@@ -105,6 +106,7 @@ class Faults:
     def __init__(self, seed: int = 1) -> None:
         self._lock = threading.Lock()
         self._rules: list[Rule] = []
+        self._dropped: dict[int, threading.Event] = {}
         self._next_id = 1
         self._random = random.Random(seed)
 
@@ -113,12 +115,21 @@ class Faults:
         with self._lock:
             rule.id, self._next_id = self._next_id, self._next_id + 1
             self._rules.append(rule)
+            self._dropped[rule.id] = threading.Event()
         return rule.id
 
     def clear(self, rule_id: int = 0) -> None:
-        """Drop one rule, or all of them."""
+        """Drop one rule, or all of them; calls that a latency holds back go on at once."""
         with self._lock:
             self._rules = [rule for rule in self._rules if rule_id and rule.id != rule_id]
+            for each in self._dropped.keys() - {rule.id for rule in self._rules}:
+                self._dropped.pop(each).set()
+
+    def _hold(self, rule: Rule) -> None:
+        with self._lock:
+            dropped = self._dropped.get(rule.id)
+        if dropped is not None:
+            dropped.wait(rule.latency)
 
     def listing(self) -> list[dict[str, Any]]:
         with self._lock:
@@ -150,7 +161,7 @@ class Faults:
         )
         for rule in rules:
             if rule.latency:
-                time.sleep(rule.latency)
+                self._hold(rule)
             if rule.cut_request_after == 0:
                 raise ConnectionCut
             if rule.cut_request_after > 0:

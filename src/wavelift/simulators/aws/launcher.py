@@ -50,6 +50,7 @@ class AwsSimulator:
         self.pid: int = hello["pid"]
         self._making = threading.Lock()  # boto3 sessions are not made for threads, and dear: they load the models
         self._session: Any = None
+        self._clients: dict[str, Any] = {}
         self._tls = ssl.create_default_context(cafile=str(self.ca_file)) if self.ca_file else None
 
     def __enter__(self) -> Self:
@@ -130,13 +131,19 @@ class AwsSimulator:
     # use
 
     def client(self, service: str, **options: Any) -> Any:
-        """A plain boto3 client with the permanent keys; ``options`` go to ``Session.client``."""
+        """A plain boto3 client with the permanent keys, the same each time; with ``options``, which go to
+        ``Session.client``, one of its own."""
         with self._making:
+            if not options and service in self._clients:
+                return self._clients[service]
             if self._session is None:
                 self._session = self.session()
-            return self._session.client(
+            made = self._session.client(
                 service, **{"endpoint_url": self.endpoint_url, "verify": self.verify, **options}
             )
+            if not options:
+                self._clients[service] = made
+            return made
 
     def session(self, **credentials: str) -> Any:
         """A boto3 session in the region, by default with the permanent keys."""

@@ -188,6 +188,7 @@ def test_any_flipped_byte_is_harmless_or_noticed(
     walked(bytes(file))
 
 
+@pytest.mark.sampled
 def test_every_flip_in_markers_tables_and_footer_is_harmless_or_noticed(files: Files, box: Any) -> None:
     """The metadata in full: every byte of the last sectors and the first bytes of every sector of the body."""
     whole = files["ours"]

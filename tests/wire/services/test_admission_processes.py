@@ -17,7 +17,7 @@ from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import list_slots
 from wavelift.services.admission import reclaim
 
-pytestmark = pytest.mark.wire
+pytestmark = [pytest.mark.wire, pytest.mark.sampled]
 
 PROCESSES = depth(4, 8)
 SERVERS = depth(8, 12)

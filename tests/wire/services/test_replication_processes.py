@@ -21,7 +21,7 @@ from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services import replication
 from wavelift.services.replication import JobOrder
 
-pytestmark = pytest.mark.wire
+pytestmark = [pytest.mark.wire, pytest.mark.sampled]
 
 PROCESSES = depth(4, 10)
 REQUESTS = depth(13, 5)

@@ -316,7 +316,7 @@ TABLE = [
     Row("part cut", "export", s3("UploadPart", cut_request_after=MIB, count=2), server="big01"),
     Row("part's answer lost", "export", s3("UploadPart", cut_response_after=0, count=2), server="big01"),
     Row("token expired", "export", s3("UploadPart", code="ExpiredToken", status=400, count=1), server="big01"),
-    Row("part fails, then not", "export", s3("UploadPart", part=6, status=500, count=4), server="big01", tries=2,
+    Row("part fails, then not", "export", s3("UploadPart", part=4, status=500, count=4), server="big01", tries=2,
         check=parts_kept),
     Row("part fails for good", "export", s3("UploadPart", part=3, status=500), server="big01", fails=WaveliftError,
         tries=3, says=("big01", "could not store part 3", "disk 0 (SCSI 0:0)")),

@@ -276,8 +276,10 @@ class ReplicationReportOperator(WaveliftOperator):
         states = task_states(context)
         left = ti.xcom_pull(task_ids="admit", map_indexes=-1)
         admitted = AdmittedRuns.load(left) if left else None
-        found = ti.xcom_pull(task_ids="preflight", key=REPORT_KEY, map_indexes=-1)
-        mapped = ti.xcom_pull(task_ids="preflight", map_indexes=-1) or []
+        # What an earlier try of it left stays when this one was skipped.
+        looked = states.get("preflight") == "success"
+        found = ti.xcom_pull(task_ids="preflight", key=REPORT_KEY, map_indexes=-1) if looked else None
+        mapped = (ti.xcom_pull(task_ids="preflight", map_indexes=-1) or []) if looked else []
         with Ledger.open(config.ledger_url()) as ledger:
             report = finish(
                 ledger,

@@ -47,6 +47,7 @@ ORDER: Final = (
     "test_replication_operators",
     "test_hooks",
     "test_dags",
+    "test_modes",
     "test_preload",
     "test_task_imports",
     "test_triggers",

@@ -59,7 +59,6 @@ MAY_LOAD: Final = {
     "ReplicationRunSensor": "ledger",
     "VmPowerStateSensor": "vsphere",
 }
-"""Reports load ``aws`` only when they tidy."""
 ASKED: Final = ("aws", "wait_in_queue", "wait_for_slot")
 """Methods whose imports count only for a class whose own code calls them."""
 LOADER: Final = """
@@ -76,15 +75,10 @@ def imports(tree):
         elif isinstance(node, ast.Import):
             yield from (one.name for one in node.names)
 
-def body_of(node):
-    '''The class without its annotations' imports, and the names that it takes from itself.'''
-    calls = {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)}
-    return calls
-
 def needed(kind):
     classes = [one for one in kind.__mro__ if one.__module__.startswith("wavelift.")]
     trees = {one: ast.parse(textwrap.dedent(inspect.getsource(one))).body[0] for one in classes}
-    called = body_of(trees[kind])
+    called = {one.attr for one in ast.walk(trees[kind]) if isinstance(one, ast.Attribute)}
     for one, tree in trees.items():
         for method in tree.body:
             if isinstance(method, ast.FunctionDef) and (method.name not in asked or method.name in called):

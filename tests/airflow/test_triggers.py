@@ -199,8 +199,25 @@ def test_a_wait_that_breaks_wakes_its_task_with_the_reason(monkeypatch: pytest.M
 
     monkeypatch.setattr(imports.AwsWaitTrigger, "imports", broken)
     monkeypatch.setattr(base, "settle_seconds", lambda: 0.0)
-    trigger = ImportImageTrigger(import_task_id="import-ami-1", **AWS)
+    trigger = ImportImageTrigger(import_task_id="import-ami-1", **{**AWS, "poll_seconds": INTERVAL})
     assert _first(trigger) == {"error": "no such connection"}
+
+
+def test_one_connection_that_could_not_be_made_is_nobodys_business() -> None:
+    calls: list[int] = []
+
+    async def make() -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionError("for a moment")
+        return lambda ids: dict.fromkeys(ids, "completed")
+
+    async def watch_all() -> list[Any]:
+        pollers = [SharedPoller.made_by("made again", make, INTERVAL) for _ in range(20)]
+        return await asyncio.gather(*(poller.watch(str(number)) for number, poller in enumerate(pollers)))
+
+    assert asyncio.run(watch_all()) == ["completed"] * 20
+    assert len(calls) == 2
 
 
 def test_inv_7_two_hundred_waits_make_one_client(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 ``airflow_local_settings.py`` calls :func:`preload` in every Airflow command, while Airflow itself is still being
 imported. So nothing happens there but a note: the imports come right before the first fork of a command that forks
-(:data:`COMMANDS`), and no other command pays for them. They open nothing: no thread, no socket, no file, no login.
+(:data:`COMMANDS`), and no other command pays for them. They leave nothing open, no thread, socket or file, and sign in
+nowhere.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import os
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +22,7 @@ log = logging.getLogger(__name__)
 
 LOCAL_SETTINGS: Final = Path(__file__).parent / "local_settings" / "airflow_local_settings.py"
 """The file for ``$AIRFLOW_HOME/config``."""
-COMMANDS: Final = (("scheduler",), ("triggerer",), ("dag-processor",), ("celery", "worker"), ("edge", "worker"))
-"""Airflow's commands that fork what runs our code: LocalExecutor's workers are forks of the scheduler."""
-PACKAGES: Final = (
+TASKS: Final = (
     "wavelift.airflow.hooks",
     "wavelift.airflow.triggers",
     "wavelift.dag_factory",
@@ -31,7 +30,16 @@ PACKAGES: Final = (
     "wavelift.sensors",
     "wavelift.services",
 )
-"""With all that lies in them."""
+COMMANDS: Final[Mapping[tuple[str, ...], Sequence[str]]] = {
+    ("scheduler",): TASKS,
+    ("celery", "worker"): TASKS,
+    ("edge", "worker"): TASKS,
+    ("triggerer",): ("wavelift.airflow.hooks", "wavelift.airflow.triggers", "wavelift.adapters.aws", "wavelift.ledger"),
+    ("dag-processor",): ("wavelift.dag_factory", "wavelift.operators", "wavelift.sensors"),
+}
+"""Airflow's commands that fork what runs our code (LocalExecutor's workers are forks of the scheduler) → the packages
+that this code needs, with all that lies in them. A connector's worker loads the ledger's modules too: it never opens
+one."""
 MODULES: Final = (
     "airflow.dag_processing.bundles.local",
     "airflow.dag_processing.dagbag",
@@ -39,10 +47,9 @@ MODULES: Final = (
     "airflow.sdk.execution_time.supervisor",
     "airflow.sdk.execution_time.task_mapping",
     "airflow.sdk.execution_time.task_runner",
-    "boto3.s3.inject",
     "jinja2.ext",
 )
-"""What Airflow and boto3 import only in the process that needs it, though each of ours does."""
+"""What Airflow imports only in the process that needs it, though each of ours does."""
 SERVICES: Final = ("ec2", "s3", "ebs")
 """AWS services whose clients most tasks make."""
 
@@ -55,45 +62,55 @@ def preload() -> None:
     Raises nothing: without it tasks work as well, only slower.
     """
     global _called
-    if _called or not forks_tasks(sys.argv):
+    packages = packages_for(sys.argv)
+    if _called or not packages:
         return
     _called = True
-    os.register_at_fork(before=_Once())
+    os.register_at_fork(before=_Once(packages))
 
 
-def forks_tasks(argv: Sequence[str]) -> bool:
-    """Whether a command line of ``airflow`` is one of :data:`COMMANDS`."""
+def packages_for(argv: Sequence[str]) -> Sequence[str]:
+    """What to load for a command line of ``airflow``; nothing for one that is none of :data:`COMMANDS`."""
     words = tuple(argv[1:])
-    return any(words[: len(command)] == command for command in COMMANDS)
+    return next((packages for command, packages in COMMANDS.items() if words[: len(command)] == command), ())
 
 
 class _Once:
     """Loads before the first fork only. The children inherit that it is done."""
 
-    def __init__(self) -> None:
-        self._done = False
+    def __init__(self, packages: Sequence[str]) -> None:
+        self._packages = packages
 
     def __call__(self) -> None:
-        if not self._done:
-            self._done = True
-            load()
+        packages, self._packages = self._packages, ()
+        if packages:
+            load(packages)
 
 
-def load() -> None:
-    """Import it all now, read botocore's models, and freeze the heap, so that no child's collector copies it."""
-    for name in (*MODULES, *_found(PACKAGES)):
+def load(packages: Sequence[str] = TASKS) -> None:
+    """Import them now, read botocore's models if it is among them, and freeze the heap.
+
+    Frozen objects are not looked through by the collectors of the children, which would copy their pages. (Airflow
+    does the same for LocalExecutor and Celery; the triggerer and Edge have it from here.)
+    """
+    for name in (*MODULES, *_found(packages)):
         try:
             importlib.import_module(name)
         except Exception:
             log.warning("%s is not preloaded: tasks start without it, only slower", name, exc_info=True)
+    if "boto3" in sys.modules:
+        _read_models()
+    gc.collect()
+    gc.freeze()
+
+
+def _read_models() -> None:
     try:
         from wavelift.adapters.aws.models import read_models
 
         read_models(SERVICES)
     except Exception:
         log.warning("AWS's service models are not preloaded: tasks start without them, only slower", exc_info=True)
-    gc.collect()
-    gc.freeze()
 
 
 def _found(packages: Sequence[str]) -> list[str]:

@@ -21,7 +21,6 @@ from wavelift.ledger.slots import list_slots
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import RunState
 from wavelift.services import admission, replication
-from wavelift.services import replication_requests as upkeep
 from wavelift.services.admission import Granted, IsRunAlive
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import (
@@ -31,12 +30,13 @@ from wavelift.services.dataplane.replication_messages import (
     TurnedDown,
 )
 from wavelift.services.replication import RefusedServer, TermNotice
+from wavelift.services.replication_requests import DELETE, VERIFY, jobs_to_delete, runs_to_verify
 
 MODE: Final = "replicate"
 KEYS: Final = {
     MODE: ("mode", "servers", "note"),
-    upkeep.DELETE: ("mode", "jobs", "note"),
-    upkeep.VERIFY: ("mode", "runs", "jobs", "note"),
+    DELETE: ("mode", "jobs", "note"),
+    VERIFY: ("mode", "runs", "jobs", "note"),
 }
 """What the conf of a run may say, by its mode."""
 CANCELLED: Final = "cancelled on request"
@@ -90,8 +90,8 @@ def admit(
             requested_by=request.requested_by,
             scheduled=False,
             mode=mode,
-            jobs=upkeep.jobs_to_delete(ledger, request.wave, _given(request)) if mode == upkeep.DELETE else (),
-            recorded=upkeep.runs_to_verify(ledger, request.wave, _given(request)) if mode == upkeep.VERIFY else (),
+            jobs=jobs_to_delete(ledger, request.wave, _given(request)) if mode == DELETE else (),
+            recorded=runs_to_verify(ledger, request.wave, _given(request)) if mode == VERIFY else (),
         )
         _freeze(ledger, request, wave, mode, clock)
         return admitted

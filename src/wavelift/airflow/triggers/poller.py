@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 Fetch = Callable[[Sequence[str]], Mapping[str, Any]]
 """Blocking; asked for all watched ids at once, returns those that are finished."""
 Make = Callable[[], Awaitable[Fetch]]
-"""Makes what asks, with its clients: called once for all who wait."""
+"""Makes what asks, with its clients: called once for all who wait, and again after a failure."""
 
 MAX_FAILURES: Final = 5
-"""Fetches that may fail in a row before the waiters are told: at 15 s a blip of over a minute."""
+"""Polls that may fail in a row before the waiters are told: at 15 s a blip of over a minute."""
 
 
 class SharedPoller:
@@ -53,7 +53,7 @@ class SharedPoller:
     async def watch(self, watched: str) -> Any:
         """What ``fetch`` says of ``watched`` once it says anything.
 
-        :raises Exception: what ``make`` raised, or ``fetch`` after it failed :data:`MAX_FAILURES` times in a row.
+        :raises Exception: what asking raised, after it failed :data:`MAX_FAILURES` times in a row.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(watched, []).append(future)
@@ -70,20 +70,24 @@ class SharedPoller:
 
     async def _loop(self) -> None:
         try:
-            await self._ask(await self._make())
+            await self._ask()
         except Exception as error:
             self._tell_all(error)
         if self._pollers.get(self._key) is self and not self._waiting:
             del self._pollers[self._key]
 
-    async def _ask(self, fetch: Fetch) -> None:
+    async def _ask(self) -> None:
         failures = 0
+        fetch: Fetch | None = None
         while self._waiting:
             try:
+                if fetch is None:
+                    fetch = await self._make()
                 found = await asyncio.to_thread(fetch, tuple(self._waiting))
                 failures = 0
             except Exception as error:
                 failures += 1
+                fetch = None  # made anew: the connection's keys may be others by now
                 log.warning("poll %d of at most %d failed: %s", failures, MAX_FAILURES, error)
                 if failures >= MAX_FAILURES:
                     raise

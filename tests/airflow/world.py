@@ -62,7 +62,7 @@ class Run:
     dag_id: str
     run_id: str
     player: str = field(default_factory=lambda: threading.current_thread().name)
-    """The thread that began it."""
+    """The thread that began it, or cleared it last: its test must see it end."""
 
     @property
     def wave(self) -> str:
@@ -152,6 +152,7 @@ class Run:
     def clear(self, *tasks: Any) -> list[dict[str, Any]]:
         """Clear tasks with what comes after them, as a person does in the web UI."""
         cleared = self.world.api.clear(self.dag_id, self.run_id, list(tasks))
+        self.player = threading.current_thread().name
         if self not in self.world.active:
             self.world.active.append(self)
         return cleared

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.airflow.conftest import BUCKET, KIB, Vm, WaveOf, World, lay_out, machines
+from tests.airflow.waves import BUCKET, KIB, Vm, WaveOf, lay_out, machines
+from tests.airflow.world import World
 from tests.postgres import Postgres, running
 
 from wavelift.cli.local_airflow import LocalAirflow
@@ -92,7 +93,11 @@ def running_pair(folder: Path, binaries: Path) -> Iterator[Pair]:
         }
         airflow = stack.enter_context(LocalAirflow(folder / "home", folder / "dags", settings))
         airflow.migrate()
-        pair = Pair(World(airflow, stage, folder / "dags", ledger_url), ledger_server, airflow_server)
+        pair = Pair(
+            World(stage=stage, dags=folder / "dags", ledger_url=ledger_url, airflow=airflow),
+            ledger_server,
+            airflow_server,
+        )
         pair.start()
         stack.callback(pair.world.ledger.close)
         yield pair

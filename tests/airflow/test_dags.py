@@ -1,4 +1,4 @@
-"""What a DAG file costs and builds; a process of its own each, since imports can't be undone."""
+"""What a DAG file costs and builds; a process of their own each, since imports can't be undone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +17,63 @@ pytestmark = pytest.mark.airflow
 
 VENDORS = ("boto3", "botocore", "pyVmomi", "moto", "isal", "cryptography.x509", "wavelift.ledger", "wavelift.adapters")
 PARSE = """
-import json, runpy, sys
+import json, os, runpy, sys
 from airflow.sdk.definitions import _internal
 import airflow.sdk
-context = {context!r}
-if context:
-    import os
-    os.environ["_AIRFLOW_PARSING_CONTEXT_DAG_ID"] = context
-before = set(sys.modules)
-found = runpy.run_path({file!r})
-dags = {{name: value for name, value in found.items() if type(value).__name__ == "DAG"}}
-tasks = [
-    [task.task_id, task.retries, bool(task.retry_exponential_backoff), task.queue,
-     getattr(task, "is_teardown", False), task.pool]
-    for dag in dags.values() for task in dag.tasks
-]
-print(json.dumps({{
-    "dags": sorted(dags), "tasks": tasks,
-    "forms": {{name: list(dag.params) for name, dag in dags.items()}},
-    "tasks_with_forms": [task.task_id for dag in dags.values() for task in dag.tasks if task.params],
-    "vendors": sorted(name for name in set(sys.modules) - before if name.startswith({vendors!r})),
-}}))
+
+def parse(job):
+    os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = job["dags"]
+    if job["context"]:
+        os.environ["_AIRFLOW_PARSING_CONTEXT_DAG_ID"] = job["context"]
+    before = set(sys.modules)
+    found = runpy.run_path(os.path.join(job["dags"], job["file"]))
+    dags = {{name: value for name, value in found.items() if type(value).__name__ == "DAG"}}
+    tasks = [
+        [task.task_id, task.retries, bool(task.retry_exponential_backoff), task.queue,
+         getattr(task, "is_teardown", False), task.pool]
+        for dag in dags.values() for task in dag.tasks
+    ]
+    vendors = sorted(name for name in set(sys.modules) - before if name.startswith({vendors!r}))
+    forms = {{name: list(dag.params) for name, dag in dags.items()}}
+    with_forms = [task.task_id for dag in dags.values() for task in dag.tasks if task.params]
+    return {{"dags": sorted(dags), "tasks": tasks, "vendors": vendors, "forms": forms, "tasks_with_forms": with_forms}}
+
+for line in sys.stdin:
+    if os.fork() == 0:
+        print(json.dumps(parse(json.loads(line))), flush=True)
+        os._exit(0)
+    if os.wait()[1]:
+        break
 """
 
 
-def _parse(home: Path, dags: Path, *, file: str = "waves.py", context: str = "") -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def parser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """A process that has imported Airflow's SDK and nothing of ours; each file is parsed in a child of it."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW"))}
-    done = subprocess.run(
-        [sys.executable, "-c", PARSE.format(context=context, file=str(dags / file), vendors=VENDORS)],
-        env={
-            **environment,
-            "AIRFLOW_HOME": str(home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    home = tmp_path_factory.mktemp("home")
+    with (home / "stderr").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PARSE.format(vendors=VENDORS)],
+            env={**environment, "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        with process:
+            yield process
+    assert process.returncode == 0, (home / "stderr").read_text()
+
+
+def _parse(parser: subprocess.Popen[str], dags: Path, *, file: str = "waves.py", context: str = "") -> dict[str, Any]:
+    assert parser.stdin is not None
+    assert parser.stdout is not None
+    parser.stdin.write(json.dumps({"dags": str(dags), "file": file, "context": context}) + "\n")
+    parser.stdin.flush()
+    while not (line := parser.stdout.readline()).startswith('{"dags"'):
+        assert line, "it ended"
+    return dict(json.loads(line))
 
 
 @pytest.fixture(scope="module")
@@ -74,23 +91,23 @@ def dags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_parsing_waves_imports_no_vendor_library_and_no_ledger(dags: Path, tmp_path: Path) -> None:
-    parsed = _parse(tmp_path, dags)
+def test_parsing_waves_imports_no_vendor_library_and_no_ledger(dags: Path, parser: Any) -> None:
+    parsed = _parse(parser, dags)
     assert parsed["dags"] == ["one.migrate", "three.migrate", "two.migrate"]
     assert parsed["vendors"] == []
 
 
-def test_a_task_process_builds_its_own_dag_only(dags: Path, tmp_path: Path) -> None:
-    assert _parse(tmp_path, dags, context="two.migrate")["dags"] == ["two.migrate"]
+def test_a_task_process_builds_its_own_dag_only(dags: Path, parser: Any) -> None:
+    assert _parse(parser, dags, context="two.migrate")["dags"] == ["two.migrate"]
 
 
-def test_the_file_of_errors_has_no_dag(dags: Path, tmp_path: Path) -> None:
+def test_the_file_of_errors_has_no_dag(dags: Path, parser: Any) -> None:
     """A DAG that is built in two files belongs to the one that was parsed last: its tasks would not find it."""
-    assert _parse(tmp_path, dags, file="wave_errors.py")["dags"] == []
+    assert _parse(parser, dags, file="wave_errors.py")["dags"] == []
 
 
-def test_air_03_every_task_retries_with_back_off(dags: Path, tmp_path: Path) -> None:
-    parsed = _parse(tmp_path, dags, context="one.migrate")
+def test_air_03_every_task_retries_with_back_off(dags: Path, parser: Any) -> None:
+    parsed = _parse(parser, dags, context="one.migrate")
     tasks = {
         name: dict(zip(("retries", "backoff", "queue", "teardown", "pool"), rest, strict=True))
         for name, *rest in parsed["tasks"]
@@ -106,15 +123,15 @@ def test_air_03_every_task_retries_with_back_off(dags: Path, tmp_path: Path) -> 
     assert tasks["server.remove_snapshot"]["retries"] >= 8, "a snapshot that stays hurts the customer"
 
 
-def test_air_05_a_wave_with_a_replication_section_has_a_replicate_dag(dags: Path, tmp_path: Path) -> None:
+def test_air_05_a_wave_with_a_replication_section_has_a_replicate_dag(dags: Path, parser: Any) -> None:
     path = dags / "waves" / "copied.yaml"
     text = (dags / "waves" / "one.yaml").read_text().replace("wave: one", "wave: copied", 1)
     path.write_text(text + "\nreplication: {frequency_hours: 12}\n")
     try:
-        parsed = _parse(tmp_path, dags)
+        parsed = _parse(parser, dags)
         assert parsed["dags"] == ["copied.migrate", "copied.replicate", "one.migrate", "three.migrate", "two.migrate"]
         assert parsed["vendors"] == []
-        parsed = _parse(tmp_path, dags, context="copied.replicate")
+        parsed = _parse(parser, dags, context="copied.replicate")
     finally:
         path.unlink()
     assert parsed["dags"] == ["copied.replicate"]
@@ -125,16 +142,16 @@ def test_air_05_a_wave_with_a_replication_section_has_a_replicate_dag(dags: Path
     assert all(retries >= 2 for retries, _ in tasks.values())
 
 
-def test_the_form_is_not_copied_into_every_task(dags: Path, tmp_path: Path) -> None:
+def test_the_form_is_not_copied_into_every_task(dags: Path, parser: Any) -> None:
     """Airflow gives each task a copy of the parameters that its DAG has by then: 13 lists of all servers' names."""
-    parsed = _parse(tmp_path, dags, context="one.migrate")
+    parsed = _parse(parser, dags, context="one.migrate")
     assert parsed["forms"] == {"one.migrate": ["servers", "launch", "mode", "note"]}
     assert parsed["tasks_with_forms"] == []
 
 
-def test_the_catalogue_has_dags_for_each_connector_and_no_vendor_library(dags: Path, tmp_path: Path) -> None:
+def test_the_catalogue_has_dags_for_each_connector_and_no_vendor_library(dags: Path, parser: Any) -> None:
     connector = yaml.safe_load((dags / "waves" / "one.yaml").read_text())["source"].get("connector", "default")
-    parsed = _parse(tmp_path, dags, file="catalog.py")
+    parsed = _parse(parser, dags, file="catalog.py")
     ids = {"server_catalog", "connector_health"}
     named = {f"{name}.{connector}" for name in ids if connector != "default"}
     assert parsed["dags"] == sorted(ids | named)
@@ -143,9 +160,9 @@ def test_the_catalogue_has_dags_for_each_connector_and_no_vendor_library(dags: P
     assert set(queues.values()) <= {connector}
 
 
-def test_a_task_process_of_the_catalogue_reads_no_spec(dags: Path, tmp_path: Path) -> None:
+def test_a_task_process_of_the_catalogue_reads_no_spec(dags: Path, parser: Any) -> None:
     """Its connector may be named by no wave any more: the run still ends."""
-    parsed = _parse(tmp_path, dags, file="catalog.py", context="server_catalog.gone")
+    parsed = _parse(parser, dags, file="catalog.py", context="server_catalog.gone")
     assert parsed["dags"] == ["server_catalog.gone"]
     tasks = {task: (queue, teardown) for task, _, _, queue, teardown, _ in parsed["tasks"]}
     assert tasks == {
@@ -154,4 +171,4 @@ def test_a_task_process_of_the_catalogue_reads_no_spec(dags: Path, tmp_path: Pat
         "merge": ("default", False),
         "close": ("default", True),
     }
-    assert _parse(tmp_path, dags, file="catalog.py", context="one.migrate")["dags"] == []
+    assert _parse(parser, dags, file="catalog.py", context="one.migrate")["dags"] == []

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from airflow.sdk import Connection
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from wavelift.airflow.hooks.vm_import import VmImportHook
-from wavelift.airflow.hooks.vsphere import config_of
+from wavelift.airflow.hooks.vsphere import VsphereHook, config_of
 from wavelift.base.errors import SpecError
 
 pytestmark = pytest.mark.airflow
@@ -92,6 +93,18 @@ def test_every_field_of_the_vsphere_form_arrives() -> None:
 def test_amp_12_empty_fields_of_the_form_verify() -> None:
     config = config_of(_vsphere(certificate_mode="", thumbprint=None, esxi_mode=None, dns_suffixes=""), "vc")
     assert (config.certificate_mode, config.esxi_mode, config.dns_suffixes) == ("verify", "vcenter", ())
+
+
+def test_a_connection_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was retried as if it might come back."""
+
+    def missing(_hook: VsphereHook, conn_id: str) -> Connection:
+        raise AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
+
+    monkeypatch.setattr(VsphereHook, "get_connection", missing)
+    with pytest.raises(SpecError, match="no connection 'vc_gone'") as caught:
+        VsphereHook("vc_gone").config()
+    assert not caught.value.retryable
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_inv_8_amp_04_imports_wait_for_a_place_without_a_worker(world: Any) -> N
 
         phases: set[str] = set()
         shown: set[int] = set()
-        run.until("the run to end", over, timeout=240)
+        run.until("the run to end", over, timeout=900)
         run.ends("success")
     finally:
         world.aws.settings(import_limit=5, phase_seconds=0.2)

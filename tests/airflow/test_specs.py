@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.airflow.aside import aside
 
 from wavelift.cli.local_airflow import wait_for
 
@@ -34,7 +35,7 @@ def _import_errors(world: Any) -> list[dict[str, Any]]:
 
 
 def test_a_bad_file_is_told_in_the_words_of_validate_and_stops_no_other_wave(world: Any) -> None:
-    wait_for(lambda: bool(_import_errors(world)), timeout=60, what="the import error")
+    wait_for(lambda: bool(_import_errors(world)), timeout=400, what="the import error")
     errors = _import_errors(world)
     assert [Path(error["filename"]).name for error in errors] == ["wave_errors.py"]
     said = _validate(world, "bad")
@@ -49,6 +50,7 @@ def test_a_bad_file_is_told_in_the_words_of_validate_and_stops_no_other_wave(wor
     others.until("the other waves to run", lambda: others.row("admit")["state"] is not None)
 
 
+@aside("fragile")
 def test_breaking_the_file_of_a_running_wave_stops_neither_run_nor_clean_up(world: Any) -> None:
     run = world.trigger("fragile")
     run.until_state("export", 0, "running")

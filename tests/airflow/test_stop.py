@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.airflow.aside import aside
 
 from wavelift.ledger.slots import list_slots
 
@@ -13,6 +14,7 @@ pytestmark = pytest.mark.airflow
 KIB = 1024
 
 
+@aside("halted")
 def test_a_run_marked_failed_in_mid_export_leaves_nothing(world: Any) -> None:
     run = world.trigger("halted")
     for index in (0, 1):
@@ -36,6 +38,7 @@ def test_a_run_marked_failed_in_mid_export_leaves_nothing(world: Any) -> None:
     assert not [slot for slot in list_slots(world.ledger) if slot.scope == "halted"]
 
 
+@aside("queued")
 def test_amp_04_amp_07_cancelling_a_queued_an_exporting_and_an_importing_migration(world: Any) -> None:
     """Four servers, two slots: the first two export, the others wait in the order in which they came."""
     run = world.trigger("queued")
@@ -94,6 +97,7 @@ def _import_status(world: Any, task: str) -> str:
     return str(found[0]["Status"])
 
 
+@aside("cleared")
 def test_inv_5_clearing_what_still_runs_destroys_and_doubles_nothing(world: Any) -> None:
     """a is cleared while its export moves: the old try is fenced off. b is cleared while its import waits: the old
     trigger cancels the job under the new try, which submits another."""

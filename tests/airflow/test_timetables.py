@@ -12,7 +12,7 @@ import pytest
 from airflow.serialization.decoders import decode_timetable
 from airflow.serialization.encoders import encode_timetable
 from airflow.timetables.base import DataInterval, TimeRestriction
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wavelift.airflow import timetables
@@ -28,6 +28,8 @@ pytestmark = pytest.mark.airflow
 T0 = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 ANYTIME = TimeRestriction(None, None, catchup=False)
 DAY = timedelta(days=1)
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""Generating may be slow: the machine may be busy."""
 
 
 class Hand(ReplicationTimetable):
@@ -79,6 +81,7 @@ schedules = st.builds(
 )
 
 
+@BUSY
 @given(
     st.lists(schedules, min_size=1, max_size=6),
     st.lists(st.tuples(st.integers(1, 590), st.booleans()), min_size=30, max_size=300),
@@ -110,6 +113,7 @@ def test_sms_07_no_instant_is_lost_by_parsing_whenever_it_likes(
             due = schedule.next_after(due)
 
 
+@BUSY
 @given(st.lists(schedules, max_size=6), st.integers(0, 400_000), st.none() | st.integers(0, 400_000))
 def test_an_answer_is_never_before_the_last_run_nor_older_than_the_grace(
     merged: list[Schedule], now: int, last: int | None

@@ -48,7 +48,7 @@ class Source:
 
 async def _asked(source: Source, times: int) -> None:
     """Until ``source`` was asked this often."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(source.asked) < times:
             await asyncio.sleep(INTERVAL / 5)
 

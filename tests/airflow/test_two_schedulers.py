@@ -15,9 +15,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
-from tests.airflow.conftest import Run, wave_text
 from tests.airflow.pair import CLOCKED, UNSEEN, Pair, running_pair
 from tests.airflow.quota import Door, prove_quota
+from tests.airflow.waves import wave_text
+from tests.airflow.world import Run
 from tests.postgres import find_binaries
 
 from wavelift.base.run import SystemClock
@@ -28,14 +29,14 @@ from wavelift.rules.schedule import GRACE
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication import JobOrder, create_job, create_jobs
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.proof, pytest.mark.timeout(900)]
 
 FIRST_AFTER: Final = timedelta(seconds=8)
 APART_S: Final = 3.4
 """Two servers share each instant but every third, which one has alone, a second later than the others."""
 FROZEN_S: Final = 8
 OUTAGE_S: Final = 60
-LATEST: Final = 240
+LATEST: Final = 480
 """Seconds after the last instant within which all must be served: retries of an admission that met the outage."""
 
 

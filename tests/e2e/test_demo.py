@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.e2e.conftest import until, untracked
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-ROOT: Final = Path(__file__).parents[2]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), pytest.mark.xdist_group("demo")]
 MIB: Final = 1 << 20
 StartDemo = Callable[..., Any]
 """conftest.py's ``demo``: gives a DemoProcess."""
@@ -21,35 +18,49 @@ VIRTUAL_BYTES: Final = (512 + 320 + 256 + 256) * MIB
 """web01; db01's two disks; win01: what ``bytes_verified`` must be."""
 
 
-def untracked() -> set[str]:
-    """Files in this working tree that git neither tracks nor ignores."""
-    command = ["git", "ls-files", "--others", "--exclude-standard"]
-    return set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines())
+def test_make_demo_proves_every_byte_and_ctrl_c_in_mid_wave_leaves_nothing(staying_demo: Any) -> None:
+    """The last test of the demo that stays up: what it told, and its end while another wave runs."""
+    told = staying_demo.stderr
+    assert "triggered demo.migrate through Airflow's REST API" in told
+    assert len(re.findall(r"\bami-[0-9a-f]{17}\b", told)) == 3
+    assert len(re.findall(r"\bi-[0-9a-f]{17}\b", told)) == 2  # db01 is an image only
+    assert len(re.findall(r"\b[0-9a-f]{64}\b", told)) == 4
+    assert re.search(r" s  db01 +export .* of 576\.0 MiB", told), told
+
+    api = staying_demo.api()
+    run_id = api.trigger("demo.migrate", {"servers": ["web01"], "note": "cut short"})
+    until(lambda: _exports(api, run_id), "web01's export to run")
+    staying_demo.ctrl_c()
+
+    _assert_proven(staying_demo)
+    assert "Traceback" not in staying_demo.stderr
+    staying_demo.assert_nothing_left()
+    assert untracked() - staying_demo.untracked == set()
 
 
-def test_make_demo_proves_every_byte_and_leaves_nothing(demo: StartDemo) -> None:
-    # What make sets up (a new lock, a changed simulator) is not the demo's: caches of pip and Go stay by intent.
-    variables = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    subprocess.run(["make", "setup"], cwd=ROOT, env=variables, check=True, capture_output=True)
-    before = untracked()
-    running = demo(command=("make", "demo", "DEMO_EXIT=1"))
+def _exports(api: Any, run_id: str) -> bool:
+    rows = api.task_instances("demo.migrate", run_id)
+    return any((row["task_id"], row["state"]) == ("server.export", "running") for row in rows)
 
-    assert running.wait() == 0, running.stderr
-    result = json.loads(running.stdout.splitlines()[-1])
+
+def _assert_proven(demo: Any) -> None:
+    """The line for programs."""
+    result = json.loads(demo.stdout.splitlines()[-1])
     assert set(result) == {"wave", "servers", "disks", "bytes_verified", "bytes_read_back", "mismatches", "seconds"}
     assert (result["wave"], result["servers"], result["disks"]) == ("demo", 3, 4)
     assert (result["bytes_verified"], result["mismatches"]) == (VIRTUAL_BYTES, 0)
     assert 0 < result["bytes_read_back"] <= VIRTUAL_BYTES
-    assert "triggered demo.migrate through Airflow's REST API" in running.stderr
-    assert len(re.findall(r"\bami-[0-9a-f]{17}\b", running.stderr)) == 3
-    assert len(re.findall(r"\bi-[0-9a-f]{17}\b", running.stderr)) == 2  # db01 is an image only
-    assert len(re.findall(r"\b[0-9a-f]{64}\b", running.stderr)) == 4
-    assert re.search(r" s  db01 +export .* of 576\.0 MiB", running.stderr), running.stderr
 
+
+@pytest.mark.proof
+def test_make_demo_exit_ends_by_itself_with_status_0(demo: StartDemo) -> None:
+    running = demo(command=("make", "demo", "DEMO_EXIT=1"))
+    assert running.wait() == 0, running.stderr
+    _assert_proven(running)
     running.assert_nothing_left()
-    assert untracked() - before == set()
 
 
+@pytest.mark.proof
 def test_ctrl_c_in_mid_wave_leaves_nothing(demo: StartDemo) -> None:
     running = demo()
     running.wait_for(r" s  \w+ +export ")
@@ -60,6 +71,7 @@ def test_ctrl_c_in_mid_wave_leaves_nothing(demo: StartDemo) -> None:
     running.assert_nothing_left()
 
 
+@pytest.mark.proof
 def test_a_flipped_byte_is_found_and_named(demo: StartDemo) -> None:
     """The demo's fault changes one byte inside a grain's compressed data after the upload, before ``verify``."""
     running = demo("--exit", "--fault", "flip")

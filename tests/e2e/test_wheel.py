@@ -15,7 +15,7 @@ from typing import Final
 
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("wheel")]
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "src" / "wavelift"
 BASE_PYTHON: Final = Path(getattr(sys, "_base_executable", sys.executable))

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from wavelift.airflow.provider_info import VSPHERE_CHOICES
 from wavelift.base.errors import SpecError, WaveliftError
@@ -37,9 +38,17 @@ class VsphereHook(BaseHook):
     def config(self) -> VsphereConfig:
         """The connection's fields as a session configuration.
 
-        :raises SpecError: when the connection lacks host or login, or a field is not one of its values.
+        :raises SpecError: when there is no such connection, it lacks host or login, or a field is not one of its
+            values. None of these is worth a retry.
         """
-        return config_of(self.get_connection(self.vsphere_conn_id), self.vsphere_conn_id)
+        try:
+            connection = self.get_connection(self.vsphere_conn_id)
+        except AirflowNotFoundException as error:
+            raise SpecError(
+                f"Airflow has no connection {self.vsphere_conn_id!r}",
+                next_step="Create it under Admin, Connections (type vsphere), or name another one",
+            ) from error
+        return config_of(connection, self.vsphere_conn_id)
 
     def session(self) -> AbstractContextManager[VsphereSession]:
         """A logged-in session; logs out at the end of the ``with`` block."""

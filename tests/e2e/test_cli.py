@@ -1,4 +1,4 @@
-"""What stays up after ``make demo``: the web UI in a real browser, and the command line, over a wave that is done."""
+"""The command line over the wave that ``make demo`` has done."""
 
 from __future__ import annotations
 
@@ -7,122 +7,15 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-CHROMIUM: Final = "/usr/bin/chromium"
-FLAGS: Final = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PAGE_MS: Final = 60_000
-"""A page of Airflow takes seconds on a busy machine, the first one more."""
-RUN_MS: Final = 180_000
-
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), pytest.mark.xdist_group("demo")]
 
 Wavelift = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            tmp_path / "profile", executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1400, "height": 1100}
-        )
-        browser.set_default_timeout(PAGE_MS)
-        expect.set_options(timeout=PAGE_MS)
-        yield browser.pages[0]
-        browser.close()
-
-
-def log_in(page: Page, url: str, user: str, password: str) -> None:
-    page.goto(f"{url}/dags/demo.migrate")
-    page.locator("input[name=username]").fill(user)
-    page.locator("input[name=password]").fill(password)
-    page.get_by_role("button", name="Sign in").click()
-
-
-def field(page: Page, name: str) -> Locator:
-    """One field of the trigger form, by the param's name."""
-    return page.locator(f"#element_{name}")
-
-
-def choose(page: Page, name: str, *values: str) -> None:
-    for value in values:
-        field(page, name).get_by_role("combobox").click()
-        page.get_by_role("option", name=value, exact=True).click()
-
-
-def options(page: Page, name: str) -> list[str]:
-    field(page, name).get_by_role("combobox").click()
-    texts = page.get_by_role("option").all_inner_texts()
-    page.get_by_text("Trigger Dag - ").click()  # Escape would close the form
-    return texts
-
-
-def test_air_05_a_wave_is_triggered_from_the_form_in_the_browser(page: Page, staying_demo: Any, tmp_path: Path) -> None:
-    log_in(page, staying_demo.url, "admin", staying_demo.password)
-    page.get_by_role("button", name="Trigger").first.click()
-    form = page.get_by_role("dialog")
-    expect(form).to_contain_text("Trigger Dag - demo.migrate")
-
-    # What the form offers: several servers, launch or image only, a note.
-    expect(form).to_contain_text("None chosen: every server of the wave.")
-    assert options(page, "servers") == ["web01", "db01", "win01"]
-    assert options(page, "launch") == ["as the wave's file says", "image only", "launch an instance"]
-    choose(page, "servers", "db01", "web01")
-    expect(field(page, "servers")).to_contain_text("db01")
-    field(page, "servers").get_by_label("Remove web01").click()
-    choose(page, "launch", "image only")
-    choose(page, "mode", "preflight")
-    page.locator("#element_note").fill("looked at before the wave")
-    page.screenshot(path=tmp_path / "form.png")
-    form.get_by_role("button", name="Trigger", exact=True).click()
-
-    # The run that this made.
-    page.wait_for_url(re.compile(r"/dags/demo\.migrate/runs/manual__"))
-    run_url = page.url.partition("?")[0]
-    header = page.get_by_role("heading", name=re.compile("^manual__")).locator("xpath=..")
-    expect(header).to_contain_text("Success", timeout=RUN_MS)
-    page.screenshot(path=tmp_path / "run.png")
-
-    # What it found: the chosen server, and no other.
-    page.goto(f"{run_url}/tasks/preflight")
-    log = page.locator("body")
-    expect(log).to_contain_text("db01/SCSI 1:0: Hard disk 2 has 268435456 bytes")
-    expect(log).not_to_contain_text("web01:")
-    page.screenshot(path=tmp_path / "preflight.png")
-
-
-def test_air_05_the_demo_s_run_tells_every_server_s_end_by_name(
-    page: Page, staying_demo: Any, wavelift: Wavelift, tmp_path: Path
-) -> None:
-    [web01] = [
-        one
-        for one in json.loads(wavelift("migrations", "list", "--json").stdout)["migrations"]
-        if one["server"] == "web01"
-    ]
-    run_url = f"{staying_demo.url}/dags/demo.migrate/runs/{web01['dag_run_id']}"
-    log_in(page, staying_demo.url, "admin", staying_demo.password)
-    page.get_by_role("button", name="Trigger").first.wait_for()
-
-    page.goto(f"{run_url}/tasks/report")
-    expect(page.locator("body")).to_contain_text(f"completed  {web01['image_id']} {web01['instance_id']}")
-    page.goto(f"{run_url}/tasks/server.import_image/mapped/0/details")
-    expect(page.get_by_role("heading", name="server.import_image [web01]")).to_be_visible()
-    expect(page.get_by_role("link", name="AMI")).to_have_attribute("href", re.compile(web01["image_id"]))
-    page.screenshot(path=tmp_path / "links.png")
 
 
 @pytest.fixture

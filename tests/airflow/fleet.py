@@ -1,0 +1,109 @@
+"""The waves of the running Airflow, and of runs in this process; each test has servers of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from tests.airflow.waves import BUCKET, KIB, MIB, OFF, RUNNING, Vm, WaveOf, environment_text, lay_out, machines
+
+from wavelift.cli.simulators import Stage
+from wavelift.simulators.aws import start as start_aws
+from wavelift.simulators.vcenter import SimDisk, SimVm
+from wavelift.simulators.vcenter import start as start_vcenter
+
+DAILY: Final = {"replication": {"frequency_hours": 24}}
+WAVES: Final[dict[str, WaveOf]] = {
+    "full": WaveOf((Vm("full-web", entry=RUNNING), Vm("full-win", power="poweredOff", entry=OFF))),
+    "broken": WaveOf((Vm("broken-a"), Vm("broken-b"))),
+    "late": WaveOf((Vm("late-a"),), {"deadline_minutes": 1}),
+    "fragile": WaveOf((Vm("fragile-a"),)),
+    "halted": WaveOf((Vm("halted-a"), Vm("halted-b"))),
+    "queued": WaveOf(tuple(Vm(f"queued-{one}") for one in "abcd")),
+    "cleared": WaveOf((Vm("cleared-a"), Vm("cleared-b", (4,)))),
+    "limited": WaveOf(tuple(Vm(f"limited-{one}", (4,)) for one in "abc"), {"environment": "narrow"}),
+    "killed": WaveOf((Vm("killed-a", (72,), full=True),)),
+    "orphan": WaveOf((Vm("orphan-a"),)),
+    "paused": WaveOf((Vm("paused-a"), Vm("paused-b"))),
+    "clocked": WaveOf((Vm("clocked-a", (4,)),), DAILY),
+    "asked": WaveOf((Vm("asked-a", (4,)), Vm("asked-b", (4,))), DAILY),
+    "sample": WaveOf((Vm("sample-a", (4,)), Vm("sample-b", (4,))), DAILY),
+}
+"""Of the running Airflow."""
+LAB_WAVES: Final[dict[str, WaveOf]] = {
+    "full": WaveOf(
+        (Vm("full-web", entry=RUNNING), Vm("full-db", (12, 10)), Vm("full-win", power="poweredOff", entry=OFF))
+    ),
+    "broken": WaveOf((Vm("broken-a", (4,)), Vm("broken-b", (4,)))),
+    "flipped": WaveOf((Vm("flipped-a", (4, 6)), Vm("flipped-b", (4,)))),
+    "modes": WaveOf((Vm("modes-a", (4,)),)),
+    "cut": WaveOf((Vm("cut-a", (8,), full=True),)),
+    "copies": WaveOf((Vm("copies-a"),), DAILY),
+}
+"""Of runs in this process."""
+TOOLS_VM: Final = "tools-vm"
+CATALOG_VMS: Final = ("catalog-a", "catalog-b")
+"""What the catalogue's test renames and removes."""
+SLOW: Final = {
+    "late-a": (75 * KIB, 1),
+    "fragile-a": (40 * KIB, 1),
+    "halted-a": (24 * KIB, 0),
+    "halted-b": (24 * KIB, 0),
+    "queued-a": (80 * KIB, 1),
+    "queued-b": (80 * KIB, 1),
+    "queued-c": (80 * KIB, 1),
+    "queued-d": (80 * KIB, 1),
+    "cleared-a": (24 * KIB, 1),
+    "killed-a": (3 * MIB, 1),
+    "orphan-a": (24 * KIB, 1),
+    "paused-a": (24 * KIB, 1),
+}
+"""Bytes per second of the lease's answers, and for how many of them (0: all). Slow enough for a busy machine: what a
+test does in mid-export must not come too late. Most of these exports are cut, so it costs no time."""
+UNSUPPORTED: Final = "ClientError: Unsupported kernel version 5.99"
+BAD_WAVE: Final = """\
+wave: bad
+source: {connection: vsphere_demo}
+environment: lab
+servers:
+  - name: one
+    lanch: running
+retries: 1
+"""
+
+
+def _others() -> list[SimVm]:
+    """Servers of no wave."""
+    found = [SimVm(TOOLS_VM, [SimDisk(capacity=MIB)], folder="tools", guest_id="debian12_64Guest")]
+    found += [SimVm(name, [SimDisk(capacity=MIB)], folder="catalog", power="poweredOff") for name in CATALOG_VMS]
+    return found
+
+
+@contextmanager
+def simulators(folder: Path, waves: dict[str, WaveOf], *, slow: dict[str, Any]) -> Iterator[Stage]:
+    """Both simulators with the servers of the waves, and ``folder/dags``.
+
+    Faults are rules that hit one server of one test each, from the start: none has to be taken away while others run.
+    """
+    with start_aws(folder / "aws", tls=True, evidence=True) as aws:
+        network = aws.bootstrap(bucket=BUCKET, role=True)
+        servers = [*_others(), *machines(folder / "disks", waves)]
+        with start_vcenter(folder / "vcenter", servers, evidence=True, lease_timeout=10) as vcenter:
+            stage = Stage(vcenter, aws, network)
+            lay_out(folder / "dags", stage, waves)
+            shutil.copy(Path(__file__).parent / "lab_tools.py", folder / "dags")
+            for vm, (rate, times) in slow.items():
+                vcenter.rule(kind="nfc", action="slow", vm=vm, rate=rate, times=times)
+            aws.rule(kind="import", key="*broken-b*", outcome="deleted", message=UNSUPPORTED, count=1)
+            yield stage
+
+
+def lay_out_more(dags: Path, stage: Stage) -> None:
+    """What only the running Airflow meets: an account with few places, and a broken file."""
+    narrow = environment_text(stage, "narrow", aws_conn_id="aws_narrow", limits={"imports_per_region": 2})
+    (dags / "environments" / "narrow.yaml").write_text(narrow)
+    (dags / "waves" / "bad.yaml").write_text(BAD_WAVE)
+    stage.aws.rule(kind="import", key="*cleared-b*", outcome="stuck", count=1)

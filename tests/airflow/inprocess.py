@@ -1,0 +1,177 @@
+"""A wave's DAG run in this process: no scheduler, no api-server, one task after the other.
+
+``dag.test()`` of Airflow's SDK walks through the DAG and hands each task to the SDK's supervisor; XComs, task states
+and the task state store are those of a real metadata database (SQLite) behind a real execution API, and what is
+deferred runs its trigger on the spot. What it has not: processes of their own, other runs beside it, clearing, forms,
+a schedule. That is proven with a running Airflow.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
+
+from tests.airflow.outside import Outside
+
+from wavelift.ledger import Migration
+
+ALONE: Final = ("GetConnection", "GetVariable", "MaskSecret")
+"""Requests whose answering asks Airflow itself: for those it must not take itself for a task."""
+
+
+@dataclass(kw_only=True)
+class Lab(Outside):
+    """Airflow's metadata database and settings for runs in this process.
+
+    :param home: stands for ``AIRFLOW_HOME``.
+    :param settings: environment variables of every run.
+    """
+
+    home: Path
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def environment(self, **more: str) -> Iterator[None]:
+        """Airflow's settings, for as long as something of it runs."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
+        with patch.dict(os.environ, {**kept, **self.settings, **more}, clear=True):
+            yield
+
+    def run(self, dag_id: str, conf: dict[str, Any] | None = None, *, file: str = "waves.py", **settings: str) -> Done:
+        """Run a DAG of the folder to its end.
+
+        :param file: the DAG file that has it.
+        :param settings: more environment variables, for this run.
+        """
+        from airflow.dag_processing.dagbag import DagBag
+
+        with self.environment(**settings):
+            # Parsed anew: a run leaves its conf in the params of the DAG that ran it.
+            dag = DagBag(dag_folder=self.dags / file).dags[dag_id]
+            run = dag.test(run_conf=conf)
+        return Done(self, dag_id, run.run_id, str(run.state.value))
+
+
+@dataclass(frozen=True)
+class Done:
+    """A DAG run that has ended."""
+
+    lab: Lab
+    dag_id: str
+    run_id: str
+    state: str
+
+    def ends(self, expected: str) -> Done:
+        assert self.state == expected, self.describe()
+        return self
+
+    def describe(self) -> str:
+        return "\n".join(f"{row['task_id']}[{row['map_index']}] {row['state']}" for row in self.rows())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Its task instances."""
+        from airflow.models.taskinstance import TaskInstance
+
+        names = ("task_id", "map_index", "state", "try_number", "rendered_map_index")
+        with _session(self.lab) as session:
+            found = session.query(TaskInstance).filter_by(dag_id=self.dag_id, run_id=self.run_id)
+            return [{name: getattr(row, name) for name in names} for row in found]
+
+    def row(self, task: str, index: int = -1) -> dict[str, Any]:
+        name = task if index < 0 else f"server.{task}"
+        return next(row for row in self.rows() if (row["task_id"], row["map_index"]) == (name, index))
+
+    def states(self) -> dict[str, str]:
+        """Task → state, of tasks that are there once."""
+        return {row["task_id"]: row["state"] for row in self.rows() if row["map_index"] < 0}
+
+    def xcom(self, task: str, *, index: int = -1, key: str = "return_value") -> Any:
+        from airflow.models.xcom import XComModel
+
+        name = task if index < 0 else f"server.{task}"
+        with _session(self.lab) as session:
+            found = session.query(XComModel).filter_by(
+                dag_id=self.dag_id, run_id=self.run_id, task_id=name, map_index=index, key=key
+            )
+            row = found.one_or_none()
+            return XComModel.deserialize_value(row) if row is not None else None
+
+    def report(self) -> dict[str, Any]:
+        return dict(self.xcom("report", key="report"))
+
+    def outcome(self, server: str) -> dict[str, Any]:
+        return next(one for one in self.report()["outcomes"] if one["server"] == server)
+
+    def index(self, server: str) -> int:
+        """The map index of a server."""
+        return [one["name"] for one in self.xcom("preflight")].index(server)
+
+    def migration(self, server: str) -> Migration:
+        return next(one for one in self.lab.ended() if (one.dag_run_id, one.server) == (self.run_id, server))
+
+    def words(self, task: str, index: int = -1) -> str:
+        """What a failed task left for the report."""
+        return str((self.xcom(task, index=index, key="wavelift_failure") or {}).get("what", ""))
+
+
+@contextmanager
+def _session(lab: Lab) -> Iterator[Any]:
+    from airflow import settings
+
+    with lab.environment():
+        make: Any = settings.Session
+        session = make()
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+@contextmanager
+def airflow_here(lab: Lab) -> Iterator[None]:
+    """Airflow in this process with a fresh metadata database, as :class:`Lab` wants it."""
+    from airflow import settings
+    from airflow.sdk.execution_time import supervisor
+    from airflow.utils.db import initdb
+    from botocore.loaders import JSONFileLoader
+
+    def connect() -> None:
+        settings.configure_vars()
+        settings.configure_orm()
+
+    with ExitStack() as stack:
+        with lab.environment():
+            settings.dispose_orm()
+            connect()
+            stack.callback(connect)
+            stack.callback(settings.dispose_orm)
+            initdb()
+        stack.enter_context(patch.object(supervisor.InProcessSupervisorComms, "send", _locked_send(supervisor)))
+        # Each task makes clients of its own, as in a process of its own, and would read the services' models anew.
+        read = functools.lru_cache(maxsize=None)(JSONFileLoader().load_file)
+        stack.enter_context(patch.object(JSONFileLoader, "load_file", lambda _self, path: read(path)))
+        yield
+
+
+def _locked_send(supervisor: Any) -> Any:
+    """The SDK's own is for one thread; a transfer's heartbeat writes beside it.
+
+    It also takes the module's ``SUPERVISOR_COMMS`` away while it sends, from whoever else sends just then.
+    """
+    lock = threading.RLock()
+
+    def send(self: Any, msg: Any) -> Any:
+        with lock:
+            alone = supervisor.set_supervisor_comms(None) if type(msg).__name__ in ALONE else nullcontext()
+            with alone:
+                self.supervisor._handle_request(msg, supervisor.log, 0)
+            return self._get_response()
+
+    return send

@@ -1,0 +1,125 @@
+"""What lies outside of Airflow: the simulators and the ledger, and what waves may leave there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.airflow.waves import BUCKET
+
+from wavelift.cli.simulators import Stage
+from wavelift.ledger import Ledger, Migration, lineage, migrations, replication_runs
+from wavelift.ledger.replication_records import ReplicationRun
+from wavelift.ledger.slots import list_slots
+
+
+@dataclass
+class Outside:
+    """A pair of simulators, the DAGs folder, and a ledger."""
+
+    stage: Stage
+    dags: Path
+    ledger_url: str
+    ledger: Ledger = field(init=False)
+    before: tuple[dict[str, Any], dict[str, Any]] = field(init=False)
+    """What both simulators held at first."""
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger.open(self.ledger_url)
+        self.before = (self.vcenter.state(), self.aws.state())
+
+    @property
+    def vcenter(self) -> Any:
+        return self.stage.vcenter
+
+    @property
+    def aws(self) -> Any:
+        return self.stage.aws
+
+    def wave_of(self, name: str) -> Path:
+        return self.dags / "waves" / f"{name}.yaml"
+
+    def snapshots_taken(self, server: str) -> list[dict[str, Any]]:
+        """Every snapshot that was ever taken of a server."""
+        return [one for one in self.vcenter.evidence() if one["vm"] == server]
+
+    def machine(self, server: str) -> dict[str, Any]:
+        """A server as the vCenter holds it."""
+        return next(one for one in self.vcenter.state()["vms"] if one["name"] == server)
+
+    def uploads(self, text: str) -> list[dict[str, Any]]:
+        """Unfinished uploads whose key contains ``text``."""
+        return [one for one in self.aws.state()["buckets"][BUCKET]["uploads"] if text in one["key"]]
+
+    def assert_proven(self, server: str, image_id: str) -> None:
+        """What ImportImage read of the server's first disk is what its last snapshot froze, byte for byte."""
+        frozen = Path(self.snapshots_taken(server)[-1]["disks"][0]["file"]).read_bytes()
+        read = [
+            one
+            for one in self.aws.evidence()["imports"]
+            if one["image"] == image_id and one["key"].endswith(f"{server}/disk-0.vmdk")
+        ]
+        assert len(read) == 1, read
+        assert Path(read[0]["raw"]).read_bytes().rstrip(b"\0") == frozen.rstrip(b"\0")
+
+    def leftovers(self, waves: set[str]) -> list[str]:
+        """What lies outside of these waves and is no result that the ledger names."""
+        return [*self._left_in_vcenter(waves), *self._left_in_aws(waves)]
+
+    def _left_in_vcenter(self, waves: set[str]) -> Iterator[str]:
+        for vm in self.vcenter.state()["vms"]:
+            if vm["path"].split("/")[-2] in waves and (vm["snapshots"] or vm["leases"]):
+                yield f"{vm['name']}: {vm['snapshots']} {vm['leases']}"
+
+    def _left_in_aws(self, waves: set[str]) -> Iterator[str]:
+        bucket = self.aws.state()["buckets"][BUCKET]
+        results = {one.run_key: one for one in self.ended() if one.image_id}
+        copies = [one for one in self.copies() if one.recorded_at]
+        hashes = {one.id.removeprefix("mig-") for one in results.values()}
+        hashes |= {one.id.removeprefix("run-") for one in copies}
+        for key in (*bucket["objects"], *(upload["key"] for upload in bucket["uploads"])):
+            parts = key.split("/")
+            manifest = key.endswith(".manifest") and parts[2] in hashes
+            if parts[0] == "staging" and parts[1] in waves and not manifest:
+                yield f"s3: {key}"
+        ec2 = self.aws.client("ec2")
+        named = {one.image_id for one in results.values()} | {one.ami_id for one in copies}
+        for task in ec2.describe_import_image_tasks()["ImportImageTasks"]:
+            wave = {tag["Key"]: tag["Value"] for tag in task.get("Tags", [])}.get("wavelift:wave")
+            if wave in waves and task["Status"] not in ("completed", "deleted"):
+                yield f"import: {task['ImportTaskId']} {task['Status']}"
+            if wave in waves and task["Status"] == "completed" and task["ImageId"] not in named:
+                yield f"image: {task['ImageId']} is named by nobody"
+
+    def ended(self) -> list[Migration]:
+        return list(migrations.list_migrations(self.ledger, limit=500).items)
+
+    def copies(self) -> list[ReplicationRun]:
+        """Every replication run."""
+        return list(replication_runs.list_runs(self.ledger, limit=500).items)
+
+    def snapshots_of_copies(self) -> set[str]:
+        """EBS snapshots that replication holds: of its AMIs, and what next runs build on."""
+        found = {disk.snapshot_id for one in self.copies() for disk in lineage.read_lineage(self.ledger, one.job_id)}
+        amis = [one.ami_id for one in self.copies() if one.ami_id]
+        images = self.aws.client("ec2").describe_images(ImageIds=amis)["Images"] if amis else []
+        return found | {disk["Ebs"]["SnapshotId"] for image in images for disk in image["BlockDeviceMappings"]}
+
+    def assert_nothing_is_left(self, waves: set[str]) -> None:
+        """Both simulators hold what they held, and what the ledger names as results."""
+        vcenter_before, aws_before = self.before
+        assert not list_slots(self.ledger)
+        assert not self.leftovers(waves)
+        now = self.vcenter.state()
+        assert (now["sessions"], now["leases"]) == (vcenter_before["sessions"], vcenter_before["leases"])
+        rows = self.ended()
+        after = self.aws.state()
+        assert set(after["instances"]) == {one.instance_id for one in rows if one.instance_id}
+        copied = {one.ami_id for one in self.copies() if one.ami_id}
+        assert set(after["images"]) == copied | {one.image_id for one in rows if one.image_id}
+        named = self.snapshots_of_copies() | {id for one in rows for id in one.snapshot_ids}
+        assert {one["id"] for one in after["snapshots"]} == named
+        assert after["import_tasks"] == aws_before["import_tasks"]
+        assert not after["buckets"][BUCKET]["uploads"]

@@ -103,9 +103,9 @@ def test_nothing_depends_on_the_words_of_an_import(stage: Stage) -> None:
 # --- being told to stop ---------------------------------------------------------------------------------------------
 
 
-def _during_export(journey: Journey, act: Callable[[], object], *, rate: int = TRICKLE) -> list[float]:
-    """``act`` at the first news of the export; when that was."""
-    journey.stage.vc.rule(kind="nfc", action="slow", rate=rate)
+def _during_export(journey: Journey, act: Callable[[], object]) -> list[float]:
+    """``act`` at the first news of the export; when that was. The news comes at once, and then next to nothing."""
+    journey.stage.vc.rule(kind="nfc", action="slow", rate=TRICKLE, bytes=2 * MIB)
     when: list[float] = []
 
     def look(progress: Any) -> None:

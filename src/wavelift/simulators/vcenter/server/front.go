@@ -318,8 +318,8 @@ func (t *throttledWriter) send(p []byte) error {
 	if err != nil {
 		return err
 	}
-	if t.slow != nil && t.slow.Rate > 0 {
-		due := t.started.Add(time.Duration(float64(t.sent) / float64(t.slow.Rate) * float64(time.Second)))
+	if t.slow != nil && t.slow.Rate > 0 && t.sent > t.slow.Bytes {
+		due := t.started.Add(time.Duration(float64(t.sent-t.slow.Bytes) / float64(t.slow.Rate) * float64(time.Second)))
 		t.w.(http.Flusher).Flush()
 		select {
 		case <-time.After(time.Until(due)):

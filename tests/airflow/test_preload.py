@@ -183,3 +183,26 @@ told = {"version": airflow.__version__}
     )
     assert told["version"]
     assert "wavelift is not preloaded" in told["said"]
+
+
+LOOKS = f"""
+import sys
+LOADED = [name for name in {OUR_WORK} if name in sys.modules]
+from airflow.sdk import DAG, task
+
+with DAG("preloaded", schedule=None, catchup=False):
+
+    @task
+    def tell():
+        return LOADED
+
+    tell()
+"""
+
+
+def test_a_running_airflow_hands_its_imports_to_its_tasks(world: Any) -> None:
+    """A DAG file that imports nothing of ours finds it all there in a task's process."""
+    (world.dags / "preloaded.py").write_text(LOOKS)
+    run_id = world.airflow.trigger("preloaded")
+    assert world.airflow.wait_for_run("preloaded", run_id, timeout=240) == "success"
+    assert world.api.xcom("preloaded", run_id, "tell") == list(OUR_WORK)

@@ -107,6 +107,23 @@ def test_a_connection_that_is_not_there_is_not_waited_for(monkeypatch: pytest.Mo
     assert not caught.value.retryable
 
 
+def test_an_aws_connection_that_does_not_exist_is_not_the_worker_s_own_account(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The Amazon provider goes on with the credentials that lie around; only the default may be left out."""
+
+    def missing(_hook: VmImportHook, conn_id: str) -> Connection:
+        raise AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
+
+    monkeypatch.setattr(VmImportHook, "get_connection", missing)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAOTHERACCOUNT0001")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of another account")
+    with pytest.raises(SpecError, match="no connection 'aws_gone'") as caught:
+        VmImportHook.of("aws_gone", "eu-west-1").access()
+    assert not caught.value.retryable
+    assert VmImportHook.of("aws_default", "eu-west-1").access().credentials().access_key == "AKIAOTHERACCOUNT0001"
+
+
 @pytest.mark.parametrize(
     "extra",
     [{"certificate_mode": "off"}, {"esxi_mode": "none"}, {"esxi_mode": "pin"}, {"certificate_mode": "thumbprint"}],

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from wavelift.base.errors import SpecError
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -43,18 +46,27 @@ class VmImportHook(AwsBaseHook):
     @classmethod
     def from_connection(cls, connection: Connection, region_name: str | None, **kwargs: Any) -> Self:
         """For triggers: the connection was fetched asynchronously, nothing here asks for it again."""
-        from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
-
         hook = cls.of(connection.conn_id, region_name, **kwargs)
-        hook.__dict__["conn_config"] = AwsConnectionWrapper(
-            conn=connection, region_name=region_name, botocore_config=hook._config, verify=hook._verify
-        )
+        hook._use(connection)
         return hook
 
+    def _use(self, connection: Connection) -> None:
+        from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
+
+        self.__dict__["conn_config"] = AwsConnectionWrapper(
+            conn=connection, region_name=self._region_name, botocore_config=self._config, verify=self._verify
+        )
+
     def access(self) -> AwsAccess:
-        """An :class:`AwsAccess`; its credentials are asked for at every request, so they may expire."""
+        """An :class:`AwsAccess`; its credentials are asked for at every request, so they may expire.
+
+        :raises SpecError: there is no such connection. The Amazon provider would go on with the worker's own
+            credentials, in whatever account they are; only its default connection may be missing.
+        """
         from wavelift.adapters.aws.access import AwsAccess
 
+        if "conn_config" not in self.__dict__ and self.aws_conn_id not in (None, "", self.default_conn_name):
+            self._use(self._existing(self.aws_conn_id))
         config = self.conn_config
         return AwsAccess(
             session=self.get_session(region_name=self.region_name),
@@ -63,3 +75,12 @@ class VmImportHook(AwsBaseHook):
             verify=config.verify if config.verify is not None else True,
             config=config.botocore_config,
         )
+
+    def _existing(self, aws_conn_id: str) -> Connection:
+        try:
+            return self.get_connection(aws_conn_id)
+        except AirflowNotFoundException as error:
+            raise SpecError(
+                f"Airflow has no connection {aws_conn_id!r}",
+                next_step="Create it under Admin, Connections (type aws), or name another one",
+            ) from error

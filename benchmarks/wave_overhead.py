@@ -134,7 +134,7 @@ def run(airflow: LocalAirflow, dag_id: str, servers: int) -> dict[str, Any]:
         wall, cpu = time.monotonic() - began, usage.cpu_s() - cpu
     if state != "success":
         raise RuntimeError(f"{dag_id} ended as {state}:\n{airflow.describe(dag_id, run_id)}")
-    logs = (airflow.home / "logs" / f"dag_id={dag_id}").rglob("attempt=*.log")
+    logs = (airflow.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}").rglob("attempt=*.log")
     starts = sum(len(STARTS.findall(path.read_text(errors="replace"))) for path in logs)
     found = {
         "servers": servers,

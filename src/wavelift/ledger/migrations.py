@@ -135,6 +135,17 @@ def advance(ledger: Ledger, id: str, state: MigrationState, *, phase: str = "", 
     return _change(ledger, id, "advanced", clock=clock, to=state, phase=phase)
 
 
+def begin_verifying(ledger: Ledger, id: str, *, clock: Clock) -> Migration:
+    """The transfer is over. A migration whose next steps have begun meanwhile stays where it is: they run beside the
+    task that tells this, and a migration taken back from ``importing`` could never be completed.
+    """
+    with ledger.write() as tx:
+        known = _get(tx, id, lock=True)
+        if known.state is not MigrationState.TRANSFERRING:
+            return known
+        return apply(tx, known, "advanced", at=clock.now(), to=MigrationState.VERIFYING, phase="verifying")
+
+
 def record_progress(
     ledger: Ledger,
     id: str,

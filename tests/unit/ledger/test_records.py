@@ -215,6 +215,16 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
     ]
 
 
+def test_a_transfer_that_is_told_late_takes_an_import_not_back(ledger: Ledger, clock: Clock, web01: Migration) -> None:
+    """``release`` runs beside ``import_image``: whichever comes last must not undo the other."""
+    m = web01.id
+    migrations.record_intent(ledger, m, name="wavelift-abc", vm="vm-1", clock=clock)
+    assert migrations.begin_verifying(ledger, m, clock=clock).state is MigrationState.VERIFYING
+    importing = migrations.record_import_started(ledger, m, "import-ami-1", clock=clock)
+    assert migrations.begin_verifying(ledger, m, clock=clock) == importing
+    assert migrations.complete(ledger, m, clock=clock).state is MigrationState.COMPLETED
+
+
 def test_an_order_that_the_rules_do_not_know_changes_nothing(ledger: Ledger, clock: Clock, web01: Migration) -> None:
     with pytest.raises(PermanentError, match="queued") as caught:
         migrations.advance(ledger, web01.id, MigrationState.LAUNCHING, clock=clock)

@@ -121,8 +121,8 @@ def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool,
     if known is not None:
         if removed and known.snapshot_state in migrations.STANDING:
             known = migrations.record_snapshot_removed(ledger, known.id, clock=ctx.clock)
-        if exported and known.state is MigrationState.TRANSFERRING:
-            known = migrations.advance(ledger, known.id, MigrationState.VERIFYING, phase="verifying", clock=ctx.clock)
+        if exported:
+            known = migrations.begin_verifying(ledger, known.id, clock=ctx.clock)
         if known.cancel_requested:
             migrations.mark_cancelled(ledger, known.id, CANCELLED, clock=ctx.clock)
     admission.release_slot(

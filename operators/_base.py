@@ -165,6 +165,8 @@ class WaveliftOperator(BaseOperator):
     def aws(self, aws_conn_id: str, region_name: str | None, **settings: Any) -> AwsAccess:
         """The access of an AWS connection: one, and so one client per service, however often this task asks.
 
+        For the task's own thread: what it returns may be shared.
+
         :param settings: ``verify`` and ``botocore_config``, as in the Amazon provider.
         """
         from wavelift.airflow.hooks.vm_import import VmImportHook

@@ -154,6 +154,25 @@ told = {"ours": sorted(name for name in sys.modules if name.split(".")[0] in ("w
     assert set(told["ours"]) == allowed
 
 
+def test_a_cluster_policy_may_stand_in_the_same_file(tmp_path: Path) -> None:
+    told = python(
+        """
+import os, pathlib, sys
+file = pathlib.Path(os.environ["AIRFLOW_HOME"]) / "config" / "airflow_local_settings.py"
+file.write_text(file.read_text() + "\\ndef task_policy(task):\\n    task.doc = 'seen'\\n")
+sys.argv = ["airflow", "version"]
+import airflow
+from airflow.settings import task_policy
+from types import SimpleNamespace
+task = SimpleNamespace(doc="")
+task_policy(task)
+told = {"doc": task.doc}
+""",
+        tmp_path,
+    )
+    assert told["doc"] == "seen"
+
+
 def test_what_cannot_be_preloaded_is_a_log_line(tmp_path: Path) -> None:
     told = python(
         """

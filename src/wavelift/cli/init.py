@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,10 @@ ADVICE = {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW": ("75", "15 requests at once stop the api-server otherwise"),
 }
 """Settings that DESIGN ships (facts/airflow-shapes.md 8, 10)."""
+
+
+CALLS_PRELOAD = re.compile(rb"^[^#\n]*wavelift\.airflow\.preload", re.MULTILINE)
+"""In a settings file, of whatever encoding."""
 
 
 def ledger_url() -> str:
@@ -50,7 +55,7 @@ def advice() -> Iterator[str]:
         if os.environ.get(name) != value:
             yield f"set {name}={value}: {why}"
     settings = _airflow_home() / "config" / LOCAL_SETTINGS.name
-    if not settings.exists():
+    if not settings.is_file():
         yield f"copy {LOCAL_SETTINGS} to {settings}: tasks start several times slower otherwise"
-    elif "wavelift.airflow.preload" not in settings.read_text():
+    elif not CALLS_PRELOAD.search(settings.read_bytes()):
         yield f"call wavelift.airflow.preload.preload() in {settings}: tasks start several times slower otherwise"

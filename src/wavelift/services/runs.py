@@ -244,6 +244,7 @@ def finish(
     told = {one.server for one in outcomes}
     if preflight is not None and (known is None or known.mode == "migrate"):
         outcomes += _refused(preflight, told)
+        outcomes += _never_begun(preflight, {one.server for one in outcomes}, by_server)
     report = WaveReport(
         wave=known.wave if known else run.dag_id,
         mode=known.mode if known else "",
@@ -354,6 +355,17 @@ def _refused(preflight: PreflightReport, told: set[str]) -> list[ServerOutcome]:
         for name, words in refused.items()
         if name not in told
     ]
+
+
+def _never_begun(
+    preflight: PreflightReport, told: set[str], tasks: Mapping[str, TaskOutcome]
+) -> Iterator[ServerOutcome]:
+    """Servers that passed the pre-flight and have no migration: refused at the slot, or the run was stopped before."""
+    for task in preflight.passed:
+        if task.name not in told:
+            said = tasks[task.name].words if task.name in tasks else ""
+            words = said or "none of its tasks began: the run was stopped"
+            yield ServerOutcome(server=task.name, state="failed", error=words)
 
 
 def raise_when_failed(report: WaveReport) -> None:

@@ -138,6 +138,12 @@ def test_init_makes_the_ledger_and_says_what_is_worth_setting(tmp_path: Path) ->
     settings.parent.mkdir()
     settings.write_text("SOMETHING = 'of their own'\n")
     assert f"call wavelift.airflow.preload.preload() in {settings}" in call("init", **variables).stderr
+    settings.write_bytes(b"# Gr\xf6\xdfe; wavelift.airflow.preload is not called here\n")
+    assert f"call wavelift.airflow.preload.preload() in {settings}" in call("init", **variables).stderr
+    settings.unlink()
+    settings.mkdir()
+    assert f"copy {LOCAL_SETTINGS} to {settings}" in call("init", **variables).stderr
+    settings.rmdir()
     settings.write_bytes(LOCAL_SETTINGS.read_bytes())
     set_now = {**variables, "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30"}
     again = call("init", **set_now)

@@ -2,8 +2,6 @@
 
 import logging
 
-__all__: list[str] = []  # Airflow would make every name its own setting
-
 try:
     from wavelift.airflow.preload import preload
 

@@ -45,14 +45,17 @@ class AwsWaitTrigger(WaitTrigger):
     async def access(self) -> Any:
         """An :class:`~wavelift.adapters.aws.access.AwsAccess`, built off the event loop."""
         from airflow.sdk import BaseHook
+        from airflow.sdk.exceptions import AirflowNotFoundException
 
         from wavelift.airflow.hooks.vm_import import VmImportHook
 
-        connection = await BaseHook.aget_connection(self.aws_conn_id)
-        hook = VmImportHook.from_connection(
-            connection, self.region_name, verify=self.verify, botocore_config=self.botocore_config
-        )
-        return await asyncio.to_thread(hook.access)
+        settings: dict[str, Any] = {"verify": self.verify, "botocore_config": self.botocore_config}
+        try:
+            connection = await BaseHook.aget_connection(self.aws_conn_id)
+        except AirflowNotFoundException:
+            # The hook knows which connection may be missing, and what to say of another.
+            return await asyncio.to_thread(VmImportHook.of(self.aws_conn_id, self.region_name, **settings).access)
+        return await asyncio.to_thread(VmImportHook.from_connection(connection, self.region_name, **settings).access)
 
     async def imports(self) -> Any:
         """A :class:`~wavelift.adapters.aws.vmimport.VmImport`; its vendor library is imported off the event loop."""

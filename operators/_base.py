@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, DownstreamTasksSkipped
 
-from wavelift.base.errors import Cancelled, FencedError, WaveliftError
+from wavelift.base.errors import Cancelled, FencedError, PermanentError, WaveliftError
 from wavelift.base.names import run_key
 from wavelift.base.run import CancelFlag, Progress, RunContext
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.adapters.aws.access import AwsAccess
+    from wavelift.services.dataplane.messages import ServerTask
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +189,37 @@ class WaveliftOperator(BaseOperator):
         assert dag is not None
         kept = {first, *dag.get_task(first).get_flat_relative_ids(upstream=False)} if first else set()
         raise DownstreamTasksSkipped(tasks=sorted(self.get_flat_relative_ids(upstream=False) - kept - {REPORT}))
+
+    def hand_out(self, context: Context, tasks: Sequence[ServerTask]) -> list[dict[str, Any]]:
+        """What the mapped group is expanded over: a few words per server, whose rest lies in an XCom of its own.
+
+        Every task of the group fetches the whole list that it was expanded over. With 150 plans in it, that would be
+        most of a task's start.
+        """
+        ti = context["ti"]
+        for place, task in enumerate(tasks):
+            ti.xcom_push(key=f"server_{place}", value=task.dump())
+        return [{"name": task.name, "task": ti.task_id, "place": place} for place, task in enumerate(tasks)]
+
+    def server_task(self, context: Context, server: Mapping[str, Any]) -> ServerTask:
+        """The server that a mapped task is about.
+
+        :param server: what :meth:`hand_out` returned for it, or a whole :class:`ServerTask` as a dict.
+        :raises PermanentError: the pre-flight ran again meanwhile and found other servers.
+        """
+        from wavelift.services.dataplane.messages import ServerTask
+
+        if "plan" in server:
+            return ServerTask.load(server)
+        key = f"server_{server['place']}"
+        left = context["ti"].xcom_pull(task_ids=server["task"], key=key, map_indexes=-1)
+        if not left or left["name"] != server["name"]:
+            raise PermanentError(
+                f"What {server['task']} found of this server is gone",
+                server=server["name"],
+                next_step="Trigger a new run of the wave for this server: it looks at the VM again",
+            )
+        return ServerTask.load(left)
 
     def server_context(self, context: Context, server: str) -> RunContext:
         """The run context of one server's task; names and tokens derive from DAG, run and server."""

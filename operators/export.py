@@ -32,10 +32,10 @@ class VmExportOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.airflow.hooks.vsphere import VsphereHook
-        from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
+        from wavelift.services.dataplane.messages import TakenSnapshot
         from wavelift.services.dataplane.transfer import TransferOptions, export_server
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
         ctx = self.server_context(context, task.name)
         options = TransferOptions(

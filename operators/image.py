@@ -169,10 +169,9 @@ class ImportServerOperator(ImportingOperator):
         from wavelift.base.domain import ExportResult, VerifyResult
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.importing import ImportRunning
-        from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.migration.importing import ImportDone, advance_import
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         target = task.plan.target
         aws: dict[str, Any] = {"aws_conn_id": target.aws_conn_id, "region_name": target.region}
         limit = target.imports_per_region or config.integer("imports_per_region")

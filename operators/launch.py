@@ -34,10 +34,9 @@ class LaunchInstanceOperator(WaveliftOperator):
         from wavelift.airflow import config
         from wavelift.base.domain import ImportResult
         from wavelift.ledger import Ledger
-        from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.migration.instance import launch
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         target = task.plan.target
         access = self.aws(target.aws_conn_id, target.region)
         with Ledger.open(config.ledger_url()) as ledger:

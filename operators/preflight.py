@@ -48,4 +48,4 @@ class PreflightOperator(WaveliftOperator):
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         for line in report.lines():
             self.log.info("%s", line)
-        return [task.dump() for task in report.passed] if admitted.mode == "migrate" else []
+        return self.hand_out(context, report.passed) if admitted.mode == "migrate" else []

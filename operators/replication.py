@@ -59,7 +59,7 @@ class ReplicationPreflightOperator(WaveliftOperator):
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         for line in report.lines():
             self.log.info("%s", line)
-        return [task.dump() for task in report.passed if task.name in admitted.granted]
+        return self.hand_out(context, [task for task in report.passed if task.name in admitted.granted])
 
 
 class ReplicationRunOperator(WaveliftOperator):
@@ -84,11 +84,11 @@ class ReplicationRunOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.airflow.hooks.vsphere import VsphereHook
-        from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
+        from wavelift.services.dataplane.messages import TakenSnapshot
         from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
         from wavelift.services.dataplane.replication_messages import ReservedRun
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
         ctx = self.server_context(context, task.name)
         options = ReplicationOptions(
@@ -133,11 +133,10 @@ class VerifyReplicatedOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.base.domain import ReplicationResult
         from wavelift.base.errors import ProofError
-        from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.dataplane.replication_messages import ReservedRun
         from wavelift.services.dataplane.verify_replicated import verify_replicated
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel):
             try:

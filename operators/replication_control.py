@@ -111,11 +111,10 @@ class ReserveRunOperator(WaitingOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.ledger import DagRun, Ledger
-        from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.dataplane.replication_messages import ReservedRun
         from wavelift.services.replication_flow import Finished, reserve
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         ti = context["ti"]
         limit = config.integer("transfers_per_connector")
         with Ledger.open(config.ledger_url()) as ledger:
@@ -156,10 +155,9 @@ class RecordOperator(WaitingOperator):
         from wavelift.airflow.triggers.snapshots import EbsSnapshotsTrigger
         from wavelift.base.domain import ReplicationResult
         from wavelift.ledger import Ledger
-        from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.replication_record import record
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         result = ReplicationResult.load(self.transferred)
         aws: dict[str, Any] = {"aws_conn_id": task.plan.target.aws_conn_id, "region_name": task.plan.target.region}
         with Ledger.open(config.ledger_url()) as ledger:
@@ -191,10 +189,9 @@ class ReleaseRunOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.ledger import Ledger
-        from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.replication_flow import release
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         ti = context["ti"]
         removed = ti.xcom_pull(task_ids=f"{GROUP}remove_snapshot", map_indexes=ti.map_index) is not None
         with Ledger.open(config.ledger_url()) as ledger:
@@ -227,10 +224,9 @@ class AmiOperator(ImportingOperator):
         from wavelift.base.domain import ReplicationResult
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.importing import ImportRunning
-        from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.replication_image import MadeImage, RunImage
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         target = task.plan.target
         aws: dict[str, Any] = {"aws_conn_id": target.aws_conn_id, "region_name": target.region}
         limit = target.imports_per_region or config.integer("imports_per_region")

@@ -29,10 +29,9 @@ class ReserveOperator(WaitingOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.ledger import Ledger, SlotKind
-        from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.migration.slots import reserve
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         ti = context["ti"]
         limit = config.integer("transfers_per_connector")
         with Ledger.open(config.ledger_url()) as ledger:
@@ -69,10 +68,9 @@ class ReleaseOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.ledger import Ledger
-        from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.migration.slots import release
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         removed = self._result(context, "remove_snapshot") is not None
         exported = self._result(context, "export") is not None
         with Ledger.open(config.ledger_url()) as ledger:

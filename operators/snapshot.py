@@ -31,10 +31,9 @@ class VmSnapshotOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow.hooks.vsphere import VsphereHook
-        from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.dataplane.snapshot import take_snapshot
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         with VsphereHook(task.plan.connection).session() as session:
             taken = take_snapshot(session, task, self.server_context(context, task.name), replicates=self.replicates)
         if taken.tracking:
@@ -60,10 +59,9 @@ class RemoveSnapshotOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow.hooks.vsphere import VsphereHook
-        from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
         with VsphereHook(task.plan.connection).session() as session:
             removed = remove_snapshot(session, access, task, self.server_context(context, task.name))

@@ -31,10 +31,9 @@ class VerifyOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.base.domain import ExportResult
-        from wavelift.services.dataplane.messages import ServerTask
         from wavelift.services.dataplane.verify import verify_server
 
-        task = ServerTask.load(self.server)
+        task = self.server_task(context, self.server)
         access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
         ctx = self.server_context(context, task.name)
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:

@@ -22,6 +22,7 @@ from wavelift.base.errors import (
 from wavelift.base.run import CancelFlag, Progress
 from wavelift.operators import _base
 from wavelift.operators._base import FAILURE_KEY, PROGRESS_KEY, Heartbeat, StateStore, WaveliftOperator, run_is_alive
+from wavelift.services.dataplane import messages
 
 pytestmark = pytest.mark.airflow
 
@@ -197,3 +198,47 @@ def test_a_deleted_run_is_dead_and_silence_is_no_death() -> None:
     with pytest.raises(AirflowRuntimeError):
         run_is_alive(context)("other.migrate", "unknown")
     assert run_is_alive(context)("w.migrate", "r") is True, "itself"
+
+
+class Handed(Context):
+    """A pre-flight's context, then that of a task of the mapped group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["ti"].task_id = "preflight"
+        self["ti"].xcom_pull = lambda task_ids, key, map_indexes: self.pushed.get(key)
+
+
+def _planned(name: str) -> Any:
+    def dump() -> dict[str, Any]:
+        return {"name": name, "plan": "a long one"}
+
+    return SimpleNamespace(name=name, dump=dump)
+
+
+def test_each_server_s_plan_is_fetched_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every task of a mapped group reads the whole list that it was expanded over."""
+    monkeypatch.setattr(messages.ServerTask, "load", lambda value: value)
+    context: Any = Handed()
+    operator = Failing(error=BusyError("never"))
+    listed = operator.hand_out(context, [_planned("web01"), _planned("db01")])
+    assert listed == [
+        {"name": "web01", "task": "preflight", "place": 0},
+        {"name": "db01", "task": "preflight", "place": 1},
+    ]
+    for server in listed:
+        assert operator.server_task(context, server) == {"name": server["name"], "plan": "a long one"}
+    whole = _planned("web09").dump()
+    assert operator.server_task(context, whole) == whole, "a DAG of a user's own may hand over all of it"
+
+
+def test_another_server_s_plan_is_never_taken() -> None:
+    context: Any = Handed()
+    operator = Failing(error=BusyError("never"))
+    server, _ = operator.hand_out(context, [_planned("web01"), _planned("db01")])
+    context.pushed["server_0"] = _planned("db01").dump()
+    with pytest.raises(PermanentError, match="preflight found of this server is gone"):
+        operator.server_task(context, server)
+    context.pushed.clear()
+    with pytest.raises(PermanentError, match="gone"):
+        operator.server_task(context, server)

@@ -56,6 +56,6 @@ def advice() -> Iterator[str]:
             yield f"set {name}={value}: {why}"
     settings = _airflow_home() / "config" / LOCAL_SETTINGS.name
     if not settings.is_file():
-        yield f"copy {LOCAL_SETTINGS} to {settings}: tasks start several times slower otherwise"
+        yield f"copy {LOCAL_SETTINGS} to {settings}: tasks start twice as slow otherwise"
     elif not CALLS_PRELOAD.search(settings.read_bytes()):
-        yield f"call wavelift.airflow.preload.preload() in {settings}: tasks start several times slower otherwise"
+        yield f"call wavelift.airflow.preload.preload() in {settings}: tasks start twice as slow otherwise"

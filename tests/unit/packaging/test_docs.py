@@ -122,6 +122,11 @@ def test_amp_11_troubleshooting_has_the_literal_texts() -> None:
         assert words in README
 
 
+def test_no_figure_is_still_to_come() -> None:
+    for page in PAGES:
+        assert not re.search(r"@[A-Z]+@|\bTBD\b", page.read_text()), page
+
+
 def test_nothing_of_this_machine_is_in_the_documents() -> None:
     for page in PAGES:
         assert not re.search(r"/(work|root|home)/|index-url|127\.0\.0\.1:\d{4,}", page.read_text()), page.name

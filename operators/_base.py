@@ -199,7 +199,10 @@ class WaveliftOperator(BaseOperator):
         ti = context["ti"]
         for place, task in enumerate(tasks):
             ti.xcom_push(key=f"server_{place}", value=task.dump())
-        return [{"name": task.name, "task": ti.task_id, "place": place} for place, task in enumerate(tasks)]
+        return [
+            {"name": task.name, "bytes": task.facts.capacity, "task": ti.task_id, "place": place}
+            for place, task in enumerate(tasks)
+        ]
 
     def server_task(self, context: Context, server: Mapping[str, Any]) -> ServerTask:
         """The server that a mapped task is about.

@@ -213,7 +213,7 @@ def _planned(name: str) -> Any:
     def dump() -> dict[str, Any]:
         return {"name": name, "plan": "a long one"}
 
-    return SimpleNamespace(name=name, dump=dump)
+    return SimpleNamespace(name=name, facts=SimpleNamespace(capacity=512), dump=dump)
 
 
 def test_each_server_s_plan_is_fetched_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,8 +223,8 @@ def test_each_server_s_plan_is_fetched_alone(monkeypatch: pytest.MonkeyPatch) ->
     operator = Failing(error=BusyError("never"))
     listed = operator.hand_out(context, [_planned("web01"), _planned("db01")])
     assert listed == [
-        {"name": "web01", "task": "preflight", "place": 0},
-        {"name": "db01", "task": "preflight", "place": 1},
+        {"name": "web01", "bytes": 512, "task": "preflight", "place": 0},
+        {"name": "db01", "bytes": 512, "task": "preflight", "place": 1},
     ]
     for server in listed:
         found: Any = operator.server_task(context, server)

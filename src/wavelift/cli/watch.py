@@ -125,9 +125,7 @@ class Watch:
         tasks = self.api.task_instances(self.dag_id, self.run_id)
         if not self._servers:
             found = self.api.xcom(self.dag_id, self.run_id, "preflight") or []
-            self._servers = [
-                (server["name"], sum(disk["capacity"] for disk in server["facts"]["disks"])) for server in found
-            ]
+            self._servers = [(server["name"], server["bytes"]) for server in found]
         if not self._servers:
             return [self._before_servers(tasks)]
         by_index: dict[int, dict[str, str | None]] = {}

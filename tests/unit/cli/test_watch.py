@@ -36,7 +36,8 @@ class FakeApi:
 
     def find(self, **sizes: list[int]) -> None:
         self.servers = [
-            {"name": name, "facts": {"disks": [{"capacity": size} for size in disks]}} for name, disks in sizes.items()
+            {"name": name, "bytes": sum(disks), "task": "preflight", "place": place}
+            for place, (name, disks) in enumerate(sizes.items())
         ]
 
     def set(self, index: int, **states: str | None) -> None:

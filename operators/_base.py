@@ -193,8 +193,7 @@ class WaveliftOperator(BaseOperator):
     def hand_out(self, context: Context, tasks: Sequence[ServerTask]) -> list[dict[str, Any]]:
         """What the mapped group is expanded over: a few words per server, whose rest lies in an XCom of its own.
 
-        Every task of the group fetches the whole list that it was expanded over. With 150 plans in it, that would be
-        most of a task's start.
+        Every task of the group fetches the whole list that it was expanded over: 150 plans for each of 1,200 tasks.
         """
         ti = context["ti"]
         for place, task in enumerate(tasks):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, DownstreamTasksSkipped
 
-from wavelift.base.errors import Cancelled, FencedError, PermanentError, WaveliftError
+from wavelift.base.errors import Cancelled, FencedError, WaveliftError
 from wavelift.base.names import run_key
 from wavelift.base.run import CancelFlag, Progress, RunContext
 
@@ -207,7 +207,8 @@ class WaveliftOperator(BaseOperator):
         """The server that a mapped task is about.
 
         :param server: what :meth:`hand_out` returned for it, or a whole :class:`ServerTask` as a dict.
-        :raises PermanentError: the pre-flight ran again meanwhile and found other servers.
+        :raises WaveliftError: the pre-flight runs again at this moment. A retry reads both anew: the removal of a
+            snapshot must not be given up for that.
         """
         from wavelift.services.dataplane.messages import ServerTask
 
@@ -216,10 +217,10 @@ class WaveliftOperator(BaseOperator):
         key = f"server_{server['place']}"
         left = context["ti"].xcom_pull(task_ids=server["task"], key=key, map_indexes=-1)
         if not left or left["name"] != server["name"]:
-            raise PermanentError(
+            raise WaveliftError(
                 f"What {server['task']} found of this server is gone",
                 server=server["name"],
-                next_step="Trigger a new run of the wave for this server: it looks at the VM again",
+                next_step="The retry reads it anew; if it stays away, trigger a new run of the wave for this server",
             )
         return ServerTask.load(left)
 

@@ -51,6 +51,14 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def listening(path: Path) -> bool:
+    """Whether somebody accepts connections there; a socket's file is made before that. Asked of the kernel, since
+    qemu-nbd serves one client and ends."""
+    sockets = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    accepting = 1 << 16  # __SO_ACCEPTCON
+    return any(each[-1] == str(path) and int(each[3], 16) & accepting for each in sockets)
+
+
 @pytest.fixture
 def serve(socket_folder: Path) -> Iterator[Serve]:
     """Starts a server; gives its socket, or for nbdkit with ``-p`` nothing."""
@@ -64,7 +72,7 @@ def serve(socket_folder: Path) -> Iterator[Serve]:
             at = ["-f"]
         running.append(subprocess.Popen([program, *at, *command[1:]], stderr=subprocess.DEVNULL))
         if "-p" not in command:
-            assert eventually(lambda: path.exists() or running[-1].poll() is not None)
+            assert eventually(lambda: listening(path) or running[-1].poll() is not None)
             assert running[-1].poll() is None
         return str(path)
 
@@ -168,7 +176,7 @@ def test_a_server_that_is_started_anew_is_met_again(
     def start() -> subprocess.Popen[bytes]:
         path.unlink(missing_ok=True)
         process = subprocess.Popen(command)
-        assert eventually(path.exists)
+        assert eventually(lambda: listening(path))
         return process
 
     first = start()

@@ -153,6 +153,14 @@ def test_counters_count_calls_errors_and_bytes(sim: AwsSimulator, s3: Any, key: 
     assert after["bytes_in"] >= before.get("bytes_in", 0) + 1000
 
 
+def test_a_call_is_counted_before_its_answer_leaves(sim: AwsSimulator, s3: Any, key: str) -> None:
+    _put(s3, key, bytes(64 << 20))  # more than the buffers of the line hold
+    before = sim.counters().get("s3.GetObject", {}).get("calls", 0)
+    body = s3.get_object(Bucket="staging", Key=key)["Body"]
+    assert sim.counters()["s3.GetObject"]["calls"] == before + 1
+    assert len(body.read()) == 64 << 20
+
+
 def test_state_shows_what_was_left_and_control_refuses_nonsense(sim: AwsSimulator, s3: Any, key: str) -> None:
     before = sim.state()
     upload = s3.create_multipart_upload(Bucket="staging", Key=key)["UploadId"]

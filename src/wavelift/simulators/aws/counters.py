@@ -13,12 +13,11 @@ class Counters:
         self._lock = threading.Lock()
         self._calls: dict[str, Counter[str]] = defaultdict(Counter)
 
-    def call(self, name: str, *, status: int, bytes_in: int, bytes_out: int) -> None:
+    def call(self, name: str, *, status: int, bytes_in: int) -> None:
         with self._lock:
             row = self._calls[name]
             row["calls"] += 1
             row["bytes_in"] += bytes_in
-            row["bytes_out"] += bytes_out
             if status >= 400 or status == 0:
                 row["errors"] += 1
 

@@ -91,7 +91,9 @@ class Handler(BaseHTTPRequestHandler):
         request = Request(self.command, path, query, headers, body, str(uuid.uuid4()))
         try:
             if path.startswith(CONTROL):
-                self._send(request, self.server.control.handle(request), None)
+                answer = self.server.control.handle(request)
+                self._finish_body(body)
+                self._send(request, answer, None)
             else:
                 self._call(request)
             self.wfile.flush()
@@ -103,8 +105,9 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = _serve
 
     def _call(self, request: Request) -> None:
+        """The call is counted before its answer leaves: whoever has the answer finds it counted."""
         world = self.server.world
-        sent, status, limit = 0, 0, None
+        status, limit = 0, None
         try:
             try:
                 world.identify(request)
@@ -121,20 +124,17 @@ class Handler(BaseHTTPRequestHandler):
                 failed = AwsError("InternalError", "We encountered an internal error. Please try again.", 500)
                 response = render(failed, service=request.service, request_id=request.request_id)
             status = response.status
-            sent = self._send(request, response, limit)
+            if limit != 0:
+                self._finish_body(request.body)
         finally:
-            world.counters.call(
-                f"{request.service}.{request.operation or 'unknown'}",
-                status=status,
-                bytes_in=request.body.bytes_read,
-                bytes_out=sent,
-            )
+            name = f"{request.service}.{request.operation or 'unknown'}"
+            world.counters.call(name, status=status, bytes_in=request.body.bytes_read)
+        self._send(request, response, limit)
 
-    def _send(self, request: Request, response: Response, limit: int | None) -> int:
-        """Bytes of the body that left. ``limit`` is where a fault rule cuts the connection."""
+    def _send(self, request: Request, response: Response, limit: int | None) -> None:
+        """``limit`` is how many bytes of the body a fault rule lets out."""
         if limit == 0:
             raise ConnectionCut
-        self._finish_body(request.body)
         self.send_response_only(response.status, _reason(response.status))
         headers = {"Server": "AmazonS3" if request.service == "s3" else "simulator", "Date": self.date_time_string()}
         headers |= {"x-amz-request-id": request.request_id, **response.headers}
@@ -146,11 +146,10 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if request.method == "HEAD" or bodiless:
-            return 0
-        return self._send_body(response.pieces(), limit)
+        if request.method != "HEAD" and not bodiless:
+            self._send_body(response.pieces(), limit)
 
-    def _send_body(self, pieces: Iterator[bytes | memoryview], limit: int | None) -> int:
+    def _send_body(self, pieces: Iterator[bytes | memoryview], limit: int | None) -> None:
         sent = 0
         for piece in pieces:
             if limit is not None and sent + len(piece) > limit:
@@ -159,7 +158,6 @@ class Handler(BaseHTTPRequestHandler):
                 raise ConnectionCut
             self.wfile.write(piece)
             sent += len(piece)
-        return sent
 
     def _finish_body(self, body: Body) -> None:
         """Before an answer: a body nobody read is read now, or the connection ends with this answer."""

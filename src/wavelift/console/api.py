@@ -30,6 +30,7 @@ from wavelift.console.replication import add_replication_routes
 from wavelift.console.replication_runs import add_replication_run_routes
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
+from wavelift.rules.fields import FLAG
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.migration.slots import after_cancel
 
@@ -42,7 +43,7 @@ class CleanupBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     wave: str
-    dry_run: bool = True
+    dry_run: Annotated[bool, FLAG] = True
 
 
 class RunStarted(BaseModel):

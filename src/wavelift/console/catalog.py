@@ -22,6 +22,7 @@ from wavelift.ledger import Catalog, CatalogEntry, Connector, catalog, connector
 from wavelift.ledger.catalog import ServerFilter
 from wavelift.ledger.jobs import jobs_of_servers
 from wavelift.rules.connectors import CATALOG_DAG, DEFAULT_CONNECTOR, HEALTH_DAG, dag_id_of
+from wavelift.rules.fields import FLAG
 from wavelift.services.catalog import connector_usage
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
@@ -54,7 +55,7 @@ class ConnectorBody(_Body):
 
 
 class MaintenanceBody(_Body):
-    on: bool
+    on: Annotated[bool, FLAG]
     reason: str = ""
 
 

@@ -23,7 +23,7 @@ from wavelift.console.replication_rows import dag_of, job_row, job_rows
 from wavelift.ledger import Ledger, ReplicationJob, jobs, replication_runs
 from wavelift.ledger.jobs import JobFilter
 from wavelift.ledger.replication_runs import RunFilter
-from wavelift.rules.fields import Name
+from wavelift.rules.fields import FLAG, WHOLE, Name
 from wavelift.rules.guests import Guest
 from wavelift.rules.limits import LIMITS
 from wavelift.rules.plans import ServerPlan
@@ -71,11 +71,11 @@ class PauseBody(_Body):
 class ExtendBody(_Body):
     """Another whole term when ``days`` is left out."""
 
-    days: Annotated[int, Field(ge=1, le=3650)] | None = None
+    days: Annotated[int, Field(ge=1, le=3650), WHOLE] | None = None
 
 
 class ApplyBody(_Body):
-    dry_run: bool = False
+    dry_run: Annotated[bool, FLAG] = False
 
 
 def add_replication_routes(app: FastAPI) -> None:

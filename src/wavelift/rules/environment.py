@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from wavelift.base.domain import Message
-from wavelift.rules.fields import InstanceType, Name, SecurityGroupId, SubnetId, Tags, Text, VpcId, matched
+from wavelift.rules.fields import FLAG, WHOLE, InstanceType, Name, SecurityGroupId, SubnetId, Tags, Text, VpcId, matched
 from wavelift.rules.limits import ENVIRONMENT_LIMITS
 from wavelift.rules.problem import Problem, allowed, did_you_mean
 
@@ -53,7 +53,7 @@ class Environment(Message):
         default=None,
         description="KMS key for the converted volumes; needs 'encrypt: true'. Default: the account's EBS key.",
     )
-    encrypt: bool = Field(
+    encrypt: Annotated[bool, FLAG] = Field(
         default=False,
         description="Encrypt the converted volumes. False leaves it to the account's 'EBS encryption by default'.",
     )
@@ -67,7 +67,7 @@ class Environment(Message):
     )
     instance_types: tuple[InstanceType, ...] = Field(min_length=1, description="Instance types that a wave may choose.")
     tags: Tags = Field(default={}, description="Tags for everything made here; a wave's and a server's go over them.")
-    limits: Mapping[str, Annotated[int, Field(ge=1)]] = Field(
+    limits: Mapping[str, Annotated[int, Field(ge=1), WHOLE]] = Field(
         default={}, description="Service limits that AWS raised for this account: name to value."
     )
 

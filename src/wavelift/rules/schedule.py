@@ -22,8 +22,13 @@ SEED_AHEAD: Final = timedelta(days=LIMITS["seed_ahead_days"].value)
 MIN_FREQUENCY_H: Final = LIMITS["frequency_min_hours"].value
 MAX_FREQUENCY_H: Final = LIMITS["frequency_max_hours"].value
 _EPOCH: Final = re.compile(r"[+-]?\d+(\.\d+)?")
+EARLIEST_EPOCH: Final = 1_577_836_800
+"""2020-01-01 in UTC, seconds. A smaller number was meant as something else: 2200 as an hour, 20261201 as a day."""
+_LATEST_EPOCH: Final = 4_102_444_800
+"""2100-01-01. A larger one may be milliseconds, or 202612012200."""
 _SEED_FORMS: Final = (
-    "Write 'now', epoch seconds such as 1796119200, or ISO 8601 with an offset such as '2026-12-01T10:00:00+01:00'."
+    "Write 'now', epoch seconds such as 1796119200, or ISO 8601 with an offset, in quotes, such as "
+    "'2026-12-01T10:00:00+01:00'."
 )
 
 
@@ -117,7 +122,8 @@ def frequency(hours: int) -> timedelta:
 def parse_seed(value: str | int | float | datetime) -> datetime | None:
     """A seed time as a person writes it, in UTC; None for ``now``.
 
-    :raises SpecError: for another form, and for a time without an offset: it might be anybody's.
+    :raises SpecError: for another form, for a time without an offset (it might be anybody's), and for a number that
+        as epoch seconds lies before 2020 or after 2099: it was meant as something else.
     """
     if isinstance(value, datetime):
         return _aware(value, str(value))
@@ -126,7 +132,7 @@ def parse_seed(value: str | int | float | datetime) -> datetime | None:
         return None
     try:
         if _EPOCH.fullmatch(text):
-            return datetime.fromtimestamp(float(text), UTC)
+            return _of_epoch(float(text), text)
         return _aware(datetime.fromisoformat(text), text)
     except (ValueError, OverflowError, OSError):
         raise SpecError(f"'{text}' is not a seed time", next_step=_SEED_FORMS) from None
@@ -144,6 +150,19 @@ def seed_instant(value: str | int | float | datetime, now: datetime, ahead: time
             next_step=f"Choose one up to {_iso(now + ahead)}.",
         )
     return instant
+
+
+def _of_epoch(seconds: float, text: str) -> datetime:
+    if EARLIEST_EPOCH <= seconds < _LATEST_EPOCH:
+        return datetime.fromtimestamp(seconds, UTC)
+    try:
+        seen = f", which is {_iso(datetime.fromtimestamp(seconds, UTC))}"
+    except (ValueError, OverflowError, OSError):
+        seen = ""
+    raise SpecError(
+        f"The seed time '{text}' is read as seconds since 1970{seen}: not between 2020 and 2099",
+        next_step=_SEED_FORMS,
+    )
 
 
 def _aware(value: datetime, text: str) -> datetime:

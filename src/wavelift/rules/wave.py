@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from wavelift.base.domain import Message
 from wavelift.rules.environment import Environment
-from wavelift.rules.fields import InstanceType, Name, PrivateIp, SecurityGroupId, SubnetId, Tags, Text, Verify
+from wavelift.rules.fields import (
+    FLAG,
+    NUMBER,
+    WHOLE,
+    InstanceType,
+    Name,
+    PrivateIp,
+    SecurityGroupId,
+    SubnetId,
+    Tags,
+    Text,
+    Verify,
+    described,
+)
 from wavelift.rules.limits import LIMITS
 from wavelift.rules.problem import Path, Problem, allowed, did_you_mean
 from wavelift.rules.wave_replication import REGISTER_MESSAGE, Replication, replication_plan
@@ -70,7 +83,7 @@ class Settings(Message):
         description="'none' (default): image only. 'running': start an instance, "
         "which needs 'source_power: require_off' or 'allow_twin: true'.",
     )
-    allow_twin: bool | None = Field(
+    allow_twin: Annotated[bool, FLAG] | None = Field(
         default=None,
         description="Let the instance run beside its running source; both may meet on one network (invariant 12).",
     )
@@ -116,7 +129,7 @@ class Server(Settings):
     def _one_selector(self) -> Self:
         given = [kind for kind in SELECTORS if getattr(self, kind) is not None]
         if len(given) != 1:
-            found = f"has {' and '.join(given)}" if given else "has none of them"
+            found = f"has {' and '.join(given)}" if given else f"has none of them{_said_nothing(self.model_fields_set)}"
             raise ValueError(f"a server is selected by exactly one of name, path, folder and tag; this entry {found}")
         value = getattr(self, given[0])
         if given[0] == "name" and "/" in value:
@@ -137,6 +150,12 @@ class Server(Settings):
     def selector(self) -> Selector:
         kind = next(kind for kind in SELECTORS if getattr(self, kind) is not None)
         return Selector(kind=kind, value=getattr(self, kind).rstrip("/"))
+
+
+def _said_nothing(given: Set[str]) -> str:
+    """``name: null``: the key is there."""
+    empty = [kind for kind in SELECTORS if kind in given]
+    return f": '{empty[0]}' is {described(None)}" if empty else ""
 
 
 class Source(Message):
@@ -160,23 +179,23 @@ class Wave(Message):
     replication: Replication | None = Field(
         default=None, description="Replicate every server on a schedule; without it only those that have their own."
     )
-    retries: Annotated[int, Field(ge=2, le=20)] = Field(
+    retries: Annotated[int, Field(ge=2, le=20), WHOLE] = Field(
         default=DEFAULT_RETRIES,
         description="Retries of each data-path task; at least 2: a killed scheduler uses one up.",
     )
-    retry_delay_s: Annotated[int, Field(ge=1, le=3600)] = Field(
+    retry_delay_s: Annotated[int, Field(ge=1, le=3600), WHOLE] = Field(
         default=DEFAULT_RETRY_DELAY_S, description="Seconds before the first retry; doubles with each."
     )
-    deadline_minutes: Annotated[int, Field(ge=1, le=525_600)] | None = Field(
+    deadline_minutes: Annotated[int, Field(ge=1, le=525_600), WHOLE] | None = Field(
         default=None, description="Alert when a run takes longer than this many minutes."
     )
-    min_free_pct: Annotated[float, Field(ge=0, le=90)] = Field(
+    min_free_pct: Annotated[float, Field(ge=0, le=90), NUMBER] = Field(
         default=10, description="Stop a transfer when a datastore of the VM has less than this percentage free."
     )
-    max_snapshot_hours: Annotated[float, Field(gt=0, le=168)] = Field(
+    max_snapshot_hours: Annotated[float, Field(gt=0, le=168), NUMBER] = Field(
         default=24, description="Stop a transfer whose snapshot is older than this many hours."
     )
-    max_mbit_s: Annotated[float, Field(gt=0)] | None = Field(
+    max_mbit_s: Annotated[float, Field(gt=0), NUMBER] | None = Field(
         default=None, description="Most megabits per second that one server's upload may use; none by default."
     )
 

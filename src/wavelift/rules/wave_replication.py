@@ -8,8 +8,9 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
+from wavelift.rules.fields import FLAG, WHOLE
 from wavelift.rules.replication import DEFAULT_PAUSE_AFTER
-from wavelift.rules.schedule import MAX_FREQUENCY_H, MIN_FREQUENCY_H, NOW, parse_seed
+from wavelift.rules.schedule import EARLIEST_EPOCH, MAX_FREQUENCY_H, MIN_FREQUENCY_H, NOW, parse_seed
 
 AmiMethod = Literal["import", "register"]
 """``import``: converted by AWS (drivers, boot, licence). ``register``: straight from the snapshots."""
@@ -29,7 +30,15 @@ def _seed(value: Any) -> str:
 SeedTime = Annotated[
     str,
     BeforeValidator(_seed),
-    WithJsonSchema({"anyOf": [{"const": NOW}, {"type": "number"}, {"type": "string", "format": "date-time"}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": NOW},
+                {"type": "number", "minimum": EARLIEST_EPOCH},
+                {"type": "string", "format": "date-time"},
+            ]
+        }
+    ),
 ]
 
 
@@ -41,16 +50,16 @@ class Replication(Message):
         description="First run: 'now' (default: when the job is made), epoch seconds, or ISO 8601 with an offset; "
         "at most 30 days ahead. Later runs follow every 'frequency_hours'.",
     )
-    frequency_hours: Annotated[int, Field(ge=MIN_FREQUENCY_H, le=MAX_FREQUENCY_H)] | None = Field(
+    frequency_hours: Annotated[int, Field(ge=MIN_FREQUENCY_H, le=MAX_FREQUENCY_H), WHOLE] | None = Field(
         default=None, description="Hours between scheduled runs, 12 to 24 (default 24)."
     )
     description: Annotated[str, Field(max_length=1000)] | None = Field(
         default=None, description="One line for people; shown with the job."
     )
-    keep_amis: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+    keep_amis: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = Field(
         default=None, description="AMIs kept per server; older ones are deregistered. All are kept by default."
     )
-    pause_after_failures: Annotated[int, Field(ge=0, le=100)] | None = Field(
+    pause_after_failures: Annotated[int, Field(ge=0, le=100), WHOLE] | None = Field(
         default=None, description="Failed runs in a row after which the job pauses (default 3); 0: never."
     )
     ami: AmiMethod | None = Field(
@@ -58,7 +67,7 @@ class Replication(Message):
         description="'import' (default): AWS converts the image. 'register': no conversion, for Linux with its own "
         "licence only, since such an image carries no billing data.",
     )
-    force_register: bool | None = Field(
+    force_register: Annotated[bool, FLAG] | None = Field(
         default=None, description="Let 'ami: register' be used for other guests and licences as well."
     )
 

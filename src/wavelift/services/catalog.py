@@ -126,8 +126,8 @@ def health_request(
     return HealthRequest(
         connector=connector,
         connection=_connection(conf, connector, known),
-        aws_conn_id=str(conf.get("aws_conn_id") or (known.aws_conn_id if known else "")),
-        region=str(conf.get("region") or (known.region if known else "")),
+        aws_conn_id=_text(conf, "aws_conn_id", known.aws_conn_id if known else ""),
+        region=_text(conf, "region", known.region if known else ""),
     )
 
 
@@ -167,9 +167,17 @@ def _only(conf: Mapping[str, Any], allowed: Sequence[str]) -> None:
         )
 
 
+def _text(conf: Mapping[str, Any], key: str, otherwise: str) -> str:
+    """:raises SpecError: for a number or a boolean: ``1.10`` without quotes has become 1.1 by now."""
+    value = conf.get(key)
+    if value is not None and not isinstance(value, str):
+        raise SpecError(f"{key} is {value!r}, which is no text", next_step="Put it in quotes in the run's conf")
+    return value or otherwise
+
+
 def _connection(conf: Mapping[str, Any], connector: str, known: Connector | None) -> str:
-    connection = conf.get("connection") or (known.connection if known else "")
-    if not connection or not isinstance(connection, str):
+    connection = _text(conf, "connection", known.connection if known else "")
+    if not connection:
         raise SpecError(
             "No vSphere connection is given, and the connector is not registered with one",
             next_step="Give its id in the form, or run `wavelift connectors register`",

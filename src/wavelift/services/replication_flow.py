@@ -171,7 +171,7 @@ def _servers(request: ReplicateRequest) -> list[str] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-        raise SpecError(f"servers is {value!r}", next_step="Give a list of names, or leave it out for all")
+        raise SpecError(f"servers is {value!r}", next_step="Give a list of names in quotes, or leave it out for all")
     return value
 
 

@@ -83,7 +83,7 @@ def _recorded(ledger: Ledger, wave: str, known: ReplicationRun) -> RecordedRun:
 
 def _names(key: str, value: object) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-        raise SpecError(f"{key} is {value!r}", next_step="Give a list of ids")
+        raise SpecError(f"{key} is {value!r}", next_step="Give a list of ids in quotes")
     return value
 
 

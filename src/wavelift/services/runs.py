@@ -122,7 +122,7 @@ def _names(key: str, value: object) -> list[str] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise SpecError(f"{key} is {value!r}", next_step="Give a list of names, or leave it out for all")
+        raise SpecError(f"{key} is {value!r}", next_step="Give a list of names in quotes, or leave it out for all")
     return value
 
 

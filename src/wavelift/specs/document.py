@@ -1,13 +1,14 @@
 """A YAML file as plain values that remember their lines.
 
-libyaml composes the nodes (each with its mark); the conversion here is faster than PyYAML's constructor and kinder:
-only ``true`` and ``false`` are booleans (YAML 1.1 reads ``verify: off`` as False), a number with a leading zero
-stays text, a date stays text, and a key that comes twice is an error instead of a silent loss.
+libyaml composes the nodes (each with its mark); the conversion here is faster than PyYAML's constructor and changes
+nothing: a scalar is the text that stands in the file, and what it means is for its field to say (``rules.fields``).
+YAML's own reading loses what was written: ``verify: off`` is False, ``1.10`` is 1.1, ``010`` is 8 and ``22:00`` is
+1320. Only null, ``~`` and an empty value without quotes are None. A key that comes twice is an error instead of a
+silent loss. Blocks ``x-…`` at the top level are dropped: they hold anchors, as in Compose files.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,17 +24,14 @@ except ImportError:  # pragma: no cover - a PyYAML built without libyaml: same r
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
 _PLAIN: Final = "plain"
-"""Our tag of a scalar without quotes: the only kind whose text may mean something else than text."""
+"""Our tag of a scalar without quotes: the only kind that may mean nothing."""
 _MERGE: Final = "merge"
 _TEXT: Final = "tag:yaml.org,2002:str"
-_WORDS: Final = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {
-    word: value for value, text in ((True, "true"), (False, "false")) for word in (text, text.title(), text.upper())
-}
-_INT: Final = re.compile(r"[-+]?(0|[1-9][0-9]*)")
-_FLOAT: Final = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_NOTHING: Final = frozenset(("", "~", "null", "Null", "NULL"))
 MAX_DEPTH: Final = 32
 """Levels of nesting; a spec needs six."""
-_NUMERIC: Final = frozenset("+-.0123456789")
+ANCHORS: Final = "x-"
+"""Begins the names of top-level blocks that only hold anchors."""
 
 
 class _Loader(_SafeLoader):
@@ -106,7 +104,8 @@ class Document:
             self._add(1, f"the file {what}")
             return
         converter = _Converter()
-        self.value = converter.mapping(self._root, ())
+        whole = converter.mapping(self._root, ())
+        self.value = {key: value for key, value in whole.items() if not key.startswith(ANCHORS)}
         for line, path, message in converter.found:
             self._add(line, message, path)
 
@@ -168,25 +167,13 @@ class _Converter:
     def _scalar(self, node: yaml.ScalarNode, path: Place) -> Any:
         tag, text = node.tag, str(node.value)
         if tag == _PLAIN:
-            return _meaning(text)
+            return None if text in _NOTHING else text
         if tag not in (_TEXT, _MERGE):
             self._add(node, path, f"tag '{tag}' is not allowed in a spec")
         return text
 
     def _add(self, node: yaml.Node, path: Place, message: str) -> None:
         self.found.append((node.start_mark.line + 1, path, message))
-
-
-def _meaning(text: str) -> Any:
-    """What a scalar without quotes is: null, true, false, a decimal number, else text."""
-    if text in _WORDS:
-        return _WORDS[text]
-    if text[0] in _NUMERIC:
-        if _INT.fullmatch(text):
-            return int(text)
-        if _FLOAT.fullmatch(text):
-            return float(text)
-    return text
 
 
 def _child(node: yaml.Node | None, step: str | int) -> tuple[int, yaml.Node] | None:

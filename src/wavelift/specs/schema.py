@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from wavelift.rules.environment import Environment
 from wavelift.rules.wave import SELECTORS, Wave
+from wavelift.specs.document import ANCHORS
 
 Kind = Literal["wave", "environment"]
 KINDS: Final[tuple[Kind, ...]] = ("wave", "environment")
@@ -18,6 +19,7 @@ def json_schema(kind: Kind) -> dict[str, Any]:
     """The schema of one kind of file (draft 2020-12)."""
     model = Wave if kind == "wave" else Environment
     schema = {"$schema": DRAFT, **model.model_json_schema(), "title": f"wavelift {kind}"}
+    schema["patternProperties"] = {f"^{ANCHORS}": {"description": "Anything; not read. Holds anchors for the rest."}}
     if kind == "wave":
         _server_forms(schema["$defs"]["Server"])
         schema["properties"]["servers"]["items"] = {

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from wavelift.rules.fields import described
 from wavelift.rules.problem import Path, Problem, allowed, did_you_mean
 
 M = TypeVar("M", bound=BaseModel)
@@ -60,7 +61,8 @@ def _problem(model: type[BaseModel], detail: ErrorDetails) -> Problem:
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         return Problem(
-            path, f"{_shown(given)} is not a value of this key{did_you_mean(str(given), choices)}; {allowed(choices)}"
+            path,
+            f"{described(given)} is not a value of this key{did_you_mean(str(given), choices)}; {allowed(choices)}",
         )
     return Problem(path, _words(kind, given, detail["msg"]))
 
@@ -87,25 +89,13 @@ _KINDS: Final = {
 
 def _words(kind: str, given: Any, message: str) -> str:
     if kind in _KINDS:
-        return f"{_KINDS[kind]}, not {_shown(given)}"
+        return f"{_KINDS[kind]}, not {described(given)}"
     if kind == "string_type":
-        if isinstance(given, (int, float)) and not isinstance(given, bool):
-            return f"must be text, not the number {given}: put it in quotes"
-        return f"must be text, not {_shown(given)}"
+        return f"must be text, not {described(given)}"
     if kind == "too_short":
         return "must not be empty"
     text = message.replace("Input should be", "must be").replace("Value should have", "must have")
-    return f"{text[0].lower()}{text[1:]}, not {_shown(given)}"
-
-
-def _shown(given: Any) -> str:
-    if given is None:
-        return "nothing"
-    if isinstance(given, dict):
-        return "a mapping"
-    if isinstance(given, (list, tuple)):
-        return "a list"
-    return f"'{given}'" if isinstance(given, str) else str(given).lower()
+    return f"{text[0].lower()}{text[1:]}, not {described(given)}"
 
 
 def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel]:

@@ -121,7 +121,12 @@ def test_sms_03_a_seed_time_is_epoch_or_iso_8601_with_offset(text: str, found: d
         ("2026-11-22T11:00:00", "no offset"),
         (datetime(2026, 11, 22, 10, 0), "no offset"),
         ("tomorrow", "not a seed time"),
-        ("99999999999999999999", "not a seed time"),
+        ("99999999999999999999", "'99999999999999999999' is read as seconds since 1970: not between 2020 and 2099"),
+        ("2200", "'2200' is read as seconds since 1970, which is 1970-01-01T00:36:40.*2099.*in quotes"),
+        (20261201, "'20261201' is read as seconds since 1970, which is 1970-08-23T12:06:41"),
+        (1795341600000, "not between 2020 and 2099"),
+        ("-1795341600", "not between 2020 and 2099"),
+        ("202612012200", "which is 8390-"),
         ("nan", "not a seed time"),
         ("", "not a seed time"),
     ],
@@ -129,6 +134,19 @@ def test_sms_03_a_seed_time_is_epoch_or_iso_8601_with_offset(text: str, found: d
 def test_sms_03_another_form_is_refused(text: str, words: str) -> None:
     with pytest.raises(SpecError, match=words):
         parse_seed(text)
+
+
+@given(st.integers(0, 5 * 10**9) | st.integers(-(10**15), 10**15), st.booleans())
+def test_sms_03_no_number_means_an_instant_that_nobody_meant(number: int, text: bool) -> None:
+    value = str(number) if text else number
+    if 1_577_836_800 <= number < 4_102_444_800:
+        found = parse_seed(value)
+        assert found is not None
+        assert found.timestamp() == number
+        assert 2020 <= found.year < 2100
+    else:
+        with pytest.raises(SpecError, match=rf"'{number}' is read as .*ISO 8601 with an offset, in quotes"):
+            parse_seed(value)
 
 
 def test_sms_03_a_seed_lies_at_most_30_days_ahead() -> None:

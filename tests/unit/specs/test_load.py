@@ -75,7 +75,7 @@ servers:
   - web01
   - name: web01
     subnet: subnet-bbbb0001
-  - name: 2012
+  - name: ~
   - path: DC0/vm/x
   - folder: /DC0/vm/x
     private_ip: 10.0.0.1
@@ -98,7 +98,7 @@ servers:
         "waves/erp.yaml:6 defaults.launch",
         "waves/erp.yaml:9 servers[1].name",
         "waves/erp.yaml:10 servers[1].subnet",
-        "waves/erp.yaml:11 servers[2].name",
+        "waves/erp.yaml:11 servers[2]",
         "waves/erp.yaml:12 servers[3]",
         "waves/erp.yaml:13 servers[4]",
         "waves/erp.yaml:15 servers[5].private_ip",
@@ -117,7 +117,8 @@ servers:
         "'of' is not a verify level; allowed: full, sample:<pct> with 0 < pct <= 100, off",
         "'runing' is not a value of this key (did you mean 'running'?); allowed: none, running",
         "name 'web01' is already servers[0]; remove one",
-        "must be text, not the number 2012: put it in quotes",
+        "this entry has none of them: 'name' is nothing (null, ~ and an empty value without quotes are nothing; a text "
+        "goes in quotes)",
         "path 'DC0/vm/x' must start with '/' and the data centre: '/Datacenter/vm/…'",
         "private_ip belongs to one VM",
         "'10.0.0.300' is not an IPv4 address",
@@ -220,7 +221,7 @@ def test_a_wave_of_a_broken_environment_says_so(folders: Any) -> None:
 
 
 def test_the_dag_import_error_is_the_same_text(folders: Any, wave_text: str) -> None:
-    path = folders.wave(wave_text.replace("tier: db", "tier: 1").replace("retries", "retry"))
+    path = folders.wave(wave_text.replace("tier: db", "tier: ~").replace("retries", "retry"))
     validated = format_errors(check_file(path, folders.environments))
     assert validated
     assert "\n".join(usable_waves(folders.waves, folders.environments, folders.kept).errors) == validated

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
@@ -111,3 +114,40 @@ def test_air_05_a_run_tells_every_server_s_end_by_name(page: Page, world: Any, t
     expect(page.get_by_role("heading", name="server.import_image [full-web]")).to_be_visible()
     expect(page.get_by_role("link", name="AMI")).to_have_attribute("href", re.compile(web["image_id"]))
     page.screenshot(path=tmp_path / "links.png")
+
+
+@contextmanager
+def wiki() -> Iterator[str]:
+    """A site of somebody else on this machine; served for real, since Chromium asks where a page came from."""
+
+    class Wiki(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<p>Wiki</p>")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing to the tests' output."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Wiki) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_a_page_of_a_sibling_site_can_not_write_with_the_login_cookie(page: Page, world: Any) -> None:
+    """Another port is another origin of the same site: the browser adds the cookie."""
+    log_in(page, world)
+    page.get_by_role("button", name="Trigger").first.wait_for()
+    target = f"{world.airflow.url}/wavelift/migrations/mig-nowhere/cancel"
+    post = "url => fetch(url, {method: 'POST', mode: 'no-cors', credentials: 'include'}).then(() => null)"
+    with page.expect_response(target) as own:
+        page.evaluate(post, target)
+    assert own.value.status == 404, "Airflow's own page comes as far as the ledger"
+
+    with wiki() as place:
+        page.goto(place)
+        with page.expect_response(target) as sibling:
+            page.evaluate(post, target)
+    assert sibling.value.status == 403, "401 would be the answer without the cookie"

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+import urllib3
 
 pytestmark = pytest.mark.airflow
 
@@ -101,3 +102,18 @@ def test_what_is_not_there_or_not_allowed_is_said(world: Any) -> None:
     assert status == 404, answer
     status, _ = op.request("GET", "/wavelift/migrations?limit=0")
     assert status == 422
+
+
+def test_the_login_cookie_writes_only_from_airflow_s_own_pages(world: Any) -> None:
+    op = world.airflow.client("op")
+    place = "/wavelift/migrations/mig-nowhere/cancel"
+    assert op.request("POST", place)[0] == 404, "the bearer token needs no origin"
+    cookie = {"Cookie": f"_token={op._token}"}
+    for headers, status in (
+        ({"Sec-Fetch-Site": "same-origin"}, 404),
+        ({"Origin": op.url}, 404),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://wiki.localhost"}, 403),
+        ({}, 403),
+    ):
+        answer = urllib3.request("POST", op.url + place, headers=cookie | headers, retries=False, timeout=60)
+        assert answer.status == status, (headers, answer.data)

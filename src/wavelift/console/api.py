@@ -26,6 +26,7 @@ from wavelift.console.catalog import add_catalog_routes
 from wavelift.console.chain import Chain
 from wavelift.console.deps import AirflowDep, LedgerDep
 from wavelift.console.gate import Gate
+from wavelift.console.origin import SameOrigin
 from wavelift.console.replication import add_replication_routes
 from wavelift.console.replication_runs import add_replication_run_routes
 from wavelift.ledger import Ledger, Migration, migrations
@@ -61,6 +62,7 @@ def create_app() -> FastAPI:
         title="wavelift", version=__version__, dependencies=login, docs_url=None, redoc_url=None, openapi_url=None
     )
     app.add_middleware(Gate)
+    app.add_middleware(SameOrigin)  # the outer one: what is refused takes no place
     app.add_exception_handler(WaveliftError, _wavelift_error)
     app.add_exception_handler(ApiError, _api_error)
     _reading(app)

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from wavelift.airflow import config
 from wavelift.airflow.rest import ApiClient
+from wavelift.console.origin import bearer_token
 from wavelift.ledger import Ledger
 from wavelift.rules.plans import ResolvedWave
 from wavelift.specs import resolved_wave, usable_waves
@@ -35,8 +36,7 @@ def _ledger() -> Iterator[Ledger]:
 
 def _airflow(request: Request) -> ApiClient:
     """Airflow's REST API as the caller."""
-    header = request.headers.get("authorization", "")
-    token = header.removeprefix("Bearer ") if header else request.cookies.get(COOKIE_NAME_JWT_TOKEN, "")
+    token = bearer_token(request.headers) or request.cookies.get(COOKIE_NAME_JWT_TOKEN, "")
     return ApiClient(config.api_url(), lambda: token)
 
 

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowConfigException
+
+from wavelift.base.errors import SpecError
 
 SECTION = "wavelift"
 
@@ -46,12 +49,29 @@ def connector_state_folder() -> Path:
 
 
 def ledger_url() -> str:
-    """SQLAlchemy URL; SQLite beside ``AIRFLOW_HOME`` by default."""
-    return str(conf.get(SECTION, "ledger_url", fallback="") or f"sqlite:///{_airflow_home() / 'wavelift.db'}")
+    """SQLAlchemy URL; SQLite beside ``AIRFLOW_HOME`` by default.
+
+    :raises SpecError: ``ledger_url_cmd`` fails. Without its words, which may hold the password.
+    """
+    try:
+        url = conf.get(SECTION, "ledger_url", fallback="").strip()  # a command ends its answer with a line break
+    except AirflowConfigException:
+        raise SpecError(
+            "The command of [wavelift] ledger_url_cmd failed", next_step="Run it by hand as the user that runs Airflow"
+        ) from None
+    return url or f"sqlite:///{_airflow_home() / 'wavelift.db'}"
 
 
 def integer(option: str) -> int:
     return int(conf.getint(SECTION, option))
+
+
+def number(section: str, option: str) -> float | None:
+    """One of Airflow's own settings; None when it is empty or no number."""
+    try:
+        return float(conf.get(section, option, fallback=""))
+    except ValueError:
+        return None
 
 
 def poll_seconds() -> float:

@@ -94,7 +94,8 @@ CONFIG: dict[str, Any] = {
             ),
             "ledger_url": _option(
                 "SQLAlchemy URL of the ledger; empty: SQLite `wavelift.db` in AIRFLOW_HOME.", default=""
-            ),
+            )
+            | {"sensitive": True},  # may hold a password; so Airflow also takes it from ledger_url_cmd and _secret
             "transfers_per_connector": _option("Transfers at once per connector (AMP-04).", "integer", "4"),
             "imports_per_region": _option("Import tasks at once per region (VIE-04).", "integer", "5"),
             "poll_seconds": _option("How often waits look at AWS and the ledger, in seconds.", "float", "15"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -150,6 +153,42 @@ def test_init_makes_the_ledger_and_says_what_is_worth_setting(tmp_path: Path) ->
     assert again.exit_code == 0, again.output
     assert "EXECUTION_API_TIMEOUT" not in again.stderr
     assert "airflow_local_settings" not in again.stderr
+
+
+def init_under(home: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own: Airflow reads its file once."""
+    home.mkdir()
+    (home / "airflow.cfg").write_text("\n".join(settings))
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    return subprocess.run(
+        [sys.executable, "-c", "from wavelift.cli.main import app; app(['init'])"],
+        env={**variables, "AIRFLOW_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("option", ["ledger_url = {}", "ledger_url_cmd = echo {}"])
+def test_init_prepares_the_ledger_that_airflow_cfg_names(tmp_path: Path, option: str) -> None:
+    """As tasks read it (``airflow.config``), not only from the environment."""
+    url, home = f"sqlite:///{tmp_path}/named.db", tmp_path / "airflow"
+    done = init_under(home, "[wavelift]", option.format(url), "[workers]", "execution_api_timeout = 30.0")
+    assert done.returncode == 0, done.stderr
+    assert f"ledger ready at {url}" in done.stderr
+    assert (tmp_path / "named.db").exists()
+    assert not (home / "wavelift.db").exists()
+    assert "EXECUTION_API_TIMEOUT" not in done.stderr, "set in the file"
+    assert "set AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW=75" in done.stderr
+
+
+def test_init_tells_in_one_line_that_the_ledger_s_command_fails(tmp_path: Path) -> None:
+    done = init_under(tmp_path / "airflow", "[wavelift]", "ledger_url_cmd = ls /secret-place")
+    assert done.returncode == 1
+    assert "The command of [wavelift] ledger_url_cmd failed" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "secret-place" not in done.stderr
 
 
 def test_init_with_a_ledger_out_of_reach_is_one_clear_message(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from wavelift.ledger import DagRun, Ledger
 from wavelift.operators.replication_control import scheduled_instant
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.sensors import ReplicationRunSensor
-from wavelift.services.replication import JobOrder, admit_runs, create_job, fail_run
+from wavelift.services.replication import JobOrder, admit_runs, create_jobs, fail_run
 from wavelift.services.replication_flow import ReplicateRequest, admit
 from wavelift.services.replication_report import ReplicationReport, ServerEnd, finish, raise_when_failed
 from wavelift.services.runs import TaskOutcome
@@ -34,7 +34,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     monkeypatch.setenv("AIRFLOW__WAVELIFT__LEDGER_URL", url)
     ledger = Ledger.open(url)
-    create_job(ledger, "erp", JobOrder(server="web01", plan=ReplicationPlan()), by="ana", clock=SystemClock())
+    create_jobs(ledger, "erp", [JobOrder(server="web01", plan=ReplicationPlan())], by="ana", clock=SystemClock())
     return ledger
 
 

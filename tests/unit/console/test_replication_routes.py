@@ -345,7 +345,7 @@ def test_a_run_is_cancelled_once_and_its_task_stopped(desk: Desk) -> None:
     done = desk.post(f"/runs/{run['id']}/cancel")
     assert (done["cancel_requested"], done["stopped_tasks"]) == (True, ["server.transfer"])
     assert desk.airflow.failed == ["server.transfer 4"]
-    replication.finish(desk.ledger, DagRun(DAG, run["dag_run_id"]), clock=CLOCK)
+    replication.mark_cancelled(desk.ledger, run["id"], "cancelled on request", clock=CLOCK)
     assert desk.get(f"/runs/{run['id']}")["state"] == "Cancelled"
     assert "already ended" in desk.refused("POST", f"/runs/{run['id']}/cancel", 409)["detail"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 from wavelift.base.errors import PermanentError, SpecError
@@ -252,13 +253,23 @@ def reserve(
     return ReservedRun(server=task.name, run=id, lineages=lineage.read_lineage(ledger, known.job_id))
 
 
-def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool) -> None:
+def release(
+    ledger: Ledger,
+    task: ServerTask,
+    ctx: RunContext,
+    *,
+    removed: bool,
+    distrusted: Mapping[int, str] = MappingProxyType({}),
+) -> None:
     """Give the transfer slot back; a run that a person cancelled before it was recorded ends here.
 
     :param removed: the snapshot's removal succeeded.
+    :param distrusted: key of a disk → why its change tracking is not believed any more, whatever became of the run.
     """
     known = runs.find_run(ledger, runs.run_id(ctx.run_key))
     if known is not None:
+        for key, why in distrusted.items():
+            replication.quarantine_tracking(ledger, known.id, key, why, clock=ctx.clock)
         if removed and known.snapshot_state is SnapshotState.INTENDED:
             runs.record_snapshot_removed(ledger, known.id, clock=ctx.clock)
         if known.cancel_requested and known.recorded_at is None:

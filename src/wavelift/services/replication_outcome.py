@@ -159,7 +159,7 @@ def quarantine_run(ledger: Ledger, run_id: str, reason: str, *, by: str = "", cl
 def quarantine_tracking(ledger: Ledger, run_id: str, key: int, reason: str, *, clock: Clock) -> bool:
     """A disk's change tracking is not believed any more: the next run compares digests (invariant 3).
 
-    :param key: of the disk, as vCenter gives it. False when it has no lineage yet.
+    :param key: of the disk in the lineage. False when it has no lineage any more, or wasn't believed before.
     """
     with replication_runs.locked(ledger, run_id) as (tx, known):
         found = lineage.set_quarantine(tx, known.job_id, key, reason)

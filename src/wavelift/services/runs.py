@@ -15,6 +15,7 @@ from wavelift.ledger import (
     DagRun,
     Ledger,
     Migration,
+    ReplicationRun,
     SnapshotState,
     WaveRun,
     WaveRunState,
@@ -175,7 +176,9 @@ def _known_runs(ledger: Ledger) -> Iterator[KnownRun]:
 
 def _standing(ledger: Ledger) -> Iterator[StandingSnapshot]:
     """The snapshots that the ledger takes for standing: nobody else may tell it when one went another way."""
-    for each in (*migrations.open_snapshots(ledger), *replication_runs.open_snapshots(ledger)):
+    standing: list[Migration | ReplicationRun] = [*migrations.open_snapshots(ledger)]
+    standing += replication_runs.open_snapshots(ledger)
+    for each in standing:
         frozen = waves.find_wave_run(ledger, each.run)
         if frozen is not None:
             spec = frozen.spec.get("wave")  # of a replicate run the wave itself is frozen, of any other what it admits

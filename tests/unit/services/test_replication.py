@@ -449,6 +449,7 @@ def test_inv_1_a_run_whose_verify_failed_is_no_parent(desk: Desk, clock: HandClo
     (again,) = desk.admit("run-1").granted
     desk.record(again, _disk(2000, "snap-2"))
     assert replication.quarantine_tracking(desk.ledger, run.id, 2000, "audit", clock=clock)
+    assert not replication.quarantine_tracking(desk.ledger, run.id, 2000, "another", clock=clock), "told already"
     assert not replication.quarantine_tracking(desk.ledger, run.id, 1, "audit", clock=clock)
     assert [disk.quarantine for disk in read_lineage(desk.ledger, job.id)] == ["audit"]
 

@@ -37,9 +37,6 @@ class FileSink:
     def complete(self) -> None:
         self._file.close()
 
-    def abort(self) -> None:
-        self._file.close()
-
 
 def encode(stream: BlockStream, target: Path) -> None:
     """Read, deflate, write: no digest."""

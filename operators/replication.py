@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 PROOF_KEY: Final = "wavelift_proof"
 """XCom in which ``verify`` says that EBS does not hold the source: the control plane then quarantines the run."""
 REPORT_KEY: Final = "report"
+TRACKING_KEY: Final = "wavelift_tracking"
+"""XCom in which ``transfer`` says whose change tracking lied: the control plane then notes that it isn't believed."""
 
 
 class ReplicationPreflightOperator(WaveliftOperator):
@@ -96,6 +98,12 @@ class ReplicationRunOperator(WaveliftOperator):
             workers=config.integer("transfer_workers"),
             parallel_disks=config.integer("parallel_disks"),
         )
+        lies: dict[str, str] = {}
+
+        def distrust(key: int, why: str) -> None:
+            lies[str(key)] = why
+            context["ti"].xcom_push(key=TRACKING_KEY, value=lies)
+
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress
             with VsphereHook(task.plan.connection).session() as session:
@@ -107,6 +115,7 @@ class ReplicationRunOperator(WaveliftOperator):
                     ReservedRun.load(self.reserved).lineages,
                     ctx,
                     options,
+                    distrust,
                 )
         return result.dump()
 

@@ -12,7 +12,7 @@ from wavelift.operators._base import StateStore, WaveliftOperator, run_is_alive
 from wavelift.operators._report import GROUP, ended_by, task_outcomes, task_states, why_stopped
 from wavelift.operators._waiting import WaitingOperator
 from wavelift.operators.image import ImportingOperator
-from wavelift.operators.replication import PROOF_KEY, REPORT_KEY
+from wavelift.operators.replication import PROOF_KEY, REPORT_KEY, TRACKING_KEY
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -175,7 +175,7 @@ class RecordOperator(WaitingOperator):
 
 
 class ReleaseRunOperator(WaveliftOperator):
-    """Give the transfer slot back; a teardown that comes after the snapshot's removal.
+    """Give the transfer slot back, and note whose change tracking lied; a teardown after the snapshot's removal.
 
     :param server: as for :class:`ReserveRunOperator`.
     """
@@ -194,8 +194,15 @@ class ReleaseRunOperator(WaveliftOperator):
         task = self.server_task(context, self.server)
         ti = context["ti"]
         removed = ti.xcom_pull(task_ids=f"{GROUP}remove_snapshot", map_indexes=ti.map_index) is not None
+        lies = ti.xcom_pull(task_ids=f"{GROUP}transfer", key=TRACKING_KEY, map_indexes=ti.map_index) or {}
         with Ledger.open(config.ledger_url()) as ledger:
-            release(ledger, task, self.server_context(context, task.name), removed=removed)
+            release(
+                ledger,
+                task,
+                self.server_context(context, task.name),
+                removed=removed,
+                distrusted={int(key): why for key, why in lies.items()},
+            )
         return {"server": task.name, "snapshot_removed": removed}
 
 

@@ -16,7 +16,7 @@ from wavelift.ledger import ReplicationRun
 from wavelift.ledger.replication_runs import RunFilter, list_runs
 from wavelift.rules.replication import RunState
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_job
+from wavelift.services.replication import JobOrder, create_jobs
 
 REQUESTS: Final = 50
 LATER: Final = 10
@@ -110,7 +110,7 @@ def prove_one_at_a_time(door: Door, requests: int) -> list[Answer]:
     order = JobOrder(
         server=door.server, plan=ReplicationPlan(seed_time=(datetime.now(UTC) + timedelta(days=2)).isoformat())
     )
-    create_job(world.ledger, door.wave, order, by="test", clock=SystemClock())
+    create_jobs(world.ledger, door.wave, [order], by="test", clock=SystemClock())
     world.airflow.wait_for_dag(door.dag_id)
     world.api.unpause(door.dag_id)
     world.aws.settings(snapshot_seconds=HELD)

@@ -17,6 +17,7 @@ ROUTES = {
     ("POST", "/migrations/{migration_id}/launch"),
     ("POST", "/migrations/{migration_id}/verify"),
     ("POST", "/cleanup"),
+    ("GET", "/events/{object_id}"),
     ("GET", "/catalogs"),
     ("GET", "/catalog"),
     ("POST", "/catalog/import"),

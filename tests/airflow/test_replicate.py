@@ -12,7 +12,7 @@ from wavelift.base.run import SystemClock
 from wavelift.cli.local_airflow import wait_for
 from wavelift.ledger.replication_runs import RunFilter, list_runs
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_job
+from wavelift.services.replication import JobOrder, create_jobs
 
 pytestmark = pytest.mark.airflow
 
@@ -25,7 +25,7 @@ def test_air_05_an_instant_of_the_schedule_fires_and_clearing_its_run_does_nothi
     world.api.unpause(DAG_ID)
     at = (datetime.now(UTC) + timedelta(seconds=10)).replace(microsecond=0)
     order = JobOrder(server="clocked-a", plan=ReplicationPlan(seed_time=at.isoformat()))
-    job = create_job(world.ledger, "clocked", order, by="test", clock=SystemClock())
+    (job,) = create_jobs(world.ledger, "clocked", [order], by="test", clock=SystemClock())
 
     def ran() -> bool:
         return bool(list_runs(world.ledger, RunFilter(job_id=job.id)).items)

@@ -9,9 +9,9 @@ import pytest
 from tests.airflow.inprocess import Done, Lab
 
 from wavelift.base.run import SystemClock
-from wavelift.ledger.jobs import find_job
+from wavelift.ledger.jobs import jobs_of_wave
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_job, delete_job
+from wavelift.services.replication import JobOrder, create_jobs, delete_job
 
 pytestmark = pytest.mark.airflow
 
@@ -27,7 +27,7 @@ def copied(lab: Lab) -> tuple[Done, Done]:
     order = JobOrder(
         server="copies-a", plan=ReplicationPlan(seed_time=(datetime.now(UTC) + timedelta(days=2)).isoformat())
     )
-    create_job(lab.ledger, "copies", order, by="test", clock=SystemClock())
+    create_jobs(lab.ledger, "copies", [order], by="test", clock=SystemClock())
     seed = lab.run(DAG_ID, ON_DEMAND)
     lab.vcenter.guest_write("copies-a", 0, 9 * BLOCK + 7, b"written by the guest" * 100)
     return seed, lab.run(DAG_ID, ON_DEMAND)
@@ -66,8 +66,7 @@ def test_unknown_servers_and_keys_are_refused(lab: Lab) -> None:
 
 def test_sms_09_a_read_back_and_a_deletion(lab: Lab, copied: tuple[Done, Done]) -> None:
     """What the runs stored is read back; then the job goes, and all but its AMIs with it."""
-    job = find_job(lab.ledger, "copies", "copies-a")
-    assert job is not None
+    (job,) = jobs_of_wave(lab.ledger, "copies")
     verify = lab.run(DAG_ID, {"mode": "verify", "jobs": [job.id]}).ends("success")
     (verified,) = verify.report()["verified"]
     assert (verified["server"], verified["level"]) == ("copies-a", "full")
@@ -81,7 +80,7 @@ def test_sms_09_a_read_back_and_a_deletion(lab: Lab, copied: tuple[Done, Done]) 
     (deleted,) = deletion.report()["deleted"]
     assert deleted["snapshots"]
     assert lab.aws.state()["images"] == before["images"]
-    assert find_job(lab.ledger, "copies", "copies-a") is None
+    assert jobs_of_wave(lab.ledger, "copies") == ()
 
 
 def _refused(lab: Lab, conf: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -12,13 +12,18 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from wavelift.airflow.triggers.replication_runs import ended_runs
+from wavelift.base.domain import DiskLineage
 from wavelift.base.errors import PermanentError, SpecError
 from wavelift.base.run import SystemClock
 from wavelift.ledger import DagRun, Ledger
-from wavelift.operators.replication_control import scheduled_instant
+from wavelift.ledger.lineage import read_lineage, replace
+from wavelift.ledger.replication_runs import get_run
+from wavelift.operators.replication import TRACKING_KEY
+from wavelift.operators.replication_control import ReleaseRunOperator, scheduled_instant
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.sensors import ReplicationRunSensor
-from wavelift.services.replication import JobOrder, admit_runs, create_job, fail_run
+from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.replication import JobOrder, admit_runs, create_jobs, fail_run
 from wavelift.services.replication_flow import ReplicateRequest, admit
 from wavelift.services.replication_report import ReplicationReport, ServerEnd, finish, raise_when_failed
 from wavelift.services.runs import TaskOutcome
@@ -27,6 +32,18 @@ pytestmark = pytest.mark.airflow
 
 T0 = datetime(2026, 11, 22, 10, 0, 0, 123456, UTC)
 RUN = DagRun("erp.replicate", "manual__1")
+LINEAGE = DiskLineage(
+    key=2000,
+    address="SCSI 0:0",
+    uuid="uuid-2000",
+    file="[ds1] web01/web01.vmdk",
+    capacity=8,
+    change_id="52 a/1",
+    snapshot_id="snap-1",
+    bucket="staging",
+    manifest_key="snap-1.manifest",
+    manifest_digest="aa",
+)
 
 
 @pytest.fixture
@@ -34,7 +51,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     monkeypatch.setenv("AIRFLOW__WAVELIFT__LEDGER_URL", url)
     ledger = Ledger.open(url)
-    create_job(ledger, "erp", JobOrder(server="web01", plan=ReplicationPlan()), by="ana", clock=SystemClock())
+    create_jobs(ledger, "erp", [JobOrder(server="web01", plan=ReplicationPlan())], by="ana", clock=SystemClock())
     return ledger
 
 
@@ -77,6 +94,26 @@ def test_inv_1_a_failed_proof_quarantines_and_the_report_fails(ledger: Ledger) -
     assert (outcome.run, outcome.state, outcome.quarantine) == (id, "failed", "EBS differs at 4096")
     with pytest.raises(PermanentError, match="web01 failed: EBS differs"):
         raise_when_failed(report)
+
+
+def test_inv_3_whose_change_tracking_lied_is_noted_though_the_run_came_to_nothing(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = get_run(ledger, _begin(ledger))
+    job = known.job_id
+    with ledger.write() as tx:
+        replace(tx, job, known.id, [LINEAGE], at=T0)
+    plan = SimpleNamespace(wave="erp", connector="hall-a")
+    task = ServerTask.model_construct(name="web01", plan=plan, nfc=None)
+    left = {"server.transfer": {TRACKING_KEY: {"2000": "the map lost a block"}}}
+    pull = lambda task_ids, key="return_value", map_indexes=None: left.get(task_ids, {}).get(key)  # noqa: E731
+    ti = SimpleNamespace(dag_id=RUN.dag_id, run_id=RUN.dag_run_id, map_index=0, xcom_pull=pull)
+    release = ReleaseRunOperator(task_id="release", server={})
+    monkeypatch.setattr(release, "server_task", lambda *_: task)
+    context: Any = {"ti": ti, "task_state_store": None}
+    for _ in range(2):
+        assert release.work(context) == {"server": "web01", "snapshot_removed": False}
+    assert [disk.quarantine for disk in read_lineage(ledger, job)] == ["the map lost a block"]
 
 
 def test_a_report_may_be_made_again(ledger: Ledger) -> None:

@@ -21,7 +21,7 @@ from wavelift.base.run import SystemClock
 from wavelift.ledger import Ledger
 from wavelift.rules.schedule import GRACE, Schedule, due_servers
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_job, pause_job
+from wavelift.services.replication import JobOrder, create_jobs, pause_job
 
 pytestmark = pytest.mark.airflow
 
@@ -146,7 +146,7 @@ def test_it_reads_the_jobs_and_a_lost_ledger_is_only_none(tmp_path: Path, monkey
         assert table.next_dagrun_info(last_automated_data_interval=None, restriction=ANYTIME) is None, "no jobs"
         soon = (clock.now() + timedelta(hours=1)).isoformat()
         order = JobOrder(server="web01", plan=ReplicationPlan(seed_time=soon))
-        job = create_job(ledger, "erp", order, by="ana", clock=clock)
+        (job,) = create_jobs(ledger, "erp", [order], by="ana", clock=clock)
         found = table.next_dagrun_info(last_automated_data_interval=None, restriction=ANYTIME)
         assert found is not None
         assert found.run_after == job.seed_at

@@ -27,7 +27,7 @@ from wavelift.ledger import ReplicationRun
 from wavelift.ledger.replication_runs import RunFilter, list_runs
 from wavelift.rules.schedule import GRACE
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_job, create_jobs
+from wavelift.services.replication import JobOrder, create_jobs
 
 pytestmark = [pytest.mark.airflow, pytest.mark.proof, pytest.mark.timeout(900)]
 
@@ -94,7 +94,9 @@ class _Play:
             self.world.airflow.wait_for_dag(f"{wave}.replicate")
             self.world.api.unpause(f"{wave}.replicate")
         far = ReplicationPlan(seed_time=(datetime.now(UTC) + timedelta(days=2)).isoformat())
-        create_job(self.world.ledger, "steady", JobOrder(server="steady-a", plan=far), by="test", clock=SystemClock())
+        create_jobs(
+            self.world.ledger, "steady", [JobOrder(server="steady-a", plan=far)], by="test", clock=SystemClock()
+        )
         instants = self._order()
         self._freeze()
         self._edit("changed while both schedulers stood still")
@@ -122,7 +124,7 @@ class _Play:
         """Jobs of 52 servers due in the next minute and a half, and two whose only instant has passed."""
         for server, ago in (("stale", 2 * GRACE + timedelta(minutes=2)), ("fresh", GRACE / 2)):
             plan = ReplicationPlan(seed_time=(datetime.now(UTC) - ago).isoformat())
-            create_job(self.world.ledger, "clocked", JobOrder(server=server, plan=plan), by="test", clock=Earlier())
+            create_jobs(self.world.ledger, "clocked", [JobOrder(server=server, plan=plan)], by="test", clock=Earlier())
         begin = (datetime.now(UTC) + FIRST_AFTER).replace(microsecond=0)
         instants = {
             server: begin + timedelta(seconds=round(number // 2 * APART_S) + (number % 3 == 0))

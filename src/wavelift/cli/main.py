@@ -98,6 +98,19 @@ def verify(
     (migrations if what.startswith("mig-") else jobs).verify(what)
 
 
+@app.command()
+def events(
+    what: Annotated[str, typer.Argument(metavar="ID", help="Of a migration, a replication job or a run.")],
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 200,
+    after: Annotated[int, typer.Option(min=0, help="Only what comes behind the event of this number.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
+) -> None:
+    """The audit trail of a migration, a replication job or a run: who did what, and when; oldest first."""
+    from wavelift.cli.migrations import show_events
+
+    show_events(what, limit, after, as_json=as_json)
+
+
 @migrations_app.command("list")
 def migrations_list(
     wave_name: Annotated[str, typer.Option("--wave", help="Only this wave.")] = "",

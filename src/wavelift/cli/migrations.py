@@ -1,10 +1,10 @@
-"""``wavelift migrations …``, ``verify`` and ``cleanup``: the REST API as tables."""
+"""``wavelift migrations …``, ``events``, ``verify`` and ``cleanup``: the REST API as tables."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import typer
 from rich import box
@@ -47,6 +47,20 @@ def show_list(wave: str, state: str, limit: int, *, as_json: bool) -> None:
 def show(migration: str) -> None:
     """Print one migration as JSON."""
     print(json.dumps(client().call("GET", f"/wavelift/migrations/{migration}"), indent=2))
+
+
+@api_errors_told()
+def show_events(what: str, limit: int, after: int, *, as_json: bool) -> None:
+    """Print the audit trail of one object."""
+    answer = client().call(
+        "GET", f"/wavelift/events/{quote(what, safe='')}?{urlencode({'limit': limit, 'after': after})}"
+    )
+    if as_json:
+        print(json.dumps(answer, indent=2))
+        return
+    for one in answer["events"]:
+        details = json.dumps(one["details"], ensure_ascii=False) if one["details"] else ""
+        print(f"{one['id']} {one['at']} {one['actor']}: {one['action']} {details}".rstrip())
 
 
 @api_errors_told()

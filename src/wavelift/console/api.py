@@ -25,6 +25,7 @@ from wavelift.console.access import may_read, may_trigger, readable_dags
 from wavelift.console.catalog import add_catalog_routes
 from wavelift.console.chain import Chain
 from wavelift.console.deps import AirflowDep, LedgerDep
+from wavelift.console.events import add_event_routes
 from wavelift.console.gate import Gate
 from wavelift.console.origin import SameOrigin
 from wavelift.console.replication import add_replication_routes
@@ -70,6 +71,7 @@ def create_app() -> FastAPI:
     add_catalog_routes(app)
     add_replication_routes(app)
     add_replication_run_routes(app)
+    add_event_routes(app)
     return app
 
 

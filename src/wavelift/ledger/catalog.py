@@ -129,12 +129,6 @@ def list_servers(
     return Page(items=items, total=total, limit=limit, offset=offset)
 
 
-def counts(ledger: Ledger, connection: str, generation: int) -> ImportCounts:
-    """What the import ``generation`` of a connection found."""
-    with ledger.read() as tx:
-        return _counts(tx, connection, generation)
-
-
 # Writing: one import, in order
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -72,20 +72,14 @@ def list_events(
     *,
     object_kind: str | None = None,
     object_id: str | None = None,
-    dag_ids: Collection[str] | None = None,
     after: int = 0,
     limit: int = EVENTS_A_PAGE,
 ) -> tuple[Event, ...]:
-    """Events in the order in which they were written, from the one behind id ``after`` on.
-
-    :param dag_ids: only events of these DAGs (what the caller may read); None for all.
-    """
+    """Events in the order in which they were written, from the one behind id ``after`` on."""
     query = sa.select(event).where(event.c.id > after).order_by(event.c.id).limit(limit)
     if object_kind is not None:
         query = query.where(event.c.object_kind == object_kind)
     if object_id is not None:
         query = query.where(event.c.object_id == object_id)
-    if dag_ids is not None:
-        query = query.where(event.c.dag_id.in_(dag_ids))
     with ledger.read() as tx:
         return tuple(Event(**row._asdict()) for row in tx.execute(query))

@@ -43,12 +43,6 @@ def get_job(ledger: Ledger, id: str) -> ReplicationJob:
         return require(tx, id)
 
 
-def find_job(ledger: Ledger, wave: str, server: str) -> ReplicationJob | None:
-    """The job of one server that isn't deleted, None when there is none."""
-    with ledger.read() as tx:
-        return find_standing(tx, wave, server)
-
-
 def jobs_of_wave(ledger: Ledger, wave: str) -> tuple[ReplicationJob, ...]:
     """All jobs of a wave that aren't deleted, by server."""
     with ledger.read() as tx:

@@ -50,6 +50,6 @@ def remove(tx: sa.Connection, job_id: str) -> None:
 
 
 def set_quarantine(tx: sa.Connection, job_id: str, key: int, reason: str) -> bool:
-    """Say why a disk's change tracking is not believed. False when the disk has no lineage."""
-    mine = (disk_lineage.c.job_id == job_id) & (disk_lineage.c.key == key)
+    """Say why a disk's change tracking is not believed; the first reason stays. False when nothing changed."""
+    mine = (disk_lineage.c.job_id == job_id) & (disk_lineage.c.key == key) & (disk_lineage.c.quarantine == "")
     return tx.execute(disk_lineage.update().where(mine).values(quarantine=reason)).rowcount == 1

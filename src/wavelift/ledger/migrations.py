@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from wavelift.base.domain import ExportResult, ImportResult, LaunchResult, SnapshotRef, VerifyResult
+from wavelift.base.domain import ExportResult, ImportResult, LaunchResult, VerifyResult
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
 from wavelift.base.names import run_hash
 from wavelift.base.run import Clock
@@ -26,8 +26,6 @@ from wavelift.rules.lifecycle import MigrationState
 
 ROWS_A_PAGE: Final = 50
 """SMS-08's default."""
-STANDING: Final = (SnapshotState.INTENDED, SnapshotState.TAKEN)
-"""The snapshot may exist in vCenter."""
 
 
 def migration_id(run_key: str) -> str:
@@ -50,12 +48,6 @@ def find_migration(ledger: Ledger, id: str) -> Migration | None:
         return find(tx, id)
 
 
-def cancel_requested(ledger: Ledger, id: str) -> bool:
-    """Whether a person asked to stop this migration."""
-    known = find_migration(ledger, id)
-    return known is not None and known.cancel_requested
-
-
 def migrations_of_run(ledger: Ledger, run: DagRun) -> tuple[Migration, ...]:
     """All migrations of one DAG run in map order: what the report tells of."""
     query = sa.select(migration).where(_of_run(run)).order_by(migration.c.map_index, migration.c.id)
@@ -64,8 +56,8 @@ def migrations_of_run(ledger: Ledger, run: DagRun) -> tuple[Migration, ...]:
 
 
 def open_snapshots(ledger: Ledger) -> tuple[Migration, ...]:
-    """Migrations whose vSphere snapshot may stand: intended or taken, not yet removed (invariant 4)."""
-    query = sa.select(migration).where(migration.c.snapshot_state.in_(STANDING))
+    """Migrations whose vSphere snapshot may stand: intended, and not seen to be gone (invariant 4)."""
+    query = sa.select(migration).where(migration.c.snapshot_state == SnapshotState.INTENDED)
     with ledger.read() as tx:
         return _all(tx, query.order_by(migration.c.created_at, migration.c.id))
 
@@ -189,21 +181,6 @@ def record_intent(ledger: Ledger, id: str, *, name: str, vm: str, clock: Clock) 
         snapshot_state=SnapshotState.INTENDED,
         snapshot_name=name,
         snapshot_vm=vm,
-        snapshot_ref="",
-    )
-
-
-def record_snapshot_taken(ledger: Ledger, id: str, snapshot: SnapshotRef, *, clock: Clock) -> Migration:
-    """The snapshot stands."""
-    return _change(
-        ledger,
-        id,
-        "snapshot_taken",
-        clock=clock,
-        snapshot_state=SnapshotState.TAKEN,
-        snapshot_name=snapshot.name,
-        snapshot_vm=snapshot.vm,
-        snapshot_ref=snapshot.moref,
     )
 
 
@@ -285,7 +262,8 @@ def mark_cancelled(ledger: Ledger, id: str, reason: str, *, clock: Clock) -> Mig
 
 
 def request_cancel(ledger: Ledger, id: str, *, by: str, clock: Clock) -> Migration:
-    """Ask a queued or active migration to stop (AMP-07). Its tasks poll for this; asking twice changes nothing.
+    """Ask a queued or active migration to stop (AMP-07). The caller ends its tasks; those of the control plane look at
+    this before they write. Asking twice changes nothing.
 
     :raises PermanentError: when it has ended.
     """
@@ -315,7 +293,8 @@ def find(tx: sa.Connection, id: str, *, lock: bool = False) -> Migration | None:
 
 def occupying(tx: sa.Connection, server_id: int) -> tuple[Migration, ...]:
     """Migrations that have this server: not ended, or with a snapshot that may still stand."""
-    busy = migration.c.state.not_in(lifecycle.TERMINAL) | migration.c.snapshot_state.in_(STANDING)
+    standing = migration.c.snapshot_state == SnapshotState.INTENDED
+    busy = migration.c.state.not_in(lifecycle.TERMINAL) | standing
     return _all(tx, sa.select(migration).where(migration.c.server_id == server_id, busy).order_by(migration.c.id))
 
 

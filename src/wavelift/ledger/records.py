@@ -33,12 +33,12 @@ class WaveRunState(StrEnum):
 
 
 class SnapshotState(StrEnum):
-    """How far the vSphere snapshot of a migration is known to be (invariant 4)."""
+    """What the ledger knows of a run's vSphere snapshot (invariant 4). The connector, which takes it, writes none."""
 
     INTENDED = "intended"
     """The name is written down; from here on the snapshot may exist."""
-    TAKEN = "taken"
     REMOVED = "removed"
+    """vCenter was seen without it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -143,8 +143,6 @@ class Migration:
     snapshot_name: str
     snapshot_vm: str
     """Managed object id of the VM."""
-    snapshot_ref: str
-    """Managed object id of the snapshot, empty until it was taken."""
     snapshot_state: SnapshotState | None
     export_result: dict[str, Any] | None
     """:class:`~wavelift.base.domain.ExportResult` as JSON; likewise the next ones."""

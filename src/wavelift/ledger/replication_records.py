@@ -123,7 +123,6 @@ class ReplicationRun:
     ami_state: AmiState | None
     snapshot_name: str
     snapshot_vm: str
-    snapshot_ref: str
     snapshot_state: SnapshotState | None
     error: str
     cancel_requested: bool

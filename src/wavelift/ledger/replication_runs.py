@@ -14,14 +14,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from wavelift.base.domain import SnapshotRef
 from wavelift.base.errors import BusyError, NotFoundError
 from wavelift.base.names import run_hash
 from wavelift.base.run import Clock
 from wavelift.ledger import events
 from wavelift.ledger.database import Ledger
 from wavelift.ledger.jobs import ROWS_A_PAGE, lock_name
-from wavelift.ledger.migrations import STANDING
 from wavelift.ledger.records import DagRun, Page, SnapshotState
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.replication_tables import replication_run
@@ -70,15 +68,9 @@ def served_instants(ledger: Ledger, job_ids: Collection[str]) -> dict[str, datet
         return {row.job_id: row.newest for row in tx.execute(query.group_by(columns.job_id))}
 
 
-def stop_requested(ledger: Ledger, id: str) -> bool:
-    """Whether the run's tasks must stop: somebody asked, or its job was deleted. Tasks poll this."""
-    known = find_run(ledger, id)
-    return known is not None and (known.cancel_requested or known.state is RunState.DELETED)
-
-
 def open_snapshots(ledger: Ledger) -> tuple[ReplicationRun, ...]:
-    """Runs whose vSphere snapshot may stand: intended or taken, not yet removed (invariant 4)."""
-    query = sa.select(replication_run).where(replication_run.c.snapshot_state.in_(STANDING))
+    """Runs whose vSphere snapshot may stand: intended, and not seen to be gone (invariant 4)."""
+    query = sa.select(replication_run).where(replication_run.c.snapshot_state == SnapshotState.INTENDED)
     with ledger.read() as tx:
         return _all(tx, query.order_by(replication_run.c.requested_at, replication_run.c.id))
 
@@ -177,21 +169,6 @@ def record_intent(ledger: Ledger, id: str, *, name: str, vm: str, clock: Clock) 
         snapshot_state=SnapshotState.INTENDED,
         snapshot_name=name,
         snapshot_vm=vm,
-        snapshot_ref="",
-    )
-
-
-def record_snapshot_taken(ledger: Ledger, id: str, snapshot: SnapshotRef, *, clock: Clock) -> ReplicationRun:
-    """The snapshot stands."""
-    return _note(
-        ledger,
-        id,
-        "snapshot_taken",
-        clock=clock,
-        snapshot_state=SnapshotState.TAKEN,
-        snapshot_name=snapshot.name,
-        snapshot_vm=snapshot.vm,
-        snapshot_ref=snapshot.moref,
     )
 
 

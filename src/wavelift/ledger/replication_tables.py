@@ -91,7 +91,6 @@ replication_run: Final = sa.Table(
     sa.Column("ami_state", _word(AmiState), nullable=True),
     _name("snapshot_name"),
     _name("snapshot_vm"),
-    _name("snapshot_ref"),
     sa.Column("snapshot_state", _word(SnapshotState), nullable=True),
     _text("error"),
     sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),

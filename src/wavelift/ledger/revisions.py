@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from wavelift.base.errors import UnreachableError
 
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 """All revisions, oldest first: what this program can upgrade from. Equal to the scripts (tested)."""
 HEAD: Final = REVISIONS[-1]
 VERSION_TABLE: Final = "wavelift_revision"

@@ -134,7 +134,6 @@ migration: Final = sa.Table(
     sa.Column("bytes_total", sa.BigInteger, nullable=False, default=0),
     name_column("snapshot_name"),
     name_column("snapshot_vm"),
-    name_column("snapshot_ref"),
     sa.Column("snapshot_state", word_type(SnapshotState), nullable=True),
     json_column("export_result"),
     json_column("verify_result"),

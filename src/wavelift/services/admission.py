@@ -1,8 +1,8 @@
 """Who may go on: slots in the order of asking, and one migration per server at a time (AMP-04, invariants 4 and 8).
 
 A slot is asked for by :func:`request_slot`. Whoever does not get one keeps the place in the queue in the ledger, waits
-outside, looks with :func:`poll`, which only reads, and asks again when told that it would be granted. Nothing is
-granted behind a waiter's back, so a process that dies holds at most what it had. With ``f`` slots free, exactly the
+outside, looks with :func:`ready_holders`, which only reads, and asks again when told that it would be granted. Nothing
+is granted behind a waiter's back, so a process that dies holds at most what it had. With ``f`` slots free, exactly the
 first ``f`` waiters may take one; none of them can lose it to another.
 """
 
@@ -83,36 +83,11 @@ def request_slot(
         return found
 
 
-def poll(
-    ledger: Ledger,
-    *,
-    kind: SlotKind,
-    scope: str,
-    holder: str,
-    limit: int,
-    ended: Collection[DagRun] = (),
-) -> Granted | Queued | None:
-    """How a request stands; None when there is none (its run was taken for dead). Only reads: for the trigger.
-
-    :param ended: runs known to have ended; their requests count as gone (the next writer calls :func:`reclaim`).
-    """
-    _check_limit(limit)
-    queue = slots.list_slots(ledger, kind, scope)
-    return _standing_of(tuple(each for each in queue if each.run not in ended), holder, limit)
-
-
-def would_grant(
-    ledger: Ledger, *, kind: SlotKind, scope: str, holder: str, limit: int, ended: Collection[DagRun] = ()
-) -> bool:
-    """Whether the waiting task should wake: its request would be granted, was granted, or is gone. Only reads."""
-    found = poll(ledger, kind=kind, scope=scope, holder=holder, limit=limit, ended=ended)
-    return not isinstance(found, Queued) or found.ready
-
-
 def ready_holders(
     ledger: Ledger, *, kind: SlotKind, scope: str, holders: Collection[str], limit: int
 ) -> frozenset[str]:
-    """:func:`would_grant` of many waiters with one read: those of ``holders`` whose task should wake."""
+    """Those of ``holders`` whose task should wake: the request would be granted, was granted, or is gone (its run was
+    taken for dead). Only reads, once for all of them: for the trigger."""
     _check_limit(limit)
     queue = slots.list_slots(ledger, kind, scope)
     waiting = [each.holder for each in queue if each.granted_at is None]
@@ -130,11 +105,6 @@ def release_slot(
             return False
         slots.release(tx, mine, at=clock.now(), reason=reason)
         return True
-
-
-def runs_with_slots(ledger: Ledger, kind: SlotKind, scope: str) -> tuple[DagRun, ...]:
-    """The DAG runs that hold or wait for a slot of this scope: what a trigger asks Airflow about. Only reads."""
-    return tuple(slots.by_run(slots.list_slots(ledger, kind, scope)))
 
 
 def reclaim(

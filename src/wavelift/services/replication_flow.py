@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 from wavelift.base.errors import PermanentError, SpecError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import DagRun, Ledger, SlotKind, connectors, lineage, migrations, waves
+from wavelift.ledger import DagRun, Ledger, SlotKind, SnapshotState, SourceServer, connectors, lineage, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.slots import list_slots
@@ -217,7 +218,8 @@ def reserve(
     A run that failed goes on here when its tasks were cleared.
 
     :raises RefusedError: when a rule forbids that by now.
-    :raises PermanentError: cancelled on request, or the connector is in maintenance.
+    :raises PermanentError: cancelled on request, the connector is in maintenance, or the name stands for another server
+        than the one that was replicated.
     """
     id = runs.run_id(ctx.run_key)
     known = runs.get_run(ledger, id)
@@ -225,6 +227,8 @@ def reserve(
         return Finished(id)
     known = replication.continue_run(ledger, id, by=str(run), is_run_alive=is_run_alive, clock=ctx.clock)
     check_wanted(known)
+    seen = SourceServer.of(task.plan.connection, task.facts)
+    replication.remember_server(ledger, known.job_id, seen, by=str(run), clock=ctx.clock)
     if known.snapshot_state is None:
         _check_maintenance(ledger, task.plan.connector, task.name)
     wanted = _wanted_slots(task, limit)
@@ -249,14 +253,24 @@ def reserve(
     return ReservedRun(server=task.name, run=id, lineages=lineage.read_lineage(ledger, known.job_id))
 
 
-def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool) -> None:
+def release(
+    ledger: Ledger,
+    task: ServerTask,
+    ctx: RunContext,
+    *,
+    removed: bool,
+    distrusted: Mapping[int, str] = MappingProxyType({}),
+) -> None:
     """Give the transfer slot back; a run that a person cancelled before it was recorded ends here.
 
     :param removed: the snapshot's removal succeeded.
+    :param distrusted: key of a disk → why its change tracking is not believed any more, whatever became of the run.
     """
     known = runs.find_run(ledger, runs.run_id(ctx.run_key))
     if known is not None:
-        if removed and known.snapshot_state in migrations.STANDING:
+        for key, why in distrusted.items():
+            replication.quarantine_tracking(ledger, known.id, key, why, clock=ctx.clock)
+        if removed and known.snapshot_state is SnapshotState.INTENDED:
             runs.record_snapshot_removed(ledger, known.id, clock=ctx.clock)
         if known.cancel_requested and known.recorded_at is None:
             replication.mark_cancelled(ledger, known.id, CANCELLED, clock=ctx.clock)

@@ -17,7 +17,6 @@ from wavelift.ledger.database import Ledger
 from wavelift.ledger.records import SourceServer
 from wavelift.ledger.replication_records import ReplicationJob
 from wavelift.rules.guests import Guest
-from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import (
     DEFAULT_POLICY,
     JobState,
@@ -51,38 +50,15 @@ class JobOrder:
     identity: str = ""
 
 
-def orders_of(wave: ResolvedWave, *, guests: Mapping[str, Guest] | None = None) -> tuple[JobOrder, ...]:
-    """The jobs that a wave's spec asks for. Entries of folders and tags are left out: bind them to their servers first.
-
-    :param guests: server → guest, as far as the catalogue knows.
-    """
-    known = guests or {}
-    return tuple(
-        JobOrder(
-            server=each.server, plan=each.replication, license_type=each.license_type, guest=known.get(each.server)
-        )
-        for each in wave.servers
-        if each.replication is not None and not each.selector.many
-    )
-
-
-def create_job(
-    ledger: Ledger, wave: str, order: JobOrder, *, by: str, clock: Clock, policy: Policy = DEFAULT_POLICY
-) -> ReplicationJob:
-    """Make the job of one server.
-
-    :raises BusyError: when the server has a job in this wave.
-    :raises RefusedError: for a licence that its guest can't have.
-    :raises SpecError: for a seed time too far ahead, or another frequency than 12 to 24 hours.
-    """
-    with ledger.write(jobs.lock_name(wave)) as tx:
-        return _create(tx, wave, order, clock.now(), by, policy)
-
-
 def create_jobs(
     ledger: Ledger, wave: str, orders: Sequence[JobOrder], *, by: str, clock: Clock, policy: Policy = DEFAULT_POLICY
 ) -> tuple[ReplicationJob, ...]:
-    """Like :func:`create_job` for several servers: all of them or none (SMS-03)."""
+    """Make the jobs of these servers: all of them or none (SMS-03).
+
+    :raises BusyError: when a server has a job in this wave.
+    :raises RefusedError: for a licence that its guest can't have.
+    :raises SpecError: for a seed time too far ahead, or another frequency than 12 to 24 hours.
+    """
     with ledger.write(jobs.lock_name(wave)) as tx:
         now = clock.now()
         made = tuple(_create(tx, wave, order, now, by, policy, reschedule=False) for order in orders)
@@ -194,14 +170,17 @@ def extend_job(
 def remember_server(ledger: Ledger, job_id: str, seen: SourceServer, *, by: str, clock: Clock) -> ReplicationJob:
     """Note which server of which vCenter the job's name stands for, as a run met it.
 
+    An instance UUID names one server whatever the connection is called; a managed object id only within one vCenter.
+
     :raises PermanentError: when it was another one before: two servers' disks must never mix in one lineage.
     """
-    wave = jobs.get_job(ledger, job_id).wave
-    with ledger.write(jobs.lock_name(wave)) as tx:
+    before = jobs.get_job(ledger, job_id)
+    if (before.source, before.identity) == (seen.source, seen.identity):
+        return before
+    with ledger.write(jobs.lock_name(before.wave)) as tx:
         known = _changeable(tx, job_id)
-        if (known.source, known.identity) == (seen.source, seen.identity):
-            return known
-        if known.identity and lineage.rows(tx, job_id):
+        same = known.identity == seen.identity and (bool(seen.instance_uuid) or known.source == seen.source)
+        if known.identity and not same and lineage.rows(tx, job_id):
             raise PermanentError(
                 "The name now stands for another server than the one that was replicated",
                 next_step="Delete the job and make a new one for this server, or give it another name in the wave.",

@@ -12,7 +12,6 @@ from wavelift.base.errors import PermanentError
 from wavelift.base.run import Clock
 from wavelift.ledger import jobs, lineage, replication_runs
 from wavelift.ledger.database import Ledger
-from wavelift.ledger.records import DagRun
 from wavelift.ledger.replication_records import AmiState, LineageRow, ReplicationRun, SupersededDisk
 from wavelift.ledger.replication_tables import replication_run
 from wavelift.rules.replication import DEFAULT_POLICY, JobState, Policy, RunState, must_pause, surplus, term_end
@@ -102,7 +101,8 @@ def fail_run(ledger: Ledger, run_id: str, error: str, *, clock: Clock) -> Replic
 
 
 def cancel_run(ledger: Ledger, run_id: str, *, by: str, clock: Clock) -> ReplicationRun:
-    """Ask an active run to stop. Its tasks poll for this; asking twice changes nothing.
+    """Ask an active run to stop. The caller ends its tasks; those of the control plane look at this before they write.
+    Asking twice changes nothing.
 
     :raises PermanentError: when it has ended.
     """
@@ -124,20 +124,6 @@ def mark_cancelled(ledger: Ledger, run_id: str, reason: str, *, clock: Clock) ->
         return replication_runs.apply(
             tx, known, "cancelled", at=clock.now(), to=RunState.CANCELLED, error=reason, details={"error": reason}
         )
-
-
-def finish(ledger: Ledger, run: DagRun, *, reason: str = DAG_RUN_ENDED, clock: Clock) -> tuple[ReplicationRun, ...]:
-    """Close what is left at the end of a DAG run: active runs as failed (cancelled when asked to), reservations as
-    expired. What was closed."""
-    closed = []
-    for each in replication_runs.runs_of(ledger, run):
-        if each.state.terminal:
-            continue
-        if each.cancel_requested or each.state is RunState.RESERVED:
-            closed.append(mark_cancelled(ledger, each.id, reason, clock=clock))
-        else:
-            closed.append(fail_run(ledger, each.id, reason, clock=clock))
-    return tuple(closed)
 
 
 def quarantine_run(ledger: Ledger, run_id: str, reason: str, *, by: str = "", clock: Clock) -> tuple[DiskLineage, ...]:
@@ -173,7 +159,7 @@ def quarantine_run(ledger: Ledger, run_id: str, reason: str, *, by: str = "", cl
 def quarantine_tracking(ledger: Ledger, run_id: str, key: int, reason: str, *, clock: Clock) -> bool:
     """A disk's change tracking is not believed any more: the next run compares digests (invariant 3).
 
-    :param key: of the disk, as vCenter gives it. False when it has no lineage yet.
+    :param key: of the disk in the lineage. False when it has no lineage any more, or wasn't believed before.
     """
     with replication_runs.locked(ledger, run_id) as (tx, known):
         found = lineage.set_quarantine(tx, known.job_id, key, reason)

@@ -9,7 +9,7 @@ from typing import Any
 from wavelift.base.domain import Message, Severity
 from wavelift.base.errors import PermanentError, WaveliftError
 from wavelift.base.run import Clock
-from wavelift.ledger import DagRun, Ledger, WaveRunState, migrations, waves
+from wavelift.ledger import DagRun, Ledger, SnapshotState, WaveRunState, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.slots import list_slots
@@ -161,7 +161,7 @@ def _kept_back(server: str, preflight: PreflightReport | None) -> str:
 
 
 def _left_by(known: ReplicationRun, tidy: Tidy) -> str:
-    if known.snapshot_state in migrations.STANDING:
+    if known.snapshot_state is SnapshotState.INTENDED:
         return f"{known.server}: snapshot {known.snapshot_name} may still stand"
     try:
         return tidy(known)

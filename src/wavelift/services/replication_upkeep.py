@@ -15,7 +15,7 @@ from wavelift.base.domain import Message
 from wavelift.base.errors import BusyError, PermanentError, located
 from wavelift.base.names import run_hash
 from wavelift.base.run import CancelFlag, Clock
-from wavelift.ledger import Ledger, jobs, migrations
+from wavelift.ledger import Ledger, SnapshotState, jobs
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.replication_runs import RunFilter
@@ -92,7 +92,7 @@ def _started(ledger: Ledger, job_id: str) -> Iterator[ReplicationRun]:
 
 
 def _check_source_is_clean(known: ReplicationRun, is_run_alive: IsRunAlive) -> None:
-    if known.snapshot_state not in migrations.STANDING:
+    if known.snapshot_state is not SnapshotState.INTENDED:
         return
     if is_run_alive(known.dag_id, known.dag_run_id):
         raise BusyError(

@@ -11,7 +11,18 @@ from wavelift.base.domain import ExportResult, Message, Severity
 from wavelift.base.errors import PermanentError, SpecError, WaveliftError
 from wavelift.base.names import run_hash
 from wavelift.base.run import Clock
-from wavelift.ledger import DagRun, Ledger, Migration, WaveRun, WaveRunState, migrations, replication_runs, waves
+from wavelift.ledger import (
+    DagRun,
+    Ledger,
+    Migration,
+    ReplicationRun,
+    SnapshotState,
+    WaveRun,
+    WaveRunState,
+    migrations,
+    replication_runs,
+    waves,
+)
 from wavelift.ledger.events import record_event
 from wavelift.ledger.slots import list_slots
 from wavelift.rules.lifecycle import MigrationState
@@ -25,6 +36,7 @@ from wavelift.services.dataplane.messages import (
     KnownRun,
     Mode,
     PreflightReport,
+    StandingSnapshot,
 )
 
 FORM_KEYS: Final = ("servers", "launch", "mode", "note")
@@ -103,6 +115,7 @@ def _resolve(ledger: Ledger, request: RunRequest, load: Callable[[str], Resolved
         imported=tuple(_imported(each) for each in named) if mode == "verify" else (),
         dry_run=_flag("dry_run", conf.get("dry_run", True)),
         runs=tuple(_known_runs(ledger)) if mode == "cleanup" else (),
+        standing=tuple(_standing(ledger)) if mode == "cleanup" else (),
     )
 
 
@@ -159,6 +172,24 @@ def _known_runs(ledger: Ledger) -> Iterator[KnownRun]:
             offset += len(page.items)
     for run, found in hashes.items():
         yield KnownRun(dag_id=run.dag_id, run_id=run.dag_run_id, hashes=tuple(found))
+
+
+def _standing(ledger: Ledger) -> Iterator[StandingSnapshot]:
+    """The snapshots that the ledger takes for standing: nobody else may tell it when one went another way."""
+    standing: list[Migration | ReplicationRun] = [*migrations.open_snapshots(ledger)]
+    standing += replication_runs.open_snapshots(ledger)
+    for each in standing:
+        frozen = waves.find_wave_run(ledger, each.run)
+        if frozen is not None:
+            spec = frozen.spec.get("wave")  # of a replicate run the wave itself is frozen, of any other what it admits
+            wave = ResolvedWave.load(spec if isinstance(spec, dict) else frozen.spec)
+            yield StandingSnapshot(
+                server=each.server,
+                connection=wave.connection,
+                vm=each.snapshot_vm,
+                name=each.snapshot_name,
+                run=run_hash(each.run_key),
+            )
 
 
 class ServerOutcome(Message):
@@ -263,7 +294,7 @@ def finish(
 
 def _left_by(migration: Migration, run: WaveRun | None, tidy: Tidy) -> Iterator[str]:
     """What a closed migration left outside and could not be removed."""
-    if migration.snapshot_state in migrations.STANDING:
+    if migration.snapshot_state is SnapshotState.INTENDED:
         yield f"{migration.server}: snapshot {migration.snapshot_name} may still stand"
     # An image in the ledger was proven: a failure after it leaves a result, not a leftover.
     if run is None or migration.state is MigrationState.COMPLETED or migration.image_id:
@@ -296,10 +327,10 @@ def _record_cleanup(ledger: Ledger, run: DagRun, swept: CleanupReport, clock: Cl
         if one.kind != SNAPSHOT_KIND:
             continue
         owner = migrations.find_migration(ledger, f"mig-{one.run}")
-        if owner is not None and owner.snapshot_state in migrations.STANDING:
+        if owner is not None and owner.snapshot_state is SnapshotState.INTENDED:
             migrations.record_snapshot_removed(ledger, owner.id, by=str(run), clock=clock)
         replica = replication_runs.find_run(ledger, f"run-{one.run}")
-        if replica is not None and replica.snapshot_state in migrations.STANDING:
+        if replica is not None and replica.snapshot_state is SnapshotState.INTENDED:
             replication_runs.record_snapshot_removed(ledger, replica.id, by=str(run), clock=clock)
 
 

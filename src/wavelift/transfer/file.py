@@ -73,7 +73,7 @@ class FileReader:
 class FileWriter:
     """A sparse raw image, made new: blocks are written by the workers, in any order.
 
-    :param path: must not exist; ``abort`` removes it.
+    :param path: must not exist.
     :param capacity: bytes.
     :param sync: force the content to disk before ``finish`` returns.
     """
@@ -112,8 +112,3 @@ class FileWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def abort(self) -> None:
-        """Remove the file."""
-        self.close()
-        self._path.unlink(missing_ok=True)

@@ -139,11 +139,8 @@ class BlockWriter(Protocol):
         ...
 
     def close(self) -> None:
-        """End threads and free buffers, when no other call is under way; what the target stored stays. Idempotent."""
-        ...
-
-    def abort(self) -> None:
-        """Give the target up: remove what was stored."""
+        """End threads and free buffers, when no other call is under way. Idempotent. What the target stored stays:
+        whoever began the target gives it up, and knows who else may name it."""
         ...
 
 
@@ -157,5 +154,3 @@ class PartSink(Protocol):
     def complete(self) -> None:
         """All parts are stored: make them one object."""
         ...
-
-    def abort(self) -> None: ...

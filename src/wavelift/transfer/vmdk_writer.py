@@ -104,11 +104,6 @@ class VmdkPartWriter:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._free.clear()
 
-    def abort(self) -> None:
-        """Close, and remove what the sink stored."""
-        self.close()
-        self._sink.abort()
-
     def _begin(self) -> None:
         if not self._begun:
             self._begun = True

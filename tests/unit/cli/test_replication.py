@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.cli import jobs, replicate, wave
+from wavelift.cli import jobs, migrations, replicate, wave
 from wavelift.cli.main import app
 from wavelift.cli.replicate import RunsWatch
 
@@ -104,7 +104,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 
     def install(answers: dict[str, Any], state: str = "success", xcom: Any = None) -> Api:
         api = Api(answers, state, xcom)
-        for module in (jobs, replicate, wave):
+        for module in (jobs, migrations, replicate, wave):
             monkeypatch.setattr(module, "client", lambda: api)
         return api
 
@@ -119,6 +119,14 @@ def _zone_again() -> Any:
 
 def call(*words: str) -> Result:
     return CliRunner().invoke(app, list(words))
+
+
+def test_the_audit_trail_is_told_line_by_line(use: Use) -> None:
+    event = {"id": 7, "at": "2026-12-01T09:00:00+00:00", "actor": "ana", "action": "replication_job.paused"}
+    api = use({"GET /wavelift/events/job-1": {"events": [{**event, "details": {"to": "paused"}}]}})
+    done = call("events", "job-1", "--after", "6")
+    assert done.stdout == '7 2026-12-01T09:00:00+00:00 ana: replication_job.paused {"to": "paused"}\n'
+    assert api.asked[0][0] == "GET /wavelift/events/job-1?limit=200&after=6"
 
 
 def test_sms_08_the_list_shows_local_times_and_why_a_job_is_paused(use: Use) -> None:

@@ -339,13 +339,30 @@ def test_sms_08_a_running_transfer_shows_in_the_history(desk: Desk) -> None:
     desk.refused("GET", "/runs?dag_run_id=x", 422)
 
 
+def test_the_audit_trail_of_a_job_and_of_a_run(desk: Desk) -> None:
+    job = desk.job()
+    run = start(desk)
+    told = desk.get(f"/events/{job}")["events"]
+    assert [each["action"] for each in told][:1] == ["replication_job.created"]
+    assert told[0]["details"]["server"] == "web01"
+    assert [each["action"] for each in desk.get(f"/events/{run['id']}", limit=1)["events"]] == [
+        "replication_run.reserved"
+    ]
+    assert desk.get(f"/events/{job}", after=told[-1]["id"])["events"] == []
+    desk.refused("GET", "/events/web01", 422)
+    desk.refused("GET", "/events/run-nobody", 404)
+    desk.rights.read = False
+    for id in (job, run["id"]):
+        desk.refused("GET", f"/events/{id}", 403)
+
+
 def test_a_run_is_cancelled_once_and_its_task_stopped(desk: Desk) -> None:
     desk.job()
     run = start(desk)
     done = desk.post(f"/runs/{run['id']}/cancel")
     assert (done["cancel_requested"], done["stopped_tasks"]) == (True, ["server.transfer"])
     assert desk.airflow.failed == ["server.transfer 4"]
-    replication.finish(desk.ledger, DagRun(DAG, run["dag_run_id"]), clock=CLOCK)
+    replication.mark_cancelled(desk.ledger, run["id"], "cancelled on request", clock=CLOCK)
     assert desk.get(f"/runs/{run['id']}")["state"] == "Cancelled"
     assert "already ended" in desk.refused("POST", f"/runs/{run['id']}/cancel", 409)["detail"]
 

@@ -14,7 +14,6 @@ from wavelift.base.domain import (
     ExportResult,
     ImportResult,
     LaunchResult,
-    SnapshotRef,
     StoredDisk,
     VerifyResult,
 )
@@ -152,17 +151,7 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
     m = web01.id
     intended = migrations.record_intent(ledger, m, name="wavelift-abc", vm="vm-1", clock=clock)
     assert (intended.state, intended.snapshot_state) == (MigrationState.TRANSFERRING, SnapshotState.INTENDED)
-    snapshot = SnapshotRef(
-        server="web01",
-        vm="vm-1",
-        moref="snapshot-7",
-        name="wavelift-abc",
-        created="2026-11-22T10:00:00Z",
-        quiesced=True,
-    )
-    taken = migrations.record_snapshot_taken(ledger, m, snapshot, clock=clock)
-    assert (taken.snapshot_ref, taken.snapshot_state) == ("snapshot-7", SnapshotState.TAKEN)
-    assert migrations.open_snapshots(ledger) == (taken,)
+    assert migrations.open_snapshots(ledger) == (intended,)
 
     migrations.record_progress(
         ledger, m, phase="exporting", progress_pct=140, bytes_done=5, bytes_total=30, clock=clock
@@ -202,7 +191,6 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
     assert [event.action.removeprefix("migration.") for event in list_events(ledger, object_id=m)] == [
         "queued",
         "snapshot_intended",
-        "snapshot_taken",
         "exported",
         "snapshot_removed",
         "advanced",
@@ -242,12 +230,10 @@ def test_the_first_end_stays(ledger: Ledger, clock: Clock, web01: Migration) -> 
 
 
 def test_amp_07_cancel_is_a_wish_that_names_who_had_it(ledger: Ledger, clock: Clock, web01: Migration) -> None:
-    assert not migrations.cancel_requested(ledger, web01.id)
-
     asked = migrations.request_cancel(ledger, web01.id, by="bob", clock=clock)
     assert migrations.request_cancel(ledger, web01.id, by="eve", clock=clock) == asked
 
-    assert migrations.cancel_requested(ledger, web01.id)
+    assert migrations.get_migration(ledger, web01.id).cancel_requested
     assert asked.state is MigrationState.QUEUED
     (event,) = (event for event in list_events(ledger) if event.action == "migration.cancel_requested")
     assert (event.actor, event.object_id, event.dag_id) == ("bob", web01.id, "erp.migrate")
@@ -258,7 +244,6 @@ def test_amp_07_cancel_is_a_wish_that_names_who_had_it(ledger: Ledger, clock: Cl
 
 def test_an_unknown_migration_is_named(ledger: Ledger, clock: Clock) -> None:
     assert migrations.find_migration(ledger, "mig-0") is None
-    assert not migrations.cancel_requested(ledger, "mig-0")
     with pytest.raises(NotFoundError, match=r"migration=mig-0.*migrations list"):
         migrations.fail(ledger, "mig-0", "x", clock=clock)
 
@@ -331,7 +316,5 @@ def test_events_keep_their_order_and_can_be_narrowed(ledger: Ledger, clock: Cloc
     found = list_events(ledger, object_kind="image")
     assert [event.details["number"] for event in found] == [0, 1, 2]
     assert [event.id for event in list_events(ledger, after=found[0].id, limit=1)] == [found[1].id]
-    assert [event.object_id for event in list_events(ledger, dag_ids=["w2.migrate"])] == ["ami-2"]
-    assert list_events(ledger, dag_ids=[]) == ()
     with ledger.read() as tx:
         assert tx.execute(sa.text("SELECT count(*) FROM event")).scalar() == 3

@@ -99,7 +99,6 @@ class NetworkStub:
 @dataclass(frozen=True)
 class OfferStub:
     zones: frozenset[str] = frozenset({"eu-central-1a"})
-    architectures: tuple[str, ...] = ("x86_64",)
     boot_modes: tuple[str, ...] = ("legacy-bios", "uefi")
 
 

@@ -70,14 +70,13 @@ class Desk:
             clock=self.clock,
         )
 
-    def poll(self, holder: str, ended: tuple[DagRun, ...] = ()) -> Granted | Queued | None:
-        return admission.poll(
-            self.ledger, kind=self.kind, scope=self.scope, holder=holder, limit=self.limit, ended=ended
-        )
+    def poll(self, holder: str) -> Granted | Queued | None:
+        """How the request stands in the ledger."""
+        return admission._standing_of(list_slots(self.ledger, self.kind, self.scope), holder, self.limit)
 
-    def would_grant(self, holder: str, ended: tuple[DagRun, ...] = ()) -> bool:
-        return admission.would_grant(
-            self.ledger, kind=self.kind, scope=self.scope, holder=holder, limit=self.limit, ended=ended
+    def ready(self, holder: str) -> bool:
+        return bool(
+            admission.ready_holders(self.ledger, kind=self.kind, scope=self.scope, holders=[holder], limit=self.limit)
         )
 
     def release(self, holder: str) -> bool:
@@ -120,10 +119,10 @@ def test_a_free_slot_waits_for_the_first_in_the_queue(desk: Desk) -> None:
         desk.request(holder)
     assert desk.release("b")
 
-    assert not desk.would_grant("d")
+    assert not desk.ready("d")
     assert desk.request("d") == Queued(2)
     assert desk.poll("c") == Queued(1, ready=True)
-    assert desk.would_grant("c")
+    assert desk.ready("c")
     assert desk.request("e") == Queued(3), "a newcomer goes behind those who wait"
     assert desk.request("c") == Granted(START)
     assert desk.poll("d") == Queued(1)
@@ -135,7 +134,7 @@ def test_two_free_slots_are_for_the_first_two_in_whatever_order_they_come(desk: 
     desk.release("a")
     desk.release("b")
 
-    assert [desk.would_grant(holder) for holder in "cde"] == [True, True, False]
+    assert [desk.ready(holder) for holder in "cde"] == [True, True, False]
     assert isinstance(desk.request("d"), Granted)
     assert desk.request("e") == Queued(2)
     assert isinstance(desk.request("c"), Granted)
@@ -147,7 +146,7 @@ def test_releasing_leaves_the_queue_and_twice_does_no_harm(desk: Desk) -> None:
     assert desk.release("c")
     assert not desk.release("c")
     assert desk.poll("c") is None
-    assert desk.would_grant("c"), "a waiter whose request is gone must wake to ask anew"
+    assert desk.ready("c"), "a waiter whose request is gone must wake to ask anew"
     assert desk.poll("d") == Queued(1)
     assert desk.request("c") == Queued(2), "whoever left begins at the end"
 
@@ -158,7 +157,7 @@ def test_polling_writes_nothing(desk: Desk) -> None:
     before = (list_slots(desk.ledger), list_events(desk.ledger))
     for _ in range(3):
         desk.poll("c")
-        desk.would_grant("c", ended=(A,))
+        desk.ready("c")
     assert (list_slots(desk.ledger), list_events(desk.ledger)) == before
 
 
@@ -191,7 +190,7 @@ def test_a_limit_below_one_is_refused(desk: Desk, limit: int) -> None:
     with pytest.raises(PermanentError, match=f"limit={limit}"):
         desk.request("a")
     with pytest.raises(PermanentError):
-        desk.poll("a")
+        desk.ready("a")
     assert list_slots(desk.ledger) == ()
 
 
@@ -216,16 +215,6 @@ def test_inv_8_the_slot_of_an_ended_run_is_free_and_its_waiters_leave(desk: Desk
     released = [event for event in list_events(desk.ledger) if event.action in ("slot.released", "slot.withdrawn")]
     assert [(event.object_id, event.action) for event in released] == [("a", "slot.released"), ("a2", "slot.withdrawn")]
     assert released[0].details["reason"] == "its DAG run has ended"
-
-
-def test_a_trigger_counts_ended_runs_as_gone_without_writing(desk: Desk) -> None:
-    for holder, run in (("a", A), ("a2", A), ("a3", A), ("b", B), ("b2", B)):
-        desk.request(holder, run)
-    assert admission.runs_with_slots(desk.ledger, SlotKind.TRANSFER, "hall-a") == (A, B)
-    assert desk.poll("b") == Queued(2)
-    assert desk.poll("b", ended=(A,)) == Queued(1, ready=True)
-    assert desk.poll("b2", ended=(A,)) == Queued(2, ready=True)
-    assert desk.request("b", B) == Queued(2), "only a reclaim makes it so"
 
 
 def test_airflow_is_asked_once_per_run_and_interval(desk: Desk, clock: HandClock) -> None:

@@ -101,7 +101,7 @@ class Queue(RuleBasedStateMachine):
     @rule(place=PLACES)
     def poll(self, place: tuple[str, DagRun]) -> None:
         holder, _ = place
-        found = admission.poll(self.ledger, kind=SlotKind.IMPORT, scope=self.scope, holder=holder, limit=self.limit)
+        found = admission._standing_of(list_slots(self.ledger, SlotKind.IMPORT, self.scope), holder, self.limit)
         if holder in self.waiting:
             assert found == Queued(self.waiting.index(holder) + 1, ready=self._ready(holder))
         else:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from tests.unit.services.test_replication import Desk, HandClock, clock, desk, made_once
 
+from wavelift.base.domain import ServerFacts
 from wavelift.base.run import RunContext
 from wavelift.ledger import DagRun, SlotKind
 from wavelift.ledger.slots import list_slots
@@ -24,7 +25,8 @@ HALL = 4
 
 def _task(server: str, host: str = "host-1", *, connector: str = "hall-a", vddk: bool = True) -> ServerTask:
     share = NfcShare(vcenter="vc.lab:443", host=host, per_host=1, per_vcenter=2) if vddk else None
-    plan, facts = SimpleNamespace(connector=connector), SimpleNamespace(moref=f"vm-{server}")
+    plan = SimpleNamespace(connector=connector, connection="vc-1")
+    facts = ServerFacts.model_construct(name=server, moref=f"vm-{server}", instance_uuid=f"uuid-{server}", path="")
     return ServerTask.model_construct(name=server, plan=plan, facts=facts, nfc=share)
 
 

@@ -14,7 +14,7 @@ from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, RefusedError, SpecError
 from wavelift.ledger import AmiState, DagRun, Ledger, ReplicationJob, ReplicationRun, SourceServer
 from wavelift.ledger.events import list_events
-from wavelift.ledger.jobs import JobFilter, find_job, get_job, list_jobs, read_schedules, wave_schedule_of
+from wavelift.ledger.jobs import JobFilter, get_job, jobs_of_wave, list_jobs, read_schedules, wave_schedule_of
 from wavelift.ledger.lineage import lineage_rows, read_lineage
 from wavelift.ledger.replication_runs import (
     RunFilter,
@@ -23,7 +23,6 @@ from wavelift.ledger.replication_runs import (
     list_runs,
     record_progress,
     runs_of,
-    stop_requested,
 )
 from wavelift.rules.guests import Guest
 from wavelift.rules.replication import JobState, RunState, RunType
@@ -96,7 +95,8 @@ class Desk:
 
     def create(self, server: str = "web01", **plan: Any) -> ReplicationJob:
         order = JobOrder(server=server, plan=ReplicationPlan(**plan))
-        return replication.create_job(self.ledger, WAVE, order, by="ana", clock=self.clock)
+        (made,) = replication.create_jobs(self.ledger, WAVE, [order], by="ana", clock=self.clock)
+        return made
 
     def alive(self, dag_id: str, dag_run_id: str) -> bool:
         assert dag_id == "erp.replicate"
@@ -161,7 +161,7 @@ def desk(tmp_path: Path, made_once: Path, clock: HandClock) -> Desk:
 def test_sms_03_a_job_is_made_read_changed_and_listed(desk: Desk, clock: HandClock) -> None:
     made = desk.create(frequency_hours=12, description="shop front")
     assert (made.state, made.seed_at, made.schedule.next_after(START)) == (JobState.ACTIVE, START, START + 12 * HOUR)
-    assert find_job(desk.ledger, WAVE, "web01") == made
+    assert jobs_of_wave(desk.ledger, WAVE) == (made,)
     clock.sleep(60)
     changed = replication.update_job(
         desk.ledger, made.id, frequency_hours=24, keep_amis=2, license_type="byol", by="bob", clock=clock
@@ -190,14 +190,14 @@ def test_sms_03_what_a_job_cannot_be(desk: Desk, clock: HandClock) -> None:
     linux = Guest("debian11_64Guest", "Debian", "linux", 64, "supported", "x")
     order = JobOrder(server="db01", plan=ReplicationPlan(), license_type="aws", guest=linux)
     with pytest.raises(RefusedError, match="not possible for this guest"):
-        replication.create_job(desk.ledger, WAVE, order, by="ana", clock=clock)
+        replication.create_jobs(desk.ledger, WAVE, [order], by="ana", clock=clock)
     order = JobOrder(
         server="db01",
         plan=ReplicationPlan(ami="register"),
         guest=Guest("w", "W", "windows-server", 64, "supported", "x"),
     )
     with pytest.raises(RefusedError, match="billing data"):
-        replication.create_job(desk.ledger, WAVE, order, by="ana", clock=clock)
+        replication.create_jobs(desk.ledger, WAVE, [order], by="ana", clock=clock)
 
 
 def test_a_spec_is_applied_and_drift_is_shown(desk: Desk, clock: HandClock) -> None:
@@ -236,8 +236,8 @@ def test_pausing_and_resuming(desk: Desk, clock: HandClock) -> None:
 def test_a_name_never_changes_its_server_under_a_lineage(desk: Desk, clock: HandClock) -> None:
     job = desk.create()
 
-    def meet(uuid: str) -> ReplicationJob:
-        seen = SourceServer(source="vc-1", name="web01", moref="vm-1", instance_uuid=uuid)
+    def meet(uuid: str, *, source: str = "vc-1") -> ReplicationJob:
+        seen = SourceServer(source=source, name="web01", moref="vm-1", instance_uuid=uuid)
         return replication.remember_server(desk.ledger, job.id, seen, by="run", clock=clock)
 
     assert meet("uuid-1").identity == "uuid-1"
@@ -246,6 +246,9 @@ def test_a_name_never_changes_its_server_under_a_lineage(desk: Desk, clock: Hand
     assert meet("uuid-2").source == "vc-1"
     with pytest.raises(PermanentError, match="stands for another server"):
         meet("uuid-1")
+    assert meet("uuid-2", source="vc-one").source == "vc-one", "the connection got another name, the server is the same"
+    with pytest.raises(PermanentError, match="stands for another server"):
+        meet("", source="vc-2")
 
 
 # On demand
@@ -446,6 +449,7 @@ def test_inv_1_a_run_whose_verify_failed_is_no_parent(desk: Desk, clock: HandClo
     (again,) = desk.admit("run-1").granted
     desk.record(again, _disk(2000, "snap-2"))
     assert replication.quarantine_tracking(desk.ledger, run.id, 2000, "audit", clock=clock)
+    assert not replication.quarantine_tracking(desk.ledger, run.id, 2000, "another", clock=clock), "told already"
     assert not replication.quarantine_tracking(desk.ledger, run.id, 1, "audit", clock=clock)
     assert [disk.quarantine for disk in read_lineage(desk.ledger, job.id)] == ["audit"]
 
@@ -508,7 +512,7 @@ def test_sms_09_deleting_a_job_ends_its_run_and_keeps_what_must_be_removed(desk:
     deletion = replication.delete_job(desk.ledger, job.id, by="bob", clock=clock)
     assert [each.id for each in deletion.cut_short] == [run.id]
     assert [disk.key for disk in deletion.lineage] == [2000]
-    assert stop_requested(desk.ledger, run.id)
+    assert get_run(desk.ledger, run.id).cancel_requested
     with pytest.raises(PermanentError, match="has ended as deleted"):
         desk.record(run, _disk(2000, "snap-9"))
     assert desk.fail(run).state is RunState.DELETED
@@ -526,16 +530,17 @@ def test_sms_09_deleting_a_job_ends_its_run_and_keeps_what_must_be_removed(desk:
     assert desk.rules(desk.admit(run.dag_run_id)) == ["deleted"]
 
 
-def test_the_end_of_a_dag_run_closes_what_is_left(desk: Desk, clock: HandClock) -> None:
+def test_a_run_that_ended_keeps_its_end(desk: Desk, clock: HandClock) -> None:
     for server in ("a", "b", "c"):
         desk.create(server)
     runs = desk.admit("run-1").granted
     desk.complete(runs[0])
     replication.cancel_run(desk.ledger, runs[1].id, by="bob", clock=clock)
     record_progress(desk.ledger, runs[2].id, status="Uploading", progress_pct=140, bytes_done=5, clock=clock)
-    replication.finish(desk.ledger, DagRun("erp.replicate", "run-1"), clock=clock)
+    for each in runs:
+        replication.mark_cancelled(desk.ledger, runs[1].id, "on request", clock=clock)
+        desk.fail(each)
     after = {run.server: run.state for run in runs_of(desk.ledger, DagRun("erp.replicate", "run-1"))}
     assert after == {"a": RunState.COMPLETED, "b": RunState.CANCELLED, "c": RunState.FAILED}
-    assert replication.finish(desk.ledger, DagRun("erp.replicate", "run-1"), clock=clock) == ()
     with pytest.raises(PermanentError, match="already ended"):
         replication.cancel_run(desk.ledger, runs[1].id, by="bob", clock=clock)

@@ -63,7 +63,6 @@ class MemorySink:
 
     parts: dict[int, bytes] = field(default_factory=dict)
     completed: bool = False
-    aborted: bool = False
 
     def put_part(self, number: int, data: memoryview, sha256: bytes) -> None:
         assert hashlib.sha256(data).digest() == sha256
@@ -73,9 +72,6 @@ class MemorySink:
     def complete(self) -> None:
         assert sorted(self.parts) == list(range(1, len(self.parts) + 1))
         self.completed = True
-
-    def abort(self) -> None:
-        self.aborted = True
 
     @property
     def object(self) -> bytes:
@@ -97,7 +93,6 @@ class MemoryWriter:
         self.finished = False
         self.interrupted = False
         self.closed = 0
-        self.aborted = False
         self.digests: dict[int, bytes] = {}
 
     def prepare(self, index: int, data: memoryview, digest: bytes) -> bytes:
@@ -119,9 +114,6 @@ class MemoryWriter:
 
     def close(self) -> None:
         self.closed += 1
-
-    def abort(self) -> None:
-        self.aborted = True
 
 
 class Toolbox:

@@ -144,7 +144,6 @@ def test_a_failed_part_stops_the_upload_with_its_own_error(box: Any) -> None:
     with pytest.raises(ThrottledError):
         send(content(200), sink, box)
     assert not sink.completed
-    assert not sink.aborted
     assert len(sink.parts) < 20
 
 
@@ -235,13 +234,6 @@ def test_interrupt_frees_a_writer_that_waits(box: Any) -> None:
     release.set()
     writer.close()
     writer.close()
-
-
-def test_abort_is_passed_on_after_the_threads_ended(box: Any) -> None:
-    sink = box.Sink()
-    writer = VmdkPartWriter(sink, BLOCK)
-    writer.abort()
-    assert sink.aborted
 
 
 def test_blocks_must_ascend_within_the_disk() -> None:

@@ -129,6 +129,7 @@ def replica(aws: AwsSimulator, access: AwsAccess, tmp_path: Path) -> Iterator[Re
     yield made
     aws.clear_rules()
     aws.settings(**settings)
-    Ec2(access).delete_snapshots(reversed(made.made))
+    for snapshot_id in reversed(made.made):
+        Ec2(access).delete_snapshot(snapshot_id)
     assert set(threading.enumerate()) <= threads, "a writer left threads"
     assert aws.state() == before

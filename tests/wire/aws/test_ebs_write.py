@@ -7,17 +7,17 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.wire.aws.disk_replica import BLOCKS, CAPACITY, DATA_BLOCKS, Replica, make_content
 
 from wavelift.adapters.aws.bulk import BulkClient, RetryPolicy
-from wavelift.adapters.aws.ebs import verify_snapshot
+from wavelift.adapters.aws.ebs import SnapshotComparison, compare_snapshot
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, snapshot_status
 from wavelift.adapters.aws.ebs_write import EbsWriter
 from wavelift.adapters.aws.errors import ParentRefusedError, SnapshotGoneError, TokenSpentError
+from wavelift.base.domain import ChangedRange
 from wavelift.base.errors import (
     Cancelled,
     LimitReachedError,
@@ -36,6 +36,10 @@ from wavelift.transfer.manifest import Manifest
 pytestmark = pytest.mark.wire
 
 
+def compared(replica: Replica, started: StartedSnapshot, manifest: Manifest, **chosen: Any) -> SnapshotComparison:
+    return compare_snapshot(replica.access, started.snapshot_id, manifest.digest, manifest.capacity, **chosen)
+
+
 # -- what is written ----------------------------------------------------------------------------------------------
 
 
@@ -50,7 +54,7 @@ def test_inv_1_a_seed_arrives_block_for_block(replica: Replica) -> None:
     assert replica.read(started) == content
     row = replica.row(started)
     assert (row["own_blocks"], row["sent_twice"]) == (data, 0), "a seed skips zeros"
-    assert verify_snapshot(replica.access, started.snapshot_id, manifest).ok
+    assert compared(replica, started, manifest).changed == ()
 
 
 def test_inv_2_a_block_that_became_zero_is_written_on_a_delta(replica: Replica) -> None:
@@ -84,8 +88,7 @@ def test_a_writer_that_skips_zeros_on_a_parent_would_be_seen(replica: Replica) -
     writer.writes_zeros = False
     manifest = replica.copy(content, writer)
     assert replica.read(started) != content
-    found = verify_snapshot(replica.access, started.snapshot_id, manifest)
-    assert (found.ok, found.offsets) == (False, (3 * BLOCK,))
+    assert compared(replica, started, manifest).changed == (ChangedRange(offset=3 * BLOCK, length=BLOCK),)
 
 
 # -- resuming -----------------------------------------------------------------------------------------------------
@@ -289,16 +292,6 @@ def test_many_puts_are_in_flight(replica: Replica) -> None:
     assert held == DATA_BLOCKS
 
 
-def test_inv_12_abort_leaves_nothing(replica: Replica, tmp_path: Path) -> None:
-    started = replica.start()
-    writer = replica.writer(started)
-    data = memoryview(bytes(b"x" * BLOCK))
-    writer.write(0, writer.prepare(0, data, hashlib.sha256(data).digest()))
-    writer.abort()
-    assert [row for row in replica.aws.state()["snapshots"] if row["id"] == started.snapshot_id] == []
-    assert list((tmp_path / "state").iterdir()) == []
-
-
 # -- starting -----------------------------------------------------------------------------------------------------
 
 
@@ -364,16 +357,13 @@ def test_too_many_pending_snapshots_mean_wait(replica: Replica) -> None:
 # -- verifying ----------------------------------------------------------------------------------------------------
 
 
-def test_verify_names_the_first_differing_offsets(replica: Replica) -> None:
+def test_inv_1_a_comparison_names_every_differing_range(replica: Replica) -> None:
     content = make_content()
     started, manifest = replica.send(content)
     for index in (2, 5, BLOCKS - 1):
         manifest.set(index, hashlib.sha256(b"other").digest())
     manifest.set(3, None)
-    found = verify_snapshot(replica.access, started.snapshot_id, manifest)
-    assert not found.ok
-    assert found.offsets == tuple(index * BLOCK for index in (2, 3, 5, BLOCKS - 1))
-    some = verify_snapshot(replica.access, started.snapshot_id, manifest, indices=[0, 5])
-    assert (some.offsets, some.blocks_checked) == ((5 * BLOCK,), 2)
-    few = verify_snapshot(replica.access, started.snapshot_id, manifest, most=1)
-    assert (few.offsets, few.differing) == ((2 * BLOCK,), 4)
+    found = compared(replica, started, manifest)
+    assert [(one.offset // BLOCK, one.length // BLOCK) for one in found.changed] == [(2, 2), (5, 1), (BLOCKS - 1, 1)]
+    some = compared(replica, started, manifest, indices=[0, 5])
+    assert (some.changed, some.blocks_compared) == ((ChangedRange(offset=5 * BLOCK, length=BLOCK),), 2)

@@ -16,12 +16,13 @@ from cryptography import x509
 from tests.eventually import eventually
 
 from wavelift.base.errors import NotFoundError, PermanentError, TlsError, UnreachableError, WaveliftError
+from wavelift.base.net import verifying_context
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, KIB, MIB
 from wavelift.transfer.file import FileWriter
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.nbd.client import NbdClient
-from wavelift.transfer.nbd.link import NbdAddress, tls_context
+from wavelift.transfer.nbd.link import NbdAddress
 from wavelift.transfer.nbd.reader import NbdReader
 from wavelift.transfer.pipeline import as_stream, copy
 from wavelift.transfer.protocols import Extent
@@ -204,8 +205,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def _tls(authority: Authority, *, certificate: bool = True, name: str = "localhost") -> dict[str, object]:
-    pem, key = (authority.client, authority.client_key) if certificate else ("", "")
-    return {"tls": tls_context(str(authority.ca), str(pem), str(key)), "server_name": name}
+    context = verifying_context(str(authority.ca))
+    if certificate:
+        context.load_cert_chain(authority.client, authority.client_key)
+    return {"tls": context, "server_name": name}
 
 
 def test_tls_with_both_certificates(client: Make, serve: Serve, disk: Path, authority: Authority) -> None:

@@ -13,7 +13,7 @@ import time
 
 from wavelift.base.run import SystemClock
 from wavelift.ledger import DagRun, Ledger, SlotKind
-from wavelift.services.admission import Granted, release_slot, request_slot, would_grant
+from wavelift.services.admission import Granted, ready_holders, release_slot, request_slot
 
 AT_ONCE = 3
 HOLD_S = 0.01
@@ -42,7 +42,7 @@ def main(url: str, scope: str, number: int, servers: int, limit: int, dies_after
                 clock=clock,
             )
         holder = place.choice(waiting)
-        if not would_grant(ledger, kind=SlotKind.TRANSFER, scope=scope, holder=holder, limit=limit):
+        if not ready_holders(ledger, kind=SlotKind.TRANSFER, scope=scope, holders=[holder], limit=limit):
             time.sleep(POLL_S)
             continue
         found = request_slot(

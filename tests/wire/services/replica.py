@@ -49,6 +49,8 @@ class Replica:
         self.results: list[ReplicationResult] = []
         self.options = ReplicationOptions(state_folder=stage.folder / "journals", guard_seconds=0.2)
         self.made: list[str] = []
+        self.distrusted: dict[int, str] = {}
+        """Whose change tracking was said to lie."""
         self.retries = 2
 
     def begin(self) -> Try:
@@ -66,7 +68,9 @@ class Replica:
         ctx = RunContext(one.run_key, checkpoints=one.checkpoints, progress=progress)
         with self.stage.connect() as session:
             access = self.stage.access()
-            return replicate_server(session, access, one.task, one.snapshot, self.lineages, ctx, self.options)
+            return replicate_server(
+                session, access, one.task, one.snapshot, self.lineages, ctx, self.options, self.distrusted.__setitem__
+            )
 
     def end(self, one: Try, result: ReplicationResult | None) -> None:
         """What record, remove_snapshot and the report do."""

@@ -15,7 +15,7 @@ from wavelift.base.names import run_hash, snapshot_name, tags
 from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
 from wavelift.base.units import BLOCK, MIB
 from wavelift.services.dataplane.cleanup import sweep
-from wavelift.services.dataplane.messages import Admitted, CleanupReport, KnownRun
+from wavelift.services.dataplane.messages import Admitted, CleanupReport, KnownRun, StandingSnapshot
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.dataplane.upload import upload_disk
 
@@ -43,7 +43,13 @@ def _leave(stage: Stage, key: str) -> str:
     return VmImport(stage.access()).import_image(request)
 
 
-def _sweep(stage: Stage, *, dry_run: bool, known: tuple[str, ...] = (ENDED, LIVING)) -> CleanupReport:
+def _sweep(
+    stage: Stage,
+    *,
+    dry_run: bool,
+    known: tuple[str, ...] = (ENDED, LIVING),
+    standing: tuple[StandingSnapshot, ...] = (),
+) -> CleanupReport:
     admitted = Admitted(
         wave=stage.wave("web01"),
         mode="cleanup",
@@ -51,6 +57,7 @@ def _sweep(stage: Stage, *, dry_run: bool, known: tuple[str, ...] = (ENDED, LIVI
         run_id="cleaning",
         requested_by="tester",
         runs=tuple(KnownRun(dag_id="lab.migrate", run_id=key.split("/")[1], hashes=(run_hash(key),)) for key in known),
+        standing=standing,
         dry_run=dry_run,
     )
     with stage.connect() as session:
@@ -97,6 +104,47 @@ def test_what_cannot_be_removed_is_told_and_the_rest_goes(stage: Stage) -> None:
     finally:
         stage.clear_rules()
         _take_back(stage, imports)
+
+
+def test_inv_4_a_snapshot_that_went_another_way_is_told_to_the_ledger(stage: Stage) -> None:
+    """Somebody removed it in vCenter, or the VM is gone: only the ledger knows of it, and a job's deletion waits."""
+
+    def standing(key: str, vm: str, connection: str = "vsphere_lab") -> StandingSnapshot:
+        return StandingSnapshot(
+            server=key.rpartition("/")[2], connection=connection, vm=vm, name=snapshot_name(key), run=run_hash(key)
+        )
+
+    (vm,) = [one["moref"] for one in stage.vc.state()["vms"] if one["name"] == "web01"]
+    gone, elsewhere = "lab.migrate/ended/gone01", "lab.migrate/ended/far01"
+    rows = (standing(ENDED, vm), standing(gone, "vm-4711"), standing(LIVING, vm), standing(elsewhere, vm, "vsphere_2"))
+    known = (ENDED, LIVING, gone, elsewhere)
+    listed = _sweep(stage, dry_run=True, known=known, standing=rows)
+    assert [(one.run, one.owner, one.removed) for one in listed.leftovers] == [
+        (run_hash(ENDED), "ended run", False),
+        (run_hash(gone), "ended run", False),
+        (run_hash(LIVING), "living run", False),
+    ]
+    assert all("vCenter shows none" in one.name for one in listed.leftovers)
+    done = _sweep(stage, dry_run=False, known=known, standing=rows)
+    assert [(one.run, one.removed, one.error) for one in done.leftovers] == [
+        (run_hash(ENDED), True, ""),
+        (run_hash(gone), True, ""),
+        (run_hash(LIVING), False, ""),
+    ]
+
+
+def test_a_vm_that_may_not_be_looked_at_keeps_its_snapshot_in_the_ledger(stage: Stage) -> None:
+    (vm,) = [one["moref"] for one in stage.vc.state()["vms"] if one["name"] == "web01"]
+    row = StandingSnapshot(
+        server="web01", connection="vsphere_lab", vm=vm, name=snapshot_name(ENDED), run=run_hash(ENDED)
+    )
+    stage.vc.rule(kind="fault", method="RetrievePropertiesEx", fault="NoPermission", args={"privilegeId": "p"}, skip=1)
+    try:
+        (left,) = _sweep(stage, dry_run=False, standing=(row,)).leftovers
+    finally:
+        stage.clear_rules()
+    assert not left.removed
+    assert left.error
 
 
 def _take_back(stage: Stage, imports: dict[str, str]) -> None:

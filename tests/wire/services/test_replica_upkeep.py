@@ -13,17 +13,22 @@ from tests.ledgers import fresh_ledger
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, ProofError, SpecError
+from wavelift.base.names import snapshot_name
 from wavelift.base.run import CancelFlag, SystemClock
 from wavelift.base.units import BLOCK
-from wavelift.ledger import DagRun, jobs, replication_runs, waves
+from wavelift.ledger import DagRun, SnapshotState, jobs, replication_runs, waves
 from wavelift.rules.replication import JobState
 from wavelift.rules.wave_replication import ReplicationPlan
+from wavelift.services import runs as wave_runs
+from wavelift.services.dataplane.cleanup import sweep
+from wavelift.services.dataplane.messages import SNAPSHOT_KIND, CleanupReport
 from wavelift.services.dataplane.verify_replicated import verify_recorded
-from wavelift.services.replication import JobOrder, create_job, delete_job, fail_run, update_job
+from wavelift.services.replication import JobOrder, create_jobs, delete_job, fail_run, update_job
 from wavelift.services.replication_flow import ReplicateRequest, admit
 from wavelift.services.replication_report import finish
 from wavelift.services.replication_requests import runs_to_verify
 from wavelift.services.replication_upkeep import DeletedJob, delete_outside
+from wavelift.services.runs import RunRequest
 
 from .journey import Stage
 from .replica import Replica
@@ -38,7 +43,7 @@ CLOCK = SystemClock()
 @pytest.fixture
 def copies(stage: Stage, tmp_path: Path) -> Iterator[Copies]:
     with fresh_ledger(tmp_path / "ledger.db") as ledger:
-        create_job(ledger, WAVE, JobOrder(server="copy01", plan=ReplicationPlan()), by="test", clock=CLOCK)
+        create_jobs(ledger, WAVE, [JobOrder(server="copy01", plan=ReplicationPlan())], by="test", clock=CLOCK)
         made = Copies(stage, ledger, Replica(stage, "copy01"))
         yield made
         made.discard()
@@ -117,9 +122,21 @@ def test_sms_09_a_run_that_was_under_way_is_deleted_with_its_job(stage: Stage, c
     assert not Ec2(stage.access()).snapshots(snapshots)
 
 
-def test_sms_09_a_standing_vsphere_snapshot_keeps_the_job(copies: Copies) -> None:
+def clean_up(copies: Copies) -> CleanupReport:
+    """What `wavelift cleanup` does: the run's admission, its look at vCenter, its report."""
+    run = DagRun(f"{WAVE}.migrate", "cleaning")
+    request = RunRequest(run, WAVE, {"mode": "cleanup", "dry_run": False}, "test", "api")
+    admitted = wave_runs.admit(copies.ledger, request, lambda _: copies.stage.wave("copy01"), clock=CLOCK)
+    with copies.stage.connect() as session:
+        swept = sweep(session, copies.stage.access(), admitted, is_run_alive=lambda *_: False)
+    assert wave_runs.finish(copies.ledger, run, None, (), clock=CLOCK, swept=swept).succeeded
+    return swept
+
+
+def test_sms_09_a_vsphere_snapshot_that_may_stand_keeps_the_job_until_housekeeping_looked(copies: Copies) -> None:
+    """Its run ended without seeing it gone: somebody removed it by hand, or the VM is no more."""
     _, _, run = frozen_run(copies)
-    replication_runs.record_intent(copies.ledger, run.id, name="wavelift-1", vm="vm-1", clock=CLOCK)
+    replication_runs.record_intent(copies.ledger, run.id, name=snapshot_name(run.run_key), vm="vm-4711", clock=CLOCK)
     delete_job(copies.ledger, run.job_id, by="test", clock=CLOCK)
     with pytest.raises(BusyError, match="still removes"):
         delete(copies, run.job_id, alive=True)
@@ -127,7 +144,8 @@ def test_sms_09_a_standing_vsphere_snapshot_keeps_the_job(copies: Copies) -> Non
         delete(copies, run.job_id)
     assert f"wavelift cleanup {WAVE}" in str(caught.value)
     assert jobs.get_job(copies.ledger, run.job_id).state is JobState.DELETING
-    replication_runs.record_snapshot_removed(copies.ledger, run.id, clock=CLOCK)
+    assert [one.removed for one in clean_up(copies).leftovers if one.kind == SNAPSHOT_KIND] == [True]
+    assert replication_runs.get_run(copies.ledger, run.id).snapshot_state is SnapshotState.REMOVED
     assert delete(copies, run.job_id).snapshots
     assert jobs.get_job(copies.ledger, run.job_id).state is JobState.DELETED
 

@@ -21,7 +21,7 @@ from wavelift.ledger.replication_runs import get_run
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.verify_replicated import verify_replicated
-from wavelift.services.replication import JobOrder, admit_runs, create_job, fail_run, quarantine_run, update_job
+from wavelift.services.replication import JobOrder, admit_runs, create_jobs, fail_run, quarantine_run, update_job
 from wavelift.services.replication_image import MadeImage, RunImage, tidy_run
 from wavelift.services.replication_record import record
 
@@ -93,7 +93,7 @@ class Copies:
 def copies(stage: Stage, tmp_path: Path) -> Iterator[Copies]:
     with fresh_ledger(tmp_path / "ledger.db") as ledger:
         replica = Replica(stage, "copy01")
-        create_job(ledger, WAVE, JobOrder(server="copy01", plan=ReplicationPlan()), by="test", clock=SystemClock())
+        create_jobs(ledger, WAVE, [JobOrder(server="copy01", plan=ReplicationPlan())], by="test", clock=SystemClock())
         made = Copies(stage, ledger, replica)
         yield made
         made.discard()

@@ -121,6 +121,50 @@ def test_inv_3_a_map_that_loses_changes_is_caught_and_not_believed_again(
     assert again.bytes_read == 16 * MIB
 
 
+def test_inv_3_a_map_that_lied_is_not_believed_after_a_run_that_came_to_nothing(
+    stage: Stage, tracked: Callable[..., Replica]
+) -> None:
+    """The lie was told once; the sample of the next run might miss the next one."""
+    web = tracked()
+    web.options = ReplicationOptions(web.options.state_folder, guard_seconds=0.2, audit_pct=100)
+    web.retries = 0
+    stage.vc.guest_write("copy01", 0, 3 * BLOCK, noise(41, 1000))
+    stage.vc.rule(kind="cbt", action="few_areas", times=1)
+    stage.aws.rule(service="ebs", operation="StartSnapshot", code="AccessDeniedException", status=403, count=1)
+    with pytest.raises(WaveliftError):
+        web.run()
+    ((key, why),) = web.distrusted.items()
+    assert key == web.lineages[0].key
+    assert f"offset {3 * BLOCK}" in why
+    web.lineages = tuple(one.model_copy(update={"quarantine": why}) for one in web.lineages)  # as `release` does
+    disk = web.run().disks[0]
+    assert (disk.kind, disk.kind_reason, disk.lineage.quarantine) == ("delta", why, why)
+    assert disk.bytes_read == 16 * MIB
+
+
+def test_inv_3_a_retry_knows_the_lie_that_the_try_before_it_saw(stage: Stage, tracked: Callable[..., Replica]) -> None:
+    web = tracked()
+    web.options = ReplicationOptions(web.options.state_folder, guard_seconds=0.2, audit_pct=100)
+    stage.vc.guest_write("copy01", 0, 3 * BLOCK, noise(42, 1000))
+    stage.vc.rule(kind="cbt", action="few_areas", times=1)
+    stage.aws.rule(service="ebs", operation="StartSnapshot", code="AccessDeniedException", status=403, count=1)
+    one = web.begin()
+    result = None
+    try:
+        with pytest.raises(WaveliftError):
+            web.transfer(one)
+        stage.aws.clear_rules()
+        web.distrusted.clear()
+        result = web.transfer(one)
+        (disk,) = result.disks
+        assert disk.lineage.quarantine
+        assert disk.kind_reason == disk.lineage.quarantine
+        assert list(web.distrusted) == [web.lineages[0].key], "an XCom of the try before is gone"
+        web.assert_equal(one, result)
+    finally:
+        web.end(one, result)
+
+
 def test_several_disks_come_from_one_instant_and_keep_their_order(
     stage: Stage, replica: Callable[..., Replica]
 ) -> None:

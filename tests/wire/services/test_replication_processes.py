@@ -123,7 +123,7 @@ def test_sms_06_air_04_fifty_requests_at_once_give_one_run_twice_and_then_none(
 ) -> None:
     ledger = Ledger.open(url, upgrade=True)
     order = JobOrder(server="web01", plan=ReplicationPlan())
-    replication.create_job(ledger, "erp", order, by="ana", clock=CLOCK)
+    replication.create_jobs(ledger, "erp", [order], by="ana", clock=CLOCK)
     askers = Askers(url, way)
     try:
         for name in ("first", "second"):

@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import pytest
-from pyVmomi import vim
 
 from wavelift.adapters.vsphere.hosts import datastore_facts, host_facts, probe_all
 from wavelift.adapters.vsphere.inventory import list_summaries, resolve
-from wavelift.adapters.vsphere.power import power_state, wait_for_power
+from wavelift.adapters.vsphere.power import power_state
 from wavelift.adapters.vsphere.privileges import REQUIRED, missing_privileges
-from wavelift.adapters.vsphere.properties import WaitTimeout
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
-from wavelift.base.errors import Cancelled, NotFoundError
-from wavelift.base.run import CancelFlag
+from wavelift.base.errors import NotFoundError
 from wavelift.rules.wave import Selector
 from wavelift.simulators.vcenter import VCenterSimulator
 
@@ -120,29 +116,7 @@ def test_sms_12_where_we_may_not_look_we_hold_nothing(sim: VCenterSimulator, ses
 # --- power --------------------------------------------------------------------------------------------------------
 
 
-def test_power_is_read_and_awaited(session: VsphereSession) -> None:
-    vm = vm_of(session, "mute01")
-    assert power_state(session, vm) == "poweredOn"
-    wait_for_power(session, vm, "poweredOn", timeout=60, cancel=CancelFlag())
-    target = session.managed(vim.VirtualMachine, vm)
-    timer = threading.Timer(0.1, target.PowerOffVM_Task)
-    timer.start()
-    wait_for_power(session, vm, "poweredOff", timeout=60, cancel=CancelFlag(), server="mute01")
-    timer.join()
-    target.PowerOnVM_Task()
-    wait_for_power(session, vm, "poweredOn", timeout=60, cancel=CancelFlag())
-
-
-def test_waiting_for_power_ends_by_time_cancel_or_absence(session: VsphereSession) -> None:
-    vm = vm_of(session, "web01")
-    with pytest.raises(WaitTimeout, match="waiting for poweredOff") as told:
-        wait_for_power(session, vm, "poweredOff", timeout=0.5, cancel=CancelFlag(), server="web01")
-    assert told.value.where["server"] == "web01"
-    cancel = CancelFlag()
-    cancel.set()
-    with pytest.raises(Cancelled):
-        wait_for_power(session, vm, "poweredOff", timeout=60, cancel=cancel)
+def test_power_is_read(session: VsphereSession) -> None:
+    assert power_state(session, vm_of(session, "mute01")) == "poweredOn"
     with pytest.raises(NotFoundError):
         power_state(session, "vm-4711")
-    with pytest.raises(NotFoundError):
-        wait_for_power(session, "vm-4711", "poweredOff", timeout=60, cancel=CancelFlag())

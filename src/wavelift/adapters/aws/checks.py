@@ -94,7 +94,6 @@ class InstanceTypeFacts:
 
     name: str
     zones: frozenset[str] = frozenset()
-    architectures: tuple[str, ...] = ()
     boot_modes: tuple[str, ...] = ()
 
 
@@ -305,7 +304,6 @@ class AccountChecks:
             name: InstanceTypeFacts(
                 name,
                 frozenset(offered),
-                tuple(described.get(name, {}).get("ProcessorInfo", {}).get("SupportedArchitectures", ())),
                 tuple(described.get(name, {}).get("SupportedBootModes", ())),
             )
             for name, offered in zones.items()

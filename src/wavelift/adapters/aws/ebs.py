@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from wavelift.adapters.aws.bulk import BulkClient, BulkRequest, RetryPolicy
 from wavelift.adapters.aws.errors import StaleTokenError, aws_errors
 from wavelift.adapters.aws.sigv4 import encode_query
 from wavelift.base.domain import ChangedRange
-from wavelift.base.errors import CorruptStreamError, ProofError
+from wavelift.base.errors import CorruptStreamError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, GIB
-from wavelift.transfer.manifest import Manifest
 
 LIST_PAGE: Final = 10_000
 """Blocks in one listing: EBS's most; 50 listings a second is the account's quota."""
@@ -26,8 +24,6 @@ GET_TRIES: Final = 3
 """Reads of one block whose bytes do not fit their checksum, or whose token expired."""
 WORKERS: Final = 16
 """Blocks in flight: at 100 ms each, 80 MiB/s; the account's quota is 1000 blocks a second."""
-MOST_OFFSETS: Final = 20
-"""Differing offsets that are named; more do not tell more."""
 _ZEROS: Final = bytes(BLOCK)
 
 
@@ -172,68 +168,6 @@ def compare_snapshot(
         blocks_compared=listed.count if chosen is None else len(chosen),
         bytes_read=read * BLOCK,
         changed=tuple(_joined(sorted(changed))),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotVerification:
-    """A replicated snapshot against its manifest: all blocks that were asked for are read back, or known to be absent.
-
-    :ivar offsets: of the first differing blocks, bytes, ascending; ``differing`` counts all of them.
-    """
-
-    snapshot_id: str
-    blocks_checked: int
-    bytes_read: int
-    differing: int
-    offsets: tuple[int, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        return not self.differing
-
-
-def verify_snapshot(
-    access: AwsAccess,
-    snapshot_id: str,
-    manifest: Manifest,
-    *,
-    indices: Collection[int] | None = None,
-    most: int = MOST_OFFSETS,
-    workers: int = WORKERS,
-    cancel: CancelFlag | None = None,
-    policy: RetryPolicy | None = None,
-) -> SnapshotVerification:
-    """Read a completed snapshot back, its parents' blocks included, and compare it with the manifest (invariant 1).
-
-    :param indices: only these blocks: those that a delta sent, or a sample
-        (:func:`wavelift.transfer.verify.sample_indices`); all without it.
-    :param most: offsets to name.
-    :raises ProofError: the volume is smaller than the disk.
-    """
-    found = compare_snapshot(
-        access,
-        snapshot_id,
-        manifest.digest,
-        manifest.capacity,
-        indices=indices,
-        workers=workers,
-        cancel=cancel,
-        policy=policy,
-    )
-    if found.volume_bytes < manifest.capacity:
-        raise ProofError(
-            f"the snapshot's volume has {found.volume_bytes} bytes where the disk has {manifest.capacity}",
-            next_step="Transfer the disk again, as a seed",
-            snapshot=snapshot_id,
-        )
-    offsets = (offset for run in found.changed for offset in range(run.offset, run.offset + run.length, BLOCK))
-    return SnapshotVerification(
-        snapshot_id=snapshot_id,
-        blocks_checked=found.blocks_compared,
-        bytes_read=found.bytes_read,
-        differing=sum(run.length // BLOCK for run in found.changed),
-        offsets=tuple(itertools.islice(offsets, most)),
     )
 
 

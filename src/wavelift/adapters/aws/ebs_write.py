@@ -31,7 +31,6 @@ from wavelift.adapters.aws.bulk import (
     read_failure,
 )
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapshot
-from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.errors import SnapshotGoneError
 from wavelift.adapters.aws.put_lines import PutLines
 from wavelift.base.errors import Cancelled, LoginError, NotFoundError, ProofError
@@ -253,12 +252,6 @@ class EbsWriter:
             self._journal.close(store=not self._stop.fenced)
         except Exception as error:
             log.warning("the last acknowledged blocks are known on this machine only: %s", error)
-
-    def abort(self) -> None:
-        """Give the snapshot up: delete it, with all its blocks, and forget the journal."""
-        self._journal.discard()
-        self.close()
-        Ec2(self._access).delete_snapshot(self.snapshot.snapshot_id)
 
     # -- on the way -----------------------------------------------------------------------------------------------
 

@@ -389,14 +389,6 @@ class Ec2:
         with aws_errors("could not look at the EBS encryption default", service="ec2"):
             return bool(self._client.get_ebs_encryption_by_default().get("EbsEncryptionByDefault"))
 
-    def delete_snapshots(self, snapshot_ids: Iterable[str]) -> None:
-        """Delete snapshots; those that are already gone are fine.
-
-        :raises BusyError: an image still uses one.
-        """
-        for snapshot_id in dict.fromkeys(snapshot_ids):
-            self.delete_snapshot(snapshot_id)
-
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Delete a snapshot; one that is already gone is fine.
 

@@ -71,18 +71,8 @@ class ChangedAreas:
     """Calls that it took."""
 
     @property
-    def in_use(self) -> bool:
-        """Asked with ``*``: the areas in use, not those that changed."""
-        return self.since == IN_USE
-
-    @property
     def bytes(self) -> int:
         return sum(area.length for area in self.areas)
-
-    @property
-    def whole_disk(self) -> bool:
-        """One area over everything: how storage answers that tracks nothing (NFS)."""
-        return self.bytes == self.capacity
 
 
 def changed_areas(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.adapters.aws.vmimport import VmImport
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.base.errors import WaveliftError
+from wavelift.base.errors import NotFoundError, WaveliftError
 from wavelift.base.names import SNAPSHOT_PREFIX, TAG_RUN, slug
 from wavelift.base.run import CancelFlag
-from wavelift.services.dataplane.messages import SNAPSHOT_KIND, Admitted, CleanupReport, Leftover
+from wavelift.services.dataplane.messages import SNAPSHOT_KIND, Admitted, CleanupReport, Leftover, StandingSnapshot
 from wavelift.services.dataplane.staging import DISK_SUFFIX
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,15 @@ def _treat(found: _Found, owner: str, *, dry_run: bool) -> Leftover:
 
 
 def _find(session: VsphereSession, access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:
+    seen = set()
     for ref in snapshots.find_ours(session):
         remove = partial(snapshots.remove_snapshot, session, ref.vm, ref.name, cancel=CancelFlag())
+        seen.add(ref.name)
         yield _Found(SNAPSHOT_KIND, f"{ref.server}: {ref.name}", ref.name.removeprefix(SNAPSHOT_PREFIX), remove)
+    for one in admitted.standing:
+        if one.connection == admitted.wave.connection and one.name not in seen:
+            words = f"{one.server}: {one.name} (vCenter shows none, the ledger does not know that it is gone)"
+            yield _Found(SNAPSHOT_KIND, words, one.run, partial(_make_sure, session, one))
     yield from _staged(access, admitted)
     imports = VmImport(access)
     for status in imports.find({TAG_RUN: ""}):
@@ -79,6 +88,15 @@ def _find(session: VsphereSession, access: AwsAccess, admitted: Admitted) -> Ite
             cancel = partial(imports.cancel, status.task_id, "wavelift cleanup: its run has ended")
             yield _Found("import task", status.task_id, status.tags.get(TAG_RUN, ""), cancel)
     yield from _half_made(access)
+
+
+def _make_sure(session: VsphereSession, one: StandingSnapshot) -> None:
+    """Nothing of that name stands, or comes yet from a task under way, on a VM that we may look at. Should the id name
+    another VM by now, no harm is done: the snapshot's name is that of one run."""
+    try:
+        snapshots.remove_snapshot(session, one.vm, one.name, cancel=CancelFlag())
+    except NotFoundError:
+        log.info("%s: the VM is gone, and its snapshots with it", one.server)
 
 
 def _staged(access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:

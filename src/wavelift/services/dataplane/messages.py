@@ -46,6 +46,19 @@ class KnownRun(Message):
     hashes: tuple[str, ...]
 
 
+class StandingSnapshot(Message):
+    """A vSphere snapshot that our ledger does not know to be gone (invariant 4)."""
+
+    server: str
+    connection: str
+    """Where its run was, by the spec that was frozen for it."""
+    vm: str
+    """Managed object id."""
+    name: str
+    run: str
+    """Run hash."""
+
+
 class Admitted(Message):
     """What ``admit`` froze for the run: nothing of the spec's file is read again."""
 
@@ -60,6 +73,8 @@ class Admitted(Message):
     """What to compare again, in mode ``verify``."""
     runs: tuple[KnownRun, ...] = ()
     """Every run that our ledger knows, in mode ``cleanup``: what others made is never ours to remove."""
+    standing: tuple[StandingSnapshot, ...] = ()
+    """In mode ``cleanup``: what the ledger takes for standing, to be compared with vCenter."""
     dry_run: bool = True
     """In mode ``cleanup``: only list."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -45,6 +45,8 @@ from wavelift.transfer.vmdk import StreamVmdkSource
 
 log = logging.getLogger(__name__)
 
+LIES_KEY: Final = "tracking_lies"
+"""Checkpoint: parent snapshot → what change tracking was found to say wrongly since it."""
 ZERO_DIGEST: Final = hashlib.sha256(ZERO_BLOCK).digest()
 """How a whole block of zeros is acknowledged."""
 
@@ -72,17 +74,20 @@ def replicate_server(
     lineages: Sequence[DiskLineage],
     ctx: RunContext,
     options: ReplicationOptions,
+    distrust: Callable[[int, str], object] = lambda key, why: None,
 ) -> ReplicationResult:
     """Write every disk of ``snapshot`` into an EBS snapshot on the last run's, and store its manifest.
 
     The EBS snapshots were completed by us; AWS takes a moment more until they are so for it.
 
     :param lineages: what the job's last recorded run left; empty before its first.
+    :param distrust: told the key of a disk in ``lineages`` whose change tracking was found to lie, and the proof, at
+        once: the next run must know it also when this one comes to nothing.
     :raises GuardError: a guard stopped it, or the VM left our snapshot's files; what was read since is given up.
     :raises FencedError: another try owns the work; nothing was cleaned up.
     """
     with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
-        disks = _Run(session, access, staging, task, snapshot, lineages, ctx, options).run()
+        disks = _Run(session, access, staging, task, snapshot, lineages, ctx, options, distrust).run()
     ref = snapshot.ref
     return ReplicationResult(
         server=task.name, snapshot=ref.moref, quiesced=ref.quiesced, quiesce_note=ref.quiesce_note, disks=disks
@@ -118,6 +123,7 @@ class _Run:
         lineages: Sequence[DiskLineage],
         ctx: RunContext,
         options: ReplicationOptions,
+        distrust: Callable[[int, str], object],
     ) -> None:
         self.session = session
         self.access = access
@@ -127,6 +133,7 @@ class _Run:
         self.lineages = lineages
         self.ctx = ctx
         self.options = options
+        self.distrust = distrust
         self.encrypted = task.plan.target.encrypt or Ec2(access).encryption_by_default()
         rate = task.plan.guards.max_mbit_s
         self.throttle = Throttle(rate * MBIT) if rate else None
@@ -188,7 +195,20 @@ class _Run:
             run=self.ctx.run_key,
             audit_pct=self.options.audit_pct,
         )
-        return [_Job(index, disks[index], bases[index], readings.of(disks[index], bases[index])) for index in pending]
+        return [self._job(index, bases[index], readings) for index in pending]
+
+    def _job(self, index: int, base: Base, readings: Readings) -> _Job:
+        """A lie about the changes since a parent, once a try has seen it, is known to all later ones of any instant."""
+        disk, lineage = self.snapshot.disks[index], base.lineage
+        lies: dict[str, str] = self.ctx.checkpoints.get(LIES_KEY) or {}
+        if lineage is not None and lineage.snapshot_id in lies:
+            known = lineage.quarantine or lies[lineage.snapshot_id]
+            base = replace(base, lineage=lineage.model_copy(update={"quarantine": known}))
+        reading = readings.of(disk, base)
+        if lineage is not None and reading.quarantine and not lineage.quarantine:
+            self.ctx.checkpoints.set(LIES_KEY, {**lies, lineage.snapshot_id: reading.quarantine})
+            self.distrust(lineage.key, reading.quarantine)
+        return _Job(index, disk, base, reading)
 
     # --- moving -----------------------------------------------------------------------------------------------------
 

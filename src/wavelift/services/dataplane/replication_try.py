@@ -60,7 +60,6 @@ class LastLookWriter:
         self.write = inner.write
         self.interrupt = inner.interrupt
         self.close = inner.close
-        self.abort = inner.abort
 
     def finish(self, manifest: Manifest) -> None:
         self._before_finish()

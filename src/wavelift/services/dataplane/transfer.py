@@ -128,9 +128,6 @@ class _AnnouncedSink:
         self._announce()
         self._sink.complete()
 
-    def abort(self) -> None:
-        self._sink.abort()
-
 
 class _Transfer:
     """One try of one server's export."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SourceServer, migrations
+from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SnapshotState, SourceServer, migrations
 from wavelift.ledger.slots import list_slots
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services import admission
@@ -119,7 +119,7 @@ def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool,
     """
     known = migrations.find_migration(ledger, migrations.migration_id(ctx.run_key))
     if known is not None:
-        if removed and known.snapshot_state in migrations.STANDING:
+        if removed and known.snapshot_state is SnapshotState.INTENDED:
             known = migrations.record_snapshot_removed(ledger, known.id, clock=ctx.clock)
         if exported:
             known = migrations.begin_verifying(ledger, known.id, clock=ctx.clock)

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final
 
 from wavelift.base.errors import UnreachableError
-from wavelift.base.net import tls_error, unreachable, verifying_context
+from wavelift.base.net import tls_error, unreachable
 from wavelift.base.run import CancelFlag
 
 PORT: Final = 10809
@@ -47,17 +47,6 @@ class NbdAddress:
 
     def __str__(self) -> str:
         return f"nbd+unix:{self.unix}" if self.unix else f"nbd:{self.host}:{self.port}"
-
-
-def tls_context(ca: str, certificate: str = "", key: str = "") -> ssl.SSLContext:
-    """TLS to a server that ``ca`` vouches for, with our own certificate where it wants one; paths of PEM files.
-
-    :raises OSError: a file can't be read. :raises ssl.SSLError: it is no certificate or no key of it.
-    """
-    context = verifying_context(ca)
-    if certificate:
-        context.load_cert_chain(certificate, key or None)
-    return context
 
 
 class Link:

@@ -6,7 +6,6 @@ circumstance that is known to break it is a doubt, and a doubt costs a compariso
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,6 @@ from wavelift.base.units import human_bytes
 
 EventKind = Literal["revert", "host failure", "hard power-off", "move"]
 Fate = Literal["same", "grown", "new"]
-
-_DELTA: Final = re.compile(r"-\d{6}(?=\.vmdk$)")
-"""What vSphere puts into the name of a snapshot's delta: ``web01-000002.vmdk``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +38,6 @@ class TrackingEvent:
 DOUBTFUL: Final[frozenset[EventKind]] = frozenset({"revert", "host failure", "hard power-off"})
 """A revert may leave the map of another past; "a power failure or hard shutdown while powered on" may reset it
 (Broadcom KB 320557). A move to another host is no doubt: the map travels. One to other storage shows in the file."""
-
-
-def base_file(file: str) -> str:
-    """``[ds] web01/web01-000002.vmdk`` → ``[ds] web01/web01.vmdk``: the chain's base, whatever the head."""
-    return _DELTA.sub("", file)
 
 
 TRUSTED_DAYS: Final = 14
@@ -130,7 +121,7 @@ def _of_disk(previous: DiskLineage, now: DiskFacts, hardware_version: str) -> st
     compared: tuple[tuple[str, object, object], ...] = (
         ("the disk's key", previous.key, now.key),
         ("the disk's uuid", previous.uuid, now.uuid),
-        ("the disk's file", base_file(previous.file), base_file(now.file)),
+        ("the disk's file", previous.file, now.base_file),
         ("the disk's size in bytes", previous.capacity, now.capacity),
         ("the hardware version", previous.hardware_version or hardware_version, hardware_version),
     )

@@ -150,6 +150,17 @@ def _snapshots(facts: ServerFacts, found: Findings) -> None:
             why="another run works on this VM, or a run was cut off; only one of ours may stand at a time",
             do="Wait for the other run, or run 'wavelift cleanup --dry-run' and then 'wavelift cleanup'",
         )
+    left = facts.left_behind
+    if left and not facts.consolidation_needed:
+        found.warning(
+            "snapshot.left_behind",
+            "the VM runs on deltas although it has no snapshot: "
+            + ", ".join(f"{disk.label} on {disk.file}" for disk in left),
+            why="a removal whose merge failed leaves them, and vCenter may not say so: reads are slower, deltas grow, and "
+            "change tracking that is turned on above them loses changes without an error",
+            do="Consolidate the VM's disks in vCenter (Snapshots > Consolidate); if it refuses, take a snapshot and "
+            "delete all snapshots",
+        )
     if facts.consolidation_needed:
         found.error(
             "snapshot.consolidation",

@@ -26,6 +26,7 @@ def version(text: str) -> tuple[int, ...]:
 
 def check_machine(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
     """The VM itself, apart from guest and disks."""
+    _owner(facts, found)
     _power(facts, plan, found)
     _tools(facts, plan, found)
     _devices(facts, found)
@@ -43,12 +44,32 @@ def check_machine(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None
         _tracking_off(facts, plan, found)
 
 
+def _owner(facts: ServerFacts, found: Findings) -> None:
+    if facts.managed_by:
+        found.warning(
+            "vm.managed",
+            f"it is {facts.managed_by}",
+            why="what vSphere or an extension manages is made, changed and removed by its owner",
+            do="Take it out of the wave unless you know that it is a server of its own",
+        )
+    if facts.fault_tolerant:
+        found.warning(
+            "vm.fault_tolerant",
+            "it is the primary of a fault-tolerant pair",
+            why="the pair is one server and only the primary is read; after a fail-over the other half has the name, "
+            "with disks of its own, which are read whole again",
+            do="Nothing, or turn Fault Tolerance off for the migration",
+        )
+
+
 def _tracking_off(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
     """What to do so that replication need not read whole disks."""
     set_it = plan.change_tracking != "enable"
     steps = ["Set 'change_tracking: enable' for this server"] if set_it else []
     if facts.snapshots:
         steps.insert(0, f"Remove its snapshots ({', '.join(facts.snapshots)})")
+    if facts.left_behind:
+        steps.insert(0, "Consolidate its disks in vCenter (Snapshots > Consolidate)")
     found.warning(
         "cbt.off",
         "changed block tracking is off: every replication run reads the whole disks, though it sends only what changed",

@@ -57,6 +57,8 @@ def test_sms_05_tracking_that_is_off_is_offered(facts: Any, plan: Any, source: A
 
 SERVER = [
     ({"template": True}, {}, "vm.template", E),
+    ({"managed_by": "managed by com.vmware.vim.eam (cluster-agent)"}, {}, "vm.managed", W),
+    ({"fault_tolerant": True}, {}, "vm.fault_tolerant", W),
     ({"power": "suspended"}, {}, "power.suspended", E),
     ({"power": "poweredOn"}, {"source_power": "require_off"}, "power.require_off", E),
     ({"power": "poweredOn"}, {}, "lease.blocks_vmotion", N),

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
+from wavelift.adapters.vsphere.devices import disks
 from wavelift.adapters.vsphere.faults import TrackingLostError, words
 from wavelift.adapters.vsphere.properties import Values, WaitTimeout, read_one, watch
 from wavelift.adapters.vsphere.session import VsphereSession
@@ -165,6 +166,7 @@ _STATE: Final = (
     "capability.changeTrackingSupported",
     "config.changeTrackingEnabled",
     "config.changeVersion",
+    "config.hardware.device",
     "snapshot.rootSnapshotList",
 )
 
@@ -176,7 +178,8 @@ def enable_tracking(session: VsphereSession, vm: str, *, cancel: CancelFlag, ser
     after that snapshot was made and removed again, so the run that enables it is followed by one that still compares
     digests. Under a standing snapshot the map would be wrong without an error, so there it is refused.
 
-    :raises BusyError: the VM has snapshots, also of others; or somebody changed it at the same time.
+    :raises BusyError: the VM has snapshots, also of others, or runs on a delta that none accounts for; or somebody
+        changed it at the same time.
     :raises PermanentError: the VM can't (hardware version below 7).
     """
     where = {"server": server, "object": vm}
@@ -209,6 +212,13 @@ def _refuse_snapshots(state: Values, where: dict[str, str]) -> None:
         raise BusyError(
             f"change tracking would lose changes when turned on while the VM has snapshots ({', '.join(names)})",
             next_step="Remove every snapshot of the VM; until then runs compare digests",
+            **where,
+        )
+    heads = [disk.file for disk in disks(state.get("config.hardware.device") or (), None, **where) if disk.on_delta]
+    if heads:
+        raise BusyError(
+            f"change tracking would lose changes when turned on while the VM runs on deltas ({', '.join(heads)})",
+            next_step="Consolidate the VM's disks in vCenter (Snapshots > Consolidate); till then runs compare digests",
             **where,
         )
 

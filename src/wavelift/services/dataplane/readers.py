@@ -111,14 +111,14 @@ class Readings:
         :raises MovedError: the VM left the host whose NFC sessions were taken; nothing was opened.
         """
         route, reason = self._route(disk)
-        kept = _kept_quarantine(base.lineage, disk)
+        kept = _kept_quarantine(base.lineage, disk) or self._begun_on_a_delta(base.lineage, disk)
         if route is None:
             why = WHOLE_STREAM if base.lineage else ""
             return Reading("nfc", reason, why_whole=why, quarantine=kept)
         name = "nbd" if isinstance(route, VddkRoute) else "datastore"
         if base.lineage is None or base.manifest is None:
-            return self._seed(Reading(name, reason, route), disk)
-        why = self._doubts(base.lineage, disk)
+            return self._seed(Reading(name, reason, route, quarantine=kept), disk)
+        why = kept or self._doubts(base.lineage, disk)
         if why:
             return Reading(name, reason, route, why_whole=why, quarantine=kept)
         return self._tracked(disk, base, base.lineage, Reading(name, reason, route))
@@ -189,6 +189,15 @@ class Readings:
         lie = f"its block status calls data zero at offset {found.differing[0] * BLOCK}, so all of it is read"
         log.warning("%s %s: %s", self._task.name, disk.address, lie)
         return replace(reading, reader_reason=f"{reading.reader_reason}; {lie}", audited=found.checked)
+
+    def _begun_on_a_delta(self, lineage: DiskLineage | None, disk: DiskFacts) -> str:
+        """Tracking that is seen for the first time while the disk runs on a delta that no snapshot accounts for:
+        vSphere lets it be turned on there, with changes missing from then on, and consolidation does not mend the map."""
+        if disk.key not in {left.key for left in self._task.facts.left_behind} or not disk.change_id:
+            return ""
+        if lineage is not None and lineage.change_id and lineage_of(lineage.change_id) == lineage_of(disk.change_id):
+            return ""
+        return "its tracking may have been turned on while the disk ran on a delta without a snapshot"
 
     def _doubts(self, lineage: DiskLineage, disk: DiskFacts) -> str:
         if not lineage.taken_at:

@@ -66,6 +66,8 @@ class DiskFacts(Message):
     mode: str = "persistent"
     sharing: str = "sharingNone"
     thin: bool | None = None
+    allocated: int | None = None
+    """Bytes of the files of its chain, which is no less than its data; None: vCenter shows none, as on vSAN."""
     encrypted: bool = False
     rdm: str = ""
     """Empty, ``virtualMode`` or ``physicalMode``."""

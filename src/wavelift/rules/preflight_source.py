@@ -8,13 +8,15 @@ from wavelift.base.domain import ServerFacts
 from wavelift.base.units import human_bytes
 from wavelift.rules.findings import Findings
 from wavelift.rules.plans import ServerPlan
-from wavelift.rules.vsphere_facts import Datastore, SourceFacts
+from wavelift.rules.vsphere_facts import Datastore, MissingOnEntity, SourceFacts
 
 OLDEST_VCENTER = (5, 5)
 OLDEST_ESXI = (5, 1)
 """SMS-11."""
 OLDEST_CBT_HARDWARE = 7
 """Change tracking came with virtual hardware version 7."""
+ASK_CHANGES = "VirtualMachine.Provisioning.DiskRandomRead"
+TRACK_CHANGES = "VirtualMachine.Config.ChangeTracking"
 CLOSE_TO_GUARD_PCT = 5.0
 """Warn when free space is less than this above the guard: our snapshot grows during the transfer."""
 
@@ -185,13 +187,33 @@ def check_source(facts: ServerFacts, plan: ServerPlan, source: SourceFacts, foun
     for store in source.datastores:
         _datastore(store, plan, found)
     for missing in source.missing_privileges:
+        _privileges(facts, plan, missing, found)
+
+
+def _privileges(facts: ServerFacts, plan: ServerPlan, missing: MissingOnEntity, found: Findings) -> None:
+    """What is missing and needed: tracking's two are asked for in the flow that replicates, and used by few servers."""
+    turned_on = plan.change_tracking == "enable" and not facts.cbt_enabled
+    spare = set() if facts.cbt_enabled or turned_on else {ASK_CHANGES}
+    needed = [name for name in missing.privileges if name != TRACK_CHANGES and name not in spare]
+    part = missing.name if missing.name != facts.name else ""
+    role = "Give the account the role that 'wavelift vsphere role' prints, on the data centre, with propagation"
+    if needed:
         found.error(
             "privilege.missing",
-            f"{missing.principal} lacks {', '.join(missing.privileges)} on {missing.name}",
+            f"{missing.principal} lacks {', '.join(needed)} on {missing.name}",
             why="the calls that take the VM's disks are refused without",
-            do="Give the account the role that 'wavelift vsphere role' prints, on the data centre, with propagation",
+            do=role,
             row="SMS-12",
-            part=missing.name if missing.name != facts.name else "",
+            part=part,
+        )
+    if turned_on and TRACK_CHANGES in missing.privileges:
+        found.warning(
+            "privilege.tracking",
+            f"{missing.principal} lacks {TRACK_CHANGES} on {missing.name}",
+            why="'change_tracking: enable' can't turn it on: every run goes on reading whole disks",
+            do=role,
+            row="SMS-12",
+            part=part,
         )
 
 

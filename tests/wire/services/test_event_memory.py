@@ -9,6 +9,7 @@ import pytest
 from pyVmomi import vim
 
 from wavelift.adapters.vsphere.tasks import wait_for_task
+from wavelift.adapters.vsphere.tracking import tracking_events
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK
 from wavelift.services.dataplane import readers
@@ -128,7 +129,7 @@ def test_inv_3_whether_events_are_left_is_looked_at_after_they_were_read(
 ) -> None:
     """What goes between the two looks may have been among what the first should have seen."""
     reverted_across_a_run(stage, web)
-    read = readers.tracking_events
+    read = tracking_events
 
     def lost_before(*args: object, **values: object) -> object:
         stage.vc.forget_events()

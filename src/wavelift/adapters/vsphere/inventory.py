@@ -62,6 +62,7 @@ _FACTS: Final = (
     "guest.net",
     "guest.toolsRunningStatus",
     "guest.toolsStatus",
+    "layoutEx",
     "runtime.consolidationNeeded",
     "runtime.host",
     "runtime.powerState",
@@ -393,8 +394,19 @@ def _server(vm: VmSummary, values: Values | None, hosts: dict[str, Values]) -> S
         nics=hardware.nics,
         passthrough_devices=hardware.passthrough_devices,
         vtpm=hardware.vtpm,
-        disks=disks(devices, values.get("config.bootOptions"), server=vm.name),
+        disks=tuple(
+            disk.model_copy(update={"allocated": _allocated(values.get("layoutEx"), disk.key)})
+            for disk in disks(devices, values.get("config.bootOptions"), server=vm.name)
+        ),
     )
+
+
+def _allocated(layout: Any, key: int) -> int | None:
+    """Bytes of the extent files in the chain of the disk ``key``."""
+    files = {file.key: file for file in getattr(layout, "file", None) or () if str(file.type) == "diskExtent"}
+    chains = [entry.chain for entry in getattr(layout, "disk", None) or () if entry.key == key]
+    sizes = [int(files[ref].size) for chain in chains for unit in chain for ref in unit.fileKey if ref in files]
+    return sum(sizes) if sizes else None
 
 
 def _text(values: Values, path: str) -> str:

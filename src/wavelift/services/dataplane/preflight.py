@@ -13,23 +13,35 @@ from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
 from wavelift.base.domain import Finding, ServerFacts, Severity
 from wavelift.base.errors import WaveliftError
 from wavelift.base.run import RunContext
+from wavelift.rules.calls import Feature
 from wavelift.rules.environment import Environment
 from wavelift.rules.estimate import estimate
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
+from wavelift.rules.policies import required_privileges
 from wavelift.rules.preflight import check_environment, check_server, sorted_findings
 from wavelift.rules.vsphere_facts import SourceFacts
 from wavelift.services.dataplane.messages import Admitted, NfcShare, PreflightReport, ServerTask
 
+MIGRATES: Final[tuple[Feature, ...]] = ("migrate", "sms")
+REPLICATES: Final[tuple[Feature, ...]] = (*MIGRATES, "replicate")
+"""What each flow needs of the vCenter role."""
 LEFT_OUT_SHOWN: Final = 10
 """VMs of a folder that a finding names; a cluster has a handful of agents."""
 
 
 def run_preflight(
-    session: VsphereSession, access: AwsAccess, admitted: Admitted, ctx: RunContext, *, parallel_disks: int = 2
+    session: VsphereSession,
+    access: AwsAccess,
+    admitted: Admitted,
+    ctx: RunContext,
+    *,
+    parallel_disks: int = 2,
+    replicates: bool = False,
 ) -> PreflightReport:
     """Find every server, check it, and say who may go. One bad selector or server never stops the others.
 
+    :param replicates: for a replication run, which needs other rights and has other limits than a migration.
     :param parallel_disks: of one server that move at a time: its NFC sessions, where VDDK reads them.
     :raises LoginError: when AWS refuses the credentials.
     """
@@ -40,10 +52,17 @@ def run_preflight(
     if wave.servers:
         findings += check_environment(wave.servers[0].target, account, [task.plan for task in tasks])
     ctx.cancel.check()
-    around = _look_around(session, [task.facts for task in tasks])
+    around = _look_around(session, [task.facts for task in tasks], REPLICATES if replicates else MIGRATES)
     known = limits(wave.environment.limits)
     for task in tasks:
-        findings += check_server(task.facts, task.plan, source=around.of(task.facts), account=account, limits=known)
+        findings += check_server(
+            task.facts,
+            task.plan,
+            source=around.of(task.facts),
+            account=account,
+            limits=known,
+            replicates=replicates,
+        )
     servers = tuple(_with_nfc(session.config, task, parallel_disks) for task in tasks)
     report = PreflightReport(wave=wave.wave, findings=tuple(sorted_findings(findings)), servers=servers)
     moving = [(task.plan, task.facts) for task in report.passed]
@@ -148,7 +167,7 @@ class _Around:
         )
 
 
-def _look_around(session: VsphereSession, servers: Sequence[ServerFacts]) -> _Around:
+def _look_around(session: VsphereSession, servers: Sequence[ServerFacts], features: Sequence[Feature]) -> _Around:
     morefs = [facts.moref for facts in servers]
     known = hosts.host_facts(session, {facts.host_moref for facts in servers if facts.host_moref})
     return _Around(
@@ -156,5 +175,5 @@ def _look_around(session: VsphereSession, servers: Sequence[ServerFacts]) -> _Ar
         machines=known,
         reach=hosts.probe_all(session.config, known),
         datastores=hosts.datastore_facts(session, morefs),
-        missing=privileges.missing_privileges(session, morefs),
+        missing=privileges.missing_privileges(session, morefs, required=required_privileges(features)),
     )

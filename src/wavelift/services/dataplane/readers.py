@@ -191,8 +191,10 @@ class Readings:
         return replace(reading, reader_reason=f"{reading.reader_reason}; {lie}", audited=found.checked)
 
     def _begun_on_a_delta(self, lineage: DiskLineage | None, disk: DiskFacts) -> str:
-        """Tracking that is seen for the first time while the disk runs on a delta that no snapshot accounts for:
-        vSphere lets it be turned on there, with changes missing from then on, and consolidation does not mend the map."""
+        """Tracking that is seen for the first time while the disk runs on a delta that no snapshot accounts for.
+
+        vSphere lets it be turned on there, with changes missing from then on; to consolidate does not mend the map.
+        """
         if disk.key not in {left.key for left in self._task.facts.left_behind} or not disk.change_id:
             return ""
         if lineage is not None and lineage.change_id and lineage_of(lineage.change_id) == lineage_of(disk.change_id):

@@ -42,6 +42,7 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "modes": WaveOf((Vm("modes-a", (4,)),)),
     "cut": WaveOf((Vm("cut-a", (8,), full=True),)),
     "copies": WaveOf((Vm("copies-a"),), DAILY),
+    "aged": WaveOf((Vm("aged-a", (8,), entry={"change_tracking": "enable"}),), DAILY),
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"

@@ -58,16 +58,31 @@ class DiskFacts(Message):
     """vSphere class name of the backing, e.g. ``VirtualDiskFlatVer2BackingInfo``."""
     file: str = ""
     """``[datastore] folder/file.vmdk`` of the current head."""
+    base: str = ""
+    """The file at the bottom of the head's chain, as the chain tells it; empty where the head stands alone. A name
+    tells nothing: ``srv-100234.vmdk`` is a base."""
     uuid: str = ""
     datastore: str = ""
     mode: str = "persistent"
     sharing: str = "sharingNone"
     thin: bool | None = None
+    allocated: int | None = None
+    """Bytes of the files of its chain, which is no less than its data; None: vCenter shows none, as on vSAN."""
     encrypted: bool = False
     rdm: str = ""
     """Empty, ``virtualMode`` or ``physicalMode``."""
     change_id: str | None = None
     boot: bool = False
+
+    @property
+    def base_file(self) -> str:
+        """The chain's base, whatever the head: the same before and after a snapshot."""
+        return self.base or self.file
+
+    @property
+    def on_delta(self) -> bool:
+        """Whether the head is a delta on another file."""
+        return bool(self.base)
 
     @property
     def address(self) -> str:
@@ -104,6 +119,10 @@ class ServerFacts(Message):
     snapshots: tuple[str, ...] = ()
     encrypted: bool = False
     template: bool = False
+    managed_by: str = ""
+    """Whose the VM is where it is no customer's server: an extension, vSphere's own agents."""
+    fault_tolerant: bool = False
+    """The primary of a fault-tolerant pair; the other half is never a server."""
     cdrom_connected: tuple[str, ...] = ()
     ip_addresses: tuple[str, ...] = ()
     nics: int = 0
@@ -111,6 +130,11 @@ class ServerFacts(Message):
     vtpm: bool = False
     disks: tuple[DiskFacts, ...] = ()
     """In true order: (controller bus, unit), boot disk first (invariant 11)."""
+
+    @property
+    def left_behind(self) -> tuple[DiskFacts, ...]:
+        """Disks that run on a delta which no snapshot of the tree accounts for."""
+        return () if self.snapshots else tuple(disk for disk in self.disks if disk.on_delta)
 
     @property
     def capacity(self) -> int:

@@ -23,7 +23,7 @@ from wavelift.rules.policies import (
 
 SERVICE_ROLE: Final = "vmimport"
 IDENTITIES: Final = (SERVICE_ROLE, "connector", "caller")
-NOW: Final[tuple[Feature, ...]] = ("migrate", "sms")
+NOW: Final[tuple[Feature, ...]] = ("migrate", "sms", "replicate")
 """What the flows of this version need; the table of calls knows later ones too."""
 LEVEL: Final = {"vm": "virtual machine", "datastore": "datastore", "root": "root folder"}
 
@@ -57,7 +57,9 @@ def show_role(*, ids_only: bool, out: Console) -> None:
     table.add_column("on")
     table.add_column("needed for")
     for one in privileges:
-        table.add_row(one.id, LEVEL[one.where], one.purpose)
+        table.add_row(
+            one.id, LEVEL[one.where], one.purpose + (", replication only" if one.feature == "replicate" else "")
+        )
     out.print(table)
     out.print("Assign it on the source data centre with propagation; No access elsewhere.")
 

@@ -89,6 +89,9 @@ def print_changes(answer: dict[str, Any]) -> None:
     for entry in answer["unbound"]:
         told = f"{entry}: the catalogue holds no server of it; `wavelift catalog import`, then apply again"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
+    for clash in answer["clashes"]:
+        told = f"{clash['server']} is left alone: {clash['what']}. {clash['do']}"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
     if answer["dag_paused"] is None:
         console.print(f"Airflow has no DAG {answer['dag_id']} yet, so nothing runs", markup=False, soft_wrap=True)
     elif answer["dag_paused"]:

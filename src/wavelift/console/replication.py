@@ -141,6 +141,7 @@ def _making(app: FastAPI) -> None:
             "dry_run": body.dry_run,
             "changes": [_change_row(change) for change in changes],
             "unbound": list(bound.unbound),
+            "clashes": [{"server": one.server, "what": one.what, "do": one.next_step} for one in bound.clashes],
             "dag_id": dag_of(wave),
             "dag_paused": dag_paused(airflow, wave),
         }

@@ -142,6 +142,8 @@ VSPHERE_CALLS: Final = (
     VsphereCall(
         "ReconfigVM_Task", "VirtualMachine.Config.ChangeTracking", "vm", "replicate", "turn change tracking on"
     ),
+    VsphereCall("CreateCollectorForEvents", "System.View", "root", "replicate", "events that make tracking doubtful"),
+    VsphereCall("QueryOptions", "System.View", "root", "replicate", "how long vCenter keeps events"),
     VsphereCall("ShutdownGuest", "VirtualMachine.Interact.PowerOff", "vm", "cutover", "stop the source in order"),
     VsphereCall("PowerOffVM_Task", "VirtualMachine.Interact.PowerOff", "vm", "cutover", "stop the source"),
     VsphereCall("PowerOnVM_Task", "VirtualMachine.Interact.PowerOn", "vm", "cutover", "start the source again"),

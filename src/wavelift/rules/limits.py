@@ -66,6 +66,7 @@ _TABLE: Final = (
     Limit("image_bytes", 16 * TIB, "bytes", Scope.SERVER, _VMIE, OnExceed.REFUSE),
     Limit("image_bytes_without_manifest", 8 * TIB, "bytes", Scope.SERVER, _VMIE, OnExceed.REFUSE),
     Limit("mbr_boot_disk_bytes", 2 * TIB, "bytes", Scope.SERVER, f"{_VMIE}: MBR addresses 2 TiB", OnExceed.WARN),
+    Limit("vmdk_file_bytes", 2 * TIB, "bytes", Scope.FORMAT, "VMDK 5.0: tables hold 32-bit sectors", OnExceed.REFUSE),
     Limit("volume_bytes", 16 * TIB, "bytes", Scope.SERVER, "EBS User Guide, gp3 volumes, 2022", OnExceed.REFUSE),
     Limit("volume_unit_bytes", GIB, "bytes", Scope.FORMAT, "EBS volumes come in whole GiB", OnExceed.WARN),
     Limit("grain_bytes", 64 * KIB, "bytes", Scope.FORMAT, "VMDK 5.0 specification, stream-optimised", OnExceed.REFUSE),

@@ -6,11 +6,10 @@ circumstance that is known to break it is a doubt, and a doubt costs a compariso
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from wavelift.base.domain import DiskFacts, DiskLineage
@@ -18,9 +17,6 @@ from wavelift.base.units import human_bytes
 
 EventKind = Literal["revert", "host failure", "hard power-off", "move"]
 Fate = Literal["same", "grown", "new"]
-
-_DELTA: Final = re.compile(r"-\d{6}(?=\.vmdk$)")
-"""What vSphere puts into the name of a snapshot's delta: ``web01-000002.vmdk``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +40,56 @@ DOUBTFUL: Final[frozenset[EventKind]] = frozenset({"revert", "host failure", "ha
 (Broadcom KB 320557). A move to another host is no doubt: the map travels. One to other storage shows in the file."""
 
 
-def base_file(file: str) -> str:
-    """``[ds] web01/web01-000002.vmdk`` → ``[ds] web01/web01.vmdk``: the chain's base, whatever the head."""
-    return _DELTA.sub("", file)
+TRUSTED_DAYS: Final = 14
+"""Ours: change tracking is not believed across a longer time, whatever vCenter keeps. A run is due every day at most;
+after two weeks of none, one whole comparison is cheap against two weeks of trust."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventMemory:
+    """How far back the events of a VM reach, as seen *after* they were read: what was there then is there now, since
+    vCenter removes its oldest first."""
+
+    age: timedelta
+    """Of the last run's snapshot, by vCenter's clock."""
+    kept_days: int | None
+    """What vCenter keeps events for; None: without end, or it would not tell."""
+    reaches: bool
+    """Whether an event of this VM from before the last run's snapshot is left: that it was taken was one itself."""
+
+
+def memory_doubt(memory: EventMemory) -> str:
+    """Why the VM's events since the last run may be less than what happened; empty when they are all there.
+
+    The setting alone proves nothing: it may have been changed and changed back, and a database is also pruned by its
+    size or restored. A VM that was taken off the inventory and put back has no event from before either.
+    """
+    days = memory.age.days
+    if memory.kept_days is not None and memory.age >= timedelta(days=memory.kept_days):
+        return f"vCenter keeps events for {memory.kept_days} days, the last run is {days} days old"
+    if memory.age >= timedelta(days=TRUSTED_DAYS):
+        return f"the last run is {days} days old: change tracking is believed for {TRUSTED_DAYS}"
+    if not memory.reaches:
+        return "no event of the VM from before the last run is left in vCenter: a revert since may be forgotten"
+    return ""
 
 
 def lineage_doubts(
-    previous: DiskLineage, now: DiskFacts, *, hardware_version: str, events: Iterable[TrackingEvent] = ()
+    previous: DiskLineage,
+    now: DiskFacts,
+    *,
+    hardware_version: str,
+    events: Iterable[TrackingEvent] = (),
+    forgotten: str = "",
 ) -> str:
     """Why the changes of a disk since the last run must not be asked for; empty when they may.
 
     :param now: as *our snapshot* froze it. :param hardware_version: of the VM, ``vmx-19``.
     :param events: of the VM, since the last run's snapshot was made.
+    :param forgotten: why these may not be all (:func:`memory_doubt`).
     """
-    return previous.quarantine or _of_ids(previous, now) or _of_disk(previous, now, hardware_version) or _of(events)
+    seen = previous.quarantine or _of_ids(previous, now) or _of_disk(previous, now, hardware_version)
+    return seen or _of(events) or forgotten
 
 
 def lineage_of(change_id: str) -> str:
@@ -89,7 +121,7 @@ def _of_disk(previous: DiskLineage, now: DiskFacts, hardware_version: str) -> st
     compared: tuple[tuple[str, object, object], ...] = (
         ("the disk's key", previous.key, now.key),
         ("the disk's uuid", previous.uuid, now.uuid),
-        ("the disk's file", base_file(previous.file), base_file(now.file)),
+        ("the disk's file", previous.file, now.base_file),
         ("the disk's size in bytes", previous.capacity, now.capacity),
         ("the hardware version", previous.hardware_version or hardware_version, hardware_version),
     )

@@ -10,6 +10,7 @@ from typing import Any, Self
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
 from wavelift.rules.environment import Environment, environment_problems
+from wavelift.rules.inventory_names import parent_of
 from wavelift.rules.problem import Problem, allowed, did_you_mean, dotted
 from wavelift.rules.wave import (
     DEFAULT_RETRIES,
@@ -151,35 +152,54 @@ class ResolvedWave(Message):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One VM that a selector found; ``path`` ends with its name."""
+    """One VM that a selector found; ``path`` ends with its name. ``id`` tells it from another of that path."""
 
     name: str
     path: str
+    id: str = ""
 
 
-def bind(plans: Sequence[ServerPlan], found: Sequence[Sequence[Found]]) -> tuple[ServerPlan, ...]:
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """A VM that nobody can say the settings of; it alone stays out."""
+
+    server: str
+    what: str
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """One plan for each VM that is clear, and the VMs that are not."""
+
+    plans: tuple[ServerPlan, ...]
+    clashes: tuple[Clash, ...] = ()
+
+
+def bind(plans: Sequence[ServerPlan], found: Sequence[Sequence[Found]]) -> Bindings:
     """One plan for each VM: ``found[i]`` is what the selector of ``plans[i]`` found.
 
     A VM listed by name or path keeps that entry's settings when a folder or tag holds it too. VMs of one name are told
-    apart by their paths.
-
-    :raises SpecError: when two entries of the same rank select one VM, or one with private_ip selects several.
+    apart by their paths. Two entries of the same rank that select one VM, and two VMs at one path, stop that VM and no
+    other.
     """
     by_path: dict[str, tuple[ServerPlan, Found]] = {}
+    clashes: dict[str, tuple[str, str]] = {}
     for plan, vms in sorted(zip(plans, found, strict=True), key=lambda pair: pair[0].selector.many):
         for vm in vms:
-            other = by_path.get(vm.path)
-            if other is None:
-                by_path[vm.path] = (plan, vm)
-            elif not plan.selector.many or other[0].selector.many:
-                raise SpecError(
-                    f"Two entries select the same VM {vm.path}: {_entry(other[0])} and {_entry(plan)}",
-                    wave=plan.wave,
-                    next_step="Remove one of them from the wave's file",
-                )
-    found_vms = [vm for _, vm in by_path.values()]
-    names = unique_names([(vm.name, vm.path) for vm in found_vms])
-    return tuple(plan.bind(names[index], vm.path) for index, (plan, vm) in enumerate(by_path.values()))
+            other = by_path.setdefault(vm.path, (plan, vm))
+            if other[1].id != vm.id:
+                what = f"Two VMs have the path {vm.path}: {other[1].id} and {vm.id}"
+                clashes.setdefault(vm.path, (what, "Rename one of them in vCenter"))
+            elif other[0] is not plan and (not plan.selector.many or other[0].selector.many):
+                what = f"Two entries select the same VM {vm.path}: {_entry(other[0])} and {_entry(plan)}"
+                clashes.setdefault(vm.path, (what, "Remove one of them from the wave's file"))
+    names = unique_names([(vm.name, vm.path) for _, vm in by_path.values()])
+    named = list(zip(names, by_path.values(), strict=True))
+    return Bindings(
+        plans=tuple(plan.bind(name, vm.path) for name, (plan, vm) in named if vm.path not in clashes),
+        clashes=tuple(Clash(name, *clashes[vm.path]) for name, (_, vm) in named if vm.path in clashes),
+    )
 
 
 def unique_names(vms: Sequence[tuple[str, str]]) -> list[str]:
@@ -192,7 +212,7 @@ def unique_names(vms: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _qualified(name: str, path: str) -> str:
-    return f"{name}@{path.strip('/').removesuffix(name).strip('/')}"
+    return f"{name}@{parent_of(path)}"
 
 
 def _entry(plan: ServerPlan) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from wavelift.base.domain import DiskFacts, ServerFacts
 from wavelift.base.names import SNAPSHOT_PREFIX
@@ -14,8 +15,15 @@ RDM_BACKING = "VirtualDiskRawDiskMappingVer1BackingInfo"
 SESPARSE_BACKING = "VirtualDiskSeSparseBackingInfo"
 
 
-def check_disks(facts: ServerFacts, limits: Mapping[str, Limit], found: Findings) -> None:
-    """Every disk, their number, and the snapshots under them."""
+FILE_MARGIN: Final = 0.9
+"""Of the largest file: what a disk's files hold may grow until the snapshot, and what can't be compressed grows."""
+
+
+def check_disks(facts: ServerFacts, limits: Mapping[str, Limit], found: Findings, *, replicates: bool = False) -> None:
+    """Every disk, their number, and the snapshots under them.
+
+    :param replicates: the disks become EBS snapshots directly, not files in S3.
+    """
     if not facts.disks:
         found.error(
             "disk.none",
@@ -34,7 +42,17 @@ def check_disks(facts: ServerFacts, limits: Mapping[str, Limit], found: Findings
         )
     for disk in facts.disks:
         _kind(disk, found)
-        _size(disk, facts, limits, found)
+        if disk.capacity <= 0:
+            found.error(
+                "disk.no_size",
+                f"vCenter says that {disk.label} has {disk.capacity} bytes",
+                why="there is nothing to read, and no volume of no size; a descriptor that is lost or damaged looks so",
+                do="Look at the disk in vCenter: restore its file, or detach it",
+                part=disk.address,
+            )
+            continue
+        (_volume_size if replicates else _file_size)(disk, limits, found)
+        _layout(disk, facts, limits, found)
     _snapshots(facts, found)
 
 
@@ -84,9 +102,26 @@ def _kind(disk: DiskFacts, found: Findings) -> None:
         )
 
 
-def _size(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], found: Findings) -> None:
+def _volume_size(disk: DiskFacts, limits: Mapping[str, Limit], found: Findings) -> None:
+    """What EBS direct can take."""
+    volume = limits["volume_bytes"]
+    if volume.exceeded(disk.capacity):
+        found.error(
+            "disk.too_large",
+            f"{disk.label} has {human_bytes(disk.capacity)}; a volume takes {human_bytes(volume.value)}",
+            why=f"the limit of one EBS volume ({volume.source})",
+            do="Shrink or split the disk, or detach it and move its data another way",
+            part=disk.address,
+        )
+
+
+def _file_size(disk: DiskFacts, limits: Mapping[str, Limit], found: Findings) -> None:
+    """What a file in S3 and VM Import can take."""
     size, part = human_bytes(disk.capacity), disk.address
     image, plain = limits["image_bytes"], limits["image_bytes_without_manifest"]
+    file, volume = limits["vmdk_file_bytes"], limits["volume_bytes"]
+    direct = f"Replicate the server: <wave>.replicate writes EBS snapshots directly, up to {human_bytes(volume.value)}"
+    held = disk.capacity if disk.allocated is None else min(disk.capacity, disk.allocated)
     if image.exceeded(disk.capacity):
         found.error(
             "disk.too_large",
@@ -100,7 +135,16 @@ def _size(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], foun
             "disk.needs_manifest",
             f"{disk.label} has {size}; above {human_bytes(plain.value)} VM Import wants a manifest file",
             why=f"a single image file is refused at this size ({plain.source})",
-            do="Split the disk, or detach it and move its data another way",
+            do=f"{direct}. Or split the disk",
+            part=part,
+        )
+    elif held > FILE_MARGIN * file.value:
+        known = "how much of it is in use is not told" if disk.allocated is None else f"{human_bytes(held)} in use"
+        found.error(
+            "disk.exceeds_file",
+            f"{disk.label} has {size}, {known}; its file in S3 ends at {human_bytes(file.value)}",
+            why=f"the format's limit ({file.source}): data that can't be compressed would fail the export at its end",
+            do=f"{direct}. Or split the disk",
             part=part,
         )
     compressed = limits["compressed_disk_bytes"]
@@ -113,6 +157,11 @@ def _size(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], foun
             row="AMP-06",
             part=part,
         )
+
+
+def _layout(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], found: Findings) -> None:
+    """What partition tables have to say about the size."""
+    size, part = human_bytes(disk.capacity), disk.address
     mbr = limits["mbr_boot_disk_bytes"]
     if disk.boot and facts.firmware != "efi" and mbr.exceeded(disk.capacity):
         found.warning(
@@ -123,12 +172,26 @@ def _size(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], foun
             part=part,
         )
     unit = limits["volume_unit_bytes"].value
-    if disk.capacity % unit:
+    if not disk.capacity % unit:
+        return
+    whole = -(-disk.capacity // unit)
+    # Nobody reads a disk before its snapshot: what boots by UEFI has a GPT, and so has what no MBR can address.
+    if (disk.boot and facts.firmware == "efi") or mbr.exceeded(disk.capacity):
+        found.warning(
+            "disk.gpt_backup",
+            f"{disk.label} has {disk.capacity} bytes and a GPT: its volume becomes {whole} GiB, larger than the disk",
+            why="a GPT keeps its second header in the disk's last sector: on the volume it lies before the end, where "
+            "tools report it as missing or damaged, and nothing can use the rest",
+            do=f"Grow the disk to {whole} GiB in vSphere and have the guest move the header ('sgdisk -e' in Linux, "
+            "'Rescan Disks' in Windows' disk management); or do so on the instance",
+            part=part,
+        )
+    else:
         found.info(
             "disk.rounded",
-            f"{disk.label} has {disk.capacity} bytes: its volume becomes {-(-disk.capacity // unit)} GiB",
+            f"{disk.label} has {disk.capacity} bytes: its volume becomes {whole} GiB",
             why="EBS volumes come in whole GiB; the rest reads as zeros",
-            do="Nothing",
+            do="Nothing; a GPT's second header, if it has one, must be moved to the new end ('sgdisk -e')",
             part=part,
         )
 
@@ -149,6 +212,17 @@ def _snapshots(facts: ServerFacts, found: Findings) -> None:
             f"the VM carries a snapshot of wavelift: {', '.join(ours)}",
             why="another run works on this VM, or a run was cut off; only one of ours may stand at a time",
             do="Wait for the other run, or run 'wavelift cleanup --dry-run' and then 'wavelift cleanup'",
+        )
+    left = facts.left_behind
+    if left and not facts.consolidation_needed:
+        found.warning(
+            "snapshot.left_behind",
+            "the VM runs on deltas although it has no snapshot: "
+            + ", ".join(f"{disk.label} on {disk.file}" for disk in left),
+            why="a removal whose merge failed leaves them, and vCenter may not say so: reads are slower, deltas grow, "
+            "and change tracking that is turned on above them loses changes without an error",
+            do="Consolidate the VM's disks in vCenter (Snapshots > Consolidate); if it refuses, take a snapshot and "
+            "delete all snapshots",
         )
     if facts.consolidation_needed:
         found.error(

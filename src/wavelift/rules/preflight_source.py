@@ -8,13 +8,15 @@ from wavelift.base.domain import ServerFacts
 from wavelift.base.units import human_bytes
 from wavelift.rules.findings import Findings
 from wavelift.rules.plans import ServerPlan
-from wavelift.rules.vsphere_facts import Datastore, SourceFacts
+from wavelift.rules.vsphere_facts import Datastore, MissingOnEntity, SourceFacts
 
 OLDEST_VCENTER = (5, 5)
 OLDEST_ESXI = (5, 1)
 """SMS-11."""
 OLDEST_CBT_HARDWARE = 7
 """Change tracking came with virtual hardware version 7."""
+ASK_CHANGES = "VirtualMachine.Provisioning.DiskRandomRead"
+TRACK_CHANGES = "VirtualMachine.Config.ChangeTracking"
 CLOSE_TO_GUARD_PCT = 5.0
 """Warn when free space is less than this above the guard: our snapshot grows during the transfer."""
 
@@ -26,6 +28,7 @@ def version(text: str) -> tuple[int, ...]:
 
 def check_machine(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
     """The VM itself, apart from guest and disks."""
+    _owner(facts, found)
     _power(facts, plan, found)
     _tools(facts, plan, found)
     _devices(facts, found)
@@ -43,12 +46,32 @@ def check_machine(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None
         _tracking_off(facts, plan, found)
 
 
+def _owner(facts: ServerFacts, found: Findings) -> None:
+    if facts.managed_by:
+        found.warning(
+            "vm.managed",
+            f"it is {facts.managed_by}",
+            why="what vSphere or an extension manages is made, changed and removed by its owner",
+            do="Take it out of the wave unless you know that it is a server of its own",
+        )
+    if facts.fault_tolerant:
+        found.warning(
+            "vm.fault_tolerant",
+            "it is the primary of a fault-tolerant pair",
+            why="the pair is one server and only the primary is read; after a fail-over the other half has the name, "
+            "with disks of its own, which are read whole again",
+            do="Nothing, or turn Fault Tolerance off for the migration",
+        )
+
+
 def _tracking_off(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
     """What to do so that replication need not read whole disks."""
     set_it = plan.change_tracking != "enable"
     steps = ["Set 'change_tracking: enable' for this server"] if set_it else []
     if facts.snapshots:
         steps.insert(0, f"Remove its snapshots ({', '.join(facts.snapshots)})")
+    if facts.left_behind:
+        steps.insert(0, "Consolidate its disks in vCenter (Snapshots > Consolidate)")
     found.warning(
         "cbt.off",
         "changed block tracking is off: every replication run reads the whole disks, though it sends only what changed",
@@ -164,13 +187,33 @@ def check_source(facts: ServerFacts, plan: ServerPlan, source: SourceFacts, foun
     for store in source.datastores:
         _datastore(store, plan, found)
     for missing in source.missing_privileges:
+        _privileges(facts, plan, missing, found)
+
+
+def _privileges(facts: ServerFacts, plan: ServerPlan, missing: MissingOnEntity, found: Findings) -> None:
+    """What is missing and needed: tracking's two are asked for in the flow that replicates, and used by few servers."""
+    turned_on = plan.change_tracking == "enable" and not facts.cbt_enabled
+    spare = set() if facts.cbt_enabled or turned_on else {ASK_CHANGES}
+    needed = [name for name in missing.privileges if name != TRACK_CHANGES and name not in spare]
+    part = missing.name if missing.name != facts.name else ""
+    role = "Give the account the role that 'wavelift vsphere role' prints, on the data centre, with propagation"
+    if needed:
         found.error(
             "privilege.missing",
-            f"{missing.principal} lacks {', '.join(missing.privileges)} on {missing.name}",
+            f"{missing.principal} lacks {', '.join(needed)} on {missing.name}",
             why="the calls that take the VM's disks are refused without",
-            do="Give the account the role that 'wavelift vsphere role' prints, on the data centre, with propagation",
+            do=role,
             row="SMS-12",
-            part=missing.name if missing.name != facts.name else "",
+            part=part,
+        )
+    if turned_on and TRACK_CHANGES in missing.privileges:
+        found.warning(
+            "privilege.tracking",
+            f"{missing.principal} lacks {TRACK_CHANGES} on {missing.name}",
+            why="'change_tracking: enable' can't turn it on: every run goes on reading whole disks",
+            do=role,
+            row="SMS-12",
+            part=part,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Set
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -40,6 +41,11 @@ DEFAULT_RETRIES: Final = 3
 DEFAULT_RETRY_DELAY_S: Final = 30
 
 
+def decode_name(name: str) -> str:
+    """vSphere writes ``/``, ``\\`` and ``%`` in names as ``%2f``, ``%5c`` and ``%25``: what people see instead."""
+    return re.sub("%(2f|5c|25)", lambda match: chr(int(match[1], 16)), name, flags=re.IGNORECASE)
+
+
 class Selector(Message):
     """How a server, or all servers of a folder or with a vSphere tag, are found in the inventory."""
 
@@ -49,7 +55,7 @@ class Selector(Message):
     @property
     def leaf(self) -> str:
         """The name that a person would call it: a path's last part; folder and tag keep all of it."""
-        return self.value.rsplit("/", 1)[-1] if self.kind == "path" else self.value
+        return self.value if self.many else decode_name(self.value.rsplit("/", 1)[-1])
 
     @property
     def many(self) -> bool:
@@ -134,7 +140,8 @@ class Server(Settings):
         value = getattr(self, given[0])
         if given[0] == "name" and "/" in value:
             raise ValueError(
-                f"'{value}' contains '/': write it as 'path: {value}' or, for all VMs in it, 'folder: {value}'"
+                f"'{value}' contains '/': write it as 'path: {value}' or, for all VMs in it, 'folder: {value}'; a '/' "
+                "that belongs to the VM's own name is written '%2f'"
             )
         if given[0] == "tag" and not all(value.partition(":")[::2]):
             raise ValueError(f"tag '{value}' must name its category too: 'category:tag'")

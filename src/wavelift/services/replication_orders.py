@@ -10,7 +10,8 @@ from typing import Final
 from wavelift.ledger import CatalogServer, Ledger, catalog, jobs
 from wavelift.ledger.catalog import ServerFilter
 from wavelift.rules.guests import Guest, guest
-from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
+from wavelift.rules.inventory_names import select
+from wavelift.rules.plans import Clash, Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication_jobs import JobOrder
 
@@ -24,11 +25,13 @@ class Bound:
 
     :param rows: name → row of the catalogue, for those that it has.
     :param unbound: folders and tags of which the catalogue has nothing: import it first.
+    :param clashes: servers that two entries select; no other waits for them.
     """
 
     plans: dict[str, ServerPlan]
     rows: dict[str, CatalogServer]
     unbound: tuple[str, ...] = ()
+    clashes: tuple[Clash, ...] = ()
 
     def guest(self, server: str) -> Guest | None:
         """None when the catalogue doesn't know the server, or vCenter not its guest."""
@@ -39,12 +42,13 @@ class Bound:
 def bind_wave(ledger: Ledger, wave: ResolvedWave) -> Bound:
     """Look the wave's servers up in the catalogue of its connection, as a run looks them up in vCenter.
 
-    :raises SpecError: when two entries select one VM.
+    :raises AmbiguousError: when an entry can be read in two ways.
     """
     known = catalog.list_servers(ledger, ServerFilter(connections=[wave.connection]), limit=_ALL).items
     rows = [entry.server for entry in known if not entry.server.template]
     found = [_found(plan, rows) for plan in wave.servers]
-    plans = {plan.server: plan for plan in bind(wave.servers, found)}
+    bindings = bind(wave.servers, found)
+    plans = {plan.server: plan for plan in bindings.plans}
     by_path = {row.path: row for row in rows}
     count = Counter(row.name for row in rows)
     by_name = {row.name: row for row in rows if count[row.name] == 1}
@@ -56,7 +60,8 @@ def bind_wave(ledger: Ledger, wave: ResolvedWave) -> Bound:
         for plan, vms in zip(wave.servers, found, strict=True)
         if plan.selector.many and not vms and plan.replication is not None
     )
-    return Bound(plans, {name: row for name, row in either.items() if row is not None}, unbound)
+    rows_of = {name: row for name, row in either.items() if row is not None}
+    return Bound(plans, rows_of, unbound, bindings.clashes)
 
 
 def orders_of_wave(ledger: Ledger, wave: ResolvedWave, bound: Bound) -> tuple[JobOrder, ...]:
@@ -90,11 +95,11 @@ def order_of(
 
 def _found(plan: ServerPlan, rows: Sequence[CatalogServer]) -> list[Found]:
     """What the selector finds; a server that the catalogue lacks is taken at the spec's word: its run will meet it."""
-    value = plan.selector.value
-    if plan.selector.kind == "folder":
-        below = value.rstrip("/") + "/"
-        return [Found(row.name, row.path) for row in rows if row.path.startswith(below)]
-    if plan.selector.kind == "tag":
-        return [Found(row.name, row.path) for row in rows if value in row.tags]
-    hits = [row for row in rows if value == (row.path if plan.selector.kind == "path" else row.name)]
-    return [Found(hits[0].name, hits[0].path)] if len(hits) == 1 else [Found(plan.selector.leaf, value)]
+    selector = plan.selector
+    if selector.kind == "tag":
+        hits = [row for row in rows if selector.value in row.tags]
+    else:
+        hits = select(selector, rows, lambda row: row.path)
+    if selector.many or len(hits) == 1:
+        return [Found(row.name, row.path, row.vm_id) for row in hits]
+    return [Found(selector.leaf, selector.value)]

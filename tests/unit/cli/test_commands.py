@@ -116,7 +116,7 @@ def test_iam_show_refuses_in_one_line(arguments: tuple[str, ...]) -> None:
 
 
 def test_sms_12_vsphere_role_names_every_privilege_of_the_flows_that_exist() -> None:
-    wanted = {one.id for one in vsphere_role(("migrate", "sms"))}
+    wanted = {one.id for one in vsphere_role(("migrate", "sms", "replicate"))}
     assert wanted >= {
         *("Datastore.Browse", "Datastore.FileManagement", "VApp.Export"),
         *("VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RemoveSnapshot"),

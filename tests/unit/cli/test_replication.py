@@ -265,12 +265,20 @@ def test_apply_tells_drift_and_a_paused_dag(use: Use) -> None:
         "dry_run": True,
         "changes": [change, {"kind": "missing", "server": "old", "job_id": "job-2", "fields": {}}],
         "unbound": ["/DC0/vm/shop"],
+        "clashes": [{"server": "web02", "what": "Two entries select the same VM", "do": "Remove one of them"}],
         "dag_id": "erp.replicate",
         "dag_paused": True,
     }
     api = use({"POST /wavelift/waves/erp/apply": answer})
     done = call("wave", "apply", "erp", "--dry-run", "--unpause")
-    for text in ("would be changed", "keep_amis: 2 → 3", "left alone", "catalog import", "is paused in Airflow"):
+    for text in (
+        "would be changed",
+        "keep_amis: 2 → 3",
+        "left alone",
+        "catalog import",
+        "is paused in Airflow",
+        "web02 is left alone",
+    ):
         assert text in done.stdout, text
     assert (api.asked[0][1], api.unpaused) == ({"dry_run": True}, []), "a look changes nothing"
     assert "is paused" not in call("wave", "apply", "erp", "--unpause").stdout

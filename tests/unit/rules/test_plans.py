@@ -110,7 +110,7 @@ def test_a_twin_is_never_an_accident(launch: str, power: str, allow: bool) -> No
 def test_a_folder_or_tag_becomes_its_vms_and_an_entry_of_its_own_wins(resolved: Any, many: dict[str, str]) -> None:
     wave = resolved({**many, "verify": "off"}, {"name": "b", "verify": "full"})
     a, b = Found("a", "/DC0/vm/y/a"), Found("b", "/DC0/vm/y/b")
-    plans = bind(wave.servers, [[a, b], [b]])
+    plans = bind(wave.servers, [[a, b], [b]]).plans
     assert {plan.server: plan.verify for plan in plans} == {"a": "off", "b": "full"}
     assert {plan.selector for plan in plans} == {
         Selector(kind="path", value="/DC0/vm/y/a"),
@@ -119,15 +119,33 @@ def test_a_folder_or_tag_becomes_its_vms_and_an_entry_of_its_own_wins(resolved: 
 
 
 def test_two_entries_of_one_rank_cannot_take_one_vm(resolved: Any) -> None:
-    vm = Found("a", "/DC0/vm/y/a")
+    """It alone stays out: the others need not wait until somebody mends the file."""
+    vm, other = Found("a", "/DC0/vm/y/a"), Found("b", "/DC0/vm/y/b")
     for servers in (
         [{"folder": "/DC0/vm"}, {"folder": "/DC0/vm/y"}],
         [{"folder": "/DC0/vm"}, {"tag": "a:b"}],
         ["a", {"path": "/DC0/vm/y/a"}],
     ):
         wave = resolved(*servers)
-        with pytest.raises(SpecError, match="Two entries select the same VM /DC0/vm/y/a"):
-            bind(wave.servers, [[vm], [vm]])
+        bound = bind(wave.servers, [[vm, other], [vm]])
+        assert [plan.server for plan in bound.plans] == ["b"]
+        (clash,) = bound.clashes
+        assert (clash.server, clash.next_step) == ("a", "Remove one of them from the wave's file")
+        assert "Two entries select the same VM /DC0/vm/y/a" in clash.what
+
+
+def test_a_vm_that_two_entries_name_is_not_left_to_a_folder(resolved: Any) -> None:
+    vm = Found("a", "/DC0/vm/y/a")
+    bound = bind(resolved("a", {"path": "/DC0/vm/y/a"}, {"folder": "/DC0/vm/y"}).servers, [[vm], [vm], [vm]])
+    assert (bound.plans, [clash.server for clash in bound.clashes]) == ((), ["a"])
+
+
+def test_two_vms_at_one_path_stop_only_themselves(resolved: Any) -> None:
+    wave = resolved({"folder": "/DC0/vm/y"})
+    twins = [Found("a", "/DC0/vm/y/a", "vm-1"), Found("a", "/DC0/vm/y/a", "vm-2"), Found("b", "/DC0/vm/y/b", "vm-3")]
+    bound = bind(wave.servers, [twins])
+    assert [plan.server for plan in bound.plans] == ["b"]
+    assert "Two VMs have the path /DC0/vm/y/a: vm-1 and vm-2" in bound.clashes[0].what
 
 
 def test_vms_of_one_name_are_told_apart(resolved: Any) -> None:
@@ -135,7 +153,7 @@ def test_vms_of_one_name_are_told_apart(resolved: Any) -> None:
     names = ["web@DC0:vm:a", "web@DC0:vm:b", "db"]
     assert [plan.server for plan in wave.servers] == names
     found = [[Found("web", "/DC0/vm/a/web")], [Found("web", "/DC0/vm/b/web")], [Found("db", "/DC0/vm/db")]]
-    assert [plan.server for plan in bind(wave.servers, found)] == names
+    assert [plan.server for plan in bind(wave.servers, found).plans] == names
 
 
 folders = st.lists(st.text("abc/", min_size=1, max_size=4), min_size=1, max_size=8)

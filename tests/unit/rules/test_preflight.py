@@ -14,6 +14,7 @@ from wavelift.base.errors import TlsError, UnreachableError
 from wavelift.base.units import GIB, TIB
 from wavelift.rules.limits import limits
 from wavelift.rules.preflight import check_environment, check_server, server_of, stopped
+from wavelift.rules.preflight_source import ASK_CHANGES, TRACK_CHANGES
 from wavelift.rules.preflight_target import address_problem
 from wavelift.rules.vsphere_facts import SourceFacts
 
@@ -57,6 +58,8 @@ def test_sms_05_tracking_that_is_off_is_offered(facts: Any, plan: Any, source: A
 
 SERVER = [
     ({"template": True}, {}, "vm.template", E),
+    ({"managed_by": "managed by com.vmware.vim.eam (cluster-agent)"}, {}, "vm.managed", W),
+    ({"fault_tolerant": True}, {}, "vm.fault_tolerant", W),
     ({"power": "suspended"}, {}, "power.suspended", E),
     ({"power": "poweredOn"}, {"source_power": "require_off"}, "power.require_off", E),
     ({"power": "poweredOn"}, {}, "lease.blocks_vmotion", N),
@@ -135,6 +138,10 @@ DISK = [
     ({"capacity": 300 * GIB}, "disk.compressed_size", W),
     ({"capacity": 3 * TIB}, "disk.large_mbr_boot", W),
     ({"capacity": GIB + 512}, "disk.rounded", N),
+    ({"capacity": 0}, "disk.no_size", E),
+    ({"capacity": 3 * TIB}, "disk.exceeds_file", E),
+    ({"capacity": 3 * TIB, "allocated": 2 * TIB}, "disk.exceeds_file", E),
+    ({"capacity": 3 * TIB + 512, "boot": False}, "disk.gpt_backup", W),
 ]
 
 
@@ -146,6 +153,41 @@ def test_sms_11_each_trouble_of_a_disk_names_the_disk(
     found = one(findings, code)
     assert (found.severity, found.subject) == (severity, "web01/SCSI 1:3")
     assert server_of(found) == "web01"
+
+
+def test_a_large_disk_that_is_mostly_empty_fits_its_file(facts: Any, disk: Any, plan: Any, source: Any) -> None:
+    server = facts(disks=(disk(capacity=3 * TIB, allocated=TIB),))
+    assert codes(check_server(server, plan(), source=source), E) == set()
+
+
+def test_what_no_file_can_hold_goes_straight_to_ebs(facts: Any, disk: Any, plan: Any, source: Any) -> None:
+    server = facts(disks=(disk(capacity=9 * TIB),))
+    refused = one(check_server(server, plan(), source=source), "disk.needs_manifest")
+    assert "<wave>.replicate writes EBS snapshots directly, up to 16.0 TiB" in refused.next_action
+    assert codes(check_server(server, plan(replication={}), source=source, replicates=True), E) == set()
+    server = facts(disks=(disk(capacity=17 * TIB),))
+    found = check_server(server, plan(replication={}), source=source, replicates=True)
+    assert "a volume takes 16.0 TiB" in one(found, "disk.too_large").what
+    empty = facts(disks=(disk(capacity=0),))
+    assert codes(check_server(empty, plan(replication={}), source=source, replicates=True), E) == {"disk.no_size"}
+
+
+def test_a_uefi_boot_disk_that_is_no_whole_gib(facts: Any, disk: Any, plan: Any, source: Any) -> None:
+    server = facts(firmware="efi", disks=(disk(capacity=40 * GIB + 512), disk(key=2001, unit=1, boot=False)))
+    found = one(check_server(server, plan(), source=source), "disk.gpt_backup")
+    assert (found.severity, "its volume becomes 41 GiB" in found.what) == (W, True)
+    assert "sgdisk -e" in found.next_action
+
+
+def test_deltas_that_no_snapshot_accounts_for(facts: Any, disk: Any, plan: Any, source: Any, stubs: Any) -> None:
+    head = disk(file="[ds1] web01/web01-000001.vmdk", base="[ds1] web01/web01.vmdk")
+    server = facts(disks=(head,))
+    findings = check_server(server, plan(replication={}, change_tracking="enable"), source=source)
+    assert "on [ds1] web01/web01-000001.vmdk" in one(findings, "snapshot.left_behind").what
+    assert one(findings, "cbt.off").next_action == "Consolidate its disks in vCenter (Snapshots > Consolidate)"
+    assert "snapshot.left_behind" not in codes(check_server(facts(), plan(), source=source))
+    explained = facts(disks=(head,), snapshots=("before patch",))
+    assert "snapshot.left_behind" not in codes(check_server(explained, plan(), source=source))
 
 
 def test_amp_06_the_215_gb_threshold_can_be_set(facts: Any, disk: Any, plan: Any, source: Any) -> None:
@@ -230,6 +272,28 @@ def test_sms_12_missing_privileges_by_name_and_place(facts: Any, plan: Any, sour
         "web01/ds1": "LAB\\mover lacks Datastore.Browse, Datastore.FileManagement on ds1",
     }
     assert len(stopped(findings, "web01")) == 2
+
+
+@pytest.mark.parametrize(
+    ("tracked", "wish", "expected"),
+    [
+        (False, "leave", {}),
+        (True, "leave", {"privilege.missing": E}),
+        (False, "enable", {"privilege.missing": E, "privilege.tracking": W}),
+        (True, "enable", {"privilege.missing": E}),
+    ],
+)
+def test_sms_12_the_rights_of_tracking_matter_where_it_is_used(
+    facts: Any, plan: Any, source: Any, stubs: Any, tracked: bool, wish: str, expected: Any
+) -> None:
+    lacking = (stubs.missing(privileges=(ASK_CHANGES, TRACK_CHANGES)),)
+    findings = check_server(
+        facts(cbt_enabled=tracked),
+        plan(replication={}, change_tracking=wish),
+        source=replace(source, missing_privileges=lacking),
+        replicates=True,
+    )
+    assert {one.code: one.severity for one in findings if one.code.startswith("privilege")} == expected
 
 
 ROLE = [

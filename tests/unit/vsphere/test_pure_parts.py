@@ -8,7 +8,7 @@ from pyVmomi import vim, vmodl
 
 from wavelift.adapters.vsphere.devices import disks
 from wavelift.adapters.vsphere.faults import QuiesceError, translate
-from wavelift.adapters.vsphere.inventory import VmSummary, choose, decode_name
+from wavelift.adapters.vsphere.inventory import VmSummary, choose
 from wavelift.adapters.vsphere.lease import LeaseBody, _match
 from wavelift.adapters.vsphere.nfc import lease_address, target_of
 from wavelift.adapters.vsphere.privileges import REQUIRED
@@ -27,7 +27,7 @@ from wavelift.base.errors import (
     UnreachableError,
     WaveliftError,
 )
-from wavelift.rules.wave import Selector
+from wavelift.rules.wave import Selector, decode_name
 
 pytestmark = pytest.mark.unit
 
@@ -122,9 +122,9 @@ def test_the_newest_common_version_is_chosen() -> None:
 # --- choosing --------------------------------------------------------------------------------------------------
 
 
-def summary(moref: str, path: str, *, template: bool = False) -> VmSummary:
+def summary(moref: str, path: str, *, template: bool = False, managed_by: str = "") -> VmSummary:
     name = decode_name(path.rsplit("/", 1)[-1])
-    return VmSummary(moref, name, path, "", "poweredOn", template, "connected")
+    return VmSummary(moref, name, path, "", "poweredOn", template, "connected", managed_by)
 
 
 INVENTORY = [
@@ -134,6 +134,11 @@ INVENTORY = [
     summary("vm-4", "/DC0/vm/prod/gold", template=True),
     summary("vm-5", "/DC0/vm/production/app01"),
     summary("vm-6", "/DC0/vm/odd/a%2fb%25"),
+    summary("vm-7", "/DC0/vm/prod%2fweb02"),
+    summary("vm-8", "/DC0/vm/odd/prod%2Fx/app02"),
+    summary("vm-9", "/DC0/vm/odd/100%25"),
+    summary("vm-10", "/DC0/vm/odd/100%2525"),
+    summary("vm-11", "/DC0/vm/agents/agent01", managed_by="managed by com.vmware.vim.eam (cluster-agent)"),
 ]
 
 
@@ -141,7 +146,7 @@ TAGS = {"vm-1": ("env:prod", "wave:shop"), "vm-4": ("wave:shop",), "vm-5": ("wav
 
 
 def chosen(kind: Any, value: str) -> list[str]:
-    return [vm.moref for vm in choose(INVENTORY, Selector(kind=kind, value=value), TAGS)]
+    return [vm.moref for vm in choose(INVENTORY, Selector(kind=kind, value=value), TAGS).vms]
 
 
 def test_selectors_name_path_and_folder() -> None:
@@ -161,6 +166,36 @@ def test_sms_02_a_tag_means_every_vm_that_has_it_but_templates() -> None:
 def test_names_with_slashes_are_found_as_people_write_them() -> None:
     assert chosen("name", "a/b%") == ["vm-6"]
     assert chosen("path", "/DC0/vm/odd/a%2fb%25") == ["vm-6"]
+
+
+def test_a_folder_is_not_a_vm_whose_name_begins_like_it() -> None:
+    """``prod%2fweb02`` is one name: a VM *prod/web02* beside the folder *prod* (issue 11, 18)."""
+    assert "vm-7" not in chosen("folder", "/DC0/vm/prod")
+    assert chosen("path", "/DC0/vm/prod%2fweb02") == chosen("path", "/DC0/vm/prod%2Fweb02") == ["vm-7"]
+    assert chosen("name", "prod%2fweb02") == ["vm-7"]
+    with pytest.raises(NotFoundError):
+        chosen("path", "/DC0/vm/prod/web02")
+    assert chosen("folder", "/DC0/vm/odd/prod%2fx") == ["vm-8"]
+
+
+def test_a_name_that_can_be_read_in_two_ways_is_nobodys_guess() -> None:
+    assert chosen("name", "100%") == ["vm-9"]
+    assert chosen("path", "/DC0/vm/odd/100%2525") == ["vm-10"]
+    for kind, value in (("name", "100%25"), ("path", "/DC0/vm/odd/100%25")):
+        with pytest.raises(AmbiguousError, match="two ways: /DC0/vm/odd/100%25 and /DC0/vm/odd/100%2525"):
+            chosen(kind, value)
+
+
+def test_what_vsphere_manages_is_left_out_and_told_but_not_hidden() -> None:
+    found = choose(INVENTORY, Selector(kind="folder", value="/DC0/vm"), {})
+    assert [(one.path, one.why) for one in found.left_out] == [
+        ("/DC0/vm/prod/gold", "a template"),
+        ("/DC0/vm/agents/agent01", "managed by com.vmware.vim.eam (cluster-agent)"),
+    ]
+    assert not {"vm-4", "vm-11"} & {vm.moref for vm in found.vms}
+    with pytest.raises(NotFoundError, match=r"left out: /DC0/vm/agents/agent01 \(managed by"):
+        chosen("folder", "/DC0/vm/agents")
+    assert chosen("name", "agent01") == ["vm-11"], "who names it means it"
 
 
 def test_two_vms_of_one_name_are_listed_by_path() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from wavelift.adapters.vsphere.ranges import folder_path
 from wavelift.base.domain import DiskFacts, DiskLineage
 from wavelift.base.units import BLOCK, GIB, KIB
-from wavelift.rules.lineage import DOUBTFUL, EventKind, TrackingEvent, base_file, lineage_doubts, match_disks
+from wavelift.rules.lineage import (
+    DOUBTFUL,
+    EventKind,
+    EventMemory,
+    TrackingEvent,
+    lineage_doubts,
+    match_disks,
+    memory_doubt,
+)
 from wavelift.transfer.extents import coalesce, round_to_blocks
 from wavelift.transfer.protocols import Extent
 
@@ -65,7 +73,8 @@ def doubts(previous: DiskLineage, now: DiskFacts, *, hardware: str = "vmx-19", k
 def test_inv_3_nothing_unusual_is_no_doubt() -> None:
     assert doubts(lineage(), disk()) == ""
     assert doubts(lineage(hardware_version=""), disk()) == "", "an old record says nothing of it"
-    assert doubts(lineage(), disk(file="[ds1] web01/web01-000003.vmdk")) == "", "snapshots of others stand"
+    head = disk(file="[ds1] web01/web01-000003.vmdk", base="[ds1] web01/web01.vmdk")
+    assert doubts(lineage(), head) == "", "snapshots of others stand"
     assert doubts(lineage(), disk(), kind="move") == "", "the map goes with the VM"
 
 
@@ -100,9 +109,27 @@ def test_change_ids_of_another_form_are_compared_whole() -> None:
     assert doubts(lineage(change_id="a/x"), disk(change_id="a/y")) == ""
 
 
-def test_the_base_of_a_chain() -> None:
-    assert base_file("[ds1] web01/web01-000012.vmdk") == "[ds1] web01/web01.vmdk"
-    assert base_file("[ds1] web-000012/web01.vmdk") == "[ds1] web-000012/web01.vmdk"
+def test_a_name_that_looks_like_a_deltas_is_a_name() -> None:
+    """``srv-100234.vmdk`` is a base file, and not the same as ``srv.vmdk`` (issue 11, 21)."""
+    named = lineage(file="[ds1] srv/srv-100234.vmdk")
+    assert doubts(named, disk(file="[ds1] srv/srv-100234.vmdk")) == ""
+    head = disk(file="[ds1] srv/srv-100234-000001.vmdk", base="[ds1] srv/srv-100234.vmdk")
+    assert doubts(named, head) == ""
+    assert "file changed" in doubts(named, disk(file="[ds1] srv/srv-100235.vmdk"))
+
+
+def memory(days: float, *, kept: int | None = 30, reaches: bool = True) -> str:
+    return memory_doubt(EventMemory(timedelta(days=days), kept, reaches))
+
+
+def test_inv_3_events_say_nothing_of_what_they_do_not_reach() -> None:
+    assert memory(1) == memory(13.9, kept=None) == memory(6.9, kept=7) == ""
+    assert memory(7, kept=7) == "vCenter keeps events for 7 days, the last run is 7 days old"
+    assert "believed for 14" in memory(14, kept=None)
+    assert "no event of the VM" in memory(0.1, reaches=False)
+    assert memory(0, kept=0), "kept for no time at all"
+    why = lineage_doubts(lineage(), disk(), hardware_version="vmx-19", forgotten="forgotten")
+    assert why == "forgotten"
 
 
 # --- which disk is which ----------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.base.run import CancelFlag, Progress
 from wavelift.base.units import BLOCK
+from wavelift.rules.lineage import TRUSTED_DAYS
 
 from .journey import Stage
 from .replica import Killed, Replica
@@ -44,6 +45,8 @@ class Walk(RuleBasedStateMachine):
         self.theirs = self.grown = self.upgraded = False
         self.doubt = "the first run"
         """Why the next run must not believe change tracking; empty when it may."""
+        self.days = 0
+        """Since the last run that was recorded."""
         self.lost = False
         """Whether AWS lost what the next run would build on."""
 
@@ -90,6 +93,7 @@ class Walk(RuleBasedStateMachine):
             self.doubt = "tracking began with the last run"
         else:
             self.doubt = ""
+        self.days = 0
         self.lost = False
 
     @rule(ranged=st.booleans())
@@ -135,6 +139,17 @@ class Walk(RuleBasedStateMachine):
 
     @precondition(lambda self: self.theirs)
     @rule()
+    def revert_that_only_an_event_tells_of(self) -> None:
+        self.stage.vc.rule(kind="revert_keeps_change_id", vm=SERVER)
+        self.revert_by_somebody()
+
+    @rule()
+    def vcenter_forgets_its_events(self) -> None:
+        self.stage.vc.forget_events()
+        self.doubt = self.doubt or "what happened is forgotten"
+
+    @precondition(lambda self: self.theirs)
+    @rule()
     def removal_by_somebody(self) -> None:
         self._remove_theirs()
 
@@ -150,6 +165,13 @@ class Walk(RuleBasedStateMachine):
     def tracking_reset(self) -> None:
         self.stage.vc.set_vm(SERVER, reset_change_tracking=True)
         self.doubt = self.doubt or "tracking was reset"
+
+    @rule(days=st.sampled_from([1, 13, 14, 31]))
+    def time_goes_by(self, days: int) -> None:
+        self.stage.vc.forward_clock(days * 86400.0)
+        self.days += days
+        if self.days >= TRUSTED_DAYS:
+            self.doubt = self.doubt or "the last run is too old"
 
     @rule()
     def host_loses_power(self) -> None:

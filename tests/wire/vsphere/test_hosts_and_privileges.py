@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.vcenters import Take
 
 from wavelift.adapters.vsphere.hosts import datastore_facts, host_facts, probe_all
 from wavelift.adapters.vsphere.inventory import list_summaries, resolve
@@ -10,8 +11,11 @@ from wavelift.adapters.vsphere.power import power_state
 from wavelift.adapters.vsphere.privileges import REQUIRED, missing_privileges
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.base.errors import NotFoundError
+from wavelift.base.units import MIB
+from wavelift.rules.policies import required_privileges
 from wavelift.rules.wave import Selector
-from wavelift.simulators.vcenter import VCenterSimulator
+from wavelift.simulators.vcenter import SimDisk, SimUser, SimVm, VCenterSimulator
+from wavelift.simulators.vcenter.inventory import ADMIN
 
 pytestmark = pytest.mark.wire
 
@@ -97,6 +101,17 @@ def test_sms_12_an_invented_privilege_is_granted_to_nobody(session: VsphereSessi
     required = {"vm": (*REQUIRED["vm"], "VirtualMachine.Teleport")}
     (found,) = missing_privileges(session, [vm], required=required)[vm]  # type: ignore[arg-type]
     assert found.privileges == ("VirtualMachine.Teleport",)
+
+
+def test_sms_12_a_replication_needs_what_a_migration_does_not(start_vc: Take, config_of: Configure) -> None:
+    two = ("VirtualMachine.Config.ChangeTracking", "VirtualMachine.Provisioning.DiskRandomRead")
+    user = SimUser("mover", "mover-pw", without=two)
+    sim = start_vc([SimVm("web01", [SimDisk(capacity=MIB)])], users=(ADMIN, user))
+    with connect(config_of(sim, username=user.name, password=user.password)) as session:
+        vm = vm_of(session, "web01")
+        assert missing_privileges(session, [vm])[vm] == []
+        (found,) = missing_privileges(session, [vm], required=required_privileges(("migrate", "replicate")))[vm]
+    assert sorted(found.privileges) == sorted(two)
 
 
 def test_sms_12_where_we_may_not_look_we_hold_nothing(sim: VCenterSimulator, session: VsphereSession) -> None:

@@ -1,21 +1,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from pyVmomi import vim
 from tests.vcenters import Take
 
 from wavelift.adapters.vsphere import properties
-from wavelift.adapters.vsphere.inventory import facts, list_summaries, resolve
+from wavelift.adapters.vsphere.catalog import pages
+from wavelift.adapters.vsphere.inventory import Resolution, facts, list_summaries, resolve
 from wavelift.adapters.vsphere.properties import collect
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.base.domain import ServerFacts
 from wavelift.base.errors import AmbiguousError, NotFoundError
 from wavelift.base.units import MIB
 from wavelift.rules.wave import Selector
-from wavelift.simulators.vcenter import VCenterSimulator
+from wavelift.simulators.vcenter import SimVm, VCenterSimulator
 
 pytestmark = pytest.mark.wire
 
@@ -150,3 +151,76 @@ def test_calls_for_one_of_a_thousand_read_the_devices_of_one(big_sim: VCenterSim
         assert len(one_of_them.servers) == 1
         assert total(big_sim) - before <= math.ceil(1000 / 500) + 3
         assert big_sim.counters()["paths"]["/sdk"]["bytes"] - sent < 1024 * 2000, "devices of all VMs were read"
+
+
+# --- what is no server --------------------------------------------------------------------------------------------
+
+VCLS_NOTE = "vSphere Cluster Service VM is deployed from an OVA with a minimal installed profile of PhotonOS."
+
+
+@pytest.fixture
+def crowd(start_vc: Take) -> VCenterSimulator:
+    """A cluster as customers have it: servers among agents, appliances, a fault-tolerant pair and odd names."""
+    return start_vc(
+        [
+            SimVm("web01", folder="shop"),
+            SimVm("shop/web02"),  # beside the folder, though it does not look so
+            SimVm("50% off", folder="sales%2femea"),
+            SimVm("safe01", folder="shop", ft="primary", host="127.0.0.11"),
+            SimVm("safe01", folder="shop", ft="secondary", host="127.0.0.12"),
+            SimVm("vCLS-1", folder="shop", managed_by="com.vmware.vim.eam/cluster-agent"),
+            SimVm("vCLS-2", folder="shop", guest_id="crxPod1Guest"),
+            SimVm("vCLS-3", folder="shop", annotation=VCLS_NOTE),
+            SimVm("vcsa", folder="shop", product="VMware vCenter Server Appliance"),
+            SimVm("gold", folder="shop", template=True, power="poweredOff"),
+        ]
+    )
+
+
+@pytest.fixture
+def crowded(crowd: VCenterSimulator, config_of: Configure) -> Iterator[VsphereSession]:
+    with connect(config_of(crowd)) as opened:
+        yield opened
+
+
+def folder(session: VsphereSession, value: str) -> Resolution:
+    (found,) = resolve(session, [Selector(kind="folder", value=value)])
+    assert found.errors == ()
+    return found
+
+
+def test_a_folder_does_not_take_a_vm_of_another_that_is_named_like_a_path(crowded: VsphereSession) -> None:
+    found = folder(crowded, "/dc1/vm/shop")
+    assert sorted(server.name for server in found.servers) == ["safe01", "web01"]
+    (beside,) = resolve(crowded, [Selector(kind="path", value="/dc1/vm/shop%2Fweb02")])
+    assert [(server.name, server.path) for server in beside.servers] == [("shop/web02", "/dc1/vm/shop%2fweb02")]
+    for written in ("/dc1/vm/sales%2femea/50% off", "/dc1/vm/sales%2femea/50%25 off"):
+        (off,) = resolve(crowded, [Selector(kind="path", value=written)])
+        assert [server.name for server in off.servers] == ["50% off"], written
+    assert [server.name for server in folder(crowded, "/dc1/vm/sales%2femea").servers] == ["50% off"]
+
+
+def test_of_a_fault_tolerant_pair_only_the_primary_is_a_server(crowded: VsphereSession) -> None:
+    twins = [vm for vm in list_summaries(crowded) if vm.name == "safe01"]
+    assert len(twins) == 1, "one name, one path, one BIOS UUID, two VMs"
+    server = one(crowded, "safe01")
+    assert (server.moref, server.fault_tolerant, server.host) == (twins[0].moref, True, "127.0.0.11")
+    assert not one(crowded, "web01").fault_tolerant
+
+
+def test_a_folder_leaves_out_what_vsphere_manages_and_says_so(crowded: VsphereSession) -> None:
+    why = {vm.path.rpartition("/")[2]: vm.why for vm in folder(crowded, "/dc1/vm/shop").left_out}
+    assert why == {
+        "vCLS-1": "managed by com.vmware.vim.eam (cluster-agent)",
+        "vCLS-2": "an agent that runs inside ESXi (crx)",
+        "vCLS-3": "an agent of vSphere Cluster Services",
+        "vcsa": "an appliance of vSphere (VMware vCenter Server Appliance)",
+        "gold": "a template",
+    }
+    assert one(crowded, "vcsa").managed_by == why["vcsa"], "who names it gets it, and a finding"
+
+
+def test_the_catalogue_has_no_agents_and_no_secondary(crowded: VsphereSession) -> None:
+    rows = [row for page in pages(crowded) for row in page]
+    names = sorted(row.name for row in rows)
+    assert names == ["50% off", "gold", "safe01", "shop/web02", "web01"]

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyVmomi import vim
+from tests.eventually import eventually
 from tests.vcenters import Take
 
+from wavelift.adapters.vsphere.datastore import DatastoreRoute, probe
 from wavelift.adapters.vsphere.faults import TrackingLostError
-from wavelift.adapters.vsphere.inventory import list_summaries
+from wavelift.adapters.vsphere.inventory import facts, list_summaries
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.adapters.vsphere.snapshots import ensure_snapshot, remove_snapshot, snapshot_disks
 from wavelift.adapters.vsphere.tracking import IN_USE, ChangedAreas, changed_areas, enable_tracking, tracking_events
@@ -359,3 +362,38 @@ def test_inv_3_disks_that_grow_come_and_go(tracked: VCenterSimulator, vc: Vspher
     assert "size" in lineage_doubts(previous[0], disks[0], hardware_version="vmx-19")
     assert ask(vc, ref, disks[0], previous[0].change_id).areas == (Extent(30 * MIB, GRANULE),)
     thaw(vc)
+
+
+# --- chains, not names --------------------------------------------------------------------------------------------
+
+
+def test_a_disk_whose_name_looks_like_a_deltas_is_read_by_ranges(
+    start_vc: Take, raw: Path, config_of: Configure
+) -> None:
+    """``srv-100234.vmdk`` is a base file (issue 11, 21)."""
+    sim = start_vc([SimVm("srv-100234", [SimDisk(raw, CAPACITY)], change_tracking=True)], task_seconds=0.01)
+    sim.rule(kind="folder", action="unlocked", times=0)
+    with connect(config_of(sim)) as session:
+        ref, (disk,) = freeze(session, "srv-100234")
+        assert disk.base_file == disk.file == "[datastore1] srv-100234/srv-100234.vmdk"
+        found = probe(session, vm=ref.vm, snapshot=ref.moref, disk=disk, server="srv-100234")
+        assert isinstance(found, DatastoreRoute), found
+        (live,) = facts(session, [ref.vm])[0].disks
+        assert (live.on_delta, live.base_file) == (True, disk.file)
+        thaw(session, "srv-100234")
+
+
+def test_tracking_is_not_turned_on_over_a_delta_that_no_snapshot_accounts_for(
+    tracked: VCenterSimulator, vc: VsphereSession
+) -> None:
+    tracked.set_vm("plain01", leave_delta=True)
+    (server,) = facts(vc, [vm_of(vc, "plain01")])
+    assert (server.snapshots, server.consolidation_needed) == ((), False), "nothing but the chain says so"
+    assert [disk.file for disk in server.left_behind] == ["[datastore1] plain01/plain01-000001.vmdk"]
+    with pytest.raises(BusyError, match="runs on deltas") as refused:
+        enable(vc)
+    assert "Consolidate" in str(refused.value)
+    assert "ReconfigVM_Task" not in tracked.counters()["methods"]
+    vc.managed(vim.VirtualMachine, server.moref).ConsolidateVMDisks_Task()
+    assert eventually(lambda: not facts(vc, [server.moref])[0].left_behind)
+    assert enable(vc)

@@ -11,19 +11,20 @@ from typing import Final
 
 from pyVmomi import vim
 
-from wavelift.adapters.vsphere.inventory import decode_name, folder_paths, path_below
+from wavelift.adapters.vsphere.inventory import OWNER, folder_paths, is_secondary, managed_by, path_below
 from wavelift.adapters.vsphere.properties import PAGE, Values, all_refs, collect
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.catalog import CatalogManager, CatalogRow
+from wavelift.rules.wave import decode_name
 
 _LIGHT: Final = (
+    *OWNER,
     "name",
     "parent",
     "parentVApp",
     "runtime.connectionState",
     "runtime.powerState",
     "summary.config.guestFullName",
-    "summary.config.guestId",
     "summary.config.instanceUuid",
     "summary.config.memorySizeMB",
     "summary.config.numCpu",
@@ -47,7 +48,8 @@ def vm_refs(session: VsphereSession) -> list[str]:
 
 
 def pages(session: VsphereSession, tags: Mapping[str, tuple[str, ...]] | None = None) -> Iterator[list[CatalogRow]]:
-    """The VMs in pages of :data:`~wavelift.adapters.vsphere.properties.PAGE`; those that vanish meanwhile are left out.
+    """The VMs in pages of :data:`~wavelift.adapters.vsphere.properties.PAGE`; those that vanish meanwhile are left
+    out, and so is what is no server: a fault-tolerant VM's secondary, and what vSphere or an extension manages.
 
     :param tags: VM's moref → its tags.
     """
@@ -56,7 +58,9 @@ def pages(session: VsphereSession, tags: Mapping[str, tuple[str, ...]] | None = 
     for start in range(0, len(refs), PAGE):
         batch = collect(session, vim.VirtualMachine, refs[start : start + PAGE], _LIGHT)
         yield [
-            _row(ref, values, path_below(folders, values), (tags or {}).get(ref, ())) for ref, values in batch.items()
+            _row(ref, values, path_below(folders, values), (tags or {}).get(ref, ()))
+            for ref, values in batch.items()
+            if not is_secondary(values) and not managed_by(values)
         ]
 
 

@@ -8,7 +8,6 @@ frozen as long as the VM runs on a child of it, which :func:`still_frozen` looks
 from __future__ import annotations
 
 import logging
-import re
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +50,6 @@ SERVED: Final = frozenset({"VMFS", "NFS", "NFS41"})
 PROBE_ATTEMPTS: Final = 2
 """A refusal that stands after one more try means: not served."""
 
-_DELTA: Final = re.compile(r"-\d{6}\.vmdk$")
 _FLAT: Final = "VirtualDiskFlatVer2BackingInfo"
 
 
@@ -130,7 +128,9 @@ def probe(
     reason = _unfit(disk, _backing(session, snapshot, disk.key, where)) or _unfit_store(store, disk)
     extent = "" if reason else _extent(look.values.get("layoutEx"), disk)
     if not extent:
-        return NotServed(reason or f"vCenter shows no extent file of {disk.file}, as on vSAN")
+        return NotServed(
+            reason or f"vCenter shows no extent file of {disk.file} at the bottom of its chain, as on vSAN"
+        )
     host = host_facts(session, [look.host]).get(look.host)
     route = _Prober(session, vm, snapshot, disk, server, look, host, store, cancel or CancelFlag())
     return route.try_all(extent, _datacenter(session, look.values, where))
@@ -158,7 +158,7 @@ def _unfit(disk: DiskFacts, backing: Any) -> str:
         return "our snapshot does not hold this disk"
     if class_name(backing) != _FLAT:
         return f"the disk is a {class_name(backing)}, not a flat file"
-    if backing.parent is not None or _DELTA.search(str(backing.fileName)):
+    if backing.parent is not None:
         return f"older snapshots stand under ours: {backing.fileName} is not the whole disk"
     if disk.encrypted:
         return "the disk's file is encrypted"
@@ -181,10 +181,13 @@ def _unfit_store(kind: str, disk: DiskFacts) -> str:
 
 
 def _extent(layout: Any, disk: DiskFacts) -> str:
-    """The name of the one file that holds the bytes behind ``disk.file``; empty when there is none."""
+    """The name of the one file that holds the bytes behind ``disk.file``; empty when there is none.
+
+    Asked of the bottom of the disk's chain only: what stands above another file is not the whole disk.
+    """
     files = {file.key: file for file in getattr(layout, "file", None) or ()}
     chains = [entry.chain for entry in getattr(layout, "disk", None) or () if entry.key == disk.key]
-    for unit in (unit for chain in chains for unit in chain):
+    for unit in (chain[0] for chain in chains if chain):
         parts = [files[key] for key in unit.fileKey if key in files]
         extents = [str(part.name) for part in parts if str(part.type) == "diskExtent"]
         if len(extents) == 1 and any(str(part.name) == disk.file for part in parts):

@@ -49,6 +49,16 @@ def _datastore(file: str) -> str:
     return file[1 : file.index("]")] if file.startswith("[") and "]" in file else ""
 
 
+def _base(backing: Any) -> str:
+    """The file at the bottom of the chain under a delta; empty without a parent."""
+    at = getattr(backing, "parent", None)
+    found = ""
+    while at is not None:
+        found = str(getattr(at, "fileName", None) or "")
+        at = getattr(at, "parent", None)
+    return found
+
+
 def _sharing(controller: Any, backing: Any) -> str:
     """A disk is shared by its own flag, or by a controller whose bus is shared (clusters)."""
     bus = str(getattr(controller, "sharedBus", None) or "noSharing")
@@ -69,6 +79,7 @@ def _disk(disk: Any, controller: Any, kind: str, *, boot: bool) -> DiskFacts:
         unit=disk.unitNumber,
         backing=class_name(backing),
         file=file,
+        base=_base(backing),
         uuid=str(getattr(backing, "uuid", None) or ""),
         datastore=_datastore(file),
         mode=str(getattr(backing, "diskMode", None) or "persistent"),

@@ -6,7 +6,6 @@ most ceil(N / 500) + 10 calls.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,12 +19,23 @@ from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tagging import vm_tags
 from wavelift.base.domain import ServerFacts
 from wavelift.base.errors import AmbiguousError, LoginError, MissingPrivilegeError, NotFoundError, WaveliftError
-from wavelift.rules.wave import Selector
+from wavelift.rules.inventory_names import select
+from wavelift.rules.wave import Selector, decode_name
+
+OWNER: Final = (
+    "summary.config.annotation",
+    "summary.config.ftInfo",
+    "summary.config.guestId",
+    "summary.config.managedBy",
+    "summary.config.product",
+)
+"""What :func:`managed_by` and :func:`is_secondary` look at."""
 
 _LIGHT: Final = (
     "name",
     "parent",
     "parentVApp",
+    *OWNER,
     "summary.config.template",
     "summary.config.instanceUuid",
     "runtime.powerState",
@@ -37,6 +47,7 @@ _FACTS: Final = (
     "config.bootOptions",
     "config.changeTrackingEnabled",
     "config.firmware",
+    "config.ftInfo",
     "config.guestFullName",
     "config.guestId",
     "config.hardware.device",
@@ -51,6 +62,7 @@ _FACTS: Final = (
     "guest.net",
     "guest.toolsRunningStatus",
     "guest.toolsStatus",
+    "layoutEx",
     "runtime.consolidationNeeded",
     "runtime.host",
     "runtime.powerState",
@@ -59,6 +71,12 @@ _FACTS: Final = (
 
 _VAPP: Final = ("name", "parentFolder", "parentVApp")
 _PARENTS: Final[dict[Any, tuple[str, ...]]] = {vim.VirtualApp: _VAPP}
+
+_VCLS: Final = "vSphere Cluster Service"
+"""How the notes of vCLS agents begin; those of newer releases are crx guests, most are managed by EAM."""
+
+_VCENTER: Final = "vCenter"
+"""In the product name of the vCenter appliance, which no extension manages."""
 
 _NEAR: Final = 3
 """Names offered when one is not found."""
@@ -76,6 +94,21 @@ class VmSummary:
     template: bool
     connection_state: str
     """``connected``, or ``disconnected``, ``orphaned``, ``inaccessible``, ``invalid``: then there are no more facts."""
+    managed_by: str = ""
+    """Whose the VM is, where it is no customer's server: vSphere's own agents, appliances."""
+
+    @property
+    def why_not(self) -> str:
+        """Why a folder or tag does not mean it; who names it by name or path gets it, with a finding."""
+        return "a template" if self.template else self.managed_by
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A VM that a folder or tag holds and that is no server."""
+
+    path: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +118,7 @@ class Resolution:
     selector: Selector
     servers: tuple[ServerFacts, ...] = ()
     errors: tuple[WaveliftError, ...] = ()
-
-
-def decode_name(name: str) -> str:
-    """vSphere writes ``/``, ``\\`` and ``%`` in names as ``%2f``, ``%5c`` and ``%25``."""
-    return re.sub("%(2f|5c|25)", lambda match: chr(int(match[1], 16)), name, flags=re.IGNORECASE)
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def _parent(values: Values) -> Any:
@@ -128,7 +157,7 @@ def path_below(folders: Mapping[str, str], values: Values) -> str:
 
 
 def list_summaries(session: VsphereSession) -> list[VmSummary]:
-    """Every VM that the account may see, by path."""
+    """Every VM that the account may see, by path; of a fault-tolerant pair the primary."""
     rows = traverse(
         session,
         [
@@ -140,7 +169,7 @@ def list_summaries(session: VsphereSession) -> list[VmSummary]:
     )
     root = moref(session.content.rootFolder)
     paths = _paths(row for row in rows if row.moref != root)
-    unique = {row.moref: row for row in rows if row.kind == "VirtualMachine"}
+    unique = {row.moref: row for row in rows if row.kind == "VirtualMachine" and not is_secondary(row.values)}
     return sorted((_summary(row, paths[row.moref]) for row in unique.values()), key=lambda vm: (vm.path, vm.moref))
 
 
@@ -154,30 +183,57 @@ def _summary(row: Row, path: str) -> VmSummary:
         power=str(values.get("runtime.powerState") or ""),
         template=bool(values.get("summary.config.template")),
         connection_state=str(values.get("runtime.connectionState") or ""),
+        managed_by=managed_by(values),
     )
+
+
+def is_secondary(values: Values) -> bool:
+    """Whether the VM is the shadow half of a fault-tolerant pair: of one name, one path and one BIOS UUID with its
+    primary, and nobody's to touch. Roles count from 1, the primary's."""
+    return int(getattr(values.get("summary.config.ftInfo"), "role", None) or 0) > 1
+
+
+def managed_by(values: Values) -> str:
+    """Whose the VM is when it is no customer's server; empty when nothing says so."""
+    owner = values.get("summary.config.managedBy")
+    if owner is not None:
+        return f"managed by {owner.extensionKey} ({owner.type})"
+    if str(values.get("summary.config.guestId") or "").startswith("crx"):
+        return "an agent that runs inside ESXi (crx)"
+    if str(values.get("summary.config.annotation") or "").lstrip().startswith(_VCLS):
+        return "an agent of vSphere Cluster Services"
+    product = str(getattr(values.get("summary.config.product"), "name", None) or "")
+    return f"an appliance of vSphere ({product})" if _VCENTER in product else ""
 
 
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
-def choose(summaries: Sequence[VmSummary], selector: Selector, tags: Mapping[str, Collection[str]]) -> list[VmSummary]:
-    """The VMs that ``selector`` means; a folder means every VM below it, a tag every VM with it, templates left out.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What one selector means."""
+
+    vms: list[VmSummary]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def choose(summaries: Sequence[VmSummary], selector: Selector, tags: Mapping[str, Collection[str]]) -> Chosen:
+    """The VMs that ``selector`` means; a folder means every VM below it, a tag every VM with it, without what is no
+    server of anybody's.
 
     :param tags: VM's moref → its tags as ``category:tag``; only looked at for a tag.
     :raises NotFoundError: none. :raises AmbiguousError: several for a name or path; lists them.
     """
-    wanted = decode_name(selector.value).rstrip("/")
-    if selector.kind == "folder":
-        found = [vm for vm in summaries if decode_name(vm.path).startswith(f"{wanted}/") and not vm.template]
-    elif selector.kind == "tag":
-        found = [vm for vm in summaries if selector.value in tags.get(vm.moref, ()) and not vm.template]
-    elif selector.kind == "path":
-        found = [vm for vm in summaries if decode_name(vm.path) == wanted]
+    if selector.kind == "tag":
+        hits = [vm for vm in summaries if selector.value in tags.get(vm.moref, ())]
     else:
-        found = [vm for vm in summaries if vm.name == wanted]
+        hits = select(selector, summaries, lambda vm: vm.path)
+    left_out = tuple(LeftOut(vm.path, vm.why_not) for vm in hits if vm.why_not) if selector.many else ()
+    found = [vm for vm in hits if not (selector.many and vm.why_not)]
     if not found:
+        others = f"; left out: {_listed(left_out)}" if left_out else _near(summaries, selector)
         raise NotFoundError(
-            f"no VM fits {selector.kind} '{selector.value}'" + _near(summaries, wanted),
+            f"no VM fits {selector.kind} '{selector.value}'{others}",
             next_step="Check the spelling (case counts) and that the vCenter account may see the VM",
             server=selector.value,
         )
@@ -188,11 +244,16 @@ def choose(summaries: Sequence[VmSummary], selector: Selector, tags: Mapping[str
             next_step="Name the one that is meant by 'path:'; two VMs of one path must be renamed in vCenter",
             server=selector.value,
         )
-    return found
+    return Chosen(found, left_out)
 
 
-def _near(summaries: Sequence[VmSummary], wanted: str) -> str:
-    leaf = wanted.rsplit("/", 1)[-1].casefold()
+def _listed(left_out: Sequence[LeftOut]) -> str:
+    shown = [f"{each.path} ({each.why})" for each in left_out[:_NEAR]]
+    return ", ".join(shown) + (f" and {len(left_out) - _NEAR} more" if len(left_out) > _NEAR else "")
+
+
+def _near(summaries: Sequence[VmSummary], selector: Selector) -> str:
+    leaf = decode_name(selector.value.rstrip("/").rsplit("/", 1)[-1]).casefold()
     near = [vm.path for vm in summaries if vm.name.casefold() == leaf][:_NEAR]
     return f"; near: {', '.join(near)}" if near else ""
 
@@ -201,7 +262,7 @@ def resolve(session: VsphereSession, selectors: Sequence[Selector]) -> list[Reso
     """One outcome per selector, in their order: a bad selector stops only itself."""
     summaries = list_summaries(session)
     tags, untagged = _tags(session, selectors)
-    chosen: list[list[VmSummary]] = []
+    chosen: list[Chosen] = []
     errors: list[tuple[WaveliftError, ...]] = []
     for selector in selectors:
         try:
@@ -210,17 +271,18 @@ def resolve(session: VsphereSession, selectors: Sequence[Selector]) -> list[Reso
             chosen.append(choose(summaries, selector, tags))
             errors.append(())
         except (NotFoundError, AmbiguousError, MissingPrivilegeError, LoginError) as error:
-            chosen.append([])
+            chosen.append(Chosen([]))
             errors.append((error,))
-    known = _facts_or_errors(session, [vm for vms in chosen for vm in vms])
+    known = _facts_or_errors(session, [vm for each in chosen for vm in each.vms])
     resolutions: list[Resolution] = []
-    for selector, vms, refusals in zip(selectors, chosen, errors, strict=True):
-        outcomes = [known[vm.moref] for vm in vms]
+    for selector, each, refusals in zip(selectors, chosen, errors, strict=True):
+        outcomes = [known[vm.moref] for vm in each.vms]
         resolutions.append(
             Resolution(
                 selector=selector,
                 servers=tuple(outcome for outcome in outcomes if isinstance(outcome, ServerFacts)),
                 errors=refusals + tuple(outcome for outcome in outcomes if isinstance(outcome, WaveliftError)),
+                left_out=each.left_out,
             )
         )
     return resolutions
@@ -325,13 +387,26 @@ def _server(vm: VmSummary, values: Values | None, hosts: dict[str, Values]) -> S
         snapshots=tuple(_snapshot_names(values.get("snapshot.rootSnapshotList") or ())),
         encrypted=values.get("config.keyId") is not None,
         template=bool(values.get("config.template")),
+        managed_by=vm.managed_by,
+        fault_tolerant=values.get("config.ftInfo") is not None,
         ip_addresses=_addresses(values),
         cdrom_connected=hardware.cdrom_connected,
         nics=hardware.nics,
         passthrough_devices=hardware.passthrough_devices,
         vtpm=hardware.vtpm,
-        disks=disks(devices, values.get("config.bootOptions"), server=vm.name),
+        disks=tuple(
+            disk.model_copy(update={"allocated": _allocated(values.get("layoutEx"), disk.key)})
+            for disk in disks(devices, values.get("config.bootOptions"), server=vm.name)
+        ),
     )
+
+
+def _allocated(layout: Any, key: int) -> int | None:
+    """Bytes of the extent files in the chain of the disk ``key``."""
+    files = {file.key: file for file in getattr(layout, "file", None) or () if str(file.type) == "diskExtent"}
+    chains = [entry.chain for entry in getattr(layout, "disk", None) or () if entry.key == key]
+    sizes = [int(files[ref].size) for chain in chains for unit in chain for ref in unit.fileKey if ref in files]
+    return sum(sizes) if sizes else None
 
 
 def _text(values: Values, path: str) -> str:

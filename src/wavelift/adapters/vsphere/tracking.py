@@ -13,14 +13,15 @@ from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
+from wavelift.adapters.vsphere.devices import disks
 from wavelift.adapters.vsphere.faults import TrackingLostError, words
 from wavelift.adapters.vsphere.properties import Values, WaitTimeout, read_one, watch
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tasks import running_snapshot_tasks, settle, wait_for_task
 from wavelift.base.domain import DiskFacts
-from wavelift.base.errors import BusyError, PermanentError, UnreachableError
+from wavelift.base.errors import BusyError, LoginError, PermanentError, UnreachableError, WaveliftError
 from wavelift.base.run import CancelFlag
-from wavelift.rules.lineage import EventKind, TrackingEvent
+from wavelift.rules.lineage import EventKind, EventMemory, TrackingEvent
 from wavelift.transfer.extents import coalesce
 from wavelift.transfer.protocols import Extent
 
@@ -155,6 +156,7 @@ _STATE: Final = (
     "capability.changeTrackingSupported",
     "config.changeTrackingEnabled",
     "config.changeVersion",
+    "config.hardware.device",
     "snapshot.rootSnapshotList",
 )
 
@@ -166,7 +168,8 @@ def enable_tracking(session: VsphereSession, vm: str, *, cancel: CancelFlag, ser
     after that snapshot was made and removed again, so the run that enables it is followed by one that still compares
     digests. Under a standing snapshot the map would be wrong without an error, so there it is refused.
 
-    :raises BusyError: the VM has snapshots, also of others; or somebody changed it at the same time.
+    :raises BusyError: the VM has snapshots, also of others, or runs on a delta that none accounts for; or somebody
+        changed it at the same time.
     :raises PermanentError: the VM can't (hardware version below 7).
     """
     where = {"server": server, "object": vm}
@@ -199,6 +202,13 @@ def _refuse_snapshots(state: Values, where: dict[str, str]) -> None:
         raise BusyError(
             f"change tracking would lose changes when turned on while the VM has snapshots ({', '.join(names)})",
             next_step="Remove every snapshot of the VM; until then runs compare digests",
+            **where,
+        )
+    heads = [disk.file for disk in disks(state.get("config.hardware.device") or (), None, **where) if disk.on_delta]
+    if heads:
+        raise BusyError(
+            f"change tracking would lose changes when turned on while the VM runs on deltas ({', '.join(heads)})",
+            next_step="Consolidate the VM's disks in vCenter (Snapshots > Consolidate); till then runs compare digests",
             **where,
         )
 
@@ -245,7 +255,8 @@ def tracking_events(
 ) -> tuple[TrackingEvent, ...]:
     """Reverts, hard stops and moves of ``vm`` since ``since``, oldest first.
 
-    vCenter keeps events for a set time (30 days by default): of an older run nothing can be told from them.
+    vCenter keeps events for a set time (30 days by default, often fewer): whether these are all, only
+    :func:`event_memory` tells, *after* this call.
 
     :param since: by vCenter's clock, with a zone: a snapshot's creation is.
     """
@@ -256,19 +267,60 @@ def tracking_events(
         eventTypeId=[*_EVENTS, "TaskEvent"],
     )
 
-    def all_pages() -> list[TrackingEvent]:
+    found = _read_events(session, asked, server=server or None, object=vm)
+    events = [each for event in found if (each := _event(event)) is not None and each.at >= since]
+    return tuple(sorted(events, key=lambda event: event.at))
+
+
+def event_memory(session: VsphereSession, vm: str, since: datetime, *, server: str = "") -> EventMemory:
+    """Whether vCenter's events of ``vm`` still reach back to ``since``; to be asked after they were read.
+
+    :param since: as for :func:`tracking_events`.
+    """
+    spec = vim.event.EventFilterSpec
+    before = spec(
+        entity=spec.ByEntity(entity=session.managed(vim.VirtualMachine, vm), recursion="self"),
+        time=spec.ByTime(endTime=since),
+    )
+    witness = _read_events(session, before, most=1, server=server or None, object=vm)
+    now: datetime = session.read(session.managed(vim.ServiceInstance, "ServiceInstance").CurrentTime)
+    return EventMemory(age=now - since, kept_days=_kept_days(session), reaches=bool(witness))
+
+
+def _kept_days(session: VsphereSession) -> int | None:
+    """``event.maxAge``, where vCenter follows it and says so: our role lies on a data centre, not on the root."""
+    try:
+        if not _option(session, "event.maxAgeEnabled"):
+            return None
+        return int(_option(session, "event.maxAge"))
+    except LoginError:
+        raise
+    except (WaveliftError, TypeError, ValueError) as error:
+        log.info("vCenter does not say how long it keeps events: %s", error)
+        return None
+
+
+def _option(session: VsphereSession, name: str) -> Any:
+    settings = session.content.setting
+    found = session.read(lambda: settings.QueryOptions(name), option=name) if settings is not None else ()
+    return next((option.value for option in found or () if option.key == name), None)
+
+
+def _read_events(session: VsphereSession, asked: Any, *, most: int | None = None, **where: object) -> list[Any]:
+    """Events in order, oldest first; ``most`` of them, None: all."""
+
+    def all_pages() -> list[Any]:
         # Not QueryEvents: it cuts its answer, and says not where. A new collector stands before the oldest event.
         collector = session.content.eventManager.CreateCollectorForEvents(asked)
         try:
-            found: list[TrackingEvent] = []
-            while page := collector.ReadNextEvents(EVENT_PAGE):
-                found += filter(None, map(_event, page))
+            found: list[Any] = []
+            while (most is None or len(found) < most) and (page := collector.ReadNextEvents(most or EVENT_PAGE)):
+                found += page
             return found
         finally:
             collector.DestroyCollector()
 
-    events = session.read(all_pages, server=server or None, object=vm)
-    return tuple(sorted((event for event in events if event.at >= since), key=lambda event: event.at))
+    return session.read(all_pages, **where)
 
 
 def _event(event: Any) -> TrackingEvent | None:

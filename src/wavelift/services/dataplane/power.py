@@ -14,4 +14,4 @@ def power_state_of(session: VsphereSession, vm: str) -> str:
     """
     selector = Selector(kind="path" if vm.startswith("/") else "name", value=vm)
     chosen = inventory.choose(inventory.list_summaries(session), selector, tags={})
-    return power.power_state(session, chosen[0].moref, server=vm)
+    return power.power_state(session, chosen.vms[0].moref, server=vm)

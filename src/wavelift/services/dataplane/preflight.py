@@ -4,28 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.checks import AccountChecks, AccountFacts
 from wavelift.adapters.vsphere import hosts, inventory, privileges
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
 from wavelift.base.domain import Finding, ServerFacts, Severity
-from wavelift.base.errors import SpecError, WaveliftError
+from wavelift.base.errors import WaveliftError
 from wavelift.base.run import RunContext
+from wavelift.rules.calls import Feature
 from wavelift.rules.environment import Environment
 from wavelift.rules.estimate import estimate
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
-from wavelift.rules.preflight import WHOLE_WAVE, check_environment, check_server, sorted_findings
+from wavelift.rules.policies import required_privileges
+from wavelift.rules.preflight import check_environment, check_server, sorted_findings
 from wavelift.rules.vsphere_facts import SourceFacts
 from wavelift.services.dataplane.messages import Admitted, NfcShare, PreflightReport, ServerTask
 
+MIGRATES: Final[tuple[Feature, ...]] = ("migrate", "sms")
+REPLICATES: Final[tuple[Feature, ...]] = (*MIGRATES, "replicate")
+"""What each flow needs of the vCenter role."""
+LEFT_OUT_SHOWN: Final = 10
+"""VMs of a folder that a finding names; a cluster has a handful of agents."""
+
 
 def run_preflight(
-    session: VsphereSession, access: AwsAccess, admitted: Admitted, ctx: RunContext, *, parallel_disks: int = 2
+    session: VsphereSession,
+    access: AwsAccess,
+    admitted: Admitted,
+    ctx: RunContext,
+    *,
+    parallel_disks: int = 2,
+    replicates: bool = False,
 ) -> PreflightReport:
     """Find every server, check it, and say who may go. One bad selector or server never stops the others.
 
+    :param replicates: for a replication run, which needs other rights and has other limits than a migration.
     :param parallel_disks: of one server that move at a time: its NFC sessions, where VDDK reads them.
     :raises LoginError: when AWS refuses the credentials.
     """
@@ -36,10 +52,17 @@ def run_preflight(
     if wave.servers:
         findings += check_environment(wave.servers[0].target, account, [task.plan for task in tasks])
     ctx.cancel.check()
-    around = _look_around(session, [task.facts for task in tasks])
+    around = _look_around(session, [task.facts for task in tasks], REPLICATES if replicates else MIGRATES)
     known = limits(wave.environment.limits)
     for task in tasks:
-        findings += check_server(task.facts, task.plan, source=around.of(task.facts), account=account, limits=known)
+        findings += check_server(
+            task.facts,
+            task.plan,
+            source=around.of(task.facts),
+            account=account,
+            limits=known,
+            replicates=replicates,
+        )
     servers = tuple(_with_nfc(session.config, task, parallel_disks) for task in tasks)
     report = PreflightReport(wave=wave.wave, findings=tuple(sorted_findings(findings)), servers=servers)
     moving = [(task.plan, task.facts) for task in report.passed]
@@ -65,29 +88,49 @@ def _find(session: VsphereSession, wave: ResolvedWave) -> tuple[list[ServerTask]
     findings = [
         _not_found(plan, error) for plan, found in zip(wave.servers, resolutions, strict=True) for error in found.errors
     ]
+    findings += [
+        _left_out(plan, found.left_out) for plan, found in zip(wave.servers, resolutions, strict=True) if found.left_out
+    ]
     by_path = {facts.path: facts for found in resolutions for facts in found.servers}
-    found = [[Found(facts.name, facts.path) for facts in resolution.servers] for resolution in resolutions]
-    try:
-        plans = bind(wave.servers, found)
-    except SpecError as error:
-        # Which entry's settings hold for the VM is for a person to say; nobody may start before.
-        return [], [*findings, _wrong("wave.ambiguous", f"{WHOLE_WAVE}/servers", error)]
-    return [ServerTask(name=plan.server, plan=plan, facts=by_path[plan.selector.value]) for plan in plans], findings
+    bound = bind(
+        wave.servers, [[Found(vm.name, vm.path, vm.moref) for vm in resolution.servers] for resolution in resolutions]
+    )
+    # Which entry's settings hold for the VM is for a person to say; the others need not wait for it.
+    findings += [_wrong("server.ambiguous", clash.server, clash.what, clash.next_step) for clash in bound.clashes]
+    tasks = [ServerTask(name=plan.server, plan=plan, facts=by_path[plan.selector.value]) for plan in bound.plans]
+    return tasks, findings
+
+
+def _subject(plan: ServerPlan) -> str:
+    """A finding's subject ends the server's name with '/', and a folder's name is its path, a tag may hold one."""
+    return plan.server.strip("/").replace("/", ":")
 
 
 def _not_found(plan: ServerPlan, error: WaveliftError) -> Finding:
-    # A finding's subject ends the server's name with '/', and a folder's name is its path, a tag may hold one.
-    return _wrong("server.not_found", plan.server.strip("/").replace("/", ":"), error)
+    return _wrong("server.not_found", _subject(plan), error.what, error.next_step)
 
 
-def _wrong(code: str, subject: str, error: WaveliftError) -> Finding:
+def _left_out(plan: ServerPlan, left_out: Sequence[inventory.LeftOut]) -> Finding:
+    names = ", ".join(f"{each.path} ({each.why})" for each in left_out[:LEFT_OUT_SHOWN])
+    names += f" and {len(left_out) - LEFT_OUT_SHOWN} more" if len(left_out) > LEFT_OUT_SHOWN else ""
+    return Finding(
+        severity=Severity.INFO,
+        code="selector.left_out",
+        subject=_subject(plan),
+        what=f"{plan.selector.kind} '{plan.selector.value}' holds {len(left_out)} VMs that are no servers: {names}",
+        why="templates, and what vSphere or one of its extensions manages itself, don't migrate",
+        next_action="Nothing; one that shall move all the same is listed by name or path",
+    )
+
+
+def _wrong(code: str, subject: str, what: str, next_step: str) -> Finding:
     return Finding(
         severity=Severity.ERROR,
         code=code,
         subject=subject,
-        what=error.what,
+        what=what,
         why="nothing can be moved that is not found, or not clear",
-        next_action=error.next_step or "Correct the entry in the wave's file",
+        next_action=next_step or "Correct the entry in the wave's file",
     )
 
 
@@ -124,7 +167,7 @@ class _Around:
         )
 
 
-def _look_around(session: VsphereSession, servers: Sequence[ServerFacts]) -> _Around:
+def _look_around(session: VsphereSession, servers: Sequence[ServerFacts], features: Sequence[Feature]) -> _Around:
     morefs = [facts.moref for facts in servers]
     known = hosts.host_facts(session, {facts.host_moref for facts in servers if facts.host_moref})
     return _Around(
@@ -132,5 +175,5 @@ def _look_around(session: VsphereSession, servers: Sequence[ServerFacts]) -> _Ar
         machines=known,
         reach=hosts.probe_all(session.config, known),
         datastores=hosts.datastore_facts(session, morefs),
-        missing=privileges.missing_privileges(session, morefs),
+        missing=privileges.missing_privileges(session, morefs, required=required_privileges(features)),
     )

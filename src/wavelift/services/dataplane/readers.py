@@ -18,12 +18,12 @@ from wavelift.adapters.vsphere.datastore import DatastoreReader, DatastoreRoute
 from wavelift.adapters.vsphere.faults import TrackingLostError
 from wavelift.adapters.vsphere.nbdkit import VddkReader, VddkRoute
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.adapters.vsphere.tracking import IN_USE, ChangedAreas, changed_areas, tracking_events
+from wavelift.adapters.vsphere.tracking import IN_USE, ChangedAreas, changed_areas, event_memory, tracking_events
 from wavelift.base.domain import DiskFacts, DiskLineage
 from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, human_bytes
-from wavelift.rules.lineage import TrackingEvent, lineage_doubts, lineage_of
+from wavelift.rules.lineage import lineage_doubts, lineage_of, memory_doubt
 from wavelift.services.dataplane.bases import Base
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.transfer.audit import AUDIT_PCT, Audit, audit, audit_indices
@@ -111,14 +111,14 @@ class Readings:
         :raises MovedError: the VM left the host whose NFC sessions were taken; nothing was opened.
         """
         route, reason = self._route(disk)
-        kept = _kept_quarantine(base.lineage, disk)
+        kept = _kept_quarantine(base.lineage, disk) or self._begun_on_a_delta(base.lineage, disk)
         if route is None:
             why = WHOLE_STREAM if base.lineage else ""
             return Reading("nfc", reason, why_whole=why, quarantine=kept)
         name = "nbd" if isinstance(route, VddkRoute) else "datastore"
         if base.lineage is None or base.manifest is None:
-            return self._seed(Reading(name, reason, route), disk)
-        why = self._doubts(base.lineage, disk)
+            return self._seed(Reading(name, reason, route, quarantine=kept), disk)
+        why = kept or self._doubts(base.lineage, disk)
         if why:
             return Reading(name, reason, route, why_whole=why, quarantine=kept)
         return self._tracked(disk, base, base.lineage, Reading(name, reason, route))
@@ -190,12 +190,31 @@ class Readings:
         log.warning("%s %s: %s", self._task.name, disk.address, lie)
         return replace(reading, reader_reason=f"{reading.reader_reason}; {lie}", audited=found.checked)
 
+    def _begun_on_a_delta(self, lineage: DiskLineage | None, disk: DiskFacts) -> str:
+        """Tracking that is seen for the first time while the disk runs on a delta that no snapshot accounts for.
+
+        vSphere lets it be turned on there, with changes missing from then on; to consolidate does not mend the map.
+        """
+        if disk.key not in {left.key for left in self._task.facts.left_behind} or not disk.change_id:
+            return ""
+        if lineage is not None and lineage.change_id and lineage_of(lineage.change_id) == lineage_of(disk.change_id):
+            return ""
+        return "its tracking may have been turned on while the disk ran on a delta without a snapshot"
+
     def _doubts(self, lineage: DiskLineage, disk: DiskFacts) -> str:
-        events: tuple[TrackingEvent, ...] = ()
-        if lineage.taken_at:
-            since = datetime.fromisoformat(lineage.taken_at)
-            events = tracking_events(self._session, self._task.facts.moref, since, server=self._task.name)
-        return lineage_doubts(lineage, disk, hardware_version=self._task.facts.hardware_version, events=events)
+        if not lineage.taken_at:
+            return "the record of the last run does not say when its snapshot was taken"
+        since, vm, server = datetime.fromisoformat(lineage.taken_at), self._task.facts.moref, self._task.name
+        events = tracking_events(self._session, vm, since, server=server)
+        # Of the instant after the events were read: those that are gone by now may have been gone then.
+        forgotten = memory_doubt(event_memory(self._session, vm, since, server=server))
+        return lineage_doubts(
+            lineage,
+            disk,
+            hardware_version=self._task.facts.hardware_version,
+            events=events,
+            forgotten=forgotten,
+        )
 
     def _tracked(self, disk: DiskFacts, base: Base, lineage: DiskLineage, reading: Reading) -> Reading:
         """Ask what changed, and check a sample of what is said to be unchanged."""

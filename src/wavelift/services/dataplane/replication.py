@@ -28,7 +28,6 @@ from wavelift.base.errors import CorruptStreamError, FencedError, GuardError, No
 from wavelift.base.names import client_token, run_hash, tags
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import BLOCK, MBIT, SECTOR
-from wavelift.rules.lineage import base_file
 from wavelift.services.dataplane.bases import Base, find_bases
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
@@ -416,7 +415,7 @@ class _Run:
             key=disk.key,
             address=disk.address,
             uuid=disk.uuid,
-            file=base_file(disk.file),
+            file=disk.base_file,
             capacity=disk.capacity,
             change_id=disk.change_id,
             snapshot_id=job.target,

@@ -32,7 +32,10 @@ class SimDisk:
 
 @dataclass(frozen=True)
 class SimVm:
-    """One virtual machine. Two may have one name in different folders."""
+    """One virtual machine. Two may have one name in different folders.
+
+    `name` as people write it: vSphere stores ``/``, ``\\`` and ``%`` of it as escapes. `folder` as vSphere stores it.
+    """
 
     name: str
     disks: Sequence[SimDisk] = ()
@@ -60,6 +63,14 @@ class SimVm:
     encrypted: bool = False
     change_tracking: bool = False
     annotation: str = ""
+    ft: Literal["", "primary", "secondary"] = ""
+    """Half of a fault-tolerant pair; both halves have one name."""
+    managed_by: str = ""
+    """Of what an extension owns: "com.vmware.vim.eam/cluster-agent"."""
+    product: str = ""
+    """Name of the product that an appliance is."""
+    on_delta: bool = False
+    """Its disks' heads are deltas, but its snapshot tree is empty and vCenter asks for no consolidation."""
 
 
 @dataclass(frozen=True)

@@ -110,12 +110,20 @@ class Control:
     def set_vm(self, vm: str, **fields: Any) -> None:
         """Set `power`, `tools`, `consolidation_needed`, `reset_change_tracking` or `hardware` without the API; or one
         of `power_loss=True` (HA restarts it elsewhere), `grow={"disk": 0, "capacity": n}`, `remove_disk=0`,
-        `add_disk={"capacity": n, "unit": 3}` (the fields of SimDisk), `revert_to="snapshot"`."""
+        `add_disk={"capacity": n, "unit": 3}` (the fields of SimDisk), `revert_to="snapshot"`, `leave_delta=True`."""
         self.call("POST", "vm", {"vm": vm, **fields})
 
     def set_datastore(self, name: str, *, free: int) -> None:
         """Bytes that are free from now on; clients see it after a RefreshDatastore."""
         self.call("POST", "datastore", {"name": name, "free": free})
+
+    def forward_clock(self, seconds: float) -> None:
+        """Put vCenter's clock forward, for good: its events age with it (`event.maxAge`, in days)."""
+        self.call("POST", "clock", {"forward": seconds})
+
+    def forget_events(self) -> None:
+        """Lose every event so far, as a database does that is pruned by size, or restored."""
+        self.call("POST", "events/forget")
 
     def start_anew(self, inventory: str) -> dict[str, Any]:
         """Replace everything by a vCenter that holds `inventory` (the text of `to_json`); its readiness object.

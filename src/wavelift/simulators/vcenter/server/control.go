@@ -67,6 +67,8 @@ func (s *sim) controlHandler(ready map[string]any) http.Handler {
 	on("POST /_sim/migrate", s.controlMigrate)
 	on("POST /_sim/vm", s.controlVM)
 	on("POST /_sim/datastore", s.controlDatastore)
+	on("POST /_sim/clock", s.controlClock)
+	on("POST /_sim/events/forget", func(*http.Request) (any, error) { s.forgotten.Store(s.now().UnixNano()); return struct{}{}, nil })
 	on("POST /_sim/crash", func(*http.Request) (any, error) { os.Exit(crashStatus); return nil, nil })
 	return mux
 }
@@ -96,7 +98,7 @@ func (s *sim) addRule(r *http.Request) (any, error) {
 
 func (s *sim) find(name string) *vmState {
 	for _, v := range s.all() {
-		if v.spec.Name == name || v.moref() == name || s.entityPath(v.vm)+"/"+v.spec.Name == name {
+		if v.spec.Name == name || v.moref() == name || s.entityPath(v.vm)+"/"+v.vm.Name == name {
 			return v
 		}
 	}
@@ -212,6 +214,7 @@ type vmOrder struct {
 	AddDisk       *diskSpec `json:"add_disk"`
 	RemoveDisk    *int      `json:"remove_disk"`
 	RevertTo      string    `json:"revert_to"` // name or moref of a snapshot
+	LeaveDelta    bool      `json:"leave_delta"`
 }
 
 func (s *sim) controlVM(r *http.Request) (any, error) {
@@ -272,6 +275,8 @@ func (v *vmState) rebuild(ctx *simulator.Context, order *vmOrder) error {
 		return v.unplug(ctx, *order.RemoveDisk)
 	case order.RevertTo != "":
 		return v.revertTo(ctx, order.RevertTo)
+	case order.LeaveDelta:
+		return v.leaveDelta(ctx)
 	}
 	return nil
 }
@@ -295,6 +300,21 @@ func (s *sim) controlDatastore(r *http.Request) (any, error) {
 		return struct{}{}, nil
 	}
 	return nil, badRequest("no datastore is named %q", order.Name)
+}
+
+// controlClock puts vCenter's clock forward: what it keeps for some days only ages with it.
+func (s *sim) controlClock(r *http.Request) (any, error) {
+	var order struct {
+		Forward float64 `json:"forward"` // seconds
+	}
+	if err := decode(r, &order); err != nil {
+		return nil, err
+	}
+	if order.Forward < 0 {
+		return nil, badRequest("no clock here goes back")
+	}
+	s.ahead.Add(int64(seconds(order.Forward)))
+	return map[string]time.Time{"now": s.now()}, nil
 }
 
 // --- the background guest: writes into every running VM ---
@@ -460,7 +480,7 @@ func (s *sim) state() map[string]any {
 
 func (v *vmState) dump() vmDump {
 	d := vmDump{
-		Name: v.spec.Name, Moref: v.moref(), Path: v.sim.entityPath(v.vm) + "/" + v.spec.Name,
+		Name: v.spec.Name, Moref: v.moref(), Path: v.sim.entityPath(v.vm) + "/" + v.vm.Name,
 		Snapshots: []snapshotDump{}, Disks: []diskDump{},
 	}
 	ctx := v.sim.context()

@@ -88,9 +88,10 @@ func (h *hardware) disk(n int, d diskSpec) (*types.VirtualDisk, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	name := h.spec.Name + ".vmdk"
+	stem := onDisk(h.spec.Name)
+	name := stem + ".vmdk"
 	if n > 0 {
-		name = fmt.Sprintf("%s_%d.vmdk", h.spec.Name, n)
+		name = fmt.Sprintf("%s_%d.vmdk", stem, n)
 	}
 	unit := d.Unit
 	device := &types.VirtualDisk{

@@ -4,6 +4,7 @@ package main
 
 import (
 	"strings"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
@@ -77,4 +78,54 @@ func (v *vmState) postPower(ctx *simulator.Context, method string, to types.Virt
 		v.post(ctx, &types.VmGuestShutdownEvent{})
 	}
 	v.post(ctx, &types.VmPoweredOffEvent{})
+}
+
+// oldestEvent is the instant before which vCenter has no event any more: it removes those older than event.maxAge days
+// while event.maxAgeEnabled, and may have lost more (its database pruned by size, or restored).
+func (s *sim) oldestEvent() time.Time {
+	oldest := time.Unix(0, s.forgotten.Load()).UTC()
+	if enabled, ok := s.setting("event.maxAgeEnabled").(bool); !ok || !enabled {
+		return oldest
+	}
+	var days int64
+	switch age := s.setting("event.maxAge").(type) {
+	case int32:
+		days = int64(age)
+	case int64:
+		days = age
+	}
+	if aged := s.now().Add(-time.Duration(days) * 24 * time.Hour); aged.After(oldest) {
+		return aged
+	}
+	return oldest
+}
+
+func (s *sim) setting(key string) types.AnyType {
+	for _, setting := range s.model.Map().OptionManager().Setting {
+		if option := setting.GetOptionValue(); option.Key == key {
+			return option.Value
+		}
+	}
+	return nil
+}
+
+// forgetful keeps what is asked about events to those that vCenter still has; the embedded simulator keeps all.
+func (s *sim) forgetful(call *simulator.Method) {
+	var filter *types.EventFilterSpec
+	switch body := call.Body.(type) {
+	case *types.CreateCollectorForEvents:
+		filter = &body.Filter
+	case *types.QueryEvents:
+		filter = &body.Filter
+	default:
+		return
+	}
+	span := types.EventFilterSpecByTime{}
+	if filter.Time != nil {
+		span = *filter.Time
+	}
+	if oldest := s.oldestEvent(); span.BeginTime == nil || span.BeginTime.Before(oldest) {
+		span.BeginTime = &oldest
+	}
+	filter.Time = &span
 }

@@ -51,6 +51,8 @@ func (s *sim) handle(ctx *simulator.Context, call *simulator.Method) (mo.Referen
 	switch call.This.Type {
 	case "AuthorizationManager":
 		return s.divert(call, &authorization{helper: helper{sim: s}}, "HasPrivilege", "HasUserPrivilege", "FetchUserPrivilege"), nil
+	case "EventManager":
+		s.forgetful(call)
 	case "ServiceInstance":
 		return s.divert(call, &clock{helper: helper{sim: s}}, "CurrentTime"), nil
 	case "Datastore":

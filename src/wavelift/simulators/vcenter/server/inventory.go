@@ -69,6 +69,9 @@ func (s *sim) build(inv *inventory) error {
 			return fmt.Errorf("virtual machine %s: %w", inv.VMs[i].Name, err)
 		}
 	}
+	if err := s.pairUp(); err != nil {
+		return err
+	}
 	for _, d := range inv.Datastores {
 		b.fillDatastore(d)
 	}
@@ -171,7 +174,7 @@ func hashID(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// folder finds or makes a path below the datacenter's vm folder.
+// folder finds or makes a path below the datacenter's vm folder; its parts are names as vSphere stores them.
 func (b *builder) folder(name string) (*object.Folder, error) {
 	at := b.folders.VmFolder
 	for _, part := range strings.Split(strings.Trim(name, "/"), "/") {
@@ -184,7 +187,7 @@ func (b *builder) folder(name string) (*object.Folder, error) {
 			at = object.NewFolder(b.client, child.Reference())
 			continue
 		}
-		child, err := at.CreateFolder(b.ctx, part)
+		child, err := at.CreateFolder(b.ctx, plain.Replace(part)) // which escapes it again
 		if err != nil {
 			return nil, err
 		}
@@ -213,12 +216,12 @@ func (b *builder) vm(spec *vmSpec) error {
 		return err
 	}
 	datastore := orElse(spec.Datastore, b.inv.Datastores[0].Name)
-	dir := b.directory(datastore, spec.Name)
+	dir := b.directory(datastore, onDisk(spec.Name))
 	config := types.VirtualMachineConfigSpec{
 		Name: spec.Name, GuestId: orElse(spec.GuestID, "otherGuest"), Firmware: orElse(spec.Firmware, "bios"),
 		Annotation: spec.Annotation, NumCPUs: orElse(spec.Cpus, 2), MemoryMB: orElse(spec.MemoryMB, 2048),
 		Version: orElse(spec.Hardware, "vmx-19"),
-		Files:   &types.VirtualMachineFileInfo{VmPathName: fmt.Sprintf("[%s] %s/%s.vmx", datastore, dir, spec.Name)},
+		Files:   &types.VirtualMachineFileInfo{VmPathName: fmt.Sprintf("[%s] %s/%s.vmx", datastore, dir, onDisk(spec.Name))},
 	}
 	if spec.SecureBoot {
 		config.BootOptions = &types.VirtualMachineBootOptions{EfiSecureBootEnabled: types.NewBool(true)}
@@ -261,6 +264,9 @@ func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) 
 	if spec.Encrypted {
 		vm.Config.KeyId = &types.CryptoKeyId{KeyId: hashID(spec.Name)[:32], ProviderId: &types.KeyProviderId{Id: "kms1"}}
 	}
+	if err := v.manage(); err != nil {
+		return err
+	}
 	if err := v.addHardware(dir, b.network()); err != nil {
 		return err
 	}
@@ -272,6 +278,11 @@ func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) 
 	b.sim.add(v)
 	for _, name := range spec.Snapshots {
 		v.snapshotNow(b.sim.context(), name, "made with the inventory", false)
+	}
+	if spec.OnDelta {
+		if err := v.leaveDelta(b.sim.context()); err != nil {
+			return err
+		}
 	}
 	v.layout()
 	return nil

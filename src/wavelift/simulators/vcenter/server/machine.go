@@ -110,6 +110,9 @@ func (v *vmState) create(ctx *simulator.Context, method, name, description strin
 const snapshotSpace = 16 << 20
 
 func (v *vmState) refuseSnapshot(ctx *simulator.Context, memory, quiesce bool) types.BaseMethodFault {
+	if v.spec.FT == "secondary" {
+		return &types.NotSupported{} // the primary's copy is nobody's to touch
+	}
 	for _, d := range v.spec.Disks {
 		if d.BusSharing != "" && d.BusSharing != "noSharing" {
 			return &types.SnapshotFault{}

@@ -65,6 +65,8 @@ type sim struct {
 	writer    writer
 	transfers atomic.Int64
 	tasks     atomic.Int64
+	ahead     atomic.Int64 // nanoseconds that vCenter's clock was put forward since the start
+	forgotten atomic.Int64 // the instant, in Unix nanoseconds, before which events were lost
 	bodies    sync.Mutex
 	bodyFiles map[bodyKey]string
 
@@ -84,7 +86,9 @@ type esxi struct {
 }
 
 // now is vCenter's own clock, which need not be the client's.
-func (s *sim) now() time.Time { return time.Now().UTC().Add(seconds(s.options.ClockSkew)) }
+func (s *sim) now() time.Time {
+	return time.Now().UTC().Add(seconds(s.options.ClockSkew) + time.Duration(s.ahead.Load()))
+}
 
 func (s *sim) add(v *vmState) {
 	s.mu.Lock()

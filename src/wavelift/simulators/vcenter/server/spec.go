@@ -99,6 +99,10 @@ type vmSpec struct {
 	Encrypted     bool       `json:"encrypted"`
 	Tracking      bool       `json:"change_tracking"`
 	Annotation    string     `json:"annotation"`
+	FT            string     `json:"ft"`         // primary | secondary, of one name
+	ManagedBy     string     `json:"managed_by"` // extension/type
+	Product       string     `json:"product"`    // of an appliance
+	OnDelta       bool       `json:"on_delta"`   // without a snapshot in its tree
 	Disks         []diskSpec `json:"disks"`
 }
 

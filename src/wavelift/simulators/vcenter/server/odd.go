@@ -1,0 +1,95 @@
+// Virtual machines that are no servers of anybody: the secondary of a fault-tolerant pair, and what vSphere manages
+// itself. And one whose snapshot is gone while its delta is not.
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// stored is a name as vSphere keeps it: these three are escaped.
+var stored = strings.NewReplacer("%", "%25", "/", "%2f", `\`, "%5c")
+
+// plain turns escapes of a stored name back.
+var plain = strings.NewReplacer("%2f", "/", "%2F", "/", "%5c", `\`, "%5C", `\`, "%25", "%")
+
+// onDisk is what a datastore's folder and files are called: a name there holds no separators.
+func onDisk(name string) string { return strings.NewReplacer("/", "_", `\`, "_").Replace(name) }
+
+// manage shows who owns the VM, where the inventory says so.
+func (v *vmState) manage() error {
+	vm, spec := v.vm, v.spec
+	vm.Summary.Config.Annotation = spec.Annotation
+	if spec.ManagedBy != "" {
+		key, kind, ok := strings.Cut(spec.ManagedBy, "/")
+		if !ok {
+			return fmt.Errorf("managed_by is extension/type, not %q", spec.ManagedBy)
+		}
+		vm.Config.ManagedBy = &types.ManagedByInfo{ExtensionKey: key, Type: kind}
+		vm.Summary.Config.ManagedBy = vm.Config.ManagedBy
+	}
+	if spec.Product != "" {
+		vm.Summary.Config.Product = &types.VAppProductInfo{Name: spec.Product, Vendor: "VMware Inc."}
+	}
+	switch spec.FT {
+	case "", "primary", "secondary":
+	default:
+		return fmt.Errorf("ft is primary or secondary, not %q", spec.FT)
+	}
+	if spec.FT != "" { // the guest's identity is one; vCenter's own id of each is not
+		vm.Config.Uuid = fakeUUID("fault tolerant" + spec.Name)
+		vm.Summary.Config.Uuid = vm.Config.Uuid
+	}
+	return nil
+}
+
+// pairUp tells both halves of each fault-tolerant pair of each other. They share their name.
+func (s *sim) pairUp() error {
+	for _, primary := range s.all() {
+		if primary.spec.FT != "primary" {
+			continue
+		}
+		secondary := s.half(primary.spec.Name)
+		if secondary == nil {
+			return fmt.Errorf("the fault-tolerant %s has no secondary", primary.spec.Name)
+		}
+		info := func(role int32) types.FaultToleranceConfigInfo {
+			return types.FaultToleranceConfigInfo{
+				Role:          role,
+				InstanceUuids: []string{primary.vm.Config.InstanceUuid, secondary.vm.Config.InstanceUuid},
+				ConfigPaths:   []string{primary.vm.Config.Files.VmPathName, secondary.vm.Config.Files.VmPathName},
+			}
+		}
+		primary.fault(&types.FaultTolerancePrimaryConfigInfo{
+			FaultToleranceConfigInfo: info(1), Secondaries: []types.ManagedObjectReference{secondary.vm.Self},
+		})
+		secondary.fault(&types.FaultToleranceSecondaryConfigInfo{FaultToleranceConfigInfo: info(2), PrimaryVM: primary.vm.Self})
+	}
+	return nil
+}
+
+func (s *sim) half(name string) *vmState {
+	for _, v := range s.all() {
+		if v.spec.FT == "secondary" && v.spec.Name == name {
+			return v
+		}
+	}
+	return nil
+}
+
+func (v *vmState) fault(info types.BaseFaultToleranceConfigInfo) {
+	v.vm.Config.FtInfo, v.vm.Summary.Config.FtInfo = info, info
+}
+
+// leaveDelta leaves the VM on a delta that no snapshot of its tree accounts for, as a removal whose merge failed does;
+// and, as it happens, without vCenter's knowing that consolidation is needed.
+func (v *vmState) leaveDelta(ctx *simulator.Context) error {
+	if fault := v.remove(ctx, []*snapshot{v.snapshotNow(ctx, "left behind", "", false)}, false); fault != nil {
+		return fmt.Errorf("%T", fault)
+	}
+	v.setConsolidation(ctx, false)
+	return nil
+}

@@ -1,0 +1,32 @@
+"""Entries that meet in one VM: they stop it and nobody else."""
+
+from __future__ import annotations
+
+import pytest
+
+from wavelift.base.domain import Severity
+from wavelift.base.run import RunContext
+from wavelift.services.dataplane.messages import Admitted, PreflightReport
+from wavelift.services.dataplane.preflight import run_preflight
+
+from .journey import Stage
+
+pytestmark = pytest.mark.wire
+
+
+def look(stage: Stage, *servers: str | dict[str, str]) -> PreflightReport:
+    wave = stage.wave(*servers)
+    admitted = Admitted(wave=wave, mode="preflight", dag_id="lab.migrate", run_id="r", requested_by="test")
+    with stage.connect() as session:
+        return run_preflight(session, stage.access(), admitted, RunContext("lab.migrate/r/*"))
+
+
+def test_a_vm_that_two_entries_select_stops_alone(stage: Stage) -> None:
+    report = look(stage, "web01", {"path": "/dc1/vm/shop/web01"}, "mute01", "nobody")
+    assert [task.name for task in report.passed] == ["mute01"]
+    stopped = {one.subject: one for one in report.findings if one.severity is Severity.ERROR}
+    assert {subject: one.code for subject, one in stopped.items()} == {
+        "web01": "server.ambiguous",
+        "nobody": "server.not_found",
+    }
+    assert "name 'web01' and path '/dc1/vm/shop/web01'" in stopped["web01"].what

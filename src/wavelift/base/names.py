@@ -34,8 +34,11 @@ def client_token(key: str, purpose: str, attempt: int = 0) -> str:
 
 
 def slug(name: str) -> str:
-    """``name`` as one component of an S3 key; distinct names stay distinct."""
-    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")[:80]
+    """``name`` as one component of an S3 key; distinct names stay distinct.
+
+    Of what S3 calls safe in keys; no dot at either end, since ``..`` is a step up to many clients.
+    """
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80].strip("-.")
     return clean if clean == name else f"{clean}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 

@@ -19,10 +19,12 @@ Region = Annotated[str, matched(r"^[a-z]{2}(-[a-z]+)+-\d+$", "an AWS region such
 Bucket = Annotated[
     str, matched(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", "an S3 bucket name (3 to 63 of a-z, 0-9, '.', '-')")
 ]
+_ALIAS = r"[A-Za-z0-9/_-]+"
+_KEY_ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}"
 KmsKey = Annotated[
     str,
     matched(
-        r"^(alias/[A-Za-z0-9/_-]+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}|arn:[a-z-]+:kms:.+)$",
+        rf"^(alias/{_ALIAS}|{_KEY_ID}|arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{{12}}:(key/({_KEY_ID})|alias/{_ALIAS}))$",
         "a KMS key: its ARN, key id or 'alias/…'",
     ),
 ]
@@ -51,7 +53,8 @@ class Environment(Message):
     staging: Staging = Field(description="Where disks wait for their conversion.")
     kms_key: KmsKey | None = Field(
         default=None,
-        description="KMS key for the converted volumes; needs 'encrypt: true'. Default: the account's EBS key.",
+        description="KMS key for volumes and staged objects: its ARN, key id or 'alias/…'; symmetric, enabled, of the "
+        "environment's region. Needs 'encrypt: true'. Default: the account's EBS key, and the bucket's for objects.",
     )
     encrypt: Annotated[bool, FLAG] = Field(
         default=False,
@@ -72,12 +75,25 @@ class Environment(Message):
     )
 
 
+def is_key_arn(key: str) -> bool:
+    """Whether it names the key itself, as EBS wants it, and not an alias or a bare id."""
+    return key.startswith("arn:") and ":key/" in key
+
+
 def environment_problems(environment: Environment) -> list[Problem]:
     """What no single field can say."""
     problems = []
     if environment.kms_key and not environment.encrypt:
         problems.append(
             Problem(("kms_key",), "a KMS key has no effect without 'encrypt: true'; set it or remove the key")
+        )
+    if (key := environment.kms_key or "").startswith("arn:") and key.split(":")[3] != environment.region:
+        problems.append(
+            Problem(
+                ("kms_key",),
+                f"the key is in {key.split(':')[3]}, the environment in {environment.region}; EBS uses keys of its own "
+                "region only (a multi-region key has an ARN in each)",
+            )
         )
     for name in environment.limits:
         if name not in ENVIRONMENT_LIMITS:

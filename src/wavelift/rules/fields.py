@@ -16,8 +16,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]*$"
 """Wave and environment names: they become DAG ids, S3 prefixes, tags and file stems."""
-TAG_KEY_MAX: Final = 128
-TAG_VALUE_MAX: Final = 256
+TAG_KEY_MAX: Final = 127
+TAG_VALUE_MAX: Final = 255
+"""The least that any service on the way takes: EBS direct's model. A name that was cut would be another one."""
 TAGS_MAX: Final = 46
 """AWS allows 50 on an object; four are ours (``names.tags``)."""
 SAMPLE_PCT_DEFAULT: Final = 1.0

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
+from wavelift.base.names import TAG_RUN, run_hash, tags
 from wavelift.rules.environment import Environment, environment_problems
 from wavelift.rules.inventory_names import parent_of
 from wavelift.rules.problem import Problem, allowed, did_you_mean, dotted
@@ -46,8 +47,13 @@ class Target(Message):
     prefix: str
     role: str
     kms_key: str | None
+    """As the environment has it, until pre-flight makes it the key's ARN."""
     encrypt: bool
     vpc: str
+    staging_sse: str = ""
+    """How staged objects are encrypted (S3's word), once pre-flight has asked; empty: left to the bucket."""
+    staging_key: str = ""
+    """The key of that; empty: S3's own."""
     imports_per_region: int | None = None
     """What AWS raised the limit to for this account; None: Airflow's setting."""
 
@@ -89,6 +95,12 @@ class ServerPlan(Message):
     verify: str = "sample:1"
     replication: ReplicationPlan | None = None
     """None: the server is not replicated."""
+
+    def made_with(self, run_key: str) -> dict[str, str]:
+        """The tags of everything that a run makes for this server: the spec's and ours. Where only ten are taken, as of
+        S3's objects, the first count: the run's, then the spec's.
+        """
+        return {TAG_RUN: run_hash(run_key), **self.tags, **tags(self.wave, self.server, run_key)}
 
     def with_launch(self, launch: LaunchChoice) -> Self:
         """This plan with the form's choice (or a later ``migrations launch``) instead of the spec's.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from wavelift.base.domain import Finding, ServerFacts
 from wavelift.rules.aws_facts import Account, Network, Subnet
+from wavelift.rules.environment import is_key_arn
 from wavelift.rules.findings import WHOLE_WAVE, Findings
 from wavelift.rules.instance_types import type_facts
 from wavelift.rules.plans import ServerPlan, Target
@@ -15,6 +16,8 @@ from wavelift.rules.preflight_guest import boot_mode
 MULTIDISK = "Additional permissions are required to migrate multidisk virtual machines"
 """AMP-11: the document's own words, so that people find it."""
 PRINT_POLICIES = "'wavelift iam show' prints the policies to apply"
+OBJECT_TAGS = 9
+"""Of a spec's tags, what finds room on an S3 object, beside the run's."""
 RESERVED_FIRST, RESERVED_LAST = 4, 1
 """Addresses of every subnet that AWS keeps (VPC user guide)."""
 
@@ -41,6 +44,14 @@ def check_environment(target: Target, account: Account, plans: Sequence[ServerPl
             do=f"Correct 'vpc' in environment '{target.environment}'",
             row="AMP-01",
             part=target.vpc,
+        )
+    if left := sorted({name for plan in plans for name in list(plan.tags)[OBJECT_TAGS:]}):
+        found.warning(
+            "tags.objects",
+            f"staged objects get the first {OBJECT_TAGS} tags only: {', '.join(left)} are left out",
+            why="S3 takes ten tags of an object, and one is the run's",
+            do="Write the tags that a policy demands of objects first",
+            part=f"bucket {target.bucket}",
         )
     if account.ebs_encrypted_by_default and not target.encrypt:
         found.info(
@@ -92,6 +103,16 @@ def _role(target: Target, account: Account, found: Findings) -> None:
                 row="AMP-06",
                 part=part,
             )
+        if role.missing_on_staging_key:
+            key = account.bucket.kms_key
+            found.error(
+                "role.staging_key",
+                f"the service role {target.role} lacks {', '.join(role.missing_on_staging_key)} on {key}",
+                why=f"the bucket {target.bucket} encrypts with that key by default: VM Import could not read the disks",
+                do=f"Extend the role's policy ('wavelift iam show --kms-key {key}') and the key's own",
+                row="AMP-06",
+                part=part,
+            )
 
 
 def _bucket(target: Target, account: Account, found: Findings) -> None:
@@ -137,25 +158,36 @@ def _key(target: Target, account: Account, found: Findings) -> None:
     if key is None or target.kms_key is None:
         return
     part = f"key {target.kms_key}"
+    problem = key.problem or (f"is in {key.region}" if key.arn and key.region != target.region else "")
     if key.unknown:
-        found.warning(
+        note = found.warning if is_key_arn(target.kms_key) else found.error
+        note(
             "key.unknown",
             f"the key {target.kms_key} can't be looked at: {key.unknown}",
-            why="converted volumes shall be encrypted with it",
-            do=PRINT_POLICIES,
+            why="volumes and staged objects shall be encrypted with it, and EBS takes nothing but the key's ARN",
+            do=f"{PRINT_POLICIES}; or write the key's ARN as 'kms_key' in environment '{target.environment}'",
             part=part,
         )
-    elif not key.exists or not key.usable or key.region != target.region:
-        state = "does not exist"
-        if key.exists:
-            state = f"is in {key.region}" if key.region != target.region else f"is not usable ({key.state})"
+    elif problem:
         found.error(
             "key.unusable",
-            f"the key {target.kms_key} {state}",
-            why=f"converted volumes in {target.region} shall be encrypted with it",
-            do=f"Enable it, or correct 'kms_key' in environment '{target.environment}'",
+            f"the key {target.kms_key} {problem}",
+            why=f"volumes in {target.region} and staged objects shall be encrypted with it",
+            do=f"Name an enabled symmetric key of your own in {target.region} as 'kms_key' in environment "
+            f"'{target.environment}'",
             part=part,
         )
+
+
+def settled(target: Target, account: Account) -> Target:
+    """The target as the tasks get it: its key as the ARN that it has at this moment, and how staged objects are
+    encrypted, in so many words: a bucket's policy may refuse writers that leave it to the bucket."""
+    key, bucket = account.key, account.bucket
+    if key is None:
+        return target.model_copy(update={"staging_sse": bucket.encryption, "staging_key": bucket.kms_key})
+    sse = bucket.encryption if bucket.encryption.startswith("aws:kms") else "aws:kms"
+    arn = key.arn or target.kms_key
+    return target.model_copy(update={"kms_key": arn, "staging_sse": sse, "staging_key": arn})
 
 
 def check_landing(facts: ServerFacts, plan: ServerPlan, account: Account, found: Findings) -> None:

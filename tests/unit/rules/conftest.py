@@ -55,6 +55,7 @@ class RoleStub:
     exists: bool = True
     trust_problem: str = ""
     missing_actions: tuple[str, ...] = ()
+    missing_on_staging_key: tuple[str, ...] = ()
     unknown: str = ""
 
 
@@ -64,20 +65,17 @@ class BucketStub:
     exists: bool = True
     region: str = "eu-central-1"
     owned: bool | None = True
+    encryption: str = "AES256"
+    kms_key: str = ""
     unknown: str = ""
 
 
 @dataclass(frozen=True)
 class KeyStub:
-    key: str = "alias/x"
-    exists: bool = True
-    state: str = "Enabled"
+    arn: str = "arn:aws:kms:eu-central-1:111122223333:key/k"
     region: str = "eu-central-1"
+    problem: str = ""
     unknown: str = ""
-
-    @property
-    def usable(self) -> bool:
-        return self.state == "Enabled"
 
 
 @dataclass(frozen=True)

@@ -341,8 +341,8 @@ def test_the_account_of_the_environment(plan: Any, stubs: Any, changes: Any, cod
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"exists": False}, "does not exist"),
-        ({"state": "Disabled"}, "is not usable (Disabled)"),
+        ({"problem": "does not exist in this region"}, "does not exist"),
+        ({"problem": "is not usable (Disabled)"}, "is not usable (Disabled)"),
         ({"region": "us-east-1"}, "is in us-east-1"),
         ({}, ""),
     ],

@@ -52,7 +52,7 @@ def test_amp_06_a_good_account_shows_as_good(aws: AwsSimulator, checks: AccountC
     assert facts.role.arn.startswith(f"arn:aws:iam::{facts.account}:role/")
     assert (facts.bucket.exists, facts.bucket.region, facts.bucket.owned) == (True, aws.region, True)
     assert facts.key is not None
-    assert facts.key.usable
+    assert facts.key.problem == ""
     assert facts.network.vpcs == {account.vpc_id}
     assert {one.subnet_id: one.vpc_id for one in facts.network.subnets.values()} == dict.fromkeys(
         account.subnet_ids, account.vpc_id
@@ -78,7 +78,7 @@ def test_amp_06_what_is_missing_is_missing_not_an_error(checks: AccountChecks) -
     assert not facts.bucket.exists
     assert facts.key is not None
     assert not facts.key.exists
-    assert not facts.key.usable
+    assert "does not exist" in facts.key.problem
     assert (facts.network.vpcs, facts.network.subnets, facts.network.security_groups) == (frozenset(), {}, {})
     assert facts.instance_types == {}
 

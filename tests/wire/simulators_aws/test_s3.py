@@ -167,7 +167,8 @@ def test_bucket_facts(s3: Any, sim: AwsSimulator, refused: Refused) -> None:
     assert s3.get_bucket_location(Bucket="staging")["LocationConstraint"] == sim.region
     assert s3.head_bucket(Bucket="staging")["BucketRegion"] == sim.region
     refused("404", s3.head_bucket, Bucket="nowhere")
-    refused("ServerSideEncryptionConfigurationNotFoundError", s3.get_bucket_encryption, Bucket="staging")
+    found = s3.get_bucket_encryption(Bucket="staging")["ServerSideEncryptionConfiguration"]["Rules"][0]
+    assert found["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"  # of every bucket, since 2023
     rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}}
     s3.put_bucket_encryption(Bucket="staging", ServerSideEncryptionConfiguration={"Rules": [rule]})
     found = s3.get_bucket_encryption(Bucket="staging")["ServerSideEncryptionConfiguration"]["Rules"][0]

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.errors import aws_errors, error_code
-from wavelift.adapters.aws.policies import missing_actions, role_needs, trust_problem
+from wavelift.adapters.aws.policies import key_needs, missing_actions, role_needs, trust_problem
 from wavelift.base.errors import MissingPrivilegeError, NotFoundError
 
 T = TypeVar("T")
@@ -25,6 +25,7 @@ class RoleFacts:
 
     :ivar trust_problem: what keeps VM Import from assuming it; empty when nothing does.
     :ivar missing_actions: what its policies don't allow on the staging bucket, in EC2 and on the key.
+    :ivar missing_on_staging_key: what they don't allow on the key that the bucket encrypts with by default.
     """
 
     name: str
@@ -32,12 +33,18 @@ class RoleFacts:
     arn: str = ""
     trust_problem: str = ""
     missing_actions: tuple[str, ...] = ()
+    missing_on_staging_key: tuple[str, ...] = ()
     unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class BucketFacts:
-    """The staging bucket. ``owned``: by the caller's account; None where nobody would say."""
+    """The staging bucket.
+
+    :ivar owned: by the caller's account; None where nobody would say.
+    :ivar encryption: how it encrypts by default: ``AES256``, ``aws:kms`` or ``aws:kms:dsse``; empty: nobody would say.
+    :ivar kms_key: the customer's key of that, its ARN where KMS would tell it; empty: S3's own.
+    """
 
     name: str
     exists: bool = False
@@ -50,19 +57,39 @@ class BucketFacts:
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """A KMS key; ``state`` is AWS's word, ``Enabled`` when it works; ``usage`` may be empty (unsaid)."""
+    """A KMS key.
+
+    :ivar key: as it was asked for: id, ARN, alias or the alias's ARN.
+    :ivar arn: of the key itself. It is what EBS takes: StartSnapshot knows neither ids nor aliases.
+    :ivar state: AWS's word, ``Enabled`` when it works.
+    :ivar spec: ``SYMMETRIC_DEFAULT`` or a kind that EBS and S3 can't use.
+    :ivar manager: ``AWS`` of a key that AWS keeps for one service.
+    """
 
     key: str
     exists: bool = False
     arn: str = ""
     state: str = ""
     usage: str = ""
+    spec: str = ""
+    manager: str = ""
     region: str = ""
     unknown: str = ""
 
     @property
-    def usable(self) -> bool:
-        return self.state == "Enabled" and self.usage in ("ENCRYPT_DECRYPT", "")
+    def problem(self) -> str:
+        """Why volumes and staged objects can't be encrypted with it; empty when nothing is known against it."""
+        if self.unknown:
+            return ""
+        if not self.exists:
+            return "does not exist in this region"
+        if self.state != "Enabled":
+            return f"is not usable ({self.state})"
+        if self.usage not in ("ENCRYPT_DECRYPT", "") or self.spec not in ("SYMMETRIC_DEFAULT", ""):
+            return f"is not a symmetric encryption key ({self.spec or self.usage})"
+        if self.manager == "AWS":
+            return "is kept by AWS for one of its services"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +161,8 @@ class AccountChecks:
         """
         account = self.account_id()
         key = self.key(kms_key) if kms_key else None
+        staging = self.bucket(bucket, account=account)
+        staging_key = "" if kms_key else staging.kms_key
         network = self.network(vpcs=[vpc] if vpc else [], subnets=subnets, security_groups=security_groups)
         types: dict[str, InstanceTypeFacts] = {}
         try:
@@ -142,8 +171,14 @@ class AccountChecks:
             network = replace(network, unknown=network.unknown or str(error))
         return AccountFacts(
             account=account,
-            role=self.role(role, bucket=bucket, prefix=prefix, kms_key_arn=key.arn if key else ""),
-            bucket=self.bucket(bucket, account=account),
+            role=self.role(
+                role,
+                bucket=bucket,
+                prefix=prefix,
+                kms_key_arn=key.arn if key else "",
+                staging_key_arn=staging_key,
+            ),
+            bucket=staging,
             key=key,
             network=network,
             instance_types=types,
@@ -157,8 +192,13 @@ class AccountChecks:
 
     # -- role -----------------------------------------------------------------------------------------------------
 
-    def role(self, name: str, *, bucket: str, prefix: str = "", kms_key_arn: str = "") -> RoleFacts:
-        """Trust and permissions of the service role for imports from ``bucket``."""
+    def role(
+        self, name: str, *, bucket: str, prefix: str = "", kms_key_arn: str = "", staging_key_arn: str = ""
+    ) -> RoleFacts:
+        """Trust and permissions of the service role for imports from ``bucket``.
+
+        :param staging_key_arn: what the bucket encrypts with by default, where that is a customer's key.
+        """
         try:
             found = self._read("iam", "the service role", lambda iam: iam.get_role(RoleName=name)["Role"])
             if found is None:
@@ -174,6 +214,7 @@ class AccountChecks:
             arn=found["Arn"],
             trust_problem=trust_problem(found.get("AssumeRolePolicyDocument", {})),
             missing_actions=missing_actions(documents, needs),
+            missing_on_staging_key=missing_actions(documents, key_needs(staging_key_arn)) if staging_key_arn else (),
         )
 
     def _role_documents(self, name: str) -> Iterator[Mapping[str, Any]]:
@@ -204,10 +245,16 @@ class AccountChecks:
                 region=_region_of(location.get("LocationConstraint")),
                 owned=self._owned(name, account) if account else None,
                 encryption=rule.get("SSEAlgorithm", ""),
-                kms_key=rule.get("KMSMasterKeyID", ""),
+                kms_key=self._customer_key(rule.get("KMSMasterKeyID", "")),
             )
         except MissingPrivilegeError as error:
             return BucketFacts(name, unknown=str(error))
+
+    def _customer_key(self, key: str) -> str:
+        """The ARN of a bucket's key, since policies name ARNs; as it stands where KMS does not tell; empty: AWS's own,
+        which whoever may read the object may use."""
+        found = self.key(key) if key else None
+        return "" if found is None or found.manager == "AWS" else found.arn or key
 
     def _owned(self, name: str, account: str) -> bool | None:
         """S3 refuses a call that names another owner than the bucket's, and one that may not look at all: then None."""
@@ -227,7 +274,8 @@ class AccountChecks:
         except MissingPrivilegeError:
             return {}
         rules = (answer or {}).get("ServerSideEncryptionConfiguration", {}).get("Rules", [])
-        return dict(rules[0].get("ApplyServerSideEncryptionByDefault", {})) if rules else {}
+        # S3's own encryption is the least that any bucket does, one that was never told how included.
+        return dict(rules[0].get("ApplyServerSideEncryptionByDefault", {})) if rules else {"SSEAlgorithm": "AES256"}
 
     def key(self, key: str) -> KeyFacts:
         """Does the key (id, ARN or alias) exist and work?"""
@@ -244,6 +292,8 @@ class AccountChecks:
             arn=found["Arn"],
             state=found.get("KeyState", ""),
             usage=found.get("KeyUsage", ""),
+            spec=found.get("KeySpec", "") or found.get("CustomerMasterKeySpec", ""),
+            manager=found.get("KeyManager", ""),
             region=found["Arn"].split(":")[3],
         )
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from wavelift.adapters.aws import texts
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2, Snapshot
 from wavelift.adapters.aws.errors import (
@@ -31,7 +32,6 @@ ERROR: Final = "error"
 IDLE_MINUTES: Final = 24 * 60
 """AWS cancels a pending snapshot that gets no block for so long; a day outlasts a vCenter's or a line's bad night.
 More would let forgotten ones count against the account's 100 pending snapshots. The service allows 10 to 4320."""
-MAX_DESCRIPTION: Final = 255
 LIMIT_CODES: Final = frozenset(
     {"ConcurrentLimitExceededException", "ServiceQuotaExceededException", "PendingSnapshotLimitExceeded"}
 )
@@ -81,7 +81,7 @@ def start_snapshot(
         "VolumeSize": size,
         "ClientToken": token,
         "Tags": to_aws(tags),
-        "Description": description[:MAX_DESCRIPTION],
+        "Description": texts.description(description),
         "Timeout": IDLE_MINUTES,
     }
     if base:

@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.errors import aws_errors, error_code, is_missing
 from wavelift.adapters.aws.tagging import filters, from_aws, specification, to_aws
+from wavelift.adapters.aws.texts import description
 from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
 
 GONE_STATES: Final = frozenset({"terminated", "shutting-down"})
@@ -25,7 +26,6 @@ SEEN_POLL_S: Final = 1.0
 
 DEVICES: Final = ("/dev/sda1", *(f"/dev/sd{letter}" for letter in "fghijklmnopqrstuvwxyz"))
 """Root, then EC2's names for data volumes; they sort as the disks do. EC2 user guide, "Device names for volumes"."""
-MAX_DESCRIPTION: Final = 255
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class ImageRequest:
             )
         return {
             "Name": self.name,
-            "Description": self.description[:MAX_DESCRIPTION],
+            "Description": description(self.description),
             "Architecture": self.architecture,
             "VirtualizationType": "hvm",
             "RootDeviceName": DEVICES[0],

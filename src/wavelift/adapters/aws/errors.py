@@ -104,6 +104,7 @@ _BUSY_CODES: Final = frozenset(
 _MISSING_CODES: Final = frozenset(
     {
         "404",
+        "InvalidArnException",
         "InvalidConversionTaskId",
         "InvalidConversionTaskId.Malformed",
         "NoSuchBucket",

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from wavelift.rules.policies import EXTERNAL_ID, VMIE, Staging, role_policy
+from wavelift.rules.policies import EXTERNAL_ID, ROLE_KEY, VMIE, Staging, role_policy
 
 _ONE_OF: Final = {
     "ec2:Describe*": "ec2:DescribeImages",
@@ -31,6 +31,11 @@ def role_needs(
         for statement in document["Statement"]
         for action in statement["Action"]
     ]
+
+
+def key_needs(kms_key_arn: str) -> list[tuple[str, str]]:
+    """(action, resource) pairs that the service role must be allowed on the key of staged objects."""
+    return [(_ONE_OF.get(action, action), kms_key_arn) for action in ROLE_KEY]
 
 
 def _one_object(resource: str) -> str:

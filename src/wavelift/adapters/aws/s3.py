@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 
-from wavelift.adapters.aws import s3_read
+from wavelift.adapters.aws import s3_read, texts
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.bulk import BulkClient, RetryPolicy
 from wavelift.adapters.aws.errors import aws_errors, error_code
@@ -27,8 +27,6 @@ __all__ = ["ObjectInfo", "S3PartSink", "S3Staging", "S3Stream", "UploadInfo", "c
 
 DELETE_BATCH: Final = 1000
 """S3's limit of keys in one DeleteObjects."""
-_TAG_SAFE: Final = " +-=._:/@"
-"""What S3 allows in an object tag beside letters and digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +52,28 @@ class UploadInfo:
 class S3Staging:
     """One bucket. Control calls go through boto3, bytes through our own signed client.
 
-    :param kms_key: id or ARN; objects are encrypted with it. Without one the bucket's default holds.
+    :param kms_key: id, ARN or alias; objects are encrypted with it.
+    :param sse: how, in S3's words; without it ``aws:kms`` where there is a key, else what the bucket does by default.
+        Saying what the bucket would do anyway satisfies policies that demand the header.
+    :param tags: of every object that is made here (needs ``s3:PutObjectTagging``); S3 takes ten, the first ones.
     :param policy: how long a part or a read is worth trying, ``SlowDown`` patience included.
     """
 
     def __init__(
-        self, access: AwsAccess, bucket: str, kms_key: str | None = None, *, policy: RetryPolicy | None = None
+        self,
+        access: AwsAccess,
+        bucket: str,
+        kms_key: str | None = None,
+        *,
+        sse: str = "",
+        tags: Mapping[str, str] | None = None,
+        policy: RetryPolicy | None = None,
     ) -> None:
         self.bucket = bucket
         self._access = access
         self._kms_key = kms_key
+        self._tags = dict(tags or {})
+        self._sse = sse or ("aws:kms" if kms_key else "")
         self._bulk = BulkClient(access, "s3", policy=policy)
         self._base_url = ""
 
@@ -99,7 +109,7 @@ class S3Staging:
         Continue only an upload of the *same* frozen disk (invariant 6); parts whose bytes differ are overwritten.
 
         :param metadata: user metadata of the object; other than ASCII is percent-encoded.
-        :param tags: object tags (needs ``s3:PutObjectTagging``); characters that S3 refuses become ``_``.
+        :param tags: of this object, before those of the whole staging; characters that S3 refuses become ``_``.
         :param throttle: paces the bytes of parts on the wire, sent again or not; parts that S3 has cost nothing.
         """
         stored = self._stored_parts(key, previous_upload_id) if previous_upload_id else None
@@ -120,24 +130,33 @@ class S3Staging:
         )
 
     def _create_upload(self, key: str, metadata: Mapping[str, str], tags: Mapping[str, str]) -> str:
-        options: dict[str, Any] = {**self._encryption()}
-        if tags:
-            options["Tagging"] = urlencode({_tag_text(name): _tag_text(value) for name, value in tags.items()})
+        options: dict[str, Any] = {**self._encryption(), **self._tagging(tags)}
         with aws_errors("could not begin the upload", service="s3", bucket=self.bucket, key=key):
             answer = self._client.create_multipart_upload(
                 Bucket=self.bucket,
                 Key=key,
                 ChecksumAlgorithm="SHA256",
                 ChecksumType="COMPOSITE",
-                Metadata=_ascii(metadata),
+                Metadata=texts.metadata(metadata),
                 **options,
             )
         return str(answer["UploadId"])
 
+    def _tagging(self, tags: Mapping[str, str]) -> dict[str, str]:
+        found = texts.object_tags({**tags, **self._tags})
+        return {"Tagging": urlencode(found)} if found else {}
+
     def _encryption(self) -> dict[str, Any]:
-        if not self._kms_key:
+        if not self._sse:
             return {}
-        return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self._kms_key, "BucketKeyEnabled": True}
+        told: dict[str, Any] = {"ServerSideEncryption": self._sse}
+        if self._sse != "AES256" and self._kms_key:
+            told["SSEKMSKeyId"] = self._kms_key
+        if self._sse == "aws:kms":
+            told["BucketKeyEnabled"] = (
+                True  # one call of KMS for many objects; double-layer encryption knows no such key
+            )
+        return told
 
     def _stored_parts(self, key: str, upload_id: str) -> dict[int, StoredPart] | None:
         """What S3 has of an upload; None when it is gone. Parts without a SHA-256 prove nothing and are left out."""
@@ -182,7 +201,8 @@ class S3Staging:
                 Key=key,
                 Body=data,
                 ChecksumSHA256=checksum,
-                Metadata=_ascii(metadata or {}),
+                Metadata=texts.metadata(metadata or {}),
+                **self._tagging({}),
                 **self._encryption(),
             )
         return ObjectInfo(key, len(data), answer.get("ETag", ""), checksum, dict(metadata or {}))
@@ -287,12 +307,3 @@ def _address(client: Any, bucket: str) -> str:
     client.meta.events.register("before-call.s3.GetObjectTorrent", answer_with_url, unique_id="wavelift-address")
     answer = client.get_object_torrent(Bucket=bucket, Key="k")
     return str(answer["Url"]).partition("?")[0].removesuffix("k")
-
-
-def _ascii(metadata: Mapping[str, str]) -> dict[str, str]:
-    """User metadata travels in headers: ASCII only."""
-    return {name: quote(value, safe=" /:@=+,()[]!*'") for name, value in metadata.items()}
-
-
-def _tag_text(text: str) -> str:
-    return "".join(char if char.isalnum() or char in _TAG_SAFE else "_" for char in text)[:256]

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from wavelift.adapters.aws import texts
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.errors import (
     THROTTLE_CODES,
@@ -76,7 +77,7 @@ class ImportDisk:
             if self.snapshot_id
             else {"Format": self.format, "UserBucket": {"S3Bucket": self.bucket, "S3Key": self.key}}
         )
-        return {**source, "Description": self.description} if self.description else source
+        return {**source, "Description": texts.description(self.description)} if self.description else source
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class ImportRequest:
             "Platform": self.platform,
             "KmsKeyId": self.kms_key,
             "Encrypted": self.encrypted or bool(self.kms_key),
-            "Description": self.description,
+            "Description": texts.description(self.description),
         }
         return {
             "DiskContainers": [disk.container() for disk in self.disks],
@@ -257,7 +258,7 @@ class VmImport:
     def cancel(self, task_id: str, reason: str = "") -> CancelOutcome:
         """Cancel a task; one that has ended, or is unknown, is left as it is and told about."""
         try:
-            options = {"CancelReason": reason[:255]} if reason else {}
+            options = {"CancelReason": texts.description(reason)} if reason else {}
             self._client.cancel_import_task(ImportTaskId=task_id, **options)
         except ClientError as error:
             status = None if is_missing(error_code(error)) else self.describe([task_id]).get(task_id)

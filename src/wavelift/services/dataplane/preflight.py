@@ -19,7 +19,8 @@ from wavelift.rules.estimate import estimate
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.policies import required_privileges
-from wavelift.rules.preflight import check_environment, check_server, sorted_findings
+from wavelift.rules.preflight import WHOLE_WAVE, check_environment, check_server, sorted_findings
+from wavelift.rules.preflight_target import settled
 from wavelift.rules.vsphere_facts import SourceFacts
 from wavelift.services.dataplane.messages import Admitted, NfcShare, PreflightReport, ServerTask
 
@@ -63,10 +64,15 @@ def run_preflight(
             limits=known,
             replicates=replicates,
         )
-    servers = tuple(_with_nfc(session.config, task, parallel_disks) for task in tasks)
+    servers = tuple(_with_nfc(session.config, _landing(task, account), parallel_disks) for task in tasks)
     report = PreflightReport(wave=wave.wave, findings=tuple(sorted_findings(findings)), servers=servers)
     moving = [(task.plan, task.facts) for task in report.passed]
     return report.model_copy(update={"estimate": estimate(moving, limits=known)})
+
+
+def _landing(task: ServerTask, account: AccountFacts) -> ServerTask:
+    plan = task.plan.model_copy(update={"target": settled(task.plan.target, account)})
+    return task.model_copy(update={"plan": plan})
 
 
 def _with_nfc(config: VsphereConfig, task: ServerTask, parallel_disks: int) -> ServerTask:

@@ -25,7 +25,7 @@ from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import CorruptStreamError, FencedError, GuardError, NotFoundError, located
-from wavelift.base.names import client_token, run_hash, tags
+from wavelift.base.names import client_token, run_hash
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import BLOCK, MBIT, SECTOR
 from wavelift.services.dataplane.bases import Base, find_bases
@@ -276,7 +276,7 @@ class _Run:
             capacity=job.disk.capacity,
             parent=job.parent,
             token=client_token(self.ctx.run_key, f"disk{job.index}", attempt),
-            tags=tags(self.task.plan.wave, self.task.name, self.ctx.run_key),
+            tags=self.task.plan.made_with(self.ctx.run_key),
             description=f"wavelift: {self.task.plan.wave}/{self.task.name} {disk_label(job.index, job.disk)}",
             encrypted=target.encrypt,
             kms_key=target.kms_key or "",

@@ -26,7 +26,14 @@ class ServerStaging:
     def of(cls, access: AwsAccess, plan: ServerPlan, run_key: str) -> Self:
         target = plan.target
         prefix = staging_prefix(target.prefix, plan.wave, run_key, plan.server)
-        return cls(S3Staging(access, target.bucket, kms_key=target.kms_key), prefix)
+        s3 = S3Staging(
+            access,
+            target.bucket,
+            target.staging_key or target.kms_key,
+            sse=target.staging_sse,
+            tags=plan.made_with(run_key),
+        )
+        return cls(s3, prefix)
 
     def __enter__(self) -> Self:
         return self

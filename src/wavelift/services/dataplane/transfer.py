@@ -22,7 +22,7 @@ from wavelift.adapters.vsphere.lease import ExportLease, LeaseBody
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, ExportResult, SnapshotRef, StoredDisk
 from wavelift.base.errors import CorruptStreamError, FencedError, NotFoundError, located
-from wavelift.base.names import run_hash, tags
+from wavelift.base.names import run_hash
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import MBIT, SECTOR
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
@@ -284,7 +284,6 @@ class _Transfer:
         sink = self.staging.s3.multipart(
             self.staging.object_key(index),
             metadata={"wavelift-run": run_hash(self.ctx.run_key), "wavelift-server": self.task.name},
-            tags=tags(self.task.plan.wave, self.task.name, self.ctx.run_key),
             previous_upload_id=self.record.upload(index),
             cancel=self.stop,
             throttle=self.throttle,

@@ -48,3 +48,6 @@ DEVICE_NAMES: Final = ("/dev/sda1", *(f"/dev/xvd{letter}" for letter in "bcdefgh
 UNENCRYPTED_PARENT_REASON: Final = "INVALID_PARAMETER_VALUE"
 UNENCRYPTED_PARENT_MESSAGE: Final = "The parent snapshot must be encrypted because encryption by default is on"
 """That StartSnapshot refuses it with ValidationException is documented, its reason and words are not."""
+PLAIN_DESCRIPTIONS: Final = True
+"""That descriptions of images hold ASCII only is not in the API reference, but what EC2 answers; that it holds for
+import tasks and their disks too is our guess."""

@@ -45,6 +45,8 @@ class Settings:
     concurrent_puts: int = 0
     """PutSnapshotBlock calls in flight before ConcurrentLimitExceededException; 0 means no limit."""
     block_token_seconds: float = 7 * 24 * 60 * MINUTE
+    organisation_policy: str = ""
+    """A service control policy, JSON: its denials hold for every caller, on what :mod:`.policy` knows of."""
     evidence: bool = True
     other_words: bool = False
     """Imports describe themselves in other invented words: what still works with it did not depend on them."""

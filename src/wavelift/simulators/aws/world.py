@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -14,14 +15,17 @@ from wavelift.simulators.aws.ebs.store import EbsStore
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.evidence import Evidence, Flip, KeptImport
 from wavelift.simulators.aws.faults import Faults
+from wavelift.simulators.aws.keys import import_key_problem
 from wavelift.simulators.aws.message import BodyBroken, Request, Response
 from wavelift.simulators.aws.moto_bridge.app import MotoApp
+from wavelift.simulators.aws.policy import check_policy, uses_of
 from wavelift.simulators.aws.s3 import routes
 from wavelift.simulators.aws.s3.api import S3Api
 from wavelift.simulators.aws.s3.store import S3Store, StoredObject
 from wavelift.simulators.aws.settings import Clock, Settings
 from wavelift.simulators.aws.sigv4 import Verifier, parse
 from wavelift.simulators.aws.sts import StsApi
+from wavelift.simulators.aws.tags import check_ec2_tags
 from wavelift.simulators.aws.vmimport import vmdk
 from wavelift.simulators.aws.vmimport.convert import looks_like_windows
 from wavelift.simulators.aws.vmimport.tasks import ImportTask, ImportTasks
@@ -56,10 +60,8 @@ class World:
             faults=self.faults,
             surroundings=self,
         )
-        self._s3 = S3Api(
-            self.s3, settings=settings, counters=self.counters, watcher=self, knows_key=self.moto.knows_key
-        )
-        self._ebs = EbsApi(self.ebs, self.clock, settings, self.moto.knows_key)
+        self._s3 = S3Api(self.s3, settings=settings, counters=self.counters, watcher=self, find_key=self.moto.find_key)
+        self._ebs = EbsApi(self.ebs, self.clock, settings, self.moto.find_key)
         self._sts = StsApi(self)
 
     def reset(self) -> None:
@@ -89,6 +91,7 @@ class World:
     def handle(self, request: Request) -> Response:
         """The answer to an identified request. Raises AwsError."""
         caller = self.verifier.verify(request)
+        check_policy(self.settings.organisation_policy, uses_of(request, self.settings.region), request.service)
         if request.service == "s3":
             self._check_region(request)
             return self._s3.handle(request)
@@ -100,6 +103,10 @@ class World:
 
     def _control(self, request: Request, caller: Credential) -> Response:
         try:
+            if request.service == "kms":
+                _check_key_region(request, self.settings.region)
+            elif request.service == "ec2":
+                check_ec2_tags(uses_of(request, self.settings.region))
             return self.moto.handle(request)
         except BodyBroken as error:
             raise AwsError("MalformedInput", f"The body is incomplete: {error}", 400) from error
@@ -159,6 +166,10 @@ class World:
                 )
         return image
 
+    def import_key_problem(self, task: ImportTask) -> str:
+        key = str(task.request.get("KmsKeyId") or "")
+        return import_key_problem(key, self.moto.find_key) if key else ""
+
     def keep_raw(self, task: ImportTask, number: int, raw: Path) -> None:
         if self.settings.evidence:
             self.evidence.keep_raw(task.id, number, raw)
@@ -173,6 +184,13 @@ class World:
                     "InvalidSnapshot.NotFound", f"The snapshot '{snapshot_id}' does not exist.", 400
                 ) from None
             raise AwsError("IncorrectState", f"Snapshot {snapshot_id} is not completed", 400) from None
+
+
+def _check_key_region(request: Request, region: str) -> None:
+    """KMS knows keys of its own region only, whatever ARN it is asked about."""
+    parts = str(json.loads(request.body.content or b"{}").get("KeyId") or "").split(":")
+    if parts[0] == "arn" and parts[3:4] != [region]:
+        raise AwsError("NotFoundException", f"Invalid arn {parts[3]}", 400)
 
 
 def _guess_service(request: Request) -> str:

@@ -13,11 +13,14 @@ from typing import Any, Final
 from wavelift.simulators.aws.ebs.snapshot import BLOCK, Snapshot
 from wavelift.simulators.aws.ebs.store import DEFAULT_TIMEOUT, EbsStore, StartRequest, changed_indices, invalid, page
 from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.keys import FindKey, key_for_snapshot
 from wavelift.simulators.aws.message import BodyBroken, Request, Response, b64
 from wavelift.simulators.aws.settings import ACCOUNT, Clock, Settings
+from wavelift.simulators.aws.tags import snapshot_tags
 
 MIN_PAGE: Final = 100
 MAX_PAGE: Final = 10_000
+MAX_DESCRIPTION: Final = 255
 ROUTES: Final = (
     ("POST", re.compile(r"/snapshots"), "StartSnapshot"),
     ("POST", re.compile(r"/snapshots/completion/([^/]+)"), "CompleteSnapshot"),
@@ -38,8 +41,8 @@ def route(request: Request) -> tuple[str, tuple[str, ...]]:
 
 
 class EbsApi:
-    def __init__(self, store: EbsStore, clock: Clock, settings: Settings, knows_key: Callable[[str], bool]) -> None:
-        self._store, self._clock, self._settings, self._knows_key = store, clock, settings, knows_key
+    def __init__(self, store: EbsStore, clock: Clock, settings: Settings, find_key: FindKey) -> None:
+        self._store, self._clock, self._settings, self._find_key = store, clock, settings, find_key
         self._calls: dict[str, Callable[..., Response]] = {
             "StartSnapshot": self._start,
             "CompleteSnapshot": self._complete,
@@ -57,7 +60,9 @@ class EbsApi:
 
     def _start(self, request: Request) -> Response:
         values = _json(request)
-        tags = tuple((tag["Key"], tag["Value"]) for tag in values.get("Tags") or [])
+        tags = tuple(snapshot_tags(values.get("Tags") or []).items())
+        if len(values.get("Description") or "") > MAX_DESCRIPTION:
+            raise invalid("INVALID_PARAMETER_VALUE", f"Description has more than {MAX_DESCRIPTION} characters")
         start = StartRequest(
             size=int(values.get("VolumeSize") or 0),
             parent=values.get("ParentSnapshotId") or "",
@@ -67,13 +72,8 @@ class EbsApi:
             timeout=int(values.get("Timeout") or DEFAULT_TIMEOUT),
             tags=tags,
         )
-        if start.kms_key and not self._knows_key(start.kms_key):
-            raise AwsError(
-                "ResourceNotFoundException",
-                f"The key '{start.kms_key}' does not exist",
-                404,
-                {"Reason": "DEPENDENCY_RESOURCE_NOT_FOUND"},
-            )
+        if start.kms_key:
+            key_for_snapshot(start.kms_key, self._find_key)
         snapshot = self._store.start(start, values.get("ClientToken") or "")
         answer = {
             "SnapshotId": snapshot.id,

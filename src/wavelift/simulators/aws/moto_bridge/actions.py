@@ -14,6 +14,7 @@ from moto.ec2.exceptions import InvalidInstanceTypeError
 from wavelift.simulators.aws.ebs.snapshot import COMPLETED
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.moto_bridge.resources import SimAmi
+from wavelift.simulators.aws.tags import IMAGE_NAME, check_description
 
 if TYPE_CHECKING:
     from wavelift.simulators.aws.world import World
@@ -30,6 +31,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def check_tagged(values: Mapping[str, Any], kinds: set[str]) -> None:
+    """A call tags what it makes and nothing else. Raises AwsError."""
+    for item in values.get("TagSpecifications") or []:
+        if item.get("ResourceType") not in kinds:
+            raise AwsError(
+                "InvalidParameterValue", f"'{item.get('ResourceType')}' is not a valid taggable resource type", 400
+            )
 
 
 class Ec2Actions:
@@ -59,8 +69,15 @@ class Ec2Actions:
 
     def _check_registration(self, values: Mapping[str, Any]) -> None:
         name = values.get("Name") or ""
-        if not 3 <= len(name) <= 128:
-            raise AwsError("InvalidAMIName.Malformed", "AMI names must be between 3 and 128 characters long", 400)
+        if not IMAGE_NAME.fullmatch(name):
+            raise AwsError(
+                "InvalidAMIName.Malformed",
+                "AMI names must be between 3 and 128 characters long, and may contain letters, numbers, "
+                "'(', ')', '.', '-', '/' and '_'",
+                400,
+            )
+        check_description(values.get("Description") or "")
+        check_tagged(values, {"image"})
         if any(image.name == name for image in self.ec2_backend.amis.values()):
             raise AwsError("InvalidAMIName.Duplicate", f"AMI name {name} is already in use", 400)
         devices = [item.get("DeviceName") for item in values.get("BlockDeviceMappings") or []]

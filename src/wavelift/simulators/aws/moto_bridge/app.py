@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wavelift.simulators.aws.ebs.snapshot import Snapshot
 from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.keys import SERVICE_ALIAS, Key
 from wavelift.simulators.aws.message import Request, Response
 from wavelift.simulators.aws.settings import ACCOUNT
 from wavelift.simulators.aws.vmimport.roles import Document, load
@@ -169,15 +170,25 @@ class MotoApp:
                 documents += [load(item.document) for item in current]
             return Role(str(found.arn), load(found.assume_role_policy_document), documents)
 
-    def knows_key(self, key: str) -> bool:
-        """A KMS key by id, ARN or alias."""
+    def find_key(self, text: str) -> Key | None:
+        """A KMS key of this account and region, by id, ARN, alias or alias's ARN."""
+        parts = text.split(":")
+        if text.startswith("arn:") and parts[3:5] != [self._world.settings.region, ACCOUNT]:
+            return None
         with self.lock:
             backend = self._kms[ACCOUNT][self._world.settings.region]
             try:
-                backend.describe_key(key)
+                found = backend.describe_key(text)
             except Exception:
-                return False
-            return True
+                return None
+            services = [name.removeprefix(SERVICE_ALIAS) for name in found.aliases if name.startswith(SERVICE_ALIAS)]
+            return Key(
+                arn=str(found.arn),
+                state=str(found.key_state),
+                spec=str(found.key_spec),
+                usage=str(found.key_usage or "ENCRYPT_DECRYPT"),  # KMS's default, which moto leaves empty
+                service=services[0] if services else "",
+            )
 
     def show_snapshot(self, snapshot: Snapshot) -> None:
         from wavelift.simulators.aws.moto_bridge.resources import SimSnapshot

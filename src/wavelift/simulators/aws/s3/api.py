@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from wavelift.simulators.aws.counters import Counters
 from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.keys import FindKey
 from wavelift.simulators.aws.message import CHUNK, Request, Response
 from wavelift.simulators.aws.s3 import listing, xml
 from wavelift.simulators.aws.s3.receive import object_info, receive
@@ -21,7 +22,6 @@ from wavelift.simulators.aws.settings import ACCOUNT, Settings
 BUCKET_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 MISSING: Final = {
-    "encryption": "ServerSideEncryptionConfigurationNotFoundError",
     "lifecycle": "NoSuchLifecycleConfiguration",
     "policy": "NoSuchBucketPolicy",
     "publicAccessBlock": "NoSuchPublicAccessBlockConfiguration",
@@ -54,9 +54,9 @@ class S3Api(UploadCalls):
         settings: Settings,
         counters: Counters,
         watcher: Watcher,
-        knows_key: Callable[[str], bool],
+        find_key: FindKey,
     ) -> None:
-        super().__init__(store, counters=counters, watcher=watcher, knows_key=knows_key)
+        super().__init__(store, counters=counters, watcher=watcher, find_key=find_key)
         self._settings = settings
         self._calls: dict[str, Callable[[Request], Response]] = {
             "ListBuckets": self._list_buckets,
@@ -140,6 +140,9 @@ class S3Api(UploadCalls):
         if name == "acl":
             owner = {"ID": ACCOUNT, "DisplayName": "simulator"}
             return xml.response("AccessControlPolicy", {"Owner": owner, "AccessControlList": {}})
+        if name == "encryption":  # S3's own, of every bucket since January 2023
+            rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}, "BucketKeyEnabled": "false"}
+            return xml.response("ServerSideEncryptionConfiguration", {"Rule": [rule]})
         if name in EMPTY:
             return xml.response(EMPTY[name], {})
         raise AwsError(MISSING[name], f"The {name} of this bucket is not set", 404, {"BucketName": bucket.name})
@@ -153,7 +156,7 @@ class S3Api(UploadCalls):
     def _put_object(self, request: Request) -> Response:
         bucket, key = address(request)
         owner = self.store.bucket(bucket)
-        info = object_info(request, self.knows_key)
+        info = object_info(request, owner, self.find_key)
         if request.headers.get("if-none-match") == "*" and key in owner.objects:
             raise AwsError("PreconditionFailed", "At least one of the pre-conditions you specified did not hold", 412)
         with self.store.incoming() as path:

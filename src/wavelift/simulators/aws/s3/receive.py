@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl
 
 from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.keys import FindKey
 from wavelift.simulators.aws.message import BodyBroken, Digests, Request, b64
-from wavelift.simulators.aws.s3.store import ObjectInfo
+from wavelift.simulators.aws.policy import check_policy, uses_of
+from wavelift.simulators.aws.s3.encryption import encryption
+from wavelift.simulators.aws.s3.store import Bucket, ObjectInfo
 from wavelift.simulators.aws.sigv4 import signed_payload
+from wavelift.simulators.aws.tags import object_tags
 
 KNOWN_CHECKSUMS: Final = ("SHA256", "SHA1", "CRC32")
 UNKNOWN_CHECKSUMS: Final = ("crc32c", "crc64nvme")
@@ -21,11 +23,7 @@ KEPT_HEADERS: Final = {
     "cache-control": "Cache-Control",
     "content-disposition": "Content-Disposition",
     "x-amz-storage-class": "x-amz-storage-class",
-    "x-amz-server-side-encryption": "x-amz-server-side-encryption",
-    "x-amz-server-side-encryption-aws-kms-key-id": "x-amz-server-side-encryption-aws-kms-key-id",
-    "x-amz-server-side-encryption-bucket-key-enabled": "x-amz-server-side-encryption-bucket-key-enabled",
 }
-KMS_HEADER: Final = "x-amz-server-side-encryption-aws-kms-key-id"
 META: Final = "x-amz-meta-"
 MAX_METADATA: Final = 2048
 """Bytes of names and values together."""
@@ -38,8 +36,9 @@ class Received:
     checksums: dict[str, str]
 
 
-def object_info(request: Request, knows_key: Callable[[str], bool]) -> ObjectInfo:
-    """What the headers say about the object to be."""
+def object_info(request: Request, bucket: Bucket, find_key: FindKey) -> ObjectInfo:
+    """What the headers, and the bucket's policy and defaults, say about the object to be. Raises AwsError."""
+    check_policy(bucket.documents.get("policy", b""), uses_of(request, bucket.region), "s3")
     headers = {kept: request.headers[name] for name, kept in KEPT_HEADERS.items() if name in request.headers}
     encoding = [part.strip() for part in headers.get("Content-Encoding", "").split(",")]
     encoding = [part for part in encoding if part and part != "aws-chunked"]
@@ -49,11 +48,8 @@ def object_info(request: Request, knows_key: Callable[[str], bool]) -> ObjectInf
     metadata = {name.removeprefix(META): value for name, value in request.headers.items() if name.startswith(META)}
     if sum(len(name) + len(value) for name, value in metadata.items()) > MAX_METADATA:
         raise AwsError("MetadataTooLarge", "Your metadata headers exceed the maximum allowed metadata size", 400)
-    key = request.headers.get(KMS_HEADER, "")
-    if key and not knows_key(key):
-        raise AwsError("KMS.NotFoundException", f"Invalid keyId '{key}'", 400)
-    tags = dict(parse_qsl(request.headers.get("x-amz-tagging", ""), keep_blank_values=True))
-    return ObjectInfo(metadata, headers, tags)
+    headers |= encryption(request.headers, bucket, find_key)
+    return ObjectInfo(metadata, headers, object_tags(request.headers.get("x-amz-tagging", "")))
 
 
 def receive(request: Request, path: Path) -> Received:

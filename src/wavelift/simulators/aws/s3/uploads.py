@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from wavelift.simulators.aws.counters import Counters
 from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.keys import FindKey
 from wavelift.simulators.aws.message import Request, Response
 from wavelift.simulators.aws.s3 import listing, xml
 from wavelift.simulators.aws.s3.receive import KNOWN_CHECKSUMS, object_info, receive
@@ -22,10 +23,8 @@ CHECKSUM_TYPES: Final = ("COMPOSITE", "FULL_OBJECT")
 class UploadCalls:
     """Counts under ``s3.parts``: ``stored``, their ``bytes``, and ``repeated`` (the same bytes were there already)."""
 
-    def __init__(
-        self, store: S3Store, *, counters: Counters, watcher: Watcher, knows_key: Callable[[str], bool]
-    ) -> None:
-        self.store, self.counters, self.watcher, self.knows_key = store, counters, watcher, knows_key
+    def __init__(self, store: S3Store, *, counters: Counters, watcher: Watcher, find_key: FindKey) -> None:
+        self.store, self.counters, self.watcher, self.find_key = store, counters, watcher, find_key
 
     def upload_calls(self) -> dict[str, Callable[[Request], Response]]:
         return {
@@ -54,9 +53,10 @@ class UploadCalls:
                 f"The FULL_OBJECT checksum type cannot be used with the {algorithm.lower()} checksum algorithm.",
                 400,
             )
-        info = object_info(request, self.knows_key)
+        info = object_info(request, self.store.bucket(bucket), self.find_key)
         upload = self.store.create_upload(bucket, key, info=info, algorithm=algorithm, checksum_type=kind)
         headers = {"x-amz-checksum-algorithm": algorithm, "x-amz-checksum-type": kind} if algorithm else {}
+        headers |= {name: value for name, value in info.headers.items() if name.startswith("x-amz-server-side")}
         return xml.response(
             "InitiateMultipartUploadResult", {"Bucket": bucket, "Key": key, "UploadId": upload.id}, headers
         )

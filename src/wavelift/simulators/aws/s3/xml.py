@@ -90,3 +90,12 @@ def parse_location(body: bytes) -> str:
 
 def parse_tags(body: bytes) -> dict[str, str]:
     return {tag.findtext("Key") or "": tag.findtext("Value") or "" for tag in _parse(body, "Tagging").iter("Tag")}
+
+
+def parse_encryption(body: bytes) -> tuple[str, str]:
+    """Algorithm and key of a bucket's default encryption; S3's own where none was ever set."""
+    rule = _parse(body, "ServerSideEncryptionConfiguration") if body else None
+    found = rule.find("Rule/ApplyServerSideEncryptionByDefault") if rule is not None else None
+    if found is None:
+        return "AES256", ""
+    return (found.findtext("SSEAlgorithm") or "AES256").strip(), (found.findtext("KMSMasterKeyID") or "").strip()

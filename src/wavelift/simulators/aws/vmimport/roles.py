@@ -97,13 +97,12 @@ def _covers(statement: Document, action: str, resource: str) -> bool:
     )
 
 
-def missing(documents: Sequence[Document], *, bucket: str, key: str, kms_key: str = "") -> list[str]:
+def missing(documents: Sequence[Document], *, bucket: str, key: str, kms_keys: Sequence[str] = ()) -> list[str]:
     """The actions that the role would need for this import and does not have."""
     needed = [(action, f"arn:aws:s3:::{bucket}") for action in BUCKET_ACTIONS if bucket]
     needed += [(action, f"arn:aws:s3:::{bucket}/{key}") for action in OBJECT_ACTIONS if bucket]
     needed += [(action, "*") for action in EC2_ACTIONS]
-    if kms_key:
-        needed += [(action, kms_key) for action in KMS_ACTIONS]
+    needed += [(action, kms_key) for kms_key in kms_keys for action in KMS_ACTIONS]
     return [action for action, resource in needed if not allowed(documents, action, resource)]
 
 

@@ -87,6 +87,8 @@ class Surroundings(Protocol):
 
     def keep_raw(self, task: ImportTask, number: int, raw: Path) -> None: ...
 
+    def import_key_problem(self, task: ImportTask) -> str: ...
+
 
 class ImportTasks:
     """Thread safe. Threads end with their tasks, and all of them at :meth:`close`."""
@@ -215,6 +217,8 @@ class ImportTasks:
             task.status, task.message = status, message
 
     def _validate(self, task: ImportTask) -> None:
+        if problem := self._surroundings.import_key_problem(task):
+            raise ImportFailed(problem)
         for disk in task.disks:
             if disk.object_path is not None:
                 try:

@@ -1,0 +1,128 @@
+"""Policies over callers: a bucket's own, and an organisation's (SCP). Only what they deny is looked at.
+
+Conditions are those that guard the making of things: tags on create and S3's encryption headers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.message import Request
+from wavelift.simulators.aws.settings import ACCOUNT
+
+MADE: Final = {
+    "ImportImage": ("import-image-task",),
+    "RegisterImage": ("image",),
+    "RunInstances": ("instance", "volume", "network-interface"),
+}
+"""What an EC2 call makes and may be told to tag at once (Service Authorization Reference for EC2)."""
+SSE: Final = "x-amz-server-side-encryption"
+SSE_KEY: Final = "x-amz-server-side-encryption-aws-kms-key-id"
+REFUSALS: Final = {
+    "ec2": ("UnauthorizedOperation", "You are not authorized to perform this operation."),
+    "s3": ("AccessDenied", "Access Denied"),
+}
+NEGATED: Final = "StringNot"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One action on one resource, with what conditions may ask about."""
+
+    action: str
+    resource: str
+    context: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_policy(document: str | bytes, uses: Iterator[Use], service: str) -> None:
+    """Raises AwsError, in the service's words, where a Deny covers a use. An empty document denies nothing."""
+    if not document:
+        return
+    statements = _listed(json.loads(document).get("Statement"))
+    for use in uses:
+        if any(one.get("Effect") == "Deny" and _covers(one, use) for one in statements):
+            code, message = REFUSALS.get(service, ("AccessDeniedException", "explicit deny"))
+            said = f"{message} User is not authorized to perform: {use.action} on resource: {use.resource}"
+            raise AwsError(code, f"{said} with an explicit deny", 403)
+
+
+def uses_of(request: Request, region: str) -> Iterator[Use]:
+    """What a request that makes something does, as IAM sees it; nothing for all other requests."""
+    if request.service == "ec2" and request.operation in {*MADE, "CreateTags"}:
+        yield from _ec2(request, region)
+    elif request.service == "ebs" and request.operation == "StartSnapshot":
+        tags = {tag["Key"]: tag["Value"] for tag in json.loads(request.body.content or b"{}").get("Tags") or []}
+        yield Use("ebs:StartSnapshot", f"arn:aws:ec2:{region}::snapshot/*", _tags("aws:RequestTag", tags))
+    elif request.service == "s3" and request.operation in {"PutObject", "CreateMultipartUpload"}:
+        tags = dict(parse_qsl(request.headers.get("x-amz-tagging", ""), keep_blank_values=True))
+        sent = {f"s3:{name}": request.headers[name] for name in (SSE, SSE_KEY) if name in request.headers}
+        context = {**_tags("s3:RequestObjectTag", tags), **sent}
+        yield Use("s3:PutObject", f"arn:aws:s3:::{request.target}", context)
+
+
+def _ec2(request: Request, region: str) -> Iterator[Use]:
+    form = dict(parse_qsl(request.body.content.decode("utf-8", "replace"), keep_blank_values=True))
+    if request.operation == "CreateTags":
+        for name, resource in form.items():
+            if name.startswith("ResourceId."):
+                kind = f"arn:aws:ec2:{region}:{ACCOUNT}:*/{resource}"
+                yield Use("ec2:CreateTags", kind, _tags("aws:RequestTag", _form_tags(form, "Tag.")))
+        return
+    told = {
+        value: _form_tags(form, f"{name.removesuffix('ResourceType')}Tag.")
+        for name, value in form.items()
+        if name.startswith("TagSpecification.") and name.endswith(".ResourceType")
+    }
+    for kind in MADE[request.operation]:
+        resource = f"arn:aws:ec2:{region}:{ACCOUNT}:{kind}/*"
+        yield Use(f"ec2:{request.operation}", resource, _tags("aws:RequestTag", told.get(kind, {})))
+
+
+def _form_tags(form: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {
+        value: form.get(name.removesuffix("Key") + "Value", "")
+        for name, value in form.items()
+        if name.startswith(prefix) and name.endswith(".Key")
+    }
+
+
+def _tags(key: str, tags: Mapping[str, str]) -> dict[str, str]:
+    return {f"{key}/{name}": value for name, value in tags.items()}
+
+
+def _covers(statement: Mapping[str, Any], use: Use) -> bool:
+    actions = [str(item).lower() for item in _listed(statement.get("Action"))]
+    return (
+        any(fnmatchcase(use.action.lower(), item) for item in actions)
+        and any(fnmatchcase(use.resource, str(item)) for item in _listed(statement.get("Resource")))
+        and all(
+            _holds(operator, use.context.get(key), [str(value) for value in _listed(wanted)])
+            for operator, block in (statement.get("Condition") or {}).items()
+            for key, wanted in block.items()
+        )
+    )
+
+
+def _holds(operator: str, found: str | None, wanted: list[str]) -> bool:
+    """IAM's rules: without the key, a positive test fails and a negated one holds."""
+    name = operator.removesuffix("IfExists")
+    if name == "Null":
+        return (found is None) is (wanted[0].lower() == "true")
+    if found is None:
+        return name.startswith(NEGATED) or operator != name
+    tests: dict[str, Callable[[str], bool]] = {
+        "StringEquals": lambda value: found == value,
+        "StringLike": lambda value: fnmatchcase(found, value),
+    }
+    test = tests[name.replace(NEGATED, "String")]  # another operator is not simulated: the caller hears of it
+    return any(map(test, wanted)) is not name.startswith(NEGATED)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]

@@ -1,0 +1,192 @@
+"""What enterprises put around an account: keys of their own, bucket defaults, policies that demand tags and headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from wavelift.simulators.aws import AwsSimulator, Bootstrap
+
+pytestmark = pytest.mark.wire
+
+Refused = Callable[..., ClientError]
+ALIAS = "alias/enterprise"
+
+
+@pytest.fixture(scope="module")
+def kms(running: AwsSimulator) -> Any:
+    return running.client("kms")
+
+
+@pytest.fixture
+def own_key(kms: Any) -> Iterator[dict[str, Any]]:
+    """A customer's key with an alias."""
+    found = kms.create_key(Description="enterprise")["KeyMetadata"]
+    kms.create_alias(AliasName=ALIAS, TargetKeyId=found["KeyId"])
+    yield found
+    kms.delete_alias(AliasName=ALIAS)
+    kms.schedule_key_deletion(KeyId=found["KeyId"])
+
+
+@pytest.fixture
+def bucket_default(s3: Any, own_key: dict[str, Any]) -> Iterator[str]:
+    """The staging bucket encrypts with a customer's key."""
+    rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": own_key["KeyId"]}}
+    s3.put_bucket_encryption(Bucket="staging", ServerSideEncryptionConfiguration={"Rules": [rule]})
+    yield own_key["Arn"]
+    s3.delete_bucket_encryption(Bucket="staging")
+
+
+@pytest.fixture
+def bucket_policy(s3: Any) -> Iterator[Callable[..., None]]:
+    def deny(condition: dict[str, Any]) -> None:
+        statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::staging/*"}
+        policy = {"Version": "2012-10-17", "Statement": [{**statement, "Condition": condition}]}
+        s3.put_bucket_policy(Bucket="staging", Policy=json.dumps(policy))
+
+    yield deny
+    s3.delete_bucket_policy(Bucket="staging")
+
+
+def test_start_snapshot_takes_the_arn_of_a_good_key_only(
+    sim: AwsSimulator, ebs: Any, ec2: Any, kms: Any, own_key: dict[str, Any], refused: Refused
+) -> None:
+    def start(key: str) -> dict[str, Any]:
+        answer: dict[str, Any] = ebs.start_snapshot(VolumeSize=1, Encrypted=True, KmsKeyArn=key)
+        return answer
+
+    made = start(own_key["Arn"])
+    assert (made["KmsKeyArn"], made["SseType"]) == (own_key["Arn"], "sse-kms")
+    ec2.delete_snapshot(SnapshotId=made["SnapshotId"])
+    alias_arn = own_key["Arn"].rpartition(":")[0] + f":{ALIAS}"
+    for text in (ALIAS, own_key["KeyId"], alias_arn):
+        assert refused("ValidationException", start, text).response["Reason"] == "INVALID_PARAMETER_VALUE"
+    refused("ResourceNotFoundException", start, own_key["Arn"].replace(sim.region, "us-east-1"))
+    asymmetric = kms.create_key(KeySpec="RSA_2048", KeyUsage="ENCRYPT_DECRYPT")["KeyMetadata"]["Arn"]
+    assert refused("ValidationException", start, asymmetric).response["Reason"] == "INVALID_CUSTOMER_KEY"
+    kms.disable_key(KeyId=own_key["KeyId"])
+    assert refused("ValidationException", start, own_key["Arn"]).response["Reason"] == "INVALID_CUSTOMER_KEY"
+
+
+def test_kms_knows_no_key_of_another_region(sim: AwsSimulator, kms: Any, own_key: Any, refused: Refused) -> None:
+    elsewhere = own_key["Arn"].replace(sim.region, "us-east-1")
+    refused("NotFoundException", kms.describe_key, KeyId=elsewhere)
+
+
+def test_objects_take_any_name_of_a_good_key(s3: Any, kms: Any, own_key: Any, key: str, refused: Refused) -> None:
+    at = {"Bucket": "staging", "Key": key, "Body": b"x"}
+    for text in (ALIAS, own_key["KeyId"], own_key["Arn"]):
+        made = s3.put_object(**at, ServerSideEncryption="aws:kms", SSEKMSKeyId=text)
+        assert made["SSEKMSKeyId"] == own_key["Arn"]
+    s3.delete_object(Bucket="staging", Key=key)
+    refused("InvalidArgument", s3.put_object, **at, SSEKMSKeyId=ALIAS)
+    refused("AccessDenied", s3.put_object, **at, ServerSideEncryption="aws:kms", SSEKMSKeyId="alias/aws/ebs")
+    kms.disable_key(KeyId=own_key["KeyId"])
+    refused("KMS.DisabledException", s3.put_object, **at, ServerSideEncryption="aws:kms", SSEKMSKeyId=ALIAS)
+
+
+def test_the_bucket_s_default_encrypts_what_says_nothing(s3: Any, bucket_default: str, key: str) -> None:
+    made = s3.put_object(Bucket="staging", Key=key, Body=b"x")
+    assert (made["ServerSideEncryption"], made["SSEKMSKeyId"]) == ("aws:kms", bucket_default)
+    made = s3.put_object(Bucket="staging", Key=key, Body=b"x", ServerSideEncryption="AES256")
+    assert made["ServerSideEncryption"] == "AES256"
+    assert "SSEKMSKeyId" not in made
+    s3.delete_object(Bucket="staging", Key=key)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"Null": {"s3:x-amz-server-side-encryption": "true"}},
+        {"StringNotEquals": {"s3:x-amz-server-side-encryption": ["AES256", "aws:kms"]}},
+    ],
+)
+def test_a_bucket_policy_demands_a_header(
+    s3: Any, bucket_policy: Any, key: str, refused: Refused, condition: dict[str, Any]
+) -> None:
+    bucket_policy(condition)
+    refused("AccessDenied", s3.put_object, Bucket="staging", Key=key, Body=b"x")
+    refused("AccessDenied", s3.create_multipart_upload, Bucket="staging", Key=key)
+    s3.put_object(Bucket="staging", Key=key, Body=b"x", ServerSideEncryption="AES256")
+    s3.delete_object(Bucket="staging", Key=key)
+
+
+def test_an_organisation_demands_tags_of_all_that_is_made(
+    sim: AwsSimulator, s3: Any, ec2: Any, ebs: Any, base: Bootstrap, key: str, refused: Refused
+) -> None:
+    actions = ["ec2:RunInstances", "ec2:ImportImage", "ec2:RegisterImage", "ebs:StartSnapshot"]
+    deny = {"Effect": "Deny", "Action": actions, "Resource": "*"}
+    sim.settings(
+        organisation_policy=json.dumps(
+            {
+                "Statement": [
+                    {**deny, "Condition": {"Null": {"aws:RequestTag/CostCenter": "true"}}},
+                    {
+                        **deny,
+                        "Action": "s3:PutObject",
+                        "Condition": {"Null": {"s3:RequestObjectTag/CostCenter": "true"}},
+                    },
+                ]
+            }
+        )
+    )
+    tags = [{"Key": "CostCenter", "Value": "42"}]
+    refused("AccessDeniedException", ebs.start_snapshot, VolumeSize=1)
+    ec2.delete_snapshot(SnapshotId=ebs.start_snapshot(VolumeSize=1, Tags=tags)["SnapshotId"])
+    refused("AccessDenied", s3.put_object, Bucket="staging", Key=key, Body=b"x")
+    s3.put_object(Bucket="staging", Key=key, Body=b"x", Tagging="CostCenter=42")
+    s3.delete_object(Bucket="staging", Key=key)
+    launch = {"ImageId": "ami-00000000000000001", "MinCount": 1, "MaxCount": 1, "InstanceType": "t3.small"}
+    kinds = ("instance", "volume", "network-interface")
+    for missing in kinds:
+        told = [{"ResourceType": kind, "Tags": tags} for kind in kinds if kind != missing]
+        refused("UnauthorizedOperation", ec2.run_instances, **launch, TagSpecifications=told)
+    told = [{"ResourceType": kind, "Tags": tags} for kind in kinds]
+    refused("InvalidAMIID.NotFound", ec2.run_instances, **launch, TagSpecifications=told)
+
+
+def test_tags_have_limits(s3: Any, ec2: Any, ebs: Any, key: str, refused: Refused) -> None:
+    at = {"Bucket": "staging", "Key": key, "Body": b"x"}
+    refused("BadRequest", s3.put_object, **at, Tagging="&".join(f"k{n}=v" for n in range(11)))
+    refused("InvalidTag", s3.put_object, **at, Tagging="owner=a%2Cb")
+    s3.put_object(**at, Tagging="owner=%E3%82%B5%20-+x")
+    s3.delete_object(Bucket="staging", Key=key)
+    error = refused("ValidationException", ebs.start_snapshot, VolumeSize=1, Tags=[{"Key": "k", "Value": "v" * 256}])
+    assert error.response["Reason"] == "INVALID_TAG"
+    snapshot = ebs.start_snapshot(VolumeSize=1)["SnapshotId"]
+    long = [{"Key": "k" * 128, "Value": "v"}]
+    refused("InvalidParameterValue", ec2.create_tags, Resources=[snapshot], Tags=long)
+    ec2.create_tags(Resources=[snapshot], Tags=[{"Key": "k" * 127, "Value": "サ" * 256}])
+    ec2.delete_snapshot(SnapshotId=snapshot)
+
+
+def test_an_import_is_taken_with_any_key_and_fails_later(
+    s3: Any, kms: Any, own_key: Any, key: str, stream_vmdk: Any, disk: Any, import_image: Any, finished: Any
+) -> None:
+    """EC2 API reference: KmsKeyId is parsed after the call has been answered."""
+    kms.disable_key(KeyId=own_key["KeyId"])
+    s3.put_object(Bucket="staging", Key=key, Body=stream_vmdk(disk(2)))
+    for text in (ALIAS, "alias/nobody"):
+        task = finished(import_image(key, Encrypted=True, KmsKeyId=text)["ImportTaskId"])
+        assert (task["Status"], "KMS key" in task["StatusMessage"]) == ("deleted", True)
+    s3.delete_object(Bucket="staging", Key=key)
+
+
+def test_the_role_must_read_what_the_bucket_s_key_encrypted(
+    sim: AwsSimulator, s3: Any, bucket_default: str, key: str, stream_vmdk: Any, disk: Any, import_image: Any,
+    refused: Refused,
+) -> None:  # fmt: skip
+    iam = sim.client("iam")
+    s3.put_object(Bucket="staging", Key=key, Body=stream_vmdk(disk(2)))
+    statement = {"Effect": "Deny", "Action": "kms:Decrypt", "Resource": bucket_default}
+    deny = {"Version": "2012-10-17", "Statement": [statement]}
+    iam.put_role_policy(RoleName="vmimport", PolicyName="no-key", PolicyDocument=json.dumps(deny))
+    try:
+        refused("InvalidParameter", import_image, key)
+    finally:
+        iam.delete_role_policy(RoleName="vmimport", PolicyName="no-key")
+        s3.delete_object(Bucket="staging", Key=key)

@@ -29,6 +29,8 @@ DEFAULT_TIMEOUT: Final = 60
 MIN_TIMEOUT: Final = 10
 MAX_TIMEOUT: Final = 4320
 """Minutes, from the service model."""
+MAX_TOKEN: Final = 64
+"""EBS user guide, "Ensure idempotency in StartSnapshot API requests"; the model's 255 is kinder."""
 TOKEN_BYTES: Final = 24
 
 
@@ -124,13 +126,14 @@ class EbsStore:
     # making
 
     def start(self, request: StartRequest, token: str) -> Snapshot:
-        """StartSnapshot. The same token with the same request gives the same snapshot."""
+        """StartSnapshot. The same token with the same request gives the same snapshot, whatever became of it."""
+        if len(token) > MAX_TOKEN:
+            raise invalid("INVALID_PARAMETER_VALUE", f"ClientToken has more than {MAX_TOKEN} characters")
         with self._lock:
             if token in self._tokens:
                 fingerprint, snapshot = self._tokens[token]
-                if fingerprint != request.fingerprint() or snapshot.deleted:
+                if fingerprint != request.fingerprint():
                     raise AwsError("ConflictException", "The client token was used with other parameters.", 409)
-                self._age(snapshot)
                 return snapshot
             parent = self._parent(request)
             pending = sum(item.state == PENDING for item in self.all())

@@ -29,7 +29,7 @@ from wavelift.base.names import client_token, run_hash, tags
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import BLOCK, MBIT, SECTOR
 from wavelift.rules.lineage import base_file
-from wavelift.services.dataplane.bases import Base, find_bases
+from wavelift.services.dataplane.bases import Base, Encryption, find_bases
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.readers import Reading, Readings, doubt_after, open_reader
@@ -129,7 +129,7 @@ class _Run:
         self.lineages = lineages
         self.ctx = ctx
         self.options = options
-        self.encrypted = task.plan.target.encrypt or Ec2(access).encryption_by_default()
+        self.encryption = Encryption.of(access, task.plan.target)
         rate = task.plan.guards.max_mbit_s
         self.throttle = Throttle(rate * MBIT) if rate else None
         self.stop = ctx.cancel.child()
@@ -182,7 +182,7 @@ class _Run:
 
     def _plan(self, pending: Sequence[int]) -> list[_Job]:
         disks = self.snapshot.disks
-        bases = find_bases(self.access, disks, self.lineages, encrypted=self.encrypted)
+        bases = find_bases(self.access, disks, self.lineages, self.encryption)
         readings = Readings(
             self.session,
             self.task,
@@ -425,7 +425,7 @@ class _Run:
             bucket=self.staging.bucket,
             manifest_key=self.staging.manifest_key(job.index, self.record.instant_hash),
             manifest_digest=hashlib.sha256(manifest.to_bytes()).hexdigest(),
-            encrypted=self.encrypted,
+            encrypted=self.encryption.on,
             hardware_version=self.task.facts.hardware_version,
             taken_at=self.snapshot.ref.created,
             quarantine=reading.quarantine,

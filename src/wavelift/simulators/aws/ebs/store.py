@@ -67,6 +67,8 @@ class EbsStore:
         self.on_new: Callable[[Snapshot], None] = lambda snapshot: None
         self.encrypts: Callable[[], bool] = lambda: False
         """Whether the account encrypts by default: EC2's switch."""
+        self.default_key: Callable[[], str] = lambda: ""
+        """ARN of the key that encrypts what names no other."""
         self.reset()
 
     def reset(self) -> None:
@@ -144,13 +146,15 @@ class EbsStore:
                     402,
                     {"Reason": "DEPENDENCY_SERVICE_QUOTA_EXCEEDED"},
                 )
+            encrypted = parent.encrypted if parent else bool(request.encrypted) or self.encrypts()
+            own = request.kms_key or (self.default_key() if encrypted and not parent else "")
             snapshot = self.create(
                 size=request.size,
                 parent=parent,
                 description=request.description,
                 tags=dict(request.tags),
-                encrypted=parent.encrypted if parent else bool(request.encrypted) or self.encrypts(),
-                kms_key=parent.kms_key if parent else request.kms_key,
+                encrypted=encrypted,
+                kms_key=parent.kms_key if parent else own,
                 timeout=request.timeout * MINUTE,
             )
             if token:

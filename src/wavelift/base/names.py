@@ -24,6 +24,11 @@ def run_hash(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:RUN_HASH_LENGTH]
 
 
+def instant_hash(instant: str) -> str:
+    """A short form of what was frozen when, for tokens and keys that must not be another instant's."""
+    return hashlib.sha256(instant.encode()).hexdigest()[:RUN_HASH_LENGTH]
+
+
 def snapshot_name(key: str) -> str:
     return f"{SNAPSHOT_PREFIX}{run_hash(key)}"
 

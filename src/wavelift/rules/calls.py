@@ -63,6 +63,7 @@ AWS_CALLS: Final = (
     AwsCall("ec2:describe_instance_types", ("ec2:DescribeInstanceTypes",), "any", BOTH, "pre-flight"),
     AwsCall("ec2:describe_instance_type_offerings", ("ec2:DescribeInstanceTypeOfferings",), "any", BOTH, "pre-flight"),
     AwsCall("ec2:get_ebs_encryption_by_default", ("ec2:GetEbsEncryptionByDefault",), "any", BOTH, "pre-flight"),
+    AwsCall("ec2:get_ebs_default_kms_key_id", ("ec2:GetEbsDefaultKmsKeyId",), "any", BOTH, "replication"),
     # Import and launch: the control plane only.
     AwsCall("ec2:import_image", ("ec2:ImportImage", "ec2:CreateTags"), "any", CALLER, "import"),
     AwsCall("ec2:describe_import_image_tasks", ("ec2:DescribeImportImageTasks",), "any", CALLER, "import"),

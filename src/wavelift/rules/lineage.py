@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from wavelift.base.domain import DiskFacts, DiskLineage
+from wavelift.base.domain import DiskFacts, DiskLineage, ReplicatedDisk
 from wavelift.base.units import human_bytes
 
 EventKind = Literal["revert", "host failure", "hard power-off", "move"]
@@ -165,6 +165,16 @@ def match_disks(previous: Sequence[DiskLineage], now: Sequence[DiskFacts]) -> Ma
     left = {_identity(old.uuid, old.key, shared): old for old in previous}
     matched = [_matched(disk, left.pop(_identity(disk.uuid, disk.key, shared), None)) for disk in now]
     return MatchedDisks(tuple(matched), tuple(left.values()))
+
+
+def stray_child(sent: Iterable[ReplicatedDisk], recorded: Iterable[DiskLineage]) -> ReplicatedDisk | None:
+    """The first disk whose parent isn't a recorded snapshot of the same disk, or is another one's parent already.
+
+    What :func:`match_disks` pairs is never one: it pairs by uuid too, as a move to another bus or unit changes the key.
+    """
+    left = {each.snapshot_id: each.uuid for each in recorded}
+    children = (disk for disk in sent if disk.parent_snapshot_id)
+    return next((disk for disk in children if left.pop(disk.parent_snapshot_id, None) != disk.lineage.uuid), None)
 
 
 def _shared(uuids: Sequence[str]) -> frozenset[str]:

@@ -12,7 +12,7 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, VmImport
 from wavelift.base.domain import Message, ReplicationResult
-from wavelift.base.errors import BusyError, PermanentError, RefusedError, WaveliftError, located
+from wavelift.base.errors import PermanentError, RefusedError, WaveliftError, located
 from wavelift.base.names import run_hash, tags
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, SlotKind, jobs, lineage
@@ -23,7 +23,7 @@ from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState, refuse_register
 from wavelift.services import admission, replication
 from wavelift.services.admission import Granted, IsRunAlive
-from wavelift.services.dataplane.abandon import abandon_run
+from wavelift.services.dataplane.abandon import abandon_run, delete_unused
 from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
@@ -72,7 +72,7 @@ class RunImage:
             known = runs.get_run(self.ledger, self.id)
             if known.state is RunState.COMPLETED:
                 return MadeImage(server=self.task.name, run=self.id, image_id=known.ami_id)
-            if known.recorded_at is None or known.quarantine:
+            if not _is_recorded(known, self.result):
                 raise PermanentError(
                     "The run has no recorded disks to make an image of",
                     run=self.id,
@@ -192,19 +192,26 @@ class RunImage:
         return MadeImage(server=self.task.name, run=self.id, image_id=image_id, deregistered=gone)
 
     def _retire(self, job_id: str) -> tuple[str, ...]:
-        """Deregister what the job keeps no longer, with its snapshots, except those that the next run builds on."""
+        """Deregister what the job keeps no longer, with its snapshots. Who else may name one of those: the lineage, for
+        a registered image, and an image of somebody else's, which AWS knows and then refuses."""
         kept = {disk.snapshot_id for disk in lineage.read_lineage(self.ledger, job_id)}
         ec2 = Ec2(self.access)
         gone = []
         for old in replication.expired_amis(self.ledger, job_id):
             image = ec2.images([old.ami_id]).get(old.ami_id)
             ec2.deregister(old.ami_id, delete_snapshots=False)
-            for snapshot_id in image.snapshot_ids if image is not None else ():
-                if snapshot_id not in kept:
-                    ec2.delete_snapshot(snapshot_id)
+            delete_unused(ec2, (id for id in (image.snapshot_ids if image is not None else ()) if id not in kept))
             replication.record_ami_removed(self.ledger, old.id, clock=self.ctx.clock)
             gone.append(old.ami_id)
         return tuple(gone)
+
+
+def _is_recorded(known: ReplicationRun, result: ReplicationResult) -> bool:
+    """Whether the record is of this very instant: a transfer that was cleared since may have left another."""
+    if known.recorded_at is None or known.quarantine or known.result is None:
+        return False
+    recorded = ReplicationResult.load(known.result)
+    return [disk.lineage.snapshot_id for disk in recorded.disks] == [disk.lineage.snapshot_id for disk in result.disks]
 
 
 def _cancelled(known: ReplicationRun) -> NoReturn:
@@ -212,34 +219,36 @@ def _cancelled(known: ReplicationRun) -> NoReturn:
 
 
 def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: ReplicationRun) -> str:
-    """Remove what a run left and nobody needs: replaced snapshots, and all of a run that was not recorded.
+    """Remove what a run left and nobody needs: replaced snapshots, and what belongs to no recorded instant.
 
     May be called again. Words about an image that was made and never recorded, or an empty string.
 
     :param plan: any of the wave: it says where the run's objects lie.
     """
-    words = ""
-    ec2 = Ec2(access)
-    kept = {disk.snapshot_id for disk in lineage.read_lineage(ledger, known.job_id)}
+    words = "" if known.state is RunState.COMPLETED else _end_image(access, known)
     plan = plan.model_copy(update={"server": known.server})
     recorded = known.recorded_at is not None and not known.quarantine
-    if known.state is not RunState.COMPLETED:
-        words = _end_image(access, known)
-        images = ec2.find_ours({"wavelift:run": run_hash(known.run_key)}).images
-        abandon_run(access, known.run_key, keep=[*kept, *(id for image in images for id in image.snapshot_ids)])
-    for disk in map(SupersededDisk.load, known.superseded or ()):
-        if disk.snapshot_id not in kept:
-            try:
-                ec2.delete_snapshot(disk.snapshot_id)
-            except BusyError:  # a registered image stands on it, and takes it along when it goes
-                continue
+    # Who else may name a snapshot of this run, or one that it replaced? The job's lineage, of whichever run it is by
+    # now. Images of the run, as EC2 shows them and as their imports list them. An image of somebody else's: AWS knows
+    # it, and refuses. An instant of the run that was cleared since is named by none of them: it goes.
+    kept = {disk.snapshot_id for disk in lineage.read_lineage(ledger, known.job_id)} | _of_images(access, known)
+    abandon_run(access, known.run_key, keep=kept)
+    replaced = (SupersededDisk.load(disk).snapshot_id for disk in known.superseded or ())
+    delete_unused(Ec2(access), (snapshot_id for snapshot_id in replaced if snapshot_id not in kept))
     with ServerStaging.of(access, plan, known.run_key) as staging:
         if recorded or known.state is RunState.COMPLETED:
             segments = [entry.key for entry in staging.s3.list(staging.prefix) if ".journal/" in entry.key]
             staging.s3.delete(*segments)
-        else:
+        else:  # no lineage names a manifest of a run that recorded nothing
             staging.discard()
     return words
+
+
+def _of_images(access: AwsAccess, known: ReplicationRun) -> set[str]:
+    mine = {"wavelift:run": run_hash(known.run_key)}
+    images = {id for image in Ec2(access).find_ours(mine).images for id in image.snapshot_ids}
+    imports = [status for status in VmImport(access).find(mine) if status.image_id == known.ami_id != ""]
+    return images | {id for status in imports for id in status.snapshot_ids}
 
 
 def _end_image(access: AwsAccess, known: ReplicationRun) -> str:

@@ -14,6 +14,7 @@ from wavelift.ledger import jobs, lineage, replication_runs
 from wavelift.ledger.database import Ledger
 from wavelift.ledger.replication_records import AmiState, LineageRow, ReplicationRun, SupersededDisk
 from wavelift.ledger.replication_tables import replication_run
+from wavelift.rules.lineage import stray_child
 from wavelift.rules.replication import DEFAULT_POLICY, JobState, Policy, RunState, must_pause, surplus, term_end
 
 DAG_RUN_ENDED: Final = "Its DAG run ended before it did"
@@ -288,18 +289,17 @@ def _check_recordable(known: ReplicationRun, result: ReplicationResult) -> None:
 
 
 def _check_parents(known: ReplicationRun, result: ReplicationResult, before: tuple[LineageRow, ...]) -> None:
-    parents = {row.key: row.snapshot_id for row in before}
-    for disk in result.disks:
-        if disk.parent_snapshot_id and parents.get(disk.lineage.key) != disk.parent_snapshot_id:
-            raise PermanentError(
-                "A disk was sent as changes to a snapshot that is not the recorded one any more",
-                next_step="Clear the server's tasks from `snapshot` on: it is compared with the recorded one then.",
-                run=known.id,
-                server=known.server,
-                disk=disk.lineage.address,
-                parent=disk.parent_snapshot_id,
-                recorded=parents.get(disk.lineage.key),
-            )
+    disk = stray_child(result.disks, [row.lineage for row in before])
+    if disk is not None:
+        raise PermanentError(
+            "A disk was sent as changes to a snapshot that is not the recorded one any more",
+            next_step="Clear the server's tasks from `snapshot` on: it is compared with the recorded one then.",
+            run=known.id,
+            server=known.server,
+            disk=disk.lineage.address,
+            parent=disk.parent_snapshot_id,
+            recorded=", ".join(row.snapshot_id for row in before if row.uuid == disk.lineage.uuid) or None,
+        )
 
 
 def _refused(known: ReplicationRun, what: str, next_step: str) -> PermanentError:

@@ -110,7 +110,10 @@ def _check_source_is_clean(known: ReplicationRun, is_run_alive: IsRunAlive) -> N
 
 
 def _delete_snapshots(access: AwsAccess, known: ReplicationRun) -> tuple[list[str], list[str]]:
-    """Delete the run's EBS snapshots that no image uses; which are gone, and words about each that stays."""
+    """Delete the run's EBS snapshots that no image uses; which are gone, and words about each that stays.
+
+    Who else may name them: the lineage, which goes with its job; no other job's, as a run is of one job. Images stay.
+    """
     ec2 = Ec2(access)
     kept = []
     if known.state is not RunState.COMPLETED:

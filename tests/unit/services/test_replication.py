@@ -53,7 +53,7 @@ class HandClock:
         self.time += timedelta(seconds=seconds)
 
 
-def _disk(key: int, snapshot: str, parent: str = "") -> ReplicatedDisk:
+def _disk(key: int, snapshot: str, parent: str = "", uuid: str = "") -> ReplicatedDisk:
     return ReplicatedDisk(
         index=key - 2000,
         boot=key == 2000,
@@ -64,7 +64,7 @@ def _disk(key: int, snapshot: str, parent: str = "") -> ReplicatedDisk:
         lineage=DiskLineage(
             key=key,
             address=f"SCSI 0:{key - 2000}",
-            uuid=f"uuid-{key}",
+            uuid=uuid or f"uuid-{key}",
             file="[ds1] web01/web01.vmdk",
             capacity=8,
             change_id="52 a/1",
@@ -420,6 +420,33 @@ def test_inv_4_lineage_advances_with_the_whole_recorded_set(desk: Desk, clock: H
     assert [disk.snapshot_id for disk in read_lineage(desk.ledger, job.id)] == ["snap-3"]
     assert recorded.superseded is not None
     assert [disk["snapshot_id"] for disk in recorded.superseded] == ["snap-1", "snap-2"]
+
+
+@pytest.mark.parametrize(
+    ("disks", "recorded"),
+    [
+        pytest.param([("a", 2005, "snap-a"), ("b", 2001, "snap-b")], True, id="one at another unit"),
+        pytest.param([("b", 2000, "snap-b"), ("a", 2001, "snap-a")], True, id="swapped"),
+        pytest.param([("a", 2000, "snap-b"), ("b", 2001, "snap-a")], False, id="each on the other's"),
+        pytest.param([("a", 2000, "snap-a"), ("a", 2001, "snap-a")], False, id="two children of one"),
+        pytest.param([("c", 2000, "snap-a")], False, id="another disk at the old place"),
+    ],
+)
+def test_inv_4_a_disk_is_known_by_its_uuid_wherever_it_is(
+    desk: Desk, disks: list[tuple[str, int, str]], recorded: bool
+) -> None:
+    job = desk.create()
+    desk.fail(desk.record(desk.begin(), _disk(2000, "snap-a", uuid="a"), _disk(2001, "snap-b", uuid="b")))
+    run = desk.begin()
+    sent = [_disk(key, f"new-{uuid}-{key}", parent, uuid) for uuid, key, parent in disks]
+    if recorded:
+        desk.record(run, *sent)
+        named = {disk.key: disk.snapshot_id for disk in read_lineage(desk.ledger, job.id)}
+        assert named == {key: f"new-{uuid}-{key}" for uuid, key, _ in disks}
+    else:
+        with pytest.raises(PermanentError, match="not the recorded one"):
+            desk.record(run, *sent)
+        assert {disk.snapshot_id for disk in read_lineage(desk.ledger, job.id)} == {"snap-a", "snap-b"}
 
 
 def test_inv_4_a_failed_run_never_becomes_a_base(desk: Desk, clock: HandClock) -> None:

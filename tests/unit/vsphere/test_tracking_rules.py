@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavelift.adapters.vsphere.ranges import folder_path
-from wavelift.base.domain import DiskFacts, DiskLineage
+from wavelift.base.domain import DiskFacts, DiskLineage, ReplicatedDisk
 from wavelift.base.units import BLOCK, GIB, KIB
 from wavelift.rules.lineage import (
     DOUBTFUL,
@@ -21,6 +21,7 @@ from wavelift.rules.lineage import (
     lineage_doubts,
     match_disks,
     memory_doubt,
+    stray_child,
 )
 from wavelift.transfer.extents import coalesce, round_to_blocks
 from wavelift.transfer.protocols import Extent
@@ -141,6 +142,23 @@ def test_disks_are_known_by_uuid_wherever_they_hang() -> None:
     assert found.gone == ()
 
 
+def child(of: DiskFacts, parent: str) -> ReplicatedDisk:
+    return ReplicatedDisk(
+        index=0,
+        boot=False,
+        label="",
+        kind="delta" if parent else "seed",
+        reader="nfc",
+        parent_snapshot_id=parent,
+        lineage=lineage(uuid=of.uuid, key=of.key, snapshot_id=f"new-{of.key}"),
+        content_digest="",
+        data_bytes=0,
+        bytes_read=0,
+        bytes_sent=0,
+        blocks_sent=0,
+    )
+
+
 def test_another_disk_at_the_old_address_is_new() -> None:
     found = match_disks([lineage()], [disk(uuid="other")])
     assert [one.fate for one in found.disks] == ["new"]
@@ -162,6 +180,28 @@ def test_copies_that_share_a_uuid_are_told_apart_by_key() -> None:
     assert [one.previous.snapshot_id for one in found.disks if one.previous] == ["snap-2", "snap-1"]
     unnamed = match_disks([lineage(uuid="")], [disk(uuid="")])
     assert unnamed.disks[0].fate == "same"
+
+
+PLACES = st.lists(
+    st.tuples(st.sampled_from(["a", "b", "c", ""]), st.integers(2000, 2006)), max_size=6, unique_by=lambda at: at[1]
+)
+
+
+@given(PLACES, PLACES)
+def test_inv_4_whatever_moves_each_disk_is_a_child_of_its_own_parent_or_a_seed(
+    before: list[tuple[str, int]], now: list[tuple[str, int]]
+) -> None:
+    """Copies of one file, which share its uuid, among them: what is paired may be recorded."""
+    old = [lineage(uuid=uuid, key=key, snapshot_id=f"snap-{key}") for uuid, key in before]
+    matched = match_disks(old, [disk(uuid=uuid, key=key) for uuid, key in now]).disks
+    sent = [child(each.disk, each.previous.snapshot_id if each.previous else "") for each in matched]
+    assert stray_child(sent, old) is None
+    for each in matched:
+        assert each.previous is None or each.previous.uuid == each.disk.uuid
+        unique = each.disk.uuid and all(
+            [uuid for uuid, _ in places].count(each.disk.uuid) == 1 for places in (before, now)
+        )
+        assert not unique or each.previous is not None
 
 
 # --- areas and blocks --------------------------------------------------------------------------------------------

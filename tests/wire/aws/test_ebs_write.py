@@ -14,7 +14,7 @@ from tests.wire.aws.disk_replica import BLOCKS, CAPACITY, DATA_BLOCKS, Replica, 
 
 from wavelift.adapters.aws.bulk import BulkClient, RetryPolicy
 from wavelift.adapters.aws.ebs import SnapshotComparison, compare_snapshot
-from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, snapshot_status
+from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapshot, snapshot_status
 from wavelift.adapters.aws.ebs_write import EbsWriter
 from wavelift.adapters.aws.errors import ParentRefusedError, SnapshotGoneError, TokenSpentError
 from wavelift.base.domain import ChangedRange
@@ -307,9 +307,22 @@ def test_inv_5_a_token_gives_its_snapshot_again(replica: Replica) -> None:
     assert replica.start(token=token) == first
     with pytest.raises(TokenSpentError):
         replica.start(token=token, capacity=2 * GIB)
+    assert replica.start(token=token, repeated=True) == first
     replica.aws.advance(25 * 3600)
-    with pytest.raises(SnapshotGoneError, match="next token"):
+    with pytest.raises(TokenSpentError, match="is error"):
         replica.start(token=token)
+
+
+def test_inv_5_a_token_whose_snapshot_was_deleted_or_completed_is_spent(replica: Replica) -> None:
+    """AWS repeats its original answer, ``pending``, whatever became of the snapshot."""
+    token, other = uuid.uuid4().hex, uuid.uuid4().hex
+    replica.delete(replica.start(token=token))
+    with pytest.raises(TokenSpentError, match="is gone"):
+        replica.start(token=token, repeated=True)
+    ended = replica.start(token=other)
+    complete_snapshot(replica.access, ended.snapshot_id, blocks=0, linear=hashlib.sha256().digest())
+    with pytest.raises(TokenSpentError, match="is completed"):
+        replica.start(token=other)
 
 
 def test_a_parent_that_is_gone_or_unfinished_is_refused(replica: Replica) -> None:

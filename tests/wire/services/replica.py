@@ -64,6 +64,19 @@ class Replica:
             taken = take_snapshot(session, task, ctx, replicates=True)
         return Try(task, taken, ctx.run_key)
 
+    def again(self, one: Try) -> Try:
+        """The same run once its tasks were cleared: what the tries remembered stays, the vSphere snapshot is new."""
+        ctx = RunContext(one.run_key)
+        with self.stage.connect() as session:
+            remove_snapshot(session, self.stage.access(), one.task, ctx)
+            taken = take_snapshot(session, one.task, ctx, replicates=True)
+        return Try(one.task, taken, one.run_key, one.checkpoints)
+
+    def record(self, result: ReplicationResult) -> None:
+        """What the next run, or this one once it was cleared, builds on."""
+        self.lineages = tuple(disk.lineage for disk in result.disks)
+        self.made += [lineage.snapshot_id for lineage in self.lineages]
+
     def transfer(self, one: Try, progress: Callable[[Progress], None] = lambda _: None) -> ReplicationResult:
         ctx = RunContext(one.run_key, checkpoints=one.checkpoints, progress=progress)
         with self.stage.connect() as session:
@@ -75,8 +88,7 @@ class Replica:
     def end(self, one: Try, result: ReplicationResult | None) -> None:
         """What record, remove_snapshot and the report do."""
         if result is not None:
-            self.lineages = tuple(disk.lineage for disk in result.disks)
-            self.made += [lineage.snapshot_id for lineage in self.lineages]
+            self.record(result)
             self.results.append(result)
         ctx = RunContext(one.run_key)
         with self.stage.connect() as session:

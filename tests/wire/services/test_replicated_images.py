@@ -11,7 +11,7 @@ import pytest
 from tests.ledgers import fresh_ledger
 
 from wavelift.adapters.aws.ec2 import Ec2
-from wavelift.base.errors import ProofError, RefusedError
+from wavelift.base.errors import PermanentError, ProofError, RefusedError
 from wavelift.base.run import RunContext, SystemClock
 from wavelift.base.units import BLOCK
 from wavelift.ledger import DagRun, Ledger
@@ -44,10 +44,13 @@ class Copies:
     images: list[str] = field(default_factory=list)
     number: int = 0
 
-    def run(self) -> tuple[Try, RunContext, ReplicationRun]:
-        """One run, transferred and recorded."""
+    def run(self, *, cleared: bool = False) -> tuple[Try, RunContext, ReplicationRun]:
+        """One run, transferred and recorded; ``cleared``: between the two, so that another instant is recorded."""
         self.number += 1
         one = self.replica.begin()
+        if cleared:
+            self.replica.transfer(one)
+            one = self.replica.again(one)
         dag_id, run_id, _ = one.run_key.split("/")
         admitted = admit_runs(
             self.ledger,
@@ -121,6 +124,28 @@ def test_inv_1_what_ebs_holds_is_read_back_and_a_lie_is_found(stage: Stage, copi
     assert not tidy_run(copies.ledger, stage.access(), task.plan, get_run(copies.ledger, run.id))
     gone = Ec2(stage.access()).snapshots([disk.lineage.snapshot_id, before[0].snapshot_id])
     assert not gone, "neither the quarantined snapshot nor the one that it replaced is needed"
+
+
+def test_inv_4_a_completed_run_leaves_its_image_its_lineage_and_nothing_of_another_instant(
+    stage: Stage, copies: Copies
+) -> None:
+    one, ctx, run = copies.run(cleared=True)
+    made = copies.image(one, ctx)
+    ec2 = Ec2(stage.access())
+    tidy_run(copies.ledger, stage.access(), one.task.plan, get_run(copies.ledger, run.id))
+    lineage = {disk.snapshot_id for disk in read_lineage(copies.ledger, run.job_id)}
+    of_image = set(ec2.images([made.image_id])[made.image_id].snapshot_ids)
+    assert of_image
+    assert {each["id"] for each in stage.aws.state()["snapshots"]} == lineage | of_image
+
+
+def test_inv_4_no_image_is_made_of_an_instant_that_is_not_the_recorded_one(stage: Stage, copies: Copies) -> None:
+    one, ctx, _ = copies.run()
+    (disk,) = copies.replica.results[-1].disks
+    other = disk.model_copy(update={"lineage": disk.lineage.model_copy(update={"snapshot_id": "snap-of-another"})})
+    copies.replica.results.append(copies.replica.results[-1].model_copy(update={"disks": (other,)}))
+    with pytest.raises(PermanentError, match="no recorded disks"):
+        copies.image(one, ctx)
 
 
 def _second(copies: Copies, first: ReplicationRun) -> tuple[Try, RunContext, ReplicationRun]:

@@ -59,21 +59,25 @@ def start_snapshot(
     parent: str = "",
     token: str,
     tags: Mapping[str, str],
+    repeated: bool = False,
     description: str = "",
     encrypted: bool = False,
     kms_key: str = "",
 ) -> StartedSnapshot:
     """Start a snapshot, or find the one that the same token started before.
 
+    AWS answers a repeated token with "the result of the original request" (EBS user guide, "Ensure idempotency"), so
+    with ``pending`` whatever became of that snapshot since: it is looked at before it is believed.
+
     :param capacity: of the disk, bytes; the volume is the next whole GiB and never smaller than the parent's.
     :param parent: completed snapshot that the blocks go on top of; empty for a seed.
     :param token: client token (:func:`wavelift.base.names.client_token`).
+    :param repeated: the token may have been used before: a snapshot that EC2 doesn't show is gone, not young.
     :param encrypted: of a seed; a child has its parent's key, and AWS refuses to be told.
     :param kms_key: ARN for an encrypted seed; empty: the account's default key.
     :raises ParentRefusedError: there can be no child of this parent; a seed can.
     :raises LimitReachedError: too many pending snapshots; wait.
-    :raises TokenSpentError: the token can't be used again.
-    :raises SnapshotGoneError: the token's snapshot is finished or was cancelled by AWS.
+    :raises TokenSpentError: the token started another snapshot before, or one that is deleted, cancelled or complete.
     """
     base = _parent(access, parent) if parent else None
     size = max(volume_gib(capacity), base.volume_gib if base else 0)
@@ -94,18 +98,24 @@ def start_snapshot(
         raise _start_error(access, error, base, size) from error
     except BotoCoreError as error:
         raise from_library_error(error, "could not start the snapshot", parent=parent or None) from error
-    if answer.get("Status", PENDING) != PENDING:
-        raise SnapshotGoneError(
-            f"the snapshot that this token started is {answer['Status']}",
-            next_step="Start a new one under the next token",
-            snapshot=answer["SnapshotId"],
-        )
+    _check_is_new(access, answer["SnapshotId"], repeated=repeated)
     return StartedSnapshot(
         snapshot_id=answer["SnapshotId"],
         volume_gib=answer.get("VolumeSize", size),
         parent=parent,
         encrypted=answer.get("SseType", "none") != "none" or bool(answer.get("KmsKeyArn")),
     )
+
+
+def _check_is_new(access: AwsAccess, snapshot_id: str, *, repeated: bool) -> None:
+    found = Ec2(access).snapshots([snapshot_id]).get(snapshot_id)
+    state = found.state if found is not None else "gone" if repeated else PENDING
+    if state != PENDING:
+        raise TokenSpentError(
+            f"the snapshot that this client token started before is {state}",
+            next_step="Start the snapshot under the next token",
+            snapshot=snapshot_id,
+        )
 
 
 def _parent(access: AwsAccess, snapshot_id: str) -> Snapshot:

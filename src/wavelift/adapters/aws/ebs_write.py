@@ -14,6 +14,7 @@ import logging
 import mmap
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -105,6 +106,8 @@ class EbsWriter:
 
     :param snapshot: from :func:`start_snapshot`, or remembered from an earlier try.
     :param journal: of this snapshot; what it knows under the same digest is not sent again (invariant 6).
+    :param before_complete: a last look, once AWS has acknowledged all and before it is told so; what it raises leaves
+        the snapshot pending.
     :param cancel: the task's wish to stop.
     :ivar blocks_sent: puts that AWS acknowledged.
     :ivar bytes_sent: their bytes.
@@ -119,6 +122,7 @@ class EbsWriter:
         snapshot: StartedSnapshot,
         journal: Journal,
         *,
+        before_complete: Callable[[], None] = lambda: None,
         cancel: CancelFlag | None = None,
         policy: RetryPolicy = PUT_POLICY,
         in_flight: int = PUTS_IN_FLIGHT,
@@ -130,6 +134,7 @@ class EbsWriter:
         self.bytes_sent = 0
         self.blocks_kept = 0
         self._access = access
+        self._before_complete = before_complete
         self._journal = journal
         self._capacity = journal.identity.capacity
         self._bulk = BulkClient(access, "ebs", policy=policy, connections=in_flight)
@@ -222,6 +227,7 @@ class EbsWriter:
             )
         self._compare(manifest)
         self._journal.flush()
+        self._before_complete()
         complete_snapshot(
             self._access,
             self.snapshot.snapshot_id,

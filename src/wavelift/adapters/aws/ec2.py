@@ -170,6 +170,8 @@ class Snapshot:
     volume_gib: int
     tags: Mapping[str, str] = field(default_factory=dict)
     encrypted: bool = False
+    kms_key: str = ""
+    """ARN of the key; children keep it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +310,7 @@ class Ec2:
                     volume_gib=one.get("VolumeSize", 0),
                     tags=from_aws(one.get("Tags", [])),
                     encrypted=bool(one.get("Encrypted")),
+                    kms_key=one.get("KmsKeyId") or "",
                 )
                 for page in pages
                 for one in page["Snapshots"]
@@ -388,6 +391,11 @@ class Ec2:
         """Whether the account encrypts every new volume and snapshot of the region."""
         with aws_errors("could not look at the EBS encryption default", service="ec2"):
             return bool(self._client.get_ebs_encryption_by_default().get("EbsEncryptionByDefault"))
+
+    def default_key(self) -> str:
+        """The key that encrypts EBS snapshots which name no other: its ARN, or ``alias/aws/ebs``."""
+        with aws_errors("could not look at the account's default EBS key", service="ec2"):
+            return str(self._client.get_ebs_default_kms_key_id().get("KmsKeyId") or "")
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Delete a snapshot; one that is already gone is fine.

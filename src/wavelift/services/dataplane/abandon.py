@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.vmimport import VmImport
+from wavelift.base.errors import BusyError
 from wavelift.base.names import run_hash, tags
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.dataplane.staging import ServerStaging
@@ -39,13 +41,20 @@ def _end_import(access: AwsAccess, task_id: str) -> str:
     return status.image_id if status is not None and status.finished else ""
 
 
-def abandon_run(access: AwsAccess, run_key: str, *, keep: Sequence[str] = ()) -> int:
+def abandon_run(access: AwsAccess, run_key: str, *, keep: Collection[str] = ()) -> int:
     """Delete the EBS snapshots of this run that no record holds; how many. May be called again.
 
-    :param keep: ids that a record holds.
+    :param keep: ids that a record holds: who calls knows them.
     """
     ours = Ec2(access).find_ours({"wavelift:run": run_hash(run_key)}).snapshots
-    stale = [one.snapshot_id for one in ours if one.snapshot_id not in keep]
-    for snapshot_id in stale:
-        Ec2(access).delete_snapshot(snapshot_id)
-    return len(stale)
+    return delete_unused(Ec2(access), [one.snapshot_id for one in ours if one.snapshot_id not in keep])
+
+
+def delete_unused(ec2: Ec2, snapshot_ids: Iterable[str]) -> int:
+    """Delete snapshots but for those that an image stands on: it takes them along when it goes. How many."""
+    deleted = 0
+    for snapshot_id in snapshot_ids:
+        with suppress(BusyError):
+            ec2.delete_snapshot(snapshot_id)
+            deleted += 1
+    return deleted

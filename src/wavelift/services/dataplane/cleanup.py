@@ -118,7 +118,8 @@ def _run_of(key: str, folder: str) -> str:
 
 
 def _half_made(access: AwsAccess) -> Iterator[_Found]:
-    """EBS snapshots of ours that never completed; completed ones belong to an AMI."""
+    """EBS snapshots of ours that never completed. A completed one may be a lineage's or an AMI's, which only the ledger
+    knows; a pending one is named by nothing but its own run's tries, and goes when that run has ended."""
     ec2 = Ec2(access)
     for snapshot in ec2.find_ours({TAG_RUN: ""}).snapshots:
         if snapshot.state not in ("completed", "recoverable"):

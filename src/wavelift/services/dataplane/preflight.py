@@ -19,7 +19,7 @@ from wavelift.rules.estimate import estimate
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.policies import required_privileges
-from wavelift.rules.preflight import WHOLE_WAVE, check_environment, check_server, sorted_findings
+from wavelift.rules.preflight import check_environment, check_server, sorted_findings
 from wavelift.rules.preflight_target import settled
 from wavelift.rules.vsphere_facts import SourceFacts
 from wavelift.services.dataplane.messages import Admitted, NfcShare, PreflightReport, ServerTask

@@ -16,23 +16,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, start_snapshot, volume_gib
+from wavelift.adapters.aws.ebs_snapshot import COMPLETED, PENDING, StartedSnapshot, start_snapshot, volume_gib
 from wavelift.adapters.aws.ebs_write import PUTS_IN_FLIGHT, EbsWriter
-from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.ec2 import Ec2, Snapshot
 from wavelift.adapters.aws.errors import ParentRefusedError, TokenSpentError
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, DiskLineage, ReplicatedDisk, ReplicationResult
-from wavelift.base.errors import CorruptStreamError, FencedError, GuardError, NotFoundError, located
+from wavelift.base.errors import CorruptStreamError, FencedError, GuardError, NotFoundError, WaveliftError, located
 from wavelift.base.names import client_token, run_hash
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import BLOCK, MBIT, SECTOR
-from wavelift.services.dataplane.bases import Base, find_bases
+from wavelift.services.dataplane.bases import Base, Encryption, find_bases
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.readers import Reading, Readings, doubt_after, open_reader
-from wavelift.services.dataplane.replication_try import LastLookWriter, OwnedStream, TryRecord, without_blocks
+from wavelift.services.dataplane.replication_try import OwnedStream, TryRecord, without_blocks
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.audit import AUDIT_PCT
 from wavelift.transfer.journal import Journal, JournalIdentity
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 LIES_KEY: Final = "tracking_lies"
 """Checkpoint: parent snapshot → what change tracking was found to say wrongly since it."""
+TOKENS_IN_A_TRY: Final = 4
+"""StartSnapshot's tokens that one try may find spent; the next try goes on behind them."""
 ZERO_DIGEST: Final = hashlib.sha256(ZERO_BLOCK).digest()
 """How a whole block of zeros is acknowledged."""
 
@@ -133,12 +135,14 @@ class _Run:
         self.ctx = ctx
         self.options = options
         self.distrust = distrust
-        self.encrypted = task.plan.target.encrypt or Ec2(access).encryption_by_default()
+        self.encryption = Encryption.of(access, task.plan.target)
         rate = task.plan.guards.max_mbit_s
         self.throttle = Throttle(rate * MBIT) if rate else None
         self.stop = ctx.cancel.child()
         self.record = TryRecord(ctx, snapshot)
         self.finished: dict[int, ReplicatedDisk] = {}
+        self.begun: dict[str, Snapshot] = {}
+        """EBS snapshots of earlier tries of this instant, as AWS shows them when this one begins."""
         self.passed: dict[int, int] = {}
         """Bytes of each disk in the lease that were read, for its percent."""
 
@@ -171,21 +175,20 @@ class _Run:
 
     def _take_up(self) -> None:
         """Disks that an earlier try of the same snapshot finished, as far as AWS agrees."""
-        done = {
-            index: each for index in range(len(self.snapshot.disks)) if (each := self.record.disk(index).get("done"))
-        }
-        if not done:
-            return
-        states = Ec2(self.access).snapshots([self.record.disk(index)["target"] for index in done])
-        for index, stored in done.items():
-            disk = ReplicatedDisk.load(stored)
-            found = states.get(disk.lineage.snapshot_id)
-            if found is not None and found.state == "completed":
-                self.finished[index] = disk
+        known = {index: self.record.disk(index) for index in range(len(self.snapshot.disks))}
+        self.begun = Ec2(self.access).snapshots(each["target"] for each in known.values() if each.get("target"))
+        for index, each in known.items():
+            if each.get("done") and self._state(each) == COMPLETED:
+                self.finished[index] = ReplicatedDisk.load(each["done"])
+
+    def _state(self, known: dict[str, Any]) -> str:
+        """Of a disk's EBS snapshot; empty when there is none."""
+        found = self.begun.get(known.get("target", ""))
+        return found.state if found is not None else ""
 
     def _plan(self, pending: Sequence[int]) -> list[_Job]:
         disks = self.snapshot.disks
-        bases = find_bases(self.access, disks, self.lineages, encrypted=self.encrypted)
+        bases = find_bases(self.access, disks, self.lineages, self.encryption)
         readings = Readings(
             self.session,
             self.task,
@@ -194,7 +197,13 @@ class _Run:
             run=self.ctx.run_key,
             audit_pct=self.options.audit_pct,
         )
-        return [self._job(index, bases[index], readings) for index in pending]
+        return [self._job(index, self._begun_base(index, bases[index]), readings) for index in pending]
+
+    def _begun_base(self, index: int, base: Base) -> Base:
+        """A seed that an earlier try of this instant began stays one, whatever could be built on by now."""
+        known = self.record.disk(index)
+        began_seed = known.get("parent") == "" and (not known.get("target") or self._state(known) == PENDING)
+        return Base.seed(known.get("reason", "")) if base.lineage is not None and began_seed else base
 
     def _job(self, index: int, base: Base, readings: Readings) -> _Job:
         """A lie about the changes since a parent, once a try has seen it, is known to all later ones of any instant."""
@@ -253,37 +262,42 @@ class _Run:
         known = self.record.disk(job.index)
         attempt = int(known.get("attempt", 0))
         if known.get("target"):
-            found = Ec2(self.access).snapshots([known["target"]]).get(known["target"])
             # Pending it is also while AWS works on one that we completed: completing it again does no harm.
-            if found is not None and found.state == "pending" and known.get("parent", "") == job.parent:
+            if self._state(known) == PENDING and known.get("parent", "") == job.parent:
                 return replace(job, target=known["target"])
-            Ec2(self.access).delete_snapshot(known["target"])
+            if not known.get("done"):  # else a record may name it; see TryRecord.outdated
+                Ec2(self.access).delete_snapshot(known["target"])
             attempt += 1
-        try:
-            return self._started(job, attempt)
-        except TokenSpentError:
-            # The token's snapshot was deleted, or it was asked for on another parent: the next one is free.
-            return self._started(job, attempt + 1)
-        except ParentRefusedError as error:
-            log.warning("%s %s: %s; a new seed", self.task.name, job.disk.address, error.what)
-            seed = replace(job, base=Base.seed(error.what), reading=replace(job.reading, areas=None, why_whole=""))
-            return self._started(seed, attempt + 1)
+        for number in range(attempt, attempt + TOKENS_IN_A_TRY):
+            try:
+                return self._started(job, number)
+            except TokenSpentError as error:
+                last: WaveliftError = error
+            except ParentRefusedError as error:
+                last = error
+                log.warning("%s %s: %s; a new seed", self.task.name, job.disk.address, error.what)
+                seed = replace(job.reading, areas=None, why_whole="")
+                job = replace(job, base=Base.seed(error.what), reading=seed)
+        raise last
 
     def _started(self, job: _Job, attempt: int) -> _Job:
-        target = self.task.plan.target
+        target, known = self.task.plan.target, self.record.disk(job.index)
+        repeated = not known.get("target") and known.get("attempt") == attempt
+        # Before the call: whatever becomes of its answer, the next try asks under the same token or a later one.
+        mark = {"attempt": attempt, "parent": job.parent, "reason": job.base.reason, "segments": {}, "done": None}
+        self.record.update(job.index, target="", **mark)
         started = start_snapshot(
             self.access,
             capacity=job.disk.capacity,
             parent=job.parent,
-            token=client_token(self.ctx.run_key, f"disk{job.index}", attempt),
+            token=client_token(self.ctx.run_key, f"disk{job.index}-{self.record.instant_hash}", attempt),
+            repeated=repeated,
             tags=self.task.plan.made_with(self.ctx.run_key),
             description=f"wavelift: {self.task.plan.wave}/{self.task.name} {disk_label(job.index, job.disk)}",
             encrypted=target.encrypt,
             kms_key=target.kms_key or "",
         )
-        self.record.update(
-            job.index, target=started.snapshot_id, attempt=attempt, parent=job.parent, segments={}, done=None
-        )
+        self.record.update(job.index, target=started.snapshot_id)
         return replace(job, target=started.snapshot_id)
 
     def _move_disk(self, lease: ExportLease | None, job: _Job) -> None:
@@ -292,7 +306,6 @@ class _Run:
         manifest = self._manifest(job)
         resumed = self._resume(job, journal, manifest)
         target = StartedSnapshot(job.target, volume_gib(job.disk.capacity), job.parent)
-        inner = EbsWriter(self.access, target, journal, cancel=self.stop, in_flight=self.options.puts_in_flight)
         label = disk_label(job.index, job.disk)
         stats: list[CopyStats] = []
 
@@ -300,14 +313,22 @@ class _Run:
             self._still_frozen(job)
             self._store_manifest(job, manifest)
             # Before the snapshot is completed: a try that is killed meanwhile must not send everything again.
-            self.record.update(job.index, done=self._done(job, manifest, inner, began).dump())
+            self.record.update(job.index, done=self._done(job, manifest, writer, began).dump())
 
+        writer = EbsWriter(
+            self.access,
+            target,
+            journal,
+            before_complete=last_look,
+            cancel=self.stop,
+            in_flight=self.options.puts_in_flight,
+        )
         try:
             with self._source(lease, job, resumed) as source:
                 stats.append(
                     copy(
                         source,
-                        LastLookWriter(inner, last_look),
+                        writer,
                         manifest,
                         workers=self.options.workers,
                         throttle=self.throttle,
@@ -327,7 +348,7 @@ class _Run:
         finally:
             journal.close()
         read = stats[0].read_bytes + job.reading.audited * BLOCK
-        done = self._done(job, manifest, inner, began).model_copy(update={"bytes_read": read})
+        done = self._done(job, manifest, writer, began).model_copy(update={"bytes_read": read})
         self.finished[job.index] = done
         self.record.update(job.index, done=done.dump())
         journal.discard()
@@ -401,7 +422,7 @@ class _Run:
             )
 
     def _store_manifest(self, job: _Job, manifest: Manifest) -> None:
-        self.staging.s3.put_object(self.staging.manifest_key(job.index), manifest.to_bytes())
+        self.staging.s3.put_object(self.staging.manifest_key(job.index, self.record.instant_hash), manifest.to_bytes())
 
     def _on_progress(self, job: _Job, progress: Progress) -> None:
         if job.reading.route is None:
@@ -420,9 +441,9 @@ class _Run:
             change_id=disk.change_id,
             snapshot_id=job.target,
             bucket=self.staging.bucket,
-            manifest_key=self.staging.manifest_key(job.index),
+            manifest_key=self.staging.manifest_key(job.index, self.record.instant_hash),
             manifest_digest=hashlib.sha256(manifest.to_bytes()).hexdigest(),
-            encrypted=self.encrypted,
+            encrypted=self.encryption.on,
             hardware_version=self.task.facts.hardware_version,
             taken_at=self.snapshot.ref.created,
             quarantine=reading.quarantine,

@@ -1,17 +1,16 @@
-"""What one try of a replication run is made of: its record for the next try, its stream and its writer."""
+"""What one try of a replication run is made of: its record for the next try, and its stream."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from wavelift.adapters.aws.ebs_write import EbsWriter
+from wavelift.base.names import instant_hash
 from wavelift.base.run import RunContext
 from wavelift.base.units import BLOCK
 from wavelift.services.dataplane.messages import TakenSnapshot
 from wavelift.transfer.extents import as_stream
-from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.protocols import DiskReader, Extent
 
 CHECKPOINT_KEY: Final = "replication"
@@ -26,8 +25,10 @@ class TryRecord:
         stored: dict[str, Any] = self._checkpoints.get(CHECKPOINT_KEY) or {}
         # A restored vCenter may give an id a second time; never an id and an instant.
         self.instant = f"{snapshot.ref.moref} {snapshot.ref.created}"
+        self.instant_hash = instant_hash(self.instant)
         same = stored.get("snapshot") == self.instant
-        self.outdated: list[str] = [] if same else [disk["target"] for disk in stored.get("disks", {}).values()]
+        self.outdated: list[str] = [] if same else _never_completed(stored.get("disks", {}).values())
+        """EBS snapshots of another instant that this transfer may delete."""
         self._value: dict[str, Any] = stored if same else {"snapshot": self.instant, "disks": {}}
         self.write()
 
@@ -46,24 +47,12 @@ class TryRecord:
         self.write()
 
 
-class LastLookWriter:
-    """The EBS writer, with a last look at the source before the snapshot is completed."""
-
-    ordered = False
-
-    def __init__(self, inner: EbsWriter, before_finish: Callable[[], None]) -> None:
-        self._inner = inner
-        self._before_finish = before_finish
-        self.writes_zeros = inner.writes_zeros
-        self.prepare = inner.prepare
-        self.wire_bytes = inner.wire_bytes
-        self.write = inner.write
-        self.interrupt = inner.interrupt
-        self.close = inner.close
-
-    def finish(self, manifest: Manifest) -> None:
-        self._before_finish()
-        self._inner.finish(manifest)
+def _never_completed(disks: Iterable[dict[str, Any]]) -> list[str]:
+    """Who else may name such a snapshot? Of a disk that is ``done``, CompleteSnapshot may have been called: the run's
+    record, a lineage and an image may name it, which only the ledger knows; what they don't name goes with the end of
+    the run (:func:`wavelift.services.replication_image.tidy_run`). Without ``done`` it is pending still, which no
+    record takes, and the try that wrote to it was fenced."""
+    return [disk["target"] for disk in disks if disk.get("target") and not disk.get("done")]
 
 
 class OwnedStream:

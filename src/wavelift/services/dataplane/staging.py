@@ -44,8 +44,10 @@ class ServerStaging:
     def object_key(self, index: int) -> str:
         return f"{self.prefix}disk-{index}{DISK_SUFFIX}"
 
-    def manifest_key(self, index: int) -> str:
-        return f"{self.prefix}disk-{index}.manifest"
+    def manifest_key(self, index: int, instant: str = "") -> str:
+        """:param instant: of a replica (:func:`wavelift.base.names.instant_hash`): a cleared run must not store its
+        manifest over the one that a lineage names."""
+        return f"{self.prefix}disk-{index}{f'-{instant}' if instant else ''}.manifest"
 
     def abort_uploads(self, *, keep: frozenset[str] = frozenset()) -> int:
         """Abort unfinished uploads below the prefix except those in ``keep``; how many."""

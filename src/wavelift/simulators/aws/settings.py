@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 ACCOUNT: Final = "123456789012"
+MANAGED_EBS_KEY: Final = "alias/aws/ebs"
+"""How EC2 names the key that AWS keeps for EBS in an account (EC2 CLI reference, get-ebs-default-kms-key-id)."""
 MINUTE: Final = 60.0
 
 

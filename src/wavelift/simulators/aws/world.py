@@ -22,7 +22,7 @@ from wavelift.simulators.aws.policy import check_policy, uses_of
 from wavelift.simulators.aws.s3 import routes
 from wavelift.simulators.aws.s3.api import S3Api
 from wavelift.simulators.aws.s3.store import S3Store, StoredObject
-from wavelift.simulators.aws.settings import Clock, Settings
+from wavelift.simulators.aws.settings import MANAGED_EBS_KEY, Clock, Settings
 from wavelift.simulators.aws.sigv4 import Verifier, parse
 from wavelift.simulators.aws.sts import StsApi
 from wavelift.simulators.aws.tags import check_ec2_tags
@@ -46,12 +46,15 @@ class World:
         self.starting: list[tuple[float, Any]] = []
         self.unseen: dict[str, float] = {}
         """Id of what EC2 does not show yet → when it will."""
+        self.ebs_key = MANAGED_EBS_KEY
+        """The account's default key, as EC2 names it: AWS's own by its alias, a customer's by its ARN."""
         self.evidence = Evidence(state / "evidence")
         self.moto = MotoApp(self)
         self.s3 = S3Store(state / "s3", self.clock)
         self.ebs = EbsStore(state / "ebs", self.clock, settings, self.counters)
         self.ebs.on_new = self.moto.show_snapshot
         self.ebs.encrypts = lambda: bool(self.moto.ec2.ebs_encryption_by_default)
+        self.ebs.default_key = lambda: self.moto.key_arn(self.ebs_key)
         self.imports = ImportTasks(
             state / "imports",
             store=self.ebs,
@@ -72,6 +75,7 @@ class World:
         self.launches.clear()
         self.starting.clear()
         self.unseen.clear()
+        self.ebs_key = MANAGED_EBS_KEY
         self.moto.reset()
         self.s3.reset()
         self.ebs.reset()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from wavelift.simulators.aws.ebs.snapshot import BLOCK, Snapshot
+from wavelift.simulators.aws.ebs.snapshot import BLOCK, PENDING, Snapshot
 from wavelift.simulators.aws.ebs.store import DEFAULT_TIMEOUT, EbsStore, StartRequest, changed_indices, invalid, page
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey, key_for_snapshot
@@ -78,12 +78,12 @@ class EbsApi:
         answer = {
             "SnapshotId": snapshot.id,
             "OwnerId": ACCOUNT,
-            "Status": snapshot.state,
+            "Status": PENDING,  # also under a token used before: AWS repeats the original answer
             "StartTime": snapshot.started,
             "VolumeSize": snapshot.size,
             "BlockSize": BLOCK,
             "Description": snapshot.description,
-            "Tags": [{"Key": key, "Value": value} for key, value in snapshot.tags.items()],
+            "Tags": [{"Key": key, "Value": value} for key, value in tags],
             "SseType": "sse-kms" if snapshot.kms_key else "sse-ebs" if snapshot.encrypted else "none",
         }
         if start.parent:

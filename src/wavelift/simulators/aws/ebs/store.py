@@ -29,6 +29,8 @@ DEFAULT_TIMEOUT: Final = 60
 MIN_TIMEOUT: Final = 10
 MAX_TIMEOUT: Final = 4320
 """Minutes, from the service model."""
+MAX_TOKEN: Final = 64
+"""EBS user guide, "Ensure idempotency in StartSnapshot API requests"; the model's 255 is kinder."""
 TOKEN_BYTES: Final = 24
 
 
@@ -65,6 +67,8 @@ class EbsStore:
         self.on_new: Callable[[Snapshot], None] = lambda snapshot: None
         self.encrypts: Callable[[], bool] = lambda: False
         """Whether the account encrypts by default: EC2's switch."""
+        self.default_key: Callable[[], str] = lambda: ""
+        """ARN of the key that encrypts what names no other."""
         self.reset()
 
     def reset(self) -> None:
@@ -124,13 +128,14 @@ class EbsStore:
     # making
 
     def start(self, request: StartRequest, token: str) -> Snapshot:
-        """StartSnapshot. The same token with the same request gives the same snapshot."""
+        """StartSnapshot. The same token with the same request gives the same snapshot, whatever became of it."""
+        if len(token) > MAX_TOKEN:
+            raise invalid("INVALID_PARAMETER_VALUE", f"ClientToken has more than {MAX_TOKEN} characters")
         with self._lock:
             if token in self._tokens:
                 fingerprint, snapshot = self._tokens[token]
-                if fingerprint != request.fingerprint() or snapshot.deleted:
+                if fingerprint != request.fingerprint():
                     raise AwsError("ConflictException", "The client token was used with other parameters.", 409)
-                self._age(snapshot)
                 return snapshot
             parent = self._parent(request)
             pending = sum(item.state == PENDING for item in self.all())
@@ -141,13 +146,15 @@ class EbsStore:
                     402,
                     {"Reason": "DEPENDENCY_SERVICE_QUOTA_EXCEEDED"},
                 )
+            encrypted = parent.encrypted if parent else bool(request.encrypted) or self.encrypts()
+            own = request.kms_key or (self.default_key() if encrypted and not parent else "")
             snapshot = self.create(
                 size=request.size,
                 parent=parent,
                 description=request.description,
                 tags=dict(request.tags),
-                encrypted=parent.encrypted if parent else bool(request.encrypted) or self.encrypts(),
-                kms_key=parent.kms_key if parent else request.kms_key,
+                encrypted=encrypted,
+                kms_key=parent.kms_key if parent else own,
                 timeout=request.timeout * MINUTE,
             )
             if token:

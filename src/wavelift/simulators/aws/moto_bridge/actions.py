@@ -14,6 +14,7 @@ from moto.ec2.exceptions import InvalidInstanceTypeError
 from wavelift.simulators.aws.ebs.snapshot import COMPLETED
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.moto_bridge.resources import SimAmi
+from wavelift.simulators.aws.settings import MANAGED_EBS_KEY
 from wavelift.simulators.aws.tags import IMAGE_NAME, check_description
 
 if TYPE_CHECKING:
@@ -115,6 +116,19 @@ class Ec2Actions:
         self.ec2_backend.delete_snapshot(snapshot_id)
         self.world.ebs.delete(snapshot_id)
         return EmptyResult()
+
+    # the account's key
+
+    def get_ebs_default_kms_key_id(self) -> ActionResult:
+        return ActionResult({"KmsKeyId": self.world.ebs_key})
+
+    def modify_ebs_default_kms_key_id(self) -> ActionResult:
+        self.world.ebs_key = self.world.moto.key_arn(self._get_param("KmsKeyId"))
+        return self.get_ebs_default_kms_key_id()
+
+    def reset_ebs_default_kms_key_id(self) -> ActionResult:
+        self.world.ebs_key = MANAGED_EBS_KEY
+        return self.get_ebs_default_kms_key_id()
 
     # instances
 

@@ -190,6 +190,11 @@ class MotoApp:
                 service=services[0] if services else "",
             )
 
+    def key_arn(self, key: str) -> str:
+        """Of a KMS key by id, ARN or alias."""
+        with self.lock:
+            return str(self._kms[ACCOUNT][self._world.settings.region].describe_key(key).arn)
+
     def show_snapshot(self, snapshot: Snapshot) -> None:
         from wavelift.simulators.aws.moto_bridge.resources import SimSnapshot
 

@@ -17,10 +17,10 @@ from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, con
 from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.base.run import CancelFlag, SystemClock
 from wavelift.ledger import lineage
-from wavelift.ledger.jobs import find_job
+from wavelift.ledger.jobs import jobs_of_wave
 from wavelift.ledger.replication_tables import replication_run
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_job
+from wavelift.services.replication import JobOrder, create_jobs
 
 pytestmark = [pytest.mark.airflow, pytest.mark.proof]
 
@@ -53,8 +53,7 @@ def replicate(lab: Lab) -> dict[str, Any]:
 
 def assert_frozen(lab: Lab) -> None:
     """What EBS holds of the last run is what its vSphere snapshot froze, byte for byte."""
-    job = find_job(lab.ledger, "aged", SERVER)
-    assert job is not None
+    (job,) = jobs_of_wave(lab.ledger, "aged")
     (disk,) = lineage.read_lineage(lab.ledger, job.id)
     frozen = Path(lab.snapshots_taken(SERVER)[-1]["disks"][0]["file"]).read_bytes()
     ebs = lab.aws.client("ebs")
@@ -72,7 +71,7 @@ def test_inv_3_a_revert_that_vcenter_forgot_while_the_job_rested(lab: Lab, sessi
 
     seed_time = (datetime.now(UTC) + timedelta(days=2)).isoformat()
     order = JobOrder(server=SERVER, plan=ReplicationPlan(seed_time=seed_time))
-    create_job(lab.ledger, "aged", order, by="test", clock=SystemClock())
+    create_jobs(lab.ledger, "aged", [order], by="test", clock=SystemClock())
     lab.vcenter.rule(kind="folder", action="unlocked", vm=SERVER, times=0)
     for _ in range(2):
         replicate(lab)

@@ -10,10 +10,10 @@ from typing import Literal, NoReturn
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
-from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, VmImport
+from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest
 from wavelift.base.domain import Message, ReplicationResult
 from wavelift.base.errors import BusyError, PermanentError, RefusedError, WaveliftError, located
-from wavelift.base.names import run_hash, tags
+from wavelift.base.names import instant_of, run_hash, tags
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, SlotKind, jobs, lineage
 from wavelift.ledger import replication_runs as runs
@@ -24,7 +24,13 @@ from wavelift.rules.replication import RunState, refuse_register
 from wavelift.services import admission, replication
 from wavelift.services.admission import Granted, IsRunAlive
 from wavelift.services.dataplane.abandon import abandon_run
-from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting
+from wavelift.services.dataplane.importing import (
+    ImportJob,
+    ImportRunning,
+    ImportWaiting,
+    end_imports,
+    remove_outdated,
+)
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.migration.importing import boot_mode, import_scope
@@ -71,7 +77,7 @@ class RunImage:
         with located(server=self.task.name):
             known = runs.get_run(self.ledger, self.id)
             if known.state is RunState.COMPLETED:
-                return MadeImage(server=self.task.name, run=self.id, image_id=known.ami_id)
+                return self._made(known)
             if known.recorded_at is None or known.quarantine:
                 raise PermanentError(
                     "The run has no recorded disks to make an image of",
@@ -94,6 +100,9 @@ class RunImage:
         disks = sorted(self.result.disks, key=lambda disk: (not disk.boot, disk.index))
         return tuple(disk.lineage.snapshot_id for disk in disks)
 
+    def _instant(self) -> str:
+        return instant_of(*self._snapshots())
+
     def _register(self, job: ReplicationJob) -> MadeImage:
         linux = guest(self.task.facts.guest_id).family == "linux"
         refusal = refuse_register(job.license_type, linux=linux, forced=job.force_register)
@@ -105,7 +114,7 @@ class RunImage:
             )
         self.ctx.cancel.check()
         request = ImageRequest(
-            name=f"wavelift-{run_hash(self.ctx.run_key)}",
+            name=f"wavelift-{run_hash(self.ctx.run_key)}-{self._instant()}",
             snapshot_ids=self._snapshots(),
             boot_mode=boot_mode(self.task),
             description=f"{self.task.plan.wave}/{self.task.name}",
@@ -116,7 +125,7 @@ class RunImage:
     # --- ImportImage ------------------------------------------------------------------------------------------------
 
     def _import(self, known: ReplicationRun, job: ReplicationJob) -> MadeImage | ImportRunning | ImportWaiting:
-        work = ImportJob(self.access, self.ctx, server=self.task.name)
+        work = ImportJob(self.access, self.ctx, instant=self._instant(), server=self.task.name)
         if known.cancel_requested:
             work.cancel("wavelift: the run was cancelled")
             self._give_back()
@@ -188,6 +197,14 @@ class RunImage:
 
     def _complete(self, image_id: str) -> MadeImage:
         known = replication.complete_run(self.ledger, self.id, ami_id=image_id, clock=self.ctx.clock)
+        return self._made(known)
+
+    def _made(self, known: ReplicationRun) -> MadeImage:
+        """Also of a run that has completed already: a try may have died between that and what goes."""
+        image_id = known.ami_id
+        if image_id:
+            kept = {disk.snapshot_id for disk in lineage.read_lineage(self.ledger, known.job_id)}
+            remove_outdated(self.access, self.ctx.run_key, image_id=image_id, keep=kept)
         gone = self._retire(known.job_id)
         return MadeImage(server=self.task.name, run=self.id, image_id=image_id, deregistered=gone)
 
@@ -224,9 +241,10 @@ def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Replica
     plan = plan.model_copy(update={"server": known.server})
     recorded = known.recorded_at is not None and not known.quarantine
     if known.state is not RunState.COMPLETED:
-        words = _end_image(access, known)
-        images = ec2.find_ours({"wavelift:run": run_hash(known.run_key)}).images
-        abandon_run(access, known.run_key, keep=[*kept, *(id for image in images for id in image.snapshot_ids)])
+        images = end_imports(access, known.run_key, "wavelift: the run is over")
+        if images:
+            words = f"{known.server}: image {', '.join(images)} was made but is no result of its run: deregister it"
+        abandon_run(access, known.run_key, keep=[*kept, *(id for found in images.values() for id in found)])
     for disk in map(SupersededDisk.load, known.superseded or ()):
         if disk.snapshot_id not in kept:
             try:
@@ -240,14 +258,3 @@ def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Replica
         else:
             staging.discard()
     return words
-
-
-def _end_image(access: AwsAccess, known: ReplicationRun) -> str:
-    """Cancel the import of a run that came to nothing."""
-    imports = VmImport(access)
-    for status in imports.find({"wavelift:run": run_hash(known.run_key)}):
-        if not status.finished:
-            imports.cancel(status.task_id, "wavelift: the run is over")
-        elif status.image_id and status.image_id in Ec2(access).images([status.image_id]):
-            return f"{known.server}: image {status.image_id} was made but is no result of its run: deregister it"
-    return ""

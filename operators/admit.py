@@ -148,6 +148,6 @@ class ReportOperator(WaveliftOperator):
 
             fence.set("tidying", migration.id)
             access = self.aws(plan.target.aws_conn_id, plan.target.region)
-            return abandon(access, plan, migration.run_key, import_task_id=migration.import_task_id)
+            return abandon(access, plan, migration.run_key)
 
         return tidy

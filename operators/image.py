@@ -56,8 +56,10 @@ class ImportingOperator(WaitingOperator):
 class ImportImageOperator(ImportingOperator):
     """Start ``ImportImage`` for disks in S3 or for EBS snapshots and wait, deferred, for the AMI.
 
-    At most one import exists per task instance whatever is retried or cleared: its client token derives from DAG, run
-    and task. A limit of AWS means wait, never fail (invariant 8). Returns ``{"task_id", "image_id", "snapshot_ids"}``.
+    At most one import exists per task instance and content of its disks whatever is retried or cleared: its client
+    token derives from DAG, run, task, and what S3 says of the objects. Cleared after another upload to the same keys it
+    imports anew; the earlier image stays, for it is not known here who uses it. A limit of AWS means wait, never fail
+    (invariant 8). Returns ``{"task_id", "image_id", "snapshot_ids"}``.
 
     :param disks: boot disk first; each ``{"bucket": …, "key": …}`` (with ``format``, by default VMDK) or
         ``{"snapshot_id": "snap-…"}``.
@@ -107,6 +109,7 @@ class ImportImageOperator(ImportingOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.adapters.aws.ec2 import Ec2
+        from wavelift.adapters.aws.vmimport import ImportDisk
         from wavelift.airflow import config
         from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting, import_disks
 
@@ -118,7 +121,8 @@ class ImportImageOperator(ImportingOperator):
         }
         access = self.aws(**aws)
         ctx = self.server_context(context, f"{self.task_id}/{context['ti'].map_index}")
-        outcome = import_disks(access, self._request, ctx, limit=config.integer("imports_per_region"))
+        disks = [ImportDisk(**disk) for disk in self.disks]
+        outcome = import_disks(access, disks, self._request, ctx, limit=config.integer("imports_per_region"))
         if isinstance(outcome, ImportRunning):
             self.watch(outcome, aws)
         if isinstance(outcome, ImportWaiting):

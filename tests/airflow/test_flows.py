@@ -55,7 +55,7 @@ def test_air_02_one_failed_server_stops_no_other(lab: Lab) -> None:
 
 def test_inv_1_a_flipped_byte_is_found_and_named_before_the_import(lab: Lab) -> None:
     """One byte inside a grain's compressed data changes after the upload, before ``verify``: as ``DEMO_FAULT=flip``."""
-    lab.aws.rule(kind="flip", key="*flipped-a/disk-1.vmdk", count=1)
+    lab.aws.rule(kind="flip", key="*flipped-a/*/disk-1.vmdk", count=1)
     run = lab.run("flipped.migrate").ends("failed")
     (flip,) = lab.aws.evidence()["flips"]
     index = run.index("flipped-a")

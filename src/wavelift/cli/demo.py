@@ -126,7 +126,7 @@ class _Demo:
 
     def _wave(self, running: Stage, airflow: LocalAirflow, started: float) -> int:
         if self.fault == "flip":
-            running.aws.rule(kind="flip", key="*db01/disk-1.vmdk", count=1)
+            running.aws.rule(kind="flip", key="*db01/*/disk-1.vmdk", count=1)
         airflow.wait_for_dag(DAG_ID)
         api = airflow.api
         api.unpause(DAG_ID)

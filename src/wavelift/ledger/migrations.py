@@ -193,10 +193,22 @@ def record_snapshot_removed(ledger: Ledger, id: str, *, by: str = "", clock: Clo
 
 
 def record_export(ledger: Ledger, id: str, result: ExportResult, *, clock: Clock) -> Migration:
-    """Every disk lies in S3."""
+    """Every disk lies in S3. What came of an earlier export is no longer this migration's: image and proof must never
+    stand beside the content of another instant."""
     capacity = sum(disk.capacity for disk in result.disks)
     return _change(
-        ledger, id, "exported", clock=clock, export_result=result.dump(), bytes_done=capacity, bytes_total=capacity
+        ledger,
+        id,
+        "exported",
+        clock=clock,
+        export_result=result.dump(),
+        bytes_done=capacity,
+        bytes_total=capacity,
+        verify_result=None,
+        import_task_id="",
+        image_id="",
+        snapshot_ids=(),
+        conversion_report=None,
     )
 
 
@@ -219,12 +231,13 @@ def record_import_started(ledger: Ledger, id: str, task_id: str, *, clock: Clock
 
 
 def record_import(ledger: Ledger, id: str, result: ImportResult, *, clock: Clock) -> Migration:
-    """The image stands."""
+    """The image stands, and was compared with its source as the plan says."""
     return _change(
         ledger,
         id,
         "imported",
         clock=clock,
+        to=MigrationState.IMPORTING,
         import_task_id=result.task_id,
         image_id=result.image_id,
         snapshot_ids=result.snapshot_ids,
@@ -334,6 +347,7 @@ def apply(
     if to is not None:
         lifecycle.require(known.state, to, migration=known.id)
         columns |= {"state": to, "finished_at": at if to.terminal else None}
+        columns.setdefault("error", "")  # of a try that ended otherwise
         story |= {"from": known.state, "to": to}
     same = (migration.c.id == known.id) & (migration.c.version == known.version)
     done = tx.execute(migration.update().where(same).values(updated_at=at, version=known.version + 1, **columns))

@@ -10,10 +10,10 @@ from typing import Literal, NoReturn
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
-from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, VmImport
+from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest
 from wavelift.base.domain import Message, ReplicationResult
 from wavelift.base.errors import PermanentError, RefusedError, WaveliftError, located
-from wavelift.base.names import run_hash, tags
+from wavelift.base.names import instant_of, run_hash
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, SlotKind, jobs, lineage
 from wavelift.ledger import replication_runs as runs
@@ -23,8 +23,15 @@ from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState, refuse_register
 from wavelift.services import admission, replication
 from wavelift.services.admission import Granted, IsRunAlive
-from wavelift.services.dataplane.abandon import abandon_run, delete_unused
-from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting
+from wavelift.services.dataplane.abandon import abandon_run
+from wavelift.services.dataplane.importing import (
+    ImportJob,
+    ImportRunning,
+    ImportWaiting,
+    delete_unused,
+    end_imports,
+    remove_outdated,
+)
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.migration.importing import boot_mode, import_scope
@@ -71,7 +78,7 @@ class RunImage:
         with located(server=self.task.name):
             known = runs.get_run(self.ledger, self.id)
             if known.state is RunState.COMPLETED:
-                return MadeImage(server=self.task.name, run=self.id, image_id=known.ami_id)
+                return self._made(known)
             if not _is_recorded(known, self.result):
                 raise PermanentError(
                     "The run has no recorded disks to make an image of",
@@ -85,14 +92,13 @@ class RunImage:
             job = jobs.get_job(self.ledger, known.job_id)
             return self._register(job) if job.ami == "register" else self._import(known, job)
 
-    def _tags(self) -> dict[str, str]:
-        plan = self.task.plan
-        return {**plan.tags, **tags(plan.wave, self.task.name, self.ctx.run_key)}
-
     def _snapshots(self) -> tuple[str, ...]:
         """In disk order, the boot disk first (invariant 11)."""
         disks = sorted(self.result.disks, key=lambda disk: (not disk.boot, disk.index))
         return tuple(disk.lineage.snapshot_id for disk in disks)
+
+    def _instant(self) -> str:
+        return instant_of(*self._snapshots())
 
     def _register(self, job: ReplicationJob) -> MadeImage:
         linux = guest(self.task.facts.guest_id).family == "linux"
@@ -105,18 +111,18 @@ class RunImage:
             )
         self.ctx.cancel.check()
         request = ImageRequest(
-            name=f"wavelift-{run_hash(self.ctx.run_key)}",
+            name=f"wavelift-{run_hash(self.ctx.run_key)}-{self._instant()}",
             snapshot_ids=self._snapshots(),
             boot_mode=boot_mode(self.task),
             description=f"{self.task.plan.wave}/{self.task.name}",
-            tags=self._tags(),
+            tags=self.task.plan.made_with(self.ctx.run_key),
         )
         return self._complete(Ec2(self.access).register(request).image_id)
 
     # --- ImportImage ------------------------------------------------------------------------------------------------
 
     def _import(self, known: ReplicationRun, job: ReplicationJob) -> MadeImage | ImportRunning | ImportWaiting:
-        work = ImportJob(self.access, self.ctx, server=self.task.name)
+        work = ImportJob(self.access, self.ctx, instant=self._instant(), server=self.task.name)
         if known.cancel_requested:
             work.cancel("wavelift: the run was cancelled")
             self._give_back()
@@ -132,7 +138,9 @@ class RunImage:
             self._tell(f"Converting: {status.phase}", status.progress or 0)
             return ImportRunning(status.task_id, status.phase)
         self._give_back()
-        Ec2(self.access).tag_image(status.image_id, self._tags(), snapshot_ids=status.snapshot_ids)
+        Ec2(self.access).tag_image(
+            status.image_id, self.task.plan.made_with(self.ctx.run_key), snapshot_ids=status.snapshot_ids
+        )
         return self._complete(status.image_id)
 
     def _submit(self, known: ReplicationRun, job: ReplicationJob, work: ImportJob) -> ImportRunning | ImportWaiting:
@@ -164,7 +172,7 @@ class RunImage:
         return ImportRequest(
             disks=[ImportDisk(snapshot_id=id) for id in self._snapshots()],
             client_token=token,
-            tags=self._tags(),
+            tags=self.task.plan.made_with(self.ctx.run_key),
             description=f"{plan.wave}/{self.task.name}",
             role_name=target.role,
             boot_mode=boot_mode(self.task),
@@ -188,6 +196,14 @@ class RunImage:
 
     def _complete(self, image_id: str) -> MadeImage:
         known = replication.complete_run(self.ledger, self.id, ami_id=image_id, clock=self.ctx.clock)
+        return self._made(known)
+
+    def _made(self, known: ReplicationRun) -> MadeImage:
+        """Also of a run that has completed already: a try may have died between that and what goes."""
+        image_id = known.ami_id
+        if image_id:
+            kept = {disk.snapshot_id for disk in lineage.read_lineage(self.ledger, known.job_id)}
+            remove_outdated(self.access, self.ctx.run_key, image_id=image_id, keep=kept)
         gone = self._retire(known.job_id)
         return MadeImage(server=self.task.name, run=self.id, image_id=image_id, deregistered=gone)
 
@@ -225,13 +241,17 @@ def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Replica
 
     :param plan: any of the wave: it says where the run's objects lie.
     """
-    words = "" if known.state is RunState.COMPLETED else _end_image(access, known)
+    images = end_imports(access, known.run_key, "wavelift: the run is over")
+    words = ""
+    if images and known.state is not RunState.COMPLETED:
+        words = f"{known.server}: image {', '.join(images)} was made but is no result of its run: deregister it"
     plan = plan.model_copy(update={"server": known.server})
     recorded = known.recorded_at is not None and not known.quarantine
     # Who else may name a snapshot of this run, or one that it replaced? The job's lineage, of whichever run it is by
     # now. Images of the run, as EC2 shows them and as their imports list them. An image of somebody else's: AWS knows
     # it, and refuses. An instant of the run that was cleared since is named by none of them: it goes.
-    kept = {disk.snapshot_id for disk in lineage.read_lineage(ledger, known.job_id)} | _of_images(access, known)
+    kept = {disk.snapshot_id for disk in lineage.read_lineage(ledger, known.job_id)}
+    kept.update(id for found in images.values() for id in found)
     abandon_run(access, known.run_key, keep=kept)
     replaced = (SupersededDisk.load(disk).snapshot_id for disk in known.superseded or ())
     delete_unused(Ec2(access), (snapshot_id for snapshot_id in replaced if snapshot_id not in kept))
@@ -242,21 +262,3 @@ def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Replica
         else:  # no lineage names a manifest of a run that recorded nothing
             staging.discard()
     return words
-
-
-def _of_images(access: AwsAccess, known: ReplicationRun) -> set[str]:
-    mine = {"wavelift:run": run_hash(known.run_key)}
-    images = {id for image in Ec2(access).find_ours(mine).images for id in image.snapshot_ids}
-    imports = [status for status in VmImport(access).find(mine) if status.image_id == known.ami_id != ""]
-    return images | {id for status in imports for id in status.snapshot_ids}
-
-
-def _end_image(access: AwsAccess, known: ReplicationRun) -> str:
-    """Cancel the import of a run that came to nothing."""
-    imports = VmImport(access)
-    for status in imports.find({"wavelift:run": run_hash(known.run_key)}):
-        if not status.finished:
-            imports.cancel(status.task_id, "wavelift: the run is over")
-        elif status.image_id and status.image_id in Ec2(access).images([status.image_id]):
-            return f"{known.server}: image {status.image_id} was made but is no result of its run: deregister it"
-    return ""

@@ -10,7 +10,6 @@ from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
-from wavelift.adapters.aws.vmimport import VmImport
 from wavelift.base.domain import Message
 from wavelift.base.errors import BusyError, PermanentError, located
 from wavelift.base.names import run_hash
@@ -22,6 +21,7 @@ from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.replication import RunState
 from wavelift.services import replication
 from wavelift.services.admission import IsRunAlive
+from wavelift.services.dataplane.importing import end_imports
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.replication_requests import plan_of
 
@@ -117,10 +117,7 @@ def _delete_snapshots(access: AwsAccess, known: ReplicationRun) -> tuple[list[st
     ec2 = Ec2(access)
     kept = []
     if known.state is not RunState.COMPLETED:
-        imports = VmImport(access)
-        for status in imports.find({"wavelift:run": run_hash(known.run_key)}):
-            if not status.finished:
-                imports.cancel(status.task_id, "wavelift: the job was deleted")
+        end_imports(access, known.run_key, "wavelift: the job was deleted")
     ours = ec2.find_ours({"wavelift:run": run_hash(known.run_key)})
     used = {snapshot: image.image_id for image in ours.images for snapshot in image.snapshot_ids}
     removed = []

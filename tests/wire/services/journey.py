@@ -403,7 +403,7 @@ class Journey:
             servers[row.server].migration, servers[row.server].report = row, report
 
     def tidy(self, row: Migration, plan: ServerPlan) -> str:
-        return abandon(self.access, plan, row.run_key, import_task_id=row.import_task_id)
+        return abandon(self.access, plan, row.run_key)
 
     def discard(self) -> None:
         """Take away what a finished migration rightly left: image, snapshots, instance, manifests."""
@@ -413,8 +413,14 @@ class Journey:
                 ec2.terminate([row.instance_id])
             if row.image_id:
                 ec2.deregister(row.image_id, delete_snapshots=True)
-            for disk in (row.export_result or {}).get("disks", ()) if row.image_id else ():
-                self.stage.aws.client("s3").delete_object(Bucket=disk["bucket"], Key=disk["manifest_key"])
+                self._discard_manifests(run_hash(row.run_key))
+
+    def _discard_manifests(self, run: str) -> None:
+        """Of every instant that the server was exported at."""
+        bucket, s3 = self.stage.account.bucket, self.stage.aws.client("s3")
+        for key in self.stage.aws.state()["buckets"][bucket]["objects"]:
+            if f"/{run}/" in key and key.endswith(".manifest"):
+                s3.delete_object(Bucket=bucket, Key=key)
 
     def discard_image(self, image_id: str) -> None:
         """What a person does with an image that was never proven."""

@@ -34,10 +34,10 @@ def _leave(stage: Stage, key: str) -> str:
     with stage.connect() as session:
         snapshots.ensure_snapshot(session, vm, snapshot_name(key), "", quiesce="never", cancel=CancelFlag())
     with ServerStaging.of(stage.access(), plan, key) as staging:
-        staging.s3.multipart(staging.object_key(1), metadata={})
-        staging.s3.put_object(staging.manifest_key(0), b"a manifest")
-        staging.s3.put_object(staging.object_key(0), b"a disk")
-        disk = ImportDisk(bucket=staging.bucket, key=staging.object_key(0))
+        staging.s3.multipart(staging.object_key(1, "an instant"), metadata={})
+        staging.s3.put_object(staging.manifest_key(0, "an instant"), b"a manifest")
+        staging.s3.put_object(staging.object_key(0, "an instant"), b"a disk")
+        disk = ImportDisk(bucket=staging.bucket, key=staging.object_key(0, "an instant"))
     stage.aws.rule(kind="import", outcome="stuck", phase="pending", count=1)
     request = ImportRequest(disks=[disk], client_token=f"left-{run_hash(key)}", tags=tags("lab", server, key))
     return VmImport(stage.access()).import_image(request)

@@ -260,6 +260,13 @@ class Ec2:
                 found[one.instance_id] = one
         return found
 
+    def instances_of(self, image_ids: Iterable[str]) -> list[Instance]:
+        """Instances that were launched from these images and are not terminated, whoever launched them."""
+        found: list[Instance] = []
+        for batch in _batches(image_ids):
+            found += self._instances(Filters=[{"Name": "image-id", "Values": batch}])
+        return [one for one in found if one.state not in GONE_STATES]
+
     def _instances(self, **selection: Any) -> list[Instance]:
         pages = self._client.get_paginator("describe_instances").paginate(**selection)
         with aws_errors("could not look at the instances", service="ec2"):

@@ -290,7 +290,7 @@ class _Run:
             self.access,
             capacity=job.disk.capacity,
             parent=job.parent,
-            token=client_token(self.ctx.run_key, f"disk{job.index}-{self.record.instant_hash}", attempt),
+            token=client_token(self.ctx.run_key, f"disk{job.index}", attempt, instant=self.record.instant_hash),
             repeated=repeated,
             tags=self.task.plan.made_with(self.ctx.run_key),
             description=f"wavelift: {self.task.plan.wave}/{self.task.name} {disk_label(job.index, job.disk)}",

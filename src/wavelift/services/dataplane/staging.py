@@ -41,13 +41,14 @@ class ServerStaging:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.s3.close()
 
-    def object_key(self, index: int) -> str:
-        return f"{self.prefix}disk-{index}{DISK_SUFFIX}"
+    def object_key(self, index: int, instant: str) -> str:
+        """:param instant: of the vSphere snapshot that is read (:func:`wavelift.base.names.instant_of`): an import
+        names its object, and must not find another instant's in its place."""
+        return f"{self.prefix}{instant}/disk-{index}{DISK_SUFFIX}"
 
-    def manifest_key(self, index: int, instant: str = "") -> str:
-        """:param instant: of a replica (:func:`wavelift.base.names.instant_hash`): a cleared run must not store its
-        manifest over the one that a lineage names."""
-        return f"{self.prefix}disk-{index}{f'-{instant}' if instant else ''}.manifest"
+    def manifest_key(self, index: int, instant: str) -> str:
+        """Beside the disk: a cleared run must not store its manifest over the one that a lineage names."""
+        return f"{self.prefix}{instant}/disk-{index}.manifest"
 
     def abort_uploads(self, *, keep: frozenset[str] = frozenset()) -> int:
         """Abort unfinished uploads below the prefix except those in ``keep``; how many."""

@@ -22,7 +22,7 @@ from wavelift.adapters.vsphere.lease import ExportLease, LeaseBody
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, ExportResult, SnapshotRef, StoredDisk
 from wavelift.base.errors import CorruptStreamError, FencedError, NotFoundError, located
-from wavelift.base.names import run_hash
+from wavelift.base.names import instant_of, run_hash
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import MBIT, SECTOR
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
@@ -80,9 +80,10 @@ class _Record:
         self._lock = threading.Lock()
         stored: dict[str, Any] = self._checkpoints.get(CHECKPOINT_KEY) or {}
         # A restored vCenter may give an id a second time; never an id and an instant.
-        instant = f"{snapshot.moref} {snapshot.created}"
-        same = stored.get("snapshot") == instant
-        self._value: dict[str, Any] = stored if same else {"snapshot": instant, "uploads": {}, "disks": {}}
+        snapshot_instant = f"{snapshot.moref} {snapshot.created}"
+        self.instant = instant_of(snapshot_instant)
+        same = stored.get("snapshot") == snapshot_instant
+        self._value: dict[str, Any] = stored if same else {"snapshot": snapshot_instant, "uploads": {}, "disks": {}}
         self.write()
 
     def write(self) -> None:
@@ -282,7 +283,7 @@ class _Transfer:
 
     def _sink(self, index: int) -> S3PartSink:
         sink = self.staging.s3.multipart(
-            self.staging.object_key(index),
+            self.staging.object_key(index, self.record.instant),
             metadata={"wavelift-run": run_hash(self.ctx.run_key), "wavelift-server": self.task.name},
             previous_upload_id=self.record.upload(index),
             cancel=self.stop,
@@ -305,7 +306,8 @@ class _Transfer:
         """All parts are stored: put the manifest beside them, and describe what the object will be."""
         disk = self.snapshot.disks[index]
         body = manifest.to_bytes()
-        self.staging.s3.put_object(self.staging.manifest_key(index), body)
+        manifest_key = self.staging.manifest_key(index, self.record.instant)
+        self.staging.s3.put_object(manifest_key, body)
         return StoredDisk(
             index=index,
             address=disk.address,
@@ -313,9 +315,9 @@ class _Transfer:
             boot=disk.boot,
             capacity=disk.capacity,
             bucket=self.staging.bucket,
-            object_key=self.staging.object_key(index),
+            object_key=self.staging.object_key(index, self.record.instant),
             object_bytes=writer.object_bytes,
-            manifest_key=self.staging.manifest_key(index),
+            manifest_key=manifest_key,
             manifest_digest=hashlib.sha256(body).hexdigest(),
             content_digest=manifest.content_digest(),
             data_bytes=manifest.data_bytes,

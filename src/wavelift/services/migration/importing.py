@@ -11,14 +11,15 @@ from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, ImportStatus
 from wavelift.base.domain import ExportResult, ImportResult, VerifyResult
 from wavelift.base.errors import PermanentError, WaveliftError, located
-from wavelift.base.names import tags
+from wavelift.base.names import instant_of
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Migration, SlotKind, migrations
 from wavelift.ledger.slots import list_slots
+from wavelift.rules.lifecycle import MigrationState
 from wavelift.services import admission
 from wavelift.services.admission import Granted, IsRunAlive, Queued
 from wavelift.services.dataplane.conversion import conversion_report
-from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting
+from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting, remove_outdated
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.migration.slots import cancelled
@@ -81,7 +82,7 @@ class _Import:
         self.limit = limit
         self.is_run_alive = is_run_alive
         self.is_task_alive = is_task_alive
-        self.job = ImportJob(access, ctx, server=task.name)
+        self.job = ImportJob(access, ctx, instant=_instant(export), server=task.name)
         self.id = migrations.migration_id(ctx.run_key)
 
     def advance(self, verified: VerifyResult | None) -> ImportDone | ImportRunning | ImportWaiting:
@@ -107,7 +108,15 @@ class _Import:
             known = migrations.record_verify(self.ledger, self.id, verified, clock=self.ctx.clock)
         return known
 
+    def _note_import(self, task_id: str) -> None:
+        """An import that was found again stands in the ledger like one just submitted: only from ``importing`` does a
+        migration go on to its end."""
+        known = migrations.get_migration(self.ledger, self.id)
+        if (known.state, known.import_task_id) != (MigrationState.IMPORTING, task_id):
+            migrations.record_import_started(self.ledger, self.id, task_id, clock=self.ctx.clock)
+
     def _running(self, status: ImportStatus) -> ImportRunning:
+        self._note_import(status.task_id)
         self._tell(f"import: {status.phase}", status.progress or 0)
         return ImportRunning(status.task_id, status.phase)
 
@@ -122,7 +131,7 @@ class _Import:
         found = self.job.submit(self._request, limit=self.limit)
         if isinstance(found, ImportWaiting):
             return self._wait(found)
-        migrations.record_import_started(self.ledger, self.id, found.task_id, clock=self.ctx.clock)
+        self._note_import(found.task_id)
         return found
 
     def _slot(self, known: Migration) -> Granted | Queued:
@@ -182,7 +191,7 @@ class _Import:
                 for disk in self.export.disks
             ],
             client_token=token,
-            tags={**plan.tags, **tags(plan.wave, self.task.name, self.ctx.run_key)},
+            tags=plan.made_with(self.ctx.run_key),
             description=f"{plan.wave}/{self.task.name}",
             role_name=target.role,
             boot_mode=boot_mode(self.task),
@@ -192,12 +201,13 @@ class _Import:
         )
 
     def _finish(self, status: ImportStatus) -> ImportResult:
+        self._note_import(status.task_id)
         by_key = status.snapshot_by_key
         ordered = tuple(by_key.get(disk.object_key, "") for disk in self.export.disks)
         snapshots = ordered if all(ordered) else status.snapshot_ids
         Ec2(self.access).tag_image(
             status.image_id,
-            {**self.task.plan.tags, **tags(self.task.plan.wave, self.task.name, self.ctx.run_key)},
+            self.task.plan.made_with(self.ctx.run_key),
             snapshot_ids=snapshots,
         )
         self._release()
@@ -208,10 +218,7 @@ class _Import:
             snapshot_ids=snapshots,
             report=conversion_report(self.access, self.task, self.export, snapshots, self.ctx),
         )
-        migrations.record_import(self.ledger, self.id, result, clock=self.ctx.clock)
-        # Staging objects go once the conversion is recorded; manifests stay (DESIGN, data path).
-        with ServerStaging.of(self.access, self.task.plan, self.ctx.run_key) as staging:
-            staging.delete_disks()
+        record_image(self.ledger, self.access, self.task, result, self.ctx)
         return result
 
     def _release(self) -> None:
@@ -222,6 +229,26 @@ class _Import:
             holder=self.ctx.run_key,
             clock=self.ctx.clock,
         )
+
+
+def record_image(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportResult, ctx: RunContext) -> None:
+    """Make an image the migration's result, once it was compared with its source as the plan says. May be called again.
+
+    Only then do the staged disks go (manifests stay: DESIGN, data path), and what was imported of other instants.
+    """
+    id = migrations.migration_id(ctx.run_key)
+    known = migrations.get_migration(ledger, id)
+    under_way = known.state in (MigrationState.IMPORTING, MigrationState.LAUNCHING)
+    if not under_way or (known.image_id, known.conversion_report) != (image.image_id, image.dump()["report"]):
+        migrations.record_import(ledger, id, image, clock=ctx.clock)
+    with ServerStaging.of(access, task.plan, ctx.run_key) as staging:
+        staging.delete_disks()
+    remove_outdated(access, ctx.run_key, image_id=image.image_id)
+
+
+def _instant(export: ExportResult) -> str:
+    """Of the very objects that are imported, and of what they hold."""
+    return instant_of(*(f"{disk.object_key} {disk.content_digest}" for disk in export.disks))
 
 
 def boot_mode(task: ServerTask) -> Literal["", "legacy-bios", "uefi"]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ec2 import Ec2, LaunchRequest
+from wavelift.adapters.aws.ec2 import Ec2, Instance, LaunchRequest
 from wavelift.base.domain import ImportResult, LaunchResult
 from wavelift.base.errors import PermanentError, ProofError, SpecError, located
-from wavelift.base.names import client_token, tags
+from wavelift.base.names import TAG_RUN, client_token, instant_of, run_hash
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, migrations
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.migration.importing import record_image
 from wavelift.services.migration.slots import cancelled
 
 
@@ -28,12 +29,14 @@ def launch(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportRes
         raise cancelled(known)
     if plan.verify != "off" and not image.report:
         raise ProofError("The image has no conversion report", server=task.name, image=image.image_id)
+    # Again, for the launch alone may have been cleared: of a migration that had ended, or whose older image was in use.
+    record_image(ledger, access, task, image, ctx)
     result = LaunchResult(server=task.name, skipped="the plan says launch: none")
     if plan.launch == "running":
         ctx.cancel.check()
         migrations.advance(ledger, id, MigrationState.LAUNCHING, phase="launching", clock=ctx.clock)
         with located(server=task.name):
-            instance = Ec2(access).launch(_launch_request(plan, task.name, image.image_id, ctx.run_key))
+            instance = _launched(access, plan, task.name, image.image_id, ctx.run_key)
         result = LaunchResult(server=task.name, instance_id=instance.instance_id, private_ip=instance.private_ip)
     migrations.record_launch(ledger, id, result, clock=ctx.clock)
     migrations.complete(ledger, id, clock=ctx.clock)
@@ -61,10 +64,25 @@ def launch_later(ledger: Ledger, access: AwsAccess, wave: ResolvedWave, id: str,
         )
     plan = plan.with_launch("running")
     with located(server=known.server):
-        instance = Ec2(access).launch(_launch_request(plan, known.server, known.image_id, known.run_key))
+        instance = _launched(access, plan, known.server, known.image_id, known.run_key)
     result = LaunchResult(server=known.server, instance_id=instance.instance_id, private_ip=instance.private_ip)
     migrations.record_launch(ledger, id, result, clock=ctx.clock)
     return result
+
+
+def _launched(access: AwsAccess, plan: ServerPlan, server: str, image_id: str, run_key: str) -> Instance:
+    """:raises PermanentError: an instance of an older image of this server is there: two twins with one name, and
+    perhaps one address, are no accident to make (invariant 12); nor is the older one ours to terminate."""
+    ec2 = Ec2(access)
+    older = [one for one in ec2.find_ours({TAG_RUN: run_hash(run_key)}).instances if one.image_id != image_id]
+    if older:
+        raise PermanentError(
+            f"An instance of an older image of this server is {older[0].state}",
+            instance=older[0].instance_id,
+            image=older[0].image_id,
+            next_step="Terminate it if nobody needs it; then clear this server's launch task, or launch it again",
+        )
+    return ec2.launch(_launch_request(plan, server, image_id, run_key))
 
 
 def _launch_request(plan: ServerPlan, server: str, image_id: str, run_key: str) -> LaunchRequest:
@@ -72,8 +90,8 @@ def _launch_request(plan: ServerPlan, server: str, image_id: str, run_key: str) 
         image_id=image_id,
         instance_type=plan.instance_type or "",
         subnet_id=plan.subnet or "",
-        client_token=client_token(run_key, "launch"),
+        client_token=client_token(run_key, "launch", instant=instant_of(image_id)),
         security_groups=plan.security_groups,
         private_ip=plan.private_ip or "",
-        tags={**plan.tags, **tags(plan.wave, server, run_key)},
+        tags=plan.made_with(run_key),
     )

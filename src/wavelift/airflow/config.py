@@ -54,6 +54,11 @@ def integer(option: str) -> int:
     return int(conf.getint(SECTION, option))
 
 
+def patience_s() -> float:
+    """Seconds for which a cut line, an outage or throttling is borne."""
+    return float(conf.getfloat(SECTION, "patience_minutes")) * 60
+
+
 def poll_seconds() -> float:
     return float(conf.getfloat(SECTION, "poll_seconds"))
 

@@ -174,7 +174,7 @@ class WaveliftOperator(BaseOperator):
 
         key = repr((aws_conn_id, region_name, sorted(settings.items())))
         if key not in self._aws:
-            self._aws[key] = VmImportHook.of(aws_conn_id, region_name, **settings).access()
+            self._aws[key] = VmImportHook.of(aws_conn_id, region_name, **settings).access(self._cancel)
         return self._aws[key]
 
     def skip_all_but(self, first: str) -> NoReturn:

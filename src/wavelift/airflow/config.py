@@ -74,6 +74,11 @@ def number(section: str, option: str) -> float | None:
         return None
 
 
+def patience_s() -> float:
+    """Seconds for which a cut line, an outage or throttling is borne."""
+    return float(conf.getfloat(SECTION, "patience_minutes")) * 60
+
+
 def poll_seconds() -> float:
     return float(conf.getfloat(SECTION, "poll_seconds"))
 

@@ -98,6 +98,11 @@ CONFIG: dict[str, Any] = {
             | {"sensitive": True},  # may hold a password; so Airflow also takes it from ledger_url_cmd and _secret
             "transfers_per_connector": _option("Transfers at once per connector (AMP-04).", "integer", "4"),
             "imports_per_region": _option("Import tasks at once per region (VIE-04).", "integer", "5"),
+            "patience_minutes": _option(
+                "How long a transfer bears a cut line, an outage of AWS or vCenter, or throttling, in minutes.",
+                "float",
+                "30",
+            ),
             "poll_seconds": _option("How often waits look at AWS and the ledger, in seconds.", "float", "15"),
             "transfer_workers": _option("Threads that decode and encode, per disk.", "integer", "2"),
             "parallel_disks": _option("Disks of one server that move at the same time.", "integer", "2"),

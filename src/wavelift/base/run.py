@@ -74,6 +74,7 @@ class CancelFlag:
         self._event = threading.Event()
         self._reason = "the task was asked to stop"
         self._children: list[CancelFlag] = []
+        self._listeners: list[Callable[[], None]] = []
         self.fenced = False
         """Another try owns the work: stop and clean up nothing."""
 
@@ -91,6 +92,17 @@ class CancelFlag:
         self._event.set()
         for part in self._children:
             part.set(reason, fenced=fenced)
+        for call in tuple(self._listeners):
+            call()
+
+    def tell(self, call: Callable[[], None]) -> None:
+        """Call it when the flag is set, from the thread that sets it: it wakes what can't poll. Short, and it raises
+        nothing. A flag that is set already tells nobody: look first, or afterwards."""
+        self._listeners.append(call)
+
+    def tell_no_more(self, call: Callable[[], None]) -> None:
+        """Take back a :meth:`tell`."""
+        self._listeners.remove(call)
 
     def is_set(self) -> bool:
         return self._event.is_set()

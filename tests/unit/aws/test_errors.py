@@ -14,7 +14,7 @@ from botocore.credentials import RefreshableCredentials
 from botocore.session import get_session
 
 from wavelift.adapters.aws.access import AwsAccess, Keys
-from wavelift.adapters.aws.bulk import BulkRequest, Failure, Patience, RetryPolicy, Trouble, connection_failure
+from wavelift.adapters.aws.bulk import BulkRequest, Failure, Patience, Trouble, connection_failure
 from wavelift.adapters.aws.errors import UploadGoneError, aws_errors, from_answer
 from wavelift.base.errors import (
     BusyError,
@@ -30,6 +30,7 @@ from wavelift.base.errors import (
     UnreachableError,
     WaveliftError,
 )
+from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 
 pytestmark = pytest.mark.unit
@@ -134,7 +135,7 @@ def _request() -> BulkRequest:
 
 def test_a_cut_and_a_bad_certificate_are_different_things() -> None:
     cut = connection_failure(_request(), urllib3.exceptions.SSLError(ssl.SSLEOFError(8, "EOF occurred")))
-    assert (cut.trouble, type(cut.error)) == (Trouble.MOMENTARY, UnreachableError)
+    assert (cut.trouble, type(cut.error)) == (Trouble.PASSING, UnreachableError)
     bad = ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed certificate")
     refused = connection_failure(_request(), urllib3.exceptions.SSLError(bad))
     assert (refused.trouble, type(refused.error)) == (Trouble.FINAL, TlsError)
@@ -145,24 +146,48 @@ def _failure(trouble: Trouble) -> Failure:
     return Failure(trouble, UnreachableError(trouble.value))
 
 
-@pytest.mark.parametrize(
-    ("trouble", "allowed"), [(Trouble.MOMENTARY, 3), (Trouble.DAMAGED, 1), (Trouble.EXPIRED, 3), (Trouble.FINAL, 0)]
-)
+@pytest.mark.parametrize(("trouble", "allowed"), [(Trouble.DAMAGED, 1), (Trouble.EXPIRED, 3), (Trouble.FINAL, 0)])
 def test_inv_9_tries_are_bounded_by_the_kind_of_trouble(trouble: Trouble, allowed: int) -> None:
-    patience = Patience(RetryPolicy(attempts=4, base_s=0.001, cap_s=0.002), CancelFlag())
+    patience = Patience(RetryPolicy(base_s=0.001, cap_s=0.002), CancelFlag())
     for _ in range(allowed):
         patience.spend(_failure(trouble))
     with pytest.raises(UnreachableError, match=trouble.value):
         patience.spend(_failure(trouble))
 
 
-def test_throttling_is_bounded_by_time_not_by_tries() -> None:
-    patience = Patience(RetryPolicy(attempts=2, patience_s=0.1, base_s=0.001, cap_s=0.002), CancelFlag())
-    for _ in range(5):
-        patience.spend(_failure(Trouble.THROTTLED))
+class _Time(CancelFlag):
+    """A clock that goes on only while somebody waits on the flag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+
+    def wait(self, seconds: float) -> bool:
+        self.now += seconds
+        return self.is_set()
+
+
+def test_inv_9_what_passes_by_itself_is_borne_for_half_an_hour_not_for_some_tries() -> None:
+    time = _Time()
+    patience = Patience(RetryPolicy(), time, clock=lambda: time.now)
+    while time.now < 1000 + 10 * 60:
+        patience.spend(_failure(Trouble.PASSING))  # an outage of ten minutes
+    tries = 0
+    with pytest.raises(UnreachableError, match="passing"):
+        for tries in range(1000):  # noqa: B007
+            patience.spend(_failure(Trouble.PASSING))
+    assert 30 * 60 <= time.now - 1000 <= 30 * 60 + 20
+    assert tries < 200, "and not in a hurry"
+
+
+def test_inv_9_a_longer_wait_that_aws_asks_for_counts_as_well() -> None:
+    time = _Time()
+    patience = Patience(RetryPolicy(patience_s=60), time, clock=lambda: time.now)
+    asked = Failure(Trouble.PASSING, UnreachableError("slow down"), retry_after_s=15)
     with pytest.raises(UnreachableError):
-        for _ in range(10_000):
-            patience.spend(_failure(Trouble.THROTTLED))
+        for _ in range(20):
+            patience.spend(asked)
+    assert 60 <= time.now - 1000 <= 75
 
 
 def test_pauses_double_up_to_the_cap_and_are_never_in_step() -> None:
@@ -177,7 +202,7 @@ def test_a_cancel_ends_a_pause_at_once() -> None:
     cancel = CancelFlag()
     cancel.set()
     with pytest.raises(Cancelled):
-        Patience(RetryPolicy(base_s=60, cap_s=60), cancel).spend(_failure(Trouble.MOMENTARY))
+        Patience(RetryPolicy(base_s=60, cap_s=60), cancel).spend(_failure(Trouble.PASSING))
 
 
 def test_inv_10_keys_show_nowhere(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.bulk import RetryPolicy
 from wavelift.adapters.aws.ebs import SnapshotBlocks
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, snapshot_status, start_snapshot
 from wavelift.adapters.aws.ebs_write import EbsWriter
 from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag, Progress, ignore_progress
 from wavelift.base.units import BLOCK
 from wavelift.simulators.aws import AwsSimulator
@@ -24,7 +24,7 @@ from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
 from wavelift.transfer.protocols import Extent
 
-QUICK = RetryPolicy(attempts=4, patience_s=60.0, base_s=0.01, cap_s=0.1)
+QUICK = RetryPolicy(patience_s=3.0, base_s=0.01, cap_s=0.1)
 """The shipped policy's shape with short pauses."""
 TAIL = 70_000
 BLOCKS = 33

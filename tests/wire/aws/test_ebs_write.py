@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.wire.aws.disk_replica import BLOCKS, CAPACITY, DATA_BLOCKS, Replica, make_content
 
-from wavelift.adapters.aws.bulk import BulkClient, RetryPolicy
+from wavelift.adapters.aws.bulk import BulkClient
 from wavelift.adapters.aws.ebs import SnapshotComparison, compare_snapshot
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapshot, snapshot_status
 from wavelift.adapters.aws.ebs_write import EbsWriter
@@ -27,11 +27,15 @@ from wavelift.base.errors import (
     ProofError,
     ThrottledError,
     UnreachableError,
+    WaveliftError,
 )
+from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag, Progress
 from wavelift.base.units import BLOCK, GIB
 from wavelift.simulators.aws import AwsSimulator
 from wavelift.transfer.manifest import Manifest
+
+from .disk_replica import QUICK
 
 pytestmark = pytest.mark.wire
 
@@ -162,6 +166,64 @@ def test_what_a_retry_cures_is_cured(replica: Replica, fault: dict[str, Any]) ->
     assert replica.read(started) == content
 
 
+def test_inv_9_an_outage_in_mid_seed_costs_no_block_twice_beyond_those_in_flight(replica: Replica) -> None:
+    """Long in tries, short in time: the pauses are a hundredth of the shipped ones."""
+    content = make_content()
+    started = replica.start()
+    in_flight = 4
+    puts = {"service": "ebs", "operation": "PutSnapshotBlock"}
+    replica.aws.rule(**puts, cut_response_after=0, skip=6, count=in_flight)  # AWS took them, nobody heard of it
+    replica.aws.rule(**puts, cut_request_after=0, skip=6 + in_flight, count=in_flight * 20)
+    writer = replica.writer(started, in_flight=in_flight, policy=RetryPolicy(patience_s=60, base_s=0.002, cap_s=0.2))
+    replica.copy(content, writer)
+    assert [rule["applied"] for rule in replica.aws.rules()] == [in_flight, in_flight * 20]
+    assert replica.row(started)["sent_twice"] <= in_flight
+    assert replica.read(started) == content
+
+
+def test_inv_9_an_outage_that_outlasts_all_patience_leaves_what_the_next_try_goes_on_with(replica: Replica) -> None:
+    content = make_content()
+    started = replica.start()
+    replica.aws.rule(service="ebs", operation="PutSnapshotBlock", cut_request_after=0, skip=10)
+    first = replica.writer(started, policy=RetryPolicy(patience_s=0.3, base_s=0.01, cap_s=0.05))
+    with pytest.raises(UnreachableError):
+        replica.copy(content, first)
+    replica.aws.clear_rules()
+    second = replica.writer(started)
+    replica.copy(content, second)
+    assert (second.blocks_kept, replica.row(started)["sent_twice"]) == (10, 0)
+    assert replica.read(started) == content
+
+
+def test_inv_9_a_state_store_that_is_away_for_a_while_does_not_end_a_transfer(replica: Replica) -> None:
+    """It lies behind the same line as AWS."""
+    started = replica.start()
+    journal = replica.journal(started)
+    away = [True]
+
+    def checkpoint(segments: dict[str, int]) -> None:
+        if away:
+            raise WaveliftError("Airflow's task state store did not answer")
+
+    journal._checkpoint = checkpoint
+    journal._interval = 0.0
+    writer = EbsWriter(replica.access, started, journal, policy=QUICK)
+    journal.append(0, hashlib.sha256(b"x").digest())
+    writer._tick()
+    writer._tick()
+    away.clear()
+    writer._tick()
+    assert sum(journal.segments.values()) == 1
+    away.append(True)
+    impatient = EbsWriter(replica.access, started, journal, policy=RetryPolicy(patience_s=0))
+    journal.append(1, hashlib.sha256(b"y").digest())
+    with pytest.raises(WaveliftError, match="did not answer"):
+        impatient._tick()
+    away.clear()
+    for each in (writer, impatient):
+        each.close()
+
+
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
@@ -176,7 +238,7 @@ def test_what_a_retry_cures_is_cured(replica: Replica, fault: dict[str, Any]) ->
 def test_what_lasts_ends_in_an_error_of_ours(replica: Replica, fault: dict[str, Any], kind: type[Exception]) -> None:
     started = replica.start()
     replica.aws.rule(service="ebs", operation="PutSnapshotBlock", skip=3, **fault)
-    writer = replica.writer(started, policy=RetryPolicy(attempts=2, patience_s=0.3, base_s=0.01, cap_s=0.05))
+    writer = replica.writer(started, policy=RetryPolicy(patience_s=0.3, base_s=0.01, cap_s=0.05))
     with pytest.raises(kind) as caught:
         replica.copy(make_content(), writer)
     assert type(caught.value) is kind

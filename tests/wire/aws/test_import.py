@@ -14,7 +14,6 @@ import pytest
 
 from wavelift.adapters.aws import ec2 as ec2_module
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.bulk import RetryPolicy
 from wavelift.adapters.aws.ebs import SnapshotBlocks, compare_snapshot
 from wavelift.adapters.aws.ec2 import Ec2, LaunchRequest
 from wavelift.adapters.aws.s3 import S3Staging
@@ -29,6 +28,7 @@ from wavelift.base.errors import (
     RemoteJobError,
     ThrottledError,
 )
+from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag, RunContext
 from wavelift.base.units import BLOCK, GIB, KIB
 from wavelift.services.dataplane.importing import MAX_UNSEEN, ImportJob, ImportRunning
@@ -37,7 +37,7 @@ from wavelift.simulators.aws import AwsSimulator, Bootstrap
 pytestmark = pytest.mark.wire
 
 TAGS = {"wavelift:run": "abc123def456", "wavelift:server": "web01", "Name": "demo/web01"}
-QUICK = RetryPolicy(attempts=4, patience_s=60.0, base_s=0.01, cap_s=0.1)
+QUICK = RetryPolicy(patience_s=3.0, base_s=0.01, cap_s=0.1)
 DEADLINE_S = 60.0
 
 

@@ -11,15 +11,18 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.config import Config
+from tests.eventually import eventually
+from tests.wire.aws.conftest import Connect
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.bulk import RetryPolicy
 from wavelift.adapters.aws.errors import ObjectChangedError, UploadGoneError
 from wavelift.adapters.aws.s3 import S3PartSink, S3Staging, composite_checksum
 from wavelift.base.errors import (
     BusyError,
     Cancelled,
     CorruptStreamError,
+    FencedError,
     LoginError,
     MissingPrivilegeError,
     NotFoundError,
@@ -29,6 +32,7 @@ from wavelift.base.errors import (
     TlsError,
     UnreachableError,
 )
+from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB, MIB
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
@@ -38,7 +42,7 @@ pytestmark = pytest.mark.wire
 ODD = "waves/a b+c/ü=~/disk-0.vmdk"
 META = {"wavelift-run": "abc123", "server": "Bücher"}
 PART_SIZE = 5 * MIB
-QUICK = RetryPolicy(attempts=4, patience_s=60.0, base_s=0.01, cap_s=0.1)
+QUICK = RetryPolicy(patience_s=3.0, base_s=0.01, cap_s=0.1)
 
 
 def digest(data: bytes) -> bytes:
@@ -272,7 +276,7 @@ def test_air_05_a_part_that_fails_for_good_says_which_and_what_to_do(
     fault: dict[str, int],
     kind: type[Exception],
 ) -> None:
-    staging = S3Staging(access, account.bucket, policy=RetryPolicy(attempts=3, patience_s=0.2, base_s=0.01, cap_s=0.1))
+    staging = S3Staging(access, account.bucket, policy=RetryPolicy(patience_s=0.2, base_s=0.01, cap_s=0.1))
     sink = staging.multipart("r/bad", metadata={})
     aws.rule(service="s3", operation="UploadPart", part=2, **fault)
     with pytest.raises(kind) as caught:
@@ -295,6 +299,64 @@ def test_a_cancel_stops_a_part_in_the_middle(aws: AwsSimulator, staging: S3Stagi
         sink.put_part(1, parts[0], digest(parts[0]))
     timer.join()
     sink.abort()
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_inv_9_a_part_that_gets_no_answer_ends_with_the_wish_to_stop(
+    aws: AwsSimulator, connect: Connect, account: Bootstrap, parts: list[bytes], fenced: bool
+) -> None:
+    """The state store answered 404 while S3 was silent: the try waited for a minute, and for another."""
+    patient = connect(config=Config(read_timeout=600))
+    cancel = CancelFlag()
+    staging = S3Staging(patient, account.bucket, policy=QUICK)
+    sink = staging.multipart("r/silent", metadata={}, cancel=cancel)
+    sink.put_part(1, parts[0], digest(parts[0]))  # the second goes over the same connection
+    aws.rule(service="s3", operation="UploadPart", latency=600)
+    with ThreadPoolExecutor(2) as pool:
+        putting = [pool.submit(sink.put_part, number, parts[0], digest(parts[0])) for number in (2, 3)]
+        assert eventually(lambda: aws.rules()[0]["applied"] == 2)
+        cancel.set("another try owns the work", fenced=fenced)
+        try:
+            assert eventually(lambda: all(each.done() for each in putting))
+        finally:
+            aws.clear_rules()
+        for each in putting:
+            with pytest.raises(FencedError if fenced else Cancelled, match="another try"):
+                each.result()
+    sink.abort()
+    staging.close()
+
+
+def test_inv_9_a_control_call_bears_an_outage_of_a_service_that_answered_before(
+    aws: AwsSimulator, connect: Connect, account: Bootstrap
+) -> None:
+    once = Config(retries={"mode": "standard", "total_max_attempts": 1})
+    outage = {"service": "s3", "operation": "HeadObject", "count": 3}
+    with pytest.raises(UnreachableError):
+        aws.rule(status=500, **outage)  # a name that never answered: no time cures that
+        S3Staging(connect(config=once, cancel=CancelFlag()), account.bucket).head("x")
+    aws.clear_rules()
+    cancel = CancelFlag()
+    staging = S3Staging(connect(config=once, cancel=cancel), account.bucket)
+    assert staging.head("x") is None
+    for fault in ({"status": 500}, {"throttle": True}, {"cut_response_after": 0}):
+        aws.rule(**fault, **outage)
+        assert staging.head("x") is None
+        assert aws.rules()[0]["applied"] == 3
+        aws.clear_rules()
+    aws.rule(service="s3", operation="HeadObject", status=500)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(staging.head, "x")
+        assert eventually(lambda: aws.rules()[0]["applied"] >= 2)
+        cancel.set("the task was killed")
+        with pytest.raises(Cancelled, match="killed"):
+            asking.result()
+    aws.clear_rules()
+    impatient = S3Staging(connect(config=once, cancel=CancelFlag(), patience_s=0.3), account.bucket)
+    assert impatient.head("x") is None
+    aws.rule(service="s3", operation="HeadObject", status=500)
+    with pytest.raises(UnreachableError):
+        impatient.head("x")
 
 
 def test_aws_credentials_that_expire_all_the_time_are_refreshed(
@@ -424,7 +486,7 @@ def test_a_read_that_moves_forward_never_runs_out_of_tries(
     key, data = stored
     with staging.open_stream(key) as stream:
         assert stream.readall() == data
-        assert stream.resumed > QUICK.attempts
+        assert stream.resumed > 4
 
 
 def test_a_read_that_stands_still_ends(aws: AwsSimulator, staging: S3Staging, stored: tuple[str, bytes]) -> None:

@@ -14,8 +14,8 @@ from tests.authorities import no_authorities_of_the_machine
 
 from wavelift.adapters.aws import bulk
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.bulk import RetryPolicy
 from wavelift.adapters.vsphere import lease, snapshots
+from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.services.dataplane.messages import PreflightReport
 from wavelift.simulators import vcenter
@@ -28,7 +28,7 @@ from .servers import LIMITED, STORES, VICTIM, fleet
 
 __all__ = ["no_authorities_of_the_machine"]
 
-QUICK: Final = RetryPolicy(attempts=4, patience_s=60.0, base_s=0.01, cap_s=0.1)
+QUICK: Final = RetryPolicy(patience_s=3.0, base_s=0.01, cap_s=0.1)
 """The shipped policy's shape with short pauses."""
 SETTLE_SECONDS: Final = 60.0
 """A cut transfer, an ended process or a cancelled import is noticed by the simulators a moment later."""
@@ -123,7 +123,7 @@ def stage(
 ) -> Iterator[Stage]:
     """The simulators, swept clean: the test fails when it leaves a snapshot, lease, session, upload, object, import,
     EBS snapshot, image, instance or thread."""
-    monkeypatch.setattr(bulk, "RetryPolicy", lambda: QUICK)
+    monkeypatch.setattr(bulk, "RetryPolicy", lambda **_: QUICK)
     monkeypatch.setattr(snapshots, "BUSY_POLL_S", 0.1)
     monkeypatch.setattr(lease, "BUSY_POLL_S", 0.1)
     before, threads = _footprint(vcenter_simulator, aws_simulator), set(threading.enumerate())

@@ -71,6 +71,7 @@ class Stage:
             "password": self.vc.password,
             "ca_bundle": str(self.vc.ca_file),
             "timeout": 20.0,
+            "patience_s": 3.0,
         }
         return VsphereConfig(**(values | self.session_options | changes))
 

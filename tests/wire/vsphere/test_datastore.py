@@ -26,6 +26,7 @@ from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.base.domain import DiskFacts, SnapshotRef
 from wavelift.base.errors import Cancelled, LoginError, NotFoundError, UnreachableError
 from wavelift.base.names import snapshot_name
+from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, KIB, MIB
 from wavelift.simulators.vcenter import SimDatastore, SimDisk, SimHost, SimVm, VCenterSimulator
@@ -81,13 +82,14 @@ def sim(start_vc: Take, processes: Processes, raw: Path) -> Iterator[VCenterSimu
 
 @pytest.fixture
 def session(sim: VCenterSimulator, config_of: Configure) -> Iterator[VsphereSession]:
-    with connect(config_of(sim)) as opened:
+    with connect(config_of(sim, patience_s=1.0)) as opened:
         yield opened
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "PAUSE_S", 0.01)
+    monkeypatch.setattr(ranges, "PAUSES", RetryPolicy(base_s=0.01, cap_s=0.02))
+    monkeypatch.setattr(ranges, "DOUBTFUL_S", 0.2)
 
 
 def vm_of(session: VsphereSession, name: str) -> str:
@@ -314,15 +316,26 @@ def test_cuts_and_503_are_read_again(
     sim: VCenterSimulator, session: VsphereSession, content: bytes, fault: dict[str, Any]
 ) -> None:
     with opened(session, "nfs") as reader:
-        sim.rule(kind="folder", skip=1, times=3, **fault)
+        sim.rule(kind="folder", skip=1, times=10, **fault)
         assert whole(reader) == content
-        assert sim.rules()[-1]["hits"] == 3
+        assert sim.rules()[-1]["hits"] == 10
         sim.rule(kind="folder", times=0, **fault)
         with pytest.raises((UnreachableError, RangeRefusedError)) as told:
             reader.read_into(MIB, memoryview(bytearray(BLOCK)))
         assert told.value.where["offset"] == MIB
         assert told.value.where["server"] == "nfs"
-        assert sim.rules()[-1]["hits"] == ranges.ATTEMPTS
+        assert sim.rules()[-1]["hits"] > 10, "for as long as there is patience"
+
+
+def test_inv_9_a_500_may_mean_a_lock_and_is_not_borne_for_long(
+    sim: VCenterSimulator, config_of: Configure, content: bytes
+) -> None:
+    with connect(config_of(sim, patience_s=3600.0)) as session, opened(session, "nfs") as reader:
+        sim.rule(kind="folder", action="status", status=500, skip=1, times=3)
+        assert whole(reader) == content
+        sim.rule(kind="folder", action="status", status=500, times=0)
+        with pytest.raises(RangeRefusedError, match="answers 500"):
+            reader.read_into(MIB, memoryview(bytearray(BLOCK)))
 
 
 def test_a_refusal_that_stands_is_not_asked_again(sim: VCenterSimulator, session: VsphereSession) -> None:
@@ -371,7 +384,7 @@ def test_a_read_that_hangs_is_interrupted(sim: VCenterSimulator, session: Vspher
 def test_an_attempt_that_waits_for_its_turn_is_interrupted(
     sim: VCenterSimulator, session: VsphereSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranges, "PAUSE_S", 3600.0)
+    monkeypatch.setattr(ranges, "PAUSES", RetryPolicy(base_s=3600.0, cap_s=3600.0))
     with opened(session, "nfs") as reader, closing(as_stream(reader)) as stream:
         sim.rule(kind="folder", action="status", status=503, times=0)
 

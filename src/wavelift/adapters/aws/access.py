@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,19 +18,27 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 from botocore.utils import get_environ_proxies
 
-from wavelift.adapters.aws.errors import EXPIRED_CODES, from_library_error
+from wavelift.adapters.aws.errors import EXPIRED_CODES, from_library_error, is_certificate_error, passes
 from wavelift.adapters.aws.models import share_models
 from wavelift.base.errors import LoginError
+from wavelift.base.patience import PATIENCE_S, RetryPolicy
+from wavelift.base.run import CancelFlag
 
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 60.0
 CONTROL_ATTEMPTS: Final = 6
-"""Tries of one control call; botocore's standard mode waits up to 20 s between them."""
+"""Tries of one control call; botocore's standard mode waits up to 20 s between them. In a task that can be called off,
+a service that has answered it before is borne with for :attr:`AwsAccess.patience_s` instead: one that never did may be
+a wrong name or a closed firewall, which no time cures."""
+WAITS_ELSEWHERE: Final = frozenset({"ConcurrentLimitExceededException"})
+"""Throttling by name, a count limit in fact: whoever meets it waits without holding a worker."""
+TRIES_TO_TELL: Final = 6
+"""A control call that failed so often waits for an outage: that is told once."""
 EXPIRED_TRIES: Final = 2
 """Refreshes of an expired token within one control call."""
 POOL_SIZE: Final = 64
@@ -57,6 +66,9 @@ class AwsAccess:
     :param verify: True (or None or nothing, as hooks say it), or the path of a CA bundle; False only where somebody
         asked for it aloud.
     :param config: botocore settings of the connection; its proxies, time-outs and retries win over ours.
+    :param patience_s: seconds for which what passes by itself is borne, per call.
+    :param cancel: the task's wish to stop. Without one nobody could end the wait of a control call, and botocore's few
+        tries must do.
     """
 
     def __init__(
@@ -66,12 +78,19 @@ class AwsAccess:
         endpoint_url: str | Callable[[str], str | None] | None = None,
         verify: bool | str | None = True,
         config: Config | None = None,
+        *,
+        patience_s: float = PATIENCE_S,
+        cancel: CancelFlag | None = None,
     ) -> None:
         share_models(session)
         self._session = session
         self.region: str = region or session.region_name or ""
         self.endpoint_url = endpoint_url
         self.verify = _verification(verify)
+        self.patience_s = patience_s
+        self._cancel = cancel
+        self._answered: set[str] = set()
+        """Services that have answered a control call."""
         self._given_config = config
         self._lock = threading.Lock()
         self._clients: dict[str, Any] = {}
@@ -105,7 +124,44 @@ class AwsAccess:
             config=self._config(),
         )
         client.meta.events.register_first("needs-retry", self._retry_expired)
+        if self._cancel is not None:
+            client.meta.events.register_first("needs-retry", self._bear)
         return client
+
+    def _bear(
+        self,
+        response: tuple[Any, dict[str, Any]] | None,
+        operation: Any,
+        caught_exception: Exception | None = None,
+        request_dict: dict[str, Any] | None = None,
+        **_: object,
+    ) -> int | None:
+        """Instead of botocore's count of tries: wait for what passes by itself, as long as there is patience.
+
+        Returns the pause that is left in seconds, or None for "not my case".
+        :raises Cancelled: the task was asked to stop meanwhile.
+        """
+        service = operation.service_model.service_name
+        why = _passing(response, caught_exception)
+        if not why:
+            if response is not None:
+                self._answered.add(service)
+            return None
+        assert self._cancel is not None
+        self._cancel.check()
+        if service not in self._answered:
+            return None
+        story = (request_dict or {}).get("context", {}).setdefault("wavelift", {"since": time.monotonic(), "tries": 0})
+        lasted = time.monotonic() - story["since"]
+        if lasted >= self.patience_s:
+            return None
+        story["tries"] += 1
+        pause = RetryPolicy(self.patience_s).pause(story["tries"])
+        level = logging.WARNING if story["tries"] == TRIES_TO_TELL else logging.DEBUG
+        log.log(level, "%s of %s: %s; tried again for %.0f s", operation.name, service, why, self.patience_s - lasted)
+        self._cancel.wait(pause)
+        self._cancel.check()
+        return 0
 
     def _retry_expired(
         self, response: tuple[Any, dict[str, Any]] | None, attempts: int, operation: Any, **_: object
@@ -173,6 +229,18 @@ class AwsAccess:
                 # two at once would mix the halves of two keys.
                 source._expiry_time = datetime.now(UTC)
                 self.credentials()
+
+
+def _passing(response: tuple[Any, dict[str, Any]] | None, error: Exception | None) -> str:
+    """What time alone cures, in words; empty for anything else, success included."""
+    if error is not None:
+        lost = isinstance(error, ConnectionError | HTTPClientError) and not is_certificate_error(error)
+        return type(error).__name__ if lost else ""
+    if response is None:
+        return ""
+    http, parsed = response
+    code = str(parsed.get("Error", {}).get("Code", ""))
+    return code or str(http.status_code) if code not in WAITS_ELSEWHERE and passes(code, http.status_code) else ""
 
 
 def _verification(verify: bool | str | None) -> bool | str:

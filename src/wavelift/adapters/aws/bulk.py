@@ -1,18 +1,18 @@
 """The pooled client under bulk calls: signs each try with fresh credentials, and is their one retry layer.
 
-What is retried: cut connections, time-outs and 5xx (bounded tries), throttling (bounded time), an expired token
-(after a refresh), damaged bytes (once). What is not: everything a retry can't cure (invariant 9).
+What is retried: cut connections, time-outs, 5xx and throttling (for a bounded time, together), an expired token (after
+a refresh), damaged bytes (once). What is not: everything a retry can't cure (invariant 9).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import random
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -29,13 +29,14 @@ from wavelift.adapters.aws.access import POOL_SIZE, READ_TIMEOUT_S, AwsAccess, K
 from wavelift.adapters.aws.errors import (
     DAMAGED_CODES,
     EXPIRED_CODES,
-    THROTTLE_CODES,
     from_answer,
     is_certificate_error,
+    passes,
 )
 from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, sign
 from wavelift.base.errors import SpecError, TlsError, UnreachableError, WaveliftError
 from wavelift.base.net import Proxy, https_connection
+from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB
 from wavelift.base.wire import Answer
@@ -49,6 +50,9 @@ PACED_SLICE: Final = 64 * KIB
 """Under a throttle: S3 gives up a request that is silent for 20 s, and several parts share the rate."""
 RENEWALS: Final = 3
 """Refreshes of an expired token for one call; more means that the refresh itself gives expired tokens."""
+TELL_AFTER_S: Final = 30.0
+TELL_EVERY_S: Final = 60.0
+"""An outage is told in the log once it is one, and then from time to time: many calls meet it together."""
 TELLING_REASONS: Final = frozenset(
     {
         "CONFLICTING_BLOCK_UPDATE",
@@ -63,31 +67,11 @@ DAMAGED_TRIES: Final = 2
 """A flipped bit on the way is cured by sending again; a wrong digest never is."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How long one call is worth trying.
-
-    :param attempts: tries that may end in a cut, a time-out or 5xx.
-    :param patience_s: seconds that throttling (``SlowDown``, 503 …) may last, all tries together.
-    :param base_s: first pause in seconds; it doubles, with jitter, up to ``cap_s``.
-    """
-
-    attempts: int = 8
-    patience_s: float = 300.0
-    base_s: float = 0.2
-    cap_s: float = 20.0
-
-    def pause(self, failures: int) -> float:
-        """Seconds to wait after the n-th failure in a row: exponential, at least half of it, never in step."""
-        ceiling = min(self.cap_s, self.base_s * 2.0 ** (failures - 1))
-        return ceiling * random.uniform(0.5, 1.0)
-
-
 class Trouble(Enum):
     """What kind of failure a try ended in: decides whether and how long it is tried again."""
 
-    MOMENTARY = "momentary"
-    THROTTLED = "throttled"
+    PASSING = "passing"
+    """A cut line, a time-out, 5xx, throttling: time cures it."""
     EXPIRED = "expired"
     DAMAGED = "damaged"
     FINAL = "final"
@@ -106,13 +90,18 @@ class Failure:
 
 
 class Patience:
-    """What is left of the policy for one call."""
+    """What is left of the policy for one call.
 
-    def __init__(self, policy: RetryPolicy, cancel: CancelFlag) -> None:
+    :param clock: seconds, monotonic.
+    """
+
+    def __init__(self, policy: RetryPolicy, cancel: CancelFlag, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._policy = policy
         self._cancel = cancel
+        self._clock = clock
         self._counts = dict.fromkeys(Trouble, 0)
-        self._throttled_since: float | None = None
+        self._since: float | None = None
+        """When the call first met what passes by itself."""
 
     def spend(self, failure: Failure) -> None:
         """Wait before the next try.
@@ -120,6 +109,7 @@ class Patience:
         :raises WaveliftError: the failure's own error, when another try is not worth it.
         :raises Cancelled: the flag was set while waiting.
         """
+        self._cancel.check()  # the failure may be its echo
         self._counts[failure.trouble] += 1
         if self._exhausted(failure.trouble):
             raise failure.error
@@ -128,16 +118,17 @@ class Patience:
         self._cancel.wait(min(seconds, self._policy.cap_s))
         self._cancel.check()
 
+    def lasted(self) -> float:
+        """Seconds since the call first met what passes by itself; 0 when it did not."""
+        return 0.0 if self._since is None else self._clock() - self._since
+
     def _exhausted(self, trouble: Trouble) -> bool:
-        if trouble is Trouble.THROTTLED:
-            now = time.monotonic()
-            self._throttled_since = self._throttled_since or now
-            return now - self._throttled_since >= self._policy.patience_s
-        allowed = {
-            Trouble.MOMENTARY: self._policy.attempts,
-            Trouble.EXPIRED: RENEWALS + 1,
-            Trouble.DAMAGED: DAMAGED_TRIES,
-        }
+        if trouble is Trouble.PASSING:
+            now = self._clock()
+            if self._since is None:
+                self._since = now
+            return now - self._since >= self._policy.patience_s
+        allowed = {Trouble.EXPIRED: RENEWALS + 1, Trouble.DAMAGED: DAMAGED_TRIES}
         return self._counts[trouble] >= allowed.get(trouble, 0)
 
 
@@ -175,16 +166,67 @@ class BulkRequest:
         return from_answer(code, message, status, self.doing, action=self.action, **self.where)
 
 
+class _Call:
+    """A request of this thread: what it waits for is cut off when its cancel flag is set. A read of a socket can't be
+    told otherwise before its time-out of a minute, and a fenced try must stop at once."""
+
+    def __init__(self, cancel: CancelFlag) -> None:
+        self.cancel = cancel
+        self._lock = threading.Lock()
+        self._socket: Any = None
+        self._over = False
+
+    def __enter__(self) -> None:
+        _calling.now = self
+        self.cancel.tell(self._cut)
+
+    def __exit__(self, *_: object) -> None:
+        _calling.now = None
+        self.cancel.tell_no_more(self._cut)
+        with self._lock:
+            self._over, self._socket = True, None
+
+    def holds(self, sock: Any) -> None:
+        """The request goes over this connection.
+
+        :raises Cancelled, FencedError: as the flag says.
+        """
+        with self._lock:
+            self._socket = sock
+        self.cancel.check()  # it may have been set before there was a socket to cut
+
+    def _cut(self) -> None:
+        with self._lock:
+            if self._over or not isinstance(self._socket, socket.socket):
+                return  # a tunnel of TLS within TLS is none: its read ends by its time-out
+            try:
+                # Not SSLSocket's own shutdown: that turns a read under way into one of undecrypted bytes.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            except OSError:
+                return  # already closed by the other side
+
+
+_calling: Final = threading.local()
+
+
 class _PlainConnection(HTTPConnection):
     def connect(self) -> None:
         super().connect()
-        _allow_slow_sends(self)
+        _connected(self)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        _reused(self)
+        super().request(*args, **kwargs)
 
 
 class _TlsConnection(HTTPSConnection):
     def connect(self) -> None:
         super().connect()
-        _allow_slow_sends(self)
+        _connected(self)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        _reused(self)
+        super().request(*args, **kwargs)
 
 
 class _PlainPool(urllib3.HTTPConnectionPool):
@@ -195,10 +237,17 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
-def _allow_slow_sends(connection: HTTPConnection) -> None:
+def _connected(connection: HTTPConnection) -> None:
     """urllib3 leaves the connect time-out on the socket while the body is sent; a slow line needs longer."""
     if connection.sock is not None:
         connection.sock.settimeout(READ_TIMEOUT_S)
+    _reused(connection)
+
+
+def _reused(connection: HTTPConnection) -> None:
+    call: _Call | None = getattr(_calling, "now", None)
+    if call is not None and connection.sock is not None:
+        call.holds(connection.sock)
 
 
 class BulkClient:
@@ -213,11 +262,12 @@ class BulkClient:
         self._access = access
         self._connections = connections
         self._service = service
-        self.policy = policy or RetryPolicy()
+        self.policy = policy or RetryPolicy(patience_s=access.patience_s)
         connect, read = access.timeouts()
         self._timeout = urllib3.Timeout(connect=connect, read=read)
         self._context = _tls_context(access.verify)
         self._pools: dict[str, urllib3.PoolManager] = {}
+        self._told_at = -TELL_EVERY_S
 
     def send(
         self, request: BulkRequest, cancel: CancelFlag, *, after: Failure | None = None
@@ -297,6 +347,7 @@ class BulkClient:
                 if failure.trouble is Trouble.EXPIRED and failure.keys is not None:
                     self._access.renew(failure.keys)
                 patience.spend(failure)
+                self._tell(failure, patience)
             cancel.check()
             keys = self._access.credentials()
             try:
@@ -307,19 +358,28 @@ class BulkClient:
             except (HTTPError, OSError) as error:
                 failure = connection_failure(request, error)
 
+    def _tell(self, failure: Failure, patience: Patience) -> None:
+        lasted, now = patience.lasted(), time.monotonic()
+        if lasted >= TELL_AFTER_S and now - self._told_at >= TELL_EVERY_S:
+            self._told_at = now
+            left = max(0.0, self.policy.patience_s - lasted)
+            log.warning("%s; since %.0f s, tried again for %.0f s more", failure.error.what, lasted, left)
+
     def _once(self, request: BulkRequest, keys: Keys, cancel: CancelFlag, *, preload: bool) -> urllib3.BaseHTTPResponse:
         headers = self._signed(request, keys)
-        return self._pool(request.url).request(
-            request.method,
-            request.url,
-            body=None if request.body is None else _slices(request.body, cancel, request.throttle),
-            headers=headers,
-            retries=False,
-            redirect=False,
-            timeout=self._timeout,
-            preload_content=preload,
-            decode_content=False,
-        )
+        call = _Call(cancel)
+        with call:
+            return self._pool(request.url).request(
+                request.method,
+                request.url,
+                body=None if request.body is None else _slices(request.body, cancel, request.throttle),
+                headers=headers,
+                retries=False,
+                redirect=False,
+                timeout=self._timeout,
+                preload_content=preload,
+                decode_content=False,
+            )
 
     def _signed(self, request: BulkRequest, keys: Keys) -> dict[str, str]:
         headers = sign(
@@ -404,7 +464,7 @@ def connection_failure(request: BulkRequest, error: Exception) -> Failure:
         hint = "Check the CA bundle (verify) of the AWS connection and any TLS-inspecting proxy on the way"
         return Failure(Trouble.FINAL, TlsError(text, next_step=hint, **request.where))
     hint = "Check the way from this machine to the AWS endpoint (DNS, proxy, firewall), then try again"
-    return Failure(Trouble.MOMENTARY, UnreachableError(text, next_step=hint, **request.where))
+    return Failure(Trouble.PASSING, UnreachableError(text, next_step=hint, **request.where))
 
 
 def _without_url(error: Exception) -> str:
@@ -428,11 +488,7 @@ def _trouble(code: str, status: int) -> Trouble:
         return Trouble.EXPIRED
     if code in DAMAGED_CODES:
         return Trouble.DAMAGED
-    if code in THROTTLE_CODES or status in (429, 503):
-        return Trouble.THROTTLED
-    if status >= 500 or code in ("RequestTimeout", "RequestTimeoutException"):
-        return Trouble.MOMENTARY
-    return Trouble.FINAL
+    return Trouble.PASSING if passes(code, status) else Trouble.FINAL
 
 
 def _error_of(headers: Mapping[str, str], body: bytes) -> tuple[str, str]:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.bulk import BulkClient, BulkRequest, RetryPolicy
+from wavelift.adapters.aws.bulk import BulkClient, BulkRequest
 from wavelift.adapters.aws.errors import StaleTokenError, aws_errors
 from wavelift.adapters.aws.sigv4 import encode_query
 from wavelift.base.domain import ChangedRange
 from wavelift.base.errors import CorruptStreamError
+from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, GIB
 

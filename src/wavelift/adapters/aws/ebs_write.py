@@ -27,14 +27,21 @@ from wavelift.adapters.aws.bulk import (
     BulkClient,
     BulkRequest,
     Failure,
-    RetryPolicy,
     connection_failure,
     read_failure,
 )
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapshot
 from wavelift.adapters.aws.errors import SnapshotGoneError
 from wavelift.adapters.aws.put_lines import PutLines
-from wavelift.base.errors import Cancelled, LoginError, NotFoundError, ProofError
+from wavelift.base.errors import (
+    Cancelled,
+    LoginError,
+    NotFoundError,
+    ProofError,
+    UnreachableError,
+    WaveliftError,
+)
+from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK
 from wavelift.base.wire import Answer
@@ -52,8 +59,6 @@ PUTS_PER_SECOND: Final = 1000.0
 """AWS's quotas, per snapshot (fixed) and per account (default): EBS user guide, "Quotas for Amazon EBS"."""
 PUT_BURST: Final = 50
 """Puts that may follow a pause at once: a twentieth of a second's worth."""
-PUT_POLICY: Final = RetryPolicy(attempts=8, patience_s=900.0)
-"""Throttling of minutes is borne: giving up would cost the vSphere snapshot's life all the same."""
 YOUNG_S: Final = 60.0
 """For so long after the start a part of AWS may not know the snapshot yet, though another part took a block of it
 already (coldsnap waits up to 132 s for it)."""
@@ -124,7 +129,7 @@ class EbsWriter:
         *,
         before_complete: Callable[[], None] = lambda: None,
         cancel: CancelFlag | None = None,
-        policy: RetryPolicy = PUT_POLICY,
+        policy: RetryPolicy | None = None,
         in_flight: int = PUTS_IN_FLIGHT,
     ) -> None:
         self.snapshot = snapshot
@@ -165,6 +170,8 @@ class EbsWriter:
         self._young_until = 0.0 if len(journal) else time.monotonic() + YOUNG_S
         self._keys: Keys | None = None
         """To sign with; refreshed by the keeper: the thread that sends must not wait for an answer of STS."""
+        self._untold_since: float | None = None
+        """Since when no segment could be stored."""
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
 
@@ -244,7 +251,8 @@ class EbsWriter:
         """End the threads; what AWS holds stays, and what it acknowledged is stored for the next try. Idempotent.
 
         A last segment that can't be stored is logged, not raised: it must not hide why the transfer ends. Of an
-        outlived try none is stored: its number may be the next try's by now.
+        outlived try none is stored: its number may be the next try's by now. Nor after an outage that outlasted all
+        patience: nothing was acknowledged since the last one, and there is no patience left for another wait.
         """
         self.interrupt()
         self._closing.set()
@@ -255,7 +263,7 @@ class EbsWriter:
         self._free.clear()
         self._bulk.close()
         try:
-            self._journal.close(store=not self._stop.fenced)
+            self._journal.close(store=not self._stop.fenced and not isinstance(self._error, UnreachableError))
         except Exception as error:
             log.warning("the last acknowledged blocks are known on this machine only: %s", error)
 
@@ -356,11 +364,25 @@ class EbsWriter:
     def _keep(self) -> None:
         while not self._closing.wait(TICK_S):
             try:
-                self._journal.tick()
+                self._tick()
                 self._refresh_keys()
             except BaseException as error:
                 self._fail(error)
                 return
+
+    def _tick(self) -> None:
+        """:raises WaveliftError: what time does not cure, or what lasted longer than there is patience. The state store
+        lies behind the same line as AWS, often; what it does not take now is in the next segment."""
+        try:
+            self._journal.tick()
+        except WaveliftError as error:
+            now = time.monotonic()
+            self._untold_since = self._untold_since or now
+            if not error.retryable or now - self._untold_since >= self._bulk.policy.patience_s:
+                raise
+            log.warning("the last acknowledged blocks are known on this machine only, so far: %s", error)
+        else:
+            self._untold_since = None
 
     def _refresh_keys(self) -> None:
         try:

@@ -119,9 +119,9 @@ _MISSING_SUFFIXES: Final = (".NotFound", "NotFound", ".Unknown")
 _WRONG_REGION_CODES: Final = frozenset(
     {"301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 )
-_MOMENTARY_CODES: Final = frozenset(
-    {"InternalError", "InternalFailure", "InternalServerException", "RequestTimeout", "RequestTimeoutException"}
-)
+_REQUEST_TIMEOUTS: Final = frozenset({"RequestTimeout", "RequestTimeoutException"})
+"""S3 waited for our bytes in vain; it says so with 400."""
+_MOMENTARY_CODES: Final = frozenset({"InternalError", "InternalFailure", "InternalServerException", *_REQUEST_TIMEOUTS})
 
 _S3_ACTIONS: Final = {
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
@@ -197,6 +197,13 @@ def is_missing(code: str) -> bool:
 
 def is_limit(code: str) -> bool:
     return code not in THROTTLE_CODES and (code in _LIMIT_CODES or code.endswith(_LIMIT_SUFFIX))
+
+
+def passes(code: str, status: int) -> bool:
+    """Whether time alone cures an error answer: throttling, and a fault inside AWS or on the way there."""
+    if is_limit(code):  # EC2 says with 500 that it has no room for an instance type
+        return False
+    return code in THROTTLE_CODES or code in _REQUEST_TIMEOUTS or status == 429 or status >= 500
 
 
 def from_answer(

@@ -15,11 +15,12 @@ from botocore.exceptions import ClientError
 
 from wavelift.adapters.aws import s3_read, texts
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.bulk import BulkClient, RetryPolicy
+from wavelift.adapters.aws.bulk import BulkClient
 from wavelift.adapters.aws.errors import aws_errors, error_code
 from wavelift.adapters.aws.multipart import S3PartSink, StoredPart, abort_upload, composite_checksum
 from wavelift.adapters.aws.s3_read import S3Stream
 from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.transfer.throttle import Throttle
 

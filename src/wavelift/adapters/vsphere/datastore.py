@@ -47,8 +47,8 @@ carries these bytes (0.5 ms)."""
 SERVED: Final = frozenset({"VMFS", "NFS", "NFS41"})
 """Kinds of datastore that keep a disk as a flat file."""
 
-PROBE_ATTEMPTS: Final = 2
-"""A refusal that stands after one more try means: not served."""
+PROBE_PATIENCE_S: Final = 0.25
+"""A refusal that stands after one more try means: not served. Shorter than the first pause."""
 
 _FLAT: Final = "VirtualDiskFlatVer2BackingInfo"
 
@@ -276,7 +276,7 @@ class _Prober:
         except WaveliftError as error:
             return error.what
         try:
-            ranges.read_into(0, memoryview(bytearray(SECTOR)), attempts=PROBE_ATTEMPTS)
+            ranges.read_into(0, memoryview(bytearray(SECTOR)), patience_s=PROBE_PATIENCE_S)
             return ""
         except LoginError:
             raise

@@ -6,9 +6,12 @@ which is good for one request. This is the only layer that repeats a range.
 
 from __future__ import annotations
 
+import itertools
+import logging
 import re
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,8 +24,11 @@ from pyVmomi import vim
 from wavelift.adapters.vsphere.session import OVERRIDE, VsphereSession
 from wavelift.base.errors import UnreachableError, WaveliftError
 from wavelift.base.net import CUTS, explained_tls_error, https_connection
+from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.wire import Head, Line, WireError
+
+log = logging.getLogger(__name__)
 
 Via = Literal["vcenter", "host"]
 
@@ -30,11 +36,11 @@ CONNECT_TIMEOUT_S: Final = 15.0
 READ_TIMEOUT_S: Final = 60.0
 """Between two pieces of a range; a busy datastore takes seconds, not minutes."""
 
-ATTEMPTS: Final = 5
-"""Of one range: the pauses between them add up to 7.5 s, longer than a host agent's restart of a connection takes."""
+PAUSES: Final = RetryPolicy(base_s=0.5)
 
-PAUSE_S: Final = 0.5
-"""Before the second attempt; doubled each time."""
+DOUBTFUL_S: Final = 8.0
+"""A host agent that restarts says 500 for some seconds, but so it does of a file that was locked: then the next try of
+the run must find another way to read the disk."""
 
 TRANSIENT: Final = frozenset({429, 500, 502, 503, 504})
 """Worth another attempt while a disk is read; other refusals stand."""
@@ -110,33 +116,36 @@ class Ranges:
             for line in self._busy:
                 line.cut()
 
-    def read_into(self, offset: int, buffer: memoryview, *, attempts: int = ATTEMPTS) -> None:
+    def read_into(self, offset: int, buffer: memoryview, *, patience_s: float | None = None) -> None:
         """Fill the whole ``buffer`` from ``offset`` on, by one range.
 
+        :param patience_s: for what passes by itself; the connection's unless given.
         :raises RangeRefusedError: a refusal that stands. :raises UnreachableError: no attempt went through.
         :raises TlsError: the certificate is refused. :raises Cancelled: between two attempts.
         """
         view = buffer.cast("B")
+        patience = self._session.config.patience_s if patience_s is None else patience_s
         signed_in = False
-        for left in range(attempts - 1, -1, -1):
+        began: float | None = None
+        for failures in itertools.count(1):
             self._stop.check()
             generation = self._session.generation
             try:
                 self._once(offset, view)
                 return
-            except RangeRefusedError as error:
-                if not left or error.stands:
-                    raise
-                if error.status == 401:
-                    if signed_in:  # an account that lacks a right would get 401 for ever
-                        raise
+            except (RangeRefusedError, UnreachableError) as error:
+                status = error.status if isinstance(error, RangeRefusedError) else None
+                if status == 401 and not signed_in:  # an account that lacks a right would get 401 for ever
                     signed_in = True
                     self._renew(generation)
                     continue
-            except UnreachableError:
-                if not left:
+                began = began or time.monotonic()
+                lasted = time.monotonic() - began
+                borne = min(patience, DOUBTFUL_S) if status == 500 else patience
+                if (status is not None and status not in TRANSIENT) or lasted >= borne:
                     raise
-            self._stop.wait(PAUSE_S * 2 ** (attempts - 1 - left))
+                log.debug("trying the range again: %s", error.what)
+            self._stop.wait(PAUSES.pause(failures))
 
     def _renew(self, generation: int) -> None:
         """A host's 401 is about the ticket, which is a new one each time anyway."""

@@ -33,6 +33,7 @@ from wavelift.base.net import (
     unreachable,
     verifying_context,
 )
+from wavelift.base.patience import PATIENCE_S
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class VsphereConfig:
         ``ca`` the authorities, ``pin`` those of ``esxi_thumbprints``, ``ignore`` anybody, loudly.
     :param proxy: ``http://user:password@host:port``; None uses none, whatever the environment says.
     :param vddk: for reading disks through VDDK, where the customer has it.
+    :param patience_s: seconds for which a reader bears what passes by itself.
     :param timeout: seconds per socket operation. :param keepalive: seconds between two signs of life.
     """
 
@@ -76,6 +78,7 @@ class VsphereConfig:
     proxy: str | None = field(default=None, repr=False)
     dns_suffixes: tuple[str, ...] = ()
     vddk: VddkConfig | None = None
+    patience_s: float = PATIENCE_S
     timeout: float = TIMEOUT_S
     keepalive: float = KEEPALIVE_S
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from wavelift.adapters.aws.access import AwsAccess
+    from wavelift.base.run import CancelFlag
 
 
 class VmImportHook(AwsBaseHook):
@@ -57,13 +58,15 @@ class VmImportHook(AwsBaseHook):
             conn=connection, region_name=self._region_name, botocore_config=self._config, verify=self._verify
         )
 
-    def access(self) -> AwsAccess:
+    def access(self, cancel: CancelFlag | None = None) -> AwsAccess:
         """An :class:`AwsAccess`; its credentials are asked for at every request, so they may expire.
 
+        :param cancel: the task's wish to stop: its control calls may then wait for the end of an outage.
         :raises SpecError: there is no such connection. The Amazon provider would go on with the worker's own
             credentials, in whatever account they are; only its default connection may be missing.
         """
         from wavelift.adapters.aws.access import AwsAccess
+        from wavelift.airflow.config import patience_s
 
         if "conn_config" not in self.__dict__ and self.aws_conn_id not in (None, "", self.default_conn_name):
             self._use(self._existing(self.aws_conn_id))
@@ -74,6 +77,8 @@ class VmImportHook(AwsBaseHook):
             endpoint_url=config.get_service_endpoint_url,
             verify=config.verify if config.verify is not None else True,
             config=config.botocore_config,
+            patience_s=patience_s(),
+            cancel=cancel,
         )
 
     def _existing(self, aws_conn_id: str) -> Connection:

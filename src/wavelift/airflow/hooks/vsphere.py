@@ -73,6 +73,7 @@ class VsphereHook(BaseHook):
 def config_of(connection: Connection, name: str) -> VsphereConfig:
     """:class:`VsphereConfig` of a connection; empty form fields mean the default."""
     from wavelift.adapters.vsphere.session import VsphereConfig
+    from wavelift.airflow.config import patience_s
 
     if not connection.host or not connection.login:
         raise SpecError(
@@ -100,6 +101,7 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
             dns_suffixes=_listed(extra.get("dns_suffixes", "")),
             esxi_thumbprints=_listed(extra.get("esxi_thumbprints", "")),
             vddk=_vddk(extra),
+            patience_s=patience_s(),
             **known,
         )
     except ValueError as error:

@@ -76,6 +76,7 @@ def test_every_field_of_the_vsphere_form_arrives() -> None:
             esxi_thumbprints=f"{PIN}, {OTHER}",
             proxy="http://proxy:3128",
             dns_suffixes="corp.example, ,lab.example",
+            esxi_addresses="esx1.corp = 203.0.113.5, esx2=fd00::2",
         ),
         "vc",
     )
@@ -87,7 +88,14 @@ def test_every_field_of_the_vsphere_form_arrives() -> None:
     )
     assert (config.esxi_mode, config.esxi_thumbprints) == ("pin", (PIN, OTHER))
     assert (config.proxy, config.dns_suffixes) == ("http://proxy:3128", ("corp.example", "lab.example"))
+    assert config.esxi_addresses == {"esx1.corp": "203.0.113.5", "esx2": "fd00::2"}
     assert "a secret" not in repr(config)
+
+
+@pytest.mark.parametrize("text", ["esx1", "esx1=", "=203.0.113.5", "esx1=203.0.113.5,esx2"])
+def test_addresses_of_hosts_that_are_none(text: str) -> None:
+    with pytest.raises(SpecError, match="'host name=address' is meant"):
+        config_of(_vsphere(esxi_addresses=text), "vc")
 
 
 def test_amp_12_empty_fields_of_the_form_verify() -> None:

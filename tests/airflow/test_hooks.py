@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from wavelift.airflow.hooks.vm_import import VmImportHook
 from wavelift.airflow.hooks.vsphere import VsphereHook, config_of
-from wavelift.base.errors import SpecError
+from wavelift.base.errors import LoginError, SpecError, UnreachableError, WaveliftError
 
 pytestmark = pytest.mark.airflow
 
@@ -55,6 +55,24 @@ def test_what_the_task_says_goes_over_the_connection() -> None:
     ).access()
     assert (access.region, access.verify, access.timeouts()[1]) == ("eu-west-1", "/etc/ssl/task.pem", 9.0)
     assert "a secret" not in repr(access)
+
+
+@pytest.mark.parametrize(
+    ("extra", "kind"),
+    [
+        ({"profile_name": "nobody"}, LoginError),
+        ({"role_arn": "arn:aws:iam::111122223333:role/x", "endpoint_url": "http://127.0.0.1:9"}, UnreachableError),
+    ],
+)
+def test_inv_13_a_connection_that_gives_no_credentials_says_so_in_our_words(
+    extra: dict[str, str], kind: type[WaveliftError]
+) -> None:
+    """The Amazon provider assumes the role when it makes the session, before any client of ours."""
+    once = {"retries": {"total_max_attempts": 1}}
+    with pytest.raises(kind) as caught:
+        VmImportHook.from_connection(_aws(config_kwargs=once, **extra), None).access()
+    assert type(caught.value) is kind
+    assert caught.value.next_step
 
 
 def _vsphere(**extra: Any) -> Connection:

@@ -34,7 +34,7 @@ from wavelift.adapters.aws.errors import (
     is_certificate_error,
 )
 from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, sign
-from wavelift.base.errors import SpecError, TlsError, UnreachableError, WaveliftError
+from wavelift.base.errors import SpecError, ThrottledError, TlsError, UnreachableError, WaveliftError
 from wavelift.base.net import Proxy, https_connection
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB
@@ -294,11 +294,13 @@ class BulkClient:
         failure = after
         while True:
             if failure is not None:
-                if failure.trouble is Trouble.EXPIRED and failure.keys is not None:
-                    self._access.renew(failure.keys)
                 patience.spend(failure)
             cancel.check()
-            keys = self._access.credentials()
+            try:
+                keys = self._keys_after(failure)
+            except (ThrottledError, UnreachableError) as error:
+                failure = Failure(Trouble.MOMENTARY, error)
+                continue
             try:
                 answer = self._once(request, keys, cancel, preload=preload)
                 if answer.status < 300:
@@ -306,6 +308,11 @@ class BulkClient:
                 failure = read_failure(request, answer, keys)
             except (HTTPError, OSError) as error:
                 failure = connection_failure(request, error)
+
+    def _keys_after(self, failure: Failure | None) -> Keys:
+        if failure is not None and failure.trouble is Trouble.EXPIRED and failure.keys is not None:
+            self._access.renew(failure.keys)
+        return self._access.credentials()
 
     def _once(self, request: BulkRequest, keys: Keys, cancel: CancelFlag, *, preload: bool) -> urllib3.BaseHTTPResponse:
         headers = self._signed(request, keys)

@@ -34,7 +34,7 @@ from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapsho
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.errors import SnapshotGoneError
 from wavelift.adapters.aws.put_lines import PutLines
-from wavelift.base.errors import Cancelled, LoginError, NotFoundError, ProofError
+from wavelift.base.errors import Cancelled, NotFoundError, ProofError, WaveliftError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK
 from wavelift.base.wire import Answer
@@ -366,8 +366,8 @@ class EbsWriter:
     def _refresh_keys(self) -> None:
         try:
             self._keys = self._bulk.keys()
-        except LoginError:
-            self._keys = None  # a put that needs them will say so
+        except WaveliftError:
+            self._keys = None  # a put that needs them will say so, or have patience
 
     # -- buffers and errors ---------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ def test_the_form_of_a_vsphere_connection(world: Any) -> None:
         "esxi_thumbprints",
         "proxy",
         "dns_suffixes",
+        "esxi_addresses",
         "vddk_libdir",
         "vddk_transports",
         "vddk_compression",

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from wavelift.airflow.hooks.vm_import import VmImportHook
 from wavelift.airflow.hooks.vsphere import VsphereHook, config_of
-from wavelift.base.errors import SpecError
+from wavelift.base.errors import LoginError, SpecError, UnreachableError, WaveliftError
 
 pytestmark = pytest.mark.airflow
 
@@ -57,6 +57,24 @@ def test_what_the_task_says_goes_over_the_connection() -> None:
     assert "a secret" not in repr(access)
 
 
+@pytest.mark.parametrize(
+    ("extra", "kind"),
+    [
+        ({"profile_name": "nobody"}, LoginError),
+        ({"role_arn": "arn:aws:iam::111122223333:role/x", "endpoint_url": "http://127.0.0.1:9"}, UnreachableError),
+    ],
+)
+def test_inv_13_a_connection_that_gives_no_credentials_says_so_in_our_words(
+    extra: dict[str, str], kind: type[WaveliftError]
+) -> None:
+    """The Amazon provider assumes the role when it makes the session, before any client of ours."""
+    once = {"retries": {"total_max_attempts": 1}}
+    with pytest.raises(kind) as caught:
+        VmImportHook.from_connection(_aws(config_kwargs=once, **extra), None).access()
+    assert type(caught.value) is kind
+    assert caught.value.next_step
+
+
 def _vsphere(**extra: Any) -> Connection:
     return Connection(
         conn_id="vc", conn_type="vsphere", host="vc.example", login="me", password="a secret", extra=json.dumps(extra)
@@ -76,6 +94,7 @@ def test_every_field_of_the_vsphere_form_arrives() -> None:
             esxi_thumbprints=f"{PIN}, {OTHER}",
             proxy="http://proxy:3128",
             dns_suffixes="corp.example, ,lab.example",
+            esxi_addresses="esx1.corp = 203.0.113.5, esx2=fd00::2",
         ),
         "vc",
     )
@@ -87,7 +106,14 @@ def test_every_field_of_the_vsphere_form_arrives() -> None:
     )
     assert (config.esxi_mode, config.esxi_thumbprints) == ("pin", (PIN, OTHER))
     assert (config.proxy, config.dns_suffixes) == ("http://proxy:3128", ("corp.example", "lab.example"))
+    assert config.esxi_addresses == {"esx1.corp": "203.0.113.5", "esx2": "fd00::2"}
     assert "a secret" not in repr(config)
+
+
+@pytest.mark.parametrize("text", ["esx1", "esx1=", "=203.0.113.5", "esx1=203.0.113.5,esx2"])
+def test_addresses_of_hosts_that_are_none(text: str) -> None:
+    with pytest.raises(SpecError, match="'host name=address' is meant"):
+        config_of(_vsphere(esxi_addresses=text), "vc")
 
 
 def test_amp_12_empty_fields_of_the_form_verify() -> None:

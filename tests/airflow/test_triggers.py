@@ -14,10 +14,11 @@ from airflow.serialization.serialized_objects import BaseSerialization
 from wavelift.airflow.triggers import base, imports, slots
 from wavelift.airflow.triggers.imports import ImportSlotTrigger, ImportWatchTrigger
 from wavelift.airflow.triggers.owned_imports import ImportImageTrigger
-from wavelift.airflow.triggers.poller import MAX_FAILURES, SharedPoller
+from wavelift.airflow.triggers.poller import MAX_FAILURES, PERMANENT_FAILURES, SharedPoller
 from wavelift.airflow.triggers.replication_runs import ReplicationRunTrigger
 from wavelift.airflow.triggers.slots import RECHECK_SECONDS, SlotQueue, SlotTrigger
 from wavelift.airflow.triggers.snapshots import EbsSnapshotsTrigger, settled_snapshots
+from wavelift.base.errors import LoginError
 
 pytestmark = pytest.mark.airflow
 
@@ -78,6 +79,17 @@ def test_every_watcher_is_told_when_asking_keeps_failing() -> None:
         assert len(source.asked) == MAX_FAILURES
         source.error, source.ended = None, {"d": "completed"}
         assert await SharedPoller.of("failing", source, INTERVAL).watch("d") == "completed", "and begins anew"
+
+    asyncio.run(main())
+
+
+def test_a_lost_login_is_told_after_one_more_look_at_the_connection() -> None:
+    async def main() -> None:
+        source = Source()
+        source.error = LoginError("the session is over")
+        with pytest.raises(LoginError):
+            await SharedPoller.of("lost", source, INTERVAL).watch("a")
+        assert len(source.asked) == PERMANENT_FAILURES
 
     asyncio.run(main())
 

@@ -66,6 +66,9 @@ VSPHERE_CONNECTION: dict[str, Any] = {
         "esxi_thumbprints": _text("ESXi thumbprints", "comma separated, for ESXi mode pin"),
         "proxy": _text("HTTP proxy", "http://host:port between connector and vCenter, if any"),
         "dns_suffixes": _text("DNS suffixes", "comma separated, tried for ESXi host names without a domain"),
+        "esxi_addresses": _text(
+            "ESXi addresses", "host name=address, comma separated: where the connector reaches hosts behind NAT"
+        ),
         "vddk_libdir": _text(
             "VDDK folder", "vmware-vix-disklib-distrib on the connector; empty: disks are read without VDDK"
         ),

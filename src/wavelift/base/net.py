@@ -148,13 +148,21 @@ def _bracketed(host: str) -> str:
 
 
 def https_connection(
-    host: str, port: int, context: ssl.SSLContext, *, timeout: float, proxy: Proxy | None = None
+    host: str, port: int, context: ssl.SSLContext, *, timeout: float, proxy: Proxy | None = None, address: str = ""
 ) -> HTTPSConnection:
-    """A connection, not yet opened, that goes through ``proxy`` if there is one; ``timeout`` in seconds."""
-    if proxy is None:
-        return HTTPSConnection(host, port, timeout=timeout, context=context)
-    connection = HTTPSConnection(proxy.host, proxy.port, timeout=timeout, context=context)
-    connection.set_tunnel(host, port, proxy.headers)
+    """A connection, not yet opened, that goes through ``proxy`` if there is one; ``timeout`` in seconds.
+
+    :param address: where ``host`` is reached from here, if not by its name: behind NAT, or without DNS. The certificate
+        must still be for ``host``, but through a proxy, which is asked for the address.
+    """
+    if proxy is not None:
+        connection = HTTPSConnection(proxy.host, proxy.port, timeout=timeout, context=context)
+        connection.set_tunnel(address or host, port, proxy.headers)
+        return connection
+    connection = HTTPSConnection(host, port, timeout=timeout, context=context)
+    if address:
+        # What HTTPConnection calls to open its socket; the name goes on to TLS and into the Host header.
+        connection._create_connection = lambda place, *rest: socket.create_connection((address, place[1]), *rest)  # type: ignore[attr-defined]
     return connection
 
 
@@ -206,14 +214,22 @@ def sha1_thumbprint(der: bytes) -> str:
 
 
 def fetch_certificate(
-    host: str, port: int, *, timeout: float, proxy: Proxy | None = None, context: ssl.SSLContext | None = None
+    host: str,
+    port: int,
+    *,
+    timeout: float,
+    proxy: Proxy | None = None,
+    context: ssl.SSLContext | None = None,
+    address: str = "",
 ) -> bytes:
     """The certificate (DER) that ``host:port`` presents; nothing is sent to it.
 
     :param timeout: seconds. :param context: what it must satisfy; None takes any.
     :raises UnreachableError: no connection. :raises TlsError: no TLS there, or not one that ``context`` trusts.
     """
-    connection = https_connection(host, port, context or ignoring_context(), timeout=timeout, proxy=proxy)
+    connection = https_connection(
+        host, port, context or ignoring_context(), timeout=timeout, proxy=proxy, address=address
+    )
     try:
         connection.connect()
         der = connection.sock.getpeercert(binary_form=True)
@@ -229,14 +245,21 @@ def fetch_certificate(
 
 
 def pin(
-    host: str, port: int, thumbprints: Sequence[str], *, timeout: float, proxy: Proxy | None = None, override: str
+    host: str,
+    port: int,
+    thumbprints: Sequence[str],
+    *,
+    timeout: float,
+    proxy: Proxy | None = None,
+    override: str,
+    address: str = "",
 ) -> ssl.SSLContext:
     """A context that trusts exactly the certificate that ``host:port`` presents, if its thumbprint is a known one.
 
     :param override: what to set to accept another certificate; part of the error.
     :raises TlsError: it has another thumbprint. :raises UnreachableError: no connection.
     """
-    der = fetch_certificate(host, port, timeout=timeout, proxy=proxy)
+    der = fetch_certificate(host, port, timeout=timeout, proxy=proxy, address=address)
     if any(thumbprint_matches(der, known) for known in thumbprints):
         return pinned_context(der)
     raise TlsError(
@@ -293,13 +316,21 @@ def tls_error(error: ssl.SSLError, host: str, port: int, certificate: Certificat
 
 
 def explained_tls_error(
-    error: ssl.SSLError, host: str, port: int, *, timeout: float, proxy: Proxy | None = None, override: str
+    error: ssl.SSLError,
+    host: str,
+    port: int,
+    *,
+    timeout: float,
+    proxy: Proxy | None = None,
+    override: str,
+    address: str = "",
 ) -> TlsError:
     """:func:`tls_error` with the certificate, fetched once more for the words."""
     certificate = None
     if isinstance(error, ssl.SSLCertVerificationError):
         try:
-            certificate = Certificate.parse(fetch_certificate(host, port, timeout=timeout, proxy=proxy))
+            der = fetch_certificate(host, port, timeout=timeout, proxy=proxy, address=address)
+            certificate = Certificate.parse(der)
         except (UnreachableError, TlsError, ValueError):
             certificate = None  # the refusal itself is still told
     return tls_error(error, host, port, certificate, override=override)
@@ -364,8 +395,10 @@ def qualify(host: str, suffixes: Sequence[str], resolves: Callable[[str], bool] 
     short = "." not in host
     raise NotFoundError(
         f"the name {host} cannot be resolved",
-        next_step="Add the DNS search suffix of your hosts to the connection (dns_suffixes)"
+        next_step="Add the DNS search suffix of your hosts to the connection (dns_suffixes), or this host's address "
+        "(esxi_addresses)"
         if short
-        else "Check the DNS server (port 53) that the connector uses",
+        else "Check the DNS server (port 53) that the connector uses, or give an ESXi host's address in the connection "
+        "(esxi_addresses)",
         tried=", ".join(names),
     )

@@ -276,7 +276,8 @@ def _host(facts: ServerFacts, source: SourceFacts, found: Findings) -> None:
             "host.unreachable",
             f"Connector is unable to reach ESX host {reach.host} to migrate virtual machine {facts.name}{reason}",
             why="the disks come from the host itself, by HTTPS",
-            do=f"{suffix}let the connector through to the host on port 443",
+            do=f"{suffix}let the connector through to the host on port 443; where it has another address from there "
+            "(NAT, no DNS), map its name to that in the connection: esxi_addresses",
             row="AMP-11",
         )
     elif not reach.certificate_valid:

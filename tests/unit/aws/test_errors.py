@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import ssl
+import string
+from typing import Final
 
 import boto3
 import pytest
 import urllib3
 from botocore import exceptions as vendor
 from botocore.credentials import RefreshableCredentials
+from botocore.parsers import ResponseParserError
 from botocore.session import get_session
 
 from wavelift.adapters.aws.access import AwsAccess, Keys
@@ -117,6 +121,45 @@ def test_air_05_library_errors_become_our_errors(error: Exception, kind: type[Wa
         raise error
     assert type(caught.value) is kind
     assert caught.value.where == {"task": "import-ami-1"}
+
+
+def _made(kind: type[vendor.BotoCoreError]) -> vendor.BotoCoreError:
+    """One of botocore's errors, with whatever its message wants."""
+    wanted = {name for _, name, _, _ in string.Formatter().parse(kind.fmt) if name}
+    return kind(**dict.fromkeys(wanted, "x"))
+
+
+APART: Final = (vendor.SSLError, vendor.WaiterError)
+"""One is told by its words, the other never met: nothing of ours waits in botocore's way."""
+LIBRARY: Final = [
+    each
+    for _, each in sorted(vars(vendor).items())
+    if isinstance(each, type) and issubclass(each, vendor.BotoCoreError) and each not in APART
+]
+CREDENTIALS: Final = re.compile(r"credential|token|sso|login|mfa|profile|imds|metadata ser", re.IGNORECASE)
+PASSING: Final = (vendor.HTTPClientError, vendor.ConnectionError, vendor.IncompleteReadError)
+
+
+@pytest.mark.parametrize("kind", LIBRARY, ids=lambda kind: kind.__name__)
+def test_every_error_of_botocore_is_the_network_s_a_login_s_or_a_setting_s(kind: type[vendor.BotoCoreError]) -> None:
+    """All that this botocore knows, not a list of ours: a lost login is never taken for a line that will come back."""
+    with pytest.raises(WaveliftError) as caught, aws_errors("could not look", service="ec2"):
+        raise _made(kind)
+    error = caught.value
+    damaged = (vendor.ChecksumError, vendor.FlexibleChecksumError, vendor.CapacityNotAvailableError)
+    if issubclass(kind, (*PASSING, *damaged)):
+        assert type(error) is UnreachableError
+    elif CREDENTIALS.search(f"{kind.__name__} {kind.fmt}") and not issubclass(kind, vendor.ValidationError):
+        assert type(error) is LoginError
+        assert "Log in again" in error.next_step
+    else:
+        assert isinstance(error, PermanentError)
+    assert error.next_step
+
+
+def test_inv_13_an_answer_that_nobody_can_read_is_ours() -> None:
+    with pytest.raises(UnreachableError), aws_errors("could not look", service="ec2"):
+        raise ResponseParserError("Unable to parse response (syntax error): <html>")
 
 
 def test_a_client_error_keeps_the_request_id_and_the_operation() -> None:

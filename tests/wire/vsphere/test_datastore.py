@@ -228,6 +228,23 @@ def test_hosts_are_trusted_by_the_thumbprint_that_vcenter_reports(
             assert (words in found.reason) if words else isinstance(found, DatastoreRoute)
 
 
+@pytest.mark.parametrize("mode", ["vcenter", "ca"])
+def test_a_host_behind_nat_is_read_at_its_mapped_address(
+    start_vc: Take, config_of: Configure, raw: Path, content: bytes, mode: str
+) -> None:
+    """vCenter names it as nobody here can; its ticket, certificate and Host header stay those of the name."""
+    nat = SimHost(name="esx9.corp.invalid", address="127.0.0.13")
+    sim = start_vc([SimVm("app", [SimDisk(raw)])], hosts=[nat], task_seconds=0.01)
+    sim.rule(kind="folder", action="host_only", times=0)
+    with connect(config_of(sim, esxi_mode=mode)) as session, frozen(session, "app") as (ref, disk):
+        unknown = look(session, ref, disk)
+    assert "esx9.corp.invalid cannot be resolved" in unknown.reason
+    mapped = config_of(sim, esxi_mode=mode, esxi_addresses={"ESX9.corp.invalid": "127.0.0.13"})
+    with connect(mapped) as session, opened(session, "app") as reader:
+        assert reader.route.file.host == "esx9.corp.invalid"
+        assert whole(reader) == content
+
+
 def test_gone_things_are_errors_not_reasons(session: VsphereSession) -> None:
     with frozen(session, "nfs") as (ref, disk):
         pass

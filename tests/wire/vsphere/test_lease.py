@@ -17,6 +17,7 @@ from tests.eventually import eventually
 from tests.vcenters import Take
 
 from wavelift.adapters.vsphere import lease as lease_module
+from wavelift.adapters.vsphere.hosts import host_facts, host_refs, probe_all
 from wavelift.adapters.vsphere.inventory import list_summaries
 from wavelift.adapters.vsphere.lease import ExportLease, LeaseBody
 from wavelift.adapters.vsphere.nfc import Target
@@ -541,3 +542,19 @@ def test_amp_11_a_host_whose_name_does_not_resolve_suggests_the_suffix(
         export_one(config_of(sim, dns_suffixes=("invalid",)), tmp_path)
     assert told.value.where["tried"] == "esx1-nowhere.invalid, esx1-nowhere"
     assert sim.state()["leases"] == []
+
+
+@pytest.mark.parametrize("mode", ["vcenter", "ca"])
+def test_a_host_behind_nat_gives_its_lease_at_the_mapped_address(
+    other_vcenter: Other, config_of: Configure, content: Content, tmp_path: Path, mode: str
+) -> None:
+    sim = other_vcenter(SimHost(name="esx9.corp.invalid", address="127.0.0.13"))
+    with pytest.raises(NotFoundError, match=r"esx9\.corp\.invalid cannot be resolved") as told:
+        export_one(config_of(sim, esxi_mode=mode), tmp_path)
+    assert "esxi_addresses" in told.value.next_step
+    mapped = config_of(sim, esxi_mode=mode, esxi_addresses={"esx9.corp.invalid": "127.0.0.13"})
+    assert export_one(mapped, tmp_path)
+    with connect(mapped) as session:
+        hosts = host_facts(session, host_refs(session))
+    (reach,) = probe_all(mapped, hosts).values()
+    assert (reach.reachable, reach.certificate_valid, reach.tried) == (True, True, "esx9.corp.invalid")

@@ -21,9 +21,9 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 from botocore.utils import get_environ_proxies
 
-from wavelift.adapters.aws.errors import EXPIRED_CODES, from_library_error, is_certificate_error, passes
+from wavelift.adapters.aws.errors import EXPIRED_CODES, LOG_IN, from_library_error, is_certificate_error, passes
 from wavelift.adapters.aws.models import share_models
-from wavelift.base.errors import LoginError
+from wavelift.base.errors import LoginError, TlsError, UnreachableError, WaveliftError
 from wavelift.base.patience import PATIENCE_S, RetryPolicy
 from wavelift.base.run import CancelFlag
 
@@ -41,6 +41,9 @@ TRIES_TO_TELL: Final = 6
 """A control call that failed so often waits for an outage: that is told once."""
 EXPIRED_TRIES: Final = 2
 """Refreshes of an expired token within one control call."""
+PROVIDER_ERRORS: Final = (BotoCoreError, ClientError, AttributeError, OSError, RuntimeError, TypeError, ValueError)
+"""What looking for credentials may raise: botocore lets through what a credential process's absence, and its JSON of
+another shape, raise in Python."""
 POOL_SIZE: Final = 64
 """Connections kept per client: disks in parallel x uploads in parallel, with room."""
 
@@ -113,6 +116,8 @@ class AwsAccess:
                     self._clients[service] = self._make_client(service)
                 except BotoCoreError as error:
                     raise from_library_error(error, f"could not make a client for {service}") from error
+                except PROVIDER_ERRORS as error:  # it looks for credentials already
+                    raise credential_failure(error) from error
             return self._clients[service]
 
     def _make_client(self, service: str) -> Any:
@@ -126,6 +131,7 @@ class AwsAccess:
         client.meta.events.register_first("needs-retry", self._retry_expired)
         if self._cancel is not None:
             client.meta.events.register_first("needs-retry", self._bear)
+        client.meta.events.register_first("before-call", self._look_for_credentials)
         return client
 
     def _bear(
@@ -162,6 +168,12 @@ class AwsAccess:
         self._cancel.wait(pause)
         self._cancel.check()
         return 0
+
+    def _look_for_credentials(self, **_: object) -> None:
+        """Before each call of boto3: what its signer would meet then may be anything that a provider or a credential
+        process raises. Nothing is sent without them, and nothing is tried again for want of them.
+        """
+        self.credentials()
 
     def _retry_expired(
         self, response: tuple[Any, dict[str, Any]] | None, attempts: int, operation: Any, **_: object
@@ -202,15 +214,18 @@ class AwsAccess:
     def credentials(self) -> Keys:
         """What is valid now; refreshed by botocore when it is about to expire.
 
-        :raises LoginError: there are none, or they can't be refreshed.
+        :raises LoginError: there are none, or they can't be refreshed until somebody logs in.
+        :raises UnreachableError: nobody refused, but STS, SSO or another giver did not answer. So for ThrottledError.
         """
         try:
             source = self._session.get_credentials()
             frozen = source.get_frozen_credentials() if source else None
-        except (BotoCoreError, ClientError, RuntimeError) as error:
-            raise _login_error(error) from error
+        except PROVIDER_ERRORS as error:
+            raise credential_failure(error) from error
         if not frozen or not frozen.access_key:
-            raise LoginError("the AWS connection has no credentials", next_step="Give it keys, a profile or a role")
+            raise LoginError(
+                "the AWS connection has no credentials", next_step=f"Give it keys, a profile or a role. {LOG_IN}"
+            )
         return Keys(frozen.access_key, frozen.secret_key, frozen.token)
 
     def renew(self, stale: Keys) -> None:
@@ -251,9 +266,16 @@ def _verification(verify: bool | str | None) -> bool | str:
     return verify or False
 
 
-def _login_error(error: Exception) -> LoginError:
-    """A refresh that failed, without the request that it sent."""
-    return LoginError(
-        f"could not get AWS credentials: {error}".rstrip("."),
-        next_step="Check the AWS connection: its keys, role and the STS endpoint",
-    )
+def credential_failure(error: Exception) -> WaveliftError:
+    """What a session or a refresh raised, without the request that it sent.
+
+    An outage of a minute must not pass for a lost login: that would end a transfer of days.
+    """
+    doing = "could not get AWS credentials"
+    if isinstance(error, BotoCoreError | ClientError):
+        found = from_library_error(error, doing, service="sts")
+        if found.retryable or isinstance(found, TlsError):
+            return found
+    elif isinstance(error, TimeoutError | ConnectionError):
+        return UnreachableError(f"{doing}: {error}", next_step="Check the way to whoever gives the credentials")
+    return LoginError(f"{doing}: {error}".rstrip("."), next_step=LOG_IN)

@@ -34,7 +34,7 @@ from wavelift.adapters.aws.errors import (
     passes,
 )
 from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, sign
-from wavelift.base.errors import SpecError, TlsError, UnreachableError, WaveliftError
+from wavelift.base.errors import SpecError, ThrottledError, TlsError, UnreachableError, WaveliftError
 from wavelift.base.net import Proxy, https_connection
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
@@ -344,12 +344,14 @@ class BulkClient:
         failure = after
         while True:
             if failure is not None:
-                if failure.trouble is Trouble.EXPIRED and failure.keys is not None:
-                    self._access.renew(failure.keys)
                 patience.spend(failure)
                 self._tell(failure, patience)
             cancel.check()
-            keys = self._access.credentials()
+            try:
+                keys = self._keys_after(failure)
+            except (ThrottledError, UnreachableError) as error:
+                failure = Failure(Trouble.PASSING, error)
+                continue
             try:
                 answer = self._once(request, keys, cancel, preload=preload)
                 if answer.status < 300:
@@ -364,6 +366,11 @@ class BulkClient:
             self._told_at = now
             left = max(0.0, self.policy.patience_s - lasted)
             log.warning("%s; since %.0f s, tried again for %.0f s more", failure.error.what, lasted, left)
+
+    def _keys_after(self, failure: Failure | None) -> Keys:
+        if failure is not None and failure.trouble is Trouble.EXPIRED and failure.keys is not None:
+            self._access.renew(failure.keys)
+        return self._access.credentials()
 
     def _once(self, request: BulkRequest, keys: Keys, cancel: CancelFlag, *, preload: bool) -> urllib3.BaseHTTPResponse:
         headers = self._signed(request, keys)

@@ -33,14 +33,7 @@ from wavelift.adapters.aws.bulk import (
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapshot
 from wavelift.adapters.aws.errors import SnapshotGoneError
 from wavelift.adapters.aws.put_lines import PutLines
-from wavelift.base.errors import (
-    Cancelled,
-    LoginError,
-    NotFoundError,
-    ProofError,
-    UnreachableError,
-    WaveliftError,
-)
+from wavelift.base.errors import Cancelled, NotFoundError, ProofError, UnreachableError, WaveliftError
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK
@@ -387,8 +380,8 @@ class EbsWriter:
     def _refresh_keys(self) -> None:
         try:
             self._keys = self._bulk.keys()
-        except LoginError:
-            self._keys = None  # a put that needs them will say so
+        except WaveliftError:
+            self._keys = None  # a put that needs them will say so, or have patience
 
     # -- buffers and errors ---------------------------------------------------------------------------------------
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Final
 
+from botocore import credentials, tokens
 from botocore import exceptions as vendor
+from botocore.parsers import ResponseParserError
 
 from wavelift.base.errors import (
     BusyError,
@@ -25,6 +28,11 @@ from wavelift.base.errors import (
     TlsError,
     UnreachableError,
     WaveliftError,
+)
+
+LOG_IN: Final = (
+    "Log in again where this task runs (aws sso login, aws login, the credential process), or renew the keys, profile "
+    "or role of the AWS connection; then clear the task"
 )
 
 EXPIRED_CODES: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
@@ -121,7 +129,15 @@ _WRONG_REGION_CODES: Final = frozenset(
 )
 _REQUEST_TIMEOUTS: Final = frozenset({"RequestTimeout", "RequestTimeoutException"})
 """S3 waited for our bytes in vain; it says so with 400."""
-_MOMENTARY_CODES: Final = frozenset({"InternalError", "InternalFailure", "InternalServerException", *_REQUEST_TIMEOUTS})
+_MOMENTARY_CODES: Final = frozenset(
+    {
+        "IDPCommunicationError",
+        "InternalError",
+        "InternalFailure",
+        "InternalServerException",
+        *_REQUEST_TIMEOUTS,
+    }
+)
 
 _S3_ACTIONS: Final = {
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
@@ -203,7 +219,7 @@ def passes(code: str, status: int) -> bool:
     """Whether time alone cures an error answer: throttling, and a fault inside AWS or on the way there."""
     if is_limit(code):  # EC2 says with 500 that it has no room for an instance type
         return False
-    return code in THROTTLE_CODES or code in _REQUEST_TIMEOUTS or status == 429 or status >= 500
+    return code in THROTTLE_CODES or code in _MOMENTARY_CODES or status == 429 or status >= 500
 
 
 def from_answer(
@@ -246,7 +262,7 @@ _VERDICTS: Final[tuple[tuple[frozenset[str], type[WaveliftError], str], ...]] = 
     (
         EXPIRED_CODES,
         LoginError,
-        "The session token is expired even after a refresh: renew the credentials of the connection",
+        f"The session token is expired even after a refresh. {LOG_IN}",
     ),
     (_LOGIN_CODES, LoginError, "Check the credentials of the AWS connection, its region and this machine's clock"),
     (_DENIED_CODES, MissingPrivilegeError, ""),
@@ -302,21 +318,34 @@ def from_client_error(error: vendor.ClientError, what: str, *, next_step: str = 
     )
 
 
+def _raised_by(*modules: ModuleType) -> tuple[type[vendor.BotoCoreError], ...]:
+    """The errors that these modules of botocore work with."""
+    found = [each for module in modules for each in vars(module).values() if isinstance(each, type)]
+    return tuple(each for each in found if issubclass(each, vendor.BotoCoreError))
+
+
 _CREDENTIAL_ERRORS: Final = (
+    *_raised_by(credentials, tokens),
+    vendor.ConfigParseError,
+    vendor.InvalidIMDSEndpointError,
+    vendor.InvalidIMDSEndpointModeError,
+    vendor.NoAuthTokenError,
     vendor.NoCredentialsError,
-    vendor.PartialCredentialsError,
-    vendor.CredentialRetrievalError,
-    vendor.RefreshWithMFAUnsupportedError,
-    vendor.TokenRetrievalError,
-    vendor.UnauthorizedSSOTokenError,
     vendor.ProfileNotFound,
+    vendor.SSOError,
 )
-_CALLER_ERRORS: Final = (
-    vendor.ParamValidationError,
-    vendor.NoRegionError,
-    vendor.UnknownServiceError,
-    vendor.InvalidEndpointConfigurationError,
+"""Whatever botocore's providers of credentials raise (SSO, login, processes, profiles, metadata), and what the signer
+and the session say where there are none. Nobody's network is at fault: somebody must log in."""
+_PASSING: Final = (
+    vendor.CapacityNotAvailableError,
+    vendor.ChecksumError,
+    vendor.ConnectionError,
+    vendor.FlexibleChecksumError,
+    vendor.HTTPClientError,
+    vendor.IncompleteReadError,
+    ResponseParserError,
 )
+"""No answer, a cut one, or one that is not AWS's: what may be otherwise at the next try. All else stays as it is."""
 
 
 def is_certificate_error(error: BaseException) -> bool:
@@ -338,12 +367,13 @@ def from_library_error(error: BaseException, what: str, *, next_step: str = "", 
     if is_certificate_error(error):
         hint = "Check the CA bundle (verify) of the AWS connection and any TLS-inspecting proxy on the way"
         return TlsError(text, next_step=next_step or hint, **where)
+    if isinstance(error, _PASSING):
+        hint = "Check the way from this machine to the AWS endpoint (DNS, proxy, firewall), then try again"
+        return UnreachableError(text, next_step=next_step or hint, **where)
     if isinstance(error, _CREDENTIAL_ERRORS):
-        return LoginError(text, next_step=next_step or "Check the credentials of the AWS connection", **where)
-    if isinstance(error, _CALLER_ERRORS):
-        return PermanentError(text, next_step=next_step or "Correct the value that AWS's model refuses", **where)
-    hint = "Check the way from this machine to the AWS endpoint (DNS, proxy, firewall), then try again"
-    return UnreachableError(text, next_step=next_step or hint, **where)
+        return LoginError(text, next_step=next_step or LOG_IN, **where)
+    hint = "Correct the setting or value that botocore refuses: the AWS connection, its configuration or the spec"
+    return PermanentError(text, next_step=next_step or hint, **where)
 
 
 @contextmanager
@@ -355,5 +385,5 @@ def aws_errors(what: str, *, service: str = "", next_step: str = "", **where: ob
     """
     try:
         yield
-    except (vendor.ClientError, vendor.BotoCoreError) as error:
+    except (vendor.ClientError, vendor.BotoCoreError, ResponseParserError) as error:
         raise from_library_error(error, what, next_step=next_step, service=service, **where) from error

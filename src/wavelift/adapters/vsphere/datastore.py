@@ -32,7 +32,6 @@ from wavelift.adapters.vsphere.ranges import (
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import LoginError, NotFoundError, WaveliftError
-from wavelift.base.net import qualify
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB, SECTOR
 from wavelift.transfer.extents import coalesce
@@ -244,7 +243,7 @@ class _Prober:
         reasons.append(f"vCenter: {refusal}")
         if self._host is not None:
             try:
-                name = qualify(self._host.name, config.dns_suffixes)
+                name = config.esxi_name(self._host.name)
                 route = self._route(RemoteFile("host", name, self._host.port, folder_path(extent), size))
                 refusal = self._refusal(route)
             except NotFoundError as error:

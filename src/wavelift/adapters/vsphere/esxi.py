@@ -36,4 +36,5 @@ def esxi_context(
     known = config.esxi_thumbprints if config.esxi_mode == "pin" else tuple(text for text in reported if text)
     if config.esxi_mode == "ca" or not known:
         return verifying_context(config.ca_bundle)
-    return pin(host, port, known, timeout=timeout, proxy=config.http_proxy, override=OVERRIDE)
+    address = config.esxi_address(host)
+    return pin(host, port, known, timeout=timeout, proxy=config.http_proxy, override=OVERRIDE, address=address)

@@ -16,7 +16,7 @@ from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.properties import Values, all_refs, collect
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
 from wavelift.base.errors import LoginError, NotFoundError, TlsError, WaveliftError
-from wavelift.base.net import CUTS, explained_tls_error, https_connection, qualify, unreachable
+from wavelift.base.net import CUTS, explained_tls_error, https_connection, unreachable
 from wavelift.base.units import GIB
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def probe(config: VsphereConfig, host: HostFacts, *, timeout: float = PROBE_TIME
     """Connect to ``host`` by TCP and TLS under the connection's ``esxi_mode``; never raises, sends nothing."""
     port = host.port
     try:
-        name = qualify(host.name, config.dns_suffixes)
+        name = config.esxi_name(host.name)
     except NotFoundError as error:
         return Reach(host.name, host.name, reachable=False, certificate_valid=False, error=error)
     try:
@@ -183,14 +183,16 @@ def probe_all(
 
 
 def _handshake(config: VsphereConfig, host: str, port: int, context: ssl.SSLContext, timeout: float) -> None:
-    proxy = config.http_proxy
-    connection = https_connection(host, port, context, timeout=timeout, proxy=proxy)
+    proxy, address = config.http_proxy, config.esxi_address(host)
+    connection = https_connection(host, port, context, timeout=timeout, proxy=proxy, address=address)
     try:
         connection.connect()
     except ssl.SSLError as error:
         if isinstance(error, CUTS):
             raise unreachable(error, host, port) from error
-        raise explained_tls_error(error, host, port, timeout=timeout, proxy=proxy, override="esxi_mode") from error
+        raise explained_tls_error(
+            error, host, port, timeout=timeout, proxy=proxy, override="esxi_mode", address=address
+        ) from error
     except (OSError, *CUTS) as error:
         raise unreachable(error, host, port) from error
     finally:

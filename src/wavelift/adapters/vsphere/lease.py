@@ -33,7 +33,7 @@ from wavelift.base.errors import (
     WaveliftError,
     located,
 )
-from wavelift.base.net import CUTS, explained_tls_error, qualify, unreachable
+from wavelift.base.net import CUTS, explained_tls_error, unreachable
 from wavelift.base.run import CancelFlag
 
 log = logging.getLogger(__name__)
@@ -274,7 +274,12 @@ class ExportLease:
             context, name = self._context(target, str(getattr(url, "sslThumbprint", None) or ""))
         target = Target(name, target.port, target.path, target.local)
         body = Body(
-            target, context, connect_timeout=config.timeout, proxy=config.http_proxy, hashed=self.check_manifest
+            target,
+            context,
+            connect_timeout=config.timeout,
+            proxy=config.http_proxy,
+            hashed=self.check_manifest,
+            address="" if target.local else config.esxi_address(name),
         )
         stream = LeaseBody(self, disk, body)
         earlier = self._bodies.get(disk_address(disk))
@@ -294,7 +299,7 @@ class ExportLease:
         place = (target.host, target.port)
         with self._context_lock:
             if place not in self._contexts:
-                name = qualify(target.host, config.dns_suffixes)
+                name = config.esxi_name(target.host)
                 reported = (thumbprint, self._reported_thumbprint() if not thumbprint else "")
                 context = esxi_context(config, name, target.port, reported, timeout=config.timeout)
                 self._contexts[place] = (context, name)
@@ -315,7 +320,13 @@ class ExportLease:
         if isinstance(error, ssl.SSLError) and not isinstance(error, CUTS):
             override = OVERRIDE if target.local else ESXI_OVERRIDE
             refused = explained_tls_error(
-                error, target.host, target.port, timeout=config.timeout, proxy=config.http_proxy, override=override
+                error,
+                target.host,
+                target.port,
+                timeout=config.timeout,
+                proxy=config.http_proxy,
+                override=override,
+                address="" if target.local else config.esxi_address(target.host),
             )
             return _placed(refused, where)
         if not body.received and isinstance(error, OSError) and not isinstance(error, ConnectionError):

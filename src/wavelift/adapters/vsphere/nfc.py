@@ -83,15 +83,25 @@ class Body:
     """A disk's body as raw bytes (``readinto``, ``close``). Read by one thread; :meth:`cut` may come from any."""
 
     def __init__(
-        self, target: Target, context: ssl.SSLContext, *, connect_timeout: float, proxy: Proxy | None, hashed: bool
+        self,
+        target: Target,
+        context: ssl.SSLContext,
+        *,
+        connect_timeout: float,
+        proxy: Proxy | None,
+        hashed: bool,
+        address: str = "",
     ) -> None:
+        """:param address: see :func:`~wavelift.base.net.https_connection`."""
         self.target = target
         self.received = 0
         """Bytes so far."""
         self.finished = False
         """The whole body was read."""
         self._sha1 = hashlib.sha1(usedforsecurity=False) if hashed else None
-        self._connection = https_connection(target.host, target.port, context, timeout=connect_timeout, proxy=proxy)
+        self._connection = https_connection(
+            target.host, target.port, context, timeout=connect_timeout, proxy=proxy, address=address
+        )
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._cut = False

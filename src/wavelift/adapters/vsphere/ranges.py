@@ -192,6 +192,7 @@ class Ranges:
             self._context,
             timeout=min(CONNECT_TIMEOUT_S, config.timeout),
             proxy=config.http_proxy,
+            address=self._address,
         )
         connection.connect()
         connection.sock.settimeout(READ_TIMEOUT_S)
@@ -225,6 +226,10 @@ class Ranges:
     def _drop(self, line: Line) -> None:
         """What is left of its body must not be taken for the next answer."""
         self._keep(line, fit=False)
+
+    @property
+    def _address(self) -> str:
+        return self._session.config.esxi_address(self.file.host) if self.file.via == "host" else ""
 
     @property
     def _place(self) -> str:
@@ -275,6 +280,7 @@ class Ranges:
                 timeout=CONNECT_TIMEOUT_S,
                 proxy=self._session.config.http_proxy,
                 override=OVERRIDE if self.file.via == "vcenter" else "esxi_mode of the vSphere connection",
+                address=self._address,
             ) from error
 
     def _unreachable(self, error: BaseException, offset: int) -> UnreachableError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,6 +30,7 @@ from wavelift.base.net import (
     ignoring_context,
     parse_thumbprint,
     pin,
+    qualify,
     unreachable,
     verifying_context,
 )
@@ -60,6 +61,8 @@ class VsphereConfig:
         SHA-1); ``ignore`` trusts anybody and logs so.
     :param esxi_mode: for hosts that serve downloads (AMP-12): ``vcenter`` trusts the thumbprints that vCenter reports,
         ``ca`` the authorities, ``pin`` those of ``esxi_thumbprints``, ``ignore`` anybody, loudly.
+    :param esxi_addresses: host as vCenter names it → the address at which the connector reaches it: behind NAT, or
+        where its DNS knows them not. Certificates are still checked by the name.
     :param proxy: ``http://user:password@host:port``; None uses none, whatever the environment says.
     :param vddk: for reading disks through VDDK, where the customer has it.
     :param patience_s: seconds for which a reader bears what passes by itself.
@@ -75,6 +78,7 @@ class VsphereConfig:
     thumbprint: str | None = None
     esxi_mode: Literal["vcenter", "ca", "pin", "ignore"] = "vcenter"
     esxi_thumbprints: tuple[str, ...] = ()
+    esxi_addresses: Mapping[str, str] = field(default_factory=dict, hash=False)
     proxy: str | None = field(default=None, repr=False)
     dns_suffixes: tuple[str, ...] = ()
     vddk: VddkConfig | None = None
@@ -93,6 +97,17 @@ class VsphereConfig:
     @property
     def place(self) -> str:
         return f"{self.host}:{self.port}"
+
+    def esxi_address(self, host: str) -> str:
+        """Where to reach an ESXi host in place of its name; empty: by the name."""
+        return next((at for name, at in self.esxi_addresses.items() if name.casefold() == host.casefold()), "")
+
+    def esxi_name(self, host: str) -> str:
+        """The name to call an ESXi host by.
+
+        :raises NotFoundError: it does not resolve, and no address is given for it.
+        """
+        return host if self.esxi_address(host) else qualify(host, self.dns_suffixes)
 
     @property
     def http_proxy(self) -> Proxy | None:

@@ -62,17 +62,22 @@ class VmImportHook(AwsBaseHook):
         """An :class:`AwsAccess`; its credentials are asked for at every request, so they may expire.
 
         :param cancel: the task's wish to stop: its control calls may then wait for the end of an outage.
+        :raises LoginError: its profile, keys or role give no credentials.
         :raises SpecError: there is no such connection. The Amazon provider would go on with the worker's own
             credentials, in whatever account they are; only its default connection may be missing.
         """
-        from wavelift.adapters.aws.access import AwsAccess
+        from wavelift.adapters.aws.access import PROVIDER_ERRORS, AwsAccess, credential_failure
         from wavelift.airflow.config import patience_s
 
         if "conn_config" not in self.__dict__ and self.aws_conn_id not in (None, "", self.default_conn_name):
             self._use(self._existing(self.aws_conn_id))
         config = self.conn_config
+        try:
+            session = self.get_session(region_name=self.region_name)  # a role is assumed here already
+        except PROVIDER_ERRORS as error:
+            raise credential_failure(error) from error
         return AwsAccess(
-            session=self.get_session(region_name=self.region_name),
+            session=session,
             region=self.region_name or config.region_name,
             endpoint_url=config.get_service_endpoint_url,
             verify=config.verify if config.verify is not None else True,

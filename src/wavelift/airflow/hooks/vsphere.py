@@ -100,6 +100,7 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
             password=connection.password or "",
             dns_suffixes=_listed(extra.get("dns_suffixes", "")),
             esxi_thumbprints=_listed(extra.get("esxi_thumbprints", "")),
+            esxi_addresses=_addresses(extra.get("esxi_addresses", "")),
             vddk=_vddk(extra),
             patience_s=patience_s(),
             **known,
@@ -134,6 +135,20 @@ def _whole_number(name: str, value: Any) -> int:
         return int(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name} is {value!r}, which is no whole number") from None
+
+
+def _addresses(text: str) -> dict[str, str]:
+    """``esx1.corp=203.0.113.5, esx2.corp=203.0.113.6``.
+
+    :raises ValueError: another form.
+    """
+    found: dict[str, str] = {}
+    for entry in _listed(text):
+        host, equals, address = (part.strip() for part in entry.partition("="))
+        if not (host and equals and address):
+            raise ValueError(f"esxi_addresses has '{entry}' where 'host name=address' is meant")
+        found[host] = address
+    return found
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, Final
 
+from wavelift.base.errors import PermanentError
+
 log = logging.getLogger(__name__)
 
 Fetch = Callable[[Sequence[str]], Mapping[str, Any]]
@@ -19,6 +21,9 @@ Make = Callable[[], Awaitable[Fetch]]
 
 MAX_FAILURES: Final = 5
 """Polls that may fail in a row before the waiters are told: at 15 s a blip of over a minute."""
+
+PERMANENT_FAILURES: Final = 2
+"""Of those that no retry cures: once more with the connection as it is now, then the waiting tasks must say it."""
 
 
 class SharedPoller:
@@ -89,7 +94,8 @@ class SharedPoller:
                 failures += 1
                 fetch = None  # made anew: the connection's keys may be others by now
                 log.warning("poll %d of at most %d failed: %s", failures, MAX_FAILURES, error)
-                if failures >= MAX_FAILURES:
+                lasts = isinstance(error, PermanentError)
+                if failures >= (PERMANENT_FAILURES if lasts else MAX_FAILURES):
                     raise
                 found = {}
             for watched, value in found.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wavelift.airflow.links import ImageLink, image_url
 from wavelift.operators._base import run_is_alive
@@ -12,11 +12,13 @@ from wavelift.operators._waiting import WaitingOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from wavelift.ledger import Migration
+    from wavelift.ledger.records import Slot
     from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
     from wavelift.services.dataplane.messages import ServerTask
 
-ENDED_STATES = ("success", "failed", "upstream_failed", "skipped", "removed")
+IMPORT_TASKS: Final = ("server.import_image", "server.ami")
+"""Those that hold places for imports, in the flows that have them."""
+ENDED_STATES: Final = ("success", "failed", "upstream_failed", "skipped", "removed")
 
 
 class ImportingOperator(WaitingOperator):
@@ -46,7 +48,7 @@ class ImportingOperator(WaitingOperator):
     def wait_in_queue(self, context: Context, task: ServerTask, waiting: ImportWaiting, limit: int) -> NoReturn:
         """Wait until this server is the next of ours to be imported."""
         from wavelift.ledger import SlotKind
-        from wavelift.services.migration.importing import import_scope
+        from wavelift.services.import_queue import import_scope
 
         self.log.info("waits to import: %s", waiting.reason)
         holder = self.server_context(context, task.name).run_key
@@ -189,7 +191,7 @@ class ImportServerOperator(ImportingOperator):
                 self.server_context(context, task.name),
                 limit=limit,
                 is_run_alive=run_is_alive(context),
-                is_task_alive=_task_is_alive(context),
+                is_holder_alive=holder_is_alive(context),
             )
         if isinstance(outcome, ImportDone):
             context["ti"].xcom_push(key=ImageLink.key, value=image_url(target.region, outcome.result.image_id))
@@ -201,14 +203,22 @@ class ImportServerOperator(ImportingOperator):
         self.wait_for_place(outcome, aws)
 
 
-def _task_is_alive(context: Context) -> Callable[[Migration], bool]:
-    """Whether another server's import may still go on: a slot whose task has ended is free, its run may live on."""
+def holder_is_alive(context: Context) -> Callable[[Slot], bool]:
+    """Whether another server's import may still go on: a place whose task has ended is free, its run may live on.
+
+    Of whichever flow: the list that the group was expanded over tells the server's place in it.
+    """
     ti = context["ti"]
 
-    def alive(other: Migration) -> bool:
+    def alive(slot: Slot) -> bool:
+        run: dict[str, Any] = {"dag_id": slot.dag_id, "run_id": slot.dag_run_id}
+        names = [one["name"] for one in ti.xcom_pull(task_ids="preflight", map_indexes=-1, **run) or ()]
+        server = slot.holder.removeprefix(f"{slot.dag_id}/{slot.dag_run_id}/")
+        if server not in names:
+            return True  # its pre-flight is cleared just now: whether it goes on shows in a moment
         states: dict[str, Any] = ti.get_task_states(
-            dag_id=other.dag_id, run_ids=[other.dag_run_id], task_ids=[ti.task_id], map_index=other.map_index
+            dag_id=slot.dag_id, run_ids=[slot.dag_run_id], task_ids=list(IMPORT_TASKS), map_index=names.index(server)
         )
-        return not any(state in ENDED_STATES for state in states.get(other.dag_run_id, {}).values())
+        return not any(state in ENDED_STATES for state in states.get(slot.dag_run_id, {}).values())
 
     return alive

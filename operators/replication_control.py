@@ -11,7 +11,7 @@ from wavelift.airflow.links import ImageLink, image_url
 from wavelift.operators._base import StateStore, WaveliftOperator, run_is_alive
 from wavelift.operators._report import GROUP, ended_by, task_outcomes, task_states, why_stopped
 from wavelift.operators._waiting import WaitingOperator
-from wavelift.operators.image import ImportingOperator
+from wavelift.operators.image import ImportingOperator, holder_is_alive
 from wavelift.operators.replication import PROOF_KEY, REPORT_KEY, TRACKING_KEY
 
 if TYPE_CHECKING:
@@ -246,6 +246,7 @@ class AmiOperator(ImportingOperator):
                 self.server_context(context, task.name),
                 limit=limit,
                 is_run_alive=run_is_alive(context),
+                is_holder_alive=holder_is_alive(context),
             ).advance()
         if isinstance(found, MadeImage):
             if found.image_id:

@@ -43,6 +43,8 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "cut": WaveOf((Vm("cut-a", (8,), full=True),)),
     "copies": WaveOf((Vm("copies-a"),), DAILY),
     "aged": WaveOf((Vm("aged-a", (8,), entry={"change_tracking": "enable"}),), DAILY),
+    "anew": WaveOf((Vm("anew-a", (4,), entry=RUNNING), Vm("anew-b", (4, 6)))),
+    "resent": WaveOf(tuple(Vm(f"resent-{one}", (4,)) for one in ("reserve", "preflight", "admit")), DAILY),
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from tests.airflow.waves import BUCKET
+from tests.airflow.waves import BLOCK, BUCKET
 
 from wavelift.cli.simulators import Stage
 from wavelift.ledger import Ledger, Migration, lineage, migrations, replication_runs
@@ -64,6 +64,32 @@ class Outside:
         ]
         assert len(read) == 1, read
         assert Path(read[0]["raw"]).read_bytes().rstrip(b"\0") == frozen.rstrip(b"\0")
+
+    def assert_held(self, server: str, image_id: str) -> None:
+        """The image's own EBS snapshots hold what the server's last snapshot froze, byte for byte. Nothing of wavelift
+        is asked. Only where imports convert nothing (``change_boot_disk=False``)."""
+        (image,) = self.aws.client("ec2").describe_images(ImageIds=[image_id])["Images"]
+        devices = sorted(image["BlockDeviceMappings"], key=lambda one: str(one["DeviceName"]))
+        frozen = self.snapshots_taken(server)[-1]["disks"]
+        assert len(devices) == len(frozen)
+        for device, disk in zip(devices, frozen, strict=True):
+            self.assert_snapshot_holds(device["Ebs"]["SnapshotId"], Path(disk["file"]))
+
+    def assert_snapshot_holds(self, snapshot_id: str, frozen: Path) -> None:
+        ebs = self.aws.client("ebs")
+        held = bytearray()
+        selection: dict[str, Any] = {}
+        while True:
+            page = ebs.list_snapshot_blocks(SnapshotId=snapshot_id, **selection)
+            for block in page.get("Blocks", []):
+                wanted = {"BlockIndex": block["BlockIndex"], "BlockToken": block["BlockToken"]}
+                answer = ebs.get_snapshot_block(SnapshotId=snapshot_id, **wanted)
+                held.extend(bytes(block["BlockIndex"] * BLOCK - len(held)))
+                held.extend(answer["BlockData"].read())
+            if not page.get("NextToken"):
+                break
+            selection = {"NextToken": page["NextToken"]}
+        assert held.rstrip(b"\0") == frozen.read_bytes().rstrip(b"\0")
 
     def leftovers(self, waves: set[str]) -> list[str]:
         """What lies outside of these waves and is no result that the ledger names."""

@@ -163,7 +163,7 @@ def record_import_progress(ledger: Ledger, progress: Mapping[str, tuple[str, int
     with ledger.write() as tx:
         for task_id, (phase, percent) in progress.items():
             running = (migration.c.import_task_id == task_id) & (migration.c.state == MigrationState.IMPORTING)
-            values = {"phase": phase, "progress_pct": max(0, min(100, percent)), "updated_at": clock.now()}
+            values = {"phase": f"import: {phase}", "progress_pct": max(0, min(100, percent)), "updated_at": clock.now()}
             tx.execute(migration.update().where(running).values(**values))
 
 

@@ -156,6 +156,15 @@ def record_progress(
         tx.execute(replication_run.update().where(running).values(**values))
 
 
+def record_import_progress(ledger: Ledger, progress: Mapping[str, tuple[str, int]], *, clock: Clock) -> None:
+    """Tell how far running conversions are: run hash → phase and percent. Those of no run of ours are left out."""
+    with ledger.write() as tx:
+        for run, (phase, percent) in progress.items():
+            values = {"status": f"Converting: {phase}", "progress_pct": max(0, min(100, percent))}
+            active = (replication_run.c.id == f"run-{run}") & (replication_run.c.state == RunState.ACTIVE)
+            tx.execute(replication_run.update().where(active).values(**values, updated_at=clock.now()))
+
+
 def record_intent(ledger: Ledger, id: str, *, name: str, vm: str, clock: Clock) -> ReplicationRun:
     """Write down the snapshot's name before it is taken, so that it is found whatever dies in between (invariant 4).
 

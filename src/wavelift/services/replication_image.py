@@ -12,17 +12,17 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest
 from wavelift.base.domain import Message, ReplicationResult
-from wavelift.base.errors import PermanentError, RefusedError, WaveliftError, located
+from wavelift.base.errors import PermanentError, RefusedError, located
 from wavelift.base.names import instant_of, run_hash
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, SlotKind, jobs, lineage
+from wavelift.ledger import Ledger, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, SupersededDisk
 from wavelift.rules.guests import guest
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState, refuse_register
-from wavelift.services import admission, replication
-from wavelift.services.admission import Granted, IsRunAlive
+from wavelift.services import replication
+from wavelift.services.admission import IsRunAlive
 from wavelift.services.dataplane.abandon import abandon_run
 from wavelift.services.dataplane.importing import (
     ImportJob,
@@ -34,7 +34,8 @@ from wavelift.services.dataplane.importing import (
 )
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
-from wavelift.services.migration.importing import boot_mode, import_scope
+from wavelift.services.import_queue import ImportPlace, IsHolderAlive
+from wavelift.services.migration.importing import boot_mode
 
 
 class MadeImage(Message):
@@ -59,6 +60,7 @@ class RunImage:
         *,
         limit: int,
         is_run_alive: IsRunAlive,
+        is_holder_alive: IsHolderAlive = lambda slot: True,
     ) -> None:
         self.ledger = ledger
         self.access = access
@@ -68,6 +70,8 @@ class RunImage:
         self.limit = limit
         self.is_run_alive = is_run_alive
         self.id = runs.run_id(ctx.run_key)
+        run = runs.get_run(ledger, self.id).run
+        self.place = ImportPlace(ledger, task, ctx, run, limit, is_run_alive, is_holder_alive)
 
     def advance(self) -> MadeImage | ImportRunning | ImportWaiting:
         """Bring the AMI one step further: submit its import, find it running, or finish. Never makes a second one.
@@ -125,44 +129,23 @@ class RunImage:
         work = ImportJob(self.access, self.ctx, instant=self._instant(), server=self.task.name)
         if known.cancel_requested:
             work.cancel("wavelift: the run was cancelled")
-            self._give_back()
+            self.place.give_back()
             _cancelled(known)
-        try:
+        with self.place.given_back_on_error():
             status = work.look()
-        except WaveliftError:
-            self._give_back()  # whatever ended badly takes no place
-            raise
         if status is None:
-            return self._submit(known, job, work)
+            return self._submit(job, work)
         if not status.finished:
             self._tell(f"Converting: {status.phase}", status.progress or 0)
             return ImportRunning(status.task_id, status.phase)
-        self._give_back()
+        self.place.give_back()
         Ec2(self.access).tag_image(
             status.image_id, self.task.plan.made_with(self.ctx.run_key), snapshot_ids=status.snapshot_ids
         )
         return self._complete(status.image_id)
 
-    def _submit(self, known: ReplicationRun, job: ReplicationJob, work: ImportJob) -> ImportRunning | ImportWaiting:
-        scope = import_scope(self.task)
-        clock = self.ctx.clock
-        admission.reclaim(self.ledger, self.is_run_alive, kind=SlotKind.IMPORT, scope=scope, clock=clock)
-        slot = admission.request_slot(
-            self.ledger,
-            kind=SlotKind.IMPORT,
-            scope=scope,
-            holder=self.ctx.run_key,
-            dag_id=known.dag_id,
-            dag_run_id=known.dag_run_id,
-            limit=self.limit,
-            clock=clock,
-        )
-        if not isinstance(slot, Granted):
-            found: ImportRunning | ImportWaiting = ImportWaiting(
-                f"place {slot.position} among our own imports", queued=True
-            )
-        else:
-            found = work.submit(lambda token: self._request(job, token), limit=self.limit)
+    def _submit(self, job: ReplicationJob, work: ImportJob) -> ImportRunning | ImportWaiting:
+        found = self.place.submit(lambda: work.submit(lambda token: self._request(job, token), limit=self.limit))
         self._tell(f"Waits to be converted: {found.reason}" if isinstance(found, ImportWaiting) else "Converting")
         return found
 
@@ -180,15 +163,6 @@ class RunImage:
             platform="Windows" if guest(self.task.facts.guest_id).windows else "Linux",
             encrypted=target.encrypt,
             kms_key=target.kms_key or "",
-        )
-
-    def _give_back(self) -> None:
-        admission.release_slot(
-            self.ledger,
-            kind=SlotKind.IMPORT,
-            scope=import_scope(self.task),
-            holder=self.ctx.run_key,
-            clock=self.ctx.clock,
         )
 
     def _tell(self, status: str, progress: int = 0) -> None:

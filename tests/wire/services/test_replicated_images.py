@@ -11,13 +11,14 @@ import pytest
 from tests.ledgers import fresh_ledger
 
 from wavelift.adapters.aws.ec2 import Ec2
-from wavelift.base.errors import PermanentError, ProofError, RefusedError
+from wavelift.base.errors import MissingPrivilegeError, PermanentError, ProofError, RefusedError
 from wavelift.base.run import RunContext, SystemClock
 from wavelift.base.units import BLOCK
 from wavelift.ledger import DagRun, Ledger
 from wavelift.ledger.lineage import read_lineage
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.replication_runs import get_run
+from wavelift.ledger.slots import list_slots
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.verify_replicated import verify_replicated
@@ -178,3 +179,14 @@ def test_sms_05_images_come_and_go_and_the_lineage_stays(stage: Stage, copies: C
     assert set(ec2.snapshots(kept)) == kept
     left: Any = get_run(copies.ledger, run.id).superseded
     assert not ec2.snapshots([disk["snapshot_id"] for disk in left])
+
+
+def test_inv_8_a_replica_whose_import_is_refused_keeps_no_place(stage: Stage, copies: Copies) -> None:
+    one, ctx, run = copies.run()
+    stage.aws.rule(service="ec2", operation="ImportImage", code="UnauthorizedOperation", status=403)
+    with pytest.raises(MissingPrivilegeError):
+        copies.image(one, ctx)
+    assert not list_slots(copies.ledger), "its DAG run lives on, and others wait"
+    stage.clear_rules()
+    made = copies.image(one, ctx)
+    assert get_run(copies.ledger, run.id).ami_id == made.image_id

@@ -25,19 +25,21 @@ class ImportImageTrigger(ImportWatchTrigger):
 
 
 def tell_list(running: Mapping[str, Any]) -> None:
-    """Writes the imports' progress into the ledger.
+    """Writes the imports' progress into the ledger: of migrations by their task, of replicas by the task's tag.
 
     An import takes an hour, and its task sleeps: nobody else sees its progress (AMP-07). It decides nothing.
     """
     from wavelift.airflow import config
     from wavelift.base.errors import WaveliftError
+    from wavelift.base.names import TAG_RUN
     from wavelift.base.run import SystemClock
-    from wavelift.ledger import Ledger
-    from wavelift.ledger.migrations import record_import_progress
+    from wavelift.ledger import Ledger, migrations, replication_runs
 
-    progress = {id: (f"import: {status.phase}", status.progress or 0) for id, status in running.items()}
+    told = {id: (status.phase, status.progress or 0) for id, status in running.items()}
+    by_run = {str(run): told[id] for id, status in running.items() if (run := status.tags.get(TAG_RUN))}
     try:
         with Ledger.open(config.ledger_url()) as ledger:
-            record_import_progress(ledger, progress, clock=SystemClock())
+            migrations.record_import_progress(ledger, told, clock=SystemClock())
+            replication_runs.record_import_progress(ledger, by_run, clock=SystemClock())
     except WaveliftError as error:
         log.warning("the list will not show how far imports are: %s", error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,32 +9,23 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, ImportStatus
 from wavelift.base.domain import ExportResult, ImportResult, VerifyResult
-from wavelift.base.errors import PermanentError, WaveliftError, located
+from wavelift.base.errors import PermanentError, located
 from wavelift.base.names import instant_of
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, Migration, SlotKind, migrations
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services import admission
-from wavelift.services.admission import Granted, IsRunAlive, Queued
+from wavelift.services.admission import IsRunAlive
 from wavelift.services.dataplane.conversion import conversion_report
 from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting, remove_outdated
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
+from wavelift.services.import_queue import ImportPlace, IsHolderAlive
 from wavelift.services.migration.slots import cancelled
-
-IsTaskAlive = Callable[[Migration], bool]
-"""Whether a server's import task may still go on, asked of Airflow."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportDone:
     result: ImportResult
-
-
-def import_scope(task: ServerTask) -> str:
-    """Imports are counted per account and region; the connection stands for the account."""
-    return f"{task.plan.target.aws_conn_id}/{task.plan.target.region}"
 
 
 def advance_import(
@@ -48,7 +38,7 @@ def advance_import(
     *,
     limit: int,
     is_run_alive: IsRunAlive,
-    is_task_alive: IsTaskAlive = lambda migration: True,
+    is_holder_alive: IsHolderAlive = lambda slot: True,
 ) -> ImportDone | ImportRunning | ImportWaiting:
     """Bring the import one step further: submit it, find it running, or finish it. Never submits a second one.
 
@@ -57,7 +47,7 @@ def advance_import(
     :raises PermanentError: when a person cancelled the migration; the import is cancelled with it.
     """
     with located(server=task.name):
-        return _Import(ledger, access, task, export, ctx, limit, is_run_alive, is_task_alive).advance(verified)
+        return _Import(ledger, access, task, export, ctx, limit, is_run_alive, is_holder_alive).advance(verified)
 
 
 class _Import:
@@ -72,7 +62,7 @@ class _Import:
         ctx: RunContext,
         limit: int,
         is_run_alive: IsRunAlive,
-        is_task_alive: IsTaskAlive,
+        is_holder_alive: IsHolderAlive,
     ) -> None:
         self.ledger = ledger
         self.access = access
@@ -80,24 +70,21 @@ class _Import:
         self.export = export
         self.ctx = ctx
         self.limit = limit
-        self.is_run_alive = is_run_alive
-        self.is_task_alive = is_task_alive
         self.job = ImportJob(access, ctx, instant=_instant(export), server=task.name)
         self.id = migrations.migration_id(ctx.run_key)
+        run = migrations.get_migration(ledger, self.id).run
+        self.place = ImportPlace(ledger, task, ctx, run, limit, is_run_alive, is_holder_alive)
 
     def advance(self, verified: VerifyResult | None) -> ImportDone | ImportRunning | ImportWaiting:
         known = self._record_proof(verified)
         if known.cancel_requested:
             self.job.cancel("wavelift: the migration was cancelled")
-            self._release()
+            self.place.give_back()
             raise cancelled(known)
-        try:
+        with self.place.given_back_on_error():
             status = self.job.look()
-        except WaveliftError:
-            self._release()  # whatever ended badly takes no place; a new attempt asks for one again
-            raise
         if status is None:
-            return self._submit(known)
+            return self._submit()
         return ImportDone(self._finish(status)) if status.finished else self._running(status)
 
     def _record_proof(self, verified: VerifyResult | None) -> Migration:
@@ -120,48 +107,18 @@ class _Import:
         self._tell(f"import: {status.phase}", status.progress or 0)
         return ImportRunning(status.task_id, status.phase)
 
-    def _submit(self, known: Migration) -> ImportRunning | ImportWaiting:
-        slot = self._slot(known)
-        if not isinstance(slot, Granted):
-            self._free_dead_holders()
-            slot = self._slot(known)
-        if not isinstance(slot, Granted):
-            return self._wait(ImportWaiting(f"place {slot.position} among our own imports", queued=True))
-        self._check_staged()
-        found = self.job.submit(self._request, limit=self.limit)
+    def _submit(self) -> ImportRunning | ImportWaiting:
+        found = self.place.submit(self._start)
         if isinstance(found, ImportWaiting):
-            return self._wait(found)
-        self._note_import(found.task_id)
+            self._tell(f"waits to import: {found.reason}", 0)
         return found
 
-    def _slot(self, known: Migration) -> Granted | Queued:
-        scope = import_scope(self.task)
-        admission.reclaim(self.ledger, self.is_run_alive, kind=SlotKind.IMPORT, scope=scope, clock=self.ctx.clock)
-        return admission.request_slot(
-            self.ledger,
-            kind=SlotKind.IMPORT,
-            scope=scope,
-            holder=self.ctx.run_key,
-            dag_id=known.dag_id,
-            dag_run_id=known.dag_run_id,
-            limit=self.limit,
-            clock=self.ctx.clock,
-        )
-
-    def _free_dead_holders(self) -> None:
-        """A task that failed for good, or was marked failed, in a living run gives nothing back by itself."""
-        scope = import_scope(self.task)
-        for slot in list_slots(self.ledger, SlotKind.IMPORT, scope):
-            holder = migrations.find_migration(self.ledger, migrations.migration_id(slot.holder))
-            if slot.holder != self.ctx.run_key and holder is not None and not self.is_task_alive(holder):
-                admission.release_slot(
-                    self.ledger,
-                    kind=SlotKind.IMPORT,
-                    scope=scope,
-                    holder=slot.holder,
-                    reason="its import task has ended",
-                    clock=self.ctx.clock,
-                )
+    def _start(self) -> ImportRunning | ImportWaiting:
+        self._check_staged()
+        found = self.job.submit(self._request, limit=self.limit)
+        if isinstance(found, ImportRunning):
+            self._note_import(found.task_id)
+        return found
 
     def _check_staged(self) -> None:
         """:raises PermanentError: when a disk is no longer staged; AWS would say so only after minutes."""
@@ -175,10 +132,6 @@ class _Import:
                 object=f"s3://{gone[0].bucket}/{gone[0].object_key}",
                 next_step="Clear this server from its server.reserve task, so that it is exported again",
             )
-
-    def _wait(self, waiting: ImportWaiting) -> ImportWaiting:
-        self._tell(f"waits to import: {waiting.reason}", 0)
-        return waiting
 
     def _tell(self, phase: str, progress: int) -> None:
         migrations.record_progress(self.ledger, self.id, phase=phase, progress_pct=progress, clock=self.ctx.clock)
@@ -210,7 +163,7 @@ class _Import:
             self.task.plan.made_with(self.ctx.run_key),
             snapshot_ids=snapshots,
         )
-        self._release()
+        self.place.give_back()
         result = ImportResult(
             server=self.task.name,
             task_id=status.task_id,
@@ -220,15 +173,6 @@ class _Import:
         )
         record_image(self.ledger, self.access, self.task, result, self.ctx)
         return result
-
-    def _release(self) -> None:
-        admission.release_slot(
-            self.ledger,
-            kind=SlotKind.IMPORT,
-            scope=import_scope(self.task),
-            holder=self.ctx.run_key,
-            clock=self.ctx.clock,
-        )
 
 
 def record_image(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportResult, ctx: RunContext) -> None:

@@ -1,0 +1,97 @@
+"""Places for imports: one queue per account and region, for migrations and replicas alike (AMP-04, invariant 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from wavelift.base.errors import FencedError, WaveliftError
+from wavelift.base.run import RunContext
+from wavelift.ledger import DagRun, Ledger, SlotKind
+from wavelift.ledger.records import Slot
+from wavelift.ledger.slots import list_slots
+from wavelift.services import admission
+from wavelift.services.admission import Granted, IsRunAlive, Queued
+from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
+from wavelift.services.dataplane.messages import ServerTask
+
+IsHolderAlive = Callable[[Slot], bool]
+"""Whether the task behind a place may still go on, asked of Airflow. True when that cannot be told."""
+
+
+def import_scope(task: ServerTask) -> str:
+    """Imports are counted per account and region; the connection stands for the account."""
+    return f"{task.plan.target.aws_conn_id}/{task.plan.target.region}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportPlace:
+    """The place of one server's import.
+
+    :param run: the DAG run that asks. :param limit: imports of ours in this account and region.
+    """
+
+    ledger: Ledger
+    task: ServerTask
+    ctx: RunContext
+    run: DagRun
+    limit: int
+    is_run_alive: IsRunAlive
+    is_holder_alive: IsHolderAlive = lambda slot: True
+
+    def submit(self, start: Callable[[], ImportRunning | ImportWaiting]) -> ImportRunning | ImportWaiting:
+        """Call ``start`` once a place is won; until then say which one of the queue it is."""
+        slot = self._ask()
+        if not isinstance(slot, Granted):
+            self._free_dead_holders()
+            slot = self._ask()
+        if not isinstance(slot, Granted):
+            return ImportWaiting(f"place {slot.position} among our own imports", queued=True)
+        with self.given_back_on_error():
+            return start()
+
+    @contextmanager
+    def given_back_on_error(self) -> Iterator[None]:
+        """What ends badly takes no place: the next try asks for one again. An outlived try gives nothing back, for the
+        place is that of the try which owns the work now."""
+        try:
+            yield
+        except FencedError:
+            raise
+        except WaveliftError:
+            self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        self._release(self.ctx.run_key, "done")
+
+    def _ask(self) -> Granted | Queued:
+        scope = import_scope(self.task)
+        admission.reclaim(self.ledger, self.is_run_alive, kind=SlotKind.IMPORT, scope=scope, clock=self.ctx.clock)
+        return admission.request_slot(
+            self.ledger,
+            kind=SlotKind.IMPORT,
+            scope=scope,
+            holder=self.ctx.run_key,
+            dag_id=self.run.dag_id,
+            dag_run_id=self.run.dag_run_id,
+            limit=self.limit,
+            clock=self.ctx.clock,
+        )
+
+    def _free_dead_holders(self) -> None:
+        """A task that failed for good, or was marked failed, in a living run gives nothing back by itself."""
+        for slot in list_slots(self.ledger, SlotKind.IMPORT, import_scope(self.task)):
+            if slot.holder != self.ctx.run_key and not self.is_holder_alive(slot):
+                self._release(slot.holder, "its import task has ended")
+
+    def _release(self, holder: str, reason: str) -> None:
+        admission.release_slot(
+            self.ledger,
+            kind=SlotKind.IMPORT,
+            scope=import_scope(self.task),
+            holder=holder,
+            reason=reason,
+            clock=self.ctx.clock,
+        )

@@ -2,8 +2,8 @@
 
 ``dag.test()`` of Airflow's SDK walks through the DAG and hands each task to the SDK's supervisor; XComs, task states
 and the task state store are those of a real metadata database (SQLite) behind a real execution API, and what is
-deferred runs its trigger on the spot. What it has not: processes of their own, other runs beside it, clearing, forms,
-a schedule. That is proven with a running Airflow.
+deferred runs its trigger on the spot. Clearing is what the API's route does. What it has not: processes of their own,
+other runs beside it, forms, a schedule. That is proven with a running Airflow.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,13 +50,32 @@ class Lab(Outside):
         :param file: the DAG file that has it.
         :param settings: more environment variables, for this run.
         """
+        with self.environment(**settings):
+            run = self._dag(dag_id, file).test(run_conf=conf)
+        return Done(self, dag_id, run.run_id, str(run.state.value), file)
+
+    def _dag(self, dag_id: str, file: str) -> Any:
+        """Parsed anew: a run leaves its conf in the params of the DAG that ran it."""
         from airflow.dag_processing.dagbag import DagBag
 
+        return DagBag(dag_folder=self.dags / file).dags[dag_id]
+
+    def clear(self, done: Done, *tasks: str | tuple[str, int], **settings: str) -> Done:
+        """Clear tasks of a run with all that comes after them, as the web UI does, and run it to its end again.
+
+        ``dag.test()`` begins every run anew: here it finds the one that is there, as it was left.
+        """
+        from airflow.serialization.definitions.dag import SerializedDAG
+
         with self.environment(**settings):
-            # Parsed anew: a run leaves its conf in the params of the DAG that ran it.
-            dag = DagBag(dag_folder=self.dags / file).dags[dag_id]
-            run = dag.test(run_conf=conf)
-        return Done(self, dag_id, run.run_id, str(run.state.value))
+            _clear(self._dag(done.dag_id, done.file), done.run_id, tasks)
+            found = functools.partial(_found_run, done.run_id)
+            with (
+                patch("airflow.models.dagrun.get_or_create_dagrun", found),
+                patch.object(SerializedDAG, "clear_dags", lambda *_, **__: None),
+            ):
+                run = self._dag(done.dag_id, done.file).test()
+        return Done(self, done.dag_id, run.run_id, str(run.state.value), done.file)
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,7 @@ class Done:
     dag_id: str
     run_id: str
     state: str
+    file: str = "waves.py"
 
     def ends(self, expected: str) -> Done:
         assert self.state == expected, self.describe()
@@ -119,6 +139,35 @@ class Done:
     def words(self, task: str, index: int = -1) -> str:
         """What a failed task left for the report."""
         return str((self.xcom(task, index=index, key="wavelift_failure") or {}).get("what", ""))
+
+
+def _clear(dag: Any, run_id: str, tasks: Sequence[str | tuple[str, int]]) -> None:
+    """What the route ``clearTaskInstances`` does with ``include_downstream``."""
+    from airflow.models.taskinstance import clear_task_instances, find_relevant_relatives
+    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.utils.session import create_session
+
+    known = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+    plain = {task for task in tasks if isinstance(task, str)}
+    mapped = {task for task in tasks if not isinstance(task, str)}
+    with create_session() as session:
+        wanted: dict[str, Any] = {"dag": known, "run_id": run_id, "session": session}
+        after = find_relevant_relatives(plain, mapped, direction="downstream", **wanted)
+        chosen = {*tasks, *after}
+        markers = [task for task in chosen if isinstance(task, str) or task[0] not in chosen]
+        clear_task_instances(known.clear(dry_run=True, task_ids=markers, run_id=run_id, session=session), session)
+
+
+def _found_run(run_id: str, *, dag: Any, session: Any, **_: Any) -> Any:
+    """Instead of ``get_or_create_dagrun``."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.state import DagRunState
+
+    run = session.query(DagRun).filter_by(dag_id=dag.dag_id, run_id=run_id).one()
+    run.dag = dag
+    run.set_state(DagRunState.RUNNING)
+    session.commit()
+    return run
 
 
 @contextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from tests.airflow.waves import BUCKET
+from tests.airflow.waves import BLOCK, BUCKET
 
 from wavelift.cli.simulators import Stage
 from wavelift.ledger import Ledger, Migration, lineage, migrations, replication_runs
@@ -59,10 +60,36 @@ class Outside:
         read = [
             one
             for one in self.aws.evidence()["imports"]
-            if one["image"] == image_id and one["key"].endswith(f"{server}/disk-0.vmdk")
+            if one["image"] == image_id and fnmatchcase(one["key"], f"*/{server}/*/disk-0.vmdk")
         ]
         assert len(read) == 1, read
         assert Path(read[0]["raw"]).read_bytes().rstrip(b"\0") == frozen.rstrip(b"\0")
+
+    def assert_held(self, server: str, image_id: str) -> None:
+        """The image's own EBS snapshots hold what the server's last snapshot froze, byte for byte. Nothing of wavelift
+        is asked. Only where imports convert nothing (``change_boot_disk=False``)."""
+        (image,) = self.aws.client("ec2").describe_images(ImageIds=[image_id])["Images"]
+        devices = sorted(image["BlockDeviceMappings"], key=lambda one: str(one["DeviceName"]))
+        frozen = self.snapshots_taken(server)[-1]["disks"]
+        assert len(devices) == len(frozen)
+        for device, disk in zip(devices, frozen, strict=True):
+            self.assert_snapshot_holds(device["Ebs"]["SnapshotId"], Path(disk["file"]))
+
+    def assert_snapshot_holds(self, snapshot_id: str, frozen: Path) -> None:
+        ebs = self.aws.client("ebs")
+        held = bytearray()
+        selection: dict[str, Any] = {}
+        while True:
+            page = ebs.list_snapshot_blocks(SnapshotId=snapshot_id, **selection)
+            for block in page.get("Blocks", []):
+                wanted = {"BlockIndex": block["BlockIndex"], "BlockToken": block["BlockToken"]}
+                answer = ebs.get_snapshot_block(SnapshotId=snapshot_id, **wanted)
+                held.extend(bytes(block["BlockIndex"] * BLOCK - len(held)))
+                held.extend(answer["BlockData"].read())
+            if not page.get("NextToken"):
+                break
+            selection = {"NextToken": page["NextToken"]}
+        assert held.rstrip(b"\0") == frozen.read_bytes().rstrip(b"\0")
 
     def leftovers(self, waves: set[str]) -> list[str]:
         """What lies outside of these waves and is no result that the ledger names."""
@@ -86,11 +113,12 @@ class Outside:
                 yield f"s3: {key}"
         ec2 = self.aws.client("ec2")
         named = {one.image_id for one in results.values()} | {one.ami_id for one in copies}
+        standing = set(self.aws.state()["images"])
         for task in ec2.describe_import_image_tasks()["ImportImageTasks"]:
             wave = {tag["Key"]: tag["Value"] for tag in task.get("Tags", [])}.get("wavelift:wave")
             if wave in waves and task["Status"] not in ("completed", "deleted"):
                 yield f"import: {task['ImportTaskId']} {task['Status']}"
-            if wave in waves and task["Status"] == "completed" and task["ImageId"] not in named:
+            if wave in waves and task["Status"] == "completed" and task["ImageId"] in standing - named:
                 yield f"image: {task['ImageId']} is named by nobody"
 
     def ended(self) -> list[Migration]:

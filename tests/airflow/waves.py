@@ -20,6 +20,8 @@ from wavelift.simulators.vcenter import SimDisk, SimVm
 
 MIB: Final = 1024 * 1024
 KIB: Final = 1024
+BLOCK: Final = 512 * KIB
+"""Of an EBS snapshot."""
 BUCKET: Final = "wavelift-tests"
 ROOT: Final = Path(__file__).resolve().parents[2]
 

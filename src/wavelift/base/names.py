@@ -24,18 +24,25 @@ def run_hash(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:RUN_HASH_LENGTH]
 
 
-def instant_hash(instant: str) -> str:
-    """A short form of what was frozen when, for tokens and keys that must not be another instant's."""
-    return hashlib.sha256(instant.encode()).hexdigest()[:RUN_HASH_LENGTH]
-
-
 def snapshot_name(key: str) -> str:
     return f"{SNAPSHOT_PREFIX}{run_hash(key)}"
 
 
-def client_token(key: str, purpose: str, attempt: int = 0) -> str:
-    """An idempotency token of at most 64 characters; ``attempt`` grows when our own cancellation spoiled the last."""
-    return f"wl-{run_hash(key)}-{purpose}-{attempt}"[:64]
+def instant_of(*what: str) -> str:
+    """Twelve hex digits that stand for one instant: of the vSphere snapshot that was read, or of what was made of it.
+
+    A checkpoint outlives a clear, which reads the source again: what is remembered, an idempotency token and a key in
+    S3 say of *which* instant they are.
+    """
+    return hashlib.sha256("\n".join(what).encode()).hexdigest()[:RUN_HASH_LENGTH]
+
+
+def client_token(key: str, purpose: str, attempt: int = 0, *, instant: str = "") -> str:
+    """An idempotency token of at most 64 characters; ``attempt`` grows when our own cancellation spoiled the last.
+
+    :param instant: :func:`instant_of` what the call is about: a token never answers with what was made of another.
+    """
+    return "-".join(part for part in ("wl", run_hash(key), purpose, instant, str(attempt)) if part)[:64]
 
 
 def slug(name: str) -> str:

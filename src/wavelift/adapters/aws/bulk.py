@@ -27,6 +27,7 @@ from urllib3.exceptions import HTTPError
 
 from wavelift.adapters.aws.access import POOL_SIZE, READ_TIMEOUT_S, AwsAccess, Keys
 from wavelift.adapters.aws.errors import (
+    CONFLICT_CODES,
     DAMAGED_CODES,
     EXPIRED_CODES,
     THROTTLE_CODES,
@@ -430,7 +431,7 @@ def _trouble(code: str, status: int) -> Trouble:
         return Trouble.DAMAGED
     if code in THROTTLE_CODES or status in (429, 503):
         return Trouble.THROTTLED
-    if status >= 500 or code in ("RequestTimeout", "RequestTimeoutException"):
+    if status >= 500 or code in ("RequestTimeout", "RequestTimeoutException") or code in CONFLICT_CODES:
         return Trouble.MOMENTARY
     return Trouble.FINAL
 

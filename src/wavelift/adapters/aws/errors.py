@@ -118,6 +118,8 @@ _MISSING_SUFFIXES: Final = (".NotFound", "NotFound", ".Unknown")
 _WRONG_REGION_CODES: Final = frozenset(
     {"301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 )
+CONFLICT_CODES: Final = frozenset({"CONFLICTING_BLOCK_UPDATE"})
+"""What a put meets that is sent again while AWS still works on the first: that ends by itself, soon."""
 _MOMENTARY_CODES: Final = frozenset(
     {"InternalError", "InternalFailure", "InternalServerException", "RequestTimeout", "RequestTimeoutException"}
 )
@@ -267,7 +269,7 @@ _VERDICTS: Final[tuple[tuple[frozenset[str], type[WaveliftError], str], ...]] = 
         "AWS got another block than the one that was read: check network path and memory, then transfer again",
     ),
     (
-        frozenset({"CONFLICTING_BLOCK_UPDATE"}),
+        CONFLICT_CODES,
         BusyError,
         "Another try sends the same block: a retry goes on once that has ended",
     ),

@@ -38,9 +38,8 @@ class ServerStaging:
         return f"{self.prefix}disk-{index}{DISK_SUFFIX}"
 
     def manifest_key(self, index: int, instant: str = "") -> str:
-        """:param instant: of a replica (:func:`wavelift.base.names.instant_hash`): a cleared run must not store its
-        manifest over the one that a lineage names."""
-        return f"{self.prefix}disk-{index}{f'-{instant}' if instant else ''}.manifest"
+        """Beside the disk: a manifest is never overwritten by one of another instant."""
+        return f"{self.prefix}{f'{instant}/' if instant else ''}disk-{index}.manifest"
 
     def abort_uploads(self, *, keep: frozenset[str] = frozenset()) -> int:
         """Abort unfinished uploads below the prefix except those in ``keep``; how many."""

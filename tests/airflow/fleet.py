@@ -42,6 +42,8 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "modes": WaveOf((Vm("modes-a", (4,)),)),
     "cut": WaveOf((Vm("cut-a", (8,), full=True),)),
     "copies": WaveOf((Vm("copies-a"),), DAILY),
+    "kept": WaveOf(tuple(Vm(f"kept-{one}", (4,)) for one in ("record", "token", "seed", "key")), DAILY),
+    "placed": WaveOf((Vm("placed-a", (4, 6)),), DAILY),
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"

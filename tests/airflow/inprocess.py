@@ -69,9 +69,8 @@ class Lab(Outside):
 
         with self.environment(**settings):
             _clear(self._dag(done.dag_id, done.file), done.run_id, tasks)
-            found = functools.partial(_found_run, done.run_id)
             with (
-                patch("airflow.models.dagrun.get_or_create_dagrun", found),
+                patch("airflow.models.dagrun.get_or_create_dagrun", _finds(done.run_id)),
                 patch.object(SerializedDAG, "clear_dags", lambda *_, **__: None),
             ):
                 run = self._dag(done.dag_id, done.file).test()
@@ -158,16 +157,20 @@ def _clear(dag: Any, run_id: str, tasks: Sequence[str | tuple[str, int]]) -> Non
         clear_task_instances(known.clear(dry_run=True, task_ids=markers, run_id=run_id, session=session), session)
 
 
-def _found_run(run_id: str, *, dag: Any, session: Any, **_: Any) -> Any:
-    """Instead of ``get_or_create_dagrun``."""
-    from airflow.models.dagrun import DagRun
-    from airflow.utils.state import DagRunState
+def _finds(run_id: str) -> Any:
+    """Instead of ``get_or_create_dagrun``: the run that is there."""
 
-    run = session.query(DagRun).filter_by(dag_id=dag.dag_id, run_id=run_id).one()
-    run.dag = dag
-    run.set_state(DagRunState.RUNNING)
-    session.commit()
-    return run
+    def found(*, dag: Any, session: Any, **_: Any) -> Any:
+        from airflow.models.dagrun import DagRun
+        from airflow.utils.state import DagRunState
+
+        run = session.query(DagRun).filter_by(dag_id=dag.dag_id, run_id=run_id).one()
+        run.dag = dag
+        run.set_state(DagRunState.RUNNING)
+        session.commit()
+        return run
+
+    return found
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ class Outside:
         read = [
             one
             for one in self.aws.evidence()["imports"]
-            if one["image"] == image_id and fnmatchcase(one["key"], f"*/{server}/*/disk-0.vmdk")
+            if one["image"] == image_id and one["key"].endswith(f"{server}/disk-0.vmdk")
         ]
         assert len(read) == 1, read
         assert Path(read[0]["raw"]).read_bytes().rstrip(b"\0") == frozen.rstrip(b"\0")
@@ -113,12 +112,11 @@ class Outside:
                 yield f"s3: {key}"
         ec2 = self.aws.client("ec2")
         named = {one.image_id for one in results.values()} | {one.ami_id for one in copies}
-        standing = set(self.aws.state()["images"])
         for task in ec2.describe_import_image_tasks()["ImportImageTasks"]:
             wave = {tag["Key"]: tag["Value"] for tag in task.get("Tags", [])}.get("wavelift:wave")
             if wave in waves and task["Status"] not in ("completed", "deleted"):
                 yield f"import: {task['ImportTaskId']} {task['Status']}"
-            if wave in waves and task["Status"] == "completed" and task["ImageId"] in standing - named:
+            if wave in waves and task["Status"] == "completed" and task["ImageId"] not in named:
                 yield f"image: {task['ImageId']} is named by nobody"
 
     def ended(self) -> list[Migration]:

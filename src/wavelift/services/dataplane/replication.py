@@ -341,7 +341,7 @@ class _Run:
                         partial=job.base.manifest is not None and job.reading.route is not None,
                     )
                 )
-        except GuardError:
+        except GuardError:  # nobody else names it: CompleteSnapshot comes only after the last look
             Ec2(self.access).delete_snapshot(job.target)
             journal.discard()
             raise

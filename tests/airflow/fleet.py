@@ -45,6 +45,8 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "aged": WaveOf((Vm("aged-a", (8,), entry={"change_tracking": "enable"}),), DAILY),
     "anew": WaveOf((Vm("anew-a", (4,), entry=RUNNING), Vm("anew-b", (4, 6)))),
     "resent": WaveOf(tuple(Vm(f"resent-{one}", (4,)) for one in ("reserve", "preflight", "admit")), DAILY),
+    "kept": WaveOf(tuple(Vm(f"kept-{one}", (4,)) for one in ("record", "token", "seed", "key")), DAILY),
+    "placed": WaveOf((Vm("placed-a", (4, 6)),), DAILY),
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"

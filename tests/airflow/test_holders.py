@@ -16,7 +16,7 @@ from wavelift.ledger.records import Slot
 from wavelift.ledger.replication_runs import get_run
 from wavelift.operators.image import holder_is_alive
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, admit_runs, create_job
+from wavelift.services.replication import JobOrder, admit_runs, create_jobs
 
 pytestmark = pytest.mark.airflow
 
@@ -75,7 +75,7 @@ def test_amp_07_a_replica_s_conversion_shows_its_progress(tmp_path: Path, monkey
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     monkeypatch.setenv("AIRFLOW__WAVELIFT__LEDGER_URL", url)
     with Ledger.open(url) as ledger:
-        create_job(ledger, "erp", JobOrder(server="web01", plan=ReplicationPlan()), by="ana", clock=SystemClock())
+        create_jobs(ledger, "erp", [JobOrder(server="web01", plan=ReplicationPlan())], by="ana", clock=SystemClock())
         run = DagRun("erp.replicate", "manual__1")
         (known,) = admit_runs(ledger, "erp", run, by="ana", is_run_alive=lambda *_: True, clock=SystemClock()).granted
         tags = {"wavelift:run": known.id.removeprefix("run-")}

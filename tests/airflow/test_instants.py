@@ -19,7 +19,7 @@ from tests.airflow.waves import BLOCK
 from wavelift.base.run import SystemClock
 from wavelift.ledger.lineage import read_lineage
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_job
+from wavelift.services.replication import JobOrder, create_jobs
 
 pytestmark = [pytest.mark.airflow, pytest.mark.proof]
 
@@ -108,7 +108,7 @@ def test_inv_6_a_replica_cleared_after_its_import(lab: Lab, cleared: str) -> Non
     server = f"resent-{cleared}"
     seed = (datetime.now(UTC) + timedelta(days=2)).isoformat()
     order = JobOrder(server=server, plan=ReplicationPlan(seed_time=seed))
-    create_job(lab.ledger, "resent", order, by="test", clock=SystemClock())
+    create_jobs(lab.ledger, "resent", [order], by="test", clock=SystemClock())
     before = set(lab.aws.state()["images"])
     with tags_refused(lab):
         first = lab.run("resent.replicate", {"servers": [server]}).ends("failed")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from tests.wire.aws.disk_replica import BLOCKS, CAPACITY, DATA_BLOCKS, Replica, make_content
 
+from wavelift.adapters.aws import ebs_snapshot
 from wavelift.adapters.aws.bulk import BulkClient
 from wavelift.adapters.aws.ebs import SnapshotComparison, compare_snapshot
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapshot, snapshot_status
@@ -19,6 +20,7 @@ from wavelift.adapters.aws.ebs_write import EbsWriter
 from wavelift.adapters.aws.errors import ParentRefusedError, SnapshotGoneError, TokenSpentError
 from wavelift.base.domain import ChangedRange
 from wavelift.base.errors import (
+    BusyError,
     Cancelled,
     LimitReachedError,
     MissingPrivilegeError,
@@ -352,6 +354,72 @@ def test_many_puts_are_in_flight(replica: Replica) -> None:
         replica.aws.clear_rules()
         copied.result()
     assert held == DATA_BLOCKS
+
+
+# -- completing ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """AWS works on a snapshot for a while before it is completed."""
+    monkeypatch.setattr(ebs_snapshot, "COMPLETION_POLL_S", 0.05)
+    replica.aws.settings(snapshot_seconds=1.0)
+    yield
+    replica.aws.settings(snapshot_seconds=0.0)
+
+
+@pytest.mark.usefixtures("slow")
+def test_inv_6_a_lost_answer_of_complete_snapshot_gives_nothing_up(replica: Replica) -> None:
+    """botocore asks again while AWS works on it, and is told that there is nothing to complete."""
+    content = make_content()
+    started = replica.start()
+    replica.aws.rule(service="ebs", operation="CompleteSnapshot", cut_response_after=0, count=1)
+    replica.copy(content, replica.writer(started))
+    replica.aws_completed(started)
+    assert replica.read(started) == content
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_snapshot_is_called_incomplete_only_when_aws_was_not_asked_before(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = replica.start()
+    wrong: Any = {"blocks": 3, "linear": hashlib.sha256().digest()}
+    with pytest.raises(PermanentError, match="3 blocks"):
+        complete_snapshot(replica.access, started.snapshot_id, **wrong)
+    monkeypatch.setattr(ebs_snapshot, "COMPLETION_WAIT_S", 0.2)
+    with pytest.raises(BusyError, match="nor says why"):
+        complete_snapshot(replica.access, started.snapshot_id, **wrong, asked=True)
+    cancel = CancelFlag()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        complete_snapshot(replica.access, started.snapshot_id, **wrong, asked=True, cancel=cancel)
+    assert snapshot_status(replica.access, started.snapshot_id) == "pending"
+
+
+def test_a_child_without_changes_is_completed_without_a_checksum(replica: Replica) -> None:
+    content = make_content()
+    seed, _ = replica.send(content)
+    started = replica.start(parent=seed.snapshot_id)
+    writer = replica.writer(started)
+    writer.finish(Manifest.empty(CAPACITY))
+    writer.close()
+    replica.aws_completed(started)
+    assert replica.read(started) == content
+
+
+@pytest.mark.parametrize("times", [3, -1])
+def test_a_block_that_aws_still_works_on_is_sent_again_for_a_while(replica: Replica, times: int) -> None:
+    conflict = {"code": "ValidationException", "status": 400, "reason": "CONFLICTING_BLOCK_UPDATE"}
+    replica.aws.rule(service="ebs", operation="PutSnapshotBlock", key="*/3", count=times, **conflict)
+    content = make_content()
+    started = replica.start()
+    if times > 0:
+        replica.copy(content, replica.writer(started))
+        assert replica.read(started) == content
+    else:
+        with pytest.raises(BusyError):
+            replica.copy(content, replica.writer(started))
 
 
 # -- starting -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ run must read the whole disk, and say why.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -18,18 +19,28 @@ from tests.depth import depth
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.vsphere.tasks import wait_for_task
+from wavelift.base.errors import PermanentError
 from wavelift.base.run import CancelFlag, Progress
 from wavelift.base.units import BLOCK
 from wavelift.rules.lineage import TRUSTED_DAYS
 
 from .journey import Stage
-from .replica import Killed, Replica
+from .replica import Killed, Replica, Try
 from .servers import noise
 
 pytestmark = pytest.mark.wire
 
 SERVER: Final = "walk01"
 THEIRS: Final = "before the patch"
+LOSABLE: Final = (
+    ("ebs", "StartSnapshot"),
+    ("ebs", "PutSnapshotBlock"),
+    ("ebs", "CompleteSnapshot"),
+    ("ec2", "DescribeSnapshots"),
+    ("s3", "PutObject"),
+    ("s3", "GetObject"),
+)
+"""Calls of a transfer, whose answers may get lost."""
 
 
 class Walk(RuleBasedStateMachine):
@@ -47,6 +58,8 @@ class Walk(RuleBasedStateMachine):
         """Why the next run must not believe change tracking; empty when it may."""
         self.days = 0
         """Since the last run that was recorded."""
+        self.keys: list[str] = []
+        """Two KMS keys, once the first is wanted."""
         self.lost = False
         """Whether AWS lost what the next run would build on."""
 
@@ -88,11 +101,74 @@ class Walk(RuleBasedStateMachine):
             assert (disk.kind_reason == "") == believed, (self.doubt, disk.kind_reason)
             if disk.reader == "datastore" and not believed:
                 assert disk.bytes_read == disk.lineage.capacity
+        if self.keys:
+            (held,) = self.stage.aws.client("ec2").describe_snapshots(SnapshotIds=[disk.lineage.snapshot_id])[
+                "Snapshots"
+            ]
+            assert held["KmsKeyId"] == self.keys[0]
+        self._believed_from_now_on()
+
+    @rule(ranged=st.booleans(), cut=st.booleans())
+    def run_recorded_and_cleared(self, ranged: bool, cut: bool) -> None:
+        """Recorded, then something after it failed, and a person cleared the server: the same run reads another instant
+        and builds on what it recorded. ``cut``: its transfer fails for good; what was recorded stands."""
+        self._lock(ranged)
+        one = self.web.begin()
+        result = self.web.transfer(one)
+        self.web.assert_equal(one, result)
+        self.web.record(result)
+        self.web.results.append(result)
+        self._believed_from_now_on()
+        self.write(at=self.written, length=700, shift=self.written % 900)
+        again = self.web.again(one)
+        later = None
+        try:
+            if cut:
+                self._refuse_all_puts(again)
+            else:
+                later = self.web.transfer(again)
+                self.web.assert_equal(again, later)
+                assert later.disks[0].kind == "delta"
+                assert later.disks[0].parent_snapshot_id == result.disks[0].lineage.snapshot_id
+        finally:
+            self.web.end(again, later)
+        for lineage in result.disks:
+            assert self.web.state_of(lineage.lineage.snapshot_id) == "completed", "the replica that was recorded"
+
+    def _refuse_all_puts(self, one: Try) -> None:
+        """A delta without changed blocks has no put: it goes through, and is recorded by nobody."""
+        self.stage.aws.rule(service="ebs", operation="PutSnapshotBlock", code="AccessDeniedException", status=403)
+        with suppress(PermanentError):
+            self.web.transfer(one)
+        self.stage.aws.clear_rules()
+
+    @rule(call=st.sampled_from(LOSABLE), count=st.sampled_from([1, 3]), ranged=st.booleans())
+    def run_that_loses_answers(self, call: tuple[str, str], count: int, ranged: bool) -> None:
+        """AWS does what was asked, and its answer is lost: once, which botocore cures, or until a try ends of it."""
+        service, operation = call
+        self._lock(ranged)
+        self.stage.aws.rule(service=service, operation=operation, cut_response_after=0, count=count)
+        before = {one["id"] for one in self.stage.aws.state()["snapshots"]}
+        disk = self.web.run().disks[0]
+        self.stage.aws.clear_rules()
+        made = {one["id"] for one in self.stage.aws.state()["snapshots"]} - before
+        assert made == {disk.lineage.snapshot_id}, "a retry finds what the lost answer named"
+        assert (disk.kind == "seed") == self.lost
+        self._believed_from_now_on()
+
+    @rule()
+    def key_changes(self) -> None:
+        """Of the environment: the next run is a seed under the other key."""
+        if not self.keys:
+            kms = self.stage.aws.client("kms")
+            self.keys = [str(kms.create_key()["KeyMetadata"]["Arn"]) for _ in range(2)]
+        self.keys.reverse()
+        self.stage.environment_changes = {"encrypt": True, "kms_key": self.keys[0]}
+        self.lost = True
+
+    def _believed_from_now_on(self) -> None:
         # The stun of the first run starts tracking; only after its clean cycle is the next change id believed.
-        if len(self.web.results) == 1:
-            self.doubt = "tracking began with the last run"
-        else:
-            self.doubt = ""
+        self.doubt = "tracking began with the last run" if len(self.web.results) == 1 else ""
         self.days = 0
         self.lost = False
 
@@ -194,6 +270,14 @@ class Walk(RuleBasedStateMachine):
         self.stage.vc.set_vm(SERVER, grow={"disk": 0, "capacity": self.blocks * BLOCK})
         self.lost = True
 
+    @precondition(lambda self: not self.theirs)
+    @rule(unit=st.sampled_from([0, 1, 5]))
+    def disk_moves(self, unit: int) -> None:
+        """To another unit, which changes its key; it is the same disk."""
+        if self.machine()["disks"][0]["key"] % 100 != unit:
+            self.stage.vc.set_vm(SERVER, place={"disk": 0, "unit": unit})
+            self.doubt = self.doubt or "its key changed"
+
     @rule()
     def base_deleted_in_aws(self) -> None:
         for lineage in self.web.lineages:
@@ -205,7 +289,8 @@ class Walk(RuleBasedStateMachine):
         if self.theirs:
             self._remove_theirs()
         self.web.discard()
-        self.stage.vc.set_vm(SERVER, hardware="vmx-19")
+        self.stage.environment_changes = {}
+        self.stage.vc.set_vm(SERVER, hardware="vmx-19", place={"disk": 0, "unit": 0})
         with self.stage.connect() as session:
             target = session.managed(vim.VirtualMachine, self.machine()["moref"])
             off = partial(target.ReconfigVM_Task, vim.vm.ConfigSpec(changeTrackingEnabled=False))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
+from wavelift.adapters.aws import ebs_snapshot
 from wavelift.adapters.vsphere.snapshots import remove_snapshot
 from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.adapters.vsphere.tracking import enable_tracking
@@ -247,6 +248,29 @@ def test_inv_6_a_task_killed_while_aws_completes_sends_nothing_again(
         assert "ebs.PutSnapshotBlock" not in stage.aws.counters()
         big.assert_equal(one, result)
     finally:
+        big.end(one, result)
+
+
+def test_inv_6_a_lost_answer_of_complete_snapshot_has_nothing_read_or_sent_again(
+    stage: Stage, replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The retry comes while AWS still works on it."""
+    monkeypatch.setattr(ebs_snapshot, "COMPLETION_POLL_S", 0.1)
+    big = replica("big01")
+    one = big.begin()
+    result = None
+    stage.aws.settings(snapshot_seconds=4.0)
+    try:
+        stage.aws.rule(service="ebs", operation="CompleteSnapshot", cut_response_after=0, count=3)
+        with pytest.raises(UnreachableError):
+            big.transfer(one)
+        stage.aws.control("DELETE", "counters")
+        stage.vc.rule(kind="nfc", action="status", status=500, times=0)
+        result = big.transfer(one)
+        assert not {"ebs.PutSnapshotBlock", "ebs.StartSnapshot", "ec2.DeleteSnapshot"} & stage.aws.counters().keys()
+        big.assert_equal(one, result)
+    finally:
+        stage.aws.settings(snapshot_seconds=0.0)
         big.end(one, result)
 
 

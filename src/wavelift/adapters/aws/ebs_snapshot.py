@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +23,8 @@ from wavelift.adapters.aws.errors import (
     from_library_error,
 )
 from wavelift.adapters.aws.tagging import to_aws
-from wavelift.base.errors import LimitReachedError, NotFoundError, WaveliftError
+from wavelift.base.errors import BusyError, LimitReachedError, NotFoundError, WaveliftError
+from wavelift.base.run import CancelFlag
 from wavelift.base.units import GIB
 
 PENDING: Final = "pending"
@@ -32,6 +34,9 @@ ERROR: Final = "error"
 IDLE_MINUTES: Final = 24 * 60
 """AWS cancels a pending snapshot that gets no block for so long; a day outlasts a vCenter's or a line's bad night.
 More would let forgotten ones count against the account's 100 pending snapshots. The service allows 10 to 4320."""
+COMPLETION_WAIT_S: Final = 900.0
+"""AWS needs a moment from CompleteSnapshot to ``completed``: seconds to some minutes."""
+COMPLETION_POLL_S: Final = 2.0
 LIMIT_CODES: Final = frozenset(
     {"ConcurrentLimitExceededException", "ServiceQuotaExceededException", "PendingSnapshotLimitExceeded"}
 )
@@ -186,35 +191,66 @@ def snapshot_status(access: AwsAccess, snapshot_id: str) -> str:
     return found.state
 
 
-def complete_snapshot(access: AwsAccess, snapshot_id: str, *, blocks: int, linear: bytes) -> None:
+def complete_snapshot(
+    access: AwsAccess,
+    snapshot_id: str,
+    *,
+    blocks: int,
+    linear: bytes,
+    asked: bool = False,
+    cancel: CancelFlag | None = None,
+) -> None:
     """Tell AWS that all is there; it compares count and checksum. Repeating it after a lost answer is safe.
+
+    What AWS says of a snapshot that it works on since it was asked before is documented nowhere; so its refusal is not
+    believed before its state is looked at.
 
     :param blocks: distinct blocks that were put into this snapshot, not into its parents.
     :param linear: SHA-256 over their digests in index order.
+    :param asked: AWS may have been asked before, and the answer was lost.
     :raises SnapshotGoneError: the snapshot is not pending any more, and not complete either.
+    :raises BusyError: it was asked for before, and AWS works on it longer than :data:`COMPLETION_WAIT_S`.
     :raises PermanentError: AWS counts other blocks than we do.
     """
+    checksum = {
+        "Checksum": base64.b64encode(linear).decode(),
+        "ChecksumAlgorithm": "SHA256",
+        "ChecksumAggregationMethod": "LINEAR",
+    }
     try:
         access.client("ebs").complete_snapshot(
-            SnapshotId=snapshot_id,
-            ChangedBlocksCount=blocks,
-            Checksum=base64.b64encode(linear).decode(),
-            ChecksumAlgorithm="SHA256",
-            ChecksumAggregationMethod="LINEAR",
+            SnapshotId=snapshot_id, ChangedBlocksCount=blocks, **(checksum if blocks else {})
         )
     except ClientError as error:
-        if error_code(error) == "ValidationException" and _is_complete(access, snapshot_id):
+        refused = error_code(error) in ("ValidationException", "ResourceNotFoundException")
+        repeated = asked or error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+        if refused and _is_complete(
+            access, snapshot_id, COMPLETION_WAIT_S if repeated else 0.0, cancel or CancelFlag()
+        ):
             return
         raise _complete_error(error, snapshot_id, blocks) from error
     except BotoCoreError as error:
         raise from_library_error(error, "could not complete the snapshot", snapshot=snapshot_id) from error
 
 
-def _is_complete(access: AwsAccess, snapshot_id: str) -> bool:
-    try:
-        return snapshot_status(access, snapshot_id) == COMPLETED
-    except NotFoundError:
-        return False
+def _is_complete(access: AwsAccess, snapshot_id: str, patience: float, cancel: CancelFlag) -> bool:
+    """Whether it is, or becomes so; a snapshot that is pending all the time is never called incomplete."""
+    give_up = time.monotonic() + patience
+    while True:
+        try:
+            state = snapshot_status(access, snapshot_id)
+        except NotFoundError:
+            return False
+        if state != PENDING or not patience:
+            return state == COMPLETED
+        if time.monotonic() >= give_up:
+            raise BusyError(
+                "AWS was asked to complete the snapshot, and neither does so nor says why not",
+                next_step="The retry asks again; nothing is sent again",
+                snapshot=snapshot_id,
+            )
+        cancel.wait(COMPLETION_POLL_S)
+        cancel.check()
 
 
 def _complete_error(error: ClientError, snapshot_id: str, blocks: int) -> WaveliftError:

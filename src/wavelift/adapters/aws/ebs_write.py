@@ -104,8 +104,8 @@ class EbsWriter:
 
     :param snapshot: from :func:`start_snapshot`, or remembered from an earlier try.
     :param journal: of this snapshot; what it knows under the same digest is not sent again (invariant 6).
-    :param before_complete: a last look, once AWS has acknowledged all and before it is told so; what it raises leaves
-        the snapshot pending.
+    :param before_complete: a last look, once AWS has acknowledged all and before it is told so, with what it will be
+        told: the number of blocks and their linear checksum. What it raises leaves the snapshot pending.
     :param cancel: the task's wish to stop.
     :ivar blocks_sent: puts that AWS acknowledged.
     :ivar bytes_sent: their bytes.
@@ -120,7 +120,7 @@ class EbsWriter:
         snapshot: StartedSnapshot,
         journal: Journal,
         *,
-        before_complete: Callable[[], None] = lambda: None,
+        before_complete: Callable[[int, bytes], None] = lambda blocks, linear: None,
         cancel: CancelFlag | None = None,
         policy: RetryPolicy | None = None,
         in_flight: int = PUTS_IN_FLIGHT,
@@ -227,13 +227,9 @@ class EbsWriter:
             )
         self._compare(manifest)
         self._journal.flush()
-        self._before_complete()
-        complete_snapshot(
-            self._access,
-            self.snapshot.snapshot_id,
-            blocks=len(self._journal),
-            linear=self._journal.linear_checksum(),
-        )
+        blocks, linear = len(self._journal), self._journal.linear_checksum()
+        self._before_complete(blocks, linear)
+        complete_snapshot(self._access, self.snapshot.snapshot_id, blocks=blocks, linear=linear, cancel=self._stop)
 
     def interrupt(self) -> None:
         self._stop.set("the transfer was interrupted")

@@ -129,6 +129,8 @@ _WRONG_REGION_CODES: Final = frozenset(
 )
 _REQUEST_TIMEOUTS: Final = frozenset({"RequestTimeout", "RequestTimeoutException"})
 """S3 waited for our bytes in vain; it says so with 400."""
+CONFLICT_CODES: Final = frozenset({"CONFLICTING_BLOCK_UPDATE"})
+"""What a put meets that is sent again while AWS still works on the first: that ends by itself, soon."""
 _MOMENTARY_CODES: Final = frozenset(
     {
         "IDPCommunicationError",
@@ -219,7 +221,7 @@ def passes(code: str, status: int) -> bool:
     """Whether time alone cures an error answer: throttling, and a fault inside AWS or on the way there."""
     if is_limit(code):  # EC2 says with 500 that it has no room for an instance type
         return False
-    return code in THROTTLE_CODES or code in _MOMENTARY_CODES or status == 429 or status >= 500
+    return code in THROTTLE_CODES | _MOMENTARY_CODES | CONFLICT_CODES or status == 429 or status >= 500
 
 
 def from_answer(
@@ -291,7 +293,7 @@ _VERDICTS: Final[tuple[tuple[frozenset[str], type[WaveliftError], str], ...]] = 
         "AWS got another block than the one that was read: check network path and memory, then transfer again",
     ),
     (
-        frozenset({"CONFLICTING_BLOCK_UPDATE"}),
+        CONFLICT_CODES,
         BusyError,
         "Another try sends the same block: a retry goes on once that has ended",
     ),

@@ -25,7 +25,7 @@ class TryRecord:
         stored: dict[str, Any] = self._checkpoints.get(CHECKPOINT_KEY) or {}
         # A restored vCenter may give an id a second time; never an id and an instant.
         self.instant = f"{snapshot.ref.moref} {snapshot.ref.created}"
-        self.instant_hash = instant_of(self.instant)
+        self.instant_id = instant_of(self.instant)
         same = stored.get("snapshot") == self.instant
         self.outdated: list[str] = [] if same else _never_completed(stored.get("disks", {}).values())
         """EBS snapshots of another instant that this transfer may delete."""

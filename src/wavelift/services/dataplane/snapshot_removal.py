@@ -15,7 +15,8 @@ from wavelift.services.dataplane.staging import ServerStaging
 def remove_snapshot(session: VsphereSession, access: AwsAccess, task: ServerTask, ctx: RunContext) -> bool:
     """Remove this run's snapshot if it exists, and the uploads that can't be continued without it.
 
-    True when there was a snapshot. Works whatever the tasks before did: the name derives from the run.
+    True when there was a snapshot. Works whatever the tasks before did: the name derives from the run, and nobody else
+    takes one of that name. A change id that a lineage keeps of it stays good without it.
     """
     with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
         removed = snapshots.remove_snapshot(session, task.facts.moref, snapshot_name(ctx.run_key), cancel=ctx.cancel)

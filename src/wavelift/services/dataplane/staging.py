@@ -64,7 +64,10 @@ class ServerStaging:
         return len(keys)
 
     def discard(self) -> int:
-        """Give up uploads, disks and manifests, of a server that came to nothing; how many objects and uploads."""
+        """Give up uploads, disks and manifests, of a server that came to nothing; how many objects and uploads.
+
+        A lineage names manifests: who calls knows that none of the run's is named, or goes with it.
+        """
         return self.abort_uploads() + self.s3.delete_prefix(self.prefix)
 
 

@@ -45,6 +45,13 @@ NO_OBJECT_MESSAGE: Final = "User does not have access to the S3 object.({bucket}
 CANCELLED_MESSAGE: Final = "User initiated task cancelation"
 DEVICE_NAMES: Final = ("/dev/sda1", *(f"/dev/xvd{letter}" for letter in "bcdefghijklmnopqrstuvwxyz"))
 """Boot disk first; what the real one names data disks is not documented."""
+COMPLETED_AGAIN_REASON: Final = "INVALID_SNAPSHOT_ID"
+COMPLETED_AGAIN_MESSAGE: Final = "The snapshot '{snapshot}' is not pending"
+"""What CompleteSnapshot says of a snapshot that it was called for before, also while AWS works on it. That the state
+must be pending is documented of PutSnapshotBlock only: the harder case."""
+NO_BLOCKS_REASON: Final = "INVALID_PARAMETER_VALUE"
+NO_BLOCKS_MESSAGE: Final = "There is no checksum of no blocks"
+"""A checksum beside ChangedBlocksCount 0: AWS documents one "based on the checksums of each written block"."""
 UNENCRYPTED_PARENT_REASON: Final = "INVALID_PARAMETER_VALUE"
 UNENCRYPTED_PARENT_MESSAGE: Final = "The parent snapshot must be encrypted because encryption by default is on"
 """That StartSnapshot refuses it with ValidationException is documented, its reason and words are not."""

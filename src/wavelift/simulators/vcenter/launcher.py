@@ -110,7 +110,8 @@ class Control:
     def set_vm(self, vm: str, **fields: Any) -> None:
         """Set `power`, `tools`, `consolidation_needed`, `reset_change_tracking` or `hardware` without the API; or one
         of `power_loss=True` (HA restarts it elsewhere), `grow={"disk": 0, "capacity": n}`, `remove_disk=0`,
-        `add_disk={"capacity": n, "unit": 3}` (the fields of SimDisk), `revert_to="snapshot"`, `leave_delta=True`."""
+        `add_disk={"capacity": n, "unit": 3}` (the fields of SimDisk), `place={"disk": 0, "unit": 3}` (a disk that is
+        there takes the old place), `revert_to="snapshot"`, `leave_delta=True`."""
         self.call("POST", "vm", {"vm": vm, **fields})
 
     def set_datastore(self, name: str, *, free: int) -> None:

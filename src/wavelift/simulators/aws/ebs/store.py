@@ -20,7 +20,14 @@ from typing import Final
 from wavelift.simulators.aws.counters import Counters
 from wavelift.simulators.aws.ebs.snapshot import COMPLETED, ERROR, PENDING, Snapshot
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.invented import UNENCRYPTED_PARENT_MESSAGE, UNENCRYPTED_PARENT_REASON
+from wavelift.simulators.aws.invented import (
+    COMPLETED_AGAIN_MESSAGE,
+    COMPLETED_AGAIN_REASON,
+    NO_BLOCKS_MESSAGE,
+    NO_BLOCKS_REASON,
+    UNENCRYPTED_PARENT_MESSAGE,
+    UNENCRYPTED_PARENT_REASON,
+)
 from wavelift.simulators.aws.settings import MINUTE, Clock, Settings
 
 MAX_SIZE: Final = 65_536
@@ -246,7 +253,7 @@ class EbsStore:
         snapshot = self.find(snapshot_id)
         with self._lock:
             if snapshot.state == COMPLETED or snapshot.completing is not None:
-                return snapshot
+                raise invalid(COMPLETED_AGAIN_REASON, COMPLETED_AGAIN_MESSAGE.format(snapshot=snapshot_id))
             if snapshot.state == ERROR:
                 raise invalid("WRITE_REQUEST_TIMEOUT", f"The snapshot '{snapshot_id}' was cancelled for inactivity")
             if changed != len(snapshot.digests):
@@ -254,6 +261,8 @@ class EbsStore:
                     "INVALID_PARAMETER_VALUE",
                     f"ChangedBlocksCount is {changed}, but {len(snapshot.digests)} blocks were put",
                 )
+            if checksum is not None and not changed:
+                raise invalid(NO_BLOCKS_REASON, NO_BLOCKS_MESSAGE)
             linear = hashlib.sha256(b"".join(snapshot.digests[index] for index in sorted(snapshot.digests)))
             if checksum is not None and checksum != linear.digest():
                 raise invalid("INVALID_PARAMETER_VALUE", "The checksum is not that of the blocks that were put")

@@ -213,6 +213,7 @@ type vmOrder struct {
 	Grow          *growth   `json:"grow"`
 	AddDisk       *diskSpec `json:"add_disk"`
 	RemoveDisk    *int      `json:"remove_disk"`
+	Place         *placing  `json:"place"`
 	RevertTo      string    `json:"revert_to"` // name or moref of a snapshot
 	LeaveDelta    bool      `json:"leave_delta"`
 }
@@ -273,6 +274,8 @@ func (v *vmState) rebuild(ctx *simulator.Context, order *vmOrder) error {
 		return v.plug(ctx, *order.AddDisk)
 	case order.RemoveDisk != nil:
 		return v.unplug(ctx, *order.RemoveDisk)
+	case order.Place != nil:
+		return v.place(ctx, *order.Place)
 	case order.RevertTo != "":
 		return v.revertTo(ctx, order.RevertTo)
 	case order.LeaveDelta:

@@ -3,6 +3,7 @@ package main
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -91,6 +92,48 @@ func (v *vmState) unplug(ctx *simulator.Context, index int) error {
 	v.mu.Unlock()
 	v.publish(ctx, v.vm.Snapshot)
 	return nil
+}
+
+// placing is a disk's new unit at its controller.
+type placing struct {
+	Disk int   `json:"disk"`
+	Unit int32 `json:"unit"`
+}
+
+// place moves a disk to another unit, which changes its key and nothing else; a disk that is there takes its old place.
+func (v *vmState) place(ctx *simulator.Context, order placing) error {
+	if order.Disk < 0 || order.Disk >= len(v.disks) || len(v.snapshots) > 0 {
+		return badRequest("%s has no disk %d, or snapshots that hold it", v.spec.Name, order.Disk)
+	}
+	v.mu.Lock()
+	list := copyDevices(v.vm.Config.Hardware.Device)
+	d := v.disks[order.Disk]
+	device := list.FindByKey(d.key).(*types.VirtualDisk)
+	oldKey, oldUnit := d.key, *device.UnitNumber
+	newKey := oldKey - oldUnit + order.Unit
+	if there := v.diskByKey(newKey); there != nil && there != d {
+		there.moveTo(list.FindByKey(newKey).(*types.VirtualDisk), oldKey, oldUnit)
+	} else if c, ok := list.FindByKey(device.ControllerKey).(types.BaseVirtualController); ok {
+		keys := c.GetVirtualController().Device
+		keys[slices.Index(keys, oldKey)] = newKey
+	}
+	d.moveTo(device, newKey, order.Unit)
+	last := 0
+	for _, each := range v.disks {
+		last = max(last, each.serial)
+	}
+	for _, each := range v.disks {
+		each.serial = last // layer files are named by key and number: none may come twice
+	}
+	v.vm.Config.Hardware.Device = list
+	v.mu.Unlock()
+	v.publish(ctx, v.vm.Snapshot)
+	return nil
+}
+
+func (d *disk) moveTo(device *types.VirtualDisk, key, unit int32) {
+	d.key, d.label = key, d.label[:strings.LastIndex(d.label, ":")+1]+strconv.Itoa(int(unit))
+	device.Key, device.UnitNumber = key, &unit
 }
 
 // losePower is the host's failure under a running VM, which HA then starts on another one. The change map of the time

@@ -549,7 +549,7 @@ def test_a_host_behind_nat_gives_its_lease_at_the_mapped_address(
     other_vcenter: Other, config_of: Configure, content: Content, tmp_path: Path, mode: str
 ) -> None:
     sim = other_vcenter(SimHost(name="esx9.corp.invalid", address="127.0.0.13"))
-    with pytest.raises(NotFoundError, match="esx9.corp.invalid cannot be resolved") as told:
+    with pytest.raises(NotFoundError, match=r"esx9\.corp\.invalid cannot be resolved") as told:
         export_one(config_of(sim, esxi_mode=mode), tmp_path)
     assert "esxi_addresses" in told.value.next_step
     mapped = config_of(sim, esxi_mode=mode, esxi_addresses={"esx9.corp.invalid": "127.0.0.13"})

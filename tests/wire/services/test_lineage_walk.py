@@ -205,6 +205,7 @@ class Walk(RuleBasedStateMachine):
         if self.theirs:
             self._remove_theirs()
         self.web.discard()
+        self.stage.vc.reset_clock()
         self.stage.vc.set_vm(SERVER, hardware="vmx-19")
         with self.stage.connect() as session:
             target = session.managed(vim.VirtualMachine, self.machine()["moref"])

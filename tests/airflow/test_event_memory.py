@@ -39,6 +39,7 @@ def session(lab: Lab) -> Iterator[VsphereSession]:
     )
     with connect(config) as opened:
         yield opened
+    sim.reset_clock()
 
 
 def replicate(lab: Lab) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def select(selector: Selector, vms: Iterable[Vm], path: Callable[[Vm], str]) -> 
     if len(meant) > 1:
         raise AmbiguousError(
             f"{selector.kind} '{selector.value}' can be read in two ways: {' and '.join(meant.values())}",
-            next_step="Write it as vSphere stores it: '%' as %25, '/' as %2f, '\\' as %5c",
+            next_step="Write the longer of the two as it stands here, or the other as the vSphere client shows it",
             server=selector.value,
         )
     return found

@@ -33,6 +33,7 @@ def web(stage: Stage) -> Iterator[Replica]:
         one.run()
         one.run()
         yield one
+    stage.vc.reset_clock()
 
 
 def reverted_across_a_run(stage: Stage, web: Replica) -> None:

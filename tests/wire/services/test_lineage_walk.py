@@ -290,6 +290,7 @@ class Walk(RuleBasedStateMachine):
             self._remove_theirs()
         self.web.discard()
         self.stage.environment_changes = {}
+        self.stage.vc.reset_clock()
         self.stage.vc.set_vm(SERVER, hardware="vmx-19", place={"disk": 0, "unit": 0})
         with self.stage.connect() as session:
             target = session.managed(vim.VirtualMachine, self.machine()["moref"])

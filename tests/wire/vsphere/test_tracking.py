@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from pyVmomi import vim
 from tests.eventually import eventually
 from tests.vcenters import Take
 
+from wavelift.adapters.vsphere import tracking
 from wavelift.adapters.vsphere.datastore import DatastoreRoute, probe
 from wavelift.adapters.vsphere.faults import TrackingLostError
 from wavelift.adapters.vsphere.inventory import facts, list_summaries
@@ -214,7 +217,10 @@ class _Scripted:
     def __init__(self, *answers: _Answer) -> None:
         self.answers = list(answers)
 
-    def managed(self, kind: Any, ref: str) -> Any:
+    def own_connection(self, **_: float) -> Any:
+        return nullcontext()
+
+    def managed(self, kind: Any, ref: str, stub: Any = None) -> Any:
         return type("Target", (), {"_moId": ref, "QueryChangedDiskAreas": lambda *a: self.answers.pop(0)})()
 
     def read(self, call: Callable[[], Any], **where: object) -> Any:
@@ -252,6 +258,45 @@ def test_overlaps_are_joined_and_what_lies_behind_the_disk_is_clipped() -> None:
     found = scripted(_Answer(0, 60, (50, 20), (0, 10), (5, 10)), _Answer(40, 80, (65, 10), (90, 30)))
     assert found.areas == (Extent(0, 15), Extent(50, 25), Extent(90, 10))
     assert found.bytes == 50
+
+
+def test_a_slow_answer_is_waited_for_longer_than_any_other(
+    tracked: VCenterSimulator, config_of: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked.rule(kind="latency", method="QueryChangedDiskAreas", delay=3)
+    with connect(config_of(tracked, timeout=1)) as session:
+        before = one_run(session)
+        ref, disks = freeze(session)
+        assert ask(session, ref, disks[0], before.change_id).areas == ()
+        monkeypatch.setattr(tracking, "QUERY_TIMEOUT_S", 0.6)
+        tracked.rule(kind="latency", method="QueryChangedDiskAreas", delay=60, times=0)
+        with pytest.raises(TrackingLostError, match=r"no answer within 0.01 minutes"):
+            ask(session, ref, disks[0], before.change_id)
+        tracked.clear_rules()
+        thaw(session)
+
+
+def test_a_cancelled_task_does_not_wait_for_a_slow_answer(tracked: VCenterSimulator, vc: VsphereSession) -> None:
+    before = one_run(vc)
+    ref, disks = freeze(vc)
+    tracked.rule(kind="latency", method="QueryChangedDiskAreas", delay=60, times=0)
+    cancel = CancelFlag()
+    timer = threading.Timer(0.2, cancel.set)
+    timer.start()
+    with pytest.raises(Cancelled):
+        changed_areas(
+            vc,
+            vm=ref.vm,
+            snapshot=ref.moref,
+            disk=disks[0],
+            change_id=before.change_id or "",
+            cancel=cancel,
+            server="app01",
+        )
+    timer.join()
+    tracked.clear_rules()
+    assert eventually(lambda: not [one for one in threading.enumerate() if one.name == "wavelift-changed-areas"])
+    thaw(vc)
 
 
 # --- turning it on ----------------------------------------------------------------------------------------------

@@ -6,10 +6,13 @@ What it says is a hint, never a proof: :func:`wavelift.rules.lineage.lineage_dou
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from pyVmomi import vim, vmodl
 
@@ -27,9 +30,17 @@ from wavelift.transfer.protocols import Extent
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 IN_USE: Final = "*"
 """In place of a change id: the areas in use. Only of use on VMFS, and for a disk whose tracking was turned on with no
 snapshot standing (Broadcom KB 320557); elsewhere it fails or names the whole disk."""
+
+QUERY_TIMEOUT_S: Final = 900.0
+"""For one answer about what changed: vCenter reads the change map of a large disk on a busy datastore in minutes. What
+takes longer is a doubt: comparing digests gets there without it."""
+
+CANCEL_POLL_S: Final = 1.0
 
 RECONFIGURE_TIMEOUT_S: Final = 300.0
 
@@ -93,13 +104,11 @@ def changed_areas(
         snapshot is gone.
     """
     where = {"server": server, "disk": disk.address}
-    target = session.managed(vim.VirtualMachine, vm)
-    frozen = session.managed(vim.vm.Snapshot, snapshot)
     found: list[Extent] = []
     at = answers = 0
     while at < disk.capacity:
         cancel.check()
-        answer = _ask(session, target, frozen, disk.key, at, change_id, where)
+        answer = _interruptible(partial(_ask, session, vm, snapshot, disk.key, at, change_id, where), cancel)
         answers += 1
         end = int(answer.startOffset) + int(answer.length)
         if answer.startOffset > at or end <= at:
@@ -110,24 +119,51 @@ def changed_areas(
 
 
 def _ask(
-    session: VsphereSession, target: Any, snapshot: Any, key: int, at: int, change_id: str, where: dict[str, str]
+    session: VsphereSession, vm: str, snapshot: str, key: int, at: int, change_id: str, where: dict[str, str]
 ) -> Any:
-    def call() -> Any:
-        try:
-            return target.QueryChangedDiskAreas(snapshot, key, at, change_id)
-        except (vim.fault.FileFault, vim.fault.NotFound) as fault:
-            return words(fault)
-        except vmodl.fault.InvalidArgument as fault:
-            # Of a wrong offset we want to hear; which of the other two it blames depends on the version.
-            named = str(fault.invalidProperty or "").rpartition(".")[2]
-            if named == "startOffset":
-                raise
-            return f"{words(fault)} ({named or 'no argument named'})"
+    """One answer, over a connection of its own: others must not wait behind it, nor it be cut by their time-out."""
 
-    answer = session.read(call, **where, object=target._moId)
+    def call() -> Any:
+        with session.own_connection(timeout=QUERY_TIMEOUT_S) as stub:
+            target = session.managed(vim.VirtualMachine, vm, stub)
+            frozen = session.managed(vim.vm.Snapshot, snapshot)
+            try:
+                return target.QueryChangedDiskAreas(frozen, key, at, change_id)
+            except TimeoutError:
+                return f"no answer within {QUERY_TIMEOUT_S / 60:g} minutes"
+            except (vim.fault.FileFault, vim.fault.NotFound, vim.fault.Timedout) as fault:
+                return f"vCenter refused: {words(fault)}"
+            except vmodl.fault.InvalidArgument as fault:
+                # Of a wrong offset we want to hear; which of the other two it blames depends on the version.
+                named = str(fault.invalidProperty or "").rpartition(".")[2]
+                if named == "startOffset":
+                    raise
+                return f"vCenter refused: {words(fault)} ({named or 'no argument named'})"
+
+    answer = session.read(call, **where, object=vm)
     if isinstance(answer, str):
-        raise _lost(f"vCenter refused: {answer}", where)
+        raise _lost(answer, where)
     return answer
+
+
+def _interruptible(call: Callable[[], T], cancel: CancelFlag) -> T:
+    """``call`` in a thread, so that a cancelled task, or a guard, need not wait for vCenter's answer. A thread that
+    nobody waits for any more ends with its time-out.
+
+    :raises Cancelled: and what ``call`` raises.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="wavelift-changed-areas").start()
+    while not wait([outcome], timeout=CANCEL_POLL_S).done:
+        cancel.check()
+    return outcome.result()
 
 
 def _areas(answer: Any, end: int, capacity: int, where: dict[str, str]) -> Iterator[Extent]:

@@ -119,8 +119,12 @@ class Control:
         self.call("POST", "datastore", {"name": name, "free": free})
 
     def forward_clock(self, seconds: float) -> None:
-        """Put vCenter's clock forward, for good: its events age with it (`event.maxAge`, in days)."""
+        """Put vCenter's clock forward: its events age with it (`event.maxAge`, in days)."""
         self.call("POST", "clock", {"forward": seconds})
+
+    def reset_clock(self) -> None:
+        """Put it right again; the events of the time in between are not to be seen any more."""
+        self.call("POST", "clock", {"reset": True})
 
     def forget_events(self) -> None:
         """Lose every event so far, as a database does that is pruned by size, or restored."""

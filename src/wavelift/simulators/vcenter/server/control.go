@@ -68,7 +68,7 @@ func (s *sim) controlHandler(ready map[string]any) http.Handler {
 	on("POST /_sim/vm", s.controlVM)
 	on("POST /_sim/datastore", s.controlDatastore)
 	on("POST /_sim/clock", s.controlClock)
-	on("POST /_sim/events/forget", func(*http.Request) (any, error) { s.forgotten.Store(s.now().UnixNano()); return struct{}{}, nil })
+	on("POST /_sim/events/forget", s.controlForget)
 	on("POST /_sim/crash", func(*http.Request) (any, error) { os.Exit(crashStatus); return nil, nil })
 	return mux
 }
@@ -303,21 +303,6 @@ func (s *sim) controlDatastore(r *http.Request) (any, error) {
 		return struct{}{}, nil
 	}
 	return nil, badRequest("no datastore is named %q", order.Name)
-}
-
-// controlClock puts vCenter's clock forward: what it keeps for some days only ages with it.
-func (s *sim) controlClock(r *http.Request) (any, error) {
-	var order struct {
-		Forward float64 `json:"forward"` // seconds
-	}
-	if err := decode(r, &order); err != nil {
-		return nil, err
-	}
-	if order.Forward < 0 {
-		return nil, badRequest("no clock here goes back")
-	}
-	s.ahead.Add(int64(seconds(order.Forward)))
-	return map[string]time.Time{"now": s.now()}, nil
 }
 
 // --- the background guest: writes into every running VM ---

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"net/http"
 	"strings"
 	"time"
 
@@ -127,5 +128,35 @@ func (s *sim) forgetful(call *simulator.Method) {
 	if oldest := s.oldestEvent(); span.BeginTime == nil || span.BeginTime.Before(oldest) {
 		span.BeginTime = &oldest
 	}
+	if now := s.now(); span.EndTime == nil || span.EndTime.After(now) {
+		span.EndTime = &now
+	}
 	filter.Time = &span
+}
+
+// controlClock puts vCenter's clock forward: what it keeps for some days only ages with it. To put it right again is for
+// the next test's sake; what happened in between is then not to be seen.
+func (s *sim) controlClock(r *http.Request) (any, error) {
+	var order struct {
+		Forward float64 `json:"forward"` // seconds
+		Reset   bool    `json:"reset"`
+	}
+	if err := decode(r, &order); err != nil {
+		return nil, err
+	}
+	if order.Forward < 0 {
+		return nil, badRequest("no clock here goes back")
+	}
+	s.ahead.Add(int64(seconds(order.Forward)))
+	if order.Reset {
+		s.ahead.Store(0)
+		s.forgotten.Store(min(s.forgotten.Load(), s.now().UnixNano()))
+	}
+	return map[string]time.Time{"now": s.now()}, nil
+}
+
+// controlForget loses every event so far.
+func (s *sim) controlForget(*http.Request) (any, error) {
+	s.forgotten.Store(s.now().UnixNano())
+	return struct{}{}, nil
 }

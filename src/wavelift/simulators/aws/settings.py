@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 ACCOUNT: Final = "123456789012"
+PARTITIONS: Final = (("cn-", "aws-cn"), ("us-gov-", "aws-us-gov"), ("eusc-", "aws-eusc"), ("us-iso-", "aws-iso"))
+"""What a region's name begins with, and the partition that its ARNs name; all others are ``aws``."""
 MINUTE: Final = 60.0
+
+
+def partition_of(region: str) -> str:
+    return next((name for start, name in PARTITIONS if region.startswith(start)), "aws")
 
 
 @dataclass(slots=True)
@@ -58,6 +64,10 @@ class Settings:
             if name not in kinds:
                 raise ValueError(f"no setting {name!r}; there are: {', '.join(sorted(kinds))}")
             setattr(self, name, _coerce(kinds[name], value))
+
+    @property
+    def partition(self) -> str:
+        return partition_of(self.region)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import BaseOperatorLink
 
+from wavelift.base.regions import console_of
+
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
@@ -68,18 +70,15 @@ class VcenterLink(_StoredLink):
         return "vCenter VM"
 
 
-def console_domain(region: str) -> str:
-    """Domain of the AWS console in the partition of ``region``."""
-    if region.startswith("cn-"):
-        return "console.amazonaws.cn"
-    if region.startswith("us-gov-"):
-        return "console.amazonaws-us-gov.com"
-    return "console.aws.amazon.com"
-
-
 def image_url(region: str, image_id: str) -> str:
-    return f"https://{console_domain(region)}/ec2/home?region={region}#ImageDetails:imageId={image_id}"
+    return _console(region, f"ImageDetails:imageId={image_id}")
 
 
 def instance_url(region: str, instance_id: str) -> str:
-    return f"https://{console_domain(region)}/ec2/home?region={region}#InstanceDetails:instanceId={instance_id}"
+    return _console(region, f"InstanceDetails:instanceId={instance_id}")
+
+
+def _console(region: str, place: str) -> str:
+    """Empty where the partition's console is not known."""
+    domain = console_of(region)
+    return f"https://{domain}/ec2/home?region={region}#{place}" if domain else ""

@@ -167,14 +167,15 @@ def iam_show(
     kms_key: Annotated[str, typer.Option(help="ARN of the KMS key, when there is one.")] = "",
     role_arn: Annotated[str, typer.Option(help="ARN of the service role that the caller hands on.")] = "",
     account: Annotated[str, typer.Option(help="Account number, to bind the trust to it.")] = "",
-    partition: Annotated[str, typer.Option(help="aws, aws-cn or aws-us-gov.")] = "aws",
+    region: Annotated[str, typer.Option(help="Region of the environment: ARNs are of its partition.")] = "",
+    partition: Annotated[str, typer.Option(help="Partition of the ARNs; by default the region's, else aws.")] = "",
     trust: Annotated[bool, typer.Option("--trust", help="The trust policy of vmimport.")] = False,
 ) -> None:
     """Print the policy of an AWS identity, generated from the calls that wavelift makes (SMS-13)."""
-    from wavelift.cli.rights import show_policy
+    from wavelift.cli.rights import partition_for, show_policy
     from wavelift.rules.policies import Staging
 
-    staging = Staging(bucket, prefix, kms_key, partition)
+    staging = Staging(bucket, prefix, kms_key, partition_for(partition, region, kms_key, role_arn))
     show_policy(identity, staging, trust=trust, account=account, role_arn=role_arn)
 
 

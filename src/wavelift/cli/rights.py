@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wavelift.base.errors import SpecError
+from wavelift.base.regions import COMMERCIAL, partition_of, partitions
 from wavelift.cli.connect import fail
 from wavelift.rules.calls import Feature
 from wavelift.rules.policies import (
@@ -26,6 +27,17 @@ IDENTITIES: Final = (SERVICE_ROLE, "connector", "caller")
 NOW: Final[tuple[Feature, ...]] = ("migrate", "sms", "replicate")
 """What the flows of this version need; the table of calls knows later ones too."""
 LEVEL: Final = {"vm": "virtual machine", "datastore": "datastore", "root": "root folder"}
+
+
+def partition_for(partition: str, region: str, *arns: str) -> str:
+    """Of the ARNs to print: as said, else the region's, else that of an ARN which was given."""
+    known = [one.name for one in partitions()]
+    if region and not partition_of(region):
+        fail(f"--region is {region!r}: no region that the installed botocore knows")
+    found = partition or partition_of(region) or next((arn.split(":")[1] for arn in arns if arn.startswith("arn:")), "")
+    if found and found not in known:
+        fail(f"--partition is {found!r}; allowed are {', '.join(known)}")
+    return found or COMMERCIAL
 
 
 def show_policy(identity: str, staging: Staging, *, trust: bool, account: str, role_arn: str) -> None:

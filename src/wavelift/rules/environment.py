@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from wavelift.base.domain import Message
+from wavelift.base.regions import partition_of
 from wavelift.rules.fields import FLAG, WHOLE, InstanceType, Name, SecurityGroupId, SubnetId, Tags, Text, VpcId, matched
 from wavelift.rules.limits import ENVIRONMENT_LIMITS
 from wavelift.rules.problem import Problem, allowed, did_you_mean
@@ -15,7 +16,14 @@ from wavelift.rules.problem import Problem, allowed, did_you_mean
 DEFAULT_ROLE = "vmimport"
 """The service role that VM Import/Export assumes unless ImportImage names another (required-permissions page)."""
 
-Region = Annotated[str, matched(r"^[a-z]{2}(-[a-z]+)+-\d+$", "an AWS region such as 'eu-central-1'")]
+
+def _region(value: str) -> str:
+    if not partition_of(value):
+        raise ValueError(f"{value!r} is not an AWS region such as 'eu-central-1'; a new one needs a new botocore")
+    return value
+
+
+Region = Annotated[str, AfterValidator(_region)]
 Bucket = Annotated[
     str, matched(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", "an S3 bucket name (3 to 63 of a-z, 0-9, '.', '-')")
 ]
@@ -87,14 +95,8 @@ def environment_problems(environment: Environment) -> list[Problem]:
         problems.append(
             Problem(("kms_key",), "a KMS key has no effect without 'encrypt: true'; set it or remove the key")
         )
-    if (key := environment.kms_key or "").startswith("arn:") and key.split(":")[3] != environment.region:
-        problems.append(
-            Problem(
-                ("kms_key",),
-                f"the key is in {key.split(':')[3]}, the environment in {environment.region}; EBS uses keys of its own "
-                "region only (a multi-region key has an ARN in each)",
-            )
-        )
+    if (key := environment.kms_key or "").startswith("arn:"):
+        problems += _key_place(key.split(":")[1:4:2], [partition_of(environment.region), environment.region])
     for name in environment.limits:
         if name not in ENVIRONMENT_LIMITS:
             hint = did_you_mean(name, ENVIRONMENT_LIMITS)
@@ -104,6 +106,19 @@ def environment_problems(environment: Environment) -> list[Problem]:
     for field in ("subnets", "security_groups", "instance_types"):
         problems += _repeated(field, getattr(environment, field))
     return problems
+
+
+def _key_place(key: list[str], here: list[str]) -> list[Problem]:
+    """:param key: partition and region of its ARN. :param here: those of the environment."""
+    if key == here:
+        return []
+    return [
+        Problem(
+            ("kms_key",),
+            f"the key is in {key[1]} ({key[0]}), the environment in {here[1]} ({here[0]}); EBS uses keys of its own "
+            "region only (a multi-region key has an ARN in each)",
+        )
+    ]
 
 
 def _repeated(field: str, values: tuple[str, ...]) -> list[Problem]:

@@ -108,7 +108,23 @@ def test_sms_13_the_caller_may_hand_on_one_role_only() -> None:
     assert statement["Resource"] == "arn:aws:iam::111122223333:role/vmimport"
 
 
-@pytest.mark.parametrize("arguments", [("root",), ("connector", "--trust")])
+@pytest.mark.parametrize(
+    ("arguments", "partition"),
+    [
+        (("--region", "eusc-de-east-1"), "aws-eusc"),
+        (("--partition", "aws-us-gov"), "aws-us-gov"),
+        (("--role-arn", "arn:aws-cn:iam::111122223333:role/vmimport"), "aws-cn"),
+    ],
+)
+def test_iam_show_writes_the_arns_of_a_partition(arguments: tuple[str, ...], partition: str) -> None:
+    shown = json.loads(call("iam", "show", "caller", "--account", "111122223333", *arguments).stdout)
+    arns = {one["Resource"] for one in shown["Statement"]} - {"*"}
+    assert {arn.split(":")[1] for arn in arns} == {partition}
+
+
+@pytest.mark.parametrize(
+    "arguments", [("root",), ("connector", "--trust"), ("--region", "frankfurt"), ("--partition", "amazon")]
+)
 def test_iam_show_refuses_in_one_line(arguments: tuple[str, ...]) -> None:
     done = call("iam", "show", *arguments)
     assert (done.exit_code, done.stdout) == (1, "")

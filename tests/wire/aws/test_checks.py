@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import boto3
 import pytest
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.checks import AccountChecks
 from wavelift.base.errors import LoginError
+from wavelift.base.regions import partition_of
 from wavelift.rules.policies import Staging, role_policy, trust_policy
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
 
@@ -170,3 +172,32 @@ def test_amp_06_refused_credentials_are_an_error(aws: AwsSimulator, connect: Cal
     session = aws.session(aws_access_key_id="AKIANOBODY0000000000", aws_secret_access_key="x")
     with pytest.raises(LoginError):
         AccountChecks(connect(session)).account_id()
+
+
+@pytest.mark.parametrize("region", ["us-gov-west-1", "cn-north-1", "eusc-de-east-1"])
+def test_amp_06_a_good_account_of_another_partition_shows_as_good(
+    aws: AwsSimulator, connect: Callable[..., AwsAccess], region: str
+) -> None:
+    """The role's policy names ARNs of its own partition, and so does what it is held against."""
+    home, partition = aws.region, partition_of(region)
+    aws.settings(region=region)
+    try:
+        session = boto3.Session(aws.access_key, aws.secret_key, region_name=region)
+        access = connect(session, region=region)
+        key = access.client("kms").create_key()["KeyMetadata"]["Arn"]
+        access.client("s3").create_bucket(
+            Bucket=f"staging-{region}", CreateBucketConfiguration={"LocationConstraint": region}
+        )
+        iam = access.client("iam")
+        iam.create_role(RoleName="vmimport", AssumeRolePolicyDocument=json.dumps(trust_policy()))
+        document = json.dumps(role_policy(Staging(f"staging-{region}", "", key, partition)))
+        iam.put_role_policy(RoleName="vmimport", PolicyName="inline", PolicyDocument=document)
+        facts = AccountChecks(access).account(role="vmimport", bucket=f"staging-{region}", kms_key=key)
+        assert (facts.role.trust_problem, facts.role.missing_actions, facts.role.unknown) == ("", (), "")
+        assert facts.role.arn.split(":")[1] == key.split(":")[1] == partition
+        assert (facts.bucket.exists, facts.bucket.region, facts.bucket.owned) == (True, region, True)
+        assert facts.key is not None
+        assert facts.key.problem == ""
+        access.client("s3").delete_bucket(Bucket=f"staging-{region}")
+    finally:
+        aws.settings(region=home)

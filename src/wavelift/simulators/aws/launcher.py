@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from wavelift.simulators.aws.settings import partition_of
 from wavelift.simulators.aws.vmimport.roles import policy_document, trust_document
 
 START_SECONDS: Final = 60.0
@@ -190,9 +191,8 @@ class AwsSimulator:
         if with_vmimport:
             if "vmimport" not in known:
                 iam.create_role(RoleName="vmimport", AssumeRolePolicyDocument=json.dumps(trust_document()))
-            iam.put_role_policy(
-                RoleName="vmimport", PolicyName=f"vmimport-{bucket}", PolicyDocument=json.dumps(policy_document(bucket))
-            )
+            document = json.dumps(policy_document(bucket, partition_of(self.region)))
+            iam.put_role_policy(RoleName="vmimport", PolicyName=f"vmimport-{bucket}", PolicyDocument=document)
         if "wavelift" not in known:
             anybody = {
                 "Version": "2012-10-17",

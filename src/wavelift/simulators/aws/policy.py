@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.message import Request
-from wavelift.simulators.aws.settings import ACCOUNT
+from wavelift.simulators.aws.settings import ACCOUNT, partition_of
 
 MADE: Final = {
     "ImportImage": ("import-image-task",),
@@ -58,12 +58,14 @@ def uses_of(request: Request, region: str) -> Iterator[Use]:
         yield from _ec2(request, region)
     elif request.service == "ebs" and request.operation == "StartSnapshot":
         tags = {tag["Key"]: tag["Value"] for tag in json.loads(request.body.content or b"{}").get("Tags") or []}
-        yield Use("ebs:StartSnapshot", f"arn:aws:ec2:{region}::snapshot/*", _tags("aws:RequestTag", tags))
+        yield Use(
+            "ebs:StartSnapshot", f"arn:{partition_of(region)}:ec2:{region}::snapshot/*", _tags("aws:RequestTag", tags)
+        )
     elif request.service == "s3" and request.operation in {"PutObject", "CreateMultipartUpload"}:
         tags = dict(parse_qsl(request.headers.get("x-amz-tagging", ""), keep_blank_values=True))
         sent = {f"s3:{name}": request.headers[name] for name in (SSE, SSE_KEY) if name in request.headers}
         context = {**_tags("s3:RequestObjectTag", tags), **sent}
-        yield Use("s3:PutObject", f"arn:aws:s3:::{request.target}", context)
+        yield Use("s3:PutObject", f"arn:{partition_of(region)}:s3:::{request.target}", context)
 
 
 def _ec2(request: Request, region: str) -> Iterator[Use]:
@@ -71,7 +73,7 @@ def _ec2(request: Request, region: str) -> Iterator[Use]:
     if request.operation == "CreateTags":
         for name, resource in form.items():
             if name.startswith("ResourceId."):
-                kind = f"arn:aws:ec2:{region}:{ACCOUNT}:*/{resource}"
+                kind = f"arn:{partition_of(region)}:ec2:{region}:{ACCOUNT}:*/{resource}"
                 yield Use("ec2:CreateTags", kind, _tags("aws:RequestTag", _form_tags(form, "Tag.")))
         return
     told = {
@@ -80,7 +82,7 @@ def _ec2(request: Request, region: str) -> Iterator[Use]:
         if name.startswith("TagSpecification.") and name.endswith(".ResourceType")
     }
     for kind in MADE[request.operation]:
-        resource = f"arn:aws:ec2:{region}:{ACCOUNT}:{kind}/*"
+        resource = f"arn:{partition_of(region)}:ec2:{region}:{ACCOUNT}:{kind}/*"
         yield Use(f"ec2:{request.operation}", resource, _tags("aws:RequestTag", told.get(kind, {})))
 
 

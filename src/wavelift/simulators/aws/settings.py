@@ -11,7 +11,13 @@ from typing import Any, Final
 ACCOUNT: Final = "123456789012"
 MANAGED_EBS_KEY: Final = "alias/aws/ebs"
 """How EC2 names the key that AWS keeps for EBS in an account (EC2 CLI reference, get-ebs-default-kms-key-id)."""
+PARTITIONS: Final = (("cn-", "aws-cn"), ("us-gov-", "aws-us-gov"), ("eusc-", "aws-eusc"), ("us-iso-", "aws-iso"))
+"""What a region's name begins with, and the partition that its ARNs name; all others are ``aws``."""
 MINUTE: Final = 60.0
+
+
+def partition_of(region: str) -> str:
+    return next((name for start, name in PARTITIONS if region.startswith(start)), "aws")
 
 
 @dataclass(slots=True)
@@ -60,6 +66,10 @@ class Settings:
             if name not in kinds:
                 raise ValueError(f"no setting {name!r}; there are: {', '.join(sorted(kinds))}")
             setattr(self, name, _coerce(kinds[name], value))
+
+    @property
+    def partition(self) -> str:
+        return partition_of(self.region)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

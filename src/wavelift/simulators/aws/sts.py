@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wavelift.simulators.aws.world import World
 
 NAMESPACE: Final = "https://sts.amazonaws.com/doc/2011-06-15/"
-ROLE_ARN: Final = re.compile(r"arn:aws:iam::(\d{12}):role/(?:.*/)?([^/]+)")
+ROLE_ARN: Final = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/(?:.*/)?([^/]+)")
 
 
 class StsApi:
@@ -29,7 +29,7 @@ class StsApi:
         if request.operation == "AssumeRole":
             return self._assume(request, values)
         if request.operation == "GetCallerIdentity":
-            return _answer(request, _identity(caller))
+            return _answer(request, _identity(caller, self._world.settings.partition))
         if request.operation == "GetSessionToken":
             issued = self._world.credentials.issue(role_arn="", session="session", seconds=_life(values))
             return _answer(request, _keys(issued))
@@ -55,11 +55,12 @@ def _life(values: dict[str, str]) -> float:
 
 
 def _assumed_arn(credential: Credential) -> str:
-    return f"arn:aws:sts::{ACCOUNT}:assumed-role/{credential.role_arn.rpartition('/')[2]}/{credential.session}"
+    partition = credential.role_arn.split(":")[1]
+    return f"arn:{partition}:sts::{ACCOUNT}:assumed-role/{credential.role_arn.rpartition('/')[2]}/{credential.session}"
 
 
-def _identity(caller: Credential) -> str:
-    arn = _assumed_arn(caller) if caller.role_arn else f"arn:aws:iam::{ACCOUNT}:user/simulator"
+def _identity(caller: Credential, partition: str) -> str:
+    arn = _assumed_arn(caller) if caller.role_arn else f"arn:{partition}:iam::{ACCOUNT}:user/simulator"
     user = f"AROASIMULATOR:{caller.session}" if caller.role_arn else "AIDASIMULATOR"
     return f"<Arn>{arn}</Arn><UserId>{user}</UserId><Account>{ACCOUNT}</Account>"
 

@@ -160,7 +160,7 @@ class MotoApp:
 
     def role(self, name: str) -> Role | None:
         with self.lock:
-            backend = self._iam[ACCOUNT]["aws"]
+            backend = self._iam[ACCOUNT][self._world.settings.partition]
             found = next((role for role in backend.get_roles() if role.name == name), None)
             if found is None:
                 return None

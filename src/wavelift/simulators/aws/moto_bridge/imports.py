@@ -83,7 +83,13 @@ class ImportActions:
         if role is None or not roles.trusts_vmie(role.trust):
             raise refused
         for disk in disks:
-            if roles.missing(role.policies, bucket=disk.bucket, key=disk.key, kms_keys=self._keys(request, disk)):
+            if roles.missing(
+                role.policies,
+                bucket=disk.bucket,
+                key=disk.key,
+                kms_keys=self._keys(request, disk),
+                partition=self.world.settings.partition,
+            ):
                 raise refused
 
     def _keys(self, request: Mapping[str, Any], disk: Disk) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -66,11 +67,11 @@ def trusts_vmie(document: Document) -> bool:
 
 def trusts_account(document: Document, account: str) -> bool:
     """Whether somebody of the account may assume the role."""
-    wanted = {"*", account, f"arn:aws:iam::{account}:root"}
+    own = re.compile(rf"\*|{account}|arn:aws[a-z-]*:iam::{account}:(root|user/.+)")
     for statement in _statements(document):
         principal = statement.get("Principal")
         names = _listed(principal.get("AWS")) if isinstance(principal, dict) else _listed(principal)
-        ours = any(name in wanted or str(name).startswith(f"arn:aws:iam::{account}:user/") for name in names)
+        ours = any(own.fullmatch(str(name)) for name in names)
         if statement.get("Effect") == "Allow" and ours:
             return True
     return False
@@ -97,10 +98,12 @@ def _covers(statement: Document, action: str, resource: str) -> bool:
     )
 
 
-def missing(documents: Sequence[Document], *, bucket: str, key: str, kms_keys: Sequence[str] = ()) -> list[str]:
+def missing(
+    documents: Sequence[Document], *, bucket: str, key: str, kms_keys: Sequence[str] = (), partition: str = "aws"
+) -> list[str]:
     """The actions that the role would need for this import and does not have."""
-    needed = [(action, f"arn:aws:s3:::{bucket}") for action in BUCKET_ACTIONS if bucket]
-    needed += [(action, f"arn:aws:s3:::{bucket}/{key}") for action in OBJECT_ACTIONS if bucket]
+    needed = [(action, f"arn:{partition}:s3:::{bucket}") for action in BUCKET_ACTIONS if bucket]
+    needed += [(action, f"arn:{partition}:s3:::{bucket}/{key}") for action in OBJECT_ACTIONS if bucket]
     needed += [(action, "*") for action in EC2_ACTIONS]
     needed += [(action, kms_key) for kms_key in kms_keys for action in KMS_ACTIONS]
     return [action for action, resource in needed if not allowed(documents, action, resource)]
@@ -121,14 +124,14 @@ def trust_document() -> dict[str, Any]:
     }
 
 
-def policy_document(bucket: str) -> dict[str, Any]:
+def policy_document(bucket: str, partition: str = "aws") -> dict[str, Any]:
     return {
         "Version": "2012-10-17",
         "Statement": [
             {
                 "Effect": "Allow",
                 "Action": [*BUCKET_ACTIONS, *OBJECT_ACTIONS],
-                "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+                "Resource": [f"arn:{partition}:s3:::{bucket}", f"arn:{partition}:s3:::{bucket}/*"],
             },
             {
                 "Effect": "Allow",

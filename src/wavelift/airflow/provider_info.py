@@ -66,16 +66,12 @@ VSPHERE_CONNECTION: dict[str, Any] = {
         "esxi_thumbprints": _text("ESXi thumbprints", "comma separated, for ESXi mode pin"),
         "proxy": _text("HTTP proxy", "http://host:port between connector and vCenter, if any"),
         "dns_suffixes": _text("DNS suffixes", "comma separated, tried for ESXi host names without a domain"),
-        "vddk_libdir": _text(
-            "VDDK folder", "vmware-vix-disklib-distrib on the connector; empty: disks are read without VDDK"
-        ),
         "vddk_transports": _text("VDDK transports", "in order, colons between; empty: nbdssl:nbd"),
         "vddk_compression": _choice("vddk_compression", "VDDK compression", "between ESXi host and connector"),
         "vddk_connections": _text("VDDK connections", "NFC sessions per disk; empty: 1"),
         "vddk_config": _text("VDDK configuration", "file on the connector with VDDK's own settings, if any"),
         "vddk_host_sessions": _text("NFC sessions per host", "disks read at a time from one ESXi host; empty: 8"),
         "vddk_vcenter_sessions": _text("NFC sessions per vCenter", "the same for all its hosts; empty: 52"),
-        "nbdkit": _text("nbdkit", "the program on the connector; empty: nbdkit from the PATH"),
     },
 }
 
@@ -96,6 +92,15 @@ CONFIG: dict[str, Any] = {
                 "SQLAlchemy URL of the ledger; empty: SQLite `wavelift.db` in AIRFLOW_HOME.", default=""
             )
             | {"sensitive": True},  # may hold a password; so Airflow also takes it from ledger_url_cmd and _secret
+            "nbdkit_plugin": _option(
+                "On a connector: nbdkit's plugin that reads disks, `vddk` or `nfc`; empty: neither.", default=""
+            ),
+            "nbdkit_folder": _option(
+                "On a connector: for `vddk` the folder of VDDK or of a drop-in of its library; for `nfc` where "
+                "nbdkit-nfc-plugin.so lies (empty: nbdkit's own folder).",
+                default="",
+            ),
+            "nbdkit": _option("On a connector: the program; empty: nbdkit from the PATH.", default=""),
             "transfers_per_connector": _option("Transfers at once per connector (AMP-04).", "integer", "4"),
             "imports_per_region": _option("Import tasks at once per region (VIE-04).", "integer", "5"),
             "poll_seconds": _option("How often waits look at AWS and the ledger, in seconds.", "float", "15"),

@@ -1,8 +1,9 @@
-"""A stand-in for an nbdkit with VMware's VDDK, which is not ours to have: the real nbdkit, whose ``sh`` plugin checks
-every parameter as VDDK would and serves what the simulated vCenter froze.
+"""A stand-in for an nbdkit with VMware's VDDK or with the nfc plugin, which are not ours to have: the real nbdkit,
+whose ``sh`` plugin checks every parameter as they would and serves what the simulated vCenter froze.
 
 Harsh where reality is: it opens the disk only when a client connects, looks for the snapshot each time, answers whole
-sectors only, and knows no parameter that nbdkit's manual does not name.
+sectors only, and knows no parameter that nbdkit's manual does not name. The nfc plugin has no manual yet: no parameter
+that virt-v2v does not give it. How it verifies certificates and what it says is not known; the stand-in tells neither.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from wavelift.adapters.vsphere.vddk import VddkConfig
+from wavelift.adapters.vsphere.vddk import Plugin, VddkConfig
 from wavelift.base.net import sha1_thumbprint
 from wavelift.simulators.vcenter import VCenterSimulator
 
@@ -24,13 +25,17 @@ _WRAPPER: Final = """#!/bin/sh
 printf '%s\\n' "$@" >> '{folder}/argv'
 env > '{folder}/env'
 case "$*" in *--dump-plugin*)
+  case "$1" in nfc|*/nbdkit-nfc-plugin.so) echo 'name=nfc'; exit 0;; esac
   for each; do case "$each" in libdir=*) libdir=${{each#libdir=}};; esac; done
   test -e "$libdir/lib64/libvixDiskLib.so.8" || {{ echo 'nbdkit: error: libvixDiskLib.so.8: cannot open' >&2; exit 1; }}
   echo 'name=vddk'; exit 0;; esac
 left=$#
 while [ $left -gt 0 ]; do
   each=$1; shift; left=$((left - 1))
-  if [ "$each" = vddk ]; then set -- "$@" sh '{folder}/vddk.sh'; else set -- "$@" "$each"; fi
+  case "$each" in
+    vddk|nfc|*/nbdkit-nfc-plugin.so) set -- "$@" sh '{folder}/vddk.sh';;
+    *) set -- "$@" "$each";;
+  esac
 done
 exec {nbdkit} "$@"
 """
@@ -40,9 +45,9 @@ case "$1" in
 thread_model) echo parallel;;
 config)
   case "$2" in
-    compression|config|file|libdir|port|server|snapshot|thumbprint|transports|user|vm) printf %s "$3" > "$tmpdir/$2";;
+    {known}) printf %s "$3" > "$tmpdir/$2";;
     password) case "$3" in
-      -[0-9]*) cat "/proc/self/fd/${{3#-}}" > "$tmpdir/password";;
+      {password}*) cat "{file}${{3#?}}" > "$tmpdir/password";;
       *) echo "EINVAL the password is on the command line" >&2; exit 1;; esac;;
     *) echo "EINVAL unknown parameter '$2'" >&2; exit 1;;
   esac;;
@@ -62,6 +67,18 @@ pread)
 esac
 """
 
+_PARAMETERS: Final = {
+    "vddk": {
+        "known": "compression|config|file|libdir|port|server|snapshot|thumbprint|transports|user|vm",
+        "password": "-[0-9]",
+        "file": "/proc/self/fd/",
+    },
+    "nfc": {
+        "known": "cookie|file|insecure|nfchostport|port|server|snapshot|thumbprint|user|vm",
+        "password": "+/",
+        "file": "",
+    },
+}
 _OPEN: Final = """
 import json, os, re, sys, urllib.request
 
@@ -97,10 +114,11 @@ if given("thumbprint") != settings["thumbprint"]:
     refuse("VixDiskLibVim: Failed to verify SSL certificate: actual thumbprint=" + settings["thumbprint"])
 if (given("user"), given("password")) != (settings["user"], settings["password"]):
     refuse("VixDiskLib_ConnectEx: Incorrect user name or password")
-if not set(given("transports").split(":")) <= {"file", "san", "hotadd", "nbdssl", "nbd"}:
-    refuse("no such transport")
-if not os.path.isdir(given("libdir")):
-    refuse("libvixDiskLib.so: cannot open shared object file")
+if settings["plugin"] == "vddk":
+    if not set(given("transports").split(":")) <= {"file", "san", "hotadd", "nbdssl", "nbd"}:
+        refuse("no such transport")
+    if not os.path.isdir(given("libdir")):
+        refuse("libvixDiskLib.so: cannot open shared object file")
 vm = given("vm").removeprefix("moref=")
 machine = next((each for each in ask("state")["vms"] if each["moref"] == vm), None)
 snapshot = given("snapshot")
@@ -137,14 +155,15 @@ while position < end:
 
 
 class VddkStandIn:
-    """Written into ``folder``: the program, and a folder that looks like the distribution."""
+    """Written into ``folder``: the program, and a folder that looks like the distribution or the nfc plugin's."""
 
-    def __init__(self, folder: Path, sim: VCenterSimulator, **changes: Any) -> None:
+    def __init__(self, folder: Path, sim: VCenterSimulator, *, plugin: Plugin = "vddk", **changes: Any) -> None:
+        self.plugin = plugin
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         nbdkit = shutil.which("nbdkit", path="/usr/sbin:/usr/bin:/usr/local/bin")
         assert nbdkit, "make test installs nbdkit"
-        names = {"folder": str(folder), "nbdkit": nbdkit, "python": sys.executable}
+        names = {"folder": str(folder), "nbdkit": nbdkit, "python": sys.executable, **_PARAMETERS[plugin]}
         for name, text in (("nbdkit", _WRAPPER), ("vddk.sh", _PLUGIN)):
             (folder / name).write_text(text.format(**names))
             (folder / name).chmod(0o755)
@@ -152,9 +171,12 @@ class VddkStandIn:
         (folder / "extents.py").write_text(_EXTENTS)
         (folder / "distrib" / "lib64").mkdir(parents=True, exist_ok=True)
         (folder / "distrib" / "lib64" / "libvixDiskLib.so.8").touch()
+        if plugin == "nfc":
+            (folder / "distrib" / "nbdkit-nfc-plugin.so").touch()
         from wavelift.base.net import fetch_certificate
 
         settings = {
+            "plugin": plugin,
             "control": sim.control_url,
             "token": sim._token,
             "server": sim.host,
@@ -166,7 +188,8 @@ class VddkStandIn:
         (folder / "settings.json").write_text(json.dumps(settings | changes))
 
     def config(self, **changes: Any) -> VddkConfig:
-        return VddkConfig(**{"libdir": str(self.folder / "distrib"), "nbdkit": str(self.folder / "nbdkit"), **changes})
+        fields = {"plugin": self.plugin, "folder": str(self.folder / "distrib"), "nbdkit": str(self.folder / "nbdkit")}
+        return VddkConfig(**{**fields, **changes})
 
     @property
     def argv(self) -> list[str]:

@@ -28,14 +28,12 @@ def test_the_form_of_a_vsphere_connection(world: Any) -> None:
         "proxy",
         "dns_suffixes",
         "esxi_addresses",
-        "vddk_libdir",
         "vddk_transports",
         "vddk_compression",
         "vddk_connections",
         "vddk_config",
         "vddk_host_sessions",
         "vddk_vcenter_sessions",
-        "nbdkit",
     }
     assert fields["certificate_mode"]["schema"]["enum"] == ["verify", "thumbprint", "ignore"]
     assert fields["certificate_mode"]["schema"]["default"] == "verify", "verified unless somebody says otherwise"
@@ -81,7 +79,7 @@ def test_the_test_button_signs_in(world: Any) -> None:
         ({"port": 9}, ("127.0.0.1", "9")),
         ({"extra": {"certificate_mode": "sometimes"}}, ("certificate_mode", "verify")),
         ({"host": ""}, ("host", "Connections")),
-        ({"extra": {"vddk_libdir": "/opt/vddk", "vddk_connections": "few"}}, ("vddk_connections", "few")),
+        ({"extra": {"vddk_connections": "few"}}, ("vddk_connections", "few")),
         ({"extra": {"certificate_mode": "thumbprint", "thumbprint": "AA:" * 31 + "AA"}}, ("thumbprint",)),
     ],
     ids=["password", "unknown CA", "nobody listens", "a wrong mode", "no host", "no number", "another pin"],

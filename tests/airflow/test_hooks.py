@@ -159,32 +159,67 @@ def test_a_wrong_field_is_refused_by_name(extra: dict[str, str]) -> None:
         config_of(_vsphere(**extra), "vc")
 
 
-def test_vddk_is_set_up_by_its_folder_alone_and_every_field_arrives() -> None:
-    assert config_of(_vsphere(vddk_compression="fastlz", nbdkit="nbdkit"), "vc").vddk is None
-    plain = config_of(_vsphere(vddk_libdir="/opt/vddk"), "vc").vddk
+def test_what_is_loaded_on_a_connector_comes_from_its_own_configuration(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A connection is edited in the web UI: it must not name what a worker runs."""
+    evil = {"vddk_libdir": "/tmp/evil", "nbdkit": "/tmp/evil/nbdkit", "vddk_compression": "fastlz"}
+    assert config_of(_vsphere(**evil), "vc").vddk is None
+    assert "vddk_libdir of the connection vc is not read" in caplog.text
+    monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_PLUGIN", "vddk")
+    monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_FOLDER", "/opt/vddk")
+    found = config_of(_vsphere(**evil), "vc").vddk
+    assert found is not None
+    assert (found.plugin, found.folder, found.nbdkit, found.compression) == ("vddk", "/opt/vddk", "nbdkit", "fastlz")
+    monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_PLUGIN", "nfc")
+    monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_FOLDER", "")
+    monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT", "/opt/nbdkit/bin/nbdkit")
+    found = config_of(_vsphere(**evil), "vc").vddk
+    assert found is not None
+    assert (found.plugin, found.folder, found.nbdkit) == ("nfc", "", "/opt/nbdkit/bin/nbdkit")
+    monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_PLUGIN", "sh")
+    with pytest.raises(SpecError, match=r"nbdkit_plugin is 'sh'.*vddk, nfc"):
+        config_of(_vsphere(), "vc")
+
+
+def test_every_field_of_reading_through_nbdkit_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_PLUGIN", "vddk")
+    monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_FOLDER", "/opt/vddk")
+    plain = config_of(_vsphere(), "vc").vddk
     assert plain is not None
     assert (plain.transports, plain.compression, plain.connections) == (("nbdssl", "nbd"), "none", 1)
     assert (plain.host_sessions, plain.vcenter_sessions, plain.nbdkit) == (8, 52, "nbdkit")
     fields = {
-        "vddk_libdir": "/opt/vddk",
         "vddk_transports": "hotadd:nbdssl",
         "vddk_compression": "skipz",
         "vddk_connections": "2",
         "vddk_config": "/etc/vddk.conf",
         "vddk_host_sessions": "12",
         "vddk_vcenter_sessions": 40,
-        "nbdkit": "/opt/nbdkit/bin/nbdkit",
     }
     full = config_of(_vsphere(**fields), "vc").vddk
     assert full is not None
     assert (full.transports, full.compression, full.connections) == (("hotadd", "nbdssl"), "skipz", 2)
-    assert (full.config_file, full.nbdkit) == ("/etc/vddk.conf", "/opt/nbdkit/bin/nbdkit")
-    assert (full.host_sessions, full.vcenter_sessions) == (12, 40)
+    assert (full.config_file, full.host_sessions, full.vcenter_sessions) == ("/etc/vddk.conf", 12, 40)
 
 
 @pytest.mark.parametrize(
-    "extra", [{"vddk_connections": "few"}, {"vddk_transports": "usb"}, {"vddk_compression": "best"}]
+    "extra",
+    [
+        {"vddk_connections": "few"},
+        {"vddk_connections": True},
+        {"vddk_connections": 1.5},
+        {"vddk_connections": "0x2"},
+        {"vddk_transports": "usb"},
+        {"vddk_compression": "best"},
+    ],
 )
-def test_vddk_fields_that_cannot_be_are_named(extra: dict[str, str]) -> None:
+@pytest.mark.parametrize("plugin", ["vddk", ""])
+def test_vddk_fields_that_cannot_be_are_named(
+    extra: dict[str, Any], plugin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no plugin is set, as in the api-server, which answers the Test button."""
+    monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_PLUGIN", plugin)
+    monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_FOLDER", "/opt/vddk")
     with pytest.raises(SpecError, match=next(iter(extra))):
-        config_of(_vsphere(vddk_libdir="/opt/vddk", **extra), "vc")
+        config_of(_vsphere(**extra), "vc")

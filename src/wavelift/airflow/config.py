@@ -62,6 +62,19 @@ def ledger_url() -> str:
     return url or f"sqlite:///{_airflow_home() / 'wavelift.db'}"
 
 
+def nbdkit_plugin() -> str:
+    """What reads disks by ranges on this worker: ``vddk``, ``nfc``, or nothing."""
+    return str(conf.get(SECTION, "nbdkit_plugin", fallback="")).strip()
+
+
+def nbdkit_folder() -> str:
+    return str(conf.get(SECTION, "nbdkit_folder", fallback="")).strip()
+
+
+def nbdkit_program() -> str:
+    return str(conf.get(SECTION, "nbdkit", fallback="")).strip() or "nbdkit"
+
+
 def integer(option: str) -> int:
     return int(conf.getint(SECTION, option))
 

@@ -69,16 +69,12 @@ VSPHERE_CONNECTION: dict[str, Any] = {
         "esxi_addresses": _text(
             "ESXi addresses", "host name=address, comma separated: where the connector reaches hosts behind NAT"
         ),
-        "vddk_libdir": _text(
-            "VDDK folder", "vmware-vix-disklib-distrib on the connector; empty: disks are read without VDDK"
-        ),
         "vddk_transports": _text("VDDK transports", "in order, colons between; empty: nbdssl:nbd"),
         "vddk_compression": _choice("vddk_compression", "VDDK compression", "between ESXi host and connector"),
         "vddk_connections": _text("VDDK connections", "NFC sessions per disk; empty: 1"),
         "vddk_config": _text("VDDK configuration", "file on the connector with VDDK's own settings, if any"),
         "vddk_host_sessions": _text("NFC sessions per host", "disks read at a time from one ESXi host; empty: 8"),
         "vddk_vcenter_sessions": _text("NFC sessions per vCenter", "the same for all its hosts; empty: 52"),
-        "nbdkit": _text("nbdkit", "the program on the connector; empty: nbdkit from the PATH"),
     },
 }
 
@@ -99,6 +95,15 @@ CONFIG: dict[str, Any] = {
                 "SQLAlchemy URL of the ledger; empty: SQLite `wavelift.db` in AIRFLOW_HOME.", default=""
             )
             | {"sensitive": True},  # may hold a password; so Airflow also takes it from ledger_url_cmd and _secret
+            "nbdkit_plugin": _option(
+                "On a connector: nbdkit's plugin that reads disks, `vddk` or `nfc`; empty: neither.", default=""
+            ),
+            "nbdkit_folder": _option(
+                "On a connector: for `vddk` the folder of VDDK or of a drop-in of its library; for `nfc` where "
+                "nbdkit-nfc-plugin.so lies (empty: nbdkit's own folder).",
+                default="",
+            ),
+            "nbdkit": _option("On a connector: the program; empty: nbdkit from the PATH.", default=""),
             "transfers_per_connector": _option("Transfers at once per connector (AMP-04).", "integer", "4"),
             "imports_per_region": _option("Import tasks at once per region (VIE-04).", "integer", "5"),
             "patience_minutes": _option(

@@ -191,11 +191,12 @@ def vsphere_role(
 
 @vsphere_app.command("vddk")
 def vsphere_vddk(
-    libdir: Annotated[str, typer.Argument(help="The unpacked vmware-vix-disklib-distrib.")],
+    folder: Annotated[str, typer.Argument(help="As [wavelift] nbdkit_folder; empty only for the nfc plugin.")] = "",
+    plugin: Annotated[str, typer.Option(help="As [wavelift] nbdkit_plugin: vddk or nfc.")] = "vddk",
     nbdkit: Annotated[str, typer.Option(help="The program, when it is not on the PATH.")] = "nbdkit",
     config: Annotated[str, typer.Option(help="VDDK's own configuration file, if any.")] = "",
 ) -> None:
-    """Check on this connector what reading disks through VMware's VDDK needs; says what is missing."""
+    """Check on this connector what reading disks through nbdkit's vddk or nfc plugin needs; says what is missing."""
     from wavelift.cli.rights import check_vddk
 
-    check_vddk(libdir, nbdkit=nbdkit, config=config, out=Console())
+    check_vddk(folder, plugin=plugin, nbdkit=nbdkit, config=config, out=Console())

@@ -1,5 +1,5 @@
 """``wavelift iam show``, ``wavelift vsphere role``: the rights to grant, generated from the calls that we make; and
-``wavelift vsphere vddk``: what the connector needs for VDDK."""
+``wavelift vsphere vddk``: what the connector needs for nbdkit's plugins."""
 
 from __future__ import annotations
 
@@ -76,15 +76,16 @@ def show_role(*, ids_only: bool, out: Console) -> None:
     out.print("Assign it on the source data centre with propagation; No access elsewhere.")
 
 
-def check_vddk(libdir: str, *, nbdkit: str, config: str, out: Console) -> None:
-    """What reading through VDDK needs on this machine; leaves with status 1 when something is missing."""
-    from wavelift.adapters.vsphere import vddk
+def check_vddk(folder: str, *, plugin: str, nbdkit: str, config: str, out: Console) -> None:
+    """What reading through nbdkit needs on this machine; leaves with status 1 when something is missing."""
+    from wavelift.adapters.vsphere.nbdkit import check
+    from wavelift.adapters.vsphere.vddk import VddkConfig
 
     try:
-        settings = vddk.VddkConfig(libdir=libdir, nbdkit=nbdkit, config_file=config)
+        settings = VddkConfig(folder=folder, plugin=plugin, nbdkit=nbdkit, config_file=config)  # type: ignore[arg-type]
     except SpecError as error:
         fail(str(error))
-    found = list(vddk.check_vddk(settings))
+    found = list(check(settings))
     for one in found:
         out.print(f"[{'green' if one.ok else 'red'}]{'ok' if one.ok else 'missing':8}[/] {one.name}: {one.what}")
         if one.next_step:

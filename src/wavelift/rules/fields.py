@@ -97,7 +97,7 @@ _FLAGS: Final = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("fal
 """What YAML 1.1 and people take for a boolean. 1, 0, y, n, t and f are left out: they may be a slip."""
 
 
-def _whole(value: Any) -> int:
+def whole_number(value: Any) -> int:
     """A whole number as a program gives it, or as a person writes it: decimal digits only."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -161,7 +161,7 @@ def described(given: Any) -> str:
     return f"'{given}'" if isinstance(given, str) else str(given).lower()
 
 
-WHOLE: Final = BeforeValidator(_whole)
+WHOLE: Final = BeforeValidator(whole_number)
 NUMBER: Final = BeforeValidator(_number)
 FLAG: Final = BeforeValidator(_flag)
 

@@ -221,6 +221,31 @@ def test_sms_03_one_job_that_stands_refuses_all(desk: Desk) -> None:
     assert desk.get("/jobs")["total"] == 1
 
 
+def test_words_that_would_become_other_values_are_refused_and_shown(desk: Desk) -> None:
+    """Programs make the same slips as people: JSON's true is 1 to a lenient reader, 2200 an hour of 1970."""
+    body = {"wave": "erp", "servers": ["web01"]}
+    job = desk.job("db01")
+    for wrong, words in (
+        ({"seed_time": 2200}, "The seed time '2200' is read as seconds since 1970, which is 1970-01-01T00:36:40"),
+        ({"seed_time": "20261201"}, "which is 1970-08-23"),
+        ({"seed_time": 1795341600000}, "not between 2020 and 2099"),
+        ({"keep_amis": True}, "must be a whole number, not true"),
+        ({"frequency_hours": "0x10"}, "not '0x10': other YAML readers take it for 16"),
+        ({"force_register": 1}, "must be true or false, not 1"),
+    ):
+        for method, path, start in (("POST", "/jobs", body), ("PATCH", f"/jobs/{job}", {})):
+            assert words in str(desk.refused(method, path, 422, {**start, **wrong})), (method, wrong)
+    for path, name in (
+        ("/waves/erp/apply", "dry_run"),
+        ("/cleanup", "dry_run"),
+        ("/connectors/hall-a/maintenance", "on"),
+    ):
+        told = desk.refused("POST", path, 422, {"wave": "erp", name: 0} if path == "/cleanup" else {name: 0})
+        assert "must be true or false, not 0" in str(told), path
+    assert "a whole number" in str(desk.refused("POST", f"/jobs/{job}/extend", 422, {"days": True}))
+    assert "string" in str(desk.refused("POST", "/jobs", 422, {"wave": "erp", "servers": [2012]}))
+
+
 def test_sms_03_what_a_job_can_t_be_is_refused(desk: Desk) -> None:
     far = (datetime.now(UTC) + timedelta(days=31)).isoformat()
     body = {"wave": "erp", "servers": ["web01"]}

@@ -102,6 +102,16 @@ def test_health_is_asked_with_what_is_registered(ledger: Ledger) -> None:
     assert (wanted.connection, wanted.aws_conn_id, wanted.region) == ("vc", "aws", "eu-west-1")
 
 
+@pytest.mark.parametrize("key", ["connection", "aws_conn_id", "region"])
+@pytest.mark.parametrize("value", [1.1, 0, False, ["vc"]])
+def test_a_name_in_a_conf_that_is_no_text_is_refused(ledger: Ledger, key: str, value: object) -> None:
+    """``1.10`` without quotes is 1.1 by now; 0 and false are not *nothing*."""
+    register(ledger)
+    with pytest.raises(SpecError, match=f"{key} is .*which is no text") as refused:
+        service.health_request(ledger, {key: value}, connector="hall-a")
+    assert "quotes" in str(refused.value.next_step)
+
+
 def migrate(ledger: Ledger, name: str, run: DagRun) -> Migration:
     frozen = {"wave": "erp", "mode": "migrate", "requested_by": "ana", "source": "ui", "spec": {}}
     freeze_wave_run(ledger, run=run, clock=CLOCK, **frozen)  # type: ignore[arg-type]

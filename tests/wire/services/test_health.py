@@ -57,11 +57,12 @@ def test_hosts_and_clock_are_told_by_name(stage: Any, monkeypatch: pytest.Monkey
     assert "aws:sts" not in outcome(found), "no AWS connection: AWS is left out"
 
 
-def test_vddk_is_checked_where_the_connection_names_it(stage: Any, tmp_path: Path) -> None:
+def test_what_nbdkit_needs_is_checked_where_the_worker_names_a_plugin(stage: Any, tmp_path: Path) -> None:
     vddk = VddkStandIn(tmp_path / "vddk", stage.vc)
     assert outcome(checked(stage, vddk=vddk.config()))["vddk:plugin"] is True
-    found = checked(stage, vddk=vddk.config(libdir=str(tmp_path)))
+    found = checked(stage, vddk=vddk.config(folder=str(tmp_path)))
     assert outcome(found)["vddk:vddk"] is False
+    assert outcome(checked(stage, vddk=vddk.config(plugin="nfc", folder=str(tmp_path))))["vddk:plugin"] is False
     assert not [name for name in outcome(checked(stage)) if name.startswith("vddk")]
 
 

@@ -20,7 +20,7 @@ from tests.vcenters import Processes, Take
 from tests.vddk import VddkStandIn
 from typer.testing import CliRunner
 
-from wavelift.adapters.vsphere import nbdkit
+from wavelift.adapters.vsphere import nbdkit, nfc_plugin
 from wavelift.adapters.vsphere.datastore import NotServed
 from wavelift.adapters.vsphere.inventory import list_summaries
 from wavelift.adapters.vsphere.nbdkit import MovedError, VddkReader, VddkRoute, probe, snapshot_gone
@@ -180,6 +180,32 @@ def test_the_password_is_nowhere_to_be_seen(
     assert {"--readonly", "--exit-with-parent", f"snapshot={ref.moref}", f"vm=moref={ref.vm}"} <= set(vddk.argv)
 
 
+@pytest.mark.parametrize("certificate_mode", ["verify", "ignore"])
+def test_the_nfc_plugin_reads_the_same_with_its_own_parameters(
+    hall: VCenterSimulator, sim: VCenterSimulator, config_of: Configure, tmp_path: Path, certificate_mode: str
+) -> None:
+    nfc = VddkStandIn(tmp_path / "nfc", hall, plugin="nfc")
+    settings = nfc.config(compression="zlib", config_file="/etc/vddk.conf")
+    with (
+        connect(config_of(sim, vddk=settings, certificate_mode=certificate_mode)) as session,
+        frozen(session) as (ref, disk),
+    ):
+        route = look(session, ref, disk)
+        assert isinstance(route, VddkRoute), route
+        assert route.reason.endswith("is served by the nfc plugin")
+        with VddkReader(session.config, route, cancel=CancelFlag()) as reader:
+            image = whole(reader)
+        assert len(image) == CAPACITY
+        nfc.refuse("dial tcp 10.0.0.7:902: connect: connection refused")
+        refused = look(session, ref, disk)
+    assert isinstance(refused, NotServed)
+    assert refused.reason.startswith("the nfc plugin: the nfc plugin does not reach vCenter or the ESXi host 10.0.0.7")
+    assert str(nfc.folder / "distrib" / "nbdkit-nfc-plugin.so") in nfc.argv
+    assert ("insecure=true" in nfc.argv) is (certificate_mode == "ignore"), "verified unless somebody says otherwise"
+    assert SECRET not in "\n".join(nfc.argv)
+    assert not [word for word in nfc.argv if word.startswith(("libdir", "transports", "compression", "config"))]
+
+
 def test_a_vm_that_moved_is_not_opened(session: VsphereSession, vddk: VddkStandIn) -> None:
     with frozen(session) as (ref, disk):
         with pytest.raises(MovedError, match="another host") as moved:
@@ -190,7 +216,7 @@ def test_a_vm_that_moved_is_not_opened(session: VsphereSession, vddk: VddkStandI
 
 def test_without_vddk_or_through_a_proxy_the_reason_says_so(session: VsphereSession) -> None:
     with frozen(session) as (ref, disk):
-        ways = {"no VDDK": {"vddk": None}, "proxy": {"proxy": "http://proxy:3128"}}
+        ways = {"no nbdkit_plugin": {"vddk": None}, "proxy": {"proxy": "http://proxy:3128"}}
         for words, changes in ways.items():
             kept = session.config
             session.config = replace(kept, **changes)  # type: ignore[arg-type]
@@ -332,7 +358,38 @@ def test_what_vddk_says_is_told_in_our_words(line: str, kind: type[WaveliftError
     assert found.where == {"server": "web01"}
 
 
+@pytest.mark.parametrize(
+    ("line", "kind", "words"),
+    [
+        ("nbdkit: error: cannot open plugin 'nfc': no such file", PermanentError, "--plugin nfc"),
+        ("nbdkit: error: nfc: unknown parameter 'thumbprint'", PermanentError, "cannot load its nfc plugin"),
+        ("nbdkit: nfc[1]: error: x509: certificate signed by unknown authority", TlsError, ": x509: certificate"),
+        ("nbdkit: nfc[1]: error: dial tcp: lookup esx7 on 10.0.0.2:53: no such host", UnreachableError, "resolve"),
+        ("nbdkit: nfc[1]: error: dial tcp 10.0.0.7:902: connect: connection refused", UnreachableError, "10.0.0.7:902"),
+        ("nbdkit: nfc[1]: error: read tcp 10.0.0.1:4->10.0.0.7:902: i/o timeout", UnreachableError, "902 to every"),
+        ("Error reading from vmware-authd socket. Resource temporarily unavailable", LimitReachedError, "sessions"),
+        ("received NFC error 5 from server: Failed to allocate the requested 66 bytes", ThrottledError, "NFC buffers"),
+        ("ServerFaultCode: Cannot complete login due to an incorrect user name or password.", LoginError, "login"),
+        ("ServerFaultCode: Permission to perform this operation was denied.", MissingPrivilegeError, "a right"),
+        ("ServerFaultCode: The file is FileLocked", BusyError, "locked"),
+        (
+            "ServerFaultCode: The object 'vim.VirtualMachineSnapshot:snapshot-7' has already been deleted or has not "
+            "been completely created",
+            NotFoundError,
+            "snapshot",
+        ),
+    ],
+)
+def test_what_the_nfc_plugin_passes_on_is_told_in_our_words(line: str, kind: type[WaveliftError], words: str) -> None:
+    found = explain(["nbdkit: debug: hello", line], nfc_plugin.MEANINGS, server="web01")
+    assert type(found) is kind
+    assert words in str(found)
+    assert "VDDK" not in str(found)
+    assert found.next_step
+
+
 def test_a_log_without_trouble_explains_nothing() -> None:
+    assert explain(["nbdkit: debug: accepted connection"], nfc_plugin.MEANINGS) is None
     assert explain(["nbdkit: debug: accepted connection", "the clock blocked nothing"]) is None
 
 
@@ -343,10 +400,17 @@ def test_the_check_says_what_is_missing(vddk: VddkStandIn, tmp_path: Path) -> No
     assert [each.ok for each in check_vddk(vddk.config())] == [True, True, True]
     (missing,) = check_vddk(vddk.config(nbdkit=str(tmp_path / "none")))
     assert "Install nbdkit" in missing.next_step
-    _, empty = check_vddk(vddk.config(libdir=str(tmp_path)))
+    _, empty = check_vddk(vddk.config(folder=str(tmp_path)))
     assert "libvixDiskLib" in empty.what
     *_, config = check_vddk(vddk.config(config_file=str(tmp_path / "none.conf")))
     assert not config.ok
+    nfc = vddk.config(plugin="nfc", folder=str(tmp_path))
+    assert [each.ok for each in nbdkit.check(nfc)] == [True, False]
+    (tmp_path / "nbdkit-nfc-plugin.so").touch()
+    assert [each.ok for each in nbdkit.check(nfc)] == [True, True]
+    no_plugin = list(nbdkit.check(VddkConfig(plugin="nfc")))
+    assert [each.ok for each in no_plugin] == [True, False]
+    assert "nbdkit_folder" in no_plugin[-1].next_step
     debian = list(check_vddk(vddk.config(nbdkit="nbdkit")))
     assert [each.ok for each in debian] == [True, True, False]
     assert "Debian" in debian[-1].next_step
@@ -364,13 +428,31 @@ def test_the_command_prints_the_check(vddk: VddkStandIn, tmp_path: Path) -> None
     assert "missing" in bad.output
     assert "libvixDiskLib" in bad.output
     assert runner.invoke(app, ["vsphere", "vddk", "here"]).exit_code == 1
+    nfc = runner.invoke(app, ["vsphere", "vddk", str(tmp_path), "--plugin", "nfc"])
+    assert (nfc.exit_code, "nbdkit-nfc-plugin.so" in nfc.output) == (1, True)
+    assert runner.invoke(app, ["vsphere", "vddk", str(tmp_path), "--plugin", "sh"]).exit_code == 1
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"libdir": "here"}, {"compression": "best"}, {"transports": ("usb",)}, {"transports": ()}, {"connections": 0}],
+    [
+        {"folder": "here"},
+        {"folder": ""},
+        {"folder": "here", "plugin": "nfc"},
+        {"plugin": "sh"},
+        {"plugin": "VDDK"},
+        {"compression": "best"},
+        {"transports": ("usb",)},
+        {"transports": ()},
+        {"connections": 0},
+        {"host_sessions": 0, "plugin": "nfc"},
+    ],
 )
 def test_settings_that_cannot_be(changes: dict[str, Any]) -> None:
     with pytest.raises(SpecError) as refused:
-        VddkConfig(**{"libdir": "/opt/vddk", **changes})
+        VddkConfig(**{"folder": "/opt/vddk", **changes})
     assert refused.value.next_step
+
+
+def test_vddk_s_own_settings_are_not_looked_at_with_the_nfc_plugin() -> None:
+    assert VddkConfig(plugin="nfc", compression="best", transports=("usb",)).folder == "", "nbdkit's own folder"

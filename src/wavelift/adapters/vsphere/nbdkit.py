@@ -1,6 +1,6 @@
-"""nbdkit with the customer's VDDK: one process for each disk of our snapshot that is being read.
+"""nbdkit with the customer's VDDK, or with its nfc plugin: one process for each disk of our snapshot that is read.
 
-(nbdkit's ``vddk`` plugin serves one disk per process.) It listens on a Unix socket in a folder that nobody else may
+(Both plugins serve one disk per process.) It listens on a Unix socket in a folder that nobody else may
 enter, gets the password through a pipe, and ends with us in every case: the kernel ends it when the *thread* that
 started it ends, so whoever starts one must outlive it.
 """
@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,11 +22,12 @@ from typing import Final, Self
 
 from pyVmomi import vim
 
+from wavelift.adapters.vsphere import nfc_plugin, vddk
 from wavelift.adapters.vsphere.datastore import NotServed
 from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.properties import read_one
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
-from wavelift.adapters.vsphere.vddk import VddkConfig, explain
+from wavelift.adapters.vsphere.vddk import Meaning, VddkCheck, VddkConfig, explain
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import (
     Cancelled,
@@ -84,11 +85,12 @@ class VddkRoute:
     runtime_host: str
     thumbprint: str
     """SHA-1 of vCenter's certificate, seen over a connection under the session's own policy."""
+    by: str = vddk.TITLES["vddk"]
 
     @property
     def reason(self) -> str:
         """For the run's record."""
-        return f"{self.file} is served by VDDK"
+        return f"{self.file} is served by {self.by}"
 
 
 def probe(
@@ -108,9 +110,10 @@ def probe(
     """
     config = session.config
     if config.vddk is None:
-        return NotServed("no VDDK is set up on the vsphere connection")
+        return NotServed("no nbdkit_plugin (VDDK or nfc) is set up on the connector")
+    by = config.vddk.title
     if config.proxy:
-        return NotServed("VDDK connects directly, and the vsphere connection goes through a proxy")
+        return NotServed(f"{by} connects directly, and the vsphere connection goes through a proxy")
     host = _runtime_host(session, vm, server)
     if expected_host and host != expected_host:
         raise MovedError(
@@ -122,7 +125,7 @@ def probe(
         )
     try:
         route = VddkRoute(
-            vm, snapshot, server, disk.address, disk.file, disk.capacity, host, _thumbprint(config, session)
+            vm, snapshot, server, disk.address, disk.file, disk.capacity, host, _thumbprint(config, session), by
         )
         with VddkReader(config, route, cancel=cancel) as reader:
             reader.read_into(0, memoryview(bytearray(min(reader.client.export.minimum, disk.capacity))))
@@ -131,8 +134,8 @@ def probe(
         raise
     except WaveliftError as error:
         cancel.check()
-        log.warning("%s %s cannot be read through VDDK: %s", server, disk.address, error)
-        return NotServed(f"VDDK: {error.what}")
+        log.warning("%s %s cannot be read through %s: %s", server, disk.address, by, error)
+        return NotServed(f"{by}: {error.what}")
 
 
 def snapshot_gone(session: VsphereSession, route: VddkRoute) -> str:
@@ -175,7 +178,13 @@ class VddkReader(NbdReader):
         """:raises WaveliftError: it can't be started, or can't open the disk; says why as far as its log does."""
         assert config.vddk is not None
         self.route = route
-        self._nbdkit = Nbdkit(arguments(config, route), config.password, server=route.server, disk=route.disk)
+        self._nbdkit = Nbdkit(
+            arguments(config, route),
+            config.password,
+            plugin=config.vddk.plugin,
+            server=route.server,
+            disk=route.disk,
+        )
         try:
             self._nbdkit.wait_ready(cancel)
             client = NbdClient(
@@ -197,7 +206,7 @@ class VddkReader(NbdReader):
         if self.size != self.route.capacity:
             self.client.close()
             raise PermanentError(
-                f"VDDK serves a disk of {self.size} bytes, vCenter says {self.route.capacity}",
+                f"{self.route.by} serves a disk of {self.size} bytes, vCenter says {self.route.capacity}",
                 server=self.route.server,
                 disk=self.route.disk,
                 next_step="Look at the VM's disks in vCenter; another reader can be used until then",
@@ -216,42 +225,71 @@ class VddkReader(NbdReader):
 
 def arguments(config: VsphereConfig, route: VddkRoute) -> list[str]:
     """nbdkit's command line but for socket and password; holds no secret."""
-    vddk: VddkConfig | None = config.vddk
-    assert vddk is not None
-    found = [
-        vddk.nbdkit,
+    chosen: VddkConfig | None = config.vddk
+    assert chosen is not None
+    return [
+        chosen.nbdkit,
         "--foreground",
         "--exit-with-parent",
         "--readonly",
         "--newstyle",
         f"--threads={THREADS}",
-        "vddk",
-        f"libdir={vddk.libdir}",
+        *(_of_nfc(config, chosen) if chosen.plugin == "nfc" else _of_vddk(chosen)),
         f"server={config.host}",
         f"port={config.port}",
         f"user={config.username}",
         f"thumbprint={route.thumbprint}",
         f"vm=moref={route.vm}",
         f"snapshot={route.snapshot}",
-        f"transports={':'.join(vddk.transports)}",
         f"file={route.file}",
     ]
-    if vddk.compression != "none":
-        found.append(f"compression={vddk.compression}")
-    if vddk.config_file:
-        found.append(f"config={vddk.config_file}")
+
+
+def _of_vddk(chosen: VddkConfig) -> list[str]:
+    found = ["vddk", f"libdir={chosen.folder}", f"transports={':'.join(chosen.transports)}"]
+    if chosen.compression != "none":
+        found.append(f"compression={chosen.compression}")
+    if chosen.config_file:
+        found.append(f"config={chosen.config_file}")
     return found
+
+
+def _of_nfc(config: VsphereConfig, chosen: VddkConfig) -> list[str]:
+    """Certificates are verified unless the connection says otherwise, loudly (invariant 10)."""
+    return [nfc_plugin.name_for_nbdkit(chosen), *(["insecure=true"] if config.certificate_mode == "ignore" else [])]
+
+
+def check(config: VddkConfig) -> Iterator[VddkCheck]:
+    """What the chosen plugin needs on this machine; touches no vCenter."""
+    return nfc_plugin.check(config) if config.plugin == "nfc" else vddk.check_vddk(config)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """What differs between the plugins once nbdkit runs."""
+
+    meanings: Sequence[Meaning]
+    password: str
+    """The parameter's value, of a file descriptor."""
+
+
+_WAYS: Final[Mapping[str, _Ways]] = {
+    "vddk": _Ways(vddk.MEANINGS, "-{}"),
+    # Of the nfc plugin only ``+FILE`` is known.
+    "nfc": _Ways(nfc_plugin.MEANINGS, "+/dev/fd/{}"),
+}
 
 
 class Nbdkit:
     """A running nbdkit.
 
     :param command: the program first, the plugin's name somewhere, its parameters behind that.
-    :param password: handed over through a pipe as ``password=-FD``.
+    :param password: handed over through a pipe, by its number. :param plugin: which one ``command`` names.
     """
 
-    def __init__(self, command: Sequence[str], password: str, **where: object) -> None:
+    def __init__(self, command: Sequence[str], password: str, *, plugin: vddk.Plugin = "vddk", **where: object) -> None:
         """:raises PermanentError: the program is missing, or the password is none that can be handed over."""
+        self._ways = _WAYS[plugin]
         self._where = where
         self._password = password
         _sweep()
@@ -277,8 +315,9 @@ class Nbdkit:
             os.close(kept)
             # A file, not a pipe: what was said before an answer is there when the answer is.
             with self._log.open("ab") as said:
+                parameter = f"password={self._ways.password.format(given)}"
                 return subprocess.Popen(
-                    [command[0], "--unix", self.socket, "--pidfile", self._ready, *command[1:], f"password=-{given}"],
+                    [command[0], "--unix", self.socket, "--pidfile", self._ready, *command[1:], parameter],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=said,
@@ -309,7 +348,7 @@ class Nbdkit:
 
     def explain(self) -> WaveliftError | None:
         """What it said went wrong; that it ended, when it did; else None."""
-        found = explain(self._lines(), **self._where)
+        found = explain(self._lines(), self._ways.meanings, **self._where)
         return found or (self._ended() if self._process.poll() is not None else None)
 
     def _ended(self) -> WaveliftError:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from wavelift.airflow import config
 from wavelift.airflow.provider_info import VSPHERE_CHOICES
 from wavelift.base.errors import SpecError, WaveliftError
+from wavelift.rules.fields import whole_number
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
     from wavelift.adapters.vsphere.vddk import VddkConfig
+
+log = logging.getLogger(__name__)
 
 HTTPS_PORT: Final = 443
 
@@ -101,7 +106,7 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
             dns_suffixes=_listed(extra.get("dns_suffixes", "")),
             esxi_thumbprints=_listed(extra.get("esxi_thumbprints", "")),
             esxi_addresses=_addresses(extra.get("esxi_addresses", "")),
-            vddk=_vddk(extra),
+            vddk=_vddk(extra, name),
             patience_s=patience_s(),
             **known,
         )
@@ -109,17 +114,25 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
         raise SpecError(f"The vsphere connection is wrong: {error}", connection=name) from error
 
 
-def _vddk(extra: dict[str, Any]) -> VddkConfig | None:
-    """None without ``vddk_libdir``: whatever else is filled in, there is no VDDK then.
+def _vddk(extra: dict[str, Any], connection: str) -> VddkConfig | None:
+    """None without ``[wavelift] nbdkit_plugin`` on this worker, whatever the connection says.
+
+    What is loaded and run here comes from the worker's own configuration: a connection is edited in the web UI.
 
     :raises ValueError: a number that is none. :raises SpecError: what :class:`VddkConfig` refuses.
     """
     from wavelift.adapters.vsphere.vddk import VddkConfig
 
-    if "vddk_libdir" not in extra:
-        return None
-    fields: dict[str, Any] = {"libdir": extra["vddk_libdir"]}
-    for field, name in (("compression", "vddk_compression"), ("config_file", "vddk_config"), ("nbdkit", "nbdkit")):
+    for name in ("vddk_libdir", "nbdkit"):
+        if name in extra:
+            log.warning(
+                "%s of the connection %s is not read: set [wavelift] nbdkit_plugin, nbdkit_folder and nbdkit "
+                "on the connector",
+                name,
+                connection,
+            )
+    fields: dict[str, Any] = {}
+    for field, name in (("compression", "vddk_compression"), ("config_file", "vddk_config")):
         if name in extra:
             fields[field] = extra[name]
     for field in ("connections", "host_sessions", "vcenter_sessions"):
@@ -127,14 +140,23 @@ def _vddk(extra: dict[str, Any]) -> VddkConfig | None:
             fields[field] = _whole_number(name, extra[name])
     if "vddk_transports" in extra:
         fields["transports"] = tuple(extra["vddk_transports"].split(":"))
-    return VddkConfig(**fields)
+    plugin = config.nbdkit_plugin()
+    if not plugin:
+        VddkConfig(folder="/", **fields)  # the Test button asks elsewhere than on the connector: wrong fields are told
+        return None
+    return VddkConfig(
+        plugin=plugin,  # type: ignore[arg-type]  # checked there
+        folder=config.nbdkit_folder(),
+        nbdkit=config.nbdkit_program(),
+        **fields,
+    )
 
 
 def _whole_number(name: str, value: Any) -> int:
     try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}, which is no whole number") from None
+        return whole_number(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
 
 
 def _addresses(text: str) -> dict[str, str]:

@@ -9,9 +9,8 @@ from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.reach import reach_s3, sign_in
-from wavelift.adapters.vsphere import hosts
+from wavelift.adapters.vsphere import hosts, nbdkit
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.adapters.vsphere.vddk import check_vddk
 from wavelift.base.catalog import ConnectorHealth, HealthCheck
 from wavelift.base.errors import WaveliftError
 from wavelift.base.run import Clock
@@ -48,9 +47,9 @@ def _vcenter(open_session: Callable[[], AbstractContextManager[VsphereSession]])
 
 
 def _vddk(session: VsphereSession) -> Iterator[HealthCheck]:
-    """What reading through VDDK needs on this machine, where the connection asks for it."""
+    """What reading through nbdkit needs on this machine, where its configuration names a plugin."""
     if session.config.vddk is not None:
-        for one in check_vddk(session.config.vddk):
+        for one in nbdkit.check(session.config.vddk):
             yield HealthCheck(name=f"vddk:{one.name}", ok=one.ok, what=one.what, next_step=one.next_step)
 
 

@@ -57,6 +57,7 @@ class ReplicationPreflightOperator(WaveliftOperator):
                 request,
                 self.server_context(context, "*"),
                 parallel_disks=config.integer("parallel_disks"),
+                replicates=True,
             )
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         for line in report.lines():

@@ -63,6 +63,8 @@ class DiskFacts(Message):
     mode: str = "persistent"
     sharing: str = "sharingNone"
     thin: bool | None = None
+    allocated: int | None = None
+    """What the files of a thin disk take on its datastore, all layers together; None: vCenter does not tell."""
     encrypted: bool = False
     rdm: str = ""
     """Empty, ``virtualMode`` or ``physicalMode``."""

@@ -14,8 +14,13 @@ RDM_BACKING = "VirtualDiskRawDiskMappingVer1BackingInfo"
 SESPARSE_BACKING = "VirtualDiskSeSparseBackingInfo"
 
 
-def check_disks(facts: ServerFacts, limits: Mapping[str, Limit], found: Findings) -> None:
-    """Every disk, their number, and the snapshots under them."""
+def check_disks(
+    facts: ServerFacts, limits: Mapping[str, Limit], found: Findings, *, replicates: bool = False, vddk: bool = False
+) -> None:
+    """Every disk, their number, and the snapshots under them.
+
+    :param replicates: into EBS snapshots, through EBS direct. :param vddk: disks are read at any place.
+    """
     if not facts.disks:
         found.error(
             "disk.none",
@@ -34,6 +39,13 @@ def check_disks(facts: ServerFacts, limits: Mapping[str, Limit], found: Findings
         )
     for disk in facts.disks:
         _kind(disk, found)
+        if disk.capacity <= 0:
+            _empty(disk, found)
+            continue
+        if replicates:
+            _for_replication(disk, limits, found, vddk=vddk)
+        else:
+            _for_import(disk, limits, found)
         _size(disk, facts, limits, found)
     _snapshots(facts, found)
 
@@ -84,15 +96,39 @@ def _kind(disk: DiskFacts, found: Findings) -> None:
         )
 
 
-def _size(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], found: Findings) -> None:
+REPLICATE = (
+    "replicate it instead ('replication' in the wave, then its '.replicate' DAG): the disk goes straight into an EBS "
+    "snapshot"
+)
+
+
+def _empty(disk: DiskFacts, found: Findings) -> None:
+    found.error(
+        "disk.empty",
+        f"{disk.label} has a capacity of {disk.capacity} bytes",
+        why="there is nothing to read, and no volume is that small; vCenter says so of a disk that it can't look at",
+        do="Bring its file or device back in vCenter, or detach it",
+        row="SMS-11",
+        part=disk.address,
+    )
+
+
+def _content(disk: DiskFacts) -> int:
+    """The most bytes that may have to be sent: never more than the files of a thin disk take."""
+    return min(disk.capacity, disk.allocated) if disk.thin and disk.allocated else disk.capacity
+
+
+def _for_import(disk: DiskFacts, limits: Mapping[str, Limit], found: Findings) -> None:
+    """As one stream-optimised VMDK in S3, which ImportImage converts."""
     size, part = human_bytes(disk.capacity), disk.address
     image, plain = limits["image_bytes"], limits["image_bytes_without_manifest"]
+    stream, content = limits["stream_content_bytes"], _content(disk)
     if image.exceeded(disk.capacity):
         found.error(
             "disk.too_large",
             f"{disk.label} has {size}; VM Import takes less than {human_bytes(image.value)}",
             why=f"the limit of one disk image ({image.source})",
-            do="Shrink or split the disk, or detach it and move its data another way",
+            do=f"Shrink or split the disk, or {REPLICATE}, of which 'ami: register' makes the image",
             part=part,
         )
     elif plain.exceeded(disk.capacity):
@@ -100,7 +136,17 @@ def _size(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], foun
             "disk.needs_manifest",
             f"{disk.label} has {size}; above {human_bytes(plain.value)} VM Import wants a manifest file",
             why=f"a single image file is refused at this size ({plain.source})",
-            do="Split the disk, or detach it and move its data another way",
+            do=f"Split the disk, or {REPLICATE}",
+            part=part,
+        )
+    elif stream.exceeded(content):
+        found.error(
+            "disk.stream_too_large",
+            f"{disk.label} may hold {human_bytes(content)}; what can't be compressed fits up to "
+            f"{human_bytes(stream.value)}",
+            why=f"the transfer would fail after that many bytes were uploaded ({stream.source})",
+            do=f"{REPLICATE.capitalize()}; or, when you know that its data compress, raise 'limits: "
+            "{stream_content_bytes: …}' in the environment",
             part=part,
         )
     compressed = limits["compressed_disk_bytes"]
@@ -113,6 +159,41 @@ def _size(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], foun
             row="AMP-06",
             part=part,
         )
+
+
+def _for_replication(disk: DiskFacts, limits: Mapping[str, Limit], found: Findings, *, vddk: bool) -> None:
+    """Block by block in an EBS snapshot; how it is read depends on the run."""
+    size, part = human_bytes(disk.capacity), disk.address
+    image, volume = limits["image_bytes"], limits["volume_bytes"]
+    stream, content = limits["stream_content_bytes"], _content(disk)
+    if volume.exceeded(disk.capacity):
+        found.error(
+            "disk.too_large",
+            f"{disk.label} has {size}; an EBS snapshot takes up to {human_bytes(volume.value)}",
+            why=f"the limit of one volume ({volume.source})",
+            do="Split the disk, or detach it and move its data another way",
+            part=part,
+        )
+    elif image.exceeded(disk.capacity):
+        found.warning(
+            "disk.image_size",
+            f"{disk.label} has {size}; VM Import takes less than {human_bytes(image.value)}",
+            why=f"with 'ami: import' the image may be refused after the transfer ({image.source})",
+            do="Set 'ami: register' for this server where its guest allows that",
+            part=part,
+        )
+    if stream.exceeded(content) and not vddk:
+        found.warning(
+            "disk.stream_end",
+            f"{disk.label} may hold {human_bytes(content)}; a stream of vCenter ends with what compresses to 2 TiB",
+            why="a running VM on VMFS 6 or vSAN is read as such a stream, and the run would fail after that many bytes",
+            do="Set VDDK up for the connection, or replicate while the VM is off, on VMFS or NFS: any place is read then",
+            part=part,
+        )
+
+
+def _size(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], found: Findings) -> None:
+    size, part = human_bytes(disk.capacity), disk.address
     mbr = limits["mbr_boot_disk_bytes"]
     if disk.boot and facts.firmware != "efi" and mbr.exceeded(disk.capacity):
         found.warning(
@@ -122,15 +203,36 @@ def _size(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], foun
             do="Check that no partition ends beyond it",
             part=part,
         )
+    if disk.capacity % limits["volume_unit_bytes"].value:
+        _rounded(disk, facts, limits, found)
+
+
+def _rounded(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], found: Findings) -> None:
+    """The volume is larger than the disk. A GPT keeps its second header in the disk's last sector."""
     unit = limits["volume_unit_bytes"].value
-    if disk.capacity % unit:
+    gib = -(-disk.capacity // unit)
+    becomes = f"{disk.label} has {disk.capacity} bytes: its volume becomes {gib} GiB"
+    if not (disk.boot and facts.firmware == "efi") and not limits["mbr_boot_disk_bytes"].exceeded(disk.capacity):
         found.info(
             "disk.rounded",
-            f"{disk.label} has {disk.capacity} bytes: its volume becomes {-(-disk.capacity // unit)} GiB",
-            why="EBS volumes come in whole GiB; the rest reads as zeros",
-            do="Nothing",
-            part=part,
+            becomes,
+            why="EBS volumes come in whole GiB, the rest reads as zeros; a GPT's second header will not lie at the end",
+            do=f"Nothing for an MBR; of a GPT move the second header: {_MOVE}",
+            part=disk.address,
         )
+        return
+    found.warning(
+        "disk.gpt_backup",
+        f"{becomes}, and its GPT's second header will lie {human_bytes(gib * unit - disk.capacity)} before the end",
+        why="systems start by the first header, but tools that check both refuse or repair the table, and nothing is "
+        "documented of VM Import here; EBS volumes come in whole GiB",
+        do=f"Grow the disk to {gib} GiB in vSphere and move the header before the wave ({_MOVE}), or do that in the "
+        "instance before anything is repartitioned",
+        part=disk.address,
+    )
+
+
+_MOVE = "'sgdisk --move-second-header DISK' on Linux, 'Rescan disks' of the disk management on Windows"
 
 
 def _snapshots(facts: ServerFacts, found: Findings) -> None:

@@ -71,3 +71,5 @@ class SourceFacts:
     reach: Reachability | None = None
     datastores: Sequence[Datastore] = ()
     missing_privileges: Sequence[MissingOnEntity] = ()
+    vddk: bool = False
+    """Disks are read through VDDK, at any place, not as one stream."""

@@ -16,6 +16,8 @@ from wavelift.rules.limits import limits
 from wavelift.rules.preflight import check_environment, check_server, server_of, stopped
 from wavelift.rules.preflight_target import address_problem
 from wavelift.rules.vsphere_facts import SourceFacts
+from wavelift.transfer.vmdk.encoder import worst_size
+from wavelift.transfer.vmdk.format import MAX_SECTOR
 
 pytestmark = pytest.mark.unit
 E, W, N = Severity.ERROR, Severity.WARNING, Severity.INFO
@@ -134,7 +136,12 @@ DISK = [
     ({"capacity": 8 * TIB + GIB}, "disk.needs_manifest", E),
     ({"capacity": 300 * GIB}, "disk.compressed_size", W),
     ({"capacity": 3 * TIB}, "disk.large_mbr_boot", W),
+    ({"capacity": 3 * TIB}, "disk.stream_too_large", E),
+    ({"capacity": 3 * TIB, "thin": True}, "disk.stream_too_large", E),
+    ({"capacity": 3 * TIB, "thin": True, "allocated": 2031 * GIB}, "disk.stream_too_large", E),
+    ({"capacity": 0}, "disk.empty", E),
     ({"capacity": GIB + 512}, "disk.rounded", N),
+    ({"capacity": 3 * TIB + 512}, "disk.gpt_backup", W),
 ]
 
 
@@ -156,6 +163,53 @@ def test_amp_06_the_215_gb_threshold_can_be_set(facts: Any, disk: Any, plan: Any
         "compressed it may exceed 10 GB"
         in one(check_server(server, plan(), source=source, limits=tight), "disk.compressed_size").what
     )
+
+
+def test_a_thin_disk_counts_by_what_its_files_take(facts: Any, disk: Any, plan: Any, source: Any) -> None:
+    thin = facts(disks=(disk(capacity=3 * TIB, thin=True, allocated=2000 * GIB, boot=False),))
+    assert "disk.stream_too_large" not in codes(check_server(thin, plan(), source=source))
+    full = facts(disks=(disk(capacity=3 * TIB, boot=False),))
+    finding = one(check_server(full, plan(), source=source), "disk.stream_too_large")
+    assert "replicate it instead" in finding.next_action.lower()
+    wide = limits({"stream_content_bytes": 4 * TIB})
+    assert "disk.stream_too_large" not in codes(check_server(full, plan(), source=source, limits=wide))
+
+
+def test_the_stream_s_limit_is_what_surely_fits() -> None:
+    """The encoder's own arithmetic; the rules may not ask it."""
+    content, end = limits()["stream_content_bytes"].value, (MAX_SECTOR + 1) * 512
+    assert worst_size(content) <= end < worst_size(content + 2 * GIB)
+
+
+REPLICATED = [
+    ({"capacity": 3 * TIB}, False, "disk.stream_end", W),
+    ({"capacity": 3 * TIB}, True, "", None),
+    ({"capacity": 20 * TIB}, True, "disk.image_size", W),
+    ({"capacity": 64 * TIB}, True, "disk.image_size", W),
+    ({"capacity": 64 * TIB + GIB}, True, "disk.too_large", E),
+    ({"capacity": 0}, True, "disk.empty", E),
+    ({"capacity": 300 * GIB}, False, "", None),
+]
+
+
+@pytest.mark.parametrize(("changes", "vddk", "code", "severity"), REPLICATED)
+def test_sms_05_a_replicated_disk_has_the_limits_of_an_ebs_snapshot(
+    facts: Any, disk: Any, plan: Any, source: Any, changes: Any, vddk: bool, code: str, severity: Severity | None
+) -> None:
+    server = facts(disks=(disk(boot=False, **changes),))
+    findings = check_server(server, plan(), source=replace(source, vddk=vddk), replicates=True)
+    told = [finding for finding in findings if finding.code.startswith("disk.")]
+    assert [(finding.code, finding.severity) for finding in told] == ([(code, severity)] if code else [])
+
+
+def test_sms_11_the_second_header_of_a_gpt_is_told(facts: Any, disk: Any, plan: Any, source: Any) -> None:
+    server = facts(firmware="efi", disks=(disk(capacity=20 * GIB + 512),))
+    finding = one(check_server(server, plan(), source=source), "disk.gpt_backup")
+    assert finding.severity is W
+    assert "its volume becomes 21 GiB" in finding.what
+    assert "Grow the disk to 21 GiB" in finding.next_action
+    even = facts(firmware="efi", disks=(disk(capacity=21 * GIB),))
+    assert "disk.gpt_backup" not in codes(check_server(even, plan(), source=source))
 
 
 @pytest.mark.parametrize(("count", "refused"), [(21, False), (22, True)])

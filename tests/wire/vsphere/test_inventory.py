@@ -55,6 +55,7 @@ def test_facts_of_a_plain_server(session: VsphereSession) -> None:
         ("SCSI 0:0", 2 * MIB, True),
         ("SCSI 0:1", 3 * MIB, False),
     ]
+    assert [disk.thin and 0 < (disk.allocated or 0) <= disk.capacity for disk in server.disks] == [True, True]
     assert server.disks[0].file.startswith("[datastore1] web01/")
     assert server.disks[0].datastore == "datastore1"
     assert server.cbt_supported

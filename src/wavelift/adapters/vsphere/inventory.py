@@ -18,7 +18,7 @@ from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.properties import Row, Values, collect, traverse
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tagging import vm_tags
-from wavelift.base.domain import ServerFacts
+from wavelift.base.domain import DiskFacts, ServerFacts
 from wavelift.base.errors import AmbiguousError, LoginError, MissingPrivilegeError, NotFoundError, WaveliftError
 from wavelift.rules.wave import Selector
 
@@ -51,6 +51,7 @@ _FACTS: Final = (
     "guest.net",
     "guest.toolsRunningStatus",
     "guest.toolsStatus",
+    "layoutEx",
     "runtime.consolidationNeeded",
     "runtime.host",
     "runtime.powerState",
@@ -330,7 +331,21 @@ def _server(vm: VmSummary, values: Values | None, hosts: dict[str, Values]) -> S
         nics=hardware.nics,
         passthrough_devices=hardware.passthrough_devices,
         vtpm=hardware.vtpm,
-        disks=disks(devices, values.get("config.bootOptions"), server=vm.name),
+        disks=_with_allocation(
+            disks(devices, values.get("config.bootOptions"), server=vm.name), values.get("layoutEx")
+        ),
+    )
+
+
+def _with_allocation(found: Sequence[DiskFacts], layout: Any) -> tuple[DiskFacts, ...]:
+    """Thin disks with the sizes of their files. Object stores such as vSAN show no extent: nothing is told then."""
+    sizes = {file.key: int(file.size) for file in getattr(layout, "file", None) or () if str(file.type) == "diskExtent"}
+    chains = {entry.key: entry.chain for entry in getattr(layout, "disk", None) or ()}
+    allocated = {
+        key: sum(sizes.get(file, 0) for unit in chain for file in unit.fileKey) for key, chain in chains.items()
+    }
+    return tuple(
+        disk.model_copy(update={"allocated": allocated.get(disk.key) or None}) if disk.thin else disk for disk in found
     )
 
 

@@ -22,10 +22,17 @@ from wavelift.services.dataplane.messages import Admitted, NfcShare, PreflightRe
 
 
 def run_preflight(
-    session: VsphereSession, access: AwsAccess, admitted: Admitted, ctx: RunContext, *, parallel_disks: int = 2
+    session: VsphereSession,
+    access: AwsAccess,
+    admitted: Admitted,
+    ctx: RunContext,
+    *,
+    parallel_disks: int = 2,
+    replicates: bool = False,
 ) -> PreflightReport:
     """Find every server, check it, and say who may go. One bad selector or server never stops the others.
 
+    :param replicates: for a replicate run, whose disks go into EBS snapshots.
     :param parallel_disks: of one server that move at a time: its NFC sessions, where VDDK reads them.
     :raises LoginError: when AWS refuses the credentials.
     """
@@ -39,7 +46,10 @@ def run_preflight(
     around = _look_around(session, [task.facts for task in tasks])
     known = limits(wave.environment.limits)
     for task in tasks:
-        findings += check_server(task.facts, task.plan, source=around.of(task.facts), account=account, limits=known)
+        source = around.of(task.facts)
+        findings += check_server(
+            task.facts, task.plan, source=source, account=account, limits=known, replicates=replicates
+        )
     servers = tuple(_with_nfc(session.config, task, parallel_disks) for task in tasks)
     report = PreflightReport(wave=wave.wave, findings=tuple(sorted_findings(findings)), servers=servers)
     moving = [(task.plan, task.facts) for task in report.passed]
@@ -113,6 +123,7 @@ class _Around:
     reach: dict[str, hosts.Reach]
     datastores: dict[str, list[hosts.DatastoreFacts]]
     missing: dict[str, list[privileges.MissingPrivileges]]
+    vddk: bool
 
     def of(self, facts: ServerFacts) -> SourceFacts:
         return SourceFacts(
@@ -121,6 +132,7 @@ class _Around:
             reach=self.reach.get(facts.host_moref),
             datastores=self.datastores.get(facts.moref, ()),
             missing_privileges=self.missing.get(facts.moref, ()),
+            vddk=self.vddk,
         )
 
 
@@ -133,4 +145,5 @@ def _look_around(session: VsphereSession, servers: Sequence[ServerFacts]) -> _Ar
         reach=hosts.probe_all(session.config, known),
         datastores=hosts.datastore_facts(session, morefs),
         missing=privileges.missing_privileges(session, morefs),
+        vddk=session.config.vddk is not None,
     )

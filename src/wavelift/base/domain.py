@@ -77,6 +77,15 @@ class DiskFacts(Message):
         return f"{self.controller} {self.bus}:{self.unit}"
 
 
+class FileSystem(Message):
+    """A mounted file system as VMware Tools report it."""
+
+    path: str
+    """``C:\\`` or ``/``."""
+    kind: str = ""
+    """``NTFS``, ``ext4`` …; empty before vSphere 7, and with older Tools."""
+
+
 class ServerFacts(Message):
     """One source VM as the connector saw it: enough for pre-flight and planning, nothing secret."""
 
@@ -108,6 +117,7 @@ class ServerFacts(Message):
     template: bool = False
     cdrom_connected: tuple[str, ...] = ()
     ip_addresses: tuple[str, ...] = ()
+    file_systems: tuple[FileSystem, ...] = ()
     nics: int = 0
     passthrough_devices: int = 0
     vtpm: bool = False

@@ -71,8 +71,8 @@ _TABLE: Final = (
         2030 * GIB,
         "bytes",
         Scope.SERVER,
-        "VMDK 5.0 specification: tables of 32-bit sectors, so that a stream-optimised file ends at 2 TiB, of which a few "
-        "GiB are markers, tables and padding",
+        "VMDK 5.0 specification: tables of 32-bit sectors, so that a stream-optimised file ends at 2 TiB, of which a "
+        "few GiB are markers, tables and padding",
         OnExceed.REFUSE,
     ),
     Limit(

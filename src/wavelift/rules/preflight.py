@@ -39,7 +39,7 @@ def check_server(
     """
     found = Findings(plan.server)
     check_machine(facts, plan, found)
-    check_guest(facts, plan, found)
+    check_guest(facts, plan, found, port=source.port)
     check_disks(facts, limits, found, replicates=replicates, vddk=source.vddk)
     check_source(facts, plan, source, found)
     if account is not None:

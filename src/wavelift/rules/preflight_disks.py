@@ -187,7 +187,7 @@ def _for_replication(disk: DiskFacts, limits: Mapping[str, Limit], found: Findin
             "disk.stream_end",
             f"{disk.label} may hold {human_bytes(content)}; a stream of vCenter ends with what compresses to 2 TiB",
             why="a running VM on VMFS 6 or vSAN is read as such a stream, and the run would fail after that many bytes",
-            do="Set VDDK up for the connection, or replicate while the VM is off, on VMFS or NFS: any place is read then",
+            do="Set VDDK up for the connection, or replicate with the VM off, on VMFS or NFS: any place is read then",
             part=part,
         )
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavelift.base.domain import Finding, Severity
+from wavelift.base.domain import FileSystem, Finding, Severity
 from wavelift.base.errors import TlsError, UnreachableError
 from wavelift.base.units import GIB, TIB
 from wavelift.rules.limits import limits
 from wavelift.rules.preflight import check_environment, check_server, server_of, stopped
 from wavelift.rules.preflight_target import address_problem
-from wavelift.rules.vsphere_facts import SourceFacts
+from wavelift.rules.vsphere_facts import GuestPort, SourceFacts
 from wavelift.transfer.vmdk.encoder import worst_size
 from wavelift.transfer.vmdk.format import MAX_SECTOR
 
@@ -38,7 +38,7 @@ def one(findings: list[Finding], code: str) -> Finding:
 def test_a_healthy_server_has_nothing_to_say_but_notes(facts: Any, plan: Any, source: Any, stubs: Any) -> None:
     findings = check_server(facts(), plan(), source=source, account=stubs.account())
     assert codes(findings) == set()
-    assert codes(findings, N) == {"cbt.capable", "guest.versions", "guest.by_hand"}
+    assert codes(findings, N) == {"cbt.capable", "guest.versions", "guest.file_systems", "guest.by_hand"}
     assert all(finding.subject == "web01" for finding in findings)
 
 
@@ -163,6 +163,61 @@ def test_amp_06_the_215_gb_threshold_can_be_set(facts: Any, disk: Any, plan: Any
         "compressed it may exceed 10 GB"
         in one(check_server(server, plan(), source=source, limits=tight), "disk.compressed_size").what
     )
+
+
+LINUX, WINDOWS = "debian12_64Guest", "windows2019srv_64Guest"
+FILE_SYSTEMS = [
+    (LINUX, {"/": "ext4", "/boot/efi": "vfat", "/data": "zfs"}, N, "root file system: checked: / is ext4"),
+    (LINUX, {"/": "btrfs"}, N, "whether Btrfs has subvolumes is not told"),
+    (LINUX, {"/": "zfs"}, E, "root file system: failed: / is zfs"),
+    (LINUX, {"/data": "ext4"}, N, "root file system: not checked, because VMware Tools does not tell its type"),
+    (LINUX, {"/": ""}, N, "not checked, because VMware Tools does not tell its type"),
+    (WINDOWS, {"C:\\": "NTFS", "D:\\": "NTFS"}, N, "volumes: checked: C:\\ is NTFS, D:\\ is NTFS"),
+    (WINDOWS, {"C:\\": "NTFS", "D:\\": "FAT32"}, W, "volumes: failed: D:\\ is FAT32"),
+    (WINDOWS, {"C:\\": "FAT32"}, E, "volumes: failed: C:\\ is FAT32"),
+    (WINDOWS, {}, N, "volumes: not checked, because"),
+]
+
+
+@pytest.mark.parametrize(("guest_id", "told", "severity", "words"), FILE_SYSTEMS)
+def test_sms_11_file_systems_are_checked_where_tools_tell_them(
+    facts: Any, plan: Any, source: Any, guest_id: str, told: dict[str, str], severity: Severity, words: str
+) -> None:
+    server = facts(
+        guest_id=guest_id,
+        power="poweredOn",
+        file_systems=[FileSystem(path=path, kind=kind) for path, kind in told.items()],
+    )
+    finding = one(check_server(server, plan(), source=source), "guest.file_systems")
+    assert (finding.severity, finding.requirement) == (severity, "SMS-11")
+    assert words in finding.what
+
+
+def test_sms_11_what_is_not_checked_says_why(facts: Any, plan: Any, source: Any) -> None:
+    off = check_server(facts(power="poweredOff"), plan(), source=source)
+    assert "not checked, because the VM is off" in one(off, "guest.file_systems").what
+    mute = check_server(facts(power="poweredOn", tools_running=False), plan(), source=source)
+    assert "not checked, because VMware Tools does not run" in one(mute, "guest.file_systems").what
+    assert one(off, "guest.by_hand").what.startswith("not checked, because neither vCenter nor VMware Tools can tell")
+    assert "boot loader" in one(off, "guest.by_hand").what
+    assert "guest.file_systems" not in codes(check_server(facts(guest_id="otherGuest64"), plan(), source=source), N)
+
+
+@pytest.mark.parametrize(
+    ("port", "severity", "words"),
+    [
+        (GuestPort(22, "10.0.0.5"), N, "remote access: checked: port 22 of 10.0.0.5 answers the connector"),
+        (GuestPort(22, "10.0.0.5", failed="connection refused"), W, "failed: port 22 of 10.0.0.5 does not answer"),
+        (GuestPort(22, not_asked="the VM is off"), N, "remote access: not checked, because the VM is off"),
+    ],
+)
+def test_sms_11_remote_access_is_checked_by_a_connection(
+    facts: Any, plan: Any, source: Any, port: GuestPort, severity: Severity, words: str
+) -> None:
+    finding = one(check_server(facts(), plan(), source=replace(source, port=port)), "guest.remote")
+    assert finding.severity is severity
+    assert words in finding.what
+    assert "SSH" in finding.why
 
 
 def test_a_thin_disk_counts_by_what_its_files_take(facts: Any, disk: Any, plan: Any, source: Any) -> None:

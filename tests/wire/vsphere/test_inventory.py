@@ -46,6 +46,7 @@ def test_facts_of_a_plain_server(session: VsphereSession) -> None:
     assert (server.name, server.path, server.power) == ("web01", "/dc1/vm/prod/web01", "poweredOn")
     assert (server.guest_id, server.firmware, server.secure_boot) == ("ubuntu64Guest", "bios", False)
     assert (server.tools_status, server.tools_running, server.ip_addresses) == ("toolsOk", True, ("10.0.0.5",))
+    assert [(each.path, each.kind) for each in server.file_systems] == [("/", "ext4"), ("/boot/efi", "vfat")]
     assert server.hardware_version == "vmx-19"
     assert (server.cpus, server.memory_mib) == (2, 2048)
     assert server.host

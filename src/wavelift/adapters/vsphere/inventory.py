@@ -18,7 +18,7 @@ from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.properties import Row, Values, collect, traverse
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tagging import vm_tags
-from wavelift.base.domain import DiskFacts, ServerFacts
+from wavelift.base.domain import DiskFacts, FileSystem, ServerFacts
 from wavelift.base.errors import AmbiguousError, LoginError, MissingPrivilegeError, NotFoundError, WaveliftError
 from wavelift.rules.wave import Selector
 
@@ -47,6 +47,7 @@ _FACTS: Final = (
     "config.template",
     "config.uuid",
     "config.version",
+    "guest.disk",
     "guest.ipAddress",
     "guest.net",
     "guest.toolsRunningStatus",
@@ -327,6 +328,10 @@ def _server(vm: VmSummary, values: Values | None, hosts: dict[str, Values]) -> S
         encrypted=values.get("config.keyId") is not None,
         template=bool(values.get("config.template")),
         ip_addresses=_addresses(values),
+        file_systems=tuple(
+            FileSystem(path=str(disk.diskPath or ""), kind=str(getattr(disk, "filesystemType", None) or ""))
+            for disk in values.get("guest.disk") or ()
+        ),
         cdrom_connected=hardware.cdrom_connected,
         nics=hardware.nics,
         passthrough_devices=hardware.passthrough_devices,

@@ -11,13 +11,14 @@ from wavelift.adapters.vsphere import hosts, inventory, privileges
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
 from wavelift.base.domain import Finding, ServerFacts, Severity
 from wavelift.base.errors import SpecError, WaveliftError
-from wavelift.base.run import RunContext
+from wavelift.base.run import CancelFlag, RunContext
 from wavelift.rules.environment import Environment
 from wavelift.rules.estimate import estimate
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.preflight import WHOLE_WAVE, check_environment, check_server, sorted_findings
-from wavelift.rules.vsphere_facts import SourceFacts
+from wavelift.rules.vsphere_facts import GuestPort, SourceFacts
+from wavelift.services.dataplane.guest_ports import look_at_ports
 from wavelift.services.dataplane.messages import Admitted, NfcShare, PreflightReport, ServerTask
 
 
@@ -43,7 +44,7 @@ def run_preflight(
     if wave.servers:
         findings += check_environment(wave.servers[0].target, account, [task.plan for task in tasks])
     ctx.cancel.check()
-    around = _look_around(session, [task.facts for task in tasks])
+    around = _look_around(session, [task.facts for task in tasks], ctx.cancel)
     known = limits(wave.environment.limits)
     for task in tasks:
         source = around.of(task.facts)
@@ -124,6 +125,7 @@ class _Around:
     datastores: dict[str, list[hosts.DatastoreFacts]]
     missing: dict[str, list[privileges.MissingPrivileges]]
     vddk: bool
+    ports: dict[str, GuestPort]
 
     def of(self, facts: ServerFacts) -> SourceFacts:
         return SourceFacts(
@@ -133,10 +135,11 @@ class _Around:
             datastores=self.datastores.get(facts.moref, ()),
             missing_privileges=self.missing.get(facts.moref, ()),
             vddk=self.vddk,
+            port=self.ports.get(facts.moref),
         )
 
 
-def _look_around(session: VsphereSession, servers: Sequence[ServerFacts]) -> _Around:
+def _look_around(session: VsphereSession, servers: Sequence[ServerFacts], cancel: CancelFlag) -> _Around:
     morefs = [facts.moref for facts in servers]
     known = hosts.host_facts(session, {facts.host_moref for facts in servers if facts.host_moref})
     return _Around(
@@ -146,4 +149,5 @@ def _look_around(session: VsphereSession, servers: Sequence[ServerFacts]) -> _Ar
         datastores=hosts.datastore_facts(session, morefs),
         missing=privileges.missing_privileges(session, morefs),
         vddk=session.config.vddk is not None,
+        ports=look_at_ports(servers, cancel),
     )

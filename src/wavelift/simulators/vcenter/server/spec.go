@@ -100,6 +100,9 @@ type vmSpec struct {
 	Tracking      bool       `json:"change_tracking"`
 	Annotation    string     `json:"annotation"`
 	Disks         []diskSpec `json:"disks"`
+
+	// Mount point or drive letter, and type, as VMware Tools report them on vSphere 7 and later.
+	FileSystems [][2]string `json:"file_systems"`
 }
 
 func readInventory(name string) (*inventory, error) {

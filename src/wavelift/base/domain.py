@@ -67,7 +67,7 @@ class DiskFacts(Message):
     sharing: str = "sharingNone"
     thin: bool | None = None
     allocated: int | None = None
-    """Bytes of the files of its chain, which is no less than its data; None: vCenter shows none, as on vSAN."""
+    """What the files of a thin disk take on its datastore, all layers together; None: vCenter does not tell."""
     encrypted: bool = False
     rdm: str = ""
     """Empty, ``virtualMode`` or ``physicalMode``."""
@@ -88,6 +88,15 @@ class DiskFacts(Message):
     def address(self) -> str:
         """``SCSI 0:1``: the name used in messages."""
         return f"{self.controller} {self.bus}:{self.unit}"
+
+
+class FileSystem(Message):
+    """A mounted file system as VMware Tools report it."""
+
+    path: str
+    """``C:\\`` or ``/``."""
+    kind: str = ""
+    """``NTFS``, ``ext4`` …; empty before vSphere 7, and with older Tools."""
 
 
 class ServerFacts(Message):
@@ -125,6 +134,7 @@ class ServerFacts(Message):
     """The primary of a fault-tolerant pair; the other half is never a server."""
     cdrom_connected: tuple[str, ...] = ()
     ip_addresses: tuple[str, ...] = ()
+    file_systems: tuple[FileSystem, ...] = ()
     nics: int = 0
     passthrough_devices: int = 0
     vtpm: bool = False

@@ -104,14 +104,14 @@ def demo_servers(folder: Path) -> list[Any]:
     images.data_disk(data, size=256 * MIB, seed=3)
     images.windows_like(win, size=256 * MIB, seed=4)
     return [
-        SimVm("web01", [SimDisk(web)], folder="shop", guest_id="debian12_64Guest", ip="10.1.0.11"),
+        SimVm("web01", [SimDisk(web)], folder="shop", guest_id="debian12_64Guest", ip="192.0.2.11"),
         SimVm(
             "db01",
             [SimDisk(db), SimDisk(data, controller="lsi", bus=1)],
             folder="shop",
             guest_id="rhel8_64Guest",
             firmware="efi",
-            ip="10.1.0.12",
+            ip="192.0.2.12",
         ),
         SimVm(
             "win01",

@@ -66,8 +66,23 @@ _TABLE: Final = (
     Limit("image_bytes", 16 * TIB, "bytes", Scope.SERVER, _VMIE, OnExceed.REFUSE),
     Limit("image_bytes_without_manifest", 8 * TIB, "bytes", Scope.SERVER, _VMIE, OnExceed.REFUSE),
     Limit("mbr_boot_disk_bytes", 2 * TIB, "bytes", Scope.SERVER, f"{_VMIE}: MBR addresses 2 TiB", OnExceed.WARN),
-    Limit("vmdk_file_bytes", 2 * TIB, "bytes", Scope.FORMAT, "VMDK 5.0: tables hold 32-bit sectors", OnExceed.REFUSE),
-    Limit("volume_bytes", 16 * TIB, "bytes", Scope.SERVER, "EBS User Guide, gp3 volumes, 2022", OnExceed.REFUSE),
+    Limit(
+        "stream_content_bytes",
+        2030 * GIB,
+        "bytes",
+        Scope.SERVER,
+        "VMDK 5.0 specification: tables of 32-bit sectors, so that a stream-optimised file ends at 2 TiB, of which a "
+        "few GiB are markers, tables and padding",
+        OnExceed.REFUSE,
+    ),
+    Limit(
+        "volume_bytes",
+        64 * TIB,
+        "bytes",
+        Scope.SERVER,
+        "EC2 API, CreateVolume (gp3, io2) and EBS direct StartSnapshot: 65,536 GiB, 2026",
+        OnExceed.REFUSE,
+    ),
     Limit("volume_unit_bytes", GIB, "bytes", Scope.FORMAT, "EBS volumes come in whole GiB", OnExceed.WARN),
     Limit("grain_bytes", 64 * KIB, "bytes", Scope.FORMAT, "VMDK 5.0 specification, stream-optimised", OnExceed.REFUSE),
     Limit("object_parts", 10_000, "parts", Scope.FORMAT, "S3 multipart upload limits", OnExceed.REFUSE),
@@ -95,8 +110,8 @@ _TABLE: Final = (
 LIMITS: Final[Mapping[str, Limit]] = {limit.name: limit for limit in _TABLE}
 ENVIRONMENT_LIMITS: Final = frozenset(
     limit.name for limit in _TABLE if limit.scope in (Scope.REGION, Scope.ACCOUNT)
-) | {"compressed_disk_bytes"}
-"""What an environment may override: what AWS raises per account or region, and the warning threshold."""
+) | {"compressed_disk_bytes", "stream_content_bytes"}
+"""What an environment may override: what AWS raises per account or region, and what depends on how data compress."""
 
 
 def limits(overrides: Mapping[str, int] | None = None) -> dict[str, Limit]:

@@ -34,13 +34,13 @@ def check_server(
 ) -> list[Finding]:
     """Every finding about one server, errors first.
 
-    :param replicates: of a replication run; else of a migration.
+    :param replicates: its disks go into EBS snapshots, not into objects for VM Import.
     :param account: None leaves the AWS side out (it could not be asked; the caller says so).
     """
     found = Findings(plan.server)
     check_machine(facts, plan, found)
-    check_guest(facts, plan, found)
-    check_disks(facts, limits, found, replicates=replicates)
+    check_guest(facts, plan, found, port=source.port)
+    check_disks(facts, limits, found, replicates=replicates, vddk=source.vddk)
     check_source(facts, plan, source, found)
     if account is not None:
         check_landing(facts, plan, account, found)

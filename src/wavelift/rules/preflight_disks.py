@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 from wavelift.base.domain import DiskFacts, ServerFacts
 from wavelift.base.names import SNAPSHOT_PREFIX
@@ -15,14 +14,12 @@ RDM_BACKING = "VirtualDiskRawDiskMappingVer1BackingInfo"
 SESPARSE_BACKING = "VirtualDiskSeSparseBackingInfo"
 
 
-FILE_MARGIN: Final = 0.9
-"""Of the largest file: what a disk's files hold may grow until the snapshot, and what can't be compressed grows."""
-
-
-def check_disks(facts: ServerFacts, limits: Mapping[str, Limit], found: Findings, *, replicates: bool = False) -> None:
+def check_disks(
+    facts: ServerFacts, limits: Mapping[str, Limit], found: Findings, *, replicates: bool = False, vddk: bool = False
+) -> None:
     """Every disk, their number, and the snapshots under them.
 
-    :param replicates: the disks become EBS snapshots directly, not files in S3.
+    :param replicates: into EBS snapshots, through EBS direct. :param vddk: disks are read at any place.
     """
     if not facts.disks:
         found.error(
@@ -43,16 +40,13 @@ def check_disks(facts: ServerFacts, limits: Mapping[str, Limit], found: Findings
     for disk in facts.disks:
         _kind(disk, found)
         if disk.capacity <= 0:
-            found.error(
-                "disk.no_size",
-                f"vCenter says that {disk.label} has {disk.capacity} bytes",
-                why="there is nothing to read, and no volume of no size; a descriptor that is lost or damaged looks so",
-                do="Look at the disk in vCenter: restore its file, or detach it",
-                part=disk.address,
-            )
+            _empty(disk, found)
             continue
-        (_volume_size if replicates else _file_size)(disk, limits, found)
-        _layout(disk, facts, limits, found)
+        if replicates:
+            _for_replication(disk, limits, found, vddk=vddk)
+        else:
+            _for_import(disk, limits, found)
+        _size(disk, facts, limits, found)
     _snapshots(facts, found)
 
 
@@ -102,32 +96,39 @@ def _kind(disk: DiskFacts, found: Findings) -> None:
         )
 
 
-def _volume_size(disk: DiskFacts, limits: Mapping[str, Limit], found: Findings) -> None:
-    """What EBS direct can take."""
-    volume = limits["volume_bytes"]
-    if volume.exceeded(disk.capacity):
-        found.error(
-            "disk.too_large",
-            f"{disk.label} has {human_bytes(disk.capacity)}; a volume takes {human_bytes(volume.value)}",
-            why=f"the limit of one EBS volume ({volume.source})",
-            do="Shrink or split the disk, or detach it and move its data another way",
-            part=disk.address,
-        )
+REPLICATE = (
+    "replicate it instead ('replication' in the wave, then its '.replicate' DAG): the disk goes straight into an EBS "
+    "snapshot"
+)
 
 
-def _file_size(disk: DiskFacts, limits: Mapping[str, Limit], found: Findings) -> None:
-    """What a file in S3 and VM Import can take."""
+def _empty(disk: DiskFacts, found: Findings) -> None:
+    found.error(
+        "disk.empty",
+        f"{disk.label} has a capacity of {disk.capacity} bytes",
+        why="there is nothing to read, and no volume is that small; vCenter says so of a disk that it can't look at",
+        do="Bring its file or device back in vCenter, or detach it",
+        row="SMS-11",
+        part=disk.address,
+    )
+
+
+def _content(disk: DiskFacts) -> int:
+    """The most bytes that may have to be sent: never more than the files of a thin disk take."""
+    return min(disk.capacity, disk.allocated) if disk.thin and disk.allocated else disk.capacity
+
+
+def _for_import(disk: DiskFacts, limits: Mapping[str, Limit], found: Findings) -> None:
+    """As one stream-optimised VMDK in S3, which ImportImage converts."""
     size, part = human_bytes(disk.capacity), disk.address
     image, plain = limits["image_bytes"], limits["image_bytes_without_manifest"]
-    file, volume = limits["vmdk_file_bytes"], limits["volume_bytes"]
-    direct = f"Replicate the server: <wave>.replicate writes EBS snapshots directly, up to {human_bytes(volume.value)}"
-    held = disk.capacity if disk.allocated is None else min(disk.capacity, disk.allocated)
+    stream, content = limits["stream_content_bytes"], _content(disk)
     if image.exceeded(disk.capacity):
         found.error(
             "disk.too_large",
             f"{disk.label} has {size}; VM Import takes less than {human_bytes(image.value)}",
             why=f"the limit of one disk image ({image.source})",
-            do="Shrink or split the disk, or detach it and move its data another way",
+            do=f"Shrink or split the disk, or {REPLICATE}, of which 'ami: register' makes the image",
             part=part,
         )
     elif plain.exceeded(disk.capacity):
@@ -135,16 +136,17 @@ def _file_size(disk: DiskFacts, limits: Mapping[str, Limit], found: Findings) ->
             "disk.needs_manifest",
             f"{disk.label} has {size}; above {human_bytes(plain.value)} VM Import wants a manifest file",
             why=f"a single image file is refused at this size ({plain.source})",
-            do=f"{direct}. Or split the disk",
+            do=f"Split the disk, or {REPLICATE}",
             part=part,
         )
-    elif held > FILE_MARGIN * file.value:
-        known = "how much of it is in use is not told" if disk.allocated is None else f"{human_bytes(held)} in use"
+    elif stream.exceeded(content):
         found.error(
-            "disk.exceeds_file",
-            f"{disk.label} has {size}, {known}; its file in S3 ends at {human_bytes(file.value)}",
-            why=f"the format's limit ({file.source}): data that can't be compressed would fail the export at its end",
-            do=f"{direct}. Or split the disk",
+            "disk.stream_too_large",
+            f"{disk.label} may hold {human_bytes(content)}; what can't be compressed fits up to "
+            f"{human_bytes(stream.value)}",
+            why=f"the transfer would fail after that many bytes were uploaded ({stream.source})",
+            do=f"{REPLICATE.capitalize()}; or, when you know that its data compress, raise 'limits: "
+            "{stream_content_bytes: …}' in the environment",
             part=part,
         )
     compressed = limits["compressed_disk_bytes"]
@@ -159,8 +161,38 @@ def _file_size(disk: DiskFacts, limits: Mapping[str, Limit], found: Findings) ->
         )
 
 
-def _layout(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], found: Findings) -> None:
-    """What partition tables have to say about the size."""
+def _for_replication(disk: DiskFacts, limits: Mapping[str, Limit], found: Findings, *, vddk: bool) -> None:
+    """Block by block in an EBS snapshot; how it is read depends on the run."""
+    size, part = human_bytes(disk.capacity), disk.address
+    image, volume = limits["image_bytes"], limits["volume_bytes"]
+    stream, content = limits["stream_content_bytes"], _content(disk)
+    if volume.exceeded(disk.capacity):
+        found.error(
+            "disk.too_large",
+            f"{disk.label} has {size}; an EBS snapshot takes up to {human_bytes(volume.value)}",
+            why=f"the limit of one volume ({volume.source})",
+            do="Split the disk, or detach it and move its data another way",
+            part=part,
+        )
+    elif image.exceeded(disk.capacity):
+        found.warning(
+            "disk.image_size",
+            f"{disk.label} has {size}; VM Import takes less than {human_bytes(image.value)}",
+            why=f"with 'ami: import' the image may be refused after the transfer ({image.source})",
+            do="Set 'ami: register' for this server where its guest allows that",
+            part=part,
+        )
+    if stream.exceeded(content) and not vddk:
+        found.warning(
+            "disk.stream_end",
+            f"{disk.label} may hold {human_bytes(content)}; a stream of vCenter ends with what compresses to 2 TiB",
+            why="a running VM on VMFS 6 or vSAN is read as such a stream, and the run would fail after that many bytes",
+            do="Set VDDK up for the connection, or replicate with the VM off, on VMFS or NFS: any place is read then",
+            part=part,
+        )
+
+
+def _size(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], found: Findings) -> None:
     size, part = human_bytes(disk.capacity), disk.address
     mbr = limits["mbr_boot_disk_bytes"]
     if disk.boot and facts.firmware != "efi" and mbr.exceeded(disk.capacity):
@@ -171,29 +203,36 @@ def _layout(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], fo
             do="Check that no partition ends beyond it",
             part=part,
         )
+    if disk.capacity % limits["volume_unit_bytes"].value:
+        _rounded(disk, facts, limits, found)
+
+
+def _rounded(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], found: Findings) -> None:
+    """The volume is larger than the disk. A GPT keeps its second header in the disk's last sector."""
     unit = limits["volume_unit_bytes"].value
-    if not disk.capacity % unit:
-        return
-    whole = -(-disk.capacity // unit)
-    # Nobody reads a disk before its snapshot: what boots by UEFI has a GPT, and so has what no MBR can address.
-    if (disk.boot and facts.firmware == "efi") or mbr.exceeded(disk.capacity):
-        found.warning(
-            "disk.gpt_backup",
-            f"{disk.label} has {disk.capacity} bytes and a GPT: its volume becomes {whole} GiB, larger than the disk",
-            why="a GPT keeps its second header in the disk's last sector: on the volume it lies before the end, where "
-            "tools report it as missing or damaged, and nothing can use the rest",
-            do=f"Grow the disk to {whole} GiB in vSphere and have the guest move the header ('sgdisk -e' in Linux, "
-            "'Rescan Disks' in Windows' disk management); or do so on the instance",
-            part=part,
-        )
-    else:
+    gib = -(-disk.capacity // unit)
+    becomes = f"{disk.label} has {disk.capacity} bytes: its volume becomes {gib} GiB"
+    if not (disk.boot and facts.firmware == "efi") and not limits["mbr_boot_disk_bytes"].exceeded(disk.capacity):
         found.info(
             "disk.rounded",
-            f"{disk.label} has {disk.capacity} bytes: its volume becomes {whole} GiB",
-            why="EBS volumes come in whole GiB; the rest reads as zeros",
-            do="Nothing; a GPT's second header, if it has one, must be moved to the new end ('sgdisk -e')",
-            part=part,
+            becomes,
+            why="EBS volumes come in whole GiB, the rest reads as zeros; a GPT's second header will not lie at the end",
+            do=f"Nothing for an MBR; of a GPT move the second header: {_MOVE}",
+            part=disk.address,
         )
+        return
+    found.warning(
+        "disk.gpt_backup",
+        f"{becomes}, and its GPT's second header will lie {human_bytes(gib * unit - disk.capacity)} before the end",
+        why="systems start by the first header, but tools that check both refuse or repair the table, and nothing is "
+        "documented of VM Import here; EBS volumes come in whole GiB",
+        do=f"Grow the disk to {gib} GiB in vSphere and move the header before the wave ({_MOVE}), or do that in the "
+        "instance before anything is repartitioned",
+        part=disk.address,
+    )
+
+
+_MOVE = "'sgdisk --move-second-header DISK' on Linux, 'Rescan disks' of the disk management on Windows"
 
 
 def _snapshots(facts: ServerFacts, found: Findings) -> None:

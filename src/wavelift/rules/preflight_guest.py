@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from wavelift.base.domain import ServerFacts
+from wavelift.base.domain import FileSystem, ServerFacts
 from wavelift.rules.findings import Findings
 from wavelift.rules.guests import Guest, guest, lacks_drivers, minor_matters, sources
 from wavelift.rules.instance_types import TypeFacts, type_facts
 from wavelift.rules.plans import ServerPlan
+from wavelift.rules.vsphere_facts import GuestPort
 
 BY_HAND_ALL = ("antivirus and intrusion detection are off during the import",)
 BY_HAND_LINUX = (
-    "SSH is enabled and the guest's firewall lets it in",
     "the boot loader is GRUB or GRUB 2",
-    "the root file system is ext2, ext3, ext4, Btrfs without subvolumes, JFS or XFS",
     "the kernel is the distribution's own and fstab names disks by UUID or label",
 )
 BY_HAND_WINDOWS = (
-    "RDP is enabled and the Windows firewall lets it in",
-    "volumes are NTFS",
     "the RealTimeIsUniversal and (2008, 7, 2008 R2) daylight-saving hotfixes are installed",
     "6 GiB are free on the system volume and the page file has a fixed size",
 )
-"""What vCenter can't answer (SMS-11 and the limitations page)."""
+"""What neither vCenter nor VMware Tools can answer (SMS-11 and the limitations page)."""
+ROOTS = frozenset({"ext2", "ext3", "ext4", "btrfs", "jfs", "xfs"})
+"""File systems of a Linux root that VM Import takes."""
 
 
 def boot_mode(facts: ServerFacts, plan: ServerPlan) -> str:
@@ -31,14 +30,20 @@ def boot_mode(facts: ServerFacts, plan: ServerPlan) -> str:
     return "uefi" if facts.firmware == "efi" else "legacy-bios"
 
 
-def check_guest(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
-    """System, licence, firmware, and what a person has to look at."""
+def check_guest(facts: ServerFacts, plan: ServerPlan, found: Findings, *, port: GuestPort | None = None) -> None:
+    """System, licence, firmware, what VMware Tools and a connection tell, and what a person has to look at.
+
+    :param port: None: nobody looked, and no finding is made of it.
+    """
     row = guest(facts.guest_id)
     _system(facts, row, found)
     _license(plan, row, found)
     _firmware(facts, plan, row, found)
     if plan.instance_type:
         _instance_type(type_facts(plan.instance_type), facts, plan, row, found)
+    _file_systems(facts, row, found)
+    if port is not None:
+        _remote(port, row, found)
     _by_hand(row, found)
 
 
@@ -181,6 +186,101 @@ def _instance_type(kind: TypeFacts, facts: ServerFacts, plan: ServerPlan, row: G
         )
 
 
+def _file_systems(facts: ServerFacts, row: Guest, found: Findings) -> None:
+    """NTFS on Windows, a root that VM Import knows on Linux: as far as VMware Tools tell."""
+    if row.family == "linux":
+        wanted, names, mine = ROOTS, "ext2, ext3, ext4, Btrfs without subvolumes, JFS or XFS", _is_root
+    elif row.windows:
+        wanted, names, mine = frozenset({"ntfs"}), "NTFS", _is_volume
+    else:
+        return
+    asked = [each for each in facts.file_systems if mine(each) and each.kind]
+    subject = "root file system" if row.family == "linux" else "volumes"
+    if not asked:
+        found.info(
+            "guest.file_systems",
+            f"{subject}: not checked, because {_why_untold(facts)}",
+            why=f"VM Import takes {names}",
+            do="Check it in the guest, once for each image family",
+            row="SMS-11",
+        )
+        return
+    told = ", ".join(f"{each.path} is {each.kind}" for each in asked)
+    wrong = [each for each in asked if each.kind.lower() not in wanted]
+    if not wrong:
+        untold = " (whether Btrfs has subvolumes is not told)" if asked[0].kind.lower() == "btrfs" else ""
+        found.info(
+            "guest.file_systems",
+            f"{subject}: checked: {told}{untold}",
+            why=f"VM Import takes {names}",
+            do="Check in the guest that it has no subvolumes" if untold else "Nothing",
+            row="SMS-11",
+        )
+        return
+    # Another volume's content travels all the same; from the system's own VM Import has to start.
+    fatal = row.family == "linux" or any(_is_system(each) for each in wrong)
+    note = found.error if fatal else found.warning
+    note(
+        "guest.file_systems",
+        f"{subject}: failed: {', '.join(f'{each.path} is {each.kind}' for each in wrong)}",
+        why=f"VM Import takes {names}",
+        do="Move the system to such a file system, or take the VM out of the wave"
+        if fatal
+        else "Convert the volume to NTFS, or expect that the import refuses it",
+        row="SMS-11",
+    )
+
+
+def _is_root(each: FileSystem) -> bool:
+    return each.path == "/"
+
+
+def _is_volume(each: FileSystem) -> bool:
+    """One with a drive letter; mounted folders and the EFI partition are told under other names, if at all."""
+    return each.path[1:2] == ":"
+
+
+def _is_system(each: FileSystem) -> bool:
+    return each.path[:2].upper() == "C:"
+
+
+def _why_untold(facts: ServerFacts) -> str:
+    if facts.power != "poweredOn":
+        return "the VM is off"
+    if not facts.tools_running:
+        return "VMware Tools does not run"
+    return "VMware Tools does not tell its type (it does from vSphere 7 on, in newer releases)"
+
+
+def _remote(port: GuestPort, row: Guest, found: Findings) -> None:
+    name = "RDP" if row.windows else "SSH"
+    why = f"without {name}, enabled and let in by the guest's own firewall, nobody reaches the instance"
+    if port.not_asked:
+        found.info(
+            "guest.remote",
+            f"remote access: not checked, because {port.not_asked}",
+            why=why,
+            do=f"Check in the guest that {name} is enabled and let in by its firewall",
+            row="SMS-11",
+        )
+    elif port.failed:
+        found.warning(
+            "guest.remote",
+            f"remote access: failed: port {port.port} of {port.address} does not answer the connector ({port.failed})",
+            why=f"{why}; a firewall between connector and guest would look the same",
+            do=f"Enable {name} in the guest and let it in, or make sure that only the network between is closed",
+            row="SMS-11",
+        )
+    else:
+        found.info(
+            "guest.remote",
+            f"remote access: checked: port {port.port} of {port.address} answers the connector",
+            why=why,
+            do="Nothing; let the instance's security group have it too",
+            row="SMS-11",
+        )
+
+
 def _by_hand(row: Guest, found: Findings) -> None:
     items = list(BY_HAND_ALL)
     if row.family == "linux":
@@ -189,8 +289,8 @@ def _by_hand(row: Guest, found: Findings) -> None:
         items += BY_HAND_WINDOWS
     found.info(
         "guest.by_hand",
-        f"to be checked in the guest: {'; '.join(items)}",
-        why="vCenter can't answer these; without remote access nobody reaches the instance",
-        do="Check them once for each image family",
+        f"not checked, because neither vCenter nor VMware Tools can tell: {'; '.join(items)}",
+        why="the import would fail, or the instance not start, for each of these",
+        do="Check them in the guest, once for each image family",
         row="SMS-11",
     )

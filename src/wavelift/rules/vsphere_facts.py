@@ -63,6 +63,18 @@ class MissingOnEntity(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class GuestPort:
+    """Whether the guest's SSH or RDP answered the connector."""
+
+    port: int
+    address: str = ""
+    failed: str = ""
+    """Why it did not answer; empty when it did."""
+    not_asked: str = ""
+    """Why nobody asked."""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceFacts:
     """Everything around one VM. None: was not looked at, and no finding is made of it."""
 
@@ -71,3 +83,6 @@ class SourceFacts:
     reach: Reachability | None = None
     datastores: Sequence[Datastore] = ()
     missing_privileges: Sequence[MissingOnEntity] = ()
+    port: GuestPort | None = None
+    vddk: bool = False
+    """Disks are read through VDDK, at any place, not as one stream."""

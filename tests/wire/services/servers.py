@@ -43,7 +43,14 @@ def fleet(folder: Path) -> list[SimVm]:
     guest = "debian12_64Guest"
     odd = 10 * MIB + 3 * KIB
     return [
-        SimVm("web01", [SimDisk(disk("web01", 16 * MIB))], folder="shop", guest_id=guest, ip="10.1.0.11"),
+        SimVm(
+            "web01",
+            [SimDisk(disk("web01", 16 * MIB))],
+            folder="shop",
+            guest_id=guest,
+            ip="192.0.2.11",
+            file_systems=(("/", "xfs"),),
+        ),
         # In the lease's reverse order, on controllers whose keys follow the list and not the bus.
         SimVm(
             "db01",

@@ -16,6 +16,7 @@ from wavelift.base.errors import Cancelled, CorruptStreamError, FencedError, Wav
 from wavelift.base.run import MemoryCheckpoints
 from wavelift.base.units import KIB, MIB
 from wavelift.rules.estimate import table
+from wavelift.services.dataplane import guest_ports
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 
 from .journey import Journey, Outcome, Stage
@@ -326,3 +327,29 @@ def test_amp_06_the_plan_tells_what_would_be_made_and_makes_nothing(stage: Stage
     }
     assert changes == set()
     assert not [name for name in stage.vc.counters()["methods"] if name.endswith("_Task") or "Export" in name]
+
+
+def test_sms_11_the_requirements_that_something_answers_are_asked(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what the guest of web01 reports; its address is one of the documentation's, which nobody asks by itself."""
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(guest_ports, "unfit", lambda address: "")
+
+    def connect(address: str, port: int) -> str:
+        asked.append((address, port))
+        return ""
+
+    monkeypatch.setattr(guest_ports, "connect", connect)
+    journey = stage.journey("web01", "off01")
+    journey.preflight()
+    assert journey.outcome.preflight is not None
+    told = {one.subject: one.what for one in journey.outcome.preflight.findings if one.code == "guest.remote"}
+    assert asked == [("192.0.2.11", 22)]
+    assert told == {
+        "web01": "remote access: checked: port 22 of 192.0.2.11 answers the connector",
+        "off01": "remote access: not checked, because the VM is off",
+    }
+    systems = {one.subject: one.what for one in journey.outcome.preflight.findings if one.code == "guest.file_systems"}
+    assert systems["web01"] == "root file system: checked: / is xfs"
+    assert systems["off01"] == "root file system: not checked, because the VM is off"

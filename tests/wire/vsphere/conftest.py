@@ -50,6 +50,7 @@ def fleet(folder: Path) -> list[SimVm]:
             folder="prod",
             guest_id="ubuntu64Guest",
             ip="10.0.0.5",
+            file_systems=(("/", "ext4"), ("/boot/efi", "vfat")),
             disks=[
                 SimDisk(raw=raw_disk(folder, 1), controller="pvscsi", bus=0, unit=0),
                 SimDisk(raw=raw_disk(folder, 2, 3 * MIB), controller="pvscsi", bus=0, unit=1),

@@ -47,6 +47,7 @@ def test_facts_of_a_plain_server(session: VsphereSession) -> None:
     assert (server.name, server.path, server.power) == ("web01", "/dc1/vm/prod/web01", "poweredOn")
     assert (server.guest_id, server.firmware, server.secure_boot) == ("ubuntu64Guest", "bios", False)
     assert (server.tools_status, server.tools_running, server.ip_addresses) == ("toolsOk", True, ("10.0.0.5",))
+    assert [(each.path, each.kind) for each in server.file_systems] == [("/", "ext4"), ("/boot/efi", "vfat")]
     assert server.hardware_version == "vmx-19"
     assert (server.cpus, server.memory_mib) == (2, 2048)
     assert server.host
@@ -56,6 +57,7 @@ def test_facts_of_a_plain_server(session: VsphereSession) -> None:
         ("SCSI 0:0", 2 * MIB, True),
         ("SCSI 0:1", 3 * MIB, False),
     ]
+    assert [disk.thin and 0 < (disk.allocated or 0) <= disk.capacity for disk in server.disks] == [True, True]
     assert server.disks[0].file.startswith("[datastore1] web01/")
     assert server.disks[0].datastore == "datastore1"
     assert server.cbt_supported

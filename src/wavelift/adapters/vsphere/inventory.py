@@ -17,7 +17,7 @@ from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.properties import Row, Values, collect, traverse
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tagging import vm_tags
-from wavelift.base.domain import ServerFacts
+from wavelift.base.domain import DiskFacts, FileSystem, ServerFacts
 from wavelift.base.errors import AmbiguousError, LoginError, MissingPrivilegeError, NotFoundError, WaveliftError
 from wavelift.rules.inventory_names import select
 from wavelift.rules.wave import Selector, decode_name
@@ -58,6 +58,7 @@ _FACTS: Final = (
     "config.template",
     "config.uuid",
     "config.version",
+    "guest.disk",
     "guest.ipAddress",
     "guest.net",
     "guest.toolsRunningStatus",
@@ -390,23 +391,30 @@ def _server(vm: VmSummary, values: Values | None, hosts: dict[str, Values]) -> S
         managed_by=vm.managed_by,
         fault_tolerant=values.get("config.ftInfo") is not None,
         ip_addresses=_addresses(values),
+        file_systems=tuple(
+            FileSystem(path=str(disk.diskPath or ""), kind=str(getattr(disk, "filesystemType", None) or ""))
+            for disk in values.get("guest.disk") or ()
+        ),
         cdrom_connected=hardware.cdrom_connected,
         nics=hardware.nics,
         passthrough_devices=hardware.passthrough_devices,
         vtpm=hardware.vtpm,
-        disks=tuple(
-            disk.model_copy(update={"allocated": _allocated(values.get("layoutEx"), disk.key)})
-            for disk in disks(devices, values.get("config.bootOptions"), server=vm.name)
+        disks=_with_allocation(
+            disks(devices, values.get("config.bootOptions"), server=vm.name), values.get("layoutEx")
         ),
     )
 
 
-def _allocated(layout: Any, key: int) -> int | None:
-    """Bytes of the extent files in the chain of the disk ``key``."""
-    files = {file.key: file for file in getattr(layout, "file", None) or () if str(file.type) == "diskExtent"}
-    chains = [entry.chain for entry in getattr(layout, "disk", None) or () if entry.key == key]
-    sizes = [int(files[ref].size) for chain in chains for unit in chain for ref in unit.fileKey if ref in files]
-    return sum(sizes) if sizes else None
+def _with_allocation(found: Sequence[DiskFacts], layout: Any) -> tuple[DiskFacts, ...]:
+    """Thin disks with the sizes of their files. Object stores such as vSAN show no extent: nothing is told then."""
+    sizes = {file.key: int(file.size) for file in getattr(layout, "file", None) or () if str(file.type) == "diskExtent"}
+    chains = {entry.key: entry.chain for entry in getattr(layout, "disk", None) or ()}
+    allocated = {
+        key: sum(sizes.get(file, 0) for unit in chain for file in unit.fileKey) for key, chain in chains.items()
+    }
+    return tuple(
+        disk.model_copy(update={"allocated": allocated.get(disk.key) or None}) if disk.thin else disk for disk in found
+    )
 
 
 def _text(values: Values, path: str) -> str:

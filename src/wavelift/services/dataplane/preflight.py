@@ -12,7 +12,7 @@ from wavelift.adapters.vsphere import hosts, inventory, privileges
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
 from wavelift.base.domain import Finding, ServerFacts, Severity
 from wavelift.base.errors import WaveliftError
-from wavelift.base.run import RunContext
+from wavelift.base.run import CancelFlag, RunContext
 from wavelift.rules.calls import Feature
 from wavelift.rules.environment import Environment
 from wavelift.rules.estimate import estimate
@@ -21,7 +21,8 @@ from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.policies import required_privileges
 from wavelift.rules.preflight import check_environment, check_server, sorted_findings
 from wavelift.rules.preflight_target import settled
-from wavelift.rules.vsphere_facts import SourceFacts
+from wavelift.rules.vsphere_facts import GuestPort, SourceFacts
+from wavelift.services.dataplane.guest_ports import look_at_ports
 from wavelift.services.dataplane.messages import Admitted, NfcShare, PreflightReport, ServerTask
 
 MIGRATES: Final[tuple[Feature, ...]] = ("migrate", "sms")
@@ -53,16 +54,13 @@ def run_preflight(
     if wave.servers:
         findings += check_environment(wave.servers[0].target, account, [task.plan for task in tasks])
     ctx.cancel.check()
-    around = _look_around(session, [task.facts for task in tasks], REPLICATES if replicates else MIGRATES)
+    features = REPLICATES if replicates else MIGRATES
+    around = _look_around(session, [task.facts for task in tasks], features, ctx.cancel)
     known = limits(wave.environment.limits)
     for task in tasks:
+        source = around.of(task.facts)
         findings += check_server(
-            task.facts,
-            task.plan,
-            source=around.of(task.facts),
-            account=account,
-            limits=known,
-            replicates=replicates,
+            task.facts, task.plan, source=source, account=account, limits=known, replicates=replicates
         )
     servers = tuple(_with_nfc(session.config, _landing(task, account), parallel_disks) for task in tasks)
     report = PreflightReport(wave=wave.wave, findings=tuple(sorted_findings(findings)), servers=servers)
@@ -162,6 +160,8 @@ class _Around:
     reach: dict[str, hosts.Reach]
     datastores: dict[str, list[hosts.DatastoreFacts]]
     missing: dict[str, list[privileges.MissingPrivileges]]
+    vddk: bool
+    ports: dict[str, GuestPort]
 
     def of(self, facts: ServerFacts) -> SourceFacts:
         return SourceFacts(
@@ -170,10 +170,14 @@ class _Around:
             reach=self.reach.get(facts.host_moref),
             datastores=self.datastores.get(facts.moref, ()),
             missing_privileges=self.missing.get(facts.moref, ()),
+            vddk=self.vddk,
+            port=self.ports.get(facts.moref),
         )
 
 
-def _look_around(session: VsphereSession, servers: Sequence[ServerFacts], features: Sequence[Feature]) -> _Around:
+def _look_around(
+    session: VsphereSession, servers: Sequence[ServerFacts], features: Sequence[Feature], cancel: CancelFlag
+) -> _Around:
     morefs = [facts.moref for facts in servers]
     known = hosts.host_facts(session, {facts.host_moref for facts in servers if facts.host_moref})
     return _Around(
@@ -182,4 +186,6 @@ def _look_around(session: VsphereSession, servers: Sequence[ServerFacts], featur
         reach=hosts.probe_all(session.config, known),
         datastores=hosts.datastore_facts(session, morefs),
         missing=privileges.missing_privileges(session, morefs, required=required_privileges(features)),
+        vddk=session.config.vddk is not None,
+        ports=look_at_ports(servers, cancel),
     )

@@ -49,6 +49,8 @@ class SimVm:
     tools: Literal["running", "not_running", "not_installed"] = "running"
     ip: str = ""
     host_name: str = ""
+    file_systems: Sequence[tuple[str, str]] = ()
+    """Mount point or drive letter, and type; () : as VMware Tools and vSphere before 7, which tell no types."""
     host: str = ""
     """Name of a SimHost; "": spread over all."""
     datastore: str = ""

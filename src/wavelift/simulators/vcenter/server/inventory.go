@@ -319,7 +319,11 @@ func (v *vmState) guest() {
 	}
 	g.ToolsVersion = map[bool]string{true: "0", false: "12389"}[tools == "not_installed"]
 	g.ToolsRunningStatus = string(types.VirtualMachineToolsRunningStatusGuestToolsNotRunning)
+	g.Disk = nil
 	if v.toolsRunning() {
+		for _, fs := range spec.FileSystems {
+			g.Disk = append(g.Disk, types.GuestDiskInfo{DiskPath: fs[0], FilesystemType: fs[1]})
+		}
 		g.ToolsRunningStatus = string(types.VirtualMachineToolsRunningStatusGuestToolsRunning)
 		g.IpAddress, g.HostName = spec.IP, orElse(spec.HostName, spec.Name)
 		for i := range g.Net {

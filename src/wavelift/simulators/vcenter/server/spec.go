@@ -104,6 +104,9 @@ type vmSpec struct {
 	Product       string     `json:"product"`    // of an appliance
 	OnDelta       bool       `json:"on_delta"`   // without a snapshot in its tree
 	Disks         []diskSpec `json:"disks"`
+
+	// Mount point or drive letter, and type, as VMware Tools report them on vSphere 7 and later.
+	FileSystems [][2]string `json:"file_systems"`
 }
 
 func readInventory(name string) (*inventory, error) {

@@ -95,18 +95,21 @@ class ReplicationRunOperator(WaveliftOperator):
             state_folder=config.connector_state_folder(),
             workers=config.integer("transfer_workers"),
             parallel_disks=config.integer("parallel_disks"),
+            line=config.line(),
         )
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress
+            reserved = ReservedRun.load(self.reserved)
             with VsphereHook(task.plan.connection).session() as session:
                 result = replicate_server(
                     session,
                     access,
                     task,
                     TakenSnapshot.load(self.snapshot),
-                    ReservedRun.load(self.reserved).lineages,
+                    reserved.lineages,
                     ctx,
                     options,
+                    reserved.unfinished,
                 )
         return result.dump()
 

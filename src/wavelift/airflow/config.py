@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+from configparser import ConfigParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airflow.sdk.configuration import conf
+
+from wavelift.base.errors import SpecError
+
+if TYPE_CHECKING:
+    from wavelift.transfer.line import SharedLine
 
 SECTION = "wavelift"
 
@@ -52,6 +59,40 @@ def ledger_url() -> str:
 
 def integer(option: str) -> int:
     return int(conf.getint(SECTION, option))
+
+
+def max_mbit_s() -> float | None:
+    """The limit of this machine's line in megabits per second; None: there is none.
+
+    As it stands in the environment or in airflow.cfg *now*: a transfer of days asks again and again, and Airflow's own
+    configuration is read once per process.
+
+    :raises SpecError: it is no number above 0.
+    """
+    text = os.environ.get(f"AIRFLOW__{SECTION.upper()}__MAX_MBIT_S")
+    if text is None:
+        file = ConfigParser(interpolation=None, strict=False)
+        file.read(os.environ.get("AIRFLOW_CONFIG") or _airflow_home() / "airflow.cfg", encoding="utf-8")
+        text = file.get(SECTION, "max_mbit_s", fallback="")
+    if not text.strip():
+        return None
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < float("inf"):
+        raise SpecError(
+            f"[{SECTION}] max_mbit_s is {text.strip()!r}",
+            next_step="Give megabits per second, more than 0, or leave it empty for no limit",
+        )
+    return limit
+
+
+def line() -> SharedLine:
+    """The line of this machine, which all its transfers share."""
+    from wavelift.transfer.line import SharedLine
+
+    return SharedLine(connector_state_folder(), max_mbit_s)
 
 
 def patience_s() -> float:

@@ -6,6 +6,7 @@ nothing but itself.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, NoReturn
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -27,6 +28,7 @@ from wavelift.services.dataplane.abandon import abandon_run
 from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
+from wavelift.services.dataplane.unfinished import targets_left
 from wavelift.services.migration.importing import boot_mode, import_scope
 
 
@@ -223,10 +225,13 @@ def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Replica
     kept = {disk.snapshot_id for disk in lineage.read_lineage(ledger, known.job_id)}
     plan = plan.model_copy(update={"server": known.server})
     recorded = known.recorded_at is not None and not known.quarantine
+    left: frozenset[str] = frozenset()
+    if known.state is RunState.FAILED and not known.quarantine and not recorded:
+        with ServerStaging.of(access, plan, known.run_key) as staging:
+            left = targets_left(access, staging, known.run_key)  # the next run goes on with them
     if known.state is not RunState.COMPLETED:
         words = _end_image(access, known)
-        images = ec2.find_ours({"wavelift:run": run_hash(known.run_key)}).images
-        abandon_run(access, known.run_key, keep=[*kept, *(id for image in images for id in image.snapshot_ids)])
+        _abandon(access, known, kept | left)
     for disk in map(SupersededDisk.load, known.superseded or ()):
         if disk.snapshot_id not in kept:
             try:
@@ -235,11 +240,21 @@ def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Replica
                 continue
     with ServerStaging.of(access, plan, known.run_key) as staging:
         if recorded or known.state is RunState.COMPLETED:
-            segments = [entry.key for entry in staging.s3.list(staging.prefix) if ".journal/" in entry.key]
-            staging.s3.delete(*segments)
+            staging.forget_journals()
+            for old in runs.unfinished_before(ledger, known):
+                _abandon(access, old, kept)
+                staging.beside(old.run_key, plan).discard()
+        elif left:
+            staging.abort_uploads()
         else:
             staging.discard()
     return words
+
+
+def _abandon(access: AwsAccess, known: ReplicationRun, kept: Collection[str]) -> None:
+    """What a run left in EBS goes, but for what the lineage or an image names, or the next run goes on with."""
+    images = Ec2(access).find_ours({"wavelift:run": run_hash(known.run_key)}).images
+    abandon_run(access, known.run_key, keep=[*kept, *(id for image in images for id in image.snapshot_ids)])
 
 
 def _end_image(access: AwsAccess, known: ReplicationRun) -> str:

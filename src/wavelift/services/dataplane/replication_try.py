@@ -27,9 +27,16 @@ class TryRecord:
         # A restored vCenter may give an id a second time; never an id and an instant.
         self.instant = f"{snapshot.ref.moref} {snapshot.ref.created}"
         same = stored.get("snapshot") == self.instant
-        self.outdated: list[str] = [] if same else [disk["target"] for disk in stored.get("disks", {}).values()]
-        self._value: dict[str, Any] = stored if same else {"snapshot": self.instant, "disks": {}}
+        self._value: dict[str, Any] = stored if same else {"snapshot": self.instant, "disks": {}, "outdated": []}
+        if not same:
+            targets = [disk["target"] for disk in stored.get("disks", {}).values() if disk.get("target")]
+            self._value["outdated"] = [*stored.get("outdated", ()), *targets]
         self.write()
+
+    @property
+    def outdated(self) -> tuple[str, ...]:
+        """EBS snapshots of earlier instants of this run; a seed among them may have been taken up since."""
+        return tuple(self._value.get("outdated", ()))
 
     def write(self) -> None:
         """:raises FencedError: another try owns the work."""

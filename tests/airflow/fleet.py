@@ -42,6 +42,7 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "modes": WaveOf((Vm("modes-a", (4,)),)),
     "cut": WaveOf((Vm("cut-a", (8,), full=True),)),
     "copies": WaveOf((Vm("copies-a"),), DAILY),
+    "seeds": WaveOf((Vm("seeds-a", full=True),), DAILY),
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"

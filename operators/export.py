@@ -42,6 +42,7 @@ class VmExportOperator(WaveliftOperator):
             workers=config.integer("transfer_workers"),
             parallel_disks=config.integer("parallel_disks"),
             line=config.line(),
+            state_folder=config.connector_state_folder(),
         )
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress

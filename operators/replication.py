@@ -55,6 +55,7 @@ class ReplicationPreflightOperator(WaveliftOperator):
                 request,
                 self.server_context(context, "*"),
                 parallel_disks=config.integer("parallel_disks"),
+                line=config.line_facts(),
             )
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         for line in report.lines():

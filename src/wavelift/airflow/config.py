@@ -12,6 +12,7 @@ from airflow.sdk.configuration import conf
 from wavelift.base.errors import SpecError
 
 if TYPE_CHECKING:
+    from wavelift.rules.preflight_time import LineFacts
     from wavelift.transfer.line import SharedLine
 
 SECTION = "wavelift"
@@ -93,6 +94,16 @@ def line() -> SharedLine:
     from wavelift.transfer.line import SharedLine
 
     return SharedLine(connector_state_folder(), max_mbit_s)
+
+
+def line_facts() -> LineFacts:
+    """How fast this machine's line is, as far as it is known."""
+    from wavelift.base.units import MBIT
+    from wavelift.rules.preflight_time import LineFacts
+    from wavelift.services.dataplane.rates import measured_rate
+
+    limit = max_mbit_s()
+    return LineFacts(measured_rate(connector_state_folder()), None if limit is None else limit * MBIT)
 
 
 def patience_s() -> float:

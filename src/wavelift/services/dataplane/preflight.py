@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.checks import AccountChecks, AccountFacts
@@ -17,16 +18,26 @@ from wavelift.rules.estimate import estimate
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.preflight import WHOLE_WAVE, check_environment, check_server, sorted_findings
+from wavelift.rules.preflight_time import LineFacts, check_time
 from wavelift.rules.vsphere_facts import SourceFacts
 from wavelift.services.dataplane.messages import Admitted, NfcShare, PreflightReport, ServerTask
 
+UNMEASURED: Final = LineFacts()
+
 
 def run_preflight(
-    session: VsphereSession, access: AwsAccess, admitted: Admitted, ctx: RunContext, *, parallel_disks: int = 2
+    session: VsphereSession,
+    access: AwsAccess,
+    admitted: Admitted,
+    ctx: RunContext,
+    *,
+    parallel_disks: int = 2,
+    line: LineFacts = UNMEASURED,
 ) -> PreflightReport:
     """Find every server, check it, and say who may go. One bad selector or server never stops the others.
 
     :param parallel_disks: of one server that move at a time: its NFC sessions, where VDDK reads them.
+    :param line: how fast the connector is that this runs on.
     :raises LoginError: when AWS refuses the credentials.
     """
     wave = admitted.wave
@@ -40,6 +51,7 @@ def run_preflight(
     known = limits(wave.environment.limits)
     for task in tasks:
         findings += check_server(task.facts, task.plan, source=around.of(task.facts), account=account, limits=known)
+        findings += check_time(task.facts, task.plan, line)
     servers = tuple(_with_nfc(session.config, task, parallel_disks) for task in tasks)
     report = PreflightReport(wave=wave.wave, findings=tuple(sorted_findings(findings)), servers=servers)
     moving = [(task.plan, task.facts) for task in report.passed]

@@ -45,6 +45,7 @@ from wavelift.services.dataplane.bases import Base, find_bases
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.outage import SourcePatience
+from wavelift.services.dataplane.rates import note_rate
 from wavelift.services.dataplane.readers import Reading, Readings, doubt_after, open_reader
 from wavelift.services.dataplane.replication_try import LastLookWriter, OwnedStream, TryRecord, without_blocks
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
@@ -168,11 +169,16 @@ class _Run:
 
     def run(self) -> tuple[ReplicatedDisk, ...]:
         disks = range(len(self.snapshot.disks))
+        began, whole = self.ctx.clock.monotonic(), not any(self.record.disk(index) for index in disks)
         while not self._all_finished():
             try:
                 self._round([index for index in disks if index not in self.finished])
             except (UnreachableError, ThrottledError) as error:
+                whole = False
                 self.patience.again(error, self.ctx.cancel)
+        if whole and all(disk.kind == "seed" for disk in self.finished.values()):
+            passed = sum(disk.capacity for disk in self.snapshot.disks)
+            note_rate(self.options.state_folder, passed, self.ctx.clock.monotonic() - began)
         kept = {disk.lineage.snapshot_id for disk in self.finished.values()}
         kept.update(lineage.snapshot_id for lineage in self.lineages)
         for found in Ec2(self.access).snapshots(set(self.record.outdated) - kept).values():

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -35,6 +36,7 @@ from wavelift.base.units import MBIT, SECTOR
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.outage import SourcePatience
+from wavelift.services.dataplane.rates import note_rate
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
@@ -57,6 +59,8 @@ class TransferOptions:
     """Between two looks at datastore, host and age of the snapshot."""
     line: Pace | None = None
     """The connector's, which all its transfers share."""
+    state_folder: Path | None = None
+    """Where the connector keeps how fast it was."""
 
 
 def export_server(
@@ -171,11 +175,16 @@ class _Transfer:
 
     def run(self) -> tuple[StoredDisk, ...]:
         disks = range(len(self.snapshot.disks))
+        began, whole = self.ctx.clock.monotonic(), not self.record.uploads
         while not self._all_finished():
             try:
                 self._round([index for index in disks if index not in self.finished])
             except (UnreachableError, ThrottledError) as error:
+                whole = False
                 self.patience.again(error, self.ctx.cancel)
+        if whole and self.options.state_folder is not None:
+            passed = sum(disk.capacity for disk in self.snapshot.disks)
+            note_rate(self.options.state_folder, passed, self.ctx.clock.monotonic() - began)
         return tuple(self.finished[index] for index in disks)
 
     def _all_finished(self) -> bool:

@@ -7,6 +7,7 @@ holds it, and a span that a killed one had booked is over within :data:`SPAN_S`:
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import struct
 import threading
@@ -18,6 +19,8 @@ from typing import Final
 from wavelift.base.errors import WaveliftError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import MBIT
+
+log = logging.getLogger(__name__)
 
 FILE: Final = "line"
 SPAN_S: Final = 0.05
@@ -88,9 +91,14 @@ class SharedLine:
         """Bytes per second."""
         now = self._clock()
         if now >= self._look_at:
+            try:
+                limit = self._limit()
+                self._rate = None if limit is None else limit * MBIT
+            except WaveliftError as error:
+                if self._look_at < 0:  # the first look: nothing has begun yet
+                    raise
+                log.warning("the line's limit stays what it was: %s", error)
             self._look_at = now + LOOK_S
-            limit = self._limit()
-            self._rate = None if limit is None else limit * MBIT
         return self._rate
 
     def _book(self, seconds: float) -> float:

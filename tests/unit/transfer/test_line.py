@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.eventually import eventually
 
-from wavelift.base.errors import Cancelled, WaveliftError
+from wavelift.base.errors import Cancelled, SpecError, WaveliftError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import MBIT
 from wavelift.transfer.line import FILE, LOOK_S, SPAN_S, SharedLine
@@ -108,6 +108,27 @@ def test_the_limit_is_read_again(tmp_path: Path) -> None:
     for _ in range(100):
         line.take(PIECE, CancelFlag())
     assert time.now - began - LOOK_S >= 0.8
+
+
+def test_a_slip_of_the_pen_in_the_settings_ends_no_running_transfer(tmp_path: Path) -> None:
+    time = _Time()
+    limits: list[float | Exception] = [SpecError("max_mbit_s is 'fast'")]
+
+    def limit() -> float:
+        found = limits[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    line = SharedLine(tmp_path, limit, clock=time.clock, wait=time.wait)
+    with pytest.raises(SpecError, match="fast"):
+        line.take(PIECE, CancelFlag())
+    limits.insert(0, LIMIT)
+    line.take(PIECE, CancelFlag())
+    limits.pop(0)
+    time.now += LOOK_S
+    line.take(PIECE, CancelFlag())
+    assert line.limited
 
 
 @pytest.mark.parametrize(

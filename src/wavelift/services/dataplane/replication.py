@@ -232,9 +232,6 @@ class _Run:
 
     def _plan(self, pending: Sequence[int]) -> list[_Job]:
         disks = self.snapshot.disks
-        folders = {key: self.staging.beside(key, self.task.plan) for key in (self.ctx.run_key, *self.unfinished)}
-        kms_key = self.task.plan.target.kms_key or ""
-        self.seeds = UnfinishedSeeds(self.access, folders, encrypted=self.encrypted, kms_key=kms_key)
         bases = find_bases(self.access, disks, self.lineages, encrypted=self.encrypted)
         readings = Readings(
             self.session,
@@ -310,8 +307,13 @@ class _Run:
 
     def _begun(self, job: _Job, attempt: int) -> _Job:
         """A new EBS snapshot, or a seed that was left unfinished."""
-        found = None if job.parent else self.seeds.of(job.disk)
-        return (self._taken_up(job, attempt, found) if found else None) or self._started(job, attempt)
+        if not job.parent:
+            folders = {key: self.staging.beside(key, self.task.plan) for key in (self.ctx.run_key, *self.unfinished)}
+            kms_key = self.task.plan.target.kms_key or ""
+            seeds = UnfinishedSeeds(self.access, folders, encrypted=self.encrypted, kms_key=kms_key)
+            if (found := seeds.of(job.disk)) and (taken := self._taken_up(job, attempt, found)):
+                return taken
+        return self._started(job, attempt)
 
     def _taken_up(self, job: _Job, attempt: int, found: Unfinished) -> _Job | None:
         """The seed with all that is known of it, ours from now on; None when too little is known.

@@ -39,7 +39,7 @@ ZERO_DIGEST: Final = hashlib.sha256(ZERO_BLOCK).digest()
 
 class FreshSeed(StrEnum):
     """Why a seed begins with nothing although an earlier run left one unfinished. There are no other reasons, but a
-    disk of another uuid or size; and no reason here is one that time cures."""
+    disk of another uuid, device key or size; and no reason here is one that time cures."""
 
     GONE = "AWS has it no more: it was deleted, or got no block for two days"
     TAKEN = "another run took it up"
@@ -82,9 +82,9 @@ class SeedNote(Message):
         return JournalIdentity(self.target, self.source, self.capacity)
 
     def is_of(self, disk: DiskFacts) -> bool:
-        """A wrong answer would cost time, never data: every block is compared."""
-        same = self.uuid == disk.uuid if self.uuid and disk.uuid else self.key == disk.key
-        return same and self.capacity == disk.capacity
+        """A wrong answer would cost time, never data: every block is compared. But two disks must not write into one
+        snapshot, and copies of a file keep its uuid: the key, which is one disk's, has to fit as well."""
+        return (self.uuid, self.key, self.capacity) == (disk.uuid, disk.key, disk.capacity)
 
 
 @dataclass(frozen=True, slots=True)

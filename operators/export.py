@@ -39,7 +39,10 @@ class VmExportOperator(WaveliftOperator):
         access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
         ctx = self.server_context(context, task.name)
         options = TransferOptions(
-            workers=config.integer("transfer_workers"), parallel_disks=config.integer("parallel_disks")
+            workers=config.integer("transfer_workers"),
+            parallel_disks=config.integer("parallel_disks"),
+            line=config.line(),
+            state_folder=config.connector_state_folder(),
         )
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress
@@ -86,6 +89,7 @@ class DiskUploadOperator(WaveliftOperator):
         self.botocore_config = botocore_config
 
     def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
         from wavelift.services.dataplane.upload import upload_disk
 
         access = self.aws(self.aws_conn_id, self.region_name, verify=self.verify, botocore_config=self.botocore_config)
@@ -93,6 +97,12 @@ class DiskUploadOperator(WaveliftOperator):
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress
             stored = upload_disk(
-                access, path=self.path, bucket=self.bucket, key=self.key, image_format=self.image_format, ctx=ctx
+                access,
+                path=self.path,
+                bucket=self.bucket,
+                key=self.key,
+                image_format=self.image_format,
+                ctx=ctx,
+                line=config.line(),
             )
         return dict(stored.dump())

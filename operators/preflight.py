@@ -29,6 +29,7 @@ class PreflightOperator(WaveliftOperator):
         self.admitted = admitted
 
     def work(self, context: Context) -> list[dict[str, Any]]:
+        from wavelift.airflow import config
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.cleanup import sweep
         from wavelift.services.dataplane.messages import Admitted
@@ -44,7 +45,9 @@ class PreflightOperator(WaveliftOperator):
                 swept = sweep(session, access, admitted, is_run_alive=run_is_alive(context))
                 context["ti"].xcom_push(key=REPORT_KEY, value=swept.dump())
                 return []
-            report = run_preflight(session, access, admitted, self.server_context(context, "*"))
+            report = run_preflight(
+                session, access, admitted, self.server_context(context, "*"), line=config.line_facts()
+            )
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         for line in report.lines():
             self.log.info("%s", line)

@@ -58,6 +58,7 @@ class ReplicationPreflightOperator(WaveliftOperator):
                 self.server_context(context, "*"),
                 parallel_disks=config.integer("parallel_disks"),
                 replicates=True,
+                line=config.line_facts(),
             )
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         for line in report.lines():
@@ -98,6 +99,7 @@ class ReplicationRunOperator(WaveliftOperator):
             state_folder=config.connector_state_folder(),
             workers=config.integer("transfer_workers"),
             parallel_disks=config.integer("parallel_disks"),
+            line=config.line(),
         )
         lies: dict[str, str] = {}
 
@@ -107,16 +109,18 @@ class ReplicationRunOperator(WaveliftOperator):
 
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress
+            reserved = ReservedRun.load(self.reserved)
             with VsphereHook(task.plan.connection).session() as session:
                 result = replicate_server(
                     session,
                     access,
                     task,
                     TakenSnapshot.load(self.snapshot),
-                    ReservedRun.load(self.reserved).lineages,
+                    reserved.lineages,
                     ctx,
                     options,
                     distrust,
+                    reserved.unfinished,
                 )
         return result.dump()
 

@@ -47,6 +47,7 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "resent": WaveOf(tuple(Vm(f"resent-{one}", (4,)) for one in ("reserve", "preflight", "admit")), DAILY),
     "kept": WaveOf(tuple(Vm(f"kept-{one}", (4,)) for one in ("record", "token", "seed", "key")), DAILY),
     "placed": WaveOf((Vm("placed-a", (4, 6)),), DAILY),
+    "seeds": WaveOf((Vm("seeds-a", full=True),), DAILY),
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"

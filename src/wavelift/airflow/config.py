@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from configparser import ConfigParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowConfigException
 
 from wavelift.base.errors import SpecError
+
+if TYPE_CHECKING:
+    from wavelift.rules.preflight_time import LineFacts
+    from wavelift.transfer.line import SharedLine
 
 SECTION = "wavelift"
 
@@ -85,6 +91,50 @@ def number(section: str, option: str) -> float | None:
         return float(conf.get(section, option, fallback=""))
     except ValueError:
         return None
+
+
+def max_mbit_s() -> float | None:
+    """The limit of this machine's line in megabits per second; None: there is none.
+
+    As it stands in the environment or in airflow.cfg *now*: a transfer of days asks again and again, and Airflow's own
+    configuration is read once per process.
+
+    :raises SpecError: it is no number above 0.
+    """
+    text = os.environ.get(f"AIRFLOW__{SECTION.upper()}__MAX_MBIT_S")
+    if text is None:
+        file = ConfigParser(interpolation=None, strict=False)
+        file.read(os.environ.get("AIRFLOW_CONFIG") or _airflow_home() / "airflow.cfg", encoding="utf-8")
+        text = file.get(SECTION, "max_mbit_s", fallback="")
+    if not text.strip():
+        return None
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < float("inf"):
+        raise SpecError(
+            f"[{SECTION}] max_mbit_s is {text.strip()!r}",
+            next_step="Give megabits per second, more than 0, or leave it empty for no limit",
+        )
+    return limit
+
+
+def line() -> SharedLine:
+    """The line of this machine, which all its transfers share."""
+    from wavelift.transfer.line import SharedLine
+
+    return SharedLine(connector_state_folder(), max_mbit_s)
+
+
+def line_facts() -> LineFacts:
+    """How fast this machine's line is, as far as it is known."""
+    from wavelift.base.units import MBIT
+    from wavelift.rules.preflight_time import LineFacts
+    from wavelift.services.dataplane.rates import measured_rate
+
+    limit = max_mbit_s()
+    return LineFacts(measured_rate(connector_state_folder()), None if limit is None else limit * MBIT)
 
 
 def patience_s() -> float:

@@ -106,6 +106,11 @@ CONFIG: dict[str, Any] = {
             "nbdkit": _option("On a connector: the program; empty: nbdkit from the PATH.", default=""),
             "transfers_per_connector": _option("Transfers at once per connector (AMP-04).", "integer", "4"),
             "imports_per_region": _option("Import tasks at once per region (VIE-04).", "integer", "5"),
+            "max_mbit_s": _option(
+                "Megabits per second to AWS of all transfers of a connector's machine together; empty: no limit. In "
+                "airflow.cfg it may be changed while transfers run.",
+                default="",
+            ),
             "patience_minutes": _option(
                 "How long a transfer bears a cut line, an outage of AWS or vCenter, or throttling, in minutes.",
                 "float",

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -73,6 +73,31 @@ def open_snapshots(ledger: Ledger) -> tuple[ReplicationRun, ...]:
     query = sa.select(replication_run).where(replication_run.c.snapshot_state == SnapshotState.INTENDED)
     with ledger.read() as tx:
         return _all(tx, query.order_by(replication_run.c.requested_at, replication_run.c.id))
+
+
+MOST_UNFINISHED: Final = 20
+"""More failures in a row than this are of no interest: AWS keeps what they left for two days."""
+
+
+def unfinished_before(ledger: Ledger, known: ReplicationRun) -> tuple[ReplicationRun, ...]:
+    """The job's runs that failed before ``known`` and after the recorded run before it, newest first: one of them may
+    have left a seed that ``known`` goes on with. A cancelled or a quarantined run leaves none."""
+    columns = replication_run.c
+    others = (columns.job_id == known.job_id) & (columns.id != known.id)
+    earlier = columns.requested_at < known.requested_at
+    recorded = sa.select(sa.func.max(columns.requested_at, type_=columns.requested_at.type)).where(
+        others, earlier, columns.recorded_at.is_not(None)
+    )
+    failed = (
+        sa.select(replication_run)
+        .where(others, earlier, columns.state == RunState.FAILED, columns.recorded_at.is_(None))
+        .where(columns.started_at.is_not(None), columns.quarantine == "")
+        .order_by(columns.requested_at.desc(), columns.id)
+        .limit(MOST_UNFINISHED)
+    )
+    with ledger.read() as tx:
+        since = tx.execute(recorded).scalar()
+        return tuple(run for run in _all(tx, failed) if since is None or run.requested_at > since)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

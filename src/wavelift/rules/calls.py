@@ -80,7 +80,7 @@ AWS_CALLS: Final = (
     AwsCall("ebs:get_snapshot_block", ("ebs:GetSnapshotBlock",), "any", CALLER, "conversion report, verify"),
     # Replication: the connector writes snapshots of its own, the control plane makes images of them.
     AwsCall("ebs:start_snapshot", ("ebs:StartSnapshot",), "snapshots", BOTH, "replication"),
-    AwsCall("ec2:create_tags", ("ec2:CreateTags",), "snapshots", BOTH, "replication: tags of StartSnapshot"),
+    AwsCall("ec2:create_tags", ("ec2:CreateTags",), "snapshots", BOTH, "replication: StartSnapshot, unfinished seeds"),
     AwsCall("ebs:put_snapshot_block", ("ebs:PutSnapshotBlock",), "our-snapshots", BOTH, "replication"),
     AwsCall("ebs:complete_snapshot", ("ebs:CompleteSnapshot",), "our-snapshots", BOTH, "replication"),
     AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "our-snapshots", BOTH, "replication: giving one up"),

@@ -250,7 +250,12 @@ def reserve(
             return InQueue(ctx.run_key, found.position, kind, scope, count)
     runs.record_intent(ledger, id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock)
     tell(ledger, ctx, "Uploading")
-    return ReservedRun(server=task.name, run=id, lineages=lineage.read_lineage(ledger, known.job_id))
+    return ReservedRun(
+        server=task.name,
+        run=id,
+        lineages=lineage.read_lineage(ledger, known.job_id),
+        unfinished=tuple(each.run_key for each in runs.unfinished_before(ledger, known)),
+    )
 
 
 def release(

@@ -34,6 +34,7 @@ from wavelift.services.dataplane.importing import (
 )
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
+from wavelift.services.dataplane.unfinished import targets_left
 from wavelift.services.import_queue import ImportPlace, IsHolderAlive
 from wavelift.services.migration.importing import boot_mode
 
@@ -223,16 +224,24 @@ def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Replica
     recorded = known.recorded_at is not None and not known.quarantine
     # Who else may name a snapshot of this run, or one that it replaced? The job's lineage, of whichever run it is by
     # now. Images of the run, as EC2 shows them and as their imports list them. An image of somebody else's: AWS knows
-    # it, and refuses. An instant of the run that was cleared since is named by none of them: it goes.
+    # it, and refuses. The next run, which goes on with a seed that this one left unfinished. An instant of the run that
+    # was cleared since is named by none of them: it goes.
     kept = {disk.snapshot_id for disk in lineage.read_lineage(ledger, known.job_id)}
-    kept.update(id for found in images.values() for id in found)
-    abandon_run(access, known.run_key, keep=kept)
-    replaced = (SupersededDisk.load(disk).snapshot_id for disk in known.superseded or ())
-    delete_unused(Ec2(access), (snapshot_id for snapshot_id in replaced if snapshot_id not in kept))
+    left: frozenset[str] = frozenset()
     with ServerStaging.of(access, plan, known.run_key) as staging:
+        if known.state is RunState.FAILED and not known.quarantine and not recorded:
+            left = targets_left(access, staging, known.run_key)
+        ours = {id for found in images.values() for id in found}
+        abandon_run(access, known.run_key, keep=kept | ours | left)
+        replaced = (SupersededDisk.load(disk).snapshot_id for disk in known.superseded or ())
+        delete_unused(Ec2(access), (id for id in replaced if id not in kept | ours))
         if recorded or known.state is RunState.COMPLETED:
-            segments = [entry.key for entry in staging.s3.list(staging.prefix) if ".journal/" in entry.key]
-            staging.s3.delete(*segments)
+            staging.forget_journals()
+            for old in runs.unfinished_before(ledger, known):
+                abandon_run(access, old.run_key, keep=kept)
+                staging.beside(old.run_key, plan).discard()
+        elif left:
+            staging.abort_uploads()
         else:  # no lineage names a manifest of a run that recorded nothing
             staging.discard()
     return words

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +23,13 @@ AUDIT_PCT: Final = 0.5
 AUDIT_MINIMUM: Final = 8
 ZONE: Final = 128 * GIB
 """Maps went wrong when a disk grew past a multiple of 128 GB (KB 310751): one block of every such zone is read."""
+
+
+LUCKY_DRAWS: Final = 16
+"""Blocks of a zone that are drawn before its unchanged ones are listed: half of them changed, one draw in 65,536 zones
+is not enough."""
+UNCHANGED: Final = 0
+CHANGED: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +49,31 @@ def audit_indices(
     changed: Collection[int],
     *,
     seed: int | str,
+    cancel: CancelFlag,
     pct: float = AUDIT_PCT,
     minimum: int = AUDIT_MINIMUM,
 ) -> list[int]:
     """Which unchanged blocks to read, ascending: ``pct`` per cent of them, at least ``minimum`` (or all there are).
 
     One block of every 128 GiB zone is among them, and up to half of the rest are neighbours of changed areas: a map
-    that lost something lost it most likely there. One seed gives one choice.
+    that lost something lost it most likely there. One seed gives one choice. Linear in ``block_count``.
 
     :param changed: indices of the blocks that tracking names.
+    :raises Cancelled: ``cancel`` is set; a disk of many TiB takes seconds.
     """
     if not 0 < pct <= 100:
         raise ValueError(f"{pct} per cent is not within 0..100")
-    known = changed if isinstance(changed, set | frozenset) else frozenset(changed)
-    unchanged = block_count - len(known)
+    known = bytearray(block_count)
+    for index in changed:
+        known[index] = CHANGED
+    cancel.check()
+    unchanged = known.count(UNCHANGED)
     budget = min(unchanged, max(minimum, math.ceil(unchanged * pct / 100)))
     chance = random.Random(seed)
-    chosen = set(_one_per_zone(block_count, known, chance))
-    chosen.update(_some(_neighbours(known, block_count) - chosen, (budget - len(chosen)) // 2, chance))
-    chosen.update(_others(block_count, known, chosen, budget - len(chosen), chance))
+    chosen = set(_one_per_zone(known, chance, cancel))
+    near = [index for index in _neighbours(known) if index not in chosen]
+    chosen.update(_some(near, (budget - len(chosen)) // 2, chance))
+    chosen.update(_others(known, unchanged, chosen, budget - len(chosen), chance, cancel))
     return sorted(chosen)
 
 
@@ -81,38 +94,51 @@ def audit(reader: DiskReader, base: Manifest, indices: Iterable[int], cancel: Ca
     return Audit(checked, tuple(differing))
 
 
-def _one_per_zone(block_count: int, changed: Collection[int], chance: random.Random) -> Iterable[int]:
+def _one_per_zone(known: bytearray, chance: random.Random, cancel: CancelFlag) -> Iterator[int]:
+    """An unchanged block of every zone that has one."""
     blocks = ZONE // BLOCK
-    for start in range(0, block_count, blocks):
-        end = min(start + blocks, block_count)
-        for _ in range(blocks):
+    for start in range(0, len(known), blocks):
+        cancel.check()
+        end = min(start + blocks, len(known))
+        for _ in range(LUCKY_DRAWS):
             index = chance.randrange(start, end)
-            if index not in changed:
+            if known[index] == UNCHANGED:
                 yield index
                 break
-            if end - start <= len(changed) and all(each in changed for each in range(start, end)):
-                break  # the whole zone is read anyway
+        else:  # there are few: all of them are looked up, once
+            if few := [index for index in range(start, end) if known[index] == UNCHANGED]:
+                yield chance.choice(few)
 
 
-def _neighbours(changed: Collection[int], block_count: int) -> set[int]:
-    beside = {near for index in changed for near in (index - 1, index + 1)}
-    return {near for near in beside if 0 <= near < block_count and near not in changed}
+def _neighbours(known: bytearray) -> Iterator[int]:
+    """Unchanged blocks beside changed ones, ascending."""
+    start = known.find(CHANGED)
+    last = -1
+    while start >= 0:
+        end = known.find(UNCHANGED, start)
+        if start and start - 1 != last:
+            yield start - 1
+        if end < 0:
+            return
+        yield end
+        last, start = end, known.find(CHANGED, end)
 
 
-def _some(candidates: set[int], count: int, chance: random.Random) -> list[int]:
-    # Sorted: a set's order is not the seed's.
-    return chance.sample(sorted(candidates), max(0, min(count, len(candidates))))
+def _some(candidates: list[int], count: int, chance: random.Random) -> list[int]:
+    return chance.sample(candidates, max(0, min(count, len(candidates))))
 
 
 def _others(
-    block_count: int, changed: Collection[int], chosen: set[int], count: int, chance: random.Random
+    known: bytearray, unchanged: int, chosen: set[int], count: int, chance: random.Random, cancel: CancelFlag
 ) -> Iterable[int]:
-    left = block_count - len(changed) - len(chosen)
+    left = unchanged - len(chosen)
     if count * 2 >= left:  # few are left: drawing would mostly miss
-        return _some({each for each in range(block_count) if each not in changed and each not in chosen}, count, chance)
+        few = [index for index in range(len(known)) if known[index] == UNCHANGED and index not in chosen]
+        return _some(few, count, chance)
     drawn: set[int] = set()
     while len(drawn) < count:
-        index = chance.randrange(block_count)
-        if index not in changed and index not in chosen:
+        cancel.check()
+        index = chance.randrange(len(known))
+        if known[index] == UNCHANGED and index not in chosen:
             drawn.add(index)
     return drawn

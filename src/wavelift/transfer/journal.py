@@ -39,6 +39,8 @@ _MAGIC: Final = b"wavelift journal 1\n"
 _LOAD_BYTES: Final = RECORD.size * 16_384
 _MAX_HEADER: Final = 4096
 _NO_DIGEST: Final = bytes(DIGEST_SIZE)
+UNKNOWN_DIGEST: Final = b"\xff" * DIGEST_SIZE
+"""Of a block that was sent and not answered: it may lie there or not. No content has this digest."""
 _MARK_BODY: Final = struct.Struct(">QQ16x")
 """Number of the segment, records before the mark that are not in it."""
 
@@ -159,6 +161,18 @@ class Journal:
                 self._fresh_since = self._clock()
             self._fresh += record
             self._write(record)
+
+    def doubt(self, index: int) -> None:
+        """Block ``index`` was sent, and nobody knows whether it arrived: it must be sent again, whatever it is then."""
+        self.append(index, UNKNOWN_DIGEST)
+
+    def inherit(self, other: Journal) -> None:
+        """Know what ``other`` knows of the same target, which read another instant."""
+        if other.identity.target != self.identity.target or other.identity.capacity != self.identity.capacity:
+            raise ValueError(f"{other.identity} is no journal of {self.identity.target}")
+        for index in other.indices():
+            if self.digest(index) is None:
+                self.append(index, other.digest(index) or UNKNOWN_DIGEST)
 
     def tick(self) -> bool:
         """Store a segment when the oldest acknowledgement that is in none is 25 s old; call it every second or so.

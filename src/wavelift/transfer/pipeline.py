@@ -15,7 +15,7 @@ from wavelift.transfer.conveyor import DEFAULT_WORKERS, Conveyor, Scratch
 from wavelift.transfer.extents import as_stream
 from wavelift.transfer.manifest import Manifest, block_count, block_length
 from wavelift.transfer.protocols import BlockStream, BlockWriter, Piece
-from wavelift.transfer.throttle import Throttle
+from wavelift.transfer.throttle import Pace
 
 __all__ = ["CopyStats", "as_stream", "copy", "is_zero"]
 
@@ -55,7 +55,7 @@ def copy(
     *,
     cancel: CancelFlag,
     workers: int = DEFAULT_WORKERS,
-    throttle: Throttle | None = None,
+    throttle: Pace | None = None,
     on_progress: Callable[[Progress], None] = ignore_progress,
     server: str = "",
     disk: str = "",
@@ -111,7 +111,7 @@ class _Copy:
         source: BlockStream,
         writer: BlockWriter,
         manifest: Manifest,
-        throttle: Throttle | None,
+        throttle: Pace | None,
         progress: Progress,
         base: Manifest | None,
         partial: bool,

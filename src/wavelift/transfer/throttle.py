@@ -1,16 +1,45 @@
-"""A token bucket shared by threads: the connector's ``max_mbit_s``."""
+"""A token bucket shared by threads: a server's ``max_mbit_s``, and quotas. The connector's: :mod:`.line`."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from wavelift.base.run import CancelFlag
 
 DEFAULT_BURST_SECONDS: Final = 0.25
 """How much unused rate may be saved up: short enough that a shaper behind us sees an even flow."""
+
+
+class Pace(Protocol):
+    """What bytes on the wire wait for."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether anything has to wait just now."""
+
+    def take(self, count: int, cancel: CancelFlag) -> None:
+        """Wait until ``count`` bytes may pass.
+
+        :raises Cancelled: at once when ``cancel`` is set.
+        """
+
+
+class Paces:
+    """Several at once: the slowest rules."""
+
+    def __init__(self, *paces: Pace | None) -> None:
+        self._paces = [pace for pace in paces if pace is not None]
+
+    @property
+    def limited(self) -> bool:
+        return any(pace.limited for pace in self._paces)
+
+    def take(self, count: int, cancel: CancelFlag) -> None:
+        for pace in self._paces:
+            pace.take(count, cancel)
 
 
 def _wait(cancel: CancelFlag, seconds: float) -> None:
@@ -44,6 +73,10 @@ class Throttle:
         self._wait = wait
         self._lock = threading.Lock()
         self._free_at = clock() - self._credit
+
+    @property
+    def limited(self) -> bool:
+        return self.rate is not None
 
     def take(self, count: int, cancel: CancelFlag) -> None:
         """Wait until ``count`` bytes may pass.

@@ -23,6 +23,7 @@ from wavelift.ledger.replication_runs import (
     list_runs,
     record_progress,
     runs_of,
+    unfinished_before,
 )
 from wavelift.rules.guests import Guest
 from wavelift.rules.replication import JobState, RunState, RunType
@@ -458,6 +459,38 @@ def test_inv_4_a_failed_run_never_becomes_a_base(desk: Desk, clock: HandClock) -
     active = desk.begin()
     with pytest.raises(PermanentError, match="no recorded disks"):
         replication.complete_run(desk.ledger, active.id, clock=clock)
+
+
+def test_inv_4_what_failed_since_the_last_recorded_run_may_have_left_a_seed(desk: Desk, clock: HandClock) -> None:
+    """Newest first; neither cancelled nor quarantined ones, and none of another job."""
+    desk.create()
+    other = desk.create("web02")
+
+    def begin(server: str = "web01") -> ReplicationRun:
+        clock.time += 25 * HOUR
+        (run,) = desk.admit(servers=[server]).granted
+        return run
+
+    def before(run: ReplicationRun) -> list[str]:
+        return [each.id for each in unfinished_before(desk.ledger, run)]
+
+    first = desk.fail(begin())
+    assert before(first) == []
+    cancelled = begin()
+    replication.cancel_run(desk.ledger, cancelled.id, by="ana", clock=clock)
+    replication.mark_cancelled(desk.ledger, cancelled.id, "asked", clock=clock)
+    assert desk.fail(begin("web02")).job_id == other.id
+    second = desk.fail(begin())
+    assert before(second) == [first.id]
+    third = desk.complete(begin())
+    assert before(third) == [second.id, first.id], "its report removes what they left"
+    fourth = begin()
+    assert before(fourth) == [], "the recorded run is what it builds on"
+    desk.record(fourth, _disk(2000, "snap-4", f"snap-{third.id}"))
+    replication.quarantine_run(desk.ledger, fourth.id, "block 7 differs", clock=clock)
+    desk.fail(fourth)
+    fifth = desk.fail(begin())
+    assert before(begin()) == [fifth.id]
 
 
 def test_inv_1_a_run_whose_verify_failed_is_no_parent(desk: Desk, clock: HandClock) -> None:

@@ -13,7 +13,7 @@ from tests.depth import examples
 
 from wavelift.base.errors import CorruptStreamError, FencedError
 from wavelift.base.units import BLOCK
-from wavelift.transfer.journal import RECORD, Journal, JournalIdentity, Segments, read_segment
+from wavelift.transfer.journal import RECORD, UNKNOWN_DIGEST, Journal, JournalIdentity, Segments, read_segment
 
 pytestmark = pytest.mark.unit
 
@@ -181,3 +181,27 @@ def test_a_fence_reaches_the_caller_and_loses_nothing(tmp_path: Path) -> None:
         assert known(again) == {1: digest(1)}
     again.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inv_6_a_journal_inherits_what_lies_there_of_another_instant(tmp_path: Path) -> None:
+    bucket = Bucket()
+    earlier = JournalIdentity(IDENTITY.target, "snapshot-6/disk-2000", IDENTITY.capacity)
+    old = bucket.open(tmp_path, earlier)
+    for index in (3, 5, 9):
+        old.append(index, digest(index))
+    old.doubt(9)
+    old.doubt(11)
+    bucket.segments = {}
+    new = bucket.open(tmp_path)
+    new.append(3, digest(100))
+    new.inherit(old)
+    old.discard()
+    new.close()
+    expected = {3: digest(100), 5: digest(5), 9: UNKNOWN_DIGEST, 11: UNKNOWN_DIGEST}
+    for folder in (tmp_path, tmp_path / "another machine"):
+        with bucket.open(folder) as again:
+            assert known(again) == expected, "from the file, and from the segments"
+    bucket.segments = {}
+    other = JournalIdentity("snap-of-another", IDENTITY.source, IDENTITY.capacity)
+    with bucket.open(tmp_path / "more", other) as stranger, pytest.raises(ValueError, match="no journal of"):
+        stranger.inherit(again)

@@ -281,7 +281,7 @@ def test_a_false_journal_is_found_out_by_aws(replica: Replica) -> None:
 
 def test_a_snapshot_that_aws_cancelled_or_somebody_deleted_needs_a_new_one(replica: Replica) -> None:
     started = replica.start()
-    replica.aws.advance(25 * 3600)
+    replica.aws.advance(49 * 3600)
     with pytest.raises(SnapshotGoneError, match="inactivity"):
         replica.copy(make_content(), replica.writer(started))
     assert snapshot_status(replica.access, started.snapshot_id) == "error"
@@ -438,7 +438,7 @@ def test_inv_5_a_token_gives_its_snapshot_again(replica: Replica) -> None:
     with pytest.raises(TokenSpentError):
         replica.start(token=token, capacity=2 * GIB)
     assert replica.start(token=token, repeated=True) == first
-    replica.aws.advance(25 * 3600)
+    replica.aws.advance(49 * 3600)
     with pytest.raises(TokenSpentError, match="is error"):
         replica.start(token=token)
 

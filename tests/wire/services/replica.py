@@ -18,6 +18,8 @@ from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
 from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
+from wavelift.services.dataplane.staging import ServerStaging
+from wavelift.services.dataplane.unfinished import targets_left
 
 from .journey import Stage
 
@@ -51,6 +53,8 @@ class Replica:
         self.made: list[str] = []
         self.distrusted: dict[int, str] = {}
         """Whose change tracking was said to lie."""
+        self.failed: list[Try] = []
+        """Since the last recorded run, newest first."""
         self.retries = 2
 
     def begin(self) -> Try:
@@ -81,8 +85,10 @@ class Replica:
         ctx = RunContext(one.run_key, checkpoints=one.checkpoints, progress=progress)
         with self.stage.connect() as session:
             access = self.stage.access()
+            failed = [each.run_key for each in self.failed]
+            told = self.distrusted.__setitem__
             return replicate_server(
-                session, access, one.task, one.snapshot, self.lineages, ctx, self.options, self.distrusted.__setitem__
+                session, access, one.task, one.snapshot, self.lineages, ctx, self.options, told, failed
             )
 
     def end(self, one: Try, result: ReplicationResult | None) -> None:
@@ -93,7 +99,21 @@ class Replica:
         ctx = RunContext(one.run_key)
         with self.stage.connect() as session:
             remove_snapshot(session, self.stage.access(), one.task, ctx)
-        abandon_run(self.stage.access(), one.run_key, keep=self.made)
+        with ServerStaging.of(self.stage.access(), one.task.plan, one.run_key) as staging:
+            left = frozenset() if result else targets_left(self.stage.access(), staging, one.run_key)
+            abandon_run(self.stage.access(), one.run_key, keep=[*self.made, *left])
+            if result is None:
+                self.failed.insert(0, one)
+                return
+            staging.forget_journals()
+            self.sweep(staging)
+
+    def sweep(self, staging: ServerStaging) -> None:
+        """What the runs that failed left is of no use any more."""
+        for old in self.failed:
+            abandon_run(self.stage.access(), old.run_key, keep=self.made)
+            staging.beside(old.run_key, old.task.plan).discard()
+        self.failed.clear()
 
     def run(
         self,
@@ -132,8 +152,15 @@ class Replica:
         found = self.stage.aws.client("ec2").describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"]
         return str(found[0]["State"])
 
+    def objects(self) -> list[str]:
+        """Keys in the staging folder."""
+        page = self.stage.aws.client("s3").list_objects_v2(Bucket=self.stage.account.bucket, Prefix="stage/")
+        return [entry["Key"] for entry in page.get("Contents", ())]
+
     def discard(self) -> None:
         access = self.stage.access()
+        for old in self.failed:
+            abandon_run(access, old.run_key)
         for snapshot_id in dict.fromkeys(self.made):
             Ec2(access).delete_snapshot(snapshot_id)
         s3 = S3Staging(access, self.stage.account.bucket)

@@ -107,7 +107,7 @@ def test_inv_6_a_disk_that_fails_costs_the_others_nothing(stage: Stage) -> None:
     stage.vc.rule(kind="nfc", action="slow", rate=8 * MIB, vm="pair01", disk=0)
     part = {"service": "s3", "operation": "UploadPart", "key": "*disk-1.vmdk"}
     held = stage.aws.rule(**part, latency=240, count=1)
-    stage.aws.rule(**part, status=500, count=4)
+    stage.aws.rule(**part, code="OperationAborted", status=409, count=1)
     stage.aws.control("DELETE", "counters")
     journey = stage.journey("pair01")
     journey.until = "verify"
@@ -131,7 +131,7 @@ def test_inv_6_a_disk_that_fails_costs_the_others_nothing(stage: Stage) -> None:
 
 
 def test_inv_6_disks_that_are_done_are_not_read_again(stage: Stage) -> None:
-    stage.vc.rule(kind="nfc", action="cut", bytes=2 * MIB, vm="pair01", disk=1)
+    stage.vc.rule(kind="nfc", action="truncate", bytes=2 * MIB, vm="pair01", disk=1)
     stage.vc.reset_counters()
     journey = stage.journey("pair01")
     journey.until = "verify"

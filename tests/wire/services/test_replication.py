@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,14 +13,16 @@ import pytest
 from pyVmomi import vim
 
 from wavelift.adapters.aws import ebs_snapshot
+from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.vsphere.snapshots import remove_snapshot
 from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.adapters.vsphere.tracking import enable_tracking
-from wavelift.base.errors import GuardError, NotFoundError, UnreachableError, WaveliftError
+from wavelift.base.errors import GuardError, MissingPrivilegeError, NotFoundError, UnreachableError, WaveliftError
 from wavelift.base.run import CancelFlag, Progress
 from wavelift.base.units import BLOCK, MIB
 from wavelift.services.dataplane.bases import FIRST_RUN
 from wavelift.services.dataplane.replication import ReplicationOptions
+from wavelift.services.dataplane.unfinished import FreshSeed
 
 from .journey import Stage
 from .replica import Killed, Replica
@@ -274,24 +278,144 @@ def test_inv_6_a_lost_answer_of_complete_snapshot_has_nothing_read_or_sent_again
         big.end(one, result)
 
 
-def test_inv_6_a_new_snapshot_begins_anew(stage: Stage, replica: Callable[..., Replica]) -> None:
-    """Two instants never mix: what the first one's try had sent is given up."""
+def _standing(stage: Stage) -> dict[str, str]:
+    """EBS snapshots and their states."""
+    return {row["id"]: row["state"] for row in stage.aws.state()["snapshots"]}
+
+
+def _failed(stage: Stage, big: Replica, blocks: int = 45) -> str:
+    """A run whose seed fails after so many of its 74 blocks, for a reason that no retry cures; what it left in EBS."""
+    stage.aws.rule(service="ebs", operation="PutSnapshotBlock", code="AccessDeniedException", status=403, skip=blocks)
+    with pytest.raises(MissingPrivilegeError):
+        big.run()
+    stage.aws.clear_rules()
+    ((left, state),) = _standing(stage).items()
+    assert state == "pending"
+    stage.aws.control("DELETE", "counters")
+    return left
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("ranged", [False, True], ids=["nfc", "datastore"])
+def test_inv_6_a_seed_that_failed_at_60_per_cent_is_taken_up_by_the_next_run(
+    stage: Stage, replica: Callable[..., Replica], ranged: bool, elsewhere: bool
+) -> None:
+    """Two instants never mix: what lies there is compared block by block, also where it became zero."""
+    if ranged:
+        stage.vc.rule(kind="folder", action="unlocked", times=0)
     big = replica("big01")
-    first = big.begin()
-
-    def killed(progress: Progress) -> None:
-        if progress.done > 10 * MIB:
-            raise Killed
-
-    with pytest.raises(Killed):
-        big.transfer(first, killed)
-    big.end(first, None)
-    assert not stage.aws.state()["snapshots"]
+    left = _failed(stage, big)
     stage.vc.guest_write("big01", 0, 0, noise(8, MIB))
-    big.run()
+    stage.vc.guest_write("big01", 0, 4 * BLOCK, bytes(2 * BLOCK))
+    if elsewhere:
+        big.options = replace(big.options, state_folder=stage.folder / "another machine")
+    if ranged:
+        stage.vc.rule(kind="folder", action="unlocked", times=0)
+    disk = big.run().disks[0]
+    assert disk.lineage.snapshot_id == left
+    assert (disk.kind, disk.kind_reason) == ("seed", f"{FIRST_RUN}; what an earlier try or run had sent was compared")
+    assert disk.blocks_sent <= 74 - 45 + 4
+    assert stage.aws.counters()["ebs.blocks"].get("repeated", 0) <= 4, "those that had changed"
+    assert list(_standing(stage)) == [left]
+    assert not [key for key in big.objects() if ".journal/" in key or key.endswith(".unfinished")]
+    stage.vc.guest_write("big01", 0, BLOCK, noise(9, 100))
+    assert big.run().disks[0].blocks_sent == 1
+    stage.vc.guest_write("big01", 0, 4 * BLOCK, noise(20, 2 * BLOCK))
 
 
-def test_our_snapshot_removed_by_somebody_ends_the_run_and_leaves_nothing(
+def test_inv_6_a_seed_taken_up_twice_and_interrupted_in_between(stage: Stage, replica: Callable[..., Replica]) -> None:
+    stage.vc.rule(kind="folder", action="unlocked", times=0)
+    big = replica("big01")
+    left = _failed(stage, big, 20)
+    stage.vc.guest_write("big01", 0, 0, noise(10, MIB))
+    assert _failed(stage, big, 15) == left
+    stage.vc.guest_write("big01", 0, BLOCK, noise(11, MIB))
+    one = big.begin()
+    result = None
+    try:
+        stage.aws.rule(
+            service="ebs", operation="PutSnapshotBlock", code="OperationAborted", status=409, skip=15, count=1
+        )
+        with pytest.raises(WaveliftError, match="OperationAborted"):
+            big.transfer(one)
+        stage.vc.rule(kind="folder", action="unlocked", times=0)
+        result = big.transfer(one)
+        assert result.disks[0].lineage.snapshot_id == left
+        big.assert_equal(one, result)
+    finally:
+        big.end(one, result)
+
+
+def test_inv_6_a_block_that_nobody_knows_of_ends_in_a_fresh_seed(stage: Stage, replica: Callable[..., Replica]) -> None:
+    big = replica("big01")
+    left = _failed(stage, big)
+    data = noise(12, BLOCK)
+    checksum = b64encode(hashlib.sha256(data).digest()).decode()
+    stage.aws.client("ebs").put_snapshot_block(
+        SnapshotId=left,
+        BlockIndex=76,  # zeros, on the disk
+        BlockData=data,
+        DataLength=BLOCK,
+        Checksum=checksum,
+        ChecksumAlgorithm="SHA256",
+    )
+    disk = big.run().disks[0]
+    assert disk.lineage.snapshot_id != left
+    assert left not in _standing(stage)
+    assert disk.blocks_sent >= 74
+
+
+@pytest.mark.parametrize("why", ["cancelled by AWS", "its journal is gone", "encryption"])
+def test_inv_6_what_time_does_not_cure_begins_a_fresh_seed(
+    stage: Stage, replica: Callable[..., Replica], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    big = replica("big01")
+    left = _failed(stage, big)
+    ec2 = stage.aws.client("ec2")
+    if why == "cancelled by AWS":
+        stage.aws.advance(49 * 3600)
+        reason = FreshSeed.GONE
+    elif why == "encryption":
+        ec2.enable_ebs_encryption_by_default()
+        reason = FreshSeed.OTHER_KEY
+    else:
+        big.options = replace(big.options, state_folder=stage.folder / "another machine")
+        stage.aws.client("s3").delete_objects(
+            Bucket=stage.account.bucket,
+            Delete={"Objects": [{"Key": key} for key in big.objects() if ".journal/" in key]},
+        )
+        reason = FreshSeed.UNKNOWN
+    try:
+        disk = big.run().disks[0]
+    finally:
+        ec2.disable_ebs_encryption_by_default()
+    assert disk.lineage.snapshot_id != left
+    assert disk.kind_reason == FIRST_RUN
+    assert reason in caplog.text
+    assert list(_standing(stage)) == [disk.lineage.snapshot_id], "nobody needs the other any more"
+
+
+def test_inv_4_a_seed_that_another_run_took_up_is_left_alone(stage: Stage, replica: Callable[..., Replica]) -> None:
+    """A failed run whose tasks somebody clears later still remembers it."""
+    big = replica("big01")
+    one = big.begin()
+    result = None
+    stage.aws.rule(service="ebs", operation="PutSnapshotBlock", code="OperationAborted", status=409, skip=45)
+    with pytest.raises(WaveliftError, match="OperationAborted"):
+        big.transfer(one)
+    stage.aws.clear_rules()
+    (left,) = _standing(stage)
+    Ec2(stage.access()).tag([left], {"wavelift:run": "0123456789ab"})
+    try:
+        result = big.transfer(one)
+        assert result.disks[0].lineage.snapshot_id != left
+        assert _standing(stage)[left] == "pending"
+    finally:
+        big.end(one, result)
+        Ec2(stage.access()).delete_snapshot(left)
+
+
+def test_our_snapshot_removed_by_somebody_ends_the_run_and_costs_no_seed(
     stage: Stage, replica: Callable[..., Replica]
 ) -> None:
     stage.vc.rule(kind="folder", action="unlocked", times=0)
@@ -311,7 +435,11 @@ def test_our_snapshot_removed_by_somebody_ends_the_run_and_leaves_nothing(
     assert removed
     assert isinstance(caught.value, GuardError | NotFoundError | UnreachableError), caught.value
     big.end(one, None)
-    assert not stage.aws.state()["snapshots"]
+    left = _standing(stage)
+    stage.vc.clear_rules()
+    disk = big.run().disks[0]
+    assert list(_standing(stage)) == [disk.lineage.snapshot_id]
+    assert set(left) <= {disk.lineage.snapshot_id}
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB
 from wavelift.base.wire import Answer
-from wavelift.transfer.throttle import Throttle
+from wavelift.transfer.throttle import Pace
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class BulkRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | bytearray | memoryview | None = None
     sha256: bytes = b""
-    throttle: Throttle | None = None
+    throttle: Pace | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
     unsigned: bool = False
 
@@ -452,10 +452,10 @@ def _path_at(url: str) -> int:
     return url.index("/", len("https://"))
 
 
-def _slices(body: bytes | bytearray | memoryview, cancel: CancelFlag, throttle: Throttle | None) -> Iterator[bytes]:
+def _slices(body: bytes | bytearray | memoryview, cancel: CancelFlag, throttle: Pace | None) -> Iterator[bytes]:
     # urllib3's types know bytes only; its sockets take any buffer, and a view spares a copy.
     view = memoryview(body).cast("B")
-    length = PACED_SLICE if throttle else SEND_SLICE
+    length = PACED_SLICE if throttle and throttle.limited else SEND_SLICE
     for start in range(0, len(view), length):
         cancel.check()
         part = view[start : start + length]

@@ -31,9 +31,10 @@ PENDING: Final = "pending"
 COMPLETED: Final = "completed"
 ERROR: Final = "error"
 
-IDLE_MINUTES: Final = 24 * 60
-"""AWS cancels a pending snapshot that gets no block for so long; a day outlasts a vCenter's or a line's bad night.
-More would let forgotten ones count against the account's 100 pending snapshots. The service allows 10 to 4320."""
+IDLE_MINUTES: Final = 48 * 60
+"""AWS cancels a pending snapshot that gets no block for so long. The next run of the job, a day later at most, still
+finds the seed that this one left unfinished, and has another day. More would let forgotten ones count against the
+account's 100 pending snapshots. The service allows 10 to 4320."""
 COMPLETION_WAIT_S: Final = 900.0
 """AWS needs a moment from CompleteSnapshot to ``completed``: seconds to some minutes."""
 COMPLETION_POLL_S: Final = 2.0

@@ -107,6 +107,7 @@ class EbsWriter:
     :param before_complete: a last look, once AWS has acknowledged all and before it is told so, with what it will be
         told: the number of blocks and their linear checksum. What it raises leaves the snapshot pending.
     :param cancel: the task's wish to stop.
+    :param holds_others: the snapshot, though without a parent, holds blocks of another instant.
     :ivar blocks_sent: puts that AWS acknowledged.
     :ivar bytes_sent: their bytes.
     :ivar blocks_kept: blocks that an earlier try had sent.
@@ -124,10 +125,11 @@ class EbsWriter:
         cancel: CancelFlag | None = None,
         policy: RetryPolicy | None = None,
         in_flight: int = PUTS_IN_FLIGHT,
+        holds_others: bool = False,
     ) -> None:
         self.snapshot = snapshot
-        self.writes_zeros = bool(snapshot.parent)
-        """On top of a parent a block that became zero is written (invariant 2); an empty volume reads as zeros."""
+        self.writes_zeros = bool(snapshot.parent) or holds_others
+        """On top of others a block that became zero is written (invariant 2); an empty volume reads as zeros."""
         self.blocks_sent = 0
         self.bytes_sent = 0
         self.blocks_kept = 0
@@ -144,7 +146,7 @@ class EbsWriter:
             head=self._head,
             done=self._acknowledged,
             trouble=self._in_trouble,
-            dropped=lambda put: self._give_back(put.buffer),
+            dropped=self._unanswered,
             pace=lambda: max(bucket.book(1) for bucket in self._buckets),
             failed=self._fail,
             stop=self._stop,
@@ -309,7 +311,7 @@ class EbsWriter:
             failure = connection_failure(put.request, what)
         else:
             self._fail(what)
-            self._give_back(put.buffer)
+            self._unanswered(put)
             return
         self._patiently(put, failure)
 
@@ -330,9 +332,19 @@ class EbsWriter:
             answer = self._answer(put, failure)
         except BaseException as error:
             self._fail(error)
-            self._give_back(put.buffer)
+            self._unanswered(put)
         else:
             self._acknowledged(put, answer)
+
+    def _unanswered(self, put: _Put) -> None:
+        """It may have arrived: a retry sends the same again, but a later run, of another instant, must know."""
+        try:
+            if not self._stop.fenced and not self.snapshot.parent:
+                self._journal.doubt(put.index)
+        except WaveliftError as error:
+            log.warning("a block without an answer is not noted: %s", error)
+        finally:
+            self._give_back(put.buffer)
 
     def _answer(self, put: _Put, failure: Failure | None) -> BaseHTTPResponse:
         """The bulk client retries what AWS says may be retried; here, only a snapshot too young to be known."""

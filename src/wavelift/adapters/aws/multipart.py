@@ -15,7 +15,7 @@ from wavelift.adapters.aws.errors import aws_errors, error_code, from_library_er
 from wavelift.adapters.aws.sigv4 import encode_query
 from wavelift.base.errors import PermanentError, ProofError, UnreachableError
 from wavelift.base.run import CancelFlag
-from wavelift.transfer.throttle import Throttle
+from wavelift.transfer.throttle import Pace
 
 MAX_PARTS: Final = 10_000
 """S3's limit of parts in one object."""
@@ -58,7 +58,7 @@ class S3PartSink:
         upload_id: str,
         stored: dict[int, StoredPart],
         cancel: CancelFlag,
-        throttle: Throttle | None = None,
+        throttle: Pace | None = None,
     ) -> None:
         self.bucket = bucket
         self.key = key

@@ -22,7 +22,7 @@ from wavelift.adapters.aws.s3_read import S3Stream
 from wavelift.base.errors import PermanentError, WaveliftError
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
-from wavelift.transfer.throttle import Throttle
+from wavelift.transfer.throttle import Pace
 
 __all__ = ["ObjectInfo", "S3PartSink", "S3Staging", "S3Stream", "UploadInfo", "composite_checksum"]
 
@@ -103,7 +103,7 @@ class S3Staging:
         previous_upload_id: str | None = None,
         tags: Mapping[str, str] | None = None,
         cancel: CancelFlag | None = None,
-        throttle: Throttle | None = None,
+        throttle: Pace | None = None,
     ) -> S3PartSink:
         """Begin the upload of ``key``, or continue ``previous_upload_id`` if S3 still knows it.
 

@@ -21,6 +21,7 @@ from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.policies import required_privileges
 from wavelift.rules.preflight import check_environment, check_server, sorted_findings
 from wavelift.rules.preflight_target import settled
+from wavelift.rules.preflight_time import LineFacts, check_time
 from wavelift.rules.vsphere_facts import GuestPort, SourceFacts
 from wavelift.services.dataplane.guest_ports import look_at_ports
 from wavelift.services.dataplane.messages import Admitted, NfcShare, PreflightReport, ServerTask
@@ -30,6 +31,7 @@ REPLICATES: Final[tuple[Feature, ...]] = (*MIGRATES, "replicate")
 """What each flow needs of the vCenter role."""
 LEFT_OUT_SHOWN: Final = 10
 """VMs of a folder that a finding names; a cluster has a handful of agents."""
+UNMEASURED: Final = LineFacts()
 
 
 def run_preflight(
@@ -40,11 +42,13 @@ def run_preflight(
     *,
     parallel_disks: int = 2,
     replicates: bool = False,
+    line: LineFacts = UNMEASURED,
 ) -> PreflightReport:
     """Find every server, check it, and say who may go. One bad selector or server never stops the others.
 
     :param replicates: for a replication run, which needs other rights and has other limits than a migration.
     :param parallel_disks: of one server that move at a time: its NFC sessions, where VDDK reads them.
+    :param line: how fast the connector is that this runs on.
     :raises LoginError: when AWS refuses the credentials.
     """
     wave = admitted.wave
@@ -62,6 +66,7 @@ def run_preflight(
         findings += check_server(
             task.facts, task.plan, source=source, account=account, limits=known, replicates=replicates
         )
+        findings += check_time(task.facts, task.plan, line)
     servers = tuple(_with_nfc(session.config, _landing(task, account), parallel_disks) for task in tasks)
     report = PreflightReport(wave=wave.wave, findings=tuple(sorted_findings(findings)), servers=servers)
     moving = [(task.plan, task.facts) for task in report.passed]

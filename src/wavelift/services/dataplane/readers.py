@@ -177,7 +177,7 @@ class Readings:
         """A sample of what is not ``data``, compared with zeros: both ends, where partition tables are, among it."""
         count, known = block_count(disk.capacity), _blocks_of(data)
         chosen = {0, count - 1} - known
-        chosen.update(audit_indices(count, known, seed=self._run, pct=self._audit_pct))
+        chosen.update(audit_indices(count, known, seed=self._run, cancel=self._cancel, pct=self._audit_pct))
         return audit(reader, Manifest.empty(disk.capacity), sorted(chosen), self._cancel)
 
     def _seed_by_block_status(self, reading: Reading, route: VddkRoute, disk: DiskFacts) -> Reading:
@@ -245,7 +245,9 @@ class Readings:
     def _audit(self, disk: DiskFacts, base: Base, areas: Sequence[Extent], route: Route) -> tuple[int, str]:
         """Blocks that were checked, and what is wrong with the map."""
         assert base.manifest is not None
-        chosen = audit_indices(block_count(disk.capacity), _blocks_of(areas), seed=self._run, pct=self._audit_pct)
+        changed = _blocks_of(areas)
+        count = block_count(disk.capacity)
+        chosen = audit_indices(count, changed, seed=self._run, cancel=self._cancel, pct=self._audit_pct)
         with closing(open_reader(self._session, route, cancel=self._cancel)) as reader:
             found = audit(reader, base.manifest, chosen, self._cancel)
         if not found.differing:

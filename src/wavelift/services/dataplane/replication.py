@@ -1,7 +1,8 @@
 """One replication run of one server: its snapshot's disks become EBS snapshots, seeds or deltas on the last run's.
 
 Nothing is staged in S3 but manifests and journals' segments. A retry of the same vSphere snapshot goes on in the same
-EBS snapshots (invariant 6); a new vSphere snapshot begins new ones: two instants never mix.
+EBS snapshots (invariant 6); a new vSphere snapshot begins new ones, or takes up a seed that was left unfinished and
+compares all of it (:mod:`~wavelift.services.dataplane.unfinished`): two instants never mix.
 """
 
 from __future__ import annotations
@@ -31,22 +32,46 @@ from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, DiskLineage, ReplicatedDisk, ReplicationResult
-from wavelift.base.errors import CorruptStreamError, FencedError, GuardError, NotFoundError, WaveliftError, located
-from wavelift.base.names import client_token, run_hash
+from wavelift.base.errors import (
+    CorruptStreamError,
+    FencedError,
+    GuardError,
+    NotFoundError,
+    PermanentError,
+    ProofError,
+    ThrottledError,
+    UnreachableError,
+    WaveliftError,
+    located,
+)
+from wavelift.base.names import TAG_RUN, client_token, run_hash
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import BLOCK, MBIT, SECTOR
 from wavelift.services.dataplane.bases import Base, Encryption, find_bases
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
+from wavelift.services.dataplane.outage import SourcePatience
+from wavelift.services.dataplane.rates import note_rate
 from wavelift.services.dataplane.readers import Reading, Readings, doubt_after, open_reader
 from wavelift.services.dataplane.replication_try import OwnedStream, TryRecord, without_blocks
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
+from wavelift.services.dataplane.unfinished import (
+    ZERO_DIGEST,
+    FreshSeed,
+    SeedNote,
+    Unfinished,
+    UnfinishedSeeds,
+    held,
+    is_of_run,
+    refused_seed,
+    tell_fresh,
+)
 from wavelift.transfer.audit import AUDIT_PCT
-from wavelift.transfer.journal import Journal, JournalIdentity
+from wavelift.transfer.journal import UNKNOWN_DIGEST, Journal, JournalIdentity, Segments
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.pipeline import ZERO_BLOCK, CopyStats, copy
+from wavelift.transfer.pipeline import CopyStats, copy
 from wavelift.transfer.protocols import BlockStream, Extent
-from wavelift.transfer.throttle import Throttle
+from wavelift.transfer.throttle import Pace, Paces, Throttle
 from wavelift.transfer.vmdk import StreamVmdkSource
 
 log = logging.getLogger(__name__)
@@ -55,8 +80,6 @@ LIES_KEY: Final = "tracking_lies"
 """Checkpoint: parent snapshot → what change tracking was found to say wrongly since it."""
 TOKENS_IN_A_TRY: Final = 4
 """StartSnapshot's tokens that one try may find spent; the next try goes on behind them."""
-ZERO_DIGEST: Final = hashlib.sha256(ZERO_BLOCK).digest()
-"""How a whole block of zeros is acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +95,8 @@ class ReplicationOptions:
     """Per cent of the blocks that change tracking calls unchanged."""
     puts_in_flight: int = PUTS_IN_FLIGHT
     """Blocks on their way to AWS, per disk: what a killed task may have to send again."""
+    line: Pace | None = None
+    """The connector's, which all its transfers share."""
 
 
 def replicate_server(
@@ -83,6 +108,7 @@ def replicate_server(
     ctx: RunContext,
     options: ReplicationOptions,
     distrust: Callable[[int, str], object] = lambda key, why: None,
+    unfinished: Sequence[str] = (),
 ) -> ReplicationResult:
     """Write every disk of ``snapshot`` into an EBS snapshot on the last run's, and store its manifest.
 
@@ -91,11 +117,12 @@ def replicate_server(
     :param lineages: what the job's last recorded run left; empty before its first.
     :param distrust: told the key of a disk in ``lineages`` whose change tracking was found to lie, and the proof, at
         once: the next run must know it also when this one comes to nothing.
+    :param unfinished: keys of the job's runs that failed since: a seed that they left is gone on with.
     :raises GuardError: a guard stopped it, or the VM left our snapshot's files; what was read since is given up.
     :raises FencedError: another try owns the work; nothing was cleaned up.
     """
     with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
-        disks = _Run(session, access, staging, task, snapshot, lineages, ctx, options, distrust).run()
+        disks = _Run(session, access, staging, task, snapshot, lineages, ctx, options, distrust, unfinished).run()
     ref = snapshot.ref
     return ReplicationResult(
         server=task.name, snapshot=ref.moref, quiesced=ref.quiesced, quiesce_note=ref.quiesce_note, disks=disks
@@ -112,6 +139,8 @@ class _Job:
     reading: Reading
     target: str = ""
     """EBS snapshot."""
+    holds_others: bool = False
+    """The target, a seed, holds blocks of another instant, or of a doubtful one: none is believed to be right."""
 
     @property
     def parent(self) -> str:
@@ -132,6 +161,7 @@ class _Run:
         ctx: RunContext,
         options: ReplicationOptions,
         distrust: Callable[[int, str], object],
+        unfinished: Sequence[str],
     ) -> None:
         self.session = session
         self.access = access
@@ -142,10 +172,12 @@ class _Run:
         self.ctx = ctx
         self.options = options
         self.distrust = distrust
+        self.unfinished = unfinished
         self.encryption = Encryption.of(access, task.plan.target)
         rate = task.plan.guards.max_mbit_s
-        self.throttle = Throttle(rate * MBIT) if rate else None
+        self.throttle = Paces(Throttle(rate * MBIT) if rate else None, options.line)
         self.stop = ctx.cancel.child()
+        self.patience = SourcePatience(session.config.patience_s, ctx.clock)
         self.record = TryRecord(ctx, snapshot)
         self.finished: dict[int, ReplicatedDisk] = {}
         self.begun: dict[str, Snapshot] = {}
@@ -154,19 +186,41 @@ class _Run:
         """Bytes of each disk in the lease that were read, for its percent."""
 
     def run(self) -> tuple[ReplicatedDisk, ...]:
-        for target in self.record.outdated:
-            Ec2(self.access).delete_snapshot(target)
+        disks = range(len(self.snapshot.disks))
+        began, whole = self.ctx.clock.monotonic(), not any(self.record.disk(index) for index in disks)
+        while not self._all_finished():
+            try:
+                self._round([index for index in disks if index not in self.finished])
+            except (UnreachableError, ThrottledError) as error:
+                whole = False
+                self.patience.again(error, self.ctx.cancel)
+        if whole and all(disk.kind == "seed" for disk in self.finished.values()):
+            passed = sum(disk.capacity for disk in self.snapshot.disks)
+            note_rate(self.options.state_folder, passed, self.ctx.clock.monotonic() - began)
+        kept = {disk.lineage.snapshot_id for disk in self.finished.values()}
+        kept.update(lineage.snapshot_id for lineage in self.lineages)
+        for found in Ec2(self.access).snapshots(set(self.record.outdated) - kept).values():
+            self._give_up(found)
+        return tuple(self.finished[index] for index in disks)
+
+    def _give_up(self, found: Snapshot | None) -> None:
+        """Delete what this run began, unless another one has taken it up."""
+        if found is not None and is_of_run(found, self.ctx.run_key):
+            Ec2(self.access).delete_snapshot(found.snapshot_id)
+
+    def _all_finished(self) -> bool:
         self._take_up()
-        pending = [index for index in range(len(self.snapshot.disks)) if index not in self.finished]
-        if pending:
-            guards = TransferGuards(
-                self.session, self.task, self.snapshot, self.ctx, interval=self.options.guard_seconds
-            )
-            self._check_snapshot()
-            guards.check()
-            with guards.watching(self.stop.set):
-                self._move(self._plan(pending))
-        return tuple(self.finished[index] for index in range(len(self.snapshot.disks)))
+        return len(self.finished) == len(self.snapshot.disks)
+
+    def _round(self, pending: Sequence[int]) -> None:
+        """Open the source and move what is pending, as far as it goes."""
+        self.stop = self.ctx.cancel.child()
+        self.first_error = None
+        guards = TransferGuards(self.session, self.task, self.snapshot, self.ctx, interval=self.options.guard_seconds)
+        self._check_snapshot()
+        guards.check()
+        with guards.watching(self.stop.set):
+            self._move(self._plan(pending))
 
     def _check_snapshot(self) -> None:
         """:raises NotFoundError: somebody removed it; a retry can't bring it back."""
@@ -280,14 +334,16 @@ class _Run:
         attempt = int(known.get("attempt", 0))
         if known.get("target"):
             # Pending it is also while AWS works on one that we completed: completing it again does no harm.
-            if self._state(known) == PENDING and known.get("parent", "") == job.parent:
-                return replace(job, target=known["target"])
+            mine = self._state(known) == PENDING and is_of_run(self.begun[known["target"]], self.ctx.run_key)
+            if mine and known.get("parent", "") == job.parent:
+                return replace(job, target=known["target"], holds_others=bool(known.get("holds_others")))
             if not known.get("done"):  # else a record may name it; see TryRecord.outdated
-                Ec2(self.access).delete_snapshot(known["target"])
+                self._give_up(self.begun.get(known["target"]))
             attempt += 1
+            self.record.update(job.index, target="", segments={}, holds_others=False, done=None)
         for number in range(attempt, attempt + TOKENS_IN_A_TRY):
             try:
-                return self._started(job, number)
+                return self._begun(job, number)
             except TokenSpentError as error:
                 last: WaveliftError = error
             except ParentRefusedError as error:
@@ -297,12 +353,45 @@ class _Run:
                 job = replace(job, base=Base.seed(error.what), reading=seed)
         raise last
 
+    def _begun(self, job: _Job, attempt: int) -> _Job:
+        """A new EBS snapshot, or a seed that was left unfinished."""
+        if not job.parent:
+            folders = {key: self.staging.beside(key, self.task.plan) for key in (self.ctx.run_key, *self.unfinished)}
+            seeds = UnfinishedSeeds(self.access, folders, self.encryption)
+            if (found := seeds.of(job.disk)) and (taken := self._taken_up(job, attempt, found)):
+                return taken
+        return self._started(job, attempt)
+
+    def _taken_up(self, job: _Job, attempt: int, found: Unfinished) -> _Job | None:
+        """The seed with all that is known of it, ours from now on; None when too little is known.
+
+        Whatever ends this half-way, it can be done again: the tag moves when our own journal and note know all, and the
+        state store is told last.
+        """
+        target = found.note.target
+        job = replace(job, target=target, holds_others=True)
+        journal = self._journal(job)
+        try:
+            found.pour_into(journal, self.options.state_folder)
+            blocks = len(journal)
+        except (CorruptStreamError, NotFoundError) as error:
+            tell_fresh(target, FreshSeed.UNKNOWN, error.what)
+            journal.discard()
+            return None
+        finally:
+            journal.close(store=False)
+        Ec2(self.access).tag([target], {TAG_RUN: run_hash(self.ctx.run_key)})
+        began = {"attempt": attempt, "parent": "", "reason": job.base.reason, "holds_others": True, "done": None}
+        self.record.update(job.index, target=target, **began)
+        log.info("%s %s: goes on with the seed %s: %d blocks", self.task.name, job.disk.address, target, blocks)
+        return job
+
     def _started(self, job: _Job, attempt: int) -> _Job:
         target, known = self.task.plan.target, self.record.disk(job.index)
         repeated = not known.get("target") and known.get("attempt") == attempt
         # Before the call: whatever becomes of its answer, the next try asks under the same token or a later one.
         mark = {"attempt": attempt, "parent": job.parent, "reason": job.base.reason, "segments": {}, "done": None}
-        self.record.update(job.index, target="", **mark)
+        self.record.update(job.index, target="", holds_others=False, **mark)
         started = start_snapshot(
             self.access,
             capacity=job.disk.capacity,
@@ -320,14 +409,17 @@ class _Run:
     def _move_disk(self, lease: ExportLease | None, job: _Job) -> None:
         began = self.ctx.clock.monotonic()
         journal = self._journal(job)
-        manifest = self._manifest(job)
+        base = held(journal) if job.holds_others else job.base.manifest
+        manifest = self._manifest(job, base)
         resumed = self._resume(job, journal, manifest)
         target = StartedSnapshot(job.target, volume_gib(job.disk.capacity), job.parent)
         label = disk_label(job.index, job.disk)
         stats: list[CopyStats] = []
+        ending: list[bool] = []
 
         def last_look(blocks: int, linear: bytes) -> None:
             self._still_frozen(job)
+            ending.append(True)
             self._store_manifest(job, manifest)
             # Before the snapshot is completed: a try that is killed meanwhile must not send everything again.
             done = self._done(job, manifest, writer, began).dump()
@@ -340,6 +432,7 @@ class _Run:
             before_complete=last_look,
             cancel=self.stop,
             in_flight=self.options.puts_in_flight,
+            holds_others=job.holds_others,
         )
         try:
             with self._source(lease, job, resumed) as source:
@@ -355,13 +448,16 @@ class _Run:
                         server=self.task.name,
                         disk=label,
                         phase="replicate",
-                        base=job.base.manifest,
+                        base=base,
                         partial=job.base.manifest is not None and job.reading.route is not None,
                     )
                 )
-        except GuardError:  # nobody else names it: CompleteSnapshot comes only after the last look
-            Ec2(self.access).delete_snapshot(job.target)
-            journal.discard()
+        except GuardError:
+            self._doubt(job, journal)
+            raise
+        except PermanentError as error:
+            if ending and job.holds_others and type(error) in (PermanentError, ProofError):
+                raise self._give_seed_up(job, journal, error) from error
             raise
         finally:
             journal.close()
@@ -370,25 +466,57 @@ class _Run:
         self.finished[job.index] = done
         self.record.update(job.index, done=done.dump())
         journal.discard()
+        self.staging.s3.delete(self.staging.seed_key(job.index))
+
+    def _doubt(self, job: _Job, journal: Journal) -> None:
+        """What was read by ranges may not be our snapshot's. Of a seed all is compared by the next try; in a child the
+        parent's blocks and ours can't be told apart by their instants, and it is small. A lease's stream is ours."""
+        if job.reading.route is None:
+            return
+        if not job.parent:
+            self.record.update(job.index, holds_others=True)
+            return
+        Ec2(self.access).delete_snapshot(job.target)
+        journal.discard()
+
+    def _give_seed_up(self, job: _Job, journal: Journal, error: WaveliftError) -> WaveliftError:
+        """AWS is right: there are blocks in it that nobody knows of. The retry begins a fresh one."""
+        Ec2(self.access).delete_snapshot(job.target)
+        journal.discard()
+        return refused_seed(job.target, error, disk=disk_label(job.index, job.disk))
 
     def _journal(self, job: _Job) -> Journal:
-        prefix = f"{self.staging.prefix}disk-{job.index}.journal/"
+        prefix = self.staging.journal_prefix(job.index)
         s3 = self.staging.s3
+        identity = JournalIdentity(job.target, f"{self.record.instant} {job.disk.key}", job.disk.capacity)
         return Journal(
             self.options.state_folder,
-            JournalIdentity(job.target, f"{self.record.instant} {job.disk.key}", job.disk.capacity),
+            identity,
             store=lambda name, data: _put(s3, prefix + name, data),
-            checkpoint=lambda segments: self.record.update(job.index, segments=segments),
+            checkpoint=lambda segments: self._noted(job, identity, segments),
             segments=self.record.disk(job.index).get("segments"),
             fetch=lambda name: s3.get_object(prefix + name),
         )
 
+    def _noted(self, job: _Job, identity: JournalIdentity, segments: Segments) -> None:
+        """A segment is stored: the state store knows it for the next try, and of a seed the bucket for the next run."""
+        self.record.update(job.index, segments=segments)
+        if job.parent:
+            return
+        note = SeedNote.of(job.disk, identity, segments)
+        _put(self.staging.s3, self.staging.seed_key(job.index), note.model_dump_json().encode())
+
     def _resume(self, job: _Job, journal: Journal, manifest: Manifest) -> frozenset[int]:
-        """Blocks that need not be read again. A stream comes whole anyway, and its writer knows what is there."""
-        if job.reading.route is None:
+        """Blocks that need not be read again. A stream comes whole anyway, and its writer knows what is there; what may
+        be of another instant is compared, all of it."""
+        if job.reading.route is None or job.holds_others:
             return frozenset()
         # The last block may be short: its digest is of the padded one that AWS has, not of the disk's.
-        known = frozenset(index for index in journal.indices() if (index + 1) * BLOCK <= job.disk.capacity)
+        known = frozenset(
+            index
+            for index in journal.indices()
+            if (index + 1) * BLOCK <= job.disk.capacity and journal.digest(index) != UNKNOWN_DIGEST
+        )
         for index in known:
             digest = journal.digest(index)
             manifest.set(index, None if digest == ZERO_DIGEST else digest)
@@ -413,7 +541,7 @@ class _Run:
         reader = open_reader(self.session, route, cancel=self.stop, areas=areas, skip_zeros=skip_zeros)
         return closing(OwnedStream(reader))
 
-    def _manifest(self, job: _Job) -> Manifest:
+    def _manifest(self, job: _Job, base: Manifest | None) -> Manifest:
         header = {
             "server": self.task.name,
             "disk": job.index,
@@ -423,7 +551,6 @@ class _Run:
             "target": job.target,
             "parent": job.parent,
         }
-        base = job.base.manifest
         return Manifest.empty(job.disk.capacity, **header) if base is None else base.successor(**header)
 
     def _still_frozen(self, job: _Job) -> None:
@@ -445,6 +572,7 @@ class _Run:
     def _on_progress(self, job: _Job, progress: Progress) -> None:
         if job.reading.route is None:
             self.passed[job.index] = progress.done
+        self.patience.moved(progress)
         self.ctx.progress(progress)
 
     def _done(self, job: _Job, manifest: Manifest, writer: EbsWriter, began: float) -> ReplicatedDisk:
@@ -471,7 +599,7 @@ class _Run:
             boot=disk.boot,
             label=disk_label(job.index, disk),
             kind="delta" if job.parent else "seed",
-            kind_reason=reading.why_whole if job.parent else job.base.reason,
+            kind_reason=reading.why_whole if job.parent else _seed_reason(job),
             reader=reading.reader,
             reader_reason=reading.reader_reason,
             parent_snapshot_id=job.parent,
@@ -484,6 +612,11 @@ class _Run:
             blocks_audited=reading.audited,
             seconds=round(self.ctx.clock.monotonic() - began, 3),
         )
+
+
+def _seed_reason(job: _Job) -> str:
+    compared = "; what an earlier try or run had sent was compared" if job.holds_others else ""
+    return job.base.reason + compared
 
 
 def _put(s3: Any, key: str, data: bytes) -> None:

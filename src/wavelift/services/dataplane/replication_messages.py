@@ -58,6 +58,8 @@ class ReservedRun(Message):
     server: str
     run: str
     lineages: tuple[DiskLineage, ...] = ()
+    unfinished: tuple[str, ...] = ()
+    """Keys of the job's runs that failed since the last recorded one: one may have left an unfinished seed."""
 
 
 class VerifiedRun(Message):

@@ -27,10 +27,16 @@ class TryRecord:
         self.instant = f"{snapshot.ref.moref} {snapshot.ref.created}"
         self.instant_id = instant_of(self.instant)
         same = stored.get("snapshot") == self.instant
-        self.outdated: list[str] = [] if same else _never_completed(stored.get("disks", {}).values())
-        """EBS snapshots of another instant that this transfer may delete."""
-        self._value: dict[str, Any] = stored if same else {"snapshot": self.instant, "disks": {}}
+        self._value: dict[str, Any] = stored if same else {"snapshot": self.instant, "disks": {}, "outdated": []}
+        if not same:
+            begun = _never_completed(stored.get("disks", {}).values())
+            self._value["outdated"] = [*stored.get("outdated", ()), *begun]
         self.write()
+
+    @property
+    def outdated(self) -> tuple[str, ...]:
+        """EBS snapshots of earlier instants of this run; a seed among them may have been taken up since."""
+        return tuple(self._value.get("outdated", ()))
 
     def write(self) -> None:
         """:raises FencedError: another try owns the work."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
@@ -12,6 +13,9 @@ from wavelift.base.names import staging_prefix
 from wavelift.rules.plans import ServerPlan
 
 DISK_SUFFIX: Final = ".vmdk"
+SEED_SUFFIX: Final = ".unfinished"
+"""Of the object that says what the next run must know of a disk's unfinished seed."""
+JOURNAL: Final = ".journal/"
 
 
 class ServerStaging:
@@ -49,6 +53,29 @@ class ServerStaging:
     def manifest_key(self, index: int, instant: str) -> str:
         """Beside the disk: a cleared run must not store its manifest over the one that a lineage names."""
         return f"{self.prefix}{instant}/disk-{index}.manifest"
+
+    def journal_prefix(self, index: int) -> str:
+        """Of the segments of a disk's journal."""
+        return f"{self.prefix}disk-{index}{JOURNAL}"
+
+    def seed_key(self, index: int) -> str:
+        return f"{self.prefix}disk-{index}{SEED_SUFFIX}"
+
+    def seed_notes(self) -> Iterator[tuple[int, bytes]]:
+        """What was noted of unfinished seeds, by the disk's index."""
+        for entry in self.s3.list(f"{self.prefix}disk-"):
+            name = entry.key.removeprefix(f"{self.prefix}disk-")
+            if name.endswith(SEED_SUFFIX):
+                yield int(name.removesuffix(SEED_SUFFIX)), self.s3.get_object(entry.key)
+
+    def beside(self, run_key: str, plan: ServerPlan) -> Self:
+        """The folder of the same server in another run; shares the connections, which are this one's to close."""
+        return type(self)(self.s3, staging_prefix(plan.target.prefix, plan.wave, run_key, plan.server))
+
+    def forget_journals(self) -> None:
+        """Delete segments and notes: the seeds are recorded, or were given up."""
+        keys = [entry.key for entry in self.s3.list(self.prefix)]
+        self.s3.delete(*(key for key in keys if JOURNAL in key or key.endswith(SEED_SUFFIX)))
 
     def abort_uploads(self, *, keep: frozenset[str] = frozenset()) -> int:
         """Abort unfinished uploads below the prefix except those in ``keep``; how many."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -21,16 +22,25 @@ from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.lease import ExportLease, LeaseBody
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, ExportResult, SnapshotRef, StoredDisk
-from wavelift.base.errors import CorruptStreamError, FencedError, NotFoundError, located
+from wavelift.base.errors import (
+    CorruptStreamError,
+    FencedError,
+    NotFoundError,
+    ThrottledError,
+    UnreachableError,
+    located,
+)
 from wavelift.base.names import instant_of, run_hash
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import MBIT, SECTOR
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
+from wavelift.services.dataplane.outage import SourcePatience
+from wavelift.services.dataplane.rates import note_rate
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
-from wavelift.transfer.throttle import Throttle
+from wavelift.transfer.throttle import Pace, Paces, Throttle
 from wavelift.transfer.vmdk import StreamVmdkSource
 from wavelift.transfer.vmdk_writer import VmdkPartWriter
 
@@ -47,6 +57,10 @@ class TransferOptions:
     """Disks of one server that move at the same time."""
     guard_seconds: float = GUARD_SECONDS
     """Between two looks at datastore, host and age of the snapshot."""
+    line: Pace | None = None
+    """The connector's, which all its transfers share."""
+    state_folder: Path | None = None
+    """Where the connector keeps how fast it was."""
 
 
 def export_server(
@@ -149,24 +163,40 @@ class _Transfer:
         self.ctx = ctx
         self.options = options
         rate = task.plan.guards.max_mbit_s
-        self.throttle = Throttle(rate * MBIT) if rate else None
+        self.throttle = Paces(Throttle(rate * MBIT) if rate else None, options.line)
         self.stop = ctx.cancel.child()
+        self.patience = SourcePatience(session.config.patience_s, ctx.clock)
         self.record = _Record(ctx, snapshot.ref)
         self.finished: dict[int, StoredDisk] = {}
         self.passed = [0] * len(snapshot.disks)
         """Bytes of each disk that were read, for the lease's percent."""
 
     def run(self) -> tuple[StoredDisk, ...]:
+        disks = range(len(self.snapshot.disks))
+        began, whole = self.ctx.clock.monotonic(), not self.record.uploads
+        while not self._all_finished():
+            try:
+                self._round([index for index in disks if index not in self.finished])
+            except (UnreachableError, ThrottledError) as error:
+                whole = False
+                self.patience.again(error, self.ctx.cancel)
+        if whole and self.options.state_folder is not None:
+            passed = sum(disk.capacity for disk in self.snapshot.disks)
+            note_rate(self.options.state_folder, passed, self.ctx.clock.monotonic() - began)
+        return tuple(self.finished[index] for index in disks)
+
+    def _all_finished(self) -> bool:
         self._take_up()
-        pending = [index for index in range(len(self.snapshot.disks)) if index not in self.finished]
-        if pending:
-            options = self.options
-            guards = TransferGuards(self.session, self.task, self.snapshot, self.ctx, interval=options.guard_seconds)
-            self._check_snapshot()
-            guards.check()
-            with guards.watching(self.stop.set), self._lease() as lease:
-                self._move(lease, pending)
-        return tuple(self.finished[index] for index in range(len(self.snapshot.disks)))
+        return len(self.finished) == len(self.snapshot.disks)
+
+    def _round(self, pending: list[int]) -> None:
+        """Take a lease and move what is pending, as far as it goes."""
+        self.stop = self.ctx.cancel.child()
+        guards = TransferGuards(self.session, self.task, self.snapshot, self.ctx, interval=self.options.guard_seconds)
+        self._check_snapshot()
+        guards.check()
+        with guards.watching(self.stop.set), self._lease() as lease:
+            self._move(lease, pending)
 
     def _check_snapshot(self) -> None:
         """:raises NotFoundError: it was removed, by a person or by this run's teardown; a retry can't bring it back."""
@@ -184,7 +214,7 @@ class _Transfer:
     def _take_up(self) -> None:
         """What an earlier try of the *same* snapshot left: finished disks and open uploads. The rest is aborted."""
         for index, disk in enumerate(self.snapshot.disks):
-            stored = self._stored(index)
+            stored = None if index in self.finished else self._stored(index)
             if stored is not None:
                 self.finished[index] = stored
                 self._on_progress(index, self._all_of(index, disk, stored))
@@ -294,6 +324,7 @@ class _Transfer:
 
     def _on_progress(self, index: int, progress: Progress) -> None:
         self.passed[index] = progress.done
+        self.patience.moved(progress)
         self.ctx.progress(progress)
 
     def _all_of(self, index: int, disk: DiskFacts, stored: StoredDisk) -> Progress:

@@ -19,6 +19,7 @@ from wavelift.transfer.file import FileReader
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import as_stream, copy
 from wavelift.transfer.protocols import BlockStream
+from wavelift.transfer.throttle import Pace
 from wavelift.transfer.vmdk import StreamVmdkSource
 from wavelift.transfer.vmdk_writer import VmdkPartWriter
 
@@ -28,12 +29,21 @@ FORMATS: Final = ("auto", "vmdk", "raw")
 
 
 def upload_disk(
-    access: AwsAccess, *, path: str, bucket: str, key: str, image_format: str, ctx: RunContext, workers: int = 2
+    access: AwsAccess,
+    *,
+    path: str,
+    bucket: str,
+    key: str,
+    image_format: str,
+    ctx: RunContext,
+    workers: int = 2,
+    line: Pace | None = None,
 ) -> StoredDisk:
     """Store ``path`` as a stream-optimised VMDK at ``s3://bucket/key`` and its manifest beside it.
 
     A retry sends again only the parts whose SHA-256 differs. An error that no retry can cure leaves no upload behind.
 
+    :param line: the machine's, which all its transfers share.
     :raises SpecError: for an unknown format; :raises NotFoundError: when the file is not there or can't be read.
     :raises ProofError: when the file changed while it was read: what is stored is of no one instant.
     """
@@ -55,6 +65,7 @@ def upload_disk(
             tags={TAG_RUN: run_hash(ctx.run_key)},
             previous_upload_id=stored.get("upload_id"),
             cancel=ctx.cancel,
+            throttle=line,
         )
         ctx.checkpoints.set(CHECKPOINT_KEY, {"upload_id": sink.upload_id})
         writer = VmdkPartWriter(sink, source.size)

@@ -1,0 +1,68 @@
+"""A source that breaks off is opened again in the same try: a new lease, a new reader; what is stored is sent once.
+
+Without this a cut line would use up one of the task's few tries each time, whatever a transfer has behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from wavelift.base.errors import WaveliftError
+from wavelift.base.patience import RetryPolicy
+from wavelift.base.run import CancelFlag, Clock, Progress
+
+log = logging.getLogger(__name__)
+
+BASE_S: Final = 1.0
+CAP_S: Final = 30.0
+"""Pauses between two openings: a host that was restarted needs minutes, a lease costs vCenter a task."""
+ROUNDS_IN_VAIN: Final = 3
+"""Openings in a row that brought bytes and got no further than the ones before: the break is the source's, not the
+line's, and a lease stream is read from its start each time."""
+
+
+class SourcePatience:
+    """What is left of the patience with one server's source. What moves the transfer on renews it.
+
+    :param patience_s: seconds without a byte from the source or to the target.
+    """
+
+    def __init__(self, patience_s: float, clock: Clock) -> None:
+        self._policy = RetryPolicy(patience_s, base_s=BASE_S, cap_s=CAP_S)
+        self._clock = clock
+        self._alive_at = clock.monotonic()
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._furthest = 0
+        self._in_vain = 0
+        self._failures = 0
+
+    def moved(self, progress: Progress) -> None:
+        """News of a disk."""
+        now = (progress.done, progress.sent)
+        if self._seen.get(progress.disk, (0, 0)) != now:
+            self._seen[progress.disk] = now
+            self._alive_at = self._clock.monotonic()
+
+    def again(self, error: WaveliftError, cancel: CancelFlag) -> None:
+        """Wait before the source is opened anew.
+
+        :param error: why it broke off, or was not opened.
+        :raises WaveliftError: ``error``, when another opening is not worth it. :raises Cancelled: asked to stop.
+        """
+        cancel.check()
+        silent = self._clock.monotonic() - self._alive_at
+        if silent >= self._policy.patience_s:
+            raise error
+        reached, self._seen = sum(done for done, _ in self._seen.values()), {}
+        if reached:
+            self._failures = 0
+            self._in_vain = 0 if reached > self._furthest else self._in_vain + 1
+            self._furthest = max(self._furthest, reached)
+        if self._in_vain >= ROUNDS_IN_VAIN:
+            raise error
+        self._failures += 1
+        pause = self._policy.pause(self._failures)
+        log.warning("%s; the source is opened again in %.0f s", error, pause)
+        cancel.wait(pause)
+        cancel.check()

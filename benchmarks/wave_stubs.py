@@ -49,9 +49,13 @@ def _advance_import(ledger: Any, access: Any, task: Any, export: Any, verified: 
     migrations.record_export(ledger, id, export, clock=ctx.clock)
     migrations.record_verify(ledger, id, verified, clock=ctx.clock)
     migrations.record_import_started(ledger, id, "import-ami-0", clock=ctx.clock)
-    result = ImportResult(server=task.name, task_id="import-ami-0", image_id="ami-0", snapshot_ids=())
-    migrations.record_import(ledger, id, result, clock=ctx.clock)
-    return ImportDone(result)
+    return ImportDone(ImportResult(server=task.name, task_id="import-ami-0", image_id="ami-0", snapshot_ids=()))
+
+
+def _record_image(ledger: Any, access: Any, task: Any, image: Any, ctx: Any) -> None:
+    from wavelift.ledger import migrations
+
+    migrations.record_import(ledger, migrations.migration_id(ctx.run_key), image, clock=ctx.clock)
 
 
 STUBS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
@@ -59,7 +63,7 @@ STUBS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "wavelift.services.dataplane.snapshot_removal": {"remove_snapshot": _remove_snapshot},
     "wavelift.services.dataplane.transfer": {"export_server": _export_server},
     "wavelift.services.dataplane.verify": {"verify_server": _verify_server},
-    "wavelift.services.migration.importing": {"advance_import": _advance_import},
+    "wavelift.services.migration.importing": {"advance_import": _advance_import, "record_image": _record_image},
 }
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
     from wavelift.operators.slots import ReleaseOperator, ReserveOperator
     from wavelift.operators.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
-    from wavelift.operators.verify import VerifyImportedOperator, VerifyOperator
+    from wavelift.operators.verify import CompareOperator, VerifyImportedOperator, VerifyOperator
 
 _HOME = {
     "AdmitOperator": "admit",
@@ -48,6 +48,7 @@ _HOME = {
     "BeginHealthCheckOperator": "catalog",
     "CatalogInventoryOperator": "inventory",
     "CloseCatalogImportOperator": "catalog",
+    "CompareOperator": "verify",
     "ConnectorCheckOperator": "inventory",
     "DiskUploadOperator": "export",
     "ImportImageOperator": "image",
@@ -82,6 +83,7 @@ __all__ = [
     "BeginHealthCheckOperator",
     "CatalogInventoryOperator",
     "CloseCatalogImportOperator",
+    "CompareOperator",
     "ConnectorCheckOperator",
     "DiskUploadOperator",
     "ImportImageOperator",

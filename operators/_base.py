@@ -190,6 +190,15 @@ class WaveliftOperator(BaseOperator):
         kept = {first, *dag.get_task(first).get_flat_relative_ids(upstream=False)} if first else set()
         raise DownstreamTasksSkipped(tasks=sorted(self.get_flat_relative_ids(upstream=False) - kept - {REPORT}))
 
+    def skip_sibling(self, context: Context, name: str) -> NoReturn:
+        """End this task, and skip one of its group for the same server: one that has nothing to do costs no process.
+
+        What this one returns must have been pushed before. Whatever comes after the sibling needs a trigger rule that
+        lets it be skipped.
+        """
+        group = self.task_id.rpartition(".")[0]
+        raise DownstreamTasksSkipped(tasks=[(f"{group}.{name}" if group else name, context["ti"].map_index)])
+
     def hand_out(self, context: Context, tasks: Sequence[ServerTask]) -> list[dict[str, Any]]:
         """What the mapped group is expanded over: a few words per server, whose rest lies in an XCom of its own.
 

@@ -6,16 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wavelift.airflow.links import ImageLink, image_url
-from wavelift.operators._base import run_is_alive
+from wavelift.operators._base import Heartbeat, StateStore, run_is_alive
 from wavelift.operators._waiting import WaitingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from wavelift.base.domain import ImportResult
     from wavelift.ledger.records import Slot
     from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
     from wavelift.services.dataplane.messages import ServerTask
 
+COMPARE: Final = "compare"
+"""The task that reads a whole image back."""
+COMPARED_APART: Final = "full"
+"""The level of ``verify`` at which there is something to do for it."""
 IMPORT_TASKS: Final = ("server.import_image", "server.ami")
 """Those that hold places for imports, in the flows that have them."""
 ENDED_STATES: Final = ("success", "failed", "upstream_failed", "skipped", "removed")
@@ -151,11 +156,12 @@ class ImportImageOperator(ImportingOperator):
 
 
 class ImportServerOperator(ImportingOperator):
-    """The import of a wave's server: from its staged disks, compared with its manifests, told to the ledger.
+    """The import of a wave's server from its staged disks.
 
-    Control plane. At most one import per run and server exists whatever is retried or cleared: the client token derives
-    from the run. A limit of AWS means wait, never fail (invariant 8). Returns an
-    :class:`~wavelift.base.domain.ImportResult`.
+    Control plane. At most one import per run, server and export exists whatever is retried or cleared: the client token
+    derives from them. A limit of AWS means wait, never fail (invariant 8). Returns an
+    :class:`~wavelift.base.domain.ImportResult`. Under ``verify: full`` the image is read back by the task
+    ``compare`` of the same group (:class:`CompareOperator`); otherwise that is skipped, and a sample is compared here.
 
     :param server: one of the dicts that :class:`PreflightOperator` returned.
     :param export: what :class:`VmExportOperator` returned.
@@ -195,12 +201,33 @@ class ImportServerOperator(ImportingOperator):
             )
         if isinstance(outcome, ImportDone):
             context["ti"].xcom_push(key=ImageLink.key, value=image_url(target.region, outcome.result.image_id))
-            return outcome.result.dump()
+            if task.plan.verify == COMPARED_APART:
+                return outcome.result.dump()
+            image = self._compared(context, task, outcome.result)
+            context["ti"].xcom_push(key="return_value", value=image.dump())
+            self.skip_sibling(context, COMPARE)
         if isinstance(outcome, ImportRunning):
             self.watch(outcome, aws)
         if outcome.queued:
             self.wait_in_queue(context, task, outcome, limit)
         self.wait_for_place(outcome, aws)
+
+    def _compared(self, context: Context, task: ServerTask, image: ImportResult) -> ImportResult:
+        """The image with what a sample of it shows: read with the ledger closed and the try fenced."""
+        from wavelift.airflow import config
+        from wavelift.base.domain import ExportResult
+        from wavelift.ledger import Ledger
+        from wavelift.services.dataplane.conversion import compare_image
+        from wavelift.services.migration.importing import record_image
+
+        access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
+        ctx = self.server_context(context, task.name)
+        with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
+            ctx.progress = heartbeat.progress
+            image = compare_image(access, task, ExportResult.load(self.export), image, ctx)
+        with Ledger.open(config.ledger_url()) as ledger:
+            record_image(ledger, access, task, image, ctx)
+        return image
 
 
 def holder_is_alive(context: Context) -> Callable[[Slot], bool]:

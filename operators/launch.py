@@ -15,20 +15,22 @@ if TYPE_CHECKING:
 class LaunchInstanceOperator(WaveliftOperator):
     """Launch an instance from the server's AMI when the plan says ``launch: running``; otherwise say why not.
 
-    The client token derives from the run: a retry finds the instance, it never makes a second (invariant 5). Returns a
-    :class:`~wavelift.base.domain.LaunchResult`.
+    The client token derives from run and image: a retry finds the instance, it never makes a second (invariant 5).
+    Returns a :class:`~wavelift.base.domain.LaunchResult`.
 
     :param server: one of the dicts that :class:`PreflightOperator` returned.
-    :param image: what :class:`ImportImageOperator` returned.
+    :param image: what :class:`ImportServerOperator` returned.
+    :param compared: what :class:`CompareOperator` returned; None where it was skipped. The ledger learns it here.
     """
 
-    template_fields: Sequence[str] = ("server", "image")
+    template_fields: Sequence[str] = ("server", "image", "compared")
     operator_extra_links = (InstanceLink(),)
 
-    def __init__(self, *, server: Any, image: Any, **kwargs: Any) -> None:
+    def __init__(self, *, server: Any, image: Any, compared: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.server = server
         self.image = image
+        self.compared = compared
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
@@ -40,9 +42,8 @@ class LaunchInstanceOperator(WaveliftOperator):
         target = task.plan.target
         access = self.aws(target.aws_conn_id, target.region)
         with Ledger.open(config.ledger_url()) as ledger:
-            result = launch(
-                ledger, access, task, ImportResult.load(self.image), self.server_context(context, task.name)
-            )
+            image = ImportResult.load(self.compared or self.image)
+            result = launch(ledger, access, task, image, self.server_context(context, task.name))
         if result.instance_id:
             context["ti"].xcom_push(key=InstanceLink.key, value=instance_url(target.region, result.instance_id))
         return result.dump()

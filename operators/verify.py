@@ -44,6 +44,38 @@ class VerifyOperator(WaveliftOperator):
         return result.dump()
 
 
+class CompareOperator(WaveliftOperator):
+    """Read a server's image back and compare it with its manifests; fail without retry when a data disk differs.
+
+    Runs on the environment's queue near AWS, and only under ``verify: full``: :class:`ImportServerOperator` skips it
+    otherwise. Returns the :class:`~wavelift.base.domain.ImportResult` with its conversion report.
+
+    :param server: one of the dicts that :class:`PreflightOperator` returned.
+    :param export: what :class:`VmExportOperator` returned.
+    :param image: what :class:`ImportServerOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("server", "export", "image")
+
+    def __init__(self, *, server: Any, export: Any, image: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.server = server
+        self.export = export
+        self.image = image
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.base.domain import ExportResult, ImportResult
+        from wavelift.services.dataplane.conversion import compare_image
+
+        task = self.server_task(context, self.server)
+        access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
+        ctx = self.server_context(context, task.name)
+        with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
+            ctx.progress = heartbeat.progress
+            result = compare_image(access, task, ExportResult.load(self.export), ImportResult.load(self.image), ctx)
+        return result.dump()
+
+
 class VerifyImportedOperator(WaveliftOperator):
     """In mode ``verify``: compare finished imports with their manifests again; in every other mode nothing to do.
 

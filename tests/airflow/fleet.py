@@ -41,6 +41,8 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "flipped": WaveOf((Vm("flipped-a", (4, 6)), Vm("flipped-b", (4,)))),
     "modes": WaveOf((Vm("modes-a", (4,)),)),
     "cut": WaveOf((Vm("cut-a", (8,), full=True),)),
+    "changed": WaveOf((Vm("changed-a", (4, 4)),)),
+    "sampled": WaveOf((Vm("sampled-a", (4,), entry={"verify": "sample:50"}),)),
     "copies": WaveOf((Vm("copies-a"),), DAILY),
     "aged": WaveOf((Vm("aged-a", (8,), entry={"change_tracking": "enable"}),), DAILY),
     "anew": WaveOf((Vm("anew-a", (4,), entry=RUNNING), Vm("anew-b", (4, 6)))),

@@ -112,14 +112,14 @@ def test_air_03_every_task_retries_with_back_off(dags: Path, parser: Any) -> Non
         name: dict(zip(("retries", "backoff", "queue", "teardown", "pool"), rest, strict=True))
         for name, *rest in parsed["tasks"]
     }
-    assert len(tasks) == 13
+    assert len(tasks) == 14
     assert all(task["retries"] >= 2 and task["backoff"] for task in tasks.values()), tasks
     assert {name for name, task in tasks.items() if task["teardown"]} == {
         "server.remove_snapshot",
         "server.release",
         "report",
     }
-    assert sum(name.startswith("server.") for name in tasks) == 8
+    assert sum(name.startswith("server.") for name in tasks) == 9
     assert tasks["server.remove_snapshot"]["retries"] >= 8, "a snapshot that stays hurts the customer"
 
 
@@ -143,7 +143,7 @@ def test_air_05_a_wave_with_a_replication_section_has_a_replicate_dag(dags: Path
 
 
 def test_the_form_is_not_copied_into_every_task(dags: Path, parser: Any) -> None:
-    """Airflow gives each task a copy of the parameters that its DAG has by then: 13 lists of all servers' names."""
+    """Airflow gives each task a copy of the parameters that its DAG has by then: 14 lists of all servers' names."""
     parsed = _parse(parser, dags, context="one.migrate")
     assert parsed["forms"] == {"one.migrate": ["servers", "launch", "mode", "note"]}
     assert parsed["tasks_with_forms"] == []

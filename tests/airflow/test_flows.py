@@ -12,7 +12,7 @@ from wavelift.base.names import run_hash
 
 pytestmark = pytest.mark.airflow
 
-PER_SERVER = 8
+PER_SERVER = 9
 """Task instances per server and flow, at most (DESIGN, DAGs)."""
 
 
@@ -40,6 +40,44 @@ def test_air_02_air_05_amp_07_a_wave_of_three_servers(lab: Lab, full: Done) -> N
     assert not full.outcome("full-db")["instance_id"], "launch: none is the default"
     known = full.migration("full-web")
     assert (known.state, known.progress_pct, known.bytes_done) == ("completed", 100, known.bytes_total)
+
+
+def test_inv_1_a_whole_image_is_read_back_by_a_task_near_aws(lab: Lab, full: Done) -> None:
+    index = full.index("full-db")
+    assert full.row("compare", index)["state"] == "success"
+    imported, compared = full.xcom("import_image", index=index), full.xcom("compare", index=index)
+    assert (imported["report"], len(compared["report"])) == ([], 2)
+    assert full.migration("full-db").conversion_report == compared["report"]
+
+
+def test_inv_1_a_data_disk_that_the_conversion_changed_is_no_result(lab: Lab) -> None:
+    """Found by ``compare``: nothing is launched, and the ledger names no image; a person decides about it."""
+    lab.aws.settings(change_data_disks=True)
+    try:
+        run = lab.run("changed.migrate").ends("failed")
+    finally:
+        lab.aws.settings(change_data_disks=False)
+    index = run.index("changed-a")
+    assert (run.row("compare", index)["state"], run.row("compare", index)["try_number"]) == ("failed", 1)
+    assert run.row("launch", index)["state"] == "upstream_failed"
+    assert "changed a data disk" in run.outcome("changed-a")["error"]
+    assert not run.migration("changed-a").image_id
+    image_id = run.xcom("import_image", index=index)["image_id"]
+    assert f"image {image_id} was made but never proven" in " ".join(run.report()["unclean"])
+    ec2 = lab.aws.client("ec2")
+    (image,) = ec2.describe_images(ImageIds=[image_id])["Images"]
+    ec2.deregister_image(ImageId=image_id)
+    for device in image["BlockDeviceMappings"]:
+        ec2.delete_snapshot(SnapshotId=device["Ebs"]["SnapshotId"])
+
+
+def test_a_sample_costs_no_process_of_its_own(lab: Lab) -> None:
+    run = lab.run("sampled.migrate").ends("success")
+    row = run.row("compare", 0)
+    assert (row["state"], row["try_number"]) == ("skipped", 0)
+    assert run.row("launch", 0)["state"] == "success"
+    assert run.migration("sampled-a").conversion_report
+    lab.assert_proven("sampled-a", run.outcome("sampled-a")["image_id"])
 
 
 def test_air_02_one_failed_server_stops_no_other(lab: Lab) -> None:

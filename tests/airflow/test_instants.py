@@ -59,7 +59,6 @@ def test_inv_6_a_migration_cleared_after_its_import(lab: Lab, cleared: str) -> N
     done = lab.clear(first, *_markers(cleared, 2)).ends("success")
     _assert_of_last_instant(lab, done)
     assert not older & {done.outcome(server)["image_id"] for server in ("anew-a", "anew-b")}
-    _drop_instances(lab, done)
 
 
 def _assert_of_last_instant(lab: Lab, done: Done) -> None:
@@ -74,13 +73,6 @@ def _assert_of_last_instant(lab: Lab, done: Done) -> None:
     assert found["ImageId"] == done.outcome("anew-a")["image_id"]
 
 
-def _drop_instances(lab: Lab, done: Done) -> None:
-    """The wave's servers are migrated more than once here: the next one's address must be free."""
-    for server in ("anew-a", "anew-b"):
-        if instance := done.outcome(server)["instance_id"]:
-            lab.aws.client("ec2").terminate_instances(InstanceIds=[instance])
-
-
 def test_inv_6_a_completed_migration_cleared_beside_its_instance(lab: Lab) -> None:
     """The instance of the older image is nobody's but the customer's: the new image is made, and no twin is started."""
     first = lab.run("anew.migrate", {"servers": ["anew-a"]}).ends("success")
@@ -90,17 +82,12 @@ def test_inv_6_a_completed_migration_cleared_beside_its_instance(lab: Lab) -> No
     told = stopped.outcome("anew-a")
     assert before["instance_id"] in told["error"]
     lab.assert_held("anew-a", told["image_id"])
-    _drop_instances_of(lab, before)
+    lab.aws.client("ec2").terminate_instances(InstanceIds=[before["instance_id"]])
     done = lab.clear(stopped, ("server.launch", 0)).ends("success")
     after = done.outcome("anew-a")
     assert (after["state"], after["error"], after["image_id"]) == ("completed", "", told["image_id"])
     assert after["instance_id"] not in ("", before["instance_id"])
     assert before["image_id"] not in lab.aws.state()["images"]
-    _drop_instances_of(lab, after)
-
-
-def _drop_instances_of(lab: Lab, outcome: dict[str, Any]) -> None:
-    lab.aws.client("ec2").terminate_instances(InstanceIds=[outcome["instance_id"]])
 
 
 @pytest.mark.parametrize("cleared", ["reserve", "preflight", "admit"])

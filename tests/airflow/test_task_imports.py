@@ -31,6 +31,7 @@ MAY_LOAD: Final = {
     "BeginHealthCheckOperator": "ledger",
     "CatalogInventoryOperator": "vsphere",
     "CloseCatalogImportOperator": "ledger",
+    "CompareOperator": "aws",
     "ConnectorCheckOperator": "aws vsphere",
     "DiskUploadOperator": "aws",
     "ImportImageOperator": "aws",

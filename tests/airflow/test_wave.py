@@ -12,7 +12,7 @@ from wavelift.ledger.events import list_events
 
 pytestmark = pytest.mark.airflow
 
-PER_SERVER = 8
+PER_SERVER = 9
 """Task instances per server and flow, at most (DESIGN, DAGs)."""
 
 

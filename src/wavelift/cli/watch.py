@@ -20,8 +20,10 @@ from rich.table import Table
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.units import human_bytes
 
-PHASES: Final = ("reserve", "snapshot", "export", "verify", "import_image", "launch")
-TRANSFERS: Final = ("export", "verify")
+PHASES: Final = ("reserve", "snapshot", "export", "verify", "import_image", "compare", "launch")
+MAY_BE_SKIPPED: Final = ("compare",)
+"""Unless the plan says ``verify: full``."""
+TRANSFERS: Final = ("export", "verify", "compare")
 """The phases that move bytes and tell how many."""
 DONE: Final = "done"
 WAITING: Final = {"reserve": "waits for a slot", "import_image": "AWS converts"}
@@ -144,7 +146,7 @@ class Watch:
         return Row("", "report")
 
     def _row(self, index: int, name: str, total: int, tasks: dict[str, str | None]) -> Row:
-        phase = next((phase for phase in PHASES if tasks.get(phase) != "success"), DONE)
+        phase = next((phase for phase in PHASES if not _passed(phase, tasks.get(phase))), DONE)
         if phase == DONE:
             return Row(name, DONE, done=total, total=total)
         state = tasks.get(phase) or "scheduled"
@@ -157,6 +159,10 @@ class Watch:
     def _moved(self, index: int, phase: str) -> int:
         stored = self.api.state_store(self.dag_id, self.run_id, f"server.{phase}", "progress", map_index=index) or {}
         return sum(disk["done"] for disk in stored.get("disks", {}).values())
+
+
+def _passed(phase: str, state: str | None) -> bool:
+    return state == "success" or (state == "skipped" and phase in MAY_BE_SKIPPED)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """``<wave>.migrate``: vCenter to AMI and instance.
 
 admit → pre-flight → per server ``reserve`` → ``snapshot`` → ``export`` → {``remove_snapshot`` → ``release``} and
-{``verify`` → ``import_image`` → ``launch``} → report. The shape is the one that was run in
+{``verify`` → ``import_image`` → ``compare`` → ``launch``} → report. The shape is the one that was run in
 ``facts/airflow-shapes.md`` section 2; the obvious ones lose data.
 """
 
@@ -16,12 +16,12 @@ from airflow.sdk.definitions.param import ParamsDict
 from wavelift.airflow.notifications import wave_deadline
 from wavelift.operators.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
 from wavelift.operators.export import VmExportOperator
-from wavelift.operators.image import ImportServerOperator
+from wavelift.operators.image import COMPARE, ImportServerOperator
 from wavelift.operators.launch import LaunchInstanceOperator
 from wavelift.operators.preflight import PreflightOperator
 from wavelift.operators.slots import ReleaseOperator, ReserveOperator
 from wavelift.operators.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
-from wavelift.operators.verify import VerifyImportedOperator, VerifyOperator
+from wavelift.operators.verify import CompareOperator, VerifyImportedOperator, VerifyOperator
 from wavelift.rules.plans import WaveShape
 
 MODES: Final = ["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
@@ -115,7 +115,17 @@ def _tasks(shape: WaveShape) -> None:
         export = VmExportOperator(task_id="export", snapshot=snapshot.output, **near_vcenter)
         verify = VerifyOperator(task_id="verify", export=export.output, queue=shape.environment_queue, **common)
         image = ImportServerOperator(task_id="import_image", export=export.output, verified=verify.output, **common)
-        launch = LaunchInstanceOperator(task_id="launch", image=image.output, **common)
+        compare = CompareOperator(
+            task_id=COMPARE, export=export.output, image=image.output, queue=shape.environment_queue, **common
+        )
+        launch = LaunchInstanceOperator(
+            task_id="launch",
+            image=image.output,
+            compared=compare.output,
+            # `compare` may have been skipped; nothing else that comes before may.
+            trigger_rule="none_failed_min_one_success",
+            **common,
+        )
         # Teardowns without setups: with them, clearing one server would clear the snapshot of all (facts 2).
         remove = RemoveSnapshotOperator(task_id="remove_snapshot", retries=TEARDOWN_RETRIES, **near_vcenter)
         release = ReleaseOperator(task_id="release", retries=TEARDOWN_RETRIES, **common)
@@ -123,7 +133,7 @@ def _tasks(shape: WaveShape) -> None:
             teardown.as_teardown(on_failure_fail_dagrun=True)
         reserve >> snapshot >> export >> [remove, verify]
         remove >> release
-        verify >> image >> launch
+        verify >> image >> compare >> launch
 
     group = per_server.expand(server=preflight.output)
     report = ReportOperator(task_id="report", wave=shape.wave)

@@ -27,6 +27,7 @@ from wavelift.rules.plans import ResolvedWave, ServerPlan, resolve
 from wavelift.rules.wave import Wave
 from wavelift.services import runs
 from wavelift.services.dataplane.abandon import abandon
+from wavelift.services.dataplane.conversion import compare_image
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.messages import Admitted, PreflightReport, ServerTask, TakenSnapshot
 from wavelift.services.dataplane.preflight import run_preflight
@@ -281,8 +282,8 @@ class Journey:
         done.verified = self.step("verify", lambda: self.verify(task))
         if self.until == "verify":
             return
-        done.image = self.step("import", lambda: self.import_image(task))
-        image = done.image
+        imported = self.step("import", lambda: self.import_image(task))
+        image = done.image = self.step("compare", lambda: self.compare(task, imported))
         done.launched = self.step(
             "launch", lambda: launch(self.ledger, self.access, task, image, self.ctx(task, "launch"))
         )
@@ -370,6 +371,10 @@ class Journey:
             self.watch_import(found)
             time.sleep(0.05)
         raise AssertionError("the import never ended")
+
+    def compare(self, task: ServerTask, image: ImportResult) -> ImportResult:
+        assert self.outcome.export is not None
+        return compare_image(self.access, task, self.outcome.export, image, self.ctx(task, "compare"))
 
     def remove(self, task: ServerTask) -> None:
         """The teardown after the export: with a cancel flag of its own, as it is a task of its own."""

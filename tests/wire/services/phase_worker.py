@@ -27,6 +27,7 @@ from wavelift.base.errors import FencedError, WaveliftError
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import KIB
 from wavelift.ledger import Ledger
+from wavelift.services.dataplane.conversion import compare_image
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
@@ -122,7 +123,9 @@ class Try:
                 limit=5,
                 is_run_alive=lambda dag, run: True,
             )
-        return found.result if isinstance(found, ImportDone) else None
+        if not isinstance(found, ImportDone):
+            return None
+        return compare_image(self.access(), self.task, self.exported(), found.result, self.ctx)
 
     def launch(self) -> Message:
         with Ledger.open(self.order["ledger"]) as ledger:

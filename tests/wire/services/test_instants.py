@@ -84,7 +84,7 @@ def test_inv_6_only_the_import_is_cleared_and_the_same_image_is_found(stage: Sta
     stage.clear_rules()
     assert _row(first).state == "failed"
     task = journey.retask(journey.preflight()[0])
-    image = journey.import_image(task)
+    image = journey.compare(task, journey.import_image(task))
     launch(journey.ledger, journey.access, task, image, journey.ctx(task, "launch"))
     journey.report({"web01": journey.outcome})
     row = _row(journey.outcome)

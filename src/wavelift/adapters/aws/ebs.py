@@ -133,6 +133,7 @@ def compare_snapshot(
     workers: int = WORKERS,
     cancel: CancelFlag | None = None,
     policy: RetryPolicy | None = None,
+    on_progress: Callable[[int, int], None] = lambda passed, read: None,
 ) -> SnapshotComparison:
     """Which blocks of a snapshot differ from what a manifest says.
 
@@ -140,6 +141,7 @@ def compare_snapshot(
         (:meth:`Manifest.digest`).
     :param capacity: size of the source disk in bytes; the volume is the next whole GiB, its tail must be zeros.
     :param indices: look only at these blocks; all without it.
+    :param on_progress: told after every block: bytes of the disk that were passed, and bytes that were read.
     """
     chosen = None if indices is None else frozenset(indices)
     flag = cancel or CancelFlag()
@@ -156,10 +158,11 @@ def compare_snapshot(
         with ThreadPoolExecutor(workers, thread_name_prefix="ebs-compare") as pool:
             for page in blocks.pages():
                 wanted = [block for block in page if chosen is None or block.index in chosen]
-                verdicts = pool.map(differs, wanted)
-                changed.extend(block.index for block, differ in zip(wanted, verdicts, strict=True) if differ)
+                for block, differ in zip(wanted, pool.map(differs, wanted), strict=True):
+                    changed.extend([block.index] if differ else [])
+                    read += 1
+                    on_progress(min(capacity, (block.index + 1) * BLOCK), read * BLOCK)
                 changed.extend(listed.missing_before(page))
-                read += len(wanted)
         changed.extend(listed.missing_at_the_end())
     finally:
         blocks.close()

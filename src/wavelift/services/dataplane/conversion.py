@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
 from wavelift.adapters.aws.s3 import S3Staging
-from wavelift.base.domain import ConvertedDisk, ExportResult, StoredDisk
-from wavelift.base.errors import ProofError
-from wavelift.base.run import CancelFlag, RunContext
+from wavelift.base.domain import ConvertedDisk, ExportResult, ImportResult, StoredDisk
+from wavelift.base.errors import ProofError, located
+from wavelift.base.run import CancelFlag, Progress, RunContext, ignore_progress
 from wavelift.services.dataplane.messages import Imported, Reverified, ServerTask
 from wavelift.services.dataplane.staging import disk_label_of
 from wavelift.services.dataplane.verify import load_manifest
 from wavelift.transfer.verify import sample_indices
 
 
-def conversion_report(
-    access: AwsAccess, task: ServerTask, export: ExportResult, snapshot_ids: Sequence[str], ctx: RunContext
-) -> tuple[ConvertedDisk, ...]:
+def compare_image(
+    access: AwsAccess, task: ServerTask, export: ExportResult, image: ImportResult, ctx: RunContext
+) -> ImportResult:
     """Compare the image's EBS snapshots (in disk order) with the manifests, as thoroughly as the plan's ``verify``.
 
+    :returns: ``image`` with its conversion report.
     :raises ProofError: when the image has another number of disks, or a data disk differs.
     """
-    return _Comparison(access, export, snapshot_ids, task.plan.verify, ctx.cancel).report()
+    with located(server=task.name):
+        ctx.cancel.check()
+        found = _Comparison(access, export, image.snapshot_ids, task.plan.verify, ctx.cancel, ctx.progress)
+        return image.model_copy(update={"report": found.report()})
 
 
 def verify_imported(access: AwsAccess, imported: Imported, cancel: CancelFlag) -> Reverified:
     """Compare every block of a finished import with its manifests again.
 
-    :raises ProofError: as :func:`conversion_report`; :raises NotFoundError: when snapshot or manifest is gone.
+    :raises ProofError: as :func:`compare_image`; :raises NotFoundError: when snapshot or manifest is gone.
     """
     disks = _Comparison(access, imported.export, imported.snapshot_ids, "full", cancel).report()
     return Reverified(server=imported.export.server, migration=imported.migration, disks=disks)
@@ -38,13 +42,20 @@ def verify_imported(access: AwsAccess, imported: Imported, cancel: CancelFlag) -
 
 class _Comparison:
     def __init__(
-        self, access: AwsAccess, export: ExportResult, snapshot_ids: Sequence[str], level: str, cancel: CancelFlag
+        self,
+        access: AwsAccess,
+        export: ExportResult,
+        snapshot_ids: Sequence[str],
+        level: str,
+        cancel: CancelFlag,
+        progress: Callable[[Progress], None] = ignore_progress,
     ) -> None:
         self.access = access
         self.export = export
         self.snapshot_ids = snapshot_ids
         self.level = level
         self.cancel = cancel
+        self.progress = progress
 
     def report(self) -> tuple[ConvertedDisk, ...]:
         if len(self.snapshot_ids) != len(self.export.disks):
@@ -65,14 +76,24 @@ class _Comparison:
             if self.level == "full"
             else sample_indices(manifest, float(self.level.split(":")[1]), disk.content_digest)
         )
+        server, label = self.export.server, disk_label_of(disk)
         found = compare_snapshot(
-            self.access, snapshot_id, manifest.digest, disk.capacity, indices=indices, cancel=self.cancel
+            self.access,
+            snapshot_id,
+            manifest.digest,
+            disk.capacity,
+            indices=indices,
+            cancel=self.cancel,
+            on_progress=lambda passed, read: self.progress(
+                Progress(server, label, "compare", passed, disk.capacity, data=read)
+            ),
         )
+        self.progress(Progress(server, label, "compare", disk.capacity, disk.capacity, data=found.bytes_read))
         if found.changed and not disk.boot:
             raise ProofError(
                 "The conversion changed a data disk",
-                server=self.export.server,
-                disk=disk_label_of(disk),
+                server=server,
+                disk=label,
                 offset=found.changed[0].offset,
                 snapshot=snapshot_id,
                 next_step="Do not launch this AMI; keep the source and tell AWS support the import task",

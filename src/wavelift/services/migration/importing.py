@@ -15,7 +15,6 @@ from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.admission import IsRunAlive
-from wavelift.services.dataplane.conversion import conversion_report
 from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting, remove_outdated
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
@@ -25,6 +24,9 @@ from wavelift.services.migration.slots import cancelled
 
 @dataclass(frozen=True, slots=True)
 class ImportDone:
+    """AWS has made the image. It is the migration's only once it was compared with its source and recorded:
+    :func:`record_image`."""
+
     result: ImportResult
 
 
@@ -43,7 +45,6 @@ def advance_import(
     """Bring the import one step further: submit it, find it running, or finish it. Never submits a second one.
 
     :raises WaveliftError: when the import failed, with AWS's words and our reading.
-    :raises ProofError: when the result differs from the source where it must not.
     :raises PermanentError: when a person cancelled the migration; the import is cancelled with it.
     """
     with located(server=task.name):
@@ -169,9 +170,8 @@ class _Import:
             task_id=status.task_id,
             image_id=status.image_id,
             snapshot_ids=snapshots,
-            report=conversion_report(self.access, self.task, self.export, snapshots, self.ctx),
         )
-        record_image(self.ledger, self.access, self.task, result, self.ctx)
+        self._tell("compares the image with its source", 0)
         return result
 
 

@@ -29,7 +29,8 @@ def launch(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportRes
         raise cancelled(known)
     if plan.verify != "off" and not image.report:
         raise ProofError("The image has no conversion report", server=task.name, image=image.image_id)
-    # Again, for the launch alone may have been cleared: of a migration that had ended, or whose older image was in use.
+    # What `compare` found is told here, where the ledger may be written; and again when the launch alone was cleared:
+    # of a migration that had ended, or whose older image was in use.
     record_image(ledger, access, task, image, ctx)
     result = LaunchResult(server=task.name, skipped="the plan says launch: none")
     if plan.launch == "running":

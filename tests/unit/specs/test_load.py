@@ -198,7 +198,8 @@ def test_environment_errors(folders: Any, environment_text: str) -> None:
     with pytest.raises(SpecError) as caught:
         load_environment(path)
     assert str(caught.value).splitlines() == [
-        "environments/prod.yaml:4: region: 'frankfurt' is not an AWS region such as 'eu-central-1'; a new one needs a new botocore",
+        "environments/prod.yaml:4: region: 'frankfurt' is not an AWS region such as 'eu-central-1'; "
+        "a new one needs a new botocore",
         "environments/prod.yaml:7: staging.bucket: 'Staging_Bucket' is not an S3 bucket name "
         "(3 to 63 of a-z, 0-9, '.', '-')",
     ]

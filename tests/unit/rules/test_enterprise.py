@@ -54,7 +54,7 @@ def test_keys_by_form(plan: Any, key: str) -> None:
 
 
 def test_a_key_of_another_region_is_refused_in_the_spec(plan: Any) -> None:
-    with pytest.raises(SpecError, match=r"the key is in us-east-1 .aws., the environment in eu-central-1"):
+    with pytest.raises(SpecError, match=r"the key is in us-east-1 \(aws\), the environment in eu-central-1"):
         plan(environment={"kms_key": ARN.replace("eu-central-1", "us-east-1"), "encrypt": True})
 
 

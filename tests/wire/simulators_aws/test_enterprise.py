@@ -190,3 +190,30 @@ def test_the_role_must_read_what_the_bucket_s_key_encrypted(
     finally:
         iam.delete_role_policy(RoleName="vmimport", PolicyName="no-key")
         s3.delete_object(Bucket="staging", Key=key)
+
+
+def test_texts_of_images_and_tasks_are_plain(ec2: Any, import_image: Any, ebs: Any, refused: Refused) -> None:
+    made: dict[str, Any] = {"RootDeviceName": "/dev/sda1", "BlockDeviceMappings": [{"DeviceName": "/dev/sda1"}]}
+    refused("InvalidAMIName.Malformed", ec2.register_image, Name="сервер", **made)
+    refused("InvalidParameterValue", ec2.register_image, Name="plain", Description="a \u2014 b", **made)
+    refused("InvalidParameterValue", import_image, "k", Description="\u00e9")
+    refused("InvalidParameterValue", import_image, "k", ClientToken="t" * 65)
+    refused("ValidationException", ebs.start_snapshot, VolumeSize=1, Description="")
+
+
+def test_a_stranger_s_bucket_and_a_lost_key(s3: Any, kms: Any, own_key: Any, key: str, refused: Refused) -> None:
+    refused("403", s3.head_bucket, Bucket="staging", ExpectedBucketOwner="111122223333")
+    s3.put_object(Bucket="staging", Key=key, Body=b"x", ServerSideEncryption="aws:kms", SSEKMSKeyId=ALIAS)
+    kms.disable_key(KeyId=own_key["KeyId"])
+    refused("KMS.DisabledException", s3.get_object, Bucket="staging", Key=key)
+    s3.delete_object(Bucket="staging", Key=key)
+
+
+def test_an_upload_of_another_size_than_was_said(s3: Any, key: str, refused: Refused) -> None:
+    upload = s3.create_multipart_upload(Bucket="staging", Key=key)["UploadId"]
+    at = {"Bucket": "staging", "Key": key, "UploadId": upload}
+    tag = s3.upload_part(**at, PartNumber=1, Body=b"abc")["ETag"]
+    parts = {"Parts": [{"PartNumber": 1, "ETag": tag}]}
+    refused("InvalidRequest", s3.complete_multipart_upload, **at, MultipartUpload=parts, MpuObjectSize=4)
+    s3.complete_multipart_upload(**at, MultipartUpload=parts, MpuObjectSize=3)
+    s3.delete_object(Bucket="staging", Key=key)

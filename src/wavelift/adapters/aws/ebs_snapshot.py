@@ -91,9 +91,10 @@ def start_snapshot(
         "VolumeSize": size,
         "ClientToken": token,
         "Tags": to_aws(tags),
-        "Description": texts.description(description),
         "Timeout": IDLE_MINUTES,
     }
+    if description:
+        request["Description"] = texts.description(description)
     if base:
         request["ParentSnapshotId"] = parent
     elif encrypted or kms_key:

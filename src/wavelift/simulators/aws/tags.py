@@ -29,6 +29,16 @@ IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9()\[\] ./\-'@_]{3,128}")
 DESCRIPTION: Final = re.compile(r"[\x09\x0a\x0d\x20-\x7e]{0,255}")
 
 
+CLIENT_TOKEN: Final = re.compile(r"[\x20-\x7e]{0,64}")
+"""EC2 user guide, "Ensuring idempotency": up to 64 ASCII characters."""
+
+
+def check_client_token(text: str) -> None:
+    """Of an EC2 call. Raises AwsError."""
+    if not CLIENT_TOKEN.fullmatch(text):
+        raise AwsError("InvalidParameterValue", "The client token is not of up to 64 ASCII characters", 400)
+
+
 def check_description(text: str) -> None:
     """Of an image, an import task or its disk. Raises AwsError."""
     if not DESCRIPTION.fullmatch(text):

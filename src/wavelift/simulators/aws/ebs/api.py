@@ -20,7 +20,8 @@ from wavelift.simulators.aws.tags import snapshot_tags
 
 MIN_PAGE: Final = 100
 MAX_PAGE: Final = 10_000
-MAX_DESCRIPTION: Final = 255
+MAX_TEXT: Final = 255
+"""Of a description and a client token, which are not empty either: EBS's service model."""
 ROUTES: Final = (
     ("POST", re.compile(r"/snapshots"), "StartSnapshot"),
     ("POST", re.compile(r"/snapshots/completion/([^/]+)"), "CompleteSnapshot"),
@@ -61,8 +62,9 @@ class EbsApi:
     def _start(self, request: Request) -> Response:
         values = _json(request)
         tags = tuple(snapshot_tags(values.get("Tags") or []).items())
-        if len(values.get("Description") or "") > MAX_DESCRIPTION:
-            raise invalid("INVALID_PARAMETER_VALUE", f"Description has more than {MAX_DESCRIPTION} characters")
+        for name in ("Description", "ClientToken"):
+            if name in values and not 1 <= len(values[name]) <= MAX_TEXT:
+                raise invalid("INVALID_PARAMETER_VALUE", f"{name} does not have 1 to {MAX_TEXT} characters")
         start = StartRequest(
             size=int(values.get("VolumeSize") or 0),
             parent=values.get("ParentSnapshotId") or "",

@@ -15,7 +15,7 @@ from wavelift.simulators.aws.ebs.snapshot import COMPLETED
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.moto_bridge.resources import SimAmi
 from wavelift.simulators.aws.settings import MANAGED_EBS_KEY
-from wavelift.simulators.aws.tags import IMAGE_NAME, check_description
+from wavelift.simulators.aws.tags import IMAGE_NAME, check_client_token, check_description
 
 if TYPE_CHECKING:
     from wavelift.simulators.aws.world import World
@@ -135,6 +135,7 @@ class Ec2Actions:
     def run_instances(self) -> ActionResult:
         world = self.world
         token = self._get_param("ClientToken") or ""
+        check_client_token(token)
         fingerprint = json.dumps(plain(self.params), sort_keys=True, default=str)
         if token in world.launches:
             known, reservation = world.launches[token]
@@ -144,6 +145,8 @@ class Ec2Actions:
                     "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).",
                     400,
                 )
+            if all(instance.state == "terminated" for instance in reservation.instances):
+                raise AwsError("IdempotentInstanceTerminated", "The instance of this token was terminated.", 400)
             return ActionResult(reservation)
         image = self._launch_image()
         self._check_address()

@@ -13,7 +13,7 @@ from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.invented import DEVICE_NAMES, NO_OBJECT_MESSAGE, NO_ROLE_MESSAGE, OTHER_STATES
 from wavelift.simulators.aws.moto_bridge.actions import check_tagged, plain
 from wavelift.simulators.aws.s3 import encryption
-from wavelift.simulators.aws.tags import check_description
+from wavelift.simulators.aws.tags import check_client_token, check_description
 from wavelift.simulators.aws.vmimport import roles
 from wavelift.simulators.aws.vmimport.tasks import ACTIVE, COMPLETED, Disk, ImportTask
 
@@ -93,13 +93,15 @@ class ImportActions:
                 raise refused
 
     def _keys(self, request: Mapping[str, Any], disk: Disk) -> list[str]:
-        """ARNs of the keys that the role must be allowed to use: of the volumes, and of the staged object. IAM compares
+        """ARNs of the keys that the role must be allowed to use: of the volumes, and of the
+        staged object or the snapshot. IAM compares
         ARNs, whatever form the request gave; AWS's own key for S3 is open to all who may read the object."""
         find = self.world.moto.find_key
         volumes = find(str(request.get("KmsKeyId") or ""))
         stored = self.world.s3.peek(disk.bucket, disk.key)
         staged = find(stored.info.headers.get(encryption.KEY, "")) if stored is not None else None
-        return [key.arn for key in (volumes, staged) if key is not None and not key.service]
+        given = find(self.world.ebs_for_ec2(disk.snapshot_id).kms_key) if disk.snapshot_id else None
+        return [key.arn for key in (volumes, staged, given) if key is not None and not key.service]
 
     def _find_image(self, disk: Disk) -> None:
         if disk.snapshot_id:
@@ -160,6 +162,7 @@ def _check_request(request: Mapping[str, Any]) -> None:
     for text in (request.get("Description"), *(item.get("Description") for item in containers)):
         check_description(text or "")
     check_tagged(request, {"import-image-task"})
+    check_client_token(request.get("ClientToken") or "")
     if len(containers) > MAX_DISKS:
         raise AwsError("InvalidParameter", f"No more than {MAX_DISKS} disks can be imported", 400)
     if request.get("LicenseType") and request.get("UsageOperation"):

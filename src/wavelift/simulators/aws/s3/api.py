@@ -10,9 +10,9 @@ from typing import Final, Protocol
 
 from wavelift.simulators.aws.counters import Counters
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.keys import FindKey
+from wavelift.simulators.aws.keys import FindKey, key_for_object
 from wavelift.simulators.aws.message import CHUNK, Request, Response
-from wavelift.simulators.aws.s3 import listing, xml
+from wavelift.simulators.aws.s3 import encryption, listing, xml
 from wavelift.simulators.aws.s3.receive import object_info, receive
 from wavelift.simulators.aws.s3.routes import SUBRESOURCES, address
 from wavelift.simulators.aws.s3.store import Bucket, S3Store, StoredObject
@@ -77,6 +77,8 @@ class S3Api(UploadCalls):
         }
 
     def handle(self, request: Request) -> Response:
+        if request.headers.get("x-amz-expected-bucket-owner", ACCOUNT) != ACCOUNT:
+            raise AwsError("AccessDenied", "Access Denied", 403)
         call = self._calls.get(request.operation)
         if call is not None:
             return call(request)
@@ -170,6 +172,8 @@ class S3Api(UploadCalls):
         if unknown := UNSERVED & set(request.query()):
             raise AwsError("NotImplemented", f"Reading by {', '.join(sorted(unknown))} is not implemented", 501)
         stored = self.store.object(*address(request))
+        if key := stored.info.headers.get(encryption.KEY, ""):
+            key_for_object(key, self.find_key)  # reading needs the key as writing did
         _check_conditions(request, stored)
         headers = _object_headers(stored)
         if request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED" and "range" not in request.headers:
@@ -199,6 +203,8 @@ class S3Api(UploadCalls):
 
     def _delete_objects(self, request: Request) -> Response:
         bucket, _ = address(request)
+        if not any(name == "content-md5" or name.startswith("x-amz-checksum-") for name in request.headers):
+            raise AwsError("InvalidRequest", "Missing required header for this request: Content-MD5", 400)
         keys, quiet = xml.parse_delete(request.body.content)
         if len(keys) > listing.PAGE:
             raise AwsError("MalformedXML", "More than 1000 keys", 400)

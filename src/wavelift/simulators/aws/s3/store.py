@@ -225,12 +225,14 @@ class S3Store:
                 raise no_such_upload(upload.id)
         shutil.rmtree(self._folder / "parts" / upload.id, ignore_errors=True)
 
-    def complete(self, upload: Upload, claimed: Sequence[ClaimedPart]) -> StoredObject:
+    def complete(self, upload: Upload, claimed: Sequence[ClaimedPart], *, stated_size: str = "") -> StoredObject:
         """Join the claimed parts; the others are lost. Raises what S3 raises for a list that does not fit."""
         with upload.lock:
             if upload.id not in self.bucket(upload.bucket).uploads:
                 raise no_such_upload(upload.id)
             parts = _agreed(upload, claimed)
+            if stated_size and stated_size != str(sum(part.size for part in parts)):
+                raise AwsError("InvalidRequest", "x-amz-mp-object-size does not match what was computed.", 400)
             path = self._folder / "objects" / uuid.uuid4().hex
             size = _join(parts, path)
             stored = StoredObject(

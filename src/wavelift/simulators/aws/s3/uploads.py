@@ -85,7 +85,8 @@ class UploadCalls:
 
     def _complete(self, request: Request) -> Response:
         upload = self._upload(request)
-        stored = self.store.complete(upload, xml.parse_parts(request.body.content))
+        stated = request.headers.get("x-amz-mp-object-size", "")
+        stored = self.store.complete(upload, xml.parse_parts(request.body.content), stated_size=stated)
         self.watcher.object_done(upload.bucket, stored, multipart=True)
         return xml.response(
             "CompleteMultipartUploadResult",

@@ -8,16 +8,21 @@ from typing import Any
 
 import pytest
 
+from wavelift.adapters.aws.ebs_snapshot import start_snapshot
+from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, VmImport
 from wavelift.adapters.vsphere import snapshots
+from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import MissingPrivilegeError, WaveliftError
 from wavelift.base.names import run_hash, snapshot_name, tags
 from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
-from wavelift.base.units import BLOCK, MIB
+from wavelift.base.units import BLOCK, GIB, MIB
 from wavelift.services.dataplane.cleanup import sweep
 from wavelift.services.dataplane.messages import Admitted, CleanupReport, KnownRun, StandingSnapshot
 from wavelift.services.dataplane.staging import ServerStaging
+from wavelift.services.dataplane.unfinished import SeedNote
 from wavelift.services.dataplane.upload import upload_disk
+from wavelift.transfer.journal import JournalIdentity
 
 from .journey import Stage
 
@@ -90,6 +95,32 @@ def test_inv_4_what_an_ended_run_left_is_removed_and_nothing_else(stage: Stage) 
         assert _kinds(_sweep(stage, dry_run=True), ENDED) == {}
     finally:
         _take_back(stage, imports)
+
+
+def test_inv_4_a_half_made_ebs_snapshot_goes_but_not_one_that_the_next_run_goes_on_with(stage: Stage) -> None:
+    access = stage.access()
+    controller: dict[str, Any] = {"controller": "SCSI", "controller_class": "scsi", "backing": "flat"}
+    disk = DiskFacts(key=2000, bus=0, unit=0, capacity=GIB, label="Hard disk 1", file="[ds] a", **controller)
+
+    def started(wave: str, number: int) -> str:
+        made = start_snapshot(
+            access, capacity=GIB, token=f"{wave}-{number}", tags=tags(wave, "web01", ENDED), description="half"
+        )
+        return made.snapshot_id
+
+    forgotten, left, elsewhere = started("lab", 0), started("lab", 1), started("another", 2)
+    with ServerStaging.of(access, stage.wave("web01").servers[0], ENDED) as staging:
+        note = SeedNote.of(disk, JournalIdentity(left, "an instant", GIB), {})
+        staging.s3.put_object(staging.seed_key(0), note.model_dump_json().encode())
+        staging.s3.put_object(staging.seed_key(1), b"no note")
+        try:
+            done = _sweep(stage, dry_run=False)
+            assert [one.name for one in done.leftovers if one.kind == "EBS snapshot"] == [forgotten]
+            assert {row["id"] for row in stage.aws.state()["snapshots"]} == {left, elsewhere}
+        finally:
+            staging.discard()
+            for snapshot_id in (forgotten, left, elsewhere):
+                Ec2(access).delete_snapshot(snapshot_id)
 
 
 def test_what_cannot_be_removed_is_told_and_the_rest_goes(stage: Stage) -> None:
@@ -192,7 +223,7 @@ def _forget(stage: Stage) -> None:
 
 def test_a_disk_file_goes_up_with_the_same_proof(stage: Stage, image: Path) -> None:
     store = MemoryCheckpoints()
-    stage.aws.rule(service="s3", operation="UploadPart", part=3, status=500, count=4)
+    stage.aws.rule(service="s3", operation="UploadPart", part=3, code="OperationAborted", status=409, count=1)
     with pytest.raises(WaveliftError):
         _upload(stage, image, store)
     stored = _upload(stage, image, store)

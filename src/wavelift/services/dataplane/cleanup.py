@@ -15,10 +15,11 @@ from wavelift.adapters.aws.vmimport import VmImport
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.errors import NotFoundError, WaveliftError
-from wavelift.base.names import SNAPSHOT_PREFIX, TAG_RUN, slug
+from wavelift.base.names import SNAPSHOT_PREFIX, TAG_RUN, TAG_WAVE, slug
 from wavelift.base.run import CancelFlag
 from wavelift.services.dataplane.messages import SNAPSHOT_KIND, Admitted, CleanupReport, Leftover, StandingSnapshot
 from wavelift.services.dataplane.staging import DISK_SUFFIX
+from wavelift.services.dataplane.unfinished import PENDING, noted_seeds
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def _find(session: VsphereSession, access: AwsAccess, admitted: Admitted) -> Ite
         if not status.finished:
             cancel = partial(imports.cancel, status.task_id, "wavelift cleanup: its run has ended")
             yield _Found("import task", status.task_id, status.tags.get(TAG_RUN, ""), cancel)
-    yield from _half_made(access)
+    yield from _half_made(access, admitted)
 
 
 def _make_sure(session: VsphereSession, one: StandingSnapshot) -> None:
@@ -99,10 +100,14 @@ def _make_sure(session: VsphereSession, one: StandingSnapshot) -> None:
         log.info("%s: the VM is gone, and its snapshots with it", one.server)
 
 
+def _folder(admitted: Admitted) -> str:
+    prefix = admitted.wave.environment.staging.prefix.strip("/")
+    return "/".join(part for part in (prefix, slug(admitted.wave.wave)) if part) + "/"
+
+
 def _staged(access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:
     """Unfinished uploads and staged disks below this wave's folder; ``<prefix>/<wave>/<run>/<server>/…``."""
-    staging = admitted.wave.environment.staging
-    folder = "/".join(part for part in (staging.prefix.strip("/"), slug(admitted.wave.wave)) if part) + "/"
+    staging, folder = admitted.wave.environment.staging, _folder(admitted)
     with closing(S3Staging(access, staging.bucket)) as s3:
         for upload in s3.list_uploads(folder):
             abort = partial(s3.abort_upload, upload.key, upload.upload_id)
@@ -117,11 +122,19 @@ def _run_of(key: str, folder: str) -> str:
     return key.removeprefix(folder).split("/", 1)[0]
 
 
-def _half_made(access: AwsAccess) -> Iterator[_Found]:
-    """EBS snapshots of ours that never completed. A completed one may be a lineage's or an AMI's, which only the ledger
-    knows; a pending one is named by nothing but its own run's tries, and goes when that run has ended."""
-    ec2 = Ec2(access)
-    for snapshot in ec2.find_ours({TAG_RUN: ""}).snapshots:
+def _half_made(access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:
+    """EBS snapshots of the wave that never completed. Who else may name one?
+
+    A completed one: a lineage or an AMI, which only the ledger knows. A pending one: its own run's tries, and, where
+    that run failed, a note in the wave's folder: the job's next run goes on with it, and AWS cancels it when none comes
+    for two days.
+    """
+    ec2, wave = Ec2(access), admitted.wave
+    with closing(S3Staging(access, wave.environment.staging.bucket)) as s3:
+        noted = noted_seeds(s3, _folder(admitted))
+    for snapshot in ec2.find_ours({TAG_RUN: "", TAG_WAVE: wave.wave}).snapshots:
+        if snapshot.state == PENDING and snapshot.snapshot_id in noted:
+            continue
         if snapshot.state not in ("completed", "recoverable"):
             delete = partial(ec2.delete_snapshot, snapshot.snapshot_id)
             yield _Found("EBS snapshot", snapshot.snapshot_id, snapshot.tags.get(TAG_RUN, ""), delete)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,11 +23,12 @@ from pydantic import ValidationError
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2, Snapshot
+from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskFacts, Message
-from wavelift.base.errors import WaveliftError
+from wavelift.base.errors import NotFoundError, WaveliftError
 from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.services.dataplane.bases import Encryption
-from wavelift.services.dataplane.staging import ServerStaging
+from wavelift.services.dataplane.staging import SEED_SUFFIX, ServerStaging
 from wavelift.transfer.journal import Journal, JournalIdentity, Segments
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import ZERO_BLOCK
@@ -165,6 +167,16 @@ def refused_seed(target: str, error: WaveliftError, **where: object) -> Wavelift
 
 def tell_fresh(target: str, why: FreshSeed, detail: str = "") -> None:
     log.warning("the unfinished seed %s is not taken up: %s %s", target, why, detail)
+
+
+def noted_seeds(s3: S3Staging, folder: str) -> frozenset[str]:
+    """EBS snapshots that notes below ``folder`` name, of whichever run. A note that can't be read names none."""
+    found = set()
+    for entry in s3.list(folder):
+        if entry.key.endswith(SEED_SUFFIX):
+            with suppress(ValidationError, NotFoundError):  # a run that goes on with it deletes it
+                found.add(SeedNote.model_validate_json(s3.get_object(entry.key)).target)
+    return frozenset(found)
 
 
 def _notes(run_key: str, folder: ServerStaging) -> Iterator[Unfinished]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowSkipException
+
 from wavelift.airflow.links import InstanceLink, instance_url
 from wavelift.operators._base import WaveliftOperator
 
@@ -33,6 +35,8 @@ class LaunchInstanceOperator(WaveliftOperator):
         self.compared = compared
 
     def work(self, context: Context) -> dict[str, Any]:
+        if self.image is None:  # a person skipped what comes before; skips do not stop at this task's trigger rule
+            raise AirflowSkipException("nothing was imported")
         from wavelift.airflow import config
         from wavelift.base.domain import ImportResult
         from wavelift.ledger import Ledger

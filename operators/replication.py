@@ -152,14 +152,16 @@ class VerifyReplicatedOperator(WaveliftOperator):
 
         task = self.server_task(context, self.server)
         access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
-        with Heartbeat(StateStore(context["task_state_store"]), self._cancel):
+        ctx = self.server_context(context, task.name)
+        with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
+            ctx.progress = heartbeat.progress
             try:
                 return verify_replicated(
                     access,
                     task,
                     ReplicationResult.load(self.transferred),
                     ReservedRun.load(self.reserved).lineages,
-                    self.server_context(context, task.name),
+                    ctx,
                 ).dump()
             except ProofError as error:
                 context["ti"].xcom_push(key=PROOF_KEY, value={"server": task.name, "what": str(error)})

@@ -74,8 +74,8 @@ AWS_CALLS: Final = (
     AwsCall("ec2:run_instances", ("ec2:RunInstances", "ec2:CreateTags"), "any", CALLER, "launch"),
     AwsCall("ec2:describe_instances", ("ec2:DescribeInstances",), "any", CALLER, "launch"),
     AwsCall("ec2:terminate_instances", ("ec2:TerminateInstances",), "any", CALLER, "cleanup"),
-    AwsCall("ec2:deregister_image", ("ec2:DeregisterImage",), "any", CALLER, "cleanup"),
-    AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "any", CALLER, "cleanup"),
+    AwsCall("ec2:deregister_image", ("ec2:DeregisterImage",), "any", CALLER, "older images, cleanup"),
+    AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "any", CALLER, "older images, cleanup"),
     AwsCall("ebs:list_snapshot_blocks", ("ebs:ListSnapshotBlocks",), "any", CALLER, "conversion report, verify"),
     AwsCall("ebs:get_snapshot_block", ("ebs:GetSnapshotBlock",), "any", CALLER, "conversion report, verify"),
     # Replication: the connector writes snapshots of its own, the control plane makes images of them.

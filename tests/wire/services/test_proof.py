@@ -106,8 +106,8 @@ def test_inv_1_a_data_disk_that_the_conversion_changed_stops_the_launch(stage: S
     finally:
         stage.aws.settings(change_data_disks=False)
     assert isinstance(done.error, ProofError)
-    assert done.phase == "import"
-    assert done.tries["import"] == 1
+    assert done.phase == "compare"
+    assert done.tries["compare"] == 1
     assert done.image is None
     imports = stage.aws.evidence()["imports"]
     offsets = [change["offset"] for change in imports[-2]["changed"]]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
+from functools import partial
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import NotFoundError, ProofError, located
-from wavelift.base.run import CancelFlag, RunContext
+from wavelift.base.run import CancelFlag, Progress, RunContext
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import RecordedRun, VerifiedRun
 from wavelift.transfer.manifest import Manifest, differences
@@ -47,12 +48,17 @@ def verify_replicated(
                 disk.lineage.capacity,
                 indices=_indices(access, level, disk, manifest, parents.get(disk.parent_snapshot_id)),
                 cancel=ctx.cancel,
+                on_progress=partial(_tell, ctx, task.name, disk),
             )
             if found.changed:
                 raise _mismatch(disk, [part.offset for part in found.changed])
             checked += found.blocks_compared
             read += found.bytes_read
     return VerifiedRun(server=task.name, level=level, blocks_checked=checked, bytes_read_back=read)
+
+
+def _tell(ctx: RunContext, server: str, disk: ReplicatedDisk, passed: int, read: int) -> None:
+    ctx.progress(Progress(server, disk.label, "verify", passed, disk.lineage.capacity, data=read))
 
 
 def verify_recorded(access: AwsAccess, recorded: RecordedRun, cancel: CancelFlag) -> VerifiedRun:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.ebs_snapshot import PENDING
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.adapters.aws.vmimport import VmImport
@@ -19,7 +20,7 @@ from wavelift.base.names import SNAPSHOT_PREFIX, TAG_RUN, TAG_WAVE, slug
 from wavelift.base.run import CancelFlag
 from wavelift.services.dataplane.messages import SNAPSHOT_KIND, Admitted, CleanupReport, Leftover, StandingSnapshot
 from wavelift.services.dataplane.staging import DISK_SUFFIX
-from wavelift.services.dataplane.unfinished import PENDING, noted_seeds
+from wavelift.services.dataplane.unfinished import noted_seeds
 
 log = logging.getLogger(__name__)
 

@@ -22,16 +22,14 @@ from wavelift.adapters.aws.ebs_snapshot import (
     PENDING,
     StartedSnapshot,
     complete_snapshot,
-    start_snapshot,
     volume_gib,
 )
 from wavelift.adapters.aws.ebs_write import PUTS_IN_FLIGHT, EbsWriter
-from wavelift.adapters.aws.ec2 import Ec2, Snapshot
-from wavelift.adapters.aws.errors import ParentRefusedError, TokenSpentError
+from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.base.domain import DiskFacts, DiskLineage, ReplicatedDisk, ReplicationResult
+from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import (
     CorruptStreamError,
     FencedError,
@@ -44,30 +42,25 @@ from wavelift.base.errors import (
     WaveliftError,
     located,
 )
-from wavelift.base.names import TAG_RUN, client_token, run_hash
+from wavelift.base.names import run_hash
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import BLOCK, MBIT, SECTOR
-from wavelift.services.dataplane.bases import Base, Encryption, find_bases
+from wavelift.services.dataplane.bases import Base, find_bases
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.outage import SourcePatience
 from wavelift.services.dataplane.rates import note_rate
-from wavelift.services.dataplane.readers import Reading, Readings, doubt_after, open_reader
+from wavelift.services.dataplane.readers import Readings, doubt_after, open_reader
+from wavelift.services.dataplane.replication_target import DiskJob, Targets
 from wavelift.services.dataplane.replication_try import OwnedStream, TryRecord, without_blocks
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.services.dataplane.unfinished import (
     ZERO_DIGEST,
-    FreshSeed,
-    SeedNote,
-    Unfinished,
-    UnfinishedSeeds,
     held,
-    is_of_run,
     refused_seed,
-    tell_fresh,
 )
 from wavelift.transfer.audit import AUDIT_PCT
-from wavelift.transfer.journal import UNKNOWN_DIGEST, Journal, JournalIdentity, Segments
+from wavelift.transfer.journal import UNKNOWN_DIGEST, Journal
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import CopyStats, copy
 from wavelift.transfer.protocols import BlockStream, Extent
@@ -78,8 +71,6 @@ log = logging.getLogger(__name__)
 
 LIES_KEY: Final = "tracking_lies"
 """Checkpoint: parent snapshot → what change tracking was found to say wrongly since it."""
-TOKENS_IN_A_TRY: Final = 4
-"""StartSnapshot's tokens that one try may find spent; the next try goes on behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,24 +120,6 @@ def replicate_server(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One disk's work in this try."""
-
-    index: int
-    disk: DiskFacts
-    base: Base
-    reading: Reading
-    target: str = ""
-    """EBS snapshot."""
-    holds_others: bool = False
-    """The target, a seed, holds blocks of another instant, or of a doubtful one: none is believed to be right."""
-
-    @property
-    def parent(self) -> str:
-        return self.base.lineage.snapshot_id if self.base.lineage else ""
-
-
 class _Run:
     """One try of one server's run."""
 
@@ -172,16 +145,13 @@ class _Run:
         self.ctx = ctx
         self.options = options
         self.distrust = distrust
-        self.unfinished = unfinished
-        self.encryption = Encryption.of(access, task.plan.target)
         rate = task.plan.guards.max_mbit_s
         self.throttle = Paces(Throttle(rate * MBIT) if rate else None, options.line)
         self.stop = ctx.cancel.child()
         self.patience = SourcePatience(session.config.patience_s, ctx.clock)
         self.record = TryRecord(ctx, snapshot)
+        self.targets = Targets(access, staging, task, ctx.run_key, self.record, unfinished, options.state_folder)
         self.finished: dict[int, ReplicatedDisk] = {}
-        self.begun: dict[str, Snapshot] = {}
-        """EBS snapshots of earlier tries of this instant, as AWS shows them when this one begins."""
         self.passed: dict[int, int] = {}
         """Bytes of each disk in the lease that were read, for its percent."""
 
@@ -199,14 +169,8 @@ class _Run:
             note_rate(self.options.state_folder, passed, self.ctx.clock.monotonic() - began)
         kept = {disk.lineage.snapshot_id for disk in self.finished.values()}
         kept.update(lineage.snapshot_id for lineage in self.lineages)
-        for found in Ec2(self.access).snapshots(set(self.record.outdated) - kept).values():
-            self._give_up(found)
+        self.targets.give_up_outdated(kept)
         return tuple(self.finished[index] for index in disks)
-
-    def _give_up(self, found: Snapshot | None) -> None:
-        """Delete what this run began, unless another one has taken it up."""
-        if found is not None and is_of_run(found, self.ctx.run_key):
-            Ec2(self.access).delete_snapshot(found.snapshot_id)
 
     def _all_finished(self) -> bool:
         self._take_up()
@@ -237,13 +201,13 @@ class _Run:
     def _take_up(self) -> None:
         """Disks that an earlier try of the same snapshot finished, as far as AWS agrees."""
         known = {index: self.record.disk(index) for index in range(len(self.snapshot.disks))}
-        self.begun = Ec2(self.access).snapshots(each["target"] for each in known.values() if each.get("target"))
+        self.targets.look(list(known.values()))
         for index, each in known.items():
             if each.get("done") and self._is_completed(each):
                 self.finished[index] = ReplicatedDisk.load(each["done"])
 
     def _is_completed(self, known: dict[str, Any]) -> bool:
-        state = self._state(known)
+        state = self.targets.state(known)
         if state != PENDING or not known.get("sealed"):
             return state == COMPLETED
         # AWS holds all, and may have been told so: its answer was lost, or it works on it. Nothing is read again.
@@ -252,14 +216,9 @@ class _Run:
         complete_snapshot(self.access, known["target"], **sealed, asked=True, cancel=self.stop)
         return True
 
-    def _state(self, known: dict[str, Any]) -> str:
-        """Of a disk's EBS snapshot; empty when there is none."""
-        found = self.begun.get(known.get("target", ""))
-        return found.state if found is not None else ""
-
-    def _plan(self, pending: Sequence[int]) -> list[_Job]:
+    def _plan(self, pending: Sequence[int]) -> list[DiskJob]:
         disks = self.snapshot.disks
-        bases = find_bases(self.access, disks, self.lineages, self.encryption)
+        bases = find_bases(self.access, disks, self.lineages, self.targets.encryption)
         readings = Readings(
             self.session,
             self.task,
@@ -273,10 +232,10 @@ class _Run:
     def _begun_base(self, index: int, base: Base) -> Base:
         """A seed that an earlier try of this instant began stays one, whatever could be built on by now."""
         known = self.record.disk(index)
-        began_seed = known.get("parent") == "" and (not known.get("target") or self._state(known) == PENDING)
+        began_seed = known.get("parent") == "" and (not known.get("target") or self.targets.state(known) == PENDING)
         return Base.seed(known.get("reason", "")) if base.lineage is not None and began_seed else base
 
-    def _job(self, index: int, base: Base, readings: Readings) -> _Job:
+    def _job(self, index: int, base: Base, readings: Readings) -> DiskJob:
         """A lie about the changes since a parent, once a try has seen it, is known to all later ones of any instant."""
         disk, lineage = self.snapshot.disks[index], base.lineage
         lies: dict[str, str] = self.ctx.checkpoints.get(LIES_KEY) or {}
@@ -287,11 +246,11 @@ class _Run:
         if lineage is not None and reading.quarantine and not lineage.quarantine:
             self.ctx.checkpoints.set(LIES_KEY, {**lies, lineage.snapshot_id: reading.quarantine})
             self.distrust(lineage.key, reading.quarantine)
-        return _Job(index, disk, base, reading)
+        return DiskJob(index, disk, base, reading)
 
     # --- moving -----------------------------------------------------------------------------------------------------
 
-    def _move(self, jobs: Sequence[_Job]) -> None:
+    def _move(self, jobs: Sequence[DiskJob]) -> None:
         """A few disks at a time; the first error stops the others and is raised."""
         streams = [job for job in jobs if job.reading.route is None]
         with self._lease(streams) if streams else nullcontext() as lease:
@@ -307,16 +266,16 @@ class _Run:
 
     first_error: BaseException | None = None
 
-    def _guarded(self, lease: ExportLease | None, job: _Job) -> None:
+    def _guarded(self, lease: ExportLease | None, job: DiskJob) -> None:
         try:
             self.stop.check()
-            self._move_disk(lease, self._with_target(job))
+            self._move_disk(lease, self.targets.choose(job))
         except BaseException as error:
             self.first_error = self.first_error or error
             self.stop.set("another disk of the server failed", fenced=isinstance(error, FencedError))
             raise
 
-    def _lease(self, jobs: Sequence[_Job]) -> ExportLease:
+    def _lease(self, jobs: Sequence[DiskJob]) -> ExportLease:
         total = sum(job.disk.capacity for job in jobs)
         return ExportLease(
             self.session,
@@ -328,87 +287,9 @@ class _Run:
             percent=lambda: min(100, 100 * sum(self.passed.values()) // total) if total else 100,
         )
 
-    def _with_target(self, job: _Job) -> _Job:
-        """The disk's EBS snapshot: the one that an earlier try of this instant began, or a new one."""
-        known = self.record.disk(job.index)
-        attempt = int(known.get("attempt", 0))
-        if known.get("target"):
-            # Pending it is also while AWS works on one that we completed: completing it again does no harm.
-            mine = self._state(known) == PENDING and is_of_run(self.begun[known["target"]], self.ctx.run_key)
-            if mine and known.get("parent", "") == job.parent:
-                return replace(job, target=known["target"], holds_others=bool(known.get("holds_others")))
-            if not known.get("done"):  # else a record may name it; see TryRecord.outdated
-                self._give_up(self.begun.get(known["target"]))
-            attempt += 1
-            self.record.update(job.index, target="", segments={}, holds_others=False, done=None)
-        for number in range(attempt, attempt + TOKENS_IN_A_TRY):
-            try:
-                return self._begun(job, number)
-            except TokenSpentError as error:
-                last: WaveliftError = error
-            except ParentRefusedError as error:
-                last = error
-                log.warning("%s %s: %s; a new seed", self.task.name, job.disk.address, error.what)
-                seed = replace(job.reading, areas=None, why_whole="")
-                job = replace(job, base=Base.seed(error.what), reading=seed)
-        raise last
-
-    def _begun(self, job: _Job, attempt: int) -> _Job:
-        """A new EBS snapshot, or a seed that was left unfinished."""
-        if not job.parent:
-            folders = {key: self.staging.beside(key, self.task.plan) for key in (self.ctx.run_key, *self.unfinished)}
-            seeds = UnfinishedSeeds(self.access, folders, self.encryption)
-            if (found := seeds.of(job.disk)) and (taken := self._taken_up(job, attempt, found)):
-                return taken
-        return self._started(job, attempt)
-
-    def _taken_up(self, job: _Job, attempt: int, found: Unfinished) -> _Job | None:
-        """The seed with all that is known of it, ours from now on; None when too little is known.
-
-        Whatever ends this half-way, it can be done again: the tag moves when our own journal and note know all, and the
-        state store is told last.
-        """
-        target = found.note.target
-        job = replace(job, target=target, holds_others=True)
-        journal = self._journal(job)
-        try:
-            found.pour_into(journal, self.options.state_folder)
-            blocks = len(journal)
-        except (CorruptStreamError, NotFoundError) as error:
-            tell_fresh(target, FreshSeed.UNKNOWN, error.what)
-            journal.discard()
-            return None
-        finally:
-            journal.close(store=False)
-        Ec2(self.access).tag([target], {TAG_RUN: run_hash(self.ctx.run_key)})
-        began = {"attempt": attempt, "parent": "", "reason": job.base.reason, "holds_others": True, "done": None}
-        self.record.update(job.index, target=target, **began)
-        log.info("%s %s: goes on with the seed %s: %d blocks", self.task.name, job.disk.address, target, blocks)
-        return job
-
-    def _started(self, job: _Job, attempt: int) -> _Job:
-        target, known = self.task.plan.target, self.record.disk(job.index)
-        repeated = not known.get("target") and known.get("attempt") == attempt
-        # Before the call: whatever becomes of its answer, the next try asks under the same token or a later one.
-        mark = {"attempt": attempt, "parent": job.parent, "reason": job.base.reason, "segments": {}, "done": None}
-        self.record.update(job.index, target="", holds_others=False, **mark)
-        started = start_snapshot(
-            self.access,
-            capacity=job.disk.capacity,
-            parent=job.parent,
-            token=client_token(self.ctx.run_key, f"disk{job.index}", attempt, instant=self.record.instant_id),
-            repeated=repeated,
-            tags=self.task.plan.made_with(self.ctx.run_key),
-            description=f"wavelift: {self.task.plan.wave}/{self.task.name} {disk_label(job.index, job.disk)}",
-            encrypted=target.encrypt,
-            kms_key=target.kms_key or "",
-        )
-        self.record.update(job.index, target=started.snapshot_id)
-        return replace(job, target=started.snapshot_id)
-
-    def _move_disk(self, lease: ExportLease | None, job: _Job) -> None:
+    def _move_disk(self, lease: ExportLease | None, job: DiskJob) -> None:
         began = self.ctx.clock.monotonic()
-        journal = self._journal(job)
+        journal = self.targets.journal(job)
         base = held(journal) if job.holds_others else job.base.manifest
         manifest = self._manifest(job, base)
         resumed = self._resume(job, journal, manifest)
@@ -468,7 +349,7 @@ class _Run:
         journal.discard()
         self.staging.s3.delete(self.staging.seed_key(job.index))
 
-    def _doubt(self, job: _Job, journal: Journal) -> None:
+    def _doubt(self, job: DiskJob, journal: Journal) -> None:
         """What was read by ranges may not be our snapshot's. Of a seed all is compared by the next try; in a child the
         parent's blocks and ours can't be told apart by their instants, and it is small. A lease's stream is ours."""
         if job.reading.route is None:
@@ -479,34 +360,13 @@ class _Run:
         Ec2(self.access).delete_snapshot(job.target)
         journal.discard()
 
-    def _give_seed_up(self, job: _Job, journal: Journal, error: WaveliftError) -> WaveliftError:
+    def _give_seed_up(self, job: DiskJob, journal: Journal, error: WaveliftError) -> WaveliftError:
         """AWS is right: there are blocks in it that nobody knows of. The retry begins a fresh one."""
         Ec2(self.access).delete_snapshot(job.target)
         journal.discard()
         return refused_seed(job.target, error, disk=disk_label(job.index, job.disk))
 
-    def _journal(self, job: _Job) -> Journal:
-        prefix = self.staging.journal_prefix(job.index)
-        s3 = self.staging.s3
-        identity = JournalIdentity(job.target, f"{self.record.instant} {job.disk.key}", job.disk.capacity)
-        return Journal(
-            self.options.state_folder,
-            identity,
-            store=lambda name, data: _put(s3, prefix + name, data),
-            checkpoint=lambda segments: self._noted(job, identity, segments),
-            segments=self.record.disk(job.index).get("segments"),
-            fetch=lambda name: s3.get_object(prefix + name),
-        )
-
-    def _noted(self, job: _Job, identity: JournalIdentity, segments: Segments) -> None:
-        """A segment is stored: the state store knows it for the next try, and of a seed the bucket for the next run."""
-        self.record.update(job.index, segments=segments)
-        if job.parent:
-            return
-        note = SeedNote.of(job.disk, identity, segments)
-        _put(self.staging.s3, self.staging.seed_key(job.index), note.model_dump_json().encode())
-
-    def _resume(self, job: _Job, journal: Journal, manifest: Manifest) -> frozenset[int]:
+    def _resume(self, job: DiskJob, journal: Journal, manifest: Manifest) -> frozenset[int]:
         """Blocks that need not be read again. A stream comes whole anyway, and its writer knows what is there; what may
         be of another instant is compared, all of it."""
         if job.reading.route is None or job.holds_others:
@@ -522,7 +382,7 @@ class _Run:
             manifest.set(index, None if digest == ZERO_DIGEST else digest)
         return known
 
-    def _source(self, lease: ExportLease | None, job: _Job, resumed: frozenset[int]) -> closing[BlockStream]:
+    def _source(self, lease: ExportLease | None, job: DiskJob, resumed: frozenset[int]) -> closing[BlockStream]:
         route = job.reading.route
         if route is None:
             assert lease is not None
@@ -541,7 +401,7 @@ class _Run:
         reader = open_reader(self.session, route, cancel=self.stop, areas=areas, skip_zeros=skip_zeros)
         return closing(OwnedStream(reader))
 
-    def _manifest(self, job: _Job, base: Manifest | None) -> Manifest:
+    def _manifest(self, job: DiskJob, base: Manifest | None) -> Manifest:
         header = {
             "server": self.task.name,
             "disk": job.index,
@@ -553,7 +413,7 @@ class _Run:
         }
         return Manifest.empty(job.disk.capacity, **header) if base is None else base.successor(**header)
 
-    def _still_frozen(self, job: _Job) -> None:
+    def _still_frozen(self, job: DiskJob) -> None:
         """:raises GuardError: what was read by ranges may not be our snapshot's content."""
         if job.reading.route is None:
             return
@@ -566,16 +426,16 @@ class _Run:
                 next_step="The retry begins this disk anew; keep others from working on the VM's snapshots meanwhile",
             )
 
-    def _store_manifest(self, job: _Job, manifest: Manifest) -> None:
+    def _store_manifest(self, job: DiskJob, manifest: Manifest) -> None:
         self.staging.s3.put_object(self.staging.manifest_key(job.index, self.record.instant_id), manifest.to_bytes())
 
-    def _on_progress(self, job: _Job, progress: Progress) -> None:
+    def _on_progress(self, job: DiskJob, progress: Progress) -> None:
         if job.reading.route is None:
             self.passed[job.index] = progress.done
         self.patience.moved(progress)
         self.ctx.progress(progress)
 
-    def _done(self, job: _Job, manifest: Manifest, writer: EbsWriter, began: float) -> ReplicatedDisk:
+    def _done(self, job: DiskJob, manifest: Manifest, writer: EbsWriter, began: float) -> ReplicatedDisk:
         """What this disk's run left, but for the bytes read, which are counted when the copy has ended."""
         disk, reading = job.disk, job.reading
         lineage = DiskLineage(
@@ -589,7 +449,7 @@ class _Run:
             bucket=self.staging.bucket,
             manifest_key=self.staging.manifest_key(job.index, self.record.instant_id),
             manifest_digest=hashlib.sha256(manifest.to_bytes()).hexdigest(),
-            encrypted=self.encryption.on,
+            encrypted=self.targets.encryption.on,
             hardware_version=self.task.facts.hardware_version,
             taken_at=self.snapshot.ref.created,
             quarantine=reading.quarantine,
@@ -614,10 +474,6 @@ class _Run:
         )
 
 
-def _seed_reason(job: _Job) -> str:
+def _seed_reason(job: DiskJob) -> str:
     compared = "; what an earlier try or run had sent was compared" if job.holds_others else ""
     return job.base.reason + compared
-
-
-def _put(s3: Any, key: str, data: bytes) -> None:
-    s3.put_object(key, data)

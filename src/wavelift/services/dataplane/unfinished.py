@@ -22,6 +22,7 @@ from typing import Final, Self
 from pydantic import ValidationError
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.ebs_snapshot import PENDING
 from wavelift.adapters.aws.ec2 import Ec2, Snapshot
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskFacts, Message
@@ -35,7 +36,6 @@ from wavelift.transfer.pipeline import ZERO_BLOCK
 
 log = logging.getLogger(__name__)
 
-PENDING: Final = "pending"
 ZERO_DIGEST: Final = hashlib.sha256(ZERO_BLOCK).digest()
 """How a whole block of zeros is acknowledged."""
 

@@ -1,0 +1,207 @@
+"""The EBS snapshot that a disk's blocks go into (invariants 5 and 6): one that an earlier try of this instant began, a
+seed that an earlier run left unfinished, or a new one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.ebs_snapshot import PENDING, start_snapshot
+from wavelift.adapters.aws.ec2 import Ec2, Snapshot
+from wavelift.adapters.aws.errors import ParentRefusedError, TokenSpentError
+from wavelift.adapters.aws.s3 import S3Staging
+from wavelift.base.domain import DiskFacts
+from wavelift.base.errors import CorruptStreamError, NotFoundError, WaveliftError
+from wavelift.base.names import TAG_RUN, client_token, run_hash
+from wavelift.services.dataplane.bases import Base, Encryption
+from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.dataplane.readers import Reading
+from wavelift.services.dataplane.replication_try import TryRecord
+from wavelift.services.dataplane.staging import ServerStaging, disk_label
+from wavelift.services.dataplane.unfinished import (
+    FreshSeed,
+    SeedNote,
+    Unfinished,
+    UnfinishedSeeds,
+    is_of_run,
+    tell_fresh,
+)
+from wavelift.transfer.journal import Journal, JournalIdentity, Segments
+
+log = logging.getLogger(__name__)
+
+TOKENS_IN_A_TRY: Final = 4
+"""StartSnapshot's tokens that one try may find spent; the next try goes on behind them."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskJob:
+    """One disk's work in this try."""
+
+    index: int
+    disk: DiskFacts
+    base: Base
+    reading: Reading
+    target: str = ""
+    """EBS snapshot."""
+    holds_others: bool = False
+    """The target, a seed, holds blocks of another instant, or of a doubtful one: none is believed to be right."""
+
+    @property
+    def parent(self) -> str:
+        return self.base.lineage.snapshot_id if self.base.lineage else ""
+
+
+class Targets:
+    """The EBS snapshots of one try of one server's run.
+
+    :param unfinished: keys of the job's runs that failed since the last recorded one.
+    :param state_folder: of the connector, for journals.
+    """
+
+    def __init__(
+        self,
+        access: AwsAccess,
+        staging: ServerStaging,
+        task: ServerTask,
+        run_key: str,
+        record: TryRecord,
+        unfinished: Sequence[str],
+        state_folder: Path,
+    ) -> None:
+        self.access = access
+        self.staging = staging
+        self.task = task
+        self.run_key = run_key
+        self.record = record
+        self.unfinished = unfinished
+        self.state_folder = state_folder
+        self.encryption = Encryption.of(access, task.plan.target)
+        self.begun: dict[str, Snapshot] = {}
+        """Of earlier tries of this instant, as AWS shows them when this one begins."""
+
+    def look(self, known: Sequence[dict[str, Any]]) -> None:
+        """Ask AWS for the snapshots that the record names."""
+        self.begun = Ec2(self.access).snapshots(each["target"] for each in known if each.get("target"))
+
+    def give_up_outdated(self, keep: set[str]) -> None:
+        """Those of earlier instants of this run."""
+        for found in Ec2(self.access).snapshots(set(self.record.outdated) - keep).values():
+            self.give_up(found)
+
+    def give_up(self, found: Snapshot | None) -> None:
+        """Delete what this run began, unless another one has taken it up."""
+        if found is not None and is_of_run(found, self.run_key):
+            Ec2(self.access).delete_snapshot(found.snapshot_id)
+
+    def state(self, known: dict[str, Any]) -> str:
+        """Of a disk's EBS snapshot; empty when there is none."""
+        found = self.begun.get(known.get("target", ""))
+        return found.state if found is not None else ""
+
+    def choose(self, job: DiskJob) -> DiskJob:
+        """The disk's EBS snapshot: the one that an earlier try of this instant began, or a new one."""
+        known = self.record.disk(job.index)
+        attempt = int(known.get("attempt", 0))
+        if known.get("target"):
+            # Pending it is also while AWS works on one that we completed: completing it again does no harm.
+            mine = self.state(known) == PENDING and is_of_run(self.begun[known["target"]], self.run_key)
+            if mine and known.get("parent", "") == job.parent:
+                return replace(job, target=known["target"], holds_others=bool(known.get("holds_others")))
+            if not known.get("done"):  # else a record may name it; see TryRecord.outdated
+                self.give_up(self.begun.get(known["target"]))
+            attempt += 1
+            self.record.update(job.index, target="", segments={}, holds_others=False, done=None)
+        for number in range(attempt, attempt + TOKENS_IN_A_TRY):
+            try:
+                return self._begun(job, number)
+            except TokenSpentError as error:
+                last: WaveliftError = error
+            except ParentRefusedError as error:
+                last = error
+                log.warning("%s %s: %s; a new seed", self.task.name, job.disk.address, error.what)
+                seed = replace(job.reading, areas=None, why_whole="")
+                job = replace(job, base=Base.seed(error.what), reading=seed)
+        raise last
+
+    def _begun(self, job: DiskJob, attempt: int) -> DiskJob:
+        """A new EBS snapshot, or a seed that was left unfinished."""
+        if not job.parent:
+            folders = {key: self.staging.beside(key, self.task.plan) for key in (self.run_key, *self.unfinished)}
+            seeds = UnfinishedSeeds(self.access, folders, self.encryption)
+            if (found := seeds.of(job.disk)) and (taken := self._taken_up(job, attempt, found)):
+                return taken
+        return self._started(job, attempt)
+
+    def _taken_up(self, job: DiskJob, attempt: int, found: Unfinished) -> DiskJob | None:
+        """The seed with all that is known of it, ours from now on; None when too little is known.
+
+        Whatever ends this half-way, it can be done again: the tag moves when our own journal and note know all, and the
+        state store is told last.
+        """
+        target = found.note.target
+        job = replace(job, target=target, holds_others=True)
+        journal = self.journal(job)
+        try:
+            found.pour_into(journal, self.state_folder)
+            blocks = len(journal)
+        except (CorruptStreamError, NotFoundError) as error:
+            tell_fresh(target, FreshSeed.UNKNOWN, error.what)
+            journal.discard()
+            return None
+        finally:
+            journal.close(store=False)
+        Ec2(self.access).tag([target], {TAG_RUN: run_hash(self.run_key)})
+        began = {"attempt": attempt, "parent": "", "reason": job.base.reason, "holds_others": True, "done": None}
+        self.record.update(job.index, target=target, **began)
+        log.info("%s %s: goes on with the seed %s: %d blocks", self.task.name, job.disk.address, target, blocks)
+        return job
+
+    def _started(self, job: DiskJob, attempt: int) -> DiskJob:
+        target, known = self.task.plan.target, self.record.disk(job.index)
+        repeated = not known.get("target") and known.get("attempt") == attempt
+        # Before the call: whatever becomes of its answer, the next try asks under the same token or a later one.
+        mark = {"attempt": attempt, "parent": job.parent, "reason": job.base.reason, "segments": {}, "done": None}
+        self.record.update(job.index, target="", holds_others=False, **mark)
+        started = start_snapshot(
+            self.access,
+            capacity=job.disk.capacity,
+            parent=job.parent,
+            token=client_token(self.run_key, f"disk{job.index}", attempt, instant=self.record.instant_id),
+            repeated=repeated,
+            tags=self.task.plan.made_with(self.run_key),
+            description=f"wavelift: {self.task.plan.wave}/{self.task.name} {disk_label(job.index, job.disk)}",
+            encrypted=target.encrypt,
+            kms_key=target.kms_key or "",
+        )
+        self.record.update(job.index, target=started.snapshot_id)
+        return replace(job, target=started.snapshot_id)
+
+    def journal(self, job: DiskJob) -> Journal:
+        prefix = self.staging.journal_prefix(job.index)
+        s3 = self.staging.s3
+        identity = JournalIdentity(job.target, f"{self.record.instant} {job.disk.key}", job.disk.capacity)
+        return Journal(
+            self.state_folder,
+            identity,
+            store=lambda name, data: _put(s3, prefix + name, data),
+            checkpoint=lambda segments: self._noted(job, identity, segments),
+            segments=self.record.disk(job.index).get("segments"),
+            fetch=lambda name: s3.get_object(prefix + name),
+        )
+
+    def _noted(self, job: DiskJob, identity: JournalIdentity, segments: Segments) -> None:
+        """A segment is stored: the state store knows it for the next try, and of a seed the bucket for the next run."""
+        self.record.update(job.index, segments=segments)
+        if job.parent:
+            return
+        note = SeedNote.of(job.disk, identity, segments)
+        self.staging.s3.put_object(self.staging.seed_key(job.index), note.model_dump_json().encode())
+
+
+def _put(s3: S3Staging, key: str, data: bytes) -> None:
+    s3.put_object(key, data)

@@ -21,6 +21,7 @@ from wavelift.base.errors import GuardError, MissingPrivilegeError, NotFoundErro
 from wavelift.base.run import CancelFlag, Progress
 from wavelift.base.units import BLOCK, MIB
 from wavelift.services.dataplane.bases import FIRST_RUN
+from wavelift.services.dataplane.outage import SourcePatience
 from wavelift.services.dataplane.replication import ReplicationOptions
 from wavelift.services.dataplane.unfinished import FreshSeed
 
@@ -260,6 +261,7 @@ def test_inv_6_a_lost_answer_of_complete_snapshot_has_nothing_read_or_sent_again
 ) -> None:
     """The retry comes while AWS still works on it."""
     monkeypatch.setattr(ebs_snapshot, "COMPLETION_POLL_S", 0.1)
+    monkeypatch.setattr(SourcePatience, "again", _no_patience)
     big = replica("big01")
     one = big.begin()
     result = None
@@ -276,6 +278,20 @@ def test_inv_6_a_lost_answer_of_complete_snapshot_has_nothing_read_or_sent_again
     finally:
         stage.aws.settings(snapshot_seconds=0.0)
         big.end(one, result)
+
+
+def _no_patience(self: SourcePatience, error: WaveliftError, cancel: CancelFlag) -> None:
+    raise error
+
+
+def test_inv_6_a_lost_answer_of_complete_snapshot_is_cured_in_the_same_try(
+    stage: Stage, replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ebs_snapshot, "COMPLETION_POLL_S", 0.1)
+    stage.aws.rule(service="ebs", operation="CompleteSnapshot", cut_response_after=0, count=3)
+    before = stage.aws.counters().get("ebs.StartSnapshot", {}).get("calls", 0)
+    replica("big01").run()
+    assert stage.aws.counters()["ebs.StartSnapshot"]["calls"] == before + 1
 
 
 def _standing(stage: Stage) -> dict[str, str]:

@@ -12,6 +12,7 @@ from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.domain import DiskLineage, ReplicationResult
 from wavelift.base.errors import PermanentError, WaveliftError
 from wavelift.base.units import MIB
+from wavelift.services.dataplane.staging import SEED_SUFFIX
 
 from .journey import Stage
 from .replica import Replica, Try
@@ -115,13 +116,15 @@ def test_inv_4_a_transfer_that_does_not_know_the_lineage_deletes_nothing_of_it(s
 
 
 def test_inv_6_each_instant_of_a_run_has_tokens_of_its_own(stage: Stage, replica: Make) -> None:
-    """Three instants, all asked for with the same parameters: none is answered with another's snapshot."""
+    """Three instants, all asked for with the same parameters: none is answered with another's snapshot. What the cut
+    ones left is not taken up here, since nothing is known of it any more."""
     web = replica("copy01")
     begun = web.begin()
     result = None
     try:
         for _ in range(2):
             _cut(web, begun)
+            _forget_seeds(stage)
             begun = web.again(begun)
         stage.aws.control("DELETE", "counters")
         result = web.transfer(begun)
@@ -132,16 +135,20 @@ def test_inv_6_each_instant_of_a_run_has_tokens_of_its_own(stage: Stage, replica
         web.end(begun, result)
 
 
+def _forget_seeds(stage: Stage) -> None:
+    s3 = stage.aws.client("s3")
+    for entry in s3.list_objects_v2(Bucket=stage.account.bucket).get("Contents", []):
+        if entry["Key"].endswith(SEED_SUFFIX):
+            s3.delete_object(Bucket=stage.account.bucket, Key=entry["Key"])
+
+
 def test_inv_5_a_lost_answer_of_start_snapshot_makes_no_second_one(stage: Stage, replica: Make) -> None:
     web = replica("copy01")
     begun = web.begin()
     result = None
     try:
         stage.aws.rule(service="ebs", operation="StartSnapshot", cut_response_after=0, count=3)
-        with pytest.raises(WaveliftError) as caught:
-            web.transfer(begun)
-        assert caught.value.retryable
-        result = web.transfer(begun)
+        result = web.transfer(begun)  # three: the call gives up, and the try opens its source again
         web.assert_equal(begun, result)
         assert len(_standing(stage)) == 1
     finally:

@@ -213,7 +213,7 @@ class _Run:
         # AWS holds all, and may have been told so: its answer was lost, or it works on it. Nothing is read again.
         blocks, linear = known["sealed"]
         sealed = {"blocks": blocks, "linear": bytes.fromhex(linear)}
-        complete_snapshot(self.access, known["target"], **sealed, asked=True, cancel=self.stop)
+        complete_snapshot(self.access, known["target"], **sealed, asked=True, cancel=self.ctx.cancel)
         return True
 
     def _plan(self, pending: Sequence[int]) -> list[DiskJob]:

@@ -41,7 +41,7 @@ EARLY_FOR: Final = {"test_wave", "test_console", "test_specs", "test_browser"}
 TEST_SECONDS: Final = 1800
 """A run that takes seconds on idle cores takes minutes beside four others."""
 MAIN: Final = threading.main_thread().name
-LEFT_SECONDS: Final = 5
+LEFT_SECONDS: Final = 120
 """A cancelled import needs a moment to be gone."""
 
 

@@ -122,8 +122,8 @@ def _tasks(shape: WaveShape) -> None:
             task_id="launch",
             image=image.output,
             compared=compare.output,
-            # `compare` may have been skipped. Not "…min_one_success": before a mapped group is expanded Airflow lets
-            # such a rule wait for *every* server's tasks, and one that failed would take the others' launches along.
+            # `compare` may have been skipped. Not none_failed_min_one_success: before a mapped group is expanded
+            # Airflow lets it wait for *every* server's tasks, and one that failed takes the others' launches along.
             trigger_rule="none_failed",
             **common,
         )

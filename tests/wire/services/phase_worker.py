@@ -33,7 +33,7 @@ from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 from wavelift.services.dataplane.transfer import TransferOptions, export_server
 from wavelift.services.dataplane.verify import verify_server
-from wavelift.services.migration.importing import ImportDone, advance_import
+from wavelift.services.migration.importing import ImportDone, advance_import, record_image
 from wavelift.services.migration.instance import launch
 
 
@@ -125,7 +125,10 @@ class Try:
             )
         if not isinstance(found, ImportDone):
             return None
-        return compare_image(self.access(), self.task, self.exported(), found.result, self.ctx)
+        image = compare_image(self.access(), self.task, self.exported(), found.result, self.ctx)
+        with Ledger.open(self.order["ledger"]) as ledger:
+            record_image(ledger, self.access(), self.task, image, self.ctx)
+        return image
 
     def launch(self) -> Message:
         with Ledger.open(self.order["ledger"]) as ledger:

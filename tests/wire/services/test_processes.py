@@ -341,7 +341,7 @@ def test_inv_5_what_was_asked_of_ec2_is_never_made_twice(stage: Stage, tries: Ca
     journey.remove(one.task)
     done.verified = journey.step("verify", lambda: journey.verify(one.task))
     if phase == "launch":
-        done.image = journey.step("import", lambda: journey.import_image(one.task))
+        done.image = journey.step("import", lambda: journey.compare(one.task, journey.import_image(one.task)))
     operation = {"import": "ImportImage", "launch": "RunInstances"}[phase]
     rule = stage.aws.rule(service="ec2", operation=operation, latency=HELD_S, count=1)
     process = one.start(phase)

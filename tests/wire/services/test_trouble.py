@@ -374,7 +374,7 @@ def test_trouble(stage: Stage, row: Row) -> None:
     server = row.server if isinstance(row.server, str) else dict(row.server)
     journey = stage.journey(server, **row.wave)
     journey.looked_before = row.phase != "preflight"
-    journey.until = row.phase if row.phase in ("import", "launch") else "verify"
+    journey.until = row.phase if row.phase in ("import", "compare", "launch") else "verify"
     row.strike(journey)
     try:
         done = journey.run()

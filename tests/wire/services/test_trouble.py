@@ -355,8 +355,8 @@ TABLE = [
     Row("submission throttled", "import", ec2("ImportImage", throttle=True, count=2)),
     Row("submission's answer lost", "import", ec2("ImportImage", cut_response_after=0, count=1)),
     Row("description throttled", "import", ec2("DescribeImportImageTasks", throttle=True, count=2)),
-    Row("report throttled", "import", aws(service="ebs", throttle=True, count=2)),
-    Row("report fails, then not", "import", aws(service="ebs", operation="ListSnapshotBlocks", status=500, count=3),
+    Row("report throttled", "compare", aws(service="ebs", throttle=True, count=2)),
+    Row("report fails, then not", "compare", aws(service="ebs", operation="ListSnapshotBlocks", status=500, count=3),
         tries=2),
     # --- launch
     Row("no capacity once", "launch", ec2("RunInstances", code="InsufficientInstanceCapacity", status=500, count=3),
@@ -375,7 +375,7 @@ def test_trouble(stage: Stage, row: Row) -> None:
     server = row.server if isinstance(row.server, str) else dict(row.server)
     journey = stage.journey(server, **row.wave)
     journey.looked_before = row.phase != "preflight"
-    journey.until = row.phase if row.phase in ("import", "launch") else "verify"
+    journey.until = row.phase if row.phase in ("import", "compare", "launch") else "verify"
     row.strike(journey)
     try:
         done = journey.run()

@@ -12,6 +12,7 @@ import hashlib
 import re
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -35,6 +36,10 @@ _VERIFY_CODES: Final[dict[int, TlsFault]] = {9: "not yet valid", 10: "expired", 
 
 _DIGESTS: Final = {40: "sha1", 64: "sha256"}
 """Hex digits of a thumbprint → its hash. vCenter reports SHA-1 for its hosts."""
+
+
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER: on, for 0 seconds."""
 
 
 def parse_thumbprint(text: str) -> str:
@@ -354,6 +359,20 @@ def unreachable(error: BaseException, host: str, port: int) -> UnreachableError:
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
+
+
+def break_off(connection: socket.socket) -> None:
+    """Make whoever reads or writes in another thread fail at once, for good; the close that follows is a reset.
+
+    By a plain close, which says only that nothing more comes from here, a sender that had met a full window waits for
+    the kernels to find out: more than a minute (seen of a lease's stream), during which a host counts its NFC session.
+    """
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        # Not SSLSocket's own shutdown: that turns a read under way into one of undecrypted bytes.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+    except OSError:
+        pass  # it was not connected any more
 
 
 def is_address(host: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Final
 from urllib3 import HTTPHeaderDict
 from urllib3.util import wait_for_read
 
+from wavelift.base.net import break_off
 from wavelift.base.units import KIB
 
 HEAD_LIMIT: Final = 64 * KIB
@@ -169,11 +170,7 @@ class Line:
 
     def cut(self) -> None:
         """Make a read that blocks in another thread fail at once; for good."""
-        try:
-            # Not SSLSocket's own shutdown: that turns a read under way into one of undecrypted bytes.
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
-        except OSError:
-            pass  # closed already
+        break_off(self._sock)
 
     def ask(self, head: bytes) -> None:
         """Send a request without a body; :meth:`answer` waits for what comes.

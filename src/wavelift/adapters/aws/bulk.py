@@ -35,7 +35,7 @@ from wavelift.adapters.aws.errors import (
 )
 from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, sign
 from wavelift.base.errors import SpecError, ThrottledError, TlsError, UnreachableError, WaveliftError
-from wavelift.base.net import Proxy, https_connection
+from wavelift.base.net import Proxy, break_off, https_connection
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB
@@ -199,11 +199,7 @@ class _Call:
         with self._lock:
             if self._over or not isinstance(self._socket, socket.socket):
                 return  # a tunnel of TLS within TLS is none: its read ends by its time-out
-            try:
-                # Not SSLSocket's own shutdown: that turns a read under way into one of undecrypted bytes.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-            except OSError:
-                return  # already closed by the other side
+            break_off(self._socket)
 
 
 _calling: Final = threading.local()

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import UnreachableError, WaveliftError
-from wavelift.base.net import Proxy, https_connection
+from wavelift.base.net import Proxy, break_off, https_connection
 
 READ_TIMEOUT_S: Final = 600.0
 """Between two pieces of body. A host passes over a thick disk's zeros in silence; TCP finds a dead peer sooner."""
@@ -152,13 +152,8 @@ class Body:
         """Make a blocked read return at once. What it returns may be rubbish: the caller checks why it was cut."""
         with self._lock:
             self._cut = True
-            if self._socket is None:
-                return
-            try:
-                # Not SSLSocket's own shutdown: that turns a read under way into one of undecrypted bytes.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-            except OSError:
-                return  # already closed by the other side
+            if self._socket is not None:
+                break_off(self._socket)
 
     def close(self) -> None:
         self.cut()

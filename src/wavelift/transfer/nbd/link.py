@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final
 
 from wavelift.base.errors import UnreachableError
-from wavelift.base.net import tls_error, unreachable
+from wavelift.base.net import break_off, tls_error, unreachable
 from wavelift.base.run import CancelFlag
 
 PORT: Final = 10809
@@ -133,10 +133,7 @@ class Link:
 
     def break_off(self) -> None:
         """Wake whoever sends or receives; from any thread."""
-        try:
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
-        except OSError:
-            pass  # it was not connected any more
+        break_off(self._sock)
 
     def close(self) -> None:
         self.break_off()

@@ -14,6 +14,7 @@ from pyVmomi import vim
 
 from wavelift.adapters.aws import ebs_snapshot
 from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.adapters.vsphere.snapshots import remove_snapshot
 from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.adapters.vsphere.tracking import enable_tracking
@@ -23,6 +24,7 @@ from wavelift.base.units import BLOCK, MIB
 from wavelift.services.dataplane.bases import FIRST_RUN
 from wavelift.services.dataplane.outage import SourcePatience
 from wavelift.services.dataplane.replication import ReplicationOptions
+from wavelift.services.dataplane.staging import SEED_SUFFIX
 from wavelift.services.dataplane.unfinished import FreshSeed
 
 from .journey import Stage
@@ -495,3 +497,21 @@ def test_inv_3_a_disk_that_grew_is_a_new_seed(stage: Stage, replica: Callable[..
     disk = web.run().disks[0]
     assert disk.kind == "seed"
     assert "grew" in disk.kind_reason
+
+
+def test_a_note_that_goes_while_notes_are_listed_is_no_error(
+    stage: Stage, replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another disk of the server was completed just then."""
+    big = replica("big01")
+    _failed(stage, big)
+    get = S3Staging.get_object
+
+    def gone(self: S3Staging, key: str) -> bytes:
+        if key.endswith(SEED_SUFFIX):
+            self.delete(key)
+        return get(self, key)
+
+    monkeypatch.setattr(S3Staging, "get_object", gone)
+    one = big.run().disks[0]
+    assert one.kind_reason == FIRST_RUN

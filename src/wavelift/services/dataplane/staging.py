@@ -9,6 +9,7 @@ from typing import Final, Self
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskFacts, StoredDisk
+from wavelift.base.errors import NotFoundError
 from wavelift.base.names import staging_prefix
 from wavelift.rules.plans import ServerPlan
 
@@ -66,7 +67,11 @@ class ServerStaging:
         for entry in self.s3.list(f"{self.prefix}disk-"):
             name = entry.key.removeprefix(f"{self.prefix}disk-")
             if name.endswith(SEED_SUFFIX):
-                yield int(name.removesuffix(SEED_SUFFIX)), self.s3.get_object(entry.key)
+                try:
+                    body = self.s3.get_object(entry.key)
+                except NotFoundError:  # a disk that has just been completed deletes its own
+                    continue
+                yield int(name.removesuffix(SEED_SUFFIX)), body
 
     def beside(self, run_key: str, plan: ServerPlan) -> Self:
         """The folder of the same server in another run; shares the connections, which are this one's to close."""

@@ -14,6 +14,11 @@ RUN_HASH_LENGTH: Final = 12
 """48 bits: a clash among a million runs has a chance of 1 in 500."""
 
 
+MADE_BY: Final = "wavelift: "
+"""How the description of an EBS snapshot of ours begins. A tag alone proves nothing: AWS Backup and lifecycle policies
+copy the tags of what they back up."""
+
+
 def run_key(dag_id: str, dag_run_id: str, server: str) -> str:
     """The one name of one server's way through one run; survives retries and clears."""
     return f"{dag_id}/{dag_run_id}/{server}"

@@ -13,7 +13,7 @@ from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest
 from wavelift.base.domain import Message, ReplicationResult
 from wavelift.base.errors import PermanentError, RefusedError, located
-from wavelift.base.names import instant_of, run_hash
+from wavelift.base.names import instant_of
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, jobs, lineage
 from wavelift.ledger import replication_runs as runs
@@ -30,6 +30,7 @@ from wavelift.services.dataplane.importing import (
     ImportWaiting,
     delete_unused,
     end_imports,
+    registered_name,
     remove_outdated,
 )
 from wavelift.services.dataplane.messages import ServerTask
@@ -116,7 +117,7 @@ class RunImage:
             )
         self.ctx.cancel.check()
         request = ImageRequest(
-            name=f"wavelift-{run_hash(self.ctx.run_key)}-{self._instant()}",
+            name=registered_name(self.ctx.run_key, self._instant()),
             snapshot_ids=self._snapshots(),
             boot_mode=boot_mode(self.task),
             description=f"{self.task.plan.wave}/{self.task.name}",

@@ -285,7 +285,9 @@ def _check_recordable(known: ReplicationRun, result: ReplicationResult) -> None:
         raise _refused(known, f"is quarantined: {known.quarantine}", "Start a new run; it sends every disk whole.")
     keys = {disk.lineage.key for disk in result.disks}
     if not keys or len(keys) != len(result.disks) or not all(disk.lineage.snapshot_id for disk in result.disks):
-        raise _refused(known, "brought no complete set of disks", "Clear the server's tasks from `snapshot` on.")
+        raise _refused(
+            known, "brought no complete set of disks", "Clear the server's `server.reserve` task and what follows."
+        )
 
 
 def _check_parents(known: ReplicationRun, result: ReplicationResult, before: tuple[LineageRow, ...]) -> None:
@@ -293,7 +295,7 @@ def _check_parents(known: ReplicationRun, result: ReplicationResult, before: tup
     if disk is not None:
         raise PermanentError(
             "A disk was sent as changes to a snapshot that is not the recorded one any more",
-            next_step="Clear the server's tasks from `snapshot` on: it is compared with the recorded one then.",
+            next_step="Clear the server's `server.reserve` task: it is compared with the recorded one then.",
             run=known.id,
             server=known.server,
             disk=disk.lineage.address,

@@ -12,7 +12,7 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.domain import Message
 from wavelift.base.errors import BusyError, PermanentError, located
-from wavelift.base.names import run_hash
+from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.base.run import CancelFlag, Clock
 from wavelift.ledger import Ledger, SnapshotState, jobs
 from wavelift.ledger import replication_runs as runs
@@ -21,6 +21,7 @@ from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.replication import RunState
 from wavelift.services import replication
 from wavelift.services.admission import IsRunAlive
+from wavelift.services.dataplane.abandon import written_by
 from wavelift.services.dataplane.importing import end_imports
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.replication_requests import plan_of
@@ -118,10 +119,10 @@ def _delete_snapshots(access: AwsAccess, known: ReplicationRun) -> tuple[list[st
     kept = []
     if known.state is not RunState.COMPLETED:
         end_imports(access, known.run_key, "wavelift: the job was deleted")
-    ours = ec2.find_ours({"wavelift:run": run_hash(known.run_key)})
-    used = {snapshot: image.image_id for image in ours.images for snapshot in image.snapshot_ids}
+    images = ec2.find_ours({TAG_RUN: run_hash(known.run_key)}).images
+    used = {snapshot: image.image_id for image in images for snapshot in image.snapshot_ids}
     removed = []
-    for snapshot in ours.snapshots:
+    for snapshot in written_by(access, known.run_key):
         if snapshot.snapshot_id in used:
             kept.append(f"{snapshot.snapshot_id}: the AMI {used[snapshot.snapshot_id]} stands on it")
             continue

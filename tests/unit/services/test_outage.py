@@ -65,6 +65,15 @@ def test_a_line_that_is_cut_every_hour_is_borne_as_long_as_each_stretch_gets_fur
         patience.again(BROKE, time)
 
 
+def test_a_disk_that_was_finished_is_no_mark_for_the_others() -> None:
+    time = _Time()
+    patience = SourcePatience(1800, time)
+    patience.moved(_moved(1000, disk="disk 0"))
+    for reached in range(1, 20):
+        patience.moved(_moved(reached, disk="disk 1"))
+        patience.again(BROKE, time)
+
+
 def test_a_source_that_breaks_at_the_same_place_is_not_opened_for_ever() -> None:
     time = _Time()
     patience = SourcePatience(1800, time)

@@ -14,7 +14,7 @@ from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, VmImport
 from wavelift.adapters.vsphere import snapshots
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import MissingPrivilegeError, WaveliftError
-from wavelift.base.names import run_hash, snapshot_name, tags
+from wavelift.base.names import MADE_BY, run_hash, snapshot_name, tags
 from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
 from wavelift.base.units import BLOCK, GIB, MIB
 from wavelift.services.dataplane.cleanup import sweep
@@ -103,12 +103,13 @@ def test_inv_4_a_half_made_ebs_snapshot_goes_but_not_one_that_the_next_run_goes_
     disk = DiskFacts(key=2000, bus=0, unit=0, capacity=GIB, label="Hard disk 1", file="[ds] a", **controller)
 
     def started(wave: str, number: int) -> str:
-        made = start_snapshot(
-            access, capacity=GIB, token=f"{wave}-{number}", tags=tags(wave, "web01", ENDED), description="half"
-        )
+        ours = tags(wave, "web01", ENDED)
+        words = f"{MADE_BY}half" if number < 3 else "Created by the lifecycle manager"
+        made = start_snapshot(access, capacity=GIB, token=f"{wave}-{number}", tags=ours, description=words)
         return made.snapshot_id
 
     forgotten, left, elsewhere = started("lab", 0), started("lab", 1), started("another", 2)
+    backup = started("lab", 3)  # of an instance of ours, with its tags
     with ServerStaging.of(access, stage.wave("web01").servers[0], ENDED) as staging:
         note = SeedNote.of(disk, JournalIdentity(left, "an instant", GIB), {})
         staging.s3.put_object(staging.seed_key(0), note.model_dump_json().encode())
@@ -116,10 +117,10 @@ def test_inv_4_a_half_made_ebs_snapshot_goes_but_not_one_that_the_next_run_goes_
         try:
             done = _sweep(stage, dry_run=False)
             assert [one.name for one in done.leftovers if one.kind == "EBS snapshot"] == [forgotten]
-            assert {row["id"] for row in stage.aws.state()["snapshots"]} == {left, elsewhere}
+            assert {row["id"] for row in stage.aws.state()["snapshots"]} == {left, elsewhere, backup}
         finally:
             staging.discard()
-            for snapshot_id in (forgotten, left, elsewhere):
+            for snapshot_id in (forgotten, left, elsewhere, backup):
                 Ec2(access).delete_snapshot(snapshot_id)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from tests.ledgers import fresh_ledger
 
-from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
 from wavelift.base.domain import ReplicationResult
 from wavelift.base.errors import MissingPrivilegeError, PermanentError, RemoteJobError
+from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.base.run import MemoryCheckpoints, RunContext, SystemClock
 from wavelift.base.units import BLOCK, MIB
 from wavelift.ledger import migrations
@@ -73,6 +74,26 @@ def test_inv_6_a_server_exported_anew_after_its_import_gets_an_image_of_the_new_
     assert done.image.image_id != old
     row = _row(done)
     assert (row.state, row.error, row.image_id) == ("completed", "", done.image.image_id)
+
+
+def test_inv_4_a_backup_that_has_the_tags_of_the_run_is_not_ours_to_remove(stage: Stage) -> None:
+    """AWS Backup and lifecycle policies copy the tags of the instance to the image that they make of it."""
+    journey = stage.journey("web01", defaults={"launch": "none"})
+    first = journey.run()
+    assert first.image is not None
+    ec2 = Ec2(journey.access)
+    snapshot_ids = ec2.images([first.image.image_id])[first.image.image_id].snapshot_ids
+    ours = {TAG_RUN: run_hash(_row(first).run_key)}
+    backup = ec2.register(ImageRequest(name="AwsBackup_web01", snapshot_ids=snapshot_ids, tags=ours, boot_mode=""))
+    try:
+        done = _again(journey, 303)
+        assert done.error is None
+        assert done.image is not None
+        assert {backup.image_id, done.image.image_id} <= _images(stage)
+        assert first.image.image_id not in _images(stage)
+        assert ec2.snapshots(snapshot_ids).keys() == set(snapshot_ids)
+    finally:
+        ec2.deregister(backup.image_id, delete_snapshots=True)
 
 
 def test_inv_6_only_the_import_is_cleared_and_the_same_image_is_found(stage: Stage) -> None:

@@ -172,6 +172,7 @@ class Snapshot:
     encrypted: bool = False
     kms_key: str = ""
     """ARN of the key; children keep it."""
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +319,7 @@ class Ec2:
                     tags=from_aws(one.get("Tags", [])),
                     encrypted=bool(one.get("Encrypted")),
                     kms_key=one.get("KmsKeyId") or "",
+                    description=one.get("Description") or "",
                 )
                 for page in pages
                 for one in page["Snapshots"]

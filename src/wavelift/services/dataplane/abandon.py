@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ec2 import Ec2
-from wavelift.base.names import run_hash
+from wavelift.adapters.aws.ec2 import Ec2, Snapshot
+from wavelift.base.names import MADE_BY, TAG_RUN, run_hash
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.dataplane.importing import delete_unused, end_imports
 from wavelift.services.dataplane.staging import ServerStaging
@@ -34,9 +34,15 @@ def abandon(access: AwsAccess, plan: ServerPlan, run_key: str) -> str:
 
 
 def abandon_run(access: AwsAccess, run_key: str, *, keep: Collection[str] = ()) -> int:
-    """Delete the EBS snapshots of this run that no record holds; how many. May be called again.
+    """Delete the EBS snapshots that this run wrote and no record holds; how many. May be called again.
 
     :param keep: ids that a record holds: who calls knows them.
     """
-    ours = Ec2(access).find_ours({"wavelift:run": run_hash(run_key)}).snapshots
-    return delete_unused(Ec2(access), [one.snapshot_id for one in ours if one.snapshot_id not in keep])
+    ours = [one.snapshot_id for one in written_by(access, run_key)]
+    return delete_unused(Ec2(access), [id for id in ours if id not in keep])
+
+
+def written_by(access: AwsAccess, run_key: str) -> list[Snapshot]:
+    """The EBS snapshots that a run wrote block by block. Backups of its instances have its tags, and stay."""
+    tagged = Ec2(access).find_ours({TAG_RUN: run_hash(run_key)}).snapshots
+    return [one for one in tagged if one.description.startswith(MADE_BY)]

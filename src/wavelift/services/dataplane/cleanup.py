@@ -16,7 +16,7 @@ from wavelift.adapters.aws.vmimport import VmImport
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.errors import NotFoundError, WaveliftError
-from wavelift.base.names import SNAPSHOT_PREFIX, TAG_RUN, TAG_WAVE, slug
+from wavelift.base.names import MADE_BY, SNAPSHOT_PREFIX, TAG_RUN, TAG_WAVE, slug
 from wavelift.base.run import CancelFlag
 from wavelift.services.dataplane.messages import SNAPSHOT_KIND, Admitted, CleanupReport, Leftover, StandingSnapshot
 from wavelift.services.dataplane.staging import DISK_SUFFIX
@@ -134,6 +134,8 @@ def _half_made(access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:
     with closing(S3Staging(access, wave.environment.staging.bucket)) as s3:
         noted = noted_seeds(s3, _folder(admitted))
     for snapshot in ec2.find_ours({TAG_RUN: "", TAG_WAVE: wave.wave}).snapshots:
+        if not snapshot.description.startswith(MADE_BY):
+            continue  # a backup of an instance of ours, with its tags
         if snapshot.state == PENDING and snapshot.snapshot_id in noted:
             continue
         if snapshot.state not in ("completed", "recoverable"):

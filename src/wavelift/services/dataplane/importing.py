@@ -172,12 +172,20 @@ class ImportJob:
         )
 
 
+def registered_name(run_key: str, instant: str = "") -> str:
+    """The name of an image that a run registers; without ``instant`` what all of its names begin with."""
+    return f"wavelift-{run_hash(run_key)}-{instant}"
+
+
 def end_imports(access: AwsAccess, run_key: str, reason: str) -> dict[str, tuple[str, ...]]:
     """Cancel what still runs of a server's imports in this run; the images that stand, with their snapshots.
 
-    An image is found by its tag and by that of its import task: one whose tagging was refused has none.
+    An image is found by that of its import task, as one whose tagging was refused has no tag; and by its own, as AWS
+    forgets import tasks. With the tag it must have a name that only we or an import give it: instances and volumes have
+    the tag too, and backups copy it to images that are the customer's.
     """
     tag = {TAG_RUN: run_hash(run_key)}
+    names = ("import-ami-", registered_name(run_key))
     imports, ec2 = VmImport(access), Ec2(access)
     made: dict[str, tuple[str, ...]] = {}
     for status in imports.find(tag):
@@ -185,7 +193,8 @@ def end_imports(access: AwsAccess, run_key: str, reason: str) -> dict[str, tuple
         after = status if status.finished else imports.cancel(status.task_id, reason).status
         if after is not None and after.image_id:
             made[after.image_id] = after.snapshot_ids
-    standing = {**{image.image_id: image for image in ec2.find_ours(tag).images}, **ec2.images(made)}
+    tagged = {one.image_id: one for one in ec2.find_ours(tag).images if one.name.startswith(names)}
+    standing = {**tagged, **ec2.images(made)}
     return {
         id: tuple(dict.fromkeys((*image.snapshot_ids, *made.get(id, ())))) for id, image in sorted(standing.items())
     }
@@ -195,7 +204,7 @@ def remove_outdated(access: AwsAccess, run_key: str, *, image_id: str, keep: Col
     """Deregister what a run's earlier imports made of other instants, and delete its snapshots; which images went.
 
     Called once ``image_id`` is recorded as the run's image: no import of the run is waited for any more. Who else may
-    name the other images? No other run: their tag, or their import task's, is this run's. The ledger: no more,
+    name the other images? No other run and no backup: see :func:`end_imports`. The ledger: no more,
     ``image_id`` was written over them. A lineage: ``keep``. An instance: it was launched from it, and a person may
     still need to tell whence: such an image stays. An image that somebody made of its snapshots: AWS refuses to delete
     those, and they stay.

@@ -33,7 +33,8 @@ class SourcePatience:
         self._clock = clock
         self._alive_at = clock.monotonic()
         self._seen: dict[str, tuple[int, int]] = {}
-        self._furthest = 0
+        self._furthest: dict[str, int] = {}
+        """Bytes of each disk, in any round."""
         self._in_vain = 0
         self._failures = 0
 
@@ -54,11 +55,12 @@ class SourcePatience:
         silent = self._clock.monotonic() - self._alive_at
         if silent >= self._policy.patience_s:
             raise error
-        reached, self._seen = sum(done for done, _ in self._seen.values()), {}
+        reached, self._seen = {disk: done for disk, (done, _) in self._seen.items() if done}, {}
         if reached:
             self._failures = 0
-            self._in_vain = 0 if reached > self._furthest else self._in_vain + 1
-            self._furthest = max(self._furthest, reached)
+            further = {disk: done for disk, done in reached.items() if done > self._furthest.get(disk, 0)}
+            self._in_vain = 0 if further else self._in_vain + 1
+            self._furthest.update(further)
         if self._in_vain >= ROUNDS_IN_VAIN:
             raise error
         self._failures += 1

@@ -16,8 +16,9 @@ from wavelift.adapters.aws.errors import ParentRefusedError, TokenSpentError
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import CorruptStreamError, NotFoundError, WaveliftError
-from wavelift.base.names import TAG_RUN, client_token, run_hash
+from wavelift.base.names import MADE_BY, TAG_RUN, client_token, run_hash
 from wavelift.services.dataplane.bases import Base, Encryption
+from wavelift.services.dataplane.importing import delete_unused
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.readers import Reading
 from wavelift.services.dataplane.replication_try import TryRecord
@@ -94,9 +95,9 @@ class Targets:
             self.give_up(found)
 
     def give_up(self, found: Snapshot | None) -> None:
-        """Delete what this run began, unless another one has taken it up."""
+        """Delete what this run began, unless another one has taken it up or an image stands on it."""
         if found is not None and is_of_run(found, self.run_key):
-            Ec2(self.access).delete_snapshot(found.snapshot_id)
+            delete_unused(Ec2(self.access), [found.snapshot_id])
 
     def state(self, known: dict[str, Any]) -> str:
         """Of a disk's EBS snapshot; empty when there is none."""
@@ -156,6 +157,7 @@ class Targets:
         finally:
             journal.close(store=False)
         Ec2(self.access).tag([target], {TAG_RUN: run_hash(self.run_key)})
+        self.record.keep(target)  # this try may complete it, and a record name it
         began = {"attempt": attempt, "parent": "", "reason": job.base.reason, "holds_others": True, "done": None}
         self.record.update(job.index, target=target, **began)
         log.info("%s %s: goes on with the seed %s: %d blocks", self.task.name, job.disk.address, target, blocks)
@@ -174,7 +176,7 @@ class Targets:
             token=client_token(self.run_key, f"disk{job.index}", attempt, instant=self.record.instant_id),
             repeated=repeated,
             tags=self.task.plan.made_with(self.run_key),
-            description=f"wavelift: {self.task.plan.wave}/{self.task.name} {disk_label(job.index, job.disk)}",
+            description=f"{MADE_BY}{self.task.plan.wave}/{self.task.name} {disk_label(job.index, job.disk)}",
             encrypted=target.encrypt,
             kms_key=target.kms_key or "",
         )

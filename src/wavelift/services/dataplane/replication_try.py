@@ -38,6 +38,11 @@ class TryRecord:
         """EBS snapshots of earlier instants of this run; a seed among them may have been taken up since."""
         return tuple(self._value.get("outdated", ()))
 
+    def keep(self, target: str) -> None:
+        """``target`` is of this instant from now on."""
+        self._value["outdated"] = [one for one in self._value.get("outdated", ()) if one != target]
+        self.write()
+
     def write(self) -> None:
         """:raises FencedError: another try owns the work."""
         with self._lock:

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, DownstreamTasksSkipped
@@ -163,6 +163,10 @@ class WaveliftOperator(BaseOperator):
         """Airflow does not interrupt ``execute``: all workers poll this flag."""
         self._cancel.set("the task was killed")
 
+    first_contact: ClassVar[bool] = False
+    """Whether no earlier task of the run has met AWS: then a service that never answered is soon given up, since no
+    time cures a wrong name or a closed firewall. Elsewhere it is an outage, and borne as one."""
+
     def aws(self, aws_conn_id: str, region_name: str | None, **settings: Any) -> AwsAccess:
         """The access of an AWS connection: one, and so one client per service, however often this task asks.
 
@@ -174,7 +178,9 @@ class WaveliftOperator(BaseOperator):
 
         key = repr((aws_conn_id, region_name, sorted(settings.items())))
         if key not in self._aws:
-            self._aws[key] = VmImportHook.of(aws_conn_id, region_name, **settings).access(self._cancel)
+            self._aws[key] = VmImportHook.of(aws_conn_id, region_name, **settings).access(
+                self._cancel, proven=not self.first_contact
+            )
         return self._aws[key]
 
     def skip_all_but(self, first: str) -> NoReturn:

@@ -63,6 +63,7 @@ class DiskUploadOperator(WaveliftOperator):
     :param aws_conn_id: AWS connection; ``region_name``, ``verify`` and ``botocore_config`` as in the Amazon provider.
     """
 
+    first_contact = True
     template_fields: Sequence[str] = ("path", "bucket", "key", "image_format", "aws_conn_id", "region_name")
 
     def __init__(

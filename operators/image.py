@@ -79,6 +79,7 @@ class ImportImageOperator(ImportingOperator):
     :param aws_conn_id: AWS connection; ``region_name``, ``verify`` and ``botocore_config`` as in the Amazon provider.
     """
 
+    first_contact = True
     template_fields: Sequence[str] = ("disks", "description", "tags", "kms_key", "aws_conn_id", "region_name")
 
     def __init__(

@@ -53,6 +53,7 @@ class ConnectorCheckOperator(WaveliftOperator):
     :param request: what :class:`BeginHealthCheckOperator` returned.
     """
 
+    first_contact = True
     template_fields: Sequence[str] = ("request",)
 
     def __init__(self, *, request: Any, **kwargs: Any) -> None:

@@ -22,6 +22,7 @@ class PreflightOperator(WaveliftOperator):
     :param admitted: what :class:`AdmitOperator` returned.
     """
 
+    first_contact = True
     template_fields: Sequence[str] = ("admitted",)
 
     def __init__(self, *, admitted: Any, **kwargs: Any) -> None:

@@ -25,6 +25,7 @@ class ReplicationPreflightOperator(WaveliftOperator):
     :param admitted: what :class:`AdmitReplicationOperator` returned.
     """
 
+    first_contact = True
     template_fields: Sequence[str] = ("admitted",)
 
     def __init__(self, *, admitted: Any, **kwargs: Any) -> None:

@@ -336,6 +336,9 @@ def test_inv_9_a_control_call_bears_an_outage_of_a_service_that_answered_before(
         aws.rule(status=500, **outage)  # a name that never answered: no time cures that
         S3Staging(connect(config=once, cancel=CancelFlag()), account.bucket).head("x")
     aws.clear_rules()
+    aws.rule(status=500, **outage)
+    assert S3Staging(connect(config=once, cancel=CancelFlag(), proven=True), account.bucket).head("x") is None
+    aws.clear_rules()
     cancel = CancelFlag()
     staging = S3Staging(connect(config=once, cancel=cancel), account.bucket)
     assert staging.head("x") is None

@@ -429,8 +429,10 @@ class Journey:
                 s3.delete_object(Bucket=bucket, Key=key)
 
     def discard_image(self, image_id: str) -> None:
-        """What a person does with an image that was never proven."""
+        """What a person does with an image that was never proven, and with the manifests that stayed beside it."""
         Ec2(self.access).deregister(image_id, delete_snapshots=True)
+        for row in migrations.migrations_of_run(self.ledger, self.run_ref):
+            self._discard_manifests(run_hash(row.run_key))
 
     def close(self) -> None:
         self.ledger.close()

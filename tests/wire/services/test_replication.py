@@ -433,6 +433,24 @@ def test_inv_4_a_seed_that_another_run_took_up_is_left_alone(stage: Stage, repli
         Ec2(stage.access()).delete_snapshot(left)
 
 
+def test_inv_6_what_another_run_completed_is_not_taken_for_this_runs(
+    stage: Stage, replica: Callable[..., Replica]
+) -> None:
+    """It took the seed up and completed it, of another instant; then somebody clears this run's transfer."""
+    web = replica()
+    one = web.begin()
+    theirs, again = web.transfer(one).disks[0].lineage.snapshot_id, None
+    Ec2(stage.access()).tag([theirs], {"wavelift:run": "0123456789ab"})
+    try:
+        again = web.transfer(one)
+        assert again.disks[0].lineage.snapshot_id != theirs
+        assert _standing(stage)[theirs] == "completed"
+        web.assert_equal(one, again)
+    finally:
+        web.end(one, again)
+        Ec2(stage.access()).delete_snapshot(theirs)
+
+
 def test_our_snapshot_removed_by_somebody_ends_the_run_and_costs_no_seed(
     stage: Stage, replica: Callable[..., Replica]
 ) -> None:

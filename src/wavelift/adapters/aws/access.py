@@ -72,6 +72,7 @@ class AwsAccess:
     :param patience_s: seconds for which what passes by itself is borne, per call.
     :param cancel: the task's wish to stop. Without one nobody could end the wait of a control call, and botocore's few
         tries must do.
+    :param proven: AWS has answered an earlier task of the run: silence is an outage from the first call on.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class AwsAccess:
         *,
         patience_s: float = PATIENCE_S,
         cancel: CancelFlag | None = None,
+        proven: bool = False,
     ) -> None:
         share_models(session)
         self._session = session
@@ -92,6 +94,7 @@ class AwsAccess:
         self.verify = _verification(verify)
         self.patience_s = patience_s
         self._cancel = cancel
+        self._proven = proven
         self._answered: set[str] = set()
         """Services that have answered a control call."""
         self._given_config = config
@@ -155,7 +158,7 @@ class AwsAccess:
             return None
         assert self._cancel is not None
         self._cancel.check()
-        if service not in self._answered:
+        if not self._proven and service not in self._answered:
             return None
         story = (request_dict or {}).get("context", {}).setdefault("wavelift", {"since": time.monotonic(), "tries": 0})
         lasted = time.monotonic() - story["since"]

@@ -58,10 +58,11 @@ class VmImportHook(AwsBaseHook):
             conn=connection, region_name=self._region_name, botocore_config=self._config, verify=self._verify
         )
 
-    def access(self, cancel: CancelFlag | None = None) -> AwsAccess:
+    def access(self, cancel: CancelFlag | None = None, *, proven: bool = False) -> AwsAccess:
         """An :class:`AwsAccess`; its credentials are asked for at every request, so they may expire.
 
         :param cancel: the task's wish to stop: its control calls may then wait for the end of an outage.
+        :param proven: see :class:`AwsAccess`.
         :raises LoginError: its profile, keys or role give no credentials.
         :raises SpecError: there is no such connection. The Amazon provider would go on with the worker's own
             credentials, in whatever account they are; only its default connection may be missing.
@@ -84,6 +85,7 @@ class VmImportHook(AwsBaseHook):
             config=config.botocore_config,
             patience_s=patience_s(),
             cancel=cancel,
+            proven=proven,
         )
 
     def _existing(self, aws_conn_id: str) -> Connection:

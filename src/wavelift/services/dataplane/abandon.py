@@ -26,9 +26,12 @@ def abandon(access: AwsAccess, plan: ServerPlan, run_key: str) -> str:
         ours = plan.made_with(run_key)
         Ec2(access).tag_image(image_id, ours, snapshot_ids=snapshot_ids)
     with ServerStaging.of(access, plan, run_key) as staging:
-        staging.discard()
-    if not images:
-        return ""
+        if not images:
+            staging.discard()
+            return ""
+        # The manifests stay: with them a cleared `compare` can still prove the image.
+        staging.abort_uploads()
+        staging.delete_disks()
     made = ", ".join(images)
     return f"{plan.server}: image {made} was made but never proven: deregister it, or clear the server"
 

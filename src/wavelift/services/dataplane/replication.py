@@ -207,6 +207,8 @@ class _Run:
                 self.finished[index] = ReplicatedDisk.load(each["done"])
 
     def _is_completed(self, known: dict[str, Any]) -> bool:
+        if not self.targets.is_mine(known):  # a later run took the seed up: it holds another instant by now
+            return False
         state = self.targets.state(known)
         if state != PENDING or not known.get("sealed"):
             return state == COMPLETED

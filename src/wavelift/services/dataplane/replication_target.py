@@ -104,14 +104,18 @@ class Targets:
         found = self.begun.get(known.get("target", ""))
         return found.state if found is not None else ""
 
+    def is_mine(self, known: dict[str, Any]) -> bool:
+        """Whether the disk's EBS snapshot is there and still this run's."""
+        found = self.begun.get(known.get("target", ""))
+        return found is not None and is_of_run(found, self.run_key)
+
     def choose(self, job: DiskJob) -> DiskJob:
         """The disk's EBS snapshot: the one that an earlier try of this instant began, or a new one."""
         known = self.record.disk(job.index)
         attempt = int(known.get("attempt", 0))
         if known.get("target"):
             # Pending it is also while AWS works on one that we completed: completing it again does no harm.
-            mine = self.state(known) == PENDING and is_of_run(self.begun[known["target"]], self.run_key)
-            if mine and known.get("parent", "") == job.parent:
+            if self.state(known) == PENDING and self.is_mine(known) and known.get("parent", "") == job.parent:
                 return replace(job, target=known["target"], holds_others=bool(known.get("holds_others")))
             if not known.get("done"):  # else a record may name it; see TryRecord.outdated
                 self.give_up(self.begun.get(known["target"]))

@@ -108,8 +108,9 @@ def test_inv_1_a_flipped_byte_is_found_and_named_before_the_import(lab: Lab) -> 
 
 
 def test_inv_9_a_cut_export_is_tried_again_and_continued(lab: Lab) -> None:
-    """The retry of one task, with what its checkpoint kept: the state store outlives a try."""
-    lab.vcenter.rule(kind="nfc", action="cut", vm="cut-a", bytes=4 << 20)
+    """A cut line within a try; then the task's retry, with what its checkpoint kept: the state store outlives it."""
+    lab.vcenter.rule(kind="nfc", action="cut", vm="cut-a", bytes=2 << 20)
+    lab.aws.rule(service="s3", operation="UploadPart", code="OperationAborted", status=409, count=1)
     run = lab.run("cut.migrate").ends("success")
     assert run.row("export", 0)["try_number"] == 2
     assert len(lab.snapshots_taken("cut-a")) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -292,6 +293,23 @@ def test_inv_6_a_lost_answer_of_complete_snapshot_is_cured_in_the_same_try(
     before = stage.aws.counters().get("ebs.StartSnapshot", {}).get("calls", 0)
     replica("big01").run()
     assert stage.aws.counters()["ebs.StartSnapshot"]["calls"] == before + 1
+
+
+def test_a_seed_that_fails_leaves_no_stream_open_at_the_host(stage: Stage, replica: Callable[..., Replica]) -> None:
+    """The host's write hung for tcp_fin_timeout, a minute: the socket was closed without a reset."""
+    big = replica("big01")
+    one = big.begin()
+    try:
+        stage.aws.rule(service="ebs", operation="PutSnapshotBlock", code="AccessDeniedException", status=403, skip=20)
+        with pytest.raises(MissingPrivilegeError):
+            big.transfer(one)
+        stage.clear_rules()
+        deadline = time.monotonic() + 20
+        while stage.vc.state()["transfers"]:
+            assert time.monotonic() < deadline, "the host still sends"
+            time.sleep(0.1)
+    finally:
+        big.end(one, None)
 
 
 def _standing(stage: Stage) -> dict[str, str]:

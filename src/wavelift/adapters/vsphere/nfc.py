@@ -10,6 +10,7 @@ import hashlib
 import re
 import socket
 import ssl
+import struct
 import threading
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -22,6 +23,9 @@ from wavelift.base.net import Proxy, https_connection
 
 READ_TIMEOUT_S: Final = 600.0
 """Between two pieces of body. A host passes over a thick disk's zeros in silence; TCP finds a dead peer sooner."""
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER: what the other side still sends is refused at once."""
 
 _TCP_KEEPALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 """Seconds, seconds, probes: a vanished host is noticed after about a minute."""
@@ -155,6 +159,10 @@ class Body:
             if self._socket is None:
                 return
             try:
+                if not self.finished:
+                    # Shut down and read empty, the socket would tell the host of no room again and close without a
+                    # reset: the host's transfer would hang for a minute (tcp_fin_timeout).
+                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 # Not SSLSocket's own shutdown: that turns a read under way into one of undecrypted bytes.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
             except OSError:

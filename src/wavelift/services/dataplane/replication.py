@@ -183,7 +183,7 @@ class _Run:
         guards = TransferGuards(self.session, self.task, self.snapshot, self.ctx, interval=self.options.guard_seconds)
         self._check_snapshot()
         guards.check()
-        with guards.watching(self.stop.set):
+        with guards.watching(self.stop.set), self.access.obeying(self.stop):
             self._move(self._plan(pending))
 
     def _check_snapshot(self) -> None:
@@ -269,7 +269,8 @@ class _Run:
     def _guarded(self, lease: ExportLease | None, job: DiskJob) -> None:
         try:
             self.stop.check()
-            self._move_disk(lease, self.targets.choose(job))
+            with self.access.obeying(self.stop):
+                self._move_disk(lease, self.targets.choose(job))
         except BaseException as error:
             self.first_error = self.first_error or error
             self.stop.set("another disk of the server failed", fenced=isinstance(error, FencedError))
@@ -301,7 +302,8 @@ class _Run:
         def last_look(blocks: int, linear: bytes) -> None:
             self._still_frozen(job)
             ending.append(True)
-            self._store_manifest(job, manifest)
+            with self.access.obeying(self.stop):  # another thread than this one
+                self._store_manifest(job, manifest)
             # Before the snapshot is completed: a try that is killed meanwhile must not send everything again.
             done = self._done(job, manifest, writer, began).dump()
             self.record.update(job.index, done=done, sealed=[blocks, linear.hex()])

@@ -399,6 +399,41 @@ def test_inv_6_a_block_that_nobody_knows_of_ends_in_a_fresh_seed(stage: Stage, r
     assert disk.blocks_sent >= 74
 
 
+def test_inv_6_a_refused_completion_of_this_instant_begins_a_fresh_snapshot(
+    stage: Stage, replica: Callable[..., Replica]
+) -> None:
+    """What lies there was never taken up. A try that was cleared asked for its completion again, 15 minutes each."""
+    big = replica("big01")
+    one = big.begin()
+    result = None
+    try:
+        stage.aws.rule(service="ebs", operation="PutSnapshotBlock", code="AccessDeniedException", status=403, skip=20)
+        with pytest.raises(MissingPrivilegeError):
+            big.transfer(one)
+        stage.clear_rules()
+        (left,) = _standing(stage)
+        _put_alien(stage, left, noise(13, BLOCK))
+        with pytest.raises(WaveliftError, match="given up") as told:
+            big.transfer(one)
+        assert told.value.retryable
+        result = big.transfer(one)
+        assert result.disks[0].lineage.snapshot_id != left
+        big.assert_equal(one, result)
+    finally:
+        big.end(one, result)
+
+
+def _put_alien(stage: Stage, snapshot_id: str, data: bytes) -> None:
+    stage.aws.client("ebs").put_snapshot_block(
+        SnapshotId=snapshot_id,
+        BlockIndex=76,  # zeros, on the disk
+        BlockData=data,
+        DataLength=BLOCK,
+        Checksum=b64encode(hashlib.sha256(data).digest()).decode(),
+        ChecksumAlgorithm="SHA256",
+    )
+
+
 @pytest.mark.parametrize("why", ["cancelled by AWS", "its journal is gone", "encryption"])
 def test_inv_6_what_time_does_not_cure_begins_a_fresh_seed(
     stage: Stage, replica: Callable[..., Replica], why: str, caplog: pytest.LogCaptureFixture

@@ -339,8 +339,8 @@ class _Run:
             self._doubt(job, journal)
             raise
         except PermanentError as error:
-            if ending and job.holds_others and type(error) in (PermanentError, ProofError):
-                raise self._give_seed_up(job, journal, error) from error
+            if ending and type(error) in (PermanentError, ProofError):
+                raise self._give_up(job, journal, error) from error
             raise
         finally:
             journal.close()
@@ -362,11 +362,20 @@ class _Run:
         Ec2(self.access).delete_snapshot(job.target)
         journal.discard()
 
-    def _give_seed_up(self, job: DiskJob, journal: Journal, error: WaveliftError) -> WaveliftError:
-        """AWS is right: there are blocks in it that nobody knows of. The retry begins a fresh one."""
+    def _give_up(self, job: DiskJob, journal: Journal, error: WaveliftError) -> WaveliftError:
+        """AWS is right: there are blocks in it that nobody knows of. The retry begins a fresh one: to ask for this
+        one's completion again would be in vain for ever."""
         Ec2(self.access).delete_snapshot(job.target)
         journal.discard()
-        return refused_seed(job.target, error, disk=disk_label(job.index, job.disk))
+        where = {"disk": disk_label(job.index, job.disk)}
+        if job.holds_others:
+            return refused_seed(job.target, error, **where)
+        return WaveliftError(
+            f"AWS holds other blocks than it acknowledged, so the snapshot is given up: {error.what}",
+            next_step="The retry sends them anew, into another snapshot",
+            snapshot=job.target,
+            **where,
+        )
 
     def _resume(self, job: DiskJob, journal: Journal, manifest: Manifest) -> frozenset[int]:
         """Blocks that need not be read again. A stream comes whole anyway, and its writer knows what is there; what may

@@ -110,10 +110,27 @@ def test_every_field_of_the_vsphere_form_arrives() -> None:
     assert "a secret" not in repr(config)
 
 
-@pytest.mark.parametrize("text", ["esx1", "esx1=", "=203.0.113.5", "esx1=203.0.113.5,esx2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "esx1",
+        "esx1=",
+        "=203.0.113.5",
+        "esx1=203.0.113.5,esx2",
+        "esx1=203.0.113.5:902",
+        "esx1=evil.example/../",
+        "esx1=-oProxy",
+        "esx1=203.0.113.5\nesx2=203.0.113.6",
+    ],
+)
 def test_addresses_of_hosts_that_are_none(text: str) -> None:
     with pytest.raises(SpecError, match="'host name=address' is meant"):
         config_of(_vsphere(esxi_addresses=text), "vc")
+
+
+def test_a_host_with_two_addresses_is_refused() -> None:
+    with pytest.raises(SpecError, match="names 'ESX1' twice"):
+        config_of(_vsphere(esxi_addresses="esx1=203.0.113.5,ESX1=203.0.113.6"), "vc")
 
 
 def test_amp_12_empty_fields_of_the_form_verify() -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from wavelift.transfer.line import SharedLine
 
 SECTION = "wavelift"
+LEAST_MBIT_S = 0.1
+"""As of a wave's own limit: at less no disk ever ends."""
 
 
 def _airflow_home() -> Path:
@@ -99,7 +101,7 @@ def max_mbit_s() -> float | None:
     As it stands in the environment or in airflow.cfg *now*: a transfer of days asks again and again, and Airflow's own
     configuration is read once per process.
 
-    :raises SpecError: it is no number above 0.
+    :raises SpecError: it is no number of 0.1 or more.
     """
     text = os.environ.get(f"AIRFLOW__{SECTION.upper()}__MAX_MBIT_S")
     if text is None:
@@ -112,10 +114,10 @@ def max_mbit_s() -> float | None:
         limit = float(text)
     except ValueError:
         limit = 0.0
-    if not 0 < limit < float("inf"):
+    if not LEAST_MBIT_S <= limit < float("inf"):
         raise SpecError(
             f"[{SECTION}] max_mbit_s is {text.strip()!r}",
-            next_step="Give megabits per second, more than 0, or leave it empty for no limit",
+            next_step=f"Give megabits per second, {LEAST_MBIT_S} or more, or leave it empty for no limit",
         )
     return limit
 

@@ -202,7 +202,7 @@ class Wave(Message):
     max_snapshot_hours: Annotated[float, Field(gt=0, le=168), NUMBER] = Field(
         default=24, description="Stop a transfer whose snapshot is older than this many hours."
     )
-    max_mbit_s: Annotated[float, Field(gt=0), NUMBER] | None = Field(
+    max_mbit_s: Annotated[float, Field(ge=0.1), NUMBER] | None = Field(
         default=None, description="Most megabits per second that one server's upload may use; none by default."
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wavelift.adapters.aws.ebs_snapshot import start_snapshot
+from wavelift.adapters.aws.ebs_snapshot import complete_snapshot, start_snapshot
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, VmImport
 from wavelift.adapters.vsphere import snapshots
@@ -122,6 +122,29 @@ def test_inv_4_a_half_made_ebs_snapshot_goes_but_not_one_that_the_next_run_goes_
             staging.discard()
             for snapshot_id in (forgotten, left, elsewhere, backup):
                 Ec2(access).delete_snapshot(snapshot_id)
+
+
+def test_inv_4_an_ebs_snapshot_that_was_completed_since_it_was_listed_stays(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run recorded it, and ended, before its turn came: a lineage names it."""
+    access = stage.access()
+    ours = tags("lab", "web01", ENDED)
+    made = start_snapshot(access, capacity=GIB, token="late", tags=ours, description=f"{MADE_BY}half")
+    listed = Ec2.find_ours
+
+    def completed_afterwards(self: Ec2, wanted: dict[str, str]) -> Any:
+        found = listed(self, wanted)
+        complete_snapshot(access, made.snapshot_id, blocks=0, linear=b"")
+        return found
+
+    monkeypatch.setattr(Ec2, "find_ours", completed_afterwards)
+    try:
+        (told,) = [one for one in _sweep(stage, dry_run=False).leftovers if one.kind == "EBS snapshot"]
+        assert (told.name, told.removed) == (made.snapshot_id, False)
+        assert {row["id"]: row["state"] for row in stage.aws.state()["snapshots"]} == {made.snapshot_id: "completed"}
+    finally:
+        Ec2(access).delete_snapshot(made.snapshot_id)
 
 
 def test_what_cannot_be_removed_is_told_and_the_rest_goes(stage: Stage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -296,6 +297,23 @@ def test_inv_6_a_lost_answer_of_complete_snapshot_is_cured_in_the_same_try(
     assert stage.aws.counters()["ebs.StartSnapshot"]["calls"] == before + 1
 
 
+def test_a_seed_that_fails_leaves_no_stream_open_at_the_host(stage: Stage, replica: Callable[..., Replica]) -> None:
+    """The host's write hung for tcp_fin_timeout, a minute: the socket was closed without a reset."""
+    big = replica("big01")
+    one = big.begin()
+    try:
+        stage.aws.rule(service="ebs", operation="PutSnapshotBlock", code="AccessDeniedException", status=403, skip=20)
+        with pytest.raises(MissingPrivilegeError):
+            big.transfer(one)
+        stage.clear_rules()
+        deadline = time.monotonic() + 20
+        while stage.vc.state()["transfers"]:
+            assert time.monotonic() < deadline, "the host still sends"
+            time.sleep(0.1)
+    finally:
+        big.end(one, None)
+
+
 def _standing(stage: Stage) -> dict[str, str]:
     """EBS snapshots and their states."""
     return {row["id"]: row["state"] for row in stage.aws.state()["snapshots"]}
@@ -381,6 +399,41 @@ def test_inv_6_a_block_that_nobody_knows_of_ends_in_a_fresh_seed(stage: Stage, r
     assert disk.lineage.snapshot_id != left
     assert left not in _standing(stage)
     assert disk.blocks_sent >= 74
+
+
+def test_inv_6_a_refused_completion_of_this_instant_begins_a_fresh_snapshot(
+    stage: Stage, replica: Callable[..., Replica]
+) -> None:
+    """What lies there was never taken up. A try that was cleared asked for its completion again, 15 minutes each."""
+    big = replica("big01")
+    one = big.begin()
+    result = None
+    try:
+        stage.aws.rule(service="ebs", operation="PutSnapshotBlock", code="AccessDeniedException", status=403, skip=20)
+        with pytest.raises(MissingPrivilegeError):
+            big.transfer(one)
+        stage.clear_rules()
+        (left,) = _standing(stage)
+        _put_alien(stage, left, noise(13, BLOCK))
+        with pytest.raises(WaveliftError, match="given up") as told:
+            big.transfer(one)
+        assert told.value.retryable
+        result = big.transfer(one)
+        assert result.disks[0].lineage.snapshot_id != left
+        big.assert_equal(one, result)
+    finally:
+        big.end(one, result)
+
+
+def _put_alien(stage: Stage, snapshot_id: str, data: bytes) -> None:
+    stage.aws.client("ebs").put_snapshot_block(
+        SnapshotId=snapshot_id,
+        BlockIndex=76,  # zeros, on the disk
+        BlockData=data,
+        DataLength=BLOCK,
+        Checksum=b64encode(hashlib.sha256(data).digest()).decode(),
+        ChecksumAlgorithm="SHA256",
+    )
 
 
 @pytest.mark.parametrize("why", ["cancelled by AWS", "its journal is gone", "encryption"])

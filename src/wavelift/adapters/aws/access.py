@@ -10,7 +10,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -95,6 +96,7 @@ class AwsAccess:
         self.patience_s = patience_s
         self._cancel = cancel
         self._proven = proven
+        self._obeyed = threading.local()
         self._answered: set[str] = set()
         """Services that have answered a control call."""
         self._given_config = config
@@ -107,6 +109,23 @@ class AwsAccess:
 
     def __repr__(self) -> str:
         return f"AwsAccess(region={self.region!r})"
+
+    @property
+    def cancel(self) -> CancelFlag:
+        """What ends the waits of this thread's calls."""
+        flag: CancelFlag | None = getattr(self._obeyed, "cancel", None)
+        return flag or self._cancel or CancelFlag()
+
+    @contextmanager
+    def obeying(self, cancel: CancelFlag) -> Iterator[None]:
+        """Meanwhile this thread's calls wait no longer than until ``cancel``, a child of the task's: a guard that ends
+        a part of the work must not be kept waiting by an outage of AWS."""
+        before = getattr(self._obeyed, "cancel", None)
+        self._obeyed.cancel = cancel
+        try:
+            yield
+        finally:
+            self._obeyed.cancel = before
 
     def client(self, service: str) -> Any:
         """The shared boto3 client of a service: one retry layer, explicit time-outs.
@@ -156,8 +175,8 @@ class AwsAccess:
             if response is not None:
                 self._answered.add(service)
             return None
-        assert self._cancel is not None
-        self._cancel.check()
+        cancel = self.cancel
+        cancel.check()
         if not self._proven and service not in self._answered:
             return None
         story = (request_dict or {}).get("context", {}).setdefault("wavelift", {"since": time.monotonic(), "tries": 0})
@@ -168,8 +187,8 @@ class AwsAccess:
         pause = RetryPolicy(self.patience_s).pause(story["tries"])
         level = logging.WARNING if story["tries"] == TRIES_TO_TELL else logging.DEBUG
         log.log(level, "%s of %s: %s; tried again for %.0f s", operation.name, service, why, self.patience_s - lasted)
-        self._cancel.wait(pause)
-        self._cancel.check()
+        cancel.wait(pause)
+        cancel.check()
         return 0
 
     def _look_for_credentials(self, **_: object) -> None:

@@ -220,9 +220,10 @@ def complete_snapshot(
         "ChecksumAggregationMethod": "LINEAR",
     }
     try:
-        access.client("ebs").complete_snapshot(
-            SnapshotId=snapshot_id, ChangedBlocksCount=blocks, **(checksum if blocks else {})
-        )
+        with access.obeying(cancel or access.cancel):
+            access.client("ebs").complete_snapshot(
+                SnapshotId=snapshot_id, ChangedBlocksCount=blocks, **(checksum if blocks else {})
+            )
     except ClientError as error:
         refused = error_code(error) in ("ValidationException", "ResourceNotFoundException")
         repeated = asked or error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0

@@ -277,7 +277,9 @@ class S3Staging:
 
         :raises NotFoundError: there is none.
         """
-        return S3Stream(self._bulk, url=self.url(key), bucket=self.bucket, key=key, cancel=cancel or CancelFlag())
+        return S3Stream(
+            self._bulk, url=self.url(key), bucket=self.bucket, key=key, cancel=cancel or self._access.cancel
+        )
 
     def read_range(self, key: str, offset: int, length: int, *, cancel: CancelFlag | None = None) -> bytes:
         """``length`` bytes from ``offset``, all of them.
@@ -291,7 +293,7 @@ class S3Staging:
             key=key,
             offset=offset,
             length=length,
-            cancel=cancel or CancelFlag(),
+            cancel=cancel or self._access.cancel,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HTTPS_PORT: Final = 443
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 class VsphereHook(BaseHook):
@@ -162,13 +164,17 @@ def _whole_number(name: str, value: Any) -> int:
 def _addresses(text: str) -> dict[str, str]:
     """``esx1.corp=203.0.113.5, esx2.corp=203.0.113.6``.
 
-    :raises ValueError: another form.
+    :raises ValueError: another form, or a host twice.
     """
+    from wavelift.base.net import is_address
+
     found: dict[str, str] = {}
     for entry in _listed(text):
         host, equals, address = (part.strip() for part in entry.partition("="))
-        if not (host and equals and address):
+        if not (equals and _HOST.fullmatch(host) and (is_address(address) or _HOST.fullmatch(address))):
             raise ValueError(f"esxi_addresses has '{entry}' where 'host name=address' is meant")
+        if host.casefold() in {known.casefold() for known in found}:
+            raise ValueError(f"esxi_addresses names '{host}' twice")
         found[host] = address
     return found
 

@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ebs_snapshot import PENDING
+from wavelift.adapters.aws.ebs_snapshot import COMPLETED, PENDING
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.adapters.aws.vmimport import VmImport
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.base.errors import NotFoundError, WaveliftError
+from wavelift.base.errors import BusyError, NotFoundError, WaveliftError
 from wavelift.base.names import MADE_BY, SNAPSHOT_PREFIX, TAG_RUN, TAG_WAVE, slug
 from wavelift.base.run import CancelFlag
 from wavelift.services.dataplane.messages import SNAPSHOT_KIND, Admitted, CleanupReport, Leftover, StandingSnapshot
@@ -23,6 +24,9 @@ from wavelift.services.dataplane.staging import DISK_SUFFIX
 from wavelift.services.dataplane.unfinished import noted_seeds
 
 log = logging.getLogger(__name__)
+
+FINISHED: Final = frozenset({COMPLETED, "recoverable"})
+"""States of an EBS snapshot that a lineage or an image may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,16 @@ def _half_made(access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:
             continue  # a backup of an instance of ours, with its tags
         if snapshot.state == PENDING and snapshot.snapshot_id in noted:
             continue
-        if snapshot.state not in ("completed", "recoverable"):
-            delete = partial(ec2.delete_snapshot, snapshot.snapshot_id)
+        if snapshot.state not in FINISHED:
+            delete = partial(_delete_half_made, ec2, snapshot.snapshot_id)
             yield _Found("EBS snapshot", snapshot.snapshot_id, snapshot.tags.get(TAG_RUN, ""), delete)
+
+
+def _delete_half_made(ec2: Ec2, snapshot_id: str) -> None:
+    """Delete it unless it was completed since it was listed: a record may name it by now."""
+    found = ec2.snapshots([snapshot_id]).get(snapshot_id)
+    if found is not None and found.state in FINISHED:
+        raise BusyError(
+            "It was completed meanwhile and stays", next_step="Nothing: its run goes on with it", snapshot=snapshot_id
+        )
+    ec2.delete_snapshot(snapshot_id)

@@ -25,7 +25,6 @@ from wavelift.adapters.aws.ebs_snapshot import (
     volume_gib,
 )
 from wavelift.adapters.aws.ebs_write import PUTS_IN_FLIGHT, EbsWriter
-from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.session import VsphereSession
@@ -183,7 +182,7 @@ class _Run:
         guards = TransferGuards(self.session, self.task, self.snapshot, self.ctx, interval=self.options.guard_seconds)
         self._check_snapshot()
         guards.check()
-        with guards.watching(self.stop.set):
+        with guards.watching(self.stop.set), self.access.obeying(self.stop):
             self._move(self._plan(pending))
 
     def _check_snapshot(self) -> None:
@@ -271,7 +270,8 @@ class _Run:
     def _guarded(self, lease: ExportLease | None, job: DiskJob) -> None:
         try:
             self.stop.check()
-            self._move_disk(lease, self.targets.choose(job))
+            with self.access.obeying(self.stop):
+                self._move_disk(lease, self.targets.choose(job))
         except BaseException as error:
             self.first_error = self.first_error or error
             self.stop.set("another disk of the server failed", fenced=isinstance(error, FencedError))
@@ -303,7 +303,8 @@ class _Run:
         def last_look(blocks: int, linear: bytes) -> None:
             self._still_frozen(job)
             ending.append(True)
-            self._store_manifest(job, manifest)
+            with self.access.obeying(self.stop):  # another thread than this one
+                self._store_manifest(job, manifest)
             # Before the snapshot is completed: a try that is killed meanwhile must not send everything again.
             done = self._done(job, manifest, writer, began).dump()
             self.record.update(job.index, done=done, sealed=[blocks, linear.hex()])
@@ -339,8 +340,8 @@ class _Run:
             self._doubt(job, journal)
             raise
         except PermanentError as error:
-            if ending and job.holds_others and type(error) in (PermanentError, ProofError):
-                raise self._give_seed_up(job, journal, error) from error
+            if ending and type(error) in (PermanentError, ProofError):
+                raise self._give_up(job, journal, error) from error
             raise
         finally:
             journal.close()
@@ -359,14 +360,23 @@ class _Run:
         if not job.parent:
             self.record.update(job.index, holds_others=True)
             return
-        Ec2(self.access).delete_snapshot(job.target)
+        self.targets.give_up_now(job.target)
         journal.discard()
 
-    def _give_seed_up(self, job: DiskJob, journal: Journal, error: WaveliftError) -> WaveliftError:
-        """AWS is right: there are blocks in it that nobody knows of. The retry begins a fresh one."""
-        Ec2(self.access).delete_snapshot(job.target)
+    def _give_up(self, job: DiskJob, journal: Journal, error: WaveliftError) -> WaveliftError:
+        """AWS is right: there are blocks in it that nobody knows of. The retry begins a fresh one: to ask for this
+        one's completion again would be in vain for ever."""
+        self.targets.give_up_now(job.target)
         journal.discard()
-        return refused_seed(job.target, error, disk=disk_label(job.index, job.disk))
+        where = {"disk": disk_label(job.index, job.disk)}
+        if job.holds_others:
+            return refused_seed(job.target, error, **where)
+        return WaveliftError(
+            f"AWS holds other blocks than it acknowledged, so the snapshot is given up: {error.what}",
+            next_step="The retry sends them anew, into another snapshot",
+            snapshot=job.target,
+            **where,
+        )
 
     def _resume(self, job: DiskJob, journal: Journal, manifest: Manifest) -> frozenset[int]:
         """Blocks that need not be read again. A stream comes whole anyway, and its writer knows what is there; what may

@@ -13,10 +13,10 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs_snapshot import PENDING, start_snapshot
 from wavelift.adapters.aws.ec2 import Ec2, Snapshot
 from wavelift.adapters.aws.errors import ParentRefusedError, TokenSpentError
-from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import CorruptStreamError, NotFoundError, WaveliftError
 from wavelift.base.names import MADE_BY, TAG_RUN, client_token, run_hash
+from wavelift.base.run import CancelFlag
 from wavelift.services.dataplane.bases import Base, Encryption
 from wavelift.services.dataplane.importing import delete_unused
 from wavelift.services.dataplane.messages import ServerTask
@@ -93,6 +93,10 @@ class Targets:
         """Those of earlier instants of this run."""
         for found in Ec2(self.access).snapshots(set(self.record.outdated) - keep).values():
             self.give_up(found)
+
+    def give_up_now(self, target: str) -> None:
+        """:meth:`give_up` by what AWS says of it now: the try may have been outlived."""
+        self.give_up(Ec2(self.access).snapshots([target]).get(target))
 
     def give_up(self, found: Snapshot | None) -> None:
         """Delete what this run began, unless another one has taken it up or an image stands on it."""
@@ -189,25 +193,25 @@ class Targets:
 
     def journal(self, job: DiskJob) -> Journal:
         prefix = self.staging.journal_prefix(job.index)
-        s3 = self.staging.s3
+        s3, cancel = self.staging.s3, self.access.cancel  # of this thread; others store the segments
         identity = JournalIdentity(job.target, f"{self.record.instant} {job.disk.key}", job.disk.capacity)
         return Journal(
             self.state_folder,
             identity,
-            store=lambda name, data: _put(s3, prefix + name, data),
-            checkpoint=lambda segments: self._noted(job, identity, segments),
+            store=lambda name, data: self._put(prefix + name, data, cancel),
+            checkpoint=lambda segments: self._noted(job, identity, segments, cancel),
             segments=self.record.disk(job.index).get("segments"),
             fetch=lambda name: s3.get_object(prefix + name),
         )
 
-    def _noted(self, job: DiskJob, identity: JournalIdentity, segments: Segments) -> None:
+    def _noted(self, job: DiskJob, identity: JournalIdentity, segments: Segments, cancel: CancelFlag) -> None:
         """A segment is stored: the state store knows it for the next try, and of a seed the bucket for the next run."""
         self.record.update(job.index, segments=segments)
         if job.parent:
             return
         note = SeedNote.of(job.disk, identity, segments)
-        self.staging.s3.put_object(self.staging.seed_key(job.index), note.model_dump_json().encode())
+        self._put(self.staging.seed_key(job.index), note.model_dump_json().encode(), cancel)
 
-
-def _put(s3: S3Staging, key: str, data: bytes) -> None:
-    s3.put_object(key, data)
+    def _put(self, key: str, data: bytes, cancel: CancelFlag) -> None:
+        with self.access.obeying(cancel):
+            self.staging.s3.put_object(key, data)

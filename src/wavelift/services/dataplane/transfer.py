@@ -78,7 +78,7 @@ def export_server(
     :raises FencedError: another try owns the work; nothing was cleaned up.
     """
     with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
-        disks = _Transfer(session, staging, task, snapshot, ctx, options).run()
+        disks = _Transfer(session, access, staging, task, snapshot, ctx, options).run()
     return ExportResult(server=task.name, snapshot=snapshot.ref.moref, disks=disks)
 
 
@@ -150,6 +150,7 @@ class _Transfer:
     def __init__(
         self,
         session: VsphereSession,
+        access: AwsAccess,
         staging: ServerStaging,
         task: ServerTask,
         snapshot: TakenSnapshot,
@@ -157,6 +158,7 @@ class _Transfer:
         options: TransferOptions,
     ) -> None:
         self.session = session
+        self.access = access
         self.staging = staging
         self.task = task
         self.snapshot = snapshot
@@ -195,7 +197,7 @@ class _Transfer:
         guards = TransferGuards(self.session, self.task, self.snapshot, self.ctx, interval=self.options.guard_seconds)
         self._check_snapshot()
         guards.check()
-        with guards.watching(self.stop.set), self._lease() as lease:
+        with guards.watching(self.stop.set), self.access.obeying(self.stop), self._lease() as lease:
             self._move(lease, pending)
 
     def _check_snapshot(self) -> None:
@@ -276,13 +278,14 @@ class _Transfer:
         self.stop.check()
         disk = self.snapshot.disks[index]
         started = self.ctx.clock.monotonic()
-        with closing(lease.open(disk)) as raw:
+        with self.access.obeying(self.stop), closing(lease.open(disk)) as raw:
             stream = self._stream(raw, disk)
             manifest = self._manifest(index, disk)
             sink = self._sink(index)
 
             def announce() -> None:
-                stored = self._store_manifest(index, manifest, writer, sink)
+                with self.access.obeying(self.stop):  # another thread than this one
+                    stored = self._store_manifest(index, manifest, writer, sink)
                 seconds = round(self.ctx.clock.monotonic() - started, 3)
                 self.record.set_disk(stored.model_copy(update={"seconds": seconds}), sink.checksum())
 

@@ -69,6 +69,10 @@ def test_inv_1_a_data_disk_that_the_conversion_changed_is_no_result(lab: Lab) ->
     ec2.deregister_image(ImageId=image_id)
     for device in image["BlockDeviceMappings"]:
         ec2.delete_snapshot(SnapshotId=device["Ebs"]["SnapshotId"])
+    kept = [key for key in lab.aws.state()["buckets"][BUCKET]["objects"] if "/changed/" in key]
+    assert [key.rpartition(".")[2] for key in kept] == ["manifest"] * 2, "what a cleared `compare` needs"
+    for key in kept:
+        lab.aws.client("s3").delete_object(Bucket=BUCKET, Key=key)
 
 
 def test_a_sample_costs_no_process_of_its_own(lab: Lab) -> None:

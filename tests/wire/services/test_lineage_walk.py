@@ -298,6 +298,7 @@ class Walk(RuleBasedStateMachine):
             wait_for_task(session, session.change(off), timeout=60, cancel=CancelFlag(), what="turning tracking off")
 
 
+@pytest.mark.sampled
 @pytest.mark.timeout(1800)  # many walks in `make proof`, beside others on the same cores
 def test_inv_2_inv_3_whatever_happens_between_runs_the_target_is_the_source(stage: Stage) -> None:
     run_state_machine_as_test(

@@ -319,8 +319,15 @@ def _standing(stage: Stage) -> dict[str, str]:
     return {row["id"]: row["state"] for row in stage.aws.state()["snapshots"]}
 
 
+def _as_made(stage: Stage) -> None:
+    """Other tests' guests wrote to ``big01``: it has 74 blocks of data again, and zeros behind them."""
+    stage.vc.guest_write("big01", 0, 0, noise(20, 37 * MIB))
+    stage.vc.guest_write("big01", 0, 37 * MIB, bytes(3 * MIB))
+
+
 def _failed(stage: Stage, big: Replica, blocks: int = 45) -> str:
     """A run whose seed fails after so many of its 74 blocks, for a reason that no retry cures; what it left in EBS."""
+    _as_made(stage)
     stage.aws.rule(service="ebs", operation="PutSnapshotBlock", code="AccessDeniedException", status=403, skip=blocks)
     with pytest.raises(MissingPrivilegeError):
         big.run()
@@ -405,6 +412,7 @@ def test_inv_6_a_refused_completion_of_this_instant_begins_a_fresh_snapshot(
     stage: Stage, replica: Callable[..., Replica]
 ) -> None:
     """What lies there was never taken up. A try that was cleared asked for its completion again, 15 minutes each."""
+    _as_made(stage)
     big = replica("big01")
     one = big.begin()
     result = None

@@ -358,9 +358,6 @@ def unreachable(error: BaseException, host: str, port: int) -> UnreachableError:
     return UnreachableError(f"the connection to {place} failed: {words}", next_step="Check the network", host=place)
 
 
-# --- names ----------------------------------------------------------------------------------------------------------
-
-
 def break_off(connection: socket.socket) -> None:
     """Make whoever reads or writes in another thread fail at once, for good; the close that follows is a reset.
 
@@ -373,6 +370,9 @@ def break_off(connection: socket.socket) -> None:
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
     except OSError:
         pass  # it was not connected any more
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
 
 
 def is_address(host: str) -> bool:

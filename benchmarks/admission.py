@@ -62,7 +62,7 @@ def fill(url: str) -> None:
     """The jobs."""
     from wavelift.ledger import Ledger
     from wavelift.rules.wave_replication import ReplicationPlan
-    from wavelift.services.replication import JobOrder, create_jobs
+    from wavelift.services.replication.jobs import JobOrder, create_jobs
 
     clock = At(START)
     plan = ReplicationPlan(seed_time=START.isoformat(), pause_after_failures=0)
@@ -75,7 +75,7 @@ def fill(url: str) -> None:
 def job(url: str) -> None:
     """:param url: of the ledger, or ``@`` and the file that names it."""
     from wavelift.ledger import DagRun, Ledger
-    from wavelift.services.replication import admit_runs, reserve_runs
+    from wavelift.services.replication.admission import admit_runs, reserve_runs
 
     clock = At(START + DAY)
     scheduled, asked = DagRun(f"{SCHEDULED}.replicate", "a"), DagRun(f"{ASKED}.replicate", "b")

@@ -26,8 +26,8 @@ def job(access: str, folder: str) -> None:
     from wavelift.base.catalog import CatalogIndex, CatalogRow
     from wavelift.base.run import CancelFlag, SystemClock
     from wavelift.ledger import DagRun, Ledger
-    from wavelift.services.catalog import begin_import, merge_import
     from wavelift.services.dataplane.catalog import read_catalog
+    from wavelift.services.housekeeping.catalog import begin_import, merge_import
 
     told = json.loads(Path(access).read_text())
     config = VsphereConfig(**told["config"])

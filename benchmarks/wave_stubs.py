@@ -43,7 +43,7 @@ def _verify_server(access: Any, task: Any, export: Any, ctx: Any, **_: Any) -> A
 def _advance_import(ledger: Any, access: Any, task: Any, export: Any, verified: Any, ctx: Any, **_: Any) -> Any:
     from wavelift.base.domain import ImportResult
     from wavelift.ledger import migrations
-    from wavelift.services.migration.importing import ImportDone
+    from wavelift.services.migration.image import ImportDone
 
     id = migrations.migration_id(ctx.run_key)
     migrations.record_export(ledger, id, export, clock=ctx.clock)
@@ -63,7 +63,7 @@ STUBS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "wavelift.services.dataplane.snapshot_removal": {"remove_snapshot": _remove_snapshot},
     "wavelift.services.dataplane.transfer": {"export_server": _export_server},
     "wavelift.services.dataplane.verify": {"verify_server": _verify_server},
-    "wavelift.services.migration.importing": {"advance_import": _advance_import, "record_image": _record_image},
+    "wavelift.services.migration.image": {"advance_import": _advance_import, "record_image": _record_image},
 }
 
 

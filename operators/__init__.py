@@ -10,25 +10,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wavelift.operators.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
-    from wavelift.operators.catalog import (
+    from wavelift.operators.connector.export import DiskUploadOperator, VmExportOperator
+    from wavelift.operators.connector.inventory import CatalogInventoryOperator, ConnectorCheckOperator
+    from wavelift.operators.connector.preflight import PreflightOperator
+    from wavelift.operators.connector.replication import (
+        ReplicationPreflightOperator,
+        ReplicationRunOperator,
+        VerifyReplicatedOperator,
+    )
+    from wavelift.operators.connector.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
+    from wavelift.operators.connector.verify import CompareOperator, VerifyImportedOperator, VerifyOperator
+    from wavelift.operators.control.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
+    from wavelift.operators.control.catalog import (
         BeginCatalogImportOperator,
         BeginHealthCheckOperator,
         CloseCatalogImportOperator,
         MergeCatalogOperator,
         RecordHealthOperator,
     )
-    from wavelift.operators.export import DiskUploadOperator, VmExportOperator
-    from wavelift.operators.image import ImportImageOperator, ImportServerOperator
-    from wavelift.operators.inventory import CatalogInventoryOperator, ConnectorCheckOperator
-    from wavelift.operators.launch import LaunchInstanceOperator
-    from wavelift.operators.preflight import PreflightOperator
-    from wavelift.operators.replication import (
-        ReplicationPreflightOperator,
-        ReplicationRunOperator,
-        VerifyReplicatedOperator,
-    )
-    from wavelift.operators.replication_control import (
+    from wavelift.operators.control.image import ImportImageOperator, ImportServerOperator
+    from wavelift.operators.control.launch import LaunchInstanceOperator
+    from wavelift.operators.control.replication import (
         AdmitReplicationOperator,
         AmiOperator,
         RecordOperator,
@@ -36,9 +38,7 @@ if TYPE_CHECKING:
         ReplicationReportOperator,
         ReserveRunOperator,
     )
-    from wavelift.operators.slots import ReleaseOperator, ReserveOperator
-    from wavelift.operators.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
-    from wavelift.operators.verify import CompareOperator, VerifyImportedOperator, VerifyOperator
+    from wavelift.operators.control.slots import ReleaseOperator, ReserveOperator
 
 _HOME = {
     "AdmitOperator": "admit",

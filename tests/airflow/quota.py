@@ -16,7 +16,7 @@ from wavelift.ledger import ReplicationRun
 from wavelift.ledger.replication_runs import RunFilter, list_runs
 from wavelift.rules.replication import RunState
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_jobs
+from wavelift.services.replication.jobs import JobOrder, create_jobs
 
 REQUESTS: Final = 50
 LATER: Final = 10

@@ -20,7 +20,7 @@ from wavelift.ledger import lineage
 from wavelift.ledger.jobs import jobs_of_wave
 from wavelift.ledger.replication_tables import replication_run
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_jobs
+from wavelift.services.replication.jobs import JobOrder, create_jobs
 
 pytestmark = [pytest.mark.airflow, pytest.mark.proof]
 

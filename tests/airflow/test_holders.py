@@ -14,9 +14,10 @@ from wavelift.base.run import SystemClock
 from wavelift.ledger import DagRun, Ledger, SlotKind
 from wavelift.ledger.records import Slot
 from wavelift.ledger.replication_runs import get_run
-from wavelift.operators.image import holder_is_alive
+from wavelift.operators.control.image import holder_is_alive
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, admit_runs, create_jobs
+from wavelift.services.replication.admission import admit_runs
+from wavelift.services.replication.jobs import JobOrder, create_jobs
 
 pytestmark = pytest.mark.airflow
 

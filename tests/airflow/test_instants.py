@@ -19,7 +19,7 @@ from tests.airflow.waves import BLOCK
 from wavelift.base.run import SystemClock
 from wavelift.ledger.lineage import read_lineage
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_jobs
+from wavelift.services.replication.jobs import JobOrder, create_jobs
 
 pytestmark = [pytest.mark.airflow, pytest.mark.proof]
 

@@ -15,7 +15,13 @@ from wavelift.airflow.preload import LOCAL_SETTINGS, packages_for
 
 pytestmark = pytest.mark.airflow
 
-OUR_WORK = ("boto3", "pyVmomi", "wavelift.services.dataplane.transfer", "wavelift.operators.export", "wavelift.ledger")
+OUR_WORK = (
+    "boto3",
+    "pyVmomi",
+    "wavelift.services.dataplane.transfer",
+    "wavelift.operators.connector.export",
+    "wavelift.ledger",
+)
 """Some of what task processes import."""
 SECRET = "a-secret-nobody-may-read"
 OPENS_NOTHING = """

@@ -12,7 +12,7 @@ from wavelift.base.run import SystemClock
 from wavelift.cli.local_airflow import wait_for
 from wavelift.ledger.replication_runs import RunFilter, list_runs
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_jobs
+from wavelift.services.replication.jobs import JobOrder, create_jobs
 
 pytestmark = pytest.mark.airflow
 

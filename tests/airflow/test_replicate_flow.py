@@ -11,7 +11,8 @@ from tests.airflow.inprocess import Done, Lab
 from wavelift.base.run import SystemClock
 from wavelift.ledger.jobs import jobs_of_wave
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_jobs, delete_job
+from wavelift.services.replication.deletion import delete_job
+from wavelift.services.replication.jobs import JobOrder, create_jobs
 
 pytestmark = pytest.mark.airflow
 

@@ -18,15 +18,17 @@ from wavelift.base.run import SystemClock
 from wavelift.ledger import DagRun, Ledger
 from wavelift.ledger.lineage import read_lineage, replace
 from wavelift.ledger.replication_runs import get_run
-from wavelift.operators.replication import TRACKING_KEY
-from wavelift.operators.replication_control import ReleaseRunOperator, scheduled_instant
+from wavelift.operators.connector.replication import TRACKING_KEY
+from wavelift.operators.control.replication import ReleaseRunOperator, scheduled_instant
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.sensors import ReplicationRunSensor
+from wavelift.services.common.report import TaskOutcome
 from wavelift.services.dataplane.messages import ServerTask
-from wavelift.services.replication import JobOrder, admit_runs, create_jobs, fail_run
-from wavelift.services.replication_flow import ReplicateRequest, admit
-from wavelift.services.replication_report import ReplicationReport, ServerEnd, finish, raise_when_failed
-from wavelift.services.runs import TaskOutcome
+from wavelift.services.replication.admission import admit_runs
+from wavelift.services.replication.admit import ReplicateRequest, admit
+from wavelift.services.replication.jobs import JobOrder, create_jobs
+from wavelift.services.replication.outcome import fail_run
+from wavelift.services.replication.report import ReplicationReport, ServerEnd, finish, raise_when_failed
 
 pytestmark = pytest.mark.airflow
 

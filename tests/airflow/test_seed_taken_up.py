@@ -12,7 +12,7 @@ from wavelift.base.run import SystemClock
 from wavelift.ledger.jobs import jobs_of_wave
 from wavelift.ledger.lineage import read_lineage
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_jobs
+from wavelift.services.replication.jobs import JobOrder, create_jobs
 
 pytestmark = [pytest.mark.airflow, pytest.mark.proof]
 

@@ -21,7 +21,7 @@ from wavelift.base.run import SystemClock
 from wavelift.ledger import Ledger
 from wavelift.rules.schedule import GRACE, Schedule, due_servers
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_jobs, pause_job
+from wavelift.services.replication.jobs import JobOrder, create_jobs, pause_job
 
 pytestmark = pytest.mark.airflow
 

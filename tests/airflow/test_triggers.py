@@ -170,7 +170,7 @@ def test_amp_04_a_queue_wakes_who_is_next_and_one_to_look_for_dead_holders(
 ) -> None:
     from wavelift.base.run import SystemClock
     from wavelift.ledger import Ledger, SlotKind
-    from wavelift.services import admission
+    from wavelift.services.common import slots as admission
 
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     monkeypatch.setattr("wavelift.airflow.config.ledger_url", lambda: url)

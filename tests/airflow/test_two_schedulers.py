@@ -27,7 +27,7 @@ from wavelift.ledger import ReplicationRun
 from wavelift.ledger.replication_runs import RunFilter, list_runs
 from wavelift.rules.schedule import GRACE
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication import JobOrder, create_jobs
+from wavelift.services.replication.jobs import JobOrder, create_jobs
 
 pytestmark = [pytest.mark.airflow, pytest.mark.proof, pytest.mark.timeout(900)]
 

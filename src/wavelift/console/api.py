@@ -34,7 +34,7 @@ from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
 from wavelift.rules.fields import FLAG
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services.migration.slots import after_cancel
+from wavelift.services.migration.reserve import after_cancel
 
 CONFLICTS: Final = (PermanentError, BusyError)
 """What is as it is: the same request would be refused again."""

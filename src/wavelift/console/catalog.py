@@ -23,7 +23,7 @@ from wavelift.ledger.catalog import ServerFilter
 from wavelift.ledger.jobs import jobs_of_servers
 from wavelift.rules.connectors import CATALOG_DAG, DEFAULT_CONNECTOR, HEALTH_DAG, dag_id_of
 from wavelift.rules.fields import FLAG
-from wavelift.services.catalog import connector_usage
+from wavelift.services.housekeeping.catalog import connector_usage
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 """A connector's name is part of DAG ids and the name of a queue."""

@@ -31,10 +31,12 @@ from wavelift.rules.problem import allowed, did_you_mean
 from wavelift.rules.replication import JobState
 from wavelift.rules.wave import LicenseType
 from wavelift.rules.wave_replication import Replication, ReplicationPlan
-from wavelift.services import replication
-from wavelift.services.replication import Deletion, JobChange, JobOrder
-from wavelift.services.replication_orders import Bound, bind_wave, order_of, orders_of_wave
-from wavelift.services.replication_requests import DELETE
+from wavelift.services.replication import deletion
+from wavelift.services.replication import jobs as job_service
+from wavelift.services.replication.deletion import Deletion
+from wavelift.services.replication.jobs import JobChange, JobOrder
+from wavelift.services.replication.orders import Bound, bind_wave, order_of, orders_of_wave
+from wavelift.services.replication.requests import DELETE
 
 SUFFIX: Final = ".replicate"
 GUEST_MATTERS: Final = frozenset({"license_type", "ami", "force_register"})
@@ -119,7 +121,7 @@ def _making(app: FastAPI) -> None:
         require_trigger(user, body.wave)
         bound = bind_wave(ledger, specs.wave(body.wave))
         orders = [_order(body, bound, name) for name in dict.fromkeys(body.servers)]
-        made = replication.create_jobs(ledger, body.wave, orders, by=user.get_name(), clock=SystemClock())
+        made = job_service.create_jobs(ledger, body.wave, orders, by=user.get_name(), clock=SystemClock())
         return {"jobs": job_rows(ledger, made, SystemClock().now())}
 
     @app.post("/waves/{wave}/apply")
@@ -132,9 +134,9 @@ def _making(app: FastAPI) -> None:
         bound = bind_wave(ledger, resolved)
         orders = orders_of_wave(ledger, resolved, bound)
         changes = (
-            replication.plan_changes(ledger, wave, orders)
+            job_service.plan_changes(ledger, wave, orders)
             if body.dry_run
-            else replication.apply_wave(ledger, wave, orders, by=user.get_name(), clock=SystemClock())
+            else job_service.apply_wave(ledger, wave, orders, by=user.get_name(), clock=SystemClock())
         )
         return {
             "wave": wave,
@@ -156,7 +158,7 @@ def _changing(app: FastAPI) -> None:
         known = triggerable_job(ledger, job_id, user)
         fields = body.model_dump(exclude_unset=True)
         guest = _guest_of(ledger, specs, known) if fields.keys() & GUEST_MATTERS else None
-        changed = replication.update_job(ledger, job_id, by=user.get_name(), clock=SystemClock(), guest=guest, **fields)
+        changed = job_service.update_job(ledger, job_id, by=user.get_name(), clock=SystemClock(), guest=guest, **fields)
         return _row(ledger, changed)
 
     @app.post("/jobs/{job_id}/pause")
@@ -164,20 +166,20 @@ def _changing(app: FastAPI) -> None:
         """Start no run any more; one that is active goes on."""
         triggerable_job(ledger, job_id, user)
         by = user.get_name()
-        return _row(ledger, replication.pause_job(ledger, job_id, by=by, reason=body.reason, clock=SystemClock()))
+        return _row(ledger, job_service.pause_job(ledger, job_id, by=by, reason=body.reason, clock=SystemClock()))
 
     @app.post("/jobs/{job_id}/resume")
     def resume_job(job_id: str, user: GetUserDep, ledger: LedgerDep) -> dict[str, Any]:
         """Go on with the next instant; failures are counted anew."""
         triggerable_job(ledger, job_id, user)
-        return _row(ledger, replication.resume_job(ledger, job_id, by=user.get_name(), clock=SystemClock()))
+        return _row(ledger, job_service.resume_job(ledger, job_id, by=user.get_name(), clock=SystemClock()))
 
     @app.post("/jobs/{job_id}/extend")
     def extend_job(job_id: str, body: ExtendBody, user: GetUserDep, ledger: LedgerDep) -> dict[str, Any]:
         """Let the server be replicated longer (SMS-10)."""
         triggerable_job(ledger, job_id, user)
         by = user.get_name()
-        return _row(ledger, replication.extend_job(ledger, job_id, days=body.days, by=by, clock=SystemClock()))
+        return _row(ledger, job_service.extend_job(ledger, job_id, days=body.days, by=by, clock=SystemClock()))
 
 
 def _deleting(app: FastAPI) -> None:
@@ -197,14 +199,14 @@ def _deleting(app: FastAPI) -> None:
                 "dag_run_id": None,
                 "dag_paused": False,
             }
-        deletion = replication.delete_job(ledger, job_id, by=user.get_name(), clock=clock)
-        stopped = [task for run in deletion.cut_short for task in Chain.of_replication(airflow, run).stop()]
-        run_id, job = None, deletion.job
+        deleted = deletion.delete_job(ledger, job_id, by=user.get_name(), clock=clock)
+        stopped = [task for run in deleted.cut_short for task in Chain.of_replication(airflow, run).stop()]
+        run_id, job = None, deleted.job
         if _ever_ran(ledger, job_id):
             run_id = airflow.trigger(dag_of(known.wave), {"mode": DELETE, "jobs": [job_id]})
         else:  # nothing was ever made outside
-            job = replication.complete_deletion(ledger, job_id, by=user.get_name(), clock=clock)
-        answer = {"job": _row(ledger, job), "stopped_tasks": stopped, **_deletion_row(deletion)}
+            job = deletion.complete_deletion(ledger, job_id, by=user.get_name(), clock=clock)
+        answer = {"job": _row(ledger, job), "stopped_tasks": stopped, **_deletion_row(deleted)}
         waits = run_id is not None and dag_paused(airflow, known.wave) is True
         return {**answer, "dag_id": dag_of(known.wave), "dag_run_id": run_id, "dag_paused": waits}
 

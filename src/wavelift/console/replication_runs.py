@@ -31,8 +31,8 @@ from wavelift.console.replication_rows import dag_of, live, run_row
 from wavelift.ledger import DagRun, Ledger, Page, ReplicationRun, jobs, replication_runs
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.replication import JobState, RunState
-from wavelift.services import replication
-from wavelift.services.replication_requests import VERIFY, runs_to_verify
+from wavelift.services.replication import admission, outcome
+from wavelift.services.replication.requests import VERIFY, runs_to_verify
 
 ENDED: Final = ("success", "failed", "")
 """What a DAG run that is over, or was deleted, is."""
@@ -117,7 +117,7 @@ def _requesting(app: FastAPI) -> None:
         servers = body.servers or _active_servers(ledger, wave)
         _require_awake(airflow, wave)
         run = DagRun(dag_of(wave), f"on_demand__{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}")
-        reserved = replication.reserve_runs(
+        reserved = admission.reserve_runs(
             ledger, wave, servers, run, by=user.get_name(), clock=SystemClock(), is_run_alive=_is_alive(airflow)
         )
         try:
@@ -141,10 +141,10 @@ def _cancelling(app: FastAPI) -> None:
         require_read(user, known.wave)
         require_trigger(user, known.wave)
         clock = SystemClock()
-        cancelled = replication.cancel_run(ledger, run_id, by=user.get_name(), clock=clock)
+        cancelled = outcome.cancel_run(ledger, run_id, by=user.get_name(), clock=clock)
         if cancelled.state is RunState.RESERVED:  # nothing has begun
             reason = f"cancelled by {user.get_name()}"
-            given_back = replication.mark_cancelled(ledger, run_id, reason, clock=clock)
+            given_back = outcome.mark_cancelled(ledger, run_id, reason, clock=clock)
             return {**run_row(given_back, clock.now()), "stopped_tasks": []}
         stopped = Chain.of_replication(airflow, cancelled).stop()
         return {**run_row(cancelled, clock.now()), "stopped_tasks": stopped}
@@ -206,7 +206,7 @@ def _is_alive(airflow: ApiClient) -> Callable[[str, str], bool]:
 def _give_back(ledger: Ledger, reserved: Sequence[ReplicationRun]) -> None:
     """Nothing was started: the reservations are free at once and don't count."""
     for each in reserved:
-        replication.mark_cancelled(ledger, each.id, "Its DAG run could not be made", clock=SystemClock())
+        outcome.mark_cancelled(ledger, each.id, "Its DAG run could not be made", clock=SystemClock())
 
 
 def _page(page: Page[ReplicationRun], airflow: ApiClient) -> dict[str, Any]:

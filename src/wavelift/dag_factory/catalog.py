@@ -13,14 +13,14 @@ from typing import Any, Final
 from airflow.sdk import DAG, Param, get_parsing_context
 
 from wavelift.airflow import config
-from wavelift.operators.catalog import (
+from wavelift.operators.connector.inventory import CatalogInventoryOperator, ConnectorCheckOperator
+from wavelift.operators.control.catalog import (
     BeginCatalogImportOperator,
     BeginHealthCheckOperator,
     CloseCatalogImportOperator,
     MergeCatalogOperator,
     RecordHealthOperator,
 )
-from wavelift.operators.inventory import CatalogInventoryOperator, ConnectorCheckOperator
 from wavelift.rules.connectors import CATALOG_DAG, DEFAULT_CONNECTOR, HEALTH_DAG, connector_of, dag_id_of
 from wavelift.specs import usable_waves
 

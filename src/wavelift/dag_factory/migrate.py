@@ -14,14 +14,14 @@ from airflow.sdk import DAG, Param, task_group
 from airflow.sdk.definitions.param import ParamsDict
 
 from wavelift.airflow.notifications import wave_deadline
-from wavelift.operators.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
-from wavelift.operators.export import VmExportOperator
-from wavelift.operators.image import COMPARE, ImportServerOperator
-from wavelift.operators.launch import LaunchInstanceOperator
-from wavelift.operators.preflight import PreflightOperator
-from wavelift.operators.slots import ReleaseOperator, ReserveOperator
-from wavelift.operators.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
-from wavelift.operators.verify import CompareOperator, VerifyImportedOperator, VerifyOperator
+from wavelift.operators.connector.export import VmExportOperator
+from wavelift.operators.connector.preflight import PreflightOperator
+from wavelift.operators.connector.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
+from wavelift.operators.connector.verify import CompareOperator, VerifyImportedOperator, VerifyOperator
+from wavelift.operators.control.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
+from wavelift.operators.control.image import COMPARE, ImportServerOperator
+from wavelift.operators.control.launch import LaunchInstanceOperator
+from wavelift.operators.control.slots import ReleaseOperator, ReserveOperator
 from wavelift.rules.plans import WaveShape
 
 MODES: Final = ["migrate", "plan", "preflight", "launch", "verify", "cleanup"]

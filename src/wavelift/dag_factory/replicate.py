@@ -15,12 +15,13 @@ from airflow.sdk.definitions.param import ParamsDict
 
 from wavelift.airflow.timetables import ReplicationTimetable
 from wavelift.dag_factory.migrate import MAX_RETRY_DELAY, TEARDOWN_RETRIES
-from wavelift.operators.replication import (
+from wavelift.operators.connector.replication import (
     ReplicationPreflightOperator,
     ReplicationRunOperator,
     VerifyReplicatedOperator,
 )
-from wavelift.operators.replication_control import (
+from wavelift.operators.connector.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
+from wavelift.operators.control.replication import (
     UPKEEP,
     AdmitReplicationOperator,
     AmiOperator,
@@ -29,8 +30,7 @@ from wavelift.operators.replication_control import (
     ReplicationReportOperator,
     ReserveRunOperator,
 )
-from wavelift.operators.replication_upkeep import DeleteReplicasOperator, VerifyRecordedOperator
-from wavelift.operators.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
+from wavelift.operators.control.upkeep import DeleteReplicasOperator, VerifyRecordedOperator
 from wavelift.rules.plans import WaveShape
 
 MAX_ACTIVE_RUNS: Final = 128

@@ -2,7 +2,7 @@
 
 Open a :class:`Ledger` and hand it to the functions of ``waves``, ``migrations``, ``events``, ``servers``,
 ``catalog`` and ``connectors``; slots and
-new migrations are the business of :mod:`wavelift.services.admission`. Records are frozen values.
+new migrations are the business of :mod:`wavelift.services.common.slots`. Records are frozen values.
 """
 
 from wavelift.ledger.catalog_records import Catalog, CatalogEntry, CatalogServer, CatalogState, Connector, ServerJob

@@ -1,7 +1,7 @@
 """Migrations: what happened to each server of each run (AMP-07). Written by control-plane tasks, console and CLI.
 
 Every change is one transaction with its line in the audit trail, and state changes follow
-:mod:`wavelift.rules.lifecycle`. A new migration is made by :func:`wavelift.services.admission.begin_migration`.
+:mod:`wavelift.rules.lifecycle`. A new migration is made by :func:`wavelift.services.common.slots.begin_migration`.
 """
 
 from __future__ import annotations

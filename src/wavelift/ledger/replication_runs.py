@@ -1,7 +1,7 @@
 """Runs of replication jobs (SMS-08): reading, and writing what happens on the way.
 
 Every change is one transaction with its line in the audit trail. Whether a run may start is decided in
-:mod:`wavelift.services.replication_admission`; how it ends, in :mod:`wavelift.services.replication`.
+:mod:`wavelift.services.replication.admission`; how it ends, in :mod:`wavelift.services.replication`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows of slots. The rules of who gets one are in :mod:`wavelift.services.admission`, the only writer."""
+"""Rows of slots. The rules of who gets one are in :mod:`wavelift.services.common.slots`, the only writer."""
 
 from __future__ import annotations
 

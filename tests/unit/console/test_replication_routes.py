@@ -18,7 +18,9 @@ from wavelift.base.run import SystemClock
 from wavelift.ledger import DagRun, Ledger, catalog, connectors, jobs, replication_runs
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import JobState, RunState
-from wavelift.services import replication
+from wavelift.services.replication.admission import admit_runs
+from wavelift.services.replication.deletion import complete_deletion
+from wavelift.services.replication.outcome import fail_run, mark_cancelled
 from wavelift.specs.load import load_texts
 
 pytestmark = pytest.mark.unit
@@ -307,11 +309,11 @@ def test_sms_06_two_on_demand_runs_then_a_refusal_with_rule_and_time(desk: Desk)
         assert (run["type"], run["state"], run["dag_run_id"]) == ("OnDemand", "Reserved", answer["dag_run_id"])
         busy = desk.refused("POST", "/waves/erp/replications", 409, {"servers": ["web01"]})
         assert busy["rule"] == "in_progress"
-        admitted = replication.admit_runs(
+        admitted = admit_runs(
             desk.ledger, "erp", DagRun(DAG, answer["dag_run_id"]), by="ana", is_run_alive=lambda *_: True, clock=CLOCK
         )
         assert [each.id for each in admitted.granted] == [run["id"]]
-        replication.fail_run(desk.ledger, run["id"], "no route", clock=CLOCK)
+        fail_run(desk.ledger, run["id"], "no route", clock=CLOCK)
     refused = desk.refused("POST", "/waves/erp/replications", 409, {})
     assert refused["rule"] == "quota"
     assert datetime.fromisoformat(refused["until"]) > datetime.now(UTC) + timedelta(hours=23)
@@ -343,7 +345,7 @@ def test_a_paused_or_missing_dag_reserves_nothing(desk: Desk) -> None:
 def start(desk: Desk) -> dict[str, Any]:
     answer = desk.post("/waves/erp/replications", servers=["web01"])
     run = DagRun(DAG, answer["dag_run_id"])
-    replication.admit_runs(desk.ledger, "erp", run, by="ana", is_run_alive=lambda *_: True, clock=CLOCK)
+    admit_runs(desk.ledger, "erp", run, by="ana", is_run_alive=lambda *_: True, clock=CLOCK)
     desk.airflow.tasks = [
         {"task_id": f"server.{step}", "map_index": 4, "state": state, "rendered_map_index": "web01"}
         for step, state in (("reserve", "success"), ("snapshot", "success"), ("transfer", "running"))
@@ -387,7 +389,7 @@ def test_a_run_is_cancelled_once_and_its_task_stopped(desk: Desk) -> None:
     done = desk.post(f"/runs/{run['id']}/cancel")
     assert (done["cancel_requested"], done["stopped_tasks"]) == (True, ["server.transfer"])
     assert desk.airflow.failed == ["server.transfer 4"]
-    replication.mark_cancelled(desk.ledger, run["id"], "cancelled on request", clock=CLOCK)
+    mark_cancelled(desk.ledger, run["id"], "cancelled on request", clock=CLOCK)
     assert desk.get(f"/runs/{run['id']}")["state"] == "Cancelled"
     assert "already ended" in desk.refused("POST", f"/runs/{run['id']}/cancel", 409)["detail"]
 
@@ -412,7 +414,7 @@ def test_sms_09_deleting_a_job_stops_its_run_and_starts_the_removal(desk: Desk) 
     assert desk.get(f"/runs/{run['id']}")["state"] == "Deleted"
     desk.told(desk.client.delete(f"/jobs/{id}"))
     assert len(desk.airflow.triggered) == 3, "asked again, the removal starts again"
-    replication.complete_deletion(desk.ledger, id, by="ana", clock=CLOCK)
+    complete_deletion(desk.ledger, id, by="ana", clock=CLOCK)
     desk.told(desk.client.delete(f"/jobs/{id}"))
     assert len(desk.airflow.triggered) == 3
     assert desk.get("/jobs", state="deleted")["total"] == 1

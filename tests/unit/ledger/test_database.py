@@ -39,7 +39,7 @@ def test_every_connection_checks_foreign_keys_and_syncs_fully(ledger: Ledger) ->
 
 def test_importing_and_reopening_import_no_alembic(database: Path) -> None:
     code = (
-        "import sys; from wavelift.ledger import Ledger; import wavelift.services.admission\n"
+        "import sys; from wavelift.ledger import Ledger; import wavelift.services.common.slots\n"
         f"Ledger.open('sqlite:///{database}')\n"
         "print([m for m in ('alembic', 'airflow', 'boto3', 'pyVmomi', 'wavelift.adapters') if m in sys.modules])"
     )

@@ -26,7 +26,7 @@ from wavelift.ledger.migrations import MigrationFilter
 from wavelift.ledger.servers import find_server
 from wavelift.ledger.tables import wave_run
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services.admission import begin_migration
+from wavelift.services.migration.begin import begin_migration
 
 pytestmark = pytest.mark.unit
 

@@ -15,8 +15,9 @@ from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import list_slots
 from wavelift.ledger.waves import freeze_wave_run
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services import admission
-from wavelift.services.admission import Granted, IsRunAlive, Queued
+from wavelift.services.common import slots as admission
+from wavelift.services.common.slots import Granted, IsRunAlive, Queued
+from wavelift.services.migration.begin import begin_migration
 
 pytestmark = pytest.mark.unit
 
@@ -307,7 +308,7 @@ def frozen(ledger: Ledger, clock: HandClock) -> Ledger:
 def _begin(
     ledger: Ledger, clock: HandClock, run: DagRun, *, name: str = "web01", alive: IsRunAlive = ALL_ALIVE
 ) -> Migration:
-    return admission.begin_migration(
+    return begin_migration(
         ledger,
         run_key=run_key(run.dag_id, run.dag_run_id, name),
         run=run,
@@ -381,7 +382,7 @@ def test_inv_4_a_failed_migration_has_the_server_until_its_snapshot_is_gone(froz
 
 def test_other_servers_of_the_vcenter_are_free(frozen: Ledger, clock: HandClock) -> None:
     _begin(frozen, clock, A)
-    other = admission.begin_migration(
+    other = begin_migration(
         frozen,
         run_key=run_key(B.dag_id, B.dag_run_id, "web01"),
         run=B,

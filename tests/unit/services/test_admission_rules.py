@@ -16,8 +16,8 @@ from tests.depth import depth
 
 from wavelift.ledger import DagRun, Ledger, SlotKind
 from wavelift.ledger.slots import list_slots
-from wavelift.services import admission
-from wavelift.services.admission import Granted, Queued
+from wavelift.services.common import slots as admission
+from wavelift.services.common.slots import Granted, Queued
 
 pytestmark = pytest.mark.unit
 

@@ -15,9 +15,9 @@ from wavelift.base.names import run_key
 from wavelift.base.run import SystemClock
 from wavelift.ledger import CatalogState, DagRun, Ledger, Migration, SourceServer, catalog, connectors, migrations
 from wavelift.ledger.waves import freeze_wave_run
-from wavelift.services import admission
-from wavelift.services import catalog as service
-from wavelift.services.catalog import ImportTicket
+from wavelift.services.housekeeping import catalog as service
+from wavelift.services.housekeeping.catalog import ImportTicket
+from wavelift.services.migration.begin import begin_migration
 
 pytestmark = pytest.mark.unit
 
@@ -115,7 +115,7 @@ def test_a_name_in_a_conf_that_is_no_text_is_refused(ledger: Ledger, key: str, v
 def migrate(ledger: Ledger, name: str, run: DagRun) -> Migration:
     frozen = {"wave": "erp", "mode": "migrate", "requested_by": "ana", "source": "ui", "spec": {}}
     freeze_wave_run(ledger, run=run, clock=CLOCK, **frozen)  # type: ignore[arg-type]
-    return admission.begin_migration(
+    return begin_migration(
         ledger,
         run_key=run_key(run.dag_id, run.dag_run_id, name),
         run=run,

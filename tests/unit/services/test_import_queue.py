@@ -15,8 +15,8 @@ from wavelift.base.names import run_key
 from wavelift.base.run import RunContext
 from wavelift.ledger import DagRun, Ledger, SlotKind
 from wavelift.ledger.slots import list_slots
+from wavelift.services.common.import_queue import ImportPlace, IsHolderAlive
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
-from wavelift.services.import_queue import ImportPlace, IsHolderAlive
 
 pytestmark = pytest.mark.unit
 

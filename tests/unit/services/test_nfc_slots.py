@@ -13,7 +13,7 @@ from wavelift.ledger import DagRun, SlotKind
 from wavelift.ledger.slots import list_slots
 from wavelift.services.dataplane.messages import NfcShare, ServerTask
 from wavelift.services.dataplane.replication_messages import ReservedRun
-from wavelift.services.replication_flow import Finished, InQueue, release, reserve
+from wavelift.services.replication.reserve import Finished, InQueue, release, reserve
 
 __all__ = ["clock", "desk", "made_once"]
 

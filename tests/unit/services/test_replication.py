@@ -28,8 +28,32 @@ from wavelift.ledger.replication_runs import (
 from wavelift.rules.guests import Guest
 from wavelift.rules.replication import JobState, RunState, RunType
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services import replication
-from wavelift.services.replication import Admission, ChangeKind, JobOrder
+from wavelift.services.replication.admission import Admission, admit_runs, continue_run, reserve_runs
+from wavelift.services.replication.deletion import complete_deletion, delete_job
+from wavelift.services.replication.jobs import (
+    ChangeKind,
+    JobOrder,
+    apply_wave,
+    create_jobs,
+    extend_job,
+    pause_job,
+    plan_changes,
+    remember_server,
+    resume_job,
+    update_job,
+    warn_terms,
+)
+from wavelift.services.replication.outcome import (
+    cancel_run,
+    complete_run,
+    expired_amis,
+    fail_run,
+    mark_cancelled,
+    quarantine_run,
+    quarantine_tracking,
+    record_ami_removed,
+    record_run,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -96,7 +120,7 @@ class Desk:
 
     def create(self, server: str = "web01", **plan: Any) -> ReplicationJob:
         order = JobOrder(server=server, plan=ReplicationPlan(**plan))
-        (made,) = replication.create_jobs(self.ledger, WAVE, [order], by="ana", clock=self.clock)
+        (made,) = create_jobs(self.ledger, WAVE, [order], by="ana", clock=self.clock)
         return made
 
     def alive(self, dag_id: str, dag_run_id: str) -> bool:
@@ -105,30 +129,28 @@ class Desk:
 
     def reserve(self, *servers: str, id: str = "") -> tuple[ReplicationRun, ...]:
         run = DagRun("erp.replicate", id or self._next())
-        return replication.reserve_runs(
+        return reserve_runs(
             self.ledger, WAVE, servers or ("web01",), run, by="ana", clock=self.clock, is_run_alive=self.alive
         )
 
     def admit(self, id: str = "", **more: Any) -> Admission:
         run = DagRun("erp.replicate", id or self._next())
-        return replication.admit_runs(
-            self.ledger, WAVE, run, by="ana", is_run_alive=self.alive, clock=self.clock, **more
-        )
+        return admit_runs(self.ledger, WAVE, run, by="ana", is_run_alive=self.alive, clock=self.clock, **more)
 
     def begin(self) -> ReplicationRun:
         (run,) = self.admit().granted
         return run
 
     def record(self, run: ReplicationRun, *disks: ReplicatedDisk) -> ReplicationRun:
-        return replication.record_run(self.ledger, run.id, _result(*disks), clock=self.clock)
+        return record_run(self.ledger, run.id, _result(*disks), clock=self.clock)
 
     def complete(self, run: ReplicationRun, ami: str = "") -> ReplicationRun:
         rows = {row.key: row.snapshot_id for row in lineage_rows(self.ledger, run.job_id)}
         self.record(run, _disk(2000, f"snap-{run.id}", rows.get(2000, "")))
-        return replication.complete_run(self.ledger, run.id, ami_id=ami, clock=self.clock)
+        return complete_run(self.ledger, run.id, ami_id=ami, clock=self.clock)
 
     def fail(self, run: ReplicationRun) -> ReplicationRun:
-        return replication.fail_run(self.ledger, run.id, "it broke", clock=self.clock)
+        return fail_run(self.ledger, run.id, "it broke", clock=self.clock)
 
     def rules(self, admission: Admission) -> list[str]:
         return [each.refusal.rule for each in (*admission.refused, *admission.skipped)]
@@ -164,7 +186,7 @@ def test_sms_03_a_job_is_made_read_changed_and_listed(desk: Desk, clock: HandClo
     assert (made.state, made.seed_at, made.schedule.next_after(START)) == (JobState.ACTIVE, START, START + 12 * HOUR)
     assert jobs_of_wave(desk.ledger, WAVE) == (made,)
     clock.sleep(60)
-    changed = replication.update_job(
+    changed = update_job(
         desk.ledger, made.id, frequency_hours=24, keep_amis=2, license_type="byol", by="bob", clock=clock
     )
     assert (changed.frequency_hours, changed.keep_amis, changed.license_type) == (24, 2, "byol")
@@ -185,36 +207,36 @@ def test_sms_03_what_a_job_cannot_be(desk: Desk, clock: HandClock) -> None:
     with pytest.raises(SpecError, match="outside 12 to 24"):
         desk.create("db01", frequency_hours=6)
     with pytest.raises(PermanentError, match="no field colour"):
-        replication.update_job(desk.ledger, made.id, colour="red", by="ana", clock=clock)
+        update_job(desk.ledger, made.id, colour="red", by="ana", clock=clock)
     with pytest.raises(NotFoundError):
         get_job(desk.ledger, "job-x")
     linux = Guest("debian11_64Guest", "Debian", "linux", 64, "supported", "x")
     order = JobOrder(server="db01", plan=ReplicationPlan(), license_type="aws", guest=linux)
     with pytest.raises(RefusedError, match="not possible for this guest"):
-        replication.create_jobs(desk.ledger, WAVE, [order], by="ana", clock=clock)
+        create_jobs(desk.ledger, WAVE, [order], by="ana", clock=clock)
     order = JobOrder(
         server="db01",
         plan=ReplicationPlan(ami="register"),
         guest=Guest("w", "W", "windows-server", 64, "supported", "x"),
     )
     with pytest.raises(RefusedError, match="billing data"):
-        replication.create_jobs(desk.ledger, WAVE, [order], by="ana", clock=clock)
+        create_jobs(desk.ledger, WAVE, [order], by="ana", clock=clock)
 
 
 def test_a_spec_is_applied_and_drift_is_shown(desk: Desk, clock: HandClock) -> None:
     orders = [JobOrder(server=name, plan=ReplicationPlan()) for name in ("web01", "db01")]
-    done = replication.apply_wave(desk.ledger, WAVE, orders, by="ana", clock=clock)
+    done = apply_wave(desk.ledger, WAVE, orders, by="ana", clock=clock)
     assert [change.kind for change in done] == [ChangeKind.CREATE, ChangeKind.CREATE]
     clock.sleep(3600)
-    assert {change.kind for change in replication.plan_changes(desk.ledger, WAVE, orders)} == {ChangeKind.KEEP}
-    replication.pause_job(desk.ledger, done[0].job.id if done[0].job else "", by="ana", clock=clock)
+    assert {change.kind for change in plan_changes(desk.ledger, WAVE, orders)} == {ChangeKind.KEEP}
+    pause_job(desk.ledger, done[0].job.id if done[0].job else "", by="ana", clock=clock)
     orders = [JobOrder(server="web01", plan=ReplicationPlan(frequency_hours=12))]
-    drift = replication.plan_changes(desk.ledger, WAVE, orders)
+    drift = plan_changes(desk.ledger, WAVE, orders)
     assert [(change.kind, change.server, change.fields) for change in drift] == [
         (ChangeKind.UPDATE, "web01", {"frequency_hours": (24, 12)}),
         (ChangeKind.MISSING, "db01", None),
     ]
-    (changed, _missing) = replication.apply_wave(desk.ledger, WAVE, orders, by="ana", clock=clock)
+    (changed, _missing) = apply_wave(desk.ledger, WAVE, orders, by="ana", clock=clock)
     assert changed.job is not None
     assert (changed.job.frequency_hours, changed.job.state) == (12, JobState.PAUSED)
     assert set(read_schedules(desk.ledger, WAVE)) == {"db01"}
@@ -225,11 +247,11 @@ def test_a_spec_is_applied_and_drift_is_shown(desk: Desk, clock: HandClock) -> N
 
 def test_pausing_and_resuming(desk: Desk, clock: HandClock) -> None:
     job = desk.create(seed_time=START.isoformat())
-    replication.pause_job(desk.ledger, job.id, by="ana", clock=clock)
+    pause_job(desk.ledger, job.id, by="ana", clock=clock)
     assert read_schedules(desk.ledger, WAVE) == {}
     assert desk.rules(desk.admit()) == ["paused"]
     clock.sleep(24 * 3600 + 60)
-    resumed = replication.resume_job(desk.ledger, job.id, by="ana", clock=clock)
+    resumed = resume_job(desk.ledger, job.id, by="ana", clock=clock)
     assert resumed.schedule.newest(clock.now()) is None, "the instant a minute ago is not made up"
     assert desk.admit().granted
 
@@ -239,7 +261,7 @@ def test_a_name_never_changes_its_server_under_a_lineage(desk: Desk, clock: Hand
 
     def meet(uuid: str, *, source: str = "vc-1") -> ReplicationJob:
         seen = SourceServer(source=source, name="web01", moref="vm-1", instance_uuid=uuid)
-        return replication.remember_server(desk.ledger, job.id, seen, by="run", clock=clock)
+        return remember_server(desk.ledger, job.id, seen, by="run", clock=clock)
 
     assert meet("uuid-1").identity == "uuid-1"
     assert meet("uuid-2").identity == "uuid-2", "nothing was replicated yet"
@@ -318,7 +340,7 @@ def test_air_04_all_servers_of_a_request_are_reserved_or_none(desk: Desk) -> Non
     assert [each["server"] for each in caught.value.refusals] == ["ghost"]
     assert list_runs(desk.ledger).total == 0
     with pytest.raises(PermanentError, match="No server is named"):
-        replication.reserve_runs(desk.ledger, WAVE, [], DagRun("d", "r"), by="a", clock=desk.clock)
+        reserve_runs(desk.ledger, WAVE, [], DagRun("d", "r"), by="a", clock=desk.clock)
 
 
 def test_clearing_goes_on_with_the_same_run_and_counts_nothing_twice(desk: Desk, clock: HandClock) -> None:
@@ -328,7 +350,7 @@ def test_clearing_goes_on_with_the_same_run_and_counts_nothing_twice(desk: Desk,
         assert desk.fail(run).state is RunState.FAILED
         job = get_job(desk.ledger, run.job_id)
         if job.state is JobState.PAUSED:
-            replication.resume_job(desk.ledger, job.id, by="ana", clock=clock)
+            resume_job(desk.ledger, job.id, by="ana", clock=clock)
         clock.sleep(60)
         (again,) = desk.admit("run-1").granted
         assert (again.id, again.counted_at) == (run.id, START)
@@ -343,7 +365,7 @@ def test_a_server_cleared_behind_admit_goes_on_or_is_refused(desk: Desk, clock: 
     first = desk.fail(desk.begin())
 
     def go_on() -> ReplicationRun:
-        return replication.continue_run(desk.ledger, first.id, by="ana", is_run_alive=desk.alive, clock=clock)
+        return continue_run(desk.ledger, first.id, by="ana", is_run_alive=desk.alive, clock=clock)
 
     assert go_on().state is RunState.ACTIVE
     assert go_on().state is RunState.ACTIVE
@@ -410,7 +432,7 @@ def test_inv_4_lineage_advances_with_the_whole_recorded_set(desk: Desk, clock: H
     desk.record(run, _disk(2000, "snap-1"), _disk(2001, "snap-2"))
     again = desk.record(run, _disk(2000, "snap-1"), _disk(2001, "snap-2"))
     assert (again.bytes_read, again.bytes_sent, again.blocks_sent, again.superseded) == (10, 6, 2, [])
-    replication.complete_run(desk.ledger, run.id, ami_id="ami-1", clock=clock)
+    complete_run(desk.ledger, run.id, ami_id="ami-1", clock=clock)
     second = desk.begin()
     with pytest.raises(PermanentError, match="not the recorded one"):
         desk.record(second, _disk(2000, "snap-3", "snap-1"), _disk(2001, "snap-4", "snap-x"))
@@ -458,7 +480,7 @@ def test_inv_4_a_failed_run_never_becomes_a_base(desk: Desk, clock: HandClock) -
     assert read_lineage(desk.ledger, job.id) == ()
     active = desk.begin()
     with pytest.raises(PermanentError, match="no recorded disks"):
-        replication.complete_run(desk.ledger, active.id, clock=clock)
+        complete_run(desk.ledger, active.id, clock=clock)
 
 
 def test_inv_4_what_failed_since_the_last_recorded_run_may_have_left_a_seed(desk: Desk, clock: HandClock) -> None:
@@ -477,8 +499,8 @@ def test_inv_4_what_failed_since_the_last_recorded_run_may_have_left_a_seed(desk
     first = desk.fail(begin())
     assert before(first) == []
     cancelled = begin()
-    replication.cancel_run(desk.ledger, cancelled.id, by="ana", clock=clock)
-    replication.mark_cancelled(desk.ledger, cancelled.id, "asked", clock=clock)
+    cancel_run(desk.ledger, cancelled.id, by="ana", clock=clock)
+    mark_cancelled(desk.ledger, cancelled.id, "asked", clock=clock)
     assert desk.fail(begin("web02")).job_id == other.id
     second = desk.fail(begin())
     assert before(second) == [first.id]
@@ -487,7 +509,7 @@ def test_inv_4_what_failed_since_the_last_recorded_run_may_have_left_a_seed(desk
     fourth = begin()
     assert before(fourth) == [], "the recorded run is what it builds on"
     desk.record(fourth, _disk(2000, "snap-4", f"snap-{third.id}"))
-    replication.quarantine_run(desk.ledger, fourth.id, "block 7 differs", clock=clock)
+    quarantine_run(desk.ledger, fourth.id, "block 7 differs", clock=clock)
     desk.fail(fourth)
     fifth = desk.fail(begin())
     assert before(begin()) == [fifth.id]
@@ -497,20 +519,20 @@ def test_inv_1_a_run_whose_verify_failed_is_no_parent(desk: Desk, clock: HandClo
     job = desk.create()
     run = desk.begin()
     desk.record(run, _disk(2000, "snap-1"))
-    (gone,) = replication.quarantine_run(desk.ledger, run.id, "block 7 differs", clock=clock)
+    (gone,) = quarantine_run(desk.ledger, run.id, "block 7 differs", clock=clock)
     assert gone.snapshot_id == "snap-1"
     assert read_lineage(desk.ledger, job.id) == ()
-    assert replication.quarantine_run(desk.ledger, run.id, "block 7 differs", clock=clock) == ()
+    assert quarantine_run(desk.ledger, run.id, "block 7 differs", clock=clock) == ()
     with pytest.raises(PermanentError, match="no recorded disks"):
-        replication.complete_run(desk.ledger, run.id, clock=clock)
+        complete_run(desk.ledger, run.id, clock=clock)
     with pytest.raises(PermanentError, match="quarantined: block 7"):
         desk.record(run, _disk(2000, "snap-2"))
     desk.fail(run)
     (again,) = desk.admit("run-1").granted
     desk.record(again, _disk(2000, "snap-2"))
-    assert replication.quarantine_tracking(desk.ledger, run.id, 2000, "audit", clock=clock)
-    assert not replication.quarantine_tracking(desk.ledger, run.id, 2000, "another", clock=clock), "told already"
-    assert not replication.quarantine_tracking(desk.ledger, run.id, 1, "audit", clock=clock)
+    assert quarantine_tracking(desk.ledger, run.id, 2000, "audit", clock=clock)
+    assert not quarantine_tracking(desk.ledger, run.id, 2000, "another", clock=clock), "told already"
+    assert not quarantine_tracking(desk.ledger, run.id, 1, "audit", clock=clock)
     assert [disk.quarantine for disk in read_lineage(desk.ledger, job.id)] == ["audit"]
 
 
@@ -527,7 +549,7 @@ def test_a_job_pauses_after_failures_in_a_row_and_can_be_resumed(desk: Desk, clo
     assert (paused.state, paused.failures) == (JobState.PAUSED, 2)
     assert "it broke" in paused.state_reason
     clock.sleep(25 * 3600)
-    replication.resume_job(desk.ledger, job.id, by="ana", clock=clock)
+    resume_job(desk.ledger, job.id, by="ana", clock=clock)
     desk.fail(desk.begin())
     assert get_job(desk.ledger, job.id).state is JobState.ACTIVE, "counted anew"
 
@@ -537,18 +559,18 @@ def test_amis_beyond_those_kept_expire(desk: Desk, clock: HandClock) -> None:
     for number in range(4):
         desk.complete(desk.begin(), f"ami-{number}")
         clock.sleep(13 * 3600)
-    assert [run.ami_id for run in replication.expired_amis(desk.ledger, job.id)] == ["ami-1", "ami-0"]
-    for run in replication.expired_amis(desk.ledger, job.id):
-        gone = replication.record_ami_removed(desk.ledger, run.id, clock=clock)
+    assert [run.ami_id for run in expired_amis(desk.ledger, job.id)] == ["ami-1", "ami-0"]
+    for run in expired_amis(desk.ledger, job.id):
+        gone = record_ami_removed(desk.ledger, run.id, clock=clock)
         assert gone.ami_state is AmiState.DEREGISTERED
-    assert replication.expired_amis(desk.ledger, job.id) == ()
+    assert expired_amis(desk.ledger, job.id) == ()
     assert get_job(desk.ledger, job.id).latest_ami_id == "ami-3"
 
 
 def test_sms_10_a_term_of_90_days_with_warnings_and_extension(desk: Desk, clock: HandClock) -> None:
     job = desk.create(seed_time=START.isoformat())
     with pytest.raises(PermanentError, match="begins with the first replication"):
-        replication.extend_job(desk.ledger, job.id, by="ana", clock=clock)
+        extend_job(desk.ledger, job.id, by="ana", clock=clock)
     clock.sleep(3600)
     desk.complete(desk.begin())
     begun = get_job(desk.ledger, job.id)
@@ -556,11 +578,11 @@ def test_sms_10_a_term_of_90_days_with_warnings_and_extension(desk: Desk, clock:
     given = []
     for day in range(92):
         clock.time = START + HOUR + timedelta(days=day)
-        given += [(day, notice.days) for notice in replication.warn_terms(desk.ledger, WAVE, clock=clock)]
+        given += [(day, notice.days) for notice in warn_terms(desk.ledger, WAVE, clock=clock)]
     assert given == [(76, 14), (83, 7), (89, 1)]
     assert desk.rules(desk.admit()) == ["term"]
     assert desk.admit(scheduled_for=START + timedelta(days=91)) == Admission()
-    extended = replication.extend_job(desk.ledger, job.id, days=10, by="ana", clock=clock)
+    extended = extend_job(desk.ledger, job.id, days=10, by="ana", clock=clock)
     assert extended.term_ends_at == clock.time + timedelta(days=10)
     assert desk.begin()
 
@@ -569,20 +591,20 @@ def test_sms_09_deleting_a_job_ends_its_run_and_keeps_what_must_be_removed(desk:
     job = desk.create()
     desk.complete(desk.begin(), "ami-1")
     run = desk.begin()
-    deletion = replication.delete_job(desk.ledger, job.id, by="bob", clock=clock)
+    deletion = delete_job(desk.ledger, job.id, by="bob", clock=clock)
     assert [each.id for each in deletion.cut_short] == [run.id]
     assert [disk.key for disk in deletion.lineage] == [2000]
     assert get_run(desk.ledger, run.id).cancel_requested
     with pytest.raises(PermanentError, match="has ended as deleted"):
         desk.record(run, _disk(2000, "snap-9"))
     assert desk.fail(run).state is RunState.DELETED
-    assert replication.delete_job(desk.ledger, job.id, by="bob", clock=clock).lineage == deletion.lineage
+    assert delete_job(desk.ledger, job.id, by="bob", clock=clock).lineage == deletion.lineage
     with pytest.raises(BusyError):
         desk.create()
     with pytest.raises(PermanentError, match="is deleted"):
-        replication.resume_job(desk.ledger, job.id, by="bob", clock=clock)
-    done = replication.complete_deletion(desk.ledger, job.id, by="bob", clock=clock)
-    assert replication.complete_deletion(desk.ledger, job.id, by="bob", clock=clock) == done
+        resume_job(desk.ledger, job.id, by="bob", clock=clock)
+    done = complete_deletion(desk.ledger, job.id, by="bob", clock=clock)
+    assert complete_deletion(desk.ledger, job.id, by="bob", clock=clock) == done
     assert (done.state, read_lineage(desk.ledger, job.id)) == (JobState.DELETED, ())
     assert list_jobs(desk.ledger).total == 0
     assert desk.create().id != job.id
@@ -595,12 +617,12 @@ def test_a_run_that_ended_keeps_its_end(desk: Desk, clock: HandClock) -> None:
         desk.create(server)
     runs = desk.admit("run-1").granted
     desk.complete(runs[0])
-    replication.cancel_run(desk.ledger, runs[1].id, by="bob", clock=clock)
+    cancel_run(desk.ledger, runs[1].id, by="bob", clock=clock)
     record_progress(desk.ledger, runs[2].id, status="Uploading", progress_pct=140, bytes_done=5, clock=clock)
     for each in runs:
-        replication.mark_cancelled(desk.ledger, runs[1].id, "on request", clock=clock)
+        mark_cancelled(desk.ledger, runs[1].id, "on request", clock=clock)
         desk.fail(each)
     after = {run.server: run.state for run in runs_of(desk.ledger, DagRun("erp.replicate", "run-1"))}
     assert after == {"a": RunState.COMPLETED, "b": RunState.CANCELLED, "c": RunState.FAILED}
     with pytest.raises(PermanentError, match="already ended"):
-        replication.cancel_run(desk.ledger, runs[1].id, by="bob", clock=clock)
+        cancel_run(desk.ledger, runs[1].id, by="bob", clock=clock)

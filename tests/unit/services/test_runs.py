@@ -9,8 +9,9 @@ from tests.unit.services.test_replication import Desk, HandClock, clock, desk, m
 
 from wavelift.base.errors import PermanentError
 from wavelift.ledger import DagRun
+from wavelift.services.common.report import TaskOutcome
 from wavelift.services.dataplane.messages import PreflightReport, ServerTask
-from wavelift.services.runs import TaskOutcome, finish, raise_when_failed
+from wavelift.services.migration.report import finish, raise_when_failed
 
 __all__ = ["clock", "desk", "made_once"]
 

@@ -13,7 +13,7 @@ import time
 
 from wavelift.base.run import SystemClock
 from wavelift.ledger import DagRun, Ledger, SlotKind
-from wavelift.services.admission import Granted, ready_holders, release_slot, request_slot
+from wavelift.services.common.slots import Granted, ready_holders, release_slot, request_slot
 
 AT_ONCE = 3
 HOLD_S = 0.01

@@ -25,7 +25,7 @@ from wavelift.ledger.slots import list_slots
 from wavelift.rules.environment import Environment
 from wavelift.rules.plans import ResolvedWave, ServerPlan, resolve
 from wavelift.rules.wave import Wave
-from wavelift.services import runs
+from wavelift.services.common.report import TaskOutcome
 from wavelift.services.dataplane.abandon import abandon
 from wavelift.services.dataplane.conversion import compare_image
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
@@ -35,9 +35,11 @@ from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 from wavelift.services.dataplane.transfer import TransferOptions, export_server
 from wavelift.services.dataplane.verify import verify_server
-from wavelift.services.migration import slots
-from wavelift.services.migration.importing import ImportDone, advance_import
-from wavelift.services.migration.instance import launch
+from wavelift.services.migration import admit as runs
+from wavelift.services.migration import reserve as slots
+from wavelift.services.migration.image import ImportDone, advance_import
+from wavelift.services.migration.launch import launch
+from wavelift.services.migration.report import WaveReport, finish
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
 from wavelift.simulators.vcenter import VCenterSimulator
 
@@ -195,7 +197,7 @@ class Outcome:
     verified: VerifyResult | None = None
     image: ImportResult | None = None
     launched: LaunchResult | None = None
-    report: runs.WaveReport | None = None
+    report: WaveReport | None = None
     migration: Migration | None = None
 
     @property
@@ -400,9 +402,9 @@ class Journey:
     def report(self, servers: Mapping[str, Outcome]) -> None:
         """The last task: close the ledger's rows, and take away what failed servers left in AWS."""
         clock = self.context("*", "report").clock
-        words = [runs.TaskOutcome(name, (one.phase,), str(one.error)) for name, one in servers.items()]
+        words = [TaskOutcome(name, (one.phase,), str(one.error)) for name, one in servers.items()]
         preflight = self.outcome.preflight
-        report = runs.finish(self.ledger, self.run_ref, preflight, words, clock=clock, tidy=self.tidy)
+        report = finish(self.ledger, self.run_ref, preflight, words, clock=clock, tidy=self.tidy)
         self.outcome.report = report
         assert not list_slots(self.ledger), "a slot is still held"
         for row in migrations.migrations_of_run(self.ledger, self.run_ref):

@@ -33,8 +33,8 @@ from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 from wavelift.services.dataplane.transfer import TransferOptions, export_server
 from wavelift.services.dataplane.verify import verify_server
-from wavelift.services.migration.importing import ImportDone, advance_import, record_image
-from wavelift.services.migration.instance import launch
+from wavelift.services.migration.image import ImportDone, advance_import, record_image
+from wavelift.services.migration.launch import launch
 
 
 class FileStore:

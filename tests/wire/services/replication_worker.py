@@ -11,7 +11,7 @@ import sys
 from wavelift.base.errors import RefusedError
 from wavelift.base.run import SystemClock
 from wavelift.ledger import DagRun, Ledger
-from wavelift.services.replication import admit_runs, reserve_runs
+from wavelift.services.replication.admission import admit_runs, reserve_runs
 
 
 def ask(ledger: Ledger, way: str, run: DagRun) -> str:

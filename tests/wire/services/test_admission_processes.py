@@ -15,7 +15,7 @@ from wavelift.base.run import SystemClock
 from wavelift.ledger import Event, Ledger, SlotKind
 from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import list_slots
-from wavelift.services.admission import reclaim
+from wavelift.services.common.slots import reclaim
 
 pytestmark = [pytest.mark.wire, pytest.mark.sampled]
 

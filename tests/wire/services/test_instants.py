@@ -21,10 +21,11 @@ from wavelift.ledger.replication_runs import get_run
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.snapshot import take_snapshot
-from wavelift.services.migration.instance import launch
-from wavelift.services.replication import JobOrder, create_jobs, fail_run, update_job
-from wavelift.services.replication_image import tidy_run
-from wavelift.services.replication_record import record
+from wavelift.services.migration.launch import launch
+from wavelift.services.replication.image import tidy_run
+from wavelift.services.replication.jobs import JobOrder, create_jobs, update_job
+from wavelift.services.replication.outcome import fail_run
+from wavelift.services.replication.record import record
 
 from .journey import Journey, Outcome, Stage
 from .replica import Replica, Try, assert_snapshot_equals

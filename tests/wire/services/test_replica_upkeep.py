@@ -19,16 +19,19 @@ from wavelift.base.units import BLOCK
 from wavelift.ledger import DagRun, SnapshotState, jobs, replication_runs, waves
 from wavelift.rules.replication import JobState
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services import runs as wave_runs
 from wavelift.services.dataplane.cleanup import sweep
 from wavelift.services.dataplane.messages import SNAPSHOT_KIND, CleanupReport
 from wavelift.services.dataplane.verify_replicated import verify_recorded
-from wavelift.services.replication import JobOrder, create_jobs, delete_job, fail_run, update_job
-from wavelift.services.replication_flow import ReplicateRequest, admit
-from wavelift.services.replication_report import finish
-from wavelift.services.replication_requests import runs_to_verify
-from wavelift.services.replication_upkeep import DeletedJob, delete_outside
-from wavelift.services.runs import RunRequest
+from wavelift.services.migration import admit as wave_runs
+from wavelift.services.migration.admit import RunRequest
+from wavelift.services.migration.report import finish as finish_wave
+from wavelift.services.replication.admit import ReplicateRequest, admit
+from wavelift.services.replication.deletion import delete_job
+from wavelift.services.replication.jobs import JobOrder, create_jobs, update_job
+from wavelift.services.replication.outcome import fail_run
+from wavelift.services.replication.report import finish
+from wavelift.services.replication.requests import runs_to_verify
+from wavelift.services.replication.upkeep import DeletedJob, delete_outside
 
 from .journey import Stage
 from .replica import Replica
@@ -129,7 +132,7 @@ def clean_up(copies: Copies) -> CleanupReport:
     admitted = wave_runs.admit(copies.ledger, request, lambda _: copies.stage.wave("copy01"), clock=CLOCK)
     with copies.stage.connect() as session:
         swept = sweep(session, copies.stage.access(), admitted, is_run_alive=lambda *_: False)
-    assert wave_runs.finish(copies.ledger, run, None, (), clock=CLOCK, swept=swept).succeeded
+    assert finish_wave(copies.ledger, run, None, (), clock=CLOCK, swept=swept).succeeded
     return swept
 
 

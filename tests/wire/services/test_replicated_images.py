@@ -22,9 +22,11 @@ from wavelift.ledger.slots import list_slots
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.verify_replicated import verify_replicated
-from wavelift.services.replication import JobOrder, admit_runs, create_jobs, fail_run, quarantine_run, update_job
-from wavelift.services.replication_image import MadeImage, RunImage, tidy_run
-from wavelift.services.replication_record import record
+from wavelift.services.replication.admission import admit_runs
+from wavelift.services.replication.image import MadeImage, RunImage, tidy_run
+from wavelift.services.replication.jobs import JobOrder, create_jobs, update_job
+from wavelift.services.replication.outcome import fail_run, quarantine_run
+from wavelift.services.replication.record import record
 
 from .journey import Stage
 from .replica import Replica, Try

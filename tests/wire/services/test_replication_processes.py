@@ -18,8 +18,8 @@ from wavelift.ledger import Ledger
 from wavelift.ledger.replication_runs import RunFilter, list_runs
 from wavelift.rules.replication import RunState
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services import replication
-from wavelift.services.replication import JobOrder
+from wavelift.services.replication.jobs import JobOrder, create_jobs
+from wavelift.services.replication.outcome import complete_run, record_run
 
 pytestmark = [pytest.mark.wire, pytest.mark.sampled]
 
@@ -104,8 +104,8 @@ def _end_the_active_run(ledger: Ledger) -> None:
         blocks_sent=1,
     )
     result = ReplicationResult(server="web01", snapshot="s", disks=(disk,))
-    replication.record_run(ledger, run.id, result, clock=CLOCK)
-    replication.complete_run(ledger, run.id, clock=CLOCK)
+    record_run(ledger, run.id, result, clock=CLOCK)
+    complete_run(ledger, run.id, clock=CLOCK)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_sms_06_air_04_fifty_requests_at_once_give_one_run_twice_and_then_none(
 ) -> None:
     ledger = Ledger.open(url, upgrade=True)
     order = JobOrder(server="web01", plan=ReplicationPlan())
-    replication.create_jobs(ledger, "erp", [order], by="ana", clock=CLOCK)
+    create_jobs(ledger, "erp", [order], by="ana", clock=CLOCK)
     askers = Askers(url, way)
     try:
         for name in ("first", "second"):

@@ -94,7 +94,7 @@ def comparable(found: dict[str, Any], vc: VCenterSimulator) -> list[str]:
 
 
 def differences(one: list[str], other: list[str]) -> list[str]:
-    return [line for line in difflib.unified_diff(one, other, lineterm="", n=0) if not line.startswith("@@")]
+    return [line for line in difflib.unified_diff(one, other, lineterm="", n=0) if not line.startswith("")]
 
 
 def open_files(pid: int) -> list[str]:

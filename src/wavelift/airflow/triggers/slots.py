@@ -57,7 +57,7 @@ class SlotQueue:
     def __call__(self, holders: Sequence[str]) -> Mapping[str, Any]:
         from wavelift.airflow import config
         from wavelift.ledger import Ledger, SlotKind
-        from wavelift.services.admission import ready_holders
+        from wavelift.services.common.slots import ready_holders
 
         with Ledger.open(config.ledger_url()) as ledger:
             ready = ready_holders(

@@ -98,6 +98,13 @@ class ServerTask(Message):
     nfc: NfcShare | None = None
     """None: VDDK is not set up."""
 
+    @property
+    def boot_mode(self) -> Literal["", "legacy-bios", "uefi"]:
+        """The plan's boot mode; ``auto`` follows the VM's firmware."""
+        if self.plan.boot_mode != "auto":
+            return self.plan.boot_mode
+        return "uefi" if self.facts.firmware == "efi" else "legacy-bios"
+
 
 class TakenSnapshot(Message):
     """Our snapshot and the disks as they were frozen in it."""

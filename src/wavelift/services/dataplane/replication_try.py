@@ -61,7 +61,7 @@ class TryRecord:
 def _never_completed(disks: Iterable[dict[str, Any]]) -> list[str]:
     """Who else may name such a snapshot? Of a disk that is ``done``, CompleteSnapshot may have been called: the run's
     record, a lineage and an image may name it, which only the ledger knows; what they don't name goes with the end of
-    the run (:func:`wavelift.services.replication_image.tidy_run`). Without ``done`` it is pending still, which no
+    the run (:func:`wavelift.services.replication.image.tidy_run`). Without ``done`` it is pending still, which no
     record takes, and the try that wrote to it was fenced."""
     return [disk["target"] for disk in disks if disk.get("target") and not disk.get("done")]
 

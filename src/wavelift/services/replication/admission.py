@@ -33,8 +33,8 @@ from wavelift.rules.replication import (
     retry_words,
 )
 from wavelift.rules.schedule import due_servers
-from wavelift.services.admission import IsRunAlive
-from wavelift.services.replication_outcome import DAG_RUN_ENDED, end_failed, expire
+from wavelift.services.common.slots import IsRunAlive
+from wavelift.services.replication.outcome import DAG_RUN_ENDED, end_failed, expire
 
 
 @dataclass(frozen=True, slots=True)

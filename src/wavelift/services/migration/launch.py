@@ -12,8 +12,8 @@ from wavelift.ledger import Ledger, migrations
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.services.dataplane.messages import ServerTask
-from wavelift.services.migration.importing import record_image
-from wavelift.services.migration.slots import cancelled
+from wavelift.services.migration.image import record_image
+from wavelift.services.migration.reserve import cancelled
 
 
 def launch(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportResult, ctx: RunContext) -> LaunchResult:

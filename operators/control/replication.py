@@ -9,10 +9,10 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from wavelift.airflow.links import ImageLink, image_url
 from wavelift.operators._base import StateStore, WaveliftOperator, run_is_alive
-from wavelift.operators._report import GROUP, ended_by, task_outcomes, task_states, why_stopped
-from wavelift.operators._waiting import WaitingOperator
-from wavelift.operators.image import ImportingOperator, holder_is_alive
-from wavelift.operators.replication import PROOF_KEY, REPORT_KEY, TRACKING_KEY
+from wavelift.operators.connector.replication import PROOF_KEY, REPORT_KEY, TRACKING_KEY
+from wavelift.operators.control._report import GROUP, ended_by, task_outcomes, task_states, why_stopped
+from wavelift.operators.control._waiting import WaitingOperator
+from wavelift.operators.control.image import ImportingOperator, holder_is_alive
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from wavelift.ledger.replication_records import ReplicationRun
     from wavelift.services.dataplane.replication_messages import AdmittedRuns
-    from wavelift.services.replication_report import ServerEnd
+    from wavelift.services.replication.report import ServerEnd
 
 UPKEEP: Final = {"delete": "delete_replicas", "verify": "verify_recorded"}
 """Mode of a run → the one task that it has after ``admit``; others have the pre-flight, if a server may run."""
@@ -48,7 +48,7 @@ class AdmitReplicationOperator(WaveliftOperator):
         from wavelift.airflow import config
         from wavelift.base.run import SystemClock
         from wavelift.ledger import DagRun, Ledger
-        from wavelift.services.replication_flow import ReplicateRequest, admit
+        from wavelift.services.replication.admit import ReplicateRequest, admit
         from wavelift.specs import resolved_wave
 
         run = context["dag_run"]
@@ -112,7 +112,7 @@ class ReserveRunOperator(WaitingOperator):
         from wavelift.airflow import config
         from wavelift.ledger import DagRun, Ledger
         from wavelift.services.dataplane.replication_messages import ReservedRun
-        from wavelift.services.replication_flow import Finished, reserve
+        from wavelift.services.replication.reserve import Finished, reserve
 
         task = self.server_task(context, self.server)
         ti = context["ti"]
@@ -155,7 +155,7 @@ class RecordOperator(WaitingOperator):
         from wavelift.airflow.triggers.snapshots import EbsSnapshotsTrigger
         from wavelift.base.domain import ReplicationResult
         from wavelift.ledger import Ledger
-        from wavelift.services.replication_record import record
+        from wavelift.services.replication.record import record
 
         task = self.server_task(context, self.server)
         result = ReplicationResult.load(self.transferred)
@@ -189,7 +189,7 @@ class ReleaseRunOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.ledger import Ledger
-        from wavelift.services.replication_flow import release
+        from wavelift.services.replication.reserve import release
 
         task = self.server_task(context, self.server)
         ti = context["ti"]
@@ -211,7 +211,7 @@ class AmiOperator(ImportingOperator):
 
     Control plane. ``import`` waits, deferred, for ImportImage of the EBS snapshots; ``register`` is done at once. A
     failed conversion fails the AMI only: the next run builds on this one all the same. Returns a
-    :class:`~wavelift.services.replication_image.MadeImage`.
+    :class:`~wavelift.services.replication.image.MadeImage`.
 
     :param server: one of the dicts that :class:`ReplicationPreflightOperator` returned.
     :param transferred: what :class:`ReplicationRunOperator` returned.
@@ -231,7 +231,7 @@ class AmiOperator(ImportingOperator):
         from wavelift.base.domain import ReplicationResult
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.importing import ImportRunning
-        from wavelift.services.replication_image import MadeImage, RunImage
+        from wavelift.services.replication.image import MadeImage, RunImage
 
         task = self.server_task(context, self.server)
         target = task.plan.target
@@ -263,7 +263,7 @@ class ReplicationReportOperator(WaveliftOperator):
     """Tell how every server ended, close and tidy what is open; use it as a teardown.
 
     Fails when a server failed, or was refused on demand: with the rule, and the time from which it holds no more.
-    Returns a :class:`~wavelift.services.replication_report.ReplicationReport`.
+    Returns a :class:`~wavelift.services.replication.report.ReplicationReport`.
     """
 
     template_fields: Sequence[str] = ()
@@ -274,7 +274,7 @@ class ReplicationReportOperator(WaveliftOperator):
         from wavelift.ledger import DagRun, Ledger
         from wavelift.services.dataplane.messages import PreflightReport
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
-        from wavelift.services.replication_report import finish, raise_when_failed
+        from wavelift.services.replication.report import finish, raise_when_failed
 
         ti = context["ti"]
         states = task_states(context)
@@ -313,7 +313,7 @@ class ReplicationReportOperator(WaveliftOperator):
             from wavelift.ledger import DagRun
             from wavelift.ledger.waves import get_wave_run
             from wavelift.rules.plans import ResolvedWave
-            from wavelift.services.replication_image import tidy_run
+            from wavelift.services.replication.image import tidy_run
 
             fence.set("tidying", known.id)
             plan = ResolvedWave.load(get_wave_run(ledger, DagRun(ti.dag_id, ti.run_id)).spec).servers[0]
@@ -324,7 +324,7 @@ class ReplicationReportOperator(WaveliftOperator):
 
     def _ends(self, context: Context, states: dict[str, str], servers: list[str]) -> list[ServerEnd]:
         """How each server's tasks ended, and what its proof found wrong."""
-        from wavelift.services.replication_report import ServerEnd
+        from wavelift.services.replication.report import ServerEnd
 
         verify = f"{GROUP}verify"
         ends = []

@@ -14,12 +14,12 @@ from wavelift.base.names import instant_of
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services.admission import IsRunAlive
+from wavelift.services.common.import_queue import ImportPlace, IsHolderAlive
+from wavelift.services.common.slots import IsRunAlive
 from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting, remove_outdated
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
-from wavelift.services.import_queue import ImportPlace, IsHolderAlive
-from wavelift.services.migration.slots import cancelled
+from wavelift.services.migration.reserve import cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class _Import:
             tags=plan.made_with(self.ctx.run_key),
             description=f"{plan.wave}/{self.task.name}",
             role_name=target.role,
-            boot_mode=boot_mode(self.task),
+            boot_mode=self.task.boot_mode,
             license_type=_license(plan.license_type),
             encrypted=target.encrypt,
             kms_key=target.kms_key or "",
@@ -193,13 +193,6 @@ def record_image(ledger: Ledger, access: AwsAccess, task: ServerTask, image: Imp
 def _instant(export: ExportResult) -> str:
     """Of the very objects that are imported, and of what they hold."""
     return instant_of(*(f"{disk.object_key} {disk.content_digest}" for disk in export.disks))
-
-
-def boot_mode(task: ServerTask) -> Literal["", "legacy-bios", "uefi"]:
-    """The plan's boot mode; ``auto`` follows the VM's firmware."""
-    if task.plan.boot_mode != "auto":
-        return task.plan.boot_mode
-    return "uefi" if task.facts.firmware == "efi" else "legacy-bios"
 
 
 def _license(choice: str) -> Literal["", "AWS", "BYOL"]:

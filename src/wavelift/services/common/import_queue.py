@@ -11,8 +11,8 @@ from wavelift.base.run import RunContext
 from wavelift.ledger import DagRun, Ledger, SlotKind
 from wavelift.ledger.records import Slot
 from wavelift.ledger.slots import list_slots
-from wavelift.services import admission
-from wavelift.services.admission import Granted, IsRunAlive, Queued
+from wavelift.services.common import slots as admission
+from wavelift.services.common.slots import Granted, IsRunAlive, Queued
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.messages import ServerTask
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.sdk.exceptions import AirflowSkipException
 
 from wavelift.operators._base import FAILURE_KEY, WaveliftOperator
-from wavelift.operators.inventory import PAGE_KEY
+from wavelift.operators.connector.inventory import PAGE_KEY
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -19,7 +19,7 @@ STEPS: Final = ("begin", "inventory", "merge")
 
 
 class BeginCatalogImportOperator(WaveliftOperator):
-    """Begin one import of a catalogue. Returns an :class:`~wavelift.services.catalog.ImportTicket`.
+    """Begin one import of a catalogue. Returns an :class:`~wavelift.services.housekeeping.catalog.ImportTicket`.
 
     :param connector: the queue that reads; its registered connection is used when the form gives none.
     """
@@ -34,7 +34,7 @@ class BeginCatalogImportOperator(WaveliftOperator):
         from wavelift.airflow import config
         from wavelift.base.run import SystemClock
         from wavelift.ledger import DagRun, Ledger
-        from wavelift.services.catalog import begin_import
+        from wavelift.services.housekeeping.catalog import begin_import
 
         run = context["dag_run"]
         with Ledger.open(config.ledger_url()) as ledger:
@@ -51,10 +51,10 @@ class BeginCatalogImportOperator(WaveliftOperator):
 class MergeCatalogOperator(WaveliftOperator):
     """Merge the pages one by one; mark what is gone only after the last (SMS-02).
 
-    Returns an :class:`~wavelift.services.catalog.ImportSummary`.
+    Returns an :class:`~wavelift.services.housekeeping.catalog.ImportSummary`.
 
     :param ticket: what :class:`BeginCatalogImportOperator` returned.
-    :param index: what :class:`~wavelift.operators.inventory.CatalogInventoryOperator` returned.
+    :param index: what :class:`~wavelift.operators.connector.inventory.CatalogInventoryOperator` returned.
     """
 
     template_fields: Sequence[str] = ("ticket", "index")
@@ -70,7 +70,7 @@ class MergeCatalogOperator(WaveliftOperator):
         from wavelift.base.errors import WaveliftError
         from wavelift.base.run import SystemClock
         from wavelift.ledger import Ledger
-        from wavelift.services.catalog import ImportTicket, merge_import
+        from wavelift.services.housekeeping.catalog import ImportTicket, merge_import
 
         ti = context["ti"]
 
@@ -108,7 +108,7 @@ class CloseCatalogImportOperator(WaveliftOperator):
         from wavelift.base.errors import PermanentError
         from wavelift.base.run import SystemClock
         from wavelift.ledger import Ledger
-        from wavelift.services.catalog import ImportTicket, abort_import
+        from wavelift.services.housekeeping.catalog import ImportTicket, abort_import
 
         ti = context["ti"]
         states: dict[str, str] = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
@@ -127,7 +127,7 @@ class BeginHealthCheckOperator(WaveliftOperator):
     """What a connector is to try: the form's words, else what is registered (SMS-01).
 
     A scheduled run of a connector that is not registered is skipped. Returns a
-    :class:`~wavelift.services.catalog.HealthRequest`.
+    :class:`~wavelift.services.housekeeping.catalog.HealthRequest`.
 
     :param connector: the queue that is asked.
     """
@@ -141,7 +141,7 @@ class BeginHealthCheckOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.ledger import Ledger
-        from wavelift.services.catalog import health_request
+        from wavelift.services.housekeeping.catalog import health_request
 
         scheduled = context["dag_run"].run_type == "scheduled"
         with Ledger.open(config.ledger_url()) as ledger:
@@ -154,7 +154,7 @@ class BeginHealthCheckOperator(WaveliftOperator):
 class RecordHealthOperator(WaveliftOperator):
     """Keep what a connector found, with its time; returns whether all was well.
 
-    :param health: what :class:`~wavelift.operators.inventory.ConnectorCheckOperator` returned.
+    :param health: what :class:`~wavelift.operators.connector.inventory.ConnectorCheckOperator` returned.
     """
 
     template_fields: Sequence[str] = ("health",)
@@ -168,7 +168,7 @@ class RecordHealthOperator(WaveliftOperator):
         from wavelift.base.catalog import ConnectorHealth
         from wavelift.base.run import SystemClock
         from wavelift.ledger import Ledger
-        from wavelift.services.catalog import record_health
+        from wavelift.services.housekeeping.catalog import record_health
 
         health = ConnectorHealth.load(self.health)
         with Ledger.open(config.ledger_url()) as ledger:

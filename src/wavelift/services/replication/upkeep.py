@@ -19,12 +19,12 @@ from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.replication import RunState
-from wavelift.services import replication
-from wavelift.services.admission import IsRunAlive
+from wavelift.services.common.slots import IsRunAlive
 from wavelift.services.dataplane.abandon import written_by
 from wavelift.services.dataplane.importing import end_imports
 from wavelift.services.dataplane.staging import ServerStaging
-from wavelift.services.replication_requests import plan_of
+from wavelift.services.replication.deletion import complete_deletion
+from wavelift.services.replication.requests import plan_of
 
 _PAGE: Final = 100
 
@@ -78,7 +78,7 @@ def delete_outside(
             with ServerStaging.of(found, plan, known.run_key) as staging:
                 objects += staging.discard()
         told = {"snapshots": removed, "objects": objects, "kept": kept}
-        replication.complete_deletion(ledger, job_id, by=by, removed=told, clock=clock)
+        complete_deletion(ledger, job_id, by=by, removed=told, clock=clock)
     return DeletedJob(
         server=job.server, job=job_id, snapshots=tuple(removed), objects=objects, kept=tuple(dict.fromkeys(kept))
     )

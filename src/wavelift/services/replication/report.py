@@ -15,12 +15,13 @@ from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.slots import list_slots
 from wavelift.rules.preflight import WHOLE_WAVE
 from wavelift.rules.replication import RunState
-from wavelift.services import admission, replication
-from wavelift.services import replication_upkeep as upkeep
+from wavelift.services.common import slots as admission
+from wavelift.services.common.report import TaskOutcome
 from wavelift.services.dataplane.messages import PreflightReport
 from wavelift.services.dataplane.replication_messages import AdmittedRuns, TurnedDown, VerifiedRun
-from wavelift.services.replication_flow import CANCELLED
-from wavelift.services.runs import TaskOutcome
+from wavelift.services.replication import upkeep
+from wavelift.services.replication.outcome import fail_run, mark_cancelled, quarantine_run
+from wavelift.services.replication.reserve import CANCELLED
 
 
 class RunOutcome(Message):
@@ -100,7 +101,7 @@ def finish(
     """
     for id, why in (wrong or {}).items():
         if not runs.get_run(ledger, id).quarantine:
-            replication.quarantine_run(ledger, id, why, by=str(run), clock=clock)
+            quarantine_run(ledger, id, why, by=str(run), clock=clock)
     by_server = {end.tasks.server: end for end in ends}
     known = waves.find_wave_run(ledger, run)
     closed = []
@@ -131,13 +132,13 @@ def _close(
     ledger: Ledger, known: ReplicationRun, end: ServerEnd | None, preflight: PreflightReport | None, clock: Clock
 ) -> ReplicationRun:
     if end is not None and end.proof and not known.quarantine:
-        replication.quarantine_run(ledger, known.id, end.proof, clock=clock)
+        quarantine_run(ledger, known.id, end.proof, clock=clock)
     if not known.state.terminal:
         if known.cancel_requested or known.state is RunState.RESERVED:
-            replication.mark_cancelled(ledger, known.id, CANCELLED, clock=clock)
+            mark_cancelled(ledger, known.id, CANCELLED, clock=clock)
         else:
             words = (end.tasks.words if end else "") or _kept_back(known.server, preflight)
-            replication.fail_run(ledger, known.id, words, clock=clock)
+            fail_run(ledger, known.id, words, clock=clock)
     for slot in list_slots(ledger):
         if slot.holder == known.run_key:
             admission.release_slot(

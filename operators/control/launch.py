@@ -40,7 +40,7 @@ class LaunchInstanceOperator(WaveliftOperator):
         from wavelift.airflow import config
         from wavelift.base.domain import ImportResult
         from wavelift.ledger import Ledger
-        from wavelift.services.migration.instance import launch
+        from wavelift.services.migration.launch import launch
 
         task = self.server_task(context, self.server)
         target = task.plan.target

@@ -9,9 +9,10 @@ from wavelift.base.errors import NotFoundError, RemoteJobError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger
 from wavelift.ledger import replication_runs as runs
-from wavelift.services import replication
-from wavelift.services.admission import IsRunAlive
-from wavelift.services.replication_flow import check_wanted, tell
+from wavelift.services.common.slots import IsRunAlive
+from wavelift.services.replication.admission import continue_run
+from wavelift.services.replication.outcome import record_run
+from wavelift.services.replication.reserve import check_wanted, tell
 
 
 def record(
@@ -27,7 +28,7 @@ def record(
     id = runs.run_id(ctx.run_key)
     known = runs.get_run(ledger, id)
     if known.state.resumable:
-        known = replication.continue_run(ledger, id, by=str(known.run), is_run_alive=is_run_alive, clock=ctx.clock)
+        known = continue_run(ledger, id, by=str(known.run), is_run_alive=is_run_alive, clock=ctx.clock)
     check_wanted(known)
     wanted = [disk.lineage.snapshot_id for disk in result.disks]
     found = Ec2(access).snapshots(wanted)
@@ -45,6 +46,6 @@ def record(
         )
     pending = tuple(each for each in wanted if found[each].state == "pending")
     if not pending:
-        replication.record_run(ledger, id, result, clock=ctx.clock)
+        record_run(ledger, id, result, clock=ctx.clock)
         tell(ledger, ctx, "Recorded")
     return pending

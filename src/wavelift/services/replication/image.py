@@ -21,8 +21,8 @@ from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, 
 from wavelift.rules.guests import guest
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState, refuse_register
-from wavelift.services import replication
-from wavelift.services.admission import IsRunAlive
+from wavelift.services.common.import_queue import ImportPlace, IsHolderAlive
+from wavelift.services.common.slots import IsRunAlive
 from wavelift.services.dataplane.abandon import abandon_run
 from wavelift.services.dataplane.importing import (
     ImportJob,
@@ -36,8 +36,8 @@ from wavelift.services.dataplane.importing import (
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.dataplane.unfinished import targets_left
-from wavelift.services.import_queue import ImportPlace, IsHolderAlive
-from wavelift.services.migration.importing import boot_mode
+from wavelift.services.replication.admission import continue_run
+from wavelift.services.replication.outcome import complete_run, expired_amis, record_ami_removed
 
 
 class MadeImage(Message):
@@ -92,7 +92,7 @@ class RunImage:
                     next_step="Clear the server's server.reserve task",
                 )
             if known.state.resumable:  # only this task was cleared
-                known = replication.continue_run(
+                known = continue_run(
                     self.ledger, self.id, by=str(known.run), is_run_alive=self.is_run_alive, clock=self.ctx.clock
                 )
             job = jobs.get_job(self.ledger, known.job_id)
@@ -119,7 +119,7 @@ class RunImage:
         request = ImageRequest(
             name=registered_name(self.ctx.run_key, self._instant()),
             snapshot_ids=self._snapshots(),
-            boot_mode=boot_mode(self.task),
+            boot_mode=self.task.boot_mode,
             description=f"{self.task.plan.wave}/{self.task.name}",
             tags=self.task.plan.made_with(self.ctx.run_key),
         )
@@ -160,7 +160,7 @@ class RunImage:
             tags=self.task.plan.made_with(self.ctx.run_key),
             description=f"{plan.wave}/{self.task.name}",
             role_name=target.role,
-            boot_mode=boot_mode(self.task),
+            boot_mode=self.task.boot_mode,
             license_type=licenses.get(job.license_type, ""),
             platform="Windows" if guest(self.task.facts.guest_id).windows else "Linux",
             encrypted=target.encrypt,
@@ -171,7 +171,7 @@ class RunImage:
         runs.record_progress(self.ledger, self.id, status=status, progress_pct=progress, clock=self.ctx.clock)
 
     def _complete(self, image_id: str) -> MadeImage:
-        known = replication.complete_run(self.ledger, self.id, ami_id=image_id, clock=self.ctx.clock)
+        known = complete_run(self.ledger, self.id, ami_id=image_id, clock=self.ctx.clock)
         return self._made(known)
 
     def _made(self, known: ReplicationRun) -> MadeImage:
@@ -189,11 +189,11 @@ class RunImage:
         kept = {disk.snapshot_id for disk in lineage.read_lineage(self.ledger, job_id)}
         ec2 = Ec2(self.access)
         gone = []
-        for old in replication.expired_amis(self.ledger, job_id):
+        for old in expired_amis(self.ledger, job_id):
             image = ec2.images([old.ami_id]).get(old.ami_id)
             ec2.deregister(old.ami_id, delete_snapshots=False)
             delete_unused(ec2, (id for id in (image.snapshot_ids if image is not None else ()) if id not in kept))
-            replication.record_ami_removed(self.ledger, old.id, clock=self.ctx.clock)
+            record_ami_removed(self.ledger, old.id, clock=self.ctx.clock)
             gone.append(old.ami_id)
         return tuple(gone)
 

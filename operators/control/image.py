@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wavelift.airflow.links import ImageLink, image_url
 from wavelift.operators._base import Heartbeat, StateStore, run_is_alive
-from wavelift.operators._waiting import WaitingOperator
+from wavelift.operators.control._waiting import WaitingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -53,7 +53,7 @@ class ImportingOperator(WaitingOperator):
     def wait_in_queue(self, context: Context, task: ServerTask, waiting: ImportWaiting, limit: int) -> NoReturn:
         """Wait until this server is the next of ours to be imported."""
         from wavelift.ledger import SlotKind
-        from wavelift.services.import_queue import import_scope
+        from wavelift.services.common.import_queue import import_scope
 
         self.log.info("waits to import: %s", waiting.reason)
         holder = self.server_context(context, task.name).run_key
@@ -182,7 +182,7 @@ class ImportServerOperator(ImportingOperator):
         from wavelift.base.domain import ExportResult, VerifyResult
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.importing import ImportRunning
-        from wavelift.services.migration.importing import ImportDone, advance_import
+        from wavelift.services.migration.image import ImportDone, advance_import
 
         task = self.server_task(context, self.server)
         target = task.plan.target
@@ -219,7 +219,7 @@ class ImportServerOperator(ImportingOperator):
         from wavelift.base.domain import ExportResult
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.conversion import compare_image
-        from wavelift.services.migration.importing import record_image
+        from wavelift.services.migration.image import record_image
 
         access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
         ctx = self.server_context(context, task.name)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wavelift.operators._base import WaveliftOperator, run_is_alive
-from wavelift.operators._waiting import WaitingOperator
+from wavelift.operators.control._waiting import WaitingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -29,7 +29,7 @@ class ReserveOperator(WaitingOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.ledger import Ledger, SlotKind
-        from wavelift.services.migration.slots import reserve
+        from wavelift.services.migration.reserve import reserve
 
         task = self.server_task(context, self.server)
         ti = context["ti"]
@@ -68,7 +68,7 @@ class ReleaseOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.ledger import Ledger
-        from wavelift.services.migration.slots import release
+        from wavelift.services.migration.reserve import release
 
         task = self.server_task(context, self.server)
         removed = self._result(context, "remove_snapshot") is not None

@@ -10,7 +10,7 @@ from wavelift.operators._base import FAILURE_KEY
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from wavelift.services.runs import TaskOutcome
+    from wavelift.services.common.report import TaskOutcome
 
 GROUP: Final = "server."
 FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
@@ -46,7 +46,7 @@ def task_outcomes(context: Context, states: Mapping[str, str], servers: Sequence
 
     :param servers: in the order of their map indexes.
     """
-    from wavelift.services.runs import TaskOutcome
+    from wavelift.services.common.report import TaskOutcome
 
     found = []
     for index, server in enumerate(servers):

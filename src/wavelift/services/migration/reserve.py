@@ -10,9 +10,10 @@ from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SnapshotState, SourceServer, migrations
 from wavelift.ledger.slots import list_slots
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services import admission
-from wavelift.services.admission import Granted, IsRunAlive
+from wavelift.services.common import slots as admission
+from wavelift.services.common.slots import Granted, IsRunAlive
 from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.migration.begin import begin_migration
 
 CANCELLED = "cancelled on request"
 
@@ -69,7 +70,7 @@ def reserve(
     run = DagRun(dag_id, dag_run_id)
     known = migrations.find_migration(ledger, migrations.migration_id(ctx.run_key))
     if known is None or known.state is not MigrationState.QUEUED:
-        known = admission.begin_migration(
+        known = begin_migration(
             ledger,
             run_key=ctx.run_key,
             run=run,

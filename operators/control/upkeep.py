@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wavelift.operators._base import Heartbeat, StateStore, WaveliftOperator, run_is_alive
-from wavelift.operators.replication import PROOF_KEY
+from wavelift.operators.connector.replication import PROOF_KEY
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -16,7 +16,7 @@ class DeleteReplicasOperator(WaveliftOperator):
     """Remove what the runs of deleted jobs made outside, never their AMIs, and complete the deletions (SMS-09).
 
     Control plane. A retry, a clear or another run goes on with what is left. Returns one
-    :class:`~wavelift.services.replication_upkeep.DeletedJob` per job.
+    :class:`~wavelift.services.replication.upkeep.DeletedJob` per job.
 
     :param admitted: what :class:`AdmitReplicationOperator` returned.
     """
@@ -32,7 +32,7 @@ class DeleteReplicasOperator(WaveliftOperator):
         from wavelift.base.run import SystemClock
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
-        from wavelift.services.replication_upkeep import delete_outside
+        from wavelift.services.replication.upkeep import delete_outside
 
         admitted = AdmittedRuns.load(self.admitted)
         fence = StateStore(context["task_state_store"])

@@ -13,7 +13,7 @@ from wavelift.rules.guests import Guest, guest
 from wavelift.rules.inventory_names import select
 from wavelift.rules.plans import Clash, Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication_jobs import JobOrder
+from wavelift.services.replication.jobs import JobOrder
 
 _ALL: Final = 100_000
 """More than a vCenter holds: the whole catalogue of one connection, a few hundred bytes a row."""

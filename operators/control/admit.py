@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wavelift.operators._base import StateStore, WaveliftOperator
-from wavelift.operators._report import ended_by, task_outcomes, task_states, why_stopped
+from wavelift.operators.control._report import ended_by, task_outcomes, task_states, why_stopped
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -38,7 +38,7 @@ class AdmitOperator(WaveliftOperator):
         from wavelift.airflow import config
         from wavelift.base.run import SystemClock
         from wavelift.ledger import DagRun, Ledger
-        from wavelift.services.runs import RunRequest, admit
+        from wavelift.services.migration.admit import RunRequest, admit
         from wavelift.specs import resolved_wave
 
         run = context["dag_run"]
@@ -80,7 +80,7 @@ class LaunchImportedOperator(WaveliftOperator):
         from wavelift.airflow import config
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.messages import Admitted
-        from wavelift.services.migration.instance import launch_later
+        from wavelift.services.migration.launch import launch_later
 
         admitted = Admitted.load(self.admitted)
         if admitted.mode != "launch":
@@ -98,7 +98,7 @@ class LaunchImportedOperator(WaveliftOperator):
 class ReportOperator(WaveliftOperator):
     """Tell how every server ended, close and tidy what is open, and fail when a server failed; use it as a teardown.
 
-    Returns a :class:`~wavelift.services.runs.WaveReport`.
+    Returns a :class:`~wavelift.services.migration.report.WaveReport`.
 
     :param wave: name of the wave.
     """
@@ -113,9 +113,9 @@ class ReportOperator(WaveliftOperator):
         from wavelift.airflow import config
         from wavelift.base.run import SystemClock
         from wavelift.ledger import DagRun, Ledger
-        from wavelift.operators.preflight import REPORT_KEY
+        from wavelift.operators.connector.preflight import REPORT_KEY
         from wavelift.services.dataplane.messages import CleanupReport, PreflightReport
-        from wavelift.services.runs import finish, raise_when_failed
+        from wavelift.services.migration.report import finish, raise_when_failed
 
         ti = context["ti"]
         states = task_states(context)

@@ -8,19 +8,16 @@ first ``f`` waiters may take one; none of them can lose it to another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-import sqlalchemy as sa
-
-from wavelift.base.errors import BusyError, PermanentError
+from wavelift.base.errors import PermanentError
 from wavelift.base.run import Clock
-from wavelift.ledger import connectors, migrations, servers, slots, waves
+from wavelift.ledger import slots
 from wavelift.ledger.database import Ledger
-from wavelift.ledger.records import DagRun, Migration, Slot, SlotKind, SourceServer
-from wavelift.rules.lifecycle import MigrationState
+from wavelift.ledger.records import DagRun, Slot, SlotKind
 
 IsRunAlive = Callable[[str, str], bool]
 """``(dag_id, dag_run_id)`` → whether the run is still queued or running. True when that cannot be told."""
@@ -174,99 +171,3 @@ def _standing_of(queue: Collection[Slot], holder: str, limit: int) -> Granted | 
     granted = sum(each.granted_at is not None for each in queue)
     position = sum(each.granted_at is None and each.id <= mine.id for each in queue)
     return Queued(position, ready=position <= limit - granted)
-
-
-# One migration per server
-
-
-def begin_migration(
-    ledger: Ledger,
-    *,
-    run_key: str,
-    run: DagRun,
-    wave: str,
-    server: SourceServer,
-    connector: str,
-    region: str,
-    is_run_alive: IsRunAlive,
-    map_index: int = -1,
-    bytes_total: int = 0,
-    clock: Clock,
-) -> Migration:
-    """Put one server's migration on the list as queued; its id is known from here on (AMP-04).
-
-    Called again for the same ``run_key`` (a retry, or the server was cleared) it continues the same migration. A wish
-    to cancel stays when the migration was still active, and goes when it had ended: clearing it says "go on".
-
-    :raises BusyError: when another run that still lives has the server; names that run.
-    :raises NotFoundError: when the wave run was not frozen.
-    :raises PermanentError: it is new and its connector is in maintenance; one that has begun goes on (AMP-05).
-    """
-    ended = _ended_rivals(ledger, run_key, run, server, is_run_alive)
-    now = clock.now()
-    with ledger.write("servers") as tx:
-        waves.require(tx, run)
-        server_id = servers.remember(tx, server, at=now)
-        for rival in migrations.occupying(tx, server_id):
-            if rival.run_key != run_key:
-                _displace(tx, rival, server, ended, now)
-        known = migrations.find(tx, migrations.migration_id(run_key), lock=True)
-        place: dict[str, Any] = {
-            "map_index": map_index,
-            "connector": connector,
-            "region": region,
-            "bytes_total": bytes_total,
-        }
-        if known is None:
-            _refuse_in_maintenance(tx, connector, server)
-            return migrations.insert(
-                tx, at=now, run=run, run_key=run_key, wave=wave, server=server.name, server_id=server_id, **place
-            )
-        if known.state.terminal:
-            place["cancel_requested"] = False
-        return migrations.apply(
-            tx, known, "queued", at=now, to=MigrationState.QUEUED, phase="", error="", progress_pct=0, **place
-        )
-
-
-def _refuse_in_maintenance(tx: sa.Connection, connector: str, server: SourceServer) -> None:
-    reason = connectors.in_maintenance(tx, connector)
-    if reason is not None:
-        raise PermanentError(
-            f"The connector is in maintenance: {reason}",
-            next_step="Clear the server's task when `wavelift connectors maintenance CONNECTOR --off` was said.",
-            connector=connector,
-            server=server.name,
-        )
-
-
-def _ended_rivals(
-    ledger: Ledger, run_key: str, run: DagRun, server: SourceServer, is_run_alive: IsRunAlive
-) -> dict[str, int]:
-    """Migrations that have the server though their run has ended, each with the version that was seen before asking."""
-    known = servers.find_server(ledger, source=server.source, identity=server.identity)
-    if known is None:
-        return {}
-    with ledger.read() as tx:
-        rivals = [each for each in migrations.occupying(tx, known.id) if each.run_key != run_key and each.run != run]
-    alive = {each.run: is_run_alive(each.dag_id, each.dag_run_id) for each in rivals}
-    return {each.id: each.version for each in rivals if not alive[each.run]}
-
-
-def _displace(
-    tx: sa.Connection, rival: Migration, server: SourceServer, ended: Mapping[str, int], now: datetime
-) -> None:
-    """Close a migration that its dead run left open; refuse when the run lives, or came back to life meanwhile."""
-    if ended.get(rival.id) != rival.version:
-        raise BusyError(
-            "Another run is migrating this server",
-            next_step="Wait for it to end, or cancel that migration.",
-            server=server.name,
-            dag=rival.dag_id,
-            run=rival.dag_run_id,
-            migration=rival.id,
-        )
-    if not rival.state.terminal:
-        migrations.apply(
-            tx, rival, "failed", at=now, to=MigrationState.FAILED, error="Its DAG run ended before it did", phase=""
-        )

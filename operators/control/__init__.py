@@ -1,0 +1,1 @@
+"""Operators of the control plane: they may open the ledger. They run on Airflow's default queue."""

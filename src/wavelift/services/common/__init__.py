@@ -1,0 +1,1 @@
+"""What more than one flow uses: slots, the import queue, remote jobs, reports."""

@@ -1,0 +1,216 @@
+"""How a migrate run ended, server by server: closed, tidied, told. It may be made again after a clear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from wavelift.base.domain import Message, Severity
+from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.base.run import Clock
+from wavelift.ledger import (
+    DagRun,
+    Ledger,
+    Migration,
+    SnapshotState,
+    WaveRun,
+    WaveRunState,
+    migrations,
+    waves,
+)
+from wavelift.ledger.slots import list_slots
+from wavelift.rules.lifecycle import MigrationState
+from wavelift.rules.plans import ServerPlan
+from wavelift.services.common import slots as admission
+from wavelift.services.common.leftovers import record_removed
+from wavelift.services.common.report import TaskOutcome
+from wavelift.services.dataplane.messages import (
+    Admitted,
+    CleanupReport,
+    PreflightReport,
+)
+
+
+class ServerOutcome(Message):
+    """One line of the report."""
+
+    server: str
+    state: str
+    migration: str = ""
+    image_id: str = ""
+    instance_id: str = ""
+    import_task: str = ""
+    bytes: int = 0
+    bytes_read_back: int = 0
+    content: tuple[str, ...] = ()
+    """Content digest of each disk."""
+    changed_bytes: int = 0
+    """Bytes of the boot disk that the conversion changed."""
+    error: str = ""
+
+
+class WaveReport(Message):
+    """What a run did, for people and for the API."""
+
+    wave: str
+    mode: str
+    outcomes: tuple[ServerOutcome, ...]
+    unclean: tuple[str, ...] = ()
+    """What could not be removed."""
+    stopped: str = ""
+    """Why the run as a whole ended before its servers did."""
+
+    @property
+    def succeeded(self) -> bool:
+        return not (self.failed or self.unclean or self.stopped)
+
+    @property
+    def failed(self) -> tuple[ServerOutcome, ...]:
+        return tuple(one for one in self.outcomes if one.state in ("failed", "cancelled", "refused"))
+
+
+Tidy = Callable[[Migration, ServerPlan], str]
+"""Clears what a server that did not get through left in AWS; words about what stays, or an empty string."""
+
+
+def nothing_to_tidy(migration: Migration, plan: ServerPlan) -> str:
+    """A :data:`Tidy` for runs without AWS."""
+    return ""
+
+
+def finish(
+    ledger: Ledger,
+    run: DagRun,
+    preflight: PreflightReport | None,
+    tasks: Collection[TaskOutcome],
+    *,
+    clock: Clock,
+    tidy: Tidy = nothing_to_tidy,
+    stopped: str = "",
+    swept: CleanupReport | None = None,
+) -> WaveReport:
+    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear.
+
+    :param stopped: why the run as a whole ended before its servers did, if it did.
+    :param swept: what a run in mode ``cleanup`` found and removed.
+    """
+    known = waves.find_wave_run(ledger, run)
+    by_server = {outcome.server: outcome for outcome in tasks}
+    closed = [
+        _close(ledger, migration, by_server.get(migration.server), clock)
+        for migration in migrations.migrations_of_run(ledger, run)
+    ]
+    outcomes = [outcome_of(migration) for migration in closed]
+    told = {one.server for one in outcomes}
+    if preflight is not None and (known is None or known.mode == "migrate"):
+        outcomes += _refused(preflight, told)
+        outcomes += _never_begun(preflight, {one.server for one in outcomes}, by_server)
+    report = WaveReport(
+        wave=known.wave if known else run.dag_id,
+        mode=known.mode if known else "",
+        outcomes=tuple(sorted(outcomes, key=lambda one: one.server)),
+        unclean=(
+            *(words for each in closed for words in _left_by(each, known, tidy)),
+            *(record_removed(ledger, run, swept, clock) if swept is not None else ()),
+        ),
+        stopped=stopped,
+    )
+    if known is not None:
+        ended = WaveRunState.COMPLETED if report.succeeded else WaveRunState.FAILED
+        waves.finish_wave_run(ledger, run, ended, clock=clock)
+    return report
+
+
+def _left_by(migration: Migration, run: WaveRun | None, tidy: Tidy) -> Iterator[str]:
+    """What a closed migration left outside and could not be removed."""
+    if migration.snapshot_state is SnapshotState.INTENDED:
+        yield f"{migration.server}: snapshot {migration.snapshot_name} may still stand"
+    # An image in the ledger was proven: a failure after it leaves a result, not a leftover.
+    if run is None or migration.state is MigrationState.COMPLETED or migration.image_id:
+        return
+    any_plan = Admitted.load(run.spec).wave.servers[0]
+    try:
+        left = tidy(migration, any_plan.model_copy(update={"server": migration.server}))
+    except WaveliftError as error:
+        left = f"{migration.server}: what it staged may still lie in S3, and its import may still run: {error}"
+    if left:
+        yield left
+
+
+def _close(ledger: Ledger, migration: Migration, tasks: TaskOutcome | None, clock: Clock) -> Migration:
+    if not migration.state.terminal:
+        if migration.cancel_requested:
+            migration = migrations.mark_cancelled(ledger, migration.id, "cancelled on request", clock=clock)
+        else:
+            words = tasks.words if tasks and tasks.words else "its tasks ended without finishing it"
+            migration = migrations.fail(ledger, migration.id, words, clock=clock)
+    _free(ledger, migration, clock)
+    return migration
+
+
+def _free(ledger: Ledger, migration: Migration, clock: Clock) -> None:
+    """Whatever the tasks did: a server whose run is over holds nothing."""
+    for slot in list_slots(ledger):
+        if slot.holder == migration.run_key:
+            admission.release_slot(
+                ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="the run is over", clock=clock
+            )
+
+
+def outcome_of(migration: Migration) -> ServerOutcome:
+    """A ledger row as a line of the report."""
+    export = migration.export_result or {}
+    verify = migration.verify_result or {}
+    disks = export.get("disks", ())
+    changed = sum(part["length"] for disk in migration.conversion_report or () for part in disk.get("changed", ()))
+    return ServerOutcome(
+        server=migration.server,
+        state=str(migration.state),
+        migration=migration.id,
+        image_id=migration.image_id,
+        instance_id=migration.instance_id,
+        import_task=migration.import_task_id,
+        bytes=int(verify.get("bytes_verified", 0)) if migration.state is MigrationState.COMPLETED else 0,
+        bytes_read_back=int(verify.get("bytes_read_back", 0)),
+        content=tuple(disk["content_digest"] for disk in disks),
+        changed_bytes=changed,
+        error=migration.error,
+    )
+
+
+def _refused(preflight: PreflightReport, told: set[str]) -> list[ServerOutcome]:
+    """Servers that the pre-flight kept back, and selectors that found none."""
+    refused: dict[str, list[str]] = {}
+    for finding in preflight.findings:
+        if finding.severity is Severity.ERROR:
+            refused.setdefault(finding.subject.split("/", 1)[0], []).append(finding.what)
+    return [
+        ServerOutcome(server=name, state="refused", error="; ".join(words))
+        for name, words in refused.items()
+        if name not in told
+    ]
+
+
+def _never_begun(
+    preflight: PreflightReport, told: set[str], tasks: Mapping[str, TaskOutcome]
+) -> Iterator[ServerOutcome]:
+    """Servers that passed the pre-flight and have no migration: refused at the slot, or the run was stopped before."""
+    for task in preflight.passed:
+        if task.name not in told:
+            said = tasks[task.name].words if task.name in tasks else ""
+            words = said or "none of its tasks began: the run was stopped"
+            yield ServerOutcome(server=task.name, state="failed", error=words)
+
+
+def raise_when_failed(report: WaveReport) -> None:
+    """:raises PermanentError: naming each server that failed and why; otherwise the run would look like a success."""
+    if report.succeeded:
+        return
+    lines = [f"{one.server} {one.state}: {one.error}" for one in report.failed] + list(report.unclean)
+    counted = f"{len(report.failed)} of {len(report.outcomes)} servers did not get through"
+    raise PermanentError(
+        "\n".join([f"The run was stopped: {report.stopped}" if report.stopped else counted, *lines]),
+        next_step="Clear a failed server from its server.reserve task to continue it; the others are done"
+        if report.failed
+        else "",
+        wave=report.wave,
+    )

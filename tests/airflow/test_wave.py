@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.airflow.aside import aside
 
-from wavelift.ledger import DagRun
+from wavelift.base.run import DagRun
 from wavelift.ledger.events import list_events
 
 pytestmark = pytest.mark.airflow

@@ -8,7 +8,6 @@ new migrations are the business of :mod:`wavelift.services.common.slots`. Record
 from wavelift.ledger.catalog_records import Catalog, CatalogEntry, CatalogServer, CatalogState, Connector, ServerJob
 from wavelift.ledger.database import Ledger
 from wavelift.ledger.records import (
-    DagRun,
     Event,
     Migration,
     Page,
@@ -36,7 +35,6 @@ __all__ = [
     "CatalogServer",
     "CatalogState",
     "Connector",
-    "DagRun",
     "Event",
     "Ledger",
     "LineageRow",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from wavelift.ledger import DagRun, Ledger
+from wavelift.base.run import DagRun
+from wavelift.ledger import Ledger
 from wavelift.ledger.waves import freeze_wave_run
 
 

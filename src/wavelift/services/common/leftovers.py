@@ -6,17 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from wavelift.base.names import run_hash
-from wavelift.base.run import Clock
-from wavelift.ledger import (
-    DagRun,
-    Ledger,
-    Migration,
-    ReplicationRun,
-    SnapshotState,
-    migrations,
-    replication_runs,
-    waves,
-)
+from wavelift.base.run import DagRun, RunContext
+from wavelift.ledger import Ledger, Migration, ReplicationRun, SnapshotState, migrations, replication_runs, waves
 from wavelift.ledger.events import record_event
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.dataplane.messages import (
@@ -59,8 +50,9 @@ def standing_snapshots(ledger: Ledger) -> Iterator[StandingSnapshot]:
             )
 
 
-def record_removed(ledger: Ledger, run: DagRun, swept: CleanupReport, clock: Clock) -> Iterator[str]:
+def record_removed(ledger: Ledger, swept: CleanupReport, ctx: RunContext) -> Iterator[str]:
     """Write down what was removed, so that its server is free again; words about what could not be."""
+    run, clock = ctx.run, ctx.clock
     for one in swept.leftovers:
         if one.error:
             yield f"{one.name}: {one.error}"

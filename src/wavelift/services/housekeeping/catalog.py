@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from wavelift.base.catalog import CatalogIndex, CatalogRow, ConnectorHealth
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
-from wavelift.base.run import Clock
-from wavelift.ledger import Connector, DagRun, Ledger, catalog, connectors, jobs, waves
+from wavelift.base.run import Clock, RunContext
+from wavelift.ledger import Connector, Ledger, catalog, connectors, jobs, waves
 from wavelift.ledger.tables import migration, slot
 from wavelift.rules import lifecycle
 
@@ -51,9 +51,7 @@ class HealthRequest(Message):
     region: str = ""
 
 
-def begin_import(
-    ledger: Ledger, conf: Mapping[str, Any], *, connector: str, run: DagRun, by: str, clock: Clock
-) -> ImportTicket:
+def begin_import(ledger: Ledger, conf: Mapping[str, Any], ctx: RunContext, *, connector: str) -> ImportTicket:
     """Check the run's conf and begin a generation; a repeated call of the same run goes on with its own.
 
     :raises SpecError: an unknown key, or no connection and the connector is not registered with one.
@@ -61,7 +59,9 @@ def begin_import(
     _only(conf, IMPORT_KEYS)
     known = connectors.find_connector(ledger, connector)
     connection = _connection(conf, connector, known)
-    started = catalog.begin_import(ledger, connection, connector=connector, run=run, by=by, clock=clock)
+    started = catalog.begin_import(
+        ledger, connection, connector=connector, run=ctx.run, by=ctx.requester, clock=ctx.clock
+    )
     return ImportTicket(connection=connection, connector=connector, generation=started.generation)
 
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.ledgers import within
 
 from wavelift.airflow.triggers.owned_imports import tell_list
 from wavelift.base.run import DagRun, RunContext, SystemClock
-from wavelift.ledger import Ledger, SlotKind
-from wavelift.ledger.replication_runs import get_run
+from wavelift.ledger import Ledger, SlotKind, replication_runs
 from wavelift.operators._liveness import AirflowLiveness
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication.admission import Asked, admit_runs
@@ -70,5 +70,5 @@ def test_amp_07_a_replica_s_conversion_shows_its_progress(tmp_path: Path, monkey
                 "import-ami-2": SimpleNamespace(phase="booting", progress=70, tags={}),
             }
         )
-        shown = get_run(ledger, known.id)
+        shown = within(ledger.read(), replication_runs.get, known.id)
     assert (shown.status, shown.progress_pct) == ("Converting: converting", 28)

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
-
 from wavelift.base.errors import BusyError, PermanentError
 from wavelift.base.run import RunContext
 from wavelift.ledger import connectors, migrations, servers, waves
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import Migration, SourceServer
 from wavelift.rules.lifecycle import MigrationState
 
@@ -45,8 +43,8 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
     server = wanted.server
     ended = _ended_rivals(ledger, server, ctx)
     now = ctx.clock.now()
-    with ledger.write("servers") as tx:
-        waves.require(tx, ctx.run)
+    with ledger.write(servers.LOCK) as tx:
+        waves.get(tx, ctx.run)
         server_id = servers.remember(tx, server, at=now)
         for rival in migrations.occupying(tx, server_id):
             if rival.run_key != ctx.run_key:
@@ -77,7 +75,7 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
         )
 
 
-def _refuse_in_maintenance(tx: sa.Connection, connector: str, server: SourceServer) -> None:
+def _refuse_in_maintenance(tx: Tx, connector: str, server: SourceServer) -> None:
     reason = connectors.in_maintenance(tx, connector)
     if reason is not None:
         raise PermanentError(
@@ -90,7 +88,8 @@ def _refuse_in_maintenance(tx: sa.Connection, connector: str, server: SourceServ
 
 def _ended_rivals(ledger: Ledger, server: SourceServer, ctx: RunContext) -> dict[str, int]:
     """Migrations that have the server though their run has ended, each with the version that was seen before asking."""
-    known = servers.find_server(ledger, source=server.source, identity=server.identity)
+    with ledger.read() as tx:
+        known = servers.find(tx, source=server.source, identity=server.identity)
     if known is None:
         return {}
     with ledger.read() as tx:
@@ -101,9 +100,7 @@ def _ended_rivals(ledger: Ledger, server: SourceServer, ctx: RunContext) -> dict
     return {each.id: each.version for each in rivals if not alive[each.run]}
 
 
-def _displace(
-    tx: sa.Connection, rival: Migration, server: SourceServer, ended: Mapping[str, int], now: datetime
-) -> None:
+def _displace(tx: Tx, rival: Migration, server: SourceServer, ended: Mapping[str, int], now: datetime) -> None:
     """Close a migration that its dead run left open; refuse when the run lives, or came back to life meanwhile."""
     if ended.get(rival.id) != rival.version:
         raise BusyError(

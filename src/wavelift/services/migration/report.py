@@ -9,7 +9,7 @@ from wavelift.base.domain import Message, Severity
 from wavelift.base.errors import PermanentError, WaveliftError
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import Ledger, Migration, SnapshotState, WaveRun, WaveRunState, migrations, waves
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.common import slots as admission
@@ -86,12 +86,11 @@ class Ended:
 def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy = nothing_to_tidy) -> WaveReport:
     """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
     run, clock, preflight = ctx.run, ctx.clock, ended.preflight
-    known = waves.find_wave_run(ledger, run)
+    with ledger.read() as tx:
+        known = waves.find(tx, run)
+        found = migrations.of_dag_run(tx, run)
     by_server = {outcome.server: outcome for outcome in ended.tasks}
-    closed = [
-        _close(ledger, migration, by_server.get(migration.server), clock)
-        for migration in migrations.migrations_of_run(ledger, run)
-    ]
+    closed = [_close(ledger, migration, by_server.get(migration.server), clock) for migration in found]
     outcomes = [outcome_of(migration) for migration in closed]
     told = {one.server for one in outcomes}
     if preflight is not None and (known is None or known.mode == "migrate"):
@@ -109,7 +108,8 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy = nothin
     )
     if known is not None:
         state = WaveRunState.COMPLETED if report.succeeded else WaveRunState.FAILED
-        waves.finish_wave_run(ledger, run, state, clock=clock)
+        with ledger.write(waves.LOCK) as tx:
+            waves.finish_wave_run(tx, run, state, clock=clock)
     return report
 
 
@@ -132,17 +132,21 @@ def _left_by(migration: Migration, run: WaveRun | None, tidy: Tidy) -> Iterator[
 def _close(ledger: Ledger, migration: Migration, tasks: TaskOutcome | None, clock: Clock) -> Migration:
     if not migration.state.terminal:
         if migration.cancel_requested:
-            migration = migrations.mark_cancelled(ledger, migration.id, "cancelled on request", clock=clock)
+            with ledger.write() as tx:
+                migration = migrations.mark_cancelled(tx, migration.id, "cancelled on request", clock=clock)
         else:
             words = tasks.words if tasks and tasks.words else "its tasks ended without finishing it"
-            migration = migrations.fail(ledger, migration.id, words, clock=clock)
+            with ledger.write() as tx:
+                migration = migrations.fail(tx, migration.id, words, clock=clock)
     _free(ledger, migration, clock)
     return migration
 
 
 def _free(ledger: Ledger, migration: Migration, clock: Clock) -> None:
     """Whatever the tasks did: a server whose run is over holds nothing."""
-    for slot in list_slots(ledger):
+    with ledger.read() as tx:
+        queue = standing(tx)
+    for slot in queue:
         if slot.holder == migration.run_key:
             admission.release_slot(
                 ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="the run is over", clock=clock

@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
-
 from wavelift.base.errors import PermanentError, RefusedError
 from wavelift.base.names import run_key
 from wavelift.base.run import RunContext
 from wavelift.ledger import events, jobs, replication_runs
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun
 from wavelift.rules.replication import (
     DEFAULT_POLICY,
@@ -140,7 +138,8 @@ def continue_run(ledger: Ledger, run_id: str, ctx: RunContext, *, policy: Policy
     :raises RefusedError: when a rule forbids it now: another run of the job is in progress, the job is paused …
     :raises PermanentError: when the run has ended for good.
     """
-    known = replication_runs.get_run(ledger, run_id)
+    with ledger.read() as tx:
+        known = replication_runs.get(tx, run_id)
     ended = _ended_runs(ledger, known.wave, (known.server,), ctx)
     with ledger.write(jobs.lock_name(known.wave)) as tx:
         desk = _Desk(tx, known.wave, replace(ctx, requester=str(ctx.run)), policy, ended)
@@ -164,7 +163,7 @@ Found = ReplicationRun | RefusedServer
 class _Desk:
     """What one transaction knows of a wave while it decides: a few reads, however many servers ask."""
 
-    def __init__(self, tx: sa.Connection, wave: str, ctx: RunContext, policy: Policy, ended: Mapping[str, int]) -> None:
+    def __init__(self, tx: Tx, wave: str, ctx: RunContext, policy: Policy, ended: Mapping[str, int]) -> None:
         self.tx, self.wave, self.policy = tx, wave, policy
         self.run, self.by, self.now = ctx.run, ctx.requester, ctx.clock.now()
         self.open = self._close_stale(ended)

@@ -38,7 +38,8 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
     """
     mode = _mode(request)
     servers = _servers(request)
-    known = waves.find_wave_run(ledger, ctx.run)
+    with ledger.read() as tx:
+        known = waves.find(tx, ctx.run)
     wave = ResolvedWave.load(known.spec) if known else load(request.wave)
     if mode != MODE:
         admitted = AdmittedRuns(
@@ -81,17 +82,18 @@ def _warning(notice: TermNotice) -> str:
 
 
 def _freeze(ledger: Ledger, request: RunRequest, wave: ResolvedWave, mode: str, ctx: RunContext) -> None:
-    waves.freeze_wave_run(
-        ledger,
-        run=ctx.run,
-        wave=request.wave,
-        mode=mode,
-        requested_by=ctx.requester,
-        source=request.source,
-        spec=wave.dump(),
-        note=str(request.conf.get("note") or ""),
-        clock=ctx.clock,
-    )
+    with ledger.write(waves.LOCK) as tx:
+        waves.freeze_wave_run(
+            tx,
+            run=ctx.run,
+            wave=request.wave,
+            mode=mode,
+            requested_by=ctx.requester,
+            source=request.source,
+            spec=wave.dump(),
+            note=str(request.conf.get("note") or ""),
+            clock=ctx.clock,
+        )
 
 
 def _given(request: RunRequest) -> dict[str, Any]:

@@ -23,7 +23,8 @@ def record(ledger: Ledger, access: AwsAccess, result: ReplicationResult, ctx: Ru
     :raises RemoteJobError: a snapshot ended in error. :raises NotFoundError: it is gone.
     """
     id = runs.run_id(ctx.run_key)
-    known = runs.get_run(ledger, id)
+    with ledger.read() as tx:
+        known = runs.get(tx, id)
     if known.state.resumable:
         known = continue_run(ledger, id, ctx)
     check_wanted(known)

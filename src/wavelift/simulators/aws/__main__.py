@@ -10,9 +10,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from wavelift.simulators.aws import tls
-from wavelift.simulators.aws.control import CONTROL
-from wavelift.simulators.aws.server import SimulatorServer, announce
+from wavelift.simulators.kit import tls
+from wavelift.simulators.kit.control import CONTROL
+from wavelift.simulators.kit.server import SimulatorServer, announce
 from wavelift.simulators.aws.settings import Settings
 from wavelift.simulators.aws.world import World
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from xml.sax.saxutils import escape
 
-from wavelift.simulators.aws.message import Response
+from wavelift.simulators.kit.message import Response
 
 REST_XML_SERVICES: Final = frozenset({"s3"})
 REST_JSON_SERVICES: Final = frozenset({"ebs"})

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.message import Request
+from wavelift.simulators.kit.message import Request
 from wavelift.simulators.aws.settings import ACCOUNT, partition_of
 
 MADE: Final = {

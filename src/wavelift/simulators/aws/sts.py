@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from wavelift.simulators.aws.credentials import DEFAULT_SESSION, MIN_SESSION, Credential
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.message import Request, Response
+from wavelift.simulators.kit.message import Request, Response
 from wavelift.simulators.aws.s3.xml import iso
 from wavelift.simulators.aws.settings import ACCOUNT
 from wavelift.simulators.aws.vmimport.roles import trusts_account

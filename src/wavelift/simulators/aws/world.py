@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from wavelift.simulators.aws.counters import Counters
+from wavelift.simulators.kit.counters import Counters
 from wavelift.simulators.aws.credentials import Credential, Credentials
 from wavelift.simulators.aws.ebs.api import EbsApi, route
 from wavelift.simulators.aws.ebs.snapshot import Snapshot
 from wavelift.simulators.aws.ebs.store import EbsStore
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.evidence import Evidence, Flip, KeptImport
-from wavelift.simulators.aws.faults import Faults
+from wavelift.simulators.kit.faults import Faults
 from wavelift.simulators.aws.keys import import_key_problem
-from wavelift.simulators.aws.message import BodyBroken, Request, Response
+from wavelift.simulators.kit.message import BodyBroken, Request, Response
 from wavelift.simulators.aws.moto_bridge.app import MotoApp
 from wavelift.simulators.aws.policy import check_policy, uses_of
 from wavelift.simulators.aws.s3 import routes

@@ -6,7 +6,7 @@ invented here (task durations, the order of device URLs, the fault a held lease 
 
 from __future__ import annotations
 
-from wavelift.simulators.process import SimulatorError
+from wavelift.simulators.kit.process import SimulatorError
 from wavelift.simulators.vcenter.inventory import (
     ADMIN,
     Options,

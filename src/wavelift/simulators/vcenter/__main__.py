@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from wavelift.simulators.process import SimulatorError
+from wavelift.simulators.kit.process import SimulatorError
 from wavelift.simulators.vcenter.build import ensure_binary
 from wavelift.simulators.vcenter.inventory import to_json
 

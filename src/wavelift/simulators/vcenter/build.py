@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wavelift.simulators.process import SimulatorError
+from wavelift.simulators.kit.process import SimulatorError
 
 SOURCES = Path(__file__).parent / "server"
 MINIMUM_GO = (1, 23)

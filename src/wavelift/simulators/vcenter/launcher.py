@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
-from wavelift.simulators.process import SimulatorError, SimulatorProcess
+from wavelift.simulators.kit.process import SimulatorError, SimulatorProcess
 from wavelift.simulators.vcenter.build import ensure_binary
 from wavelift.simulators.vcenter.inventory import (
     ADMIN,

@@ -14,7 +14,7 @@ from wavelift.simulators.aws.ebs.snapshot import BLOCK, PENDING, Snapshot
 from wavelift.simulators.aws.ebs.store import DEFAULT_TIMEOUT, EbsStore, StartRequest, changed_indices, invalid, page
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey, key_for_snapshot
-from wavelift.simulators.aws.message import BodyBroken, Request, Response, b64
+from wavelift.simulators.kit.message import BodyBroken, Request, Response, b64
 from wavelift.simulators.aws.settings import ACCOUNT, Clock, Settings
 from wavelift.simulators.aws.tags import snapshot_tags
 

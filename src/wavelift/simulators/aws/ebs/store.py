@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wavelift.simulators.aws.counters import Counters
+from wavelift.simulators.kit.counters import Counters
 from wavelift.simulators.aws.ebs.snapshot import COMPLETED, ERROR, PENDING, Snapshot
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.invented import (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wavelift.simulators.aws.ebs.snapshot import Snapshot
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import SERVICE_ALIAS, Key
-from wavelift.simulators.aws.message import Request, Response
+from wavelift.simulators.kit.message import Request, Response
 from wavelift.simulators.aws.settings import ACCOUNT
 from wavelift.simulators.aws.vmimport.roles import Document, load
 

@@ -8,10 +8,10 @@ from email.utils import formatdate
 from io import FileIO
 from typing import Final, Protocol
 
-from wavelift.simulators.aws.counters import Counters
+from wavelift.simulators.kit.counters import Counters
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey, key_for_object
-from wavelift.simulators.aws.message import CHUNK, Request, Response
+from wavelift.simulators.kit.message import CHUNK, Request, Response
 from wavelift.simulators.aws.s3 import encryption, listing, xml
 from wavelift.simulators.aws.s3.receive import object_info, receive
 from wavelift.simulators.aws.s3.routes import SUBRESOURCES, address

@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import quote
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.message import Response
+from wavelift.simulators.kit.message import Response
 from wavelift.simulators.aws.s3 import xml
 from wavelift.simulators.aws.s3.store import Bucket, Part, StoredObject, Upload
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey
-from wavelift.simulators.aws.message import BodyBroken, Digests, Request, b64
+from wavelift.simulators.kit.message import BodyBroken, Digests, Request, b64
 from wavelift.simulators.aws.policy import check_policy, uses_of
 from wavelift.simulators.aws.s3.encryption import encryption
 from wavelift.simulators.aws.s3.store import Bucket, ObjectInfo

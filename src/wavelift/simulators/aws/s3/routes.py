@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from wavelift.simulators.aws.message import Request
+from wavelift.simulators.kit.message import Request
 
 SUBRESOURCES: Final = {
     "accelerate": "BucketAccelerateConfiguration",

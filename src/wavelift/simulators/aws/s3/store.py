@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.message import b64
+from wavelift.simulators.kit.message import b64
 from wavelift.simulators.aws.settings import Clock
 
 MIN_PART: Final = 5 << 20

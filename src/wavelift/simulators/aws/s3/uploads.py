@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from wavelift.simulators.aws.counters import Counters
+from wavelift.simulators.kit.counters import Counters
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey
-from wavelift.simulators.aws.message import Request, Response
+from wavelift.simulators.kit.message import Request, Response
 from wavelift.simulators.aws.s3 import listing, xml
 from wavelift.simulators.aws.s3.receive import KNOWN_CHECKSUMS, object_info, receive
 from wavelift.simulators.aws.s3.routes import address

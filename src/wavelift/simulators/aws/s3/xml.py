@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.message import Response
+from wavelift.simulators.kit.message import Response
 from wavelift.simulators.aws.s3.store import ClaimedPart
 
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from wavelift.simulators.aws.ebs.snapshot import GIB, Snapshot
 from wavelift.simulators.aws.ebs.store import EbsStore
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.faults import Faults
+from wavelift.simulators.kit.faults import Faults
 from wavelift.simulators.aws.invented import (
     CANCELLED_MESSAGE,
     DEVICE_NAMES,

@@ -16,9 +16,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from wavelift.simulators.aws.control import CONTROL, Control
+from wavelift.simulators.kit.control import CONTROL, Control
 from wavelift.simulators.aws.errors import AwsError, render
-from wavelift.simulators.aws.message import Body, BodyBroken, ConnectionCut, Request, Response
+from wavelift.simulators.kit.message import Body, BodyBroken, ConnectionCut, Request, Response
 from wavelift.simulators.aws.world import World
 
 IDLE: Final = 120.0

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from wavelift.simulators.aws.message import Request, Response
+from wavelift.simulators.kit.message import Request, Response
 from wavelift.simulators.aws.world import World
 
 CONTROL: Final = "/_sim/"

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.message import ConnectionCut, Request
+from wavelift.simulators.kit.message import ConnectionCut, Request
 
 THROTTLED: Final = {
     "s3": ("SlowDown", "Please reduce your request rate.", 503),

@@ -7,7 +7,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wavelift.simulators.aws.settings import Clock, Settings
+from wavelift.simulators.aws.settings import Settings
+from wavelift.simulators.kit.clock import Clock
 
 KEY_CHARACTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 MIN_SESSION: Final = 900.0

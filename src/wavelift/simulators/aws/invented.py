@@ -8,35 +8,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from wavelift.simulators.kit.invented import Word
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What DescribeImportImageTasks says while an import is there."""
+    """What DescribeImportImageTasks says in a phase of an import."""
 
     message: str
     progress: int
+    status: Word
 
 
 PHASES: Final = (
-    Phase("pending", 1),
-    Phase("validating", 4),
-    Phase("validated", 6),
-    Phase("converting", 19),
-    Phase("updating", 28),
-    Phase("booting", 53),
-    Phase("preparing ami", 76),
+    Phase("pending", 1, Word("active", other="contemplating")),
+    Phase("validating", 4, Word("active", other="validating")),
+    Phase("validated", 6, Word("active", other="validated")),
+    Phase("converting", 19, Word("active", other="converting")),
+    Phase("updating", 28, Word("active", other="updating")),
+    Phase("booting", 53, Word("active", other="booting")),
+    Phase("preparing ami", 76, Word("active", other="preparing ami")),
 )
-"""The messages have been seen in practice, the percentages are ours."""
-OTHER_STATES: Final = {
-    "pending": "contemplating",
-    "validating": "validating",
-    "validated": "validated",
-    "converting": "converting",
-    "updating": "updating",
-    "booting": "booting",
-    "preparing ami": "preparing ami",
-}
-"""Status by phase under the setting ``other_words``: what is documented where it is, unknown words elsewhere."""
+"""The messages have been seen in practice; the percentages are invented. Of the other words for the status, those that
+are documented as messages are used, and an unknown one for "pending"."""
 LIMIT_CODE: Final = "ResourceCountLimitExceeded"
 LIMIT_MESSAGE: Final = "You have reached the limit of {limit} concurrent import tasks in this region."
 UNKNOWN_TASK_CODE: Final = "InvalidConversionTaskId"

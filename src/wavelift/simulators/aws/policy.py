@@ -13,8 +13,8 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.kit.message import Request
 from wavelift.simulators.aws.settings import ACCOUNT, partition_of
+from wavelift.simulators.kit.message import Request
 
 MADE: Final = {
     "ImportImage": ("import-image-task",),

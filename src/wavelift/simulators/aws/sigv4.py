@@ -16,8 +16,8 @@ from urllib.parse import quote, unquote
 
 from wavelift.simulators.aws.credentials import Credential, Credentials
 from wavelift.simulators.aws.errors import QUERY_XML_SERVICES, AwsError
+from wavelift.simulators.kit.clock import Clock
 from wavelift.simulators.kit.message import Request
-from wavelift.simulators.aws.settings import Clock
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 MAX_SKEW: Final = 15 * 60.0

@@ -1,4 +1,7 @@
-"""Faults on order: rules that match calls and spoil them."""
+"""Fault rules: each matches some calls and makes them fail.
+
+A simulator may subclass :class:`Rule` to add kinds and fields. See ``docs/simulators.md``, "How to add a fault rule".
+"""
 
 from __future__ import annotations
 
@@ -6,67 +9,49 @@ import dataclasses
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
-from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.kit.message import ConnectionCut, Request
-
-THROTTLED: Final = {
-    "s3": ("SlowDown", "Please reduce your request rate.", 503),
-    "ec2": ("RequestLimitExceeded", "Request limit exceeded.", 503),
-    "ebs": ("RequestThrottledException", "ACCOUNT_THROTTLED", 400),
-}
-THROTTLED_ELSE: Final = ("Throttling", "Rate exceeded", 400)
-BROKEN: Final = {
-    "s3": ("InternalError", "We encountered an internal error. Please try again.", 500),
-    "ebs": ("InternalServerException", "An internal error has occurred.", 500),
-}
-BROKEN_ELSE: Final = ("InternalError", "An internal error has occurred", 500)
-KINDS: Final = ("call", "flip", "import")
 
 
 @dataclass(slots=True)
 class Rule:
-    """One order. ``service``, ``operation`` and ``key`` are shell patterns; ``key`` is bucket/key or a resource's id.
+    """One rule. ``service``, ``operation`` and ``key`` are shell patterns; ``key`` is matched with a call's target.
 
-    ``call`` rules fail the calls that match; without any effect given they answer 500. ``flip`` rules change one byte
-    of an object that CompleteMultipartUpload has just made. ``import`` rules decide how an ImportImage task ends.
+    The kit applies rules of the kind ``call`` to calls. If no effect is given, the call fails with status 500. A world
+    applies the other kinds, with :meth:`Faults.take`, where it does the work that they are about.
     """
+
+    kinds: ClassVar[tuple[str, ...]] = ("call",)
 
     kind: str = "call"
     service: str = "*"
     operation: str = "*"
     key: str = "*"
     part: int = 0
-    """Only this part number of UploadPart."""
+    """Match only the piece of this number."""
     skip: int = 0
-    """So many matches pass first."""
+    """Let this many matches pass first."""
     count: int = -1
-    """So many matches are spoilt; -1 means all of them."""
+    """Apply to this many matches; -1 means to all."""
     probability: float = 1.0
     status: int = 0
     code: str = ""
     message: str = ""
-    reason: str = ""
-    """EBS direct's ``Reason`` beside the code."""
     throttle: bool = False
-    """The service's own throttling error."""
+    """Fail with the service's own throttling error."""
     per_second: float = 0.0
-    """Throttle only what comes faster than this."""
+    """Throttle only the calls above this rate."""
     latency: float = 0.0
-    """Seconds before anything else, at most until the rule is dropped; a rule with nothing but latency lets the call
-    pass. A long one holds calls back for as long as a test wants."""
+    """Seconds to wait first; the wait ends early if the rule is dropped. With no other effect given, the call then
+    succeeds. A long latency holds calls back for as long as a test needs."""
     cut_request_after: int = -1
-    """Close the connection when so many bytes of the body were read."""
+    """Close the connection after this many bytes of the request's body."""
     cut_response_after: int = -1
-    """Do what was asked, then close the connection after so many bytes of the answer's body (0: not even a header)."""
-    outcome: str = "deleted"
-    """Of an import: ``deleted``, or ``stuck`` in its phase until cancelled."""
-    phase: str = "converting"
-    """Of an import: where that happens."""
+    """Do the work, then close the connection after this many bytes of the answer's body (0: before its headers)."""
     id: int = 0
     matched: int = 0
     applied: int = 0
@@ -82,36 +67,40 @@ class Rule:
         )
 
 
-_DEFAULTS: Final = Rule()
-_SETTABLE: Final[dict[str, type]] = {f.name: type(getattr(_DEFAULTS, f.name)) for f in dataclasses.fields(Rule)}
-_OWN: Final = frozenset({"id", "matched", "applied", "allowance", "refilled"})
+RuleT = TypeVar("RuleT", bound=Rule)
+_BOOKKEEPING: Final = frozenset({"id", "matched", "applied", "allowance", "refilled"})
 
 
-def make_rule(values: Mapping[str, Any]) -> Rule:
-    """Raises ValueError for an unknown field or kind."""
-    unknown = set(values) - (set(_SETTABLE) - _OWN)
-    if unknown:
-        raise ValueError(f"a rule has no {sorted(unknown)}; it has {sorted(set(_SETTABLE) - _OWN)}")
-    rule = Rule(**{name: _SETTABLE[name](value) for name, value in values.items()})
-    if rule.kind not in KINDS:
-        raise ValueError(f"kind is one of {KINDS}, not {rule.kind!r}")
-    if rule.kind == "import":
-        rule.operation = rule.phase
+def make_rule(kind: type[RuleT], values: Mapping[str, Any]) -> RuleT:
+    """Raises ValueError for an unknown field or an unknown kind of rule."""
+    defaults = kind()
+    settable = {field.name: type(getattr(defaults, field.name)) for field in dataclasses.fields(kind)}
+    known = set(settable) - _BOOKKEEPING
+    if unknown := set(values) - known:
+        raise ValueError(f"a rule has no {sorted(unknown)}; it has {sorted(known)}")
+    rule = kind(**{name: settable[name](value) for name, value in values.items()})
+    if rule.kind not in kind.kinds:
+        raise ValueError(f"kind is one of {kind.kinds}, not {rule.kind!r}")
     return rule
 
 
-class Faults:
-    """The rules in force. Draws by ``probability`` come from one seeded generator."""
+class Faults(Generic[RuleT]):
+    """The rules in force. ``probability`` draws from one generator with a fixed seed.
 
-    def __init__(self, seed: int = 1) -> None:
+    ``failure`` turns a rule that applies to a call of a service into the error that this service would answer with.
+    """
+
+    def __init__(self, kind: type[RuleT], failure: Callable[[RuleT, str], Exception], *, seed: int = 1) -> None:
+        self._kind, self._failure = kind, failure
         self._lock = threading.Lock()
-        self._rules: list[Rule] = []
+        self._rules: list[RuleT] = []
         self._dropped: dict[int, threading.Event] = {}
         self._next_id = 1
+        self._ended = False
         self._random = random.Random(seed)
 
     def add(self, values: Mapping[str, Any]) -> int:
-        rule = make_rule(values)
+        rule = make_rule(self._kind, values)
         with self._lock:
             rule.id, self._next_id = self._next_id, self._next_id + 1
             self._rules.append(rule)
@@ -119,24 +108,31 @@ class Faults:
         return rule.id
 
     def clear(self, rule_id: int = 0) -> None:
-        """Drop one rule, or all of them; calls that a latency holds back go on at once."""
+        """Drop one rule, or all of them. Calls that a latency holds back continue at once."""
         with self._lock:
             self._rules = [rule for rule in self._rules if rule_id and rule.id != rule_id]
             for each in self._dropped.keys() - {rule.id for rule in self._rules}:
                 self._dropped.pop(each).set()
 
-    def _hold(self, rule: Rule) -> None:
+    def end(self) -> None:
+        """Before a reset: drop all rules. Calls that a latency holds back are cut."""
+        self._ended = True
+        self.clear()
+
+    def _hold(self, rule: RuleT) -> None:
         with self._lock:
             dropped = self._dropped.get(rule.id)
         if dropped is not None:
             dropped.wait(rule.latency)
+        if self._ended:
+            raise ConnectionCut
 
     def listing(self) -> list[dict[str, Any]]:
         with self._lock:
             return [dataclasses.asdict(rule) for rule in self._rules]
 
-    def take(self, kind: str, *, service: str, operation: str, key: str, part: int = 0) -> list[Rule]:
-        """The rules that apply to this very call; their counts go down."""
+    def take(self, kind: str, *, service: str, operation: str, key: str, part: int = 0) -> list[RuleT]:
+        """The rules that apply to this event. Each is counted as applied."""
         hits = []
         with self._lock:
             for rule in self._rules:
@@ -145,7 +141,7 @@ class Faults:
                     hits.append(rule)
         return hits
 
-    def _due(self, rule: Rule) -> bool:
+    def _due(self, rule: RuleT) -> bool:
         rule.matched += 1
         if rule.matched <= rule.skip or (rule.count >= 0 and rule.applied >= rule.count):
             return False
@@ -154,7 +150,10 @@ class Faults:
         return rule.probability >= 1.0 or self._random.random() < rule.probability
 
     def before(self, request: Request) -> int | None:
-        """Spoil a call; how many bytes of the answer may leave, None for all. Raises AwsError or ConnectionCut."""
+        """Apply the rules to a call. Returns how many bytes of the answer's body may be sent; None means all.
+
+        Raises the service's error, or ConnectionCut.
+        """
         limit: int | None = None
         rules = self.take(
             "call", service=request.service, operation=request.operation, key=request.target, part=request.part
@@ -169,21 +168,8 @@ class Faults:
             elif rule.cut_response_after >= 0:
                 limit = rule.cut_response_after
             elif rule.status or rule.code or rule.throttle or rule.per_second or not rule.latency:
-                raise failure(rule, request.service)
+                raise self._failure(rule, request.service)
         return limit
-
-
-def failure(rule: Rule, service: str) -> AwsError:
-    if rule.throttle or rule.per_second or rule.status in {429, 503}:
-        code, message, status = THROTTLED.get(service, THROTTLED_ELSE)
-    else:
-        code, message, status = BROKEN.get(service, BROKEN_ELSE)
-    extra = {}
-    if code == "RequestThrottledException" and not rule.code:
-        extra = {"Reason": message}
-    if rule.reason:
-        extra = {"Reason": rule.reason}
-    return AwsError(rule.code or code, rule.message or message, rule.status or status, extra)
 
 
 def _over_rate(rule: Rule) -> bool:

@@ -17,11 +17,10 @@ from wavelift.simulators.vcenter.inventory import (
     SimVm,
     to_json,
 )
-from wavelift.simulators.vcenter.launcher import Control, VCenterSimulator, start
+from wavelift.simulators.vcenter.launcher import VCenterControl, VCenterSimulator, start
 
 __all__ = [
     "ADMIN",
-    "Control",
     "Options",
     "SimDatastore",
     "SimDisk",
@@ -29,6 +28,7 @@ __all__ = [
     "SimUser",
     "SimVm",
     "SimulatorError",
+    "VCenterControl",
     "VCenterSimulator",
     "start",
     "to_json",

@@ -10,13 +10,15 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from wavelift.simulators.aws.digests import b64
 from wavelift.simulators.aws.ebs.snapshot import BLOCK, PENDING, Snapshot
 from wavelift.simulators.aws.ebs.store import DEFAULT_TIMEOUT, EbsStore, StartRequest, changed_indices, invalid, page
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey, key_for_snapshot
-from wavelift.simulators.kit.message import BodyBroken, Request, Response, b64
-from wavelift.simulators.aws.settings import ACCOUNT, Clock, Settings
+from wavelift.simulators.aws.settings import ACCOUNT, Settings
 from wavelift.simulators.aws.tags import snapshot_tags
+from wavelift.simulators.kit.clock import Clock
+from wavelift.simulators.kit.message import BodyBroken, Request, Response
 
 MIN_PAGE: Final = 100
 MAX_PAGE: Final = 10_000

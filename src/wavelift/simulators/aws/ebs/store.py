@@ -8,16 +8,14 @@ import hashlib
 import hmac
 import json
 import secrets
-import shutil
 import struct
 import threading
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from wavelift.simulators.kit.counters import Counters
 from wavelift.simulators.aws.ebs.snapshot import COMPLETED, ERROR, PENDING, Snapshot
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.invented import (
@@ -28,7 +26,9 @@ from wavelift.simulators.aws.invented import (
     UNENCRYPTED_PARENT_MESSAGE,
     UNENCRYPTED_PARENT_REASON,
 )
-from wavelift.simulators.aws.settings import MINUTE, Clock, Settings
+from wavelift.simulators.aws.settings import MINUTE, Settings
+from wavelift.simulators.kit.clock import Clock
+from wavelift.simulators.kit.counters import Counters
 
 MAX_SIZE: Final = 65_536
 """GiB: io2 Block Express."""
@@ -57,6 +57,21 @@ class StartRequest:
         return json.dumps([getattr(self, name) for name in self.__slots__])
 
 
+@dataclass(frozen=True, slots=True)
+class NewSnapshot:
+    """What :meth:`EbsStore.create` makes. ``timeout`` is seconds, the others are as in :class:`Snapshot`."""
+
+    size: int
+    parent: Snapshot | None = None
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    encrypted: bool = False
+    kms_key: str = ""
+    timeout: float = 0.0
+    hidden: bool = False
+    origin: str = "direct"
+
+
 def invalid(reason: str, message: str) -> AwsError:
     return AwsError("ValidationException", message, 400, {"Reason": reason})
 
@@ -76,14 +91,7 @@ class EbsStore:
         """Whether the account encrypts by default: EC2's switch."""
         self.default_key: Callable[[], str] = lambda: ""
         """ARN of the key that encrypts what names no other."""
-        self.reset()
-
-    def reset(self) -> None:
-        with self._lock:
-            self._snapshots.clear()
-            self._tokens.clear()
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(parents=True)
+        folder.mkdir(parents=True)
 
     # looking
 
@@ -156,13 +164,15 @@ class EbsStore:
             encrypted = parent.encrypted if parent else bool(request.encrypted) or self.encrypts()
             own = request.kms_key or (self.default_key() if encrypted and not parent else "")
             snapshot = self.create(
-                size=request.size,
-                parent=parent,
-                description=request.description,
-                tags=dict(request.tags),
-                encrypted=encrypted,
-                kms_key=parent.kms_key if parent else own,
-                timeout=request.timeout * MINUTE,
+                NewSnapshot(
+                    size=request.size,
+                    parent=parent,
+                    description=request.description,
+                    tags=dict(request.tags),
+                    encrypted=encrypted,
+                    kms_key=parent.kms_key if parent else own,
+                    timeout=request.timeout * MINUTE,
+                )
             )
             if token:
                 self._tokens[token] = (request.fingerprint(), snapshot)
@@ -184,21 +194,8 @@ class EbsStore:
             )
         return parent
 
-    def create(
-        self,
-        *,
-        size: int,
-        parent: Snapshot | None = None,
-        description: str = "",
-        tags: dict[str, str] | None = None,
-        encrypted: bool = False,
-        kms_key: str = "",
-        timeout: float = 0.0,
-        hidden: bool = False,
-        origin: str = "direct",
-        body: Path | None = None,
-    ) -> Snapshot:
-        """A pending snapshot; ``body`` becomes its file when given (it is moved)."""
+    def create(self, new: NewSnapshot, body: Path | None = None) -> Snapshot:
+        """Make a pending snapshot. ``body``, if given, is moved and becomes its file."""
         snapshot_id = f"snap-0{uuid.uuid4().hex[:16]}"
         path = self._folder / f"{snapshot_id}.blocks"
         if body is None:
@@ -206,9 +203,21 @@ class EbsStore:
         else:
             body.rename(path)
         now = self._clock.now()
-        snapshot = Snapshot(snapshot_id, size, path, parent, now, timeout=timeout, last_write=now, origin=origin)
-        snapshot.description, snapshot.tags, snapshot.hidden = description, dict(tags or {}), hidden
-        snapshot.encrypted, snapshot.kms_key = encrypted, kms_key
+        snapshot = Snapshot(
+            snapshot_id,
+            new.size,
+            path,
+            new.parent,
+            now,
+            description=new.description,
+            encrypted=new.encrypted,
+            kms_key=new.kms_key,
+            tags=dict(new.tags),
+            timeout=new.timeout,
+            last_write=now,
+            origin=new.origin,
+            hidden=new.hidden,
+        )
         with self._lock:
             self._snapshots[snapshot_id] = snapshot
         return snapshot

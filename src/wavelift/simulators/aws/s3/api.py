@@ -6,18 +6,18 @@ import re
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from io import FileIO
-from typing import Final, Protocol
+from typing import Final
 
-from wavelift.simulators.kit.counters import Counters
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey, key_for_object
-from wavelift.simulators.kit.message import CHUNK, Request, Response
 from wavelift.simulators.aws.s3 import encryption, listing, xml
 from wavelift.simulators.aws.s3.receive import object_info, receive
 from wavelift.simulators.aws.s3.routes import SUBRESOURCES, address
 from wavelift.simulators.aws.s3.store import Bucket, S3Store, StoredObject
-from wavelift.simulators.aws.s3.uploads import UploadCalls
+from wavelift.simulators.aws.s3.uploads import UploadCalls, Watcher
 from wavelift.simulators.aws.settings import ACCOUNT, Settings
+from wavelift.simulators.kit.counters import Counters
+from wavelift.simulators.kit.message import CHUNK, Request, Response
 
 BUCKET_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
@@ -38,12 +38,6 @@ EMPTY: Final = {
     "logging": "BucketLoggingStatus",
     "accelerate": "AccelerateConfiguration",
 }
-
-
-class Watcher(Protocol):
-    """Told of each finished object: evidence, and the byte that a fault rule flips."""
-
-    def object_done(self, bucket: str, stored: StoredObject, *, multipart: bool) -> None: ...
 
 
 class S3Api(UploadCalls):

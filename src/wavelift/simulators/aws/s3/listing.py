@@ -7,9 +7,9 @@ from typing import Final
 from urllib.parse import quote
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.kit.message import Response
 from wavelift.simulators.aws.s3 import xml
 from wavelift.simulators.aws.s3.store import Bucket, Part, StoredObject, Upload
+from wavelift.simulators.kit.message import Response
 
 PAGE: Final = 1000
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wavelift.simulators.aws.digests import Digests, b64
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey
-from wavelift.simulators.kit.message import BodyBroken, Digests, Request, b64
 from wavelift.simulators.aws.policy import check_policy, uses_of
 from wavelift.simulators.aws.s3.encryption import encryption
 from wavelift.simulators.aws.s3.store import Bucket, ObjectInfo
 from wavelift.simulators.aws.sigv4 import signed_payload
 from wavelift.simulators.aws.tags import object_tags
+from wavelift.simulators.kit.message import BodyBroken, Request
 
 KNOWN_CHECKSUMS: Final = ("SHA256", "SHA1", "CRC32")
 UNKNOWN_CHECKSUMS: Final = ("crc32c", "crc64nvme")

@@ -15,9 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from wavelift.simulators.aws.digests import b64
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.kit.message import b64
-from wavelift.simulators.aws.settings import Clock
+from wavelift.simulators.kit.clock import Clock
 
 MIN_PART: Final = 5 << 20
 """Bytes; the last part may be smaller."""
@@ -99,14 +99,8 @@ class S3Store:
         self._folder, self._clock = folder, clock
         self._lock = threading.Lock()
         self._buckets: dict[str, Bucket] = {}
-        self.reset()
-
-    def reset(self) -> None:
-        with self._lock:
-            self._buckets.clear()
-            shutil.rmtree(self._folder, ignore_errors=True)
-            for name in ("objects", "parts", "incoming"):
-                (self._folder / name).mkdir(parents=True)
+        for name in ("objects", "parts", "incoming"):
+            (folder / name).mkdir(parents=True)
 
     def buckets(self) -> list[Bucket]:
         with self._lock:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from wavelift.simulators.kit.counters import Counters
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey
-from wavelift.simulators.kit.message import Request, Response
 from wavelift.simulators.aws.s3 import listing, xml
 from wavelift.simulators.aws.s3.receive import KNOWN_CHECKSUMS, object_info, receive
 from wavelift.simulators.aws.s3.routes import address
-from wavelift.simulators.aws.s3.store import MAX_PARTS, S3Store, Upload
-
-if TYPE_CHECKING:
-    from wavelift.simulators.aws.s3.api import Watcher
+from wavelift.simulators.aws.s3.store import MAX_PARTS, S3Store, StoredObject, Upload
+from wavelift.simulators.kit.counters import Counters
+from wavelift.simulators.kit.message import Request, Response
 
 CHECKSUM_TYPES: Final = ("COMPOSITE", "FULL_OBJECT")
+
+
+class Watcher(Protocol):
+    """Is told of each finished object."""
+
+    def object_done(self, bucket: str, stored: StoredObject, *, multipart: bool) -> None: ...
 
 
 class UploadCalls:

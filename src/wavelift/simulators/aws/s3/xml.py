@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.kit.message import Response
 from wavelift.simulators.aws.s3.store import ClaimedPart
+from wavelift.simulators.kit.message import Response
 
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 CHECKSUMS: Final = ("SHA256", "SHA1", "CRC32")

@@ -1,0 +1,57 @@
+"""AWS's own kinds of fault rules, and the errors of its services."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.kit import faults
+
+THROTTLED: Final = {
+    "s3": ("SlowDown", "Please reduce your request rate.", 503),
+    "ec2": ("RequestLimitExceeded", "Request limit exceeded.", 503),
+    "ebs": ("RequestThrottledException", "ACCOUNT_THROTTLED", 400),
+}
+THROTTLED_ELSE: Final = ("Throttling", "Rate exceeded", 400)
+BROKEN: Final = {
+    "s3": ("InternalError", "We encountered an internal error. Please try again.", 500),
+    "ebs": ("InternalServerException", "An internal error has occurred.", 500),
+}
+BROKEN_ELSE: Final = ("InternalError", "An internal error has occurred", 500)
+
+
+@dataclass(slots=True)
+class Rule(faults.Rule):
+    """``key`` is bucket/key or a resource's id.
+
+    A ``flip`` rule changes one byte of an object that CompleteMultipartUpload has just made. An ``import`` rule decides
+    how an ImportImage task ends.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("call", "flip", "import")
+
+    reason: str = ""
+    """EBS direct's ``Reason`` beside the code."""
+    outcome: str = "deleted"
+    """Of an import: ``deleted``, or ``stuck`` in its phase until it is cancelled."""
+    phase: str = "converting"
+    """Of an import: the phase in which this happens."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "import":
+            self.operation = self.phase
+
+
+def failure(rule: faults.Rule, service: str) -> AwsError:
+    """The error that ``service`` answers with because of a rule."""
+    if rule.throttle or rule.per_second or rule.status in {429, 503}:
+        code, message, status = THROTTLED.get(service, THROTTLED_ELSE)
+    else:
+        code, message, status = BROKEN.get(service, BROKEN_ELSE)
+    extra = {}
+    if code == "RequestThrottledException" and not rule.code:
+        extra = {"Reason": message}
+    if isinstance(rule, Rule) and rule.reason:
+        extra = {"Reason": rule.reason}
+    return AwsError(rule.code or code, rule.message or message, rule.status or status, extra)

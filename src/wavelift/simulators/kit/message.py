@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Final, Protocol
 from urllib.parse import parse_qsl, unquote
 
@@ -38,6 +37,7 @@ class Body:
         self.bytes_read = 0
         self.cut_after: int | None = None
         self.trailers: dict[str, str] = {}
+        self._content: bytes | None = None
         self._on_start: Callable[[], None] | None = on_start
         layer: _Limited | _Chunked
         if "chunked" in headers.get("transfer-encoding", "").lower():
@@ -70,10 +70,13 @@ class Body:
         while count := self.readinto(buffer):
             yield buffer[:count]
 
-    @cached_property
+    @property
     def content(self) -> bytes:
         """The whole payload in memory: for small documents only."""
-        return b"".join(bytes(piece) for piece in self.chunks())
+        # No cached_property: before Python 3.12 all instances share its lock, so a slow body would block every call.
+        if self._content is None:
+            self._content = b"".join(bytes(piece) for piece in self.chunks())
+        return self._content
 
     def drain(self) -> None:
         """Read the rest, so that the connection can carry the next request."""

@@ -87,6 +87,10 @@ class Simulator(Control):
         """End the process: SIGTERM, then SIGKILL. Its folder stays. Safe to call twice."""
         self._process.stop()
 
+    def counters(self) -> dict[str, dict[str, int]]:
+        """``calls``, ``errors`` and ``bytes_in`` by ``service.Operation``."""
+        return super().counters()
+
     def evidence(self) -> dict[str, Any]:
         """What the simulator kept for a checker, by kind."""
         found: dict[str, Any] = self.control("GET", "evidence")

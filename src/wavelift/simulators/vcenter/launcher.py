@@ -30,6 +30,7 @@ class VCenterControl(Control):
 
     def __init__(self, control_url: str, token: str) -> None:
         super().__init__(control_url, headers={"X-Sim-Token": token})
+        self.token = token
 
     def guest_write(self, vm: str, disk_index: int, offset: int, data: bytes) -> None:
         """Write as the guest would: into the top layer, noted for change tracking. `offset` in bytes."""

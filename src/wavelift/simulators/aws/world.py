@@ -1,4 +1,4 @@
-"""The simulated account: its services, put together, and the way of a request to the right one."""
+"""The simulated account: it connects the services, and passes each request to the right one."""
 
 from __future__ import annotations
 

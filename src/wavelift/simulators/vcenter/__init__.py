@@ -1,7 +1,8 @@
-"""A vCenter: govmomi's simulator with snapshots that freeze, leases with bodies, change tracking and faults.
+"""A simulated vCenter: govmomi's simulator, with snapshots that freeze content, leases, change tracking, faults.
 
-It proves nothing about a real vCenter beyond what the API reference says and a few public reports show; what is
-invented here (task durations, the order of device URLs, the fault a held lease raises) is the harder of the guesses.
+It follows the API reference and a few public reports; about a real vCenter it proves no more than they do. Where these
+say nothing (task durations, the order of device URLs, the fault that a held lease raises), it does what is harder for a
+client.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`python -m wavelift.simulators.vcenter --state DIR [--inventory FILE] [--listen HOST:PORT]`.
 
-Builds the program if need be and becomes it: the first line on standard output is the readiness object, SIGTERM ends
-it. Without an inventory file it holds no virtual machine but `--extra-vms` ones.
+Builds the Go program if necessary, and replaces itself by it. The first line on standard output is the readiness
+object; SIGTERM ends it. Without an inventory file it holds only the virtual machines of `--extra-vms`.
 """
 
 from __future__ import annotations

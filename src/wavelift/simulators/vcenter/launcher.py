@@ -1,4 +1,4 @@
-"""Starts the vCenter simulator and speaks to its control endpoint."""
+"""Starts the vCenter simulator and calls its control endpoint."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class VCenterControl(Control):
         self.token = token
 
     def guest_write(self, vm: str, disk_index: int, offset: int, data: bytes) -> None:
-        """Write as the guest would: into the top layer, noted for change tracking. `offset` in bytes."""
+        """Write as the guest does: into the top layer, recorded by change tracking. `offset` in bytes."""
         query = urllib.parse.urlencode({"vm": vm, "disk": disk_index, "offset": offset})
         self.control("POST", f"guest/write?{query}", raw=data)
 
     def guest_read(self, vm: str, disk_index: int, offset: int, length: int) -> bytes:
-        """The disk's live bytes, as the guest reads them now."""
+        """The disk's current bytes, as the guest reads them."""
         query = urllib.parse.urlencode({"vm": vm, "disk": disk_index, "offset": offset, "length": length})
         return base64.b64decode(self.control("GET", f"guest/read?{query}")["data"])
 
@@ -47,7 +47,7 @@ class VCenterControl(Control):
         return super().rule(**fields)
 
     def evidence(self) -> list[dict[str, Any]]:
-        """Every snapshot ever taken, with a raw sparse file per disk of what it froze (option `evidence`)."""
+        """All snapshots ever taken, each with a sparse raw file per disk of its frozen content (option `evidence`)."""
         found: list[dict[str, Any]] = self.control("GET", "evidence")
         return found
 
@@ -64,7 +64,7 @@ class VCenterControl(Control):
         return answer["expired"]
 
     def migrate(self, vm: str, host: str, *, leases: Literal["break", "keep"] = "break") -> None:
-        """Move the VM to another host behind everybody's back, as DRS might."""
+        """Move the VM to another host without an API call, as DRS does."""
         self.control("POST", "migrate", {"vm": vm, "host": host, "leases": leases})
 
     def set_vm(self, vm: str, **fields: Any) -> None:
@@ -75,27 +75,27 @@ class VCenterControl(Control):
         self.control("POST", "vm", {"vm": vm, **fields})
 
     def set_datastore(self, name: str, *, free: int) -> None:
-        """Bytes that are free from now on; clients see it after a RefreshDatastore."""
+        """Set the free bytes; clients see the new value after a RefreshDatastore."""
         self.control("POST", "datastore", {"name": name, "free": free})
 
     def forward_clock(self, seconds: float) -> None:
-        """Put vCenter's clock forward: its events age with it (`event.maxAge`, in days)."""
+        """Move vCenter's clock forward. Its events age with it (`event.maxAge`, in days)."""
         self.control("POST", "clock", {"forward": seconds})
 
     def reset_clock(self) -> None:
-        """Put it right again; the events of the time in between are not to be seen any more."""
+        """Set it back to the machine's time. The events since it was moved are no longer shown."""
         self.control("POST", "clock", {"reset": True})
 
     def forget_events(self) -> None:
-        """Lose every event so far, as a database does that is pruned by size, or restored."""
+        """Lose all events, as a database does that is pruned by size, or restored."""
         self.control("POST", "events/forget")
 
     def start_anew(self, inventory: str) -> dict[str, Any]:
-        """Replace everything by a vCenter that holds `inventory` (the text of `to_json`); its readiness object.
+        """Replace everything by a vCenter that holds `inventory` (the text of `to_json`). Returns its readiness object.
 
-        The program is replaced in its process: the ports, the certificates and the token stay, nothing else does.
-        Raises SimulatorError: of a wrong text before anything happened, of an inventory that can't be built with the
-        process gone.
+        The program is replaced in its process: only the ports, the certificates and the token stay. Raises
+        SimulatorError: if the text is wrong, before anything changes; if the inventory can't be built, and then the
+        process has ended.
         """
         expected: int = self.control("POST", "reset", raw=inventory.encode())["generation"]
         try:
@@ -107,11 +107,11 @@ class VCenterControl(Control):
         return ready
 
     def crash(self) -> None:
-        """The process exits at once, without clean-up or an answer."""
+        """End the process at once, without clean-up and without an answer."""
         try:
             self.control("POST", "crash")
         except (OSError, SimulatorError):
-            pass  # that is what a crash looks like from here
+            pass  # expected: the process ends before it answers
 
 
 class VCenterSimulator(VCenterControl):
@@ -146,8 +146,8 @@ class VCenterSimulator(VCenterControl):
         users: Sequence[SimUser] = (ADMIN,),
         **options: Unpack[Options],
     ) -> None:
-        """A fresh vCenter in the same process, as `start` would make it; `start_anew` says what stays. What a host's
-        port or thumbprint was may have changed with its entry: read it anew."""
+        """Make a new vCenter in the same process, as `start` does; `start_anew` says what stays. A host's port and
+        thumbprint may change: read them again."""
         text = to_json(vms, hosts=hosts, datastores=datastores, users=users, options=options)
         try:
             self._take(self.start_anew(text))
@@ -161,7 +161,7 @@ class VCenterSimulator(VCenterControl):
         return self._process.log_tail()
 
     def close(self) -> None:
-        """End the process and remove its files; the log and what others put into the state folder stay."""
+        """End the process and remove its files. The log, and files of others in the state folder, stay."""
         self._process.stop()
         remove_leftovers(self._state)
 
@@ -175,7 +175,7 @@ class VCenterSimulator(VCenterControl):
 
 
 def remove_leftovers(state: Path) -> None:
-    """What a killed simulator could not remove itself."""
+    """Remove what a killed simulator left."""
     for name in ("vcenter", "evidence"):
         shutil.rmtree(state / name, ignore_errors=True)
     for name in ("ca.pem", "inventory.json"):

@@ -23,7 +23,7 @@ from wavelift.simulators.kit.message import BodyBroken, Request, Response
 MIN_PAGE: Final = 100
 MAX_PAGE: Final = 10_000
 MAX_TEXT: Final = 255
-"""Of a description and a client token, which are not empty either: EBS's service model."""
+"""Characters of a description and of a client token; both must not be empty (EBS's service model)."""
 ROUTES: Final = (
     ("POST", re.compile(r"/snapshots"), "StartSnapshot"),
     ("POST", re.compile(r"/snapshots/completion/([^/]+)"), "CompleteSnapshot"),
@@ -82,7 +82,7 @@ class EbsApi:
         answer = {
             "SnapshotId": snapshot.id,
             "OwnerId": ACCOUNT,
-            "Status": PENDING,  # also under a token used before: AWS repeats the original answer
+            "Status": PENDING,  # also for a token that was used before: AWS repeats the first answer
             "StartTime": snapshot.started,
             "VolumeSize": snapshot.size,
             "BlockSize": BLOCK,

@@ -1,4 +1,4 @@
-"""The account as EC2's actions see it: moto's backends, the other services' stores, and what moto has no place for."""
+"""The account as EC2's actions use it: moto's backends, the other services' stores, and more state."""
 
 from __future__ import annotations
 

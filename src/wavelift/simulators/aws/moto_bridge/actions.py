@@ -1,4 +1,4 @@
-"""EC2 actions of our own, put in front of moto's: images, instances, snapshots. Imports are in :mod:`.imports`."""
+"""Our own EC2 actions, in front of moto's: images, instances, snapshots. Imports are in :mod:`.imports`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from wavelift.simulators.aws.tags import IMAGE_NAME, check_client_token, check_d
 
 PENDING: Final = ("pending", 0)
 RESERVED_ADDRESSES: Final = 4
-"""The first four addresses of a subnet, and its last, are AWS's own."""
+"""AWS reserves the first four addresses of a subnet, and the last one."""
 
 
 def plain(value: Any) -> Any:
-    """Parsed parameters as plain dicts and lists, fit for comparing and for JSON."""
+    """Parsed parameters as plain dicts and lists, which can be compared and written as JSON."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -33,7 +33,7 @@ def plain(value: Any) -> Any:
 
 
 def check_tagged(values: Mapping[str, Any], kinds: set[str]) -> None:
-    """A call tags what it makes and nothing else. Raises AwsError."""
+    """A call can only tag the kinds of resources that it creates. Raises AwsError."""
     for item in values.get("TagSpecifications") or []:
         if item.get("ResourceType") not in kinds:
             raise AwsError(
@@ -156,7 +156,7 @@ class Ec2Actions:
             raise AwsError("InvalidParameterValue", f"Invalid value '{wrong}' for InstanceType.", 400) from None
         reservation = result.result
         for instance in reservation.instances:
-            self._dress(instance, image)
+            self._finish_instance(instance, image)
         if token:
             account.launches[token] = (fingerprint, reservation)
         return result
@@ -188,8 +188,8 @@ class Ec2Actions:
             }:
                 raise AwsError("InvalidIPAddress.InUse", f"Address {address} is in use.", 400)
 
-    def _dress(self, instance: Any, image: Any) -> None:
-        """What moto's instances do not say, and their first state."""
+    def _finish_instance(self, instance: Any, image: Any) -> None:
+        """Set the attributes that moto's instances lack, and the state ``pending``."""
         instance._state.name, instance._state.code = PENDING
         self.account.hide(instance.id)
         self.account.starting.append(
@@ -214,7 +214,7 @@ class Ec2Actions:
 
 
 def _merged(image: Any, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The image's mappings with the request's on top, as RunInstances reads them."""
+    """The image's mappings, overridden by the request's, as RunInstances does."""
     merged = {item["DeviceName"]: json.loads(json.dumps(item)) for item in image.block_device_mappings}
     for item in asked:
         if "NoDevice" in item:

@@ -1,4 +1,4 @@
-"""ImportImage and its companions, as EC2 actions over :mod:`..vmimport.tasks`."""
+"""The EC2 actions of VM Import, over :mod:`..vmimport.tasks`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALLOWED: Final = {
     "Platform": {"Windows", "Linux"},
 }
 PAGE: Final = 5
-"""Tasks in one answer; how many AWS gives is not documented, so a client has to follow the token."""
+"""Tasks in one answer. AWS does not document how many it returns, so a client must follow the token."""
 FILTERS: Final = frozenset({"task-state"})
 
 
@@ -91,9 +91,10 @@ class ImportActions:
                 raise refused
 
     def _keys(self, request: Mapping[str, Any], disk: Disk) -> list[str]:
-        """ARNs of the keys that the role must be allowed to use: of the volumes, and of the
-        staged object or the snapshot. IAM compares
-        ARNs, whatever form the request gave; AWS's own key for S3 is open to all who may read the object."""
+        """ARNs of the keys that the role must be allowed to use: for the volumes, and for the object or the snapshot.
+
+        IAM compares ARNs, in whatever form the request names a key. The AWS managed key for S3 needs no permission.
+        """
         find = self.account.backends.find_key
         volumes = find(str(request.get("KmsKeyId") or ""))
         stored = self.account.s3.peek(disk.bucket, disk.key)

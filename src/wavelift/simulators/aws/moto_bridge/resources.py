@@ -1,6 +1,6 @@
-"""EC2's view of our snapshots and images: moto resources that read the truth from our stores.
+"""Our snapshots and images as moto resources. A snapshot reads its state from our store.
 
-A subclass of moto's base model must live in a dotted module, else its instance tracker fails.
+A subclass of moto's base model must be in a module with a dotted name, else moto's instance tracker fails.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from wavelift.simulators.aws.settings import ACCOUNT
 from wavelift.simulators.aws.vmimport.tasks import ImportTask
 
 ARBITRARY_VOLUME: Final = "vol-ffffffff"
-"""What AWS shows for a snapshot that never was a volume."""
+"""The volume id that AWS shows for a snapshot that was made without a volume."""
 
 
 class SimSnapshot(MotoSnapshot):  # type: ignore[misc]
-    """``state_of`` lets time pass for the snapshot before it is looked at."""
+    """``state_of`` returns the state as of now."""
 
     def __init__(self, ec2_backend: Any, snapshot: Snapshot, state_of: Callable[[Snapshot], str]) -> None:
         self.ec2_backend = ec2_backend
@@ -54,7 +54,7 @@ class SimSnapshot(MotoSnapshot):  # type: ignore[misc]
 
     @property
     def from_ami(self) -> str | None:
-        """An image that stands on this snapshot and keeps it from being deleted."""
+        """An image that uses this snapshot, which therefore can't be deleted."""
         for image in self.ec2_backend.amis.values():
             if any(item.get("Ebs", {}).get("SnapshotId") == self.id for item in image.block_device_mappings):
                 return str(image.id)
@@ -116,7 +116,7 @@ class SimAmi(Ami):  # type: ignore[misc]
 
 
 def image_values(task: ImportTask) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """RegisterImage's parameters and the mappings of the image that an import ends in."""
+    """Parameters and mappings, as of RegisterImage, of the image that an import makes."""
     request = task.request
     values = {
         "Name": task.id,
@@ -146,7 +146,7 @@ def image_values(task: ImportTask) -> tuple[dict[str, Any], list[dict[str, Any]]
 
 
 def billing(request: Mapping[str, Any], windows: bool) -> Billing:
-    """Of the image that an import ends in, by platform and licence."""
+    """The billing of the image that an import makes, by platform and licence."""
     if request.get("Platform") != "Windows" and not windows:
         return LINUX
     if request.get("LicenseType") == "BYOL":

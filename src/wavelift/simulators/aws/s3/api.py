@@ -136,7 +136,7 @@ class S3Api(UploadCalls):
         if name == "acl":
             owner = {"ID": ACCOUNT, "DisplayName": "simulator"}
             return xml.response("AccessControlPolicy", {"Owner": owner, "AccessControlList": {}})
-        if name == "encryption":  # S3's own, of every bucket since January 2023
+        if name == "encryption":  # the default of every bucket since January 2023
             rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}, "BucketKeyEnabled": "false"}
             return xml.response("ServerSideEncryptionConfiguration", {"Rule": [rule]})
         if name in EMPTY:
@@ -167,7 +167,7 @@ class S3Api(UploadCalls):
             raise AwsError("NotImplemented", f"Reading by {', '.join(sorted(unknown))} is not implemented", 501)
         stored = self.store.object(*address(request))
         if key := stored.info.headers.get(encryption.KEY, ""):
-            key_for_object(key, self.find_key)  # reading needs the key as writing did
+            key_for_object(key, self.find_key)  # reading needs the key too
         _check_conditions(request, stored)
         headers = _object_headers(stored)
         if request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED" and "range" not in request.headers:
@@ -185,7 +185,7 @@ class S3Api(UploadCalls):
         return Response(status, headers, stream=_read(self._open(stored), first, length), length=length)
 
     def _open(self, stored: StoredObject) -> FileIO:
-        """Opened before the answer starts: an object may be overwritten while it is read."""
+        """Open the file before the answer starts, because another call may overwrite the object meanwhile."""
         try:
             return stored.path.open("rb", buffering=0)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Which S3 operation a request is."""
+"""Finds the S3 operation of a request."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def address(request: Request) -> tuple[str, str]:
 
 
 def operation(request: Request) -> str:
-    """The operation's name; empty for none that is known."""
+    """The operation's name; empty if it is unknown."""
     bucket, key = address(request)
     query = request.query()
     if not bucket:

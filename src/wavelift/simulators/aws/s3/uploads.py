@@ -24,7 +24,7 @@ class Watcher(Protocol):
 
 
 class UploadCalls:
-    """Counts under ``s3.parts``: ``stored``, their ``bytes``, and ``repeated`` (the same bytes were there already)."""
+    """Counters under ``s3.parts``: ``stored``, ``bytes``, and ``repeated`` (a part with the same bytes existed)."""
 
     def __init__(self, store: S3Store, *, counters: Counters, watcher: Watcher, find_key: FindKey) -> None:
         self.store, self.counters, self.watcher, self.find_key = store, counters, watcher, find_key
@@ -109,7 +109,7 @@ class UploadCalls:
 
 
 def _check_algorithm(request: Request, upload: Upload) -> None:
-    """A part states the checksum that its upload was created with."""
+    """A part must state a checksum of the algorithm that its upload was created with."""
     trailer = request.headers.get("x-amz-trailer", "").lower()
     stated = [name for name in KNOWN_CHECKSUMS if f"x-amz-checksum-{name.lower()}" in {*request.headers, trailer}]
     if upload.algorithm and upload.algorithm not in stated:

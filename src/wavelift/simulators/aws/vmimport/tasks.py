@@ -1,4 +1,4 @@
-"""Import tasks: made by ImportImage, driven by a thread each, seen by DescribeImportImageTasks."""
+"""Import tasks. ImportImage makes one, and a thread of its own drives it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ END_SECONDS = 10.0
 
 @dataclass(slots=True)
 class Disk:
-    """One container of the request and what became of it."""
+    """One disk container of the request, and its results."""
 
     image_format: str
     description: str = ""
@@ -97,7 +97,7 @@ class Surroundings(Protocol):
 
 
 class ImportTasks:
-    """Thread safe. Threads end with their tasks, and all of them at :meth:`close`."""
+    """Thread safe. A task's thread ends with the task; :meth:`close` ends all."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class ImportTasks:
         folder.mkdir(parents=True)
 
     def submit(self, request: Mapping[str, Any], disks: list[Disk], *, tags: dict[str, str], token: str) -> ImportTask:
-        """A new task, or the one that this token made before. Raises what ImportImage raises."""
+        """Make a task, or return the one of the same token. Raises ImportImage's errors."""
         with self._lock:
             if known := next((task for task in self._tasks.values() if token and task.token == token), None):
                 if known.request != request:
@@ -138,7 +138,7 @@ class ImportTasks:
             return list(self._tasks.values())
 
     def find(self, task_id: str, *, started_by: float = math.inf) -> ImportTask:
-        """Raises AwsError for a task that is not there, or not old enough to be seen."""
+        """Raises AwsError for a task that does not exist, or that is too new to be shown."""
         with self._lock:
             task = self._tasks.get(task_id)
         if task is None or task.started > started_by:
@@ -146,7 +146,7 @@ class ImportTasks:
         return task
 
     def cancel(self, task_id: str) -> tuple[str, str]:
-        """Previous state and state. A task that has ended cannot be cancelled."""
+        """Returns the previous state and the state. A task that has ended can't be cancelled."""
         task = self.find(task_id)
         with self._lock:
             previous = task.status
@@ -254,7 +254,7 @@ class ImportTasks:
             disk.changes = list(change_blocks(disk.snapshot, seed=task.id, size=disk.virtual_size))
 
     def _base(self, task: ImportTask, number: int, disk: Disk) -> Snapshot:
-        """What the new snapshot stands on: the caller's own, or the disk as it was uploaded, which nobody sees."""
+        """The parent of the new snapshot: the caller's own snapshot, or a hidden one of the disk as uploaded."""
         if disk.object_path is None:
             given = self._store.readable(disk.snapshot_id)
             disk.image_size = disk.virtual_size = given.size * GIB
@@ -275,7 +275,7 @@ class ImportTasks:
         return disk.base
 
     def _commit(self, task: ImportTask) -> None:
-        """From here on the image comes: a cancellation is too late."""
+        """After this, the task can't be cancelled any more."""
         with self._lock:
             if task.cancel.is_set():
                 raise Cancelled
@@ -286,7 +286,7 @@ class ImportTasks:
                     self._store.finish(made)
 
     def _undo(self, task: ImportTask) -> None:
-        """A failed import leaves no snapshot."""
+        """Delete the snapshots of a failed import."""
         for disk in task.disks:
             for made in (disk.snapshot, disk.base):
                 if made is not None:

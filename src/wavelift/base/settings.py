@@ -107,7 +107,7 @@ class Reader(Enum):
     ALL = "all components"
     CONTROL = "control plane"
     CONNECTOR = "connector"
-    WORKERS = "connector, worker near AWS"
+    DATA = "connector, worker near AWS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ _OPTIONS: Final = (
     Option("environments_folder", "Folder of the environments.", Reader.ALL, path="environments", place=Place.DAGS),
     Option(
         "state_folder",
-        "Last valid copy of every spec. The dag-processor and the workers of the control plane share it.",
+        "Last valid copy of every spec. All components of the control plane must share this folder.",
         Reader.CONTROL,
         path="wavelift",
         place=Place.HOME,
@@ -205,7 +205,7 @@ _OPTIONS: Final = (
     Option(
         "patience_minutes",
         "How long one call waits for a cut line, an outage of AWS or vCenter, or throttling to pass.",
-        Reader.WORKERS,
+        Reader.ALL,
         default="30",
         kind="float",
         unit="minutes",
@@ -226,7 +226,7 @@ _OPTIONS: Final = (
     Option(
         "transfer_workers",
         "Threads that decode and encode one disk.",
-        Reader.WORKERS,
+        Reader.DATA,
         default="2",
         kind="integer",
         unit="threads",

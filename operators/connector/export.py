@@ -32,8 +32,9 @@ class VmExportOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.airflow.hooks.vsphere import VsphereHook
+        from wavelift.services.dataplane.disk_crew import FrozenServer, TransferOptions
         from wavelift.services.dataplane.messages import TakenSnapshot
-        from wavelift.services.dataplane.transfer import TransferOptions, export_server
+        from wavelift.services.dataplane.transfer import export_server
 
         task = self.server_task(context, self.server)
         access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
@@ -47,7 +48,8 @@ class VmExportOperator(WaveliftOperator):
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress
             with VsphereHook(task.plan.connection).session() as session:
-                result = export_server(session, access, task, TakenSnapshot.load(self.snapshot), ctx, options)
+                source = FrozenServer(session, task, TakenSnapshot.load(self.snapshot))
+                result = export_server(source, access, ctx, options)
         return result.dump()
 
 

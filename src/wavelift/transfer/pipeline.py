@@ -12,12 +12,9 @@ from wavelift.base.errors import CorruptStreamError, located
 from wavelift.base.run import CancelFlag, Progress, ignore_progress
 from wavelift.base.units import BLOCK
 from wavelift.transfer.conveyor import DEFAULT_WORKERS, Conveyor, Scratch
-from wavelift.transfer.extents import as_stream
 from wavelift.transfer.manifest import Manifest, block_count, block_length
 from wavelift.transfer.protocols import BlockStream, BlockWriter, Piece
 from wavelift.transfer.throttle import Pace
-
-__all__ = ["CopyStats", "as_stream", "copy", "is_zero"]
 
 ZERO_BLOCK: Final = bytes(BLOCK)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from wavelift.transfer.manifest import Manifest
 
@@ -55,16 +55,15 @@ class DiskReader(Protocol):
 
     def clone(self) -> DiskReader: ...
 
-    def close(self) -> None: ...
-
-
-@runtime_checkable
-class AheadReader(DiskReader, Protocol):
-    """A reader that keeps many reads in flight when it knows what comes next: over a long line that is its speed."""
-
     def stream(self) -> BlockStream:
-        """Its extents as blocks; ``close`` leaves the reader open."""
+        """Its extents as blocks. The stream's ``close`` leaves the reader open.
+
+        A reader of a distant disk reads ahead here: many reads in flight are its speed. One that has nothing to gain
+        returns a :class:`~wavelift.transfer.extents.ReaderStream` of itself.
+        """
         ...
+
+    def close(self) -> None: ...
 
 
 class Piece(Protocol):

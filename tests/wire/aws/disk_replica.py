@@ -18,11 +18,11 @@ from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag, Progress, ignore_progress
 from wavelift.base.units import BLOCK
 from wavelift.simulators.aws import AwsSimulator
-from wavelift.transfer.extents import as_stream
+from wavelift.transfer.extents import ReaderStream
 from wavelift.transfer.journal import Journal, JournalIdentity, Segments
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
-from wavelift.transfer.protocols import Extent
+from wavelift.transfer.protocols import BlockStream, Extent
 
 QUICK = RetryPolicy(patience_s=3.0, base_s=0.01, cap_s=0.1)
 """The shipped policy's shape with short pauses."""
@@ -51,6 +51,9 @@ class Disk:
 
     def clone(self) -> Disk:
         return self
+
+    def stream(self) -> BlockStream:
+        return ReaderStream(self)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -104,7 +107,7 @@ class Replica:
         tick: Callable[[Progress], None] = ignore_progress,
     ) -> Manifest:
         manifest = Manifest.empty(CAPACITY)
-        source = as_stream(Disk(bytes(content)))
+        source = Disk(bytes(content)).stream()
         copy(source, writer, manifest, cancel=cancel or CancelFlag(), workers=4, on_progress=tick)
         return manifest
 

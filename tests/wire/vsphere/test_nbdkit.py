@@ -47,7 +47,6 @@ from wavelift.base.units import BLOCK, MIB
 from wavelift.cli.main import app
 from wavelift.simulators import vcenter
 from wavelift.simulators.vcenter import SimDisk, SimVm, VCenterSimulator
-from wavelift.transfer.extents import as_stream
 from wavelift.transfer.nbd.client import NbdClient
 from wavelift.transfer.nbd.connection import Patience
 from wavelift.transfer.protocols import Extent
@@ -132,7 +131,7 @@ def look(session: VsphereSession, ref: SnapshotRef, disk: DiskFacts, **options: 
 def whole(reader: VddkReader) -> bytes:
     image = bytearray(b"\xff" * reader.size)
     covered = {each.offset // BLOCK for each in reader.extents()}
-    for piece in as_stream(reader).pieces():
+    for piece in reader.stream().pieces():
         at = piece.index * BLOCK
         piece.load(memoryview(image)[at : at + BLOCK])
         covered.add(piece.index)

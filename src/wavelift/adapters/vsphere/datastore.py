@@ -298,7 +298,7 @@ def _open(session: VsphereSession, route: DatastoreRoute, cancel: CancelFlag) ->
 
 
 class DatastoreReader:
-    """An :class:`~wavelift.transfer.protocols.AheadReader` over a route. Clones share its connections; ``close`` of the
+    """A :class:`~wavelift.transfer.protocols.DiskReader` over a route. Clones share its connections; ``close`` of the
     first one closes them.
 
     :param areas: what to read, in any order; None reads the whole disk.

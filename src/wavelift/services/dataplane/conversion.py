@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
-from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import ConvertedDisk, ExportResult, ImportResult, StoredDisk
 from wavelift.base.errors import ProofError, located
 from wavelift.base.run import CancelFlag, Progress, RunContext, ignore_progress
+from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import Imported, Reverified, ServerTask
 from wavelift.services.dataplane.staging import disk_label_of
-from wavelift.services.dataplane.verify import load_manifest
+from wavelift.services.dataplane.verify import NEXT_STEP
 from wavelift.transfer.verify import sample_indices
 
 
@@ -36,7 +35,8 @@ def verify_imported(access: AwsAccess, imported: Imported, cancel: CancelFlag) -
 
     :raises ProofError: as :func:`compare_image`; :raises NotFoundError: when snapshot or manifest is gone.
     """
-    disks = _Comparison(access, imported.export, imported.snapshot_ids, "full", cancel).report()
+    with located(server=imported.export.server):
+        disks = _Comparison(access, imported.export, imported.snapshot_ids, "full", cancel).report()
     return Reverified(server=imported.export.server, migration=imported.migration, disks=disks)
 
 
@@ -69,8 +69,7 @@ class _Comparison:
         return tuple(self._disk(disk, id) for disk, id in zip(self.export.disks, self.snapshot_ids, strict=True))
 
     def _disk(self, disk: StoredDisk, snapshot_id: str) -> ConvertedDisk:
-        with closing(S3Staging(self.access, disk.bucket)) as s3:
-            manifest = load_manifest(s3, self.export.server, disk)
+        manifest = StoredManifest.of(disk).load(self.access, next_step=NEXT_STEP, disk=disk.address)
         indices = (
             None
             if self.level == "full"

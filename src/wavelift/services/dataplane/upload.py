@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,9 +14,10 @@ from wavelift.base.domain import StoredDisk
 from wavelift.base.errors import FencedError, NotFoundError, ProofError, SpecError, WaveliftError
 from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.base.run import RunContext
+from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.transfer.file import FileReader
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.pipeline import as_stream, copy
+from wavelift.transfer.pipeline import copy
 from wavelift.transfer.protocols import BlockStream
 from wavelift.transfer.throttle import Pace
 from wavelift.transfer.vmdk import StreamVmdkSource
@@ -84,8 +84,7 @@ def upload_disk(
                 path=path,
                 next_step="Upload it when nothing writes to it any more",
             )
-        body = manifest.to_bytes()
-        s3.put_object(f"{key}.manifest", body)
+        kept = StoredManifest.save(s3, f"{key}.manifest", manifest)
     return StoredDisk(
         index=0,
         address="file",
@@ -95,8 +94,8 @@ def upload_disk(
         bucket=bucket,
         object_key=key,
         object_bytes=writer.object_bytes,
-        manifest_key=f"{key}.manifest",
-        manifest_digest=hashlib.sha256(body).hexdigest(),
+        manifest_key=kept.key,
+        manifest_digest=kept.digest,
         content_digest=manifest.content_digest(),
         data_bytes=manifest.data_bytes,
         parts=writer.parts,
@@ -131,5 +130,5 @@ def _stream(file: Path, image_format: str) -> Iterator[BlockStream]:
         with file.open("rb", buffering=0) as raw:
             yield StreamVmdkSource(raw)
         return
-    with closing(FileReader(file)) as reader, closing(as_stream(reader)) as stream:
+    with closing(FileReader(file)) as reader, closing(reader.stream()) as stream:
         yield stream

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import closing
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import ExportResult, StoredDisk, VerifyResult
 from wavelift.base.errors import CorruptStreamError, ProofError, located
 from wavelift.base.run import RunContext
 from wavelift.base.units import BLOCK, SECTOR
+from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging, disk_label_of
 from wavelift.transfer.manifest import Manifest
@@ -32,7 +31,7 @@ def verify_server(
     with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
         for disk in export.disks:
             ctx.cancel.check()
-            manifest = load_manifest(staging.s3, task.name, disk)
+            manifest = StoredManifest.of(disk).load(access, next_step=NEXT_STEP, disk=disk.address)
             if level == "off":
                 continue
             try:
@@ -44,20 +43,6 @@ def verify_server(
             verified += disk.capacity if level == "full" else min(disk.capacity, found.blocks_checked * BLOCK)
             read += found.bytes_read
     return VerifyResult(server=task.name, level=level, bytes_verified=verified, bytes_read_back=read)
-
-
-def load_manifest(s3: S3Staging, server: str, disk: StoredDisk) -> Manifest:
-    """The manifest of a stored disk, itself checked against the digest that the export returned."""
-    body = s3.get_object(disk.manifest_key)
-    if hashlib.sha256(body).hexdigest() != disk.manifest_digest:
-        raise ProofError(
-            "The manifest in S3 is not the one that the export stored",
-            server=server,
-            disk=disk.address,
-            object=disk.manifest_key,
-            next_step=NEXT_STEP,
-        )
-    return Manifest.from_bytes(body)
 
 
 def _verify_disk(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from functools import partial
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
-from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import NotFoundError, ProofError, located
 from wavelift.base.run import CancelFlag, Progress, RunContext
+from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import RecordedRun, VerifiedRun
 from wavelift.transfer.manifest import Manifest, differences
@@ -107,19 +106,7 @@ def _indices(
 
 
 def _manifest(access: AwsAccess, lineage: DiskLineage) -> Manifest:
-    s3 = S3Staging(access, lineage.bucket)
-    try:
-        body = s3.get_object(lineage.manifest_key)
-    finally:
-        s3.close()
-    if hashlib.sha256(body).hexdigest() != lineage.manifest_digest:
-        raise ProofError(
-            "The manifest in S3 is not the one that the run stored",
-            disk=lineage.address,
-            object=lineage.manifest_key,
-            next_step=NEXT_STEP,
-        )
-    return Manifest.from_bytes(body)
+    return StoredManifest.of(lineage).load(access, next_step=NEXT_STEP, disk=lineage.address)
 
 
 def _mismatch(disk: ReplicatedDisk, offsets: Sequence[int]) -> ProofError:

@@ -93,19 +93,12 @@ class DiskUploadOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.services.dataplane.upload import upload_disk
+        from wavelift.services.dataplane.upload import Upload, upload_disk
 
         access = self.aws(self.aws_conn_id, self.region_name, verify=self.verify, botocore_config=self.botocore_config)
         ctx = self.server_context(context, self.key)
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress
-            stored = upload_disk(
-                access,
-                path=self.path,
-                bucket=self.bucket,
-                key=self.key,
-                image_format=self.image_format,
-                ctx=ctx,
-                line=config.line(),
-            )
+            wanted = Upload(self.path, self.bucket, self.key, self.image_format)
+            stored = upload_disk(access, wanted, ctx, line=config.line())
         return dict(stored.dump())

@@ -5,24 +5,26 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ebs import SnapshotBlocks
+from wavelift.adapters.aws.ebs import EbsStream
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, snapshot_status, start_snapshot
 from wavelift.adapters.aws.ebs_write import EbsWriter
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag, Progress, ignore_progress
-from wavelift.base.units import BLOCK
+from wavelift.base.units import BLOCK, GIB
 from wavelift.simulators.aws import AwsSimulator
 from wavelift.transfer.extents import ReaderStream
 from wavelift.transfer.journal import Journal, JournalIdentity, Segments
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.pipeline import copy
+from wavelift.transfer.pipeline import CopyOptions, copy
 from wavelift.transfer.protocols import BlockStream, Extent
+from wavelift.transfer.report import Report
 
 QUICK = RetryPolicy(patience_s=3.0, base_s=0.01, cap_s=0.1)
 """The shipped policy's shape with short pauses."""
@@ -108,7 +110,14 @@ class Replica:
     ) -> Manifest:
         manifest = Manifest.empty(CAPACITY)
         source = Disk(bytes(content)).stream()
-        copy(source, writer, manifest, cancel=cancel or CancelFlag(), workers=4, on_progress=tick)
+        copy(
+            source,
+            writer,
+            manifest,
+            cancel=cancel or CancelFlag(),
+            options=CopyOptions(workers=4),
+            report=Report(to=tick),
+        )
         return manifest
 
     def send(self, content: bytes | bytearray, **options: Any) -> tuple[StartedSnapshot, Manifest]:
@@ -127,12 +136,11 @@ class Replica:
     def read(self, started: StartedSnapshot) -> bytes:
         """The volume that AWS would make, as long as the disk; its tail must be zeros."""
         volume = bytearray(BLOCKS * BLOCK)
-        blocks = SnapshotBlocks(self.access, started.snapshot_id)
-        for page in blocks.pages():
-            for block in page:
-                assert block.index < BLOCKS
-                volume[block.index * BLOCK : (block.index + 1) * BLOCK] = blocks.get(block, CancelFlag())
-        blocks.close()
+        with closing(EbsStream(self.access, started.snapshot_id, cancel=CancelFlag())) as stream:
+            assert stream.size == started.volume_gib * GIB
+            for piece in stream.pieces():
+                assert piece.index < BLOCKS
+                piece.load(memoryview(volume)[piece.index * BLOCK : (piece.index + 1) * BLOCK])
         assert not any(volume[CAPACITY:])
         return bytes(volume[:CAPACITY])
 

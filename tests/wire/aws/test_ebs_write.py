@@ -7,6 +7,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from tests.wire.aws.disk_replica import BLOCKS, CAPACITY, DATA_BLOCKS, Replica, 
 
 from wavelift.adapters.aws import ebs_snapshot
 from wavelift.adapters.aws.bulk import BulkClient
-from wavelift.adapters.aws.ebs import SnapshotComparison, compare_snapshot
+from wavelift.adapters.aws.ebs import EbsStream, compare_snapshot
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapshot, snapshot_status
 from wavelift.adapters.aws.ebs_write import EbsWriter
 from wavelift.adapters.aws.errors import ParentRefusedError, SnapshotGoneError, TokenSpentError
@@ -35,15 +37,19 @@ from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag, Progress
 from wavelift.base.units import BLOCK, GIB
 from wavelift.simulators.aws import AwsSimulator
+from wavelift.transfer.file import FileWriter
 from wavelift.transfer.manifest import Manifest
+from wavelift.transfer.pipeline import copy
+from wavelift.transfer.verify import Comparison, Expected
 
 from .disk_replica import QUICK
 
 pytestmark = pytest.mark.wire
 
 
-def compared(replica: Replica, started: StartedSnapshot, manifest: Manifest, **chosen: Any) -> SnapshotComparison:
-    return compare_snapshot(replica.access, started.snapshot_id, manifest.digest, manifest.capacity, **chosen)
+def compared(replica: Replica, started: StartedSnapshot, manifest: Manifest, **chosen: Any) -> Comparison:
+    expected = Expected(manifest.digest, manifest.capacity, **chosen)
+    return compare_snapshot(replica.access, started.snapshot_id, expected, cancel=CancelFlag())
 
 
 # -- what is written ----------------------------------------------------------------------------------------------
@@ -510,3 +516,16 @@ def test_inv_1_a_comparison_names_every_differing_range(replica: Replica) -> Non
     assert [(one.offset // BLOCK, one.length // BLOCK) for one in found.changed] == [(2, 2), (5, 1), (BLOCKS - 1, 1)]
     some = compared(replica, started, manifest, indices=[0, 5])
     assert (some.changed, some.blocks_compared) == ((ChangedRange(offset=5 * BLOCK, length=BLOCK),), 2)
+
+
+def test_a_snapshot_streams_to_any_writer(replica: Replica, tmp_path: Path) -> None:
+    content = make_content()
+    started, manifest = replica.send(content)
+    with closing(EbsStream(replica.access, started.snapshot_id, cancel=CancelFlag())) as stream:
+        found = Manifest.empty(stream.size)
+        copy(stream, FileWriter(tmp_path / "disk.raw", stream.size, sync=False), found, cancel=CancelFlag())
+    with (tmp_path / "disk.raw").open("rb") as file:
+        assert file.read(len(content)) == bytes(content)
+        assert not any(file.read(BLOCK))
+    whole = range(manifest.capacity // BLOCK)
+    assert [found.digest(index) for index in whole] == [manifest.digest(index) for index in whole]

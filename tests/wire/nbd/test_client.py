@@ -22,7 +22,7 @@ from wavelift.transfer.nbd.client import NbdClient
 from wavelift.transfer.nbd.link import NbdAddress
 from wavelift.transfer.nbd.protocol import NbdProtocolError
 from wavelift.transfer.nbd.reader import NbdReader
-from wavelift.transfer.pipeline import copy
+from wavelift.transfer.pipeline import CopyOptions, copy
 from wavelift.transfer.protocols import Extent
 
 from .conftest import QUICK, noise, read_all
@@ -162,7 +162,7 @@ def test_many_threads_share_connections_through_cuts(client: Make, socket_folder
         nbd = client(server.path, connections=2)
         manifest = Manifest.empty(len(content))
         writer = FileWriter(tmp_path / "out", len(content))
-        stats = copy(NbdReader(nbd).stream(), writer, manifest, cancel=CancelFlag(), workers=4)
+        stats = copy(NbdReader(nbd).stream(), writer, manifest, cancel=CancelFlag(), options=CopyOptions(4))
         assert (tmp_path / "out").read_bytes() == content
         assert stats.read_bytes == len(content)
         assert server.connections >= 5  # both, and one more for each cut

@@ -24,7 +24,7 @@ from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.nbd.client import NbdClient
 from wavelift.transfer.nbd.link import NbdAddress
 from wavelift.transfer.nbd.reader import NbdReader
-from wavelift.transfer.pipeline import copy
+from wavelift.transfer.pipeline import CopyOptions, copy
 from wavelift.transfer.protocols import Extent
 
 from .certificates import Authority
@@ -86,7 +86,7 @@ def serve(socket_folder: Path) -> Iterator[Serve]:
 def _copied(nbd: NbdClient, out: Path) -> Manifest:
     manifest = Manifest.empty(nbd.size)
     writer = FileWriter(out, nbd.size)
-    copy(NbdReader(nbd, skip_zeros=True).stream(), writer, manifest, cancel=CancelFlag(), workers=3)
+    copy(NbdReader(nbd, skip_zeros=True).stream(), writer, manifest, cancel=CancelFlag(), options=CopyOptions(3))
     return manifest
 
 

@@ -21,7 +21,7 @@ from wavelift.services.dataplane.cleanup import sweep
 from wavelift.services.dataplane.messages import Admitted, CleanupReport, KnownRun, StandingSnapshot
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.dataplane.unfinished import SeedNote
-from wavelift.services.dataplane.upload import upload_disk
+from wavelift.services.dataplane.upload import Upload, upload_disk
 from wavelift.transfer.journal import JournalIdentity
 
 from .journey import Stage
@@ -232,11 +232,8 @@ def _upload(stage: Stage, path: Path, store: MemoryCheckpoints, *, image_format:
     ctx = RunContext("upload/run/disk", checkpoints=store)
     return upload_disk(
         stage.access(),
-        path=str(path),
-        bucket=stage.account.bucket,
-        key="by-hand/disk.vmdk",
-        image_format=image_format,
-        ctx=ctx,
+        Upload(str(path), stage.account.bucket, "by-hand/disk.vmdk", image_format),
+        ctx,
     )
 
 

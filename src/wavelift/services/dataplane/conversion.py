@@ -13,7 +13,8 @@ from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import Imported, Reverified, ServerTask
 from wavelift.services.dataplane.staging import disk_label_of
 from wavelift.services.dataplane.verify import NEXT_STEP
-from wavelift.transfer.verify import sample_indices
+from wavelift.transfer.report import Report
+from wavelift.transfer.verify import Expected, sample_indices
 
 
 def compare_image(
@@ -79,15 +80,10 @@ class _Comparison:
         found = compare_snapshot(
             self.access,
             snapshot_id,
-            manifest.digest,
-            disk.capacity,
-            indices=indices,
+            Expected(manifest.digest, disk.capacity, indices),
             cancel=self.cancel,
-            on_progress=lambda passed, read: self.progress(
-                Progress(server, label, "compare", passed, disk.capacity, data=read)
-            ),
+            report=Report(server, label, "compare", self.progress),
         )
-        self.progress(Progress(server, label, "compare", disk.capacity, disk.capacity, data=found.bytes_read))
         if found.changed and not disk.boot:
             raise ProofError(
                 "The conversion changed a data disk",

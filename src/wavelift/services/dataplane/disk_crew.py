@@ -29,7 +29,8 @@ from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.outage import SourcePatience
 from wavelift.services.dataplane.rates import note_rate
-from wavelift.services.dataplane.staging import ServerStaging
+from wavelift.services.dataplane.staging import ServerStaging, disk_label
+from wavelift.transfer.report import Report
 from wavelift.transfer.throttle import Pace, Paces, Throttle
 from wavelift.transfer.vmdk import StreamVmdkSource
 
@@ -256,6 +257,11 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
         self.passed[index] = progress.done
         self.patience.moved(progress)
         self.ctx.progress(progress)
+
+    def report(self, index: int, phase: str) -> Report:
+        """For the copy of a disk."""
+        label = disk_label(index, self.snapshot.disks[index])
+        return Report(self.task.name, label, phase, lambda progress: self.on_progress(index, progress))
 
     def manifest_header(self, index: int) -> dict[str, Any]:
         """What a manifest says of the disk and of this run."""

@@ -39,7 +39,7 @@ from wavelift.services.dataplane.unfinished import ZERO_DIGEST, held, refused_se
 from wavelift.transfer.audit import AUDIT_PCT
 from wavelift.transfer.journal import UNKNOWN_DIGEST, Journal
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.pipeline import copy
+from wavelift.transfer.pipeline import CopyOptions, copy
 from wavelift.transfer.protocols import BlockStream, Extent
 
 log = logging.getLogger(__name__)
@@ -222,15 +222,14 @@ class _Replication(DiskCrew[DiskReplication, ReplicatedDisk]):
                     source,
                     writer,
                     manifest,
-                    workers=self.options.workers,
-                    throttle=self.throttle,
                     cancel=self.stop,
-                    on_progress=lambda progress: self.on_progress(work.index, progress),
-                    server=self.task.name,
-                    disk=disk_label(work.index, work.disk),
-                    phase="replicate",
-                    base=base,
-                    partial=work.base.manifest is not None and work.reading.route is not None,
+                    options=CopyOptions(
+                        self.options.workers,
+                        self.throttle,
+                        base,
+                        partial=work.base.manifest is not None and work.reading.route is not None,
+                    ),
+                    report=self.report(work.index, "replicate"),
                 )
         except GuardError:
             self._doubt(work, journal)

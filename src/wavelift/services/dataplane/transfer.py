@@ -22,7 +22,7 @@ from wavelift.services.dataplane.disk_crew import DiskCrew, FrozenServer, Transf
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.pipeline import copy
+from wavelift.transfer.pipeline import CopyOptions, copy
 from wavelift.transfer.vmdk_writer import VmdkPartWriter
 
 CHECKPOINT_KEY: Final = "transfer"
@@ -172,11 +172,9 @@ class _Export(DiskCrew[_DiskExport, StoredDisk]):
                 stream,
                 writer,
                 manifest,
-                workers=self.options.workers,
                 cancel=self.stop,
-                on_progress=lambda progress: self.on_progress(index, progress),
-                server=self.task.name,
-                disk=disk_label(index, disk),
+                options=CopyOptions(self.options.workers),
+                report=self.report(index, "export"),
             )
         noted = self.record.disk(index)
         assert noted is not None  # the writer completed its sink

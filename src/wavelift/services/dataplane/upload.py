@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from wavelift.transfer.file import FileReader
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
 from wavelift.transfer.protocols import BlockStream
+from wavelift.transfer.report import Report
 from wavelift.transfer.throttle import Pace
 from wavelift.transfer.vmdk import StreamVmdkSource
 from wavelift.transfer.vmdk_writer import VmdkPartWriter
@@ -28,18 +30,21 @@ CHECKPOINT_KEY: Final = "upload"
 FORMATS: Final = ("auto", "vmdk", "raw")
 
 
-def upload_disk(
-    access: AwsAccess,
-    *,
-    path: str,
-    bucket: str,
-    key: str,
-    image_format: str,
-    ctx: RunContext,
-    workers: int = 2,
-    line: Pace | None = None,
-) -> StoredDisk:
-    """Store ``path`` as a stream-optimised VMDK at ``s3://bucket/key`` and its manifest beside it.
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A disk image on this worker, and the object that it becomes.
+
+    :param image_format: one of :data:`FORMATS`.
+    """
+
+    path: str
+    bucket: str
+    key: str
+    image_format: str = "auto"
+
+
+def upload_disk(access: AwsAccess, wanted: Upload, ctx: RunContext, *, line: Pace | None = None) -> StoredDisk:
+    """Store the image as a stream-optimised VMDK at ``s3://bucket/key`` and its manifest beside it.
 
     A retry sends again only the parts whose SHA-256 differs. An error that no retry can cure leaves no upload behind.
 
@@ -47,6 +52,7 @@ def upload_disk(
     :raises SpecError: for an unknown format; :raises NotFoundError: when the file is not there or can't be read.
     :raises ProofError: when the file changed while it was read: what is stored is of no one instant.
     """
+    path, bucket, key, image_format = wanted.path, wanted.bucket, wanted.key, wanted.image_format
     file = Path(path)
     if image_format not in FORMATS:
         raise SpecError(f"image_format is {image_format!r}", next_step=f"Allowed are {', '.join(FORMATS)}")
@@ -70,7 +76,7 @@ def upload_disk(
         ctx.checkpoints.set(CHECKPOINT_KEY, {"upload_id": sink.upload_id})
         writer = VmdkPartWriter(sink, source.size)
         try:
-            copy(source, writer, manifest, workers=workers, cancel=ctx.cancel, on_progress=ctx.progress, disk=file.name)
+            copy(source, writer, manifest, cancel=ctx.cancel, report=Report(disk=file.name, to=ctx.progress))
         except FencedError:
             raise
         except WaveliftError as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import ExportResult, StoredDisk, VerifyResult
 from wavelift.base.errors import CorruptStreamError, ProofError, located
 from wavelift.base.run import RunContext
@@ -13,6 +15,7 @@ from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging, disk_label_of
 from wavelift.transfer.manifest import Manifest
+from wavelift.transfer.report import Report
 from wavelift.transfer.verify import Verification, sample_indices, verify_full, verify_sample
 from wavelift.transfer.vmdk import StreamVmdkSource, VmdkFile
 
@@ -29,13 +32,17 @@ def verify_server(
     level = task.plan.verify
     verified = read = 0
     with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
+        check = _Check(staging.s3, task.name, ctx, workers)
         for disk in export.disks:
             ctx.cancel.check()
             manifest = StoredManifest.of(disk).load(access, next_step=NEXT_STEP, disk=disk.address)
             if level == "off":
                 continue
             try:
-                found = _verify_disk(staging, task, disk, manifest, ctx, level=level, workers=workers)
+                if level == "full":
+                    found = check.full(disk, manifest)
+                else:
+                    found = check.sample(disk, manifest, float(level.removeprefix("sample:")))
             except CorruptStreamError as error:
                 raise _broken(task.name, disk, error) from error
             if not found.ok:
@@ -45,38 +52,33 @@ def verify_server(
     return VerifyResult(server=task.name, level=level, bytes_verified=verified, bytes_read_back=read)
 
 
-def _verify_disk(
-    staging: ServerStaging,
-    task: ServerTask,
-    disk: StoredDisk,
-    manifest: Manifest,
-    ctx: RunContext,
-    *,
-    level: str,
-    workers: int,
-) -> Verification:
-    if level == "full":
-        with closing(staging.s3.open_stream(disk.object_key, cancel=ctx.cancel)) as raw:
-            return verify_full(
-                StreamVmdkSource(raw),
-                manifest,
-                workers=workers,
-                cancel=ctx.cancel,
-                on_progress=ctx.progress,
-                server=task.name,
-                disk=disk_label_of(disk),
-            )
-    percent = float(level.removeprefix("sample:"))
-    indices = sample_indices(manifest, percent, seed=disk.content_digest)
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Compares the stored disks of one server with their manifests."""
 
-    def pread(offset: int, length: int) -> bytes:
-        return staging.s3.read_range(disk.object_key, offset, length, cancel=ctx.cancel)
+    s3: S3Staging
+    server: str
+    ctx: RunContext
+    workers: int
 
-    image = VmdkFile(pread, disk.object_bytes)
-    due = -(-manifest.capacity // SECTOR) * SECTOR
-    if image.size != due:
-        raise CorruptStreamError(f"It is of a disk of {image.size} bytes where the manifest says {due}")
-    return verify_sample(image.read_block, manifest, indices, cancel=ctx.cancel)
+    def full(self, disk: StoredDisk, manifest: Manifest) -> Verification:
+        cancel = self.ctx.cancel
+        report = Report(self.server, disk_label_of(disk), "verify", self.ctx.progress)
+        with closing(self.s3.open_stream(disk.object_key, cancel=cancel)) as raw:
+            return verify_full(StreamVmdkSource(raw), manifest, cancel=cancel, workers=self.workers, report=report)
+
+    def sample(self, disk: StoredDisk, manifest: Manifest, percent: float) -> Verification:
+        cancel = self.ctx.cancel
+
+        def pread(offset: int, length: int) -> bytes:
+            return self.s3.read_range(disk.object_key, offset, length, cancel=cancel)
+
+        image = VmdkFile(pread, disk.object_bytes)
+        due = -(-manifest.capacity // SECTOR) * SECTOR
+        if image.size != due:
+            raise CorruptStreamError(f"It is of a disk of {image.size} bytes where the manifest says {due}")
+        indices = sample_indices(manifest, percent, seed=disk.content_digest)
+        return verify_sample(image.read_block, manifest, indices, cancel=cancel)
 
 
 def _broken(server: str, disk: StoredDisk, error: CorruptStreamError) -> ProofError:

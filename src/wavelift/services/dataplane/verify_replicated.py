@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import partial
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import NotFoundError, ProofError, located
-from wavelift.base.run import CancelFlag, Progress, RunContext
+from wavelift.base.run import CancelFlag, RunContext
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import RecordedRun, VerifiedRun
 from wavelift.transfer.manifest import Manifest, differences
-from wavelift.transfer.verify import sample_indices
+from wavelift.transfer.report import Report
+from wavelift.transfer.verify import Expected, sample_indices
 
 OFFSETS_TOLD = 8
 """How many differing places of a disk an error names."""
@@ -43,21 +43,19 @@ def verify_replicated(
             found = compare_snapshot(
                 access,
                 disk.lineage.snapshot_id,
-                manifest.digest,
-                disk.lineage.capacity,
-                indices=_indices(access, level, disk, manifest, parents.get(disk.parent_snapshot_id)),
+                Expected(
+                    manifest.digest,
+                    disk.lineage.capacity,
+                    _indices(access, level, disk, manifest, parents.get(disk.parent_snapshot_id)),
+                ),
                 cancel=ctx.cancel,
-                on_progress=partial(_tell, ctx, task.name, disk),
+                report=Report(task.name, disk.label, "verify", ctx.progress),
             )
             if found.changed:
                 raise _mismatch(disk, [part.offset for part in found.changed])
             checked += found.blocks_compared
             read += found.bytes_read
     return VerifiedRun(server=task.name, level=level, blocks_checked=checked, bytes_read_back=read)
-
-
-def _tell(ctx: RunContext, server: str, disk: ReplicatedDisk, passed: int, read: int) -> None:
-    ctx.progress(Progress(server, disk.label, "verify", passed, disk.lineage.capacity, data=read))
 
 
 def verify_recorded(access: AwsAccess, recorded: RecordedRun, cancel: CancelFlag) -> VerifiedRun:
@@ -73,9 +71,8 @@ def verify_recorded(access: AwsAccess, recorded: RecordedRun, cancel: CancelFlag
             cancel.check()
             try:
                 manifest = _manifest(access, disk.lineage)
-                found = compare_snapshot(
-                    access, disk.lineage.snapshot_id, manifest.digest, disk.lineage.capacity, cancel=cancel
-                )
+                expected = Expected(manifest.digest, disk.lineage.capacity)
+                found = compare_snapshot(access, disk.lineage.snapshot_id, expected, cancel=cancel)
             except NotFoundError as error:
                 raise NotFoundError(
                     f"What the run stored is gone: {error.what}",

@@ -157,13 +157,8 @@ def test_the_first_error_stops_all_and_is_the_one_raised(box: Any, place: str, a
     else:
         wrap(place)
     with pytest.raises(UnreachableError) as caught:
-        run(
-            source,
-            writer,
-            report=Report(to=(lambda progress: fail(error)) if place == "progress" else (lambda progress: None)),
-            server="web01",
-            disk="SCSI 0:1",
-        )
+        tell: Callable[[Progress], None] = (lambda _: fail(error)) if place == "progress" else (lambda _: None)
+        run(source, writer, report=Report("web01", "SCSI 0:1", to=tell))
     assert caught.value is error
     assert caught.value.where == {"server": "web01", "disk": "SCSI 0:1"}
     assert not writer.finished

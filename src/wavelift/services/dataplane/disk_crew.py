@@ -23,12 +23,12 @@ from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, SnapshotRef
 from wavelift.base.errors import CorruptStreamError, FencedError, NotFoundError, ThrottledError, UnreachableError
 from wavelift.base.names import instant_of, run_hash
+from wavelift.base.rates import note_rate
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import MBIT, SECTOR
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.outage import SourcePatience
-from wavelift.services.dataplane.rates import note_rate
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.report import Report
 from wavelift.transfer.throttle import Pace, Paces, Throttle

@@ -36,7 +36,7 @@ class ReplicationPreflightOperator(WaveliftOperator):
         from wavelift.airflow import config
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.messages import Admitted
-        from wavelift.services.dataplane.preflight import run_preflight
+        from wavelift.services.dataplane.preflight import PreflightOptions, run_preflight
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
 
         admitted = AdmittedRuns.load(self.admitted)
@@ -57,9 +57,7 @@ class ReplicationPreflightOperator(WaveliftOperator):
                 access,
                 request,
                 self.server_context(context, "*"),
-                parallel_disks=config.integer("parallel_disks"),
-                replicates=True,
-                line=config.line_facts(),
+                PreflightOptions(config.integer("parallel_disks"), replicates=True, line=config.line_facts()),
             )
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         for line in report.lines():

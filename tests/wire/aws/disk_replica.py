@@ -12,21 +12,22 @@ from typing import Any
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import EbsStream
-from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, snapshot_status, start_snapshot
-from wavelift.adapters.aws.ebs_write import EbsWriter
+from wavelift.adapters.aws.ebs_snapshot import NewSnapshot, StartedSnapshot, snapshot_status, start_snapshot
+from wavelift.adapters.aws.ebs_write import EbsWriter, PutOptions
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag, Progress, ignore_progress
 from wavelift.base.units import BLOCK, GIB
 from wavelift.simulators.aws import AwsSimulator
 from wavelift.transfer.extents import ReaderStream
-from wavelift.transfer.journal import Journal, JournalIdentity, Segments
+from wavelift.transfer.journal import Journal, JournalIdentity, Segments, SegmentStore
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import CopyOptions, copy
 from wavelift.transfer.protocols import BlockStream, Extent
 from wavelift.transfer.report import Report
 
 QUICK = RetryPolicy(patience_s=3.0, base_s=0.01, cap_s=0.1)
+QUICK_PUTS = PutOptions(policy=QUICK)
 """The shipped policy's shape with short pauses."""
 TAIL = 70_000
 BLOCKS = 33
@@ -82,8 +83,14 @@ class Replica:
         self.segments: dict[str, Segments] = {}
 
     def start(self, **options: Any) -> StartedSnapshot:
-        values = {"capacity": CAPACITY, "token": uuid.uuid4().hex, "tags": {"wavelift:run": "r1"}, **options}
-        started = start_snapshot(self.access, **values)
+        values: dict[str, Any] = {
+            "capacity": CAPACITY,
+            "token": uuid.uuid4().hex,
+            "tags": {"wavelift:run": "r1"},
+            **options,
+        }
+        repeated = values.pop("repeated", False)
+        started = start_snapshot(self.access, NewSnapshot(**values), repeated=repeated)
         if started.snapshot_id not in self.made:
             self.made.append(started.snapshot_id)
         return started
@@ -92,14 +99,16 @@ class Replica:
         return Journal(
             self.folder / folder,
             JournalIdentity(started.snapshot_id, "snapshot-1/disk-2000", CAPACITY),
-            store=self.objects.__setitem__,
-            checkpoint=partial(self.segments.__setitem__, started.snapshot_id),
-            segments=self.segments.get(started.snapshot_id),
-            fetch=self.objects.__getitem__,
+            SegmentStore(
+                store=self.objects.__setitem__,
+                checkpoint=partial(self.segments.__setitem__, started.snapshot_id),
+                segments=self.segments.get(started.snapshot_id),
+                fetch=self.objects.__getitem__,
+            ),
         )
 
     def writer(self, started: StartedSnapshot, folder: str = "state", **options: Any) -> EbsWriter:
-        return EbsWriter(self.access, started, self.journal(started, folder), **{"policy": QUICK, **options})
+        return EbsWriter(self.access, started, self.journal(started, folder), **{"puts": QUICK_PUTS, **options})
 
     def copy(
         self,

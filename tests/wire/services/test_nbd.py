@@ -14,6 +14,7 @@ from tests.vddk import VddkStandIn
 
 from wavelift.adapters.vsphere import datastore, nbdkit
 from wavelift.adapters.vsphere.datastore import DatastoreReader, DatastoreRoute
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.nbdkit import MovedError, VddkReader, VddkRoute
 from wavelift.base.errors import ThrottledError
@@ -66,10 +67,8 @@ def test_every_reader_makes_the_same_manifest_of_one_frozen_disk(
         with stage.connect() as session:
             lease = ExportLease(
                 session,
-                vm=one.task.facts.moref,
-                snapshot=one.snapshot.ref.moref,
-                disks=one.snapshot.disks,
-                server="db01",
+                FrozenVm(one.task.facts.moref, one.snapshot.ref.moref, "db01"),
+                one.snapshot.disks,
                 cancel=cancel,
                 percent=lambda: 0,
             )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from wavelift.adapters.aws import bulk
-from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.access import AwsAccess, Outages
 from wavelift.base.errors import Cancelled
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import RunContext
@@ -45,8 +45,7 @@ def _transfer(big: Replica, one: Try, ctx: RunContext) -> None:
         stage.aws.session(),
         endpoint_url=stage.aws.endpoint_url,
         verify=stage.aws.verify,
-        patience_s=PATIENCE_S,
-        cancel=ctx.cancel,
+        outages=Outages(PATIENCE_S, ctx.cancel),
     )
     access.client("s3").list_buckets()  # one that has answered is waited for
     with stage.connect() as session:

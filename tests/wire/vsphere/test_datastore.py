@@ -17,6 +17,7 @@ from tests.vcenters import Processes, Take
 
 from wavelift.adapters.vsphere import range_stream, ranges
 from wavelift.adapters.vsphere.datastore import DatastoreReader, DatastoreRoute, NotServed, probe, still_frozen
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.inventory import list_summaries
 from wavelift.adapters.vsphere.range_stream import SPAN, SPANS_AHEAD
 from wavelift.adapters.vsphere.ranges import RangeRefusedError
@@ -107,7 +108,7 @@ def frozen(session: VsphereSession, server: str) -> Iterator[tuple[SnapshotRef, 
 
 
 def look(session: VsphereSession, ref: SnapshotRef, disk: DiskFacts) -> DatastoreRoute | NotServed:
-    return probe(session, vm=ref.vm, snapshot=ref.moref, disk=disk, server=ref.server)
+    return probe(session, FrozenVm(ref.vm, ref.moref, ref.server), disk)
 
 
 def route_to(session: VsphereSession, ref: SnapshotRef, disk: DiskFacts) -> DatastoreRoute:

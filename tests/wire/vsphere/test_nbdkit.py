@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from wavelift.adapters.vsphere import nbdkit, nfc_plugin
 from wavelift.adapters.vsphere.datastore import NotServed
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.inventory import list_summaries
 from wavelift.adapters.vsphere.nbdkit import MovedError, VddkReader, VddkRoute, probe, snapshot_gone
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
@@ -125,7 +126,7 @@ def frozen(session: VsphereSession) -> Iterator[tuple[SnapshotRef, DiskFacts]]:
 
 
 def look(session: VsphereSession, ref: SnapshotRef, disk: DiskFacts, **options: Any) -> VddkRoute | NotServed:
-    return probe(session, vm=ref.vm, snapshot=ref.moref, disk=disk, server=ref.server, cancel=CancelFlag(), **options)
+    return probe(session, FrozenVm(ref.vm, ref.moref, ref.server), disk, cancel=CancelFlag(), **options)
 
 
 def whole(reader: VddkReader) -> bytes:

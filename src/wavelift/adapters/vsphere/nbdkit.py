@@ -24,6 +24,7 @@ from pyVmomi import vim
 
 from wavelift.adapters.vsphere import nfc_plugin, vddk
 from wavelift.adapters.vsphere.datastore import NotServed
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.properties import read_one
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
@@ -94,14 +95,7 @@ class VddkRoute:
 
 
 def probe(
-    session: VsphereSession,
-    *,
-    vm: str,
-    snapshot: str,
-    disk: DiskFacts,
-    server: str,
-    cancel: CancelFlag,
-    expected_host: str = "",
+    session: VsphereSession, frozen: FrozenVm, disk: DiskFacts, *, cancel: CancelFlag, expected_host: str = ""
 ) -> VddkRoute | NotServed:
     """Read the first bytes of ``disk`` through VDDK, and give the way; or why there is none.
 
@@ -114,6 +108,7 @@ def probe(
     by = config.vddk.title
     if config.proxy:
         return NotServed(f"{by} connects directly, and the vsphere connection goes through a proxy")
+    vm, server = frozen.vm, frozen.server
     host = _runtime_host(session, vm, server)
     if expected_host and host != expected_host:
         raise MovedError(
@@ -125,7 +120,7 @@ def probe(
         )
     try:
         route = VddkRoute(
-            vm, snapshot, server, disk.address, disk.file, disk.capacity, host, _thumbprint(config, session), by
+            vm, frozen.snapshot, server, disk.address, disk.file, disk.capacity, host, _thumbprint(config, session), by
         )
         with VddkReader(config, route, cancel=cancel) as reader:
             reader.read_into(0, memoryview(bytearray(min(reader.client.export.minimum, disk.capacity))))

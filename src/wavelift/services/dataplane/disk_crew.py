@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.vsphere import snapshots
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, SnapshotRef
@@ -217,15 +218,8 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
         def percent() -> int:
             return min(100, 100 * sum(self.passed.get(index, 0) for index in leased) // total) if total else 100
 
-        return ExportLease(
-            self.session,
-            vm=self.task.facts.moref,
-            snapshot=self.snapshot.ref.moref,
-            disks=self.snapshot.disks,
-            server=self.task.name,
-            cancel=self.stop,
-            percent=percent,
-        )
+        frozen = FrozenVm(self.task.facts.moref, self.snapshot.ref.moref, self.task.name)
+        return ExportLease(self.session, frozen, self.snapshot.disks, cancel=self.stop, percent=percent)
 
     def _move_all(self, lease: ExportLease | None, tasks: Sequence[_Work]) -> None:
         """A few disks at a time; the first error stops the others and is raised once all have ended."""

@@ -22,7 +22,7 @@ from wavelift.adapters.aws.ebs_snapshot import (
     complete_snapshot,
     volume_gib,
 )
-from wavelift.adapters.aws.ebs_write import PUTS_IN_FLIGHT, EbsWriter
+from wavelift.adapters.aws.ebs_write import PUTS_IN_FLIGHT, EbsWriter, PutOptions
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import GuardError, PermanentError, ProofError, WaveliftError, located
@@ -209,12 +209,11 @@ class _Replication(DiskCrew[DiskReplication, ReplicatedDisk]):
 
         writer = EbsWriter(
             self.access,
-            StartedSnapshot(work.target, volume_gib(work.disk.capacity), work.parent),
+            StartedSnapshot(work.target, volume_gib(work.disk.capacity), work.parent, holds_others=work.holds_others),
             journal,
             before_complete=last_look,
             cancel=self.stop,
-            in_flight=self.options.puts_in_flight,
-            holds_others=work.holds_others,
+            puts=PutOptions(self.options.puts_in_flight),
         )
         try:
             with self._source(lease, work, resumed) as source:

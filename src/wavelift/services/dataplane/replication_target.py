@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ebs_snapshot import PENDING, start_snapshot
+from wavelift.adapters.aws.ebs_snapshot import PENDING, NewSnapshot, start_snapshot
 from wavelift.adapters.aws.ec2 import Ec2, Snapshot
 from wavelift.adapters.aws.errors import ParentRefusedError, TokenSpentError
 from wavelift.base.domain import DiskFacts
@@ -31,7 +31,7 @@ from wavelift.services.dataplane.unfinished import (
     is_of_run,
     tell_fresh,
 )
-from wavelift.transfer.journal import Journal, JournalIdentity, Segments
+from wavelift.transfer.journal import Journal, JournalIdentity, Segments, SegmentStore
 
 log = logging.getLogger(__name__)
 
@@ -182,17 +182,16 @@ class Targets:
         # Before the call: whatever becomes of its answer, the next try asks under the same token or a later one.
         mark = {"attempt": attempt, "parent": work.parent, "reason": work.base.reason, "segments": {}, "done": None}
         self.record.update(work.index, target="", holds_others=False, **mark)
-        started = start_snapshot(
-            self.access,
+        wanted = NewSnapshot(
             capacity=work.disk.capacity,
             parent=work.parent,
             token=client_token(self.keys.own, f"disk{work.index}", attempt, instant=self.record.instant_id),
-            repeated=repeated,
             tags=self.task.plan.made_with(self.keys.own),
             description=f"{MADE_BY}{self.task.plan.wave}/{self.task.name} {disk_label(work.index, work.disk)}",
             encrypted=target.encrypt,
             kms_key=target.kms_key or "",
         )
+        started = start_snapshot(self.access, wanted, repeated=repeated)
         self.record.update(work.index, target=started.snapshot_id)
         return replace(work, target=started.snapshot_id)
 
@@ -200,14 +199,13 @@ class Targets:
         prefix = self.staging.journal_prefix(work.index)
         s3, cancel = self.staging.s3, self.access.cancel  # of this thread; others store the segments
         identity = JournalIdentity(work.target, f"{self.record.instant} {work.disk.key}", work.disk.capacity)
-        return Journal(
-            self.state_folder,
-            identity,
+        far = SegmentStore(
             store=lambda name, data: self._put(prefix + name, data, cancel),
             checkpoint=lambda segments: self._noted(work, identity, segments, cancel),
             segments=self.record.disk(work.index).get("segments"),
             fetch=lambda name: s3.get_object(prefix + name),
         )
+        return Journal(self.state_folder, identity, far)
 
     def _noted(self, work: DiskReplication, identity: JournalIdentity, segments: Segments, cancel: CancelFlag) -> None:
         """A segment is stored: the state store knows it for the next try, and of a seed the bucket for the next run."""

@@ -30,7 +30,7 @@ from wavelift.base.errors import NotFoundError, WaveliftError
 from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.services.dataplane.bases import Encryption
 from wavelift.services.dataplane.staging import SEED_SUFFIX, ServerStaging
-from wavelift.transfer.journal import Journal, JournalIdentity, Segments
+from wavelift.transfer.journal import Journal, JournalIdentity, Segments, SegmentStore
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import ZERO_BLOCK
 
@@ -102,12 +102,8 @@ class Unfinished:
         """
         if journal.identity != self.note.identity:  # else an earlier try of this run was killed in the middle of this
             prefix = self.folder.journal_prefix(self.index)
-            old = Journal(
-                state_folder,
-                self.note.identity,
-                segments=self.note.segments,
-                fetch=lambda name: self.folder.s3.get_object(prefix + name),
-            )
+            far = SegmentStore(segments=self.note.segments, fetch=lambda name: self.folder.s3.get_object(prefix + name))
+            old = Journal(state_folder, self.note.identity, far)
             try:
                 journal.inherit(old)
                 journal.flush()

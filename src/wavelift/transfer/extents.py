@@ -1,4 +1,4 @@
-"""From random access to blocks: cutting a reader's extents into pieces that workers read with clones of their own."""
+"""Cuts the extents of a random-access reader into blocks, which workers read with clones of the reader."""
 
 from __future__ import annotations
 

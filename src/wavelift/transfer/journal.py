@@ -1,12 +1,12 @@
-"""The journal: what the target has acknowledged, so that a killed transfer goes on where it was (invariant 6).
+"""The journal of acknowledged blocks: a killed transfer continues where it stopped (invariant 6).
 
-One file per (target snapshot, source snapshot) in the connector's state folder: magic line, one line of JSON (the
-identity), then records of 36 bytes, index (u32, big endian) and SHA-256 of the block. At least every 30 s what is new
-goes to the caller as a *segment* (for S3), so that another machine can go on as well.
+There is one file per (target snapshot, source snapshot) in the connector's state folder: a magic line, one line of JSON
+(the identity), then records of 36 bytes: index (u32, big endian) and SHA-256 of the block. At least every 30 s the new
+records go to the caller as a *segment* (for S3), so that another machine can continue as well.
 
-A record is one ``write`` to the page cache and is never synced: a ``kill -9`` takes nothing out of that cache. When the
-whole machine dies, records at the end are lost, or come back as zeros (no digest is zeros: they are dropped).
-A lost record costs sending its block again; a false one can't pass, as AWS counts the blocks and knows their checksum.
+A record is one ``write`` into the page cache and is never synced: ``kill -9`` does not lose it. If the whole machine
+fails, the last records are lost or read as zeros (no digest is all zeros, so they are dropped). A lost record means
+that its block is sent again. A false record cannot pass: AWS counts the blocks and knows their checksum.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Moving one disk: pieces are loaded, tested for zeros, hashed and prepared by workers, and written."""
+"""Copies one disk: workers load blocks, test them for zeros, hash and prepare them; then they are written."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""The seams of the data path: what a source and a target of blocks must be.
+"""The interfaces of the data path: what a source and a target of blocks must provide.
 
-Two kinds of source exist. A :class:`DiskReader` is random access (a file, ranges over HTTPS, NBD, EBS); a
-:class:`BlockStream` comes once, in disk order (an NFC lease). Both end as *pieces*: work whose cheap part (finding out
-what comes next, and receiving it where it is asked for ahead) happens in one thread and whose dear part (inflating,
-hashing, and reading where it is not) happens in the workers.
+There are two kinds of source. A :class:`DiskReader` has random access (a file, ranges over HTTPS, NBD). A
+:class:`BlockStream` comes once, in disk order (an NFC lease, an EBS snapshot). Each reader is also a stream, by
+:meth:`DiskReader.stream`. A stream gives *pieces*. The cheap part of the work (finding out what comes next, receiving
+what was asked for ahead) is done by one thread; the expensive part (inflating, hashing) by the workers.
 
-Who owns what: whoever opens a source closes it; :func:`wavelift.transfer.pipeline.copy` closes the writer (its threads
-and buffers), and nobody but the caller aborts it, because what a failed try stored is what the next one continues.
+Ownership: whoever opens a source closes it. :func:`wavelift.transfer.pipeline.copy` closes the writer (its threads and
+buffers). Only the caller gives up what the target holds: the next try continues from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading back what the target holds and comparing it with the manifest (invariant 1: *proven* or *sampled*)."""
+"""Reads back what a target holds and compares it with the manifest (invariant 1: *proven* or *sampled*)."""
 
 from __future__ import annotations
 

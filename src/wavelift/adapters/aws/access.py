@@ -1,7 +1,7 @@
-"""One AWS account and region as seen through one connection: clients, endpoints and a credentials provider.
+"""One AWS account and region through one connection: clients, endpoints and a credentials provider.
 
-Keys are never held: a transfer outlives them. Every request asks the provider, which is botocore's refreshable
-credentials, and gets what is valid now.
+Keys are never kept: a transfer outlives them. Every request asks the provider, botocore's refreshable credentials, for
+keys that are valid now.
 """
 
 from __future__ import annotations

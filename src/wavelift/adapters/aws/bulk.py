@@ -1,7 +1,7 @@
-"""The pooled client under bulk calls: signs each try with fresh credentials, and is their one retry layer.
+"""The client for calls that carry bytes. It signs each try with fresh credentials and is their only retry layer.
 
-What is retried: cut connections, time-outs, 5xx and throttling (for a bounded time, together), an expired token (after
-a refresh), damaged bytes (once). What is not: everything a retry can't cure (invariant 9).
+It retries cut connections, time-outs, 5xx and throttling (together for a bounded time), an expired token (after a
+refresh) and damaged bytes (once). It does not retry what a retry cannot cure (invariant 9).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What pre-flight must know of the account: role, bucket, key, network, instance types (AMP-06). Reads only.
+"""What pre-flight must know of the account: role, bucket, key, network, instance types (AMP-06). It only reads.
 
-Facts, not verdicts. What the caller may not look at is ``unknown`` with the reason, never a false alarm.
+It gives facts, no verdicts. What the caller may not read is ``unknown`` with the reason; it is never a false alarm.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Connections of urllib3 to AWS: a blocked read ends when the cancel flag of its call is set, and one TLS policy."""
+"""urllib3's connections to AWS, under one TLS policy. If a call's cancel flag is set, its blocked read ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EBS direct, beginning and ending: a snapshot is started on a parent or without, looked at, and completed."""
+"""EBS direct, start and end of writing: starts a snapshot with or without a parent, and completes it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""EBS direct, writing: the blocks of one disk into one pending snapshot, each accepted by AWS under its SHA-256.
+"""EBS direct, writing: puts the blocks of one disk into one pending snapshot. AWS checks each against its SHA-256.
 
-A put takes about 100 ms wherever it is sent from, so a thousand a second need a hundred at the same time: one thread
-keeps them all under way (:mod:`~wavelift.adapters.aws.put_lines`), and a put that meets trouble gets a thread that has
-patience. The writer hands out buffers; ``write`` copies and returns, and waits only when every buffer is on its way.
-That bounds the memory: :data:`BUFFERS` blocks.
+A put takes about 100 ms from anywhere, so a thousand per second need a hundred in flight. One thread keeps them all in
+flight (:mod:`~wavelift.adapters.aws.put_lines`). A put that fails gets a thread of its own, which retries. ``write``
+copies the block into a buffer and returns; it waits only if all :data:`BUFFERS` buffers are in use. That bounds the
+memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One object on its way into S3 in parts, each accepted by S3 under its SHA-256 (invariants 1 and 6)."""
+"""Uploads one object to S3 in parts. S3 checks each part against its SHA-256 (invariants 1 and 6)."""
 
 from __future__ import annotations
 

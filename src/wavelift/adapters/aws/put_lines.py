@@ -1,7 +1,7 @@
-"""Many requests with a body under way at once, sent by one thread over connections that stay open.
+"""One thread keeps many requests with a body in flight, over connections that stay open.
 
-A thread for each would spend more CPU on handing the interpreter round than on encrypting. This is the plain way only:
-an answer other than 2xx, a cut or a silence goes to the caller together with its request, who has the patience.
+A thread per request would spend more CPU time on switching threads than on encryption. This module only does the plain
+case. If an answer is not 2xx, or there is none, the request goes back to the caller, which retries it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading objects back: one long stream that survives cuts, and ranges."""
+"""Reads objects: as one long stream that survives cut connections, and by ranges."""
 
 from __future__ import annotations
 

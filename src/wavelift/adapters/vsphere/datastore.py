@@ -1,8 +1,8 @@
-"""Reading a frozen disk by ranges of its own file on the datastore: fast where it is served, and mostly it is not.
+"""Reads a frozen disk by ranges of its file on the datastore. It is fast, but often not available.
 
-While a VM runs, VMFS6 locks the whole chain and vSAN has no such file, so every disk is probed before its first byte
-counts, and who asks gets a route or the reason why there is none. What is read is the *base* file under our snapshot:
-frozen as long as the VM runs on a child of it, which :func:`still_frozen` looks at afterwards.
+While a VM runs, VMFS6 locks the whole chain, and vSAN has no such file. So each disk is probed first; the probe gives a
+route, or the reason why there is none. The *base* file under our snapshot is read. It is frozen as long as the VM runs
+on a child of it; :func:`still_frozen` checks that afterwards.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Reading the disks of a snapshot through an NFC lease.
+"""Reads the disks of a snapshot through an NFC lease.
 
-While the lease is held vCenter refuses PowerOn, Destroy and Migrate of the VM. It lives from signs of life, which
-its own thread gives over its own connection: a slow disk must not end it. When it ends all the same, or the run is
-cancelled, every reader is cut off at once and learns why.
+While the lease is held, vCenter refuses PowerOn, Destroy and Migrate of the VM. A thread of its own keeps the lease
+alive over its own connection, so that a slow disk cannot end it. If the lease ends or the run is cancelled, all readers
+are cut off at once and learn the reason.
 """
 
 from __future__ import annotations

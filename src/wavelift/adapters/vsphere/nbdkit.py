@@ -1,8 +1,7 @@
-"""nbdkit with the customer's VDDK, or with its nfc plugin: one process for each disk of our snapshot that is read.
+"""nbdkit with the customer's VDDK or with its nfc plugin: one process for each disk of our snapshot that is read.
 
-(Both plugins serve one disk per process.) It listens on a Unix socket in a folder that nobody else may
-enter, gets the password through a pipe, and ends with us in every case: the kernel ends it when the *thread* that
-started it ends, so whoever starts one must outlive it.
+Both plugins serve one disk per process. nbdkit listens on a Unix socket in a folder that only we may enter, and gets
+the password through a pipe. The kernel ends it when the *thread* that started it ends, so that thread must outlive it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""One disk's body from an NFC lease: a GET that is read once, forward, and can be cut off from another thread.
+"""One disk's body from an NFC lease: a GET that is read once, forward, and that another thread can cut off.
 
-A :class:`~wavelift.base.wire.Line` reads straight into the caller's buffer, as for ranges, and can be cut before the
-answer comes: a cancel reaches even a request that waits for its first byte. There is one request per disk: nothing to
-pool, nothing to retry.
+As for ranges, a :class:`~wavelift.base.wire.Line` reads straight into the caller's buffer. It can be cut before the
+answer comes, so a cancel also ends a request that waits for its first byte. There is one request per disk: no pool, no
+retry.
 """
 
 from __future__ import annotations

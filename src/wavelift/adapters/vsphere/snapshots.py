@@ -1,7 +1,7 @@
-"""Snapshots as idempotent steps, found by name (invariants 4 and 5).
+"""Snapshots as idempotent steps. They are found by name (invariants 4 and 5).
 
-vSphere allows two snapshots of one name, and an answer can be lost while the work goes on. So every step first waits
-for running snapshot work on the VM, then looks, then acts; and removal takes every snapshot of the name.
+vSphere allows two snapshots of one name, and an answer can be lost while the work goes on. So each step first waits for
+running snapshot work on the VM, then looks, then acts. Removal removes every snapshot of the name.
 """
 
 from __future__ import annotations

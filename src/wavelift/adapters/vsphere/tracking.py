@@ -1,6 +1,6 @@
-"""vSphere's change tracking: turning it on, asking what changed, and what happened that makes it doubtful.
+"""vSphere's change tracking: enabling it, asking what changed, and events that make it doubtful.
 
-What it says is a hint, never a proof: :func:`wavelift.rules.lineage.lineage_doubts` decides whether to ask at all.
+Its answer is a hint, not a proof: :func:`wavelift.rules.lineage.lineage_doubts` decides whether to use it at all.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ HOST_SESSIONS: Final = 8
 VCENTER_SESSIONS: Final = 52
 """NFC connections through one vCenter (VDDK guide, "NFC session limits")."""
 CONNECTIONS: Final = 1
-"""Per disk: each is an NFC session of its own, and one carries as much as VDDK gives (facts/peers.md C)."""
+"""Per disk. Each is an NFC session of its own. More do not read faster: one carries as much as VDDK gives."""
 CHECK_SECONDS: Final = 30.0
 
 

@@ -1,7 +1,7 @@
-"""What a disk's run builds on: the last recorded run's EBS snapshot and manifest, or nothing (invariant 3).
+"""What one disk's run builds on: the last recorded run's EBS snapshot and manifest, or nothing (invariant 3).
 
-A delta needs both, whole and of the same disk. Whatever is missing or different makes a new seed, and says why: a seed
-costs time, a wrong base costs the data.
+A delta needs both, complete and of the same disk. If anything is missing or different, the disk is sent whole (a seed)
+and the run says why. A seed costs time; a wrong base would corrupt the copy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an image import changed: data disks must be equal to their manifests, boot-disk ranges are listed."""
+"""The conversion report: data disks must equal their manifests; changed ranges of the boot disk are listed."""
 
 from __future__ import annotations
 

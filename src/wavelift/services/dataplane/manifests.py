@@ -1,4 +1,4 @@
-"""A manifest in S3: where it lies, how it is stored, and how it is read again and checked (invariant 1)."""
+"""Where a manifest lies in S3, how it is stored, and how it is read and checked (invariant 1)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which way a disk is read in this run, and how much of it: chosen by probe, with the reason told (invariant 3).
+"""Chooses how a disk is read in this run, and how much of it. It probes each way and records the reason (invariant 3).
 
-How a running VM is read decides speed, never correctness: whatever change tracking says is believed only without a
-doubt and under an audit, and every doubt ends in a comparison of digests over the whole disk.
+The way of reading decides speed, never correctness. Change tracking is used only if there is no doubt about it, and
+under an audit. Any doubt leads to a comparison of digests over the whole disk.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
-"""The EBS snapshot that a disk's blocks go into (invariants 5 and 6): one that an earlier try of this instant began, a
-seed that an earlier run left unfinished, or a new one."""
+"""The EBS snapshot that a disk's blocks go into (invariants 5 and 6).
+
+It is one of three: a snapshot that an earlier try began for the same vSphere snapshot, a seed that an earlier run left
+unfinished, or a new one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploading a disk image that lies on the worker, with the same proof as an export."""
+"""Uploads a disk image from the worker's file system, with the same proof as an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading back what S3 holds and comparing it with the manifest, before any conversion (invariant 1)."""
+"""Reads back what S3 holds and compares it with the manifest, before any conversion (invariant 1)."""
 
 from __future__ import annotations
 

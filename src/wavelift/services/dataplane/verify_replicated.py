@@ -1,4 +1,4 @@
-"""Reading back the EBS snapshots of a replication run and comparing them with its manifests (invariant 1)."""
+"""Reads back the EBS snapshots of a replication run and compares them with its manifests (invariant 1)."""
 
 from __future__ import annotations
 

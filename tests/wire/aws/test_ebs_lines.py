@@ -81,7 +81,7 @@ def test_the_thread_that_sends_never_waits_for_credentials(replica: Replica, mon
     monkeypatch.setattr(BulkClient, "keys", noted)
     monkeypatch.setattr("wavelift.adapters.aws.ebs_write.TICK_S", 0.02)
     replica.aws.rule(service="ebs", operation="PutSnapshotBlock", latency=0.1)
-    replica.copy(make_content(), replica.writer(replica.start(), in_flight=2))
+    replica.copy(make_content(), replica.writer(replica.start(), puts=PutOptions(2, QUICK)))
     assert asked.count("put-lines") <= 1
     assert asked.count("ebs-keeper") > 5
 
@@ -143,7 +143,7 @@ def test_inv_12_no_socket_is_left_open(replica: Replica) -> None:
         replica.aws.clear_rules()
         if rule:
             replica.aws.rule(service="ebs", operation="PutSnapshotBlock", **rule)
-        replica.copy(make_content(), replica.writer(replica.start(), in_flight=8))
+        replica.copy(make_content(), replica.writer(replica.start(), puts=PutOptions(8, QUICK)))
 
     once()
     before = files()

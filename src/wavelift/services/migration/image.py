@@ -144,7 +144,7 @@ class _Import:
 def record_image(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportResult, ctx: RunContext) -> None:
     """Make an image the migration's result, once it was compared with its source as the plan says. May be called again.
 
-    Only then the staged disks are deleted, and what was imported of other instants. Manifests stay.
+    Only then are the staged disks deleted, and what was imported of other instants. Manifests stay.
     """
     id = migrations.migration_id(ctx.run_key)
     with ledger.read() as tx:

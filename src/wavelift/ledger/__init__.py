@@ -29,6 +29,7 @@ from wavelift.ledger.replication_records import (
     SupersededDisk,
     WaveSchedule,
 )
+from wavelift.ledger.spine import Progress
 
 __all__ = [
     "AmiState",
@@ -43,6 +44,7 @@ __all__ = [
     "LineageRow",
     "Migration",
     "Page",
+    "Progress",
     "ReplicationJob",
     "ReplicationRun",
     "Server",

@@ -15,17 +15,15 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from wavelift.base.catalog import PAGE_ROWS, SERVER_TYPE, CatalogManager, CatalogRow
+from wavelift.base.catalog import PAGE_ROWS, SERVER_TYPE, CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
 from wavelift.base.run import Clock
 from wavelift.ledger import events
 from wavelift.ledger.catalog_records import Catalog, CatalogEntry, CatalogServer, CatalogState, ImportCounts, ServerJob
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import DagRun, Page
+from wavelift.ledger.records import ROWS_A_PAGE, DagRun, Page
 from wavelift.ledger.tables_catalog import catalog, catalog_server
 
-ROWS_A_PAGE: Final = 50
-"""SMS-08's default."""
 EXPIRES_AFTER: Final = timedelta(days=14)
 """An import older than this is shown as EXPIRED. Ours: SMS names the state and does not say when."""
 NOTICED: Final = (
@@ -142,7 +140,7 @@ def begin_import(tx: Tx, connection: str, *, connector: str, run: DagRun, by: st
     now = clock.now()
     require_lock(tx, lock_name(connection))
     known = _find(tx, connection, lock=True)
-    if known and known.state is CatalogState.IMPORTING and _run_of(known) == run:
+    if known and known.state is CatalogState.IMPORTING and known.run == run:
         return known
     before = known or _never(connection, now)
     values: dict[str, Any] = {
@@ -190,18 +188,11 @@ def merge_page(
 
 
 def finish_import(
-    tx: Tx,
-    connection: str,
-    generation: int,
-    *,
-    pages: int,
-    manager: CatalogManager,
-    tags_unknown: str = "",
-    clock: Clock,
+    tx: Tx, connection: str, generation: int, *, index: CatalogIndex, clock: Clock
 ) -> ImportCounts | None:
     """Mark as gone what this import did not see, and call the catalogue available. A repeated call changes nothing.
 
-    :param pages: how many pages the import has; all must have been merged.
+    :param index: says how many pages the import has; all must have been merged.
     :returns: what it found; None when a newer import, or a clear, has overtaken it.
     :raises BusyError: a page is missing.
     """
@@ -214,16 +205,16 @@ def finish_import(
         return _counts(tx, connection, generation)
     if not _is_running(known, generation):
         return None
-    missing = sorted(set(range(pages)) - set(known.merged_pages))
+    missing = sorted(set(range(index.pages)) - set(known.merged_pages))
     if missing:
         raise BusyError(
-            f"{len(missing)} of {pages} pages of the import are not merged yet",
+            f"{len(missing)} of {index.pages} pages of the import are not merged yet",
             next_step="The task tries again by itself.",
             connection=connection,
             pages=", ".join(map(str, missing[:5])),
         )
     _mark_gone(tx, connection, generation)
-    _set_manager(tx, connection, manager)
+    _set_manager(tx, connection, index.manager)
     tx.execute(
         catalog.update()
         .where(catalog.c.connection == connection)
@@ -232,11 +223,11 @@ def finish_import(
             imported_at=now,
             modified_at=now,
             error="",
-            tags_unknown=tags_unknown,
-            manager_id=manager.id,
-            manager_name=manager.name,
-            manager_type=manager.type,
-            manager_product=manager.product,
+            tags_unknown=index.tags_unknown,
+            manager_id=index.manager.id,
+            manager_name=index.manager.name,
+            manager_type=index.manager.type,
+            manager_product=index.manager.product,
         )
     )
     found = _counts(tx, connection, generation)
@@ -334,10 +325,6 @@ def _aged(known: Catalog, now: datetime) -> Catalog:
     return replace(known, state=CatalogState.EXPIRED) if old and known.state is CatalogState.AVAILABLE else known
 
 
-def _run_of(known: Catalog) -> DagRun:
-    return DagRun(known.dag_id, known.dag_run_id)
-
-
 def _is_running(known: Catalog, generation: int) -> bool:
     return known.generation == generation and known.state is CatalogState.IMPORTING
 
@@ -429,14 +416,6 @@ def _counts(tx: Tx, connection: str, generation: int) -> ImportCounts:
 
 
 def _append(tx: Tx, known: Catalog, action: str, at: datetime, *, by: str = "", details: Mapping[str, Any]) -> None:
-    run = _run_of(known)
-    events.append(
-        tx,
-        at=at,
-        actor=by or str(run),
-        action=f"catalog.{action}",
-        object_kind="catalog",
-        object_id=known.connection,
-        run=run,
-        details={"generation": known.generation, **details},
-    )
+    subject = events.Subject("catalog", known.connection, known.run)
+    story = {"generation": known.generation, **details}
+    events.append(tx, subject, f"catalog.{action}", at=at, actor=by or str(known.run), details=story)

@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from wavelift.ledger.records import OfDagRun
+
 
 class CatalogState(StrEnum):
     """States of the catalogue of one connection, in SMS's words (SMS-02)."""
@@ -43,7 +45,7 @@ class Connector:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Catalog:
+class Catalog(OfDagRun):
     """The catalogue of one connection's vCenter."""
 
     connection: str
@@ -67,8 +69,6 @@ class Catalog:
     imported_at: datetime | None
     """End of the last import that succeeded."""
     modified_at: datetime
-    dag_id: str
-    dag_run_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ A wave may name a queue that nobody registered: registering adds health, mainten
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -46,20 +47,20 @@ def in_maintenance(tx: Tx, name: str) -> str | None:
     return (row.maintenance_reason or "no reason given") if row and row.maintenance else None
 
 
-def register(
-    tx: Tx,
-    name: str,
-    *,
-    connection: str,
-    aws_conn_id: str,
-    region: str,
-    description: str = "",
-    by: str,
-    clock: Clock,
-) -> Connector:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What a person says of a connector."""
+
+    connection: str
+    aws_conn_id: str
+    region: str
+    description: str = ""
+
+
+def register(tx: Tx, name: str, said: Registration, *, by: str, clock: Clock) -> Connector:
     """Register a connector, or change what is known of one; maintenance and health stay as they are."""
     now = clock.now()
-    values = {"connection": connection, "aws_conn_id": aws_conn_id, "region": region, "description": description}
+    values = asdict(said)
     require_lock(tx, lock_name(name))
     known = find(tx, name)
     if known is None:
@@ -134,6 +135,4 @@ def _get(tx: Tx, name: str) -> Connector:
 
 
 def _append(tx: Tx, name: str, action: str, at: datetime, by: str, details: Mapping[str, Any]) -> None:
-    events.append(
-        tx, at=at, actor=by, action=f"connector.{action}", object_kind="connector", object_id=name, details=details
-    )
+    events.append(tx, events.Subject("connector", name), f"connector.{action}", at=at, actor=by, details=details)

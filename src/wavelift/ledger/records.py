@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 from wavelift.base.domain import ServerFacts
 from wavelift.rules.lifecycle import MigrationState
 
 T = TypeVar("T")
+S = TypeVar("S", bound=StrEnum)
+
+ROWS_A_PAGE: Final = 50
+"""SMS-08's default."""
 
 
 class SlotKind(StrEnum):
@@ -50,6 +54,18 @@ class DagRun:
 
     def __str__(self) -> str:
         return f"{self.dag_id} {self.dag_run_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfDagRun:
+    """What belongs to one run of one DAG."""
+
+    dag_id: str
+    dag_run_id: str
+
+    @property
+    def run(self) -> DagRun:
+        return DagRun(self.dag_id, self.dag_run_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +117,9 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaveRun:
+class WaveRun(OfDagRun):
     """One run of a wave's DAG with the spec that was frozen for it."""
 
-    dag_id: str
-    dag_run_id: str
     wave: str
     mode: str
     requested_by: str
@@ -119,23 +133,15 @@ class WaveRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Migration:
-    """One server's way through one run (AMP-07)."""
+class ServerRun(OfDagRun, Generic[S]):
+    """One server's way through one DAG run: what migrations and replication runs have in common."""
 
     id: str
-    """``mig-`` and 12 hex digits of the run key: the stable task id of AMP-04 and AMP-07."""
+    """A prefix and 12 hex digits of the run key: the stable task id of AMP-04 and AMP-07."""
     run_key: str
     wave: str
     server: str
-    server_id: int
-    dag_id: str
-    dag_run_id: str
-    map_index: int
-    connector: str
-    region: str
-    state: MigrationState
-    phase: str
-    """Words for a person, e.g. ``waiting for a transfer slot``."""
+    state: S
     progress_pct: int
     bytes_done: int
     bytes_total: int
@@ -144,6 +150,24 @@ class Migration:
     snapshot_vm: str
     """Managed object id of the VM."""
     snapshot_state: SnapshotState | None
+    error: str
+    cancel_requested: bool
+    updated_at: datetime
+    finished_at: datetime | None
+    version: int
+    """Grows with every change: tells whether what was read is still so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration(ServerRun[MigrationState]):
+    """One server's way through a one-shot import (AMP-07)."""
+
+    server_id: int
+    map_index: int
+    connector: str
+    region: str
+    phase: str
+    """Words for a person, e.g. ``waiting for a transfer slot``."""
     export_result: dict[str, Any] | None
     """:class:`~wavelift.base.domain.ExportResult` as JSON; likewise the next ones."""
     verify_result: dict[str, Any] | None
@@ -154,21 +178,11 @@ class Migration:
     conversion_report: list[dict[str, Any]] | None
     instance_id: str
     launch_result: dict[str, Any] | None
-    error: str
-    cancel_requested: bool
     created_at: datetime
-    updated_at: datetime
-    finished_at: datetime | None
-    version: int
-    """Grows with every change: tells whether what was read is still so."""
-
-    @property
-    def run(self) -> DagRun:
-        return DagRun(self.dag_id, self.dag_run_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
+class Slot(OfDagRun):
     """One request for a slot, from queue to release. ``id`` is the place in the queue."""
 
     id: int
@@ -176,8 +190,6 @@ class Slot:
     scope: str
     holder: str
     """Run key."""
-    dag_id: str
-    dag_run_id: str
     requested_at: datetime
     granted_at: datetime | None
     released_at: datetime | None
@@ -186,10 +198,6 @@ class Slot:
     """When Airflow was last asked whether the run still lives."""
     version: int
     """Grows whenever the holder asks again."""
-
-    @property
-    def run(self) -> DagRun:
-        return DagRun(self.dag_id, self.dag_run_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

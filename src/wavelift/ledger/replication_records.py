@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from wavelift.base.domain import DiskLineage, Message
-from wavelift.ledger.records import DagRun, SnapshotState
+from wavelift.ledger.records import ServerRun
 from wavelift.rules.replication import JobState, RunState, RunType
 from wavelift.rules.schedule import Schedule
 
@@ -76,17 +76,11 @@ class ReplicationJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicationRun:
+class ReplicationRun(ServerRun[RunState]):
     """One execution of a job (SMS-08)."""
 
-    id: str
-    """``run-`` and 12 hex digits of the run key."""
-    run_key: str
     job_id: str
-    wave: str
-    server: str
     type: RunType
-    state: RunState
     status: str
     """Words for a person, e.g. ``Uploading``, ``Converting``, or why the run was refused or skipped."""
     rule: str
@@ -95,8 +89,6 @@ class ReplicationRun:
     """When that rule holds no more, where that can be told."""
     scheduled_for: datetime | None
     """The server's own instant; None for on-demand runs."""
-    dag_id: str
-    dag_run_id: str
     requested_by: str
     requested_at: datetime
     counted_at: datetime | None
@@ -104,10 +96,6 @@ class ReplicationRun:
     started_at: datetime | None
     recorded_at: datetime | None
     """When its disks became what the next run builds on."""
-    finished_at: datetime | None
-    progress_pct: int
-    bytes_done: int
-    bytes_total: int
     bytes_read: int
     bytes_sent: int
     blocks_sent: int
@@ -121,17 +109,6 @@ class ReplicationRun:
     """Why its content is not believed: it is never a parent. Empty while it is."""
     ami_id: str
     ami_state: AmiState | None
-    snapshot_name: str
-    snapshot_vm: str
-    snapshot_state: SnapshotState | None
-    error: str
-    cancel_requested: bool
-    updated_at: datetime
-    version: int
-
-    @property
-    def run(self) -> DagRun:
-        return DagRun(self.dag_id, self.dag_run_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,13 +71,5 @@ def _append(tx: Tx, known: Slot, action: str, at: datetime, reason: str = "") ->
     details = {"kind": known.kind, "scope": known.scope, "slot": known.id}
     if reason:
         details["reason"] = reason
-    events.append(
-        tx,
-        at=at,
-        actor=str(known.run),
-        action=action,
-        object_kind="slot",
-        object_id=known.holder,
-        run=known.run,
-        details=details,
-    )
+    subject = events.Subject("slot", known.holder, known.run)
+    events.append(tx, subject, action, at=at, actor=str(known.run), details=details)

@@ -72,6 +72,30 @@ def name_column(name: str, length: int = NAME_LENGTH) -> sa.Column[str]:
     return sa.Column(name, sa.String(length), nullable=False, default="")
 
 
+def server_run_columns(states: type[StrEnum]) -> tuple[sa.Column[Any], ...]:
+    """The columns of :class:`~wavelift.ledger.records.ServerRun`."""
+    return (
+        sa.Column("id", sa.String(ID_LENGTH), primary_key=True),
+        sa.Column("run_key", sa.String(KEY_LENGTH), nullable=False, unique=True),
+        name_column("wave"),
+        name_column("server"),
+        sa.Column("dag_id", sa.String(DAG_LENGTH), nullable=False),
+        sa.Column("dag_run_id", sa.String(DAG_LENGTH), nullable=False),
+        sa.Column("state", word_type(states), nullable=False),
+        sa.Column("progress_pct", sa.Integer, nullable=False, default=0),
+        sa.Column("bytes_done", sa.BigInteger, nullable=False, default=0),
+        sa.Column("bytes_total", sa.BigInteger, nullable=False, default=0),
+        name_column("snapshot_name"),
+        name_column("snapshot_vm"),
+        sa.Column("snapshot_state", word_type(SnapshotState), nullable=True),
+        text_column("error"),
+        sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
+        sa.Column("updated_at", UtcTime, nullable=False),
+        sa.Column("finished_at", UtcTime, nullable=True),
+        sa.Column("version", sa.Integer, nullable=False, default=0),
+    )
+
+
 metadata: Final = sa.MetaData()
 
 mutex: Final = sa.Table(
@@ -117,24 +141,12 @@ wave_run: Final = sa.Table(
 migration: Final = sa.Table(
     "migration",
     metadata,
-    sa.Column("id", sa.String(ID_LENGTH), primary_key=True),
-    sa.Column("run_key", sa.String(KEY_LENGTH), nullable=False, unique=True),
-    name_column("wave"),
-    name_column("server"),
+    *server_run_columns(MigrationState),
     sa.Column("server_id", sa.ForeignKey("server.id", name="fk_migration_server"), nullable=False),
-    sa.Column("dag_id", sa.String(DAG_LENGTH), nullable=False),
-    sa.Column("dag_run_id", sa.String(DAG_LENGTH), nullable=False),
     sa.Column("map_index", sa.Integer, nullable=False),
     name_column("connector"),
     name_column("region", WORD_LENGTH),
-    sa.Column("state", word_type(MigrationState), nullable=False),
     text_column("phase"),
-    sa.Column("progress_pct", sa.Integer, nullable=False, default=0),
-    sa.Column("bytes_done", sa.BigInteger, nullable=False, default=0),
-    sa.Column("bytes_total", sa.BigInteger, nullable=False, default=0),
-    name_column("snapshot_name"),
-    name_column("snapshot_vm"),
-    sa.Column("snapshot_state", word_type(SnapshotState), nullable=True),
     json_column("export_result"),
     json_column("verify_result"),
     name_column("import_task_id"),
@@ -143,12 +155,7 @@ migration: Final = sa.Table(
     json_column("conversion_report"),
     name_column("instance_id"),
     json_column("launch_result"),
-    text_column("error"),
-    sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
     sa.Column("created_at", UtcTime, nullable=False),
-    sa.Column("updated_at", UtcTime, nullable=False),
-    sa.Column("finished_at", UtcTime, nullable=True),
-    sa.Column("version", sa.Integer, nullable=False, default=0),
     sa.ForeignKeyConstraint(
         ["dag_id", "dag_run_id"], ["wave_run.dag_id", "wave_run.dag_run_id"], name="fk_migration_wave_run"
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,32 +14,35 @@ from wavelift.base.run import Clock
 from wavelift.ledger import events
 from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.records import DagRun, WaveRun, WaveRunState
+from wavelift.ledger.spine import of_run
 from wavelift.ledger.tables import wave_run
 
 LOCK: Final = "wave_run"
 """The lock under which runs of waves are written down."""
 
 
-def freeze_wave_run(
-    tx: Tx,
-    *,
-    run: DagRun,
-    wave: str,
-    mode: str,
-    requested_by: str,
-    source: str,
-    spec: Mapping[str, Any],
-    note: str = "",
-    clock: Clock,
-) -> WaveRun:
-    """Freeze the resolved ``spec`` for this run; a repeated call returns what was frozen first, whatever it says now.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWaveRun:
+    """What a run is frozen with."""
+
+    run: DagRun
+    wave: str
+    mode: str
+    """``migrate``, ``plan`` or ``preflight``."""
+    requested_by: str
+    source: str
+    """``ui``, ``api`` or ``schedule``."""
+    spec: Mapping[str, Any]
+    note: str = ""
+
+
+def freeze_wave_run(tx: Tx, asked: NewWaveRun, *, clock: Clock) -> WaveRun:
+    """Freeze the resolved spec for a run; a repeated call returns what was frozen first, whatever it says now.
 
     So an edit of the YAML never reaches a run that has begun. The run counts as running again (its admission was
     cleared). Needs :data:`LOCK`.
-
-    :param mode: ``migrate``, ``plan`` or ``preflight``.
-    :param source: ``ui``, ``api`` or ``schedule``.
     """
+    run, by = asked.run, asked.requested_by
     now = clock.now()
     require_lock(tx, LOCK)
     known = find(tx, run)
@@ -47,20 +51,21 @@ def freeze_wave_run(
             wave_run.insert().values(
                 dag_id=run.dag_id,
                 dag_run_id=run.dag_run_id,
-                wave=wave,
-                mode=mode,
-                requested_by=requested_by,
-                source=source,
-                spec=dict(spec),
-                note=note,
+                wave=asked.wave,
+                mode=asked.mode,
+                requested_by=by,
+                source=asked.source,
+                spec=dict(asked.spec),
+                note=asked.note,
                 state=WaveRunState.RUNNING,
                 created_at=now,
             )
         )
-        _append(tx, run, now, "wave_run.frozen", requested_by, {"wave": wave, "mode": mode, "source": source})
+        details = {"wave": asked.wave, "mode": asked.mode, "source": asked.source}
+        _append(tx, run, now, "wave_run.frozen", by, details)
     elif known.state is not WaveRunState.RUNNING:
         _set_state(tx, run, WaveRunState.RUNNING, None)
-        _append(tx, run, now, "wave_run.reopened", requested_by, {"was": known.state})
+        _append(tx, run, now, "wave_run.reopened", by, {"was": known.state})
     return get(tx, run)
 
 
@@ -106,7 +111,7 @@ def last_connector(tx: Tx, wave: str) -> str | None:
 
 
 def _where(run: DagRun) -> sa.ColumnElement[bool]:
-    return (wave_run.c.dag_id == run.dag_id) & (wave_run.c.dag_run_id == run.dag_run_id)
+    return of_run(wave_run, run)
 
 
 def _set_state(tx: Tx, run: DagRun, state: WaveRunState, finished_at: datetime | None) -> None:
@@ -114,13 +119,5 @@ def _set_state(tx: Tx, run: DagRun, state: WaveRunState, finished_at: datetime |
 
 
 def _append(tx: Tx, run: DagRun, at: datetime, action: str, actor: str, details: Mapping[str, Any]) -> None:
-    events.append(
-        tx,
-        at=at,
-        actor=actor,
-        action=action,
-        object_kind="wave_run",
-        object_id=f"{run.dag_id}/{run.dag_run_id}",
-        run=run,
-        details=details,
-    )
+    subject = events.Subject("wave_run", f"{run.dag_id}/{run.dag_run_id}", run)
+    events.append(tx, subject, action, at=at, actor=actor, details=details)

@@ -58,8 +58,7 @@ def admit(
         known = waves.find(tx, request.run)
     frozen = Admitted.load(known.spec) if known else _resolve(ledger, request, load)
     with ledger.write(waves.LOCK) as tx:
-        waves.freeze_wave_run(
-            tx,
+        asked = waves.NewWaveRun(
             run=request.run,
             wave=request.wave,
             mode=frozen.mode,
@@ -67,8 +66,8 @@ def admit(
             source=request.source,
             spec=frozen.dump(),
             note=str(request.conf.get("note") or ""),
-            clock=clock,
         )
+        waves.freeze_wave_run(tx, asked, clock=clock)
     return frozen
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SnapshotState, SourceServer, migrations
+from wavelift.ledger import DagRun, Ledger, Migration, Progress, SlotKind, SnapshotState, SourceServer, migrations
 from wavelift.ledger.slots import standing
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common import slots as admission
@@ -109,13 +109,8 @@ def reserve(
             )
         return Reserved(known.id, ctx.run_key, granted=True)
     with ledger.write() as tx:
-        migrations.record_progress(
-            tx,
-            known.id,
-            phase=f"place {found.position} in the queue of connector {scope}",
-            progress_pct=0,
-            clock=ctx.clock,
-        )
+        place = Progress(f"place {found.position} in the queue of connector {scope}", 0)
+        migrations.record_progress(tx, known.id, place, clock=ctx.clock)
     return Reserved(known.id, ctx.run_key, granted=False, position=found.position)
 
 

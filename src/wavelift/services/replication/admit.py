@@ -123,8 +123,7 @@ def _warning(notice: TermNotice) -> str:
 
 def _freeze(ledger: Ledger, request: ReplicateRequest, wave: ResolvedWave, mode: str, clock: Clock) -> None:
     with ledger.write(waves.LOCK) as tx:
-        waves.freeze_wave_run(
-            tx,
+        asked = waves.NewWaveRun(
             run=request.run,
             wave=request.wave,
             mode=mode,
@@ -132,8 +131,8 @@ def _freeze(ledger: Ledger, request: ReplicateRequest, wave: ResolvedWave, mode:
             source="schedule" if request.scheduled_for else "api",
             spec=wave.dump(),
             note=str(request.conf.get("note") or ""),
-            clock=clock,
         )
+        waves.freeze_wave_run(tx, asked, clock=clock)
 
 
 def _given(request: ReplicateRequest) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Final
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
-from wavelift.ledger import DagRun, Ledger, SlotKind, SnapshotState, SourceServer, connectors, jobs, lineage
+from wavelift.ledger import DagRun, Ledger, Progress, SlotKind, SnapshotState, SourceServer, connectors, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.slots import standing
@@ -165,7 +165,7 @@ def tell(ledger: Ledger, ctx: RunContext, status: str, progress_pct: int = 0) ->
     """What the list shows of the run."""
     id = runs.run_id(ctx.run_key)
     with ledger.write() as tx:
-        runs.record_progress(tx, id, status=status, progress_pct=progress_pct, clock=ctx.clock)
+        runs.record_progress(tx, id, Progress(status, progress_pct), clock=ctx.clock)
 
 
 def check_wanted(known: ReplicationRun) -> None:

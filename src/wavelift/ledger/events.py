@@ -1,4 +1,4 @@
-"""The audit trail: who, what, when, on which object. It only grows."""
+"""The audit trail: who did what to which object, and when. Events are never changed or deleted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Subject:
 def append(
     tx: Tx, subject: Subject, action: str, *, at: datetime, actor: str, details: Mapping[str, Any] | None = None
 ) -> None:
-    """Write one line within the transaction that makes the change. A change outside the ledger has one of its own."""
+    """Write one event, in the transaction that makes the change."""
     require_lock(tx)
     run = subject.run or DagRun("", "")
     tx.execute(
@@ -49,7 +49,7 @@ def append(
 def list_events(
     tx: Tx, *, object_kind: str | None = None, object_id: str | None = None, after: int = 0, limit: int = EVENTS_A_PAGE
 ) -> tuple[Event, ...]:
-    """Events in the order in which they were written, from the one behind id ``after`` on."""
+    """Events in the order in which they were written, beginning after the id ``after``."""
     query = sa.select(event).where(event.c.id > after).order_by(event.c.id).limit(limit)
     if object_kind is not None:
         query = query.where(event.c.object_kind == object_kind)

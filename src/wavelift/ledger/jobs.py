@@ -1,7 +1,7 @@
-"""Replication jobs, and the one row per wave that the timetable reads (SMS-03, SMS-04).
+"""Replication jobs, and one row per wave with the schedules that the timetable reads (SMS-03, SMS-04).
 
-Every change has its line in the audit trail, needs the lock of the job's wave, and writes the wave's schedule anew.
-Whether it may be made is decided in :mod:`wavelift.services.replication`, the only writer.
+Every change needs the lock of the job's wave, writes an event to the audit trail, and updates the wave's schedules.
+Only :mod:`wavelift.services.replication` writes jobs; it decides what is allowed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from wavelift.rules.schedule import Schedule
 
 
 def lock_name(wave: str) -> str:
-    """The lock under which jobs and runs of one wave change."""
+    """The lock for changes of the jobs and runs of one wave."""
     return f"replication/{wave}"
 
 
@@ -52,7 +52,7 @@ _rows = _Jobs(
 find = _rows.find
 get = _rows.get
 change = _rows.apply
-"""Change one of many jobs. The caller calls :func:`reschedule` once after them."""
+"""Like :func:`apply`, but the caller calls :func:`reschedule` after its last change."""
 
 
 # Reading
@@ -60,14 +60,14 @@ change = _rows.apply
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs to list; what is left out does not narrow, except that deleted ones are shown only by ``states``."""
+    """Which jobs to list. Fields that are not set do not restrict it, but deleted jobs need ``states``."""
 
     wave: str | None = None
     waves: Collection[str] | None = None
-    """Waves that the caller may read. An empty collection lists nothing."""
+    """Waves that the caller may read. If it is empty, the list is empty."""
     states: Collection[JobState] | None = None
     search: str = ""
-    """Part of an id, server, wave, description or AMI id; case does not matter."""
+    """Part of an id, server, wave, description or AMI id. Case does not matter."""
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         found = matching(job, {"wave": self.wave}, {"wave": self.waves, "state": self.states})
@@ -81,15 +81,15 @@ class JobFilter:
 def list_jobs(
     tx: Tx, which: JobFilter | None = None, *, limit: int = ROWS_A_PAGE, offset: int = 0
 ) -> Page[ReplicationJob]:
-    """One page of jobs by wave and server."""
+    """One page of jobs, sorted by wave and server."""
     order = (job.c.wave, job.c.server, job.c.id)
     return _rows.page(tx, (which or JobFilter()).conditions(), order=order, limit=limit, offset=offset)
 
 
 def jobs_of_servers(tx: Tx, servers: Sequence[CatalogServer]) -> dict[str, ServerJob]:
-    """Catalogue id → replication job, for the rows of one page (SMS-02): the one that stands, else the newest deleted.
+    """Map the catalogue ids of one page to replication jobs (SMS-02). A deleted job counts only if no other one exists.
 
-    A job belongs to a server of a connection by instance UUID or managed object id, never by name.
+    Jobs and servers are matched by instance UUID or managed object id, never by name.
     """
     ids = {(server.connection, server.identity): server.id for server in servers}
     mine = job.c.source.in_({source for source, _ in ids}) & job.c.identity.in_({identity for _, identity in ids})
@@ -104,30 +104,30 @@ def jobs_of_servers(tx: Tx, servers: Sequence[CatalogServer]) -> dict[str, Serve
 
 
 def wave_schedule_of(tx: Tx, wave: str) -> WaveSchedule | None:
-    """The wave's row, None when it never had a job."""
+    """The schedules of a wave; None if it never had a job."""
     row = tx.execute(sa.select(wave_schedule).where(wave_schedule.c.wave == wave)).one_or_none()
     return WaveSchedule(**row._asdict()) if row else None
 
 
 def read_schedules(tx: Tx, wave: str) -> dict[str, Schedule]:
-    """Server → schedule of the wave's active jobs. Reads exactly one row: for the timetable."""
+    """Map the servers of a wave's active jobs to their schedules. The timetable calls this; it reads one row."""
     known = wave_schedule_of(tx, wave)
     return {} if known is None else {server: Schedule.load(value) for server, value in known.schedules.items()}
 
 
 def find_standing(tx: Tx, wave: str, server: str) -> ReplicationJob | None:
-    """The job of a server that isn't deleted."""
+    """The job of a server, unless it is deleted."""
     found = _rows.all(tx, job.c.wave == wave, job.c.server == server, job.c.deleted_at.is_(None))
     return found[0] if found else None
 
 
 def standing(tx: Tx, wave: str) -> tuple[ReplicationJob, ...]:
-    """Jobs of a wave that aren't deleted, by server."""
+    """The jobs of a wave that are not deleted, sorted by server."""
     return _rows.all(tx, job.c.wave == wave, job.c.deleted_at.is_(None), order=(job.c.server,))
 
 
 def standing_by_wave(tx: Tx) -> dict[str, int]:
-    """Wave → how many of its jobs aren't deleted, for waves that have one."""
+    """Map each wave to the number of its jobs that are not deleted. Waves without one are left out."""
     query = sa.select(job.c.wave, sa.func.count()).where(job.c.deleted_at.is_(None)).group_by(job.c.wave)
     return {row[0]: row[1] for row in tx.execute(query)}
 
@@ -138,9 +138,9 @@ def standing_by_wave(tx: Tx) -> dict[str, int]:
 def insert(
     tx: Tx, *, at: datetime, by: str, wave: str, server: str, reschedule_wave: bool = True, **columns: Any
 ) -> ReplicationJob:
-    """Write a new job as active.
+    """Create a job in the state ACTIVE.
 
-    :param reschedule_wave: False when the caller makes many jobs and calls :func:`reschedule` once after them.
+    :param reschedule_wave: False for a caller that creates many jobs and calls :func:`reschedule` once.
     """
     earlier = sa.select(sa.func.count()).select_from(job).where(job.c.wave == wave, job.c.server == server)
     made = _rows.insert(
@@ -171,14 +171,14 @@ def apply(
     details: Mapping[str, Any] | None = None,
     **columns: Any,
 ) -> ReplicationJob:
-    """Change a job, tell the audit trail, and write the wave's schedule anew."""
+    """Change a job, write an event, and update the wave's schedules."""
     changed = change(tx, known, action, at=at, by=by, details=details, **columns)
     reschedule(tx, known.wave, at=at)
     return changed
 
 
 def reschedule(tx: Tx, wave: str, *, at: datetime) -> None:
-    """Write the wave's row from its active jobs."""
+    """Write the wave's schedules from its active jobs."""
     schedules = {each.server: each.schedule.dump() for each in standing(tx, wave) if each.state is JobState.ACTIVE}
     mine = wave_schedule.c.wave == wave
     values = {"schedules": schedules, "updated_at": at}

@@ -1,7 +1,7 @@
-"""Migrations: what happened to each server of each run (AMP-07). Written by control-plane tasks, console and CLI.
+"""Migrations: one row per server and run of a wave (AMP-07). Control-plane tasks, the console and the CLI write them.
 
-Every change has its line in the audit trail, and state changes follow :mod:`wavelift.rules.lifecycle`. A new migration
-is made by :func:`wavelift.services.migration.begin.begin_migration`.
+Every change writes an event to the audit trail. State changes follow :mod:`wavelift.rules.lifecycle`.
+:func:`wavelift.services.migration.begin.begin_migration` creates a migration.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from wavelift.rules.lifecycle import MigrationState
 
 
 class _Migrations(ServerRuns[Migration]):
-    """A change locks the migration's row."""
+    """A change locks the row of the migration."""
 
     prefix = "mig-"
     step = "phase"
@@ -35,7 +35,7 @@ class _Migrations(ServerRuns[Migration]):
         lifecycle.require(known.state, to, migration=known.id)
 
     def _arrival(self, known: Migration, to: MigrationState, at: datetime) -> Mapping[str, Any]:
-        return {**super()._arrival(known, to, at), "error": ""}  # that of a try that ended otherwise
+        return {**super()._arrival(known, to, at), "error": ""}  # removes the error of an earlier try
 
 
 _rows = _Migrations(
@@ -56,22 +56,22 @@ request_cancel = _rows.request_cancel
 
 
 def of_dag_run(tx: Tx, run: DagRun) -> tuple[Migration, ...]:
-    """All migrations of one DAG run in map order: what the report tells of."""
+    """All migrations of one DAG run, in the order of their map indexes."""
     return _rows.all(tx, of_run(migration, run), order=(migration.c.map_index, migration.c.id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrationFilter:
-    """Which migrations to list; what is left out does not narrow."""
+    """Which migrations to list. A field that is not set does not restrict the list."""
 
     wave: str | None = None
     server: str | None = None
     states: Collection[MigrationState] | None = None
     run: DagRun | None = None
     dag_ids: Collection[str] | None = None
-    """DAGs that the caller may read. An empty collection lists nothing."""
+    """DAGs that the caller may read. If it is empty, the list is empty."""
     search: str = ""
-    """Part of an id, server, wave, image or instance id; case does not matter."""
+    """Part of an id, server, wave, image id or instance id. Case does not matter."""
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         equal = {"wave": self.wave, "server": self.server}
@@ -92,23 +92,23 @@ def list_migrations(
 
 
 def occupying(tx: Tx, server_id: int) -> tuple[Migration, ...]:
-    """Migrations that have this server: not ended, or with a snapshot that may still stand."""
+    """Migrations that block a new one of this server: they have not ended, or their snapshot may still exist."""
     standing = migration.c.snapshot_state == SnapshotState.INTENDED
     busy = migration.c.state.not_in(lifecycle.TERMINAL) | standing
     return _rows.all(tx, migration.c.server_id == server_id, busy, order=(migration.c.id,))
 
 
 def count_active(tx: Tx, connector: str) -> int:
-    """How many migrations of a connector have not ended."""
+    """The number of migrations on a connector that have not ended."""
     active = migration.c.state.not_in(lifecycle.TERMINAL) & (migration.c.connector == connector)
     return tx.execute(sa.select(sa.func.count()).select_from(migration).where(active)).scalar_one()
 
 
-# Writing: the way of one server, in order
+# Writing: the steps of one server, in order
 
 
 def insert(tx: Tx, *, at: datetime, run: DagRun, run_key: str, **columns: Any) -> Migration:
-    """Write a new migration as queued. Needs :data:`wavelift.ledger.servers.LOCK`."""
+    """Create a migration in the state QUEUED. Needs :data:`wavelift.ledger.servers.LOCK`."""
     require_lock(tx, servers.LOCK)
     made = _rows.begin(tx, at=at, run=run, run_key=run_key, state=MigrationState.QUEUED, **columns)
     _rows.tell(tx, made, "queued", at=at, details={"server": made.server, "to": made.state})
@@ -116,16 +116,16 @@ def insert(tx: Tx, *, at: datetime, run: DagRun, run_key: str, **columns: Any) -
 
 
 def advance(tx: Tx, id: str, state: MigrationState, *, phase: str = "", clock: Clock) -> Migration:
-    """Go to the next state, or back to an earlier one whose task runs again.
+    """Set the next state, or an earlier one whose task runs again.
 
-    :raises PermanentError: when :mod:`wavelift.rules.lifecycle` knows no such way.
+    :raises PermanentError: :mod:`wavelift.rules.lifecycle` does not allow the change.
     """
     return _rows.note(tx, id, "advanced", clock=clock, state=state, phase=phase)
 
 
 def begin_verifying(tx: Tx, id: str, *, clock: Clock) -> Migration:
-    """The transfer is over. A migration whose next steps have begun meanwhile stays where it is: they run beside the
-    task that tells this, and a migration taken back from ``importing`` could never be completed.
+    """The transfer has ended. If a later step has already begun, the state does not change: later steps run in parallel
+    with the task that calls this, and a migration that goes back from ``importing`` could never complete.
     """
     known = _rows.held(tx, id)
     if known.state is not MigrationState.TRANSFERRING:
@@ -134,19 +134,19 @@ def begin_verifying(tx: Tx, id: str, *, clock: Clock) -> Migration:
 
 
 def record_progress(tx: Tx, id: str, progress: Progress, *, clock: Clock) -> None:
-    """Tell how far the present step is, in percent and bytes."""
+    """Store the progress of the current step. This writes no event."""
     _rows.progress(tx, migration.c.id == id, progress, clock=clock)
 
 
 def record_import_progress(tx: Tx, progress: Mapping[str, tuple[str, int]], *, clock: Clock) -> None:
-    """Tell how far running imports are: task id → phase and percent. Those of no migration of ours are left out."""
+    """Store the phase and percent of running imports, by task id. Tasks of no migration are ignored."""
     for task_id, (phase, percent) in progress.items():
         running = (migration.c.import_task_id == task_id) & (migration.c.state == MigrationState.IMPORTING)
         _rows.progress(tx, running, Progress(f"import: {phase}", percent), clock=clock)
 
 
 def record_intent(tx: Tx, id: str, *, name: str, vm: str, clock: Clock) -> Migration:
-    """Write down the snapshot's name before it is taken: the transfer begins.
+    """Store the snapshot's name before the snapshot is taken, and begin the transfer.
 
     :param vm: managed object id.
     """
@@ -154,8 +154,8 @@ def record_intent(tx: Tx, id: str, *, name: str, vm: str, clock: Clock) -> Migra
 
 
 def record_export(tx: Tx, id: str, result: ExportResult, *, clock: Clock) -> Migration:
-    """Every disk lies in S3. What came of an earlier export is no longer this migration's: image and proof must never
-    stand beside the content of another instant."""
+    """Every disk is in S3. The image and the verification of an earlier export are removed: they belong to another
+    snapshot."""
     capacity = sum(disk.capacity for disk in result.disks)
     return _rows.note(
         tx,
@@ -174,18 +174,18 @@ def record_export(tx: Tx, id: str, result: ExportResult, *, clock: Clock) -> Mig
 
 
 def record_verify(tx: Tx, id: str, result: VerifyResult, *, clock: Clock) -> Migration:
-    """What the read-back found."""
+    """Store the result of the read-back."""
     return _rows.note(tx, id, "verified", clock=clock, verify_result=result.dump(), details=result.dump())
 
 
 def record_import_started(tx: Tx, id: str, task_id: str, *, clock: Clock) -> Migration:
-    """AWS accepted the import under ``task_id``."""
+    """AWS accepted the import; ``task_id`` is its id."""
     task = {"import_task_id": task_id}
     return _rows.note(tx, id, "import_started", clock=clock, state=MigrationState.IMPORTING, details=task, **task)
 
 
 def record_import(tx: Tx, id: str, result: ImportResult, *, clock: Clock) -> Migration:
-    """The image stands, and was compared with its source as the plan says."""
+    """The image exists, and was compared with its source as the plan requires."""
     return _rows.note(
         tx,
         id,
@@ -201,7 +201,7 @@ def record_import(tx: Tx, id: str, result: ImportResult, *, clock: Clock) -> Mig
 
 
 def record_launch(tx: Tx, id: str, result: LaunchResult, *, clock: Clock) -> Migration:
-    """What was launched, or why nothing was."""
+    """Store the launched instance, or why there is none."""
     return _rows.note(
         tx,
         id,
@@ -214,17 +214,17 @@ def record_launch(tx: Tx, id: str, result: LaunchResult, *, clock: Clock) -> Mig
 
 
 def complete(tx: Tx, id: str, *, clock: Clock) -> Migration:
-    """The server's last step is done."""
+    """The last step of the server has ended."""
     return _rows.note(tx, id, "completed", clock=clock, state=MigrationState.COMPLETED, phase="", progress_pct=100)
 
 
 def fail(tx: Tx, id: str, error: str, *, clock: Clock) -> Migration:
-    """A step failed for good. A migration that already ended keeps its end and its first error."""
+    """A step failed permanently. A migration that has already ended does not change."""
     return _end(tx, id, MigrationState.FAILED, error, clock)
 
 
 def mark_cancelled(tx: Tx, id: str, reason: str, *, clock: Clock) -> Migration:
-    """The steps have stopped because somebody asked. A migration that already ended keeps its end."""
+    """The steps were stopped on request. A migration that has already ended does not change."""
     return _end(tx, id, MigrationState.CANCELLED, reason, clock)
 
 

@@ -1,9 +1,7 @@
-"""Runs of replication jobs (SMS-08): reading, and writing what happens on the way.
+"""Runs of replication jobs (SMS-08).
 
-Every change has its line in the audit trail, and needs the lock of the run's wave
-(:func:`wavelift.ledger.jobs.lock_name`).
-Whether a run may start is decided in :mod:`wavelift.services.replication.admission`; how it ends, in
-:mod:`wavelift.services.replication`.
+Every change needs the lock of the run's wave (:func:`wavelift.ledger.jobs.lock_name`) and writes an event to the audit
+trail. :mod:`wavelift.services.replication` decides whether a run may start and how it ends.
 """
 
 from __future__ import annotations
@@ -25,9 +23,9 @@ from wavelift.ledger.spine import Progress, ServerRuns, Words, containing, match
 from wavelift.rules.replication import OPEN, RunState, RunType, require_run_way
 
 _MOST_FAILURES: Final = 100
-"""As many as ``pause_after_failures`` may ask for."""
+"""The highest value of ``pause_after_failures``."""
 MOST_UNFINISHED: Final = 20
-"""More failures in a row than this are of no interest: AWS keeps what they left for two days."""
+"""No more failed runs than this are searched. AWS keeps unfinished EBS snapshots for two days."""
 
 
 class _Runs(ServerRuns[ReplicationRun]):
@@ -75,24 +73,26 @@ request_cancel = _rows.request_cancel
 
 
 def of_dag_run(tx: Tx, run: DagRun) -> tuple[ReplicationRun, ...]:
-    """All replication runs of one DAG run, by server: what the report tells of."""
+    """All replication runs of one DAG run, sorted by server."""
     return _rows.all(tx, of_run(replication_run, run), order=(replication_run.c.server,))
 
 
 def current_runs(tx: Tx, job_ids: Collection[str]) -> dict[str, ReplicationRun]:
-    """Job id → its run that is reserved or active, for those that have one."""
+    """Map each job id to its reserved or active run. Jobs without one are left out."""
     return {run.job_id: run for run in _open(tx, replication_run.c.job_id.in_(job_ids))}
 
 
 def served_instants(tx: Tx, job_ids: Collection[str]) -> dict[str, datetime]:
-    """Job id → the newest of its scheduled instants that has a run, whatever became of it."""
+    """Map each job id to its newest scheduled time that has a run, in any state."""
     columns = replication_run.c
     return _newest(tx, columns.job_id.in_(job_ids), columns.scheduled_for.is_not(None))
 
 
 def unfinished_before(tx: Tx, known: ReplicationRun) -> tuple[ReplicationRun, ...]:
-    """The job's runs that failed before ``known`` and after the recorded run before it, newest first: one of them may
-    have left a seed that ``known`` goes on with. A cancelled or a quarantined run leaves none."""
+    """The job's failed runs between ``known`` and the recorded run before it, newest first.
+
+    One of them may have left an unfinished full copy that ``known`` continues. Cancelled and quarantined runs do not.
+    """
     columns = replication_run.c
     others = (columns.job_id == known.job_id) & (columns.id != known.id)
     earlier = columns.requested_at < known.requested_at
@@ -109,7 +109,7 @@ def unfinished_before(tx: Tx, known: ReplicationRun) -> tuple[ReplicationRun, ..
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFilter:
-    """Which runs to list; what is left out does not narrow."""
+    """Which runs to list. A field that is not set does not restrict the list."""
 
     job_id: str | None = None
     wave: str | None = None
@@ -118,11 +118,11 @@ class RunFilter:
     types: Collection[RunType] | None = None
     run: DagRun | None = None
     waves: Collection[str] | None = None
-    """Waves that the caller may read. An empty collection lists nothing."""
+    """Waves that the caller may read. If it is empty, the list is empty."""
     started: bool = False
-    """Only those that began: they may have made something outside."""
+    """True: only runs that began. They may have created objects in vSphere and AWS."""
     search: str = ""
-    """Part of an id, job id, server, wave, status or AMI id; case does not matter."""
+    """Part of an id, job id, server, wave, status or AMI id. Case does not matter."""
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         equal = {"job_id": self.job_id, "wave": self.wave, "server": self.server}
@@ -146,17 +146,17 @@ def list_runs(
     return _rows.page(tx, (which or RunFilter()).conditions(), order=newest, limit=limit, offset=offset)
 
 
-# Writing: what happens on the way
+# Progress
 
 
 def record_progress(tx: Tx, id: str, progress: Progress, *, clock: Clock) -> None:
-    """Tell how far the present step is, in percent and bytes. A run that has ended keeps its last words."""
+    """Store the progress of the current step. This writes no event. A run that has ended does not change."""
     active = (replication_run.c.id == id) & (replication_run.c.state == RunState.ACTIVE)
     _rows.progress(tx, active, progress, clock=clock)
 
 
 def record_import_progress(tx: Tx, progress: Mapping[str, tuple[str, int]], *, clock: Clock) -> None:
-    """Tell how far running conversions are: run hash → phase and percent. Those of no run of ours are left out."""
+    """Store the phase and percent of running conversions, by run hash. Hashes of no run are ignored."""
     for run, (phase, percent) in progress.items():
         record_progress(tx, f"{_rows.prefix}{run}", Progress(f"Converting: {phase}", percent), clock=clock)
 
@@ -170,12 +170,12 @@ def open_of_wave(tx: Tx, wave: str) -> tuple[ReplicationRun, ...]:
 
 
 def open_of_job(tx: Tx, job_id: str) -> tuple[ReplicationRun, ...]:
-    """The run of a job that is reserved or active: one at most."""
+    """The runs of a job that are reserved or active: at most one."""
     return _open(tx, replication_run.c.job_id == job_id)
 
 
 def grants_since(tx: Tx, wave: str, since: datetime) -> dict[str, tuple[datetime, ...]]:
-    """Job id → when its counted runs were granted, of those after ``since``."""
+    """Map each job id to the times after ``since`` at which its counted runs were granted."""
     columns = replication_run.c
     query = sa.select(columns.job_id, columns.counted_at).where(columns.wave == wave, columns.counted_at > since)
     found: dict[str, tuple[datetime, ...]] = {}
@@ -185,7 +185,7 @@ def grants_since(tx: Tx, wave: str, since: datetime) -> dict[str, tuple[datetime
 
 
 def newest_instants(tx: Tx, wave: str, since: datetime) -> dict[str, datetime]:
-    """Job id → its newest instant that has a run, of those not before ``since``."""
+    """Map each job id to its newest scheduled time, not before ``since``, that has a run."""
     return _newest(tx, replication_run.c.wave == wave, replication_run.c.scheduled_for >= since)
 
 
@@ -204,7 +204,7 @@ def superseded_of(tx: Tx, job_id: str) -> tuple[SupersededDisk, ...]:
 
 
 def failures_in_a_row(tx: Tx, job_id: str, since: datetime) -> int:
-    """How many of the job's last runs failed, counted back to the last one that completed, or to ``since``."""
+    """The number of the job's runs that failed since the last one that completed, and since ``since``."""
     columns = replication_run.c
     query = (
         sa.select(columns.state)
@@ -225,7 +225,7 @@ def failures_in_a_row(tx: Tx, job_id: str, since: datetime) -> int:
 
 
 def insert(tx: Tx, *, at: datetime, by: str, run: DagRun, run_key: str, **columns: Any) -> ReplicationRun:
-    """Write a new run."""
+    """Create a run."""
     made = _rows.begin(tx, at=at, run=run, run_key=run_key, requested_by=by, **columns)
     details = {"job": made.job_id, "server": made.server, "type": made.type, "to": made.state}
     if made.rule:
@@ -239,7 +239,7 @@ def _open(tx: Tx, where: sa.ColumnElement[bool]) -> tuple[ReplicationRun, ...]:
 
 
 def _newest(tx: Tx, *where: sa.ColumnElement[bool]) -> dict[str, datetime]:
-    """Job id → the newest instant of its runs that meet the conditions."""
+    """Map each job id to the newest scheduled time of its runs for which all conditions hold."""
     columns = replication_run.c
     newest = sa.func.max(columns.scheduled_for, type_=columns.scheduled_for.type).label("newest")
     query = sa.select(columns.job_id, newest).where(*where).group_by(columns.job_id)

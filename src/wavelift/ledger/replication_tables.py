@@ -79,14 +79,14 @@ replication_run: Final = sa.Table(
     _name("ami_id"),
     sa.Column("ami_state", _word(AmiState), nullable=True),
     sa.Index(
-        # The rule's second net: whatever the code does, the database holds one run of a job that is under way.
+        # The database also enforces that a job has at most one open run.
         "uq_replication_run_open",
         "job_id",
         unique=True,
         sqlite_where=sa.text("state IN ('reserved', 'active')"),
         postgresql_where=sa.text("state IN ('reserved', 'active')"),
     ),
-    # A server's instant is served once, and one that was skipped stays so.
+    # A scheduled time has at most one run; a skipped one stays skipped.
     sa.UniqueConstraint("job_id", "scheduled_for", name="uq_replication_run_instant"),
     sa.Index("ix_replication_run_job_id_counted_at", "job_id", "counted_at"),
     sa.Index("ix_replication_run_wave_state", "wave", "state"),

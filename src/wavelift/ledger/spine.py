@@ -42,14 +42,14 @@ S = TypeVar("S", bound=ServerRun[Any])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """How people are told of a row."""
+    """The names of a row in events and errors."""
 
     kind: str
-    """In the audit trail: ``replication_run``."""
+    """In events: ``replication_run``."""
     noun: str
     """In errors: ``replication run``."""
     key: str
-    """Names the id beside an error: ``run``."""
+    """The key of the id in an error: ``run``."""
     listing: str
     """Where the ids are found."""
     busy: str = "The task tries again by itself."
@@ -58,7 +58,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the present step is."""
+    """The progress of the current step."""
 
     words: str
     percent: int
@@ -74,13 +74,13 @@ def of_run(table: sa.Table, run: DagRun) -> sa.ColumnElement[bool]:
 def matching(
     table: sa.Table, equal: Mapping[str, object], among: Mapping[str, Collection[Any] | None]
 ) -> list[sa.ColumnElement[bool]]:
-    """Conditions by column; a value that is None does not narrow, an empty collection matches nothing."""
+    """Conditions by column. None adds no condition; an empty collection matches nothing."""
     found = [table.c[name] == value for name, value in equal.items() if value is not None]
     return [*found, *(table.c[name].in_(values) for name, values in among.items() if values is not None)]
 
 
 def containing(table: sa.Table, text: str, names: Sequence[str]) -> sa.ColumnElement[bool]:
-    """Rows with ``text`` in one of these columns; case does not matter."""
+    """The rows with ``text`` in one of these columns. Case does not matter."""
     return sa.or_(*(table.c[name].icontains(text, autoescape=True) for name in names))
 
 
@@ -93,13 +93,13 @@ class Rows(Generic[R]):
         self.words = words
 
     def find(self, tx: Tx, id: str, *, lock: bool = False) -> R | None:
-        """One row, None when there is none; locked until the transaction ends when ``lock``."""
+        """One row; None if there is none. ``lock`` locks it until the transaction ends."""
         query = sa.select(self.table).where(self.table.c.id == id)
         row = tx.execute(query.with_for_update() if lock else query).one_or_none()
         return self._record(row) if row else None
 
     def get(self, tx: Tx, id: str, *, lock: bool = False) -> R:
-        """:raises NotFoundError: when there is none."""
+        """:raises NotFoundError: there is none."""
         known = self.find(tx, id, lock=lock)
         if known is None:
             raise NotFoundError(
@@ -112,7 +112,7 @@ class Rows(Generic[R]):
     def all(
         self, tx: Tx, *where: sa.ColumnElement[bool], order: Sequence[Any] = (), limit: int | None = None
     ) -> tuple[R, ...]:
-        """Every row for which all conditions hold."""
+        """All rows for which all conditions hold."""
         query = sa.select(self.table).where(*where).order_by(*order).limit(limit)
         return tuple(self._record(row) for row in tx.execute(query))
 
@@ -125,7 +125,7 @@ class Rows(Generic[R]):
         return Page(items=tuple(self._record(row) for row in rows), total=total, limit=limit, offset=offset)
 
     def insert(self, tx: Tx, **columns: Any) -> R:
-        """Write a new row. The caller tells the audit trail."""
+        """Create a row. The caller writes the event."""
         made = self._record(tx.execute(self.table.insert().values(**columns).returning(self.table)).one())
         self._require_lock(tx, made)
         return made
@@ -141,9 +141,10 @@ class Rows(Generic[R]):
         details: Mapping[str, Any] | None = None,
         **columns: Any,
     ) -> R:
-        """Change a row and tell the audit trail. A new ``state`` must be one that the life-cycle allows.
+        """Change a row and write an event.
 
-        :param by: a person, or the DAG run that does it; by default the run that the row belongs to.
+        :param by: a person or a DAG run; by default the DAG run that the row belongs to.
+        :param columns: the changes. A new ``state`` must be allowed by the life-cycle.
         :raises BusyError: the row was changed since ``known`` was read.
         """
         self._require_lock(tx, known)
@@ -177,7 +178,7 @@ class Rows(Generic[R]):
         by: str | DagRun = "",
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a line about a row in the audit trail."""
+        """Write an event about a row."""
         run = by if isinstance(by, DagRun) else self._run_of(known)
         subject = events.Subject(self.words.kind, known.id, run)
         events.append(
@@ -188,14 +189,14 @@ class Rows(Generic[R]):
         return self.record(**row._asdict())
 
     def _require_lock(self, tx: Tx, known: R) -> None:
-        """Check the named lock under which a row changes, if there is one."""
+        """Check the named lock that a change needs, if there is one."""
 
     def _require_way(self, known: R, to: Any) -> None:
-        """:raises PermanentError: when the life-cycle knows no way from its state to ``to``."""
+        """:raises PermanentError: the life-cycle does not allow the change to the state ``to``."""
         raise NotImplementedError
 
     def _arrival(self, known: R, to: Any, at: datetime) -> Mapping[str, Any]:
-        """The columns that a new state sets, unless the caller does."""
+        """The columns that a new state sets by default."""
         return {}
 
     def _run_of(self, known: R) -> DagRun | None:
@@ -207,23 +208,23 @@ class ServerRuns(Rows[S]):
     """The rows of one table that follow servers through DAG runs."""
 
     prefix: str
-    """Of an id, before 12 hex digits of the run key."""
+    """The prefix of ids."""
     step: str
-    """The column that says in words what the run does."""
+    """The column with the current step in words."""
     begun: str
-    """The column of the instant at which a row was made."""
+    """The column with the time at which the row was created."""
 
     def id_of(self, run_key: str) -> str:
-        """The id that a person sees, known before the row is written."""
+        """The id for a run key. It is known before the row exists."""
         return f"{self.prefix}{run_hash(run_key)}"
 
     def open_snapshots(self, tx: Tx) -> tuple[S, ...]:
-        """Those whose vSphere snapshot may stand: intended, and not seen to be gone (invariant 4)."""
+        """The rows whose vSphere snapshot may exist: its name is stored, and its removal is not."""
         standing = self.table.c.snapshot_state == SnapshotState.INTENDED
         return self.all(tx, standing, order=(self.table.c[self.begun], self.table.c.id))
 
     def begin(self, tx: Tx, *, at: datetime, run: DagRun, run_key: str, **columns: Any) -> S:
-        """Write a new row. The caller tells the audit trail."""
+        """Create a row. The caller writes the event."""
         return self.insert(
             tx,
             id=self.id_of(run_key),
@@ -240,11 +241,11 @@ class ServerRuns(Rows[S]):
         return self.apply(tx, self.held(tx, id), action, at=clock.now(), by=by, **columns)
 
     def held(self, tx: Tx, id: str) -> S:
-        """The row, which no other transaction changes before this one ends."""
+        """The row; no other transaction can change it before this one ends."""
         return self.get(tx, id, lock=True)
 
     def progress(self, tx: Tx, where: sa.ColumnElement[bool], progress: Progress, *, clock: Clock) -> None:
-        """Tell how far the present step is. No line in the audit trail: there would be thousands."""
+        """Store the progress of the current step. This writes no event: there would be thousands."""
         require_lock(tx)
         sizes = {"bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total}
         tx.execute(
@@ -259,10 +260,9 @@ class ServerRuns(Rows[S]):
         )
 
     def intend_snapshot(self, tx: Tx, id: str, *, name: str, vm: str, clock: Clock, state: Any = None) -> S:
-        """Write down the snapshot's name before it is taken, so that it is found whatever dies in between
-        (invariant 4).
+        """Store the snapshot's name before the snapshot is taken. So it is found even if the task is killed.
 
-        :param vm: managed object id. :param state: the state that begins with it, if one does.
+        :param vm: managed object id. :param state: the new state, if it changes.
         """
         columns = {"snapshot_state": SnapshotState.INTENDED, "snapshot_name": name, "snapshot_vm": vm}
         if state is not None:
@@ -270,17 +270,17 @@ class ServerRuns(Rows[S]):
         return self.note(tx, id, "snapshot_intended", clock=clock, **columns)
 
     def snapshot_removed(self, tx: Tx, id: str, *, by: str = "", clock: Clock) -> S:
-        """vCenter was seen without the snapshot.
+        """vCenter does not have the snapshot any more.
 
-        :param by: who removed it, when it was not the run itself (housekeeping).
+        :param by: who removed it, if it was not the run itself.
         """
         return self.note(tx, id, "snapshot_removed", clock=clock, by=by, snapshot_state=SnapshotState.REMOVED)
 
     def request_cancel(self, tx: Tx, id: str, *, by: str, clock: Clock) -> S:
-        """Ask one that has not ended to stop. The caller ends its tasks; those of the control plane look at this before
-        they write. Asking twice changes nothing.
+        """Store the request to cancel. The caller stops the tasks; control-plane tasks check the request before they
+        write. A second request changes nothing.
 
-        :raises PermanentError: when it has ended.
+        :raises PermanentError: the row has already ended.
         """
         known = self.held(tx, id)
         if known.state.terminal:
@@ -295,7 +295,7 @@ class ServerRuns(Rows[S]):
         return self.apply(tx, known, "cancel_requested", at=clock.now(), by=by, cancel_requested=True)
 
     def end(self, tx: Tx, known: S, state: Any, why: str, *, at: datetime, **columns: Any) -> S:
-        """End without success."""
+        """End as failed or cancelled."""
         return self.apply(tx, known, str(state), at=at, state=state, error=why, details={"error": why}, **columns)
 
     def _arrival(self, known: S, to: Any, at: datetime) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The ledger's tables, as the newest schema revision has them. Change them only together with a new revision."""
+"""The tables of the newest schema revision. A change here needs a new revision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wavelift.rules.lifecycle import MigrationState
 
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 TIME_LENGTH: Final = 27
-"""``2026-11-22T10:00:00.000000Z``: of fixed width, so that text order is time order on every database."""
+"""``2026-11-22T10:00:00.000000Z``: fixed width, so that it sorts by time on every database."""
 ID_LENGTH: Final = 16
 DAG_LENGTH: Final = 250
 """Airflow's own limit for DAG and run ids."""
@@ -24,7 +24,7 @@ WORD_LENGTH: Final = 32
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
-    """An instant, stored as UTC in ISO 8601 text. A time without zone is refused: it might be any."""
+    """A time, stored as UTC in ISO 8601 text. A time without a zone is refused."""
 
     impl = sa.String(TIME_LENGTH)
     cache_ok = True
@@ -54,7 +54,7 @@ class Words(sa.types.TypeDecorator[tuple[str, ...]]):
 
 
 def word_type(kind: type[StrEnum]) -> sa.Enum:
-    """An enumeration by value, as plain text: a new word needs no new revision."""
+    """An enumeration, stored by value as text. A new member needs no new revision."""
     return sa.Enum(
         kind, native_enum=False, length=WORD_LENGTH, values_callable=lambda members: [each.value for each in members]
     )
@@ -99,7 +99,7 @@ def server_run_columns(states: type[StrEnum]) -> tuple[sa.Column[Any], ...]:
 metadata: Final = sa.MetaData()
 
 mutex: Final = sa.Table(
-    # One row per thing that one transaction at a time decides. For PostgreSQL; SQLite has one writer anyway.
+    # One row per named lock of PostgreSQL. SQLite allows one writer at a time.
     "mutex",
     metadata,
     sa.Column("name", sa.String(NAME_LENGTH), primary_key=True),
@@ -165,7 +165,7 @@ migration: Final = sa.Table(
 )
 
 slot: Final = sa.Table(
-    # One row per request; its id is its place in the queue. A released row stays as history.
+    # One row per request, in queue order by id. Released rows stay as history.
     "slot",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
@@ -190,7 +190,7 @@ slot: Final = sa.Table(
         postgresql_where=sa.text("released_at IS NULL"),
     ),
     sa.Index("ix_slot_dag_id_dag_run_id", "dag_id", "dag_run_id"),
-    # Ids are never reused, else a new request could take the place of an old one.
+    # Ids must not be reused: they are the order of the queue.
     sqlite_autoincrement=True,
 )
 

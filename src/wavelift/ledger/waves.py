@@ -1,4 +1,4 @@
-"""Runs of a wave, each with the spec as it was resolved when the run began."""
+"""Runs of a wave, each with the spec that was resolved when it began."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from wavelift.ledger.spine import of_run
 from wavelift.ledger.tables import wave_run
 
 LOCK: Final = "wave_run"
-"""The lock under which runs of waves are written down."""
+"""The lock for writing runs of waves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewWaveRun:
-    """What a run is frozen with."""
+    """The data of a new run."""
 
     run: DagRun
     wave: str
@@ -37,10 +37,10 @@ class NewWaveRun:
 
 
 def freeze_wave_run(tx: Tx, asked: NewWaveRun, *, clock: Clock) -> WaveRun:
-    """Freeze the resolved spec for a run; a repeated call returns what was frozen first, whatever it says now.
+    """Store the resolved spec of a run. A second call returns the spec that was stored first.
 
-    So an edit of the YAML never reaches a run that has begun. The run counts as running again (its admission was
-    cleared). Needs :data:`LOCK`.
+    So a change of the YAML file does not affect a run that has begun. A second call also sets the state to RUNNING: the
+    run's admission task was cleared. Needs :data:`LOCK`.
     """
     run, by = asked.run, asked.requested_by
     now = clock.now()
@@ -70,10 +70,10 @@ def freeze_wave_run(tx: Tx, asked: NewWaveRun, *, clock: Clock) -> WaveRun:
 
 
 def finish_wave_run(tx: Tx, run: DagRun, state: WaveRunState, *, clock: Clock) -> WaveRun:
-    """Write down how the run ended. May be repeated: a cleared server makes the report run again.
-    Needs :data:`LOCK`.
+    """Store how the run ended. The report may call this again, after a server was cleared. Needs
+    :data:`LOCK`.
 
-    :raises NotFoundError: when the run was never frozen.
+    :raises NotFoundError: the run was never stored.
     """
     now = clock.now()
     require_lock(tx, LOCK)
@@ -85,13 +85,13 @@ def finish_wave_run(tx: Tx, run: DagRun, state: WaveRunState, *, clock: Clock) -
 
 
 def find(tx: Tx, run: DagRun) -> WaveRun | None:
-    """The run as it was frozen; None when it never was."""
-    row = tx.execute(sa.select(wave_run).where(_where(run))).one_or_none()
+    """The stored run; None if it was never stored."""
+    row = tx.execute(sa.select(wave_run).where(of_run(wave_run, run))).one_or_none()
     return WaveRun(**row._asdict()) if row else None
 
 
 def get(tx: Tx, run: DagRun) -> WaveRun:
-    """:raises NotFoundError: when the run was never frozen."""
+    """:raises NotFoundError: the run was never stored."""
     known = find(tx, run)
     if known is None:
         raise NotFoundError(
@@ -104,18 +104,14 @@ def get(tx: Tx, run: DagRun) -> WaveRun:
 
 
 def last_connector(tx: Tx, wave: str) -> str | None:
-    """The connector that the wave's newest run was frozen with; None when it never ran."""
+    """The connector of the wave's newest run; None if it never ran."""
     query = sa.select(wave_run.c.spec).where(wave_run.c.wave == wave).order_by(wave_run.c.created_at.desc()).limit(1)
     spec = tx.execute(query).scalar_one_or_none()
     return str(spec["connector"]) if spec and "connector" in spec else None
 
 
-def _where(run: DagRun) -> sa.ColumnElement[bool]:
-    return of_run(wave_run, run)
-
-
 def _set_state(tx: Tx, run: DagRun, state: WaveRunState, finished_at: datetime | None) -> None:
-    tx.execute(wave_run.update().where(_where(run)).values(state=state, finished_at=finished_at))
+    tx.execute(wave_run.update().where(of_run(wave_run, run)).values(state=state, finished_at=finished_at))
 
 
 def _append(tx: Tx, run: DagRun, at: datetime, action: str, actor: str, details: Mapping[str, Any]) -> None:

@@ -18,11 +18,11 @@ import sqlalchemy as sa
 
 from wavelift.base.catalog import PAGE_ROWS, SERVER_TYPE, CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
-from wavelift.base.run import Clock
+from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import events
 from wavelift.ledger.catalog_records import Catalog, CatalogEntry, CatalogServer, CatalogState, ImportCounts, ServerJob
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import ROWS_A_PAGE, DagRun, Page
+from wavelift.ledger.records import ROWS_A_PAGE, Page
 from wavelift.ledger.tables_catalog import catalog, catalog_server
 
 EXPIRES_AFTER: Final = timedelta(days=14)

@@ -14,9 +14,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from wavelift.base.names import run_hash
+from wavelift.base.run import DagRun
 from wavelift.ledger.catalog_records import CatalogServer, ServerJob
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import ROWS_A_PAGE, DagRun, Page
+from wavelift.ledger.records import ROWS_A_PAGE, Page
 from wavelift.ledger.replication_records import ReplicationJob, WaveSchedule
 from wavelift.ledger.replication_tables import replication_job as job
 from wavelift.ledger.replication_tables import wave_schedule

@@ -14,10 +14,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from wavelift.base.domain import ExportResult, ImportResult, LaunchResult, VerifyResult
-from wavelift.base.run import Clock
+from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import servers
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import ROWS_A_PAGE, DagRun, Migration, Page, SnapshotState
+from wavelift.ledger.records import ROWS_A_PAGE, Migration, Page, SnapshotState
 from wavelift.ledger.spine import Progress, ServerRuns, Words, containing, matching, of_run
 from wavelift.ledger.tables import migration
 from wavelift.rules import lifecycle

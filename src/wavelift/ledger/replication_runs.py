@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from wavelift.base.run import Clock
+from wavelift.base.run import Clock, DagRun
 from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.jobs import lock_name
-from wavelift.ledger.records import ROWS_A_PAGE, DagRun, Page
+from wavelift.ledger.records import ROWS_A_PAGE, Page
 from wavelift.ledger.replication_records import AmiState, ReplicationRun, SupersededDisk
 from wavelift.ledger.replication_tables import replication_run
 from wavelift.ledger.spine import Progress, ServerRuns, Words, containing, matching, of_run

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
 from wavelift.base.names import run_hash
-from wavelift.base.run import Clock
+from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import events
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import DagRun, Page, ServerRun, SnapshotState
+from wavelift.ledger.records import Page, ServerRun, SnapshotState
 
 
 class Record(Protocol):

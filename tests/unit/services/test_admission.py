@@ -298,12 +298,9 @@ def _freeze(ledger: Ledger, clock: HandClock, run: DagRun) -> None:
     within(
         ledger.write(waves.LOCK),
         waves.freeze_wave_run,
-        run=run,
-        wave=run.dag_id.split(".")[0],
-        mode="migrate",
-        requested_by="ana",
-        source="ui",
-        spec={},
+        waves.NewWaveRun(
+            run=run, wave=run.dag_id.split(".")[0], mode="migrate", requested_by="ana", source="ui", spec={}
+        ),
         clock=clock,
     )
 

@@ -18,6 +18,7 @@ from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import (
     AmiState,
     Ledger,
+    Progress,
     ReplicationJob,
     ReplicationRun,
     SourceServer,
@@ -618,9 +619,7 @@ def test_a_run_that_ended_keeps_its_end(desk: Desk, clock: HandClock) -> None:
         desk.ledger.write(),
         record_progress,
         runs[2].id,
-        status="Uploading",
-        progress_pct=140,
-        bytes_done=5,
+        Progress("Uploading", 140, bytes_done=5),
         clock=clock,
     )
     for each in runs:

@@ -80,15 +80,8 @@ def record_removed(ledger: Ledger, swept: CleanupReport, ctx: RunContext) -> Ite
         if not one.removed:
             continue
         with ledger.write() as tx:
-            events.append(
-                tx,
-                at=clock.now(),
-                actor=str(run),
-                action="cleanup.removed",
-                object_kind=one.kind,
-                object_id=one.name,
-                run=run,
-            )
+            subject = events.Subject(one.kind, one.name, run)
+            events.append(tx, subject, "cleanup.removed", at=clock.now(), actor=str(run))
         if one.kind != SNAPSHOT_KIND:
             continue
         with ledger.read() as tx:

@@ -87,9 +87,7 @@ def merge_import(
             tx,
             ticket.connection,
             ticket.generation,
-            pages=index.pages,
-            manager=index.manager,
-            tags_unknown=index.tags_unknown,
+            index=index,
             clock=clock,
         )
     if found is None:

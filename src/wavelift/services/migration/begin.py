@@ -72,7 +72,7 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
         if known.state.terminal:
             place["cancel_requested"] = False
         return migrations.apply(
-            tx, known, "queued", at=now, to=MigrationState.QUEUED, phase="", error="", progress_pct=0, **place
+            tx, known, "queued", at=now, state=MigrationState.QUEUED, phase="", error="", progress_pct=0, **place
         )
 
 
@@ -103,5 +103,5 @@ def _displace(tx: Tx, rival: Migration, server: SourceServer, ended: Mapping[str
         )
     if not rival.state.terminal:
         migrations.apply(
-            tx, rival, "failed", at=now, to=MigrationState.FAILED, error="Its DAG run ended before it did", phase=""
+            tx, rival, "failed", at=now, state=MigrationState.FAILED, error="Its DAG run ended before it did", phase=""
         )

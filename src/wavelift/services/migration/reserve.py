@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import Ledger, Migration, SlotKind, SnapshotState, SourceServer, migrations
+from wavelift.ledger import Ledger, Migration, Progress, SlotKind, SnapshotState, SourceServer, migrations
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common.reserve import CANCELLED, cancelled_error, win_transfer
 from wavelift.services.common.slots import InQueue, SlotRequest, give_back
@@ -64,7 +64,7 @@ def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) ->
             name = snapshot_name(ctx.run_key)
             migrations.record_intent(tx, known.id, name=name, vm=task.facts.moref, clock=ctx.clock)
         else:
-            migrations.record_progress(tx, known.id, phase=queued.words, progress_pct=0, clock=ctx.clock)
+            migrations.record_progress(tx, known.id, Progress(queued.words, 0), clock=ctx.clock)
     return queued or Reserved(known.id)
 
 

@@ -275,7 +275,7 @@ class _Desk:
                 "status": refusal.reason,
                 "refused_until": refusal.until,
             }
-            replication_runs.apply(self.tx, known, "refused", at=self.now, by=self.by, to=RunState.REFUSED, **words)
+            replication_runs.apply(self.tx, known, "refused", at=self.now, by=self.by, state=RunState.REFUSED, **words)
         else:
             self.tell_refused((RefusedServer(known.server, refusal),))
         return RefusedServer(known.server, refusal)
@@ -288,7 +288,7 @@ class _Desk:
             action,
             at=self.now,
             by=self.by,
-            to=RunState.ACTIVE,
+            state=RunState.ACTIVE,
             started_at=self.now,
             status="",
             error="",
@@ -321,16 +321,9 @@ class _Desk:
     def tell_refused(self, refused: Collection[RefusedServer]) -> None:
         for each in refused:
             job = self.jobs.get(each.server)
-            events.append(
-                self.tx,
-                at=self.now,
-                actor=self.by,
-                action="replication_run.refused",
-                object_kind="replication_job",
-                object_id=job.id if job else f"{self.wave}/{each.server}",
-                run=self.run,
-                details=each.dump(),
-            )
+            id = job.id if job else f"{self.wave}/{each.server}"
+            subject = events.Subject("replication_job", id, self.run)
+            events.append(self.tx, subject, "replication_run.refused", at=self.now, actor=self.by, details=each.dump())
 
 
 def _sort(found: Sequence[Found]) -> Admission:

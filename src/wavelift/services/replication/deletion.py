@@ -41,7 +41,7 @@ def delete_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> Deletio
         cut = [_cut_short(tx, each, now, by) for each in replication_runs.open_of_job(tx, job_id)]
         if known.state in (JobState.ACTIVE, JobState.PAUSED):
             why = f"deleted by {by}"
-            known = jobs.apply(tx, known, "deleting", at=now, by=by, to=JobState.DELETING, state_reason=why)
+            known = jobs.apply(tx, known, "deleting", at=now, by=by, state=JobState.DELETING, state_reason=why)
         disks = tuple(row.lineage for row in lineage.rows(tx, job_id))
         return Deletion(known, disks, replication_runs.superseded_of(tx, job_id), tuple(cut))
 
@@ -62,7 +62,7 @@ def complete_deletion(
         now = clock.now()
         lineage.remove(tx, job_id)
         return jobs.apply(
-            tx, known, "deleted", at=now, by=by, to=JobState.DELETED, deleted_at=now, details=dict(removed or {})
+            tx, known, "deleted", at=now, by=by, state=JobState.DELETED, deleted_at=now, details=dict(removed or {})
         )
 
 
@@ -73,7 +73,7 @@ def _cut_short(tx: Tx, known: ReplicationRun, now: datetime, by: str) -> Replica
         "deleted",
         at=now,
         by=by,
-        to=RunState.DELETED,
+        state=RunState.DELETED,
         status="The job was deleted",
         cancel_requested=True,
     )

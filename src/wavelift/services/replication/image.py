@@ -13,7 +13,7 @@ from wavelift.base.domain import Message, ReplicationResult
 from wavelift.base.errors import PermanentError, RefusedError, located
 from wavelift.base.names import instant_of
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, jobs, lineage
+from wavelift.ledger import Ledger, Progress, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, SupersededDisk
 from wavelift.rules.guests import guest
@@ -153,7 +153,7 @@ class _Image:
 
     def _tell(self, status: str, progress: int = 0) -> None:
         with self.ledger.write() as tx:
-            runs.record_progress(tx, self.id, status=status, progress_pct=progress, clock=self.ctx.clock)
+            runs.record_progress(tx, self.id, Progress(status, progress), clock=self.ctx.clock)
 
     def _complete(self, image_id: str) -> MadeImage:
         known = complete_run(self.ledger, self.id, ami_id=image_id, clock=self.ctx.clock)

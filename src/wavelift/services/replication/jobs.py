@@ -109,7 +109,7 @@ def pause_job(ledger: Ledger, job_id: str, *, by: str, reason: str = "", clock: 
         if known.state is JobState.PAUSED:
             return known
         why = reason or f"paused by {by}"
-        return jobs.apply(tx, known, "paused", at=clock.now(), by=by, to=JobState.PAUSED, state_reason=why)
+        return jobs.apply(tx, known, "paused", at=clock.now(), by=by, state=JobState.PAUSED, state_reason=why)
 
 
 def resume_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> ReplicationJob:
@@ -122,7 +122,7 @@ def resume_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> Replica
             return known
         now = clock.now()
         fresh: dict[str, Any] = {"scheduled_since": now, "failures_since": now, "failures": 0, "state_reason": ""}
-        return jobs.apply(tx, known, "resumed", at=now, by=by, to=JobState.ACTIVE, **fresh)
+        return jobs.apply(tx, known, "resumed", at=now, by=by, state=JobState.ACTIVE, **fresh)
 
 
 def extend_job(
@@ -371,9 +371,8 @@ def _update(
     if columns.keys() & {"seed_at", "frequency_hours"}:
         columns["scheduled_since"] = edit.now
     details = {name: [_plain(old), _plain(new)] for name, (old, new) in fields.items()}
-    return jobs.apply(
-        edit.tx, known, "updated", at=edit.now, by=edit.by, reschedule_wave=reschedule, details=details, **columns
-    )
+    change = jobs.apply if reschedule else jobs.change
+    return change(edit.tx, known, "updated", at=edit.now, by=edit.by, details=details, **columns)
 
 
 def _check(order: JobOrder) -> None:

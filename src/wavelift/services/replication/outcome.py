@@ -84,7 +84,7 @@ def complete_run(ledger: Ledger, run_id: str, *, ami_id: str = "", clock: Clock)
             known,
             "completed",
             at=now,
-            to=RunState.COMPLETED,
+            state=RunState.COMPLETED,
             status="",
             error="",
             progress_pct=100,
@@ -95,9 +95,7 @@ def complete_run(ledger: Ledger, run_id: str, *, ami_id: str = "", clock: Clock)
         job = jobs.get(tx, known.job_id)
         latest = ami_id or job.latest_ami_id
         if job.failures or latest != job.latest_ami_id:
-            jobs.apply(
-                tx, job, "run_completed", at=now, by=str(ended.run), run=ended.run, failures=0, latest_ami_id=latest
-            )
+            jobs.apply(tx, job, "run_completed", at=now, by=ended.run, failures=0, latest_ami_id=latest)
         return ended
 
 
@@ -117,11 +115,7 @@ def cancel_run(ledger: Ledger, run_id: str, *, by: str, clock: Clock) -> Replica
     :raises PermanentError: when it has ended.
     """
     with _locked(ledger, run_id) as (tx, known):
-        if known.state.terminal:
-            raise _refused(known, f"has already ended as {known.state}", "Nothing needs to be cancelled.")
-        if known.cancel_requested:
-            return known
-        return replication_runs.apply(tx, known, "cancel_requested", at=clock.now(), by=by, cancel_requested=True)
+        return replication_runs.request_cancel(tx, known.id, by=by, clock=clock)
 
 
 def mark_cancelled(ledger: Ledger, run_id: str, reason: str, *, clock: Clock) -> ReplicationRun:
@@ -131,9 +125,7 @@ def mark_cancelled(ledger: Ledger, run_id: str, reason: str, *, clock: Clock) ->
             return known
         if known.state is RunState.RESERVED:
             return expire(tx, known, at=clock.now())
-        return replication_runs.apply(
-            tx, known, "cancelled", at=clock.now(), to=RunState.CANCELLED, error=reason, details={"error": reason}
-        )
+        return replication_runs.end(tx, known, RunState.CANCELLED, reason, at=clock.now())
 
 
 def quarantine_run(ledger: Ledger, run_id: str, reason: str, *, by: str = "", clock: Clock) -> tuple[DiskLineage, ...]:
@@ -204,17 +196,15 @@ def end_failed(tx: Tx, known: ReplicationRun, error: str, *, at: datetime) -> Re
     """End an active run as failed, a reservation as expired. Pause the job when that was the last allowed failure."""
     if known.state is RunState.RESERVED:
         return expire(tx, known, at=at)
-    ended = replication_runs.apply(
-        tx, known, "failed", at=at, to=RunState.FAILED, error=error, status="", details={"error": error}
-    )
+    ended = replication_runs.end(tx, known, RunState.FAILED, error, at=at, status="")
     job = jobs.get(tx, known.job_id)
     failures = replication_runs.failures_in_a_row(tx, job.id, job.failures_since)
     changes: dict[str, Any] = {"failures": failures}
     action = "run_failed"
     if job.state is JobState.ACTIVE and must_pause(failures, job.pause_after_failures):
         action = "paused"
-        changes |= {"to": JobState.PAUSED, "state_reason": f"{failures} runs failed in a row; the last: {error}"}
-    jobs.apply(tx, job, action, at=at, by=str(ended.run), run=ended.run, details={"failures": failures}, **changes)
+        changes |= {"state": JobState.PAUSED, "state_reason": f"{failures} runs failed in a row; the last: {error}"}
+    jobs.apply(tx, job, action, at=at, by=ended.run, details={"failures": failures}, **changes)
     return ended
 
 
@@ -225,7 +215,7 @@ def expire(tx: Tx, known: ReplicationRun, *, at: datetime) -> ReplicationRun:
         known,
         "expired",
         at=at,
-        to=RunState.EXPIRED,
+        state=RunState.EXPIRED,
         counted_at=None,
         status="Reserved, but no DAG run took it up in time",
     )
@@ -242,8 +232,7 @@ def _begin_term(tx: Tx, recorded: ReplicationRun, now: datetime, policy: Policy)
         job,
         "term_began",
         at=now,
-        by=str(recorded.run),
-        run=recorded.run,
+        by=recorded.run,
         first_replication_at=first,
         term_ends_at=ends,
         details={"term_ends_at": ends.isoformat()},

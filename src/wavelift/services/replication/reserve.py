@@ -9,7 +9,7 @@ from types import MappingProxyType
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, SlotKind, SnapshotState, SourceServer, jobs, lineage
+from wavelift.ledger import Ledger, Progress, SlotKind, SnapshotState, SourceServer, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.rules.replication import RunState
@@ -115,7 +115,7 @@ def tell(ledger: Ledger, ctx: RunContext, status: str, progress_pct: int = 0) ->
     """Update the status that lists show of the run."""
     id = runs.run_id(ctx.run_key)
     with ledger.write() as tx:
-        runs.record_progress(tx, id, status=status, progress_pct=progress_pct, clock=ctx.clock)
+        runs.record_progress(tx, id, Progress(status, progress_pct), clock=ctx.clock)
 
 
 def cancelled(known: ReplicationRun) -> PermanentError:

@@ -60,9 +60,10 @@ def job(order: str) -> None:
     from wavelift.adapters.aws.access import AwsAccess
     from wavelift.adapters.vsphere.session import connect
     from wavelift.base.domain import DiskLineage
-    from wavelift.base.run import MemoryCheckpoints, RunContext
+    from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext
+    from wavelift.services.dataplane.disk_crew import FrozenServer
     from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
-    from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
+    from wavelift.services.dataplane.replication import ReplicationOptions, RunHistory, replicate_server
 
     told = json.loads(Path(order).read_text())
     aws = told["aws"]
@@ -71,18 +72,18 @@ def job(order: str) -> None:
     )
     options = ReplicationOptions(**{**told["options"], "state_folder": Path(told["options"]["state_folder"])})
     kept = FileCheckpoints(Path(told["checkpoints"])) if told["run_key"] else MemoryCheckpoints()
-    run_key = told["run_key"] or f"bench/{os.getpid()}-{time.time_ns()}/{Path(order).stem}"
+    dag_id, dag_run_id, server = (told["run_key"] or f"bench/{os.getpid()}-{time.time_ns()}/{Path(order).stem}").split(
+        "/", 2
+    )
     with connect(vsphere_config(told)) as session:
         access.client("ebs"), access.client("s3"), access.client("ec2")
         idle, began, started = harness.peak_mib(), time.process_time(), time.monotonic()
         result = replicate_server(
-            session,
+            FrozenServer(session, ServerTask.load(told["task"]), TakenSnapshot.load(told["snapshot"])),
             access,
-            ServerTask.load(told["task"]),
-            TakenSnapshot.load(told["snapshot"]),
-            [DiskLineage.load(lineage) for lineage in told["lineages"]],
-            RunContext(run_key, checkpoints=kept),
+            RunContext(DagRun(dag_id, dag_run_id), server, checkpoints=kept),
             options,
+            RunHistory([DiskLineage.load(lineage) for lineage in told["lineages"]]),
         )
         took = {"running_s": time.monotonic() - started, "running_cpu_s": time.process_time() - began}
     Path(told["result"]).write_text(json.dumps([disk.dump() for disk in result.disks]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
@@ -12,8 +13,9 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, DownstreamTasksSkipped
 
 from wavelift.base.errors import Cancelled, FencedError, WaveliftError
-from wavelift.base.names import run_key
-from wavelift.base.run import CancelFlag, Progress, RunContext
+from wavelift.base.rates import PROGRESS_KEY, RateMeter, TransferProgress
+from wavelift.base.run import CancelFlag, DagRun, Progress, RunContext
+from wavelift.operators._liveness import GONE, AirflowLiveness, status_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -25,15 +27,10 @@ log = logging.getLogger(__name__)
 
 FAILURE_KEY: Final = "wavelift_failure"
 """XCom in which a failing task leaves its words for the report."""
-PROGRESS_KEY: Final = "progress"
 BEAT_SECONDS: Final = 1.5
 """How often a long transfer writes to the state store: that write is also the fence (facts/airflow-shapes.md 5)."""
-GONE: Final = (404, 410)
-"""How Airflow answers a task instance that it has replaced by another try."""
 REPORT: Final = "report"
 """The task that ends every run of a wave, whatever its mode."""
-LIVING: Final = ("queued", "running")
-"""States of a DAG run in which its tasks may still do something."""
 
 
 class StateStore:
@@ -51,7 +48,7 @@ class StateStore:
         try:
             yield
         except AirflowRuntimeError as error:
-            if _status_of(error) in GONE:
+            if status_of(error) in GONE:
                 raise FencedError("Another try of this task owns the work now") from error
             raise WaveliftError(
                 "Airflow's task state store did not answer",
@@ -78,25 +75,21 @@ class Heartbeat:
     def __init__(self, store: StateStore, cancel: CancelFlag) -> None:
         self._store = store
         self._cancel = cancel
-        self._newest: dict[str, dict[str, Any]] = {}
+        self._newest: dict[str, Progress] = {}
+        self._meter = RateMeter()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="wavelift-heartbeat", daemon=True)
 
     def progress(self, progress: Progress) -> None:
         with self._lock:
-            self._newest[progress.disk] = {
-                "phase": progress.phase,
-                "done": progress.done,
-                "total": progress.total,
-                "data": progress.data,
-                "sent": progress.sent,
-            }
+            self._newest[progress.disk] = progress
 
     def beat(self) -> None:
         with self._lock:
             newest = dict(self._newest)
-        self._store.set(PROGRESS_KEY, {"disks": newest})
+            rate = self._meter.rate(time.monotonic(), sum(one.done for one in newest.values()))
+        self._store.set(PROGRESS_KEY, TransferProgress.stored(newest, rate))
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
@@ -239,36 +232,23 @@ class WaveliftOperator(BaseOperator):
             )
         return ServerTask.load(left)
 
-    def server_context(self, context: Context, server: str) -> RunContext:
-        """The run context of one server's task; names and tokens derive from DAG, run and server."""
+    def server_context(self, context: Context, server: str = "") -> RunContext:
+        """The run context of one server's task; names and tokens derive from DAG, run and server.
+
+        :param server: empty: the task is about the run as a whole.
+        """
         ti = context["ti"]
         return RunContext(
-            run_key=run_key(ti.dag_id, ti.run_id, server),
+            DagRun(ti.dag_id, ti.run_id),
+            server,
             checkpoints=StateStore(context["task_state_store"]),
             cancel=self._cancel,
+            map_index=-1 if ti.map_index is None else ti.map_index,
+            requester=requester_of(context),
+            liveness=AirflowLiveness(context),
         )
 
 
-def run_is_alive(context: Context) -> Callable[[str, str], bool]:
-    """Asks Airflow whether a DAG run still runs: what a dead run holds is free (DESIGN, DAGs).
-
-    A run that was deleted is dead. When Airflow does not answer, its error goes on to the caller, who frees nothing.
-    """
-    ti = context["ti"]
-
-    def alive(dag_id: str, dag_run_id: str) -> bool:
-        if (dag_id, dag_run_id) == (ti.dag_id, ti.run_id):
-            return True
-        try:
-            return ti.get_dagrun_state(dag_id, dag_run_id) in LIVING  # a str enum: its str() is not its value
-        except AirflowRuntimeError as error:
-            if _status_of(error) in GONE:
-                return False
-            raise
-
-    return alive
-
-
-def _status_of(error: AirflowRuntimeError) -> int | None:
-    """The HTTP status with which Airflow's execution API refused."""
-    return (error.error.detail or {}).get("status_code")
+def requester_of(context: Context) -> str:
+    """The user who triggered the DAG run; ``schedule`` when nobody did."""
+    return getattr(context.get("dag_run"), "triggering_user_name", None) or "schedule"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from wavelift.operators._base import WaveliftOperator, run_is_alive
+from wavelift.operators._base import WaveliftOperator
+from wavelift.operators._liveness import AirflowLiveness
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -34,7 +35,7 @@ class PreflightOperator(WaveliftOperator):
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.cleanup import sweep
         from wavelift.services.dataplane.messages import Admitted
-        from wavelift.services.dataplane.preflight import run_preflight
+        from wavelift.services.dataplane.preflight import PreflightOptions, run_preflight
 
         admitted = Admitted.load(self.admitted)
         if admitted.mode in ("launch", "verify"):
@@ -43,12 +44,11 @@ class PreflightOperator(WaveliftOperator):
         access = self.aws(environment.aws_conn_id, environment.region)
         with VsphereHook(admitted.wave.connection).session() as session:
             if admitted.mode == "cleanup":
-                swept = sweep(session, access, admitted, is_run_alive=run_is_alive(context))
+                swept = sweep(session, access, admitted, AirflowLiveness(context))
                 context["ti"].xcom_push(key=REPORT_KEY, value=swept.dump())
                 return []
-            report = run_preflight(
-                session, access, admitted, self.server_context(context, "*"), line=config.line_facts()
-            )
+            options = PreflightOptions(line=config.line_facts())
+            report = run_preflight(session, access, admitted, self.server_context(context, "*"), options)
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         for line in report.lines():
             self.log.info("%s", line)

@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.contexts import context_of
+
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import WaveliftError
-from wavelift.base.run import MemoryCheckpoints, Progress, RunContext
+from wavelift.base.run import MemoryCheckpoints, Progress
 from wavelift.base.units import BLOCK
 from wavelift.services.dataplane.abandon import abandon_run
+from wavelift.services.dataplane.disk_crew import FrozenServer
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
-from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
+from wavelift.services.dataplane.replication import ReplicationOptions, RunHistory, replicate_server
 from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 from wavelift.services.dataplane.staging import ServerStaging
@@ -70,7 +73,7 @@ class Replica:
 
     def again(self, one: Try) -> Try:
         """The same run once its tasks were cleared: what the tries remembered stays, the vSphere snapshot is new."""
-        ctx = RunContext(one.run_key)
+        ctx = context_of(one.run_key)
         with self.stage.connect() as session:
             remove_snapshot(session, self.stage.access(), one.task, ctx)
             taken = take_snapshot(session, one.task, ctx, replicates=True)
@@ -82,21 +85,20 @@ class Replica:
         self.made += [lineage.snapshot_id for lineage in self.lineages]
 
     def transfer(self, one: Try, progress: Callable[[Progress], None] = lambda _: None) -> ReplicationResult:
-        ctx = RunContext(one.run_key, checkpoints=one.checkpoints, progress=progress)
+        ctx = context_of(one.run_key, checkpoints=one.checkpoints, progress=progress)
         with self.stage.connect() as session:
             access = self.stage.access()
             failed = [each.run_key for each in self.failed]
             told = self.distrusted.__setitem__
-            return replicate_server(
-                session, access, one.task, one.snapshot, self.lineages, ctx, self.options, told, failed
-            )
+            source = FrozenServer(session, one.task, one.snapshot)
+            return replicate_server(source, access, ctx, self.options, RunHistory(self.lineages, failed, told))
 
     def end(self, one: Try, result: ReplicationResult | None) -> None:
         """What record, remove_snapshot and the report do."""
         if result is not None:
             self.record(result)
             self.results.append(result)
-        ctx = RunContext(one.run_key)
+        ctx = context_of(one.run_key)
         with self.stage.connect() as session:
             remove_snapshot(session, self.stage.access(), one.task, ctx)
         with ServerStaging.of(self.stage.access(), one.task.plan, one.run_key) as staging:

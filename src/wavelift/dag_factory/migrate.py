@@ -10,10 +10,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Final
 
-from airflow.sdk import DAG, Param, task_group
+from airflow.sdk import DAG, task_group
 from airflow.sdk.definitions.param import ParamsDict
 
 from wavelift.airflow.notifications import wave_deadline
+from wavelift.dag_factory.forms import migrate_form
 from wavelift.operators.connector.export import VmExportOperator
 from wavelift.operators.connector.preflight import PreflightOperator
 from wavelift.operators.connector.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
@@ -24,7 +25,6 @@ from wavelift.operators.control.launch import LaunchInstanceOperator
 from wavelift.operators.control.slots import ReleaseOperator, ReserveOperator
 from wavelift.rules.plans import WaveShape
 
-MODES: Final = ["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
 MAX_RETRY_DELAY: Final = timedelta(minutes=10)
 TEARDOWN_RETRIES: Final = 10
 """A snapshot that stays hurts the customer: its removal is tried for about an hour (back-off up to 10 minutes)."""
@@ -64,40 +64,8 @@ def migrate_dag(shape: WaveShape) -> DAG:
     with dag:
         _tasks(shape)
     # Only now: Airflow copies the form that it finds, all the servers' names, into each task made after it.
-    dag.params = ParamsDict(_form(shape))
+    dag.params = ParamsDict(migrate_form(shape))
     return dag
-
-
-def _form(shape: WaveShape) -> dict[str, Param]:
-    names = list(shape.server_names)
-    return {
-        # null means all: Airflow's form sends null for an emptied multi-select (facts 1).
-        "servers": Param(
-            None,
-            type=["null", "array"],
-            items={"type": "string"},
-            examples=names,
-            title="Servers",
-            description="None chosen: every server of the wave.",
-        ),
-        "launch": Param(
-            "spec",
-            type="string",
-            enum=["spec", "none", "running"],
-            title="Launch",
-            values_display={"spec": "as the wave's file says", "none": "image only", "running": "launch an instance"},
-        ),
-        "mode": Param(
-            "migrate",
-            type="string",
-            enum=MODES,
-            title="Mode",
-            description="plan and preflight end after the checks and create nothing.",
-        ),
-        "note": Param(
-            None, type=["null", "string"], format="multiline", title="Note", description="Kept in the audit trail."
-        ),
-    }
 
 
 def _tasks(shape: WaveShape) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Final
 
-from airflow.sdk import DAG, Param, task_group
+from airflow.sdk import DAG, task_group
 from airflow.sdk.definitions.param import ParamsDict
 
 from wavelift.airflow.timetables import ReplicationTimetable
+from wavelift.dag_factory.forms import replicate_form
 from wavelift.dag_factory.migrate import MAX_RETRY_DELAY, TEARDOWN_RETRIES
 from wavelift.operators.connector.replication import (
     ReplicationPreflightOperator,
@@ -68,25 +69,8 @@ def replicate_dag(shape: WaveShape) -> DAG:
     with dag:
         _tasks(shape)
     # Only now: Airflow copies the form that it finds, all the servers' names, into each task made after it.
-    dag.params = ParamsDict(_form(shape))
+    dag.params = ParamsDict(replicate_form(shape))
     return dag
-
-
-def _form(shape: WaveShape) -> dict[str, Param]:
-    return {
-        # null means all: Airflow's form sends null for an emptied multi-select (facts 1).
-        "servers": Param(
-            None,
-            type=["null", "array"],
-            items={"type": "string"},
-            examples=list(shape.server_names),
-            title="Servers",
-            description="None chosen: every server of the wave that has a replication job.",
-        ),
-        "note": Param(
-            None, type=["null", "string"], format="multiline", title="Note", description="Kept in the audit trail."
-        ),
-    }
 
 
 def _tasks(shape: WaveShape) -> None:

@@ -13,9 +13,10 @@ from wavelift.operators.connector.export import VmExportOperator
 from wavelift.operators.connector.preflight import PreflightOperator
 from wavelift.operators.connector.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
 from wavelift.operators.connector.verify import CompareOperator, VerifyImportedOperator, VerifyOperator
-from wavelift.operators.control.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
+from wavelift.operators.control.admit import AdmitOperator
 from wavelift.operators.control.image import ImportServerOperator
-from wavelift.operators.control.launch import LaunchInstanceOperator
+from wavelift.operators.control.launch import LaunchImportedOperator, LaunchInstanceOperator
+from wavelift.operators.control.report import ReportOperator
 from wavelift.operators.control.slots import ReleaseOperator, ReserveOperator
 from wavelift.rules.flows import MIGRATE
 from wavelift.rules.plans import WaveShape

@@ -15,18 +15,16 @@ from wavelift.dag_factory.wave import TEARDOWN_RETRIES, WaveTasks, wave_dag
 from wavelift.operators.connector.replication import (
     ReplicationPreflightOperator,
     ReplicationRunOperator,
+    VerifyRecordedOperator,
     VerifyReplicatedOperator,
 )
 from wavelift.operators.connector.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
-from wavelift.operators.control.replication import (
-    AdmitReplicationOperator,
-    AmiOperator,
-    RecordOperator,
-    ReleaseRunOperator,
-    ReplicationReportOperator,
-    ReserveRunOperator,
-)
-from wavelift.operators.control.upkeep import DeleteReplicasOperator, VerifyRecordedOperator
+from wavelift.operators.control.admit import AdmitReplicationOperator
+from wavelift.operators.control.image import AmiOperator
+from wavelift.operators.control.record import RecordOperator
+from wavelift.operators.control.report import ReplicationReportOperator
+from wavelift.operators.control.slots import ReleaseRunOperator, ReserveRunOperator
+from wavelift.operators.control.upkeep import DeleteReplicasOperator
 from wavelift.rules.flows import REPLICATE
 from wavelift.rules.plans import WaveShape
 

@@ -37,13 +37,13 @@ class ReplicationRunSensor(OpensLedger, Declared, BaseOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """:raises AirflowFailException: when the run ended otherwise than completed."""
         from wavelift.base.errors import NotFoundError
-        from wavelift.ledger.replication_runs import get_run
+        from wavelift.ledger import replication_runs
 
         if "error" in event:
             raise RuntimeError(f"watching {self.run_id} failed: {event['error']}")
         try:
-            with self.ledger() as ledger:
-                run = get_run(ledger, self.run_id)
+            with self.ledger() as ledger, ledger.read() as tx:
+                run = replication_runs.get(tx, self.run_id)
         except NotFoundError as error:
             raise AirflowFailException(str(error)) from error
         if run.state != "completed":

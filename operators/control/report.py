@@ -201,13 +201,13 @@ class ReplicationReportOperator(ReportingOperator):
         fence = self.fence(context)
 
         def tidy(known: ReplicationRun) -> str:
-            from wavelift.ledger import DagRun
-            from wavelift.ledger.waves import get_wave_run
+            from wavelift.ledger import DagRun, waves
             from wavelift.rules.plans import ResolvedWave
             from wavelift.services.replication.image import tidy_run
 
             fence(known.id)
-            plan = ResolvedWave.load(get_wave_run(ledger, DagRun(ti.dag_id, ti.run_id)).spec).servers[0]
+            with ledger.read() as tx:
+                plan = ResolvedWave.load(waves.get(tx, DagRun(ti.dag_id, ti.run_id)).spec).servers[0]
             return tidy_run(ledger, self.aws_of(plan.target), plan, known)
 
         return tidy

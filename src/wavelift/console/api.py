@@ -102,12 +102,15 @@ def _reading(app: FastAPI) -> None:
         offset: Annotated[int, Query(ge=0)] = 0,
     ) -> dict[str, Any]:
         """Migrations of the waves that the caller may read, newest first."""
-        page = migrations.list_migrations(
-            ledger,
-            MigrationFilter(wave=wave, states=[state] if state else None, search=search, dag_ids=readable_dags(user)),
-            limit=limit,
-            offset=offset,
-        )
+        with ledger.read() as tx:
+            page = migrations.list_migrations(
+                tx,
+                MigrationFilter(
+                    wave=wave, states=[state] if state else None, search=search, dag_ids=readable_dags(user)
+                ),
+                limit=limit,
+                offset=offset,
+            )
         return {
             "migrations": [_row(migration, airflow) for migration in page.items],
             "total": page.total,
@@ -127,7 +130,8 @@ def _writing(app: FastAPI) -> None:
     def cancel_migration(migration_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
         """Stop a queued or active migration: its task is failed, its snapshot removed, its import cancelled."""
         _triggerable(ledger, migration_id, user)
-        migration = migrations.request_cancel(ledger, migration_id, by=user.get_name(), clock=SystemClock())
+        with ledger.write() as tx:
+            migration = migrations.request_cancel(tx, migration_id, by=user.get_name(), clock=SystemClock())
         chain = Chain.of_migration(airflow, migration)
         stopped = chain.stop()
         migration = after_cancel(ledger, migration, released=chain.released, clock=SystemClock())
@@ -154,7 +158,8 @@ def _writing(app: FastAPI) -> None:
 
 
 def _readable(ledger: Ledger, migration_id: str, user: Any) -> Migration:
-    migration = migrations.get_migration(ledger, migration_id)
+    with ledger.read() as tx:
+        migration = migrations.get(tx, migration_id)
     if not may_read(user, migration.dag_id):
         raise HTTPException(403, f"You may not read {migration.dag_id}")
     return migration

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from wavelift.base.run import SystemClock
 from wavelift.console.access import may_read, may_trigger
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep
-from wavelift.ledger import Catalog, CatalogEntry, Connector, catalog, connectors
+from wavelift.ledger import Catalog, CatalogEntry, Connector, catalog, connectors, servers
 from wavelift.ledger.catalog import ServerFilter
 from wavelift.ledger.jobs import jobs_of_servers
 from wavelift.rules.connectors import CATALOG_DAG, DEFAULT_CONNECTOR, HEALTH_DAG, dag_id_of
@@ -70,11 +70,9 @@ def _catalog_reading(app: FastAPI) -> None:
     @app.get("/catalogs")
     def list_catalogs(user: GetUserDep, ledger: LedgerDep) -> dict[str, Any]:
         """The catalogues that the caller may read, with state and time of the last import."""
-        return {
-            "catalogs": [
-                _catalog_row(one) for one in _readable(catalog.list_catalogs(ledger, clock=SystemClock()), user)
-            ]
-        }
+        with ledger.read() as tx:
+            known = catalog.list_catalogs(tx, clock=SystemClock())
+        return {"catalogs": [_catalog_row(one) for one in _readable(known, user)]}
 
     @app.get("/catalog")
     def list_servers(
@@ -88,11 +86,12 @@ def _catalog_reading(app: FastAPI) -> None:
         offset: Annotated[int, Query(ge=0)] = 0,
     ) -> dict[str, Any]:
         """One page of the servers of the catalogues that the caller may read, by name."""
-        known = _readable(catalog.list_catalogs(ledger, clock=SystemClock()), user)
-        wanted = [one.connection for one in known if connection in (None, one.connection)]
+        with ledger.read() as tx:
+            known = catalog.list_catalogs(tx, clock=SystemClock())
+        wanted = [one.connection for one in _readable(known, user) if connection in (None, one.connection)]
         which = ServerFilter(connections=wanted, search=search, tag=tag, gone=gone)
-        job_of = partial(jobs_of_servers, ledger)
-        page = catalog.list_servers(ledger, which, limit=limit, offset=offset, job_of=job_of)
+        with ledger.read() as tx:
+            page = catalog.list_servers(tx, which, limit=limit, offset=offset, job_of=jobs_of_servers)
         return {
             "servers": [_server_row(entry) for entry in page.items],
             "total": page.total,
@@ -113,9 +112,11 @@ def _catalog_writing(app: FastAPI) -> None:
     def clear_catalog(body: ClearBody, user: GetUserDep, ledger: LedgerDep) -> dict[str, Any]:
         """Forget the servers of a connection; an import that runs writes no more."""
         clock = SystemClock()
-        known = catalog.get_catalog(ledger, body.connection, clock=clock)
+        with ledger.read() as tx:
+            known = catalog.get_catalog(tx, body.connection, clock=clock)
         _triggerable(user, known.connector or DEFAULT_CONNECTOR)
-        removed = catalog.clear(ledger, body.connection, by=user.get_name(), clock=clock)
+        with ledger.write(catalog.lock_name(body.connection)) as tx:
+            removed = catalog.clear(tx, body.connection, by=user.get_name(), clock=clock)
         return {"connection": body.connection, "removed": removed}
 
 
@@ -124,7 +125,8 @@ def _connector_reading(app: FastAPI) -> None:
     def list_connectors(user: GetUserDep, ledger: LedgerDep) -> dict[str, Any]:
         """The registered connectors that the caller may read, with their health and its age in seconds."""
         now = SystemClock().now()
-        known = connectors.list_connectors(ledger)
+        with ledger.read() as tx:
+            known = connectors.list_connectors(tx)
         readable = (one for one in known if may_read(user, dag_id_of(CATALOG_DAG, one.name)))
         return {"connectors": [_connector_row(one, now) for one in readable]}
 
@@ -135,7 +137,8 @@ def _connector_writing(app: FastAPI) -> None:
         """Register a connector, or change what is known of one."""
         _triggerable(user, body.name)
         clock = SystemClock()
-        known = connectors.register(ledger, **body.model_dump(), by=user.get_name(), clock=clock)
+        with ledger.write(connectors.lock_name(body.name)) as tx:
+            known = connectors.register(tx, **body.model_dump(), by=user.get_name(), clock=clock)
         return _connector_row(known, clock.now())
 
     @app.post("/connectors/{name}/maintenance")
@@ -143,9 +146,10 @@ def _connector_writing(app: FastAPI) -> None:
         """Let no new migration begin on a connector, or let it again (AMP-05)."""
         _triggerable(user, name)
         clock = SystemClock()
-        known = connectors.set_maintenance(
-            ledger, name, on=body.on, reason=body.reason, by=user.get_name(), clock=clock
-        )
+        with ledger.write(connectors.lock_name(name)) as tx:
+            known = connectors.set_maintenance(
+                tx, name, on=body.on, reason=body.reason, by=user.get_name(), clock=clock
+            )
         return _connector_row(known, clock.now())
 
     @app.post("/connectors/{name}/check")
@@ -160,7 +164,8 @@ def _connector_writing(app: FastAPI) -> None:
         """Forget a connector that nothing uses: no migration, no slot, no replication job."""
         _triggerable(user, name)
         used_by = partial(connector_usage, connectors_of=specs.connectors())
-        connectors.disassociate(ledger, name, used_by=used_by, by=user.get_name(), clock=SystemClock())
+        with ledger.write(connectors.lock_name(name), servers.LOCK) as tx:
+            connectors.disassociate(tx, name, used_by=used_by, by=user.get_name(), clock=SystemClock())
         return {"name": name, "disassociated": True}
 
 

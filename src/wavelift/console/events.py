@@ -25,7 +25,8 @@ def add_event_routes(app: FastAPI) -> None:
     ) -> dict[str, Any]:
         """What happened to a migration, a replication job or a run, oldest first; ``after`` is the last id seen."""
         kind = _kind(ledger, object_id, user)
-        found = list_events(ledger, object_kind=kind, object_id=object_id, after=after, limit=limit)
+        with ledger.read() as tx:
+            found = list_events(tx, object_kind=kind, object_id=object_id, after=after, limit=limit)
         return {
             "events": [
                 {
@@ -45,13 +46,17 @@ def _kind(ledger: Ledger, id: str, user: Any) -> str:
     """What the id names, once it is known that the caller may read it."""
     match id.partition("-")[0]:
         case "mig":
-            if not may_read(user, dag_id := migrations.get_migration(ledger, id).dag_id):
+            with ledger.read() as tx:
+                dag_id = migrations.get(tx, id).dag_id
+            if not may_read(user, dag_id):
                 raise HTTPException(403, f"You may not read {dag_id}")
             return "migration"
         case "job":
             readable_job(ledger, id, user)
             return "replication_job"
         case "run":
-            require_read(user, replication_runs.get_run(ledger, id).wave)
+            with ledger.read() as tx:
+                wave = replication_runs.get(tx, id).wave
+            require_read(user, wave)
             return "replication_run"
     raise HTTPException(422, f"{id} names no migration (mig-…), replication job (job-…) or run (run-…)")

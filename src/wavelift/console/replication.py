@@ -100,7 +100,8 @@ def _reading(app: FastAPI) -> None:
     ) -> dict[str, Any]:
         """Jobs of the waves that the caller may read, by wave and server; deleted ones only by ``state``."""
         which = JobFilter(wave=wave, waves=readable_waves(user), states=[state] if state else None, search=search)
-        page = jobs.list_jobs(ledger, which, limit=limit, offset=offset)
+        with ledger.read() as tx:
+            page = jobs.list_jobs(tx, which, limit=limit, offset=offset)
         return {
             "jobs": job_rows(ledger, page.items, SystemClock().now()),
             "total": page.total,
@@ -230,7 +231,8 @@ def require_trigger(user: Any, wave: str) -> None:
 
 
 def readable_job(ledger: Ledger, job_id: str, user: Any) -> ReplicationJob:
-    known = jobs.get_job(ledger, job_id)
+    with ledger.read() as tx:
+        known = jobs.get(tx, job_id)
     require_read(user, known.wave)
     return known
 
@@ -280,15 +282,15 @@ def _guest_of(ledger: Ledger, specs: Specs, job: ReplicationJob) -> Guest | None
 
 
 def _ever_ran(ledger: Ledger, job_id: str) -> bool:
-    page = replication_runs.list_runs(ledger, RunFilter(job_id=job_id, started=True), limit=1)
+    with ledger.read() as tx:
+        page = replication_runs.list_runs(tx, RunFilter(job_id=job_id, started=True), limit=1)
     return page.total > 0
 
 
 def _row(ledger: Ledger, job: ReplicationJob) -> dict[str, Any]:
-    current, served = (
-        replication_runs.current_runs(ledger, [job.id]),
-        replication_runs.served_instants(ledger, [job.id]),
-    )
+    with ledger.read() as tx:
+        current = replication_runs.current_runs(tx, [job.id])
+        served = replication_runs.served_instants(tx, [job.id])
     return job_row(job, current.get(job.id), served.get(job.id), SystemClock().now())
 
 

@@ -71,7 +71,9 @@ def _reading(app: FastAPI) -> None:
         """A job's runs, newest first (SMS-08)."""
         readable_job(ledger, job_id, user)
         which = RunFilter(job_id=job_id, states=[state] if state else None, search=search)
-        return _page(replication_runs.list_runs(ledger, which, limit=limit, offset=offset), airflow)
+        with ledger.read() as tx:
+            page = replication_runs.list_runs(tx, which, limit=limit, offset=offset)
+        return _page(page, airflow)
 
     @app.get("/runs")
     def list_runs(
@@ -97,12 +99,15 @@ def _reading(app: FastAPI) -> None:
             waves=readable_waves(user),
             search=search,
         )
-        return _page(replication_runs.list_runs(ledger, which, limit=limit, offset=offset), airflow)
+        with ledger.read() as tx:
+            page = replication_runs.list_runs(tx, which, limit=limit, offset=offset)
+        return _page(page, airflow)
 
     @app.get("/runs/{run_id}")
     def show_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
         """One run with its disks."""
-        known = replication_runs.get_run(ledger, run_id)
+        with ledger.read() as tx:
+            known = replication_runs.get(tx, run_id)
         require_read(user, known.wave)
         return {**_row(known, airflow), "result": known.result, "superseded": known.superseded or []}
 
@@ -137,7 +142,8 @@ def _cancelling(app: FastAPI) -> None:
     @app.post("/runs/{run_id}/cancel")
     def cancel_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
         """Stop a run: its task is failed, its snapshot removed. It stays counted against the quota."""
-        known = replication_runs.get_run(ledger, run_id)
+        with ledger.read() as tx:
+            known = replication_runs.get(tx, run_id)
         require_read(user, known.wave)
         require_trigger(user, known.wave)
         clock = SystemClock()
@@ -160,7 +166,8 @@ def _verifying(app: FastAPI) -> None:
     @app.post("/runs/{run_id}/verify")
     def verify_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
         """Read back, whole, the EBS snapshots of a recorded run, and compare them with its manifests."""
-        known = replication_runs.get_run(ledger, run_id)
+        with ledger.read() as tx:
+            known = replication_runs.get(tx, run_id)
         require_read(user, known.wave)
         require_trigger(user, known.wave)
         return _verify(ledger, airflow, known.wave, {"runs": [run_id]})
@@ -174,7 +181,8 @@ def _verify(ledger: Ledger, airflow: ApiClient, wave: str, conf: dict[str, Any])
 
 
 def _active_servers(ledger: Ledger, wave: str) -> tuple[str, ...]:
-    found = tuple(job.server for job in jobs.jobs_of_wave(ledger, wave) if job.state is JobState.ACTIVE)
+    with ledger.read() as tx:
+        found = tuple(job.server for job in jobs.standing(tx, wave) if job.state is JobState.ACTIVE)
     if not found:
         raise PermanentError(
             "The wave has no active replication job",

@@ -54,19 +54,21 @@ def admit(
 
     :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
     """
-    known = waves.find_wave_run(ledger, request.run)
+    with ledger.read() as tx:
+        known = waves.find(tx, request.run)
     frozen = Admitted.load(known.spec) if known else _resolve(ledger, request, load)
-    waves.freeze_wave_run(
-        ledger,
-        run=request.run,
-        wave=request.wave,
-        mode=frozen.mode,
-        requested_by=request.requested_by,
-        source=request.source,
-        spec=frozen.dump(),
-        note=str(request.conf.get("note") or ""),
-        clock=clock,
-    )
+    with ledger.write(waves.LOCK) as tx:
+        waves.freeze_wave_run(
+            tx,
+            run=request.run,
+            wave=request.wave,
+            mode=frozen.mode,
+            requested_by=request.requested_by,
+            source=request.source,
+            spec=frozen.dump(),
+            note=str(request.conf.get("note") or ""),
+            clock=clock,
+        )
     return frozen
 
 
@@ -128,7 +130,8 @@ def _named(ledger: Ledger, wave: str, ids: list[str] | None) -> list[Migration]:
     """The migrations that the conf names; all must be of this wave."""
     if not ids:
         raise SpecError("No migration is named", next_step="Give their ids in conf under migrations", wave=wave)
-    found = [migrations.get_migration(ledger, id) for id in ids]
+    with ledger.read() as tx:
+        found = [migrations.get(tx, id) for id in ids]
     for known in found:
         if known.wave != wave:
             raise SpecError(f"{known.id} belongs to wave {known.wave}", wave=wave, next_step="Trigger that wave's DAG")

@@ -69,7 +69,8 @@ def admit(
     """
     mode = _mode(request)
     servers = _servers(request)
-    known = waves.find_wave_run(ledger, request.run)
+    with ledger.read() as tx:
+        known = waves.find(tx, request.run)
     wave = ResolvedWave.load(known.spec) if known else load(request.wave)
     if mode != MODE:
         admitted = AdmittedRuns(
@@ -121,17 +122,18 @@ def _warning(notice: TermNotice) -> str:
 
 
 def _freeze(ledger: Ledger, request: ReplicateRequest, wave: ResolvedWave, mode: str, clock: Clock) -> None:
-    waves.freeze_wave_run(
-        ledger,
-        run=request.run,
-        wave=request.wave,
-        mode=mode,
-        requested_by=request.requested_by,
-        source="schedule" if request.scheduled_for else "api",
-        spec=wave.dump(),
-        note=str(request.conf.get("note") or ""),
-        clock=clock,
-    )
+    with ledger.write(waves.LOCK) as tx:
+        waves.freeze_wave_run(
+            tx,
+            run=request.run,
+            wave=request.wave,
+            mode=mode,
+            requested_by=request.requested_by,
+            source="schedule" if request.scheduled_for else "api",
+            spec=wave.dump(),
+            note=str(request.conf.get("note") or ""),
+            clock=clock,
+        )
 
 
 def _given(request: ReplicateRequest) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 
@@ -22,33 +22,43 @@ class Declared:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = (*cls.__dict__.get("inputs", ()), *cls.__dict__.get("settings", ()))
-        rendered = [name for each in reversed(cls.__mro__) for name in each.__dict__.get("inputs", ())]
-        made: dict[str, Any] = {"template_fields": tuple(dict.fromkeys(rendered))}
-        if own:
-            made["__init__"] = _init(cls, own)
+        made: dict[str, Any] = {"template_fields": _declared(cls, "inputs")}
+        if "inputs" in cls.__dict__ or "settings" in cls.__dict__:
+            made["__init__"] = _init(cls)
         for name, value in made.items():
             setattr(cls, name, value)
 
 
-def _init(cls: type[Declared], names: Sequence[str]) -> Callable[..., None]:
-    """An ``__init__`` that takes these arguments and hands all others on."""
-    values = {name: _found(cls, name, "__dict__", inspect.Parameter.empty) for name in names}
+def _declared(cls: type, table: str) -> tuple[str, ...]:
+    """What the class and its bases declare, the bases first."""
+    return tuple(dict.fromkeys(name for each in reversed(cls.__mro__) for name in each.__dict__.get(table, ())))
+
+
+def _init(cls: type[Declared]) -> Callable[..., None]:
+    """An ``__init__`` that keeps the arguments which this class declares, and hands all others on."""
+    own = {
+        name: _found(cls, name, "__dict__", inspect.Parameter.empty)
+        for table in ("inputs", "settings")
+        for name in cls.__dict__.get(table, ())
+    }
 
     def __init__(self: Any, **kwargs: Any) -> None:
-        given = {name: kwargs.pop(name) for name in names if name in kwargs}
+        given = {name: kwargs.pop(name) for name in own if name in kwargs}
         super(cls, self).__init__(**kwargs)
-        for name, value in values.items():
+        for name, value in own.items():
             setattr(self, name, given.get(name, value))
 
     self_, rest = inspect.signature(__init__).parameters.values()
-    own = [
+    told = [
         inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=_found(cls, name, "__annotations__", Any)
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_found(cls, name, "__dict__", inspect.Parameter.empty),
+            annotation=_found(cls, name, "__annotations__", Any),
         )
-        for name, value in values.items()
+        for name in (*_declared(cls, "inputs"), *_declared(cls, "settings"))
     ]
-    __init__.__signature__ = inspect.Signature([self_, *own, rest])  # type: ignore[attr-defined]
+    __init__.__signature__ = inspect.Signature([self_, *told, rest])  # type: ignore[attr-defined]
     __init__.__qualname__ = f"{cls.__qualname__}.__init__"
     __init__.__module__ = cls.__module__
     return __init__

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wavelift.operators._base import run_is_alive
 from wavelift.operators._keys import REPORT_KEY
+from wavelift.operators._liveness import AirflowLiveness
 from wavelift.operators.connector._plane import ConnectorOperator
 
 if TYPE_CHECKING:
@@ -69,5 +69,5 @@ class PreflightOperator(ServersPreflight):
 
         access = self.aws_of(admitted.wave.environment)
         with self.vcenter(admitted.wave.connection) as session:
-            swept = sweep(session, access, admitted, is_run_alive=run_is_alive(context))
+            swept = sweep(session, access, admitted, AirflowLiveness(context))
         context["ti"].xcom_push(key=REPORT_KEY, value=swept.dump())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from wavelift.operators._base import conf_of, requester_of, run_is_alive
+from wavelift.operators._base import conf_of
 from wavelift.operators.control._plane import ControlOperator
 from wavelift.rules.flows import MIGRATE, PREFLIGHT, REPLICATE
 
@@ -60,19 +60,16 @@ class AdmitOperator(AdmittingOperator):
     """
 
     def admit(self, ledger: Ledger, context: Context) -> Admitted:
-        from wavelift.base.run import SystemClock
-        from wavelift.ledger import DagRun
-        from wavelift.services.migration.admit import RunRequest, admit
+        from wavelift.services.common.request import RunRequest
+        from wavelift.services.migration.admit import admit
 
         run = context["dag_run"]
         request = RunRequest(
-            run=DagRun(run.dag_id, run.run_id),
             wave=self.wave,
             conf=conf_of(context),
-            requested_by=requester_of(context),
             source="schedule" if run.run_type == "scheduled" else "api",
         )
-        admitted = admit(ledger, request, self.resolved, clock=SystemClock())
+        admitted = admit(ledger, request, self.resolved, self.server_context(context))
         self.log.info("%s: %s of %d entries", self.wave, admitted.mode, len(admitted.wave.servers))
         return admitted
 
@@ -92,20 +89,18 @@ class AdmitReplicationOperator(AdmittingOperator):
     """
 
     def admit(self, ledger: Ledger, context: Context) -> AdmittedRuns:
-        from wavelift.base.run import SystemClock
-        from wavelift.ledger import DagRun
-        from wavelift.services.replication.admit import ReplicateRequest, admit
+        from wavelift.services.common.request import RunRequest
+        from wavelift.services.replication.admit import admit
 
         run = context["dag_run"]
-        request = ReplicateRequest(
-            run=DagRun(run.dag_id, run.run_id),
+        request = RunRequest(
             wave=self.wave,
             conf=conf_of(context),
-            requested_by=requester_of(context),
+            source="schedule" if run.run_type == "scheduled" else "api",
             scheduled_for=scheduled_instant(run),
             backfill=run.run_type == "backfill",
         )
-        admitted = admit(ledger, request, self.resolved, is_run_alive=run_is_alive(context), clock=SystemClock())
+        admitted = admit(ledger, request, self.resolved, self.server_context(context))
         self.log.info("%s: %s: %s may run", self.wave, admitted.mode, ", ".join(admitted.granted) or "no server")
         for one in (*admitted.refused, *admitted.skipped):
             self.log.info("%-20s %s: %s %s", one.server, one.rule, one.reason, one.until or "")

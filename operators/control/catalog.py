@@ -28,20 +28,11 @@ class BeginCatalogImportOperator(ControlOperator):
     connector: str
 
     def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.base.run import SystemClock
-        from wavelift.ledger import DagRun
         from wavelift.services.housekeeping.catalog import begin_import
 
-        run = context["dag_run"]
+        ctx = self.server_context(context)
         with self.ledger() as ledger:
-            return begin_import(
-                ledger,
-                conf_of(context),
-                connector=self.connector,
-                run=DagRun(run.dag_id, run.run_id),
-                by=requester_of(context),
-                clock=SystemClock(),
-            ).dump()
+            return begin_import(ledger, conf_of(context), ctx, connector=self.connector).dump()
 
 
 class MergeCatalogOperator(ControlOperator):

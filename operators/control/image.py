@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wavelift.airflow.links import ImageLink, image_url
-from wavelift.operators._base import AwsSettings, ServerOperator, run_is_alive
+from wavelift.operators._base import AwsSettings, ServerOperator
 from wavelift.operators.control._waiting import WaitingOperator
-from wavelift.rules.flows import FLOWS, PREFLIGHT
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.base.domain import ImportResult
+    from wavelift.base.run import RunContext
     from wavelift.ledger import Ledger
-    from wavelift.ledger.records import Slot
     from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
     from wavelift.services.dataplane.messages import ServerTask
     from wavelift.services.migration.image import ImportDone
@@ -25,9 +24,6 @@ COMPARE: Final = "compare"
 """The task that reads a whole image back."""
 COMPARED_APART: Final = "full"
 """The level of ``verify`` at which there is something to do for it."""
-IMPORT_TASKS: Final = tuple(step.task_id for flow in FLOWS for step in flow.steps if step.imports)
-"""Those that hold places for imports."""
-ENDED_STATES: Final = ("success", "failed", "upstream_failed", "skipped", "removed")
 
 
 class ImportingOperator(WaitingOperator):
@@ -51,7 +47,7 @@ class ImportingOperator(WaitingOperator):
         from wavelift.airflow import config
         from wavelift.airflow.triggers.imports import ImportSlotTrigger
 
-        self.log.info("waits to import: %s", waiting.reason)
+        self.log.info("waits to import: %s", waiting.words)
         self.wait_for(ImportSlotTrigger(below=waiting.below, poll_seconds=config.poll_seconds(), **aws))
 
 
@@ -127,23 +123,24 @@ class ServerImageOperator(ServerOperator, ImportingOperator):
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
+        from wavelift.services.common.slots import InQueue
         from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 
         target = task.plan.target
         aws: dict[str, Any] = {"aws_conn_id": target.aws_conn_id, "region_name": target.region}
         limit = target.imports_per_region or config.integer("imports_per_region")
         with self.ledger() as ledger:
-            found = self.advance(ledger, task, context, limit)
+            found = self.advance(ledger, task, self.server_context(context, task.name), limit)
         if isinstance(found, ImportRunning):
             self.watch(found, aws)
+        if isinstance(found, InQueue):
+            self.wait_for_slot(found)
         if isinstance(found, ImportWaiting):
-            if found.queued:
-                self.wait_in_queue(context, task, found, limit)
             self.wait_for_place(found, aws)
         return self.finish(task, context, found)
 
-    def advance(self, ledger: Ledger, task: ServerTask, context: Context, limit: int) -> Any:
-        """One step further: ``ImportRunning``, ``ImportWaiting``, or what :meth:`finish` takes.
+    def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> Any:
+        """One step further: ``ImportRunning``, ``ImportWaiting``, ``InQueue``, or what :meth:`finish` takes.
 
         :param limit: imports of ours at a time in this account and region.
         """
@@ -155,15 +152,6 @@ class ServerImageOperator(ServerOperator, ImportingOperator):
 
     def link(self, context: Context, task: ServerTask, image_id: str) -> None:
         context["ti"].xcom_push(key=ImageLink.key, value=image_url(task.plan.target.region, image_id))
-
-    def wait_in_queue(self, context: Context, task: ServerTask, waiting: ImportWaiting, limit: int) -> NoReturn:
-        """Wait until this server is the next of ours to be imported."""
-        from wavelift.ledger import SlotKind
-        from wavelift.services.common.import_queue import import_scope
-
-        self.log.info("waits to import: %s", waiting.reason)
-        holder = self.server_context(context, task.name).run_key
-        self.wait_for_slot(kind=SlotKind.IMPORT, scope=import_scope(task), holder=holder, limit=limit)
 
 
 class ImportServerOperator(ServerImageOperator):
@@ -183,21 +171,13 @@ class ImportServerOperator(ServerImageOperator):
     export: Any
     verified: Any = None
 
-    def advance(self, ledger: Ledger, task: ServerTask, context: Context, limit: int) -> Any:
+    def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> Any:
         from wavelift.base.domain import ExportResult, VerifyResult
-        from wavelift.services.migration.image import advance_import
+        from wavelift.services.migration.image import Staged, advance_import
 
-        return advance_import(
-            ledger,
-            self.aws_of(task.plan.target),
-            task,
-            ExportResult.load(self.export),
-            VerifyResult.load(self.verified) if self.verified else None,
-            self.server_context(context, task.name),
-            limit=limit,
-            is_run_alive=run_is_alive(context),
-            is_holder_alive=holder_is_alive(context),
-        )
+        verified = VerifyResult.load(self.verified) if self.verified else None
+        staged = Staged(task, ExportResult.load(self.export), verified)
+        return advance_import(ledger, self.aws_of(task.plan.target), staged, ctx, limit=limit)
 
     def finish(self, task: ServerTask, context: Context, made: ImportDone) -> dict[str, Any]:
         self.link(context, task, made.result.image_id)
@@ -237,43 +217,14 @@ class AmiOperator(ServerImageOperator):
     transferred: Any
     verified: Any
 
-    def advance(self, ledger: Ledger, task: ServerTask, context: Context, limit: int) -> Any:
+    def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> Any:
         from wavelift.base.domain import ReplicationResult
-        from wavelift.services.replication.image import RunImage
+        from wavelift.services.replication.image import advance_image
 
-        return RunImage(
-            ledger,
-            self.aws_of(task.plan.target),
-            task,
-            ReplicationResult.load(self.transferred),
-            self.server_context(context, task.name),
-            limit=limit,
-            is_run_alive=run_is_alive(context),
-            is_holder_alive=holder_is_alive(context),
-        ).advance()
+        result = ReplicationResult.load(self.transferred)
+        return advance_image(ledger, self.aws_of(task.plan.target), task, result, ctx, limit=limit)
 
     def finish(self, task: ServerTask, context: Context, made: MadeImage) -> dict[str, Any]:
         if made.image_id:
             self.link(context, task, made.image_id)
         return made.dump()
-
-
-def holder_is_alive(context: Context) -> Callable[[Slot], bool]:
-    """Whether another server's import may still go on: a place whose task has ended is free, its run may live on.
-
-    Of whichever flow: the list that the group was expanded over tells the server's place in it.
-    """
-    ti = context["ti"]
-
-    def alive(slot: Slot) -> bool:
-        run: dict[str, Any] = {"dag_id": slot.dag_id, "run_id": slot.dag_run_id}
-        names = [one["name"] for one in ti.xcom_pull(task_ids=PREFLIGHT, map_indexes=-1, **run) or ()]
-        server = slot.holder.removeprefix(f"{slot.dag_id}/{slot.dag_run_id}/")
-        if server not in names:
-            return True  # its pre-flight is cleared just now: whether it goes on shows in a moment
-        states: dict[str, Any] = ti.get_task_states(
-            dag_id=slot.dag_id, run_ids=[slot.dag_run_id], task_ids=list(IMPORT_TASKS), map_index=names.index(server)
-        )
-        return not any(state in ENDED_STATES for state in states.get(slot.dag_run_id, {}).values())
-
-    return alive

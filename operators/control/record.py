@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wavelift.operators._base import ServerOperator, run_is_alive
+from wavelift.operators._base import ServerOperator
 from wavelift.operators.control._waiting import WaitingOperator
 
 if TYPE_CHECKING:
@@ -34,13 +34,7 @@ class RecordOperator(ServerOperator, WaitingOperator):
         result = ReplicationResult.load(self.transferred)
         aws: dict[str, Any] = {"aws_conn_id": task.plan.target.aws_conn_id, "region_name": task.plan.target.region}
         with self.ledger() as ledger:
-            pending = record(
-                ledger,
-                self.aws(**aws),
-                result,
-                self.server_context(context, task.name),
-                is_run_alive=run_is_alive(context),
-            )
+            pending = record(ledger, self.aws(**aws), result, self.server_context(context, task.name))
         if pending:
             self.log.info("AWS still works on %s", ", ".join(pending))
             self.wait_for(EbsSnapshotsTrigger(snapshot_ids=pending, poll_seconds=config.poll_seconds(), **aws))

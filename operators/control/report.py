@@ -113,25 +113,20 @@ class ReportOperator(ReportingOperator):
     wave: str
 
     def finish(self, ledger: Ledger, context: Context, states: Mapping[str, str]) -> WaveReport:
-        from wavelift.base.run import SystemClock
-        from wavelift.ledger import DagRun
         from wavelift.services.dataplane.messages import CleanupReport, PreflightReport
-        from wavelift.services.migration.report import finish
+        from wavelift.services.migration.report import Ended, finish
 
         ti = context["ti"]
         first = MIGRATE.first_step((self.admitted(context) or {}).get("mode", ""))
         found = ti.xcom_pull(task_ids=PREFLIGHT, key=REPORT_KEY, map_indexes=-1)
         preflight = PreflightReport.load(found) if found and "servers" in found else None
-        return finish(
-            ledger,
-            DagRun(ti.dag_id, ti.run_id),
+        ended = Ended(
             preflight,
             task_outcomes(context, states, [task.name for task in preflight.passed] if preflight else []),
-            clock=SystemClock(),
-            tidy=self._tidy(context),
             stopped=why_stopped(context, states, ended_by(first)),
             swept=CleanupReport.load(found) if found and "leftovers" in found else None,
         )
+        return finish(ledger, ended, self.server_context(context), tidy=self._tidy(context))
 
     def tell(self, report: WaveReport) -> None:
         from wavelift.services.migration.report import raise_when_failed
@@ -161,11 +156,9 @@ class ReplicationReportOperator(ReportingOperator):
     """
 
     def finish(self, ledger: Ledger, context: Context, states: Mapping[str, str]) -> ReplicationReport:
-        from wavelift.base.run import SystemClock
-        from wavelift.ledger import DagRun
         from wavelift.services.dataplane.messages import PreflightReport
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
-        from wavelift.services.replication.report import finish
+        from wavelift.services.replication.report import Ended, finish
 
         ti = context["ti"]
         left = self.admitted(context)
@@ -175,19 +168,16 @@ class ReplicationReportOperator(ReportingOperator):
         found = ti.xcom_pull(task_ids=PREFLIGHT, key=REPORT_KEY, map_indexes=-1) if looked else None
         mapped = (ti.xcom_pull(task_ids=PREFLIGHT, map_indexes=-1) or []) if looked else []
         delete, verify = REPLICATE.first_step("delete"), REPLICATE.first_step("verify")
-        return finish(
-            ledger,
-            DagRun(ti.dag_id, ti.run_id),
+        ended = Ended(
             admitted,
             PreflightReport.load(found) if found else None,
             self._ends(context, states, [one["name"] for one in mapped]),
-            clock=SystemClock(),
-            tidy=self._tidy(context, ledger),
             stopped=why_stopped(context, states, ended_by(first_step_of_runs(admitted) if admitted else "")),
             deleted=ti.xcom_pull(task_ids=delete, map_indexes=-1) or (),
             verified=ti.xcom_pull(task_ids=verify, map_indexes=-1) or (),
             wrong=ti.xcom_pull(task_ids=verify, key=PROOF_KEY, map_indexes=-1) or {},
         )
+        return finish(ledger, ended, self.server_context(context), tidy=self._tidy(context, ledger))
 
     def tell(self, report: ReplicationReport) -> None:
         from wavelift.services.replication.report import raise_when_failed
@@ -201,7 +191,8 @@ class ReplicationReportOperator(ReportingOperator):
         fence = self.fence(context)
 
         def tidy(known: ReplicationRun) -> str:
-            from wavelift.ledger import DagRun, waves
+            from wavelift.base.run import DagRun
+            from wavelift.ledger import waves
             from wavelift.rules.plans import ResolvedWave
             from wavelift.services.replication.image import tidy_run
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from wavelift.operators._base import ServerOperator, run_is_alive
+from wavelift.operators._base import ServerOperator
 from wavelift.operators._keys import TRACKING_KEY
 from wavelift.operators.control._plane import ControlOperator
 from wavelift.operators.control._waiting import WaitingOperator
@@ -14,9 +14,10 @@ from wavelift.operators.control._waiting import WaitingOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from wavelift.base.run import RunContext
     from wavelift.ledger import Ledger
+    from wavelift.services.common.slots import InQueue
     from wavelift.services.dataplane.messages import ServerTask
-    from wavelift.services.replication.reserve import InQueue
 
 
 class ReservingOperator(ServerOperator, WaitingOperator):
@@ -26,13 +27,13 @@ class ReservingOperator(ServerOperator, WaitingOperator):
         from wavelift.airflow import config
 
         with self.ledger() as ledger:
-            found = self.reserve(ledger, task, context, config.integer("transfers_per_connector"))
+            ctx = self.server_context(context, task.name)
+            found = self.reserve(ledger, task, ctx, config.integer("transfers_per_connector"))
         if isinstance(found, dict):
             return found
-        self.log.info("place %d in the queue of %s %s", found.position, found.kind, found.scope)
-        self.wait_for_slot(kind=found.kind, scope=found.scope, holder=found.holder, limit=found.limit, soon=True)
+        self.wait_for_slot(found, soon=True)
 
-    def reserve(self, ledger: Ledger, task: ServerTask, context: Context, limit: int) -> dict[str, Any] | InQueue:
+    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
         """Write the intent and ask for the slots; what the task returns once they are won."""
         raise NotImplementedError
 
@@ -59,25 +60,12 @@ class ReserveOperator(ReservingOperator):
     :param server: one of the dicts that :class:`PreflightOperator` returned.
     """
 
-    def reserve(self, ledger: Ledger, task: ServerTask, context: Context, limit: int) -> dict[str, Any] | InQueue:
-        from wavelift.ledger import SlotKind
+    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
+        from wavelift.services.common.slots import InQueue
         from wavelift.services.migration.reserve import reserve
-        from wavelift.services.replication.reserve import InQueue
 
-        ti = context["ti"]
-        found = reserve(
-            ledger,
-            task,
-            self.server_context(context, task.name),
-            dag_id=ti.dag_id,
-            dag_run_id=ti.run_id,
-            map_index=-1 if ti.map_index is None else ti.map_index,
-            limit=limit,
-            is_run_alive=run_is_alive(context),
-        )
-        if found.granted:
-            return {"server": task.name, "migration": found.migration_id}
-        return InQueue(found.holder, found.position, SlotKind.TRANSFER, task.plan.connector, limit)
+        found = reserve(ledger, task, ctx, limit=limit)
+        return found if isinstance(found, InQueue) else {"server": task.name, "migration": found.migration_id}
 
 
 class ReserveRunOperator(ReservingOperator):
@@ -89,20 +77,11 @@ class ReserveRunOperator(ReservingOperator):
     :param server: one of the dicts that :class:`ReplicationPreflightOperator` returned.
     """
 
-    def reserve(self, ledger: Ledger, task: ServerTask, context: Context, limit: int) -> dict[str, Any] | InQueue:
-        from wavelift.ledger import DagRun
+    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
         from wavelift.services.dataplane.replication_messages import ReservedRun
         from wavelift.services.replication.reserve import Finished, reserve
 
-        ti = context["ti"]
-        found = reserve(
-            ledger,
-            task,
-            self.server_context(context, task.name),
-            run=DagRun(ti.dag_id, ti.run_id),
-            limit=limit,
-            is_run_alive=run_is_alive(context),
-        )
+        found = reserve(ledger, task, ctx, limit=limit)
         if isinstance(found, Finished):
             raise AirflowSkipException(f"{found.run} has completed: clearing it does nothing")
         return found.dump() if isinstance(found, ReservedRun) else found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wavelift.operators._base import StateStore, run_is_alive
+from wavelift.operators._base import StateStore
 from wavelift.operators.control._plane import ControlOperator
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ class DeleteReplicasOperator(ControlOperator):
     admitted: Any
 
     def work(self, context: Context) -> list[dict[str, Any]]:
-        from wavelift.base.run import SystemClock
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
         from wavelift.services.replication.upkeep import delete_outside
 
@@ -34,15 +33,7 @@ class DeleteReplicasOperator(ControlOperator):
         with self.ledger() as ledger:
             for job_id in admitted.jobs:
                 fence.set("deleting", job_id)
-                found = delete_outside(
-                    ledger,
-                    self.aws,
-                    job_id,
-                    by=admitted.requested_by,
-                    is_run_alive=run_is_alive(context),
-                    cancel=self._cancel,
-                    clock=SystemClock(),
-                )
+                found = delete_outside(ledger, self.aws, job_id, self.server_context(context))
                 self.log.info(
                     "%s (%s): %d EBS snapshots and %d objects are gone",
                     found.job,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final, Self
 
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.ledger import DagRun, Migration, ReplicationRun
+from wavelift.base.run import DagRun
+from wavelift.ledger import Migration, ReplicationRun
 from wavelift.rules.flows import MIGRATE, REPLICATE, Flow, Step, server_step
 
 STOPPED: Final = ("failed", "upstream_failed", "skipped", "removed")

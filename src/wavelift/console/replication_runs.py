@@ -7,7 +7,7 @@ the caller's token. So a refusal comes before any DAG run exists, and two reques
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.errors import PermanentError
-from wavelift.base.run import SystemClock
+from wavelift.base.run import DagRun, NobodyDies, RunContext, SystemClock
 from wavelift.console.chain import Chain
 from wavelift.console.deps import AirflowDep, LedgerDep
 from wavelift.console.replication import (
@@ -28,7 +28,7 @@ from wavelift.console.replication import (
     triggerable_job,
 )
 from wavelift.console.replication_rows import dag_of, live, run_row
-from wavelift.ledger import DagRun, Ledger, Page, ReplicationRun, jobs, replication_runs
+from wavelift.ledger import Ledger, Page, ReplicationRun, jobs, replication_runs
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.replication import JobState, RunState
 from wavelift.services.replication import admission, outcome
@@ -122,9 +122,8 @@ def _requesting(app: FastAPI) -> None:
         servers = body.servers or _active_servers(ledger, wave)
         _require_awake(airflow, wave)
         run = DagRun(dag_of(wave), f"on_demand__{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}")
-        reserved = admission.reserve_runs(
-            ledger, wave, servers, run, by=user.get_name(), clock=SystemClock(), is_run_alive=_is_alive(airflow)
-        )
+        ctx = RunContext(run, requester=user.get_name(), liveness=_Seen(airflow))
+        reserved = admission.reserve_runs(ledger, wave, servers, ctx)
         try:
             airflow.trigger(run.dag_id, run_id=run.dag_run_id, note=f"On demand: {', '.join(servers)}")
         except Exception:
@@ -202,13 +201,14 @@ def _require_awake(airflow: ApiClient, wave: str) -> None:
         raise HTTPException(409, f"{dag_of(wave)} is paused in Airflow; {way_out}")
 
 
-def _is_alive(airflow: ApiClient) -> Callable[[str, str], bool]:
-    """Whether another DAG run still runs, as the caller sees it; what can't be told counts as alive."""
+class _Seen(NobodyDies):
+    """Other DAG runs as the caller may see them; what can't be told counts as alive."""
 
-    def alive(dag_id: str, dag_run_id: str) -> bool:
-        return airflow.find_run_state(dag_id, dag_run_id) not in ENDED
+    def __init__(self, airflow: ApiClient) -> None:
+        self._airflow = airflow
 
-    return alive
+    def run(self, run: DagRun) -> bool:
+        return self._airflow.find_run_state(run.dag_id, run.dag_run_id) not in ENDED
 
 
 def _give_back(ledger: Ledger, reserved: Sequence[ReplicationRun]) -> None:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Collection
+from typing import Final
 
 from wavelift.base.domain import ExportResult
 from wavelift.base.errors import SpecError
-from wavelift.base.run import Clock
-from wavelift.ledger import (
-    DagRun,
-    Ledger,
-    Migration,
-    migrations,
-    waves,
-)
+from wavelift.base.run import RunContext
+from wavelift.ledger import Ledger, Migration, migrations, waves
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.common.leftovers import known_runs, standing_snapshots
+from wavelift.services.common.request import RunRequest
 from wavelift.services.dataplane.messages import (
     Admitted,
     Imported,
@@ -31,48 +25,30 @@ MODES: Final[tuple[Mode, ...]] = ("migrate", "plan", "preflight", "launch", "ver
 LAUNCH: Final = ("spec", "none", "running")
 
 
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What triggered a run: Airflow's conf and who sent it."""
-
-    run: DagRun
-    wave: str
-    conf: Mapping[str, Any]
-    requested_by: str
-    source: str
-    """``ui``, ``api`` or ``schedule``."""
-
-
-def admit(
-    ledger: Ledger,
-    request: RunRequest,
-    load: Callable[[str], ResolvedWave],
-    *,
-    clock: Clock,
-) -> Admitted:
+def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext) -> Admitted:
     """Check the conf, resolve the spec and freeze it for the run. A repeated call returns what was frozen first.
 
     :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
     """
     with ledger.read() as tx:
-        known = waves.find(tx, request.run)
-    frozen = Admitted.load(known.spec) if known else _resolve(ledger, request, load)
+        known = waves.find(tx, ctx.run)
+    frozen = Admitted.load(known.spec) if known else _resolve(ledger, request, load, ctx)
     with ledger.write(waves.LOCK) as tx:
         waves.freeze_wave_run(
             tx,
-            run=request.run,
+            run=ctx.run,
             wave=request.wave,
             mode=frozen.mode,
-            requested_by=request.requested_by,
+            requested_by=ctx.requester,
             source=request.source,
             spec=frozen.dump(),
             note=str(request.conf.get("note") or ""),
-            clock=clock,
+            clock=ctx.clock,
         )
     return frozen
 
 
-def _resolve(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave]) -> Admitted:
+def _resolve(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext) -> Admitted:
     conf = request.conf
     allowed = (*FORM_KEYS, *EXTRA_KEYS)
     unknown = sorted(set(conf) - set(allowed))
@@ -95,9 +71,9 @@ def _resolve(ledger: Ledger, request: RunRequest, load: Callable[[str], Resolved
     return Admitted(
         wave=wave,
         mode=mode,  # type: ignore[arg-type]
-        dag_id=request.run.dag_id,
-        run_id=request.run.dag_run_id,
-        requested_by=request.requested_by,
+        dag_id=ctx.run.dag_id,
+        run_id=ctx.run.dag_run_id,
+        requested_by=ctx.requester,
         migrations=tuple(each.id for each in named),
         imported=tuple(_imported(each) for each in named) if mode == "verify" else (),
         dry_run=_flag("dry_run", conf.get("dry_run", True)),

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 from wavelift.base.errors import SpecError
-from wavelift.base.run import Clock
-from wavelift.ledger import DagRun, Ledger, SlotKind, waves
+from wavelift.base.run import RunContext
+from wavelift.ledger import Ledger, waves
 from wavelift.rules.plans import ResolvedWave
-from wavelift.services.common.slots import IsRunAlive
+from wavelift.services.common.request import RunRequest
 from wavelift.services.dataplane.replication_messages import (
     AdmittedRuns,
     ReplicationMode,
     TurnedDown,
 )
-from wavelift.services.replication.admission import RefusedServer, admit_runs
+from wavelift.services.replication.admission import Asked, RefusedServer, admit_runs
 from wavelift.services.replication.jobs import TermNotice, warn_terms
 from wavelift.services.replication.requests import DELETE, VERIFY, jobs_to_delete, runs_to_verify
 
@@ -28,38 +26,9 @@ KEYS: Final = {
     VERIFY: ("mode", "runs", "jobs", "note"),
 }
 """What the conf of a run may say, by its mode."""
-CANCELLED: Final = "cancelled on request"
-PLACES: Final = {
-    SlotKind.NFC_HOST: "ESXi host",
-    SlotKind.NFC_VCENTER: "the NFC sessions of vCenter",
-    SlotKind.TRANSFER: "connector",
-}
-"""Where a transfer needs slots, in words."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicateRequest:
-    """What triggered a DAG run.
-
-    :param scheduled_for: the instant of a run that the timetable made; None: on demand.
-    """
-
-    run: DagRun
-    wave: str
-    conf: Mapping[str, Any]
-    requested_by: str
-    scheduled_for: datetime | None = None
-    backfill: bool = False
-
-
-def admit(
-    ledger: Ledger,
-    request: ReplicateRequest,
-    load: Callable[[str], ResolvedWave],
-    *,
-    is_run_alive: IsRunAlive,
-    clock: Clock,
-) -> AdmittedRuns:
+def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext) -> AdmittedRuns:
     """Check the conf, freeze the spec for the run, and decide which servers may run.
 
     A repeated call keeps the spec that was frozen first and goes on with the same runs. A run that deletes or verifies
@@ -70,45 +39,36 @@ def admit(
     mode = _mode(request)
     servers = _servers(request)
     with ledger.read() as tx:
-        known = waves.find(tx, request.run)
+        known = waves.find(tx, ctx.run)
     wave = ResolvedWave.load(known.spec) if known else load(request.wave)
     if mode != MODE:
         admitted = AdmittedRuns(
             wave=wave.model_copy(update={"servers": ()}),
-            dag_id=request.run.dag_id,
-            run_id=request.run.dag_run_id,
-            requested_by=request.requested_by,
+            dag_id=ctx.run.dag_id,
+            run_id=ctx.run.dag_run_id,
+            requested_by=ctx.requester,
             scheduled=False,
             mode=mode,
             jobs=jobs_to_delete(ledger, request.wave, _given(request)) if mode == DELETE else (),
             recorded=runs_to_verify(ledger, request.wave, _given(request)) if mode == VERIFY else (),
         )
-        _freeze(ledger, request, wave, mode, clock)
+        _freeze(ledger, request, wave, mode, ctx)
         return admitted
-    found = admit_runs(
-        ledger,
-        request.wave,
-        request.run,
-        scheduled_for=request.scheduled_for,
-        servers=servers,
-        by=request.requested_by,
-        is_run_alive=is_run_alive,
-        backfill=request.backfill,
-        clock=clock,
-    )
-    _freeze(ledger, request, wave, mode, clock)
+    asked = Asked(scheduled_for=request.scheduled_for, servers=servers, backfill=request.backfill)
+    found = admit_runs(ledger, request.wave, asked, ctx)
+    _freeze(ledger, request, wave, mode, ctx)
     granted = tuple(each.server for each in found.granted)
     return AdmittedRuns(
         wave=_narrowed(wave, granted),
-        dag_id=request.run.dag_id,
-        run_id=request.run.dag_run_id,
-        requested_by=request.requested_by,
+        dag_id=ctx.run.dag_id,
+        run_id=ctx.run.dag_run_id,
+        requested_by=ctx.requester,
         scheduled=request.scheduled_for is not None,
         granted=granted,
         refused=_told(found.refused),
         skipped=_told(found.skipped),
         finished=tuple(each.server for each in found.finished),
-        warnings=tuple(_warning(each) for each in warn_terms(ledger, request.wave, clock=clock)),
+        warnings=tuple(_warning(each) for each in warn_terms(ledger, request.wave, clock=ctx.clock)),
     )
 
 
@@ -121,27 +81,27 @@ def _warning(notice: TermNotice) -> str:
     )
 
 
-def _freeze(ledger: Ledger, request: ReplicateRequest, wave: ResolvedWave, mode: str, clock: Clock) -> None:
+def _freeze(ledger: Ledger, request: RunRequest, wave: ResolvedWave, mode: str, ctx: RunContext) -> None:
     with ledger.write(waves.LOCK) as tx:
         waves.freeze_wave_run(
             tx,
-            run=request.run,
+            run=ctx.run,
             wave=request.wave,
             mode=mode,
-            requested_by=request.requested_by,
-            source="schedule" if request.scheduled_for else "api",
+            requested_by=ctx.requester,
+            source=request.source,
             spec=wave.dump(),
             note=str(request.conf.get("note") or ""),
-            clock=clock,
+            clock=ctx.clock,
         )
 
 
-def _given(request: ReplicateRequest) -> dict[str, Any]:
+def _given(request: RunRequest) -> dict[str, Any]:
     """The conf without what the form left empty."""
     return {key: value for key, value in request.conf.items() if value is not None}
 
 
-def _mode(request: ReplicateRequest) -> ReplicationMode:
+def _mode(request: RunRequest) -> ReplicationMode:
     """:raises SpecError: for an unknown mode, or a key that the mode does not know."""
     conf = _given(request)
     mode = conf.get("mode", MODE)
@@ -157,7 +117,7 @@ def _mode(request: ReplicateRequest) -> ReplicationMode:
     return mode  # type: ignore[no-any-return]  # a key of KEYS
 
 
-def _servers(request: ReplicateRequest) -> list[str] | None:
+def _servers(request: RunRequest) -> list[str] | None:
     value = request.conf.get("servers")
     if value is None:
         return None

@@ -60,7 +60,7 @@ class AdmitOperator(AdmittingOperator):
     """
 
     def admit(self, ledger: Ledger, context: Context) -> Admitted:
-        from wavelift.services.common.request import RunRequest
+        from wavelift.services.common.admit import RunRequest
         from wavelift.services.migration.admit import admit
 
         run = context["dag_run"]
@@ -89,7 +89,7 @@ class AdmitReplicationOperator(AdmittingOperator):
     """
 
     def admit(self, ledger: Ledger, context: Context) -> AdmittedRuns:
-        from wavelift.services.common.request import RunRequest
+        from wavelift.services.common.admit import RunRequest
         from wavelift.services.replication.admit import admit
 
         run = context["dag_run"]

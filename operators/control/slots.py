@@ -97,7 +97,7 @@ class ReleaseOperator(ReleasingOperator):
         from wavelift.services.migration.reserve import release
 
         exported = self.left_by(context, "export") is not None
-        release(ledger, task, self.server_context(context, task.name), removed=removed, exported=exported)
+        release(ledger, self.server_context(context, task.name), removed=removed, exported=exported)
 
 
 class ReleaseRunOperator(ReleasingOperator):
@@ -111,4 +111,4 @@ class ReleaseRunOperator(ReleasingOperator):
 
         wrong = self.left_by(context, "transfer", TRACKING_KEY) or {}
         distrusted = {int(key): why for key, why in wrong.items()}
-        release(ledger, task, self.server_context(context, task.name), removed=removed, distrusted=distrusted)
+        release(ledger, self.server_context(context, task.name), removed=removed, distrusted=distrusted)

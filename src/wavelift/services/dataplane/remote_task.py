@@ -3,7 +3,8 @@
 The remote id is stored in the checkpoint store, which survives a clear. Therefore the id is checked against the remote
 before use, and against the instant that the task is about: after a clear the source has been read again, and a result
 of the older instant is not the one that is asked for. A task that somebody else cancelled is submitted again under a
-new client token. A cleared task's old trigger does that: it cancels seconds after the new try began to watch.
+new client token. The trigger of a cleared task does that: its ``on_kill`` cancels seconds after the new try began to
+watch.
 """
 
 from __future__ import annotations

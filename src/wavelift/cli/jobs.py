@@ -15,6 +15,7 @@ from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.units import human_bytes
 from wavelift.cli.connect import api_errors_told, client, fail, local_time, stdout_console, why_run_failed
 from wavelift.cli.watch import human_seconds
+from wavelift.rules.flows import REPLICATE
 
 app = typer.Typer(no_args_is_help=True)
 VERIFY_SECONDS = 24 * 3600.0
@@ -186,9 +187,10 @@ def verify(what: str) -> None:
     started = api.call("POST", f"/wavelift/{path}/verify")
     dag_id, run_id = started["dag_id"], started["dag_run_id"]
     state = api.wait_for_run(dag_id, run_id, timeout=VERIFY_SECONDS)
-    results = api.xcom(dag_id, run_id, "verify_recorded") or []
+    task = REPLICATE.first_step("verify")
+    results = api.xcom(dag_id, run_id, task) or []
     if state != "success" or not results:
-        fail(why_run_failed(api, dag_id, run_id, state, "verify_recorded"))
+        fail(why_run_failed(api, dag_id, run_id, state, task))
     for run, result in zip(started["runs"], results, strict=True):
         print(
             f"{result['server']} {run}: {result['blocks_checked']} blocks compared, "

@@ -15,6 +15,7 @@ from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.units import human_bytes
 from wavelift.cli.connect import api_errors_told, client, fail, stdout_console, why_run_failed
 from wavelift.cli.wave import RUN_SECONDS, no_wave
+from wavelift.rules.flows import MIGRATE
 
 
 @api_errors_told()
@@ -76,9 +77,10 @@ def launch(migration: str) -> None:
     """Launch the instance of a finished import and print it."""
     api = client()
     run = _run(api, f"/wavelift/migrations/{migration}/launch")
-    results = api.xcom(run["dag_id"], run["dag_run_id"], "launch_imported") or []
+    task = MIGRATE.first_step("launch")
+    results = api.xcom(run["dag_id"], run["dag_run_id"], task) or []
     if run["state"] != "success" or not results:
-        fail(why_run_failed(api, run["dag_id"], run["dag_run_id"], run["state"], "launch_imported"))
+        fail(why_run_failed(api, run["dag_id"], run["dag_run_id"], run["state"], task))
     for result in results:
         print(f"{result['server']}: {result['instance_id']} {result['private_ip']}")
 
@@ -88,9 +90,10 @@ def verify(migration: str) -> None:
     """Compare an image with its manifests again and print what differs."""
     api = client()
     run = _run(api, f"/wavelift/migrations/{migration}/verify")
-    results = api.xcom(run["dag_id"], run["dag_run_id"], "verify_imported") or []
+    task = MIGRATE.first_step("verify")
+    results = api.xcom(run["dag_id"], run["dag_run_id"], task) or []
     if run["state"] != "success" or not results:
-        fail(why_run_failed(api, run["dag_id"], run["dag_run_id"], run["state"], "verify_imported"))
+        fail(why_run_failed(api, run["dag_id"], run["dag_run_id"], run["state"], task))
     for result in results:
         for disk in result["disks"]:
             changed = ", ".join(f"{part['offset']}+{part['length']}" for part in disk["changed"]) or "nothing"

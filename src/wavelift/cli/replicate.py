@@ -16,6 +16,7 @@ from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.cli.connect import api_errors_told, client, fail, stdout_console, why_run_failed
 from wavelift.cli.jobs import print_runs
 from wavelift.cli.watch import Row, shown
+from wavelift.rules.flows import REPLICATE
 
 app = typer.Typer(no_args_is_help=True)
 WAIT_SECONDS: Final = 48 * 3600.0
@@ -32,7 +33,7 @@ def replicate(wave: str, servers: list[str] | None, *, wait: bool, unpause: bool
     """Ask for an on-demand run; wait for its end with live progress. Status 1 when refused, or one server failed."""
     api = client()
     if unpause:
-        api.unpause(f"{wave}.replicate")
+        api.unpause(REPLICATE.dag_id(wave))
     run = _request(api, wave, servers, as_json=as_json)
     dag_id, run_id = run["dag_id"], run["dag_run_id"]
     names = ", ".join(row["server"] for row in run["runs"])

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.cli.connect import api_errors_told, client, stdout_console, why_run_failed
+from wavelift.rules.flows import MIGRATE
 
 app = typer.Typer(no_args_is_help=True)
 RUN_SECONDS = 1800.0
@@ -116,7 +117,7 @@ def run_mode(name: str, mode: str, servers: list[str] | None, *, as_json: bool) 
 
 def report_of(api: ApiClient, name: str, conf: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Trigger ``<wave>.migrate`` with ``conf``, wait for its end; its pre-flight report and final state."""
-    dag_id = f"{name}.migrate"
+    dag_id = MIGRATE.dag_id(name)
     status, answer = api.request("GET", f"/api/v2/dags/{dag_id}")
     if status == 404:
         raise ApiError(no_wave(name))
@@ -132,7 +133,7 @@ def report_of(api: ApiClient, name: str, conf: dict[str, Any]) -> tuple[dict[str
 
 def no_wave(name: str) -> str:
     """What to say of a wave that Airflow doesn't know."""
-    return f"No wave {name}: Airflow has no DAG {name}.migrate; see 'wavelift wave validate FILE'"
+    return f"No wave {name}: Airflow has no DAG {MIGRATE.dag_id(name)}; see 'wavelift wave validate FILE'"
 
 
 COLOURS = {"error": "bold red", "warning": "yellow", "info": "dim"}

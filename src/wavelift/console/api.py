@@ -34,6 +34,7 @@ from wavelift.console.replication_runs import add_replication_run_routes
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
 from wavelift.rules.fields import FLAG
+from wavelift.rules.flows import MIGRATE
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.migration.reserve import after_cancel
 
@@ -150,7 +151,7 @@ def _writing(app: FastAPI) -> None:
     @app.post("/cleanup")
     def cleanup(body: CleanupBody, user: GetUserDep, airflow: AirflowDep) -> RunStarted:
         """Look for what ended runs left outside; remove it unless ``dry_run``."""
-        dag_id = f"{body.wave}.migrate"
+        dag_id = MIGRATE.dag_id(body.wave)
         if not may_trigger(user, dag_id):
             raise HTTPException(403, f"You may not trigger {dag_id}")
         run_id = airflow.trigger(dag_id, {"mode": "cleanup", "dry_run": body.dry_run})
@@ -208,7 +209,7 @@ def _row(migration: Migration, airflow: ApiClient | None) -> dict[str, Any]:
 def _live(migration: Migration, airflow: ApiClient) -> dict[str, Any]:
     """How far the running transfer is; the task's state store knows, the connector never writes to the ledger."""
     stored = airflow.state_store(
-        migration.dag_id, migration.dag_run_id, "server.export", PROGRESS_KEY, map_index=migration.map_index
+        migration.dag_id, migration.dag_run_id, MIGRATE.task_id("export"), PROGRESS_KEY, map_index=migration.map_index
     )
     moved = TransferProgress.load(stored)
     if moved is None or not migration.bytes_total:

@@ -25,6 +25,7 @@ from wavelift.ledger.jobs import JobFilter
 from wavelift.ledger.records import ROWS_A_PAGE
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.fields import FLAG, WHOLE, Name
+from wavelift.rules.flows import REPLICATE
 from wavelift.rules.guests import Guest
 from wavelift.rules.limits import LIMITS
 from wavelift.rules.plans import ServerPlan
@@ -39,7 +40,6 @@ from wavelift.services.replication.jobs import JobChange, JobOrder
 from wavelift.services.replication.orders import Bound, bind_wave, order_of, orders_of_wave
 from wavelift.services.replication.requests import DELETE
 
-SUFFIX: Final = ".replicate"
 GUEST_MATTERS: Final = frozenset({"license_type", "ami", "force_register"})
 
 
@@ -218,7 +218,7 @@ def _deleting(app: FastAPI) -> None:
 
 def readable_waves(user: Any) -> set[str]:
     """Waves whose replication the caller may read."""
-    return {dag_id.removesuffix(SUFFIX) for dag_id in readable_dags(user) if dag_id.endswith(SUFFIX)}
+    return {wave for dag_id in readable_dags(user) if (wave := REPLICATE.wave_of(dag_id))}
 
 
 def require_read(user: Any, wave: str) -> None:

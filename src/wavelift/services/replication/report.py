@@ -11,6 +11,7 @@ from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import Ledger, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.preflight import WHOLE_WAVE
 from wavelift.rules.replication import RunState
 from wavelift.services.common.report import (
@@ -195,5 +196,5 @@ def raise_when_failed(report: ReplicationReport) -> None:
     for one in report.refused:
         until = f", until {one.until}" if one.until else ""
         lines.append(f"{one.server} refused by rule {one.rule}: {one.reason}{until}")
-    step = "Clear a failed server from its server.reserve task to continue it" if report.failed else ""
+    step = f"Clear a failed server from its {CONTINUE_FROM} task to continue it" if report.failed else ""
     raise failed_run(report, "", lines, step)

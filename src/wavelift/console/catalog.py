@@ -21,6 +21,7 @@ from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep
 from wavelift.ledger import Catalog, CatalogEntry, Connector, catalog, connectors, servers
 from wavelift.ledger.catalog import ServerFilter
 from wavelift.ledger.jobs import jobs_of_servers
+from wavelift.ledger.records import ROWS_A_PAGE
 from wavelift.rules.connectors import CATALOG_DAG, DEFAULT_CONNECTOR, HEALTH_DAG, dag_id_of
 from wavelift.rules.fields import FLAG
 from wavelift.services.housekeeping.catalog import connector_usage
@@ -82,7 +83,7 @@ def _catalog_reading(app: FastAPI) -> None:
         search: str = "",
         tag: str = "",
         gone: bool | None = False,
-        limit: Annotated[int, Query(ge=1, le=500)] = catalog.ROWS_A_PAGE,
+        limit: Annotated[int, Query(ge=1, le=500)] = ROWS_A_PAGE,
         offset: Annotated[int, Query(ge=0)] = 0,
     ) -> dict[str, Any]:
         """One page of the servers of the catalogues that the caller may read, by name."""
@@ -137,8 +138,9 @@ def _connector_writing(app: FastAPI) -> None:
         """Register a connector, or change what is known of one."""
         _triggerable(user, body.name)
         clock = SystemClock()
+        said = connectors.Registration(**body.model_dump(exclude={"name"}))
         with ledger.write(connectors.lock_name(body.name)) as tx:
-            known = connectors.register(tx, **body.model_dump(), by=user.get_name(), clock=clock)
+            known = connectors.register(tx, body.name, said, by=user.get_name(), clock=clock)
         return _connector_row(known, clock.now())
 
     @app.post("/connectors/{name}/maintenance")

@@ -22,6 +22,7 @@ from wavelift.console.deps import AirflowDep, LedgerDep, Specs, SpecsDep
 from wavelift.console.replication_rows import dag_of, job_row, job_rows
 from wavelift.ledger import Ledger, ReplicationJob, jobs, replication_runs
 from wavelift.ledger.jobs import JobFilter
+from wavelift.ledger.records import ROWS_A_PAGE
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.fields import FLAG, WHOLE, Name
 from wavelift.rules.guests import Guest
@@ -95,7 +96,7 @@ def _reading(app: FastAPI) -> None:
         wave: str | None = None,
         state: JobState | None = None,
         search: str = "",
-        limit: Annotated[int, Query(ge=1, le=500)] = jobs.ROWS_A_PAGE,
+        limit: Annotated[int, Query(ge=1, le=500)] = ROWS_A_PAGE,
         offset: Annotated[int, Query(ge=0)] = 0,
     ) -> dict[str, Any]:
         """Jobs of the waves that the caller may read, by wave and server; deleted ones only by ``state``."""

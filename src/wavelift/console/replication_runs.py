@@ -29,6 +29,7 @@ from wavelift.console.replication import (
 )
 from wavelift.console.replication_rows import dag_of, live, run_row
 from wavelift.ledger import Ledger, Page, ReplicationRun, jobs, replication_runs
+from wavelift.ledger.records import ROWS_A_PAGE
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.replication import JobState, RunState
 from wavelift.services.replication import admission, outcome
@@ -65,7 +66,7 @@ def _reading(app: FastAPI) -> None:
         airflow: AirflowDep,
         state: State = None,
         search: str = "",
-        limit: Limit = jobs.ROWS_A_PAGE,
+        limit: Limit = ROWS_A_PAGE,
         offset: Offset = 0,
     ) -> dict[str, Any]:
         """A job's runs, newest first (SMS-08)."""
@@ -85,7 +86,7 @@ def _reading(app: FastAPI) -> None:
         dag_run_id: str | None = None,
         state: State = None,
         search: str = "",
-        limit: Limit = jobs.ROWS_A_PAGE,
+        limit: Limit = ROWS_A_PAGE,
         offset: Offset = 0,
     ) -> dict[str, Any]:
         """Runs of the waves that the caller may read, newest first; ``dag_run_id`` goes with ``wave``."""

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.cli.connect import api_errors_told, client, stdout_console, why_run_failed
+from wavelift.rules.conf import MigrateConf, MigrateMode
 
 app = typer.Typer(no_args_is_help=True)
 RUN_SECONDS = 1800.0
@@ -101,9 +102,9 @@ def print_changes(answer: dict[str, Any]) -> None:
 
 
 @api_errors_told()
-def run_mode(name: str, mode: str, servers: list[str] | None, *, as_json: bool) -> None:
+def run_mode(name: str, mode: MigrateMode, servers: list[str] | None, *, as_json: bool) -> None:
     """Run ``<wave>.migrate`` in a mode that creates nothing and print its report; status 1 when a server may not go."""
-    report, state = report_of(client(), name, {"mode": mode, "servers": servers or None})
+    report, state = report_of(client(), name, MigrateConf(mode=mode, servers=servers or None))
     if as_json:
         print(json.dumps(report, indent=2))
     else:
@@ -114,7 +115,7 @@ def run_mode(name: str, mode: str, servers: list[str] | None, *, as_json: bool) 
         raise typer.Exit(1)
 
 
-def report_of(api: ApiClient, name: str, conf: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def report_of(api: ApiClient, name: str, conf: MigrateConf) -> tuple[dict[str, Any], str]:
     """Trigger ``<wave>.migrate`` with ``conf``, wait for its end; its pre-flight report and final state."""
     dag_id = f"{name}.migrate"
     status, answer = api.request("GET", f"/api/v2/dags/{dag_id}")
@@ -122,7 +123,7 @@ def report_of(api: ApiClient, name: str, conf: dict[str, Any]) -> tuple[dict[str
         raise ApiError(no_wave(name))
     if status == 200 and answer.get("is_paused"):
         api.unpause(dag_id)
-    run_id = api.trigger(dag_id, conf)
+    run_id = api.trigger(dag_id, conf.given())
     state = api.wait_for_run(dag_id, run_id, timeout=RUN_SECONDS)
     report = api.xcom(dag_id, run_id, "preflight", key="report")
     if report is None:

@@ -32,6 +32,7 @@ from wavelift.console.replication import add_replication_routes
 from wavelift.console.replication_runs import add_replication_run_routes
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
+from wavelift.rules.conf import MigrateConf, MigrateMode
 from wavelift.rules.fields import FLAG
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.migration.reserve import after_cancel
@@ -148,7 +149,7 @@ def _writing(app: FastAPI) -> None:
         dag_id = f"{body.wave}.migrate"
         if not may_trigger(user, dag_id):
             raise HTTPException(403, f"You may not trigger {dag_id}")
-        run_id = airflow.trigger(dag_id, {"mode": "cleanup", "dry_run": body.dry_run})
+        run_id = airflow.trigger(dag_id, MigrateConf(mode="cleanup", dry_run=body.dry_run).given())
         return RunStarted(dag_id=dag_id, dag_run_id=run_id)
 
 
@@ -166,10 +167,10 @@ def _triggerable(ledger: Ledger, migration_id: str, user: Any) -> Migration:
     return migration
 
 
-def _run_mode(migration: Migration, airflow: ApiClient, mode: str) -> RunStarted:
+def _run_mode(migration: Migration, airflow: ApiClient, mode: MigrateMode) -> RunStarted:
     if not migration.image_id:
         raise HTTPException(409, f"{migration.id} has no image yet: it is {migration.state}")
-    run_id = airflow.trigger(migration.dag_id, {"mode": mode, "migrations": [migration.id]})
+    run_id = airflow.trigger(migration.dag_id, MigrateConf(mode=mode, migrations=[migration.id]).given())
     return RunStarted(dag_id=migration.dag_id, dag_run_id=run_id)
 
 

@@ -23,6 +23,7 @@ from wavelift.console.replication_rows import dag_of, job_row, job_rows
 from wavelift.ledger import Ledger, ReplicationJob, jobs, replication_runs
 from wavelift.ledger.jobs import JobFilter
 from wavelift.ledger.replication_runs import RunFilter
+from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.fields import FLAG, WHOLE, Name
 from wavelift.rules.guests import Guest
 from wavelift.rules.limits import LIMITS
@@ -36,7 +37,6 @@ from wavelift.services.replication import jobs as job_service
 from wavelift.services.replication.deletion import Deletion
 from wavelift.services.replication.jobs import JobChange, JobOrder
 from wavelift.services.replication.orders import Bound, bind_wave, order_of, orders_of_wave
-from wavelift.services.replication.requests import DELETE
 
 SUFFIX: Final = ".replicate"
 GUEST_MATTERS: Final = frozenset({"license_type", "ami", "force_register"})
@@ -203,7 +203,7 @@ def _deleting(app: FastAPI) -> None:
         stopped = [task for run in deleted.cut_short for task in Chain.of_replication(airflow, run).stop()]
         run_id, job = None, deleted.job
         if _ever_ran(ledger, job_id):
-            run_id = airflow.trigger(dag_of(known.wave), {"mode": DELETE, "jobs": [job_id]})
+            run_id = airflow.trigger(dag_of(known.wave), ReplicateConf(mode="delete", jobs=[job_id]).given())
         else:  # nothing was ever made outside
             job = deletion.complete_deletion(ledger, job_id, by=user.get_name(), clock=clock)
         answer = {"job": _row(ledger, job), "stopped_tasks": stopped, **_deletion_row(deleted)}

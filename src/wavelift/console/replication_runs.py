@@ -30,9 +30,10 @@ from wavelift.console.replication import (
 from wavelift.console.replication_rows import dag_of, live, run_row
 from wavelift.ledger import DagRun, Ledger, Page, ReplicationRun, jobs, replication_runs
 from wavelift.ledger.replication_runs import RunFilter
+from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.replication import JobState, RunState
 from wavelift.services.replication import admission, outcome
-from wavelift.services.replication.requests import VERIFY, runs_to_verify
+from wavelift.services.replication.requests import runs_to_verify
 
 ENDED: Final = ("success", "failed", "")
 """What a DAG run that is over, or was deleted, is."""
@@ -155,7 +156,7 @@ def _verifying(app: FastAPI) -> None:
     def verify_job(job_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
         """Read back, whole, what the job's next run builds on, and compare it with its manifests (invariant 1)."""
         known = triggerable_job(ledger, job_id, user)
-        return _verify(ledger, airflow, known.wave, {"jobs": [job_id]})
+        return _verify(ledger, airflow, known.wave, ReplicateConf(mode="verify", jobs=[job_id]))
 
     @app.post("/runs/{run_id}/verify")
     def verify_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
@@ -163,13 +164,13 @@ def _verifying(app: FastAPI) -> None:
         known = replication_runs.get_run(ledger, run_id)
         require_read(user, known.wave)
         require_trigger(user, known.wave)
-        return _verify(ledger, airflow, known.wave, {"runs": [run_id]})
+        return _verify(ledger, airflow, known.wave, ReplicateConf(mode="verify", runs=[run_id]))
 
 
-def _verify(ledger: Ledger, airflow: ApiClient, wave: str, conf: dict[str, Any]) -> dict[str, Any]:
+def _verify(ledger: Ledger, airflow: ApiClient, wave: str, conf: ReplicateConf) -> dict[str, Any]:
     chosen = runs_to_verify(ledger, wave, conf)
     _require_awake(airflow, wave)
-    dag_run_id = airflow.trigger(dag_of(wave), {"mode": VERIFY, **conf})
+    dag_run_id = airflow.trigger(dag_of(wave), conf.given())
     return {"dag_id": dag_of(wave), "dag_run_id": dag_run_id, "runs": [each.run for each in chosen]}
 
 

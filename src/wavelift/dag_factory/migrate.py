@@ -14,7 +14,7 @@ from airflow.sdk import DAG, task_group
 from airflow.sdk.definitions.param import ParamsDict
 
 from wavelift.airflow.notifications import wave_deadline
-from wavelift.dag_factory.forms import migrate_form
+from wavelift.dag_factory.forms import form
 from wavelift.operators.connector.export import VmExportOperator
 from wavelift.operators.connector.preflight import PreflightOperator
 from wavelift.operators.connector.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
@@ -23,6 +23,7 @@ from wavelift.operators.control.admit import AdmitOperator, LaunchImportedOperat
 from wavelift.operators.control.image import COMPARE, ImportServerOperator
 from wavelift.operators.control.launch import LaunchInstanceOperator
 from wavelift.operators.control.slots import ReleaseOperator, ReserveOperator
+from wavelift.rules.conf import MigrateConf
 from wavelift.rules.plans import WaveShape
 
 MAX_RETRY_DELAY: Final = timedelta(minutes=10)
@@ -64,7 +65,7 @@ def migrate_dag(shape: WaveShape) -> DAG:
     with dag:
         _tasks(shape)
     # Only now: Airflow copies the form that it finds, all the servers' names, into each task made after it.
-    dag.params = ParamsDict(migrate_form(shape))
+    dag.params = ParamsDict(form(MigrateConf, servers=shape.server_names))
     return dag
 
 

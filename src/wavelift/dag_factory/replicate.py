@@ -14,7 +14,7 @@ from airflow.sdk import DAG, task_group
 from airflow.sdk.definitions.param import ParamsDict
 
 from wavelift.airflow.timetables import ReplicationTimetable
-from wavelift.dag_factory.forms import replicate_form
+from wavelift.dag_factory.forms import form
 from wavelift.dag_factory.migrate import MAX_RETRY_DELAY, TEARDOWN_RETRIES
 from wavelift.operators.connector.replication import (
     ReplicationPreflightOperator,
@@ -32,6 +32,7 @@ from wavelift.operators.control.replication import (
     ReserveRunOperator,
 )
 from wavelift.operators.control.upkeep import DeleteReplicasOperator, VerifyRecordedOperator
+from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.plans import WaveShape
 
 MAX_ACTIVE_RUNS: Final = 128
@@ -69,7 +70,7 @@ def replicate_dag(shape: WaveShape) -> DAG:
     with dag:
         _tasks(shape)
     # Only now: Airflow copies the form that it finds, all the servers' names, into each task made after it.
-    dag.params = ParamsDict(replicate_form(shape))
+    dag.params = ParamsDict(form(ReplicateConf, servers=shape.server_names))
     return dag
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from wavelift.base.domain import DiskLineage, Message, ReplicatedDisk
+from wavelift.rules.conf import ReplicateMode
 from wavelift.rules.plans import ResolvedWave
-
-ReplicationMode = Literal["replicate", "delete", "verify"]
 
 
 class TurnedDown(Message):
@@ -45,7 +42,7 @@ class AdmittedRuns(Message):
     finished: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     """What someone should act on soon: terms that end."""
-    mode: ReplicationMode = "replicate"
+    mode: ReplicateMode = "replicate"
     jobs: tuple[str, ...] = ()
     """In mode ``delete``: whose replicas go."""
     recorded: tuple[RecordedRun, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from wavelift.base.domain import ExportResult
 from wavelift.base.errors import SpecError
@@ -16,19 +16,13 @@ from wavelift.ledger import (
     migrations,
     waves,
 )
+from wavelift.rules.conf import MigrateConf
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.common.leftovers import known_runs, standing_snapshots
 from wavelift.services.dataplane.messages import (
     Admitted,
     Imported,
-    Mode,
 )
-
-FORM_KEYS: Final = ("servers", "launch", "mode", "note")
-EXTRA_KEYS: Final = ("migrations", "dry_run")
-"""What our own REST routes add to the form's keys."""
-MODES: Final[tuple[Mode, ...]] = ("migrate", "plan", "preflight", "launch", "verify", "cleanup")
-LAUNCH: Final = ("spec", "none", "running")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +48,9 @@ def admit(
 
     :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
     """
+    conf = MigrateConf.read(request.conf, wave=request.wave)
     known = waves.find_wave_run(ledger, request.run)
-    frozen = Admitted.load(known.spec) if known else _resolve(ledger, request, load)
+    frozen = Admitted.load(known.spec) if known else _resolve(ledger, request, conf, load)
     waves.freeze_wave_run(
         ledger,
         run=request.run,
@@ -64,70 +59,34 @@ def admit(
         requested_by=request.requested_by,
         source=request.source,
         spec=frozen.dump(),
-        note=str(request.conf.get("note") or ""),
+        note=conf.note or "",
         clock=clock,
     )
     return frozen
 
 
-def _resolve(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave]) -> Admitted:
-    conf = request.conf
-    allowed = (*FORM_KEYS, *EXTRA_KEYS)
-    unknown = sorted(set(conf) - set(allowed))
-    if unknown:
-        raise SpecError(
-            f"The run's conf has unknown keys: {', '.join(unknown)}",
-            next_step=f"Allowed are {', '.join(allowed)}",
-            wave=request.wave,
-        )
-    mode = _one_of("mode", conf.get("mode", "migrate"), MODES)
-    launch = _one_of("launch", conf.get("launch", "spec"), LAUNCH)
-    servers = _names("servers", conf.get("servers"))
-    ids = _names("migrations", conf.get("migrations"))
-    wave = load(request.wave)
-    if mode in ("migrate", "plan", "preflight"):
-        wave = wave.choose(servers)
-    if mode == "migrate" and launch != "spec":
-        wave = wave.with_launch(launch)  # type: ignore[arg-type]
-    named = _named(ledger, request.wave, ids) if mode in ("launch", "verify") else []
+def _resolve(ledger: Ledger, request: RunRequest, conf: MigrateConf, load: Callable[[str], ResolvedWave]) -> Admitted:
+    mode = conf.mode
+    wave = load(request.wave).choose(conf.servers)
+    if mode == "migrate" and conf.launch != "spec":
+        wave = wave.with_launch(conf.launch)
+    named = _named(ledger, request.wave, conf.migrations or ())
     return Admitted(
         wave=wave,
-        mode=mode,  # type: ignore[arg-type]
+        mode=mode,
         dag_id=request.run.dag_id,
         run_id=request.run.dag_run_id,
         requested_by=request.requested_by,
         migrations=tuple(each.id for each in named),
         imported=tuple(_imported(each) for each in named) if mode == "verify" else (),
-        dry_run=_flag("dry_run", conf.get("dry_run", True)),
+        dry_run=conf.dry_run,
         runs=tuple(known_runs(ledger)) if mode == "cleanup" else (),
         standing=tuple(standing_snapshots(ledger)) if mode == "cleanup" else (),
     )
 
 
-def _one_of(key: str, value: object, allowed: Collection[str]) -> str:
-    if value not in allowed:
-        raise SpecError(f"{key} is {value!r}", next_step=f"Allowed are {', '.join(allowed)}")
-    return str(value)
-
-
-def _flag(key: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise SpecError(f"{key} is {value!r}", next_step="Allowed are true, false")
-    return value
-
-
-def _names(key: str, value: object) -> list[str] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise SpecError(f"{key} is {value!r}", next_step="Give a list of names in quotes, or leave it out for all")
-    return value
-
-
-def _named(ledger: Ledger, wave: str, ids: list[str] | None) -> list[Migration]:
+def _named(ledger: Ledger, wave: str, ids: Collection[str]) -> list[Migration]:
     """The migrations that the conf names; all must be of this wave."""
-    if not ids:
-        raise SpecError("No migration is named", next_step="Give their ids in conf under migrations", wave=wave)
     found = [migrations.get_migration(ledger, id) for id in ids]
     for known in found:
         if known.wave != wave:

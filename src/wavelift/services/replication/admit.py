@@ -5,36 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
-from wavelift.base.errors import SpecError
 from wavelift.base.run import Clock
-from wavelift.ledger import DagRun, Ledger, SlotKind, waves
+from wavelift.ledger import DagRun, Ledger, waves
+from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.common.slots import IsRunAlive
 from wavelift.services.dataplane.replication_messages import (
     AdmittedRuns,
-    ReplicationMode,
     TurnedDown,
 )
 from wavelift.services.replication.admission import RefusedServer, admit_runs
 from wavelift.services.replication.jobs import TermNotice, warn_terms
-from wavelift.services.replication.requests import DELETE, VERIFY, jobs_to_delete, runs_to_verify
-
-MODE: Final = "replicate"
-KEYS: Final = {
-    MODE: ("mode", "servers", "note"),
-    DELETE: ("mode", "jobs", "note"),
-    VERIFY: ("mode", "runs", "jobs", "note"),
-}
-"""What the conf of a run may say, by its mode."""
-CANCELLED: Final = "cancelled on request"
-PLACES: Final = {
-    SlotKind.NFC_HOST: "ESXi host",
-    SlotKind.NFC_VCENTER: "the NFC sessions of vCenter",
-    SlotKind.TRANSFER: "connector",
-}
-"""Where a transfer needs slots, in words."""
+from wavelift.services.replication.requests import jobs_to_delete, runs_to_verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,35 +51,34 @@ def admit(
 
     :raises SpecError: for an unknown key or value, or a broken spec. :raises PermanentError: for a backfill.
     """
-    mode = _mode(request)
-    servers = _servers(request)
+    conf = ReplicateConf.read(request.conf, wave=request.wave)
     known = waves.find_wave_run(ledger, request.run)
     wave = ResolvedWave.load(known.spec) if known else load(request.wave)
-    if mode != MODE:
+    if conf.mode != "replicate":
         admitted = AdmittedRuns(
             wave=wave.model_copy(update={"servers": ()}),
             dag_id=request.run.dag_id,
             run_id=request.run.dag_run_id,
             requested_by=request.requested_by,
             scheduled=False,
-            mode=mode,
-            jobs=jobs_to_delete(ledger, request.wave, _given(request)) if mode == DELETE else (),
-            recorded=runs_to_verify(ledger, request.wave, _given(request)) if mode == VERIFY else (),
+            mode=conf.mode,
+            jobs=jobs_to_delete(ledger, request.wave, conf) if conf.mode == "delete" else (),
+            recorded=runs_to_verify(ledger, request.wave, conf) if conf.mode == "verify" else (),
         )
-        _freeze(ledger, request, wave, mode, clock)
+        _freeze(ledger, request, wave, conf, clock)
         return admitted
     found = admit_runs(
         ledger,
         request.wave,
         request.run,
         scheduled_for=request.scheduled_for,
-        servers=servers,
+        servers=conf.servers,
         by=request.requested_by,
         is_run_alive=is_run_alive,
         backfill=request.backfill,
         clock=clock,
     )
-    _freeze(ledger, request, wave, mode, clock)
+    _freeze(ledger, request, wave, conf, clock)
     granted = tuple(each.server for each in found.granted)
     return AdmittedRuns(
         wave=_narrowed(wave, granted),
@@ -120,48 +103,18 @@ def _warning(notice: TermNotice) -> str:
     )
 
 
-def _freeze(ledger: Ledger, request: ReplicateRequest, wave: ResolvedWave, mode: str, clock: Clock) -> None:
+def _freeze(ledger: Ledger, request: ReplicateRequest, wave: ResolvedWave, conf: ReplicateConf, clock: Clock) -> None:
     waves.freeze_wave_run(
         ledger,
         run=request.run,
         wave=request.wave,
-        mode=mode,
+        mode=conf.mode,
         requested_by=request.requested_by,
         source="schedule" if request.scheduled_for else "api",
         spec=wave.dump(),
-        note=str(request.conf.get("note") or ""),
+        note=conf.note or "",
         clock=clock,
     )
-
-
-def _given(request: ReplicateRequest) -> dict[str, Any]:
-    """The conf without what the form left empty."""
-    return {key: value for key, value in request.conf.items() if value is not None}
-
-
-def _mode(request: ReplicateRequest) -> ReplicationMode:
-    """:raises SpecError: for an unknown mode, or a key that the mode does not know."""
-    conf = _given(request)
-    mode = conf.get("mode", MODE)
-    if mode not in KEYS:
-        raise SpecError(f"mode is {mode!r}", next_step=f"Allowed are {', '.join(KEYS)}", wave=request.wave)
-    unknown = sorted(set(conf) - set(KEYS[mode]))
-    if unknown:
-        raise SpecError(
-            f"The run's conf has unknown keys: {', '.join(unknown)}",
-            next_step=f"Allowed in mode {mode} are {', '.join(KEYS[mode])}",
-            wave=request.wave,
-        )
-    return mode  # type: ignore[no-any-return]  # a key of KEYS
-
-
-def _servers(request: ReplicateRequest) -> list[str] | None:
-    value = request.conf.get("servers")
-    if value is None:
-        return None
-    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-        raise SpecError(f"servers is {value!r}", next_step="Give a list of names in quotes, or leave it out for all")
-    return value
 
 
 def _narrowed(wave: ResolvedWave, granted: Collection[str]) -> ResolvedWave:

@@ -24,15 +24,7 @@ from wavelift.services.dataplane.replication_messages import (
 from wavelift.services.replication.admission import continue_run
 from wavelift.services.replication.jobs import remember_server
 from wavelift.services.replication.outcome import mark_cancelled, quarantine_tracking
-from wavelift.services.replication.requests import DELETE, VERIFY
 
-MODE: Final = "replicate"
-KEYS: Final = {
-    MODE: ("mode", "servers", "note"),
-    DELETE: ("mode", "jobs", "note"),
-    VERIFY: ("mode", "runs", "jobs", "note"),
-}
-"""What the conf of a run may say, by its mode."""
 CANCELLED: Final = "cancelled on request"
 PLACES: Final = {
     SlotKind.NFC_HOST: "ESXi host",

@@ -72,7 +72,9 @@ class AdmitReplicationOperator(WaveliftOperator):
             )
         self.log.info("%s: %s: %s may run", self.wave, admitted.mode, ", ".join(admitted.granted) or "no server")
         for one in (*admitted.refused, *admitted.skipped):
-            self.log.info("%-20s %s: %s %s", one.server, one.rule, one.reason, one.until or "")
+            self.log.info(
+                "%-20s %s: %s %s", one.server, one.rule, one.reason, one.until.isoformat() if one.until else ""
+            )
         for words in admitted.warnings:
             self.log.warning("%s", words)
         context["ti"].xcom_push(key="return_value", value=admitted.dump())

@@ -80,7 +80,9 @@ async def _wavelift_error(request: Request, error: Exception) -> JSONResponse:
     status = 404 if isinstance(error, NotFoundError) else 409 if isinstance(error, CONFLICTS) else 503
     answer: dict[str, Any] = {"detail": str(error)}
     if isinstance(error, RefusedError):  # for programs: the rule, and when it will hold no more
-        answer |= {name: error.where.get(name) for name in ("rule", "until")} | {"refusals": list(error.refusals)}
+        answer |= {name: error.where.get(name) for name in ("rule", "until")} | {
+            "refusals": [each.dump() for each in error.refusals]
+        }
     return JSONResponse(answer, status_code=status)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,9 +14,8 @@ from wavelift.rules.plans import ResolvedWave
 from wavelift.services.common.slots import IsRunAlive
 from wavelift.services.dataplane.replication_messages import (
     AdmittedRuns,
-    TurnedDown,
 )
-from wavelift.services.replication.admission import RefusedServer, admit_runs
+from wavelift.services.replication.admission import admit_runs
 from wavelift.services.replication.jobs import TermNotice, warn_terms
 from wavelift.services.replication.requests import jobs_to_delete, runs_to_verify
 
@@ -87,8 +86,8 @@ def admit(
         requested_by=request.requested_by,
         scheduled=request.scheduled_for is not None,
         granted=granted,
-        refused=_told(found.refused),
-        skipped=_told(found.skipped),
+        refused=found.refused,
+        skipped=found.skipped,
         finished=tuple(each.server for each in found.finished),
         warnings=tuple(_warning(each) for each in warn_terms(ledger, request.wave, clock=clock)),
     )
@@ -124,7 +123,3 @@ def _narrowed(wave: ResolvedWave, granted: Collection[str]) -> ResolvedWave:
     if len(kept) < len(granted):  # the others come by folder or tag, whose names are known only to the vCenter
         kept += [plan for plan in wave.servers if plan.selector.many]
     return wave.model_copy(update={"servers": tuple(plan.model_copy(update=changes) for plan in kept)})
-
-
-def _told(found: Iterable[RefusedServer]) -> tuple[TurnedDown, ...]:
-    return tuple(TurnedDown(**each.dump()) for each in found)

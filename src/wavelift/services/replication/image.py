@@ -112,7 +112,7 @@ class RunImage:
         if refusal is not None:
             raise RefusedError(
                 f"The image is not registered: {refusal.reason}",
-                rule=str(refusal.rule),
+                refusals=(refusal.model_copy(update={"server": self.task.name}),),
                 next_step="Set 'ami: import' for the job, or force_register",
             )
         self.ctx.cancel.check()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wavelift.base.domain import Message, Severity
+from wavelift.base.domain import Message, Refusal, Severity
 from wavelift.base.errors import PermanentError, WaveliftError
 from wavelift.base.run import Clock
 from wavelift.ledger import DagRun, Ledger, SnapshotState, WaveRunState, waves
@@ -18,7 +18,7 @@ from wavelift.rules.replication import RunState
 from wavelift.services.common import slots as admission
 from wavelift.services.common.report import TaskOutcome
 from wavelift.services.dataplane.messages import PreflightReport
-from wavelift.services.dataplane.replication_messages import AdmittedRuns, TurnedDown, VerifiedRun
+from wavelift.services.dataplane.replication_messages import AdmittedRuns, VerifiedRun
 from wavelift.services.replication import upkeep
 from wavelift.services.replication.outcome import fail_run, mark_cancelled, quarantine_run
 from wavelift.services.replication.reserve import CANCELLED
@@ -47,8 +47,8 @@ class ReplicationReport(Message):
     wave: str
     scheduled: bool
     outcomes: tuple[RunOutcome, ...] = ()
-    refused: tuple[TurnedDown, ...] = ()
-    skipped: tuple[TurnedDown, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    skipped: tuple[Refusal, ...] = ()
     warnings: tuple[str, ...] = ()
     unclean: tuple[str, ...] = ()
     """What could not be removed."""
@@ -194,7 +194,7 @@ def raise_when_failed(report: ReplicationReport) -> None:
         return
     lines = [f"{one.server} {one.state}: {one.error}" for one in report.failed]
     for one in report.refused:
-        until = f", until {one.until}" if one.until else ""
+        until = f", until {one.until.isoformat()}" if one.until else ""
         lines.append(f"{one.server} refused by rule {one.rule}: {one.reason}{until}")
     raise PermanentError(
         "\n".join(

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, HTTPException, Query
 
-from wavelift.console.access import may_read
+from wavelift.console.access import require_read
+from wavelift.console.answers import EventList, EventRow
 from wavelift.console.deps import LedgerDep
-from wavelift.console.replication import readable_job, require_read
+from wavelift.console.replication import readable_job
+from wavelift.console.replication_rows import dag_of
 from wavelift.ledger import Ledger, migrations, replication_runs
 from wavelift.ledger.events import EVENTS_A_PAGE, list_events
 
@@ -22,36 +24,23 @@ def add_event_routes(app: FastAPI) -> None:
         ledger: LedgerDep,
         after: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=500)] = EVENTS_A_PAGE,
-    ) -> dict[str, Any]:
+    ) -> EventList:
         """What happened to a migration, a replication job or a run, oldest first; ``after`` is the last id seen."""
         kind = _kind(ledger, object_id, user)
         found = list_events(ledger, object_kind=kind, object_id=object_id, after=after, limit=limit)
-        return {
-            "events": [
-                {
-                    "id": each.id,
-                    "at": each.at.isoformat(),
-                    "actor": each.actor,
-                    "action": each.action,
-                    "dag_run_id": each.dag_run_id,
-                    "details": each.details,
-                }
-                for each in found
-            ]
-        }
+        return EventList(events=[EventRow.of(each) for each in found])
 
 
 def _kind(ledger: Ledger, id: str, user: Any) -> str:
     """What the id names, once it is known that the caller may read it."""
     match id.partition("-")[0]:
         case "mig":
-            if not may_read(user, dag_id := migrations.get_migration(ledger, id).dag_id):
-                raise HTTPException(403, f"You may not read {dag_id}")
+            require_read(user, migrations.get_migration(ledger, id).dag_id)
             return "migration"
         case "job":
             readable_job(ledger, id, user)
             return "replication_job"
         case "run":
-            require_read(user, replication_runs.get_run(ledger, id).wave)
+            require_read(user, dag_of(replication_runs.get_run(ledger, id).wave))
             return "replication_run"
     raise HTTPException(422, f"{id} names no migration (mig-…), replication job (job-…) or run (run-…)")

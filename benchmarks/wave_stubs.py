@@ -46,16 +46,20 @@ def _advance_import(ledger: Any, access: Any, task: Any, export: Any, verified: 
     from wavelift.services.migration.image import ImportDone
 
     id = migrations.migration_id(ctx.run_key)
-    migrations.record_export(ledger, id, export, clock=ctx.clock)
-    migrations.record_verify(ledger, id, verified, clock=ctx.clock)
-    migrations.record_import_started(ledger, id, "import-ami-0", clock=ctx.clock)
+    with ledger.write() as tx:
+        migrations.record_export(tx, id, export, clock=ctx.clock)
+    with ledger.write() as tx:
+        migrations.record_verify(tx, id, verified, clock=ctx.clock)
+    with ledger.write() as tx:
+        migrations.record_import_started(tx, id, "import-ami-0", clock=ctx.clock)
     return ImportDone(ImportResult(server=task.name, task_id="import-ami-0", image_id="ami-0", snapshot_ids=()))
 
 
 def _record_image(ledger: Any, access: Any, task: Any, image: Any, ctx: Any) -> None:
     from wavelift.ledger import migrations
 
-    migrations.record_import(ledger, migrations.migration_id(ctx.run_key), image, clock=ctx.clock)
+    with ledger.write() as tx:
+        migrations.record_import(tx, migrations.migration_id(ctx.run_key), image, clock=ctx.clock)
 
 
 STUBS: Mapping[str, Mapping[str, Callable[..., Any]]] = {

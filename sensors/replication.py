@@ -39,14 +39,13 @@ class ReplicationRunSensor(BaseOperator):
         """:raises AirflowFailException: when the run ended otherwise than completed."""
         from wavelift.airflow import config
         from wavelift.base.errors import NotFoundError
-        from wavelift.ledger import Ledger
-        from wavelift.ledger.replication_runs import get_run
+        from wavelift.ledger import Ledger, replication_runs
 
         if "error" in event:
             raise RuntimeError(f"watching {self.run_id} failed: {event['error']}")
         try:
-            with Ledger.open(config.ledger_url()) as ledger:
-                run = get_run(ledger, self.run_id)
+            with Ledger.open(config.ledger_url()) as ledger, ledger.read() as tx:
+                run = replication_runs.get(tx, self.run_id)
         except NotFoundError as error:
             raise AirflowFailException(str(error)) from error
         if run.state != "completed":

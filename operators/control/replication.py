@@ -312,13 +312,13 @@ class ReplicationReportOperator(WaveliftOperator):
         fence = StateStore(context["task_state_store"])
 
         def tidy(known: ReplicationRun) -> str:
-            from wavelift.ledger import DagRun
-            from wavelift.ledger.waves import get_wave_run
+            from wavelift.ledger import DagRun, waves
             from wavelift.rules.plans import ResolvedWave
             from wavelift.services.replication.image import tidy_run
 
             fence.set("tidying", known.id)
-            plan = ResolvedWave.load(get_wave_run(ledger, DagRun(ti.dag_id, ti.run_id)).spec).servers[0]
+            with ledger.read() as tx:
+                plan = ResolvedWave.load(waves.get(tx, DagRun(ti.dag_id, ti.run_id)).spec).servers[0]
             access = self.aws(plan.target.aws_conn_id, plan.target.region)
             return tidy_run(ledger, access, plan, known)
 

@@ -22,11 +22,12 @@ from tests.airflow.inprocess import Lab, airflow_here
 from tests.airflow.outside import Outside
 from tests.airflow.waves import BUCKET
 from tests.airflow.world import World
+from tests.ledgers import within
 from tests.postgres import Postgres
 
 from wavelift.cli.local_airflow import LocalAirflow
 from wavelift.ledger import Ledger
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 
 SLOTS: Final = 2
 """Transfers per connector here: two make a queue of four servers."""
@@ -138,7 +139,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         _soon_gone(lab, set(LAB_WAVES))
         assert not lab.vcenter.state()["sessions"], "a session is still signed in"
-        assert not list_slots(lab.ledger), "a slot is still held"
+        assert not within(lab.ledger.read(), standing), "a slot is still held"
     else:
         yield
 
@@ -153,7 +154,7 @@ def _nothing_left_in(world: World, players: Players, player: str) -> Iterator[No
     _soon_gone(world, set(WAVES) - {run.wave for run in list(world.active)} - players.waves())
     if not world.active and not players.waiting:
         assert not world.vcenter.state()["sessions"], "a session is still signed in"
-        assert not list_slots(world.ledger), "a slot is still held"
+        assert not within(world.ledger.read(), standing), "a slot is still held"
 
 
 def _soon_gone(outside: Outside, waves: set[str]) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.airflow.waves import BLOCK, BUCKET
+from tests.ledgers import within
 
 from wavelift.cli.simulators import Stage
 from wavelift.ledger import Ledger, Migration, lineage, migrations, replication_runs
 from wavelift.ledger.replication_records import ReplicationRun
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 
 
 @dataclass
@@ -122,15 +123,19 @@ class Outside:
                 yield f"image: {task['ImageId']} is named by nobody"
 
     def ended(self) -> list[Migration]:
-        return list(migrations.list_migrations(self.ledger, limit=500).items)
+        return list(within(self.ledger.read(), migrations.list_migrations, limit=500).items)
 
     def copies(self) -> list[ReplicationRun]:
         """Every replication run."""
-        return list(replication_runs.list_runs(self.ledger, limit=500).items)
+        return list(within(self.ledger.read(), replication_runs.list_runs, limit=500).items)
 
     def snapshots_of_copies(self) -> set[str]:
         """EBS snapshots that replication holds: of its AMIs, and what next runs build on."""
-        found = {disk.snapshot_id for one in self.copies() for disk in lineage.read_lineage(self.ledger, one.job_id)}
+        found = {
+            disk.snapshot_id
+            for one in self.copies()
+            for disk in within(self.ledger.read(), lineage.read_lineage, one.job_id)
+        }
         amis = [one.ami_id for one in self.copies() if one.ami_id]
         images = self.aws.client("ec2").describe_images(ImageIds=amis)["Images"] if amis else []
         return found | {disk["Ebs"]["SnapshotId"] for image in images for disk in image["BlockDeviceMappings"]}
@@ -138,7 +143,7 @@ class Outside:
     def assert_nothing_is_left(self, waves: set[str]) -> None:
         """Both simulators hold what they held, and what the ledger names as results."""
         vcenter_before, aws_before = self.before
-        assert not list_slots(self.ledger)
+        assert not within(self.ledger.read(), standing)
         assert not self.leftovers(waves)
         now = self.vcenter.state()
         assert (now["sessions"], now["leases"]) == (vcenter_before["sessions"], vcenter_before["leases"])

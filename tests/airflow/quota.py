@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from tests.ledgers import within
+
 from wavelift.base.run import SystemClock
 from wavelift.cli.local_airflow import wait_for
 from wavelift.ledger import ReplicationRun
@@ -83,7 +85,7 @@ class Door:
 
     def runs(self, *states: RunState) -> list[ReplicationRun]:
         which = RunFilter(wave=self.wave, server=self.server, states=states or None)
-        return list(list_runs(self.world.ledger, which, limit=500).items)
+        return list(within(self.world.ledger.read(), list_runs, which, limit=500).items)
 
     def ended(self) -> dict[str, str]:
         """Every DAG run of the wave with its end, once all have ended."""

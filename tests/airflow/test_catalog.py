@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pyVmomi import vim
+from tests.ledgers import within
 from typer.testing import CliRunner
 
 from wavelift.adapters.vsphere.properties import read_one
@@ -78,7 +79,7 @@ def change_inventory(session: VsphereSession) -> None:
 
 
 def names(world: Any, **which: Any) -> set[str]:
-    page = catalog.list_servers(world.ledger, ServerFilter(search="/catalog/", **which), limit=500)
+    page = within(world.ledger.read(), catalog.list_servers, ServerFilter(search="/catalog/", **which), limit=500)
     return {entry.server.name for entry in page.items}
 
 
@@ -106,8 +107,10 @@ def test_sms_02_import_import_again_and_clear(world: Any, cli: Any, vcenter: Vsp
 
     assert cli("catalog", "clear", "--connection", CONNECTION) == f"{CONNECTION}: {everything + 1} servers forgotten\n"
     assert names(world, gone=None) == set()
-    assert catalog.get_catalog(world.ledger, CONNECTION, clock=SystemClock()).state is CatalogState.DELETED
-    actors = {event.action: event.actor for event in list_events(world.ledger, object_kind="catalog")}
+    assert (
+        within(world.ledger.read(), catalog.get_catalog, CONNECTION, clock=SystemClock()).state is CatalogState.DELETED
+    )
+    actors = {event.action: event.actor for event in within(world.ledger.read(), list_events, object_kind="catalog")}
     assert actors["catalog.import_started"] == actors["catalog.cleared"] == "op"
 
 
@@ -115,7 +118,7 @@ def test_trouble_an_import_that_fails_says_why_and_gives_the_state_back(world: A
     world.airflow.wait_for_dag("server_catalog")
     told = cli("catalog", "import", "--connection", "no_such_connection", code=1)
     assert "ended as failed" in told
-    known = catalog.get_catalog(world.ledger, "no_such_connection", clock=SystemClock())
+    known = within(world.ledger.read(), catalog.get_catalog, "no_such_connection", clock=SystemClock())
     assert known.state is CatalogState.NOT_IMPORTED
     assert known.error
     assert "not registered" in cli("catalog", "import", code=1), "neither a connection nor a registered connector"

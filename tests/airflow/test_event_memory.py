@@ -12,12 +12,12 @@ import pytest
 import sqlalchemy as sa
 from pyVmomi import vim
 from tests.airflow.inprocess import Lab
+from tests.ledgers import within
 
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.base.run import CancelFlag, SystemClock
-from wavelift.ledger import lineage
-from wavelift.ledger.jobs import jobs_of_wave
+from wavelift.ledger import jobs, lineage
 from wavelift.ledger.replication_tables import replication_run
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication.jobs import JobOrder, create_jobs
@@ -54,8 +54,8 @@ def replicate(lab: Lab) -> dict[str, Any]:
 
 def assert_frozen(lab: Lab) -> None:
     """What EBS holds of the last run is what its vSphere snapshot froze, byte for byte."""
-    (job,) = jobs_of_wave(lab.ledger, "aged")
-    (disk,) = lineage.read_lineage(lab.ledger, job.id)
+    (job,) = within(lab.ledger.read(), jobs.standing, "aged")
+    (disk,) = within(lab.ledger.read(), lineage.read_lineage, job.id)
     frozen = Path(lab.snapshots_taken(SERVER)[-1]["disks"][0]["file"]).read_bytes()
     ebs = lab.aws.client("ebs")
     content = bytearray(len(frozen))

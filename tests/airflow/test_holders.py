@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.ledgers import within
 
 from wavelift.airflow.triggers.owned_imports import tell_list
 from wavelift.base.run import SystemClock
-from wavelift.ledger import DagRun, Ledger, SlotKind
+from wavelift.ledger import DagRun, Ledger, SlotKind, replication_runs
 from wavelift.ledger.records import Slot
-from wavelift.ledger.replication_runs import get_run
 from wavelift.operators.control.image import holder_is_alive
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication.admission import admit_runs
@@ -86,5 +86,5 @@ def test_amp_07_a_replica_s_conversion_shows_its_progress(tmp_path: Path, monkey
                 "import-ami-2": SimpleNamespace(phase="booting", progress=70, tags={}),
             }
         )
-        shown = get_run(ledger, known.id)
+        shown = within(ledger.read(), replication_runs.get, known.id)
     assert (shown.status, shown.progress_pct) == ("Converting: converting", 28)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.airflow.inprocess import Done, Lab
 from tests.airflow.waves import BLOCK
+from tests.ledgers import within
 
 from wavelift.base.run import SystemClock
 from wavelift.ledger.lineage import read_lineage
@@ -108,6 +109,6 @@ def test_inv_6_a_replica_cleared_after_its_import(lab: Lab, cleared: str) -> Non
     assert set(lab.aws.state()["images"]) - before == {outcome["ami_id"]}
     lab.assert_held(server, outcome["ami_id"])
     (known,) = [one for one in lab.copies() if one.server == server]
-    (disk,) = read_lineage(lab.ledger, known.job_id)
+    (disk,) = within(lab.ledger.read(), read_lineage, known.job_id)
     frozen = lab.snapshots_taken(server)[-1]["disks"][0]["file"]
     lab.assert_snapshot_holds(disk.snapshot_id, Path(frozen))

@@ -16,9 +16,10 @@ import pytest
 import yaml
 from tests.airflow.inprocess import Done, Lab
 from tests.airflow.waves import BLOCK
+from tests.ledgers import within
 
 from wavelift.base.run import SystemClock
-from wavelift.ledger.jobs import jobs_of_wave
+from wavelift.ledger import jobs
 from wavelift.ledger.lineage import read_lineage
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication.jobs import JobOrder, create_jobs
@@ -45,8 +46,8 @@ class Copied:
 
     def lineage(self) -> dict[str, str]:
         """uuid → EBS snapshot."""
-        (job,) = [one for one in jobs_of_wave(self.lab.ledger, self.wave) if one.server == self.server]
-        return {disk.uuid: disk.snapshot_id for disk in read_lineage(self.lab.ledger, job.id)}
+        (job,) = [one for one in within(self.lab.ledger.read(), jobs.standing, self.wave) if one.server == self.server]
+        return {disk.uuid: disk.snapshot_id for disk in within(self.lab.ledger.read(), read_lineage, job.id)}
 
     def disks(self, run: Done) -> list[dict[str, Any]]:
         found = run.xcom("transfer", index=run.index(self.server))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.airflow.aside import aside
+from tests.ledgers import within
 
 from wavelift.base.run import SystemClock
 from wavelift.cli.local_airflow import wait_for
@@ -28,10 +29,10 @@ def test_air_05_an_instant_of_the_schedule_fires_and_clearing_its_run_does_nothi
     (job,) = create_jobs(world.ledger, "clocked", [order], by="test", clock=SystemClock())
 
     def ran() -> bool:
-        return bool(list_runs(world.ledger, RunFilter(job_id=job.id)).items)
+        return bool(within(world.ledger.read(), list_runs, RunFilter(job_id=job.id)).items)
 
     wait_for(ran, timeout=400, what="the scheduled run")
-    (known,) = list_runs(world.ledger, RunFilter(job_id=job.id)).items
+    (known,) = within(world.ledger.read(), list_runs, RunFilter(job_id=job.id)).items
     assert (known.scheduled_for, known.type, known.counted_at) == (at, "automatic", None)
     run = world.known_run(DAG_ID, known.dag_run_id).ends("success")
     assert run.report()["scheduled"]

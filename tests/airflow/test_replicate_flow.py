@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from tests.airflow.inprocess import Done, Lab
+from tests.ledgers import within
 
 from wavelift.base.run import SystemClock
-from wavelift.ledger.jobs import jobs_of_wave
+from wavelift.ledger import jobs
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication.deletion import delete_job
 from wavelift.services.replication.jobs import JobOrder, create_jobs
@@ -67,7 +68,7 @@ def test_unknown_servers_and_keys_are_refused(lab: Lab) -> None:
 
 def test_sms_09_a_read_back_and_a_deletion(lab: Lab, copied: tuple[Done, Done]) -> None:
     """What the runs stored is read back; then the job goes, and all but its AMIs with it."""
-    (job,) = jobs_of_wave(lab.ledger, "copies")
+    (job,) = within(lab.ledger.read(), jobs.standing, "copies")
     verify = lab.run(DAG_ID, {"mode": "verify", "jobs": [job.id]}).ends("success")
     (verified,) = verify.report()["verified"]
     assert (verified["server"], verified["level"]) == ("copies-a", "full")
@@ -81,7 +82,7 @@ def test_sms_09_a_read_back_and_a_deletion(lab: Lab, copied: tuple[Done, Done]) 
     (deleted,) = deletion.report()["deleted"]
     assert deleted["snapshots"]
     assert lab.aws.state()["images"] == before["images"]
-    assert jobs_of_wave(lab.ledger, "copies") == ()
+    assert within(lab.ledger.read(), jobs.standing, "copies") == ()
 
 
 def _refused(lab: Lab, conf: dict[str, Any]) -> tuple[dict[str, Any], str]:

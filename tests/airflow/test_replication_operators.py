@@ -10,14 +10,14 @@ from typing import Any
 import pendulum
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from tests.ledgers import within
 
 from wavelift.airflow.triggers.replication_runs import ended_runs
 from wavelift.base.domain import DiskLineage
 from wavelift.base.errors import PermanentError, SpecError
 from wavelift.base.run import SystemClock
-from wavelift.ledger import DagRun, Ledger
+from wavelift.ledger import DagRun, Ledger, replication_runs
 from wavelift.ledger.lineage import read_lineage, replace
-from wavelift.ledger.replication_runs import get_run
 from wavelift.operators.connector.replication import TRACKING_KEY
 from wavelift.operators.control.replication import ReleaseRunOperator, scheduled_instant
 from wavelift.rules.wave_replication import ReplicationPlan
@@ -101,7 +101,7 @@ def test_inv_1_a_failed_proof_quarantines_and_the_report_fails(ledger: Ledger) -
 def test_inv_3_whose_change_tracking_lied_is_noted_though_the_run_came_to_nothing(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = get_run(ledger, _begin(ledger))
+    known = within(ledger.read(), replication_runs.get, _begin(ledger))
     job = known.job_id
     with ledger.write() as tx:
         replace(tx, job, known.id, [LINEAGE], at=T0)
@@ -115,7 +115,7 @@ def test_inv_3_whose_change_tracking_lied_is_noted_though_the_run_came_to_nothin
     context: Any = {"ti": ti, "task_state_store": None}
     for _ in range(2):
         assert release.work(context) == {"server": "web01", "snapshot_removed": False}
-    assert [disk.quarantine for disk in read_lineage(ledger, job)] == ["the map lost a block"]
+    assert [disk.quarantine for disk in within(ledger.read(), read_lineage, job)] == ["the map lost a block"]
 
 
 def test_a_report_may_be_made_again(ledger: Ledger) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from tests.airflow.inprocess import Lab
+from tests.ledgers import within
 
 from wavelift.base.run import SystemClock
-from wavelift.ledger.jobs import jobs_of_wave
+from wavelift.ledger import jobs
 from wavelift.ledger.lineage import read_lineage
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication.jobs import JobOrder, create_jobs
@@ -43,8 +44,8 @@ def test_inv_6_a_seed_that_failed_is_taken_up_by_the_next_run(lab: Lab) -> None:
     outcome = second.outcome("seeds-a")
     assert outcome["kinds"] == ["seed"]
     assert outcome["blocks_sent"] <= 23 - SENT + 2
-    (job,) = jobs_of_wave(lab.ledger, "seeds")
-    (disk,) = read_lineage(lab.ledger, job.id)
+    (job,) = within(lab.ledger.read(), jobs.standing, "seeds")
+    (disk,) = within(lab.ledger.read(), read_lineage, job.id)
     assert disk.snapshot_id == left
     lab.assert_snapshot_holds(left, Path(lab.snapshots_taken("seeds-a")[-1]["disks"][0]["file"]))
     assert not lab.leftovers({"seeds"})

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from tests.airflow.aside import aside
+from tests.ledgers import within
 
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 
 pytestmark = pytest.mark.airflow
 
@@ -35,7 +36,7 @@ def test_a_run_marked_failed_in_mid_export_leaves_nothing(world: Any) -> None:
         assert outcome["error"]
         assert not world.machine(name)["snapshots"]
     assert not world.uploads("/halted/")
-    assert not [slot for slot in list_slots(world.ledger) if slot.scope == "halted"]
+    assert not [slot for slot in within(world.ledger.read(), standing) if slot.scope == "halted"]
 
 
 @aside("queued")
@@ -82,7 +83,7 @@ def test_amp_04_amp_07_cancelling_a_queued_an_exporting_and_an_importing_migrati
 
 def _queue(world: Any) -> list[tuple[str, bool]]:
     """Holders of the connector's slots and who waits behind them, in order."""
-    slots = [slot for slot in list_slots(world.ledger) if slot.scope == "queued"]
+    slots = [slot for slot in within(world.ledger.read(), standing) if slot.scope == "queued"]
     return [(slot.holder, slot.granted_at is not None) for slot in slots]
 
 

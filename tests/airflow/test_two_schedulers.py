@@ -19,6 +19,7 @@ from tests.airflow.pair import CLOCKED, UNSEEN, Pair, running_pair
 from tests.airflow.quota import Door, prove_quota
 from tests.airflow.waves import wave_text
 from tests.airflow.world import Run
+from tests.ledgers import within
 from tests.postgres import find_binaries
 
 from wavelift.base.run import SystemClock
@@ -164,7 +165,7 @@ class _Play:
     def _until_all_ended(self, story: Story) -> None:
         def over() -> bool:
             self.world.airflow.raise_if_dead()
-            story.runs = list(list_runs(self.world.ledger, RunFilter(wave="clocked"), limit=500).items)
+            story.runs = list(within(self.world.ledger.read(), list_runs, RunFilter(wave="clocked"), limit=500).items)
             ended = {run.server for run in story.runs if run.state.terminal}
             return ended >= {*UNSEEN, "fresh"}
 
@@ -198,7 +199,7 @@ def test_an_instant_missed_for_longer_than_the_grace_is_not_made_up(story: Story
 def test_a_run_survives_a_minute_without_the_ledger(pair: Pair, story: Story) -> None:
     assert story.outage_s >= OUTAGE_S
     story.steady.ends("success")
-    (known,) = list_runs(pair.world.ledger, RunFilter(wave="steady")).items
+    (known,) = within(pair.world.ledger.read(), list_runs, RunFilter(wave="steady")).items
     assert known.state == "completed"
     assert len(pair.world.snapshots_taken("steady-a")) == 1
     vm: dict[str, Any] = pair.world.machine("steady-a")

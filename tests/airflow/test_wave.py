@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.airflow.aside import aside
+from tests.ledgers import within
 
 from wavelift.ledger import DagRun
 from wavelift.ledger.events import list_events
@@ -95,7 +96,9 @@ def test_air_03_a_missed_deadline_alerts(world: Any) -> None:
     seen = DagRun(run.dag_id, run.run_id)
 
     def alerts() -> list[Any]:
-        events = list_events(world.ledger, object_kind="wave_run", object_id=f"{seen.dag_id}/{seen.dag_run_id}")
+        events = within(
+            world.ledger.read(), list_events, object_kind="wave_run", object_id=f"{seen.dag_id}/{seen.dag_run_id}"
+        )
         return [event for event in events if event.action == "wave_run.late"]
 
     run.until("the deadline alert", alerts)

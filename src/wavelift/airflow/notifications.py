@@ -42,13 +42,12 @@ async def wave_is_late(*, wave: str, minutes: int, context: dict[str, Any] | Non
 def _record(wave: str, minutes: int, dag_id: str, dag_run_id: str) -> None:
     from wavelift.airflow import config
     from wavelift.base.run import SystemClock
-    from wavelift.ledger import DagRun, Ledger
-    from wavelift.ledger.events import record_event
+    from wavelift.ledger import DagRun, Ledger, events
 
-    with Ledger.open(config.ledger_url()) as ledger:
-        record_event(
-            ledger,
-            clock=SystemClock(),
+    with Ledger.open(config.ledger_url()) as ledger, ledger.write() as tx:
+        events.append(
+            tx,
+            at=SystemClock().now(),
             actor="deadline alert",
             action="wave_run.late",
             object_kind="wave_run",

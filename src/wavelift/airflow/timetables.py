@@ -81,8 +81,8 @@ class ReplicationTimetable(Timetable):
             raise UnreachableError("The ledger did not answer a moment ago")
         try:
             # A schema is not made here: whoever asks for the time must not write.
-            with Ledger.open(config.ledger_url(), upgrade=False) as ledger:
-                return read_schedules(ledger, self.wave).values()
+            with Ledger.open(config.ledger_url(), upgrade=False) as ledger, ledger.read() as tx:
+                return read_schedules(tx, self.wave).values()
         except UnreachableError:
             ReplicationTimetable._quiet_until = time.monotonic() + QUIET_SECONDS
             raise

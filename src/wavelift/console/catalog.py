@@ -5,7 +5,6 @@ Reading needs the right to read the connector's ``server_catalog`` DAG, writing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
@@ -30,7 +29,7 @@ from wavelift.console.answers import (
 )
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, start_run
 from wavelift.console.requests import ClearBody, ConnectorBody, ImportBody, MaintenanceBody, ServerQuery
-from wavelift.ledger import Catalog, CatalogEntry, Connector, catalog, connectors
+from wavelift.ledger import Catalog, CatalogEntry, Connector, Ledger, catalog, connectors, servers
 from wavelift.ledger.catalog import ServerFilter
 from wavelift.ledger.jobs import jobs_of_servers
 from wavelift.rules.conf import HealthConf, ImportConf
@@ -49,17 +48,16 @@ def _catalog_reading(app: FastAPI) -> None:
     @app.get("/catalogs")
     def list_catalogs(user: GetUserDep, ledger: LedgerDep) -> CatalogList:
         """The catalogues that the caller may read, with state and time of the last import."""
-        known = _readable(catalog.list_catalogs(ledger, clock=SystemClock()), user)
-        return CatalogList(catalogs=[_catalog_row(one) for one in known])
+        return CatalogList(catalogs=[_catalog_row(one) for one in _readable_catalogs(ledger, user)])
 
     @app.get("/catalog")
     def list_servers(query: Annotated[ServerQuery, Query()], user: GetUserDep, ledger: LedgerDep) -> ServerPage:
         """One page of the servers of the catalogues that the caller may read, by name."""
-        known = _readable(catalog.list_catalogs(ledger, clock=SystemClock()), user)
+        known = _readable_catalogs(ledger, user)
         wanted = [one.connection for one in known if query.connection in (None, one.connection)]
         which = ServerFilter(connections=wanted, search=query.search, tag=query.tag, gone=query.gone)
-        job_of = partial(jobs_of_servers, ledger)
-        page = catalog.list_servers(ledger, which, limit=query.limit, offset=query.offset, job_of=job_of)
+        with ledger.read() as tx:
+            page = catalog.list_servers(tx, which, limit=query.limit, offset=query.offset, job_of=jobs_of_servers)
         return ServerPage.of(page, servers=[ServerRow.of(entry.server, job=_job(entry)) for entry in page.items])
 
 
@@ -73,9 +71,11 @@ def _catalog_writing(app: FastAPI) -> None:
     def clear_catalog(body: ClearBody, user: GetUserDep, ledger: LedgerDep) -> CatalogCleared:
         """Forget the servers of a connection; an import that runs writes no more."""
         clock = SystemClock()
-        known = catalog.get_catalog(ledger, body.connection, clock=clock)
+        with ledger.read() as tx:
+            known = catalog.get_catalog(tx, body.connection, clock=clock)
         _triggerable(user, known.connector or DEFAULT_CONNECTOR)
-        removed = catalog.clear(ledger, body.connection, by=user.get_name(), clock=clock)
+        with ledger.write(catalog.lock_name(body.connection)) as tx:
+            removed = catalog.clear(tx, body.connection, by=user.get_name(), clock=clock)
         return CatalogCleared(connection=body.connection, removed=removed)
 
 
@@ -84,7 +84,8 @@ def _connector_reading(app: FastAPI) -> None:
     def list_connectors(user: GetUserDep, ledger: LedgerDep) -> ConnectorList:
         """The registered connectors that the caller may read, with their health and its age in seconds."""
         now = SystemClock().now()
-        known = connectors.list_connectors(ledger)
+        with ledger.read() as tx:
+            known = connectors.list_connectors(tx)
         readable = (one for one in known if may_read(user, dag_id_of(CATALOG_DAG, one.name)))
         return ConnectorList(connectors=[_connector_row(one, now) for one in readable])
 
@@ -95,7 +96,8 @@ def _connector_writing(app: FastAPI) -> None:
         """Register a connector, or change what is known of one."""
         _triggerable(user, body.name)
         clock = SystemClock()
-        known = connectors.register(ledger, **body.model_dump(), by=user.get_name(), clock=clock)
+        with ledger.write(connectors.lock_name(body.name)) as tx:
+            known = connectors.register(tx, **body.model_dump(), by=user.get_name(), clock=clock)
         return _connector_row(known, clock.now())
 
     @app.post("/connectors/{name}/maintenance")
@@ -103,9 +105,10 @@ def _connector_writing(app: FastAPI) -> None:
         """Let no new migration begin on a connector, or let it again (AMP-05)."""
         _triggerable(user, name)
         clock = SystemClock()
-        known = connectors.set_maintenance(
-            ledger, name, on=body.on, reason=body.reason, by=user.get_name(), clock=clock
-        )
+        with ledger.write(connectors.lock_name(name)) as tx:
+            known = connectors.set_maintenance(
+                tx, name, on=body.on, reason=body.reason, by=user.get_name(), clock=clock
+            )
         return _connector_row(known, clock.now())
 
     @app.post("/connectors/{name}/check")
@@ -119,11 +122,14 @@ def _connector_writing(app: FastAPI) -> None:
         """Forget a connector that nothing uses: no migration, no slot, no replication job."""
         _triggerable(user, name)
         used_by = partial(connector_usage, connectors_of=specs.connectors())
-        connectors.disassociate(ledger, name, used_by=used_by, by=user.get_name(), clock=SystemClock())
+        with ledger.write(connectors.lock_name(name), servers.LOCK) as tx:
+            connectors.disassociate(tx, name, used_by=used_by, by=user.get_name(), clock=SystemClock())
         return ConnectorDisassociated(name=name, disassociated=True)
 
 
-def _readable(known: Sequence[Catalog], user: Any) -> list[Catalog]:
+def _readable_catalogs(ledger: Ledger, user: Any) -> list[Catalog]:
+    with ledger.read() as tx:
+        known = catalog.list_catalogs(tx, clock=SystemClock())
     return [one for one in known if may_read(user, dag_id_of(CATALOG_DAG, one.connector))]
 
 

@@ -10,9 +10,8 @@ from fastapi import FastAPI, HTTPException, Query
 from wavelift.console.access import require_read
 from wavelift.console.answers import EventList, EventRow
 from wavelift.console.deps import LedgerDep
-from wavelift.console.replication import readable_job
-from wavelift.console.replication_rows import dag_of
-from wavelift.ledger import Ledger, migrations, replication_runs
+from wavelift.console.replication import readable_job, readable_run
+from wavelift.ledger import Ledger, migrations
 from wavelift.ledger.events import EVENTS_A_PAGE, list_events
 
 
@@ -27,7 +26,8 @@ def add_event_routes(app: FastAPI) -> None:
     ) -> EventList:
         """What happened to a migration, a replication job or a run, oldest first; ``after`` is the last id seen."""
         kind = _kind(ledger, object_id, user)
-        found = list_events(ledger, object_kind=kind, object_id=object_id, after=after, limit=limit)
+        with ledger.read() as tx:
+            found = list_events(tx, object_kind=kind, object_id=object_id, after=after, limit=limit)
         return EventList(events=[EventRow.of(each) for each in found])
 
 
@@ -35,12 +35,14 @@ def _kind(ledger: Ledger, id: str, user: Any) -> str:
     """What the id names, once it is known that the caller may read it."""
     match id.partition("-")[0]:
         case "mig":
-            require_read(user, migrations.get_migration(ledger, id).dag_id)
+            with ledger.read() as tx:
+                dag_id = migrations.get(tx, id).dag_id
+            require_read(user, dag_id)
             return "migration"
         case "job":
             readable_job(ledger, id, user)
             return "replication_job"
         case "run":
-            require_read(user, dag_of(replication_runs.get_run(ledger, id).wave))
+            readable_run(ledger, id, user)
             return "replication_run"
     raise HTTPException(422, f"{id} names no migration (mig-…), replication job (job-…) or run (run-…)")

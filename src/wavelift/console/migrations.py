@@ -37,7 +37,8 @@ def _reading(app: FastAPI) -> None:
         """Migrations of the waves that the caller may read, newest first."""
         states = [query.state] if query.state else None
         which = MigrationFilter(wave=query.wave, states=states, search=query.search, dag_ids=readable_dags(user))
-        page = migrations.list_migrations(ledger, which, limit=query.limit, offset=query.offset)
+        with ledger.read() as tx:
+            page = migrations.list_migrations(tx, which, limit=query.limit, offset=query.offset)
         return MigrationPage.of(page, migrations=[_row(migration, airflow) for migration in page.items])
 
     @app.get("/migrations/{migration_id}")
@@ -54,7 +55,8 @@ def _writing(app: FastAPI) -> None:
     ) -> MigrationCancelled:
         """Stop a queued or active migration: its task is failed, its snapshot removed, its import cancelled."""
         _triggerable(ledger, migration_id, user)
-        migration = migrations.request_cancel(ledger, migration_id, by=user.get_name(), clock=SystemClock())
+        with ledger.write() as tx:
+            migration = migrations.request_cancel(tx, migration_id, by=user.get_name(), clock=SystemClock())
         chain = Chain.of_migration(airflow, migration)
         stopped = chain.stop()
         migration = after_cancel(ledger, migration, released=chain.released, clock=SystemClock())
@@ -79,7 +81,8 @@ def _writing(app: FastAPI) -> None:
 
 
 def _readable(ledger: Ledger, migration_id: str, user: Any) -> Migration:
-    migration = migrations.get_migration(ledger, migration_id)
+    with ledger.read() as tx:
+        migration = migrations.get(tx, migration_id)
     require_read(user, migration.dag_id)
     return migration
 

@@ -30,7 +30,7 @@ from wavelift.console.chain import Chain
 from wavelift.console.deps import AirflowDep, LedgerDep, Specs, SpecsDep, start_run
 from wavelift.console.replication_rows import dag_of, job_rows
 from wavelift.console.requests import ApplyBody, ExtendBody, JobFields, JobQuery, JobsBody, PauseBody
-from wavelift.ledger import Ledger, ReplicationJob, jobs, replication_runs
+from wavelift.ledger import Ledger, ReplicationJob, ReplicationRun, jobs, replication_runs
 from wavelift.ledger.jobs import JobFilter
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.conf import ReplicateConf
@@ -62,7 +62,8 @@ def _reading(app: FastAPI) -> None:
         """Jobs of the waves that the caller may read, by wave and server; deleted ones only by ``state``."""
         states = [query.state] if query.state else None
         which = JobFilter(wave=query.wave, waves=readable_waves(user), states=states, search=query.search)
-        page = jobs.list_jobs(ledger, which, limit=query.limit, offset=query.offset)
+        with ledger.read() as tx:
+            page = jobs.list_jobs(tx, which, limit=query.limit, offset=query.offset)
         return JobPage.of(page, jobs=job_rows(ledger, page.items, SystemClock().now()))
 
     @app.get("/jobs/{job_id}")
@@ -168,7 +169,15 @@ def readable_waves(user: Any) -> set[str]:
 
 
 def readable_job(ledger: Ledger, job_id: str, user: Any) -> ReplicationJob:
-    known = jobs.get_job(ledger, job_id)
+    with ledger.read() as tx:
+        known = jobs.get(tx, job_id)
+    require_read(user, dag_of(known.wave))
+    return known
+
+
+def readable_run(ledger: Ledger, run_id: str, user: Any) -> ReplicationRun:
+    with ledger.read() as tx:
+        known = replication_runs.get(tx, run_id)
     require_read(user, dag_of(known.wave))
     return known
 
@@ -218,7 +227,8 @@ def _guest_of(ledger: Ledger, specs: Specs, job: ReplicationJob) -> Guest | None
 
 
 def _ever_ran(ledger: Ledger, job_id: str) -> bool:
-    page = replication_runs.list_runs(ledger, RunFilter(job_id=job_id, started=True), limit=1)
+    with ledger.read() as tx:
+        page = replication_runs.list_runs(tx, RunFilter(job_id=job_id, started=True), limit=1)
     return page.total > 0
 
 

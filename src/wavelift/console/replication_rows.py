@@ -27,7 +27,8 @@ def dag_of(wave: str) -> str:
 def job_rows(ledger: Ledger, jobs: Sequence[ReplicationJob], now: datetime) -> list[JobRow]:
     """One line of the list each, in two queries however many there are."""
     ids = [job.id for job in jobs]
-    current, served = current_runs(ledger, ids), served_instants(ledger, ids)
+    with ledger.read() as tx:
+        current, served = current_runs(tx, ids), served_instants(tx, ids)
     return [_job_row(job, current.get(job.id), served.get(job.id), now) for job in jobs]
 
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI, HTTPException, Query
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import SystemClock
-from wavelift.console.access import require_read, require_trigger
+from wavelift.console.access import require_trigger
 from wavelift.console.answers import (
     ReplicationStarted,
     RunCancelled,
@@ -30,12 +30,13 @@ from wavelift.console.deps import AirflowDep, LedgerDep, start_run
 from wavelift.console.replication import (
     dag_paused,
     readable_job,
+    readable_run,
     readable_waves,
     triggerable_job,
 )
 from wavelift.console.replication_rows import dag_of, live, run_fields, run_row
 from wavelift.console.requests import HistoryQuery, ReplicateBody, RunQuery
-from wavelift.ledger import DagRun, Ledger, Page, ReplicationRun, jobs, replication_runs
+from wavelift.ledger import DagRun, Ledger, ReplicationRun, jobs, replication_runs
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.replication import JobState, RunState
@@ -65,7 +66,7 @@ def _reading(app: FastAPI) -> None:
         """A job's runs, newest first (SMS-08)."""
         readable_job(ledger, job_id, user)
         which = RunFilter(job_id=job_id, states=[query.state] if query.state else None, search=query.search)
-        return _page(replication_runs.list_runs(ledger, which, limit=query.limit, offset=query.offset), airflow)
+        return _page(ledger, airflow, which, query)
 
     @app.get("/runs")
     def list_runs(
@@ -82,13 +83,12 @@ def _reading(app: FastAPI) -> None:
             waves=readable_waves(user),
             search=query.search,
         )
-        return _page(replication_runs.list_runs(ledger, which, limit=query.limit, offset=query.offset), airflow)
+        return _page(ledger, airflow, which, query)
 
     @app.get("/runs/{run_id}")
     def show_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunDetails:
         """One run with its disks."""
-        known = replication_runs.get_run(ledger, run_id)
-        require_read(user, dag_of(known.wave))
+        known = readable_run(ledger, run_id, user)
         fields = run_fields(known, SystemClock().now()) | live(known, airflow)
         return RunDetails.of(known, **fields, superseded=known.superseded or [])
 
@@ -119,8 +119,7 @@ def _cancelling(app: FastAPI) -> None:
     @app.post("/runs/{run_id}/cancel")
     def cancel_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunCancelled:
         """Stop a run: its task is failed, its snapshot removed. It stays counted against the quota."""
-        known = replication_runs.get_run(ledger, run_id)
-        require_read(user, dag_of(known.wave))
+        known = readable_run(ledger, run_id, user)
         require_trigger(user, dag_of(known.wave))
         clock = SystemClock()
         cancelled = outcome.cancel_run(ledger, run_id, by=user.get_name(), clock=clock)
@@ -142,8 +141,7 @@ def _verifying(app: FastAPI) -> None:
     @app.post("/runs/{run_id}/verify")
     def verify_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> VerifyStarted:
         """Read back, whole, the EBS snapshots of a recorded run, and compare them with its manifests."""
-        known = replication_runs.get_run(ledger, run_id)
-        require_read(user, dag_of(known.wave))
+        known = readable_run(ledger, run_id, user)
         require_trigger(user, dag_of(known.wave))
         return _verify(ledger, airflow, known.wave, ReplicateConf(mode="verify", runs=[run_id]))
 
@@ -156,7 +154,8 @@ def _verify(ledger: Ledger, airflow: ApiClient, wave: str, conf: ReplicateConf) 
 
 
 def _active_servers(ledger: Ledger, wave: str) -> tuple[str, ...]:
-    found = tuple(job.server for job in jobs.jobs_of_wave(ledger, wave) if job.state is JobState.ACTIVE)
+    with ledger.read() as tx:
+        found = tuple(job.server for job in jobs.standing(tx, wave) if job.state is JobState.ACTIVE)
     if not found:
         raise PermanentError(
             "The wave has no active replication job",
@@ -191,6 +190,8 @@ def _give_back(ledger: Ledger, reserved: Sequence[ReplicationRun]) -> None:
         outcome.mark_cancelled(ledger, each.id, "Its DAG run could not be made", clock=SystemClock())
 
 
-def _page(page: Page[ReplicationRun], airflow: ApiClient) -> RunPage:
+def _page(ledger: Ledger, airflow: ApiClient, which: RunFilter, query: HistoryQuery) -> RunPage:
+    with ledger.read() as tx:
+        page = replication_runs.list_runs(tx, which, limit=query.limit, offset=query.offset)
     now = SystemClock().now()
     return RunPage.of(page, runs=[RunRow.of(run, **run_fields(run, now), **live(run, airflow)) for run in page.items])

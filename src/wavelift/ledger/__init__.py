@@ -1,12 +1,13 @@
 """The relational record of servers, migrations, slots and events. Control-plane tasks, console and CLI only.
 
-Open a :class:`Ledger` and hand it to the functions of ``waves``, ``migrations``, ``events``, ``servers``,
-``catalog`` and ``connectors``; slots and
-new migrations are the business of :mod:`wavelift.services.common.slots`. Records are frozen values.
+The caller (a service, a route, a report) opens the transaction: ``with ledger.read() as tx`` or
+``with ledger.write(*locks) as tx``. Every function of ``waves``, ``migrations``, ``replication_runs``, ``jobs``,
+``lineage``, ``slots``, ``servers``, ``catalog``, ``connectors`` and ``events`` takes it as its first argument, and none
+opens one itself. SQL is written here only. Records are frozen values.
 """
 
 from wavelift.ledger.catalog_records import Catalog, CatalogEntry, CatalogServer, CatalogState, Connector, ServerJob
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import (
     DagRun,
     Event,
@@ -51,6 +52,7 @@ __all__ = [
     "SnapshotState",
     "SourceServer",
     "SupersededDisk",
+    "Tx",
     "WaveRun",
     "WaveRunState",
     "WaveSchedule",

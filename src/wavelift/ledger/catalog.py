@@ -20,7 +20,7 @@ from wavelift.base.errors import BusyError, NotFoundError, PermanentError
 from wavelift.base.run import Clock
 from wavelift.ledger import events
 from wavelift.ledger.catalog_records import Catalog, CatalogEntry, CatalogServer, CatalogState, ImportCounts, ServerJob
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.records import DagRun, Page
 from wavelift.ledger.tables_catalog import catalog, catalog_server
 
@@ -42,11 +42,11 @@ NOTICED: Final = (
 )
 """What makes a server *changed*; power and used space move all the time and are only kept."""
 
-JobOf = Callable[[Sequence[CatalogServer]], Mapping[str, ServerJob]]
+JobOf = Callable[[Tx, Sequence[CatalogServer]], Mapping[str, ServerJob]]
 """Servers of one page → job by server id; servers without one are left out. One call per page, not per row."""
 
 
-def no_jobs(servers: Sequence[CatalogServer]) -> Mapping[str, ServerJob]:
+def no_jobs(tx: Tx, servers: Sequence[CatalogServer]) -> Mapping[str, ServerJob]:
     """The :data:`JobOf` of an installation without replication."""
     return {}
 
@@ -85,27 +85,30 @@ class ServerFilter:
         return wanted
 
 
+def lock_name(connection: str) -> str:
+    """The lock under which one connection's catalogue changes. Every function that changes it needs this lock."""
+    return f"catalog/{connection}"
+
+
 # Reading
 
 
-def get_catalog(ledger: Ledger, connection: str, *, clock: Clock) -> Catalog:
+def get_catalog(tx: Tx, connection: str, *, clock: Clock) -> Catalog:
     """The catalogue of a connection; one of state NOT_IMPORTED when nobody ever imported it."""
     now = clock.now()
-    with ledger.read() as tx:
-        found = _find(tx, connection)
+    found = _find(tx, connection)
     return _aged(found, now) if found else _never(connection, now)
 
 
-def list_catalogs(ledger: Ledger, *, clock: Clock) -> tuple[Catalog, ...]:
+def list_catalogs(tx: Tx, *, clock: Clock) -> tuple[Catalog, ...]:
     """Every catalogue that was ever imported, by connection."""
     now = clock.now()
-    with ledger.read() as tx:
-        rows = tx.execute(sa.select(catalog).order_by(catalog.c.connection))
-        return tuple(_aged(Catalog(**row._asdict()), now) for row in rows)
+    rows = tx.execute(sa.select(catalog).order_by(catalog.c.connection))
+    return tuple(_aged(Catalog(**row._asdict()), now) for row in rows)
 
 
 def list_servers(
-    ledger: Ledger,
+    tx: Tx,
     which: ServerFilter | None = None,
     *,
     limit: int = ROWS_A_PAGE,
@@ -121,10 +124,9 @@ def list_servers(
         .limit(limit)
         .offset(offset)
     )
-    with ledger.read() as tx:
-        total = tx.execute(sa.select(sa.func.count()).select_from(catalog_server).where(*conditions)).scalar_one()
-        servers = tuple(CatalogServer(**row._asdict()) for row in tx.execute(rows))
-    jobs = job_of(servers)
+    total = tx.execute(sa.select(sa.func.count()).select_from(catalog_server).where(*conditions)).scalar_one()
+    servers = tuple(CatalogServer(**row._asdict()) for row in tx.execute(rows))
+    jobs = job_of(tx, servers)
     items = tuple(CatalogEntry(server=server, job=jobs.get(server.id)) for server in servers)
     return Page(items=items, total=total, limit=limit, offset=offset)
 
@@ -132,40 +134,40 @@ def list_servers(
 # Writing: one import, in order
 
 
-def begin_import(ledger: Ledger, connection: str, *, connector: str, run: DagRun, by: str, clock: Clock) -> Catalog:
+def begin_import(tx: Tx, connection: str, *, connector: str, run: DagRun, by: str, clock: Clock) -> Catalog:
     """Begin an import, or go on with the one that this DAG run began; an older import that still runs is overtaken.
 
     Its ``generation`` goes with every later call.
     """
     now = clock.now()
-    with ledger.write(_lock(connection)) as tx:
-        known = _find(tx, connection, lock=True)
-        if known and known.state is CatalogState.IMPORTING and _run_of(known) == run:
-            return known
-        before = known or _never(connection, now)
-        values: dict[str, Any] = {
-            "connector": connector,
-            "state": CatalogState.IMPORTING,
-            "state_before": before.state_before if before.state is CatalogState.IMPORTING else before.state,
-            "generation": before.generation + 1,
-            "merged_pages": [],
-            "error": "",
-            "modified_at": now,
-            "dag_id": run.dag_id,
-            "dag_run_id": run.dag_run_id,
-        }
-        if known is None:
-            tx.execute(catalog.insert().values(connection=connection, **values))
-        else:
-            tx.execute(catalog.update().where(catalog.c.connection == connection).values(**values))
-        made = _get(tx, connection)
-        overtaken = known.generation if known and known.state is CatalogState.IMPORTING else None
-        _append(tx, made, "import_started", now, by=by, details={"connector": connector, "overtakes": overtaken})
-        return made
+    require_lock(tx, lock_name(connection))
+    known = _find(tx, connection, lock=True)
+    if known and known.state is CatalogState.IMPORTING and _run_of(known) == run:
+        return known
+    before = known or _never(connection, now)
+    values: dict[str, Any] = {
+        "connector": connector,
+        "state": CatalogState.IMPORTING,
+        "state_before": before.state_before if before.state is CatalogState.IMPORTING else before.state,
+        "generation": before.generation + 1,
+        "merged_pages": [],
+        "error": "",
+        "modified_at": now,
+        "dag_id": run.dag_id,
+        "dag_run_id": run.dag_run_id,
+    }
+    if known is None:
+        tx.execute(catalog.insert().values(connection=connection, **values))
+    else:
+        tx.execute(catalog.update().where(catalog.c.connection == connection).values(**values))
+    made = _get(tx, connection)
+    overtaken = known.generation if known and known.state is CatalogState.IMPORTING else None
+    _append(tx, made, "import_started", now, by=by, details={"connector": connector, "overtakes": overtaken})
+    return made
 
 
 def merge_page(
-    ledger: Ledger, connection: str, generation: int, *, number: int, rows: Sequence[CatalogRow], clock: Clock
+    tx: Tx, connection: str, generation: int, *, number: int, rows: Sequence[CatalogRow], clock: Clock
 ) -> bool:
     """Merge page ``number`` (from 0) of an import; at most :data:`PAGE_ROWS` rows. Merging it again does no harm.
 
@@ -175,20 +177,20 @@ def merge_page(
     if len(rows) > PAGE_ROWS:
         raise PermanentError(f"A page of the catalogue has {len(rows)} rows", next_step=f"Send {PAGE_ROWS} at most.")
     now = clock.now()
-    with ledger.write(_lock(connection)) as tx:
-        known = _find(tx, connection, lock=True)
-        if known is None or not _is_running(known, generation):
-            return False
-        changes = _merge(tx, known, {row.identity: row for row in rows}, now)
-        pages = sorted({*known.merged_pages, number})
-        same = catalog.c.connection == connection
-        tx.execute(catalog.update().where(same).values(merged_pages=pages, modified_at=now))
-        _append(tx, known, "page_merged", now, details={"page": number, "rows": len(rows), **changes})
-        return True
+    require_lock(tx, lock_name(connection))
+    known = _find(tx, connection, lock=True)
+    if known is None or not _is_running(known, generation):
+        return False
+    changes = _merge(tx, known, {row.identity: row for row in rows}, now)
+    pages = sorted({*known.merged_pages, number})
+    same = catalog.c.connection == connection
+    tx.execute(catalog.update().where(same).values(merged_pages=pages, modified_at=now))
+    _append(tx, known, "page_merged", now, details={"page": number, "rows": len(rows), **changes})
+    return True
 
 
 def finish_import(
-    ledger: Ledger,
+    tx: Tx,
     connection: str,
     generation: int,
     *,
@@ -204,65 +206,65 @@ def finish_import(
     :raises BusyError: a page is missing.
     """
     now = clock.now()
-    with ledger.write(_lock(connection)) as tx:
-        known = _find(tx, connection, lock=True)
-        if known is None or known.generation != generation:
-            return None
-        if known.state is CatalogState.AVAILABLE:
-            return _counts(tx, connection, generation)
-        if not _is_running(known, generation):
-            return None
-        missing = sorted(set(range(pages)) - set(known.merged_pages))
-        if missing:
-            raise BusyError(
-                f"{len(missing)} of {pages} pages of the import are not merged yet",
-                next_step="The task tries again by itself.",
-                connection=connection,
-                pages=", ".join(map(str, missing[:5])),
-            )
-        _mark_gone(tx, connection, generation)
-        _set_manager(tx, connection, manager)
-        tx.execute(
-            catalog.update()
-            .where(catalog.c.connection == connection)
-            .values(
-                state=CatalogState.AVAILABLE,
-                imported_at=now,
-                modified_at=now,
-                error="",
-                tags_unknown=tags_unknown,
-                manager_id=manager.id,
-                manager_name=manager.name,
-                manager_type=manager.type,
-                manager_product=manager.product,
-            )
+    require_lock(tx, lock_name(connection))
+    known = _find(tx, connection, lock=True)
+    if known is None or known.generation != generation:
+        return None
+    if known.state is CatalogState.AVAILABLE:
+        return _counts(tx, connection, generation)
+    if not _is_running(known, generation):
+        return None
+    missing = sorted(set(range(pages)) - set(known.merged_pages))
+    if missing:
+        raise BusyError(
+            f"{len(missing)} of {pages} pages of the import are not merged yet",
+            next_step="The task tries again by itself.",
+            connection=connection,
+            pages=", ".join(map(str, missing[:5])),
         )
-        found = _counts(tx, connection, generation)
-        story = {"servers": found.servers, "new": found.new, "changed": found.changed, "gone": found.gone}
-        _append(tx, known, "imported", now, details=story)
-        return found
+    _mark_gone(tx, connection, generation)
+    _set_manager(tx, connection, manager)
+    tx.execute(
+        catalog.update()
+        .where(catalog.c.connection == connection)
+        .values(
+            state=CatalogState.AVAILABLE,
+            imported_at=now,
+            modified_at=now,
+            error="",
+            tags_unknown=tags_unknown,
+            manager_id=manager.id,
+            manager_name=manager.name,
+            manager_type=manager.type,
+            manager_product=manager.product,
+        )
+    )
+    found = _counts(tx, connection, generation)
+    story = {"servers": found.servers, "new": found.new, "changed": found.changed, "gone": found.gone}
+    _append(tx, known, "imported", now, details=story)
+    return found
 
 
-def abort_import(ledger: Ledger, connection: str, generation: int, error: str, *, clock: Clock) -> bool:
+def abort_import(tx: Tx, connection: str, generation: int, error: str, *, clock: Clock) -> bool:
     """The import ended without success: the catalogue is what it was before, with the rows that were merged.
 
     :returns: False when the import had ended already, or a newer one runs.
     """
     now = clock.now()
-    with ledger.write(_lock(connection)) as tx:
-        known = _find(tx, connection, lock=True)
-        if known is None or not _is_running(known, generation):
-            return False
-        tx.execute(
-            catalog.update()
-            .where(catalog.c.connection == connection)
-            .values(state=known.state_before, error=error, modified_at=now)
-        )
-        _append(tx, known, "import_failed", now, details={"error": error})
-        return True
+    require_lock(tx, lock_name(connection))
+    known = _find(tx, connection, lock=True)
+    if known is None or not _is_running(known, generation):
+        return False
+    tx.execute(
+        catalog.update()
+        .where(catalog.c.connection == connection)
+        .values(state=known.state_before, error=error, modified_at=now)
+    )
+    _append(tx, known, "import_failed", now, details={"error": error})
+    return True
 
 
-def clear(ledger: Ledger, connection: str, *, by: str, clock: Clock) -> int:
+def clear(tx: Tx, connection: str, *, by: str, clock: Clock) -> int:
     """Forget the servers of a connection; how many. An import that runs is overtaken: it writes no more.
 
     Jobs and migrations stay: they know their servers themselves.
@@ -270,39 +272,35 @@ def clear(ledger: Ledger, connection: str, *, by: str, clock: Clock) -> int:
     :raises NotFoundError: it was never imported.
     """
     now = clock.now()
-    with ledger.write(_lock(connection)) as tx:
-        known = _get(tx, connection, lock=True)
-        removed = tx.execute(catalog_server.delete().where(catalog_server.c.connection == connection)).rowcount
-        tx.execute(
-            catalog.update()
-            .where(catalog.c.connection == connection)
-            .values(
-                state=CatalogState.DELETED,
-                generation=known.generation + 1,
-                merged_pages=[],
-                imported_at=None,
-                error="",
-                modified_at=now,
-            )
+    require_lock(tx, lock_name(connection))
+    known = _get(tx, connection, lock=True)
+    removed = tx.execute(catalog_server.delete().where(catalog_server.c.connection == connection)).rowcount
+    tx.execute(
+        catalog.update()
+        .where(catalog.c.connection == connection)
+        .values(
+            state=CatalogState.DELETED,
+            generation=known.generation + 1,
+            merged_pages=[],
+            imported_at=None,
+            error="",
+            modified_at=now,
         )
-        _append(tx, known, "cleared", now, by=by, details={"servers": removed})
-        return int(removed)
+    )
+    _append(tx, known, "cleared", now, by=by, details={"servers": removed})
+    return int(removed)
 
 
 # Within a transaction
 
 
-def _lock(connection: str) -> str:
-    return f"catalog/{connection}"
-
-
-def _find(tx: sa.Connection, connection: str, *, lock: bool = False) -> Catalog | None:
+def _find(tx: Tx, connection: str, *, lock: bool = False) -> Catalog | None:
     query = sa.select(catalog).where(catalog.c.connection == connection)
     row = tx.execute(query.with_for_update() if lock else query).one_or_none()
     return Catalog(**row._asdict()) if row else None
 
 
-def _get(tx: sa.Connection, connection: str, *, lock: bool = False) -> Catalog:
+def _get(tx: Tx, connection: str, *, lock: bool = False) -> Catalog:
     known = _find(tx, connection, lock=lock)
     if known is None:
         raise NotFoundError(
@@ -344,7 +342,7 @@ def _is_running(known: Catalog, generation: int) -> bool:
     return known.generation == generation and known.state is CatalogState.IMPORTING
 
 
-def _merge(tx: sa.Connection, known: Catalog, rows: Mapping[str, CatalogRow], now: datetime) -> dict[str, int]:
+def _merge(tx: Tx, known: Catalog, rows: Mapping[str, CatalogRow], now: datetime) -> dict[str, int]:
     """Insert what is new and update the rest, in three statements a page."""
     mine = (catalog_server.c.connection == known.connection) & catalog_server.c.identity.in_(rows)
     old = {row.identity: CatalogServer(**row._asdict()) for row in tx.execute(sa.select(catalog_server).where(mine))}
@@ -401,7 +399,7 @@ def _renewed(known: Catalog, old: CatalogServer, row: CatalogRow, now: datetime)
     }
 
 
-def _mark_gone(tx: sa.Connection, connection: str, generation: int) -> None:
+def _mark_gone(tx: Tx, connection: str, generation: int) -> None:
     missed = (
         (catalog_server.c.connection == connection)
         & (catalog_server.c.seen_generation != generation)
@@ -410,13 +408,13 @@ def _mark_gone(tx: sa.Connection, connection: str, generation: int) -> None:
     tx.execute(catalog_server.update().where(missed).values(gone=True, gone_generation=generation))
 
 
-def _set_manager(tx: sa.Connection, connection: str, manager: CatalogManager) -> None:
+def _set_manager(tx: Tx, connection: str, manager: CatalogManager) -> None:
     """The rows name their vCenter as the last import knew it: pages come before its identity is stored."""
     values = {"manager_id": manager.id, "manager_name": manager.name, "manager_type": manager.type}
     tx.execute(catalog_server.update().where(catalog_server.c.connection == connection).values(**values))
 
 
-def _counts(tx: sa.Connection, connection: str, generation: int) -> ImportCounts:
+def _counts(tx: Tx, connection: str, generation: int) -> ImportCounts:
     mine, first = catalog_server.c.connection == connection, catalog_server.c.first_generation
     changed = (catalog_server.c.changed_generation == generation) & (first != generation)
     conditions: Iterable[sa.ColumnElement[bool]] = (
@@ -430,9 +428,7 @@ def _counts(tx: sa.Connection, connection: str, generation: int) -> ImportCounts
     return ImportCounts(servers=int(servers), new=int(new), changed=int(altered), gone=int(gone))
 
 
-def _append(
-    tx: sa.Connection, known: Catalog, action: str, at: datetime, *, by: str = "", details: Mapping[str, Any]
-) -> None:
+def _append(tx: Tx, known: Catalog, action: str, at: datetime, *, by: str = "", details: Mapping[str, Any]) -> None:
     run = _run_of(known)
     events.append(
         tx,

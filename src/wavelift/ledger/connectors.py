@@ -14,28 +14,32 @@ import sqlalchemy as sa
 from wavelift.base.catalog import ConnectorHealth
 from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.base.run import Clock
-from wavelift.ledger import events
+from wavelift.ledger import events, servers
 from wavelift.ledger.catalog_records import Connector
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.tables_catalog import connector
 
-Usage = Callable[[sa.Connection, str], Sequence[str]]
+Usage = Callable[[Tx, str], Sequence[str]]
 """``(transaction, connector)`` → what uses it, in words; nothing when it may go."""
 
 
-def list_connectors(ledger: Ledger) -> tuple[Connector, ...]:
+def lock_name(name: str) -> str:
+    """The lock under which one connector changes. Every function that changes it needs this lock."""
+    return f"connector/{name}"
+
+
+def list_connectors(tx: Tx) -> tuple[Connector, ...]:
     """All registered connectors by name."""
-    with ledger.read() as tx:
-        return tuple(Connector(**row._asdict()) for row in tx.execute(sa.select(connector).order_by(connector.c.name)))
+    return tuple(Connector(**row._asdict()) for row in tx.execute(sa.select(connector).order_by(connector.c.name)))
 
 
-def find_connector(ledger: Ledger, name: str) -> Connector | None:
+def find(tx: Tx, name: str) -> Connector | None:
     """One connector, None when nobody registered it."""
-    with ledger.read() as tx:
-        return _find(tx, name)
+    row = tx.execute(sa.select(connector).where(connector.c.name == name)).one_or_none()
+    return Connector(**row._asdict()) if row else None
 
 
-def in_maintenance(tx: sa.Connection, name: str) -> str | None:
+def in_maintenance(tx: Tx, name: str) -> str | None:
     """Why nothing new may begin on a connector; None when it may. For the transaction that begins it (AMP-05)."""
     query = sa.select(connector.c.maintenance, connector.c.maintenance_reason).where(connector.c.name == name)
     row = tx.execute(query).one_or_none()
@@ -43,7 +47,7 @@ def in_maintenance(tx: sa.Connection, name: str) -> str | None:
 
 
 def register(
-    ledger: Ledger,
+    tx: Tx,
     name: str,
     *,
     connection: str,
@@ -56,79 +60,72 @@ def register(
     """Register a connector, or change what is known of one; maintenance and health stay as they are."""
     now = clock.now()
     values = {"connection": connection, "aws_conn_id": aws_conn_id, "region": region, "description": description}
-    with ledger.write(_lock(name)) as tx:
-        known = _find(tx, name)
-        if known is None:
-            new = connector.insert().values(name=name, registered_at=now, registered_by=by, **values)
-            tx.execute(new)
-            _append(tx, name, "registered", now, by, values)
-        elif any(getattr(known, field) != value for field, value in values.items()):
-            tx.execute(connector.update().where(connector.c.name == name).values(**values))
-            _append(tx, name, "changed", now, by, values)
-        return _get(tx, name)
+    require_lock(tx, lock_name(name))
+    known = find(tx, name)
+    if known is None:
+        new = connector.insert().values(name=name, registered_at=now, registered_by=by, **values)
+        tx.execute(new)
+        _append(tx, name, "registered", now, by, values)
+    elif any(getattr(known, field) != value for field, value in values.items()):
+        tx.execute(connector.update().where(connector.c.name == name).values(**values))
+        _append(tx, name, "changed", now, by, values)
+    return _get(tx, name)
 
 
-def set_maintenance(ledger: Ledger, name: str, *, on: bool, reason: str = "", by: str, clock: Clock) -> Connector:
+def set_maintenance(tx: Tx, name: str, *, on: bool, reason: str = "", by: str, clock: Clock) -> Connector:
     """Let nothing new begin on a connector, or let it again (AMP-05). Twice the same changes nothing.
 
     :raises NotFoundError: nobody registered it.
     """
     now = clock.now()
-    with ledger.write(_lock(name)) as tx:
-        known = _get(tx, name)
-        reason = reason if on else ""
-        if (known.maintenance, known.maintenance_reason) != (on, reason):
-            values = {"maintenance": on, "maintenance_reason": reason}
-            tx.execute(connector.update().where(connector.c.name == name).values(**values))
-            _append(tx, name, "maintenance_on" if on else "maintenance_off", now, by, {"reason": reason})
-        return _get(tx, name)
+    require_lock(tx, lock_name(name))
+    known = _get(tx, name)
+    reason = reason if on else ""
+    if (known.maintenance, known.maintenance_reason) != (on, reason):
+        values = {"maintenance": on, "maintenance_reason": reason}
+        tx.execute(connector.update().where(connector.c.name == name).values(**values))
+        _append(tx, name, "maintenance_on" if on else "maintenance_off", now, by, {"reason": reason})
+    return _get(tx, name)
 
 
-def record_health(ledger: Ledger, health: ConnectorHealth, *, by: str, clock: Clock) -> Connector | None:
+def record_health(tx: Tx, health: ConnectorHealth, *, by: str, clock: Clock) -> Connector | None:
     """Keep what a connector found; None when nobody registered it (the run's result tells it all the same)."""
     now = clock.now()
-    with ledger.write(_lock(health.connector)) as tx:
-        if _find(tx, health.connector) is None:
-            return None
-        same = connector.c.name == health.connector
-        tx.execute(connector.update().where(same).values(health=health.dump(), checked_at=now))
-        failed = [check.name for check in health.checks if not check.ok]
-        _append(tx, health.connector, "checked", now, by, {"ok": health.ok, "failed": failed})
-        return _get(tx, health.connector)
+    require_lock(tx, lock_name(health.connector))
+    if find(tx, health.connector) is None:
+        return None
+    same = connector.c.name == health.connector
+    tx.execute(connector.update().where(same).values(health=health.dump(), checked_at=now))
+    failed = [check.name for check in health.checks if not check.ok]
+    _append(tx, health.connector, "checked", now, by, {"ok": health.ok, "failed": failed})
+    return _get(tx, health.connector)
 
 
-def disassociate(ledger: Ledger, name: str, *, used_by: Usage, by: str, clock: Clock) -> None:
+def disassociate(tx: Tx, name: str, *, used_by: Usage, by: str, clock: Clock) -> None:
     """Forget a connector that nothing uses (SMS-01).
+
+    Needs the locks of those who begin something on it, :func:`lock_name` and :data:`~wavelift.ledger.servers.LOCK`:
+    nobody starts between the question and the answer.
 
     :param used_by: asked within the transaction.
     :raises NotFoundError: nobody registered it. :raises PermanentError: something uses it; says what.
     """
     now = clock.now()
-    # Under the locks of those who begin something on it: nobody starts between the question and the answer.
-    with ledger.write(_lock(name), "servers") as tx:
-        _get(tx, name)
-        users = list(used_by(tx, name))
-        if users:
-            raise PermanentError(
-                f"The connector is in use: {'; '.join(users)}",
-                next_step="Let these end, or delete them, then try again.",
-                connector=name,
-            )
-        tx.execute(connector.delete().where(connector.c.name == name))
-        _append(tx, name, "disassociated", now, by, {})
+    require_lock(tx, lock_name(name), servers.LOCK)
+    _get(tx, name)
+    users = list(used_by(tx, name))
+    if users:
+        raise PermanentError(
+            f"The connector is in use: {'; '.join(users)}",
+            next_step="Let these end, or delete them, then try again.",
+            connector=name,
+        )
+    tx.execute(connector.delete().where(connector.c.name == name))
+    _append(tx, name, "disassociated", now, by, {})
 
 
-def _lock(name: str) -> str:
-    return f"connector/{name}"
-
-
-def _find(tx: sa.Connection, name: str) -> Connector | None:
-    row = tx.execute(sa.select(connector).where(connector.c.name == name)).one_or_none()
-    return Connector(**row._asdict()) if row else None
-
-
-def _get(tx: sa.Connection, name: str) -> Connector:
-    known = _find(tx, name)
+def _get(tx: Tx, name: str) -> Connector:
+    known = find(tx, name)
     if known is None:
         raise NotFoundError(
             "No connector is registered under this name", next_step="See `wavelift connectors list`.", connector=name
@@ -136,7 +133,7 @@ def _get(tx: sa.Connection, name: str) -> Connector:
     return known
 
 
-def _append(tx: sa.Connection, name: str, action: str, at: datetime, by: str, details: Mapping[str, Any]) -> None:
+def _append(tx: Tx, name: str, action: str, at: datetime, by: str, details: Mapping[str, Any]) -> None:
     events.append(
         tx, at=at, actor=by, action=f"connector.{action}", object_kind="connector", object_id=name, details=details
     )

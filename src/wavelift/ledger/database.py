@@ -2,6 +2,10 @@
 
 SQLite: write-ahead log, one writer at a time from ``BEGIN`` on, so that what a transaction read is still so when it
 writes. PostgreSQL: the same promise per named lock, by a row locked for the length of the transaction.
+
+Who opens a transaction: the caller of the ledger, that is a service, a route or a report, with :meth:`Ledger.read` or
+:meth:`Ledger.write`. Every function of the ledger takes that transaction (:data:`Tx`) as its first argument and never
+opens one itself. A function that needs a named lock says so in its docstring and checks it with :func:`require_lock`.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -30,6 +34,10 @@ POOL_SIZE: Final = 5
 POSTGRESQL_DRIVER: Final = "postgresql+psycopg2"
 """The one that Airflow's own provider brings. SQLAlchemy 2.1's default is another."""
 _WRITES: Final = "wavelift_writes"
+_LOCKS: Final = "wavelift_locks"
+
+Tx: TypeAlias = sa.Connection
+"""An open transaction. Other packages pass it on to functions of the ledger and call nothing on it."""
 
 
 class Ledger:
@@ -72,19 +80,19 @@ class Ledger:
         return self._engine.url.render_as_string(hide_password=True)
 
     @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
+    def read(self) -> Iterator[Tx]:
         """A transaction that only reads."""
         with _own_errors(self._engine.url), self._connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
-    def write(self, *locks: str) -> Iterator[sa.Connection]:
+    def write(self, *locks: str) -> Iterator[Tx]:
         """A transaction that is alone under each of the named ``locks`` until it ends.
 
         Committed when the block ends, rolled back when it raises.
         """
         with _own_errors(self._engine.url), self._connect() as connection:
-            writer = connection.execution_options(**{_WRITES: True})
+            writer = connection.execution_options(**{_WRITES: True, _LOCKS: frozenset(locks)})
             with writer.begin():
                 if self._engine.dialect.name == "postgresql":
                     _lock_rows(writer, locks)
@@ -106,6 +114,19 @@ class Ledger:
             self._engine.dispose(close=False)
             self._pid = os.getpid()
         return self._engine.connect()
+
+
+def require_lock(tx: Tx, *names: str) -> None:
+    """Check that the caller opened ``tx`` for writing, under each of the named locks.
+
+    :raises RuntimeError: it did not: a fault of the program. On SQLite it would otherwise show only on PostgreSQL.
+    """
+    options = tx.get_execution_options()
+    if not options.get(_WRITES, False):
+        raise RuntimeError("the ledger was asked to change something in a transaction that only reads")
+    missing = set(names) - options[_LOCKS]
+    if missing:
+        raise RuntimeError(f"the ledger was asked to change something without its lock: {', '.join(sorted(missing))}")
 
 
 def _make_engine(url: str) -> sa.Engine:

@@ -8,8 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from wavelift.base.run import Clock
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.records import DagRun, Event
 from wavelift.ledger.tables import event
 
@@ -17,7 +16,7 @@ EVENTS_A_PAGE: Final = 200
 
 
 def append(
-    tx: sa.Connection,
+    tx: Tx,
     *,
     at: datetime,
     actor: str,
@@ -27,7 +26,8 @@ def append(
     run: DagRun | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write one line within the transaction that makes the change it tells of."""
+    """Write one line within the transaction that makes the change. A change outside the ledger has one of its own."""
+    require_lock(tx)
     tx.execute(
         event.insert().values(
             at=at,
@@ -42,33 +42,8 @@ def append(
     )
 
 
-def record_event(
-    ledger: Ledger,
-    *,
-    clock: Clock,
-    actor: str,
-    action: str,
-    object_kind: str,
-    object_id: str,
-    run: DagRun | None = None,
-    details: Mapping[str, Any] | None = None,
-) -> None:
-    """Write one line about something that changed outside the ledger (a clean-up, a refused call)."""
-    with ledger.write() as tx:
-        append(
-            tx,
-            at=clock.now(),
-            actor=actor,
-            action=action,
-            object_kind=object_kind,
-            object_id=object_id,
-            run=run,
-            details=details,
-        )
-
-
 def list_events(
-    ledger: Ledger,
+    tx: Tx,
     *,
     object_kind: str | None = None,
     object_id: str | None = None,
@@ -81,5 +56,4 @@ def list_events(
         query = query.where(event.c.object_kind == object_kind)
     if object_id is not None:
         query = query.where(event.c.object_id == object_id)
-    with ledger.read() as tx:
-        return tuple(Event(**row._asdict()) for row in tx.execute(query))
+    return tuple(Event(**row._asdict()) for row in tx.execute(query))

@@ -17,7 +17,7 @@ from wavelift.base.errors import BusyError, NotFoundError
 from wavelift.base.names import run_hash
 from wavelift.ledger import events
 from wavelift.ledger.catalog_records import CatalogServer, ServerJob
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Tx
 from wavelift.ledger.records import DagRun, Page
 from wavelift.ledger.replication_records import ReplicationJob, WaveSchedule
 from wavelift.ledger.replication_tables import replication_job as job
@@ -35,18 +35,6 @@ def lock_name(wave: str) -> str:
 
 
 # Reading
-
-
-def get_job(ledger: Ledger, id: str) -> ReplicationJob:
-    """:raises NotFoundError: when there is none; a deleted one is found."""
-    with ledger.read() as tx:
-        return require(tx, id)
-
-
-def jobs_of_wave(ledger: Ledger, wave: str) -> tuple[ReplicationJob, ...]:
-    """All jobs of a wave that aren't deleted, by server."""
-    with ledger.read() as tx:
-        return standing(tx, wave)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,17 +63,16 @@ class JobFilter:
 
 
 def list_jobs(
-    ledger: Ledger, which: JobFilter | None = None, *, limit: int = ROWS_A_PAGE, offset: int = 0
+    tx: Tx, which: JobFilter | None = None, *, limit: int = ROWS_A_PAGE, offset: int = 0
 ) -> Page[ReplicationJob]:
     """One page of jobs by wave and server."""
     conditions = (which or JobFilter()).conditions()
     rows = sa.select(job).where(*conditions).order_by(job.c.wave, job.c.server, job.c.id).limit(limit).offset(offset)
-    with ledger.read() as tx:
-        total = tx.execute(sa.select(sa.func.count()).select_from(job).where(*conditions)).scalar_one()
-        return Page(items=_all(tx, rows), total=total, limit=limit, offset=offset)
+    total = tx.execute(sa.select(sa.func.count()).select_from(job).where(*conditions)).scalar_one()
+    return Page(items=_all(tx, rows), total=total, limit=limit, offset=offset)
 
 
-def jobs_of_servers(ledger: Ledger, servers: Sequence[CatalogServer]) -> dict[str, ServerJob]:
+def jobs_of_servers(tx: Tx, servers: Sequence[CatalogServer]) -> dict[str, ServerJob]:
     """Catalogue id → replication job, for the rows of one page (SMS-02): the one that stands, else the newest deleted.
 
     A job belongs to a server of a connection by instance UUID or managed object id, never by name.
@@ -93,8 +80,7 @@ def jobs_of_servers(ledger: Ledger, servers: Sequence[CatalogServer]) -> dict[st
     ids = {(server.connection, server.identity): server.id for server in servers}
     mine = job.c.source.in_({source for source, _ in ids}) & job.c.identity.in_({identity for _, identity in ids})
     query = sa.select(job).where(mine).order_by(job.c.deleted_at.is_(None), job.c.created_at)
-    with ledger.read() as tx:
-        found = _all(tx, query)
+    found = _all(tx, query)
     return {
         ids[each.source, each.identity]: ServerJob(
             id=each.id, state=str(each.state), terminated=each.state is JobState.DELETED
@@ -104,31 +90,30 @@ def jobs_of_servers(ledger: Ledger, servers: Sequence[CatalogServer]) -> dict[st
     }
 
 
-def wave_schedule_of(ledger: Ledger, wave: str) -> WaveSchedule | None:
+def wave_schedule_of(tx: Tx, wave: str) -> WaveSchedule | None:
     """The wave's row, None when it never had a job."""
-    with ledger.read() as tx:
-        row = tx.execute(sa.select(wave_schedule).where(wave_schedule.c.wave == wave)).one_or_none()
+    row = tx.execute(sa.select(wave_schedule).where(wave_schedule.c.wave == wave)).one_or_none()
     return WaveSchedule(**row._asdict()) if row else None
 
 
-def read_schedules(ledger: Ledger, wave: str) -> dict[str, Schedule]:
+def read_schedules(tx: Tx, wave: str) -> dict[str, Schedule]:
     """Server → schedule of the wave's active jobs. Reads exactly one row: for the timetable."""
-    known = wave_schedule_of(ledger, wave)
+    known = wave_schedule_of(tx, wave)
     return {} if known is None else {server: Schedule.load(value) for server, value in known.schedules.items()}
 
 
 # Within a transaction that holds the wave's lock
 
 
-def find(tx: sa.Connection, id: str, *, lock: bool = False) -> ReplicationJob | None:
+def find(tx: Tx, id: str, *, lock: bool = False) -> ReplicationJob | None:
     """One job, locked until the transaction ends when ``lock``."""
     query = sa.select(job).where(job.c.id == id)
     row = tx.execute(query.with_for_update() if lock else query).one_or_none()
     return ReplicationJob(**row._asdict()) if row else None
 
 
-def require(tx: sa.Connection, id: str, *, lock: bool = False) -> ReplicationJob:
-    """:raises NotFoundError: when there is none."""
+def get(tx: Tx, id: str, *, lock: bool = False) -> ReplicationJob:
+    """:raises NotFoundError: when there is none; a deleted one is found."""
     known = find(tx, id, lock=lock)
     if known is None:
         raise NotFoundError(
@@ -137,26 +122,26 @@ def require(tx: sa.Connection, id: str, *, lock: bool = False) -> ReplicationJob
     return known
 
 
-def find_standing(tx: sa.Connection, wave: str, server: str) -> ReplicationJob | None:
+def find_standing(tx: Tx, wave: str, server: str) -> ReplicationJob | None:
     """The job of a server that isn't deleted."""
     query = sa.select(job).where(job.c.wave == wave, job.c.server == server, job.c.deleted_at.is_(None))
     row = tx.execute(query).one_or_none()
     return ReplicationJob(**row._asdict()) if row else None
 
 
-def standing(tx: sa.Connection, wave: str) -> tuple[ReplicationJob, ...]:
+def standing(tx: Tx, wave: str) -> tuple[ReplicationJob, ...]:
     """Jobs of a wave that aren't deleted, by server."""
     return _all(tx, sa.select(job).where(job.c.wave == wave, job.c.deleted_at.is_(None)).order_by(job.c.server))
 
 
-def standing_by_wave(tx: sa.Connection) -> dict[str, int]:
+def standing_by_wave(tx: Tx) -> dict[str, int]:
     """Wave → how many of its jobs aren't deleted, for waves that have one."""
     query = sa.select(job.c.wave, sa.func.count()).where(job.c.deleted_at.is_(None)).group_by(job.c.wave)
     return {row[0]: row[1] for row in tx.execute(query)}
 
 
 def insert(
-    tx: sa.Connection, *, at: datetime, by: str, wave: str, server: str, reschedule_wave: bool = True, **columns: Any
+    tx: Tx, *, at: datetime, by: str, wave: str, server: str, reschedule_wave: bool = True, **columns: Any
 ) -> ReplicationJob:
     """Write a new job as active."""
     earlier = sa.select(sa.func.count()).select_from(job).where(job.c.wave == wave, job.c.server == server)
@@ -179,7 +164,7 @@ def insert(
 
 
 def apply(
-    tx: sa.Connection,
+    tx: Tx,
     known: ReplicationJob,
     action: str,
     *,
@@ -217,7 +202,7 @@ def apply(
     return changed
 
 
-def reschedule(tx: sa.Connection, wave: str, *, at: datetime) -> None:
+def reschedule(tx: Tx, wave: str, *, at: datetime) -> None:
     """Write the wave's row from its active jobs."""
     schedules = {each.server: each.schedule.dump() for each in standing(tx, wave) if each.state is JobState.ACTIVE}
     mine = wave_schedule.c.wave == wave
@@ -228,7 +213,7 @@ def reschedule(tx: sa.Connection, wave: str, *, at: datetime) -> None:
 
 
 def _append(
-    tx: sa.Connection,
+    tx: Tx,
     known: ReplicationJob,
     action: str,
     at: datetime,
@@ -249,5 +234,5 @@ def _append(
     )
 
 
-def _all(tx: sa.Connection, query: sa.Select[Any]) -> tuple[ReplicationJob, ...]:
+def _all(tx: Tx, query: sa.Select[Any]) -> tuple[ReplicationJob, ...]:
     return tuple(ReplicationJob(**row._asdict()) for row in tx.execute(query))

@@ -18,7 +18,7 @@ from wavelift.base.errors import BusyError, NotFoundError, PermanentError
 from wavelift.base.names import run_hash
 from wavelift.base.run import Clock
 from wavelift.ledger import events
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.records import DagRun, Migration, Page, SnapshotState
 from wavelift.ledger.tables import migration
 from wavelift.rules import lifecycle
@@ -36,30 +36,33 @@ def migration_id(run_key: str) -> str:
 # Reading
 
 
-def get_migration(ledger: Ledger, id: str) -> Migration:
+def find(tx: Tx, id: str, *, lock: bool = False) -> Migration | None:
+    """One migration, locked until the transaction ends when ``lock``."""
+    query = sa.select(migration).where(migration.c.id == id)
+    row = tx.execute(query.with_for_update() if lock else query).one_or_none()
+    return Migration(**row._asdict()) if row else None
+
+
+def get(tx: Tx, id: str, *, lock: bool = False) -> Migration:
     """:raises NotFoundError: when there is none."""
-    with ledger.read() as tx:
-        return _get(tx, id)
+    known = find(tx, id, lock=lock)
+    if known is None:
+        raise NotFoundError(
+            "The ledger knows no such migration", next_step="See `wavelift migrations list`.", migration=id
+        )
+    return known
 
 
-def find_migration(ledger: Ledger, id: str) -> Migration | None:
-    """Like :func:`get_migration`, None when there is none."""
-    with ledger.read() as tx:
-        return find(tx, id)
-
-
-def migrations_of_run(ledger: Ledger, run: DagRun) -> tuple[Migration, ...]:
+def of_dag_run(tx: Tx, run: DagRun) -> tuple[Migration, ...]:
     """All migrations of one DAG run in map order: what the report tells of."""
     query = sa.select(migration).where(_of_run(run)).order_by(migration.c.map_index, migration.c.id)
-    with ledger.read() as tx:
-        return _all(tx, query)
+    return _all(tx, query)
 
 
-def open_snapshots(ledger: Ledger) -> tuple[Migration, ...]:
+def open_snapshots(tx: Tx) -> tuple[Migration, ...]:
     """Migrations whose vSphere snapshot may stand: intended, and not seen to be gone (invariant 4)."""
     query = sa.select(migration).where(migration.c.snapshot_state == SnapshotState.INTENDED)
-    with ledger.read() as tx:
-        return _all(tx, query.order_by(migration.c.created_at, migration.c.id))
+    return _all(tx, query.order_by(migration.c.created_at, migration.c.id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +103,7 @@ class MigrationFilter:
 
 
 def list_migrations(
-    ledger: Ledger, which: MigrationFilter | None = None, *, limit: int = ROWS_A_PAGE, offset: int = 0
+    tx: Tx, which: MigrationFilter | None = None, *, limit: int = ROWS_A_PAGE, offset: int = 0
 ) -> Page[Migration]:
     """One page of migrations, newest first."""
     conditions = (which or MigrationFilter()).conditions()
@@ -111,35 +114,33 @@ def list_migrations(
         .limit(limit)
         .offset(offset)
     )
-    with ledger.read() as tx:
-        total = tx.execute(sa.select(sa.func.count()).select_from(migration).where(*conditions)).scalar_one()
-        return Page(items=_all(tx, rows), total=total, limit=limit, offset=offset)
+    total = tx.execute(sa.select(sa.func.count()).select_from(migration).where(*conditions)).scalar_one()
+    return Page(items=_all(tx, rows), total=total, limit=limit, offset=offset)
 
 
 # Writing: the way of one server, in order
 
 
-def advance(ledger: Ledger, id: str, state: MigrationState, *, phase: str = "", clock: Clock) -> Migration:
+def advance(tx: Tx, id: str, state: MigrationState, *, phase: str = "", clock: Clock) -> Migration:
     """Go to the next state, or back to an earlier one whose task runs again.
 
     :raises PermanentError: when :mod:`wavelift.rules.lifecycle` knows no such way.
     """
-    return _change(ledger, id, "advanced", clock=clock, to=state, phase=phase)
+    return _change(tx, id, "advanced", clock=clock, to=state, phase=phase)
 
 
-def begin_verifying(ledger: Ledger, id: str, *, clock: Clock) -> Migration:
+def begin_verifying(tx: Tx, id: str, *, clock: Clock) -> Migration:
     """The transfer is over. A migration whose next steps have begun meanwhile stays where it is: they run beside the
     task that tells this, and a migration taken back from ``importing`` could never be completed.
     """
-    with ledger.write() as tx:
-        known = _get(tx, id, lock=True)
-        if known.state is not MigrationState.TRANSFERRING:
-            return known
-        return apply(tx, known, "advanced", at=clock.now(), to=MigrationState.VERIFYING, phase="verifying")
+    known = get(tx, id, lock=True)
+    if known.state is not MigrationState.TRANSFERRING:
+        return known
+    return apply(tx, known, "advanced", at=clock.now(), to=MigrationState.VERIFYING, phase="verifying")
 
 
 def record_progress(
-    ledger: Ledger,
+    tx: Tx,
     id: str,
     *,
     phase: str,
@@ -149,31 +150,31 @@ def record_progress(
     clock: Clock,
 ) -> None:
     """Tell how far the present step is, in percent and bytes. No line in the audit trail: there would be thousands."""
+    require_lock(tx)
     values: dict[str, Any] = {"phase": phase, "progress_pct": max(0, min(100, progress_pct)), "updated_at": clock.now()}
     if bytes_done is not None:
         values["bytes_done"] = bytes_done
     if bytes_total is not None:
         values["bytes_total"] = bytes_total
-    with ledger.write() as tx:
-        tx.execute(migration.update().where(migration.c.id == id).values(**values))
+    tx.execute(migration.update().where(migration.c.id == id).values(**values))
 
 
-def record_import_progress(ledger: Ledger, progress: Mapping[str, tuple[str, int]], *, clock: Clock) -> None:
+def record_import_progress(tx: Tx, progress: Mapping[str, tuple[str, int]], *, clock: Clock) -> None:
     """Tell how far running imports are: task id → phase and percent. Those of no migration of ours are left out."""
-    with ledger.write() as tx:
-        for task_id, (phase, percent) in progress.items():
-            running = (migration.c.import_task_id == task_id) & (migration.c.state == MigrationState.IMPORTING)
-            values = {"phase": f"import: {phase}", "progress_pct": max(0, min(100, percent)), "updated_at": clock.now()}
-            tx.execute(migration.update().where(running).values(**values))
+    require_lock(tx)
+    for task_id, (phase, percent) in progress.items():
+        running = (migration.c.import_task_id == task_id) & (migration.c.state == MigrationState.IMPORTING)
+        values = {"phase": f"import: {phase}", "progress_pct": max(0, min(100, percent)), "updated_at": clock.now()}
+        tx.execute(migration.update().where(running).values(**values))
 
 
-def record_intent(ledger: Ledger, id: str, *, name: str, vm: str, clock: Clock) -> Migration:
+def record_intent(tx: Tx, id: str, *, name: str, vm: str, clock: Clock) -> Migration:
     """Write down the snapshot's name before it is taken, so that it is found whatever dies in between (invariant 4).
 
     :param vm: managed object id.
     """
     return _change(
-        ledger,
+        tx,
         id,
         "snapshot_intended",
         clock=clock,
@@ -184,20 +185,20 @@ def record_intent(ledger: Ledger, id: str, *, name: str, vm: str, clock: Clock) 
     )
 
 
-def record_snapshot_removed(ledger: Ledger, id: str, *, by: str = "", clock: Clock) -> Migration:
+def record_snapshot_removed(tx: Tx, id: str, *, by: str = "", clock: Clock) -> Migration:
     """vCenter was seen without the snapshot.
 
     :param by: who removed it, when it was not the run itself (housekeeping).
     """
-    return _change(ledger, id, "snapshot_removed", clock=clock, by=by, snapshot_state=SnapshotState.REMOVED)
+    return _change(tx, id, "snapshot_removed", clock=clock, by=by, snapshot_state=SnapshotState.REMOVED)
 
 
-def record_export(ledger: Ledger, id: str, result: ExportResult, *, clock: Clock) -> Migration:
+def record_export(tx: Tx, id: str, result: ExportResult, *, clock: Clock) -> Migration:
     """Every disk lies in S3. What came of an earlier export is no longer this migration's: image and proof must never
     stand beside the content of another instant."""
     capacity = sum(disk.capacity for disk in result.disks)
     return _change(
-        ledger,
+        tx,
         id,
         "exported",
         clock=clock,
@@ -212,15 +213,15 @@ def record_export(ledger: Ledger, id: str, result: ExportResult, *, clock: Clock
     )
 
 
-def record_verify(ledger: Ledger, id: str, result: VerifyResult, *, clock: Clock) -> Migration:
+def record_verify(tx: Tx, id: str, result: VerifyResult, *, clock: Clock) -> Migration:
     """What the read-back found."""
-    return _change(ledger, id, "verified", clock=clock, verify_result=result.dump(), details=result.dump())
+    return _change(tx, id, "verified", clock=clock, verify_result=result.dump(), details=result.dump())
 
 
-def record_import_started(ledger: Ledger, id: str, task_id: str, *, clock: Clock) -> Migration:
+def record_import_started(tx: Tx, id: str, task_id: str, *, clock: Clock) -> Migration:
     """AWS accepted the import under ``task_id``."""
     return _change(
-        ledger,
+        tx,
         id,
         "import_started",
         clock=clock,
@@ -230,10 +231,10 @@ def record_import_started(ledger: Ledger, id: str, task_id: str, *, clock: Clock
     )
 
 
-def record_import(ledger: Ledger, id: str, result: ImportResult, *, clock: Clock) -> Migration:
+def record_import(tx: Tx, id: str, result: ImportResult, *, clock: Clock) -> Migration:
     """The image stands, and was compared with its source as the plan says."""
     return _change(
-        ledger,
+        tx,
         id,
         "imported",
         clock=clock,
@@ -246,10 +247,10 @@ def record_import(ledger: Ledger, id: str, result: ImportResult, *, clock: Clock
     )
 
 
-def record_launch(ledger: Ledger, id: str, result: LaunchResult, *, clock: Clock) -> Migration:
+def record_launch(tx: Tx, id: str, result: LaunchResult, *, clock: Clock) -> Migration:
     """What was launched, or why nothing was."""
     return _change(
-        ledger,
+        tx,
         id,
         "launched" if result.instance_id else "launch_skipped",
         clock=clock,
@@ -259,59 +260,57 @@ def record_launch(ledger: Ledger, id: str, result: LaunchResult, *, clock: Clock
     )
 
 
-def complete(ledger: Ledger, id: str, *, clock: Clock) -> Migration:
+def complete(tx: Tx, id: str, *, clock: Clock) -> Migration:
     """The server's last step is done."""
-    return _change(ledger, id, "completed", clock=clock, to=MigrationState.COMPLETED, phase="", progress_pct=100)
+    return _change(tx, id, "completed", clock=clock, to=MigrationState.COMPLETED, phase="", progress_pct=100)
 
 
-def fail(ledger: Ledger, id: str, error: str, *, clock: Clock) -> Migration:
+def fail(tx: Tx, id: str, error: str, *, clock: Clock) -> Migration:
     """A step failed for good. A migration that already ended keeps its end and its first error."""
-    return _end(ledger, id, MigrationState.FAILED, error, clock)
+    return _end(tx, id, MigrationState.FAILED, error, clock)
 
 
-def mark_cancelled(ledger: Ledger, id: str, reason: str, *, clock: Clock) -> Migration:
+def mark_cancelled(tx: Tx, id: str, reason: str, *, clock: Clock) -> Migration:
     """The steps have stopped because somebody asked. A migration that already ended keeps its end."""
-    return _end(ledger, id, MigrationState.CANCELLED, reason, clock)
+    return _end(tx, id, MigrationState.CANCELLED, reason, clock)
 
 
-def request_cancel(ledger: Ledger, id: str, *, by: str, clock: Clock) -> Migration:
+def request_cancel(tx: Tx, id: str, *, by: str, clock: Clock) -> Migration:
     """Ask a queued or active migration to stop (AMP-07). The caller ends its tasks; those of the control plane look at
     this before they write. Asking twice changes nothing.
 
     :raises PermanentError: when it has ended.
     """
-    with ledger.write() as tx:
-        known = _get(tx, id, lock=True)
-        if known.state.terminal:
-            raise PermanentError(
-                f"The migration has already ended as {known.state}",
-                next_step="Nothing needs to be cancelled.",
-                migration=id,
-                server=known.server,
-            )
-        if known.cancel_requested:
-            return known
-        return apply(tx, known, "cancel_requested", at=clock.now(), by=by, cancel_requested=True)
+    known = get(tx, id, lock=True)
+    if known.state.terminal:
+        raise PermanentError(
+            f"The migration has already ended as {known.state}",
+            next_step="Nothing needs to be cancelled.",
+            migration=id,
+            server=known.server,
+        )
+    if known.cancel_requested:
+        return known
+    return apply(tx, known, "cancel_requested", at=clock.now(), by=by, cancel_requested=True)
 
 
-# Within a transaction: for this module and admission
+# For admission
 
 
-def find(tx: sa.Connection, id: str, *, lock: bool = False) -> Migration | None:
-    """One migration, locked until the transaction ends when ``lock``."""
-    query = sa.select(migration).where(migration.c.id == id)
-    row = tx.execute(query.with_for_update() if lock else query).one_or_none()
-    return Migration(**row._asdict()) if row else None
-
-
-def occupying(tx: sa.Connection, server_id: int) -> tuple[Migration, ...]:
+def occupying(tx: Tx, server_id: int) -> tuple[Migration, ...]:
     """Migrations that have this server: not ended, or with a snapshot that may still stand."""
     standing = migration.c.snapshot_state == SnapshotState.INTENDED
     busy = migration.c.state.not_in(lifecycle.TERMINAL) | standing
     return _all(tx, sa.select(migration).where(migration.c.server_id == server_id, busy).order_by(migration.c.id))
 
 
-def insert(tx: sa.Connection, *, at: datetime, run: DagRun, run_key: str, **columns: Any) -> Migration:
+def count_active(tx: Tx, connector: str) -> int:
+    """How many migrations of a connector have not ended."""
+    active = migration.c.state.not_in(lifecycle.TERMINAL) & (migration.c.connector == connector)
+    return tx.execute(sa.select(sa.func.count()).select_from(migration).where(active)).scalar_one()
+
+
+def insert(tx: Tx, *, at: datetime, run: DagRun, run_key: str, **columns: Any) -> Migration:
     """Write a new migration as queued. The caller's transaction holds the lock ``servers``."""
     id = migration_id(run_key)
     tx.execute(
@@ -326,13 +325,13 @@ def insert(tx: sa.Connection, *, at: datetime, run: DagRun, run_key: str, **colu
             **columns,
         )
     )
-    made = _get(tx, id)
+    made = get(tx, id)
     _append(tx, made, "queued", at, details={"server": made.server, "to": made.state})
     return made
 
 
 def apply(
-    tx: sa.Connection,
+    tx: Tx,
     known: Migration,
     action: str,
     *,
@@ -359,12 +358,10 @@ def apply(
             server=known.server,
         )
     _append(tx, known, action, at, by=by, details=story)
-    return _get(tx, known.id)
+    return get(tx, known.id)
 
 
-def _append(
-    tx: sa.Connection, known: Migration, action: str, at: datetime, *, by: str = "", details: Mapping[str, Any]
-) -> None:
+def _append(tx: Tx, known: Migration, action: str, at: datetime, *, by: str = "", details: Mapping[str, Any]) -> None:
     events.append(
         tx,
         at=at,
@@ -378,7 +375,7 @@ def _append(
 
 
 def _change(
-    ledger: Ledger,
+    tx: Tx,
     id: str,
     action: str,
     *,
@@ -388,29 +385,18 @@ def _change(
     details: Mapping[str, Any] | None = None,
     **columns: Any,
 ) -> Migration:
-    with ledger.write() as tx:
-        known = _get(tx, id, lock=True)
-        return apply(tx, known, action, at=clock.now(), by=by, to=to, details=details, **columns)
+    known = get(tx, id, lock=True)
+    return apply(tx, known, action, at=clock.now(), by=by, to=to, details=details, **columns)
 
 
-def _end(ledger: Ledger, id: str, state: MigrationState, why: str, clock: Clock) -> Migration:
-    with ledger.write() as tx:
-        known = _get(tx, id, lock=True)
-        if known.state.terminal:
-            return known
-        return apply(tx, known, str(state), at=clock.now(), to=state, error=why, phase="", details={"error": why})
+def _end(tx: Tx, id: str, state: MigrationState, why: str, clock: Clock) -> Migration:
+    known = get(tx, id, lock=True)
+    if known.state.terminal:
+        return known
+    return apply(tx, known, str(state), at=clock.now(), to=state, error=why, phase="", details={"error": why})
 
 
-def _get(tx: sa.Connection, id: str, *, lock: bool = False) -> Migration:
-    known = find(tx, id, lock=lock)
-    if known is None:
-        raise NotFoundError(
-            "The ledger knows no such migration", next_step="See `wavelift migrations list`.", migration=id
-        )
-    return known
-
-
-def _all(tx: sa.Connection, query: sa.Select[Any]) -> tuple[Migration, ...]:
+def _all(tx: Tx, query: sa.Select[Any]) -> tuple[Migration, ...]:
     return tuple(Migration(**row._asdict()) for row in tx.execute(query))
 
 

@@ -6,8 +6,7 @@ Every change is one transaction with its line in the audit trail. Whether a run 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -18,10 +17,10 @@ from wavelift.base.errors import BusyError, NotFoundError
 from wavelift.base.names import run_hash
 from wavelift.base.run import Clock
 from wavelift.ledger import events
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.jobs import ROWS_A_PAGE, lock_name
 from wavelift.ledger.records import DagRun, Page, SnapshotState
-from wavelift.ledger.replication_records import ReplicationRun
+from wavelift.ledger.replication_records import AmiState, ReplicationRun, SupersededDisk
 from wavelift.ledger.replication_tables import replication_run
 from wavelift.rules.replication import OPEN, RunState, RunType, require_run_way
 
@@ -34,52 +33,49 @@ def run_id(run_key: str) -> str:
 # Reading
 
 
-def get_run(ledger: Ledger, id: str) -> ReplicationRun:
+def find(tx: Tx, id: str) -> ReplicationRun | None:
+    """One run, None when there is none."""
+    row = tx.execute(sa.select(replication_run).where(replication_run.c.id == id)).one_or_none()
+    return ReplicationRun(**row._asdict()) if row else None
+
+
+def get(tx: Tx, id: str) -> ReplicationRun:
     """:raises NotFoundError: when there is none."""
-    with ledger.read() as tx:
-        return require(tx, id)
+    known = find(tx, id)
+    if known is None:
+        raise NotFoundError(
+            "The ledger knows no such replication run", next_step="See the list of replication runs.", run=id
+        )
+    return known
 
 
-def find_run(ledger: Ledger, id: str) -> ReplicationRun | None:
-    """Like :func:`get_run`, None when there is none."""
-    with ledger.read() as tx:
-        return find(tx, id)
-
-
-def runs_of(ledger: Ledger, run: DagRun) -> tuple[ReplicationRun, ...]:
-    """All replication runs of one DAG run, by server: what the report tells of."""
-    with ledger.read() as tx:
-        return of_dag_run(tx, run)
-
-
-def current_runs(ledger: Ledger, job_ids: Collection[str]) -> dict[str, ReplicationRun]:
+def current_runs(tx: Tx, job_ids: Collection[str]) -> dict[str, ReplicationRun]:
     """Job id → its run that is reserved or active, for those that have one."""
     query = sa.select(replication_run).where(replication_run.c.job_id.in_(job_ids), replication_run.c.state.in_(OPEN))
-    with ledger.read() as tx:
-        return {run.job_id: run for run in _all(tx, query)}
+    return {run.job_id: run for run in _all(tx, query)}
 
 
-def served_instants(ledger: Ledger, job_ids: Collection[str]) -> dict[str, datetime]:
+def served_instants(tx: Tx, job_ids: Collection[str]) -> dict[str, datetime]:
     """Job id → the newest of its scheduled instants that has a run, whatever became of it."""
     columns = replication_run.c
     newest = sa.func.max(columns.scheduled_for, type_=columns.scheduled_for.type).label("newest")
     query = sa.select(columns.job_id, newest).where(columns.job_id.in_(job_ids), columns.scheduled_for.is_not(None))
-    with ledger.read() as tx:
-        return {row.job_id: row.newest for row in tx.execute(query.group_by(columns.job_id))}
+    return {row.job_id: row.newest for row in tx.execute(query.group_by(columns.job_id))}
 
 
-def open_snapshots(ledger: Ledger) -> tuple[ReplicationRun, ...]:
+def open_snapshots(tx: Tx) -> tuple[ReplicationRun, ...]:
     """Runs whose vSphere snapshot may stand: intended, and not seen to be gone (invariant 4)."""
     query = sa.select(replication_run).where(replication_run.c.snapshot_state == SnapshotState.INTENDED)
-    with ledger.read() as tx:
-        return _all(tx, query.order_by(replication_run.c.requested_at, replication_run.c.id))
+    return _all(tx, query.order_by(replication_run.c.requested_at, replication_run.c.id))
 
 
+_MOST_FAILURES: Final = 100
+"""As many as ``pause_after_failures`` may ask for."""
 MOST_UNFINISHED: Final = 20
 """More failures in a row than this are of no interest: AWS keeps what they left for two days."""
 
 
-def unfinished_before(ledger: Ledger, known: ReplicationRun) -> tuple[ReplicationRun, ...]:
+def unfinished_before(tx: Tx, known: ReplicationRun) -> tuple[ReplicationRun, ...]:
     """The job's runs that failed before ``known`` and after the recorded run before it, newest first: one of them may
     have left a seed that ``known`` goes on with. A cancelled or a quarantined run leaves none."""
     columns = replication_run.c
@@ -95,9 +91,8 @@ def unfinished_before(ledger: Ledger, known: ReplicationRun) -> tuple[Replicatio
         .order_by(columns.requested_at.desc(), columns.id)
         .limit(MOST_UNFINISHED)
     )
-    with ledger.read() as tx:
-        since = tx.execute(recorded).scalar()
-        return tuple(run for run in _all(tx, failed) if since is None or run.requested_at > since)
+    since = tx.execute(recorded).scalar()
+    return tuple(run for run in _all(tx, failed) if since is None or run.requested_at > since)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +129,7 @@ class RunFilter:
 
 
 def list_runs(
-    ledger: Ledger, which: RunFilter | None = None, *, limit: int = ROWS_A_PAGE, offset: int = 0
+    tx: Tx, which: RunFilter | None = None, *, limit: int = ROWS_A_PAGE, offset: int = 0
 ) -> Page[ReplicationRun]:
     """One page of runs, newest request first."""
     conditions = (which or RunFilter()).conditions()
@@ -145,16 +140,15 @@ def list_runs(
         .limit(limit)
         .offset(offset)
     )
-    with ledger.read() as tx:
-        total = tx.execute(sa.select(sa.func.count()).select_from(replication_run).where(*conditions)).scalar_one()
-        return Page(items=_all(tx, rows), total=total, limit=limit, offset=offset)
+    total = tx.execute(sa.select(sa.func.count()).select_from(replication_run).where(*conditions)).scalar_one()
+    return Page(items=_all(tx, rows), total=total, limit=limit, offset=offset)
 
 
 # Writing: what happens on the way
 
 
 def record_progress(
-    ledger: Ledger,
+    tx: Tx,
     id: str,
     *,
     status: str,
@@ -167,6 +161,7 @@ def record_progress(
 
     A run that has ended keeps its last words.
     """
+    require_lock(tx)
     values: dict[str, Any] = {
         "status": status,
         "progress_pct": max(0, min(100, progress_pct)),
@@ -176,27 +171,26 @@ def record_progress(
         values["bytes_done"] = bytes_done
     if bytes_total is not None:
         values["bytes_total"] = bytes_total
-    with ledger.write() as tx:
-        running = (replication_run.c.id == id) & (replication_run.c.state == RunState.ACTIVE)
-        tx.execute(replication_run.update().where(running).values(**values))
+    running = (replication_run.c.id == id) & (replication_run.c.state == RunState.ACTIVE)
+    tx.execute(replication_run.update().where(running).values(**values))
 
 
-def record_import_progress(ledger: Ledger, progress: Mapping[str, tuple[str, int]], *, clock: Clock) -> None:
+def record_import_progress(tx: Tx, progress: Mapping[str, tuple[str, int]], *, clock: Clock) -> None:
     """Tell how far running conversions are: run hash → phase and percent. Those of no run of ours are left out."""
-    with ledger.write() as tx:
-        for run, (phase, percent) in progress.items():
-            values = {"status": f"Converting: {phase}", "progress_pct": max(0, min(100, percent))}
-            active = (replication_run.c.id == f"run-{run}") & (replication_run.c.state == RunState.ACTIVE)
-            tx.execute(replication_run.update().where(active).values(**values, updated_at=clock.now()))
+    require_lock(tx)
+    for run, (phase, percent) in progress.items():
+        values = {"status": f"Converting: {phase}", "progress_pct": max(0, min(100, percent))}
+        active = (replication_run.c.id == f"run-{run}") & (replication_run.c.state == RunState.ACTIVE)
+        tx.execute(replication_run.update().where(active).values(**values, updated_at=clock.now()))
 
 
-def record_intent(ledger: Ledger, id: str, *, name: str, vm: str, clock: Clock) -> ReplicationRun:
+def record_intent(tx: Tx, id: str, *, name: str, vm: str, clock: Clock) -> ReplicationRun:
     """Write down the snapshot's name before it is taken, so that it is found whatever dies in between (invariant 4).
 
     :param vm: managed object id.
     """
     return _note(
-        ledger,
+        tx,
         id,
         "snapshot_intended",
         clock=clock,
@@ -206,61 +200,35 @@ def record_intent(ledger: Ledger, id: str, *, name: str, vm: str, clock: Clock) 
     )
 
 
-def record_snapshot_removed(ledger: Ledger, id: str, *, by: str = "", clock: Clock) -> ReplicationRun:
+def record_snapshot_removed(tx: Tx, id: str, *, by: str = "", clock: Clock) -> ReplicationRun:
     """vCenter was seen without the snapshot.
 
     :param by: who removed it, when it was not the run itself (housekeeping).
     """
-    return _note(ledger, id, "snapshot_removed", clock=clock, by=by, snapshot_state=SnapshotState.REMOVED)
+    return _note(tx, id, "snapshot_removed", clock=clock, by=by, snapshot_state=SnapshotState.REMOVED)
 
 
-@contextmanager
-def locked(ledger: Ledger, id: str) -> Iterator[tuple[sa.Connection, ReplicationRun]]:
-    """A transaction under the lock of the run's wave, and the run as it is in it.
-
-    :raises NotFoundError: when there is no such run.
-    """
-    wave = get_run(ledger, id).wave  # never changes
-    with ledger.write(lock_name(wave)) as tx:
-        yield tx, require(tx, id)
+# For admission and the end of a run
 
 
-# Within a transaction
-
-
-def find(tx: sa.Connection, id: str) -> ReplicationRun | None:
-    row = tx.execute(sa.select(replication_run).where(replication_run.c.id == id)).one_or_none()
-    return ReplicationRun(**row._asdict()) if row else None
-
-
-def require(tx: sa.Connection, id: str) -> ReplicationRun:
-    """:raises NotFoundError: when there is none."""
-    known = find(tx, id)
-    if known is None:
-        raise NotFoundError(
-            "The ledger knows no such replication run", next_step="See the list of replication runs.", run=id
-        )
-    return known
-
-
-def of_dag_run(tx: sa.Connection, run: DagRun) -> tuple[ReplicationRun, ...]:
+def of_dag_run(tx: Tx, run: DagRun) -> tuple[ReplicationRun, ...]:
     """All replication runs of one DAG run, by server."""
     return _all(tx, sa.select(replication_run).where(_of_dag_run(run)).order_by(replication_run.c.server))
 
 
-def open_of_wave(tx: sa.Connection, wave: str) -> tuple[ReplicationRun, ...]:
+def open_of_wave(tx: Tx, wave: str) -> tuple[ReplicationRun, ...]:
     """Runs of a wave that are reserved or active."""
     mine = (replication_run.c.wave == wave) & replication_run.c.state.in_(OPEN)
     return _all(tx, sa.select(replication_run).where(mine))
 
 
-def open_of_job(tx: sa.Connection, job_id: str) -> tuple[ReplicationRun, ...]:
+def open_of_job(tx: Tx, job_id: str) -> tuple[ReplicationRun, ...]:
     """The run of a job that is reserved or active: one at most."""
     mine = (replication_run.c.job_id == job_id) & replication_run.c.state.in_(OPEN)
     return _all(tx, sa.select(replication_run).where(mine))
 
 
-def grants_since(tx: sa.Connection, wave: str, since: datetime) -> dict[str, tuple[datetime, ...]]:
+def grants_since(tx: Tx, wave: str, since: datetime) -> dict[str, tuple[datetime, ...]]:
     """Job id → when its counted runs were granted, of those after ``since``."""
     columns = replication_run.c
     query = sa.select(columns.job_id, columns.counted_at).where(columns.wave == wave, columns.counted_at > since)
@@ -270,7 +238,7 @@ def grants_since(tx: sa.Connection, wave: str, since: datetime) -> dict[str, tup
     return found
 
 
-def newest_instants(tx: sa.Connection, wave: str, since: datetime) -> dict[str, datetime]:
+def newest_instants(tx: Tx, wave: str, since: datetime) -> dict[str, datetime]:
     """Job id → its newest instant that has a run, of those not before ``since``."""
     columns = replication_run.c
     newest = sa.func.max(columns.scheduled_for, type_=columns.scheduled_for.type).label("newest")
@@ -278,7 +246,42 @@ def newest_instants(tx: sa.Connection, wave: str, since: datetime) -> dict[str, 
     return {row.job_id: row.newest for row in tx.execute(query.group_by(columns.job_id))}
 
 
-def insert(tx: sa.Connection, *, at: datetime, by: str, run: DagRun, run_key: str, **columns: Any) -> ReplicationRun:
+def available_amis(tx: Tx, job_id: str) -> tuple[ReplicationRun, ...]:
+    """Runs of a job whose AMIs are registered, newest first."""
+    mine = (replication_run.c.job_id == job_id) & (replication_run.c.ami_state == AmiState.AVAILABLE)
+    query = sa.select(replication_run).where(mine)
+    return _all(tx, query.order_by(replication_run.c.finished_at.desc(), replication_run.c.id))
+
+
+def superseded_of(tx: Tx, job_id: str) -> tuple[SupersededDisk, ...]:
+    """The EBS snapshots that the runs of a job replaced."""
+    mine = (replication_run.c.job_id == job_id) & replication_run.c.superseded.is_not(None)
+    found = tx.execute(sa.select(replication_run.c.superseded).where(mine)).scalars()
+    return tuple(SupersededDisk.load(disk) for disks in found for disk in disks)
+
+
+def failures_in_a_row(tx: Tx, job_id: str, since: datetime) -> int:
+    """How many of the job's last runs failed, counted back to the last one that completed, or to ``since``."""
+    columns = replication_run.c
+    query = (
+        sa.select(columns.state)
+        .where(
+            columns.job_id == job_id,
+            columns.state.in_((RunState.FAILED, RunState.COMPLETED)),
+            columns.finished_at >= since,
+        )
+        .order_by(columns.finished_at.desc(), columns.version.desc())
+        .limit(_MOST_FAILURES)
+    )
+    failures = 0
+    for state in tx.execute(query).scalars():
+        if state is not RunState.FAILED:
+            break
+        failures += 1
+    return failures
+
+
+def insert(tx: Tx, *, at: datetime, by: str, run: DagRun, run_key: str, **columns: Any) -> ReplicationRun:
     """Write a new run. The caller's transaction holds the wave's lock."""
     values = {
         "id": run_id(run_key),
@@ -299,7 +302,7 @@ def insert(tx: sa.Connection, *, at: datetime, by: str, run: DagRun, run_key: st
 
 
 def apply(
-    tx: sa.Connection,
+    tx: Tx,
     known: ReplicationRun,
     action: str,
     *,
@@ -332,9 +335,7 @@ def apply(
     return changed
 
 
-def _append(
-    tx: sa.Connection, known: ReplicationRun, action: str, at: datetime, *, by: str, details: Mapping[str, Any]
-) -> None:
+def _append(tx: Tx, known: ReplicationRun, action: str, at: datetime, *, by: str, details: Mapping[str, Any]) -> None:
     events.append(
         tx,
         at=at,
@@ -347,12 +348,13 @@ def _append(
     )
 
 
-def _note(ledger: Ledger, id: str, action: str, *, clock: Clock, by: str = "", **columns: Any) -> ReplicationRun:
-    with locked(ledger, id) as (tx, known):
-        return apply(tx, known, action, at=clock.now(), by=by, **columns)
+def _note(tx: Tx, id: str, action: str, *, clock: Clock, by: str = "", **columns: Any) -> ReplicationRun:
+    known = get(tx, id)
+    require_lock(tx, lock_name(known.wave))
+    return apply(tx, known, action, at=clock.now(), by=by, **columns)
 
 
-def _all(tx: sa.Connection, query: sa.Select[Any]) -> tuple[ReplicationRun, ...]:
+def _all(tx: Tx, query: sa.Select[Any]) -> tuple[ReplicationRun, ...]:
     return tuple(ReplicationRun(**row._asdict()) for row in tx.execute(query))
 
 

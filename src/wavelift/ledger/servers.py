@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 import sqlalchemy as sa
 
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.records import Server, SourceServer
 from wavelift.ledger.tables import server
 
+LOCK: Final = "servers"
+"""The lock under which servers are remembered and new migrations begin."""
 
-def remember(tx: sa.Connection, seen: SourceServer, *, at: datetime) -> int:
-    """Write down how a server looks now; its row's id. The caller's transaction holds the lock ``servers``."""
+
+def remember(tx: Tx, seen: SourceServer, *, at: datetime) -> int:
+    """Write down how a server looks now; its row's id. Needs :data:`LOCK`."""
+    require_lock(tx, LOCK)
     values = {
         "name": seen.name,
         "moref": seen.moref,
@@ -32,10 +37,7 @@ def remember(tx: sa.Connection, seen: SourceServer, *, at: datetime) -> int:
     return int(known)
 
 
-def find_server(ledger: Ledger, *, source: str, identity: str) -> Server | None:
+def find(tx: Tx, *, source: str, identity: str) -> Server | None:
     """A server by its vCenter and instance UUID (or managed object id), None when no migration ever met it."""
-    with ledger.read() as tx:
-        row = tx.execute(
-            sa.select(server).where(server.c.source == source, server.c.identity == identity)
-        ).one_or_none()
+    row = tx.execute(sa.select(server).where(server.c.source == source, server.c.identity == identity)).one_or_none()
     return Server(**row._asdict()) if row else None

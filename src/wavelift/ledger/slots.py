@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from wavelift.ledger import events
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Tx
 from wavelift.ledger.records import DagRun, Slot, SlotKind
 from wavelift.ledger.tables import slot
 
@@ -18,7 +18,7 @@ def lock_name(kind: SlotKind, scope: str) -> str:
     return f"slot/{kind}/{scope}"
 
 
-def standing(tx: sa.Connection, kind: SlotKind | None = None, scope: str | None = None) -> tuple[Slot, ...]:
+def standing(tx: Tx, kind: SlotKind | None = None, scope: str | None = None) -> tuple[Slot, ...]:
     """Requests that are granted or wait, in queue order."""
     query = sa.select(slot).where(slot.c.released_at.is_(None)).order_by(slot.c.id)
     if kind is not None:
@@ -28,13 +28,7 @@ def standing(tx: sa.Connection, kind: SlotKind | None = None, scope: str | None 
     return tuple(Slot(**row._asdict()) for row in tx.execute(query))
 
 
-def list_slots(ledger: Ledger, kind: SlotKind | None = None, scope: str | None = None) -> tuple[Slot, ...]:
-    """:func:`standing` for readers."""
-    with ledger.read() as tx:
-        return standing(tx, kind, scope)
-
-
-def enqueue(tx: sa.Connection, *, kind: SlotKind, scope: str, holder: str, run: DagRun, at: datetime) -> Slot:
+def enqueue(tx: Tx, *, kind: SlotKind, scope: str, holder: str, run: DagRun, at: datetime) -> Slot:
     """Put a request at the end of its queue."""
     new = slot.insert().values(
         kind=kind, scope=scope, holder=holder, dag_id=run.dag_id, dag_run_id=run.dag_run_id, requested_at=at
@@ -44,23 +38,23 @@ def enqueue(tx: sa.Connection, *, kind: SlotKind, scope: str, holder: str, run: 
     return made
 
 
-def ask_again(tx: sa.Connection, known: Slot) -> None:
+def ask_again(tx: Tx, known: Slot) -> None:
     """Note that the holder asked again, so that an older answer about its run no longer counts."""
     tx.execute(slot.update().where(slot.c.id == known.id).values(version=slot.c.version + 1))
 
 
-def grant(tx: sa.Connection, known: Slot, *, at: datetime) -> None:
+def grant(tx: Tx, known: Slot, *, at: datetime) -> None:
     tx.execute(slot.update().where(slot.c.id == known.id).values(granted_at=at))
     _append(tx, known, "slot.granted", at)
 
 
-def release(tx: sa.Connection, known: Slot, *, at: datetime, reason: str) -> None:
+def release(tx: Tx, known: Slot, *, at: datetime, reason: str) -> None:
     """End a request, granted or not."""
     tx.execute(slot.update().where(slot.c.id == known.id).values(released_at=at, release_reason=reason))
     _append(tx, known, "slot.released" if known.granted_at else "slot.withdrawn", at, reason)
 
 
-def note_asked(tx: sa.Connection, ids: Collection[int], *, at: datetime) -> None:
+def note_asked(tx: Tx, ids: Collection[int], *, at: datetime) -> None:
     """Store when Airflow was asked about the runs of these requests."""
     tx.execute(slot.update().where(slot.c.id.in_(ids), slot.c.released_at.is_(None)).values(asked_at=at))
 
@@ -73,7 +67,7 @@ def by_run(slots: Sequence[Slot]) -> dict[DagRun, list[Slot]]:
     return runs
 
 
-def _append(tx: sa.Connection, known: Slot, action: str, at: datetime, reason: str = "") -> None:
+def _append(tx: Tx, known: Slot, action: str, at: datetime, reason: str = "") -> None:
     details = {"kind": known.kind, "scope": known.scope, "slot": known.id}
     if reason:
         details["reason"] = reason

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from wavelift.base.errors import NotFoundError
 from wavelift.base.run import Clock
 from wavelift.ledger import events
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.records import DagRun, WaveRun, WaveRunState
 from wavelift.ledger.tables import wave_run
 
+LOCK: Final = "wave_run"
+"""The lock under which runs of waves are written down."""
+
 
 def freeze_wave_run(
-    ledger: Ledger,
+    tx: Tx,
     *,
     run: DagRun,
     wave: str,
@@ -31,81 +34,60 @@ def freeze_wave_run(
     """Freeze the resolved ``spec`` for this run; a repeated call returns what was frozen first, whatever it says now.
 
     So an edit of the YAML never reaches a run that has begun. The run counts as running again (its admission was
-    cleared).
+    cleared). Needs :data:`LOCK`.
 
     :param mode: ``migrate``, ``plan`` or ``preflight``.
     :param source: ``ui``, ``api`` or ``schedule``.
     """
     now = clock.now()
-    with ledger.write("wave_run") as tx:
-        known = _find(tx, run)
-        if known is None:
-            tx.execute(
-                wave_run.insert().values(
-                    dag_id=run.dag_id,
-                    dag_run_id=run.dag_run_id,
-                    wave=wave,
-                    mode=mode,
-                    requested_by=requested_by,
-                    source=source,
-                    spec=dict(spec),
-                    note=note,
-                    state=WaveRunState.RUNNING,
-                    created_at=now,
-                )
+    require_lock(tx, LOCK)
+    known = find(tx, run)
+    if known is None:
+        tx.execute(
+            wave_run.insert().values(
+                dag_id=run.dag_id,
+                dag_run_id=run.dag_run_id,
+                wave=wave,
+                mode=mode,
+                requested_by=requested_by,
+                source=source,
+                spec=dict(spec),
+                note=note,
+                state=WaveRunState.RUNNING,
+                created_at=now,
             )
-            _append(tx, run, now, "wave_run.frozen", requested_by, {"wave": wave, "mode": mode, "source": source})
-        elif known.state is not WaveRunState.RUNNING:
-            _set_state(tx, run, WaveRunState.RUNNING, None)
-            _append(tx, run, now, "wave_run.reopened", requested_by, {"was": known.state})
-        return require(tx, run)
+        )
+        _append(tx, run, now, "wave_run.frozen", requested_by, {"wave": wave, "mode": mode, "source": source})
+    elif known.state is not WaveRunState.RUNNING:
+        _set_state(tx, run, WaveRunState.RUNNING, None)
+        _append(tx, run, now, "wave_run.reopened", requested_by, {"was": known.state})
+    return get(tx, run)
 
 
-def finish_wave_run(ledger: Ledger, run: DagRun, state: WaveRunState, *, clock: Clock) -> WaveRun:
+def finish_wave_run(tx: Tx, run: DagRun, state: WaveRunState, *, clock: Clock) -> WaveRun:
     """Write down how the run ended. May be repeated: a cleared server makes the report run again.
+    Needs :data:`LOCK`.
 
     :raises NotFoundError: when the run was never frozen.
     """
     now = clock.now()
-    with ledger.write("wave_run") as tx:
-        known = require(tx, run)
-        _set_state(tx, run, state, None if state is WaveRunState.RUNNING else now)
-        if known.state is not state:
-            _append(tx, run, now, f"wave_run.{state}", str(run), {"was": known.state})
-        return require(tx, run)
+    require_lock(tx, LOCK)
+    known = get(tx, run)
+    _set_state(tx, run, state, None if state is WaveRunState.RUNNING else now)
+    if known.state is not state:
+        _append(tx, run, now, f"wave_run.{state}", str(run), {"was": known.state})
+    return get(tx, run)
 
 
-def get_wave_run(ledger: Ledger, run: DagRun) -> WaveRun:
-    """:raises NotFoundError: when the run was never frozen."""
-    with ledger.read() as tx:
-        return require(tx, run)
-
-
-def find_wave_run(ledger: Ledger, run: DagRun) -> WaveRun | None:
-    """Like :func:`get_wave_run`, None when the run was never frozen."""
-    with ledger.read() as tx:
-        return _find(tx, run)
-
-
-def last_connector(tx: sa.Connection, wave: str) -> str | None:
-    """The connector that the wave's newest run was frozen with; None when it never ran."""
-    query = sa.select(wave_run.c.spec).where(wave_run.c.wave == wave).order_by(wave_run.c.created_at.desc()).limit(1)
-    spec = tx.execute(query).scalar_one_or_none()
-    return str(spec["connector"]) if spec and "connector" in spec else None
-
-
-def _where(run: DagRun) -> sa.ColumnElement[bool]:
-    return (wave_run.c.dag_id == run.dag_id) & (wave_run.c.dag_run_id == run.dag_run_id)
-
-
-def _find(tx: sa.Connection, run: DagRun) -> WaveRun | None:
+def find(tx: Tx, run: DagRun) -> WaveRun | None:
+    """The run as it was frozen; None when it never was."""
     row = tx.execute(sa.select(wave_run).where(_where(run))).one_or_none()
     return WaveRun(**row._asdict()) if row else None
 
 
-def require(tx: sa.Connection, run: DagRun) -> WaveRun:
+def get(tx: Tx, run: DagRun) -> WaveRun:
     """:raises NotFoundError: when the run was never frozen."""
-    known = _find(tx, run)
+    known = find(tx, run)
     if known is None:
         raise NotFoundError(
             "The ledger does not know this run",
@@ -116,11 +98,22 @@ def require(tx: sa.Connection, run: DagRun) -> WaveRun:
     return known
 
 
-def _set_state(tx: sa.Connection, run: DagRun, state: WaveRunState, finished_at: datetime | None) -> None:
+def last_connector(tx: Tx, wave: str) -> str | None:
+    """The connector that the wave's newest run was frozen with; None when it never ran."""
+    query = sa.select(wave_run.c.spec).where(wave_run.c.wave == wave).order_by(wave_run.c.created_at.desc()).limit(1)
+    spec = tx.execute(query).scalar_one_or_none()
+    return str(spec["connector"]) if spec and "connector" in spec else None
+
+
+def _where(run: DagRun) -> sa.ColumnElement[bool]:
+    return (wave_run.c.dag_id == run.dag_id) & (wave_run.c.dag_run_id == run.dag_run_id)
+
+
+def _set_state(tx: Tx, run: DagRun, state: WaveRunState, finished_at: datetime | None) -> None:
     tx.execute(wave_run.update().where(_where(run)).values(state=state, finished_at=finished_at))
 
 
-def _append(tx: sa.Connection, run: DagRun, at: datetime, action: str, actor: str, details: Mapping[str, Any]) -> None:
+def _append(tx: Tx, run: DagRun, at: datetime, action: str, actor: str, details: Mapping[str, Any]) -> None:
     events.append(
         tx,
         at=at,

@@ -41,7 +41,8 @@ CATALOG = {
 def migrate(ledger: Ledger) -> Migration:
     run = DagRun("erp.migrate", "manual__1")
     frozen: dict[str, Any] = {"wave": "erp", "mode": "migrate", "requested_by": "ana", "source": "ui", "spec": {}}
-    waves.freeze_wave_run(ledger, run=run, clock=CLOCK, **frozen)
+    with ledger.write(waves.LOCK) as tx:
+        waves.freeze_wave_run(tx, run=run, clock=CLOCK, **frozen)
     return begin_migration(
         ledger,
         run_key="erp/1/web01",
@@ -81,7 +82,8 @@ def test_sms_01_sms_02_connectors_and_catalogues_are_told_whole(desk: Desk) -> N
     health = ConnectorHealth(
         connector="hall-a", checked_at=CLOCK.now(), checks=(HealthCheck(name="vcenter", ok=True, what="it answers"),)
     )
-    connectors.record_health(desk.ledger, health, by="ana", clock=CLOCK)
+    with desk.ledger.write(connectors.lock_name("hall-a")) as tx:
+        connectors.record_health(tx, health, by="ana", clock=CLOCK)
     listed = desk.get("/connectors")
     [row] = listed["connectors"]
     assert (row["healthy"], row["health"], row["health_age_s"]) == (True, health.dump(), 0)

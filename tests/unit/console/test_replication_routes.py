@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.ledgers import fresh_ledger
+from tests.ledgers import fresh_ledger, within
 
 from wavelift.airflow.rest import ApiError
 from wavelift.base.catalog import CatalogManager, CatalogRow
@@ -191,10 +191,28 @@ def import_catalog(ledger: Ledger, **guests: str) -> None:
         for at, (name, guest) in enumerate(guests.items())
     ]
     run = DagRun("server_catalog.hall-a", "manual__1")
-    generation = catalog.begin_import(ledger, "vc", connector="hall-a", run=run, by="ana", clock=CLOCK).generation
-    catalog.merge_page(ledger, "vc", generation, number=0, rows=rows, clock=CLOCK)
+    generation = within(
+        ledger.write(catalog.lock_name("vc")),
+        catalog.begin_import,
+        "vc",
+        connector="hall-a",
+        run=run,
+        by="ana",
+        clock=CLOCK,
+    ).generation
+    within(
+        ledger.write(catalog.lock_name("vc")), catalog.merge_page, "vc", generation, number=0, rows=rows, clock=CLOCK
+    )
     manager = CatalogManager(id="uuid-vc", name="vc", type="VirtualCenter")
-    catalog.finish_import(ledger, "vc", generation, pages=1, manager=manager, clock=CLOCK)
+    within(
+        ledger.write(catalog.lock_name("vc")),
+        catalog.finish_import,
+        "vc",
+        generation,
+        pages=1,
+        manager=manager,
+        clock=CLOCK,
+    )
 
 
 def test_sms_03_jobs_of_several_servers_are_made_all_or_none(desk: Desk) -> None:
@@ -435,7 +453,7 @@ def test_sms_09_a_job_that_never_ran_is_deleted_at_once(desk: Desk) -> None:
     id = desk.job()
     done = desk.told(desk.client.delete(f"/jobs/{id}"))
     assert (done["job"]["state"], done["dag_run_id"], desk.airflow.triggered) == ("deleted", None, [])
-    assert jobs.get_job(desk.ledger, id).state is JobState.DELETED
+    assert within(desk.ledger.read(), jobs.get, id).state is JobState.DELETED
 
 
 def test_reading_needs_the_right_to_read_writing_the_right_to_trigger(desk: Desk) -> None:
@@ -462,8 +480,8 @@ def test_reading_needs_the_right_to_read_writing_the_right_to_trigger(desk: Desk
         desk.refused("GET", path, 403)
     desk.refused("POST", "/waves/erp/apply", 403, {"dry_run": True})
     assert (desk.get("/jobs")["total"], desk.get("/runs")["total"]) == (0, 0)
-    assert replication_runs.get_run(desk.ledger, run["id"]).state is RunState.ACTIVE
-    assert not replication_runs.get_run(desk.ledger, run["id"]).cancel_requested
+    assert within(desk.ledger.read(), replication_runs.get, run["id"]).state is RunState.ACTIVE
+    assert not within(desk.ledger.read(), replication_runs.get, run["id"]).cancel_requested
 
 
 def test_what_is_not_there_is_404(desk: Desk) -> None:
@@ -484,7 +502,16 @@ def test_sms_02_the_catalogue_shows_each_server_s_job(desk: Desk) -> None:
 
 
 def test_sms_01_a_connector_with_replication_jobs_is_not_disassociated(desk: Desk) -> None:
-    connectors.register(desk.ledger, "hall-a", connection="vc", aws_conn_id="aws", region="r", by="ana", clock=CLOCK)
+    within(
+        desk.ledger.write(connectors.lock_name("hall-a")),
+        connectors.register,
+        "hall-a",
+        connection="vc",
+        aws_conn_id="aws",
+        region="r",
+        by="ana",
+        clock=CLOCK,
+    )
     id = desk.job()
     refused = desk.refused("POST", "/connectors/hall-a/disassociate", 409)
     assert "1 replication job of wave 'erp'" in refused["detail"]

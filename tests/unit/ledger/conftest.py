@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.ledgers import within
 
-from wavelift.ledger import DagRun, Ledger
-from wavelift.ledger.waves import freeze_wave_run
+from wavelift.ledger import DagRun, Ledger, waves
 
 
 class HandClock:
@@ -55,8 +55,9 @@ def clock() -> HandClock:
 def run(ledger: Ledger, clock: HandClock) -> DagRun:
     """A frozen run of the wave ``erp``."""
     run = DagRun("erp.migrate", "manual__1")
-    freeze_wave_run(
-        ledger,
+    within(
+        ledger.write(waves.LOCK),
+        waves.freeze_wave_run,
         run=run,
         wave="erp",
         mode="migrate",

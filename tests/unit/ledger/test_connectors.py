@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from tests.ledgers import within
 
 from wavelift.base.catalog import ConnectorHealth, HealthCheck
 from wavelift.base.errors import NotFoundError, PermanentError
-from wavelift.ledger import Connector, Ledger, connectors
+from wavelift.ledger import Connector, Ledger, connectors, servers
 from wavelift.ledger.events import list_events
 
 pytestmark = pytest.mark.unit
@@ -17,11 +18,11 @@ pytestmark = pytest.mark.unit
 
 def register(ledger: Ledger, clock: Any, name: str = "dc1", **changes: str) -> Connector:
     values = {"connection": "vc", "aws_conn_id": "aws", "region": "eu-central-1", "description": "hall A"} | changes
-    return connectors.register(ledger, name, by="ana", clock=clock, **values)
+    return within(ledger.write(connectors.lock_name(name)), connectors.register, name, by="ana", clock=clock, **values)
 
 
 def actions(ledger: Ledger) -> list[tuple[str, str]]:
-    return [(event.action, event.actor) for event in list_events(ledger, object_kind="connector")]
+    return [(event.action, event.actor) for event in within(ledger.read(), list_events, object_kind="connector")]
 
 
 def test_sms_01_register_list_and_change(ledger: Ledger, clock: Any) -> None:
@@ -32,7 +33,7 @@ def test_sms_01_register_list_and_change(ledger: Ledger, clock: Any) -> None:
     register(ledger, clock, "dc0")
     changed = register(ledger, clock, region="eu-west-1")
     assert (changed.region, changed.registered_at) == ("eu-west-1", first.registered_at)
-    assert [one.name for one in connectors.list_connectors(ledger)] == ["dc0", "dc1"]
+    assert [one.name for one in within(ledger.read(), connectors.list_connectors)] == ["dc0", "dc1"]
     assert [action for action, _ in actions(ledger)] == [
         *("connector.registered", "connector.registered", "connector.changed"),
     ]
@@ -42,12 +43,23 @@ def test_sms_01_health_is_kept_with_its_time(ledger: Ledger, clock: Any) -> None
     register(ledger, clock)
     check = HealthCheck(name="vcenter", ok=False, what="no answer", next_step="look")
     health = ConnectorHealth(connector="dc1", checked_at=datetime(2026, 11, 22, tzinfo=UTC), checks=(check,))
-    known = connectors.record_health(ledger, health, by="run", clock=clock)
+    known = within(
+        ledger.write(connectors.lock_name(health.connector)), connectors.record_health, health, by="run", clock=clock
+    )
     assert known is not None
     assert ConnectorHealth.load(known.health) == health
     assert not health.ok
     assert known.checked_at is not None
-    assert connectors.record_health(ledger, health.model_copy(update={"connector": "x"}), by="r", clock=clock) is None
+    assert (
+        within(
+            ledger.write(connectors.lock_name(health.model_copy(update={"connector": "x"}).connector)),
+            connectors.record_health,
+            health.model_copy(update={"connector": "x"}),
+            by="r",
+            clock=clock,
+        )
+        is None
+    )
 
 
 def test_amp_05_maintenance_is_seen_by_who_begins_something(ledger: Ledger, clock: Any) -> None:
@@ -59,24 +71,62 @@ def test_amp_05_maintenance_is_seen_by_who_begins_something(ledger: Ledger, cloc
 
     assert why("dc1") is None
     for _ in range(2):
-        connectors.set_maintenance(ledger, "dc1", on=True, reason="upgrade", by="ben", clock=clock)
+        within(
+            ledger.write(connectors.lock_name("dc1")),
+            connectors.set_maintenance,
+            "dc1",
+            on=True,
+            reason="upgrade",
+            by="ben",
+            clock=clock,
+        )
     assert (why("dc1"), why("unregistered")) == ("upgrade", None)
-    connectors.set_maintenance(ledger, "dc1", on=False, by="ben", clock=clock)
+    within(
+        ledger.write(connectors.lock_name("dc1")), connectors.set_maintenance, "dc1", on=False, by="ben", clock=clock
+    )
     assert why("dc1") is None
     assert actions(ledger)[1:] == [("connector.maintenance_on", "ben"), ("connector.maintenance_off", "ben")]
     with pytest.raises(NotFoundError):
-        connectors.set_maintenance(ledger, "nobody", on=True, by="ben", clock=clock)
+        within(
+            ledger.write(connectors.lock_name("nobody")),
+            connectors.set_maintenance,
+            "nobody",
+            on=True,
+            by="ben",
+            clock=clock,
+        )
 
 
 def test_sms_01_disassociated_only_when_unused(ledger: Ledger, clock: Any) -> None:
     register(ledger, clock)
     users = ["2 migrations are under way"]
     with pytest.raises(PermanentError, match="in use: 2 migrations"):
-        connectors.disassociate(ledger, "dc1", used_by=lambda tx, name: users, by="ana", clock=clock)
-    assert connectors.find_connector(ledger, "dc1") is not None
+        within(
+            ledger.write(connectors.lock_name("dc1"), servers.LOCK),
+            connectors.disassociate,
+            "dc1",
+            used_by=lambda tx, name: users,
+            by="ana",
+            clock=clock,
+        )
+    assert within(ledger.read(), connectors.find, "dc1") is not None
     users.clear()
-    connectors.disassociate(ledger, "dc1", used_by=lambda tx, name: users, by="ana", clock=clock)
-    assert connectors.find_connector(ledger, "dc1") is None
+    within(
+        ledger.write(connectors.lock_name("dc1"), servers.LOCK),
+        connectors.disassociate,
+        "dc1",
+        used_by=lambda tx, name: users,
+        by="ana",
+        clock=clock,
+    )
+    assert within(ledger.read(), connectors.find, "dc1") is None
     assert actions(ledger)[-1] == ("connector.disassociated", "ana")
     with pytest.raises(NotFoundError):
-        connectors.disassociate(ledger, "dc1", used_by=lambda tx, name: [], by="ana", clock=clock)
+        within(
+            ledger.write(connectors.lock_name("dc1"), servers.LOCK),
+            connectors.disassociate,
+            "dc1",
+            used_by=lambda tx, name: [],
+            by="ana",
+            clock=clock,
+        )

@@ -119,6 +119,16 @@ def test_a_writer_owns_the_database_before_it_reads(ledger: Ledger, monkeypatch:
             pytest.fail("two writers at once")
 
 
+def test_a_change_without_its_lock_is_refused_on_every_database(ledger: Ledger) -> None:
+    """SQLite would let it pass: there one writer has the whole file. On PostgreSQL two would overwrite each other."""
+    with ledger.read() as tx, pytest.raises(RuntimeError, match="only reads"):
+        database.require_lock(tx)
+    with ledger.write("one", "two") as tx:
+        database.require_lock(tx, "two", "one")
+        with pytest.raises(RuntimeError, match="without its lock: three"):
+            database.require_lock(tx, "one", "three")
+
+
 def test_readers_do_not_wait_for_a_writer_and_see_one_instant(ledger: Ledger) -> None:
     with ledger.read() as reader:
         assert reader.execute(sa.select(sa.func.count()).select_from(mutex)).scalar() == 0

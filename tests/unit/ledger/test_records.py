@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
+from tests.ledgers import within
 
 from wavelift.base.domain import (
     ChangedRange,
@@ -20,10 +21,20 @@ from wavelift.base.domain import (
 from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
 from wavelift.base.names import run_hash, run_key
 from wavelift.base.run import Clock
-from wavelift.ledger import DagRun, Ledger, Migration, SnapshotState, SourceServer, WaveRunState, migrations, waves
-from wavelift.ledger.events import list_events, record_event
+from wavelift.ledger import (
+    DagRun,
+    Ledger,
+    Migration,
+    SnapshotState,
+    SourceServer,
+    WaveRunState,
+    events,
+    migrations,
+    servers,
+    waves,
+)
+from wavelift.ledger.events import list_events
 from wavelift.ledger.migrations import MigrationFilter
-from wavelift.ledger.servers import find_server
 from wavelift.ledger.tables import wave_run
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.migration.begin import begin_migration
@@ -73,8 +84,9 @@ def _disk(index: int, capacity: int) -> StoredDisk:
 
 
 def test_a_run_keeps_the_spec_that_was_frozen_first(ledger: Ledger, run: DagRun, clock: Clock) -> None:
-    again = waves.freeze_wave_run(
-        ledger,
+    again = within(
+        ledger.write(waves.LOCK),
+        waves.freeze_wave_run,
         run=run,
         wave="erp",
         mode="migrate",
@@ -86,19 +98,27 @@ def test_a_run_keeps_the_spec_that_was_frozen_first(ledger: Ledger, run: DagRun,
 
     assert again.spec == {"servers": ["web01"]}
     assert again.requested_by == "ana"
-    assert waves.get_wave_run(ledger, run) == again
+    assert within(ledger.read(), waves.get, run) == again
 
 
 def test_a_finished_run_reopens_when_its_admission_is_cleared(ledger: Ledger, run: DagRun, clock: Clock) -> None:
-    ended = waves.finish_wave_run(ledger, run, WaveRunState.FAILED, clock=clock)
+    ended = within(ledger.write(waves.LOCK), waves.finish_wave_run, run, WaveRunState.FAILED, clock=clock)
     assert (ended.state, ended.finished_at) == (WaveRunState.FAILED, clock.now() - timedelta(seconds=1))
 
-    again = waves.freeze_wave_run(
-        ledger, run=run, wave="erp", mode="migrate", requested_by="ana", source="ui", spec={}, clock=clock
+    again = within(
+        ledger.write(waves.LOCK),
+        waves.freeze_wave_run,
+        run=run,
+        wave="erp",
+        mode="migrate",
+        requested_by="ana",
+        source="ui",
+        spec={},
+        clock=clock,
     )
 
     assert (again.state, again.finished_at, again.spec) == (WaveRunState.RUNNING, None, {"servers": ["web01"]})
-    assert [event.action for event in list_events(ledger, object_kind="wave_run")] == [
+    assert [event.action for event in within(ledger.read(), list_events, object_kind="wave_run")] == [
         "wave_run.frozen",
         "wave_run.failed",
         "wave_run.reopened",
@@ -107,11 +127,11 @@ def test_a_finished_run_reopens_when_its_admission_is_cleared(ledger: Ledger, ru
 
 def test_an_unknown_run_is_named(ledger: Ledger, clock: Clock) -> None:
     lost = DagRun("erp.migrate", "never")
-    assert waves.find_wave_run(ledger, lost) is None
+    assert within(ledger.read(), waves.find, lost) is None
     with pytest.raises(NotFoundError, match=r"dag=erp.migrate, run=never.*`admit`"):
-        waves.get_wave_run(ledger, lost)
+        within(ledger.read(), waves.get, lost)
     with pytest.raises(NotFoundError):
-        waves.finish_wave_run(ledger, lost, WaveRunState.COMPLETED, clock=clock)
+        within(ledger.write(waves.LOCK), waves.finish_wave_run, lost, WaveRunState.COMPLETED, clock=clock)
 
 
 # Times
@@ -124,7 +144,7 @@ def test_times_are_kept_as_utc_in_text_that_sorts(ledger: Ledger, run: DagRun) -
         raw = tx.exec_driver_sql("SELECT finished_at FROM wave_run").scalar()
 
     assert raw == "2026-11-22T00:30:00.000005Z"
-    found = waves.get_wave_run(ledger, run).finished_at
+    found = within(ledger.read(), waves.get, run).finished_at
     assert found == berlin
     assert found is not None
     assert found.tzinfo is UTC
@@ -133,7 +153,7 @@ def test_times_are_kept_as_utc_in_text_that_sorts(ledger: Ledger, run: DagRun) -
 def test_a_time_without_zone_is_refused(ledger: Ledger, run: DagRun) -> None:
     with pytest.raises(WaveliftError, match="without zone"), ledger.write() as tx:
         tx.execute(wave_run.update().values(finished_at=datetime(2026, 11, 22)))
-    assert waves.get_wave_run(ledger, run).finished_at is None
+    assert within(ledger.read(), waves.get, run).finished_at is None
 
 
 # Migrations
@@ -149,28 +169,41 @@ def test_amp_04_amp_07_the_task_id_is_known_before_the_row(web01: Migration) -> 
 
 def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Clock, web01: Migration) -> None:
     m = web01.id
-    intended = migrations.record_intent(ledger, m, name="wavelift-abc", vm="vm-1", clock=clock)
+    intended = within(ledger.write(), migrations.record_intent, m, name="wavelift-abc", vm="vm-1", clock=clock)
     assert (intended.state, intended.snapshot_state) == (MigrationState.TRANSFERRING, SnapshotState.INTENDED)
-    assert migrations.open_snapshots(ledger) == (intended,)
+    assert within(ledger.read(), migrations.open_snapshots) == (intended,)
 
-    migrations.record_progress(
-        ledger, m, phase="exporting", progress_pct=140, bytes_done=5, bytes_total=30, clock=clock
+    within(
+        ledger.write(),
+        migrations.record_progress,
+        m,
+        phase="exporting",
+        progress_pct=140,
+        bytes_done=5,
+        bytes_total=30,
+        clock=clock,
     )
-    moving = migrations.get_migration(ledger, m)
+    moving = within(ledger.read(), migrations.get, m)
     assert (moving.progress_pct, moving.phase, moving.bytes_done, moving.bytes_total) == (100, "exporting", 5, 30)
 
     export = ExportResult(server="web01", snapshot="wavelift-abc", disks=(_disk(0, 1 << 40), _disk(1, 1 << 41)))
-    exported = migrations.record_export(ledger, m, export, clock=clock)
+    exported = within(ledger.write(), migrations.record_export, m, export, clock=clock)
     assert exported.bytes_total == 3 << 40
     assert ExportResult.load(exported.export_result) == export
-    assert migrations.record_snapshot_removed(ledger, m, clock=clock).snapshot_state is SnapshotState.REMOVED
-    assert migrations.open_snapshots(ledger) == ()
+    assert (
+        within(ledger.write(), migrations.record_snapshot_removed, m, clock=clock).snapshot_state
+        is SnapshotState.REMOVED
+    )
+    assert within(ledger.read(), migrations.open_snapshots) == ()
 
-    migrations.advance(ledger, m, MigrationState.VERIFYING, phase="reading back", clock=clock)
+    within(ledger.write(), migrations.advance, m, MigrationState.VERIFYING, phase="reading back", clock=clock)
     proof = VerifyResult(server="web01", level="full", bytes_verified=3 << 40, bytes_read_back=20)
-    assert VerifyResult.load(migrations.record_verify(ledger, m, proof, clock=clock).verify_result) == proof
+    assert (
+        VerifyResult.load(within(ledger.write(), migrations.record_verify, m, proof, clock=clock).verify_result)
+        == proof
+    )
 
-    started = migrations.record_import_started(ledger, m, "import-ami-1", clock=clock)
+    started = within(ledger.write(), migrations.record_import_started, m, "import-ami-1", clock=clock)
     assert (started.state, started.import_task_id) == (MigrationState.IMPORTING, "import-ami-1")
     report = ConvertedDisk(
         index=0, snapshot_id="snap-1", boot=True, blocks_compared=9, changed=(ChangedRange(offset=0, length=512),)
@@ -178,17 +211,19 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
     image = ImportResult(
         server="web01", task_id="import-ami-1", image_id="ami-1", snapshot_ids=("snap-1", "snap-2"), report=(report,)
     )
-    imported = migrations.record_import(ledger, m, image, clock=clock)
+    imported = within(ledger.write(), migrations.record_import, m, image, clock=clock)
     assert (imported.image_id, imported.snapshot_ids) == ("ami-1", ("snap-1", "snap-2"))
     assert [ConvertedDisk.load(disk) for disk in imported.conversion_report or []] == [report]
 
-    migrations.advance(ledger, m, MigrationState.LAUNCHING, clock=clock)
-    launched = migrations.record_launch(ledger, m, LaunchResult(server="web01", instance_id="i-1"), clock=clock)
+    within(ledger.write(), migrations.advance, m, MigrationState.LAUNCHING, clock=clock)
+    launched = within(
+        ledger.write(), migrations.record_launch, m, LaunchResult(server="web01", instance_id="i-1"), clock=clock
+    )
     assert launched.instance_id == "i-1"
-    done = migrations.complete(ledger, m, clock=clock)
+    done = within(ledger.write(), migrations.complete, m, clock=clock)
     assert (done.state, done.progress_pct, done.finished_at) == (MigrationState.COMPLETED, 100, done.updated_at)
-    assert migrations.get_migration(ledger, m) == done
-    assert [event.action.removeprefix("migration.") for event in list_events(ledger, object_id=m)] == [
+    assert within(ledger.read(), migrations.get, m) == done
+    assert [event.action.removeprefix("migration.") for event in within(ledger.read(), list_events, object_id=m)] == [
         "queued",
         "snapshot_intended",
         "exported",
@@ -206,58 +241,58 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
 def test_a_transfer_that_is_told_late_takes_an_import_not_back(ledger: Ledger, clock: Clock, web01: Migration) -> None:
     """``release`` runs beside ``import_image``: whichever comes last must not undo the other."""
     m = web01.id
-    migrations.record_intent(ledger, m, name="wavelift-abc", vm="vm-1", clock=clock)
-    assert migrations.begin_verifying(ledger, m, clock=clock).state is MigrationState.VERIFYING
-    importing = migrations.record_import_started(ledger, m, "import-ami-1", clock=clock)
-    assert migrations.begin_verifying(ledger, m, clock=clock) == importing
-    assert migrations.complete(ledger, m, clock=clock).state is MigrationState.COMPLETED
+    within(ledger.write(), migrations.record_intent, m, name="wavelift-abc", vm="vm-1", clock=clock)
+    assert within(ledger.write(), migrations.begin_verifying, m, clock=clock).state is MigrationState.VERIFYING
+    importing = within(ledger.write(), migrations.record_import_started, m, "import-ami-1", clock=clock)
+    assert within(ledger.write(), migrations.begin_verifying, m, clock=clock) == importing
+    assert within(ledger.write(), migrations.complete, m, clock=clock).state is MigrationState.COMPLETED
 
 
 def test_an_order_that_the_rules_do_not_know_changes_nothing(ledger: Ledger, clock: Clock, web01: Migration) -> None:
     with pytest.raises(PermanentError, match="queued") as caught:
-        migrations.advance(ledger, web01.id, MigrationState.LAUNCHING, clock=clock)
+        within(ledger.write(), migrations.advance, web01.id, MigrationState.LAUNCHING, clock=clock)
     assert web01.id in str(caught.value)
-    assert migrations.get_migration(ledger, web01.id) == web01
-    assert len(list_events(ledger, object_id=web01.id)) == 1
+    assert within(ledger.read(), migrations.get, web01.id) == web01
+    assert len(within(ledger.read(), list_events, object_id=web01.id)) == 1
 
 
 def test_the_first_end_stays(ledger: Ledger, clock: Clock, web01: Migration) -> None:
-    failed = migrations.fail(ledger, web01.id, "disk SCSI 0:1 is an RDM", clock=clock)
+    failed = within(ledger.write(), migrations.fail, web01.id, "disk SCSI 0:1 is an RDM", clock=clock)
     assert (failed.state, failed.error) == (MigrationState.FAILED, "disk SCSI 0:1 is an RDM")
 
-    assert migrations.fail(ledger, web01.id, "and then the report", clock=clock) == failed
-    assert migrations.mark_cancelled(ledger, web01.id, "too late", clock=clock) == failed
+    assert within(ledger.write(), migrations.fail, web01.id, "and then the report", clock=clock) == failed
+    assert within(ledger.write(), migrations.mark_cancelled, web01.id, "too late", clock=clock) == failed
 
 
 def test_amp_07_cancel_is_a_wish_that_names_who_had_it(ledger: Ledger, clock: Clock, web01: Migration) -> None:
-    asked = migrations.request_cancel(ledger, web01.id, by="bob", clock=clock)
-    assert migrations.request_cancel(ledger, web01.id, by="eve", clock=clock) == asked
+    asked = within(ledger.write(), migrations.request_cancel, web01.id, by="bob", clock=clock)
+    assert within(ledger.write(), migrations.request_cancel, web01.id, by="eve", clock=clock) == asked
 
-    assert migrations.get_migration(ledger, web01.id).cancel_requested
+    assert within(ledger.read(), migrations.get, web01.id).cancel_requested
     assert asked.state is MigrationState.QUEUED
-    (event,) = (event for event in list_events(ledger) if event.action == "migration.cancel_requested")
+    (event,) = (event for event in within(ledger.read(), list_events) if event.action == "migration.cancel_requested")
     assert (event.actor, event.object_id, event.dag_id) == ("bob", web01.id, "erp.migrate")
-    migrations.mark_cancelled(ledger, web01.id, "cancelled by bob", clock=clock)
+    within(ledger.write(), migrations.mark_cancelled, web01.id, "cancelled by bob", clock=clock)
     with pytest.raises(PermanentError, match="already ended as cancelled"):
-        migrations.request_cancel(ledger, web01.id, by="bob", clock=clock)
+        within(ledger.write(), migrations.request_cancel, web01.id, by="bob", clock=clock)
 
 
 def test_an_unknown_migration_is_named(ledger: Ledger, clock: Clock) -> None:
-    assert migrations.find_migration(ledger, "mig-0") is None
+    assert within(ledger.read(), migrations.find, "mig-0") is None
     with pytest.raises(NotFoundError, match=r"migration=mig-0.*migrations list"):
-        migrations.fail(ledger, "mig-0", "x", clock=clock)
+        within(ledger.write(), migrations.fail, "mig-0", "x", clock=clock)
 
 
 def test_amp_07_lists_are_newest_first_paged_and_searchable(ledger: Ledger, run: DagRun, clock: Clock) -> None:
     made = [_begin(ledger, run, clock, name=f"web{number:02}", map_index=number) for number in range(7)]
-    migrations.fail(ledger, made[3].id, "no", clock=clock)
+    within(ledger.write(), migrations.fail, made[3].id, "no", clock=clock)
     newest = [each.server for each in reversed(made)]
 
-    page = migrations.list_migrations(ledger, limit=3, offset=3)
+    page = within(ledger.read(), migrations.list_migrations, limit=3, offset=3)
     assert ([each.server for each in page.items], page.total) == (newest[3:6], 7)
 
     def servers(which: MigrationFilter) -> list[str]:
-        return [each.server for each in migrations.list_migrations(ledger, which).items]
+        return [each.server for each in within(ledger.read(), migrations.list_migrations, which).items]
 
     assert servers(MigrationFilter(states=[MigrationState.FAILED])) == ["web03"]
     assert servers(MigrationFilter(search="WEB05")) == ["web05"]
@@ -268,17 +303,17 @@ def test_amp_07_lists_are_newest_first_paged_and_searchable(ledger: Ledger, run:
     assert servers(MigrationFilter(wave="other")) == []
     assert servers(MigrationFilter(dag_ids=["erp.migrate"])) == newest
     assert servers(MigrationFilter(dag_ids=[])) == []
-    assert [each.server for each in migrations.migrations_of_run(ledger, run)] == [each.server for each in made]
+    assert [each.server for each in within(ledger.read(), migrations.of_dag_run, run)] == [each.server for each in made]
 
 
 # Servers
 
 
 def test_a_server_is_remembered_through_a_new_name(ledger: Ledger, run: DagRun, clock: Clock, web01: Migration) -> None:
-    first = find_server(ledger, source="vc-1", identity="uuid-web01")
+    first = within(ledger.read(), servers.find, source="vc-1", identity="uuid-web01")
     assert first is not None
     renamed = SourceServer(source="vc-1", name="web01-old", moref="vm-9", instance_uuid="uuid-web01", facts={"cpus": 2})
-    migrations.fail(ledger, web01.id, "x", clock=clock)
+    within(ledger.write(), migrations.fail, web01.id, "x", clock=clock)
     begin_migration(
         ledger,
         run_key="erp.migrate/manual__1/web01-old",
@@ -291,7 +326,7 @@ def test_a_server_is_remembered_through_a_new_name(ledger: Ledger, run: DagRun, 
         clock=clock,
     )
 
-    seen = find_server(ledger, source="vc-1", identity="uuid-web01")
+    seen = within(ledger.read(), servers.find, source="vc-1", identity="uuid-web01")
     assert seen is not None
     assert (seen.id, seen.name, seen.moref, seen.facts) == (first.id, "web01-old", "vm-9", {"cpus": 2})
     assert seen.first_seen == first.first_seen < seen.last_seen
@@ -302,9 +337,10 @@ def test_a_server_is_remembered_through_a_new_name(ledger: Ledger, run: DagRun, 
 
 def test_events_keep_their_order_and_can_be_narrowed(ledger: Ledger, clock: Clock) -> None:
     for number in range(3):
-        record_event(
-            ledger,
-            clock=clock,
+        within(
+            ledger.write(),
+            events.append,
+            at=clock.now(),
             actor="ana",
             action="cleanup.deleted",
             object_kind="image",
@@ -313,8 +349,8 @@ def test_events_keep_their_order_and_can_be_narrowed(ledger: Ledger, clock: Cloc
             details={"number": number},
         )
 
-    found = list_events(ledger, object_kind="image")
+    found = within(ledger.read(), list_events, object_kind="image")
     assert [event.details["number"] for event in found] == [0, 1, 2]
-    assert [event.id for event in list_events(ledger, after=found[0].id, limit=1)] == [found[1].id]
+    assert [event.id for event in within(ledger.read(), list_events, after=found[0].id, limit=1)] == [found[1].id]
     with ledger.read() as tx:
         assert tx.execute(sa.text("SELECT count(*) FROM event")).scalar() == 3

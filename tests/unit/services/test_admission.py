@@ -6,14 +6,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.ledgers import fresh_ledger
+from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, UnreachableError
 from wavelift.base.names import run_key
-from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SourceServer, migrations
+from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SourceServer, migrations, waves
 from wavelift.ledger.events import list_events
-from wavelift.ledger.slots import list_slots
-from wavelift.ledger.waves import freeze_wave_run
+from wavelift.ledger.slots import standing
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common import slots as admission
 from wavelift.services.common.slots import Granted, IsRunAlive, Queued
@@ -73,7 +72,7 @@ class Desk:
 
     def poll(self, holder: str) -> Granted | Queued | None:
         """How the request stands in the ledger."""
-        return admission._standing_of(list_slots(self.ledger, self.kind, self.scope), holder, self.limit)
+        return admission._standing_of(within(self.ledger.read(), standing, self.kind, self.scope), holder, self.limit)
 
     def ready(self, holder: str) -> bool:
         return bool(
@@ -112,7 +111,7 @@ def test_asking_again_keeps_slot_and_place(desk: Desk, clock: HandClock) -> None
     first = [desk.request(holder) for holder in "abcd"]
     clock.sleep(60)
     assert [desk.request(holder) for holder in reversed("abcd")] == first[::-1]
-    assert len(list_slots(desk.ledger)) == 4
+    assert len(within(desk.ledger.read(), standing)) == 4
 
 
 def test_a_free_slot_waits_for_the_first_in_the_queue(desk: Desk) -> None:
@@ -155,11 +154,11 @@ def test_releasing_leaves_the_queue_and_twice_does_no_harm(desk: Desk) -> None:
 def test_polling_writes_nothing(desk: Desk) -> None:
     for holder in "abc":
         desk.request(holder)
-    before = (list_slots(desk.ledger), list_events(desk.ledger))
+    before = (within(desk.ledger.read(), standing), within(desk.ledger.read(), list_events))
     for _ in range(3):
         desk.poll("c")
         desk.ready("c")
-    assert (list_slots(desk.ledger), list_events(desk.ledger)) == before
+    assert (within(desk.ledger.read(), standing), within(desk.ledger.read(), list_events)) == before
 
 
 def test_scopes_and_kinds_do_not_count_for_each_other(desk: Desk) -> None:
@@ -192,7 +191,7 @@ def test_a_limit_below_one_is_refused(desk: Desk, limit: int) -> None:
         desk.request("a")
     with pytest.raises(PermanentError):
         desk.ready("a")
-    assert list_slots(desk.ledger) == ()
+    assert within(desk.ledger.read(), standing) == ()
 
 
 def test_amp_04_a_restart_costs_nobody_the_place(desk: Desk, ledger: Ledger) -> None:
@@ -213,7 +212,11 @@ def test_inv_8_the_slot_of_an_ended_run_is_free_and_its_waiters_leave(desk: Desk
 
     assert desk.poll("a") is None
     assert [desk.poll(holder) for holder in ("b2", "b3")] == [Queued(1, ready=True), Queued(2)]
-    released = [event for event in list_events(desk.ledger) if event.action in ("slot.released", "slot.withdrawn")]
+    released = [
+        event
+        for event in within(desk.ledger.read(), list_events)
+        if event.action in ("slot.released", "slot.withdrawn")
+    ]
     assert [(event.object_id, event.action) for event in released] == [("a", "slot.released"), ("a2", "slot.withdrawn")]
     assert released[0].details["reason"] == "its DAG run has ended"
 
@@ -229,7 +232,7 @@ def test_airflow_is_asked_once_per_run_and_interval(desk: Desk, clock: HandClock
         desk.request(holder, A)
     assert desk.reclaim(alive) == []
     assert asked == [A]
-    assert {each.asked_at for each in list_slots(desk.ledger)} == {START}
+    assert {each.asked_at for each in within(desk.ledger.read(), standing)} == {START}
 
     clock.sleep(29)
     desk.request("e", A)
@@ -277,7 +280,7 @@ def test_nothing_is_freed_when_airflow_does_not_answer(desk: Desk) -> None:
 
     with pytest.raises(UnreachableError):
         desk.reclaim(cut)
-    assert [each.holder for each in list_slots(desk.ledger)] == ["a", "b"]
+    assert [each.holder for each in within(desk.ledger.read(), standing)] == ["a", "b"]
 
 
 # One migration per server
@@ -286,8 +289,9 @@ ALL_ALIVE = _only(A, B)
 
 
 def _freeze(ledger: Ledger, clock: HandClock, run: DagRun) -> None:
-    freeze_wave_run(
-        ledger,
+    within(
+        ledger.write(waves.LOCK),
+        waves.freeze_wave_run,
         run=run,
         wave=run.dag_id.split(".")[0],
         mode="migrate",
@@ -326,7 +330,7 @@ def test_beginning_twice_is_one_migration(frozen: Ledger, clock: HandClock) -> N
     again = _begin(frozen, clock, A)
     assert again.id == first.id
     assert again.state is MigrationState.QUEUED
-    assert migrations.list_migrations(frozen).total == 1
+    assert within(frozen.read(), migrations.list_migrations).total == 1
 
 
 def test_inv_4_a_server_in_another_live_run_is_busy_and_the_run_is_named(frozen: Ledger, clock: HandClock) -> None:
@@ -334,7 +338,7 @@ def test_inv_4_a_server_in_another_live_run_is_busy_and_the_run_is_named(frozen:
     with pytest.raises(BusyError) as caught:
         _begin(frozen, clock, B)
     assert caught.value.where == {"server": "web01", "dag": A.dag_id, "run": A.dag_run_id, "migration": mine.id}
-    assert migrations.list_migrations(frozen).total == 1
+    assert within(frozen.read(), migrations.list_migrations).total == 1
 
 
 def test_two_names_of_one_server_in_one_run_are_busy_too(frozen: Ledger, clock: HandClock) -> None:
@@ -347,7 +351,7 @@ def test_what_a_dead_run_left_open_is_closed(frozen: Ledger, clock: HandClock) -
     left = _begin(frozen, clock, A)
     mine = _begin(frozen, clock, B, alive=_only(B))
 
-    closed = migrations.get_migration(frozen, left.id)
+    closed = within(frozen.read(), migrations.get, left.id)
     assert (closed.state, closed.error) == (MigrationState.FAILED, "Its DAG run ended before it did")
     assert mine.state is MigrationState.QUEUED
     assert mine.server_id == left.server_id
@@ -362,21 +366,21 @@ def test_a_dead_run_that_is_cleared_while_airflow_is_asked_keeps_the_server(froz
 
     with pytest.raises(BusyError, match=left.id):
         _begin(frozen, clock, B, alive=dead_then_cleared)
-    assert migrations.get_migration(frozen, left.id).state is MigrationState.QUEUED
+    assert within(frozen.read(), migrations.get, left.id).state is MigrationState.QUEUED
 
 
 def test_inv_4_a_failed_migration_has_the_server_until_its_snapshot_is_gone(frozen: Ledger, clock: HandClock) -> None:
     left = _begin(frozen, clock, A)
-    migrations.record_intent(frozen, left.id, name="wavelift-1", vm="vm-1", clock=clock)
-    migrations.fail(frozen, left.id, "no", clock=clock)
+    within(frozen.write(), migrations.record_intent, left.id, name="wavelift-1", vm="vm-1", clock=clock)
+    within(frozen.write(), migrations.fail, left.id, "no", clock=clock)
 
     with pytest.raises(BusyError):
         _begin(frozen, clock, B)
     assert _begin(frozen, clock, B, alive=_only(B)).state is MigrationState.QUEUED
-    migrations.fail(frozen, _begin(frozen, clock, B, alive=_only(B)).id, "again", clock=clock)
-    assert migrations.get_migration(frozen, left.id).error == "no"
+    within(frozen.write(), migrations.fail, _begin(frozen, clock, B, alive=_only(B)).id, "again", clock=clock)
+    assert within(frozen.read(), migrations.get, left.id).error == "no"
 
-    migrations.record_snapshot_removed(frozen, left.id, clock=clock)
+    within(frozen.write(), migrations.record_snapshot_removed, left.id, clock=clock)
     assert _begin(frozen, clock, B).state is MigrationState.QUEUED
 
 
@@ -399,9 +403,9 @@ def test_other_servers_of_the_vcenter_are_free(frozen: Ledger, clock: HandClock)
 @pytest.mark.parametrize("ended", [True, False])
 def test_clearing_an_ended_migration_drops_the_wish_to_cancel(frozen: Ledger, clock: HandClock, ended: bool) -> None:
     mine = _begin(frozen, clock, A)
-    migrations.request_cancel(frozen, mine.id, by="bob", clock=clock)
+    within(frozen.write(), migrations.request_cancel, mine.id, by="bob", clock=clock)
     if ended:
-        migrations.mark_cancelled(frozen, mine.id, "cancelled by bob", clock=clock)
+        within(frozen.write(), migrations.mark_cancelled, mine.id, "cancelled by bob", clock=clock)
 
     again = _begin(frozen, clock, A)
 
@@ -412,4 +416,4 @@ def test_clearing_an_ended_migration_drops_the_wish_to_cancel(frozen: Ledger, cl
 def test_a_migration_needs_its_frozen_run(ledger: Ledger, clock: HandClock) -> None:
     with pytest.raises(NotFoundError, match="run-a"):
         _begin(ledger, clock, A)
-    assert migrations.list_migrations(ledger).total == 0
+    assert within(ledger.read(), migrations.list_migrations).total == 0

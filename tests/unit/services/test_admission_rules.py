@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from tests.depth import depth
+from tests.ledgers import within
 
 from wavelift.ledger import DagRun, Ledger, SlotKind
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 from wavelift.services.common import slots as admission
 from wavelift.services.common.slots import Granted, Queued
 
@@ -101,7 +102,9 @@ class Queue(RuleBasedStateMachine):
     @rule(place=PLACES)
     def poll(self, place: tuple[str, DagRun]) -> None:
         holder, _ = place
-        found = admission._standing_of(list_slots(self.ledger, SlotKind.IMPORT, self.scope), holder, self.limit)
+        found = admission._standing_of(
+            within(self.ledger.read(), standing, SlotKind.IMPORT, self.scope), holder, self.limit
+        )
         if holder in self.waiting:
             assert found == Queued(self.waiting.index(holder) + 1, ready=self._ready(holder))
         else:
@@ -143,7 +146,7 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def the_ledger_is_the_model(self) -> None:
-        found = list_slots(self.ledger, SlotKind.IMPORT, self.scope)
+        found = within(self.ledger.read(), standing, SlotKind.IMPORT, self.scope)
         assert {each.holder for each in found if each.granted_at} == self.granted
         assert [each.holder for each in found if not each.granted_at] == self.waiting
 

@@ -7,14 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ledgers import fresh_ledger
+from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.catalog import CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import PermanentError, SpecError
 from wavelift.base.names import run_key
 from wavelift.base.run import SystemClock
-from wavelift.ledger import CatalogState, DagRun, Ledger, Migration, SourceServer, catalog, connectors, migrations
-from wavelift.ledger.waves import freeze_wave_run
+from wavelift.ledger import (
+    CatalogState,
+    DagRun,
+    Ledger,
+    Migration,
+    SourceServer,
+    catalog,
+    connectors,
+    migrations,
+    servers,
+    waves,
+)
 from wavelift.services.housekeeping import catalog as service
 from wavelift.services.housekeeping.catalog import ImportTicket
 from wavelift.services.migration.begin import begin_migration
@@ -39,7 +49,16 @@ def row(at: int) -> CatalogRow:
 
 
 def register(ledger: Ledger, name: str = "hall-a") -> None:
-    connectors.register(ledger, name, connection="vc", aws_conn_id="aws", region="eu-central-1", by="ana", clock=CLOCK)
+    within(
+        ledger.write(connectors.lock_name(name)),
+        connectors.register,
+        name,
+        connection="vc",
+        aws_conn_id="aws",
+        region="eu-central-1",
+        by="ana",
+        clock=CLOCK,
+    )
 
 
 def begin(ledger: Ledger, conf: dict[str, Any], run: DagRun = RUN) -> ImportTicket:
@@ -61,7 +80,7 @@ def test_sms_02_pages_are_asked_for_one_at_a_time(ledger: Ledger) -> None:
     asked: list[int] = []
 
     def page(number: int) -> Sequence[CatalogRow]:
-        known = catalog.list_servers(ledger, limit=1).total
+        known = within(ledger.read(), catalog.list_servers, limit=1).total
         assert known == 2 * number, "the page before is in the ledger before the next is read"
         asked.append(number)
         return [row(2 * number), row(2 * number + 1)]
@@ -87,7 +106,7 @@ def test_an_overtaken_merge_says_so_and_an_aborted_one_leaves_its_words(ledger: 
     index = CatalogIndex(manager=MANAGER, pages=1, rows=1)
     assert service.merge_import(ledger, old, index, lambda number: [row(1)], clock=CLOCK).overtaken
     assert service.abort_import(ledger, new, "no route to vCenter", clock=CLOCK)
-    known = catalog.get_catalog(ledger, "vc", clock=CLOCK)
+    known = within(ledger.read(), catalog.get_catalog, "vc", clock=CLOCK)
     assert (known.state, known.error) == (CatalogState.NOT_IMPORTED, "no route to vCenter")
 
 
@@ -114,7 +133,7 @@ def test_a_name_in_a_conf_that_is_no_text_is_refused(ledger: Ledger, key: str, v
 
 def migrate(ledger: Ledger, name: str, run: DagRun) -> Migration:
     frozen = {"wave": "erp", "mode": "migrate", "requested_by": "ana", "source": "ui", "spec": {}}
-    freeze_wave_run(ledger, run=run, clock=CLOCK, **frozen)  # type: ignore[arg-type]
+    within(ledger.write(waves.LOCK), waves.freeze_wave_run, run=run, clock=CLOCK, **frozen)  # type: ignore[arg-type]
     return begin_migration(
         ledger,
         run_key=run_key(run.dag_id, run.dag_run_id, name),
@@ -132,11 +151,26 @@ def test_amp_05_nothing_new_in_maintenance_and_what_runs_goes_on(ledger: Ledger)
     register(ledger)
     run = DagRun("erp.migrate", "manual__1")
     running = migrate(ledger, "web01", run)
-    connectors.set_maintenance(ledger, "hall-a", on=True, reason="upgrade", by="ben", clock=CLOCK)
+    within(
+        ledger.write(connectors.lock_name("hall-a")),
+        connectors.set_maintenance,
+        "hall-a",
+        on=True,
+        reason="upgrade",
+        by="ben",
+        clock=CLOCK,
+    )
     with pytest.raises(PermanentError, match="in maintenance: upgrade"):
         migrate(ledger, "web02", run)
     assert migrate(ledger, "web01", run).id == running.id, "a retry of what has begun"
-    connectors.set_maintenance(ledger, "hall-a", on=False, by="ben", clock=CLOCK)
+    within(
+        ledger.write(connectors.lock_name("hall-a")),
+        connectors.set_maintenance,
+        "hall-a",
+        on=False,
+        by="ben",
+        clock=CLOCK,
+    )
     assert migrate(ledger, "web02", run).server == "web02"
 
 
@@ -145,10 +179,17 @@ def test_sms_01_a_connector_with_work_stays(ledger: Ledger) -> None:
     running = migrate(ledger, "web01", DagRun("erp.migrate", "manual__1"))
 
     def disassociate() -> None:
-        connectors.disassociate(ledger, "hall-a", used_by=service.connector_usage, by="ana", clock=CLOCK)
+        within(
+            ledger.write(connectors.lock_name("hall-a"), servers.LOCK),
+            connectors.disassociate,
+            "hall-a",
+            used_by=service.connector_usage,
+            by="ana",
+            clock=CLOCK,
+        )
 
     with pytest.raises(PermanentError, match="in use: 1 migration under way"):
         disassociate()
-    migrations.fail(ledger, running.id, "given up", clock=CLOCK)
+    within(ledger.write(), migrations.fail, running.id, "given up", clock=CLOCK)
     disassociate()
-    assert connectors.list_connectors(ledger) == ()
+    assert within(ledger.read(), connectors.list_connectors) == ()

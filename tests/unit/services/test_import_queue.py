@@ -8,13 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.ledgers import fresh_ledger
+from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.errors import FencedError, MissingPrivilegeError, UnreachableError
 from wavelift.base.names import run_key
 from wavelift.base.run import RunContext
 from wavelift.ledger import DagRun, Ledger, SlotKind
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 from wavelift.services.common.import_queue import ImportPlace, IsHolderAlive
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 
@@ -41,7 +41,9 @@ def _started() -> ImportRunning:
 
 
 def _holders(ledger: Ledger) -> list[str]:
-    return [slot.holder.rpartition("/")[2] for slot in list_slots(ledger, SlotKind.IMPORT) if slot.granted_at]
+    return [
+        slot.holder.rpartition("/")[2] for slot in within(ledger.read(), standing, SlotKind.IMPORT) if slot.granted_at
+    ]
 
 
 def _raises(error: Exception) -> Callable[[], ImportRunning]:

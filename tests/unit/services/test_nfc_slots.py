@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from tests.ledgers import within
 from tests.unit.services.test_replication import Desk, HandClock, clock, desk, made_once
 
 from wavelift.base.domain import ServerFacts
 from wavelift.base.run import RunContext
 from wavelift.ledger import DagRun, SlotKind
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 from wavelift.services.dataplane.messages import NfcShare, ServerTask
 from wavelift.services.dataplane.replication_messages import ReservedRun
 from wavelift.services.replication.reserve import Finished, InQueue, release, reserve
@@ -49,7 +50,7 @@ class Hall:
         release(self.desk.ledger, task, self.context(task), removed=True)
 
     def held(self) -> list[tuple[str, str, str]]:
-        granted = [each for each in list_slots(self.desk.ledger) if each.granted_at]
+        granted = [each for each in within(self.desk.ledger.read(), standing) if each.granted_at]
         return sorted((each.holder.rpartition("/")[2], str(each.kind), each.scope) for each in granted)
 
 

@@ -9,20 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ledgers import within
 
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, RefusedError, SpecError
-from wavelift.ledger import AmiState, DagRun, Ledger, ReplicationJob, ReplicationRun, SourceServer
+from wavelift.ledger import (
+    AmiState,
+    DagRun,
+    Ledger,
+    ReplicationJob,
+    ReplicationRun,
+    SourceServer,
+    jobs,
+    lineage,
+    replication_runs,
+)
 from wavelift.ledger.events import list_events
-from wavelift.ledger.jobs import JobFilter, get_job, jobs_of_wave, list_jobs, read_schedules, wave_schedule_of
-from wavelift.ledger.lineage import lineage_rows, read_lineage
+from wavelift.ledger.jobs import JobFilter, list_jobs, read_schedules, wave_schedule_of
+from wavelift.ledger.lineage import read_lineage
 from wavelift.ledger.replication_runs import (
     RunFilter,
     current_runs,
-    get_run,
     list_runs,
+    of_dag_run,
     record_progress,
-    runs_of,
     unfinished_before,
 )
 from wavelift.rules.guests import Guest
@@ -145,7 +155,7 @@ class Desk:
         return record_run(self.ledger, run.id, _result(*disks), clock=self.clock)
 
     def complete(self, run: ReplicationRun, ami: str = "") -> ReplicationRun:
-        rows = {row.key: row.snapshot_id for row in lineage_rows(self.ledger, run.job_id)}
+        rows = {row.key: row.snapshot_id for row in within(self.ledger.read(), lineage.rows, run.job_id)}
         self.record(run, _disk(2000, f"snap-{run.id}", rows.get(2000, "")))
         return complete_run(self.ledger, run.id, ami_id=ami, clock=self.clock)
 
@@ -184,17 +194,17 @@ def desk(tmp_path: Path, made_once: Path, clock: HandClock) -> Desk:
 def test_sms_03_a_job_is_made_read_changed_and_listed(desk: Desk, clock: HandClock) -> None:
     made = desk.create(frequency_hours=12, description="shop front")
     assert (made.state, made.seed_at, made.schedule.next_after(START)) == (JobState.ACTIVE, START, START + 12 * HOUR)
-    assert jobs_of_wave(desk.ledger, WAVE) == (made,)
+    assert within(desk.ledger.read(), jobs.standing, WAVE) == (made,)
     clock.sleep(60)
     changed = update_job(
         desk.ledger, made.id, frequency_hours=24, keep_amis=2, license_type="byol", by="bob", clock=clock
     )
     assert (changed.frequency_hours, changed.keep_amis, changed.license_type) == (24, 2, "byol")
     assert changed.scheduled_since == clock.time
-    assert read_schedules(desk.ledger, WAVE) == {"web01": changed.schedule}
-    assert list_jobs(desk.ledger, JobFilter(search="SHOP")).items == (changed,)
-    assert list_jobs(desk.ledger, JobFilter(waves=())).total == 0
-    actions = [event.action for event in list_events(desk.ledger, object_kind="replication_job")]
+    assert within(desk.ledger.read(), read_schedules, WAVE) == {"web01": changed.schedule}
+    assert within(desk.ledger.read(), list_jobs, JobFilter(search="SHOP")).items == (changed,)
+    assert within(desk.ledger.read(), list_jobs, JobFilter(waves=())).total == 0
+    actions = [event.action for event in within(desk.ledger.read(), list_events, object_kind="replication_job")]
     assert actions == ["replication_job.created", "replication_job.updated"]
 
 
@@ -209,7 +219,7 @@ def test_sms_03_what_a_job_cannot_be(desk: Desk, clock: HandClock) -> None:
     with pytest.raises(PermanentError, match="no field colour"):
         update_job(desk.ledger, made.id, colour="red", by="ana", clock=clock)
     with pytest.raises(NotFoundError):
-        get_job(desk.ledger, "job-x")
+        within(desk.ledger.read(), jobs.get, "job-x")
     linux = Guest("debian11_64Guest", "Debian", "linux", 64, "supported", "x")
     order = JobOrder(server="db01", plan=ReplicationPlan(), license_type="aws", guest=linux)
     with pytest.raises(RefusedError, match="not possible for this guest"):
@@ -239,8 +249,8 @@ def test_a_spec_is_applied_and_drift_is_shown(desk: Desk, clock: HandClock) -> N
     (changed, _missing) = apply_wave(desk.ledger, WAVE, orders, by="ana", clock=clock)
     assert changed.job is not None
     assert (changed.job.frequency_hours, changed.job.state) == (12, JobState.PAUSED)
-    assert set(read_schedules(desk.ledger, WAVE)) == {"db01"}
-    row = wave_schedule_of(desk.ledger, WAVE)
+    assert set(within(desk.ledger.read(), read_schedules, WAVE)) == {"db01"}
+    row = within(desk.ledger.read(), wave_schedule_of, WAVE)
     assert row is not None
     assert row.version == 2, "one new row for each change of the wave, however many jobs"
 
@@ -248,7 +258,7 @@ def test_a_spec_is_applied_and_drift_is_shown(desk: Desk, clock: HandClock) -> N
 def test_pausing_and_resuming(desk: Desk, clock: HandClock) -> None:
     job = desk.create(seed_time=START.isoformat())
     pause_job(desk.ledger, job.id, by="ana", clock=clock)
-    assert read_schedules(desk.ledger, WAVE) == {}
+    assert within(desk.ledger.read(), read_schedules, WAVE) == {}
     assert desk.rules(desk.admit()) == ["paused"]
     clock.sleep(24 * 3600 + 60)
     resumed = resume_job(desk.ledger, job.id, by="ana", clock=clock)
@@ -292,14 +302,14 @@ def test_sms_06_two_on_demand_runs_in_24_hours_failed_ones_counted(desk: Desk, c
     assert pickle.loads(pickle.dumps(caught.value)).refusals == caught.value.refusals
     clock.time = START + 24 * HOUR
     desk.begin()
-    states = [run.state for run in list_runs(desk.ledger, RunFilter(states=[RunState.REFUSED])).items]
+    states = [run.state for run in within(desk.ledger.read(), list_runs, RunFilter(states=[RunState.REFUSED])).items]
     assert states == [RunState.REFUSED], "the one that reached Airflow is in the history"
 
 
 def test_sms_06_one_run_at_a_time(desk: Desk) -> None:
     job = desk.create()
     run = desk.begin()
-    assert current_runs(desk.ledger, [job.id]) == {job.id: run}
+    assert within(desk.ledger.read(), current_runs, [job.id]) == {job.id: run}
     assert desk.rules(desk.admit()) == ["in_progress"]
     with pytest.raises(RefusedError, match="in progress"):
         desk.reserve()
@@ -338,7 +348,7 @@ def test_air_04_all_servers_of_a_request_are_reserved_or_none(desk: Desk) -> Non
     with pytest.raises(RefusedError, match="no replication job for server 'ghost'") as caught:
         desk.reserve("web01", "ghost")
     assert [each.server for each in caught.value.refusals] == ["ghost"]
-    assert list_runs(desk.ledger).total == 0
+    assert within(desk.ledger.read(), list_runs).total == 0
     with pytest.raises(PermanentError, match="No server is named"):
         reserve_runs(desk.ledger, WAVE, [], DagRun("d", "r"), by="a", clock=desk.clock)
 
@@ -348,7 +358,7 @@ def test_clearing_goes_on_with_the_same_run_and_counts_nothing_twice(desk: Desk,
     run = desk.begin()
     for _ in range(4):
         assert desk.fail(run).state is RunState.FAILED
-        job = get_job(desk.ledger, run.job_id)
+        job = within(desk.ledger.read(), jobs.get, run.job_id)
         if job.state is JobState.PAUSED:
             resume_job(desk.ledger, job.id, by="ana", clock=clock)
         clock.sleep(60)
@@ -384,9 +394,9 @@ def test_a_run_whose_dag_run_has_ended_is_closed(desk: Desk) -> None:
     run = desk.begin()
     desk.dead.add(run.dag_run_id)
     assert len(desk.admit().granted) == 1
-    closed = get_run(desk.ledger, run.id)
+    closed = within(desk.ledger.read(), replication_runs.get, run.id)
     assert (closed.state, closed.error) == (RunState.FAILED, "Its DAG run ended before it did")
-    assert get_job(desk.ledger, job.id).failures == 1
+    assert within(desk.ledger.read(), jobs.get, job.id).failures == 1
 
 
 def test_backfills_are_refused(desk: Desk) -> None:
@@ -438,9 +448,9 @@ def test_inv_4_lineage_advances_with_the_whole_recorded_set(desk: Desk, clock: H
         desk.record(second, _disk(2000, "snap-3", "snap-1"), _disk(2001, "snap-4", "snap-x"))
     with pytest.raises(PermanentError, match="no complete set"):
         desk.record(second, _disk(2000, "snap-3"), _disk(2000, "snap-4"))
-    assert [disk.snapshot_id for disk in read_lineage(desk.ledger, job.id)] == ["snap-1", "snap-2"]
+    assert [disk.snapshot_id for disk in within(desk.ledger.read(), read_lineage, job.id)] == ["snap-1", "snap-2"]
     recorded = desk.record(second, _disk(2000, "snap-3", "snap-1"))
-    assert [disk.snapshot_id for disk in read_lineage(desk.ledger, job.id)] == ["snap-3"]
+    assert [disk.snapshot_id for disk in within(desk.ledger.read(), read_lineage, job.id)] == ["snap-3"]
     assert recorded.superseded is not None
     assert [disk["snapshot_id"] for disk in recorded.superseded] == ["snap-1", "snap-2"]
 
@@ -464,12 +474,12 @@ def test_inv_4_a_disk_is_known_by_its_uuid_wherever_it_is(
     sent = [_disk(key, f"new-{uuid}-{key}", parent, uuid) for uuid, key, parent in disks]
     if recorded:
         desk.record(run, *sent)
-        named = {disk.key: disk.snapshot_id for disk in read_lineage(desk.ledger, job.id)}
+        named = {disk.key: disk.snapshot_id for disk in within(desk.ledger.read(), read_lineage, job.id)}
         assert named == {key: f"new-{uuid}-{key}" for uuid, key, _ in disks}
     else:
         with pytest.raises(PermanentError, match="not the recorded one"):
             desk.record(run, *sent)
-        assert {disk.snapshot_id for disk in read_lineage(desk.ledger, job.id)} == {"snap-a", "snap-b"}
+        assert {disk.snapshot_id for disk in within(desk.ledger.read(), read_lineage, job.id)} == {"snap-a", "snap-b"}
 
 
 def test_inv_4_a_failed_run_never_becomes_a_base(desk: Desk, clock: HandClock) -> None:
@@ -477,7 +487,7 @@ def test_inv_4_a_failed_run_never_becomes_a_base(desk: Desk, clock: HandClock) -
     run = desk.fail(desk.begin())
     with pytest.raises(PermanentError, match="has ended as failed"):
         desk.record(run, _disk(2000, "snap-1"))
-    assert read_lineage(desk.ledger, job.id) == ()
+    assert within(desk.ledger.read(), read_lineage, job.id) == ()
     active = desk.begin()
     with pytest.raises(PermanentError, match="no recorded disks"):
         complete_run(desk.ledger, active.id, clock=clock)
@@ -494,7 +504,7 @@ def test_inv_4_what_failed_since_the_last_recorded_run_may_have_left_a_seed(desk
         return run
 
     def before(run: ReplicationRun) -> list[str]:
-        return [each.id for each in unfinished_before(desk.ledger, run)]
+        return [each.id for each in within(desk.ledger.read(), unfinished_before, run)]
 
     first = desk.fail(begin())
     assert before(first) == []
@@ -521,7 +531,7 @@ def test_inv_1_a_run_whose_verify_failed_is_no_parent(desk: Desk, clock: HandClo
     desk.record(run, _disk(2000, "snap-1"))
     (gone,) = quarantine_run(desk.ledger, run.id, "block 7 differs", clock=clock)
     assert gone.snapshot_id == "snap-1"
-    assert read_lineage(desk.ledger, job.id) == ()
+    assert within(desk.ledger.read(), read_lineage, job.id) == ()
     assert quarantine_run(desk.ledger, run.id, "block 7 differs", clock=clock) == ()
     with pytest.raises(PermanentError, match="no recorded disks"):
         complete_run(desk.ledger, run.id, clock=clock)
@@ -533,25 +543,25 @@ def test_inv_1_a_run_whose_verify_failed_is_no_parent(desk: Desk, clock: HandClo
     assert quarantine_tracking(desk.ledger, run.id, 2000, "audit", clock=clock)
     assert not quarantine_tracking(desk.ledger, run.id, 2000, "another", clock=clock), "told already"
     assert not quarantine_tracking(desk.ledger, run.id, 1, "audit", clock=clock)
-    assert [disk.quarantine for disk in read_lineage(desk.ledger, job.id)] == ["audit"]
+    assert [disk.quarantine for disk in within(desk.ledger.read(), read_lineage, job.id)] == ["audit"]
 
 
 def test_a_job_pauses_after_failures_in_a_row_and_can_be_resumed(desk: Desk, clock: HandClock) -> None:
     job = desk.create(pause_after_failures=2)
     desk.fail(desk.begin())
     desk.complete(desk.begin())
-    assert get_job(desk.ledger, job.id).failures == 0
+    assert within(desk.ledger.read(), jobs.get, job.id).failures == 0
     clock.sleep(25 * 3600)
     desk.fail(desk.begin())
-    assert get_job(desk.ledger, job.id).state is JobState.ACTIVE
+    assert within(desk.ledger.read(), jobs.get, job.id).state is JobState.ACTIVE
     desk.fail(desk.begin())
-    paused = get_job(desk.ledger, job.id)
+    paused = within(desk.ledger.read(), jobs.get, job.id)
     assert (paused.state, paused.failures) == (JobState.PAUSED, 2)
     assert "it broke" in paused.state_reason
     clock.sleep(25 * 3600)
     resume_job(desk.ledger, job.id, by="ana", clock=clock)
     desk.fail(desk.begin())
-    assert get_job(desk.ledger, job.id).state is JobState.ACTIVE, "counted anew"
+    assert within(desk.ledger.read(), jobs.get, job.id).state is JobState.ACTIVE, "counted anew"
 
 
 def test_amis_beyond_those_kept_expire(desk: Desk, clock: HandClock) -> None:
@@ -564,7 +574,7 @@ def test_amis_beyond_those_kept_expire(desk: Desk, clock: HandClock) -> None:
         gone = record_ami_removed(desk.ledger, run.id, clock=clock)
         assert gone.ami_state is AmiState.DEREGISTERED
     assert expired_amis(desk.ledger, job.id) == ()
-    assert get_job(desk.ledger, job.id).latest_ami_id == "ami-3"
+    assert within(desk.ledger.read(), jobs.get, job.id).latest_ami_id == "ami-3"
 
 
 def test_sms_10_a_term_of_90_days_with_warnings_and_extension(desk: Desk, clock: HandClock) -> None:
@@ -573,7 +583,7 @@ def test_sms_10_a_term_of_90_days_with_warnings_and_extension(desk: Desk, clock:
         extend_job(desk.ledger, job.id, by="ana", clock=clock)
     clock.sleep(3600)
     desk.complete(desk.begin())
-    begun = get_job(desk.ledger, job.id)
+    begun = within(desk.ledger.read(), jobs.get, job.id)
     assert begun.term_ends_at == START + HOUR + timedelta(days=90)
     given = []
     for day in range(92):
@@ -594,7 +604,7 @@ def test_sms_09_deleting_a_job_ends_its_run_and_keeps_what_must_be_removed(desk:
     deletion = delete_job(desk.ledger, job.id, by="bob", clock=clock)
     assert [each.id for each in deletion.cut_short] == [run.id]
     assert [disk.key for disk in deletion.lineage] == [2000]
-    assert get_run(desk.ledger, run.id).cancel_requested
+    assert within(desk.ledger.read(), replication_runs.get, run.id).cancel_requested
     with pytest.raises(PermanentError, match="has ended as deleted"):
         desk.record(run, _disk(2000, "snap-9"))
     assert desk.fail(run).state is RunState.DELETED
@@ -605,10 +615,10 @@ def test_sms_09_deleting_a_job_ends_its_run_and_keeps_what_must_be_removed(desk:
         resume_job(desk.ledger, job.id, by="bob", clock=clock)
     done = complete_deletion(desk.ledger, job.id, by="bob", clock=clock)
     assert complete_deletion(desk.ledger, job.id, by="bob", clock=clock) == done
-    assert (done.state, read_lineage(desk.ledger, job.id)) == (JobState.DELETED, ())
-    assert list_jobs(desk.ledger).total == 0
+    assert (done.state, within(desk.ledger.read(), read_lineage, job.id)) == (JobState.DELETED, ())
+    assert within(desk.ledger.read(), list_jobs).total == 0
     assert desk.create().id != job.id
-    assert list_runs(desk.ledger, RunFilter(job_id=job.id)).total == 2, "the history stays"
+    assert within(desk.ledger.read(), list_runs, RunFilter(job_id=job.id)).total == 2, "the history stays"
     assert desk.rules(desk.admit(run.dag_run_id)) == ["deleted"]
 
 
@@ -618,11 +628,19 @@ def test_a_run_that_ended_keeps_its_end(desk: Desk, clock: HandClock) -> None:
     runs = desk.admit("run-1").granted
     desk.complete(runs[0])
     cancel_run(desk.ledger, runs[1].id, by="bob", clock=clock)
-    record_progress(desk.ledger, runs[2].id, status="Uploading", progress_pct=140, bytes_done=5, clock=clock)
+    within(
+        desk.ledger.write(),
+        record_progress,
+        runs[2].id,
+        status="Uploading",
+        progress_pct=140,
+        bytes_done=5,
+        clock=clock,
+    )
     for each in runs:
         mark_cancelled(desk.ledger, runs[1].id, "on request", clock=clock)
         desk.fail(each)
-    after = {run.server: run.state for run in runs_of(desk.ledger, DagRun("erp.replicate", "run-1"))}
+    after = {run.server: run.state for run in within(desk.ledger.read(), of_dag_run, DagRun("erp.replicate", "run-1"))}
     assert after == {"a": RunState.COMPLETED, "b": RunState.CANCELLED, "c": RunState.FAILED}
     with pytest.raises(PermanentError, match="already ended"):
         cancel_run(desk.ledger, runs[1].id, by="bob", clock=clock)

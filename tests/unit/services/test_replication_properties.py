@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from tests.depth import examples
+from tests.ledgers import within
 from tests.unit.services.test_replication import START, Desk, HandClock
 
 from wavelift.base.errors import PermanentError
@@ -49,7 +50,7 @@ class Story:
         self.instants = 0
 
     def runs(self, *states: RunState) -> list[ReplicationRun]:
-        found = list_runs(self.desk.ledger, limit=500).items
+        found = within(self.desk.ledger.read(), list_runs, limit=500).items
         return [run for run in found if not states or run.state in states]
 
     def step(self, what: str, number: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from botocore.config import Config
-from tests.ledgers import fresh_ledger
+from tests.ledgers import fresh_ledger, within
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
@@ -21,7 +21,7 @@ from wavelift.base.errors import FencedError, WaveliftError
 from wavelift.base.names import run_hash, run_key
 from wavelift.base.run import CancelFlag, CheckpointStore, MemoryCheckpoints, RunContext
 from wavelift.ledger import DagRun, Migration, migrations
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 from wavelift.rules.environment import Environment
 from wavelift.rules.plans import ResolvedWave, ServerPlan, resolve
 from wavelift.rules.wave import Wave
@@ -406,8 +406,8 @@ class Journey:
         preflight = self.outcome.preflight
         report = finish(self.ledger, self.run_ref, preflight, words, clock=clock, tidy=self.tidy)
         self.outcome.report = report
-        assert not list_slots(self.ledger), "a slot is still held"
-        for row in migrations.migrations_of_run(self.ledger, self.run_ref):
+        assert not within(self.ledger.read(), standing), "a slot is still held"
+        for row in within(self.ledger.read(), migrations.of_dag_run, self.run_ref):
             servers[row.server].migration, servers[row.server].report = row, report
 
     def tidy(self, row: Migration, plan: ServerPlan) -> str:
@@ -415,7 +415,7 @@ class Journey:
 
     def discard(self) -> None:
         """Take away what a finished migration rightly left: image, snapshots, instance, manifests."""
-        for row in migrations.migrations_of_run(self.ledger, self.run_ref):
+        for row in within(self.ledger.read(), migrations.of_dag_run, self.run_ref):
             ec2 = Ec2(self.access)
             if row.instance_id:
                 ec2.terminate([row.instance_id])
@@ -433,7 +433,7 @@ class Journey:
     def discard_image(self, image_id: str) -> None:
         """What a person does with an image that was never proven, and with the manifests that stayed beside it."""
         Ec2(self.access).deregister(image_id, delete_snapshots=True)
-        for row in migrations.migrations_of_run(self.ledger, self.run_ref):
+        for row in within(self.ledger.read(), migrations.of_dag_run, self.run_ref):
             self._discard_manifests(run_hash(row.run_key))
 
     def close(self) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from tests.depth import depth
+from tests.ledgers import within
 
 from wavelift.base.run import SystemClock
 from wavelift.ledger import Event, Ledger, SlotKind
 from wavelift.ledger.events import list_events
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 from wavelift.services.common.slots import reclaim
 
 pytestmark = [pytest.mark.wire, pytest.mark.sampled]
@@ -86,8 +87,8 @@ def test_inv_8_processes_never_hold_more_slots_than_there_are(tmp_path: Path) ->
 
     codes = [worker.returncode for worker in workers.values()]
     assert codes == [9 if number == DIES else 0 for number in range(PROCESSES)]
-    assert list_slots(ledger, SlotKind.TRANSFER) == ()
-    most, grants = _replay(list_events(ledger, object_kind="slot", limit=10_000))
+    assert within(ledger.read(), standing, SlotKind.TRANSFER) == ()
+    most, grants = _replay(within(ledger.read(), list_events, object_kind="slot", limit=10_000))
     assert most == LIMIT, "less would mean that they never met"
     used = (PROCESSES - 1) * SERVERS + DIES_AFTER + 1
     assert used <= grants < used + AT_ONCE, "the one that dies may hold slots that it had not begun to use"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ledgers import fresh_ledger
+from tests.ledgers import fresh_ledger, within
 
 from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
 from wavelift.base.domain import ReplicationResult
@@ -16,8 +16,7 @@ from wavelift.base.errors import MissingPrivilegeError, PermanentError, RemoteJo
 from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.base.run import MemoryCheckpoints, RunContext, SystemClock
 from wavelift.base.units import BLOCK, MIB
-from wavelift.ledger import migrations
-from wavelift.ledger.replication_runs import get_run
+from wavelift.ledger import migrations, replication_runs
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.snapshot import take_snapshot
@@ -135,7 +134,7 @@ def test_inv_12_an_instance_of_the_older_image_stays_and_stops_its_twin(stage: S
     found = ec2.describe_instances([again.instance_id])[again.instance_id]
     assert found.image_id == done.image.image_id
     assert first.image.image_id not in _images(stage), "once nobody names it, it goes"
-    row = migrations.get_migration(journey.ledger, _row(done).id)
+    row = within(journey.ledger.read(), migrations.get, _row(done).id)
     assert (row.state, row.error, row.instance_id) == ("completed", "", again.instance_id)
 
 
@@ -226,7 +225,7 @@ def test_inv_6_a_replica_sent_anew_after_its_import_gets_an_image_of_the_new_sna
         stage.aws.settings(change_boot_disk=True)
     assert made.image_id != old
     assert _images(stage) - before == {made.image_id}
-    known = get_run(copies.ledger, run.id)
+    known = within(copies.ledger.read(), replication_runs.get, run.id)
     assert (known.state, known.ami_id, known.error) == ("completed", made.image_id, "")
     wanted = [disk.lineage.snapshot_id for disk in copies.replica.results[-1].disks]
     assert set(Ec2(stage.access()).snapshots(wanted)) == set(wanted), "the lineage stays"
@@ -252,4 +251,4 @@ def test_inv_6_a_registered_image_is_of_the_snapshots_that_were_recorded_last(st
     assert _images(stage) - before == {made.image_id}
     assert old != made.image_id
     _assert_frozen(stage, made.image_id, one, copies.replica.results[-1])
-    tidy_run(copies.ledger, stage.access(), one.task.plan, get_run(copies.ledger, run.id))
+    tidy_run(copies.ledger, stage.access(), one.task.plan, within(copies.ledger.read(), replication_runs.get, run.id))

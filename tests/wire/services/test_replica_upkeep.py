@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ledgers import fresh_ledger
+from tests.ledgers import fresh_ledger, within
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
@@ -57,8 +57,9 @@ def frozen_run(copies: Copies) -> Any:
     """One recorded run whose wave run has its spec, as ``admit`` freezes it."""
     one, ctx, run = copies.run()
     spec = copies.stage.wave("copy01").dump()
-    waves.freeze_wave_run(
-        copies.ledger,
+    within(
+        copies.ledger.write(waves.LOCK),
+        waves.freeze_wave_run,
         run=run.run,
         wave=WAVE,
         mode="replicate",
@@ -112,7 +113,7 @@ def test_sms_09_a_deleted_job_leaves_its_amis_and_nothing_else(stage: Stage, cop
     assert any(stays in words and registered in words for words in done.kept)
     assert done.objects > 0
     assert not objects(stage, run.run_key)
-    assert jobs.get_job(copies.ledger, job).state is JobState.DELETED
+    assert within(copies.ledger.read(), jobs.get, job).state is JobState.DELETED
     again = delete(copies, job)
     assert (again.snapshots, again.objects) == ((), 0), "asked again it finds nothing to do"
 
@@ -121,7 +122,7 @@ def test_sms_09_a_run_that_was_under_way_is_deleted_with_its_job(stage: Stage, c
     _, _, cut = frozen_run(copies)
     snapshots = list(copies.replica.made)
     delete_job(copies.ledger, cut.job_id, by="test", clock=CLOCK)
-    assert replication_runs.get_run(copies.ledger, cut.id).state == "deleted"
+    assert within(copies.ledger.read(), replication_runs.get, cut.id).state == "deleted"
     assert set(delete(copies, cut.job_id).snapshots) == set(snapshots)
     assert not Ec2(stage.access()).snapshots(snapshots)
 
@@ -140,18 +141,25 @@ def clean_up(copies: Copies) -> CleanupReport:
 def test_sms_09_a_vsphere_snapshot_that_may_stand_keeps_the_job_until_housekeeping_looked(copies: Copies) -> None:
     """Its run ended without seeing it gone: somebody removed it by hand, or the VM is no more."""
     _, _, run = frozen_run(copies)
-    replication_runs.record_intent(copies.ledger, run.id, name=snapshot_name(run.run_key), vm="vm-4711", clock=CLOCK)
+    within(
+        copies.ledger.write(jobs.lock_name(run.wave)),
+        replication_runs.record_intent,
+        run.id,
+        name=snapshot_name(run.run_key),
+        vm="vm-4711",
+        clock=CLOCK,
+    )
     delete_job(copies.ledger, run.job_id, by="test", clock=CLOCK)
     with pytest.raises(BusyError, match="still removes"):
         delete(copies, run.job_id, alive=True)
     with pytest.raises(PermanentError) as caught:
         delete(copies, run.job_id)
     assert f"wavelift cleanup {WAVE}" in str(caught.value)
-    assert jobs.get_job(copies.ledger, run.job_id).state is JobState.DELETING
+    assert within(copies.ledger.read(), jobs.get, run.job_id).state is JobState.DELETING
     assert [one.removed for one in clean_up(copies).leftovers if one.kind == SNAPSHOT_KIND] == [True]
-    assert replication_runs.get_run(copies.ledger, run.id).snapshot_state is SnapshotState.REMOVED
+    assert within(copies.ledger.read(), replication_runs.get, run.id).snapshot_state is SnapshotState.REMOVED
     assert delete(copies, run.job_id).snapshots
-    assert jobs.get_job(copies.ledger, run.job_id).state is JobState.DELETED
+    assert within(copies.ledger.read(), jobs.get, run.job_id).state is JobState.DELETED
 
 
 def request(mode: str, **conf: Any) -> ReplicateRequest:
@@ -181,8 +189,10 @@ def test_a_run_that_deletes_or_verifies_admits_no_server(copies: Copies) -> None
     delete_job(copies.ledger, run.job_id, by="test", clock=CLOCK)
     found = ask(copies, request("delete", jobs=[run.job_id]))
     assert (found.granted, found.mode, found.jobs) == ((), "delete", (run.job_id,))
-    assert waves.get_wave_run(copies.ledger, DagRun(f"{WAVE}.replicate", "manual__delete")).mode == "delete"
-    counted = [each for each in replication_runs.list_runs(copies.ledger).items if each.counted_at is not None]
+    assert within(copies.ledger.read(), waves.get, DagRun(f"{WAVE}.replicate", "manual__delete")).mode == "delete"
+    counted = [
+        each for each in within(copies.ledger.read(), replication_runs.list_runs).items if each.counted_at is not None
+    ]
     assert [each.id for each in counted] == [run.id], "no other run is counted"
     delete(copies, run.job_id)
 
@@ -238,7 +248,7 @@ def test_inv_1_a_recorded_run_is_read_back_and_quarantined_when_it_lies(stage: S
             wrong={second.id: str(caught.value)},
         )
         assert not report.succeeded
-    assert replication_runs.get_run(copies.ledger, second.id).quarantine == str(caught.value)
+    assert within(copies.ledger.read(), replication_runs.get, second.id).quarantine == str(caught.value)
     with pytest.raises(SpecError, match="no recorded run"):
         runs_to_verify(copies.ledger, WAVE, ReplicateConf(jobs=[second.job_id], mode="verify"))
     Ec2(stage.access()).delete_snapshot(old.snapshot_id)

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ledgers import fresh_ledger
+from tests.ledgers import fresh_ledger, within
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.errors import MissingPrivilegeError, PermanentError, ProofError, RefusedError
 from wavelift.base.run import RunContext, SystemClock
 from wavelift.base.units import BLOCK
-from wavelift.ledger import DagRun, Ledger
+from wavelift.ledger import DagRun, Ledger, replication_runs
 from wavelift.ledger.lineage import read_lineage
 from wavelift.ledger.replication_records import ReplicationRun
-from wavelift.ledger.replication_runs import get_run
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.verify_replicated import verify_replicated
@@ -123,8 +122,10 @@ def test_inv_1_what_ebs_holds_is_read_back_and_a_lie_is_found(stage: Stage, copi
     assert caught.value.where["offset"] == 5 * BLOCK
     quarantine_run(copies.ledger, run.id, str(caught.value), clock=SystemClock())
     fail_run(copies.ledger, run.id, str(caught.value), clock=SystemClock())
-    assert not read_lineage(copies.ledger, run.job_id), "the next run is a seed"
-    assert not tidy_run(copies.ledger, stage.access(), task.plan, get_run(copies.ledger, run.id))
+    assert not within(copies.ledger.read(), read_lineage, run.job_id), "the next run is a seed"
+    assert not tidy_run(
+        copies.ledger, stage.access(), task.plan, within(copies.ledger.read(), replication_runs.get, run.id)
+    )
     gone = Ec2(stage.access()).snapshots([disk.lineage.snapshot_id, before[0].snapshot_id])
     assert not gone, "neither the quarantined snapshot nor the one that it replaced is needed"
 
@@ -135,8 +136,8 @@ def test_inv_4_a_completed_run_leaves_its_image_its_lineage_and_nothing_of_anoth
     one, ctx, run = copies.run(cleared=True)
     made = copies.image(one, ctx)
     ec2 = Ec2(stage.access())
-    tidy_run(copies.ledger, stage.access(), one.task.plan, get_run(copies.ledger, run.id))
-    lineage = {disk.snapshot_id for disk in read_lineage(copies.ledger, run.job_id)}
+    tidy_run(copies.ledger, stage.access(), one.task.plan, within(copies.ledger.read(), replication_runs.get, run.id))
+    lineage = {disk.snapshot_id for disk in within(copies.ledger.read(), read_lineage, run.job_id)}
     of_image = set(ec2.images([made.image_id])[made.image_id].snapshot_ids)
     assert of_image
     assert {each["id"] for each in stage.aws.state()["snapshots"]} == lineage | of_image
@@ -161,9 +162,9 @@ def test_sms_05_images_come_and_go_and_the_lineage_stays(stage: Stage, copies: C
     one, ctx, run = copies.run()
     update_job(copies.ledger, run.job_id, by="test", clock=SystemClock(), keep_amis=1)
     fail_run(copies.ledger, run.id, "the conversion failed", clock=SystemClock())
-    assert read_lineage(copies.ledger, run.job_id), "which costs nothing but itself"
+    assert within(copies.ledger.read(), read_lineage, run.job_id), "which costs nothing but itself"
     first = copies.image(one, ctx)  # its task was cleared
-    assert get_run(copies.ledger, run.id).state == "completed"
+    assert within(copies.ledger.read(), replication_runs.get, run.id).state == "completed"
     assert copies.image(one, ctx).image_id == first.image_id, "asked again it makes no second"
     update_job(copies.ledger, run.job_id, by="test", clock=SystemClock(), ami="register", license_type="aws")
     stage.vc.guest_write("copy01", 0, 7 * BLOCK, noise(102, 300))
@@ -175,11 +176,11 @@ def test_sms_05_images_come_and_go_and_the_lineage_stays(stage: Stage, copies: C
     assert second.deregistered == (first.image_id,)
     ec2 = Ec2(stage.access())
     assert set(ec2.images([first.image_id, second.image_id])) == {second.image_id}
-    kept = {disk.snapshot_id for disk in read_lineage(copies.ledger, run.job_id)}
+    kept = {disk.snapshot_id for disk in within(copies.ledger.read(), read_lineage, run.job_id)}
     assert set(ec2.images([second.image_id])[second.image_id].snapshot_ids) == kept
-    tidy_run(copies.ledger, stage.access(), one.task.plan, get_run(copies.ledger, run.id))
+    tidy_run(copies.ledger, stage.access(), one.task.plan, within(copies.ledger.read(), replication_runs.get, run.id))
     assert set(ec2.snapshots(kept)) == kept
-    left: Any = get_run(copies.ledger, run.id).superseded
+    left: Any = within(copies.ledger.read(), replication_runs.get, run.id).superseded
     assert not ec2.snapshots([disk["snapshot_id"] for disk in left])
 
 
@@ -188,7 +189,7 @@ def test_inv_8_a_replica_whose_import_is_refused_keeps_no_place(stage: Stage, co
     stage.aws.rule(service="ec2", operation="ImportImage", code="UnauthorizedOperation", status=403)
     with pytest.raises(MissingPrivilegeError):
         copies.image(one, ctx)
-    assert not list_slots(copies.ledger), "its DAG run lives on, and others wait"
+    assert not within(copies.ledger.read(), standing), "its DAG run lives on, and others wait"
     stage.clear_rules()
     made = copies.image(one, ctx)
-    assert get_run(copies.ledger, run.id).ami_id == made.image_id
+    assert within(copies.ledger.read(), replication_runs.get, run.id).ami_id == made.image_id

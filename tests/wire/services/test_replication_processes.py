@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.depth import depth
+from tests.ledgers import within
 from tests.postgres import Postgres
 
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
@@ -77,7 +78,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def _end_the_active_run(ledger: Ledger) -> None:
-    (run,) = list_runs(ledger, RunFilter(states=[RunState.ACTIVE])).items
+    (run,) = within(ledger.read(), list_runs, RunFilter(states=[RunState.ACTIVE])).items
     lineage = DiskLineage(
         key=2000,
         address="SCSI 0:0",
@@ -142,5 +143,5 @@ def test_sms_06_air_04_fifty_requests_at_once_give_one_run_twice_and_then_none(
     times = {datetime.fromisoformat(answer.split()[1]) for answer in answers}
     assert len(times) == 1
     assert timedelta(hours=23) < times.pop() - CLOCK.now() < timedelta(hours=24)
-    assert list_runs(ledger, RunFilter(states=[RunState.COMPLETED])).total == 2
+    assert within(ledger.read(), list_runs, RunFilter(states=[RunState.COMPLETED])).total == 2
     ledger.close()

@@ -39,7 +39,9 @@ def tell_list(running: Mapping[str, Any]) -> None:
     by_run = {str(run): told[id] for id, status in running.items() if (run := status.tags.get(TAG_RUN))}
     try:
         with Ledger.open(config.ledger_url()) as ledger:
-            migrations.record_import_progress(ledger, told, clock=SystemClock())
-            replication_runs.record_import_progress(ledger, by_run, clock=SystemClock())
+            with ledger.write() as tx:
+                migrations.record_import_progress(tx, told, clock=SystemClock())
+            with ledger.write() as tx:
+                replication_runs.record_import_progress(tx, by_run, clock=SystemClock())
     except WaveliftError as error:
         log.warning("the list will not show how far imports are: %s", error)

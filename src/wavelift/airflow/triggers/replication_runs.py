@@ -31,11 +31,10 @@ class ReplicationRunTrigger(WaitTrigger):
 def ended_runs(ids: Sequence[str]) -> Mapping[str, Any]:
     """The states of those that have ended; ``unknown`` for one that the ledger has not."""
     from wavelift.airflow import config
-    from wavelift.ledger import Ledger
-    from wavelift.ledger.replication_runs import find_run
+    from wavelift.ledger import Ledger, replication_runs
 
-    with Ledger.open(config.ledger_url()) as ledger:
-        found = {id: find_run(ledger, id) for id in ids}
+    with Ledger.open(config.ledger_url()) as ledger, ledger.read() as tx:
+        found = {id: replication_runs.find(tx, id) for id in ids}
     return {
         id: str(run.state) if run is not None else "unknown"
         for id, run in found.items()

@@ -10,7 +10,7 @@ from wavelift.base.errors import FencedError, WaveliftError
 from wavelift.base.run import RunContext
 from wavelift.ledger import DagRun, Ledger, SlotKind
 from wavelift.ledger.records import Slot
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 from wavelift.services.common import slots as admission
 from wavelift.services.common.slots import Granted, IsRunAlive, Queued
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
@@ -82,7 +82,9 @@ class ImportPlace:
 
     def _free_dead_holders(self) -> None:
         """A task that failed for good, or was marked failed, in a living run gives nothing back by itself."""
-        for slot in list_slots(self.ledger, SlotKind.IMPORT, import_scope(self.task)):
+        with self.ledger.read() as tx:
+            queue = standing(tx, SlotKind.IMPORT, import_scope(self.task))
+        for slot in queue:
             if slot.holder != self.ctx.run_key and not self.is_holder_alive(slot):
                 self._release(slot.holder, "its import task has ended")
 

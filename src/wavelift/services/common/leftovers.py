@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from wavelift.base.names import run_hash
 from wavelift.base.run import Clock
@@ -11,13 +12,15 @@ from wavelift.ledger import (
     DagRun,
     Ledger,
     Migration,
+    Page,
     ReplicationRun,
     SnapshotState,
+    events,
+    jobs,
     migrations,
     replication_runs,
     waves,
 )
-from wavelift.ledger.events import record_event
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.dataplane.messages import (
     SNAPSHOT_KIND,
@@ -32,21 +35,31 @@ def known_runs(ledger: Ledger) -> Iterator[KnownRun]:
     hashes: dict[DagRun, list[str]] = {}
     started = replication_runs.RunFilter(started=True)
     for pages in (migrations.list_migrations, partial(replication_runs.list_runs, which=started)):
-        offset = 0
-        while (page := pages(ledger, limit=500, offset=offset)).items:
-            for each in page.items:
-                hashes.setdefault(each.run, []).append(run_hash(each.run_key))
-            offset += len(page.items)
+        for each in _all(ledger, pages):
+            hashes.setdefault(each.run, []).append(run_hash(each.run_key))
     for run, found in hashes.items():
         yield KnownRun(dag_id=run.dag_id, run_id=run.dag_run_id, hashes=tuple(found))
 
 
+def _all(ledger: Ledger, pages: Callable[..., Page[Any]]) -> Iterator[Migration | ReplicationRun]:
+    offset = 0
+    while True:
+        with ledger.read() as tx:
+            page = pages(tx, limit=500, offset=offset)
+        if not page.items:
+            return
+        yield from page.items
+        offset += len(page.items)
+
+
 def standing_snapshots(ledger: Ledger) -> Iterator[StandingSnapshot]:
     """The snapshots that the ledger takes for standing: nobody else may tell it when one went another way."""
-    standing: list[Migration | ReplicationRun] = [*migrations.open_snapshots(ledger)]
-    standing += replication_runs.open_snapshots(ledger)
+    with ledger.read() as tx:
+        standing: list[Migration | ReplicationRun] = [*migrations.open_snapshots(tx)]
+        standing += replication_runs.open_snapshots(tx)
     for each in standing:
-        frozen = waves.find_wave_run(ledger, each.run)
+        with ledger.read() as tx:
+            frozen = waves.find(tx, each.run)
         if frozen is not None:
             spec = frozen.spec.get("wave")  # of a replicate run the wave itself is frozen, of any other what it admits
             wave = ResolvedWave.load(spec if isinstance(spec, dict) else frozen.spec)
@@ -66,20 +79,25 @@ def record_removed(ledger: Ledger, run: DagRun, swept: CleanupReport, clock: Clo
             yield f"{one.name}: {one.error}"
         if not one.removed:
             continue
-        record_event(
-            ledger,
-            clock=clock,
-            actor=str(run),
-            action="cleanup.removed",
-            object_kind=one.kind,
-            object_id=one.name,
-            run=run,
-        )
+        with ledger.write() as tx:
+            events.append(
+                tx,
+                at=clock.now(),
+                actor=str(run),
+                action="cleanup.removed",
+                object_kind=one.kind,
+                object_id=one.name,
+                run=run,
+            )
         if one.kind != SNAPSHOT_KIND:
             continue
-        owner = migrations.find_migration(ledger, f"mig-{one.run}")
+        with ledger.read() as tx:
+            owner = migrations.find(tx, f"mig-{one.run}")
         if owner is not None and owner.snapshot_state is SnapshotState.INTENDED:
-            migrations.record_snapshot_removed(ledger, owner.id, by=str(run), clock=clock)
-        replica = replication_runs.find_run(ledger, f"run-{one.run}")
+            with ledger.write() as tx:
+                migrations.record_snapshot_removed(tx, owner.id, by=str(run), clock=clock)
+        with ledger.read() as tx:
+            replica = replication_runs.find(tx, f"run-{one.run}")
         if replica is not None and replica.snapshot_state is SnapshotState.INTENDED:
-            replication_runs.record_snapshot_removed(ledger, replica.id, by=str(run), clock=clock)
+            with ledger.write(jobs.lock_name(replica.wave)) as tx:
+                replication_runs.record_snapshot_removed(tx, replica.id, by=str(run), clock=clock)

@@ -86,7 +86,8 @@ def ready_holders(
     """Those of ``holders`` whose task should wake: the request would be granted, was granted, or is gone (its run was
     taken for dead). Only reads, once for all of them: for the trigger."""
     _check_limit(limit)
-    queue = slots.list_slots(ledger, kind, scope)
+    with ledger.read() as tx:
+        queue = slots.standing(tx, kind, scope)
     waiting = [each.holder for each in queue if each.granted_at is None]
     free = max(0, limit - (len(queue) - len(waiting)))
     return frozenset(holders) - frozenset(waiting[free:])
@@ -120,7 +121,9 @@ def reclaim(
     to the caller, and nothing is freed.
     """
     now = clock.now()
-    asked = slots.by_run(slots.list_slots(ledger, kind, scope))
+    with ledger.read() as tx:
+        queue = slots.standing(tx, kind, scope)
+    asked = slots.by_run(queue)
     due = {run: found for run, found in asked.items() if _due(found, now, every)}
     dead = {run for run in due if not is_run_alive(run.dag_id, run.dag_run_id)}
     freed: list[Slot] = []

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import sqlalchemy as sa
-
 from wavelift.base.catalog import CatalogIndex, CatalogRow, ConnectorHealth
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
 from wavelift.base.run import Clock
-from wavelift.ledger import Connector, DagRun, Ledger, catalog, connectors, jobs, waves
-from wavelift.ledger.tables import migration, slot
-from wavelift.rules import lifecycle
+from wavelift.ledger import Connector, DagRun, Ledger, SlotKind, Tx, catalog, connectors, jobs, migrations, slots, waves
 from wavelift.rules.conf import HealthConf, ImportConf
 
 
@@ -57,8 +53,11 @@ def begin_import(
     :raises SpecError: an unknown key, or no connection and the connector is not registered with one.
     """
     asked = ImportConf.read(conf, connector=connector)
-    connection = _connection(asked, connector, connectors.find_connector(ledger, connector))
-    started = catalog.begin_import(ledger, connection, connector=connector, run=run, by=by, clock=clock)
+    with ledger.read() as tx:
+        known = connectors.find(tx, connector)
+    connection = _connection(asked, connector, known)
+    with ledger.write(catalog.lock_name(connection)) as tx:
+        started = catalog.begin_import(tx, connection, connector=connector, run=run, by=by, clock=clock)
     return ImportTicket(connection=connection, connector=connector, generation=started.generation)
 
 
@@ -76,20 +75,21 @@ def merge_import(
     """
     summary = ImportSummary(connection=ticket.connection, connector=ticket.connector, generation=ticket.generation)
     for number in range(index.pages):
-        merged = catalog.merge_page(
-            ledger, ticket.connection, ticket.generation, number=number, rows=page(number), clock=clock
-        )
+        rows = page(number)
+        with ledger.write(catalog.lock_name(ticket.connection)) as tx:
+            merged = catalog.merge_page(tx, ticket.connection, ticket.generation, number=number, rows=rows, clock=clock)
         if not merged:
             break
-    found = catalog.finish_import(
-        ledger,
-        ticket.connection,
-        ticket.generation,
-        pages=index.pages,
-        manager=index.manager,
-        tags_unknown=index.tags_unknown,
-        clock=clock,
-    )
+    with ledger.write(catalog.lock_name(ticket.connection)) as tx:
+        found = catalog.finish_import(
+            tx,
+            ticket.connection,
+            ticket.generation,
+            pages=index.pages,
+            manager=index.manager,
+            tags_unknown=index.tags_unknown,
+            clock=clock,
+        )
     if found is None:
         return summary.model_copy(update={"overtaken": True})
     return summary.model_copy(
@@ -105,7 +105,8 @@ def merge_import(
 
 def abort_import(ledger: Ledger, ticket: ImportTicket, error: str, *, clock: Clock) -> bool:
     """The import's tasks have ended without success; False when it had ended already or was overtaken."""
-    return catalog.abort_import(ledger, ticket.connection, ticket.generation, error, clock=clock)
+    with ledger.write(catalog.lock_name(ticket.connection)) as tx:
+        return catalog.abort_import(tx, ticket.connection, ticket.generation, error, clock=clock)
 
 
 def health_request(
@@ -117,7 +118,8 @@ def health_request(
     :raises SpecError: an unknown key, or no connection anywhere.
     """
     asked = HealthConf.read(conf, connector=connector)
-    known = connectors.find_connector(ledger, connector)
+    with ledger.read() as tx:
+        known = connectors.find(tx, connector)
     if known is None and scheduled:
         return None
     return HealthRequest(
@@ -130,25 +132,24 @@ def health_request(
 
 def record_health(ledger: Ledger, health: ConnectorHealth, *, by: str, clock: Clock) -> bool:
     """Keep what a connector found; False when nobody registered it."""
-    return connectors.record_health(ledger, health, by=by, clock=clock) is not None
+    with ledger.write(connectors.lock_name(health.connector)) as tx:
+        return connectors.record_health(tx, health, by=by, clock=clock) is not None
 
 
-def connector_usage(tx: sa.Connection, name: str, *, connectors_of: Mapping[str, str] | None = None) -> list[str]:
+def connector_usage(tx: Tx, name: str, *, connectors_of: Mapping[str, str] | None = None) -> list[str]:
     """What uses a connector, in words: migrations that have not ended, slots, replication jobs (SMS-01).
 
     :param connectors_of: wave → connector, as today's specs say. Of a wave without a spec its last run tells.
     """
-    active = migration.c.state.not_in(lifecycle.TERMINAL) & (migration.c.connector == name)
-    standing = slot.c.released_at.is_(None) & (slot.c.scope == name) & (slot.c.kind == "transfer")
-    found = []
-    for what, table, condition in (("migration", migration, active), ("transfer slot", slot, standing)):
-        count = tx.execute(sa.select(sa.func.count()).select_from(table).where(condition)).scalar_one()
-        if count:
-            found.append(f"{count} {what}{'s' if count > 1 else ''} under way")
+    counts = {
+        "migration": migrations.count_active(tx, name),
+        "transfer slot": len(slots.standing(tx, SlotKind.TRANSFER, name)),
+    }
+    found = [f"{count} {what}{'s' if count > 1 else ''} under way" for what, count in counts.items() if count]
     return found + _replication_usage(tx, name, connectors_of or {})
 
 
-def _replication_usage(tx: sa.Connection, name: str, connectors_of: Mapping[str, str]) -> list[str]:
+def _replication_usage(tx: Tx, name: str, connectors_of: Mapping[str, str]) -> list[str]:
     found = []
     for wave, count in sorted(jobs.standing_by_wave(tx).items()):
         if (connectors_of.get(wave) or waves.last_connector(tx, wave)) == name:

@@ -49,19 +49,21 @@ def admit(
     :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
     """
     conf = MigrateConf.read(request.conf, wave=request.wave)
-    known = waves.find_wave_run(ledger, request.run)
+    with ledger.read() as tx:
+        known = waves.find(tx, request.run)
     frozen = Admitted.load(known.spec) if known else _resolve(ledger, request, conf, load)
-    waves.freeze_wave_run(
-        ledger,
-        run=request.run,
-        wave=request.wave,
-        mode=frozen.mode,
-        requested_by=request.requested_by,
-        source=request.source,
-        spec=frozen.dump(),
-        note=conf.note or "",
-        clock=clock,
-    )
+    with ledger.write(waves.LOCK) as tx:
+        waves.freeze_wave_run(
+            tx,
+            run=request.run,
+            wave=request.wave,
+            mode=frozen.mode,
+            requested_by=request.requested_by,
+            source=request.source,
+            spec=frozen.dump(),
+            note=conf.note or "",
+            clock=clock,
+        )
     return frozen
 
 
@@ -87,7 +89,8 @@ def _resolve(ledger: Ledger, request: RunRequest, conf: MigrateConf, load: Calla
 
 def _named(ledger: Ledger, wave: str, ids: Collection[str]) -> list[Migration]:
     """The migrations that the conf names; all must be of this wave."""
-    found = [migrations.get_migration(ledger, id) for id in ids]
+    with ledger.read() as tx:
+        found = [migrations.get(tx, id) for id in ids]
     for known in found:
         if known.wave != wave:
             raise SpecError(f"{known.id} belongs to wave {known.wave}", wave=wave, next_step="Trigger that wave's DAG")

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
-
 from wavelift.base.errors import BusyError, PermanentError
 from wavelift.base.run import Clock
 from wavelift.ledger import connectors, migrations, servers, waves
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import DagRun, Migration, SourceServer
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common.slots import IsRunAlive
@@ -42,8 +40,8 @@ def begin_migration(
     """
     ended = _ended_rivals(ledger, run_key, run, server, is_run_alive)
     now = clock.now()
-    with ledger.write("servers") as tx:
-        waves.require(tx, run)
+    with ledger.write(servers.LOCK) as tx:
+        waves.get(tx, run)
         server_id = servers.remember(tx, server, at=now)
         for rival in migrations.occupying(tx, server_id):
             if rival.run_key != run_key:
@@ -67,7 +65,7 @@ def begin_migration(
         )
 
 
-def _refuse_in_maintenance(tx: sa.Connection, connector: str, server: SourceServer) -> None:
+def _refuse_in_maintenance(tx: Tx, connector: str, server: SourceServer) -> None:
     reason = connectors.in_maintenance(tx, connector)
     if reason is not None:
         raise PermanentError(
@@ -82,7 +80,8 @@ def _ended_rivals(
     ledger: Ledger, run_key: str, run: DagRun, server: SourceServer, is_run_alive: IsRunAlive
 ) -> dict[str, int]:
     """Migrations that have the server though their run has ended, each with the version that was seen before asking."""
-    known = servers.find_server(ledger, source=server.source, identity=server.identity)
+    with ledger.read() as tx:
+        known = servers.find(tx, source=server.source, identity=server.identity)
     if known is None:
         return {}
     with ledger.read() as tx:
@@ -91,9 +90,7 @@ def _ended_rivals(
     return {each.id: each.version for each in rivals if not alive[each.run]}
 
 
-def _displace(
-    tx: sa.Connection, rival: Migration, server: SourceServer, ended: Mapping[str, int], now: datetime
-) -> None:
+def _displace(tx: Tx, rival: Migration, server: SourceServer, ended: Mapping[str, int], now: datetime) -> None:
     """Close a migration that its dead run left open; refuse when the run lives, or came back to life meanwhile."""
     if ended.get(rival.id) != rival.version:
         raise BusyError(

@@ -73,7 +73,8 @@ class _Import:
         self.limit = limit
         self.job = ImportJob(access, ctx, instant=_instant(export), server=task.name)
         self.id = migrations.migration_id(ctx.run_key)
-        run = migrations.get_migration(ledger, self.id).run
+        with ledger.read() as tx:
+            run = migrations.get(tx, self.id).run
         self.place = ImportPlace(ledger, task, ctx, run, limit, is_run_alive, is_holder_alive)
 
     def advance(self, verified: VerifyResult | None) -> ImportDone | ImportRunning | ImportWaiting:
@@ -89,19 +90,24 @@ class _Import:
         return ImportDone(self._finish(status)) if status.finished else self._running(status)
 
     def _record_proof(self, verified: VerifyResult | None) -> Migration:
-        known = migrations.get_migration(self.ledger, self.id)
+        with self.ledger.read() as tx:
+            known = migrations.get(tx, self.id)
         if known.export_result != self.export.dump():
-            known = migrations.record_export(self.ledger, self.id, self.export, clock=self.ctx.clock)
+            with self.ledger.write() as tx:
+                known = migrations.record_export(tx, self.id, self.export, clock=self.ctx.clock)
         if verified is not None and known.verify_result != verified.dump():
-            known = migrations.record_verify(self.ledger, self.id, verified, clock=self.ctx.clock)
+            with self.ledger.write() as tx:
+                known = migrations.record_verify(tx, self.id, verified, clock=self.ctx.clock)
         return known
 
     def _note_import(self, task_id: str) -> None:
         """An import that was found again stands in the ledger like one just submitted: only from ``importing`` does a
         migration go on to its end."""
-        known = migrations.get_migration(self.ledger, self.id)
+        with self.ledger.read() as tx:
+            known = migrations.get(tx, self.id)
         if (known.state, known.import_task_id) != (MigrationState.IMPORTING, task_id):
-            migrations.record_import_started(self.ledger, self.id, task_id, clock=self.ctx.clock)
+            with self.ledger.write() as tx:
+                migrations.record_import_started(tx, self.id, task_id, clock=self.ctx.clock)
 
     def _running(self, status: ImportStatus) -> ImportRunning:
         self._note_import(status.task_id)
@@ -135,7 +141,8 @@ class _Import:
             )
 
     def _tell(self, phase: str, progress: int) -> None:
-        migrations.record_progress(self.ledger, self.id, phase=phase, progress_pct=progress, clock=self.ctx.clock)
+        with self.ledger.write() as tx:
+            migrations.record_progress(tx, self.id, phase=phase, progress_pct=progress, clock=self.ctx.clock)
 
     def _request(self, token: str) -> ImportRequest:
         plan, target = self.task.plan, self.task.plan.target
@@ -181,10 +188,12 @@ def record_image(ledger: Ledger, access: AwsAccess, task: ServerTask, image: Imp
     Only then do the staged disks go (manifests stay: DESIGN, data path), and what was imported of other instants.
     """
     id = migrations.migration_id(ctx.run_key)
-    known = migrations.get_migration(ledger, id)
+    with ledger.read() as tx:
+        known = migrations.get(tx, id)
     under_way = known.state in (MigrationState.IMPORTING, MigrationState.LAUNCHING)
     if not under_way or (known.image_id, known.conversion_report) != (image.image_id, image.dump()["report"]):
-        migrations.record_import(ledger, id, image, clock=ctx.clock)
+        with ledger.write() as tx:
+            migrations.record_import(tx, id, image, clock=ctx.clock)
     with ServerStaging.of(access, task.plan, ctx.run_key) as staging:
         staging.delete_disks()
     remove_outdated(access, ctx.run_key, image_id=image.image_id)

@@ -24,7 +24,8 @@ def launch(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportRes
     """
     id = migrations.migration_id(ctx.run_key)
     plan = task.plan
-    known = migrations.get_migration(ledger, id)
+    with ledger.read() as tx:
+        known = migrations.get(tx, id)
     if known.cancel_requested:
         raise cancelled(known)
     if plan.verify != "off" and not image.report:
@@ -35,12 +36,15 @@ def launch(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportRes
     result = LaunchResult(server=task.name, skipped="the plan says launch: none")
     if plan.launch == "running":
         ctx.cancel.check()
-        migrations.advance(ledger, id, MigrationState.LAUNCHING, phase="launching", clock=ctx.clock)
+        with ledger.write() as tx:
+            migrations.advance(tx, id, MigrationState.LAUNCHING, phase="launching", clock=ctx.clock)
         with located(server=task.name):
             instance = _launched(access, plan, task.name, image.image_id, ctx.run_key)
         result = LaunchResult(server=task.name, instance_id=instance.instance_id, private_ip=instance.private_ip)
-    migrations.record_launch(ledger, id, result, clock=ctx.clock)
-    migrations.complete(ledger, id, clock=ctx.clock)
+    with ledger.write() as tx:
+        migrations.record_launch(tx, id, result, clock=ctx.clock)
+    with ledger.write() as tx:
+        migrations.complete(tx, id, clock=ctx.clock)
     return result
 
 
@@ -50,7 +54,8 @@ def launch_later(ledger: Ledger, access: AwsAccess, wave: ResolvedWave, id: str,
     :raises SpecError: when the plan lacks something, or would start a twin beside its source (invariant 12).
     :raises NotFoundError: when there is no such migration; :raises PermanentError: when it has no image.
     """
-    known = migrations.get_migration(ledger, id)
+    with ledger.read() as tx:
+        known = migrations.get(tx, id)
     if not known.image_id or not known.state.terminal:
         raise PermanentError(
             f"The migration is {known.state} and has {known.image_id or 'no image'}",
@@ -67,7 +72,8 @@ def launch_later(ledger: Ledger, access: AwsAccess, wave: ResolvedWave, id: str,
     with located(server=known.server):
         instance = _launched(access, plan, known.server, known.image_id, known.run_key)
     result = LaunchResult(server=known.server, instance_id=instance.instance_id, private_ip=instance.private_ip)
-    migrations.record_launch(ledger, id, result, clock=ctx.clock)
+    with ledger.write() as tx:
+        migrations.record_launch(tx, id, result, clock=ctx.clock)
     return result
 
 

@@ -17,7 +17,7 @@ from wavelift.ledger import (
     migrations,
     waves,
 )
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.common import slots as admission
@@ -93,12 +93,11 @@ def finish(
     :param stopped: why the run as a whole ended before its servers did, if it did.
     :param swept: what a run in mode ``cleanup`` found and removed.
     """
-    known = waves.find_wave_run(ledger, run)
+    with ledger.read() as tx:
+        known = waves.find(tx, run)
+        found = migrations.of_dag_run(tx, run)
     by_server = {outcome.server: outcome for outcome in tasks}
-    closed = [
-        _close(ledger, migration, by_server.get(migration.server), clock)
-        for migration in migrations.migrations_of_run(ledger, run)
-    ]
+    closed = [_close(ledger, migration, by_server.get(migration.server), clock) for migration in found]
     outcomes = [outcome_of(migration) for migration in closed]
     told = {one.server for one in outcomes}
     if preflight is not None and (known is None or known.mode == "migrate"):
@@ -116,7 +115,8 @@ def finish(
     )
     if known is not None:
         ended = WaveRunState.COMPLETED if report.succeeded else WaveRunState.FAILED
-        waves.finish_wave_run(ledger, run, ended, clock=clock)
+        with ledger.write(waves.LOCK) as tx:
+            waves.finish_wave_run(tx, run, ended, clock=clock)
     return report
 
 
@@ -139,17 +139,21 @@ def _left_by(migration: Migration, run: WaveRun | None, tidy: Tidy) -> Iterator[
 def _close(ledger: Ledger, migration: Migration, tasks: TaskOutcome | None, clock: Clock) -> Migration:
     if not migration.state.terminal:
         if migration.cancel_requested:
-            migration = migrations.mark_cancelled(ledger, migration.id, "cancelled on request", clock=clock)
+            with ledger.write() as tx:
+                migration = migrations.mark_cancelled(tx, migration.id, "cancelled on request", clock=clock)
         else:
             words = tasks.words if tasks and tasks.words else "its tasks ended without finishing it"
-            migration = migrations.fail(ledger, migration.id, words, clock=clock)
+            with ledger.write() as tx:
+                migration = migrations.fail(tx, migration.id, words, clock=clock)
     _free(ledger, migration, clock)
     return migration
 
 
 def _free(ledger: Ledger, migration: Migration, clock: Clock) -> None:
     """Whatever the tasks did: a server whose run is over holds nothing."""
-    for slot in list_slots(ledger):
+    with ledger.read() as tx:
+        queue = standing(tx)
+    for slot in queue:
         if slot.holder == migration.run_key:
             admission.release_slot(
                 ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="the run is over", clock=clock

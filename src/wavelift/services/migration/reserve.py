@@ -8,7 +8,7 @@ from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SnapshotState, SourceServer, migrations
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common import slots as admission
 from wavelift.services.common.slots import Granted, IsRunAlive
@@ -33,12 +33,15 @@ def after_cancel(ledger: Ledger, known: Migration, *, released: bool, clock: Clo
 
     :param released: its snapshot is gone and its transfer slot given back; else the teardown ends the migration.
     """
-    for slot in list_slots(ledger, SlotKind.IMPORT):
+    with ledger.read() as tx:
+        queue = standing(tx, SlotKind.IMPORT)
+    for slot in queue:
         if slot.holder == known.run_key:
             admission.release_slot(
                 ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="cancelled", clock=clock
             )
-    return migrations.mark_cancelled(ledger, known.id, CANCELLED, clock=clock) if released else known
+    with ledger.write() as tx:
+        return migrations.mark_cancelled(tx, known.id, CANCELLED, clock=clock) if released else known
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ def reserve(
     :raises PermanentError: when a person cancelled the migration.
     """
     run = DagRun(dag_id, dag_run_id)
-    known = migrations.find_migration(ledger, migrations.migration_id(ctx.run_key))
+    with ledger.read() as tx:
+        known = migrations.find(tx, migrations.migration_id(ctx.run_key))
     if known is None or known.state is not MigrationState.QUEUED:
         known = begin_migration(
             ledger,
@@ -99,17 +103,19 @@ def reserve(
         clock=ctx.clock,
     )
     if isinstance(found, Granted):
-        migrations.record_intent(
-            ledger, known.id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock
-        )
+        with ledger.write() as tx:
+            migrations.record_intent(
+                tx, known.id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock
+            )
         return Reserved(known.id, ctx.run_key, granted=True)
-    migrations.record_progress(
-        ledger,
-        known.id,
-        phase=f"place {found.position} in the queue of connector {scope}",
-        progress_pct=0,
-        clock=ctx.clock,
-    )
+    with ledger.write() as tx:
+        migrations.record_progress(
+            tx,
+            known.id,
+            phase=f"place {found.position} in the queue of connector {scope}",
+            progress_pct=0,
+            clock=ctx.clock,
+        )
     return Reserved(known.id, ctx.run_key, granted=False, position=found.position)
 
 
@@ -118,14 +124,18 @@ def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool,
 
     :param removed: the snapshot's removal succeeded. :param exported: every disk lies in S3.
     """
-    known = migrations.find_migration(ledger, migrations.migration_id(ctx.run_key))
+    with ledger.read() as tx:
+        known = migrations.find(tx, migrations.migration_id(ctx.run_key))
     if known is not None:
         if removed and known.snapshot_state is SnapshotState.INTENDED:
-            known = migrations.record_snapshot_removed(ledger, known.id, clock=ctx.clock)
+            with ledger.write() as tx:
+                known = migrations.record_snapshot_removed(tx, known.id, clock=ctx.clock)
         if exported:
-            known = migrations.begin_verifying(ledger, known.id, clock=ctx.clock)
+            with ledger.write() as tx:
+                known = migrations.begin_verifying(tx, known.id, clock=ctx.clock)
         if known.cancel_requested:
-            migrations.mark_cancelled(ledger, known.id, CANCELLED, clock=ctx.clock)
+            with ledger.write() as tx:
+                migrations.mark_cancelled(tx, known.id, CANCELLED, clock=ctx.clock)
     admission.release_slot(
         ledger, kind=SlotKind.TRANSFER, scope=task.plan.connector, holder=ctx.run_key, clock=ctx.clock
     )

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
-
 from wavelift.base.domain import Refusal
 from wavelift.base.errors import PermanentError, RefusedError
 from wavelift.base.names import run_key
 from wavelift.base.run import Clock
 from wavelift.ledger import events, jobs, replication_runs
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import DagRun
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun
 from wavelift.rules.replication import (
@@ -140,7 +138,8 @@ def continue_run(
     :raises RefusedError: when a rule forbids it now: another run of the job is in progress, the job is paused …
     :raises PermanentError: when the run has ended for good.
     """
-    known = replication_runs.get_run(ledger, run_id)
+    with ledger.read() as tx:
+        known = replication_runs.get(tx, run_id)
     ended = _ended_runs(ledger, known.wave, known.run, (known.server,), is_run_alive)
     with ledger.write(jobs.lock_name(known.wave)) as tx:
         desk = _Desk(tx, known.wave, known.run, clock.now(), policy, ended)
@@ -164,9 +163,7 @@ Found = ReplicationRun | Refusal
 class _Desk:
     """What one transaction knows of a wave while it decides: a few reads, however many servers ask."""
 
-    def __init__(
-        self, tx: sa.Connection, wave: str, run: DagRun, now: datetime, policy: Policy, ended: Mapping[str, int]
-    ) -> None:
+    def __init__(self, tx: Tx, wave: str, run: DagRun, now: datetime, policy: Policy, ended: Mapping[str, int]) -> None:
         self.tx, self.wave, self.run, self.now, self.policy = tx, wave, run, now, policy
         self.open = self._close_stale(ended)
         self.jobs = {each.server: each for each in jobs.standing(tx, wave)}

@@ -51,7 +51,8 @@ def admit(
     :raises SpecError: for an unknown key or value, or a broken spec. :raises PermanentError: for a backfill.
     """
     conf = ReplicateConf.read(request.conf, wave=request.wave)
-    known = waves.find_wave_run(ledger, request.run)
+    with ledger.read() as tx:
+        known = waves.find(tx, request.run)
     wave = ResolvedWave.load(known.spec) if known else load(request.wave)
     if conf.mode != "replicate":
         admitted = AdmittedRuns(
@@ -103,17 +104,18 @@ def _warning(notice: TermNotice) -> str:
 
 
 def _freeze(ledger: Ledger, request: ReplicateRequest, wave: ResolvedWave, conf: ReplicateConf, clock: Clock) -> None:
-    waves.freeze_wave_run(
-        ledger,
-        run=request.run,
-        wave=request.wave,
-        mode=conf.mode,
-        requested_by=request.requested_by,
-        source="schedule" if request.scheduled_for else "api",
-        spec=wave.dump(),
-        note=conf.note or "",
-        clock=clock,
-    )
+    with ledger.write(waves.LOCK) as tx:
+        waves.freeze_wave_run(
+            tx,
+            run=request.run,
+            wave=request.wave,
+            mode=conf.mode,
+            requested_by=request.requested_by,
+            source="schedule" if request.scheduled_for else "api",
+            spec=wave.dump(),
+            note=conf.note or "",
+            clock=clock,
+        )
 
 
 def _narrowed(wave: ResolvedWave, granted: Collection[str]) -> ResolvedWave:

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
-
 from wavelift.base.domain import DiskLineage
 from wavelift.base.run import Clock
 from wavelift.ledger import jobs, lineage, replication_runs
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, SupersededDisk
-from wavelift.ledger.replication_tables import replication_run
 from wavelift.rules.replication import JobState, RunState
 
 
@@ -36,16 +33,17 @@ class Deletion:
 def delete_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> Deletion:
     """Stop the job and its run at once. What the runs made outside is for the caller to remove; then it calls
     :func:`complete_deletion`. Until then a repeated call says the same again: nothing is forgotten by a crash."""
-    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.read() as tx:
+        wave = jobs.get(tx, job_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
         now = clock.now()
-        known = jobs.require(tx, job_id)
+        known = jobs.get(tx, job_id)
         cut = [_cut_short(tx, each, now, by) for each in replication_runs.open_of_job(tx, job_id)]
         if known.state in (JobState.ACTIVE, JobState.PAUSED):
             why = f"deleted by {by}"
             known = jobs.apply(tx, known, "deleting", at=now, by=by, to=JobState.DELETING, state_reason=why)
         disks = tuple(row.lineage for row in lineage.rows(tx, job_id))
-        return Deletion(known, disks, _superseded_of(tx, job_id), tuple(cut))
+        return Deletion(known, disks, replication_runs.superseded_of(tx, job_id), tuple(cut))
 
 
 def complete_deletion(
@@ -55,9 +53,10 @@ def complete_deletion(
 
     :param removed: what was removed, for the audit trail.
     """
-    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.read() as tx:
+        wave = jobs.get(tx, job_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
-        known = jobs.require(tx, job_id)
+        known = jobs.get(tx, job_id)
         if known.state is JobState.DELETED:
             return known
         now = clock.now()
@@ -67,7 +66,7 @@ def complete_deletion(
         )
 
 
-def _cut_short(tx: sa.Connection, known: ReplicationRun, now: datetime, by: str) -> ReplicationRun:
+def _cut_short(tx: Tx, known: ReplicationRun, now: datetime, by: str) -> ReplicationRun:
     return replication_runs.apply(
         tx,
         known,
@@ -78,9 +77,3 @@ def _cut_short(tx: sa.Connection, known: ReplicationRun, now: datetime, by: str)
         status="The job was deleted",
         cancel_requested=True,
     )
-
-
-def _superseded_of(tx: sa.Connection, job_id: str) -> tuple[SupersededDisk, ...]:
-    mine = (replication_run.c.job_id == job_id) & replication_run.c.superseded.is_not(None)
-    found = tx.execute(sa.select(replication_run.c.superseded).where(mine)).scalars()
-    return tuple(SupersededDisk.load(disk) for disks in found for disk in disks)

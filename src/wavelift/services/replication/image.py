@@ -72,7 +72,8 @@ class RunImage:
         self.limit = limit
         self.is_run_alive = is_run_alive
         self.id = runs.run_id(ctx.run_key)
-        run = runs.get_run(ledger, self.id).run
+        with ledger.read() as tx:
+            run = runs.get(tx, self.id).run
         self.place = ImportPlace(ledger, task, ctx, run, limit, is_run_alive, is_holder_alive)
 
     def advance(self) -> MadeImage | ImportRunning | ImportWaiting:
@@ -82,7 +83,8 @@ class RunImage:
         :raises RefusedError: the job registers images and its guest or licence forbids it.
         """
         with located(server=self.task.name):
-            known = runs.get_run(self.ledger, self.id)
+            with self.ledger.read() as tx:
+                known = runs.get(tx, self.id)
             if known.state is RunState.COMPLETED:
                 return self._made(known)
             if not _is_recorded(known, self.result):
@@ -95,7 +97,8 @@ class RunImage:
                 known = continue_run(
                     self.ledger, self.id, by=str(known.run), is_run_alive=self.is_run_alive, clock=self.ctx.clock
                 )
-            job = jobs.get_job(self.ledger, known.job_id)
+            with self.ledger.read() as tx:
+                job = jobs.get(tx, known.job_id)
             return self._register(job) if job.ami == "register" else self._import(known, job)
 
     def _snapshots(self) -> tuple[str, ...]:
@@ -168,7 +171,8 @@ class RunImage:
         )
 
     def _tell(self, status: str, progress: int = 0) -> None:
-        runs.record_progress(self.ledger, self.id, status=status, progress_pct=progress, clock=self.ctx.clock)
+        with self.ledger.write() as tx:
+            runs.record_progress(tx, self.id, status=status, progress_pct=progress, clock=self.ctx.clock)
 
     def _complete(self, image_id: str) -> MadeImage:
         known = complete_run(self.ledger, self.id, ami_id=image_id, clock=self.ctx.clock)
@@ -178,7 +182,8 @@ class RunImage:
         """Also of a run that has completed already: a try may have died between that and what goes."""
         image_id = known.ami_id
         if image_id:
-            kept = {disk.snapshot_id for disk in lineage.read_lineage(self.ledger, known.job_id)}
+            with self.ledger.read() as tx:
+                kept = {disk.snapshot_id for disk in lineage.read_lineage(tx, known.job_id)}
             remove_outdated(self.access, self.ctx.run_key, image_id=image_id, keep=kept)
         gone = self._retire(known.job_id)
         return MadeImage(server=self.task.name, run=self.id, image_id=image_id, deregistered=gone)
@@ -186,7 +191,8 @@ class RunImage:
     def _retire(self, job_id: str) -> tuple[str, ...]:
         """Deregister what the job keeps no longer, with its snapshots. Who else may name one of those: the lineage, for
         a registered image, and an image of somebody else's, which AWS knows and then refuses."""
-        kept = {disk.snapshot_id for disk in lineage.read_lineage(self.ledger, job_id)}
+        with self.ledger.read() as tx:
+            kept = {disk.snapshot_id for disk in lineage.read_lineage(tx, job_id)}
         ec2 = Ec2(self.access)
         gone = []
         for old in expired_amis(self.ledger, job_id):
@@ -227,7 +233,8 @@ def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Replica
     # now. Images of the run, as EC2 shows them and as their imports list them. An image of somebody else's: AWS knows
     # it, and refuses. The next run, which goes on with a seed that this one left unfinished. An instant of the run that
     # was cleared since is named by none of them: it goes.
-    kept = {disk.snapshot_id for disk in lineage.read_lineage(ledger, known.job_id)}
+    with ledger.read() as tx:
+        kept = {disk.snapshot_id for disk in lineage.read_lineage(tx, known.job_id)}
     left: frozenset[str] = frozenset()
     with ServerStaging.of(access, plan, known.run_key) as staging:
         if known.state is RunState.FAILED and not known.quarantine and not recorded:
@@ -238,7 +245,9 @@ def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Replica
         delete_unused(Ec2(access), (id for id in replaced if id not in kept | ours))
         if recorded or known.state is RunState.COMPLETED:
             staging.forget_journals()
-            for old in runs.unfinished_before(ledger, known):
+            with ledger.read() as tx:
+                unfinished = runs.unfinished_before(tx, known)
+            for old in unfinished:
                 abandon_run(access, old.run_key, keep=kept)
                 staging.beside(old.run_key, plan).discard()
         elif left:

@@ -8,13 +8,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-import sqlalchemy as sa
-
 from wavelift.base.domain import Refusal
 from wavelift.base.errors import BusyError, PermanentError, RefusedError
 from wavelift.base.run import Clock
 from wavelift.ledger import jobs, lineage
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import SourceServer
 from wavelift.ledger.replication_records import ReplicationJob
 from wavelift.rules.guests import Guest
@@ -91,7 +89,8 @@ def update_job(
             next_step=f"Fields: seed_time, license_type, {', '.join(_PLAIN)}.",
             job=job_id,
         )
-    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.read() as tx:
+        wave = jobs.get(tx, job_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
         known = _changeable(tx, job_id)
         order = _order_of(known)
@@ -102,7 +101,8 @@ def update_job(
 
 def pause_job(ledger: Ledger, job_id: str, *, by: str, reason: str = "", clock: Clock) -> ReplicationJob:
     """Start no run any more until it is resumed; one that is active goes on. Pausing twice changes nothing."""
-    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.read() as tx:
+        wave = jobs.get(tx, job_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
         known = _changeable(tx, job_id)
         if known.state is JobState.PAUSED:
@@ -113,7 +113,8 @@ def pause_job(ledger: Ledger, job_id: str, *, by: str, reason: str = "", clock: 
 
 def resume_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> ReplicationJob:
     """Go on with the next instant; failures are counted anew. Resuming an active job changes nothing."""
-    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.read() as tx:
+        wave = jobs.get(tx, job_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
         known = _changeable(tx, job_id)
         if known.state is JobState.ACTIVE:
@@ -137,7 +138,8 @@ def extend_job(
     :param days: from the end of the term, or from now when it is over; another whole term by default.
     :raises PermanentError: when the term hasn't begun: no run was recorded yet.
     """
-    wave = jobs.get_job(ledger, job_id).wave
+    with ledger.read() as tx:
+        wave = jobs.get(tx, job_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
         known = _changeable(tx, job_id)
         if known.term_ends_at is None or (days is not None and days < 1):
@@ -174,7 +176,8 @@ def remember_server(ledger: Ledger, job_id: str, seen: SourceServer, *, by: str,
 
     :raises PermanentError: when it was another one before: two servers' disks must never mix in one lineage.
     """
-    before = jobs.get_job(ledger, job_id)
+    with ledger.read() as tx:
+        before = jobs.get(tx, job_id)
     if (before.source, before.identity) == (seen.source, seen.identity):
         return before
     with ledger.write(jobs.lock_name(before.wave)) as tx:
@@ -204,7 +207,9 @@ class TermNotice:
 def warn_terms(ledger: Ledger, wave: str, *, clock: Clock) -> tuple[TermNotice, ...]:
     """The warnings that are due now: 14, 7 and 1 days before the end of a term, each given once (SMS-10)."""
     now = clock.now()
-    if not any(_warning(job, now) for job in jobs.jobs_of_wave(ledger, wave)):
+    with ledger.read() as tx:
+        due = any(_warning(job, now) for job in jobs.standing(tx, wave))
+    if not due:
         return ()
     notices = []
     with ledger.write(jobs.lock_name(wave)) as tx:
@@ -308,7 +313,7 @@ def _differences(job: ReplicationJob, order: JobOrder) -> dict[str, tuple[Any, A
 
 
 def _create(
-    tx: sa.Connection, wave: str, order: JobOrder, now: datetime, by: str, policy: Policy, *, reschedule: bool = True
+    tx: Tx, wave: str, order: JobOrder, now: datetime, by: str, policy: Policy, *, reschedule: bool = True
 ) -> ReplicationJob:
     _check(order)
     known = jobs.find_standing(tx, wave, order.server)
@@ -338,7 +343,7 @@ def _create(
 
 
 def _update(
-    tx: sa.Connection,
+    tx: Tx,
     known: ReplicationJob,
     order: JobOrder,
     now: datetime,
@@ -389,8 +394,8 @@ def _order_of(job: ReplicationJob) -> JobOrder:
     return JobOrder(server=job.server, plan=plan, license_type=job.license_type)
 
 
-def _changeable(tx: sa.Connection, job_id: str) -> ReplicationJob:
-    known = jobs.require(tx, job_id)
+def _changeable(tx: Tx, job_id: str) -> ReplicationJob:
+    known = jobs.get(tx, job_id)
     if known.state in (JobState.DELETING, JobState.DELETED):
         raise _being_deleted(known)
     return known

@@ -44,7 +44,8 @@ def bind_wave(ledger: Ledger, wave: ResolvedWave) -> Bound:
 
     :raises AmbiguousError: when an entry can be read in two ways.
     """
-    known = catalog.list_servers(ledger, ServerFilter(connections=[wave.connection]), limit=_ALL).items
+    with ledger.read() as tx:
+        known = catalog.list_servers(tx, ServerFilter(connections=[wave.connection]), limit=_ALL).items
     rows = [entry.server for entry in known if not entry.server.template]
     found = [_found(plan, rows) for plan in wave.servers]
     bindings = bind(wave.servers, found)
@@ -66,7 +67,8 @@ def bind_wave(ledger: Ledger, wave: ResolvedWave) -> Bound:
 
 def orders_of_wave(ledger: Ledger, wave: ResolvedWave, bound: Bound) -> tuple[JobOrder, ...]:
     """The jobs that the wave's spec asks for."""
-    standing = {job.server for job in jobs.jobs_of_wave(ledger, wave.wave)}
+    with ledger.read() as tx:
+        standing = {job.server for job in jobs.standing(tx, wave.wave)}
     return tuple(
         order_of(plan, plan.replication, bound, new=name not in standing)
         for name, plan in bound.plans.items()

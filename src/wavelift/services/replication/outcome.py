@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
-
-import sqlalchemy as sa
 
 from wavelift.base.domain import DiskLineage, ReplicationResult
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import Clock
 from wavelift.ledger import jobs, lineage, replication_runs
-from wavelift.ledger.database import Ledger
+from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.replication_records import AmiState, LineageRow, ReplicationRun, SupersededDisk
-from wavelift.ledger.replication_tables import replication_run
 from wavelift.rules.lineage import stray_child
 from wavelift.rules.replication import DEFAULT_POLICY, JobState, Policy, RunState, must_pause, surplus, term_end
 
 DAG_RUN_ENDED: Final = "Its DAG run ended before it did"
-_MOST_FAILURES: Final = 100
-"""As many as ``pause_after_failures`` may ask for."""
+
+
+@contextmanager
+def _locked(ledger: Ledger, run_id: str) -> Iterator[tuple[Tx, ReplicationRun]]:
+    """A transaction under the lock of the run's wave, and the run as it is in it.
+
+    :raises NotFoundError: when there is no such run.
+    """
+    with ledger.read() as tx:
+        wave = replication_runs.get(tx, run_id).wave  # never changes
+    with ledger.write(jobs.lock_name(wave)) as tx:
+        yield tx, replication_runs.get(tx, run_id)
 
 
 def record_run(
@@ -33,7 +42,7 @@ def record_run(
     :raises PermanentError: when the run has ended or is quarantined, when the set is incomplete, or when a disk was
         sent as changes to a snapshot that is not the recorded one any more.
     """
-    with replication_runs.locked(ledger, run_id) as (tx, known):
+    with _locked(ledger, run_id) as (tx, known):
         if known.recorded_at is not None and known.result == result.dump() and not known.quarantine:
             return known
         _check_recordable(known, result)
@@ -64,7 +73,7 @@ def complete_run(ledger: Ledger, run_id: str, *, ami_id: str = "", clock: Clock)
 
     :raises PermanentError: when nothing was recorded, or the run ended otherwise.
     """
-    with replication_runs.locked(ledger, run_id) as (tx, known):
+    with _locked(ledger, run_id) as (tx, known):
         if known.state is RunState.COMPLETED:
             return known
         if known.recorded_at is None or known.quarantine:
@@ -83,7 +92,7 @@ def complete_run(ledger: Ledger, run_id: str, *, ami_id: str = "", clock: Clock)
             ami_state=AmiState.AVAILABLE if ami_id else None,
             details={"ami_id": ami_id},
         )
-        job = jobs.require(tx, known.job_id)
+        job = jobs.get(tx, known.job_id)
         latest = ami_id or job.latest_ami_id
         if job.failures or latest != job.latest_ami_id:
             jobs.apply(
@@ -97,7 +106,7 @@ def fail_run(ledger: Ledger, run_id: str, error: str, *, clock: Clock) -> Replic
 
     A run that already ended keeps its end and its first error.
     """
-    with replication_runs.locked(ledger, run_id) as (tx, known):
+    with _locked(ledger, run_id) as (tx, known):
         return known if known.state.terminal else end_failed(tx, known, error, at=clock.now())
 
 
@@ -107,7 +116,7 @@ def cancel_run(ledger: Ledger, run_id: str, *, by: str, clock: Clock) -> Replica
 
     :raises PermanentError: when it has ended.
     """
-    with replication_runs.locked(ledger, run_id) as (tx, known):
+    with _locked(ledger, run_id) as (tx, known):
         if known.state.terminal:
             raise _refused(known, f"has already ended as {known.state}", "Nothing needs to be cancelled.")
         if known.cancel_requested:
@@ -117,7 +126,7 @@ def cancel_run(ledger: Ledger, run_id: str, *, by: str, clock: Clock) -> Replica
 
 def mark_cancelled(ledger: Ledger, run_id: str, reason: str, *, clock: Clock) -> ReplicationRun:
     """The run's steps have stopped because somebody asked. It stays counted; one that already ended keeps its end."""
-    with replication_runs.locked(ledger, run_id) as (tx, known):
+    with _locked(ledger, run_id) as (tx, known):
         if known.state.terminal:
             return known
         if known.state is RunState.RESERVED:
@@ -135,7 +144,7 @@ def quarantine_run(ledger: Ledger, run_id: str, reason: str, *, by: str = "", cl
 
     :returns: the disks that were to be built on; the run's ``superseded`` names their snapshots as well.
     """
-    with replication_runs.locked(ledger, run_id) as (tx, known):
+    with _locked(ledger, run_id) as (tx, known):
         now = clock.now()
         rows = lineage.rows(tx, known.job_id)
         if known.quarantine or known.recorded_at is None:
@@ -162,7 +171,7 @@ def quarantine_tracking(ledger: Ledger, run_id: str, key: int, reason: str, *, c
 
     :param key: of the disk in the lineage. False when it has no lineage any more, or wasn't believed before.
     """
-    with replication_runs.locked(ledger, run_id) as (tx, known):
+    with _locked(ledger, run_id) as (tx, known):
         found = lineage.set_quarantine(tx, known.job_id, key, reason)
         if found:
             details = {"disk": key, "reason": reason}
@@ -172,19 +181,14 @@ def quarantine_tracking(ledger: Ledger, run_id: str, key: int, reason: str, *, c
 
 def expired_amis(ledger: Ledger, job_id: str) -> tuple[ReplicationRun, ...]:
     """The runs whose AMIs go because the job keeps only its newest ones, newest first."""
-    query = (
-        sa.select(replication_run.c.id)
-        .where(replication_run.c.job_id == job_id, replication_run.c.ami_state == AmiState.AVAILABLE)
-        .order_by(replication_run.c.finished_at.desc(), replication_run.c.id)
-    )
     with ledger.read() as tx:
-        keep = jobs.require(tx, job_id).keep_amis
-        return tuple(replication_runs.require(tx, id) for id in surplus(tx.execute(query).scalars().all(), keep))
+        keep = jobs.get(tx, job_id).keep_amis
+        return tuple(surplus(replication_runs.available_amis(tx, job_id), keep))
 
 
 def record_ami_removed(ledger: Ledger, run_id: str, *, by: str = "", clock: Clock) -> ReplicationRun:
     """The AMI of a run was deregistered. A repeated call changes nothing."""
-    with replication_runs.locked(ledger, run_id) as (tx, known):
+    with _locked(ledger, run_id) as (tx, known):
         if known.ami_state is not AmiState.AVAILABLE:
             return known
         details = {"ami_id": known.ami_id}
@@ -196,15 +200,15 @@ def record_ami_removed(ledger: Ledger, run_id: str, *, by: str = "", clock: Cloc
 # Within a transaction that holds the wave's lock
 
 
-def end_failed(tx: sa.Connection, known: ReplicationRun, error: str, *, at: datetime) -> ReplicationRun:
+def end_failed(tx: Tx, known: ReplicationRun, error: str, *, at: datetime) -> ReplicationRun:
     """End an active run as failed, a reservation as expired; pause the job when that was one failure too many."""
     if known.state is RunState.RESERVED:
         return expire(tx, known, at=at)
     ended = replication_runs.apply(
         tx, known, "failed", at=at, to=RunState.FAILED, error=error, status="", details={"error": error}
     )
-    job = jobs.require(tx, known.job_id)
-    failures = _failures_in_a_row(tx, job.id, job.failures_since)
+    job = jobs.get(tx, known.job_id)
+    failures = replication_runs.failures_in_a_row(tx, job.id, job.failures_since)
     changes: dict[str, Any] = {"failures": failures}
     action = "run_failed"
     if job.state is JobState.ACTIVE and must_pause(failures, job.pause_after_failures):
@@ -214,7 +218,7 @@ def end_failed(tx: sa.Connection, known: ReplicationRun, error: str, *, at: date
     return ended
 
 
-def expire(tx: sa.Connection, known: ReplicationRun, *, at: datetime) -> ReplicationRun:
+def expire(tx: Tx, known: ReplicationRun, *, at: datetime) -> ReplicationRun:
     """End a reservation that no DAG run took up; it is not counted."""
     return replication_runs.apply(
         tx,
@@ -227,28 +231,8 @@ def expire(tx: sa.Connection, known: ReplicationRun, *, at: datetime) -> Replica
     )
 
 
-def _failures_in_a_row(tx: sa.Connection, job_id: str, since: datetime) -> int:
-    columns = replication_run.c
-    query = (
-        sa.select(columns.state)
-        .where(
-            columns.job_id == job_id,
-            columns.state.in_((RunState.FAILED, RunState.COMPLETED)),
-            columns.finished_at >= since,
-        )
-        .order_by(columns.finished_at.desc(), columns.version.desc())
-        .limit(_MOST_FAILURES)
-    )
-    failures = 0
-    for state in tx.execute(query).scalars():
-        if state is not RunState.FAILED:
-            break
-        failures += 1
-    return failures
-
-
-def _begin_term(tx: sa.Connection, recorded: ReplicationRun, now: datetime, policy: Policy) -> None:
-    job = jobs.require(tx, recorded.job_id)
+def _begin_term(tx: Tx, recorded: ReplicationRun, now: datetime, policy: Policy) -> None:
+    job = jobs.get(tx, recorded.job_id)
     if job.first_replication_at is not None:
         return
     first = recorded.started_at or now

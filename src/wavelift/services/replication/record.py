@@ -26,7 +26,8 @@ def record(
     :raises RemoteJobError: a snapshot ended in error. :raises NotFoundError: it is gone.
     """
     id = runs.run_id(ctx.run_key)
-    known = runs.get_run(ledger, id)
+    with ledger.read() as tx:
+        known = runs.get(tx, id)
     if known.state.resumable:
         known = continue_run(ledger, id, by=str(known.run), is_run_alive=is_run_alive, clock=ctx.clock)
     check_wanted(known)

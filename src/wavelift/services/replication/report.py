@@ -12,7 +12,7 @@ from wavelift.base.run import Clock
 from wavelift.ledger import DagRun, Ledger, SnapshotState, WaveRunState, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 from wavelift.rules.preflight import WHOLE_WAVE
 from wavelift.rules.replication import RunState
 from wavelift.services.common import slots as admission
@@ -100,16 +100,20 @@ def finish(
     :param wrong: run id → why EBS does not hold what it recorded: it is quarantined, and the next run is a seed.
     """
     for id, why in (wrong or {}).items():
-        if not runs.get_run(ledger, id).quarantine:
+        with ledger.read() as tx:
+            known = runs.get(tx, id)
+        if not known.quarantine:
             quarantine_run(ledger, id, why, by=str(run), clock=clock)
     by_server = {end.tasks.server: end for end in ends}
-    known = waves.find_wave_run(ledger, run)
+    with ledger.read() as tx:
+        frozen = waves.find(tx, run)
+        found = runs.of_dag_run(tx, run)
     closed = []
-    for each in runs.runs_of(ledger, run):
+    for each in found:
         if each.state not in (RunState.REFUSED, RunState.SKIPPED):
             closed.append(_close(ledger, each, by_server.get(each.server), preflight, clock))
     report = ReplicationReport(
-        wave=known.wave if known else run.dag_id.rpartition(".")[0],
+        wave=frozen.wave if frozen else run.dag_id.rpartition(".")[0],
         scheduled=admitted is not None and admitted.scheduled,
         outcomes=tuple(outcome_of(each) for each in closed),
         refused=admitted.refused if admitted else (),
@@ -121,10 +125,11 @@ def finish(
         verified=tuple(VerifiedRun.load(each) for each in verified),
         wrong=wrong or {},
     )
-    if known is not None:
-        waves.finish_wave_run(
-            ledger, run, WaveRunState.COMPLETED if report.succeeded else WaveRunState.FAILED, clock=clock
-        )
+    if frozen is not None:
+        with ledger.write(waves.LOCK) as tx:
+            waves.finish_wave_run(
+                tx, run, WaveRunState.COMPLETED if report.succeeded else WaveRunState.FAILED, clock=clock
+            )
     return report
 
 
@@ -139,12 +144,15 @@ def _close(
         else:
             words = (end.tasks.words if end else "") or _kept_back(known.server, preflight)
             fail_run(ledger, known.id, words, clock=clock)
-    for slot in list_slots(ledger):
+    with ledger.read() as tx:
+        queue = standing(tx)
+    for slot in queue:
         if slot.holder == known.run_key:
             admission.release_slot(
                 ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="the run is over", clock=clock
             )
-    return runs.get_run(ledger, known.id)
+    with ledger.read() as tx:
+        return runs.get(tx, known.id)
 
 
 def _kept_back(server: str, preflight: PreflightReport | None) -> str:

@@ -42,7 +42,8 @@ def runs_to_verify(ledger: Ledger, wave: str, conf: ReplicateConf) -> tuple[Reco
     """
     found: dict[str, ReplicationRun] = {}
     for job in _jobs(ledger, wave, conf.jobs or ()):
-        rows = lineage.lineage_rows(ledger, job.id)
+        with ledger.read() as tx:
+            rows = lineage.rows(tx, job.id)
         if not rows:
             raise SpecError(
                 f"The job {job.id} has no recorded run: there is nothing to read back",
@@ -50,9 +51,10 @@ def runs_to_verify(ledger: Ledger, wave: str, conf: ReplicateConf) -> tuple[Reco
                 server=job.server,
                 next_step="Wait for its first run, or trigger one",
             )
-        found |= {row.run_id: runs.get_run(ledger, row.run_id) for row in rows}
-    for id in conf.runs or ():
-        found[id] = runs.get_run(ledger, id)
+        with ledger.read() as tx:
+            found |= {row.run_id: runs.get(tx, row.run_id) for row in rows}
+    with ledger.read() as tx:
+        found |= {id: runs.get(tx, id) for id in conf.runs or ()}
     return tuple(_recorded(ledger, wave, known) for known in found.values())
 
 
@@ -78,7 +80,8 @@ def _recorded(ledger: Ledger, wave: str, known: ReplicationRun) -> RecordedRun:
 
 def _jobs(ledger: Ledger, wave: str, ids: Collection[str]) -> Iterator[ReplicationJob]:
     for id in ids:
-        job = jobs.get_job(ledger, id)
+        with ledger.read() as tx:
+            job = jobs.get(tx, id)
         if job.wave != wave:
             raise SpecError(f"{id} belongs to wave {job.wave}", wave=wave, next_step="Trigger that wave's DAG")
         yield job
@@ -86,7 +89,8 @@ def _jobs(ledger: Ledger, wave: str, ids: Collection[str]) -> Iterator[Replicati
 
 def plan_of(ledger: Ledger, known: ReplicationRun) -> ServerPlan | None:
     """Where the run's objects lie, as its own spec said; None: it ended before it had one, and made nothing."""
-    frozen = waves.find_wave_run(ledger, known.run)
+    with ledger.read() as tx:
+        frozen = waves.find(tx, known.run)
     if frozen is None:
         return None
     return ResolvedWave.load(frozen.spec).servers[0].model_copy(update={"server": known.server})

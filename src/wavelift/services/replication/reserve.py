@@ -10,10 +10,10 @@ from typing import Final
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
-from wavelift.ledger import DagRun, Ledger, SlotKind, SnapshotState, SourceServer, connectors, lineage
+from wavelift.ledger import DagRun, Ledger, SlotKind, SnapshotState, SourceServer, connectors, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
-from wavelift.ledger.slots import list_slots
+from wavelift.ledger.slots import standing
 from wavelift.rules.replication import RunState
 from wavelift.services.common import slots as admission
 from wavelift.services.common.slots import Granted, IsRunAlive
@@ -64,7 +64,8 @@ def reserve(
         than the one that was replicated.
     """
     id = runs.run_id(ctx.run_key)
-    known = runs.get_run(ledger, id)
+    with ledger.read() as tx:
+        known = runs.get(tx, id)
     if known.state is RunState.COMPLETED:
         return Finished(id)
     known = continue_run(ledger, id, by=str(run), is_run_alive=is_run_alive, clock=ctx.clock)
@@ -90,14 +91,16 @@ def reserve(
         if not isinstance(found, Granted):
             tell(ledger, ctx, f"place {found.position} in the queue of {PLACES[kind]} {scope}")
             return InQueue(ctx.run_key, found.position, kind, scope, count)
-    runs.record_intent(ledger, id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock)
+    with ledger.write(jobs.lock_name(known.wave)) as tx:
+        runs.record_intent(tx, id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock)
     tell(ledger, ctx, "Uploading")
-    return ReservedRun(
-        server=task.name,
-        run=id,
-        lineages=lineage.read_lineage(ledger, known.job_id),
-        unfinished=tuple(each.run_key for each in runs.unfinished_before(ledger, known)),
-    )
+    with ledger.read() as tx:
+        return ReservedRun(
+            server=task.name,
+            run=id,
+            lineages=lineage.read_lineage(tx, known.job_id),
+            unfinished=tuple(each.run_key for each in runs.unfinished_before(tx, known)),
+        )
 
 
 def release(
@@ -113,12 +116,14 @@ def release(
     :param removed: the snapshot's removal succeeded.
     :param distrusted: key of a disk → why its change tracking is not believed any more, whatever became of the run.
     """
-    known = runs.find_run(ledger, runs.run_id(ctx.run_key))
+    with ledger.read() as tx:
+        known = runs.find(tx, runs.run_id(ctx.run_key))
     if known is not None:
         for key, why in distrusted.items():
             quarantine_tracking(ledger, known.id, key, why, clock=ctx.clock)
         if removed and known.snapshot_state is SnapshotState.INTENDED:
-            runs.record_snapshot_removed(ledger, known.id, clock=ctx.clock)
+            with ledger.write(jobs.lock_name(known.wave)) as tx:
+                runs.record_snapshot_removed(tx, known.id, clock=ctx.clock)
         if known.cancel_requested and known.recorded_at is None:
             mark_cancelled(ledger, known.id, CANCELLED, clock=ctx.clock)
     _give_back(ledger, ctx)
@@ -141,7 +146,9 @@ def _wanted_slots(task: ServerTask, limit: int) -> list[tuple[SlotKind, str, int
 def _give_back(ledger: Ledger, ctx: RunContext, *, keep: Collection[tuple[SlotKind, str]] = ()) -> None:
     """The slots of this run's transfer; those of a host that the VM has left, too."""
     for kind in PLACES:
-        for slot in list_slots(ledger, kind):
+        with ledger.read() as tx:
+            queue = standing(tx, kind)
+        for slot in queue:
             if slot.holder == ctx.run_key and (slot.kind, slot.scope) not in keep:
                 admission.release_slot(ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, clock=ctx.clock)
 
@@ -149,7 +156,8 @@ def _give_back(ledger: Ledger, ctx: RunContext, *, keep: Collection[tuple[SlotKi
 def tell(ledger: Ledger, ctx: RunContext, status: str, progress_pct: int = 0) -> None:
     """What the list shows of the run."""
     id = runs.run_id(ctx.run_key)
-    runs.record_progress(ledger, id, status=status, progress_pct=progress_pct, clock=ctx.clock)
+    with ledger.write() as tx:
+        runs.record_progress(tx, id, status=status, progress_pct=progress_pct, clock=ctx.clock)
 
 
 def check_wanted(known: ReplicationRun) -> None:

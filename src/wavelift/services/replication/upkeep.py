@@ -60,7 +60,8 @@ def delete_outside(
     :raises BusyError: a run's own tasks still clean up.
     :raises PermanentError: a vSphere snapshot may still stand, and no task is left that would remove it.
     """
-    job = jobs.get_job(ledger, job_id)
+    with ledger.read() as tx:
+        job = jobs.get(tx, job_id)
     removed: list[str] = []
     kept: list[str] = []
     objects = 0
@@ -87,7 +88,11 @@ def delete_outside(
 def _started(ledger: Ledger, job_id: str) -> Iterator[ReplicationRun]:
     offset = 0
     which = RunFilter(job_id=job_id, started=True)
-    while (page := runs.list_runs(ledger, which, limit=_PAGE, offset=offset)).items:
+    while True:
+        with ledger.read() as tx:
+            page = runs.list_runs(tx, which, limit=_PAGE, offset=offset)
+        if not page.items:
+            return
         yield from page.items
         offset += len(page.items)
 

@@ -74,12 +74,13 @@ def fill(url: str) -> None:
 
 def job(url: str) -> None:
     """:param url: of the ledger, or ``@`` and the file that names it."""
-    from wavelift.ledger import DagRun, Ledger
-    from wavelift.services.replication.admission import admit_runs, reserve_runs
+    from wavelift.base.run import DagRun, RunContext
+    from wavelift.ledger import Ledger
+    from wavelift.services.replication.admission import Asked, admit_runs, reserve_runs
 
     clock = At(START + DAY)
     scheduled, asked = DagRun(f"{SCHEDULED}.replicate", "a"), DagRun(f"{ASKED}.replicate", "b")
-    place: dict[str, Any] = {"by": "bench", "is_run_alive": lambda dag, run: True, "clock": clock}
+    timetable, request = (RunContext(run, requester="bench", clock=clock) for run in (scheduled, asked))
     with Ledger.open(Path(url[1:]).read_text() if url.startswith("@") else url) as ledger:
         idle, statements = harness.peak_mib(), Statements()
         took: dict[str, float] = {}
@@ -90,9 +91,9 @@ def job(url: str) -> None:
             took.update({f"{name}_s": time.monotonic() - began, f"{name}_statements": statements.count - before})
             assert found == JOBS, f"{name}: {found} of {JOBS}"
 
-        timed("admit", lambda: admit_runs(ledger, SCHEDULED, scheduled, scheduled_for=clock.moment, **place).granted)
-        timed("reserve", lambda: reserve_runs(ledger, ASKED, NAMES, asked, **place))
-        timed("take_up", lambda: admit_runs(ledger, ASKED, asked, **place).granted)
+        timed("admit", lambda: admit_runs(ledger, SCHEDULED, Asked(clock.moment), timetable).granted)
+        timed("reserve", lambda: reserve_runs(ledger, ASKED, NAMES, request))
+        timed("take_up", lambda: admit_runs(ledger, ASKED, Asked(), request).granted)
     harness.report_job(**took, added_mib=harness.peak_mib() - idle)
 
 

@@ -24,8 +24,8 @@ ONE_PAGE: Final = 500
 def job(access: str, folder: str) -> None:
     from wavelift.adapters.vsphere.session import VsphereConfig, connect
     from wavelift.base.catalog import CatalogIndex, CatalogRow
-    from wavelift.base.run import CancelFlag, SystemClock
-    from wavelift.ledger import DagRun, Ledger
+    from wavelift.base.run import CancelFlag, DagRun, RunContext, SystemClock
+    from wavelift.ledger import Ledger
     from wavelift.services.dataplane.catalog import read_catalog
     from wavelift.services.housekeeping.catalog import begin_import, merge_import
 
@@ -40,10 +40,8 @@ def job(access: str, folder: str) -> None:
             ticket = begin_import(
                 ledger,
                 {"connection": "vc"},
+                RunContext(DagRun("server_catalog", f"run-{number}"), requester="bench", clock=clock),
                 connector="default",
-                run=DagRun("server_catalog", f"run-{number}"),
-                by="bench",
-                clock=clock,
             )
             pages = Path(folder) / f"{database.stem}-{number}"
             pages.mkdir()

@@ -60,7 +60,7 @@ def job(order: str) -> None:
     from wavelift.adapters.aws.access import AwsAccess
     from wavelift.adapters.vsphere.session import connect
     from wavelift.base.domain import DiskLineage
-    from wavelift.base.run import MemoryCheckpoints, RunContext
+    from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext
     from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
     from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
 
@@ -71,7 +71,9 @@ def job(order: str) -> None:
     )
     options = ReplicationOptions(**{**told["options"], "state_folder": Path(told["options"]["state_folder"])})
     kept = FileCheckpoints(Path(told["checkpoints"])) if told["run_key"] else MemoryCheckpoints()
-    run_key = told["run_key"] or f"bench/{os.getpid()}-{time.time_ns()}/{Path(order).stem}"
+    dag_id, dag_run_id, server = (told["run_key"] or f"bench/{os.getpid()}-{time.time_ns()}/{Path(order).stem}").split(
+        "/", 2
+    )
     with connect(vsphere_config(told)) as session:
         access.client("ebs"), access.client("s3"), access.client("ec2")
         idle, began, started = harness.peak_mib(), time.process_time(), time.monotonic()
@@ -81,7 +83,7 @@ def job(order: str) -> None:
             ServerTask.load(told["task"]),
             TakenSnapshot.load(told["snapshot"]),
             [DiskLineage.load(lineage) for lineage in told["lineages"]],
-            RunContext(run_key, checkpoints=kept),
+            RunContext(DagRun(dag_id, dag_run_id), server, checkpoints=kept),
             options,
         )
         took = {"running_s": time.monotonic() - started, "running_cpu_s": time.process_time() - began}

@@ -40,19 +40,19 @@ def _verify_server(access: Any, task: Any, export: Any, ctx: Any, **_: Any) -> A
     return VerifyResult(server=task.name, level="off", bytes_verified=0, bytes_read_back=0)
 
 
-def _advance_import(ledger: Any, access: Any, task: Any, export: Any, verified: Any, ctx: Any, **_: Any) -> Any:
+def _advance_import(ledger: Any, access: Any, staged: Any, ctx: Any, **_: Any) -> Any:
     from wavelift.base.domain import ImportResult
     from wavelift.ledger import migrations
     from wavelift.services.migration.image import ImportDone
 
     id = migrations.migration_id(ctx.run_key)
     with ledger.write() as tx:
-        migrations.record_export(tx, id, export, clock=ctx.clock)
+        migrations.record_export(tx, id, staged.export, clock=ctx.clock)
     with ledger.write() as tx:
-        migrations.record_verify(tx, id, verified, clock=ctx.clock)
+        migrations.record_verify(tx, id, staged.verified, clock=ctx.clock)
     with ledger.write() as tx:
         migrations.record_import_started(tx, id, "import-ami-0", clock=ctx.clock)
-    return ImportDone(ImportResult(server=task.name, task_id="import-ami-0", image_id="ami-0", snapshot_ids=()))
+    return ImportDone(ImportResult(server=staged.task.name, task_id="import-ami-0", image_id="ami-0", snapshot_ids=()))
 
 
 def _record_image(ledger: Any, access: Any, task: Any, image: Any, ctx: Any) -> None:

@@ -12,8 +12,8 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, DownstreamTasksSkipped
 
 from wavelift.base.errors import Cancelled, FencedError, WaveliftError
-from wavelift.base.names import run_key
-from wavelift.base.run import CancelFlag, Progress, RunContext
+from wavelift.base.run import CancelFlag, DagRun, Progress, RunContext
+from wavelift.operators._liveness import GONE, AirflowLiveness, status_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -28,12 +28,8 @@ FAILURE_KEY: Final = "wavelift_failure"
 PROGRESS_KEY: Final = "progress"
 BEAT_SECONDS: Final = 1.5
 """How often a long transfer writes to the state store: that write is also the fence (facts/airflow-shapes.md 5)."""
-GONE: Final = (404, 410)
-"""How Airflow answers a task instance that it has replaced by another try."""
 REPORT: Final = "report"
 """The task that ends every run of a wave, whatever its mode."""
-LIVING: Final = ("queued", "running")
-"""States of a DAG run in which its tasks may still do something."""
 
 
 class StateStore:
@@ -51,7 +47,7 @@ class StateStore:
         try:
             yield
         except AirflowRuntimeError as error:
-            if _status_of(error) in GONE:
+            if status_of(error) in GONE:
                 raise FencedError("Another try of this task owns the work now") from error
             raise WaveliftError(
                 "Airflow's task state store did not answer",
@@ -239,36 +235,23 @@ class WaveliftOperator(BaseOperator):
             )
         return ServerTask.load(left)
 
-    def server_context(self, context: Context, server: str) -> RunContext:
-        """The run context of one server's task; names and tokens derive from DAG, run and server."""
+    def server_context(self, context: Context, server: str = "") -> RunContext:
+        """The run context of one server's task; names and tokens derive from DAG, run and server.
+
+        :param server: empty: the task is about the run as a whole.
+        """
         ti = context["ti"]
         return RunContext(
-            run_key=run_key(ti.dag_id, ti.run_id, server),
+            DagRun(ti.dag_id, ti.run_id),
+            server,
             checkpoints=StateStore(context["task_state_store"]),
             cancel=self._cancel,
+            map_index=-1 if ti.map_index is None else ti.map_index,
+            requester=requester_of(context),
+            liveness=AirflowLiveness(context),
         )
 
 
-def run_is_alive(context: Context) -> Callable[[str, str], bool]:
-    """Asks Airflow whether a DAG run still runs: what a dead run holds is free (DESIGN, DAGs).
-
-    A run that was deleted is dead. When Airflow does not answer, its error goes on to the caller, who frees nothing.
-    """
-    ti = context["ti"]
-
-    def alive(dag_id: str, dag_run_id: str) -> bool:
-        if (dag_id, dag_run_id) == (ti.dag_id, ti.run_id):
-            return True
-        try:
-            return ti.get_dagrun_state(dag_id, dag_run_id) in LIVING  # a str enum: its str() is not its value
-        except AirflowRuntimeError as error:
-            if _status_of(error) in GONE:
-                return False
-            raise
-
-    return alive
-
-
-def _status_of(error: AirflowRuntimeError) -> int | None:
-    """The HTTP status with which Airflow's execution API refused."""
-    return (error.error.detail or {}).get("status_code")
+def requester_of(context: Context) -> str:
+    """The user who triggered the DAG run; ``schedule`` when nobody did."""
+    return getattr(context.get("dag_run"), "triggering_user_name", None) or "schedule"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from wavelift.operators._base import WaveliftOperator, run_is_alive
+from wavelift.operators._base import WaveliftOperator
+from wavelift.operators._liveness import AirflowLiveness
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -43,7 +44,7 @@ class PreflightOperator(WaveliftOperator):
         access = self.aws(environment.aws_conn_id, environment.region)
         with VsphereHook(admitted.wave.connection).session() as session:
             if admitted.mode == "cleanup":
-                swept = sweep(session, access, admitted, is_run_alive=run_is_alive(context))
+                swept = sweep(session, access, admitted, AirflowLiveness(context))
                 context["ti"].xcom_push(key=REPORT_KEY, value=swept.dump())
                 return []
             report = run_preflight(

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.triggers.base import BaseTrigger
 
-    from wavelift.ledger import SlotKind
+    from wavelift.services.common.slots import InQueue
 
 SLOT_POLL_SECONDS: Final = 5.0
 """A freed transfer slot is not left idle for longer."""
@@ -23,18 +23,19 @@ class WaitingOperator(WaveliftOperator):
         self.defer(trigger=trigger, method_name="execute_complete")
         raise AssertionError("defer does not return")
 
-    def wait_for_slot(self, *, kind: SlotKind, scope: str, holder: str, limit: int, soon: bool = False) -> NoReturn:
-        """Until ``holder`` is among the first ``limit`` of ``scope``; ``soon``: look every few seconds."""
+    def wait_for_slot(self, queued: InQueue, *, soon: bool = False) -> NoReturn:
+        """Until a request for the slot would be granted; ``soon``: look every few seconds."""
         from wavelift.airflow import config
         from wavelift.airflow.triggers.slots import SlotTrigger
 
-        poll = config.poll_seconds()
+        self.log.info("waits: %s", queued.words)
+        request, poll = queued.request, config.poll_seconds()
         self.wait_for(
             SlotTrigger(
-                kind=kind.value,
-                scope=scope,
-                holder=holder,
-                limit=limit,
+                kind=request.kind.value,
+                scope=request.scope,
+                holder=request.holder,
+                limit=request.limit,
                 poll_seconds=min(SLOT_POLL_SECONDS, poll) if soon else poll,
             )
         )

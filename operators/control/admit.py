@@ -36,18 +36,16 @@ class AdmitOperator(WaveliftOperator):
 
     def work(self, context: Context) -> NoReturn:
         from wavelift.airflow import config
-        from wavelift.base.run import SystemClock
-        from wavelift.ledger import DagRun, Ledger
-        from wavelift.services.migration.admit import RunRequest, admit
+        from wavelift.ledger import Ledger
+        from wavelift.services.common.request import RunRequest
+        from wavelift.services.migration.admit import admit
         from wavelift.specs import resolved_wave
 
         run = context["dag_run"]
         conf = {**context["params"], **(run.conf or {})}
         request = RunRequest(
-            run=DagRun(run.dag_id, run.run_id),
             wave=self.wave,
             conf=conf,
-            requested_by=getattr(run, "triggering_user_name", None) or "schedule",
             source="schedule" if run.run_type == "scheduled" else "api",
         )
         with Ledger.open(config.ledger_url()) as ledger:
@@ -57,7 +55,7 @@ class AdmitOperator(WaveliftOperator):
                 lambda wave: resolved_wave(
                     wave, config.waves_folder(), config.environments_folder(), config.last_valid_folder()
                 ),
-                clock=SystemClock(),
+                self.server_context(context),
             )
         self.log.info("%s: %s of %d entries", self.wave, admitted.mode, len(admitted.wave.servers))
         context["ti"].xcom_push(key="return_value", value=admitted.dump())
@@ -111,28 +109,24 @@ class ReportOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.base.run import SystemClock
-        from wavelift.ledger import DagRun, Ledger
+        from wavelift.ledger import Ledger
         from wavelift.operators.connector.preflight import REPORT_KEY
         from wavelift.services.dataplane.messages import CleanupReport, PreflightReport
-        from wavelift.services.migration.report import finish, raise_when_failed
+        from wavelift.services.migration.report import Ended, finish, raise_when_failed
 
         ti = context["ti"]
         states = task_states(context)
         mode = (ti.xcom_pull(task_ids="admit", map_indexes=-1) or {}).get("mode", "")
         found = ti.xcom_pull(task_ids=PREFLIGHT, key=REPORT_KEY, map_indexes=-1)
         preflight = PreflightReport.load(found) if found and "servers" in found else None
+        ended = Ended(
+            preflight,
+            task_outcomes(context, states, [task.name for task in preflight.passed] if preflight else []),
+            stopped=why_stopped(context, states, ended_by(BEGINS_WITH.get(mode, PREFLIGHT))),
+            swept=CleanupReport.load(found) if found and "leftovers" in found else None,
+        )
         with Ledger.open(config.ledger_url()) as ledger:
-            report = finish(
-                ledger,
-                DagRun(ti.dag_id, ti.run_id),
-                preflight,
-                task_outcomes(context, states, [task.name for task in preflight.passed] if preflight else []),
-                clock=SystemClock(),
-                tidy=self._tidy(context),
-                stopped=why_stopped(context, states, ended_by(BEGINS_WITH.get(mode, PREFLIGHT))),
-                swept=CleanupReport.load(found) if found and "leftovers" in found else None,
-            )
+            report = finish(ledger, ended, self.server_context(context), tidy=self._tidy(context))
         ti.xcom_push(key=REPORT_KEY, value=report.dump())
         for one in report.outcomes:
             self.log.info("%-20s %-10s %s %s %s", one.server, one.state, one.image_id, one.instance_id, one.error)

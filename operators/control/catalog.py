@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from wavelift.operators._base import FAILURE_KEY, WaveliftOperator
+from wavelift.operators._base import FAILURE_KEY, WaveliftOperator, requester_of
 from wavelift.operators.connector.inventory import PAGE_KEY
 
 if TYPE_CHECKING:
@@ -32,20 +32,12 @@ class BeginCatalogImportOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.base.run import SystemClock
-        from wavelift.ledger import DagRun, Ledger
+        from wavelift.ledger import Ledger
         from wavelift.services.housekeeping.catalog import begin_import
 
-        run = context["dag_run"]
         with Ledger.open(config.ledger_url()) as ledger:
-            return begin_import(
-                ledger,
-                _conf(context),
-                connector=self.connector,
-                run=DagRun(run.dag_id, run.run_id),
-                by=_who(context),
-                clock=SystemClock(),
-            ).dump()
+            ctx = self.server_context(context)
+            return begin_import(ledger, _conf(context), ctx, connector=self.connector).dump()
 
 
 class MergeCatalogOperator(WaveliftOperator):
@@ -172,7 +164,7 @@ class RecordHealthOperator(WaveliftOperator):
 
         health = ConnectorHealth.load(self.health)
         with Ledger.open(config.ledger_url()) as ledger:
-            kept = record_health(ledger, health, by=_who(context), clock=SystemClock())
+            kept = record_health(ledger, health, by=requester_of(context), clock=SystemClock())
         if not kept:
             self.log.info("connector %s is not registered: its health is kept in this run only", health.connector)
         return health.ok
@@ -180,7 +172,3 @@ class RecordHealthOperator(WaveliftOperator):
 
 def _conf(context: Context) -> dict[str, Any]:
     return {**context["params"], **(context["dag_run"].conf or {})}
-
-
-def _who(context: Context) -> str:
-    return getattr(context["dag_run"], "triggering_user_name", None) or "schedule"

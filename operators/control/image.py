@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wavelift.airflow.links import ImageLink, image_url
-from wavelift.operators._base import Heartbeat, StateStore, run_is_alive
+from wavelift.operators._base import Heartbeat, StateStore
 from wavelift.operators.control._waiting import WaitingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.base.domain import ImportResult
-    from wavelift.ledger.records import Slot
     from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
     from wavelift.services.dataplane.messages import ServerTask
 
@@ -21,9 +20,6 @@ COMPARE: Final = "compare"
 """The task that reads a whole image back."""
 COMPARED_APART: Final = "full"
 """The level of ``verify`` at which there is something to do for it."""
-IMPORT_TASKS: Final = ("server.import_image", "server.ami")
-"""Those that hold places for imports, in the flows that have them."""
-ENDED_STATES: Final = ("success", "failed", "upstream_failed", "skipped", "removed")
 
 
 class ImportingOperator(WaitingOperator):
@@ -47,17 +43,8 @@ class ImportingOperator(WaitingOperator):
         from wavelift.airflow import config
         from wavelift.airflow.triggers.imports import ImportSlotTrigger
 
-        self.log.info("waits to import: %s", waiting.reason)
+        self.log.info("waits to import: %s", waiting.words)
         self.wait_for(ImportSlotTrigger(below=waiting.below, poll_seconds=config.poll_seconds(), **aws))
-
-    def wait_in_queue(self, context: Context, task: ServerTask, waiting: ImportWaiting, limit: int) -> NoReturn:
-        """Wait until this server is the next of ours to be imported."""
-        from wavelift.ledger import SlotKind
-        from wavelift.services.common.import_queue import import_scope
-
-        self.log.info("waits to import: %s", waiting.reason)
-        holder = self.server_context(context, task.name).run_key
-        self.wait_for_slot(kind=SlotKind.IMPORT, scope=import_scope(task), holder=holder, limit=limit)
 
 
 class ImportImageOperator(ImportingOperator):
@@ -181,24 +168,19 @@ class ImportServerOperator(ImportingOperator):
         from wavelift.airflow import config
         from wavelift.base.domain import ExportResult, VerifyResult
         from wavelift.ledger import Ledger
+        from wavelift.services.common.slots import InQueue
         from wavelift.services.dataplane.importing import ImportRunning
-        from wavelift.services.migration.image import ImportDone, advance_import
+        from wavelift.services.migration.image import ImportDone, Staged, advance_import
 
         task = self.server_task(context, self.server)
         target = task.plan.target
         aws: dict[str, Any] = {"aws_conn_id": target.aws_conn_id, "region_name": target.region}
         limit = target.imports_per_region or config.integer("imports_per_region")
+        verified = VerifyResult.load(self.verified) if self.verified else None
+        staged = Staged(task, ExportResult.load(self.export), verified)
         with Ledger.open(config.ledger_url()) as ledger:
             outcome = advance_import(
-                ledger,
-                self.aws(**aws),
-                task,
-                ExportResult.load(self.export),
-                VerifyResult.load(self.verified) if self.verified else None,
-                self.server_context(context, task.name),
-                limit=limit,
-                is_run_alive=run_is_alive(context),
-                is_holder_alive=holder_is_alive(context),
+                ledger, self.aws(**aws), staged, self.server_context(context, task.name), limit=limit
             )
         if isinstance(outcome, ImportDone):
             context["ti"].xcom_push(key=ImageLink.key, value=image_url(target.region, outcome.result.image_id))
@@ -209,8 +191,8 @@ class ImportServerOperator(ImportingOperator):
             self.skip_sibling(context, COMPARE)
         if isinstance(outcome, ImportRunning):
             self.watch(outcome, aws)
-        if outcome.queued:
-            self.wait_in_queue(context, task, outcome, limit)
+        if isinstance(outcome, InQueue):
+            self.wait_for_slot(outcome)
         self.wait_for_place(outcome, aws)
 
     def _compared(self, context: Context, task: ServerTask, image: ImportResult) -> ImportResult:
@@ -229,24 +211,3 @@ class ImportServerOperator(ImportingOperator):
         with Ledger.open(config.ledger_url()) as ledger:
             record_image(ledger, access, task, image, ctx)
         return image
-
-
-def holder_is_alive(context: Context) -> Callable[[Slot], bool]:
-    """Whether another server's import may still go on: a place whose task has ended is free, its run may live on.
-
-    Of whichever flow: the list that the group was expanded over tells the server's place in it.
-    """
-    ti = context["ti"]
-
-    def alive(slot: Slot) -> bool:
-        run: dict[str, Any] = {"dag_id": slot.dag_id, "run_id": slot.dag_run_id}
-        names = [one["name"] for one in ti.xcom_pull(task_ids="preflight", map_indexes=-1, **run) or ()]
-        server = slot.holder.removeprefix(f"{slot.dag_id}/{slot.dag_run_id}/")
-        if server not in names:
-            return True  # its pre-flight is cleared just now: whether it goes on shows in a moment
-        states: dict[str, Any] = ti.get_task_states(
-            dag_id=slot.dag_id, run_ids=[slot.dag_run_id], task_ids=list(IMPORT_TASKS), map_index=names.index(server)
-        )
-        return not any(state in ENDED_STATES for state in states.get(slot.dag_run_id, {}).values())
-
-    return alive

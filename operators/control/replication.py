@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from airflow.sdk.exceptions import AirflowSkipException
 
 from wavelift.airflow.links import ImageLink, image_url
-from wavelift.operators._base import StateStore, WaveliftOperator, run_is_alive
+from wavelift.operators._base import StateStore, WaveliftOperator
 from wavelift.operators.connector.replication import PROOF_KEY, REPORT_KEY, TRACKING_KEY
 from wavelift.operators.control._report import GROUP, ended_by, task_outcomes, task_states, why_stopped
 from wavelift.operators.control._waiting import WaitingOperator
-from wavelift.operators.control.image import ImportingOperator, holder_is_alive
+from wavelift.operators.control.image import ImportingOperator
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -46,17 +46,16 @@ class AdmitReplicationOperator(WaveliftOperator):
 
     def work(self, context: Context) -> NoReturn:
         from wavelift.airflow import config
-        from wavelift.base.run import SystemClock
-        from wavelift.ledger import DagRun, Ledger
-        from wavelift.services.replication.admit import ReplicateRequest, admit
+        from wavelift.ledger import Ledger
+        from wavelift.services.common.request import RunRequest
+        from wavelift.services.replication.admit import admit
         from wavelift.specs import resolved_wave
 
         run = context["dag_run"]
-        request = ReplicateRequest(
-            run=DagRun(run.dag_id, run.run_id),
+        request = RunRequest(
             wave=self.wave,
             conf={**context["params"], **(run.conf or {})},
-            requested_by=getattr(run, "triggering_user_name", None) or "schedule",
+            source="schedule" if run.run_type == "scheduled" else "api",
             scheduled_for=scheduled_instant(run),
             backfill=run.run_type == "backfill",
         )
@@ -67,8 +66,7 @@ class AdmitReplicationOperator(WaveliftOperator):
                 lambda wave: resolved_wave(
                     wave, config.waves_folder(), config.environments_folder(), config.last_valid_folder()
                 ),
-                is_run_alive=run_is_alive(context),
-                clock=SystemClock(),
+                self.server_context(context),
             )
         self.log.info("%s: %s: %s may run", self.wave, admitted.mode, ", ".join(admitted.granted) or "no server")
         for one in (*admitted.refused, *admitted.skipped):
@@ -112,28 +110,19 @@ class ReserveRunOperator(WaitingOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.ledger import DagRun, Ledger
+        from wavelift.ledger import Ledger
         from wavelift.services.dataplane.replication_messages import ReservedRun
         from wavelift.services.replication.reserve import Finished, reserve
 
         task = self.server_task(context, self.server)
-        ti = context["ti"]
-        limit = config.integer("transfers_per_connector")
+        ctx = self.server_context(context, task.name)
         with Ledger.open(config.ledger_url()) as ledger:
-            found = reserve(
-                ledger,
-                task,
-                self.server_context(context, task.name),
-                run=DagRun(ti.dag_id, ti.run_id),
-                limit=limit,
-                is_run_alive=run_is_alive(context),
-            )
+            found = reserve(ledger, task, ctx, limit=config.integer("transfers_per_connector"))
         if isinstance(found, ReservedRun):
             return found.dump()
         if isinstance(found, Finished):
             raise AirflowSkipException(f"{found.run} has completed: clearing it does nothing")
-        self.log.info("place %d in the queue of %s %s", found.position, found.kind, found.scope)
-        self.wait_for_slot(kind=found.kind, scope=found.scope, holder=found.holder, limit=found.limit, soon=True)
+        self.wait_for_slot(found, soon=True)
 
 
 class RecordOperator(WaitingOperator):
@@ -163,13 +152,7 @@ class RecordOperator(WaitingOperator):
         result = ReplicationResult.load(self.transferred)
         aws: dict[str, Any] = {"aws_conn_id": task.plan.target.aws_conn_id, "region_name": task.plan.target.region}
         with Ledger.open(config.ledger_url()) as ledger:
-            pending = record(
-                ledger,
-                self.aws(**aws),
-                result,
-                self.server_context(context, task.name),
-                is_run_alive=run_is_alive(context),
-            )
+            pending = record(ledger, self.aws(**aws), result, self.server_context(context, task.name))
         if pending:
             self.log.info("AWS still works on %s", ", ".join(pending))
             self.wait_for(EbsSnapshotsTrigger(snapshot_ids=pending, poll_seconds=config.poll_seconds(), **aws))
@@ -232,32 +215,26 @@ class AmiOperator(ImportingOperator):
         from wavelift.airflow import config
         from wavelift.base.domain import ReplicationResult
         from wavelift.ledger import Ledger
+        from wavelift.services.common.slots import InQueue
         from wavelift.services.dataplane.importing import ImportRunning
-        from wavelift.services.replication.image import MadeImage, RunImage
+        from wavelift.services.replication.image import MadeImage, advance_image
 
         task = self.server_task(context, self.server)
         target = task.plan.target
         aws: dict[str, Any] = {"aws_conn_id": target.aws_conn_id, "region_name": target.region}
         limit = target.imports_per_region or config.integer("imports_per_region")
         with Ledger.open(config.ledger_url()) as ledger:
-            found = RunImage(
-                ledger,
-                self.aws(**aws),
-                task,
-                ReplicationResult.load(self.transferred),
-                self.server_context(context, task.name),
-                limit=limit,
-                is_run_alive=run_is_alive(context),
-                is_holder_alive=holder_is_alive(context),
-            ).advance()
+            result = ReplicationResult.load(self.transferred)
+            ctx = self.server_context(context, task.name)
+            found = advance_image(ledger, self.aws(**aws), task, result, ctx, limit=limit)
         if isinstance(found, MadeImage):
             if found.image_id:
                 context["ti"].xcom_push(key=ImageLink.key, value=image_url(target.region, found.image_id))
             return found.dump()
         if isinstance(found, ImportRunning):
             self.watch(found, aws)
-        if found.queued:
-            self.wait_in_queue(context, task, found, limit)
+        if isinstance(found, InQueue):
+            self.wait_for_slot(found)
         self.wait_for_place(found, aws)
 
 
@@ -272,11 +249,10 @@ class ReplicationReportOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.base.run import SystemClock
-        from wavelift.ledger import DagRun, Ledger
+        from wavelift.ledger import Ledger
         from wavelift.services.dataplane.messages import PreflightReport
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
-        from wavelift.services.replication.report import finish, raise_when_failed
+        from wavelift.services.replication.report import Ended, finish, raise_when_failed
 
         ti = context["ti"]
         states = task_states(context)
@@ -286,20 +262,17 @@ class ReplicationReportOperator(WaveliftOperator):
         looked = states.get("preflight") == "success"
         found = ti.xcom_pull(task_ids="preflight", key=REPORT_KEY, map_indexes=-1) if looked else None
         mapped = (ti.xcom_pull(task_ids="preflight", map_indexes=-1) or []) if looked else []
+        ended = Ended(
+            admitted,
+            PreflightReport.load(found) if found else None,
+            self._ends(context, states, [one["name"] for one in mapped]),
+            stopped=why_stopped(context, states, ended_by(_first_of(admitted) if admitted else "")),
+            deleted=ti.xcom_pull(task_ids=UPKEEP["delete"], map_indexes=-1) or (),
+            verified=ti.xcom_pull(task_ids=UPKEEP["verify"], map_indexes=-1) or (),
+            wrong=ti.xcom_pull(task_ids=UPKEEP["verify"], key=PROOF_KEY, map_indexes=-1) or {},
+        )
         with Ledger.open(config.ledger_url()) as ledger:
-            report = finish(
-                ledger,
-                DagRun(ti.dag_id, ti.run_id),
-                admitted,
-                PreflightReport.load(found) if found else None,
-                self._ends(context, states, [one["name"] for one in mapped]),
-                clock=SystemClock(),
-                tidy=self._tidy(context, ledger),
-                stopped=why_stopped(context, states, ended_by(_first_of(admitted) if admitted else "")),
-                deleted=ti.xcom_pull(task_ids=UPKEEP["delete"], map_indexes=-1) or (),
-                verified=ti.xcom_pull(task_ids=UPKEEP["verify"], map_indexes=-1) or (),
-                wrong=ti.xcom_pull(task_ids=UPKEEP["verify"], key=PROOF_KEY, map_indexes=-1) or {},
-            )
+            report = finish(ledger, ended, self.server_context(context), tidy=self._tidy(context, ledger))
         ti.xcom_push(key=REPORT_KEY, value=report.dump())
         for one in report.outcomes:
             self.log.info("%-20s %-10s %s %d blocks %s", one.server, one.state, one.ami_id, one.blocks_sent, one.error)
@@ -312,7 +285,8 @@ class ReplicationReportOperator(WaveliftOperator):
         fence = StateStore(context["task_state_store"])
 
         def tidy(known: ReplicationRun) -> str:
-            from wavelift.ledger import DagRun, waves
+            from wavelift.base.run import DagRun
+            from wavelift.ledger import waves
             from wavelift.rules.plans import ResolvedWave
             from wavelift.services.replication.image import tidy_run
 

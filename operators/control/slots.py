@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from wavelift.operators._base import WaveliftOperator, run_is_alive
+from wavelift.operators._base import WaveliftOperator
 from wavelift.operators.control._waiting import WaitingOperator
 
 if TYPE_CHECKING:
@@ -28,29 +28,17 @@ class ReserveOperator(WaitingOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.ledger import Ledger, SlotKind
+        from wavelift.ledger import Ledger
+        from wavelift.services.common.slots import InQueue
         from wavelift.services.migration.reserve import reserve
 
         task = self.server_task(context, self.server)
-        ti = context["ti"]
-        limit = config.integer("transfers_per_connector")
+        ctx = self.server_context(context, task.name)
         with Ledger.open(config.ledger_url()) as ledger:
-            reserved = reserve(
-                ledger,
-                task,
-                self.server_context(context, task.name),
-                dag_id=ti.dag_id,
-                dag_run_id=ti.run_id,
-                map_index=-1 if ti.map_index is None else ti.map_index,
-                limit=limit,
-                is_run_alive=run_is_alive(context),
-            )
-        if reserved.granted:
-            return {"server": task.name, "migration": reserved.migration_id}
-        self.log.info("place %d in the queue of connector %s", reserved.position, task.plan.connector)
-        self.wait_for_slot(
-            kind=SlotKind.TRANSFER, scope=task.plan.connector, holder=reserved.holder, limit=limit, soon=True
-        )
+            found = reserve(ledger, task, ctx, limit=config.integer("transfers_per_connector"))
+        if isinstance(found, InQueue):
+            self.wait_for_slot(found, soon=True)
+        return {"server": task.name, "migration": found.migration_id}
 
 
 class ReleaseOperator(WaveliftOperator):

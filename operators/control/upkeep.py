@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from wavelift.operators._base import Heartbeat, StateStore, WaveliftOperator, run_is_alive
+from wavelift.operators._base import Heartbeat, StateStore, WaveliftOperator
 from wavelift.operators.connector.replication import PROOF_KEY
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ class DeleteReplicasOperator(WaveliftOperator):
 
     def work(self, context: Context) -> list[dict[str, Any]]:
         from wavelift.airflow import config
-        from wavelift.base.run import SystemClock
         from wavelift.ledger import Ledger
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
         from wavelift.services.replication.upkeep import delete_outside
@@ -40,15 +39,7 @@ class DeleteReplicasOperator(WaveliftOperator):
         with Ledger.open(config.ledger_url()) as ledger:
             for job_id in admitted.jobs:
                 fence.set("deleting", job_id)
-                found = delete_outside(
-                    ledger,
-                    self.aws,
-                    job_id,
-                    by=admitted.requested_by,
-                    is_run_alive=run_is_alive(context),
-                    cancel=self._cancel,
-                    clock=SystemClock(),
-                )
+                found = delete_outside(ledger, self.aws, job_id, self.server_context(context))
                 self.log.info(
                     "%s (%s): %d EBS snapshots and %d objects are gone",
                     found.job,

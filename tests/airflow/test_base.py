@@ -19,9 +19,10 @@ from wavelift.base.errors import (
     UnreachableError,
     WaveliftError,
 )
-from wavelift.base.run import CancelFlag, Progress
+from wavelift.base.run import CancelFlag, DagRun, Progress
 from wavelift.operators import _base
-from wavelift.operators._base import FAILURE_KEY, PROGRESS_KEY, Heartbeat, StateStore, WaveliftOperator, run_is_alive
+from wavelift.operators._base import FAILURE_KEY, PROGRESS_KEY, Heartbeat, StateStore, WaveliftOperator
+from wavelift.operators._liveness import AirflowLiveness
 from wavelift.services.dataplane import messages
 
 pytestmark = pytest.mark.airflow
@@ -183,7 +184,7 @@ def test_inv_8_living_runs_are_told_from_ended_ones(state: Any, alive: bool) -> 
     """Airflow's states are enums whose ``str()`` is not their value."""
     context: Any = Context()
     context["ti"].get_dagrun_state = lambda dag_id, run_id: state
-    assert run_is_alive(context)("other.migrate", "other") is alive
+    assert AirflowLiveness(context).run(DagRun("other.migrate", "other")) is alive
 
 
 def test_a_deleted_run_is_dead_and_silence_is_no_death() -> None:
@@ -194,10 +195,10 @@ def test_a_deleted_run_is_dead_and_silence_is_no_death() -> None:
         raise refusal(asked.pop(0))
 
     context["ti"].get_dagrun_state = state
-    assert run_is_alive(context)("other.migrate", "deleted") is False
+    assert AirflowLiveness(context).run(DagRun("other.migrate", "deleted")) is False
     with pytest.raises(AirflowRuntimeError):
-        run_is_alive(context)("other.migrate", "unknown")
-    assert run_is_alive(context)("w.migrate", "r") is True, "itself"
+        AirflowLiveness(context).run(DagRun("other.migrate", "unknown"))
+    assert AirflowLiveness(context).run(DagRun("w.migrate", "r")) is True, "itself"
 
 
 class Handed(Context):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,17 +10,15 @@ import pytest
 from tests.ledgers import within
 
 from wavelift.airflow.triggers.owned_imports import tell_list
-from wavelift.base.run import SystemClock
-from wavelift.ledger import DagRun, Ledger, SlotKind, replication_runs
-from wavelift.ledger.records import Slot
-from wavelift.operators.control.image import holder_is_alive
+from wavelift.base.run import DagRun, RunContext, SystemClock
+from wavelift.ledger import Ledger, SlotKind, replication_runs
+from wavelift.operators._liveness import AirflowLiveness
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication.admission import admit_runs
+from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.jobs import JobOrder, create_jobs
 
 pytestmark = pytest.mark.airflow
 
-NOW = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 STATES = {
     ("erp.migrate", "server.import_image", 0): "deferred",
     ("erp.migrate", "server.import_image", 1): "failed",
@@ -54,22 +51,9 @@ class Ti:
     ],
 )
 def test_inv_8_a_failed_task_of_either_flow_is_no_holder(dag: str, run: str, server: str, expected: bool) -> None:
-    slot = Slot(
-        id=1,
-        kind=SlotKind.IMPORT,
-        scope="aws/eu-west-1",
-        holder=f"{dag}/{run}/{server}",
-        dag_id=dag,
-        dag_run_id=run,
-        requested_at=NOW,
-        granted_at=NOW,
-        released_at=None,
-        release_reason="",
-        asked_at=None,
-        version=0,
-    )
     context: Any = {"ti": Ti()}
-    assert holder_is_alive(context)(slot) is expected
+    held = f"{dag}/{run}/{server}"
+    assert AirflowLiveness(context).holder(DagRun(dag, run), held, SlotKind.IMPORT) is expected
 
 
 def test_amp_07_a_replica_s_conversion_shows_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +62,7 @@ def test_amp_07_a_replica_s_conversion_shows_its_progress(tmp_path: Path, monkey
     with Ledger.open(url) as ledger:
         create_jobs(ledger, "erp", [JobOrder(server="web01", plan=ReplicationPlan())], by="ana", clock=SystemClock())
         run = DagRun("erp.replicate", "manual__1")
-        (known,) = admit_runs(ledger, "erp", run, by="ana", is_run_alive=lambda *_: True, clock=SystemClock()).granted
+        (known,) = admit_runs(ledger, "erp", Asked(), RunContext(run, requester="ana")).granted
         tags = {"wavelift:run": known.id.removeprefix("run-")}
         tell_list(
             {

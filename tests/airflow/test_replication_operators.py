@@ -15,20 +15,21 @@ from tests.ledgers import within
 from wavelift.airflow.triggers.replication_runs import ended_runs
 from wavelift.base.domain import DiskLineage
 from wavelift.base.errors import PermanentError, SpecError
-from wavelift.base.run import SystemClock
-from wavelift.ledger import DagRun, Ledger, replication_runs
+from wavelift.base.run import DagRun, RunContext, SystemClock
+from wavelift.ledger import Ledger, replication_runs
 from wavelift.ledger.lineage import read_lineage, replace
 from wavelift.operators.connector.replication import TRACKING_KEY
 from wavelift.operators.control.replication import ReleaseRunOperator, scheduled_instant
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.sensors import ReplicationRunSensor
 from wavelift.services.common.report import TaskOutcome
+from wavelift.services.common.request import RunRequest
 from wavelift.services.dataplane.messages import ServerTask
-from wavelift.services.replication.admission import admit_runs
-from wavelift.services.replication.admit import ReplicateRequest, admit
+from wavelift.services.replication.admission import Asked, admit_runs
+from wavelift.services.replication.admit import admit
 from wavelift.services.replication.jobs import JobOrder, create_jobs
 from wavelift.services.replication.outcome import fail_run
-from wavelift.services.replication.report import ReplicationReport, ServerEnd, finish, raise_when_failed
+from wavelift.services.replication.report import Ended, ReplicationReport, ServerEnd, finish, raise_when_failed
 
 pytestmark = pytest.mark.airflow
 
@@ -58,7 +59,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
 
 
 def _begin(ledger: Ledger) -> str:
-    found = admit_runs(ledger, "erp", RUN, by="ana", is_run_alive=lambda *_: True, clock=SystemClock())
+    found = admit_runs(ledger, "erp", Asked(), RunContext(RUN, requester="ana"))
     return found.granted[0].id
 
 
@@ -77,21 +78,21 @@ def _load(wave: str) -> Any:
 
 @pytest.mark.parametrize("conf", [{"server": ["web01"]}, {"servers": "web01"}, {"servers": []}, {"servers": [1]}])
 def test_a_conf_that_nobody_understands_is_refused_before_anything(ledger: Ledger, conf: dict[str, Any]) -> None:
-    request = ReplicateRequest(run=RUN, wave="erp", conf=conf, requested_by="ana")
+    request = RunRequest("erp", conf)
     with pytest.raises(SpecError):
-        admit(ledger, request, _load, is_run_alive=lambda *_: True, clock=SystemClock())
+        admit(ledger, request, _load, RunContext(RUN, requester="ana"))
 
 
 def test_a_backfill_is_refused(ledger: Ledger) -> None:
-    request = ReplicateRequest(run=RUN, wave="erp", conf={}, requested_by="ana", backfill=True)
+    request = RunRequest("erp", {}, backfill=True)
     with pytest.raises(PermanentError, match="backfill"):
-        admit(ledger, request, _load, is_run_alive=lambda *_: True, clock=SystemClock())
+        admit(ledger, request, _load, RunContext(RUN, requester="ana"))
 
 
 def test_inv_1_a_failed_proof_quarantines_and_the_report_fails(ledger: Ledger) -> None:
     id = _begin(ledger)
     end = ServerEnd(TaskOutcome("web01", ("server.verify",), "EBS differs"), proof="EBS differs at 4096")
-    report = finish(ledger, RUN, None, None, [end], clock=SystemClock(), tidy=lambda known: "")
+    report = finish(ledger, Ended(None, None, [end]), RunContext(RUN), tidy=lambda known: "")
     (outcome,) = report.outcomes
     assert (outcome.run, outcome.state, outcome.quarantine) == (id, "failed", "EBS differs at 4096")
     with pytest.raises(PermanentError, match="web01 failed: EBS differs"):
@@ -121,8 +122,7 @@ def test_inv_3_whose_change_tracking_lied_is_noted_though_the_run_came_to_nothin
 def test_a_report_may_be_made_again(ledger: Ledger) -> None:
     _begin(ledger)
     reports = [
-        finish(ledger, RUN, None, None, [], clock=SystemClock(), tidy=lambda known: "", stopped="admit: no")
-        for _ in range(2)
+        finish(ledger, Ended(None, None, stopped="admit: no"), RunContext(RUN), tidy=lambda known: "") for _ in range(2)
     ]
     assert reports[0] == reports[1]
 

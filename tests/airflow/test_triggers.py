@@ -168,7 +168,7 @@ def test_stopping_an_import_task_cancels_the_import_and_a_watcher_leaves_it(monk
 def test_amp_04_a_queue_wakes_who_is_next_and_one_to_look_for_dead_holders(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    from wavelift.base.run import SystemClock
+    from wavelift.base.run import DagRun, RunContext, SystemClock
     from wavelift.ledger import Ledger, SlotKind
     from wavelift.services.common import slots as admission
 
@@ -178,9 +178,8 @@ def test_amp_04_a_queue_wakes_who_is_next_and_one_to_look_for_dead_holders(
     scope: dict[str, Any] = {"kind": SlotKind.TRANSFER, "scope": "site-a"}
     with Ledger.open(url) as ledger:
         for holder in ("a", "b", "c"):
-            admission.request_slot(
-                ledger, holder=holder, dag_id="w", dag_run_id="r", limit=1, clock=SystemClock(), **scope
-            )
+            request = admission.SlotRequest(**scope, holder=holder, limit=1)
+            admission.request_slot(ledger, request, RunContext(DagRun("w", "r")))
         queue = SlotQueue(kind="transfer", scope="site-a", limit=1, clock=lambda: now[0])
         assert queue(["c", "b"]) == {}
         now[0] = RECHECK_SECONDS

@@ -8,7 +8,7 @@ import pytest
 from tests.airflow.aside import aside
 from tests.ledgers import within
 
-from wavelift.ledger import DagRun
+from wavelift.base.run import DagRun
 from wavelift.ledger.events import list_events
 
 pytestmark = pytest.mark.airflow

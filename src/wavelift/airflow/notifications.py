@@ -41,8 +41,8 @@ async def wave_is_late(*, wave: str, minutes: int, context: dict[str, Any] | Non
 
 def _record(wave: str, minutes: int, dag_id: str, dag_run_id: str) -> None:
     from wavelift.airflow import config
-    from wavelift.base.run import SystemClock
-    from wavelift.ledger import DagRun, Ledger, events
+    from wavelift.base.run import DagRun, SystemClock
+    from wavelift.ledger import Ledger, events
 
     with Ledger.open(config.ledger_url()) as ledger, ledger.write() as tx:
         events.append(

@@ -13,6 +13,44 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from wavelift.base.errors import Cancelled, FencedError
+from wavelift.base.names import run_key
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DagRun:
+    """One run of one DAG: what Airflow is asked about."""
+
+    dag_id: str
+    dag_run_id: str
+
+    def __str__(self) -> str:
+        return f"{self.dag_id} {self.dag_run_id}"
+
+
+class Liveness(Protocol):
+    """What Airflow says of others: what a dead one holds is free.
+
+    When Airflow does not answer, its error goes on to the caller, which then frees nothing.
+    """
+
+    def run(self, run: DagRun) -> bool:
+        """Whether the DAG run is queued or running. A run that was deleted is dead."""
+
+    def holder(self, run: DagRun, holder: str, kind: str) -> bool:
+        """Whether the task that uses a slot may still go on; its DAG run may outlive it.
+
+        :param holder: run key. :param kind: of the slot.
+        """
+
+
+class NobodyDies:
+    """A :class:`Liveness` for callers that free nothing."""
+
+    def run(self, run: DagRun) -> bool:
+        return True
+
+    def holder(self, run: DagRun, holder: str, kind: str) -> bool:
+        return True
 
 
 class CheckpointStore(Protocol):
@@ -140,12 +178,25 @@ def ignore_progress(progress: Progress) -> None:
 class RunContext:
     """What a service function needs to know about the run that called it.
 
-    :param run_key: names the piece of work and survives retries and clears: ``<dag_id>/<dag run id>/<server>``.
-        Names, tags and client tokens derive from it (invariant 5).
+    :param run: the DAG run that the work belongs to.
+    :param server: what the work is about; empty: the run as a whole.
+    :param map_index: of the task in its mapped group; -1 outside any.
+    :param requester: the person who asked for the run, or what else did.
+    :param liveness: asked before anything of another run is freed.
     """
 
-    run_key: str
+    run: DagRun
+    server: str = ""
     checkpoints: CheckpointStore = field(default_factory=MemoryCheckpoints)
     progress: Callable[[Progress], None] = ignore_progress
     clock: Clock = field(default_factory=SystemClock)
     cancel: CancelFlag = field(default_factory=CancelFlag)
+    map_index: int = -1
+    requester: str = ""
+    liveness: Liveness = field(default_factory=NobodyDies)
+
+    @property
+    def run_key(self) -> str:
+        """Names the piece of work and survives retries and clears: names, tags and client tokens derive from it
+        (invariant 5)."""
+        return run_key(self.run.dag_id, self.run.dag_run_id, self.server)

@@ -18,7 +18,7 @@ from wavelift.rules.replication import JobState
 class Answer(BaseModel):
     """A reader ignores the fields that a newer server adds."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     @classmethod
     def of(cls, record: object, **others: Any) -> Self:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final, Self
 
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.ledger import DagRun, Migration, ReplicationRun
+from wavelift.base.run import DagRun
+from wavelift.ledger import Migration, ReplicationRun
 
 STEPS: Final = ("reserve", "snapshot", "export", "verify", "import_image", "compare", "launch")
 """In the order in which they run. The teardowns are not among them: they clean up after whatever was stopped."""

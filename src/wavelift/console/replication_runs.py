@@ -7,7 +7,7 @@ the caller's token. So a refusal comes before any DAG run exists, and two reques
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
@@ -15,7 +15,7 @@ from fastapi import FastAPI, HTTPException, Query
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.errors import PermanentError
-from wavelift.base.run import SystemClock
+from wavelift.base.run import DagRun, NobodyDies, RunContext, SystemClock
 from wavelift.console.access import require_trigger
 from wavelift.console.answers import (
     ReplicationStarted,
@@ -36,7 +36,7 @@ from wavelift.console.replication import (
 )
 from wavelift.console.replication_rows import dag_of, live, run_fields, run_row
 from wavelift.console.requests import HistoryQuery, ReplicateBody, RunQuery
-from wavelift.ledger import DagRun, Ledger, ReplicationRun, jobs, replication_runs
+from wavelift.ledger import Ledger, ReplicationRun, jobs, replication_runs
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.replication import JobState, RunState
@@ -103,9 +103,8 @@ def _requesting(app: FastAPI) -> None:
         servers = body.servers or _active_servers(ledger, wave)
         _require_awake(airflow, wave)
         run = DagRun(dag_of(wave), f"on_demand__{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}")
-        reserved = admission.reserve_runs(
-            ledger, wave, servers, run, by=user.get_name(), clock=SystemClock(), is_run_alive=_is_alive(airflow)
-        )
+        ctx = RunContext(run, requester=user.get_name(), liveness=_Seen(airflow))
+        reserved = admission.reserve_runs(ledger, wave, servers, ctx)
         try:
             airflow.trigger(run.dag_id, run_id=run.dag_run_id, note=f"On demand: {', '.join(servers)}")
         except Exception:
@@ -175,13 +174,14 @@ def _require_awake(airflow: ApiClient, wave: str) -> None:
         raise HTTPException(409, f"{dag_of(wave)} is paused in Airflow; {way_out}")
 
 
-def _is_alive(airflow: ApiClient) -> Callable[[str, str], bool]:
-    """Whether another DAG run still runs, as the caller sees it; what can't be told counts as alive."""
+class _Seen(NobodyDies):
+    """Other DAG runs as the caller may see them; what can't be told counts as alive."""
 
-    def alive(dag_id: str, dag_run_id: str) -> bool:
-        return airflow.find_run_state(dag_id, dag_run_id) not in ENDED
+    def __init__(self, airflow: ApiClient) -> None:
+        self._airflow = airflow
 
-    return alive
+    def run(self, run: DagRun) -> bool:
+        return self._airflow.find_run_state(run.dag_id, run.dag_run_id) not in ENDED
 
 
 def _give_back(ledger: Ledger, reserved: Sequence[ReplicationRun]) -> None:

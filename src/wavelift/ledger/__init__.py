@@ -9,7 +9,6 @@ opens one itself. SQL is written here only. Records are frozen values.
 from wavelift.ledger.catalog_records import Catalog, CatalogEntry, CatalogServer, CatalogState, Connector, ServerJob
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import (
-    DagRun,
     Event,
     Migration,
     Page,
@@ -37,7 +36,6 @@ __all__ = [
     "CatalogServer",
     "CatalogState",
     "Connector",
-    "DagRun",
     "Event",
     "Ledger",
     "LineageRow",

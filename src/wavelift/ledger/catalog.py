@@ -17,11 +17,11 @@ import sqlalchemy as sa
 
 from wavelift.base.catalog import PAGE_ROWS, SERVER_TYPE, CatalogManager, CatalogRow
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
-from wavelift.base.run import Clock
+from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import events
 from wavelift.ledger.catalog_records import Catalog, CatalogEntry, CatalogServer, CatalogState, ImportCounts, ServerJob
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import DagRun, Page
+from wavelift.ledger.records import Page
 from wavelift.ledger.tables_catalog import catalog, catalog_server
 
 ROWS_A_PAGE: Final = 50

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from wavelift.base.run import DagRun
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import DagRun, Event
+from wavelift.ledger.records import Event
 from wavelift.ledger.tables import event
 
 EVENTS_A_PAGE: Final = 200

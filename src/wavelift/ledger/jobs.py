@@ -15,10 +15,11 @@ import sqlalchemy as sa
 
 from wavelift.base.errors import BusyError, NotFoundError
 from wavelift.base.names import run_hash
+from wavelift.base.run import DagRun
 from wavelift.ledger import events
 from wavelift.ledger.catalog_records import CatalogServer, ServerJob
 from wavelift.ledger.database import Tx
-from wavelift.ledger.records import DagRun, Page
+from wavelift.ledger.records import Page
 from wavelift.ledger.replication_records import ReplicationJob, WaveSchedule
 from wavelift.ledger.replication_tables import replication_job as job
 from wavelift.ledger.replication_tables import wave_schedule

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from wavelift.base.domain import ExportResult, ImportResult, LaunchResult, VerifyResult
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
 from wavelift.base.names import run_hash
-from wavelift.base.run import Clock
+from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import events
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import DagRun, Migration, Page, SnapshotState
+from wavelift.ledger.records import Migration, Page, SnapshotState
 from wavelift.ledger.tables import migration
 from wavelift.rules import lifecycle
 from wavelift.rules.lifecycle import MigrationState

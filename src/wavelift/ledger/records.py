@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Generic, Self, TypeVar
 
 from wavelift.base.domain import ServerFacts
+from wavelift.base.run import DagRun
 from wavelift.rules.lifecycle import MigrationState
 
 T = TypeVar("T")
@@ -39,17 +40,6 @@ class SnapshotState(StrEnum):
     """The name is written down; from here on the snapshot may exist."""
     REMOVED = "removed"
     """vCenter was seen without it."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class DagRun:
-    """One run of one DAG: what Airflow is asked about."""
-
-    dag_id: str
-    dag_run_id: str
-
-    def __str__(self) -> str:
-        return f"{self.dag_id} {self.dag_run_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

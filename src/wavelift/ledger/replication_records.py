@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 from wavelift.base.domain import DiskLineage, Message
-from wavelift.ledger.records import DagRun, SnapshotState
+from wavelift.base.run import DagRun
+from wavelift.ledger.records import SnapshotState
 from wavelift.rules.replication import JobState, RunState, RunType
 from wavelift.rules.schedule import Schedule
 

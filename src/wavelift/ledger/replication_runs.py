@@ -15,11 +15,11 @@ import sqlalchemy as sa
 
 from wavelift.base.errors import BusyError, NotFoundError
 from wavelift.base.names import run_hash
-from wavelift.base.run import Clock
+from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import events
 from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.jobs import ROWS_A_PAGE, lock_name
-from wavelift.ledger.records import DagRun, Page, SnapshotState
+from wavelift.ledger.records import Page, SnapshotState
 from wavelift.ledger.replication_records import AmiState, ReplicationRun, SupersededDisk
 from wavelift.ledger.replication_tables import replication_run
 from wavelift.rules.replication import OPEN, RunState, RunType, require_run_way

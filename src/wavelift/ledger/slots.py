@@ -7,9 +7,10 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from wavelift.base.run import DagRun
 from wavelift.ledger import events
 from wavelift.ledger.database import Tx
-from wavelift.ledger.records import DagRun, Slot, SlotKind
+from wavelift.ledger.records import Slot, SlotKind
 from wavelift.ledger.tables import slot
 
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from wavelift.base.errors import NotFoundError
-from wavelift.base.run import Clock
+from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import events
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import DagRun, WaveRun, WaveRunState
+from wavelift.ledger.records import WaveRun, WaveRunState
 from wavelift.ledger.tables import wave_run
 
 LOCK: Final = "wave_run"

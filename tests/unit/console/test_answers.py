@@ -8,9 +8,10 @@ import pytest
 from tests.unit.console.test_replication_routes import CLOCK, Desk, desk, import_catalog
 
 from wavelift.base.catalog import ConnectorHealth, HealthCheck
+from wavelift.base.run import DagRun, RunContext
 from wavelift.console.answers import CatalogList, ConnectorList, MigrationDetails, MigrationPage, ServerPage
-from wavelift.ledger import DagRun, Ledger, Migration, SourceServer, connectors, waves
-from wavelift.services.migration.begin import begin_migration
+from wavelift.ledger import Ledger, Migration, SourceServer, connectors, waves
+from wavelift.services.migration.begin import NewMigration, begin_migration
 
 pytestmark = pytest.mark.unit
 __all__ = ["desk"]
@@ -43,17 +44,9 @@ def migrate(ledger: Ledger) -> Migration:
     frozen: dict[str, Any] = {"wave": "erp", "mode": "migrate", "requested_by": "ana", "source": "ui", "spec": {}}
     with ledger.write(waves.LOCK) as tx:
         waves.freeze_wave_run(tx, run=run, clock=CLOCK, **frozen)
-    return begin_migration(
-        ledger,
-        run_key="erp/1/web01",
-        run=run,
-        wave="erp",
-        server=SourceServer(source="vc", name="web01", moref="vm-1"),
-        connector="hall-a",
-        region="eu-central-1",
-        is_run_alive=lambda dag_id, dag_run_id: True,
-        clock=CLOCK,
-    )
+    server = SourceServer(source="vc", name="web01", moref="vm-1")
+    wanted = NewMigration("erp", server, "hall-a", "eu-central-1")
+    return begin_migration(ledger, wanted, RunContext(run, "web01", clock=CLOCK))
 
 
 def test_amp_07_a_migration_is_told_whole(desk: Desk) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tests.ledgers import within
 
-from wavelift.ledger import DagRun, Ledger, waves
+from wavelift.base.run import DagRun
+from wavelift.ledger import Ledger, waves
 
 
 class HandClock:

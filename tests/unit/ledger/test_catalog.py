@@ -11,7 +11,8 @@ from tests.ledgers import within
 
 from wavelift.base.catalog import PAGE_ROWS, CatalogManager, CatalogRow
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
-from wavelift.ledger import Catalog, CatalogServer, CatalogState, DagRun, Ledger, ServerJob, Tx, catalog
+from wavelift.base.run import DagRun
+from wavelift.ledger import Catalog, CatalogServer, CatalogState, Ledger, ServerJob, Tx, catalog
 from wavelift.ledger.catalog import EXPIRES_AFTER, ServerFilter
 from wavelift.ledger.catalog_records import ImportCounts
 from wavelift.ledger.events import list_events

@@ -19,10 +19,9 @@ from wavelift.base.domain import (
     VerifyResult,
 )
 from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
-from wavelift.base.names import run_hash, run_key
-from wavelift.base.run import Clock
+from wavelift.base.names import run_hash
+from wavelift.base.run import Clock, DagRun, RunContext
 from wavelift.ledger import (
-    DagRun,
     Ledger,
     Migration,
     SnapshotState,
@@ -37,24 +36,15 @@ from wavelift.ledger.events import list_events
 from wavelift.ledger.migrations import MigrationFilter
 from wavelift.ledger.tables import wave_run
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services.migration.begin import begin_migration
+from wavelift.services.migration.begin import NewMigration, begin_migration
 
 pytestmark = pytest.mark.unit
 
 
-def _begin(ledger: Ledger, run: DagRun, clock: Clock, name: str = "web01", **more: int) -> Migration:
-    return begin_migration(
-        ledger,
-        run_key=run_key(run.dag_id, run.dag_run_id, name),
-        run=run,
-        wave="erp",
-        server=SourceServer(source="vc-1", name=name, moref=f"vm-{name}", instance_uuid=f"uuid-{name}"),
-        connector="hall-a",
-        region="eu-central-1",
-        is_run_alive=lambda dag_id, dag_run_id: True,
-        clock=clock,
-        **more,
-    )
+def _begin(ledger: Ledger, run: DagRun, clock: Clock, name: str = "web01", *, map_index: int = -1) -> Migration:
+    server = SourceServer(source="vc-1", name=name, moref=f"vm-{name}", instance_uuid=f"uuid-{name}")
+    wanted = NewMigration("erp", server, "hall-a", "eu-central-1")
+    return begin_migration(ledger, wanted, RunContext(run, name, clock=clock, map_index=map_index))
 
 
 @pytest.fixture
@@ -315,15 +305,7 @@ def test_a_server_is_remembered_through_a_new_name(ledger: Ledger, run: DagRun, 
     renamed = SourceServer(source="vc-1", name="web01-old", moref="vm-9", instance_uuid="uuid-web01", facts={"cpus": 2})
     within(ledger.write(), migrations.fail, web01.id, "x", clock=clock)
     begin_migration(
-        ledger,
-        run_key="erp.migrate/manual__1/web01-old",
-        run=run,
-        wave="erp",
-        server=renamed,
-        connector="hall-a",
-        region="eu-central-1",
-        is_run_alive=lambda dag_id, dag_run_id: True,
-        clock=clock,
+        ledger, NewMigration("erp", renamed, "hall-a", "eu-central-1"), RunContext(run, "web01-old", clock=clock)
     )
 
     seen = within(ledger.read(), servers.find, source="vc-1", identity="uuid-web01")

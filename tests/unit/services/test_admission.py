@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.contexts import Alive
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, UnreachableError
-from wavelift.base.names import run_key
-from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SourceServer, migrations, waves
+from wavelift.base.run import DagRun, RunContext
+from wavelift.ledger import Ledger, Migration, SlotKind, SourceServer, migrations, waves
 from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import standing
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common import slots as admission
-from wavelift.services.common.slots import Granted, IsRunAlive, Queued
-from wavelift.services.migration.begin import begin_migration
+from wavelift.services.common.slots import Granted, Queued
+from wavelift.services.migration.begin import NewMigration, begin_migration
 
 pytestmark = pytest.mark.unit
 
+IsAlive = Callable[[DagRun], bool]
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 A = DagRun("erp.migrate", "run-a")
 B = DagRun("crm.migrate", "run-b")
@@ -59,16 +62,8 @@ class Desk:
         self.kind, self.scope = SlotKind.TRANSFER, "hall-a"
 
     def request(self, holder: str, run: DagRun = A) -> Granted | Queued:
-        return admission.request_slot(
-            self.ledger,
-            kind=self.kind,
-            scope=self.scope,
-            holder=holder,
-            dag_id=run.dag_id,
-            dag_run_id=run.dag_run_id,
-            limit=self.limit,
-            clock=self.clock,
-        )
+        request = admission.SlotRequest(self.kind, self.scope, holder, self.limit)
+        return admission.request_slot(self.ledger, request, RunContext(run, clock=self.clock))
 
     def poll(self, holder: str) -> Granted | Queued | None:
         """How the request stands in the ledger."""
@@ -82,8 +77,9 @@ class Desk:
     def release(self, holder: str) -> bool:
         return admission.release_slot(self.ledger, kind=self.kind, scope=self.scope, holder=holder, clock=self.clock)
 
-    def reclaim(self, is_run_alive: IsRunAlive) -> list[str]:
-        return [each.holder for each in admission.reclaim(self.ledger, is_run_alive, clock=self.clock)]
+    def reclaim(self, is_run_alive: IsAlive) -> list[str]:
+        ctx = RunContext(A, clock=self.clock, liveness=Alive(is_run_alive))
+        return [each.holder for each in admission.reclaim(self.ledger, ctx)]
 
 
 @pytest.fixture
@@ -91,8 +87,8 @@ def desk(ledger: Ledger, clock: HandClock) -> Desk:
     return Desk(ledger, clock)
 
 
-def _only(*alive: DagRun) -> IsRunAlive:
-    return lambda dag_id, dag_run_id: DagRun(dag_id, dag_run_id) in alive
+def _only(*alive: DagRun) -> IsAlive:
+    return lambda run: run in alive
 
 
 # Slots
@@ -224,8 +220,8 @@ def test_inv_8_the_slot_of_an_ended_run_is_free_and_its_waiters_leave(desk: Desk
 def test_airflow_is_asked_once_per_run_and_interval(desk: Desk, clock: HandClock) -> None:
     asked: list[DagRun] = []
 
-    def alive(dag_id: str, dag_run_id: str) -> bool:
-        asked.append(DagRun(dag_id, dag_run_id))
+    def alive(run: DagRun) -> bool:
+        asked.append(run)
         return True
 
     for holder in "abcd":
@@ -250,7 +246,7 @@ def test_a_run_that_asks_again_while_airflow_is_asked_keeps_its_slot(desk: Desk)
     desk.request("a")
     desk.request("idle")
 
-    def dead_then_cleared(dag_id: str, dag_run_id: str) -> bool:
+    def dead_then_cleared(run: DagRun) -> bool:
         assert isinstance(desk.request("a"), Granted)
         return False
 
@@ -261,7 +257,7 @@ def test_a_run_that_asks_again_while_airflow_is_asked_keeps_its_slot(desk: Desk)
 def test_a_request_made_while_airflow_is_asked_stays(desk: Desk) -> None:
     desk.request("a")
 
-    def dead_then_more(dag_id: str, dag_run_id: str) -> bool:
+    def dead_then_more(run: DagRun) -> bool:
         desk.request("b")
         return False
 
@@ -273,8 +269,8 @@ def test_nothing_is_freed_when_airflow_does_not_answer(desk: Desk) -> None:
     desk.request("a", A)
     desk.request("b", B)
 
-    def cut(dag_id: str, dag_run_id: str) -> bool:
-        if dag_id == B.dag_id:
+    def cut(run: DagRun) -> bool:
+        if run == B:
             raise UnreachableError("no answer")
         return False
 
@@ -310,19 +306,11 @@ def frozen(ledger: Ledger, clock: HandClock) -> Ledger:
 
 
 def _begin(
-    ledger: Ledger, clock: HandClock, run: DagRun, *, name: str = "web01", alive: IsRunAlive = ALL_ALIVE
+    ledger: Ledger, clock: HandClock, run: DagRun, *, name: str = "web01", alive: IsAlive = ALL_ALIVE
 ) -> Migration:
-    return begin_migration(
-        ledger,
-        run_key=run_key(run.dag_id, run.dag_run_id, name),
-        run=run,
-        wave="erp",
-        server=SourceServer(source="vc-1", name=name, moref="vm-1", instance_uuid="uuid-1"),
-        connector="hall-a",
-        region="eu-central-1",
-        is_run_alive=alive,
-        clock=clock,
-    )
+    server = SourceServer(source="vc-1", name=name, moref="vm-1", instance_uuid="uuid-1")
+    wanted = NewMigration("erp", server, "hall-a", "eu-central-1")
+    return begin_migration(ledger, wanted, RunContext(run, name, clock=clock, liveness=Alive(alive)))
 
 
 def test_beginning_twice_is_one_migration(frozen: Ledger, clock: HandClock) -> None:
@@ -360,7 +348,7 @@ def test_what_a_dead_run_left_open_is_closed(frozen: Ledger, clock: HandClock) -
 def test_a_dead_run_that_is_cleared_while_airflow_is_asked_keeps_the_server(frozen: Ledger, clock: HandClock) -> None:
     left = _begin(frozen, clock, A)
 
-    def dead_then_cleared(dag_id: str, dag_run_id: str) -> bool:
+    def dead_then_cleared(run: DagRun) -> bool:
         _begin(frozen, clock, A)
         return False
 
@@ -386,17 +374,9 @@ def test_inv_4_a_failed_migration_has_the_server_until_its_snapshot_is_gone(froz
 
 def test_other_servers_of_the_vcenter_are_free(frozen: Ledger, clock: HandClock) -> None:
     _begin(frozen, clock, A)
-    other = begin_migration(
-        frozen,
-        run_key=run_key(B.dag_id, B.dag_run_id, "web01"),
-        run=B,
-        wave="crm",
-        server=SourceServer(source="vc-2", name="web01", moref="vm-1", instance_uuid="uuid-1"),
-        connector="hall-b",
-        region="eu-central-1",
-        is_run_alive=_only(A, B),
-        clock=clock,
-    )
+    server = SourceServer(source="vc-2", name="web01", moref="vm-1", instance_uuid="uuid-1")
+    wanted = NewMigration("crm", server, "hall-b", "eu-central-1")
+    other = begin_migration(frozen, wanted, RunContext(B, "web01", clock=clock, liveness=Alive(_only(A, B))))
     assert other.state is MigrationState.QUEUED
 
 

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from tests.contexts import Alive
 from tests.depth import depth
 from tests.ledgers import within
 
-from wavelift.ledger import DagRun, Ledger, SlotKind
+from wavelift.base.run import DagRun, RunContext
+from wavelift.ledger import Ledger, SlotKind
 from wavelift.ledger.slots import standing
 from wavelift.services.common import slots as admission
 from wavelift.services.common.slots import Granted, Queued
@@ -59,16 +61,8 @@ class Queue(RuleBasedStateMachine):
         self.dead: set[DagRun] = set()
 
     def _request(self, holder: str, run: DagRun) -> Granted | Queued:
-        return admission.request_slot(
-            self.ledger,
-            kind=SlotKind.IMPORT,
-            scope=self.scope,
-            holder=holder,
-            dag_id=run.dag_id,
-            dag_run_id=run.dag_run_id,
-            limit=self.limit,
-            clock=self.clock,
-        )
+        request = admission.SlotRequest(SlotKind.IMPORT, self.scope, holder, self.limit)
+        return admission.request_slot(self.ledger, request, RunContext(run, clock=self.clock))
 
     def _ready(self, holder: str) -> bool:
         return self.waiting.index(holder) < self.limit - len(self.granted)
@@ -117,14 +111,8 @@ class Queue(RuleBasedStateMachine):
 
     @rule()
     def reclaim(self) -> None:
-        freed = admission.reclaim(
-            self.ledger,
-            lambda dag_id, dag_run_id: DagRun(dag_id, dag_run_id) not in self.dead,
-            kind=SlotKind.IMPORT,
-            scope=self.scope,
-            every=timedelta(0),
-            clock=self.clock,
-        )
+        ctx = RunContext(RUNS[0], clock=self.clock, liveness=Alive(lambda run: run not in self.dead))
+        freed = admission.reclaim(self.ledger, ctx, kind=SlotKind.IMPORT, scope=self.scope, every=timedelta(0))
         lost = {holder for holder, run in HOLDERS if run in self.dead} & (self.granted | set(self.waiting))
         assert {each.holder for each in freed} == lost
         for holder in lost:

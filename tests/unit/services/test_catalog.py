@@ -11,11 +11,9 @@ from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.catalog import CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import PermanentError, SpecError
-from wavelift.base.names import run_key
-from wavelift.base.run import SystemClock
+from wavelift.base.run import DagRun, RunContext, SystemClock
 from wavelift.ledger import (
     CatalogState,
-    DagRun,
     Ledger,
     Migration,
     SourceServer,
@@ -27,7 +25,7 @@ from wavelift.ledger import (
 )
 from wavelift.services.housekeeping import catalog as service
 from wavelift.services.housekeeping.catalog import ImportTicket
-from wavelift.services.migration.begin import begin_migration
+from wavelift.services.migration.begin import NewMigration, begin_migration
 
 pytestmark = pytest.mark.unit
 
@@ -62,7 +60,7 @@ def register(ledger: Ledger, name: str = "hall-a") -> None:
 
 
 def begin(ledger: Ledger, conf: dict[str, Any], run: DagRun = RUN) -> ImportTicket:
-    return service.begin_import(ledger, conf, connector="hall-a", run=run, by="ana", clock=CLOCK)
+    return service.begin_import(ledger, conf, RunContext(run, requester="ana", clock=CLOCK), connector="hall-a")
 
 
 def test_the_form_s_connection_or_the_registered_one(ledger: Ledger) -> None:
@@ -134,17 +132,9 @@ def test_a_name_in_a_conf_that_is_no_text_is_refused(ledger: Ledger, key: str, v
 def migrate(ledger: Ledger, name: str, run: DagRun) -> Migration:
     frozen = {"wave": "erp", "mode": "migrate", "requested_by": "ana", "source": "ui", "spec": {}}
     within(ledger.write(waves.LOCK), waves.freeze_wave_run, run=run, clock=CLOCK, **frozen)  # type: ignore[arg-type]
-    return begin_migration(
-        ledger,
-        run_key=run_key(run.dag_id, run.dag_run_id, name),
-        run=run,
-        wave="erp",
-        server=SourceServer(source="vc", name=name, moref=f"vm-{name}"),
-        connector="hall-a",
-        region="eu-central-1",
-        is_run_alive=lambda dag_id, dag_run_id: True,
-        clock=CLOCK,
-    )
+    server = SourceServer(source="vc", name=name, moref=f"vm-{name}")
+    wanted = NewMigration("erp", server, "hall-a", "eu-central-1")
+    return begin_migration(ledger, wanted, RunContext(run, name, clock=CLOCK))
 
 
 def test_amp_05_nothing_new_in_maintenance_and_what_runs_goes_on(ledger: Ledger) -> None:

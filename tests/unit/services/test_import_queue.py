@@ -8,14 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.contexts import Alive
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.errors import FencedError, MissingPrivilegeError, UnreachableError
-from wavelift.base.names import run_key
-from wavelift.base.run import RunContext
-from wavelift.ledger import DagRun, Ledger, SlotKind
+from wavelift.base.run import DagRun, RunContext
+from wavelift.ledger import Ledger, SlotKind
 from wavelift.ledger.slots import standing
-from wavelift.services.common.import_queue import ImportPlace, IsHolderAlive
+from wavelift.services.common.import_queue import ImportPlace
+from wavelift.services.common.slots import InQueue, SlotRequest
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 
 pytestmark = pytest.mark.unit
@@ -30,10 +31,9 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def _place(
-    ledger: Ledger, run: DagRun, server: str, *, limit: int = 2, alive: IsHolderAlive = lambda slot: True
+    ledger: Ledger, run: DagRun, server: str, *, limit: int = 2, alive: Callable[[str], bool] = lambda holder: True
 ) -> ImportPlace:
-    ctx = RunContext(run_key(run.dag_id, run.dag_run_id, server))
-    return ImportPlace(ledger, TASK, ctx, run, limit, lambda *_: True, alive)
+    return ImportPlace(ledger, TASK, RunContext(run, server, liveness=Alive(holder=alive)), limit)
 
 
 def _started() -> ImportRunning:
@@ -78,11 +78,12 @@ def test_inv_8_the_place_of_a_dead_task_in_a_living_run_is_freed(ledger: Ledger,
     _place(ledger, REPLICATE, "web02").submit(_started)
     dead: set[str] = set()
 
-    def alive(slot: Any) -> bool:
-        return slot.holder.rpartition("/")[2] not in dead
+    def alive(holder: str) -> bool:
+        return holder.rpartition("/")[2] not in dead
 
     found = _place(ledger, waiter, "web03", alive=alive).submit(_started)
-    assert found == ImportWaiting("place 1 among our own imports", queued=True)
+    request = SlotRequest(SlotKind.IMPORT, "aws/eu-west-1", f"{waiter.dag_id}/{waiter.dag_run_id}/web03", 2)
+    assert found == InQueue(request, "place 1 among our own imports")
     for holder in ("web01", "web02"):
         dead.add(holder)
         server = "web03" if holder == "web01" else "web04"

@@ -9,12 +9,13 @@ from tests.ledgers import within
 from tests.unit.services.test_replication import Desk, HandClock, clock, desk, made_once
 
 from wavelift.base.domain import ServerFacts
-from wavelift.base.run import RunContext
-from wavelift.ledger import DagRun, SlotKind
+from wavelift.base.run import DagRun, RunContext
+from wavelift.ledger import SlotKind
 from wavelift.ledger.slots import standing
+from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.messages import NfcShare, ServerTask
 from wavelift.services.dataplane.replication_messages import ReservedRun
-from wavelift.services.replication.reserve import Finished, InQueue, release, reserve
+from wavelift.services.replication.reserve import Finished, release, reserve
 
 __all__ = ["clock", "desk", "made_once"]
 
@@ -41,10 +42,10 @@ class Hall:
         desk.admit(RUN.dag_run_id)
 
     def context(self, task: ServerTask) -> RunContext:
-        return RunContext(f"{RUN.dag_id}/{RUN.dag_run_id}/{task.name}", clock=self.clock)
+        return RunContext(RUN, task.name, clock=self.clock)
 
     def ask(self, task: ServerTask, limit: int = HALL) -> ReservedRun | InQueue | Finished:
-        return reserve(self.desk.ledger, task, self.context(task), run=RUN, limit=limit, is_run_alive=lambda *_: True)
+        return reserve(self.desk.ledger, task, self.context(task), limit=limit)
 
     def end(self, task: ServerTask) -> None:
         release(self.desk.ledger, task, self.context(task), removed=True)
@@ -78,12 +79,9 @@ def test_a_full_host_makes_its_servers_wait_and_no_others(desk: Desk, clock: Han
     assert isinstance(hall.ask(_task("web01")), ReservedRun)
     waiting = hall.ask(_task("web02"))
     assert isinstance(waiting, InQueue)
-    assert (waiting.kind, waiting.scope, waiting.limit, waiting.position) == (
-        SlotKind.NFC_HOST,
-        "vc.lab:443/host-1",
-        1,
-        1,
-    )
+    asked = waiting.request
+    assert (asked.kind, asked.scope, asked.limit) == (SlotKind.NFC_HOST, "vc.lab:443/host-1", 1)
+    assert waiting.words == "place 1 in the queue of ESXi host vc.lab:443/host-1"
     assert isinstance(hall.ask(_task("web03", "host-2")), ReservedRun)
     assert not [each for each in hall.held() if each[0] == "web02"], "who waits for a host holds nothing"
     hall.end(_task("web01"))
@@ -96,7 +94,7 @@ def test_the_sessions_of_a_vcenter_hold_across_connectors(desk: Desk, clock: Han
     assert isinstance(hall.ask(_task("web02", "host-2", connector="hall-b")), ReservedRun)
     waiting = hall.ask(_task("web03", "host-3", connector="hall-c"))
     assert isinstance(waiting, InQueue)
-    assert (waiting.kind, waiting.limit) == (SlotKind.NFC_VCENTER, 2)
+    assert (waiting.request.kind, waiting.request.limit) == (SlotKind.NFC_VCENTER, 2)
 
 
 def test_the_slots_of_a_host_that_the_vm_left_are_given_back(desk: Desk, clock: HandClock) -> None:

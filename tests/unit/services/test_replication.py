@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contexts import Alive
 from tests.ledgers import within
 
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, RefusedError, SpecError
+from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import (
     AmiState,
-    DagRun,
     Ledger,
     ReplicationJob,
     ReplicationRun,
@@ -38,7 +39,7 @@ from wavelift.ledger.replication_runs import (
 from wavelift.rules.guests import Guest
 from wavelift.rules.replication import JobState, RunState, RunType
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.replication.admission import Admission, admit_runs, continue_run, reserve_runs
+from wavelift.services.replication.admission import Admission, Asked, admit_runs, continue_run, reserve_runs
 from wavelift.services.replication.deletion import complete_deletion, delete_job
 from wavelift.services.replication.jobs import (
     ChangeKind,
@@ -133,19 +134,20 @@ class Desk:
         (made,) = create_jobs(self.ledger, WAVE, [order], by="ana", clock=self.clock)
         return made
 
-    def alive(self, dag_id: str, dag_run_id: str) -> bool:
-        assert dag_id == "erp.replicate"
-        return dag_run_id not in self.dead
+    def alive(self, run: DagRun) -> bool:
+        assert run.dag_id == "erp.replicate"
+        return run.dag_run_id not in self.dead
+
+    def ctx(self, run: DagRun) -> RunContext:
+        return RunContext(run, requester="ana", clock=self.clock, liveness=Alive(self.alive))
 
     def reserve(self, *servers: str, id: str = "") -> tuple[ReplicationRun, ...]:
         run = DagRun("erp.replicate", id or self._next())
-        return reserve_runs(
-            self.ledger, WAVE, servers or ("web01",), run, by="ana", clock=self.clock, is_run_alive=self.alive
-        )
+        return reserve_runs(self.ledger, WAVE, servers or ("web01",), self.ctx(run))
 
     def admit(self, id: str = "", **more: Any) -> Admission:
         run = DagRun("erp.replicate", id or self._next())
-        return admit_runs(self.ledger, WAVE, run, by="ana", is_run_alive=self.alive, clock=self.clock, **more)
+        return admit_runs(self.ledger, WAVE, Asked(**more), self.ctx(run))
 
     def begin(self) -> ReplicationRun:
         (run,) = self.admit().granted
@@ -350,7 +352,7 @@ def test_air_04_all_servers_of_a_request_are_reserved_or_none(desk: Desk) -> Non
     assert [each.server for each in caught.value.refusals] == ["ghost"]
     assert within(desk.ledger.read(), list_runs).total == 0
     with pytest.raises(PermanentError, match="No server is named"):
-        reserve_runs(desk.ledger, WAVE, [], DagRun("d", "r"), by="a", clock=desk.clock)
+        reserve_runs(desk.ledger, WAVE, [], desk.ctx(DagRun("d", "r")))
 
 
 def test_clearing_goes_on_with_the_same_run_and_counts_nothing_twice(desk: Desk, clock: HandClock) -> None:
@@ -375,7 +377,7 @@ def test_a_server_cleared_behind_admit_goes_on_or_is_refused(desk: Desk, clock: 
     first = desk.fail(desk.begin())
 
     def go_on() -> ReplicationRun:
-        return continue_run(desk.ledger, first.id, by="ana", is_run_alive=desk.alive, clock=clock)
+        return continue_run(desk.ledger, first.id, desk.ctx(first.run))
 
     assert go_on().state is RunState.ACTIVE
     assert go_on().state is RunState.ACTIVE

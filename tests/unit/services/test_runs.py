@@ -8,10 +8,10 @@ import pytest
 from tests.unit.services.test_replication import Desk, HandClock, clock, desk, made_once
 
 from wavelift.base.errors import PermanentError
-from wavelift.ledger import DagRun
+from wavelift.base.run import DagRun, RunContext
 from wavelift.services.common.report import TaskOutcome
 from wavelift.services.dataplane.messages import PreflightReport, ServerTask
-from wavelift.services.migration.report import finish, raise_when_failed
+from wavelift.services.migration.report import Ended, finish, raise_when_failed
 
 __all__ = ["clock", "desk", "made_once"]
 
@@ -28,7 +28,7 @@ def test_a_server_that_passed_and_never_began_is_no_success(desk: Desk, clock: H
     )
     preflight = PreflightReport.model_construct(wave="erp", findings=(), servers=tasks)
     said = TaskOutcome("web02", ("server.reserve",), "a living run migrates this server")
-    report = finish(desk.ledger, RUN, preflight, [TaskOutcome("web01", (), ""), said], clock=clock)
+    report = finish(desk.ledger, Ended(preflight, [TaskOutcome("web01", (), ""), said]), RunContext(RUN, clock=clock))
     assert {one.server: (one.state, one.error) for one in report.outcomes} == {
         "web01": ("failed", "none of its tasks began: the run was stopped"),
         "web02": ("failed", "a living run migrates this server"),

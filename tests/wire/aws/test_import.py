@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.contexts import context_of
 
 from wavelift.adapters.aws import ec2 as ec2_module
 from wavelift.adapters.aws.access import AwsAccess
@@ -421,7 +422,7 @@ def slow_to_see(aws: AwsSimulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 def test_inv_5_what_ec2_does_not_show_yet_is_neither_lost_nor_made_again(
     aws: AwsSimulator, access: AwsAccess, account: Bootstrap, machine: Machine, imports: VmImport, ec2: Ec2
 ) -> None:
-    ctx = RunContext("demo.migrate/run-1/web01")
+    ctx = context_of("demo.migrate/run-1/web01")
     tokens: list[str] = []
     young = {"wavelift:run": "young"}
 
@@ -457,7 +458,7 @@ def test_inv_5_what_ec2_does_not_show_yet_is_neither_lost_nor_made_again(
 def test_an_import_that_aws_has_forgotten_is_submitted_under_a_new_token_in_the_end(
     access: AwsAccess, machine: Machine
 ) -> None:
-    ctx = RunContext("demo.migrate/run-1/web01")
+    ctx = context_of("demo.migrate/run-1/web01")
     known = {"instant": "one", "task_id": "import-ami-0123456789abcdef0", "attempt": 0, "cancelled": 0}
     ctx.checkpoints.set("import", known)
     for _ in range(MAX_UNSEEN):

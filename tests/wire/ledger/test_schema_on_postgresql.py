@@ -9,7 +9,8 @@ from alembic.runtime.migration import MigrationContext
 from tests.unit.ledger.test_revisions import _ours
 
 from wavelift.base.errors import WaveliftError
-from wavelift.ledger import DagRun, Ledger, tables
+from wavelift.base.run import DagRun
+from wavelift.ledger import Ledger, tables
 
 pytestmark = pytest.mark.wire
 

@@ -11,9 +11,9 @@ import random
 import sys
 import time
 
-from wavelift.base.run import SystemClock
-from wavelift.ledger import DagRun, Ledger, SlotKind
-from wavelift.services.common.slots import Granted, ready_holders, release_slot, request_slot
+from wavelift.base.run import DagRun, RunContext
+from wavelift.ledger import Ledger, SlotKind
+from wavelift.services.common.slots import Granted, SlotRequest, ready_holders, release_slot, request_slot
 
 AT_ONCE = 3
 HOLD_S = 0.01
@@ -21,9 +21,9 @@ POLL_S = 0.02
 
 
 def main(url: str, scope: str, number: int, servers: int, limit: int, dies_after: int) -> None:
-    clock = SystemClock()
     ledger = Ledger.open(url)
     run = DagRun(f"w{number}.migrate", "r")
+    ctx = RunContext(run)
     place = random.Random(number)
     waiting: list[str] = []
     todo = [f"{run.dag_id}/r/s{server}" for server in range(servers)]
@@ -31,36 +31,18 @@ def main(url: str, scope: str, number: int, servers: int, limit: int, dies_after
     while todo or waiting:
         while todo and len(waiting) < AT_ONCE:
             waiting.append(todo.pop(0))
-            request_slot(
-                ledger,
-                kind=SlotKind.TRANSFER,
-                scope=scope,
-                holder=waiting[-1],
-                dag_id=run.dag_id,
-                dag_run_id=run.dag_run_id,
-                limit=limit,
-                clock=clock,
-            )
+            request_slot(ledger, SlotRequest(SlotKind.TRANSFER, scope, waiting[-1], limit), ctx)
         holder = place.choice(waiting)
         if not ready_holders(ledger, kind=SlotKind.TRANSFER, scope=scope, holders=[holder], limit=limit):
             time.sleep(POLL_S)
             continue
-        found = request_slot(
-            ledger,
-            kind=SlotKind.TRANSFER,
-            scope=scope,
-            holder=holder,
-            dag_id=run.dag_id,
-            dag_run_id=run.dag_run_id,
-            limit=limit,
-            clock=clock,
-        )
+        found = request_slot(ledger, SlotRequest(SlotKind.TRANSFER, scope, holder, limit), ctx)
         if not isinstance(found, Granted):
             continue
         if done == dies_after:
             os._exit(9)
         time.sleep(HOLD_S)
-        release_slot(ledger, kind=SlotKind.TRANSFER, scope=scope, holder=holder, clock=clock)
+        release_slot(ledger, kind=SlotKind.TRANSFER, scope=scope, holder=holder, clock=ctx.clock)
         waiting.remove(holder)
         done += 1
 

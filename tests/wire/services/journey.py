@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,14 +18,16 @@ from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.base.domain import ExportResult, Finding, ImportResult, LaunchResult, Severity, VerifyResult
 from wavelift.base.errors import FencedError, WaveliftError
-from wavelift.base.names import run_hash, run_key
-from wavelift.base.run import CancelFlag, CheckpointStore, MemoryCheckpoints, RunContext
-from wavelift.ledger import DagRun, Migration, migrations
+from wavelift.base.names import run_hash
+from wavelift.base.run import CancelFlag, CheckpointStore, DagRun, MemoryCheckpoints, RunContext
+from wavelift.ledger import Migration, migrations
 from wavelift.ledger.slots import standing
 from wavelift.rules.environment import Environment
 from wavelift.rules.plans import ResolvedWave, ServerPlan, resolve
 from wavelift.rules.wave import Wave
 from wavelift.services.common.report import TaskOutcome
+from wavelift.services.common.request import RunRequest
+from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.abandon import abandon
 from wavelift.services.dataplane.conversion import compare_image
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
@@ -37,9 +39,9 @@ from wavelift.services.dataplane.transfer import TransferOptions, export_server
 from wavelift.services.dataplane.verify import verify_server
 from wavelift.services.migration import admit as runs
 from wavelift.services.migration import reserve as slots
-from wavelift.services.migration.image import ImportDone, advance_import
+from wavelift.services.migration.image import ImportDone, Staged, advance_import
 from wavelift.services.migration.launch import launch
-from wavelift.services.migration.report import WaveReport, finish
+from wavelift.services.migration.report import Ended, WaveReport, finish
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
 from wavelift.simulators.vcenter import VCenterSimulator
 
@@ -233,17 +235,18 @@ class Journey:
         self.outcome = Outcome()
         self.cancel = CancelFlag()
         self.import_limit = 5
-        self.watch_import: Callable[[ImportRunning | ImportWaiting], None] = lambda found: None
+        self.watch_import: Callable[[ImportRunning | ImportWaiting | InQueue], None] = lambda found: None
         runs.admit(
             self.ledger,
-            runs.RunRequest(run, wave.wave, {}, "tester", "api"),
+            RunRequest(wave.wave, {}),
             lambda name: wave,
-            clock=self.context("*", "admit").clock,
+            RunContext(run, requester="tester"),
         )
 
     def context(self, server: str, phase: str) -> RunContext:
         return RunContext(
-            run_key(self.run_ref.dag_id, self.run_ref.dag_run_id, server),
+            self.run_ref,
+            server,
             checkpoints=self.stores.setdefault((server, phase), MemoryCheckpoints()),
             progress=self.progress,
             cancel=self.cancel,
@@ -324,19 +327,11 @@ class Journey:
         return report.passed
 
     def reserve(self, task: ServerTask) -> None:
-        def ask() -> slots.Reserved:
-            return slots.reserve(
-                self.ledger,
-                task,
-                self.ctx(task, "reserve"),
-                dag_id=self.run_ref.dag_id,
-                dag_run_id=self.run_ref.dag_run_id,
-                map_index=0,
-                limit=4,
-                is_run_alive=lambda dag, run: True,
-            )
+        def ask() -> slots.Reserved | InQueue:
+            ctx = replace(self.ctx(task, "reserve"), map_index=0)
+            return slots.reserve(self.ledger, task, ctx, limit=4)
 
-        assert self.step("reserve", ask).granted
+        assert isinstance(self.step("reserve", ask), slots.Reserved)
 
     def take_snapshot(self, task: ServerTask) -> TakenSnapshot:
         with self.stage.connect() as session:
@@ -358,16 +353,8 @@ class Journey:
         assert export is not None
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            found = advance_import(
-                self.ledger,
-                self.access,
-                task,
-                export,
-                verified,
-                self.ctx(task, "import"),
-                limit=self.import_limit,
-                is_run_alive=lambda dag, run: True,
-            )
+            staged = Staged(task, export, verified)
+            found = advance_import(self.ledger, self.access, staged, self.ctx(task, "import"), limit=self.import_limit)
             if isinstance(found, ImportDone):
                 return found.result
             self.watch_import(found)
@@ -401,10 +388,9 @@ class Journey:
 
     def report(self, servers: Mapping[str, Outcome]) -> None:
         """The last task: close the ledger's rows, and take away what failed servers left in AWS."""
-        clock = self.context("*", "report").clock
         words = [TaskOutcome(name, (one.phase,), str(one.error)) for name, one in servers.items()]
         preflight = self.outcome.preflight
-        report = finish(self.ledger, self.run_ref, preflight, words, clock=clock, tidy=self.tidy)
+        report = finish(self.ledger, Ended(preflight, words), self.context("", "report"), tidy=self.tidy)
         self.outcome.report = report
         assert not within(self.ledger.read(), standing), "a slot is still held"
         for row in within(self.ledger.read(), migrations.of_dag_run, self.run_ref):

@@ -24,7 +24,7 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.base.domain import ExportResult, ImportResult, Message, VerifyResult
 from wavelift.base.errors import FencedError, WaveliftError
-from wavelift.base.run import Progress, RunContext
+from wavelift.base.run import DagRun, Progress, RunContext
 from wavelift.base.units import KIB
 from wavelift.ledger import Ledger
 from wavelift.services.dataplane.conversion import compare_image
@@ -33,7 +33,7 @@ from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 from wavelift.services.dataplane.transfer import TransferOptions, export_server
 from wavelift.services.dataplane.verify import verify_server
-from wavelift.services.migration.image import ImportDone, advance_import, record_image
+from wavelift.services.migration.image import ImportDone, Staged, advance_import, record_image
 from wavelift.services.migration.launch import launch
 
 
@@ -81,7 +81,8 @@ class Try:
         def beat(progress: Progress) -> None:
             store.set("progress", {"disk": progress.disk, "done": progress.done})
 
-        self.ctx = RunContext(order["run_key"], checkpoints=store, progress=beat)
+        dag_id, dag_run_id, server = order["run_key"].split("/", 2)
+        self.ctx = RunContext(DagRun(dag_id, dag_run_id), server, checkpoints=store, progress=beat)
 
     def run(self) -> Message | None:
         steps: dict[str, Callable[[], Message | None]] = {
@@ -113,16 +114,8 @@ class Try:
 
     def import_image(self) -> Message | None:
         with Ledger.open(self.order["ledger"]) as ledger:
-            found = advance_import(
-                ledger,
-                self.access(),
-                self.task,
-                self.exported(),
-                VerifyResult.load(self.order["verified"]),
-                self.ctx,
-                limit=5,
-                is_run_alive=lambda dag, run: True,
-            )
+            staged = Staged(self.task, self.exported(), VerifyResult.load(self.order["verified"]))
+            found = advance_import(ledger, self.access(), staged, self.ctx, limit=5)
         if not isinstance(found, ImportDone):
             return None
         image = compare_image(self.access(), self.task, self.exported(), found.result, self.ctx)

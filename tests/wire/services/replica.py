@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.contexts import context_of
+
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import WaveliftError
-from wavelift.base.run import MemoryCheckpoints, Progress, RunContext
+from wavelift.base.run import MemoryCheckpoints, Progress
 from wavelift.base.units import BLOCK
 from wavelift.services.dataplane.abandon import abandon_run
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
@@ -70,7 +72,7 @@ class Replica:
 
     def again(self, one: Try) -> Try:
         """The same run once its tasks were cleared: what the tries remembered stays, the vSphere snapshot is new."""
-        ctx = RunContext(one.run_key)
+        ctx = context_of(one.run_key)
         with self.stage.connect() as session:
             remove_snapshot(session, self.stage.access(), one.task, ctx)
             taken = take_snapshot(session, one.task, ctx, replicates=True)
@@ -82,7 +84,7 @@ class Replica:
         self.made += [lineage.snapshot_id for lineage in self.lineages]
 
     def transfer(self, one: Try, progress: Callable[[Progress], None] = lambda _: None) -> ReplicationResult:
-        ctx = RunContext(one.run_key, checkpoints=one.checkpoints, progress=progress)
+        ctx = context_of(one.run_key, checkpoints=one.checkpoints, progress=progress)
         with self.stage.connect() as session:
             access = self.stage.access()
             failed = [each.run_key for each in self.failed]
@@ -96,7 +98,7 @@ class Replica:
         if result is not None:
             self.record(result)
             self.results.append(result)
-        ctx = RunContext(one.run_key)
+        ctx = context_of(one.run_key)
         with self.stage.connect() as session:
             remove_snapshot(session, self.stage.access(), one.task, ctx)
         with ServerStaging.of(self.stage.access(), one.task.plan, one.run_key) as staging:

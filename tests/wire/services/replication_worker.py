@@ -9,27 +9,19 @@ from __future__ import annotations
 import sys
 
 from wavelift.base.errors import RefusedError
-from wavelift.base.run import SystemClock
-from wavelift.ledger import DagRun, Ledger
-from wavelift.services.replication.admission import admit_runs, reserve_runs
+from wavelift.base.run import DagRun, RunContext
+from wavelift.ledger import Ledger
+from wavelift.services.replication.admission import Asked, admit_runs, reserve_runs
 
 
 def ask(ledger: Ledger, way: str, run: DagRun) -> str:
-    clock = SystemClock()
+    ctx = RunContext(run, requester="ana")
     if way == "reserve":
         try:
-            reserve_runs(ledger, "erp", ["web01"], run, by="ana", clock=clock)
+            reserve_runs(ledger, "erp", ["web01"], ctx)
         except RefusedError as error:
             return f"{error.where['rule']} {error.where.get('until', '')}"
-    admission = admit_runs(
-        ledger,
-        "erp",
-        run,
-        servers=["web01"],
-        by="ana",
-        is_run_alive=lambda dag_id, dag_run_id: True,
-        clock=clock,
-    )
+    admission = admit_runs(ledger, "erp", Asked(servers=["web01"]), ctx)
     if admission.granted:
         return f"granted {admission.granted[0].id}"
     until = admission.refused[0].until

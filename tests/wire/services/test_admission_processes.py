@@ -9,10 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.contexts import Alive
 from tests.depth import depth
 from tests.ledgers import within
 
-from wavelift.base.run import SystemClock
+from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Event, Ledger, SlotKind
 from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import standing
@@ -39,13 +40,11 @@ def _start(ledger: Ledger, number: int) -> subprocess.Popen[bytes]:
 def _wait_and_reclaim(ledger: Ledger, workers: dict[str, subprocess.Popen[bytes]]) -> None:
     """Until all have ended; what the ended ones hold is given to the others, as a `reserve` task would."""
 
-    def is_run_alive(dag_id: str, dag_run_id: str) -> bool:
-        return workers[dag_id].poll() is None
-
+    ctx = RunContext(DagRun("test", "r"), liveness=Alive(lambda run: workers[run.dag_id].poll() is None))
     while any(worker.poll() is None for worker in workers.values()):
-        reclaim(ledger, is_run_alive, every=timedelta(0), clock=SystemClock())
+        reclaim(ledger, ctx, every=timedelta(0))
         threading.Event().wait(0.1)
-    reclaim(ledger, is_run_alive, every=timedelta(0), clock=SystemClock())
+    reclaim(ledger, ctx, every=timedelta(0))
 
 
 def _replay(events: tuple[Event, ...]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contexts import Alive, context_of
 
 from wavelift.adapters.aws.ebs_snapshot import complete_snapshot, start_snapshot
 from wavelift.adapters.aws.ec2 import Ec2
@@ -15,7 +16,7 @@ from wavelift.adapters.vsphere import snapshots
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import MissingPrivilegeError, WaveliftError
 from wavelift.base.names import MADE_BY, run_hash, snapshot_name, tags
-from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
+from wavelift.base.run import CancelFlag, MemoryCheckpoints
 from wavelift.base.units import BLOCK, GIB, MIB
 from wavelift.services.dataplane.cleanup import sweep
 from wavelift.services.dataplane.messages import Admitted, CleanupReport, KnownRun, StandingSnapshot
@@ -66,7 +67,7 @@ def _sweep(
         dry_run=dry_run,
     )
     with stage.connect() as session:
-        return sweep(session, stage.access(), admitted, is_run_alive=lambda dag_id, run_id: run_id == "living")
+        return sweep(session, stage.access(), admitted, Alive(lambda run: run.dag_run_id == "living"))
 
 
 def _kinds(report: CleanupReport, key: str) -> dict[str, tuple[str, bool]]:
@@ -229,7 +230,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def _upload(stage: Stage, path: Path, store: MemoryCheckpoints, *, image_format: str = "auto") -> Any:
-    ctx = RunContext("upload/run/disk", checkpoints=store)
+    ctx = context_of("upload/run/disk", checkpoints=store)
     return upload_disk(
         stage.access(),
         path=str(path),

@@ -16,6 +16,7 @@ from wavelift.base.errors import Cancelled, CorruptStreamError, FencedError, Wav
 from wavelift.base.run import MemoryCheckpoints
 from wavelift.base.units import KIB, MIB
 from wavelift.rules.estimate import table
+from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane import guest_ports
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 
@@ -49,10 +50,10 @@ def test_inv_8_an_import_waits_while_the_account_is_full(stage: Stage, ours: int
     journey = stage.journey("web01")
     journey.import_limit = ours
     stage.aws.settings(import_limit=theirs)
-    seen: list[ImportRunning | ImportWaiting] = []
+    seen: list[ImportRunning | ImportWaiting | InQueue] = []
     foreign: list[str] = []
 
-    def watch(found: ImportRunning | ImportWaiting) -> None:
+    def watch(found: ImportRunning | ImportWaiting | InQueue) -> None:
         seen.append(found)
         if foreign and len(seen) == 3:
             stage.aws.client("ec2").cancel_import_task(ImportTaskId=foreign.pop())
@@ -67,7 +68,7 @@ def test_inv_8_an_import_waits_while_the_account_is_full(stage: Stage, ours: int
     assert done.tries["import"] == 1
     assert [type(one) for one in seen[:3]] == [ImportWaiting] * 3
     assert isinstance(seen[0], ImportWaiting)
-    assert "1" in seen[0].reason
+    assert "1" in seen[0].words
     stage.assert_imports_equal_source(done)
 
 
@@ -77,7 +78,7 @@ def test_inv_5_an_import_that_was_cancelled_under_us_is_submitted_again(stage: S
     journey = stage.journey("web01")
     cancelled: list[str] = []
 
-    def watch(found: ImportRunning | ImportWaiting) -> None:
+    def watch(found: ImportRunning | ImportWaiting | InQueue) -> None:
         # Not sooner: only from there on the rule, which is for one import, has been used up.
         if isinstance(found, ImportRunning) and found.phase == "converting" and not cancelled:
             cancelled.append(found.task_id)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contexts import context_of
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
@@ -18,6 +19,7 @@ from wavelift.base.run import MemoryCheckpoints, RunContext, SystemClock
 from wavelift.base.units import BLOCK, MIB
 from wavelift.ledger import migrations, replication_runs
 from wavelift.rules.wave_replication import ReplicationPlan
+from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.migration.launch import launch
@@ -160,7 +162,7 @@ def test_inv_6_an_import_under_way_of_an_older_export_is_ended(stage: Stage) -> 
     class Cleared(Exception):
         pass
 
-    def clear(found: ImportRunning | ImportWaiting) -> None:
+    def clear(found: ImportRunning | ImportWaiting | InQueue) -> None:
         if isinstance(found, ImportRunning) and found.phase == "converting":
             raise Cleared
 
@@ -190,9 +192,9 @@ def _send_again(copies: Copies, one: Try, ctx: RunContext) -> None:
     """The run is cleared from ``reserve``: a new vSphere snapshot is read, and recorded in place of the first."""
     copies.stage.vc.guest_write("copy01", 0, 6 * BLOCK, noise(311, 300))
     with copies.stage.connect() as session:
-        one.snapshot = take_snapshot(session, one.task, RunContext(one.run_key), replicates=True)
+        one.snapshot = take_snapshot(session, one.task, context_of(one.run_key), replicates=True)
     result = copies.replica.transfer(one)
-    assert record(copies.ledger, copies.stage.access(), result, ctx, is_run_alive=lambda *_: True) == ()
+    assert record(copies.ledger, copies.stage.access(), result, ctx) == ()
     copies.replica.end(one, result)
 
 

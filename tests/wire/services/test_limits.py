@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contexts import context_of
 
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.adapters.vsphere.session import connect
-from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
+from wavelift.base.run import CancelFlag, MemoryCheckpoints
 from wavelift.base.units import GIB, MBIT, MIB
 from wavelift.services.dataplane.messages import Admitted
 from wavelift.services.dataplane.preflight import run_preflight
@@ -51,8 +52,8 @@ def test_an_export_of_8_gib_adds_less_than_160_mib(stage: Stage, tmp_path: Path)
         wave = stage.wave("wide01", defaults={"launch": "none"})
         admitted = Admitted(wave=wave, mode="migrate", dag_id="d", run_id="r", requested_by="tester")
         with connect(config) as session:
-            (task,) = run_preflight(session, stage.access(), admitted, RunContext("d/r/*")).passed
-            taken = take_snapshot(session, task, RunContext(key))
+            (task,) = run_preflight(session, stage.access(), admitted, context_of("d/r/*")).passed
+            taken = take_snapshot(session, task, context_of(key))
             order = {
                 "phase": "export",
                 "task": task.dump(),
@@ -69,7 +70,7 @@ def test_an_export_of_8_gib_adds_less_than_160_mib(stage: Stage, tmp_path: Path)
                 [sys.executable, str(WORKER)], input=json.dumps(order), capture_output=True, text=True, timeout=200
             )
             answer = json.loads(done.stdout)
-            remove_snapshot(session, stage.access(), task, RunContext(key))
+            remove_snapshot(session, stage.access(), task, context_of(key))
     assert "result" in answer, answer
     (disk,) = answer["result"]["disks"]
     client = stage.aws.client("s3")

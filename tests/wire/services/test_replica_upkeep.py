@@ -8,29 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contexts import Alive
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, ProofError, SpecError
 from wavelift.base.names import snapshot_name
-from wavelift.base.run import CancelFlag, SystemClock
+from wavelift.base.run import CancelFlag, DagRun, RunContext, SystemClock
 from wavelift.base.units import BLOCK
-from wavelift.ledger import DagRun, SnapshotState, jobs, replication_runs, waves
+from wavelift.ledger import SnapshotState, jobs, replication_runs, waves
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.replication import JobState
 from wavelift.rules.wave_replication import ReplicationPlan
+from wavelift.services.common.request import RunRequest
 from wavelift.services.dataplane.cleanup import sweep
 from wavelift.services.dataplane.messages import SNAPSHOT_KIND, CleanupReport
 from wavelift.services.dataplane.verify_replicated import verify_recorded
 from wavelift.services.migration import admit as wave_runs
-from wavelift.services.migration.admit import RunRequest
+from wavelift.services.migration.report import Ended as EndedWave
 from wavelift.services.migration.report import finish as finish_wave
-from wavelift.services.replication.admit import ReplicateRequest, admit
+from wavelift.services.replication.admit import admit
 from wavelift.services.replication.deletion import delete_job
 from wavelift.services.replication.jobs import JobOrder, create_jobs, update_job
 from wavelift.services.replication.outcome import fail_run
-from wavelift.services.replication.report import finish
+from wavelift.services.replication.report import Ended, finish
 from wavelift.services.replication.requests import runs_to_verify
 from wavelift.services.replication.upkeep import DeletedJob, delete_outside
 
@@ -73,15 +75,10 @@ def frozen_run(copies: Copies) -> Any:
 
 
 def delete(copies: Copies, job_id: str, *, alive: bool = False) -> DeletedJob:
-    return delete_outside(
-        copies.ledger,
-        lambda *_: copies.stage.access(),
-        job_id,
-        by="test",
-        is_run_alive=lambda *_: alive,
-        cancel=CancelFlag(),
-        clock=CLOCK,
+    ctx = RunContext(
+        DagRun(f"{WAVE}.replicate", "deleting"), requester="test", clock=CLOCK, liveness=Alive(lambda run: alive)
     )
+    return delete_outside(copies.ledger, lambda *_: copies.stage.access(), job_id, ctx)
 
 
 def objects(stage: Stage, run_key: str) -> list[str]:
@@ -129,12 +126,12 @@ def test_sms_09_a_run_that_was_under_way_is_deleted_with_its_job(stage: Stage, c
 
 def clean_up(copies: Copies) -> CleanupReport:
     """What `wavelift cleanup` does: the run's admission, its look at vCenter, its report."""
-    run = DagRun(f"{WAVE}.migrate", "cleaning")
-    request = RunRequest(run, WAVE, {"mode": "cleanup", "dry_run": False}, "test", "api")
-    admitted = wave_runs.admit(copies.ledger, request, lambda _: copies.stage.wave("copy01"), clock=CLOCK)
+    ctx = RunContext(DagRun(f"{WAVE}.migrate", "cleaning"), requester="test", clock=CLOCK)
+    request = RunRequest(WAVE, {"mode": "cleanup", "dry_run": False})
+    admitted = wave_runs.admit(copies.ledger, request, lambda _: copies.stage.wave("copy01"), ctx)
     with copies.stage.connect() as session:
-        swept = sweep(session, copies.stage.access(), admitted, is_run_alive=lambda *_: False)
-    assert finish_wave(copies.ledger, run, None, (), clock=CLOCK, swept=swept).succeeded
+        swept = sweep(session, copies.stage.access(), admitted, Alive(lambda run: False))
+    assert finish_wave(copies.ledger, EndedWave(None, swept=swept), ctx).succeeded
     return swept
 
 
@@ -162,14 +159,14 @@ def test_sms_09_a_vsphere_snapshot_that_may_stand_keeps_the_job_until_housekeepi
     assert within(copies.ledger.read(), jobs.get, run.job_id).state is JobState.DELETED
 
 
-def request(mode: str, **conf: Any) -> ReplicateRequest:
-    run = DagRun(f"{WAVE}.replicate", f"manual__{mode}")
-    return ReplicateRequest(run, WAVE, {"mode": mode, "servers": None, "note": None, **conf}, "test")
+def request(mode: str, **conf: Any) -> RunRequest:
+    return RunRequest(WAVE, {"mode": mode, "servers": None, "note": None, **conf})
 
 
-def ask(copies: Copies, asked: ReplicateRequest, clock: SystemClock = CLOCK) -> Any:
+def ask(copies: Copies, asked: RunRequest, clock: SystemClock = CLOCK) -> Any:
     wave = copies.stage.wave("copy01")
-    return admit(copies.ledger, asked, lambda _: wave, is_run_alive=lambda *_: True, clock=clock)
+    run = DagRun(f"{WAVE}.replicate", f"manual__{asked.conf['mode']}")
+    return admit(copies.ledger, asked, lambda _: wave, RunContext(run, requester="test", clock=clock))
 
 
 def test_a_run_that_deletes_or_verifies_admits_no_server(copies: Copies) -> None:
@@ -211,7 +208,9 @@ def test_sms_10_the_first_run_after_a_term_comes_near_warns(copies: Copies) -> N
     (words,) = found.warnings
     assert words.startswith("copy01: the term of its replication ends in less than 14 days (")
     assert f"wavelift jobs extend {run.job_id}" in words
-    report = finish(copies.ledger, DagRun(f"{WAVE}.replicate", "none"), found, None, (), clock=CLOCK, tidy=lambda _: "")
+    report = finish(
+        copies.ledger, Ended(found, None), RunContext(DagRun(f"{WAVE}.replicate", "none")), tidy=lambda _: ""
+    )
     assert report.warnings == (words,)
     assert ask(copies, request("replicate"), clock=Later()).warnings == (), "each is given once"
 
@@ -237,16 +236,8 @@ def test_inv_1_a_recorded_run_is_read_back_and_quarantined_when_it_lies(stage: S
     assert "copy01" in str(caught.value)
     run = DagRun(f"{WAVE}.replicate", "manual__verify")
     for _ in range(2):  # the report may be told again after a clear
-        report = finish(
-            copies.ledger,
-            run,
-            None,
-            None,
-            (),
-            clock=CLOCK,
-            tidy=lambda _: "",
-            wrong={second.id: str(caught.value)},
-        )
+        ended = Ended(None, None, wrong={second.id: str(caught.value)})
+        report = finish(copies.ledger, ended, RunContext(run), tidy=lambda _: "")
         assert not report.succeeded
     assert within(copies.ledger.read(), replication_runs.get, second.id).quarantine == str(caught.value)
     with pytest.raises(SpecError, match="no recorded run"):

@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contexts import context_of
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.errors import MissingPrivilegeError, PermanentError, ProofError, RefusedError
-from wavelift.base.run import RunContext, SystemClock
+from wavelift.base.run import DagRun, RunContext, SystemClock
 from wavelift.base.units import BLOCK
-from wavelift.ledger import DagRun, Ledger, replication_runs
+from wavelift.ledger import Ledger, replication_runs
 from wavelift.ledger.lineage import read_lineage
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.slots import standing
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.verify_replicated import verify_replicated
-from wavelift.services.replication.admission import admit_runs
-from wavelift.services.replication.image import MadeImage, RunImage, tidy_run
+from wavelift.services.replication.admission import Asked, admit_runs
+from wavelift.services.replication.image import MadeImage, advance_image, tidy_run
 from wavelift.services.replication.jobs import JobOrder, create_jobs, update_job
 from wavelift.services.replication.outcome import fail_run, quarantine_run
 from wavelift.services.replication.record import record
@@ -54,33 +55,18 @@ class Copies:
             self.replica.transfer(one)
             one = self.replica.again(one)
         dag_id, run_id, _ = one.run_key.split("/")
-        admitted = admit_runs(
-            self.ledger,
-            WAVE,
-            DagRun(dag_id, run_id),
-            servers=[self.replica.server],
-            by="test",
-            is_run_alive=lambda *_: True,
-            clock=SystemClock(),
-        )
+        asked = Asked(servers=[self.replica.server])
+        admitted = admit_runs(self.ledger, WAVE, asked, RunContext(DagRun(dag_id, run_id), requester="test"))
         assert not admitted.refused, admitted
-        ctx = RunContext(one.run_key)
+        ctx = context_of(one.run_key)
         result = self.replica.transfer(one)
-        assert record(self.ledger, self.stage.access(), result, ctx, is_run_alive=lambda *_: True) == ()
+        assert record(self.ledger, self.stage.access(), result, ctx) == ()
         self.replica.end(one, result)
         return one, ctx, admitted.granted[0]
 
     def image(self, one: Try, ctx: RunContext) -> MadeImage:
         for _ in range(1200):
-            found = RunImage(
-                self.ledger,
-                self.stage.access(),
-                one.task,
-                self.replica.results[-1],
-                ctx,
-                limit=5,
-                is_run_alive=lambda *_: True,
-            ).advance()
+            found = advance_image(self.ledger, self.stage.access(), one.task, self.replica.results[-1], ctx, limit=5)
             if isinstance(found, MadeImage):
                 self.images.append(found.image_id)
                 return found

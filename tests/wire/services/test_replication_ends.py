@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.contexts import context_of
 
 from wavelift.adapters.aws import bulk
 from wavelift.adapters.aws.access import AwsAccess
@@ -71,7 +72,7 @@ def test_a_guard_is_obeyed_while_no_segment_can_be_stored(
         stage.aws.rule(service="s3", operation="PutObject", code="ServiceUnavailable", status=503)
         stage.aws.rule(service="ebs", operation="PutSnapshotBlock", skip=8, latency=1.5)
         with pytest.raises(LastingGuardError):
-            _transfer(big, one, RunContext(one.run_key, checkpoints=one.checkpoints))
+            _transfer(big, one, context_of(one.run_key, checkpoints=one.checkpoints))
         assert time.monotonic() - breached[0] < AT_ONCE_S
     finally:
         stage.clear_rules()
@@ -85,7 +86,7 @@ def _defaults() -> dict[str, Any]:
 def test_a_cancel_is_obeyed_while_the_last_manifest_can_not_be_read(stage: Stage, big: Replica) -> None:
     big.run()
     one = big.begin()
-    ctx = RunContext(one.run_key, checkpoints=one.checkpoints)
+    ctx = context_of(one.run_key, checkpoints=one.checkpoints)
     asked = threading.Timer(2.0, lambda: ctx.cancel.set("killed"))
     started = time.monotonic()
     try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests.contexts import context_of
 
 from wavelift.base.domain import Severity
-from wavelift.base.run import RunContext
 from wavelift.services.dataplane.messages import Admitted, PreflightReport
 from wavelift.services.dataplane.preflight import run_preflight
 
@@ -18,7 +18,7 @@ def look(stage: Stage, *servers: str | dict[str, str]) -> PreflightReport:
     wave = stage.wave(*servers)
     admitted = Admitted(wave=wave, mode="preflight", dag_id="lab.migrate", run_id="r", requested_by="test")
     with stage.connect() as session:
-        return run_preflight(session, stage.access(), admitted, RunContext("lab.migrate/r/*"))
+        return run_preflight(session, stage.access(), admitted, context_of("lab.migrate/r/*"))
 
 
 def test_a_vm_that_two_entries_select_stops_alone(stage: Stage) -> None:

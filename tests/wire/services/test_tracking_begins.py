@@ -8,10 +8,11 @@ from functools import partial
 
 import pytest
 from pyVmomi import vim
+from tests.contexts import context_of
 
 from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.adapters.vsphere.tracking import enable_tracking
-from wavelift.base.run import CancelFlag, MemoryCheckpoints, RunContext
+from wavelift.base.run import CancelFlag, MemoryCheckpoints
 from wavelift.base.units import BLOCK, MIB
 from wavelift.services.dataplane.snapshot import TRACKING_KEY, take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
@@ -74,11 +75,11 @@ def test_a_try_cut_short_after_tracking_began_is_followed_by_one_that_knows(stag
     journey = stage.journey("copy01", defaults={"change_tracking": "enable"})
     (task,) = journey.preflight()
     checkpoints = MemoryCheckpoints()  # Airflow's task state store: it outlives a try
-    ctx = RunContext(journey.ctx(task, "snapshot").run_key, checkpoints=checkpoints)
+    ctx = context_of(journey.ctx(task, "snapshot").run_key, checkpoints=checkpoints)
     with stage.connect() as session:
         tries = [take_snapshot(session, task, ctx, replicates=True) for _ in range(2)]
         remove_snapshot(session, stage.access(), task, ctx)
-        new_store = RunContext(ctx.run_key)
+        new_store = context_of(ctx.run_key)
         after = take_snapshot(session, task, new_store, replicates=True)
         remove_snapshot(session, stage.access(), task, new_store)
     assert tracks(stage)
@@ -104,7 +105,7 @@ def test_inv_3_a_snapshot_of_which_nothing_was_noted_is_not_built_on(stage: Stag
     web.run()
     journey = stage.journey("copy01", defaults={"change_tracking": "enable"})
     (task,) = journey.preflight()
-    ctx = RunContext(journey.ctx(task, "snapshot").run_key, checkpoints=MemoryCheckpoints())
+    ctx = context_of(journey.ctx(task, "snapshot").run_key, checkpoints=MemoryCheckpoints())
     with stage.connect() as session:
         ids = []
         for note in (None, "as-an-older-release-wrote-it", {"2000": "another lineage"}):
@@ -125,7 +126,7 @@ def test_inv_3_what_happened_after_the_snapshot_was_removed_nobody_knows(stage: 
     """The same run, cleared: its state store outlives the snapshot."""
     journey = stage.journey("copy01", defaults={"change_tracking": "enable"})
     (task,) = journey.preflight()
-    ctx = RunContext(journey.ctx(task, "snapshot").run_key, checkpoints=MemoryCheckpoints())
+    ctx = context_of(journey.ctx(task, "snapshot").run_key, checkpoints=MemoryCheckpoints())
     taken = []
     with stage.connect() as session:
         for _ in range(2):

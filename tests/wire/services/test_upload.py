@@ -7,9 +7,10 @@ import random
 from pathlib import Path
 
 import pytest
+from tests.contexts import context_of
 
 from wavelift.base.errors import NotFoundError, ProofError
-from wavelift.base.run import Progress, RunContext
+from wavelift.base.run import Progress
 from wavelift.base.units import MIB
 from wavelift.services.dataplane.upload import upload_disk
 
@@ -30,7 +31,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_stored(stage: Stage, raw: P
     def touch(progress: Progress) -> None:
         os.utime(raw, ns=(1, 1))
 
-    ctx = RunContext("d/r/upload", progress=touch)
+    ctx = context_of("d/r/upload", progress=touch)
     with pytest.raises(ProofError, match="changed while it was uploaded"):
         upload_disk(stage.access(), path=str(raw), bucket=stage.account.bucket, key=KEY, image_format="auto", ctx=ctx)
     assert stage.aws.client("s3").list_objects_v2(Bucket=stage.account.bucket, Prefix="uploads/").get("KeyCount") == 0
@@ -44,5 +45,5 @@ def test_a_file_that_is_not_there_is_said_so(stage: Stage, tmp_path: Path) -> No
             bucket=stage.account.bucket,
             key=KEY,
             image_format="auto",
-            ctx=RunContext("d/r/upload"),
+            ctx=context_of("d/r/upload"),
         )

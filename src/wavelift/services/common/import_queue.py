@@ -8,16 +8,12 @@ from dataclasses import dataclass
 
 from wavelift.base.errors import FencedError, WaveliftError
 from wavelift.base.run import RunContext
-from wavelift.ledger import DagRun, Ledger, SlotKind
-from wavelift.ledger.records import Slot
+from wavelift.ledger import Ledger, SlotKind
 from wavelift.ledger.slots import standing
 from wavelift.services.common import slots as admission
-from wavelift.services.common.slots import Granted, IsRunAlive, Queued
+from wavelift.services.common.slots import Granted, InQueue, Queued, SlotRequest
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.messages import ServerTask
-
-IsHolderAlive = Callable[[Slot], bool]
-"""Whether the task behind a place may still go on, asked of Airflow. True when that cannot be told."""
 
 
 def import_scope(task: ServerTask) -> str:
@@ -29,25 +25,22 @@ def import_scope(task: ServerTask) -> str:
 class ImportPlace:
     """The place of one server's import.
 
-    :param run: the DAG run that asks. :param limit: imports of ours in this account and region.
+    :param limit: imports of ours in this account and region.
     """
 
     ledger: Ledger
     task: ServerTask
     ctx: RunContext
-    run: DagRun
     limit: int
-    is_run_alive: IsRunAlive
-    is_holder_alive: IsHolderAlive = lambda slot: True
 
-    def submit(self, start: Callable[[], ImportRunning | ImportWaiting]) -> ImportRunning | ImportWaiting:
+    def submit(self, start: Callable[[], ImportRunning | ImportWaiting]) -> ImportRunning | ImportWaiting | InQueue:
         """Call ``start`` once a place is won; until then say which one of the queue it is."""
         slot = self._ask()
         if not isinstance(slot, Granted):
             self._free_dead_holders()
             slot = self._ask()
         if not isinstance(slot, Granted):
-            return ImportWaiting(f"place {slot.position} among our own imports", queued=True)
+            return InQueue(self._request(), f"place {slot.position} among our own imports")
         with self.given_back_on_error():
             return start()
 
@@ -68,24 +61,18 @@ class ImportPlace:
 
     def _ask(self) -> Granted | Queued:
         scope = import_scope(self.task)
-        admission.reclaim(self.ledger, self.is_run_alive, kind=SlotKind.IMPORT, scope=scope, clock=self.ctx.clock)
-        return admission.request_slot(
-            self.ledger,
-            kind=SlotKind.IMPORT,
-            scope=scope,
-            holder=self.ctx.run_key,
-            dag_id=self.run.dag_id,
-            dag_run_id=self.run.dag_run_id,
-            limit=self.limit,
-            clock=self.ctx.clock,
-        )
+        admission.reclaim(self.ledger, self.ctx, kind=SlotKind.IMPORT, scope=scope)
+        return admission.request_slot(self.ledger, self._request(), self.ctx)
+
+    def _request(self) -> SlotRequest:
+        return SlotRequest(SlotKind.IMPORT, import_scope(self.task), self.ctx.run_key, self.limit)
 
     def _free_dead_holders(self) -> None:
         """A task that failed for good, or was marked failed, in a living run gives nothing back by itself."""
         with self.ledger.read() as tx:
             queue = standing(tx, SlotKind.IMPORT, import_scope(self.task))
         for slot in queue:
-            if slot.holder != self.ctx.run_key and not self.is_holder_alive(slot):
+            if slot.holder != self.ctx.run_key and not self.ctx.liveness.holder(slot.run, slot.holder, slot.kind):
                 self._release(slot.holder, "its import task has ended")
 
     def _release(self, holder: str, reason: str) -> None:

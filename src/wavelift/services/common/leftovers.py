@@ -7,9 +7,8 @@ from functools import partial
 from typing import Any
 
 from wavelift.base.names import run_hash
-from wavelift.base.run import Clock
+from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import (
-    DagRun,
     Ledger,
     Migration,
     Page,
@@ -72,8 +71,9 @@ def standing_snapshots(ledger: Ledger) -> Iterator[StandingSnapshot]:
             )
 
 
-def record_removed(ledger: Ledger, run: DagRun, swept: CleanupReport, clock: Clock) -> Iterator[str]:
+def record_removed(ledger: Ledger, swept: CleanupReport, ctx: RunContext) -> Iterator[str]:
     """Write down what was removed, so that its server is free again; words about what could not be."""
+    run, clock = ctx.run, ctx.clock
     for one in swept.leftovers:
         if one.error:
             yield f"{one.name}: {one.error}"

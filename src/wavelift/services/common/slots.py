@@ -8,22 +8,34 @@ first ``f`` waiters may take one; none of them can lose it to another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from wavelift.base.errors import PermanentError
-from wavelift.base.run import Clock
+from wavelift.base.run import Clock, DagRun, RunContext
 from wavelift.ledger import slots
 from wavelift.ledger.database import Ledger
-from wavelift.ledger.records import DagRun, Slot, SlotKind
-
-IsRunAlive = Callable[[str, str], bool]
-"""``(dag_id, dag_run_id)`` → whether the run is still queued or running. True when that cannot be told."""
+from wavelift.ledger.records import Slot, SlotKind
 
 ASK_EVERY: Final = timedelta(seconds=30)
 """How often Airflow is asked about one run, however many wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRequest:
+    """One holder's request for a slot.
+
+    :param scope: connector for transfers, account and region for imports.
+    :param holder: run key.
+    :param limit: slots of this scope. When it was lowered, those granted before keep theirs.
+    """
+
+    kind: SlotKind
+    scope: str
+    holder: str
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +57,29 @@ class Queued:
     ready: bool = False
 
 
-def request_slot(
-    ledger: Ledger,
-    *,
-    kind: SlotKind,
-    scope: str,
-    holder: str,
-    dag_id: str,
-    dag_run_id: str,
-    limit: int,
-    clock: Clock,
-) -> Granted | Queued:
-    """Take a slot, or a place in the queue. A repeated call of the same holder keeps slot and place.
+@dataclass(frozen=True, slots=True)
+class InQueue:
+    """A request that waits: all slots of its scope are taken.
 
-    :param scope: connector for transfers, region for imports.
-    :param holder: run key.
-    :param limit: slots of this scope. When it was lowered, those granted before keep theirs.
+    :param words: for people, about its place in the queue.
     """
-    _check_limit(limit)
+
+    request: SlotRequest
+    words: str
+
+
+def request_slot(ledger: Ledger, request: SlotRequest, ctx: RunContext) -> Granted | Queued:
+    """Take a slot, or a place in the queue. A repeated call of the same holder keeps slot and place."""
+    kind, scope, holder, clock = request.kind, request.scope, request.holder, ctx.clock
+    _check_limit(request.limit)
     with ledger.write(slots.lock_name(kind, scope)) as tx:
         mine = _find(slots.standing(tx, kind, scope), holder)
         if mine is None:
-            run = DagRun(dag_id, dag_run_id)
-            slots.enqueue(tx, kind=kind, scope=scope, holder=holder, run=run, at=clock.now())
+            slots.enqueue(tx, kind=kind, scope=scope, holder=holder, run=ctx.run, at=clock.now())
         else:
             slots.ask_again(tx, mine)
         queue = slots.standing(tx, kind, scope)
-        found = _standing_of(queue, holder, limit)
+        found = _standing_of(queue, holder, request.limit)
         if isinstance(found, Queued) and found.ready:
             now = clock.now()
             slots.grant(tx, queue[-1] if mine is None else mine, at=now)
@@ -107,29 +115,28 @@ def release_slot(
 
 def reclaim(
     ledger: Ledger,
-    is_run_alive: IsRunAlive,
+    ctx: RunContext,
     *,
     kind: SlotKind | None = None,
     scope: str | None = None,
     every: timedelta = ASK_EVERY,
-    clock: Clock,
 ) -> tuple[Slot, ...]:
     """Free the slots and places of DAG runs that have ended; what was freed.
 
     Airflow is asked outside any transaction, at most once per run and ``every``. Should the run come back to life and
-    ask for its slot meanwhile, it keeps it: the answer was about the time before. What ``is_run_alive`` raises goes on
-    to the caller, and nothing is freed.
+    ask for its slot meanwhile, it keeps it: the answer was about the time before. An error of
+    ``ctx.liveness`` goes on to the caller, and nothing is freed.
     """
-    now = clock.now()
+    now = ctx.clock.now()
     with ledger.read() as tx:
         queue = slots.standing(tx, kind, scope)
     asked = slots.by_run(queue)
     due = {run: found for run, found in asked.items() if _due(found, now, every)}
-    dead = {run for run in due if not is_run_alive(run.dag_id, run.dag_run_id)}
+    dead = {run for run in due if not ctx.liveness.run(run)}
     freed: list[Slot] = []
     for part in sorted({(each.kind, each.scope) for found in due.values() for each in found}):
         seen = [each for found in due.values() for each in found if (each.kind, each.scope) == part]
-        freed += _free(ledger, part, seen, dead, clock)
+        freed += _free(ledger, part, seen, dead, ctx.clock)
     return tuple(freed)
 
 

@@ -18,7 +18,7 @@ from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.errors import BusyError, NotFoundError, WaveliftError
 from wavelift.base.names import MADE_BY, SNAPSHOT_PREFIX, TAG_RUN, TAG_WAVE, slug
-from wavelift.base.run import CancelFlag
+from wavelift.base.run import CancelFlag, DagRun, Liveness
 from wavelift.services.dataplane.messages import SNAPSHOT_KIND, Admitted, CleanupReport, Leftover, StandingSnapshot
 from wavelift.services.dataplane.staging import DISK_SUFFIX
 from wavelift.services.dataplane.unfinished import noted_seeds
@@ -37,17 +37,13 @@ class _Found:
     remove: Callable[[], object]
 
 
-IsRunAlive = Callable[[str, str], bool]
-"""``(dag_id, dag_run_id)`` → whether the run is queued or running."""
-
-
-def sweep(session: VsphereSession, access: AwsAccess, admitted: Admitted, *, is_run_alive: IsRunAlive) -> CleanupReport:
+def sweep(session: VsphereSession, access: AwsAccess, admitted: Admitted, liveness: Liveness) -> CleanupReport:
     """Look through the wave's vCenter and its environment; remove what ended runs left unless it is a dry run.
 
     AMIs, their snapshots, instances and manifests are results, not leftovers: they stay. What a run made that our
     ledger does not know may belong to another installation and stays too.
 
-    :param is_run_alive: asked right before each removal: an ended run lives again as soon as a server is cleared.
+    :param liveness: asked right before each removal: an ended run lives again as soon as a server is cleared.
     """
     owners = {hash: run for run in admitted.runs for hash in run.hashes}
 
@@ -55,7 +51,7 @@ def sweep(session: VsphereSession, access: AwsAccess, admitted: Admitted, *, is_
         run = owners.get(hash)
         if run is None:
             return "unknown"
-        return "living run" if is_run_alive(run.dag_id, run.run_id) else "ended run"
+        return "living run" if liveness.run(DagRun(run.dag_id, run.run_id)) else "ended run"
 
     return CleanupReport(
         wave=admitted.wave.wave,

@@ -48,13 +48,12 @@ class ImportRunning:
 
 @dataclass(frozen=True, slots=True)
 class ImportWaiting:
-    """No place for another import: ``queued`` in our own ledger, or the account is full.
+    """The account has no place for another import.
 
     :param below: how few imports must be active in the account before it is worth asking again.
     """
 
-    reason: str
-    queued: bool = False
+    words: str
     below: int = 0
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from wavelift.base.catalog import CatalogIndex, CatalogRow, ConnectorHealth
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
-from wavelift.base.run import Clock
-from wavelift.ledger import Connector, DagRun, Ledger, SlotKind, Tx, catalog, connectors, jobs, migrations, slots, waves
+from wavelift.base.run import Clock, RunContext
+from wavelift.ledger import Connector, Ledger, SlotKind, Tx, catalog, connectors, jobs, migrations, slots, waves
 from wavelift.rules.conf import HealthConf, ImportConf
 
 
@@ -45,9 +45,7 @@ class HealthRequest(Message):
     region: str = ""
 
 
-def begin_import(
-    ledger: Ledger, conf: Mapping[str, Any], *, connector: str, run: DagRun, by: str, clock: Clock
-) -> ImportTicket:
+def begin_import(ledger: Ledger, conf: Mapping[str, Any], ctx: RunContext, *, connector: str) -> ImportTicket:
     """Check the run's conf and begin a generation; a repeated call of the same run goes on with its own.
 
     :raises SpecError: an unknown key, or no connection and the connector is not registered with one.
@@ -57,7 +55,9 @@ def begin_import(
         known = connectors.find(tx, connector)
     connection = _connection(asked, connector, known)
     with ledger.write(catalog.lock_name(connection)) as tx:
-        started = catalog.begin_import(tx, connection, connector=connector, run=run, by=by, clock=clock)
+        started = catalog.begin_import(
+            tx, connection, connector=connector, run=ctx.run, by=ctx.requester, clock=ctx.clock
+        )
     return ImportTicket(connection=connection, connector=connector, generation=started.generation)
 
 

@@ -2,83 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection
 
 from wavelift.base.domain import ExportResult
 from wavelift.base.errors import SpecError
-from wavelift.base.run import Clock
-from wavelift.ledger import (
-    DagRun,
-    Ledger,
-    Migration,
-    migrations,
-    waves,
-)
+from wavelift.base.run import RunContext
+from wavelift.ledger import Ledger, Migration, migrations, waves
 from wavelift.rules.conf import MigrateConf
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.common.leftovers import known_runs, standing_snapshots
+from wavelift.services.common.request import RunRequest
 from wavelift.services.dataplane.messages import (
     Admitted,
     Imported,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What triggered a run: Airflow's conf and who sent it."""
-
-    run: DagRun
-    wave: str
-    conf: Mapping[str, Any]
-    requested_by: str
-    source: str
-    """``ui``, ``api`` or ``schedule``."""
-
-
-def admit(
-    ledger: Ledger,
-    request: RunRequest,
-    load: Callable[[str], ResolvedWave],
-    *,
-    clock: Clock,
-) -> Admitted:
+def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext) -> Admitted:
     """Check the conf, resolve the spec and freeze it for the run. A repeated call returns what was frozen first.
 
     :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
     """
     conf = MigrateConf.read(request.conf, wave=request.wave)
     with ledger.read() as tx:
-        known = waves.find(tx, request.run)
-    frozen = Admitted.load(known.spec) if known else _resolve(ledger, request, conf, load)
+        known = waves.find(tx, ctx.run)
+    frozen = Admitted.load(known.spec) if known else _resolve(ledger, conf, load(request.wave), ctx)
     with ledger.write(waves.LOCK) as tx:
         waves.freeze_wave_run(
             tx,
-            run=request.run,
+            run=ctx.run,
             wave=request.wave,
             mode=frozen.mode,
-            requested_by=request.requested_by,
+            requested_by=ctx.requester,
             source=request.source,
             spec=frozen.dump(),
             note=conf.note or "",
-            clock=clock,
+            clock=ctx.clock,
         )
     return frozen
 
 
-def _resolve(ledger: Ledger, request: RunRequest, conf: MigrateConf, load: Callable[[str], ResolvedWave]) -> Admitted:
+def _resolve(ledger: Ledger, conf: MigrateConf, wave: ResolvedWave, ctx: RunContext) -> Admitted:
     mode = conf.mode
-    wave = load(request.wave).choose(conf.servers)
+    wave = wave.choose(conf.servers)
     if mode == "migrate" and conf.launch != "spec":
         wave = wave.with_launch(conf.launch)
-    named = _named(ledger, request.wave, conf.migrations or ())
+    named = _named(ledger, wave.wave, conf.migrations or ())
     return Admitted(
         wave=wave,
         mode=mode,
-        dag_id=request.run.dag_id,
-        run_id=request.run.dag_run_id,
-        requested_by=request.requested_by,
+        dag_id=ctx.run.dag_id,
+        run_id=ctx.run.dag_run_id,
+        requested_by=ctx.requester,
         migrations=tuple(each.id for each in named),
         imported=tuple(_imported(each) for each in named) if mode == "verify" else (),
         dry_run=conf.dry_run,

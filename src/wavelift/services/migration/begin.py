@@ -3,60 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from wavelift.base.errors import BusyError, PermanentError
-from wavelift.base.run import Clock
+from wavelift.base.run import RunContext
 from wavelift.ledger import connectors, migrations, servers, waves
 from wavelift.ledger.database import Ledger, Tx
-from wavelift.ledger.records import DagRun, Migration, SourceServer
+from wavelift.ledger.records import Migration, SourceServer
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services.common.slots import IsRunAlive
 
 
-def begin_migration(
-    ledger: Ledger,
-    *,
-    run_key: str,
-    run: DagRun,
-    wave: str,
-    server: SourceServer,
-    connector: str,
-    region: str,
-    is_run_alive: IsRunAlive,
-    map_index: int = -1,
-    bytes_total: int = 0,
-    clock: Clock,
-) -> Migration:
+@dataclass(frozen=True, slots=True)
+class NewMigration:
+    """What is to be migrated, and where.
+
+    :param bytes_total: of all its disks.
+    """
+
+    wave: str
+    server: SourceServer
+    connector: str
+    region: str
+    bytes_total: int = 0
+
+
+def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Migration:
     """Put one server's migration on the list as queued; its id is known from here on (AMP-04).
 
-    Called again for the same ``run_key`` (a retry, or the server was cleared) it continues the same migration. A wish
-    to cancel stays when the migration was still active, and goes when it had ended: clearing it says "go on".
+    Called again for the same ``ctx.run_key`` (a retry, or the server was cleared) it continues the same migration. A
+    request to cancel stays when the migration was still active. It goes when the migration had ended: clearing it
+    means "continue".
 
     :raises BusyError: when another run that still lives has the server; names that run.
     :raises NotFoundError: when the wave run was not frozen.
     :raises PermanentError: it is new and its connector is in maintenance; one that has begun goes on (AMP-05).
     """
-    ended = _ended_rivals(ledger, run_key, run, server, is_run_alive)
-    now = clock.now()
+    server = wanted.server
+    ended = _ended_rivals(ledger, server, ctx)
+    now = ctx.clock.now()
     with ledger.write(servers.LOCK) as tx:
-        waves.get(tx, run)
+        waves.get(tx, ctx.run)
         server_id = servers.remember(tx, server, at=now)
         for rival in migrations.occupying(tx, server_id):
-            if rival.run_key != run_key:
+            if rival.run_key != ctx.run_key:
                 _displace(tx, rival, server, ended, now)
-        known = migrations.find(tx, migrations.migration_id(run_key), lock=True)
+        known = migrations.find(tx, migrations.migration_id(ctx.run_key), lock=True)
         place: dict[str, Any] = {
-            "map_index": map_index,
-            "connector": connector,
-            "region": region,
-            "bytes_total": bytes_total,
+            "map_index": ctx.map_index,
+            "connector": wanted.connector,
+            "region": wanted.region,
+            "bytes_total": wanted.bytes_total,
         }
         if known is None:
-            _refuse_in_maintenance(tx, connector, server)
+            _refuse_in_maintenance(tx, wanted.connector, server)
             return migrations.insert(
-                tx, at=now, run=run, run_key=run_key, wave=wave, server=server.name, server_id=server_id, **place
+                tx,
+                at=now,
+                run=ctx.run,
+                run_key=ctx.run_key,
+                wave=wanted.wave,
+                server=server.name,
+                server_id=server_id,
+                **place,
             )
         if known.state.terminal:
             place["cancel_requested"] = False
@@ -76,17 +86,17 @@ def _refuse_in_maintenance(tx: Tx, connector: str, server: SourceServer) -> None
         )
 
 
-def _ended_rivals(
-    ledger: Ledger, run_key: str, run: DagRun, server: SourceServer, is_run_alive: IsRunAlive
-) -> dict[str, int]:
+def _ended_rivals(ledger: Ledger, server: SourceServer, ctx: RunContext) -> dict[str, int]:
     """Migrations that have the server though their run has ended, each with the version that was seen before asking."""
     with ledger.read() as tx:
         known = servers.find(tx, source=server.source, identity=server.identity)
     if known is None:
         return {}
     with ledger.read() as tx:
-        rivals = [each for each in migrations.occupying(tx, known.id) if each.run_key != run_key and each.run != run]
-    alive = {each.run: is_run_alive(each.dag_id, each.dag_run_id) for each in rivals}
+        rivals = [
+            each for each in migrations.occupying(tx, known.id) if each.run_key != ctx.run_key and each.run != ctx.run
+        ]
+    alive = {each.run: ctx.liveness.run(each.run) for each in rivals}
     return {each.id: each.version for each in rivals if not alive[each.run]}
 
 

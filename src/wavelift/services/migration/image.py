@@ -14,8 +14,8 @@ from wavelift.base.names import instant_of
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services.common.import_queue import ImportPlace, IsHolderAlive
-from wavelift.services.common.slots import IsRunAlive
+from wavelift.services.common.import_queue import ImportPlace
+from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting, remove_outdated
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
@@ -30,55 +30,47 @@ class ImportDone:
     result: ImportResult
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """The disks of a server that lie in S3.
+
+    :param verified: how they were read back; None: they were not.
+    """
+
+    task: ServerTask
+    export: ExportResult
+    verified: VerifyResult | None
+
+
 def advance_import(
-    ledger: Ledger,
-    access: AwsAccess,
-    task: ServerTask,
-    export: ExportResult,
-    verified: VerifyResult | None,
-    ctx: RunContext,
-    *,
-    limit: int,
-    is_run_alive: IsRunAlive,
-    is_holder_alive: IsHolderAlive = lambda slot: True,
-) -> ImportDone | ImportRunning | ImportWaiting:
+    ledger: Ledger, access: AwsAccess, staged: Staged, ctx: RunContext, *, limit: int
+) -> ImportDone | ImportRunning | ImportWaiting | InQueue:
     """Bring the import one step further: submit it, find it running, or finish it. Never submits a second one.
 
     :raises WaveliftError: when the import failed, with AWS's words and our reading.
     :raises PermanentError: when a person cancelled the migration; the import is cancelled with it.
     """
-    with located(server=task.name):
-        return _Import(ledger, access, task, export, ctx, limit, is_run_alive, is_holder_alive).advance(verified)
+    with located(server=staged.task.name):
+        return _Import(ledger, access, staged, ctx, limit).advance()
 
 
 class _Import:
     """One look at one server's import."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        access: AwsAccess,
-        task: ServerTask,
-        export: ExportResult,
-        ctx: RunContext,
-        limit: int,
-        is_run_alive: IsRunAlive,
-        is_holder_alive: IsHolderAlive,
-    ) -> None:
+    def __init__(self, ledger: Ledger, access: AwsAccess, staged: Staged, ctx: RunContext, limit: int) -> None:
         self.ledger = ledger
         self.access = access
-        self.task = task
-        self.export = export
+        self.task = staged.task
+        self.export = staged.export
+        self.verified = staged.verified
         self.ctx = ctx
         self.limit = limit
-        self.job = ImportJob(access, ctx, instant=_instant(export), server=task.name)
+        self.job = ImportJob(access, ctx, instant=_instant(staged.export), server=staged.task.name)
         self.id = migrations.migration_id(ctx.run_key)
-        with ledger.read() as tx:
-            run = migrations.get(tx, self.id).run
-        self.place = ImportPlace(ledger, task, ctx, run, limit, is_run_alive, is_holder_alive)
+        self.place = ImportPlace(ledger, staged.task, ctx, limit)
 
-    def advance(self, verified: VerifyResult | None) -> ImportDone | ImportRunning | ImportWaiting:
-        known = self._record_proof(verified)
+    def advance(self) -> ImportDone | ImportRunning | ImportWaiting | InQueue:
+        known = self._record_proof()
         if known.cancel_requested:
             self.job.cancel("wavelift: the migration was cancelled")
             self.place.give_back()
@@ -89,7 +81,8 @@ class _Import:
             return self._submit()
         return ImportDone(self._finish(status)) if status.finished else self._running(status)
 
-    def _record_proof(self, verified: VerifyResult | None) -> Migration:
+    def _record_proof(self) -> Migration:
+        verified = self.verified
         with self.ledger.read() as tx:
             known = migrations.get(tx, self.id)
         if known.export_result != self.export.dump():
@@ -114,10 +107,10 @@ class _Import:
         self._tell(f"import: {status.phase}", status.progress or 0)
         return ImportRunning(status.task_id, status.phase)
 
-    def _submit(self) -> ImportRunning | ImportWaiting:
+    def _submit(self) -> ImportRunning | ImportWaiting | InQueue:
         found = self.place.submit(self._start)
-        if isinstance(found, ImportWaiting):
-            self._tell(f"waits to import: {found.reason}", 0)
+        if not isinstance(found, ImportRunning):
+            self._tell(f"waits to import: {found.words}", 0)
         return found
 
     def _start(self) -> ImportRunning | ImportWaiting:

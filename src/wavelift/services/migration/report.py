@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 from wavelift.base.domain import Message, Severity
 from wavelift.base.errors import PermanentError, WaveliftError
-from wavelift.base.run import Clock
-from wavelift.ledger import (
-    DagRun,
-    Ledger,
-    Migration,
-    SnapshotState,
-    WaveRun,
-    WaveRunState,
-    migrations,
-    waves,
-)
+from wavelift.base.run import Clock, RunContext
+from wavelift.ledger import Ledger, Migration, SnapshotState, WaveRun, WaveRunState, migrations, waves
 from wavelift.ledger.slots import standing
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ServerPlan
@@ -77,26 +69,27 @@ def nothing_to_tidy(migration: Migration, plan: ServerPlan) -> str:
     return ""
 
 
-def finish(
-    ledger: Ledger,
-    run: DagRun,
-    preflight: PreflightReport | None,
-    tasks: Collection[TaskOutcome],
-    *,
-    clock: Clock,
-    tidy: Tidy = nothing_to_tidy,
-    stopped: str = "",
-    swept: CleanupReport | None = None,
-) -> WaveReport:
-    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear.
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is left of a run when its report begins.
 
     :param stopped: why the run as a whole ended before its servers did, if it did.
     :param swept: what a run in mode ``cleanup`` found and removed.
     """
+
+    preflight: PreflightReport | None
+    tasks: Collection[TaskOutcome] = ()
+    stopped: str = ""
+    swept: CleanupReport | None = None
+
+
+def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy = nothing_to_tidy) -> WaveReport:
+    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
+    run, clock, preflight = ctx.run, ctx.clock, ended.preflight
     with ledger.read() as tx:
         known = waves.find(tx, run)
         found = migrations.of_dag_run(tx, run)
-    by_server = {outcome.server: outcome for outcome in tasks}
+    by_server = {outcome.server: outcome for outcome in ended.tasks}
     closed = [_close(ledger, migration, by_server.get(migration.server), clock) for migration in found]
     outcomes = [outcome_of(migration) for migration in closed]
     told = {one.server for one in outcomes}
@@ -109,14 +102,14 @@ def finish(
         outcomes=tuple(sorted(outcomes, key=lambda one: one.server)),
         unclean=(
             *(words for each in closed for words in _left_by(each, known, tidy)),
-            *(record_removed(ledger, run, swept, clock) if swept is not None else ()),
+            *(record_removed(ledger, ended.swept, ctx) if ended.swept is not None else ()),
         ),
-        stopped=stopped,
+        stopped=ended.stopped,
     )
     if known is not None:
-        ended = WaveRunState.COMPLETED if report.succeeded else WaveRunState.FAILED
+        state = WaveRunState.COMPLETED if report.succeeded else WaveRunState.FAILED
         with ledger.write(waves.LOCK) as tx:
-            waves.finish_wave_run(tx, run, ended, clock=clock)
+            waves.finish_wave_run(tx, run, state, clock=clock)
     return report
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import DagRun, Ledger, Migration, SlotKind, SnapshotState, SourceServer, migrations
+from wavelift.ledger import Ledger, Migration, SlotKind, SnapshotState, SourceServer, migrations
 from wavelift.ledger.slots import standing
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common import slots as admission
-from wavelift.services.common.slots import Granted, IsRunAlive
+from wavelift.services.common.slots import Granted, InQueue, SlotRequest
 from wavelift.services.dataplane.messages import ServerTask
-from wavelift.services.migration.begin import begin_migration
+from wavelift.services.migration.begin import NewMigration, begin_migration
 
 CANCELLED = "cancelled on request"
 
@@ -46,77 +46,45 @@ def after_cancel(ledger: Ledger, known: Migration, *, released: bool, clock: Clo
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """Where a server stands in its connector's queue."""
+    """The transfer slot is won."""
 
     migration_id: str
-    holder: str
-    granted: bool
-    position: int = 0
 
 
-def reserve(
-    ledger: Ledger,
-    task: ServerTask,
-    ctx: RunContext,
-    *,
-    dag_id: str,
-    dag_run_id: str,
-    map_index: int,
-    limit: int,
-    is_run_alive: IsRunAlive,
-) -> Reserved:
+def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) -> Reserved | InQueue:
     """Write the migration's intent and ask for a transfer slot (AMP-04, invariant 4).
 
     :raises BusyError: when a living run migrates this server.
     :raises PermanentError: when a person cancelled the migration.
     """
-    run = DagRun(dag_id, dag_run_id)
     with ledger.read() as tx:
         known = migrations.find(tx, migrations.migration_id(ctx.run_key))
     if known is None or known.state is not MigrationState.QUEUED:
-        known = begin_migration(
-            ledger,
-            run_key=ctx.run_key,
-            run=run,
+        wanted = NewMigration(
             wave=task.plan.wave,
             # By the name that is unique in the wave: reports and staging folders are found by it.
             server=replace(SourceServer.of(task.plan.connection, task.facts), name=task.name),
             connector=task.plan.connector,
             region=task.plan.target.region,
-            is_run_alive=is_run_alive,
-            map_index=map_index,
             bytes_total=task.facts.capacity,
-            clock=ctx.clock,
         )
+        known = begin_migration(ledger, wanted, ctx)
     if known.cancel_requested:
         raise cancelled(known)
     scope = task.plan.connector
-    admission.reclaim(ledger, is_run_alive, kind=SlotKind.TRANSFER, scope=scope, clock=ctx.clock)
-    found = admission.request_slot(
-        ledger,
-        kind=SlotKind.TRANSFER,
-        scope=scope,
-        holder=ctx.run_key,
-        dag_id=dag_id,
-        dag_run_id=dag_run_id,
-        limit=limit,
-        clock=ctx.clock,
-    )
+    admission.reclaim(ledger, ctx, kind=SlotKind.TRANSFER, scope=scope)
+    request = SlotRequest(SlotKind.TRANSFER, scope, ctx.run_key, limit)
+    found = admission.request_slot(ledger, request, ctx)
     if isinstance(found, Granted):
         with ledger.write() as tx:
             migrations.record_intent(
                 tx, known.id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock
             )
-        return Reserved(known.id, ctx.run_key, granted=True)
+        return Reserved(known.id)
+    words = f"place {found.position} in the queue of connector {scope}"
     with ledger.write() as tx:
-        migrations.record_progress(
-            tx,
-            known.id,
-            phase=f"place {found.position} in the queue of connector {scope}",
-            progress_pct=0,
-            clock=ctx.clock,
-        )
-    return Reserved(known.id, ctx.run_key, granted=False, position=found.position)
+        migrations.record_progress(tx, known.id, phase=words, progress_pct=0, clock=ctx.clock)
+    return InQueue(request, words)
 
 
 def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool, exported: bool) -> None:

@@ -7,17 +7,16 @@ reservations up by that id and decides the rest. So it doesn't matter where a re
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from wavelift.base.domain import Refusal
 from wavelift.base.errors import PermanentError, RefusedError
 from wavelift.base.names import run_key
-from wavelift.base.run import Clock
+from wavelift.base.run import RunContext
 from wavelift.ledger import events, jobs, replication_runs
 from wavelift.ledger.database import Ledger, Tx
-from wavelift.ledger.records import DagRun
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun
 from wavelift.rules.replication import (
     DEFAULT_POLICY,
@@ -30,7 +29,6 @@ from wavelift.rules.replication import (
     refuse_run,
 )
 from wavelift.rules.schedule import due_servers
-from wavelift.services.common.slots import IsRunAlive
 from wavelift.services.replication.outcome import DAG_RUN_ENDED, end_failed, expire
 
 
@@ -54,18 +52,24 @@ class Admission:
     finished: tuple[ReplicationRun, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a DAG run is to replicate.
+
+    :param scheduled_for: the instant of a scheduled DAG run, which serves every server that is due by then and whose
+        instant no other run has served; None: on demand.
+    :param servers: of an on-demand run; None: those reserved for it, else all of the wave.
+    """
+
+    scheduled_for: datetime | None = None
+    servers: Sequence[str] | None = None
+    backfill: bool = False
+
+
 def reserve_runs(
-    ledger: Ledger,
-    wave: str,
-    servers: Sequence[str],
-    run: DagRun,
-    *,
-    by: str,
-    clock: Clock,
-    is_run_alive: IsRunAlive | None = None,
-    policy: Policy = DEFAULT_POLICY,
+    ledger: Ledger, wave: str, servers: Sequence[str], ctx: RunContext, *, policy: Policy = DEFAULT_POLICY
 ) -> tuple[ReplicationRun, ...]:
-    """Reserve an on-demand run of each server for the DAG run that the caller makes next; all of them or none.
+    """Reserve an on-demand run of each server for ``ctx.run``, which the caller makes next; all of them or none.
 
     A reservation that the DAG run doesn't take up within 2 minutes expires, uncounted. A repeated call for the same
     DAG run returns what it reserved.
@@ -76,41 +80,29 @@ def reserve_runs(
     if not servers:
         raise PermanentError("No server is named", next_step="Name at least one server of the wave.", wave=wave)
     names = tuple(dict.fromkeys(servers))
-    ended = _ended_runs(ledger, wave, run, names, is_run_alive)
+    ended = _ended_runs(ledger, wave, names, ctx)
     with ledger.write(jobs.lock_name(wave)) as tx:
-        desk = _Desk(tx, wave, run, clock.now(), policy, ended)
+        desk = _Desk(tx, wave, ctx, policy, ended)
         asked = {name: desk.decide(name, RunType.ON_DEMAND) for name in names if desk.must_reserve(name)}
         refused = tuple(refusal for refusal in asked.values() if refusal)
         if not refused:
             for name in asked:
-                desk.write(name, RunType.ON_DEMAND, RunState.RESERVED, by=by, counted_at=desk.now)
+                desk.write(name, RunType.ON_DEMAND, RunState.RESERVED, counted_at=desk.now)
             return tuple(desk.mine[name] for name in names)
-        desk.tell_refused(refused, by)
+        desk.tell_refused(refused)
     raise _refused_error(wave, refused)
 
 
 def admit_runs(
-    ledger: Ledger,
-    wave: str,
-    run: DagRun,
-    *,
-    scheduled_for: datetime | None = None,
-    servers: Sequence[str] | None = None,
-    by: str,
-    is_run_alive: IsRunAlive,
-    backfill: bool = False,
-    clock: Clock,
-    policy: Policy = DEFAULT_POLICY,
+    ledger: Ledger, wave: str, asked: Asked, ctx: RunContext, *, policy: Policy = DEFAULT_POLICY
 ) -> Admission:
     """Decide what a DAG run may do. A repeated call (a retry, a clear) goes on with the same runs and counts nothing
     twice: failed and cancelled ones start again, completed, refused and skipped ones stay so.
 
-    :param scheduled_for: the instant of a scheduled DAG run, which serves every server that is due by then and whose
-        instant no other run has served; None: on demand.
-    :param servers: of an on-demand run; None: those reserved for it, else all of the wave.
     :raises PermanentError: for a backfill: replication has no past to catch up with.
     """
-    if backfill:
+    scheduled_for, servers = asked.scheduled_for, asked.servers
+    if asked.backfill:
         raise PermanentError(
             "A backfill can't replicate: a server can be read only as it is now",
             next_step="Trigger the DAG instead.",
@@ -118,31 +110,29 @@ def admit_runs(
             rule=str(Rule.BACKFILL),
         )
     names = None if scheduled_for is not None or servers is None else tuple(dict.fromkeys(servers))
-    ended = _ended_runs(ledger, wave, run, names, is_run_alive)
+    ended = _ended_runs(ledger, wave, names, ctx)
     with ledger.write(jobs.lock_name(wave)) as tx:
-        desk = _Desk(tx, wave, run, clock.now(), policy, ended)
-        asked: dict[str, datetime | None] = dict.fromkeys(desk.mine)
+        desk = _Desk(tx, wave, ctx, policy, ended)
+        instants: dict[str, datetime | None] = dict.fromkeys(desk.mine)
         if scheduled_for is not None:
-            asked |= desk.due(scheduled_for)
+            instants |= desk.due(scheduled_for)
         else:
-            asked |= dict.fromkeys(desk.everyone() if names is None and not asked else names or ())
+            instants |= dict.fromkeys(desk.everyone() if names is None and not instants else names or ())
         kind = RunType.ON_DEMAND if scheduled_for is None else RunType.AUTOMATIC
-        return _sort([desk.admit(name, kind, at, by) for name, at in asked.items()])
+        return _sort([desk.admit(name, kind, at) for name, at in instants.items()])
 
 
-def continue_run(
-    ledger: Ledger, run_id: str, *, by: str, is_run_alive: IsRunAlive, clock: Clock, policy: Policy = DEFAULT_POLICY
-) -> ReplicationRun:
-    """Go on with a run whose tasks were cleared behind `admit`. An active one is returned as it is; never counted.
+def continue_run(ledger: Ledger, run_id: str, ctx: RunContext, *, policy: Policy = DEFAULT_POLICY) -> ReplicationRun:
+    """Go on with a run whose tasks were cleared after `admit`. An active one is returned as it is; never counted.
 
     :raises RefusedError: when a rule forbids it now: another run of the job is in progress, the job is paused …
     :raises PermanentError: when the run has ended for good.
     """
     with ledger.read() as tx:
         known = replication_runs.get(tx, run_id)
-    ended = _ended_runs(ledger, known.wave, known.run, (known.server,), is_run_alive)
+    ended = _ended_runs(ledger, known.wave, (known.server,), ctx)
     with ledger.write(jobs.lock_name(known.wave)) as tx:
-        desk = _Desk(tx, known.wave, known.run, clock.now(), policy, ended)
+        desk = _Desk(tx, known.wave, replace(ctx, requester=str(ctx.run)), policy, ended)
         known = desk.mine[known.server]
         if known.state is not RunState.ACTIVE and not known.state.resumable:
             raise PermanentError(
@@ -151,7 +141,7 @@ def continue_run(
                 run=known.id,
                 server=known.server,
             )
-        found = desk.admit(known.server, known.type, known.scheduled_for, by)
+        found = desk.admit(known.server, known.type, known.scheduled_for)
     if isinstance(found, Refusal):
         raise _refused_error(known.wave, (found,))
     return found
@@ -163,12 +153,13 @@ Found = ReplicationRun | Refusal
 class _Desk:
     """What one transaction knows of a wave while it decides: a few reads, however many servers ask."""
 
-    def __init__(self, tx: Tx, wave: str, run: DagRun, now: datetime, policy: Policy, ended: Mapping[str, int]) -> None:
-        self.tx, self.wave, self.run, self.now, self.policy = tx, wave, run, now, policy
+    def __init__(self, tx: Tx, wave: str, ctx: RunContext, policy: Policy, ended: Mapping[str, int]) -> None:
+        self.tx, self.wave, self.policy = tx, wave, policy
+        self.run, self.by, self.now = ctx.run, ctx.requester, ctx.clock.now()
         self.open = self._close_stale(ended)
         self.jobs = {each.server: each for each in jobs.standing(tx, wave)}
-        self.mine = {each.server: each for each in replication_runs.of_dag_run(tx, run)}
-        self.grants = replication_runs.grants_since(tx, wave, now - policy.window)
+        self.mine = {each.server: each for each in replication_runs.of_dag_run(tx, ctx.run)}
+        self.grants = replication_runs.grants_since(tx, wave, self.now - policy.window)
 
     def _close_stale(self, ended: Mapping[str, int]) -> dict[str, ReplicationRun]:
         """Job id → its open run, after closing what nobody holds any more."""
@@ -226,13 +217,13 @@ class _Desk:
         refusal = refuse_run(standing, kind, self.now, again=again, policy=self.policy)
         return refusal.model_copy(update={"server": server}) if refusal else None
 
-    def admit(self, server: str, kind: RunType, instant: datetime | None, by: str) -> Found:
+    def admit(self, server: str, kind: RunType, instant: datetime | None) -> Found:
         """The run of this server in this DAG run as it goes on, or why not."""
         known = self.mine.get(server)
         if known is None:
-            return self._admit_new(server, kind, instant, by)
+            return self._admit_new(server, kind, instant)
         if known.state is RunState.RESERVED:
-            return self._activate(known, "taken_up", by)
+            return self._activate(known, "taken_up")
         if known.state in (RunState.ACTIVE, RunState.COMPLETED):
             return known
         if known.state in (RunState.REFUSED, RunState.SKIPPED):
@@ -241,14 +232,14 @@ class _Desk:
         if known.state is RunState.DELETED:
             reason = "the job was deleted while this run was in progress"
             return Refusal(server=server, rule=Rule.DELETED, reason=reason)
-        return self._admit_again(known, by)
+        return self._admit_again(known)
 
-    def _admit_new(self, server: str, kind: RunType, instant: datetime | None, by: str) -> Found:
+    def _admit_new(self, server: str, kind: RunType, instant: datetime | None) -> Found:
         refusal = self.decide(server, kind)
         if refusal is None:
             counted = self.now if kind is RunType.ON_DEMAND else None
             return self.write(
-                server, kind, RunState.ACTIVE, by=by, scheduled_for=instant, counted_at=counted, started_at=self.now
+                server, kind, RunState.ACTIVE, scheduled_for=instant, counted_at=counted, started_at=self.now
             )
         if server in self.jobs:
             state = RunState.REFUSED if kind is RunType.ON_DEMAND else RunState.SKIPPED
@@ -256,7 +247,6 @@ class _Desk:
                 server,
                 kind,
                 state,
-                by=by,
                 scheduled_for=instant,
                 rule=str(refusal.rule),
                 status=refusal.reason,
@@ -265,31 +255,31 @@ class _Desk:
             )
         return refusal if kind is RunType.ON_DEMAND else Skipped(**refusal.model_dump())
 
-    def _admit_again(self, known: ReplicationRun, by: str) -> Found:
+    def _admit_again(self, known: ReplicationRun) -> Found:
         """A failed or cancelled run, or a reservation whose DAG run came too late."""
         refusal = self.decide(known.server, known.type, known)
         if refusal is None:
             late = known.state is RunState.EXPIRED
-            return self._activate(known, "taken_up_late" if late else "continued", by, count=late)
+            return self._activate(known, "taken_up_late" if late else "continued", count=late)
         if known.state is RunState.EXPIRED:
             words: dict[str, Any] = {
                 "rule": str(refusal.rule),
                 "status": refusal.reason,
                 "refused_until": refusal.until,
             }
-            replication_runs.apply(self.tx, known, "refused", at=self.now, by=by, to=RunState.REFUSED, **words)
+            replication_runs.apply(self.tx, known, "refused", at=self.now, by=self.by, to=RunState.REFUSED, **words)
         else:
-            self.tell_refused((refusal,), by)
+            self.tell_refused((refusal,))
         return refusal
 
-    def _activate(self, known: ReplicationRun, action: str, by: str, *, count: bool = False) -> ReplicationRun:
+    def _activate(self, known: ReplicationRun, action: str, *, count: bool = False) -> ReplicationRun:
         changes: dict[str, Any] = {"counted_at": self.now} if count else {}
         began = replication_runs.apply(
             self.tx,
             known,
             action,
             at=self.now,
-            by=by,
+            by=self.by,
             to=RunState.ACTIVE,
             started_at=self.now,
             status="",
@@ -302,12 +292,12 @@ class _Desk:
         self.open[began.job_id] = began
         return began
 
-    def write(self, server: str, kind: RunType, state: RunState, *, by: str, **columns: Any) -> ReplicationRun:
+    def write(self, server: str, kind: RunType, state: RunState, **columns: Any) -> ReplicationRun:
         job: ReplicationJob = self.jobs[server]
         made = replication_runs.insert(
             self.tx,
             at=self.now,
-            by=by,
+            by=self.by,
             run=self.run,
             run_key=run_key(self.run.dag_id, self.run.dag_run_id, server),
             job_id=job.id,
@@ -320,13 +310,13 @@ class _Desk:
         self.mine[server] = made
         return made
 
-    def tell_refused(self, refused: Collection[Refusal], by: str) -> None:
+    def tell_refused(self, refused: Collection[Refusal]) -> None:
         for each in refused:
             job = self.jobs.get(each.server)
             events.append(
                 self.tx,
                 at=self.now,
-                actor=by,
+                actor=self.by,
                 action="replication_run.refused",
                 object_kind="replication_job",
                 object_id=job.id if job else f"{self.wave}/{each.server}",
@@ -346,21 +336,17 @@ def _sort(found: Sequence[Found]) -> Admission:
     )
 
 
-def _ended_runs(
-    ledger: Ledger, wave: str, run: DagRun, servers: Collection[str] | None, is_run_alive: IsRunAlive | None
-) -> dict[str, int]:
+def _ended_runs(ledger: Ledger, wave: str, servers: Collection[str] | None, ctx: RunContext) -> dict[str, int]:
     """Active runs whose DAG run has ended, each with the version seen before Airflow was asked: should the run come
     back to life meanwhile, the answer counts no more. Asked outside any transaction, once per DAG run."""
-    if is_run_alive is None:
-        return {}
     with ledger.read() as tx:
         found = replication_runs.open_of_wave(tx, wave)
     others = [
         each
         for each in found
-        if each.state is RunState.ACTIVE and each.run != run and (servers is None or each.server in servers)
+        if each.state is RunState.ACTIVE and each.run != ctx.run and (servers is None or each.server in servers)
     ]
-    alive = {dag_run: is_run_alive(dag_run.dag_id, dag_run.dag_run_id) for dag_run in {each.run for each in others}}
+    alive = {dag_run: ctx.liveness.run(dag_run) for dag_run in {each.run for each in others}}
     return {each.id: each.version for each in others if not alive[each.run]}
 
 

@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Collection
 
-from wavelift.base.run import Clock
-from wavelift.ledger import DagRun, Ledger, waves
+from wavelift.base.run import RunContext
+from wavelift.ledger import Ledger, waves
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.plans import ResolvedWave
-from wavelift.services.common.slots import IsRunAlive
+from wavelift.services.common.request import RunRequest
 from wavelift.services.dataplane.replication_messages import (
     AdmittedRuns,
 )
-from wavelift.services.replication.admission import admit_runs
+from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.jobs import TermNotice, warn_terms
 from wavelift.services.replication.requests import jobs_to_delete, runs_to_verify
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicateRequest:
-    """What triggered a DAG run.
-
-    :param scheduled_for: the instant of a run that the timetable made; None: on demand.
-    """
-
-    run: DagRun
-    wave: str
-    conf: Mapping[str, Any]
-    requested_by: str
-    scheduled_for: datetime | None = None
-    backfill: bool = False
-
-
-def admit(
-    ledger: Ledger,
-    request: ReplicateRequest,
-    load: Callable[[str], ResolvedWave],
-    *,
-    is_run_alive: IsRunAlive,
-    clock: Clock,
-) -> AdmittedRuns:
+def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext) -> AdmittedRuns:
     """Check the conf, freeze the spec for the run, and decide which servers may run.
 
     A repeated call keeps the spec that was frozen first and goes on with the same runs. A run that deletes or verifies
@@ -52,45 +27,36 @@ def admit(
     """
     conf = ReplicateConf.read(request.conf, wave=request.wave)
     with ledger.read() as tx:
-        known = waves.find(tx, request.run)
+        known = waves.find(tx, ctx.run)
     wave = ResolvedWave.load(known.spec) if known else load(request.wave)
     if conf.mode != "replicate":
         admitted = AdmittedRuns(
             wave=wave.model_copy(update={"servers": ()}),
-            dag_id=request.run.dag_id,
-            run_id=request.run.dag_run_id,
-            requested_by=request.requested_by,
+            dag_id=ctx.run.dag_id,
+            run_id=ctx.run.dag_run_id,
+            requested_by=ctx.requester,
             scheduled=False,
             mode=conf.mode,
             jobs=jobs_to_delete(ledger, request.wave, conf) if conf.mode == "delete" else (),
             recorded=runs_to_verify(ledger, request.wave, conf) if conf.mode == "verify" else (),
         )
-        _freeze(ledger, request, wave, conf, clock)
+        _freeze(ledger, request, wave, conf, ctx)
         return admitted
-    found = admit_runs(
-        ledger,
-        request.wave,
-        request.run,
-        scheduled_for=request.scheduled_for,
-        servers=conf.servers,
-        by=request.requested_by,
-        is_run_alive=is_run_alive,
-        backfill=request.backfill,
-        clock=clock,
-    )
-    _freeze(ledger, request, wave, conf, clock)
+    asked = Asked(scheduled_for=request.scheduled_for, servers=conf.servers, backfill=request.backfill)
+    found = admit_runs(ledger, request.wave, asked, ctx)
+    _freeze(ledger, request, wave, conf, ctx)
     granted = tuple(each.server for each in found.granted)
     return AdmittedRuns(
         wave=_narrowed(wave, granted),
-        dag_id=request.run.dag_id,
-        run_id=request.run.dag_run_id,
-        requested_by=request.requested_by,
+        dag_id=ctx.run.dag_id,
+        run_id=ctx.run.dag_run_id,
+        requested_by=ctx.requester,
         scheduled=request.scheduled_for is not None,
         granted=granted,
         refused=found.refused,
         skipped=found.skipped,
         finished=tuple(each.server for each in found.finished),
-        warnings=tuple(_warning(each) for each in warn_terms(ledger, request.wave, clock=clock)),
+        warnings=tuple(_warning(each) for each in warn_terms(ledger, request.wave, clock=ctx.clock)),
     )
 
 
@@ -103,18 +69,18 @@ def _warning(notice: TermNotice) -> str:
     )
 
 
-def _freeze(ledger: Ledger, request: ReplicateRequest, wave: ResolvedWave, conf: ReplicateConf, clock: Clock) -> None:
+def _freeze(ledger: Ledger, request: RunRequest, wave: ResolvedWave, conf: ReplicateConf, ctx: RunContext) -> None:
     with ledger.write(waves.LOCK) as tx:
         waves.freeze_wave_run(
             tx,
-            run=request.run,
+            run=ctx.run,
             wave=request.wave,
             mode=conf.mode,
-            requested_by=request.requested_by,
-            source="schedule" if request.scheduled_for else "api",
+            requested_by=ctx.requester,
+            source=request.source,
             spec=wave.dump(),
             note=conf.note or "",
-            clock=clock,
+            clock=ctx.clock,
         )
 
 

@@ -21,8 +21,8 @@ from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, 
 from wavelift.rules.guests import guest
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState, refuse_register
-from wavelift.services.common.import_queue import ImportPlace, IsHolderAlive
-from wavelift.services.common.slots import IsRunAlive
+from wavelift.services.common.import_queue import ImportPlace
+from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.abandon import abandon_run
 from wavelift.services.dataplane.importing import (
     ImportJob,
@@ -49,7 +49,19 @@ class MadeImage(Message):
     deregistered: tuple[str, ...] = ()
 
 
-class RunImage:
+def advance_image(
+    ledger: Ledger, access: AwsAccess, task: ServerTask, result: ReplicationResult, ctx: RunContext, *, limit: int
+) -> MadeImage | ImportRunning | ImportWaiting | InQueue:
+    """Bring the AMI one step further: submit its import, find it running, or finish. Never makes a second one.
+
+    :raises WaveliftError: when the import failed, with AWS's words and our reading.
+    :raises RefusedError: the job registers images and its guest or licence forbids it.
+    """
+    with located(server=task.name):
+        return _Image(ledger, access, task, result, ctx, limit).advance()
+
+
+class _Image:
     """One look at the AMI of one server's run."""
 
     def __init__(
@@ -59,10 +71,7 @@ class RunImage:
         task: ServerTask,
         result: ReplicationResult,
         ctx: RunContext,
-        *,
         limit: int,
-        is_run_alive: IsRunAlive,
-        is_holder_alive: IsHolderAlive = lambda slot: True,
     ) -> None:
         self.ledger = ledger
         self.access = access
@@ -70,36 +79,25 @@ class RunImage:
         self.result = result
         self.ctx = ctx
         self.limit = limit
-        self.is_run_alive = is_run_alive
         self.id = runs.run_id(ctx.run_key)
-        with ledger.read() as tx:
-            run = runs.get(tx, self.id).run
-        self.place = ImportPlace(ledger, task, ctx, run, limit, is_run_alive, is_holder_alive)
+        self.place = ImportPlace(ledger, task, ctx, limit)
 
-    def advance(self) -> MadeImage | ImportRunning | ImportWaiting:
-        """Bring the AMI one step further: submit its import, find it running, or finish. Never makes a second one.
-
-        :raises WaveliftError: when the import failed, with AWS's words and our reading.
-        :raises RefusedError: the job registers images and its guest or licence forbids it.
-        """
-        with located(server=self.task.name):
-            with self.ledger.read() as tx:
-                known = runs.get(tx, self.id)
-            if known.state is RunState.COMPLETED:
-                return self._made(known)
-            if not _is_recorded(known, self.result):
-                raise PermanentError(
-                    "The run has no recorded disks to make an image of",
-                    run=self.id,
-                    next_step="Clear the server's server.reserve task",
-                )
-            if known.state.resumable:  # only this task was cleared
-                known = continue_run(
-                    self.ledger, self.id, by=str(known.run), is_run_alive=self.is_run_alive, clock=self.ctx.clock
-                )
-            with self.ledger.read() as tx:
-                job = jobs.get(tx, known.job_id)
-            return self._register(job) if job.ami == "register" else self._import(known, job)
+    def advance(self) -> MadeImage | ImportRunning | ImportWaiting | InQueue:
+        with self.ledger.read() as tx:
+            known = runs.get(tx, self.id)
+        if known.state is RunState.COMPLETED:
+            return self._made(known)
+        if not _is_recorded(known, self.result):
+            raise PermanentError(
+                "The run has no recorded disks to make an image of",
+                run=self.id,
+                next_step="Clear the server's server.reserve task",
+            )
+        if known.state.resumable:  # only this task was cleared
+            known = continue_run(self.ledger, self.id, self.ctx)
+        with self.ledger.read() as tx:
+            job = jobs.get(tx, known.job_id)
+        return self._register(job) if job.ami == "register" else self._import(known, job)
 
     def _snapshots(self) -> tuple[str, ...]:
         """In disk order, the boot disk first (invariant 11)."""
@@ -130,7 +128,9 @@ class RunImage:
 
     # --- ImportImage ------------------------------------------------------------------------------------------------
 
-    def _import(self, known: ReplicationRun, job: ReplicationJob) -> MadeImage | ImportRunning | ImportWaiting:
+    def _import(
+        self, known: ReplicationRun, job: ReplicationJob
+    ) -> MadeImage | ImportRunning | ImportWaiting | InQueue:
         work = ImportJob(self.access, self.ctx, instant=self._instant(), server=self.task.name)
         if known.cancel_requested:
             work.cancel("wavelift: the run was cancelled")
@@ -149,9 +149,9 @@ class RunImage:
         )
         return self._complete(status.image_id)
 
-    def _submit(self, job: ReplicationJob, work: ImportJob) -> ImportRunning | ImportWaiting:
+    def _submit(self, job: ReplicationJob, work: ImportJob) -> ImportRunning | ImportWaiting | InQueue:
         found = self.place.submit(lambda: work.submit(lambda token: self._request(job, token), limit=self.limit))
-        self._tell(f"Waits to be converted: {found.reason}" if isinstance(found, ImportWaiting) else "Converting")
+        self._tell("Converting" if isinstance(found, ImportRunning) else f"Waits to be converted: {found.words}")
         return found
 
     def _request(self, job: ReplicationJob, token: str) -> ImportRequest:

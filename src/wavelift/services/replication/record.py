@@ -9,15 +9,12 @@ from wavelift.base.errors import NotFoundError, RemoteJobError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger
 from wavelift.ledger import replication_runs as runs
-from wavelift.services.common.slots import IsRunAlive
 from wavelift.services.replication.admission import continue_run
 from wavelift.services.replication.outcome import record_run
 from wavelift.services.replication.reserve import check_wanted, tell
 
 
-def record(
-    ledger: Ledger, access: AwsAccess, result: ReplicationResult, ctx: RunContext, *, is_run_alive: IsRunAlive
-) -> tuple[str, ...]:
+def record(ledger: Ledger, access: AwsAccess, result: ReplicationResult, ctx: RunContext) -> tuple[str, ...]:
     """Make the run's disks the base of the next once AWS calls every snapshot completed (invariant 4).
 
     A run that failed here goes on when only this task was cleared.
@@ -29,7 +26,7 @@ def record(
     with ledger.read() as tx:
         known = runs.get(tx, id)
     if known.state.resumable:
-        known = continue_run(ledger, id, by=str(known.run), is_run_alive=is_run_alive, clock=ctx.clock)
+        known = continue_run(ledger, id, ctx)
     check_wanted(known)
     wanted = [disk.lineage.snapshot_id for disk in result.disks]
     found = Ec2(access).snapshots(wanted)

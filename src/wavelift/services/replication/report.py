@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from wavelift.base.domain import Message, Refusal, Severity
 from wavelift.base.errors import PermanentError, WaveliftError
-from wavelift.base.run import Clock
-from wavelift.ledger import DagRun, Ledger, SnapshotState, WaveRunState, waves
+from wavelift.base.run import Clock, RunContext
+from wavelift.ledger import Ledger, SnapshotState, WaveRunState, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.slots import standing
@@ -80,38 +80,40 @@ Tidy = Callable[[ReplicationRun], str]
 """Removes what a run left in AWS and no record holds; words about what stays, or an empty string."""
 
 
-def finish(
-    ledger: Ledger,
-    run: DagRun,
-    admitted: AdmittedRuns | None,
-    preflight: PreflightReport | None,
-    ends: Collection[ServerEnd],
-    *,
-    clock: Clock,
-    tidy: Tidy,
-    stopped: str = "",
-    deleted: Iterable[Mapping[str, Any]] = (),
-    verified: Iterable[Mapping[str, Any]] = (),
-    wrong: Mapping[str, str] | None = None,
-) -> ReplicationReport:
-    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear.
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is left of a run when its report begins.
 
+    :param stopped: why the run as a whole ended before its servers did, if it did.
     :param deleted: what ``delete_replicas`` returned; ``verified``: what ``verify_recorded`` did.
     :param wrong: run id → why EBS does not hold what it recorded: it is quarantined, and the next run is a seed.
     """
-    for id, why in (wrong or {}).items():
+
+    admitted: AdmittedRuns | None
+    preflight: PreflightReport | None
+    servers: Collection[ServerEnd] = ()
+    stopped: str = ""
+    deleted: Iterable[Mapping[str, Any]] = ()
+    verified: Iterable[Mapping[str, Any]] = ()
+    wrong: Mapping[str, str] = field(default_factory=dict)
+
+
+def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy) -> ReplicationReport:
+    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
+    run, clock, admitted = ctx.run, ctx.clock, ended.admitted
+    for id, why in ended.wrong.items():
         with ledger.read() as tx:
             known = runs.get(tx, id)
         if not known.quarantine:
             quarantine_run(ledger, id, why, by=str(run), clock=clock)
-    by_server = {end.tasks.server: end for end in ends}
+    by_server = {end.tasks.server: end for end in ended.servers}
     with ledger.read() as tx:
         frozen = waves.find(tx, run)
         found = runs.of_dag_run(tx, run)
     closed = []
     for each in found:
         if each.state not in (RunState.REFUSED, RunState.SKIPPED):
-            closed.append(_close(ledger, each, by_server.get(each.server), preflight, clock))
+            closed.append(_close(ledger, each, by_server.get(each.server), ended.preflight, clock))
     report = ReplicationReport(
         wave=frozen.wave if frozen else run.dag_id.rpartition(".")[0],
         scheduled=admitted is not None and admitted.scheduled,
@@ -120,10 +122,10 @@ def finish(
         skipped=admitted.skipped if admitted else (),
         warnings=admitted.warnings if admitted else (),
         unclean=tuple(words for each in closed if (words := _left_by(each, tidy))),
-        stopped=stopped,
-        deleted=tuple(upkeep.DeletedJob.load(each) for each in deleted),
-        verified=tuple(VerifiedRun.load(each) for each in verified),
-        wrong=wrong or {},
+        stopped=ended.stopped,
+        deleted=tuple(upkeep.DeletedJob.load(each) for each in ended.deleted),
+        verified=tuple(VerifiedRun.load(each) for each in ended.verified),
+        wrong=dict(ended.wrong),
     )
     if frozen is not None:
         with ledger.write(waves.LOCK) as tx:

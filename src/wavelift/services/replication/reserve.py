@@ -10,13 +10,13 @@ from typing import Final
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
-from wavelift.ledger import DagRun, Ledger, SlotKind, SnapshotState, SourceServer, connectors, jobs, lineage
+from wavelift.ledger import Ledger, SlotKind, SnapshotState, SourceServer, connectors, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.slots import standing
 from wavelift.rules.replication import RunState
 from wavelift.services.common import slots as admission
-from wavelift.services.common.slots import Granted, IsRunAlive
+from wavelift.services.common.slots import Granted, InQueue, SlotRequest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import (
     ReservedRun,
@@ -35,26 +35,13 @@ PLACES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class InQueue:
-    """The slots are taken of one of the places that the transfer needs."""
-
-    holder: str
-    position: int
-    kind: SlotKind
-    scope: str
-    limit: int
-
-
-@dataclass(frozen=True, slots=True)
 class Finished:
     """The run has completed: clearing it does nothing."""
 
     run: str
 
 
-def reserve(
-    ledger: Ledger, task: ServerTask, ctx: RunContext, *, run: DagRun, limit: int, is_run_alive: IsRunAlive
-) -> ReservedRun | InQueue | Finished:
+def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) -> ReservedRun | InQueue | Finished:
     """Ask for a transfer slot, and write the snapshot's intent once it is won (AMP-04, invariant 4).
 
     A run that failed goes on here when its tasks were cleared.
@@ -68,29 +55,22 @@ def reserve(
         known = runs.get(tx, id)
     if known.state is RunState.COMPLETED:
         return Finished(id)
-    known = continue_run(ledger, id, by=str(run), is_run_alive=is_run_alive, clock=ctx.clock)
+    known = continue_run(ledger, id, ctx)
     check_wanted(known)
     seen = SourceServer.of(task.plan.connection, task.facts)
-    remember_server(ledger, known.job_id, seen, by=str(run), clock=ctx.clock)
+    remember_server(ledger, known.job_id, seen, by=str(ctx.run), clock=ctx.clock)
     if known.snapshot_state is None:
         _check_maintenance(ledger, task.plan.connector, task.name)
     wanted = _wanted_slots(task, limit)
     _give_back(ledger, ctx, keep={(kind, scope) for kind, scope, _ in wanted})
     for kind, scope, count in wanted:
-        admission.reclaim(ledger, is_run_alive, kind=kind, scope=scope, clock=ctx.clock)
-        found = admission.request_slot(
-            ledger,
-            kind=kind,
-            scope=scope,
-            holder=ctx.run_key,
-            dag_id=run.dag_id,
-            dag_run_id=run.dag_run_id,
-            limit=count,
-            clock=ctx.clock,
-        )
+        admission.reclaim(ledger, ctx, kind=kind, scope=scope)
+        request = SlotRequest(kind, scope, ctx.run_key, count)
+        found = admission.request_slot(ledger, request, ctx)
         if not isinstance(found, Granted):
-            tell(ledger, ctx, f"place {found.position} in the queue of {PLACES[kind]} {scope}")
-            return InQueue(ctx.run_key, found.position, kind, scope, count)
+            words = f"place {found.position} in the queue of {PLACES[kind]} {scope}"
+            tell(ledger, ctx, words)
+            return InQueue(request, words)
     with ledger.write(jobs.lock_name(known.wave)) as tx:
         runs.record_intent(tx, id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock)
     tell(ledger, ctx, "Uploading")

@@ -13,13 +13,12 @@ from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.domain import Message
 from wavelift.base.errors import BusyError, PermanentError, located
 from wavelift.base.names import TAG_RUN, run_hash
-from wavelift.base.run import CancelFlag, Clock
+from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, SnapshotState, jobs
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.replication import RunState
-from wavelift.services.common.slots import IsRunAlive
 from wavelift.services.dataplane.abandon import written_by
 from wavelift.services.dataplane.importing import end_imports
 from wavelift.services.dataplane.staging import ServerStaging
@@ -45,16 +44,7 @@ class DeletedJob(Message):
     """What stays, and why."""
 
 
-def delete_outside(
-    ledger: Ledger,
-    access: Access,
-    job_id: str,
-    *,
-    by: str,
-    is_run_alive: IsRunAlive,
-    cancel: CancelFlag,
-    clock: Clock,
-) -> DeletedJob:
+def delete_outside(ledger: Ledger, access: Access, job_id: str, ctx: RunContext) -> DeletedJob:
     """Remove what the runs of a deleted job made, never their AMIs, and complete its deletion. May be called again.
 
     :raises BusyError: a run's own tasks still clean up.
@@ -67,8 +57,8 @@ def delete_outside(
     objects = 0
     with located(server=job.server, job=job_id):
         for known in list(_started(ledger, job_id)):
-            cancel.check()
-            _check_source_is_clean(known, is_run_alive)
+            ctx.cancel.check()
+            _check_source_is_clean(known, ctx)
             plan = plan_of(ledger, known)
             if plan is None:
                 continue
@@ -79,7 +69,7 @@ def delete_outside(
             with ServerStaging.of(found, plan, known.run_key) as staging:
                 objects += staging.discard()
         told = {"snapshots": removed, "objects": objects, "kept": kept}
-        complete_deletion(ledger, job_id, by=by, removed=told, clock=clock)
+        complete_deletion(ledger, job_id, by=ctx.requester, removed=told, clock=ctx.clock)
     return DeletedJob(
         server=job.server, job=job_id, snapshots=tuple(removed), objects=objects, kept=tuple(dict.fromkeys(kept))
     )
@@ -97,10 +87,10 @@ def _started(ledger: Ledger, job_id: str) -> Iterator[ReplicationRun]:
         offset += len(page.items)
 
 
-def _check_source_is_clean(known: ReplicationRun, is_run_alive: IsRunAlive) -> None:
+def _check_source_is_clean(known: ReplicationRun, ctx: RunContext) -> None:
     if known.snapshot_state is not SnapshotState.INTENDED:
         return
-    if is_run_alive(known.dag_id, known.dag_run_id):
+    if ctx.liveness.run(known.run):
         raise BusyError(
             "A run of the job still removes its vSphere snapshot",
             run=known.id,

@@ -1,0 +1,26 @@
+"""Run contexts for services that are called without Airflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wavelift.base.run import DagRun, RunContext
+
+
+def context_of(run_key: str, **more: Any) -> RunContext:
+    """:param run_key: ``<dag id>/<dag run id>/<server>``, without another slash in the first two."""
+    dag_id, dag_run_id, server = run_key.split("/", 2)
+    return RunContext(DagRun(dag_id, dag_run_id), server, **more)
+
+
+class Alive:
+    """A :class:`~wavelift.base.run.Liveness` as a test says it."""
+
+    def __init__(self, run: Any = lambda run: True, holder: Any = lambda holder: True) -> None:
+        self._run, self._holder = run, holder
+
+    def run(self, run: DagRun) -> bool:
+        return bool(self._run(run))
+
+    def holder(self, run: DagRun, holder: str, kind: str) -> bool:
+        return bool(self._holder(holder))

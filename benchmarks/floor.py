@@ -231,7 +231,7 @@ def wire(kind: str, authority: Path) -> Iterator[socket.socket]:
 
 
 def job(folder: Path, raw: Path, total: int, stream: Path | None, wanted: Sequence[str]) -> None:
-    from wavelift.simulators.aws import tls
+    from wavelift.simulators.kit import tls
 
     authority = tls.make(folder, host="127.0.0.1").ca_file
     kinds = {name.removesuffix("_packed") for name in wanted if name.startswith(("tls_", "unix_"))}

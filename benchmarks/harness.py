@@ -106,7 +106,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What the design asks of a figure; told in the result, never a reason to fail.
+    """What a figure should be. The result reports it; it never makes a run fail.
 
     The figure is a ratio, a count, or memory: what takes a second here takes three elsewhere.
     """

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
-from wavelift.simulators.aws import tls
+from wavelift.simulators.kit import tls
 
 CHUNK: Final = 256 * 1024
 

@@ -178,7 +178,7 @@ class VddkStandIn:
         settings = {
             "plugin": plugin,
             "control": sim.control_url,
-            "token": sim._token,
+            "token": sim.token,
             "server": sim.host,
             "port": str(sim.port),
             "user": sim.username,

@@ -1,13 +1,17 @@
-"""Settings that a running task reads again."""
+"""The section ``[wavelift]`` as tasks read it, and the table of settings against Airflow."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from airflow.configuration import conf
 
 from wavelift.airflow import config
 from wavelift.base.errors import SpecError
+from wavelift.base.patience import PATIENCE_S
+from wavelift.base.settings import AIRFLOW, OPTIONS
+from wavelift.rules.limits import LIMITS
 
 pytestmark = pytest.mark.unit
 
@@ -31,3 +35,24 @@ def test_the_limit_of_the_line_is_what_the_file_says_now(tmp_path: Path, monkeyp
         monkeypatch.setenv(VARIABLE, wrong)
         with pytest.raises(SpecError, match="max_mbit_s is"):
             config.max_mbit_s()
+
+
+def test_what_the_table_says_of_airflow_s_own_values_is_true() -> None:
+    for one in AIRFLOW:
+        assert float(conf.get_default_value(one.section, one.option)) == one.default, one.option
+
+
+def test_an_empty_option_stands_for_what_the_table_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AIRFLOW__CORE__DAGS_FOLDER", str(tmp_path / "dags"))
+    for option in OPTIONS.values():
+        monkeypatch.setenv(option.variable, option.default)
+    assert config.waves_folder() == tmp_path / "dags" / "waves"
+    assert config.environments_folder() == tmp_path / "dags" / "environments"
+    assert config.state_folder() == tmp_path / "home" / "wavelift"
+    assert config.connector_state_folder() == tmp_path / "home" / "wavelift" / "connector"
+    assert config.ledger_url() == f"sqlite:///{tmp_path}/home/wavelift.db"
+    assert config.nbdkit_program() == "nbdkit"
+    assert config.patience_s() == PATIENCE_S == 1800
+    for name in ("transfers_per_connector", "imports_per_region"):
+        assert config.integer(name) == LIMITS[name].value

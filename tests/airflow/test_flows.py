@@ -13,7 +13,7 @@ from wavelift.base.names import run_hash
 pytestmark = pytest.mark.airflow
 
 PER_SERVER = 9
-"""Task instances per server and flow, at most (DESIGN, DAGs)."""
+"""Task instances per server and flow, at most: the start of each costs CPU (``docs/architecture.md``)."""
 
 
 @pytest.fixture(scope="module")

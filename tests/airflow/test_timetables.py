@@ -53,7 +53,7 @@ class Hand(ReplicationTimetable):
 
 
 def test_sms_04_a_parse_between_an_instant_and_its_run_does_not_move_on() -> None:
-    """The naive answer, next after now, lost one of ten (facts/airflow-shapes.md 4)."""
+    """The naive answer, the next instant after now, lost one instant of ten."""
     hand = Hand([Schedule(T0, DAY)], T0 + timedelta(seconds=3))
     assert hand.ask(T0 - DAY) == T0
     assert hand.ask(T0) == T0 + DAY

@@ -14,7 +14,7 @@ from wavelift.ledger.events import list_events
 pytestmark = pytest.mark.airflow
 
 PER_SERVER = 9
-"""Task instances per server and flow, at most (DESIGN, DAGs)."""
+"""Task instances per server and flow, at most: the start of each costs CPU (``docs/architecture.md``)."""
 
 
 def test_air_02_air_05_amp_07_amp_08_a_wave_in_a_running_airflow(world: Any) -> None:

@@ -1,4 +1,7 @@
-"""The ``[wavelift]`` section, read once per call; nothing is cached so that tests and tasks see the same."""
+"""Reads the section ``[wavelift]``, whose options and defaults are in :mod:`wavelift.base.settings`.
+
+Each call reads again. Nothing is kept between calls, so tests and tasks see the same values.
+"""
 
 from __future__ import annotations
 
@@ -11,76 +14,83 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowConfigException
 
 from wavelift.base.errors import SpecError
+from wavelift.base.settings import OPTIONS, SECTION, Place
 
 if TYPE_CHECKING:
     from wavelift.rules.preflight_time import LineFacts
     from wavelift.transfer.line import SharedLine
 
-SECTION = "wavelift"
 LEAST_MBIT_S = 0.1
-"""As of a wave's own limit: at less no disk ever ends."""
+"""The least that a wave may set too: with less, no disk ever ends."""
 
 
 def _airflow_home() -> Path:
     return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
 
 
-def _folder(option: str, default: Path) -> Path:
-    value = conf.get(SECTION, option, fallback="")
-    return Path(value).expanduser() if value else default
+def _text(option: str) -> str:
+    return str(conf.get(SECTION, option, fallback="")).strip()
 
 
-def _dags_folder() -> Path:
-    return Path(conf.get("core", "dags_folder"))
+def _default_path(name: str) -> Path:
+    """What an option stands for if it is empty."""
+    option = OPTIONS[name]
+    folder = Path(conf.get("core", "dags_folder")) if option.place is Place.DAGS else _airflow_home()
+    return folder / option.path
+
+
+def _folder(name: str) -> Path:
+    value = _text(name)
+    return Path(value).expanduser() if value else _default_path(name)
 
 
 def waves_folder() -> Path:
-    return _folder("waves_folder", _dags_folder() / "waves")
+    return _folder("waves_folder")
 
 
 def environments_folder() -> Path:
-    return _folder("environments_folder", _dags_folder() / "environments")
+    return _folder("environments_folder")
 
 
 def state_folder() -> Path:
-    return _folder("state_folder", _airflow_home() / "wavelift")
+    return _folder("state_folder")
 
 
 def last_valid_folder() -> Path:
-    """Copies of every spec as it last was valid."""
+    """Copies of every spec as it was when it was last valid."""
     return state_folder() / "last_valid"
 
 
 def connector_state_folder() -> Path:
     """Where a connector keeps the journals of its transfers: on a disk that outlives the task (invariant 6)."""
-    return _folder("connector_state_folder", _airflow_home() / "wavelift" / "connector")
+    return _folder("connector_state_folder")
 
 
 def ledger_url() -> str:
-    """SQLAlchemy URL; SQLite beside ``AIRFLOW_HOME`` by default.
+    """SQLAlchemy URL of the ledger; by default SQLite in ``AIRFLOW_HOME``.
 
-    :raises SpecError: ``ledger_url_cmd`` fails. Without its words, which may hold the password.
+    :raises SpecError: ``ledger_url_cmd`` failed. The error omits its output, which may hold the password.
     """
     try:
-        url = conf.get(SECTION, "ledger_url", fallback="").strip()  # a command ends its answer with a line break
+        url = _text("ledger_url")  # a command ends its answer with a line break, which is stripped
     except AirflowConfigException:
         raise SpecError(
             "The command of [wavelift] ledger_url_cmd failed", next_step="Run it by hand as the user that runs Airflow"
         ) from None
-    return url or f"sqlite:///{_airflow_home() / 'wavelift.db'}"
+    return url or f"sqlite:///{_default_path('ledger_url')}"
 
 
 def nbdkit_plugin() -> str:
-    """What reads disks by ranges on this worker: ``vddk``, ``nfc``, or nothing."""
-    return str(conf.get(SECTION, "nbdkit_plugin", fallback="")).strip()
+    """The plugin that reads ranges of disks on this worker: ``vddk``, ``nfc``, or empty."""
+    return _text("nbdkit_plugin")
 
 
 def nbdkit_folder() -> str:
-    return str(conf.get(SECTION, "nbdkit_folder", fallback="")).strip()
+    return _text("nbdkit_folder")
 
 
 def nbdkit_program() -> str:
-    return str(conf.get(SECTION, "nbdkit", fallback="")).strip() or "nbdkit"
+    return _text("nbdkit") or OPTIONS["nbdkit"].path
 
 
 def integer(option: str) -> int:
@@ -88,7 +98,7 @@ def integer(option: str) -> int:
 
 
 def number(section: str, option: str) -> float | None:
-    """One of Airflow's own settings; None when it is empty or no number."""
+    """One of Airflow's own settings; None if it is empty or not a number."""
     try:
         return float(conf.get(section, option, fallback=""))
     except ValueError:
@@ -96,14 +106,14 @@ def number(section: str, option: str) -> float | None:
 
 
 def max_mbit_s() -> float | None:
-    """The limit of this machine's line in megabits per second; None: there is none.
+    """The limit of this machine's line in megabits per second; None if there is no limit.
 
-    As it stands in the environment or in airflow.cfg *now*: a transfer of days asks again and again, and Airflow's own
-    configuration is read once per process.
+    It is read from the environment or from airflow.cfg at each call. A transfer may take days and asks again and again,
+    but Airflow reads its configuration only once per process.
 
-    :raises SpecError: it is no number of 0.1 or more.
+    :raises SpecError: the value is not a number of 0.1 or more.
     """
-    text = os.environ.get(f"AIRFLOW__{SECTION.upper()}__MAX_MBIT_S")
+    text = os.environ.get(OPTIONS["max_mbit_s"].variable)
     if text is None:
         file = ConfigParser(interpolation=None, strict=False)
         file.read(os.environ.get("AIRFLOW_CONFIG") or _airflow_home() / "airflow.cfg", encoding="utf-8")
@@ -130,7 +140,7 @@ def line() -> SharedLine:
 
 
 def line_facts() -> LineFacts:
-    """How fast this machine's line is, as far as it is known."""
+    """The measured rate of this machine's line, if there is one, and its limit."""
     from wavelift.base.units import MBIT
     from wavelift.rules.preflight_time import LineFacts
     from wavelift.services.dataplane.rates import measured_rate
@@ -140,7 +150,7 @@ def line_facts() -> LineFacts:
 
 
 def patience_s() -> float:
-    """Seconds for which a cut line, an outage or throttling is borne."""
+    """Seconds that one call waits for a cut line, an outage or throttling to pass."""
     return float(conf.getfloat(SECTION, "patience_minutes")) * 60
 
 
@@ -149,5 +159,5 @@ def poll_seconds() -> float:
 
 
 def api_url() -> str:
-    """Where this Airflow's own REST API answers."""
+    """The address of this Airflow's own REST API."""
     return str(conf.get("api", "base_url", fallback="") or f"http://localhost:{conf.get('api', 'port')}")

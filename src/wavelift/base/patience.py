@@ -9,7 +9,9 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
-PATIENCE_S: Final = 30 * 60.0
+from wavelift.base.settings import OPTIONS
+
+PATIENCE_S: Final = float(OPTIONS["patience_minutes"].default) * 60
 """Unless set: longer than a line's usual outage, shorter than a snapshot may grow unwatched."""
 
 

@@ -1,4 +1,4 @@
-"""``wavelift init``: the ledger's schema, and what this Airflow's settings lack. Speaks to no Airflow API."""
+"""``wavelift init``: creates or upgrades the ledger and lists the Airflow settings to change. Calls no Airflow API."""
 
 from __future__ import annotations
 
@@ -12,20 +12,12 @@ from rich.console import Console
 
 from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.base.errors import WaveliftError
+from wavelift.base.settings import AIRFLOW
 from wavelift.cli.connect import fail
 from wavelift.ledger import Ledger
 
-ADVICE = {
-    ("workers", "execution_api_timeout"): (30, "busy workers give up on the API after 5 s otherwise"),
-    ("scheduler", "orphaned_tasks_check_interval"): (15, "a killed scheduler's tasks wait 5 minutes otherwise"),
-    ("scheduler", "task_instance_heartbeat_timeout"): (60, "a dead task is noticed after 5 minutes otherwise"),
-    ("database", "sql_alchemy_max_overflow"): (75, "15 requests at once stop the api-server otherwise"),
-}
-"""Settings that DESIGN ships (facts/airflow-shapes.md 8, 10)."""
-
-
 CALLS_PRELOAD = re.compile(rb"^[^#\n]*wavelift\.airflow\.preload", re.MULTILINE)
-"""In a settings file, of whatever encoding."""
+"""Matches the call in a settings file. Bytes, because the file may have any encoding."""
 
 
 def _airflow_home() -> Path:
@@ -33,10 +25,10 @@ def _airflow_home() -> Path:
 
 
 def run(out: Console) -> None:
-    """Create or upgrade the ledger, then tell what is worth setting."""
+    """Create or upgrade the ledger, then print which settings to change."""
     try:
-        # Airflow's own reading of airflow.cfg and the environment, the same as in every task: a ledger that was
-        # prepared by another reading is one that no task uses. The only command that needs Airflow, so imported here.
+        # Tasks find the ledger through Airflow's configuration. This command must read it in the same way, or it could
+        # prepare a ledger that no task uses. No other command needs Airflow, so the import is here.
         from wavelift.airflow import config
 
         with Ledger.open(config.ledger_url(), upgrade=True) as ledger:
@@ -48,14 +40,14 @@ def run(out: Console) -> None:
 
 
 def advice() -> Iterator[str]:
-    """What this Airflow lacks of what DESIGN ships, a line each."""
+    """One line for each setting that differs from :data:`~wavelift.base.settings.AIRFLOW`."""
     from wavelift.airflow import config
 
-    for (section, option), (value, why) in ADVICE.items():
-        if config.number(section, option) != value:
-            yield f"set AIRFLOW__{section.upper()}__{option.upper()}={value}: {why}"
+    for one in AIRFLOW:
+        if one.checked and config.number(one.section, one.option) != one.value:
+            yield f"set {one.variable}={one.value}: otherwise {one.otherwise}"
     settings = _airflow_home() / "config" / LOCAL_SETTINGS.name
     if not settings.is_file():
-        yield f"copy {LOCAL_SETTINGS} to {settings}: tasks start twice as slow otherwise"
+        yield f"copy {LOCAL_SETTINGS} to {settings}: otherwise tasks start twice as slowly"
     elif not CALLS_PRELOAD.search(settings.read_bytes()):
-        yield f"call wavelift.airflow.preload.preload() in {settings}: tasks start twice as slow otherwise"
+        yield f"call wavelift.airflow.preload.preload() in {settings}: otherwise tasks start twice as slowly"

@@ -1,6 +1,6 @@
 """A whole Airflow on loopback, for the demo and the tests: SQLite, LocalExecutor, free ports, one folder.
 
-The settings are those that DESIGN ships ("Shipped configuration"): what holds here holds in production.
+It has the settings of :data:`wavelift.base.settings.AIRFLOW`, as production should. So the tests prove them, too.
 """
 
 from __future__ import annotations
@@ -22,45 +22,30 @@ from typing import Any, Final
 
 from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.base.settings import airflow_environment
 
 COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
 START_SECONDS: Final = 180
-"""A busy two-core machine needs 140 s for the four components (facts/airflow.md)."""
+"""The four components needed 140 s on a busy machine with two cores."""
 STOP_SECONDS: Final = 8
 
 
 class LocalAirflowError(RuntimeError):
-    """Airflow did not start or answer; the message ends with the tail of the log."""
+    """Airflow did not start, or it did not answer. The message ends with the last lines of the log."""
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
+    """A loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def shipped_settings(*, cores: int) -> dict[str, str]:
-    """The Airflow settings that wavelift recommends, as environment variables (facts/airflow-shapes.md 8, 10)."""
-    return {
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__PARALLELISM": str(4 * cores),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
-        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
-        # 15 requests at once stop the api-server by default: it waits for a connection in its event loop, which is what
-        # would give one back (action_logging of Airflow 3.3).
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW": "75",
-        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
-    }
-
-
 @dataclass
 class LocalAirflow:
-    """Start, watch and end the four components. Use as a context manager.
+    """Starts, watches and stops the four components. Use it as a context manager.
 
-    :param home: becomes ``AIRFLOW_HOME``; everything that Airflow writes lies below it.
+    :param home: becomes ``AIRFLOW_HOME``. Airflow writes only below it.
     :param dags: the DAGs folder.
     :param env: more environment variables (connections, ``AIRFLOW__WAVELIFT__…``).
     """
@@ -88,7 +73,10 @@ class LocalAirflow:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
         return {
             **inherited,
-            **shipped_settings(cores=os.cpu_count() or 2),
+            **airflow_environment(cores=os.cpu_count() or 2),
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(self.home / "plugins"),
@@ -139,9 +127,9 @@ class LocalAirflow:
         return self
 
     def start_component(self, name: str, *, label: str = "") -> subprocess.Popen[bytes]:
-        """Start one component in a process group of its own, so that it can be ended with its workers.
+        """Start one component in its own process group, so that it can be stopped together with its workers.
 
-        :param label: what :meth:`stop_component` calls it, where there are two of the kind.
+        :param label: its name for :meth:`stop_component`, if there are two of one kind.
         """
         label = label or name
         log = (self.home / f"{label}.log").open("ab")
@@ -175,7 +163,7 @@ class LocalAirflow:
         wait_for(healthy, timeout=timeout, what="Airflow to become healthy", log=self.log_tail)
 
     def raise_if_dead(self) -> None:
-        """:raises LocalAirflowError: when a component ended by itself."""
+        """:raises LocalAirflowError: a component has ended by itself."""
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise LocalAirflowError(f"airflow {name} ended with {process.returncode}:\n{self.log_tail(name)}")
@@ -219,7 +207,7 @@ class LocalAirflow:
         return self._api
 
     def wait_for_dag(self, dag_id: str, *, timeout: float = 240) -> None:
-        """Return when the dag-processor has put ``dag_id`` in place."""
+        """Return when the dag-processor has loaded ``dag_id``."""
 
         def there() -> bool:
             self.raise_if_dead()
@@ -250,11 +238,11 @@ class LocalAirflow:
         return "\n".join(path.read_text(errors="replace") for path in sorted(base.glob("attempt=*.log")))
 
     def pid(self, label: str) -> int:
-        """The process of a component that was started."""
+        """The process id of a component that was started."""
         return self._processes[label].pid
 
     def stop_component(self, name: str, *, kill: bool = False) -> None:
-        """End one component and its process group; ``kill`` means SIGKILL at once."""
+        """Stop one component and its process group. With ``kill``, send SIGKILL at once."""
         process = self._processes.pop(name, None)
         if process is None:
             return
@@ -268,15 +256,15 @@ class LocalAirflow:
         process.wait()
 
     def processes(self) -> list[int]:
-        """Every process of this Airflow, orphans included: all that run in its home folder.
+        """Every process of this Airflow, including orphans: all processes whose working directory is its home folder.
 
-        A task makes a session of its own, a worker of a killed scheduler has no parent left, and its environment is
-        overwritten by its title: the working directory is the one mark that stays.
+        Only the working directory identifies them reliably. A task has its own session, a worker of a killed scheduler
+        has no parent, and a process title overwrites the environment.
         """
         return processes_in(self.home)
 
     def stop(self) -> None:
-        """End everything; nothing of this Airflow runs afterwards."""
+        """Stop everything. Afterwards no process of this Airflow runs."""
         for process in self._processes.values():
             _signal_group(process.pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
@@ -327,7 +315,7 @@ def processes_in(folder: Path) -> list[int]:
 
 
 def end_processes_in(folder: Path) -> None:
-    """Kill what still works in ``folder``, until nothing does."""
+    """Kill every process that runs in ``folder``, until none is left."""
     while remaining := processes_in(folder):
         for pid in remaining:
             _signal(pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""The demo's stage: both simulators with three servers of real content, and what wavelift must know of them.
+"""Both simulators with the demo's three servers, and the Airflow connections to them.
 
-The only place of the product that starts simulators.
+Only this module of the product starts simulators.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ BUCKET = "wavelift-demo"
 
 @dataclass(frozen=True)
 class Stage:
-    """Running simulators; either may be missing."""
+    """The running simulators. Either can be missing."""
 
     vcenter: Any = None
     aws: Any = None
     network: Any = None
-    """What ``bootstrap`` made in the AWS simulator."""
+    """The resources that ``bootstrap`` made in the AWS simulator."""
 
     def connections(self) -> dict[str, str]:
-        """Airflow connections, as environment variables: the demo's secrets never touch a file."""
+        """Airflow connections as environment variables, so that the demo writes no secrets to a file."""
         found = {}
         if self.vcenter is not None:
             found["AIRFLOW_CONN_VSPHERE_DEMO"] = json.dumps(
@@ -63,7 +63,7 @@ class Stage:
         return found
 
     def environment(self, template: Path) -> str:
-        """The demo's environment file with the ids that the simulator really made."""
+        """The demo's environment file, with the ids of the resources in the simulator."""
         spec = yaml.safe_load(template.read_text())
         spec["region"] = self.aws.region
         spec["staging"]["bucket"] = self.network.bucket
@@ -75,7 +75,7 @@ class Stage:
 
 @contextmanager
 def stage(folder: Path, *, vcenter: bool = True, aws: bool = True) -> Iterator[Stage]:
-    """Start the simulators with their state below ``folder``; end them with the block."""
+    """Start the simulators with their state below ``folder``. They end with the block."""
     with ExitStack() as stack:
         running_vcenter = running_aws = network = None
         if aws:
@@ -93,7 +93,7 @@ def stage(folder: Path, *, vcenter: bool = True, aws: bool = True) -> Iterator[S
 
 
 def demo_servers(folder: Path) -> list[Any]:
-    """A Linux server, a Linux server with UEFI and two disks on different controllers, a Windows-like one."""
+    """A Linux server, a Linux server with UEFI and two disks on different controllers, and a Windows-like server."""
     from wavelift.simulators import images
     from wavelift.simulators.vcenter import SimDisk, SimVm
 

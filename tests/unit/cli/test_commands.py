@@ -15,6 +15,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from wavelift.airflow.preload import LOCAL_SETTINGS
+from wavelift.base.settings import AIRFLOW
 from wavelift.cli.demo import dags_source
 from wavelift.cli.main import app
 from wavelift.cli.wave import grouped, print_findings
@@ -151,6 +152,8 @@ def test_init_makes_the_ledger_and_says_what_is_worth_setting(tmp_path: Path) ->
     assert (home / "wavelift.db").exists()
     assert "ledger ready at" in first.stderr
     assert "set AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT=30" in first.stderr
+    for one in AIRFLOW:
+        assert (f"set {one.variable}={one.value}: otherwise {one.otherwise}" in first.stderr) == one.checked
     settings = home / "config" / "airflow_local_settings.py"
     assert f"copy {LOCAL_SETTINGS} to {settings}" in first.stderr
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from wavelift.airflow.preload import LOCAL_SETTINGS
-from wavelift.cli.local_airflow import shipped_settings
+from wavelift.base.settings import AIRFLOW, airflow_environment
 
 pytestmark = pytest.mark.unit
 ROOT: Final = Path(__file__).parents[3]
@@ -80,10 +80,9 @@ def test_a_worker_stands_on_the_connector_s_queue(services: dict[str, Any]) -> N
 
 
 def test_the_shipped_settings_are_those_of_the_demo(services: dict[str, Any]) -> None:
-    """What is proven under LocalAirflow holds under compose only with the same time-outs."""
-    groups = ("AIRFLOW__SCHEDULER__", "AIRFLOW__WORKERS__", "AIRFLOW__DATABASE__")
-    shipped = {key: value for key, value in shipped_settings(cores=2).items() if key.startswith(groups)}
-    assert len(shipped) == 4
+    """What is proven under LocalAirflow holds under compose only with the same values: base.settings has both."""
+    shipped = airflow_environment(cores=2)
+    assert len(shipped) == len(AIRFLOW) == 5
     for name in ("api-server", "scheduler", "triggerer", "worker", "connector"):
         assert shipped.items() <= environment(services[name]).items()
 

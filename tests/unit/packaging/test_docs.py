@@ -1,4 +1,4 @@
-"""The documents against the code: what a stranger copies from the README must work."""
+"""The documents against the code: what a newcomer copies from the README must work."""
 
 from __future__ import annotations
 
@@ -12,55 +12,74 @@ import yaml
 from typer.main import get_command
 
 from wavelift.airflow.provider_info import CONFIG, VSPHERE_CHOICES
-from wavelift.cli.local_airflow import shipped_settings
+from wavelift.base.settings import AIRFLOW, OPTIONS
 from wavelift.cli.main import app
+from wavelift.cli.settings_page import renewed
 from wavelift.rules.preflight_target import MULTIDISK
 from wavelift.specs import check_file, format_errors
 
 pytestmark = pytest.mark.unit
 ROOT: Final = Path(__file__).parents[3]
+DOCS: Final = ROOT / "docs"
 README: Final = (ROOT / "README.md").read_text()
-PAGES: Final = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
-    (ROOT / "docs").glob("*.md")
-)
+REQUIREMENTS: Final = (DOCS / "requirements.md").read_text()
+PAGES: Final = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.glob("*.md"))
 ROWS: Final = {
     *("AIR-04", "AMP-05", *(f"SMS-{number:02}" for number in range(1, 11)), "SMS-14"),
     *("AIR-01", "AIR-02", "AIR-05", "AMP-06", "AMP-07", "AMP-08", "AMP-11", "AMP-12", "SMS-11", "SMS-12", "SMS-16"),
 }
+PACKAGE: Final = ROOT / "src" / "wavelift"
+SUFFIXES: Final = {".py", ".md", ".go", ".json", ".toml", ".sql", ".lock", ".yml"}
+ELSEWHERE: Final = {"wavelift/_dags", "wavelift/connector", "config/airflow_local_settings.py"}
+"""Paths in the wheel and in ``AIRFLOW_HOME``."""
+README_LINES: Final = 200
+"""A newcomer reads no more at once; the rest is in docs."""
 
 
-def blocks(language: str, text: str = README) -> list[str]:
+def blocks(language: str, text: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def table(after: str) -> Iterator[list[str]]:
+def inline(text: str) -> list[str]:
+    """What stands in backticks, code blocks left out."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+def table(text: str, after: str) -> Iterator[list[str]]:
     """Rows of the first table after a heading."""
-    part = README.split(after, 1)[1].split("\n## ", 1)[0]
+    part = text.split(after, 1)[1].split("\n## ", 1)[0]
     for line in part.splitlines():
         if line.startswith("| ") and not line.startswith("|---"):
             yield [cell.strip() for cell in line.strip("|").split("|")]
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= README_LINES
+
+
 def test_the_spec_examples_are_valid(tmp_path: Path) -> None:
-    for text in blocks("yaml"):
+    for text in [block for page in PAGES for block in blocks("yaml", page.read_text())]:
         spec = yaml.safe_load(text)
         folder = "waves" if "wave" in spec else "environments"
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / f"{spec.get('wave') or spec['environment']}.yaml").write_text(text)
-    assert format_errors(check_file(tmp_path / "waves" / "shop.yaml", tmp_path / "environments")) == ""
+    waves = sorted((tmp_path / "waves").iterdir())
+    assert {"erp.yaml", "shop.yaml"} <= {wave.name for wave in waves}
+    for wave in waves:
+        assert format_errors(check_file(wave, tmp_path / "environments")) == ""
 
 
 def test_every_command_of_the_documents_exists() -> None:
-    lines = [
-        line.split("#")[0] for page in PAGES for text in blocks("sh", page.read_text()) for line in text.splitlines()
-    ]
-    called = sorted({line.strip() for line in lines if line.startswith("wavelift ")})
+    lines = [line for page in PAGES for text in blocks("sh", page.read_text()) for line in text.splitlines()]
+    named = [words for page in PAGES for words in inline(page.read_text())]  # a sentence may name a group of commands
+    called = sorted({line.split("#")[0].strip() for line in [*lines, *named] if line.startswith("wavelift ")})
     assert len(called) > 12
     for line in called:
         words, command = line.split()[1:], get_command(app)
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
-        assert not getattr(command, "commands", None), f"{line}: {words} is no command"
+        group = getattr(command, "commands", None)
+        assert not group or (not words and line in named), f"{line}: {words} is no command"
         known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
         assert {word for word in words if word.startswith("--")} <= known, line
 
@@ -74,15 +93,33 @@ def test_every_make_target_of_the_documents_exists() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_named_paths_exist(page: Path) -> None:
+    """A path is named from the root, from the package, or from the page's own folder."""
     text = page.read_text()
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (page.parent / target).exists(), target
-    for path in re.findall(r"`((?:tests|docs|src|operators|scripts|benchmarks|plugins)/[\w./-]+)`", text):
-        assert (ROOT / path).exists(), path
+    for target in re.findall(r"\]\(([^):\s]+)\)", text):
+        file, _, heading = target.partition("#")
+        linked = page.parent / file if file else page
+        assert linked.exists(), target
+        assert not heading or heading in headings(linked.read_text()), target
+    for path in inline(text):
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", path) and names_a_file(path):
+            assert any((base / path).exists() for base in (ROOT, PACKAGE, page.parent)), path
+
+
+def names_a_file(path: str) -> bool:
+    """Whether it looks like a path of this repository: a folder that is here, or a file's suffix after a folder."""
+    first, slash, _ = path.partition("/")
+    here = any((base / first).is_dir() for base in (ROOT, PACKAGE))
+    return bool(slash) and path not in ELSEWHERE and (here or Path(path).suffix in SUFFIXES)
+
+
+def headings(text: str) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    found = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-") for words in found}
 
 
 def test_every_row_of_the_issue_is_in_the_table_with_tests() -> None:
-    rows = {cells[0]: cells[2] for cells in table("## What is done") if cells[0] != "row"}
+    rows = {cells[0]: cells[2] for cells in table(REQUIREMENTS, "## What is done") if cells[0] != "row"}
     assert set(rows) == ROWS
     for row, places in rows.items():
         sources = [
@@ -94,32 +131,31 @@ def test_every_row_of_the_issue_is_in_the_table_with_tests() -> None:
         assert any(re.search(named, source) for source in sources), f"no test named after {row} in {places}"
 
 
-def test_the_settings_table_is_the_configuration() -> None:
-    rows = {cells[0].strip("`"): cells[1] for cells in table("## Settings") if cells[0].startswith("`")}
-    options = CONFIG["wavelift"]["options"]
-    assert set(rows) == set(options)
-    for name, option in options.items():
-        if option["default"]:
-            assert rows[name] == option["default"], name
+def test_the_settings_page_is_the_table_of_settings() -> None:
+    page = (DOCS / "settings.md").read_text()
+    assert renewed(page) == page, "run: python -m wavelift.cli.settings_page docs/settings.md"
+    for one in AIRFLOW:
+        value = f"{one.value} per core" if one.per_core else one.value
+        assert f"| `[{one.section}] {one.option}` | {value} | {one.unit} |" in page
+    assert set(CONFIG["wavelift"]["options"]) == set(OPTIONS)
+    for name, option in CONFIG["wavelift"]["options"].items():
+        assert re.search(rf"^\| `{name}` \| {re.escape(option['default'])}", page, re.MULTILINE), name
 
 
-def test_operations_names_the_shipped_settings_and_the_modes() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
-    for variable, value in shipped_settings(cores=2).items():
-        section, option = variable.removeprefix("AIRFLOW__").lower().split("__")
-        if section in ("workers", "scheduler"):
-            assert f"| `[{section}] {option}` | {value} |" in text
+def test_operations_names_the_modes_of_a_connection() -> None:
+    text = (DOCS / "operations.md").read_text()
     for values in VSPHERE_CHOICES.values():
         assert all(f"`{value}`" in text for value in values)
 
 
 def test_amp_11_troubleshooting_has_the_literal_texts() -> None:
-    assert f"`{MULTIDISK}`" in README
-    assert "`Connector is unable to reach ESX host [hostname] to migrate virtual machine [name]`" in README
+    page = (DOCS / "troubleshooting.md").read_text()
+    assert f"`{MULTIDISK}`" in page
+    assert "`Connector is unable to reach ESX host [hostname] to migrate virtual machine [name]`" in page
     source = (ROOT / "src" / "wavelift" / "rules" / "preflight_source.py").read_text()
     for words in ("Connector is unable to reach ESX host ", "Connector can't validate the certificates of the host "):
         assert words in source
-        assert words in README
+        assert words in page
 
 
 def test_no_figure_is_still_to_come() -> None:

@@ -271,7 +271,7 @@ def test_only_one_wave_reads_one_file(folders: Any) -> None:
 
 
 def test_fifty_waves_of_150_servers_are_cheap(folders: Any) -> None:
-    """``dag_parse`` has 5 s for everything; of it 1.4 s for files (facts/airflow-shapes 10)."""
+    """``benchmarks.dag_parse`` has 5 s for everything; 1.4 s of it are for files."""
     servers = "".join(
         f"  - name: srv{n:03d}\n    subnet: subnet-aaaa0001\n    private_ip: 10.0.1.{n + 1}\n    tags: {{tier: db}}\n"
         for n in range(150)

@@ -11,12 +11,14 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from tests.wire.simulators_aws.lab import Lab
 
 from wavelift.simulators.aws import AwsSimulator, Bootstrap, start
 
@@ -198,6 +200,22 @@ def finished(ec2: Any) -> Callable[[str], dict[str, Any]]:
         raise AssertionError(f"still {task}")
 
     return wait
+
+
+@pytest.fixture
+def tidy(ec2: Any) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Call it with a completed import task: its image and snapshots are removed at the end of the test."""
+    tasks: list[dict[str, Any]] = []
+    yield tasks.append
+    for task in tasks:
+        ec2.deregister_image(ImageId=task["ImageId"])
+        for detail in task["SnapshotDetails"]:
+            ec2.delete_snapshot(SnapshotId=detail["SnapshotId"])
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Lab:
+    return Lab(**{field.name: request.getfixturevalue(field.name) for field in fields(Lab)})
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from tests.wire.simulators_aws.lab import Lab, Refused
 
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
 
 pytestmark = pytest.mark.wire
 
-Refused = Callable[..., ClientError]
 ALIAS = "alias/enterprise"
 
 
@@ -115,12 +114,10 @@ def test_a_bucket_policy_demands_a_header(
     s3.delete_object(Bucket="staging", Key=key)
 
 
-def test_an_organisation_demands_tags_of_all_that_is_made(
-    sim: AwsSimulator, s3: Any, ec2: Any, ebs: Any, base: Bootstrap, key: str, refused: Refused
-) -> None:
+def test_an_organisation_demands_tags_of_all_that_is_made(lab: Lab, ebs: Any, base: Bootstrap) -> None:
     actions = ["ec2:RunInstances", "ec2:ImportImage", "ec2:RegisterImage", "ebs:StartSnapshot"]
     deny = {"Effect": "Deny", "Action": actions, "Resource": "*"}
-    sim.settings(
+    lab.sim.settings(
         organisation_policy=json.dumps(
             {
                 "Statement": [
@@ -135,18 +132,18 @@ def test_an_organisation_demands_tags_of_all_that_is_made(
         )
     )
     tags = [{"Key": "CostCenter", "Value": "42"}]
-    refused("AccessDeniedException", ebs.start_snapshot, VolumeSize=1)
-    ec2.delete_snapshot(SnapshotId=ebs.start_snapshot(VolumeSize=1, Tags=tags)["SnapshotId"])
-    refused("AccessDenied", s3.put_object, Bucket="staging", Key=key, Body=b"x")
-    s3.put_object(Bucket="staging", Key=key, Body=b"x", Tagging="CostCenter=42")
-    s3.delete_object(Bucket="staging", Key=key)
+    lab.refused("AccessDeniedException", ebs.start_snapshot, VolumeSize=1)
+    lab.ec2.delete_snapshot(SnapshotId=ebs.start_snapshot(VolumeSize=1, Tags=tags)["SnapshotId"])
+    lab.refused("AccessDenied", lab.s3.put_object, Bucket="staging", Key=lab.key, Body=b"x")
+    lab.s3.put_object(Bucket="staging", Key=lab.key, Body=b"x", Tagging="CostCenter=42")
+    lab.s3.delete_object(Bucket="staging", Key=lab.key)
     launch = {"ImageId": "ami-00000000000000001", "MinCount": 1, "MaxCount": 1, "InstanceType": "t3.small"}
     kinds = ("instance", "volume", "network-interface")
     for missing in kinds:
         told = [{"ResourceType": kind, "Tags": tags} for kind in kinds if kind != missing]
-        refused("UnauthorizedOperation", ec2.run_instances, **launch, TagSpecifications=told)
+        lab.refused("UnauthorizedOperation", lab.ec2.run_instances, **launch, TagSpecifications=told)
     told = [{"ResourceType": kind, "Tags": tags} for kind in kinds]
-    refused("InvalidAMIID.NotFound", ec2.run_instances, **launch, TagSpecifications=told)
+    lab.refused("InvalidAMIID.NotFound", lab.ec2.run_instances, **launch, TagSpecifications=told)
 
 
 def test_tags_have_limits(s3: Any, ec2: Any, ebs: Any, key: str, refused: Refused) -> None:
@@ -164,32 +161,27 @@ def test_tags_have_limits(s3: Any, ec2: Any, ebs: Any, key: str, refused: Refuse
     ec2.delete_snapshot(SnapshotId=snapshot)
 
 
-def test_an_import_is_taken_with_any_key_and_fails_later(
-    s3: Any, kms: Any, own_key: Any, key: str, stream_vmdk: Any, disk: Any, import_image: Any, finished: Any
-) -> None:
+def test_an_import_is_taken_with_any_key_and_fails_later(lab: Lab, kms: Any, own_key: Any, stream_vmdk: Any) -> None:
     """EC2 API reference: KmsKeyId is parsed after the call has been answered."""
     kms.disable_key(KeyId=own_key["KeyId"])
-    s3.put_object(Bucket="staging", Key=key, Body=stream_vmdk(disk(2)))
+    lab.s3.put_object(Bucket="staging", Key=lab.key, Body=stream_vmdk(lab.disk(2)))
     for text in (ALIAS, "alias/nobody"):
-        task = finished(import_image(key, Encrypted=True, KmsKeyId=text)["ImportTaskId"])
+        task = lab.finished(lab.import_image(lab.key, Encrypted=True, KmsKeyId=text)["ImportTaskId"])
         assert (task["Status"], "KMS key" in task["StatusMessage"]) == ("deleted", True)
-    s3.delete_object(Bucket="staging", Key=key)
+    lab.s3.delete_object(Bucket="staging", Key=lab.key)
 
 
-def test_the_role_must_read_what_the_bucket_s_key_encrypted(
-    sim: AwsSimulator, s3: Any, bucket_default: str, key: str, stream_vmdk: Any, disk: Any, import_image: Any,
-    refused: Refused,
-) -> None:  # fmt: skip
-    iam = sim.client("iam")
-    s3.put_object(Bucket="staging", Key=key, Body=stream_vmdk(disk(2)))
+def test_the_role_must_read_what_the_bucket_s_key_encrypted(lab: Lab, bucket_default: str, stream_vmdk: Any) -> None:
+    iam = lab.sim.client("iam")
+    lab.s3.put_object(Bucket="staging", Key=lab.key, Body=stream_vmdk(lab.disk(2)))
     statement = {"Effect": "Deny", "Action": "kms:Decrypt", "Resource": bucket_default}
     deny = {"Version": "2012-10-17", "Statement": [statement]}
     iam.put_role_policy(RoleName="vmimport", PolicyName="no-key", PolicyDocument=json.dumps(deny))
     try:
-        refused("InvalidParameter", import_image, key)
+        lab.refused("InvalidParameter", lab.import_image, lab.key)
     finally:
         iam.delete_role_policy(RoleName="vmimport", PolicyName="no-key")
-        s3.delete_object(Bucket="staging", Key=key)
+        lab.s3.delete_object(Bucket="staging", Key=lab.key)
 
 
 def test_texts_of_images_and_tasks_are_plain(ec2: Any, import_image: Any, ebs: Any, refused: Refused) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pyVmomi import vim
 from tests.eventually import eventually
 
-from wavelift.simulators.process import SimulatorError
+from wavelift.simulators.kit.process import SimulatorError
 from wavelift.simulators.vcenter import SimDisk, SimVm, VCenterSimulator
 
 pytestmark = pytest.mark.wire

@@ -1,7 +1,7 @@
 """Signature Version 4 for the calls that carry the bytes (:mod:`wavelift.adapters.aws.bulk`).
 
-boto3 spends twice the CPU on them (measured: ``facts/aws.md`` section 4). Every control call is boto3's. botocore's
-signer is the oracle in the unit tests.
+boto3 spends twice the CPU on them: 3.8 to 5.1 CPU-seconds per GiB of PutSnapshotBlock, ours 1.9 to 2.1. boto3 makes
+every control call. The unit tests compare our signatures with those of botocore.
 
 Source of the algorithm: docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 """

@@ -1,4 +1,7 @@
-"""For ``$AIRFLOW_HOME/config``: tasks start sooner (docs/operations.md). Airflow loads this file in every command."""
+"""Copy this file to ``$AIRFLOW_HOME/config``: tasks then start sooner (docs/operations.md).
+
+Airflow loads it in every command.
+"""
 
 import logging
 

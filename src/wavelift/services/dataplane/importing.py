@@ -3,7 +3,7 @@
 The task id lies in the checkpoint store, which survives a clear: so it is checked against AWS before use, and against
 the instant of what is to be imported: after a clear the source has been read again, and the image of the older instant
 is not the one that is asked for. A task that was cancelled under us (a cleared task's old trigger does that,
-facts/airflow-shapes.md 7) is submitted again under a new client token.
+in its ``on_kill``) is submitted again under a new client token.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class ServerStaging:
         return len(stale)
 
     def delete_disks(self) -> int:
-        """Delete the staged disks; manifests stay (DESIGN, data path). How many were deleted."""
+        """Delete the staged disks and return how many. Manifests stay: a later proof needs them."""
         keys = [entry.key for entry in self.s3.list(self.prefix) if entry.key.endswith(DISK_SUFFIX)]
         self.s3.delete(*keys)
         return len(keys)

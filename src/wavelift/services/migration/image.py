@@ -178,7 +178,7 @@ class _Import:
 def record_image(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportResult, ctx: RunContext) -> None:
     """Make an image the migration's result, once it was compared with its source as the plan says. May be called again.
 
-    Only then do the staged disks go (manifests stay: DESIGN, data path), and what was imported of other instants.
+    Only then are the staged disks deleted, and what was imported of other instants. Manifests stay.
     """
     id = migrations.migration_id(ctx.run_key)
     with ledger.read() as tx:

@@ -1,4 +1,4 @@
-"""An AWS: moto's control plane with an S3, an EBS direct and a VM Import of our own that move real bytes."""
+"""A simulated AWS account: moto's control plane, with our own S3, EBS direct and VM Import, which move real bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may call: one permanent pair, and sessions by AssumeRole that end when they should."""
+"""Valid credentials: one permanent pair, and the temporary ones that STS issues."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wavelift.simulators.aws.settings import Clock, Settings
+from wavelift.simulators.aws.settings import Settings
+from wavelift.simulators.kit.clock import Clock
 
 KEY_CHARACTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 MIN_SESSION: Final = 900.0
@@ -16,7 +17,7 @@ DEFAULT_SESSION: Final = 3600.0
 
 @dataclass(slots=True)
 class Credential:
-    """``expires`` is by the simulator's clock; None for a permanent pair."""
+    """``expires`` is a time of the simulator's clock; None for a permanent pair."""
 
     access_key: str
     secret_key: str
@@ -27,7 +28,7 @@ class Credential:
 
 
 class Credentials:
-    """Every pair that was ever valid here, so that an expired one is told from an unknown one."""
+    """Every pair that was ever valid, so that an expired pair gets another error than an unknown one."""
 
     def __init__(self, access_key: str, secret_key: str, clock: Clock, settings: Settings) -> None:
         self._clock, self._settings = clock, settings
@@ -42,7 +43,7 @@ class Credentials:
         return credential.expires is not None and self._clock.now() >= credential.expires
 
     def issue(self, *, role_arn: str, session: str, seconds: float) -> Credential:
-        """A session's keys; the setting ``session_seconds`` overrides what the caller asked for."""
+        """Issue temporary credentials. The setting ``session_seconds`` overrides the life that the caller asks for."""
         life = self._settings.session_seconds or seconds
         credential = Credential(
             access_key="ASIA" + "".join(secrets.choice(KEY_CHARACTERS) for _ in range(16)),
@@ -57,7 +58,7 @@ class Credentials:
         return credential
 
     def expire(self, access_key: str = "") -> int:
-        """End one session, or all of them; how many ended."""
+        """End one session, or all of them. Returns how many ended."""
         ended = 0
         with self._lock:
             for credential in self._known.values():

@@ -1,4 +1,4 @@
-"""Errors in the words of AWS, rendered in the protocol of the service that was called."""
+"""Errors of AWS, written in the protocol of the service that was called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from xml.sax.saxutils import escape
 
-from wavelift.simulators.aws.message import Response
+from wavelift.simulators.kit.message import Response
+from wavelift.simulators.kit.world import Refusal
 
 REST_XML_SERVICES: Final = frozenset({"s3"})
 REST_JSON_SERVICES: Final = frozenset({"ebs"})
@@ -16,8 +17,8 @@ QUERY_XML_SERVICES: Final = QUERY_SERVICES | {"route53", "s3control"}
 
 
 @dataclass(slots=True)
-class AwsError(Exception):
-    """An answer that is not what was asked for. ``extra`` are further members of the error document."""
+class AwsError(Refusal):
+    """An error of a service. ``extra`` are further members of the error document."""
 
     code: str
     message: str
@@ -29,7 +30,7 @@ class AwsError(Exception):
 
 
 def render(error: AwsError, *, service: str, request_id: str, head: bool = False) -> Response:
-    """``error`` as ``service`` would put it on the wire; a HEAD request gets no body, as from S3."""
+    """``error`` as ``service`` writes it. The answer to a HEAD request has no body, as from S3."""
     if service in REST_XML_SERVICES:
         extra = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in error.extra.items())
         body = (

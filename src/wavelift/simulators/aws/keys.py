@@ -1,4 +1,4 @@
-"""KMS keys as the services that encrypt with them judge them."""
+"""Checks of KMS keys, by the services that encrypt with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVICE_ALIAS: Final = "alias/aws/"
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """``service``: the one that AWS keeps this key for; empty for a customer's own."""
+    """``service`` is set for an AWS managed key: the service that uses it. It is empty for a customer's key."""
 
     arn: str
     state: str
@@ -30,11 +30,11 @@ class Key:
 
 
 FindKey = Callable[[str], Key | None]
-"""A key of the region by id, ARN, alias or alias's ARN."""
+"""Finds a key of the region by its id, its ARN, an alias or an alias's ARN."""
 
 
 def key_for_snapshot(text: str, find: FindKey) -> Key:
-    """The key that StartSnapshot is told. Raises AwsError.
+    """The key that StartSnapshot is given. Raises AwsError.
 
     EBS API reference: the parameter is an ARN, and EBS uses symmetric keys only. The reasons are those of its model.
     """
@@ -54,7 +54,7 @@ def key_for_snapshot(text: str, find: FindKey) -> Key:
 
 
 def key_for_object(text: str, find: FindKey) -> Key:
-    """The key that an object is encrypted with: id, ARN or alias, all are taken. Raises AwsError."""
+    """The key that an object is encrypted with, given by id, ARN or alias. Raises AwsError."""
     key = find(text)
     if key is None:
         raise AwsError("KMS.NotFoundException", f"Invalid keyId '{text}'", 400)
@@ -70,7 +70,7 @@ def key_for_object(text: str, find: FindKey) -> Key:
 
 
 def import_key_problem(text: str, find: FindKey) -> str:
-    """Why an import can't encrypt with this key; empty when it can. AWS looks at it only after the call was taken."""
+    """Why an import can't encrypt with this key; empty if it can. AWS checks this after it has accepted the call."""
     key = find(text)
     if key is None:
         return f"ClientError: The KMS key {text} does not exist in this region"

@@ -1,25 +1,19 @@
-"""Start the simulator as a process of its own and talk to it."""
+"""Start the AWS simulator as a process, and use it."""
 
 from __future__ import annotations
 
 import json
-import select
-import ssl
-import subprocess
 import sys
 import threading
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from wavelift.simulators.aws.settings import partition_of
 from wavelift.simulators.aws.vmimport.roles import policy_document, trust_document
+from wavelift.simulators.kit.client import Simulator, launch
+from wavelift.simulators.kit.process import SimulatorProcess
 
-START_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 15.0
-CONTROL_SECONDS: Final = 30.0
 ACCESS_KEY: Final = "AKIASIMULATOR0000001"
 SECRET_KEY: Final = "simulator-secret-key"
 
@@ -37,103 +31,25 @@ class Bootstrap:
     kms_key_arn: str
 
 
-class AwsSimulator:
-    """A running simulator. As a context manager it ends at the end of the block; its folder is the caller's."""
+class AwsSimulator(Simulator):
+    """A running simulator of AWS."""
 
-    def __init__(self, process: subprocess.Popen[bytes], hello: dict[str, Any], state: Path) -> None:
-        self._process = process
-        self.state_folder = state
+    def __init__(self, process: SimulatorProcess, hello: dict[str, Any], state: Path) -> None:
+        super().__init__(process, hello, state)
         self.endpoint_url: str = hello["url"]
-        self.control_url: str = hello["control"]
-        self.ca_file: Path | None = Path(hello["ca_file"]) if hello["ca_file"] else None
         self.region: str = hello["region"]
         self.access_key, self.secret_key = ACCESS_KEY, SECRET_KEY
-        self.pid: int = hello["pid"]
-        self._making = threading.Lock()  # boto3 sessions are not made for threads, and dear: they load the models
+        self._making = threading.Lock()  # a boto3 session is not safe for threads, and slow to make: it loads models
         self._session: Any = None
         self._clients: dict[str, Any] = {}
-        self._tls = ssl.create_default_context(cafile=str(self.ca_file)) if self.ca_file else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the process, gently and then not. Idempotent."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait(STOP_SECONDS)
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None and not stream.closed:
-                stream.close()
-
-    # control
-
-    def control(self, method: str, name: str, values: dict[str, Any] | None = None) -> Any:
-        """One call to ``/_sim/<name>``. Raises urllib's HTTPError when it is refused."""
-        request = urllib.request.Request(
-            f"{self.control_url}/{name}",
-            method=method,
-            data=json.dumps(values or {}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=CONTROL_SECONDS, context=self._tls) as answer:
-            return json.loads(answer.read())
-
-    def rule(self, **values: Any) -> int:
-        """Add a fault rule (fields: :class:`.faults.Rule`); its id."""
-        return int(self.control("POST", "rules", values)["id"])
-
-    def clear_rules(self) -> None:
-        self.control("DELETE", "rules")
-
-    def rules(self) -> list[dict[str, Any]]:
-        """The rules in force, with how often each matched and applied."""
-        found: list[dict[str, Any]] = self.control("GET", "rules")
-        return found
-
-    def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.control("GET", "state")
-        return found
-
-    def counters(self) -> dict[str, dict[str, int]]:
-        found: dict[str, dict[str, int]] = self.control("GET", "counters")
-        return found
-
-    def evidence(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.control("GET", "evidence")
-        return found
-
-    def settings(self, **values: Any) -> dict[str, Any]:
-        """Change settings (fields: :class:`.settings.Settings`); all of them as they are now."""
-        found: dict[str, Any] = self.control("POST", "settings", values)
-        return found
-
-    def advance(self, seconds: float) -> None:
-        """Let the simulator's clock jump."""
-        self.control("POST", "clock", {"advance": seconds})
 
     def expire_sessions(self) -> int:
-        """End all AssumeRole sessions now; how many."""
+        """End all of AssumeRole's sessions now; how many."""
         return int(self.control("POST", "credentials")["expired"])
 
-    def reset(self) -> None:
-        """As just started (the bootstrap is gone too); evidence stays."""
-        self.control("POST", "reset")
-
-    # use
-
     def client(self, service: str, **options: Any) -> Any:
-        """A plain boto3 client with the permanent keys, the same each time; with ``options``, which go to
-        ``Session.client``, one of its own."""
+        """A boto3 client with the permanent keys, always the same one. With ``options`` (of ``Session.client``), a new
+        one."""
         with self._making:
             if not options and service in self._clients:
                 return self._clients[service]
@@ -155,11 +71,11 @@ class AwsSimulator:
 
     @property
     def verify(self) -> str | bool:
-        """For boto3's parameter of that name."""
+        """The value of boto3's parameter ``verify``."""
         return str(self.ca_file) if self.ca_file else True
 
     def environment(self) -> dict[str, str]:
-        """Variables under which boto3 and the AWS CLI find this simulator."""
+        """Environment variables that make boto3 and the AWS CLI use this simulator."""
         found = {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -170,7 +86,10 @@ class AwsSimulator:
         return found | ({"AWS_CA_BUNDLE": str(self.ca_file)} if self.ca_file else {})
 
     def bootstrap(self, bucket: str = "staging", *, role: bool = True) -> Bootstrap:
-        """Bucket, vmimport role, a role to assume, a VPC with two subnets and a group, a KMS key: what exists stays."""
+        """Make a bucket, the vmimport role, a role to assume, a VPC with two subnets, a security group and a KMS key.
+
+        A bucket or role that exists stays.
+        """
         s3, iam, ec2, kms = (self.client(name) for name in ("s3", "iam", "ec2", "kms"))
         if bucket not in {item["Name"] for item in s3.list_buckets()["Buckets"]}:
             s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": self.region})
@@ -204,26 +123,11 @@ class AwsSimulator:
 
 
 def start(state: Path, *, tls: bool = False, listen: str = "127.0.0.1:0", **settings: Any) -> AwsSimulator:
-    """Start a simulator that keeps everything below ``state`` and ends with this process at the latest.
+    """Start a simulator that writes below ``state`` and ends with this process at the latest.
 
     ``settings`` are fields of :class:`.settings.Settings` (``evidence=True``, ``region=...``, ``phase_seconds=...``).
-    Raises RuntimeError with its last words when it does not come up.
+    Raises SimulatorError with the end of its log if it does not start.
     """
-    state.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "wavelift.simulators.aws", "--state", str(state), "--listen", listen]
-    command += ["--until-stdin-closes", *(["--tls"] if tls else [])]
-    for name, value in settings.items():
-        command += ["--set", f"{name}={value}"]
-    log = state / "simulator.log"
-    with log.open("ab") as errors:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
-    assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
-    line = process.stdout.readline() if ready else b""
-    try:
-        hello = json.loads(line)
-    except ValueError:
-        process.kill()
-        process.communicate()
-        raise RuntimeError(f"the AWS simulator did not start: {log.read_text()[-2000:]}") from None
-    return AwsSimulator(process, hello, state)
+    program = [sys.executable, "-m", "wavelift.simulators.aws"]
+    process = launch(program, state, tls=tls, listen=listen, settings=settings)
+    return AwsSimulator(process, process.ready(), state)

@@ -1,6 +1,6 @@
-"""Policies over callers: a bucket's own, and an organisation's (SCP). Only what they deny is looked at.
+"""Policies that restrict callers: of a bucket, and of an organisation (SCP). Only Deny statements are evaluated.
 
-Conditions are those that guard the making of things: tags on create and S3's encryption headers.
+The conditions are those on calls that create: tags on create, and S3's encryption headers.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.message import Request
 from wavelift.simulators.aws.settings import ACCOUNT, partition_of
+from wavelift.simulators.kit.message import Request
 
 MADE: Final = {
     "ImportImage": ("import-image-task",),
     "RegisterImage": ("image",),
     "RunInstances": ("instance", "volume", "network-interface"),
 }
-"""What an EC2 call makes and may be told to tag at once (Service Authorization Reference for EC2)."""
+"""What an EC2 call creates and can tag at the same time (Service Authorization Reference for EC2)."""
 SSE: Final = "x-amz-server-side-encryption"
 SSE_KEY: Final = "x-amz-server-side-encryption-aws-kms-key-id"
 REFUSALS: Final = {
@@ -33,7 +33,7 @@ NEGATED: Final = "StringNot"
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One action on one resource, with what conditions may ask about."""
+    """One action on one resource, with the values that conditions can test."""
 
     action: str
     resource: str
@@ -41,7 +41,7 @@ class Use:
 
 
 def check_policy(document: str | bytes, uses: Iterator[Use], service: str) -> None:
-    """Raises AwsError, in the service's words, where a Deny covers a use. An empty document denies nothing."""
+    """Raises the service's AwsError if a Deny statement covers a use. An empty document denies nothing."""
     if not document:
         return
     statements = _listed(json.loads(document).get("Statement"))
@@ -53,7 +53,7 @@ def check_policy(document: str | bytes, uses: Iterator[Use], service: str) -> No
 
 
 def uses_of(request: Request, region: str) -> Iterator[Use]:
-    """What a request that makes something does, as IAM sees it; nothing for all other requests."""
+    """The actions of a request that creates something, as IAM sees it; none for other requests."""
     if request.service == "ec2" and request.operation in {*MADE, "CreateTags"}:
         yield from _ec2(request, region)
     elif request.service == "ebs" and request.operation == "StartSnapshot":
@@ -112,7 +112,7 @@ def _covers(statement: Mapping[str, Any], use: Use) -> bool:
 
 
 def _holds(operator: str, found: str | None, wanted: list[str]) -> bool:
-    """IAM's rules: without the key, a positive test fails and a negated one holds."""
+    """IAM's rule: if the key is missing, a positive test fails and a negated one succeeds."""
     name = operator.removesuffix("IfExists")
     if name == "Null":
         return (found is None) is (wanted[0].lower() == "true")
@@ -122,7 +122,7 @@ def _holds(operator: str, found: str | None, wanted: list[str]) -> bool:
         "StringEquals": lambda value: found == value,
         "StringLike": lambda value: fnmatchcase(found, value),
     }
-    test = tests[name.replace(NEGATED, "String")]  # another operator is not simulated: the caller hears of it
+    test = tests[name.replace(NEGATED, "String")]  # KeyError for an operator that is not simulated
     return any(map(test, wanted)) is not name.startswith(NEGATED)
 
 

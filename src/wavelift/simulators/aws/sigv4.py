@@ -1,6 +1,6 @@
-"""Signature version 4, checked as AWS checks it.
+"""Checks of signature version 4, as AWS makes them.
 
-The canonical request is built from what came over the wire; real botocore clients are the oracle in the tests.
+The canonical request is built from the received bytes. The tests compare with botocore's own signer.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from urllib.parse import quote, unquote
 
 from wavelift.simulators.aws.credentials import Credential, Credentials
 from wavelift.simulators.aws.errors import QUERY_XML_SERVICES, AwsError
-from wavelift.simulators.aws.message import Request
-from wavelift.simulators.aws.settings import Clock
+from wavelift.simulators.kit.clock import Clock
+from wavelift.simulators.kit.message import Request
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 MAX_SKEW: Final = 15 * 60.0
-"""Seconds between the request's date and now."""
+"""Seconds that the request's date may differ from now."""
 AUTHORIZATION: Final = re.compile(
     r"AWS4-HMAC-SHA256\s+Credential=([^/,\s]+)/(\d{8})/([^/,\s]+)/([^/,\s]+)/aws4_request\s*,"
     r"\s*SignedHeaders=([^,\s]+)\s*,\s*Signature=([0-9a-f]{64})"
@@ -48,7 +48,7 @@ def parse(header: str) -> Authorization | None:
 
 
 class Verifier:
-    """Lets a request pass, or raises the error that its service would give."""
+    """Accepts a request, or raises the error that its service answers with."""
 
     def __init__(self, credentials: Credentials, clock: Clock) -> None:
         self._credentials, self._clock = credentials, clock
@@ -81,7 +81,7 @@ class Verifier:
             then = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         except ValueError:
             raise _refusal(request.service, "malformed") from None
-        # The caller's clock is the machine's, not the simulator's, which tests move.
+        # The caller uses the machine's clock, which tests do not move.
         now = self._clock.now() - self._clock.offset
         if abs(then.timestamp() - now) > MAX_SKEW or not stamp.startswith(authorization.date):
             raise _refusal(request.service, "skew")
@@ -121,7 +121,7 @@ def _signing_key(secret: str, date: str, region: str, service: str) -> bytes:
 
 def _canonical_request(request: Request, authorization: Authorization) -> str:
     raw = request.raw_path or "/"
-    # S3 encodes the key once; every other service encodes the already encoded path again.
+    # S3 encodes the path once; the other services encode the encoded path again.
     path = quote(unquote(raw), safe="/-_.~") if request.service == "s3" else quote(raw, safe="/-_.~")
     pairs = (pair.partition("=") for pair in request.raw_query.split("&") if pair)
     query = "&".join(
@@ -143,7 +143,7 @@ def _squeeze(value: str) -> str:
 
 
 def signed_payload(request: Request) -> str | None:
-    """The body's SHA-256 as hex when the signature covers the body, None when it is left open."""
+    """The body's SHA-256 as hex if the signature covers the body, else None."""
     digest = request.headers.get("x-amz-content-sha256", "")
     return digest if HEX_SHA256.fullmatch(digest) else None
 

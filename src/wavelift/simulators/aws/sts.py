@@ -1,47 +1,46 @@
-"""STS: sessions whose life a test can set."""
+"""STS: temporary credentials. The setting ``session_seconds`` sets their life."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 from urllib.parse import parse_qsl
 
-from wavelift.simulators.aws.credentials import DEFAULT_SESSION, MIN_SESSION, Credential
+from wavelift.simulators.aws.credentials import DEFAULT_SESSION, MIN_SESSION, Credential, Credentials
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.message import Request, Response
+from wavelift.simulators.aws.moto_bridge.backends import Role
 from wavelift.simulators.aws.s3.xml import iso
-from wavelift.simulators.aws.settings import ACCOUNT
+from wavelift.simulators.aws.settings import ACCOUNT, Settings
 from wavelift.simulators.aws.vmimport.roles import trusts_account
-
-if TYPE_CHECKING:
-    from wavelift.simulators.aws.world import World
+from wavelift.simulators.kit.message import Request, Response
 
 NAMESPACE: Final = "https://sts.amazonaws.com/doc/2011-06-15/"
 ROLE_ARN: Final = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/(?:.*/)?([^/]+)")
 
 
 class StsApi:
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, credentials: Credentials, settings: Settings, find_role: Callable[[str], Role | None]) -> None:
+        self._credentials, self._settings, self._find_role = credentials, settings, find_role
 
     def handle(self, request: Request, caller: Credential) -> Response:
         values = dict(parse_qsl(request.body.content.decode(), keep_blank_values=True))
         if request.operation == "AssumeRole":
             return self._assume(request, values)
         if request.operation == "GetCallerIdentity":
-            return _answer(request, _identity(caller, self._world.settings.partition))
+            return _answer(request, _identity(caller, self._settings.partition))
         if request.operation == "GetSessionToken":
-            issued = self._world.credentials.issue(role_arn="", session="session", seconds=_life(values))
+            issued = self._credentials.issue(role_arn="", session="session", seconds=_life(values))
             return _answer(request, _keys(issued))
         raise AwsError("InvalidAction", f"Could not find operation {request.operation}", 400)
 
     def _assume(self, request: Request, values: dict[str, str]) -> Response:
         arn, session = values.get("RoleArn", ""), values.get("RoleSessionName", "")
         match = ROLE_ARN.fullmatch(arn)
-        role = self._world.moto.role(match.group(2)) if match and match.group(1) == ACCOUNT else None
+        role = self._find_role(match.group(2)) if match and match.group(1) == ACCOUNT else None
         if role is None or not trusts_account(role.trust, ACCOUNT):
             raise AwsError("AccessDenied", f"User is not authorized to perform: sts:AssumeRole on resource: {arn}", 403)
-        issued = self._world.credentials.issue(role_arn=arn, session=session, seconds=_life(values))
+        issued = self._credentials.issue(role_arn=arn, session=session, seconds=_life(values))
         user = f"<AssumedRoleUser><AssumedRoleId>AROASIMULATOR:{session}</AssumedRoleId>"
         user += f"<Arn>{_assumed_arn(issued)}</Arn></AssumedRoleUser>"
         return _answer(request, _keys(issued) + user)

@@ -1,4 +1,4 @@
-"""What AWS takes as tags, by service."""
+"""Limits of tags, names and descriptions, by service."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ OBJECT_TEXT: Final = re.compile(r"[\w\s.:/=+\-@]*")
 EC2_TAGS: Final = 50
 EC2_KEY: Final = 127
 EC2_VALUE: Final = 256
-"""Of EC2's service model: a key has at most 127 characters, a value 256."""
+"""EC2's service model: a key has at most 127 characters, a value 256."""
 EBS_VALUE: Final = 255
-"""EBS direct's own model takes one character less."""
+"""EBS direct's service model: one character less."""
 
 
 IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9()\[\] ./\-'@_]{3,128}")
-"""RegisterImage's own constraint (EC2 API reference)."""
+"""EC2 API reference, RegisterImage."""
 DESCRIPTION: Final = re.compile(r"[\x09\x0a\x0d\x20-\x7e]{0,255}")
 
 
@@ -34,13 +34,13 @@ CLIENT_TOKEN: Final = re.compile(r"[\x20-\x7e]{0,64}")
 
 
 def check_client_token(text: str) -> None:
-    """Of an EC2 call. Raises AwsError."""
+    """Check the client token of an EC2 call. Raises AwsError."""
     if not CLIENT_TOKEN.fullmatch(text):
         raise AwsError("InvalidParameterValue", "The client token is not of up to 64 ASCII characters", 400)
 
 
 def check_description(text: str) -> None:
-    """Of an image, an import task or its disk. Raises AwsError."""
+    """Check the description of an image, of an import task or of its disk. Raises AwsError."""
     if not DESCRIPTION.fullmatch(text):
         raise AwsError(
             "InvalidParameterValue",
@@ -65,7 +65,7 @@ def object_tags(header: str) -> dict[str, str]:
 
 
 def check_ec2_tags(uses: Iterable[Use]) -> None:
-    """Of every resource that a request tags. Raises AwsError. Control characters are nothing that EC2 documents."""
+    """Check the tags of every resource that a request tags. Raises AwsError. EC2 documents no control characters."""
     for use in uses:
         given = use.context.items()
         tags = {key.removeprefix(REQUEST_TAG): value for key, value in given if key.startswith(REQUEST_TAG)}
@@ -79,7 +79,7 @@ def check_ec2_tags(uses: Iterable[Use]) -> None:
 
 
 def snapshot_tags(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The tags of StartSnapshot, by the limits of EBS direct's model. Raises AwsError."""
+    """The tags of StartSnapshot, checked by the limits of EBS direct's model. Raises AwsError."""
     found = {str(tag.get("Key", "")): str(tag.get("Value", "")) for tag in tags}
     if len(found) != len(tags) or len(found) > EC2_TAGS:
         raise _invalid("Tags must have unique keys, 50 at most")

@@ -1,99 +1,107 @@
-"""Everything behind the wire, put together, and the way of a request through it."""
+"""The simulated account: it connects the services, and passes each request to the right one."""
 
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from wavelift.simulators.aws.counters import Counters
+from wavelift.simulators.aws import state
 from wavelift.simulators.aws.credentials import Credential, Credentials
 from wavelift.simulators.aws.ebs.api import EbsApi, route
-from wavelift.simulators.aws.ebs.snapshot import Snapshot
 from wavelift.simulators.aws.ebs.store import EbsStore
-from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.evidence import Evidence, Flip, KeptImport
-from wavelift.simulators.aws.faults import Faults
+from wavelift.simulators.aws.errors import AwsError, render
+from wavelift.simulators.aws.evidence import FLIPS, IMPORTS, OBJECTS, RAW, Flip, KeptImport, KeptObject
+from wavelift.simulators.aws.faults import Rule, failure
 from wavelift.simulators.aws.keys import import_key_problem
-from wavelift.simulators.aws.message import BodyBroken, Request, Response
+from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.app import MotoApp
+from wavelift.simulators.aws.moto_bridge.backends import Backends
 from wavelift.simulators.aws.policy import check_policy, uses_of
 from wavelift.simulators.aws.s3 import routes
 from wavelift.simulators.aws.s3.api import S3Api
 from wavelift.simulators.aws.s3.store import S3Store, StoredObject
-from wavelift.simulators.aws.settings import MANAGED_EBS_KEY, Clock, Settings
+from wavelift.simulators.aws.settings import Settings
 from wavelift.simulators.aws.sigv4 import Verifier, parse
 from wavelift.simulators.aws.sts import StsApi
 from wavelift.simulators.aws.tags import check_ec2_tags
 from wavelift.simulators.aws.vmimport import vmdk
 from wavelift.simulators.aws.vmimport.convert import looks_like_windows
 from wavelift.simulators.aws.vmimport.tasks import ImportTask, ImportTasks
+from wavelift.simulators.kit import faults
+from wavelift.simulators.kit.message import BodyBroken, Request, Response
+from wavelift.simulators.kit.world import Refusal, Routes, World
 
 FORM: Final = "application/x-www-form-urlencoded"
 FLIP: Final = 0x01
+STREAMING_TRAILER: Final = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+"""Value of x-amz-content-sha256: the body is in chunk framing (aws-chunked) inside of HTTP's own framing."""
 
 
-class World:
+class AwsWorld(World[Settings]):
     """One simulated account in one region."""
 
-    def __init__(self, state: Path, *, access_key: str, secret_key: str, settings: Settings) -> None:
-        self.folder, self.settings, self.clock = state, settings, Clock()
-        self.faults, self.counters = Faults(), Counters()
+    rules = Rule
+    evidence_kinds = (OBJECTS, IMPORTS, FLIPS)
+
+    def __init__(self, folder: Path, settings: Settings, *, access_key: str, secret_key: str) -> None:
+        super().__init__(folder, settings)
         self.credentials = Credentials(access_key, secret_key, self.clock, settings)
         self.verifier = Verifier(self.credentials, self.clock)
-        self.launches: dict[str, tuple[str, Any]] = {}
-        self.starting: list[tuple[float, Any]] = []
-        self.unseen: dict[str, float] = {}
-        """Id of what EC2 does not show yet → when it will."""
-        self.ebs_key = MANAGED_EBS_KEY
-        """The account's default key, as EC2 names it: AWS's own by its alias, a customer's by its ARN."""
-        self.evidence = Evidence(state / "evidence")
-        self.moto = MotoApp(self)
-        self.s3 = S3Store(state / "s3", self.clock)
-        self.ebs = EbsStore(state / "ebs", self.clock, settings, self.counters)
-        self.ebs.on_new = self.moto.show_snapshot
-        self.ebs.encrypts = lambda: bool(self.moto.ec2.ebs_encryption_by_default)
-        self.ebs.default_key = lambda: self.moto.key_arn(self.ebs_key)
+        self.s3 = S3Store(folder / "s3", self.clock)
+        self.ebs = EbsStore(folder / "ebs", self.clock, settings, self.counters)
         self.imports = ImportTasks(
-            state / "imports",
-            store=self.ebs,
-            clock=self.clock,
-            settings=settings,
-            faults=self.faults,
-            surroundings=self,
+            folder / "imports", store=self.ebs, clock=self.clock, settings=settings, surroundings=self
         )
-        self._s3 = S3Api(self.s3, settings=settings, counters=self.counters, watcher=self, find_key=self.moto.find_key)
-        self._ebs = EbsApi(self.ebs, self.clock, settings, self.moto.find_key)
-        self._sts = StsApi(self)
-
-    def reset(self) -> None:
-        """As just started; evidence and credentials stay."""
-        self.imports.reset()
-        self.faults.clear()
-        self.counters.clear()
-        self.launches.clear()
-        self.starting.clear()
-        self.unseen.clear()
-        self.ebs_key = MANAGED_EBS_KEY
-        self.moto.reset()
-        self.s3.reset()
-        self.ebs.reset()
+        backends = Backends(settings)
+        self.account = Account(settings, self.clock, backends, self.s3, self.ebs, self.imports)
+        self.ebs.on_new = self.account.show_snapshot
+        self.ebs.encrypts = lambda: bool(backends.ec2.ebs_encryption_by_default)
+        self.ebs.default_key = lambda: backends.key_arn(self.account.ebs_key)
+        self._moto = MotoApp(self.account)
+        self._s3 = S3Api(self.s3, settings=settings, counters=self.counters, watcher=self, find_key=backends.find_key)
+        self._ebs = EbsApi(self.ebs, self.clock, settings, backends.find_key)
+        self._sts = StsApi(self.credentials, settings, backends.role)
 
     def close(self) -> None:
         self.imports.close()
 
-    # the way of a request
+    def state(self) -> dict[str, Any]:
+        return state.of(self.account)
+
+    def hello(self) -> dict[str, Any]:
+        return {"region": self.settings.region, "access_key": self.credentials.permanent.access_key}
+
+    def routes(self) -> Routes:
+        return {
+            ("POST", "credentials"): lambda values: {"expired": self.credentials.expire(values.get("access_key", ""))},
+            ("GET", "credentials"): lambda _: self.credentials.sessions(),
+        }
+
+    # answers
+
+    def failure(self, rule: faults.Rule, service: str) -> AwsError:
+        return failure(rule, service)
+
+    def render(self, error: Refusal, request: Request) -> Response:
+        assert isinstance(error, AwsError)
+        return render(error, service=request.service, request_id=request.request_id, head=request.method == "HEAD")
+
+    def headers(self, request: Request) -> dict[str, str]:
+        server = "AmazonS3" if request.service == "s3" else "simulator"
+        return {"Server": server, "x-amz-request-id": request.request_id}
 
     def identify(self, request: Request) -> None:
-        """Name the service, the operation and what it is about. Raises AwsError for a call to nobody."""
+        if request.headers.get("x-amz-content-sha256", "") == STREAMING_TRAILER:
+            request.body.unframe()
         authorization = parse(request.headers.get("authorization", ""))
         request.service = authorization.service if authorization else _guess_service(request)
         naming = {"s3": _name_s3, "ebs": _name_ebs}.get(request.service, _name_other)
         naming(request)
 
     def handle(self, request: Request) -> Response:
-        """The answer to an identified request. Raises AwsError."""
         caller = self.verifier.verify(request)
         check_policy(self.settings.organisation_policy, uses_of(request, self.settings.region), request.service)
         if request.service == "s3":
@@ -111,7 +119,7 @@ class World:
                 _check_key_region(request, self.settings.region)
             elif request.service == "ec2":
                 check_ec2_tags(uses_of(request, self.settings.region))
-            return self.moto.handle(request)
+            return self._moto.handle(request)
         except BodyBroken as error:
             raise AwsError("MalformedInput", f"The body is incomplete: {error}", 400) from error
 
@@ -126,7 +134,7 @@ class World:
                 {"Region": self.settings.region},
             )
 
-    # what the stores and tasks tell
+    # called by the stores and by import tasks
 
     def object_done(self, bucket: str, stored: StoredObject, *, multipart: bool) -> None:
         if multipart:
@@ -134,12 +142,13 @@ class World:
             for _ in self.faults.take("flip", service="s3", operation="CompleteMultipartUpload", key=target):
                 self._flip(bucket, stored)
         if self.settings.evidence:
-            self.evidence.keep_object(
-                bucket, stored.key, stored.path, size=stored.size, etag=stored.etag, multipart=multipart
-            )
+            name = f"{uuid.uuid4().hex[:12]}-{Path(stored.key).name}"
+            path = self.evidence.keep_file(stored.path, OBJECTS, name)
+            kept = KeptObject(bucket, stored.key, str(path), stored.size, stored.etag, multipart)
+            self.evidence.keep(OBJECTS, kept)
 
     def _flip(self, bucket: str, stored: StoredObject) -> None:
-        """Change one byte in the middle of a grain's compressed data, behind everybody's back."""
+        """Change one byte in the middle of a grain's compressed data, and tell nobody."""
         grain = vmdk.middle_grain(stored.path)
         offset = grain.offset + grain.size // 2
         with stored.path.open("r+b") as file:
@@ -147,15 +156,16 @@ class World:
             before = file.read(1)[0]
             file.seek(offset)
             file.write(bytes((before ^ FLIP,)))
-        self.evidence.note_flip(Flip(bucket, stored.key, offset, grain.disk_offset, before, before ^ FLIP))
+        self.evidence.keep(FLIPS, Flip(bucket, stored.key, offset, grain.disk_offset, before, before ^ FLIP))
 
     def register_import(self, task: ImportTask) -> str:
         boot = task.disks[0].snapshot
-        image = self.moto.register_import(task, windows=boot is not None and looks_like_windows(boot))
+        image = self.account.register_import(task, windows=boot is not None and looks_like_windows(boot))
         if self.settings.evidence:
             for number, disk in enumerate(task.disks):
-                raw = self.evidence.raw_path(task.id, number)
-                self.evidence.keep_import(
+                raw = self.evidence.path(RAW, _raw_name(task, number))
+                self.evidence.keep(
+                    IMPORTS,
                     KeptImport(
                         task=task.id,
                         number=number,
@@ -166,39 +176,36 @@ class World:
                         image=image,
                         raw=str(raw) if raw.exists() else "",
                         changed=[{"offset": item.offset, "length": item.length} for item in disk.changes],
-                    )
+                    ),
                 )
         return image
 
+    def fault(self, phase: str, target: str) -> Rule | None:
+        rules = self.faults.take("import", service="ec2", operation=phase, key=target)
+        return rules[0] if rules else None
+
     def import_key_problem(self, task: ImportTask) -> str:
         key = str(task.request.get("KmsKeyId") or "")
-        return import_key_problem(key, self.moto.find_key) if key else ""
+        return import_key_problem(key, self.account.backends.find_key) if key else ""
 
     def keep_raw(self, task: ImportTask, number: int, raw: Path) -> None:
         if self.settings.evidence:
-            self.evidence.keep_raw(task.id, number, raw)
+            self.evidence.keep_file(raw, RAW, _raw_name(task, number))
 
-    def ebs_for_ec2(self, snapshot_id: str) -> Snapshot:
-        """A completed snapshot, or EC2's words for why not."""
-        try:
-            return self.ebs.readable(snapshot_id)
-        except AwsError as error:
-            if error.code == "ResourceNotFoundException":
-                raise AwsError(
-                    "InvalidSnapshot.NotFound", f"The snapshot '{snapshot_id}' does not exist.", 400
-                ) from None
-            raise AwsError("IncorrectState", f"Snapshot {snapshot_id} is not completed", 400) from None
+
+def _raw_name(task: ImportTask, number: int) -> str:
+    return f"{task.id}-{number}.raw"
 
 
 def _check_key_region(request: Request, region: str) -> None:
-    """KMS knows keys of its own region only, whatever ARN it is asked about."""
+    """KMS refuses an ARN of another region."""
     parts = str(json.loads(request.body.content or b"{}").get("KeyId") or "").split(":")
     if parts[0] == "arn" and parts[3:4] != [region]:
         raise AwsError("NotFoundException", f"Invalid arn {parts[3]}", 400)
 
 
 def _guess_service(request: Request) -> str:
-    """Of an unsigned request, so that its refusal comes in the right protocol."""
+    """For an unsigned request, so that it is refused in the right protocol."""
     if request.headers.get("content-type", "").startswith(FORM):
         return "ec2"
     if request.path.startswith("/snapshots"):

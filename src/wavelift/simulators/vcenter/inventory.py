@@ -1,4 +1,4 @@
-"""What a simulated vCenter holds: typed input, written as the JSON that the Go program reads. Sizes are bytes."""
+"""The inventory of a simulated vCenter: typed input, written as JSON for the Go program. Sizes are bytes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Certificate = Literal["ca", "self_signed", "expired", "wrong_name"]
 
 @dataclass(frozen=True)
 class SimDisk:
-    """One virtual disk. `raw` is only read: what guests write goes into layers of the simulator."""
+    """One virtual disk. `raw` is never written: guests' writes go into layers of the simulator."""
 
     raw: Path | None = None
     capacity: int = 0
-    """0: the size of `raw`. Whole sectors of 512 bytes; the KiB that vCenter tells beside are rounded down."""
+    """0: the size of `raw`. A multiple of 512 bytes. vCenter also reports it in KiB, rounded down."""
     controller: Controller = "pvscsi"
     bus: int = 0
     unit: int = 0
@@ -32,9 +32,9 @@ class SimDisk:
 
 @dataclass(frozen=True)
 class SimVm:
-    """One virtual machine. Two may have one name in different folders.
+    """One virtual machine. Two may have the same name in different folders.
 
-    `name` as people write it: vSphere stores ``/``, ``\\`` and ``%`` of it as escapes. `folder` as vSphere stores it.
+    `name` is as people write it; vSphere stores ``/``, ``\\`` and ``%`` as escapes. `folder` is as vSphere stores it.
     """
 
     name: str
@@ -50,7 +50,7 @@ class SimVm:
     ip: str = ""
     host_name: str = ""
     file_systems: Sequence[tuple[str, str]] = ()
-    """Mount point or drive letter, and type; () : as VMware Tools and vSphere before 7, which tell no types."""
+    """Mount point or drive letter, and type. () is as before vSphere 7, which reports no types."""
     host: str = ""
     """Name of a SimHost; "": spread over all."""
     datastore: str = ""
@@ -66,18 +66,18 @@ class SimVm:
     change_tracking: bool = False
     annotation: str = ""
     ft: Literal["", "primary", "secondary"] = ""
-    """Half of a fault-tolerant pair; both halves have one name."""
+    """One half of a fault-tolerant pair. Both halves have the same name."""
     managed_by: str = ""
-    """Of what an extension owns: "com.vmware.vim.eam/cluster-agent"."""
+    """Extension and type of a managed VM: "com.vmware.vim.eam/cluster-agent"."""
     product: str = ""
-    """Name of the product that an appliance is."""
+    """The product name of an appliance."""
     on_delta: bool = False
-    """Its disks' heads are deltas, but its snapshot tree is empty and vCenter asks for no consolidation."""
+    """Its disks run on delta files, but its snapshot tree is empty and vCenter does not ask for consolidation."""
 
 
 @dataclass(frozen=True)
 class SimHost:
-    """One ESXi host with an HTTPS server of its own at `address` (a free port): leases point there."""
+    """One ESXi host with its own HTTPS server at `address` (a free port). Lease URLs point there."""
 
     name: str = "127.0.0.11"
     address: str = "127.0.0.11"
@@ -85,7 +85,7 @@ class SimHost:
     build: str = "24022510"
     certificate: Certificate = "ca"
     thumbprint: str = ""
-    """What vCenter reports instead of the true SHA-1."""
+    """If set, vCenter reports it instead of the true SHA-1."""
     connection: Literal["connected", "disconnected", "notResponding"] = "connected"
 
 
@@ -99,7 +99,7 @@ class SimDatastore:
 
 @dataclass(frozen=True)
 class SimUser:
-    """`privileges` None: all. `without`: all but these."""
+    """`privileges` None means all. `without` removes some."""
 
     name: str
     password: str = field(repr=False)
@@ -112,7 +112,7 @@ DEFAULT_HOSTS = (SimHost(), SimHost(name="127.0.0.12", address="127.0.0.12"))
 
 
 class Options(TypedDict, total=False):
-    """How the vCenter behaves; the defaults are the hard case. Times are seconds, sizes bytes."""
+    """How the vCenter behaves. The defaults are the hard case for a client. Times are seconds, sizes bytes."""
 
     datacenter: str
     body: Literal["footer", "qemu"]
@@ -142,7 +142,7 @@ def to_json(
     users: Sequence[SimUser] = (ADMIN,),
     options: Options | None = None,
 ) -> str:
-    """The inventory file's text. The first user is the one that the readiness line names."""
+    """The text of the inventory file. The readiness line names the first user."""
 
     def plain(value: object) -> Any:
         return str(value) if isinstance(value, Path) else value

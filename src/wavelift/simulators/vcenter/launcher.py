@@ -1,19 +1,17 @@
-"""Starts the vCenter simulator and speaks to its control endpoint."""
+"""Starts the vCenter simulator and calls its control endpoint."""
 
 from __future__ import annotations
 
 import base64
-import json
 import shutil
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
-from wavelift.simulators.process import SimulatorError, SimulatorProcess
+from wavelift.simulators.kit.client import Control
+from wavelift.simulators.kit.process import SimulatorError, SimulatorProcess
 from wavelift.simulators.vcenter.build import ensure_binary
 from wavelift.simulators.vcenter.inventory import (
     ADMIN,
@@ -26,120 +24,82 @@ from wavelift.simulators.vcenter.inventory import (
     to_json,
 )
 
-CONTROL_SECONDS = 120.0
-"""Evidence of several GiB is written within one call."""
 
-
-class Control:
-    """The control endpoint of a running simulator, also of one that another process started."""
+class VCenterControl(Control):
+    """The control endpoint of a vCenter simulator, also of one that another process started."""
 
     def __init__(self, control_url: str, token: str) -> None:
-        self.control_url = control_url
-        self._token = token
-
-    def call(self, method: str, path: str, body: object = None, *, raw: bytes | None = None) -> Any:
-        """One call; `body` is sent as JSON, `raw` as it is. Raises SimulatorError with the server's words."""
-        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"{self.control_url}/{path}", data=data, method=method, headers={"X-Sim-Token": self._token}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=CONTROL_SECONDS) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            raise SimulatorError(f"{method} {path}: {error.read().decode(errors='replace').strip()}") from None
+        super().__init__(control_url, headers={"X-Sim-Token": token})
+        self.token = token
 
     def guest_write(self, vm: str, disk_index: int, offset: int, data: bytes) -> None:
-        """Write as the guest would: into the top layer, noted for change tracking. `offset` in bytes."""
+        """Write as the guest does: into the top layer, recorded by change tracking. `offset` in bytes."""
         query = urllib.parse.urlencode({"vm": vm, "disk": disk_index, "offset": offset})
-        self.call("POST", f"guest/write?{query}", raw=data)
+        self.control("POST", f"guest/write?{query}", raw=data)
 
     def guest_read(self, vm: str, disk_index: int, offset: int, length: int) -> bytes:
-        """The disk's live bytes, as the guest reads them now."""
+        """The disk's current bytes, as the guest reads them."""
         query = urllib.parse.urlencode({"vm": vm, "disk": disk_index, "offset": offset, "length": length})
-        return base64.b64decode(self.call("GET", f"guest/read?{query}")["data"])
+        return base64.b64decode(self.control("GET", f"guest/read?{query}")["data"])
 
     def rule(self, **fields: Any) -> int:
-        """Order a fault (see the server's rules.go for the kinds); returns its id. It acts once unless `times` says."""
-        answer: dict[str, int] = self.call("POST", "rules", fields)
-        return answer["id"]
-
-    def rules(self) -> list[dict[str, Any]]:
-        """The rules with how often they hit and what they did (`details`)."""
-        found: list[dict[str, Any]] = self.call("GET", "rules")
-        return found
-
-    def clear_rules(self) -> None:
-        """Take all rules away; what waits for the delay of one goes on."""
-        self.call("DELETE", "rules")
-
-    def state(self) -> dict[str, Any]:
-        """Snapshots and layers per VM, open leases, sessions, transfers, writer, rules."""
-        found: dict[str, Any] = self.call("GET", "state")
-        return found
-
-    def counters(self) -> dict[str, Any]:
-        """`methods`: calls per SOAP method; `paths`: requests and bytes per first path element."""
-        found: dict[str, Any] = self.call("GET", "counters")
-        return found
-
-    def reset_counters(self) -> None:
-        self.call("DELETE", "counters")
+        """Add a fault rule; its id. Kinds and fields: ``server/rules.go``. It applies once, or ``times`` times."""
+        return super().rule(**fields)
 
     def evidence(self) -> list[dict[str, Any]]:
-        """Every snapshot ever taken, with a raw sparse file per disk of what it froze (option `evidence`)."""
-        found: list[dict[str, Any]] = self.call("GET", "evidence")
+        """All snapshots ever taken, each with a sparse raw file per disk of its frozen content (option `evidence`)."""
+        found: list[dict[str, Any]] = self.control("GET", "evidence")
         return found
 
     def start_writer(self, *, rate: int = 1 << 20, blocks: int = 256, size: int = 4096, seed: int = 1) -> None:
         """Let the running guests write: `rate` bytes/s in all, `size` bytes at one of `blocks` places per disk."""
-        self.call("POST", "writer", {"action": "start", "rate": rate, "blocks": blocks, "size": size, "seed": seed})
+        self.control("POST", "writer", {"action": "start", "rate": rate, "blocks": blocks, "size": size, "seed": seed})
 
     def stop_writer(self) -> None:
-        self.call("POST", "writer", {"action": "stop"})
+        self.control("POST", "writer", {"action": "stop"})
 
     def expire_sessions(self, user: str = "") -> int:
         """End all sessions, or one user's; returns how many."""
-        answer: dict[str, int] = self.call("POST", "sessions/expire", {"user": user})
+        answer: dict[str, int] = self.control("POST", "sessions/expire", {"user": user})
         return answer["expired"]
 
     def migrate(self, vm: str, host: str, *, leases: Literal["break", "keep"] = "break") -> None:
-        """Move the VM to another host behind everybody's back, as DRS might."""
-        self.call("POST", "migrate", {"vm": vm, "host": host, "leases": leases})
+        """Move the VM to another host without an API call, as DRS does."""
+        self.control("POST", "migrate", {"vm": vm, "host": host, "leases": leases})
 
     def set_vm(self, vm: str, **fields: Any) -> None:
         """Set `power`, `tools`, `consolidation_needed`, `reset_change_tracking` or `hardware` without the API; or one
         of `power_loss=True` (HA restarts it elsewhere), `grow={"disk": 0, "capacity": n}`, `remove_disk=0`,
         `add_disk={"capacity": n, "unit": 3}` (the fields of SimDisk), `place={"disk": 0, "unit": 3}` (a disk that is
         there takes the old place), `revert_to="snapshot"`, `leave_delta=True`."""
-        self.call("POST", "vm", {"vm": vm, **fields})
+        self.control("POST", "vm", {"vm": vm, **fields})
 
     def set_datastore(self, name: str, *, free: int) -> None:
-        """Bytes that are free from now on; clients see it after a RefreshDatastore."""
-        self.call("POST", "datastore", {"name": name, "free": free})
+        """Set the free bytes; clients see the new value after a RefreshDatastore."""
+        self.control("POST", "datastore", {"name": name, "free": free})
 
     def forward_clock(self, seconds: float) -> None:
-        """Put vCenter's clock forward: its events age with it (`event.maxAge`, in days)."""
-        self.call("POST", "clock", {"forward": seconds})
+        """Move vCenter's clock forward. Its events age with it (`event.maxAge`, in days)."""
+        self.control("POST", "clock", {"forward": seconds})
 
     def reset_clock(self) -> None:
-        """Put it right again; the events of the time in between are not to be seen any more."""
-        self.call("POST", "clock", {"reset": True})
+        """Set it back to the machine's time. The events since it was moved are no longer shown."""
+        self.control("POST", "clock", {"reset": True})
 
     def forget_events(self) -> None:
-        """Lose every event so far, as a database does that is pruned by size, or restored."""
-        self.call("POST", "events/forget")
+        """Lose all events, as a database does that is pruned by size, or restored."""
+        self.control("POST", "events/forget")
 
     def start_anew(self, inventory: str) -> dict[str, Any]:
-        """Replace everything by a vCenter that holds `inventory` (the text of `to_json`); its readiness object.
+        """Replace everything by a vCenter that holds `inventory` (the text of `to_json`). Returns its readiness object.
 
-        The program is replaced in its process: the ports, the certificates and the token stay, nothing else does.
-        Raises SimulatorError: of a wrong text before anything happened, of an inventory that can't be built with the
-        process gone.
+        The program is replaced in its process: only the ports, the certificates and the token stay. Raises
+        SimulatorError: if the text is wrong, before anything changes; if the inventory can't be built, and then the
+        process has ended.
         """
-        expected: int = self.call("POST", "reset", raw=inventory.encode())["generation"]
+        expected: int = self.control("POST", "reset", raw=inventory.encode())["generation"]
         try:
-            ready: dict[str, Any] = self.call("GET", "ready")
+            ready: dict[str, Any] = self.control("GET", "ready")
         except OSError as error:
             raise SimulatorError(f"the vCenter simulator did not come back from its reset: {error}") from None
         if ready["generation"] != expected:
@@ -147,14 +107,14 @@ class Control:
         return ready
 
     def crash(self) -> None:
-        """The process exits at once, without clean-up or an answer."""
+        """End the process at once, without clean-up and without an answer."""
         try:
-            self.call("POST", "crash")
+            self.control("POST", "crash")
         except (OSError, SimulatorError):
-            pass  # that is what a crash looks like from here
+            pass  # expected: the process ends before it answers
 
 
-class VCenterSimulator(Control):
+class VCenterSimulator(VCenterControl):
     """A running simulator; a context manager that ends it and removes what it wrote."""
 
     def __init__(self, process: SimulatorProcess, state: Path, ready: dict[str, Any]) -> None:
@@ -186,8 +146,8 @@ class VCenterSimulator(Control):
         users: Sequence[SimUser] = (ADMIN,),
         **options: Unpack[Options],
     ) -> None:
-        """A fresh vCenter in the same process, as `start` would make it; `start_anew` says what stays. What a host's
-        port or thumbprint was may have changed with its entry: read it anew."""
+        """Make a new vCenter in the same process, as `start` does; `start_anew` says what stays. A host's port and
+        thumbprint may change: read them again."""
         text = to_json(vms, hosts=hosts, datastores=datastores, users=users, options=options)
         try:
             self._take(self.start_anew(text))
@@ -201,7 +161,7 @@ class VCenterSimulator(Control):
         return self._process.log_tail()
 
     def close(self) -> None:
-        """End the process and remove its files; the log and what others put into the state folder stay."""
+        """End the process and remove its files. The log, and files of others in the state folder, stay."""
         self._process.stop()
         remove_leftovers(self._state)
 
@@ -215,7 +175,7 @@ class VCenterSimulator(Control):
 
 
 def remove_leftovers(state: Path) -> None:
-    """What a killed simulator could not remove itself."""
+    """Remove what a killed simulator left."""
     for name in ("vcenter", "evidence"):
         shutil.rmtree(state / name, ignore_errors=True)
     for name in ("ca.pem", "inventory.json"):

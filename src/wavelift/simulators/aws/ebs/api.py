@@ -10,18 +10,20 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from wavelift.simulators.aws.digests import b64
 from wavelift.simulators.aws.ebs.snapshot import BLOCK, PENDING, Snapshot
 from wavelift.simulators.aws.ebs.store import DEFAULT_TIMEOUT, EbsStore, StartRequest, changed_indices, invalid, page
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey, key_for_snapshot
-from wavelift.simulators.aws.message import BodyBroken, Request, Response, b64
-from wavelift.simulators.aws.settings import ACCOUNT, Clock, Settings
+from wavelift.simulators.aws.settings import ACCOUNT, Settings
 from wavelift.simulators.aws.tags import snapshot_tags
+from wavelift.simulators.kit.clock import Clock
+from wavelift.simulators.kit.message import BodyBroken, Request, Response
 
 MIN_PAGE: Final = 100
 MAX_PAGE: Final = 10_000
 MAX_TEXT: Final = 255
-"""Of a description and a client token, which are not empty either: EBS's service model."""
+"""Characters of a description and of a client token; both must not be empty (EBS's service model)."""
 ROUTES: Final = (
     ("POST", re.compile(r"/snapshots"), "StartSnapshot"),
     ("POST", re.compile(r"/snapshots/completion/([^/]+)"), "CompleteSnapshot"),
@@ -80,7 +82,7 @@ class EbsApi:
         answer = {
             "SnapshotId": snapshot.id,
             "OwnerId": ACCOUNT,
-            "Status": PENDING,  # also under a token used before: AWS repeats the original answer
+            "Status": PENDING,  # also for a token that was used before: AWS repeats the first answer
             "StartTime": snapshot.started,
             "VolumeSize": snapshot.size,
             "BlockSize": BLOCK,

@@ -1,4 +1,4 @@
-"""One snapshot: its own blocks in a sparse file, the others in its ancestors."""
+"""One snapshot. Its own blocks are in a sparse file, the others in the files of its ancestors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ERROR: Final = "error"
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """Times are seconds by the simulator's clock, sizes GiB as in AWS. Compare by identity."""
+    """Times are seconds of the simulator's clock; sizes are GiB, as in AWS. Compare snapshots by identity."""
 
     id: str
     size: int
@@ -36,9 +36,9 @@ class Snapshot:
     completing: float | None = None
     """When CompleteSnapshot was accepted."""
     origin: str = "direct"
-    """``direct`` or the import task that made it."""
+    """``direct``, or the id of the import task that made it."""
     hidden: bool = False
-    """What an import wrote before its conversion: nobody but a child sees it."""
+    """The disk as uploaded, before an import converts it. Only its child reads it; no call shows it."""
     deleted: bool = False
     present: set[int] = field(default_factory=set)
     digests: dict[int, bytes] = field(default_factory=dict)
@@ -58,11 +58,11 @@ class Snapshot:
             node = node.parent
 
     def owner(self, index: int) -> Snapshot | None:
-        """Whose file holds block ``index`` as seen from here; None for a block never written."""
+        """The snapshot whose file holds block ``index`` of this one; None for a block that was never written."""
         return next((node for node in self.lineage() if index in node.present), None)
 
     def indices(self) -> list[int]:
-        """Blocks that are there as seen from here, ascending."""
+        """The blocks of this snapshot and its ancestors, ascending."""
         seen: set[int] = set()
         for node in self.lineage():
             seen |= node.present

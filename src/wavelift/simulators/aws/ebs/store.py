@@ -1,4 +1,4 @@
-"""All snapshots of the region, and the rules about them."""
+"""All snapshots of the region, and their rules."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import hashlib
 import hmac
 import json
 import secrets
-import shutil
 import struct
 import threading
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from wavelift.simulators.aws.counters import Counters
 from wavelift.simulators.aws.ebs.snapshot import COMPLETED, ERROR, PENDING, Snapshot
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.invented import (
@@ -28,16 +26,18 @@ from wavelift.simulators.aws.invented import (
     UNENCRYPTED_PARENT_MESSAGE,
     UNENCRYPTED_PARENT_REASON,
 )
-from wavelift.simulators.aws.settings import MINUTE, Clock, Settings
+from wavelift.simulators.aws.settings import MINUTE, Settings
+from wavelift.simulators.kit.clock import Clock
+from wavelift.simulators.kit.counters import Counters
 
 MAX_SIZE: Final = 65_536
-"""GiB: io2 Block Express."""
+"""GiB; the limit of io2 Block Express."""
 DEFAULT_TIMEOUT: Final = 60
 MIN_TIMEOUT: Final = 10
 MAX_TIMEOUT: Final = 4320
 """Minutes, from the service model."""
 MAX_TOKEN: Final = 64
-"""EBS user guide, "Ensure idempotency in StartSnapshot API requests"; the model's 255 is kinder."""
+"""EBS user guide, "Ensure idempotency in StartSnapshot API requests". The service model allows 255."""
 TOKEN_BYTES: Final = 24
 
 
@@ -57,12 +57,27 @@ class StartRequest:
         return json.dumps([getattr(self, name) for name in self.__slots__])
 
 
+@dataclass(frozen=True, slots=True)
+class NewSnapshot:
+    """What :meth:`EbsStore.create` makes. ``timeout`` is seconds, the others are as in :class:`Snapshot`."""
+
+    size: int
+    parent: Snapshot | None = None
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    encrypted: bool = False
+    kms_key: str = ""
+    timeout: float = 0.0
+    hidden: bool = False
+    origin: str = "direct"
+
+
 def invalid(reason: str, message: str) -> AwsError:
     return AwsError("ValidationException", message, 400, {"Reason": reason})
 
 
 class EbsStore:
-    """``on_new`` is told of each snapshot that EC2 shall see."""
+    """``on_new`` is called with each snapshot that EC2 must show."""
 
     def __init__(self, folder: Path, clock: Clock, settings: Settings, counters: Counters) -> None:
         self._folder, self._clock, self._settings, self._counters = folder, clock, settings, counters
@@ -73,22 +88,15 @@ class EbsStore:
         self._in_flight = 0
         self.on_new: Callable[[Snapshot], None] = lambda snapshot: None
         self.encrypts: Callable[[], bool] = lambda: False
-        """Whether the account encrypts by default: EC2's switch."""
+        """Whether the account encrypts by default (an EC2 setting)."""
         self.default_key: Callable[[], str] = lambda: ""
-        """ARN of the key that encrypts what names no other."""
-        self.reset()
-
-    def reset(self) -> None:
-        with self._lock:
-            self._snapshots.clear()
-            self._tokens.clear()
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(parents=True)
+        """The ARN of the account's default key."""
+        folder.mkdir(parents=True)
 
     # looking
 
     def all(self) -> list[Snapshot]:
-        """What is not deleted, pending ones checked for having timed out."""
+        """All snapshots that are not deleted, with their states as of now."""
         with self._lock:
             living = [item for item in self._snapshots.values() if not item.deleted and not item.hidden]
             for snapshot in living:
@@ -116,13 +124,13 @@ class EbsStore:
         return snapshot
 
     def state_of(self, snapshot: Snapshot) -> str:
-        """Its state by now."""
+        """The state as of now."""
         with self._lock:
             self._age(snapshot)
             return snapshot.state
 
     def _age(self, snapshot: Snapshot) -> None:
-        """What time has done to a pending snapshot."""
+        """Complete a pending snapshot, or let it fail, if its time has come."""
         if snapshot.state != PENDING:
             return
         now = self._clock.now()
@@ -135,7 +143,7 @@ class EbsStore:
     # making
 
     def start(self, request: StartRequest, token: str) -> Snapshot:
-        """StartSnapshot. The same token with the same request gives the same snapshot, whatever became of it."""
+        """StartSnapshot. The same token with the same request returns the same snapshot, in whatever state it is."""
         if len(token) > MAX_TOKEN:
             raise invalid("INVALID_PARAMETER_VALUE", f"ClientToken has more than {MAX_TOKEN} characters")
         with self._lock:
@@ -156,13 +164,15 @@ class EbsStore:
             encrypted = parent.encrypted if parent else bool(request.encrypted) or self.encrypts()
             own = request.kms_key or (self.default_key() if encrypted and not parent else "")
             snapshot = self.create(
-                size=request.size,
-                parent=parent,
-                description=request.description,
-                tags=dict(request.tags),
-                encrypted=encrypted,
-                kms_key=parent.kms_key if parent else own,
-                timeout=request.timeout * MINUTE,
+                NewSnapshot(
+                    size=request.size,
+                    parent=parent,
+                    description=request.description,
+                    tags=dict(request.tags),
+                    encrypted=encrypted,
+                    kms_key=parent.kms_key if parent else own,
+                    timeout=request.timeout * MINUTE,
+                )
             )
             if token:
                 self._tokens[token] = (request.fingerprint(), snapshot)
@@ -184,21 +194,8 @@ class EbsStore:
             )
         return parent
 
-    def create(
-        self,
-        *,
-        size: int,
-        parent: Snapshot | None = None,
-        description: str = "",
-        tags: dict[str, str] | None = None,
-        encrypted: bool = False,
-        kms_key: str = "",
-        timeout: float = 0.0,
-        hidden: bool = False,
-        origin: str = "direct",
-        body: Path | None = None,
-    ) -> Snapshot:
-        """A pending snapshot; ``body`` becomes its file when given (it is moved)."""
+    def create(self, new: NewSnapshot, body: Path | None = None) -> Snapshot:
+        """Make a pending snapshot. ``body``, if given, is moved and becomes its file."""
         snapshot_id = f"snap-0{uuid.uuid4().hex[:16]}"
         path = self._folder / f"{snapshot_id}.blocks"
         if body is None:
@@ -206,9 +203,21 @@ class EbsStore:
         else:
             body.rename(path)
         now = self._clock.now()
-        snapshot = Snapshot(snapshot_id, size, path, parent, now, timeout=timeout, last_write=now, origin=origin)
-        snapshot.description, snapshot.tags, snapshot.hidden = description, dict(tags or {}), hidden
-        snapshot.encrypted, snapshot.kms_key = encrypted, kms_key
+        snapshot = Snapshot(
+            snapshot_id,
+            new.size,
+            path,
+            new.parent,
+            now,
+            description=new.description,
+            encrypted=new.encrypted,
+            kms_key=new.kms_key,
+            tags=dict(new.tags),
+            timeout=new.timeout,
+            last_write=now,
+            origin=new.origin,
+            hidden=new.hidden,
+        )
         with self._lock:
             self._snapshots[snapshot_id] = snapshot
         return snapshot
@@ -271,26 +280,26 @@ class EbsStore:
         return snapshot
 
     def finish(self, snapshot: Snapshot) -> None:
-        """For what an import made: complete at once, and seen by EC2."""
+        """Complete a snapshot that an import made; EC2 then shows it."""
         snapshot.state = COMPLETED
         if not snapshot.hidden:
             self.on_new(snapshot)
 
     def delete(self, snapshot_id: str) -> None:
-        """EC2 DeleteSnapshot: unreadable from now on; children keep what they stand on."""
+        """EC2 DeleteSnapshot. The snapshot can no longer be read; its children keep the blocks that they need."""
         snapshot = self.find(snapshot_id)
         with self._lock:
             snapshot.deleted = True
             self._sweep()
 
     def discard(self, snapshot: Snapshot) -> None:
-        """Drop what a failed import left, seen by EC2 or not."""
+        """Delete a snapshot of a failed import."""
         with self._lock:
             snapshot.deleted = True
             self._sweep()
 
     def _sweep(self) -> None:
-        """Remove files that nothing stands on any more."""
+        """Remove the files that no snapshot needs any more."""
         needed = {
             id(node)
             for item in self._snapshots.values()
@@ -349,7 +358,7 @@ def _check_start(request: StartRequest) -> None:
 
 
 def changed_indices(first: Snapshot | None, second: Snapshot) -> list[tuple[int, bool, bool]]:
-    """Blocks that differ by who wrote them: (index, there in first, there in second), ascending."""
+    """Blocks that different snapshots wrote: (index, exists in first, exists in second), ascending."""
     if first is None:
         return [(index, False, True) for index in second.indices()]
     if not {id(node) for node in first.lineage()} & {id(node) for node in second.lineage()}:
@@ -363,7 +372,7 @@ def changed_indices(first: Snapshot | None, second: Snapshot) -> list[tuple[int,
 
 
 def page(rows: Sequence[int], start: int, size: int) -> tuple[Sequence[int], int | None]:
-    """Rows from index ``start`` on, and where the next page starts."""
+    """The rows from index ``start``, and the index at which the next page starts."""
     first = bisect.bisect_left(rows, start)
     chosen = rows[first : first + size]
     following = rows[first + size] if first + size < len(rows) else None

@@ -1,4 +1,4 @@
-"""EC2 actions of our own, put in front of moto's: images, instances, snapshots. Imports are in :mod:`.imports`."""
+"""Our own EC2 actions, in front of moto's: images, instances, snapshots. Imports are in :mod:`.imports`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from moto.ec2.exceptions import InvalidInstanceTypeError
 
 from wavelift.simulators.aws.ebs.snapshot import COMPLETED
 from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.resources import SimAmi
 from wavelift.simulators.aws.settings import MANAGED_EBS_KEY
 from wavelift.simulators.aws.tags import IMAGE_NAME, check_client_token, check_description
 
-if TYPE_CHECKING:
-    from wavelift.simulators.aws.world import World
-
 PENDING: Final = ("pending", 0)
 RESERVED_ADDRESSES: Final = 4
-"""The first four addresses of a subnet, and its last, are AWS's own."""
+"""AWS reserves the first four addresses of a subnet, and the last one."""
 
 
 def plain(value: Any) -> Any:
-    """Parsed parameters as plain dicts and lists, fit for comparing and for JSON."""
+    """Parsed parameters as plain dicts and lists, which can be compared and written as JSON."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -35,7 +33,7 @@ def plain(value: Any) -> Any:
 
 
 def check_tagged(values: Mapping[str, Any], kinds: set[str]) -> None:
-    """A call tags what it makes and nothing else. Raises AwsError."""
+    """A call can only tag the kinds of resources that it creates. Raises AwsError."""
     for item in values.get("TagSpecifications") or []:
         if item.get("ResourceType") not in kinds:
             raise AwsError(
@@ -44,9 +42,9 @@ def check_tagged(values: Mapping[str, Any], kinds: set[str]) -> None:
 
 
 class Ec2Actions:
-    """A mixin of moto's EC2Response; ``world`` is set when it is put in."""
+    """A mixin of moto's EC2Response. ``account`` is set when it is put in."""
 
-    world: World
+    account: Account
 
     if TYPE_CHECKING:
         params: dict[str, Any]
@@ -114,31 +112,31 @@ class Ec2Actions:
         snapshot_id = self._get_param("SnapshotId")
         self.error_on_dryrun()
         self.ec2_backend.delete_snapshot(snapshot_id)
-        self.world.ebs.delete(snapshot_id)
+        self.account.ebs.delete(snapshot_id)
         return EmptyResult()
 
     # the account's key
 
     def get_ebs_default_kms_key_id(self) -> ActionResult:
-        return ActionResult({"KmsKeyId": self.world.ebs_key})
+        return ActionResult({"KmsKeyId": self.account.ebs_key})
 
     def modify_ebs_default_kms_key_id(self) -> ActionResult:
-        self.world.ebs_key = self.world.moto.key_arn(self._get_param("KmsKeyId"))
+        self.account.ebs_key = self.account.backends.key_arn(self._get_param("KmsKeyId"))
         return self.get_ebs_default_kms_key_id()
 
     def reset_ebs_default_kms_key_id(self) -> ActionResult:
-        self.world.ebs_key = MANAGED_EBS_KEY
+        self.account.ebs_key = MANAGED_EBS_KEY
         return self.get_ebs_default_kms_key_id()
 
     # instances
 
     def run_instances(self) -> ActionResult:
-        world = self.world
+        account = self.account
         token = self._get_param("ClientToken") or ""
         check_client_token(token)
         fingerprint = json.dumps(plain(self.params), sort_keys=True, default=str)
-        if token in world.launches:
-            known, reservation = world.launches[token]
+        if token in account.launches:
+            known, reservation = account.launches[token]
             if known != fingerprint:
                 raise AwsError(
                     "IdempotentParameterMismatch",
@@ -158,9 +156,9 @@ class Ec2Actions:
             raise AwsError("InvalidParameterValue", f"Invalid value '{wrong}' for InstanceType.", 400) from None
         reservation = result.result
         for instance in reservation.instances:
-            self._dress(instance, image)
+            self._finish_instance(instance, image)
         if token:
-            world.launches[token] = (fingerprint, reservation)
+            account.launches[token] = (fingerprint, reservation)
         return result
 
     def _launch_image(self) -> Any:
@@ -190,11 +188,13 @@ class Ec2Actions:
             }:
                 raise AwsError("InvalidIPAddress.InUse", f"Address {address} is in use.", 400)
 
-    def _dress(self, instance: Any, image: Any) -> None:
-        """What moto's instances do not say, and their first state."""
+    def _finish_instance(self, instance: Any, image: Any) -> None:
+        """Set the attributes that moto's instances lack, and the state ``pending``."""
         instance._state.name, instance._state.code = PENDING
-        self.world.moto.hide(instance.id)
-        self.world.starting.append((self.world.clock.now() + self.world.settings.instance_pending_seconds, instance))
+        self.account.hide(instance.id)
+        self.account.starting.append(
+            (self.account.clock.now() + self.account.settings.instance_pending_seconds, instance)
+        )
         boot_mode = getattr(image, "boot_mode", None)
         instance.boot_mode = boot_mode
         instance.current_instance_boot_mode = "uefi" if boot_mode in {"uefi", "uefi-preferred"} else "legacy-bios"
@@ -214,7 +214,7 @@ class Ec2Actions:
 
 
 def _merged(image: Any, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The image's mappings with the request's on top, as RunInstances reads them."""
+    """The image's mappings, overridden by the request's, as RunInstances does."""
     merged = {item["DeviceName"]: json.loads(json.dumps(item)) for item in image.block_device_mappings}
     for item in asked:
         if "NoDevice" in item:

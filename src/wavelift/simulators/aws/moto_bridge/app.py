@@ -1,37 +1,25 @@
-"""moto's WSGI application, called in-process, one call at a time (it is not made for threads)."""
+"""moto's WSGI application, called in this process, one call at a time (it is not safe for threads)."""
 
 from __future__ import annotations
 
 import io
-import os
 import sys
-import threading
 import traceback
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from wavelift.simulators.aws.ebs.snapshot import Snapshot
+from moto.ec2.responses import EC2Response
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.keys import SERVICE_ALIAS, Key
-from wavelift.simulators.aws.message import Request, Response
-from wavelift.simulators.aws.settings import ACCOUNT
-from wavelift.simulators.aws.vmimport.roles import Document, load
+from wavelift.simulators.aws.moto_bridge.account import Account
+from wavelift.simulators.aws.moto_bridge.actions import Ec2Actions
+from wavelift.simulators.aws.moto_bridge.imports import ImportActions
+from wavelift.simulators.kit.message import Request, Response
 
-if TYPE_CHECKING:
-    from wavelift.simulators.aws.vmimport.tasks import ImportTask
-    from wavelift.simulators.aws.world import World
-
-ENVIRONMENT: Final = {
-    "MOTO_ACCOUNT_ID": ACCOUNT,
-    "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
-    "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "true",
-    "MOTO_ENABLE_AMI_VALIDATION": "true",
-    "MOTO_ENABLE_KEYPAIR_VALIDATION": "true",
-    "DISABLE_GLOBAL_CORS": "true",
-}
+APPLICATION: Final = DomainDispatcherApplication(create_backend_app)
+"""It holds no state of the account, and is slow to build."""
 UNKNOWN: Final = {
     "ec2": ("InvalidAction", "The action {operation} is not valid for this web service.", 400),
     "iam": ("InvalidAction", "Could not find operation {operation}", 400),
@@ -39,53 +27,21 @@ UNKNOWN: Final = {
 }
 UNKNOWN_ELSE: Final = ("UnknownOperationException", "Operation {operation} is not implemented here", 400)
 OURS: Final = frozenset({"content-length", "server", "date", "connection"})
-"""Headers that the server writes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """A role of IAM: its trust and all its permission policies."""
-
-    arn: str
-    trust: Document
-    policies: list[Document]
+"""Headers that our server writes itself."""
 
 
 class MotoApp:
-    """Make one per process: moto's state is global."""
+    """Answers the calls of EC2, IAM and KMS on an account. Only the last one made works: moto's classes are global."""
 
-    def __init__(self, world: World) -> None:
-        os.environ.update(ENVIRONMENT)
-        from moto.ec2.models import ec2_backends
-        from moto.ec2.responses import EC2Response
-        from moto.iam.models import iam_backends
-        from moto.kms.models import kms_backends
-        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-
-        from wavelift.simulators.aws.moto_bridge.actions import Ec2Actions
-        from wavelift.simulators.aws.moto_bridge.imports import ImportActions
-
-        self.lock = threading.RLock()
-        self._world = world
-        self._ec2, self._iam, self._kms = ec2_backends, iam_backends, kms_backends
+    def __init__(self, account: Account) -> None:
+        self._account, self._backends = account, account.backends
         for mixin in (Ec2Actions, ImportActions):
-            mixin.world = world
+            mixin.account = account
             if mixin not in EC2Response.__bases__:
                 EC2Response.__bases__ = (mixin, *EC2Response.__bases__)
-        self._app = DomainDispatcherApplication(create_backend_app)
-
-    @property
-    def ec2(self) -> Any:
-        return self._ec2[ACCOUNT][self._world.settings.region]
-
-    def reset(self) -> None:
-        from moto.moto_api._internal.models import moto_api_backend
-
-        with self.lock:
-            moto_api_backend.reset()
 
     def handle(self, request: Request) -> Response:
-        with self.lock:
+        with self._backends.lock:
             self._start_instances()
             try:
                 with self._consistent_in_time(request):
@@ -111,7 +67,7 @@ class MotoApp:
         def start_response(status: str, headers: list[tuple[str, str]], _info: Any = None) -> None:
             answer["status"], answer["headers"] = int(status.split()[0]), dict(headers)
 
-        chunks: Iterable[bytes] = self._app(_environ(request), start_response)
+        chunks: Iterable[bytes] = APPLICATION(_environ(request), start_response)
         body = b"".join(chunks)
         if (close := getattr(chunks, "close", None)) is not None:
             close()
@@ -120,14 +76,14 @@ class MotoApp:
 
     @contextmanager
     def _consistent_in_time(self, request: Request) -> Iterator[None]:
-        """Keep from these calls what is too young to be seen; whatever is told its own id to end it, ends it."""
-        now = self._world.clock.now()
-        young = {name for name, due in self._world.unseen.items() if due > now}
+        """Hide resources that are too new from calls that read. Calls that end a resource by its id still find it."""
+        now = self._account.clock.now()
+        young = {name for name, due in self._account.unseen.items() if due > now}
         sees = request.operation.startswith("Describe") or request.operation in {"RunInstances", "CreateTags"}
         if request.service != "ec2" or not young or not sees:
             yield
             return
-        shelves = (self.ec2.amis, self.ec2.snapshots, self.ec2.reservations)
+        shelves = (self._backends.ec2.amis, self._backends.ec2.snapshots, self._backends.ec2.reservations)
         kept = [{name: item for name, item in shelf.items() if _names(name, item) & young} for shelf in shelves]
         for shelf, hidden in zip(shelves, kept, strict=True):
             for name in hidden:
@@ -138,85 +94,22 @@ class MotoApp:
             for shelf, hidden in zip(shelves, kept, strict=True):
                 shelf.update(hidden)
 
-    def hide(self, name: str) -> None:
-        """A new thing: seen only after a while, where that is asked for."""
-        if seconds := self._world.settings.unseen_seconds:
-            self._world.unseen[name] = self._world.clock.now() + seconds
-
     def _start_instances(self) -> None:
-        """Instances whose time has come are running."""
-        now = self._world.clock.now()
+        """Set instances to running whose pending time is over."""
+        now = self._account.clock.now()
         waiting = []
-        for due, instance in self._world.starting:
+        for due, instance in self._account.starting:
             if instance._state.name != "pending":
                 continue
             if due <= now:
                 instance._state.name, instance._state.code = "running", 16
             else:
                 waiting.append((due, instance))
-        self._world.starting[:] = waiting
-
-    # what the other parts ask of IAM, KMS and EC2
-
-    def role(self, name: str) -> Role | None:
-        with self.lock:
-            backend = self._iam[ACCOUNT][self._world.settings.partition]
-            found = next((role for role in backend.get_roles() if role.name == name), None)
-            if found is None:
-                return None
-            documents = [load(text) for text in found.policies.values()]
-            for policy in found.managed_policies.values():
-                current = (item for item in policy.versions if item.version_id == policy.default_version_id)
-                documents += [load(item.document) for item in current]
-            return Role(str(found.arn), load(found.assume_role_policy_document), documents)
-
-    def find_key(self, text: str) -> Key | None:
-        """A KMS key of this account and region, by id, ARN, alias or alias's ARN."""
-        parts = text.split(":")
-        if text.startswith("arn:") and parts[3:5] != [self._world.settings.region, ACCOUNT]:
-            return None
-        with self.lock:
-            backend = self._kms[ACCOUNT][self._world.settings.region]
-            try:
-                found = backend.describe_key(text)
-            except Exception:
-                return None
-            services = [name.removeprefix(SERVICE_ALIAS) for name in found.aliases if name.startswith(SERVICE_ALIAS)]
-            return Key(
-                arn=str(found.arn),
-                state=str(found.key_state),
-                spec=str(found.key_spec),
-                usage=str(found.key_usage or "ENCRYPT_DECRYPT"),  # KMS's default, which moto leaves empty
-                service=services[0] if services else "",
-            )
-
-    def key_arn(self, key: str) -> str:
-        """Of a KMS key by id, ARN or alias."""
-        with self.lock:
-            return str(self._kms[ACCOUNT][self._world.settings.region].describe_key(key).arn)
-
-    def show_snapshot(self, snapshot: Snapshot) -> None:
-        from wavelift.simulators.aws.moto_bridge.resources import SimSnapshot
-
-        with self.lock:
-            self.ec2.snapshots[snapshot.id] = SimSnapshot(self.ec2, snapshot, self._world.ebs.state_of)
-
-    def register_import(self, task: ImportTask, *, windows: bool) -> str:
-        from wavelift.simulators.aws.moto_bridge.imports import image_values, platform
-        from wavelift.simulators.aws.moto_bridge.resources import SimAmi
-
-        values, mappings = image_values(task)
-        image_id = f"ami-0{uuid.uuid4().hex[:16]}"
-        with self.lock:
-            image = SimAmi(self.ec2, image_id, values=values, mappings=mappings, **platform(task.request, windows))
-            self.ec2.amis[image_id] = image
-            for name in (image_id, *(item["Ebs"]["SnapshotId"] for item in mappings)):
-                self.hide(name)
-        return image_id
+        self._account.starting[:] = waiting
 
 
 def _names(name: str, item: Any) -> set[str]:
-    """The ids by which a resource of moto's is known: reservations hold instances."""
+    """The ids of a resource of moto's: a reservation holds instances."""
     return {name, *(instance.id for instance in getattr(item, "instances", ()))}
 
 

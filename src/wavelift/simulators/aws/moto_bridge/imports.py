@@ -1,4 +1,4 @@
-"""ImportImage and its companions, as EC2 actions over :mod:`..vmimport.tasks`."""
+"""The EC2 actions of VM Import, over :mod:`..vmimport.tasks`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from urllib.parse import urlparse
 from moto.core.responses import ActionResult
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.invented import DEVICE_NAMES, NO_OBJECT_MESSAGE, NO_ROLE_MESSAGE, OTHER_STATES
+from wavelift.simulators.aws.invented import NO_OBJECT_MESSAGE, NO_ROLE_MESSAGE
+from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.actions import check_tagged, plain
 from wavelift.simulators.aws.s3 import encryption
 from wavelift.simulators.aws.tags import check_client_token, check_description
 from wavelift.simulators.aws.vmimport import roles
 from wavelift.simulators.aws.vmimport.tasks import ACTIVE, COMPLETED, Disk, ImportTask
-
-if TYPE_CHECKING:
-    from wavelift.simulators.aws.world import World
 
 MAX_DISKS: Final = 21
 """AWS: "imports with more than 21 volumes fail"."""
@@ -29,14 +27,14 @@ ALLOWED: Final = {
     "Platform": {"Windows", "Linux"},
 }
 PAGE: Final = 5
-"""Tasks in one answer; how many AWS gives is not documented, so a client has to follow the token."""
+"""Tasks in one answer. AWS does not document how many it returns, so a client must follow the token."""
 FILTERS: Final = frozenset({"task-state"})
 
 
 class ImportActions:
     """A mixin of moto's EC2Response."""
 
-    world: World
+    account: Account
 
     if TYPE_CHECKING:
         params: dict[str, Any]
@@ -56,7 +54,7 @@ class ImportActions:
             self._find_image(disk)
         self.error_on_dryrun()
         tags = self._parse_tag_specification().get("import-image-task", {})
-        task = self.world.imports.submit(request, disks, tags=tags, token=request.get("ClientToken") or "")
+        task = self.account.imports.submit(request, disks, tags=tags, token=request.get("ClientToken") or "")
         return ActionResult(self._describe(task))
 
     def _disk(self, item: Mapping[str, Any]) -> Disk:
@@ -79,7 +77,7 @@ class ImportActions:
     def _check_role(self, request: Mapping[str, Any], disks: list[Disk]) -> None:
         name = request.get("RoleName") or "vmimport"
         refused = AwsError("InvalidParameter", NO_ROLE_MESSAGE.format(role=name), 400)
-        role = self.world.moto.role(name)
+        role = self.account.backends.role(name)
         if role is None or not roles.trusts_vmie(role.trust):
             raise refused
         for disk in disks:
@@ -88,27 +86,28 @@ class ImportActions:
                 bucket=disk.bucket,
                 key=disk.key,
                 kms_keys=self._keys(request, disk),
-                partition=self.world.settings.partition,
+                partition=self.account.settings.partition,
             ):
                 raise refused
 
     def _keys(self, request: Mapping[str, Any], disk: Disk) -> list[str]:
-        """ARNs of the keys that the role must be allowed to use: of the volumes, and of the
-        staged object or the snapshot. IAM compares
-        ARNs, whatever form the request gave; AWS's own key for S3 is open to all who may read the object."""
-        find = self.world.moto.find_key
+        """ARNs of the keys that the role must be allowed to use: for the volumes, and for the object or the snapshot.
+
+        IAM compares ARNs, in whatever form the request names a key. The AWS managed key for S3 needs no permission.
+        """
+        find = self.account.backends.find_key
         volumes = find(str(request.get("KmsKeyId") or ""))
-        stored = self.world.s3.peek(disk.bucket, disk.key)
+        stored = self.account.s3.peek(disk.bucket, disk.key)
         staged = find(stored.info.headers.get(encryption.KEY, "")) if stored is not None else None
-        given = find(self.world.ebs_for_ec2(disk.snapshot_id).kms_key) if disk.snapshot_id else None
+        given = find(self.account.completed_snapshot(disk.snapshot_id).kms_key) if disk.snapshot_id else None
         return [key.arn for key in (volumes, staged, given) if key is not None and not key.service]
 
     def _find_image(self, disk: Disk) -> None:
         if disk.snapshot_id:
-            self.world.ebs_for_ec2(disk.snapshot_id)
+            self.account.completed_snapshot(disk.snapshot_id)
             return
         try:
-            disk.object_path = self.world.s3.object(disk.bucket, disk.key).path
+            disk.object_path = self.account.s3.object(disk.bucket, disk.key).path
         except AwsError:
             message = NO_OBJECT_MESSAGE.format(bucket=disk.bucket, key=disk.key)
             raise AwsError("InvalidParameter", message, 400) from None
@@ -116,11 +115,11 @@ class ImportActions:
     def describe_import_image_tasks(self) -> ActionResult:
         request = plain(self.params)
         self.error_on_dryrun()
-        seen = self.world.clock.now() - self.world.settings.unseen_seconds
+        seen = self.account.clock.now() - self.account.settings.unseen_seconds
         if ids := request.get("ImportTaskIds") or []:
-            tasks = [self.world.imports.find(item, started_by=seen) for item in ids]
+            tasks = [self.account.imports.find(item, started_by=seen) for item in ids]
             return ActionResult({"ImportImageTasks": [self._describe(task) for task in tasks]})
-        tasks = [task for task in self.world.imports.all() if task.started <= seen]
+        tasks = [task for task in self.account.imports.all() if task.started <= seen]
         for item in request.get("Filters") or []:
             if item.get("Name") not in FILTERS:
                 raise AwsError("InvalidParameterValue", f"The filter '{item.get('Name')}' is invalid", 400)
@@ -133,7 +132,7 @@ class ImportActions:
         return ActionResult(answer)
 
     def _describe(self, task: ImportTask) -> dict[str, Any]:
-        settings = self.world.settings
+        settings = self.account.settings
         answer = _described(task, other_words=settings.other_words)
         if settings.shuffled:
             answer["SnapshotDetails"].reverse()
@@ -142,7 +141,7 @@ class ImportActions:
     def cancel_import_task(self) -> ActionResult:
         task_id = self._get_param("ImportTaskId") or ""
         self.error_on_dryrun()
-        previous, state = self.world.imports.cancel(task_id)
+        previous, state = self.account.imports.cancel(task_id)
         return ActionResult({"ImportTaskId": task_id, "PreviousState": previous, "State": state})
 
 
@@ -196,7 +195,7 @@ def _described(task: ImportTask, *, other_words: bool) -> dict[str, Any]:
 def _standing(task: ImportTask, other_words: bool) -> dict[str, str]:
     """Status, message and progress."""
     if other_words and task.status == ACTIVE:
-        return {"Status": OTHER_STATES[task.phase.message]}
+        return {"Status": task.phase.status.said(other_words=True)}
     standing = {"Status": task.status}
     if task.message:
         standing["StatusMessage"] = task.message
@@ -218,42 +217,3 @@ def _detail(task: ImportTask, disk: Disk) -> dict[str, Any]:
     if task.status == COMPLETED and disk.snapshot is not None:
         detail |= {"SnapshotId": disk.snapshot.id, "DeviceName": disk.device}
     return detail
-
-
-def image_values(task: ImportTask) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """RegisterImage's parameters and the mappings of the image that an import ends in."""
-    request = task.request
-    values = {
-        "Name": task.id,
-        "Description": f"AWS-VMImport service: {request.get('Description') or task.id}",
-        "Architecture": request.get("Architecture") or "x86_64",
-        "VirtualizationType": "hvm",
-        "RootDeviceName": DEVICE_NAMES[0],
-        "EnaSupport": True,
-        "BootMode": request.get("BootMode"),
-    }
-    mappings = []
-    for disk in task.disks:
-        assert disk.snapshot is not None
-        mappings.append(
-            {
-                "DeviceName": disk.device,
-                "Ebs": {
-                    "SnapshotId": disk.snapshot.id,
-                    "VolumeSize": disk.snapshot.size,
-                    "VolumeType": "gp2",
-                    "DeleteOnTermination": True,
-                    "Encrypted": disk.snapshot.encrypted,
-                },
-            }
-        )
-    return values, mappings
-
-
-def platform(request: Mapping[str, Any], windows: bool) -> dict[str, Any]:
-    """Billing facts of the image, by platform and licence."""
-    if request.get("Platform") != "Windows" and not windows:
-        return {"platform": None, "platform_details": "Linux/UNIX", "usage_operation": "RunInstances"}
-    if request.get("LicenseType") == "BYOL":
-        return {"platform": "windows", "platform_details": "Windows BYOL", "usage_operation": "RunInstances:0800"}
-    return {"platform": "windows", "platform_details": "Windows", "usage_operation": "RunInstances:0002"}

@@ -1,11 +1,12 @@
-"""EC2's view of our snapshots and images: moto resources that read the truth from our stores.
+"""Our snapshots and images as moto resources. A snapshot reads its state from our store.
 
-A subclass of moto's base model must live in a dotted module, else its instance tracker fails.
+A subclass of moto's base model must be in a module with a dotted name, else moto's instance tracker fails.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Final
@@ -14,14 +15,16 @@ from moto.ec2.models.amis import Ami
 from moto.ec2.models.elastic_block_store import Snapshot as MotoSnapshot
 
 from wavelift.simulators.aws.ebs.snapshot import COMPLETED, ERROR, Snapshot
+from wavelift.simulators.aws.invented import DEVICE_NAMES
 from wavelift.simulators.aws.settings import ACCOUNT
+from wavelift.simulators.aws.vmimport.tasks import ImportTask
 
 ARBITRARY_VOLUME: Final = "vol-ffffffff"
-"""What AWS shows for a snapshot that never was a volume."""
+"""The volume id that AWS shows for a snapshot that was made without a volume."""
 
 
 class SimSnapshot(MotoSnapshot):  # type: ignore[misc]
-    """``state_of`` lets time pass for the snapshot before it is looked at."""
+    """``state_of`` returns the state as of now."""
 
     def __init__(self, ec2_backend: Any, snapshot: Snapshot, state_of: Callable[[Snapshot], str]) -> None:
         self.ec2_backend = ec2_backend
@@ -51,15 +54,27 @@ class SimSnapshot(MotoSnapshot):  # type: ignore[misc]
 
     @property
     def from_ami(self) -> str | None:
-        """An image that stands on this snapshot and keeps it from being deleted."""
+        """An image that uses this snapshot, which therefore can't be deleted."""
         for image in self.ec2_backend.amis.values():
             if any(item.get("Ebs", {}).get("SnapshotId") == self.id for item in image.block_device_mappings):
                 return str(image.id)
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Billing:
+    """How an image's instances are billed."""
+
+    platform: str | None
+    details: str
+    usage_operation: str
+
+
+LINUX: Final = Billing(None, "Linux/UNIX", "RunInstances")
+
+
 class SimAmi(Ami):  # type: ignore[misc]
-    """An image with all that RegisterImage was told; moto's keeps the name and the description."""
+    """An image with everything that RegisterImage was given. moto's own keeps the name and the description only."""
 
     def __init__(
         self,
@@ -68,9 +83,7 @@ class SimAmi(Ami):  # type: ignore[misc]
         *,
         values: Mapping[str, Any],
         mappings: Sequence[Mapping[str, Any]],
-        platform: str | None = None,
-        platform_details: str = "Linux/UNIX",
-        usage_operation: str = "RunInstances",
+        terms: Billing = LINUX,
     ) -> None:
         self.ec2_backend = ec2_backend
         self.id, self.state, self.owner_id, self.owner_alias = image_id, "available", ACCOUNT, None
@@ -85,7 +98,8 @@ class SimAmi(Ami):  # type: ignore[misc]
         self.ena_support = bool(values.get("EnaSupport"))
         self.boot_mode, self.tpm_support = values.get("BootMode"), values.get("TpmSupport")
         self.imds_support, self.uefi = values.get("ImdsSupport"), values.get("UefiData")
-        self.platform, self.platform_details, self.usage_operation = platform, platform_details, usage_operation
+        self.platform, self.platform_details = terms.platform, terms.details
+        self.usage_operation = terms.usage_operation
         self.creation_date = datetime.now(UTC)
         self.product_codes: set[str] = set()
         self.instance_id = None
@@ -99,3 +113,42 @@ class SimAmi(Ami):  # type: ignore[misc]
     @property
     def block_device_mappings(self) -> list[dict[str, Any]]:
         return self.mappings
+
+
+def image_values(task: ImportTask) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Parameters and mappings, as of RegisterImage, of the image that an import makes."""
+    request = task.request
+    values = {
+        "Name": task.id,
+        "Description": f"AWS-VMImport service: {request.get('Description') or task.id}",
+        "Architecture": request.get("Architecture") or "x86_64",
+        "VirtualizationType": "hvm",
+        "RootDeviceName": DEVICE_NAMES[0],
+        "EnaSupport": True,
+        "BootMode": request.get("BootMode"),
+    }
+    mappings = []
+    for disk in task.disks:
+        assert disk.snapshot is not None
+        mappings.append(
+            {
+                "DeviceName": disk.device,
+                "Ebs": {
+                    "SnapshotId": disk.snapshot.id,
+                    "VolumeSize": disk.snapshot.size,
+                    "VolumeType": "gp2",
+                    "DeleteOnTermination": True,
+                    "Encrypted": disk.snapshot.encrypted,
+                },
+            }
+        )
+    return values, mappings
+
+
+def billing(request: Mapping[str, Any], windows: bool) -> Billing:
+    """The billing of the image that an import makes, by platform and licence."""
+    if request.get("Platform") != "Windows" and not windows:
+        return LINUX
+    if request.get("LicenseType") == "BYOL":
+        return Billing("windows", "Windows BYOL", "RunInstances:0800")
+    return Billing("windows", "Windows", "RunInstances:0002")

@@ -1,1 +1,1 @@
-"""S3 with every body in a file: what the product calls, as strict about it as the real one."""
+"""The S3 calls that the product uses, as strict as AWS. Every body is a file."""

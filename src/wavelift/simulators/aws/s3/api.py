@@ -6,18 +6,18 @@ import re
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from io import FileIO
-from typing import Final, Protocol
+from typing import Final
 
-from wavelift.simulators.aws.counters import Counters
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey, key_for_object
-from wavelift.simulators.aws.message import CHUNK, Request, Response
 from wavelift.simulators.aws.s3 import encryption, listing, xml
 from wavelift.simulators.aws.s3.receive import object_info, receive
 from wavelift.simulators.aws.s3.routes import SUBRESOURCES, address
 from wavelift.simulators.aws.s3.store import Bucket, S3Store, StoredObject
-from wavelift.simulators.aws.s3.uploads import UploadCalls
+from wavelift.simulators.aws.s3.uploads import UploadCalls, Watcher
 from wavelift.simulators.aws.settings import ACCOUNT, Settings
+from wavelift.simulators.kit.counters import Counters
+from wavelift.simulators.kit.message import CHUNK, Request, Response
 
 BUCKET_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
@@ -38,12 +38,6 @@ EMPTY: Final = {
     "logging": "BucketLoggingStatus",
     "accelerate": "AccelerateConfiguration",
 }
-
-
-class Watcher(Protocol):
-    """Told of each finished object: evidence, and the byte that a fault rule flips."""
-
-    def object_done(self, bucket: str, stored: StoredObject, *, multipart: bool) -> None: ...
 
 
 class S3Api(UploadCalls):
@@ -142,7 +136,7 @@ class S3Api(UploadCalls):
         if name == "acl":
             owner = {"ID": ACCOUNT, "DisplayName": "simulator"}
             return xml.response("AccessControlPolicy", {"Owner": owner, "AccessControlList": {}})
-        if name == "encryption":  # S3's own, of every bucket since January 2023
+        if name == "encryption":  # the default of every bucket since January 2023
             rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}, "BucketKeyEnabled": "false"}
             return xml.response("ServerSideEncryptionConfiguration", {"Rule": [rule]})
         if name in EMPTY:
@@ -173,7 +167,7 @@ class S3Api(UploadCalls):
             raise AwsError("NotImplemented", f"Reading by {', '.join(sorted(unknown))} is not implemented", 501)
         stored = self.store.object(*address(request))
         if key := stored.info.headers.get(encryption.KEY, ""):
-            key_for_object(key, self.find_key)  # reading needs the key as writing did
+            key_for_object(key, self.find_key)  # reading needs the key too
         _check_conditions(request, stored)
         headers = _object_headers(stored)
         if request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED" and "range" not in request.headers:
@@ -191,7 +185,7 @@ class S3Api(UploadCalls):
         return Response(status, headers, stream=_read(self._open(stored), first, length), length=length)
 
     def _open(self, stored: StoredObject) -> FileIO:
-        """Opened before the answer starts: an object may be overwritten while it is read."""
+        """Open the file before the answer starts, because another call may overwrite the object meanwhile."""
         try:
             return stored.path.open("rb", buffering=0)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""How an object is encrypted: as its writer says, else as its bucket does."""
+"""How an object is encrypted: as its writer says, else by the default of its bucket."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ KEY: Final = "x-amz-server-side-encryption-aws-kms-key-id"
 BUCKET_KEY: Final = "x-amz-server-side-encryption-bucket-key-enabled"
 WITH_KMS: Final = ("aws:kms", "aws:kms:dsse")
 OWN_KEY: Final = "alias/aws/s3"
-"""What KMS encrypts with where nobody names a key."""
+"""The AWS managed key for S3, used if neither the writer nor the bucket names a key."""
 
 
 def encryption(headers: Mapping[str, str], bucket: Bucket, find_key: FindKey) -> dict[str, str]:
-    """The encryption headers that the object answers with from now on, the key as its ARN. Raises AwsError."""
+    """The encryption headers in all answers about the object, with the key as an ARN. Raises AwsError."""
     algorithm, key = headers.get(ALGORITHM, ""), headers.get(KEY, "")
     if key and algorithm not in WITH_KMS:
         raise AwsError("InvalidArgument", f"{KEY} needs {ALGORITHM}: aws:kms", 400, {"ArgumentName": KEY})

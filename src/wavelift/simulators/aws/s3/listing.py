@@ -7,9 +7,9 @@ from typing import Final
 from urllib.parse import quote
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.message import Response
 from wavelift.simulators.aws.s3 import xml
 from wavelift.simulators.aws.s3.store import Bucket, Part, StoredObject, Upload
+from wavelift.simulators.kit.message import Response
 
 PAGE: Final = 1000
 
@@ -63,7 +63,7 @@ def objects(bucket: Bucket, query: dict[str, str], *, version: int) -> Response:
 
 
 def _entries(bucket: Bucket, prefix: str, delimiter: str, after: str) -> list[tuple[str, StoredObject | None]]:
-    """Objects, and prefixes that stand for many (with None), in order, behind ``after``."""
+    """Objects, and common prefixes (with None), in order, after ``after``."""
     found: dict[str, StoredObject | None] = {}
     for key, item in sorted(bucket.objects.copy().items()):
         if not key.startswith(prefix):

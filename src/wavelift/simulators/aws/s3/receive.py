@@ -1,4 +1,4 @@
-"""Taking in a body: into a file, hashed on the way, and refused when it is not what its headers say."""
+"""Receives a body: writes it to a file, hashes it, and refuses it if it does not match its headers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wavelift.simulators.aws.digests import Digests, b64
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey
-from wavelift.simulators.aws.message import BodyBroken, Digests, Request, b64
 from wavelift.simulators.aws.policy import check_policy, uses_of
 from wavelift.simulators.aws.s3.encryption import encryption
 from wavelift.simulators.aws.s3.store import Bucket, ObjectInfo
 from wavelift.simulators.aws.sigv4 import signed_payload
 from wavelift.simulators.aws.tags import object_tags
+from wavelift.simulators.kit.message import BodyBroken, Request
 
 KNOWN_CHECKSUMS: Final = ("SHA256", "SHA1", "CRC32")
 UNKNOWN_CHECKSUMS: Final = ("crc32c", "crc64nvme")
@@ -37,7 +38,7 @@ class Received:
 
 
 def object_info(request: Request, bucket: Bucket, find_key: FindKey) -> ObjectInfo:
-    """What the headers, and the bucket's policy and defaults, say about the object to be. Raises AwsError."""
+    """The new object's attributes, from the headers and the bucket's policy and defaults. Raises AwsError."""
     check_policy(bucket.documents.get("policy", b""), uses_of(request, bucket.region), "s3")
     headers = {kept: request.headers[name] for name, kept in KEPT_HEADERS.items() if name in request.headers}
     encoding = [part.strip() for part in headers.get("Content-Encoding", "").split(",")]
@@ -53,7 +54,7 @@ def object_info(request: Request, bucket: Bucket, find_key: FindKey) -> ObjectIn
 
 
 def receive(request: Request, path: Path) -> Received:
-    """Write the body to ``path`` and check everything that was said about it. Raises AwsError."""
+    """Write the body to ``path``, and check it against all headers. Raises AwsError."""
     for name in UNKNOWN_CHECKSUMS:
         if f"x-amz-checksum-{name}" in {*request.headers, request.headers.get("x-amz-trailer", "").lower()}:
             raise AwsError("NotImplemented", f"This simulator does not compute {name}", 501)
@@ -91,7 +92,7 @@ def _check_signed(request: Request, digests: Digests) -> None:
 
 
 def _check_stated(request: Request, digests: Digests) -> dict[str, str]:
-    """The checksums that the caller stated, in the headers or after the body, all of them right."""
+    """The checksums that the caller stated, in headers or trailers, after they were checked."""
     found = {}
     for name in KNOWN_CHECKSUMS:
         header = f"x-amz-checksum-{name.lower()}"

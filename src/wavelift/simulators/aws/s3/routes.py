@@ -1,10 +1,10 @@
-"""Which S3 operation a request is."""
+"""Finds the S3 operation of a request."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from wavelift.simulators.aws.message import Request
+from wavelift.simulators.kit.message import Request
 
 SUBRESOURCES: Final = {
     "accelerate": "BucketAccelerateConfiguration",
@@ -41,7 +41,7 @@ def address(request: Request) -> tuple[str, str]:
 
 
 def operation(request: Request) -> str:
-    """The operation's name; empty for none that is known."""
+    """The operation's name; empty if it is unknown."""
     bucket, key = address(request)
     query = request.query()
     if not bucket:

@@ -15,9 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from wavelift.simulators.aws.digests import b64
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.message import b64
-from wavelift.simulators.aws.settings import Clock
+from wavelift.simulators.kit.clock import Clock
 
 MIN_PART: Final = 5 << 20
 """Bytes; the last part may be smaller."""
@@ -26,11 +26,11 @@ MAX_PARTS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What a writer says about an object before its bytes come."""
+    """The attributes of an object, known before its bytes arrive."""
 
     metadata: dict[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
-    """Content-Type, encryption and storage class, by the names under which GetObject gives them back."""
+    """Content-Type, encryption and storage class, under the names of GetObject's headers."""
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -40,7 +40,7 @@ class StoredObject:
     path: Path
     size: int
     etag: str
-    """Without quotes. Not an MD5: with SSE-KMS it is none in AWS either."""
+    """Without quotes. It is no MD5, as in AWS with SSE-KMS."""
     modified: float
     info: ObjectInfo
     checksums: dict[str, str]
@@ -80,7 +80,7 @@ class Bucket:
     objects: dict[str, StoredObject] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
     documents: dict[str, bytes] = field(default_factory=dict)
-    """Subresources kept as they came: tagging, encryption, policy, lifecycle …"""
+    """Subresources as received: tagging, encryption, policy, lifecycle …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +93,14 @@ class ClaimedPart:
 
 
 class S3Store:
-    """Safe for many threads: one lock for the tables, bodies outside of it."""
+    """Thread safe. One lock guards the tables; bodies are written outside of it."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder, self._clock = folder, clock
         self._lock = threading.Lock()
         self._buckets: dict[str, Bucket] = {}
-        self.reset()
-
-    def reset(self) -> None:
-        with self._lock:
-            self._buckets.clear()
-            shutil.rmtree(self._folder, ignore_errors=True)
-            for name in ("objects", "parts", "incoming"):
-                (self._folder / name).mkdir(parents=True)
+        for name in ("objects", "parts", "incoming"):
+            (folder / name).mkdir(parents=True)
 
     def buckets(self) -> list[Bucket]:
         with self._lock:
@@ -138,7 +132,7 @@ class S3Store:
 
     @contextmanager
     def incoming(self) -> Iterator[Path]:
-        """A place for a body while it arrives; what is still there afterwards goes."""
+        """A path for a body while it arrives. A file that is still there afterwards is removed."""
         path = self._folder / "incoming" / uuid.uuid4().hex
         try:
             yield path
@@ -152,7 +146,7 @@ class S3Store:
         return stored
 
     def peek(self, bucket: str, key: str) -> StoredObject | None:
-        """As :meth:`object`, for who does not mind."""
+        """As :meth:`object`, but None if the object does not exist."""
         with self._lock:
             owner = self._buckets.get(bucket)
             return owner.objects.get(key) if owner is not None else None
@@ -201,7 +195,7 @@ class S3Store:
         return upload
 
     def put_part(self, upload: Upload, number: int, body: Path, *, etag: str, checksums: dict[str, str]) -> Part:
-        """Keep a part whose checks are done; an older one of that number goes."""
+        """Store a part that has been checked. It replaces an older one of the same number."""
         path = self._folder / "parts" / upload.id / f"{number:05d}-{uuid.uuid4().hex[:8]}"
         part = Part(number, path, body.stat().st_size, etag, self._clock.now(), checksums)
         with upload.lock:
@@ -226,7 +220,7 @@ class S3Store:
         shutil.rmtree(self._folder / "parts" / upload.id, ignore_errors=True)
 
     def complete(self, upload: Upload, claimed: Sequence[ClaimedPart], *, stated_size: str = "") -> StoredObject:
-        """Join the claimed parts; the others are lost. Raises what S3 raises for a list that does not fit."""
+        """Join the claimed parts and drop the others. Raises S3's errors for a list that does not match."""
         with upload.lock:
             if upload.id not in self.bucket(upload.bucket).uploads:
                 raise no_such_upload(upload.id)
@@ -318,7 +312,7 @@ def _composite(upload: Upload, parts: Sequence[Part]) -> dict[str, str]:
 
 
 def _join(parts: Sequence[Part], target: Path) -> int:
-    """The kernel copies: no byte passes through the interpreter. Returns the object's size."""
+    """Join by copies in the kernel, which is fast. Returns the object's size."""
     if len(parts) == 1:
         parts[0].path.rename(target)
         return parts[0].size

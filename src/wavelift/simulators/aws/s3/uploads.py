@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from wavelift.simulators.aws.counters import Counters
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey
-from wavelift.simulators.aws.message import Request, Response
 from wavelift.simulators.aws.s3 import listing, xml
 from wavelift.simulators.aws.s3.receive import KNOWN_CHECKSUMS, object_info, receive
 from wavelift.simulators.aws.s3.routes import address
-from wavelift.simulators.aws.s3.store import MAX_PARTS, S3Store, Upload
-
-if TYPE_CHECKING:
-    from wavelift.simulators.aws.s3.api import Watcher
+from wavelift.simulators.aws.s3.store import MAX_PARTS, S3Store, StoredObject, Upload
+from wavelift.simulators.kit.counters import Counters
+from wavelift.simulators.kit.message import Request, Response
 
 CHECKSUM_TYPES: Final = ("COMPOSITE", "FULL_OBJECT")
 
 
+class Watcher(Protocol):
+    """Is told of each finished object."""
+
+    def object_done(self, bucket: str, stored: StoredObject, *, multipart: bool) -> None: ...
+
+
 class UploadCalls:
-    """Counts under ``s3.parts``: ``stored``, their ``bytes``, and ``repeated`` (the same bytes were there already)."""
+    """Counters under ``s3.parts``: ``stored``, ``bytes``, and ``repeated`` (a part with the same bytes existed)."""
 
     def __init__(self, store: S3Store, *, counters: Counters, watcher: Watcher, find_key: FindKey) -> None:
         self.store, self.counters, self.watcher, self.find_key = store, counters, watcher, find_key
@@ -106,7 +109,7 @@ class UploadCalls:
 
 
 def _check_algorithm(request: Request, upload: Upload) -> None:
-    """A part states the checksum that its upload was created with."""
+    """A part must state a checksum of the algorithm that its upload was created with."""
     trailer = request.headers.get("x-amz-trailer", "").lower()
     stated = [name for name in KNOWN_CHECKSUMS if f"x-amz-checksum-{name.lower()}" in {*request.headers, trailer}]
     if upload.algorithm and upload.algorithm not in stated:

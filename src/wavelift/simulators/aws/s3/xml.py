@@ -1,4 +1,4 @@
-"""The XML of S3: documents from nested values, and the two documents that callers send."""
+"""The XML of S3: writes documents from nested values, and parses the documents that callers send."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.message import Response
 from wavelift.simulators.aws.s3.store import ClaimedPart
+from wavelift.simulators.kit.message import Response
 
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 CHECKSUMS: Final = ("SHA256", "SHA1", "CRC32")
@@ -78,7 +78,7 @@ def parse_parts(body: bytes) -> list[ClaimedPart]:
 
 
 def parse_delete(body: bytes) -> tuple[list[str], bool]:
-    """The keys of a DeleteObjects document and whether it is quiet."""
+    """The keys of a DeleteObjects document, and whether it asks for a quiet answer."""
     root = _parse(body, "Delete")
     keys = [element.findtext("Key") or "" for element in root.findall("Object")]
     return keys, (root.findtext("Quiet") or "").strip() == "true"
@@ -93,7 +93,7 @@ def parse_tags(body: bytes) -> dict[str, str]:
 
 
 def parse_encryption(body: bytes) -> tuple[str, str]:
-    """Algorithm and key of a bucket's default encryption; S3's own where none was ever set."""
+    """Algorithm and key of a bucket's default encryption; S3's default if none was set."""
     rule = _parse(body, "ServerSideEncryptionConfiguration") if body else None
     found = rule.find("Rule/ApplyServerSideEncryptionByDefault") if rule is not None else None
     if found is None:

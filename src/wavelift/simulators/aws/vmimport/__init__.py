@@ -1,1 +1,1 @@
-"""VM Import: tasks that take disk images from S3, convert them, and leave an AMI."""
+"""VM Import: tasks that convert disk images from S3 into an AMI."""

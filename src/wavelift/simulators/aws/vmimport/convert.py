@@ -1,4 +1,4 @@
-"""From an uploaded disk image to snapshot blocks, by qemu-img, and what the conversion changes on the way."""
+"""Converts an uploaded disk image to snapshot blocks with qemu-img, and changes some, as AWS's conversion does."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from wavelift.simulators.aws.vmimport import vmdk
 
 QEMU_FORMATS: Final = {"VMDK": "vmdk", "RAW": "raw", "VHD": "vpc", "VHDX": "vhdx"}
 POLL: Final = 0.1
-"""Seconds between looks at a running qemu-img and at the cancel flag."""
+"""Seconds between checks of a running qemu-img and of the cancel flag."""
 CHANGED_BLOCKS: Final = 4
 CHANGE_BYTES: Final = 4096
 EMPTY_SEARCH: Final = 4096
-"""Blocks looked at for one without data: enough of any disk."""
+"""How many blocks are searched for one without data."""
 SECTOR: Final = 512
 ZEROS: Final = bytes(BLOCK)
 
@@ -30,7 +30,7 @@ class ImportFailed(Exception):
 
 
 class Cancelled(Exception):
-    """CancelImportTask came."""
+    """CancelImportTask was called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def to_raw(source: Path, image_format: str, target: Path, cancelled: Callable[[]
 
 
 def gib(size: int) -> int:
-    """Bytes as whole GiB, upwards: snapshots know no other size."""
+    """Bytes as whole GiB, rounded up: snapshots have no other sizes."""
     return max(1, -(-size // GIB))
 
 
@@ -103,7 +103,7 @@ def data_blocks(path: Path) -> Iterator[int]:
 
 
 def change_blocks(snapshot: Snapshot, *, seed: str, size: int) -> Iterator[ChangedRange]:
-    """Some blocks with data and one without get other bytes, as drivers and agents do to a boot disk.
+    """Change some blocks with data and one without, as drivers and agents do on a boot disk.
 
     ``size`` is the disk's in bytes: the snapshot may be larger.
     """

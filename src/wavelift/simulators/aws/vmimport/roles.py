@@ -1,4 +1,4 @@
-"""Whether the service role is as VM Import needs it, by its trust and its policies in (moto's) IAM."""
+"""Checks whether VM Import can use the service role: by its trust policy and its permission policies in IAM."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Document = Mapping[str, Any]
 
 
 def load(text: str | Document) -> Document:
-    """A policy as IAM keeps it: JSON, perhaps URL-encoded."""
+    """A policy document: JSON, which may be URL-encoded."""
     if isinstance(text, Mapping):
         return text
     try:
@@ -44,7 +44,7 @@ def _statements(document: Document) -> Iterator[Document]:
 
 
 def trusts_vmie(document: Document) -> bool:
-    """The service may assume the role, and only under the external id ``vmimport``."""
+    """Whether the service can assume the role, and only with the external id ``vmimport``."""
     for statement in _statements(document):
         services = _listed((statement.get("Principal") or {}).get("Service"))
         actions = _listed(statement.get("Action"))
@@ -66,7 +66,7 @@ def trusts_vmie(document: Document) -> bool:
 
 
 def trusts_account(document: Document, account: str) -> bool:
-    """Whether somebody of the account may assume the role."""
+    """Whether principals of the account can assume the role."""
     own = re.compile(rf"\*|{account}|arn:aws[a-z-]*:iam::{account}:(root|user/.+)")
     for statement in _statements(document):
         principal = statement.get("Principal")
@@ -78,7 +78,7 @@ def trusts_account(document: Document, account: str) -> bool:
 
 
 def allowed(documents: Sequence[Document], action: str, resource: str) -> bool:
-    """IAM's rule: an explicit Deny wins, else an Allow is needed. Conditions are taken as met."""
+    """IAM's rule: an explicit Deny wins, else an Allow is needed. Conditions are ignored."""
     verdict = False
     for document in documents:
         for statement in _statements(document):
@@ -101,7 +101,7 @@ def _covers(statement: Document, action: str, resource: str) -> bool:
 def missing(
     documents: Sequence[Document], *, bucket: str, key: str, kms_keys: Sequence[str] = (), partition: str = "aws"
 ) -> list[str]:
-    """The actions that the role would need for this import and does not have."""
+    """The actions that this import needs and the role does not allow."""
     needed = [(action, f"arn:{partition}:s3:::{bucket}") for action in BUCKET_ACTIONS if bucket]
     needed += [(action, f"arn:{partition}:s3:::{bucket}/{key}") for action in OBJECT_ACTIONS if bucket]
     needed += [(action, "*") for action in EC2_ACTIONS]

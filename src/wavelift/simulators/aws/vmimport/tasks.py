@@ -1,4 +1,4 @@
-"""Import tasks: made by ImportImage, driven by a thread each, seen by DescribeImportImageTasks."""
+"""Import tasks. ImportImage makes one, and a thread of its own drives it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wavelift.simulators.aws.ebs.snapshot import GIB, Snapshot
-from wavelift.simulators.aws.ebs.store import EbsStore
+from wavelift.simulators.aws.ebs.store import EbsStore, NewSnapshot
 from wavelift.simulators.aws.errors import AwsError
-from wavelift.simulators.aws.faults import Faults
+from wavelift.simulators.aws.faults import Rule
 from wavelift.simulators.aws.invented import (
     CANCELLED_MESSAGE,
     DEVICE_NAMES,
@@ -23,7 +23,7 @@ from wavelift.simulators.aws.invented import (
     UNKNOWN_TASK_CODE,
     Phase,
 )
-from wavelift.simulators.aws.settings import Clock, Settings
+from wavelift.simulators.aws.settings import Settings
 from wavelift.simulators.aws.vmimport.convert import (
     Cancelled,
     ChangedRange,
@@ -34,16 +34,19 @@ from wavelift.simulators.aws.vmimport.convert import (
     gib,
     to_raw,
 )
+from wavelift.simulators.kit.clock import Clock
 
 ACTIVE = "active"
 COMPLETED = "completed"
 DELETING = "deleting"
 DELETED = "deleted"
+END_SECONDS = 10.0
+"""How long a cancelled task may take to end: it may be inside of qemu-img."""
 
 
 @dataclass(slots=True)
 class Disk:
-    """One container of the request and what became of it."""
+    """One disk container of the request, and its results."""
 
     image_format: str
     description: str = ""
@@ -83,6 +86,9 @@ class ImportTask:
 class Surroundings(Protocol):
     """What tasks need of the rest of the simulator."""
 
+    def fault(self, phase: str, target: str) -> Rule | None:
+        """The fault rule that applies to a task on ``target`` (a disk's object or snapshot) as it enters a phase."""
+
     def register_import(self, task: ImportTask) -> str: ...
 
     def keep_raw(self, task: ImportTask, number: int, raw: Path) -> None: ...
@@ -91,7 +97,7 @@ class Surroundings(Protocol):
 
 
 class ImportTasks:
-    """Thread safe. Threads end with their tasks, and all of them at :meth:`close`."""
+    """Thread safe. A task's thread ends with the task; :meth:`close` ends all."""
 
     def __init__(
         self,
@@ -100,18 +106,17 @@ class ImportTasks:
         store: EbsStore,
         clock: Clock,
         settings: Settings,
-        faults: Faults,
         surroundings: Surroundings,
     ) -> None:
         self._folder, self._store, self._clock = folder, store, clock
-        self._settings, self._faults, self._surroundings = settings, faults, surroundings
+        self._settings, self._surroundings = settings, surroundings
         self._lock = threading.Lock()
         self._tasks: dict[str, ImportTask] = {}
         self._workers = threading.BoundedSemaphore(settings.import_workers)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True)
 
     def submit(self, request: Mapping[str, Any], disks: list[Disk], *, tags: dict[str, str], token: str) -> ImportTask:
-        """A new task, or the one that this token made before. Raises what ImportImage raises."""
+        """Make a task, or return the one of the same token. Raises ImportImage's errors."""
         with self._lock:
             if known := next((task for task in self._tasks.values() if token and task.token == token), None):
                 if known.request != request:
@@ -133,7 +138,7 @@ class ImportTasks:
             return list(self._tasks.values())
 
     def find(self, task_id: str, *, started_by: float = math.inf) -> ImportTask:
-        """Raises AwsError for a task that is not there, or not old enough to be seen."""
+        """Raises AwsError for a task that does not exist, or that is too new to be shown."""
         with self._lock:
             task = self._tasks.get(task_id)
         if task is None or task.started > started_by:
@@ -141,7 +146,7 @@ class ImportTasks:
         return task
 
     def cancel(self, task_id: str) -> tuple[str, str]:
-        """Previous state and state. A task that has ended cannot be cancelled."""
+        """Returns the previous state and the state. A task that has ended can't be cancelled."""
         task = self.find(task_id)
         with self._lock:
             previous = task.status
@@ -154,16 +159,12 @@ class ImportTasks:
         return previous, DELETING
 
     def close(self) -> None:
-        """Cancel all and wait for their threads."""
+        """Cancel all tasks and wait for their threads. Raises TimeoutError if one does not end."""
         for task in self.all():
             task.cancel.set()
         for task in self.all():
-            task.ended.wait(10)
-
-    def reset(self) -> None:
-        self.close()
-        with self._lock:
-            self._tasks.clear()
+            if not task.ended.wait(END_SECONDS):
+                raise TimeoutError(f"{task.id} did not end within {END_SECONDS:.0f} s")
 
     # the life of one
 
@@ -201,12 +202,13 @@ class ImportTasks:
             task.phase, task.message = phase, phase.message
         for disk in task.disks:
             target = f"{disk.bucket}/{disk.key}" if disk.bucket else disk.snapshot_id
-            rules = self._faults.take("import", service="ec2", operation=phase.message, key=target)
-            for rule in rules:
-                if rule.outcome == "stuck":
-                    task.cancel.wait()
-                    raise Cancelled
-                raise ImportFailed(rule.message or "ClientError: Unable to determine platform.")
+            rule = self._surroundings.fault(phase.message, target)
+            if rule is None:
+                continue
+            if rule.outcome == "stuck":
+                task.cancel.wait()
+                raise Cancelled
+            raise ImportFailed(rule.message or "ClientError: Unable to determine platform.")
 
     def _dwell(self, task: ImportTask) -> None:
         if task.cancel.wait(self._settings.phase_seconds):
@@ -239,18 +241,20 @@ class ImportTasks:
     def _convert_disk(self, task: ImportTask, number: int, disk: Disk) -> None:
         parent = self._base(task, number, disk)
         disk.snapshot = self._store.create(
-            size=parent.size,
-            parent=parent,
-            description=f"Created by AWS-VMImport service for {task.id}",
-            encrypted=bool(task.request.get("Encrypted")) or parent.encrypted,
-            kms_key=str(task.request.get("KmsKeyId") or ""),
-            origin=task.id,
+            NewSnapshot(
+                size=parent.size,
+                parent=parent,
+                description=f"Created by AWS-VMImport service for {task.id}",
+                encrypted=bool(task.request.get("Encrypted")) or parent.encrypted,
+                kms_key=str(task.request.get("KmsKeyId") or ""),
+                origin=task.id,
+            )
         )
         if self._settings.change_data_disks if number else self._settings.change_boot_disk:
             disk.changes = list(change_blocks(disk.snapshot, seed=task.id, size=disk.virtual_size))
 
     def _base(self, task: ImportTask, number: int, disk: Disk) -> Snapshot:
-        """What the new snapshot stands on: the caller's own, or the disk as it was uploaded, which nobody sees."""
+        """The parent of the new snapshot: the caller's own snapshot, or a hidden one of the disk as uploaded."""
         if disk.object_path is None:
             given = self._store.readable(disk.snapshot_id)
             disk.image_size = disk.virtual_size = given.size * GIB
@@ -260,7 +264,9 @@ class ImportTasks:
             disk.virtual_size = to_raw(disk.object_path, disk.image_format, raw, task.cancel.is_set)
             disk.image_size = disk.object_path.stat().st_size
             self._surroundings.keep_raw(task, number, raw)
-            disk.base = self._store.create(size=gib(disk.virtual_size), body=raw, hidden=True, origin=task.id)
+            disk.base = self._store.create(
+                NewSnapshot(size=gib(disk.virtual_size), hidden=True, origin=task.id), body=raw
+            )
         except FileNotFoundError as error:
             raise ImportFailed("ClientError: Disk validation failed [The S3 object is gone]") from error
         finally:
@@ -269,7 +275,7 @@ class ImportTasks:
         return disk.base
 
     def _commit(self, task: ImportTask) -> None:
-        """From here on the image comes: a cancellation is too late."""
+        """After this, the task can't be cancelled any more."""
         with self._lock:
             if task.cancel.is_set():
                 raise Cancelled
@@ -280,7 +286,7 @@ class ImportTasks:
                     self._store.finish(made)
 
     def _undo(self, task: ImportTask) -> None:
-        """A failed import leaves no snapshot."""
+        """Delete the snapshots of a failed import."""
         for disk in task.disks:
             for made in (disk.snapshot, disk.base):
                 if made is not None:

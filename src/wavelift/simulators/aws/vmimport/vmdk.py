@@ -1,4 +1,4 @@
-"""A stream-optimised VMDK, walked marker by marker. Shares no line with the product's codec, so that it can catch it.
+"""Walks a stream-optimised VMDK, marker by marker. It shares no code with the product's codec: it must find its errors.
 
 Source: VMware, Virtual Disk Format 5.0, "Stream-Optimized Compressed Sparse Extents".
 """
@@ -22,12 +22,12 @@ END_OF_STREAM, GRAIN_TABLE, GRAIN_DIRECTORY, FOOTER = range(4)
 
 
 class VmdkError(Exception):
-    """Not a stream-optimised VMDK, or not all of one."""
+    """The file is no stream-optimised VMDK, or is not complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Sizes in bytes; ``directory`` is a byte offset, or None when the footer has it."""
+    """Sizes in bytes. ``directory`` is a byte offset, or None if the footer has it."""
 
     capacity: int
     grain_size: int
@@ -37,7 +37,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Grain:
-    """``disk_offset`` on the disk; ``offset`` and ``size`` of the compressed bytes in the file."""
+    """``disk_offset`` is on the disk; ``offset`` and ``size`` are of the compressed bytes in the file."""
 
     disk_offset: int
     offset: int
@@ -66,7 +66,7 @@ def read_header(path: Path) -> Header:
 
 
 def grains(path: Path) -> Iterator[Grain]:
-    """Every grain in file order, nothing inflated. Raises :class:`VmdkError` where the file stops making sense."""
+    """All grains in file order, without decompression. Raises :class:`VmdkError` at the first error in the file."""
     size = path.stat().st_size
     with path.open("rb") as source:
         header = parse_header(source.read(SECTOR))
@@ -104,7 +104,7 @@ def _check_grain(header: Header, grain: Grain, size: int) -> None:
 
 
 def _check_end(header: Header, position: int, size: int) -> None:
-    """A file may end without a marker only when its tables came first, as qemu-img writes it."""
+    """A file may end without an end-of-stream marker only if its tables come first, as qemu-img writes them."""
     if header.directory is None:
         raise VmdkError("the file ends without footer and end-of-stream marker")
     if position > _align(size):
@@ -121,7 +121,7 @@ def _check_footer(source: BinaryIO, header: Header, end: int) -> None:
 
 
 def middle_grain(path: Path) -> Grain:
-    """A grain for a fault to hit: the middle one, so that neither end of the disk gives it away."""
+    """The grain that a fault rule changes: the middle one, so that checks of the disk's ends don't find it."""
     found = list(grains(path))
     if not found:
         raise VmdkError("there is no grain")

@@ -1,4 +1,4 @@
-"""What was called how often and how much it carried."""
+"""How often each operation was called, and how many bytes it carried."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections import Counter, defaultdict
 
 
 class Counters:
-    """Keys are ``service.Operation`` plus the special ones of the stores (``ebs.blocks_repeated``)."""
+    """Keys are ``service.Operation``. A world may add counters of its own under further keys."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: dict[str, Counter[str]] = defaultdict(Counter)
 
     def call(self, name: str, *, status: int, bytes_in: int) -> None:
+        """Count a call. Status 0 means that the connection was cut before an answer."""
         with self._lock:
             row = self._calls[name]
             row["calls"] += 1

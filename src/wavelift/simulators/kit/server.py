@@ -1,9 +1,8 @@
-"""HTTP on loopback: a thread per connection, keep-alive, TLS by our own authority."""
+"""The HTTP or HTTPS server: one thread per connection, keep-alive, answers that a fault rule can cut."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import ssl
 import struct
@@ -16,30 +15,32 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from wavelift.simulators.aws.control import CONTROL, Control
-from wavelift.simulators.aws.errors import AwsError, render
-from wavelift.simulators.aws.message import Body, BodyBroken, ConnectionCut, Request, Response
-from wavelift.simulators.aws.world import World
+from wavelift.simulators.kit.control import CONTROL, Control
+from wavelift.simulators.kit.faults import Rule
+from wavelift.simulators.kit.message import Body, BodyBroken, ConnectionCut, Request, Response
+from wavelift.simulators.kit.site import Site
+from wavelift.simulators.kit.world import Refusal, World
 
 IDLE: Final = 120.0
 """Seconds that a connection may stay silent."""
 DRAIN_LIMIT: Final = 256 << 20
-"""Bytes of an unread body that are read rather than losing the connection."""
+"""An unread body of up to this many bytes is read, so that the connection stays usable."""
 BACKLOG: Final = 256
 BUFFER: Final = 256 << 10
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+"""For SO_LINGER: close with RST."""
 
 
 class SimulatorServer(ThreadingHTTPServer):
-    """The listening socket. TLS handshakes happen in the connection's thread, never in the accepting one."""
+    """The listening socket. A TLS handshake runs in the connection's thread, never in the accepting one."""
 
     daemon_threads = True
     request_queue_size = BACKLOG
     allow_reuse_address = True
 
-    def __init__(self, address: tuple[str, int], world: World, context: ssl.SSLContext | None) -> None:
+    def __init__(self, address: tuple[str, int], site: Site, context: ssl.SSLContext | None) -> None:
         super().__init__(address, Handler)
-        self.world, self.control, self.context = world, Control(world), context
+        self.site, self.control, self.context = site, Control(site), context
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -55,7 +56,7 @@ class SimulatorServer(ThreadingHTTPServer):
                 request.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is nothing to report."""
+        """Report an error, but not a client that closed its connection."""
         kind = sys.exc_info()[0]
         if kind is None or not issubclass(kind, OSError):
             traceback.print_exc(file=sys.stderr)
@@ -72,14 +73,14 @@ class Handler(BaseHTTPRequestHandler):
         self._awaited = False
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silence: the counters say more."""
+        """Write no access log: the counters say more."""
 
     def handle_expect_100(self) -> bool:
-        """Leave to send is given when somebody starts to read, so that a refusal costs no body."""
+        """Answer ``Expect: 100-continue`` only when the body is first read, so that a refusal comes before the body."""
         self._awaited = True
         return True
 
-    def _give_leave(self) -> None:
+    def _continue(self) -> None:
         if self._awaited:
             self._awaited = False
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -87,15 +88,16 @@ class Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         path, _, query = self.path.partition("?")
         headers = {name.lower(): value for name, value in self.headers.items()}
-        body = Body(self.rfile, headers, on_start=self._give_leave)
+        body = Body(self.rfile, headers, on_start=self._continue)
         request = Request(self.command, path, query, headers, body, str(uuid.uuid4()))
         try:
             if path.startswith(CONTROL):
                 answer = self.server.control.handle(request)
                 self._finish_body(body)
-                self._send(request, answer, None)
+                self._send(request, answer, {})
             else:
-                self._call(request)
+                with self.server.site.gate.call(self._cut):
+                    self._call(request, self.server.site.world)
             self.wfile.flush()
         except ConnectionCut:
             self._reset()
@@ -104,40 +106,35 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = _serve
 
-    def _call(self, request: Request) -> None:
-        """The call is counted before its answer leaves: whoever has the answer finds it counted."""
-        world = self.server.world
+    def _call(self, request: Request, world: World[Any]) -> None:
+        """Answer a call. It is counted before its answer leaves, so whoever has the answer finds the call counted."""
         status, limit = 0, None
         try:
             try:
                 world.identify(request)
                 limit = world.faults.before(request)
                 response = world.handle(request)
-            except AwsError as error:
-                response = render(
-                    error, service=request.service, request_id=request.request_id, head=request.method == "HEAD"
-                )
+            except Refusal as error:
+                response = world.render(error, request)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 if isinstance(error, ConnectionError | ssl.SSLError | TimeoutError):
                     raise
                 traceback.print_exc(file=sys.stderr)
-                failed = AwsError("InternalError", "We encountered an internal error. Please try again.", 500)
-                response = render(failed, service=request.service, request_id=request.request_id)
+                response = world.render(world.failure(Rule(), request.service), request)
             status = response.status
             if limit != 0:
                 self._finish_body(request.body)
         finally:
             name = f"{request.service}.{request.operation or 'unknown'}"
             world.counters.call(name, status=status, bytes_in=request.body.bytes_read)
-        self._send(request, response, limit)
+        self._send(request, response, world.headers(request), limit)
 
-    def _send(self, request: Request, response: Response, limit: int | None) -> None:
-        """``limit`` is how many bytes of the body a fault rule lets out."""
+    def _send(self, request: Request, response: Response, more: dict[str, str], limit: int | None = None) -> None:
+        """``limit`` is how many bytes of the body a fault rule lets pass."""
         if limit == 0:
             raise ConnectionCut
         self.send_response_only(response.status, _reason(response.status))
-        headers = {"Server": "AmazonS3" if request.service == "s3" else "simulator", "Date": self.date_time_string()}
-        headers |= {"x-amz-request-id": request.request_id, **response.headers}
+        headers = {"Date": self.date_time_string(), **more, **response.headers}
         bodiless = response.status in {204, 304}
         if not bodiless:
             headers.setdefault("Content-Length", str(response.size))
@@ -160,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
             sent += len(piece)
 
     def _finish_body(self, body: Body) -> None:
-        """Before an answer: a body nobody read is read now, or the connection ends with this answer."""
+        """Before an answer: read the rest of the body, or else close the connection after this answer."""
         if self._awaited or int(self.headers.get("content-length") or 0) > DRAIN_LIMIT:
             self.close_connection = True
             return
@@ -169,8 +166,13 @@ class Handler(BaseHTTPRequestHandler):
         except BodyBroken:
             self.close_connection = True
 
+    def _cut(self) -> None:
+        """End the connection from another thread. The SSL layer is passed by: it is not safe for two threads."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self.connection, socket.SHUT_RDWR)
+
     def _reset(self) -> None:
-        """Close with RST, as a cut line looks like."""
+        """Close with RST, as a broken line does."""
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.wfile.flush()
@@ -183,8 +185,3 @@ def _reason(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return "Unknown"
-
-
-def announce(values: dict[str, Any]) -> None:
-    """The first line on standard output: where we are, for whoever started us."""
-    print(json.dumps(values), flush=True)

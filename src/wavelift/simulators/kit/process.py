@@ -1,4 +1,4 @@
-"""Start and stop one simulator process: readiness line, log file, end by its own process id."""
+"""Starts and stops one simulator process: readiness line, log file, end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 READY_SECONDS = 60.0
-"""A thousand virtual machines take a few seconds on a busy machine; a minute says that something is wrong."""
+"""A thousand virtual machines take a few seconds on a busy machine; a minute means an error."""
 
 STOP_SECONDS = 10.0
 """How long a process may take to clean up after SIGTERM before it is killed."""
@@ -29,7 +29,7 @@ class SimulatorError(RuntimeError):
 class SimulatorProcess:
     """A child that prints one JSON object as its first line and ends when its standard input does.
 
-    The pipe to its standard input is what ends it if this process is killed: no simulator outlives its test run.
+    If this process is killed, the pipe to the child's standard input closes, and the child ends.
     """
 
     def __init__(self, argv: Sequence[str | Path], *, log: Path, env: Mapping[str, str] | None = None) -> None:
@@ -42,7 +42,7 @@ class SimulatorProcess:
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 env={**os.environ, **(env or {})},
-                start_new_session=True,  # Ctrl-C in a terminal reaches our own clean-up first
+                start_new_session=True,  # Ctrl-C in a terminal must reach our own clean-up first
             )
 
     @property
@@ -53,7 +53,7 @@ class SimulatorProcess:
         return self._process.poll() is None
 
     def ready(self, timeout: float = READY_SECONDS) -> dict[str, Any]:
-        """Wait for the first line; `timeout` in seconds. Raises SimulatorError with the log's end."""
+        """Wait for the first line; `timeout` in seconds. Raises SimulatorError with the end of the log."""
         out = self._process.stdout
         assert out is not None
         deadline = time.monotonic() + timeout
@@ -86,7 +86,7 @@ class SimulatorProcess:
             return None
 
     def kill(self) -> None:
-        """SIGKILL, as a crash: nothing is cleaned up."""
+        """Send SIGKILL, as in a crash: nothing is cleaned up."""
         if self.alive():
             os.kill(self.pid, signal.SIGKILL)
         self._reap(STOP_SECONDS)

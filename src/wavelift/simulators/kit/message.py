@@ -1,28 +1,24 @@
-"""Requests and responses as the handlers see them; bodies are streams, so a part of any size stays out of memory."""
+"""Requests and responses as a world sees them. Bodies are streams, so that a large one never has to fit into memory."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from urllib.parse import parse_qsl, unquote
 
 CHUNK: Final = 1 << 20
-"""Bytes moved at once: large enough that hashing and writing leave the interpreter lock alone for long."""
+"""Bytes per read: hashing and writing a piece of this size releases the interpreter lock for most of the time."""
 MAX_LINE: Final = 16 << 10
-STREAMING_TRAILER: Final = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+"""Bytes of one line of chunk framing."""
 
 
 class BodyBroken(Exception):
-    """The request's body ended early or is not framed as its headers say."""
+    """The request's body ended early, or its framing does not match its headers."""
 
 
 class ConnectionCut(Exception):
-    """A fault rule wants the connection gone, here and without a word."""
+    """Close the connection now, with no answer: a fault rule or a reset asks for it."""
 
 
 class Readable(Protocol):
@@ -32,24 +28,30 @@ class Readable(Protocol):
 
 
 class Body:
-    """The request's payload: content-length or HTTP chunks on the outside, aws-chunked perhaps on the inside."""
+    """The request's payload, without its framing (content-length or HTTP chunks).
+
+    ``bytes_read`` counts payload bytes. ``on_start`` is called before the first read.
+    """
 
     def __init__(self, source: Readable, headers: Mapping[str, str], *, on_start: Callable[[], None]) -> None:
         self.bytes_read = 0
         self.cut_after: int | None = None
         self.trailers: dict[str, str] = {}
+        self._content: bytes | None = None
         self._on_start: Callable[[], None] | None = on_start
         layer: _Limited | _Chunked
         if "chunked" in headers.get("transfer-encoding", "").lower():
             layer = _Chunked(source, self.trailers)
         else:
             layer = _Limited(source, int(headers.get("content-length") or 0))
-        if headers.get("x-amz-content-sha256", "") == STREAMING_TRAILER:
-            layer = _Chunked(layer, self.trailers)
         self._layer = layer
 
+    def unframe(self) -> None:
+        """Remove chunk framing from the payload too: some protocols chunk twice. Call before the first read."""
+        self._layer = _Chunked(self._layer, self.trailers)
+
     def readinto(self, buffer: memoryview) -> int:
-        """Bytes put into ``buffer``; 0 at the end, by when the trailers are known. May raise :class:`ConnectionCut`."""
+        """Number of bytes put into ``buffer``; 0 at the end, when ``trailers`` is complete. May raise ConnectionCut."""
         if self._on_start is not None:
             self._on_start()
             self._on_start = None
@@ -63,23 +65,21 @@ class Body:
         return count
 
     def chunks(self) -> Iterator[memoryview]:
-        """The payload in pieces that share one buffer: use each before asking for the next."""
+        """The payload in pieces. They share one buffer: use each piece before you ask for the next."""
         buffer = memoryview(bytearray(CHUNK))
         while count := self.readinto(buffer):
             yield buffer[:count]
 
-    @cached_property
-    def content(self) -> bytes:
-        """All of it in memory: for the small documents of control calls."""
-        return b"".join(bytes(piece) for piece in self.chunks())
-
     @property
-    def awaited(self) -> bool:
-        """Whether the caller still waits for our leave to send it (``Expect: 100-continue``)."""
-        return self._on_start is not None
+    def content(self) -> bytes:
+        """The whole payload in memory: for small documents only."""
+        # No cached_property: before Python 3.12 all instances share its lock, so a slow body would block every call.
+        if self._content is None:
+            self._content = b"".join(bytes(piece) for piece in self.chunks())
+        return self._content
 
     def drain(self) -> None:
-        """Read what is left, so that the connection can carry the next request."""
+        """Read the rest, so that the connection can carry the next request."""
         for _ in self.chunks():
             pass
 
@@ -104,7 +104,7 @@ class _Limited:
 
 
 class _Chunked:
-    """Chunk framing: HTTP's own and aws-chunked's are alike, trailers included."""
+    """Chunk framing with trailers (RFC 9112, section 7.1)."""
 
     def __init__(self, source: Readable, trailers: dict[str, str]) -> None:
         self._source, self._trailers, self._left, self._done = source, trailers, 0, False
@@ -122,7 +122,7 @@ class _Chunked:
                 name, _, value = line.decode("latin-1").partition(":")
                 self._trailers[name.strip().lower()] = value.strip()
             if isinstance(self._source, _Chunked):
-                self._source.readinto(memoryview(bytearray(1)))  # lets the framing outside come to its own end
+                self._source.readinto(memoryview(bytearray(1)))  # reads the end of the outer framing
 
     def readinto(self, buffer: memoryview, /) -> int:
         if self._buffered:
@@ -139,11 +139,11 @@ class _Chunked:
             raise BodyBroken("the body ended inside a chunk")
         self._left -= count
         if not self._left and self._source.readline(MAX_LINE) not in {b"\r\n", b"\n"}:
-            raise BodyBroken("a chunk is longer than it says")
+            raise BodyBroken("a chunk is longer than its header says")
         return count
 
     def readline(self, limit: int = -1, /) -> bytes:
-        """A line across chunks, for an inner framing."""
+        """A line, which may span chunks: for an inner framing."""
         line = bytearray()
         while not line.endswith(b"\n") and len(line) < MAX_LINE:
             piece = memoryview(bytearray(64))
@@ -161,7 +161,7 @@ class _Chunked:
 
 @dataclass(slots=True)
 class Response:
-    """``stream`` wins over ``body`` and comes with its ``length``."""
+    """If ``stream`` is given, it is sent instead of ``body``, and ``length`` is its size in bytes."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -179,7 +179,10 @@ class Response:
 
 @dataclass(slots=True)
 class Request:
-    """One call. Header names are lower-case; ``raw_path`` and ``raw_query`` are as they came."""
+    """One call. Header names are lower-case; ``raw_path`` and ``raw_query`` are as received (percent-encoded).
+
+    The world's ``identify`` sets the last four, which fault rules match and counters count by.
+    """
 
     method: str
     raw_path: str
@@ -190,9 +193,9 @@ class Request:
     service: str = ""
     operation: str = ""
     target: str = ""
-    """What the call is about, for rules and counters: ``bucket/key`` or a snapshot's id."""
+    """The resource that the call is about: an id or a path."""
     part: int = 0
-    environ: dict[str, Any] = field(default_factory=dict)
+    """The number of the piece, if the call sends one numbered piece of a larger upload."""
 
     @property
     def path(self) -> str:
@@ -200,48 +203,3 @@ class Request:
 
     def query(self) -> dict[str, str]:
         return dict(parse_qsl(self.raw_query, keep_blank_values=True))
-
-
-class Digests:
-    """The checksums of one body, computed in one pass: SHA-256 always, others when the caller states one."""
-
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        trailer = headers.get("x-amz-trailer", "").lower()
-        stated = {name for name in headers if name.startswith("x-amz-checksum-")} | {trailer}
-        self._sha256 = hashlib.sha256()
-        self._sha1 = hashlib.sha1(usedforsecurity=False) if "x-amz-checksum-sha1" in stated else None
-        self._crc32: int | None = 0 if "x-amz-checksum-crc32" in stated else None
-        self._md5 = hashlib.md5(usedforsecurity=False) if "content-md5" in headers else None
-        self.size = 0
-
-    def update(self, piece: bytes | memoryview) -> None:
-        self.size += len(piece)
-        self._sha256.update(piece)
-        if self._sha1 is not None:
-            self._sha1.update(piece)
-        if self._crc32 is not None:
-            self._crc32 = zlib.crc32(piece, self._crc32)
-        if self._md5 is not None:
-            self._md5.update(piece)
-
-    @property
-    def sha256(self) -> bytes:
-        return self._sha256.digest()
-
-    @property
-    def md5(self) -> bytes | None:
-        return self._md5.digest() if self._md5 is not None else None
-
-    def checksum(self, algorithm: str) -> bytes | None:
-        """By S3's name of the algorithm (``SHA256``); None when it was not computed."""
-        if algorithm == "SHA256":
-            return self.sha256
-        if algorithm == "SHA1" and self._sha1 is not None:
-            return self._sha1.digest()
-        if algorithm == "CRC32" and self._crc32 is not None:
-            return self._crc32.to_bytes(4, "big")
-        return None
-
-
-def b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()

@@ -1,4 +1,4 @@
-"""A certificate authority of our own and the server's certificate, made at each start."""
+"""A certificate authority and the server's certificate, both made at each start."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ class ServerTls:
     context: ssl.SSLContext
 
 
-def make(folder: Path, *, host: str) -> ServerTls:
-    """Write ``ca.pem`` and the server's pair into ``folder``, valid for ``host``, localhost and 127.0.0.1."""
+def make(folder: Path, *, host: str, name: str = "wavelift simulator") -> ServerTls:
+    """Write ``ca.pem`` and ``server.pem`` (key and certificate) into ``folder``.
+
+    The certificate is valid for ``host``, localhost and the loopback addresses.
+    """
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name, name = _name("wavelift AWS simulator CA"), _name("wavelift AWS simulator")
+    ca_name, subject = _name(f"{name} CA"), _name(name)
     ca = (
         _builder(ca_name, ca_name, ca_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -44,7 +47,7 @@ def make(folder: Path, *, host: str) -> ServerTls:
     alternatives: list[x509.GeneralName] = [x509.DNSName(text) for text in sorted(names)]
     alternatives += [x509.IPAddress(address) for address in addresses]
     certificate = (
-        _builder(name, ca_name, key.public_key())
+        _builder(subject, ca_name, key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)

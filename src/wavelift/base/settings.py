@@ -1,0 +1,244 @@
+"""The one table of settings: those of Airflow that wavelift needs, and wavelift's own section of ``airflow.cfg``.
+
+Every place that sets, checks, reads or describes such a value takes it from here: ``wavelift init``, the local Airflow
+of the demo, the provider's metadata, ``wavelift.airflow.config`` and ``docs/settings.md``. A test compares
+``docker-compose.yml`` with it. Airflow loads this module in every process, so it imports nothing but ``dataclasses``
+and ``enum``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+SECTION: Final = "wavelift"
+"""wavelift's section of ``airflow.cfg``."""
+
+
+def variable(section: str, option: str) -> str:
+    """The environment variable that sets an option of ``airflow.cfg``."""
+    return f"AIRFLOW__{section.upper()}__{option.upper()}"
+
+
+@dataclass(frozen=True, slots=True)
+class AirflowSetting:
+    """One setting of Airflow that wavelift needs.
+
+    :param value: what wavelift needs; for each core of the scheduler's machine if ``per_core``.
+    :param default: Airflow's own value.
+    :param otherwise: what happens with Airflow's own value.
+    :param checked: ``wavelift init`` compares it. It cannot know the cores of another machine.
+    """
+
+    section: str
+    option: str
+    value: int
+    default: int
+    unit: str
+    otherwise: str
+    per_core: bool = False
+    checked: bool = True
+
+    @property
+    def variable(self) -> str:
+        return variable(self.section, self.option)
+
+
+AIRFLOW: Final = (
+    AirflowSetting(
+        "core",
+        "parallelism",
+        4,
+        32,
+        "tasks at a time",
+        "busy workers give up on the API server",
+        per_core=True,
+        checked=False,
+    ),
+    AirflowSetting(
+        "workers", "execution_api_timeout", 30, 5, "seconds", "busy workers give up on the API server after 5 s"
+    ),
+    AirflowSetting(
+        "scheduler",
+        "orphaned_tasks_check_interval",
+        15,
+        300,
+        "seconds",
+        "the tasks of a killed scheduler wait 5 minutes",
+    ),
+    AirflowSetting(
+        "scheduler", "task_instance_heartbeat_timeout", 60, 300, "seconds", "a dead task is noticed after 5 minutes"
+    ),
+    # Airflow 3.3 logs each request in the event loop of the API server and waits there for a database connection. Only
+    # that loop could give a connection back.
+    AirflowSetting(
+        "database",
+        "sql_alchemy_max_overflow",
+        75,
+        10,
+        "connections",
+        "15 requests at a time stop the API server for 30 seconds or more",
+    ),
+)
+"""All were measured: a wave of many servers on a busy machine is what Airflow's own values do not bear."""
+
+
+def airflow_environment(*, cores: int) -> dict[str, str]:
+    """:data:`AIRFLOW` as environment variables.
+
+    :param cores: of the machine that runs the scheduler and its tasks.
+    """
+    return {one.variable: str(one.value * cores if one.per_core else one.value) for one in AIRFLOW}
+
+
+class Place(Enum):
+    """Where an option's value lies if the option is empty."""
+
+    DAGS = "in the DAGs folder"
+    HOME = "in `AIRFLOW_HOME`"
+    PATH = "from the `PATH`"
+
+
+class Reader(Enum):
+    """Which processes read an option."""
+
+    ALL = "all components"
+    CONTROL = "control plane"
+    CONNECTOR = "connector"
+    DATA = "connector, worker near AWS"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of the section ``[wavelift]``.
+
+    :param default: the value if nobody sets it; empty if ``when_empty`` or ``path`` says what happens.
+    :param kind: Airflow's word for the type: ``string``, ``integer`` or ``float``.
+    :param path: file, folder or program that an empty value stands for; it lies in ``place``.
+    :param sensitive: Airflow masks it and takes it also from ``…_cmd`` and ``…_secret``.
+    """
+
+    name: str
+    meaning: str
+    reader: Reader
+    default: str = ""
+    kind: str = "string"
+    unit: str = ""
+    path: str = ""
+    place: Place | None = None
+    when_empty: str = ""
+    sensitive: bool = False
+
+    @property
+    def variable(self) -> str:
+        return variable(SECTION, self.name)
+
+    @property
+    def unset(self) -> str:
+        """What holds if nobody sets it, in words."""
+        if self.place is not None:
+            return f"{self.when_empty} `{self.path}` {self.place.value}".strip()
+        return self.default or self.when_empty
+
+
+_OPTIONS: Final = (
+    Option("waves_folder", "Folder of the wave specs.", Reader.ALL, path="waves", place=Place.DAGS),
+    Option("environments_folder", "Folder of the environments.", Reader.ALL, path="environments", place=Place.DAGS),
+    Option(
+        "state_folder",
+        "Last valid copy of every spec. All components of the control plane must share this folder.",
+        Reader.CONTROL,
+        path="wavelift",
+        place=Place.HOME,
+    ),
+    Option(
+        "ledger_url",
+        "SQLAlchemy URL of the ledger. Several machines need PostgreSQL.",
+        Reader.CONTROL,
+        path="wavelift.db",
+        place=Place.HOME,
+        when_empty="SQLite:",
+        sensitive=True,
+    ),
+    Option(
+        "transfers_per_connector",
+        "Transfers that run at a time on one connector (AMP-04). More wait, deferred.",
+        Reader.CONTROL,
+        default="4",
+        kind="integer",
+        unit="transfers",
+    ),
+    Option(
+        "imports_per_region",
+        "Import tasks that run at a time in one region (AMP-04, VIE-04). More wait, deferred.",
+        Reader.CONTROL,
+        default="5",
+        kind="integer",
+        unit="import tasks",
+    ),
+    Option(
+        "poll_seconds",
+        "Time between two looks at AWS or at the ledger while a task waits.",
+        Reader.CONTROL,
+        default="15",
+        kind="float",
+        unit="seconds",
+    ),
+    Option(
+        "connector_state_folder",
+        "Journals of the running transfers, the measured rates and the lock of the shared line. It must outlive a "
+        "task and a restart of the worker.",
+        Reader.CONNECTOR,
+        path="wavelift/connector",
+        place=Place.HOME,
+    ),
+    Option(
+        "max_mbit_s",
+        "Rate to AWS of all transfers of a connector's machine together, shared fairly. A running transfer reads it "
+        "again every 10 s from airflow.cfg.",
+        Reader.CONNECTOR,
+        unit="megabits per second",
+        when_empty="no limit",
+    ),
+    Option(
+        "patience_minutes",
+        "How long one call waits for a cut line, an outage of AWS or vCenter, or throttling to pass.",
+        Reader.ALL,
+        default="30",
+        kind="float",
+        unit="minutes",
+    ),
+    Option(
+        "nbdkit_plugin",
+        "Plugin of nbdkit that reads ranges of running disks: `vddk` or `nfc`.",
+        Reader.CONNECTOR,
+        when_empty="nbdkit is not used",
+    ),
+    Option(
+        "nbdkit_folder",
+        "For `vddk`: folder of VDDK or of a drop-in of its library. For `nfc`: folder of nbdkit-nfc-plugin.so.",
+        Reader.CONNECTOR,
+        when_empty="for `nfc`: nbdkit's own plugin folder",
+    ),
+    Option("nbdkit", "The program nbdkit.", Reader.CONNECTOR, path="nbdkit", place=Place.PATH),
+    Option(
+        "transfer_workers",
+        "Threads that decode and encode one disk.",
+        Reader.DATA,
+        default="2",
+        kind="integer",
+        unit="threads",
+    ),
+    Option(
+        "parallel_disks",
+        "Disks of one server that are transferred at a time.",
+        Reader.CONNECTOR,
+        default="2",
+        kind="integer",
+        unit="disks",
+    ),
+)
+OPTIONS: Final[Mapping[str, Option]] = {one.name: one for one in _OPTIONS}
+"""wavelift's own options by name."""

@@ -1,0 +1,68 @@
+"""The account as EC2's actions use it: moto's backends, the other services' stores, and more state."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from wavelift.simulators.aws.ebs.snapshot import Snapshot
+from wavelift.simulators.aws.ebs.store import EbsStore
+from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.moto_bridge.backends import Backends
+from wavelift.simulators.aws.moto_bridge.resources import SimAmi, SimSnapshot, billing, image_values
+from wavelift.simulators.aws.s3.store import S3Store
+from wavelift.simulators.aws.settings import MANAGED_EBS_KEY, Settings
+from wavelift.simulators.aws.vmimport.tasks import ImportTask, ImportTasks
+from wavelift.simulators.kit.clock import Clock
+
+
+@dataclass(slots=True)
+class Account:
+    settings: Settings
+    clock: Clock
+    backends: Backends
+    s3: S3Store
+    ebs: EbsStore
+    imports: ImportTasks
+    launches: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    """RunInstances by client token: the request, and the reservation that it made."""
+    starting: list[tuple[float, Any]] = field(default_factory=list)
+    """Pending instances, and when they run."""
+    unseen: dict[str, float] = field(default_factory=dict)
+    """Ids that EC2 does not show yet, and when it will."""
+    ebs_key: str = MANAGED_EBS_KEY
+    """The account's default key as EC2 names it: the AWS managed key by its alias, a customer's key by its ARN."""
+
+    def hide(self, name: str) -> None:
+        """Do not show a new resource before ``unseen_seconds`` have passed."""
+        if seconds := self.settings.unseen_seconds:
+            self.unseen[name] = self.clock.now() + seconds
+
+    def show_snapshot(self, snapshot: Snapshot) -> None:
+        with self.backends.lock:
+            ec2 = self.backends.ec2
+            ec2.snapshots[snapshot.id] = SimSnapshot(ec2, snapshot, self.ebs.state_of)
+
+    def completed_snapshot(self, snapshot_id: str) -> Snapshot:
+        """Raises EC2's error if the snapshot does not exist or is not completed."""
+        try:
+            return self.ebs.readable(snapshot_id)
+        except AwsError as error:
+            if error.code == "ResourceNotFoundException":
+                raise AwsError(
+                    "InvalidSnapshot.NotFound", f"The snapshot '{snapshot_id}' does not exist.", 400
+                ) from None
+            raise AwsError("IncorrectState", f"Snapshot {snapshot_id} is not completed", 400) from None
+
+    def register_import(self, task: ImportTask, *, windows: bool) -> str:
+        """Make the image that an import ends in; its id."""
+        values, mappings = image_values(task)
+        image_id = f"ami-0{uuid.uuid4().hex[:16]}"
+        with self.backends.lock:
+            ec2 = self.backends.ec2
+            terms = billing(task.request, windows)
+            ec2.amis[image_id] = SimAmi(ec2, image_id, values=values, mappings=mappings, terms=terms)
+            for name in (image_id, *(item["Ebs"]["SnapshotId"] for item in mappings)):
+                self.hide(name)
+        return image_id

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 
+from wavelift.rules.flows import FLOWS, PREFLIGHT
+
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
@@ -15,8 +17,8 @@ GONE: Final = (404, 410)
 """How Airflow answers a task instance that it has replaced by another try, or what it has deleted."""
 LIVING: Final = ("queued", "running")
 """States of a DAG run in which its tasks may still do something."""
-IMPORT_TASKS: Final = ("server.import_image", "server.ami")
-"""Those that hold places for imports, in the flows that have them."""
+IMPORT_TASKS: Final = tuple(step.task_id for flow in FLOWS for step in flow.steps if step.imports)
+"""Those that hold places for imports."""
 ENDED_STATES: Final = ("success", "failed", "upstream_failed", "skipped", "removed")
 
 
@@ -40,7 +42,7 @@ class AirflowLiveness:
     def holder(self, run: DagRun, holder: str, kind: str) -> bool:
         """Of whichever flow: the list that the group was expanded over tells the server's place in it."""
         other: dict[str, Any] = {"dag_id": run.dag_id, "run_id": run.dag_run_id}
-        names = [one["name"] for one in self._ti.xcom_pull(task_ids="preflight", map_indexes=-1, **other) or ()]
+        names = [one["name"] for one in self._ti.xcom_pull(task_ids=PREFLIGHT, map_indexes=-1, **other) or ()]
         server = holder.removeprefix(f"{run.dag_id}/{run.dag_run_id}/")
         if server not in names:
             return True  # its pre-flight is cleared just now: whether it goes on shows in a moment

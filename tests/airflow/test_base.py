@@ -21,7 +21,8 @@ from wavelift.base.errors import (
 )
 from wavelift.base.run import CancelFlag, DagRun, Progress
 from wavelift.operators import _base
-from wavelift.operators._base import FAILURE_KEY, PROGRESS_KEY, Heartbeat, StateStore, WaveliftOperator
+from wavelift.operators._base import PROGRESS_KEY, Heartbeat, StateStore, WaveliftOperator
+from wavelift.operators._keys import FAILURE_KEY
 from wavelift.operators._liveness import AirflowLiveness
 from wavelift.services.dataplane import messages
 

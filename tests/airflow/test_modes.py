@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
-from wavelift.operators.control._report import ended_by, why_stopped
+from wavelift.operators.control.report import ended_by, why_stopped
 from wavelift.rules.plans import WaveShape
 
 pytestmark = pytest.mark.airflow

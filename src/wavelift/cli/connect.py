@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.console.answers import RunStarted
+from wavelift.rules.flows import ADMIT
 
 DEFAULT_URL: Final = "http://localhost:8080"
 RUN_SECONDS: Final = 1800.0
@@ -102,7 +103,7 @@ class EndedRun:
     def why_failed(self, task: str) -> str:
         """What the task, or the run's admission, said when it failed."""
         ended = f"run {self.dag_run_id} of {self.dag_id} ended as {self.state}"
-        for name in (task, "admit"):
+        for name in (task, ADMIT):
             left: dict[str, Any] | None = self.xcom(name, "wavelift_failure")
             if left:
                 return f"{ended}: {left['what']}"

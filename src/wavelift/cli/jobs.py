@@ -25,6 +25,7 @@ from wavelift.cli.output import (
 from wavelift.cli.watch import human_seconds
 from wavelift.console.answers import JobDeleted, JobList, JobPage, JobRow, RunPage, RunRow, VerifyStarted
 from wavelift.console.requests import JobFields
+from wavelift.rules.flows import REPLICATE
 
 app = typer.Typer(no_args_is_help=True)
 VERIFY_SECONDS: Final = 24 * 3600.0
@@ -190,7 +191,7 @@ def verify(what: str) -> None:
     api = client()
     path = f"runs/{what}" if what.startswith("run-") else f"jobs/{_id_of(api, what)}"
     started = VerifyStarted.model_validate(api.call("POST", f"/wavelift/{path}/verify"))
-    results = ended(api, started, timeout=VERIFY_SECONDS).result("verify_recorded")
+    results = ended(api, started, timeout=VERIFY_SECONDS).result(REPLICATE.first_step("verify"))
     for run, result in zip(started.runs, results, strict=True):
         print(
             f"{result['server']} {run}: {result['blocks_checked']} blocks compared, "

@@ -14,6 +14,7 @@ from wavelift.cli.output import add_row, print_json, say, stdout_console, table
 from wavelift.cli.wave import no_wave
 from wavelift.console.answers import EventList, MigrationCancelled, MigrationPage
 from wavelift.console.requests import CleanupBody
+from wavelift.rules.flows import MIGRATE, PREFLIGHT
 
 
 @api_errors_told()
@@ -70,14 +71,16 @@ def cancel(migration: str) -> None:
 @api_errors_told()
 def launch(migration: str) -> None:
     """Launch the instance of a finished import and print it."""
-    for result in run_by(client(), f"/wavelift/migrations/{migration}/launch").result("launch_imported"):
+    run = run_by(client(), f"/wavelift/migrations/{migration}/launch")
+    for result in run.result(MIGRATE.first_step("launch")):
         print(f"{result['server']}: {result['instance_id']} {result['private_ip']}")
 
 
 @api_errors_told()
 def verify(migration: str) -> None:
     """Compare an image with its manifests again and print what differs."""
-    for result in run_by(client(), f"/wavelift/migrations/{migration}/verify").result("verify_imported"):
+    run = run_by(client(), f"/wavelift/migrations/{migration}/verify")
+    for result in run.result(MIGRATE.first_step("verify")):
         for disk in result["disks"]:
             changed = ", ".join(f"{part['offset']}+{part['length']}" for part in disk["changed"]) or "nothing"
             print(
@@ -93,9 +96,9 @@ def cleanup(wave: str, *, dry_run: bool) -> None:
         run = run_by(client(), "/wavelift/cleanup", CleanupBody(wave=wave, dry_run=dry_run).model_dump())
     except ApiError as error:
         fail(no_wave(wave) if error.status == 404 else str(error))
-    report = run.xcom("preflight", "report")
+    report = run.xcom(PREFLIGHT, "report")
     if report is None:
-        fail(run.why_failed("preflight"))
+        fail(run.why_failed(PREFLIGHT))
     if not report["leftovers"]:
         print(f"Nothing of ours is left around {wave}")
         return

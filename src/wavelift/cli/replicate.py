@@ -16,6 +16,7 @@ from wavelift.cli.jobs import print_runs
 from wavelift.cli.output import print_json, stdout_console
 from wavelift.cli.watch import Rates, Row, shown
 from wavelift.console.answers import ReplicationStarted, RunCancelled, RunRow
+from wavelift.rules.flows import REPLICATE, REPORT
 
 app = typer.Typer(no_args_is_help=True)
 WAIT_SECONDS: Final = 48 * 3600.0
@@ -32,7 +33,7 @@ def replicate(wave: str, servers: list[str] | None, *, wait: bool, unpause: bool
     """Ask for an on-demand run; wait for its end with live progress. Status 1 when refused, or one server failed."""
     api = client()
     if unpause:
-        api.unpause(f"{wave}.replicate")
+        api.unpause(REPLICATE.dag_id(wave))
     answer = _request(api, wave, servers, as_json=as_json)
     run = ReplicationStarted.model_validate(answer)
     names = ", ".join(row.server for row in run.runs)
@@ -48,7 +49,7 @@ def replicate(wave: str, servers: list[str] | None, *, wait: bool, unpause: bool
     rows = watch.runs()
     _tell({**answer, "state": state, "runs": rows}, as_json=as_json)
     if state != "success" or not rows or any(row["state"] != "Completed" for row in rows):
-        fail(EndedRun(api, run.dag_id, run.dag_run_id, state).why_failed("report"))
+        fail(EndedRun(api, run.dag_id, run.dag_run_id, state).why_failed(REPORT))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, wake
 from wavelift.cli.output import add_row, print_json, say, stdout_console, table
 from wavelift.console.answers import RunStarted, WaveApplied
 from wavelift.rules.conf import MigrateConf, MigrateMode
+from wavelift.rules.flows import MIGRATE, PREFLIGHT
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -109,18 +110,18 @@ def run_mode(name: str, mode: MigrateMode, servers: list[str] | None, *, as_json
 
 def report_of(api: ApiClient, name: str, conf: MigrateConf) -> tuple[dict[str, Any], EndedRun]:
     """Trigger ``<wave>.migrate`` with ``conf`` and wait for its end; the pre-flight report, and the run."""
-    dag_id = f"{name}.migrate"
+    dag_id = MIGRATE.dag_id(name)
     wake(api, dag_id, no_wave(name))
     run = ended(api, RunStarted(dag_id=dag_id, dag_run_id=api.trigger(dag_id, conf.given())))
-    report = run.xcom("preflight", "report")
+    report = run.xcom(PREFLIGHT, "report")
     if report is None:
-        raise ApiError(run.why_failed("preflight"))
+        raise ApiError(run.why_failed(PREFLIGHT))
     return dict(report), run
 
 
 def no_wave(name: str) -> str:
     """What to say of a wave that Airflow does not know."""
-    return f"No wave {name}: Airflow has no DAG {name}.migrate; see 'wavelift wave validate FILE'"
+    return f"No wave {name}: Airflow has no DAG {MIGRATE.dag_id(name)}; see 'wavelift wave validate FILE'"
 
 
 COLOURS = {"error": "bold red", "warning": "yellow", "info": "dim"}

@@ -20,6 +20,7 @@ from wavelift.console.requests import CleanupBody, MigrationQuery
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
 from wavelift.rules.conf import MigrateConf, MigrateMode
+from wavelift.rules.flows import MIGRATE
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.migration.reserve import after_cancel
 
@@ -75,7 +76,7 @@ def _writing(app: FastAPI) -> None:
     @app.post("/cleanup")
     def cleanup(body: CleanupBody, user: GetUserDep, airflow: AirflowDep) -> RunStarted:
         """Look for what ended runs left outside; remove it unless ``dry_run``."""
-        dag_id = f"{body.wave}.migrate"
+        dag_id = MIGRATE.dag_id(body.wave)
         require_trigger(user, dag_id)
         return start_run(airflow, dag_id, MigrateConf(mode="cleanup", dry_run=body.dry_run))
 
@@ -108,7 +109,7 @@ def _live(migration: Migration, airflow: ApiClient) -> dict[str, Any]:
     if migration.state is not MigrationState.TRANSFERRING:
         return {}
     progress = airflow.state_store(
-        migration.dag_id, migration.dag_run_id, "server.export", "progress", map_index=migration.map_index
+        migration.dag_id, migration.dag_run_id, MIGRATE.task_id("export"), "progress", map_index=migration.map_index
     )
     disks = (progress or {}).get("disks", {}).values()
     done = sum(disk["done"] for disk in disks)

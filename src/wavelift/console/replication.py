@@ -34,6 +34,7 @@ from wavelift.ledger import Ledger, ReplicationJob, ReplicationRun, jobs, replic
 from wavelift.ledger.jobs import JobFilter
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.conf import ReplicateConf
+from wavelift.rules.flows import REPLICATE
 from wavelift.rules.guests import Guest
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.problem import allowed, did_you_mean
@@ -45,7 +46,6 @@ from wavelift.services.replication.deletion import Deletion
 from wavelift.services.replication.jobs import JobOrder
 from wavelift.services.replication.orders import Bound, bind_wave, order_of, orders_of_wave
 
-SUFFIX: Final = ".replicate"
 GUEST_MATTERS: Final = frozenset({"license_type", "ami", "force_register"})
 
 
@@ -165,7 +165,7 @@ def _deleting(app: FastAPI) -> None:
 
 def readable_waves(user: Any) -> set[str]:
     """Waves whose replication the caller may read."""
-    return {dag_id.removesuffix(SUFFIX) for dag_id in readable_dags(user) if dag_id.endswith(SUFFIX)}
+    return {wave for dag_id in readable_dags(user) if (wave := REPLICATE.wave_of(dag_id))}
 
 
 def readable_job(ledger: Ledger, job_id: str, user: Any) -> ReplicationJob:

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.console.answers import JobRow, RunRow
-from wavelift.console.chain import GROUP, map_index_of
+from wavelift.console.chain import map_index_of
 from wavelift.ledger import Ledger, ReplicationJob, ReplicationRun
 from wavelift.ledger.replication_runs import current_runs, served_instants
+from wavelift.rules.flows import REPLICATE
 from wavelift.rules.replication import DEFAULT_POLICY, JobState, RunState, RunType
 
 TYPES: Final = {RunType.AUTOMATIC: "Automatic", RunType.ON_DEMAND: "OnDemand"}
@@ -21,7 +22,7 @@ DAY_SECONDS: Final = 86_400
 
 def dag_of(wave: str) -> str:
     """The DAG whose rights decide over a wave's jobs and runs."""
-    return f"{wave}.replicate"
+    return REPLICATE.dag_id(wave)
 
 
 def job_rows(ledger: Ledger, jobs: Sequence[ReplicationJob], now: datetime) -> list[JobRow]:
@@ -66,7 +67,8 @@ def live(run: ReplicationRun, airflow: ApiClient) -> dict[str, Any]:
     index = map_index_of(airflow, run)
     if index is None:
         return {}
-    stored = airflow.state_store(run.dag_id, run.dag_run_id, f"{GROUP}transfer", "progress", map_index=index)
+    task = REPLICATE.task_id("transfer")
+    stored = airflow.state_store(run.dag_id, run.dag_run_id, task, "progress", map_index=index)
     disks: Mapping[str, Mapping[str, int]] = (stored or {}).get("disks", {})
     if not disks:
         return {}

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from wavelift.base.errors import SpecError
-from wavelift.rules.conf import HealthConf, ImportConf, MigrateConf, ReplicateConf, RunConf
+from wavelift.rules.conf import (
+    HealthConf,
+    ImportConf,
+    MigrateConf,
+    MigrateMode,
+    ReplicateConf,
+    ReplicateMode,
+    RunConf,
+)
+from wavelift.rules.flows import MIGRATE, REPLICATE, Flow
 
 pytestmark = pytest.mark.unit
 FORM: dict[str, Any] = {"servers": None, "launch": "spec", "mode": "migrate", "note": None}
@@ -49,6 +58,11 @@ def test_what_is_wrong_is_told_with_key_value_and_what_is_allowed(
     assert words in str(refused.value)
     assert refused.value.where == {"wave": "erp"}
     assert refused.value.next_step
+
+
+@pytest.mark.parametrize(("flow", "modes"), [(MIGRATE, MigrateMode), (REPLICATE, ReplicateMode)])
+def test_a_conf_has_the_modes_of_its_flow(flow: Flow, modes: Any) -> None:
+    assert get_args(modes) == tuple(mode.name for mode in flow.modes)
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 
-from wavelift.rules.flows import FLOWS, PREFLIGHT
+from wavelift.rules.flows import FLOWS, PREFLIGHT, RELEASE, Holds
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -17,8 +18,6 @@ GONE: Final = (404, 410)
 """How Airflow answers a task instance that it has replaced by another try, or what it has deleted."""
 LIVING: Final = ("queued", "running")
 """States of a DAG run in which its tasks may still do something."""
-IMPORT_TASKS: Final = tuple(step.task_id for flow in FLOWS for step in flow.steps if step.imports)
-"""Those that hold places for imports."""
 ENDED_STATES: Final = ("success", "failed", "upstream_failed", "skipped", "removed")
 
 
@@ -39,17 +38,29 @@ class AirflowLiveness:
             raise
         return state in LIVING  # a str enum: its str() is not its value
 
-    def holder(self, run: DagRun, holder: str, kind: str) -> bool:
-        """Of whichever flow: the list that the group was expanded over tells the server's place in it."""
+    def ended(self, run: DagRun, holders: Collection[str], kind: str) -> Collection[str]:
+        """Of whichever flow: the list that the group was expanded over tells each server's place in it.
+
+        A holder that is not in the list is alive: its pre-flight was cleared a moment ago.
+        """
+        imports = kind == Holds.IMPORT
+        held = Holds.IMPORT if imports else Holds.TRANSFER
+        tasks = {step.task_id for flow in FLOWS for step in flow.steps if step.holds is held}
+        last = tasks if imports else {RELEASE}
         other: dict[str, Any] = {"dag_id": run.dag_id, "run_id": run.dag_run_id}
         names = [one["name"] for one in self._ti.xcom_pull(task_ids=PREFLIGHT, map_indexes=-1, **other) or ()]
-        server = holder.removeprefix(f"{run.dag_id}/{run.dag_run_id}/")
-        if server not in names:
-            return True  # its pre-flight is cleared just now: whether it goes on shows in a moment
-        states: dict[str, Any] = self._ti.get_task_states(
-            dag_id=run.dag_id, run_ids=[run.dag_run_id], task_ids=list(IMPORT_TASKS), map_index=names.index(server)
-        )
-        return not any(state in ENDED_STATES for state in states.get(run.dag_run_id, {}).values())
+        states = self._ti.get_task_states(dag_id=run.dag_id, run_ids=[run.dag_run_id], task_ids=sorted(tasks))
+        found: dict[str, Any] = states.get(run.dag_run_id, {})
+
+        def gone(holder: str) -> bool:
+            server = holder.removeprefix(f"{run.dag_id}/{run.dag_run_id}/")
+            if server not in names:
+                return False
+            at = names.index(server)
+            mine = {task: found[name] for task in tasks if (name := f"{task}_{at}") in found}
+            return any(task in mine for task in last) and all(state in ENDED_STATES for state in mine.values())
+
+        return [holder for holder in holders if gone(holder)]
 
 
 def status_of(error: AirflowRuntimeError) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from wavelift.base.run import DagRun, RunContext
@@ -22,5 +23,5 @@ class Alive:
     def run(self, run: DagRun) -> bool:
         return bool(self._run(run))
 
-    def holder(self, run: DagRun, holder: str, kind: str) -> bool:
-        return bool(self._holder(holder))
+    def ended(self, run: DagRun, holders: Collection[str], kind: str) -> Collection[str]:
+        return [holder for holder in holders if not self._holder(holder)]

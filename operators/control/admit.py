@@ -60,8 +60,8 @@ class AdmitOperator(AdmittingOperator):
     """
 
     def admit(self, ledger: Ledger, context: Context) -> Admitted:
-        from wavelift.services.common.request import RunRequest
-        from wavelift.services.migration.admit import admit
+        from wavelift.services.common.admit import RunRequest
+        from wavelift.services.migration import admit as migration
 
         run = context["dag_run"]
         request = RunRequest(
@@ -69,7 +69,7 @@ class AdmitOperator(AdmittingOperator):
             conf=conf_of(context),
             source="schedule" if run.run_type == "scheduled" else "api",
         )
-        admitted = admit(ledger, request, self.resolved, self.server_context(context))
+        admitted = migration.admit(ledger, request, self.resolved, self.server_context(context))
         self.log.info("%s: %s of %d entries", self.wave, admitted.mode, len(admitted.wave.servers))
         return admitted
 
@@ -89,8 +89,8 @@ class AdmitReplicationOperator(AdmittingOperator):
     """
 
     def admit(self, ledger: Ledger, context: Context) -> AdmittedRuns:
-        from wavelift.services.common.request import RunRequest
-        from wavelift.services.replication.admit import admit
+        from wavelift.services.common.admit import RunRequest
+        from wavelift.services.replication import admit as replication
 
         run = context["dag_run"]
         request = RunRequest(
@@ -100,7 +100,7 @@ class AdmitReplicationOperator(AdmittingOperator):
             scheduled_for=scheduled_instant(run),
             backfill=run.run_type == "backfill",
         )
-        admitted = admit(ledger, request, self.resolved, self.server_context(context))
+        admitted = replication.admit(ledger, request, self.resolved, self.server_context(context))
         self.log.info("%s: %s: %s may run", self.wave, admitted.mode, ", ".join(admitted.granted) or "no server")
         for one in (*admitted.refused, *admitted.skipped):
             until = one.until.isoformat() if one.until else ""

@@ -114,26 +114,26 @@ class ReportOperator(ReportingOperator):
 
     def finish(self, ledger: Ledger, context: Context, states: Mapping[str, str]) -> WaveReport:
         from wavelift.services.dataplane.messages import CleanupReport, PreflightReport
-        from wavelift.services.migration.report import Ended, finish
+        from wavelift.services.migration import report as migration
 
         ti = context["ti"]
         first = MIGRATE.first_step((self.admitted(context) or {}).get("mode", ""))
         found = ti.xcom_pull(task_ids=PREFLIGHT, key=REPORT_KEY, map_indexes=-1)
         preflight = PreflightReport.load(found) if found and "servers" in found else None
-        ended = Ended(
+        ended = migration.Ended(
             preflight,
             task_outcomes(context, states, [task.name for task in preflight.passed] if preflight else []),
             stopped=why_stopped(context, states, ended_by(first)),
             swept=CleanupReport.load(found) if found and "leftovers" in found else None,
         )
-        return finish(ledger, ended, self.server_context(context), tidy=self._tidy(context))
+        return migration.finish(ledger, ended, self.server_context(context), tidy=self._tidy(context))
 
     def tell(self, report: WaveReport) -> None:
-        from wavelift.services.migration.report import raise_when_failed
+        from wavelift.services.migration import report as migration
 
         for one in report.outcomes:
             self.log.info("%-20s %-10s %s %s %s", one.server, one.state, one.image_id, one.instance_id, one.error)
-        raise_when_failed(report)
+        migration.raise_when_failed(report)
 
     def _tidy(self, context: Context) -> Callable[[Migration, ServerPlan], str]:
         """Ends imports and deletes what lies staged."""
@@ -158,7 +158,7 @@ class ReplicationReportOperator(ReportingOperator):
     def finish(self, ledger: Ledger, context: Context, states: Mapping[str, str]) -> ReplicationReport:
         from wavelift.services.dataplane.messages import PreflightReport
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
-        from wavelift.services.replication.report import Ended, finish
+        from wavelift.services.replication import report as replication
 
         ti = context["ti"]
         left = self.admitted(context)
@@ -168,7 +168,7 @@ class ReplicationReportOperator(ReportingOperator):
         found = ti.xcom_pull(task_ids=PREFLIGHT, key=REPORT_KEY, map_indexes=-1) if looked else None
         mapped = (ti.xcom_pull(task_ids=PREFLIGHT, map_indexes=-1) or []) if looked else []
         delete, verify = REPLICATE.first_step("delete"), REPLICATE.first_step("verify")
-        ended = Ended(
+        ended = replication.Ended(
             admitted,
             PreflightReport.load(found) if found else None,
             self._ends(context, states, [one["name"] for one in mapped]),
@@ -177,14 +177,14 @@ class ReplicationReportOperator(ReportingOperator):
             verified=ti.xcom_pull(task_ids=verify, map_indexes=-1) or (),
             wrong=ti.xcom_pull(task_ids=verify, key=PROOF_KEY, map_indexes=-1) or {},
         )
-        return finish(ledger, ended, self.server_context(context), tidy=self._tidy(context, ledger))
+        return replication.finish(ledger, ended, self.server_context(context), tidy=self._tidy(context, ledger))
 
     def tell(self, report: ReplicationReport) -> None:
-        from wavelift.services.replication.report import raise_when_failed
+        from wavelift.services.replication import report as replication
 
         for one in report.outcomes:
             self.log.info("%-20s %-10s %s %d blocks %s", one.server, one.state, one.ami_id, one.blocks_sent, one.error)
-        raise_when_failed(report)
+        replication.raise_when_failed(report)
 
     def _tidy(self, context: Context, ledger: Ledger) -> Callable[[ReplicationRun], str]:
         ti = context["ti"]

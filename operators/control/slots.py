@@ -62,9 +62,9 @@ class ReserveOperator(ReservingOperator):
 
     def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
         from wavelift.services.common.slots import InQueue
-        from wavelift.services.migration.reserve import reserve
+        from wavelift.services.migration import reserve as migration
 
-        found = reserve(ledger, task, ctx, limit=limit)
+        found = migration.reserve(ledger, task, ctx, limit=limit)
         return found if isinstance(found, InQueue) else {"server": task.name, "migration": found.migration_id}
 
 
@@ -79,10 +79,10 @@ class ReserveRunOperator(ReservingOperator):
 
     def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
         from wavelift.services.dataplane.replication_messages import ReservedRun
-        from wavelift.services.replication.reserve import Finished, reserve
+        from wavelift.services.replication import reserve as replication
 
-        found = reserve(ledger, task, ctx, limit=limit)
-        if isinstance(found, Finished):
+        found = replication.reserve(ledger, task, ctx, limit=limit)
+        if isinstance(found, replication.Finished):
             raise AirflowSkipException(f"{found.run} has completed: clearing it does nothing")
         return found.dump() if isinstance(found, ReservedRun) else found
 
@@ -94,10 +94,10 @@ class ReleaseOperator(ReleasingOperator):
     """
 
     def release(self, ledger: Ledger, task: ServerTask, context: Context, *, removed: bool) -> None:
-        from wavelift.services.migration.reserve import release
+        from wavelift.services.migration import reserve as migration
 
         exported = self.left_by(context, "export") is not None
-        release(ledger, task, self.server_context(context, task.name), removed=removed, exported=exported)
+        migration.release(ledger, self.server_context(context, task.name), removed=removed, exported=exported)
 
 
 class ReleaseRunOperator(ReleasingOperator):
@@ -107,8 +107,8 @@ class ReleaseRunOperator(ReleasingOperator):
     """
 
     def release(self, ledger: Ledger, task: ServerTask, context: Context, *, removed: bool) -> None:
-        from wavelift.services.replication.reserve import release
+        from wavelift.services.replication import reserve as replication
 
         wrong = self.left_by(context, "transfer", TRACKING_KEY) or {}
         distrusted = {int(key): why for key, why in wrong.items()}
-        release(ledger, task, self.server_context(context, task.name), removed=removed, distrusted=distrusted)
+        replication.release(ledger, self.server_context(context, task.name), removed=removed, distrusted=distrusted)

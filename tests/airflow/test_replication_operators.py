@@ -24,8 +24,8 @@ from wavelift.operators.control.slots import ReleaseRunOperator
 from wavelift.rules.flows import REPLICATE
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.sensors import ReplicationRunSensor
+from wavelift.services.common.admit import RunRequest
 from wavelift.services.common.report import TaskOutcome
-from wavelift.services.common.request import RunRequest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.admit import admit

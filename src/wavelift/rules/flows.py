@@ -20,6 +20,8 @@ REPORT: Final = "report"
 """The task that ends every run of a wave, in every mode."""
 CONTINUE_FROM: Final = f"{_PREFIX}reserve"
 """The task that a person clears to continue a failed server."""
+RELEASE: Final = f"{_PREFIX}release"
+"""The task that gives the slots of a server's transfer back."""
 
 
 class Plane(StrEnum):
@@ -33,6 +35,15 @@ class Plane(StrEnum):
     """The queue near AWS: AWS alone."""
 
 
+class Holds(StrEnum):
+    """What a server's step holds while it goes on."""
+
+    TRANSFER = "transfer"
+    """The slots of a transfer, from ``reserve`` to ``release``."""
+    IMPORT = "import"
+    """A place in the queue of imports."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One task of a flow's DAG.
@@ -44,7 +55,7 @@ class Step:
     :param teardown: it runs whatever happened before.
     :param optional: ``skipped`` means that there was nothing to do: the chain goes on after it.
     :param moves: it moves a server's disks and tells how many bytes are done.
-    :param imports: it holds a place in the queue of imports.
+    :param holds: what is free once this step, and every other that holds the same, has ended.
     """
 
     name: str
@@ -56,7 +67,7 @@ class Step:
     teardown: bool = False
     optional: bool = False
     moves: bool = False
-    imports: bool = False
+    holds: Holds | None = None
 
     @property
     def task_id(self) -> str:
@@ -172,11 +183,17 @@ _RESERVE: Final = Step(
     plane=Plane.CONTROL,
     after=(PREFLIGHT,),
     per_server=True,
+    holds=Holds.TRANSFER,
     words="write the intent and win a transfer slot",
     waits="waits for a slot",
 )
 _SNAPSHOT: Final = Step(
-    name="snapshot", plane=Plane.CONNECTOR, after=("reserve",), per_server=True, words="take the vSphere snapshot"
+    name="snapshot",
+    plane=Plane.CONNECTOR,
+    after=("reserve",),
+    per_server=True,
+    holds=Holds.TRANSFER,
+    words="take the vSphere snapshot",
 )
 
 
@@ -189,6 +206,7 @@ def _removals(after: str) -> tuple[Step, Step]:
             after=(after,),
             per_server=True,
             teardown=True,
+            holds=Holds.TRANSFER,
             words="remove the vSphere snapshot",
         ),
         Step(
@@ -197,6 +215,7 @@ def _removals(after: str) -> tuple[Step, Step]:
             after=("remove_snapshot",),
             per_server=True,
             teardown=True,
+            holds=Holds.TRANSFER,
             words="give the transfer slot back",
         ),
     )
@@ -229,6 +248,7 @@ MIGRATE: Final = Flow(
             after=("snapshot",),
             per_server=True,
             moves=True,
+            holds=Holds.TRANSFER,
             words="stream the disks from vCenter to S3 in one pass",
         ),
         Step(
@@ -244,7 +264,7 @@ MIGRATE: Final = Flow(
             plane=Plane.CONTROL,
             after=("verify",),
             per_server=True,
-            imports=True,
+            holds=Holds.IMPORT,
             words="let AWS convert the disks to an AMI",
             waits="AWS converts",
         ),
@@ -311,6 +331,7 @@ REPLICATE: Final = Flow(
             after=("snapshot",),
             per_server=True,
             moves=True,
+            holds=Holds.TRANSFER,
             words="send the disks, or what changed of them, into EBS snapshots",
         ),
         Step(
@@ -334,7 +355,7 @@ REPLICATE: Final = Flow(
             plane=Plane.CONTROL,
             after=("verify",),
             per_server=True,
-            imports=True,
+            holds=Holds.IMPORT,
             words="make the AMI, and deregister those that the job keeps no longer",
             waits="AWS converts",
         ),

@@ -48,7 +48,7 @@ class Hall:
         return reserve(self.desk.ledger, task, self.context(task), limit=limit)
 
     def end(self, task: ServerTask) -> None:
-        release(self.desk.ledger, task, self.context(task), removed=True)
+        release(self.desk.ledger, self.context(task), removed=True)
 
     def held(self) -> list[tuple[str, str, str]]:
         granted = [each for each in within(self.desk.ledger.read(), standing) if each.granted_at]

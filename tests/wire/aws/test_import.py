@@ -32,7 +32,8 @@ from wavelift.base.errors import (
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag, RunContext
 from wavelift.base.units import BLOCK, GIB, KIB
-from wavelift.services.dataplane.importing import MAX_UNSEEN, ImportJob, ImportRunning
+from wavelift.services.dataplane.importing import ImportRunning, ImportTask
+from wavelift.services.dataplane.remote_task import MAX_UNSEEN
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
 
 pytestmark = pytest.mark.wire
@@ -430,13 +431,13 @@ def test_inv_5_what_ec2_does_not_show_yet_is_neither_lost_nor_made_again(
         tokens.append(token)
         return machine.request(token, tags=young)
 
-    assert isinstance(ImportJob(access, ctx, instant="one").submit(request, limit=5), ImportRunning)
+    assert isinstance(ImportTask(access, ctx, instant="one").submit_import(request, limit=5), ImportRunning)
     started = stored(ctx)["task_id"]
     assert imports.describe([started]) == {}
     # A cleared or resumed task looks again at once: one import, whatever AWS says of it meanwhile.
     for _ in range(3):
-        assert ImportJob(access, ctx, instant="one").look() is None
-        assert isinstance(ImportJob(access, ctx, instant="one").submit(request, limit=5), ImportRunning)
+        assert ImportTask(access, ctx, instant="one").look() is None
+        assert isinstance(ImportTask(access, ctx, instant="one").submit_import(request, limit=5), ImportRunning)
         assert stored(ctx)["task_id"] == started
     assert len(set(tokens)) == 1
     aws.advance(61)
@@ -462,10 +463,10 @@ def test_an_import_that_aws_has_forgotten_is_submitted_under_a_new_token_in_the_
     known = {"instant": "one", "task_id": "import-ami-0123456789abcdef0", "attempt": 0, "cancelled": 0}
     ctx.checkpoints.set("import", known)
     for _ in range(MAX_UNSEEN):
-        assert ImportJob(access, ctx, instant="one").look() is None
+        assert ImportTask(access, ctx, instant="one").look() is None
         assert (stored(ctx)["task_id"], stored(ctx)["attempt"]) == ("", 0)
         ctx.checkpoints.set("import", {**stored(ctx), "task_id": "import-ami-0123456789abcdef0"})
-    assert ImportJob(access, ctx, instant="one").look() is None
+    assert ImportTask(access, ctx, instant="one").look() is None
     assert stored(ctx)["attempt"] == 1
 
 

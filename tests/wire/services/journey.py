@@ -25,8 +25,8 @@ from wavelift.ledger.slots import standing
 from wavelift.rules.environment import Environment
 from wavelift.rules.plans import ResolvedWave, ServerPlan, resolve
 from wavelift.rules.wave import Wave
+from wavelift.services.common.admit import RunRequest
 from wavelift.services.common.report import TaskOutcome
-from wavelift.services.common.request import RunRequest
 from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.abandon import abandon
 from wavelift.services.dataplane.conversion import compare_image
@@ -382,7 +382,7 @@ class Journey:
             mine = run_hash(self.ctx(task, "remove").run_key)
             assert not [one for one in self.stage.uploads() if mine in one["key"]], "an upload outlived its snapshot"
         exported = self.outcome.export is not None
-        slots.release(self.ledger, task, self.ctx(task, "release"), removed=failed is None, exported=exported)
+        slots.release(self.ledger, self.ctx(task, "release"), removed=failed is None, exported=exported)
         if failed is not None:
             raise failed
 

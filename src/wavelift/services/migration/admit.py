@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection
 from wavelift.base.domain import ExportResult
 from wavelift.base.errors import SpecError
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, Migration, migrations, waves
+from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.rules.conf import MigrateConf
 from wavelift.rules.plans import ResolvedWave
+from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
 from wavelift.services.common.leftovers import known_runs, standing_snapshots
-from wavelift.services.common.request import RunRequest
 from wavelift.services.dataplane.messages import (
     Admitted,
     Imported,
@@ -24,21 +24,9 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
     :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
     """
     conf = MigrateConf.read(request.conf, wave=request.wave)
-    with ledger.read() as tx:
-        known = waves.find(tx, ctx.run)
-    frozen = Admitted.load(known.spec) if known else _resolve(ledger, conf, load(request.wave), ctx)
-    with ledger.write(waves.LOCK) as tx:
-        waves.freeze_wave_run(
-            tx,
-            run=ctx.run,
-            wave=request.wave,
-            mode=frozen.mode,
-            requested_by=ctx.requester,
-            source=request.source,
-            spec=frozen.dump(),
-            note=conf.note or "",
-            clock=ctx.clock,
-        )
+    known = frozen_spec(ledger, ctx)
+    frozen = Admitted.load(known) if known else _resolve(ledger, conf, load(request.wave), ctx)
+    freeze(ledger, request, ctx, mode=frozen.mode, spec=frozen.dump())
     return frozen
 
 

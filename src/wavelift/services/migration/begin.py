@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from wavelift.base.errors import BusyError, PermanentError
+from wavelift.base.errors import BusyError
 from wavelift.base.run import RunContext
-from wavelift.ledger import connectors, migrations, servers, waves
+from wavelift.ledger import migrations, servers, waves
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import Migration, SourceServer
 from wavelift.rules.lifecycle import MigrationState
+from wavelift.services.common.reserve import refuse_in_maintenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
             "bytes_total": wanted.bytes_total,
         }
         if known is None:
-            _refuse_in_maintenance(tx, wanted.connector, server)
+            refuse_in_maintenance(tx, wanted.connector, server.name)
             return migrations.insert(
                 tx,
                 at=now,
@@ -72,17 +73,6 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
             place["cancel_requested"] = False
         return migrations.apply(
             tx, known, "queued", at=now, to=MigrationState.QUEUED, phase="", error="", progress_pct=0, **place
-        )
-
-
-def _refuse_in_maintenance(tx: Tx, connector: str, server: SourceServer) -> None:
-    reason = connectors.in_maintenance(tx, connector)
-    if reason is not None:
-        raise PermanentError(
-            f"The connector is in maintenance: {reason}",
-            next_step="Clear the server's task when `wavelift connectors maintenance CONNECTOR --off` was said.",
-            connector=connector,
-            server=server.name,
         )
 
 

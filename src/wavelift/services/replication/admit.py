@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, waves
+from wavelift.ledger import Ledger
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.plans import ResolvedWave
-from wavelift.services.common.request import RunRequest
+from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
 from wavelift.services.dataplane.replication_messages import (
     AdmittedRuns,
 )
@@ -26,9 +26,8 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
     :raises SpecError: for an unknown key or value, or a broken spec. :raises PermanentError: for a backfill.
     """
     conf = ReplicateConf.read(request.conf, wave=request.wave)
-    with ledger.read() as tx:
-        known = waves.find(tx, ctx.run)
-    wave = ResolvedWave.load(known.spec) if known else load(request.wave)
+    known = frozen_spec(ledger, ctx)
+    wave = ResolvedWave.load(known) if known else load(request.wave)
     if conf.mode != "replicate":
         admitted = AdmittedRuns(
             wave=wave.model_copy(update={"servers": ()}),
@@ -40,11 +39,11 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
             jobs=jobs_to_delete(ledger, request.wave, conf) if conf.mode == "delete" else (),
             recorded=runs_to_verify(ledger, request.wave, conf) if conf.mode == "verify" else (),
         )
-        _freeze(ledger, request, wave, conf, ctx)
+        freeze(ledger, request, ctx, mode=conf.mode, spec=wave.dump())
         return admitted
     asked = Asked(scheduled_for=request.scheduled_for, servers=conf.servers, backfill=request.backfill)
     found = admit_runs(ledger, request.wave, asked, ctx)
-    _freeze(ledger, request, wave, conf, ctx)
+    freeze(ledger, request, ctx, mode=conf.mode, spec=wave.dump())
     granted = tuple(each.server for each in found.granted)
     return AdmittedRuns(
         wave=_narrowed(wave, granted),
@@ -67,21 +66,6 @@ def _warning(notice: TermNotice) -> str:
         f"{notice.job.server}: the term of its replication ends in less than {soon}{ends}: cut over, or extend it by "
         f"`wavelift jobs extend {notice.job.id}`"
     )
-
-
-def _freeze(ledger: Ledger, request: RunRequest, wave: ResolvedWave, conf: ReplicateConf, ctx: RunContext) -> None:
-    with ledger.write(waves.LOCK) as tx:
-        waves.freeze_wave_run(
-            tx,
-            run=ctx.run,
-            wave=request.wave,
-            mode=conf.mode,
-            requested_by=ctx.requester,
-            source=request.source,
-            spec=wave.dump(),
-            note=conf.note or "",
-            clock=ctx.clock,
-        )
 
 
 def _narrowed(wave: ResolvedWave, granted: Collection[str]) -> ResolvedWave:

@@ -6,11 +6,9 @@ nothing but itself.
 
 from __future__ import annotations
 
-from typing import Literal, NoReturn
-
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
-from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest
+from wavelift.adapters.aws.vmimport import ImportDisk, ImportStatus
 from wavelift.base.domain import Message, ReplicationResult
 from wavelift.base.errors import PermanentError, RefusedError, located
 from wavelift.base.names import instant_of
@@ -18,14 +16,14 @@ from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, SupersededDisk
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.guests import guest
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState, refuse_register
-from wavelift.services.common.import_queue import ImportPlace
+from wavelift.services.common.import_queue import ImportQueue, WantedImport
 from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.abandon import abandon_run
 from wavelift.services.dataplane.importing import (
-    ImportJob,
     ImportRunning,
     ImportWaiting,
     delete_unused,
@@ -38,6 +36,7 @@ from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.dataplane.unfinished import targets_left
 from wavelift.services.replication.admission import continue_run
 from wavelift.services.replication.outcome import complete_run, expired_amis, record_ami_removed
+from wavelift.services.replication.reserve import cancelled
 
 
 class MadeImage(Message):
@@ -62,7 +61,7 @@ def advance_image(
 
 
 class _Image:
-    """One look at the AMI of one server's run."""
+    """One look at the AMI of one server's run; the run's row is the import's sink."""
 
     def __init__(
         self,
@@ -78,9 +77,8 @@ class _Image:
         self.task = task
         self.result = result
         self.ctx = ctx
-        self.limit = limit
         self.id = runs.run_id(ctx.run_key)
-        self.place = ImportPlace(ledger, task, ctx, limit)
+        self.queue = ImportQueue(ledger, access, ctx, limit)
 
     def advance(self) -> MadeImage | ImportRunning | ImportWaiting | InQueue:
         with self.ledger.read() as tx:
@@ -91,7 +89,7 @@ class _Image:
             raise PermanentError(
                 "The run has no recorded disks to make an image of",
                 run=self.id,
-                next_step="Clear the server's server.reserve task",
+                next_step=f"Clear the server's {CONTINUE_FROM} task",
             )
         if known.state.resumable:  # only this task was cleared
             known = continue_run(self.ledger, self.id, self.ctx)
@@ -126,49 +124,33 @@ class _Image:
         )
         return self._complete(Ec2(self.access).register(request).image_id)
 
-    # --- ImportImage ------------------------------------------------------------------------------------------------
-
     def _import(
         self, known: ReplicationRun, job: ReplicationJob
     ) -> MadeImage | ImportRunning | ImportWaiting | InQueue:
-        work = ImportJob(self.access, self.ctx, instant=self._instant(), server=self.task.name)
-        if known.cancel_requested:
-            work.cancel("wavelift: the run was cancelled")
-            self.place.give_back()
-            _cancelled(known)
-        with self.place.given_back_on_error():
-            status = work.look()
-        if status is None:
-            return self._submit(job, work)
-        if not status.finished:
-            self._tell(f"Converting: {status.phase}", status.progress or 0)
-            return ImportRunning(status.task_id, status.phase)
-        self.place.give_back()
-        Ec2(self.access).tag_image(
-            status.image_id, self.task.plan.made_with(self.ctx.run_key), snapshot_ids=status.snapshot_ids
-        )
-        return self._complete(status.image_id)
-
-    def _submit(self, job: ReplicationJob, work: ImportJob) -> ImportRunning | ImportWaiting | InQueue:
-        found = self.place.submit(lambda: work.submit(lambda token: self._request(job, token), limit=self.limit))
-        self._tell("Converting" if isinstance(found, ImportRunning) else f"Waits to be converted: {found.words}")
-        return found
-
-    def _request(self, job: ReplicationJob, token: str) -> ImportRequest:
-        plan, target = self.task.plan, self.task.plan.target
-        licenses: dict[str, Literal["", "AWS", "BYOL"]] = {"aws": "AWS", "byol": "BYOL"}
-        return ImportRequest(
+        wanted = WantedImport(
+            task=self.task,
             disks=[ImportDisk(snapshot_id=id) for id in self._snapshots()],
-            client_token=token,
-            tags=self.task.plan.made_with(self.ctx.run_key),
-            description=f"{plan.wave}/{self.task.name}",
-            role_name=target.role,
-            boot_mode=self.task.boot_mode,
-            license_type=licenses.get(job.license_type, ""),
+            instant=self._instant(),
+            license_type=job.license_type,
             platform="Windows" if guest(self.task.facts.guest_id).windows else "Linux",
-            encrypted=target.encrypt,
-            kms_key=target.kms_key or "",
         )
+        if known.cancel_requested:
+            self.queue.cancel(wanted, "wavelift: the run was cancelled")
+            raise cancelled(known)
+        found = self.queue.advance(wanted, self)
+        return self._complete(found.image_id) if isinstance(found, ImportStatus) else found
+
+    def before_submit(self) -> None:
+        """The snapshots are those of the recorded run: nothing else to check."""
+
+    def submitted(self, task_id: str) -> None:
+        self._tell("Converting")
+
+    def running(self, status: ImportStatus) -> None:
+        self._tell(f"Converting: {status.phase}", status.progress or 0)
+
+    def waiting(self, words: str) -> None:
+        self._tell(f"Waits to be converted: {words}")
 
     def _tell(self, status: str, progress: int = 0) -> None:
         with self.ledger.write() as tx:
@@ -210,10 +192,6 @@ def _is_recorded(known: ReplicationRun, result: ReplicationResult) -> bool:
         return False
     recorded = ReplicationResult.load(known.result)
     return [disk.lineage.snapshot_id for disk in recorded.disks] == [disk.lineage.snapshot_id for disk in result.disks]
-
-
-def _cancelled(known: ReplicationRun) -> NoReturn:
-    raise PermanentError("The replication run was cancelled on request", server=known.server, run=known.id)
 
 
 def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: ReplicationRun) -> str:

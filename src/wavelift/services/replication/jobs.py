@@ -59,7 +59,8 @@ def create_jobs(
     """
     with ledger.write(jobs.lock_name(wave)) as tx:
         now = clock.now()
-        made = tuple(_create(tx, wave, order, now, by, policy, reschedule=False) for order in orders)
+        edit = _Edit(tx, now, by, policy)
+        made = tuple(_create(edit, wave, order) for order in orders)
         jobs.reschedule(tx, wave, at=now)
         return made
 
@@ -96,7 +97,7 @@ def update_job(
         order = _order_of(known)
         plan = ReplicationPlan.load({**order.plan.dump(), **_without(changes, "license_type")})
         order = replace(order, plan=plan, guest=guest, license_type=changes.get("license_type", order.license_type))
-        return _update(tx, known, order, clock.now(), by, policy, again="seed_time" in changes)
+        return _update(_Edit(tx, clock.now(), by, policy), known, order, again="seed_time" in changes)
 
 
 def pause_job(ledger: Ledger, job_id: str, *, by: str, reason: str = "", clock: Clock) -> ReplicationJob:
@@ -270,15 +271,16 @@ def apply_wave(
     """
     with ledger.write(jobs.lock_name(wave)) as tx:
         now = clock.now()
+        edit = _Edit(tx, now, by, policy)
         by_server = {order.server: order for order in orders}
         done = []
         for change in _compare(jobs.standing(tx, wave), orders):
             order = by_server.get(change.server)
             if change.kind is ChangeKind.CREATE and order is not None:
-                made = _create(tx, wave, order, now, by, policy, reschedule=False)
+                made = _create(edit, wave, order)
                 change = replace(change, job=made)
             elif change.kind is ChangeKind.UPDATE and order is not None and change.job is not None:
-                changed = _update(tx, change.job, order, now, by, policy, reschedule=False)
+                changed = _update(edit, change.job, order, reschedule=False)
                 change = replace(change, job=changed)
             done.append(change)
         if any(change.kind in (ChangeKind.CREATE, ChangeKind.UPDATE) for change in done):
@@ -312,11 +314,20 @@ def _differences(job: ReplicationJob, order: JobOrder) -> dict[str, tuple[Any, A
     return {name: (getattr(job, name), value) for name, value in wanted.items() if getattr(job, name) != value}
 
 
-def _create(
-    tx: Tx, wave: str, order: JobOrder, now: datetime, by: str, policy: Policy, *, reschedule: bool = True
-) -> ReplicationJob:
+@dataclass(frozen=True, slots=True)
+class _Edit:
+    """One transaction that makes or changes jobs."""
+
+    tx: Tx
+    now: datetime
+    by: str
+    policy: Policy
+
+
+def _create(edit: _Edit, wave: str, order: JobOrder) -> ReplicationJob:
+    """The caller reschedules the wave."""
     _check(order)
-    known = jobs.find_standing(tx, wave, order.server)
+    known = jobs.find_standing(edit.tx, wave, order.server)
     if known is not None:
         raise BusyError(
             "The server has a replication job in this wave",
@@ -327,31 +338,23 @@ def _create(
             state=str(known.state),
         )
     return jobs.insert(
-        tx,
-        at=now,
-        by=by,
+        edit.tx,
+        at=edit.now,
+        by=edit.by,
         wave=wave,
         server=order.server,
-        reschedule_wave=reschedule,
+        reschedule_wave=False,
         source=order.source,
         identity=order.identity,
-        seed_at=seed_instant(order.plan.seed_time, now, policy.seed_ahead),
-        scheduled_since=now,
+        seed_at=seed_instant(order.plan.seed_time, edit.now, edit.policy.seed_ahead),
+        scheduled_since=edit.now,
         license_type=order.license_type,
         **{name: getattr(order.plan, name) for name in _PLAIN},
     )
 
 
 def _update(
-    tx: Tx,
-    known: ReplicationJob,
-    order: JobOrder,
-    now: datetime,
-    by: str,
-    policy: Policy,
-    *,
-    again: bool = False,
-    reschedule: bool = True,
+    edit: _Edit, known: ReplicationJob, order: JobOrder, *, again: bool = False, reschedule: bool = True
 ) -> ReplicationJob:
     """:param again: a seed time of ``now`` means this moment, not that of the job's making."""
     _check(order)
@@ -359,16 +362,18 @@ def _update(
         raise _being_deleted(known)
     fields = _differences(known, order)
     if again and order.plan.seed_time == NOW:
-        fields["seed_at"] = (known.seed_at, now)
+        fields["seed_at"] = (known.seed_at, edit.now)
     if not fields:
         return known
     columns = {name: wanted for name, (_, wanted) in fields.items()}
     if "seed_at" in columns:
-        columns["seed_at"] = seed_instant(columns["seed_at"], now, policy.seed_ahead)
+        columns["seed_at"] = seed_instant(columns["seed_at"], edit.now, edit.policy.seed_ahead)
     if columns.keys() & {"seed_at", "frequency_hours"}:
-        columns["scheduled_since"] = now
+        columns["scheduled_since"] = edit.now
     details = {name: [_plain(old), _plain(new)] for name, (old, new) in fields.items()}
-    return jobs.apply(tx, known, "updated", at=now, by=by, reschedule_wave=reschedule, details=details, **columns)
+    return jobs.apply(
+        edit.tx, known, "updated", at=edit.now, by=edit.by, reschedule_wave=reschedule, details=details, **columns
+    )
 
 
 def _check(order: JobOrder) -> None:

@@ -194,4 +194,4 @@ def _page(ledger: Ledger, airflow: ApiClient, which: RunFilter, query: HistoryQu
     with ledger.read() as tx:
         page = replication_runs.list_runs(tx, which, limit=query.limit, offset=query.offset)
     now = SystemClock().now()
-    return RunPage.of(page, runs=[RunRow.of(run, **run_fields(run, now), **live(run, airflow)) for run in page.items])
+    return RunPage.of(page, runs=[RunRow.of(run, **(run_fields(run, now) | live(run, airflow))) for run in page.items])

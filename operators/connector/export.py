@@ -29,8 +29,9 @@ class VmExportOperator(ServerOperator, ConnectorOperator):
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
+        from wavelift.services.dataplane.disk_crew import FrozenServer, TransferOptions
         from wavelift.services.dataplane.messages import TakenSnapshot
-        from wavelift.services.dataplane.transfer import TransferOptions, export_server
+        from wavelift.services.dataplane.transfer import export_server
 
         access = self.aws_of(task.plan.target)
         options = TransferOptions(
@@ -40,7 +41,8 @@ class VmExportOperator(ServerOperator, ConnectorOperator):
             state_folder=config.connector_state_folder(),
         )
         with self.moving(context, task.name) as ctx, self.vcenter(task.plan.connection) as session:
-            result = export_server(session, access, task, TakenSnapshot.load(self.snapshot), ctx, options)
+            source = FrozenServer(session, task, TakenSnapshot.load(self.snapshot))
+            result = export_server(source, access, ctx, options)
         return result.dump()
 
 
@@ -66,16 +68,9 @@ class DiskUploadOperator(AwsSettings, WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.services.dataplane.upload import upload_disk
+        from wavelift.services.dataplane.upload import Upload, upload_disk
 
+        wanted = Upload(self.path, self.bucket, self.key, self.image_format)
         with self.moving(context, self.key) as ctx:
-            stored = upload_disk(
-                self.aws(**self.aws_settings),
-                path=self.path,
-                bucket=self.bucket,
-                key=self.key,
-                image_format=self.image_format,
-                ctx=ctx,
-                line=config.line(),
-            )
+            stored = upload_disk(self.aws(**self.aws_settings), wanted, ctx, line=config.line())
         return dict(stored.dump())

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.services.dataplane.messages import Admitted, PreflightReport
+    from wavelift.services.dataplane.preflight import PreflightOptions
 
 
 class ServersPreflight(ConnectorOperator):
@@ -24,18 +25,14 @@ class ServersPreflight(ConnectorOperator):
     inputs = ("admitted",)
     admitted: Any
 
-    def look(self, context: Context, request: Admitted, **options: Any) -> PreflightReport:
-        """Find the servers, check them and AWS, and tell it.
-
-        :param options: of :func:`~wavelift.services.dataplane.preflight.run_preflight`.
-        """
-        from wavelift.airflow import config
+    def look(self, context: Context, request: Admitted, options: PreflightOptions) -> PreflightReport:
+        """Find the servers, check them and AWS, and tell it."""
         from wavelift.services.dataplane.preflight import run_preflight
 
         access = self.aws_of(request.wave.environment)
         ctx = self.server_context(context, "*")
         with self.vcenter(request.wave.connection) as session:
-            report = run_preflight(session, access, request, ctx, line=config.line_facts(), **options)
+            report = run_preflight(session, access, request, ctx, options)
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         for line in report.lines():
             self.log.info("%s", line)
@@ -52,7 +49,9 @@ class PreflightOperator(ServersPreflight):
     """
 
     def work(self, context: Context) -> list[dict[str, Any]]:
+        from wavelift.airflow import config
         from wavelift.services.dataplane.messages import Admitted
+        from wavelift.services.dataplane.preflight import PreflightOptions
 
         admitted = Admitted.load(self.admitted)
         if admitted.mode in ("launch", "verify"):
@@ -60,7 +59,7 @@ class PreflightOperator(ServersPreflight):
         if admitted.mode == "cleanup":
             self._clean_up(context, admitted)
             return []
-        report = self.look(context, admitted)
+        report = self.look(context, admitted, PreflightOptions(line=config.line_facts()))
         return self.hand_out(context, report.passed) if admitted.mode == "migrate" else []
 
     def _clean_up(self, context: Context, admitted: Admitted) -> None:

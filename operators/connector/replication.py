@@ -26,6 +26,7 @@ class ReplicationPreflightOperator(ServersPreflight):
     def work(self, context: Context) -> list[dict[str, Any]]:
         from wavelift.airflow import config
         from wavelift.services.dataplane.messages import Admitted
+        from wavelift.services.dataplane.preflight import PreflightOptions
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
 
         admitted = AdmittedRuns.load(self.admitted)
@@ -38,7 +39,8 @@ class ReplicationPreflightOperator(ServersPreflight):
             run_id=admitted.run_id,
             requested_by=admitted.requested_by,
         )
-        report = self.look(context, request, parallel_disks=config.integer("parallel_disks"), replicates=True)
+        options = PreflightOptions(config.integer("parallel_disks"), replicates=True, line=config.line_facts())
+        report = self.look(context, request, options)
         return self.hand_out(context, [task for task in report.passed if task.name in admitted.granted])
 
 
@@ -59,8 +61,9 @@ class ReplicationRunOperator(ServerOperator, ConnectorOperator):
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
+        from wavelift.services.dataplane.disk_crew import FrozenServer
         from wavelift.services.dataplane.messages import TakenSnapshot
-        from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
+        from wavelift.services.dataplane.replication import ReplicationOptions, RunHistory, replicate_server
         from wavelift.services.dataplane.replication_messages import ReservedRun
 
         access = self.aws_of(task.plan.target)
@@ -77,18 +80,10 @@ class ReplicationRunOperator(ServerOperator, ConnectorOperator):
             context["ti"].xcom_push(key=TRACKING_KEY, value=lies)
 
         reserved = ReservedRun.load(self.reserved)
+        history = RunHistory(reserved.lineages, reserved.unfinished, distrust)
         with self.moving(context, task.name) as ctx, self.vcenter(task.plan.connection) as session:
-            result = replicate_server(
-                session,
-                access,
-                task,
-                TakenSnapshot.load(self.snapshot),
-                reserved.lineages,
-                ctx,
-                options,
-                distrust,
-                reserved.unfinished,
-            )
+            source = FrozenServer(session, task, TakenSnapshot.load(self.snapshot))
+            result = replicate_server(source, access, ctx, options, history)
         return result.dump()
 
 

@@ -45,13 +45,6 @@ def _record(wave: str, minutes: int, dag_id: str, dag_run_id: str) -> None:
     from wavelift.ledger import Ledger, events
 
     with Ledger.open(config.ledger_url()) as ledger, ledger.write() as tx:
-        events.append(
-            tx,
-            at=SystemClock().now(),
-            actor="deadline alert",
-            action="wave_run.late",
-            object_kind="wave_run",
-            object_id=f"{dag_id}/{dag_run_id}",
-            run=DagRun(dag_id, dag_run_id),
-            details={"wave": wave, "minutes": minutes},
-        )
+        subject = events.Subject("wave_run", f"{dag_id}/{dag_run_id}", DagRun(dag_id, dag_run_id))
+        details = {"wave": wave, "minutes": minutes}
+        events.append(tx, subject, "wave_run.late", at=SystemClock().now(), actor="deadline alert", details=details)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import typer
@@ -14,7 +14,7 @@ from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.cli.connect import EndedRun, api_errors_told, client, fail, query
 from wavelift.cli.jobs import print_runs
 from wavelift.cli.output import print_json, stdout_console
-from wavelift.cli.watch import Rates, Row, shown
+from wavelift.cli.watch import Row, shown
 from wavelift.console.answers import ReplicationStarted, RunCancelled, RunRow
 from wavelift.rules.flows import REPLICATE, REPORT
 
@@ -80,7 +80,6 @@ class RunsWatch:
     dag_id: str
     run_id: str
     clock: Callable[[], float] = time.monotonic
-    _rates: Rates = field(default_factory=Rates)
 
     def runs(self) -> list[dict[str, Any]]:
         """As REST gives them, by server."""
@@ -94,10 +93,9 @@ class RunsWatch:
     def _row(self, run: RunRow) -> Row:
         if run.state != "Active":
             return Row(run.server, run.state, WAITING.get(run.state, run.status))
-        rate = self._rates.of(run.id, self.clock(), run.bytes_done)
+        rate = run.rate if run.bytes_done < run.bytes_total else 0
         note = "is being cancelled" if run.cancel_requested else ""
-        known = rate if run.bytes_total else 0.0
-        return Row(run.server, run.status or run.state, note, run.bytes_done, run.bytes_total, known)
+        return Row(run.server, run.status or run.state, note, run.bytes_done, run.bytes_total, rate)
 
 
 def _request(api: ApiClient, wave: str, servers: list[str] | None, *, as_json: bool) -> dict[str, Any]:

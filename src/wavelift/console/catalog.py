@@ -96,8 +96,9 @@ def _connector_writing(app: FastAPI) -> None:
         """Register a connector, or change what is known of one."""
         _triggerable(user, body.name)
         clock = SystemClock()
+        said = connectors.Registration(**body.model_dump(exclude={"name"}))
         with ledger.write(connectors.lock_name(body.name)) as tx:
-            known = connectors.register(tx, **body.model_dump(), by=user.get_name(), clock=clock)
+            known = connectors.register(tx, body.name, said, by=user.get_name(), clock=clock)
         return _connector_row(known, clock.now())
 
     @app.post("/connectors/{name}/maintenance")

@@ -11,6 +11,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, HTTPException, Query
 
 from wavelift.airflow.rest import ApiClient
+from wavelift.base.rates import PROGRESS_KEY, TransferProgress
 from wavelift.base.run import SystemClock
 from wavelift.console.access import readable_dags, require_read, require_trigger
 from wavelift.console.answers import MigrationCancelled, MigrationDetails, MigrationPage, MigrationRow, RunStarted
@@ -108,16 +109,15 @@ def _live(migration: Migration, airflow: ApiClient) -> dict[str, Any]:
     """How far a running transfer is. Airflow's task state store has it: a connector never writes to the ledger."""
     if migration.state is not MigrationState.TRANSFERRING:
         return {}
-    progress = airflow.state_store(
-        migration.dag_id, migration.dag_run_id, MIGRATE.task_id("export"), "progress", map_index=migration.map_index
+    stored = airflow.state_store(
+        migration.dag_id, migration.dag_run_id, MIGRATE.task_id("export"), PROGRESS_KEY, map_index=migration.map_index
     )
-    disks = (progress or {}).get("disks", {}).values()
-    done = sum(disk["done"] for disk in disks)
-    if not disks or not migration.bytes_total:
+    moved = TransferProgress.load(stored)
+    if moved is None or not migration.bytes_total:
         return {}
     return {
         "phase": "export",
-        "bytes_done": done,
-        "progress_pct": min(100, 100 * done // migration.bytes_total),
-        "bytes_sent": sum(disk["sent"] for disk in disks),
+        "bytes_done": moved.done,
+        "progress_pct": min(100, 100 * moved.done // migration.bytes_total),
+        "bytes_sent": moved.sent,
     }

@@ -28,6 +28,7 @@ from wavelift.ledger.replication_records import (
     SupersededDisk,
     WaveSchedule,
 )
+from wavelift.ledger.spine import Progress
 
 __all__ = [
     "AmiState",
@@ -41,6 +42,7 @@ __all__ = [
     "LineageRow",
     "Migration",
     "Page",
+    "Progress",
     "ReplicationJob",
     "ReplicationRun",
     "Server",

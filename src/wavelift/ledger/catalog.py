@@ -1,7 +1,8 @@
 """The server catalogue: one vCenter's VMs as the last import saw them (SMS-02).
 
-An import has a generation. Its pages are merged one by one, in any order and as often as tasks repeat them; what it
-did not see counts as gone only once all its pages are in. What an older generation brings late is ignored.
+Each import has a generation number. Its pages are merged one by one, in any order, and a task may merge a page again. A
+server that the import did not list is marked as gone only after all pages are merged. Pages of an older generation are
+ignored.
 """
 
 from __future__ import annotations
@@ -15,19 +16,17 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from wavelift.base.catalog import PAGE_ROWS, SERVER_TYPE, CatalogManager, CatalogRow
+from wavelift.base.catalog import PAGE_ROWS, SERVER_TYPE, CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
 from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import events
 from wavelift.ledger.catalog_records import Catalog, CatalogEntry, CatalogServer, CatalogState, ImportCounts, ServerJob
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import Page
+from wavelift.ledger.records import ROWS_A_PAGE, Page
 from wavelift.ledger.tables_catalog import catalog, catalog_server
 
-ROWS_A_PAGE: Final = 50
-"""SMS-08's default."""
 EXPIRES_AFTER: Final = timedelta(days=14)
-"""An import older than this is shown as EXPIRED. Ours: SMS names the state and does not say when."""
+"""An import older than this is shown as EXPIRED. AWS SMS has this state but does not document the age."""
 NOTICED: Final = (
     "name",
     "path",
@@ -40,33 +39,33 @@ NOTICED: Final = (
     "memory_mib",
     "tags",
 )
-"""What makes a server *changed*; power and used space move all the time and are only kept."""
+"""The fields whose change counts as a change of the server. Power state and used space change all the time."""
 
 JobOf = Callable[[Tx, Sequence[CatalogServer]], Mapping[str, ServerJob]]
-"""Servers of one page → job by server id; servers without one are left out. One call per page, not per row."""
+"""Maps the servers of one page to their jobs, by server id. It is called once per page, not once per row."""
 
 
 def no_jobs(tx: Tx, servers: Sequence[CatalogServer]) -> Mapping[str, ServerJob]:
-    """The :data:`JobOf` of an installation without replication."""
+    """A :data:`JobOf` that finds no jobs."""
     return {}
 
 
 def server_id(connection: str, identity: str) -> str:
-    """The stable id of a server: the same in every import."""
+    """The id of a server. It is the same in every import."""
     return f"s-{hashlib.sha256(f'{connection}/{identity}'.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFilter:
-    """Which servers to list; what is left out does not narrow."""
+    """Which servers to list. A field that is not set does not restrict the list."""
 
     connections: Collection[str] | None = None
     search: str = ""
-    """Part of name, path, id, VM id or guest, in any case."""
+    """Part of a name, path, id, VM id or guest. Case does not matter."""
     tag: str = ""
-    """``category:tag``, exactly."""
+    """An exact ``category:tag``."""
     gone: bool | None = False
-    """Only those that are gone; None for all."""
+    """True: only servers that are gone. None: all servers."""
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         wanted: list[sa.ColumnElement[bool]] = []
@@ -94,14 +93,14 @@ def lock_name(connection: str) -> str:
 
 
 def get_catalog(tx: Tx, connection: str, *, clock: Clock) -> Catalog:
-    """The catalogue of a connection; one of state NOT_IMPORTED when nobody ever imported it."""
+    """The catalogue of a connection. Its state is NOT_IMPORTED if it was never imported."""
     now = clock.now()
     found = _find(tx, connection)
     return _aged(found, now) if found else _never(connection, now)
 
 
 def list_catalogs(tx: Tx, *, clock: Clock) -> tuple[Catalog, ...]:
-    """Every catalogue that was ever imported, by connection."""
+    """All catalogues that were ever imported, sorted by connection."""
     now = clock.now()
     rows = tx.execute(sa.select(catalog).order_by(catalog.c.connection))
     return tuple(_aged(Catalog(**row._asdict()), now) for row in rows)
@@ -115,7 +114,7 @@ def list_servers(
     offset: int = 0,
     job_of: JobOf = no_jobs,
 ) -> Page[CatalogEntry]:
-    """One page of servers by name, each with its replication job."""
+    """One page of servers, sorted by name, each with its replication job."""
     conditions = (which or ServerFilter()).conditions()
     rows = (
         sa.select(catalog_server)
@@ -131,18 +130,18 @@ def list_servers(
     return Page(items=items, total=total, limit=limit, offset=offset)
 
 
-# Writing: one import, in order
+# Writing: the steps of one import, in order
 
 
 def begin_import(tx: Tx, connection: str, *, connector: str, run: DagRun, by: str, clock: Clock) -> Catalog:
-    """Begin an import, or go on with the one that this DAG run began; an older import that still runs is overtaken.
+    """Begin an import, or continue the one that this DAG run began. An older import that still runs is superseded.
 
-    Its ``generation`` goes with every later call.
+    Every later call passes the ``generation`` of the result.
     """
     now = clock.now()
     require_lock(tx, lock_name(connection))
     known = _find(tx, connection, lock=True)
-    if known and known.state is CatalogState.IMPORTING and _run_of(known) == run:
+    if known and known.state is CatalogState.IMPORTING and known.run == run:
         return known
     before = known or _never(connection, now)
     values: dict[str, Any] = {
@@ -169,10 +168,10 @@ def begin_import(tx: Tx, connection: str, *, connector: str, run: DagRun, by: st
 def merge_page(
     tx: Tx, connection: str, generation: int, *, number: int, rows: Sequence[CatalogRow], clock: Clock
 ) -> bool:
-    """Merge page ``number`` (from 0) of an import; at most :data:`PAGE_ROWS` rows. Merging it again does no harm.
+    """Merge page ``number`` (from 0) of an import. Merging a page twice has the effect of merging it once.
 
-    :returns: False when a newer import, or a clear, has overtaken this one: nothing was written.
-    :raises PermanentError: the page is too long.
+    :returns: False if a newer import or a clear superseded this one; then nothing is written.
+    :raises PermanentError: the page has more than :data:`PAGE_ROWS` rows.
     """
     if len(rows) > PAGE_ROWS:
         raise PermanentError(f"A page of the catalogue has {len(rows)} rows", next_step=f"Send {PAGE_ROWS} at most.")
@@ -190,20 +189,14 @@ def merge_page(
 
 
 def finish_import(
-    tx: Tx,
-    connection: str,
-    generation: int,
-    *,
-    pages: int,
-    manager: CatalogManager,
-    tags_unknown: str = "",
-    clock: Clock,
+    tx: Tx, connection: str, generation: int, *, index: CatalogIndex, clock: Clock
 ) -> ImportCounts | None:
-    """Mark as gone what this import did not see, and call the catalogue available. A repeated call changes nothing.
+    """Mark the servers that this import did not list as gone, and set the catalogue to AVAILABLE. A second call changes
+    nothing.
 
-    :param pages: how many pages the import has; all must have been merged.
-    :returns: what it found; None when a newer import, or a clear, has overtaken it.
-    :raises BusyError: a page is missing.
+    :param index: has the number of pages. All of them must be merged.
+    :returns: the counts; None if a newer import or a clear superseded this one.
+    :raises BusyError: a page is not merged yet.
     """
     now = clock.now()
     require_lock(tx, lock_name(connection))
@@ -214,16 +207,16 @@ def finish_import(
         return _counts(tx, connection, generation)
     if not _is_running(known, generation):
         return None
-    missing = sorted(set(range(pages)) - set(known.merged_pages))
+    missing = sorted(set(range(index.pages)) - set(known.merged_pages))
     if missing:
         raise BusyError(
-            f"{len(missing)} of {pages} pages of the import are not merged yet",
+            f"{len(missing)} of {index.pages} pages of the import are not merged yet",
             next_step="The task tries again by itself.",
             connection=connection,
             pages=", ".join(map(str, missing[:5])),
         )
     _mark_gone(tx, connection, generation)
-    _set_manager(tx, connection, manager)
+    _set_manager(tx, connection, index.manager)
     tx.execute(
         catalog.update()
         .where(catalog.c.connection == connection)
@@ -232,11 +225,11 @@ def finish_import(
             imported_at=now,
             modified_at=now,
             error="",
-            tags_unknown=tags_unknown,
-            manager_id=manager.id,
-            manager_name=manager.name,
-            manager_type=manager.type,
-            manager_product=manager.product,
+            tags_unknown=index.tags_unknown,
+            manager_id=index.manager.id,
+            manager_name=index.manager.name,
+            manager_type=index.manager.type,
+            manager_product=index.manager.product,
         )
     )
     found = _counts(tx, connection, generation)
@@ -246,9 +239,9 @@ def finish_import(
 
 
 def abort_import(tx: Tx, connection: str, generation: int, error: str, *, clock: Clock) -> bool:
-    """The import ended without success: the catalogue is what it was before, with the rows that were merged.
+    """End an import that failed. The catalogue returns to its previous state and keeps the rows that were merged.
 
-    :returns: False when the import had ended already, or a newer one runs.
+    :returns: False if the import has already ended or a newer one is running.
     """
     now = clock.now()
     require_lock(tx, lock_name(connection))
@@ -265,11 +258,11 @@ def abort_import(tx: Tx, connection: str, generation: int, error: str, *, clock:
 
 
 def clear(tx: Tx, connection: str, *, by: str, clock: Clock) -> int:
-    """Forget the servers of a connection; how many. An import that runs is overtaken: it writes no more.
+    """Delete the servers of a connection and return their number. An import that is running can write no more.
 
-    Jobs and migrations stay: they know their servers themselves.
+    Jobs and migrations stay. They hold their own data about servers.
 
-    :raises NotFoundError: it was never imported.
+    :raises NotFoundError: the connection was never imported.
     """
     now = clock.now()
     require_lock(tx, lock_name(connection))
@@ -291,7 +284,7 @@ def clear(tx: Tx, connection: str, *, by: str, clock: Clock) -> int:
     return int(removed)
 
 
-# Within a transaction
+# Helpers
 
 
 def _find(tx: Tx, connection: str, *, lock: bool = False) -> Catalog | None:
@@ -334,16 +327,12 @@ def _aged(known: Catalog, now: datetime) -> Catalog:
     return replace(known, state=CatalogState.EXPIRED) if old and known.state is CatalogState.AVAILABLE else known
 
 
-def _run_of(known: Catalog) -> DagRun:
-    return DagRun(known.dag_id, known.dag_run_id)
-
-
 def _is_running(known: Catalog, generation: int) -> bool:
     return known.generation == generation and known.state is CatalogState.IMPORTING
 
 
 def _merge(tx: Tx, known: Catalog, rows: Mapping[str, CatalogRow], now: datetime) -> dict[str, int]:
-    """Insert what is new and update the rest, in three statements a page."""
+    """Insert new servers and update known ones, in three statements per page."""
     mine = (catalog_server.c.connection == known.connection) & catalog_server.c.identity.in_(rows)
     old = {row.identity: CatalogServer(**row._asdict()) for row in tx.execute(sa.select(catalog_server).where(mine))}
     inserts = [_new(known, row, now) for identity, row in rows.items() if identity not in old]
@@ -409,7 +398,7 @@ def _mark_gone(tx: Tx, connection: str, generation: int) -> None:
 
 
 def _set_manager(tx: Tx, connection: str, manager: CatalogManager) -> None:
-    """The rows name their vCenter as the last import knew it: pages come before its identity is stored."""
+    """Write the vCenter's identity to all rows. The pages are merged before it is stored."""
     values = {"manager_id": manager.id, "manager_name": manager.name, "manager_type": manager.type}
     tx.execute(catalog_server.update().where(catalog_server.c.connection == connection).values(**values))
 
@@ -429,14 +418,6 @@ def _counts(tx: Tx, connection: str, generation: int) -> ImportCounts:
 
 
 def _append(tx: Tx, known: Catalog, action: str, at: datetime, *, by: str = "", details: Mapping[str, Any]) -> None:
-    run = _run_of(known)
-    events.append(
-        tx,
-        at=at,
-        actor=by or str(run),
-        action=f"catalog.{action}",
-        object_kind="catalog",
-        object_id=known.connection,
-        run=run,
-        details={"generation": known.generation, **details},
-    )
+    subject = events.Subject("catalog", known.connection, known.run)
+    story = {"generation": known.generation, **details}
+    events.append(tx, subject, f"catalog.{action}", at=at, actor=by or str(known.run), details=story)

@@ -1,4 +1,4 @@
-"""What the ledger hands out of connectors and catalogue: frozen values like those of :mod:`wavelift.ledger.records`."""
+"""Records of connectors and of the catalogue. Frozen values, like those of :mod:`wavelift.ledger.records`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from wavelift.ledger.records import OfDagRun
+
 
 class CatalogState(StrEnum):
-    """States of the catalogue of one connection, in SMS's words (SMS-02)."""
+    """States of the catalogue of one connection, with the names that AWS SMS uses (SMS-02)."""
 
     NOT_IMPORTED = "NOT_IMPORTED"
     IMPORTING = "IMPORTING"
@@ -17,33 +19,33 @@ class CatalogState(StrEnum):
     DELETED = "DELETED"
     """Cleared by a person."""
     EXPIRED = "EXPIRED"
-    """Never stored: what :data:`AVAILABLE` is called once the last import is old."""
+    """Never stored. :data:`AVAILABLE` is shown as this when the last import is old."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connector:
-    """A registered connector: an Airflow queue near a vCenter (SMS-01)."""
+    """A registered connector: an Airflow queue whose workers can reach a vCenter (SMS-01)."""
 
     name: str
-    """The queue's name, as ``source.connector`` of a wave gives it."""
+    """Name of the queue; a wave names it in ``source.connector``."""
     connection: str
     """Airflow connection of its vCenter."""
     aws_conn_id: str
     region: str
     description: str
     maintenance: bool
-    """No new migration begins; running ones finish (AMP-05)."""
+    """True: no new migration begins, and running ones continue (AMP-05)."""
     maintenance_reason: str
     health: dict[str, Any] | None
-    """:class:`~wavelift.base.catalog.ConnectorHealth` as JSON; None until it was asked."""
+    """:class:`~wavelift.base.catalog.ConnectorHealth` as JSON; None before the first check."""
     checked_at: datetime | None
-    """When ``health`` was stored, by the ledger's clock."""
+    """When ``health`` was stored."""
     registered_at: datetime
     registered_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Catalog:
+class Catalog(OfDagRun):
     """The catalogue of one connection's vCenter."""
 
     connection: str
@@ -51,24 +53,22 @@ class Catalog:
     """Queue on which it was last imported."""
     state: CatalogState
     state_before: CatalogState
-    """What it goes back to when the import that runs ends without success."""
+    """The state that returns if the running import fails."""
     generation: int
-    """Grows with every import begun and every clear: what an older one brings late is ignored."""
+    """Increases with every import and every clear. Pages of an older generation are ignored."""
     merged_pages: list[int]
-    """Numbers of the pages of this generation that were merged."""
+    """Numbers of the merged pages of this generation."""
     manager_id: str
     manager_name: str
     manager_type: str
     manager_product: str
     tags_unknown: str
-    """Why the last import brought no tags."""
+    """Why the last import could not read tags; empty if it could."""
     error: str
-    """Why the last import ended without success; empty when it did not."""
+    """Why the last import failed; empty if it did not."""
     imported_at: datetime | None
-    """End of the last import that succeeded."""
+    """When the last successful import ended."""
     modified_at: datetime
-    dag_id: str
-    dag_run_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ class CatalogServer:
     disk_bytes: int
     tags: tuple[str, ...]
     gone: bool
-    """The last import did not find it."""
+    """True: the last import did not list it."""
     first_seen: datetime
     last_seen: datetime
     first_generation: int
@@ -108,7 +108,7 @@ class CatalogServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerJob:
-    """The replication job of a server, as a row of the catalogue shows it (SMS-02)."""
+    """The replication job of a server, as the catalogue shows it (SMS-02)."""
 
     id: str
     state: str
@@ -125,11 +125,11 @@ class CatalogEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportCounts:
-    """What one import found, counted from the rows: the same however often it is asked."""
+    """The result of one import, counted from the rows."""
 
     servers: int
-    """Present now."""
+    """Servers that are not gone."""
     new: int
     changed: int
-    """Renamed, moved, grown …, or back after they had been gone."""
+    """Servers with a changed field, or that returned after they were gone."""
     gone: int

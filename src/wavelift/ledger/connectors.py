@@ -1,11 +1,13 @@
-"""The registry of connectors: the places that read a vCenter, each an Airflow queue (SMS-01, AMP-05).
+"""The registry of connectors. A connector is an Airflow queue whose workers can reach a vCenter (SMS-01, AMP-05).
 
-A wave may name a queue that nobody registered: registering adds health, maintenance and a place in the list.
+A wave may use a queue that is not registered. A registered connector is listed, and has health checks and a
+maintenance mode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +22,7 @@ from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.tables_catalog import connector
 
 Usage = Callable[[Tx, str], Sequence[str]]
-"""``(transaction, connector)`` → what uses it, in words; nothing when it may go."""
+"""Maps a transaction and a connector's name to a list of what uses it, for people to read."""
 
 
 def lock_name(name: str) -> str:
@@ -29,37 +31,40 @@ def lock_name(name: str) -> str:
 
 
 def list_connectors(tx: Tx) -> tuple[Connector, ...]:
-    """All registered connectors by name."""
+    """All registered connectors, sorted by name."""
     return tuple(Connector(**row._asdict()) for row in tx.execute(sa.select(connector).order_by(connector.c.name)))
 
 
 def find(tx: Tx, name: str) -> Connector | None:
-    """One connector, None when nobody registered it."""
+    """One connector; None if it is not registered."""
     row = tx.execute(sa.select(connector).where(connector.c.name == name)).one_or_none()
     return Connector(**row._asdict()) if row else None
 
 
 def in_maintenance(tx: Tx, name: str) -> str | None:
-    """Why nothing new may begin on a connector; None when it may. For the transaction that begins it (AMP-05)."""
+    """The reason for a connector's maintenance; None if it is not in maintenance (AMP-05).
+
+    Call it in the transaction that begins something on the connector.
+    """
     query = sa.select(connector.c.maintenance, connector.c.maintenance_reason).where(connector.c.name == name)
     row = tx.execute(query).one_or_none()
     return (row.maintenance_reason or "no reason given") if row and row.maintenance else None
 
 
-def register(
-    tx: Tx,
-    name: str,
-    *,
-    connection: str,
-    aws_conn_id: str,
-    region: str,
-    description: str = "",
-    by: str,
-    clock: Clock,
-) -> Connector:
-    """Register a connector, or change what is known of one; maintenance and health stay as they are."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What a person enters about a connector."""
+
+    connection: str
+    aws_conn_id: str
+    region: str
+    description: str = ""
+
+
+def register(tx: Tx, name: str, said: Registration, *, by: str, clock: Clock) -> Connector:
+    """Register a connector, or change its registration. Maintenance and health do not change."""
     now = clock.now()
-    values = {"connection": connection, "aws_conn_id": aws_conn_id, "region": region, "description": description}
+    values = asdict(said)
     require_lock(tx, lock_name(name))
     known = find(tx, name)
     if known is None:
@@ -73,9 +78,9 @@ def register(
 
 
 def set_maintenance(tx: Tx, name: str, *, on: bool, reason: str = "", by: str, clock: Clock) -> Connector:
-    """Let nothing new begin on a connector, or let it again (AMP-05). Twice the same changes nothing.
+    """Set or clear a connector's maintenance mode (AMP-05). In this mode no new migration begins on it.
 
-    :raises NotFoundError: nobody registered it.
+    :raises NotFoundError: it is not registered.
     """
     now = clock.now()
     require_lock(tx, lock_name(name))
@@ -89,7 +94,7 @@ def set_maintenance(tx: Tx, name: str, *, on: bool, reason: str = "", by: str, c
 
 
 def record_health(tx: Tx, health: ConnectorHealth, *, by: str, clock: Clock) -> Connector | None:
-    """Keep what a connector found; None when nobody registered it (the run's result tells it all the same)."""
+    """Store the result of a health check. None if the connector is not registered."""
     now = clock.now()
     require_lock(tx, lock_name(health.connector))
     if find(tx, health.connector) is None:
@@ -102,13 +107,13 @@ def record_health(tx: Tx, health: ConnectorHealth, *, by: str, clock: Clock) -> 
 
 
 def disassociate(tx: Tx, name: str, *, used_by: Usage, by: str, clock: Clock) -> None:
-    """Forget a connector that nothing uses (SMS-01).
+    """Delete a connector that nothing uses (SMS-01).
 
-    Needs the locks of those who begin something on it, :func:`lock_name` and :data:`~wavelift.ledger.servers.LOCK`:
-    nobody starts between the question and the answer.
+    Needs two locks, :func:`lock_name` and :data:`~wavelift.ledger.servers.LOCK`, so that no migration begins between
+    the check and the deletion.
 
-    :param used_by: asked within the transaction.
-    :raises NotFoundError: nobody registered it. :raises PermanentError: something uses it; says what.
+    :param used_by: lists what uses the connector. It is called in this transaction.
+    :raises NotFoundError: it is not registered. :raises PermanentError: something uses it; the message says what.
     """
     now = clock.now()
     require_lock(tx, lock_name(name), servers.LOCK)
@@ -134,6 +139,4 @@ def _get(tx: Tx, name: str) -> Connector:
 
 
 def _append(tx: Tx, name: str, action: str, at: datetime, by: str, details: Mapping[str, Any]) -> None:
-    events.append(
-        tx, at=at, actor=by, action=f"connector.{action}", object_kind="connector", object_id=name, details=details
-    )
+    events.append(tx, events.Subject("connector", name), f"connector.{action}", at=at, actor=by, details=details)

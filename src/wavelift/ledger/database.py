@@ -1,11 +1,12 @@
 """Opening the ledger, and its transactions.
 
-SQLite: write-ahead log, one writer at a time from ``BEGIN`` on, so that what a transaction read is still so when it
-writes. PostgreSQL: the same promise per named lock, by a row locked for the length of the transaction.
-
-Who opens a transaction: the caller of the ledger, that is a service, a route or a report, with :meth:`Ledger.read` or
+The caller of the ledger (a service, a route, a report) opens the transaction, with :meth:`Ledger.read` or
 :meth:`Ledger.write`. Every function of the ledger takes that transaction (:data:`Tx`) as its first argument and never
-opens one itself. A function that needs a named lock says so in its docstring and checks it with :func:`require_lock`.
+opens one itself. A function that needs a named lock says so, and checks it with :func:`require_lock`.
+
+SQLite runs with a write-ahead log. A writing transaction holds the only write lock from ``BEGIN`` on, so what it read
+cannot change before it writes. On PostgreSQL a writing transaction locks one row per named lock until it ends, so the
+same holds among transactions with the same lock.
 """
 
 from __future__ import annotations
@@ -26,25 +27,22 @@ from wavelift.ledger import revisions
 from wavelift.ledger.tables import mutex
 
 BUSY_TIMEOUT_S: Final = 30.0
-"""How long a transaction waits for another's lock. Ours take milliseconds; a laptop that sleeps takes longer."""
+"""How long a transaction waits for a lock. Our transactions take milliseconds, but a laptop may go to sleep in one."""
 CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 60
 POOL_SIZE: Final = 5
-"""Connections of one process to PostgreSQL; only the api-server needs more than one."""
+"""Connections per process to PostgreSQL. Only the API server needs more than one."""
 POSTGRESQL_DRIVER: Final = "postgresql+psycopg2"
-"""The one that Airflow's own provider brings. SQLAlchemy 2.1's default is another."""
+"""The driver that Airflow's PostgreSQL provider installs. It is not the default of SQLAlchemy 2.1."""
 _WRITES: Final = "wavelift_writes"
 _LOCKS: Final = "wavelift_locks"
 
 Tx: TypeAlias = sa.Connection
-"""An open transaction. Other packages pass it on to functions of the ledger and call nothing on it."""
+"""An open transaction. Other packages only pass it on to functions of the ledger."""
 
 
 class Ledger:
-    """An open ledger. Safe in threads and after a fork; holds no connection between calls on SQLite.
-
-    The modules beside this one hold the functions: ``waves``, ``migrations``, ``slots``, ``events``, ``servers``.
-    """
+    """An open ledger. It is safe in threads and after a fork. On SQLite it keeps no connection open."""
 
     def __init__(self, engine: sa.Engine) -> None:
         """Use :meth:`open`, which also checks the schema."""
@@ -55,10 +53,10 @@ class Ledger:
     def open(cls, url: str, *, upgrade: bool | None = None) -> Self:
         """Open the ledger at ``url`` (``sqlite:////path/wavelift.db`` or ``postgresql://…``).
 
-        :param upgrade: make or upgrade the schema when it is missing or old. By default so on SQLite, which belongs to
-            one machine; on PostgreSQL that is a step of the administrator: ``wavelift init``.
-        :raises PermanentError: for another kind of URL, a missing schema, or one of a newer wavelift.
-        :raises UnreachableError: when the database does not answer.
+        :param upgrade: create or upgrade a schema that is missing or old. The default is True for SQLite, which one
+            machine uses, and False for PostgreSQL, where an administrator runs ``wavelift init``.
+        :raises PermanentError: another kind of URL, a missing schema, or the schema of a newer wavelift.
+        :raises UnreachableError: the database does not answer.
         """
         engine = _make_engine(url)
         ledger = cls(engine)
@@ -76,7 +74,7 @@ class Ledger:
 
     @property
     def url(self) -> str:
-        """Where the ledger is, without the password."""
+        """The URL of the ledger, without the password."""
         return self._engine.url.render_as_string(hide_password=True)
 
     @contextmanager
@@ -87,9 +85,9 @@ class Ledger:
 
     @contextmanager
     def write(self, *locks: str) -> Iterator[Tx]:
-        """A transaction that is alone under each of the named ``locks`` until it ends.
+        """A transaction that may write. No other transaction holds any of the named ``locks`` at the same time.
 
-        Committed when the block ends, rolled back when it raises.
+        It is committed when the block ends, and rolled back when the block raises.
         """
         with _own_errors(self._engine.url), self._connect() as connection:
             writer = connection.execution_options(**{_WRITES: True, _LOCKS: frozenset(locks)})
@@ -110,16 +108,18 @@ class Ledger:
 
     def _connect(self) -> sa.Connection:
         if self._pid != os.getpid():
-            # A child of a fork must neither use nor close its parent's connections.
+            # After a fork, a child must neither use nor close the connections of its parent.
             self._engine.dispose(close=False)
             self._pid = os.getpid()
         return self._engine.connect()
 
 
 def require_lock(tx: Tx, *names: str) -> None:
-    """Check that the caller opened ``tx`` for writing, under each of the named locks.
+    """Check that ``tx`` is a writing transaction that holds each of the named locks.
 
-    :raises RuntimeError: it did not: a fault of the program. On SQLite it would otherwise show only on PostgreSQL.
+    SQLite does not need the locks. It checks them too, so that tests on SQLite find a caller that forgot one.
+
+    :raises RuntimeError: it is not. This is a fault of the program.
     """
     options = tx.get_execution_options()
     if not options.get(_WRITES, False):
@@ -134,7 +134,7 @@ def _make_engine(url: str) -> sa.Engine:
         parsed = sa.make_url(url)
         backend = parsed.get_backend_name()
     except SQLAlchemyError as exc:
-        # The text may hold a password: it is not repeated.
+        # The URL may contain a password, so the message does not show it.
         raise PermanentError("The ledger's address is not a database URL", next_step=_URL_HELP) from exc
     if backend == "sqlite":
         return _sqlite_engine(parsed)
@@ -150,14 +150,14 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
     if not url.database or url.database == ":memory:":
         raise PermanentError("The ledger needs a SQLite file: other processes read it too", next_step=_URL_HELP)
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    # Not pooled: an SQLite connection must not be carried across a fork, and opening one takes well under 1 ms.
+    # No pool: an SQLite connection must not be used after a fork, and opening one takes less than 1 ms.
     engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
 
     @sa.event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN comes too late: at the first write
+        connection.isolation_level = None  # the driver would send BEGIN only before the first write
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")  # an intent must survive a power cut: what it names exists
+        connection.execute("PRAGMA synchronous = FULL")  # the record of a snapshot must survive a power failure
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
@@ -187,7 +187,7 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
 
 
 def _lock_rows(connection: sa.Connection, locks: tuple[str, ...]) -> None:
-    for name in sorted(set(locks)):  # in one order everywhere, so that two transactions cannot wait for each other
+    for name in sorted(set(locks)):  # always in the same order, to avoid deadlocks
         connection.execute(postgresql_insert(mutex).values(name=name).on_conflict_do_nothing())
         connection.execute(sa.select(mutex.c.name).where(mutex.c.name == name).with_for_update())
 
@@ -207,7 +207,7 @@ def _wrong_schema(url: sa.URL, found: str | None) -> PermanentError:
 
 @contextmanager
 def _own_errors(url: sa.URL) -> Iterator[None]:
-    """No bare database exception leaves the ledger (invariant 13)."""
+    """Turn database exceptions into our own errors, with a next step."""
     try:
         yield
     except SQLAlchemyError as exc:

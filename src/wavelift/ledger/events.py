@@ -1,8 +1,9 @@
-"""The audit trail: who, what, when, on which object. It only grows."""
+"""The audit trail: who did what to which object, and when. Events are never changed or deleted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,42 +17,40 @@ from wavelift.ledger.tables import event
 EVENTS_A_PAGE: Final = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an event is about."""
+
+    kind: str
+    id: str
+    run: DagRun | None = None
+    """The DAG run that it belongs to."""
+
+
 def append(
-    tx: Tx,
-    *,
-    at: datetime,
-    actor: str,
-    action: str,
-    object_kind: str,
-    object_id: str,
-    run: DagRun | None = None,
-    details: Mapping[str, Any] | None = None,
+    tx: Tx, subject: Subject, action: str, *, at: datetime, actor: str, details: Mapping[str, Any] | None = None
 ) -> None:
-    """Write one line within the transaction that makes the change. A change outside the ledger has one of its own."""
+    """Write one event, in the transaction that makes the change."""
     require_lock(tx)
+    run = subject.run or DagRun("", "")
     tx.execute(
         event.insert().values(
             at=at,
             actor=actor,
             action=action,
-            object_kind=object_kind,
-            object_id=object_id,
-            dag_id=run.dag_id if run else "",
-            dag_run_id=run.dag_run_id if run else "",
+            object_kind=subject.kind,
+            object_id=subject.id,
+            dag_id=run.dag_id,
+            dag_run_id=run.dag_run_id,
             details=dict(details or {}),
         )
     )
 
 
 def list_events(
-    tx: Tx,
-    *,
-    object_kind: str | None = None,
-    object_id: str | None = None,
-    after: int = 0,
-    limit: int = EVENTS_A_PAGE,
+    tx: Tx, *, object_kind: str | None = None, object_id: str | None = None, after: int = 0, limit: int = EVENTS_A_PAGE
 ) -> tuple[Event, ...]:
-    """Events in the order in which they were written, from the one behind id ``after`` on."""
+    """Events in the order in which they were written, beginning after the id ``after``."""
     query = sa.select(event).where(event.c.id > after).order_by(event.c.id).limit(limit)
     if object_kind is not None:
         query = query.where(event.c.object_kind == object_kind)

@@ -1,30 +1,34 @@
-"""What the ledger hands out: frozen values, detached from the database. Times are aware and in UTC, sizes in bytes."""
+"""Records of the ledger: frozen values without a connection to the database. Times are in UTC, sizes in bytes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 from wavelift.base.domain import ServerFacts
 from wavelift.base.run import DagRun
 from wavelift.rules.lifecycle import MigrationState
 
 T = TypeVar("T")
+S = TypeVar("S", bound=StrEnum)
+
+ROWS_A_PAGE: Final = 50
+"""The default page size (SMS-08)."""
 
 
 class SlotKind(StrEnum):
-    """What a slot gives the right to."""
+    """What a slot permits."""
 
     TRANSFER = "transfer"
-    """One data transfer; scope = connector (AMP-04: 4)."""
+    """One data transfer. The scope is the connector; AMP-04 allows 4."""
     IMPORT = "import"
-    """One active image import; scope = region (AMP-04: 5)."""
+    """One active image import. The scope is the region; AMP-04 allows 5."""
     NFC_HOST = "nfc_host"
-    """One server read through VDDK; scope = vCenter and ESXi host, whose NFC buffers are few."""
+    """One server that is read through VDDK. The scope is vCenter and ESXi host, which has few NFC buffers."""
     NFC_VCENTER = "nfc_vcenter"
-    """The same; scope = vCenter, which has 52 NFC sessions."""
+    """The same. The scope is the vCenter, which allows 52 NFC sessions."""
 
 
 class WaveRunState(StrEnum):
@@ -34,20 +38,32 @@ class WaveRunState(StrEnum):
 
 
 class SnapshotState(StrEnum):
-    """What the ledger knows of a run's vSphere snapshot (invariant 4). The connector, which takes it, writes none."""
+    """The state of a run's vSphere snapshot, as control-plane tasks know it."""
 
     INTENDED = "intended"
-    """The name is written down; from here on the snapshot may exist."""
+    """The name is stored. The snapshot may exist."""
     REMOVED = "removed"
-    """vCenter was seen without it."""
+    """vCenter does not have it any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfDagRun:
+    """A record that belongs to one run of one DAG."""
+
+    dag_id: str
+    dag_run_id: str
+
+    @property
+    def run(self) -> DagRun:
+        return DagRun(self.dag_id, self.dag_run_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceServer:
-    """A server as a migration meets it.
+    """A server as a migration finds it.
 
-    :param source: names the vCenter: its instance UUID where known, else the connection id. Two connections to one
-        vCenter should give the same value, else they may migrate one server twice at the same time.
+    :param source: the vCenter's instance UUID if known, else the connection id. Two connections to one vCenter should
+        give the same value. Otherwise one server may be migrated twice at the same time.
     """
 
     source: str
@@ -59,7 +75,7 @@ class SourceServer:
 
     @property
     def identity(self) -> str:
-        """Stays the same when the server is renamed or moved."""
+        """An id that does not change when the server is renamed or moved."""
         return self.instance_uuid or self.moref
 
     @classmethod
@@ -76,7 +92,7 @@ class SourceServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """What earlier migrations knew of a source VM."""
+    """A source VM as earlier migrations found it."""
 
     id: int
     source: str
@@ -91,11 +107,9 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaveRun:
-    """One run of a wave's DAG with the spec that was frozen for it."""
+class WaveRun(OfDagRun):
+    """One run of a wave's DAG, with the spec that was stored when it began."""
 
-    dag_id: str
-    dag_run_id: str
     wave: str
     mode: str
     requested_by: str
@@ -109,23 +123,15 @@ class WaveRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Migration:
-    """One server's way through one run (AMP-07)."""
+class ServerRun(OfDagRun, Generic[S]):
+    """One server in one DAG run: the fields that migrations and replication runs share."""
 
     id: str
-    """``mig-`` and 12 hex digits of the run key: the stable task id of AMP-04 and AMP-07."""
+    """A prefix and 12 hex digits of the run key's hash. It is the task id of AMP-04 and AMP-07."""
     run_key: str
     wave: str
     server: str
-    server_id: int
-    dag_id: str
-    dag_run_id: str
-    map_index: int
-    connector: str
-    region: str
-    state: MigrationState
-    phase: str
-    """Words for a person, e.g. ``waiting for a transfer slot``."""
+    state: S
     progress_pct: int
     bytes_done: int
     bytes_total: int
@@ -134,6 +140,24 @@ class Migration:
     snapshot_vm: str
     """Managed object id of the VM."""
     snapshot_state: SnapshotState | None
+    error: str
+    cancel_requested: bool
+    updated_at: datetime
+    finished_at: datetime | None
+    version: int
+    """Increases with every change, to detect concurrent changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration(ServerRun[MigrationState]):
+    """The migration of one server by image import (AMP-07)."""
+
+    server_id: int
+    map_index: int
+    connector: str
+    region: str
+    phase: str
+    """The current step for people to read, for example ``waiting for a transfer slot``."""
     export_result: dict[str, Any] | None
     """:class:`~wavelift.base.domain.ExportResult` as JSON; likewise the next ones."""
     verify_result: dict[str, Any] | None
@@ -144,42 +168,26 @@ class Migration:
     conversion_report: list[dict[str, Any]] | None
     instance_id: str
     launch_result: dict[str, Any] | None
-    error: str
-    cancel_requested: bool
     created_at: datetime
-    updated_at: datetime
-    finished_at: datetime | None
-    version: int
-    """Grows with every change: tells whether what was read is still so."""
-
-    @property
-    def run(self) -> DagRun:
-        return DagRun(self.dag_id, self.dag_run_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """One request for a slot, from queue to release. ``id`` is the place in the queue."""
+class Slot(OfDagRun):
+    """One request for a slot, from queue to release. Requests are served in the order of ``id``."""
 
     id: int
     kind: SlotKind
     scope: str
     holder: str
     """Run key."""
-    dag_id: str
-    dag_run_id: str
     requested_at: datetime
     granted_at: datetime | None
     released_at: datetime | None
     release_reason: str
     asked_at: datetime | None
-    """When Airflow was last asked whether the run still lives."""
+    """When Airflow was last asked whether the run is still active."""
     version: int
-    """Grows whenever the holder asks again."""
-
-    @property
-    def run(self) -> DagRun:
-        return DagRun(self.dag_id, self.dag_run_id)
+    """Increases whenever the holder asks again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +198,7 @@ class Event:
     at: datetime
     actor: str
     action: str
-    """Dotted, e.g. ``slot.granted``."""
+    """For example ``slot.granted``."""
     object_kind: str
     object_id: str
     dag_id: str
@@ -200,7 +208,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[T]):
-    """A window on a list; ``total`` counts all that match."""
+    """One page of a list. ``total`` counts the rows of all pages."""
 
     items: tuple[T, ...]
     total: int

@@ -1,4 +1,4 @@
-"""What the ledger hands out about replication: frozen values. Times are aware and in UTC, sizes in bytes."""
+"""Records of replication: frozen values. Times are in UTC, sizes in bytes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from enum import StrEnum
 from typing import Any
 
 from wavelift.base.domain import DiskLineage, Message
-from wavelift.base.run import DagRun
-from wavelift.ledger.records import SnapshotState
+from wavelift.ledger.records import ServerRun
 from wavelift.rules.replication import JobState, RunState, RunType
 from wavelift.rules.schedule import Schedule
 
 
 class AmiState(StrEnum):
-    """What became of the AMI of a run."""
+    """The state of a run's AMI."""
 
     AVAILABLE = "available"
     DEREGISTERED = "deregistered"
 
 
 class SupersededDisk(Message):
-    """An EBS snapshot that a recorded run replaced as the parent of the next one: it may go."""
+    """An EBS snapshot that is no longer the base of the next run. It may be deleted."""
 
     key: int
     snapshot_id: str
@@ -35,15 +34,15 @@ class ReplicationJob:
     id: str
     wave: str
     server: str
-    """Name in the wave; with it the identity of the job. One job that isn't deleted per wave and server."""
+    """Name in the wave. A wave has at most one job per server that is not deleted."""
     source: str
-    """The server's vCenter, empty until a run met it; likewise the next one."""
+    """The server's vCenter. This field and the next one are empty before the first run."""
     identity: str
-    """Instance UUID, or managed object id where there is none."""
+    """Instance UUID, or managed object id if there is none."""
     seed_at: datetime
     frequency_hours: int
     scheduled_since: datetime
-    """Instants before it don't count: the schedule was made, changed or resumed then."""
+    """When the schedule was created, changed or resumed. Earlier scheduled times do not count."""
     license_type: str
     description: str
     keep_amis: int | None
@@ -54,14 +53,14 @@ class ReplicationJob:
     state: JobState
     state_reason: str
     failures: int
-    """Failed runs in a row."""
+    """Number of consecutive failed runs."""
     failures_since: datetime
-    """Failures before it don't count: the job was made or resumed then."""
+    """When the job was created or resumed. Earlier failures do not count."""
     first_replication_at: datetime | None
-    """When the first run that was recorded began: the term counts from here."""
+    """When the first recorded run began. The term begins here."""
     term_ends_at: datetime | None
     term_warned: int | None
-    """Days of the last warning given."""
+    """Remaining days of the last warning."""
     latest_ami_id: str
     created_by: str
     created_at: datetime
@@ -71,44 +70,32 @@ class ReplicationJob:
 
     @property
     def schedule(self) -> Schedule:
-        """Its instants, whether or not the job is active."""
+        """The scheduled times, whether or not the job is active."""
         frequency = timedelta(hours=self.frequency_hours)
         return Schedule(self.seed_at, frequency, self.scheduled_since, self.term_ends_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicationRun:
+class ReplicationRun(ServerRun[RunState]):
     """One execution of a job (SMS-08)."""
 
-    id: str
-    """``run-`` and 12 hex digits of the run key."""
-    run_key: str
     job_id: str
-    wave: str
-    server: str
     type: RunType
-    state: RunState
     status: str
-    """Words for a person, e.g. ``Uploading``, ``Converting``, or why the run was refused or skipped."""
+    """The current step for people to read, for example ``Uploading``, or why the run was refused or skipped."""
     rule: str
-    """The rule that refused or skipped it, empty otherwise."""
+    """The rule that refused or skipped it; else empty."""
     refused_until: datetime | None
-    """When that rule holds no more, where that can be told."""
+    """When the rule no longer applies, if known."""
     scheduled_for: datetime | None
-    """The server's own instant; None for on-demand runs."""
-    dag_id: str
-    dag_run_id: str
+    """The scheduled time of the server; None for an on-demand run."""
     requested_by: str
     requested_at: datetime
     counted_at: datetime | None
-    """When it was granted, if it counts against the quota."""
+    """When it was granted; None if it does not count against the quota."""
     started_at: datetime | None
     recorded_at: datetime | None
-    """When its disks became what the next run builds on."""
-    finished_at: datetime | None
-    progress_pct: int
-    bytes_done: int
-    bytes_total: int
+    """When its disks became the base of the next run."""
     bytes_read: int
     bytes_sent: int
     blocks_sent: int
@@ -119,25 +106,14 @@ class ReplicationRun:
     superseded: list[dict[str, Any]] | None
     """:class:`SupersededDisk` as JSON, one per snapshot that this run replaced."""
     quarantine: str
-    """Why its content is not believed: it is never a parent. Empty while it is."""
+    """Why its disks cannot be used as the base of another run; empty if they can."""
     ami_id: str
     ami_state: AmiState | None
-    snapshot_name: str
-    snapshot_vm: str
-    snapshot_state: SnapshotState | None
-    error: str
-    cancel_requested: bool
-    updated_at: datetime
-    version: int
-
-    @property
-    def run(self) -> DagRun:
-        return DagRun(self.dag_id, self.dag_run_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineageRow:
-    """What the next run of one disk builds on: the fields of :class:`~wavelift.base.domain.DiskLineage`, and whence."""
+    """The lineage of one disk: the fields of :class:`~wavelift.base.domain.DiskLineage`, and who recorded it."""
 
     job_id: str
     key: int
@@ -164,10 +140,10 @@ class LineageRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveSchedule:
-    """The schedules of a wave's active jobs in one row: all that the timetable reads."""
+    """The schedules of a wave's active jobs in one row, for the timetable."""
 
     wave: str
     schedules: dict[str, Any]
-    """Server → ``Schedule.dump()``."""
+    """Maps each server to ``Schedule.dump()``."""
     updated_at: datetime
     version: int

@@ -6,9 +6,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from wavelift.ledger.records import SnapshotState
 from wavelift.ledger.replication_records import AmiState
-from wavelift.ledger.tables import DAG_LENGTH, ID_LENGTH, KEY_LENGTH, NAME_LENGTH, WORD_LENGTH, UtcTime, metadata
+from wavelift.ledger.tables import ID_LENGTH, NAME_LENGTH, WORD_LENGTH, UtcTime, metadata, server_run_columns
 from wavelift.ledger.tables import json_column as _json
 from wavelift.ledger.tables import name_column as _name
 from wavelift.ledger.tables import text_column as _text
@@ -58,28 +57,18 @@ replication_job: Final = sa.Table(
 replication_run: Final = sa.Table(
     "replication_run",
     metadata,
-    sa.Column("id", sa.String(ID_LENGTH), primary_key=True),
-    sa.Column("run_key", sa.String(KEY_LENGTH), nullable=False, unique=True),
+    *server_run_columns(RunState),
     sa.Column("job_id", sa.ForeignKey("replication_job.id", name="fk_replication_run_job"), nullable=False),
-    _name("wave"),
-    _name("server"),
     sa.Column("type", _word(RunType), nullable=False),
-    sa.Column("state", _word(RunState), nullable=False),
     _text("status"),
     _name("rule", WORD_LENGTH),
     sa.Column("refused_until", UtcTime, nullable=True),
     sa.Column("scheduled_for", UtcTime, nullable=True),
-    sa.Column("dag_id", sa.String(DAG_LENGTH), nullable=False),
-    sa.Column("dag_run_id", sa.String(DAG_LENGTH), nullable=False),
     _name("requested_by"),
     sa.Column("requested_at", UtcTime, nullable=False),
     sa.Column("counted_at", UtcTime, nullable=True),
     sa.Column("started_at", UtcTime, nullable=True),
     sa.Column("recorded_at", UtcTime, nullable=True),
-    sa.Column("finished_at", UtcTime, nullable=True),
-    sa.Column("progress_pct", sa.Integer, nullable=False, default=0),
-    sa.Column("bytes_done", sa.BigInteger, nullable=False, default=0),
-    sa.Column("bytes_total", sa.BigInteger, nullable=False, default=0),
     sa.Column("bytes_read", sa.BigInteger, nullable=False, default=0),
     sa.Column("bytes_sent", sa.BigInteger, nullable=False, default=0),
     sa.Column("blocks_sent", sa.BigInteger, nullable=False, default=0),
@@ -89,22 +78,15 @@ replication_run: Final = sa.Table(
     _text("quarantine"),
     _name("ami_id"),
     sa.Column("ami_state", _word(AmiState), nullable=True),
-    _name("snapshot_name"),
-    _name("snapshot_vm"),
-    sa.Column("snapshot_state", _word(SnapshotState), nullable=True),
-    _text("error"),
-    sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
-    sa.Column("updated_at", UtcTime, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False, default=0),
     sa.Index(
-        # The rule's second net: whatever the code does, the database holds one run of a job that is under way.
+        # The database also enforces that a job has at most one open run.
         "uq_replication_run_open",
         "job_id",
         unique=True,
         sqlite_where=sa.text("state IN ('reserved', 'active')"),
         postgresql_where=sa.text("state IN ('reserved', 'active')"),
     ),
-    # A server's instant is served once, and one that was skipped stays so.
+    # A scheduled time has at most one run; a skipped one stays skipped.
     sa.UniqueConstraint("job_id", "scheduled_for", name="uq_replication_run_instant"),
     sa.Index("ix_replication_run_job_id_counted_at", "job_id", "counted_at"),
     sa.Index("ix_replication_run_wave_state", "wave", "state"),

@@ -1,4 +1,4 @@
-"""The schema's revisions. Looking costs one query; Alembic is imported only when there is something to do."""
+"""The revisions of the schema. A check costs one query. Alembic is imported only for an upgrade."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from wavelift.base.errors import UnreachableError
 
 REVISIONS: Final = ("0001", "0002", "0003", "0004")
-"""All revisions, oldest first: what this program can upgrade from. Equal to the scripts (tested)."""
+"""All revisions that this program can upgrade from, oldest first. A test compares them with the scripts."""
 HEAD: Final = REVISIONS[-1]
 VERSION_TABLE: Final = "wavelift_revision"
-"""Not Alembic's default name: that is Airflow's own, should someone share a database."""
+"""Not Alembic's default name, which Airflow uses: both may share a database."""
 SCRIPTS: Final = Path(__file__).parent / "alembic"
 LOCK_TIMEOUT_S: Final = 60.0
 LOCK_POLL_S: Final = 0.05
@@ -26,7 +26,7 @@ _ADVISORY_LOCK: Final = 0x7761_7665_6C69_6674
 
 
 def current(engine: sa.Engine) -> str | None:
-    """The revision of the database, None when it has none."""
+    """The revision of the database; None if it has none."""
     with engine.connect() as connection:
         return _current(connection)
 
@@ -41,17 +41,17 @@ def _current(connection: sa.Connection) -> str | None:
 
 
 def is_older(revision: str | None) -> bool:
-    """Whether :func:`upgrade` can start from here (the newest counts too)."""
+    """Whether :func:`upgrade` can start from this revision. The newest one counts too."""
     return revision is None or revision in REVISIONS
 
 
 def upgrade(engine: sa.Engine) -> None:
-    """Bring the schema to :data:`HEAD`, in one transaction. Processes that come meanwhile wait and find it done."""
+    """Upgrade the schema to :data:`HEAD` in one transaction. Other processes that call this wait until it is done."""
     if engine.dialect.name == "sqlite":
         database = Path(str(engine.url.database))
         with _file_lock(database.with_name(database.name + ".lock")):
             with engine.connect() as connection:
-                # Stays with the file. It cannot be set inside a transaction, nor while another process has the file.
+                # The file keeps this mode. It cannot be set in a transaction, nor while another process uses the file.
                 _set_wal(connection)
             _upgrade(engine)
     else:
@@ -68,7 +68,7 @@ def _upgrade(engine: sa.Engine) -> None:
     from alembic import command
     from alembic.config import Config
 
-    with engine.begin() as connection:  # DDL is transactional on both: a kill leaves the old schema
+    with engine.begin() as connection:  # DDL is transactional on both databases, so a kill leaves the old schema
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
         if _current(connection) == HEAD:

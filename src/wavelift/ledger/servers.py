@@ -1,4 +1,4 @@
-"""Source VMs as earlier migrations met them."""
+"""Source VMs as earlier migrations found them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from wavelift.ledger.records import Server, SourceServer
 from wavelift.ledger.tables import server
 
 LOCK: Final = "servers"
-"""The lock under which servers are remembered and new migrations begin."""
+"""The lock for storing servers and beginning migrations."""
 
 
 def remember(tx: Tx, seen: SourceServer, *, at: datetime) -> int:
-    """Write down how a server looks now; its row's id. Needs :data:`LOCK`."""
+    """Store what is known of a server now. Returns the id of its row. Needs :data:`LOCK`."""
     require_lock(tx, LOCK)
     values = {
         "name": seen.name,
@@ -38,6 +38,6 @@ def remember(tx: Tx, seen: SourceServer, *, at: datetime) -> int:
 
 
 def find(tx: Tx, *, source: str, identity: str) -> Server | None:
-    """A server by its vCenter and instance UUID (or managed object id), None when no migration ever met it."""
+    """A server by its vCenter and instance UUID or managed object id; None if no migration ever found it."""
     row = tx.execute(sa.select(server).where(server.c.source == source, server.c.identity == identity)).one_or_none()
     return Server(**row._asdict()) if row else None

@@ -1,4 +1,4 @@
-"""Rows of slots. The rules of who gets one are in :mod:`wavelift.services.common.slots`, the only writer."""
+"""Requests for slots. Only :mod:`wavelift.services.common.slots` writes them; it decides who gets a slot."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import sqlalchemy as sa
 
 from wavelift.base.run import DagRun
 from wavelift.ledger import events
-from wavelift.ledger.database import Tx
+from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.records import Slot, SlotKind
 from wavelift.ledger.tables import slot
 
 
 def lock_name(kind: SlotKind, scope: str) -> str:
-    """The lock under which slots of one scope are decided."""
+    """The lock for granting and releasing slots of one scope. Every function that changes a slot needs it."""
     return f"slot/{kind}/{scope}"
 
 
 def standing(tx: Tx, kind: SlotKind | None = None, scope: str | None = None) -> tuple[Slot, ...]:
-    """Requests that are granted or wait, in queue order."""
+    """Requests that are granted or waiting, in queue order."""
     query = sa.select(slot).where(slot.c.released_at.is_(None)).order_by(slot.c.id)
     if kind is not None:
         query = query.where(slot.c.kind == kind)
@@ -31,6 +31,7 @@ def standing(tx: Tx, kind: SlotKind | None = None, scope: str | None = None) -> 
 
 def enqueue(tx: Tx, *, kind: SlotKind, scope: str, holder: str, run: DagRun, at: datetime) -> Slot:
     """Put a request at the end of its queue."""
+    require_lock(tx, lock_name(kind, scope))
     new = slot.insert().values(
         kind=kind, scope=scope, holder=holder, dag_id=run.dag_id, dag_run_id=run.dag_run_id, requested_at=at
     )
@@ -40,28 +41,31 @@ def enqueue(tx: Tx, *, kind: SlotKind, scope: str, holder: str, run: DagRun, at:
 
 
 def ask_again(tx: Tx, known: Slot) -> None:
-    """Note that the holder asked again, so that an older answer about its run no longer counts."""
+    """Store that the holder asked again. An earlier check of its DAG run no longer counts."""
+    require_lock(tx, lock_name(known.kind, known.scope))
     tx.execute(slot.update().where(slot.c.id == known.id).values(version=slot.c.version + 1))
 
 
 def grant(tx: Tx, known: Slot, *, at: datetime) -> None:
+    require_lock(tx, lock_name(known.kind, known.scope))
     tx.execute(slot.update().where(slot.c.id == known.id).values(granted_at=at))
     _append(tx, known, "slot.granted", at)
 
 
 def release(tx: Tx, known: Slot, *, at: datetime, reason: str) -> None:
     """End a request, granted or not."""
+    require_lock(tx, lock_name(known.kind, known.scope))
     tx.execute(slot.update().where(slot.c.id == known.id).values(released_at=at, release_reason=reason))
     _append(tx, known, "slot.released" if known.granted_at else "slot.withdrawn", at, reason)
 
 
 def note_asked(tx: Tx, ids: Collection[int], *, at: datetime) -> None:
-    """Store when Airflow was asked about the runs of these requests."""
+    """Store when Airflow was last asked about the DAG runs of these requests."""
     tx.execute(slot.update().where(slot.c.id.in_(ids), slot.c.released_at.is_(None)).values(asked_at=at))
 
 
 def by_run(slots: Sequence[Slot]) -> dict[DagRun, list[Slot]]:
-    """Requests by the DAG run that made them."""
+    """Group requests by DAG run."""
     runs: dict[DagRun, list[Slot]] = {}
     for each in slots:
         runs.setdefault(each.run, []).append(each)
@@ -72,13 +76,5 @@ def _append(tx: Tx, known: Slot, action: str, at: datetime, reason: str = "") ->
     details = {"kind": known.kind, "scope": known.scope, "slot": known.id}
     if reason:
         details["reason"] = reason
-    events.append(
-        tx,
-        at=at,
-        actor=str(known.run),
-        action=action,
-        object_kind="slot",
-        object_id=known.holder,
-        run=known.run,
-        details=details,
-    )
+    subject = events.Subject("slot", known.holder, known.run)
+    events.append(tx, subject, action, at=at, actor=str(known.run), details=details)

@@ -1,4 +1,4 @@
-"""The ledger's tables, as the newest schema revision has them. Change them only together with a new revision."""
+"""The tables of the newest schema revision. A change here needs a new revision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wavelift.rules.lifecycle import MigrationState
 
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 TIME_LENGTH: Final = 27
-"""``2026-11-22T10:00:00.000000Z``: of fixed width, so that text order is time order on every database."""
+"""``2026-11-22T10:00:00.000000Z``: fixed width, so that it sorts by time on every database."""
 ID_LENGTH: Final = 16
 DAG_LENGTH: Final = 250
 """Airflow's own limit for DAG and run ids."""
@@ -24,7 +24,7 @@ WORD_LENGTH: Final = 32
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
-    """An instant, stored as UTC in ISO 8601 text. A time without zone is refused: it might be any."""
+    """A time, stored as UTC in ISO 8601 text. A time without a zone is refused."""
 
     impl = sa.String(TIME_LENGTH)
     cache_ok = True
@@ -54,7 +54,7 @@ class Words(sa.types.TypeDecorator[tuple[str, ...]]):
 
 
 def word_type(kind: type[StrEnum]) -> sa.Enum:
-    """An enumeration by value, as plain text: a new word needs no new revision."""
+    """An enumeration, stored by value as text. A new member needs no new revision."""
     return sa.Enum(
         kind, native_enum=False, length=WORD_LENGTH, values_callable=lambda members: [each.value for each in members]
     )
@@ -72,10 +72,34 @@ def name_column(name: str, length: int = NAME_LENGTH) -> sa.Column[str]:
     return sa.Column(name, sa.String(length), nullable=False, default="")
 
 
+def server_run_columns(states: type[StrEnum]) -> tuple[sa.Column[Any], ...]:
+    """The columns of :class:`~wavelift.ledger.records.ServerRun`."""
+    return (
+        sa.Column("id", sa.String(ID_LENGTH), primary_key=True),
+        sa.Column("run_key", sa.String(KEY_LENGTH), nullable=False, unique=True),
+        name_column("wave"),
+        name_column("server"),
+        sa.Column("dag_id", sa.String(DAG_LENGTH), nullable=False),
+        sa.Column("dag_run_id", sa.String(DAG_LENGTH), nullable=False),
+        sa.Column("state", word_type(states), nullable=False),
+        sa.Column("progress_pct", sa.Integer, nullable=False, default=0),
+        sa.Column("bytes_done", sa.BigInteger, nullable=False, default=0),
+        sa.Column("bytes_total", sa.BigInteger, nullable=False, default=0),
+        name_column("snapshot_name"),
+        name_column("snapshot_vm"),
+        sa.Column("snapshot_state", word_type(SnapshotState), nullable=True),
+        text_column("error"),
+        sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
+        sa.Column("updated_at", UtcTime, nullable=False),
+        sa.Column("finished_at", UtcTime, nullable=True),
+        sa.Column("version", sa.Integer, nullable=False, default=0),
+    )
+
+
 metadata: Final = sa.MetaData()
 
 mutex: Final = sa.Table(
-    # One row per thing that one transaction at a time decides. For PostgreSQL; SQLite has one writer anyway.
+    # One row per named lock of PostgreSQL. SQLite allows one writer at a time.
     "mutex",
     metadata,
     sa.Column("name", sa.String(NAME_LENGTH), primary_key=True),
@@ -117,24 +141,12 @@ wave_run: Final = sa.Table(
 migration: Final = sa.Table(
     "migration",
     metadata,
-    sa.Column("id", sa.String(ID_LENGTH), primary_key=True),
-    sa.Column("run_key", sa.String(KEY_LENGTH), nullable=False, unique=True),
-    name_column("wave"),
-    name_column("server"),
+    *server_run_columns(MigrationState),
     sa.Column("server_id", sa.ForeignKey("server.id", name="fk_migration_server"), nullable=False),
-    sa.Column("dag_id", sa.String(DAG_LENGTH), nullable=False),
-    sa.Column("dag_run_id", sa.String(DAG_LENGTH), nullable=False),
     sa.Column("map_index", sa.Integer, nullable=False),
     name_column("connector"),
     name_column("region", WORD_LENGTH),
-    sa.Column("state", word_type(MigrationState), nullable=False),
     text_column("phase"),
-    sa.Column("progress_pct", sa.Integer, nullable=False, default=0),
-    sa.Column("bytes_done", sa.BigInteger, nullable=False, default=0),
-    sa.Column("bytes_total", sa.BigInteger, nullable=False, default=0),
-    name_column("snapshot_name"),
-    name_column("snapshot_vm"),
-    sa.Column("snapshot_state", word_type(SnapshotState), nullable=True),
     json_column("export_result"),
     json_column("verify_result"),
     name_column("import_task_id"),
@@ -143,12 +155,7 @@ migration: Final = sa.Table(
     json_column("conversion_report"),
     name_column("instance_id"),
     json_column("launch_result"),
-    text_column("error"),
-    sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
     sa.Column("created_at", UtcTime, nullable=False),
-    sa.Column("updated_at", UtcTime, nullable=False),
-    sa.Column("finished_at", UtcTime, nullable=True),
-    sa.Column("version", sa.Integer, nullable=False, default=0),
     sa.ForeignKeyConstraint(
         ["dag_id", "dag_run_id"], ["wave_run.dag_id", "wave_run.dag_run_id"], name="fk_migration_wave_run"
     ),
@@ -158,7 +165,7 @@ migration: Final = sa.Table(
 )
 
 slot: Final = sa.Table(
-    # One row per request; its id is its place in the queue. A released row stays as history.
+    # One row per request, in queue order by id. Released rows stay as history.
     "slot",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
@@ -183,7 +190,7 @@ slot: Final = sa.Table(
         postgresql_where=sa.text("released_at IS NULL"),
     ),
     sa.Index("ix_slot_dag_id_dag_run_id", "dag_id", "dag_run_id"),
-    # Ids are never reused, else a new request could take the place of an old one.
+    # Ids must not be reused: they are the order of the queue.
     sqlite_autoincrement=True,
 )
 

@@ -1,4 +1,4 @@
-"""Tables of connectors and of the server catalogue; beside :mod:`wavelift.ledger.tables`, in the same metadata."""
+"""The tables of connectors and of the server catalogue. They share the metadata of :mod:`wavelift.ledger.tables`."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ catalog_server: Final = sa.Table(
     sa.Column("gone", sa.Boolean, nullable=False, default=False),
     sa.Column("first_seen", UtcTime, nullable=False),
     sa.Column("last_seen", UtcTime, nullable=False),
-    # Which import made, changed, last saw and missed the row: counts stay right when a merge is repeated.
+    # The imports that created, changed, last listed and missed the row. A repeated merge does not change the counts.
     sa.Column("first_generation", sa.Integer, nullable=False),
     sa.Column("changed_generation", sa.Integer, nullable=False),
     sa.Column("seen_generation", sa.Integer, nullable=False),

@@ -1,8 +1,9 @@
-"""Runs of a wave, each with the spec as it was resolved when the run began."""
+"""Runs of a wave, each with the spec that was resolved when it began."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,32 +14,35 @@ from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import events
 from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.records import WaveRun, WaveRunState
+from wavelift.ledger.spine import of_run
 from wavelift.ledger.tables import wave_run
 
 LOCK: Final = "wave_run"
-"""The lock under which runs of waves are written down."""
+"""The lock for writing runs of waves."""
 
 
-def freeze_wave_run(
-    tx: Tx,
-    *,
-    run: DagRun,
-    wave: str,
-    mode: str,
-    requested_by: str,
-    source: str,
-    spec: Mapping[str, Any],
-    note: str = "",
-    clock: Clock,
-) -> WaveRun:
-    """Freeze the resolved ``spec`` for this run; a repeated call returns what was frozen first, whatever it says now.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWaveRun:
+    """The data of a new run."""
 
-    So an edit of the YAML never reaches a run that has begun. The run counts as running again (its admission was
-    cleared). Needs :data:`LOCK`.
+    run: DagRun
+    wave: str
+    mode: str
+    """``migrate``, ``plan`` or ``preflight``."""
+    requested_by: str
+    source: str
+    """``ui``, ``api`` or ``schedule``."""
+    spec: Mapping[str, Any]
+    note: str = ""
 
-    :param mode: ``migrate``, ``plan`` or ``preflight``.
-    :param source: ``ui``, ``api`` or ``schedule``.
+
+def freeze_wave_run(tx: Tx, asked: NewWaveRun, *, clock: Clock) -> WaveRun:
+    """Store the resolved spec of a run. A second call returns the spec that was stored first.
+
+    So a change of the YAML file does not affect a run that has begun. A second call also sets the state to RUNNING: the
+    run's admission task was cleared. Needs :data:`LOCK`.
     """
+    run, by = asked.run, asked.requested_by
     now = clock.now()
     require_lock(tx, LOCK)
     known = find(tx, run)
@@ -47,28 +51,29 @@ def freeze_wave_run(
             wave_run.insert().values(
                 dag_id=run.dag_id,
                 dag_run_id=run.dag_run_id,
-                wave=wave,
-                mode=mode,
-                requested_by=requested_by,
-                source=source,
-                spec=dict(spec),
-                note=note,
+                wave=asked.wave,
+                mode=asked.mode,
+                requested_by=by,
+                source=asked.source,
+                spec=dict(asked.spec),
+                note=asked.note,
                 state=WaveRunState.RUNNING,
                 created_at=now,
             )
         )
-        _append(tx, run, now, "wave_run.frozen", requested_by, {"wave": wave, "mode": mode, "source": source})
+        details = {"wave": asked.wave, "mode": asked.mode, "source": asked.source}
+        _append(tx, run, now, "wave_run.frozen", by, details)
     elif known.state is not WaveRunState.RUNNING:
         _set_state(tx, run, WaveRunState.RUNNING, None)
-        _append(tx, run, now, "wave_run.reopened", requested_by, {"was": known.state})
+        _append(tx, run, now, "wave_run.reopened", by, {"was": known.state})
     return get(tx, run)
 
 
 def finish_wave_run(tx: Tx, run: DagRun, state: WaveRunState, *, clock: Clock) -> WaveRun:
-    """Write down how the run ended. May be repeated: a cleared server makes the report run again.
-    Needs :data:`LOCK`.
+    """Store how the run ended. The report may call this again, after a server was cleared. Needs
+    :data:`LOCK`.
 
-    :raises NotFoundError: when the run was never frozen.
+    :raises NotFoundError: the run was never stored.
     """
     now = clock.now()
     require_lock(tx, LOCK)
@@ -80,13 +85,13 @@ def finish_wave_run(tx: Tx, run: DagRun, state: WaveRunState, *, clock: Clock) -
 
 
 def find(tx: Tx, run: DagRun) -> WaveRun | None:
-    """The run as it was frozen; None when it never was."""
-    row = tx.execute(sa.select(wave_run).where(_where(run))).one_or_none()
+    """The stored run; None if it was never stored."""
+    row = tx.execute(sa.select(wave_run).where(of_run(wave_run, run))).one_or_none()
     return WaveRun(**row._asdict()) if row else None
 
 
 def get(tx: Tx, run: DagRun) -> WaveRun:
-    """:raises NotFoundError: when the run was never frozen."""
+    """:raises NotFoundError: the run was never stored."""
     known = find(tx, run)
     if known is None:
         raise NotFoundError(
@@ -99,28 +104,16 @@ def get(tx: Tx, run: DagRun) -> WaveRun:
 
 
 def last_connector(tx: Tx, wave: str) -> str | None:
-    """The connector that the wave's newest run was frozen with; None when it never ran."""
+    """The connector of the wave's newest run; None if it never ran."""
     query = sa.select(wave_run.c.spec).where(wave_run.c.wave == wave).order_by(wave_run.c.created_at.desc()).limit(1)
     spec = tx.execute(query).scalar_one_or_none()
     return str(spec["connector"]) if spec and "connector" in spec else None
 
 
-def _where(run: DagRun) -> sa.ColumnElement[bool]:
-    return (wave_run.c.dag_id == run.dag_id) & (wave_run.c.dag_run_id == run.dag_run_id)
-
-
 def _set_state(tx: Tx, run: DagRun, state: WaveRunState, finished_at: datetime | None) -> None:
-    tx.execute(wave_run.update().where(_where(run)).values(state=state, finished_at=finished_at))
+    tx.execute(wave_run.update().where(of_run(wave_run, run)).values(state=state, finished_at=finished_at))
 
 
 def _append(tx: Tx, run: DagRun, at: datetime, action: str, actor: str, details: Mapping[str, Any]) -> None:
-    events.append(
-        tx,
-        at=at,
-        actor=actor,
-        action=action,
-        object_kind="wave_run",
-        object_id=f"{run.dag_id}/{run.dag_run_id}",
-        run=run,
-        details=details,
-    )
+    subject = events.Subject("wave_run", f"{run.dag_id}/{run.dag_run_id}", run)
+    events.append(tx, subject, action, at=at, actor=actor, details=details)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from tests.ledgers import within
 from tests.unit.console.test_replication_routes import CLOCK, Desk, desk, import_catalog
 
 from wavelift.base.catalog import ConnectorHealth, HealthCheck
@@ -41,9 +40,8 @@ CATALOG = {
 
 def migrate(ledger: Ledger) -> Migration:
     run = DagRun("erp.migrate", "manual__1")
-    frozen: dict[str, Any] = {"wave": "erp", "mode": "migrate", "requested_by": "ana", "source": "ui", "spec": {}}
-    with ledger.write(waves.LOCK) as tx:
-        waves.freeze_wave_run(tx, run=run, clock=CLOCK, **frozen)
+    asked = waves.NewWaveRun(run=run, wave="erp", mode="migrate", requested_by="ana", source="ui", spec={})
+    within(ledger.write(waves.LOCK), waves.freeze_wave_run, asked, clock=CLOCK)
     server = SourceServer(source="vc", name="web01", moref="vm-1")
     wanted = NewMigration("erp", server, "hall-a", "eu-central-1")
     return begin_migration(ledger, wanted, RunContext(run, "web01", clock=CLOCK))

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.airflow.rest import ApiError
-from wavelift.base.catalog import CatalogManager, CatalogRow
+from wavelift.base.catalog import CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import SpecError
 from wavelift.base.run import DagRun, RunContext, SystemClock
 from wavelift.ledger import Ledger, catalog, connectors, jobs, replication_runs
@@ -209,8 +209,7 @@ def import_catalog(ledger: Ledger, **guests: str) -> None:
         catalog.finish_import,
         "vc",
         generation,
-        pages=1,
-        manager=manager,
+        index=CatalogIndex(manager=manager, pages=1, rows=len(rows)),
         clock=CLOCK,
     )
 
@@ -506,9 +505,7 @@ def test_sms_01_a_connector_with_replication_jobs_is_not_disassociated(desk: Des
         desk.ledger.write(connectors.lock_name("hall-a")),
         connectors.register,
         "hall-a",
-        connection="vc",
-        aws_conn_id="aws",
-        region="r",
+        connectors.Registration(connection="vc", aws_conn_id="aws", region="r"),
         by="ana",
         clock=CLOCK,
     )

@@ -59,12 +59,9 @@ def run(ledger: Ledger, clock: HandClock) -> DagRun:
     within(
         ledger.write(waves.LOCK),
         waves.freeze_wave_run,
-        run=run,
-        wave="erp",
-        mode="migrate",
-        requested_by="ana",
-        source="ui",
-        spec={"servers": ["web01"]},
+        waves.NewWaveRun(
+            run=run, wave="erp", mode="migrate", requested_by="ana", source="ui", spec={"servers": ["web01"]}
+        ),
         clock=clock,
     )
     return run

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.ledgers import within
 
-from wavelift.base.catalog import PAGE_ROWS, CatalogManager, CatalogRow
+from wavelift.base.catalog import PAGE_ROWS, CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
 from wavelift.base.run import DagRun
 from wavelift.ledger import Catalog, CatalogServer, CatalogState, Ledger, ServerJob, Tx, catalog
@@ -76,8 +76,7 @@ def finish(ledger: Ledger, clock: Any, started: Catalog, pages: int) -> ImportCo
         catalog.finish_import,
         "vc",
         started.generation,
-        pages=pages,
-        manager=MANAGER,
+        index=CatalogIndex(manager=MANAGER, pages=pages, rows=0),
         clock=clock,
     )
 

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.unit
 
 def register(ledger: Ledger, clock: Any, name: str = "dc1", **changes: str) -> Connector:
     values = {"connection": "vc", "aws_conn_id": "aws", "region": "eu-central-1", "description": "hall A"} | changes
-    return within(ledger.write(connectors.lock_name(name)), connectors.register, name, by="ana", clock=clock, **values)
+    said = connectors.Registration(**values)
+    return within(ledger.write(connectors.lock_name(name)), connectors.register, name, said, by="ana", clock=clock)
 
 
 def actions(ledger: Ledger) -> list[tuple[str, str]]:

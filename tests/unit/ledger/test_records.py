@@ -24,6 +24,7 @@ from wavelift.base.run import Clock, DagRun, RunContext
 from wavelift.ledger import (
     Ledger,
     Migration,
+    Progress,
     SnapshotState,
     SourceServer,
     WaveRunState,
@@ -77,12 +78,9 @@ def test_a_run_keeps_the_spec_that_was_frozen_first(ledger: Ledger, run: DagRun,
     again = within(
         ledger.write(waves.LOCK),
         waves.freeze_wave_run,
-        run=run,
-        wave="erp",
-        mode="migrate",
-        requested_by="bob",
-        source="api",
-        spec={"servers": ["edited"]},
+        waves.NewWaveRun(
+            run=run, wave="erp", mode="migrate", requested_by="bob", source="api", spec={"servers": ["edited"]}
+        ),
         clock=clock,
     )
 
@@ -98,12 +96,7 @@ def test_a_finished_run_reopens_when_its_admission_is_cleared(ledger: Ledger, ru
     again = within(
         ledger.write(waves.LOCK),
         waves.freeze_wave_run,
-        run=run,
-        wave="erp",
-        mode="migrate",
-        requested_by="ana",
-        source="ui",
-        spec={},
+        waves.NewWaveRun(run=run, wave="erp", mode="migrate", requested_by="ana", source="ui", spec={}),
         clock=clock,
     )
 
@@ -167,10 +160,7 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
         ledger.write(),
         migrations.record_progress,
         m,
-        phase="exporting",
-        progress_pct=140,
-        bytes_done=5,
-        bytes_total=30,
+        Progress("exporting", 140, bytes_done=5, bytes_total=30),
         clock=clock,
     )
     moving = within(ledger.read(), migrations.get, m)
@@ -322,12 +312,10 @@ def test_events_keep_their_order_and_can_be_narrowed(ledger: Ledger, clock: Cloc
         within(
             ledger.write(),
             events.append,
+            events.Subject("image", f"ami-{number}", DagRun(f"w{number}.migrate", "r")),
+            "cleanup.deleted",
             at=clock.now(),
             actor="ana",
-            action="cleanup.deleted",
-            object_kind="image",
-            object_id=f"ami-{number}",
-            run=DagRun(f"w{number}.migrate", "r"),
             details={"number": number},
         )
 

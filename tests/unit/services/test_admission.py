@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.contexts import Alive
+from tests.contexts import Alive, HandClock
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, UnreachableError
@@ -26,22 +26,6 @@ IsAlive = Callable[[DagRun], bool]
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 A = DagRun("erp.migrate", "run-a")
 B = DagRun("crm.migrate", "run-b")
-
-
-class HandClock:
-    """A clock that only the test moves."""
-
-    def __init__(self) -> None:
-        self.time = START
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-    def sleep(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
 
 
 @pytest.fixture
@@ -314,12 +298,9 @@ def _freeze(ledger: Ledger, clock: HandClock, run: DagRun) -> None:
     within(
         ledger.write(waves.LOCK),
         waves.freeze_wave_run,
-        run=run,
-        wave=run.dag_id.split(".")[0],
-        mode="migrate",
-        requested_by="ana",
-        source="ui",
-        spec={},
+        waves.NewWaveRun(
+            run=run, wave=run.dag_id.split(".")[0], mode="migrate", requested_by="ana", source="ui", spec={}
+        ),
         clock=clock,
     )
 

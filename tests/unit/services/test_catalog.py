@@ -51,9 +51,7 @@ def register(ledger: Ledger, name: str = "hall-a") -> None:
         ledger.write(connectors.lock_name(name)),
         connectors.register,
         name,
-        connection="vc",
-        aws_conn_id="aws",
-        region="eu-central-1",
+        connectors.Registration(connection="vc", aws_conn_id="aws", region="eu-central-1"),
         by="ana",
         clock=CLOCK,
     )
@@ -130,8 +128,8 @@ def test_a_name_in_a_conf_that_is_no_text_is_refused(ledger: Ledger, key: str, v
 
 
 def migrate(ledger: Ledger, name: str, run: DagRun) -> Migration:
-    frozen = {"wave": "erp", "mode": "migrate", "requested_by": "ana", "source": "ui", "spec": {}}
-    within(ledger.write(waves.LOCK), waves.freeze_wave_run, run=run, clock=CLOCK, **frozen)  # type: ignore[arg-type]
+    asked = waves.NewWaveRun(run=run, wave="erp", mode="migrate", requested_by="ana", source="ui", spec={})
+    within(ledger.write(waves.LOCK), waves.freeze_wave_run, asked, clock=CLOCK)
     server = SourceServer(source="vc", name=name, moref=f"vm-{name}")
     wanted = NewMigration("erp", server, "hall-a", "eu-central-1")
     return begin_migration(ledger, wanted, RunContext(run, name, clock=CLOCK))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.contexts import Alive
+from tests.contexts import Alive, HandClock
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.errors import FencedError, MissingPrivilegeError, UnreachableError
@@ -29,21 +28,6 @@ PLAN = SimpleNamespace(target=TARGET, wave="erp", made_with=lambda run_key: {"wa
 TASK: Any = SimpleNamespace(name="web01", plan=PLAN, boot_mode="uefi")
 WANTED = WantedImport(task=TASK, disks=[], instant="one", license_type="byol", platform="Linux")
 RUNNING = ImportRunning("import-ami-1", "submitted")
-
-
-class HandClock:
-    """A clock that only the test moves."""
-
-    time = datetime(2026, 11, 22, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-    def sleep(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
 
 
 class Queue:

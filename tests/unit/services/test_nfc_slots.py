@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from tests.contexts import HandClock
 from tests.ledgers import within
-from tests.unit.services.test_replication import Desk, HandClock, clock, desk, made_once
+from tests.unit.services.test_replication import Desk, clock, desk, made_once
 
 from wavelift.base.domain import ServerFacts
 from wavelift.base.run import DagRun, RunContext

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contexts import Alive
+from tests.contexts import Alive, HandClock
 from tests.ledgers import within
 
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
@@ -18,6 +18,7 @@ from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import (
     AmiState,
     Ledger,
+    Progress,
     ReplicationJob,
     ReplicationRun,
     SourceServer,
@@ -71,22 +72,6 @@ pytestmark = pytest.mark.unit
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 WAVE = "erp"
-
-
-class HandClock:
-    """A clock that only the test moves."""
-
-    def __init__(self) -> None:
-        self.time = START
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-    def sleep(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
 
 
 def _disk(key: int, snapshot: str, parent: str = "", uuid: str = "") -> ReplicatedDisk:
@@ -634,9 +619,7 @@ def test_a_run_that_ended_keeps_its_end(desk: Desk, clock: HandClock) -> None:
         desk.ledger.write(),
         record_progress,
         runs[2].id,
-        status="Uploading",
-        progress_pct=140,
-        bytes_done=5,
+        Progress("Uploading", 140, bytes_done=5),
         clock=clock,
     )
     for each in runs:

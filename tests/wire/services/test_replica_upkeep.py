@@ -62,13 +62,9 @@ def frozen_run(copies: Copies) -> Any:
     within(
         copies.ledger.write(waves.LOCK),
         waves.freeze_wave_run,
-        run=run.run,
-        wave=WAVE,
-        mode="replicate",
-        requested_by="test",
-        source="api",
-        spec=spec,
-        note="",
+        waves.NewWaveRun(
+            run=run.run, wave=WAVE, mode="replicate", requested_by="test", source="api", spec=spec, note=""
+        ),
         clock=CLOCK,
     )
     return one, ctx, run

@@ -1,4 +1,4 @@
-"""One migration per server at a time (invariant 4): a migration goes on the list, and dead rivals go off it."""
+"""One migration per server at a time (invariant 4): a migration begins, and those of ended runs are closed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class NewMigration:
 
 
 def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Migration:
-    """Put one server's migration on the list as queued; its id is known from here on (AMP-04).
+    """Store one server's migration as queued; its id is known from here on (AMP-04).
 
     Called again for the same ``ctx.run_key`` (a retry, or the server was cleared) it continues the same migration. A
     request to cancel stays when the migration was still active. It goes when the migration had ended: clearing it
@@ -39,7 +39,7 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
 
     :raises BusyError: when another run that still lives has the server; names that run.
     :raises NotFoundError: when the wave run was not frozen.
-    :raises PermanentError: it is new and its connector is in maintenance; one that has begun goes on (AMP-05).
+    :raises PermanentError: it is new and its connector is in maintenance; one that has begun continues (AMP-05).
     """
     server = wanted.server
     ended = _ended_rivals(ledger, server, ctx)
@@ -72,12 +72,12 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
         if known.state.terminal:
             place["cancel_requested"] = False
         return migrations.apply(
-            tx, known, "queued", at=now, to=MigrationState.QUEUED, phase="", error="", progress_pct=0, **place
+            tx, known, "queued", at=now, state=MigrationState.QUEUED, phase="", error="", progress_pct=0, **place
         )
 
 
 def _ended_rivals(ledger: Ledger, server: SourceServer, ctx: RunContext) -> dict[str, int]:
-    """Migrations that have the server though their run has ended, each with the version that was seen before asking."""
+    """Migrations that occupy the server although their run has ended, each with the version that was checked."""
     with ledger.read() as tx:
         known = servers.find(tx, source=server.source, identity=server.identity)
     if known is None:
@@ -91,7 +91,7 @@ def _ended_rivals(ledger: Ledger, server: SourceServer, ctx: RunContext) -> dict
 
 
 def _displace(tx: Tx, rival: Migration, server: SourceServer, ended: Mapping[str, int], now: datetime) -> None:
-    """Close a migration that its dead run left open; refuse when the run lives, or came back to life meanwhile."""
+    """Close a migration that an ended run left open; refuse when that run is active, or is active again."""
     if ended.get(rival.id) != rival.version:
         raise BusyError(
             "Another run is migrating this server",
@@ -103,5 +103,5 @@ def _displace(tx: Tx, rival: Migration, server: SourceServer, ended: Mapping[str
         )
     if not rival.state.terminal:
         migrations.apply(
-            tx, rival, "failed", at=now, to=MigrationState.FAILED, error="Its DAG run ended before it did", phase=""
+            tx, rival, "failed", at=now, state=MigrationState.FAILED, error="Its DAG run ended before it did", phase=""
         )

@@ -10,7 +10,7 @@ from wavelift.base.domain import ExportResult, ImportResult, VerifyResult
 from wavelift.base.errors import PermanentError, located
 from wavelift.base.names import instant_of
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, Migration, migrations
+from wavelift.ledger import Ledger, Migration, Progress, migrations
 from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common.import_queue import ImportQueue, WantedImport
@@ -126,7 +126,7 @@ class _Import:
 
     def _tell(self, phase: str, progress: int) -> None:
         with self.ledger.write() as tx:
-            migrations.record_progress(tx, self.id, phase=phase, progress_pct=progress, clock=self.ctx.clock)
+            migrations.record_progress(tx, self.id, Progress(phase, progress), clock=self.ctx.clock)
 
     def _finish(self, status: ImportStatus) -> ImportResult:
         self.submitted(status.task_id)

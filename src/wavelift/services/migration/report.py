@@ -1,4 +1,4 @@
-"""How a migrate run ended, server by server: closed, tidied, told. It may be made again after a clear."""
+"""The report of a migrate run: closes what is open, tidies, and says how each server ended. It may be repeated."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class WaveReport(Message):
 
 
 Tidy = Callable[[Migration, ServerPlan], str]
-"""Clears what a server that did not get through left in AWS; words about what stays, or an empty string."""
+"""Removes what a failed server left in AWS. Returns words about what stays, or an empty string."""
 
 
 def nothing_to_tidy(migration: Migration, plan: ServerPlan) -> str:
@@ -92,7 +92,7 @@ class Ended:
 
 
 def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy = nothing_to_tidy) -> WaveReport:
-    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
+    """Close what is open, free slots, and report how each server ended. May be called again after a clear."""
     run, clock, preflight = ctx.run, ctx.clock, ended.preflight
     with ledger.read() as tx:
         known = waves.find(tx, run)
@@ -120,10 +120,10 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy = nothin
 
 
 def _left_by(migration: Migration, run: WaveRun | None, tidy: Tidy) -> Iterator[str]:
-    """What a closed migration left outside and could not be removed."""
+    """What a closed migration left outside that could not be removed."""
     if words := standing_snapshot(migration):
         yield words
-    # An image in the ledger was proven: a failure after it leaves a result, not a leftover.
+    # An image in the ledger was compared with its source: it is a result, also when a later step failed.
     if run is None or migration.state is MigrationState.COMPLETED or migration.image_id:
         return
     any_plan = Admitted.load(run.spec).wave.servers[0]
@@ -168,7 +168,7 @@ def outcome_of(migration: Migration) -> ServerOutcome:
 
 
 def _refused(preflight: PreflightReport, told: set[str]) -> list[ServerOutcome]:
-    """Servers that the pre-flight kept back, and selectors that found none."""
+    """Servers that the pre-flight refused, and selectors that found none."""
     refused: dict[str, list[str]] = {}
     for name, what in errors_of(preflight):
         refused.setdefault(name, []).append(what)
@@ -182,7 +182,7 @@ def _refused(preflight: PreflightReport, told: set[str]) -> list[ServerOutcome]:
 def _never_begun(
     preflight: PreflightReport, told: set[str], tasks: Mapping[str, TaskOutcome]
 ) -> Iterator[ServerOutcome]:
-    """Servers that passed the pre-flight and have no migration: refused at the slot, or the run was stopped before."""
+    """Servers that passed the pre-flight and have no migration: refused by `reserve`, or the run was stopped before."""
     for task in preflight.passed:
         if task.name not in told:
             said = tasks[task.name].words if task.name in tasks else ""

@@ -1,4 +1,4 @@
-"""The transfer slot of a migration, and its end on request. Reaches nothing but the ledger."""
+"""The transfer slot of a migration, and the cancellation of a migration. Uses only the ledger."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import Ledger, Migration, SlotKind, SnapshotState, SourceServer, migrations
+from wavelift.ledger import Ledger, Migration, Progress, SlotKind, SnapshotState, SourceServer, migrations
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common.reserve import CANCELLED, cancelled_error, win_transfer
 from wavelift.services.common.slots import InQueue, SlotRequest, give_back
@@ -21,9 +21,9 @@ def cancelled(known: Migration) -> PermanentError:
 
 
 def after_cancel(ledger: Ledger, known: Migration, *, released: bool, clock: Clock) -> Migration:
-    """The tasks of a migration that a person cancelled have been stopped: its place among the imports is free.
+    """The tasks of a cancelled migration have been stopped: free its slot or place for imports.
 
-    :param released: its snapshot is gone and its transfer slot given back; else the teardown ends the migration.
+    :param released: its snapshot is removed and its transfer slot given back; else the teardown ends the migration.
     """
     give_back(ledger, known.run_key, kinds=[SlotKind.IMPORT], reason="cancelled", clock=clock)
     with ledger.write() as tx:
@@ -64,14 +64,14 @@ def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) ->
             name = snapshot_name(ctx.run_key)
             migrations.record_intent(tx, known.id, name=name, vm=task.facts.moref, clock=ctx.clock)
         else:
-            migrations.record_progress(tx, known.id, phase=queued.words, progress_pct=0, clock=ctx.clock)
+            migrations.record_progress(tx, known.id, Progress(queued.words, 0), clock=ctx.clock)
     return queued or Reserved(known.id)
 
 
 def release(ledger: Ledger, ctx: RunContext, *, removed: bool, exported: bool) -> None:
-    """Give the transfer slot back; a migration that a person cancelled before its disks were out ends here.
+    """Give the transfer slot back. A migration that was cancelled before its export ended ends here.
 
-    :param removed: the snapshot's removal succeeded. :param exported: every disk lies in S3.
+    :param removed: the snapshot's removal succeeded. :param exported: every disk is in S3.
     """
     with ledger.read() as tx:
         known = migrations.find(tx, migrations.migration_id(ctx.run_key))

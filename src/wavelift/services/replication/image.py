@@ -1,7 +1,7 @@
-"""The AMI of a replication run, and what goes once it stands: surplus AMIs, replaced snapshots (SMS-03, SMS-05).
+"""The AMI of a replication run, and what is deleted once it exists: surplus AMIs, replaced snapshots (SMS-03, SMS-05).
 
-The EBS lineage is kept apart from the converted image: the next run stays incremental, and a failed conversion costs
-nothing but itself.
+The EBS snapshots that the next run builds on are separate from the snapshots of the converted image. So the next run
+stays incremental, also after a failed conversion.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from wavelift.base.domain import Message, ReplicationResult
 from wavelift.base.errors import PermanentError, RefusedError, located
 from wavelift.base.names import instant_of
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, jobs, lineage
+from wavelift.ledger import Ledger, Progress, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, SupersededDisk
 from wavelift.rules.flows import CONTINUE_FROM
@@ -154,14 +154,14 @@ class _Image:
 
     def _tell(self, status: str, progress: int = 0) -> None:
         with self.ledger.write() as tx:
-            runs.record_progress(tx, self.id, status=status, progress_pct=progress, clock=self.ctx.clock)
+            runs.record_progress(tx, self.id, Progress(status, progress), clock=self.ctx.clock)
 
     def _complete(self, image_id: str) -> MadeImage:
         known = complete_run(self.ledger, self.id, ami_id=image_id, clock=self.ctx.clock)
         return self._made(known)
 
     def _made(self, known: ReplicationRun) -> MadeImage:
-        """Also of a run that has completed already: a try may have died between that and what goes."""
+        """Also for a run that has completed already: a try may have died between the completion and the deletions."""
         image_id = known.ami_id
         if image_id:
             with self.ledger.read() as tx:
@@ -171,8 +171,8 @@ class _Image:
         return MadeImage(server=self.task.name, run=self.id, image_id=image_id, deregistered=gone)
 
     def _retire(self, job_id: str) -> tuple[str, ...]:
-        """Deregister what the job keeps no longer, with its snapshots. Who else may name one of those: the lineage, for
-        a registered image, and an image of somebody else's, which AWS knows and then refuses."""
+        """Deregister the images that the job no longer keeps, and delete their snapshots. Two others may use such a
+        snapshot: the lineage, if the image was registered from it; and a foreign image, then AWS refuses."""
         with self.ledger.read() as tx:
             kept = {disk.snapshot_id for disk in lineage.read_lineage(tx, job_id)}
         ec2 = Ec2(self.access)
@@ -187,7 +187,7 @@ class _Image:
 
 
 def _is_recorded(known: ReplicationRun, result: ReplicationResult) -> bool:
-    """Whether the record is of this very instant: a transfer that was cleared since may have left another."""
+    """Whether the record is of this instant. A transfer that was cleared after the record made another."""
     if known.recorded_at is None or known.quarantine or known.result is None:
         return False
     recorded = ReplicationResult.load(known.result)
@@ -195,11 +195,11 @@ def _is_recorded(known: ReplicationRun, result: ReplicationResult) -> bool:
 
 
 def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: ReplicationRun) -> str:
-    """Remove what a run left and nobody needs: replaced snapshots, and what belongs to no recorded instant.
+    """Remove what a run left unused: replaced snapshots, and what belongs to no recorded instant.
 
-    May be called again. Words about an image that was made and never recorded, or an empty string.
+    May be called again. Returns words about an image that was made but not recorded, or an empty string.
 
-    :param plan: any of the wave: it says where the run's objects lie.
+    :param plan: any of the wave: it has the location of the run's objects.
     """
     images = end_imports(access, known.run_key, "wavelift: the run is over")
     words = ""
@@ -207,10 +207,12 @@ def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Replica
         words = f"{known.server}: image {', '.join(images)} was made but is no result of its run: deregister it"
     plan = plan.model_copy(update={"server": known.server})
     recorded = known.recorded_at is not None and not known.quarantine
-    # Who else may name a snapshot of this run, or one that it replaced? The job's lineage, of whichever run it is by
-    # now. Images of the run, as EC2 shows them and as their imports list them. An image of somebody else's: AWS knows
-    # it, and refuses. The next run, which goes on with a seed that this one left unfinished. An instant of the run that
-    # was cleared since is named by none of them: it goes.
+    # Others may still use a snapshot of this run, or one that it replaced:
+    # - the job's lineage, whichever run recorded it last;
+    # - images of the run, as EC2 and as their imports list them;
+    # - a foreign image: AWS knows it, and refuses the deletion;
+    # - the next run, which continues a seed that this run left unfinished.
+    # None of them uses an instant that was made before a clear, so its snapshots are deleted.
     with ledger.read() as tx:
         kept = {disk.snapshot_id for disk in lineage.read_lineage(tx, known.job_id)}
     left: frozenset[str] = frozenset()

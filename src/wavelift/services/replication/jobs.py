@@ -29,15 +29,15 @@ from wavelift.rules.schedule import NOW, frequency, parse_seed, seed_instant
 from wavelift.rules.wave_replication import ReplicationPlan
 
 _PLAIN: Final = ("frequency_hours", "description", "keep_amis", "pause_after_failures", "ami", "force_register")
-"""What a job takes from its plan as it is."""
+"""Fields that a job copies from its plan unchanged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOrder:
     """What a job should be.
 
-    :param guest: of the server, where known: its licence is checked then, else by the run that first sees the server.
-    :param source: names the server's vCenter, where known; ``identity`` the server in it (instance UUID).
+    :param guest: of the server, where known: its licence is checked then; otherwise by the run that first sees it.
+    :param source: the server's vCenter, where known. :param identity: of the server in it (instance UUID).
     """
 
     server: str
@@ -79,7 +79,7 @@ def update_job(
 
     :param guest: of the server, where known: the licence is checked against it.
 
-    A new seed time or frequency counts from now on: an instant that has passed by then is not made up.
+    A new seed time or frequency applies from now on: past instants are not made up for.
 
     :raises PermanentError: for another field, or a job that is being deleted.
     """
@@ -101,7 +101,7 @@ def update_job(
 
 
 def pause_job(ledger: Ledger, job_id: str, *, by: str, reason: str = "", clock: Clock) -> ReplicationJob:
-    """Start no run any more until it is resumed; one that is active goes on. Pausing twice changes nothing."""
+    """Start no run until the job is resumed; an active run continues. Pausing twice changes nothing."""
     with ledger.read() as tx:
         wave = jobs.get(tx, job_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
@@ -109,11 +109,11 @@ def pause_job(ledger: Ledger, job_id: str, *, by: str, reason: str = "", clock: 
         if known.state is JobState.PAUSED:
             return known
         why = reason or f"paused by {by}"
-        return jobs.apply(tx, known, "paused", at=clock.now(), by=by, to=JobState.PAUSED, state_reason=why)
+        return jobs.apply(tx, known, "paused", at=clock.now(), by=by, state=JobState.PAUSED, state_reason=why)
 
 
 def resume_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> ReplicationJob:
-    """Go on with the next instant; failures are counted anew. Resuming an active job changes nothing."""
+    """Continue with the next instant; the count of failures restarts. Resuming an active job changes nothing."""
     with ledger.read() as tx:
         wave = jobs.get(tx, job_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
@@ -122,7 +122,7 @@ def resume_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> Replica
             return known
         now = clock.now()
         fresh: dict[str, Any] = {"scheduled_since": now, "failures_since": now, "failures": 0, "state_reason": ""}
-        return jobs.apply(tx, known, "resumed", at=now, by=by, to=JobState.ACTIVE, **fresh)
+        return jobs.apply(tx, known, "resumed", at=now, by=by, state=JobState.ACTIVE, **fresh)
 
 
 def extend_job(
@@ -134,7 +134,7 @@ def extend_job(
     clock: Clock,
     policy: Policy = DEFAULT_POLICY,
 ) -> ReplicationJob:
-    """Let the server be replicated longer (SMS-10).
+    """Extend the term of the server's replication (SMS-10).
 
     :param days: from the end of the term, or from now when it is over; another whole term by default.
     :raises PermanentError: when the term hasn't begun: no run was recorded yet.
@@ -171,11 +171,11 @@ def extend_job(
 
 
 def remember_server(ledger: Ledger, job_id: str, seen: SourceServer, *, by: str, clock: Clock) -> ReplicationJob:
-    """Note which server of which vCenter the job's name stands for, as a run met it.
+    """Store which server of which vCenter the job's name means, as a run found it.
 
     An instance UUID names one server whatever the connection is called; a managed object id only within one vCenter.
 
-    :raises PermanentError: when it was another one before: two servers' disks must never mix in one lineage.
+    :raises PermanentError: when it meant another server before: one lineage must never mix the disks of two servers.
     """
     with ledger.read() as tx:
         before = jobs.get(tx, job_id)
@@ -234,14 +234,14 @@ class ChangeKind(StrEnum):
     UPDATE = "update"
     KEEP = "keep"
     MISSING = "missing"
-    """The ledger has a job that the spec doesn't: it is shown, never deleted by itself."""
+    """The ledger has a job that the spec does not have: it is shown, and never deleted automatically."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobChange:
     """How a server's job differs from the spec.
 
-    :param fields: field → (what the ledger has, what the spec says).
+    :param fields: field → (value in the ledger, value in the spec).
     """
 
     kind: ChangeKind
@@ -251,7 +251,7 @@ class JobChange:
 
 
 def plan_changes(ledger: Ledger, wave: str, orders: Sequence[JobOrder]) -> tuple[JobChange, ...]:
-    """What :func:`apply_wave` would do: the drift between spec and ledger. Only reads."""
+    """What :func:`apply_wave` would do: the differences between spec and ledger. Only reads."""
     with ledger.read() as tx:
         return _compare(jobs.standing(tx, wave), orders)
 
@@ -265,9 +265,9 @@ def apply_wave(
     clock: Clock,
     policy: Policy = DEFAULT_POLICY,
 ) -> tuple[JobChange, ...]:
-    """Make and change the wave's jobs as its spec says, all or none; what was done.
+    """Create and update the wave's jobs as its spec says, all or none. Returns what was done.
 
-    Pauses and terms are the ledger's alone: a spec says neither. A seed time of ``now`` is that of the job's making.
+    Pauses and terms are only in the ledger, not in a spec. A seed time of ``now`` is the time of the job's creation.
     """
     with ledger.write(jobs.lock_name(wave)) as tx:
         now = clock.now()
@@ -356,7 +356,7 @@ def _create(edit: _Edit, wave: str, order: JobOrder) -> ReplicationJob:
 def _update(
     edit: _Edit, known: ReplicationJob, order: JobOrder, *, again: bool = False, reschedule: bool = True
 ) -> ReplicationJob:
-    """:param again: a seed time of ``now`` means this moment, not that of the job's making."""
+    """:param again: a seed time of ``now`` means this moment, not the time of the job's creation."""
     _check(order)
     if known.state is JobState.DELETING:
         raise _being_deleted(known)
@@ -371,9 +371,8 @@ def _update(
     if columns.keys() & {"seed_at", "frequency_hours"}:
         columns["scheduled_since"] = edit.now
     details = {name: [_plain(old), _plain(new)] for name, (old, new) in fields.items()}
-    return jobs.apply(
-        edit.tx, known, "updated", at=edit.now, by=edit.by, reschedule_wave=reschedule, details=details, **columns
-    )
+    change = jobs.apply if reschedule else jobs.change
+    return change(edit.tx, known, "updated", at=edit.now, by=edit.by, details=details, **columns)
 
 
 def _check(order: JobOrder) -> None:

@@ -1,4 +1,4 @@
-"""How a replicate run ended, server by server: closed, tidied, told. The report may be made again after a clear."""
+"""The report of a replicate run: closes what is open, tidies, and says how each server ended. It may be repeated."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ReplicationReport(Message):
     deleted: tuple[upkeep.DeletedJob, ...] = ()
     verified: tuple[VerifiedRun, ...] = ()
     wrong: Mapping[str, str] = {}
-    """Run id → why what it recorded is not believed any more."""
+    """Run id → why what it recorded is no longer trusted."""
 
     @property
     def failed(self) -> tuple[RunOutcome, ...]:
@@ -77,14 +77,14 @@ class ReplicationReport(Message):
 
 @dataclass(frozen=True, slots=True)
 class ServerEnd:
-    """How one server's tasks ended; ``proof``: why what EBS holds is not the source, empty while it may be."""
+    """How one server's tasks ended. ``proof``: how the content of EBS differs from the source; empty: no difference."""
 
     tasks: TaskOutcome
     proof: str = ""
 
 
 Tidy = Callable[[ReplicationRun], str]
-"""Removes what a run left in AWS and no record holds; words about what stays, or an empty string."""
+"""Removes what a run left in AWS without a record. Returns words about what stays, or an empty string."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Ended:
 
 
 def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy) -> ReplicationReport:
-    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
+    """Close what is open, free slots, and report how each server ended. May be called again after a clear."""
     run, clock, admitted = ctx.run, ctx.clock, ended.admitted
     for id, why in ended.wrong.items():
         with ledger.read() as tx:

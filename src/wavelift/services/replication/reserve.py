@@ -9,7 +9,7 @@ from types import MappingProxyType
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, SlotKind, SnapshotState, SourceServer, jobs, lineage
+from wavelift.ledger import Ledger, Progress, SlotKind, SnapshotState, SourceServer, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.rules.replication import RunState
@@ -32,7 +32,7 @@ from wavelift.services.replication.outcome import mark_cancelled, quarantine_tra
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The run has completed: clearing it does nothing."""
+    """The run has completed: clearing it repeats nothing."""
 
     run: str
 
@@ -40,10 +40,10 @@ class Finished:
 def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) -> ReservedRun | InQueue | Finished:
     """Ask for a transfer slot, and write the snapshot's intent once it is won (AMP-04, invariant 4).
 
-    A run that failed goes on here when its tasks were cleared.
+    A failed run whose tasks were cleared continues here.
 
     :raises RefusedError: when a rule forbids that by now.
-    :raises PermanentError: cancelled on request, the connector is in maintenance, or the name stands for another server
+    :raises PermanentError: cancelled on request, the connector is in maintenance, or the name now means another server
         than the one that was replicated.
     """
     id = runs.run_id(ctx.run_key)
@@ -79,7 +79,7 @@ def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) ->
 def release(
     ledger: Ledger, ctx: RunContext, *, removed: bool, distrusted: Mapping[int, str] = MappingProxyType({})
 ) -> None:
-    """Give the transfer slot back; a run that a person cancelled before it was recorded ends here.
+    """Give the transfer slots back. A run that was cancelled before it was recorded ends here.
 
     :param removed: the snapshot's removal succeeded.
     :param distrusted: key of a disk → why its change tracking is not trusted any more, however the run ends.
@@ -112,10 +112,10 @@ def _wanted_slots(task: ServerTask, holder: str, limit: int) -> list[SlotRequest
 
 
 def tell(ledger: Ledger, ctx: RunContext, status: str, progress_pct: int = 0) -> None:
-    """What the list shows of the run."""
+    """Update the status that lists show of the run."""
     id = runs.run_id(ctx.run_key)
     with ledger.write() as tx:
-        runs.record_progress(tx, id, status=status, progress_pct=progress_pct, clock=ctx.clock)
+        runs.record_progress(tx, id, Progress(status, progress_pct), clock=ctx.clock)
 
 
 def cancelled(known: ReplicationRun) -> PermanentError:

@@ -62,6 +62,7 @@ def plan_seconds(size: int, seed: int, count: int) -> float:
 
 def query_seconds(at: Lab, seed: int) -> float:
     """How long vCenter's list of as many areas takes to ask for and to read."""
+    from wavelift.adapters.vsphere.devices import FrozenVm
     from wavelift.adapters.vsphere.tracking import changed_areas
 
     earlier = at.replica.begin()
@@ -75,12 +76,10 @@ def query_seconds(at: Lab, seed: int) -> float:
         began = time.perf_counter()
         found = changed_areas(
             session,
-            vm=one.task.facts.moref,
-            snapshot=one.snapshot.ref.moref,
-            disk=one.snapshot.disks[0],
+            FrozenVm(one.task.facts.moref, one.snapshot.ref.moref, SERVER),
+            one.snapshot.disks[0],
             change_id=disk.change_id,
             cancel=CancelFlag(),
-            server=SERVER,
         )
         took = time.perf_counter() - began
     at.replica.end(one, None)

@@ -25,7 +25,6 @@ from wavelift.base.units import BLOCK
 from wavelift.simulators import vcenter
 from wavelift.simulators.aws import start as start_aws
 from wavelift.simulators.vcenter import SimDisk, SimVm
-from wavelift.transfer.extents import as_stream
 from wavelift.transfer.file import FileReader
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
@@ -108,7 +107,7 @@ class Lab:
         (disk,) = one.snapshot.disks
         reader = FileReader(self.frozen_disk(one))
         manifest = Manifest.empty(disk.capacity)
-        copy(as_stream(reader), _Nowhere(), manifest, cancel=CancelFlag())
+        copy(reader.stream(), _Nowhere(), manifest, cancel=CancelFlag())
         reader.close()
         return manifest
 

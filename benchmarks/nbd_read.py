@@ -42,7 +42,6 @@ _FAILED: Final = re.compile(rb"\.\.\.Read id=\d+ return=-")
 def job(kind: str, socket: str, seed: int, connections: int) -> None:
     from wavelift.base.run import CancelFlag
     from wavelift.transfer.conveyor import Scratch
-    from wavelift.transfer.extents import as_stream
     from wavelift.transfer.manifest import block_length
     from wavelift.transfer.nbd.client import NbdClient, Read
     from wavelift.transfer.nbd.link import NbdAddress
@@ -54,7 +53,7 @@ def job(kind: str, socket: str, seed: int, connections: int) -> None:
     scratch = Scratch()
     if kind == "sequential":
         reader = NbdReader(client)
-        for piece in as_stream(reader).pieces():
+        for piece in reader.stream().pieces():
             scratch.load(piece, block_length(client.size, piece.index))
     else:  # below the stream, which would fill each block around its area with zeros
         asked: deque[Read] = deque()

@@ -61,8 +61,9 @@ def job(order: str) -> None:
     from wavelift.adapters.vsphere.session import connect
     from wavelift.base.domain import DiskLineage
     from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext
+    from wavelift.services.dataplane.disk_crew import FrozenServer
     from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
-    from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
+    from wavelift.services.dataplane.replication import ReplicationOptions, RunHistory, replicate_server
 
     told = json.loads(Path(order).read_text())
     aws = told["aws"]
@@ -78,13 +79,11 @@ def job(order: str) -> None:
         access.client("ebs"), access.client("s3"), access.client("ec2")
         idle, began, started = harness.peak_mib(), time.process_time(), time.monotonic()
         result = replicate_server(
-            session,
+            FrozenServer(session, ServerTask.load(told["task"]), TakenSnapshot.load(told["snapshot"])),
             access,
-            ServerTask.load(told["task"]),
-            TakenSnapshot.load(told["snapshot"]),
-            [DiskLineage.load(lineage) for lineage in told["lineages"]],
             RunContext(DagRun(dag_id, dag_run_id), server, checkpoints=kept),
             options,
+            RunHistory([DiskLineage.load(lineage) for lineage in told["lineages"]]),
         )
         took = {"running_s": time.monotonic() - started, "running_cpu_s": time.process_time() - began}
     Path(told["result"]).write_text(json.dumps([disk.dump() for disk in result.disks]))

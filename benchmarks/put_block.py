@@ -63,21 +63,21 @@ def ours(url: str, ca: str, size: int, threads: int) -> None:
     import boto3
 
     from wavelift.adapters.aws.access import AwsAccess
-    from wavelift.adapters.aws.ebs_snapshot import start_snapshot
-    from wavelift.adapters.aws.ebs_write import EbsWriter
+    from wavelift.adapters.aws.ebs_snapshot import NewSnapshot, start_snapshot
+    from wavelift.adapters.aws.ebs_write import EbsWriter, PutOptions
     from wavelift.transfer.journal import Journal, JournalIdentity
     from wavelift.transfer.manifest import Manifest
 
     session = boto3.Session(*DEMO_KEYS.values(), region_name=REGION)
     access = AwsAccess(session, REGION, url, ca)
-    started = start_snapshot(access, capacity=size, token="bench", tags={})
+    started = start_snapshot(access, NewSnapshot(capacity=size, token="bench", tags={}))
     pieces = blocks(size)
     first = next(pieces)
     figures = Figures()
     manifest = Manifest.empty(size)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), JournalIdentity(started.snapshot_id, "bench", size))
-        writer = EbsWriter(access, started, journal, in_flight=threads)
+        writer = EbsWriter(access, started, journal, puts=PutOptions(threads))
         for index, data in (first, *pieces):
             digest = hashlib.sha256(data).digest()
             manifest.set(index, digest)

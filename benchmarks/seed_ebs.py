@@ -49,25 +49,25 @@ PATHS: Final = {"ranges": "/folder", "whole": "/folder", "nfc": "/nfc"}
 @contextmanager
 def opened(kind: str, session: VsphereSession, told: dict[str, Any], cancel: CancelFlag) -> Iterator[BlockStream]:
     """The frozen disk of an order, read one way or the other."""
+    from wavelift.adapters.vsphere.devices import FrozenVm
     from wavelift.adapters.vsphere.lease import ExportLease
     from wavelift.services.dataplane.bases import FIRST_RUN, Base
     from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
     from wavelift.services.dataplane.readers import Readings, open_reader
-    from wavelift.transfer.extents import as_stream
     from wavelift.transfer.vmdk import StreamVmdkSource
 
     task, snapshot = ServerTask.load(told["task"]), TakenSnapshot.load(told["snapshot"])
-    place: dict[str, Any] = {"vm": task.facts.moref, "snapshot": snapshot.ref.moref, "server": task.name}
+    place = FrozenVm(task.facts.moref, snapshot.ref.moref, task.name)
     (disk,) = snapshot.disks
     if kind != "nfc":
         reading = Readings(session, task, snapshot, cancel, run="bench").of(disk, Base.seed(FIRST_RUN))
         assert reading.route is not None, reading
         areas = None if kind == "whole" else reading.areas
         with closing(open_reader(session, reading.route, cancel=cancel, areas=areas)) as reader:
-            with closing(as_stream(reader)) as stream:
+            with closing(reader.stream()) as stream:
                 yield stream
     else:
-        with ExportLease(session, **place, disks=snapshot.disks, cancel=cancel, percent=lambda: 50) as lease:
+        with ExportLease(session, place, snapshot.disks, cancel=cancel, percent=lambda: 50) as lease:
             with closing(StreamVmdkSource(lease.open(disk))) as stream:
                 yield stream
 
@@ -76,7 +76,7 @@ def job(kind: str, order: str, url: str, ca: str) -> None:
     import boto3
 
     from wavelift.adapters.aws.access import AwsAccess
-    from wavelift.adapters.aws.ebs_snapshot import start_snapshot
+    from wavelift.adapters.aws.ebs_snapshot import NewSnapshot, start_snapshot
     from wavelift.adapters.aws.ebs_write import EbsWriter
     from wavelift.adapters.vsphere.session import connect
     from wavelift.base.run import CancelFlag
@@ -91,7 +91,7 @@ def job(kind: str, order: str, url: str, ca: str) -> None:
         access.client("ebs")
         idle, cpu, began = harness.peak_mib(), time.process_time(), time.monotonic()
         with opened(kind, session, told, cancel) as stream:
-            started = start_snapshot(access, capacity=stream.size, token="bench", tags={})
+            started = start_snapshot(access, NewSnapshot(capacity=stream.size, token="bench", tags={}))
             journal = Journal(Path(folder), JournalIdentity(started.snapshot_id, "bench", stream.size))
             writer = EbsWriter(access, started, journal, cancel=cancel)
             manifest = Manifest.empty(stream.size)

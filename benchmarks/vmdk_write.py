@@ -19,7 +19,7 @@ from wavelift.base.units import MIB
 from wavelift.transfer.conveyor import Conveyor, Scratch
 from wavelift.transfer.file import FileReader
 from wavelift.transfer.manifest import Manifest, block_length
-from wavelift.transfer.pipeline import as_stream, copy, is_zero
+from wavelift.transfer.pipeline import copy, is_zero
 from wavelift.transfer.protocols import BlockStream, Piece
 from wavelift.transfer.vmdk import PreparedBlock, StreamVmdkEncoder, prepare_block
 from wavelift.transfer.vmdk_writer import VmdkPartWriter
@@ -64,7 +64,7 @@ def encode(stream: BlockStream, target: Path) -> None:
 
 def job(kind: str, source: Path, target: Path) -> None:
     idle = harness.peak_mib()
-    stream = as_stream(FileReader(source))
+    stream = FileReader(source).stream()
     if kind == "as_uploaded":
         writer = VmdkPartWriter(FileSink(target), stream.size, uploads=1)
         copy(stream, writer, Manifest.empty(stream.size), cancel=CancelFlag())

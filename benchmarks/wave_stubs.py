@@ -28,10 +28,10 @@ def _remove_snapshot(session: Any, access: Any, task: Any, ctx: Any) -> bool:
     return True
 
 
-def _export_server(session: Any, access: Any, task: Any, taken: Any, ctx: Any, options: Any) -> Any:
+def _export_server(source: Any, access: Any, ctx: Any, options: Any) -> Any:
     from wavelift.base.domain import ExportResult
 
-    return ExportResult(server=task.name, snapshot=taken.ref.name, disks=())
+    return ExportResult(server=source.task.name, snapshot=source.snapshot.ref.name, disks=())
 
 
 def _verify_server(access: Any, task: Any, export: Any, ctx: Any, **_: Any) -> Any:

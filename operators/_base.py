@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
@@ -12,6 +13,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, DownstreamTasksSkipped
 
 from wavelift.base.errors import Cancelled, FencedError, WaveliftError
+from wavelift.base.rates import PROGRESS_KEY, RateMeter, TransferProgress
 from wavelift.base.run import CancelFlag, DagRun, Progress, RunContext
 from wavelift.operators._liveness import GONE, AirflowLiveness, status_of
 
@@ -25,7 +27,6 @@ log = logging.getLogger(__name__)
 
 FAILURE_KEY: Final = "wavelift_failure"
 """XCom in which a failing task leaves its words for the report."""
-PROGRESS_KEY: Final = "progress"
 BEAT_SECONDS: Final = 1.5
 """How often a long transfer writes to the state store: that write is also the fence (facts/airflow-shapes.md 5)."""
 REPORT: Final = "report"
@@ -74,25 +75,21 @@ class Heartbeat:
     def __init__(self, store: StateStore, cancel: CancelFlag) -> None:
         self._store = store
         self._cancel = cancel
-        self._newest: dict[str, dict[str, Any]] = {}
+        self._newest: dict[str, Progress] = {}
+        self._meter = RateMeter()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="wavelift-heartbeat", daemon=True)
 
     def progress(self, progress: Progress) -> None:
         with self._lock:
-            self._newest[progress.disk] = {
-                "phase": progress.phase,
-                "done": progress.done,
-                "total": progress.total,
-                "data": progress.data,
-                "sent": progress.sent,
-            }
+            self._newest[progress.disk] = progress
 
     def beat(self) -> None:
         with self._lock:
             newest = dict(self._newest)
-        self._store.set(PROGRESS_KEY, {"disks": newest})
+            rate = self._meter.rate(time.monotonic(), sum(one.done for one in newest.values()))
+        self._store.set(PROGRESS_KEY, TransferProgress.stored(newest, rate))
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):

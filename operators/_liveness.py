@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk.exceptions import AirflowRuntimeError
@@ -17,6 +18,16 @@ LIVING: Final = ("queued", "running")
 """States of a DAG run in which its tasks may still do something."""
 IMPORT_TASKS: Final = ("server.import_image", "server.ami")
 """Those that hold places for imports, in the flows that have them."""
+RELEASE: Final = "server.release"
+TRANSFER_TASKS: Final = (
+    "server.reserve",
+    "server.snapshot",
+    "server.export",
+    "server.transfer",
+    "server.remove_snapshot",
+    RELEASE,
+)
+"""Those that hold slots for transfers, in the flows that have them."""
 ENDED_STATES: Final = ("success", "failed", "upstream_failed", "skipped", "removed")
 
 
@@ -37,17 +48,26 @@ class AirflowLiveness:
             raise
         return state in LIVING  # a str enum: its str() is not its value
 
-    def holder(self, run: DagRun, holder: str, kind: str) -> bool:
-        """Of whichever flow: the list that the group was expanded over tells the server's place in it."""
+    def ended(self, run: DagRun, holders: Collection[str], kind: str) -> Collection[str]:
+        """Of whichever flow: the list that the group was expanded over tells each server's place in it.
+
+        A holder that is not in the list is alive: its pre-flight was cleared a moment ago.
+        """
+        tasks, last = (IMPORT_TASKS, IMPORT_TASKS) if kind == "import" else (TRANSFER_TASKS, (RELEASE,))
         other: dict[str, Any] = {"dag_id": run.dag_id, "run_id": run.dag_run_id}
         names = [one["name"] for one in self._ti.xcom_pull(task_ids="preflight", map_indexes=-1, **other) or ()]
-        server = holder.removeprefix(f"{run.dag_id}/{run.dag_run_id}/")
-        if server not in names:
-            return True  # its pre-flight is cleared just now: whether it goes on shows in a moment
-        states: dict[str, Any] = self._ti.get_task_states(
-            dag_id=run.dag_id, run_ids=[run.dag_run_id], task_ids=list(IMPORT_TASKS), map_index=names.index(server)
-        )
-        return not any(state in ENDED_STATES for state in states.get(run.dag_run_id, {}).values())
+        states = self._ti.get_task_states(dag_id=run.dag_id, run_ids=[run.dag_run_id], task_ids=list(tasks))
+        found: dict[str, Any] = states.get(run.dag_run_id, {})
+
+        def gone(holder: str) -> bool:
+            server = holder.removeprefix(f"{run.dag_id}/{run.dag_run_id}/")
+            if server not in names:
+                return False
+            at = names.index(server)
+            mine = {task: found[name] for task in tasks if (name := f"{task}_{at}") in found}
+            return any(task in mine for task in last) and all(state in ENDED_STATES for state in mine.values())
+
+        return [holder for holder in holders if gone(holder)]
 
 
 def status_of(error: AirflowRuntimeError) -> int | None:

@@ -1,7 +1,9 @@
-"""Run contexts for services that are called without Airflow."""
+"""Run contexts for services that are called without Airflow, and a clock for them."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from wavelift.base.run import DagRun, RunContext
@@ -22,5 +24,21 @@ class Alive:
     def run(self, run: DagRun) -> bool:
         return bool(self._run(run))
 
-    def holder(self, run: DagRun, holder: str, kind: str) -> bool:
-        return bool(self._holder(holder))
+    def ended(self, run: DagRun, holders: Collection[str], kind: str) -> Collection[str]:
+        return [holder for holder in holders if not self._holder(holder)]
+
+
+class HandClock:
+    """A clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    def sleep(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)

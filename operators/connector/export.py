@@ -32,8 +32,9 @@ class VmExportOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.airflow.hooks.vsphere import VsphereHook
+        from wavelift.services.dataplane.disk_crew import FrozenServer, TransferOptions
         from wavelift.services.dataplane.messages import TakenSnapshot
-        from wavelift.services.dataplane.transfer import TransferOptions, export_server
+        from wavelift.services.dataplane.transfer import export_server
 
         task = self.server_task(context, self.server)
         access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
@@ -47,7 +48,8 @@ class VmExportOperator(WaveliftOperator):
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress
             with VsphereHook(task.plan.connection).session() as session:
-                result = export_server(session, access, task, TakenSnapshot.load(self.snapshot), ctx, options)
+                source = FrozenServer(session, task, TakenSnapshot.load(self.snapshot))
+                result = export_server(source, access, ctx, options)
         return result.dump()
 
 
@@ -91,19 +93,12 @@ class DiskUploadOperator(WaveliftOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.services.dataplane.upload import upload_disk
+        from wavelift.services.dataplane.upload import Upload, upload_disk
 
         access = self.aws(self.aws_conn_id, self.region_name, verify=self.verify, botocore_config=self.botocore_config)
         ctx = self.server_context(context, self.key)
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress
-            stored = upload_disk(
-                access,
-                path=self.path,
-                bucket=self.bucket,
-                key=self.key,
-                image_format=self.image_format,
-                ctx=ctx,
-                line=config.line(),
-            )
+            wanted = Upload(self.path, self.bucket, self.key, self.image_format)
+            stored = upload_disk(access, wanted, ctx, line=config.line())
         return dict(stored.dump())

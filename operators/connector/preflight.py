@@ -35,7 +35,7 @@ class PreflightOperator(WaveliftOperator):
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.cleanup import sweep
         from wavelift.services.dataplane.messages import Admitted
-        from wavelift.services.dataplane.preflight import run_preflight
+        from wavelift.services.dataplane.preflight import PreflightOptions, run_preflight
 
         admitted = Admitted.load(self.admitted)
         if admitted.mode in ("launch", "verify"):
@@ -47,9 +47,8 @@ class PreflightOperator(WaveliftOperator):
                 swept = sweep(session, access, admitted, AirflowLiveness(context))
                 context["ti"].xcom_push(key=REPORT_KEY, value=swept.dump())
                 return []
-            report = run_preflight(
-                session, access, admitted, self.server_context(context, "*"), line=config.line_facts()
-            )
+            options = PreflightOptions(line=config.line_facts())
+            report = run_preflight(session, access, admitted, self.server_context(context, "*"), options)
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         for line in report.lines():
             self.log.info("%s", line)

@@ -36,7 +36,7 @@ class ReplicationPreflightOperator(WaveliftOperator):
         from wavelift.airflow import config
         from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.messages import Admitted
-        from wavelift.services.dataplane.preflight import run_preflight
+        from wavelift.services.dataplane.preflight import PreflightOptions, run_preflight
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
 
         admitted = AdmittedRuns.load(self.admitted)
@@ -57,9 +57,7 @@ class ReplicationPreflightOperator(WaveliftOperator):
                 access,
                 request,
                 self.server_context(context, "*"),
-                parallel_disks=config.integer("parallel_disks"),
-                replicates=True,
-                line=config.line_facts(),
+                PreflightOptions(config.integer("parallel_disks"), replicates=True, line=config.line_facts()),
             )
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         for line in report.lines():
@@ -89,8 +87,9 @@ class ReplicationRunOperator(WaveliftOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.airflow.hooks.vsphere import VsphereHook
+        from wavelift.services.dataplane.disk_crew import FrozenServer
         from wavelift.services.dataplane.messages import TakenSnapshot
-        from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
+        from wavelift.services.dataplane.replication import ReplicationOptions, RunHistory, replicate_server
         from wavelift.services.dataplane.replication_messages import ReservedRun
 
         task = self.server_task(context, self.server)
@@ -111,18 +110,10 @@ class ReplicationRunOperator(WaveliftOperator):
         with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
             ctx.progress = heartbeat.progress
             reserved = ReservedRun.load(self.reserved)
+            history = RunHistory(reserved.lineages, reserved.unfinished, distrust)
             with VsphereHook(task.plan.connection).session() as session:
-                result = replicate_server(
-                    session,
-                    access,
-                    task,
-                    TakenSnapshot.load(self.snapshot),
-                    reserved.lineages,
-                    ctx,
-                    options,
-                    distrust,
-                    reserved.unfinished,
-                )
+                source = FrozenServer(session, task, TakenSnapshot.load(self.snapshot))
+                result = replicate_server(source, access, ctx, options, history)
         return result.dump()
 
 

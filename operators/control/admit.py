@@ -37,7 +37,7 @@ class AdmitOperator(WaveliftOperator):
     def work(self, context: Context) -> NoReturn:
         from wavelift.airflow import config
         from wavelift.ledger import Ledger
-        from wavelift.services.common.request import RunRequest
+        from wavelift.services.common.admit import RunRequest
         from wavelift.services.migration.admit import admit
         from wavelift.specs import resolved_wave
 

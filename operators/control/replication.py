@@ -47,7 +47,7 @@ class AdmitReplicationOperator(WaveliftOperator):
     def work(self, context: Context) -> NoReturn:
         from wavelift.airflow import config
         from wavelift.ledger import Ledger
-        from wavelift.services.common.request import RunRequest
+        from wavelift.services.common.admit import RunRequest
         from wavelift.services.replication.admit import admit
         from wavelift.specs import resolved_wave
 
@@ -181,7 +181,6 @@ class ReleaseRunOperator(WaveliftOperator):
         with Ledger.open(config.ledger_url()) as ledger:
             release(
                 ledger,
-                task,
                 self.server_context(context, task.name),
                 removed=removed,
                 distrusted={int(key): why for key, why in lies.items()},

@@ -62,7 +62,7 @@ class ReleaseOperator(WaveliftOperator):
         removed = self._result(context, "remove_snapshot") is not None
         exported = self._result(context, "export") is not None
         with Ledger.open(config.ledger_url()) as ledger:
-            release(ledger, task, self.server_context(context, task.name), removed=removed, exported=exported)
+            release(ledger, self.server_context(context, task.name), removed=removed, exported=exported)
         return {"server": task.name, "snapshot_removed": removed}
 
     def _result(self, context: Context, sibling: str) -> Any:

@@ -19,9 +19,10 @@ from wavelift.base.errors import (
     UnreachableError,
     WaveliftError,
 )
+from wavelift.base.rates import PROGRESS_KEY
 from wavelift.base.run import CancelFlag, DagRun, Progress
 from wavelift.operators import _base
-from wavelift.operators._base import FAILURE_KEY, PROGRESS_KEY, Heartbeat, StateStore, WaveliftOperator
+from wavelift.operators._base import FAILURE_KEY, Heartbeat, StateStore, WaveliftOperator
 from wavelift.operators._liveness import AirflowLiveness
 from wavelift.services.dataplane import messages
 
@@ -145,7 +146,7 @@ def test_progress_is_written_by_itself_and_outlasts_a_blip(monkeypatch: pytest.M
         heartbeat.progress(Progress(server="a", disk="0", phase="export", done=7, total=10, data=3, sent=2))
         _until(lambda: store.values)
         written = {"phase": "export", "done": 7, "total": 10, "data": 3, "sent": 2}
-        assert store.values == {PROGRESS_KEY: {"disks": {"0": written}}}
+        assert store.values == {PROGRESS_KEY: {"disks": {"0": written}, "rate": 0}}
         assert not cancel.is_set()
 
 

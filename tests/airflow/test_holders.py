@@ -24,6 +24,18 @@ STATES = {
     ("erp.migrate", "server.import_image", 1): "failed",
     ("erp.replicate", "server.ami", 0): "failed",
     ("erp.replicate", "server.ami", 1): "up_for_retry",
+    ("erp.migrate", "server.reserve", 0): "success",
+    ("erp.migrate", "server.reserve", 1): "success",
+    ("erp.migrate", "server.release", 1): "failed",
+    ("crm.migrate", "server.reserve", 0): "success",
+    ("crm.migrate", "server.export", 0): None,
+    ("crm.migrate", "server.release", 0): "success",
+    ("crm.migrate", "server.reserve", 1): None,
+    ("crm.migrate", "server.release", 1): None,
+    ("erp.replicate", "server.reserve", 0): "running",
+    ("erp.replicate", "server.release", 0): "success",
+    ("erp.replicate", "server.reserve", 1): "failed",
+    ("erp.replicate", "server.release", 1): "upstream_failed",
 }
 
 
@@ -34,9 +46,9 @@ class Ti:
         assert (task_ids, map_indexes) == ("preflight", -1)
         return [{"name": "web01"}, {"name": "shop/web02"}] if run_id == "run" else None
 
-    def get_task_states(self, *, dag_id: str, run_ids: list[str], task_ids: list[str], map_index: int) -> Any:
-        found = {f"{id}_{map_index}": STATES.get((dag_id, id, map_index)) for id in task_ids}
-        return {run_ids[0]: {name: state for name, state in found.items() if state}}
+    def get_task_states(self, *, dag_id: str, run_ids: list[str], task_ids: list[str]) -> Any:
+        found = {f"{id}_{at}": state for (dag, id, at), state in STATES.items() if dag == dag_id and id in task_ids}
+        return {run_ids[0]: found}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +65,37 @@ class Ti:
 def test_inv_8_a_failed_task_of_either_flow_is_no_holder(dag: str, run: str, server: str, expected: bool) -> None:
     context: Any = {"ti": Ti()}
     held = f"{dag}/{run}/{server}"
-    assert AirflowLiveness(context).holder(DagRun(dag, run), held, SlotKind.IMPORT) is expected
+    assert AirflowLiveness(context).ended(DagRun(dag, run), [held], SlotKind.IMPORT) == ([] if expected else [held])
+
+
+@pytest.mark.parametrize("kind", [SlotKind.TRANSFER, SlotKind.NFC_HOST, SlotKind.NFC_VCENTER])
+@pytest.mark.parametrize(
+    ("dag", "run", "server", "expected"),
+    [
+        ("erp.migrate", "run", "web01", True),
+        ("erp.migrate", "run", "shop/web02", False),
+        ("erp.replicate", "run", "web01", True),
+        ("erp.replicate", "run", "shop/web02", False),
+        ("erp.replicate", "cleared just now", "web01", True),
+        ("crm.migrate", "run", "web01", True),
+        ("crm.migrate", "run", "shop/web02", True),
+    ],
+    ids=[
+        "it transfers",
+        "its release failed",
+        "it was cleared and reserves",
+        "it never got the slot",
+        "no pre-flight",
+        "its export alone was cleared",
+        "nothing began",
+    ],
+)
+def test_inv_8_a_transfer_slot_that_nobody_gives_back_has_no_holder(
+    dag: str, run: str, server: str, kind: SlotKind, expected: bool
+) -> None:
+    context: Any = {"ti": Ti()}
+    held = f"{dag}/{run}/{server}"
+    assert AirflowLiveness(context).ended(DagRun(dag, run), [held], kind) == ([] if expected else [held])
 
 
 def test_amp_07_a_replica_s_conversion_shows_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,8 @@ from wavelift.operators.connector.replication import TRACKING_KEY
 from wavelift.operators.control.replication import ReleaseRunOperator, scheduled_instant
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.sensors import ReplicationRunSensor
+from wavelift.services.common.admit import RunRequest
 from wavelift.services.common.report import TaskOutcome
-from wavelift.services.common.request import RunRequest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.admit import admit

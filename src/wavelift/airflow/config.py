@@ -141,9 +141,9 @@ def line() -> SharedLine:
 
 def line_facts() -> LineFacts:
     """The measured rate of this machine's line, if there is one, and its limit."""
+    from wavelift.base.rates import measured_rate
     from wavelift.base.units import MBIT
     from wavelift.rules.preflight_time import LineFacts
-    from wavelift.services.dataplane.rates import measured_rate
 
     limit = max_mbit_s()
     return LineFacts(measured_rate(connector_state_folder()), None if limit is None else limit * MBIT)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -36,10 +36,10 @@ class Liveness(Protocol):
     def run(self, run: DagRun) -> bool:
         """Whether the DAG run is queued or running. A run that was deleted is dead."""
 
-    def holder(self, run: DagRun, holder: str, kind: str) -> bool:
-        """Whether the task that uses a slot may still go on; its DAG run may outlive it.
+    def ended(self, run: DagRun, holders: Collection[str], kind: str) -> Collection[str]:
+        """Those of ``holders`` whose tasks have ended, so that nobody gives their slots back, though their run lives.
 
-        :param holder: run key. :param kind: of the slot.
+        :param holders: run keys. :param kind: of the slots.
         """
 
 
@@ -49,8 +49,8 @@ class NobodyDies:
     def run(self, run: DagRun) -> bool:
         return True
 
-    def holder(self, run: DagRun, holder: str, kind: str) -> bool:
-        return True
+    def ended(self, run: DagRun, holders: Collection[str], kind: str) -> Collection[str]:
+        return ()
 
 
 class CheckpointStore(Protocol):

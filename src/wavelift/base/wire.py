@@ -22,6 +22,9 @@ HEAD_LIMIT: Final = 64 * KIB
 """Bytes of an answer's head, and of one line of a chunked body; more is no answer."""
 _END: Final = b"\r\n\r\n"
 _LONGER: Final = "a chunk that is longer than it said"
+_ENDLESS: Final = 1 << 62
+_LINE: Final = 64
+"""Bytes that are searched for the end of a line at a time; a chunk's size is shorter."""
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\s*(;|$)")
 
 
@@ -159,6 +162,8 @@ class Line:
         self._left = 0
         """Of the present piece."""
         self._fit = True
+        self._open_ended = False
+        """The body ends with the connection."""
 
     def close(self) -> None:
         self._fit = False
@@ -182,9 +187,10 @@ class Line:
         self._fit = False
         self._sock.sendall(head)
 
-    def answer(self) -> Head:
+    def answer(self, *, to_end: bool = False) -> Head:
         """The head of the answer to what was asked.
 
+        :param to_end: a body without a length is read to the connection's end; nothing tells whether all of it came.
         :raises OSError: cut, timed out; :raises WireError: no answer.
         """
         data = b""
@@ -192,7 +198,7 @@ class Line:
             data += self._received(HEAD_LIMIT)
         answer, rest = parsed
         self._rest = memoryview(rest)
-        self._body, self._left = self._pieces(answer), 0
+        self._body, self._left, self._open_ended = self._pieces(answer, to_end), 0, False
         return answer
 
     def read_into(self, view: memoryview) -> int:
@@ -208,6 +214,9 @@ class Line:
                     break
             want = view[done : done + self._left]
             count = self._take(want) or self._sock.recv_into(want)
+            if not count and self._open_ended:
+                self._left = 0
+                break
             if not count:
                 raise WireError(f"the connection ended {self._left} bytes before the body did")
             done += count
@@ -219,7 +228,7 @@ class Line:
         self._left = self._left or next(self._body, 0)
         return self._fit and not self._left
 
-    def _pieces(self, head: Head) -> Iterator[int]:
+    def _pieces(self, head: Head, to_end: bool) -> Iterator[int]:
         if head.chunked:
             while size := _chunk_size(self._text_line()):
                 yield size
@@ -228,7 +237,11 @@ class Line:
             while self._text_line():
                 pass  # trailers
         elif (length := head.length) is None:
-            raise WireError("an answer without a length")
+            if not to_end:
+                raise WireError("an answer without a length")
+            self._open_ended = True
+            yield _ENDLESS
+            return  # the line stays unfit
         elif length:
             yield length
         self._fit = head.lasting and not len(self._rest)
@@ -236,13 +249,14 @@ class Line:
     def _text_line(self) -> bytes:
         line = b""
         while not line.endswith(b"\r\n"):
-            one = bytearray(1)
-            if not self._take(memoryview(one)):
-                self._rest = memoryview(self._received(HEAD_LIMIT))
-                continue
-            line += one
             if len(line) > HEAD_LIMIT:
                 raise WireError("a line without end in a chunked body")
+            if not len(self._rest):
+                self._rest = memoryview(self._received(HEAD_LIMIT))
+            ahead = bytes(self._rest[:_LINE])
+            end = ahead.find(b"\n") + 1 or len(ahead)
+            line += ahead[:end]
+            self._rest = self._rest[end:]
         return line[:-2]
 
     def _take(self, view: memoryview) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.cli.connect import api_errors_told, client, fail, stdout_console, why_run_failed
 from wavelift.cli.jobs import print_runs
-from wavelift.cli.watch import Rates, Row, shown
+from wavelift.cli.watch import Row, shown
 
 app = typer.Typer(no_args_is_help=True)
 WAIT_SECONDS: Final = 48 * 3600.0
@@ -79,7 +79,6 @@ class RunsWatch:
     dag_id: str
     run_id: str
     clock: Callable[[], float] = time.monotonic
-    _rates: Rates = field(default_factory=Rates)
 
     def runs(self) -> list[dict[str, Any]]:
         """As REST gives them, by server."""
@@ -93,9 +92,9 @@ class RunsWatch:
         if run["state"] != "Active":
             return Row(run["server"], run["state"], WAITING.get(run["state"], run["status"]))
         done, total = run["bytes_done"], run["bytes_total"]
-        rate = self._rates.of(run["id"], self.clock(), done)
+        rate = run["rate"] if done < total else 0
         note = "is being cancelled" if run["cancel_requested"] else ""
-        return Row(run["server"], run["status"] or run["state"], note, done, total, rate if total else 0.0)
+        return Row(run["server"], run["status"] or run["state"], note, done, total, rate)
 
 
 def _request(api: ApiClient, wave: str, servers: list[str] | None, *, as_json: bool) -> dict[str, Any]:

@@ -6,8 +6,7 @@ On a terminal a table that redraws itself; in a pipe or a log one line per chang
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -18,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from wavelift.airflow.rest import ApiClient
+from wavelift.base.rates import PROGRESS_KEY, TransferProgress, seconds_left
 from wavelift.base.units import human_bytes
 
 PHASES: Final = ("reserve", "snapshot", "export", "verify", "import_image", "compare", "launch")
@@ -37,8 +37,6 @@ STATES: Final = {
     "failed": "failed",
     "upstream_failed": "not reached",
 }
-WINDOW_SECONDS: Final = 10.0
-"""The rate is that of the last seconds: an average since the start would hide a stall."""
 LINE_SECONDS: Final = 2.0
 """In a log, progress within a phase gets at most one line per server in this time."""
 
@@ -76,25 +74,8 @@ class Row:
 
     @property
     def eta(self) -> str:
-        return human_seconds((self.total - self.done) / self.rate) if self.rate > 0 and self.done < self.total else ""
-
-
-class Rates:
-    """Bytes per second over the last seconds, per whatever moves."""
-
-    def __init__(self) -> None:
-        self._samples: dict[Hashable, deque[tuple[float, int]]] = {}
-
-    def of(self, key: Hashable, now: float, done: int) -> float:
-        """The rate after ``done`` bytes at ``now``, 0 while unknown."""
-        samples = self._samples.setdefault(key, deque())
-        if samples and done < samples[-1][1]:  # a new try began again
-            samples.clear()
-        samples.append((now, done))
-        while now - samples[0][0] > WINDOW_SECONDS and len(samples) > 2:
-            samples.popleft()
-        passed = now - samples[0][0]
-        return (done - samples[0][1]) / passed if passed > 0 else 0.0
+        left = seconds_left(self.done, self.total, self.rate)
+        return "" if left is None else human_seconds(left)
 
 
 class Watched(Protocol):
@@ -120,7 +101,6 @@ class Watch:
     clock: Callable[[], float] = time.monotonic
     _servers: list[tuple[str, int]] = field(default_factory=list)
     """Name and bytes of each, in the order of the map index."""
-    _rates: Rates = field(default_factory=Rates)
 
     def rows(self) -> list[Row]:
         """One row per server; one without a server while the run is before its servers."""
@@ -153,12 +133,9 @@ class Watch:
         note = WAITING.get(phase, "waits") if state == "deferred" else STATES.get(state, state)
         if phase not in TRANSFERS or state != "running":
             return Row(name, phase, note)
-        done = self._moved(index, phase)
-        return Row(name, phase, note, done, total, self._rates.of((index, phase), self.clock(), done))
-
-    def _moved(self, index: int, phase: str) -> int:
-        stored = self.api.state_store(self.dag_id, self.run_id, f"server.{phase}", "progress", map_index=index) or {}
-        return sum(disk["done"] for disk in stored.get("disks", {}).values())
+        stored = self.api.state_store(self.dag_id, self.run_id, f"server.{phase}", PROGRESS_KEY, map_index=index)
+        moved = TransferProgress.load(stored)
+        return Row(name, phase, note, moved.done if moved else 0, total, moved.rate if moved else 0.0)
 
 
 def _passed(phase: str, state: str | None) -> bool:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from wavelift import __version__
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, RefusedError, WaveliftError
+from wavelift.base.rates import PROGRESS_KEY, TransferProgress
 from wavelift.base.run import SystemClock
 from wavelift.console.access import may_read, may_trigger, readable_dags
 from wavelift.console.catalog import add_catalog_routes
@@ -206,16 +207,15 @@ def _row(migration: Migration, airflow: ApiClient | None) -> dict[str, Any]:
 
 def _live(migration: Migration, airflow: ApiClient) -> dict[str, Any]:
     """How far the running transfer is; the task's state store knows, the connector never writes to the ledger."""
-    progress = airflow.state_store(
-        migration.dag_id, migration.dag_run_id, "server.export", "progress", map_index=migration.map_index
+    stored = airflow.state_store(
+        migration.dag_id, migration.dag_run_id, "server.export", PROGRESS_KEY, map_index=migration.map_index
     )
-    disks = (progress or {}).get("disks", {}).values()
-    done = sum(disk["done"] for disk in disks)
-    if not disks or not migration.bytes_total:
+    moved = TransferProgress.load(stored)
+    if moved is None or not migration.bytes_total:
         return {}
     return {
         "phase": "export",
-        "bytes_done": done,
-        "progress_pct": min(100, 100 * done // migration.bytes_total),
-        "bytes_sent": sum(disk["sent"] for disk in disks),
+        "bytes_done": moved.done,
+        "progress_pct": min(100, 100 * moved.done // migration.bytes_total),
+        "bytes_sent": moved.sent,
     }

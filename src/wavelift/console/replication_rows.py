@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from math import ceil
 from typing import Any, Final
 
 from wavelift.airflow.rest import ApiClient
+from wavelift.base.rates import PROGRESS_KEY, TransferProgress, average
 from wavelift.console.chain import GROUP, map_index_of
 from wavelift.ledger import Ledger, ReplicationJob, ReplicationRun
 from wavelift.ledger.replication_runs import current_runs, served_instants
@@ -106,17 +107,17 @@ def live(run: ReplicationRun, airflow: ApiClient) -> dict[str, Any]:
     index = map_index_of(airflow, run)
     if index is None:
         return {}
-    stored = airflow.state_store(run.dag_id, run.dag_run_id, f"{GROUP}transfer", "progress", map_index=index)
-    disks: Mapping[str, Mapping[str, int]] = (stored or {}).get("disks", {})
-    if not disks:
+    stored = airflow.state_store(run.dag_id, run.dag_run_id, f"{GROUP}transfer", PROGRESS_KEY, map_index=index)
+    moved = TransferProgress.load(stored)
+    if moved is None:
         return {}
-    done, total = (sum(disk.get(name, 0) for disk in disks.values()) for name in ("done", "total"))
-    total = max(total, run.bytes_total)
+    done, total = moved.done, max(moved.total, run.bytes_total)
     return {
         "status": run.status or "Uploading",
         "bytes_done": done,
         "bytes_total": total,
-        "bytes_sent": sum(disk.get("sent", 0) for disk in disks.values()),
+        "bytes_sent": moved.sent,
+        "rate": round(moved.rate),
         "progress_pct": min(100, 100 * done // total) if total else 0,
     }
 
@@ -142,8 +143,7 @@ def _rate(run: ReplicationRun) -> int:
     """Of reading, from start to record: the conversion afterwards moves no bytes of ours."""
     if run.started_at is None or run.recorded_at is None:
         return 0
-    passed = (run.recorded_at - run.started_at).total_seconds()
-    return round(run.bytes_read / passed) if passed > 0 else 0
+    return round(average(run.bytes_read, (run.recorded_at - run.started_at).total_seconds()))
 
 
 def _duration(run: ReplicationRun, now: datetime) -> float:

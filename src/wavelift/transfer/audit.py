@@ -1,4 +1,4 @@
-"""The net under change tracking: blocks that it called unchanged are read all the same and compared (invariant 3).
+"""The check of change tracking: a sample of the blocks that it calls unchanged is read and compared (invariant 3).
 
 Since vSphere 6.5 a corrupt change map gives no error (Veritas KB 100033481). Nothing else would find it.
 """

@@ -1,7 +1,7 @@
-"""One reader thread, N workers, one drain thread in order: the engine under copy and verify.
+"""The engine under copy and verify: one reader thread, N workers, and one thread that takes the results in order.
 
-The caller's thread supervises: it relays the wish to stop, reports progress, and raises the first error once every
-thread has ended. Nothing outlives :meth:`Conveyor.run`.
+The caller's thread supervises: it passes on a cancel, reports progress, and raises the first error after all threads
+have ended. No thread outlives :meth:`Conveyor.run`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From random access to blocks: cutting a reader's extents into pieces that workers read with clones of their own."""
+"""Cuts the extents of a random-access reader into blocks, which workers read with clones of the reader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from wavelift.base.units import BLOCK
-from wavelift.transfer.protocols import AheadReader, BlockStream, DiskReader, Extent, Piece
+from wavelift.transfer.protocols import DiskReader, Extent, Piece
 
 
 def coalesce(areas: Iterable[Extent], *, gap: int = 0) -> tuple[Extent, ...]:
@@ -44,15 +44,6 @@ def round_to_blocks(areas: Iterable[Extent], capacity: int) -> tuple[Extent, ...
     return coalesce(whole)
 
 
-def as_stream(reader: DiskReader) -> BlockStream:
-    """``reader`` as a stream of its blocks that hold any data extent.
-
-    Each worker thread gets its own clone. ``close`` closes the clones; ``reader`` stays the caller's. One that reads
-    ahead makes its own stream.
-    """
-    return reader.stream() if isinstance(reader, AheadReader) else _ReaderStream(reader)
-
-
 def block_ranges(extents: Iterator[Extent], size: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """(block index, [(offset, length) of its data]) ascending; zero extents and what lies behind ``size`` vanish.
 
@@ -79,7 +70,7 @@ def _cut(extents: Iterator[Extent], size: int) -> Iterator[tuple[int, int, int]]
 class _ReaderPiece:
     __slots__ = ("_ranges", "_stream", "index")
 
-    def __init__(self, index: int, ranges: list[tuple[int, int]], stream: _ReaderStream) -> None:
+    def __init__(self, index: int, ranges: list[tuple[int, int]], stream: ReaderStream) -> None:
         self.index = index
         self._ranges = ranges
         self._stream = stream
@@ -96,7 +87,12 @@ class _ReaderPiece:
         into[done:] = bytes(len(into) - done)
 
 
-class _ReaderStream:
+class ReaderStream:
+    """The :meth:`~wavelift.transfer.protocols.DiskReader.stream` of a reader that does not read ahead.
+
+    Each worker thread reads with its own clone of ``reader``. ``close`` closes the clones, not ``reader``.
+    """
+
     def __init__(self, reader: DiskReader) -> None:
         self._reader = reader
         self._local = threading.local()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from wavelift.base.errors import CorruptStreamError, WaveliftError
 from wavelift.base.units import BLOCK
+from wavelift.transfer.extents import ReaderStream
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.protocols import Extent
+from wavelift.transfer.protocols import BlockStream, Extent
 
 
 class FileReader:
@@ -63,6 +64,9 @@ class FileReader:
     def clone(self) -> FileReader:
         """Of the very same file, whatever its path has come to mean since: two files must never mix."""
         return FileReader(self._path, _fd=os.dup(self._fd))
+
+    def stream(self) -> BlockStream:
+        return ReaderStream(self)
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -1,12 +1,12 @@
-"""The journal: what the target has acknowledged, so that a killed transfer goes on where it was (invariant 6).
+"""The journal of acknowledged blocks: a killed transfer continues where it stopped (invariant 6).
 
-One file per (target snapshot, source snapshot) in the connector's state folder: magic line, one line of JSON (the
-identity), then records of 36 bytes, index (u32, big endian) and SHA-256 of the block. At least every 30 s what is new
-goes to the caller as a *segment* (for S3), so that another machine can go on as well.
+There is one file per (target snapshot, source snapshot) in the connector's state folder: a magic line, one line of JSON
+(the identity), then records of 36 bytes: index (u32, big endian) and SHA-256 of the block. At least every 30 s the new
+records go to the caller as a *segment* (for S3), so that another machine can continue as well.
 
-A record is one ``write`` to the page cache and is never synced: a ``kill -9`` takes nothing out of that cache. When the
-whole machine dies, records at the end are lost, or come back as zeros (no digest is zeros: they are dropped).
-A lost record costs sending its block again; a false one can't pass, as AWS counts the blocks and knows their checksum.
+A record is one ``write`` into the page cache and is never synced: ``kill -9`` does not lose it. If the whole machine
+fails, the last records are lost or read as zeros (no digest is all zeros, so they are dropped). A lost record means
+that its block is sent again. A false record cannot pass: AWS counts the blocks and knows their checksum.
 """
 
 from __future__ import annotations
@@ -85,15 +85,28 @@ def _forget(segments: Segments) -> None:
     """The default checkpoint."""
 
 
-class Journal:
-    """Acknowledged blocks of one transfer; ``append`` may be called from many threads.
-
-    Memory: 64 MiB per TiB of acknowledged blocks (a page only where there are any), and what is not in a segment yet.
+@dataclass(frozen=True, slots=True)
+class SegmentStore:
+    """Where a journal's segments lie, for a try on another machine.
 
     :param store: takes a segment's name and bytes, e.g. into S3; its own retries are its business.
     :param checkpoint: is told the list of stored segments after each; what it raises (a fence) reaches the caller.
     :param segments: the list as the last checkpoint had it.
     :param fetch: a stored segment by name; called only for those that this machine's file does not have.
+    """
+
+    store: Callable[[str, bytes], None] = _drop
+    checkpoint: Callable[[Segments], None] = _forget
+    segments: Mapping[str, int] | None = None
+    fetch: Callable[[str], bytes] | None = None
+
+
+class Journal:
+    """Acknowledged blocks of one transfer; ``append`` may be called from many threads.
+
+    Memory: 64 MiB per TiB of acknowledged blocks (a page only where there are any), and what is not in a segment yet.
+
+    :param far: where segments go; None: they stay on this machine.
     :param clock: seconds, monotonic.
     """
 
@@ -101,18 +114,16 @@ class Journal:
         self,
         folder: Path,
         identity: JournalIdentity,
+        far: SegmentStore | None = None,
         *,
-        store: Callable[[str, bytes], None] = _drop,
-        checkpoint: Callable[[Segments], None] = _forget,
-        segments: Mapping[str, int] | None = None,
-        fetch: Callable[[str], bytes] | None = None,
         clock: Callable[[], float] = time.monotonic,
         interval: float = SEGMENT_SECONDS,
     ) -> None:
         self.identity = identity
         self.path = folder / identity.file_name()
-        self.segments: Segments = dict(segments or {})
-        self._store, self._checkpoint, self._fetch = store, checkpoint, fetch
+        far = far or SegmentStore()
+        self.segments: Segments = dict(far.segments or {})
+        self._store, self._checkpoint, self._fetch = far.store, far.checkpoint, far.fetch
         self._clock, self._interval = clock, interval
         self._table = Manifest.empty(identity.capacity)
         self._count = 0

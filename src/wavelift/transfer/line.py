@@ -1,7 +1,7 @@
-"""The connector's line: one rate for all transfers of a machine, whatever process they are in.
+"""The connector's line: one rate limit for all transfers of a machine, in all its processes.
 
-When the line is free again stands in a file that every process locks for a moment. A lock goes with the process that
-holds it, and a span that a killed one had booked is over within :data:`SPAN_S`: there is nothing to clean up.
+A file says when the line is free again; each process locks it for a moment. The lock ends with its process, and the
+time that a killed process had booked is over within :data:`SPAN_S`, so there is nothing to clean up.
 """
 
 from __future__ import annotations

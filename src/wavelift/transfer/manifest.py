@@ -1,7 +1,7 @@
-"""The manifest: one SHA-256 per 512 KiB of a disk, the thing that every proof compares with (invariant 1).
+"""The manifest: one SHA-256 per 512 KiB of a disk. Every proof compares with it (invariant 1).
 
-File form: magic line, one line of sorted JSON (the header), the digest table, and the SHA-256 of all before it. A zero
-block is marked by 32 zero bytes, which no block hashes to. Equal content and header give equal bytes.
+File format: a magic line, one line of sorted JSON (the header), the digest table, and the SHA-256 of everything before.
+32 zero bytes mark a zero block; no block has that digest. Equal content and header give equal bytes.
 """
 
 from __future__ import annotations

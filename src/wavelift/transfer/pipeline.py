@@ -1,23 +1,21 @@
-"""Moving one disk: pieces are loaded, tested for zeros, hashed and prepared by workers, and written."""
+"""Copies one disk: workers load blocks, test them for zeros, hash and prepare them; then they are written."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from wavelift.base.errors import CorruptStreamError, located
-from wavelift.base.run import CancelFlag, Progress, ignore_progress
+from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK
 from wavelift.transfer.conveyor import DEFAULT_WORKERS, Conveyor, Scratch
-from wavelift.transfer.extents import as_stream
 from wavelift.transfer.manifest import Manifest, block_count, block_length
 from wavelift.transfer.protocols import BlockStream, BlockWriter, Piece
+from wavelift.transfer.report import Report
 from wavelift.transfer.throttle import Pace
-
-__all__ = ["CopyStats", "as_stream", "copy", "is_zero"]
 
 ZERO_BLOCK: Final = bytes(BLOCK)
 
@@ -48,49 +46,56 @@ def is_zero(scratch: Scratch, length: int) -> bool:
     return scratch.block == ZERO_BLOCK if length == BLOCK else scratch.block[:length] == ZERO_BLOCK[:length]
 
 
+@dataclass(frozen=True, slots=True)
+class CopyOptions:
+    """How a disk is copied.
+
+    :param throttle: paces what goes to the target.
+    :param base: the manifest of what the target already holds: only blocks that differ from it are written. A block
+        that became zero is among them (invariant 2).
+    :param partial: what the source does not mention is as in ``base``; else it is zeros.
+    """
+
+    workers: int = DEFAULT_WORKERS
+    throttle: Pace | None = None
+    base: Manifest | None = None
+    partial: bool = False
+
+
+DEFAULTS: Final = CopyOptions()
+UNREPORTED: Final = Report()
+
+
 def copy(
     source: BlockStream,
     writer: BlockWriter,
     manifest: Manifest,
     *,
     cancel: CancelFlag,
-    workers: int = DEFAULT_WORKERS,
-    throttle: Pace | None = None,
-    on_progress: Callable[[Progress], None] = ignore_progress,
-    server: str = "",
-    disk: str = "",
-    phase: str = "export",
-    base: Manifest | None = None,
-    partial: bool = False,
+    options: CopyOptions = DEFAULTS,
+    report: Report = UNREPORTED,
 ) -> CopyStats:
     """Copy every block of ``source`` to ``writer`` and its digest to ``manifest``; then ``writer.finish``.
 
-    With ``base``, the manifest of what the target already holds, only blocks that differ from it are written; one that
-    became zero is among them (invariant 2).
-
     The first error of any thread stops all, and is raised once all have ended; server and disk are added to it. On the
-    way out, good or bad, the writer is closed. Neither is the source closed nor the writer aborted: that is the
-    caller's business, since what a failed try stored is what the next one continues (invariant 6).
+    way out, good or bad, the writer is closed. The source is not closed, and what the target holds is not given up:
+    that is the caller's business, since what a failed try stored is what the next one continues (invariant 6).
 
-    :param manifest: empty, of the source's capacity; with ``base`` a copy of that.
-    :param partial: what ``source`` does not mention is as in ``base``; else it is zeros.
-    :param throttle: paces what goes to the target.
-    :param on_progress: called about every 0.5 s and at the end, from the caller's thread; what it raises (a fence)
-        stops the copy.
+    :param manifest: empty, of the source's capacity; with a base a copy of that.
     :raises Cancelled: within 0.2 s after ``cancel`` is set, plus what the source and the writer need to let go.
     """
+    base = options.base
     if block_count(source.size) != manifest.block_count:
         raise ValueError(f"a manifest of {manifest.capacity} bytes for a disk of {source.size}")
-    if base is None and partial:
+    if base is None and options.partial:
         raise ValueError("a part of a disk can only be copied over a base")
     if base is not None and not writer.writes_zeros:
         raise ValueError("this writer would skip blocks that became zero")
     if base is not None and base.capacity != manifest.capacity:
         raise ValueError(f"a base of {base.capacity} bytes for a disk of {manifest.capacity}")
-    seed = Progress(server, disk, phase, 0, source.size)
-    task = _Copy(source, writer, manifest, throttle, seed, base, partial)
-    with located(server=server or None, disk=disk or None):
-        return task.run(workers, cancel, on_progress)
+    task = _Copy(source, writer, manifest, options, report)
+    with located(server=report.server or None, disk=report.disk or None):
+        return task.run(cancel)
 
 
 class _ZeroPiece:
@@ -107,22 +112,16 @@ class _ZeroPiece:
 
 class _Copy:
     def __init__(
-        self,
-        source: BlockStream,
-        writer: BlockWriter,
-        manifest: Manifest,
-        throttle: Pace | None,
-        progress: Progress,
-        base: Manifest | None,
-        partial: bool,
+        self, source: BlockStream, writer: BlockWriter, manifest: Manifest, options: CopyOptions, report: Report
     ) -> None:
         self._source = source
-        self._base = base
-        self._partial = partial
+        self._workers = options.workers
+        self._throttle = options.throttle
+        self._base = options.base
+        self._partial = options.partial
         self._writer = writer
         self._manifest = manifest
-        self._throttle = throttle
-        self._progress = progress
+        self._report = report
         self._scratch = Scratch()
         self._passed = 0
         self._sent = 0
@@ -130,10 +129,10 @@ class _Copy:
         self._read = 0
         self._stop = CancelFlag()
 
-    def run(self, workers: int, cancel: CancelFlag, on_progress: Callable[[Progress], None]) -> CopyStats:
+    def run(self, cancel: CancelFlag) -> CopyStats:
         started = time.monotonic()
-        name = f"copy-{self._progress.server}-{self._progress.disk}"
-        conveyor: Conveyor[Any] = Conveyor(name=name, workers=workers, cancel=cancel)
+        name = f"copy-{self._report.server}-{self._report.disk}"
+        conveyor: Conveyor[Any] = Conveyor(name=name, workers=self._workers, cancel=cancel)
         self._stop = conveyor.stop
         try:
             conveyor.run(
@@ -141,12 +140,12 @@ class _Copy:
                 work=self._work,
                 drain=self._drain,
                 finish=self._finish,
-                tick=lambda: on_progress(self._snapshot()),
+                tick=self._tell,
                 interrupt=self._interrupt,
             )
         finally:
             self._writer.close()
-        on_progress(self._snapshot())
+        self._tell()
         data = self._manifest.data_bytes
         return CopyStats(
             size=self._source.size,
@@ -225,14 +224,5 @@ class _Copy:
         self._writer.interrupt()
         self._source.interrupt()
 
-    def _snapshot(self) -> Progress:
-        seed = self._progress
-        return Progress(
-            server=seed.server,
-            disk=seed.disk,
-            phase=seed.phase,
-            done=self._passed,
-            total=seed.total,
-            data=self._manifest.data_bytes,
-            sent=self._sent,
-        )
+    def _tell(self) -> None:
+        self._report.tell(self._passed, self._source.size, data=self._manifest.data_bytes, sent=self._sent)

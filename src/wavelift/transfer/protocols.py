@@ -1,19 +1,19 @@
-"""The seams of the data path: what a source and a target of blocks must be.
+"""The interfaces of the data path: what a source and a target of blocks must provide.
 
-Two kinds of source exist. A :class:`DiskReader` is random access (a file, ranges over HTTPS, NBD, EBS); a
-:class:`BlockStream` comes once, in disk order (an NFC lease). Both end as *pieces*: work whose cheap part (finding out
-what comes next, and receiving it where it is asked for ahead) happens in one thread and whose dear part (inflating,
-hashing, and reading where it is not) happens in the workers.
+There are two kinds of source. A :class:`DiskReader` has random access (a file, ranges over HTTPS, NBD). A
+:class:`BlockStream` comes once, in disk order (an NFC lease, an EBS snapshot). Each reader is also a stream, by
+:meth:`DiskReader.stream`. A stream gives *pieces*. The cheap part of the work (finding out what comes next, receiving
+what was asked for ahead) is done by one thread; the expensive part (inflating, hashing) by the workers.
 
-Who owns what: whoever opens a source closes it; :func:`wavelift.transfer.pipeline.copy` closes the writer (its threads
-and buffers), and nobody but the caller aborts it, because what a failed try stored is what the next one continues.
+Ownership: whoever opens a source closes it. :func:`wavelift.transfer.pipeline.copy` closes the writer (its threads and
+buffers). Only the caller gives up what the target holds: the next try continues from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from wavelift.transfer.manifest import Manifest
 
@@ -55,16 +55,15 @@ class DiskReader(Protocol):
 
     def clone(self) -> DiskReader: ...
 
-    def close(self) -> None: ...
-
-
-@runtime_checkable
-class AheadReader(DiskReader, Protocol):
-    """A reader that keeps many reads in flight when it knows what comes next: over a long line that is its speed."""
-
     def stream(self) -> BlockStream:
-        """Its extents as blocks; ``close`` leaves the reader open."""
+        """Its extents as blocks. The stream's ``close`` leaves the reader open.
+
+        A reader of a distant disk reads ahead here: many reads in flight are its speed. One that has nothing to gain
+        returns a :class:`~wavelift.transfer.extents.ReaderStream` of itself.
+        """
         ...
+
+    def close(self) -> None: ...
 
 
 class Piece(Protocol):

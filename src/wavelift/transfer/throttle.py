@@ -1,4 +1,4 @@
-"""A token bucket shared by threads: a server's ``max_mbit_s``, and quotas. The connector's: :mod:`.line`."""
+"""A token bucket that threads share: for a server's ``max_mbit_s`` and for quotas. The connector's: :mod:`.line`."""
 
 from __future__ import annotations
 

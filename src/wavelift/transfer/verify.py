@@ -1,4 +1,4 @@
-"""Reading back what the target holds and comparing it with the manifest (invariant 1: *proven* or *sampled*)."""
+"""Reads back what a target holds and compares it with the manifest (invariant 1: *proven* or *sampled*)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import hashlib
 import math
 import random
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+from wavelift.base.domain import ChangedRange
 from wavelift.base.errors import CorruptStreamError
-from wavelift.base.run import CancelFlag, Progress, ignore_progress
+from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, SECTOR
 from wavelift.transfer.conveyor import DEFAULT_WORKERS, Conveyor, Scratch
+from wavelift.transfer.extents import coalesce
 from wavelift.transfer.manifest import Manifest, block_length
-from wavelift.transfer.pipeline import ZERO_BLOCK, is_zero
-from wavelift.transfer.protocols import BlockStream, Piece
+from wavelift.transfer.pipeline import UNREPORTED, ZERO_BLOCK, is_zero
+from wavelift.transfer.protocols import BlockStream, Extent, Piece
+from wavelift.transfer.report import Report
 
 SAMPLE_WORKERS: Final = 8
 """Sampled blocks are one small request each: their latency is what costs."""
@@ -84,25 +87,21 @@ def verify_full(
     *,
     cancel: CancelFlag,
     workers: int = DEFAULT_WORKERS,
-    on_progress: Callable[[Progress], None] = ignore_progress,
-    server: str = "",
-    disk: str = "",
+    report: Report = UNREPORTED,
 ) -> Verification:
     """Compare all of ``source`` with ``manifest``: every digest, every zero, nothing missing, nothing more.
 
     A damaged payload is one mismatch and the comparison goes on; a broken structure is one more and ends it.
     Errors of the connection are raised, as they say nothing about the content.
     """
-    return _FullVerify(source, manifest, Progress(server, disk, "verify", 0, manifest.capacity)).run(
-        workers, cancel, on_progress
-    )
+    return _FullVerify(source, manifest, report).run(workers, cancel)
 
 
 class _FullVerify:
-    def __init__(self, source: BlockStream, manifest: Manifest, progress: Progress) -> None:
+    def __init__(self, source: BlockStream, manifest: Manifest, report: Report) -> None:
         self._source = source
         self._manifest = manifest
-        self._progress = progress
+        self._report = report
         self._scratch = Scratch()
         self._found = _Findings()
         self._broken: CorruptStreamError | None = None
@@ -110,23 +109,23 @@ class _FullVerify:
         self._next_expected = next(self._expected, None)
         self._passed = 0
 
-    def run(self, workers: int, cancel: CancelFlag, on_progress: Callable[[Progress], None]) -> Verification:
+    def run(self, workers: int, cancel: CancelFlag) -> Verification:
         due = -(-self._manifest.capacity // SECTOR) * SECTOR
         if self._source.size not in (self._manifest.capacity, due):
             why = f"the disk has {self._source.size} bytes where the manifest says {self._manifest.capacity}"
             return Verification(0, 0, (Mismatch(0, why),), 1, complete=False)
         conveyor: Conveyor[_Check] = Conveyor(
-            name=f"verify-{self._progress.server}-{self._progress.disk}", workers=workers, cancel=cancel
+            name=f"verify-{self._report.server}-{self._report.disk}", workers=workers, cancel=cancel
         )
         conveyor.run(
             self._pieces(),
             work=self._check,
             drain=self._drain,
             finish=self._finish,
-            tick=lambda: on_progress(self._snapshot()),
+            tick=self._tell,
             interrupt=self._source.interrupt,
         )
-        on_progress(self._snapshot())
+        self._tell()
         return self._found.result(self._manifest.block_count, complete=self._broken is None)
 
     def _pieces(self) -> Iterator[Piece]:
@@ -163,10 +162,122 @@ class _FullVerify:
             self._found.add(_Check(0, Mismatch(self._next_expected * BLOCK, "a block with data is missing")))
             self._next_expected = next(self._expected, None)
 
-    def _snapshot(self) -> Progress:
-        seed = self._progress
+    def _tell(self) -> None:
         read = self._found.bytes_read
-        return Progress(seed.server, seed.disk, seed.phase, self._passed, seed.total, data=read, sent=read)
+        self._report.tell(self._passed, self._manifest.capacity, data=read, sent=read)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a manifest says of a disk's blocks, or of some of them.
+
+    :param digest_of: SHA-256 of block ``index``, None for a block of zeros (:meth:`Manifest.digest`).
+    :param capacity: of the disk, bytes. The source may be larger; what lies behind must be zeros.
+    :param indices: look only at these blocks; None: at all.
+    """
+
+    digest_of: Callable[[int], bytes | None]
+    capacity: int
+    indices: Collection[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Where a disk differs from a manifest. Sizes in bytes; ranges are whole blocks, joined."""
+
+    blocks_compared: int
+    bytes_read: int
+    changed: tuple[ChangedRange, ...]
+
+
+def compare(
+    source: BlockStream,
+    expected: Expected,
+    *,
+    cancel: CancelFlag,
+    workers: int = DEFAULT_WORKERS,
+    report: Report = UNREPORTED,
+) -> Comparison:
+    """Which blocks of ``source`` differ from what a manifest says, however many they are.
+
+    :param source: of the expected indices only, if there are any.
+    :raises WaveliftError: what the source raises.
+    """
+    return _Compare(source, expected, report).run(workers, cancel)
+
+
+class _Compare:
+    def __init__(self, source: BlockStream, expected: Expected, report: Report) -> None:
+        self._source = source
+        self._digest_of = expected.digest_of
+        self._capacity = expected.capacity
+        self._count = -(-expected.capacity // BLOCK)
+        self._chosen = None if expected.indices is None else frozenset(expected.indices)
+        self._report = report
+        self._scratch = Scratch()
+        self._changed: list[int] = []
+        self._next = 0
+        """Block that the source has not passed yet."""
+        self._read = 0
+        self._passed = 0
+
+    def run(self, workers: int, cancel: CancelFlag) -> Comparison:
+        conveyor: Conveyor[bool] = Conveyor(
+            name=f"compare-{self._report.server}-{self._report.disk}", workers=workers, cancel=cancel
+        )
+        conveyor.run(
+            self._source.pieces(),
+            work=self._is_equal,
+            drain=self._drain,
+            finish=self._finish,
+            tick=self._tell,
+            interrupt=self._source.interrupt,
+        )
+        self._tell()
+        return Comparison(
+            blocks_compared=self._count if self._chosen is None else len(self._chosen),
+            bytes_read=self._read,
+            changed=tuple(_joined(self._changed)),
+        )
+
+    def _is_equal(self, piece: Piece) -> bool:
+        index = piece.index
+        data = self._scratch.load(piece, block_length(self._source.size, index))
+        digest = self._digest_of(index) if index < self._count else None
+        if digest is None or is_zero(self._scratch, len(data)):
+            return digest is None and is_zero(self._scratch, len(data))
+        length = block_length(self._capacity, index)
+        rest = bytes(data[length:])
+        return hashlib.sha256(data[:length]).digest() == digest and rest == bytes(len(rest))
+
+    def _drain(self, piece: Piece, equal: bool) -> None:
+        self._missing_before(piece.index)
+        self._next = piece.index + 1
+        if not equal:
+            self._changed.append(piece.index)
+        self._read += block_length(self._source.size, piece.index)
+        self._passed = min(self._capacity, self._next * BLOCK)
+
+    def _finish(self) -> None:
+        self._missing_before(self._count)
+        self._passed = self._capacity
+
+    def _missing_before(self, index: int) -> None:
+        """Data blocks that the source passed over."""
+        for each in range(self._next, min(index, self._count)):
+            if (self._chosen is None or each in self._chosen) and self._digest_of(each) is not None:
+                self._changed.append(each)
+
+    def _tell(self) -> None:
+        self._report.tell(self._passed, self._capacity, data=self._read)
+
+
+def _joined(indices: Iterable[int]) -> Iterator[ChangedRange]:
+    """Ascending block indices as byte ranges."""
+    return (
+        ChangedRange(offset=each.offset, length=each.length)
+        for each in coalesce(Extent(index * BLOCK, BLOCK) for index in indices)
+    )
 
 
 def verify_sample(

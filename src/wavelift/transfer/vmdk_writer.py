@@ -1,4 +1,4 @@
-"""A disk as numbered parts of one stream-optimised VMDK: from blocks to a multipart upload without scratch space."""
+"""Writes a disk as numbered parts of one stream-optimised VMDK: a multipart upload without scratch space."""
 
 from __future__ import annotations
 

@@ -6,12 +6,13 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from wavelift.adapters.aws import put_lines
-from wavelift.adapters.aws.put_lines import PutLines
+from wavelift.adapters.aws.put_lines import PutCalls, PutLines
 from wavelift.base.run import CancelFlag
 
 pytestmark = pytest.mark.unit
@@ -89,7 +90,7 @@ class Desk:
         self.ended: queue.Queue[tuple[str, int, Any]] = queue.Queue()
         self.failed: list[BaseException] = []
         self.stop = CancelFlag()
-        self.puts: PutLines[int] = PutLines(
+        calls: PutCalls[int] = PutCalls(
             dial=server.dial,
             head=self.head,
             done=lambda item, answer: self.ended.put(("done", item, answer)),
@@ -97,10 +98,8 @@ class Desk:
             dropped=lambda item: self.ended.put(("dropped", item, None)),
             pace=pace,
             failed=self.failed.append,
-            stop=self.stop,
-            lines=lines,
-            silence_s=silence_s,
         )
+        self.puts: PutLines[int] = PutLines(calls, stop=self.stop, lines=lines, silence_s=silence_s)
 
     @staticmethod
     def head(item: int) -> bytes:
@@ -324,7 +323,7 @@ def test_an_error_of_the_thread_itself_is_told_and_leaves_no_item_behind() -> No
     def broken() -> float:
         raise ZeroDivisionError
 
-    one.puts._pace = broken
+    one.puts._calls = replace(one.puts._calls, pace=broken)
     one.add(1)
     assert one.next()[:2] == ("dropped", 1)
     one.close()

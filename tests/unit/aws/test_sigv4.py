@@ -20,7 +20,7 @@ from tests.depth import examples
 
 from wavelift.adapters.aws.access import AwsAccess, Keys
 from wavelift.adapters.aws.s3 import S3Staging
-from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, encode_query, sign
+from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, Scope, encode_query, sign
 
 pytestmark = pytest.mark.unit
 
@@ -43,9 +43,7 @@ def _ours(method: str, url: str, oracle: dict[str, str], token: str | None, serv
         url,
         sent,
         payload_hash=payload,
-        keys=Keys("AKIDEXAMPLE", "secret/key+", token),
-        region="eu-central-1",
-        service=service,
+        scope=Scope(Keys("AKIDEXAMPLE", "secret/key+", token), "eu-central-1", service),
         now=datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC),
     )
     return signed["Authorization"]
@@ -106,9 +104,7 @@ def test_any_key_and_query_is_signed_as_botocore_does(key: str, value: str, head
 
 def test_a_changed_body_or_key_changes_the_signature() -> None:
     common: dict[str, Any] = {
-        "keys": Keys("A", "s"),
-        "region": "r",
-        "service": "s3",
+        "scope": Scope(Keys("A", "s"), "r", "s3"),
         "now": datetime(2026, 1, 1, tzinfo=UTC),
     }
     url = "https://h/b/k?partNumber=1"

@@ -164,6 +164,20 @@ def test_an_answer_up_to_the_connections_end_is_refused(pair: tuple[Line, socket
         read(line, 3)
 
 
+def test_a_body_up_to_the_connections_end_is_read_where_it_is_expected(pair: tuple[Line, socket.socket]) -> None:
+    line, server = pair
+    server.sendall(b"HTTP/1.1 200 OK\r\n\r\nabc")
+    line.ask(GET)
+    line.answer(to_end=True)
+    assert read(line, 2) == b"ab"
+    server.sendall(b"defg")
+    server.shutdown(socket.SHUT_WR)
+    assert read(line, 100) == b"cdefg"
+    assert read(line, 100) == b""
+    with pytest.raises(WireError):
+        line.ask(GET)
+
+
 def test_a_chunk_that_is_longer_than_it_said_is_an_error(pair: tuple[Line, socket.socket]) -> None:
     line, server = pair
     server.sendall(CHUNKED.replace(b"hello", b"hello!"))

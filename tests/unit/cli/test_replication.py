@@ -288,11 +288,9 @@ def test_apply_tells_drift_and_a_paused_dag(use: Use) -> None:
 def test_live_rows_have_rate_and_what_is_waited_for() -> None:
     active = {**RUN, "state": "Active", "status": "Uploading", "bytes_total": 100 << 20}
     api = Api({})
-    now = [0.0]
-    watch = RunsWatch(cast(ApiClient, api), "erp", "erp.replicate", "on_demand__1", clock=lambda: now[0])
-    for now[0], done in ((0.0, 0), (2.0, 20 << 20)):
-        api.answers["GET /wavelift/runs"] = {"runs": [{**active, "bytes_done": done}]}
-        [row] = watch.rows()
+    watch = RunsWatch(cast(ApiClient, api), "erp", "erp.replicate", "on_demand__1")
+    api.answers["GET /wavelift/runs"] = {"runs": [{**active, "bytes_done": 20 << 20, "rate": 10 << 20}]}
+    [row] = watch.rows()
     assert (row.words, row.bytes, row.speed, row.eta) == ("Uploading", "20.0 MiB of 100.0 MiB", "10.0 MiB/s", "8 s")
     api.answers["GET /wavelift/runs"] = {"runs": [{**RUN, "state": "Reserved"}]}
     assert watch.rows()[0].words == "Reserved (waits for admission)"

@@ -9,6 +9,8 @@ import pytest
 from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient
+from wavelift.base.rates import RateMeter, TransferProgress
+from wavelift.base.run import Progress
 from wavelift.cli.watch import Row, Watch, shown, table
 
 pytestmark = pytest.mark.unit
@@ -22,6 +24,7 @@ class FakeApi:
         self.servers: list[dict[str, Any]] | None = None
         self.states: dict[tuple[str, int], str | None] = {("admit", -1): "running"}
         self.progress: dict[tuple[str, int], dict[str, int]] = {}
+        self.meters: dict[tuple[str, int], RateMeter] = {}
         self.now = 0.0
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
@@ -31,8 +34,13 @@ class FakeApi:
         return self.servers
 
     def state_store(self, dag_id: str, run_id: str, task_id: str, key: str, *, map_index: int) -> Any:
+        """As the task's heartbeat writes it."""
         moved = self.progress.get((task_id, map_index))
-        return moved and {"disks": {disk: {"done": done, "total": 0} for disk, done in moved.items()}}
+        if not moved:
+            return None
+        meter = self.meters.setdefault((task_id, map_index), RateMeter())
+        disks = {disk: Progress("", disk, "export", done, 0) for disk, done in moved.items()}
+        return TransferProgress.stored(disks, meter.rate(self.now, sum(moved.values())))
 
     def find(self, **sizes: list[int]) -> None:
         self.servers = [

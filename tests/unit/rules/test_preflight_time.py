@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from wavelift.base.domain import DiskFacts, Finding, ServerFacts, Severity
+from wavelift.base.rates import FILE, KEPT, measured_rate, note_rate
 from wavelift.base.units import GIB, MIB, TIB
 from wavelift.rules.plans import Guards, ServerPlan, Target
 from wavelift.rules.preflight_time import LineFacts, check_time
 from wavelift.rules.wave import Selector
-from wavelift.services.dataplane.rates import FILE, KEPT, measured_rate, note_rate
 
 pytestmark = pytest.mark.unit
 

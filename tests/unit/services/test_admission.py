@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.contexts import Alive
+from tests.contexts import Alive, HandClock
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, UnreachableError
@@ -26,22 +26,6 @@ IsAlive = Callable[[DagRun], bool]
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 A = DagRun("erp.migrate", "run-a")
 B = DagRun("crm.migrate", "run-b")
-
-
-class HandClock:
-    """A clock that only the test moves."""
-
-    def __init__(self) -> None:
-        self.time = START
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-    def sleep(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
 
 
 @pytest.fixture
@@ -251,6 +235,32 @@ def test_a_run_that_asks_again_while_airflow_is_asked_keeps_its_slot(desk: Desk)
         return False
 
     assert desk.reclaim(dead_then_cleared) == ["idle"]
+    assert isinstance(desk.poll("a"), Granted)
+
+
+@pytest.mark.parametrize("kind", list(SlotKind))
+def test_inv_8_what_an_ended_task_holds_in_a_living_run_is_free_whatever_the_kind(
+    desk: Desk, clock: HandClock, kind: SlotKind
+) -> None:
+    """A release that failed for good: the run's other servers may go on for hours."""
+    desk.kind = kind
+    for holder in ("failed", "works", "waits", "gone"):
+        desk.request(holder)
+    ended = RunContext(A, clock=clock, liveness=Alive(holder=lambda holder: holder not in ("failed", "gone")))
+    assert [each.holder for each in admission.reclaim(desk.ledger, ended)] == ["failed", "gone"]
+    assert isinstance(desk.request("waits"), Granted)
+    reasons = [event.details.get("reason") for event in within(desk.ledger.read(), list_events)]
+    assert reasons.count("its task has ended") == 2
+
+
+def test_a_task_that_asks_again_while_airflow_is_asked_keeps_its_slot(desk: Desk, clock: HandClock) -> None:
+    desk.request("a")
+
+    def ended_then_cleared(holder: str) -> bool:
+        assert isinstance(desk.request("a"), Granted)
+        return False
+
+    assert admission.reclaim(desk.ledger, RunContext(A, clock=clock, liveness=Alive(holder=ended_then_cleared))) == ()
     assert isinstance(desk.poll("a"), Granted)
 
 

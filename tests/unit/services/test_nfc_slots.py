@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from tests.contexts import HandClock
 from tests.ledgers import within
-from tests.unit.services.test_replication import Desk, HandClock, clock, desk, made_once
+from tests.unit.services.test_replication import Desk, clock, desk, made_once
 
 from wavelift.base.domain import ServerFacts
 from wavelift.base.run import DagRun, RunContext
@@ -48,7 +49,7 @@ class Hall:
         return reserve(self.desk.ledger, task, self.context(task), limit=limit)
 
     def end(self, task: ServerTask) -> None:
-        release(self.desk.ledger, task, self.context(task), removed=True)
+        release(self.desk.ledger, self.context(task), removed=True)
 
     def held(self) -> list[tuple[str, str, str]]:
         granted = [each for each in within(self.desk.ledger.read(), standing) if each.granted_at]

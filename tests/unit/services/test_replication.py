@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contexts import Alive
+from tests.contexts import Alive, HandClock
 from tests.ledgers import within
 
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
@@ -72,22 +72,6 @@ pytestmark = pytest.mark.unit
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 WAVE = "erp"
-
-
-class HandClock:
-    """A clock that only the test moves."""
-
-    def __init__(self) -> None:
-        self.time = START
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-    def sleep(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
 
 
 def _disk(key: int, snapshot: str, parent: str = "", uuid: str = "") -> ReplicatedDisk:

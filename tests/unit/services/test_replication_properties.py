@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from tests.contexts import HandClock
 from tests.depth import examples
 from tests.ledgers import within
-from tests.unit.services.test_replication import START, Desk, HandClock
+from tests.unit.services.test_replication import START, Desk
 
 from wavelift.base.errors import PermanentError
 from wavelift.ledger import Ledger, ReplicationRun

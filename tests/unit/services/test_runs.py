@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from tests.unit.services.test_replication import Desk, HandClock, clock, desk, made_once
+from tests.contexts import HandClock
+from tests.unit.services.test_replication import Desk, clock, desk, made_once
 
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import DagRun, RunContext

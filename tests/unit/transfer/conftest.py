@@ -14,10 +14,10 @@ import pytest
 
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, SECTOR
-from wavelift.transfer.extents import as_stream
+from wavelift.transfer.extents import ReaderStream
 from wavelift.transfer.manifest import Manifest, block_count
 from wavelift.transfer.pipeline import copy
-from wavelift.transfer.protocols import Extent
+from wavelift.transfer.protocols import BlockStream, Extent
 from wavelift.transfer.vmdk import StreamVmdkSource
 from wavelift.transfer.vmdk_writer import VmdkPartWriter
 
@@ -52,6 +52,9 @@ class MemoryDisk:
     def clone(self) -> MemoryDisk:
         self.clones.append(MemoryDisk(self.content, self._extents))
         return self.clones[-1]
+
+    def stream(self) -> BlockStream:
+        return ReaderStream(self)
 
     def close(self) -> None:
         self.closed = True
@@ -139,7 +142,7 @@ class Toolbox:
     ) -> tuple[MemorySink, Manifest]:
         """The disk through the whole pipeline into parts."""
         sink = MemorySink()
-        stream = as_stream(MemoryDisk(content, extents))
+        stream = MemoryDisk(content, extents).stream()
         manifest = Manifest.empty(len(content))
         writer = VmdkPartWriter(sink, len(content), part_size=part_size)
         copy(stream, writer, manifest, cancel=CancelFlag())

@@ -16,7 +16,7 @@ from tests.depth import examples
 from wavelift.base.errors import CorruptStreamError, WaveliftError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, MIB
-from wavelift.transfer.extents import as_stream, block_ranges
+from wavelift.transfer.extents import block_ranges
 from wavelift.transfer.file import FileReader, FileWriter
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
@@ -61,7 +61,7 @@ def test_extents_that_overlap_are_refused(extents: list[Extent]) -> None:
 
 def test_only_extents_are_read_and_the_rest_is_zero(box: Any) -> None:
     disk = box.Disk(b"\xff" * (2 * BLOCK), [Extent(10, 5), Extent(BLOCK - 3, 6), Extent(BLOCK + 100, 9, zero=True)])
-    stream = as_stream(disk)
+    stream = disk.stream()
     writer = box.Writer(disk.size)
     copy(stream, writer, Manifest.empty(disk.size), cancel=CancelFlag())
     expected = bytearray(2 * BLOCK)
@@ -84,7 +84,7 @@ def test_a_sparse_file_is_copied_and_stays_sparse(tmp_path: Path) -> None:
             file.write(data)
     reader = FileReader(source)
     assert sum(extent.length for extent in reader.extents()) < 4 * MIB
-    stream = as_stream(reader)
+    stream = reader.stream()
     manifest = Manifest.empty(reader.size)
     copy(stream, FileWriter(target, reader.size), manifest, cancel=CancelFlag())
     stream.close()

@@ -13,7 +13,15 @@ from tests.depth import examples
 
 from wavelift.base.errors import CorruptStreamError, FencedError
 from wavelift.base.units import BLOCK
-from wavelift.transfer.journal import RECORD, UNKNOWN_DIGEST, Journal, JournalIdentity, Segments, read_segment
+from wavelift.transfer.journal import (
+    RECORD,
+    UNKNOWN_DIGEST,
+    Journal,
+    JournalIdentity,
+    Segments,
+    SegmentStore,
+    read_segment,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -38,10 +46,7 @@ class Bucket:
         return Journal(
             folder,
             identity,
-            store=self.objects.__setitem__,
-            checkpoint=self._checkpoint,
-            segments=self.segments,
-            fetch=self._fetch,
+            SegmentStore(self.objects.__setitem__, self._checkpoint, self.segments, self._fetch),
             clock=lambda: self.now,
         )
 
@@ -173,7 +178,7 @@ def test_a_fence_reaches_the_caller_and_loses_nothing(tmp_path: Path) -> None:
     def fence(segments: Segments) -> None:
         raise FencedError("another try")
 
-    journal = Journal(tmp_path, IDENTITY, store=bucket.objects.__setitem__, checkpoint=fence)
+    journal = Journal(tmp_path, IDENTITY, SegmentStore(bucket.objects.__setitem__, fence))
     journal.append(1, digest(1))
     with pytest.raises(FencedError):
         journal.close()

@@ -18,7 +18,8 @@ from wavelift.base.errors import Cancelled, CorruptStreamError, FencedError, Unr
 from wavelift.base.run import CancelFlag, Progress
 from wavelift.base.units import BLOCK
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.pipeline import copy
+from wavelift.transfer.pipeline import UNREPORTED, CopyOptions, copy
+from wavelift.transfer.report import Report
 from wavelift.transfer.throttle import Throttle
 
 pytestmark = pytest.mark.unit
@@ -62,9 +63,11 @@ def stream(count: int = 40) -> Stream:
     return Stream({index: bytes([index % 255 + 1]) * BLOCK for index in range(count)}, count * BLOCK)
 
 
-def run(source: Stream, writer: Any, **more: Any) -> Any:
-    options = {"cancel": CancelFlag(), **more}
-    return copy(source, writer, Manifest.empty(source.size), **options)
+def run(
+    source: Stream, writer: Any, *, cancel: CancelFlag | None = None, report: Report = UNREPORTED, **options: Any
+) -> Any:
+    manifest = Manifest.empty(source.size)
+    return copy(source, writer, manifest, cancel=cancel or CancelFlag(), options=CopyOptions(**options), report=report)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -103,7 +106,7 @@ def test_every_block_lands_once_and_the_manifest_says_so(
             blocks[index] = bytes(expected[index * BLOCK : index * BLOCK + length])
     manifest = Manifest.empty(size)
     writer = box.Writer(size, ordered=ordered, writes_zeros=writes_zeros, fill=0xAA if writes_zeros else 0)
-    stats = copy(Stream(blocks, size), writer, manifest, cancel=CancelFlag(), workers=workers)
+    stats = copy(Stream(blocks, size), writer, manifest, cancel=CancelFlag(), options=CopyOptions(workers))
     assert writer.content == expected
     assert manifest.to_bytes() == box.manifest_of(bytes(expected)).to_bytes()
     data = [index for index, kind in enumerate(kinds) if kind == "data"]
@@ -154,13 +157,8 @@ def test_the_first_error_stops_all_and_is_the_one_raised(box: Any, place: str, a
     else:
         wrap(place)
     with pytest.raises(UnreachableError) as caught:
-        run(
-            source,
-            writer,
-            on_progress=(lambda progress: fail(error)) if place == "progress" else (lambda progress: None),
-            server="web01",
-            disk="SCSI 0:1",
-        )
+        tell: Callable[[Progress], None] = (lambda _: fail(error)) if place == "progress" else (lambda _: None)
+        run(source, writer, report=Report("web01", "SCSI 0:1", to=tell))
     assert caught.value is error
     assert caught.value.where == {"server": "web01", "disk": "SCSI 0:1"}
     assert not writer.finished
@@ -199,7 +197,9 @@ def test_a_fence_raised_by_progress_stops_the_copy(box: Any) -> None:
     source = stream(200)
     source.before = lambda number: time.sleep(0.02)
     with pytest.raises(FencedError):
-        run(source, box.Writer(source.size), on_progress=lambda progress: fail(FencedError("another try owns it")))
+        run(
+            source, box.Writer(source.size), report=Report(to=lambda progress: fail(FencedError("another try owns it")))
+        )
     assert source.given < 200
 
 
@@ -264,7 +264,7 @@ def test_progress_ends_with_the_whole_disk(box: Any) -> None:
     source = stream(60)
     source.before = lambda number: time.sleep(0.02)
     seen: list[Progress] = []
-    run(source, box.Writer(source.size, ordered=True), on_progress=seen.append, server="a", disk="b", phase="seed")
+    run(source, box.Writer(source.size, ordered=True), report=Report("a", "b", "seed", seen.append))
     assert len(seen) >= 2
     assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
     assert seen[-1] == Progress("a", "b", "seed", source.size, source.size, source.size, source.size)
@@ -315,7 +315,7 @@ def test_inv_2_a_delta_ends_as_the_source_whatever_changed(box: Any, data: st.Da
     writer = box.Writer(size, ordered=data.draw(st.booleans()), writes_zeros=True)
     for index, each in before.items():
         writer.content[index * BLOCK : (index + 1) * BLOCK] = each
-    stats = copy(source, writer, manifest, cancel=CancelFlag(), base=base, partial=partial)
+    stats = copy(source, writer, manifest, cancel=CancelFlag(), options=CopyOptions(base=base, partial=partial))
     wanted = b"".join(after.get(index, bytes(BLOCK)) for index in range(count))
     assert bytes(writer.content) == wanted
     assert (
@@ -332,6 +332,12 @@ def test_inv_2_a_writer_that_skips_zeros_takes_no_base(box: Any) -> None:
     source = stream(3)
     base = _manifest_of(source.blocks, source.size)
     with pytest.raises(ValueError, match="became zero"):
-        copy(source, box.Writer(source.size), base.successor(), cancel=CancelFlag(), base=base)
+        copy(source, box.Writer(source.size), base.successor(), cancel=CancelFlag(), options=CopyOptions(base=base))
     with pytest.raises(ValueError, match="over a base"):
-        copy(source, box.Writer(source.size, writes_zeros=True), base, cancel=CancelFlag(), partial=True)
+        copy(
+            source,
+            box.Writer(source.size, writes_zeros=True),
+            base,
+            cancel=CancelFlag(),
+            options=CopyOptions(partial=True),
+        )

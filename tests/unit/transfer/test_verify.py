@@ -19,6 +19,7 @@ from wavelift.base.errors import Cancelled, UnreachableError
 from wavelift.base.run import CancelFlag, Progress
 from wavelift.base.units import BLOCK, MIB, SECTOR
 from wavelift.transfer.manifest import Manifest
+from wavelift.transfer.report import Report
 from wavelift.transfer.verify import Verification, sample_indices, verify_full, verify_sample
 from wavelift.transfer.vmdk import StreamVmdkSource, VmdkFile
 
@@ -57,7 +58,7 @@ def grain_place(file: bytes, grain: int) -> int:
 
 def test_an_equal_disk_is_proven(stored: tuple[bytes, Manifest]) -> None:
     seen: list[Progress] = []
-    result = full(*stored, on_progress=seen.append, server="web01", disk="SCSI 0:0")
+    result = full(*stored, report=Report("web01", "SCSI 0:0", "verify", seen.append))
     assert result.ok
     assert result.mismatches == ()
     assert result.blocks_checked == 40

@@ -17,6 +17,7 @@ from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, MIB, SECTOR
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
+from wavelift.transfer.report import Report
 from wavelift.transfer.vmdk import StreamVmdkSource
 
 pytestmark = pytest.mark.unit
@@ -300,7 +301,7 @@ def test_a_broken_stream_leaves_no_whole_manifest(hand_made: Any, box: Any) -> N
     source = StreamVmdkSource(io.BytesIO(data[: len(data) // 2 // SECTOR * SECTOR]))
     writer = box.Writer(source.size)
     with pytest.raises(CorruptStreamError) as caught:
-        copy(source, writer, Manifest.empty(source.size), cancel=CancelFlag(), server="web01", disk="SCSI 0:0")
+        copy(source, writer, Manifest.empty(source.size), cancel=CancelFlag(), report=Report("web01", "SCSI 0:0"))
     assert not writer.finished
     assert caught.value.where["server"] == "web01"
     assert caught.value.where["disk"] == "SCSI 0:0"

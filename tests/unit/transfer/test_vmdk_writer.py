@@ -18,7 +18,6 @@ from tests.depth import examples
 from wavelift.base.errors import Cancelled, PermanentError, ThrottledError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, GIB, MIB, TIB
-from wavelift.transfer.extents import as_stream
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
 from wavelift.transfer.vmdk import PreparedBlock, StreamVmdkEncoder, prepare_block
@@ -48,7 +47,7 @@ def plain_parts(box: Any) -> Any:
 
 
 def send(data: bytes, sink: Any, box: Any, **more: Any) -> VmdkPartWriter:
-    stream = as_stream(box.Disk(data))
+    stream = box.Disk(data).stream()
     writer = VmdkPartWriter(sink, len(data), part_size=SMALL_PART, **more)
     try:
         copy(stream, writer, Manifest.empty(len(data)), cancel=CancelFlag())

@@ -5,26 +5,29 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ebs import SnapshotBlocks
-from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, snapshot_status, start_snapshot
-from wavelift.adapters.aws.ebs_write import EbsWriter
+from wavelift.adapters.aws.ebs import EbsStream
+from wavelift.adapters.aws.ebs_snapshot import NewSnapshot, StartedSnapshot, snapshot_status, start_snapshot
+from wavelift.adapters.aws.ebs_write import EbsWriter, PutOptions
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag, Progress, ignore_progress
-from wavelift.base.units import BLOCK
+from wavelift.base.units import BLOCK, GIB
 from wavelift.simulators.aws import AwsSimulator
-from wavelift.transfer.extents import as_stream
-from wavelift.transfer.journal import Journal, JournalIdentity, Segments
+from wavelift.transfer.extents import ReaderStream
+from wavelift.transfer.journal import Journal, JournalIdentity, Segments, SegmentStore
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.pipeline import copy
-from wavelift.transfer.protocols import Extent
+from wavelift.transfer.pipeline import CopyOptions, copy
+from wavelift.transfer.protocols import BlockStream, Extent
+from wavelift.transfer.report import Report
 
 QUICK = RetryPolicy(patience_s=3.0, base_s=0.01, cap_s=0.1)
+QUICK_PUTS = PutOptions(policy=QUICK)
 """The shipped policy's shape with short pauses."""
 TAIL = 70_000
 BLOCKS = 33
@@ -52,6 +55,9 @@ class Disk:
     def clone(self) -> Disk:
         return self
 
+    def stream(self) -> BlockStream:
+        return ReaderStream(self)
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -77,8 +83,14 @@ class Replica:
         self.segments: dict[str, Segments] = {}
 
     def start(self, **options: Any) -> StartedSnapshot:
-        values = {"capacity": CAPACITY, "token": uuid.uuid4().hex, "tags": {"wavelift:run": "r1"}, **options}
-        started = start_snapshot(self.access, **values)
+        values: dict[str, Any] = {
+            "capacity": CAPACITY,
+            "token": uuid.uuid4().hex,
+            "tags": {"wavelift:run": "r1"},
+            **options,
+        }
+        repeated = values.pop("repeated", False)
+        started = start_snapshot(self.access, NewSnapshot(**values), repeated=repeated)
         if started.snapshot_id not in self.made:
             self.made.append(started.snapshot_id)
         return started
@@ -87,14 +99,16 @@ class Replica:
         return Journal(
             self.folder / folder,
             JournalIdentity(started.snapshot_id, "snapshot-1/disk-2000", CAPACITY),
-            store=self.objects.__setitem__,
-            checkpoint=partial(self.segments.__setitem__, started.snapshot_id),
-            segments=self.segments.get(started.snapshot_id),
-            fetch=self.objects.__getitem__,
+            SegmentStore(
+                store=self.objects.__setitem__,
+                checkpoint=partial(self.segments.__setitem__, started.snapshot_id),
+                segments=self.segments.get(started.snapshot_id),
+                fetch=self.objects.__getitem__,
+            ),
         )
 
     def writer(self, started: StartedSnapshot, folder: str = "state", **options: Any) -> EbsWriter:
-        return EbsWriter(self.access, started, self.journal(started, folder), **{"policy": QUICK, **options})
+        return EbsWriter(self.access, started, self.journal(started, folder), **{"puts": QUICK_PUTS, **options})
 
     def copy(
         self,
@@ -104,8 +118,15 @@ class Replica:
         tick: Callable[[Progress], None] = ignore_progress,
     ) -> Manifest:
         manifest = Manifest.empty(CAPACITY)
-        source = as_stream(Disk(bytes(content)))
-        copy(source, writer, manifest, cancel=cancel or CancelFlag(), workers=4, on_progress=tick)
+        source = Disk(bytes(content)).stream()
+        copy(
+            source,
+            writer,
+            manifest,
+            cancel=cancel or CancelFlag(),
+            options=CopyOptions(workers=4),
+            report=Report(to=tick),
+        )
         return manifest
 
     def send(self, content: bytes | bytearray, **options: Any) -> tuple[StartedSnapshot, Manifest]:
@@ -124,12 +145,11 @@ class Replica:
     def read(self, started: StartedSnapshot) -> bytes:
         """The volume that AWS would make, as long as the disk; its tail must be zeros."""
         volume = bytearray(BLOCKS * BLOCK)
-        blocks = SnapshotBlocks(self.access, started.snapshot_id)
-        for page in blocks.pages():
-            for block in page:
-                assert block.index < BLOCKS
-                volume[block.index * BLOCK : (block.index + 1) * BLOCK] = blocks.get(block, CancelFlag())
-        blocks.close()
+        with closing(EbsStream(self.access, started.snapshot_id, cancel=CancelFlag())) as stream:
+            assert stream.size == started.volume_gib * GIB
+            for piece in stream.pieces():
+                assert piece.index < BLOCKS
+                piece.load(memoryview(volume)[piece.index * BLOCK : (piece.index + 1) * BLOCK])
         assert not any(volume[CAPACITY:])
         return bytes(volume[:CAPACITY])
 

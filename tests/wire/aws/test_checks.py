@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.checks import AccountChecks
+from wavelift.adapters.aws.checks import AccountChecks, AccountNames
 from wavelift.base.errors import LoginError
 from wavelift.base.regions import partition_of
 from wavelift.rules.policies import Staging, role_policy, trust_policy
@@ -41,13 +41,15 @@ def make_role(access: AwsAccess) -> Iterator[Callable[[dict[str, Any], dict[str,
 
 def test_amp_06_a_good_account_shows_as_good(aws: AwsSimulator, checks: AccountChecks, account: Bootstrap) -> None:
     facts = checks.account(
-        role=account.role,
-        bucket=account.bucket,
-        kms_key=account.kms_key_arn,
-        vpc=account.vpc_id,
-        subnets=account.subnet_ids,
-        security_groups=[account.security_group_id],
-        instance_types=["t3.medium", "no.such"],
+        AccountNames(
+            role=account.role,
+            bucket=account.bucket,
+            kms_key=account.kms_key_arn,
+            vpc=account.vpc_id,
+            subnets=account.subnet_ids,
+            security_groups=[account.security_group_id],
+            instance_types=["t3.medium", "no.such"],
+        )
     )
     assert facts.role.exists
     assert (facts.role.trust_problem, facts.role.missing_actions, facts.role.unknown) == ("", (), "")
@@ -69,12 +71,14 @@ def test_amp_06_a_good_account_shows_as_good(aws: AwsSimulator, checks: AccountC
 
 def test_amp_06_what_is_missing_is_missing_not_an_error(checks: AccountChecks) -> None:
     facts = checks.account(
-        role="no-such-role",
-        bucket="no-such-bucket",
-        kms_key="alias/none",
-        vpc="vpc-00000000000000000",
-        subnets=["subnet-00000000000000000"],
-        security_groups=["sg-00000000000000000"],
+        AccountNames(
+            role="no-such-role",
+            bucket="no-such-bucket",
+            kms_key="alias/none",
+            vpc="vpc-00000000000000000",
+            subnets=["subnet-00000000000000000"],
+            security_groups=["sg-00000000000000000"],
+        )
     )
     assert not facts.role.exists
     assert not facts.bucket.exists
@@ -134,7 +138,7 @@ def test_amp_06_what_we_may_not_see_is_unknown_not_wrong(
     code = "UnauthorizedOperation" if service == "ec2" else "AccessDenied"
     aws.rule(service=service, code=code, status=403, message="no")
     facts = checks.account(
-        role=account.role, bucket=account.bucket, kms_key=account.kms_key_arn, subnets=account.subnet_ids
+        AccountNames(role=account.role, bucket=account.bucket, kms_key=account.kms_key_arn, subnets=account.subnet_ids)
     )
     assert facts.key is not None
     unknown = {
@@ -162,7 +166,9 @@ def test_amp_06_instance_types_that_we_may_not_see_are_unknown_too(
 ) -> None:
     aws.rule(service="ec2", operation="DescribeInstanceTypeOfferings", code="UnauthorizedOperation", status=403)
     facts = checks.account(
-        role=account.role, bucket=account.bucket, vpc=account.vpc_id, instance_types=["t3.medium", "no.such"]
+        AccountNames(
+            role=account.role, bucket=account.bucket, vpc=account.vpc_id, instance_types=["t3.medium", "no.such"]
+        )
     )
     assert facts.instance_types == {}
     assert "ec2:DescribeInstanceTypeOfferings" in facts.network.unknown
@@ -192,7 +198,7 @@ def test_amp_06_a_good_account_of_another_partition_shows_as_good(
         iam.create_role(RoleName="vmimport", AssumeRolePolicyDocument=json.dumps(trust_policy()))
         document = json.dumps(role_policy(Staging(f"staging-{region}", "", key, partition)))
         iam.put_role_policy(RoleName="vmimport", PolicyName="inline", PolicyDocument=document)
-        facts = AccountChecks(access).account(role="vmimport", bucket=f"staging-{region}", kms_key=key)
+        facts = AccountChecks(access).account(AccountNames(role="vmimport", bucket=f"staging-{region}", kms_key=key))
         assert (facts.role.trust_problem, facts.role.missing_actions, facts.role.unknown) == ("", (), "")
         assert facts.role.arn.split(":")[1] == key.split(":")[1] == partition
         assert (facts.bucket.exists, facts.bucket.region, facts.bucket.owned) == (True, region, True)

@@ -13,11 +13,12 @@ import pytest
 from botocore.config import Config
 from tests.connect_proxy import ConnectProxy
 from tests.wire.aws.conftest import Connect
-from tests.wire.aws.disk_replica import Replica, make_content
+from tests.wire.aws.disk_replica import QUICK, Replica, make_content
 
 from wavelift.adapters.aws import bulk, ebs_write
 from wavelift.adapters.aws.access import Keys
 from wavelift.adapters.aws.bulk import BulkClient, BulkRequest
+from wavelift.adapters.aws.ebs_write import PutOptions
 from wavelift.base.errors import LoginError, UnreachableError
 from wavelift.base.run import Progress
 from wavelift.simulators.aws import AwsSimulator
@@ -33,7 +34,7 @@ def test_a_session_that_is_revoked_in_mid_transfer_costs_one_refresh_and_each_pu
     content = make_content()
     started = replica.start()
     aws.rule(service="ebs", operation="PutSnapshotBlock", skip=6, latency=240)
-    writer = replica.writer(started, in_flight=4)
+    writer = replica.writer(started, puts=PutOptions(4, QUICK))
     expired: list[int] = []
     seen: set[str] = set()
     credentials = replica.access.credentials
@@ -80,7 +81,7 @@ def test_the_thread_that_sends_never_waits_for_credentials(replica: Replica, mon
     monkeypatch.setattr(BulkClient, "keys", noted)
     monkeypatch.setattr("wavelift.adapters.aws.ebs_write.TICK_S", 0.02)
     replica.aws.rule(service="ebs", operation="PutSnapshotBlock", latency=0.1)
-    replica.copy(make_content(), replica.writer(replica.start(), in_flight=2))
+    replica.copy(make_content(), replica.writer(replica.start(), puts=PutOptions(2, QUICK)))
     assert asked.count("put-lines") <= 1
     assert asked.count("ebs-keeper") > 5
 
@@ -101,7 +102,7 @@ def test_a_refresh_that_fails_ends_nothing_while_the_keys_are_good(
     monkeypatch.setattr("wavelift.adapters.aws.ebs_write.TICK_S", 0.005)
     replica.aws.rule(service="ebs", operation="PutSnapshotBlock", latency=0.1)
     content, started = make_content(), replica.start()
-    replica.copy(content, replica.writer(started, in_flight=2))
+    replica.copy(content, replica.writer(started, puts=PutOptions(2, QUICK)))
     assert len(failed) > 5
     assert replica.read(started) == content
 
@@ -115,7 +116,7 @@ def test_sms_17_puts_go_through_the_proxy_s_tunnel(
     content = make_content()
     started = replica.start()
     before = len(proxy.heads)
-    writer = replica.writer(started, in_flight=4)
+    writer = replica.writer(started, puts=PutOptions(4, QUICK))
     assert writer._dials
     replica.copy(content, writer)
     dialled = proxy.heads[before:]
@@ -130,7 +131,7 @@ def test_a_proxy_that_is_not_there_is_named_and_nothing_is_left(replica: Replica
     started = replica.start()
     replica.access = connect(config=Config(proxies={"https": "http://127.0.0.1:9"}))
     with pytest.raises(UnreachableError, match="refused") as caught:
-        replica.copy(make_content(), replica.writer(started, in_flight=4))
+        replica.copy(make_content(), replica.writer(started, puts=PutOptions(4, QUICK)))
     assert "proxy" in caught.value.next_step
 
 
@@ -142,7 +143,7 @@ def test_inv_12_no_socket_is_left_open(replica: Replica) -> None:
         replica.aws.clear_rules()
         if rule:
             replica.aws.rule(service="ebs", operation="PutSnapshotBlock", **rule)
-        replica.copy(make_content(), replica.writer(replica.start(), in_flight=8))
+        replica.copy(make_content(), replica.writer(replica.start(), puts=PutOptions(8, QUICK)))
 
     once()
     before = files()

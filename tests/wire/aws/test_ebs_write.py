@@ -7,6 +7,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +16,9 @@ from tests.wire.aws.disk_replica import BLOCKS, CAPACITY, DATA_BLOCKS, Replica, 
 
 from wavelift.adapters.aws import ebs_snapshot
 from wavelift.adapters.aws.bulk import BulkClient
-from wavelift.adapters.aws.ebs import SnapshotComparison, compare_snapshot
+from wavelift.adapters.aws.ebs import EbsStream, compare_snapshot
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapshot, snapshot_status
-from wavelift.adapters.aws.ebs_write import EbsWriter
+from wavelift.adapters.aws.ebs_write import EbsWriter, PutOptions
 from wavelift.adapters.aws.errors import ParentRefusedError, SnapshotGoneError, TokenSpentError
 from wavelift.base.domain import ChangedRange
 from wavelift.base.errors import (
@@ -35,15 +37,19 @@ from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag, Progress
 from wavelift.base.units import BLOCK, GIB
 from wavelift.simulators.aws import AwsSimulator
+from wavelift.transfer.file import FileWriter
 from wavelift.transfer.manifest import Manifest
+from wavelift.transfer.pipeline import copy
+from wavelift.transfer.verify import Comparison, Expected
 
 from .disk_replica import QUICK
 
 pytestmark = pytest.mark.wire
 
 
-def compared(replica: Replica, started: StartedSnapshot, manifest: Manifest, **chosen: Any) -> SnapshotComparison:
-    return compare_snapshot(replica.access, started.snapshot_id, manifest.digest, manifest.capacity, **chosen)
+def compared(replica: Replica, started: StartedSnapshot, manifest: Manifest, **chosen: Any) -> Comparison:
+    expected = Expected(manifest.digest, manifest.capacity, **chosen)
+    return compare_snapshot(replica.access, started.snapshot_id, expected, cancel=CancelFlag())
 
 
 # -- what is written ----------------------------------------------------------------------------------------------
@@ -164,7 +170,7 @@ def test_what_a_retry_cures_is_cured(replica: Replica, fault: dict[str, Any]) ->
     content = make_content()
     started = replica.start()
     replica.aws.rule(service="ebs", operation="PutSnapshotBlock", **fault)
-    replica.copy(content, replica.writer(started, in_flight=8))
+    replica.copy(content, replica.writer(started, puts=PutOptions(8, QUICK)))
     assert replica.read(started) == content
 
 
@@ -176,7 +182,7 @@ def test_inv_9_an_outage_in_mid_seed_costs_no_block_twice_beyond_those_in_flight
     puts = {"service": "ebs", "operation": "PutSnapshotBlock"}
     replica.aws.rule(**puts, cut_response_after=0, skip=6, count=in_flight)  # AWS took them, nobody heard of it
     replica.aws.rule(**puts, cut_request_after=0, skip=6 + in_flight, count=in_flight * 20)
-    writer = replica.writer(started, in_flight=in_flight, policy=RetryPolicy(patience_s=60, base_s=0.002, cap_s=0.2))
+    writer = replica.writer(started, puts=PutOptions(in_flight, RetryPolicy(patience_s=60, base_s=0.002, cap_s=0.2)))
     replica.copy(content, writer)
     assert [rule["applied"] for rule in replica.aws.rules()] == [in_flight, in_flight * 20]
     assert replica.row(started)["sent_twice"] <= in_flight
@@ -187,7 +193,7 @@ def test_inv_9_an_outage_that_outlasts_all_patience_leaves_what_the_next_try_goe
     content = make_content()
     started = replica.start()
     replica.aws.rule(service="ebs", operation="PutSnapshotBlock", cut_request_after=0, skip=10)
-    first = replica.writer(started, policy=RetryPolicy(patience_s=0.3, base_s=0.01, cap_s=0.05))
+    first = replica.writer(started, puts=PutOptions(policy=RetryPolicy(patience_s=0.3, base_s=0.01, cap_s=0.05)))
     with pytest.raises(UnreachableError):
         replica.copy(content, first)
     replica.aws.clear_rules()
@@ -209,7 +215,7 @@ def test_inv_9_a_state_store_that_is_away_for_a_while_does_not_end_a_transfer(re
 
     journal._checkpoint = checkpoint
     journal._interval = 0.0
-    writer = EbsWriter(replica.access, started, journal, policy=QUICK)
+    writer = EbsWriter(replica.access, started, journal, puts=PutOptions(policy=QUICK))
     journal.append(0, hashlib.sha256(b"x").digest())
     writer._tick()
     writer._tick()
@@ -217,7 +223,7 @@ def test_inv_9_a_state_store_that_is_away_for_a_while_does_not_end_a_transfer(re
     writer._tick()
     assert sum(journal.segments.values()) == 1
     away.append(True)
-    impatient = EbsWriter(replica.access, started, journal, policy=RetryPolicy(patience_s=0))
+    impatient = EbsWriter(replica.access, started, journal, puts=PutOptions(policy=RetryPolicy(patience_s=0)))
     journal.append(1, hashlib.sha256(b"y").digest())
     with pytest.raises(WaveliftError, match="did not answer"):
         impatient._tick()
@@ -240,7 +246,7 @@ def test_inv_9_a_state_store_that_is_away_for_a_while_does_not_end_a_transfer(re
 def test_what_lasts_ends_in_an_error_of_ours(replica: Replica, fault: dict[str, Any], kind: type[Exception]) -> None:
     started = replica.start()
     replica.aws.rule(service="ebs", operation="PutSnapshotBlock", skip=3, **fault)
-    writer = replica.writer(started, policy=RetryPolicy(patience_s=0.3, base_s=0.01, cap_s=0.05))
+    writer = replica.writer(started, puts=PutOptions(policy=RetryPolicy(patience_s=0.3, base_s=0.01, cap_s=0.05)))
     with pytest.raises(kind) as caught:
         replica.copy(make_content(), writer)
     assert type(caught.value) is kind
@@ -299,7 +305,7 @@ def test_a_cancel_is_noticed_and_what_was_acknowledged_is_kept(replica: Replica)
     started = replica.start()
     replica.aws.rule(service="ebs", operation="PutSnapshotBlock", skip=10, throttle=True)
     cancel = CancelFlag()
-    writer = replica.writer(started, cancel=cancel, policy=RetryPolicy(patience_s=3600.0, base_s=0.1))
+    writer = replica.writer(started, cancel=cancel, puts=PutOptions(policy=RetryPolicy(patience_s=3600.0, base_s=0.1)))
 
     def killed(progress: Progress) -> None:
         if writer.blocks_sent:
@@ -510,3 +516,16 @@ def test_inv_1_a_comparison_names_every_differing_range(replica: Replica) -> Non
     assert [(one.offset // BLOCK, one.length // BLOCK) for one in found.changed] == [(2, 2), (5, 1), (BLOCKS - 1, 1)]
     some = compared(replica, started, manifest, indices=[0, 5])
     assert (some.changed, some.blocks_compared) == ((ChangedRange(offset=5 * BLOCK, length=BLOCK),), 2)
+
+
+def test_a_snapshot_streams_to_any_writer(replica: Replica, tmp_path: Path) -> None:
+    content = make_content()
+    started, manifest = replica.send(content)
+    with closing(EbsStream(replica.access, started.snapshot_id, cancel=CancelFlag())) as stream:
+        found = Manifest.empty(stream.size)
+        copy(stream, FileWriter(tmp_path / "disk.raw", stream.size, sync=False), found, cancel=CancelFlag())
+    with (tmp_path / "disk.raw").open("rb") as file:
+        assert file.read(len(content)) == bytes(content)
+        assert not any(file.read(BLOCK))
+    whole = range(manifest.capacity // BLOCK)
+    assert [found.digest(index) for index in whole] == [manifest.digest(index) for index in whole]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from tests.contexts import context_of
 
 from wavelift.adapters.aws import ec2 as ec2_module
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ebs import SnapshotBlocks, compare_snapshot
+from wavelift.adapters.aws.ebs import EbsStream, SnapshotBlocks, compare_snapshot
 from wavelift.adapters.aws.ec2 import Ec2, LaunchRequest
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, ImportState, ImportStatus, VmImport
@@ -32,8 +33,10 @@ from wavelift.base.errors import (
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag, RunContext
 from wavelift.base.units import BLOCK, GIB, KIB
-from wavelift.services.dataplane.importing import MAX_UNSEEN, ImportJob, ImportRunning
+from wavelift.services.dataplane.importing import ImportRunning, ImportTask
+from wavelift.services.dataplane.remote_task import MAX_UNSEEN
 from wavelift.simulators.aws import AwsSimulator, Bootstrap
+from wavelift.transfer.verify import Comparison, Expected
 
 pytestmark = pytest.mark.wire
 
@@ -94,6 +97,10 @@ def gone(ec2: Ec2, instance_id: str) -> None:
     """Terminate and wait until the simulator has let go of the volumes."""
     ec2.terminate([instance_id])
     ec2.terminate([instance_id, "i-0000000000000dead"])
+
+
+def compared(access: AwsAccess, snapshot_id: str, expected: Expected) -> Comparison:
+    return compare_snapshot(access, snapshot_id, expected, cancel=CancelFlag(), policy=QUICK)
 
 
 def digests(raw: Path) -> Callable[[int], bytes | None]:
@@ -164,8 +171,9 @@ def test_inv_1_the_conversion_report_lists_the_boot_disks_changes_and_none_elsew
     numbers = sorted(evidence)
     for number, raw, snapshot_id in zip(numbers, machine.raws, done.snapshot_ids, strict=True):
         capacity = raw.stat().st_size
-        found = compare_snapshot(access, snapshot_id, digests(raw), capacity, policy=QUICK)
-        assert found.volume_bytes == GIB
+        found = compared(access, snapshot_id, Expected(digests(raw), capacity))
+        with closing(EbsStream(access, snapshot_id, cancel=CancelFlag(), policy=QUICK)) as stream:
+            assert stream.size == GIB
         assert found.blocks_compared == capacity // BLOCK
         touched = {
             index
@@ -199,12 +207,12 @@ def test_inv_1_every_kind_of_difference_is_found(
     def digest(index: int) -> bytes | None:
         return bent.get(index, true(index))
 
-    found = compare_snapshot(access, done.snapshot_ids[1], digest, capacity, policy=QUICK)
+    found = compared(access, done.snapshot_ids[1], Expected(digest, capacity))
     assert [(each.offset // BLOCK, each.length // BLOCK) for each in found.changed] == [(0, 1), (3, 1), (8, 1)]
-    sampled = compare_snapshot(access, done.snapshot_ids[1], digest, capacity, indices=[0, 1, 8], policy=QUICK)
+    sampled = compared(access, done.snapshot_ids[1], Expected(digest, capacity, [0, 1, 8]))
     assert (_blocks(sampled.changed), sampled.blocks_compared) == ({0, 8}, 3)
     short = capacity - 32 * KIB  # the disk ends inside its last block, and the snapshot has data beyond
-    tail = compare_snapshot(access, done.snapshot_ids[1], true, short, policy=QUICK)
+    tail = compared(access, done.snapshot_ids[1], Expected(true, short))
     assert _blocks(tail.changed) == {15}
     ec2.deregister(done.image_id, delete_snapshots=True)
 
@@ -225,7 +233,7 @@ def test_air_05_reading_blocks_survives(
     done = finished(imports, imports.import_image(machine.request(f"token-ebs-{fault}")))
     raw = machine.raws[1]
     aws.rule(**{"service": "ebs", "operation": "GetSnapshotBlock", "count": 2, **fault})
-    found = compare_snapshot(access, done.snapshot_ids[1], digests(raw), raw.stat().st_size, policy=QUICK)
+    found = compared(access, done.snapshot_ids[1], Expected(digests(raw), raw.stat().st_size))
     assert found.changed == ()
     aws.clear_rules()
     ec2.deregister(done.image_id, delete_snapshots=True)
@@ -254,7 +262,7 @@ def test_expired_block_tokens_are_listed_again(
 
 def test_a_snapshot_that_is_not_there_is_said(access: AwsAccess) -> None:
     with pytest.raises(NotFoundError):
-        compare_snapshot(access, "snap-0123456789abcdef0", lambda _: None, GIB, policy=QUICK)
+        compared(access, "snap-0123456789abcdef0", Expected(lambda _: None, GIB))
 
 
 def test_amp_08_a_failed_import_carries_the_words_and_our_reading(
@@ -430,13 +438,13 @@ def test_inv_5_what_ec2_does_not_show_yet_is_neither_lost_nor_made_again(
         tokens.append(token)
         return machine.request(token, tags=young)
 
-    assert isinstance(ImportJob(access, ctx, instant="one").submit(request, limit=5), ImportRunning)
+    assert isinstance(ImportTask(access, ctx, instant="one").submit_import(request, limit=5), ImportRunning)
     started = stored(ctx)["task_id"]
     assert imports.describe([started]) == {}
     # A cleared or resumed task looks again at once: one import, whatever AWS says of it meanwhile.
     for _ in range(3):
-        assert ImportJob(access, ctx, instant="one").look() is None
-        assert isinstance(ImportJob(access, ctx, instant="one").submit(request, limit=5), ImportRunning)
+        assert ImportTask(access, ctx, instant="one").look() is None
+        assert isinstance(ImportTask(access, ctx, instant="one").submit_import(request, limit=5), ImportRunning)
         assert stored(ctx)["task_id"] == started
     assert len(set(tokens)) == 1
     aws.advance(61)
@@ -462,10 +470,10 @@ def test_an_import_that_aws_has_forgotten_is_submitted_under_a_new_token_in_the_
     known = {"instant": "one", "task_id": "import-ami-0123456789abcdef0", "attempt": 0, "cancelled": 0}
     ctx.checkpoints.set("import", known)
     for _ in range(MAX_UNSEEN):
-        assert ImportJob(access, ctx, instant="one").look() is None
+        assert ImportTask(access, ctx, instant="one").look() is None
         assert (stored(ctx)["task_id"], stored(ctx)["attempt"]) == ("", 0)
         ctx.checkpoints.set("import", {**stored(ctx), "task_id": "import-ami-0123456789abcdef0"})
-    assert ImportJob(access, ctx, instant="one").look() is None
+    assert ImportTask(access, ctx, instant="one").look() is None
     assert stored(ctx)["attempt"] == 1
 
 
@@ -481,7 +489,7 @@ def test_pages_may_be_empty_or_short(
         assert pages[0] == []
         assert len(pages) > 1
         raw = machine.raws[1]
-        found = compare_snapshot(access, done.snapshot_ids[1], digests(raw), raw.stat().st_size, policy=QUICK)
+        found = compared(access, done.snapshot_ids[1], Expected(digests(raw), raw.stat().st_size))
         assert found.changed == ()
     finally:
         aws.settings(thin_pages=False)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ebs_snapshot import complete_snapshot, start_snapshot
+from wavelift.adapters.aws.ebs_snapshot import NewSnapshot, complete_snapshot, start_snapshot
 from wavelift.adapters.aws.ec2 import DEVICES, Ec2, ImageRequest
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError
 from wavelift.base.units import GIB
@@ -23,7 +23,7 @@ EMPTY = hashlib.sha256().digest()
 
 def pending(access: AwsAccess) -> str:
     token = uuid.uuid4().hex
-    return start_snapshot(access, capacity=GIB, token=token, tags={"wavelift:run": "r"}).snapshot_id
+    return start_snapshot(access, NewSnapshot(capacity=GIB, token=token, tags={"wavelift:run": "r"})).snapshot_id
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from botocore.config import Config
 from tests.eventually import eventually
 from tests.wire.aws.conftest import Connect
 
-from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.access import AwsAccess, Outages
 from wavelift.adapters.aws.errors import ObjectChangedError, UploadGoneError
 from wavelift.adapters.aws.s3 import S3PartSink, S3Staging, composite_checksum
 from wavelift.base.errors import (
@@ -334,13 +334,16 @@ def test_inv_9_a_control_call_bears_an_outage_of_a_service_that_answered_before(
     outage = {"service": "s3", "operation": "HeadObject", "count": 3}
     with pytest.raises(UnreachableError):
         aws.rule(status=500, **outage)  # a name that never answered: no time cures that
-        S3Staging(connect(config=once, cancel=CancelFlag()), account.bucket).head("x")
+        S3Staging(connect(config=once, outages=Outages(cancel=CancelFlag())), account.bucket).head("x")
     aws.clear_rules()
     aws.rule(status=500, **outage)
-    assert S3Staging(connect(config=once, cancel=CancelFlag(), proven=True), account.bucket).head("x") is None
+    assert (
+        S3Staging(connect(config=once, outages=Outages(cancel=CancelFlag(), proven=True)), account.bucket).head("x")
+        is None
+    )
     aws.clear_rules()
     cancel = CancelFlag()
-    staging = S3Staging(connect(config=once, cancel=cancel), account.bucket)
+    staging = S3Staging(connect(config=once, outages=Outages(cancel=cancel)), account.bucket)
     assert staging.head("x") is None
     for fault in ({"status": 500}, {"throttle": True}, {"cut_response_after": 0}):
         aws.rule(**fault, **outage)
@@ -355,7 +358,7 @@ def test_inv_9_a_control_call_bears_an_outage_of_a_service_that_answered_before(
         with pytest.raises(Cancelled, match="killed"):
             asking.result()
     aws.clear_rules()
-    impatient = S3Staging(connect(config=once, cancel=CancelFlag(), patience_s=0.3), account.bucket)
+    impatient = S3Staging(connect(config=once, outages=Outages(0.3, CancelFlag())), account.bucket)
     assert impatient.head("x") is None
     aws.rule(service="s3", operation="HeadObject", status=500)
     with pytest.raises(UnreachableError):

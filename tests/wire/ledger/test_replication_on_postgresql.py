@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests.contexts import HandClock
 from tests.unit.services.test_replication import *  # noqa: F403
-from tests.unit.services.test_replication import Desk, HandClock
+from tests.unit.services.test_replication import Desk
 
 from wavelift.ledger import Ledger
 

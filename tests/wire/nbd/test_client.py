@@ -22,7 +22,7 @@ from wavelift.transfer.nbd.client import NbdClient
 from wavelift.transfer.nbd.link import NbdAddress
 from wavelift.transfer.nbd.protocol import NbdProtocolError
 from wavelift.transfer.nbd.reader import NbdReader
-from wavelift.transfer.pipeline import as_stream, copy
+from wavelift.transfer.pipeline import CopyOptions, copy
 from wavelift.transfer.protocols import Extent
 
 from .conftest import QUICK, noise, read_all
@@ -143,7 +143,7 @@ def _compare(nbd: NbdClient, case: Case) -> None:
     for areas, skip_zeros in ((None, False), (None, True), (case.areas, False)):
         reader = NbdReader(nbd, areas=areas, skip_zeros=skip_zeros, ahead_bytes=case.ahead)
         got = bytearray(size)
-        for piece in as_stream(reader).pieces():
+        for piece in reader.stream().pieces():
             start = piece.index * BLOCK
             block = bytearray(b"\xff" * (min(start + BLOCK, size) - start))
             piece.load(memoryview(block))
@@ -162,7 +162,7 @@ def test_many_threads_share_connections_through_cuts(client: Make, socket_folder
         nbd = client(server.path, connections=2)
         manifest = Manifest.empty(len(content))
         writer = FileWriter(tmp_path / "out", len(content))
-        stats = copy(as_stream(NbdReader(nbd)), writer, manifest, cancel=CancelFlag(), workers=4)
+        stats = copy(NbdReader(nbd).stream(), writer, manifest, cancel=CancelFlag(), options=CopyOptions(4))
         assert (tmp_path / "out").read_bytes() == content
         assert stats.read_bytes == len(content)
         assert server.connections >= 5  # both, and one more for each cut
@@ -172,7 +172,7 @@ def test_what_is_in_flight_is_bounded_and_enough(client: Make, socket_folder: Pa
     content = noise(32 * BLOCK)
     with ScriptedServer(socket_folder, Script(content, hold=1000, pause=0.1)) as server:
         nbd = client(server.path)
-        stream = as_stream(NbdReader(nbd, ahead_bytes=8 * BLOCK))
+        stream = NbdReader(nbd, ahead_bytes=8 * BLOCK).stream()
         block = memoryview(bytearray(BLOCK))
         for piece in stream.pieces():
             piece.load(block)

@@ -24,7 +24,7 @@ from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.nbd.client import NbdClient
 from wavelift.transfer.nbd.link import NbdAddress
 from wavelift.transfer.nbd.reader import NbdReader
-from wavelift.transfer.pipeline import as_stream, copy
+from wavelift.transfer.pipeline import CopyOptions, copy
 from wavelift.transfer.protocols import Extent
 
 from .certificates import Authority
@@ -86,7 +86,7 @@ def serve(socket_folder: Path) -> Iterator[Serve]:
 def _copied(nbd: NbdClient, out: Path) -> Manifest:
     manifest = Manifest.empty(nbd.size)
     writer = FileWriter(out, nbd.size)
-    copy(as_stream(NbdReader(nbd, skip_zeros=True)), writer, manifest, cancel=CancelFlag(), workers=3)
+    copy(NbdReader(nbd, skip_zeros=True).stream(), writer, manifest, cancel=CancelFlag(), options=CopyOptions(3))
     return manifest
 
 
@@ -136,7 +136,7 @@ def test_random_areas_with_latency(client: Make, serve: Serve, disk: Path) -> No
     content = disk.read_bytes()
     block = bytearray(BLOCK)
     seen = 0
-    for piece in as_stream(NbdReader(nbd, areas=areas)).pieces():
+    for piece in NbdReader(nbd, areas=areas).stream().pieces():
         piece.load(memoryview(block))
         seen += 1
         base = piece.index * BLOCK

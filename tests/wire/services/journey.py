@@ -25,17 +25,18 @@ from wavelift.ledger.slots import standing
 from wavelift.rules.environment import Environment
 from wavelift.rules.plans import ResolvedWave, ServerPlan, resolve
 from wavelift.rules.wave import Wave
+from wavelift.services.common.admit import RunRequest
 from wavelift.services.common.report import TaskOutcome
-from wavelift.services.common.request import RunRequest
 from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.abandon import abandon
 from wavelift.services.dataplane.conversion import compare_image
+from wavelift.services.dataplane.disk_crew import FrozenServer, TransferOptions
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.messages import Admitted, PreflightReport, ServerTask, TakenSnapshot
 from wavelift.services.dataplane.preflight import run_preflight
 from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
-from wavelift.services.dataplane.transfer import TransferOptions, export_server
+from wavelift.services.dataplane.transfer import export_server
 from wavelift.services.dataplane.verify import verify_server
 from wavelift.services.migration import admit as runs
 from wavelift.services.migration import reserve as slots
@@ -341,7 +342,8 @@ class Journey:
         snapshot = self.outcome.snapshot
         assert snapshot is not None
         with self.stage.connect() as session:
-            return export_server(session, self.access, task, snapshot, self.ctx(task, "export"), self.options)
+            source = FrozenServer(session, task, snapshot)
+            return export_server(source, self.access, self.ctx(task, "export"), self.options)
 
     def verify(self, task: ServerTask) -> VerifyResult:
         assert self.outcome.export is not None
@@ -382,7 +384,7 @@ class Journey:
             mine = run_hash(self.ctx(task, "remove").run_key)
             assert not [one for one in self.stage.uploads() if mine in one["key"]], "an upload outlived its snapshot"
         exported = self.outcome.export is not None
-        slots.release(self.ledger, task, self.ctx(task, "release"), removed=failed is None, exported=exported)
+        slots.release(self.ledger, self.ctx(task, "release"), removed=failed is None, exported=exported)
         if failed is not None:
             raise failed
 

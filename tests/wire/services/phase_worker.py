@@ -28,10 +28,11 @@ from wavelift.base.run import DagRun, Progress, RunContext
 from wavelift.base.units import KIB
 from wavelift.ledger import Ledger
 from wavelift.services.dataplane.conversion import compare_image
+from wavelift.services.dataplane.disk_crew import FrozenServer
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
-from wavelift.services.dataplane.transfer import TransferOptions, export_server
+from wavelift.services.dataplane.transfer import export_server
 from wavelift.services.dataplane.verify import verify_server
 from wavelift.services.migration.image import ImportDone, Staged, advance_import, record_image
 from wavelift.services.migration.launch import launch
@@ -106,8 +107,8 @@ class Try:
         return ExportResult.load(self.order["export"])
 
     def export(self, session: VsphereSession) -> Message:
-        snapshot = TakenSnapshot.load(self.order["snapshot"])
-        return export_server(session, self.access(), self.task, snapshot, self.ctx, TransferOptions())
+        source = FrozenServer(session, self.task, TakenSnapshot.load(self.order["snapshot"]))
+        return export_server(source, self.access(), self.ctx)
 
     def remove(self, session: VsphereSession) -> None:
         remove_snapshot(session, self.access(), self.task, self.ctx)

@@ -16,8 +16,9 @@ from wavelift.base.errors import WaveliftError
 from wavelift.base.run import MemoryCheckpoints, Progress
 from wavelift.base.units import BLOCK
 from wavelift.services.dataplane.abandon import abandon_run
+from wavelift.services.dataplane.disk_crew import FrozenServer
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
-from wavelift.services.dataplane.replication import ReplicationOptions, replicate_server
+from wavelift.services.dataplane.replication import ReplicationOptions, RunHistory, replicate_server
 from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 from wavelift.services.dataplane.staging import ServerStaging
@@ -89,9 +90,8 @@ class Replica:
             access = self.stage.access()
             failed = [each.run_key for each in self.failed]
             told = self.distrusted.__setitem__
-            return replicate_server(
-                session, access, one.task, one.snapshot, self.lineages, ctx, self.options, told, failed
-            )
+            source = FrozenServer(session, one.task, one.snapshot)
+            return replicate_server(source, access, ctx, self.options, RunHistory(self.lineages, failed, told))
 
     def end(self, one: Try, result: ReplicationResult | None) -> None:
         """What record, remove_snapshot and the report do."""

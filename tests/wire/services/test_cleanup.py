@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.contexts import Alive, context_of
 
-from wavelift.adapters.aws.ebs_snapshot import complete_snapshot, start_snapshot
+from wavelift.adapters.aws.ebs_snapshot import NewSnapshot, complete_snapshot, start_snapshot
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, VmImport
 from wavelift.adapters.vsphere import snapshots
@@ -22,7 +22,7 @@ from wavelift.services.dataplane.cleanup import sweep
 from wavelift.services.dataplane.messages import Admitted, CleanupReport, KnownRun, StandingSnapshot
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.dataplane.unfinished import SeedNote
-from wavelift.services.dataplane.upload import upload_disk
+from wavelift.services.dataplane.upload import Upload, upload_disk
 from wavelift.transfer.journal import JournalIdentity
 
 from .journey import Stage
@@ -106,7 +106,7 @@ def test_inv_4_a_half_made_ebs_snapshot_goes_but_not_one_that_the_next_run_goes_
     def started(wave: str, number: int) -> str:
         ours = tags(wave, "web01", ENDED)
         words = f"{MADE_BY}half" if number < 3 else "Created by the lifecycle manager"
-        made = start_snapshot(access, capacity=GIB, token=f"{wave}-{number}", tags=ours, description=words)
+        made = start_snapshot(access, NewSnapshot(capacity=GIB, token=f"{wave}-{number}", tags=ours, description=words))
         return made.snapshot_id
 
     forgotten, left, elsewhere = started("lab", 0), started("lab", 1), started("another", 2)
@@ -131,7 +131,7 @@ def test_inv_4_an_ebs_snapshot_that_was_completed_since_it_was_listed_stays(
     """Its run recorded it, and ended, before its turn came: a lineage names it."""
     access = stage.access()
     ours = tags("lab", "web01", ENDED)
-    made = start_snapshot(access, capacity=GIB, token="late", tags=ours, description=f"{MADE_BY}half")
+    made = start_snapshot(access, NewSnapshot(capacity=GIB, token="late", tags=ours, description=f"{MADE_BY}half"))
     listed = Ec2.find_ours
 
     def completed_afterwards(self: Ec2, wanted: dict[str, str]) -> Any:
@@ -233,11 +233,8 @@ def _upload(stage: Stage, path: Path, store: MemoryCheckpoints, *, image_format:
     ctx = context_of("upload/run/disk", checkpoints=store)
     return upload_disk(
         stage.access(),
-        path=str(path),
-        bucket=stage.account.bucket,
-        key="by-hand/disk.vmdk",
-        image_format=image_format,
-        ctx=ctx,
+        Upload(str(path), stage.account.bucket, "by-hand/disk.vmdk", image_format),
+        ctx,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from wavelift.base.errors import UnreachableError
 from wavelift.base.names import snapshot_name
 from wavelift.base.units import MIB
-from wavelift.services.dataplane.transfer import TransferOptions
+from wavelift.services.dataplane.disk_crew import TransferOptions
 
 from .journey import Stage
 

@@ -14,12 +14,12 @@ from tests.vddk import VddkStandIn
 
 from wavelift.adapters.vsphere import datastore, nbdkit
 from wavelift.adapters.vsphere.datastore import DatastoreReader, DatastoreRoute
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.nbdkit import MovedError, VddkReader, VddkRoute
 from wavelift.base.errors import ThrottledError
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, MIB
-from wavelift.transfer.extents import as_stream
 from wavelift.transfer.file import FileReader, FileWriter
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
@@ -67,10 +67,8 @@ def test_every_reader_makes_the_same_manifest_of_one_frozen_disk(
         with stage.connect() as session:
             lease = ExportLease(
                 session,
-                vm=one.task.facts.moref,
-                snapshot=one.snapshot.ref.moref,
-                disks=one.snapshot.disks,
-                server="db01",
+                FrozenVm(one.task.facts.moref, one.snapshot.ref.moref, "db01"),
+                one.snapshot.disks,
                 cancel=cancel,
                 percent=lambda: 0,
             )
@@ -93,13 +91,13 @@ def test_every_reader_makes_the_same_manifest_of_one_frozen_disk(
                         )
                     }
                     with closing(DatastoreReader(session, by_ranges, cancel=cancel)) as ranged:
-                        found["ranges"] = _manifest(as_stream(ranged), disk.capacity, tmp_path / f"ds-{disk.key}")
+                        found["ranges"] = _manifest(ranged.stream(), disk.capacity, tmp_path / f"ds-{disk.key}")
                     for skip in (False, True):
                         with VddkReader(session.config, by_vddk, cancel=cancel, skip_zeros=skip) as reader:
                             out = tmp_path / f"nbd-{disk.key}-{skip}"
-                            found[f"nbd {skip}"] = _manifest(as_stream(reader), disk.capacity, out)
+                            found[f"nbd {skip}"] = _manifest(reader.stream(), disk.capacity, out)
                     with closing(FileReader(stage.frozen_disk(one.snapshot.ref.moref, disk.key))) as frozen:
-                        expected = _manifest(as_stream(frozen), disk.capacity, tmp_path / f"frozen-{disk.key}")
+                        expected = _manifest(frozen.stream(), disk.capacity, tmp_path / f"frozen-{disk.key}")
                     digests = {name: hashlib.sha256(each).hexdigest() for name, each in found.items()}
                     assert digests == dict.fromkeys(found, hashlib.sha256(expected).hexdigest())
     finally:

@@ -20,7 +20,7 @@ from wavelift.base.units import BLOCK
 from wavelift.ledger import SnapshotState, jobs, replication_runs, waves
 from wavelift.rules.replication import JobState
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.common.request import RunRequest
+from wavelift.services.common.admit import RunRequest
 from wavelift.services.dataplane.cleanup import sweep
 from wavelift.services.dataplane.messages import SNAPSHOT_KIND, CleanupReport
 from wavelift.services.dataplane.verify_replicated import verify_recorded

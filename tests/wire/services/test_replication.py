@@ -114,7 +114,7 @@ def test_inv_3_a_map_that_loses_changes_is_caught_and_not_believed_again(
     stage: Stage, tracked: Callable[..., Replica]
 ) -> None:
     web = tracked()
-    web.options = ReplicationOptions(web.options.state_folder, guard_seconds=0.2, audit_pct=100)
+    web.options = ReplicationOptions(state_folder=web.options.state_folder, guard_seconds=0.2, audit_pct=100)
     stage.vc.guest_write("copy01", 0, 3 * BLOCK, noise(4, 1000))
     stage.vc.guest_write("copy01", 0, 25 * BLOCK, noise(5, 1000))
     stage.vc.rule(kind="cbt", action="few_areas", times=1)
@@ -135,7 +135,7 @@ def test_inv_3_a_map_that_lied_is_not_believed_after_a_run_that_came_to_nothing(
 ) -> None:
     """The lie was told once; the sample of the next run might miss the next one."""
     web = tracked()
-    web.options = ReplicationOptions(web.options.state_folder, guard_seconds=0.2, audit_pct=100)
+    web.options = ReplicationOptions(state_folder=web.options.state_folder, guard_seconds=0.2, audit_pct=100)
     web.retries = 0
     stage.vc.guest_write("copy01", 0, 3 * BLOCK, noise(41, 1000))
     stage.vc.rule(kind="cbt", action="few_areas", times=1)
@@ -153,7 +153,7 @@ def test_inv_3_a_map_that_lied_is_not_believed_after_a_run_that_came_to_nothing(
 
 def test_inv_3_a_retry_knows_the_lie_that_the_try_before_it_saw(stage: Stage, tracked: Callable[..., Replica]) -> None:
     web = tracked()
-    web.options = ReplicationOptions(web.options.state_folder, guard_seconds=0.2, audit_pct=100)
+    web.options = ReplicationOptions(state_folder=web.options.state_folder, guard_seconds=0.2, audit_pct=100)
     stage.vc.guest_write("copy01", 0, 3 * BLOCK, noise(42, 1000))
     stage.vc.rule(kind="cbt", action="few_areas", times=1)
     stage.aws.rule(service="ebs", operation="StartSnapshot", code="AccessDeniedException", status=403, count=1)

@@ -12,12 +12,13 @@ import pytest
 from tests.contexts import context_of
 
 from wavelift.adapters.aws import bulk
-from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.access import AwsAccess, Outages
 from wavelift.base.errors import Cancelled
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import RunContext
+from wavelift.services.dataplane.disk_crew import FrozenServer
 from wavelift.services.dataplane.guards import LastingGuardError, TransferGuards
-from wavelift.services.dataplane.replication import replicate_server
+from wavelift.services.dataplane.replication import RunHistory, replicate_server
 from wavelift.transfer import journal
 
 from .journey import Stage
@@ -45,12 +46,12 @@ def _transfer(big: Replica, one: Try, ctx: RunContext) -> None:
         stage.aws.session(),
         endpoint_url=stage.aws.endpoint_url,
         verify=stage.aws.verify,
-        patience_s=PATIENCE_S,
-        cancel=ctx.cancel,
+        outages=Outages(PATIENCE_S, ctx.cancel),
     )
     access.client("s3").list_buckets()  # one that has answered is waited for
     with stage.connect() as session:
-        replicate_server(session, access, one.task, one.snapshot, big.lineages, ctx, big.options)
+        source = FrozenServer(session, one.task, one.snapshot)
+        replicate_server(source, access, ctx, big.options, RunHistory(big.lineages))
 
 
 def test_a_guard_is_obeyed_while_no_segment_can_be_stored(

@@ -12,7 +12,7 @@ from tests.contexts import context_of
 from wavelift.base.errors import NotFoundError, ProofError
 from wavelift.base.run import Progress
 from wavelift.base.units import MIB
-from wavelift.services.dataplane.upload import upload_disk
+from wavelift.services.dataplane.upload import Upload, upload_disk
 
 from .journey import Stage
 
@@ -33,17 +33,10 @@ def test_a_file_that_changes_while_it_is_read_is_not_stored(stage: Stage, raw: P
 
     ctx = context_of("d/r/upload", progress=touch)
     with pytest.raises(ProofError, match="changed while it was uploaded"):
-        upload_disk(stage.access(), path=str(raw), bucket=stage.account.bucket, key=KEY, image_format="auto", ctx=ctx)
+        upload_disk(stage.access(), Upload(str(raw), stage.account.bucket, KEY), ctx)
     assert stage.aws.client("s3").list_objects_v2(Bucket=stage.account.bucket, Prefix="uploads/").get("KeyCount") == 0
 
 
 def test_a_file_that_is_not_there_is_said_so(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no such file"):
-        upload_disk(
-            stage.access(),
-            path=str(tmp_path / "none"),
-            bucket=stage.account.bucket,
-            key=KEY,
-            image_format="auto",
-            ctx=context_of("d/r/upload"),
-        )
+        upload_disk(stage.access(), Upload(str(tmp_path / "none"), stage.account.bucket, KEY), context_of("d/r/upload"))

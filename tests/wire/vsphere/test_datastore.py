@@ -17,6 +17,7 @@ from tests.vcenters import Processes, Take
 
 from wavelift.adapters.vsphere import range_stream, ranges
 from wavelift.adapters.vsphere.datastore import DatastoreReader, DatastoreRoute, NotServed, probe, still_frozen
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.inventory import list_summaries
 from wavelift.adapters.vsphere.range_stream import SPAN, SPANS_AHEAD
 from wavelift.adapters.vsphere.ranges import RangeRefusedError
@@ -30,7 +31,7 @@ from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, KIB, MIB
 from wavelift.simulators.vcenter import SimDatastore, SimDisk, SimHost, SimVm, VCenterSimulator
-from wavelift.transfer.extents import as_stream, round_to_blocks
+from wavelift.transfer.extents import round_to_blocks
 from wavelift.transfer.protocols import BlockStream, Extent
 
 pytestmark = pytest.mark.wire
@@ -107,7 +108,7 @@ def frozen(session: VsphereSession, server: str) -> Iterator[tuple[SnapshotRef, 
 
 
 def look(session: VsphereSession, ref: SnapshotRef, disk: DiskFacts) -> DatastoreRoute | NotServed:
-    return probe(session, vm=ref.vm, snapshot=ref.moref, disk=disk, server=ref.server)
+    return probe(session, FrozenVm(ref.vm, ref.moref, ref.server), disk)
 
 
 def route_to(session: VsphereSession, ref: SnapshotRef, disk: DiskFacts) -> DatastoreRoute:
@@ -126,7 +127,7 @@ def refusal(session: VsphereSession, server: str, **changes: Any) -> str:
 def whole(reader: DatastoreReader) -> bytes:
     """All of the disk, as the pipeline reads it."""
     image = bytearray(reader.size)
-    stream = as_stream(reader)
+    stream = reader.stream()
     for piece in stream.pieces():
         at = piece.index * BLOCK
         piece.load(memoryview(image)[at : at + BLOCK])
@@ -390,7 +391,7 @@ def read_until_interrupted(sim: VCenterSimulator, stream: BlockStream, *, hits: 
 
 
 def test_a_read_that_hangs_is_interrupted(sim: VCenterSimulator, session: VsphereSession) -> None:
-    with opened(session, "nfs") as reader, closing(as_stream(reader)) as stream:
+    with opened(session, "nfs") as reader, closing(reader.stream()) as stream:
         sim.rule(kind="folder", action="slow", rate=KIB, times=0)
 
         read_until_interrupted(sim, stream, hits=1)
@@ -402,7 +403,7 @@ def test_an_attempt_that_waits_for_its_turn_is_interrupted(
     sim: VCenterSimulator, session: VsphereSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranges, "PAUSES", RetryPolicy(base_s=3600.0, cap_s=3600.0))
-    with opened(session, "nfs") as reader, closing(as_stream(reader)) as stream:
+    with opened(session, "nfs") as reader, closing(reader.stream()) as stream:
         sim.rule(kind="folder", action="status", status=503, times=0)
 
         read_until_interrupted(sim, stream, hits=-(-CAPACITY // SPAN) + 1)  # every span, and the block alone
@@ -420,7 +421,7 @@ def test_inv_12_no_line_is_left_open(sim: VCenterSimulator, session: VsphereSess
             fault = {"action": "cut", "bytes": 700_000} if way == "cut" else {"action": "status", "status": 503}
             sim.rule(kind="folder", skip=1, times=2, **fault)
         reader = DatastoreReader(session, route, cancel=CancelFlag())
-        stream = as_stream(reader)
+        stream = reader.stream()
         pieces = iter(stream.pieces())
         next(pieces)
         assert files() > before

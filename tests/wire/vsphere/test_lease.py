@@ -17,6 +17,7 @@ from tests.eventually import eventually
 from tests.vcenters import Take
 
 from wavelift.adapters.vsphere import lease as lease_module
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.hosts import host_facts, host_refs, probe_all
 from wavelift.adapters.vsphere.inventory import list_summaries
 from wavelift.adapters.vsphere.lease import ExportLease, LeaseBody
@@ -60,7 +61,7 @@ def frozen(session: VsphereSession, server: str) -> Iterator[tuple[SnapshotRef, 
 
 def lease_of(session: VsphereSession, ref: SnapshotRef, disks: tuple[DiskFacts, ...], **options: Any) -> ExportLease:
     options.setdefault("cancel", CancelFlag())
-    return ExportLease(session, vm=ref.vm, snapshot=ref.moref, disks=disks, server=ref.server, **options)
+    return ExportLease(session, FrozenVm(ref.vm, ref.moref, ref.server), disks, **options)
 
 
 def read_all(body: LeaseBody, size: int = 64 * KIB) -> bytes:
@@ -286,11 +287,14 @@ def test_signs_of_life_never_stop_in_silence(sim: VCenterSimulator, session: Vsp
                 read_all(lease.open(disks[1]))
 
 
-def test_trouble_a_lease_that_never_gets_ready(sim: VCenterSimulator, session: VsphereSession) -> None:
+def test_trouble_a_lease_that_never_gets_ready(
+    sim: VCenterSimulator, session: VsphereSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "READY_TIMEOUT_S", 0.5)
     with frozen(session, "off01") as (ref, disks):
         sim.rule(kind="lease", action="never_ready", times=1)
         with pytest.raises(WaveliftError):
-            with lease_of(session, ref, disks, ready_timeout=0.5):
+            with lease_of(session, ref, disks):
                 pytest.fail("the lease was never ready")
 
 

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from wavelift.adapters.vsphere import nbdkit, nfc_plugin
 from wavelift.adapters.vsphere.datastore import NotServed
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.inventory import list_summaries
 from wavelift.adapters.vsphere.nbdkit import MovedError, VddkReader, VddkRoute, probe, snapshot_gone
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
@@ -47,7 +48,6 @@ from wavelift.base.units import BLOCK, MIB
 from wavelift.cli.main import app
 from wavelift.simulators import vcenter
 from wavelift.simulators.vcenter import SimDisk, SimVm, VCenterSimulator
-from wavelift.transfer.extents import as_stream
 from wavelift.transfer.nbd.client import NbdClient
 from wavelift.transfer.nbd.connection import Patience
 from wavelift.transfer.protocols import Extent
@@ -126,13 +126,13 @@ def frozen(session: VsphereSession) -> Iterator[tuple[SnapshotRef, DiskFacts]]:
 
 
 def look(session: VsphereSession, ref: SnapshotRef, disk: DiskFacts, **options: Any) -> VddkRoute | NotServed:
-    return probe(session, vm=ref.vm, snapshot=ref.moref, disk=disk, server=ref.server, cancel=CancelFlag(), **options)
+    return probe(session, FrozenVm(ref.vm, ref.moref, ref.server), disk, cancel=CancelFlag(), **options)
 
 
 def whole(reader: VddkReader) -> bytes:
     image = bytearray(b"\xff" * reader.size)
     covered = {each.offset // BLOCK for each in reader.extents()}
-    for piece in as_stream(reader).pieces():
+    for piece in reader.stream().pieces():
         at = piece.index * BLOCK
         piece.load(memoryview(image)[at : at + BLOCK])
         covered.add(piece.index)

@@ -9,9 +9,10 @@ from tests.eventually import eventually
 from tests.vcenters import Take
 
 from wavelift.adapters.vsphere import snapshots
+from wavelift.adapters.vsphere import snapshots as snapshots_module
 from wavelift.adapters.vsphere.faults import QuiesceError
 from wavelift.adapters.vsphere.inventory import list_summaries
-from wavelift.adapters.vsphere.properties import Values, WaitTimeout, watch
+from wavelift.adapters.vsphere.properties import Values, Wait, WaitTimeout, watch
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.adapters.vsphere.snapshots import (
     ensure_snapshot,
@@ -344,11 +345,12 @@ def test_a_task_s_fault_is_ours_and_leaves_nothing(sim: VCenterSimulator, sessio
     assert find_ours(session) == []
 
 
-def test_waiting_has_an_end(sim: VCenterSimulator, session: VsphereSession) -> None:
+def test_waiting_has_an_end(sim: VCenterSimulator, session: VsphereSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots_module, "CREATE_TIMEOUT_S", 0.5)
     sim.rule(kind="task", method="CreateSnapshot_Task", delay=3600, times=1)
     vm = vm_of(session, "web01")
     with pytest.raises(WaitTimeout, match="making the snapshot"):
-        ensure_snapshot(session, vm, NAME, "", quiesce="never", cancel=CancelFlag(), timeout=0.5)
+        ensure_snapshot(session, vm, NAME, "", quiesce="never", cancel=CancelFlag())
     sim.clear_rules()
     assert remove(session) == 1
 
@@ -408,5 +410,5 @@ def test_another_thread_may_sign_in_again_while_a_task_is_awaited(
             sim.clear_rules()
         return looked[-1] if looked[-1] in ("success", "error") else None
 
-    assert watch(session, task, ["info.state"], until, timeout=120, cancel=CancelFlag(), what="the task") == "success"
+    assert watch(session, task, ["info.state"], until, Wait("the task", 120, CancelFlag())) == "success"
     assert remove(session) == 1

@@ -17,6 +17,7 @@ from tests.vcenters import Take
 
 from wavelift.adapters.vsphere import tracking
 from wavelift.adapters.vsphere.datastore import DatastoreRoute, probe
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.faults import TrackingLostError
 from wavelift.adapters.vsphere.inventory import facts, list_summaries
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
@@ -81,13 +82,7 @@ def thaw(session: VsphereSession, server: str = "app01") -> None:
 
 def ask(session: VsphereSession, ref: SnapshotRef, disk: DiskFacts, since: str | None) -> ChangedAreas:
     return changed_areas(
-        session,
-        vm=ref.vm,
-        snapshot=ref.moref,
-        disk=disk,
-        change_id=since or "",
-        cancel=CancelFlag(),
-        server="app01",
+        session, FrozenVm(ref.vm, ref.moref, "app01"), disk, change_id=since or "", cancel=CancelFlag()
     )
 
 
@@ -197,7 +192,7 @@ def test_other_troubles_stay_what_they_are(tracked: VCenterSimulator, vc: Vspher
     stop = CancelFlag()
     stop.set()
     with pytest.raises(Cancelled):
-        changed_areas(vc, vm=ref.vm, snapshot=ref.moref, disk=disks[0], change_id=IN_USE, cancel=stop, server="app01")
+        changed_areas(vc, FrozenVm(ref.vm, ref.moref, "app01"), disks[0], change_id=IN_USE, cancel=stop)
     tracked.expire_sessions()
     assert ask(vc, ref, disks[0], disks[0].change_id).areas == (), "a new login goes unnoticed"
     thaw(vc)
@@ -232,7 +227,7 @@ def scripted(*answers: _Answer) -> ChangedAreas:
         key=1, label="d", capacity=100, controller="SCSI", controller_class="c", bus=0, unit=0, backing="b"
     )
     session: Any = _Scripted(*answers)
-    return changed_areas(session, vm="vm-1", snapshot="s", disk=disk, change_id="x/1", cancel=CancelFlag(), server="s")
+    return changed_areas(session, FrozenVm("vm-1", "s", "s"), disk, change_id="x/1", cancel=CancelFlag())
 
 
 @pytest.mark.parametrize(
@@ -286,12 +281,10 @@ def test_a_cancelled_task_does_not_wait_for_a_slow_answer(tracked: VCenterSimula
     with pytest.raises(Cancelled):
         changed_areas(
             vc,
-            vm=ref.vm,
-            snapshot=ref.moref,
-            disk=disks[0],
+            FrozenVm(ref.vm, ref.moref, "app01"),
+            disks[0],
             change_id=before.change_id or "",
             cancel=cancel,
-            server="app01",
         )
     timer.join()
     tracked.clear_rules()
@@ -421,7 +414,7 @@ def test_a_disk_whose_name_looks_like_a_deltas_is_read_by_ranges(
     with connect(config_of(sim)) as session:
         ref, (disk,) = freeze(session, "srv-100234")
         assert disk.base_file == disk.file == "[datastore1] srv-100234/srv-100234.vmdk"
-        found = probe(session, vm=ref.vm, snapshot=ref.moref, disk=disk, server="srv-100234")
+        found = probe(session, FrozenVm(ref.vm, ref.moref, "srv-100234"), disk)
         assert isinstance(found, DatastoreRoute), found
         (live,) = facts(session, [ref.vm])[0].disks
         assert (live.on_delta, live.base_file) == (True, disk.file)

@@ -1,7 +1,7 @@
-"""One AWS account and region as seen through one connection: clients, endpoints and a credentials provider.
+"""One AWS account and region through one connection: clients, endpoints and a credentials provider.
 
-Keys are never held: a transfer outlives them. Every request asks the provider, which is botocore's refreshable
-credentials, and gets what is valid now.
+Keys are never kept: a transfer outlives them. Every request asks the provider, botocore's refreshable credentials, for
+keys that are valid now.
 """
 
 from __future__ import annotations
@@ -61,6 +61,24 @@ class Keys:
         raise TypeError("credentials are not pickled")
 
 
+@dataclass(frozen=True, slots=True)
+class Outages:
+    """How long AWS may be silent.
+
+    :param patience_s: seconds for which what passes by itself is borne, per call.
+    :param cancel: the task's wish to stop. Without one nobody could end the wait of a control call, and botocore's few
+        tries must do.
+    :param proven: AWS has answered an earlier task of the run: silence is an outage from the first call on.
+    """
+
+    patience_s: float = PATIENCE_S
+    cancel: CancelFlag | None = None
+    proven: bool = False
+
+
+DEFAULT_OUTAGES: Final = Outages()
+
+
 class AwsAccess:
     """Clients for one session, region and endpoint; safe to share between threads.
 
@@ -70,10 +88,6 @@ class AwsAccess:
     :param verify: True (or None or nothing, as hooks say it), or the path of a CA bundle; False only where somebody
         asked for it aloud.
     :param config: botocore settings of the connection; its proxies, time-outs and retries win over ours.
-    :param patience_s: seconds for which what passes by itself is borne, per call.
-    :param cancel: the task's wish to stop. Without one nobody could end the wait of a control call, and botocore's few
-        tries must do.
-    :param proven: AWS has answered an earlier task of the run: silence is an outage from the first call on.
     """
 
     def __init__(
@@ -83,19 +97,16 @@ class AwsAccess:
         endpoint_url: str | Callable[[str], str | None] | None = None,
         verify: bool | str | None = True,
         config: Config | None = None,
-        *,
-        patience_s: float = PATIENCE_S,
-        cancel: CancelFlag | None = None,
-        proven: bool = False,
+        outages: Outages = DEFAULT_OUTAGES,
     ) -> None:
         share_models(session)
         self._session = session
         self.region: str = region or session.region_name or ""
         self.endpoint_url = endpoint_url
         self.verify = _verification(verify)
-        self.patience_s = patience_s
-        self._cancel = cancel
-        self._proven = proven
+        self.patience_s = outages.patience_s
+        self._cancel = outages.cancel
+        self._proven = outages.proven
         self._obeyed = threading.local()
         self._answered: set[str] = set()
         """Services that have answered a control call."""

@@ -1,7 +1,7 @@
-"""The pooled client under bulk calls: signs each try with fresh credentials, and is their one retry layer.
+"""The client for calls that carry bytes. It signs each try with fresh credentials and is their only retry layer.
 
-What is retried: cut connections, time-outs, 5xx and throttling (for a bounded time, together), an expired token (after
-a refresh), damaged bytes (once). What is not: everything a retry can't cure (invariant 9).
+It retries cut connections, time-outs, 5xx and throttling (together for a bounded time), an expired token (after a
+refresh) and damaged bytes (once). It does not retry what a retry cannot cure (invariant 9).
 """
 
 from __future__ import annotations
@@ -9,23 +9,19 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 import urllib3
-from botocore.httpsession import get_cert_path
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-from wavelift.adapters.aws.access import POOL_SIZE, READ_TIMEOUT_S, AwsAccess, Keys
+from wavelift.adapters.aws.access import POOL_SIZE, AwsAccess, Keys
+from wavelift.adapters.aws.connections import POOLS, Call, tls_context
 from wavelift.adapters.aws.errors import (
     DAMAGED_CODES,
     EXPIRED_CODES,
@@ -33,9 +29,9 @@ from wavelift.adapters.aws.errors import (
     is_certificate_error,
     passes,
 )
-from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, sign
-from wavelift.base.errors import SpecError, ThrottledError, TlsError, UnreachableError, WaveliftError
-from wavelift.base.net import Proxy, break_off, https_connection
+from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, Scope, sign
+from wavelift.base.errors import ThrottledError, TlsError, UnreachableError, WaveliftError
+from wavelift.base.net import Proxy, https_connection
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB
@@ -166,86 +162,6 @@ class BulkRequest:
         return from_answer(code, message, status, self.doing, action=self.action, **self.where)
 
 
-class _Call:
-    """A request of this thread: what it waits for is cut off when its cancel flag is set. A read of a socket can't be
-    told otherwise before its time-out of a minute, and a fenced try must stop at once."""
-
-    def __init__(self, cancel: CancelFlag) -> None:
-        self.cancel = cancel
-        self._lock = threading.Lock()
-        self._socket: Any = None
-        self._over = False
-
-    def __enter__(self) -> None:
-        _calling.now = self
-        self.cancel.tell(self._cut)
-
-    def __exit__(self, *_: object) -> None:
-        _calling.now = None
-        self.cancel.tell_no_more(self._cut)
-        with self._lock:
-            self._over, self._socket = True, None
-
-    def holds(self, sock: Any) -> None:
-        """The request goes over this connection.
-
-        :raises Cancelled, FencedError: as the flag says.
-        """
-        with self._lock:
-            self._socket = sock
-        self.cancel.check()  # it may have been set before there was a socket to cut
-
-    def _cut(self) -> None:
-        with self._lock:
-            if self._over or not isinstance(self._socket, socket.socket):
-                return  # a tunnel of TLS within TLS is none: its read ends by its time-out
-            break_off(self._socket)
-
-
-_calling: Final = threading.local()
-
-
-class _PlainConnection(HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
-        _connected(self)
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        _reused(self)
-        super().request(*args, **kwargs)
-
-
-class _TlsConnection(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _connected(self)
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        _reused(self)
-        super().request(*args, **kwargs)
-
-
-class _PlainPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _PlainConnection
-
-
-class _TlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
-
-
-def _connected(connection: HTTPConnection) -> None:
-    """urllib3 leaves the connect time-out on the socket while the body is sent; a slow line needs longer."""
-    if connection.sock is not None:
-        connection.sock.settimeout(READ_TIMEOUT_S)
-    _reused(connection)
-
-
-def _reused(connection: HTTPConnection) -> None:
-    call: _Call | None = getattr(_calling, "now", None)
-    if call is not None and connection.sock is not None:
-        call.holds(connection.sock)
-
-
 class BulkClient:
     """Signed requests of one service over pooled connections; safe to share between threads.
 
@@ -261,7 +177,7 @@ class BulkClient:
         self.policy = policy or RetryPolicy(patience_s=access.patience_s)
         connect, read = access.timeouts()
         self._timeout = urllib3.Timeout(connect=connect, read=read)
-        self._context = _tls_context(access.verify)
+        self._context = tls_context(access.verify)
         self._pools: dict[str, urllib3.PoolManager] = {}
         self._told_at = -TELL_EVERY_S
 
@@ -370,7 +286,7 @@ class BulkClient:
 
     def _once(self, request: BulkRequest, keys: Keys, cancel: CancelFlag, *, preload: bool) -> urllib3.BaseHTTPResponse:
         headers = self._signed(request, keys)
-        call = _Call(cancel)
+        call = Call(cancel)
         with call:
             return self._pool(request.url).request(
                 request.method,
@@ -390,9 +306,7 @@ class BulkClient:
             request.url,
             request.headers,
             payload_hash=request.payload_hash(),
-            keys=keys,
-            region=self._access.region,
-            service=self._service,
+            scope=Scope(keys, self._access.region, self._service),
         )
         headers["User-Agent"] = "wavelift"
         if request.body is not None:
@@ -406,7 +320,7 @@ class BulkClient:
         pool = self._pools.get(place)
         if pool is None:
             pool = self._make_pool(self._access.proxy_for(url))
-            pool.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+            pool.pool_classes_by_scheme = POOLS
             pool = self._pools.setdefault(place, pool)  # two threads may race: the loser's has no connection yet
         return pool
 
@@ -420,28 +334,6 @@ class BulkClient:
             words = f"{unquote(login.username)}:{unquote(login.password or '')}"
             headers = urllib3.make_headers(proxy_basic_auth=words)
         return urllib3.ProxyManager(proxy, proxy_headers=headers, **settings)
-
-
-def _tls_context(verify: bool | str) -> ssl.SSLContext:
-    """One context for all connections of a client (invariant 10).
-
-    :raises SpecError: the CA bundle can't be read.
-    """
-    if verify is False:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return context
-    path = Path(get_cert_path(True) if verify is True else verify)
-    try:
-        return ssl.create_default_context(
-            cafile=None if path.is_dir() else str(path), capath=str(path) if path.is_dir() else None
-        )
-    except OSError as error:  # ssl.SSLError is one
-        raise SpecError(
-            f"the CA bundle {path} can't be read: {error}",
-            next_step="Give verify of the AWS connection a file of PEM certificates, or leave it empty",
-        ) from error
 
 
 def _path_at(url: str) -> int:

@@ -1,11 +1,11 @@
-"""What pre-flight must know of the account: role, bucket, key, network, instance types (AMP-06). Reads only.
+"""What pre-flight must know of the account: role, bucket, key, network, instance types (AMP-06). It only reads.
 
-Facts, not verdicts. What the caller may not look at is ``unknown`` with the reason, never a false alarm.
+It gives facts, no verdicts. What the caller may not read is ``unknown`` with the reason; it is never a false alarm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -137,44 +137,49 @@ class AccountFacts:
     ebs_encrypted_by_default: bool | None
 
 
+@dataclass(frozen=True, slots=True)
+class AccountNames:
+    """What one environment names in its account; empty: nothing."""
+
+    role: str
+    bucket: str
+    prefix: str = ""
+    kms_key: str | None = None
+    vpc: str = ""
+    subnets: Sequence[str] = ()
+    security_groups: Sequence[str] = ()
+    instance_types: Sequence[str] = ()
+
+
 class AccountChecks:
     """Read-only look-ups for pre-flight."""
 
     def __init__(self, access: AwsAccess) -> None:
         self._access = access
 
-    def account(
-        self,
-        *,
-        role: str,
-        bucket: str,
-        prefix: str = "",
-        kms_key: str | None = None,
-        vpc: str = "",
-        subnets: Iterable[str] = (),
-        security_groups: Iterable[str] = (),
-        instance_types: Iterable[str] = (),
-    ) -> AccountFacts:
-        """All facts that an environment needs.
+    def account(self, named: AccountNames) -> AccountFacts:
+        """All facts about what an environment names.
 
         :raises LoginError: the credentials are refused; everything else that can't be seen is ``unknown``.
         """
         account = self.account_id()
-        key = self.key(kms_key) if kms_key else None
-        staging = self.bucket(bucket, account=account)
-        staging_key = "" if kms_key else staging.kms_key
-        network = self.network(vpcs=[vpc] if vpc else [], subnets=subnets, security_groups=security_groups)
+        key = self.key(named.kms_key) if named.kms_key else None
+        staging = self.bucket(named.bucket, account=account)
+        staging_key = "" if named.kms_key else staging.kms_key
+        network = self.network(
+            vpcs=[named.vpc] if named.vpc else [], subnets=named.subnets, security_groups=named.security_groups
+        )
         types: dict[str, InstanceTypeFacts] = {}
         try:
-            types = self.instance_types(instance_types)
+            types = self.instance_types(named.instance_types)
         except MissingPrivilegeError as error:
             network = replace(network, unknown=network.unknown or str(error))
         return AccountFacts(
             account=account,
             role=self.role(
-                role,
-                bucket=bucket,
-                prefix=prefix,
+                named.role,
+                bucket=named.bucket,
+                prefix=named.prefix,
                 kms_key_arn=key.arn if key else "",
                 staging_key_arn=staging_key,
             ),

@@ -1,11 +1,13 @@
-"""EBS direct, reading: what an import made of the disks, compared with their manifests (invariant 1)."""
+"""EBS direct, reading: a completed snapshot as a stream of blocks, and its comparison with a manifest (invariant 1)."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,19 +15,21 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.bulk import BulkClient, BulkRequest
 from wavelift.adapters.aws.errors import StaleTokenError, aws_errors
 from wavelift.adapters.aws.sigv4 import encode_query
-from wavelift.base.domain import ChangedRange
 from wavelift.base.errors import CorruptStreamError
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, GIB
+from wavelift.transfer.pipeline import UNREPORTED
+from wavelift.transfer.protocols import Piece
+from wavelift.transfer.report import Report
+from wavelift.transfer.verify import Comparison, Expected, compare
 
 LIST_PAGE: Final = 10_000
 """Blocks in one listing: EBS's most; 50 listings a second is the account's quota."""
 GET_TRIES: Final = 3
 """Reads of one block whose bytes do not fit their checksum, or whose token expired."""
-WORKERS: Final = 16
-"""Blocks in flight: at 100 ms each, 80 MiB/s; the account's quota is 1000 blocks a second."""
-_ZEROS: Final = bytes(BLOCK)
+GETS_IN_FLIGHT: Final = 16
+"""Blocks that are read at the same time: at 100 ms each, 80 MiB/s; the account's quota is 1000 blocks a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +38,6 @@ class BlockRef:
 
     index: int
     token: str
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotComparison:
-    """A snapshot against a manifest. Sizes in bytes; ranges are whole blocks, joined."""
-
-    snapshot_id: str
-    volume_bytes: int
-    blocks_compared: int
-    bytes_read: int
-    changed: tuple[ChangedRange, ...]
 
 
 class SnapshotBlocks:
@@ -123,100 +116,100 @@ class SnapshotBlocks:
         )
 
 
+class EbsStream:
+    """A completed EBS snapshot as a :class:`~wavelift.transfer.protocols.BlockStream`; safe against a cut line.
+
+    A read of a block takes EBS about 100 ms: :data:`GETS_IN_FLIGHT` blocks are read ahead.
+
+    :param cancel: the task's wish to stop.
+    :param indices: the blocks to read; None: all that the snapshot holds.
+    """
+
+    def __init__(
+        self,
+        access: AwsAccess,
+        snapshot_id: str,
+        *,
+        cancel: CancelFlag,
+        indices: Collection[int] | None = None,
+        policy: RetryPolicy | None = None,
+    ) -> None:
+        self._access = access
+        self._stop = cancel.child()
+        self._chosen = None if indices is None else frozenset(indices)
+        self._blocks = SnapshotBlocks(access, snapshot_id, policy=policy)
+        self._pages = self._blocks.pages()
+        self._first: list[BlockRef] | None = None
+        self._pool = ThreadPoolExecutor(GETS_IN_FLIGHT, thread_name_prefix="ebs-get")
+
+    @property
+    def size(self) -> int:
+        """Of the volume, bytes: whole GiB, the source disk may be shorter.
+
+        :raises NotFoundError: there is no such snapshot, or it is not completed.
+        """
+        if self._first is None:
+            self._first = self._page()
+        return self._blocks.volume_bytes
+
+    def pieces(self) -> Iterator[Piece]:
+        """The blocks that the snapshot holds, ascending.
+
+        :raises NotFoundError: as :attr:`size`. :raises CorruptStreamError: from ``load``; see
+            :meth:`SnapshotBlocks.get`.
+        """
+        asked: deque[_EbsPiece] = deque()
+        for block in self._listed():
+            if len(asked) >= GETS_IN_FLIGHT:
+                yield asked.popleft()
+            asked.append(_EbsPiece(block.index, self._pool.submit(self._blocks.get, block, self._stop)))
+        yield from asked
+
+    def interrupt(self) -> None:
+        self._stop.set("the transfer was interrupted")
+
+    def close(self) -> None:
+        self.interrupt()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._blocks.close()
+
+    def _listed(self) -> Iterator[BlockRef]:
+        page = self._first if self._first is not None else self._page()
+        while page is not None:
+            yield from (block for block in page if self._chosen is None or block.index in self._chosen)
+            page = self._page()
+
+    def _page(self) -> list[BlockRef] | None:
+        with self._access.obeying(self._stop):
+            return next(self._pages, None)
+
+
+class _EbsPiece:
+    """A block that was asked for."""
+
+    __slots__ = ("_data", "index")
+
+    def __init__(self, index: int, data: Future[bytes]) -> None:
+        self.index = index
+        self._data = data
+
+    def load(self, into: memoryview) -> None:
+        into[:] = self._data.result()
+
+
 def compare_snapshot(
     access: AwsAccess,
     snapshot_id: str,
-    digest_of: Callable[[int], bytes | None],
-    capacity: int,
+    expected: Expected,
     *,
-    indices: Collection[int] | None = None,
-    workers: int = WORKERS,
-    cancel: CancelFlag | None = None,
+    cancel: CancelFlag,
+    report: Report = UNREPORTED,
     policy: RetryPolicy | None = None,
-    on_progress: Callable[[int, int], None] = lambda passed, read: None,
-) -> SnapshotComparison:
+) -> Comparison:
     """Which blocks of a snapshot differ from what a manifest says.
 
-    :param digest_of: SHA-256 of block ``index`` of the source disk, None for a block of zeros
-        (:meth:`Manifest.digest`).
-    :param capacity: size of the source disk in bytes; the volume is the next whole GiB, its tail must be zeros.
-    :param indices: look only at these blocks; all without it.
-    :param on_progress: told after every block: bytes of the disk that were passed, and bytes that were read.
+    :raises NotFoundError: there is no such snapshot, or it is not completed.
     """
-    chosen = None if indices is None else frozenset(indices)
-    flag = cancel or CancelFlag()
-    blocks = SnapshotBlocks(access, snapshot_id, policy=policy)
-    changed: list[int] = []
-    read = 0
-
-    def differs(block: BlockRef) -> bool:
-        expected = digest_of(block.index) if block.index * BLOCK < capacity else None
-        return not _equal(blocks.get(block, flag), expected, capacity - block.index * BLOCK)
-
-    listed = _Listed(digest_of, -(-capacity // BLOCK), chosen)
-    try:
-        with ThreadPoolExecutor(workers, thread_name_prefix="ebs-compare") as pool:
-            for page in blocks.pages():
-                wanted = [block for block in page if chosen is None or block.index in chosen]
-                for block, differ in zip(wanted, pool.map(differs, wanted), strict=True):
-                    changed.extend([block.index] if differ else [])
-                    read += 1
-                    on_progress(min(capacity, (block.index + 1) * BLOCK), read * BLOCK)
-                changed.extend(listed.missing_before(page))
-        changed.extend(listed.missing_at_the_end())
-    finally:
-        blocks.close()
-    return SnapshotComparison(
-        snapshot_id=snapshot_id,
-        volume_bytes=blocks.volume_bytes,
-        blocks_compared=listed.count if chosen is None else len(chosen),
-        bytes_read=read * BLOCK,
-        changed=tuple(_joined(sorted(changed))),
-    )
-
-
-class _Listed:
-    """Follows a listing and tells which data blocks of the source it passes over."""
-
-    def __init__(self, digest_of: Callable[[int], bytes | None], count: int, chosen: frozenset[int] | None) -> None:
-        self.count = count
-        self._digest_of = digest_of
-        self._chosen = chosen
-        self._next = 0
-
-    def missing_before(self, page: Sequence[BlockRef]) -> list[int]:
-        missing: list[int] = []
-        for block in page:
-            missing.extend(self._data_blocks(self._next, block.index))
-            self._next = block.index + 1
-        return missing
-
-    def missing_at_the_end(self) -> list[int]:
-        return list(self._data_blocks(self._next, self.count))
-
-    def _data_blocks(self, start: int, end: int) -> Iterator[int]:
-        for index in range(start, min(end, self.count)):
-            if (self._chosen is None or index in self._chosen) and self._digest_of(index) is not None:
-                yield index
-
-
-def _equal(data: bytes, expected: bytes | None, length: int) -> bool:
-    """Is this block the source's, whose disk may end ``length`` bytes into it?"""
-    if expected is None:
-        return data == _ZEROS
-    if length >= BLOCK:
-        return hashlib.sha256(data).digest() == expected
-    return hashlib.sha256(data[:length]).digest() == expected and not any(data[length:])
-
-
-def _joined(indices: Sequence[int]) -> Iterator[ChangedRange]:
-    """Ascending block indices as byte ranges."""
-    start = previous = -1
-    for index in indices:
-        if start >= 0 and index != previous + 1:
-            yield ChangedRange(offset=start * BLOCK, length=(previous + 1 - start) * BLOCK)
-            start = index
-        start = index if start < 0 else start
-        previous = index
-    if start >= 0:
-        yield ChangedRange(offset=start * BLOCK, length=(previous + 1 - start) * BLOCK)
+    indices = expected.indices
+    with closing(EbsStream(access, snapshot_id, cancel=cancel, indices=indices, policy=policy)) as stream:
+        return compare(stream, expected, cancel=cancel, report=report)

@@ -1,4 +1,4 @@
-"""EBS direct, beginning and ending: a snapshot is started on a parent or without, looked at, and completed."""
+"""EBS direct, start and end of writing: starts a snapshot with or without a parent, and completes it."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ class StartedSnapshot:
     volume_gib: int
     parent: str = ""
     encrypted: bool = False
+    holds_others: bool = False
+    """Though it has no parent, it holds blocks of another instant."""
 
 
 def volume_gib(capacity: int) -> int:
@@ -58,47 +60,52 @@ def volume_gib(capacity: int) -> int:
     return -(-capacity // GIB)
 
 
-def start_snapshot(
-    access: AwsAccess,
-    *,
-    capacity: int,
-    parent: str = "",
-    token: str,
-    tags: Mapping[str, str],
-    repeated: bool = False,
-    description: str = "",
-    encrypted: bool = False,
-    kms_key: str = "",
-) -> StartedSnapshot:
+@dataclass(frozen=True, slots=True)
+class NewSnapshot:
+    """A snapshot that is to be started.
+
+    :param capacity: of the disk, bytes; the volume is the next whole GiB and never smaller than the parent's.
+    :param token: client token (:func:`wavelift.base.names.client_token`).
+    :param parent: completed snapshot that the blocks go on top of; empty for a seed.
+    :param encrypted: of a seed; a child has its parent's key, and AWS refuses to be told.
+    :param kms_key: ARN for an encrypted seed; empty: the account's default key.
+    """
+
+    capacity: int
+    token: str
+    tags: Mapping[str, str]
+    parent: str = ""
+    description: str = ""
+    encrypted: bool = False
+    kms_key: str = ""
+
+
+def start_snapshot(access: AwsAccess, wanted: NewSnapshot, *, repeated: bool = False) -> StartedSnapshot:
     """Start a snapshot, or find the one that the same token started before.
 
     AWS answers a repeated token with "the result of the original request" (EBS user guide, "Ensure idempotency"), so
     with ``pending`` whatever became of that snapshot since: it is looked at before it is believed.
 
-    :param capacity: of the disk, bytes; the volume is the next whole GiB and never smaller than the parent's.
-    :param parent: completed snapshot that the blocks go on top of; empty for a seed.
-    :param token: client token (:func:`wavelift.base.names.client_token`).
     :param repeated: the token may have been used before: a snapshot that EC2 doesn't show is gone, not young.
-    :param encrypted: of a seed; a child has its parent's key, and AWS refuses to be told.
-    :param kms_key: ARN for an encrypted seed; empty: the account's default key.
     :raises ParentRefusedError: there can be no child of this parent; a seed can.
     :raises LimitReachedError: too many pending snapshots; wait.
     :raises TokenSpentError: the token started another snapshot before, or one that is deleted, cancelled or complete.
     """
+    parent = wanted.parent
     base = _parent(access, parent) if parent else None
-    size = max(volume_gib(capacity), base.volume_gib if base else 0)
+    size = max(volume_gib(wanted.capacity), base.volume_gib if base else 0)
     request: dict[str, Any] = {
         "VolumeSize": size,
-        "ClientToken": token,
-        "Tags": to_aws(tags),
+        "ClientToken": wanted.token,
+        "Tags": to_aws(wanted.tags),
         "Timeout": IDLE_MINUTES,
     }
-    if description:
-        request["Description"] = texts.description(description)
+    if wanted.description:
+        request["Description"] = texts.description(wanted.description)
     if base:
         request["ParentSnapshotId"] = parent
-    elif encrypted or kms_key:
-        request |= {"Encrypted": True, **({"KmsKeyArn": kms_key} if kms_key else {})}
+    elif wanted.encrypted or wanted.kms_key:
+        request |= {"Encrypted": True, **({"KmsKeyArn": wanted.kms_key} if wanted.kms_key else {})}
     try:
         answer = access.client("ebs").start_snapshot(**request)
     except ClientError as error:

@@ -1,9 +1,9 @@
-"""EBS direct, writing: the blocks of one disk into one pending snapshot, each accepted by AWS under its SHA-256.
+"""EBS direct, writing: puts the blocks of one disk into one pending snapshot. AWS checks each against its SHA-256.
 
-A put takes about 100 ms wherever it is sent from, so a thousand a second need a hundred at the same time: one thread
-keeps them all under way (:mod:`~wavelift.adapters.aws.put_lines`), and a put that meets trouble gets a thread that has
-patience. The writer hands out buffers; ``write`` copies and returns, and waits only when every buffer is on its way.
-That bounds the memory: :data:`BUFFERS` blocks.
+A put takes about 100 ms from anywhere, so a thousand per second need a hundred in flight. One thread keeps them all in
+flight (:mod:`~wavelift.adapters.aws.put_lines`). A put that fails gets a thread of its own, which retries. ``write``
+copies the block into a buffer and returns; it waits only if all :data:`BUFFERS` buffers are in use. That bounds the
+memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from wavelift.adapters.aws.bulk import (
 )
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapshot
 from wavelift.adapters.aws.errors import SnapshotGoneError
-from wavelift.adapters.aws.put_lines import PutLines
+from wavelift.adapters.aws.put_lines import PutCalls, PutLines
 from wavelift.base.errors import Cancelled, NotFoundError, ProofError, UnreachableError, WaveliftError
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
@@ -97,6 +97,21 @@ class PreparedBlock:
     kept: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PutOptions:
+    """How blocks are sent.
+
+    :param in_flight: blocks on their way at the same time.
+    :param policy: how long a block is worth trying; None: as long as the connection says.
+    """
+
+    in_flight: int = PUTS_IN_FLIGHT
+    policy: RetryPolicy | None = None
+
+
+DEFAULT_PUTS: Final = PutOptions()
+
+
 class EbsWriter:
     """An unordered block writer into one pending snapshot; see :class:`~wavelift.transfer.protocols.BlockWriter`.
 
@@ -107,7 +122,6 @@ class EbsWriter:
     :param before_complete: a last look, once AWS has acknowledged all and before it is told so, with what it will be
         told: the number of blocks and their linear checksum. What it raises leaves the snapshot pending.
     :param cancel: the task's wish to stop.
-    :param holds_others: the snapshot, though without a parent, holds blocks of another instant.
     :ivar blocks_sent: puts that AWS acknowledged.
     :ivar bytes_sent: their bytes.
     :ivar blocks_kept: blocks that an earlier try had sent.
@@ -123,12 +137,11 @@ class EbsWriter:
         *,
         before_complete: Callable[[int, bytes], None] = lambda blocks, linear: None,
         cancel: CancelFlag | None = None,
-        policy: RetryPolicy | None = None,
-        in_flight: int = PUTS_IN_FLIGHT,
-        holds_others: bool = False,
+        puts: PutOptions = DEFAULT_PUTS,
     ) -> None:
+        in_flight = puts.in_flight
         self.snapshot = snapshot
-        self.writes_zeros = bool(snapshot.parent) or holds_others
+        self.writes_zeros = bool(snapshot.parent) or snapshot.holds_others
         """On top of others a block that became zero is written (invariant 2); an empty volume reads as zeros."""
         self.blocks_sent = 0
         self.bytes_sent = 0
@@ -137,11 +150,11 @@ class EbsWriter:
         self._before_complete = before_complete
         self._journal = journal
         self._capacity = journal.identity.capacity
-        self._bulk = BulkClient(access, "ebs", policy=policy, connections=in_flight)
+        self._bulk = BulkClient(access, "ebs", policy=puts.policy, connections=in_flight)
         self._url = f"{str(access.client('ebs').meta.endpoint_url).rstrip('/')}/snapshots/{snapshot.snapshot_id}/blocks"
         self._buckets = (_puts_bucket(), account_bucket(access))
         self._stop = (cancel or CancelFlag()).child()
-        self._lines: PutLines[_Put] = PutLines(
+        calls: PutCalls[_Put] = PutCalls(
             dial=lambda: self._bulk.dial(self._url),
             head=self._head,
             done=self._acknowledged,
@@ -149,6 +162,9 @@ class EbsWriter:
             dropped=self._unanswered,
             pace=lambda: max(bucket.book(1) for bucket in self._buckets),
             failed=self._fail,
+        )
+        self._lines: PutLines[_Put] = PutLines(
+            calls,
             stop=self._stop,
             lines=in_flight,
             silence_s=self._bulk.silence_s,

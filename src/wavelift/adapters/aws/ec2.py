@@ -1,4 +1,4 @@
-"""Instances, images and snapshots: launch, look, tag, find what is ours, take away."""
+"""EC2 instances, images and snapshots: launch, describe, tag, find ours, delete."""
 
 from __future__ import annotations
 

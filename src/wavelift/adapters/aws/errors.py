@@ -1,6 +1,6 @@
-"""The one place where what AWS and its client library say becomes our own errors (invariant 13).
+"""Translates what AWS and its client library say into our own errors; nothing else does (invariant 13).
 
-Vendor words are kept in ``what`` (they are what people search for); keys, tokens and signatures never are.
+AWS's words are kept in ``what``, because people search for them. Keys, tokens and signatures are never kept.
 """
 
 from __future__ import annotations

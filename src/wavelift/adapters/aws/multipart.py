@@ -1,4 +1,4 @@
-"""One object on its way into S3 in parts, each accepted by S3 under its SHA-256 (invariants 1 and 6)."""
+"""Uploads one object to S3 in parts. S3 checks each part against its SHA-256 (invariants 1 and 6)."""
 
 from __future__ import annotations
 
@@ -38,6 +38,16 @@ def composite_checksum(digests: list[bytes]) -> str:
     return f"{joined}-{len(digests)}"
 
 
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """A multipart upload that takes parts. ``url`` is the object's."""
+
+    bucket: str
+    key: str
+    url: str
+    upload_id: str
+
+
 class S3PartSink:
     """Takes parts in any order, from several threads; the record of stored parts is S3's own.
 
@@ -52,23 +62,20 @@ class S3PartSink:
         *,
         client: Any,
         bulk: BulkClient,
-        bucket: str,
-        key: str,
-        url: str,
-        upload_id: str,
+        upload: OpenUpload,
         stored: dict[int, StoredPart],
         cancel: CancelFlag,
         throttle: Pace | None = None,
     ) -> None:
-        self.bucket = bucket
-        self.key = key
-        self.upload_id = upload_id
+        self.bucket = upload.bucket
+        self.key = upload.key
+        self.upload_id = upload.upload_id
         self.parts_kept = 0
         self.parts_sent = 0
         self.bytes_sent = 0
         self._client = client
         self._bulk = bulk
-        self._url = url
+        self._url = upload.url
         self._cancel = cancel
         self._throttle = throttle
         self._stored = stored

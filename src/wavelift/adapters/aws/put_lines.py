@@ -1,7 +1,7 @@
-"""Many requests with a body under way at once, sent by one thread over connections that stay open.
+"""One thread keeps many requests with a body in flight, over connections that stay open.
 
-A thread for each would spend more CPU on handing the interpreter round than on encrypting. This is the plain way only:
-an answer other than 2xx, a cut or a silence goes to the caller together with its request, who has the patience.
+A thread per request would spend more CPU time on switching threads than on encryption. This module only does the plain
+case. If an answer is not 2xx, or there is none, the request goes back to the caller, which retries it.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ class _Line(Generic[_Item]):
     """Whether the selector waits for room in the socket's buffer as well."""
 
 
-class PutLines(Generic[_Item]):
-    """Every item that is added ends in exactly one of ``done``, ``trouble`` and ``dropped``, called by the one thread.
+@dataclass(frozen=True, slots=True)
+class PutCalls(Generic[_Item]):
+    """What :class:`PutLines` calls. Every item ends in exactly one of ``done``, ``trouble`` and ``dropped``.
 
     :param dial: opens a connection; blocking, called by threads of its own.
     :param head: request line and headers of an item, to the empty line; what it raises becomes its trouble.
@@ -65,32 +66,27 @@ class PutLines(Generic[_Item]):
     :param dropped: an item that was not sent, or not answered, before the end.
     :param pace: books one request; in how many seconds it may begin.
     :param failed: an error of this thread itself; nothing is sent after it.
+    """
+
+    dial: Callable[[], socket.socket]
+    head: Callable[[_Item], bytes]
+    done: Callable[[_Item, Answer], None]
+    trouble: Callable[[_Item, Answer | Exception], None]
+    dropped: Callable[[_Item], None]
+    pace: Callable[[], float]
+    failed: Callable[[BaseException], None]
+
+
+class PutLines(Generic[_Item]):
+    """Sends items over many connections from one thread, which makes all ``calls`` but ``dial``.
+
     :param stop: the wish to stop: no request begins or goes on; answers are waited for :data:`LINGER_S`.
     :param lines: connections at most.
     :param silence_s: seconds without a byte in either direction after which a request is given up.
     """
 
-    def __init__(
-        self,
-        *,
-        dial: Callable[[], socket.socket],
-        head: Callable[[_Item], bytes],
-        done: Callable[[_Item, Answer], None],
-        trouble: Callable[[_Item, Answer | Exception], None],
-        dropped: Callable[[_Item], None],
-        pace: Callable[[], float],
-        failed: Callable[[BaseException], None],
-        stop: CancelFlag,
-        lines: int,
-        silence_s: float,
-    ) -> None:
-        self._dial = dial
-        self._head = head
-        self._done = done
-        self._trouble = trouble
-        self._dropped = dropped
-        self._pace = pace
-        self._failed = failed
+    def __init__(self, calls: PutCalls[_Item], *, stop: CancelFlag, lines: int, silence_s: float) -> None:
+        self._calls = calls
         self._stop = stop
         self._most = lines
         self._silence_s = silence_s
@@ -157,14 +153,14 @@ class PutLines(Generic[_Item]):
             self._serve()
             self._linger()
         except BaseException as error:
-            self._failed(error)
+            self._calls.failed(error)
         finally:
             with self._lock:
                 self._ended = True
             for line in list(self._lines):
                 self._drop(line)
             while self._queue:
-                self._dropped(self._queue.popleft().item)
+                self._calls.dropped(self._queue.popleft().item)
 
     def _serve(self) -> None:
         check = 0.0
@@ -215,7 +211,7 @@ class PutLines(Generic[_Item]):
                 self._lines.add(line)
                 self._idle.append(line)
             elif self._queue:
-                self._trouble(self._queue.popleft().item, sock)
+                self._calls.trouble(self._queue.popleft().item, sock)
 
     def _begin(self) -> None:
         """Start what may start: there is a connection, and it is time."""
@@ -224,15 +220,15 @@ class PutLines(Generic[_Item]):
                 self._dial_more()
                 return
             if self._due is None:
-                self._due = time.monotonic() + self._pace()
+                self._due = time.monotonic() + self._calls.pace()
             if self._due > time.monotonic():
                 return
             self._due = None
             request = self._queue.popleft()
             try:
-                head = self._head(request.item)
+                head = self._calls.head(request.item)
             except Exception as error:
-                self._trouble(request.item, error)
+                self._calls.trouble(request.item, error)
                 continue
             line = self._idle.pop()
             line.request = request
@@ -248,7 +244,7 @@ class PutLines(Generic[_Item]):
 
     def _connect(self) -> None:
         try:
-            sock: socket.socket | Exception = self._dial()
+            sock: socket.socket | Exception = self._calls.dial()
         except Exception as error:
             sock = error
         if isinstance(sock, socket.socket):
@@ -314,11 +310,11 @@ class PutLines(Generic[_Item]):
         else:
             self._drop(line)
         if answer.status // 100 != 2:
-            self._trouble(request.item, answer)
+            self._calls.trouble(request.item, answer)
         elif line.unsent:
-            self._trouble(request.item, WireError(f"'{answer.status}' before the request's end"))
+            self._calls.trouble(request.item, WireError(f"'{answer.status}' before the request's end"))
         else:
-            self._done(request.item, answer)
+            self._calls.done(request.item, answer)
 
     def _lose(self, line: _Line[_Item], error: Exception) -> None:
         """The connection is of no more use; its request may have arrived or not."""
@@ -327,11 +323,11 @@ class PutLines(Generic[_Item]):
             self._idle.remove(line)
         self._drop(line)
         if request is not None:
-            self._trouble(request.item, error)
+            self._calls.trouble(request.item, error)
 
     def _drop(self, line: _Line[_Item]) -> None:
         self._lines.discard(line)
         self._selector.unregister(line.sock)
         line.sock.close()
         if line.request is not None:
-            self._dropped(line.request.item)
+            self._calls.dropped(line.request.item)

@@ -1,6 +1,6 @@
-"""Whether a machine reaches AWS at all, with the credentials of a connection, and how its clock stands (SMS-01).
+"""Checks whether a machine reaches AWS with the credentials of a connection, and how far its clock is off (SMS-01).
 
-S3 is asked without a signature: any answer proves the way and the certificate, and it needs no right on any bucket.
+S3 is asked without a signature: any answer proves the network path and the certificate, and it needs no permission.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from wavelift.adapters.aws import s3_read, texts
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.bulk import BulkClient
 from wavelift.adapters.aws.errors import aws_errors, error_code
-from wavelift.adapters.aws.multipart import S3PartSink, StoredPart, abort_upload, composite_checksum
-from wavelift.adapters.aws.s3_read import S3Stream
+from wavelift.adapters.aws.multipart import OpenUpload, S3PartSink, StoredPart, abort_upload, composite_checksum
+from wavelift.adapters.aws.s3_read import S3Stream, StoredObject
 from wavelift.base.errors import PermanentError, WaveliftError
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
@@ -121,10 +121,7 @@ class S3Staging:
         return S3PartSink(
             client=self._client,
             bulk=self._bulk,
-            bucket=self.bucket,
-            key=key,
-            url=self.url(key),
-            upload_id=upload_id,
+            upload=OpenUpload(self.bucket, key, self.url(key), upload_id),
             stored=stored,
             cancel=cancel or CancelFlag(),
             throttle=throttle,
@@ -277,24 +274,17 @@ class S3Staging:
 
         :raises NotFoundError: there is none.
         """
-        return S3Stream(
-            self._bulk, url=self.url(key), bucket=self.bucket, key=key, cancel=cancel or self._access.cancel
-        )
+        return S3Stream(self._bulk, self._object(key), cancel or self._access.cancel)
 
     def read_range(self, key: str, offset: int, length: int, *, cancel: CancelFlag | None = None) -> bytes:
         """``length`` bytes from ``offset``, all of them.
 
         :raises CorruptStreamError: the object is shorter.
         """
-        return s3_read.read_range(
-            self._bulk,
-            url=self.url(key),
-            bucket=self.bucket,
-            key=key,
-            offset=offset,
-            length=length,
-            cancel=cancel or self._access.cancel,
-        )
+        return s3_read.read_range(self._bulk, self._object(key), offset, length, cancel or self._access.cancel)
+
+    def _object(self, key: str) -> StoredObject:
+        return StoredObject(self.url(key), self.bucket, key)
 
 
 def _address(client: Any, bucket: str) -> str:

@@ -1,8 +1,9 @@
-"""Reading objects back: one long stream that survives cuts, and ranges."""
+"""Reads objects: as one long stream that survives cut connections, and by ranges."""
 
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import urllib3
@@ -14,6 +15,15 @@ from wavelift.base.run import CancelFlag
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object of a bucket; ``url`` is where it lies."""
+
+    url: str
+    bucket: str
+    key: str
 
 
 class S3Stream(io.RawIOBase):
@@ -28,13 +38,13 @@ class S3Stream(io.RawIOBase):
     :ivar resumed: how often the connection was opened again.
     """
 
-    def __init__(self, bulk: BulkClient, *, url: str, bucket: str, key: str, cancel: CancelFlag) -> None:
+    def __init__(self, bulk: BulkClient, stored: StoredObject, cancel: CancelFlag) -> None:
         super().__init__()
         self.position = 0
         self.resumed = 0
         self._bulk = bulk
-        self._url = url
-        self._where: dict[str, Any] = {"bucket": bucket, "key": key}
+        self._url = stored.url
+        self._where: dict[str, Any] = {"bucket": stored.bucket, "key": stored.key}
         self._cancel = cancel
         self.etag = ""
         self._answer: urllib3.BaseHTTPResponse | None = self._open()
@@ -113,9 +123,7 @@ class S3Stream(io.RawIOBase):
         super().close()
 
 
-def read_range(
-    bulk: BulkClient, *, url: str, bucket: str, key: str, offset: int, length: int, cancel: CancelFlag
-) -> bytes:
+def read_range(bulk: BulkClient, stored: StoredObject, offset: int, length: int, cancel: CancelFlag) -> bytes:
     """Bytes ``offset`` to ``offset + length`` of an object, all of them.
 
     :raises CorruptStreamError: the object is shorter.
@@ -123,10 +131,10 @@ def read_range(
     if length <= 0:
         return b""
     # Not "offset": that names a place on a disk.
-    where: dict[str, Any] = {"bucket": bucket, "key": key, "position": offset}
+    where: dict[str, Any] = {"bucket": stored.bucket, "key": stored.key, "position": offset}
     request = BulkRequest(
         method="GET",
-        url=url,
+        url=stored.url,
         doing=f"could not read {length} bytes of the object",
         action="s3:GetObject",
         headers={"Range": f"bytes={offset}-{offset + length - 1}"},

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -23,15 +24,22 @@ UNSIGNED_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
 _UNRESERVED: Final = "-_.~"
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a signature is made with and for."""
+
+    keys: Keys
+    region: str
+    service: str
+
+
 def sign(
     method: str,
     url: str,
     headers: Mapping[str, str],
     *,
     payload_hash: str,
-    keys: Keys,
-    region: str,
-    service: str,
+    scope: Scope,
     now: datetime | None = None,
 ) -> dict[str, str]:
     """``headers`` plus what authorises the request.
@@ -40,6 +48,7 @@ def sign(
     :param payload_hash: hex SHA-256 of the body, or :data:`UNSIGNED_PAYLOAD`.
     :param now: the time of the signature, UTC; AWS refuses 15 minutes off.
     """
+    keys, region, service = scope.keys, scope.region, scope.service
     moment = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
     parts = urlsplit(url)
     signed = {**headers, "Host": parts.netloc, "X-Amz-Date": moment}
@@ -51,15 +60,15 @@ def sign(
     request = "\n".join(
         (method, _canonical_path(parts.path, service), _canonical_query(parts.query), canonical_headers, names)
     )
-    scope = f"{moment[:8]}/{region}/{service}/aws4_request"
+    day_scope = f"{moment[:8]}/{region}/{service}/aws4_request"
     digest = hashlib.sha256(f"{request}\n{payload_hash}".encode()).hexdigest()
     signature = hmac.new(
         _signing_key(keys.secret_key, moment[:8], region, service),
-        f"{ALGORITHM}\n{moment}\n{scope}\n{digest}".encode(),
+        f"{ALGORITHM}\n{moment}\n{day_scope}\n{digest}".encode(),
         hashlib.sha256,
     ).hexdigest()
     signed["Authorization"] = (
-        f"{ALGORITHM} Credential={keys.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
+        f"{ALGORITHM} Credential={keys.access_key}/{day_scope}, SignedHeaders={names}, Signature={signature}"
     )
     return signed
 

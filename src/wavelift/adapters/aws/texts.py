@@ -1,7 +1,8 @@
-"""What AWS takes as text, one function for each of its rules. Names of VMs hold any character and have any length.
+"""Makes texts fit for AWS: one function for each of its rules. Names of VMs hold any character and have any length.
 
-Applied where a request is made, so that no caller has to know. Names that must stay distinct are made of the run's hash
-(:mod:`wavelift.base.names`); what is changed here is for people to read. Keys: :func:`wavelift.base.names.slug`.
+The code that makes a request calls it, so that no caller has to know the rules. What is changed here is for people to
+read. Names that must differ are made of the run's hash (:mod:`wavelift.base.names`), keys by
+:func:`wavelift.base.names.slug`.
 """
 
 from __future__ import annotations

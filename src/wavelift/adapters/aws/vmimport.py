@@ -1,4 +1,4 @@
-"""ImportImage: submit, look, count, cancel. Waiting is somebody else's work (invariant 7)."""
+"""ImportImage: submit, describe, count, cancel. The callers wait (invariant 7)."""
 
 from __future__ import annotations
 

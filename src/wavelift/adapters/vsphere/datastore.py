@@ -1,8 +1,8 @@
-"""Reading a frozen disk by ranges of its own file on the datastore: fast where it is served, and mostly it is not.
+"""Reads a frozen disk by ranges of its file on the datastore. It is fast, but often not available.
 
-While a VM runs, VMFS6 locks the whole chain and vSAN has no such file, so every disk is probed before its first byte
-counts, and who asks gets a route or the reason why there is none. What is read is the *base* file under our snapshot:
-frozen as long as the VM runs on a child of it, which :func:`still_frozen` looks at afterwards.
+While a VM runs, VMFS6 locks the whole chain, and vSAN has no such file. So each disk is probed first; the probe gives a
+route, or the reason why there is none. The *base* file under our snapshot is read. It is frozen as long as the VM runs
+on a child of it; :func:`still_frozen` checks that afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pyVmomi import vim
 
-from wavelift.adapters.vsphere.devices import class_name
+from wavelift.adapters.vsphere.devices import FrozenVm, class_name
 from wavelift.adapters.vsphere.esxi import esxi_context
 from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.hosts import HostFacts, host_facts
@@ -112,27 +112,27 @@ _VM: Final = (
 
 
 def probe(
-    session: VsphereSession, *, vm: str, snapshot: str, disk: DiskFacts, server: str, cancel: CancelFlag | None = None
+    session: VsphereSession, frozen: FrozenVm, disk: DiskFacts, *, cancel: CancelFlag | None = None
 ) -> DatastoreRoute | NotServed:
-    """A way to read ``disk`` as ``snapshot`` froze it, by ranges; or why there is none.
+    """A way to read ``disk`` as the snapshot froze it, by ranges; or why there is none.
 
-    Through vCenter first, then from the host that runs the VM. Conditions: ``facts`` of the data path, section 2.
+    Through vCenter first, then from the host that runs the VM.
 
     :param disk: as the snapshot froze it. :raises NotFoundError: the VM or the snapshot is gone.
     :raises LoginError: vCenter refuses the account.
     """
-    where = {"server": server, "disk": disk.address}
-    look = _look(session, vm, where)
+    where = {"server": frozen.server, "disk": disk.address}
+    look = _look(session, frozen.vm, where)
     store = _store_kind(session, look, disk)
-    reason = _unfit(disk, _backing(session, snapshot, disk.key, where)) or _unfit_store(store, disk)
+    reason = _unfit(disk, _backing(session, frozen.snapshot, disk.key, where)) or _unfit_store(store, disk)
     extent = "" if reason else _extent(look.values.get("layoutEx"), disk)
     if not extent:
         return NotServed(
             reason or f"vCenter shows no extent file of {disk.file} at the bottom of its chain, as on vSAN"
         )
     host = host_facts(session, [look.host]).get(look.host)
-    route = _Prober(session, vm, snapshot, disk, server, look, host, store, cancel or CancelFlag())
-    return route.try_all(extent, _datacenter(session, look.values, where))
+    prober = _Prober(session, frozen, disk, _Place(look, host, store), cancel or CancelFlag())
+    return prober.try_all(extent, _datacenter(session, look.values, where))
 
 
 def _look(session: VsphereSession, vm: str, where: dict[str, str]) -> _Look:
@@ -208,27 +208,33 @@ def _datacenter(session: VsphereSession, values: Values, where: dict[str, str]) 
     return "/".join(names[1:])  # without the root folder
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a disk lies."""
+
+    look: _Look
+    host: HostFacts | None
+    store: str
+    """``VMFS``, ``NFS`` …"""
+
+
 class _Prober:
     """One disk's tries."""
 
     def __init__(
         self,
         session: VsphereSession,
-        vm: str,
-        snapshot: str,
+        frozen: FrozenVm,
         disk: DiskFacts,
-        server: str,
-        look: _Look,
-        host: HostFacts | None,
-        store: str,
+        place: _Place,
         cancel: CancelFlag,
     ) -> None:
         self._session = session
-        self._ids = {"vm": vm, "snapshot": snapshot, "server": server}
+        self._frozen = frozen
         self._disk = disk
-        self._look = look
-        self._host = host
-        self._store = store
+        self._look = place.look
+        self._host = place.host
+        self._store = place.store
         self._cancel = cancel
 
     def try_all(self, extent: str, datacenter: str) -> DatastoreRoute | NotServed:
@@ -256,7 +262,9 @@ class _Prober:
 
     def _route(self, file: RemoteFile) -> DatastoreRoute:
         return DatastoreRoute(
-            **self._ids,
+            vm=self._frozen.vm,
+            snapshot=self._frozen.snapshot,
+            server=self._frozen.server,
             disk=self._disk.address,
             key=self._disk.key,
             base=self._disk.file,
@@ -298,7 +306,7 @@ def _open(session: VsphereSession, route: DatastoreRoute, cancel: CancelFlag) ->
 
 
 class DatastoreReader:
-    """An :class:`~wavelift.transfer.protocols.AheadReader` over a route. Clones share its connections; ``close`` of the
+    """A :class:`~wavelift.transfer.protocols.DiskReader` over a route. Clones share its connections; ``close`` of the
     first one closes them.
 
     :param areas: what to read, in any order; None reads the whole disk.

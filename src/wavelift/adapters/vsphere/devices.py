@@ -30,6 +30,15 @@ _CONTROLLERS: Final = (
 _RANK: Final = {name: rank for rank, (_, name) in enumerate(_CONTROLLERS)}
 
 
+@dataclass(frozen=True, slots=True)
+class FrozenVm:
+    """A VM as our snapshot froze it: the two managed object ids, and the server's name for messages."""
+
+    vm: str
+    snapshot: str
+    server: str
+
+
 def disk_order(disk: DiskFacts) -> tuple[bool, int, int, int]:
     """The sort key of the true order."""
     return (not disk.boot, _RANK[disk.controller], disk.bus, disk.unit)

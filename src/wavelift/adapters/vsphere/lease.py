@@ -1,8 +1,8 @@
-"""Reading the disks of a snapshot through an NFC lease.
+"""Reads the disks of a snapshot through an NFC lease.
 
-While the lease is held vCenter refuses PowerOn, Destroy and Migrate of the VM. It lives from signs of life, which
-its own thread gives over its own connection: a slow disk must not end it. When it ends all the same, or the run is
-cancelled, every reader is cut off at once and learns why.
+While the lease is held, vCenter refuses PowerOn, Destroy and Migrate of the VM. A thread of its own keeps the lease
+alive over its own connection, so that a slow disk cannot end it. If the lease ends or the run is cancelled, all readers
+are cut off at once and learn the reason.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any, Final, Self, TypeVar
 
 from pyVmomi import vim, vmodl
 
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.esxi import OVERRIDE as ESXI_OVERRIDE
 from wavelift.adapters.vsphere.esxi import esxi_context
 from wavelift.adapters.vsphere.faults import VENDOR_ERRORS, moref, translate, words
 from wavelift.adapters.vsphere.nfc import Address, Body, Target, disk_address, lease_address, target_of
-from wavelift.adapters.vsphere.properties import Values, read_one, watch
+from wavelift.adapters.vsphere.properties import Values, Wait, read_one, watch
 from wavelift.adapters.vsphere.session import OVERRIDE, VsphereSession
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import (
@@ -68,25 +69,21 @@ class ExportLease:
     def __init__(
         self,
         session: VsphereSession,
-        *,
-        vm: str,
-        snapshot: str,
+        frozen: FrozenVm,
         disks: Sequence[DiskFacts],
+        *,
         cancel: CancelFlag,
-        server: str = "",
         percent: Callable[[], int] = lambda: 0,
         check_manifest: bool = False,
-        ready_timeout: float = READY_TIMEOUT_S,
     ) -> None:
         self.session = session
-        self.vm = vm
-        self.snapshot = snapshot
+        self.vm = frozen.vm
+        self.snapshot = frozen.snapshot
         self.disks = tuple(disks)
         self.cancel = cancel
-        self.server = server
+        self.server = frozen.server
         self.check_manifest = check_manifest
         self._percent = percent
-        self._ready_timeout = ready_timeout
         self._lease: Any = None
         self._timeout = float(DEFAULT_LEASE_TIMEOUT_S)
         self._urls: dict[Address, Any] = {}
@@ -97,7 +94,7 @@ class ExportLease:
         self._context_lock = threading.Lock()
         self._lost: WaveliftError | None = None
         self._stop = threading.Event()
-        self._beater = threading.Thread(target=self._beat, name=f"lease-{server or vm}", daemon=True)
+        self._beater = threading.Thread(target=self._beat, name=f"lease-{self.server or self.vm}", daemon=True)
 
     @property
     def where(self) -> dict[str, Any]:
@@ -154,9 +151,7 @@ class ExportLease:
             self._lease,
             ["state"],
             settled,
-            timeout=self._ready_timeout,
-            cancel=self.cancel,
-            what="preparing the export lease",
+            Wait("preparing the export lease", READY_TIMEOUT_S, self.cancel),
             **self.where,
         )
         values = read_one(self.session, vim.HttpNfcLease, moref(self._lease), ["info", "error"], **self.where)

@@ -1,8 +1,7 @@
-"""nbdkit with the customer's VDDK, or with its nfc plugin: one process for each disk of our snapshot that is read.
+"""nbdkit with the customer's VDDK or with its nfc plugin: one process for each disk of our snapshot that is read.
 
-(Both plugins serve one disk per process.) It listens on a Unix socket in a folder that nobody else may
-enter, gets the password through a pipe, and ends with us in every case: the kernel ends it when the *thread* that
-started it ends, so whoever starts one must outlive it.
+Both plugins serve one disk per process. nbdkit listens on a Unix socket in a folder that only we may enter, and gets
+the password through a pipe. The kernel ends it when the *thread* that started it ends, so that thread must outlive it.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from pyVmomi import vim
 
 from wavelift.adapters.vsphere import nfc_plugin, vddk
 from wavelift.adapters.vsphere.datastore import NotServed
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.properties import read_one
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
@@ -94,14 +94,7 @@ class VddkRoute:
 
 
 def probe(
-    session: VsphereSession,
-    *,
-    vm: str,
-    snapshot: str,
-    disk: DiskFacts,
-    server: str,
-    cancel: CancelFlag,
-    expected_host: str = "",
+    session: VsphereSession, frozen: FrozenVm, disk: DiskFacts, *, cancel: CancelFlag, expected_host: str = ""
 ) -> VddkRoute | NotServed:
     """Read the first bytes of ``disk`` through VDDK, and give the way; or why there is none.
 
@@ -114,6 +107,7 @@ def probe(
     by = config.vddk.title
     if config.proxy:
         return NotServed(f"{by} connects directly, and the vsphere connection goes through a proxy")
+    vm, server = frozen.vm, frozen.server
     host = _runtime_host(session, vm, server)
     if expected_host and host != expected_host:
         raise MovedError(
@@ -125,7 +119,7 @@ def probe(
         )
     try:
         route = VddkRoute(
-            vm, snapshot, server, disk.address, disk.file, disk.capacity, host, _thumbprint(config, session), by
+            vm, frozen.snapshot, server, disk.address, disk.file, disk.capacity, host, _thumbprint(config, session), by
         )
         with VddkReader(config, route, cancel=cancel) as reader:
             reader.read_into(0, memoryview(bytearray(min(reader.client.export.minimum, disk.capacity))))

@@ -1,7 +1,8 @@
-"""One disk's body from an NFC lease: a GET that is read once, forward, and can be cut off from another thread.
+"""One disk's body from an NFC lease: a GET that is read once, forward, and that another thread can cut off.
 
-``http.client`` reads straight into the caller's buffer and hands out its socket before the answer comes, so a cancel
-reaches even a request that waits for its first byte. There is one request per disk: nothing to pool, nothing to retry.
+As for ranges, a :class:`~wavelift.base.wire.Line` reads straight into the caller's buffer. It can be cut before the
+answer comes, so a cancel also ends a request that waits for its first byte. There is one request per disk: no pool, no
+retry.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import socket
 import ssl
 import threading
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import UnreachableError, WaveliftError
-from wavelift.base.net import Proxy, break_off, https_connection
+from wavelift.base.net import Proxy, https_connection
+from wavelift.base.wire import Head, Line
 
+HTTPS_PORT: Final = 443
 READ_TIMEOUT_S: Final = 600.0
 """Between two pieces of body. A host passes over a thick disk's zeros in silence; TCP finds a dead peer sooner."""
 
@@ -76,7 +78,7 @@ def target_of(url: str, host: str, port: int) -> Target:
     name = parts.hostname or "*"
     if name == "*":
         return Target(host, parts.port or port, path, local=True)
-    return Target(name, parts.port or 443, path, local=name.casefold() == host.casefold())
+    return Target(name, parts.port or HTTPS_PORT, path, local=name.casefold() == host.casefold())
 
 
 class Body:
@@ -103,9 +105,8 @@ class Body:
             target.host, target.port, context, timeout=connect_timeout, proxy=proxy, address=address
         )
         self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
+        self._line: Line | None = None
         self._cut = False
-        self._response: HTTPResponse | None = None
 
     @property
     def sha1(self) -> str:
@@ -117,32 +118,35 @@ class Body:
         :raises OSError, HTTPException: as the socket says it. :raises WaveliftError: another status than 200.
         """
         self._connection.connect()
+        line = Line(self._connection.sock)
         with self._lock:
-            self._socket = self._connection.sock
+            self._line = line
             if self._cut:
                 raise ConnectionAbortedError("cut off")
         _keep_alive(self._connection.sock)
         self._connection.sock.settimeout(read_timeout)
-        headers = {"Accept-Encoding": "identity"} | ({"Cookie": cookie} if cookie else {})
-        self._connection.request("GET", self.target.path, headers=headers)
-        self._response = self._connection.getresponse()
-        if self._response.status != 200:
-            raise _refusal(self._response, self.target)
+        line.ask(self._head(cookie))
+        head = line.answer(to_end=True)
+        if head.status != 200:
+            raise _refusal(head, self.target)
+
+    def _head(self, cookie: str) -> bytes:
+        target = self.target
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        place = host if target.port == HTTPS_PORT else f"{host}:{target.port}"
+        login = f"Cookie: {cookie}\r\n" if cookie else ""
+        return f"GET {target.path} HTTP/1.1\r\nHost: {place}\r\nAccept-Encoding: identity\r\n{login}\r\n".encode()
 
     def readinto(self, buffer: Any) -> int:
         """Bytes read; 0 only at the true end.
 
-        :raises OSError, HTTPException: the body ended early.
+        :raises OSError: the body ended early.
         """
-        view = memoryview(buffer)
-        if self._response is None:
+        view, line = memoryview(buffer), self._line
+        if line is None:
             raise ConnectionAbortedError("the body is closed")
-        count = self._response.readinto(view) if not self.finished else 0
-        if count == 0 and len(view):
-            # http.client says nothing when a body with a length ends early.
-            if self._response.length:
-                raise HTTPException(f"{self._response.length} bytes are missing")
-            self.finished = True
+        count = 0 if self.finished else line.read_into(view)
+        self.finished = count < len(view)
         self.received += count
         if self._sha1 is not None:
             self._sha1.update(view[:count])
@@ -152,15 +156,15 @@ class Body:
         """Make a blocked read return at once. What it returns may be rubbish: the caller checks why it was cut."""
         with self._lock:
             self._cut = True
-            if self._socket is not None:
-                break_off(self._socket)
+            if self._line is not None:
+                self._line.cut()
 
     def close(self) -> None:
         self.cut()
         with self._lock:
-            response, self._response, self._socket = self._response, None, None
-        if response is not None:
-            response.close()
+            line, self._line = self._line, None
+        if line is not None:
+            line.close()
         self._connection.close()
 
 
@@ -171,9 +175,9 @@ def _keep_alive(connection: socket.socket) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def _refusal(response: HTTPResponse, target: Target) -> WaveliftError:
+def _refusal(head: Head, target: Target) -> WaveliftError:
     return UnreachableError(
-        f"{target.host}:{target.port} answers {response.status} {response.reason} for the disk's body",
+        f"{target.host}:{target.port} answers {head.status} {head.reason} for the disk's body",
         next_step="A retry takes a new lease. 401 and 403 mean that the session or the lease has ended",
-        status=response.status,
+        status=head.status,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from pyVmomi import vim, vmodl
@@ -149,31 +150,40 @@ def traverse(session: VsphereSession, specs: Sequence[tuple[Any, Sequence[str]]]
 # --- waiting --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How long something is awaited.
+
+    :param what: the work in words: begins the error "… took longer than".
+    :param timeout: seconds.
+    """
+
+    what: str
+    timeout: float
+    cancel: CancelFlag
+
+
 def watch(
     session: VsphereSession,
     target: Any,
     paths: Sequence[str],
     until: Callable[[Values], T | None],
-    *,
-    timeout: float,
-    cancel: CancelFlag,
-    what: str,
+    wait: Wait,
     **where: object,
 ) -> T:
     """Wait until ``until`` returns something for the properties of ``target``; its first answer is final.
 
-    :param timeout: seconds. :param what: ends the sentence "… took longer than"; part of the error.
     :raises WaitTimeout: time is up. :raises NotFoundError: the object is gone. :raises Cancelled: by ``cancel``.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + wait.timeout
     while True:
         slice_end = min(deadline, time.monotonic() + SLICE_S)
-        answer = session.read(lambda end=slice_end: _watch_slice(session, target, paths, until, end, cancel), **where)  # type: ignore[misc]
+        answer = session.read(partial(_watch_slice, session, target, paths, until, slice_end, wait.cancel), **where)
         if answer is not None:
             return answer
         if time.monotonic() >= deadline:
             raise WaitTimeout(
-                f"{what} took longer than {timeout:.0f} s", next_step="Look at the task in vCenter", **where
+                f"{wait.what} took longer than {wait.timeout:.0f} s", next_step="Look at the task in vCenter", **where
             )
 
 

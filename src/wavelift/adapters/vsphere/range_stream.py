@@ -1,7 +1,7 @@
-"""A datastore file's blocks in order, received before they are due: ranges of several blocks, asked for ahead.
+"""A datastore file's blocks in order. Ranges of several blocks are requested ahead.
 
-One GET for each block would cost a round trip to the datastore each time, a request and an answer to parse, and from a
-host a ticket. Here the next ranges are under way, each on a connection of its own, while one is received.
+One GET per block would cost a round trip to the datastore each time, a request and an answer to parse, and from a host
+a ticket. Here the next ranges are in flight, each on its own connection, while one is received.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Ranges of one datastore file over HTTPS: one GET each, over pooled connections, straight into the caller's buffers.
 
-Two ways lead there: through vCenter under the session's cookie, or to the ESXi host that runs the VM under a ticket,
-which is good for one request. This is the only layer that repeats a range.
+There are two ways: through vCenter with the session's cookie, or to the ESXi host that runs the VM with a ticket, which
+is valid for one request. This is the only layer that retries a range.
 """
 
 from __future__ import annotations

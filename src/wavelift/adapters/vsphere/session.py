@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 from pyVmomi import vim
 
 from wavelift.adapters.vsphere.faults import VENDOR_ERRORS, translate
-from wavelift.adapters.vsphere.soap import make_stub, negotiate
+from wavelift.adapters.vsphere.soap import Endpoint, make_stub, negotiate
 from wavelift.adapters.vsphere.vddk import VddkConfig
 from wavelift.base.errors import LoginError, SpecError, UnreachableError, WaveliftError
 from wavelift.base.net import (
@@ -190,10 +190,7 @@ class VsphereSession:
     def _open(self) -> None:
         config = self.config
         where = {"vcenter": config.place}
-        version = self._attempt(
-            lambda: negotiate(config.host, config.port, self.context, timeout=config.timeout, proxy=config.http_proxy),
-            where,
-        )
+        version = self._attempt(lambda: negotiate(self._endpoint, timeout=config.timeout), where)
         self._stub = self._make_stub(version, timeout=config.timeout)
         try:
             self.content = self._attempt(
@@ -349,16 +346,11 @@ class VsphereSession:
     # --- further connections --------------------------------------------------------------------------------------
 
     def _make_stub(self, version: str, *, timeout: float, cookie: str = "") -> Any:
-        config = self.config
-        return make_stub(
-            host=config.host,
-            port=config.port,
-            context=self.context,
-            timeout=timeout,
-            proxy=config.http_proxy,
-            version=version,
-            cookie=cookie,
-        )
+        return make_stub(self._endpoint, timeout=timeout, version=version, cookie=cookie)
+
+    @property
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(self.config.host, self.config.port, self.context, self.config.http_proxy)
 
     @contextmanager
     def own_connection(self, *, timeout: float) -> Iterator[Any]:

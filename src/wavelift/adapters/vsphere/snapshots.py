@@ -1,7 +1,7 @@
-"""Snapshots as idempotent steps, found by name (invariants 4 and 5).
+"""Snapshots as idempotent steps. They are found by name (invariants 4 and 5).
 
-vSphere allows two snapshots of one name, and an answer can be lost while the work goes on. So every step first waits
-for running snapshot work on the VM, then looks, then acts; and removal takes every snapshot of the name.
+vSphere allows two snapshots of one name, and an answer can be lost while the work goes on. So each step first waits for
+running snapshot work on the VM, then looks, then acts. Removal removes every snapshot of the name.
 """
 
 from __future__ import annotations
@@ -158,36 +158,36 @@ def ensure_snapshot(
     *,
     quiesce: Quiesce,
     cancel: CancelFlag,
-    timeout: float = CREATE_TIMEOUT_S,
 ) -> SnapshotRef:
     """The snapshot ``name`` of ``vm``, made if it isn't there; without memory.
 
     :param quiesce: ``prefer`` falls back to a crash-consistent one and says why in ``quiesce_note``. ``require`` does
         not take one that an earlier, killed try left unquiesced: it is replaced.
-    :param timeout: seconds, for work under way and again for the own task.
+    Work under way is awaited for :data:`CREATE_TIMEOUT_S`, and the own task again as long.
+
     :raises BusyError: another snapshot of ours exists, or the VM needs consolidation.
     :raises QuiesceError: ``require`` could not be met. :raises Cancelled: the task may still make the snapshot;
         :func:`remove_snapshot` waits for it.
     """
-    state = _settled(session, vm, timeout=timeout, cancel=cancel)
+    state = _settled(session, vm, timeout=CREATE_TIMEOUT_S, cancel=cancel)
     for node in state.named(name):
         if quiesce != "require" or node.quiesced or state.power == "poweredOff":
             return state.ref(node, "" if node.quiesced else "found from an earlier try, not quiesced")
     if state.named(name):
         log.warning("%s: an earlier try left a snapshot that is not quiesced, making another", state.server)
         remove_snapshot(session, vm, name, cancel=cancel)
-        state = _settled(session, vm, timeout=timeout, cancel=cancel)
+        state = _settled(session, vm, timeout=CREATE_TIMEOUT_S, cancel=cancel)
     _refuse(state)
     cancel.check()
     asked, note = _plan(state, quiesce)
     try:
-        made = _create(session, state, name, description, quiesce=asked, timeout=timeout, cancel=cancel)
+        made = _create(session, state, name, description, quiesce=asked, cancel=cancel)
     except QuiesceError as error:
         if quiesce == "require":
             raise
         log.warning("%s: %s; taking a crash-consistent snapshot", state.server, error.what)
         note = f"crash-consistent: {error.what}"
-        made = _create(session, state, name, description, quiesce=False, timeout=timeout, cancel=cancel)
+        made = _create(session, state, name, description, quiesce=False, cancel=cancel)
     if asked and not made.quiesced and not note:
         # vSphere ignores the wish without a fault when VMware Tools stop answering.
         note = "crash-consistent: vCenter did not quiesce although asked to"
@@ -244,7 +244,6 @@ def _create(
     description: str,
     *,
     quiesce: bool,
-    timeout: float,
     cancel: CancelFlag,
 ) -> SnapshotRef:
     where = {"server": state.server, "snapshot": name}
@@ -255,13 +254,13 @@ def _create(
             lambda: target.CreateSnapshot_Task(name=name, description=description, memory=False, quiesce=quiesce),
             **where,
         )
-        wait_for_task(session, task, timeout=timeout, cancel=cancel, what="making the snapshot", **where)
+        wait_for_task(session, task, timeout=CREATE_TIMEOUT_S, cancel=cancel, what="making the snapshot", **where)
         after = _look(session, state.vm)
     except WaitTimeout:
         raise
     except UnreachableError as error:
         lost = error
-        after = _settled(session, state.vm, timeout=timeout, cancel=cancel)
+        after = _settled(session, state.vm, timeout=CREATE_TIMEOUT_S, cancel=cancel)
     for node in after.named(name):
         return after.ref(node)
     raise lost or WaveliftError(

@@ -7,6 +7,7 @@ for loopback addresses.
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -27,22 +28,24 @@ _VERSIONS_LIMIT: Final = 1 << 20
 """Bytes; the real list has a few KB."""
 
 
-def make_stub(
-    *,
-    host: str,
-    port: int,
-    context: ssl.SSLContext,
-    timeout: float,
-    proxy: Proxy | None,
-    version: str,
-    cookie: str = "",
-) -> Any:
-    """A stub for ``https://host:port/sdk``; ``timeout`` in seconds per socket operation; ``cookie`` joins a session."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where ``https://host:port/sdk`` is, and how it is reached."""
+
+    host: str
+    port: int
+    context: ssl.SSLContext
+    proxy: Proxy | None
+
+
+def make_stub(place: Endpoint, *, timeout: float, version: str, cookie: str = "") -> Any:
+    """A stub for an endpoint; ``timeout`` in seconds per socket operation; ``cookie`` joins a session."""
+    proxy = place.proxy
     stub = SoapStubAdapter(
-        host=host,
-        port=port,
+        host=place.host,
+        port=place.port,
         version=version,
-        sslContext=context,
+        sslContext=place.context,
         httpConnectionTimeout=timeout,
         connectionPoolTimeout=IDLE_S,
     )
@@ -55,12 +58,12 @@ def make_stub(
     return stub
 
 
-def negotiate(host: str, port: int, context: ssl.SSLContext, *, timeout: float, proxy: Proxy | None) -> str:
+def negotiate(place: Endpoint, *, timeout: float) -> str:
     """The newest API version that both the server and pyvmomi know, such as ``vim.version.v8_0_3_0``.
 
     :raises OSError, HTTPException: as the socket says it.
     """
-    connection = https_connection(host, port, context, timeout=timeout, proxy=proxy)
+    connection = https_connection(place.host, place.port, place.context, timeout=timeout, proxy=place.proxy)
     try:
         connection.request("GET", _VERSIONS_PATH)
         response = connection.getresponse()

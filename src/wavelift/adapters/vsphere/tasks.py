@@ -8,7 +8,7 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from wavelift.adapters.vsphere.faults import moref, translate
-from wavelift.adapters.vsphere.properties import Values, collect, read_one, watch
+from wavelift.adapters.vsphere.properties import Values, Wait, collect, read_one, watch
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.errors import NotFoundError
 from wavelift.base.run import CancelFlag
@@ -42,7 +42,7 @@ def wait_for_task(
     :raises WaveliftError: the task's fault, translated. :raises UnreachableError: time is up.
     """
     where = {"task": moref(task), **where}
-    outcome = watch(session, task, _PATHS, _outcome, timeout=timeout, cancel=cancel, what=what, **where)
+    outcome = watch(session, task, _PATHS, _outcome, Wait(what, timeout, cancel), **where)
     if outcome.error is not None:
         raise translate(outcome.error, **where)
     return outcome.result
@@ -65,6 +65,6 @@ def settle(session: VsphereSession, tasks: list[Any], *, timeout: float, cancel:
     """Wait until none of ``tasks`` runs any more, however they end."""
     for task in tasks:
         try:
-            watch(session, task, _PATHS, _outcome, timeout=timeout, cancel=cancel, what="a snapshot task", **where)
+            watch(session, task, _PATHS, _outcome, Wait("a snapshot task", timeout, cancel), **where)
         except NotFoundError:
             continue  # vCenter forgets finished tasks

@@ -1,6 +1,6 @@
-"""vSphere's change tracking: turning it on, asking what changed, and what happened that makes it doubtful.
+"""vSphere's change tracking: enabling it, asking what changed, and events that make it doubtful.
 
-What it says is a hint, never a proof: :func:`wavelift.rules.lineage.lineage_doubts` decides whether to ask at all.
+Its answer is a hint, not a proof: :func:`wavelift.rules.lineage.lineage_doubts` decides whether to use it at all.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Final, TypeVar
 
 from pyVmomi import vim, vmodl
 
-from wavelift.adapters.vsphere.devices import disks
+from wavelift.adapters.vsphere.devices import FrozenVm, disks
 from wavelift.adapters.vsphere.faults import TrackingLostError, words
-from wavelift.adapters.vsphere.properties import Values, WaitTimeout, read_one, watch
+from wavelift.adapters.vsphere.properties import Values, Wait, WaitTimeout, read_one, watch
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tasks import running_snapshot_tasks, settle, wait_for_task
 from wavelift.base.domain import DiskFacts
@@ -88,27 +88,20 @@ class ChangedAreas:
 
 
 def changed_areas(
-    session: VsphereSession,
-    *,
-    vm: str,
-    snapshot: str,
-    disk: DiskFacts,
-    change_id: str,
-    cancel: CancelFlag,
-    server: str,
+    session: VsphereSession, frozen: FrozenVm, disk: DiskFacts, *, change_id: str, cancel: CancelFlag
 ) -> ChangedAreas:
-    """What changed on ``disk`` between ``change_id`` and ``snapshot``; asked until the answers cover the disk.
+    """What changed on ``disk`` between ``change_id`` and the snapshot; asked until the answers cover the disk.
 
     :param disk: as the snapshot froze it. :param change_id: of the last run's snapshot, or :data:`IN_USE`.
     :raises TrackingLostError: vCenter does not know, or contradicts itself. :raises NotFoundError: the VM or our
         snapshot is gone.
     """
-    where = {"server": server, "disk": disk.address}
+    where = {"server": frozen.server, "disk": disk.address}
     found: list[Extent] = []
     at = answers = 0
     while at < disk.capacity:
         cancel.check()
-        answer = _interruptible(partial(_ask, session, vm, snapshot, disk.key, at, change_id, where), cancel)
+        answer = _interruptible(partial(_ask, session, frozen, disk, at, change_id), cancel)
         answers += 1
         end = int(answer.startOffset) + int(answer.length)
         if answer.startOffset > at or end <= at:
@@ -118,17 +111,16 @@ def changed_areas(
     return ChangedAreas(coalesce(found), change_id, disk.capacity, answers)
 
 
-def _ask(
-    session: VsphereSession, vm: str, snapshot: str, key: int, at: int, change_id: str, where: dict[str, str]
-) -> Any:
+def _ask(session: VsphereSession, frozen: FrozenVm, disk: DiskFacts, at: int, change_id: str) -> Any:
     """One answer, over a connection of its own: others must not wait behind it, nor it be cut by their time-out."""
+    where = {"server": frozen.server, "disk": disk.address}
 
     def call() -> Any:
         with session.own_connection(timeout=QUERY_TIMEOUT_S) as stub:
-            target = session.managed(vim.VirtualMachine, vm, stub)
-            frozen = session.managed(vim.vm.Snapshot, snapshot)
+            target = session.managed(vim.VirtualMachine, frozen.vm, stub)
+            snapshot = session.managed(vim.vm.Snapshot, frozen.snapshot)
             try:
-                return target.QueryChangedDiskAreas(frozen, key, at, change_id)
+                return target.QueryChangedDiskAreas(snapshot, disk.key, at, change_id)
             except TimeoutError:
                 return f"no answer within {QUERY_TIMEOUT_S / 60:g} minutes"
             except (vim.fault.FileFault, vim.fault.NotFound, vim.fault.Timedout) as fault:
@@ -140,7 +132,7 @@ def _ask(
                     raise
                 return f"vCenter refused: {words(fault)} ({named or 'no argument named'})"
 
-    answer = session.read(call, **where, object=vm)
+    answer = session.read(call, **where, object=frozen.vm)
     if isinstance(answer, str):
         raise _lost(answer, where)
     return answer
@@ -274,9 +266,7 @@ def _came_through(session: VsphereSession, target: Any, on: bool, cancel: Cancel
             target,
             [flag],
             lambda values: True if bool(values.get(flag)) is on else None,
-            timeout=LOST_ANSWER_S,
-            cancel=cancel,
-            what="setting change tracking",
+            Wait("setting change tracking", LOST_ANSWER_S, cancel),
             **where,
         )
     except WaitTimeout:

@@ -12,7 +12,7 @@ from wavelift.base.errors import SpecError
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from wavelift.adapters.aws.access import AwsAccess
+    from wavelift.adapters.aws.access import AwsAccess, Outages
     from wavelift.base.run import CancelFlag
 
 
@@ -83,9 +83,7 @@ class VmImportHook(AwsBaseHook):
             endpoint_url=config.get_service_endpoint_url,
             verify=config.verify if config.verify is not None else True,
             config=config.botocore_config,
-            patience_s=patience_s(),
-            cancel=cancel,
-            proven=proven,
+            outages=Outages(patience_s(), cancel, proven),
         )
 
     def _existing(self, aws_conn_id: str) -> Connection:

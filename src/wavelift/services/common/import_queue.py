@@ -1,86 +1,139 @@
-"""Places for imports: one queue per account and region, for migrations and replicas alike (AMP-04, invariant 8)."""
+"""Imports of both flows: one queue per account and region, and one way from the request to the image (AMP-04, AMP-07,
+invariant 8)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final, Literal, Protocol
 
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, ImportStatus
 from wavelift.base.errors import FencedError, WaveliftError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, SlotKind
-from wavelift.ledger.slots import standing
-from wavelift.services.common import slots as admission
-from wavelift.services.common.slots import Granted, InQueue, Queued, SlotRequest
-from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
+from wavelift.services.common.slots import Granted, InQueue, SlotRequest, give_back, win_slot
+from wavelift.services.dataplane.importing import ImportRunning, ImportTask, ImportWaiting
 from wavelift.services.dataplane.messages import ServerTask
 
-
-def import_scope(task: ServerTask) -> str:
-    """Imports are counted per account and region; the connection stands for the account."""
-    return f"{task.plan.target.aws_conn_id}/{task.plan.target.region}"
+_LICENSES: Final[dict[str, Literal["AWS", "BYOL"]]] = {"aws": "AWS", "byol": "BYOL"}
 
 
 @dataclass(frozen=True, slots=True)
-class ImportPlace:
-    """The place of one server's import.
+class WantedImport:
+    """What a flow wants imported.
+
+    :param disks: the boot disk first.
+    :param instant: of what is imported (:func:`wavelift.base.names.instant_of`).
+    :param license_type: as in a spec; what is neither ``aws`` nor ``byol`` leaves the choice to AWS.
+    """
+
+    task: ServerTask
+    disks: Sequence[ImportDisk]
+    instant: str
+    license_type: str
+    platform: Literal["", "Linux", "Windows"] = ""
+
+    def request(self, run_key: str, token: str) -> ImportRequest:
+        plan, target = self.task.plan, self.task.plan.target
+        return ImportRequest(
+            disks=self.disks,
+            client_token=token,
+            tags=plan.made_with(run_key),
+            description=f"{plan.wave}/{self.task.name}",
+            role_name=target.role,
+            boot_mode=self.task.boot_mode,
+            license_type=_LICENSES.get(self.license_type, ""),
+            platform=self.platform,
+            encrypted=target.encrypt,
+            kms_key=target.kms_key or "",
+        )
+
+
+class ImportSink(Protocol):
+    """Where a flow is told how its import stands."""
+
+    def before_submit(self) -> None:
+        """A slot is won: check that the disks are there. :raises WaveliftError: nothing is submitted then."""
+
+    def submitted(self, task_id: str) -> None: ...
+
+    def running(self, status: ImportStatus) -> None: ...
+
+    def waiting(self, words: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImportQueue:
+    """The queue of the account and region that a server lands in.
 
     :param limit: imports of ours in this account and region.
     """
 
     ledger: Ledger
-    task: ServerTask
+    access: AwsAccess
     ctx: RunContext
     limit: int
 
-    def submit(self, start: Callable[[], ImportRunning | ImportWaiting]) -> ImportRunning | ImportWaiting | InQueue:
-        """Call ``start`` once a place is won; until then say which one of the queue it is."""
-        slot = self._ask()
+    def advance(self, wanted: WantedImport, sink: ImportSink) -> ImportStatus | ImportRunning | ImportWaiting | InQueue:
+        """Bring an import one step further; the status of the completed task at its end. Never submits a second one.
+
+        :raises WaveliftError: when the import failed, with AWS's words and our reading.
+        """
+        work = self._work(wanted)
+        with self._given_back_on_error():
+            status = work.look()
+        if status is None:
+            found = self._submit(wanted, work, sink)
+            if not isinstance(found, ImportRunning):
+                sink.waiting(found.words)
+            return found
+        if not status.finished:
+            sink.running(status)
+            return ImportRunning(status.task_id, status.phase)
+        self._give_back()
+        tags = wanted.task.plan.made_with(self.ctx.run_key)
+        Ec2(self.access).tag_image(status.image_id, tags, snapshot_ids=status.snapshot_ids)
+        return status
+
+    def cancel(self, wanted: WantedImport, reason: str) -> None:
+        """Cancel the import, and give its place back."""
+        self._work(wanted).cancel(reason)
+        self._give_back()
+
+    def _work(self, wanted: WantedImport) -> ImportTask:
+        return ImportTask(self.access, self.ctx, instant=wanted.instant, server=wanted.task.name)
+
+    def _submit(
+        self, wanted: WantedImport, work: ImportTask, sink: ImportSink
+    ) -> ImportRunning | ImportWaiting | InQueue:
+        # Imports are counted per account and region; the connection stands for the account.
+        target = wanted.task.plan.target
+        scope = f"{target.aws_conn_id}/{target.region}"
+        request = SlotRequest(SlotKind.IMPORT, scope, self.ctx.run_key, self.limit)
+        slot = win_slot(self.ledger, request, self.ctx)
         if not isinstance(slot, Granted):
-            self._free_dead_holders()
-            slot = self._ask()
-        if not isinstance(slot, Granted):
-            return InQueue(self._request(), f"place {slot.position} among our own imports")
-        with self.given_back_on_error():
-            return start()
+            return InQueue(request, f"place {slot.position} among our own imports")
+        with self._given_back_on_error():
+            sink.before_submit()
+            found = work.submit_import(lambda token: wanted.request(self.ctx.run_key, token), limit=self.limit)
+            if isinstance(found, ImportRunning):
+                sink.submitted(found.task_id)
+            return found
 
     @contextmanager
-    def given_back_on_error(self) -> Iterator[None]:
-        """What ends badly takes no place: the next try asks for one again. An outlived try gives nothing back, for the
-        place is that of the try which owns the work now."""
+    def _given_back_on_error(self) -> Iterator[None]:
+        """What fails holds no slot: the next try requests one again. An outlived try gives nothing back, since the slot
+        is that of the try which owns the work now."""
         try:
             yield
         except FencedError:
             raise
         except WaveliftError:
-            self.give_back()
+            self._give_back()
             raise
 
-    def give_back(self) -> None:
-        self._release(self.ctx.run_key, "done")
-
-    def _ask(self) -> Granted | Queued:
-        scope = import_scope(self.task)
-        admission.reclaim(self.ledger, self.ctx, kind=SlotKind.IMPORT, scope=scope)
-        return admission.request_slot(self.ledger, self._request(), self.ctx)
-
-    def _request(self) -> SlotRequest:
-        return SlotRequest(SlotKind.IMPORT, import_scope(self.task), self.ctx.run_key, self.limit)
-
-    def _free_dead_holders(self) -> None:
-        """A task that failed for good, or was marked failed, in a living run gives nothing back by itself."""
-        with self.ledger.read() as tx:
-            queue = standing(tx, SlotKind.IMPORT, import_scope(self.task))
-        for slot in queue:
-            if slot.holder != self.ctx.run_key and not self.ctx.liveness.holder(slot.run, slot.holder, slot.kind):
-                self._release(slot.holder, "its import task has ended")
-
-    def _release(self, holder: str, reason: str) -> None:
-        admission.release_slot(
-            self.ledger,
-            kind=SlotKind.IMPORT,
-            scope=import_scope(self.task),
-            holder=holder,
-            reason=reason,
-            clock=self.ctx.clock,
-        )
+    def _give_back(self) -> None:
+        give_back(self.ledger, self.ctx.run_key, kinds=[SlotKind.IMPORT], clock=self.ctx.clock)

@@ -1,4 +1,4 @@
-"""What runs may have left outside, as the ledger knows it, for `wavelift cleanup`; and what it removed."""
+"""For `wavelift cleanup`: what runs may have left outside according to the ledger, and what was removed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _all(ledger: Ledger, pages: Callable[..., Page[Any]]) -> Iterator[Migration 
 
 
 def standing_snapshots(ledger: Ledger) -> Iterator[StandingSnapshot]:
-    """The snapshots that the ledger takes for standing: nobody else may tell it when one went another way."""
+    """The snapshots that exist according to the ledger. Nothing else tells it when one was removed by other means."""
     with ledger.read() as tx:
         standing: list[Migration | ReplicationRun] = [*migrations.open_snapshots(tx)]
         standing += replication_runs.open_snapshots(tx)
@@ -60,7 +60,7 @@ def standing_snapshots(ledger: Ledger) -> Iterator[StandingSnapshot]:
         with ledger.read() as tx:
             frozen = waves.find(tx, each.run)
         if frozen is not None:
-            spec = frozen.spec.get("wave")  # of a replicate run the wave itself is frozen, of any other what it admits
+            spec = frozen.spec.get("wave")  # a replicate run freezes the wave, any other its Admitted
             wave = ResolvedWave.load(spec if isinstance(spec, dict) else frozen.spec)
             yield StandingSnapshot(
                 server=each.server,
@@ -72,7 +72,7 @@ def standing_snapshots(ledger: Ledger) -> Iterator[StandingSnapshot]:
 
 
 def record_removed(ledger: Ledger, swept: CleanupReport, ctx: RunContext) -> Iterator[str]:
-    """Write down what was removed, so that its server is free again; words about what could not be."""
+    """Record what was removed, so that its server is free again. Yields words about what could not be removed."""
     run, clock = ctx.run, ctx.clock
     for one in swept.leftovers:
         if one.error:

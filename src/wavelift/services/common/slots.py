@@ -1,14 +1,16 @@
-"""Who may go on: slots in the order of asking, and one migration per server at a time (AMP-04, invariants 4 and 8).
+"""Slots: limited rights, granted in the order of the requests (AMP-04, invariant 8).
 
-A slot is asked for by :func:`request_slot`. Whoever does not get one keeps the place in the queue in the ledger, waits
-outside, looks with :func:`ready_holders`, which only reads, and asks again when told that it would be granted. Nothing
-is granted behind a waiter's back, so a process that dies holds at most what it had. With ``f`` slots free, exactly the
-first ``f`` waiters may take one; none of them can lose it to another.
+A task requests a slot. If it does not get one, its place in the queue is stored in the ledger and the task waits
+deferred. Its trigger calls :func:`ready_holders`, which only reads. When the request would be granted, the task wakes
+and requests again. Only the process that asks gets a slot, so a process that dies holds at most what it had. With ``f``
+free slots, exactly the first ``f`` waiters may take one, and none of them can lose it to another.
+
+What a dead holder has is free, for every kind of slot: see :func:`reclaim`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -68,6 +70,12 @@ class InQueue:
     words: str
 
 
+def win_slot(ledger: Ledger, request: SlotRequest, ctx: RunContext) -> Granted | Queued:
+    """Free what dead holders have of the scope, then request the slot."""
+    reclaim(ledger, ctx, kind=request.kind, scope=request.scope)
+    return request_slot(ledger, request, ctx)
+
+
 def request_slot(ledger: Ledger, request: SlotRequest, ctx: RunContext) -> Granted | Queued:
     """Take a slot, or a place in the queue. A repeated call of the same holder keeps slot and place."""
     kind, scope, holder, clock = request.kind, request.scope, request.holder, ctx.clock
@@ -113,6 +121,26 @@ def release_slot(
         return True
 
 
+def give_back(
+    ledger: Ledger,
+    holder: str,
+    *,
+    kinds: Collection[SlotKind] = tuple(SlotKind),
+    keep: Collection[tuple[SlotKind, str]] = (),
+    reason: str = "done",
+    clock: Clock,
+) -> None:
+    """Give back everything of these kinds that a holder has, in whichever scope.
+
+    :param keep: kind and scope of what it keeps.
+    """
+    with ledger.read() as tx:
+        mine = [each for each in slots.standing(tx) if each.holder == holder and each.kind in kinds]
+    for each in mine:
+        if (each.kind, each.scope) not in keep:
+            release_slot(ledger, kind=each.kind, scope=each.scope, holder=holder, reason=reason, clock=clock)
+
+
 def reclaim(
     ledger: Ledger,
     ctx: RunContext,
@@ -121,18 +149,21 @@ def reclaim(
     scope: str | None = None,
     every: timedelta = ASK_EVERY,
 ) -> tuple[Slot, ...]:
-    """Free the slots and places of DAG runs that have ended; what was freed.
+    """Free the slots and places of DAG runs that have ended, and of ended tasks in running DAG runs; what was freed.
 
-    Airflow is asked outside any transaction, at most once per run and ``every``. Should the run come back to life and
-    ask for its slot meanwhile, it keeps it: the answer was about the time before. An error of
-    ``ctx.liveness`` goes on to the caller, and nothing is freed.
+    A task that failed for good, or that a person marked failed, gives nothing back by itself, and its run may go on for
+    hours.
+
+    Airflow is asked outside any transaction, at most once per run and ``every``. If the holder requests its slot again
+    meanwhile, it keeps it: the answer was about the time before. An error of ``ctx.liveness`` goes on to the caller,
+    and nothing is freed.
     """
     now = ctx.clock.now()
     with ledger.read() as tx:
         queue = slots.standing(tx, kind, scope)
     asked = slots.by_run(queue)
     due = {run: found for run, found in asked.items() if _due(found, now, every)}
-    dead = {run for run in due if not ctx.liveness.run(run)}
+    dead = {id: reason for run, found in due.items() for id, reason in _dead(run, found, ctx)}
     freed: list[Slot] = []
     for part in sorted({(each.kind, each.scope) for found in due.values() for each in found}):
         seen = [each for found in due.values() for each in found if (each.kind, each.scope) == part]
@@ -140,16 +171,27 @@ def reclaim(
     return tuple(freed)
 
 
+def _dead(run: DagRun, found: Collection[Slot], ctx: RunContext) -> Iterator[tuple[int, str]]:
+    """The ids of the slots that nobody will give back, each with the reason."""
+    if not ctx.liveness.run(run):
+        yield from ((each.id, "its DAG run has ended") for each in found)
+        return
+    for kind in sorted({each.kind for each in found}):
+        others = [each for each in found if each.kind is kind and each.holder != ctx.run_key]
+        ended = ctx.liveness.ended(run, [each.holder for each in others], kind) if others else ()
+        yield from ((each.id, "its task has ended") for each in others if each.holder in ended)
+
+
 def _free(
-    ledger: Ledger, part: tuple[SlotKind, str], seen: list[Slot], dead: Collection[DagRun], clock: Clock
+    ledger: Ledger, part: tuple[SlotKind, str], seen: list[Slot], dead: Mapping[int, str], clock: Clock
 ) -> list[Slot]:
     versions = {each.id: each.version for each in seen}
     freed: list[Slot] = []
     with ledger.write(slots.lock_name(*part)) as tx:
         now = clock.now()
         for each in slots.standing(tx, *part):
-            if each.run in dead and versions.get(each.id) == each.version:
-                slots.release(tx, each, at=now, reason="its DAG run has ended")
+            if each.id in dead and versions.get(each.id) == each.version:
+                slots.release(tx, each, at=now, reason=dead[each.id])
                 freed.append(each)
         slots.note_asked(tx, list(versions), at=now)
     return freed

@@ -1,1 +1,1 @@
-"""What connector tasks call: pre-flight, snapshot, transfer, verify, removal. Never the ledger."""
+"""What connector tasks call: pre-flight, snapshot, transfer, verify, removal. Nothing here opens the ledger."""

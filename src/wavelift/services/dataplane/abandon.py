@@ -1,4 +1,4 @@
-"""What a server that did not get through left in AWS, once its run is over (invariants 4 and 5)."""
+"""Deletes what a failed server left in AWS once its run is over (invariants 4 and 5)."""
 
 from __future__ import annotations
 

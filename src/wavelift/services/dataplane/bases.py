@@ -1,12 +1,11 @@
-"""What a disk's run builds on: the last recorded run's EBS snapshot and manifest, or nothing (invariant 3).
+"""What one disk's run builds on: the last recorded run's EBS snapshot and manifest, or nothing (invariant 3).
 
-A delta needs both, whole and of the same disk. Whatever is missing or different makes a new seed, and says why: a seed
-costs time, a wrong base costs the data.
+A delta needs both, complete and of the same disk. If anything is missing or different, the disk is sent whole (a seed)
+and the run says why. A seed costs time; a wrong base would corrupt the copy.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from typing import Final
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.checks import AccountChecks
 from wavelift.adapters.aws.ec2 import Ec2, Snapshot
-from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskFacts, DiskLineage
-from wavelift.base.errors import CorruptStreamError, MissingPrivilegeError, NotFoundError
+from wavelift.base.errors import CorruptStreamError, MissingPrivilegeError, NotFoundError, ProofError
 from wavelift.rules.lineage import MatchedDisk, match_disks
 from wavelift.rules.plans import Target
+from wavelift.services.dataplane.manifests import LoadedManifests, StoredManifest
 from wavelift.transfer.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ class Base:
 
 
 def find_bases(
-    access: AwsAccess, disks: Sequence[DiskFacts], lineages: Sequence[DiskLineage], wanted: Encryption
+    manifests: LoadedManifests, disks: Sequence[DiskFacts], lineages: Sequence[DiskLineage], wanted: Encryption
 ) -> list[Base]:
     """The base of every disk, in the order of ``disks``.
 
@@ -83,16 +82,19 @@ def find_bases(
     """
     if not lineages:
         return [Base.seed(FIRST_RUN) for _ in disks]
+    access = manifests.access
     found = Ec2(access).snapshots({lineage.snapshot_id for lineage in lineages})
     standing = {id: one for id, one in found.items() if one.state == "completed"}
     key = wanted.key_arn(access) if wanted.on and any(one.encrypted for one in standing.values()) else ""
-    return [_base(access, each, standing, wanted.on, key) for each in match_disks(lineages, disks).disks]
+    return [_base(manifests, each, standing, wanted.on, key) for each in match_disks(lineages, disks).disks]
 
 
-def _base(access: AwsAccess, matched: MatchedDisk, standing: Mapping[str, Snapshot], encrypted: bool, key: str) -> Base:
+def _base(
+    manifests: LoadedManifests, matched: MatchedDisk, standing: Mapping[str, Snapshot], encrypted: bool, key: str
+) -> Base:
     lineage = matched.previous
     if lineage is None or matched.fate != "same":
-        # A larger child is documented nowhere (facts/vsphere-data-path.md 5).
+        # AWS documents no child snapshot that is larger than its parent.
         return Base.seed(matched.reason)
     parent = standing.get(lineage.snapshot_id)
     if parent is None:
@@ -101,20 +103,11 @@ def _base(access: AwsAccess, matched: MatchedDisk, standing: Mapping[str, Snapsh
         return Base.seed("encryption of EBS snapshots was switched on or off: a lineage keeps what it began with")
     if key and parent.kms_key and parent.kms_key != key:
         return Base.seed(f"the KMS key was changed from {parent.kms_key} to {key}: a lineage keeps what it began with")
-    manifest = _manifest(access, lineage)
-    return manifest if isinstance(manifest, Base) else Base(lineage, manifest)
-
-
-def _manifest(access: AwsAccess, lineage: DiskLineage) -> Manifest | Base:
-    s3 = S3Staging(access, lineage.bucket)
     try:
-        body = s3.get_object(lineage.manifest_key)
-        if hashlib.sha256(body).hexdigest() != lineage.manifest_digest:
-            return Base.seed("the last run's manifest is not the one that was stored")
-        return Manifest.from_bytes(body)
+        return Base(lineage, manifests.load(StoredManifest.of(lineage)))
+    except ProofError:
+        return Base.seed("the last run's manifest is not the one that was stored")
     except NotFoundError:
         return Base.seed("the last run's manifest is gone from the bucket")
     except CorruptStreamError as error:
         return Base.seed(error.what)
-    finally:
-        s3.close()

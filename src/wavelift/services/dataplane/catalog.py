@@ -1,4 +1,4 @@
-"""The connector's side of the catalogue: reads the vCenter, hands over page after page, never meets the ledger."""
+"""The connector's part of the catalogue import: it reads the vCenter and hands over one page after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What carries our tag or name and belongs to no living run: listed, and removed when asked to (invariants 4 and 5)."""
+"""Finds what carries our tag or name and belongs to no living run, and removes it on request (invariants 4, 5)."""
 
 from __future__ import annotations
 

@@ -1,20 +1,20 @@
-"""What an image import changed: data disks must be equal to their manifests, boot-disk ranges are listed."""
+"""The conversion report: data disks must equal their manifests; changed ranges of the boot disk are listed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
-from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import ConvertedDisk, ExportResult, ImportResult, StoredDisk
 from wavelift.base.errors import ProofError, located
 from wavelift.base.run import CancelFlag, Progress, RunContext, ignore_progress
+from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import Imported, Reverified, ServerTask
 from wavelift.services.dataplane.staging import disk_label_of
-from wavelift.services.dataplane.verify import load_manifest
-from wavelift.transfer.verify import sample_indices
+from wavelift.services.dataplane.verify import NEXT_STEP
+from wavelift.transfer.report import Report
+from wavelift.transfer.verify import Expected, sample_indices
 
 
 def compare_image(
@@ -36,7 +36,8 @@ def verify_imported(access: AwsAccess, imported: Imported, cancel: CancelFlag) -
 
     :raises ProofError: as :func:`compare_image`; :raises NotFoundError: when snapshot or manifest is gone.
     """
-    disks = _Comparison(access, imported.export, imported.snapshot_ids, "full", cancel).report()
+    with located(server=imported.export.server):
+        disks = _Comparison(access, imported.export, imported.snapshot_ids, "full", cancel).report()
     return Reverified(server=imported.export.server, migration=imported.migration, disks=disks)
 
 
@@ -69,8 +70,7 @@ class _Comparison:
         return tuple(self._disk(disk, id) for disk, id in zip(self.export.disks, self.snapshot_ids, strict=True))
 
     def _disk(self, disk: StoredDisk, snapshot_id: str) -> ConvertedDisk:
-        with closing(S3Staging(self.access, disk.bucket)) as s3:
-            manifest = load_manifest(s3, self.export.server, disk)
+        manifest = StoredManifest.of(disk).load(self.access, next_step=NEXT_STEP, disk=disk.address)
         indices = (
             None
             if self.level == "full"
@@ -80,15 +80,10 @@ class _Comparison:
         found = compare_snapshot(
             self.access,
             snapshot_id,
-            manifest.digest,
-            disk.capacity,
-            indices=indices,
+            Expected(manifest.digest, disk.capacity, indices),
             cancel=self.cancel,
-            on_progress=lambda passed, read: self.progress(
-                Progress(server, label, "compare", passed, disk.capacity, data=read)
-            ),
+            report=Report(server, label, "compare", self.progress),
         )
-        self.progress(Progress(server, label, "compare", disk.capacity, disk.capacity, data=found.bytes_read))
         if found.changed and not disk.boot:
             raise ProofError(
                 "The conversion changed a data disk",

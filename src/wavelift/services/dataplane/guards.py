@@ -1,4 +1,4 @@
-"""Guards of a running transfer: a snapshot that fills a datastore is the way to hurt a customer."""
+"""Guards of a running transfer. They stop it before our vSphere snapshot fills a datastore."""
 
 from __future__ import annotations
 

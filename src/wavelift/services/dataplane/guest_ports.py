@@ -1,8 +1,8 @@
-"""Whether a guest's SSH or RDP answers the connector: enabled, and let in by its firewall (SMS-11).
+"""Checks whether a guest's SSH or RDP port accepts a connection from the connector (SMS-11).
 
-A guest may report any address to VMware Tools, and this must be no way to scan a network from the connector. So one
-connection is opened, to one port of one address per server: 22 or 3389, as its guest id says, of the primary address.
-Nothing is sent or read. What could be the connector itself, a metadata service or a group is never asked.
+A guest can report any address to VMware Tools, so this check must not become a network scan. It opens one connection
+per server, to one port (22 or 3389, by guest id) of the primary address. It sends and reads nothing. It never contacts
+an address that could be the connector itself, a metadata service or a multicast group.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a connector can reach: its vCenter, each ESXi host, AWS, how far the clocks are apart, and VDDK (SMS-01)."""
+"""Checks what a connector reaches: its vCenter, each ESXi host, AWS, clock differences, and VDDK (SMS-01)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""One ImportImage task over retries, deferrals and clears: submitted once, found again, and never twice at a time.
-
-The task id lies in the checkpoint store, which survives a clear: so it is checked against AWS before use, and against
-the instant of what is to be imported: after a clear the source has been read again, and the image of the older instant
-is not the one that is asked for. A task that was cancelled under us (a cleared task's old trigger does that,
-in its ``on_kill``) is submitted again under a new client token.
-"""
+"""Imports of disks into AMIs: submitted once and found again, ended, and removed when they are of an older instant."""
 
 from __future__ import annotations
 
@@ -12,7 +6,6 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
@@ -26,21 +19,16 @@ from wavelift.adapters.aws.vmimport import (
     explain_import_failure,
 )
 from wavelift.base.errors import BusyError, LimitReachedError, NotFoundError, WaveliftError
-from wavelift.base.names import TAG_RUN, client_token, instant_of, run_hash
+from wavelift.base.names import TAG_RUN, instant_of, run_hash
 from wavelift.base.run import RunContext
+from wavelift.services.dataplane.remote_task import RemoteTask, Verdict
 
 log = logging.getLogger(__name__)
-
-IMPORT_KEY: Final = "import"
-MAX_RESUBMITS: Final = 3
-"""How often an import that somebody cancelled under us is submitted again."""
-MAX_UNSEEN: Final = 10
-"""Looks that find AWS not knowing the task before it counts as gone: a young task is not seen at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportRunning:
-    """AWS works on it."""
+    """AWS processes it."""
 
     task_id: str
     phase: str
@@ -57,118 +45,54 @@ class ImportWaiting:
     below: int = 0
 
 
-class ImportJob:
-    """The import of one piece of work (``ctx.run_key``).
+class _Imports:
+    """Import tasks of AWS as a :class:`~wavelift.services.dataplane.remote_task.Remote`."""
 
-    :param instant: of what is imported (:func:`wavelift.base.names.instant_of`). An import of another one that is
-        remembered is not this one: it is cancelled if it still runs, and its token is not asked again.
-    """
+    kind = "import"
+
+    def __init__(self, access: AwsAccess, server: str | None) -> None:
+        self.api = VmImport(access)
+        self._server = server
+
+    def find(self, task_id: str) -> ImportStatus | None:
+        return self.api.describe([task_id]).get(task_id)
+
+    def cancel(self, task_id: str, reason: str) -> None:
+        self.api.cancel(task_id, reason)
+
+    def judge(self, status: ImportStatus) -> Verdict:
+        if not status.finished or status.state is ImportState.COMPLETED:
+            return Verdict.ALIVE
+        cancelled = explain_import_failure(status.message).code == "cancelled"
+        return Verdict.CANCELLED if cancelled else Verdict.FAILED
+
+    def failure(self, status: ImportStatus) -> WaveliftError:
+        """AWS's words and our reading."""
+        return status.failure(server=self._server)
+
+
+class ImportTask(RemoteTask[ImportStatus]):
+    """The import of one piece of work (``ctx.run_key``). What an outdated one made is for :func:`remove_outdated`."""
 
     def __init__(self, access: AwsAccess, ctx: RunContext, *, instant: str, server: str | None = None) -> None:
-        self._imports = VmImport(access)
-        self._ctx = ctx
-        self._instant = instant
-        self._server = server
-        stored: dict[str, Any] = ctx.checkpoints.get(IMPORT_KEY) or {}
-        self._outdated = ""
-        if stored.get("instant") != instant:
-            self._outdated, stored = stored.get("task_id", ""), {}
-        self.task_id: str = stored.get("task_id", "")
-        self._attempt: int = stored.get("attempt", 0)
-        self._cancelled: int = stored.get("cancelled", 0)
-        self._unseen: int = stored.get("unseen", 0)
+        self._imports = _Imports(access, server)
+        super().__init__(self._imports, ctx, instant=instant)
 
-    def look(self) -> ImportStatus | None:
-        """The task that runs or is completed; None when one must be submitted.
-
-        :raises WaveliftError: when it failed, with AWS's words and our reading; the next look finds nothing to wait
-            for and a new one may be submitted.
-        """
-        self._end_outdated()
-        if not self.task_id:
-            return None
-        status = self._imports.describe([self.task_id]).get(self.task_id)
-        if status is not None and (not status.finished or status.state is ImportState.COMPLETED):
-            return status
-        if status is None:
-            self._submit_again()
-            return None
-        cancelled = explain_import_failure(status.message).code == "cancelled"
-        self._forget(cancelled=cancelled)
-        if not cancelled:
-            raise status.failure(server=self._server)
-        if self._cancelled > MAX_RESUBMITS:
-            raise WaveliftError(
-                "The import was cancelled again and again",
-                server=self._server,
-                next_step="Find out who cancels import tasks in this account, then clear this task",
-            )
-        return None
-
-    def submit(self, request: Callable[[str], ImportRequest], *, limit: int) -> ImportRunning | ImportWaiting:
+    def submit_import(self, request: Callable[[str], ImportRequest], *, limit: int) -> ImportRunning | ImportWaiting:
         """Submit the import if the account has a place for it (invariant 8).
 
         :param request: makes the request for a client token. :param limit: active imports of account and region.
         """
         self._ctx.cancel.check()
-        active = self._imports.count_active()
+        active = self._imports.api.count_active()
         if active >= limit:
             return ImportWaiting(f"{active} imports are active in the account, the limit is {limit}", below=limit)
-        token = client_token(self._ctx.run_key, "import", self._attempt, instant=self._instant)
         try:
-            self._remember(self._imports.import_image(request(token)))
+            task_id = self.submit(lambda token: self._imports.api.import_image(request(token)))
         except LimitReachedError as error:
             # AWS's limit is lower than ours: only when one of these has ended is it worth asking again.
             return ImportWaiting(error.what, below=max(1, active))
-        return ImportRunning(self.task_id, "submitted")
-
-    def cancel(self, reason: str) -> None:
-        """Cancel the task if it still runs."""
-        for task_id in filter(None, (self.task_id, self._outdated)):
-            self._imports.cancel(task_id, reason)
-
-    def _end_outdated(self) -> None:
-        """Who else may name a running import? Nobody: its task instance, which is this one, has begun another. What a
-        completed one made is for :func:`remove_outdated`."""
-        if self._outdated:
-            self._imports.cancel(self._outdated, "wavelift: the source was read again")
-            self._outdated = ""
-            self._store()
-
-    def _remember(self, task_id: str) -> None:
-        self.task_id = task_id
-        self._store()
-
-    def _submit_again(self) -> None:
-        """AWS does not know the task: too young to be seen, or forgotten. The same client token tells: AWS answers it
-        with the task that it started for it, and only if there is none with a new one (invariant 5).
-        """
-        self._unseen += 1
-        if self._unseen > MAX_UNSEEN:
-            self._forget(cancelled=False)
-            return
-        self.task_id = ""
-        self._store()
-
-    def _forget(self, *, cancelled: bool) -> None:
-        """The remote end is final and bad: the next submission needs a new client token."""
-        self.task_id = ""
-        self._attempt += 1
-        self._unseen = 0
-        self._cancelled = self._cancelled + 1 if cancelled else 0
-        self._store()
-
-    def _store(self) -> None:
-        self._ctx.checkpoints.set(
-            IMPORT_KEY,
-            {
-                "instant": self._instant,
-                "task_id": self.task_id,
-                "attempt": self._attempt,
-                "cancelled": self._cancelled,
-                "unseen": self._unseen,
-            },
-        )
+        return ImportRunning(task_id, "submitted")
 
 
 def registered_name(run_key: str, instant: str = "") -> str:
@@ -249,10 +173,10 @@ def import_disks(
 
     :raises NotFoundError: an object is gone. :raises WaveliftError: when it failed, with AWS's words and our reading.
     """
-    job = ImportJob(access, ctx, instant=instant_of(*_content(access, disks)))
-    status = job.look()
+    work = ImportTask(access, ctx, instant=instant_of(*_content(access, disks)))
+    status = work.look()
     if status is None:
-        return job.submit(request, limit=limit)
+        return work.submit_import(request, limit=limit)
     return status if status.finished else ImportRunning(status.task_id, status.phase)
 
 

@@ -1,4 +1,4 @@
-"""What passes between the tasks of a migrate run: small JSON, every piece naming its server."""
+"""The JSON messages between the tasks of a migrate run. They are small, and each one names its server."""
 
 from __future__ import annotations
 

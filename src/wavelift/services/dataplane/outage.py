@@ -1,6 +1,6 @@
-"""A source that breaks off is opened again in the same try: a new lease, a new reader; what is stored is sent once.
+"""If a source breaks off, the same try opens it again: a new lease or a new reader. Stored blocks are not sent again.
 
-Without this a cut line would use up one of the task's few tries each time, whatever a transfer has behind it.
+Without this, a cut connection would use up one of the task's few retries each time, however far the transfer had come.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.checks import AccountChecks, AccountFacts
+from wavelift.adapters.aws.checks import AccountChecks, AccountFacts, AccountNames
 from wavelift.adapters.vsphere import hosts, inventory, privileges
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
 from wavelift.base.domain import Finding, ServerFacts, Severity
@@ -34,21 +34,32 @@ LEFT_OUT_SHOWN: Final = 10
 UNMEASURED: Final = LineFacts()
 
 
+@dataclass(frozen=True, slots=True)
+class PreflightOptions:
+    """For which flow servers are checked, and on which connector.
+
+    :param replicates: for a replication run, which needs other rights and has other limits than a migration.
+    :param parallel_disks: of one server that move at a time: its NFC sessions, where VDDK reads them.
+    :param line: how fast the connector is that this runs on.
+    """
+
+    parallel_disks: int = 2
+    replicates: bool = False
+    line: LineFacts = UNMEASURED
+
+
+MIGRATION: Final = PreflightOptions()
+
+
 def run_preflight(
     session: VsphereSession,
     access: AwsAccess,
     admitted: Admitted,
     ctx: RunContext,
-    *,
-    parallel_disks: int = 2,
-    replicates: bool = False,
-    line: LineFacts = UNMEASURED,
+    options: PreflightOptions = MIGRATION,
 ) -> PreflightReport:
     """Find every server, check it, and say who may go. One bad selector or server never stops the others.
 
-    :param replicates: for a replication run, which needs other rights and has other limits than a migration.
-    :param parallel_disks: of one server that move at a time: its NFC sessions, where VDDK reads them.
-    :param line: how fast the connector is that this runs on.
     :raises LoginError: when AWS refuses the credentials.
     """
     wave = admitted.wave
@@ -58,16 +69,16 @@ def run_preflight(
     if wave.servers:
         findings += check_environment(wave.servers[0].target, account, [task.plan for task in tasks])
     ctx.cancel.check()
-    features = REPLICATES if replicates else MIGRATES
+    features = REPLICATES if options.replicates else MIGRATES
     around = _look_around(session, [task.facts for task in tasks], features, ctx.cancel)
     known = limits(wave.environment.limits)
     for task in tasks:
         source = around.of(task.facts)
         findings += check_server(
-            task.facts, task.plan, source=source, account=account, limits=known, replicates=replicates
+            task.facts, task.plan, source=source, account=account, limits=known, replicates=options.replicates
         )
-        findings += check_time(task.facts, task.plan, line)
-    servers = tuple(_with_nfc(session.config, _landing(task, account), parallel_disks) for task in tasks)
+        findings += check_time(task.facts, task.plan, options.line)
+    servers = tuple(_with_nfc(session.config, _landing(task, account), options.parallel_disks) for task in tasks)
     report = PreflightReport(wave=wave.wave, findings=tuple(sorted_findings(findings)), servers=servers)
     moving = [(task.plan, task.facts) for task in report.passed]
     return report.model_copy(update={"estimate": estimate(moving, limits=known)})
@@ -144,7 +155,7 @@ def _wrong(code: str, subject: str, what: str, next_step: str) -> Finding:
 
 
 def _account(access: AwsAccess, environment: Environment) -> AccountFacts:
-    return AccountChecks(access).account(
+    named = AccountNames(
         role=environment.role,
         bucket=environment.staging.bucket,
         prefix=environment.staging.prefix,
@@ -154,6 +165,7 @@ def _account(access: AwsAccess, environment: Environment) -> AccountFacts:
         security_groups=environment.security_groups,
         instance_types=environment.instance_types,
     )
+    return AccountChecks(access).account(named)
 
 
 @dataclass(frozen=True, slots=True)

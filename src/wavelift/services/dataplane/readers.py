@@ -1,7 +1,7 @@
-"""Which way a disk is read in this run, and how much of it: chosen by probe, with the reason told (invariant 3).
+"""Chooses how a disk is read in this run, and how much of it. It probes each way and records the reason (invariant 3).
 
-How a running VM is read decides speed, never correctness: whatever change tracking says is believed only without a
-doubt and under an audit, and every doubt ends in a comparison of digests over the whole disk.
+The way of reading decides speed, never correctness. Change tracking is used only if there is no doubt about it, and
+under an audit. Any doubt leads to a comparison of digests over the whole disk.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from wavelift.adapters.vsphere import datastore, nbdkit
 from wavelift.adapters.vsphere.datastore import DatastoreReader, DatastoreRoute
+from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.faults import TrackingLostError
 from wavelift.adapters.vsphere.nbdkit import VddkReader, VddkRoute
 from wavelift.adapters.vsphere.session import VsphereSession
@@ -101,6 +101,7 @@ class Readings:
         self._session = session
         self._task = task
         self._snapshot = snapshot
+        self._frozen = FrozenVm(task.facts.moref, snapshot.ref.moref, task.name)
         self._cancel = cancel
         self._run = run
         self._audit_pct = audit_pct
@@ -125,21 +126,15 @@ class Readings:
 
     def _route(self, disk: DiskFacts) -> tuple[Route | None, str]:
         """The first way that serves the disk, and why it and no better one."""
-        place: dict[str, Any] = {
-            "vm": self._task.facts.moref,
-            "snapshot": self._snapshot.ref.moref,
-            "disk": disk,
-            "server": self._task.name,
-            "cancel": self._cancel,
-        }
         refused: list[str] = []
         if self._session.config.vddk is not None:
             share = self._task.nfc
-            vddk = nbdkit.probe(self._session, **place, expected_host=share.host if share else "")
+            host = share.host if share else ""
+            vddk = nbdkit.probe(self._session, self._frozen, disk, cancel=self._cancel, expected_host=host)
             if isinstance(vddk, VddkRoute):
                 return vddk, vddk.reason
             refused.append(vddk.reason)
-        ranges = datastore.probe(self._session, **place)
+        ranges = datastore.probe(self._session, self._frozen, disk, cancel=self._cancel)
         reason = "; ".join([ranges.reason, *refused])
         return (ranges if isinstance(ranges, DatastoreRoute) else None), reason
 
@@ -232,15 +227,7 @@ class Readings:
         return replace(reading, areas=areas, audited=audited)
 
     def _changed(self, disk: DiskFacts, change_id: str) -> ChangedAreas:
-        return changed_areas(
-            self._session,
-            vm=self._task.facts.moref,
-            snapshot=self._snapshot.ref.moref,
-            disk=disk,
-            change_id=change_id,
-            cancel=self._cancel,
-            server=self._task.name,
-        )
+        return changed_areas(self._session, self._frozen, disk, change_id=change_id, cancel=self._cancel)
 
     def _audit(self, disk: DiskFacts, base: Base, areas: Sequence[Extent], route: Route) -> tuple[int, str]:
         """Blocks that were checked, and what is wrong with the map."""

@@ -1,37 +1,28 @@
-"""What one try of a replication run is made of: its record for the next try, and its stream."""
+"""What one try of a replication run knows for the next try, and what it need not read again."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from wavelift.base.names import instant_of
+from wavelift.base.domain import SnapshotRef
 from wavelift.base.run import RunContext
 from wavelift.base.units import BLOCK
-from wavelift.services.dataplane.messages import TakenSnapshot
-from wavelift.transfer.extents import as_stream
-from wavelift.transfer.protocols import DiskReader, Extent
+from wavelift.services.dataplane.disk_crew import TryRecord
+from wavelift.transfer.protocols import Extent
 
 CHECKPOINT_KEY: Final = "replication"
 
 
-class TryRecord:
-    """What a retry needs of this try, in the state store. Every write is also a fence: an outlived try stops there."""
+class ReplicationRecord(TryRecord):
+    """The EBS snapshot of each disk, and what is known of it."""
 
-    def __init__(self, ctx: RunContext, snapshot: TakenSnapshot) -> None:
-        self._checkpoints = ctx.checkpoints
-        self._lock = threading.Lock()
-        stored: dict[str, Any] = self._checkpoints.get(CHECKPOINT_KEY) or {}
-        # A restored vCenter may give an id a second time; never an id and an instant.
-        self.instant = f"{snapshot.ref.moref} {snapshot.ref.created}"
-        self.instant_id = instant_of(self.instant)
-        same = stored.get("snapshot") == self.instant
-        self._value: dict[str, Any] = stored if same else {"snapshot": self.instant, "disks": {}, "outdated": []}
-        if not same:
-            begun = _never_completed(stored.get("disks", {}).values())
-            self._value["outdated"] = [*stored.get("outdated", ()), *begun]
-        self.write()
+    def __init__(self, ctx: RunContext, snapshot: SnapshotRef) -> None:
+        super().__init__(ctx, snapshot, CHECKPOINT_KEY)
+
+    def _fresh(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        begun = _never_completed(stored.get("disks", {}).values())
+        return {"outdated": [*stored.get("outdated", ()), *begun]}
 
     @property
     def outdated(self) -> tuple[str, ...]:
@@ -42,11 +33,6 @@ class TryRecord:
         """``target`` is of this instant from now on."""
         self._value["outdated"] = [one for one in self._value.get("outdated", ()) if one != target]
         self.write()
-
-    def write(self) -> None:
-        """:raises FencedError: another try owns the work."""
-        with self._lock:
-            self._checkpoints.set(CHECKPOINT_KEY, self._value)
 
     def disk(self, index: int) -> dict[str, Any]:
         known: dict[str, Any] = self._value["disks"].get(str(index), {})
@@ -64,21 +50,6 @@ def _never_completed(disks: Iterable[dict[str, Any]]) -> list[str]:
     the run (:func:`wavelift.services.replication.image.tidy_run`). Without ``done`` it is pending still, which no
     record takes, and the try that wrote to it was fenced."""
     return [disk["target"] for disk in disks if disk.get("target") and not disk.get("done")]
-
-
-class OwnedStream:
-    """A reader as a stream that closes the reader too."""
-
-    def __init__(self, reader: DiskReader) -> None:
-        self._reader = reader
-        self._stream = as_stream(reader)
-        self.size = reader.size
-        self.pieces = self._stream.pieces
-        self.interrupt = self._stream.interrupt
-
-    def close(self) -> None:
-        self._stream.close()
-        self._reader.close()
 
 
 def without_blocks(areas: Sequence[Extent], known: frozenset[int], capacity: int) -> Iterator[Extent]:

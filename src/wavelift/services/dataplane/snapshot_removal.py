@@ -1,4 +1,4 @@
-"""The removal of our vSphere snapshot, right after the transfer and on every other way out (invariant 4)."""
+"""Removes our vSphere snapshot right after the transfer, and on every other way out (invariant 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where one server's objects lie in S3, and how to sweep what a broken transfer left there."""
+"""Names of one server's objects in S3, and the removal of what a broken transfer left there."""
 
 from __future__ import annotations
 

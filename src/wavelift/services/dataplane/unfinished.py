@@ -1,11 +1,12 @@
-"""A seed that an earlier run of the job left unfinished, and that this run takes up (invariants 4 and 6).
+"""Takes up a seed that an earlier run of the job left unfinished (invariants 4 and 6).
 
-Of which instant is it? Of another: its blocks are believed to *lie* in the pending EBS snapshot, never to be right. The
-whole disk is read, and each block whose digest differs from what lies there is sent again, one that became zero too.
-AWS compares number and checksum of all blocks in the end, so a block that lies there unknown to us can't get through.
+The blocks in the pending EBS snapshot come from an earlier instant. They are known to be *there*, not to be right. So
+the whole disk is read, and each block whose digest differs is sent again, also one that became zero. At the end AWS
+compares the number and the checksum of all blocks, so a block that we do not know of cannot remain unnoticed.
 
-Who else may name it? Only the run that its ``wavelift:run`` tag names: taking up moves the tag, and the earlier run,
-should somebody clear it, finds that the snapshot is not its own any more. No lineage and no image names a pending one.
+Only the run that the ``wavelift:run`` tag names may use the snapshot. Taking it up moves the tag. If somebody clears
+the earlier run, that run finds that the snapshot is no longer its own. No lineage and no image names a pending
+snapshot.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from wavelift.base.errors import NotFoundError, WaveliftError
 from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.services.dataplane.bases import Encryption
 from wavelift.services.dataplane.staging import SEED_SUFFIX, ServerStaging
-from wavelift.transfer.journal import Journal, JournalIdentity, Segments
+from wavelift.transfer.journal import Journal, JournalIdentity, Segments, SegmentStore
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import ZERO_BLOCK
 
@@ -102,12 +103,8 @@ class Unfinished:
         """
         if journal.identity != self.note.identity:  # else an earlier try of this run was killed in the middle of this
             prefix = self.folder.journal_prefix(self.index)
-            old = Journal(
-                state_folder,
-                self.note.identity,
-                segments=self.note.segments,
-                fetch=lambda name: self.folder.s3.get_object(prefix + name),
-            )
+            far = SegmentStore(segments=self.note.segments, fetch=lambda name: self.folder.s3.get_object(prefix + name))
+            old = Journal(state_folder, self.note.identity, far)
             try:
                 journal.inherit(old)
                 journal.flush()

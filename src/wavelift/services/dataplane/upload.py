@@ -1,10 +1,10 @@
-"""Uploading a disk image that lies on the worker, with the same proof as an export."""
+"""Uploads a disk image from the worker's file system, with the same proof as an export."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +15,12 @@ from wavelift.base.domain import StoredDisk
 from wavelift.base.errors import FencedError, NotFoundError, ProofError, SpecError, WaveliftError
 from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.base.run import RunContext
+from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.transfer.file import FileReader
 from wavelift.transfer.manifest import Manifest
-from wavelift.transfer.pipeline import as_stream, copy
+from wavelift.transfer.pipeline import copy
 from wavelift.transfer.protocols import BlockStream
+from wavelift.transfer.report import Report
 from wavelift.transfer.throttle import Pace
 from wavelift.transfer.vmdk import StreamVmdkSource
 from wavelift.transfer.vmdk_writer import VmdkPartWriter
@@ -28,18 +30,21 @@ CHECKPOINT_KEY: Final = "upload"
 FORMATS: Final = ("auto", "vmdk", "raw")
 
 
-def upload_disk(
-    access: AwsAccess,
-    *,
-    path: str,
-    bucket: str,
-    key: str,
-    image_format: str,
-    ctx: RunContext,
-    workers: int = 2,
-    line: Pace | None = None,
-) -> StoredDisk:
-    """Store ``path`` as a stream-optimised VMDK at ``s3://bucket/key`` and its manifest beside it.
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A disk image on this worker, and the object that it becomes.
+
+    :param image_format: one of :data:`FORMATS`.
+    """
+
+    path: str
+    bucket: str
+    key: str
+    image_format: str = "auto"
+
+
+def upload_disk(access: AwsAccess, wanted: Upload, ctx: RunContext, *, line: Pace | None = None) -> StoredDisk:
+    """Store the image as a stream-optimised VMDK at ``s3://bucket/key`` and its manifest beside it.
 
     A retry sends again only the parts whose SHA-256 differs. An error that no retry can cure leaves no upload behind.
 
@@ -47,6 +52,7 @@ def upload_disk(
     :raises SpecError: for an unknown format; :raises NotFoundError: when the file is not there or can't be read.
     :raises ProofError: when the file changed while it was read: what is stored is of no one instant.
     """
+    path, bucket, key, image_format = wanted.path, wanted.bucket, wanted.key, wanted.image_format
     file = Path(path)
     if image_format not in FORMATS:
         raise SpecError(f"image_format is {image_format!r}", next_step=f"Allowed are {', '.join(FORMATS)}")
@@ -70,7 +76,7 @@ def upload_disk(
         ctx.checkpoints.set(CHECKPOINT_KEY, {"upload_id": sink.upload_id})
         writer = VmdkPartWriter(sink, source.size)
         try:
-            copy(source, writer, manifest, workers=workers, cancel=ctx.cancel, on_progress=ctx.progress, disk=file.name)
+            copy(source, writer, manifest, cancel=ctx.cancel, report=Report(disk=file.name, to=ctx.progress))
         except FencedError:
             raise
         except WaveliftError as error:
@@ -84,8 +90,7 @@ def upload_disk(
                 path=path,
                 next_step="Upload it when nothing writes to it any more",
             )
-        body = manifest.to_bytes()
-        s3.put_object(f"{key}.manifest", body)
+        kept = StoredManifest.save(s3, f"{key}.manifest", manifest)
     return StoredDisk(
         index=0,
         address="file",
@@ -95,8 +100,8 @@ def upload_disk(
         bucket=bucket,
         object_key=key,
         object_bytes=writer.object_bytes,
-        manifest_key=f"{key}.manifest",
-        manifest_digest=hashlib.sha256(body).hexdigest(),
+        manifest_key=kept.key,
+        manifest_digest=kept.digest,
         content_digest=manifest.content_digest(),
         data_bytes=manifest.data_bytes,
         parts=writer.parts,
@@ -131,5 +136,5 @@ def _stream(file: Path, image_format: str) -> Iterator[BlockStream]:
         with file.open("rb", buffering=0) as raw:
             yield StreamVmdkSource(raw)
         return
-    with closing(FileReader(file)) as reader, closing(as_stream(reader)) as stream:
+    with closing(FileReader(file)) as reader, closing(reader.stream()) as stream:
         yield stream

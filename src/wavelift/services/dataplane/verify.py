@@ -1,9 +1,9 @@
-"""Reading back what S3 holds and comparing it with the manifest, before any conversion (invariant 1)."""
+"""Reads back what S3 holds and compares it with the manifest, before any conversion (invariant 1)."""
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import closing
+from dataclasses import dataclass
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.s3 import S3Staging
@@ -11,9 +11,11 @@ from wavelift.base.domain import ExportResult, StoredDisk, VerifyResult
 from wavelift.base.errors import CorruptStreamError, ProofError, located
 from wavelift.base.run import RunContext
 from wavelift.base.units import BLOCK, SECTOR
+from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging, disk_label_of
 from wavelift.transfer.manifest import Manifest
+from wavelift.transfer.report import Report
 from wavelift.transfer.verify import Verification, sample_indices, verify_full, verify_sample
 from wavelift.transfer.vmdk import StreamVmdkSource, VmdkFile
 
@@ -30,13 +32,17 @@ def verify_server(
     level = task.plan.verify
     verified = read = 0
     with located(server=task.name), ServerStaging.of(access, task.plan, ctx.run_key) as staging:
+        check = _Check(staging.s3, task.name, ctx, workers)
         for disk in export.disks:
             ctx.cancel.check()
-            manifest = load_manifest(staging.s3, task.name, disk)
+            manifest = StoredManifest.of(disk).load(access, next_step=NEXT_STEP, disk=disk.address)
             if level == "off":
                 continue
             try:
-                found = _verify_disk(staging, task, disk, manifest, ctx, level=level, workers=workers)
+                if level == "full":
+                    found = check.full(disk, manifest)
+                else:
+                    found = check.sample(disk, manifest, float(level.removeprefix("sample:")))
             except CorruptStreamError as error:
                 raise _broken(task.name, disk, error) from error
             if not found.ok:
@@ -46,52 +52,33 @@ def verify_server(
     return VerifyResult(server=task.name, level=level, bytes_verified=verified, bytes_read_back=read)
 
 
-def load_manifest(s3: S3Staging, server: str, disk: StoredDisk) -> Manifest:
-    """The manifest of a stored disk, itself checked against the digest that the export returned."""
-    body = s3.get_object(disk.manifest_key)
-    if hashlib.sha256(body).hexdigest() != disk.manifest_digest:
-        raise ProofError(
-            "The manifest in S3 is not the one that the export stored",
-            server=server,
-            disk=disk.address,
-            object=disk.manifest_key,
-            next_step=NEXT_STEP,
-        )
-    return Manifest.from_bytes(body)
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Compares the stored disks of one server with their manifests."""
 
+    s3: S3Staging
+    server: str
+    ctx: RunContext
+    workers: int
 
-def _verify_disk(
-    staging: ServerStaging,
-    task: ServerTask,
-    disk: StoredDisk,
-    manifest: Manifest,
-    ctx: RunContext,
-    *,
-    level: str,
-    workers: int,
-) -> Verification:
-    if level == "full":
-        with closing(staging.s3.open_stream(disk.object_key, cancel=ctx.cancel)) as raw:
-            return verify_full(
-                StreamVmdkSource(raw),
-                manifest,
-                workers=workers,
-                cancel=ctx.cancel,
-                on_progress=ctx.progress,
-                server=task.name,
-                disk=disk_label_of(disk),
-            )
-    percent = float(level.removeprefix("sample:"))
-    indices = sample_indices(manifest, percent, seed=disk.content_digest)
+    def full(self, disk: StoredDisk, manifest: Manifest) -> Verification:
+        cancel = self.ctx.cancel
+        report = Report(self.server, disk_label_of(disk), "verify", self.ctx.progress)
+        with closing(self.s3.open_stream(disk.object_key, cancel=cancel)) as raw:
+            return verify_full(StreamVmdkSource(raw), manifest, cancel=cancel, workers=self.workers, report=report)
 
-    def pread(offset: int, length: int) -> bytes:
-        return staging.s3.read_range(disk.object_key, offset, length, cancel=ctx.cancel)
+    def sample(self, disk: StoredDisk, manifest: Manifest, percent: float) -> Verification:
+        cancel = self.ctx.cancel
 
-    image = VmdkFile(pread, disk.object_bytes)
-    due = -(-manifest.capacity // SECTOR) * SECTOR
-    if image.size != due:
-        raise CorruptStreamError(f"It is of a disk of {image.size} bytes where the manifest says {due}")
-    return verify_sample(image.read_block, manifest, indices, cancel=ctx.cancel)
+        def pread(offset: int, length: int) -> bytes:
+            return self.s3.read_range(disk.object_key, offset, length, cancel=cancel)
+
+        image = VmdkFile(pread, disk.object_bytes)
+        due = -(-manifest.capacity // SECTOR) * SECTOR
+        if image.size != due:
+            raise CorruptStreamError(f"It is of a disk of {image.size} bytes where the manifest says {due}")
+        indices = sample_indices(manifest, percent, seed=disk.content_digest)
+        return verify_sample(image.read_block, manifest, indices, cancel=cancel)
 
 
 def _broken(server: str, disk: StoredDisk, error: CorruptStreamError) -> ProofError:

@@ -1,21 +1,20 @@
-"""Reading back the EBS snapshots of a replication run and comparing them with its manifests (invariant 1)."""
+"""Reads back the EBS snapshots of a replication run and compares them with its manifests (invariant 1)."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
-from functools import partial
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
-from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import NotFoundError, ProofError, located
-from wavelift.base.run import CancelFlag, Progress, RunContext
+from wavelift.base.run import CancelFlag, RunContext
+from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import RecordedRun, VerifiedRun
 from wavelift.transfer.manifest import Manifest, differences
-from wavelift.transfer.verify import sample_indices
+from wavelift.transfer.report import Report
+from wavelift.transfer.verify import Expected, sample_indices
 
 OFFSETS_TOLD = 8
 """How many differing places of a disk an error names."""
@@ -44,21 +43,19 @@ def verify_replicated(
             found = compare_snapshot(
                 access,
                 disk.lineage.snapshot_id,
-                manifest.digest,
-                disk.lineage.capacity,
-                indices=_indices(access, level, disk, manifest, parents.get(disk.parent_snapshot_id)),
+                Expected(
+                    manifest.digest,
+                    disk.lineage.capacity,
+                    _indices(access, level, disk, manifest, parents.get(disk.parent_snapshot_id)),
+                ),
                 cancel=ctx.cancel,
-                on_progress=partial(_tell, ctx, task.name, disk),
+                report=Report(task.name, disk.label, "verify", ctx.progress),
             )
             if found.changed:
                 raise _mismatch(disk, [part.offset for part in found.changed])
             checked += found.blocks_compared
             read += found.bytes_read
     return VerifiedRun(server=task.name, level=level, blocks_checked=checked, bytes_read_back=read)
-
-
-def _tell(ctx: RunContext, server: str, disk: ReplicatedDisk, passed: int, read: int) -> None:
-    ctx.progress(Progress(server, disk.label, "verify", passed, disk.lineage.capacity, data=read))
 
 
 def verify_recorded(access: AwsAccess, recorded: RecordedRun, cancel: CancelFlag) -> VerifiedRun:
@@ -74,9 +71,8 @@ def verify_recorded(access: AwsAccess, recorded: RecordedRun, cancel: CancelFlag
             cancel.check()
             try:
                 manifest = _manifest(access, disk.lineage)
-                found = compare_snapshot(
-                    access, disk.lineage.snapshot_id, manifest.digest, disk.lineage.capacity, cancel=cancel
-                )
+                expected = Expected(manifest.digest, disk.lineage.capacity)
+                found = compare_snapshot(access, disk.lineage.snapshot_id, expected, cancel=cancel)
             except NotFoundError as error:
                 raise NotFoundError(
                     f"What the run stored is gone: {error.what}",
@@ -107,19 +103,7 @@ def _indices(
 
 
 def _manifest(access: AwsAccess, lineage: DiskLineage) -> Manifest:
-    s3 = S3Staging(access, lineage.bucket)
-    try:
-        body = s3.get_object(lineage.manifest_key)
-    finally:
-        s3.close()
-    if hashlib.sha256(body).hexdigest() != lineage.manifest_digest:
-        raise ProofError(
-            "The manifest in S3 is not the one that the run stored",
-            disk=lineage.address,
-            object=lineage.manifest_key,
-            next_step=NEXT_STEP,
-        )
-    return Manifest.from_bytes(body)
+    return StoredManifest.of(lineage).load(access, next_step=NEXT_STEP, disk=lineage.address)
 
 
 def _mismatch(disk: ReplicatedDisk, offsets: Sequence[int]) -> ProofError:

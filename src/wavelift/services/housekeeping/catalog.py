@@ -1,4 +1,4 @@
-"""Catalogue and connectors on the control plane: merges what connectors read, and says what uses a connector."""
+"""Catalogue and connectors on the control plane: merges what connectors read, and lists what uses a connector."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ImportSummary(Message):
     connector: str
     generation: int
     overtaken: bool = False
-    """A newer import or a clear came in between; nothing of this one counts."""
+    """A newer import or a clear came in between; this import changed nothing."""
     servers: int = 0
     new: int = 0
     changed: int = 0
@@ -48,7 +48,7 @@ class HealthRequest(Message):
 
 
 def begin_import(ledger: Ledger, conf: Mapping[str, Any], ctx: RunContext, *, connector: str) -> ImportTicket:
-    """Check the run's conf and begin a generation; a repeated call of the same run goes on with its own.
+    """Check the run's conf and begin a generation. A repeated call of the same run continues its own generation.
 
     :raises SpecError: an unknown key, or no connection and the connector is not registered with one.
     """
@@ -73,7 +73,7 @@ def merge_import(
 ) -> ImportSummary:
     """Merge page by page, one in memory at a time; mark as gone what is missing only after the last. Repeatable.
 
-    :param page: gives page ``number`` of those that ``index`` tells of.
+    :param page: returns page ``number`` of those that ``index`` counts.
     """
     summary = ImportSummary(connection=ticket.connection, connector=ticket.connector, generation=ticket.generation)
     for number in range(index.pages):
@@ -112,9 +112,9 @@ def abort_import(ledger: Ledger, ticket: ImportTicket, error: str, *, clock: Clo
 def health_request(
     ledger: Ledger, conf: Mapping[str, Any], *, connector: str, scheduled: bool = False
 ) -> HealthRequest | None:
-    """What the connector is to try: what the conf says, else what is registered.
+    """What the connector is to check: the values of the conf, else the registered ones.
 
-    :param scheduled: nobody asked: then None for a connector that is not registered.
+    :param scheduled: a scheduled run: returns None for a connector that is not registered.
     :raises SpecError: an unknown key, or no connection anywhere.
     """
     _only(conf, HEALTH_KEYS)
@@ -131,7 +131,7 @@ def health_request(
 
 
 def record_health(ledger: Ledger, health: ConnectorHealth, *, by: str, clock: Clock) -> bool:
-    """Keep what a connector found; False when nobody registered it."""
+    """Store what a connector found; False when the connector is not registered."""
     with ledger.write(connectors.lock_name(health.connector)) as tx:
         return connectors.record_health(tx, health, by=by, clock=clock) is not None
 
@@ -139,7 +139,7 @@ def record_health(ledger: Ledger, health: ConnectorHealth, *, by: str, clock: Cl
 def connector_usage(tx: Tx, name: str, *, connectors_of: Mapping[str, str] | None = None) -> list[str]:
     """What uses a connector, in words: migrations that have not ended, slots, replication jobs (SMS-01).
 
-    :param connectors_of: wave → connector, as today's specs say. Of a wave without a spec its last run tells.
+    :param connectors_of: wave → connector, from the present specs. For a wave without a spec its last run is read.
     """
     counts = {
         "migration": migrations.count_active(tx, name),

@@ -8,10 +8,10 @@ from typing import Final
 from wavelift.base.domain import ExportResult
 from wavelift.base.errors import SpecError
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, Migration, migrations, waves
+from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.rules.plans import ResolvedWave
+from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
 from wavelift.services.common.leftovers import known_runs, standing_snapshots
-from wavelift.services.common.request import RunRequest
 from wavelift.services.dataplane.messages import (
     Admitted,
     Imported,
@@ -30,20 +30,9 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
 
     :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
     """
-    with ledger.read() as tx:
-        known = waves.find(tx, ctx.run)
-    frozen = Admitted.load(known.spec) if known else _resolve(ledger, request, load, ctx)
-    with ledger.write(waves.LOCK) as tx:
-        asked = waves.NewWaveRun(
-            run=ctx.run,
-            wave=request.wave,
-            mode=frozen.mode,
-            requested_by=ctx.requester,
-            source=request.source,
-            spec=frozen.dump(),
-            note=str(request.conf.get("note") or ""),
-        )
-        waves.freeze_wave_run(tx, asked, clock=ctx.clock)
+    known = frozen_spec(ledger, ctx)
+    frozen = Admitted.load(known) if known else _resolve(ledger, request, load, ctx)
+    freeze(ledger, request, ctx, mode=frozen.mode, spec=frozen.dump())
     return frozen
 
 

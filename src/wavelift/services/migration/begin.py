@@ -1,4 +1,4 @@
-"""One migration per server at a time (invariant 4): a migration goes on the list, and dead rivals go off it."""
+"""One migration per server at a time (invariant 4): a migration begins, and those of ended runs are closed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from wavelift.base.errors import BusyError, PermanentError
+from wavelift.base.errors import BusyError
 from wavelift.base.run import RunContext
-from wavelift.ledger import connectors, migrations, servers, waves
+from wavelift.ledger import migrations, servers, waves
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import Migration, SourceServer
 from wavelift.rules.lifecycle import MigrationState
+from wavelift.services.common.reserve import refuse_in_maintenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class NewMigration:
 
 
 def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Migration:
-    """Put one server's migration on the list as queued; its id is known from here on (AMP-04).
+    """Store one server's migration as queued; its id is known from here on (AMP-04).
 
     Called again for the same ``ctx.run_key`` (a retry, or the server was cleared) it continues the same migration. A
     request to cancel stays when the migration was still active. It goes when the migration had ended: clearing it
@@ -38,7 +39,7 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
 
     :raises BusyError: when another run that still lives has the server; names that run.
     :raises NotFoundError: when the wave run was not frozen.
-    :raises PermanentError: it is new and its connector is in maintenance; one that has begun goes on (AMP-05).
+    :raises PermanentError: it is new and its connector is in maintenance; one that has begun continues (AMP-05).
     """
     server = wanted.server
     ended = _ended_rivals(ledger, server, ctx)
@@ -57,7 +58,7 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
             "bytes_total": wanted.bytes_total,
         }
         if known is None:
-            _refuse_in_maintenance(tx, wanted.connector, server)
+            refuse_in_maintenance(tx, wanted.connector, server.name)
             return migrations.insert(
                 tx,
                 at=now,
@@ -75,19 +76,8 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
         )
 
 
-def _refuse_in_maintenance(tx: Tx, connector: str, server: SourceServer) -> None:
-    reason = connectors.in_maintenance(tx, connector)
-    if reason is not None:
-        raise PermanentError(
-            f"The connector is in maintenance: {reason}",
-            next_step="Clear the server's task when `wavelift connectors maintenance CONNECTOR --off` was said.",
-            connector=connector,
-            server=server.name,
-        )
-
-
 def _ended_rivals(ledger: Ledger, server: SourceServer, ctx: RunContext) -> dict[str, int]:
-    """Migrations that have the server though their run has ended, each with the version that was seen before asking."""
+    """Migrations that occupy the server although their run has ended, each with the version that was checked."""
     with ledger.read() as tx:
         known = servers.find(tx, source=server.source, identity=server.identity)
     if known is None:
@@ -101,7 +91,7 @@ def _ended_rivals(ledger: Ledger, server: SourceServer, ctx: RunContext) -> dict
 
 
 def _displace(tx: Tx, rival: Migration, server: SourceServer, ended: Mapping[str, int], now: datetime) -> None:
-    """Close a migration that its dead run left open; refuse when the run lives, or came back to life meanwhile."""
+    """Close a migration that an ended run left open; refuse when that run is active, or is active again."""
     if ended.get(rival.id) != rival.version:
         raise BusyError(
             "Another run is migrating this server",

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ec2 import Ec2
-from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, ImportStatus
+from wavelift.adapters.aws.vmimport import ImportDisk, ImportStatus
 from wavelift.base.domain import ExportResult, ImportResult, VerifyResult
 from wavelift.base.errors import PermanentError, located
 from wavelift.base.names import instant_of
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Migration, Progress, migrations
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services.common.import_queue import ImportPlace
+from wavelift.services.common.import_queue import ImportQueue, WantedImport
 from wavelift.services.common.slots import InQueue
-from wavelift.services.dataplane.importing import ImportJob, ImportRunning, ImportWaiting, remove_outdated
+from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting, remove_outdated
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.migration.reserve import cancelled
@@ -55,7 +53,7 @@ def advance_import(
 
 
 class _Import:
-    """One look at one server's import."""
+    """One look at one server's import; the migration's row is its sink."""
 
     def __init__(self, ledger: Ledger, access: AwsAccess, staged: Staged, ctx: RunContext, limit: int) -> None:
         self.ledger = ledger
@@ -64,22 +62,25 @@ class _Import:
         self.export = staged.export
         self.verified = staged.verified
         self.ctx = ctx
-        self.limit = limit
-        self.job = ImportJob(access, ctx, instant=_instant(staged.export), server=staged.task.name)
         self.id = migrations.migration_id(ctx.run_key)
-        self.place = ImportPlace(ledger, staged.task, ctx, limit)
+        self.queue = ImportQueue(ledger, access, ctx, limit)
 
     def advance(self) -> ImportDone | ImportRunning | ImportWaiting | InQueue:
         known = self._record_proof()
+        wanted = WantedImport(
+            task=self.task,
+            disks=[
+                ImportDisk(bucket=disk.bucket, key=disk.object_key, description=f"{self.task.name} {disk.address}")
+                for disk in self.export.disks
+            ],
+            instant=_instant(self.export),
+            license_type=self.task.plan.license_type,
+        )
         if known.cancel_requested:
-            self.job.cancel("wavelift: the migration was cancelled")
-            self.place.give_back()
+            self.queue.cancel(wanted, "wavelift: the migration was cancelled")
             raise cancelled(known)
-        with self.place.given_back_on_error():
-            status = self.job.look()
-        if status is None:
-            return self._submit()
-        return ImportDone(self._finish(status)) if status.finished else self._running(status)
+        found = self.queue.advance(wanted, self)
+        return ImportDone(self._finish(found)) if isinstance(found, ImportStatus) else found
 
     def _record_proof(self) -> Migration:
         verified = self.verified
@@ -93,34 +94,7 @@ class _Import:
                 known = migrations.record_verify(tx, self.id, verified, clock=self.ctx.clock)
         return known
 
-    def _note_import(self, task_id: str) -> None:
-        """An import that was found again stands in the ledger like one just submitted: only from ``importing`` does a
-        migration go on to its end."""
-        with self.ledger.read() as tx:
-            known = migrations.get(tx, self.id)
-        if (known.state, known.import_task_id) != (MigrationState.IMPORTING, task_id):
-            with self.ledger.write() as tx:
-                migrations.record_import_started(tx, self.id, task_id, clock=self.ctx.clock)
-
-    def _running(self, status: ImportStatus) -> ImportRunning:
-        self._note_import(status.task_id)
-        self._tell(f"import: {status.phase}", status.progress or 0)
-        return ImportRunning(status.task_id, status.phase)
-
-    def _submit(self) -> ImportRunning | ImportWaiting | InQueue:
-        found = self.place.submit(self._start)
-        if not isinstance(found, ImportRunning):
-            self._tell(f"waits to import: {found.words}", 0)
-        return found
-
-    def _start(self) -> ImportRunning | ImportWaiting:
-        self._check_staged()
-        found = self.job.submit(self._request, limit=self.limit)
-        if isinstance(found, ImportRunning):
-            self._note_import(found.task_id)
-        return found
-
-    def _check_staged(self) -> None:
+    def before_submit(self) -> None:
         """:raises PermanentError: when a disk is no longer staged; AWS would say so only after minutes."""
         with ServerStaging.of(self.access, self.task.plan, self.ctx.run_key) as staging:
             gone = [disk for disk in self.export.disks if staging.s3.head(disk.object_key) is None]
@@ -133,43 +107,35 @@ class _Import:
                 next_step="Clear this server from its server.reserve task, so that it is exported again",
             )
 
+    def submitted(self, task_id: str) -> None:
+        """An import that was found again is recorded like one just submitted: only a migration in state ``importing``
+        continues to its end."""
+        with self.ledger.read() as tx:
+            known = migrations.get(tx, self.id)
+        if (known.state, known.import_task_id) != (MigrationState.IMPORTING, task_id):
+            with self.ledger.write() as tx:
+                migrations.record_import_started(tx, self.id, task_id, clock=self.ctx.clock)
+
+    def running(self, status: ImportStatus) -> None:
+        self.submitted(status.task_id)
+        self._tell(f"import: {status.phase}", status.progress or 0)
+
+    def waiting(self, words: str) -> None:
+        self._tell(f"waits to import: {words}", 0)
+
     def _tell(self, phase: str, progress: int) -> None:
         with self.ledger.write() as tx:
             migrations.record_progress(tx, self.id, Progress(phase, progress), clock=self.ctx.clock)
 
-    def _request(self, token: str) -> ImportRequest:
-        plan, target = self.task.plan, self.task.plan.target
-        return ImportRequest(
-            disks=[
-                ImportDisk(bucket=disk.bucket, key=disk.object_key, description=f"{self.task.name} {disk.address}")
-                for disk in self.export.disks
-            ],
-            client_token=token,
-            tags=plan.made_with(self.ctx.run_key),
-            description=f"{plan.wave}/{self.task.name}",
-            role_name=target.role,
-            boot_mode=self.task.boot_mode,
-            license_type=_license(plan.license_type),
-            encrypted=target.encrypt,
-            kms_key=target.kms_key or "",
-        )
-
     def _finish(self, status: ImportStatus) -> ImportResult:
-        self._note_import(status.task_id)
+        self.submitted(status.task_id)
         by_key = status.snapshot_by_key
         ordered = tuple(by_key.get(disk.object_key, "") for disk in self.export.disks)
-        snapshots = ordered if all(ordered) else status.snapshot_ids
-        Ec2(self.access).tag_image(
-            status.image_id,
-            self.task.plan.made_with(self.ctx.run_key),
-            snapshot_ids=snapshots,
-        )
-        self.place.give_back()
         result = ImportResult(
             server=self.task.name,
             task_id=status.task_id,
             image_id=status.image_id,
-            snapshot_ids=snapshots,
+            snapshot_ids=ordered if all(ordered) else status.snapshot_ids,
         )
         self._tell("compares the image with its source", 0)
         return result
@@ -195,8 +161,3 @@ def record_image(ledger: Ledger, access: AwsAccess, task: ServerTask, image: Imp
 def _instant(export: ExportResult) -> str:
     """Of the very objects that are imported, and of what they hold."""
     return instant_of(*(f"{disk.object_key} {disk.content_digest}" for disk in export.disks))
-
-
-def _license(choice: str) -> Literal["", "AWS", "BYOL"]:
-    known: dict[str, Literal["", "AWS", "BYOL"]] = {"aws": "AWS", "byol": "BYOL"}
-    return known.get(choice, "")

@@ -30,8 +30,8 @@ def launch(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportRes
         raise cancelled(known)
     if plan.verify != "off" and not image.report:
         raise ProofError("The image has no conversion report", server=task.name, image=image.image_id)
-    # What `compare` found is told here, where the ledger may be written; and again when the launch alone was cleared:
-    # of a migration that had ended, or whose older image was in use.
+    # `compare` may not write the ledger, so its result is recorded here. When only the launch was cleared, it is
+    # recorded again: the migration may have ended, or an older image of it may have been in use.
     record_image(ledger, access, task, image, ctx)
     result = LaunchResult(server=task.name, skipped="the plan says launch: none")
     if plan.launch == "running":
@@ -49,7 +49,7 @@ def launch(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportRes
 
 
 def launch_later(ledger: Ledger, access: AwsAccess, wave: ResolvedWave, id: str, ctx: RunContext) -> LaunchResult:
-    """Launch the image of a finished migration, with the plan that the wave has for it now.
+    """Launch the image of a finished migration with the present plan of its server in the wave.
 
     :raises SpecError: when the plan lacks something, or would start a twin beside its source (invariant 12).
     :raises NotFoundError: when there is no such migration; :raises PermanentError: when it has no image.

@@ -1,20 +1,27 @@
-"""How a migrate run ended, server by server: closed, tidied, told. It may be made again after a clear."""
+"""The report of a migrate run: closes what is open, tidies, and says how each server ended. It may be repeated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from wavelift.base.domain import Message, Severity
-from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.base.domain import Message
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import Ledger, Migration, SnapshotState, WaveRun, WaveRunState, migrations, waves
-from wavelift.ledger.slots import standing
+from wavelift.ledger import Ledger, Migration, WaveRun, migrations, waves
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ServerPlan
-from wavelift.services.common import slots as admission
 from wavelift.services.common.leftovers import record_removed
-from wavelift.services.common.report import TaskOutcome
+from wavelift.services.common.report import (
+    NOT_FINISHED,
+    TaskOutcome,
+    end_wave_run,
+    errors_of,
+    failed_run,
+    free_slots,
+    standing_snapshot,
+    tidied,
+)
+from wavelift.services.common.reserve import CANCELLED
 from wavelift.services.dataplane.messages import (
     Admitted,
     CleanupReport,
@@ -61,7 +68,7 @@ class WaveReport(Message):
 
 
 Tidy = Callable[[Migration, ServerPlan], str]
-"""Clears what a server that did not get through left in AWS; words about what stays, or an empty string."""
+"""Removes what a failed server left in AWS. Returns words about what stays, or an empty string."""
 
 
 def nothing_to_tidy(migration: Migration, plan: ServerPlan) -> str:
@@ -84,7 +91,7 @@ class Ended:
 
 
 def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy = nothing_to_tidy) -> WaveReport:
-    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
+    """Close what is open, free slots, and report how each server ended. May be called again after a clear."""
     run, clock, preflight = ctx.run, ctx.clock, ended.preflight
     with ledger.read() as tx:
         known = waves.find(tx, run)
@@ -107,50 +114,35 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy = nothin
         stopped=ended.stopped,
     )
     if known is not None:
-        state = WaveRunState.COMPLETED if report.succeeded else WaveRunState.FAILED
-        with ledger.write(waves.LOCK) as tx:
-            waves.finish_wave_run(tx, run, state, clock=clock)
+        end_wave_run(ledger, report, ctx)
     return report
 
 
 def _left_by(migration: Migration, run: WaveRun | None, tidy: Tidy) -> Iterator[str]:
-    """What a closed migration left outside and could not be removed."""
-    if migration.snapshot_state is SnapshotState.INTENDED:
-        yield f"{migration.server}: snapshot {migration.snapshot_name} may still stand"
-    # An image in the ledger was proven: a failure after it leaves a result, not a leftover.
+    """What a closed migration left outside that could not be removed."""
+    if words := standing_snapshot(migration):
+        yield words
+    # An image in the ledger was compared with its source: it is a result, also when a later step failed.
     if run is None or migration.state is MigrationState.COMPLETED or migration.image_id:
         return
     any_plan = Admitted.load(run.spec).wave.servers[0]
-    try:
-        left = tidy(migration, any_plan.model_copy(update={"server": migration.server}))
-    except WaveliftError as error:
-        left = f"{migration.server}: what it staged may still lie in S3, and its import may still run: {error}"
-    if left:
-        yield left
+    plan = any_plan.model_copy(update={"server": migration.server})
+    left = "what it staged may still lie in S3, and its import may still run"
+    if words := tidied(migration.server, left, lambda: tidy(migration, plan)):
+        yield words
 
 
 def _close(ledger: Ledger, migration: Migration, tasks: TaskOutcome | None, clock: Clock) -> Migration:
     if not migration.state.terminal:
         if migration.cancel_requested:
             with ledger.write() as tx:
-                migration = migrations.mark_cancelled(tx, migration.id, "cancelled on request", clock=clock)
+                migration = migrations.mark_cancelled(tx, migration.id, CANCELLED, clock=clock)
         else:
-            words = tasks.words if tasks and tasks.words else "its tasks ended without finishing it"
+            words = tasks.words if tasks and tasks.words else NOT_FINISHED
             with ledger.write() as tx:
                 migration = migrations.fail(tx, migration.id, words, clock=clock)
-    _free(ledger, migration, clock)
+    free_slots(ledger, migration.run_key, clock)
     return migration
-
-
-def _free(ledger: Ledger, migration: Migration, clock: Clock) -> None:
-    """Whatever the tasks did: a server whose run is over holds nothing."""
-    with ledger.read() as tx:
-        queue = standing(tx)
-    for slot in queue:
-        if slot.holder == migration.run_key:
-            admission.release_slot(
-                ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="the run is over", clock=clock
-            )
 
 
 def outcome_of(migration: Migration) -> ServerOutcome:
@@ -175,11 +167,10 @@ def outcome_of(migration: Migration) -> ServerOutcome:
 
 
 def _refused(preflight: PreflightReport, told: set[str]) -> list[ServerOutcome]:
-    """Servers that the pre-flight kept back, and selectors that found none."""
+    """Servers that the pre-flight refused, and selectors that found none."""
     refused: dict[str, list[str]] = {}
-    for finding in preflight.findings:
-        if finding.severity is Severity.ERROR:
-            refused.setdefault(finding.subject.split("/", 1)[0], []).append(finding.what)
+    for name, what in errors_of(preflight):
+        refused.setdefault(name, []).append(what)
     return [
         ServerOutcome(server=name, state="refused", error="; ".join(words))
         for name, words in refused.items()
@@ -190,7 +181,7 @@ def _refused(preflight: PreflightReport, told: set[str]) -> list[ServerOutcome]:
 def _never_begun(
     preflight: PreflightReport, told: set[str], tasks: Mapping[str, TaskOutcome]
 ) -> Iterator[ServerOutcome]:
-    """Servers that passed the pre-flight and have no migration: refused at the slot, or the run was stopped before."""
+    """Servers that passed the pre-flight and have no migration: refused by `reserve`, or the run was stopped before."""
     for task in preflight.passed:
         if task.name not in told:
             said = tasks[task.name].words if task.name in tasks else ""
@@ -199,15 +190,13 @@ def _never_begun(
 
 
 def raise_when_failed(report: WaveReport) -> None:
-    """:raises PermanentError: naming each server that failed and why; otherwise the run would look like a success."""
+    """:raises PermanentError: naming each server that failed and why."""
     if report.succeeded:
         return
-    lines = [f"{one.server} {one.state}: {one.error}" for one in report.failed] + list(report.unclean)
-    counted = f"{len(report.failed)} of {len(report.outcomes)} servers did not get through"
-    raise PermanentError(
-        "\n".join([f"The run was stopped: {report.stopped}" if report.stopped else counted, *lines]),
-        next_step="Clear a failed server from its server.reserve task to continue it; the others are done"
-        if report.failed
-        else "",
-        wave=report.wave,
+    step = "Clear a failed server from its server.reserve task to continue it; the others are done"
+    raise failed_run(
+        report,
+        f"{len(report.failed)} of {len(report.outcomes)} servers did not get through",
+        [f"{one.server} {one.state}: {one.error}" for one in report.failed],
+        step if report.failed else "",
     )

@@ -1,4 +1,4 @@
-"""The transfer slot of a migration, and its end on request. Reaches nothing but the ledger."""
+"""The transfer slot of a migration, and the cancellation of a migration. Uses only the ledger."""
 
 from __future__ import annotations
 
@@ -8,38 +8,24 @@ from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import Ledger, Migration, Progress, SlotKind, SnapshotState, SourceServer, migrations
-from wavelift.ledger.slots import standing
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services.common import slots as admission
-from wavelift.services.common.slots import Granted, InQueue, SlotRequest
+from wavelift.services.common.reserve import CANCELLED, cancelled_error, win_transfer
+from wavelift.services.common.slots import InQueue, SlotRequest, give_back
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.migration.begin import NewMigration, begin_migration
 
-CANCELLED = "cancelled on request"
-
 
 def cancelled(known: Migration) -> PermanentError:
-    """What a step raises that finds the wish to cancel (AMP-07)."""
-    return PermanentError(
-        "The migration was cancelled on request",
-        server=known.server,
-        migration=known.id,
-        next_step="To go on with it after all, wait for its run to end and clear its server.reserve task",
-    )
+    """What a step raises when a person has asked to cancel the migration."""
+    return cancelled_error("The migration", "run", server=known.server, migration=known.id)
 
 
 def after_cancel(ledger: Ledger, known: Migration, *, released: bool, clock: Clock) -> Migration:
-    """The tasks of a migration that a person cancelled have been stopped: its place among the imports is free.
+    """The tasks of a cancelled migration have been stopped: free its slot or place for imports.
 
-    :param released: its snapshot is gone and its transfer slot given back; else the teardown ends the migration.
+    :param released: its snapshot is removed and its transfer slot given back; else the teardown ends the migration.
     """
-    with ledger.read() as tx:
-        queue = standing(tx, SlotKind.IMPORT)
-    for slot in queue:
-        if slot.holder == known.run_key:
-            admission.release_slot(
-                ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="cancelled", clock=clock
-            )
+    give_back(ledger, known.run_key, kinds=[SlotKind.IMPORT], reason="cancelled", clock=clock)
     with ledger.write() as tx:
         return migrations.mark_cancelled(tx, known.id, CANCELLED, clock=clock) if released else known
 
@@ -71,26 +57,21 @@ def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) ->
         known = begin_migration(ledger, wanted, ctx)
     if known.cancel_requested:
         raise cancelled(known)
-    scope = task.plan.connector
-    admission.reclaim(ledger, ctx, kind=SlotKind.TRANSFER, scope=scope)
-    request = SlotRequest(SlotKind.TRANSFER, scope, ctx.run_key, limit)
-    found = admission.request_slot(ledger, request, ctx)
-    if isinstance(found, Granted):
-        with ledger.write() as tx:
-            migrations.record_intent(
-                tx, known.id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock
-            )
-        return Reserved(known.id)
-    words = f"place {found.position} in the queue of connector {scope}"
+    request = SlotRequest(SlotKind.TRANSFER, task.plan.connector, ctx.run_key, limit)
+    queued = win_transfer(ledger, [request], ctx)
     with ledger.write() as tx:
-        migrations.record_progress(tx, known.id, Progress(words, 0), clock=ctx.clock)
-    return InQueue(request, words)
+        if queued is None:
+            name = snapshot_name(ctx.run_key)
+            migrations.record_intent(tx, known.id, name=name, vm=task.facts.moref, clock=ctx.clock)
+        else:
+            migrations.record_progress(tx, known.id, Progress(queued.words, 0), clock=ctx.clock)
+    return queued or Reserved(known.id)
 
 
-def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool, exported: bool) -> None:
-    """Give the transfer slot back; a migration that a person cancelled before its disks were out ends here.
+def release(ledger: Ledger, ctx: RunContext, *, removed: bool, exported: bool) -> None:
+    """Give the transfer slot back. A migration that was cancelled before its export ended ends here.
 
-    :param removed: the snapshot's removal succeeded. :param exported: every disk lies in S3.
+    :param removed: the snapshot's removal succeeded. :param exported: every disk is in S3.
     """
     with ledger.read() as tx:
         known = migrations.find(tx, migrations.migration_id(ctx.run_key))
@@ -104,6 +85,4 @@ def release(ledger: Ledger, task: ServerTask, ctx: RunContext, *, removed: bool,
         if known.cancel_requested:
             with ledger.write() as tx:
                 migrations.mark_cancelled(tx, known.id, CANCELLED, clock=ctx.clock)
-    admission.release_slot(
-        ledger, kind=SlotKind.TRANSFER, scope=task.plan.connector, holder=ctx.run_key, clock=ctx.clock
-    )
+    give_back(ledger, ctx.run_key, kinds=[SlotKind.TRANSFER], clock=ctx.clock)

@@ -1,7 +1,8 @@
 """Which replication runs may start (SMS-06, SMS-07, AIR-04): one function decides, in one ledger transaction.
 
-Our REST and CLI reserve first, under the id of the DAG run that they make next; the admit task of every DAG run takes
-reservations up by that id and decides the rest. So it doesn't matter where a request comes from, or how many come.
+Our REST API and CLI reserve runs first, under the id of the DAG run that they create next. The admit task of every DAG
+run takes the reservations of its id and decides about all other servers. Therefore the source and the number of
+concurrent requests do not matter.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class RefusedServer:
     server: str
     refusal: Refusal
     skipped: bool = False
-    """A scheduled instant that passed, not a request that was turned down."""
+    """A scheduled instant was skipped; no request was refused."""
 
     def dump(self) -> dict[str, Any]:
         return {"server": self.server, **retry_words(self.refusal)}
@@ -50,10 +51,10 @@ class RefusedServer:
 class Admission:
     """What a DAG run may do.
 
-    :param granted: runs that go on, with the servers' names.
+    :param granted: runs that may continue.
     :param refused: on-demand requests that a rule forbids.
     :param skipped: scheduled instants that came while a run was in progress (SMS-07).
-    :param finished: runs of this DAG run that have completed: clearing it does nothing for them.
+    :param finished: runs of this DAG run that have completed: clearing it does not repeat them.
     """
 
     granted: tuple[ReplicationRun, ...] = ()
@@ -67,7 +68,7 @@ class Asked:
     """What a DAG run is to replicate.
 
     :param scheduled_for: the instant of a scheduled DAG run, which serves every server that is due by then and whose
-        instant no other run has served; None: on demand.
+        instant no other run has covered yet; None: on demand.
     :param servers: of an on-demand run; None: those reserved for it, else all of the wave.
     """
 
@@ -81,10 +82,10 @@ def reserve_runs(
 ) -> tuple[ReplicationRun, ...]:
     """Reserve an on-demand run of each server for ``ctx.run``, which the caller makes next; all of them or none.
 
-    A reservation that the DAG run doesn't take up within 2 minutes expires, uncounted. A repeated call for the same
-    DAG run returns what it reserved.
+    A reservation that the DAG run does not take within 2 minutes expires and is not counted. A repeated call for the
+    same DAG run returns what it reserved.
 
-    :raises RefusedError: when a rule forbids one of them; it tells rule and time of each. Nothing is reserved then.
+    :raises RefusedError: when a rule forbids one of them. It names rule and time of each. Nothing is reserved then.
     :raises PermanentError: when that DAG run has begun, or no server is named.
     """
     if not servers:
@@ -106,10 +107,10 @@ def reserve_runs(
 def admit_runs(
     ledger: Ledger, wave: str, asked: Asked, ctx: RunContext, *, policy: Policy = DEFAULT_POLICY
 ) -> Admission:
-    """Decide what a DAG run may do. A repeated call (a retry, a clear) goes on with the same runs and counts nothing
+    """Decide what a DAG run may do. A repeated call (a retry, a clear) continues the same runs and counts nothing
     twice: failed and cancelled ones start again, completed, refused and skipped ones stay so.
 
-    :raises PermanentError: for a backfill: replication has no past to catch up with.
+    :raises PermanentError: for a backfill: only the present content of a server can be read.
     """
     scheduled_for, servers = asked.scheduled_for, asked.servers
     if asked.backfill:
@@ -133,7 +134,7 @@ def admit_runs(
 
 
 def continue_run(ledger: Ledger, run_id: str, ctx: RunContext, *, policy: Policy = DEFAULT_POLICY) -> ReplicationRun:
-    """Go on with a run whose tasks were cleared after `admit`. An active one is returned as it is; never counted.
+    """Continue a run whose tasks were cleared after `admit`. An active one is returned as it is. Nothing is counted.
 
     :raises RefusedError: when a rule forbids it now: another run of the job is in progress, the job is paused …
     :raises PermanentError: when the run has ended for good.
@@ -161,7 +162,7 @@ Found = ReplicationRun | RefusedServer
 
 
 class _Desk:
-    """What one transaction knows of a wave while it decides: a few reads, however many servers ask."""
+    """What one transaction knows about a wave while it decides: a few reads, whatever the number of servers."""
 
     def __init__(self, tx: Tx, wave: str, ctx: RunContext, policy: Policy, ended: Mapping[str, int]) -> None:
         self.tx, self.wave, self.policy = tx, wave, policy
@@ -172,7 +173,7 @@ class _Desk:
         self.grants = replication_runs.grants_since(tx, wave, self.now - policy.window)
 
     def _close_stale(self, ended: Mapping[str, int]) -> dict[str, ReplicationRun]:
-        """Job id → its open run, after closing what nobody holds any more."""
+        """Job id → its open run. Expired reservations, and runs whose DAG run has ended, are closed first."""
         standing = {}
         for each in replication_runs.open_of_wave(self.tx, self.wave):
             if each.state is RunState.RESERVED and self.now - each.requested_at >= self.policy.reservation:
@@ -187,7 +188,7 @@ class _Desk:
         return [server for server, job in self.jobs.items() if job.state is not JobState.DELETING]
 
     def due(self, instant: datetime) -> dict[str, datetime]:
-        """The servers whose own instant comes with this one and was not served yet."""
+        """The servers whose next instant is not later than this one and was not covered yet."""
         active = {server: job.schedule for server, job in self.jobs.items() if job.state is JobState.ACTIVE}
         found = due_servers(active, instant, self.policy.grace)
         served = replication_runs.newest_instants(self.tx, self.wave, instant - self.policy.grace)
@@ -209,7 +210,7 @@ class _Desk:
         return known is None
 
     def decide(self, server: str, kind: RunType, known: ReplicationRun | None = None) -> Refusal | None:
-        """THE decision: why this server may not run now, None when it may."""
+        """The decision: why this server may not run now; None: it may."""
         job = self.jobs.get(server)
         if job is None:
             return Refusal(Rule.NO_JOB, f"wave '{self.wave}' has no replication job for server '{server}'")
@@ -226,7 +227,7 @@ class _Desk:
         return refuse_run(standing, kind, self.now, again=again, policy=self.policy)
 
     def admit(self, server: str, kind: RunType, instant: datetime | None) -> Found:
-        """The run of this server in this DAG run as it goes on, or why not."""
+        """The run with which this server continues in this DAG run, or why it may not."""
         known = self.mine.get(server)
         if known is None:
             return self._admit_new(server, kind, instant)

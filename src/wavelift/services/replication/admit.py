@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from wavelift.base.errors import SpecError
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, waves
+from wavelift.ledger import Ledger
 from wavelift.rules.plans import ResolvedWave
-from wavelift.services.common.request import RunRequest
+from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
 from wavelift.services.dataplane.replication_messages import (
     AdmittedRuns,
     ReplicationMode,
@@ -38,9 +38,8 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
     """
     mode = _mode(request)
     servers = _servers(request)
-    with ledger.read() as tx:
-        known = waves.find(tx, ctx.run)
-    wave = ResolvedWave.load(known.spec) if known else load(request.wave)
+    known = frozen_spec(ledger, ctx)
+    wave = ResolvedWave.load(known) if known else load(request.wave)
     if mode != MODE:
         admitted = AdmittedRuns(
             wave=wave.model_copy(update={"servers": ()}),
@@ -52,11 +51,11 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
             jobs=jobs_to_delete(ledger, request.wave, _given(request)) if mode == DELETE else (),
             recorded=runs_to_verify(ledger, request.wave, _given(request)) if mode == VERIFY else (),
         )
-        _freeze(ledger, request, wave, mode, ctx)
+        freeze(ledger, request, ctx, mode=mode, spec=wave.dump())
         return admitted
     asked = Asked(scheduled_for=request.scheduled_for, servers=servers, backfill=request.backfill)
     found = admit_runs(ledger, request.wave, asked, ctx)
-    _freeze(ledger, request, wave, mode, ctx)
+    freeze(ledger, request, ctx, mode=mode, spec=wave.dump())
     granted = tuple(each.server for each in found.granted)
     return AdmittedRuns(
         wave=_narrowed(wave, granted),
@@ -79,20 +78,6 @@ def _warning(notice: TermNotice) -> str:
         f"{notice.job.server}: the term of its replication ends in less than {soon}{ends}: cut over, or extend it by "
         f"`wavelift jobs extend {notice.job.id}`"
     )
-
-
-def _freeze(ledger: Ledger, request: RunRequest, wave: ResolvedWave, mode: str, ctx: RunContext) -> None:
-    with ledger.write(waves.LOCK) as tx:
-        asked = waves.NewWaveRun(
-            run=ctx.run,
-            wave=request.wave,
-            mode=mode,
-            requested_by=ctx.requester,
-            source=request.source,
-            spec=wave.dump(),
-            note=str(request.conf.get("note") or ""),
-        )
-        waves.freeze_wave_run(tx, asked, clock=ctx.clock)
 
 
 def _given(request: RunRequest) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A replication job's end: stopped at once, gone once nothing of it is left outside (SMS-09)."""
+"""The deletion of a replication job: it stops at once, and is complete when nothing of it is left outside (SMS-09)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Deletion:
     """What the deletion of a job leaves to remove outside. Never the AMIs of its runs (SMS-09).
 
     :param lineage: disks with the EBS snapshots and manifests that the next run would have built on.
-    :param superseded: EBS snapshots that earlier runs replaced; gone already where a run cleaned up after itself.
+    :param superseded: EBS snapshots that earlier runs replaced; some are deleted already, by the run itself.
     :param cut_short: the runs that ended as deleted now.
     """
 
@@ -31,8 +31,8 @@ class Deletion:
 
 
 def delete_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> Deletion:
-    """Stop the job and its run at once. What the runs made outside is for the caller to remove; then it calls
-    :func:`complete_deletion`. Until then a repeated call says the same again: nothing is forgotten by a crash."""
+    """Stop the job and its run at once. The caller removes what the runs made outside, then calls
+    :func:`complete_deletion`. Until then a repeated call returns the same, so a crash loses nothing."""
     with ledger.read() as tx:
         wave = jobs.get(tx, job_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
@@ -49,7 +49,7 @@ def delete_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> Deletio
 def complete_deletion(
     ledger: Ledger, job_id: str, *, by: str, removed: Mapping[str, Any] | None = None, clock: Clock
 ) -> ReplicationJob:
-    """Everything outside is gone. The job and its history stay to be read; the server may get a new job.
+    """Everything outside is deleted. The job and its history stay readable; the server may get a new job.
 
     :param removed: what was removed, for the audit trail.
     """

@@ -1,16 +1,14 @@
-"""The AMI of a replication run, and what goes once it stands: surplus AMIs, replaced snapshots (SMS-03, SMS-05).
+"""The AMI of a replication run, and what is deleted once it exists: surplus AMIs, replaced snapshots (SMS-03, SMS-05).
 
-The EBS lineage is kept apart from the converted image: the next run stays incremental, and a failed conversion costs
-nothing but itself.
+The EBS snapshots that the next run builds on are separate from the snapshots of the converted image. So the next run
+stays incremental, also after a failed conversion.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NoReturn
-
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
-from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest
+from wavelift.adapters.aws.vmimport import ImportDisk, ImportStatus
 from wavelift.base.domain import Message, ReplicationResult
 from wavelift.base.errors import PermanentError, RefusedError, located
 from wavelift.base.names import instant_of
@@ -21,11 +19,10 @@ from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, 
 from wavelift.rules.guests import guest
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState, refuse_register
-from wavelift.services.common.import_queue import ImportPlace
+from wavelift.services.common.import_queue import ImportQueue, WantedImport
 from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.abandon import abandon_run
 from wavelift.services.dataplane.importing import (
-    ImportJob,
     ImportRunning,
     ImportWaiting,
     delete_unused,
@@ -38,6 +35,7 @@ from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.dataplane.unfinished import targets_left
 from wavelift.services.replication.admission import continue_run
 from wavelift.services.replication.outcome import complete_run, expired_amis, record_ami_removed
+from wavelift.services.replication.reserve import cancelled
 
 
 class MadeImage(Message):
@@ -62,7 +60,7 @@ def advance_image(
 
 
 class _Image:
-    """One look at the AMI of one server's run."""
+    """One look at the AMI of one server's run; the run's row is the import's sink."""
 
     def __init__(
         self,
@@ -78,9 +76,8 @@ class _Image:
         self.task = task
         self.result = result
         self.ctx = ctx
-        self.limit = limit
         self.id = runs.run_id(ctx.run_key)
-        self.place = ImportPlace(ledger, task, ctx, limit)
+        self.queue = ImportQueue(ledger, access, ctx, limit)
 
     def advance(self) -> MadeImage | ImportRunning | ImportWaiting | InQueue:
         with self.ledger.read() as tx:
@@ -126,49 +123,33 @@ class _Image:
         )
         return self._complete(Ec2(self.access).register(request).image_id)
 
-    # --- ImportImage ------------------------------------------------------------------------------------------------
-
     def _import(
         self, known: ReplicationRun, job: ReplicationJob
     ) -> MadeImage | ImportRunning | ImportWaiting | InQueue:
-        work = ImportJob(self.access, self.ctx, instant=self._instant(), server=self.task.name)
-        if known.cancel_requested:
-            work.cancel("wavelift: the run was cancelled")
-            self.place.give_back()
-            _cancelled(known)
-        with self.place.given_back_on_error():
-            status = work.look()
-        if status is None:
-            return self._submit(job, work)
-        if not status.finished:
-            self._tell(f"Converting: {status.phase}", status.progress or 0)
-            return ImportRunning(status.task_id, status.phase)
-        self.place.give_back()
-        Ec2(self.access).tag_image(
-            status.image_id, self.task.plan.made_with(self.ctx.run_key), snapshot_ids=status.snapshot_ids
-        )
-        return self._complete(status.image_id)
-
-    def _submit(self, job: ReplicationJob, work: ImportJob) -> ImportRunning | ImportWaiting | InQueue:
-        found = self.place.submit(lambda: work.submit(lambda token: self._request(job, token), limit=self.limit))
-        self._tell("Converting" if isinstance(found, ImportRunning) else f"Waits to be converted: {found.words}")
-        return found
-
-    def _request(self, job: ReplicationJob, token: str) -> ImportRequest:
-        plan, target = self.task.plan, self.task.plan.target
-        licenses: dict[str, Literal["", "AWS", "BYOL"]] = {"aws": "AWS", "byol": "BYOL"}
-        return ImportRequest(
+        wanted = WantedImport(
+            task=self.task,
             disks=[ImportDisk(snapshot_id=id) for id in self._snapshots()],
-            client_token=token,
-            tags=self.task.plan.made_with(self.ctx.run_key),
-            description=f"{plan.wave}/{self.task.name}",
-            role_name=target.role,
-            boot_mode=self.task.boot_mode,
-            license_type=licenses.get(job.license_type, ""),
+            instant=self._instant(),
+            license_type=job.license_type,
             platform="Windows" if guest(self.task.facts.guest_id).windows else "Linux",
-            encrypted=target.encrypt,
-            kms_key=target.kms_key or "",
         )
+        if known.cancel_requested:
+            self.queue.cancel(wanted, "wavelift: the run was cancelled")
+            raise cancelled(known)
+        found = self.queue.advance(wanted, self)
+        return self._complete(found.image_id) if isinstance(found, ImportStatus) else found
+
+    def before_submit(self) -> None:
+        """The snapshots are those of the recorded run: nothing else to check."""
+
+    def submitted(self, task_id: str) -> None:
+        self._tell("Converting")
+
+    def running(self, status: ImportStatus) -> None:
+        self._tell(f"Converting: {status.phase}", status.progress or 0)
+
+    def waiting(self, words: str) -> None:
+        self._tell(f"Waits to be converted: {words}")
 
     def _tell(self, status: str, progress: int = 0) -> None:
         with self.ledger.write() as tx:
@@ -179,7 +160,7 @@ class _Image:
         return self._made(known)
 
     def _made(self, known: ReplicationRun) -> MadeImage:
-        """Also of a run that has completed already: a try may have died between that and what goes."""
+        """Also for a run that has completed already: a try may have died between the completion and the deletions."""
         image_id = known.ami_id
         if image_id:
             with self.ledger.read() as tx:
@@ -189,8 +170,8 @@ class _Image:
         return MadeImage(server=self.task.name, run=self.id, image_id=image_id, deregistered=gone)
 
     def _retire(self, job_id: str) -> tuple[str, ...]:
-        """Deregister what the job keeps no longer, with its snapshots. Who else may name one of those: the lineage, for
-        a registered image, and an image of somebody else's, which AWS knows and then refuses."""
+        """Deregister the images that the job no longer keeps, and delete their snapshots. Two others may use such a
+        snapshot: the lineage, if the image was registered from it; and a foreign image, then AWS refuses."""
         with self.ledger.read() as tx:
             kept = {disk.snapshot_id for disk in lineage.read_lineage(tx, job_id)}
         ec2 = Ec2(self.access)
@@ -205,23 +186,19 @@ class _Image:
 
 
 def _is_recorded(known: ReplicationRun, result: ReplicationResult) -> bool:
-    """Whether the record is of this very instant: a transfer that was cleared since may have left another."""
+    """Whether the record is of this instant. A transfer that was cleared after the record made another."""
     if known.recorded_at is None or known.quarantine or known.result is None:
         return False
     recorded = ReplicationResult.load(known.result)
     return [disk.lineage.snapshot_id for disk in recorded.disks] == [disk.lineage.snapshot_id for disk in result.disks]
 
 
-def _cancelled(known: ReplicationRun) -> NoReturn:
-    raise PermanentError("The replication run was cancelled on request", server=known.server, run=known.id)
-
-
 def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: ReplicationRun) -> str:
-    """Remove what a run left and nobody needs: replaced snapshots, and what belongs to no recorded instant.
+    """Remove what a run left unused: replaced snapshots, and what belongs to no recorded instant.
 
-    May be called again. Words about an image that was made and never recorded, or an empty string.
+    May be called again. Returns words about an image that was made but not recorded, or an empty string.
 
-    :param plan: any of the wave: it says where the run's objects lie.
+    :param plan: any of the wave: it has the location of the run's objects.
     """
     images = end_imports(access, known.run_key, "wavelift: the run is over")
     words = ""
@@ -229,10 +206,12 @@ def tidy_run(ledger: Ledger, access: AwsAccess, plan: ServerPlan, known: Replica
         words = f"{known.server}: image {', '.join(images)} was made but is no result of its run: deregister it"
     plan = plan.model_copy(update={"server": known.server})
     recorded = known.recorded_at is not None and not known.quarantine
-    # Who else may name a snapshot of this run, or one that it replaced? The job's lineage, of whichever run it is by
-    # now. Images of the run, as EC2 shows them and as their imports list them. An image of somebody else's: AWS knows
-    # it, and refuses. The next run, which goes on with a seed that this one left unfinished. An instant of the run that
-    # was cleared since is named by none of them: it goes.
+    # Others may still use a snapshot of this run, or one that it replaced:
+    # - the job's lineage, whichever run recorded it last;
+    # - images of the run, as EC2 and as their imports list them;
+    # - a foreign image: AWS knows it, and refuses the deletion;
+    # - the next run, which continues a seed that this run left unfinished.
+    # None of them uses an instant that was made before a clear, so its snapshots are deleted.
     with ledger.read() as tx:
         kept = {disk.snapshot_id for disk in lineage.read_lineage(tx, known.job_id)}
     left: frozenset[str] = frozenset()

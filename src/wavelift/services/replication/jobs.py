@@ -29,15 +29,15 @@ from wavelift.rules.schedule import NOW, frequency, parse_seed, seed_instant
 from wavelift.rules.wave_replication import ReplicationPlan
 
 _PLAIN: Final = ("frequency_hours", "description", "keep_amis", "pause_after_failures", "ami", "force_register")
-"""What a job takes from its plan as it is."""
+"""Fields that a job copies from its plan unchanged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOrder:
     """What a job should be.
 
-    :param guest: of the server, where known: its licence is checked then, else by the run that first sees the server.
-    :param source: names the server's vCenter, where known; ``identity`` the server in it (instance UUID).
+    :param guest: of the server, where known: its licence is checked then; otherwise by the run that first sees it.
+    :param source: the server's vCenter, where known. :param identity: of the server in it (instance UUID).
     """
 
     server: str
@@ -59,7 +59,8 @@ def create_jobs(
     """
     with ledger.write(jobs.lock_name(wave)) as tx:
         now = clock.now()
-        made = tuple(_create(tx, wave, order, now, by, policy, reschedule=False) for order in orders)
+        edit = _Edit(tx, now, by, policy)
+        made = tuple(_create(edit, wave, order) for order in orders)
         jobs.reschedule(tx, wave, at=now)
         return made
 
@@ -78,7 +79,7 @@ def update_job(
 
     :param guest: of the server, where known: the licence is checked against it.
 
-    A new seed time or frequency counts from now on: an instant that has passed by then is not made up.
+    A new seed time or frequency applies from now on: past instants are not made up for.
 
     :raises PermanentError: for another field, or a job that is being deleted.
     """
@@ -96,11 +97,11 @@ def update_job(
         order = _order_of(known)
         plan = ReplicationPlan.load({**order.plan.dump(), **_without(changes, "license_type")})
         order = replace(order, plan=plan, guest=guest, license_type=changes.get("license_type", order.license_type))
-        return _update(tx, known, order, clock.now(), by, policy, again="seed_time" in changes)
+        return _update(_Edit(tx, clock.now(), by, policy), known, order, again="seed_time" in changes)
 
 
 def pause_job(ledger: Ledger, job_id: str, *, by: str, reason: str = "", clock: Clock) -> ReplicationJob:
-    """Start no run any more until it is resumed; one that is active goes on. Pausing twice changes nothing."""
+    """Start no run until the job is resumed; an active run continues. Pausing twice changes nothing."""
     with ledger.read() as tx:
         wave = jobs.get(tx, job_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
@@ -112,7 +113,7 @@ def pause_job(ledger: Ledger, job_id: str, *, by: str, reason: str = "", clock: 
 
 
 def resume_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> ReplicationJob:
-    """Go on with the next instant; failures are counted anew. Resuming an active job changes nothing."""
+    """Continue with the next instant; the count of failures restarts. Resuming an active job changes nothing."""
     with ledger.read() as tx:
         wave = jobs.get(tx, job_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
@@ -133,7 +134,7 @@ def extend_job(
     clock: Clock,
     policy: Policy = DEFAULT_POLICY,
 ) -> ReplicationJob:
-    """Let the server be replicated longer (SMS-10).
+    """Extend the term of the server's replication (SMS-10).
 
     :param days: from the end of the term, or from now when it is over; another whole term by default.
     :raises PermanentError: when the term hasn't begun: no run was recorded yet.
@@ -170,11 +171,11 @@ def extend_job(
 
 
 def remember_server(ledger: Ledger, job_id: str, seen: SourceServer, *, by: str, clock: Clock) -> ReplicationJob:
-    """Note which server of which vCenter the job's name stands for, as a run met it.
+    """Store which server of which vCenter the job's name means, as a run found it.
 
     An instance UUID names one server whatever the connection is called; a managed object id only within one vCenter.
 
-    :raises PermanentError: when it was another one before: two servers' disks must never mix in one lineage.
+    :raises PermanentError: when it meant another server before: one lineage must never mix the disks of two servers.
     """
     with ledger.read() as tx:
         before = jobs.get(tx, job_id)
@@ -233,14 +234,14 @@ class ChangeKind(StrEnum):
     UPDATE = "update"
     KEEP = "keep"
     MISSING = "missing"
-    """The ledger has a job that the spec doesn't: it is shown, never deleted by itself."""
+    """The ledger has a job that the spec does not have: it is shown, and never deleted automatically."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobChange:
     """How a server's job differs from the spec.
 
-    :param fields: field → (what the ledger has, what the spec says).
+    :param fields: field → (value in the ledger, value in the spec).
     """
 
     kind: ChangeKind
@@ -250,7 +251,7 @@ class JobChange:
 
 
 def plan_changes(ledger: Ledger, wave: str, orders: Sequence[JobOrder]) -> tuple[JobChange, ...]:
-    """What :func:`apply_wave` would do: the drift between spec and ledger. Only reads."""
+    """What :func:`apply_wave` would do: the differences between spec and ledger. Only reads."""
     with ledger.read() as tx:
         return _compare(jobs.standing(tx, wave), orders)
 
@@ -264,21 +265,22 @@ def apply_wave(
     clock: Clock,
     policy: Policy = DEFAULT_POLICY,
 ) -> tuple[JobChange, ...]:
-    """Make and change the wave's jobs as its spec says, all or none; what was done.
+    """Create and update the wave's jobs as its spec says, all or none. Returns what was done.
 
-    Pauses and terms are the ledger's alone: a spec says neither. A seed time of ``now`` is that of the job's making.
+    Pauses and terms are only in the ledger, not in a spec. A seed time of ``now`` is the time of the job's creation.
     """
     with ledger.write(jobs.lock_name(wave)) as tx:
         now = clock.now()
+        edit = _Edit(tx, now, by, policy)
         by_server = {order.server: order for order in orders}
         done = []
         for change in _compare(jobs.standing(tx, wave), orders):
             order = by_server.get(change.server)
             if change.kind is ChangeKind.CREATE and order is not None:
-                made = _create(tx, wave, order, now, by, policy, reschedule=False)
+                made = _create(edit, wave, order)
                 change = replace(change, job=made)
             elif change.kind is ChangeKind.UPDATE and order is not None and change.job is not None:
-                changed = _update(tx, change.job, order, now, by, policy, reschedule=False)
+                changed = _update(edit, change.job, order, reschedule=False)
                 change = replace(change, job=changed)
             done.append(change)
         if any(change.kind in (ChangeKind.CREATE, ChangeKind.UPDATE) for change in done):
@@ -312,11 +314,20 @@ def _differences(job: ReplicationJob, order: JobOrder) -> dict[str, tuple[Any, A
     return {name: (getattr(job, name), value) for name, value in wanted.items() if getattr(job, name) != value}
 
 
-def _create(
-    tx: Tx, wave: str, order: JobOrder, now: datetime, by: str, policy: Policy, *, reschedule: bool = True
-) -> ReplicationJob:
+@dataclass(frozen=True, slots=True)
+class _Edit:
+    """One transaction that makes or changes jobs."""
+
+    tx: Tx
+    now: datetime
+    by: str
+    policy: Policy
+
+
+def _create(edit: _Edit, wave: str, order: JobOrder) -> ReplicationJob:
+    """The caller reschedules the wave."""
     _check(order)
-    known = jobs.find_standing(tx, wave, order.server)
+    known = jobs.find_standing(edit.tx, wave, order.server)
     if known is not None:
         raise BusyError(
             "The server has a replication job in this wave",
@@ -327,49 +338,40 @@ def _create(
             state=str(known.state),
         )
     return jobs.insert(
-        tx,
-        at=now,
-        by=by,
+        edit.tx,
+        at=edit.now,
+        by=edit.by,
         wave=wave,
         server=order.server,
-        reschedule_wave=reschedule,
         source=order.source,
         identity=order.identity,
-        seed_at=seed_instant(order.plan.seed_time, now, policy.seed_ahead),
-        scheduled_since=now,
+        seed_at=seed_instant(order.plan.seed_time, edit.now, edit.policy.seed_ahead),
+        scheduled_since=edit.now,
         license_type=order.license_type,
         **{name: getattr(order.plan, name) for name in _PLAIN},
     )
 
 
 def _update(
-    tx: Tx,
-    known: ReplicationJob,
-    order: JobOrder,
-    now: datetime,
-    by: str,
-    policy: Policy,
-    *,
-    again: bool = False,
-    reschedule: bool = True,
+    edit: _Edit, known: ReplicationJob, order: JobOrder, *, again: bool = False, reschedule: bool = True
 ) -> ReplicationJob:
-    """:param again: a seed time of ``now`` means this moment, not that of the job's making."""
+    """:param again: a seed time of ``now`` means this moment, not the time of the job's creation."""
     _check(order)
     if known.state is JobState.DELETING:
         raise _being_deleted(known)
     fields = _differences(known, order)
     if again and order.plan.seed_time == NOW:
-        fields["seed_at"] = (known.seed_at, now)
+        fields["seed_at"] = (known.seed_at, edit.now)
     if not fields:
         return known
     columns = {name: wanted for name, (_, wanted) in fields.items()}
     if "seed_at" in columns:
-        columns["seed_at"] = seed_instant(columns["seed_at"], now, policy.seed_ahead)
+        columns["seed_at"] = seed_instant(columns["seed_at"], edit.now, edit.policy.seed_ahead)
     if columns.keys() & {"seed_at", "frequency_hours"}:
-        columns["scheduled_since"] = now
+        columns["scheduled_since"] = edit.now
     details = {name: [_plain(old), _plain(new)] for name, (old, new) in fields.items()}
     change = jobs.apply if reschedule else jobs.change
-    return change(tx, known, "updated", at=now, by=by, details=details, **columns)
+    return change(edit.tx, known, "updated", at=edit.now, by=edit.by, details=details, **columns)
 
 
 def _check(order: JobOrder) -> None:

@@ -1,4 +1,4 @@
-"""What a wave's spec asks for, server by server, with what the catalogue knows of them: guest, and who they are."""
+"""The replication jobs that a wave's spec asks for, with guest and identity of each server from the catalogue."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication.jobs import JobOrder
 
 _ALL: Final = 100_000
-"""More than a vCenter holds: the whole catalogue of one connection, a few hundred bytes a row."""
+"""More servers than a vCenter has: the whole catalogue of one connection, a few hundred bytes a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The servers of a wave by their names, folders and tags replaced by what the catalogue holds of them.
+    """The servers of a wave by name. Folders and tags are replaced by the servers that the catalogue has in them.
 
     :param rows: name → row of the catalogue, for those that it has.
-    :param unbound: folders and tags of which the catalogue has nothing: import it first.
+    :param unbound: folders and tags without a server in the catalogue: import it first.
     :param clashes: servers that two entries select; no other waits for them.
     """
 
@@ -34,7 +34,7 @@ class Bound:
     clashes: tuple[Clash, ...] = ()
 
     def guest(self, server: str) -> Guest | None:
-        """None when the catalogue doesn't know the server, or vCenter not its guest."""
+        """None when the catalogue does not know the server, or vCenter does not know its guest."""
         row = self.rows.get(server)
         return guest(row.guest_id) if row is not None and row.guest_id else None
 
@@ -81,8 +81,8 @@ def order_of(
 ) -> JobOrder:
     """The job of one server.
 
-    :param new: only a new job learns from the catalogue who its server is. Of a standing one the last run knows, and
-        an old catalogue must not contradict it.
+    :param new: only a new job takes the server's identity from the catalogue. For an existing job the last run knows
+        it, and an old catalogue must not contradict that.
     """
     row = bound.rows.get(plan.server) if new else None
     return JobOrder(
@@ -96,7 +96,7 @@ def order_of(
 
 
 def _found(plan: ServerPlan, rows: Sequence[CatalogServer]) -> list[Found]:
-    """What the selector finds; a server that the catalogue lacks is taken at the spec's word: its run will meet it."""
+    """What the selector finds. A server that is not in the catalogue is taken from the spec: its run will find it."""
     selector = plan.selector
     if selector.kind == "tag":
         hits = [row for row in rows if selector.value in row.tags]

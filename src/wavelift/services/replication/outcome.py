@@ -1,4 +1,4 @@
-"""How replication runs end, and what they leave behind (SMS-05, SMS-08, SMS-10, invariant 4)."""
+"""How replication runs end, and what they leave (SMS-05, SMS-08, SMS-10, invariant 4)."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _locked(ledger: Ledger, run_id: str) -> Iterator[tuple[Tx, ReplicationRun]]:
 def record_run(
     ledger: Ledger, run_id: str, result: ReplicationResult, *, clock: Clock, policy: Policy = DEFAULT_POLICY
 ) -> ReplicationRun:
-    """Make the disks of a run what the next one builds on: all of them or none. A repeated call changes nothing.
+    """Make the disks of a run the base of the next run: all of them or none. A repeated call changes nothing.
 
-    The snapshots that they replace are noted in the run (``superseded``): they may go. A server's term begins with
-    its first recorded run.
+    The snapshots that they replace are stored in the run (``superseded``): they may be deleted. A server's term begins
+    with its first recorded run.
 
     :raises PermanentError: when the run has ended or is quarantined, when the set is incomplete, or when a disk was
         sent as changes to a snapshot that is not the recorded one any more.
@@ -69,7 +69,7 @@ def record_run(
 
 
 def complete_run(ledger: Ledger, run_id: str, *, ami_id: str = "", clock: Clock) -> ReplicationRun:
-    """The run's AMI stands, or it was to make none. A repeated call changes nothing.
+    """The run's AMI exists, or the run was to make none. A repeated call changes nothing.
 
     :raises PermanentError: when nothing was recorded, or the run ended otherwise.
     """
@@ -102,15 +102,15 @@ def complete_run(ledger: Ledger, run_id: str, *, ami_id: str = "", clock: Clock)
 def fail_run(ledger: Ledger, run_id: str, error: str, *, clock: Clock) -> ReplicationRun:
     """The run failed for good. After as many failures in a row as its job allows, the job pauses; it can be resumed.
 
-    A run that already ended keeps its end and its first error.
+    A run that has already ended keeps its state and its first error.
     """
     with _locked(ledger, run_id) as (tx, known):
         return known if known.state.terminal else end_failed(tx, known, error, at=clock.now())
 
 
 def cancel_run(ledger: Ledger, run_id: str, *, by: str, clock: Clock) -> ReplicationRun:
-    """Ask an active run to stop. The caller ends its tasks; those of the control plane look at this before they write.
-    Asking twice changes nothing.
+    """Request that an active run stops. The caller ends its tasks; those of the control plane check the request before
+    they write. A repeated request changes nothing.
 
     :raises PermanentError: when it has ended.
     """
@@ -119,7 +119,7 @@ def cancel_run(ledger: Ledger, run_id: str, *, by: str, clock: Clock) -> Replica
 
 
 def mark_cancelled(ledger: Ledger, run_id: str, reason: str, *, clock: Clock) -> ReplicationRun:
-    """The run's steps have stopped because somebody asked. It stays counted; one that already ended keeps its end."""
+    """The run's steps were stopped on request. The run stays counted. One that has already ended keeps its state."""
     with _locked(ledger, run_id) as (tx, known):
         if known.state.terminal:
             return known
@@ -129,12 +129,12 @@ def mark_cancelled(ledger: Ledger, run_id: str, reason: str, *, clock: Clock) ->
 
 
 def quarantine_run(ledger: Ledger, run_id: str, reason: str, *, by: str = "", clock: Clock) -> tuple[DiskLineage, ...]:
-    """What a run sent is not what the source held: it is never a parent, and the next run is a seed (invariant 1).
+    """What a run sent differs from the source: it is never a parent, and the next run is a seed (invariant 1).
 
-    Should a later run have been recorded, it stands on this one and its disks go too. A run that hasn't completed may
-    go on and send its disks anew.
+    A later recorded run builds on this one, so its disks are dropped too. A run that has not completed may continue and
+    send its disks again.
 
-    :returns: the disks that were to be built on; the run's ``superseded`` names their snapshots as well.
+    :returns: the disks that were the base; the run's ``superseded`` names their snapshots as well.
     """
     with _locked(ledger, run_id) as (tx, known):
         now = clock.now()
@@ -159,9 +159,9 @@ def quarantine_run(ledger: Ledger, run_id: str, reason: str, *, by: str = "", cl
 
 
 def quarantine_tracking(ledger: Ledger, run_id: str, key: int, reason: str, *, clock: Clock) -> bool:
-    """A disk's change tracking is not believed any more: the next run compares digests (invariant 3).
+    """A disk's change tracking is no longer trusted: the next run compares digests (invariant 3).
 
-    :param key: of the disk in the lineage. False when it has no lineage any more, or wasn't believed before.
+    :param key: of the disk in the lineage. False when the disk has no lineage any more, or was not trusted.
     """
     with _locked(ledger, run_id) as (tx, known):
         found = lineage.set_quarantine(tx, known.job_id, key, reason)
@@ -172,7 +172,7 @@ def quarantine_tracking(ledger: Ledger, run_id: str, key: int, reason: str, *, c
 
 
 def expired_amis(ledger: Ledger, job_id: str) -> tuple[ReplicationRun, ...]:
-    """The runs whose AMIs go because the job keeps only its newest ones, newest first."""
+    """The runs whose AMIs are to be removed because the job keeps only its newest ones, newest first."""
     with ledger.read() as tx:
         keep = jobs.get(tx, job_id).keep_amis
         return tuple(surplus(replication_runs.available_amis(tx, job_id), keep))
@@ -189,11 +189,11 @@ def record_ami_removed(ledger: Ledger, run_id: str, *, by: str = "", clock: Cloc
         )
 
 
-# Within a transaction that holds the wave's lock
+# Inside a transaction that holds the wave's lock
 
 
 def end_failed(tx: Tx, known: ReplicationRun, error: str, *, at: datetime) -> ReplicationRun:
-    """End an active run as failed, a reservation as expired; pause the job when that was one failure too many."""
+    """End an active run as failed, a reservation as expired. Pause the job when that was the last allowed failure."""
     if known.state is RunState.RESERVED:
         return expire(tx, known, at=at)
     ended = replication_runs.end(tx, known, RunState.FAILED, error, at=at, status="")
@@ -209,7 +209,7 @@ def end_failed(tx: Tx, known: ReplicationRun, error: str, *, at: datetime) -> Re
 
 
 def expire(tx: Tx, known: ReplicationRun, *, at: datetime) -> ReplicationRun:
-    """End a reservation that no DAG run took up; it is not counted."""
+    """End a reservation that no DAG run has taken; it is not counted."""
     return replication_runs.apply(
         tx,
         known,
@@ -242,7 +242,7 @@ def _begin_term(tx: Tx, recorded: ReplicationRun, now: datetime, policy: Policy)
 def _superseded(
     known: ReplicationRun, before: tuple[LineageRow, ...], disks: list[DiskLineage]
 ) -> list[dict[str, Any]]:
-    """What earlier tries of this run replaced stays on the list: somebody must still remove it."""
+    """What earlier tries of this run replaced stays on the list: it is still to be removed."""
     standing = {disk.snapshot_id for disk in disks}
     replaced = [SupersededDisk(key=row.key, snapshot_id=row.snapshot_id).dump() for row in before]
     return [

@@ -1,4 +1,4 @@
-"""The record of a replication run: what the next run builds on (invariant 4)."""
+"""The record of a replication run: the base of the next run (invariant 4)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wavelift.services.replication.reserve import check_wanted, tell
 def record(ledger: Ledger, access: AwsAccess, result: ReplicationResult, ctx: RunContext) -> tuple[str, ...]:
     """Make the run's disks the base of the next once AWS calls every snapshot completed (invariant 4).
 
-    A run that failed here goes on when only this task was cleared.
+    A run that failed in this task continues when only this task was cleared.
 
     :returns: the snapshots that are still pending; empty once it is recorded.
     :raises RemoteJobError: a snapshot ended in error. :raises NotFoundError: it is gone.

@@ -1,4 +1,4 @@
-"""How a replicate run ended, server by server: closed, tidied, told. The report may be made again after a clear."""
+"""The report of a replicate run: closes what is open, tidies, and says how each server ended. It may be repeated."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wavelift.base.domain import Message, Severity
-from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.base.domain import Message
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import Ledger, SnapshotState, WaveRunState, waves
+from wavelift.ledger import Ledger, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
-from wavelift.ledger.slots import standing
 from wavelift.rules.preflight import WHOLE_WAVE
 from wavelift.rules.replication import RunState
-from wavelift.services.common import slots as admission
-from wavelift.services.common.report import TaskOutcome
+from wavelift.services.common.report import (
+    NOT_FINISHED,
+    TaskOutcome,
+    end_wave_run,
+    errors_of,
+    failed_run,
+    free_slots,
+    standing_snapshot,
+    tidied,
+)
+from wavelift.services.common.reserve import CANCELLED
 from wavelift.services.dataplane.messages import PreflightReport
 from wavelift.services.dataplane.replication_messages import AdmittedRuns, TurnedDown, VerifiedRun
 from wavelift.services.replication import upkeep
 from wavelift.services.replication.outcome import fail_run, mark_cancelled, quarantine_run
-from wavelift.services.replication.reserve import CANCELLED
 
 
 class RunOutcome(Message):
@@ -57,7 +63,7 @@ class ReplicationReport(Message):
     deleted: tuple[upkeep.DeletedJob, ...] = ()
     verified: tuple[VerifiedRun, ...] = ()
     wrong: Mapping[str, str] = {}
-    """Run id → why what it recorded is not believed any more."""
+    """Run id → why what it recorded is no longer trusted."""
 
     @property
     def failed(self) -> tuple[RunOutcome, ...]:
@@ -70,14 +76,14 @@ class ReplicationReport(Message):
 
 @dataclass(frozen=True, slots=True)
 class ServerEnd:
-    """How one server's tasks ended; ``proof``: why what EBS holds is not the source, empty while it may be."""
+    """How one server's tasks ended. ``proof``: how the content of EBS differs from the source; empty: no difference."""
 
     tasks: TaskOutcome
     proof: str = ""
 
 
 Tidy = Callable[[ReplicationRun], str]
-"""Removes what a run left in AWS and no record holds; words about what stays, or an empty string."""
+"""Removes what a run left in AWS without a record. Returns words about what stays, or an empty string."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ class Ended:
 
 
 def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy) -> ReplicationReport:
-    """Close what is open, free what is held, and tell how each server ended. May be called again after a clear."""
+    """Close what is open, free slots, and report how each server ended. May be called again after a clear."""
     run, clock, admitted = ctx.run, ctx.clock, ended.admitted
     for id, why in ended.wrong.items():
         with ledger.read() as tx:
@@ -128,10 +134,7 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy) -> Repl
         wrong=dict(ended.wrong),
     )
     if frozen is not None:
-        with ledger.write(waves.LOCK) as tx:
-            waves.finish_wave_run(
-                tx, run, WaveRunState.COMPLETED if report.succeeded else WaveRunState.FAILED, clock=clock
-            )
+        end_wave_run(ledger, report, ctx)
     return report
 
 
@@ -146,13 +149,7 @@ def _close(
         else:
             words = (end.tasks.words if end else "") or _kept_back(known.server, preflight)
             fail_run(ledger, known.id, words, clock=clock)
-    with ledger.read() as tx:
-        queue = standing(tx)
-    for slot in queue:
-        if slot.holder == known.run_key:
-            admission.release_slot(
-                ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, reason="the run is over", clock=clock
-            )
+    free_slots(ledger, known.run_key, clock)
     with ledger.read() as tx:
         return runs.get(tx, known.id)
 
@@ -160,24 +157,16 @@ def _close(
 def _kept_back(server: str, preflight: PreflightReport | None) -> str:
     """Why a server never began."""
     if preflight is None:
-        return "its tasks ended without finishing it"
-    errors = [
-        finding.what
-        for finding in preflight.findings
-        if finding.severity is Severity.ERROR and finding.subject.split("/", 1)[0] in (server, WHOLE_WAVE)
-    ]
+        return NOT_FINISHED
+    errors = [what for subject, what in errors_of(preflight) if subject in (server, WHOLE_WAVE)]
     if not errors and all(task.name != server for task in preflight.servers):
         return "the wave's file does not list the server, or its folder or tag does not hold it"
-    return "; ".join(errors) or "its tasks ended without finishing it"
+    return "; ".join(errors) or NOT_FINISHED
 
 
 def _left_by(known: ReplicationRun, tidy: Tidy) -> str:
-    if known.snapshot_state is SnapshotState.INTENDED:
-        return f"{known.server}: snapshot {known.snapshot_name} may still stand"
-    try:
-        return tidy(known)
-    except WaveliftError as error:
-        return f"{known.server}: EBS snapshots that nobody needs may still lie in AWS: {error}"
+    left = "EBS snapshots that nobody needs may still lie in AWS"
+    return standing_snapshot(known) or tidied(known.server, left, lambda: tidy(known))
 
 
 def outcome_of(known: ReplicationRun) -> RunOutcome:
@@ -206,10 +195,5 @@ def raise_when_failed(report: ReplicationReport) -> None:
     for one in report.refused:
         until = f", until {one.until}" if one.until else ""
         lines.append(f"{one.server} refused by rule {one.rule}: {one.reason}{until}")
-    raise PermanentError(
-        "\n".join(
-            [f"The run was stopped: {report.stopped}" if report.stopped else "", *lines, *report.unclean]
-        ).strip(),
-        next_step="Clear a failed server from its server.reserve task to continue it" if report.failed else "",
-        wave=report.wave,
-    )
+    step = "Clear a failed server from its server.reserve task to continue it" if report.failed else ""
+    raise failed_run(report, "", lines, step)

@@ -1,4 +1,4 @@
-"""What a run that deletes or verifies replicas is about. Reaches nothing but the ledger."""
+"""Which jobs and runs a run in mode ``delete`` or ``verify`` is about. Uses only the ledger."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERIFY: Final = "verify"
 def jobs_to_delete(ledger: Ledger, wave: str, conf: Mapping[str, Any]) -> tuple[str, ...]:
     """The ids of the jobs that the conf names; those that are deleted already are left out.
 
-    :raises SpecError: for a job of another wave, or one that nobody deleted: this mode only finishes a deletion.
+    :raises SpecError: for a job of another wave, or one that is not being deleted: this mode only finishes a deletion.
     """
     chosen = []
     for job in _jobs(ledger, wave, _names("jobs", conf.get("jobs"))):
@@ -100,7 +100,8 @@ def _jobs(ledger: Ledger, wave: str, ids: Collection[str]) -> Iterator[Replicati
 
 
 def plan_of(ledger: Ledger, known: ReplicationRun) -> ServerPlan | None:
-    """Where the run's objects lie, as its own spec said; None: it ended before it had one, and made nothing."""
+    """The plan with the location of the run's objects, from its own spec; None: it ended before it had one, and made
+    nothing."""
     with ledger.read() as tx:
         frozen = waves.find(tx, known.run)
     if frozen is None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
 
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, Progress, SlotKind, SnapshotState, SourceServer, connectors, jobs, lineage
+from wavelift.ledger import Ledger, Progress, SlotKind, SnapshotState, SourceServer, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
-from wavelift.ledger.slots import standing
 from wavelift.rules.replication import RunState
-from wavelift.services.common import slots as admission
-from wavelift.services.common.slots import Granted, InQueue, SlotRequest
+from wavelift.services.common.reserve import (
+    CANCELLED,
+    PLACES,
+    cancelled_error,
+    refuse_in_maintenance,
+    win_transfer,
+)
+from wavelift.services.common.slots import InQueue, SlotRequest, give_back
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import (
     ReservedRun,
@@ -25,18 +29,10 @@ from wavelift.services.replication.admission import continue_run
 from wavelift.services.replication.jobs import remember_server
 from wavelift.services.replication.outcome import mark_cancelled, quarantine_tracking
 
-CANCELLED: Final = "cancelled on request"
-PLACES: Final = {
-    SlotKind.NFC_HOST: "ESXi host",
-    SlotKind.NFC_VCENTER: "the NFC sessions of vCenter",
-    SlotKind.TRANSFER: "connector",
-}
-"""Where a transfer needs slots, in words."""
-
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The run has completed: clearing it does nothing."""
+    """The run has completed: clearing it repeats nothing."""
 
     run: str
 
@@ -44,10 +40,10 @@ class Finished:
 def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) -> ReservedRun | InQueue | Finished:
     """Ask for a transfer slot, and write the snapshot's intent once it is won (AMP-04, invariant 4).
 
-    A run that failed goes on here when its tasks were cleared.
+    A failed run whose tasks were cleared continues here.
 
     :raises RefusedError: when a rule forbids that by now.
-    :raises PermanentError: cancelled on request, the connector is in maintenance, or the name stands for another server
+    :raises PermanentError: cancelled on request, the connector is in maintenance, or the name now means another server
         than the one that was replicated.
     """
     id = runs.run_id(ctx.run_key)
@@ -60,17 +56,14 @@ def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) ->
     seen = SourceServer.of(task.plan.connection, task.facts)
     remember_server(ledger, known.job_id, seen, by=str(ctx.run), clock=ctx.clock)
     if known.snapshot_state is None:
-        _check_maintenance(ledger, task.plan.connector, task.name)
-    wanted = _wanted_slots(task, limit)
-    _give_back(ledger, ctx, keep={(kind, scope) for kind, scope, _ in wanted})
-    for kind, scope, count in wanted:
-        admission.reclaim(ledger, ctx, kind=kind, scope=scope)
-        request = SlotRequest(kind, scope, ctx.run_key, count)
-        found = admission.request_slot(ledger, request, ctx)
-        if not isinstance(found, Granted):
-            words = f"place {found.position} in the queue of {PLACES[kind]} {scope}"
-            tell(ledger, ctx, words)
-            return InQueue(request, words)
+        with ledger.read() as tx:
+            refuse_in_maintenance(tx, task.plan.connector, task.name)
+    wanted = _wanted_slots(task, ctx.run_key, limit)
+    give_back(ledger, ctx.run_key, kinds=PLACES, keep={(each.kind, each.scope) for each in wanted}, clock=ctx.clock)
+    queued = win_transfer(ledger, wanted, ctx)
+    if queued is not None:
+        tell(ledger, ctx, queued.words)
+        return queued
     with ledger.write(jobs.lock_name(known.wave)) as tx:
         runs.record_intent(tx, id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock)
     tell(ledger, ctx, "Uploading")
@@ -84,17 +77,12 @@ def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) ->
 
 
 def release(
-    ledger: Ledger,
-    task: ServerTask,
-    ctx: RunContext,
-    *,
-    removed: bool,
-    distrusted: Mapping[int, str] = MappingProxyType({}),
+    ledger: Ledger, ctx: RunContext, *, removed: bool, distrusted: Mapping[int, str] = MappingProxyType({})
 ) -> None:
-    """Give the transfer slot back; a run that a person cancelled before it was recorded ends here.
+    """Give the transfer slots back. A run that was cancelled before it was recorded ends here.
 
     :param removed: the snapshot's removal succeeded.
-    :param distrusted: key of a disk → why its change tracking is not believed any more, whatever became of the run.
+    :param distrusted: key of a disk → why its change tracking is not trusted any more, however the run ends.
     """
     with ledger.read() as tx:
         known = runs.find(tx, runs.run_id(ctx.run_key))
@@ -106,58 +94,36 @@ def release(
                 runs.record_snapshot_removed(tx, known.id, clock=ctx.clock)
         if known.cancel_requested and known.recorded_at is None:
             mark_cancelled(ledger, known.id, CANCELLED, clock=ctx.clock)
-    _give_back(ledger, ctx)
+    give_back(ledger, ctx.run_key, kinds=PLACES, clock=ctx.clock)
 
 
-def _wanted_slots(task: ServerTask, limit: int) -> list[tuple[SlotKind, str, int]]:
-    """Everywhere that the transfer needs a slot, with the count there. All take them in this order, so that no two
-    wait for each other; the connector's comes last, since it is the one that others wait for wherever they read.
+def _wanted_slots(task: ServerTask, holder: str, limit: int) -> list[SlotRequest]:
+    """Everywhere that the transfer needs a slot. All runs request them in this order, so that no two wait for each
+    other. The connector's comes last, since transfers from every host wait for it.
     """
-    wanted = [(SlotKind.TRANSFER, task.plan.connector, limit)]
+    wanted = [SlotRequest(SlotKind.TRANSFER, task.plan.connector, holder, limit)]
     if (nfc := task.nfc) is not None:
         wanted = [
-            (SlotKind.NFC_HOST, f"{nfc.vcenter}/{nfc.host}", nfc.per_host),
-            (SlotKind.NFC_VCENTER, nfc.vcenter, nfc.per_vcenter),
+            SlotRequest(SlotKind.NFC_HOST, f"{nfc.vcenter}/{nfc.host}", holder, nfc.per_host),
+            SlotRequest(SlotKind.NFC_VCENTER, nfc.vcenter, holder, nfc.per_vcenter),
             *wanted,
         ]
     return wanted
 
 
-def _give_back(ledger: Ledger, ctx: RunContext, *, keep: Collection[tuple[SlotKind, str]] = ()) -> None:
-    """The slots of this run's transfer; those of a host that the VM has left, too."""
-    for kind in PLACES:
-        with ledger.read() as tx:
-            queue = standing(tx, kind)
-        for slot in queue:
-            if slot.holder == ctx.run_key and (slot.kind, slot.scope) not in keep:
-                admission.release_slot(ledger, kind=slot.kind, scope=slot.scope, holder=slot.holder, clock=ctx.clock)
-
-
 def tell(ledger: Ledger, ctx: RunContext, status: str, progress_pct: int = 0) -> None:
-    """What the list shows of the run."""
+    """Update the status that lists show of the run."""
     id = runs.run_id(ctx.run_key)
     with ledger.write() as tx:
         runs.record_progress(tx, id, Progress(status, progress_pct), clock=ctx.clock)
 
 
+def cancelled(known: ReplicationRun) -> PermanentError:
+    """What a step raises when a person has asked to cancel the run."""
+    return cancelled_error("The replication run", "DAG run", server=known.server, run=known.id)
+
+
 def check_wanted(known: ReplicationRun) -> None:
     """:raises PermanentError: a person cancelled the run."""
     if known.cancel_requested:
-        raise PermanentError(
-            "The replication run was cancelled on request",
-            server=known.server,
-            run=known.id,
-            next_step="To go on with it after all, wait for its DAG run to end and clear its server.reserve task",
-        )
-
-
-def _check_maintenance(ledger: Ledger, connector: str, server: str) -> None:
-    with ledger.read() as tx:
-        reason = connectors.in_maintenance(tx, connector)
-    if reason is not None:
-        raise PermanentError(
-            f"The connector is in maintenance: {reason}",
-            next_step="Clear the server's task when `wavelift connectors maintenance CONNECTOR --off` was said.",
-            connector=connector,
-            server=server,
-        )
+        raise cancelled(known)

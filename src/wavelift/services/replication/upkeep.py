@@ -1,6 +1,6 @@
-"""What is done to the replicas of a job beside its runs: they are deleted with it (SMS-09), or read back (invariant 1).
+"""What happens to the replicas of a job outside its runs: the deletion with the job (SMS-09).
 
-Both are a run of the wave's replicate DAG in a mode of its own: it admits no server and counts against no quota.
+It is a run of the wave's replicate DAG in a mode of its own: it admits no server and counts against no quota.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ Access = Callable[[str, str], AwsAccess]
 
 
 class DeletedJob(Message):
-    """What the deletion of one job removed outside, and what it left (SMS-09)."""
+    """What the deletion of one job removed outside, and what stays (SMS-09)."""
 
     server: str
     job: str
     snapshots: tuple[str, ...] = ()
-    """EBS snapshots that are gone now."""
+    """EBS snapshots that were deleted."""
     objects: int = 0
-    """Manifests, journals and unfinished uploads that are gone from the bucket."""
+    """Manifests, journals and unfinished uploads that were deleted from the bucket."""
     kept: tuple[str, ...] = ()
     """What stays, and why."""
 
@@ -47,8 +47,8 @@ class DeletedJob(Message):
 def delete_outside(ledger: Ledger, access: Access, job_id: str, ctx: RunContext) -> DeletedJob:
     """Remove what the runs of a deleted job made, never their AMIs, and complete its deletion. May be called again.
 
-    :raises BusyError: a run's own tasks still clean up.
-    :raises PermanentError: a vSphere snapshot may still stand, and no task is left that would remove it.
+    :raises BusyError: tasks of a run are still cleaning up.
+    :raises PermanentError: a vSphere snapshot may still exist, and no task is left that would remove it.
     """
     with ledger.read() as tx:
         job = jobs.get(tx, job_id)
@@ -106,9 +106,9 @@ def _check_source_is_clean(known: ReplicationRun, ctx: RunContext) -> None:
 
 
 def _delete_snapshots(access: AwsAccess, known: ReplicationRun) -> tuple[list[str], list[str]]:
-    """Delete the run's EBS snapshots that no image uses; which are gone, and words about each that stays.
+    """Delete the run's EBS snapshots that no image uses. Returns the deleted ones, and words about each that stays.
 
-    Who else may name them: the lineage, which goes with its job; no other job's, as a run is of one job. Images stay.
+    Only the lineage of the run's own job uses them as well, and that is deleted with the job. Images stay.
     """
     ec2 = Ec2(access)
     kept = []

@@ -1,8 +1,8 @@
-"""One connection with many requests in flight, shared by threads.
+"""One NBD connection with many requests in flight, shared by threads.
 
-There is no thread of its own: whoever waits for an answer receives, and hands the others theirs (leader and followers).
-A request that its owner waits for is received straight into the owner's buffer; one that comes before its owner does
-goes into a buffer of ours. A cut connection is made anew, and what was in flight is asked again.
+It has no thread of its own. A thread that waits for an answer receives, and hands the other threads their answers. If
+the owner of a request is waiting, its answer is received straight into the owner's buffer; otherwise into one of ours.
+A cut connection is made again, and what was in flight is asked for again.
 """
 
 from __future__ import annotations

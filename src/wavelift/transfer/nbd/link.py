@@ -1,7 +1,7 @@
 """A socket that gives every byte asked for or raises, with or without TLS.
 
-Without TLS the kernel does the waiting (``MSG_WAITALL`` under ``SO_RCVTIMEO``): one system call for most replies, no
-poll before each.
+Without TLS the kernel waits (``MSG_WAITALL`` under ``SO_RCVTIMEO``): one system call for most replies, no poll before
+each.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The fixed newstyle handshake and the numbers of the protocol (NetworkBlockDevice/nbd, doc/proto.md).
+"""The fixed newstyle handshake and the constants of the protocol (NetworkBlockDevice/nbd, doc/proto.md).
 
-Strict: whatever the text forbids a server is an error, never a guess.
+It is strict: if a server does what the specification forbids, that is an error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A disk behind an NBD export, as the pipeline wants it."""
+"""A :class:`~wavelift.transfer.protocols.DiskReader` over an NBD export."""
 
 from __future__ import annotations
 

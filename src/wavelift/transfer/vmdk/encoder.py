@@ -1,7 +1,7 @@
-"""Writing stream-optimised VMDK, front to back, footer style: what ESXi and ovftool write.
+"""Writes stream-optimised VMDK front to back, in the footer style of ESXi and ovftool.
 
-Equal disks give equal bytes on one machine: nothing of time, host or chance goes in. That is what lets a part stored by
-a killed try be recognised (invariant 6). Between CPU models isal may choose other matches; such parts are sent again.
+Equal disks give equal bytes on one machine: the output depends on nothing but the content. So a part that a killed try
+stored is recognised (invariant 6). On another CPU model isal may choose other matches; such parts are sent again.
 """
 
 from __future__ import annotations

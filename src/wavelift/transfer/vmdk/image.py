@@ -1,4 +1,4 @@
-"""Random access to a stream-optimised VMDK through its tables: what a sampled verify reads with ranged GETs."""
+"""Random access to a stream-optimised VMDK through its tables. A sampled verify reads it with ranged GETs."""
 
 from __future__ import annotations
 

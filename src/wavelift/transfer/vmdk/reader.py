@@ -1,8 +1,7 @@
-"""Reading a stream-optimised VMDK front to back, trusting nothing of it.
+"""Reads a stream-optimised VMDK front to back and checks everything in it.
 
-Each grain says in its marker which part of the disk it is. That is enough to decode, but not to know that nothing is
-missing: so the tables are compared with what the markers said, and a stream is whole only when they agree and its end
-was seen.
+Each grain's marker says which part of the disk it is. That is enough to decode, but it does not show that nothing is
+missing. So the tables are compared with the markers. A stream is complete only if they agree and its end was seen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Grain tables as witnesses: do they say the same as the markers of the grains that came?"""
+"""Compares the grain tables of a VMDK with the markers of the grains that came."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// Who may do what: the table of users, and the privileges that methods ask for.
+// Access control: the table of users, and the privileges that methods need.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// needed is the privilege that a method asks for, from the vSphere API's own table (pyvmomi's method infos).
+// needed is the privilege that a method needs, from the vSphere API's own table (pyvmomi's method infos).
 var needed = map[string]string{
 	"CreateSnapshot_Task":          "VirtualMachine.State.CreateSnapshot",
 	"CreateSnapshotEx_Task":        "VirtualMachine.State.CreateSnapshot",
@@ -75,7 +75,7 @@ func (s *sim) allowed(user, privilege string) bool {
 	return false
 }
 
-// clock answers CurrentTime by vCenter's own clock.
+// clock answers CurrentTime from vCenter's own clock.
 type clock struct{ helper }
 
 func (c *clock) CurrentTime(_ *simulator.Context, _ *types.CurrentTime) soap.HasFault {
@@ -98,7 +98,7 @@ func (d *store) RefreshDatastore(ctx *simulator.Context, _ *types.RefreshDatasto
 	return &methods.RefreshDatastoreBody{Res: &types.RefreshDatastoreResponse{}}
 }
 
-// freeSpace is the truth, whatever the summary still shows.
+// freeSpace is the true value; the summary may still show an old one.
 func (s *sim) freeSpace(ds *simulator.Datastore) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,7 +168,7 @@ func (a *authorization) FetchUserPrivilegeOnEntities(req *types.FetchUserPrivile
 	return &methods.FetchUserPrivilegeOnEntitiesBody{Res: &types.FetchUserPrivilegeOnEntitiesResponse{Returnval: out}}
 }
 
-// knownPrivileges is what "all privileges" means: an invented name is granted to nobody.
+// knownPrivileges is what "all privileges" means: a name that vSphere does not have is granted to nobody.
 var knownPrivileges = func() map[string]bool {
 	all := map[string]bool{}
 	for _, p := range needed {

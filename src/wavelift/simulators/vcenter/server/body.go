@@ -1,4 +1,4 @@
-// Bodies of leases: encoded as they are sent, or made by qemu-img; their sums for the manifest.
+// Bodies of leases: encoded while they are sent, or made by qemu-img, with the checksums for the manifest.
 package main
 
 import (
@@ -48,7 +48,7 @@ func (d *digest) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// body writes the disk in the style that the rules or the options ask for.
+// body writes the disk in the format that the rules or the options set.
 func (s *sim) body(out io.Writer, e event, l *HttpNfcLease, f *leaseFile) error {
 	style := s.options.Body
 	e.actions = []string{"qemu", "footer"}
@@ -75,13 +75,13 @@ func (s *sim) body(out io.Writer, e event, l *HttpNfcLease, f *leaseFile) error 
 	return encoder.encode(f.image)
 }
 
-// bodyKey names a finished body: a frozen layer's, in one style.
+// bodyKey identifies a finished body: of a frozen layer, in one format.
 type bodyKey struct {
 	top   *layer
 	style string
 }
 
-// cachedBody encodes a frozen disk once and sends the same file from then on.
+// cachedBody encodes a frozen disk once and sends the same file afterwards.
 func (s *sim) cachedBody(out io.Writer, f *leaseFile) error {
 	key := bodyKey{f.image.top, "footer"}
 	s.bodies.Lock()

@@ -1,4 +1,4 @@
-// The control endpoint: how a test writes as the guest, orders faults and asks what is left. Plain HTTP on loopback,
+// The control endpoint: a test writes as the guest, adds fault rules and reads what is left. Plain HTTP on loopback,
 // with a token.
 package main
 
@@ -18,7 +18,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// problem is an error that is the caller's.
+// problem is an error of the caller.
 type problem struct{ text string }
 
 func (p *problem) Error() string { return p.text }
@@ -132,7 +132,7 @@ func (s *sim) controlWrite(r *http.Request) (any, error) {
 	return map[string]int{"written": len(data)}, nil
 }
 
-// controlRead answers the disk's live bytes in base64, as the guest would read them now.
+// controlRead answers the disk's current bytes in base64, as the guest reads them.
 func (s *sim) controlRead(r *http.Request) (any, error) {
 	v, index, offset, err := s.place(r)
 	if err != nil {
@@ -181,7 +181,7 @@ func (s *sim) controlMigrate(r *http.Request) (any, error) {
 	return map[string]int{"leases_broken": s.move(v, host, order.Leases == "break")}, nil
 }
 
-// move puts the VM on another host; what the old host was sending breaks off.
+// move puts the VM on another host; transfers from the old host are cut.
 func (s *sim) move(v *vmState, host *esxi, breakLeases bool) int {
 	ctx := s.context()
 	ctx.WithLock(v.vm, func() { v.moveTo(ctx, host.ref) })
@@ -201,7 +201,7 @@ func (s *sim) breakLeases(v *vmState) int {
 	return broken
 }
 
-// vmOrder is what the control endpoint can do to a VM without the API.
+// vmOrder is a change of a VM without the API.
 type vmOrder struct {
 	VM            string    `json:"vm"`
 	Power         *string   `json:"power"`
@@ -252,7 +252,7 @@ func (v *vmState) set(ctx *simulator.Context, order *vmOrder) {
 	if order.Consolidation != nil {
 		v.setConsolidation(ctx, *order.Consolidation)
 	}
-	if order.Tracking != nil && *order.Tracking { // as a hard power-off or a vendor's bug would
+	if order.Tracking != nil && *order.Tracking { // as after a hard power-off or a vendor's bug
 		v.mu.Lock()
 		v.startTracking()
 		v.refreshDevices()
@@ -263,7 +263,7 @@ func (v *vmState) set(ctx *simulator.Context, order *vmOrder) {
 	}
 }
 
-// rebuild does the part of an order that may be refused.
+// rebuild does the part of an order that can be refused.
 func (v *vmState) rebuild(ctx *simulator.Context, order *vmOrder) error {
 	switch {
 	case order.PowerLoss:
@@ -372,8 +372,8 @@ func (s *sim) writeOn(stop, done chan struct{}, random *rand.Rand, rate, blocks 
 	}
 }
 
-// writeOnce changes one place of one disk of one running VM. Half of the places hold data in the base: what a reader
-// past the snapshot would get wrong.
+// writeOnce writes at one place of one disk of one running VM. Half of the places hold data in the base, which a reader
+// that ignores the snapshot gets wrong.
 func (s *sim) writeOnce(random *rand.Rand, places int64, size int) {
 	var running []*vmState
 	for _, v := range s.all() {

@@ -11,7 +11,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// controllerKind holds what a kind of controller is called in device keys and how its keys are counted.
+// controllerKind holds the name of a kind of controller in device keys, and how its keys are numbered.
 type controllerKind struct {
 	label                       string
 	firstKey, firstDisk, perBus int32
@@ -82,7 +82,7 @@ func (h *hardware) controller(d diskSpec) (types.BaseVirtualController, controll
 	return c.(types.BaseVirtualController), kind, nil
 }
 
-// disk returns the device and the key part by which a lease names it.
+// disk returns the device, and the part of its key that a lease uses.
 func (h *hardware) disk(n int, d diskSpec) (*types.VirtualDisk, string, error) {
 	c, kind, err := h.controller(d)
 	if err != nil {
@@ -171,7 +171,7 @@ func (h *hardware) cdrom() {
 	h.list = append(h.list, drive)
 }
 
-// addHardware gives the new VM its devices and opens what is behind its disks.
+// addHardware gives the new VM its devices and opens its disks' files.
 func (v *vmState) addHardware(dir string, network *mo.Network) error {
 	vm := v.vm
 	h := &hardware{spec: v.spec, dir: dir, list: copyDevices(vm.Config.Hardware.Device), network: network}
@@ -200,7 +200,7 @@ func (v *vmState) addHardware(dir string, network *mo.Network) error {
 	return nil
 }
 
-// measure fills in the capacity: as given, or the raw file's size.
+// measure sets the capacity: as given, or the raw file's size.
 func (d *diskSpec) measure() error {
 	if d.Raw != "" && d.Capacity == 0 {
 		info, err := os.Stat(d.Raw)
@@ -230,7 +230,7 @@ func (v *vmState) addDisk(device *types.VirtualDisk, spec diskSpec, label string
 	return v.descriptorFile(name)
 }
 
-// descriptorFile leaves the small text file on the datastore that a browser would find; contents come from us.
+// descriptorFile writes the small descriptor that a datastore browser finds; content is served from the layers.
 func (v *vmState) descriptorFile(name string) error {
 	path := v.localPath(name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -239,7 +239,7 @@ func (v *vmState) descriptorFile(name string) error {
 	return os.WriteFile(path, []byte("# Disk DescriptorFile\nversion=1\ncreateType=\"vmfs\"\n"), 0o600)
 }
 
-// localPath is where a datastore path is kept in our folder.
+// localPath is the place of a datastore path in our folder.
 func (v *vmState) localPath(name string) string {
 	var p object.DatastorePath
 	p.FromString(name)

@@ -1,5 +1,5 @@
-// What vCenter's event manager tells of a VM. The embedded simulator has the manager, but most of what happens here
-// passes it by.
+// The events of a VM in vCenter's event manager. The embedded simulator has the manager, but most changes made here
+// do not reach it.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// describedAs are the ids that vCenter files tasks under; they follow no rule.
+// describedAs are vCenter's description ids of tasks; they follow no rule.
 var describedAs = map[string]string{
 	"CreateSnapshot_Task": "VirtualMachine.createSnapshot", "CreateSnapshotEx_Task": "VirtualMachine.createSnapshotEx",
 	"RemoveSnapshot_Task": "vm.Snapshot.remove", "RemoveAllSnapshots_Task": "VirtualMachine.removeAllSnapshots",
@@ -35,7 +35,7 @@ func (v *vmState) post(ctx *simulator.Context, event types.BaseEvent) {
 		e.ComputeResource = &types.ComputeResourceEventArgument{EntityEventArgument: types.EntityEventArgument{Name: cluster.Entity().Name}, ComputeResource: cluster.Reference()}
 	}
 	ctx = detach(ctx)
-	if ctx.Session == nil { // our own doing: the manager wants to know whose
+	if ctx.Session == nil { // our own change: the manager needs a user
 		ctx.Session = &simulator.Session{UserSession: types.UserSession{UserName: "vpxd"}}
 	}
 	ctx.WithLock(manager, func() {
@@ -52,7 +52,7 @@ func (v *vmState) hostArgument() *types.HostEventArgument {
 	return &types.HostEventArgument{EntityEventArgument: types.EntityEventArgument{Name: h.name}, Host: h.ref}
 }
 
-// postTask tells that a task was begun; what is no task leaves no such event.
+// postTask posts that a task has begun. Calls that are no tasks post no such event.
 func (s *sim) postTask(ctx *simulator.Context, method string, info types.TaskInfo) {
 	v := s.byRef(*info.Entity)
 	if v == nil || !strings.HasSuffix(method, "_Task") {
@@ -110,7 +110,7 @@ func (s *sim) setting(key string) types.AnyType {
 	return nil
 }
 
-// forgetful keeps what is asked about events to those that vCenter still has; the embedded simulator keeps all.
+// forgetful limits queries to the events that vCenter still has; the embedded simulator keeps all.
 func (s *sim) forgetful(call *simulator.Method) {
 	var filter *types.EventFilterSpec
 	switch body := call.Body.(type) {
@@ -134,8 +134,8 @@ func (s *sim) forgetful(call *simulator.Method) {
 	filter.Time = &span
 }
 
-// controlClock puts vCenter's clock forward: what it keeps for some days only ages with it. To put it right again is for
-// the next test's sake; what happened in between is then not to be seen.
+// controlClock moves vCenter's clock forward; events expire by it. It can be set back for
+// the next test; the events since it was moved are then not shown.
 func (s *sim) controlClock(r *http.Request) (any, error) {
 	var order struct {
 		Forward float64 `json:"forward"` // seconds
@@ -155,7 +155,7 @@ func (s *sim) controlClock(r *http.Request) (any, error) {
 	return map[string]time.Time{"now": s.now()}, nil
 }
 
-// controlForget loses every event so far.
+// controlForget drops all events.
 func (s *sim) controlForget(*http.Request) (any, error) {
 	s.forgotten.Store(s.now().UnixNano())
 	return struct{}{}, nil

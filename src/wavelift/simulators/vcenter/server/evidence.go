@@ -1,4 +1,4 @@
-// Evidence: what every snapshot froze, for a checker that trusts nobody.
+// Evidence: what every snapshot froze, for a checker that does not trust the product.
 package main
 
 import (
@@ -50,7 +50,7 @@ func (e *evidenceStore) add(v *vmState, s *snapshot) {
 	e.records = append(e.records, r)
 }
 
-// list writes what is not written yet: frozen layers never change, so late is as good as early.
+// list writes the files that are not written yet. Frozen layers never change, so this can be late.
 func (e *evidenceStore) list() ([]*evidenceRecord, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -125,7 +125,7 @@ func (w *rangeWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// refused says whether a lock is in the way: by rule the running VM's own host is the one that still reads.
+// refused says whether a lock refuses the read. With the rule host_only, the VM's own host can still read.
 func (s *sim) refused(v *vmState, datastore string, e event, onHost bool) bool {
 	e.actions = []string{"host_only"}
 	if s.rules.take(e) != nil {
@@ -135,7 +135,7 @@ func (s *sim) refused(v *vmState, datastore string, e event, onHost bool) bool {
 	return s.locked(v, datastore) && s.rules.take(e) == nil
 }
 
-// locked is the VMFS6 behaviour: while the VM runs the whole chain can't be read by others.
+// locked is the behaviour of VMFS6: while the VM runs, others can't read any file of the chain.
 func (s *sim) locked(v *vmState, datastore string) bool {
 	if !s.options.VmfsLock || !v.running() {
 		return false

@@ -1,4 +1,4 @@
-// The HTTP front: what lies before the embedded simulator's handler on vCenter's port and on every ESXi host's.
+// The HTTP handlers in front of the embedded simulator's, on vCenter's port and on every ESXi host's port.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/vmware/govmomi/vim25/soap"
 )
 
-// counters are what a test asserts: calls per SOAP method, requests and body bytes per first path element.
+// counters: calls per SOAP method, requests and body bytes per first path element.
 type counters struct {
 	mu      sync.Mutex
 	Methods map[string]int64        `json:"methods"`
@@ -84,7 +84,7 @@ func (s *sim) hostFront() http.Handler {
 	})
 }
 
-// answer keeps a SOAP answer back so that it can be repaired.
+// answer buffers a SOAP answer so that it can be corrected.
 type answer struct {
 	http.ResponseWriter
 	status int
@@ -158,8 +158,8 @@ func (s *sim) loggedIn(r *http.Request) bool {
 
 // --- /nfc ---
 
-// nfc serves a lease's URLs. An ESXi host knows them by the lease in their path and has never heard of vCenter's session;
-// who sends it that cookie all the same gives vCenter away to every host, and is counted.
+// nfc serves a lease's URLs. An ESXi host knows them by the lease in their path and does not know vCenter's session;
+// a client that sends it that cookie exposes the session to every host, and is counted.
 func (s *sim) nfc(w http.ResponseWriter, r *http.Request, onHost bool) {
 	if onHost && s.loggedIn(r) {
 		s.counters.path("/vcenter-cookie-sent-to-a-host", 1, 0)
@@ -186,7 +186,7 @@ func (s *sim) nfc(w http.ResponseWriter, r *http.Request, onHost bool) {
 	s.transfer(w, r, l, f)
 }
 
-// transfer sends one disk: chunked, without a length, from the beginning whatever range was asked for.
+// transfer sends one disk: chunked, without a length, and from the beginning, whatever range is asked for.
 func (s *sim) transfer(w http.ResponseWriter, r *http.Request, l *HttpNfcLease, f *leaseFile) {
 	if f.disk == nil {
 		_, _ = w.Write(f.small) // rules are about disks
@@ -247,7 +247,7 @@ func (s *sim) throttled(w http.ResponseWriter, r *http.Request, e event, closed 
 	}
 }
 
-// pull does what a trigger rule orders, in the middle of a transfer.
+// pull applies a trigger rule in the middle of a transfer.
 func (s *sim) pull(r *rule, v *vmState) {
 	switch r.Action {
 	case "expire":
@@ -274,7 +274,7 @@ func (s *sim) otherHost(v *vmState) *esxi {
 	return nil
 }
 
-// chunkSize keeps cuts and throttling fine enough to hit inside a grain.
+// chunkSize is small enough that cuts and throttling can hit inside of a grain.
 const chunkSize = 32 << 10
 
 func (t *throttledWriter) Write(p []byte) (int, error) {

@@ -1,4 +1,4 @@
-// What customers do to a VM between two runs: disks grow, come and go, hosts lose power, hardware is upgraded.
+// Changes of a VM between two runs: disks grow, are added or removed, hosts lose power, hardware is upgraded.
 package main
 
 import (
@@ -55,14 +55,14 @@ func (v *vmState) grow(ctx *simulator.Context, order growth) error {
 	return nil
 }
 
-// plug adds a disk; like any new one it is tracked from the next stun on.
+// plug adds a disk. As every new disk, it is tracked from the next stun.
 func (v *vmState) plug(ctx *simulator.Context, spec diskSpec) error {
 	if err := spec.measure(); err != nil {
 		return badRequest("%s", err)
 	}
 	path := v.vm.Config.Files.VmPathName
 	h := &hardware{spec: v.spec, dir: path[:strings.LastIndex(path, "/")], list: copyDevices(v.vm.Config.Hardware.Device)}
-	device, label, err := h.disk(len(v.spec.Disks), spec) // those that were unplugged count: no name comes twice
+	device, label, err := h.disk(len(v.spec.Disks), spec) // removed disks count too: no name is used twice
 	if err != nil {
 		return badRequest("%s", err)
 	}
@@ -78,7 +78,7 @@ func (v *vmState) plug(ctx *simulator.Context, spec diskSpec) error {
 	return nil
 }
 
-// unplug removes a disk, which is simulated without snapshots only: they would go on holding it.
+// unplug removes a disk. This is simulated only without snapshots, which would keep it.
 func (v *vmState) unplug(ctx *simulator.Context, index int) error {
 	if index < 0 || index >= len(v.disks) || len(v.snapshots) > 0 {
 		return badRequest("%s has no disk %d, or snapshots that hold it", v.spec.Name, index)
@@ -100,7 +100,7 @@ type placing struct {
 	Unit int32 `json:"unit"`
 }
 
-// place moves a disk to another unit, which changes its key and nothing else; a disk that is there takes its old place.
+// place moves a disk to another unit, which changes only its key. A disk at that unit gets the old place.
 func (v *vmState) place(ctx *simulator.Context, order placing) error {
 	if order.Disk < 0 || order.Disk >= len(v.disks) || len(v.snapshots) > 0 {
 		return badRequest("%s has no disk %d, or snapshots that hold it", v.spec.Name, order.Disk)
@@ -166,7 +166,7 @@ func (v *vmState) upgrade(ctx *simulator.Context, version string) {
 	ctx.Update(v.vm, []types.PropertyChange{{Name: "config.version", Val: version}})
 }
 
-// revertTo reverts to a snapshot by name or moref, as another administrator might.
+// revertTo reverts to a snapshot by name or moref, as another administrator does.
 func (v *vmState) revertTo(ctx *simulator.Context, name string) error {
 	v.mu.Lock()
 	at := slices.IndexFunc(v.snapshots, func(s *snapshot) bool { return s.name == name || s.ref.Value == name })

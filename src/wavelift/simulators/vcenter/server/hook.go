@@ -1,4 +1,4 @@
-// What we answer instead of the embedded simulator: one hook before every SOAP call.
+// The calls that we answer instead of the embedded simulator: one hook before every SOAP call.
 package main
 
 import (
@@ -19,7 +19,7 @@ var blockedByLease = map[string]bool{
 	"RevertToSnapshot_Task": true, "RevertToCurrentSnapshot_Task": true, "SuspendVM_Task": true, "ReconfigVM_Task": true,
 }
 
-// ours are the methods whose answer is made here.
+// ours are the methods that are answered here.
 var ours = map[string]bool{
 	"CreateSnapshot_Task": true, "CreateSnapshotEx_Task": true, "RemoveSnapshot_Task": true, "RemoveAllSnapshots_Task": true,
 	"RevertToSnapshot_Task": true, "RevertToCurrentSnapshot_Task": true, "ConsolidateVMDisks_Task": true,
@@ -96,7 +96,7 @@ func (s *sim) target(ref types.ManagedObjectReference) (*vmState, *snapshot) {
 	return nil, nil
 }
 
-// disturb applies rules that act on the call itself.
+// disturb applies the rules for the call itself.
 func (s *sim) disturb(e event, call *simulator.Method) types.BaseMethodFault {
 	e.kind = "latency"
 	if r := s.rules.take(e); r != nil {
@@ -146,7 +146,7 @@ func readObjects(call *simulator.Method) []types.ManagedObjectReference {
 	return refs
 }
 
-// divert puts our object in the call's place. The session's registry is asked after the hook, so the call's target
+// divert makes our object the target of the call. The session's registry is asked after the hook, so the new target
 // must be one that it does not know.
 func (s *sim) divert(call *simulator.Method, h interface {
 	mo.Reference
@@ -302,7 +302,7 @@ func (m *machine) RevertToCurrentSnapshotTask(ctx *simulator.Context, _ *types.R
 	return body
 }
 
-// ReconfigVMTask takes over change tracking, and what the embedded simulator can't survive: it knows only flat disks.
+// ReconfigVMTask handles change tracking, and specs on which the embedded simulator panics: it knows only flat disks.
 func (m *machine) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_Task) soap.HasFault {
 	body := &methods.ReconfigVM_TaskBody{}
 	v := m.v
@@ -322,7 +322,7 @@ func (v *vmState) reconfigure(ctx *simulator.Context, spec *types.VirtualMachine
 		return &types.ConcurrentAccess{}
 	}
 	if !reflect.DeepEqual(unsupported(*spec), types.VirtualMachineConfigSpec{}) {
-		return &types.NotSupported{} // better than success and no change
+		return &types.NotSupported{} // rather than success without a change
 	}
 	var changes []types.PropertyChange
 	if want := spec.ChangeTrackingEnabled; want != nil {
@@ -349,7 +349,7 @@ func (v *vmState) reconfigure(ctx *simulator.Context, spec *types.VirtualMachine
 	return nil
 }
 
-// unsupported is what is left of a spec without the parts that reconfigure knows.
+// unsupported is the rest of a spec, without the parts that reconfigure handles.
 func unsupported(spec types.VirtualMachineConfigSpec) types.VirtualMachineConfigSpec {
 	spec.ChangeVersion, spec.ChangeTrackingEnabled, spec.Annotation, spec.DeviceChange = "", nil, "", nil
 	return spec
@@ -427,7 +427,7 @@ func (m *machine) PowerOffVMTask(ctx *simulator.Context, _ *types.PowerOffVM_Tas
 	return body
 }
 
-// ShutdownGuest asks the guest: it needs tools, and the answer says nothing about when the VM is off.
+// ShutdownGuest asks the guest. It needs VMware Tools, and answers before the VM is off.
 func (m *machine) ShutdownGuest(ctx *simulator.Context, _ *types.ShutdownGuest) soap.HasFault {
 	body := &methods.ShutdownGuestBody{}
 	v := m.v

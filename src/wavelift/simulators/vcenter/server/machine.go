@@ -61,7 +61,7 @@ func (v *vmState) findSnapshot(ref types.ManagedObjectReference) *snapshot {
 // work is the body of a task; it runs under the VM's simulator lock.
 type work func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault)
 
-// exclusive starts a task that no other may overlap on this VM, slowed or failed by rules.
+// exclusive starts a task that no other task of this VM may overlap; rules can slow it or make it fail.
 func (v *vmState) exclusive(ctx *simulator.Context, method string, do work) (types.ManagedObjectReference, types.BaseMethodFault) {
 	v.mu.Lock()
 	if v.busy != "" {
@@ -111,7 +111,7 @@ const snapshotSpace = 16 << 20
 
 func (v *vmState) refuseSnapshot(ctx *simulator.Context, memory, quiesce bool) types.BaseMethodFault {
 	if v.spec.FT == "secondary" {
-		return &types.NotSupported{} // the primary's copy is nobody's to touch
+		return &types.NotSupported{} // the primary's copy can't be changed
 	}
 	for _, d := range v.spec.Disks {
 		if d.BusSharing != "" && d.BusSharing != "noSharing" {
@@ -194,7 +194,7 @@ func (v *vmState) snapshotNow(ctx *simulator.Context, name, description string, 
 	return s
 }
 
-// current is the snapshot the VM runs above, by its own idea of it. Called with mu held.
+// current is the snapshot above which the VM runs. Called with mu held.
 func (v *vmState) current() *snapshot {
 	if v.vm.Snapshot == nil || v.vm.Snapshot.CurrentSnapshot == nil {
 		return nil
@@ -304,14 +304,14 @@ func (v *vmState) mergeOne(d *disk) bool {
 			continue
 		}
 		if err := d.absorb(child); err != nil {
-			panic(err) // our own disk is full: nothing here can be trusted after that
+			panic(err) // our own disk is full: no state is reliable after that
 		}
 		return true
 	}
 	return false
 }
 
-// remove forgets snapshots and, unless told otherwise, merges their layers.
+// remove drops snapshots and, by default, merges their layers.
 func (v *vmState) remove(ctx *simulator.Context, gone []*snapshot, merge bool) types.BaseMethodFault {
 	v.mu.Lock()
 	drop := map[types.ManagedObjectReference]*snapshot{}
@@ -414,7 +414,7 @@ func (v *vmState) setConsolidation(ctx *simulator.Context, needed bool) {
 	})
 }
 
-// revert puts the VM on a fresh layer above the snapshot; what was written since is gone.
+// revert puts the VM on a new layer above the snapshot. Later writes are lost.
 func (v *vmState) revert(ctx *simulator.Context, s *snapshot) types.BaseMethodFault {
 	stale := v.sim.rules.take(event{kind: "revert_keeps_change_id", vm: v}) != nil
 	v.mu.Lock()

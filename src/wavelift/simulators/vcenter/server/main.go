@@ -1,5 +1,5 @@
-// A vCenter for tests and the demo: govmomi's simulator, with what it lacks: snapshots that freeze, export leases with
-// bodies, change tracking, privileges, logins on downloads, and faults on order. See the package's Python side.
+// A vCenter for tests and the demo: govmomi's simulator, and what it lacks: snapshots that freeze content, leases with
+// bodies, change tracking, privileges, logins for downloads, and fault rules. The Python package starts it.
 package main
 
 import (
@@ -32,13 +32,13 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// crashStatus is the exit status of a crash on order.
+// crashStatus is the exit status of a crash that a rule orders.
 const crashStatus = 70
 
 // firstTask keeps our task ids apart from the embedded simulator's.
 const firstTask = 100000
 
-// sim is everything beside the embedded simulator's own objects.
+// sim is all our state beside the embedded simulator's objects.
 type sim struct {
 	model      *simulator.Model
 	options    options
@@ -54,7 +54,7 @@ type sim struct {
 	home       string // the folder for everything that this process writes
 	address    string // where the vCenter was told to listen
 	stdinExit  bool
-	seat       *seat // what the program before a reset left
+	seat       *seat // left by the program before a reset
 	generation int   // resets so far
 	doors      []door
 	leaving    sync.Mutex
@@ -306,7 +306,7 @@ func newSim(state string, inv *inventory, left *seat) (*sim, error) {
 	for _, u := range inv.Users {
 		s.users[u.Name] = u
 	}
-	s.removeFiles() // a world before left them: its threads, which could have gone on writing, are gone
+	s.removeFiles() // left by the program before a reset, which can no longer write
 	for _, dir := range []string{"datastores", "layers", "bodies", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(s.work, dir), 0o700); err != nil {
 			return nil, err
@@ -372,7 +372,7 @@ func (s *sim) serve(address string, inv *inventory) error {
 			&types.OptionValue{Key: "config.vmacore.soap.sessionTimeout", Value: seconds(timeout).String()},
 		}})
 	}
-	inner := service.NewServer() // it insists on a port of its own: ours outlives resets
+	inner := service.NewServer() // it opens a port of its own; ours stays after a reset
 	inner.Close()
 	s.rename(inner.Listener.Addr().String())
 	s.model.Map().Handler = s.handle

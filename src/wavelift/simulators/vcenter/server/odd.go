@@ -1,5 +1,5 @@
-// Virtual machines that are no servers of anybody: the secondary of a fault-tolerant pair, and what vSphere manages
-// itself. And one whose snapshot is gone while its delta is not.
+// Virtual machines that are nobody's servers: the secondary of a fault-tolerant pair, and those that vSphere manages
+// itself. And a VM whose snapshot is gone while its delta is not.
 package main
 
 import (
@@ -10,10 +10,10 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// stored is a name as vSphere keeps it: these three are escaped.
+// stored is a name as vSphere stores it: these three characters are escaped.
 var stored = strings.NewReplacer("%", "%25", "/", "%2f", `\`, "%5c")
 
-// plain turns escapes of a stored name back.
+// plain decodes the escapes of a stored name.
 var plain = strings.NewReplacer("%2f", "/", "%2F", "/", "%5c", `\`, "%5C", `\`, "%25", "%")
 
 // onDisk is what a datastore's folder and files are called: a name there holds no separators.
@@ -46,7 +46,7 @@ func (v *vmState) manage() error {
 	return nil
 }
 
-// pairUp tells both halves of each fault-tolerant pair of each other. They share their name.
+// pairUp links both halves of each fault-tolerant pair. They have the same name.
 func (s *sim) pairUp() error {
 	for _, primary := range s.all() {
 		if primary.spec.FT != "primary" {

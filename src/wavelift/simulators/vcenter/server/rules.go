@@ -1,4 +1,4 @@
-// Faults on order: rules that a test loads over the control endpoint, and what they do when they match.
+// Fault rules, which a test adds over the control endpoint.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// rule is one order. Kind says where it looks; the matching fields narrow it; the rest says what happens.
+// rule is one fault rule. Kind says which events it matches; the next fields narrow it; the rest is the effect.
 type rule struct {
 	ID   int    `json:"id"`
 	Kind string `json:"kind"` // see ruleKinds
@@ -39,7 +39,7 @@ type rule struct {
 	cleared chan struct{}
 }
 
-// wait lets a Delay pass; taking the rule away ends it, so that a test need not guess how long something takes.
+// wait waits for the Delay, or until the rule is dropped, so that a test need not guess how long something takes.
 func (r *rule) wait() {
 	select {
 	case <-time.After(seconds(r.Delay)):
@@ -47,7 +47,7 @@ func (r *rule) wait() {
 	}
 }
 
-// ruleKinds names where a rule can act, for the error message.
+// ruleKinds are the kinds of rules, for the error message.
 var ruleKinds = map[string]string{
 	"fault":                  "the call of Method raises Fault",
 	"latency":                "the call of Method waits Delay, or until the rules are cleared",
@@ -64,7 +64,7 @@ var ruleKinds = map[string]string{
 	"power_loss_keeps_change_id": "so does a host's failure (control's power_loss)",
 }
 
-// event is what is about to happen.
+// event is something that a rule can match, before it happens.
 type event struct {
 	kind, method, user string
 	vm                 *vmState

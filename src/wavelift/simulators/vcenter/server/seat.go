@@ -1,4 +1,4 @@
-// Reset: a fresh vCenter on the same ports, with the same certificates, in the same process.
+// Reset: a new vCenter on the same ports, with the same certificates, in the same process.
 package main
 
 import (
@@ -21,8 +21,8 @@ import (
 const seatVariable = "WAVELIFT_VCENTER_SEAT"
 
 // seat is all that outlives a reset: where the process listens and how it proves who it is. A reset replaces the program
-// in its process (execve), so that the kernel, and no list of ours of what there might be, sees to the rest: sessions,
-// tasks, timers, transfers, connections, open files and the embedded simulator's package variables all go.
+// in its process (execve). The kernel then drops the rest, which no list of ours could name completely: sessions,
+// tasks, timers, transfers, connections, open files and the embedded simulator's package variables.
 type seat struct {
 	Token      string            `json:"token"`
 	Generation int               `json:"generation"`
@@ -37,7 +37,7 @@ type sealed struct {
 	Key         []byte `json:"key"`
 }
 
-// door is a socket that listens. Whoever knocks during a reset waits for the new vCenter.
+// door is a listening socket. A client that connects during a reset waits for the new vCenter.
 type door struct {
 	Role    string `json:"role"`    // vcenter | control | host
 	Address string `json:"address"` // as it was asked for
@@ -47,7 +47,7 @@ type door struct {
 	taken    bool
 }
 
-// takeSeat reads what the program before left to this one; nil: there was none.
+// takeSeat reads what the program before a reset left; nil: there was none.
 func takeSeat() (*seat, error) {
 	text := os.Getenv(seatVariable)
 	if text == "" {
@@ -166,7 +166,7 @@ func answerJSON(w http.ResponseWriter, status int, body any) {
 	w.(http.Flusher).Flush()
 }
 
-// startAnew replaces this program by a new one with the inventory; it returns only where that can't be.
+// startAnew replaces this program by a new one with the inventory. It returns only if it fails.
 func (s *sim) startAnew(inventory string, tell func(int)) error {
 	program, err := os.Executable()
 	if err != nil {
@@ -215,7 +215,7 @@ func (s *sim) startAnew(inventory string, tell func(int)) error {
 	}
 	for _, d := range s.doors {
 		if d.Role == "control" {
-			_ = d.listener.Close() // who asks from now on asks the new program
+			_ = d.listener.Close() // new clients wait for the new program
 		}
 	}
 	tell(left.Generation)
@@ -251,5 +251,5 @@ func (s sealed) open() (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{s.Certificate}, PrivateKey: key}, err
 }
 
-// leafName is by what a leaf is known again.
+// leafName identifies a leaf certificate.
 func leafName(kind string, names []string) string { return kind + " " + strings.Join(names, " ") }

@@ -1,6 +1,6 @@
 // The stream-optimised VMDK as ESXi sends it: header without directory, grains behind markers, every grain table after
 // its grains, directory, footer and end-of-stream at the end. Written from the VMDK 5.0 specification, so that a fault in
-// the product's codec cannot hide behind the same fault here.
+// the product's codec is not hidden by the same fault here.
 package main
 
 import (
@@ -26,11 +26,11 @@ const (
 	markerTable     = 1
 	markerDirectory = 2
 	markerFooter    = 3
-	// markerProgress is in no specification: a sign of life, "size 0, type 4, sector reached", that vSphere strews in
+	// markerProgress is in no specification: a progress marker, "size 0, type 4, sector reached", which vSphere inserts
 	// sporadically, several in a row. Readers that know only the documented ones break on some disks and not on others.
 	markerProgress = 4
 
-	progressEvery  = 37 // grains between two signs of life; real ones come by the clock
+	progressEvery  = 37 // grains between two progress markers; vSphere inserts them by time
 	progressRepeat = 4
 )
 
@@ -112,7 +112,7 @@ func marker(sectors uint64, kind uint32) []byte {
 	return p
 }
 
-// progress writes a sign of life, as vSphere does while it reads slowly or passes over zeros.
+// progress writes a progress marker, as vSphere does while it reads slowly or skips zeros.
 func (e *streamEncoder) progress(index int64) error {
 	p := marker(0, markerProgress)
 	binary.LittleEndian.PutUint64(p[16:], uint64(index)*grainSectors)

@@ -1,4 +1,4 @@
-// Certificates: one authority per simulator, and leaves that are right or wrong on order.
+// Certificates: one authority per simulator, and leaf certificates that are right, or wrong in a given way.
 package main
 
 import (

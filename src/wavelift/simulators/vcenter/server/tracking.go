@@ -1,4 +1,4 @@
-// Change tracking: the write log behind changeId, and the areas that are asked for.
+// Change tracking: the write log behind changeId, and the queries of changed areas.
 package main
 
 import (

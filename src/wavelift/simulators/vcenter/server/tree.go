@@ -1,4 +1,4 @@
-// The snapshot tree as vSphere shows it: copies, as what a client reads must not change under it.
+// The snapshot tree as vSphere shows it: copies, because it must not change while a client reads it.
 package main
 
 import (

@@ -1,0 +1,125 @@
+"""Rates: how bytes per second and the time left are computed, and where they are stored.
+
+* While a task moves bytes, its heartbeat stores a :class:`TransferProgress` in Airflow's task state store. CLI and REST
+  read it and compute nothing of their own.
+* A transfer that is over has an :func:`average`.
+* A connector keeps how fast it read whole disks in its state folder (:func:`note_rate`); pre-flight reads the median.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, Self
+
+from wavelift.base.run import Progress
+from wavelift.base.units import GIB
+
+log = logging.getLogger(__name__)
+
+PROGRESS_KEY: Final = "progress"
+"""Of :class:`TransferProgress` in the task state store."""
+WINDOW_SECONDS: Final = 10.0
+"""The rate is that of the last seconds: an average since the start would hide a stall."""
+FILE: Final = "rates.json"
+KEPT: Final = 20
+"""Measures: the newest. The median of few forgets a line that was changed, and forgives one bad night."""
+LEAST_BYTES: Final = GIB
+"""Less than this measures the snapshot's and the lease's beginning, not the line."""
+
+
+class RateMeter:
+    """Bytes per second over the last :data:`WINDOW_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def rate(self, now: float, done: int) -> float:
+        """The rate after ``done`` bytes at ``now`` (seconds, monotonic); 0 while it is unknown."""
+        samples = self._samples
+        if samples and done < samples[-1][1]:  # the source is read again from its start
+            samples.clear()
+        samples.append((now, done))
+        while now - samples[0][0] > WINDOW_SECONDS and len(samples) > 2:
+            samples.popleft()
+        return average(done - samples[0][1], now - samples[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class TransferProgress:
+    """How far all disks of a task are. Bytes; ``rate`` in bytes per second, 0 while it is unknown."""
+
+    done: int
+    total: int
+    sent: int
+    rate: float
+
+    @staticmethod
+    def stored(disks: Mapping[str, Progress], rate: float) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "disks": {
+                name: {"phase": one.phase, "done": one.done, "total": one.total, "data": one.data, "sent": one.sent}
+                for name, one in disks.items()
+            },
+            "rate": round(rate),
+        }
+
+    @classmethod
+    def load(cls, stored: Mapping[str, Any] | None) -> Self | None:
+        """What :meth:`stored` gave; None while no disk has begun."""
+        if not stored or not stored.get("disks"):
+            return None
+        disks = stored["disks"].values()
+        done, total, sent = (sum(disk.get(name, 0) for disk in disks) for name in ("done", "total", "sent"))
+        return cls(done, total, sent, stored.get("rate", 0.0))
+
+
+def average(passed: int, seconds: float) -> float:
+    """Bytes per second of what is over; 0 when it took no time."""
+    return passed / seconds if seconds > 0 else 0.0
+
+
+def seconds_left(done: int, total: int, rate: float) -> float | None:
+    """Until ``total`` bytes are done; None when nothing is left or the rate is unknown."""
+    return (total - done) / rate if rate > 0 and done < total else None
+
+
+def note_rate(folder: Path, passed: int, seconds: float) -> None:
+    """A server's disks were read whole in one go. What can't be kept is no reason to fail a transfer.
+
+    :param passed: bytes of the disks, zeros included.
+    """
+    if passed < LEAST_BYTES or seconds <= 0:
+        return
+    path = folder / FILE
+    measures = [*_measures(path), average(passed, seconds)][-KEPT:]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps(measures))
+        fresh.replace(path)  # of two that end at the same moment one is forgotten
+    except OSError as error:
+        log.warning("the rate of this transfer is not kept: %s", error)
+
+
+def measured_rate(folder: Path) -> float | None:
+    """Bytes per second of one server; None: nothing was measured."""
+    measures = _measures(folder / FILE)
+    return median(measures) if measures else None
+
+
+def _measures(path: Path) -> list[float]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    if not isinstance(found, list):
+        return []
+    return [float(each) for each in found if isinstance(each, int | float) and each > 0]

@@ -1,0 +1,48 @@
+"""What the admit tasks of all flows share: what triggered a run, and its spec as it is frozen for the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from wavelift.base.run import RunContext
+from wavelift.ledger import Ledger, waves
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """Airflow's conf, and how the run came about. Who asked for it is :attr:`RunContext.requester`.
+
+    :param source: ``ui``, ``api`` or ``schedule``.
+    :param scheduled_for: the instant of a run that the timetable made; None: on demand.
+    """
+
+    wave: str
+    conf: Mapping[str, Any]
+    source: str = "api"
+    scheduled_for: datetime | None = None
+    backfill: bool = False
+
+
+def frozen_spec(ledger: Ledger, ctx: RunContext) -> Mapping[str, Any] | None:
+    """What an earlier call of this run's admit task froze; None: nothing yet."""
+    with ledger.read() as tx:
+        known = waves.find(tx, ctx.run)
+    return known.spec if known else None
+
+
+def freeze(ledger: Ledger, request: RunRequest, ctx: RunContext, *, mode: str, spec: dict[str, Any]) -> None:
+    """Store a run's mode and spec. A repeated call keeps what was stored first."""
+    with ledger.write(waves.LOCK) as tx:
+        asked = waves.NewWaveRun(
+            run=ctx.run,
+            wave=request.wave,
+            mode=mode,
+            requested_by=ctx.requester,
+            source=request.source,
+            spec=spec,
+            note=str(request.conf.get("note") or ""),
+        )
+        waves.freeze_wave_run(tx, asked, clock=ctx.clock)

@@ -10,11 +10,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from benchmarks import harness
 from benchmarks.servers import PlainHandler, running, told_by
 from wavelift.base.units import BLOCK
+
+NO_SNAPSHOTS: Final = (
+    b'<DescribeSnapshotsResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><snapshotSet/>'
+    b"</DescribeSnapshotsResponse>"
+)
 
 
 class EbsHandler(PlainHandler):
@@ -46,6 +51,9 @@ class EbsHandler(PlainHandler):
                 "checksum": self.headers.get("x-amz-Checksum", ""),
             }
             self._json({"Status": "completed"}, 202)
+            return
+        if body.startswith(b"Action=DescribeSnapshots"):
+            self.answer(NO_SNAPSHOTS, headers={"Content-Type": "text/xml"})  # EC2 does not show the new snapshot yet
             return
         EbsHandler.puts, EbsHandler.completed = 0, {}
         self.indices.clear()

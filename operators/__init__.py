@@ -7,111 +7,113 @@ those that open the ledger.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from wavelift.operators.connector.export import DiskUploadOperator, VmExportOperator
-    from wavelift.operators.connector.inventory import CatalogInventoryOperator, ConnectorCheckOperator
-    from wavelift.operators.connector.preflight import PreflightOperator
-    from wavelift.operators.connector.replication import (
-        ReplicationPreflightOperator,
-        ReplicationRunOperator,
-        VerifyReplicatedOperator,
-    )
-    from wavelift.operators.connector.snapshot import RemoveSnapshotOperator, VmSnapshotOperator
-    from wavelift.operators.connector.verify import CompareOperator, VerifyImportedOperator, VerifyOperator
-    from wavelift.operators.control.admit import AdmitOperator, LaunchImportedOperator, ReportOperator
-    from wavelift.operators.control.catalog import (
-        BeginCatalogImportOperator,
-        BeginHealthCheckOperator,
-        CloseCatalogImportOperator,
-        MergeCatalogOperator,
-        RecordHealthOperator,
-    )
-    from wavelift.operators.control.image import ImportImageOperator, ImportServerOperator
-    from wavelift.operators.control.launch import LaunchInstanceOperator
-    from wavelift.operators.control.replication import (
-        AdmitReplicationOperator,
-        AmiOperator,
-        RecordOperator,
-        ReleaseRunOperator,
-        ReplicationReportOperator,
-        ReserveRunOperator,
-    )
-    from wavelift.operators.control.slots import ReleaseOperator, ReserveOperator
+    from wavelift.operators.connector.export import DiskUploadOperator as DiskUploadOperator
+    from wavelift.operators.connector.export import VmExportOperator as VmExportOperator
+    from wavelift.operators.connector.inventory import CatalogInventoryOperator as CatalogInventoryOperator
+    from wavelift.operators.connector.inventory import ConnectorCheckOperator as ConnectorCheckOperator
+    from wavelift.operators.connector.preflight import PreflightOperator as PreflightOperator
+    from wavelift.operators.connector.replication import ReplicationPreflightOperator as ReplicationPreflightOperator
+    from wavelift.operators.connector.replication import ReplicationRunOperator as ReplicationRunOperator
+    from wavelift.operators.connector.replication import VerifyRecordedOperator as VerifyRecordedOperator
+    from wavelift.operators.connector.replication import VerifyReplicatedOperator as VerifyReplicatedOperator
+    from wavelift.operators.connector.snapshot import RemoveSnapshotOperator as RemoveSnapshotOperator
+    from wavelift.operators.connector.snapshot import VmSnapshotOperator as VmSnapshotOperator
+    from wavelift.operators.connector.verify import CompareOperator as CompareOperator
+    from wavelift.operators.connector.verify import VerifyImportedOperator as VerifyImportedOperator
+    from wavelift.operators.connector.verify import VerifyOperator as VerifyOperator
+    from wavelift.operators.control.admit import AdmitOperator as AdmitOperator
+    from wavelift.operators.control.admit import AdmitReplicationOperator as AdmitReplicationOperator
+    from wavelift.operators.control.catalog import BeginCatalogImportOperator as BeginCatalogImportOperator
+    from wavelift.operators.control.catalog import BeginHealthCheckOperator as BeginHealthCheckOperator
+    from wavelift.operators.control.catalog import CloseCatalogImportOperator as CloseCatalogImportOperator
+    from wavelift.operators.control.catalog import MergeCatalogOperator as MergeCatalogOperator
+    from wavelift.operators.control.catalog import RecordHealthOperator as RecordHealthOperator
+    from wavelift.operators.control.image import AmiOperator as AmiOperator
+    from wavelift.operators.control.image import ImportImageOperator as ImportImageOperator
+    from wavelift.operators.control.image import ImportServerOperator as ImportServerOperator
+    from wavelift.operators.control.launch import LaunchImportedOperator as LaunchImportedOperator
+    from wavelift.operators.control.launch import LaunchInstanceOperator as LaunchInstanceOperator
+    from wavelift.operators.control.record import RecordOperator as RecordOperator
+    from wavelift.operators.control.report import ReplicationReportOperator as ReplicationReportOperator
+    from wavelift.operators.control.report import ReportOperator as ReportOperator
+    from wavelift.operators.control.slots import ReleaseOperator as ReleaseOperator
+    from wavelift.operators.control.slots import ReleaseRunOperator as ReleaseRunOperator
+    from wavelift.operators.control.slots import ReserveOperator as ReserveOperator
+    from wavelift.operators.control.slots import ReserveRunOperator as ReserveRunOperator
+    from wavelift.operators.control.upkeep import DeleteReplicasOperator as DeleteReplicasOperator
 
-_HOME = {
-    "AdmitOperator": "admit",
-    "AdmitReplicationOperator": "replication_control",
-    "AmiOperator": "replication_control",
-    "BeginCatalogImportOperator": "catalog",
-    "BeginHealthCheckOperator": "catalog",
-    "CatalogInventoryOperator": "inventory",
-    "CloseCatalogImportOperator": "catalog",
-    "CompareOperator": "verify",
-    "ConnectorCheckOperator": "inventory",
-    "DiskUploadOperator": "export",
-    "ImportImageOperator": "image",
-    "ImportServerOperator": "image",
-    "LaunchImportedOperator": "admit",
-    "LaunchInstanceOperator": "launch",
-    "MergeCatalogOperator": "catalog",
-    "PreflightOperator": "preflight",
-    "RecordHealthOperator": "catalog",
-    "RecordOperator": "replication_control",
-    "ReleaseOperator": "slots",
-    "ReleaseRunOperator": "replication_control",
-    "RemoveSnapshotOperator": "snapshot",
-    "ReplicationPreflightOperator": "replication",
-    "ReplicationReportOperator": "replication_control",
-    "ReplicationRunOperator": "replication",
-    "ReportOperator": "admit",
-    "ReserveOperator": "slots",
-    "ReserveRunOperator": "replication_control",
-    "VerifyImportedOperator": "verify",
-    "VerifyOperator": "verify",
-    "VerifyReplicatedOperator": "replication",
-    "VmExportOperator": "export",
-    "VmSnapshotOperator": "snapshot",
+OPERATORS: Final = {
+    "connector.export": (
+        "DiskUploadOperator",
+        "VmExportOperator",
+    ),
+    "connector.inventory": (
+        "CatalogInventoryOperator",
+        "ConnectorCheckOperator",
+    ),
+    "connector.preflight": ("PreflightOperator",),
+    "connector.replication": (
+        "ReplicationPreflightOperator",
+        "ReplicationRunOperator",
+        "VerifyRecordedOperator",
+        "VerifyReplicatedOperator",
+    ),
+    "connector.snapshot": (
+        "RemoveSnapshotOperator",
+        "VmSnapshotOperator",
+    ),
+    "connector.verify": (
+        "CompareOperator",
+        "VerifyImportedOperator",
+        "VerifyOperator",
+    ),
+    "control.admit": (
+        "AdmitOperator",
+        "AdmitReplicationOperator",
+    ),
+    "control.catalog": (
+        "BeginCatalogImportOperator",
+        "BeginHealthCheckOperator",
+        "CloseCatalogImportOperator",
+        "MergeCatalogOperator",
+        "RecordHealthOperator",
+    ),
+    "control.image": (
+        "AmiOperator",
+        "ImportImageOperator",
+        "ImportServerOperator",
+    ),
+    "control.launch": (
+        "LaunchImportedOperator",
+        "LaunchInstanceOperator",
+    ),
+    "control.record": ("RecordOperator",),
+    "control.report": (
+        "ReplicationReportOperator",
+        "ReportOperator",
+    ),
+    "control.slots": (
+        "ReleaseOperator",
+        "ReleaseRunOperator",
+        "ReserveOperator",
+        "ReserveRunOperator",
+    ),
+    "control.upkeep": ("DeleteReplicasOperator",),
 }
+"""Module → its public operators."""
+_HOME = {name: module for module, names in OPERATORS.items() for name in names}
 
-__all__ = [
-    "AdmitOperator",
-    "AdmitReplicationOperator",
-    "AmiOperator",
-    "BeginCatalogImportOperator",
-    "BeginHealthCheckOperator",
-    "CatalogInventoryOperator",
-    "CloseCatalogImportOperator",
-    "CompareOperator",
-    "ConnectorCheckOperator",
-    "DiskUploadOperator",
-    "ImportImageOperator",
-    "ImportServerOperator",
-    "LaunchImportedOperator",
-    "LaunchInstanceOperator",
-    "MergeCatalogOperator",
-    "PreflightOperator",
-    "RecordHealthOperator",
-    "RecordOperator",
-    "ReleaseOperator",
-    "ReleaseRunOperator",
-    "RemoveSnapshotOperator",
-    "ReplicationPreflightOperator",
-    "ReplicationReportOperator",
-    "ReplicationRunOperator",
-    "ReportOperator",
-    "ReserveOperator",
-    "ReserveRunOperator",
-    "VerifyImportedOperator",
-    "VerifyOperator",
-    "VerifyReplicatedOperator",
-    "VmExportOperator",
-    "VmSnapshotOperator",
-]
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return sorted(_HOME)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,4 +1,8 @@
-"""What all wavelift operators share: the run context over Airflow's task state store, errors, and being killed."""
+"""What all wavelift operators share: the run context over Airflow's task state store, errors, and being killed.
+
+:class:`WaveliftOperator` reaches AWS. Where a vCenter is in reach, :mod:`wavelift.operators.connector._plane` adds it;
+where the ledger is, :mod:`wavelift.operators.control._plane`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, DownstreamTasksSkipped
@@ -15,7 +19,10 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, Do
 from wavelift.base.errors import Cancelled, FencedError, WaveliftError
 from wavelift.base.rates import PROGRESS_KEY, RateMeter, TransferProgress
 from wavelift.base.run import CancelFlag, DagRun, Progress, RunContext
+from wavelift.operators._inputs import Declared
+from wavelift.operators._keys import FAILURE_KEY
 from wavelift.operators._liveness import GONE, AirflowLiveness, status_of
+from wavelift.rules.flows import REPORT
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -25,12 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FAILURE_KEY: Final = "wavelift_failure"
-"""XCom in which a failing task leaves its words for the report."""
 BEAT_SECONDS: Final = 1.5
-"""How often a long transfer writes to the state store: that write is also the fence (facts/airflow-shapes.md 5)."""
-REPORT: Final = "report"
-"""The task that ends every run of a wave, whatever its mode."""
+"""How often a long transfer writes to the state store: that write is also the fence."""
 
 
 class StateStore:
@@ -113,7 +116,55 @@ class Heartbeat:
             self.beat()
 
 
-class WaveliftOperator(BaseOperator):
+class AwsPlace(Protocol):
+    """An account and a region: a plan's target, an environment, a recorded run."""
+
+    @property
+    def aws_conn_id(self) -> str: ...
+
+    @property
+    def region(self) -> str: ...
+
+
+class OpensAws:
+    """Of an operator or sensor that reaches AWS: the one place where it is opened."""
+
+    first_contact: ClassVar[bool] = False
+    """Whether no earlier task of the run has met AWS: then a service that never answered is soon given up, since no
+    time cures a wrong name or a closed firewall. Elsewhere it is an outage, and borne as one."""
+    _cancel: CancelFlag | None = None
+
+    def aws(self, aws_conn_id: str, region_name: str | None, **settings: Any) -> AwsAccess:
+        """The access of an AWS connection.
+
+        :param settings: ``verify`` and ``botocore_config``, as in the Amazon provider.
+        """
+        from wavelift.airflow.hooks.vm_import import VmImportHook
+
+        hook = VmImportHook.of(aws_conn_id, region_name, **settings)
+        return hook.access(self._cancel, proven=not self.first_contact)
+
+
+class AwsSettings(Declared):
+    """The AWS arguments of a public operator or sensor, as in the Amazon provider; name them in ``inputs``."""
+
+    aws_conn_id: str = "aws_default"
+    region_name: str | None = None
+    verify: bool | str | None = None
+    botocore_config: dict[str, Any] | None = None
+
+    @property
+    def aws_settings(self) -> dict[str, Any]:
+        """For :meth:`OpensAws.aws`, and for a trigger."""
+        return {
+            "aws_conn_id": self.aws_conn_id,
+            "region_name": self.region_name,
+            "verify": self.verify,
+            "botocore_config": self.botocore_config,
+        }
+
+
+class WaveliftOperator(OpensAws, Declared, BaseOperator):
     """Base of all wavelift operators: subclasses write :meth:`work` and keep it to one service call.
 
     Errors that no retry can cure fail the task at once; every failure leaves its words in XCom for the report. A try
@@ -122,6 +173,7 @@ class WaveliftOperator(BaseOperator):
     """
 
     ui_color = "#e8f1fb"
+    _cancel: CancelFlag
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -156,25 +208,19 @@ class WaveliftOperator(BaseOperator):
         """Airflow does not interrupt ``execute``: all workers poll this flag."""
         self._cancel.set("the task was killed")
 
-    first_contact: ClassVar[bool] = False
-    """Whether no earlier task of the run has met AWS: then a service that never answered is soon given up, since no
-    time cures a wrong name or a closed firewall. Elsewhere it is an outage, and borne as one."""
-
     def aws(self, aws_conn_id: str, region_name: str | None, **settings: Any) -> AwsAccess:
         """The access of an AWS connection: one, and so one client per service, however often this task asks.
 
         For the task's own thread: what it returns may be shared.
-
-        :param settings: ``verify`` and ``botocore_config``, as in the Amazon provider.
         """
-        from wavelift.airflow.hooks.vm_import import VmImportHook
-
         key = repr((aws_conn_id, region_name, sorted(settings.items())))
         if key not in self._aws:
-            self._aws[key] = VmImportHook.of(aws_conn_id, region_name, **settings).access(
-                self._cancel, proven=not self.first_contact
-            )
+            self._aws[key] = super().aws(aws_conn_id, region_name, **settings)
         return self._aws[key]
+
+    def aws_of(self, place: AwsPlace) -> AwsAccess:
+        """The access that a target, an environment or a recorded run names."""
+        return self.aws(place.aws_conn_id, place.region)
 
     def skip_all_but(self, first: str) -> NoReturn:
         """End this task, and skip what comes after it but ``first``, all that follows ``first``, and the report.
@@ -195,8 +241,17 @@ class WaveliftOperator(BaseOperator):
         What this one returns must have been pushed before. Whatever comes after the sibling needs a trigger rule that
         lets it be skipped.
         """
+        raise DownstreamTasksSkipped(tasks=[(self.sibling(name), context["ti"].map_index)])
+
+    def sibling(self, name: str) -> str:
+        """The id of another task of this one's group."""
         group = self.task_id.rpartition(".")[0]
-        raise DownstreamTasksSkipped(tasks=[(f"{group}.{name}" if group else name, context["ti"].map_index)])
+        return f"{group}.{name}" if group else name
+
+    def left_by(self, context: Context, name: str, key: str = "return_value") -> Any:
+        """What a sibling left for the same server; None when it left nothing."""
+        ti = context["ti"]
+        return ti.xcom_pull(task_ids=self.sibling(name), key=key, map_indexes=ti.map_index)
 
     def hand_out(self, context: Context, tasks: Sequence[ServerTask]) -> list[dict[str, Any]]:
         """What the mapped group is expanded over: a few words per server, whose rest lies in an XCom of its own.
@@ -248,7 +303,36 @@ class WaveliftOperator(BaseOperator):
             liveness=AirflowLiveness(context),
         )
 
+    @contextmanager
+    def moving(self, context: Context, server: str) -> Iterator[RunContext]:
+        """The run context of a task that moves disks: its progress is written, and an outlived try is stopped."""
+        ctx = self.server_context(context, server)
+        with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
+            ctx.progress = heartbeat.progress
+            yield ctx
+
+
+class ServerOperator(WaveliftOperator):
+    """An operator for one server of the mapped group: subclasses write :meth:`work_on`.
+
+    :param server: one of the dicts that the pre-flight returned.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("server",)
+    server: Any
+
+    def work(self, context: Context) -> Any:
+        return self.work_on(self.server_task(context, self.server), context)
+
+    def work_on(self, task: ServerTask, context: Context) -> Any:
+        raise NotImplementedError
+
 
 def requester_of(context: Context) -> str:
     """The user who triggered the DAG run; ``schedule`` when nobody did."""
     return getattr(context.get("dag_run"), "triggering_user_name", None) or "schedule"
+
+
+def conf_of(context: Context) -> dict[str, Any]:
+    """The conf of the run over the defaults of its form."""
+    return {**context["params"], **(context["dag_run"].conf or {})}

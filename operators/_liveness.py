@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 
+from wavelift.rules.flows import FLOWS, PREFLIGHT, RELEASE, Holds
+
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
@@ -16,18 +18,6 @@ GONE: Final = (404, 410)
 """How Airflow answers a task instance that it has replaced by another try, or what it has deleted."""
 LIVING: Final = ("queued", "running")
 """States of a DAG run in which its tasks may still do something."""
-IMPORT_TASKS: Final = ("server.import_image", "server.ami")
-"""Those that hold places for imports, in the flows that have them."""
-RELEASE: Final = "server.release"
-TRANSFER_TASKS: Final = (
-    "server.reserve",
-    "server.snapshot",
-    "server.export",
-    "server.transfer",
-    "server.remove_snapshot",
-    RELEASE,
-)
-"""Those that hold slots for transfers, in the flows that have them."""
 ENDED_STATES: Final = ("success", "failed", "upstream_failed", "skipped", "removed")
 
 
@@ -53,10 +43,13 @@ class AirflowLiveness:
 
         A holder that is not in the list is alive: its pre-flight was cleared a moment ago.
         """
-        tasks, last = (IMPORT_TASKS, IMPORT_TASKS) if kind == "import" else (TRANSFER_TASKS, (RELEASE,))
+        imports = kind == Holds.IMPORT
+        held = Holds.IMPORT if imports else Holds.TRANSFER
+        tasks = {step.task_id for flow in FLOWS for step in flow.steps if step.holds is held}
+        last = tasks if imports else {RELEASE}
         other: dict[str, Any] = {"dag_id": run.dag_id, "run_id": run.dag_run_id}
-        names = [one["name"] for one in self._ti.xcom_pull(task_ids="preflight", map_indexes=-1, **other) or ()]
-        states = self._ti.get_task_states(dag_id=run.dag_id, run_ids=[run.dag_run_id], task_ids=list(tasks))
+        names = [one["name"] for one in self._ti.xcom_pull(task_ids=PREFLIGHT, map_indexes=-1, **other) or ()]
+        states = self._ti.get_task_states(dag_id=run.dag_id, run_ids=[run.dag_run_id], task_ids=sorted(tasks))
         found: dict[str, Any] = states.get(run.dag_run_id, {})
 
         def gone(holder: str) -> bool:

@@ -10,6 +10,7 @@ from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from wavelift.base.errors import PermanentError
+from wavelift.operators.connector._plane import OpensVcenter
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 POWER_STATES: Final = ("poweredOn", "poweredOff", "suspended")
 
 
-class VmPowerStateSensor(BaseSensorOperator):
+class VmPowerStateSensor(OpensVcenter, BaseSensorOperator):
     """True when a VM has the wanted power state (invariant 7: ``reschedule``, no slot held in between).
 
     Give it the connector's ``queue``.
@@ -47,11 +48,10 @@ class VmPowerStateSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> bool:
         """:raises AirflowFailException: for what no retry can cure: no such VM, a wrong login or certificate."""
-        from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.power import power_state_of
 
         try:
-            with VsphereHook(self.vsphere_conn_id).session() as session:
+            with self.vcenter(self.vsphere_conn_id) as session:
                 now = power_state_of(session, self.vm)
         except PermanentError as error:
             raise AirflowFailException(str(error)) from error

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
+from wavelift.operators._inputs import Declared
+from wavelift.operators.control._plane import OpensLedger
+
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class ReplicationRunSensor(BaseOperator):
+class ReplicationRunSensor(OpensLedger, Declared, BaseOperator):
     """Wait, deferred, until a replication run has ended; return what it made, or fail with its error.
 
     It watches only: killing it leaves the run alone. Never on a connector's queue: the ledger can't be reached there.
@@ -20,11 +22,8 @@ class ReplicationRunSensor(BaseOperator):
     :param run_id: ``run-…``, as the list of runs and the REST API give it.
     """
 
-    template_fields: Sequence[str] = ("run_id",)
-
-    def __init__(self, *, run_id: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.run_id = run_id
+    inputs = ("run_id",)
+    run_id: str
 
     def execute(self, context: Context) -> Any:
         from wavelift.airflow import config
@@ -37,14 +36,13 @@ class ReplicationRunSensor(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """:raises AirflowFailException: when the run ended otherwise than completed."""
-        from wavelift.airflow import config
         from wavelift.base.errors import NotFoundError
-        from wavelift.ledger import Ledger, replication_runs
+        from wavelift.ledger import replication_runs
 
         if "error" in event:
             raise RuntimeError(f"watching {self.run_id} failed: {event['error']}")
         try:
-            with Ledger.open(config.ledger_url()) as ledger, ledger.read() as tx:
+            with self.ledger() as ledger, ledger.read() as tx:
                 run = replication_runs.get(tx, self.run_id)
         except NotFoundError as error:
             raise AirflowFailException(str(error)) from error

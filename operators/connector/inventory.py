@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from wavelift.operators._base import WaveliftOperator
+from wavelift.operators._keys import PAGE_KEY
+from wavelift.operators.connector._plane import ConnectorOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.base.catalog import CatalogRow
 
-PAGE_KEY: Final = "page_{:05d}"
-"""XCom of one page of the catalogue; the pages of 5,000 VMs are ten."""
 
-
-class CatalogInventoryOperator(WaveliftOperator):
+class CatalogInventoryOperator(ConnectorOperator):
     """Read the whole inventory of a vCenter; each page of 500 servers becomes an XCom of its own (SMS-02).
 
     Returns a :class:`~wavelift.base.catalog.CatalogIndex`.
@@ -24,14 +21,10 @@ class CatalogInventoryOperator(WaveliftOperator):
     :param ticket: what :class:`BeginCatalogImportOperator` returned.
     """
 
-    template_fields: Sequence[str] = ("ticket",)
-
-    def __init__(self, *, ticket: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.ticket = ticket
+    inputs = ("ticket",)
+    ticket: Any
 
     def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.catalog import read_catalog
 
         ti = context["ti"]
@@ -39,13 +32,13 @@ class CatalogInventoryOperator(WaveliftOperator):
         def hand_over(number: int, rows: list[CatalogRow]) -> None:
             ti.xcom_push(key=PAGE_KEY.format(number), value=[row.dump() for row in rows])
 
-        with VsphereHook(self.ticket["connection"]).session() as session:
+        with self.vcenter(self.ticket["connection"]) as session:
             index = read_catalog(session, hand_over, cancel=self._cancel)
         self.log.info("%d servers in %d pages from %s", index.rows, index.pages, index.manager.name)
         return index.dump()
 
 
-class ConnectorCheckOperator(WaveliftOperator):
+class ConnectorCheckOperator(ConnectorOperator):
     """Try vCenter, each ESXi host, AWS and the clocks from the connector's queue (SMS-01).
 
     Returns a :class:`~wavelift.base.catalog.ConnectorHealth`: what fails is told there and fails no task.
@@ -54,14 +47,10 @@ class ConnectorCheckOperator(WaveliftOperator):
     """
 
     first_contact = True
-    template_fields: Sequence[str] = ("request",)
-
-    def __init__(self, *, request: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.request = request
+    inputs = ("request",)
+    request: Any
 
     def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.base.run import SystemClock
         from wavelift.services.dataplane.health import check_connector
 
@@ -72,7 +61,7 @@ class ConnectorCheckOperator(WaveliftOperator):
 
         health = check_connector(
             wanted["connector"],
-            VsphereHook(wanted["connection"]).session,
+            lambda: self.vcenter(wanted["connection"]),
             access if wanted["aws_conn_id"] else None,
             clock=SystemClock(),
         )

@@ -2,54 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from wavelift.operators._base import WaveliftOperator
+from wavelift.operators._keys import REPORT_KEY
 from wavelift.operators._liveness import AirflowLiveness
+from wavelift.operators.connector._plane import ConnectorOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-REPORT_KEY: Final = "report"
+    from wavelift.services.dataplane.messages import Admitted, PreflightReport
+    from wavelift.services.dataplane.preflight import PreflightOptions
 
 
-class PreflightOperator(WaveliftOperator):
+class ServersPreflight(ConnectorOperator):
+    """What the pre-flights of all flows share.
+
+    Runs on the connector's queue. Pushes the whole report as XCom ``report``, and prints it as a table.
+    """
+
+    first_contact = True
+    inputs = ("admitted",)
+    admitted: Any
+
+    def look(self, context: Context, request: Admitted, options: PreflightOptions) -> PreflightReport:
+        """Find the servers, check them and AWS, and tell it."""
+        from wavelift.services.dataplane.preflight import run_preflight
+
+        access = self.aws_of(request.wave.environment)
+        ctx = self.server_context(context, "*")
+        with self.vcenter(request.wave.connection) as session:
+            report = run_preflight(session, access, request, ctx, options)
+        context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
+        for line in report.lines():
+            self.log.info("%s", line)
+        return report
+
+
+class PreflightOperator(ServersPreflight):
     """Find the wave's servers in vCenter, check them and AWS, and return those that may go.
 
-    Runs on the connector's queue. Returns one dict per server for the mapped group (none in the modes that create
-    nothing), pushes the whole report as XCom ``report``, and prints it as a table. Rows AMP-06, SMS-11, SMS-12.
+    Returns one dict per server for the mapped group (none in the modes that create nothing). Rows AMP-06, SMS-11,
+    SMS-12.
 
     :param admitted: what :class:`AdmitOperator` returned.
     """
 
-    first_contact = True
-    template_fields: Sequence[str] = ("admitted",)
-
-    def __init__(self, *, admitted: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.admitted = admitted
-
     def work(self, context: Context) -> list[dict[str, Any]]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vsphere import VsphereHook
-        from wavelift.services.dataplane.cleanup import sweep
         from wavelift.services.dataplane.messages import Admitted
-        from wavelift.services.dataplane.preflight import PreflightOptions, run_preflight
+        from wavelift.services.dataplane.preflight import PreflightOptions
 
         admitted = Admitted.load(self.admitted)
         if admitted.mode in ("launch", "verify"):
             return []
-        environment = admitted.wave.environment
-        access = self.aws(environment.aws_conn_id, environment.region)
-        with VsphereHook(admitted.wave.connection).session() as session:
-            if admitted.mode == "cleanup":
-                swept = sweep(session, access, admitted, AirflowLiveness(context))
-                context["ti"].xcom_push(key=REPORT_KEY, value=swept.dump())
-                return []
-            options = PreflightOptions(line=config.line_facts())
-            report = run_preflight(session, access, admitted, self.server_context(context, "*"), options)
-        context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
-        for line in report.lines():
-            self.log.info("%s", line)
+        if admitted.mode == "cleanup":
+            self._clean_up(context, admitted)
+            return []
+        report = self.look(context, admitted, PreflightOptions(line=config.line_facts()))
         return self.hand_out(context, report.passed) if admitted.mode == "migrate" else []
+
+    def _clean_up(self, context: Context, admitted: Admitted) -> None:
+        """Remove what ended runs left outside."""
+        from wavelift.services.dataplane.cleanup import sweep
+
+        access = self.aws_of(admitted.wave.environment)
+        with self.vcenter(admitted.wave.connection) as session:
+            swept = sweep(session, access, admitted, AirflowLiveness(context))
+        context["ti"].xcom_push(key=REPORT_KEY, value=swept.dump())

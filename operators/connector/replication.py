@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from wavelift.operators._base import Heartbeat, StateStore, WaveliftOperator
+from wavelift.operators._base import ServerOperator
+from wavelift.operators._keys import PROOF_KEY, TRACKING_KEY
+from wavelift.operators.connector._plane import ConnectorOperator, EnvironmentOperator
+from wavelift.operators.connector.preflight import ServersPreflight
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-PROOF_KEY: Final = "wavelift_proof"
-"""XCom in which ``verify`` says that EBS does not hold the source: the control plane then quarantines the run."""
-REPORT_KEY: Final = "report"
-TRACKING_KEY: Final = "wavelift_tracking"
-"""XCom in which ``transfer`` says whose change tracking lied: the control plane then notes that it isn't believed."""
+    from wavelift.services.dataplane.messages import ServerTask
 
 
-class ReplicationPreflightOperator(WaveliftOperator):
+class ReplicationPreflightOperator(ServersPreflight):
     """The pre-flight of a wave over the servers that may run; returns one dict per server for the mapped group.
 
-    Runs on the connector's queue; asks nobody when no server may run. Pushes the whole report as XCom ``report``.
+    Asks nobody when no server may run.
 
     :param admitted: what :class:`AdmitReplicationOperator` returned.
     """
 
-    first_contact = True
-    template_fields: Sequence[str] = ("admitted",)
-
-    def __init__(self, *, admitted: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.admitted = admitted
-
     def work(self, context: Context) -> list[dict[str, Any]]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.messages import Admitted
-        from wavelift.services.dataplane.preflight import PreflightOptions, run_preflight
+        from wavelift.services.dataplane.preflight import PreflightOptions
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
 
         admitted = AdmittedRuns.load(self.admitted)
         if not admitted.granted:
             return []
-        environment = admitted.wave.environment
-        access = self.aws(environment.aws_conn_id, environment.region)
         request = Admitted(
             wave=admitted.wave,
             mode="preflight",
@@ -51,21 +39,12 @@ class ReplicationPreflightOperator(WaveliftOperator):
             run_id=admitted.run_id,
             requested_by=admitted.requested_by,
         )
-        with VsphereHook(admitted.wave.connection).session() as session:
-            report = run_preflight(
-                session,
-                access,
-                request,
-                self.server_context(context, "*"),
-                PreflightOptions(config.integer("parallel_disks"), replicates=True, line=config.line_facts()),
-            )
-        context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
-        for line in report.lines():
-            self.log.info("%s", line)
+        options = PreflightOptions(config.integer("parallel_disks"), replicates=True, line=config.line_facts())
+        report = self.look(context, request, options)
         return self.hand_out(context, [task for task in report.passed if task.name in admitted.granted])
 
 
-class ReplicationRunOperator(WaveliftOperator):
+class ReplicationRunOperator(ServerOperator, ConnectorOperator):
     """Send a server's snapshot into EBS snapshots: whole at first, then only what changed (SMS-05).
 
     Runs on the connector's queue; its journals lie in ``[wavelift] connector_state_folder``. A retry continues the same
@@ -76,25 +55,18 @@ class ReplicationRunOperator(WaveliftOperator):
     :param snapshot: what :class:`VmSnapshotOperator` returned.
     """
 
-    template_fields: Sequence[str] = ("server", "reserved", "snapshot")
+    inputs = ("reserved", "snapshot")
+    reserved: Any
+    snapshot: Any
 
-    def __init__(self, *, server: Any, reserved: Any, snapshot: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.server = server
-        self.reserved = reserved
-        self.snapshot = snapshot
-
-    def work(self, context: Context) -> dict[str, Any]:
+    def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.airflow.hooks.vsphere import VsphereHook
         from wavelift.services.dataplane.disk_crew import FrozenServer
         from wavelift.services.dataplane.messages import TakenSnapshot
         from wavelift.services.dataplane.replication import ReplicationOptions, RunHistory, replicate_server
         from wavelift.services.dataplane.replication_messages import ReservedRun
 
-        task = self.server_task(context, self.server)
-        access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
-        ctx = self.server_context(context, task.name)
+        access = self.aws_of(task.plan.target)
         options = ReplicationOptions(
             state_folder=config.connector_state_folder(),
             workers=config.integer("transfer_workers"),
@@ -107,17 +79,15 @@ class ReplicationRunOperator(WaveliftOperator):
             lies[str(key)] = why
             context["ti"].xcom_push(key=TRACKING_KEY, value=lies)
 
-        with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
-            ctx.progress = heartbeat.progress
-            reserved = ReservedRun.load(self.reserved)
-            history = RunHistory(reserved.lineages, reserved.unfinished, distrust)
-            with VsphereHook(task.plan.connection).session() as session:
-                source = FrozenServer(session, task, TakenSnapshot.load(self.snapshot))
-                result = replicate_server(source, access, ctx, options, history)
+        reserved = ReservedRun.load(self.reserved)
+        history = RunHistory(reserved.lineages, reserved.unfinished, distrust)
+        with self.moving(context, task.name) as ctx, self.vcenter(task.plan.connection) as session:
+            source = FrozenServer(session, task, TakenSnapshot.load(self.snapshot))
+            result = replicate_server(source, access, ctx, options, history)
         return result.dump()
 
 
-class VerifyReplicatedOperator(WaveliftOperator):
+class VerifyReplicatedOperator(ServerOperator, EnvironmentOperator):
     """Read back the run's EBS snapshots as the plan's ``verify`` says; fail without retry when a block differs.
 
     Runs on the environment's queue near AWS (invariant 1). Returns a
@@ -128,25 +98,18 @@ class VerifyReplicatedOperator(WaveliftOperator):
     :param transferred: what :class:`ReplicationRunOperator` returned.
     """
 
-    template_fields: Sequence[str] = ("server", "reserved", "transferred")
+    inputs = ("reserved", "transferred")
+    reserved: Any
+    transferred: Any
 
-    def __init__(self, *, server: Any, reserved: Any, transferred: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.server = server
-        self.reserved = reserved
-        self.transferred = transferred
-
-    def work(self, context: Context) -> dict[str, Any]:
+    def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.base.domain import ReplicationResult
         from wavelift.base.errors import ProofError
         from wavelift.services.dataplane.replication_messages import ReservedRun
         from wavelift.services.dataplane.verify_replicated import verify_replicated
 
-        task = self.server_task(context, self.server)
-        access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
-        ctx = self.server_context(context, task.name)
-        with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
-            ctx.progress = heartbeat.progress
+        access = self.aws_of(task.plan.target)
+        with self.moving(context, task.name) as ctx:
             try:
                 return verify_replicated(
                     access,
@@ -158,3 +121,40 @@ class VerifyReplicatedOperator(WaveliftOperator):
             except ProofError as error:
                 context["ti"].xcom_push(key=PROOF_KEY, value={"server": task.name, "what": str(error)})
                 raise
+
+
+class VerifyRecordedOperator(EnvironmentOperator):
+    """Read the EBS snapshots of recorded runs back, whole, and compare them with their manifests (invariant 1).
+
+    Runs on the environment's queue near AWS. Every run is read before the task fails without retry; the control plane
+    then quarantines those that differ. Returns one
+    :class:`~wavelift.services.dataplane.replication_messages.VerifiedRun` per run.
+
+    :param admitted: what :class:`AdmitReplicationOperator` returned; it carries what is to be read.
+    """
+
+    inputs = ("admitted",)
+    admitted: Any
+
+    def work(self, context: Context) -> list[dict[str, Any]]:
+        from wavelift.base.errors import ProofError
+        from wavelift.services.dataplane.replication_messages import AdmittedRuns
+        from wavelift.services.dataplane.verify_replicated import verify_recorded
+
+        verified = []
+        wrong: dict[str, str] = {}
+        with self.moving(context, "*"):
+            for recorded in AdmittedRuns.load(self.admitted).recorded:
+                access = self.aws_of(recorded)
+                try:
+                    verified.append(verify_recorded(access, recorded, self._cancel).dump())
+                except ProofError as error:
+                    wrong[recorded.run] = str(error)
+                    self.log.error("%s: %s", recorded.run, error)
+        if wrong:
+            context["ti"].xcom_push(key=PROOF_KEY, value=wrong)
+            raise ProofError(
+                "\n".join(wrong.values()),
+                next_step="The next run sends every disk whole; the snapshots stay until the job is deleted",
+            )
+        return verified

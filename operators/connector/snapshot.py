@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wavelift.airflow.links import VcenterLink
-from wavelift.operators._base import WaveliftOperator
+from wavelift.operators._base import ServerOperator
+from wavelift.operators.connector._plane import ConnectorOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from wavelift.services.dataplane.messages import ServerTask
 
-class VmSnapshotOperator(WaveliftOperator):
+
+class VmSnapshotOperator(ServerOperator, ConnectorOperator):
     """Take this run's snapshot of a server, or find the one that an earlier try took (invariant 4).
 
     Runs on the connector's queue. Returns a :class:`~wavelift.services.dataplane.messages.TakenSnapshot`.
@@ -21,20 +23,14 @@ class VmSnapshotOperator(WaveliftOperator):
     :param replicates: later runs build on this one: ``change_tracking: enable`` of the plan is heeded.
     """
 
-    template_fields: Sequence[str] = ("server",)
+    settings = ("replicates",)
+    replicates: bool = False
     operator_extra_links = (VcenterLink(),)
 
-    def __init__(self, *, server: Any, replicates: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.server = server
-        self.replicates = replicates
-
-    def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow.hooks.vsphere import VsphereHook
+    def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.services.dataplane.snapshot import take_snapshot
 
-        task = self.server_task(context, self.server)
-        with VsphereHook(task.plan.connection).session() as session:
+        with self.vcenter(task.plan.connection) as session:
             taken = take_snapshot(session, task, self.server_context(context, task.name), replicates=self.replicates)
         if taken.tracking:
             self.log.info("%s: %s", task.name, taken.tracking)
@@ -42,7 +38,7 @@ class VmSnapshotOperator(WaveliftOperator):
         return taken.dump()
 
 
-class RemoveSnapshotOperator(WaveliftOperator):
+class RemoveSnapshotOperator(ServerOperator, ConnectorOperator):
     """Remove this run's snapshot of a server, whatever happened before; use it as a teardown.
 
     Runs on the connector's queue, needs no XCom of the snapshot task (its name derives from the run), and aborts the
@@ -51,18 +47,10 @@ class RemoveSnapshotOperator(WaveliftOperator):
     :param server: as for :class:`VmSnapshotOperator`.
     """
 
-    template_fields: Sequence[str] = ("server",)
-
-    def __init__(self, *, server: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.server = server
-
-    def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow.hooks.vsphere import VsphereHook
+    def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 
-        task = self.server_task(context, self.server)
-        access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
-        with VsphereHook(task.plan.connection).session() as session:
+        access = self.aws_of(task.plan.target)
+        with self.vcenter(task.plan.connection) as session:
             removed = remove_snapshot(session, access, task, self.server_context(context, task.name))
         return {"server": task.name, "removed": removed}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from wavelift.operators._base import WaveliftOperator
+from wavelift.operators.control._plane import ControlOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -16,7 +16,7 @@ SLOT_POLL_SECONDS: Final = 5.0
 """A freed transfer slot is not left idle for longer."""
 
 
-class WaitingOperator(WaveliftOperator):
+class WaitingOperator(ControlOperator):
     """An operator whose ``work`` may end in :meth:`wait_for`, and is then called anew when the trigger fires."""
 
     def wait_for(self, trigger: BaseTrigger) -> NoReturn:

@@ -1,25 +1,56 @@
-"""The ends of a wave run: what may begin, and what is told at the end."""
+"""The first task of a wave's run: what may begin is decided, and frozen for the run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from wavelift.operators._base import StateStore, WaveliftOperator
-from wavelift.operators.control._report import ended_by, task_outcomes, task_states, why_stopped
+from wavelift.operators._base import conf_of
+from wavelift.operators.control._plane import ControlOperator
+from wavelift.rules.flows import MIGRATE, PREFLIGHT, REPLICATE
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.sdk import Context
 
-    from wavelift.ledger import Migration
-    from wavelift.rules.plans import ServerPlan
-
-PREFLIGHT: Final = "preflight"
-BEGINS_WITH: Final = {"launch": "launch_imported", "verify": "verify_imported"}
-"""Mode of a run → the one task that it has after ``admit``; every other mode has the pre-flight."""
+    from wavelift.ledger import Ledger
+    from wavelift.rules.plans import ResolvedWave
+    from wavelift.services.dataplane.messages import Admitted
+    from wavelift.services.dataplane.replication_messages import AdmittedRuns
 
 
-class AdmitOperator(WaveliftOperator):
+class AdmittingOperator(ControlOperator):
+    """What the admissions of all flows share: they return the frozen spec, and skip the tasks of other modes.
+
+    :param wave: name of the wave.
+    """
+
+    settings = ("wave",)
+    wave: str
+
+    def work(self, context: Context) -> NoReturn:
+        with self.ledger() as ledger:
+            admitted = self.admit(ledger, context)
+        context["ti"].xcom_push(key="return_value", value=admitted.dump())
+        self.skip_all_but(self.first_step(admitted))
+
+    def admit(self, ledger: Ledger, context: Context) -> Admitted | AdmittedRuns:
+        """Check the conf, freeze the spec, and tell what was decided."""
+        raise NotImplementedError
+
+    def resolved(self, wave: str) -> ResolvedWave:
+        """What the wave's file says now, or said when it was valid last."""
+        from wavelift.airflow import config
+        from wavelift.specs import resolved_wave
+
+        return resolved_wave(wave, config.waves_folder(), config.environments_folder(), config.last_valid_folder())
+
+    def first_step(self, admitted: Any) -> str:
+        """The step with which the run goes on; empty: only the report is left."""
+        raise NotImplementedError
+
+
+class AdmitOperator(AdmittingOperator):
     """Check the run's conf, resolve the wave's spec and freeze it in the ledger for this run.
 
     Control plane. Unknown conf keys are refused (Airflow takes them silently). Leaves an
@@ -28,120 +59,70 @@ class AdmitOperator(WaveliftOperator):
     :param wave: name of the wave.
     """
 
-    template_fields: Sequence[str] = ()
-
-    def __init__(self, *, wave: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.wave = wave
-
-    def work(self, context: Context) -> NoReturn:
-        from wavelift.airflow import config
-        from wavelift.ledger import Ledger
+    def admit(self, ledger: Ledger, context: Context) -> Admitted:
         from wavelift.services.common.admit import RunRequest
-        from wavelift.services.migration.admit import admit
-        from wavelift.specs import resolved_wave
+        from wavelift.services.migration import admit as migration
 
         run = context["dag_run"]
-        conf = {**context["params"], **(run.conf or {})}
         request = RunRequest(
             wave=self.wave,
-            conf=conf,
+            conf=conf_of(context),
             source="schedule" if run.run_type == "scheduled" else "api",
         )
-        with Ledger.open(config.ledger_url()) as ledger:
-            admitted = admit(
-                ledger,
-                request,
-                lambda wave: resolved_wave(
-                    wave, config.waves_folder(), config.environments_folder(), config.last_valid_folder()
-                ),
-                self.server_context(context),
-            )
+        admitted = migration.admit(ledger, request, self.resolved, self.server_context(context))
         self.log.info("%s: %s of %d entries", self.wave, admitted.mode, len(admitted.wave.servers))
-        context["ti"].xcom_push(key="return_value", value=admitted.dump())
-        self.skip_all_but(BEGINS_WITH.get(admitted.mode, PREFLIGHT))
+        return admitted
+
+    def first_step(self, admitted: Admitted) -> str:
+        return MIGRATE.first_step(admitted.mode)
 
 
-class LaunchImportedOperator(WaveliftOperator):
-    """In mode ``launch``: launch the instances of finished imports; in every other mode there is nothing to do.
+class AdmitReplicationOperator(AdmittingOperator):
+    """Decide which servers of the wave may run now, and freeze the wave's spec for the run (SMS-06, SMS-07, AIR-04).
 
-    :param admitted: what :class:`AdmitOperator` returned.
-    """
-
-    template_fields: Sequence[str] = ("admitted",)
-
-    def __init__(self, *, admitted: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.admitted = admitted
-
-    def work(self, context: Context) -> list[dict[str, Any]]:
-        from wavelift.airflow import config
-        from wavelift.ledger import Ledger
-        from wavelift.services.dataplane.messages import Admitted
-        from wavelift.services.migration.launch import launch_later
-
-        admitted = Admitted.load(self.admitted)
-        if admitted.mode != "launch":
-            return []
-        environment = admitted.wave.environment
-        access = self.aws(environment.aws_conn_id, environment.region)
-        with Ledger.open(config.ledger_url()) as ledger:
-            results = [
-                launch_later(ledger, access, admitted.wave, id, self.server_context(context, id))
-                for id in admitted.migrations
-            ]
-        return [result.dump() for result in results]
-
-
-class ReportOperator(WaveliftOperator):
-    """Tell how every server ended, close and tidy what is open, and fail when a server failed; use it as a teardown.
-
-    Returns a :class:`~wavelift.services.migration.report.WaveReport`.
+    Control plane. A run of the timetable serves every server that is due; any other is on demand and limited. A
+    backfill is refused. A run that deletes or verifies replicas admits none. Leaves an
+    :class:`~wavelift.services.dataplane.replication_messages.AdmittedRuns` as its return value, and skips the tasks of
+    the other modes.
 
     :param wave: name of the wave.
     """
 
-    template_fields: Sequence[str] = ()
+    def admit(self, ledger: Ledger, context: Context) -> AdmittedRuns:
+        from wavelift.services.common.admit import RunRequest
+        from wavelift.services.replication import admit as replication
 
-    def __init__(self, *, wave: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.wave = wave
-
-    def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow import config
-        from wavelift.ledger import Ledger
-        from wavelift.operators.connector.preflight import REPORT_KEY
-        from wavelift.services.dataplane.messages import CleanupReport, PreflightReport
-        from wavelift.services.migration.report import Ended, finish, raise_when_failed
-
-        ti = context["ti"]
-        states = task_states(context)
-        mode = (ti.xcom_pull(task_ids="admit", map_indexes=-1) or {}).get("mode", "")
-        found = ti.xcom_pull(task_ids=PREFLIGHT, key=REPORT_KEY, map_indexes=-1)
-        preflight = PreflightReport.load(found) if found and "servers" in found else None
-        ended = Ended(
-            preflight,
-            task_outcomes(context, states, [task.name for task in preflight.passed] if preflight else []),
-            stopped=why_stopped(context, states, ended_by(BEGINS_WITH.get(mode, PREFLIGHT))),
-            swept=CleanupReport.load(found) if found and "leftovers" in found else None,
+        run = context["dag_run"]
+        request = RunRequest(
+            wave=self.wave,
+            conf=conf_of(context),
+            source="schedule" if run.run_type == "scheduled" else "api",
+            scheduled_for=scheduled_instant(run),
+            backfill=run.run_type == "backfill",
         )
-        with Ledger.open(config.ledger_url()) as ledger:
-            report = finish(ledger, ended, self.server_context(context), tidy=self._tidy(context))
-        ti.xcom_push(key=REPORT_KEY, value=report.dump())
-        for one in report.outcomes:
-            self.log.info("%-20s %-10s %s %s %s", one.server, one.state, one.image_id, one.instance_id, one.error)
-        raise_when_failed(report)
-        return report.dump()
+        admitted = replication.admit(ledger, request, self.resolved, self.server_context(context))
+        self.log.info("%s: %s: %s may run", self.wave, admitted.mode, ", ".join(admitted.granted) or "no server")
+        for one in (*admitted.refused, *admitted.skipped):
+            until = one.until.isoformat() if one.until else ""
+            self.log.info("%-20s %s: %s %s", one.server, one.rule, one.reason, until)
+        for words in admitted.warnings:
+            self.log.warning("%s", words)
+        return admitted
 
-    def _tidy(self, context: Context) -> Callable[[Migration, ServerPlan], str]:
-        """Ends imports and deletes what lies staged; a report that was cleared meanwhile must not touch anything."""
-        fence = StateStore(context["task_state_store"])
+    def first_step(self, admitted: AdmittedRuns) -> str:
+        return first_step_of_runs(admitted)
 
-        def tidy(migration: Migration, plan: ServerPlan) -> str:
-            from wavelift.services.dataplane.abandon import abandon
 
-            fence.set("tidying", migration.id)
-            access = self.aws(plan.target.aws_conn_id, plan.target.region)
-            return abandon(access, plan, migration.run_key)
+def first_step_of_runs(admitted: AdmittedRuns) -> str:
+    """The step with which a replicate run goes on; empty: no server may run."""
+    first = REPLICATE.first_step(admitted.mode)
+    return first if first != PREFLIGHT or admitted.granted else ""
 
-        return tidy
+
+def scheduled_instant(run: Any) -> datetime | None:
+    """The instant for which the timetable made a DAG run, as plain UTC; None for every other run."""
+    from wavelift.airflow.timetables import plain
+
+    if run.run_type != "scheduled":
+        return None
+    return plain(run.data_interval_end or run.logical_date or run.run_after)

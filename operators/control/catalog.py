@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from wavelift.operators._base import FAILURE_KEY, WaveliftOperator, requester_of
-from wavelift.operators.connector.inventory import PAGE_KEY
+from wavelift.operators._base import conf_of, requester_of
+from wavelift.operators._keys import FAILURE_KEY, PAGE_KEY
+from wavelift.operators.control._plane import ControlOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -18,29 +18,24 @@ if TYPE_CHECKING:
 STEPS: Final = ("begin", "inventory", "merge")
 
 
-class BeginCatalogImportOperator(WaveliftOperator):
+class BeginCatalogImportOperator(ControlOperator):
     """Begin one import of a catalogue. Returns an :class:`~wavelift.services.housekeeping.catalog.ImportTicket`.
 
     :param connector: the queue that reads; its registered connection is used when the form gives none.
     """
 
-    template_fields: Sequence[str] = ()
-
-    def __init__(self, *, connector: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.connector = connector
+    settings = ("connector",)
+    connector: str
 
     def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow import config
-        from wavelift.ledger import Ledger
         from wavelift.services.housekeeping.catalog import begin_import
 
-        with Ledger.open(config.ledger_url()) as ledger:
-            ctx = self.server_context(context)
-            return begin_import(ledger, _conf(context), ctx, connector=self.connector).dump()
+        ctx = self.server_context(context)
+        with self.ledger() as ledger:
+            return begin_import(ledger, conf_of(context), ctx, connector=self.connector).dump()
 
 
-class MergeCatalogOperator(WaveliftOperator):
+class MergeCatalogOperator(ControlOperator):
     """Merge the pages one by one; mark what is gone only after the last (SMS-02).
 
     Returns an :class:`~wavelift.services.housekeeping.catalog.ImportSummary`.
@@ -49,19 +44,14 @@ class MergeCatalogOperator(WaveliftOperator):
     :param index: what :class:`~wavelift.operators.connector.inventory.CatalogInventoryOperator` returned.
     """
 
-    template_fields: Sequence[str] = ("ticket", "index")
-
-    def __init__(self, *, ticket: Any, index: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.ticket = ticket
-        self.index = index
+    inputs = ("ticket", "index")
+    ticket: Any
+    index: Any
 
     def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow import config
         from wavelift.base.catalog import CatalogIndex, CatalogRow
         from wavelift.base.errors import WaveliftError
         from wavelift.base.run import SystemClock
-        from wavelift.ledger import Ledger
         from wavelift.services.housekeeping.catalog import ImportTicket, merge_import
 
         ti = context["ti"]
@@ -75,7 +65,7 @@ class MergeCatalogOperator(WaveliftOperator):
                 )
             return [CatalogRow.load(row) for row in rows]
 
-        with Ledger.open(config.ledger_url()) as ledger:
+        with self.ledger() as ledger:
             summary = merge_import(
                 ledger, ImportTicket.load(self.ticket), CatalogIndex.load(self.index), page, clock=SystemClock()
             )
@@ -83,23 +73,18 @@ class MergeCatalogOperator(WaveliftOperator):
         return summary.dump()
 
 
-class CloseCatalogImportOperator(WaveliftOperator):
+class CloseCatalogImportOperator(ControlOperator):
     """Give the catalogue back its state when an earlier task did not succeed, and fail then; use it as a teardown.
 
     :param ticket: what :class:`BeginCatalogImportOperator` returned; None when it failed.
     """
 
-    template_fields: Sequence[str] = ("ticket",)
-
-    def __init__(self, *, ticket: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.ticket = ticket
+    inputs = ("ticket",)
+    ticket: Any
 
     def work(self, context: Context) -> None:
-        from wavelift.airflow import config
         from wavelift.base.errors import PermanentError
         from wavelift.base.run import SystemClock
-        from wavelift.ledger import Ledger
         from wavelift.services.housekeeping.catalog import ImportTicket, abort_import
 
         ti = context["ti"]
@@ -110,12 +95,12 @@ class CloseCatalogImportOperator(WaveliftOperator):
         left = ti.xcom_pull(task_ids=bad, key=FAILURE_KEY, map_indexes=-1)
         words = (left or {}).get("what") or f"{bad} was stopped"
         if self.ticket is not None:
-            with Ledger.open(config.ledger_url()) as ledger:
+            with self.ledger() as ledger:
                 abort_import(ledger, ImportTicket.load(self.ticket), words, clock=SystemClock())
         raise PermanentError(words, next_step=str((left or {}).get("next_step") or ""))
 
 
-class BeginHealthCheckOperator(WaveliftOperator):
+class BeginHealthCheckOperator(ControlOperator):
     """What a connector is to try: the form's words, else what is registered (SMS-01).
 
     A scheduled run of a connector that is not registered is skipped. Returns a
@@ -124,51 +109,37 @@ class BeginHealthCheckOperator(WaveliftOperator):
     :param connector: the queue that is asked.
     """
 
-    template_fields: Sequence[str] = ()
-
-    def __init__(self, *, connector: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.connector = connector
+    settings = ("connector",)
+    connector: str
 
     def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow import config
-        from wavelift.ledger import Ledger
         from wavelift.services.housekeeping.catalog import health_request
 
         scheduled = context["dag_run"].run_type == "scheduled"
-        with Ledger.open(config.ledger_url()) as ledger:
-            found = health_request(ledger, _conf(context), connector=self.connector, scheduled=scheduled)
+        with self.ledger() as ledger:
+            found = health_request(ledger, conf_of(context), connector=self.connector, scheduled=scheduled)
         if found is None:
             raise AirflowSkipException(f"connector {self.connector} is not registered")
         return found.dump()
 
 
-class RecordHealthOperator(WaveliftOperator):
+class RecordHealthOperator(ControlOperator):
     """Keep what a connector found, with its time; returns whether all was well.
 
     :param health: what :class:`~wavelift.operators.connector.inventory.ConnectorCheckOperator` returned.
     """
 
-    template_fields: Sequence[str] = ("health",)
-
-    def __init__(self, *, health: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.health = health
+    inputs = ("health",)
+    health: Any
 
     def work(self, context: Context) -> bool:
-        from wavelift.airflow import config
         from wavelift.base.catalog import ConnectorHealth
         from wavelift.base.run import SystemClock
-        from wavelift.ledger import Ledger
         from wavelift.services.housekeeping.catalog import record_health
 
         health = ConnectorHealth.load(self.health)
-        with Ledger.open(config.ledger_url()) as ledger:
+        with self.ledger() as ledger:
             kept = record_health(ledger, health, by=requester_of(context), clock=SystemClock())
         if not kept:
             self.log.info("connector %s is not registered: its health is kept in this run only", health.connector)
         return health.ok
-
-
-def _conf(context: Context) -> dict[str, Any]:
-    return {**context["params"], **(context["dag_run"].conf or {})}

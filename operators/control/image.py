@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wavelift.airflow.links import ImageLink, image_url
-from wavelift.operators._base import Heartbeat, StateStore
+from wavelift.operators._base import AwsSettings, ServerOperator
 from wavelift.operators.control._waiting import WaitingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.base.domain import ImportResult
+    from wavelift.base.run import RunContext
+    from wavelift.ledger import Ledger
     from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
     from wavelift.services.dataplane.messages import ServerTask
+    from wavelift.services.migration.image import ImportDone
+    from wavelift.services.replication.image import MadeImage
 
 COMPARE: Final = "compare"
 """The task that reads a whole image back."""
@@ -47,7 +51,7 @@ class ImportingOperator(WaitingOperator):
         self.wait_for(ImportSlotTrigger(below=waiting.below, poll_seconds=config.poll_seconds(), **aws))
 
 
-class ImportImageOperator(ImportingOperator):
+class ImportImageOperator(AwsSettings, ImportingOperator):
     """Start ``ImportImage`` for disks in S3 or for EBS snapshots and wait, deferred, for the AMI.
 
     At most one import exists per task instance and content of its disks whatever is retried or cleared: its client
@@ -67,40 +71,17 @@ class ImportImageOperator(ImportingOperator):
     """
 
     first_contact = True
-    template_fields: Sequence[str] = ("disks", "description", "tags", "kms_key", "aws_conn_id", "region_name")
-
-    def __init__(
-        self,
-        *,
-        disks: Any,
-        boot_mode: str = "",
-        license_type: str = "",
-        platform: str = "",
-        role_name: str = "vmimport",
-        encrypted: bool = False,
-        kms_key: str = "",
-        description: str = "",
-        tags: dict[str, str] | None = None,
-        aws_conn_id: str = "aws_default",
-        region_name: str | None = None,
-        verify: bool | str | None = None,
-        botocore_config: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.disks = disks
-        self.boot_mode = boot_mode
-        self.license_type = license_type
-        self.platform = platform
-        self.role_name = role_name
-        self.encrypted = encrypted
-        self.kms_key = kms_key
-        self.description = description
-        self.tags = tags
-        self.aws_conn_id = aws_conn_id
-        self.region_name = region_name
-        self.verify = verify
-        self.botocore_config = botocore_config
+    inputs = ("disks", "description", "tags", "kms_key", "aws_conn_id", "region_name")
+    settings = ("boot_mode", "license_type", "platform", "role_name", "encrypted", "verify", "botocore_config")
+    disks: Any
+    boot_mode: str = ""
+    license_type: str = ""
+    platform: str = ""
+    role_name: str = "vmimport"
+    encrypted: bool = False
+    kms_key: str = ""
+    description: str = ""
+    tags: dict[str, str] | None = None
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.adapters.aws.ec2 import Ec2
@@ -108,20 +89,14 @@ class ImportImageOperator(ImportingOperator):
         from wavelift.airflow import config
         from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting, import_disks
 
-        aws: dict[str, Any] = {
-            "aws_conn_id": self.aws_conn_id,
-            "region_name": self.region_name,
-            "verify": self.verify,
-            "botocore_config": self.botocore_config,
-        }
-        access = self.aws(**aws)
+        access = self.aws(**self.aws_settings)
         ctx = self.server_context(context, f"{self.task_id}/{context['ti'].map_index}")
         disks = [ImportDisk(**disk) for disk in self.disks]
         outcome = import_disks(access, disks, self._request, ctx, limit=config.integer("imports_per_region"))
         if isinstance(outcome, ImportRunning):
-            self.watch(outcome, aws)
+            self.watch(outcome, self.aws_settings)
         if isinstance(outcome, ImportWaiting):
-            self.wait_for_place(outcome, aws)
+            self.wait_for_place(outcome, self.aws_settings)
         Ec2(access).tag_image(outcome.image_id, self.tags or {}, snapshot_ids=outcome.snapshot_ids)
         context["ti"].xcom_push(key=ImageLink.key, value=image_url(access.region, outcome.image_id))
         return {"task_id": outcome.task_id, "image_id": outcome.image_id, "snapshot_ids": list(outcome.snapshot_ids)}
@@ -143,7 +118,43 @@ class ImportImageOperator(ImportingOperator):
         )
 
 
-class ImportServerOperator(ImportingOperator):
+class ServerImageOperator(ServerOperator, ImportingOperator):
+    """What the images of servers share in all flows: each look brings the import one step further."""
+
+    def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.services.common.slots import InQueue
+        from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
+
+        target = task.plan.target
+        aws: dict[str, Any] = {"aws_conn_id": target.aws_conn_id, "region_name": target.region}
+        limit = target.imports_per_region or config.integer("imports_per_region")
+        with self.ledger() as ledger:
+            found = self.advance(ledger, task, self.server_context(context, task.name), limit)
+        if isinstance(found, ImportRunning):
+            self.watch(found, aws)
+        if isinstance(found, InQueue):
+            self.wait_for_slot(found)
+        if isinstance(found, ImportWaiting):
+            self.wait_for_place(found, aws)
+        return self.finish(task, context, found)
+
+    def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> Any:
+        """One step further: ``ImportRunning``, ``ImportWaiting``, ``InQueue``, or what :meth:`finish` takes.
+
+        :param limit: imports of ours at a time in this account and region.
+        """
+        raise NotImplementedError
+
+    def finish(self, task: ServerTask, context: Context, made: Any) -> dict[str, Any]:
+        """The image is there: what the task returns."""
+        raise NotImplementedError
+
+    def link(self, context: Context, task: ServerTask, image_id: str) -> None:
+        context["ti"].xcom_push(key=ImageLink.key, value=image_url(task.plan.target.region, image_id))
+
+
+class ImportServerOperator(ServerImageOperator):
     """The import of a wave's server from its staged disks.
 
     Control plane. At most one import per run, server and export exists whatever is retried or cleared: the client token
@@ -156,58 +167,64 @@ class ImportServerOperator(ImportingOperator):
     :param verified: what :class:`VerifyOperator` returned; only there so that nothing unproven is imported.
     """
 
-    template_fields: Sequence[str] = ("server", "export", "verified")
+    inputs = ("export", "verified")
+    export: Any
+    verified: Any = None
 
-    def __init__(self, *, server: Any, export: Any, verified: Any = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.server = server
-        self.export = export
-        self.verified = verified
-
-    def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow import config
+    def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> Any:
         from wavelift.base.domain import ExportResult, VerifyResult
-        from wavelift.ledger import Ledger
-        from wavelift.services.common.slots import InQueue
-        from wavelift.services.dataplane.importing import ImportRunning
-        from wavelift.services.migration.image import ImportDone, Staged, advance_import
+        from wavelift.services.migration.image import Staged, advance_import
 
-        task = self.server_task(context, self.server)
-        target = task.plan.target
-        aws: dict[str, Any] = {"aws_conn_id": target.aws_conn_id, "region_name": target.region}
-        limit = target.imports_per_region or config.integer("imports_per_region")
         verified = VerifyResult.load(self.verified) if self.verified else None
         staged = Staged(task, ExportResult.load(self.export), verified)
-        with Ledger.open(config.ledger_url()) as ledger:
-            outcome = advance_import(
-                ledger, self.aws(**aws), staged, self.server_context(context, task.name), limit=limit
-            )
-        if isinstance(outcome, ImportDone):
-            context["ti"].xcom_push(key=ImageLink.key, value=image_url(target.region, outcome.result.image_id))
-            if task.plan.verify == COMPARED_APART:
-                return outcome.result.dump()
-            image = self._compared(context, task, outcome.result)
-            context["ti"].xcom_push(key="return_value", value=image.dump())
-            self.skip_sibling(context, COMPARE)
-        if isinstance(outcome, ImportRunning):
-            self.watch(outcome, aws)
-        if isinstance(outcome, InQueue):
-            self.wait_for_slot(outcome)
-        self.wait_for_place(outcome, aws)
+        return advance_import(ledger, self.aws_of(task.plan.target), staged, ctx, limit=limit)
+
+    def finish(self, task: ServerTask, context: Context, made: ImportDone) -> dict[str, Any]:
+        self.link(context, task, made.result.image_id)
+        if task.plan.verify == COMPARED_APART:
+            return made.result.dump()
+        image = self._compared(context, task, made.result)
+        context["ti"].xcom_push(key="return_value", value=image.dump())
+        self.skip_sibling(context, COMPARE)
 
     def _compared(self, context: Context, task: ServerTask, image: ImportResult) -> ImportResult:
         """The image with what a sample of it shows: read with the ledger closed and the try fenced."""
-        from wavelift.airflow import config
         from wavelift.base.domain import ExportResult
-        from wavelift.ledger import Ledger
         from wavelift.services.dataplane.conversion import compare_image
         from wavelift.services.migration.image import record_image
 
-        access = self.aws(task.plan.target.aws_conn_id, task.plan.target.region)
-        ctx = self.server_context(context, task.name)
-        with Heartbeat(StateStore(context["task_state_store"]), self._cancel) as heartbeat:
-            ctx.progress = heartbeat.progress
+        access = self.aws_of(task.plan.target)
+        with self.moving(context, task.name) as ctx:
             image = compare_image(access, task, ExportResult.load(self.export), image, ctx)
-        with Ledger.open(config.ledger_url()) as ledger:
+        with self.ledger() as ledger:
             record_image(ledger, access, task, image, ctx)
         return image
+
+
+class AmiOperator(ServerImageOperator):
+    """Make the run's AMI as its job says, complete the run, and deregister the AMIs that the job keeps no longer.
+
+    Control plane. ``import`` waits, deferred, for ImportImage of the EBS snapshots; ``register`` is done at once. A
+    failed conversion fails the AMI only: the next run builds on this one all the same. Returns a
+    :class:`~wavelift.services.replication.image.MadeImage`.
+
+    :param server: one of the dicts that :class:`ReplicationPreflightOperator` returned.
+    :param transferred: what :class:`ReplicationRunOperator` returned.
+    :param verified: what :class:`VerifyReplicatedOperator` returned; only so that nothing unproven becomes an image.
+    """
+
+    inputs = ("transferred", "verified")
+    transferred: Any
+    verified: Any
+
+    def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> Any:
+        from wavelift.base.domain import ReplicationResult
+        from wavelift.services.replication.image import advance_image
+
+        result = ReplicationResult.load(self.transferred)
+        return advance_image(ledger, self.aws_of(task.plan.target), task, result, ctx, limit=limit)
+
+    def finish(self, task: ServerTask, context: Context, made: MadeImage) -> dict[str, Any]:
+        if made.image_id:
+            self.link(context, task, made.image_id)
+        return made.dump()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
 from wavelift.airflow.links import InstanceLink, instance_url
-from wavelift.operators._base import WaveliftOperator
+from wavelift.operators._base import ServerOperator
+from wavelift.operators.control._plane import ControlOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from wavelift.services.dataplane.messages import ServerTask
 
-class LaunchInstanceOperator(WaveliftOperator):
+
+class LaunchInstanceOperator(ServerOperator, ControlOperator):
     """Launch an instance from the server's AMI when the plan says ``launch: running``; otherwise say why not.
 
     The client token derives from run and image: a retry finds the instance, it never makes a second (invariant 5).
@@ -25,29 +27,50 @@ class LaunchInstanceOperator(WaveliftOperator):
     :param compared: what :class:`CompareOperator` returned; None where it was skipped. The ledger learns it here.
     """
 
-    template_fields: Sequence[str] = ("server", "image", "compared")
+    inputs = ("image", "compared")
+    image: Any
+    compared: Any = None
     operator_extra_links = (InstanceLink(),)
 
-    def __init__(self, *, server: Any, image: Any, compared: Any = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.server = server
-        self.image = image
-        self.compared = compared
-
-    def work(self, context: Context) -> dict[str, Any]:
+    def work(self, context: Context) -> Any:
         if self.image is None:  # a person skipped what comes before; skips do not stop at this task's trigger rule
             raise AirflowSkipException("nothing was imported")
-        from wavelift.airflow import config
+        return super().work(context)
+
+    def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.base.domain import ImportResult
-        from wavelift.ledger import Ledger
         from wavelift.services.migration.launch import launch
 
-        task = self.server_task(context, self.server)
         target = task.plan.target
-        access = self.aws(target.aws_conn_id, target.region)
-        with Ledger.open(config.ledger_url()) as ledger:
+        access = self.aws_of(target)
+        with self.ledger() as ledger:
             image = ImportResult.load(self.compared or self.image)
             result = launch(ledger, access, task, image, self.server_context(context, task.name))
         if result.instance_id:
             context["ti"].xcom_push(key=InstanceLink.key, value=instance_url(target.region, result.instance_id))
         return result.dump()
+
+
+class LaunchImportedOperator(ControlOperator):
+    """In mode ``launch``: launch the instances of finished imports; in every other mode there is nothing to do.
+
+    :param admitted: what :class:`AdmitOperator` returned.
+    """
+
+    inputs = ("admitted",)
+    admitted: Any
+
+    def work(self, context: Context) -> list[dict[str, Any]]:
+        from wavelift.services.dataplane.messages import Admitted
+        from wavelift.services.migration.launch import launch_later
+
+        admitted = Admitted.load(self.admitted)
+        if admitted.mode != "launch":
+            return []
+        access = self.aws_of(admitted.wave.environment)
+        with self.ledger() as ledger:
+            results = [
+                launch_later(ledger, access, admitted.wave, id, self.server_context(context, id))
+                for id in admitted.migrations
+            ]
+        return [result.dump() for result in results]

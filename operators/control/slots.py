@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from wavelift.operators._base import WaveliftOperator
+from airflow.sdk.exceptions import AirflowSkipException
+
+from wavelift.operators._base import ServerOperator
+from wavelift.operators._keys import TRACKING_KEY
+from wavelift.operators.control._plane import ControlOperator
 from wavelift.operators.control._waiting import WaitingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from wavelift.base.run import RunContext
+    from wavelift.ledger import Ledger
+    from wavelift.services.common.slots import InQueue
+    from wavelift.services.dataplane.messages import ServerTask
 
-class ReserveOperator(WaitingOperator):
+
+class ReservingOperator(ServerOperator, WaitingOperator):
+    """What the reservations of all flows share: they wait, deferred, until the server has all slots that it needs."""
+
+    def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+
+        with self.ledger() as ledger:
+            ctx = self.server_context(context, task.name)
+            found = self.reserve(ledger, task, ctx, config.integer("transfers_per_connector"))
+        if isinstance(found, dict):
+            return found
+        self.wait_for_slot(found, soon=True)
+
+    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
+        """Write the intent and ask for the slots; what the task returns once they are won."""
+        raise NotImplementedError
+
+
+class ReleasingOperator(ServerOperator, ControlOperator):
+    """What the releases of all flows share; teardowns that come after the snapshot's removal."""
+
+    def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
+        removed = self.left_by(context, "remove_snapshot") is not None
+        with self.ledger() as ledger:
+            self.release(ledger, task, context, removed=removed)
+        return {"server": task.name, "snapshot_removed": removed}
+
+    def release(self, ledger: Ledger, task: ServerTask, context: Context, *, removed: bool) -> None:
+        """Give the slots back, and note how far the server came."""
+        raise NotImplementedError
+
+
+class ReserveOperator(ReservingOperator):
     """Write the migration's intent row and wait, deferred, until the connector has a free slot (AMP-04).
 
     Control plane. Continuing a failed server means clearing from this task. Returns the server's name and migration id.
@@ -20,53 +60,55 @@ class ReserveOperator(WaitingOperator):
     :param server: one of the dicts that :class:`PreflightOperator` returned.
     """
 
-    template_fields: Sequence[str] = ("server",)
-
-    def __init__(self, *, server: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.server = server
-
-    def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow import config
-        from wavelift.ledger import Ledger
+    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
         from wavelift.services.common.slots import InQueue
-        from wavelift.services.migration.reserve import reserve
+        from wavelift.services.migration import reserve as migration
 
-        task = self.server_task(context, self.server)
-        ctx = self.server_context(context, task.name)
-        with Ledger.open(config.ledger_url()) as ledger:
-            found = reserve(ledger, task, ctx, limit=config.integer("transfers_per_connector"))
-        if isinstance(found, InQueue):
-            self.wait_for_slot(found, soon=True)
-        return {"server": task.name, "migration": found.migration_id}
+        found = migration.reserve(ledger, task, ctx, limit=limit)
+        return found if isinstance(found, InQueue) else {"server": task.name, "migration": found.migration_id}
 
 
-class ReleaseOperator(WaveliftOperator):
-    """Give the transfer slot back; a teardown that comes after the snapshot's removal.
+class ReserveRunOperator(ReservingOperator):
+    """Wait, deferred, for a transfer slot, then write the snapshot's intent (AMP-04, invariant 4).
+
+    Control plane. Continuing a failed server means clearing from this task; of a completed one it does nothing. Returns
+    a :class:`~wavelift.services.dataplane.replication_messages.ReservedRun`.
+
+    :param server: one of the dicts that :class:`ReplicationPreflightOperator` returned.
+    """
+
+    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
+        from wavelift.services.dataplane.replication_messages import ReservedRun
+        from wavelift.services.replication import reserve as replication
+
+        found = replication.reserve(ledger, task, ctx, limit=limit)
+        if isinstance(found, replication.Finished):
+            raise AirflowSkipException(f"{found.run} has completed: clearing it does nothing")
+        return found.dump() if isinstance(found, ReservedRun) else found
+
+
+class ReleaseOperator(ReleasingOperator):
+    """Give the transfer slot of a migration back; a teardown that comes after the snapshot's removal.
 
     :param server: as for :class:`ReserveOperator`.
     """
 
-    template_fields: Sequence[str] = ("server",)
+    def release(self, ledger: Ledger, task: ServerTask, context: Context, *, removed: bool) -> None:
+        from wavelift.services.migration import reserve as migration
 
-    def __init__(self, *, server: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.server = server
+        exported = self.left_by(context, "export") is not None
+        migration.release(ledger, self.server_context(context, task.name), removed=removed, exported=exported)
 
-    def work(self, context: Context) -> dict[str, Any]:
-        from wavelift.airflow import config
-        from wavelift.ledger import Ledger
-        from wavelift.services.migration.reserve import release
 
-        task = self.server_task(context, self.server)
-        removed = self._result(context, "remove_snapshot") is not None
-        exported = self._result(context, "export") is not None
-        with Ledger.open(config.ledger_url()) as ledger:
-            release(ledger, self.server_context(context, task.name), removed=removed, exported=exported)
-        return {"server": task.name, "snapshot_removed": removed}
+class ReleaseRunOperator(ReleasingOperator):
+    """Give the transfer slot of a replication run back; a teardown that comes after the snapshot's removal.
 
-    def _result(self, context: Context, sibling: str) -> Any:
-        """What another task of this server's group returned; None when it did not succeed."""
-        ti = context["ti"]
-        group = self.task_id.rpartition(".")[0]
-        return ti.xcom_pull(task_ids=f"{group}.{sibling}" if group else sibling, map_indexes=ti.map_index)
+    :param server: as for :class:`ReserveRunOperator`.
+    """
+
+    def release(self, ledger: Ledger, task: ServerTask, context: Context, *, removed: bool) -> None:
+        from wavelift.services.replication import reserve as replication
+
+        wrong = self.left_by(context, "transfer", TRACKING_KEY) or {}
+        distrusted = {int(key): why for key, why in wrong.items()}
+        replication.release(ledger, self.server_context(context, task.name), removed=removed, distrusted=distrusted)

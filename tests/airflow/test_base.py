@@ -22,7 +22,8 @@ from wavelift.base.errors import (
 from wavelift.base.rates import PROGRESS_KEY
 from wavelift.base.run import CancelFlag, DagRun, Progress
 from wavelift.operators import _base
-from wavelift.operators._base import FAILURE_KEY, Heartbeat, StateStore, WaveliftOperator
+from wavelift.operators._base import Heartbeat, StateStore, WaveliftOperator
+from wavelift.operators._keys import FAILURE_KEY
 from wavelift.operators._liveness import AirflowLiveness
 from wavelift.services.dataplane import messages
 

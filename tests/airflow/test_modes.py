@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
-from wavelift.operators.control._report import ended_by, why_stopped
+from wavelift.operators.control.report import ended_by, why_stopped
 from wavelift.rules.plans import WaveShape
 
 pytestmark = pytest.mark.airflow
@@ -48,6 +48,23 @@ def test_a_run_of_servers_has_the_pre_flight_and_all_of_their_tasks() -> None:
 
 def test_a_run_in_which_no_server_may_go_has_the_report_alone() -> None:
     assert kept("replicate", "") == {"report"}
+
+
+def test_air_05_the_form_is_made_of_the_conf_s_model() -> None:
+    params: Any = DAGS["migrate"].params
+    forms = {name: params.get_param(name).schema for name in params}
+    servers = {"type": ["null", "array"], "items": {"type": "string"}, "examples": ["web01"], "title": "Servers"}
+    assert forms["servers"] == servers
+    assert forms["mode"]["enum"] == ["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
+    assert forms["launch"] == {
+        "type": "string",
+        "enum": ["spec", "none", "running"],
+        "title": "Launch",
+        "values_display": {"spec": "as the wave's file says", "none": "image only", "running": "launch an instance"},
+    }
+    assert forms["note"] == {"type": ["null", "string"], "title": "Note", "format": "multiline"}
+    assert dict(params) == {"servers": None, "launch": "spec", "mode": "migrate", "note": None}
+    assert list(DAGS["replicate"].params) == ["servers", "note"]
 
 
 class Run:

@@ -18,8 +18,10 @@ from wavelift.base.errors import PermanentError, SpecError
 from wavelift.base.run import DagRun, RunContext, SystemClock
 from wavelift.ledger import Ledger, replication_runs
 from wavelift.ledger.lineage import read_lineage, replace
-from wavelift.operators.connector.replication import TRACKING_KEY
-from wavelift.operators.control.replication import ReleaseRunOperator, scheduled_instant
+from wavelift.operators._keys import TRACKING_KEY
+from wavelift.operators.control.admit import scheduled_instant
+from wavelift.operators.control.slots import ReleaseRunOperator
+from wavelift.rules.flows import REPLICATE
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.sensors import ReplicationRunSensor
 from wavelift.services.common.admit import RunRequest
@@ -108,10 +110,10 @@ def test_inv_3_whose_change_tracking_lied_is_noted_though_the_run_came_to_nothin
         replace(tx, job, known.id, [LINEAGE], at=T0)
     plan = SimpleNamespace(wave="erp", connector="hall-a")
     task = ServerTask.model_construct(name="web01", plan=plan, nfc=None)
-    left = {"server.transfer": {TRACKING_KEY: {"2000": "the map lost a block"}}}
+    left = {REPLICATE.task_id("transfer"): {TRACKING_KEY: {"2000": "the map lost a block"}}}
     pull = lambda task_ids, key="return_value", map_indexes=None: left.get(task_ids, {}).get(key)  # noqa: E731
     ti = SimpleNamespace(dag_id=RUN.dag_id, run_id=RUN.dag_run_id, map_index=0, xcom_pull=pull)
-    release = ReleaseRunOperator(task_id="release", server={})
+    release = ReleaseRunOperator(task_id=REPLICATE.task_id("release"), server={})
     monkeypatch.setattr(release, "server_task", lambda *_: task)
     context: Any = {"ti": ti, "task_state_store": None}
     for _ in range(2):

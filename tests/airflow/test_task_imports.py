@@ -33,6 +33,7 @@ MAY_LOAD: Final = {
     "CloseCatalogImportOperator": "ledger",
     "CompareOperator": "aws",
     "ConnectorCheckOperator": "aws vsphere",
+    "DeleteReplicasOperator": "aws ledger",
     "DiskUploadOperator": "aws",
     "ImportImageOperator": "aws",
     "ImportServerOperator": "aws ledger",
@@ -53,6 +54,7 @@ MAY_LOAD: Final = {
     "ReserveRunOperator": "ledger",
     "VerifyImportedOperator": "aws",
     "VerifyOperator": "aws",
+    "VerifyRecordedOperator": "aws",
     "VerifyReplicatedOperator": "aws",
     "VmExportOperator": "aws vsphere",
     "VmSnapshotOperator": "vsphere",
@@ -60,8 +62,8 @@ MAY_LOAD: Final = {
     "ReplicationRunSensor": "ledger",
     "VmPowerStateSensor": "vsphere",
 }
-ASKED: Final = ("aws", "wait_in_queue", "wait_for_slot")
-"""Methods whose imports count only for a class whose own code calls them."""
+ASKED: Final = ("aws", "aws_of", "vcenter", "ledger", "wait_in_queue", "wait_for_slot")
+"""Methods whose imports count only for a class that calls them, by its own methods or its bases'."""
 LOADER: Final = """
 import ast, importlib, inspect, json, os, sys, textwrap
 import airflow.sdk, airflow.sdk.execution_time.task_runner
@@ -79,11 +81,12 @@ def imports(tree):
 def needed(kind):
     classes = [one for one in kind.__mro__ if one.__module__.startswith("wavelift.")]
     trees = {one: ast.parse(textwrap.dedent(inspect.getsource(one))).body[0] for one in classes}
-    called = {one.attr for one in ast.walk(trees[kind]) if isinstance(one, ast.Attribute)}
-    for one, tree in trees.items():
-        for method in tree.body:
-            if isinstance(method, ast.FunctionDef) and (method.name not in asked or method.name in called):
-                yield from imports(method)
+    methods = [one for tree in trees.values() for one in tree.body if isinstance(one, ast.FunctionDef)]
+    used = [one for one in methods if one.name not in asked]
+    for method in used:  # grows
+        called = {one.attr for one in ast.walk(method) if isinstance(one, ast.Attribute)}
+        used += [one for one in methods if one.name in asked and one.name in called and one not in used]
+        yield from imports(method)
 
 for package, name in names:
     sys.stdout.flush()

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from airflow.serialization.serialized_objects import BaseSerialization
 
-from wavelift.airflow.triggers import base, imports, slots
+from wavelift.airflow.triggers import imports, slots, wait
 from wavelift.airflow.triggers.imports import ImportSlotTrigger, ImportWatchTrigger
 from wavelift.airflow.triggers.owned_imports import ImportImageTrigger
-from wavelift.airflow.triggers.poller import MAX_FAILURES, PERMANENT_FAILURES, SharedPoller
 from wavelift.airflow.triggers.replication_runs import ReplicationRunTrigger
 from wavelift.airflow.triggers.slots import RECHECK_SECONDS, SlotQueue, SlotTrigger
 from wavelift.airflow.triggers.snapshots import EbsSnapshotsTrigger, settled_snapshots
+from wavelift.airflow.triggers.watch import MAX_FAILURES, PERMANENT_FAILURES, SharedPoller
 from wavelift.base.errors import LoginError
 
 pytestmark = pytest.mark.airflow
@@ -158,7 +158,7 @@ def test_stopping_an_import_task_cancels_the_import_and_a_watcher_leaves_it(monk
     async def fake(self: object) -> Imports:
         return Imports()
 
-    monkeypatch.setattr(imports.AwsWaitTrigger, "imports", fake)
+    monkeypatch.setattr(imports.ImportsTrigger, "imports", fake)
     asyncio.run(ImportWatchTrigger(import_task_id="import-ami-1", **AWS).on_kill())
     assert not cancelled
     asyncio.run(ImportImageTrigger(import_task_id="import-ami-2", **AWS).on_kill())
@@ -195,8 +195,8 @@ def test_no_event_is_fired_before_the_deferring_process_has_surely_ended(monkeyp
     source = Source()
     source.ended["me"] = "free"
     monkeypatch.setattr(slots, "SlotQueue", lambda **_: source)
-    assert base.settle_seconds() > 5, "longer than [workers] min_heartbeat_interval"
-    monkeypatch.setattr(base, "settle_seconds", lambda: 0.4)
+    assert wait.settle_seconds() > 5, "longer than [workers] min_heartbeat_interval"
+    monkeypatch.setattr(wait, "settle_seconds", lambda: 0.4)
     trigger = SlotTrigger(kind="transfer", scope="dc", holder="me", limit=1, poll_seconds=INTERVAL)
     began = time.monotonic()
     assert _first(trigger) == {"free": True}
@@ -208,8 +208,8 @@ def test_a_wait_that_breaks_wakes_its_task_with_the_reason(monkeypatch: pytest.M
     async def broken(self: object) -> None:
         raise ConnectionError("no such connection")
 
-    monkeypatch.setattr(imports.AwsWaitTrigger, "imports", broken)
-    monkeypatch.setattr(base, "settle_seconds", lambda: 0.0)
+    monkeypatch.setattr(imports.ImportsTrigger, "imports", broken)
+    monkeypatch.setattr(wait, "settle_seconds", lambda: 0.0)
     trigger = ImportImageTrigger(import_task_id="import-ami-1", **{**AWS, "poll_seconds": INTERVAL})
     assert _first(trigger) == {"error": "no such connection"}
 
@@ -247,8 +247,8 @@ def test_inv_7_two_hundred_waits_make_one_client(monkeypatch: pytest.MonkeyPatch
         runs = [ImportImageTrigger(import_task_id=name, **{**AWS, "aws_conn_id": "one-client"}).run() for name in names]
         return [event.payload["import_task_id"] for event in await asyncio.gather(*(anext(run) for run in runs))]
 
-    monkeypatch.setattr(imports.AwsWaitTrigger, "imports", fake)
-    monkeypatch.setattr(base, "settle_seconds", lambda: 0.0)
+    monkeypatch.setattr(imports.ImportsTrigger, "imports", fake)
+    monkeypatch.setattr(wait, "settle_seconds", lambda: 0.0)
     assert len(set(asyncio.run(all_events()))) == 200
     assert len(made) == 1
 
@@ -263,9 +263,9 @@ def test_a_place_that_aws_refused_is_asked_for_again_in_time(monkeypatch: pytest
     async def fake(self: object) -> Full:
         return Full()
 
-    monkeypatch.setattr(imports.AwsWaitTrigger, "imports", fake)
+    monkeypatch.setattr(imports.ImportsTrigger, "imports", fake)
     monkeypatch.setattr(imports, "ASK_AGAIN_SECONDS", 0.3)
-    monkeypatch.setattr(base, "settle_seconds", lambda: 0.0)
+    monkeypatch.setattr(wait, "settle_seconds", lambda: 0.0)
     aws = {**AWS, "poll_seconds": INTERVAL}
     assert _first(ImportSlotTrigger(below=3, **aws)) == {"free": False}
     assert _first(ImportSlotTrigger(below=4, **aws)) == {"free": True}

@@ -77,7 +77,8 @@ def test_a_flipped_byte_is_found_and_named(demo: StartDemo) -> None:
     running = demo("--exit", "--fault", "flip")
 
     assert running.wait() == 1, running.stderr
-    flipped = re.search(r"changed one byte of \S*db01/disk-1\.vmdk, in the grain at disk offset (\d+)", running.stderr)
+    place = r"changed one byte of \S*db01/\w+/disk-1\.vmdk, in the grain at disk offset (\d+)"
+    flipped = re.search(place, running.stderr)
     assert flipped, running.stderr
     [line] = [line for line in running.stderr.splitlines() if line.startswith("db01 failed: ")]
     assert "server=db01" in line

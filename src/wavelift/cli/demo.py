@@ -26,8 +26,9 @@ import wavelift
 from wavelift.cli.local_airflow import LocalAirflow, end_processes_in
 from wavelift.cli.simulators import Stage, stage
 from wavelift.cli.watch import Watch, shown
+from wavelift.rules.flows import MIGRATE
 
-DAG_ID = "demo.migrate"
+DAG_ID = MIGRATE.dag_id("demo")
 RUN_SECONDS = 900.0
 WRITER = {"rate": 2 << 20, "blocks": 64, "size": 4096}
 """The guests write 2 MiB/s while they are exported: a reader that ignores the snapshot is found out."""

@@ -19,15 +19,9 @@ from rich.table import Table
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.rates import PROGRESS_KEY, TransferProgress, seconds_left
 from wavelift.base.units import human_bytes
+from wavelift.rules.flows import ADMIT, PREFLIGHT, REPORT, Step, flow_of
 
-PHASES: Final = ("reserve", "snapshot", "export", "verify", "import_image", "compare", "launch")
-MAY_BE_SKIPPED: Final = ("compare",)
-"""Unless the plan says ``verify: full``."""
-TRANSFERS: Final = ("export", "verify", "compare")
-"""The phases that move bytes and tell how many."""
 DONE: Final = "done"
-WAITING: Final = {"reserve": "waits for a slot", "import_image": "AWS converts"}
-"""What a deferred task waits for."""
 QUEUED: Final = "queued"
 STATES: Final = {
     "running": "",
@@ -106,40 +100,41 @@ class Watch:
         """One row per server; one without a server while the run is before its servers."""
         tasks = self.api.task_instances(self.dag_id, self.run_id)
         if not self._servers:
-            found = self.api.xcom(self.dag_id, self.run_id, "preflight") or []
+            found = self.api.xcom(self.dag_id, self.run_id, PREFLIGHT) or []
             self._servers = [(server["name"], server["bytes"]) for server in found]
         if not self._servers:
             return [self._before_servers(tasks)]
         by_index: dict[int, dict[str, str | None]] = {}
         for task in tasks:
-            by_index.setdefault(task["map_index"], {})[task["task_id"].removeprefix("server.")] = task["state"]
+            by_index.setdefault(task["map_index"], {})[task["task_id"]] = task["state"]
         return [
             self._row(index, name, total, by_index.get(index, {})) for index, (name, total) in enumerate(self._servers)
         ]
 
     @staticmethod
     def _before_servers(tasks: list[dict[str, Any]]) -> Row:
-        for name in ("admit", "preflight"):
+        for name in (ADMIT, PREFLIGHT):
             state = next((task["state"] for task in tasks if task["task_id"] == name), None)
             if state != "success":
                 return Row("", name, STATES.get(state or "scheduled", state or ""))
-        return Row("", "report")
+        return Row("", REPORT)
 
     def _row(self, index: int, name: str, total: int, tasks: dict[str, str | None]) -> Row:
-        phase = next((phase for phase in PHASES if not _passed(phase, tasks.get(phase))), DONE)
-        if phase == DONE:
+        chain = flow_of(self.dag_id).chain
+        step = next((step for step in chain if not _passed(step, tasks.get(step.task_id))), None)
+        if step is None:
             return Row(name, DONE, done=total, total=total)
-        state = tasks.get(phase) or "scheduled"
-        note = WAITING.get(phase, "waits") if state == "deferred" else STATES.get(state, state)
-        if phase not in TRANSFERS or state != "running":
-            return Row(name, phase, note)
-        stored = self.api.state_store(self.dag_id, self.run_id, f"server.{phase}", PROGRESS_KEY, map_index=index)
+        state = tasks.get(step.task_id) or "scheduled"
+        note = (step.waits or "waits") if state == "deferred" else STATES.get(state, state)
+        if not step.moves or state != "running":
+            return Row(name, step.name, note)
+        stored = self.api.state_store(self.dag_id, self.run_id, step.task_id, PROGRESS_KEY, map_index=index)
         moved = TransferProgress.load(stored)
-        return Row(name, phase, note, moved.done if moved else 0, total, moved.rate if moved else 0.0)
+        return Row(name, step.name, note, moved.done if moved else 0, total, moved.rate if moved else 0.0)
 
 
-def _passed(phase: str, state: str | None) -> bool:
-    return state == "success" or (state == "skipped" and phase in MAY_BE_SKIPPED)
+def _passed(step: Step, state: str | None) -> bool:
+    return state == "success" or (state == "skipped" and step.optional)
 
 
 @contextmanager

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final, Self
 
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.base.run import DagRun
 from wavelift.ledger import Migration, ReplicationRun
+from wavelift.rules.flows import MIGRATE, REPLICATE, Flow, Step, server_step
 
-STEPS: Final = ("reserve", "snapshot", "export", "verify", "import_image", "compare", "launch")
-"""In the order in which they run. The teardowns are not among them: they clean up after whatever was stopped."""
-REPLICATION_STEPS: Final = ("reserve", "snapshot", "transfer", "record", "verify", "ami")
-RELEASE: Final = "release"
 STOPPED: Final = ("failed", "upstream_failed", "skipped", "removed")
-MAY_BE_SKIPPED: Final = ("compare",)
-"""Where it has nothing to do the chain goes on after it."""
 LOOKS: Final = 6
 """A step may succeed and its next begin between looking and stopping; the chain has no more than seven steps."""
-GROUP: Final = "server."
 
 
 class Chain:
@@ -27,21 +20,21 @@ class Chain:
     :param map_index: of the server in its run; None when none of its tasks has told it yet: nothing is stopped then.
     """
 
-    def __init__(self, airflow: ApiClient, run: DagRun, map_index: int | None, steps: Sequence[str]) -> None:
+    def __init__(self, airflow: ApiClient, run: DagRun, map_index: int | None, flow: Flow) -> None:
         self._airflow = airflow
         self._run = run
         self._map_index = map_index
-        self._steps = steps
+        self._flow = flow
         self.released = False
         """Its teardowns were done before it was stopped: nothing of it is left in vCenter."""
 
     @classmethod
     def of_migration(cls, airflow: ApiClient, migration: Migration) -> Self:
-        return cls(airflow, DagRun(migration.dag_id, migration.dag_run_id), migration.map_index, STEPS)
+        return cls(airflow, DagRun(migration.dag_id, migration.dag_run_id), migration.map_index, MIGRATE)
 
     @classmethod
     def of_replication(cls, airflow: ApiClient, run: ReplicationRun) -> Self:
-        return cls(airflow, run.run, map_index_of(airflow, run), REPLICATION_STEPS)
+        return cls(airflow, run.run, map_index_of(airflow, run), REPLICATE)
 
     def stop(self) -> list[str]:
         """Fail the first step that is not done, so that no later one begins; the names of what was failed.
@@ -54,25 +47,21 @@ class Chain:
             return stopped
         for _ in range(LOOKS):
             states = self._states()
-            self.released = states.get(RELEASE) == "success"
-            step = next((name for name in self._steps if not _passed(name, states.get(name))), None)
-            if step is None or states.get(step) in STOPPED:
+            self.released = states.get(self._flow.task_id("release")) == "success"
+            step = next((step for step in self._flow.chain if not _passed(step, states.get(step.task_id))), None)
+            if step is None or states.get(step.task_id) in STOPPED:
                 break
-            self._airflow.fail_task(self._run.dag_id, self._run.dag_run_id, f"{GROUP}{step}", self._map_index)
-            stopped.append(f"{GROUP}{step}")
+            self._airflow.fail_task(self._run.dag_id, self._run.dag_run_id, step.task_id, self._map_index)
+            stopped.append(step.task_id)
         return stopped
 
     def _states(self) -> dict[str, Any]:
         rows = self._airflow.task_instances(self._run.dag_id, self._run.dag_run_id)
-        return {
-            row["task_id"].removeprefix(GROUP): row["state"]
-            for row in rows
-            if row["map_index"] == self._map_index and row["task_id"].startswith(GROUP)
-        }
+        return {row["task_id"]: row["state"] for row in rows if row["map_index"] == self._map_index}
 
 
-def _passed(step: str, state: str | None) -> bool:
-    return state == "success" or (state == "skipped" and step in MAY_BE_SKIPPED)
+def _passed(step: Step, state: str | None) -> bool:
+    return state == "success" or (state == "skipped" and step.optional)
 
 
 def map_index_of(airflow: ApiClient, run: ReplicationRun) -> int | None:
@@ -87,6 +76,6 @@ def map_index_of(airflow: ApiClient, run: ReplicationRun) -> int | None:
             return None
         raise
     for row in rows:
-        if row["task_id"].startswith(GROUP) and row.get("rendered_map_index") == run.server:
+        if server_step(row["task_id"]) and row.get("rendered_map_index") == run.server:
             return int(row["map_index"])
     return None

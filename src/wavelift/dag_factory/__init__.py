@@ -17,6 +17,7 @@ from wavelift.airflow import config
 from wavelift.base.errors import SpecError
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
+from wavelift.rules.flows import FLOWS
 from wavelift.rules.plans import WaveShape
 from wavelift.specs import UsableWaves, usable_waves
 
@@ -29,7 +30,10 @@ def register_waves(namespace: dict[str, Any]) -> None:
     A task process parses the file again for one DAG only: it builds just that one.
     """
     wanted = get_parsing_context().dag_id
-    for shape in _usable(only=_wave_of(wanted) if wanted else None).shapes.values():
+    wave = next((wave for flow in FLOWS if (wave := flow.wave_of(wanted))), None) if wanted else None
+    if wanted and wave is None:
+        return
+    for shape in _usable(only=wave).shapes.values():
         for make in _makers(shape):
             try:
                 dag = make(shape)
@@ -41,6 +45,7 @@ def register_waves(namespace: dict[str, Any]) -> None:
 
 
 def _makers(shape: WaveShape) -> list[Callable[[WaveShape], DAG]]:
+    """What makes the DAGs of a wave; a wave has one that replicates only where its spec says how."""
     return [migrate_dag, *([replicate_dag] if shape.replicates else [])]
 
 
@@ -58,7 +63,3 @@ def raise_spec_errors() -> None:
 
 def _usable(*, only: str | None) -> UsableWaves:
     return usable_waves(config.waves_folder(), config.environments_folder(), config.last_valid_folder(), only=only)
-
-
-def _wave_of(dag_id: str) -> str:
-    return dag_id.rsplit(".", 1)[0]

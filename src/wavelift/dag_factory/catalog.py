@@ -13,6 +13,7 @@ from typing import Any, Final
 from airflow.sdk import DAG, Param, get_parsing_context
 
 from wavelift.airflow import config
+from wavelift.dag_factory.forms import form
 from wavelift.operators.connector.inventory import CatalogInventoryOperator, ConnectorCheckOperator
 from wavelift.operators.control.catalog import (
     BeginCatalogImportOperator,
@@ -21,6 +22,7 @@ from wavelift.operators.control.catalog import (
     MergeCatalogOperator,
     RecordHealthOperator,
 )
+from wavelift.rules.conf import HealthConf, ImportConf
 from wavelift.rules.connectors import CATALOG_DAG, DEFAULT_CONNECTOR, HEALTH_DAG, connector_of, dag_id_of
 from wavelift.specs import usable_waves
 
@@ -71,8 +73,8 @@ def _connectors() -> list[str]:
 
 def catalog_dag(connector: str) -> DAG:
     """``server_catalog`` of one connector."""
-    form = {"connection": _connection(), "note": _note()}
-    dag = _dag(CATALOG_DAG, connector, "Import the server catalogue of a vCenter", CATALOG_DOC, form, schedule=None)
+    words = "Import the server catalogue of a vCenter"
+    dag = _dag(CATALOG_DAG, connector, words, CATALOG_DOC, form(ImportConf), schedule=None)
     with dag:
         begin = BeginCatalogImportOperator(task_id="begin", connector=connector)
         inventory = CatalogInventoryOperator(task_id="inventory", ticket=begin.output, queue=connector)
@@ -85,16 +87,9 @@ def catalog_dag(connector: str) -> DAG:
 
 def health_dag(connector: str) -> DAG:
     """``connector_health`` of one connector."""
-    as_registered = "Empty: as registered."
-    form = {
-        "connection": _connection(),
-        "aws_conn_id": Param(None, type=["null", "string"], title="AWS connection", description=as_registered),
-        "region": Param(None, type=["null", "string"], title="AWS region", description=as_registered),
-        "note": _note(),
-    }
     words = "See whether vCenter, hosts and AWS can be reached"
     rhythm: dict[str, Any] = {"schedule": HEALTH_EVERY, "dagrun_timeout": HEALTH_TIMEOUT, "max_active_runs": 1}
-    dag = _dag(HEALTH_DAG, connector, words, HEALTH_DOC, form, **rhythm)
+    dag = _dag(HEALTH_DAG, connector, words, HEALTH_DOC, form(HealthConf), **rhythm)
     with dag:
         begin = BeginHealthCheckOperator(task_id="begin", connector=connector)
         check = ConnectorCheckOperator(task_id="check", request=begin.output, queue=connector)
@@ -102,13 +97,13 @@ def health_dag(connector: str) -> DAG:
     return dag
 
 
-def _dag(kind: str, connector: str, description: str, doc: str, form: dict[str, Param], **rhythm: Any) -> DAG:
+def _dag(kind: str, connector: str, description: str, doc: str, params: dict[str, Param], **rhythm: Any) -> DAG:
     return DAG(
         dag_id_of(kind, connector),
         description=f"{description}, through connector {connector}",
         doc_md=doc.format(connector=connector),
         catchup=False,
-        params=form,
+        params=params,
         tags=["wavelift", f"connector:{connector}"],
         # Registered by whoever puts it into a DAG file's globals: being built alone must not move a DAG to that file.
         auto_register=False,
@@ -120,16 +115,3 @@ def _dag(kind: str, connector: str, description: str, doc: str, form: dict[str, 
         },
         **rhythm,
     )
-
-
-def _connection() -> Param:
-    return Param(
-        None,
-        type=["null", "string"],
-        title="vSphere connection",
-        description="Id of an Airflow connection. Empty: the one that the connector is registered with.",
-    )
-
-
-def _note() -> Param:
-    return Param(None, type=["null", "string"], format="multiline", title="Note", description="For yourself.")

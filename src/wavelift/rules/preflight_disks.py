@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from wavelift.base.domain import DiskFacts, ServerFacts
 from wavelift.base.names import SNAPSHOT_PREFIX
 from wavelift.base.units import human_bytes
+from wavelift.rules import flows
 from wavelift.rules.findings import Findings
 from wavelift.rules.limits import Limit
 
@@ -97,8 +98,8 @@ def _kind(disk: DiskFacts, found: Findings) -> None:
 
 
 REPLICATE = (
-    "replicate it instead ('replication' in the wave, then its '.replicate' DAG): the disk goes straight into an EBS "
-    "snapshot"
+    f"replicate it instead ('replication' in the wave, then its '{flows.REPLICATE.suffix}' DAG): the disk goes "
+    "straight into an EBS snapshot"
 )
 
 

@@ -93,7 +93,7 @@ def test_every_make_target_of_the_documents_exists() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_named_paths_exist(page: Path) -> None:
-    """A path is named from the root, from the package, or from the page's own folder."""
+    """A path begins at the root, in the package, in the folder that the page is about, or beside the page."""
     text = page.read_text()
     for target in re.findall(r"\]\(([^):\s]+)\)", text):
         file, _, heading = target.partition("#")
@@ -102,7 +102,7 @@ def test_links_and_named_paths_exist(page: Path) -> None:
         assert not heading or heading in headings(linked.read_text()), target
     for path in inline(text):
         if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", path) and names_a_file(path):
-            assert any((base / path).exists() for base in (ROOT, PACKAGE, page.parent)), path
+            assert any((base / path).exists() for base in (ROOT, PACKAGE, PACKAGE / page.stem, page.parent)), path
 
 
 def names_a_file(path: str) -> bool:

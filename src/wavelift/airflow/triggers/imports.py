@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
-from wavelift.airflow.triggers.base import WaitTrigger
-from wavelift.airflow.triggers.poller import Fetch, SharedPoller
+from wavelift.airflow.triggers.listeners import tell
+from wavelift.airflow.triggers.wait import AwsWaitTrigger
+from wavelift.airflow.triggers.watch import Fetch, SharedPoller
+
+IMPORTS: Final = "imports"
+"""What listeners hear of here: the ids of imports that run → ``ImportStatus``."""
 
 ASK_AGAIN_SECONDS: Final = 300.0
 """AWS refused an import though fewer ran than we may start: its limit may be raised meanwhile, which nothing tells."""
 
 
-class AwsWaitTrigger(WaitTrigger):
-    """What AWS waits share: the connection by name (never its secret) and all its settings."""
-
-    def __init__(
-        self,
-        *,
-        aws_conn_id: str,
-        region_name: str | None,
-        poll_seconds: float,
-        verify: bool | str | None = None,
-        botocore_config: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.aws_conn_id = aws_conn_id
-        self.region_name = region_name
-        self.poll_seconds = poll_seconds
-        self.verify = verify
-        self.botocore_config = botocore_config
-
-    def fields(self) -> dict[str, Any]:
-        return {
-            "aws_conn_id": self.aws_conn_id,
-            "region_name": self.region_name,
-            "poll_seconds": self.poll_seconds,
-            "verify": self.verify,
-            "botocore_config": self.botocore_config,
-        }
-
-    async def access(self) -> Any:
-        """An :class:`~wavelift.adapters.aws.access.AwsAccess`, built off the event loop."""
-        from airflow.sdk import BaseHook
-        from airflow.sdk.exceptions import AirflowNotFoundException
-
-        from wavelift.airflow.hooks.vm_import import VmImportHook
-
-        settings: dict[str, Any] = {"verify": self.verify, "botocore_config": self.botocore_config}
-        try:
-            connection = await BaseHook.aget_connection(self.aws_conn_id)
-        except AirflowNotFoundException:
-            # The hook knows which connection may be missing, and what to say of another.
-            return await asyncio.to_thread(VmImportHook.of(self.aws_conn_id, self.region_name, **settings).access)
-        return await asyncio.to_thread(VmImportHook.from_connection(connection, self.region_name, **settings).access)
+class ImportsTrigger(AwsWaitTrigger):
+    """What waits for VM Import share."""
 
     async def imports(self) -> Any:
         """A :class:`~wavelift.adapters.aws.vmimport.VmImport`; its vendor library is imported off the event loop."""
@@ -68,19 +32,8 @@ class AwsWaitTrigger(WaitTrigger):
 
         return await asyncio.to_thread(make)
 
-    def poller_key(self, purpose: str) -> tuple[object, ...]:
-        """Everything that separates callers."""
-        return (
-            purpose,
-            self.aws_conn_id,
-            self.region_name,
-            self.poll_seconds,
-            str(self.verify),
-            repr(self.botocore_config),
-        )
 
-
-class ImportWatchTrigger(AwsWaitTrigger):
+class ImportWatchTrigger(ImportsTrigger):
     """Wakes its task when an import has ended.
 
     :param import_task_id: ``import-ami-…``.
@@ -102,25 +55,13 @@ class ImportWatchTrigger(AwsWaitTrigger):
         return {"status": status, "import_task_id": self.import_task_id}
 
 
-Listener = Callable[[Mapping[str, Any]], None]
-"""Blocking; is told how the imports stand that are still running: their ids → ``ImportStatus``. Must not raise."""
-
-_listeners: set[Listener] = set()
-
-
-def listen(listener: Listener) -> None:
-    """Tell ``listener`` too whenever this triggerer has asked AWS about imports; once, however often it is added."""
-    _listeners.add(listener)
-
-
 def finished_imports(imports: Any) -> Fetch:
     """Asks AWS about many imports; returns those that have ended or are unknown, tells listeners of the others."""
 
     def fetch(ids: Sequence[str]) -> Mapping[str, Any]:
         found = imports.describe(ids)
         if running := {id: status for id, status in found.items() if not status.finished}:
-            for listener in tuple(_listeners):
-                listener(running)
+            tell(IMPORTS, running)
         ended = {id: status.status for id, status in found.items() if status.finished}
         # AWS forgets tasks in time: an id that it does not know never ends by itself.
         return {**ended, **{id: "unknown" for id in ids if id not in found}}
@@ -128,7 +69,7 @@ def finished_imports(imports: Any) -> Fetch:
     return fetch
 
 
-class ImportSlotTrigger(AwsWaitTrigger):
+class ImportSlotTrigger(ImportsTrigger):
     """Wakes its task when fewer than ``below`` imports are active in the account (invariant 8), and now and then.
 
     It looks one interval after it began: the task has just looked itself.

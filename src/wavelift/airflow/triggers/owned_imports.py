@@ -7,7 +7,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from wavelift.airflow.triggers.imports import ImportWatchTrigger, listen
+from wavelift.airflow.triggers.imports import IMPORTS, ImportWatchTrigger
+from wavelift.airflow.triggers.listeners import listen
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +17,7 @@ class ImportImageTrigger(ImportWatchTrigger):
     """Wakes the import's owner; cancels the import when a person kills that task."""
 
     async def wait(self) -> dict[str, Any]:
-        listen(tell_list)
+        listen(IMPORTS, tell_list)
         return await super().wait()
 
     async def on_kill(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wavelift.airflow.triggers.base import WaitTrigger
-from wavelift.airflow.triggers.poller import SharedPoller
+from wavelift.airflow.triggers.wait import WaitTrigger
+from wavelift.airflow.triggers.watch import SharedPoller
 
 
 class ReplicationRunTrigger(WaitTrigger):

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from wavelift.airflow.triggers.base import WaitTrigger
-from wavelift.airflow.triggers.poller import SharedPoller
+from wavelift.airflow.triggers.wait import WaitTrigger
+from wavelift.airflow.triggers.watch import SharedPoller
 
 RECHECK_SECONDS: Final = 120.0
 """A queue that did not move for this long wakes one waiter: its task asks Airflow whether the holders' DAG runs still

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wavelift.airflow.triggers.imports import AwsWaitTrigger
-from wavelift.airflow.triggers.poller import Fetch, SharedPoller
+from wavelift.airflow.triggers.wait import AwsWaitTrigger
+from wavelift.airflow.triggers.watch import Fetch, SharedPoller
 
 
 class EbsSnapshotsTrigger(AwsWaitTrigger):

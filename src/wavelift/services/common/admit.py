@@ -35,14 +35,14 @@ def frozen_spec(ledger: Ledger, ctx: RunContext) -> Mapping[str, Any] | None:
 
 def freeze(ledger: Ledger, request: RunRequest, ctx: RunContext, *, mode: str, spec: dict[str, Any]) -> None:
     """Store a run's mode and spec. A repeated call keeps what was stored first."""
+    asked = waves.NewWaveRun(
+        run=ctx.run,
+        wave=request.wave,
+        mode=mode,
+        requested_by=ctx.requester,
+        source=request.source,
+        spec=spec,
+        note=str(request.conf.get("note") or ""),
+    )
     with ledger.write(waves.LOCK) as tx:
-        asked = waves.NewWaveRun(
-            run=ctx.run,
-            wave=request.wave,
-            mode=mode,
-            requested_by=ctx.requester,
-            source=request.source,
-            spec=spec,
-            note=str(request.conf.get("note") or ""),
-        )
         waves.freeze_wave_run(tx, asked, clock=ctx.clock)

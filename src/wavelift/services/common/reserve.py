@@ -9,6 +9,7 @@ from wavelift.base.errors import PermanentError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, SlotKind, connectors
 from wavelift.ledger.database import Tx
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.services.common.slots import Granted, InQueue, SlotRequest, win_slot
 
 CANCELLED: Final = "cancelled on request"
@@ -48,6 +49,6 @@ def cancelled_error(what: str, until: str, **where: str) -> PermanentError:
     """
     return PermanentError(
         f"{what} was cancelled on request",
-        next_step=f"To go on with it after all, wait for its {until} to end and clear its server.reserve task",
+        next_step=f"To go on with it after all, wait for its {until} to end and clear its {CONTINUE_FROM} task",
         **where,
     )

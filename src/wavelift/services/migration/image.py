@@ -11,6 +11,7 @@ from wavelift.base.errors import PermanentError, located
 from wavelift.base.names import instant_of
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Migration, Progress, migrations
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common.import_queue import ImportQueue, WantedImport
 from wavelift.services.common.slots import InQueue
@@ -104,7 +105,7 @@ class _Import:
                 server=self.task.name,
                 disk=gone[0].address,
                 object=f"s3://{gone[0].bucket}/{gone[0].object_key}",
-                next_step="Clear this server from its server.reserve task, so that it is exported again",
+                next_step=f"Clear this server from its {CONTINUE_FROM} task, so that it is exported again",
             )
 
     def submitted(self, task_id: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from wavelift.base.domain import Message
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import Ledger, Migration, WaveRun, migrations, waves
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.common.leftovers import record_removed
@@ -193,7 +194,7 @@ def raise_when_failed(report: WaveReport) -> None:
     """:raises PermanentError: naming each server that failed and why."""
     if report.succeeded:
         return
-    step = "Clear a failed server from its server.reserve task to continue it; the others are done"
+    step = f"Clear a failed server from its {CONTINUE_FROM} task to continue it; the others are done"
     raise failed_run(
         report,
         f"{len(report.failed)} of {len(report.outcomes)} servers did not get through",

@@ -16,6 +16,7 @@ from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Progress, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, SupersededDisk
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.guests import guest
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState, refuse_register
@@ -88,7 +89,7 @@ class _Image:
             raise PermanentError(
                 "The run has no recorded disks to make an image of",
                 run=self.id,
-                next_step="Clear the server's server.reserve task",
+                next_step=f"Clear the server's {CONTINUE_FROM} task",
             )
         if known.state.resumable:  # only this task was cleared
             known = continue_run(self.ledger, self.id, self.ctx)
@@ -110,7 +111,7 @@ class _Image:
         if refusal is not None:
             raise RefusedError(
                 f"The image is not registered: {refusal.reason}",
-                rule=str(refusal.rule),
+                refusals=(refusal.model_copy(update={"server": self.task.name}),),
                 next_step="Set 'ami: import' for the job, or force_register",
             )
         self.ctx.cancel.check()

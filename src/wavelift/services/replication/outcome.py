@@ -13,6 +13,7 @@ from wavelift.base.run import Clock
 from wavelift.ledger import jobs, lineage, replication_runs
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.replication_records import AmiState, LineageRow, ReplicationRun, SupersededDisk
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.lineage import stray_child
 from wavelift.rules.replication import DEFAULT_POLICY, JobState, Policy, RunState, must_pause, surplus, term_end
 
@@ -259,7 +260,7 @@ def _check_recordable(known: ReplicationRun, result: ReplicationResult) -> None:
     keys = {disk.lineage.key for disk in result.disks}
     if not keys or len(keys) != len(result.disks) or not all(disk.lineage.snapshot_id for disk in result.disks):
         raise _refused(
-            known, "brought no complete set of disks", "Clear the server's `server.reserve` task and what follows."
+            known, "brought no complete set of disks", f"Clear the server's `{CONTINUE_FROM}` task and what follows."
         )
 
 
@@ -268,7 +269,7 @@ def _check_parents(known: ReplicationRun, result: ReplicationResult, before: tup
     if disk is not None:
         raise PermanentError(
             "A disk was sent as changes to a snapshot that is not the recorded one any more",
-            next_step="Clear the server's `server.reserve` task: it is compared with the recorded one then.",
+            next_step=f"Clear the server's `{CONTINUE_FROM}` task: it is compared with the recorded one then.",
             run=known.id,
             server=known.server,
             disk=disk.lineage.address,

@@ -9,6 +9,7 @@ from wavelift.base.errors import NotFoundError, RemoteJobError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger
 from wavelift.ledger import replication_runs as runs
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.services.replication.admission import continue_run
 from wavelift.services.replication.outcome import record_run
 from wavelift.services.replication.reserve import check_wanted, tell
@@ -40,7 +41,7 @@ def record(ledger: Ledger, access: AwsAccess, result: ReplicationResult, ctx: Ru
             f"The EBS snapshot of {disk.label} is {state}: the run is no base for another",
             server=result.server,
             snapshot=snapshot_id,
-            next_step="Clear the server's server.reserve task: it is sent again",
+            next_step=f"Clear the server's {CONTINUE_FROM} task: it is sent again",
         )
     pending = tuple(each for each in wanted if found[each].state == "pending")
     if not pending:

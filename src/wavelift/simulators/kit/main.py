@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -60,7 +61,8 @@ def run(options: argparse.Namespace, settings: SettingsT, make: Callable[[Path, 
         server.serve_forever(poll_interval=0.1)
     finally:
         server.server_close()
-        site.world.close()
+        with contextlib.suppress(TimeoutError):  # a thread that does not end dies with the process
+            site.world.close()
     return 0
 
 

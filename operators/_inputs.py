@@ -1,0 +1,70 @@
+"""Operators declare their arguments; ``__init__`` and ``template_fields`` come from the declaration."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+
+class Declared:
+    """Base of classes that name their arguments instead of writing ``__init__``.
+
+    Every argument is a keyword and becomes an attribute of the same name. One with a value in the class is optional.
+    The annotations in the class are for readers and type checkers. ``inspect.signature`` of the class tells the
+    arguments, and Airflow checks calls, ``partial`` and ``expand`` against them.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ()
+    """Arguments that Airflow renders: templates, and what earlier tasks returned. Those of a base come first."""
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Arguments that are taken as they are."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        made: dict[str, Any] = {"template_fields": _declared(cls, "inputs")}
+        if "inputs" in cls.__dict__ or "settings" in cls.__dict__:
+            made["__init__"] = _init(cls)
+        for name, value in made.items():
+            setattr(cls, name, value)
+
+
+def _declared(cls: type, table: str) -> tuple[str, ...]:
+    """What the class and its bases declare, the bases first."""
+    return tuple(dict.fromkeys(name for each in reversed(cls.__mro__) for name in each.__dict__.get(table, ())))
+
+
+def _init(cls: type[Declared]) -> Callable[..., None]:
+    """An ``__init__`` that keeps the arguments which this class declares, and hands all others on."""
+    own = {
+        name: _found(cls, name, "__dict__", inspect.Parameter.empty)
+        for table in ("inputs", "settings")
+        for name in cls.__dict__.get(table, ())
+    }
+
+    def __init__(self: Any, **kwargs: Any) -> None:
+        given = {name: kwargs.pop(name) for name in own if name in kwargs}
+        super(cls, self).__init__(**kwargs)
+        for name, value in own.items():
+            setattr(self, name, given.get(name, value))
+
+    self_, rest = inspect.signature(__init__).parameters.values()
+    told = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_found(cls, name, "__dict__", inspect.Parameter.empty),
+            annotation=_found(cls, name, "__annotations__", Any),
+        )
+        for name in (*_declared(cls, "inputs"), *_declared(cls, "settings"))
+    ]
+    __init__.__signature__ = inspect.Signature([self_, *told, rest])  # type: ignore[attr-defined]
+    __init__.__qualname__ = f"{cls.__qualname__}.__init__"
+    __init__.__module__ = cls.__module__
+    return __init__
+
+
+def _found(cls: type, name: str, table: str, otherwise: Any) -> Any:
+    """What the class or a declared base says of an argument; what Airflow's own classes say is not meant."""
+    declared = (getattr(each, table, {}) for each in cls.__mro__ if issubclass(each, Declared))
+    return next((each[name] for each in declared if name in each), otherwise)

@@ -1,0 +1,16 @@
+"""Names of the XComs by which tasks of different planes tell each other what is not their result."""
+
+from __future__ import annotations
+
+from typing import Final
+
+FAILURE_KEY: Final = "wavelift_failure"
+"""In which a failing task leaves its words for the report."""
+REPORT_KEY: Final = "report"
+"""What the pre-flight found, and what the report says."""
+PAGE_KEY: Final = "page_{:05d}"
+"""One page of the catalogue; the pages of 5,000 VMs are ten."""
+PROOF_KEY: Final = "wavelift_proof"
+"""In which ``verify`` says that EBS does not hold the source: the control plane then quarantines the run."""
+TRACKING_KEY: Final = "wavelift_tracking"
+"""In which ``transfer`` says whose change tracking was wrong: the control plane then notes that it isn't believed."""

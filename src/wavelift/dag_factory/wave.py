@@ -1,0 +1,106 @@
+"""What the DAGs of a wave share, whatever the flow.
+
+The structure never depends on the list of servers: that only fills the form. Edges, queues and teardowns come from
+:mod:`wavelift.rules.flows`; a flow's own module makes the tasks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from airflow.sdk import DAG, BaseOperator, Param, task_group
+from airflow.sdk.definitions.param import ParamsDict
+
+from wavelift.rules.flows import SERVER_GROUP, Flow, Plane
+from wavelift.rules.plans import WaveShape
+
+MAX_RETRY_DELAY: Final = timedelta(minutes=10)
+TEARDOWN_RETRIES: Final = 10
+"""A snapshot that stays hurts the customer: its removal is tried for about an hour (back-off up to 10 minutes)."""
+
+
+class WaveTasks(ABC):
+    """The tasks of one flow, for one wave. Subclasses make them, in the flow's order, with :meth:`task`."""
+
+    def __init__(self, flow: Flow, shape: WaveShape) -> None:
+        self.flow = flow
+        self.shape = shape
+        self._queues = {Plane.CONNECTOR: shape.connector, Plane.ENVIRONMENT: shape.environment_queue}
+        self._made: dict[str, Any] = {}
+        self._server: Any = None
+
+    @abstractmethod
+    def of_run(self) -> Any:
+        """Make the tasks before the servers'; return what the group of servers is mapped over."""
+
+    @abstractmethod
+    def of_server(self) -> None:
+        """Make the tasks of one server."""
+
+    @abstractmethod
+    def report(self) -> BaseOperator:
+        """Make the task that ends the run."""
+
+    def mapped(self, server: Any) -> None:
+        # No docstring: Airflow shows it as the group's tooltip.
+        self._server = server
+        self.of_server()
+
+    def task(self, kind: type[BaseOperator], name: str, **arguments: Any) -> Any:
+        """Make the task of a step: its queue, its edges and whether it is a teardown are the step's."""
+        step = self.flow.step(name)
+        if step.plane in self._queues:
+            arguments["queue"] = self._queues[step.plane]
+        if step.per_server:
+            arguments |= {"server": self._server, "map_index_template": "{{ task.server['name'] }}"}
+        if step.per_server and step.teardown:
+            arguments["retries"] = TEARDOWN_RETRIES
+        made: Any = kind(task_id=name, **arguments)
+        if step.teardown:
+            # Teardowns without setups: with them, clearing one server would clear the snapshot of all.
+            made.as_teardown(on_failure_fail_dagrun=True)
+        for before in step.after:
+            # Into and out of the mapped group the edges are those of the group.
+            if before in self._made and self.flow.step(before).per_server == step.per_server:
+                self._made[before] >> made
+        self._made[name] = made
+        return made
+
+
+def wave_dag(tasks: WaveTasks, *, doc: str, form: Mapping[str, Param], **settings: Any) -> DAG:
+    """The DAG of one flow of one wave.
+
+    :param doc: its page in the web UI; ``{wave}`` and ``{reserve}`` stand for the wave and a server's first task.
+    :param settings: of the DAG, where the flows differ.
+    """
+    flow, shape = tasks.flow, tasks.shape
+    dag = DAG(
+        flow.dag_id(shape.wave),
+        description=shape.description or flow.words.format(wave=shape.wave),
+        doc_md=doc.format(wave=shape.wave, reserve=flow.task_id("reserve")),
+        catchup=False,
+        tags=["wavelift", f"wave:{shape.wave}", *([f"environment:{shape.environment}"] if shape.environment else [])],
+        # Registered by whoever puts it into a DAG file's globals: being built alone must not move a DAG to that file.
+        auto_register=False,
+        default_args={
+            "retries": max(2, shape.retries),
+            "retry_delay": timedelta(seconds=shape.retry_delay_s),
+            "retry_exponential_backoff": True,
+            "max_retry_delay": MAX_RETRY_DELAY,
+        },
+        **settings,
+    )
+    with dag:
+        servers = tasks.of_run()
+        group = task_group(group_id=SERVER_GROUP)(tasks.mapped).expand(server=servers)
+        report = tasks.report()
+        group >> report
+    # `group >> x` leaves teardowns out: without these edges the report would run beside the removals.
+    for step in flow.removals:
+        dag.get_task(step.task_id) >> report
+    # Only now: Airflow copies the form that it finds, all the servers' names, into each task made after it.
+    dag.params = ParamsDict(form)
+    return dag

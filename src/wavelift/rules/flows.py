@@ -1,0 +1,392 @@
+"""Every flow, described once: the name of its DAG, its steps with plane and words, its modes.
+
+The DAG factories, the command line's progress, the console, the reports and the picture in the documents read it.
+Nobody else spells a DAG's suffix, the prefix of a server's tasks or a list of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+SERVER_GROUP: Final = "server"
+"""The task group that is mapped over the servers of a run."""
+_PREFIX: Final = f"{SERVER_GROUP}."
+ADMIT: Final = "admit"
+PREFLIGHT: Final = "preflight"
+REPORT: Final = "report"
+"""The task that ends every run of a wave, in every mode."""
+CONTINUE_FROM: Final = f"{_PREFIX}reserve"
+"""The task that a person clears to continue a failed server."""
+RELEASE: Final = f"{_PREFIX}release"
+"""The task that gives the slots of a server's transfer back."""
+
+
+class Plane(StrEnum):
+    """Where a step runs, and so what it may reach."""
+
+    CONTROL = "control"
+    """Airflow's default queue: the ledger and AWS, no vCenter."""
+    CONNECTOR = "connector"
+    """The queue near the vCenter: vCenter and AWS, never the ledger."""
+    ENVIRONMENT = "environment"
+    """The queue near AWS: AWS alone."""
+
+
+class Holds(StrEnum):
+    """What a server's step holds while it goes on."""
+
+    TRANSFER = "transfer"
+    """The slots of a transfer, from ``reserve`` to ``release``."""
+    IMPORT = "import"
+    """A place in the queue of imports."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One task of a flow's DAG.
+
+    :param words: what it does, for people.
+    :param waits: what its deferred task waits for.
+    :param after: the steps that it follows.
+    :param per_server: one task instance for each server; else one for the run.
+    :param teardown: it runs whatever happened before.
+    :param optional: ``skipped`` means that there was nothing to do: the chain goes on after it.
+    :param moves: it moves a server's disks and tells how many bytes are done.
+    :param holds: what is free once this step, and every other that holds the same, has ended.
+    """
+
+    name: str
+    plane: Plane
+    words: str
+    waits: str = ""
+    after: tuple[str, ...] = ()
+    per_server: bool = False
+    teardown: bool = False
+    optional: bool = False
+    moves: bool = False
+    holds: Holds | None = None
+
+    @property
+    def task_id(self) -> str:
+        return f"{_PREFIX}{self.name}" if self.per_server else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """What a run is asked to do.
+
+    :param first: the step that follows ``admit`` in this mode.
+    """
+
+    name: str
+    first: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """One way in which the servers of a wave move.
+
+    :param suffix: of its DAGs' ids, with the dot.
+    :param words: the description of its DAG; ``{wave}`` stands for the wave.
+    :param steps: in the order in which the DAG has them.
+    :param modes: the first is the one of a run whose conf names none.
+    """
+
+    name: str
+    suffix: str
+    words: str
+    steps: tuple[Step, ...]
+    modes: tuple[Mode, ...]
+
+    def dag_id(self, wave: str) -> str:
+        return f"{wave}{self.suffix}"
+
+    def wave_of(self, dag_id: str) -> str:
+        """The wave of a DAG of this flow; empty for any other DAG."""
+        return dag_id.removesuffix(self.suffix) if dag_id.endswith(self.suffix) else ""
+
+    def step(self, name: str) -> Step:
+        """:raises KeyError: the flow has no such step."""
+        found = next((step for step in self.steps if step.name == name), None)
+        if found is None:
+            raise KeyError(f"{self.name} has no step {name}")
+        return found
+
+    def task_id(self, name: str) -> str:
+        """The id of a step's task in the DAG. :raises KeyError: the flow has no such step."""
+        return self.step(name).task_id
+
+    @property
+    def chain(self) -> tuple[Step, ...]:
+        """A server's steps in their order, without the teardowns, which clean up after whatever was stopped."""
+        return tuple(step for step in self.steps if step.per_server and not step.teardown)
+
+    @property
+    def removals(self) -> tuple[Step, ...]:
+        """A server's teardowns."""
+        return tuple(step for step in self.steps if step.per_server and step.teardown)
+
+    def first_step(self, mode: str) -> str:
+        """The step that follows ``admit``; for a mode that is not known, that of the flow's first mode."""
+        return next((each.first for each in self.modes if each.name == mode), self.modes[0].first)
+
+
+def described(flow: Flow) -> str:
+    """The flow in Markdown, for the documents: a Mermaid chart, its steps and its modes."""
+    edges = [(before, step.name) for step in flow.steps for before in step.after]
+    grouped = {step.name for step in flow.steps if step.per_server}
+    planes = {plane: [step.name for step in flow.steps if step.plane is plane] for plane in Plane}
+    lines = [
+        "```mermaid",
+        "flowchart LR",
+        *(f"  {chain}" for chain in _chains(edge for edge in edges if not grouped.issuperset(edge))),
+        f"  subgraph {SERVER_GROUP} [once per server]",
+        *(f"    {chain}" for chain in _chains(edge for edge in edges if grouped.issuperset(edge))),
+        "  end",
+        *(f"  class {','.join(names)} {plane}" for plane, names in planes.items() if plane is not Plane.CONTROL),
+        "  classDef connector fill:#fde68a,color:#000",
+        "  classDef environment fill:#bfdbfe,color:#000",
+        "```",
+        "",
+        "| step | runs on | what it does |",
+        "|---|---|---|",
+        *(f"| `{step.task_id}` | {step.plane} | {step.words} |" for step in flow.steps),
+        "",
+        "| mode | first step after `admit` | what the run does |",
+        "|---|---|---|",
+        *(f"| `{mode.name}` | `{mode.first}` | {mode.words} |" for mode in flow.modes),
+    ]
+    return "\n".join(lines)
+
+
+def _chains(edges: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """The edges as few lines, each as long as the flow goes on."""
+    left = list(edges)
+    while left:
+        chain = list(left.pop(0))
+        while follows := next((edge for edge in left if edge[0] == chain[-1]), None):
+            left.remove(follows)
+            chain.append(follows[1])
+        yield " --> ".join(chain)
+
+
+_ADMIT: Final = Step(name=ADMIT, plane=Plane.CONTROL, words="check the run's conf and freeze the wave's spec")
+_PREFLIGHT: Final = Step(
+    name=PREFLIGHT, plane=Plane.CONNECTOR, after=(ADMIT,), words="find and check the servers, vCenter and AWS"
+)
+_RESERVE: Final = Step(
+    name="reserve",
+    plane=Plane.CONTROL,
+    after=(PREFLIGHT,),
+    per_server=True,
+    holds=Holds.TRANSFER,
+    words="write the intent and win a transfer slot",
+    waits="waits for a slot",
+)
+_SNAPSHOT: Final = Step(
+    name="snapshot",
+    plane=Plane.CONNECTOR,
+    after=("reserve",),
+    per_server=True,
+    holds=Holds.TRANSFER,
+    words="take the vSphere snapshot",
+)
+
+
+def _removals(after: str) -> tuple[Step, Step]:
+    """A snapshot lives for the transfer only: it goes right after it, and the slot with it."""
+    return (
+        Step(
+            name="remove_snapshot",
+            plane=Plane.CONNECTOR,
+            after=(after,),
+            per_server=True,
+            teardown=True,
+            holds=Holds.TRANSFER,
+            words="remove the vSphere snapshot",
+        ),
+        Step(
+            name="release",
+            plane=Plane.CONTROL,
+            after=("remove_snapshot",),
+            per_server=True,
+            teardown=True,
+            holds=Holds.TRANSFER,
+            words="give the transfer slot back",
+        ),
+    )
+
+
+MIGRATE: Final = Flow(
+    name="migrate",
+    suffix=".migrate",
+    words="Migrate the servers of {wave} to EC2",
+    steps=(
+        _ADMIT,
+        _PREFLIGHT,
+        Step(
+            name="launch_imported",
+            plane=Plane.CONTROL,
+            after=(ADMIT,),
+            words="in mode launch: launch the instances of finished imports",
+        ),
+        Step(
+            name="verify_imported",
+            plane=Plane.ENVIRONMENT,
+            after=(ADMIT,),
+            words="in mode verify: compare finished imports with their manifests again",
+        ),
+        _RESERVE,
+        _SNAPSHOT,
+        Step(
+            name="export",
+            plane=Plane.CONNECTOR,
+            after=("snapshot",),
+            per_server=True,
+            moves=True,
+            holds=Holds.TRANSFER,
+            words="stream the disks from vCenter to S3 in one pass",
+        ),
+        Step(
+            name="verify",
+            plane=Plane.ENVIRONMENT,
+            after=("export",),
+            per_server=True,
+            moves=True,
+            words="read back what S3 holds and compare it with the manifest",
+        ),
+        Step(
+            name="import_image",
+            plane=Plane.CONTROL,
+            after=("verify",),
+            per_server=True,
+            holds=Holds.IMPORT,
+            words="let AWS convert the disks to an AMI",
+            waits="AWS converts",
+        ),
+        Step(
+            name="compare",
+            plane=Plane.ENVIRONMENT,
+            after=("import_image",),
+            per_server=True,
+            optional=True,
+            moves=True,
+            words="under verify: full, read the image back and compare it with the manifest",
+        ),
+        Step(
+            name="launch",
+            plane=Plane.CONTROL,
+            after=("compare",),
+            per_server=True,
+            words="launch an instance when the plan says so",
+        ),
+        *_removals("export"),
+        Step(
+            name=REPORT,
+            plane=Plane.CONTROL,
+            after=("launch_imported", "verify_imported", "launch", "remove_snapshot", "release"),
+            teardown=True,
+            words="tell how every server ended",
+        ),
+    ),
+    modes=(
+        Mode("migrate", PREFLIGHT, "move the servers"),
+        Mode("plan", PREFLIGHT, "check, and estimate time and cost; create nothing"),
+        Mode("preflight", PREFLIGHT, "check; create nothing"),
+        Mode("launch", "launch_imported", "launch the instances of finished imports"),
+        Mode("verify", "verify_imported", "compare finished imports with their manifests again"),
+        Mode("cleanup", PREFLIGHT, "remove what ended runs left outside"),
+    ),
+)
+"""One-shot: vCenter to AMI and instance."""
+
+REPLICATE: Final = Flow(
+    name="replicate",
+    suffix=".replicate",
+    words="Replicate the servers of {wave} into AMIs",
+    steps=(
+        _ADMIT,
+        _PREFLIGHT,
+        Step(
+            name="delete_replicas",
+            plane=Plane.CONTROL,
+            after=(ADMIT,),
+            words="in mode delete: remove what the runs of deleted jobs made outside",
+        ),
+        Step(
+            name="verify_recorded",
+            plane=Plane.ENVIRONMENT,
+            after=(ADMIT,),
+            words="in mode verify: read recorded EBS snapshots back, whole",
+        ),
+        _RESERVE,
+        _SNAPSHOT,
+        Step(
+            name="transfer",
+            plane=Plane.CONNECTOR,
+            after=("snapshot",),
+            per_server=True,
+            moves=True,
+            holds=Holds.TRANSFER,
+            words="send the disks, or what changed of them, into EBS snapshots",
+        ),
+        Step(
+            name="record",
+            plane=Plane.CONTROL,
+            after=("transfer",),
+            per_server=True,
+            words="record the EBS snapshots as the next run's base",
+            waits="AWS completes the snapshots",
+        ),
+        Step(
+            name="verify",
+            plane=Plane.ENVIRONMENT,
+            after=("record",),
+            per_server=True,
+            moves=True,
+            words="read back what EBS holds and compare it with the manifest",
+        ),
+        Step(
+            name="ami",
+            plane=Plane.CONTROL,
+            after=("verify",),
+            per_server=True,
+            holds=Holds.IMPORT,
+            words="make the AMI, and deregister those that the job keeps no longer",
+            waits="AWS converts",
+        ),
+        *_removals("record"),
+        Step(
+            name=REPORT,
+            plane=Plane.CONTROL,
+            after=("delete_replicas", "verify_recorded", "ami", "remove_snapshot", "release"),
+            teardown=True,
+            words="tell how every server ended",
+        ),
+    ),
+    modes=(
+        Mode("replicate", PREFLIGHT, "replicate the servers that may run now"),
+        Mode("delete", "delete_replicas", "remove what deleted jobs left outside"),
+        Mode("verify", "verify_recorded", "read recorded runs back, whole"),
+    ),
+)
+"""Again and again: vCenter to EBS snapshots and AMIs."""
+
+FLOWS: Final = (MIGRATE, REPLICATE)
+
+
+def flow_of(dag_id: str) -> Flow:
+    """The flow of a wave's DAG. :raises KeyError: it is no wave's DAG."""
+    found = next((flow for flow in FLOWS if flow.wave_of(dag_id)), None)
+    if found is None:
+        raise KeyError(f"{dag_id} is not the DAG of a wave")
+    return found
+
+
+def server_step(task_id: str) -> str:
+    """The name of the step behind a server's task; empty for a task of the whole run."""
+    return task_id.removeprefix(_PREFIX) if task_id.startswith(_PREFIX) else ""

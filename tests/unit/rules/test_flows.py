@@ -1,0 +1,120 @@
+"""The flows' one description: what reads it, and that nobody writes a part of it a second time."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from wavelift.rules.flows import CONTINUE_FROM, FLOWS, MIGRATE, REPLICATE, Flow, described, flow_of, server_step
+
+pytestmark = pytest.mark.unit
+ROOT: Final = Path(__file__).parents[3]
+HOME: Final = ROOT / "src" / "wavelift" / "rules" / "flows.py"
+STEPS: Final = {step.name for flow in FLOWS for step in flow.steps}
+SUFFIX: Final = re.compile(rf"({'|'.join(re.escape(flow.suffix) for flow in FLOWS)})\b")
+TASK: Final = re.compile(
+    rf"\bserver\.({'|'.join(step.name for flow in FLOWS for step in flow.steps if step.per_server)})\b"
+)
+MOST_STEPS: Final = 2
+"""Names of steps in one literal; three in a row are a list of steps."""
+
+
+def sources() -> list[Path]:
+    """The product's own files; the simulators know no flow."""
+    folders = [ROOT / "operators", ROOT / "sensors", ROOT / "dags", ROOT / "plugins", ROOT / "src"]
+    return sorted(
+        path
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if path != HOME and "simulators" not in path.relative_to(ROOT).parts
+    )
+
+
+def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Every string of a module, docstrings and other bare strings left out."""
+    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare:
+            yield node.lineno, node.value
+
+
+def named_steps(node: ast.AST) -> set[str]:
+    """The steps that a literal collection names; modes and steps share some names."""
+    if isinstance(node, ast.Dict):
+        items: list[ast.expr] = [key for key in node.keys if key is not None]
+    elif isinstance(node, ast.List | ast.Tuple | ast.Set):
+        items = node.elts
+    else:
+        return set()
+    modes = {mode.name for flow in FLOWS for mode in flow.modes}
+    found = {item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)}
+    return (found & STEPS) - modes
+
+
+def test_nobody_else_spells_a_suffix_a_task_id_or_a_list_of_steps() -> None:
+    wrong = []
+    for path in sources():
+        tree = ast.parse(path.read_text())
+        where = str(path.relative_to(ROOT))
+        for line, text in texts(tree):
+            if SUFFIX.search(text) or TASK.search(text) or text == "server.":
+                wrong.append(f"{where}:{line}: {text!r}")
+        for node in ast.walk(tree):
+            if len(named := named_steps(node)) > MOST_STEPS:
+                wrong.append(f"{where}:{getattr(node, 'lineno', 0)}: {sorted(named)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_check_finds_what_it_looks_for() -> None:
+    assert SUFFIX.search("demo.migrate")
+    assert SUFFIX.search(".replicate")
+    assert TASK.search("clear its server.reserve task")
+    assert named_steps(ast.parse("('reserve', 'snapshot', 'export')", mode="eval").body) == {
+        "reserve",
+        "snapshot",
+        "export",
+    }
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_a_flow_holds_together(flow: Flow) -> None:
+    names = [step.name for step in flow.steps]
+    assert len(set(names)) == len(names)
+    for place, step in enumerate(flow.steps):
+        earlier = set(names[:place])
+        assert earlier.issuperset(step.after), f"{step.name} follows a step that comes later"
+        assert step.per_server or step.holds is None
+    assert all(mode.first in names for mode in flow.modes)
+    assert flow.first_step("no such mode") == flow.modes[0].first
+    assert flow.steps[-1].name == "report"
+    # A task costs about 0.25 s, and a wave has up to 150 servers.
+    assert len([step for step in flow.steps if step.per_server]) <= 9
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_dag_ids_lead_to_the_flow_and_the_wave(flow: Flow) -> None:
+    for wave in ("erp", "big.one", "erp.migrate"):
+        assert flow_of(flow.dag_id(wave)) is flow
+        assert flow.wave_of(flow.dag_id(wave)) == wave
+    assert flow.wave_of("server_catalog.hall-a") == ""
+    with pytest.raises(KeyError):
+        flow_of("server_catalog")
+
+
+def test_task_ids_lead_to_the_step() -> None:
+    assert MIGRATE.task_id("reserve") == REPLICATE.task_id("reserve") == CONTINUE_FROM
+    assert server_step(CONTINUE_FROM) == "reserve"
+    assert server_step(MIGRATE.task_id("admit")) == ""
+    with pytest.raises(KeyError):
+        MIGRATE.task_id("transfer")
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_the_documents_show_the_flow_as_it_is(flow: Flow) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert described(flow) in page, f"docs/architecture.md lacks this text:\n{described(flow)}"

@@ -609,6 +609,17 @@ def test_sms_09_deleting_a_job_ends_its_run_and_keeps_what_must_be_removed(desk:
     assert desk.rules(desk.admit(run.dag_run_id)) == ["deleted"]
 
 
+def test_a_job_or_run_changes_only_under_the_lock_of_its_wave(desk: Desk, clock: HandClock) -> None:
+    """Also on SQLite, where nothing else would notice."""
+    job, run = desk.create(), desk.begin()
+    with desk.ledger.write(jobs.lock_name("crm")) as tx:
+        with pytest.raises(RuntimeError, match="without its lock: replication/erp"):
+            jobs.apply(tx, job, "updated", at=clock.now(), by="ana", description="x")
+        with pytest.raises(RuntimeError, match="without its lock: replication/erp"):
+            replication_runs.request_cancel(tx, run.id, by="ana", clock=clock)
+    assert not within(desk.ledger.read(), replication_runs.get, run.id).cancel_requested
+
+
 def test_a_run_that_ended_keeps_its_end(desk: Desk, clock: HandClock) -> None:
     for server in ("a", "b", "c"):
         desk.create(server)

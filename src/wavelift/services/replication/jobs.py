@@ -343,7 +343,6 @@ def _create(edit: _Edit, wave: str, order: JobOrder) -> ReplicationJob:
         by=edit.by,
         wave=wave,
         server=order.server,
-        reschedule_wave=False,
         source=order.source,
         identity=order.identity,
         seed_at=seed_instant(order.plan.seed_time, edit.now, edit.policy.seed_ahead),

@@ -1,4 +1,4 @@
-"""Plain values → models, and pydantic's errors → problems in words."""
+"""Convert plain values into models, and pydantic's errors into readable problems."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from wavelift.rules.problem import Path, Problem, allowed, did_you_mean
 M = TypeVar("M", bound=BaseModel)
 
 PLACEHOLDER: Final = "\x00"
-"""Begins the name that stands in for a server whose entry is wrong, while the rest is checked."""
+"""Prefix of a placeholder name. It replaces a server entry with errors while the other entries are checked."""
 
 
 def validated(model: type[M], value: dict[str, Any]) -> tuple[M | None, list[Problem], bool]:
-    """The model, the problems, and whether the model is whole.
+    """The model, the problems, and whether the model is complete.
 
-    A value with problems is checked again without what is wrong, so that one pass finds the errors of form and
-    those of meaning; what comes back then is only good for finding more.
+    A value with problems is validated again without the wrong parts. So one call finds syntax errors and errors of
+    meaning. The model that it returns in this case is incomplete and only serves to find more problems.
     """
     try:
         return model.model_validate(value), [], True
@@ -55,14 +55,14 @@ def _problem(model: type[BaseModel], detail: ErrorDetails) -> Problem:
         return Problem(path, _unknown(model, path))
     if kind == "missing":
         field = _model_at(model, path[:-1]).model_fields[str(path[-1])]
-        return Problem(path, f"is missing: {field.description or 'needed'}")
+        return Problem(path, f"is missing: {field.description or 'required'}")
     if kind == "value_error":
         return Problem(path, str(detail["ctx"]["error"]))
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         return Problem(
             path,
-            f"{described(given)} is not a value of this key{did_you_mean(str(given), choices)}; {allowed(choices)}",
+            f"{described(given)} is not a valid value{did_you_mean(str(given), choices)}; {allowed(choices)}",
         )
     return Problem(path, _words(kind, given, detail["msg"]))
 

@@ -45,7 +45,7 @@ with DAG(
             items={{"type": "string"}},
             examples=SERVERS,
             title="Servers",
-            description="None chosen: every server of the wave.",
+            description="If none is chosen: every server of the wave.",
         ),
         "launch": Param("spec", type="string", enum=["spec", "none", "running"], title="Launch"),
         "mode": Param("migrate", type="string", enum=["migrate", "plan", "preflight", "cleanup"], title="Mode"),

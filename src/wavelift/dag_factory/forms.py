@@ -1,4 +1,4 @@
-"""The forms with which a person triggers a wave's DAGs: one Param per key of the run's conf."""
+"""The trigger forms of a wave's DAGs: one Param per key of the run's conf."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def migrate_form(shape: WaveShape) -> dict[str, Param]:
             items={"type": "string"},
             examples=names,
             title="Servers",
-            description="None chosen: every server of the wave.",
+            description="If none is chosen: every server of the wave.",
         ),
         "launch": Param(
             "spec",
             type="string",
             enum=["spec", "none", "running"],
             title="Launch",
-            values_display={"spec": "as the wave's file says", "none": "image only", "running": "launch an instance"},
+            values_display={"spec": "as set in the wave's file", "none": "image only", "running": "launch an instance"},
         ),
         "mode": Param(
             "migrate",
             type="string",
             enum=MODES,
             title="Mode",
-            description="plan and preflight end after the checks and create nothing.",
+            description="plan and preflight stop after the checks and create nothing.",
         ),
         "note": Param(
             None, type=["null", "string"], format="multiline", title="Note", description="Kept in the audit trail."
@@ -52,7 +52,7 @@ def replicate_form(shape: WaveShape) -> dict[str, Param]:
             items={"type": "string"},
             examples=list(shape.server_names),
             title="Servers",
-            description="None chosen: every server of the wave that has a replication job.",
+            description="If none is chosen: every server of the wave that has a replication job.",
         ),
         "note": Param(
             None, type=["null", "string"], format="multiline", title="Note", description="Kept in the audit trail."

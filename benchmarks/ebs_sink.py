@@ -16,7 +16,6 @@ from benchmarks import harness
 from benchmarks.servers import PlainHandler, running, told_by
 from wavelift.base.units import BLOCK
 
-
 NO_SNAPSHOTS: Final = (
     b'<DescribeSnapshotsResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><snapshotSet/>'
     b"</DescribeSnapshotsResponse>"

@@ -103,7 +103,8 @@ class AdmitReplicationOperator(AdmittingOperator):
         admitted = replication.admit(ledger, request, self.resolved, self.server_context(context))
         self.log.info("%s: %s: %s may run", self.wave, admitted.mode, ", ".join(admitted.granted) or "no server")
         for one in (*admitted.refused, *admitted.skipped):
-            self.log.info("%-20s %s: %s %s", one.server, one.rule, one.reason, one.until or "")
+            until = one.until.isoformat() if one.until else ""
+            self.log.info("%-20s %s: %s %s", one.server, one.rule, one.reason, until)
         for words in admitted.warnings:
             self.log.warning("%s", words)
         return admitted

@@ -140,9 +140,9 @@ def test_plan_and_preflight_create_nothing(lab: Lab, mode: str) -> None:
 @pytest.mark.parametrize(
     ("conf", "words"),
     [
-        ({"bogus": 1}, ("unknown keys: bogus", "servers, launch, mode, note")),
+        ({"bogus": 1}, ("unknown key 'bogus'", "servers, launch, mode, note")),
         ({"servers": ["modes-a", "modes-z"]}, ("no server 'modes-z'", "modes-a")),
-        ({"mode": "cleanup", "dry_run": "no"}, ("dry_run is 'no'", "true, false")),
+        ({"mode": "cleanup", "dry_run": "no"}, ("dry_run: must be true or false", "not 'no'")),
     ],
     ids=["unknown key", "unknown server", "not a switch"],
 )

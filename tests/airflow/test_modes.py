@@ -50,6 +50,23 @@ def test_a_run_in_which_no_server_may_go_has_the_report_alone() -> None:
     assert kept("replicate", "") == {"report"}
 
 
+def test_air_05_the_form_is_made_of_the_conf_s_model() -> None:
+    params: Any = DAGS["migrate"].params
+    forms = {name: params.get_param(name).schema for name in params}
+    servers = {"type": ["null", "array"], "items": {"type": "string"}, "examples": ["web01"], "title": "Servers"}
+    assert forms["servers"] == servers
+    assert forms["mode"]["enum"] == ["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
+    assert forms["launch"] == {
+        "type": "string",
+        "enum": ["spec", "none", "running"],
+        "title": "Launch",
+        "values_display": {"spec": "as the wave's file says", "none": "image only", "running": "launch an instance"},
+    }
+    assert forms["note"] == {"type": ["null", "string"], "title": "Note", "format": "multiline"}
+    assert dict(params) == {"servers": None, "launch": "spec", "mode": "migrate", "note": None}
+    assert list(DAGS["replicate"].params) == ["servers", "note"]
+
+
 class Run:
     """The context of a report; no task of its run left any words."""
 

@@ -63,7 +63,7 @@ def test_unknown_servers_and_keys_are_refused(lab: Lab) -> None:
     report, _ = _refused(lab, {"servers": ["nobody"]})
     assert [one["rule"] for one in report["refused"]] == ["no_job"]
     run = lab.run(DAG_ID, {"server": ["copies-a"]}).ends("failed")
-    assert "unknown keys: server" in run.words("report")
+    assert "unknown key 'server'" in run.words("report")
 
 
 def test_sms_09_a_read_back_and_a_deletion(lab: Lab, copied: tuple[Done, Done]) -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
+
+Instant = Annotated[
+    datetime,
+    PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""ISO 8601 with its offset in JSON: ``2026-12-01T09:00:00+00:00``."""
 
 
 class Message(BaseModel):
@@ -19,6 +27,16 @@ class Message(BaseModel):
     @classmethod
     def load(cls, value: object) -> Self:
         return cls.model_validate(value)
+
+
+class Refusal(Message):
+    """One rule that says no to one server."""
+
+    server: str = ""
+    rule: str
+    reason: str
+    until: Instant | None = None
+    """When it will hold no more by itself; None when that can't be told, or only a person changes it."""
 
 
 class Severity(StrEnum):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
+
+from wavelift.base.domain import Refusal
 
 
 class WaveliftError(Exception):
@@ -103,16 +105,17 @@ class RemoteJobError(PermanentError):
 
 
 class RefusedError(PermanentError):
-    """A rule refuses the request now. ``where`` has the rule and, if known, the time when the refusal ends.
+    """A rule refuses the request now, for each server of ``refusals``.
 
-    :param refusals: the refusal of each server: ``server``, ``rule``, ``reason``, ``until`` (ISO 8601 or None).
+    ``where`` has the rule of the first refusal and, if every refusal has an end, the time when all of them have ended.
     """
 
-    def __init__(
-        self, what: str, *, next_step: str = "", refusals: tuple[dict[str, Any], ...] = (), **where: object
-    ) -> None:
+    def __init__(self, what: str, *, refusals: tuple[Refusal, ...], next_step: str = "", **where: object) -> None:
         self.refusals = refusals
-        super().__init__(what, next_step=next_step, **where)
+        times = [each.until for each in refusals if each.until is not None]
+        until = max(times).isoformat() if len(times) == len(refusals) else None
+        way_out = next_step or (f"Ask again at {until}" if until else "")
+        super().__init__(what, next_step=way_out, **{**where, "rule": refusals[0].rule, "until": until})
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.next_step, {**self.where, "refusals": self.refusals}))

@@ -25,6 +25,8 @@ _LONGER: Final = "a chunk is longer than its announced size"
 _ENDLESS: Final = 1 << 62
 _LINE: Final = 64
 """Bytes that are searched at a time for the end of a line. The line with a chunk's size is shorter."""
+_BETWEEN: Final = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})\r\n")
+"""The end of a chunk and the size of the next one."""
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\s*(;|$)")
 
 
@@ -233,10 +235,16 @@ class Line:
 
     def _pieces(self, head: Head, to_end: bool) -> Iterator[int]:
         if head.chunked:
-            while size := _chunk_size(self._text_line()):
+            size = _chunk_size(self._text_line())
+            while size:
                 yield size
+                if between := _BETWEEN.match(self._rest):  # nearly always: all of it has been received
+                    self._rest = self._rest[between.end() :]
+                    size = int(between[1], 16)
+                    continue
                 if self._text_line():
                     raise WireError(_LONGER)
+                size = _chunk_size(self._text_line())
             while self._text_line():
                 pass  # trailers
         elif (length := head.length) is None:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+from urllib.parse import urlencode
 
 import typer
-from rich.console import Console
+from pydantic import ValidationError
 
 from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.console.answers import RunStarted
+from wavelift.rules.flows import ADMIT
 
-DEFAULT_URL = "http://localhost:8080"
-PIPE_WIDTH = 200
-"""Columns where nobody looks: a table in a pipe or a file is not cut at 80."""
-
-
-def stdout_console() -> Console:
-    """For results: standard output, as wide as the terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+DEFAULT_URL: Final = "http://localhost:8080"
+RUN_SECONDS: Final = 1800.0
+"""A pre-flight of 150 servers or an import of 5,000 takes minutes. After half an hour no worker serves the queue."""
 
 
 def fail(message: str) -> NoReturn:
@@ -37,6 +35,10 @@ def api_errors_told() -> Iterator[None]:
         yield
     except ApiError as error:
         fail(str(error))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        fail(f"The server's answer has another form than this version of wavelift reads: {place}: {first['msg']}")
 
 
 def client() -> ApiClient:
@@ -67,15 +69,65 @@ def _asked(what: str, *, hide_input: bool = False) -> str:
     return str(typer.prompt(what, hide_input=hide_input, err=True))
 
 
-def local_time(instant: str | None) -> str:
-    """An instant of the API in the user's own time, with its offset: ``2026-12-01 10:00+01:00``; nothing for none."""
-    return datetime.fromisoformat(instant).astimezone().isoformat(" ", "minutes") if instant else ""
+def query(path: str, asked: Mapping[str, Any]) -> str:
+    """``path`` with those values that were given."""
+    given = {key: "true" if value is True else value for key, value in asked.items() if value}
+    return f"{path}?{urlencode(given)}"
 
 
-def why_run_failed(api: ApiClient, dag_id: str, run_id: str, state: str, task: str) -> str:
-    """What the run's own task, or its admission, said when it failed."""
-    for name in (task, "admit"):
-        left: dict[str, Any] | None = api.xcom(dag_id, run_id, name, key="wavelift_failure")
-        if left:
-            return f"run {run_id} of {dag_id} ended as {state}: {left['what']}"
-    return f"run {run_id} of {dag_id} ended as {state}; see its log in Airflow"
+# DAG runs
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRun:
+    """A DAG run that a command has waited for."""
+
+    api: ApiClient
+    dag_id: str
+    dag_run_id: str
+    state: str
+
+    def xcom(self, task: str, key: str = "return_value") -> Any:
+        return self.api.xcom(self.dag_id, self.dag_run_id, task, key=key)
+
+    def result(self, task: str, *, explained_by: str = "") -> Any:
+        """What a task returned. When the run failed or the task returned nothing, the command ends with status 1.
+
+        :param explained_by: the task that says why, when it is another one.
+        """
+        found = self.xcom(task)
+        if self.state != "success" or not found:
+            fail(self.why_failed(explained_by or task))
+        return found
+
+    def why_failed(self, task: str) -> str:
+        """What the task, or the run's admission, said when it failed."""
+        ended = f"run {self.dag_run_id} of {self.dag_id} ended as {self.state}"
+        for name in (task, ADMIT):
+            left: dict[str, Any] | None = self.xcom(name, "wavelift_failure")
+            if left:
+                return f"{ended}: {left['what']}"
+        return f"{ended}; see its log in Airflow"
+
+
+def run_by(api: ApiClient, path: str, body: Any = None) -> EndedRun:
+    """Start a run by a route of the REST API, and wait for its end."""
+    return ended(api, RunStarted.model_validate(api.call("POST", path, body)))
+
+
+def ended(api: ApiClient, run: RunStarted, *, timeout: float = RUN_SECONDS) -> EndedRun:
+    """Wait for a run's end. :raises ApiError: after ``timeout`` seconds."""
+    state = api.wait_for_run(run.dag_id, run.dag_run_id, timeout=timeout)
+    return EndedRun(api, run.dag_id, run.dag_run_id, state)
+
+
+def wake(api: ApiClient, dag_id: str, missing: str) -> None:
+    """Unpause a DAG: Airflow pauses every new one.
+
+    :raises ApiError: ``missing``, when Airflow does not know the DAG.
+    """
+    status, answer = api.request("GET", f"/api/v2/dags/{dag_id}")
+    if status == 404:
+        raise ApiError(missing)
+    if status == 200 and answer.get("is_paused"):
+        api.unpause(dag_id)

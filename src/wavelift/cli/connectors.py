@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
-from wavelift.cli.catalog import RUN_SECONDS, AsJson, wake
-from wavelift.cli.connect import api_errors_told, client, fail, stdout_console, why_run_failed
+from wavelift.cli.catalog import no_connector
+from wavelift.cli.connect import api_errors_told, client, run_by, wake
+from wavelift.cli.output import AsJson, add_row, print_json, stdout_console, table
+from wavelift.console.answers import ConnectorList, ConnectorRow
 from wavelift.rules.connectors import HEALTH_DAG, dag_id_of
 
 app = typer.Typer(no_args_is_help=True)
@@ -25,9 +23,9 @@ def register(
     connection: Annotated[str, typer.Option(help="vSphere connection of its vCenter.")],
     aws: Annotated[str, typer.Option(help="AWS connection that it uses.")] = "",
     region: Annotated[str, typer.Option(help="AWS region.")] = "",
-    description: Annotated[str, typer.Option()] = "",
+    description: Annotated[str, typer.Option(help="One line for people.")] = "",
 ) -> None:
-    """Register a connector, or change what is known of one (SMS-01)."""
+    """Register a connector, or change a registered one (SMS-01)."""
     body = {"name": name, "connection": connection, "aws_conn_id": aws, "region": region, "description": description}
     client().call("POST", "/wavelift/connectors", body)
     print(f"{name} is registered; `wavelift connectors check {name}` tries what it can reach")
@@ -36,20 +34,18 @@ def register(
 @app.command("list")
 @api_errors_told()
 def list_(as_json: AsJson = False) -> None:
-    """Registered connectors with their health and how old that knowledge is."""
+    """Registered connectors with the result and the age of their last check."""
     answer = client().call("GET", "/wavelift/connectors")
     if as_json:
-        print(json.dumps(answer, indent=2))
+        print_json(answer)
         return
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("connector", "vCenter", "AWS", "state", "health"):
-        table.add_column(name, overflow="fold")
-    for row in answer["connectors"]:
-        state = f"maintenance: {row['maintenance_reason'] or 'no reason given'}" if row["maintenance"] else "in service"
-        aws = f"{row['aws_conn_id']}\n{row['region']}".strip()
-        named = f"{row['name']}\n{row['description']}".strip()
-        table.add_row(*map(escape, (named, row["connection"], aws, state, health_words(row))))
-    stdout_console().print(table)
+    shown = table("connector", "vCenter", "AWS", "state", "health")
+    for row in ConnectorList.model_validate(answer).connectors:
+        state = f"maintenance: {row.maintenance_reason or 'no reason given'}" if row.maintenance else "in service"
+        aws = f"{row.aws_conn_id}\n{row.region}".strip()
+        named = f"{row.name}\n{row.description}".strip()
+        add_row(shown, named, row.connection, aws, state, health_words(row))
+    stdout_console().print(shown)
 
 
 @app.command()
@@ -57,21 +53,15 @@ def list_(as_json: AsJson = False) -> None:
 def check(name: Name, as_json: AsJson = False) -> None:
     """Try from its queue what a connector can reach; status 1 when something fails."""
     api = client()
-    wake(api, dag_id_of(HEALTH_DAG, name), name)
-    run = api.call("POST", f"/wavelift/connectors/{name}/check")
-    state = api.wait_for_run(run["dag_id"], run["dag_run_id"], timeout=RUN_SECONDS)
-    health = api.xcom(run["dag_id"], run["dag_run_id"], "check")
-    if state != "success" or health is None:
-        fail(why_run_failed(api, run["dag_id"], run["dag_run_id"], state, "begin"))
+    wake(api, dag_id_of(HEALTH_DAG, name), no_connector(HEALTH_DAG, name))
+    health = run_by(api, f"/wavelift/connectors/{name}/check").result("check", explained_by="begin")
     if as_json:
-        print(json.dumps(health, indent=2))
+        print_json(health)
     else:
-        table = Table(title=f"Connector {escape(name)}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for column in ("check", "", "found", "next action"):
-            table.add_column(column, overflow="fold")
+        shown = table("check", "", "found", "next action", title=f"Connector {name}")
         for one in health["checks"]:
-            table.add_row(*map(escape, (one["name"], "ok" if one["ok"] else "FAILED", one["what"], one["next_step"])))
-        stdout_console().print(table)
+            add_row(shown, one["name"], "ok" if one["ok"] else "FAILED", one["what"], one["next_step"])
+        stdout_console().print(shown)
     if not all(one["ok"] for one in health["checks"]):
         raise typer.Exit(1)
 
@@ -81,7 +71,7 @@ def check(name: Name, as_json: AsJson = False) -> None:
 def maintenance(
     name: Name,
     on: Annotated[bool, typer.Option("--on/--off", help="No new migration begins; running ones finish.")] = True,
-    reason: Annotated[str, typer.Option(help="Told to whoever is refused.")] = "",
+    reason: Annotated[str, typer.Option(help="Shown with each refused migration.")] = "",
 ) -> None:
     """Put a connector into maintenance, or back into service (AMP-05)."""
     client().call("POST", f"/wavelift/connectors/{name}/maintenance", {"on": on, "reason": reason})
@@ -91,16 +81,16 @@ def maintenance(
 @app.command()
 @api_errors_told()
 def disassociate(name: Name) -> None:
-    """Forget a connector that nothing uses."""
+    """Remove the registration of a connector that nothing uses."""
     client().call("POST", f"/wavelift/connectors/{name}/disassociate")
     print(f"{name} is no longer registered")
 
 
-def health_words(row: dict[str, Any]) -> str:
-    """What the list says of a connector's health."""
-    if row["health"] is None:
+def health_words(row: ConnectorRow) -> str:
+    """The result of the last check and its age."""
+    if row.health is None:
         return "never checked"
-    failed = [check["name"] for check in row["health"]["checks"] if not check["ok"]]
-    minutes = row["health_age_s"] // 60
+    failed = [check.name for check in row.health.checks if not check.ok]
+    minutes = (row.health_age_s or 0) // 60
     age = f"{minutes} min ago" if minutes < 120 else f"{minutes // 60} h ago"
     return f"{'well' if not failed else 'FAILED: ' + ', '.join(failed)}\n{age}"

@@ -160,7 +160,7 @@ def simulators_up(
 
 
 @iam_app.command("show")
-def iam_show(
+def iam_show(  # noqa: PLR0913  # one parameter per option
     identity: Annotated[str, typer.Argument(help="vmimport (the service role), connector or caller.")] = "vmimport",
     bucket: Annotated[str, typer.Option(help="Staging bucket.")] = "YOUR-STAGING-BUCKET",
     prefix: Annotated[str, typer.Option(help="Prefix in it.")] = "",

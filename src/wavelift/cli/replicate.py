@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
-from urllib.parse import urlencode
 
 import typer
 from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.cli.connect import api_errors_told, client, fail, stdout_console, why_run_failed
+from wavelift.cli.connect import EndedRun, api_errors_told, client, fail, query
 from wavelift.cli.jobs import print_runs
+from wavelift.cli.output import print_json, stdout_console
 from wavelift.cli.watch import Row, shown
-from wavelift.rules.flows import REPLICATE
+from wavelift.console.answers import ReplicationStarted, RunCancelled, RunRow
+from wavelift.rules.flows import REPLICATE, REPORT
 
 app = typer.Typer(no_args_is_help=True)
 WAIT_SECONDS: Final = 48 * 3600.0
@@ -34,41 +34,41 @@ def replicate(wave: str, servers: list[str] | None, *, wait: bool, unpause: bool
     api = client()
     if unpause:
         api.unpause(REPLICATE.dag_id(wave))
-    run = _request(api, wave, servers, as_json=as_json)
-    dag_id, run_id = run["dag_id"], run["dag_run_id"]
-    names = ", ".join(row["server"] for row in run["runs"])
+    answer = _request(api, wave, servers, as_json=as_json)
+    run = ReplicationStarted.model_validate(answer)
+    names = ", ".join(row.server for row in run.runs)
     told = Console(stderr=True)
-    told.print(f"run {run_id} of {dag_id}: {names}", markup=False, highlight=False, soft_wrap=True)
+    told.print(f"run {run.dag_run_id} of {run.dag_id}: {names}", markup=False, highlight=False, soft_wrap=True)
     if not wait:
-        _tell(run, as_json=as_json)
+        _tell(answer, as_json=as_json)
         return
-    watch = RunsWatch(api, wave, dag_id, run_id)
+    watch = RunsWatch(api, wave, run.dag_id, run.dag_run_id)
     # With --json standard output is for the result alone.
     with shown(watch, told if as_json else stdout_console()) as show:
-        state = api.wait_for_run(dag_id, run_id, timeout=WAIT_SECONDS, every=show, interval=LOOK_SECONDS)
+        state = api.wait_for_run(run.dag_id, run.dag_run_id, timeout=WAIT_SECONDS, every=show, interval=LOOK_SECONDS)
     rows = watch.runs()
-    _tell({**run, "state": state, "runs": rows}, as_json=as_json)
+    _tell({**answer, "state": state, "runs": rows}, as_json=as_json)
     if state != "success" or not rows or any(row["state"] != "Completed" for row in rows):
-        fail(why_run_failed(api, dag_id, run_id, state, "report"))
+        fail(EndedRun(api, run.dag_id, run.dag_run_id, state).why_failed(REPORT))
 
 
 @app.command()
 @api_errors_told()
 def cancel(run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a replication run: run-…")]) -> None:
     """Stop a run; its snapshot is removed. It stays counted against the quota unless it had not begun."""
-    answer = client().call("POST", f"/wavelift/runs/{run}/cancel")
-    if answer["state"] == "Expired":
-        print(f"{run} ({answer['server']}) had not begun; it is not counted")
+    answer = RunCancelled.model_validate(client().call("POST", f"/wavelift/runs/{run}/cancel"))
+    if answer.state == "Expired":
+        print(f"{run} ({answer.server}) had not begun; it is not counted")
         return
-    stopped = ", ".join(answer["stopped_tasks"]) or "no task was active"
-    print(f"{run} ({answer['server']}) is being cancelled: {stopped}")
+    stopped = ", ".join(answer.stopped_tasks) or "no task was active"
+    print(f"{run} ({answer.server}) is being cancelled: {stopped}")
 
 
 @app.command()
 @api_errors_told()
-def show(run: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
+def show(run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a replication run: run-…")]) -> None:
     """Everything about one run, as JSON."""
-    print(json.dumps(client().call("GET", f"/wavelift/runs/{run}"), indent=2))
+    print_json(client().call("GET", f"/wavelift/runs/{run}"))
 
 
 @dataclass
@@ -83,19 +83,19 @@ class RunsWatch:
 
     def runs(self) -> list[dict[str, Any]]:
         """As REST gives them, by server."""
-        query = urlencode({"wave": self.wave, "dag_run_id": self.run_id, "limit": MOST})
-        return sorted(self.api.call("GET", f"/wavelift/runs?{query}")["runs"], key=lambda row: str(row["server"]))
+        asked = {"wave": self.wave, "dag_run_id": self.run_id, "limit": MOST}
+        answer = self.api.call("GET", query("/wavelift/runs", asked))
+        return sorted(answer["runs"], key=lambda row: str(row["server"]))
 
     def rows(self) -> list[Row]:
-        return [self._row(run) for run in self.runs()]
+        return [self._row(RunRow.model_validate(run)) for run in self.runs()]
 
-    def _row(self, run: dict[str, Any]) -> Row:
-        if run["state"] != "Active":
-            return Row(run["server"], run["state"], WAITING.get(run["state"], run["status"]))
-        done, total = run["bytes_done"], run["bytes_total"]
-        rate = run["rate"] if done < total else 0
-        note = "is being cancelled" if run["cancel_requested"] else ""
-        return Row(run["server"], run["status"] or run["state"], note, done, total, rate)
+    def _row(self, run: RunRow) -> Row:
+        if run.state != "Active":
+            return Row(run.server, run.state, WAITING.get(run.state, run.status))
+        rate = run.rate if run.bytes_done < run.bytes_total else 0
+        note = "is being cancelled" if run.cancel_requested else ""
+        return Row(run.server, run.status or run.state, note, run.bytes_done, run.bytes_total, rate)
 
 
 def _request(api: ApiClient, wave: str, servers: list[str] | None, *, as_json: bool) -> dict[str, Any]:
@@ -103,13 +103,13 @@ def _request(api: ApiClient, wave: str, servers: list[str] | None, *, as_json: b
         return dict(api.call("POST", f"/wavelift/waves/{wave}/replications", {"servers": servers or None}))
     except ApiError as error:
         if as_json and error.status == REFUSED:  # a program gets rule and time of each server, not a sentence
-            print(json.dumps(error.answer, indent=2))
+            print_json(error.answer)
             raise typer.Exit(1) from None
         fail(f"No wave {wave} that replicates: {error}" if error.status == 404 else str(error))
 
 
-def _tell(run: dict[str, Any], *, as_json: bool) -> None:
+def _tell(answer: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(run, indent=2))
+        print_json(answer)
     else:
-        print_runs(run["runs"])
+        print_runs([RunRow.model_validate(row) for row in answer["runs"]])

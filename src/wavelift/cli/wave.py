@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,12 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.cli.connect import api_errors_told, client, stdout_console, why_run_failed
-from wavelift.rules.flows import MIGRATE
+from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, wake
+from wavelift.cli.output import add_row, print_json, say, stdout_console, table
+from wavelift.console.answers import RunStarted, WaveApplied
+from wavelift.rules.conf import MigrateConf, MigrateMode
+from wavelift.rules.flows import MIGRATE, PREFLIGHT
 
 app = typer.Typer(no_args_is_help=True)
-RUN_SECONDS = 1800.0
-"""A pre-flight of 150 servers takes minutes; half an hour means that nobody works on the connector's queue."""
 
 
 @app.command()
@@ -67,72 +67,60 @@ def apply(
         api.unpause(answer["dag_id"])
         answer["dag_paused"] = False
     if as_json:
-        print(json.dumps(answer, indent=2))
+        print_json(answer)
         return
-    print_changes(answer)
+    print_changes(WaveApplied.model_validate(answer))
 
 
 DID = {"create": "made", "update": "changed", "keep": "as the file says", "missing": "not in the file; left alone"}
 WOULD = {**DID, "create": "would be made", "update": "would be changed"}
 
 
-def print_changes(answer: dict[str, Any]) -> None:
+def print_changes(done: WaveApplied) -> None:
     """Server by server what was done, or would be, and each field that differs."""
-    words = WOULD if answer["dry_run"] else DID
-    table = Table(title=f"Replication of {escape(answer['wave'])}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("server", "job", "", "ledger → file"):
-        table.add_column(column, overflow="fold")
-    for row in answer["changes"]:
-        fields = "\n".join(f"{key}: {both['ledger']} → {both['spec']}" for key, both in row["fields"].items())
-        table.add_row(*map(escape, (row["server"], row["job_id"] or "", words[row["kind"]], fields)))
-    console = stdout_console()
-    console.print(table)
-    for entry in answer["unbound"]:
-        told = f"{entry}: the catalogue holds no server of it; `wavelift catalog import`, then apply again"
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
-    for clash in answer["clashes"]:
-        told = f"{clash['server']} is left alone: {clash['what']}. {clash['do']}"
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
-    if answer["dag_paused"] is None:
-        console.print(f"Airflow has no DAG {answer['dag_id']} yet, so nothing runs", markup=False, soft_wrap=True)
-    elif answer["dag_paused"]:
-        way_out = f"`wavelift wave apply {answer['wave']} --unpause`"
-        told = f"{answer['dag_id']} is paused in Airflow, so nothing runs: {way_out}"
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
+    words = WOULD if done.dry_run else DID
+    shown = table("server", "job", "", "ledger → file", title=f"Replication of {done.wave}")
+    for row in done.changes:
+        fields = "\n".join(f"{key}: {both.ledger} → {both.spec}" for key, both in row.fields.items())
+        add_row(shown, row.server, row.job_id or "", words[row.kind], fields)
+    stdout_console().print(shown)
+    for entry in done.unbound:
+        say(f"{entry}: the catalogue holds no server of it; run `wavelift catalog import`, then apply again")
+    for clash in done.clashes:
+        say(f"{clash.server} is left alone: {clash.what}. {clash.do}")
+    if done.dag_paused is None:
+        say(f"Airflow has no DAG {done.dag_id} yet, so nothing runs")
+    elif done.dag_paused:
+        say(f"{done.dag_id} is paused in Airflow, so nothing runs: `wavelift wave apply {done.wave} --unpause`")
 
 
 @api_errors_told()
-def run_mode(name: str, mode: str, servers: list[str] | None, *, as_json: bool) -> None:
+def run_mode(name: str, mode: MigrateMode, servers: list[str] | None, *, as_json: bool) -> None:
     """Run ``<wave>.migrate`` in a mode that creates nothing and print its report; status 1 when a server may not go."""
-    report, state = report_of(client(), name, {"mode": mode, "servers": servers or None})
+    report, run = report_of(client(), name, MigrateConf(mode=mode, servers=servers or None))
     if as_json:
-        print(json.dumps(report, indent=2))
+        print_json(report)
     else:
         print_findings(report)
         if mode == "plan":
             print_estimate(report.get("estimate", {}))
-    if state != "success" or any(finding["severity"] == "error" for finding in report.get("findings", [])):
+    if run.state != "success" or any(finding["severity"] == "error" for finding in report.get("findings", [])):
         raise typer.Exit(1)
 
 
-def report_of(api: ApiClient, name: str, conf: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Trigger ``<wave>.migrate`` with ``conf``, wait for its end; its pre-flight report and final state."""
+def report_of(api: ApiClient, name: str, conf: MigrateConf) -> tuple[dict[str, Any], EndedRun]:
+    """Trigger ``<wave>.migrate`` with ``conf`` and wait for its end; the pre-flight report, and the run."""
     dag_id = MIGRATE.dag_id(name)
-    status, answer = api.request("GET", f"/api/v2/dags/{dag_id}")
-    if status == 404:
-        raise ApiError(no_wave(name))
-    if status == 200 and answer.get("is_paused"):
-        api.unpause(dag_id)
-    run_id = api.trigger(dag_id, conf)
-    state = api.wait_for_run(dag_id, run_id, timeout=RUN_SECONDS)
-    report = api.xcom(dag_id, run_id, "preflight", key="report")
+    wake(api, dag_id, no_wave(name))
+    run = ended(api, RunStarted(dag_id=dag_id, dag_run_id=api.trigger(dag_id, conf.given())))
+    report = run.xcom(PREFLIGHT, "report")
     if report is None:
-        raise ApiError(why_run_failed(api, dag_id, run_id, state, "preflight"))
-    return dict(report), state
+        raise ApiError(run.why_failed(PREFLIGHT))
+    return dict(report), run
 
 
 def no_wave(name: str) -> str:
-    """What to say of a wave that Airflow doesn't know."""
+    """What to say of a wave that Airflow does not know."""
     return f"No wave {name}: Airflow has no DAG {MIGRATE.dag_id(name)}; see 'wavelift wave validate FILE'"
 
 
@@ -140,20 +128,20 @@ COLOURS = {"error": "bold red", "warning": "yellow", "info": "dim"}
 
 
 def print_findings(report: dict[str, Any]) -> None:
-    """The findings as a table, worst first; what is said of several servers in the same words stands once."""
-    table = Table(title=f"Pre-flight of {escape(report.get('wave', ''))}", box=box.HORIZONTALS, padding=(0, 1, 0, 0))
+    """The findings as a table, worst first; a finding that several servers share is one row."""
+    shown = Table(title=f"Pre-flight of {escape(report.get('wave', ''))}", box=box.HORIZONTALS, padding=(0, 1, 0, 0))
     for name in ("severity", "subject", "finding", "next action"):
-        table.add_column(name, overflow="fold")
+        shown.add_column(name, overflow="fold")
     for finding, subjects in grouped(report.get("findings", [])):
         style = COLOURS[finding["severity"]]
         why = f"\n[dim]{escape(finding['why'])}[/]" if finding["why"] else ""
-        table.add_row(
+        shown.add_row(
             f"[{style}]{finding['severity']}[/]",
             escape("\n".join(subjects)),
             escape(finding["what"]) + why,
             escape(finding["next_action"]),
         )
-    stdout_console().print(table)
+    stdout_console().print(shown)
 
 
 def grouped(findings: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], list[str]]]:
@@ -168,9 +156,9 @@ def grouped(findings: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], li
 
 def print_estimate(estimate: dict[str, Any]) -> None:
     """What the wave would move, make and cost."""
-    from wavelift.rules.estimate import Estimate, table
+    from wavelift.rules import estimate as estimates
 
-    shown = Table("what", "value", title="Plan (nothing was created)", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for what, value in table(Estimate.load(estimate)):
-        shown.add_row(escape(what), escape(value))
+    shown = table("what", "value", title="Plan (nothing was created)")
+    for what, value in estimates.table(estimates.Estimate.load(estimate)):
+        add_row(shown, what, value)
     stdout_console().print(shown)

@@ -1,4 +1,4 @@
-"""What the routes get: the ledger, the waves' specs, and Airflow's REST API as the caller."""
+"""What the routes work with: the ledger, the waves' specs, and Airflow's REST API as the caller."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from fastapi import Depends, Request
 
 from wavelift.airflow import config
 from wavelift.airflow.rest import ApiClient
+from wavelift.console.answers import RunStarted
 from wavelift.console.origin import bearer_token
 from wavelift.ledger import Ledger
+from wavelift.rules.conf import RunConf
 from wavelift.rules.plans import ResolvedWave
 from wavelift.specs import resolved_wave, usable_waves
 
@@ -38,6 +40,11 @@ def _airflow(request: Request) -> ApiClient:
     """Airflow's REST API as the caller."""
     token = bearer_token(request.headers) or request.cookies.get(COOKIE_NAME_JWT_TOKEN, "")
     return ApiClient(config.api_url(), lambda: token)
+
+
+def start_run(airflow: ApiClient, dag_id: str, conf: RunConf) -> RunStarted:
+    """Trigger a DAG run as the caller."""
+    return RunStarted(dag_id=dag_id, dag_run_id=airflow.trigger(dag_id, conf.given()))
 
 
 LedgerDep = Annotated[Ledger, Depends(_ledger)]

@@ -5,80 +5,48 @@ Reading needs the right to read the wave's DAG ``<wave>.replicate``, writing the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
-from fastapi import FastAPI, HTTPException, Query
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from fastapi import FastAPI, Query
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.errors import SpecError
 from wavelift.base.run import SystemClock
-from wavelift.console.access import may_read, may_trigger, readable_dags
+from wavelift.console.access import readable_dags, require_read, require_trigger
+from wavelift.console.answers import (
+    EntryClash,
+    FieldChange,
+    JobChange,
+    JobDeleted,
+    JobList,
+    JobPage,
+    JobRow,
+    WaveApplied,
+)
 from wavelift.console.chain import Chain
-from wavelift.console.deps import AirflowDep, LedgerDep, Specs, SpecsDep
-from wavelift.console.replication_rows import dag_of, job_row, job_rows
-from wavelift.ledger import Ledger, ReplicationJob, jobs, replication_runs
+from wavelift.console.deps import AirflowDep, LedgerDep, Specs, SpecsDep, start_run
+from wavelift.console.replication_rows import dag_of, job_rows
+from wavelift.console.requests import ApplyBody, ExtendBody, JobFields, JobQuery, JobsBody, PauseBody
+from wavelift.ledger import Ledger, ReplicationJob, ReplicationRun, jobs, replication_runs
 from wavelift.ledger.jobs import JobFilter
-from wavelift.ledger.records import ROWS_A_PAGE
 from wavelift.ledger.replication_runs import RunFilter
-from wavelift.rules.fields import FLAG, WHOLE, Name
+from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.flows import REPLICATE
 from wavelift.rules.guests import Guest
-from wavelift.rules.limits import LIMITS
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.problem import allowed, did_you_mean
 from wavelift.rules.replication import JobState
-from wavelift.rules.wave import LicenseType
-from wavelift.rules.wave_replication import Replication, ReplicationPlan
+from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication import deletion
 from wavelift.services.replication import jobs as job_service
 from wavelift.services.replication.deletion import Deletion
-from wavelift.services.replication.jobs import JobChange, JobOrder
+from wavelift.services.replication.jobs import JobOrder
 from wavelift.services.replication.orders import Bound, bind_wave, order_of, orders_of_wave
-from wavelift.services.replication.requests import DELETE
 
 GUEST_MATTERS: Final = frozenset({"license_type", "ami", "force_register"})
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class JobFields(Replication):
-    """What may be said of a job (SMS-03); ``null`` keeps all AMIs and means nothing elsewhere."""
-
-    license_type: LicenseType | None = None
-
-    @model_validator(mode="after")
-    def _no_other_null(self) -> Self:
-        empty = sorted(name for name in self.model_fields_set - {"keep_amis"} if getattr(self, name) is None)
-        if empty:
-            raise ValueError(f"{', '.join(empty)} can't be null; leave it out")
-        return self
-
-
-class JobsBody(JobFields):
-    """New jobs of several servers of a wave; what is left out is as the wave's spec says."""
-
-    wave: Name
-    servers: tuple[str, ...] = Field(min_length=1, max_length=LIMITS["servers_per_wave"].value)
-
-
-class PauseBody(_Body):
-    reason: str = ""
-
-
-class ExtendBody(_Body):
-    """Another whole term when ``days`` is left out."""
-
-    days: Annotated[int, Field(ge=1, le=3650), WHOLE] | None = None
-
-
-class ApplyBody(_Body):
-    dry_run: Annotated[bool, FLAG] = False
 
 
 def add_replication_routes(app: FastAPI) -> None:
@@ -90,48 +58,36 @@ def add_replication_routes(app: FastAPI) -> None:
 
 def _reading(app: FastAPI) -> None:
     @app.get("/jobs")
-    def list_jobs(
-        user: GetUserDep,
-        ledger: LedgerDep,
-        wave: str | None = None,
-        state: JobState | None = None,
-        search: str = "",
-        limit: Annotated[int, Query(ge=1, le=500)] = ROWS_A_PAGE,
-        offset: Annotated[int, Query(ge=0)] = 0,
-    ) -> dict[str, Any]:
+    def list_jobs(query: Annotated[JobQuery, Query()], user: GetUserDep, ledger: LedgerDep) -> JobPage:
         """Jobs of the waves that the caller may read, by wave and server; deleted ones only by ``state``."""
-        which = JobFilter(wave=wave, waves=readable_waves(user), states=[state] if state else None, search=search)
+        states = [query.state] if query.state else None
+        which = JobFilter(wave=query.wave, waves=readable_waves(user), states=states, search=query.search)
         with ledger.read() as tx:
-            page = jobs.list_jobs(tx, which, limit=limit, offset=offset)
-        return {
-            "jobs": job_rows(ledger, page.items, SystemClock().now()),
-            "total": page.total,
-            "limit": page.limit,
-            "offset": page.offset,
-        }
+            page = jobs.list_jobs(tx, which, limit=query.limit, offset=query.offset)
+        return JobPage.of(page, jobs=job_rows(ledger, page.items, SystemClock().now()))
 
     @app.get("/jobs/{job_id}")
-    def show_job(job_id: str, user: GetUserDep, ledger: LedgerDep) -> dict[str, Any]:
+    def show_job(job_id: str, user: GetUserDep, ledger: LedgerDep) -> JobRow:
         """One job with its current run, latest AMI, next instant and term."""
         return _row(ledger, readable_job(ledger, job_id, user))
 
 
 def _making(app: FastAPI) -> None:
     @app.post("/jobs")
-    def create_jobs(body: JobsBody, user: GetUserDep, ledger: LedgerDep, specs: SpecsDep) -> dict[str, Any]:
+    def create_jobs(body: JobsBody, user: GetUserDep, ledger: LedgerDep, specs: SpecsDep) -> JobList:
         """Make the jobs of several servers of a wave: all of them or none."""
-        require_trigger(user, body.wave)
+        require_trigger(user, dag_of(body.wave))
         bound = bind_wave(ledger, specs.wave(body.wave))
         orders = [_order(body, bound, name) for name in dict.fromkeys(body.servers)]
         made = job_service.create_jobs(ledger, body.wave, orders, by=user.get_name(), clock=SystemClock())
-        return {"jobs": job_rows(ledger, made, SystemClock().now())}
+        return JobList(jobs=job_rows(ledger, made, SystemClock().now()))
 
     @app.post("/waves/{wave}/apply")
     def apply_wave(
         wave: str, body: ApplyBody, user: GetUserDep, ledger: LedgerDep, specs: SpecsDep, airflow: AirflowDep
-    ) -> dict[str, Any]:
+    ) -> WaveApplied:
         """Make and change a wave's jobs as its spec says; with ``dry_run`` only show the drift."""
-        (require_read if body.dry_run else require_trigger)(user, wave)
+        (require_read if body.dry_run else require_trigger)(user, dag_of(wave))
         resolved = specs.wave(wave)
         bound = bind_wave(ledger, resolved)
         orders = orders_of_wave(ledger, resolved, bound)
@@ -140,22 +96,20 @@ def _making(app: FastAPI) -> None:
             if body.dry_run
             else job_service.apply_wave(ledger, wave, orders, by=user.get_name(), clock=SystemClock())
         )
-        return {
-            "wave": wave,
-            "dry_run": body.dry_run,
-            "changes": [_change_row(change) for change in changes],
-            "unbound": list(bound.unbound),
-            "clashes": [{"server": one.server, "what": one.what, "do": one.next_step} for one in bound.clashes],
-            "dag_id": dag_of(wave),
-            "dag_paused": dag_paused(airflow, wave),
-        }
+        return WaveApplied(
+            wave=wave,
+            dry_run=body.dry_run,
+            changes=[_change_row(change) for change in changes],
+            unbound=list(bound.unbound),
+            clashes=[EntryClash(server=one.server, what=one.what, do=one.next_step) for one in bound.clashes],
+            dag_id=dag_of(wave),
+            dag_paused=dag_paused(airflow, wave),
+        )
 
 
 def _changing(app: FastAPI) -> None:
     @app.patch("/jobs/{job_id}")
-    def update_job(
-        job_id: str, body: JobFields, user: GetUserDep, ledger: LedgerDep, specs: SpecsDep
-    ) -> dict[str, Any]:
+    def update_job(job_id: str, body: JobFields, user: GetUserDep, ledger: LedgerDep, specs: SpecsDep) -> JobRow:
         """Change a job: only what the body names. A new seed time or frequency counts from now on."""
         known = triggerable_job(ledger, job_id, user)
         fields = body.model_dump(exclude_unset=True)
@@ -164,20 +118,20 @@ def _changing(app: FastAPI) -> None:
         return _row(ledger, changed)
 
     @app.post("/jobs/{job_id}/pause")
-    def pause_job(job_id: str, body: PauseBody, user: GetUserDep, ledger: LedgerDep) -> dict[str, Any]:
+    def pause_job(job_id: str, body: PauseBody, user: GetUserDep, ledger: LedgerDep) -> JobRow:
         """Start no run any more; one that is active goes on."""
         triggerable_job(ledger, job_id, user)
         by = user.get_name()
         return _row(ledger, job_service.pause_job(ledger, job_id, by=by, reason=body.reason, clock=SystemClock()))
 
     @app.post("/jobs/{job_id}/resume")
-    def resume_job(job_id: str, user: GetUserDep, ledger: LedgerDep) -> dict[str, Any]:
+    def resume_job(job_id: str, user: GetUserDep, ledger: LedgerDep) -> JobRow:
         """Go on with the next instant; failures are counted anew."""
         triggerable_job(ledger, job_id, user)
         return _row(ledger, job_service.resume_job(ledger, job_id, by=user.get_name(), clock=SystemClock()))
 
     @app.post("/jobs/{job_id}/extend")
-    def extend_job(job_id: str, body: ExtendBody, user: GetUserDep, ledger: LedgerDep) -> dict[str, Any]:
+    def extend_job(job_id: str, body: ExtendBody, user: GetUserDep, ledger: LedgerDep) -> JobRow:
         """Let the server be replicated longer (SMS-10)."""
         triggerable_job(ledger, job_id, user)
         by = user.get_name()
@@ -186,31 +140,24 @@ def _changing(app: FastAPI) -> None:
 
 def _deleting(app: FastAPI) -> None:
     @app.delete("/jobs/{job_id}")
-    def delete_job(job_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
+    def delete_job(job_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> JobDeleted:
         """Stop a job and its run, and remove what its runs made outside, never their AMIs (SMS-09).
 
-        What lies outside goes by a run of the wave's DAG; the job is ``deleting`` until then. A repeated call of such
-        a job starts that run again. Of a DAG that is paused the run waits (``dag_paused``).
+        A run of the wave's DAG removes it; until then the job is ``deleting``. A repeated call for such a job starts
+        that run again. If the DAG is paused, the run waits (``dag_paused``).
         """
         known, clock = triggerable_job(ledger, job_id, user), SystemClock()
         if known.state is JobState.DELETED:
-            return {
-                "job": _row(ledger, known),
-                "stopped_tasks": [],
-                **_deletion_row(None),
-                "dag_run_id": None,
-                "dag_paused": False,
-            }
+            return _deleted(_row(ledger, known))
         deleted = deletion.delete_job(ledger, job_id, by=user.get_name(), clock=clock)
         stopped = [task for run in deleted.cut_short for task in Chain.of_replication(airflow, run).stop()]
         run_id, job = None, deleted.job
         if _ever_ran(ledger, job_id):
-            run_id = airflow.trigger(dag_of(known.wave), {"mode": DELETE, "jobs": [job_id]})
+            run_id = start_run(airflow, dag_of(known.wave), ReplicateConf(mode="delete", jobs=[job_id])).dag_run_id
         else:  # nothing was ever made outside
             job = deletion.complete_deletion(ledger, job_id, by=user.get_name(), clock=clock)
-        answer = {"job": _row(ledger, job), "stopped_tasks": stopped, **_deletion_row(deleted)}
         waits = run_id is not None and dag_paused(airflow, known.wave) is True
-        return {**answer, "dag_id": dag_of(known.wave), "dag_run_id": run_id, "dag_paused": waits}
+        return _deleted(_row(ledger, job), deleted, stopped_tasks=stopped, dag_run_id=run_id, dag_paused=waits)
 
 
 # Rights
@@ -221,26 +168,23 @@ def readable_waves(user: Any) -> set[str]:
     return {wave for dag_id in readable_dags(user) if (wave := REPLICATE.wave_of(dag_id))}
 
 
-def require_read(user: Any, wave: str) -> None:
-    if not may_read(user, dag_of(wave)):
-        raise HTTPException(403, f"You may not read {dag_of(wave)}")
-
-
-def require_trigger(user: Any, wave: str) -> None:
-    if not may_trigger(user, dag_of(wave)):
-        raise HTTPException(403, f"You may not trigger {dag_of(wave)}")
-
-
 def readable_job(ledger: Ledger, job_id: str, user: Any) -> ReplicationJob:
     with ledger.read() as tx:
         known = jobs.get(tx, job_id)
-    require_read(user, known.wave)
+    require_read(user, dag_of(known.wave))
+    return known
+
+
+def readable_run(ledger: Ledger, run_id: str, user: Any) -> ReplicationRun:
+    with ledger.read() as tx:
+        known = replication_runs.get(tx, run_id)
+    require_read(user, dag_of(known.wave))
     return known
 
 
 def triggerable_job(ledger: Ledger, job_id: str, user: Any) -> ReplicationJob:
     known = readable_job(ledger, job_id, user)
-    require_trigger(user, known.wave)
+    require_trigger(user, dag_of(known.wave))
     return known
 
 
@@ -288,32 +232,39 @@ def _ever_ran(ledger: Ledger, job_id: str) -> bool:
     return page.total > 0
 
 
-def _row(ledger: Ledger, job: ReplicationJob) -> dict[str, Any]:
-    with ledger.read() as tx:
-        current = replication_runs.current_runs(tx, [job.id])
-        served = replication_runs.served_instants(tx, [job.id])
-    return job_row(job, current.get(job.id), served.get(job.id), SystemClock().now())
+def _row(ledger: Ledger, job: ReplicationJob) -> JobRow:
+    [row] = job_rows(ledger, [job], SystemClock().now())
+    return row
 
 
-def _change_row(change: JobChange) -> dict[str, Any]:
-    fields: Mapping[str, tuple[Any, Any]] = change.fields or {}
-    return {
-        "kind": str(change.kind),
-        "server": change.server,
-        "job_id": change.job.id if change.job else None,
-        "fields": {name: {"ledger": _plain(old), "spec": _plain(new)} for name, (old, new) in fields.items()},
+def _change_row(change: job_service.JobChange) -> JobChange:
+    fields = {
+        name: FieldChange(ledger=_plain(old), spec=_plain(new)) for name, (old, new) in (change.fields or {}).items()
     }
+    return JobChange.of(change, job_id=change.job.id if change.job else None, fields=fields)
 
 
-def _deletion_row(deletion: Deletion | None) -> dict[str, Any]:
-    """What is to go; a job that is deleted already has nothing left."""
+def _deleted(
+    job: JobRow,
+    deletion: Deletion | None = None,
+    *,
+    stopped_tasks: Sequence[str] = (),
+    dag_run_id: str | None = None,
+    dag_paused: bool = False,
+) -> JobDeleted:
+    """What is to be removed; nothing for a job that is deleted already."""
     disks = deletion.lineage if deletion else ()
     superseded = [disk.snapshot_id for disk in deletion.superseded] if deletion else []
-    return {
-        "cut_short": [run.id for run in deletion.cut_short] if deletion else [],
-        "snapshots": sorted({*superseded, *(disk.snapshot_id for disk in disks)}),
-        "manifests": [f"s3://{disk.bucket}/{disk.manifest_key}" for disk in disks if disk.manifest_key],
-    }
+    return JobDeleted(
+        job=job,
+        stopped_tasks=list(stopped_tasks),
+        cut_short=[run.id for run in deletion.cut_short] if deletion else [],
+        snapshots=sorted({*superseded, *(disk.snapshot_id for disk in disks)}),
+        manifests=[f"s3://{disk.bucket}/{disk.manifest_key}" for disk in disks if disk.manifest_key],
+        dag_id=job.dag_id,
+        dag_run_id=dag_run_id,
+        dag_paused=dag_paused,
+    )
 
 
 def _plain(value: Any) -> Any:

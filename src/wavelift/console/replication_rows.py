@@ -1,4 +1,4 @@
-"""Jobs and runs of replication as REST tells of them: times in UTC (ISO 8601), sizes in bytes, rates in bytes/s."""
+"""Jobs and runs of replication as rows of the REST API."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.rates import PROGRESS_KEY, TransferProgress, average
+from wavelift.console.answers import JobRow, RunRow
 from wavelift.console.chain import map_index_of
 from wavelift.ledger import Ledger, ReplicationJob, ReplicationRun
 from wavelift.ledger.replication_runs import current_runs, served_instants
@@ -25,84 +26,43 @@ def dag_of(wave: str) -> str:
     return REPLICATE.dag_id(wave)
 
 
-def job_rows(ledger: Ledger, jobs: Sequence[ReplicationJob], now: datetime) -> list[dict[str, Any]]:
+def job_rows(ledger: Ledger, jobs: Sequence[ReplicationJob], now: datetime) -> list[JobRow]:
     """One line of the list each, in two queries however many there are."""
     ids = [job.id for job in jobs]
     with ledger.read() as tx:
         current, served = current_runs(tx, ids), served_instants(tx, ids)
-    return [job_row(job, current.get(job.id), served.get(job.id), now) for job in jobs]
+    return [_job_row(job, current.get(job.id), served.get(job.id), now) for job in jobs]
 
 
-def job_row(
-    job: ReplicationJob, current: ReplicationRun | None, served: datetime | None, now: datetime
-) -> dict[str, Any]:
+def _job_row(job: ReplicationJob, current: ReplicationRun | None, served: datetime | None, now: datetime) -> JobRow:
+    return JobRow.of(
+        job,
+        next_at=_next_at(job, served, now),
+        current_run=run_row(current, now) if current else None,
+        term_days_left=_days_left(job, now),
+        dag_id=dag_of(job.wave),
+    )
+
+
+def run_fields(run: ReplicationRun, now: datetime) -> dict[str, Any]:
+    """The fields of a :class:`RunRow` that the ledger has not under the same name."""
     return {
-        "id": job.id,
-        "wave": job.wave,
-        "server": job.server,
-        "state": str(job.state),
-        "state_reason": job.state_reason,
-        "seed_at": _iso(job.seed_at),
-        "frequency_hours": job.frequency_hours,
-        "next_at": _iso(_next_at(job, served, now)),
-        "license_type": job.license_type,
-        "description": job.description,
-        "keep_amis": job.keep_amis,
-        "pause_after_failures": job.pause_after_failures,
-        "ami": job.ami,
-        "force_register": job.force_register,
-        "failures": job.failures,
-        "latest_ami_id": job.latest_ami_id,
-        "current_run": run_row(current, now) if current else None,
-        "first_replication_at": _iso(job.first_replication_at),
-        "term_ends_at": _iso(job.term_ends_at),
-        "term_days_left": _days_left(job, now),
-        "source": job.source,
-        "identity": job.identity,
-        "created_by": job.created_by,
-        "created_at": _iso(job.created_at),
-        "updated_at": _iso(job.updated_at),
-        "deleted_at": _iso(job.deleted_at),
-        "dag_id": dag_of(job.wave),
-    }
-
-
-def run_row(run: ReplicationRun, now: datetime) -> dict[str, Any]:
-    """One line of a job's history, with everything that SMS-08 names."""
-    return {
-        "id": run.id,
-        "job_id": run.job_id,
-        "wave": run.wave,
-        "server": run.server,
         "type": TYPES[run.type],
         "state": str(run.state).capitalize(),
-        "status": run.status,
-        "rule": run.rule,
-        "refused_until": _iso(run.refused_until),
-        "scheduled_start": _iso(run.scheduled_for),
-        "requested_at": _iso(run.requested_at),
-        "requested_by": run.requested_by,
-        "started_at": _iso(run.started_at),
-        "completed_at": _iso(run.finished_at),
-        "ami_id": run.ami_id,
-        "ami_state": str(run.ami_state) if run.ami_state else None,
-        "progress_pct": run.progress_pct,
-        "bytes_done": run.bytes_done,
-        "bytes_total": run.bytes_total,
-        "bytes_read": run.bytes_read,
-        "bytes_sent": run.bytes_sent,
+        "scheduled_start": run.scheduled_for,
+        "completed_at": run.finished_at,
         "rate": _rate(run),
         "duration_s": round(_duration(run, now), 1),
-        "error": run.error,
-        "quarantine": run.quarantine,
-        "cancel_requested": run.cancel_requested,
-        "dag_id": run.dag_id,
-        "dag_run_id": run.dag_run_id,
     }
+
+
+def run_row(run: ReplicationRun, now: datetime) -> RunRow:
+    """One line of a job's history."""
+    return RunRow.of(run, **run_fields(run, now))
 
 
 def live(run: ReplicationRun, airflow: ApiClient) -> dict[str, Any]:
-    """How far the running transfer is; the task's state store knows, the connector never writes to the ledger."""
+    """How far a running transfer is. Airflow's task state store has it: a connector never writes to the ledger."""
     if run.state is not RunState.ACTIVE or run.recorded_at is not None:
         return {}
     index = map_index_of(airflow, run)
@@ -152,7 +112,3 @@ def _duration(run: ReplicationRun, now: datetime) -> float:
     if run.state is RunState.ACTIVE and run.started_at is not None:
         return max(0.0, (now - run.started_at).total_seconds())
     return run.duration_s
-
-
-def _iso(value: datetime | None) -> str | None:
-    return value.isoformat() if value else None

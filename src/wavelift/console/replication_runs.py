@@ -8,46 +8,43 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, HTTPException, Query
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import DagRun, NobodyDies, RunContext, SystemClock
+from wavelift.console.access import require_trigger
+from wavelift.console.answers import (
+    ReplicationStarted,
+    RunCancelled,
+    RunDetails,
+    RunPage,
+    RunRow,
+    VerifyStarted,
+)
 from wavelift.console.chain import Chain
-from wavelift.console.deps import AirflowDep, LedgerDep
+from wavelift.console.deps import AirflowDep, LedgerDep, start_run
 from wavelift.console.replication import (
     dag_paused,
     readable_job,
+    readable_run,
     readable_waves,
-    require_read,
-    require_trigger,
     triggerable_job,
 )
-from wavelift.console.replication_rows import dag_of, live, run_row
-from wavelift.ledger import Ledger, Page, ReplicationRun, jobs, replication_runs
-from wavelift.ledger.records import ROWS_A_PAGE
+from wavelift.console.replication_rows import dag_of, live, run_fields, run_row
+from wavelift.console.requests import HistoryQuery, ReplicateBody, RunQuery
+from wavelift.ledger import Ledger, ReplicationRun, jobs, replication_runs
 from wavelift.ledger.replication_runs import RunFilter
+from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.replication import JobState, RunState
 from wavelift.services.replication import admission, outcome
-from wavelift.services.replication.requests import VERIFY, runs_to_verify
+from wavelift.services.replication.requests import runs_to_verify
 
 ENDED: Final = ("success", "failed", "")
 """What a DAG run that is over, or was deleted, is."""
-Limit = Annotated[int, Query(ge=1, le=500)]
-Offset = Annotated[int, Query(ge=0)]
-State = Annotated[RunState | None, BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)]
-"""``Active`` as the rows say, or ``active``."""
-
-
-class ReplicateBody(BaseModel):
-    """Servers by their names in the wave; left out: those of every active job."""
-
-    model_config = ConfigDict(extra="forbid")
-    servers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
 
 def add_replication_run_routes(app: FastAPI) -> None:
@@ -61,65 +58,48 @@ def _reading(app: FastAPI) -> None:
     @app.get("/jobs/{job_id}/runs")
     def list_history(
         job_id: str,
+        query: Annotated[HistoryQuery, Query()],
         user: GetUserDep,
         ledger: LedgerDep,
         airflow: AirflowDep,
-        state: State = None,
-        search: str = "",
-        limit: Limit = ROWS_A_PAGE,
-        offset: Offset = 0,
-    ) -> dict[str, Any]:
+    ) -> RunPage:
         """A job's runs, newest first (SMS-08)."""
         readable_job(ledger, job_id, user)
-        which = RunFilter(job_id=job_id, states=[state] if state else None, search=search)
-        with ledger.read() as tx:
-            page = replication_runs.list_runs(tx, which, limit=limit, offset=offset)
-        return _page(page, airflow)
+        which = RunFilter(job_id=job_id, states=[query.state] if query.state else None, search=query.search)
+        return _page(ledger, airflow, which, query)
 
     @app.get("/runs")
     def list_runs(
-        user: GetUserDep,
-        ledger: LedgerDep,
-        airflow: AirflowDep,
-        wave: str | None = None,
-        server: str | None = None,
-        dag_run_id: str | None = None,
-        state: State = None,
-        search: str = "",
-        limit: Limit = ROWS_A_PAGE,
-        offset: Offset = 0,
-    ) -> dict[str, Any]:
+        query: Annotated[RunQuery, Query()], user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep
+    ) -> RunPage:
         """Runs of the waves that the caller may read, newest first; ``dag_run_id`` goes with ``wave``."""
-        if dag_run_id is not None and wave is None:
+        if query.dag_run_id is not None and query.wave is None:
             raise HTTPException(422, "dag_run_id names a run only together with wave")
         which = RunFilter(
-            wave=wave,
-            server=server,
-            run=DagRun(dag_of(wave), dag_run_id) if wave is not None and dag_run_id is not None else None,
-            states=[state] if state else None,
+            wave=query.wave,
+            server=query.server,
+            run=DagRun(dag_of(query.wave), query.dag_run_id) if query.wave and query.dag_run_id else None,
+            states=[query.state] if query.state else None,
             waves=readable_waves(user),
-            search=search,
+            search=query.search,
         )
-        with ledger.read() as tx:
-            page = replication_runs.list_runs(tx, which, limit=limit, offset=offset)
-        return _page(page, airflow)
+        return _page(ledger, airflow, which, query)
 
     @app.get("/runs/{run_id}")
-    def show_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
+    def show_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunDetails:
         """One run with its disks."""
-        with ledger.read() as tx:
-            known = replication_runs.get(tx, run_id)
-        require_read(user, known.wave)
-        return {**_row(known, airflow), "result": known.result, "superseded": known.superseded or []}
+        known = readable_run(ledger, run_id, user)
+        fields = run_fields(known, SystemClock().now()) | live(known, airflow)
+        return RunDetails.of(known, **fields, superseded=known.superseded or [])
 
 
 def _requesting(app: FastAPI) -> None:
     @app.post("/waves/{wave}/replications")
     def replicate(
         wave: str, body: ReplicateBody, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep
-    ) -> dict[str, Any]:
+    ) -> ReplicationStarted:
         """Replicate servers now: all of them or none. A refusal (409) tells rule and next time of each (SMS-06)."""
-        require_trigger(user, wave)
+        require_trigger(user, dag_of(wave))
         servers = body.servers or _active_servers(ledger, wave)
         _require_awake(airflow, wave)
         run = DagRun(dag_of(wave), f"on_demand__{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}")
@@ -131,53 +111,45 @@ def _requesting(app: FastAPI) -> None:
             _give_back(ledger, reserved)
             raise
         now = SystemClock().now()
-        return {
-            "dag_id": run.dag_id,
-            "dag_run_id": run.dag_run_id,
-            "runs": [run_row(each, now) for each in reserved],
-        }
+        return ReplicationStarted.of(run, runs=[run_row(each, now) for each in reserved])
 
 
 def _cancelling(app: FastAPI) -> None:
     @app.post("/runs/{run_id}/cancel")
-    def cancel_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
+    def cancel_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunCancelled:
         """Stop a run: its task is failed, its snapshot removed. It stays counted against the quota."""
-        with ledger.read() as tx:
-            known = replication_runs.get(tx, run_id)
-        require_read(user, known.wave)
-        require_trigger(user, known.wave)
+        known = readable_run(ledger, run_id, user)
+        require_trigger(user, dag_of(known.wave))
         clock = SystemClock()
         cancelled = outcome.cancel_run(ledger, run_id, by=user.get_name(), clock=clock)
         if cancelled.state is RunState.RESERVED:  # nothing has begun
             reason = f"cancelled by {user.get_name()}"
             given_back = outcome.mark_cancelled(ledger, run_id, reason, clock=clock)
-            return {**run_row(given_back, clock.now()), "stopped_tasks": []}
+            return RunCancelled.of(given_back, **run_fields(given_back, clock.now()), stopped_tasks=[])
         stopped = Chain.of_replication(airflow, cancelled).stop()
-        return {**run_row(cancelled, clock.now()), "stopped_tasks": stopped}
+        return RunCancelled.of(cancelled, **run_fields(cancelled, clock.now()), stopped_tasks=stopped)
 
 
 def _verifying(app: FastAPI) -> None:
     @app.post("/jobs/{job_id}/verify")
-    def verify_job(job_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
+    def verify_job(job_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> VerifyStarted:
         """Read back, whole, what the job's next run builds on, and compare it with its manifests (invariant 1)."""
         known = triggerable_job(ledger, job_id, user)
-        return _verify(ledger, airflow, known.wave, {"jobs": [job_id]})
+        return _verify(ledger, airflow, known.wave, ReplicateConf(mode="verify", jobs=[job_id]))
 
     @app.post("/runs/{run_id}/verify")
-    def verify_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> dict[str, Any]:
+    def verify_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> VerifyStarted:
         """Read back, whole, the EBS snapshots of a recorded run, and compare them with its manifests."""
-        with ledger.read() as tx:
-            known = replication_runs.get(tx, run_id)
-        require_read(user, known.wave)
-        require_trigger(user, known.wave)
-        return _verify(ledger, airflow, known.wave, {"runs": [run_id]})
+        known = readable_run(ledger, run_id, user)
+        require_trigger(user, dag_of(known.wave))
+        return _verify(ledger, airflow, known.wave, ReplicateConf(mode="verify", runs=[run_id]))
 
 
-def _verify(ledger: Ledger, airflow: ApiClient, wave: str, conf: dict[str, Any]) -> dict[str, Any]:
+def _verify(ledger: Ledger, airflow: ApiClient, wave: str, conf: ReplicateConf) -> VerifyStarted:
     chosen = runs_to_verify(ledger, wave, conf)
     _require_awake(airflow, wave)
-    dag_run_id = airflow.trigger(dag_of(wave), {"mode": VERIFY, **conf})
-    return {"dag_id": dag_of(wave), "dag_run_id": dag_run_id, "runs": [each.run for each in chosen]}
+    started = start_run(airflow, dag_of(wave), conf)
+    return VerifyStarted.of(started, runs=[each.run for each in chosen])
 
 
 def _active_servers(ledger: Ledger, wave: str) -> tuple[str, ...]:
@@ -218,14 +190,8 @@ def _give_back(ledger: Ledger, reserved: Sequence[ReplicationRun]) -> None:
         outcome.mark_cancelled(ledger, each.id, "Its DAG run could not be made", clock=SystemClock())
 
 
-def _page(page: Page[ReplicationRun], airflow: ApiClient) -> dict[str, Any]:
-    return {
-        "runs": [_row(run, airflow) for run in page.items],
-        "total": page.total,
-        "limit": page.limit,
-        "offset": page.offset,
-    }
-
-
-def _row(run: ReplicationRun, airflow: ApiClient) -> dict[str, Any]:
-    return run_row(run, SystemClock().now()) | live(run, airflow)
+def _page(ledger: Ledger, airflow: ApiClient, which: RunFilter, query: HistoryQuery) -> RunPage:
+    with ledger.read() as tx:
+        page = replication_runs.list_runs(tx, which, limit=query.limit, offset=query.offset)
+    now = SystemClock().now()
+    return RunPage.of(page, runs=[RunRow.of(run, **(run_fields(run, now) | live(run, airflow))) for run in page.items])

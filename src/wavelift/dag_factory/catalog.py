@@ -15,6 +15,7 @@ from typing import Any, Final
 from airflow.sdk import DAG, Param, get_parsing_context
 
 from wavelift.airflow import config
+from wavelift.dag_factory.forms import form
 from wavelift.operators.connector.inventory import CatalogInventoryOperator, ConnectorCheckOperator
 from wavelift.operators.control.catalog import (
     BeginCatalogImportOperator,
@@ -23,6 +24,7 @@ from wavelift.operators.control.catalog import (
     MergeCatalogOperator,
     RecordHealthOperator,
 )
+from wavelift.rules.conf import HealthConf, ImportConf
 from wavelift.rules.connectors import CATALOG_DAG, DEFAULT_CONNECTOR, HEALTH_DAG, connector_of, dag_id_of
 from wavelift.specs import usable_waves
 
@@ -74,8 +76,8 @@ def _connectors() -> list[str]:
 
 def catalog_dag(connector: str) -> DAG:
     """``server_catalog`` of one connector."""
-    form = {"connection": _connection(), "note": _note()}
-    dag = _dag(CATALOG_DAG, connector, "Import the server catalogue of a vCenter", CATALOG_DOC, form, schedule=None)
+    words = "Import the server catalogue of a vCenter"
+    dag = _dag(CATALOG_DAG, connector, words, CATALOG_DOC, form(ImportConf), schedule=None)
     with dag:
         begin = BeginCatalogImportOperator(task_id="begin", connector=connector)
         inventory = CatalogInventoryOperator(task_id="inventory", ticket=begin.output, queue=connector)
@@ -88,16 +90,9 @@ def catalog_dag(connector: str) -> DAG:
 
 def health_dag(connector: str) -> DAG:
     """``connector_health`` of one connector."""
-    as_registered = "Empty: as registered."
-    form = {
-        "connection": _connection(),
-        "aws_conn_id": Param(None, type=["null", "string"], title="AWS connection", description=as_registered),
-        "region": Param(None, type=["null", "string"], title="AWS region", description=as_registered),
-        "note": _note(),
-    }
     words = "Check whether vCenter, hosts and AWS can be reached"
     rhythm: dict[str, Any] = {"schedule": HEALTH_EVERY, "dagrun_timeout": HEALTH_TIMEOUT, "max_active_runs": 1}
-    dag = _dag(HEALTH_DAG, connector, words, HEALTH_DOC, form, **rhythm)
+    dag = _dag(HEALTH_DAG, connector, words, HEALTH_DOC, form(HealthConf), **rhythm)
     with dag:
         begin = BeginHealthCheckOperator(task_id="begin", connector=connector)
         check = ConnectorCheckOperator(task_id="check", request=begin.output, queue=connector)
@@ -105,13 +100,13 @@ def health_dag(connector: str) -> DAG:
     return dag
 
 
-def _dag(kind: str, connector: str, description: str, doc: str, form: dict[str, Param], **rhythm: Any) -> DAG:
+def _dag(kind: str, connector: str, description: str, doc: str, params: dict[str, Param], **rhythm: Any) -> DAG:
     return DAG(
         dag_id_of(kind, connector),
         description=f"{description}, through connector {connector}",
         doc_md=doc.format(connector=connector),
         catchup=False,
-        params=form,
+        params=params,
         tags=["wavelift", f"connector:{connector}"],
         # The DAG file registers the DAG through its globals. Only building a DAG must not assign it to a file.
         auto_register=False,
@@ -123,16 +118,3 @@ def _dag(kind: str, connector: str, description: str, doc: str, form: dict[str, 
         },
         **rhythm,
     )
-
-
-def _connection() -> Param:
-    return Param(
-        None,
-        type=["null", "string"],
-        title="vSphere connection",
-        description="Id of an Airflow connection. Empty: the connection with which the connector is registered.",
-    )
-
-
-def _note() -> Param:
-    return Param(None, type=["null", "string"], format="multiline", title="Note", description="Free text.")

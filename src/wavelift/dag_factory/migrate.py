@@ -7,7 +7,7 @@ from typing import Any, Final
 from airflow.sdk import DAG, BaseOperator
 
 from wavelift.airflow.notifications import wave_deadline
-from wavelift.dag_factory.forms import migrate_form
+from wavelift.dag_factory.forms import form
 from wavelift.dag_factory.wave import WaveTasks, wave_dag
 from wavelift.operators.connector.export import VmExportOperator
 from wavelift.operators.connector.preflight import PreflightOperator
@@ -18,6 +18,7 @@ from wavelift.operators.control.image import ImportServerOperator
 from wavelift.operators.control.launch import LaunchImportedOperator, LaunchInstanceOperator
 from wavelift.operators.control.report import ReportOperator
 from wavelift.operators.control.slots import ReleaseOperator, ReserveOperator
+from wavelift.rules.conf import MigrateConf
 from wavelift.rules.flows import MIGRATE
 from wavelift.rules.plans import WaveShape
 
@@ -39,7 +40,7 @@ def migrate_dag(shape: WaveShape) -> DAG:
     return wave_dag(
         MigrateTasks(MIGRATE, shape),
         doc=DOC,
-        form=migrate_form(shape),
+        form=form(MigrateConf, servers=shape.server_names),
         schedule=None,
         max_active_runs=MAX_ACTIVE_RUNS,
         deadline=wave_deadline(shape),

@@ -10,7 +10,7 @@ from typing import Any, Final
 from airflow.sdk import DAG, BaseOperator
 
 from wavelift.airflow.timetables import ReplicationTimetable
-from wavelift.dag_factory.forms import replicate_form
+from wavelift.dag_factory.forms import form
 from wavelift.dag_factory.wave import TEARDOWN_RETRIES, WaveTasks, wave_dag
 from wavelift.operators.connector.replication import (
     ReplicationPreflightOperator,
@@ -25,6 +25,7 @@ from wavelift.operators.control.record import RecordOperator
 from wavelift.operators.control.report import ReplicationReportOperator
 from wavelift.operators.control.slots import ReleaseRunOperator, ReserveRunOperator
 from wavelift.operators.control.upkeep import DeleteReplicasOperator
+from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.flows import REPLICATE
 from wavelift.rules.plans import WaveShape
 
@@ -46,7 +47,7 @@ def replicate_dag(shape: WaveShape) -> DAG:
     return wave_dag(
         ReplicateTasks(REPLICATE, shape),
         doc=DOC,
-        form=replicate_form(shape),
+        form=form(ReplicateConf, servers=shape.server_names),
         schedule=ReplicationTimetable(wave=shape.wave),
         max_active_runs=MAX_ACTIVE_RUNS,
     )

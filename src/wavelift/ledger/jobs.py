@@ -136,13 +136,8 @@ def standing_by_wave(tx: Tx) -> dict[str, int]:
 # Writing
 
 
-def insert(
-    tx: Tx, *, at: datetime, by: str, wave: str, server: str, reschedule_wave: bool = True, **columns: Any
-) -> ReplicationJob:
-    """Create a job in the state ACTIVE.
-
-    :param reschedule_wave: False for a caller that creates many jobs and calls :func:`reschedule` once.
-    """
+def insert(tx: Tx, *, at: datetime, by: str, wave: str, server: str, **columns: Any) -> ReplicationJob:
+    """Create a job in the state ACTIVE. The caller calls :func:`reschedule` after its last job."""
     earlier = sa.select(sa.func.count()).select_from(job).where(job.c.wave == wave, job.c.server == server)
     made = _rows.insert(
         tx,
@@ -157,8 +152,6 @@ def insert(
         **columns,
     )
     _rows.tell(tx, made, "created", at=at, by=by, details={"server": server, "schedule": made.schedule.dump()})
-    if reschedule_wave:
-        reschedule(tx, wave, at=at)
     return made
 
 

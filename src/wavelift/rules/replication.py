@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
+from wavelift.base.domain import Refusal
 from wavelift.base.errors import PermanentError
 from wavelift.rules.limits import LIMITS, Limit
 
@@ -116,18 +117,6 @@ class Rule(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A rule that refuses a run or a job.
-
-    :param until: when the refusal ends automatically. None: unknown, or only a person can end it.
-    """
-
-    rule: Rule
-    reason: str
-    until: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Policy:
     """The limits of the rules. The defaults are those of :mod:`wavelift.rules.limits`."""
 
@@ -177,7 +166,7 @@ def refuse_run(
     if refusal is not None:
         return refusal
     if standing.active_run:
-        return Refusal(Rule.IN_PROGRESS, f"run {standing.active_run} of this job is in progress")
+        return Refusal(rule=Rule.IN_PROGRESS, reason=f"run {standing.active_run} of this job is in progress")
     if type is RunType.ON_DEMAND and not again:
         return refuse_quota(standing.on_demand, now, policy)
     return None
@@ -185,11 +174,13 @@ def refuse_run(
 
 def _refuse_job(standing: Standing, now: datetime) -> Refusal | None:
     if standing.state in (JobState.DELETING, JobState.DELETED):
-        return Refusal(Rule.DELETED, "the job is deleted")
+        return Refusal(rule=Rule.DELETED, reason="the job is deleted")
     if standing.state is JobState.PAUSED:
-        return Refusal(Rule.PAUSED, "the job is paused; resume it")
+        return Refusal(rule=Rule.PAUSED, reason="the job is paused; resume it")
     if standing.term_ends_at is not None and standing.term_ends_at <= now:
-        return Refusal(Rule.TERM, f"the server's term ended at {standing.term_ends_at.isoformat()}; extend it")
+        return Refusal(
+            rule=Rule.TERM, reason=f"the server's term ended at {standing.term_ends_at.isoformat()}; extend it"
+        )
     return None
 
 
@@ -203,9 +194,9 @@ def refuse_quota(granted: Sequence[datetime], now: datetime, policy: Policy = DE
         return None
     hours = round(policy.window / timedelta(hours=1))
     return Refusal(
-        Rule.QUOTA,
-        f"{len(counted)} on-demand runs in {hours} hours; the limit is {policy.on_demand_runs}",
-        counted[-policy.on_demand_runs] + policy.window,
+        rule=Rule.QUOTA,
+        reason=f"{len(counted)} on-demand runs in {hours} hours; the limit is {policy.on_demand_runs}",
+        until=counted[-policy.on_demand_runs] + policy.window,
     )
 
 
@@ -248,7 +239,8 @@ def refuse_license(license_type: str, allowed: Sequence[str]) -> Refusal | None:
     if license_type in allowed:
         return None
     return Refusal(
-        Rule.LICENSE, f"licence '{license_type}' is not possible for this guest; allowed: {', '.join(allowed)}"
+        rule=Rule.LICENSE,
+        reason=f"licence '{license_type}' is not possible for this guest; allowed: {', '.join(allowed)}",
     )
 
 
@@ -258,14 +250,6 @@ def refuse_register(license_type: str, *, linux: bool, forced: bool) -> Refusal 
         return None
     what = f"licence '{license_type}'" if linux else "a guest that is not Linux"
     return Refusal(
-        Rule.LICENSE, f"'ami: register' makes images without billing data and is not possible for {what}; use 'import'"
+        rule=Rule.LICENSE,
+        reason=f"'ami: register' makes images without billing data and is not possible for {what}; use 'import'",
     )
-
-
-def retry_words(refusal: Refusal) -> dict[str, Any]:
-    """A refusal as JSON: rule, reason, and the time (ISO 8601) when it ends, or null."""
-    return {
-        "rule": str(refusal.rule),
-        "reason": refusal.reason,
-        "until": refusal.until.isoformat() if refusal.until else None,
-    }

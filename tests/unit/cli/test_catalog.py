@@ -13,11 +13,22 @@ from wavelift.airflow.rest import ApiError
 from wavelift.cli import catalog, connectors
 from wavelift.cli.connectors import health_words
 from wavelift.cli.main import app
+from wavelift.console.answers import ConnectorRow
 
 pytestmark = pytest.mark.unit
 
 SERVER: dict[str, Any] = {
     "id": "s-0123456789ab",
+    "connection": "vc",
+    "type": "VIRTUAL_MACHINE",
+    "manager_name": "vc.example.com",
+    "manager_type": "VirtualCenter",
+    "manager_id": "uuid-vc",
+    "instance_uuid": "uuid-7",
+    "guest_id": "debian12_64Guest",
+    "connection_state": "connected",
+    "first_seen": "2026-11-22T10:00:00+00:00",
+    "last_seen": "2026-11-22T10:00:00+00:00",
     "vm_id": "vm-7",
     "name": "web[01]",
     "path": "/dc1/vm/web[01]",
@@ -34,7 +45,13 @@ SERVER: dict[str, Any] = {
 CATALOG = {
     "connection": "vc",
     "state": "AVAILABLE",
-    "manager": {"name": "vc.example.com"},
+    "connector": "dc1",
+    "manager": {"id": "uuid-vc", "name": "vc.example.com", "type": "VirtualCenter"},
+    "product": "",
+    "tags_unknown": "",
+    "imported_at": "2026-11-22T10:00:00+00:00",
+    "dag_id": "server_catalog.dc1",
+    "dag_run_id": "manual__1",
     "last_modified": "2026-11-22T10:00:00+00:00",
     "error": "",
 }
@@ -147,7 +164,7 @@ def test_the_list_shows_every_column_and_the_way_to_the_next_page(use: Use) -> N
 
 
 def test_clear_tells_how_many(use: Use) -> None:
-    api = use({"POST /wavelift/catalog/clear": {"removed": 7}})
+    api = use({"POST /wavelift/catalog/clear": {"connection": "vc", "removed": 7}})
     assert call("catalog", "clear", "--connection", "vc").stdout == "vc: 7 servers forgotten\n"
     assert api.asked == [("POST /wavelift/catalog/clear", {"connection": "vc"})]
 
@@ -178,9 +195,13 @@ def test_a_check_fails_when_something_cannot_be_reached(use: Use) -> None:
     ("health", "age", "words"),
     [
         (None, None, "never checked"),
-        ({"checks": [{"name": "vcenter", "ok": True}]}, 65, "well\n1 min ago"),
-        ({"checks": [{"name": "vcenter", "ok": False}]}, 7300, "FAILED: vcenter\n2 h ago"),
+        ({"checks": [{"name": "vcenter", "ok": True, "what": ""}]}, 65, "well\n1 min ago"),
+        ({"checks": [{"name": "vcenter", "ok": False, "what": ""}]}, 7300, "FAILED: vcenter\n2 h ago"),
     ],
 )
 def test_sms_01_health_is_told_with_its_age(health: Any, age: int | None, words: str) -> None:
-    assert health_words({"health": health, "health_age_s": age}) == words
+    texts = dict.fromkeys(("name", "connection", "aws_conn_id", "region", "description", "maintenance_reason"), "")
+    at: dict[str, Any] = {"checked_at": None, "registered_at": "2026-11-22T10:00:00+00:00", "registered_by": "ana"}
+    told = health and {"connector": "dc1", "checked_at": "2026-11-22T10:00:00+00:00", **health}
+    row: dict[str, Any] = {**texts, **at, "maintenance": False, "healthy": None, "health": told, "health_age_s": age}
+    assert health_words(ConnectorRow.model_validate(row)) == words

@@ -19,12 +19,18 @@ pytestmark = pytest.mark.unit
 
 RUN: dict[str, Any] = {
     "id": "run-0123456789ab",
+    "job_id": "job-0123456789ab",
+    "wave": "erp",
     "server": "web[01]",
     "type": "OnDemand",
     "state": "Completed",
     "status": "",
+    "rule": "",
     "refused_until": None,
     "scheduled_start": None,
+    "requested_at": "2026-12-01T10:50:00+00:00",
+    "requested_by": "ana",
+    "started_at": "2026-12-01T10:50:00+00:00",
     "completed_at": "2026-12-01T11:00:00+00:00",
     "ami_id": "ami-1",
     "ami_state": "available",
@@ -36,7 +42,10 @@ RUN: dict[str, Any] = {
     "rate": 5 << 20,
     "duration_s": 600.0,
     "error": "",
+    "quarantine": "",
     "cancel_requested": False,
+    "dag_id": "erp.replicate",
+    "dag_run_id": "on_demand__1",
 }
 JOB: dict[str, Any] = {
     "id": "job-0123456789ab",
@@ -56,12 +65,16 @@ JOB: dict[str, Any] = {
     "failures": 3,
     "latest_ami_id": "ami-1",
     "current_run": None,
+    "first_replication_at": "2026-12-01T09:00:00+00:00",
     "term_ends_at": "2027-03-01T09:00:00+00:00",
     "term_days_left": 90,
     "source": "",
     "identity": "",
     "created_by": "ana",
     "created_at": "2026-12-01T09:00:00+00:00",
+    "updated_at": "2026-12-01T09:00:00+00:00",
+    "deleted_at": None,
+    "dag_id": "erp.replicate",
 }
 STARTED = {"dag_id": "erp.replicate", "dag_run_id": "on_demand__1", "runs": [{**RUN, "state": "Reserved"}]}
 PAGE = {"total": 1, "limit": 50, "offset": 0}
@@ -123,7 +136,7 @@ def call(*words: str) -> Result:
 
 def test_the_audit_trail_is_told_line_by_line(use: Use) -> None:
     event = {"id": 7, "at": "2026-12-01T09:00:00+00:00", "actor": "ana", "action": "replication_job.paused"}
-    api = use({"GET /wavelift/events/job-1": {"events": [{**event, "details": {"to": "paused"}}]}})
+    api = use({"GET /wavelift/events/job-1": {"events": [{**event, "dag_run_id": "", "details": {"to": "paused"}}]}})
     done = call("events", "job-1", "--after", "6")
     assert done.stdout == '7 2026-12-01T09:00:00+00:00 ana: replication_job.paused {"to": "paused"}\n'
     assert api.asked[0][0] == "GET /wavelift/events/job-1?limit=200&after=6"
@@ -172,6 +185,7 @@ def test_sms_03_create_and_update_send_only_what_was_given(use: Use) -> None:
 def test_pause_resume_extend_and_delete(use: Use) -> None:
     deleted = {
         "job": {**JOB, "state": "deleting"},
+        "stopped_tasks": [],
         "cut_short": [RUN["id"]],
         "snapshots": ["snap-1"],
         "manifests": [],

@@ -25,7 +25,6 @@ from wavelift.rules.replication import (
     refuse_run,
     require_job_way,
     require_run_way,
-    retry_words,
     surplus,
     term_end,
     term_warning,
@@ -46,7 +45,7 @@ def test_sms_06_no_24_hours_hold_more_than_two_runs_whatever_the_clock_does(time
         if refusal is None:
             granted.append(now)
         else:
-            assert refusal.rule is Rule.QUOTA
+            assert refusal.rule == Rule.QUOTA
             assert refusal.until is not None
             assert refusal.until > now
             assert refuse_quota(granted, refusal.until) is None
@@ -92,7 +91,7 @@ def test_one_rule_at_a_time_refuses(standing: Standing, rule: Rule | None) -> No
     refusal = refuse_run(standing, RunType.ON_DEMAND, NOW)
     assert (refusal.rule if refusal else None) == rule
     if refusal:
-        assert set(retry_words(refusal)) == {"rule", "reason", "until"}
+        assert set(refusal.dump()) == {"server", "rule", "reason", "until"}
 
 
 @given(st.lists(st.just(NOW), max_size=5))
@@ -148,7 +147,7 @@ def test_sms_03_linux_is_byol_only() -> None:
     assert refuse_license("auto", linux) is None
     refused = refuse_license("aws", linux)
     assert refused is not None
-    assert refused.rule is Rule.LICENSE
+    assert refused.rule == Rule.LICENSE
 
 
 def test_registering_without_billing_data_is_for_linux() -> None:

@@ -67,7 +67,7 @@ def test_the_form_s_connection_or_the_registered_one(ledger: Ledger) -> None:
     register(ledger)
     assert begin(ledger, {"connection": None, "note": "x"}).connection == "vc"
     assert begin(ledger, {"connection": "other"}).connection == "other"
-    with pytest.raises(SpecError, match="unknown keys: conection"):
+    with pytest.raises(SpecError, match="unknown key 'conection'"):
         begin(ledger, {"conection": "other"})
 
 
@@ -122,9 +122,9 @@ def test_health_is_asked_with_what_is_registered(ledger: Ledger) -> None:
 def test_a_name_in_a_conf_that_is_no_text_is_refused(ledger: Ledger, key: str, value: object) -> None:
     """``1.10`` without quotes is 1.1 by now; 0 and false are not *nothing*."""
     register(ledger)
-    with pytest.raises(SpecError, match=f"{key} is .*which is no text") as refused:
+    with pytest.raises(SpecError, match=f"{key}: must be text, not") as refused:
         service.health_request(ledger, {key: value}, connector="hall-a")
-    assert "quotes" in str(refused.value.next_step)
+    assert ("quotes" in str(refused.value)) == (not isinstance(value, list))
 
 
 def migrate(ledger: Ledger, name: str, run: DagRun) -> Migration:

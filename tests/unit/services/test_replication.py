@@ -150,7 +150,7 @@ class Desk:
         return fail_run(self.ledger, run.id, "it broke", clock=self.clock)
 
     def rules(self, admission: Admission) -> list[str]:
-        return [each.refusal.rule for each in (*admission.refused, *admission.skipped)]
+        return [each.rule for each in (*admission.refused, *admission.skipped)]
 
     def _next(self) -> str:
         self.last += 1
@@ -281,7 +281,7 @@ def test_sms_06_two_on_demand_runs_in_24_hours_failed_ones_counted(desk: Desk, c
     desk.fail(desk.begin())
     admission = desk.admit()
     (refused,) = admission.refused
-    assert (refused.refusal.rule, refused.refusal.until) == ("quota", START + 24 * HOUR)
+    assert (refused.rule, refused.until) == ("quota", START + 24 * HOUR)
     with pytest.raises(RefusedError) as caught:
         desk.reserve()
     assert caught.value.where["rule"] == "quota"
@@ -334,7 +334,7 @@ def test_air_04_all_servers_of_a_request_are_reserved_or_none(desk: Desk) -> Non
     desk.create()
     with pytest.raises(RefusedError, match="no replication job for server 'ghost'") as caught:
         desk.reserve("web01", "ghost")
-    assert [each["server"] for each in caught.value.refusals] == ["ghost"]
+    assert [each.server for each in caught.value.refusals] == ["ghost"]
     assert within(desk.ledger.read(), list_runs).total == 0
     with pytest.raises(PermanentError, match="No server is named"):
         reserve_runs(desk.ledger, WAVE, [], desk.ctx(DagRun("d", "r")))
@@ -412,7 +412,7 @@ def test_sms_07_an_instant_while_a_run_is_in_progress_is_skipped_for_good(desk: 
     admission = desk.admit("s1", scheduled_for=START)
     assert (admission.granted, admission.refused) == ((), ())
     (skipped,) = admission.skipped
-    assert skipped.refusal.rule == "in_progress"
+    assert skipped.rule == "in_progress"
     desk.complete(run)
     assert len(desk.admit("s1", scheduled_for=START).skipped) == 1
     assert desk.admit("s2", scheduled_for=START + timedelta(minutes=5)) == Admission()
@@ -607,6 +607,17 @@ def test_sms_09_deleting_a_job_ends_its_run_and_keeps_what_must_be_removed(desk:
     assert desk.create().id != job.id
     assert within(desk.ledger.read(), list_runs, RunFilter(job_id=job.id)).total == 2, "the history stays"
     assert desk.rules(desk.admit(run.dag_run_id)) == ["deleted"]
+
+
+def test_a_job_or_run_changes_only_under_the_lock_of_its_wave(desk: Desk, clock: HandClock) -> None:
+    """Also on SQLite, where nothing else would notice."""
+    job, run = desk.create(), desk.begin()
+    with desk.ledger.write(jobs.lock_name("crm")) as tx:
+        with pytest.raises(RuntimeError, match="without its lock: replication/erp"):
+            jobs.apply(tx, job, "updated", at=clock.now(), by="ana", description="x")
+        with pytest.raises(RuntimeError, match="without its lock: replication/erp"):
+            replication_runs.request_cancel(tx, run.id, by="ana", clock=clock)
+    assert not within(desk.ledger.read(), replication_runs.get, run.id).cancel_requested
 
 
 def test_a_run_that_ended_keeps_its_end(desk: Desk, clock: HandClock) -> None:

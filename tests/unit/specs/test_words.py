@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from tests.unit.specs.conftest import ENVIRONMENT, WAVE
 
-from wavelift.console.api import CleanupBody
-from wavelift.console.catalog import MaintenanceBody
-from wavelift.console.replication import ApplyBody, ExtendBody, JobsBody
+from wavelift.console.requests import ApplyBody, CleanupBody, ExtendBody, JobsBody, MaintenanceBody
 from wavelift.rules.environment import Environment, Staging
 from wavelift.rules.wave import Server, Settings, Source, Wave
 from wavelift.rules.wave_replication import Replication

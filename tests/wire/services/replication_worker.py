@@ -24,8 +24,8 @@ def ask(ledger: Ledger, way: str, run: DagRun) -> str:
     admission = admit_runs(ledger, "erp", Asked(servers=["web01"]), ctx)
     if admission.granted:
         return f"granted {admission.granted[0].id}"
-    until = admission.refused[0].refusal.until
-    return f"{admission.refused[0].refusal.rule} {until.isoformat() if until else ''}"
+    until = admission.refused[0].until
+    return f"{admission.refused[0].rule} {until.isoformat() if until else ''}"
 
 
 def main(url: str, way: str, name: str, requests: int) -> None:

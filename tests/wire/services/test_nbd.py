@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.vddk import VddkStandIn
@@ -65,24 +64,12 @@ def test_every_reader_makes_the_same_manifest_of_one_frozen_disk(
     try:
         stage.vc.guest_write("db01", 0, BLOCK - 100, noise(5, 300))  # after the freeze: nobody may see it
         with stage.connect() as session:
-            lease = ExportLease(
-                session,
-                FrozenVm(one.task.facts.moref, one.snapshot.ref.moref, "db01"),
-                one.snapshot.disks,
-                cancel=cancel,
-                percent=lambda: 0,
-            )
+            machine = FrozenVm(one.task.facts.moref, one.snapshot.ref.moref, "db01")
+            lease = ExportLease(session, machine, one.snapshot.disks, cancel=cancel, percent=lambda: 0)
             with lease:
                 for disk in one.snapshot.disks:
-                    place: dict[str, Any] = {
-                        "vm": one.task.facts.moref,
-                        "snapshot": one.snapshot.ref.moref,
-                        "disk": disk,
-                        "server": "db01",
-                        "cancel": cancel,
-                    }
-                    by_ranges = datastore.probe(session, **place)
-                    by_vddk = nbdkit.probe(session, **place)
+                    by_ranges = datastore.probe(session, machine, disk, cancel=cancel)
+                    by_vddk = nbdkit.probe(session, machine, disk, cancel=cancel)
                     assert isinstance(by_ranges, DatastoreRoute), by_ranges
                     assert isinstance(by_vddk, VddkRoute), by_vddk
                     found = {

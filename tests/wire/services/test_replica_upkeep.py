@@ -18,6 +18,7 @@ from wavelift.base.names import snapshot_name
 from wavelift.base.run import CancelFlag, DagRun, RunContext, SystemClock
 from wavelift.base.units import BLOCK
 from wavelift.ledger import SnapshotState, jobs, replication_runs, waves
+from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.replication import JobState
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.common.admit import RunRequest
@@ -168,11 +169,11 @@ def test_a_run_that_deletes_or_verifies_admits_no_server(copies: Copies) -> None
     _, _, run = frozen_run(copies)
     with pytest.raises(SpecError, match="active, not being deleted"):
         ask(copies, request("delete", jobs=[run.job_id]))
-    with pytest.raises(SpecError, match="unknown keys: servers"):
+    with pytest.raises(SpecError, match="unknown key 'servers' in mode delete"):
         ask(copies, request("delete", jobs=[run.job_id], servers=["copy01"]))
-    with pytest.raises(SpecError, match="mode is 'purge'"):
+    with pytest.raises(SpecError, match="mode: 'purge' is not a value"):
         ask(copies, request("purge"))
-    with pytest.raises(SpecError, match="No run is named"):
+    with pytest.raises(SpecError, match="mode verify needs runs or jobs"):
         ask(copies, request("verify"))
     with pytest.raises(NotFoundError):
         ask(copies, request("verify", runs=["run-000000000000"]))
@@ -213,13 +214,13 @@ def test_sms_10_the_first_run_after_a_term_comes_near_warns(copies: Copies) -> N
 def test_inv_1_a_recorded_run_is_read_back_and_quarantined_when_it_lies(stage: Stage, copies: Copies) -> None:
     _, _, first = frozen_run(copies)
     fail_run(copies.ledger, first.id, "only its transfer was wanted", clock=CLOCK)
-    (recorded,) = runs_to_verify(copies.ledger, WAVE, {"runs": [first.id]})
+    (recorded,) = runs_to_verify(copies.ledger, WAVE, ReplicateConf(runs=[first.id], mode="verify"))
     found = verify_recorded(stage.access(), recorded, CancelFlag())
     assert found.blocks_checked * BLOCK >= recorded.disks[0].lineage.capacity
     stage.vc.guest_write("copy01", 0, 5 * BLOCK + 100, noise(203, 300))
     stage.vc.guest_write("copy01", 0, 9 * BLOCK, noise(204, 300))
     _, _, second = frozen_run(copies)
-    (now,) = runs_to_verify(copies.ledger, WAVE, {"jobs": [second.job_id]})
+    (now,) = runs_to_verify(copies.ledger, WAVE, ReplicateConf(jobs=[second.job_id], mode="verify"))
     assert now.run == second.id
     (disk,) = now.disks
     # The snapshot of the first run under the manifest of the second: two blocks are not what was recorded.
@@ -236,7 +237,7 @@ def test_inv_1_a_recorded_run_is_read_back_and_quarantined_when_it_lies(stage: S
         assert not report.succeeded
     assert within(copies.ledger.read(), replication_runs.get, second.id).quarantine == str(caught.value)
     with pytest.raises(SpecError, match="no recorded run"):
-        runs_to_verify(copies.ledger, WAVE, {"jobs": [second.job_id]})
+        runs_to_verify(copies.ledger, WAVE, ReplicateConf(jobs=[second.job_id], mode="verify"))
     Ec2(stage.access()).delete_snapshot(old.snapshot_id)
     with pytest.raises(NotFoundError, match="gone"):
         verify_recorded(stage.access(), recorded, CancelFlag())

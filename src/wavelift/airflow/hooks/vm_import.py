@@ -12,7 +12,7 @@ from wavelift.base.errors import SpecError
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from wavelift.adapters.aws.access import AwsAccess, Outages
+    from wavelift.adapters.aws.access import AwsAccess
     from wavelift.base.run import CancelFlag
 
 
@@ -67,7 +67,7 @@ class VmImportHook(AwsBaseHook):
         :raises SpecError: there is no such connection. The Amazon provider would use the worker's own credentials
             instead, which may belong to any account. Only the provider's default connection may be missing.
         """
-        from wavelift.adapters.aws.access import PROVIDER_ERRORS, AwsAccess, credential_failure
+        from wavelift.adapters.aws.access import PROVIDER_ERRORS, AwsAccess, Outages, credential_failure
         from wavelift.airflow.config import patience_s
 
         if "conn_config" not in self.__dict__ and self.aws_conn_id not in (None, "", self.default_conn_name):

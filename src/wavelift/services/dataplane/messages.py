@@ -14,12 +14,10 @@ from wavelift.base.domain import (
     Severity,
     SnapshotRef,
 )
+from wavelift.rules.conf import MigrateMode
 from wavelift.rules.estimate import Estimate
 from wavelift.rules.findings import stopped
 from wavelift.rules.plans import ResolvedWave, ServerPlan
-
-Mode = Literal["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
-"""What a run of ``<wave>.migrate`` is asked to do; only ``migrate`` and ``launch`` create anything."""
 
 
 class Imported(Message):
@@ -63,7 +61,7 @@ class Admitted(Message):
     """What ``admit`` froze for the run: nothing of the spec's file is read again."""
 
     wave: ResolvedWave
-    mode: Mode
+    mode: MigrateMode
     dag_id: str
     run_id: str
     requested_by: str

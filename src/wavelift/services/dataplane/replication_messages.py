@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from wavelift.base.domain import DiskLineage, Message, ReplicatedDisk
+from wavelift.base.domain import DiskLineage, Message, Refusal, ReplicatedDisk
+from wavelift.rules.conf import ReplicateMode
 from wavelift.rules.plans import ResolvedWave
-
-ReplicationMode = Literal["replicate", "delete", "verify"]
-
-
-class TurnedDown(Message):
-    """A server that may not run now: which rule says so, and until when (ISO 8601) where that can be told."""
-
-    server: str
-    rule: str
-    reason: str
-    until: str | None = None
 
 
 class RecordedRun(Message):
@@ -40,12 +28,12 @@ class AdmittedRuns(Message):
     scheduled: bool
     granted: tuple[str, ...] = ()
     """Names of the servers that go on."""
-    refused: tuple[TurnedDown, ...] = ()
-    skipped: tuple[TurnedDown, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    skipped: tuple[Refusal, ...] = ()
     finished: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     """What someone should act on soon: terms that end."""
-    mode: ReplicationMode = "replicate"
+    mode: ReplicateMode = "replicate"
     jobs: tuple[str, ...] = ()
     """In mode ``delete``: whose replicas go."""
     recorded: tuple[RecordedRun, ...] = ()

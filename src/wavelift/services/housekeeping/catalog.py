@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from wavelift.base.catalog import CatalogIndex, CatalogRow, ConnectorHealth
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import Connector, Ledger, SlotKind, Tx, catalog, connectors, jobs, migrations, slots, waves
-
-IMPORT_KEYS: Final = ("connection", "note")
-HEALTH_KEYS: Final = ("connection", "aws_conn_id", "region", "note")
+from wavelift.rules.conf import HealthConf, ImportConf
 
 
 class ImportTicket(Message):
@@ -52,10 +50,10 @@ def begin_import(ledger: Ledger, conf: Mapping[str, Any], ctx: RunContext, *, co
 
     :raises SpecError: an unknown key, or no connection and the connector is not registered with one.
     """
-    _only(conf, IMPORT_KEYS)
+    asked = ImportConf.read(conf, connector=connector)
     with ledger.read() as tx:
         known = connectors.find(tx, connector)
-    connection = _connection(conf, connector, known)
+    connection = _connection(asked, connector, known)
     with ledger.write(catalog.lock_name(connection)) as tx:
         started = catalog.begin_import(
             tx, connection, connector=connector, run=ctx.run, by=ctx.requester, clock=ctx.clock
@@ -117,16 +115,16 @@ def health_request(
     :param scheduled: a scheduled run: returns None for a connector that is not registered.
     :raises SpecError: an unknown key, or no connection anywhere.
     """
-    _only(conf, HEALTH_KEYS)
+    asked = HealthConf.read(conf, connector=connector)
     with ledger.read() as tx:
         known = connectors.find(tx, connector)
     if known is None and scheduled:
         return None
     return HealthRequest(
         connector=connector,
-        connection=_connection(conf, connector, known),
-        aws_conn_id=_text(conf, "aws_conn_id", known.aws_conn_id if known else ""),
-        region=_text(conf, "region", known.region if known else ""),
+        connection=_connection(asked, connector, known),
+        aws_conn_id=asked.aws_conn_id or (known.aws_conn_id if known else ""),
+        region=asked.region or (known.region if known else ""),
     )
 
 
@@ -157,24 +155,8 @@ def _replication_usage(tx: Tx, name: str, connectors_of: Mapping[str, str]) -> l
     return found
 
 
-def _only(conf: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    unknown = sorted(set(conf) - set(allowed))
-    if unknown:
-        raise SpecError(
-            f"The run's conf has unknown keys: {', '.join(unknown)}", next_step=f"Allowed are {', '.join(allowed)}"
-        )
-
-
-def _text(conf: Mapping[str, Any], key: str, otherwise: str) -> str:
-    """:raises SpecError: for a number or a boolean: ``1.10`` without quotes has become 1.1 by now."""
-    value = conf.get(key)
-    if value is not None and not isinstance(value, str):
-        raise SpecError(f"{key} is {value!r}, which is no text", next_step="Put it in quotes in the run's conf")
-    return value or otherwise
-
-
-def _connection(conf: Mapping[str, Any], connector: str, known: Connector | None) -> str:
-    connection = _text(conf, "connection", known.connection if known else "")
+def _connection(conf: ImportConf | HealthConf, connector: str, known: Connector | None) -> str:
+    connection = conf.connection or (known.connection if known else "")
     if not connection:
         raise SpecError(
             "No vSphere connection is given, and the connector is not registered with one",

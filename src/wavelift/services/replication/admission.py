@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from wavelift.base.domain import Refusal
 from wavelift.base.errors import PermanentError, RefusedError
 from wavelift.base.names import run_key
 from wavelift.base.run import RunContext
@@ -22,29 +23,18 @@ from wavelift.rules.replication import (
     DEFAULT_POLICY,
     JobState,
     Policy,
-    Refusal,
     Rule,
     RunState,
     RunType,
     Standing,
     refuse_run,
-    retry_words,
 )
 from wavelift.rules.schedule import due_servers
 from wavelift.services.replication.outcome import DAG_RUN_ENDED, end_failed, expire
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedServer:
-    """A server that may not run now, and why."""
-
-    server: str
-    refusal: Refusal
-    skipped: bool = False
-    """A scheduled instant was skipped; no request was refused."""
-
-    def dump(self) -> dict[str, Any]:
-        return {"server": self.server, **retry_words(self.refusal)}
+class Skipped(Refusal):
+    """A scheduled instant that passed, not a request that was refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +48,8 @@ class Admission:
     """
 
     granted: tuple[ReplicationRun, ...] = ()
-    refused: tuple[RefusedServer, ...] = ()
-    skipped: tuple[RefusedServer, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    skipped: tuple[Refusal, ...] = ()
     finished: tuple[ReplicationRun, ...] = ()
 
 
@@ -95,7 +85,7 @@ def reserve_runs(
     with ledger.write(jobs.lock_name(wave)) as tx:
         desk = _Desk(tx, wave, ctx, policy, ended)
         asked = {name: desk.decide(name, RunType.ON_DEMAND) for name in names if desk.must_reserve(name)}
-        refused = tuple(RefusedServer(name, refusal) for name, refusal in asked.items() if refusal)
+        refused = tuple(refusal for refusal in asked.values() if refusal)
         if not refused:
             for name in asked:
                 desk.write(name, RunType.ON_DEMAND, RunState.RESERVED, counted_at=desk.now)
@@ -153,12 +143,12 @@ def continue_run(ledger: Ledger, run_id: str, ctx: RunContext, *, policy: Policy
                 server=known.server,
             )
         found = desk.admit(known.server, known.type, known.scheduled_for)
-    if isinstance(found, RefusedServer):
+    if isinstance(found, Refusal):
         raise _refused_error(known.wave, (found,))
     return found
 
 
-Found = ReplicationRun | RefusedServer
+Found = ReplicationRun | Refusal
 
 
 class _Desk:
@@ -213,9 +203,10 @@ class _Desk:
         """The decision: why this server may not run now; None: it may."""
         job = self.jobs.get(server)
         if job is None:
-            return Refusal(Rule.NO_JOB, f"wave '{self.wave}' has no replication job for server '{server}'")
+            reason = f"wave '{self.wave}' has no replication job for server '{server}'"
+            return Refusal(server=server, rule=Rule.NO_JOB, reason=reason)
         if known is not None and known.job_id != job.id:
-            return Refusal(Rule.DELETED, "the job of this run is deleted")
+            return Refusal(server=server, rule=Rule.DELETED, reason="the job of this run is deleted")
         other = self.open.get(job.id)
         standing = Standing(
             job.state,
@@ -224,7 +215,8 @@ class _Desk:
             self.grants.get(job.id, ()),
         )
         again = known is not None and known.state.resumable
-        return refuse_run(standing, kind, self.now, again=again, policy=self.policy)
+        refusal = refuse_run(standing, kind, self.now, again=again, policy=self.policy)
+        return refusal.model_copy(update={"server": server}) if refusal else None
 
     def admit(self, server: str, kind: RunType, instant: datetime | None) -> Found:
         """The run with which this server continues in this DAG run, or why it may not."""
@@ -236,10 +228,11 @@ class _Desk:
         if known.state in (RunState.ACTIVE, RunState.COMPLETED):
             return known
         if known.state in (RunState.REFUSED, RunState.SKIPPED):
-            refusal = Refusal(Rule(known.rule), known.status, known.refused_until)
-            return RefusedServer(server, refusal, skipped=known.state is RunState.SKIPPED)
+            answer = Skipped if known.state is RunState.SKIPPED else Refusal
+            return answer(server=server, rule=known.rule, reason=known.status, until=known.refused_until)
         if known.state is RunState.DELETED:
-            return RefusedServer(server, Refusal(Rule.DELETED, "the job was deleted while this run was in progress"))
+            reason = "the job was deleted while this run was in progress"
+            return Refusal(server=server, rule=Rule.DELETED, reason=reason)
         return self._admit_again(known)
 
     def _admit_new(self, server: str, kind: RunType, instant: datetime | None) -> Found:
@@ -261,7 +254,7 @@ class _Desk:
                 refused_until=refusal.until,
                 finished_at=self.now,
             )
-        return RefusedServer(server, refusal, skipped=kind is RunType.AUTOMATIC)
+        return refusal if kind is RunType.ON_DEMAND else Skipped(**refusal.model_dump())
 
     def _admit_again(self, known: ReplicationRun) -> Found:
         """A failed or cancelled run, or a reservation whose DAG run came too late."""
@@ -277,8 +270,8 @@ class _Desk:
             }
             replication_runs.apply(self.tx, known, "refused", at=self.now, by=self.by, state=RunState.REFUSED, **words)
         else:
-            self.tell_refused((RefusedServer(known.server, refusal),))
-        return RefusedServer(known.server, refusal)
+            self.tell_refused((refusal,))
+        return refusal
 
     def _activate(self, known: ReplicationRun, action: str, *, count: bool = False) -> ReplicationRun:
         changes: dict[str, Any] = {"counted_at": self.now} if count else {}
@@ -318,7 +311,7 @@ class _Desk:
         self.mine[server] = made
         return made
 
-    def tell_refused(self, refused: Collection[RefusedServer]) -> None:
+    def tell_refused(self, refused: Collection[Refusal]) -> None:
         for each in refused:
             job = self.jobs.get(each.server)
             id = job.id if job else f"{self.wave}/{each.server}"
@@ -328,11 +321,11 @@ class _Desk:
 
 def _sort(found: Sequence[Found]) -> Admission:
     runs = [each for each in found if isinstance(each, ReplicationRun)]
-    refused = [each for each in found if isinstance(each, RefusedServer)]
+    refused = [each for each in found if isinstance(each, Refusal)]
     return Admission(
         granted=tuple(each for each in runs if each.state is RunState.ACTIVE),
-        refused=tuple(each for each in refused if not each.skipped),
-        skipped=tuple(each for each in refused if each.skipped),
+        refused=tuple(each for each in refused if not isinstance(each, Skipped)),
+        skipped=tuple(each for each in refused if isinstance(each, Skipped)),
         finished=tuple(each for each in runs if each.state is RunState.COMPLETED),
     )
 
@@ -351,16 +344,6 @@ def _ended_runs(ledger: Ledger, wave: str, servers: Collection[str] | None, ctx:
     return {each.id: each.version for each in others if not alive[each.run]}
 
 
-def _refused_error(wave: str, refused: Sequence[RefusedServer]) -> RefusedError:
-    first = refused[0].refusal
-    words = "; ".join(f"{each.server}: {each.refusal.reason}" for each in refused)
-    times = [each.refusal.until for each in refused]
-    until = max(at for at in times if at) if all(times) else None
-    return RefusedError(
-        f"The replication run is refused: {words}",
-        next_step=f"Ask again at {until.isoformat()}." if until else "",
-        refusals=tuple(each.dump() for each in refused),
-        wave=wave,
-        rule=str(first.rule),
-        until=until.isoformat() if until else None,
-    )
+def _refused_error(wave: str, refused: tuple[Refusal, ...]) -> RefusedError:
+    words = "; ".join(f"{each.server}: {each.reason}" for each in refused)
+    return RefusedError(f"The replication run is refused: {words}", refusals=refused, wave=wave)

@@ -111,7 +111,7 @@ class _Image:
         if refusal is not None:
             raise RefusedError(
                 f"The image is not registered: {refusal.reason}",
-                rule=str(refusal.rule),
+                refusals=(refusal.model_copy(update={"server": self.task.name}),),
                 next_step="Set 'ami: import' for the job, or force_register",
             )
         self.ctx.cancel.check()

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
+from wavelift.base.domain import Refusal
 from wavelift.base.errors import BusyError, PermanentError, RefusedError
 from wavelift.base.run import Clock
 from wavelift.ledger import jobs, lineage
@@ -19,7 +20,6 @@ from wavelift.rules.replication import (
     DEFAULT_POLICY,
     JobState,
     Policy,
-    Refusal,
     extended,
     refuse_license,
     refuse_register,
@@ -343,7 +343,6 @@ def _create(edit: _Edit, wave: str, order: JobOrder) -> ReplicationJob:
         by=edit.by,
         wave=wave,
         server=order.server,
-        reschedule_wave=False,
         source=order.source,
         identity=order.identity,
         seed_at=seed_instant(order.plan.seed_time, edit.now, edit.policy.seed_ahead),
@@ -388,8 +387,8 @@ def _check(order: JobOrder) -> None:
         raise RefusedError(
             f"The replication job is refused: {refusal.reason}",
             next_step="Choose another license_type or ami.",
+            refusals=(refusal.model_copy(update={"server": order.server}),),
             server=order.server,
-            rule=str(refusal.rule),
         )
 
 

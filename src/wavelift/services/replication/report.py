@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wavelift.base.domain import Message
+from wavelift.base.domain import Message, Refusal
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import Ledger, waves
 from wavelift.ledger import replication_runs as runs
@@ -26,7 +26,7 @@ from wavelift.services.common.report import (
 )
 from wavelift.services.common.reserve import CANCELLED
 from wavelift.services.dataplane.messages import PreflightReport
-from wavelift.services.dataplane.replication_messages import AdmittedRuns, TurnedDown, VerifiedRun
+from wavelift.services.dataplane.replication_messages import AdmittedRuns, VerifiedRun
 from wavelift.services.replication import upkeep
 from wavelift.services.replication.outcome import fail_run, mark_cancelled, quarantine_run
 
@@ -54,8 +54,8 @@ class ReplicationReport(Message):
     wave: str
     scheduled: bool
     outcomes: tuple[RunOutcome, ...] = ()
-    refused: tuple[TurnedDown, ...] = ()
-    skipped: tuple[TurnedDown, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    skipped: tuple[Refusal, ...] = ()
     warnings: tuple[str, ...] = ()
     unclean: tuple[str, ...] = ()
     """What could not be removed."""
@@ -194,7 +194,7 @@ def raise_when_failed(report: ReplicationReport) -> None:
         return
     lines = [f"{one.server} {one.state}: {one.error}" for one in report.failed]
     for one in report.refused:
-        until = f", until {one.until}" if one.until else ""
+        until = f", until {one.until.isoformat()}" if one.until else ""
         lines.append(f"{one.server} refused by rule {one.rule}: {one.reason}{until}")
     step = f"Clear a failed server from its {CONTINUE_FROM} task to continue it" if report.failed else ""
     raise failed_run(report, "", lines, step)

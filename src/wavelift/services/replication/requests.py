@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Collection, Iterator
 
 from wavelift.base.domain import ReplicationResult
 from wavelift.base.errors import SpecError
 from wavelift.ledger import Ledger, jobs, lineage, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun
+from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.rules.replication import JobState
 from wavelift.services.dataplane.replication_messages import RecordedRun
 
-DELETE: Final = "delete"
-VERIFY: Final = "verify"
 
-
-def jobs_to_delete(ledger: Ledger, wave: str, conf: Mapping[str, Any]) -> tuple[str, ...]:
+def jobs_to_delete(ledger: Ledger, wave: str, conf: ReplicateConf) -> tuple[str, ...]:
     """The ids of the jobs that the conf names; those that are deleted already are left out.
 
     :raises SpecError: for a job of another wave, or one that is not being deleted: this mode only finishes a deletion.
     """
     chosen = []
-    for job in _jobs(ledger, wave, _names("jobs", conf.get("jobs"))):
+    for job in _jobs(ledger, wave, conf.jobs or ()):
         if job.state is JobState.DELETED:
             continue
         if job.state is not JobState.DELETING:
@@ -38,13 +35,13 @@ def jobs_to_delete(ledger: Ledger, wave: str, conf: Mapping[str, Any]) -> tuple[
     return tuple(chosen)
 
 
-def runs_to_verify(ledger: Ledger, wave: str, conf: Mapping[str, Any]) -> tuple[RecordedRun, ...]:
+def runs_to_verify(ledger: Ledger, wave: str, conf: ReplicateConf) -> tuple[RecordedRun, ...]:
     """The recorded runs that the conf names under ``runs``, and those on which the next run of each of ``jobs`` builds.
 
     :raises SpecError: for what belongs to another wave, or has no recorded disks to read.
     """
     found: dict[str, ReplicationRun] = {}
-    for job in _jobs(ledger, wave, _names("jobs", conf.get("jobs"))) if "jobs" in conf else ():
+    for job in _jobs(ledger, wave, conf.jobs or ()):
         with ledger.read() as tx:
             rows = lineage.rows(tx, job.id)
         if not rows:
@@ -56,11 +53,8 @@ def runs_to_verify(ledger: Ledger, wave: str, conf: Mapping[str, Any]) -> tuple[
             )
         with ledger.read() as tx:
             found |= {row.run_id: runs.get(tx, row.run_id) for row in rows}
-    for id in _names("runs", conf.get("runs")) if "runs" in conf else ():
-        with ledger.read() as tx:
-            found[id] = runs.get(tx, id)
-    if not found:
-        raise SpecError("No run is named", wave=wave, next_step="Give ids in conf under runs or jobs")
+    with ledger.read() as tx:
+        found |= {id: runs.get(tx, id) for id in conf.runs or ()}
     return tuple(_recorded(ledger, wave, known) for known in found.values())
 
 
@@ -82,12 +76,6 @@ def _recorded(ledger: Ledger, wave: str, known: ReplicationRun) -> RecordedRun:
         region=plan.target.region,
         disks=ReplicationResult.load(known.result).disks,
     )
-
-
-def _names(key: str, value: object) -> list[str]:
-    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-        raise SpecError(f"{key} is {value!r}", next_step="Give a list of ids in quotes")
-    return value
 
 
 def _jobs(ledger: Ledger, wave: str, ids: Collection[str]) -> Iterator[ReplicationJob]:

@@ -1,0 +1,141 @@
+"""What the REST API is asked: bodies, and the queries of lists."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from wavelift.rules.conf import Names
+from wavelift.rules.connectors import DEFAULT_CONNECTOR
+from wavelift.rules.fields import FLAG, WHOLE, Name
+from wavelift.rules.lifecycle import MigrationState
+from wavelift.rules.limits import LIMITS
+from wavelift.rules.replication import JobState, RunState
+from wavelift.rules.wave import LicenseType
+from wavelift.rules.wave_replication import Replication
+
+CONNECTOR: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+"""A connector's name is part of DAG ids and the name of a queue."""
+ROWS_A_PAGE: Final = 50
+"""SMS-08's default."""
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CleanupBody(Body):
+    """Which wave's vCenter and environment to look through."""
+
+    wave: str
+    dry_run: Annotated[bool, FLAG] = True
+
+
+class ImportBody(Body):
+    """Which vCenter to read, through which connector; without a connection the connector's own."""
+
+    connection: str | None = None
+    connector: Annotated[str, Field(pattern=CONNECTOR)] = DEFAULT_CONNECTOR
+
+
+class ClearBody(Body):
+    connection: str
+
+
+class ConnectorBody(Body):
+    """A connector as it is registered; AWS may be left out until replication needs it."""
+
+    name: Annotated[str, Field(pattern=CONNECTOR)]
+    connection: Annotated[str, Field(min_length=1)]
+    aws_conn_id: str = ""
+    region: str = ""
+    description: str = ""
+
+
+class MaintenanceBody(Body):
+    on: Annotated[bool, FLAG]
+    reason: str = ""
+
+
+class JobFields(Replication):
+    """What may be said of a job (SMS-03); ``null`` is allowed for ``keep_amis`` alone, where it keeps all AMIs."""
+
+    license_type: LicenseType | None = None
+
+    @model_validator(mode="after")
+    def _no_other_null(self) -> Self:
+        empty = sorted(name for name in self.model_fields_set - {"keep_amis"} if getattr(self, name) is None)
+        if empty:
+            raise ValueError(f"{', '.join(empty)} can't be null; leave it out")
+        return self
+
+
+class JobsBody(JobFields):
+    """New jobs of several servers of a wave; what is left out is as the wave's spec says."""
+
+    wave: Name
+    servers: tuple[str, ...] = Field(min_length=1, max_length=LIMITS["servers_per_wave"].value)
+
+
+class PauseBody(Body):
+    reason: str = ""
+
+
+class ExtendBody(Body):
+    """Without ``days`` the term is extended by a whole one."""
+
+    days: Annotated[int, Field(ge=1, le=3650), WHOLE] | None = None
+
+
+class ApplyBody(Body):
+    dry_run: Annotated[bool, FLAG] = False
+
+
+class ReplicateBody(Body):
+    """Servers by their names in the wave; left out: those of every active job."""
+
+    servers: Names | None = None
+
+
+# Queries
+
+
+class PageQuery(BaseModel):
+    limit: Annotated[int, Field(ge=1, le=500)] = ROWS_A_PAGE
+    offset: Annotated[int, Field(ge=0)] = 0
+
+
+class MigrationQuery(PageQuery):
+    wave: str | None = None
+    state: MigrationState | None = None
+    search: str = ""
+
+
+class ServerQuery(PageQuery):
+    connection: str | None = None
+    search: str = ""
+    tag: str = ""
+    gone: bool | None = False
+
+
+class JobQuery(PageQuery):
+    wave: str | None = None
+    state: JobState | None = None
+    search: str = ""
+
+
+class HistoryQuery(PageQuery):
+    state: Annotated[
+        RunState | None, BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+    ] = None
+    """``Active`` as the rows say, or ``active``."""
+    search: str = ""
+
+
+class RunQuery(HistoryQuery):
+    """``dag_run_id`` goes with ``wave``."""
+
+    wave: str | None = None
+    server: str | None = None
+    dag_run_id: str | None = None

@@ -1,0 +1,160 @@
+"""What the conf of a DAG run may say: one model per flow, for the trigger form, admission, the REST API and the CLI.
+
+Types are strict: ``"true"`` is no boolean and ``1`` is no text. Airflow's form sends null for what was left empty, and
+Airflow itself accepts unknown keys of a conf in silence: so admission reads every conf by :meth:`RunConf.read`.
+
+A key with a title is shown in the trigger form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wavelift.base.errors import SpecError
+from wavelift.rules.problem import allowed, did_you_mean, dotted
+from wavelift.rules.wording import problem_of
+
+MigrateMode = Literal["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
+"""Only ``migrate`` and ``launch`` create anything."""
+ReplicateMode = Literal["replicate", "delete", "verify"]
+LaunchOption = Literal["spec", "none", "running"]
+
+Names = Annotated[list[str], Field(min_length=1)]
+"""At least one name or id."""
+Note = Annotated[
+    str | None,
+    Field(title="Note", description="Kept with the run.", json_schema_extra={"format": "multiline"}),
+]
+ConnectionId = Annotated[
+    str | None,
+    Field(
+        title="vSphere connection",
+        description="Id of an Airflow connection. Empty: the one that the connector is registered with.",
+    ),
+]
+
+
+class RunConf(BaseModel):
+    """The conf of one DAG run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    keys: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Mode → the keys that it knows beside ``mode`` and ``note``; empty for a flow without modes."""
+    needs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Mode → the keys of which it needs at least one."""
+
+    @classmethod
+    def read(cls, conf: Mapping[str, Any], **where: object) -> Self:
+        """The conf that a run was triggered with.
+
+        :param where: for the error: ``wave`` or ``connector``.
+        :raises SpecError: naming every wrong key, its value, and what is allowed.
+        """
+        try:
+            return cls.model_validate(dict(conf))
+        except ValidationError as error:
+            problems = [problem_of(cls, detail) for detail in error.errors(include_url=False)]
+        words = [f"{dotted(one.path)}: {one.message}" if one.path else one.message for one in problems]
+        what = f"The run's conf is wrong: {'; '.join(words)}"
+        raise SpecError(what, next_step="Correct it and trigger a new run", **where)
+
+    def given(self) -> dict[str, Any]:
+        """What was set, as Airflow takes it."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_keys_of_the_mode(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """A key at its default counts as left out: Airflow sends the whole form in every mode."""
+        mode = data.get("mode", cls.model_fields["mode"].default) if cls.keys else None
+        chosen = cls.keys.get(mode) if isinstance(mode, str) else None
+        known = [name for name in cls.model_fields if chosen is None or name in (*chosen, "mode", "note")]
+        unknown = [
+            name
+            for name, value in data.items()
+            if name not in known and (name not in cls.model_fields or value != cls.model_fields[name].default)
+        ]
+        if unknown:
+            names = ", ".join(f"'{name}'{did_you_mean(name, known)}" for name in unknown)
+            place = f" in mode {mode}" if chosen is not None else ""
+            raise ValueError(f"unknown key{'s' if len(unknown) > 1 else ''} {names}{place}; {allowed(known)}")
+        return data
+
+    @model_validator(mode="after")
+    def _what_the_mode_needs(self) -> Self:
+        mode = getattr(self, "mode", "")
+        needed = self.needs.get(mode, ())
+        if needed and all(getattr(self, name) is None for name in needed):
+            raise ValueError(f"mode {mode} needs {' or '.join(needed)}: a list of ids in quotes")
+        return self
+
+
+class MigrateConf(RunConf):
+    """A run of ``<wave>.migrate``."""
+
+    keys: ClassVar = {
+        "migrate": ("servers", "launch"),
+        "plan": ("servers", "launch"),
+        "preflight": ("servers", "launch"),
+        "launch": ("migrations",),
+        "verify": ("migrations",),
+        "cleanup": ("dry_run",),
+    }
+    needs: ClassVar = {"launch": ("migrations",), "verify": ("migrations",)}
+
+    servers: Names | None = Field(default=None, title="Servers", description="None chosen: every server of the wave.")
+    launch: LaunchOption = Field(
+        default="spec",
+        title="Launch",
+        json_schema_extra={
+            "values_display": {
+                "spec": "as the wave's file says",
+                "none": "image only",
+                "running": "launch an instance",
+            }
+        },
+    )
+    mode: MigrateMode = Field(
+        default="migrate", title="Mode", description="plan and preflight end after the checks and create nothing."
+    )
+    note: Note = None
+    migrations: Names | None = Field(default=None, description="Ids of the finished imports to launch or verify.")
+    dry_run: bool = Field(default=True, description="In mode cleanup: only list what would be removed.")
+
+
+class ReplicateConf(RunConf):
+    """A run of ``<wave>.replicate``."""
+
+    keys: ClassVar = {"replicate": ("servers",), "delete": ("jobs",), "verify": ("runs", "jobs")}
+    needs: ClassVar = {"delete": ("jobs",), "verify": ("runs", "jobs")}
+
+    servers: Names | None = Field(
+        default=None, title="Servers", description="None chosen: every server of the wave that has a replication job."
+    )
+    mode: ReplicateMode = "replicate"
+    runs: Names | None = Field(default=None, description="In mode verify: ids of recorded runs to read back.")
+    jobs: Names | None = Field(
+        default=None,
+        description="In mode delete: ids of the jobs. In mode verify: ids of jobs whose newest run to read back.",
+    )
+    note: Note = None
+
+
+class ImportConf(RunConf):
+    """A run of ``server_catalog``."""
+
+    connection: ConnectionId = None
+    note: Note = None
+
+
+class HealthConf(RunConf):
+    """A run of ``connector_health``."""
+
+    connection: ConnectionId = None
+    aws_conn_id: str | None = Field(default=None, title="AWS connection", description="Empty: as registered.")
+    region: str | None = Field(default=None, title="AWS region", description="Empty: as registered.")
+    note: Note = None

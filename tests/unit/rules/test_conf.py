@@ -1,0 +1,84 @@
+"""What a run's conf may say (AIR-05): keys by mode, strict types, one wording of what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from wavelift.base.errors import SpecError
+from wavelift.rules.conf import (
+    HealthConf,
+    ImportConf,
+    MigrateConf,
+    MigrateMode,
+    ReplicateConf,
+    ReplicateMode,
+    RunConf,
+)
+from wavelift.rules.flows import MIGRATE, REPLICATE, Flow
+
+pytestmark = pytest.mark.unit
+FORM: dict[str, Any] = {"servers": None, "launch": "spec", "mode": "migrate", "note": None}
+"""What Airflow sends when somebody presses the button at once."""
+
+
+@pytest.mark.parametrize(
+    ("model", "conf", "words"),
+    [
+        (MigrateConf, {"bogus": 1}, "unknown key 'bogus' in mode migrate; allowed: servers, launch, mode, note"),
+        (MigrateConf, {"bogus": None}, "unknown key 'bogus'"),
+        (MigrateConf, {"server": ["a"]}, "unknown key 'server' (did you mean 'servers'?)"),
+        (MigrateConf, {"a": 1, "b": 2}, "unknown keys 'a', 'b'"),
+        (MigrateConf, {"mode": "teleport"}, "mode: 'teleport' is not a value of this key; allowed: migrate, plan, pre"),
+        (MigrateConf, {"mode": None}, "mode: nothing"),
+        (MigrateConf, {"mode": ["plan"]}, "mode: a list is not a value"),
+        (MigrateConf, {"launch": "maybe"}, "launch: 'maybe' is not a value of this key; allowed: spec, none, running"),
+        (MigrateConf, {"servers": "web01"}, "servers: must be a list, not 'web01'"),
+        (MigrateConf, {"servers": []}, "servers: must not be empty"),
+        (MigrateConf, {"servers": ["a", 2012]}, "servers[1]: must be text, not 2012; put it in quotes"),
+        (MigrateConf, {"note": 7}, "note: must be text, not 7; put it in quotes"),
+        (MigrateConf, {"mode": "cleanup", "dry_run": "true"}, "dry_run: must be true or false, not 'true'"),
+        (MigrateConf, {"mode": "cleanup", "dry_run": 0}, "dry_run: must be true or false, not 0"),
+        (MigrateConf, {"mode": "cleanup", "servers": ["a"]}, "unknown key 'servers' in mode cleanup; allowed: mode,"),
+        (MigrateConf, {"mode": "launch"}, "mode launch needs migrations: a list of ids in quotes"),
+        (MigrateConf, {"dry_run": False}, "unknown key 'dry_run' in mode migrate"),
+        (ReplicateConf, {"mode": "delete"}, "mode delete needs jobs"),
+        (ReplicateConf, {"mode": "verify"}, "mode verify needs runs or jobs"),
+        (ReplicateConf, {"mode": "delete", "jobs": ["j"], "runs": ["r"]}, "unknown key 'runs' in mode delete"),
+        (ImportConf, {"region": "r"}, "unknown key 'region'; allowed: connection, note"),
+        (HealthConf, {"region": False}, "region: must be text, not false; put it in quotes"),
+    ],
+)
+def test_what_is_wrong_is_told_with_key_value_and_what_is_allowed(
+    model: type[RunConf], conf: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(SpecError) as refused:
+        model.read(conf, wave="erp")
+    assert words in str(refused.value)
+    assert refused.value.where == {"wave": "erp"}
+    assert refused.value.next_step
+
+
+@pytest.mark.parametrize(("flow", "modes"), [(MIGRATE, MigrateMode), (REPLICATE, ReplicateMode)])
+def test_a_conf_has_the_modes_of_its_flow(flow: Flow, modes: Any) -> None:
+    assert get_args(modes) == tuple(mode.name for mode in flow.modes)
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(SpecError, match=r"servers: must be a list.*; launch: 'x' is not a value"):
+        MigrateConf.read({"servers": 1, "launch": "x"})
+
+
+def test_the_form_sends_all_its_keys_in_every_mode() -> None:
+    """None chosen is null, and null means all; a key at its default is no choice."""
+    assert MigrateConf.read(FORM).servers is None
+    assert MigrateConf.read({**FORM, "mode": "cleanup", "dry_run": False}).dry_run is False
+    assert MigrateConf.read({**FORM, "mode": "launch", "migrations": ["mig-1"]}).migrations == ["mig-1"]
+    assert ReplicateConf.read({"servers": None, "note": None, "mode": "delete", "jobs": ["job-1"]}).jobs == ["job-1"]
+
+
+def test_a_conf_that_we_send_says_only_what_was_set() -> None:
+    sent = MigrateConf(mode="cleanup", dry_run=True).given()
+    assert sent == {"mode": "cleanup", "dry_run": True}
+    assert MigrateConf.read(sent) == MigrateConf(mode="cleanup")

@@ -13,7 +13,7 @@ Instant = Annotated[
     PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
-"""ISO 8601 with its offset in JSON: ``2026-12-01T09:00:00+00:00``."""
+"""A time that is ISO 8601 with an offset in JSON, such as ``2026-12-01T09:00:00+00:00``."""
 
 
 class Message(BaseModel):
@@ -30,13 +30,13 @@ class Message(BaseModel):
 
 
 class Refusal(Message):
-    """One rule that says no to one server."""
+    """A rule that refuses a request for one server."""
 
     server: str = ""
     rule: str
     reason: str
     until: Instant | None = None
-    """When it will hold no more by itself; None when that can't be told, or only a person changes it."""
+    """When the refusal ends automatically. None: unknown, or only a person can end it."""
 
 
 class Severity(StrEnum):

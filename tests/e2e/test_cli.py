@@ -96,7 +96,7 @@ def test_verify_reads_an_image_back_again(wavelift: Wavelift) -> None:
         (["migrations", "list"], {"WAVELIFT_PASSWORD": ""}, "set WAVELIFT_USER and WAVELIFT_PASSWORD"),
         (["migrations", "list"], {"WAVELIFT_TOKEN": "stale"}, "not logged in (403)"),
         (["migrations", "list"], {"WAVELIFT_URL": "http://127.0.0.1:9"}, "No answer from http://127.0.0.1:9"),
-        (["migrations", "list", "--state", "odd"], {}, "state: Input should be 'queued', 'transferring'"),
+        (["migrations", "list", "--state", "odd"], {}, "state: must be 'queued', 'transferring'"),
         (["migrations", "show", "mig-0"], {}, "The ledger knows no such migration"),
         (["migrations", "cancel", "mig-0"], {}, "The ledger knows no such migration"),
         (["migrations", "launch", "mig-0"], {}, "The ledger knows no such migration"),

@@ -106,7 +106,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_the_dags(archives: tuple[
     wanted = {f"wavelift/{name}" for name in shipped(PACKAGE)} | {
         f"wavelift/_dags/{name}" for name in shipped(ROOT / "dags")
     }
-    assert {"wavelift/operators/export.py", "wavelift/simulators/vcenter/server/go.sum"} <= wanted
+    assert {"wavelift/operators/connector/export.py", "wavelift/simulators/vcenter/server/go.sum"} <= wanted
     assert wanted - names == set()
     assert {name for name in names - wanted if ".dist-info/" not in name} == set()
     assert links == []

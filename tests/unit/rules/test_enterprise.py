@@ -1,4 +1,4 @@
-"""Keys, tags and encryption of an environment, as pre-flight judges and settles them."""
+"""Keys, tags and encryption of an environment: pre-flight findings, and the values that it sets for the tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tasks get of a wave; selection, launch choice and binding to VMs."""
+"""The plans that tasks get from a wave: selection, launch choice and binding to VMs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every finding of pre-flight has a case that brings it out, and a healthy server has none that stops it."""
+"""Every pre-flight finding has a test case that produces it, and a healthy server has no finding that stops it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a whole read takes, against the age that its snapshot may reach; and where the rate comes from."""
+"""The time of a whole read compared with the allowed age of its snapshot, and the source of the rate."""
 
 from __future__ import annotations
 

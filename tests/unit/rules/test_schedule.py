@@ -1,4 +1,4 @@
-"""Instants of schedules: found by division, merged, never lost and never moved (SMS-03, SMS-04, SMS-07)."""
+"""The instants of schedules: computed by division, merged, never lost and never moved (SMS-03, SMS-04, SMS-07)."""
 
 from __future__ import annotations
 

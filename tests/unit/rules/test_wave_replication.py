@@ -1,4 +1,4 @@
-"""The ``replication:`` section: a server's values over the wave's over the defaults (SMS-03)."""
+"""The ``replication:`` section: a server's values override the wave's, which override the defaults (SMS-03)."""
 
 from __future__ import annotations
 

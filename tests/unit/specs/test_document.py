@@ -1,4 +1,4 @@
-"""YAML as wavelift reads it: what was written and nothing else, every trouble with its line."""
+"""How wavelift reads YAML: the text as written, and every problem with its line."""
 
 from __future__ import annotations
 

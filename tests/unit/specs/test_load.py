@@ -1,4 +1,4 @@
-"""Errors of a spec: all of a file at once, with file, line, field, allowed values and what was probably meant."""
+"""Errors of a spec: all of a file at once, with file, line, field, allowed values and a suggestion."""
 
 from __future__ import annotations
 

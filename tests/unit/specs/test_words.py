@@ -1,4 +1,4 @@
-"""What a field makes of the text in the file: text stays text, a number or a boolean is one or is refused."""
+"""How a field interprets the text in the file: text stays text, and a value that is no number or boolean is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far vCenter's events reach back: a revert that no event tells of any more is not believed away."""
+"""How far back vCenter's events reach: if the event of a revert may be lost, change tracking is not used."""
 
 from __future__ import annotations
 

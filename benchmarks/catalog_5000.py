@@ -1,9 +1,9 @@
-"""The catalogue of 5,000 VMs, and of 500 beside it: read from the vCenter simulator page by page, merged into SQLite.
+"""Catalogue of 5,000 VMs, and of 500 for comparison: read from the vCenter simulator by page, merged into SQLite.
 
-First an import into an empty ledger, then the same again. ``calls`` is what the simulator counted for one reading;
-``added_mib`` shows that memory does not grow with the number of VMs. Seconds say little: the simulator is no vCenter.
-No disk is moved and no public tool does the like, so there is neither floor nor peer: the limits are counts of calls,
-and what ten times as many VMs cost as a multiple of the few.
+The benchmark imports into an empty ledger and then imports the same again. ``calls`` is what the simulator counted for
+one reading. ``added_mib`` shows that memory does not grow with the number of VMs. The seconds are of little value,
+because the simulator is not a vCenter. There is neither floor nor peer, because no disk is transferred and no public
+tool does this. The limits are numbers of calls, and the cost of ten times as many VMs relative to the small catalogue.
 """
 
 from __future__ import annotations

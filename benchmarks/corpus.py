@@ -1,6 +1,7 @@
-"""The disk that every benchmark moves: half text, quarter ELF binaries, quarter random, sparse.
+"""The test disk of every benchmark: half text, a quarter ELF binaries, a quarter random data; sparse.
 
-Text and binaries are files of this machine, so that ratios are those of real disks; the seed fixes what lies where.
+Text and binaries are files of this machine, so that compression ratios are those of real disks. The seed determines the
+layout.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""A delta run: 1 % of a disk was written since the seed, in random pieces of 64 KiB. By ranges of the datastore's file
-(``ours``), by the export lease's stream (``nfc``), by NBD through a stand-in for VDDK (``nbd``).
+"""A delta run: 1 % of a disk was written since the seed, in random pieces of 64 KiB. The disk is read by ranges of the
+datastore's file (``ours``), by the stream of an export lease (``nfc``), and by NBD with a stand-in for VDDK (``nbd``).
 
-Each is the whole run, as the connector's task does it, against the simulators over TLS at both ends. No public tool
-does the like, so there is no peer. Every result's content digest must be that of what the simulator froze, and
-AWS's simulator must have counted as many bytes as were told to be sent. Floor: the blocks touched received by the same
-way, hashed and sent; for ``nfc`` the whole disk received compressed, inflated and hashed.
-``cpu_s`` and ``wall_s`` contain Python's start, and with ``nbd`` the stand-in, which forks for every read; without both
-are ``running_cpu_s`` and ``running_s``. ``plan_10000_s`` is what 10,000 changed areas cost: rounded to blocks, the
-audit's sample chosen, cut into work (``plan_1000_s``: a tenth of them); ``query_10000_s`` is vCenter's (the
-simulator's) answer and its parsing.
+Each contender is the whole run, as the connector's task does it, against the simulators, over TLS on both sides. There
+is no peer, because no public tool does this. The content digest of every result must equal that of the data that the
+simulator froze, and the AWS simulator must have counted as many bytes as were reported as sent. Floor: the touched
+blocks are received by the same method, hashed and sent; for ``nfc``, the whole disk is received compressed, inflated
+and hashed. ``cpu_s`` and ``wall_s`` include Python's start and, for ``nbd``, the stand-in, which forks for every read;
+``running_cpu_s`` and ``running_s`` exclude both. ``plan_10000_s`` is the cost of 10,000 changed areas: round them to
+blocks, choose the audit's sample, cut them into work (``plan_1000_s``: for 1,000 areas). ``query_10000_s`` is the
+answer of the vCenter simulator and its parsing.
 """
 
 from __future__ import annotations

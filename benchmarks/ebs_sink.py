@@ -1,6 +1,6 @@
-"""EBS direct as a TLS server that keeps nothing but counts: for measuring who sends, not where it goes.
+"""A TLS server for EBS direct that stores nothing and only counts: it serves to measure the sender.
 
-``GET /_bench`` tells of the last snapshot: puts, distinct blocks, and what CompleteSnapshot said.
+``GET /_bench`` reports on the last snapshot: puts, distinct blocks, and the arguments of CompleteSnapshot.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A lease's stream over TLS, decoded, hashed, encoded again, and uploaded over TLS to S3; beside ``curl | aws s3 cp``.
+"""A lease's stream over TLS: decoded, hashed, encoded again, and uploaded over TLS to S3. Peer: ``curl | aws s3 cp``.
 
-The peer moves the vendor's bytes as they are and proves nothing. Both ends are TLS servers of this benchmark in
-processes of their own, the same for all; both count what they handed out and what the finished object consists of. The
-read-back of ``verify`` is not included. Floor: the stream received and inflated, its blocks hashed and deflated, the
-parts hashed and sent; the peer's own floor is the receiving and the sending.
+The peer transfers the vendor's bytes unchanged and proves nothing. Both ends are TLS servers of this benchmark in
+separate processes, the same for all contenders. They count the bytes that they sent and the bytes of the finished
+object. The read-back of ``verify`` is not included. Floor: the stream received and inflated, its blocks hashed and
+deflated, the parts hashed and sent. The peer's own floor is receiving and sending.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""What a path cannot do without, measured in the same run: the floor under a benchmark's CPU.
+"""The minimum CPU of a path, measured in the same run: the *floor* of a benchmark.
 
-A benchmark names the parts of its path and how many bytes of the disk each is for. One more contender, of one thread,
-measures what a GiB of the same data costs in each part: the blocks of the same file, 512 KiB at a time, compressed in
-grains of 64 KiB. The sum is the floor: nobody who moves the disk by that path and checks it can do with much less, but
-one who leaves work out may (our encoder stores random grains without deflating them). Of a connection our end counts.
+A benchmark names the parts of its path, and for each part the number of bytes of the disk that it processes. One more
+contender with one thread measures the cost of each part per GiB of the same data: the blocks of the same file, 512 KiB
+at a time, compressed in grains of 64 KiB. The sum is the floor. A tool that transfers the disk on that path and checks
+it can hardly use less, but a tool that leaves work out can (wavelift's encoder stores random grains without deflating
+them). For a connection, only the CPU of our end counts.
 
-``packed`` parts are told per GiB of the disk, not of what it was compressed to.
+The cost of ``packed`` parts is per GiB of the disk, not per GiB of its compressed form.
 """
 
 from __future__ import annotations

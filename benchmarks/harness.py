@@ -1,10 +1,11 @@
-"""Measuring contenders side by side: each run in a process of its own, CPU of all its children included.
+"""Compares contenders: each run is a separate process, and the CPU of all its children is included.
 
-A benchmark module builds its corpus, names its contenders as commands, and calls :func:`compare`; the last line on
-standard output is the result as one JSON object. Ours is a command as well: the same module, called with ``--job``.
+A benchmark module builds its corpus, names its contenders as commands, and calls :func:`compare`. The last line on
+standard output is the result as one JSON object. Our contender is a command too: the same module, called with
+``--job``.
 
-CPU-seconds are of one machine and day: what is judged are ratios, to the peers and to the *floor* (see
-:mod:`benchmarks.floor`), all of the same run, and counts.
+CPU-seconds depend on the machine and the day. So only counts and ratios from the same run are judged: ratios to the
+peers and to the *floor* (see :mod:`benchmarks.floor`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Both simulators with one server on them, as the tests drive them, and a replication run of it as a contender.
+"""Both simulators with one server, as the tests use them, and a replication run of this server as a contender.
 
-The simulators are processes of their own and their CPU is not counted; whoever prepares a run leaves an *order*, a JSON
-file, and ``python -m benchmarks.order --job ORDER`` carries it out and reports.
+The simulators are separate processes, and their CPU is not counted. The code that prepares a run writes an *order*, a
+JSON file. ``python -m benchmarks.order --job ORDER`` executes it and reports.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SERVER: Final = "web01"
 
 
 class Lab:
-    """One server on simulators that keep what they freeze; its runs turn change tracking on where it is off."""
+    """One server on simulators that keep what they freeze; its runs enable change tracking if it is off."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage

@@ -1,13 +1,13 @@
-"""Reading an NBD export, beside ``nbdcopy``: the whole disk in order, and 10,000 random areas of 64 KiB; each without
-and with 5 ms of latency per request.
+"""Reading an NBD export, compared with ``nbdcopy``: the whole disk in order, and 10,000 random areas of 64 KiB; each
+without latency and with 5 ms of latency per request.
 
-The servers (nbdkit, its CPU not counted) serve a file from the page cache over a Unix socket. Both only read: ours in
-one thread over one connection (``ours_4``: four), nbdcopy into nothing with its four connections. nbdcopy reads no
-areas: beside those it reads as many bytes in order by requests of the same size. ``limit_mib_s`` of ours is what the
-bytes in flight allow at the latency of single requests, measured in the same run, or the rate without latency where
-that is less; ``of_limit`` is the share of it that was reached while reading (``reading_s``, without Python's start).
-nbdkit writes down each request, and ``server_bytes`` is the sum of them. Floor: as many bytes received over a Unix
-socket.
+The servers (nbdkit; its CPU is not counted) serve a file from the page cache over a Unix socket. Both contenders only
+read: ours in one thread over one connection (``ours_4``: over four), nbdcopy into nothing with its four connections.
+nbdcopy can't read areas: for comparison, it reads as many bytes in order with requests of the same size. For ours,
+``limit_mib_s`` is the rate that the bytes in flight allow at the latency of single requests, measured in the same run,
+or the rate without latency if that is lower. ``of_limit`` is the share of it that was reached while reading
+(``reading_s``, without Python's start). nbdkit logs each request, and ``server_bytes`` is their sum. Floor: as many
+bytes received over a Unix socket.
 """
 
 from __future__ import annotations

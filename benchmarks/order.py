@@ -1,4 +1,4 @@
-"""Carrying an order of :mod:`benchmarks.lab` out: the contender's process, which loads nothing that a task would not.
+"""Executes an order of :mod:`benchmarks.lab`: the contender's process, which imports only what a task would import.
 
 ``python -m benchmarks.order --job ORDER``
 """

@@ -1,8 +1,9 @@
-"""PutSnapshotBlock: our writer beside plain boto3, over TLS to one server that keeps nothing.
+"""PutSnapshotBlock: wavelift's writer compared with plain boto3, over TLS to one server that stores nothing.
 
-Both hash each block of 512 KiB once, from one buffer of random bytes in memory, with equally many threads. The figures
-to compare are ``putting_cpu_s`` and ``putting_s``: without Python's start and the making of boto3's clients, which both
-pay once per process. The server counts the blocks' bytes. Floor: each block hashed and sent.
+Both hash each block of 512 KiB once, from one buffer of random bytes in memory, with the same number of threads. The
+figures to compare are ``putting_cpu_s`` and ``putting_s``. They exclude Python's start and the creation of boto3's
+clients, which both contenders need once per process. The server counts the bytes of the blocks. Floor: each block
+hashed and sent.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""A seed that is killed (``kill -9``) once 70 % of its blocks are acknowledged, and goes on on the same machine.
+"""A seed that is killed (``kill -9``) after 70 % of its blocks are acknowledged and continues on the same machine.
 
-``ours`` is the second try: the whole run as the connector's task does it, against the simulators over TLS at both ends.
-``blocks_sent_twice`` is what the AWS simulator counted; ``workers`` are the puts in flight, each of which may have
-reached AWS without its answer having reached the journal. ``whole`` is the same run without a kill, for comparison.
-No public tool resumes an upload into a snapshot, so there is no peer; no floor either, since what is asked of it is not
-speed but a count: ``seed_ebs`` measures the same path beside its floor. ``server_bytes`` are those of the measured try.
+``ours`` is the second try: the whole run as the connector's task does it, against the simulators, over TLS on both
+sides. ``blocks_sent_twice`` is what the AWS simulator counted. ``workers`` is the number of puts in flight; each of
+them may have reached AWS before its answer reached the journal. ``whole`` is the same run without a kill, for
+comparison. There is no peer, because no public tool resumes an upload into a snapshot. There is no floor, because this
+benchmark checks a count, not speed: ``seed_ebs`` compares the same path with its floor. ``server_bytes`` are the bytes
+of the measured try.
 """
 
 from __future__ import annotations

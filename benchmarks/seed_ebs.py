@@ -1,16 +1,17 @@
-"""A seed: every block of a frozen disk read over TLS and put over TLS into a server that keeps nothing.
+"""A seed: every block of a frozen disk is read over TLS and put over TLS into a server that stores nothing.
 
-``ours`` reads by ranges of the datastore's file what vSphere calls in use, and a sample of the rest, as the first run
-of a job with ``change_tracking: enable`` does on VMFS; ``whole`` reads the file zeros and all, as every other seed by
-ranges; ``nfc`` the stream of an export lease, which leaves zeros out. All come from the vCenter simulator, are decoded
-where needed, hashed, put by the shipped number of threads and journalled. ``100 ms`` is ``ours`` with so much latency
-in every put. Beside them coldsnap, where it is installed (``cargo install coldsnap``): it reads a local file, so its
-reading costs nothing. What the server was told at the end must be the frozen disk's linear checksum; it counts the
-blocks' bytes, and vCenter's simulator what it handed out (``source_bytes``). Floor: the disk received by the same way
-(for ``nfc`` compressed, and inflated), each block hashed and sent.
+``ours`` reads, by ranges of the datastore's file, the areas that vSphere reports as in use and a sample of the rest, as
+the first run of a job with ``change_tracking: enable`` does on VMFS. ``whole`` reads the complete file with its zeros,
+as every other seed by ranges does. ``nfc`` reads the stream of an export lease, which omits zeros. All data comes from
+the vCenter simulator, is decoded if necessary, hashed, put by the default number of threads, and written to the
+journal. ``100 ms`` is ``ours`` with this latency in every put. The peer is coldsnap, if it is installed (``cargo
+install coldsnap``): it reads a local file, so its reading costs nothing. The checksum that the server gets at the end
+must be the frozen disk's linear checksum. The server counts the bytes of the blocks, and the vCenter simulator counts
+the bytes that it sent (``source_bytes``). Floor: the disk received by the same method (for ``nfc`` compressed, then
+inflated), each block hashed and sent.
 
-``moving_cpu_s_per_gib`` leaves out what every task process pays: Python, boto3, pyVmomi, two logins. ``added_mib`` is
-over the idle process, logged in.
+``moving_cpu_s_per_gib`` excludes what every task process needs: Python, boto3, pyVmomi, two logins. ``added_mib`` is
+relative to the idle process after login.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Two TLS servers for benchmarks: one hands a file out like an NFC lease, one swallows S3 uploads.
+"""Two TLS servers for benchmarks: one serves a file like an NFC lease, the other accepts S3 uploads and discards them.
 
-They run in processes of their own, so that only the contenders are measured; both ends are the same for all.
+They run in separate processes, so that only the contenders are measured. Both ends are the same for all contenders.
 ``python -m benchmarks.servers FOLDER [FILE]`` prints ``{"source": url, "sink": url, "ca": path}`` and runs until its
 standard input closes.
 """

@@ -1,9 +1,9 @@
-"""Stream-optimised VMDK to a sparse raw file, beside ``qemu-img convert``.
+"""Stream-optimised VMDK to a sparse raw file, compared with ``qemu-img convert``.
 
-``ours`` does what qemu-img does and checks more (tables against markers); the variant ``with_manifest`` also hashes
-every block, as each transfer does. Floor: the grains inflated, for the variant the blocks hashed as well; what the
-kernel takes to store the output is in every contender and in no floor. No wire, so nobody else counts: the output is
-compared with the corpus.
+``ours`` does what qemu-img does and checks more (tables against markers). The variant ``with_manifest`` also hashes
+every block, as each transfer does. Floor: the grains inflated and, for the variant, the blocks hashed. The kernel's
+cost to store the output is part of every contender, but of no floor. There is no network, so no server counts bytes:
+the output is compared with the corpus.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Sparse raw file to stream-optimised VMDK, beside ``qemu-img convert``.
+"""Sparse raw file to stream-optimised VMDK, compared with ``qemu-img convert``.
 
-``ours`` does what qemu-img does; the variant ``as_uploaded`` does what an upload does but for the network: blocks and
-parts hashed, manifest made. ``zlib1_mib`` is what the grains take at zlib level 1, to compare the output's size with.
-Floor: the grains deflated, for the variant blocks and parts hashed as well. No wire, so nobody else counts: the output
-is compared with the corpus.
+``ours`` does what qemu-img does. The variant ``as_uploaded`` does what an upload does, without the network: blocks and
+parts are hashed and a manifest is made. ``zlib1_mib`` is the size of the grains at zlib level 1, for comparison with
+the size of the output. Floor: the grains deflated and, for the variant, blocks and parts hashed. There is no network,
+so no server counts bytes: the output is compared with the corpus.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A triggerer that watches 200 imports for ten intervals of two seconds: calls, CPU and memory.
 
-``ours`` are 200 triggers of the product in one event loop, as a triggerer runs them. The peer is what the providers'
-triggers do: each asks for its own import (boto3, in threads, one client for all). ``calls_per_interval`` is counted by
-the simulated AWS. No disk is moved, so there is no floor: the limits are a count of calls and the CPU beside the
-peer's.
+``ours`` is 200 wavelift triggers in one event loop, as a triggerer runs them. The peer works like the triggers of
+Airflow's providers: each queries its own import (boto3, in threads, one client for all). The simulated AWS counts
+``calls_per_interval``. There is no floor, because no disk is transferred. The limits are the number of calls, and the
+CPU relative to the peer's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What a wave costs beside its bytes: a real Airflow, its processes' CPU and memory, per server and per task start.
+"""The cost of a wave apart from its bytes: CPU and memory of a real Airflow, per server and per task start.
 
-Three DAG runs, one after the other on the same Airflow: a wave of small servers that really move; a wave of many whose
-step functions answer at once (``wave_stubs``), so that only admission, ledger, logins and the starts of tasks are left;
-and the peer, a hand-written DAG of equally many mapped tasks that do nothing. The simulators' CPU is not counted.
+Three DAG runs, one after the other, on the same Airflow: a wave of small servers that are really migrated; a wave of
+many servers whose step functions return at once (``wave_stubs``), so that only admission, ledger, logins and task
+starts remain; and the peer, a hand-written DAG with the same number of mapped tasks that do nothing. The CPU of the
+simulators is not counted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Step functions that answer at once, for ``wave_overhead``: what is left of a task is what its start costs.
+"""Step functions that return at once, for ``wave_overhead``: the remaining cost of a task is the cost of its start.
 
-A task process imports what it would import anyway: each function is replaced once its module is there, and never
-because of this one.
+A task process imports the same modules as without stubs: each function is replaced after its module has been imported,
+and the stubs import no module themselves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""No DAG: raises one airflow import error that lists the broken specs."""
+"""Defines no DAG. Raises one Airflow import error that lists the invalid specs, so that the web UI shows them."""
 
 from wavelift.dag_factory import raise_spec_errors
 

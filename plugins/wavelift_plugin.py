@@ -1,3 +1,3 @@
-"""For installations that load plugins from a folder; with the wavelift package installed its entry point is enough."""
+"""For installations that load plugins from a folder. If the wavelift package is installed, its entry point suffices."""
 
 from wavelift.plugin import WaveliftPlugin  # noqa: F401

@@ -74,9 +74,9 @@ def test_air_05_a_wave_is_triggered_from_the_form_in_the_browser(page: Page, wor
     expect(form).to_contain_text("Trigger Dag - full.migrate")
 
     # What the form offers: several servers, launch or image only, a note.
-    expect(form).to_contain_text("None chosen: every server of the wave.")
+    expect(form).to_contain_text("If none is chosen: every server of the wave.")
     assert options(page, "servers") == ["full-web", "full-win"]
-    assert options(page, "launch") == ["as the wave's file says", "image only", "launch an instance"]
+    assert options(page, "launch") == ["as set in the wave's file", "image only", "launch an instance"]
     choose(page, "servers", "full-win", "full-web")
     expect(field(page, "servers")).to_contain_text("full-win")
     field(page, "servers").get_by_label("Remove full-web").click()

@@ -1,4 +1,4 @@
-"""A job that rests for a month, through the real DAG: what vCenter forgot meanwhile is not believed away."""
+"""A job without runs for a month, through the real DAG: change tracking is not used if vCenter may have lost events."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_every_field_of_the_vsphere_form_arrives() -> None:
     ],
 )
 def test_addresses_of_hosts_that_are_none(text: str) -> None:
-    with pytest.raises(SpecError, match="'host name=address' is meant"):
+    with pytest.raises(SpecError, match="must be 'host name=address'"):
         config_of(_vsphere(esxi_addresses=text), "vc")
 
 

@@ -1,4 +1,4 @@
-"""SIGKILL, one of each kind. These come last: they take Airflow down under everything that runs."""
+"""SIGKILL of one process of each kind. These tests run last, because they stop Airflow for everything that runs."""
 
 from __future__ import annotations
 

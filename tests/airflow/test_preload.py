@@ -111,7 +111,7 @@ def test_preloading_opens_nothing_and_reads_no_secret(tmp_path: Path) -> None:
     assert told["sessions"] == []
     assert told["frozen"] > 100_000
     assert set(OUR_WORK) <= set(told["loaded"])
-    assert "not preloaded" not in told["said"]
+    assert "not be preloaded" not in told["said"]
 
 
 def test_a_command_that_forks_has_it_in_its_children_and_loads_once(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ told = {"loaded": sorted(sys.modules)}
     )
     assert set(OUR_WORK) <= set(told["loaded"])
     assert "wavelift.nowhere is not preloaded" in told["said"]
-    assert "AWS's service models are not preloaded" in told["said"]
+    assert "AWS's service models could not be preloaded" in told["said"]
 
 
 def test_airflow_starts_with_a_wavelift_that_cannot_be_imported(tmp_path: Path) -> None:

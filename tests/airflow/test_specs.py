@@ -1,4 +1,4 @@
-"""Broken specs and a running Airflow: they are told, and harm nobody else."""
+"""Invalid specs in a running Airflow: they are reported, and do not affect other waves."""
 
 from __future__ import annotations
 

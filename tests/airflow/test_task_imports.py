@@ -1,4 +1,4 @@
-"""What the process of each operator may import: a worker without the preload pays for all of it at every start."""
+"""The modules that the process of each operator may import: without the preload, every start imports them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triggers without a triggerer: what they ask, whom they tell, and that nothing of them is lost on the way."""
+"""Triggers without a triggerer: their queries, their listeners, and that serialising keeps all their arguments."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_amp_07_the_list_has_ids_states_progress_and_results(wavelift: Wavelift)
 def test_preflight_and_plan_print_findings_and_what_would_be_made(wavelift: Wavelift) -> None:
     checked = wavelift("preflight", "demo")
     assert checked.returncode == 0, checked.stderr
-    assert "the instance will run beside its running source" in checked.stdout
+    assert "the instance will run at the same time as its source" in checked.stdout
     assert "web01/SCSI 0:0" in checked.stdout
 
     planned = wavelift("wave", "plan", "demo", "--server", "db01")

@@ -1,4 +1,4 @@
-"""``make demo``: the main job through Airflow's REST API, proven; and nothing of it left, however it ends."""
+"""``make demo``: a complete wave through Airflow's REST API, with proof; nothing of it remains, however it ends."""
 
 from __future__ import annotations
 

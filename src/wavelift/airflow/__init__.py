@@ -1,1 +1,1 @@
-"""What wavelift adds to Airflow: hooks, triggers, links, provider information."""
+"""Parts of wavelift that extend Airflow: hooks, triggers, links, provider information."""

@@ -1,6 +1,6 @@
-"""Reads the section ``[wavelift]``, whose options and defaults are in :mod:`wavelift.base.settings`.
+"""Reads the section ``[wavelift]``. Its options and defaults are in :mod:`wavelift.base.settings`.
 
-Each call reads again. Nothing is kept between calls, so tests and tasks see the same values.
+Each call reads the value again. Nothing is cached, so tests and tasks see the same values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wavelift.transfer.line import SharedLine
 
 LEAST_MBIT_S = 0.1
-"""The least that a wave may set too: with less, no disk ever ends."""
+"""The smallest limit, also for a wave. With a lower limit, a transfer would never finish."""
 
 
 def _airflow_home() -> Path:
@@ -33,7 +33,7 @@ def _text(option: str) -> str:
 
 
 def _default_path(name: str) -> Path:
-    """What an option stands for if it is empty."""
+    """The path that an empty option means."""
     option = OPTIONS[name]
     folder = Path(conf.get("core", "dags_folder")) if option.place is Place.DAGS else _airflow_home()
     return folder / option.path
@@ -57,25 +57,26 @@ def state_folder() -> Path:
 
 
 def last_valid_folder() -> Path:
-    """Copies of every spec as it was when it was last valid."""
+    """Folder with the last valid copy of every spec."""
     return state_folder() / "last_valid"
 
 
 def connector_state_folder() -> Path:
-    """Where a connector keeps the journals of its transfers: on a disk that outlives the task (invariant 6)."""
+    """Folder for the journals of a connector's transfers. It must be on a disk that outlives the task (invariant 6)."""
     return _folder("connector_state_folder")
 
 
 def ledger_url() -> str:
-    """SQLAlchemy URL of the ledger; by default SQLite in ``AIRFLOW_HOME``.
+    """SQLAlchemy URL of the ledger. Default: SQLite in ``AIRFLOW_HOME``.
 
     :raises SpecError: ``ledger_url_cmd`` failed. The error omits its output, which may hold the password.
     """
     try:
-        url = _text("ledger_url")  # a command ends its answer with a line break, which is stripped
+        url = _text("ledger_url")  # the output of a command ends with a line break, which is stripped
     except AirflowConfigException:
         raise SpecError(
-            "The command of [wavelift] ledger_url_cmd failed", next_step="Run it by hand as the user that runs Airflow"
+            "The command of [wavelift] ledger_url_cmd failed",
+            next_step="Run the command manually as the user that runs Airflow",
         ) from None
     return url or f"sqlite:///{_default_path('ledger_url')}"
 
@@ -106,10 +107,10 @@ def number(section: str, option: str) -> float | None:
 
 
 def max_mbit_s() -> float | None:
-    """The limit of this machine's line in megabits per second; None if there is no limit.
+    """The rate limit of this machine in megabits per second; None if there is no limit.
 
-    It is read from the environment or from airflow.cfg at each call. A transfer may take days and asks again and again,
-    but Airflow reads its configuration only once per process.
+    Each call reads the environment or airflow.cfg again. Airflow itself reads its configuration only once per process,
+    but a transfer may take days and must notice a new limit.
 
     :raises SpecError: the value is not a number of 0.1 or more.
     """
@@ -127,20 +128,20 @@ def max_mbit_s() -> float | None:
     if not LEAST_MBIT_S <= limit < float("inf"):
         raise SpecError(
             f"[{SECTION}] max_mbit_s is {text.strip()!r}",
-            next_step=f"Give megabits per second, {LEAST_MBIT_S} or more, or leave it empty for no limit",
+            next_step=f"Set megabits per second, {LEAST_MBIT_S} or more, or leave it empty for no limit",
         )
     return limit
 
 
 def line() -> SharedLine:
-    """The line of this machine, which all its transfers share."""
+    """The rate limiter of this machine, which all its transfers share."""
     from wavelift.transfer.line import SharedLine
 
     return SharedLine(connector_state_folder(), max_mbit_s)
 
 
 def line_facts() -> LineFacts:
-    """The measured rate of this machine's line, if there is one, and its limit."""
+    """The measured rate of this machine, if there is one, and its limit."""
     from wavelift.base.rates import measured_rate
     from wavelift.base.units import MBIT
     from wavelift.rules.preflight_time import LineFacts
@@ -150,7 +151,7 @@ def line_facts() -> LineFacts:
 
 
 def patience_s() -> float:
-    """Seconds that one call waits for a cut line, an outage or throttling to pass."""
+    """Seconds that one call waits for the end of a network interruption, an outage or throttling."""
     return float(conf.getfloat(SECTION, "patience_minutes")) * 60
 
 
@@ -159,5 +160,5 @@ def poll_seconds() -> float:
 
 
 def api_url() -> str:
-    """The address of this Airflow's own REST API."""
+    """The address of the REST API of this Airflow."""
     return str(conf.get("api", "base_url", fallback="") or f"http://localhost:{conf.get('api', 'port')}")

@@ -1,6 +1,6 @@
-"""Links from a task to what it made: AMI, instance, the VM in vCenter.
+"""Links from a task to its AMI, its instance and its VM in vCenter.
 
-The operator stores the address as an XCom while it knows it; the link only reads it back.
+The operator stores the address as an XCom. The link only reads it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _StoredLink(BaseOperatorLink):
-    """Reads the address that :attr:`key` holds."""
+    """Reads the address from the XCom :attr:`key`."""
 
     key = ""
 
@@ -79,6 +79,6 @@ def instance_url(region: str, instance_id: str) -> str:
 
 
 def _console(region: str, place: str) -> str:
-    """Empty where the partition's console is not known."""
+    """The address in the AWS console; empty if the console of the partition is not known."""
     domain = console_of(region)
     return f"https://{domain}/ec2/home?region={region}#{place}" if domain else ""

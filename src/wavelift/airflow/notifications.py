@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def wave_deadline(shape: WaveShape) -> list[Any] | None:
-    """The wave's alert, counted from when its run was queued; None without ``deadline_minutes``."""
+    """The deadline alert of the wave, counted from when its run was queued. None without ``deadline_minutes``."""
     if shape.deadline_minutes is None:
         return None
     from airflow.sdk.definitions.callback import AsyncCallback
@@ -33,9 +33,9 @@ def wave_deadline(shape: WaveShape) -> list[Any] | None:
 
 
 async def wave_is_late(*, wave: str, minutes: int, context: dict[str, Any] | None = None, **_: Any) -> None:
-    """Log the missed deadline at error level, where every log-based alarm sees it, and keep it in the audit trail."""
+    """Log the missed deadline at error level, so that log-based alarms see it, and record it in the audit trail."""
     run = (context or {}).get("dag_run") or {}
-    log.error("wave %s: run %s is not done after %d minutes", wave, run.get("dag_run_id", "?"), minutes)
+    log.error("wave %s: run %s has not finished after %d minutes", wave, run.get("dag_run_id", "?"), minutes)
     await asyncio.to_thread(_record, wave, minutes, str(run.get("dag_id", "")), str(run.get("dag_run_id", "")))
 
 

@@ -1,9 +1,9 @@
-"""What a task of ours imports, imported once in the process from which Airflow forks its task processes.
+"""Imports the modules that wavelift's tasks need, once, in the process from which Airflow forks its task processes.
 
-``airflow_local_settings.py`` calls :func:`preload` in every Airflow command, while Airflow itself is still being
-imported. So nothing happens there but a note: the imports come right before the first fork of a command that forks
-(:data:`COMMANDS`), and no other command pays for them. They leave nothing open, no thread, socket or file, and sign in
-nowhere.
+``airflow_local_settings.py`` calls :func:`preload` in every Airflow command, while Airflow itself is being imported. So
+:func:`preload` only registers a hook. The imports happen right before the first fork of a command that forks
+(:data:`COMMANDS`), and do not slow down other commands. They open no thread, socket or file, and do not log in
+anywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 LOCAL_SETTINGS: Final = Path(__file__).parent / "local_settings" / "airflow_local_settings.py"
-"""The file for ``$AIRFLOW_HOME/config``."""
+"""The file to copy to ``$AIRFLOW_HOME/config``."""
 TASKS: Final = (
     "wavelift.airflow.hooks",
     "wavelift.airflow.triggers",
@@ -37,9 +37,9 @@ COMMANDS: Final[Mapping[tuple[str, ...], Sequence[str]]] = {
     ("triggerer",): ("wavelift.airflow.hooks", "wavelift.airflow.triggers", "wavelift.adapters.aws", "wavelift.ledger"),
     ("dag-processor",): ("wavelift.dag_factory", "wavelift.operators", "wavelift.sensors"),
 }
-"""Airflow's commands that fork what runs our code (LocalExecutor's workers are forks of the scheduler) → the packages
-that this code needs, with all that lies in them. A connector's worker loads the ledger's modules too: it never opens
-one."""
+"""Airflow commands whose forks run wavelift's code (LocalExecutor's workers are forks of the scheduler) → the packages
+that this code needs, with all their modules. The worker of a connector imports the ledger's modules too, but it never
+opens a ledger."""
 MODULES: Final = (
     "airflow.dag_processing.bundles.local",
     "airflow.dag_processing.dagbag",
@@ -49,17 +49,17 @@ MODULES: Final = (
     "airflow.sdk.execution_time.task_runner",
     "jinja2.ext",
 )
-"""What Airflow imports only in the process that needs it, though each of ours does."""
+"""Modules that Airflow imports only in the process that needs them. Every process of a wavelift task needs them."""
 SERVICES: Final = ("ec2", "s3", "ebs")
-"""AWS services whose clients most tasks make."""
+"""AWS services for which most tasks create clients."""
 
 _called = False
 
 
 def preload() -> None:
-    """Before the first fork of one of :data:`COMMANDS`, import what tasks need; in any other command, do nothing.
+    """Register the imports for the first fork if the command is one of :data:`COMMANDS`; otherwise do nothing.
 
-    Raises nothing: without it tasks work as well, only slower.
+    Never raises: without the preload, tasks only start more slowly.
     """
     global _called
     packages = packages_for(sys.argv)
@@ -70,13 +70,13 @@ def preload() -> None:
 
 
 def packages_for(argv: Sequence[str]) -> Sequence[str]:
-    """What to load for a command line of ``airflow``; nothing for one that is none of :data:`COMMANDS`."""
+    """The packages to load for a command line of ``airflow``; empty if it is not one of :data:`COMMANDS`."""
     words = tuple(argv[1:])
     return next((packages for command, packages in COMMANDS.items() if words[: len(command)] == command), ())
 
 
 class _Once:
-    """Loads before the first fork only. The children inherit that it is done."""
+    """Loads only before the first fork. The children inherit the state that it is done."""
 
     def __init__(self, packages: Sequence[str]) -> None:
         self._packages = packages
@@ -88,16 +88,16 @@ class _Once:
 
 
 def load(packages: Sequence[str] = TASKS) -> None:
-    """Import them now, read botocore's models if it is among them, and freeze the heap.
+    """Import the packages now, read botocore's models if boto3 is imported, and freeze the heap.
 
-    Frozen objects are not looked through by the collectors of the children, which would copy their pages. (Airflow
-    does the same for LocalExecutor and Celery; the triggerer and Edge have it from here.)
+    The garbage collectors of the children skip frozen objects. Otherwise they would cause a copy of the memory pages.
+    (Airflow does the same for LocalExecutor and Celery; for the triggerer and Edge, this function does it.)
     """
     for name in (*MODULES, *_found(packages)):
         try:
             importlib.import_module(name)
         except Exception:
-            log.warning("%s is not preloaded: tasks start without it, only slower", name, exc_info=True)
+            log.warning("%s could not be preloaded: tasks start more slowly", name, exc_info=True)
     if "boto3" in sys.modules:
         _read_models()
     gc.collect()
@@ -110,7 +110,7 @@ def _read_models() -> None:
 
         read_models(SERVICES)
     except Exception:
-        log.warning("AWS's service models are not preloaded: tasks start without them, only slower", exc_info=True)
+        log.warning("AWS's service models could not be preloaded: tasks start more slowly", exc_info=True)
 
 
 def _found(packages: Sequence[str]) -> list[str]:
@@ -120,7 +120,7 @@ def _found(packages: Sequence[str]) -> list[str]:
         names.append(package)
         try:
             path = importlib.import_module(package).__path__
-        except Exception:  # said when it is imported by name
+        except Exception:  # logged when it is imported by name
             continue
         names += [found.name for found in pkgutil.walk_packages(path, f"{package}.", onerror=lambda name: None)]
     return names

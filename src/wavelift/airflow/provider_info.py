@@ -1,4 +1,4 @@
-"""What Airflow learns of wavelift: hooks, the ``vsphere`` connection form, links and ``[wavelift]`` settings."""
+"""Provider metadata for Airflow: hooks, the ``vsphere`` connection form, links and ``[wavelift]`` settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wavelift.base.settings import OPTIONS, SECTION, Option
 
 
 def _option(option: Option) -> dict[str, Any]:
-    """One option of ``[wavelift]`` as Airflow describes options."""
+    """One option of ``[wavelift]`` in Airflow's format."""
     meaning = f"{option.meaning} Unit: {option.unit}." if option.unit else option.meaning
     told = {
         "description": meaning if option.default else f"{meaning} Empty: {option.unset}.",
@@ -34,7 +34,7 @@ VSPHERE_CHOICES: Final = {
     "esxi_mode": ("vcenter", "ca", "pin", "ignore"),
     "vddk_compression": ("none", "zlib", "fastlz", "skipz"),
 }
-"""Fields of the form with a list of values; the first is the default."""
+"""Form fields with a list of values. The first value is the default."""
 
 
 def _choice(field: str, label: str, description: str) -> dict[str, Any]:
@@ -57,28 +57,34 @@ VSPHERE_CONNECTION: dict[str, Any] = {
     },
     "conn-fields": {
         "certificate_mode": _choice(
-            "certificate_mode", "vCenter certificate", "verify, pin a thumbprint, or ignore (logged loudly)"
+            "certificate_mode", "vCenter certificate", "verify, pin a thumbprint, or ignore (logs a warning)"
         ),
         "thumbprint": _text("vCenter thumbprint", "SHA-256 or SHA-1, for certificate mode thumbprint"),
-        "ca_bundle": _text("CA bundle", "PEM file on the connector that vouches for vCenter (and ESXi in mode ca)"),
+        "ca_bundle": _text(
+            "CA bundle", "PEM file on the connector with the authorities of vCenter (and of ESXi in mode ca)"
+        ),
         "esxi_mode": _choice(
             "esxi_mode",
             "ESXi certificates",
-            "vcenter: vCenter vouches for its hosts' thumbprints; ca: the CA bundle; pin: the thumbprints below; "
-            "ignore (logged loudly)",
+            "vcenter: trust the thumbprints that vCenter reports for its hosts; ca: the CA bundle; pin: the "
+            "thumbprints below; ignore (logs a warning)",
         ),
         "esxi_thumbprints": _text("ESXi thumbprints", "comma separated, for ESXi mode pin"),
-        "proxy": _text("HTTP proxy", "http://host:port between connector and vCenter, if any"),
+        "proxy": _text("HTTP proxy", "http://host:port, if there is a proxy between connector and vCenter"),
         "dns_suffixes": _text("DNS suffixes", "comma separated, tried for ESXi host names without a domain"),
         "esxi_addresses": _text(
-            "ESXi addresses", "host name=address, comma separated: where the connector reaches hosts behind NAT"
+            "ESXi addresses", "host name=address, comma separated: addresses of hosts behind NAT or without DNS"
         ),
-        "vddk_transports": _text("VDDK transports", "in order, colons between; empty: nbdssl:nbd"),
+        "vddk_transports": _text("VDDK transports", "in order, separated by colons; empty: nbdssl:nbd"),
         "vddk_compression": _choice("vddk_compression", "VDDK compression", "between ESXi host and connector"),
         "vddk_connections": _text("VDDK connections", "NFC sessions per disk; empty: 1"),
-        "vddk_config": _text("VDDK configuration", "file on the connector with VDDK's own settings, if any"),
-        "vddk_host_sessions": _text("NFC sessions per host", "disks read at a time from one ESXi host; empty: 8"),
-        "vddk_vcenter_sessions": _text("NFC sessions per vCenter", "the same for all its hosts; empty: 52"),
+        "vddk_config": _text("VDDK configuration", "optional file on the connector with VDDK settings"),
+        "vddk_host_sessions": _text(
+            "NFC sessions per host", "maximum NFC sessions to one ESXi host at a time; empty: 8"
+        ),
+        "vddk_vcenter_sessions": _text(
+            "NFC sessions per vCenter", "maximum NFC sessions to all hosts of the vCenter at a time; empty: 52"
+        ),
     },
 }
 

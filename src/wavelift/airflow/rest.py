@@ -1,4 +1,4 @@
-"""A small client of Airflow's public REST API and of wavelift's routes beside it."""
+"""A small client for Airflow's public REST API and for wavelift's routes on the same server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READ_SECONDS: Final = 60
 
 
 class ApiError(RuntimeError):
-    """The API refused or did not answer; the message is what a person should read, ``answer`` what a program may."""
+    """The API refused the request or did not answer. The message is for people, ``answer`` for programs."""
 
     def __init__(self, message: str, *, status: int = 0, answer: Any = None) -> None:
         super().__init__(message)
@@ -24,10 +24,10 @@ class ApiError(RuntimeError):
 
 
 class ApiClient:
-    """Bearer-token client.
+    """Client with a bearer token.
 
-    :param url: address of Airflow's api-server.
-    :param login: gives a fresh token; called first when needed, and once more after a 401.
+    :param url: address of Airflow's API server.
+    :param login: returns a new token. It is called when a token is first needed, and again after a 401.
     """
 
     def __init__(self, url: str, login: Callable[[], str]) -> None:
@@ -37,7 +37,10 @@ class ApiClient:
         self._pool = urllib3.PoolManager(retries=False)
 
     def raw(self, method: str, path: str, body: Any = None, *, token: str = "") -> tuple[int, Any]:
-        """One call; status and parsed body. :raises ApiError: when nothing answers."""
+        """Make one call and return status and parsed body.
+
+        :raises ApiError: if there is no answer.
+        """
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -58,7 +61,7 @@ class ApiClient:
             return answer.status, text
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """One call as the user; logs in when needed."""
+        """Make one call as the user. Logs in if necessary."""
         if not self._token:
             self._token = self._login()
         status, answer = self.raw(method, path, body, token=self._token)
@@ -68,7 +71,10 @@ class ApiClient:
         return status, answer
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Like :meth:`request`. :raises ApiError: for anything but 2xx, with the server's words."""
+        """Like :meth:`request`, but returns only the body.
+
+        :raises ApiError: for every status except 2xx, with the server's message.
+        """
         status, answer = self.request(method, path, body)
         if not 200 <= status < 300:
             raise ApiError(_words(status, answer, f"{method} {path}"), status=status, answer=answer)
@@ -95,14 +101,14 @@ class ApiClient:
         return str(self.call("GET", _run(dag_id, run_id))["state"])
 
     def find_run_state(self, dag_id: str, run_id: str) -> str | None:
-        """The state of a run; ``""`` when there is none, None when that can't be told."""
+        """The state of a run; ``""`` if there is no such run, None if the API does not tell."""
         status, answer = self.request("GET", _run(dag_id, run_id))
         if status == 404:
             return ""
         return str(answer["state"]) if status == 200 else None
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """All task instances of a run, mapped ones included."""
+        """All task instances of a run, including mapped ones."""
         found: list[dict[str, Any]] = []
         while True:
             page = self.call("GET", f"{_run(dag_id, run_id)}/taskInstances?limit=100&offset={len(found)}")
@@ -111,7 +117,7 @@ class ApiClient:
                 return found
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, key: str = "return_value") -> Any:
-        """One XCom value, parsed; None when there is none."""
+        """One XCom value, parsed; None if there is none."""
         status, answer = self.request(
             "GET",
             f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{key}?map_index={map_index}&deserialize=false",
@@ -122,19 +128,22 @@ class ApiClient:
         return json.loads(value) if isinstance(value, str) and value[:1] in '[{"' else value
 
     def state_store(self, dag_id: str, run_id: str, task_id: str, key: str, *, map_index: int = -1) -> Any:
-        """One value of a task's state store; None when there is none."""
+        """One value of a task's state store; None if there is none."""
         status, answer = self.request(
             "GET", f"{_run(dag_id, run_id)}/taskInstances/{task_id}/state-store/{key}?map_index={map_index}"
         )
         return answer.get("value") if status == 200 else None
 
     def fail_task(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
-        """Mark one task instance failed: running code is told by ``on_kill``, deferred work by its trigger's."""
+        """Mark one task instance failed. This calls ``on_kill`` of the running task or of its trigger."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/{map_index}"
         self.call("PATCH", f"{path}?update_mask=new_state", {"new_state": "failed"})
 
     def clear(self, dag_id: str, run_id: str, tasks: list[Any], *, downstream: bool = True) -> list[dict[str, Any]]:
-        """Clear tasks: names, or ``[name, map index]`` pairs. What was cleared."""
+        """Clear tasks and return what was cleared.
+
+        :param tasks: task ids, or ``[task id, map index]`` pairs.
+        """
         body = {
             "dry_run": False,
             "dag_run_id": run_id,
@@ -153,9 +162,9 @@ class ApiClient:
         every: Callable[[], None] = lambda: None,
         interval: float = 1.0,
     ) -> str:
-        """The final state of a run; ``every`` is called after each look.
+        """Wait for the final state of a run. ``every`` is called after each query.
 
-        :raises ApiError: after ``timeout`` seconds.
+        :raises ApiError: if the run has not finished after ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -178,7 +187,7 @@ def _words(status: int, answer: Any, place: str) -> str:
         return f"{place}: not logged in ({status}); set WAVELIFT_USER and WAVELIFT_PASSWORD, or WAVELIFT_TOKEN"
     if status == 403:
         return f"{place}: you lack the right to do this (403): {detail}"
-    if status == 422 and isinstance(detail, list):  # FastAPI's own: one entry per wrong field
+    if status == 422 and isinstance(detail, list):  # FastAPI's format: one entry per wrong field
         fields = (f"{'.'.join(map(str, one.get('loc', ())[1:]))}: {one.get('msg')}" for one in detail)
-        return f"{place} gave 422: {'; '.join(fields)}"
-    return f"{place} gave {status}: {detail}"
+        return f"{place} returned 422: {'; '.join(fields)}"
+    return f"{place} returned {status}: {detail}"

@@ -1,7 +1,7 @@
-"""When ``<wave>.replicate`` runs by itself: at the instants of the wave's replication jobs (SMS-03, SMS-04, AIR-05).
+"""The schedule of ``<wave>.replicate``: the instants of the wave's replication jobs (SMS-03, SMS-04, AIR-05).
 
-The ledger is the truth; one row of it is read whenever Airflow asks. Airflow asks after every run that it makes and
-at every parse (about every 30 s), so an answer of *none* is only one until the next parse.
+The ledger holds the schedule. The timetable reads one row of it at every call. Airflow calls the timetable after every
+run that it creates and at every parse (about every 30 s), so the answer *none* is valid only until the next parse.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 QUIET_SECONDS: Final = 20.0
-"""A ledger that did not answer is left alone for so long by this process: every wave would wait for it in turn."""
+"""If the ledger did not answer, this process does not ask it again for this time. Otherwise every wave would wait for
+it, one after the other."""
 
 
 class ReplicationTimetable(Timetable):
-    """The instants of every active job of a wave, merged. Never raises: without the ledger there are none for now.
+    """The merged instants of all active jobs of a wave. Never raises: if the ledger does not answer, there are none.
 
     :param wave: name of the wave.
     """
 
-    description = "At the seed time of each server and then every so many hours, as its replication job says"
+    description = "At the seed time of each server and then at the interval of its replication job"
 
     _quiet_until = 0.0
 
@@ -56,7 +57,7 @@ class ReplicationTimetable(Timetable):
     def next_dagrun_info(
         self, *, last_automated_data_interval: DataInterval | None, restriction: TimeRestriction
     ) -> DagRunInfo | None:
-        """The run that is due, else the next one. ``catchup`` is not looked at: replication has no past."""
+        """The run that is due, else the next one. ``catchup`` is ignored: replication never repeats past instants."""
         try:
             last = last_automated_data_interval.end if last_automated_data_interval else None
             at = instant(self.schedules(), self.now(), last=plain(last), earliest=plain(restriction.earliest))
@@ -71,7 +72,7 @@ class ReplicationTimetable(Timetable):
         return datetime.now(UTC)
 
     def schedules(self) -> Collection[Schedule]:
-        """:raises WaveliftError: when the ledger does not answer."""
+        """:raises WaveliftError: if the ledger does not answer."""
         from wavelift.airflow import config
         from wavelift.base.errors import UnreachableError
         from wavelift.ledger import Ledger
@@ -80,7 +81,7 @@ class ReplicationTimetable(Timetable):
         if time.monotonic() < ReplicationTimetable._quiet_until:
             raise UnreachableError("The ledger did not answer a moment ago")
         try:
-            # A schema is not made here: whoever asks for the time must not write.
+            # Do not create or upgrade the schema here: the timetable must only read.
             with Ledger.open(config.ledger_url(), upgrade=False) as ledger, ledger.read() as tx:
                 return read_schedules(tx, self.wave).values()
         except UnreachableError:
@@ -91,12 +92,14 @@ class ReplicationTimetable(Timetable):
 def instant(
     schedules: Collection[Schedule], now: datetime, *, last: datetime | None, earliest: datetime | None = None
 ) -> datetime | None:
-    """The newest instant that is due and has no run, else the next one; None when there is none.
+    """The newest instant that is due and has no run, else the next instant; None if there is none.
 
-    "The next one after now" would lose instants: Airflow asks at every parse of the DAG, also between an instant and
-    the creation of its run. One of ten instants was lost that way.
+    "The next instant "
+    "after now" would lose instants: Airflow calls the timetable at every parse of the DAG, also between
+    an instant and the creation of its run. One of ten instants was lost in this way.
 
-    :param last: instant of the last run that the timetable made. :param earliest: the DAG's start date.
+    :param last: instant of the last run that the timetable created.
+    :param earliest: the DAG's start date.
     """
     due = newest_due(schedules, now, GRACE)
     if due is not None and (last is None or due > last) and (earliest is None or due >= earliest):
@@ -105,7 +108,7 @@ def instant(
 
 
 def plain(moment: datetime | None) -> datetime | None:
-    """The same to the microsecond, without Pendulum: its differences can't be divided by a frequency."""
+    """The same moment as a plain datetime: Pendulum's differences can't be divided by a frequency."""
     if moment is None:
         return None
     at = moment.astimezone(UTC)

@@ -1,4 +1,4 @@
-"""What a connector tells of its vCenter: rows of the catalogue (SMS-02) and its own health (SMS-01)."""
+"""What a connector reports: the servers of its vCenter as catalogue rows (SMS-02), and its own health (SMS-01)."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Final
 from wavelift.base.domain import Message
 
 SERVER_TYPE: Final = "VIRTUAL_MACHINE"
-"""The only kind of server that the catalogue knows, in SMS's word."""
+"""The only kind of server in the catalogue. The value is SMS's term."""
 PAGE_ROWS: Final = 500
-"""Servers per page: one answer of vCenter, one XCom (some 250 KB), one transaction of the ledger."""
+"""Servers per page. A page is one response of vCenter, one XCom (about 250 KB) and one ledger transaction."""
 
 
 class CatalogManager(Message):
     """The vCenter that a catalogue was read from."""
 
     id: str
-    """Its instance UUID."""
+    """Instance UUID of the vCenter."""
     name: str
-    """The host name by which the connector reaches it."""
+    """The host name that the connector uses to connect to it."""
     type: str
-    """``VirtualCenter``; ``HostAgent`` for an ESXi host without one."""
+    """``VirtualCenter``, or ``HostAgent`` for an ESXi host without vCenter."""
     product: str = ""
-    """Full name with version and build."""
+    """Full product name with version and build."""
 
 
 class CatalogRow(Message):
-    """One VM as the inventory shows it. Sizes in bytes unless named otherwise."""
+    """One VM as the inventory shows it. Sizes are in bytes unless the name has another unit."""
 
     vm_id: str
     """Managed object id, ``vm-12``."""
@@ -42,28 +42,28 @@ class CatalogRow(Message):
     cpus: int
     memory_mib: int
     disk_bytes: int
-    """Committed and uncommitted storage together: what the VM may grow to, without a look at each disk."""
+    """Committed plus uncommitted storage: the size to which the VM can grow, known without reading each disk."""
     tags: tuple[str, ...] = ()
     """``category:tag``, sorted."""
 
     @property
     def identity(self) -> str:
-        """Stays the same when the VM is renamed or moved."""
+        """An id that stays the same if the VM is renamed or moved."""
         return self.instance_uuid or self.vm_id
 
 
 class CatalogIndex(Message):
-    """What the connector says of the pages that it handed over."""
+    """Summary of the pages that the connector delivered."""
 
     manager: CatalogManager
     pages: int
     rows: int
     tags_unknown: str = ""
-    """Why no tags could be read; empty when they were."""
+    """Why tags could not be read; empty if they were read."""
 
 
 class HealthCheck(Message):
-    """One thing that a connector tried."""
+    """The result of one check of a connector."""
 
     name: str
     """``vcenter``, ``host:<name>``, ``aws:sts``, ``aws:s3``, ``clock:vcenter``, ``clock:aws``."""
@@ -73,11 +73,11 @@ class HealthCheck(Message):
 
 
 class ConnectorHealth(Message):
-    """Everything that a connector tried in one pass, and when."""
+    """All checks of a connector at one time."""
 
     connector: str
     checked_at: datetime
-    """By the connector's own clock."""
+    """According to the connector's clock."""
     checks: tuple[HealthCheck, ...]
 
     @property

@@ -1,4 +1,4 @@
-"""The nouns that travel between tasks: small, frozen, JSON both ways."""
+"""The data types that tasks exchange: small, frozen, and convertible to and from JSON."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Instant = Annotated[
     PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
-"""ISO 8601 with its offset in JSON: ``2026-12-01T09:00:00+00:00``."""
+"""A time that is ISO 8601 with an offset in JSON, such as ``2026-12-01T09:00:00+00:00``."""
 
 
 class Message(BaseModel):
-    """A value that crosses XCom, the state store or REST."""
+    """A value that is passed through XCom, the state store or REST."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,13 +30,13 @@ class Message(BaseModel):
 
 
 class Refusal(Message):
-    """One rule that says no to one server."""
+    """A rule that refuses a request for one server."""
 
     server: str = ""
     rule: str
     reason: str
     until: Instant | None = None
-    """When it will hold no more by itself; None when that can't be told, or only a person changes it."""
+    """When the refusal ends automatically. None: unknown, or only a person can end it."""
 
 
 class Severity(StrEnum):
@@ -50,7 +50,7 @@ class Finding(Message):
 
     severity: Severity
     code: str
-    """Stable and dotted, e.g. ``disk.rdm``."""
+    """Stable identifier with dots, e.g. ``disk.rdm``."""
     subject: str
     """Server name, ``server/disk``, environment or connection."""
     what: str
@@ -61,7 +61,7 @@ class Finding(Message):
 
 
 class DiskFacts(Message):
-    """One virtual disk as vCenter describes it. Sizes in bytes."""
+    """One virtual disk as vCenter describes it. Sizes are in bytes."""
 
     key: int
     label: str
@@ -77,15 +77,15 @@ class DiskFacts(Message):
     file: str = ""
     """``[datastore] folder/file.vmdk`` of the current head."""
     base: str = ""
-    """The file at the bottom of the head's chain, as the chain tells it; empty where the head stands alone. A name
-    tells nothing: ``srv-100234.vmdk`` is a base."""
+    """The base file of the head's chain, taken from the chain itself; empty if the head has no parent. A file name is
+    no evidence: ``srv-100234.vmdk`` can be a base."""
     uuid: str = ""
     datastore: str = ""
     mode: str = "persistent"
     sharing: str = "sharingNone"
     thin: bool | None = None
     allocated: int | None = None
-    """What the files of a thin disk take on its datastore, all layers together; None: vCenter does not tell."""
+    """Space that all files of a thin disk use on the datastore, with all layers. None: vCenter does not report it."""
     encrypted: bool = False
     rdm: str = ""
     """Empty, ``virtualMode`` or ``physicalMode``."""
@@ -94,31 +94,31 @@ class DiskFacts(Message):
 
     @property
     def base_file(self) -> str:
-        """The chain's base, whatever the head: the same before and after a snapshot."""
+        """The base file of the chain. It is the same before and after a snapshot."""
         return self.base or self.file
 
     @property
     def on_delta(self) -> bool:
-        """Whether the head is a delta on another file."""
+        """Whether the head is a delta of another file."""
         return bool(self.base)
 
     @property
     def address(self) -> str:
-        """``SCSI 0:1``: the name used in messages."""
+        """The name of the disk in messages, such as ``SCSI 0:1``."""
         return f"{self.controller} {self.bus}:{self.unit}"
 
 
 class FileSystem(Message):
-    """A mounted file system as VMware Tools report it."""
+    """A mounted file system as VMware Tools reports it."""
 
     path: str
     """``C:\\`` or ``/``."""
     kind: str = ""
-    """``NTFS``, ``ext4`` …; empty before vSphere 7, and with older Tools."""
+    """``NTFS``, ``ext4`` …; empty before vSphere 7 and with older VMware Tools."""
 
 
 class ServerFacts(Message):
-    """One source VM as the connector saw it: enough for pre-flight and planning, nothing secret."""
+    """One source VM as the connector read it: everything that pre-flight and planning need, and no secret."""
 
     name: str
     moref: str
@@ -147,9 +147,9 @@ class ServerFacts(Message):
     encrypted: bool = False
     template: bool = False
     managed_by: str = ""
-    """Whose the VM is where it is no customer's server: an extension, vSphere's own agents."""
+    """The owner of a VM that is not a customer's server: an extension, or vSphere itself for its agents."""
     fault_tolerant: bool = False
-    """The primary of a fault-tolerant pair; the other half is never a server."""
+    """Whether this is the primary of a fault-tolerant pair. The secondary is never a server."""
     cdrom_connected: tuple[str, ...] = ()
     ip_addresses: tuple[str, ...] = ()
     file_systems: tuple[FileSystem, ...] = ()
@@ -157,11 +157,11 @@ class ServerFacts(Message):
     passthrough_devices: int = 0
     vtpm: bool = False
     disks: tuple[DiskFacts, ...] = ()
-    """In true order: (controller bus, unit), boot disk first (invariant 11)."""
+    """Sorted by (controller bus, unit), boot disk first (invariant 11)."""
 
     @property
     def left_behind(self) -> tuple[DiskFacts, ...]:
-        """Disks that run on a delta which no snapshot of the tree accounts for."""
+        """Disks that run on a delta although the VM has no snapshot."""
         return () if self.snapshots else tuple(disk for disk in self.disks if disk.on_delta)
 
     @property
@@ -170,20 +170,20 @@ class ServerFacts(Message):
 
 
 class SnapshotRef(Message):
-    """A vSphere snapshot of ours."""
+    """A vSphere snapshot that wavelift made."""
 
     server: str
     vm: str
     moref: str
     name: str
     created: str
-    """ISO 8601, as vCenter says it."""
+    """ISO 8601, according to vCenter."""
     quiesced: bool
     quiesce_note: str = ""
 
 
 class StoredDisk(Message):
-    """One disk as S3 holds it before any conversion, and where its manifest lies."""
+    """One disk in S3 before the conversion, and the location of its manifest."""
 
     index: int
     address: str
@@ -197,16 +197,16 @@ class StoredDisk(Message):
     manifest_digest: str
     """SHA-256 of the manifest object, hex."""
     content_digest: str
-    """SHA-256 over the block digests in order, zero blocks included: one value for the whole disk, hex."""
+    """SHA-256 over the block digests in order, zero blocks included; identifies the content of the whole disk. Hex."""
     data_bytes: int
     parts: int
     parts_kept: int = 0
-    """Parts of an earlier try that were not sent again."""
+    """Parts that an earlier try had uploaded and that were not sent again."""
     seconds: float = 0.0
 
 
 class ExportResult(Message):
-    """What ``export`` returns: every disk of one server, from one instant."""
+    """Result of ``export``: every disk of one server at one instant."""
 
     server: str
     snapshot: str
@@ -214,19 +214,19 @@ class ExportResult(Message):
 
 
 class VerifyResult(Message):
-    """What ``verify`` found before conversion."""
+    """Result of ``verify``, which runs before the conversion."""
 
     server: str
     level: str
-    """``full``, ``sample:<pct>`` or ``off``: full is *proven*, sample is *sampled*, off is *attested* only."""
+    """``full`` (*proven*), ``sample:<pct>`` (*sampled*) or ``off`` (only *attested*)."""
     bytes_verified: int
-    """Virtual bytes that the proof speaks for."""
+    """Virtual bytes that the proof covers."""
     bytes_read_back: int
     mismatches: int = 0
 
 
 class ChangedRange(Message):
-    """Bytes that the conversion changed on a disk."""
+    """A range of bytes that the conversion changed on a disk."""
 
     offset: int
     length: int
@@ -243,7 +243,7 @@ class ConvertedDisk(Message):
 
 
 class ImportResult(Message):
-    """What ``import_image`` returns."""
+    """Result of ``import_image``."""
 
     server: str
     task_id: str
@@ -253,29 +253,29 @@ class ImportResult(Message):
 
 
 class LaunchResult(Message):
-    """What ``launch`` returns."""
+    """Result of ``launch``."""
 
     server: str
     instance_id: str = ""
     private_ip: str = ""
     skipped: str = ""
-    """Why nothing was launched; empty when something was."""
+    """Why no instance was launched; empty if one was."""
 
 
 class DiskLineage(Message):
-    """What the last recorded run of a replicated disk left: what the next one builds on (invariants 3 and 4)."""
+    """State of a replicated disk after its last recorded run. The next run continues from it (invariants 3 and 4)."""
 
     key: int
     address: str
     uuid: str
-    """vSphere's, of the virtual disk's file."""
+    """The vSphere UUID of the virtual disk's file."""
     file: str
-    """``[datastore] folder/file.vmdk`` of the chain's base."""
+    """Base file of the chain: ``[datastore] folder/file.vmdk``."""
     capacity: int
     change_id: str | None
-    """Of the snapshot that the run read; None: changes were not tracked."""
+    """Change id of the snapshot that the run read. None: changes were not tracked."""
     snapshot_id: str
-    """EBS snapshot, completed: the parent of the next one."""
+    """Completed EBS snapshot, which is the parent of the next one."""
     bucket: str
     manifest_key: str
     manifest_digest: str
@@ -283,13 +283,13 @@ class DiskLineage(Message):
     encrypted: bool = False
     hardware_version: str = ""
     taken_at: str = ""
-    """When the vSphere snapshot that was read was taken: ISO 8601, by vCenter's clock."""
+    """When the vSphere snapshot that the run read was taken: ISO 8601, according to vCenter's clock."""
     quarantine: str = ""
-    """Why its change tracking is not believed any more; empty while it is."""
+    """Why the disk's change tracking is no longer used; empty while it is used."""
 
 
 class ReplicatedDisk(Message):
-    """One disk of one replication run: how it was read, what was sent, and what it left."""
+    """One disk of one replication run: how it was read, what was sent, and the resulting lineage."""
 
     index: int
     boot: bool
@@ -297,11 +297,11 @@ class ReplicatedDisk(Message):
     kind: str
     """``seed`` or ``delta``."""
     kind_reason: str = ""
-    """Why a seed was needed, or why a delta read the whole disk; empty when nothing was unusual."""
+    """Why a seed was needed, or why a delta run read the whole disk; empty in the normal case."""
     reader: str
     """``nfc``, ``datastore`` or ``nbd``."""
     reader_reason: str = ""
-    """Why this reader and not a better one."""
+    """Why this reader was used and not a faster one."""
     parent_snapshot_id: str = ""
     lineage: DiskLineage
     content_digest: str
@@ -311,12 +311,12 @@ class ReplicatedDisk(Message):
     bytes_sent: int
     blocks_sent: int
     blocks_audited: int = 0
-    """Blocks that change tracking called unchanged and that were read all the same."""
+    """Blocks that change tracking reported as unchanged, but that were read as a check."""
     seconds: float = 0.0
 
 
 class ReplicationResult(Message):
-    """What ``transfer`` returns: every disk of one server, from one instant."""
+    """Result of ``transfer``: every disk of one server at one instant."""
 
     server: str
     snapshot: str

@@ -1,7 +1,7 @@
-"""The errors that leave wavelift.
+"""The exceptions of wavelift.
 
-Every error says what failed, where (server, disk, offset, remote id) and what to do next; no bare vendor
-exception reaches an operator's log line (invariant 13). Whether a retry can help is part of the type.
+Every error states what failed, where (server, disk, offset, remote id) and what to do next. No bare vendor exception
+reaches an operator's log line (invariant 13). The type determines whether a retry can help.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class WaveliftError(Exception):
     """Something failed and a retry of the task may help.
 
     :param what: what failed, one sentence without a full stop.
-    :param next_step: what the person reading it should do.
+    :param next_step: what the reader should do.
     :param where: coordinates such as ``server="web01"``, ``disk="SCSI 0:1"``, ``offset=4096``, ``task="import-ami-…"``.
     """
 
@@ -43,17 +43,17 @@ def _rebuild(kind: type[WaveliftError], what: str, next_step: str, where: dict[s
 
 
 class PermanentError(WaveliftError):
-    """A retry cannot cure it: wrong login, certificate, spec, missing right (invariant 9)."""
+    """A retry cannot help: wrong login, certificate or spec, or a missing right (invariant 9)."""
 
     retryable: ClassVar[bool] = False
 
 
 class SpecError(PermanentError):
-    """A spec, form or API body is wrong; ``where`` names file and line."""
+    """A spec, form or API body is invalid. ``where`` names file and line."""
 
 
 class LoginError(PermanentError):
-    """The remote side refused the user name, password or key. Never retried: retries lock accounts."""
+    """The remote side refused the user name, password or key. Never retried, because retries can lock the account."""
 
 
 class TlsError(PermanentError):
@@ -61,53 +61,53 @@ class TlsError(PermanentError):
 
 
 class MissingPrivilegeError(PermanentError):
-    """The remote side says that a privilege or permission is missing."""
+    """The remote side reports a missing privilege or permission."""
 
 
 class NotFoundError(PermanentError):
-    """A named thing does not exist (a VM, snapshot, bucket, role)."""
+    """A named object does not exist (a VM, snapshot, bucket, role)."""
 
 
 class AmbiguousError(PermanentError):
-    """A name fits more than one thing."""
+    """A name matches more than one object."""
 
 
 class UnreachableError(WaveliftError):
-    """No connection, time-out, or a cut in the middle."""
+    """No connection, a time-out, or a connection that was interrupted."""
 
 
 class ThrottledError(WaveliftError):
-    """The remote side asks for a slower pace for longer than the client's own patience."""
+    """The remote side throttles requests for longer than the client is configured to wait."""
 
 
 class LimitReachedError(WaveliftError):
-    """A count limit is reached (imports per region …): wait for a free place, do not fail."""
+    """A limit on a number is reached (imports per region …). Wait for a free place; do not fail."""
 
 
 class BusyError(WaveliftError):
-    """The object is occupied: consolidation, another task, a snapshot of another run of ours."""
+    """The object is in use: consolidation, another task, or a snapshot of another wavelift run."""
 
 
 class GuardError(WaveliftError):
-    """A guard stopped the work: the datastore is too full, the snapshot too old, or the source has moved."""
+    """A guard stopped the work: the datastore is too full, the snapshot is too old, or the source has moved."""
 
 
 class CorruptStreamError(WaveliftError):
-    """A disk stream breaks its own format: truncated, bad grain, tables that contradict the markers."""
+    """A disk stream is not valid: it is truncated, has a bad grain, or its tables contradict the markers."""
 
 
 class ProofError(PermanentError):
-    """Bytes differ from the manifest. Never retried as is: the transfer must run again (invariant 1)."""
+    """Bytes differ from the manifest. A retry cannot help: the transfer must run again (invariant 1)."""
 
 
 class RemoteJobError(PermanentError):
-    """A remote job (an import …) ended in failure; the message carries the vendor's words and our reading."""
+    """A remote job (an import …) failed. The message contains the vendor's text and wavelift's explanation."""
 
 
 class RefusedError(PermanentError):
-    """A rule forbids it now, for each server of ``refusals``.
+    """A rule refuses the request now, for each server of ``refusals``.
 
-    ``where`` tells the first one's rule and, if every refusal has one, the time from which none of them holds.
+    ``where`` has the rule of the first refusal and, if every refusal has an end, the time when all of them have ended.
     """
 
     def __init__(self, what: str, *, refusals: tuple[Refusal, ...], next_step: str = "", **where: object) -> None:
@@ -122,21 +122,23 @@ class RefusedError(PermanentError):
 
 
 class Cancelled(WaveliftError):
-    """The work was asked to stop."""
+    """The work was cancelled."""
 
     retryable: ClassVar[bool] = False
 
 
 class FencedError(WaveliftError):
-    """Another try of the same task owns the work now: stop at once and clean up nothing."""
+    """Another try of the same task owns the work now. Stop at once and do not clean up."""
 
     retryable: ClassVar[bool] = False
 
 
 @contextmanager
 def located(**where: object) -> Iterator[None]:
-    """Errors of ours that leave the block say where they belong, unless they know better: an adapter below knows its
-    remote id, not the server that it works for (invariant 13)."""
+    """Add ``where`` to wavelift errors that leave the block. Values that an error already has are kept.
+
+    An adapter knows its remote id, but not the server that it works for (invariant 13).
+    """
     try:
         yield
     except WaveliftError as error:

@@ -1,8 +1,7 @@
-"""TLS policy, proxy and DNS-suffix helpers, free of any vendor's client (AMP-12, SMS-15, SMS-16).
+"""Helpers for TLS policy, proxies and DNS suffixes, independent of any vendor's client (AMP-12, SMS-15, SMS-16).
 
-One :class:`ssl.SSLContext` is made per connection and used for every socket of it, so that control calls and downloads
-obey one policy. Clients that choose a context themselves are never left to it: pyvmomi silently skips verification
-for loopback addresses.
+Each connection has one :class:`ssl.SSLContext` for all its sockets, so that control calls and downloads follow the same
+policy. Clients never choose a context themselves: pyvmomi silently skips verification for loopback addresses.
 """
 
 from __future__ import annotations
@@ -26,38 +25,38 @@ from wavelift.base.errors import NotFoundError, SpecError, TlsError, Unreachable
 TlsFault = Literal["host name", "expired", "not yet valid", "unknown issuer", "pin", "protocol"]
 
 NO_CHECK_TIME: Final = 0x200000
-"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which the ssl module does not name: a pin outlives the certificate's dates."""
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which the ssl module does not define. A pinned certificate may be expired."""
 
 CUTS: Final = (ConnectionError, HTTPException, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-"""The other side went away in the middle; a call without effect may be repeated once."""
+"""Errors of an interrupted connection. A call without side effects may be repeated once."""
 
 _VERIFY_CODES: Final[dict[int, TlsFault]] = {9: "not yet valid", 10: "expired", 62: "host name", 64: "host name"}
-"""OpenSSL's X509_V_ERR_* (x509_vfy.h); every other code means that no trusted chain was found."""
+"""OpenSSL's X509_V_ERR_* codes (x509_vfy.h). Every other code means that no trusted chain was found."""
 
 _DIGESTS: Final = {40: "sha1", 64: "sha256"}
-"""Hex digits of a thumbprint → its hash. vCenter reports SHA-1 for its hosts."""
+"""Number of hex digits of a thumbprint → hash algorithm. vCenter reports SHA-1 for its hosts."""
 
 
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER: on, for 0 seconds."""
+"""Value for SO_LINGER: on, 0 seconds. Closing the socket then sends a reset."""
 
 
 def parse_thumbprint(text: str) -> str:
     """``AA:BB:…`` or ``aabb…`` → lower-case hex digits of a SHA-1 or SHA-256 hash.
 
-    :raises SpecError: when it is neither.
+    :raises SpecError: if it is neither.
     """
     digits = re.sub(r"[\s:]", "", text).lower()
     if len(digits) not in _DIGESTS or not re.fullmatch("[0-9a-f]+", digits):
         raise SpecError(
             f"'{text}' is not a certificate thumbprint",
-            next_step="Give the SHA-256 (64 hex digits) or SHA-1 (40) of the certificate, with or without colons",
+            next_step="Use the SHA-256 (64 hex digits) or SHA-1 (40) of the certificate, with or without colons",
         )
     return digits
 
 
 def thumbprint_matches(der: bytes, thumbprint: str) -> bool:
-    """True when the certificate ``der`` has this SHA-1 or SHA-256 thumbprint."""
+    """Whether the certificate ``der`` has this SHA-1 or SHA-256 thumbprint."""
     digits = parse_thumbprint(thumbprint)
     return hashlib.new(_DIGESTS[len(digits)], der, usedforsecurity=False).hexdigest() == digits
 
@@ -68,12 +67,12 @@ def _colons(digits: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A presented certificate in words."""
+    """The readable content of a certificate."""
 
     subject: str
     issuer: str
     names: tuple[str, ...]
-    """DNS names and IP addresses that it speaks for."""
+    """DNS names and IP addresses for which it is valid."""
     not_before: datetime
     not_after: datetime
     sha256: str
@@ -81,8 +80,8 @@ class Certificate:
 
     @classmethod
     def parse(cls, der: bytes) -> Certificate:
-        """:raises ValueError: the library can't read it; appliances present certificates that break the rules."""
-        from cryptography import x509  # dear to import, and needed only to explain
+        """:raises ValueError: if the library can't read it. Certificates of some appliances violate the standard."""
+        from cryptography import x509  # slow to import, and needed only for messages
 
         try:
             certificate = x509.load_der_x509_certificate(der)
@@ -124,7 +123,7 @@ class Proxy:
     def parse(cls, url: str, *, default_port: int = 3128) -> Proxy:
         """``http://user:password@proxy:3128`` → proxy.
 
-        :raises SpecError: without repeating the text, which may hold a password.
+        :raises SpecError: if the text is invalid. The message does not contain the text, which may hold a password.
         """
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -132,12 +131,12 @@ class Proxy:
         except ValueError:
             host, port, parts = None, None, urlsplit("")
         if parts.scheme != "http" or not host:
-            raise SpecError("the proxy is not of the form http://[user:password@]host:port")
+            raise SpecError("the proxy does not have the form http://[user:password@]host:port")
         return cls(host, port or default_port, unquote(parts.username or ""), unquote(parts.password or ""))
 
     @property
     def url(self) -> str:
-        """Without the login."""
+        """The URL without user name and password."""
         return f"http://{_bracketed(self.host)}:{self.port}"
 
     @property
@@ -155,10 +154,11 @@ def _bracketed(host: str) -> str:
 def https_connection(
     host: str, port: int, context: ssl.SSLContext, *, timeout: float, proxy: Proxy | None = None, address: str = ""
 ) -> HTTPSConnection:
-    """A connection, not yet opened, that goes through ``proxy`` if there is one; ``timeout`` in seconds.
+    """Create a connection, through ``proxy`` if there is one. It is not opened yet. ``timeout`` is in seconds.
 
-    :param address: where ``host`` is reached from here, if not by its name: behind NAT, or without DNS. The certificate
-        must still be for ``host``, but through a proxy, which is asked for the address.
+    :param address: the address to connect to instead of the name ``host``, for hosts behind NAT or without DNS. The
+        certificate must still be for ``host``. With a proxy, the proxy connects to the address and the certificate must
+        be for the address.
     """
     if proxy is not None:
         connection = HTTPSConnection(proxy.host, proxy.port, timeout=timeout, context=context)
@@ -166,7 +166,7 @@ def https_connection(
         return connection
     connection = HTTPSConnection(host, port, timeout=timeout, context=context)
     if address:
-        # What HTTPConnection calls to open its socket; the name goes on to TLS and into the Host header.
+        # HTTPConnection calls this to open its socket. TLS and the Host header still use the name.
         connection._create_connection = lambda place, *rest: socket.create_connection((address, place[1]), *rest)  # type: ignore[attr-defined]
     return connection
 
@@ -175,14 +175,14 @@ def https_connection(
 
 
 def verifying_context(ca_bundle: str | None = None) -> ssl.SSLContext:
-    """The system's authorities plus those of ``ca_bundle`` (a file or a folder), host names checked.
+    """Trusts the system's authorities and those of ``ca_bundle`` (a file or a folder), and checks host names.
 
-    :raises SpecError: when the bundle cannot be read.
+    :raises SpecError: if the bundle cannot be read.
     """
     context = ssl.create_default_context()
-    # Python 3.13 turns this on; VMware's own authority leaves out extensions that it demands.
+    # Python 3.13 enables this flag, but certificates of VMware's authority lack extensions that it requires.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    # A bundle may hold the server's own certificate instead of an authority's.
+    # A bundle may contain the server's own certificate instead of that of an authority.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if ca_bundle:
         path = Path(ca_bundle)
@@ -190,13 +190,13 @@ def verifying_context(ca_bundle: str | None = None) -> ssl.SSLContext:
             context.load_verify_locations(**({"capath": str(path)} if path.is_dir() else {"cafile": str(path)}))
         except (OSError, ssl.SSLError) as error:
             raise SpecError(
-                f"the CA bundle {ca_bundle} cannot be read: {error}", next_step="Give a file of PEM certificates"
+                f"the CA bundle {ca_bundle} cannot be read: {error}", next_step="Use a file of PEM certificates"
             ) from error
     return context
 
 
 def pinned_context(der: bytes) -> ssl.SSLContext:
-    """Trusts exactly the certificate ``der``, whatever its names and dates."""
+    """Trusts only the certificate ``der``. Its names and dates are not checked."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
@@ -206,7 +206,7 @@ def pinned_context(der: bytes) -> ssl.SSLContext:
 
 
 def ignoring_context() -> ssl.SSLContext:
-    """Trusts anybody. Who uses it logs so, loudly."""
+    """Trusts every certificate. The caller must log a warning."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -214,7 +214,7 @@ def ignoring_context() -> ssl.SSLContext:
 
 
 def sha1_thumbprint(der: bytes) -> str:
-    """``AA:BB:…``, as VMware's tools want it."""
+    """SHA-1 thumbprint in the form ``AA:BB:…``, which VMware's tools require."""
     return _colons(hashlib.sha1(der, usedforsecurity=False).hexdigest())
 
 
@@ -227,10 +227,12 @@ def fetch_certificate(
     context: ssl.SSLContext | None = None,
     address: str = "",
 ) -> bytes:
-    """The certificate (DER) that ``host:port`` presents; nothing is sent to it.
+    """The certificate (DER) that ``host:port`` presents. No request is sent.
 
-    :param timeout: seconds. :param context: what it must satisfy; None takes any.
-    :raises UnreachableError: no connection. :raises TlsError: no TLS there, or not one that ``context`` trusts.
+    :param timeout: in seconds.
+    :param context: must trust the certificate. None accepts any certificate.
+    :raises UnreachableError: no connection.
+    :raises TlsError: the port does not use TLS, or ``context`` does not trust the certificate.
     """
     connection = https_connection(
         host, port, context or ignoring_context(), timeout=timeout, proxy=proxy, address=address
@@ -259,9 +261,9 @@ def pin(
     override: str,
     address: str = "",
 ) -> ssl.SSLContext:
-    """A context that trusts exactly the certificate that ``host:port`` presents, if its thumbprint is a known one.
+    """A context that trusts only the certificate that ``host:port`` presents, if its thumbprint is known.
 
-    :param override: what to set to accept another certificate; part of the error.
+    :param override: the option that accepts another certificate; part of the error text.
     :raises TlsError: it has another thumbprint. :raises UnreachableError: no connection.
     """
     der = fetch_certificate(host, port, timeout=timeout, proxy=proxy, address=address)
@@ -269,7 +271,7 @@ def pin(
         return pinned_context(der)
     raise TlsError(
         f"the certificate of {host}:{port} is not the pinned one: {_told(der)}, SHA-1 {sha1_thumbprint(der)}",
-        next_step=f"Someone may be in between. If the certificate was renewed, change {override}",
+        next_step=f"The connection may be intercepted. If the certificate was renewed, change {override}",
         host=f"{host}:{port}",
         fault="pin",
         pinned=", ".join(thumbprints),
@@ -277,7 +279,7 @@ def pin(
 
 
 def _told(der: bytes) -> str:
-    """A certificate in words, also one that can't be read."""
+    """A description of a certificate, even if it can't be read."""
     try:
         return str(Certificate.parse(der))
     except ValueError as error:
@@ -288,7 +290,7 @@ def _told(der: bytes) -> str:
 
 
 def tls_fault(error: ssl.SSLError) -> TlsFault:
-    """Which kind of refusal ``error`` is."""
+    """The kind of TLS fault of ``error``."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFY_CODES.get(error.verify_code, "unknown issuer")
     return "protocol"
@@ -302,16 +304,16 @@ _TLS_WORDS: Final[dict[TlsFault, str]] = {
     "protocol": "no TLS connection to {place}",
 }
 _TLS_CURES: Final[dict[TlsFault, str]] = {
-    "host name": "Connect by a name that it is for, or set {override}",
+    "host name": "Connect with a name for which the certificate is valid, or set {override}",
     "expired": "Renew the certificate, or set {override}",
-    "not yet valid": "Set the clock right (NTP), or set {override}",
-    "unknown issuer": "Give the authority's certificate as CA bundle, or set {override}",
-    "protocol": "Check that the port speaks TLS 1.2 or newer; else look at {override}",
+    "not yet valid": "Correct the clock (NTP), or set {override}",
+    "unknown issuer": "Set the authority's certificate as CA bundle, or set {override}",
+    "protocol": "Check that the port supports TLS 1.2 or newer; otherwise check {override}",
 }
 
 
 def tls_error(error: ssl.SSLError, host: str, port: int, certificate: Certificate | None, *, override: str) -> TlsError:
-    """``error`` in words: the kind, the certificate, and the option that overrides it (SMS-16)."""
+    """A readable error: the kind of fault, the certificate, and the option that overrides the check (SMS-16)."""
     fault = tls_fault(error)
     place = f"{host}:{port}"
     what = _TLS_WORDS[fault].format(place=place)
@@ -330,19 +332,19 @@ def explained_tls_error(
     override: str,
     address: str = "",
 ) -> TlsError:
-    """:func:`tls_error` with the certificate, fetched once more for the words."""
+    """:func:`tls_error` with the certificate, which is fetched again for the message."""
     certificate = None
     if isinstance(error, ssl.SSLCertVerificationError):
         try:
             der = fetch_certificate(host, port, timeout=timeout, proxy=proxy, address=address)
             certificate = Certificate.parse(der)
         except (UnreachableError, TlsError, ValueError):
-            certificate = None  # the refusal itself is still told
+            certificate = None  # the fault itself is still reported
     return tls_error(error, host, port, certificate, override=override)
 
 
 def unreachable(error: BaseException, host: str, port: int) -> UnreachableError:
-    """A socket's error in words: unknown name, refused, timed out or cut."""
+    """A readable error for a socket error: unknown name, refused, timed out or interrupted."""
     place = f"{host}:{port}"
     if isinstance(error, socket.gaierror):
         return UnreachableError(
@@ -359,24 +361,25 @@ def unreachable(error: BaseException, host: str, port: int) -> UnreachableError:
 
 
 def break_off(connection: socket.socket) -> None:
-    """Make whoever reads or writes in another thread fail at once, for good; the close that follows is a reset.
+    """Make reads and writes in other threads fail immediately and permanently. The following close sends a reset.
 
-    By a plain close, which says only that nothing more comes from here, a sender that had met a full window waits for
-    the kernels to find out: more than a minute (seen of a lease's stream), during which a host counts its NFC session.
+    A normal close only signals that this side sends no more. A sender that is blocked by a full window would then wait
+    until the kernel detects the close. For a lease's stream, this took more than a minute, and the host counts the NFC
+    session during that time.
     """
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        # Not SSLSocket's own shutdown: that turns a read under way into one of undecrypted bytes.
+        # Not SSLSocket.shutdown: after it, a read in progress would return undecrypted bytes.
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
     except OSError:
-        pass  # it was not connected any more
+        pass  # the socket was already disconnected
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
 def is_address(host: str) -> bool:
-    """True for an IPv4 or IPv6 address."""
+    """Whether ``host`` is an IPv4 or IPv6 address."""
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, host.strip("[]"))
@@ -387,7 +390,7 @@ def is_address(host: str) -> bool:
 
 
 def candidates(host: str, suffixes: Sequence[str]) -> Iterator[str]:
-    """The names to try for ``host``: a short one with each DNS suffix first, then as it is (SMS-15)."""
+    """The names to try for ``host``. A short name is first tried with each DNS suffix, then unchanged (SMS-15)."""
     if "." not in host and not is_address(host):
         for suffix in suffixes:
             yield f"{host}.{suffix.strip('.')}"
@@ -405,7 +408,7 @@ def _resolves(host: str) -> bool:
 def qualify(host: str, suffixes: Sequence[str], resolves: Callable[[str], bool] = _resolves) -> str:
     """The first of :func:`candidates` that resolves.
 
-    :raises NotFoundError: none does; the message suggests the DNS suffix when the name is short (AMP-11).
+    :raises NotFoundError: if none does. For a short name, the message suggests the DNS suffix (AMP-11).
     """
     names = list(candidates(host, suffixes))
     for name in names:
@@ -417,7 +420,7 @@ def qualify(host: str, suffixes: Sequence[str], resolves: Callable[[str], bool] 
         next_step="Add the DNS search suffix of your hosts to the connection (dns_suffixes), or this host's address "
         "(esxi_addresses)"
         if short
-        else "Check the DNS server (port 53) that the connector uses, or give an ESXi host's address in the connection "
+        else "Check the DNS server (port 53) that the connector uses, or set an ESXi host's address in the connection "
         "(esxi_addresses)",
         tried=", ".join(names),
     )

@@ -1,6 +1,6 @@
-"""How long is borne what passes by itself: a cut line, an outage of the other side, a wish for a slower pace.
+"""How long a call waits for a temporary problem: an interrupted connection, an outage of the remote side, throttling.
 
-A bounded *time*, never a number of tries: a transfer of days must not die of an outage of minutes (invariant 9).
+The limit is a *time*, never a number of tries: an outage of minutes must not stop a transfer of days (invariant 9).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Final
 from wavelift.base.settings import OPTIONS
 
 PATIENCE_S: Final = float(OPTIONS["patience_minutes"].default) * 60
-"""Unless set: longer than a line's usual outage, shorter than a snapshot may grow unwatched."""
+"""The default. It is longer than a usual network outage, and short enough that a snapshot does not grow too far."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long one call is worth trying.
+    """How long and how often one call is retried.
 
-    :param patience_s: seconds that what passes by itself may last, from its first sign on; all tries together.
+    :param patience_s: maximum duration of a temporary problem in seconds, from its first occurrence, over all tries.
     :param base_s: first pause in seconds; it doubles, with jitter, up to ``cap_s``.
     """
 
@@ -28,7 +28,10 @@ class RetryPolicy:
     cap_s: float = 20.0
 
     def pause(self, failures: int) -> float:
-        """Seconds to wait after the n-th failure in a row: exponential, at least half of it, never in step."""
-        # An outage of half an hour is hundreds of failures: the power must not overflow.
+        """Seconds to wait after the n-th consecutive failure: exponential, with random jitter down to one half.
+
+        The jitter prevents clients from retrying at the same moment.
+        """
+        # An outage of half an hour causes hundreds of failures: the power must not overflow.
         ceiling = min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 30))
         return ceiling * random.uniform(0.5, 1.0)

@@ -1,9 +1,9 @@
-"""Rates: how bytes per second and the time left are computed, and where they are stored.
+"""Transfer rates: how the rate and the remaining time are computed, and where rates are stored.
 
-* While a task moves bytes, its heartbeat stores a :class:`TransferProgress` in Airflow's task state store. CLI and REST
-  read it and compute nothing of their own.
-* A transfer that is over has an :func:`average`.
-* A connector keeps how fast it read whole disks in its state folder (:func:`note_rate`); pre-flight reads the median.
+* While a task transfers bytes, its heartbeat stores a :class:`TransferProgress` in Airflow's task state store. CLI and
+  REST read it and compute no rates themselves.
+* A finished transfer has an :func:`average`.
+* A connector stores in its state folder how fast it read whole disks (:func:`note_rate`). Pre-flight reads the median.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from wavelift.base.units import GIB
 log = logging.getLogger(__name__)
 
 PROGRESS_KEY: Final = "progress"
-"""Of :class:`TransferProgress` in the task state store."""
+"""Key of :class:`TransferProgress` in the task state store."""
 WINDOW_SECONDS: Final = 10.0
-"""The rate is that of the last seconds: an average since the start would hide a stall."""
+"""The rate covers the last seconds only: an average since the start would hide a stall."""
 FILE: Final = "rates.json"
 KEPT: Final = 20
-"""Measures: the newest. The median of few forgets a line that was changed, and forgives one bad night."""
+"""How many of the newest measurements are kept. With few, the median soon follows a changed network line; with several,
+one slow transfer does not change it."""
 LEAST_BYTES: Final = GIB
-"""Less than this measures the snapshot's and the lease's beginning, not the line."""
+"""Smaller reads are not measured: they mostly measure the start of snapshot and lease, not the network line."""
 
 
 class RateMeter:
@@ -53,7 +54,7 @@ class RateMeter:
 
 @dataclass(frozen=True, slots=True)
 class TransferProgress:
-    """How far all disks of a task are. Bytes; ``rate`` in bytes per second, 0 while it is unknown."""
+    """Progress of all disks of a task together, in bytes. ``rate`` is in bytes per second; 0 while it is unknown."""
 
     done: int
     total: int
@@ -73,7 +74,7 @@ class TransferProgress:
 
     @classmethod
     def load(cls, stored: Mapping[str, Any] | None) -> Self | None:
-        """What :meth:`stored` gave; None while no disk has begun."""
+        """The progress from the result of :meth:`stored`; None if no disk has started."""
         if not stored or not stored.get("disks"):
             return None
         disks = stored["disks"].values()
@@ -82,17 +83,17 @@ class TransferProgress:
 
 
 def average(passed: int, seconds: float) -> float:
-    """Bytes per second of what is over; 0 when it took no time."""
+    """Average bytes per second of a finished transfer; 0 if it took no time."""
     return passed / seconds if seconds > 0 else 0.0
 
 
 def seconds_left(done: int, total: int, rate: float) -> float | None:
-    """Until ``total`` bytes are done; None when nothing is left or the rate is unknown."""
+    """Seconds until ``total`` bytes are done; None if nothing is left or the rate is unknown."""
     return (total - done) / rate if rate > 0 and done < total else None
 
 
 def note_rate(folder: Path, passed: int, seconds: float) -> None:
-    """A server's disks were read whole in one go. What can't be kept is no reason to fail a transfer.
+    """Store the rate after all disks of a server were read completely. A write error does not fail the transfer.
 
     :param passed: bytes of the disks, zeros included.
     """
@@ -104,13 +105,13 @@ def note_rate(folder: Path, passed: int, seconds: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(f".{os.getpid()}")
         fresh.write_text(json.dumps(measures))
-        fresh.replace(path)  # of two that end at the same moment one is forgotten
+        fresh.replace(path)  # if two transfers end at the same moment, one measurement is lost
     except OSError as error:
-        log.warning("the rate of this transfer is not kept: %s", error)
+        log.warning("the rate of this transfer could not be stored: %s", error)
 
 
 def measured_rate(folder: Path) -> float | None:
-    """Bytes per second of one server; None: nothing was measured."""
+    """Bytes per second for one server; None if nothing was measured."""
     measures = _measures(folder / FILE)
     return median(measures) if measures else None
 

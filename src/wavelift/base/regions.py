@@ -1,4 +1,4 @@
-"""Regions and partitions of AWS, as botocore's own data has them: a new one comes with a new botocore."""
+"""AWS regions and partitions, from botocore's data. A new partition needs a newer botocore."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CONSOLES: Final = {
     "aws-eusc": "console.amazonaws-eusc.eu",
     "aws-us-gov": "console.amazonaws-us-gov.com",
 }
-"""botocore does not know consoles. Those of the isolated partitions are nowhere public: no link is better than one that
-leads elsewhere."""
+"""Domains of the AWS console, which botocore's data lacks. Those of the isolated partitions are not public: no link is
+better than a wrong link."""
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A part of AWS with accounts of its own; its name is the second part of every ARN there."""
+    """A part of AWS with separate accounts. Its name is the second part of every ARN in it."""
 
     name: str
     pattern: re.Pattern[str]
@@ -36,7 +36,8 @@ class Partition:
 
 @cache
 def partitions() -> tuple[Partition, ...]:
-    """All that botocore knows. Its file is read, not botocore imported: specs are parsed by every Airflow process."""
+    """All partitions in botocore's data. The file is read without importing botocore, because every Airflow process
+    parses specs and the import is slow."""
     spec = find_spec("botocore")
     assert spec is not None
     assert spec.submodule_search_locations
@@ -54,10 +55,10 @@ def partitions() -> tuple[Partition, ...]:
 
 
 def partition_of(region: str) -> str:
-    """``aws``, ``aws-cn``, ``aws-eusc`` …; empty for what is no region that botocore knows."""
+    """``aws``, ``aws-cn``, ``aws-eusc`` …; empty if botocore does not know the region."""
     return next((one.name for one in partitions() if one.has(region)), "")
 
 
 def console_of(region: str) -> str:
-    """Domain of the AWS console for a region; empty where none is known."""
+    """Domain of the AWS console for a region; empty if it is not known."""
     return CONSOLES.get(partition_of(region), "")

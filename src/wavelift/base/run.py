@@ -1,6 +1,6 @@
-"""The context that a service function runs in: checkpoints, progress, clock and the wish to stop.
+"""The context in which a service function runs: checkpoints, progress, clock and cancellation.
 
-Operators build it over Airflow's task state store; tests build it over a dict.
+Operators build it with Airflow's task state store. Tests build it with a dict.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wavelift.base.names import run_key
 
 @dataclass(frozen=True, slots=True, order=True)
 class DagRun:
-    """One run of one DAG: what Airflow is asked about."""
+    """Identifies one run of one DAG."""
 
     dag_id: str
     dag_run_id: str
@@ -28,23 +28,25 @@ class DagRun:
 
 
 class Liveness(Protocol):
-    """What Airflow says of others: what a dead one holds is free.
+    """Asks Airflow whether other runs and tasks are alive. What a dead one holds can be freed.
 
-    When Airflow does not answer, its error goes on to the caller, which then frees nothing.
+    If Airflow does not answer, its error is passed to the caller, which then frees nothing.
     """
 
     def run(self, run: DagRun) -> bool:
-        """Whether the DAG run is queued or running. A run that was deleted is dead."""
+        """Whether the DAG run is queued or running. A deleted run counts as dead."""
 
     def ended(self, run: DagRun, holders: Collection[str], kind: str) -> Collection[str]:
-        """Those of ``holders`` whose tasks have ended, so that nobody gives their slots back, though their run lives.
+        """Those of ``holders`` whose tasks have ended while their DAG run is still alive. No task of theirs is left to
+        release the slots.
 
-        :param holders: run keys. :param kind: of the slots.
+        :param holders: run keys.
+        :param kind: of the slots.
         """
 
 
 class NobodyDies:
-    """A :class:`Liveness` for callers that free nothing."""
+    """A :class:`Liveness` that reports everything as alive, for callers that free nothing."""
 
     def run(self, run: DagRun) -> bool:
         return True
@@ -54,9 +56,10 @@ class NobodyDies:
 
 
 class CheckpointStore(Protocol):
-    """A small JSON store that outlives a try and a clear.
+    """A small JSON store that survives retries and clears of a task.
 
-    Every call of an outlived try raises :class:`~wavelift.base.errors.FencedError`. Values are a few KB at most.
+    If a newer try of the task exists, every call raises :class:`~wavelift.base.errors.FencedError`. Values have a few
+    KB at most.
     """
 
     def get(self, key: str) -> Any | None: ...
@@ -83,7 +86,7 @@ class MemoryCheckpoints:
 
 
 class Clock(Protocol):
-    """Time, so that tests own it."""
+    """The time. Tests replace it."""
 
     def now(self) -> datetime: ...
 
@@ -93,7 +96,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's time; ``now`` is in UTC."""
+    """The system's time. ``now`` is in UTC."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -106,7 +109,7 @@ class SystemClock:
 
 
 class CancelFlag:
-    """Set once by ``on_kill`` or by the first failing worker; every loop polls it."""
+    """A flag that ``on_kill`` or the first failing worker sets. Every loop polls it."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -114,10 +117,10 @@ class CancelFlag:
         self._children: list[CancelFlag] = []
         self._listeners: list[Callable[[], None]] = []
         self.fenced = False
-        """Another try owns the work: stop and clean up nothing."""
+        """Another try owns the work: stop and do not clean up."""
 
     def child(self) -> CancelFlag:
-        """A flag for a part of the work: set with this one, and on its own without setting this one."""
+        """A flag for a part of the work. Setting this flag sets the child; setting the child does not set this flag."""
         part = CancelFlag()
         self._children.append(part)
         if self._event.is_set():
@@ -134,30 +137,37 @@ class CancelFlag:
             call()
 
     def tell(self, call: Callable[[], None]) -> None:
-        """Call it when the flag is set, from the thread that sets it: it wakes what can't poll. Short, and it raises
-        nothing. A flag that is set already tells nobody: look first, or afterwards."""
+        """Register ``call``, which the thread that sets the flag runs. This wakes code that can't poll.
+
+        ``call`` must be short and must not raise. It is not called if the flag is already set, so check the flag
+        before or afterwards.
+        """
         self._listeners.append(call)
 
     def tell_no_more(self, call: Callable[[], None]) -> None:
-        """Take back a :meth:`tell`."""
+        """Remove a callback that :meth:`tell` registered."""
         self._listeners.remove(call)
 
     def is_set(self) -> bool:
         return self._event.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep up to ``seconds``; True when the flag was set meanwhile."""
+        """Wait up to ``seconds``. True if the flag is set."""
         return self._event.wait(seconds)
 
     def check(self) -> None:
-        """:raises Cancelled: when the flag is set; :raises FencedError: when another try owns the work."""
+        """Raise an error if the flag is set.
+
+        :raises FencedError: another try owns the work.
+        :raises Cancelled: the flag was set for another reason.
+        """
         if self._event.is_set():
             raise FencedError(self._reason) if self.fenced else Cancelled(self._reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one disk is. Bytes are of the disk's virtual size unless named otherwise."""
+    """Progress of one disk. Bytes refer to the disk's virtual size unless stated otherwise."""
 
     server: str
     disk: str
@@ -167,22 +177,22 @@ class Progress:
     data: int = 0
     """Non-zero bytes seen so far."""
     sent: int = 0
-    """Bytes put on the wire to the target so far."""
+    """Bytes sent to the target so far."""
 
 
 def ignore_progress(progress: Progress) -> None:
-    """The default listener."""
+    """The default listener, which does nothing."""
 
 
 @dataclass
 class RunContext:
-    """What a service function needs to know about the run that called it.
+    """What a service function needs to know about the run that calls it.
 
     :param run: the DAG run that the work belongs to.
-    :param server: what the work is about; empty: the run as a whole.
-    :param map_index: of the task in its mapped group; -1 outside any.
-    :param requester: the person who asked for the run, or what else did.
-    :param liveness: asked before anything of another run is freed.
+    :param server: the server that the work is for. Empty: the whole run.
+    :param map_index: of the task in its mapped group; -1 if it is not mapped.
+    :param requester: the person or component that requested the run.
+    :param liveness: must be asked before anything that another run holds is freed.
     """
 
     run: DagRun
@@ -197,6 +207,6 @@ class RunContext:
 
     @property
     def run_key(self) -> str:
-        """Names the piece of work and survives retries and clears: names, tags and client tokens derive from it
+        """Key of this work. It stays the same after retries and clears. Names, tags and client tokens derive from it
         (invariant 5)."""
         return run_key(self.run.dag_id, self.run.dag_run_id, self.server)

@@ -82,7 +82,7 @@ AIRFLOW: Final = (
         "15 requests at a time stop the API server for 30 seconds or more",
     ),
 )
-"""All were measured: a wave of many servers on a busy machine is what Airflow's own values do not bear."""
+"""All values were measured: Airflow's own values fail for a wave of many servers on a busy machine."""
 
 
 def airflow_environment(*, cores: int) -> dict[str, str]:
@@ -94,7 +94,7 @@ def airflow_environment(*, cores: int) -> dict[str, str]:
 
 
 class Place(Enum):
-    """Where an option's value lies if the option is empty."""
+    """Where the default file or folder of an empty option is."""
 
     DAGS = "in the DAGs folder"
     HOME = "in `AIRFLOW_HOME`"
@@ -116,7 +116,7 @@ class Option:
 
     :param default: the value if nobody sets it; empty if ``when_empty`` or ``path`` says what happens.
     :param kind: Airflow's word for the type: ``string``, ``integer`` or ``float``.
-    :param path: file, folder or program that an empty value stands for; it lies in ``place``.
+    :param path: file, folder or program that is used if the value is empty. It is in ``place``.
     :param sensitive: Airflow masks it and takes it also from ``…_cmd`` and ``…_secret``.
     """
 
@@ -137,7 +137,7 @@ class Option:
 
     @property
     def unset(self) -> str:
-        """What holds if nobody sets it, in words."""
+        """Text that describes what applies if the option is not set."""
         if self.place is not None:
             return f"{self.when_empty} `{self.path}` {self.place.value}".strip()
         return self.default or self.when_empty
@@ -180,7 +180,7 @@ _OPTIONS: Final = (
     ),
     Option(
         "poll_seconds",
-        "Time between two looks at AWS or at the ledger while a task waits.",
+        "Time between two queries to AWS or to the ledger while a task waits.",
         Reader.CONTROL,
         default="15",
         kind="float",
@@ -188,8 +188,8 @@ _OPTIONS: Final = (
     ),
     Option(
         "connector_state_folder",
-        "Journals of the running transfers, the measured rates and the lock of the shared line. It must outlive a "
-        "task and a restart of the worker.",
+        "Journals of running transfers, measured rates, and the lock of the shared rate limit. The folder must survive "
+        "tasks and restarts of the worker.",
         Reader.CONNECTOR,
         path="wavelift/connector",
         place=Place.HOME,
@@ -204,7 +204,7 @@ _OPTIONS: Final = (
     ),
     Option(
         "patience_minutes",
-        "How long one call waits for a cut line, an outage of AWS or vCenter, or throttling to pass.",
+        "How long one call waits for the end of a network interruption, an outage of AWS or vCenter, or throttling.",
         Reader.ALL,
         default="30",
         kind="float",

@@ -1,4 +1,4 @@
-"""Sizes used everywhere, in bytes unless the name says otherwise."""
+"""Common sizes, in bytes unless the name has another unit."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
 TIB: Final = 1024 * GIB
 SECTOR: Final = 512
-"""VMDK's and the partition tables' unit."""
+"""The unit of VMDK and of partition tables."""
 
 BLOCK: Final = 512 * KIB
-"""The unit of digest, manifest and EBS direct (its only legal DataLength)."""
+"""The block size of digests, manifests and EBS direct (the only DataLength that it accepts)."""
 
 MBIT: Final = 1_000_000 // 8
 """Bytes in one megabit, for ``max_mbit_s``."""

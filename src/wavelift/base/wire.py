@@ -1,7 +1,7 @@
-"""HTTP/1.1 over one socket, for the calls that carry the bytes of disks: bodies go from and into the caller's buffers.
+"""HTTP/1.1 over one socket, for calls that transfer disk data. Bodies use the caller's buffers directly.
 
-Whoever opens the connection (names, proxies, TLS) is none of this module's business. What urllib3 and http.client do
-for each request costs as much CPU as decrypting 512 KiB; here a head is one write and one parse.
+The caller opens the connection (names, proxies, TLS). urllib3 and http.client use as much CPU for each request as the
+decryption of 512 KiB. In this module, the head of a request is one write and the head of an answer is parsed once.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from wavelift.base.net import break_off
 from wavelift.base.units import KIB
 
 HEAD_LIMIT: Final = 64 * KIB
-"""Bytes of an answer's head, and of one line of a chunked body; more is no answer."""
+"""Maximum bytes of an answer's head, and of one line of a chunked body."""
 _END: Final = b"\r\n\r\n"
-_LONGER: Final = "a chunk that is longer than it said"
+_LONGER: Final = "a chunk is longer than its announced size"
 _ENDLESS: Final = 1 << 62
 _LINE: Final = 64
-"""Bytes that are searched for the end of a line at a time; a chunk's size is shorter."""
+"""Bytes that are searched at a time for the end of a line. The line with a chunk's size is shorter."""
 _BETWEEN: Final = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})\r\n")
-"""A chunk's end and the next one's size."""
+"""The end of a chunk and the size of the next one."""
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\s*(;|$)")
 
 
 class WireError(ConnectionError):
-    """What came is not HTTP/1.1, or ended too soon: the connection is of no more use."""
+    """The received data is not HTTP/1.1, or ended too early. The connection can't be used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +42,20 @@ class Head:
     reason: str
     headers: HTTPHeaderDict
     lasting: bool
-    """The connection takes another request once the body has been read."""
+    """Whether the connection accepts another request after the body has been read."""
 
     @property
     def length(self) -> int | None:
-        """Bytes of the body; None: chunked, or up to the connection's end.
+        """Bytes of the body. None: the body is chunked, or ends with the connection.
 
-        :raises WireError: not a length.
+        :raises WireError: the header is not a valid length.
         """
         if self.status in (204, 304):
             return 0
         if self.chunked or (told := self.headers.get("Content-Length")) is None:
             return None
         if not (told.isascii() and told.isdigit() and len(told) < 19):
-            raise WireError(f"a body of '{told[:20]}' bytes")
+            raise WireError(f"invalid Content-Length '{told[:20]}'")
         return int(told)
 
     @property
@@ -65,7 +65,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A short answer, read whole."""
+    """A short answer that was read completely."""
 
     head: Head
     data: bytes
@@ -80,22 +80,22 @@ class Answer:
 
 
 def parse_head(data: bytes) -> tuple[Head, bytes] | None:
-    """The head of the final answer in ``data`` and what follows it; None: it is not all there yet.
+    """The head of the final answer in ``data``, and the bytes after it. None: the head is not complete yet.
 
-    :raises WireError: not HTTP/1.x, or a head without end.
+    :raises WireError: not HTTP/1.x, or the head is too long.
     """
     rest, code = data, "1"
-    while code.startswith("1"):  # interim answers come before the final one
+    while code.startswith("1"):  # interim answers (1xx) precede the final answer
         text, found, rest = rest.partition(_END)
         if not found:
             if len(data) > HEAD_LIMIT:
-                raise WireError(f"no head within {HEAD_LIMIT} bytes")
+                raise WireError(f"the head of the answer does not end within {HEAD_LIMIT} bytes")
             return None
         start, *lines = text.decode("latin-1").split("\r\n")
         version, _, status = start.partition(" ")
         code, _, reason = status.partition(" ")
         if not version.startswith("HTTP/1.") or not (code.isascii() and code.isdigit()):
-            raise WireError(f"'{start[:40]}' where an HTTP answer should begin")
+            raise WireError(f"expected an HTTP answer, received '{start[:40]}'")
     headers = HTTPHeaderDict()
     for line in lines:
         name, _, value = line.partition(":")
@@ -106,9 +106,9 @@ def parse_head(data: bytes) -> tuple[Head, bytes] | None:
 
 
 def parse_answer(data: bytes) -> Answer | None:
-    """The whole answer in ``data``; None: it is not all there yet, or ends with its connection.
+    """The complete answer in ``data``. None: it is not complete yet, or its body ends with the connection.
 
-    :raises WireError: as :func:`parse_head`; more came than was announced.
+    :raises WireError: as :func:`parse_head`, or if there are more bytes than announced.
     """
     parsed = parse_head(data)
     if parsed is None:
@@ -121,7 +121,7 @@ def parse_answer(data: bytes) -> Answer | None:
     if length is None or len(rest) < length:
         return None
     if len(rest) > length:
-        raise WireError(f"{len(rest)} bytes where {length} were announced")
+        raise WireError(f"received {len(rest)} bytes, but {length} were announced")
     return Answer(head, rest)
 
 
@@ -144,45 +144,46 @@ def _unchunked(data: bytes) -> bytes | None:
 def _chunk_size(line: bytes) -> int:
     match = _CHUNK.match(line)
     if match is None:
-        raise WireError(f"{line[:20]!r} where a chunk's size should be")
+        raise WireError(f"expected the size of a chunk, received {line[:20]!r}")
     return int(match[1], 16)
 
 
 class Line:
-    """A connected socket that takes one request after another.
+    """A connected socket that sends one request after another.
 
-    The socket's time-out holds for each wait. An error leaves the line unfit for another request; so does an answer
-    that was not read to its end.
+    The socket's time-out applies to each wait. After an error, or after an answer that was not read to its end, the
+    line can't be used for another request.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._rest = memoryview(b"")
-        """Received, and not yet handed out."""
+        """Bytes that were received but not yet returned to the caller."""
         self._body: Iterator[int] = iter(())
-        """Lengths of the pieces that the answer's body comes in."""
+        """Lengths of the pieces of the answer's body."""
         self._left = 0
-        """Of the present piece."""
+        """Bytes of the current piece that are not read yet."""
         self._fit = True
         self._open_ended = False
-        """The body ends with the connection."""
+        """Whether the body ends with the connection."""
 
     def close(self) -> None:
         self._fit = False
         self._sock.close()
 
     def dropped(self) -> bool:
-        """Whether the other side has closed it meanwhile, or speaks unasked."""
+        """Whether the other side has closed the connection, or has sent data without a request."""
         return wait_for_read(self._sock, timeout=0.0)
 
     def cut(self) -> None:
-        """Make a read that blocks in another thread fail at once; for good."""
+        """Make a blocked read in another thread fail immediately. The line can't be used again."""
         break_off(self._sock)
 
     def ask(self, head: bytes) -> None:
-        """Send a request without a body; :meth:`answer` waits for what comes.
+        """Send a request without a body. :meth:`answer` waits for the answer.
 
-        :raises OSError: cut, timed out; :raises WireError: the last answer was not read to its end.
+        :raises OSError: the connection was interrupted or timed out.
+        :raises WireError: the last answer was not read to its end.
         """
         if not self.finished():
             raise WireError("the last answer was not read to its end")
@@ -190,10 +191,12 @@ class Line:
         self._sock.sendall(head)
 
     def answer(self, *, to_end: bool = False) -> Head:
-        """The head of the answer to what was asked.
+        """Wait for the head of the answer.
 
-        :param to_end: a body without a length is read to the connection's end; nothing tells whether all of it came.
-        :raises OSError: cut, timed out; :raises WireError: no answer.
+        :param to_end: accept a body without a length, which ends with the connection. It can't be checked whether such
+            a body is complete.
+        :raises OSError: the connection was interrupted or timed out.
+        :raises WireError: no valid answer.
         """
         data = b""
         while (parsed := parse_head(data)) is None:
@@ -204,7 +207,7 @@ class Line:
         return answer
 
     def read_into(self, view: memoryview) -> int:
-        """Fill ``view`` from the body; fewer bytes only at the body's end.
+        """Fill ``view`` from the body. Fewer bytes are returned only at the body's end.
 
         :raises WireError: the connection ended within the body.
         """
@@ -220,13 +223,13 @@ class Line:
                 self._left = 0
                 break
             if not count:
-                raise WireError(f"the connection ended {self._left} bytes before the body did")
+                raise WireError(f"the connection ended {self._left} bytes before the end of the body")
             done += count
             self._left -= count
         return done
 
     def finished(self) -> bool:
-        """Whether the body has been read to its end, and the line may be asked again."""
+        """Whether the body has been read to its end, so that another request may be sent."""
         self._left = self._left or next(self._body, 0)
         return self._fit and not self._left
 
@@ -246,10 +249,10 @@ class Line:
                 pass  # trailers
         elif (length := head.length) is None:
             if not to_end:
-                raise WireError("an answer without a length")
+                raise WireError("the answer has no length")
             self._open_ended = True
             yield _ENDLESS
-            return  # the line stays unfit
+            return  # the line can't be used again
         elif length:
             yield length
         self._fit = head.lasting and not len(self._rest)
@@ -258,7 +261,7 @@ class Line:
         line = b""
         while not line.endswith(b"\r\n"):
             if len(line) > HEAD_LIMIT:
-                raise WireError("a line without end in a chunked body")
+                raise WireError("a line in a chunked body is too long")
             if not len(self._rest):
                 self._rest = memoryview(self._received(HEAD_LIMIT))
             ahead = bytes(self._rest[:_LINE])
@@ -268,7 +271,7 @@ class Line:
         return line[:-2]
 
     def _take(self, view: memoryview) -> int:
-        """From what was received already."""
+        """Copy bytes that were already received."""
         count = min(len(self._rest), len(view))
         view[:count] = self._rest[:count]
         self._rest = self._rest[count:]
@@ -277,5 +280,5 @@ class Line:
     def _received(self, most: int) -> bytes:
         data = self._sock.recv(most)
         if not data:
-            raise WireError("the connection ended where an answer should come")
+            raise WireError("the connection ended before the answer")
         return data

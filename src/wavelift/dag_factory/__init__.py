@@ -1,8 +1,8 @@
-"""The DAG shapes, built from specs.
+"""Builds the DAGs from specs.
 
-``dags/waves.py`` calls :func:`register_waves`, ``dags/wave_errors.py`` calls :func:`raise_spec_errors`. One error in
-a file would make Airflow forget *all* DAGs of that file and leave their running runs unfinished: so the first never
-raises and the second has no DAG.
+``dags/waves.py`` calls :func:`register_waves`, and ``dags/wave_errors.py`` calls :func:`raise_spec_errors`. If a DAG
+file raises an error, Airflow marks *all* DAGs of that file as stale and does not finish their runs. So the first file
+never raises, and the second file has no DAG.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def register_waves(namespace: dict[str, Any]) -> None:
-    """Put the DAGs of every usable wave into ``namespace`` (a DAG file's ``globals()``). Never raises.
+    """Add the DAGs of every usable wave to ``namespace`` (a DAG file's ``globals()``). Never raises.
 
-    A task process parses the file again for one DAG only: it builds just that one.
+    A task process parses the file again, but needs only one DAG. In this case, only that DAG is built.
     """
     wanted = get_parsing_context().dag_id
     wave = next((wave for flow in FLOWS if (wave := flow.wave_of(wanted))), None) if wanted else None
@@ -37,7 +37,7 @@ def register_waves(namespace: dict[str, Any]) -> None:
         for make in _makers(shape):
             try:
                 dag = make(shape)
-            except Exception:  # valid for us, refused by Airflow: nothing that we know of; others must not go with it
+            except Exception:  # Airflow refuses a valid spec. No such case is known, but other waves must not fail too.
                 log.exception("a DAG of wave %s could not be built", shape.wave)
                 continue
             if wanted in (None, dag.dag_id):
@@ -45,14 +45,14 @@ def register_waves(namespace: dict[str, Any]) -> None:
 
 
 def _makers(shape: WaveShape) -> list[Callable[[WaveShape], DAG]]:
-    """What makes the DAGs of a wave; a wave has one that replicates only where its spec says how."""
+    """The functions that make the DAGs of a wave. There is a replication DAG only if the spec defines replication."""
     return [migrate_dag, *([replicate_dag] if shape.replicates else [])]
 
 
 def raise_spec_errors() -> None:
-    """Raise one error with the text of every broken spec; Airflow shows it as an import error.
+    """Raise one error with the problems of all invalid specs. Airflow shows it as an import error.
 
-    :raises SpecError: when a spec is broken.
+    :raises SpecError: if a spec is invalid.
     """
     if get_parsing_context().dag_id:
         return

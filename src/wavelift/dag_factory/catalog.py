@@ -1,7 +1,9 @@
-"""``server_catalog`` and ``connector_health``: one pair of DAGs per connector, since a task's queue is no template.
+"""The DAGs ``server_catalog`` and ``connector_health``, one pair per connector.
 
-begin → inventory (on the connector's queue, pages as XComs) → merge → close; and begin → check (there, too) → record.
-The connectors are those that the usable waves name, and Airflow's default queue. Their servers are in no DAG.
+Each connector needs its own DAGs, because the queue of a task can't be a template. The tasks are
+begin → inventory (on the connector's queue; pages as XComs) → merge → close, and
+begin → check (on the connector's queue) → record. The connectors are those that the usable waves name, and Airflow's
+default queue. The DAGs do not depend on the servers.
 """
 
 from __future__ import annotations
@@ -32,35 +34,36 @@ RETRIES: Final = 2
 MAX_RETRY_DELAY: Final = timedelta(minutes=5)
 HEALTH_EVERY: Final = "@hourly"
 HEALTH_TIMEOUT: Final = timedelta(minutes=50)
-"""A connector without a worker must not gather runs: each is given up before the next one."""
+"""If a connector has no worker, its runs must not accumulate: each run times out before the next one starts."""
 CATALOG_DOC: Final = """
-Reads every server that the vCenter of a connection shows, through the connector **{connector}**, and merges it into the
-catalogue: what is new, what changed, what is gone. Trigger it again whenever you like; nothing is made in vCenter.
+Reads every server of the vCenter of a connection, through the connector **{connector}**, and updates the catalogue with
+new, changed and deleted servers. You can trigger it again at any time. It changes nothing in vCenter.
 """
 HEALTH_DOC: Final = """
-Tries, from the connector **{connector}**, everything that its tasks need: vCenter, each ESXi host, AWS, the clocks.
-`wavelift connectors list` shows the newest result and its age. Once unpaused (the first `wavelift connectors check`
-does that) it runs every hour by itself, as long as the connector is registered.
+Checks, from the connector **{connector}**, everything that its tasks need: vCenter, each ESXi host, AWS, the clocks.
+`wavelift connectors list` shows the newest result and its age. After it is unpaused (the first
+`wavelift connectors check` does this), it runs every hour while the connector is registered.
 """
 
 
 def register_catalog(namespace: dict[str, Any]) -> None:
-    """Put the DAGs of every connector into ``namespace`` (a DAG file's ``globals()``). Never raises.
+    """Add the DAGs of every connector to ``namespace`` (a DAG file's ``globals()``). Never raises.
 
-    A task process parses the file again for one DAG only: it builds just that one and reads no spec.
+    A task process parses the file again, but needs only one DAG. In this case, only that DAG is built and no spec is
+    read.
     """
     wanted = get_parsing_context().dag_id
     try:
         names = [connector_of(wanted)] if wanted else _connectors()
-    except Exception:  # the files could not be listed; the default queue's DAGs must stay all the same
-        log.exception("the waves' connectors could not be read")
+    except Exception:  # the files could not be listed; the DAGs of the default queue must still exist
+        log.exception("the connectors of the waves could not be read")
         names = [DEFAULT_CONNECTOR]
     for name in names:
         for make in (catalog_dag, health_dag):
             try:
                 dag = make(name)
-            except Exception:  # a name that Airflow refuses; it must not take others down
-                log.exception("no DAG for connector %s", name)
+            except Exception:  # Airflow refuses the name; other connectors must not fail too
+                log.exception("a DAG of connector %s could not be built", name)
                 continue
             if wanted in (None, dag.dag_id):
                 namespace[dag.dag_id] = dag
@@ -87,7 +90,7 @@ def catalog_dag(connector: str) -> DAG:
 
 def health_dag(connector: str) -> DAG:
     """``connector_health`` of one connector."""
-    words = "See whether vCenter, hosts and AWS can be reached"
+    words = "Check whether vCenter, hosts and AWS can be reached"
     rhythm: dict[str, Any] = {"schedule": HEALTH_EVERY, "dagrun_timeout": HEALTH_TIMEOUT, "max_active_runs": 1}
     dag = _dag(HEALTH_DAG, connector, words, HEALTH_DOC, form(HealthConf), **rhythm)
     with dag:
@@ -105,7 +108,7 @@ def _dag(kind: str, connector: str, description: str, doc: str, params: dict[str
         catchup=False,
         params=params,
         tags=["wavelift", f"connector:{connector}"],
-        # Registered by whoever puts it into a DAG file's globals: being built alone must not move a DAG to that file.
+        # The DAG file registers the DAG through its globals. Only building a DAG must not assign it to a file.
         auto_register=False,
         default_args={
             "retries": RETRIES,

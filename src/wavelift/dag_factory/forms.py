@@ -11,7 +11,7 @@ from airflow.sdk import Param
 from wavelift.rules.conf import RunConf
 
 SHOWN: Final = ("enum", "items", "title", "description", "format", "values_display")
-"""What a form takes of a key's JSON schema. Admission checks the rest."""
+"""The parts of a key's JSON schema that a form uses. Admission checks the rest."""
 
 
 def form(conf: type[RunConf], *, servers: Sequence[str] = ()) -> dict[str, Param]:
@@ -29,7 +29,7 @@ def _fields(conf: type[RunConf]) -> tuple[tuple[str, Any, dict[str, Any]], ...]:
 
 
 def _schema(told: dict[str, Any]) -> dict[str, Any]:
-    """``X or null`` in the form that Airflow's page understands: one schema with two types."""
+    """Convert ``X or null`` to the form that Airflow's page supports: one schema with two types."""
     kind = next((one for one in told.get("anyOf", ()) if one["type"] != "null"), told)
     types: Any = ["null", kind["type"]] if "anyOf" in told else kind["type"]
     return {"type": types, **{key: value for key, value in {**kind, **told}.items() if key in SHOWN}}

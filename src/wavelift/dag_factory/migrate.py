@@ -1,4 +1,4 @@
-"""``<wave>.migrate``: vCenter to AMI and instance. The steps and their order: :data:`wavelift.rules.flows.MIGRATE`."""
+"""``<wave>.migrate``: from vCenter to AMI and instance. :data:`wavelift.rules.flows.MIGRATE` defines the steps."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from wavelift.rules.flows import MIGRATE
 from wavelift.rules.plans import WaveShape
 
 MAX_ACTIVE_RUNS: Final = 16
-"""Admission decides per server, in the ledger; Airflow must not queue a run behind another."""
+"""Admission decides for each server, in the ledger. Airflow must not queue one run behind another."""
 
 DOC: Final = """
-Moves the servers of the wave **{wave}** from vCenter to Amazon EC2: snapshot, export with upload, proof, import-image,
-launch. Trigger it with the form: choose servers (none chosen means all), *image only* or *launch*, and leave a note.
+Migrates the servers of the wave **{wave}** from vCenter to Amazon EC2: snapshot, export with upload, proof, image
+import, launch. Trigger it with the form: choose servers (none means all) and *image only* or *launch*, and add a note.
 
 * **Continue a failed server**: open its mapped `{reserve}` task instance and *Clear* it. Do not use the group's
   *Clear*: it clears all servers.
@@ -64,8 +64,8 @@ class MigrateTasks(WaveTasks):
         verified = self.task(VerifyOperator, "verify", export=export).output
         image = self.task(ImportServerOperator, "import_image", export=export, verified=verified).output
         compared = self.task(CompareOperator, "compare", export=export, image=image).output
-        # `compare` may have been skipped. Not none_failed_min_one_success: before a mapped group is expanded
-        # Airflow lets it wait for *every* server's tasks, and one that failed takes the others' launches along.
+        # `compare` may be skipped. Not none_failed_min_one_success: before a mapped group is expanded, Airflow makes
+        # that rule wait for the tasks of *every* server, and one failed server would prevent the launch of the others.
         self.task(LaunchInstanceOperator, "launch", image=image, compared=compared, trigger_rule="none_failed")
         self.task(RemoveSnapshotOperator, "remove_snapshot")
         self.task(ReleaseOperator, "release")

@@ -1,6 +1,6 @@
-"""``<wave>.replicate``: the servers of a wave, again and again, into AMIs.
+"""``<wave>.replicate``: replicates the servers of a wave into AMIs, repeatedly.
 
-The steps and their order: :data:`wavelift.rules.flows.REPLICATE`.
+:data:`wavelift.rules.flows.REPLICATE` defines the steps.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from wavelift.rules.flows import REPLICATE
 from wavelift.rules.plans import WaveShape
 
 MAX_ACTIVE_RUNS: Final = 128
-"""A request that may not run is refused by admission, at once; Airflow must not queue it."""
+"""Admission refuses a run that is not allowed immediately. Airflow must not queue it."""
 
 DOC: Final = """
-Replicates the servers of the wave **{wave}** into AMIs: the whole disks at first, then what has changed. It runs by
-itself at the instants of the servers' replication jobs. Trigger it for a run on demand (at most 2 per server in 24
-hours; none chosen means all): a server that may not run now is told in the report, with the rule and the time.
+Replicates the servers of the wave **{wave}** into AMIs: first the whole disks, then only changes. It runs automatically
+at the times of the servers' replication jobs. Trigger it for an on-demand run (at most 2 per server in 24 hours; if no
+server is chosen, all are replicated). If a server may not run now, the report shows the rule and the time.
 
 * **Continue a failed server**: open its mapped `{reserve}` task instance and *Clear* it. Do not use the group's
   *Clear*: it clears all servers.

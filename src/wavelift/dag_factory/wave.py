@@ -1,7 +1,7 @@
-"""What the DAGs of a wave share, whatever the flow.
+"""Code that the DAGs of all flows of a wave share.
 
-The structure never depends on the list of servers: that only fills the form. Edges, queues and teardowns come from
-:mod:`wavelift.rules.flows`; a flow's own module makes the tasks.
+The structure of a DAG never depends on the list of servers, which only fills the form. Edges, queues and teardowns come
+from :mod:`wavelift.rules.flows`. The module of each flow makes the tasks.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from wavelift.rules.plans import WaveShape
 
 MAX_RETRY_DELAY: Final = timedelta(minutes=10)
 TEARDOWN_RETRIES: Final = 10
-"""A snapshot that stays hurts the customer: its removal is tried for about an hour (back-off up to 10 minutes)."""
+"""A snapshot that is not removed can harm the customer. Its removal is retried for about an hour (back-off up to 10
+minutes)."""
 
 
 class WaveTasks(ABC):
-    """The tasks of one flow, for one wave. Subclasses make them, in the flow's order, with :meth:`task`."""
+    """The tasks of one flow for one wave. Subclasses make them with :meth:`task`, in the order of the flow."""
 
     def __init__(self, flow: Flow, shape: WaveShape) -> None:
         self.flow = flow
@@ -34,7 +35,7 @@ class WaveTasks(ABC):
 
     @abstractmethod
     def of_run(self) -> Any:
-        """Make the tasks before the servers'; return what the group of servers is mapped over."""
+        """Make the tasks that run before the servers' tasks. Return the value over which the server group is mapped."""
 
     @abstractmethod
     def of_server(self) -> None:
@@ -42,7 +43,7 @@ class WaveTasks(ABC):
 
     @abstractmethod
     def report(self) -> BaseOperator:
-        """Make the task that ends the run."""
+        """Make the last task of the run."""
 
     def mapped(self, server: Any) -> None:
         # No docstring: Airflow shows it as the group's tooltip.
@@ -50,7 +51,7 @@ class WaveTasks(ABC):
         self.of_server()
 
     def task(self, kind: type[BaseOperator], name: str, **arguments: Any) -> Any:
-        """Make the task of a step: its queue, its edges and whether it is a teardown are the step's."""
+        """Make the task of a step. The step defines its queue, its edges and whether it is a teardown."""
         step = self.flow.step(name)
         if step.plane in self._queues:
             arguments["queue"] = self._queues[step.plane]
@@ -60,10 +61,10 @@ class WaveTasks(ABC):
             arguments["retries"] = TEARDOWN_RETRIES
         made: Any = kind(task_id=name, **arguments)
         if step.teardown:
-            # Teardowns without setups: with them, clearing one server would clear the snapshot of all.
+            # No setups for the teardowns: with setups, clearing one server would clear the snapshot tasks of all.
             made.as_teardown(on_failure_fail_dagrun=True)
         for before in step.after:
-            # Into and out of the mapped group the edges are those of the group.
+            # Edges into and out of the mapped group belong to the group.
             if before in self._made and self.flow.step(before).per_server == step.per_server:
                 self._made[before] >> made
         self._made[name] = made
@@ -73,8 +74,8 @@ class WaveTasks(ABC):
 def wave_dag(tasks: WaveTasks, *, doc: str, form: Mapping[str, Param], **settings: Any) -> DAG:
     """The DAG of one flow of one wave.
 
-    :param doc: its page in the web UI; ``{wave}`` and ``{reserve}`` stand for the wave and a server's first task.
-    :param settings: of the DAG, where the flows differ.
+    :param doc: its page in the web UI. ``{wave}`` is the wave, ``{reserve}`` the first task of a server.
+    :param settings: settings of the DAG in which the flows differ.
     """
     flow, shape = tasks.flow, tasks.shape
     dag = DAG(
@@ -83,7 +84,7 @@ def wave_dag(tasks: WaveTasks, *, doc: str, form: Mapping[str, Param], **setting
         doc_md=doc.format(wave=shape.wave, reserve=flow.task_id("reserve")),
         catchup=False,
         tags=["wavelift", f"wave:{shape.wave}", *([f"environment:{shape.environment}"] if shape.environment else [])],
-        # Registered by whoever puts it into a DAG file's globals: being built alone must not move a DAG to that file.
+        # The DAG file registers the DAG through its globals. Only building a DAG must not assign it to a file.
         auto_register=False,
         default_args={
             "retries": max(2, shape.retries),
@@ -98,9 +99,9 @@ def wave_dag(tasks: WaveTasks, *, doc: str, form: Mapping[str, Param], **setting
         group = task_group(group_id=SERVER_GROUP)(tasks.mapped).expand(server=servers)
         report = tasks.report()
         group >> report
-    # `group >> x` leaves teardowns out: without these edges the report would run beside the removals.
+    # `group >> x` does not include teardowns. Without these edges, the report would run in parallel with the removals.
     for step in flow.removals:
         dag.get_task(step.task_id) >> report
-    # Only now: Airflow copies the form that it finds, all the servers' names, into each task made after it.
+    # Set the form last: Airflow copies it, with the names of all servers, into each task that is made afterwards.
     dag.params = ParamsDict(form)
     return dag

@@ -1,6 +1,6 @@
-"""What pre-flight wants to know of the target, by shape: the AWS adapter's own records fit as they are.
+"""Protocols for what pre-flight needs to know about the target. The AWS adapter's records satisfy them.
 
-``unknown`` is why something could not be looked at; empty when it was.
+``unknown`` is the reason why something could not be checked; empty if it was checked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Role(Protocol):
 
 
 class StagingBucket(Protocol):
-    """The staging bucket; ``owned``: None where nobody would say."""
+    """The staging bucket. ``owned`` is None if AWS did not report the owner."""
 
     @property
     def name(self) -> str: ...
@@ -47,7 +47,7 @@ class StagingBucket(Protocol):
 
 
 class Key(Protocol):
-    """A KMS key; ``problem``: why it can't be used, in words that follow its name."""
+    """A KMS key. ``problem`` is why it can't be used, worded so that it can follow the key's name."""
 
     @property
     def arn(self) -> str: ...
@@ -60,7 +60,7 @@ class Key(Protocol):
 
 
 class Subnet(Protocol):
-    """A subnet that exists."""
+    """An existing subnet."""
 
     @property
     def vpc_id(self) -> str: ...
@@ -73,7 +73,7 @@ class Subnet(Protocol):
 
 
 class Network(Protocol):
-    """What exists of the asked-for network; security groups map to their VPC."""
+    """The parts of the requested network that exist. ``security_groups`` maps each group to its VPC."""
 
     @property
     def vpcs(self) -> AbstractSet[str]: ...
@@ -95,7 +95,7 @@ class OfferedType(Protocol):
 
 
 class Account(Protocol):
-    """Everything of one environment's account and region, in one pass."""
+    """Everything about the account and region of one environment, from one query."""
 
     @property
     def role(self) -> Role: ...
@@ -107,7 +107,7 @@ class Account(Protocol):
     def network(self) -> Network: ...
     @property
     def instance_types(self) -> Mapping[str, OfferedType]:
-        """Those of the asked-for types that exist here; empty when none was asked for."""
+        """The requested types that the region offers; empty if no type was requested."""
         ...
 
     @property

@@ -1,7 +1,8 @@
-"""Every call that wavelift makes outside, and what right it needs: roles and policies are generated from this table.
+"""All calls that wavelift makes to AWS and vSphere, and the rights that they need.
 
-Tests hold it against the adapters (each botocore operation and vSphere method that their sources name) and against
-pyvmomi's own table of privileges; so neither a call without a right nor a right without a call stays unseen.
+Roles and policies are generated from this table. Tests compare it with the adapters (each botocore operation and each
+vSphere method in their source) and with pyvmomi's table of privileges. So the tests find a call without a right, and a
+right without a call.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Identity = Literal["connector", "caller"]
-"""``connector``: worker beside the vCenter. ``caller``: control plane, and the worker near AWS that reads back."""
+"""``connector``: the worker near vCenter. ``caller``: the control plane, and the worker near AWS that reads back."""
 Resource = Literal["bucket", "objects", "key", "any", "snapshots", "our-snapshots"]
-"""``our-snapshots``: EBS snapshots that carry our run's tag."""
+"""``our-snapshots``: EBS snapshots with the tag of a wavelift run."""
 Where = Literal["vm", "datastore", "root"]
 
 CONNECTOR: Final[tuple[Identity, ...]] = ("connector",)
@@ -22,10 +23,10 @@ BOTH: Final[tuple[Identity, ...]] = ("connector", "caller")
 
 @dataclass(frozen=True, slots=True)
 class AwsCall:
-    """One AWS operation as botocore names it, and the IAM actions that it is checked against."""
+    """One AWS operation, by its botocore name, and the IAM actions that it needs."""
 
     operation: str
-    """``ec2:describe_images``."""
+    """Service and operation, such as ``ec2:describe_images``."""
     actions: tuple[str, ...]
     resource: Resource
     identities: tuple[Identity, ...]
@@ -33,7 +34,7 @@ class AwsCall:
 
 
 AWS_CALLS: Final = (
-    # Staging: written by the connector, read back and swept by both sides.
+    # Staging: the connector writes objects; both identities read them back and delete them.
     AwsCall("s3:create_multipart_upload", ("s3:PutObject", "s3:PutObjectTagging"), "objects", BOTH, "export"),
     AwsCall("s3:upload_part", ("s3:PutObject",), "objects", BOTH, "export"),
     AwsCall("s3:complete_multipart_upload", ("s3:PutObject",), "objects", BOTH, "export"),
@@ -45,7 +46,7 @@ AWS_CALLS: Final = (
     AwsCall("s3:head_object", ("s3:GetObject",), "objects", BOTH, "export, verify"),
     AwsCall("s3:list_objects_v2", ("s3:ListBucket",), "bucket", BOTH, "cleanup"),
     AwsCall("s3:delete_objects", ("s3:DeleteObject",), "objects", BOTH, "cleanup"),
-    # Pre-flight: looks only.
+    # Pre-flight: read-only.
     AwsCall("s3:get_bucket_location", ("s3:GetBucketLocation",), "bucket", BOTH, "pre-flight"),
     AwsCall("s3:get_bucket_encryption", ("s3:GetEncryptionConfiguration",), "bucket", BOTH, "pre-flight"),
     AwsCall("s3:head_bucket", ("s3:ListBucket",), "bucket", BOTH, "pre-flight"),
@@ -64,7 +65,7 @@ AWS_CALLS: Final = (
     AwsCall("ec2:describe_instance_type_offerings", ("ec2:DescribeInstanceTypeOfferings",), "any", BOTH, "pre-flight"),
     AwsCall("ec2:get_ebs_encryption_by_default", ("ec2:GetEbsEncryptionByDefault",), "any", BOTH, "pre-flight"),
     AwsCall("ec2:get_ebs_default_kms_key_id", ("ec2:GetEbsDefaultKmsKeyId",), "any", BOTH, "replication"),
-    # Import and launch: the control plane only.
+    # Import and launch: only the control plane.
     AwsCall("ec2:import_image", ("ec2:ImportImage", "ec2:CreateTags"), "any", CALLER, "import"),
     AwsCall("ec2:describe_import_image_tasks", ("ec2:DescribeImportImageTasks",), "any", CALLER, "import"),
     AwsCall("ec2:cancel_import_task", ("ec2:CancelImportTask",), "any", CALLER, "cancel"),
@@ -78,12 +79,14 @@ AWS_CALLS: Final = (
     AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "any", CALLER, "older images, cleanup"),
     AwsCall("ebs:list_snapshot_blocks", ("ebs:ListSnapshotBlocks",), "any", CALLER, "conversion report, verify"),
     AwsCall("ebs:get_snapshot_block", ("ebs:GetSnapshotBlock",), "any", CALLER, "conversion report, verify"),
-    # Replication: the connector writes snapshots of its own, the control plane makes images of them.
+    # Replication: the connector writes snapshots, and the control plane makes images from them.
     AwsCall("ebs:start_snapshot", ("ebs:StartSnapshot",), "snapshots", BOTH, "replication"),
     AwsCall("ec2:create_tags", ("ec2:CreateTags",), "snapshots", BOTH, "replication: StartSnapshot, unfinished seeds"),
     AwsCall("ebs:put_snapshot_block", ("ebs:PutSnapshotBlock",), "our-snapshots", BOTH, "replication"),
     AwsCall("ebs:complete_snapshot", ("ebs:CompleteSnapshot",), "our-snapshots", BOTH, "replication"),
-    AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "our-snapshots", BOTH, "replication: giving one up"),
+    AwsCall(
+        "ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "our-snapshots", BOTH, "replication: abandoning a snapshot"
+    ),
     AwsCall("ec2:register_image", ("ec2:RegisterImage", "ec2:CreateTags"), "any", CALLER, "replication"),
 )
 
@@ -105,14 +108,15 @@ KEY_USE: Final[dict[Identity, tuple[str, ...]]] = {
         "kms:ReEncrypt*",
     ),
 }
-"""Not calls of ours: S3, EBS and EC2 use the key in our name, for staged objects, encrypted snapshots and instances."""
+"""wavelift does not make these calls itself: S3, EBS and EC2 use the key on its behalf, for staged objects, encrypted
+snapshots and instances."""
 
 Feature = Literal["migrate", "sms", "replicate", "cutover"]
 
 
 @dataclass(frozen=True, slots=True)
 class VsphereCall:
-    """One vSphere method by its wire name, and the privilege that it needs on ``where``."""
+    """One vSphere method, by its name in the SOAP API, and the privilege that it needs on ``where``."""
 
     method: str
     privilege: str
@@ -127,27 +131,33 @@ VSPHERE_CALLS: Final = (
     VsphereCall("RemoveSnapshot_Task", "VirtualMachine.State.RemoveSnapshot", "vm", "migrate", "clean up"),
     VsphereCall("ConsolidateVMDisks_Task", "VirtualMachine.State.RemoveSnapshot", "vm", "migrate", "clean up"),
     VsphereCall("ExportSnapshot", "VApp.Export", "vm", "migrate", "read the frozen disks"),
-    VsphereCall("HttpNfcLeaseProgress", "", "vm", "migrate", "keep the lease"),
+    VsphereCall("HttpNfcLeaseProgress", "", "vm", "migrate", "keep the lease alive"),
     VsphereCall("HttpNfcLeaseGetManifest", "", "vm", "migrate", "compare checksums"),
     VsphereCall("HttpNfcLeaseComplete", "", "vm", "migrate", "give the lease back"),
     VsphereCall("HttpNfcLeaseAbort", "", "vm", "migrate", "give the lease back"),
     VsphereCall("HasPrivilegeOnEntities", "System.View", "root", "migrate", "pre-flight"),
     VsphereCall("FetchUserPrivilegeOnEntities", "", "root", "migrate", "pre-flight for another user"),
     VsphereCall("RetrievePropertiesEx", "System.Read", "vm", "migrate", "inventory"),
-    VsphereCall("RefreshDatastore", "System.Read", "datastore", "migrate", "free space as it is now"),
-    VsphereCall("/folder", "Datastore.Browse", "datastore", "sms", "SMS's five: browse the datastore"),
-    VsphereCall("/folder", "Datastore.FileManagement", "datastore", "sms", "SMS's five: read files of the datastore"),
+    VsphereCall("RefreshDatastore", "System.Read", "datastore", "migrate", "read the current free space"),
     VsphereCall(
-        "QueryChangedDiskAreas", "VirtualMachine.Provisioning.DiskRandomRead", "vm", "replicate", "ask what changed"
+        "/folder", "Datastore.Browse", "datastore", "sms", "one of SMS's five privileges: browse the datastore"
     ),
     VsphereCall(
-        "ReconfigVM_Task", "VirtualMachine.Config.ChangeTracking", "vm", "replicate", "turn change tracking on"
+        "/folder",
+        "Datastore.FileManagement",
+        "datastore",
+        "sms",
+        "one of SMS's five privileges: read files of the datastore",
     ),
+    VsphereCall(
+        "QueryChangedDiskAreas", "VirtualMachine.Provisioning.DiskRandomRead", "vm", "replicate", "query changed areas"
+    ),
+    VsphereCall("ReconfigVM_Task", "VirtualMachine.Config.ChangeTracking", "vm", "replicate", "enable change tracking"),
     VsphereCall("CreateCollectorForEvents", "System.View", "root", "replicate", "events that make tracking doubtful"),
     VsphereCall("QueryOptions", "System.View", "root", "replicate", "how long vCenter keeps events"),
-    VsphereCall("ShutdownGuest", "VirtualMachine.Interact.PowerOff", "vm", "cutover", "stop the source in order"),
+    VsphereCall("ShutdownGuest", "VirtualMachine.Interact.PowerOff", "vm", "cutover", "shut the source down"),
     VsphereCall("PowerOffVM_Task", "VirtualMachine.Interact.PowerOff", "vm", "cutover", "stop the source"),
     VsphereCall("PowerOnVM_Task", "VirtualMachine.Interact.PowerOn", "vm", "cutover", "start the source again"),
 )
 FREE: Final = frozenset({"System.Anonymous", "System.Read", "System.View"})
-"""Every role has them: vCenter adds them by itself and its editor doesn't list them."""
+"""Privileges that every role has: vCenter adds them automatically, and its role editor doesn't list them."""

@@ -1,4 +1,4 @@
-"""Names of a connector's own DAGs: who may read and trigger these may read and change the connector."""
+"""Names of a connector's DAGs. The right to read or trigger these DAGs is the right to read or change the connector."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 CATALOG_DAG: Final = "server_catalog"
 HEALTH_DAG: Final = "connector_health"
 DEFAULT_CONNECTOR: Final = "default"
-"""What ``source.connector`` is when a wave leaves it out: Airflow's default queue."""
+"""Value of ``source.connector`` if a wave does not set it: Airflow's default queue."""
 
 
 def dag_id_of(kind: str, connector: str) -> str:
@@ -16,6 +16,6 @@ def dag_id_of(kind: str, connector: str) -> str:
 
 
 def connector_of(dag_id: str) -> str:
-    """The connector whose DAG this is; of any other DAG the default."""
+    """The connector that this DAG belongs to; for any other DAG, the default connector."""
     kind, _, connector = dag_id.partition(".")
     return connector if kind in (CATALOG_DAG, HEALTH_DAG) and connector else DEFAULT_CONNECTOR

@@ -1,4 +1,4 @@
-"""The environment: where servers may land (AMP-02). One YAML file each, written by an administrator."""
+"""The environment: where servers may be migrated to (AMP-02). An administrator writes one YAML file for each."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from wavelift.rules.limits import ENVIRONMENT_LIMITS
 from wavelift.rules.problem import Problem, allowed, did_you_mean
 
 DEFAULT_ROLE = "vmimport"
-"""The service role that VM Import/Export assumes unless ImportImage names another (required-permissions page)."""
+"""The service role that VM Import/Export assumes if ImportImage names no other (AWS page on required permissions)."""
 
 
 def _region(value: str) -> str:
     if not partition_of(value):
-        raise ValueError(f"{value!r} is not an AWS region such as 'eu-central-1'; a new one needs a new botocore")
+        raise ValueError(
+            f"{value!r} is not an AWS region such as 'eu-central-1'; a new region may need a newer botocore"
+        )
     return value
 
 
@@ -40,33 +42,34 @@ Prefix = Annotated[str, matched(r"^[A-Za-z0-9._/-]*$", "an S3 prefix (letters, d
 
 
 class Staging(Message):
-    """Where disks wait for their conversion."""
+    """Where disks are stored until AWS converts them."""
 
     bucket: Bucket = Field(description="S3 bucket in the environment's region.")
     prefix: Prefix = Field(
-        default="", description="Prefix of all staging objects and manifests; empty for the bucket's root."
+        default="", description="Prefix of all staging objects and manifests; empty: the bucket's root."
     )
 
 
 class Environment(Message):
-    """Where servers may land: account and region, staging, network and what may be chosen there."""
+    """Where servers may be migrated to: account, region, staging, network, and the values that a wave may choose."""
 
     environment: Name = Field(description="Name of the environment; must equal the file's name without '.yaml'.")
     description: str = Field(default="", description="One line for people.")
     aws_conn_id: Text = Field(description="Airflow connection with the AWS credentials.")
     queue: Text = Field(
-        default="default", description="Airflow queue of a worker near this region: reading back runs there."
+        default="default", description="Airflow queue of a worker near this region, which reads transferred data back."
     )
     region: Region = Field(description="AWS region.")
-    staging: Staging = Field(description="Where disks wait for their conversion.")
+    staging: Staging = Field(description="Where disks are stored until AWS converts them.")
     kms_key: KmsKey | None = Field(
         default=None,
-        description="KMS key for volumes and staged objects: its ARN, key id or 'alias/…'; symmetric, enabled, of the "
-        "environment's region. Needs 'encrypt: true'. Default: the account's EBS key, and the bucket's for objects.",
+        description="KMS key for volumes and staged objects: its ARN, key id or 'alias/…'. It must be symmetric, "
+        "enabled and in the environment's region. Requires 'encrypt: true'. Default: the account's EBS key for "
+        "volumes, and the bucket's key for objects.",
     )
     encrypt: Annotated[bool, FLAG] = Field(
         default=False,
-        description="Encrypt the converted volumes. False leaves it to the account's 'EBS encryption by default'.",
+        description="Encrypt the converted volumes. If false, the account's 'EBS encryption by default' applies.",
     )
     role: Annotated[str, matched(r"^[\w+=,.@/-]{1,128}$", "a role name")] = Field(
         default=DEFAULT_ROLE, description="Service role that VM Import/Export assumes."
@@ -77,19 +80,21 @@ class Environment(Message):
         min_length=1, description="Security groups that a wave may choose (AMP-01)."
     )
     instance_types: tuple[InstanceType, ...] = Field(min_length=1, description="Instance types that a wave may choose.")
-    tags: Tags = Field(default={}, description="Tags for everything made here; a wave's and a server's go over them.")
+    tags: Tags = Field(
+        default={}, description="Tags for everything that is created here. A wave's and a server's tags override them."
+    )
     limits: Mapping[str, Annotated[int, Field(ge=1), WHOLE]] = Field(
-        default={}, description="Service limits that AWS raised for this account: name to value."
+        default={}, description="Service limits that AWS raised for this account, as name and value."
     )
 
 
 def is_key_arn(key: str) -> bool:
-    """Whether it names the key itself, as EBS wants it, and not an alias or a bare id."""
+    """Whether ``key`` is the ARN of a key, as EBS requires, and not an alias or a key id."""
     return key.startswith("arn:") and ":key/" in key
 
 
 def environment_problems(environment: Environment) -> list[Problem]:
-    """What no single field can say."""
+    """Problems that depend on more than one field."""
     problems = []
     if environment.kms_key and not environment.encrypt:
         problems.append(
@@ -109,14 +114,18 @@ def environment_problems(environment: Environment) -> list[Problem]:
 
 
 def _key_place(key: list[str], here: list[str]) -> list[Problem]:
-    """:param key: partition and region of its ARN. :param here: those of the environment."""
+    """Compare the place of the key with that of the environment.
+
+    :param key: partition and region from the key's ARN.
+    :param here: partition and region of the environment.
+    """
     if key == here:
         return []
     return [
         Problem(
             ("kms_key",),
-            f"the key is in {key[1]} ({key[0]}), the environment in {here[1]} ({here[0]}); EBS uses keys of its own "
-            "region only (a multi-region key has an ARN in each)",
+            f"the key is in {key[1]} ({key[0]}), the environment in {here[1]} ({here[0]}); EBS can use only keys of "
+            "its own region (a multi-region key has a separate ARN in each region)",
         )
     ]
 

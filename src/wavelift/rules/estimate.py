@@ -1,4 +1,4 @@
-"""What a wave would move, make and cost, before anything is made. Every figure of money is an upper bound."""
+"""Estimate of what a wave would transfer, create and cost. All costs are upper bounds."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from wavelift.rules.plans import ServerPlan
 
 GB: Final = 10**9
 PART: Final = 8 * MIB
-"""A part of the usual size; large disks have larger and so fewer ones."""
+"""The usual part size of an upload. Large disks have larger parts, and so fewer of them."""
 STREAM_RANGE: Final = 8 * MIB
-"""What one request of a full read-back is counted as; a cut stream asks again."""
+"""Bytes per request that the estimate assumes for a full read-back. An interrupted stream needs more requests."""
 DAYS_IN_STAGING: Final = 1.0
 DAYS_IN_MONTH: Final = 30.0
 BLOCKS_PER_LIST: Final = 1_000
@@ -29,7 +29,7 @@ BLOCKS_PER_LIST: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """List prices in US dollars; where and when they come from is part of every estimate."""
+    """List prices in US dollars. Every estimate includes their source and date."""
 
     usd: Mapping[str, float]
     source: str
@@ -39,13 +39,13 @@ class Prices:
 
 @cache
 def prices() -> Prices:
-    """The shipped table, ``data/prices.json``."""
+    """The price table in ``data/prices.json``."""
     data: dict[str, Any] = json.loads(resources.files("wavelift.rules").joinpath("data/prices.json").read_text("utf-8"))
     return Prices({row["name"]: row["usd"] for row in data["prices"]}, data["source"], data["date"], data["region"])
 
 
 class Estimate(Message):
-    """What a wave would move, make and cost."""
+    """What a wave would transfer, create and cost."""
 
     servers: int = 0
     disks: int = 0
@@ -57,16 +57,16 @@ class Estimate(Message):
     """vSphere snapshots, each removed once its server is transferred."""
     transfer_rounds: int = 0
     import_rounds: int = 0
-    """How often the slots must be filled to get through."""
+    """How many rounds the slots of the limit need to process all servers."""
     creates: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     costs: dict[str, float] = {}
-    """What → US dollars, an upper bound."""
+    """Item → US dollars (upper bound)."""
     notes: tuple[str, ...] = ()
 
 
 def estimate(servers: Sequence[tuple[ServerPlan, ServerFacts]], *, limits: Mapping[str, Limit] = LIMITS) -> Estimate:
-    """The estimate of these servers together."""
+    """The estimate for all these servers together."""
     if not servers:
         return Estimate(notes=("no server to migrate",))
     disks = [disk.capacity for _, facts in servers for disk in facts.disks]
@@ -90,7 +90,7 @@ def estimate(servers: Sequence[tuple[ServerPlan, ServerFacts]], *, limits: Mappi
         costs=_costs(servers, disks),
         notes=(
             f"prices: {prices().region}, {prices().date}; {prices().source}",
-            "upper bounds: every block counted as data, nothing compressed; instances and traffic are not included",
+            "upper bounds: every block counts as data, without compression; instances and traffic are not included",
         ),
     )
 
@@ -133,7 +133,7 @@ def _costs(servers: Sequence[tuple[ServerPlan, ServerFacts]], disks: Sequence[in
 
 
 def _gets(plan: ServerPlan, facts: ServerFacts) -> int:
-    """Requests of the read-back: ranges of a stream when everything is read, one a block when sampled."""
+    """Requests of the read-back: one per range if everything is read, one per block if blocks are sampled."""
     share = parse_verify(plan.verify)
     unit = STREAM_RANGE if share == 100 else BLOCK
     return sum(math.ceil(disk.capacity / unit * share / 100) for disk in facts.disks)
@@ -144,7 +144,7 @@ def _thousands(count: int) -> float:
 
 
 def table(found: Estimate) -> list[tuple[str, str]]:
-    """The estimate as rows for a person."""
+    """The estimate as rows of label and text for display."""
     return [
         ("servers", str(found.servers)),
         ("disks", f"{found.disks}, {human_bytes(found.capacity)}"),

@@ -1,8 +1,8 @@
-"""Field types that wave and environment share: patterns with messages a person understands.
+"""Field types that wave and environment share: patterns with readable error messages.
 
-A scalar of a spec comes as the text that stands in the file (``specs.document``), since only the field knows whether
-``1.10`` is a version or a number. ``WHOLE``, ``NUMBER`` and ``FLAG`` read numbers and booleans of that text; a field of
-these types without one of them would take pydantic's own reading, in which ``true`` is 1 and ``010`` is 10.
+A scalar of a spec arrives as the text in the file (``specs.document``), because only the field knows whether ``1.10``
+is a version or a number. ``WHOLE``, ``NUMBER`` and ``FLAG`` convert that text to numbers and booleans. Without them,
+pydantic's own conversion would apply, in which ``true`` is 1 and ``010`` is 10.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]*$"
-"""Wave and environment names: they become DAG ids, S3 prefixes, tags and file stems."""
+"""Names of waves and environments. They become DAG ids, S3 prefixes, tags and file stems."""
 TAG_KEY_MAX: Final = 127
 TAG_VALUE_MAX: Final = 255
-"""The least that any service on the way takes: EBS direct's model. A name that was cut would be another one."""
+"""The smallest limits of all services that get the tags (EBS direct). A shortened tag would be a different tag."""
 TAGS_MAX: Final = 46
-"""AWS allows 50 on an object; four are ours (``names.tags``)."""
+"""AWS allows 50 tags on a resource, and wavelift adds four (``names.tags``)."""
 SAMPLE_PCT_DEFAULT: Final = 1.0
 
 
 def matched(pattern: str, what: str) -> AfterValidator:
-    """A pattern check whose message says what is expected instead of showing the expression."""
+    """A pattern check whose message describes the expected value instead of showing the regular expression."""
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:
@@ -48,9 +48,9 @@ def _ipv4(value: str) -> str:
 
 
 def _one_line(value: str) -> str:
-    """``name: |`` ends the text with a line break, which no name has."""
+    """Refuse line breaks. For example, ``name: |`` adds a line break at the end of the text."""
     if len(f"{value}.".splitlines()) > 1:
-        raise ValueError(f"{value!r} holds a line break; write it in one line")
+        raise ValueError(f"{value!r} contains a line break; write it in one line")
     return value
 
 
@@ -62,7 +62,7 @@ def _verify(value: str) -> str:
 def parse_verify(text: str) -> float:
     """The share of blocks that ``verify`` reads back, in percent: ``full`` → 100, ``off`` → 0, ``sample:<pct>`` → pct.
 
-    :raises ValueError: when the text is none of them.
+    :raises ValueError: if the text has none of these forms.
     """
     if text == "full":
         return 100.0
@@ -79,11 +79,11 @@ def _tags(value: dict[str, str]) -> dict[str, str]:
         if not key or len(key) > TAG_KEY_MAX:
             raise ValueError(f"tag key {key[:20]!r} must have 1 to {TAG_KEY_MAX} characters")
         if key.lower().startswith(("aws:", "wavelift:")) or key == "Name":
-            raise ValueError(f"tag key {key!r} is reserved: 'aws:', 'wavelift:' and 'Name' are set by AWS and wavelift")
+            raise ValueError(f"tag key {key!r} is reserved: AWS and wavelift set 'aws:…', 'wavelift:…' and 'Name'")
         if len(text) > TAG_VALUE_MAX:
-            raise ValueError(f"the value of tag {key!r} has {len(text)} characters; {TAG_VALUE_MAX} are allowed")
+            raise ValueError(f"the value of tag {key!r} has {len(text)} characters; the limit is {TAG_VALUE_MAX}")
     if len(value) > TAGS_MAX:
-        raise ValueError(f"{len(value)} tags; {TAGS_MAX} are allowed beside wavelift's own")
+        raise ValueError(f"{len(value)} tags; the limit is {TAGS_MAX} in addition to wavelift's own")
     return value
 
 
@@ -92,13 +92,13 @@ _NUMBER: Final = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+
 _OCTAL: Final = re.compile(r"[-+]?0[0-7]+")
 _BASE_60: Final = re.compile(r"[0-9]+(:[0-5]?[0-9])+")
 _MAX_DIGITS: Final = 20
-"""More than any setting needs; Python refuses to read thousands of them."""
+"""More digits than any setting needs. Python refuses to convert a text with thousands of digits."""
 _FLAGS: Final = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
-"""What YAML 1.1 and people take for a boolean. 1, 0, y, n, t and f are left out: they may be a slip."""
+"""Texts that YAML 1.1 and users treat as booleans. 1, 0, y, n, t and f are not included: they may be typing errors."""
 
 
 def whole_number(value: Any) -> int:
-    """A whole number as a program gives it, or as a person writes it: decimal digits only."""
+    """A whole number: an int from a program, or decimal digits from a file."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and len(value) <= _MAX_DIGITS and _WHOLE.fullmatch(value):
@@ -123,14 +123,14 @@ def _flag(value: Any) -> bool:
 
 
 def _no_number(value: Any, what: str) -> str:
-    """Why ``value`` isn't ``what``, and what other programs that read the file would take it for."""
+    """Message that ``value`` isn't ``what``, and how other programs would read the same text."""
     words = f"must be {what}, not {described(value)}"
     other = _other_reading(value) if isinstance(value, str) else None
-    return words if other is None else f"{words}: other YAML readers take it for {other}; write it in plain digits"
+    return words if other is None else f"{words}: other YAML readers read it as {other}; write it in decimal digits"
 
 
 def _other_reading(text: str) -> str | None:
-    """The number that YAML 1.1 or 1.2 sees in a text that we don't read as one."""
+    """The number that YAML 1.1 or 1.2 reads from a text that wavelift does not accept as a number."""
     plain = text.replace("_", "")
     try:
         if len(plain) > _MAX_DIGITS:
@@ -151,9 +151,9 @@ def _other_reading(text: str) -> str | None:
 
 
 def described(given: Any) -> str:
-    """A value in words, as it was written where that is known."""
+    """A value for a message, as it was written if that is known."""
     if given is None:
-        return "nothing (null, ~ and an empty value without quotes are nothing; a text goes in quotes)"
+        return "nothing (null, ~ and an empty value without quotes mean nothing; put a text in quotes)"
     if isinstance(given, dict):
         return "a mapping"
     if isinstance(given, list | tuple):
@@ -173,7 +173,7 @@ _VERIFY = r"^(full|off|sample:[0-9]+(\.[0-9]+)?)$"
 
 Name = Annotated[
     str,
-    matched(NAME_PATTERN, "a name of a-z, 0-9, '_' and '-' that starts with a letter or digit"),
+    matched(NAME_PATTERN, "a name that consists of a-z, 0-9, '_' and '-' and starts with a letter or digit"),
     WithJsonSchema(_pattern(NAME_PATTERN)),
 ]
 Text = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_one_line)]

@@ -1,4 +1,4 @@
-"""How pre-flight writes a finding down, and how findings are read."""
+"""Helpers that create pre-flight findings and that evaluate them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from wavelift.base.domain import Finding, Severity
 
 WHOLE_WAVE = "*"
-"""Begins the subject of a finding that stops or concerns every server: ``*/role vmimport``."""
+"""Begins the subject of a finding about every server of the wave: ``*/role vmimport``."""
 
 
 class Findings:
-    """The findings about one subject, as they come."""
+    """The findings about one subject, in the order in which they were made."""
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
@@ -22,11 +22,11 @@ class Findings:
         self._add(Severity.ERROR, code, what, why, do, row, part)
 
     def warning(self, code: str, what: str, *, why: str, do: str, row: str = "", part: str = "") -> None:
-        """It can start; a person should have seen this."""
+        """The server can start, but a person should read this."""
         self._add(Severity.WARNING, code, what, why, do, row, part)
 
     def info(self, code: str, what: str, *, why: str, do: str, row: str = "", part: str = "") -> None:
-        """Good to know."""
+        """Information only."""
         self._add(Severity.INFO, code, what, why, do, row, part)
 
     def _add(self, severity: Severity, code: str, what: str, why: str, do: str, row: str, part: str) -> None:
@@ -37,7 +37,7 @@ class Findings:
 
 
 def server_of(finding: Finding) -> str:
-    """The server that a finding is about; ``*`` for the whole wave. Server names never contain '/'."""
+    """The server that a finding is about, or ``*`` for the whole wave. Server names never contain '/'."""
     return finding.subject.split("/", 1)[0]
 
 

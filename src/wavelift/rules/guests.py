@@ -1,4 +1,4 @@
-"""Which guests VM Import/Export takes, by vSphere's guest id: ``data/guests.json``, each row with source and date."""
+"""Guests that VM Import/Export supports, by vSphere guest id: ``data/guests.json``, each row with source and date."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Status = Literal["supported", "unknown", "unsupported"]
 Family = Literal["linux", "windows-server", "windows-client", "other"]
 
 MISSING_DRIVERS: Final = re.compile(r"(Red Hat Enterprise Linux|RHEL|CentOS)[^0-9]*6\.0\b", re.IGNORECASE)
-"""RHEL and CentOS 6.0, whose drivers are missing (SMS-11), as a guest's full name says it."""
+"""Matches the full guest name of RHEL and CentOS 6.0, which lack the necessary drivers (SMS-11)."""
 _ANY_6: Final = frozenset({"rhel6_64Guest", "centos6_64Guest"})
 
 
@@ -25,7 +25,7 @@ class Guest:
     name: str
     family: Family
     bits: int
-    """32, 64, or 0 when the guest id doesn't say."""
+    """32, 64, or 0 if the guest id doesn't determine it."""
     status: Status
     source: str
     """Key of :func:`sources`."""
@@ -33,9 +33,9 @@ class Guest:
     notes: str = ""
     boot_modes: tuple[str, ...] = ("legacy-bios", "uefi")
     english_only: bool = False
-    """Client Windows is imported in US English only (SMS-11)."""
+    """Client Windows can be imported in US English only (SMS-11)."""
     nitro: bool = True
-    """False: comes without the drivers that a Nitro instance type needs."""
+    """False: the guest does not include the drivers that a Nitro instance type needs."""
 
     @property
     def windows(self) -> bool:
@@ -49,7 +49,7 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class GuestSource:
-    """Where a row comes from."""
+    """The source of a row."""
 
     title: str
     date: str
@@ -75,12 +75,12 @@ def guests() -> dict[str, Guest]:
 
 @cache
 def sources() -> dict[str, GuestSource]:
-    """What the rows were read from, and when."""
+    """The sources of the rows, with their dates."""
     return {key: GuestSource(**value) for key, value in _data()["sources"].items()}
 
 
 def guest(guest_id: str) -> Guest:
-    """The row of a guest id; one that says *unknown* for an id that the table lacks (a newer vSphere)."""
+    """The row of a guest id. For an id that is not in the table (newer vSphere), a row with status *unknown*."""
     row = guests().get(guest_id)
     if row is not None:
         return row
@@ -92,10 +92,10 @@ def guest(guest_id: str) -> Guest:
 
 
 def lacks_drivers(guest_id: str, full_name: str) -> bool:
-    """True for RHEL and CentOS 6.0 (SMS-11); only the guest's full name tells the minor release."""
+    """Whether this is RHEL or CentOS 6.0 (SMS-11). Only the guest's full name contains the minor release."""
     return (guest_id in _ANY_6 or not guests().get(guest_id)) and MISSING_DRIVERS.search(full_name) is not None
 
 
 def minor_matters(guest_id: str) -> bool:
-    """True when one minor release of this guest id is refused and vCenter's id doesn't tell it."""
+    """Whether a minor release of this guest id is not supported, and the id does not contain the minor release."""
     return guest_id in _ANY_6

@@ -1,7 +1,7 @@
-"""What an EC2 instance type's name says about the guests that can run on it.
+"""Derives from the name of an EC2 instance type which guests can run on it.
 
-Families rather than a list of types: new sizes and generations come every month, and the name carries what matters
-here (processor, hypervisor). Source: EC2 User Guide, "Instance types" and "Boot modes", read 2022 to 2025.
+The module uses families, not a list of types: AWS adds new sizes and generations every month, and the name contains
+what matters here (processor, hypervisor). Source: EC2 User Guide, "Instance types" and "Boot modes", 2022 to 2025.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ XEN: Final = frozenset(
         "x1e",
     ]
 )
-"""Families on the Xen hypervisor: legacy BIOS, no NVMe or ENA needed to boot."""
+"""Families on the Xen hypervisor. They boot with legacy BIOS and need no NVMe or ENA drivers."""
 BITS_32: Final = frozenset({"t1", "t2", "m1", "c1", "m3", "c3"})
-"""Families that run 32-bit guests (t2 up to medium, m3 and c3 in their smallest sizes)."""
+"""Families that run 32-bit guests (t2 up to medium, m3 and c3 only in their smallest sizes)."""
 _FAMILY: Final = re.compile(r"^(?P<letters>[a-z]+)(?P<generation>\d+)(?P<attributes>[a-z-]*)$")
 
 
 @dataclass(frozen=True, slots=True)
 class TypeFacts:
-    """What follows from the name."""
+    """Properties that follow from the name."""
 
     name: str
     family: str
@@ -70,7 +70,7 @@ class TypeFacts:
 
 
 def type_facts(name: str) -> TypeFacts:
-    """Facts of ``m6i.large``; a name that doesn't follow the pattern counts as a current x86 type."""
+    """Facts of a type such as ``m6i.large``. A name that doesn't match the pattern counts as a current x86 type."""
     family, _, size = name.partition(".")
     return TypeFacts(
         name=name,
@@ -87,6 +87,6 @@ def _architecture(family: str) -> str:
         return "x86_64"
     if found["letters"] == "mac":
         return "mac"
-    # Graviton: a 'g' after the generation (m6g, c7gn, im4gn, is4gen), and a1 before that rule existed.
+    # Graviton: a 'g' after the generation (m6g, c7gn, im4gn, is4gen). The a1 family is older than this rule.
     graviton = "g" in found["attributes"].split("-")[0] or family == "a1"
     return "arm64" if graviton else "x86_64"

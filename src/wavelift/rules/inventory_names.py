@@ -1,8 +1,8 @@
-"""Names and paths of a vCenter's inventory, as vSphere stores them and as people write them.
+"""Names and paths of a vCenter inventory, as vSphere stores them and as users write them.
 
-vSphere stores ``/``, ``\\`` and ``%`` of a name as ``%2f``, ``%5c`` and ``%25``, so a stored path falls apart at its
-slashes into the names of folders and VM. It must be compared so, name by name: turned back into what people see,
-``/dc/vm/shop%2fweb02`` looks like a VM *web02* in a folder *shop*, and is another one.
+vSphere stores ``/``, ``\\`` and ``%`` in a name as ``%2f``, ``%5c`` and ``%25``. So a stored path can be split at its
+slashes into the names of folders and VM, and must be compared in this form, name by name. After decoding,
+``/dc/vm/shop%2fweb02`` would look like a VM *web02* in a folder *shop*, which is a different VM.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Vm = TypeVar("Vm")
 
 
 def segments(path: str) -> tuple[str, ...]:
-    """The names in a stored path, comparable: vSphere and clients write escapes in either case."""
+    """The names in a stored path, normalised for comparison: escapes occur in upper and lower case."""
     return tuple(map(_comparable, path.strip("/").split("/")))
 
 
@@ -30,18 +30,18 @@ def _comparable(name: str) -> str:
 
 
 def escape_name(name: str) -> str:
-    """How vSphere stores a name that a person sees."""
+    """Encode a displayed name as vSphere stores it."""
     return re.sub(r"[%/\\]", lambda match: _SPECIAL[match[0]], name)
 
 
 def select(selector: Selector, vms: Iterable[Vm], path: Callable[[Vm], str]) -> list[Vm]:
-    """The VMs that a selector by name, path or folder means; a folder means every VM below it.
+    """The VMs that match a selector by name, path or folder. A folder matches every VM below it.
 
-    People may write a name as they see it (``50%``) or as vSphere stores it (``50%25``); only a ``/`` within a name
-    of a path must be written ``%2f``.
+    Users may write a name as displayed (``50%``) or as stored (``50%25``). Only a ``/`` inside a name of a path must be
+    written as ``%2f``.
 
-    :param path: of a VM, as vSphere stores it.
-    :raises AmbiguousError: the two ways of writing mean different names here.
+    :param path: returns the path of a VM, as vSphere stores it.
+    :raises AmbiguousError: if the displayed form and the stored form match different VMs.
     """
     written = (selector.value,) if selector.kind == "name" else tuple(selector.value.strip("/").split("/"))
     either = [{_comparable(name), escape_name(name)} for name in written]
@@ -55,19 +55,20 @@ def select(selector: Selector, vms: Iterable[Vm], path: Callable[[Vm], str]) -> 
     if len(meant) > 1:
         raise AmbiguousError(
             f"{selector.kind} '{selector.value}' can be read in two ways: {' and '.join(meant.values())}",
-            next_step="Write the longer of the two as it stands here, or the other as the vSphere client shows it",
+            next_step="For the longer of the two, write the path as shown here; for the other, as the vSphere client "
+            "shows it",
             server=selector.value,
         )
     return found
 
 
 def _compared(selector: Selector, names: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """The part of a VM's path that the selector speaks of."""
+    """The part of a VM's path that is compared with the selector."""
     if selector.kind == "folder":
         return names[:count] if len(names) > count else ()
     return names if selector.kind == "path" else names[-1:]
 
 
 def parent_of(path: str) -> str:
-    """The folder of a stored path, without the outer slashes."""
+    """The folder of a stored path, without leading and trailing slashes."""
     return decode_name(path.strip("/").rpartition("/")[0])

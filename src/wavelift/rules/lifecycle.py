@@ -1,4 +1,4 @@
-"""The states of a migration and the ways between them."""
+"""The states of a migration and the transitions between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wavelift.base.errors import PermanentError
 
 
 class MigrationState(StrEnum):
-    """Where one server's way through a one-shot import stands."""
+    """The state of one server's migration (one-shot import)."""
 
     QUEUED = "queued"
     TRANSFERRING = "transferring"
@@ -35,14 +35,15 @@ _ORDER: Final = (
     MigrationState.COMPLETED,
 )
 _MAY_BE_LEFT_OUT: Final = frozenset({MigrationState.VERIFYING, MigrationState.LAUNCHING})
-"""``verify: off`` and ``launch: none``."""
+"""States that a migration may skip: ``verify: off`` skips VERIFYING, ``launch: none`` skips LAUNCHING."""
 
 
 def allowed(current: MigrationState, target: MigrationState) -> bool:
     """Whether a migration may go from ``current`` to ``target``.
 
-    Forward one step at a time; back to any step at any time, since clearing tasks in Airflow repeats them; to failed
-    or cancelled from any step. A finished migration fails or is cancelled only after a step began again.
+    A migration goes forward one step at a time. It may go back to any step at any time, because clearing tasks in
+    Airflow repeats them. It may fail or be cancelled from any step, but not once it is finished: then a step must
+    start again first.
     """
     if current is target:
         return True
@@ -55,10 +56,10 @@ def allowed(current: MigrationState, target: MigrationState) -> bool:
 
 
 def require(current: MigrationState, target: MigrationState, *, migration: str) -> None:
-    """:raises PermanentError: when the step is not :func:`allowed`."""
+    """:raises PermanentError: if the transition is not :func:`allowed`."""
     if not allowed(current, target):
         raise PermanentError(
             f"A migration cannot go from {current} to {target}",
-            next_step="Clear the server's tasks from `reserve` on, so that it starts again in order.",
+            next_step="Clear the server's tasks from `reserve` on. The server then starts again from the first step.",
             migration=migration,
         )

@@ -1,6 +1,6 @@
-"""Every number that a service or a document sets: value, unit, source, and what happens beyond it.
+"""Every limit that a service or a document sets: value, unit, source, and what happens if it is exceeded.
 
-A service's default is a setting with that default, never a constant in the middle of code: ``limits(overrides)``.
+The default limit of a service can be overridden (``limits(overrides)``); it is never a constant elsewhere in the code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GB: Final = 10**9
 
 
 class OnExceed(StrEnum):
-    """What happens to what goes beyond."""
+    """What happens if the limit is exceeded."""
 
     REFUSE = "refuse"
     WARN = "warn"
@@ -27,19 +27,19 @@ class OnExceed(StrEnum):
 
 
 class Scope(StrEnum):
-    """Whose number it is, and so where it may be overridden."""
+    """What the limit applies to, and so where it may be overridden."""
 
     CONNECTOR = "connector"
     REGION = "region"
     ACCOUNT = "account"
     SERVER = "server"
     FORMAT = "format"
-    """A format's or an API's own; never overridden."""
+    """A format or an API defines it; it can't be overridden."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One number. ``source`` names the requirement or page and its date."""
+    """One limit. ``source`` names the requirement, or the document and its date."""
 
     name: str
     value: int
@@ -49,7 +49,7 @@ class Limit:
     on_exceed: OnExceed
 
     def exceeded(self, value: float) -> bool:
-        """True when ``value``, in this limit's unit, is more than is allowed."""
+        """Whether ``value``, in this limit's unit, is more than is allowed."""
         return value > self.value
 
     @property
@@ -86,8 +86,8 @@ _TABLE: Final = (
         2030 * GIB,
         "bytes",
         Scope.SERVER,
-        "VMDK 5.0 specification: tables of 32-bit sectors, so that a stream-optimised file ends at 2 TiB, of which a "
-        "few GiB are markers, tables and padding",
+        "VMDK 5.0 specification: tables hold 32-bit sector numbers, so a stream-optimised file is at most 2 TiB, and a "
+        "few GiB of it are markers, tables and padding",
         OnExceed.REFUSE,
     ),
     Limit(
@@ -98,7 +98,7 @@ _TABLE: Final = (
         "EC2 API, CreateVolume (gp3, io2) and EBS direct StartSnapshot: 65,536 GiB, 2026",
         OnExceed.REFUSE,
     ),
-    Limit("volume_unit_bytes", GIB, "bytes", Scope.FORMAT, "EBS volumes come in whole GiB", OnExceed.WARN),
+    Limit("volume_unit_bytes", GIB, "bytes", Scope.FORMAT, "EBS volumes have whole GiB", OnExceed.WARN),
     Limit("grain_bytes", 64 * KIB, "bytes", Scope.FORMAT, "VMDK 5.0 specification, stream-optimised", OnExceed.REFUSE),
     Limit("object_parts", 10_000, "parts", Scope.FORMAT, "S3 multipart upload limits", OnExceed.REFUSE),
     Limit("object_bytes", 5 * TIB, "bytes", Scope.FORMAT, "S3 multipart upload limits, 2022", OnExceed.REFUSE),
@@ -108,7 +108,7 @@ _TABLE: Final = (
         500,
         "servers",
         Scope.SERVER,
-        "ours: tasks per DAG run; tested with waves of 150 servers",
+        "wavelift: tasks per DAG run; tested with waves of 150 servers",
         OnExceed.REFUSE,
     ),
     Limit("frequency_min_hours", 12, "hours", Scope.SERVER, "SMS-03", OnExceed.REFUSE),
@@ -117,22 +117,34 @@ _TABLE: Final = (
     Limit("on_demand_runs", 2, "runs", Scope.SERVER, "SMS-06, AIR-04: per job and window", OnExceed.REFUSE),
     Limit("on_demand_window_hours", 24, "hours", Scope.SERVER, "SMS-06, AIR-04", OnExceed.REFUSE),
     Limit("term_days", 90, "days", Scope.SERVER, "SMS-10: from a server's first replication", OnExceed.REFUSE),
-    Limit("schedule_grace_seconds", 600, "seconds", Scope.SERVER, "ours: a busy scheduler is later", OnExceed.REFUSE),
     Limit(
-        "reservation_seconds", 120, "seconds", Scope.SERVER, "ours: Airflow makes a DAG run in seconds", OnExceed.REFUSE
+        "schedule_grace_seconds",
+        600,
+        "seconds",
+        Scope.SERVER,
+        "wavelift: a busy scheduler starts runs late",
+        OnExceed.REFUSE,
+    ),
+    Limit(
+        "reservation_seconds",
+        120,
+        "seconds",
+        Scope.SERVER,
+        "wavelift: Airflow creates a DAG run in seconds",
+        OnExceed.REFUSE,
     ),
 )
 LIMITS: Final[Mapping[str, Limit]] = {limit.name: limit for limit in _TABLE}
 ENVIRONMENT_LIMITS: Final = frozenset(
     limit.name for limit in _TABLE if limit.scope in (Scope.REGION, Scope.ACCOUNT)
 ) | {"compressed_disk_bytes", "stream_content_bytes"}
-"""What an environment may override: what AWS raises per account or region, and what depends on how data compress."""
+"""Limits that an environment may override: AWS raises them per account or region, or they depend on compression."""
 
 
 def limits(overrides: Mapping[str, int] | None = None) -> dict[str, Limit]:
     """The table with ``overrides`` (name → value, in the limit's unit) from the configuration or an environment.
 
-    :raises SpecError: for an unknown name, one that can't be set, or a value below 1.
+    :raises SpecError: for an unknown name, a limit that can't be set, or a value below 1.
     """
     table = dict(LIMITS)
     for name, value in (overrides or {}).items():
@@ -144,7 +156,7 @@ def limits(overrides: Mapping[str, int] | None = None) -> dict[str, Limit]:
             )
         if not limit.settable:
             raise SpecError(
-                f"Limit '{name}' belongs to a format and can't be set", next_step=f"Names {allowed(settable)}"
+                f"Limit '{name}' is defined by a format and can't be set", next_step=f"Names {allowed(settable)}"
             )
         if value < 1:
             raise SpecError(f"Limit '{name}' is {value}", next_step="It must be at least 1")

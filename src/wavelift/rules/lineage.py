@@ -1,7 +1,7 @@
-"""Whether a disk's change tracking may be believed against the last run (invariant 3), and which disks are which.
+"""Whether a disk's change tracking is reliable since the last run (invariant 3), and how disks of two runs match.
 
-Since vSphere 6.5 a corrupt change map gives no error (Veritas KB 100033481), so nothing of it is taken on trust: every
-circumstance that is known to break it is a doubt, and a doubt costs a comparison of digests, never data.
+Since vSphere 6.5, a corrupt change map gives no error (Veritas KB 100033481). So every circumstance that is known to
+break change tracking raises a doubt. A doubt costs time, because all digests are compared, but it never costs data.
 """
 
 from __future__ import annotations
@@ -21,56 +21,60 @@ Fate = Literal["same", "grown", "new"]
 
 @dataclass(frozen=True, slots=True)
 class TrackingEvent:
-    """Something that happened to a VM and bears on its change tracking."""
+    """An event of a VM that can affect its change tracking."""
 
     kind: EventKind
     at: datetime
-    """By vCenter's clock."""
+    """According to vCenter's clock."""
     source: str
-    """vSphere's type of the event, or its task's description id."""
+    """The vSphere type of the event, or the description id of its task."""
     text: str = ""
-    """In vCenter's own words and language; for people only."""
+    """vCenter's text in vCenter's language; for display only."""
 
     def __str__(self) -> str:
         return f"{self.kind} at {self.at:%Y-%m-%d %H:%M:%S} UTC ({self.source})"
 
 
 DOUBTFUL: Final[frozenset[EventKind]] = frozenset({"revert", "host failure", "hard power-off"})
-"""A revert may leave the map of another past; "a power failure or hard shutdown while powered on" may reset it
-(Broadcom KB 320557). A move to another host is no doubt: the map travels. One to other storage shows in the file."""
+"""Events that raise a doubt. After a revert, the change map may belong to another state of the disk. "A power failure
+or hard shutdown while powered on" may reset it (Broadcom KB 320557). A move to another host is no doubt, because the
+map moves with the VM. A move to other storage changes the disk's file."""
 
 
 TRUSTED_DAYS: Final = 14
-"""Ours: change tracking is not believed across a longer time, whatever vCenter keeps. A run is due every day at most;
-after two weeks of none, one whole comparison is cheap against two weeks of trust."""
+"""wavelift's limit: change tracking is not used across a longer time, even if vCenter keeps events for longer. Normally
+a run is due at least every day. After two weeks without a run, one full comparison is worth its cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventMemory:
-    """How far back the events of a VM reach, as seen *after* they were read: what was there then is there now, since
-    vCenter removes its oldest first."""
+    """How far back the events of a VM reach.
+
+    This is determined *after* the events were read. vCenter removes the oldest events first, so every event that still
+    exists now also existed during the read.
+    """
 
     age: timedelta
-    """Of the last run's snapshot, by vCenter's clock."""
+    """Age of the last run's snapshot, according to vCenter's clock."""
     kept_days: int | None
-    """What vCenter keeps events for; None: without end, or it would not tell."""
+    """For how many days vCenter keeps events. None: without limit, or vCenter does not report it."""
     reaches: bool
-    """Whether an event of this VM from before the last run's snapshot is left: that it was taken was one itself."""
+    """Whether an event of this VM from the last run's snapshot or earlier still exists. Taking the snapshot was one."""
 
 
 def memory_doubt(memory: EventMemory) -> str:
-    """Why the VM's events since the last run may be less than what happened; empty when they are all there.
+    """Why vCenter may not have all events of the VM since the last run; empty if it has them all.
 
-    The setting alone proves nothing: it may have been changed and changed back, and a database is also pruned by its
-    size or restored. A VM that was taken off the inventory and put back has no event from before either.
+    The retention setting alone is no proof: it may have been changed temporarily, and the database may have been pruned
+    by size or restored. Also, a VM that was unregistered and registered again has no earlier events.
     """
     days = memory.age.days
     if memory.kept_days is not None and memory.age >= timedelta(days=memory.kept_days):
-        return f"vCenter keeps events for {memory.kept_days} days, the last run is {days} days old"
+        return f"vCenter keeps events for {memory.kept_days} days, but the last run is {days} days old"
     if memory.age >= timedelta(days=TRUSTED_DAYS):
-        return f"the last run is {days} days old: change tracking is believed for {TRUSTED_DAYS}"
+        return f"the last run is {days} days old; wavelift relies on change tracking for at most {TRUSTED_DAYS} days"
     if not memory.reaches:
-        return "no event of the VM from before the last run is left in vCenter: a revert since may be forgotten"
+        return "vCenter has no event of the VM from before the last run: the event of a later revert may be missing too"
     return ""
 
 
@@ -82,18 +86,19 @@ def lineage_doubts(
     events: Iterable[TrackingEvent] = (),
     forgotten: str = "",
 ) -> str:
-    """Why the changes of a disk since the last run must not be asked for; empty when they may.
+    """Why the changed areas of a disk since the last run can't be used; empty if they can.
 
-    :param now: as *our snapshot* froze it. :param hardware_version: of the VM, ``vmx-19``.
-    :param events: of the VM, since the last run's snapshot was made.
-    :param forgotten: why these may not be all (:func:`memory_doubt`).
+    :param now: the disk as *our snapshot* froze it.
+    :param hardware_version: of the VM, such as ``vmx-19``.
+    :param events: the VM's events since the last run's snapshot was taken.
+    :param forgotten: why these events may be incomplete (:func:`memory_doubt`).
     """
     seen = previous.quarantine or _of_ids(previous, now) or _of_disk(previous, now, hardware_version)
     return seen or _of(events) or forgotten
 
 
 def lineage_of(change_id: str) -> str:
-    """What stays the same in a disk's change ids for as long as its tracking goes on."""
+    """The part of a disk's change id that stays the same while tracking continues."""
     return _split(change_id)[0]
 
 
@@ -101,18 +106,18 @@ def _of_ids(previous: DiskLineage, now: DiskFacts) -> str:
     if not previous.change_id:
         return "the last run had no change id"
     if not now.change_id:
-        return "vCenter gives no change id: tracking is off, or has not taken effect yet"
+        return "vCenter reports no change id: tracking is off, or has not taken effect yet"
     old, old_number = _split(previous.change_id)
     new, new_number = _split(now.change_id)
     if old != new:
-        return f"tracking was started anew: its id is {new}, was {old}"
+        return f"tracking was restarted: its id changed from {old} to {new}"
     if old_number is not None and new_number is not None and new_number < old_number:
-        return f"the change id went back from {old_number} to {new_number}"
+        return f"the change id decreased from {old_number} to {new_number}"
     return ""
 
 
 def _split(change_id: str) -> tuple[str, int | None]:
-    """``52 ac …/7`` → lineage and sequence number; None when vSphere counts in another way."""
+    """``52 ac …/7`` → lineage and sequence number. The number is None if the id has another format."""
     lineage, _, number = change_id.rpartition("/")
     return lineage or change_id, int(number) if lineage and number.isdecimal() else None
 
@@ -137,29 +142,30 @@ def _of(events: Iterable[TrackingEvent]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MatchedDisk:
-    """A disk of today and what the last run left of it."""
+    """A current disk and its lineage from the last run."""
 
     disk: DiskFacts
     previous: DiskLineage | None
-    """None when it is new."""
+    """None if the disk is new."""
     fate: Fate
     reason: str
-    """Why it needs a new seed; empty for ``same``."""
+    """Why the disk needs a new seed; empty for ``same``."""
 
 
 @dataclass(frozen=True, slots=True)
 class MatchedDisks:
-    """In the order of today's disks."""
+    """The matches, in the order of the current disks, and the disks that no longer exist."""
 
     disks: tuple[MatchedDisk, ...]
     gone: tuple[DiskLineage, ...]
 
 
 def match_disks(previous: Sequence[DiskLineage], now: Sequence[DiskFacts]) -> MatchedDisks:
-    """Pair today's disks with those of the last run, by uuid where that is unique, else by uuid and key.
+    """Match the current disks with those of the last run: by uuid if it is unique, else by uuid and key.
 
-    A disk at another address is still the same disk; another disk at the old address is a new one. What grew needs a
-    seed, since EBS may refuse a larger child; so does what shrank: no vSphere disk shrinks, it was replaced.
+    A disk that moved to another address is still the same disk. Another disk at the old address is new. A disk that
+    grew needs a seed, because EBS may refuse a child that is larger than its parent. A disk that is smaller needs a
+    seed too: vSphere can't shrink a disk, so it was replaced.
     """
     shared = _shared([disk.uuid for disk in previous]) | _shared([disk.uuid for disk in now])
     left = {_identity(old.uuid, old.key, shared): old for old in previous}
@@ -168,9 +174,10 @@ def match_disks(previous: Sequence[DiskLineage], now: Sequence[DiskFacts]) -> Ma
 
 
 def stray_child(sent: Iterable[ReplicatedDisk], recorded: Iterable[DiskLineage]) -> ReplicatedDisk | None:
-    """The first disk whose parent isn't a recorded snapshot of the same disk, or is another one's parent already.
+    """The first disk whose parent isn't a recorded snapshot of the same disk, or is already another disk's parent.
 
-    What :func:`match_disks` pairs is never one: it pairs by uuid too, as a move to another bus or unit changes the key.
+    A pair from :func:`match_disks` is never reported: both use the uuid, because a move to another bus or unit changes
+    the key.
     """
     left = {each.snapshot_id: each.uuid for each in recorded}
     children = (disk for disk in sent if disk.parent_snapshot_id)
@@ -178,7 +185,7 @@ def stray_child(sent: Iterable[ReplicatedDisk], recorded: Iterable[DiskLineage])
 
 
 def _shared(uuids: Sequence[str]) -> frozenset[str]:
-    """Those that name several disks: copies of one file keep its uuid."""
+    """The uuids that several disks have: copies of one file keep its uuid. The empty uuid is always included."""
     return frozenset(uuid for uuid, count in Counter(uuids).items() if count > 1) | {""}
 
 
@@ -188,7 +195,7 @@ def _identity(uuid: str, key: int, shared: frozenset[str]) -> tuple[str, int]:
 
 def _matched(disk: DiskFacts, previous: DiskLineage | None) -> MatchedDisk:
     if previous is None:
-        return MatchedDisk(disk, None, "new", "the disk was not there in the last run")
+        return MatchedDisk(disk, None, "new", "the disk did not exist in the last run")
     was, size = human_bytes(previous.capacity), human_bytes(disk.capacity)
     if disk.capacity > previous.capacity:
         return MatchedDisk(disk, previous, "grown", f"the disk grew from {was} to {size}")

@@ -1,4 +1,4 @@
-"""What tasks get of a wave: the frozen plan of each server, and the shape that a DAG is built from."""
+"""What a wave becomes: the frozen plan of each server for the tasks, and the shape from which a DAG is built."""
 
 from __future__ import annotations
 
@@ -47,32 +47,32 @@ class Target(Message):
     prefix: str
     role: str
     kms_key: str | None
-    """As the environment has it, until pre-flight makes it the key's ARN."""
+    """As written in the environment, until pre-flight replaces it with the key's ARN."""
     encrypt: bool
     vpc: str
     staging_sse: str = ""
-    """How staged objects are encrypted (S3's word), once pre-flight has asked; empty: left to the bucket."""
+    """How staged objects are encrypted (S3's value); pre-flight sets it. Empty: the bucket's default applies."""
     staging_key: str = ""
-    """The key of that; empty: S3's own."""
+    """The KMS key of that encryption. Empty: S3's own key."""
     imports_per_region: int | None = None
-    """What AWS raised the limit to for this account; None: Airflow's setting."""
+    """The limit of this account if AWS raised it. None: the value of the Airflow setting."""
 
 
 class Guards(Message):
-    """When a transfer stops by itself, and how fast it may go."""
+    """When a transfer must stop, and how fast it may be."""
 
     min_free_pct: float
-    """Percent of the datastore."""
+    """Percentage of the datastore."""
     max_snapshot_hours: float
     max_mbit_s: float | None
     """Megabits (10^6) per second; None: no throttle."""
 
 
 class ServerPlan(Message):
-    """Everything that the tasks of one server need to know of the spec; small, frozen, nothing secret."""
+    """Everything from the spec that the tasks of one server need. Small and frozen; contains no secret."""
 
     server: str
-    """Name in tasks, tags and reports; unique in the wave. Of a folder's or tag's plan: its value, until bound."""
+    """Unique name in tasks, tags and reports. For an unbound plan of a folder or tag, this is the selector's value."""
     selector: Selector
     wave: str
     connection: str
@@ -80,7 +80,7 @@ class ServerPlan(Message):
     target: Target
     guards: Guards
     instance_type: str | None
-    """None (as subnet and security_groups): not chosen yet; only possible while nothing is to be launched."""
+    """None: not chosen, which is possible only if nothing is launched. Same for subnet and security_groups."""
     subnet: str | None
     security_groups: tuple[str, ...] = ()
     private_ip: str | None = None
@@ -97,15 +97,16 @@ class ServerPlan(Message):
     """None: the server is not replicated."""
 
     def made_with(self, run_key: str) -> dict[str, str]:
-        """The tags of everything that a run makes for this server: the spec's and ours. Where only ten are taken, as of
-        S3's objects, the first count: the run's, then the spec's.
+        """The tags of everything that a run creates for this server: the spec's and wavelift's.
+
+        The order matters where only ten tags fit (S3 objects): the run's tag is first, then the spec's tags.
         """
         return {TAG_RUN: run_hash(run_key), **self.tags, **tags(self.wave, self.server, run_key)}
 
     def with_launch(self, launch: LaunchChoice) -> Self:
-        """This plan with the form's choice (or a later ``migrations launch``) instead of the spec's.
+        """This plan with the launch choice of the form (or of a later ``migrations launch``) instead of the spec's.
 
-        :raises SpecError: when launching lacks something or would start a twin beside its source (invariant 12).
+        :raises SpecError: if the launch lacks a setting, or if source and instance would both run (invariant 12).
         """
         plan = self.model_copy(update={"launch": launch})
         missing = [name for name in ("instance_type", "subnet", "security_groups") if not getattr(plan, name)]
@@ -121,12 +122,12 @@ class ServerPlan(Message):
         return plan
 
     def bind(self, name: str, path: str) -> Self:
-        """The plan of one VM that this plan's selector found."""
+        """The plan for one VM that the selector of this plan found."""
         return self.model_copy(update={"server": name, "selector": Selector(kind="path", value=path)})
 
 
 class ResolvedWave(Message):
-    """A wave and its environment, checked against each other: what ``admit`` freezes for the run."""
+    """A wave and its environment, checked against each other. ``admit`` freezes it for the run."""
 
     wave: str
     description: str
@@ -139,9 +140,9 @@ class ResolvedWave(Message):
     servers: tuple[ServerPlan, ...]
 
     def choose(self, names: Collection[str] | None) -> Self:
-        """The wave with only these servers (names as the form shows them); None keeps all.
+        """The wave with only these servers (names as shown in the form). None keeps all.
 
-        :raises SpecError: naming those that the wave doesn't have.
+        :raises SpecError: if the wave does not have one of them. The error names it.
         """
         if names is None:
             return self
@@ -156,7 +157,10 @@ class ResolvedWave(Message):
         return self.model_copy(update={"servers": tuple(plan for plan in self.servers if plan.server in wanted)})
 
     def with_launch(self, launch: LaunchChoice | None) -> Self:
-        """The wave with the form's choice for every server; None keeps the spec's. Raises as ``ServerPlan``'s does."""
+        """The wave with the form's launch choice for every server. None keeps the spec's.
+
+        :raises SpecError: as :meth:`ServerPlan.with_launch`.
+        """
         if launch is None:
             return self
         return self.model_copy(update={"servers": tuple(plan.with_launch(launch) for plan in self.servers)})
@@ -164,7 +168,7 @@ class ResolvedWave(Message):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One VM that a selector found; ``path`` ends with its name. ``id`` tells it from another of that path."""
+    """One VM that a selector found. ``path`` ends with its name. ``id`` distinguishes two VMs with the same path."""
 
     name: str
     path: str
@@ -173,7 +177,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Clash:
-    """A VM that nobody can say the settings of; it alone stays out."""
+    """A VM whose settings are ambiguous. Only this VM is left out."""
 
     server: str
     what: str
@@ -182,7 +186,7 @@ class Clash:
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """One plan for each VM that is clear, and the VMs that are not."""
+    """One plan for each VM with clear settings, and the VMs whose settings are ambiguous."""
 
     plans: tuple[ServerPlan, ...]
     clashes: tuple[Clash, ...] = ()
@@ -191,9 +195,9 @@ class Bindings:
 def bind(plans: Sequence[ServerPlan], found: Sequence[Sequence[Found]]) -> Bindings:
     """One plan for each VM: ``found[i]`` is what the selector of ``plans[i]`` found.
 
-    A VM listed by name or path keeps that entry's settings when a folder or tag holds it too. VMs of one name are told
-    apart by their paths. Two entries of the same rank that select one VM, and two VMs at one path, stop that VM and no
-    other.
+    A VM that is listed by name or path keeps the settings of that entry, even if a folder or tag also selects it. VMs
+    with the same name are distinguished by their paths. If two entries of the same rank select one VM, or if two VMs
+    have one path, that VM is left out. Other VMs are not affected.
     """
     by_path: dict[str, tuple[ServerPlan, Found]] = {}
     clashes: dict[str, tuple[str, str]] = {}
@@ -215,9 +219,9 @@ def bind(plans: Sequence[ServerPlan], found: Sequence[Sequence[Found]]) -> Bindi
 
 
 def unique_names(vms: Sequence[tuple[str, str]]) -> list[str]:
-    """A name for each (name, path), unique and without '/': ``web01``, or ``web01@DC0:vm:shop`` where names repeat.
+    """A unique name without '/' for each (name, path): ``web01``, or ``web01@DC0:vm:shop`` if the name is not unique.
 
-    Findings, tags and XComs tell servers apart by it, and a finding's subject ends the server's name with '/'.
+    Findings, tags and XComs identify servers by this name. In the subject of a finding, a '/' follows the name.
     """
     count = Counter(name for name, _ in vms)
     return [(name if count[name] == 1 else _qualified(name, path)).replace("/", ":") for name, path in vms]
@@ -234,7 +238,7 @@ def _entry(plan: ServerPlan) -> str:
 def resolve(wave: Wave, environment: Environment) -> ResolvedWave:
     """The plan of every server.
 
-    :raises SpecError: with every problem of the two, one a line.
+    :raises SpecError: with all problems of wave and environment, one per line.
     """
     problems = [*environment_problems(environment), *wave_problems(wave), *landing_problems(wave, environment)]
     if problems:
@@ -302,7 +306,7 @@ def _lines(problems: Iterable[Problem]) -> str:
 
 
 def server_names(wave: Wave) -> tuple[str, ...]:
-    """One name per entry, unique in the wave: as the VM will be called (``unique_names``); a folder's path, a tag."""
+    """One unique name per entry: the VM's later name (``unique_names``), or the value of a folder or tag entry."""
     selectors = [server.selector for server in wave.servers]
     single = iter(unique_names([(one.leaf, one.value) for one in selectors if not one.many]))
     return tuple(one.value if one.many else next(single) for one in selectors)
@@ -310,22 +314,22 @@ def server_names(wave: Wave) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class WaveShape:
-    """What a DAG is built from. Its structure never depends on the server list: that only fills the form."""
+    """What a DAG is built from. The DAG's structure never depends on the server list, which only fills the form."""
 
     wave: str
     connector: str = "default"
-    """Queue of the tasks that read the vCenter."""
+    """Queue of the tasks that access vCenter."""
     environment: str = ""
     environment_queue: str = "default"
-    """Queue of the tasks that read back near AWS."""
+    """Queue of the tasks that read data back near AWS."""
     description: str = ""
     retries: int = DEFAULT_RETRIES
     retry_delay_s: int = DEFAULT_RETRY_DELAY_S
     deadline_minutes: int | None = None
     server_names: tuple[str, ...] = ()
-    """For the form's multi-select; ``ResolvedWave.choose`` understands them."""
+    """For the form's multi-select. ``ResolvedWave.choose`` accepts them."""
     replicates: bool = False
-    """Whether the wave, or a server of it, has a ``replication`` section: it then has a ``.replicate`` DAG."""
+    """Whether the wave or one of its servers has a ``replication`` section. If so, there is a ``.replicate`` DAG."""
 
     @classmethod
     def of(cls, wave: Wave, environment: Environment) -> WaveShape:
@@ -344,5 +348,5 @@ class WaveShape:
 
     @classmethod
     def fallback(cls, wave: str) -> WaveShape:
-        """Keeps a run alive whose spec is gone: the task that is about to run finds its DAG, with defaults."""
+        """A shape with defaults for a spec that no longer exists, so that the tasks of a current run find their DAG."""
         return cls(wave=wave, replicates=True)

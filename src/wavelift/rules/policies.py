@@ -1,7 +1,7 @@
-"""The IAM documents and the vSphere role that wavelift needs, printed by ``iam show`` and ``vsphere role``.
+"""The IAM documents and the vSphere role that wavelift needs. ``iam show`` and ``vsphere role`` print them.
 
-Three identities (SMS-13): the service role ``vmimport``, which VM Import assumes; the connector; the caller. The last
-two are generated from the calls.
+There are three identities (SMS-13): the service role ``vmimport``, which VM Import assumes; the connector; the caller.
+The policies of connector and caller are generated from the table of calls.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ROLE_KEY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """What the policies are about."""
+    """The bucket, prefix and key that the policies refer to."""
 
     bucket: str
     prefix: str = ""
@@ -53,7 +53,7 @@ class Staging:
         return f"{self.bucket_arn}/{folder + '/' if folder else ''}*"
 
     def resource(self, kind: Resource) -> str:
-        """The ARN that actions on ``kind`` are about; empty when there is none."""
+        """The ARN that actions on ``kind`` apply to; empty if there is none."""
         snapshots = f"arn:{self.partition}:ec2:*::snapshot/*"
         return {
             "bucket": self.bucket_arn,
@@ -66,11 +66,11 @@ class Staging:
 
 
 def trust_policy(account: str = "") -> Document:
-    """Who may assume the service role: VM Import, in the name of an import; of ``account`` only, when it is given."""
+    """The trust policy of the service role: only VM Import may assume it, and only for ``account`` if that is given."""
     condition: dict[str, Any] = {"StringEquals": {"sts:Externalid": EXTERNAL_ID}}
     if account:
         condition["StringEquals"]["aws:SourceAccount"] = account
-        # Any partition: the account decides, and another partition's policy must not end up never fulfilled.
+        # Any partition: the account is the restriction. A fixed partition could make the condition impossible to meet.
         condition["ArnLike"] = {"aws:SourceArn": f"arn:*:vmie:*:{account}:*"}
     return _document(
         {
@@ -83,7 +83,7 @@ def trust_policy(account: str = "") -> Document:
 
 
 def role_policy(staging: Staging) -> Document:
-    """What the service role needs for imports from the staging bucket (AMP-06)."""
+    """The permissions that the service role needs for imports from the staging bucket (AMP-06)."""
     return _document(
         _allow("ReadStaging", ROLE_BUCKET, staging.bucket_arn),
         _allow("ReadDisks", ROLE_OBJECTS, staging.objects_arn),
@@ -93,9 +93,9 @@ def role_policy(staging: Staging) -> Document:
 
 
 def identity_policy(identity: Identity, staging: Staging, *, role_arn: str = "") -> Document:
-    """What the connector or the caller needs, generated from the calls that it makes.
+    """The permissions of the connector or the caller, generated from the calls that it makes.
 
-    :param role_arn: the service role, which the caller hands on to VM Import.
+    :param role_arn: the service role, which the caller passes to VM Import.
     """
     kinds: tuple[tuple[Resource, str], ...] = (
         ("bucket", "Staging"),
@@ -105,7 +105,7 @@ def identity_policy(identity: Identity, staging: Staging, *, role_arn: str = "")
         ("our-snapshots", "OurSnapshots"),
     )
     statements = [_allow(name, actions_of(identity, kind), staging.resource(kind)) for kind, name in kinds]
-    # Whoever writes snapshots may touch those that wavelift made, and no backup of somebody else's.
+    # An identity that writes snapshots may change only the snapshots that wavelift made, and no other backups.
     statements[-1]["Condition"] = {"StringLike": {f"aws:ResourceTag/{TAG_RUN}": "*"}}
     if staging.kms_key_arn:
         statements.append(_allow("Key", KEY_USE[identity], staging.kms_key_arn))
@@ -137,13 +137,13 @@ def _allow(name: str, actions: Sequence[str], resource: str) -> dict[str, Any]:
 
 
 def printable(document: Document) -> str:
-    """The document as it is pasted into IAM."""
+    """The document as JSON that can be pasted into IAM."""
     return json.dumps(document, indent=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Privilege:
-    """One privilege of the vSphere role, and why it is in it."""
+    """One privilege of the vSphere role, and the reason for it."""
 
     id: str
     where: Where
@@ -156,10 +156,10 @@ FEATURES: Final[tuple[Feature, ...]] = ("migrate", "sms", "replicate", "cutover"
 
 
 def vsphere_role(features: Iterable[Feature] = FEATURES) -> list[Privilege]:
-    """The privileges of the role to make, generated from the calls (SMS-12).
+    """The privileges of the role to create, generated from the calls (SMS-12).
 
-    ``sms``: SMS's own five are kept even where today's calls need fewer. Assign the role on the source data centre
-    with propagation, *No access* elsewhere.
+    ``sms``: the five privileges of SMS are kept, although current calls need fewer. Assign the role on the source data
+    centre with propagation, and *No access* elsewhere.
     """
     wanted = set(features)
     found: dict[tuple[str, Where], list[int]] = {}
@@ -179,7 +179,7 @@ def vsphere_role(features: Iterable[Feature] = FEATURES) -> list[Privilege]:
 
 
 def required_privileges(features: Iterable[Feature] = ("migrate", "sms")) -> dict[Where, tuple[str, ...]]:
-    """What pre-flight asks vCenter about, by kind of object; with the rights to look at all."""
+    """The privileges that pre-flight checks, by kind of object, including the rights to read the object."""
     required: dict[Where, list[str]] = {"vm": ["System.Read"], "datastore": ["System.Read"], "root": ["System.View"]}
     for privilege in vsphere_role(features):
         required[privilege.where].append(privilege.id)

@@ -1,6 +1,6 @@
-"""Pre-flight: everything that can be known before anything is created. Pure: facts in, findings out.
+"""Pre-flight: checks everything that can be known before anything is created. Pure: facts in, findings out.
 
-An error stops its server (or, with a subject that begins with ``*``, the wave); nothing outside was touched then.
+An error stops its server, or the whole wave if its subject begins with ``*``. Nothing outside was changed by then.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def check_server(
 ) -> list[Finding]:
     """Every finding about one server, errors first.
 
-    :param replicates: its disks go into EBS snapshots, not into objects for VM Import.
-    :param account: None leaves the AWS side out (it could not be asked; the caller says so).
+    :param replicates: the disks go into EBS snapshots, not into S3 objects for VM Import.
+    :param account: None skips the AWS checks. The caller reports that AWS could not be queried.
     """
     found = Findings(plan.server)
     check_machine(facts, plan, found)
@@ -48,5 +48,5 @@ def check_server(
 
 
 def sorted_findings(findings: list[Finding]) -> list[Finding]:
-    """Errors, then warnings, then notes; within each as they were found."""
+    """Errors, then warnings, then notes. Findings of one severity keep their order."""
     return sorted(findings, key=lambda finding: _ORDER[finding.severity])

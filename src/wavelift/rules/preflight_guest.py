@@ -1,4 +1,4 @@
-"""Pre-flight of the guest: system, licence, firmware and the instance type that shall run it (SMS-11, AMP-06)."""
+"""Pre-flight of the guest: system, licence, firmware and the chosen instance type (SMS-11, AMP-06)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ BY_HAND_WINDOWS = (
     "the RealTimeIsUniversal and (2008, 7, 2008 R2) daylight-saving hotfixes are installed",
     "6 GiB are free on the system volume and the page file has a fixed size",
 )
-"""What neither vCenter nor VMware Tools can answer (SMS-11 and the limitations page)."""
+"""Conditions that neither vCenter nor VMware Tools reports (SMS-11 and VM Import/Export limitations)."""
 ROOTS = frozenset({"ext2", "ext3", "ext4", "btrfs", "jfs", "xfs"})
-"""File systems of a Linux root that VM Import takes."""
+"""File systems of a Linux root that VM Import supports."""
 
 
 def boot_mode(facts: ServerFacts, plan: ServerPlan) -> str:
-    """The mode that the image will have: the plan's, or what follows from the VM's firmware."""
+    """The boot mode of the image: the plan's, or the one that matches the VM's firmware."""
     if plan.boot_mode != "auto":
         return plan.boot_mode
     return "uefi" if facts.firmware == "efi" else "legacy-bios"
 
 
 def check_guest(facts: ServerFacts, plan: ServerPlan, found: Findings, *, port: GuestPort | None = None) -> None:
-    """System, licence, firmware, what VMware Tools and a connection tell, and what a person has to look at.
+    """Check system, licence, firmware, file systems and remote access, and list what a person must check.
 
-    :param port: None: nobody looked, and no finding is made of it.
+    :param port: None: remote access was not tested, so there is no finding about it.
     """
     row = guest(facts.guest_id)
     _system(facts, row, found)
@@ -56,15 +56,15 @@ def _system(facts: ServerFacts, row: Guest, found: Findings) -> None:
             "guest.unsupported",
             f"{name} is not supported by VM Import: {row.notes}",
             why=f"the import would fail after the whole transfer ({listed})",
-            do="Take the VM out of the wave; correct its guest type in vCenter if that is wrong",
+            do="Remove the VM from the wave, or correct its guest type in vCenter if it is wrong",
             row="SMS-11",
         )
     elif lacks_drivers(facts.guest_id, facts.guest_full_name):
         found.error(
             "guest.missing_drivers",
             f"{name}: release 6.0 lacks the drivers that EC2 needs",
-            why="SMS and VM Import take RHEL and CentOS 6 from 6.1 on",
-            do="Update the guest to 6.1 or later first",
+            why="SMS and VM Import support RHEL and CentOS 6 only from release 6.1",
+            do="Update the guest to 6.1 or later before the wave",
             row="SMS-11",
         )
     elif row.status == "unknown":
@@ -72,23 +72,23 @@ def _system(facts: ServerFacts, row: Guest, found: Findings) -> None:
             "guest.unknown",
             f"{name}: {row.notes}",
             why=f"VM Import may refuse it after the transfer ({listed})",
-            do="Look the release up in the VM Import/Export user guide; try one such VM before the wave",
+            do="Check the release in the VM Import/Export user guide, and test one such VM before the wave",
             row="SMS-11",
         )
     elif row.versions:
         note = found.warning if minor_matters(facts.guest_id) else found.info
         note(
             "guest.versions",
-            f"{name}: supported are {row.versions}",
-            why=f"vCenter tells the family, not the exact release ({listed})",
+            f"{name}: supported versions: {row.versions}",
+            why=f"vCenter reports the family, not the exact release ({listed})",
             do="Check the release inside the guest",
             row="SMS-11",
         )
     if row.english_only and row.status != "unsupported":
         found.info(
             "guest.english_only",
-            f"{row.name} is imported in US English only",
-            why="the rule for client Windows",
+            f"{row.name} can be imported in US English only",
+            why="VM Import requires this for client Windows",
             do="Set the guest's language to US English for the import",
             row="SMS-11",
         )
@@ -100,7 +100,7 @@ def _license(plan: ServerPlan, row: Guest, found: Findings) -> None:
     found.error(
         "guest.license",
         f"license_type '{plan.license_type}' is not possible for {row.name}",
-        why="Linux and client Windows can only bring their own licence",
+        why="Linux and client Windows must bring their own licence",
         do=f"Set license_type to one of: {', '.join(row.license_types)}",
         row="SMS-03",
     )
@@ -112,49 +112,50 @@ def _firmware(facts: ServerFacts, plan: ServerPlan, row: Guest, found: Findings)
     if mode != natural:
         found.warning(
             "boot.differs",
-            f"boot_mode '{mode}' is set, but the VM boots by {natural}",
-            why="the image starts only if its boot disk is prepared for both",
-            do="Set boot_mode to 'auto' unless you know the disk",
+            f"boot_mode '{mode}' is set, but the VM boots with {natural}",
+            why="the image starts only if its boot disk supports both modes",
+            do="Set boot_mode to 'auto', unless you know that the disk supports both modes",
         )
     if row.status == "supported" and mode not in row.boot_modes:
         found.warning(
             "boot.guest",
-            f"{row.name} is not known to boot by {mode} in EC2",
+            f"{row.name} is not known to boot with {mode} in EC2",
             why="VM Import may refuse it or the instance may not start",
-            do=f"Prepare the guest for {' or '.join(row.boot_modes)} or try one such VM first",
+            do=f"Prepare the guest for {' or '.join(row.boot_modes)}, or test one such VM first",
         )
     if mode == "uefi":
         found.info(
             "boot.gpt",
-            "the VM boots by UEFI, so its boot disk has a GPT",
-            why="the old service refused GPT boot volumes; VM Import takes GPT and MBR today",
-            do="On Linux check that EFI/BOOT/BOOTX64.EFI is on the EFI system partition: EC2 starts that file",
+            "the VM boots with UEFI, so its boot disk has a GPT",
+            why="the old service refused GPT boot volumes; VM Import now supports GPT and MBR",
+            do="On Linux, check that EFI/BOOT/BOOTX64.EFI is on the EFI system partition: EC2 starts that file",
             row="SMS-11",
         )
         if plan.target.encrypt:
             found.warning(
                 "boot.encrypt",
-                "UEFI and 'encrypt: true' together",
-                why="VM Import refused encryption for UEFI images (limitations page, 2022; narrowed since)",
-                do="If the import fails for this, turn on 'EBS encryption by default' instead of 'encrypt: true'",
+                "the VM boots with UEFI and the environment has 'encrypt: true'",
+                why="VM Import refused encryption for UEFI images (limitations page of 2022; AWS has since relaxed "
+                "this)",
+                do="If the import fails for this reason, use 'EBS encryption by default' instead of 'encrypt: true'",
             )
     if facts.secure_boot:
         found.warning(
             "boot.secure",
             "secure boot is on",
-            why="its keys are in the VM's NVRAM and don't travel: the instance starts without secure boot",
-            do="Accept it, or register the image with a UEFI variable store afterwards",
+            why="its keys are in the VM's NVRAM, which is not migrated: the instance starts without secure boot",
+            do="Accept this, or register the image with a UEFI variable store afterwards",
         )
 
 
 def _instance_type(kind: TypeFacts, facts: ServerFacts, plan: ServerPlan, row: Guest, found: Findings) -> None:
-    # Without a launch only the image is made, and another type can still be chosen for it.
+    # If there is no launch, only the image is made. Another type can still be chosen for it, so this is a warning.
     note = found.error if plan.launch == "running" else found.warning
     if kind.architecture != "x86_64":
         note(
             "type.architecture",
             f"{kind.name} has {kind.architecture} processors",
-            why="VMs of vSphere are x86 and VM Import takes x86 only",
+            why="vSphere VMs are x86, and VM Import supports x86 only",
             do="Choose an x86 type such as 'm6i.large'",
             row="AMP-06",
         )
@@ -163,8 +164,8 @@ def _instance_type(kind: TypeFacts, facts: ServerFacts, plan: ServerPlan, row: G
     if mode not in kind.boot_modes:
         note(
             "type.boot_mode",
-            f"{kind.name} does not boot by {mode}",
-            why="types on the Xen hypervisor start by BIOS only",
+            f"{kind.name} does not boot with {mode}",
+            why="instance types on the Xen hypervisor boot with BIOS only",
             do="Choose a Nitro type such as 'm6i.large'",
             row="AMP-06",
         )
@@ -172,22 +173,22 @@ def _instance_type(kind: TypeFacts, facts: ServerFacts, plan: ServerPlan, row: G
         note(
             "type.bits",
             f"{kind.name} doesn't run 32-bit guests such as {row.name}",
-            why="current types are 64-bit only",
-            do="Choose t2.small or t2.medium where the region has them",
+            why="current instance types are 64-bit only",
+            do="Choose t2.small or t2.medium if the region offers them",
             row="AMP-06",
         )
     elif kind.nitro and not row.nitro and row.status != "unsupported":
         found.warning(
             "type.drivers",
-            f"{row.name} comes without the drivers (ENA, NVMe) that {kind.name} needs",
-            why="a Nitro type shows its disks as NVMe; the import adds drivers where it can",
+            f"{row.name} does not include the drivers (ENA, NVMe) that {kind.name} needs",
+            why="a Nitro type presents its disks as NVMe devices; the import adds drivers if it can",
             do="Choose a Xen type such as 't2.medium', or install the drivers before the wave",
             row="AMP-06",
         )
 
 
 def _file_systems(facts: ServerFacts, row: Guest, found: Findings) -> None:
-    """NTFS on Windows, a root that VM Import knows on Linux: as far as VMware Tools tell."""
+    """Windows needs NTFS, Linux a root file system that VM Import supports. VMware Tools reports the types."""
     if row.family == "linux":
         wanted, names, mine = ROOTS, "ext2, ext3, ext4, Btrfs without subvolumes, JFS or XFS", _is_root
     elif row.windows:
@@ -200,33 +201,33 @@ def _file_systems(facts: ServerFacts, row: Guest, found: Findings) -> None:
         found.info(
             "guest.file_systems",
             f"{subject}: not checked, because {_why_untold(facts)}",
-            why=f"VM Import takes {names}",
-            do="Check it in the guest, once for each image family",
+            why=f"VM Import supports {names}",
+            do="Check this in the guest, once for each image family",
             row="SMS-11",
         )
         return
     told = ", ".join(f"{each.path} is {each.kind}" for each in asked)
     wrong = [each for each in asked if each.kind.lower() not in wanted]
     if not wrong:
-        untold = " (whether Btrfs has subvolumes is not told)" if asked[0].kind.lower() == "btrfs" else ""
+        untold = " (VMware Tools does not report Btrfs subvolumes)" if asked[0].kind.lower() == "btrfs" else ""
         found.info(
             "guest.file_systems",
             f"{subject}: checked: {told}{untold}",
-            why=f"VM Import takes {names}",
-            do="Check in the guest that it has no subvolumes" if untold else "Nothing",
+            why=f"VM Import supports {names}",
+            do="Check in the guest that the file system has no subvolumes" if untold else "Nothing",
             row="SMS-11",
         )
         return
-    # Another volume's content travels all the same; from the system's own VM Import has to start.
+    # VM Import must start from the system volume. The content of any other volume is migrated in any case.
     fatal = row.family == "linux" or any(_is_system(each) for each in wrong)
     note = found.error if fatal else found.warning
     note(
         "guest.file_systems",
         f"{subject}: failed: {', '.join(f'{each.path} is {each.kind}' for each in wrong)}",
-        why=f"VM Import takes {names}",
-        do="Move the system to such a file system, or take the VM out of the wave"
+        why=f"VM Import supports {names}",
+        do="Move the system to such a file system, or remove the VM from the wave"
         if fatal
-        else "Convert the volume to NTFS, or expect that the import refuses it",
+        else "Convert the volume to NTFS; otherwise the import may refuse it",
         row="SMS-11",
     )
 
@@ -236,7 +237,7 @@ def _is_root(each: FileSystem) -> bool:
 
 
 def _is_volume(each: FileSystem) -> bool:
-    """One with a drive letter; mounted folders and the EFI partition are told under other names, if at all."""
+    """A volume with a drive letter. Mounted folders and the EFI partition have other names, or are not reported."""
     return each.path[1:2] == ":"
 
 
@@ -248,27 +249,28 @@ def _why_untold(facts: ServerFacts) -> str:
     if facts.power != "poweredOn":
         return "the VM is off"
     if not facts.tools_running:
-        return "VMware Tools does not run"
-    return "VMware Tools does not tell its type (it does from vSphere 7 on, in newer releases)"
+        return "VMware Tools is not running"
+    return "VMware Tools does not report the type (newer releases do, from vSphere 7)"
 
 
 def _remote(port: GuestPort, row: Guest, found: Findings) -> None:
     name = "RDP" if row.windows else "SSH"
-    why = f"without {name}, enabled and let in by the guest's own firewall, nobody reaches the instance"
+    why = f"the instance is reachable only if {name} is enabled and the guest's firewall allows it"
     if port.not_asked:
         found.info(
             "guest.remote",
             f"remote access: not checked, because {port.not_asked}",
             why=why,
-            do=f"Check in the guest that {name} is enabled and let in by its firewall",
+            do=f"Check in the guest that {name} is enabled and that its firewall allows it",
             row="SMS-11",
         )
     elif port.failed:
         found.warning(
             "guest.remote",
             f"remote access: failed: port {port.port} of {port.address} does not answer the connector ({port.failed})",
-            why=f"{why}; a firewall between connector and guest would look the same",
-            do=f"Enable {name} in the guest and let it in, or make sure that only the network between is closed",
+            why=f"{why}; a firewall between connector and guest has the same symptom",
+            do=f"Enable {name} in the guest and allow it in the guest's firewall, or confirm that only the network "
+            "between connector and guest blocks it",
             row="SMS-11",
         )
     else:
@@ -276,7 +278,7 @@ def _remote(port: GuestPort, row: Guest, found: Findings) -> None:
             "guest.remote",
             f"remote access: checked: port {port.port} of {port.address} answers the connector",
             why=why,
-            do="Nothing; let the instance's security group have it too",
+            do="Nothing; the instance's security group must allow this port too",
             row="SMS-11",
         )
 
@@ -289,8 +291,8 @@ def _by_hand(row: Guest, found: Findings) -> None:
         items += BY_HAND_WINDOWS
     found.info(
         "guest.by_hand",
-        f"not checked, because neither vCenter nor VMware Tools can tell: {'; '.join(items)}",
-        why="the import would fail, or the instance not start, for each of these",
+        f"not checked, because neither vCenter nor VMware Tools reports it: {'; '.join(items)}",
+        why="if one of these conditions is not met, the import fails or the instance does not start",
         do="Check them in the guest, once for each image family",
         row="SMS-11",
     )

@@ -1,4 +1,4 @@
-"""Pre-flight of what stands around a VM: state, tools, vCenter, host, datastores, privileges."""
+"""Pre-flight of the VM's state and surroundings: power, tools, vCenter, host, datastores, privileges."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from wavelift.rules.vsphere_facts import Datastore, MissingOnEntity, SourceFacts
 
 OLDEST_VCENTER = (5, 5)
 OLDEST_ESXI = (5, 1)
-"""SMS-11."""
+"""Oldest versions that are supported (SMS-11)."""
 OLDEST_CBT_HARDWARE = 7
-"""Change tracking came with virtual hardware version 7."""
+"""Change tracking needs virtual hardware version 7 or later."""
 ASK_CHANGES = "VirtualMachine.Provisioning.DiskRandomRead"
 TRACK_CHANGES = "VirtualMachine.Config.ChangeTracking"
 CLOSE_TO_GUARD_PCT = 5.0
-"""Warn when free space is less than this above the guard: our snapshot grows during the transfer."""
+"""Warn if free space is less than this above the guard: our snapshot grows during the transfer."""
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -27,7 +27,7 @@ def version(text: str) -> tuple[int, ...]:
 
 
 def check_machine(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
-    """The VM itself, apart from guest and disks."""
+    """Check the VM itself, without guest and disks."""
     _owner(facts, found)
     _power(facts, plan, found)
     _tools(facts, plan, found)
@@ -38,8 +38,9 @@ def check_machine(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None
         "cbt.capable" if tracking else "cbt.incapable",
         "changed block tracking is possible" + (" and enabled" if facts.cbt_enabled else "")
         if tracking
-        else f"changed block tracking is not possible ({facts.hardware_version or 'hardware version not told'})",
-        why="a one-shot import reads the whole disk either way; replication sends only what changed with it",
+        else f"changed block tracking is not possible ({facts.hardware_version or 'hardware version unknown'})",
+        why="a migration reads the whole disk in any case; replication needs change tracking to read only changed "
+        "blocks",
         do="Nothing" if tracking else "Upgrade the virtual hardware before the VM is replicated",
     )
     if tracking and plan.replication is not None and not facts.cbt_enabled:
@@ -50,22 +51,22 @@ def _owner(facts: ServerFacts, found: Findings) -> None:
     if facts.managed_by:
         found.warning(
             "vm.managed",
-            f"it is {facts.managed_by}",
-            why="what vSphere or an extension manages is made, changed and removed by its owner",
-            do="Take it out of the wave unless you know that it is a server of its own",
+            f"the VM is {facts.managed_by}",
+            why="vSphere or an extension creates, changes and removes the VMs that it manages",
+            do="Remove it from the wave, unless you know that it is an independent server",
         )
     if facts.fault_tolerant:
         found.warning(
             "vm.fault_tolerant",
-            "it is the primary of a fault-tolerant pair",
-            why="the pair is one server and only the primary is read; after a fail-over the other half has the name, "
-            "with disks of its own, which are read whole again",
-            do="Nothing, or turn Fault Tolerance off for the migration",
+            "the VM is the primary of a fault-tolerant pair",
+            why="the pair is one server and only the primary is read; after a fail-over, the secondary has the name "
+            "and its own disks, which must be read completely again",
+            do="Nothing, or disable Fault Tolerance during the migration",
         )
 
 
 def _tracking_off(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
-    """What to do so that replication need not read whole disks."""
+    """What the user must do so that replication does not read whole disks."""
     set_it = plan.change_tracking != "enable"
     steps = ["Set 'change_tracking: enable' for this server"] if set_it else []
     if facts.snapshots:
@@ -74,10 +75,11 @@ def _tracking_off(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None
         steps.insert(0, "Consolidate its disks in vCenter (Snapshots > Consolidate)")
     found.warning(
         "cbt.off",
-        "changed block tracking is off: every replication run reads the whole disks, though it sends only what changed",
-        why="vSphere begins to track at the next snapshot, and is believed only after that one is gone: the run that "
-        "turns it on and the one after it still read everything. Under a standing snapshot it would lose changes",
-        do=". ".join(steps) or "Nothing: the next replication run turns it on",
+        "changed block tracking is off: every replication run reads the whole disks, but sends only changed blocks",
+        why="vSphere starts to track changes at the next snapshot, and wavelift relies on them only after that "
+        "snapshot is removed: the run that enables tracking and the next run still read everything. If tracking is "
+        "enabled while a snapshot exists, changes are lost",
+        do=". ".join(steps) or "Nothing: the next replication run enables it",
         row="SMS-05",
     )
 
@@ -86,44 +88,44 @@ def _power(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
     if facts.template:
         found.error(
             "vm.template",
-            "it is a template",
-            why="a template has no snapshots",
+            "the VM is a template",
+            why="vSphere can't take a snapshot of a template",
             do="Convert it to a virtual machine first",
         )
     if facts.power == "suspended":
         found.error(
             "power.suspended",
             "the VM is suspended",
-            why="part of its state is in memory that doesn't travel: the disks alone are not consistent",
+            why="part of its state is in memory, which is not migrated: the disks alone are not consistent",
             do="Resume it, or shut it down",
         )
     elif plan.source_power == "require_off" and facts.power != "poweredOff":
         found.error(
             "power.require_off",
-            f"the VM is {facts.power} and the wave says 'source_power: require_off'",
-            why="source and instance must not run side by side (invariant 12)",
+            f"the VM is {facts.power} and the wave has 'source_power: require_off'",
+            why="source and instance must not run at the same time (invariant 12)",
             do="Shut the VM down, or set 'source_power: leave_running'",
         )
     if facts.power == "poweredOn":
         if plan.launch == "running" and plan.source_power != "require_off":
             found.warning(
                 "power.twin",
-                "the instance will run beside its running source ('allow_twin: true')",
-                why="two machines with one name and identity (invariant 12)",
+                "the instance will run at the same time as its source ('allow_twin: true')",
+                why="two running machines will have the same name and identity (invariant 12)",
                 do="Make sure that the subnet can't reach the source's network",
             )
         found.info(
             "lease.blocks_vmotion",
-            "while its disks are exported the VM can't be moved by vMotion, powered on again or deleted",
-            why="a held lease blocks power-on and vMotion; DRS will skip the VM for that time",
-            do="Don't put its host into maintenance during the wave",
+            "while its disks are exported, the VM can't be moved by vMotion, powered on again or deleted",
+            why="an open export lease blocks power-on and vMotion; DRS skips the VM during that time",
+            do="Don't put its host into maintenance mode during the wave",
         )
 
 
 def _tools(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
     if facts.power != "poweredOn" or facts.tools_running or plan.quiesce == "never":
         return
-    what = f"VMware Tools is not running ({facts.tools_status or 'state not told'})"
+    what = f"VMware Tools is not running ({facts.tools_status or 'state unknown'})"
     if plan.quiesce == "require":
         found.error(
             "tools.required",
@@ -135,8 +137,8 @@ def _tools(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
         found.warning(
             "tools.not_running",
             what,
-            why="the snapshot will be crash-consistent: as after a power cut",
-            do="Start VMware Tools or open-vm-tools in the guest for a quiesced snapshot",
+            why="the snapshot will be crash-consistent, like a disk after a power failure",
+            do="For a quiesced snapshot, start VMware Tools or open-vm-tools in the guest",
         )
 
 
@@ -145,7 +147,7 @@ def _devices(facts: ServerFacts, found: Findings) -> None:
         found.warning(
             "cdrom.connected",
             f"{medium} is connected",
-            why="the requirements ask for disconnected CD-ROM drives; the medium doesn't travel",
+            why="CD-ROM drives must be disconnected for the import; the medium is not migrated",
             do="Disconnect it in vCenter",
             row="SMS-11",
         )
@@ -153,7 +155,7 @@ def _devices(facts: ServerFacts, found: Findings) -> None:
         found.warning(
             "nic.several",
             f"the VM has {facts.nics} network cards",
-            why="an imported image starts with one, by DHCP, IPv4 only",
+            why="an imported image starts with one network interface, with DHCP and IPv4 only",
             do="Add network interfaces to the instance afterwards if it needs them",
         )
     if facts.encrypted:
@@ -161,27 +163,29 @@ def _devices(facts: ServerFacts, found: Findings) -> None:
             "vm.encrypted",
             "the VM is encrypted by vSphere",
             why="vCenter doesn't export encrypted VMs",
-            do="Decrypt it with a storage policy without encryption" + (" and remove its vTPM" if facts.vtpm else ""),
+            do="Decrypt it: assign a storage policy without encryption"
+            + (", and remove its vTPM" if facts.vtpm else ""),
         )
     if facts.vtpm:
         found.warning(
             "vm.vtpm",
             "the VM has a virtual TPM",
-            why="its secrets don't travel: BitLocker will ask for the recovery key, Windows 11 wants a TPM",
-            do="Suspend BitLocker and keep the recovery key at hand",
+            why="its secrets are not migrated: BitLocker will ask for the recovery key, and Windows 11 requires a TPM",
+            do="Suspend BitLocker and keep the recovery key available",
         )
     if facts.passthrough_devices:
         note = found.error if facts.power == "poweredOn" else found.warning
         note(
             "vm.passthrough",
             f"the VM has {facts.passthrough_devices} passthrough device(s)",
-            why="a running VM with passthrough devices can't be snapshotted, and the devices don't travel",
+            why="vSphere can't take a snapshot of a running VM with passthrough devices, and the devices are not "
+            "migrated",
             do="Remove the devices, or power the VM off for the migration",
         )
 
 
 def check_source(facts: ServerFacts, plan: ServerPlan, source: SourceFacts, found: Findings) -> None:
-    """vCenter, host, datastores and privileges."""
+    """Check vCenter, host, datastores and privileges."""
     _versions(facts, source, found)
     _host(facts, source, found)
     for store in source.datastores:
@@ -191,7 +195,10 @@ def check_source(facts: ServerFacts, plan: ServerPlan, source: SourceFacts, foun
 
 
 def _privileges(facts: ServerFacts, plan: ServerPlan, missing: MissingOnEntity, found: Findings) -> None:
-    """What is missing and needed: tracking's two are asked for in the flow that replicates, and used by few servers."""
+    """Privileges that are missing and that this server needs.
+
+    The replication flow asks for the two privileges of change tracking, but only some servers use them.
+    """
     turned_on = plan.change_tracking == "enable" and not facts.cbt_enabled
     spare = set() if facts.cbt_enabled or turned_on else {ASK_CHANGES}
     needed = [name for name in missing.privileges if name != TRACK_CHANGES and name not in spare]
@@ -201,7 +208,7 @@ def _privileges(facts: ServerFacts, plan: ServerPlan, missing: MissingOnEntity, 
         found.error(
             "privilege.missing",
             f"{missing.principal} lacks {', '.join(needed)} on {missing.name}",
-            why="the calls that take the VM's disks are refused without",
+            why="without them, vCenter refuses the calls that read the VM's disks",
             do=role,
             row="SMS-12",
             part=part,
@@ -210,7 +217,7 @@ def _privileges(facts: ServerFacts, plan: ServerPlan, missing: MissingOnEntity, 
         found.warning(
             "privilege.tracking",
             f"{missing.principal} lacks {TRACK_CHANGES} on {missing.name}",
-            why="'change_tracking: enable' can't turn it on: every run goes on reading whole disks",
+            why="'change_tracking: enable' has no effect without it: every run reads the whole disks",
             do=role,
             row="SMS-12",
             part=part,
@@ -223,7 +230,7 @@ def _versions(facts: ServerFacts, source: SourceFacts, found: Findings) -> None:
         found.error(
             "version.vcenter",
             f"vCenter is {source.vcenter_version}; 5.5 or later is needed",
-            why="exporting a snapshot came with 5.5",
+            why="earlier versions can't export a snapshot",
             do="Upgrade vCenter",
             row="SMS-11",
         )
@@ -239,9 +246,9 @@ def _versions(facts: ServerFacts, source: SourceFacts, found: Findings) -> None:
     elif not host:
         found.warning(
             "version.esxi_unknown",
-            f"the version of ESXi on {facts.host or 'its host'} is not known",
+            f"the version of ESXi on {facts.host or 'its host'} is unknown",
             why="5.1 or later is needed",
-            do="Give the account System.Read on the host",
+            do="Grant the account System.Read on the host",
             row="SMS-11",
         )
 
@@ -252,7 +259,7 @@ def _host(facts: ServerFacts, source: SourceFacts, found: Findings) -> None:
         found.error(
             "host.state",
             f"ESXi host {host.name} is {host.connection_state}",
-            why="vCenter can't snapshot or export VMs of a host that it doesn't reach",
+            why="vCenter can't snapshot or export VMs of a host that it can't reach",
             do="Reconnect the host in vCenter",
             row="AMP-11",
         )
@@ -260,7 +267,7 @@ def _host(facts: ServerFacts, source: SourceFacts, found: Findings) -> None:
         found.warning(
             "host.maintenance",
             f"ESXi host {host.name} is in maintenance mode",
-            why="the VM may be moved or the host restarted during the transfer",
+            why="during the transfer, the VM may be moved or the host may be restarted",
             do="Finish the maintenance first",
         )
     if reach is None:
@@ -275,18 +282,18 @@ def _host(facts: ServerFacts, source: SourceFacts, found: Findings) -> None:
         found.error(
             "host.unreachable",
             f"Connector is unable to reach ESX host {reach.host} to migrate virtual machine {facts.name}{reason}",
-            why="the disks come from the host itself, by HTTPS",
-            do=f"{suffix}let the connector through to the host on port 443; where it has another address from there "
-            "(NAT, no DNS), map its name to that in the connection: esxi_addresses",
+            why="the connector reads the disks from the host itself, over HTTPS",
+            do=f"{suffix}allow the connector to reach the host on port 443; if the connector must use another address "
+            "for the host (NAT, no DNS), map the host's name to that address in the connection: esxi_addresses",
             row="AMP-11",
         )
     elif not reach.certificate_valid:
         found.error(
             "host.certificate",
             f"Connector can't validate the certificates of the host {reach.host}{reason}",
-            why="without validation anybody in between could read or change the disks",
-            do="Renew the host's certificate or fix its name; or choose another esxi_mode in the connection "
-            "(vcenter, ca, pin; 'ignore' is loudly logged)",
+            why="without validation, an attacker on the network could read or change the disks",
+            do="Renew the host's certificate or correct its name; or choose another esxi_mode in the connection "
+            "(vcenter, ca, pin; 'ignore' logs a warning)",
             row="AMP-11",
         )
 
@@ -298,7 +305,7 @@ def _datastore(store: Datastore, plan: ServerPlan, found: Findings) -> None:
             "datastore.inaccessible",
             f"datastore {store.name} is not accessible",
             why="disks on it can't be read",
-            do="Bring the datastore back in vCenter",
+            do="Make the datastore accessible in vCenter",
             part=store.name,
         )
         return
@@ -309,14 +316,14 @@ def _datastore(store: Datastore, plan: ServerPlan, found: Findings) -> None:
             "datastore.full",
             f"{room}; min_free_pct is {guard:g}",
             why="our snapshot grows while the guest writes; a full datastore stops every VM on it",
-            do="Free space, move VMs away, or lower min_free_pct if you know the write rate",
+            do="Free space, move VMs to another datastore, or lower min_free_pct if you know the write rate",
             part=store.name,
         )
     elif free < guard + CLOSE_TO_GUARD_PCT:
         found.warning(
             "datastore.close",
             f"{room}, close to min_free_pct {guard:g}",
-            why="the transfer stops when the snapshot grows past the guard",
+            why="the transfer stops if the snapshot grows and free space falls below the guard",
             do="Free space before the wave",
             part=store.name,
         )

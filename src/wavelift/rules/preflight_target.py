@@ -14,16 +14,16 @@ from wavelift.rules.plans import ServerPlan, Target
 from wavelift.rules.preflight_guest import boot_mode
 
 MULTIDISK = "Additional permissions are required to migrate multidisk virtual machines"
-"""AMP-11: the document's own words, so that people find it."""
+"""AMP-11: the exact text of the original document, so that users can search for it."""
 PRINT_POLICIES = "'wavelift iam show' prints the policies to apply"
 OBJECT_TAGS = 9
-"""Of a spec's tags, what finds room on an S3 object, beside the run's."""
+"""How many of a spec's tags fit on an S3 object, in addition to the run's tag."""
 RESERVED_FIRST, RESERVED_LAST = 4, 1
-"""Addresses of every subnet that AWS keeps (VPC user guide)."""
+"""Addresses that AWS reserves in every subnet (VPC user guide)."""
 
 
 def check_environment(target: Target, account: Account, plans: Sequence[ServerPlan] = ()) -> list[Finding]:
-    """What stops or concerns the whole wave; each subject begins with ``*``."""
+    """Findings about the whole wave. Each subject begins with ``*``."""
     found = Findings(WHOLE_WAVE)
     _role(target, account, found)
     _bucket(target, account, found)
@@ -31,8 +31,8 @@ def check_environment(target: Target, account: Account, plans: Sequence[ServerPl
     if account.network.unknown:
         found.warning(
             "network.unknown",
-            f"the network can't be looked at: {account.network.unknown}",
-            why="a missing subnet would show only at launch",
+            f"the network can't be checked: {account.network.unknown}",
+            why="a missing subnet would be noticed only at launch",
             do=PRINT_POLICIES,
             part=target.vpc,
         )
@@ -40,7 +40,7 @@ def check_environment(target: Target, account: Account, plans: Sequence[ServerPl
         found.error(
             "network.vpc",
             f"{target.vpc} does not exist in {target.region}",
-            why="instances shall start in it",
+            why="the wave launches instances in this VPC",
             do=f"Correct 'vpc' in environment '{target.environment}'",
             row="AMP-01",
             part=target.vpc,
@@ -48,17 +48,17 @@ def check_environment(target: Target, account: Account, plans: Sequence[ServerPl
     if left := sorted({name for plan in plans for name in list(plan.tags)[OBJECT_TAGS:]}):
         found.warning(
             "tags.objects",
-            f"staged objects get the first {OBJECT_TAGS} tags only: {', '.join(left)} are left out",
-            why="S3 takes ten tags of an object, and one is the run's",
-            do="Write the tags that a policy demands of objects first",
+            f"staged objects get only the first {OBJECT_TAGS} tags; these are left out: {', '.join(left)}",
+            why="S3 allows ten tags on an object, and the run's tag is one of them",
+            do="If a policy requires tags on objects, list these tags first",
             part=f"bucket {target.bucket}",
         )
     if account.ebs_encrypted_by_default and not target.encrypt:
         found.info(
             "encryption.default",
-            "the account encrypts EBS by default: converted volumes will be encrypted with its key",
-            why="the service role needs that key too when it is a customer's own",
-            do="Name the key in the environment ('kms_key', 'encrypt: true') so that it is checked",
+            "the account encrypts EBS by default: converted volumes will be encrypted with its default key",
+            why="if that key is customer managed, the service role needs access to it too",
+            do="Set the key in the environment ('kms_key', 'encrypt: true') so that pre-flight checks it",
             part=f"environment {target.environment}",
         )
     return found.all
@@ -69,8 +69,8 @@ def _role(target: Target, account: Account, found: Findings) -> None:
     if role.unknown:
         found.warning(
             "role.unknown",
-            f"the service role {target.role} can't be looked at: {role.unknown}",
-            why="the import would say after the transfer what is missing",
+            f"the service role {target.role} can't be checked: {role.unknown}",
+            why="if the role lacks a permission, the import fails, and only after the transfer",
             do=PRINT_POLICIES,
             row="AMP-06",
             part=part,
@@ -79,8 +79,8 @@ def _role(target: Target, account: Account, found: Findings) -> None:
         found.error(
             "role.missing",
             f"the service role {target.role} does not exist",
-            why="VM Import assumes it to read the disks and to make the image",
-            do=f"Make the role: {PRINT_POLICIES}",
+            why="VM Import assumes this role to read the disks and to create the image",
+            do=f"Create the role: {PRINT_POLICIES}",
             row="AMP-06",
             part=part,
         )
@@ -109,7 +109,7 @@ def _role(target: Target, account: Account, found: Findings) -> None:
                 "role.staging_key",
                 f"the service role {target.role} lacks {', '.join(role.missing_on_staging_key)} on {key}",
                 why=f"the bucket {target.bucket} encrypts with that key by default: VM Import could not read the disks",
-                do=f"Extend the role's policy ('wavelift iam show --kms-key {key}') and the key's own",
+                do=f"Extend the role's policy ('wavelift iam show --kms-key {key}') and the key policy",
                 row="AMP-06",
                 part=part,
             )
@@ -121,8 +121,8 @@ def _bucket(target: Target, account: Account, found: Findings) -> None:
     if bucket.unknown:
         found.warning(
             "bucket.unknown",
-            f"the bucket {target.bucket} can't be looked at: {bucket.unknown}",
-            why="the upload may be refused",
+            f"the bucket {target.bucket} can't be checked: {bucket.unknown}",
+            why="S3 may refuse the upload",
             do=PRINT_POLICIES,
             part=part,
         )
@@ -130,8 +130,8 @@ def _bucket(target: Target, account: Account, found: Findings) -> None:
         found.error(
             "bucket.missing",
             f"the bucket {target.bucket} does not exist",
-            why="disks wait there for their conversion",
-            do=f"Make it in {target.region}, or correct 'staging.bucket' in {where}",
+            why="disks are stored there until AWS converts them",
+            do=f"Create it in {target.region}, or correct 'staging.bucket' in {where}",
             part=part,
         )
     else:
@@ -139,7 +139,7 @@ def _bucket(target: Target, account: Account, found: Findings) -> None:
             found.error(
                 "bucket.region",
                 f"the bucket {target.bucket} is in {bucket.region}, the environment in {target.region}",
-                why="VM Import reads from buckets of its own region only",
+                why="VM Import reads only from buckets in its own region",
                 do=f"Choose a bucket in {target.region} for {where}",
                 part=part,
             )
@@ -147,7 +147,7 @@ def _bucket(target: Target, account: Account, found: Findings) -> None:
             found.error(
                 "bucket.owner",
                 f"the bucket {target.bucket} belongs to another account",
-                why="your disks would lie in somebody else's hands",
+                why="the content of your disks would be stored in another account",
                 do=f"Choose a bucket of this account for {where}",
                 part=part,
             )
@@ -163,8 +163,8 @@ def _key(target: Target, account: Account, found: Findings) -> None:
         note = found.warning if is_key_arn(target.kms_key) else found.error
         note(
             "key.unknown",
-            f"the key {target.kms_key} can't be looked at: {key.unknown}",
-            why="volumes and staged objects shall be encrypted with it, and EBS takes nothing but the key's ARN",
+            f"the key {target.kms_key} can't be checked: {key.unknown}",
+            why="volumes and staged objects are to be encrypted with it, and EBS accepts only the key's ARN",
             do=f"{PRINT_POLICIES}; or write the key's ARN as 'kms_key' in environment '{target.environment}'",
             part=part,
         )
@@ -172,16 +172,18 @@ def _key(target: Target, account: Account, found: Findings) -> None:
         found.error(
             "key.unusable",
             f"the key {target.kms_key} {problem}",
-            why=f"volumes in {target.region} and staged objects shall be encrypted with it",
-            do=f"Name an enabled symmetric key of your own in {target.region} as 'kms_key' in environment "
+            why=f"volumes in {target.region} and staged objects are to be encrypted with it",
+            do=f"Set 'kms_key' to an enabled symmetric customer key in {target.region}, in environment "
             f"'{target.environment}'",
             part=part,
         )
 
 
 def settled(target: Target, account: Account) -> Target:
-    """The target as the tasks get it: its key as the ARN that it has at this moment, and how staged objects are
-    encrypted, in so many words: a bucket's policy may refuse writers that leave it to the bucket."""
+    """The target for the tasks: the key as its current ARN, and the explicit encryption of staged objects.
+
+    The encryption is explicit because a bucket policy may refuse uploads that rely on the bucket's default.
+    """
     key, bucket = account.key, account.bucket
     if key is None:
         return target.model_copy(update={"staging_sse": bucket.encryption, "staging_key": bucket.kms_key})
@@ -191,12 +193,12 @@ def settled(target: Target, account: Account) -> Target:
 
 
 def check_landing(facts: ServerFacts, plan: ServerPlan, account: Account, found: Findings) -> None:
-    """What one server needs of the account."""
+    """Check what one server needs in the account."""
     if len(facts.disks) > 1 and (account.role.missing_actions or not (account.role.exists or account.role.unknown)):
         found.error(
             "role.multidisk",
             f"{MULTIDISK}: the service role {plan.target.role} lacks "
-            f"{', '.join(account.role.missing_actions) or 'everything, it does not exist'}",
+            f"{', '.join(account.role.missing_actions) or 'all permissions: it does not exist'}",
             why=f"the VM has {len(facts.disks)} disks",
             do=f"Extend the role's policy: {PRINT_POLICIES}",
             row="AMP-11",
@@ -209,7 +211,10 @@ def check_landing(facts: ServerFacts, plan: ServerPlan, account: Account, found:
 
 
 def _network(plan: ServerPlan, network: Network, found: Findings) -> str:
-    """Subnet, groups and address; the subnet's zone."""
+    """Check subnet, security groups and address.
+
+    :return: the subnet's availability zone; empty if there is none.
+    """
     vpc = plan.target.vpc
     for group in plan.security_groups:
         if network.security_groups.get(group) != vpc:
@@ -226,7 +231,7 @@ def _network(plan: ServerPlan, network: Network, found: Findings) -> str:
         found.error(
             "network.address",
             f"private_ip {plan.private_ip} {problem}",
-            why="the instance could not get it",
+            why="the instance could not get this address",
             do="Choose another address of the subnet, or leave private_ip out",
             row="AMP-01",
         )
@@ -234,7 +239,7 @@ def _network(plan: ServerPlan, network: Network, found: Findings) -> str:
         found.error(
             "network.full",
             f"subnet {plan.subnet} has no free address",
-            why="the instance needs one",
+            why="the instance needs a free address",
             do="Choose another subnet",
             row="AMP-01",
         )
@@ -245,8 +250,8 @@ def _wrong_network(plan: ServerPlan, code: str, what: str, found: Findings) -> N
     note = found.error if plan.launch == "running" else found.warning
     note(
         code,
-        f"{what} (environment '{plan.target.environment}' says {plan.target.vpc})",
-        why="the instance could not start in it",
+        f"{what} (environment '{plan.target.environment}' has {plan.target.vpc})",
+        why="the instance could not start there",
         do=f"Correct environment '{plan.target.environment}'",
         row="AMP-01",
     )
@@ -262,17 +267,17 @@ def address_problem(address: str, subnet: Subnet) -> str:
         return f"is not in the subnet's range {subnet.cidr}"
     position = int(wanted) - int(network.network_address)
     if position < RESERVED_FIRST or position >= network.num_addresses - RESERVED_LAST:
-        return f"is one of the five addresses of {subnet.cidr} that AWS keeps"
+        return f"is one of the five addresses of {subnet.cidr} that AWS reserves"
     return ""
 
 
 def _by_name(facts: ServerFacts, plan: ServerPlan, name: str) -> bool:
-    """Whether the type's name promises the boot mode: if not, ``check_guest`` has said so already."""
+    """Whether the type's name implies this boot mode. If it does not, ``check_guest`` has already reported it."""
     return boot_mode(facts, plan) in type_facts(name).boot_modes
 
 
 def _offer(facts: ServerFacts, plan: ServerPlan, account: Account, zone: str, found: Findings) -> None:
-    """Needs the account's answer; what the type's name says is checked with the guest."""
+    """Check what the region offers. ``check_guest`` checks what follows from the type's name."""
     if not account.instance_types:
         return
     name = plan.instance_type or ""
@@ -289,8 +294,8 @@ def _offer(facts: ServerFacts, plan: ServerPlan, account: Account, zone: str, fo
     elif offer.boot_modes and boot_mode(facts, plan) not in offer.boot_modes and _by_name(facts, plan, name):
         note(
             "type.boot_mode",
-            f"{name} boots by {' or '.join(offer.boot_modes)}, the image by {boot_mode(facts, plan)}",
+            f"{name} boots with {' or '.join(offer.boot_modes)}, the image with {boot_mode(facts, plan)}",
             why="the instance could not start",
-            do="Choose a type that boots so",
+            do="Choose a type that supports the image's boot mode",
             row="AMP-06",
         )

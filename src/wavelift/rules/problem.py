@@ -1,4 +1,4 @@
-"""One thing that is wrong with a spec, by its place in it: what pure rules return and ``specs`` turns into lines."""
+"""A problem in a spec, with its place. The pure rules return problems; ``specs`` adds file and line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
 MAX_LISTED = 12
-"""Allowed values shown in full; a longer list is cut so that the message stays readable."""
+"""How many allowed values a message lists. A longer list is cut so that the message stays readable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong, and at which keys and indices: ``("servers", 2, "subnet")``."""
+    """What is wrong, and where: keys and indices such as ``("servers", 2, "subnet")``."""
 
     path: Path
     message: str
@@ -31,13 +31,13 @@ def dotted(path: Path) -> str:
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'subnet'?)"`` or nothing."""
+    """``" (did you mean 'subnet'?)"``, or an empty string."""
     close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def allowed(values: Iterable[str]) -> str:
-    """``allowed: a, b, …``; says so when there is nothing."""
+    """``allowed: a, b, …``, or ``allowed: nothing`` for an empty list."""
     names = list(values)
     shown = ", ".join(names[:MAX_LISTED])
     more = f", … ({len(names)} in all)" if len(names) > MAX_LISTED else ""

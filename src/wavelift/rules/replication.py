@@ -1,4 +1,7 @@
-"""Who may replicate when, and for how long (SMS-03, SMS-06 to SMS-10, AIR-04). Every refusal says when it ends."""
+"""Rules for replication runs and jobs: when, how often, and for how long (SMS-03, SMS-06 to SMS-10, AIR-04).
+
+Every refusal states when it ends, if that is known.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,18 @@ from wavelift.rules.limits import LIMITS, Limit
 TERM_WARNINGS: Final = (14, 7, 1)
 """Days before the end of a term (SMS-10)."""
 DEFAULT_PAUSE_AFTER: Final = 3
-"""Failed runs in a row after which a job pauses by itself."""
+"""Number of consecutive failed runs after which a job pauses automatically."""
 
 T = TypeVar("T")
 
 
 class JobState(StrEnum):
-    """Where a replication job stands."""
+    """The state of a replication job."""
 
     ACTIVE = "active"
     PAUSED = "paused"
     DELETING = "deleting"
-    """No run starts any more; what its runs made outside is being removed."""
+    """No new run starts. What the job's runs created outside is being removed."""
     DELETED = "deleted"
 
 
@@ -38,20 +41,20 @@ class RunType(StrEnum):
 
 
 class RunState(StrEnum):
-    """Where a replication run stands (SMS-08)."""
+    """The state of a replication run (SMS-08)."""
 
     RESERVED = "reserved"
-    """Granted to a caller that is about to make the DAG run."""
+    """Granted to a caller that has not created the DAG run yet."""
     ACTIVE = "active"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
     DELETED = "deleted"
-    """Cut short by the deletion of its job."""
+    """Ended early because its job was deleted."""
     REFUSED = "refused"
     SKIPPED = "skipped"
     EXPIRED = "expired"
-    """Reserved, but no DAG run came. Never counted."""
+    """Reserved, but the DAG run did not start in time. It does not count against the quota."""
 
     @property
     def terminal(self) -> bool:
@@ -59,7 +62,7 @@ class RunState(StrEnum):
 
     @property
     def resumable(self) -> bool:
-        """Whether clearing it goes on with the same run."""
+        """Whether the same run continues if its tasks are cleared."""
         return self in RESUMABLE
 
 
@@ -70,7 +73,7 @@ _RUN_WAYS: Final[Mapping[RunState, frozenset[RunState]]] = {
     RunState.ACTIVE: frozenset({RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED, RunState.DELETED}),
     RunState.FAILED: frozenset({RunState.ACTIVE}),
     RunState.CANCELLED: frozenset({RunState.ACTIVE}),
-    # Its DAG run came too late: it asks again like any other.
+    # Its DAG run started too late. It needs a new grant, like any other run.
     RunState.EXPIRED: frozenset({RunState.ACTIVE, RunState.REFUSED}),
 }
 _JOB_WAYS: Final[Mapping[JobState, frozenset[JobState]]] = {
@@ -81,7 +84,7 @@ _JOB_WAYS: Final[Mapping[JobState, frozenset[JobState]]] = {
 
 
 def require_run_way(current: RunState, target: RunState, *, run: str) -> None:
-    """:raises PermanentError: when a run cannot go from ``current`` to ``target``; staying is no way."""
+    """:raises PermanentError: if a run cannot go from ``current`` to ``target``. Staying in a state is allowed."""
     if current is not target and target not in _RUN_WAYS.get(current, frozenset()):
         raise PermanentError(
             f"A replication run cannot go from {current} to {target}",
@@ -91,11 +94,11 @@ def require_run_way(current: RunState, target: RunState, *, run: str) -> None:
 
 
 def require_job_way(current: JobState, target: JobState, *, job: str) -> None:
-    """:raises PermanentError: when a job cannot go from ``current`` to ``target``; staying is no way."""
+    """:raises PermanentError: if a job cannot go from ``current`` to ``target``. Staying in a state is allowed."""
     if current is not target and target not in _JOB_WAYS.get(current, frozenset()):
         raise PermanentError(
             f"A replication job cannot go from {current} to {target}",
-            next_step="See `wavelift jobs` for what it is now; a deleted job is made anew.",
+            next_step="Run `wavelift jobs` to see its current state. If the job is deleted, create a new one.",
             job=job,
         )
 
@@ -115,7 +118,7 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The numbers of the rules; the defaults are those of :mod:`wavelift.rules.limits`."""
+    """The limits of the rules. The defaults are those of :mod:`wavelift.rules.limits`."""
 
     on_demand_runs: int = LIMITS["on_demand_runs"].value
     window: timedelta = timedelta(hours=LIMITS["on_demand_window_hours"].value)
@@ -126,7 +129,7 @@ class Policy:
 
     @classmethod
     def of(cls, limits: Mapping[str, Limit]) -> Self:
-        """The policy of a table with overrides (``limits.limits(…)``)."""
+        """The policy from a table of limits with overrides (``limits.limits(…)``)."""
         return cls(
             on_demand_runs=limits["on_demand_runs"].value,
             window=timedelta(hours=limits["on_demand_window_hours"].value),
@@ -142,22 +145,22 @@ DEFAULT_POLICY: Final = Policy()
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What the ledger knows about a job when a run of it is asked for."""
+    """What the ledger records about a job at the time when a run of it is requested."""
 
     state: JobState
     term_ends_at: datetime | None = None
     active_run: str = ""
-    """Another run of the job that is active or holds a reservation; empty when none is."""
+    """Another run of the job that is active or reserved; empty if there is none."""
     on_demand: tuple[datetime, ...] = ()
-    """When on-demand runs of the job were granted, whatever became of them; expired reservations left out."""
+    """When on-demand runs of the job were granted, whatever their result. Expired reservations are not included."""
 
 
 def refuse_run(
     standing: Standing, type: RunType, now: datetime, *, again: bool = False, policy: Policy = DEFAULT_POLICY
 ) -> Refusal | None:
-    """Why a run may not start at ``now``; None when it may.
+    """Why a run may not start at ``now``; None if it may.
 
-    :param again: the run was granted before and goes on: it is not counted a second time.
+    :param again: the run was granted before and continues, so it is not counted a second time.
     """
     refusal = _refuse_job(standing, now)
     if refusal is not None:
@@ -182,9 +185,9 @@ def _refuse_job(standing: Standing, now: datetime) -> Refusal | None:
 
 
 def refuse_quota(granted: Sequence[datetime], now: datetime, policy: Policy = DEFAULT_POLICY) -> Refusal | None:
-    """Refused when the last ``window`` holds as many on-demand runs as are allowed.
+    """Refuse a run if the last ``window`` already contains the allowed number of on-demand runs.
 
-    A grant that lies in the future (the clock was set back) counts too: rather one run too few than one too many.
+    A grant in the future (the clock was set back) counts too: the limit must not be exceeded.
     """
     counted = sorted(at for at in granted if now - at < policy.window)
     if len(counted) < policy.on_demand_runs:
@@ -192,25 +195,25 @@ def refuse_quota(granted: Sequence[datetime], now: datetime, policy: Policy = DE
     hours = round(policy.window / timedelta(hours=1))
     return Refusal(
         rule=Rule.QUOTA,
-        reason=f"{len(counted)} on-demand runs in {hours} hours; {policy.on_demand_runs} are allowed",
+        reason=f"{len(counted)} on-demand runs in {hours} hours; the limit is {policy.on_demand_runs}",
         until=counted[-policy.on_demand_runs] + policy.window,
     )
 
 
 def term_end(first: datetime, policy: Policy = DEFAULT_POLICY) -> datetime:
-    """When a server's replication ends unless extended (SMS-10)."""
+    """When a server's replication ends if its term is not extended (SMS-10)."""
     return first + policy.term
 
 
 def extended(ends: datetime, now: datetime, by: timedelta) -> datetime:
-    """The new end of a term. One that is over gets the whole extension from now on."""
+    """The new end of a term. If the term is over, the extension starts now."""
     return max(ends, now) + by
 
 
 def term_warning(ends: datetime | None, now: datetime, warned: int | None) -> int | None:
-    """The warning to give now, as days before the end; None when none is due or it was given.
+    """The warning to give now, as days before the end. None: no warning is due, or it was already given.
 
-    :param warned: the last warning given. A late call gives only the most urgent one.
+    :param warned: the last warning that was given. If a call is late, only the most urgent warning is given.
     """
     if ends is None or ends <= now:
         return None
@@ -219,32 +222,34 @@ def term_warning(ends: datetime | None, now: datetime, warned: int | None) -> in
 
 
 def must_pause(failures: int, pause_after: int) -> bool:
-    """Whether a job pauses by itself after ``failures`` failed runs in a row; ``pause_after`` 0 means never."""
+    """Whether a job pauses after ``failures`` consecutive failed runs. ``pause_after`` 0 means never."""
     return 0 < pause_after <= failures
 
 
 def surplus(newest_first: Sequence[T], keep: int | None) -> tuple[T, ...]:
-    """What goes when ``keep`` are kept, oldest last; None keeps all."""
+    """The items to remove if ``keep`` are kept, oldest last. None keeps all."""
     return () if keep is None else tuple(newest_first[max(keep, 1) :])
 
 
 def refuse_license(license_type: str, allowed: Sequence[str]) -> Refusal | None:
-    """Linux and client Windows are BYOL only (SMS-03); ``auto`` becomes that.
+    """Linux and client Windows support BYOL only (SMS-03). For these, ``auto`` means BYOL.
 
     :param allowed: :attr:`wavelift.rules.guests.Guest.license_types` of the server's guest.
     """
     if license_type in allowed:
         return None
     return Refusal(
-        rule=Rule.LICENSE, reason=f"licence '{license_type}' is not possible for this guest: {', '.join(allowed)}"
+        rule=Rule.LICENSE,
+        reason=f"licence '{license_type}' is not possible for this guest; allowed: {', '.join(allowed)}",
     )
 
 
 def refuse_register(license_type: str, *, linux: bool, forced: bool) -> Refusal | None:
-    """An AMI registered straight from snapshots carries no billing data: for Linux with its own licence only."""
+    """An AMI that is registered from snapshots has no billing data, so it is only for Linux with its own licence."""
     if forced or (linux and license_type in ("auto", "byol")):
         return None
     what = f"licence '{license_type}'" if linux else "a guest that is not Linux"
     return Refusal(
-        rule=Rule.LICENSE, reason=f"'ami: register' makes images without billing data, so not for {what}; use 'import'"
+        rule=Rule.LICENSE,
+        reason=f"'ami: register' makes images without billing data and is not possible for {what}; use 'import'",
     )

@@ -1,7 +1,7 @@
-"""When replication runs start by themselves (SMS-03, SMS-04, SMS-07): a seed instant and then every *frequency* hours.
+"""When scheduled replication runs start (SMS-03, SMS-04, SMS-07): at a seed instant, then every *frequency* hours.
 
-All in absolute time, so that neither daylight saving nor a restart moves an instant, and by division, so that a
-schedule of years costs what one of a day costs.
+All calculations use absolute time, so that neither daylight saving time nor a restart moves an instant. They use
+division, so that the cost does not depend on the age of the schedule.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from wavelift.rules.limits import LIMITS
 
 NOW: Final = "now"
 GRACE: Final = timedelta(seconds=LIMITS["schedule_grace_seconds"].value)
-"""An instant missed for longer is not made up."""
+"""If an instant is missed by more than this, its run is not made up for."""
 SEED_AHEAD: Final = timedelta(days=LIMITS["seed_ahead_days"].value)
 MIN_FREQUENCY_H: Final = LIMITS["frequency_min_hours"].value
 MAX_FREQUENCY_H: Final = LIMITS["frequency_max_hours"].value
 _EPOCH: Final = re.compile(r"[+-]?\d+(\.\d+)?")
 EARLIEST_EPOCH: Final = 1_577_836_800
-"""2020-01-01 in UTC, seconds. A smaller number was meant as something else: 2200 as an hour, 20261201 as a day."""
+"""2020-01-01 UTC in seconds. A smaller number is probably not epoch seconds: 2200 is a time, 20261201 is a date."""
 _LATEST_EPOCH: Final = 4_102_444_800
-"""2100-01-01. A larger one may be milliseconds, or 202612012200."""
+"""2100-01-01 UTC. A larger number is probably not epoch seconds: it may be milliseconds, or 202612012200."""
 _SEED_FORMS: Final = (
     "Write 'now', epoch seconds such as 1796119200, or ISO 8601 with an offset, in quotes, such as "
     "'2026-12-01T10:00:00+01:00'."
@@ -36,8 +36,8 @@ _SEED_FORMS: Final = (
 class Schedule:
     """The instants ``seed + n * frequency``, n = 0, 1, …, of one server.
 
-    :param since: instants before it don't count: the job was made, changed or resumed then. None: all count.
-    :param until: instants from it on don't count: the server's term ends. None: for ever.
+    :param since: when the job was created, changed or resumed. Earlier instants don't count. None: all count.
+    :param until: when the server's term ends. This and later instants don't count. None: no end.
     """
 
     seed: datetime
@@ -46,10 +46,10 @@ class Schedule:
     until: datetime | None = None
 
     def newest(self, now: datetime) -> datetime | None:
-        """The newest instant that is not after ``now``; None before the first one."""
+        """The newest instant that is not after ``now``; None if there is none yet."""
         steps = (now - self.seed) // self.frequency
         if self.until is not None:
-            # The number of instants before ``until``, rounded up, less one is the last that counts.
+            # The index of the last instant before ``until``: the number of such instants, minus one.
             steps = min(steps, -((self.seed - self.until) // self.frequency) - 1)
         if steps < 0:
             return None
@@ -57,7 +57,7 @@ class Schedule:
         return None if self.since is not None and found < self.since else found
 
     def next_after(self, moment: datetime) -> datetime | None:
-        """The first instant after ``moment``; None when the schedule has ended by then."""
+        """The first instant after ``moment``; None if the schedule has ended by then."""
         steps = max(0, (moment - self.seed) // self.frequency + 1)
         if self.since is not None:
             steps = max(steps, -((self.seed - self.since) // self.frequency))
@@ -75,7 +75,7 @@ class Schedule:
 
     @classmethod
     def load(cls, value: Mapping[str, Any]) -> Self:
-        """What :meth:`dump` gave."""
+        """The schedule from the result of :meth:`dump`."""
         since, until = value.get("since"), value.get("until")
         return cls(
             datetime.fromisoformat(value["seed"]),
@@ -86,44 +86,44 @@ class Schedule:
 
 
 def newest_due(schedules: Iterable[Schedule], now: datetime, grace: timedelta = GRACE) -> datetime | None:
-    """The newest instant of all schedules that is due: not after ``now`` and at most ``grace`` ago.
+    """The newest due instant of all schedules: not after ``now`` and at most ``grace`` ago.
 
-    Not "the next after now": that one skips an instant whenever it is asked between the instant and its run.
+    "The next instant after now" would be wrong: a call between an instant and its run would skip that instant.
     """
     return max((at for at in (each.newest(now) for each in schedules) if at and now - at <= grace), default=None)
 
 
 def next_after(schedules: Iterable[Schedule], moment: datetime) -> datetime | None:
-    """The first instant of all schedules after ``moment``; None when there is none."""
+    """The first instant of all schedules after ``moment``; None if there is none."""
     return min((at for at in (each.next_after(moment) for each in schedules) if at), default=None)
 
 
 def due_servers(schedules: Mapping[str, Schedule], instant: datetime, grace: timedelta = GRACE) -> dict[str, datetime]:
-    """The servers that a run of ``instant`` serves, each with its own newest instant, at most ``grace`` before.
+    """The servers that are due in the run of ``instant``, each with its own newest instant, at most ``grace`` before.
 
-    Never by equality: when instants lie close together the timetable makes one run for the newest of them. ``grace``
-    counts from that instant, not from now: a run that waited long for a busy scheduler loses none that it merged.
-    That a server's instant has been served already, by the run before, is for the caller to know.
+    The comparison is not by equality: if instants are close together, the timetable creates one run for the newest of
+    them. ``grace`` counts from that instant, not from now, so that a run that waited for a busy scheduler loses no
+    server. The caller must check whether the previous run has already served a server's instant.
     """
     found = ((server, schedule.newest(instant)) for server, schedule in schedules.items())
     return {server: at for server, at in found if at is not None and instant - at <= grace}
 
 
 def frequency(hours: int) -> timedelta:
-    """:raises SpecError: outside 12 to 24 hours (SMS-03)."""
+    """:raises SpecError: if ``hours`` is not in the range 12 to 24 (SMS-03)."""
     if not MIN_FREQUENCY_H <= hours <= MAX_FREQUENCY_H:
         raise SpecError(
-            f"A frequency of {hours} hours is outside {MIN_FREQUENCY_H} to {MAX_FREQUENCY_H}",
-            next_step="Choose a whole number of hours between them.",
+            f"A frequency of {hours} hours is not in the range {MIN_FREQUENCY_H} to {MAX_FREQUENCY_H}",
+            next_step="Choose a whole number of hours in this range.",
         )
     return timedelta(hours=hours)
 
 
 def parse_seed(value: str | int | float | datetime) -> datetime | None:
-    """A seed time as a person writes it, in UTC; None for ``now``.
+    """Parse a seed time from user input and return it in UTC; None for ``now``.
 
-    :raises SpecError: for another form, for a time without an offset (it might be anybody's), and for a number that
-        as epoch seconds lies before 2020 or after 2099: it was meant as something else.
+    :raises SpecError: for an unknown format, for a time without an offset (its time zone is unknown), and for a number
+        that is not between 2020 and 2099 as epoch seconds (it probably means something else).
     """
     if isinstance(value, datetime):
         return _aware(value, str(value))
@@ -139,7 +139,7 @@ def parse_seed(value: str | int | float | datetime) -> datetime | None:
 
 
 def seed_instant(value: str | int | float | datetime, now: datetime, ahead: timedelta = SEED_AHEAD) -> datetime:
-    """The seed instant that ``value`` means at ``now``. One in the past keeps its rhythm: the next instant follows it.
+    """The seed instant that ``value`` means at ``now``. A seed in the past is kept; later instants follow from it.
 
     :raises SpecError: as :func:`parse_seed`, and for an instant more than ``ahead`` (30 days) away.
     """
@@ -147,7 +147,7 @@ def seed_instant(value: str | int | float | datetime, now: datetime, ahead: time
     if instant - now > ahead:
         raise SpecError(
             f"The seed time {_iso(instant)} is more than {ahead.days} days ahead",
-            next_step=f"Choose one up to {_iso(now + ahead)}.",
+            next_step=f"Choose a time up to {_iso(now + ahead)}.",
         )
     return instant
 
@@ -160,7 +160,7 @@ def _of_epoch(seconds: float, text: str) -> datetime:
     except (ValueError, OverflowError, OSError):
         seen = ""
     raise SpecError(
-        f"The seed time '{text}' is read as seconds since 1970{seen}: not between 2020 and 2099",
+        f"The seed time '{text}' is read as seconds since 1970{seen}; that is not between 2020 and 2099",
         next_step=_SEED_FORMS,
     )
 

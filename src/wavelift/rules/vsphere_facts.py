@@ -1,4 +1,4 @@
-"""What pre-flight wants to know of the source, by shape: the vSphere adapter's own records fit as they are."""
+"""Protocols for what pre-flight needs to know about the source. The vSphere adapter's records satisfy them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Host(Protocol):
-    """An ESXi host as vCenter knows it."""
+    """An ESXi host as vCenter reports it."""
 
     @property
     def name(self) -> str: ...
@@ -24,7 +24,7 @@ class Host(Protocol):
 
 
 class Reachability(Protocol):
-    """Whether the connector reaches a host by HTTPS and trusts its certificate."""
+    """Whether the connector can reach a host over HTTPS and trusts its certificate."""
 
     @property
     def host(self) -> str: ...
@@ -39,7 +39,7 @@ class Reachability(Protocol):
 
 
 class Datastore(Protocol):
-    """A datastore under the VM; bytes."""
+    """A datastore of the VM. Sizes are in bytes."""
 
     @property
     def name(self) -> str: ...
@@ -52,7 +52,7 @@ class Datastore(Protocol):
 
 
 class MissingOnEntity(Protocol):
-    """What one principal lacks on one vCenter object."""
+    """The privileges that one principal lacks on one vCenter object."""
 
     @property
     def principal(self) -> str: ...
@@ -64,19 +64,19 @@ class MissingOnEntity(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GuestPort:
-    """Whether the guest's SSH or RDP answered the connector."""
+    """Whether the SSH or RDP port of the guest answered the connector."""
 
     port: int
     address: str = ""
     failed: str = ""
-    """Why it did not answer; empty when it did."""
+    """Why the port did not answer; empty if it did."""
     not_asked: str = ""
-    """Why nobody asked."""
+    """Why the port was not tested; empty if it was."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """Everything around one VM. None: was not looked at, and no finding is made of it."""
+    """The surroundings of one VM. None means that something was not checked; then there is no finding about it."""
 
     vcenter_version: str = ""
     host: Host | None = None
@@ -85,4 +85,4 @@ class SourceFacts:
     missing_privileges: Sequence[MissingOnEntity] = ()
     port: GuestPort | None = None
     vddk: bool = False
-    """Disks are read through VDDK, at any place, not as one stream."""
+    """Whether disks are read through VDDK, which can read any range, and not as one stream."""

@@ -1,4 +1,4 @@
-"""The wave: servers that migrate together, as its YAML file says it. What tasks need of it is in ``plans``."""
+"""The wave: the servers that migrate together, as the wave's YAML file describes them. ``plans`` derives task plans."""
 
 from __future__ import annotations
 
@@ -42,87 +42,88 @@ DEFAULT_RETRY_DELAY_S: Final = 30
 
 
 def decode_name(name: str) -> str:
-    """vSphere writes ``/``, ``\\`` and ``%`` in names as ``%2f``, ``%5c`` and ``%25``: what people see instead."""
+    """The name as the client shows it. vSphere stores ``/``, ``\\`` and ``%`` as ``%2f``, ``%5c`` and ``%25``."""
     return re.sub("%(2f|5c|25)", lambda match: chr(int(match[1], 16)), name, flags=re.IGNORECASE)
 
 
 class Selector(Message):
-    """How a server, or all servers of a folder or with a vSphere tag, are found in the inventory."""
+    """How to find in the inventory one server, or all servers in a folder or with a vSphere tag."""
 
     kind: SelectorKind
     value: str
 
     @property
     def leaf(self) -> str:
-        """The name that a person would call it: a path's last part; folder and tag keep all of it."""
+        """The display name: the last part of a path, or the whole value of a folder or tag."""
         return self.value if self.many else decode_name(self.value.rsplit("/", 1)[-1])
 
     @property
     def many(self) -> bool:
-        """Whether it stands for any number of servers, which only the vCenter knows."""
+        """Whether it can select any number of servers. Only vCenter knows how many."""
         return self.kind in ("folder", "tag")
 
 
 class Settings(Message):
-    """What may be set for all servers of a wave under ``defaults`` and for one under its entry."""
+    """Settings for all servers of a wave (under ``defaults``) or for one server (in its entry)."""
 
     instance_type: InstanceType | None = Field(
-        default=None, description="EC2 instance type; one that the environment allows."
+        default=None, description="EC2 instance type; the environment must allow it."
     )
-    subnet: SubnetId | None = Field(
-        default=None, description="Subnet for the instance; one that the environment allows."
-    )
+    subnet: SubnetId | None = Field(default=None, description="Subnet for the instance; the environment must allow it.")
     security_groups: tuple[SecurityGroupId, ...] | None = Field(
-        default=None, min_length=1, description="Security groups for the instance; ones that the environment allows."
+        default=None, min_length=1, description="Security groups for the instance; the environment must allow them."
     )
     license_type: LicenseType | None = Field(
-        default=None, description="Licence of the image: 'auto' (default), 'aws' or 'byol'. Linux can only be 'byol'."
+        default=None,
+        description="Licence of the image: 'auto' (default), 'aws' or 'byol'. Linux does not support 'aws'.",
     )
     boot_mode: BootMode | None = Field(
         default=None, description="Boot mode of the image: 'auto' (default) follows the VM's firmware."
     )
     tags: Tags | None = Field(
-        default=None, description="Tags; a server's go over the defaults', those over the environment's."
+        default=None,
+        description="Tags. A server's tags override the defaults, and these override the environment's tags.",
     )
     launch: LaunchChoice | None = Field(
         default=None,
         description="'none' (default): image only. 'running': start an instance, "
-        "which needs 'source_power: require_off' or 'allow_twin: true'.",
+        "which requires 'source_power: require_off' or 'allow_twin: true'.",
     )
     allow_twin: Annotated[bool, FLAG] | None = Field(
         default=None,
-        description="Let the instance run beside its running source; both may meet on one network (invariant 12).",
+        description="Allow the instance to run while its source runs. Both may be on the same network (invariant 12).",
     )
     source_power: SourcePower | None = Field(
         default=None,
-        description="'leave_running' (default): whatever it is. 'require_off': refused unless powered off.",
+        description="'leave_running' (default): any power state is accepted. 'require_off': the source must be off.",
     )
     quiesce: Quiesce | None = Field(
         default=None,
-        description="Quiesced snapshot: 'prefer' (default: crash-consistent when it fails), 'require' or 'never'.",
+        description="Quiesced snapshot: 'prefer' (default; crash-consistent if quiescing fails), 'require' or 'never'.",
     )
     change_tracking: ChangeTracking | None = Field(
         default=None,
-        description="Changed block tracking of a replicated VM: 'leave' (default) as it is, or 'enable': the next "
-        "replication run turns it on if the VM has no snapshot. The run after that still compares digests.",
+        description="Changed block tracking of a replicated VM: 'leave' (default) does not change it. 'enable': the "
+        "next replication run enables it if the VM has no snapshot. The run after that still compares digests.",
     )
     verify: Verify | None = Field(
-        default=None, description="Reading back: 'full', 'sample:<pct>' (default 'sample:1') or 'off' (attested only)."
+        default=None,
+        description="How much is read back: 'full', 'sample:<pct>' (default 'sample:1') or 'off' (attested only).",
     )
 
 
 class Server(Settings):
-    """One entry of ``servers``: exactly one of ``name``, ``path``, ``folder`` and ``tag``, and overrides."""
+    """One entry of ``servers``: exactly one of ``name``, ``path``, ``folder`` and ``tag``, and its own settings."""
 
     name: Text | None = Field(default=None, description="Name of one VM; must be unique in the vCenter.")
     path: Text | None = Field(default=None, description="Inventory path of one VM: '/Datacenter/vm/folder/name'.")
-    folder: Text | None = Field(default=None, description="Inventory path of a folder: every VM in it.")
-    tag: Text | None = Field(default=None, description="vSphere tag as 'category:tag': every VM that has it.")
+    folder: Text | None = Field(default=None, description="Inventory path of a folder; selects every VM in it.")
+    tag: Text | None = Field(default=None, description="vSphere tag as 'category:tag'; selects every VM that has it.")
     private_ip: PrivateIp | None = Field(
-        default=None, description="Private IPv4 address; a free one of the subnet if absent."
+        default=None, description="Private IPv4 address. Default: any free address of the subnet."
     )
     replication: Replication | None = Field(
-        default=None, description="Replication of this server; its values go over the wave's."
+        default=None, description="Replication of this server. Its values override the wave's."
     )
 
     @model_validator(mode="before")
@@ -136,20 +137,20 @@ class Server(Settings):
         given = [kind for kind in SELECTORS if getattr(self, kind) is not None]
         if len(given) != 1:
             found = f"has {' and '.join(given)}" if given else f"has none of them{_said_nothing(self.model_fields_set)}"
-            raise ValueError(f"a server is selected by exactly one of name, path, folder and tag; this entry {found}")
+            raise ValueError(f"a server needs exactly one of name, path, folder and tag; this entry {found}")
         value = getattr(self, given[0])
         if given[0] == "name" and "/" in value:
             raise ValueError(
-                f"'{value}' contains '/': write it as 'path: {value}' or, for all VMs in it, 'folder: {value}'; a '/' "
-                "that belongs to the VM's own name is written '%2f'"
+                f"'{value}' contains '/': write it as 'path: {value}' or, for all VMs in it, 'folder: {value}'. If the "
+                "VM's own name contains '/', write that '/' as '%2f'"
             )
         if given[0] == "tag" and not all(value.partition(":")[::2]):
-            raise ValueError(f"tag '{value}' must name its category too: 'category:tag'")
+            raise ValueError(f"tag '{value}' needs its category: 'category:tag'")
         if given[0] in ("path", "folder") and not value.startswith("/"):
             raise ValueError(f"{given[0]} '{value}' must start with '/' and the data centre: '/Datacenter/vm/…'")
         if given[0] in ("folder", "tag") and self.private_ip:
             raise ValueError(
-                f"private_ip belongs to one VM; a {given[0]} may hold many: list that VM by name or path as well"
+                f"private_ip is for one VM, but a {given[0]} may contain many: add an entry for that VM by name or path"
             )
         return self
 
@@ -160,50 +161,52 @@ class Server(Settings):
 
 
 def _said_nothing(given: Set[str]) -> str:
-    """``name: null``: the key is there."""
+    """Explain ``name: null``: the key is present, but its value is empty."""
     empty = [kind for kind in SELECTORS if kind in given]
     return f": '{empty[0]}' is {described(None)}" if empty else ""
 
 
 class Source(Message):
-    """Where the servers are and who reads them."""
+    """Where the servers are, and which connector reads them."""
 
     connection: Text = Field(description="Airflow connection of type 'vsphere'.")
-    connector: Text = Field(default="default", description="Airflow queue of the worker near that vCenter.")
+    connector: Text = Field(default="default", description="Airflow queue of the worker near this vCenter.")
 
 
 class Wave(Message):
-    """A named set of servers migrated together."""
+    """A named set of servers that are migrated together."""
 
     wave: Name = Field(description="Name of the wave; must equal the file's name without '.yaml'.")
     description: str = Field(default="", description="One line for people; shown in the DAG list.")
-    source: Source = Field(description="Where the servers are and who reads them.")
+    source: Source = Field(description="Where the servers are, and which connector reads them.")
     environment: Name = Field(description="Name of the environment where the servers land.")
-    defaults: Settings = Field(default=Settings(), description="Settings of every server that doesn't say otherwise.")
+    defaults: Settings = Field(default=Settings(), description="Settings for every server that does not set its own.")
     servers: tuple[Server, ...] = Field(
-        min_length=1, max_length=LIMITS["servers_per_wave"].value, description="The servers; a bare string is a name."
+        min_length=1,
+        max_length=LIMITS["servers_per_wave"].value,
+        description="The servers. An entry that is only a string is a VM name.",
     )
     replication: Replication | None = Field(
-        default=None, description="Replicate every server on a schedule; without it only those that have their own."
+        default=None, description="Replicate every server on a schedule. Default: only servers with their own section."
     )
     retries: Annotated[int, Field(ge=2, le=20), WHOLE] = Field(
         default=DEFAULT_RETRIES,
-        description="Retries of each data-path task; at least 2: a killed scheduler uses one up.",
+        description="Retries of each data-path task; at least 2, because a killed scheduler uses one retry.",
     )
     retry_delay_s: Annotated[int, Field(ge=1, le=3600), WHOLE] = Field(
-        default=DEFAULT_RETRY_DELAY_S, description="Seconds before the first retry; doubles with each."
+        default=DEFAULT_RETRY_DELAY_S, description="Seconds before the first retry; the delay doubles with each retry."
     )
     deadline_minutes: Annotated[int, Field(ge=1, le=525_600), WHOLE] | None = Field(
         default=None, description="Alert when a run takes longer than this many minutes."
     )
     min_free_pct: Annotated[float, Field(ge=0, le=90), NUMBER] = Field(
-        default=10, description="Stop a transfer when a datastore of the VM has less than this percentage free."
+        default=10, description="Stop a transfer when a datastore of the VM has less free space than this percentage."
     )
     max_snapshot_hours: Annotated[float, Field(gt=0, le=168), NUMBER] = Field(
         default=24, description="Stop a transfer whose snapshot is older than this many hours."
     )
     max_mbit_s: Annotated[float, Field(ge=0.1), NUMBER] | None = Field(
-        default=None, description="Most megabits per second that one server's upload may use; none by default."
+        default=None, description="Maximum megabits per second for one server's upload. Default: no limit."
     )
 
 
@@ -217,11 +220,11 @@ DEFAULTS: Final[dict[str, Any]] = {
     "change_tracking": "leave",
     "verify": "sample:1",
 }
-"""What holds when neither the server nor the wave says it."""
+"""The values that apply if neither the server nor the wave sets them."""
 
 
 def chosen(wave: Wave, server: Server, field: str) -> Any:
-    """The value that holds for ``server``: its own, else the wave's default, else the product's (else None)."""
+    """The value that applies to ``server``: its own, else the wave's default, else that of ``DEFAULTS``, else None."""
     own = getattr(server, field)
     if own is not None:
         return own
@@ -230,7 +233,7 @@ def chosen(wave: Wave, server: Server, field: str) -> Any:
 
 
 def wave_problems(wave: Wave) -> list[Problem]:
-    """What is wrong with the wave alone: duplicates, and launches beside a running source (invariant 12)."""
+    """Problems of the wave by itself: duplicates, and launches while the source runs (invariant 12)."""
     problems: list[Problem] = []
     selectors: dict[Selector, int] = {}
     addresses: dict[str, int] = {}
@@ -254,7 +257,7 @@ def wave_problems(wave: Wave) -> list[Problem]:
 
 
 def _replication_problems(wave: Wave, server: Server, index: int) -> Iterator[Problem]:
-    """What can be told before the guest is known; the rest is refused when the job is made."""
+    """Problems that are known before the guest is known. The others are refused when the job is created."""
     plan = replication_plan(wave.replication, server.replication)
     if plan is None or plan.ami != "register" or plan.force_register or chosen(wave, server, "license_type") != "aws":
         return
@@ -263,20 +266,25 @@ def _replication_problems(wave: Wave, server: Server, index: int) -> Iterator[Pr
 
 
 TWIN_MESSAGE: Final = (
-    "'running' would start the instance beside its running source: set 'source_power: require_off', or "
-    "'allow_twin: true' when the two can't meet on one network"
+    "'running' would start the instance while its source may still run: set 'source_power: require_off', or "
+    "'allow_twin: true' if the two can't be on the same network"
 )
 
 
 def twin(launch: str, source_power: str, allow_twin: bool) -> bool:
-    """True when a source and its instance could run side by side without anybody having chosen it (invariant 12)."""
+    """Whether source and instance could run at the same time without an explicit choice (invariant 12)."""
     return launch == "running" and source_power != "require_off" and not allow_twin
 
 
 def landing_problems(wave: Wave, environment: Environment) -> list[Problem]:
-    """What the environment doesn't allow (AMP-01), and what a launch lacks."""
+    """Values that the environment does not allow (AMP-01), and settings that a launch needs but that are missing."""
     if wave.environment != environment.environment:
-        return [Problem(("environment",), f"'{wave.environment}' was checked against '{environment.environment}'")]
+        return [
+            Problem(
+                ("environment",),
+                f"the wave names '{wave.environment}', but was checked against '{environment.environment}'",
+            )
+        ]
     landing = Landing(environment)
     problems: list[Problem] = []
     for index, server in enumerate(wave.servers):
@@ -285,7 +293,7 @@ def landing_problems(wave: Wave, environment: Environment) -> list[Problem]:
 
 
 class Landing:
-    """The choices of one environment, as sets: 150 servers are checked against them."""
+    """The values that one environment allows, as sets, because up to 150 servers are checked against them."""
 
     def __init__(self, environment: Environment) -> None:
         self.name = environment.environment
@@ -297,7 +305,7 @@ class Landing:
         self._sets = {field: frozenset(values) for field, values in self.allowed.items()}
 
     def value(self, wave: Wave, server: Server, field: str) -> Any:
-        """What was chosen or, when the environment allows just one, that one."""
+        """The chosen value or, if the environment allows only one value, that one."""
         value = chosen(wave, server, field)
         if value is None and len(self.allowed[field]) == 1:
             return self.allowed[field] if field == "security_groups" else self.allowed[field][0]
@@ -309,7 +317,7 @@ class Landing:
             value = self.value(wave, server, field)
             if value is None:
                 if launching:
-                    message = f"needed to launch: choose it here or under defaults; {allowed(self.allowed[field])}"
+                    message = f"needed to launch: set it here or under defaults; {allowed(self.allowed[field])}"
                     yield Problem(("servers", index, field), message)
                 continue
             place = _place(server, index, field)
@@ -323,16 +331,16 @@ class Landing:
 
     def _refused(self, place: Path, value: str, field: str) -> Problem:
         choices = self.allowed[field]
-        # All ids resemble each other: a guess would only mislead.
+        # All ids look alike, so a suggestion would be misleading.
         hint = did_you_mean(value, choices) if field == "instance_type" else ""
-        return Problem(place, f"'{value}' is not in environment '{self.name}'{hint}; {allowed(choices)}")
+        return Problem(place, f"environment '{self.name}' does not allow '{value}'{hint}; {allowed(choices)}")
 
 
 def _place(server: Server, index: int, field: str) -> Path:
-    """Where the value that holds was written."""
+    """The place in the file where the effective value is set."""
     return ("servers", index, field) if getattr(server, field) is not None else ("defaults", field)
 
 
 def _once(problems: list[Problem]) -> list[Problem]:
-    """A wrong default is one problem, not one for each server."""
+    """Remove duplicates: a wrong default is one problem, not one for each server."""
     return list(dict.fromkeys(problems))

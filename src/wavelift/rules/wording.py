@@ -1,4 +1,7 @@
-"""pydantic's errors in words: which key, which value, what is allowed. Specs, a run's conf and REST say the same."""
+"""Convert pydantic's errors into readable messages: key, value and what is allowed.
+
+Specs, the conf of a run and REST use the same messages.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ _KINDS: Final = {
 
 
 def problem_of(model: type[BaseModel] | None, detail: ErrorDetails, hints: Mapping[str, str] = {}) -> Problem:
-    """One error of pydantic, at its place in the value.
+    """The problem for one pydantic error, with its place in the value.
 
-    :param model: what the value was validated as; None when that is not known: then no key is suggested.
-    :param hints: how one writes ``a list`` or ``a mapping`` where the value stands.
+    :param model: the model that validated the value. None: unknown; then no key is suggested.
+    :param hints: how to write ``a list`` or ``a mapping`` in the format of the value.
     """
     path = tuple(step for step in detail["loc"] if step != "[key]")
     kind, given = detail["type"], detail["input"]
@@ -37,20 +40,20 @@ def problem_of(model: type[BaseModel] | None, detail: ErrorDetails, hints: Mappi
         return Problem(path, unknown_key(str(path[-1])) if model is None else _unknown(model, path))
     if kind == "missing":
         needed = None if model is None else _model_at(model, path[:-1]).model_fields[str(path[-1])].description
-        return Problem(path, f"is missing: {needed or 'needed'}")
+        return Problem(path, f"is missing: {needed or 'required'}")
     if kind == "value_error":
         return Problem(path, str(detail["ctx"]["error"]))
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         return Problem(
             path,
-            f"{described(given)} is not a value of this key{did_you_mean(str(given), choices)}; {allowed(choices)}",
+            f"{described(given)} is not a valid value{did_you_mean(str(given), choices)}; {allowed(choices)}",
         )
     return Problem(path, _words(kind, given, detail["msg"], hints))
 
 
 def unknown_key(name: str, known: Iterable[str] | None = None) -> str:
-    """:param known: what is allowed instead, when that is known."""
+    """:param known: the allowed keys, if they are known."""
     if known is None:
         return f"unknown key '{name}'"
     names = list(known)

@@ -1,4 +1,4 @@
-"""YAML → models, with errors that name file, line and allowed values."""
+"""Read YAML specs into models. Errors name file, line and allowed values."""
 
 from __future__ import annotations
 

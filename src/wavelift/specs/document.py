@@ -1,10 +1,10 @@
-"""A YAML file as plain values that remember their lines.
+"""Read a YAML file into plain values, with the line of each value.
 
-libyaml composes the nodes (each with its mark); the conversion here is faster than PyYAML's constructor and changes
-nothing: a scalar is the text that stands in the file, and what it means is for its field to say (``rules.fields``).
-YAML's own reading loses what was written: ``verify: off`` is False, ``1.10`` is 1.1, ``010`` is 8 and ``22:00`` is
-1320. Only null, ``~`` and an empty value without quotes are None. A key that comes twice is an error instead of a
-silent loss. Blocks ``x-…`` at the top level are dropped: they hold anchors, as in Compose files.
+libyaml composes the nodes, each with its position. The conversion here is faster than PyYAML's constructor and keeps
+the text: a scalar is the text in the file, and its field decides what it means (``rules.fields``). YAML's own
+conversion would lose the text: ``verify: off`` is False, ``1.10`` is 1.1, ``010`` is 8 and ``22:00`` is 1320. Only
+null, ``~`` and an empty value without quotes become None. A duplicate key is an error, because one of its values would
+be lost silently. Top-level blocks named ``x-…`` are dropped: they hold anchors, as in Compose files.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ except ImportError:  # pragma: no cover - a PyYAML built without libyaml: same r
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
 _PLAIN: Final = "plain"
-"""Our tag of a scalar without quotes: the only kind that may mean nothing."""
+"""Our tag for a scalar without quotes. Only such a scalar can be None."""
 _MERGE: Final = "merge"
 _TEXT: Final = "tag:yaml.org,2002:str"
 _NOTHING: Final = frozenset(("", "~", "null", "Null", "NULL"))
 MAX_DEPTH: Final = 32
-"""Levels of nesting; a spec needs six."""
+"""Maximum levels of nesting. A spec needs six."""
 ANCHORS: Final = "x-"
-"""Begins the names of top-level blocks that only hold anchors."""
+"""Prefix of the names of top-level blocks that only hold anchors."""
 
 
 class _Loader(_SafeLoader):
-    """Composes nodes and leaves their meaning to us: YAML 1.1's tables took a third of the time and get it wrong."""
+    """Composes nodes without resolving types: YAML 1.1's rules took a third of the time and give wrong results."""
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is not yaml.ScalarNode:
@@ -44,20 +44,21 @@ class _Loader(_SafeLoader):
             return _TEXT
         return _MERGE if value == "<<" else _PLAIN
 
-    # The composer calls these two around each node. It recurses in C: a deep enough file would end the process.
+    # The composer calls these two methods around each node. It recurses in C, so a very deep file would crash the
+    # process.
     depth = 0
 
     def descend_resolver(self, current_node: Any, current_index: Any) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise yaml.YAMLError(f"more than {MAX_DEPTH} levels inside each other")
+            raise yaml.YAMLError(f"more than {MAX_DEPTH} levels of nesting")
 
     def ascend_resolver(self) -> None:
         self.depth -= 1
 
 
 class Document:
-    """One file: ``value`` (None when it can't be read) and the ``issues`` of its form."""
+    """One file: ``value`` (None if it can't be read), and ``issues`` with its syntax problems."""
 
     def __init__(self, path: Path, text: str | None = None) -> None:
         self.path = path
@@ -81,11 +82,11 @@ class Document:
             self._convert()
 
     def issue(self, problem: Problem) -> Issue:
-        """``problem`` with the line where its place stands in this file."""
+        """``problem`` with file and line."""
         return Issue(shown(self.path), self.line_of(problem.path), problem.path, problem.message)
 
     def line_of(self, path: Place) -> int:
-        """The line of a key or item; of what contains it when it is missing itself."""
+        """The line of a key or item. If it is missing, the line of what should contain it."""
         node = self._root
         line = node.start_mark.line if node else 0
         for step in path:
@@ -100,7 +101,7 @@ class Document:
 
     def _convert(self) -> None:
         if not isinstance(self._root, yaml.MappingNode):
-            what = "is empty" if self._root is None else "must be a mapping ('key: value' lines) at its top"
+            what = "is empty" if self._root is None else "must be a mapping ('key: value' lines) at its top level"
             self._add(1, f"the file {what}")
             return
         converter = _Converter()
@@ -114,7 +115,7 @@ class _Converter:
     def __init__(self) -> None:
         self.found: list[tuple[int, Place, str]] = []
         self._done: dict[int, Any] = {}
-        """By node: an anchor that is used again is converted once, so nested aliases can't explode."""
+        """Converted values by node. An anchor is converted only once, so nested aliases can't use up the memory."""
         self._open: set[int] = set()
 
     def convert(self, node: yaml.Node, path: Place) -> Any:
@@ -148,7 +149,7 @@ class _Converter:
             elif key.value in own:
                 first = next(other for other, _ in node.value if other.value == key.value)
                 line = first.start_mark.line + 1
-                self._add(key, (*path, key.value), f"key '{key.value}' is here twice, first on line {line}; remove one")
+                self._add(key, (*path, key.value), f"duplicate key '{key.value}', first on line {line}; remove one")
             else:
                 own[key.value] = self.convert(item, (*path, key.value))
         return {**merged, **own} if merged else own
@@ -161,7 +162,7 @@ class _Converter:
             if isinstance(value, dict):
                 result = {**value, **result}
             else:
-                self._add(item, path, "'<<' merges mappings only")
+                self._add(item, path, "'<<' can merge only mappings")
         return result
 
     def _scalar(self, node: yaml.ScalarNode, path: Place) -> Any:
@@ -177,7 +178,7 @@ class _Converter:
 
 
 def _child(node: yaml.Node | None, step: str | int) -> tuple[int, yaml.Node] | None:
-    """Line (from 0) and node of one step down."""
+    """Line (from 0) and node of the child at ``step``."""
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
         item = node.value[step]
         return item.start_mark.line, item
@@ -193,12 +194,12 @@ def _child(node: yaml.Node | None, step: str | int) -> tuple[int, yaml.Node] | N
 
 
 def _syntax(error: yaml.MarkedYAMLError, text: str) -> str:
-    """The parser's words, and what they mean where they are obscure."""
-    words = error.problem or "can't be understood"
+    """The parser's message, with an explanation if the message is hard to understand."""
+    words = error.problem or "syntax error"
     if "'\\t'" in words or "tab" in words or _tab_at(error, text):
-        return "a tab stands where YAML wants spaces; indent with spaces"
+        return "a tab is used where YAML requires spaces; indent with spaces"
     if "but found another document" in words:
-        return "a second document ('---') begins here; one spec a file"
+        return "a second document ('---') begins here; write one spec per file"
     if "could not find expected ':'" in words or "mapping values are not allowed" in words:
         return f"not YAML: {words}; check the indentation, and put text that contains ': ' in quotes"
     if "undefined alias" in words:

@@ -1,4 +1,4 @@
-"""Lines that tell a person what is wrong in which file: the same in the command line and in Airflow's import errors."""
+"""Error lines about spec files. The command line and Airflow's import errors show the same text."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Issue:
 
 
 def shown(path: Path) -> str:
-    """``waves/erp.yaml``: the same from wherever the file is looked at."""
+    """Folder and file name, such as ``waves/erp.yaml``. Does not depend on the current folder."""
     full = path.absolute()
     return f"{full.parent.name}/{full.name}"
 
 
 def lines(issues: Iterable[Issue]) -> tuple[str, ...]:
-    """One line for each, by file and line."""
+    """One line for each issue, sorted by file and line."""
     return tuple(str(issue) for issue in sorted(set(issues), key=lambda issue: (issue.file, issue.line, issue.message)))
 
 

@@ -1,7 +1,7 @@
-"""A broken spec keeps its last valid version, so that a typing error can't strand a running wave.
+"""Keep the last valid version of each spec, so that a typing error does not stop a running wave.
 
 If a file no longer yields a DAG, Airflow marks the DAG as stale and does not finish its runs.
-So each valid wave is kept, together with the environment it was valid with, in a folder of ours.
+So wavelift keeps a copy of each valid wave, together with its environment, in a separate folder.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _NAME: Final = re.compile(NAME_PATTERN)
 
 
 class LastValid:
-    """The kept specs: one small JSON file for each wave, with its own text and its environment's."""
+    """The kept specs: one small JSON file for each wave, with the text of the wave and of its environment."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def keep(self, name: str, wave_text: str, environment_text: str) -> bool:
-        """Keep a valid pair, atomically; nothing is written when it is there already.
+        """Store a valid pair atomically. Nothing is written if the same content is already stored.
 
         :returns: whether a file was written.
-        :raises OSError: when the folder can't be written.
+        :raises OSError: if the folder can't be written.
         """
         content = json.dumps({"format": FORMAT, "wave": wave_text, "environment": environment_text}).encode()
         path = self._path(name)
@@ -44,7 +44,8 @@ class LastValid:
                 return False
         except FileNotFoundError:
             self.folder.mkdir(parents=True, exist_ok=True)
-        # Task processes and the dag-processor may write at once: each its own file, then one atomic rename.
+        # Task processes and the DAG processor may write at the same time. Each writes its own temporary file and then
+        # renames it atomically.
         handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{name}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -56,12 +57,12 @@ class LastValid:
         return True
 
     def load(self, name: str) -> LoadedWave | None:
-        """The kept version; None when there is none that today's rules accept."""
+        """The kept version; None if there is none that the current rules accept."""
         try:
             kept = json.loads(self._path(name).read_bytes())
             return load_texts(kept["wave"], kept["environment"]) if kept["format"] == FORMAT else None
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # damaged or from another version: as good as none
+            return None  # damaged, or written by another version of wavelift
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
@@ -69,19 +70,19 @@ class LastValid:
 
 @dataclass(frozen=True, slots=True)
 class UsableWave:
-    """A wave that has a DAG: from its file, from its last valid version, or only by its name."""
+    """A wave that has a DAG: from its file, from its last valid version, or only from its name."""
 
     shape: WaveShape
     loaded: LoadedWave | None
     stale: bool = False
-    """True: the file is broken now and this is its last valid version (or nothing but the name)."""
+    """True: the file is invalid now, and this is its last valid version (or only the name)."""
     errors: tuple[str, ...] = ()
-    """What is wrong with the file when ``stale``."""
+    """The errors of the file if ``stale``."""
 
     def resolve(self) -> ResolvedWave:
-        """What ``admit`` freezes.
+        """The resolved wave, which ``admit`` freezes.
 
-        :raises SpecError: with the file's errors when there is no valid version at all.
+        :raises SpecError: with the file's errors if there is no valid version.
         """
         if self.loaded is None:
             raise SpecError(
@@ -94,7 +95,7 @@ class UsableWave:
 
 @dataclass(frozen=True, slots=True)
 class UsableWaves:
-    """Every wave that gets a DAG, and one line for each problem of the files."""
+    """Every wave that gets a DAG, and one line for each problem in the files."""
 
     waves: Mapping[str, UsableWave] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
@@ -107,10 +108,10 @@ class UsableWaves:
 def usable_waves(
     waves_folder: Path, environments_folder: Path, last_valid_folder: Path, *, only: str | None = None
 ) -> UsableWaves:
-    """The waves to build DAGs from: valid ones, and the last valid version of broken ones. Never raises.
+    """The waves to build DAGs from: valid waves, and the last valid version of invalid ones. Never raises.
 
-    :param only: the one wave that a task process needs. It always gets a shape, at worst one with defaults by its
-        name, so that a run goes on and cleans up even when the file is broken or gone.
+    :param only: the one wave that a task process needs. It always gets a shape, if necessary one with defaults, so that
+        a run continues and cleans up even if the file is invalid or deleted.
     """
     if only is not None and not _NAME.fullmatch(only):
         return UsableWaves()
@@ -132,9 +133,9 @@ def usable_waves(
 
 
 def resolved_wave(name: str, waves_folder: Path, environments_folder: Path, last_valid_folder: Path) -> ResolvedWave:
-    """The wave as ``admit`` freezes it: from its file, or the last valid version while that is broken.
+    """The wave that ``admit`` freezes: from its file, or the last valid version if the file is invalid.
 
-    :raises SpecError: when there is neither.
+    :raises SpecError: if there is neither.
     """
     usable = usable_waves(waves_folder, environments_folder, last_valid_folder, only=name).waves.get(name)
     if usable is None:
@@ -152,7 +153,7 @@ def _stale(loaded: LoadedWave | None, name: str, only: str | None, issues: tuple
 
 
 def _names(waves_folder: Path, only: str | None) -> list[str]:
-    """The waves that exist as files, broken or not."""
+    """The waves that exist as files, valid or not."""
     if only is not None:
         return [only]
     try:

@@ -1,4 +1,4 @@
-"""Spec files → models. Every error of a file comes at once, with file, line, field and allowed values."""
+"""Load spec files into models. All errors of a file are reported at once, with file, line, field and allowed values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class LoadedWave:
-    """A valid wave with its valid environment, and the texts they came from."""
+    """A valid wave with its valid environment, and the texts of both files."""
 
     wave: Wave
     environment: Environment
@@ -39,7 +39,7 @@ class LoadedWave:
 
 @dataclass(frozen=True, slots=True)
 class LoadedSpecs:
-    """Everything of the two folders: what is valid, and what is wrong with the rest."""
+    """The content of the two folders: the valid specs, and the problems of the others."""
 
     waves: dict[str, LoadedWave] = field(default_factory=dict)
     environments: dict[str, Environment] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class LoadedSpecs:
 
 
 def load_wave(path: Path) -> Wave:
-    """One wave file by itself, not checked against its environment.
+    """Load one wave file without its environment.
 
     :raises SpecError: with every problem of the file.
     """
@@ -61,7 +61,7 @@ def load_wave(path: Path) -> Wave:
 
 
 def load_environment(path: Path) -> Environment:
-    """One environment file.
+    """Load one environment file.
 
     :raises SpecError: with every problem of the file.
     """
@@ -70,9 +70,10 @@ def load_environment(path: Path) -> Environment:
 
 
 def check_file(path: Path, environments_folder: Path) -> tuple[Issue, ...]:
-    """What ``wavelift wave validate FILE`` prints through ``format_errors``: nothing when the file is valid.
+    """The issues that ``wavelift wave validate FILE`` prints with ``format_errors``; empty if the file is valid.
 
-    A file of the environments folder is checked as an environment, any other as a wave with its environment.
+    A file in the environments folder is checked as an environment. Any other file is checked as a wave, together with
+    its environment.
     """
     if path.absolute().parent == environments_folder.absolute():
         return tuple(_environment(Document(path))[1])
@@ -80,16 +81,16 @@ def check_file(path: Path, environments_folder: Path) -> tuple[Issue, ...]:
 
 
 def load_resolved(path: Path, environments_folder: Path) -> ResolvedWave:
-    """A wave file checked against its environment.
+    """Load a wave file and check it against its environment.
 
-    :raises SpecError: with every problem of the two.
+    :raises SpecError: with every problem of the two files.
     """
     loaded, issues = _Environments(environments_folder).wave(Document(path))
     return _or_raise(loaded, issues).resolve()
 
 
 def load_folder(waves_folder: Path, environments_folder: Path, *, only: str | None = None) -> LoadedSpecs:
-    """All waves and environments, or one wave with its environment. Never raises."""
+    """Load all waves and environments, or only one wave with its environment. Never raises."""
     environments = _Environments(environments_folder)
     issues: list[Issue] = []
     waves: dict[str, LoadedWave] = {}
@@ -105,7 +106,7 @@ def load_folder(waves_folder: Path, environments_folder: Path, *, only: str | No
 
 
 def load_texts(wave_text: str, environment_text: str) -> LoadedWave | None:
-    """A wave kept from an earlier day; None when today's rules refuse it."""
+    """A wave from a kept copy; None if the current rules refuse it."""
     environment_document = Document(Path("kept"), environment_text)
     environment, broken = _environment(environment_document, any_stem=True)
     wave_document = Document(Path("kept"), wave_text)
@@ -116,7 +117,7 @@ def load_texts(wave_text: str, environment_text: str) -> LoadedWave | None:
 
 
 class _Environments:
-    """The environments of a folder, each read once and only when asked for."""
+    """The environments of a folder. Each is read once, when it is first needed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -136,7 +137,7 @@ class _Environments:
         return self._read[name]
 
     def wave(self, document: Document) -> tuple[LoadedWave | None, tuple[Issue, ...]]:
-        """The wave of a document with its environment, or what is wrong with it."""
+        """The wave of a document with its environment, or its issues."""
         wave, partial, issues = _wave(document)
         checked = wave or partial
         if checked is None:
@@ -156,11 +157,11 @@ class _Environments:
             known = sorted(file.stem for file in self.folder.glob(f"*{SUFFIX}"))
             return None, "", f"there is no {shown(path)}{did_you_mean(name, known)}; {allowed(known)}"
         environment, text = self.get(name)
-        return environment, text, f"{shown(path)} has errors of its own; correct them first"
+        return environment, text, f"{shown(path)} has errors; correct them first"
 
 
 def _wave(document: Document, *, any_stem: bool = False) -> tuple[Wave | None, Wave | None, list[Issue]]:
-    """The wave when it is valid, else what could be read of it; and its issues."""
+    """Three values: the wave if it is valid, the readable part of the wave, and the issues."""
     if document.value is None:
         return None, None, document.issues
     wave, problems, whole = validated(Wave, document.value)
@@ -172,7 +173,7 @@ def _wave(document: Document, *, any_stem: bool = False) -> tuple[Wave | None, W
 
 
 def _of_real(wave: Wave, problems: list[Problem]) -> list[Problem]:
-    """Without those of servers that only stand in for an entry with errors of its own."""
+    """The problems without those of placeholder servers, which replace entries that have errors themselves."""
     standing_in = {
         ("servers", index) for index, server in enumerate(wave.servers) if (server.name or "").startswith(PLACEHOLDER)
     }
@@ -195,12 +196,15 @@ def _wrong_stem(document: Document, key: str, name: str, any_stem: bool) -> list
     if any_stem or name == stem:
         return []
     return [
-        Problem((key,), f"'{name}' must equal the file's name: write '{key}: {stem}' or rename it to '{name}{SUFFIX}'")
+        Problem(
+            (key,),
+            f"'{name}' must equal the file's name: write '{key}: {stem}', or rename the file to '{name}{SUFFIX}'",
+        )
     ]
 
 
 def _files(folder: Path, issues: list[Issue]) -> list[Path]:
-    """The spec files of a folder, by name; a folder that is missing and a file that only looks like one are issues."""
+    """The spec files of a folder, sorted by name. A missing folder and a file with suffix ``.yml`` are issues."""
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
@@ -208,7 +212,9 @@ def _files(folder: Path, issues: list[Issue]) -> list[Path]:
         return []
     for entry in entries:
         if entry.suffix == ".yml":
-            issues.append(Issue(shown(entry), 0, (), f"is not read: rename it to '{entry.stem}{SUFFIX}'"))
+            issues.append(
+                Issue(shown(entry), 0, (), f"wavelift does not read this file: rename it to '{entry.stem}{SUFFIX}'")
+            )
     return [entry for entry in entries if entry.suffix == SUFFIX]
 
 

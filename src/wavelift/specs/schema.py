@@ -19,7 +19,9 @@ def json_schema(kind: Kind) -> dict[str, Any]:
     """The schema of one kind of file (draft 2020-12)."""
     model = Wave if kind == "wave" else Environment
     schema = {"$schema": DRAFT, **model.model_json_schema(), "title": f"wavelift {kind}"}
-    schema["patternProperties"] = {f"^{ANCHORS}": {"description": "Anything; not read. Holds anchors for the rest."}}
+    schema["patternProperties"] = {
+        f"^{ANCHORS}": {"description": "Any content. It is not read; it only holds anchors."}
+    }
     if kind == "wave":
         _server_forms(schema["$defs"]["Server"])
         schema["properties"]["servers"]["items"] = {
@@ -29,7 +31,7 @@ def json_schema(kind: Kind) -> dict[str, Any]:
 
 
 def _server_forms(server: dict[str, Any]) -> None:
-    """What the model checks in code: exactly one selector."""
+    """Add the rule that the model checks in code: exactly one selector."""
     server["oneOf"] = [{"required": [kind]} for kind in SELECTORS]
 
 
@@ -38,7 +40,7 @@ def schema_text(kind: Kind) -> str:
 
 
 def write_schemas(folder: Path) -> None:
-    """Write both schemas; ``python -m wavelift.specs.schema docs/schemas`` renews the repository's."""
+    """Write both schemas. ``python -m wavelift.specs.schema docs/schemas`` updates those of the repository."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in KINDS:
         (folder / f"{kind}.schema.json").write_text(schema_text(kind))

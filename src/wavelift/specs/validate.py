@@ -1,4 +1,4 @@
-"""Plain values of a YAML file → models and problems in words."""
+"""Convert the plain values of a YAML file into models, and validation errors into readable problems."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from wavelift.rules.wording import problem_of
 M = TypeVar("M", bound=BaseModel)
 
 PLACEHOLDER: Final = "\x00"
-"""Begins the name that stands in for a server whose entry is wrong, while the rest is checked."""
+"""Prefix of a placeholder name. It replaces a server entry with errors while the other entries are checked."""
 YAML: Final = {"a list": "'- item' lines or '[a, b]'", "a mapping": "'key: value' lines"}
 
 
 def validated(model: type[M], value: dict[str, Any]) -> tuple[M | None, list[Problem], bool]:
-    """The model, the problems, and whether the model is whole.
+    """The model, the problems, and whether the model is complete.
 
-    A value with problems is checked again without what is wrong, so that one pass finds the errors of form and
-    those of meaning; what comes back then is only good for finding more.
+    A value with problems is validated again without the wrong parts. So one call finds syntax errors and errors of
+    meaning. The model that it returns in this case is incomplete and only serves to find more problems.
     """
     try:
         return model.model_validate(value), [], True

@@ -1,4 +1,4 @@
-"""Credentials that are lost, and those that only their giver's silence keeps away."""
+"""Lost credentials, and credentials whose source temporarily does not answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way that AWS says no, as one of our errors, with coordinates, advice and never a secret."""
+"""Every refusal by AWS becomes one of wavelift's errors, with coordinates and advice, and never with a secret."""
 
 from __future__ import annotations
 

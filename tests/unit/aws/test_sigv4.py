@@ -1,4 +1,4 @@
-"""Our signatures against botocore's signer: equal to the last byte, or AWS refuses them."""
+"""wavelift's signatures compared with those of botocore's signer: they must be equal, or AWS refuses the request."""
 
 from __future__ import annotations
 

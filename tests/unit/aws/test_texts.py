@@ -1,4 +1,4 @@
-"""Names of any kind, as each service takes them."""
+"""Names with any characters, in the form that each service accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Import tasks: what is believed of AWS's words, and what we make of its failures."""
+"""Import tasks: how the states that AWS reports are interpreted, and which errors its failures become."""
 
 from __future__ import annotations
 

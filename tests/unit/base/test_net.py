@@ -1,4 +1,4 @@
-"""Sockets: what both sides see of a connection that is broken off."""
+"""Sockets: what both sides see of a connection that is broken off on purpose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every region and partition that botocore knows, and what we make of their names."""
+"""Every region and partition that botocore knows, and what wavelift derives from their names."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def test_words_that_would_become_other_values_are_refused_and_shown(desk: Desk) 
         ({"seed_time": "20261201"}, "which is 1970-08-23"),
         ({"seed_time": 1795341600000}, "not between 2020 and 2099"),
         ({"keep_amis": True}, "must be a whole number, not true"),
-        ({"frequency_hours": "0x10"}, "not '0x10': other YAML readers take it for 16"),
+        ({"frequency_hours": "0x10"}, "not '0x10': other YAML readers read it as 16"),
         ({"force_register": 1}, "must be true or false, not 1"),
     ):
         for method, path, start in (("POST", "/jobs", body), ("PATCH", f"/jobs/{job}", {})):

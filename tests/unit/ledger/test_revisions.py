@@ -1,4 +1,4 @@
-"""The schema's revisions against the tables, and upgrades that meet or die."""
+"""The schema's revisions compared with the tables, and upgrades that run concurrently or are killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's conf may say (AIR-05): keys by mode, strict types, one wording of what is wrong."""
+"""The allowed conf of a run (AIR-05): keys by mode, strict types, and consistent error messages."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ FORM: dict[str, Any] = {"servers": None, "launch": "spec", "mode": "migrate", "n
         (MigrateConf, {"bogus": None}, "unknown key 'bogus'"),
         (MigrateConf, {"server": ["a"]}, "unknown key 'server' (did you mean 'servers'?)"),
         (MigrateConf, {"a": 1, "b": 2}, "unknown keys 'a', 'b'"),
-        (MigrateConf, {"mode": "teleport"}, "mode: 'teleport' is not a value of this key; allowed: migrate, plan, pre"),
+        (MigrateConf, {"mode": "teleport"}, "mode: 'teleport' is not a valid value; allowed: migrate, plan, pre"),
         (MigrateConf, {"mode": None}, "mode: nothing"),
-        (MigrateConf, {"mode": ["plan"]}, "mode: a list is not a value"),
-        (MigrateConf, {"launch": "maybe"}, "launch: 'maybe' is not a value of this key; allowed: spec, none, running"),
+        (MigrateConf, {"mode": ["plan"]}, "mode: a list is not a valid value"),
+        (MigrateConf, {"launch": "maybe"}, "launch: 'maybe' is not a valid value; allowed: spec, none, running"),
         (MigrateConf, {"servers": "web01"}, "servers: must be a list, not 'web01'"),
         (MigrateConf, {"servers": []}, "servers: must not be empty"),
         (MigrateConf, {"servers": ["a", 2012]}, "servers[1]: must be text, not 2012; put it in quotes"),
@@ -66,7 +66,7 @@ def test_a_conf_has_the_modes_of_its_flow(flow: Flow, modes: Any) -> None:
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
-    with pytest.raises(SpecError, match=r"servers: must be a list.*; launch: 'x' is not a value"):
+    with pytest.raises(SpecError, match=r"servers: must be a list.*; launch: 'x' is not a valid value"):
         MigrateConf.read({"servers": 1, "launch": "x"})
 
 

@@ -1,4 +1,4 @@
-"""Keys, tags and encryption of an environment, as pre-flight judges and settles them."""
+"""Keys, tags and encryption of an environment: pre-flight findings, and the values that it sets for the tasks."""
 
 from __future__ import annotations
 
@@ -71,5 +71,5 @@ def test_tags_that_find_no_room_on_objects_are_told(plan: Any, stubs: Any) -> No
     one = plan(environment={"tags": {f"tag{n:02}": "x" for n in range(11)}})
     (found,) = check_environment(one.target, stubs.account(), [one])
     assert (found.code, found.severity) == ("tags.objects", Severity.WARNING)
-    assert "tag09, tag10 are left out" in found.what
+    assert "left out: tag09, tag10" in found.what
     assert list(one.made_with("d/r/web01"))[:2] == ["wavelift:run", "tag00"]

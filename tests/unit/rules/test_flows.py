@@ -1,4 +1,4 @@
-"""The flows' one description: what reads it, and that nobody writes a part of it a second time."""
+"""The single description of the flows: its readers, and that no other code repeats a part of it."""
 
 from __future__ import annotations
 

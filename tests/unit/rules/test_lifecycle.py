@@ -1,4 +1,4 @@
-"""A migration's states: nothing leaves the order, nothing ends twice."""
+"""The states of a migration: no transition leaves the order, and no migration ends twice."""
 
 from __future__ import annotations
 

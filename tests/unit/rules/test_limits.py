@@ -38,7 +38,7 @@ def test_a_setting_replaces_its_own_default_only(name: str, value: int) -> None:
     ("name", "value", "words"),
     [
         ("transfer_per_connector", 1, "did you mean 'transfers_per_connector'"),
-        ("object_parts", 5, "belongs to a format"),
+        ("object_parts", 5, "defined by a format"),
         ("imports_per_region", 0, "must be at least 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What tasks get of a wave; selection, launch choice and binding to VMs."""
+"""The plans that tasks get from a wave: selection, launch choice and binding to VMs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_resolve_refuses_what_is_wrong(wave: Any, environment: Any) -> None:
         resolve(wave({"name": "a", "subnet": "subnet-bbbb0001"}, "a"), environment(kms_key="alias/x"))
     assert "kms_key: a KMS key has no effect" in str(caught.value)
     assert "servers[1].name: name 'a' is already servers[0]" in str(caught.value)
-    assert "servers[0].subnet: 'subnet-bbbb0001' is not in environment 'prod'" in str(caught.value)
+    assert "servers[0].subnet: environment 'prod' does not allow 'subnet-bbbb0001'" in str(caught.value)
     with pytest.raises(SpecError, match="was checked against 'test'"):
         resolve(wave(), environment(environment="test"))
 

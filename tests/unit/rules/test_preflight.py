@@ -1,4 +1,4 @@
-"""Every finding of pre-flight has a case that brings it out, and a healthy server has none that stops it."""
+"""Every pre-flight finding has a test case that produces it, and a healthy server has no finding that stops it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_sms_05_tracking_that_is_off_is_offered(facts: Any, plan: Any, source: A
         return one(check_server(server, wish, source=source, account=stubs.account()), "cbt.off").next_action
 
     assert offer() == "Set 'change_tracking: enable' for this server"
-    assert offer(change_tracking="enable") == "Nothing: the next replication run turns it on"
+    assert offer(change_tracking="enable") == "Nothing: the next replication run enables it"
     assert offer(snapshots=("patch",)) == f"Remove its snapshots (patch). {offer()}"
     assert offer(snapshots=("patch",), change_tracking="enable") == "Remove its snapshots (patch)"
     tracked = facts(cbt_enabled=True)
@@ -162,7 +162,7 @@ def test_sms_11_each_trouble_of_a_disk_names_the_disk(
 def test_a_uefi_boot_disk_that_is_no_whole_gib(facts: Any, disk: Any, plan: Any, source: Any) -> None:
     server = facts(firmware="efi", disks=(disk(capacity=40 * GIB + 512), disk(key=2001, unit=1, boot=False)))
     found = one(check_server(server, plan(), source=source), "disk.gpt_backup")
-    assert (found.severity, "its volume becomes 41 GiB" in found.what) == (W, True)
+    assert (found.severity, "its volume will have 41 GiB" in found.what) == (W, True)
     assert "sgdisk --move-second-header" in found.next_action
 
 
@@ -182,7 +182,7 @@ def test_amp_06_the_215_gb_threshold_can_be_set(facts: Any, disk: Any, plan: Any
     assert "disk.compressed_size" not in codes(check_server(server, plan(), source=source))
     tight = limits({"compressed_disk_bytes": 10 * 10**9})
     assert (
-        "compressed it may exceed 10 GB"
+        "it may exceed 10 GB after compression"
         in one(check_server(server, plan(), source=source, limits=tight), "disk.compressed_size").what
     )
 
@@ -190,10 +190,10 @@ def test_amp_06_the_215_gb_threshold_can_be_set(facts: Any, disk: Any, plan: Any
 LINUX, WINDOWS = "debian12_64Guest", "windows2019srv_64Guest"
 FILE_SYSTEMS = [
     (LINUX, {"/": "ext4", "/boot/efi": "vfat", "/data": "zfs"}, N, "root file system: checked: / is ext4"),
-    (LINUX, {"/": "btrfs"}, N, "whether Btrfs has subvolumes is not told"),
+    (LINUX, {"/": "btrfs"}, N, "VMware Tools does not report Btrfs subvolumes"),
     (LINUX, {"/": "zfs"}, E, "root file system: failed: / is zfs"),
-    (LINUX, {"/data": "ext4"}, N, "root file system: not checked, because VMware Tools does not tell its type"),
-    (LINUX, {"/": ""}, N, "not checked, because VMware Tools does not tell its type"),
+    (LINUX, {"/data": "ext4"}, N, "root file system: not checked, because VMware Tools does not report the type"),
+    (LINUX, {"/": ""}, N, "not checked, because VMware Tools does not report the type"),
     (WINDOWS, {"C:\\": "NTFS", "D:\\": "NTFS"}, N, "volumes: checked: C:\\ is NTFS, D:\\ is NTFS"),
     (WINDOWS, {"C:\\": "NTFS", "D:\\": "FAT32"}, W, "volumes: failed: D:\\ is FAT32"),
     (WINDOWS, {"C:\\": "FAT32"}, E, "volumes: failed: C:\\ is FAT32"),
@@ -219,8 +219,8 @@ def test_sms_11_what_is_not_checked_says_why(facts: Any, plan: Any, source: Any)
     off = check_server(facts(power="poweredOff"), plan(), source=source)
     assert "not checked, because the VM is off" in one(off, "guest.file_systems").what
     mute = check_server(facts(power="poweredOn", tools_running=False), plan(), source=source)
-    assert "not checked, because VMware Tools does not run" in one(mute, "guest.file_systems").what
-    assert one(off, "guest.by_hand").what.startswith("not checked, because neither vCenter nor VMware Tools can tell")
+    assert "not checked, because VMware Tools is not running" in one(mute, "guest.file_systems").what
+    assert one(off, "guest.by_hand").what.startswith("not checked, because neither vCenter nor VMware Tools reports it")
     assert "boot loader" in one(off, "guest.by_hand").what
     assert "guest.file_systems" not in codes(check_server(facts(guest_id="otherGuest64"), plan(), source=source), N)
 
@@ -247,7 +247,7 @@ def test_a_thin_disk_counts_by_what_its_files_take(facts: Any, disk: Any, plan: 
     assert "disk.stream_too_large" not in codes(check_server(thin, plan(), source=source))
     full = facts(disks=(disk(capacity=3 * TIB, boot=False),))
     finding = one(check_server(full, plan(), source=source), "disk.stream_too_large")
-    assert "replicate it instead" in finding.next_action.lower()
+    assert "replicate the server instead" in finding.next_action.lower()
     wide = limits({"stream_content_bytes": 4 * TIB})
     assert "disk.stream_too_large" not in codes(check_server(full, plan(), source=source, limits=wide))
 
@@ -283,7 +283,7 @@ def test_sms_11_the_second_header_of_a_gpt_is_told(facts: Any, disk: Any, plan: 
     server = facts(firmware="efi", disks=(disk(capacity=20 * GIB + 512),))
     finding = one(check_server(server, plan(), source=source), "disk.gpt_backup")
     assert finding.severity is W
-    assert "its volume becomes 21 GiB" in finding.what
+    assert "its volume will have 21 GiB" in finding.what
     assert "Grow the disk to 21 GiB" in finding.next_action
     even = facts(firmware="efi", disks=(disk(capacity=21 * GIB),))
     assert "disk.gpt_backup" not in codes(check_server(even, plan(), source=source))
@@ -485,8 +485,8 @@ def test_amp_01_the_network_exists(
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("10.0.1.3", "that AWS keeps"),
-        ("10.0.1.255", "that AWS keeps"),
+        ("10.0.1.3", "that AWS reserves"),
+        ("10.0.1.255", "that AWS reserves"),
         ("10.0.1.4", ""),
         ("10.0.1.254", ""),
         ("10.0.2.1", "is not in the subnet's range 10.0.1.0/24"),

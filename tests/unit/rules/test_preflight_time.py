@@ -1,4 +1,4 @@
-"""What a whole read takes, against the age that its snapshot may reach; and where the rate comes from."""
+"""The time of a whole read compared with the allowed age of its snapshot, and the source of the rate."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_sms_11_a_seed_that_cannot_end_before_its_snapshot_is_too_old_is_a_warni
     (found,) = _check(12 * TIB, LineFacts(measured=100 * MIB))
     assert (found.severity, found.code, found.subject) == (Severity.WARNING, "transfer.too_long", "db01")
     assert found.what == (
-        "a whole read of its 12.0 TiB takes about 35 h at the 100.0 MiB/s that were measured on this connector; "
+        "a whole read of its 12.0 TiB takes about 35 h at the 100.0 MiB/s measured on this connector; "
         "max_snapshot_hours is 24"
     )
     assert "max_snapshot_hours: 44" in found.next_action
@@ -55,7 +55,7 @@ def test_sms_11_a_seed_that_cannot_end_before_its_snapshot_is_too_old_is_a_warni
 def test_sms_11_a_limit_holds_as_well(line: LineFacts, mbit: float | None) -> None:
     (found,) = _check(2 * TIB, line, mbit=mbit)
     assert found.severity is Severity.WARNING
-    assert "9.5 MiB/s that max_mbit_s allows, if all of it is data" in found.what
+    assert "9.5 MiB/s that max_mbit_s allows, if the disks are full of data" in found.what
 
 
 def test_what_is_short_or_not_known_is_not_told() -> None:

@@ -1,4 +1,4 @@
-"""The ``replication:`` section: a server's values over the wave's over the defaults (SMS-03)."""
+"""The ``replication:`` section: a server's values override the wave's, which override the defaults (SMS-03)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_sms_03_yaml_times_reach_the_section_as_they_were_written() -> None:
     [
         ({"seed_time": "2026-11-22T11:00:00"}, "no offset"),
         ({"seed_time": "soon"}, "not a seed time"),
-        ({"seed_time": True}, "epoch seconds or ISO 8601"),
+        ({"seed_time": True}, "epoch seconds, or ISO 8601"),
         ({"frequency_hours": 11}, "greater than or equal to 12"),
         ({"frequency_hours": 25}, "less than or equal to 24"),
         ({"keep_amis": 0}, "greater than or equal to 1"),

@@ -1,4 +1,4 @@
-"""The NFC sessions of hosts and vCenters, taken by `reserve` beside the connector's slot (invariant 8)."""
+"""The NFC sessions of hosts and vCenters, which `reserve` takes together with the connector's slot (invariant 8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML as wavelift reads it: what was written and nothing else, every trouble with its line."""
+"""How wavelift reads YAML: the text as written, and every problem with its line."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_merge_keys_and_anchors_work() -> None:
 def test_blocks_for_anchors_are_dropped_at_the_top_level_only() -> None:
     assert read("x-base: &b {a: [1]}\none: {<<: *b, x-inner: 2}\n'x-': ~\n") == {"one": {"a": ["1"], "x-inner": "2"}}
     assert issues("x-base: {a: 1, a: 2}") == [
-        "waves/x.yaml:1: x-base.a: key 'a' is here twice, first on line 1; remove one"
+        "waves/x.yaml:1: x-base.a: duplicate key 'a', first on line 1; remove one"
     ]
 
 
@@ -118,14 +118,14 @@ def test_nested_aliases_do_not_explode() -> None:
     ("text", "expected"),
     [
         ("", "waves/x.yaml:1: the file is empty"),
-        ("- a", "waves/x.yaml:1: the file must be a mapping ('key: value' lines) at its top"),
-        ("a: 1\nb: 2\na: 3", "waves/x.yaml:3: a: key 'a' is here twice, first on line 1; remove one"),
+        ("- a", "waves/x.yaml:1: the file must be a mapping ('key: value' lines) at its top level"),
+        ("a: 1\nb: 2\na: 3", "waves/x.yaml:3: a: duplicate key 'a', first on line 1; remove one"),
         (
             "s:\n- {n: 1}\n- {n: 1, n: 2}",
-            "waves/x.yaml:3: s[1].n: key 'n' is here twice, first on line 3; remove one",
+            "waves/x.yaml:3: s[1].n: duplicate key 'n', first on line 3; remove one",
         ),
-        ("a:\n\tb: 1", "waves/x.yaml:2: a tab stands where YAML wants spaces; indent with spaces"),
-        ("a: 1\n---\nb: 1", "waves/x.yaml:2: a second document ('---') begins here; one spec a file"),
+        ("a:\n\tb: 1", "waves/x.yaml:2: a tab is used where YAML requires spaces; indent with spaces"),
+        ("a: 1\n---\nb: 1", "waves/x.yaml:2: a second document ('---') begins here; write one spec per file"),
         (
             "a: b: c",
             "waves/x.yaml:1: not YAML: mapping values are not allowed in this context; check the indentation, "
@@ -135,7 +135,7 @@ def test_nested_aliases_do_not_explode() -> None:
         ("a: &a [*a]", "waves/x.yaml:1: a[0]: an alias contains itself"),
         ("a: !x 1", "waves/x.yaml:1: a: tag '!x' is not allowed in a spec"),
         ("a: !x {}", "waves/x.yaml:1: a: tag '!x' is not allowed in a spec"),
-        ("a: {<<: 3}", "waves/x.yaml:1: a: '<<' merges mappings only"),
+        ("a: {<<: 3}", "waves/x.yaml:1: a: '<<' can merge only mappings"),
         ("? [a]\n: 1", "waves/x.yaml:1: a key must be plain text"),
     ],
 )
@@ -157,7 +157,7 @@ def test_unreadable_files_are_issues(tmp_path: Path) -> None:
 
 
 def test_a_deep_file_is_refused_before_it_can_end_the_process() -> None:
-    assert issues("a: " + "[" * 200_000) == ["waves/x.yaml: is not YAML: more than 32 levels inside each other"]
+    assert issues("a: " + "[" * 200_000) == ["waves/x.yaml: is not YAML: more than 32 levels of nesting"]
     assert read("a: " + "[" * 20 + "]" * 20)
 
 

@@ -1,4 +1,4 @@
-"""A broken spec keeps its last valid version; a task process always gets a shape."""
+"""An invalid spec keeps its last valid version, and a task process always gets a shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of a spec: all of a file at once, with file, line, field, allowed values and what was probably meant."""
+"""Errors of a spec: all of a file at once, with file, line, field, allowed values and a suggestion."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_a_valid_wave_resolves(folders: Any) -> None:
 def test_amp_01_only_what_the_environment_allows(folders: Any, wave_text: str) -> None:
     text = wave_text.replace("subnet-aaaa0002", "subnet-bbbb0003").replace("m6i.large", "m6i.larg")
     assert errors(folders, text) == [
-        "waves/erp.yaml:6: defaults.instance_type: 'm6i.larg' is not in environment 'prod' "
+        "waves/erp.yaml:6: defaults.instance_type: environment 'prod' does not allow 'm6i.larg' "
         "(did you mean 'm6i.large'?); allowed: m6i.large, t3.small",
-        "waves/erp.yaml:11: servers[1].subnet: 'subnet-bbbb0003' is not in environment 'prod'; "
+        "waves/erp.yaml:11: servers[1].subnet: environment 'prod' does not allow 'subnet-bbbb0003'; "
         "allowed: subnet-aaaa0001, subnet-aaaa0002",
     ]
 
@@ -56,7 +56,7 @@ def test_amp_01_only_what_the_environment_allows(folders: Any, wave_text: str) -
 def test_security_groups_are_checked_one_by_one(folders: Any, wave_text: str) -> None:
     text = wave_text + "    security_groups: [sg-aaaa0001,\n      sg-bbbb0001]\n"
     assert errors(folders, text) == [
-        "waves/erp.yaml:14: servers[1].security_groups[1]: 'sg-bbbb0001' is not in environment 'prod'; "
+        "waves/erp.yaml:14: servers[1].security_groups[1]: environment 'prod' does not allow 'sg-bbbb0001'; "
         "allowed: sg-aaaa0001, sg-aaaa0002"
     ]
 
@@ -110,17 +110,17 @@ servers:
     ]
     text = "\n".join(found)
     for words in (
-        "'sales' must equal the file's name: write 'wave: erp' or rename it to 'sales.yaml'",
+        "'sales' must equal the file's name: write 'wave: erp', or rename the file to 'sales.yaml'",
         "unknown key 'conector' (did you mean 'connector'?); allowed: connection, connector",
         "must be greater than or equal to 2, not 1",
         "unknown key 'verify': it belongs under 'defaults'",
         "'of' is not a verify level; allowed: full, sample:<pct> with 0 < pct <= 100, off",
-        "'runing' is not a value of this key (did you mean 'running'?); allowed: none, running",
+        "'runing' is not a valid value (did you mean 'running'?); allowed: none, running",
         "name 'web01' is already servers[0]; remove one",
-        "this entry has none of them: 'name' is nothing (null, ~ and an empty value without quotes are nothing; a text "
-        "goes in quotes)",
+        "this entry has none of them: 'name' is nothing (null, ~ and an empty value without quotes mean nothing; put a "
+        "text in quotes)",
         "path 'DC0/vm/x' must start with '/' and the data centre: '/Datacenter/vm/…'",
-        "private_ip belongs to one VM",
+        "private_ip is for one VM",
         "'10.0.0.300' is not an IPv4 address",
         "this entry has name and path",
         "this entry has none of them",
@@ -149,7 +149,11 @@ def test_verify_off_is_off_and_not_false(folders: Any, wave_text: str) -> None:
         ("source: {connection: vc1, connector: dc-west}\n", "", ":1: source: is missing: Where the servers are"),
         ("{connection: vc1, connector: dc-west}", "{connector: a}", ":3: source.connection: is missing: Airflow conn"),
         ("tier: db", "aws:tier: db", "is reserved"),
-        ("wave: erp", "wave: ERP", "'ERP' is not a name of a-z, 0-9, '_' and '-' that starts with a letter or digit"),
+        (
+            "wave: erp",
+            "wave: ERP",
+            "'ERP' is not a name that consists of a-z, 0-9, '_' and '-' and starts with a letter or digit",
+        ),
     ],
 )
 def test_words_of_single_errors(folders: Any, wave_text: str, replaced: str, by: str, expected: str) -> None:
@@ -164,7 +168,7 @@ def test_launch_beside_a_running_source_needs_a_choice(folders: Any, wave_text: 
     )
     (line,) = errors(folders, launching)
     assert line.startswith(
-        "waves/erp.yaml:6: defaults.launch: 'running' would start the instance beside its running source"
+        "waves/erp.yaml:6: defaults.launch: 'running' would start the instance while its source may still run"
     )
     for choice in ("source_power: require_off", "allow_twin: true"):
         assert errors(folders, launching.replace("defaults:", f"defaults:\n  {choice}")) == []
@@ -176,7 +180,7 @@ def test_launch_beside_a_running_source_needs_a_choice(folders: Any, wave_text: 
 def test_launch_needs_everything_it_needs(folders: Any, wave_text: str) -> None:
     text = wave_text + "    launch: running\n    allow_twin: true\n"
     assert errors(folders, text) == [
-        "waves/erp.yaml:10: servers[1].security_groups: needed to launch: choose it here or under defaults; "
+        "waves/erp.yaml:10: servers[1].security_groups: needed to launch: set it here or under defaults; "
         "allowed: sg-aaaa0001, sg-aaaa0002"
     ]
 
@@ -200,7 +204,7 @@ def test_environment_errors(folders: Any, environment_text: str) -> None:
         load_environment(path)
     assert str(caught.value).splitlines() == [
         "environments/prod.yaml:4: region: 'frankfurt' is not an AWS region such as 'eu-central-1'; "
-        "a new one needs a new botocore",
+        "a new region may need a newer botocore",
         "environments/prod.yaml:7: staging.bucket: 'Staging_Bucket' is not an S3 bucket name "
         "(3 to 63 of a-z, 0-9, '.', '-')",
     ]
@@ -214,10 +218,7 @@ def test_a_wave_of_a_broken_environment_says_so(folders: Any) -> None:
     folders.environment("environment: prod")
     specs = load_folder(folders.waves, folders.environments)
     assert specs.waves == {}
-    assert (
-        "waves/erp.yaml:4: environment: environments/prod.yaml has errors of its own; correct them first"
-        in specs.errors
-    )
+    assert "waves/erp.yaml:4: environment: environments/prod.yaml has errors; correct them first" in specs.errors
     assert sum(line.startswith("environments/prod.yaml:1: region: is missing") for line in specs.errors) == 1
 
 
@@ -252,7 +253,7 @@ def test_folders_never_raise(folders: Any, tmp_path: Path) -> None:
     assert list(specs.waves) == ["erp"]
     assert specs.errors == (
         "waves/folder.yaml: can't be read: Is a directory",
-        "waves/old.yml: is not read: rename it to 'old.yaml'",
+        "waves/old.yml: wavelift does not read this file: rename it to 'old.yaml'",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a field makes of the text in the file: text stays text, a number or a boolean is one or is refused."""
+"""How a field interprets the text in the file: text stays text, and a value that is no number or boolean is refused."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_what_is_no_plain_number_is_refused_and_shown(model: type[BaseModel], na
     ):
         found = "\n".join(errors_of(model, name, text, mapping))
         assert f"not '{text}'" in found or ("or equal to" in found and text.isascii() and text.isdigit()), text
-        assert not read_as or f"take it for {read_as}; write it in plain digits" in found, text
+        assert not read_as or f"read it as {read_as}; write it in decimal digits" in found, text
     for value in (True, False, float("inf"), float("nan")):
         assert errors_of(model, name, value, mapping), value
     assert errors_of(model, name, "12", mapping) == errors_of(model, name, 12, mapping) == []
@@ -131,7 +131,7 @@ def test_a_number_is_what_was_written(number: Decimal) -> None:
 def test_nothing_is_no_text_and_the_error_tells_how_to_quote_it(folders: Any, place: str, word: str) -> None:
     key, _, value = place.rpartition(" ")
     folders.wave(WAVE.replace(place, f"{key} {word}"))
-    with pytest.raises(Exception, match="null, ~ and an empty value without quotes are nothing; a text goes in quotes"):
+    with pytest.raises(Exception, match="null, ~ and an empty value without quotes mean nothing; put a text in quotes"):
         load_resolved(folders.waves / "erp.yaml", folders.environments)
     if word:
         folders.wave(WAVE.replace(place, f"{key} '{word}'"))
@@ -141,7 +141,7 @@ def test_nothing_is_no_text_and_the_error_tells_how_to_quote_it(folders: Any, pl
 
 def test_a_name_of_two_lines_is_refused(folders: Any) -> None:
     folders.wave(WAVE.replace("- web01", "- |\n      web01"))
-    with pytest.raises(Exception, match="holds a line break"):
+    with pytest.raises(Exception, match="contains a line break"):
         load_resolved(folders.waves / "erp.yaml", folders.environments)
 
 

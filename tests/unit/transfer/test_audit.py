@@ -1,4 +1,4 @@
-"""The sample that watches change tracking: what it must contain, and how often it catches a lie."""
+"""The sample that checks change tracking: its required content, and how often it detects a wrong change map."""
 
 from __future__ import annotations
 

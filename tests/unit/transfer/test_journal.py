@@ -1,4 +1,4 @@
-"""What was acknowledged survives kills at any byte, other machines, and nothing of another transfer gets in."""
+"""The journal: acknowledged blocks survive kills at any byte; entries of other transfers are refused."""
 
 from __future__ import annotations
 

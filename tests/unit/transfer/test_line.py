@@ -1,4 +1,4 @@
-"""The line of a machine: what its transfers may send together, each its share, whoever is killed."""
+"""The rate limit of a machine: the total of its transfers, the share of each, and the effect of killed transfers."""
 
 from __future__ import annotations
 

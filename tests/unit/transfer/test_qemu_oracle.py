@@ -1,4 +1,4 @@
-"""qemu-img as the judge, in both directions: it shares no line with us."""
+"""qemu-img checks the VMDK codec in both directions. It shares no code with wavelift."""
 
 from __future__ import annotations
 

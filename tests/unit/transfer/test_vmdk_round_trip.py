@@ -1,4 +1,4 @@
-"""Any disk comes back as it was; any harm to its file is noticed."""
+"""Any disk is restored exactly, and any damage to its file is detected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The NBD client against a server that is scripted to do the worst."""
+"""The NBD client against a server that is scripted to violate the protocol in every way."""
 
 from __future__ import annotations
 

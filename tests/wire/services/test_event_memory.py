@@ -1,4 +1,4 @@
-"""How far vCenter's events reach back: a revert that no event tells of any more is not believed away."""
+"""How far back vCenter's events reach: if the event of a revert may be lost, change tracking is not used."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def keep(stage: Stage, days: int) -> None:
 @pytest.mark.parametrize(
     ("loss", "words"),
     [
-        (forgotten, "no event of the VM from before the last run is left in vCenter"),
+        (forgotten, "vCenter has no event of the VM from before the last run"),
         (aged, "the last run is 31 days old"),
-        (shortened, "vCenter keeps events for 2 days, the last run is 3 days old"),
+        (shortened, "vCenter keeps events for 2 days, but the last run is 3 days old"),
     ],
 )
 def test_inv_3_a_revert_that_nobody_can_see_any_more_is_doubted(

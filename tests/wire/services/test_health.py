@@ -1,4 +1,4 @@
-"""What a connector finds when it tries everything: each failure told, none raised (SMS-01)."""
+"""The connector check: it reports each failure and raises no error (SMS-01)."""
 
 from __future__ import annotations
 

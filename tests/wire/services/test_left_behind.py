@@ -1,4 +1,4 @@
-"""A VM on a delta that no snapshot accounts for: vSphere turns change tracking on over it, and the map has holes."""
+"""A VM on a delta without a snapshot: if vSphere enables change tracking above it, the change map has holes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a transfer may take: memory, the line, and nobody's secrets."""
+"""The limits of a transfer: memory and rate; and no secret in its output."""
 
 from __future__ import annotations
 

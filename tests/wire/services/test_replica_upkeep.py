@@ -171,7 +171,7 @@ def test_a_run_that_deletes_or_verifies_admits_no_server(copies: Copies) -> None
         ask(copies, request("delete", jobs=[run.job_id]))
     with pytest.raises(SpecError, match="unknown key 'servers' in mode delete"):
         ask(copies, request("delete", jobs=[run.job_id], servers=["copy01"]))
-    with pytest.raises(SpecError, match="mode: 'purge' is not a value"):
+    with pytest.raises(SpecError, match="mode: 'purge' is not a valid value"):
         ask(copies, request("purge"))
     with pytest.raises(SpecError, match="mode verify needs runs or jobs"):
         ask(copies, request("verify"))

@@ -543,8 +543,8 @@ def test_our_snapshot_removed_by_somebody_ends_the_run_and_costs_no_seed(
     ("change", "back", "words"),
     [
         ({"hardware": "vmx-21"}, {"hardware": "vmx-19"}, "hardware version"),
-        ({"reset_change_tracking": True}, {}, "started anew"),
-        ({"power_loss": True}, {}, "started anew"),
+        ({"reset_change_tracking": True}, {}, "was restarted"),
+        ({"power_loss": True}, {}, "was restarted"),
     ],
     ids=["hardware upgraded", "tracking reset", "host lost power"],
 )

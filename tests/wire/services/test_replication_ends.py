@@ -1,4 +1,4 @@
-"""A transfer that is to end does so, whatever AWS does not answer meanwhile (invariant 9)."""
+"""A transfer that must stop does stop, even if AWS does not answer (invariant 9)."""
 
 from __future__ import annotations
 

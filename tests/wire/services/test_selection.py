@@ -1,4 +1,4 @@
-"""Entries that meet in one VM: they stop it and nobody else."""
+"""Entries that select the same VM stop this VM and no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``change_tracking: enable``: tracking is turned on by a run, and believed only after that run's snapshot is gone."""
+"""``change_tracking: enable``: a run enables tracking, which is used only after that run's snapshot is removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images and instances: what moto takes too lightly."""
+"""Images and instances: checks that moto lacks."""
 
 from __future__ import annotations
 

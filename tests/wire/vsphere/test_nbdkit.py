@@ -1,4 +1,4 @@
-"""Reading frozen disks through nbdkit with a stand-in for VDDK, which is not ours to have."""
+"""Reading frozen disks through nbdkit with a stand-in for VDDK. VDDK itself is not available to the tests."""
 
 from __future__ import annotations
 

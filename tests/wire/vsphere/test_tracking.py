@@ -345,7 +345,7 @@ def test_inv_3_reverts_failures_and_moves_are_told(tracked: VCenterSimulator, vc
     assert kinds(vc, since) == ["move", "revert"]
     thaw(vc)
     previous, now = left_by(disks[0]), one_run(vc)
-    assert "started anew" in lineage_doubts(previous, now, hardware_version="vmx-19")
+    assert "was restarted" in lineage_doubts(previous, now, hardware_version="vmx-19")
     assert kinds(vc, datetime.now(UTC) + timedelta(minutes=5)) == []
 
 

@@ -1,1 +1,1 @@
-"""Hooks: an Airflow connection in, an adapter's configuration out."""
+"""Hooks: convert an Airflow connection into the configuration of an adapter."""

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class VmImportHook(AwsBaseHook):
-    """The Amazon provider's connection handling (profiles, assumed roles, endpoints, proxies) for wavelift's adapters.
+    """Uses the Amazon provider's connection handling (profiles, roles, endpoints, proxies) for wavelift's adapters.
 
-    Thick wrapper around the AWS connection; what it opens are our own clients, with one retry layer.
+    It wraps the AWS connection. The clients that it opens are wavelift's own, with one retry layer.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -46,7 +46,7 @@ class VmImportHook(AwsBaseHook):
 
     @classmethod
     def from_connection(cls, connection: Connection, region_name: str | None, **kwargs: Any) -> Self:
-        """For triggers: the connection was fetched asynchronously, nothing here asks for it again."""
+        """For triggers: the caller has fetched the connection asynchronously, and the hook does not fetch it again."""
         hook = cls.of(connection.conn_id, region_name, **kwargs)
         hook._use(connection)
         return hook
@@ -59,13 +59,13 @@ class VmImportHook(AwsBaseHook):
         )
 
     def access(self, cancel: CancelFlag | None = None, *, proven: bool = False) -> AwsAccess:
-        """An :class:`AwsAccess`; its credentials are asked for at every request, so they may expire.
+        """An :class:`AwsAccess`. It asks for credentials at every request, so they may expire.
 
-        :param cancel: the task's wish to stop: its control calls may then wait for the end of an outage.
+        :param cancel: the task's cancel flag. With it, control calls may wait for the end of an outage.
         :param proven: see :class:`AwsAccess`.
-        :raises LoginError: its profile, keys or role give no credentials.
-        :raises SpecError: there is no such connection. The Amazon provider would go on with the worker's own
-            credentials, in whatever account they are; only its default connection may be missing.
+        :raises LoginError: the profile, keys or role give no credentials.
+        :raises SpecError: there is no such connection. The Amazon provider would use the worker's own credentials
+            instead, which may belong to any account. Only the provider's default connection may be missing.
         """
         from wavelift.adapters.aws.access import PROVIDER_ERRORS, AwsAccess, Outages, credential_failure
         from wavelift.airflow.config import patience_s
@@ -74,7 +74,7 @@ class VmImportHook(AwsBaseHook):
             self._use(self._existing(self.aws_conn_id))
         config = self.conn_config
         try:
-            session = self.get_session(region_name=self.region_name)  # a role is assumed here already
+            session = self.get_session(region_name=self.region_name)  # this call already assumes the role
         except PROVIDER_ERRORS as error:
             raise credential_failure(error) from error
         return AwsAccess(
@@ -92,5 +92,5 @@ class VmImportHook(AwsBaseHook):
         except AirflowNotFoundException as error:
             raise SpecError(
                 f"Airflow has no connection {aws_conn_id!r}",
-                next_step="Create it under Admin, Connections (type aws), or name another one",
+                next_step="Create it under Admin, Connections (type aws), or use another connection",
             ) from error

@@ -28,7 +28,7 @@ _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 class VsphereHook(BaseHook):
-    """Sessions to a vCenter. pyVmomi is imported only when one is opened.
+    """Opens sessions to a vCenter. pyVmomi is imported only when a session is opened.
 
     :param vsphere_conn_id: Airflow connection of type ``vsphere``.
     """
@@ -45,30 +45,30 @@ class VsphereHook(BaseHook):
     def config(self) -> VsphereConfig:
         """The connection's fields as a session configuration.
 
-        :raises SpecError: when there is no such connection, it lacks host or login, or a field is not one of its
-            values. None of these is worth a retry.
+        :raises SpecError: if there is no such connection, if it lacks host or login, or if a field has an invalid
+            value. A retry can't help in any of these cases.
         """
         try:
             connection = self.get_connection(self.vsphere_conn_id)
         except AirflowNotFoundException as error:
             raise SpecError(
                 f"Airflow has no connection {self.vsphere_conn_id!r}",
-                next_step="Create it under Admin, Connections (type vsphere), or name another one",
+                next_step="Create it under Admin, Connections (type vsphere), or use another connection",
             ) from error
         return config_of(connection, self.vsphere_conn_id)
 
     def session(self) -> AbstractContextManager[VsphereSession]:
-        """A logged-in session; logs out at the end of the ``with`` block."""
+        """A logged-in session. It logs out at the end of the ``with`` block."""
         from wavelift.adapters.vsphere.session import connect
 
         return connect(self.config())
 
     def get_conn(self) -> VsphereSession:
-        """Like :meth:`session`, entered; the caller closes it."""
+        """Like :meth:`session`, but already entered. The caller must close it."""
         return self.session().__enter__()
 
     def test_connection(self) -> tuple[bool, str]:
-        """What the *Test* button shows: version and user, or which link failed and the way out."""
+        """Text for the *Test* button: version and user, or which step failed and how to solve it."""
         from wavelift.adapters.vsphere.doctor import test_connection
 
         try:
@@ -78,7 +78,7 @@ class VsphereHook(BaseHook):
 
 
 def config_of(connection: Connection, name: str) -> VsphereConfig:
-    """:class:`VsphereConfig` of a connection; empty form fields mean the default."""
+    """:class:`VsphereConfig` of a connection. An empty form field means the default."""
     from wavelift.adapters.vsphere.session import VsphereConfig
     from wavelift.airflow.config import patience_s
 
@@ -86,7 +86,7 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
         raise SpecError(
             "The vsphere connection lacks a host or a user",
             connection=name,
-            next_step="Fill both in under Admin, Connections",
+            next_step="Set both under Admin, Connections",
         )
     extra = {key: value for key, value in connection.extra_dejson.items() if value not in (None, "")}
     for field, values in VSPHERE_CHOICES.items():
@@ -94,7 +94,7 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
             raise SpecError(
                 f"{field} of the vsphere connection is {extra[field]!r}",
                 connection=name,
-                next_step=f"Allowed are {', '.join(values)}",
+                next_step=f"Allowed values: {', '.join(values)}",
             )
     known = {
         key: extra[key] for key in ("certificate_mode", "thumbprint", "ca_bundle", "esxi_mode", "proxy") if key in extra
@@ -113,22 +113,24 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
             **known,
         )
     except ValueError as error:
-        raise SpecError(f"The vsphere connection is wrong: {error}", connection=name) from error
+        raise SpecError(f"The vsphere connection is invalid: {error}", connection=name) from error
 
 
 def _vddk(extra: dict[str, Any], connection: str) -> VddkConfig | None:
-    """None without ``[wavelift] nbdkit_plugin`` on this worker, whatever the connection says.
+    """The VDDK settings. None if ``[wavelift] nbdkit_plugin`` is not set on this worker, whatever the connection has.
 
-    What is loaded and run here comes from the worker's own configuration: a connection is edited in the web UI.
+    Paths of libraries and programs come only from the worker's configuration, because anyone who may edit the
+    connection in the web UI could otherwise run code on the worker.
 
-    :raises ValueError: a number that is none. :raises SpecError: what :class:`VddkConfig` refuses.
+    :raises ValueError: a field that should be a number is not one.
+    :raises SpecError: :class:`VddkConfig` refuses a value.
     """
     from wavelift.adapters.vsphere.vddk import VddkConfig
 
     for name in ("vddk_libdir", "nbdkit"):
         if name in extra:
             log.warning(
-                "%s of the connection %s is not read: set [wavelift] nbdkit_plugin, nbdkit_folder and nbdkit "
+                "%s of the connection %s is ignored: set [wavelift] nbdkit_plugin, nbdkit_folder and nbdkit "
                 "on the connector",
                 name,
                 connection,
@@ -144,7 +146,8 @@ def _vddk(extra: dict[str, Any], connection: str) -> VddkConfig | None:
         fields["transports"] = tuple(extra["vddk_transports"].split(":"))
     plugin = config.nbdkit_plugin()
     if not plugin:
-        VddkConfig(folder="/", **fields)  # the Test button asks elsewhere than on the connector: wrong fields are told
+        # The Test button does not run on the connector. It still reports wrong fields.
+        VddkConfig(folder="/", **fields)
         return None
     return VddkConfig(
         plugin=plugin,  # type: ignore[arg-type]  # checked there
@@ -162,9 +165,9 @@ def _whole_number(name: str, value: Any) -> int:
 
 
 def _addresses(text: str) -> dict[str, str]:
-    """``esx1.corp=203.0.113.5, esx2.corp=203.0.113.6``.
+    """Parse ``esx1.corp=203.0.113.5, esx2.corp=203.0.113.6``.
 
-    :raises ValueError: another form, or a host twice.
+    :raises ValueError: the text has another form, or names a host twice.
     """
     from wavelift.base.net import is_address
 
@@ -172,7 +175,7 @@ def _addresses(text: str) -> dict[str, str]:
     for entry in _listed(text):
         host, equals, address = (part.strip() for part in entry.partition("="))
         if not (equals and _HOST.fullmatch(host) and (is_address(address) or _HOST.fullmatch(address))):
-            raise ValueError(f"esxi_addresses has '{entry}' where 'host name=address' is meant")
+            raise ValueError(f"esxi_addresses has '{entry}', but each entry must be 'host name=address'")
         if host.casefold() in {known.casefold() for known in found}:
             raise ValueError(f"esxi_addresses names '{host}' twice")
         found[host] = address

@@ -1,1 +1,1 @@
-"""Deferred waits. They only read; what they found is written by the task that they wake."""
+"""Triggers for deferred tasks. They only read. The task that resumes writes the results."""

@@ -1,4 +1,4 @@
-"""Waiting for VM Import tasks: one describe call per connection, region and interval for all of them."""
+"""Triggers that wait for VM Import tasks: one describe call per connection, region and interval for all of them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from wavelift.airflow.triggers.wait import AwsWaitTrigger
 from wavelift.airflow.triggers.watch import Fetch, SharedPoller
 
 IMPORTS: Final = "imports"
-"""What listeners hear of here: the ids of imports that run → ``ImportStatus``."""
+"""Kind for listeners. They get the ids of the running imports → ``ImportStatus``."""
 
 ASK_AGAIN_SECONDS: Final = 300.0
-"""AWS refused an import though fewer ran than we may start: its limit may be raised meanwhile, which nothing tells."""
+"""Maximum wait before the task tries again. AWS may refuse an import although fewer imports run than the limit allows.
+If AWS then raises its limit, there is no signal for it."""
 
 
 class ImportsTrigger(AwsWaitTrigger):
-    """What waits for VM Import share."""
+    """Base of the triggers that wait for VM Import."""
 
     async def imports(self) -> Any:
-        """A :class:`~wavelift.adapters.aws.vmimport.VmImport`; its vendor library is imported off the event loop."""
+        """A :class:`~wavelift.adapters.aws.vmimport.VmImport`. Its library is imported outside the event loop."""
         access = await self.access()
 
         def make() -> Any:
@@ -34,7 +35,7 @@ class ImportsTrigger(AwsWaitTrigger):
 
 
 class ImportWatchTrigger(ImportsTrigger):
-    """Wakes its task when an import has ended.
+    """Resumes its task when an import has ended.
 
     :param import_task_id: ``import-ami-…``.
     """
@@ -56,23 +57,24 @@ class ImportWatchTrigger(ImportsTrigger):
 
 
 def finished_imports(imports: Any) -> Fetch:
-    """Asks AWS about many imports; returns those that have ended or are unknown, tells listeners of the others."""
+    """Query many imports from AWS. Returns those that have ended or are unknown; listeners get the others."""
 
     def fetch(ids: Sequence[str]) -> Mapping[str, Any]:
         found = imports.describe(ids)
         if running := {id: status for id, status in found.items() if not status.finished}:
             tell(IMPORTS, running)
         ended = {id: status.status for id, status in found.items() if status.finished}
-        # AWS forgets tasks in time: an id that it does not know never ends by itself.
+        # AWS deletes the records of old tasks. Waiting for an id that it does not know would never end.
         return {**ended, **{id: "unknown" for id in ids if id not in found}}
 
     return fetch
 
 
 class ImportSlotTrigger(ImportsTrigger):
-    """Wakes its task when fewer than ``below`` imports are active in the account (invariant 8), and now and then.
+    """Resumes its task when fewer than ``below`` imports are active in the account (invariant 8).
 
-    It looks one interval after it began: the task has just looked itself.
+    It also resumes the task after :data:`ASK_AGAIN_SECONDS`. The first query is one interval after the start, because
+    the task itself has just queried AWS.
     """
 
     def __init__(self, *, below: int, **kwargs: Any) -> None:
@@ -98,10 +100,10 @@ class ImportSlotTrigger(ImportsTrigger):
 
 
 def free_places(imports: Any, below: int) -> Fetch:
-    """Tells the first waiters, as many as there are places."""
+    """Resumes as many waiting tasks as there are free places, the first ones first."""
 
     def fetch(waiters: Sequence[str]) -> Mapping[str, Any]:
-        # AWS decides who gets the place; waking more than there are places only costs tasks.
+        # AWS decides which import gets a place. Resuming more tasks than there are places would be useless.
         return dict.fromkeys(waiters[: max(0, below - imports.count_active())], True)
 
     return fetch

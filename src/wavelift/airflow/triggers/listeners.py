@@ -1,6 +1,7 @@
-"""Who hears of remote jobs that still run, whenever this triggerer has asked about them.
+"""Listeners that get the status of running remote jobs whenever this triggerer has queried them.
 
-A job takes an hour, and its task sleeps: without a listener nobody sees how far it is. A listener decides nothing.
+A job can take an hour while its task is deferred. The listener records the progress in the meantime. A listener does
+not decide anything.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Listener = Callable[[Mapping[str, Any]], None]
-"""Blocking; is told how the jobs of its kind stand: id → status. Must not raise."""
+"""A blocking function that gets the status of the jobs of one kind: id → status. It must not raise."""
 
 _listeners: dict[str, set[Listener]] = {}
 
 
 def listen(kind: str, listener: Listener) -> None:
-    """Tell ``listener`` of the jobs of a kind; once, however often it is added."""
+    """Add a listener for the jobs of a kind. Adding it several times has no further effect."""
     _listeners.setdefault(kind, set()).add(listener)
 
 
 def tell(kind: str, running: Mapping[str, Any]) -> None:
-    """Tell the listeners of a kind."""
+    """Call all listeners of a kind."""
     for listener in tuple(_listeners.get(kind, ())):
         listener(running)

@@ -1,4 +1,7 @@
-"""Waiting for an import of our own. Apart from the plain watch, since that one also serves where no ledger is."""
+"""Trigger for an import that wavelift itself submitted. It writes to the ledger.
+
+It is separate from :mod:`wavelift.airflow.triggers.imports`, because those triggers also work without a ledger.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class ImportImageTrigger(ImportWatchTrigger):
-    """Wakes the import's owner; cancels the import when a person kills that task."""
+    """Resumes the task that owns the import. Cancels the import if a person kills that task."""
 
     async def wait(self) -> dict[str, Any]:
         listen(IMPORTS, tell_list)
@@ -26,9 +29,10 @@ class ImportImageTrigger(ImportWatchTrigger):
 
 
 def tell_list(running: Mapping[str, Any]) -> None:
-    """Writes the imports' progress into the ledger: of migrations by their task, of replicas by the task's tag.
+    """Write the progress of imports into the ledger: of migrations by import task, of replication runs by its tag.
 
-    An import takes an hour, and its task sleeps: nobody else sees its progress (AMP-07). It decides nothing.
+    An import takes about an hour while its task is deferred. Only this function records the progress (AMP-07). It does
+    not decide anything.
     """
     from wavelift.airflow import config
     from wavelift.base.errors import WaveliftError
@@ -45,4 +49,4 @@ def tell_list(running: Mapping[str, Any]) -> None:
             with ledger.write() as tx:
                 replication_runs.record_import_progress(tx, by_run, clock=SystemClock())
     except WaveliftError as error:
-        log.warning("the list will not show how far imports are: %s", error)
+        log.warning("the progress of imports could not be recorded: %s", error)

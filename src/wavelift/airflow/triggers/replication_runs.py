@@ -1,4 +1,4 @@
-"""Waiting for replication runs to end. The trigger only reads the ledger: one read per interval for all that wait."""
+"""Trigger that waits for the end of replication runs. One read of the ledger per interval serves all waiting tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wavelift.airflow.triggers.watch import SharedPoller
 
 
 class ReplicationRunTrigger(WaitTrigger):
-    """Wakes its task when a replication run has ended, or is not known.
+    """Resumes its task when a replication run has ended or is unknown.
 
     :param run_id: ``run-…``.
     """
@@ -29,7 +29,7 @@ class ReplicationRunTrigger(WaitTrigger):
 
 
 def ended_runs(ids: Sequence[str]) -> Mapping[str, Any]:
-    """The states of those that have ended; ``unknown`` for one that the ledger has not."""
+    """The states of the runs that have ended; ``unknown`` for a run that is not in the ledger."""
     from wavelift.airflow import config
     from wavelift.ledger import Ledger, replication_runs
 

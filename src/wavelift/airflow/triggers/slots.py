@@ -1,4 +1,4 @@
-"""Waiting for a slot. The trigger only reads the ledger; the task that it wakes asks again and writes."""
+"""Trigger that waits for a slot. It only reads the ledger. The task that it resumes requests the slot again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from wavelift.airflow.triggers.wait import WaitTrigger
 from wavelift.airflow.triggers.watch import SharedPoller
 
 RECHECK_SECONDS: Final = 120.0
-"""A queue that did not move for this long wakes one waiter: its task asks Airflow whether the holders' DAG runs still
-live, and frees what dead ones hold. One task in two minutes, however many wait."""
+"""If no slot became free for this time, the trigger resumes one waiting task. That task asks Airflow whether the DAG
+runs of the holders are still alive, and frees the slots of dead ones. This costs one task in two minutes, whatever the
+number of waiting tasks."""
 
 
 class SlotTrigger(WaitTrigger):
-    """Wakes its task when it is next in line and a slot is free.
+    """Resumes its task when the task is next in the queue and a slot is free.
 
-    :param kind: ``transfer`` or ``import``; ``scope`` its connector or region; ``holder`` the waiter's run key.
+    :param kind: ``transfer`` or ``import``.
+    :param scope: the connector or region.
+    :param holder: the run key of the waiting task.
     """
 
     def __init__(self, *, kind: str, scope: str, holder: str, limit: int, poll_seconds: float) -> None:
@@ -45,7 +48,7 @@ class SlotTrigger(WaitTrigger):
 
 
 class SlotQueue:
-    """Which waiters should wake: those who would be granted, and now and then one to look for dead holders."""
+    """Decides which tasks resume: those that would get a slot, and at intervals one that checks for dead holders."""
 
     def __init__(self, *, kind: str, scope: str, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._kind = kind

@@ -1,4 +1,4 @@
-"""Waiting for EBS snapshots: one describe call per connection, region and interval for all of them."""
+"""Trigger that waits for EBS snapshots: one describe call per connection, region and interval for all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wavelift.airflow.triggers.watch import Fetch, SharedPoller
 
 
 class EbsSnapshotsTrigger(AwsWaitTrigger):
-    """Wakes its task when none of the snapshots is pending any more.
+    """Resumes its task when no snapshot is pending any more.
 
     :param snapshot_ids: ``snap-…``.
     """
@@ -33,7 +33,7 @@ class EbsSnapshotsTrigger(AwsWaitTrigger):
 
 
 def settled_snapshots(access: Any) -> Fetch:
-    """Asks AWS about many snapshots; returns those that are completed, in error, or not there."""
+    """Query many snapshots from AWS. Returns those that are completed, failed or missing."""
 
     def fetch(ids: Sequence[str]) -> Mapping[str, Any]:
         from wavelift.adapters.aws.ec2 import Ec2

@@ -1,4 +1,4 @@
-"""What triggers share: one event, not too soon; and AWS by the name of its connection."""
+"""Base classes of the triggers. Each trigger fires one event, but not too early."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MARGIN_SECONDS: Final = 1.0
 
 
 def settle_seconds() -> float:
-    """How long after a deferral its event must not be fired.
+    """How long a trigger must wait after the deferral before it fires its event.
 
-    The end of the process that deferred reaches the executor up to ``[workers] min_heartbeat_interval`` (5 s) late. A
-    task that was resumed before that is taken for one that ended without saying so, and loses a try.
+    The executor notices the end of the process that deferred up to ``[workers] min_heartbeat_interval`` (5 s) late. If
+    the task is resumed before that, Airflow treats it as a task that ended unexpectedly, and it loses a try.
     """
     from airflow.sdk.configuration import conf
 
@@ -24,17 +24,17 @@ def settle_seconds() -> float:
 
 
 class WaitTrigger(BaseTrigger):
-    """Waits for one thing. Its task looks at the world again when woken: the event says little."""
+    """Waits for one condition. The event carries little data: the resumed task checks the state again."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's is not annotated
 
     async def wait(self) -> dict[str, Any]:
-        """Return the event's payload once the task should wake. What it raises becomes ``{"error": …}``."""
+        """Return the payload of the event when the task should resume. An exception becomes ``{"error": …}``."""
         raise NotImplementedError
 
     def fields(self) -> dict[str, Any]:
-        """All arguments of ``__init__``; one that is left out is lost on the way to the triggerer."""
+        """All arguments of ``__init__``. An argument that is missing here does not reach the triggerer."""
         raise NotImplementedError
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -52,7 +52,7 @@ class WaitTrigger(BaseTrigger):
 
 
 class AwsWaitTrigger(WaitTrigger):
-    """What AWS waits share: the connection by name (never its secret) and all its settings."""
+    """Base of the triggers that wait for AWS. It passes the name of the connection, never its secret, and settings."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class AwsWaitTrigger(WaitTrigger):
         }
 
     async def access(self) -> Any:
-        """An :class:`~wavelift.adapters.aws.access.AwsAccess`, built off the event loop."""
+        """An :class:`~wavelift.adapters.aws.access.AwsAccess`, built outside the event loop."""
         from airflow.sdk import BaseHook
         from airflow.sdk.exceptions import AirflowNotFoundException
 
@@ -90,12 +90,12 @@ class AwsWaitTrigger(WaitTrigger):
         try:
             connection = await BaseHook.aget_connection(self.aws_conn_id)
         except AirflowNotFoundException:
-            # The hook knows which connection may be missing, and what to say of another.
+            # The hook decides whether this connection may be missing, and raises the error if not.
             return await asyncio.to_thread(VmImportHook.of(self.aws_conn_id, self.region_name, **settings).access)
         return await asyncio.to_thread(VmImportHook.from_connection(connection, self.region_name, **settings).access)
 
     def poller_key(self, purpose: str) -> tuple[object, ...]:
-        """Everything that separates callers."""
+        """The key of the shared poller. It contains everything in which callers can differ."""
         return (
             purpose,
             self.aws_conn_id,

@@ -1,4 +1,4 @@
-"""One loop and one call per connection, region and interval, whatever the number of waiting tasks (invariant 7).
+"""Shared polling: one loop and one call per connection, region and interval for all waiting tasks (invariant 7).
 
 All triggers of a triggerer run in one process and one event loop, so a module-level table of pollers is shared.
 """
@@ -15,15 +15,17 @@ from wavelift.base.errors import PermanentError
 log = logging.getLogger(__name__)
 
 Fetch = Callable[[Sequence[str]], Mapping[str, Any]]
-"""Blocking; asked for all watched ids at once, returns those that are finished."""
+"""A blocking function. It gets all watched ids at once and returns those that are finished."""
 Make = Callable[[], Awaitable[Fetch]]
-"""Makes what asks, with its clients: called once for all who wait, and again after a failure."""
+"""Makes the :data:`Fetch` function with its clients. Called once for all waiting tasks, and again after a failure."""
 
 MAX_FAILURES: Final = 5
-"""Polls that may fail in a row before the waiters are told: at 15 s a blip of over a minute."""
+"""Consecutive polls that may fail before the waiting tasks get the error. With a poll every 15 s, this tolerates a
+problem of more than a minute."""
 
 PERMANENT_FAILURES: Final = 2
-"""Of those that no retry cures: once more with the connection as it is now, then the waiting tasks must say it."""
+"""The same for errors that a retry can't solve: one more try, with the current settings of the connection. Then the
+waiting tasks get the error."""
 
 
 class SharedPoller:
@@ -40,7 +42,7 @@ class SharedPoller:
 
     @classmethod
     def of(cls, key: Hashable, fetch: Fetch, interval: float) -> SharedPoller:
-        """The poller of ``key``; ``key`` must hold everything that separates callers."""
+        """The poller of ``key``. The key must contain everything in which callers can differ."""
 
         async def make() -> Fetch:
             return fetch
@@ -49,16 +51,16 @@ class SharedPoller:
 
     @classmethod
     def made_by(cls, key: Hashable, make: Make, interval: float) -> SharedPoller:
-        """As :meth:`of`; ``make`` is called only where nobody waits under ``key`` yet."""
+        """Like :meth:`of`, but ``make`` is called only if no task waits under ``key`` yet."""
         poller = cls._pollers.get(key)
         if poller is None:
             poller = cls._pollers[key] = cls(key, make, interval)
         return poller
 
     async def watch(self, watched: str) -> Any:
-        """What ``fetch`` says of ``watched`` once it says anything.
+        """Wait until ``fetch`` returns a value for ``watched``, and return that value.
 
-        :raises Exception: what asking raised, after it failed :data:`MAX_FAILURES` times in a row.
+        :raises Exception: the error of ``fetch``, after :data:`MAX_FAILURES` consecutive failures.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(watched, []).append(future)
@@ -92,7 +94,7 @@ class SharedPoller:
                 failures = 0
             except Exception as error:
                 failures += 1
-                fetch = None  # made anew: the connection's keys may be others by now
+                fetch = None  # create it again: the connection's keys may have changed
                 log.warning("poll %d of at most %d failed: %s", failures, MAX_FAILURES, error)
                 lasts = isinstance(error, PermanentError)
                 if failures >= (PERMANENT_FAILURES if lasts else MAX_FAILURES):

@@ -82,8 +82,8 @@ func (c *clock) CurrentTime(_ *simulator.Context, _ *types.CurrentTime) soap.Has
 	return &methods.CurrentTimeBody{Res: &types.CurrentTimeResponse{Returnval: c.sim.now()}}
 }
 
-// store answers RefreshDatastore. A vCenter shows the free space that it saw some minutes ago until somebody asks for a
-// fresh look; the embedded simulator would show invented sizes.
+// store answers RefreshDatastore. A vCenter shows the free space of some minutes ago until a client calls
+// RefreshDatastore. The embedded simulator would show invented sizes.
 type store struct {
 	helper
 	ds *simulator.Datastore
@@ -168,7 +168,7 @@ func (a *authorization) FetchUserPrivilegeOnEntities(req *types.FetchUserPrivile
 	return &methods.FetchUserPrivilegeOnEntitiesBody{Res: &types.FetchUserPrivilegeOnEntitiesResponse{Returnval: out}}
 }
 
-// knownPrivileges is what "all privileges" means: a name that vSphere does not have is granted to nobody.
+// knownPrivileges is what "all privileges" means. A name that vSphere does not have is never granted.
 var knownPrivileges = func() map[string]bool {
 	all := map[string]bool{}
 	for _, p := range needed {

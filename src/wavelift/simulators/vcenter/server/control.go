@@ -1,4 +1,4 @@
-// The control endpoint: a test writes as the guest, adds fault rules and reads what is left. Plain HTTP on loopback,
+// The control endpoint: tests write as the guest, add fault rules and read the remaining state. Plain HTTP on loopback
 // with a token.
 package main
 
@@ -372,8 +372,8 @@ func (s *sim) writeOn(stop, done chan struct{}, random *rand.Rand, rate, blocks 
 	}
 }
 
-// writeOnce writes at one place of one disk of one running VM. Half of the places hold data in the base, which a reader
-// that ignores the snapshot gets wrong.
+// writeOnce writes at one place of one disk of one running VM. Half of the places hold data in the base, so a reader that
+// ignores the snapshot reads wrong data.
 func (s *sim) writeOnce(random *rand.Rand, places int64, size int) {
 	var running []*vmState
 	for _, v := range s.all() {

@@ -61,7 +61,7 @@ func (s *sim) ticketed(r *http.Request) bool {
 	return ok && time.Now().Before(t.expires) && t.method == r.Method && t.path == r.URL.RequestURI()
 }
 
-// folder serves a datastore's files. A host knows nothing of vCenter's sessions: there it takes a ticket.
+// folder serves a datastore's files. A host does not accept vCenter's sessions: it requires a ticket.
 func (s *sim) folder(w http.ResponseWriter, r *http.Request, inner http.Handler, onHost bool) {
 	if onHost && s.loggedIn(r) {
 		s.counters.path("/vcenter-cookie-sent-to-a-host", 1, 0)

@@ -123,8 +123,8 @@ func (s *sim) sdk(w http.ResponseWriter, r *http.Request, inner http.Handler) {
 	s.counters.path(r.URL.Path, 0, int64(n))
 }
 
-// nilRead tells the answers to a read of an unset property that the embedded simulator gets wrong: it answers under
-// another element name, and refuses currentSession to who isn't logged in. A real vCenter answers with nothing.
+// nilRead detects the wrong answers of the embedded simulator to a read of an unset property: it uses another element
+// name, and refuses currentSession to clients that are not logged in. A real vCenter sends an empty answer.
 func nilRead(request []byte, status int, out []byte) bool {
 	if bytes.Contains(out, []byte("<RetrievePropertiesExResponse")) {
 		return true
@@ -158,8 +158,8 @@ func (s *sim) loggedIn(r *http.Request) bool {
 
 // --- /nfc ---
 
-// nfc serves a lease's URLs. An ESXi host knows them by the lease in their path and does not know vCenter's session;
-// a client that sends it that cookie exposes the session to every host, and is counted.
+// nfc serves a lease's URLs. An ESXi host identifies them by the lease in their path and does not use vCenter's session.
+// A client that sends that cookie exposes the session to every host; such requests are counted.
 func (s *sim) nfc(w http.ResponseWriter, r *http.Request, onHost bool) {
 	if onHost && s.loggedIn(r) {
 		s.counters.path("/vcenter-cookie-sent-to-a-host", 1, 0)
@@ -261,7 +261,7 @@ func (s *sim) pull(r *rule, v *vmState) {
 	}
 }
 
-// otherHost is one that the VM does not run on; nil where there is none.
+// otherHost is a host on which the VM does not run; nil if there is none.
 func (s *sim) otherHost(v *vmState) *esxi {
 	at := s.hostOf(v)
 	s.mu.Lock()
@@ -274,7 +274,7 @@ func (s *sim) otherHost(v *vmState) *esxi {
 	return nil
 }
 
-// chunkSize is small enough that cuts and throttling can hit inside of a grain.
+// chunkSize is small enough that interruptions and throttling can occur inside a grain.
 const chunkSize = 32 << 10
 
 func (t *throttledWriter) Write(p []byte) (int, error) {

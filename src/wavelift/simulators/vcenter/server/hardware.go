@@ -25,8 +25,8 @@ func (b bitmap) grown(blocks int64) bitmap {
 	return larger
 }
 
-// grow extends a disk, which vSphere does only without snapshots. Its tracking goes on under the same id: that the disk
-// has changed shows in its size alone.
+// grow extends a disk, which vSphere does only without snapshots. Its tracking continues under the same id: only its size
+// shows that the disk has changed.
 func (v *vmState) grow(ctx *simulator.Context, order growth) error {
 	if order.Disk < 0 || order.Disk >= len(v.disks) {
 		return badRequest("%s has no disk %d", v.spec.Name, order.Disk)
@@ -136,8 +136,8 @@ func (d *disk) moveTo(device *types.VirtualDisk, key, unit int32) {
 	device.Key, device.UnitNumber = key, &unit
 }
 
-// losePower is the host's failure under a running VM, which HA then starts on another one. The change map of the time
-// before was not written: tracking starts anew, or, by rule, goes on as if nothing were missing.
+// losePower is a failure of the host of a running VM, which HA then starts on another host. The last change map was not
+// written: tracking restarts or, with a rule, continues as if nothing were missing.
 func (v *vmState) losePower(ctx *simulator.Context) error {
 	if !v.running() {
 		return badRequest("%s does not run", v.spec.Name)

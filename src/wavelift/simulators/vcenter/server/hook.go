@@ -1,4 +1,4 @@
-// The calls that we answer instead of the embedded simulator: one hook before every SOAP call.
+// The calls that are answered here instead of in the embedded simulator: one hook before every SOAP call.
 package main
 
 import (
@@ -96,7 +96,7 @@ func (s *sim) target(ref types.ManagedObjectReference) (*vmState, *snapshot) {
 	return nil, nil
 }
 
-// disturb applies the rules for the call itself.
+// disturb applies the fault rules for the call itself.
 func (s *sim) disturb(e event, call *simulator.Method) types.BaseMethodFault {
 	e.kind = "latency"
 	if r := s.rules.take(e); r != nil {
@@ -109,7 +109,7 @@ func (s *sim) disturb(e event, call *simulator.Method) types.BaseMethodFault {
 	return nil
 }
 
-// refuseAnonymous lets through what a client reads before login; the embedded simulator would let every read pass.
+// refuseAnonymous allows only what a client may read before login. The embedded simulator would allow every read.
 func refuseAnonymous(call *simulator.Method) types.BaseMethodFault {
 	switch call.Name {
 	case "Fetch", "RetrieveProperties", "RetrievePropertiesEx":
@@ -146,8 +146,8 @@ func readObjects(call *simulator.Method) []types.ManagedObjectReference {
 	return refs
 }
 
-// divert makes our object the target of the call. The session's registry is asked after the hook, so the new target
-// must be one that it does not know.
+// divert makes our object the target of the call. The session's registry is queried after the hook, so the new target
+// must not be in that registry.
 func (s *sim) divert(call *simulator.Method, h interface {
 	mo.Reference
 	setSelf(types.ManagedObjectReference)
@@ -180,8 +180,8 @@ type machine struct {
 	snap *snapshot
 }
 
-// Lock and Unlock opt out of the simulator's own locking by reference: every helper of a VM has the same one, and a
-// lease that takes its time must not hold up the others. What needs the VM's lock takes it.
+// Lock and Unlock disable the simulator's own locking by reference: every helper of a VM has the same reference, and a
+// slow lease must not block the others. Code that needs the VM's lock takes it explicitly.
 func (m *machine) Lock()   {}
 func (m *machine) Unlock() {}
 
@@ -427,7 +427,7 @@ func (m *machine) PowerOffVMTask(ctx *simulator.Context, _ *types.PowerOffVM_Tas
 	return body
 }
 
-// ShutdownGuest asks the guest. It needs VMware Tools, and answers before the VM is off.
+// ShutdownGuest starts a guest shutdown. It needs VMware Tools, and answers before the VM is off.
 func (m *machine) ShutdownGuest(ctx *simulator.Context, _ *types.ShutdownGuest) soap.HasFault {
 	body := &methods.ShutdownGuestBody{}
 	v := m.v

@@ -243,7 +243,7 @@ func (b *builder) vm(spec *vmSpec) error {
 	return b.adopt(vm, spec, fmt.Sprintf("[%s] %s", datastore, dir))
 }
 
-// adopt sets what the simulator's API can't set, and registers our state of the VM.
+// adopt sets values that the simulator's API can't set, and registers our state of the VM.
 func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) error {
 	v := &vmState{sim: b.sim, vm: vm, spec: spec, dir: filepath.Join(b.sim.work, "layers", vm.Self.Value)}
 	if err := os.MkdirAll(v.dir, 0o700); err != nil {

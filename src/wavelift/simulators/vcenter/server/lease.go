@@ -108,8 +108,8 @@ func (m *machine) export(ctx *simulator.Context, snap *snapshot) (types.ManagedO
 	return l.Self, nil
 }
 
-// leaseFiles lists what a lease offers, in an order that says nothing about the disks' true order: a client has to
-// read the key.
+// leaseFiles lists the files of a lease, in an order that differs from the true order of the disks: a client must use
+// the key.
 func (v *vmState) leaseFiles(snap *snapshot) []*leaseFile {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -280,7 +280,7 @@ func (l *HttpNfcLease) isReady() bool {
 	return l.held && ready
 }
 
-// over is the fault for a call on a lease that ended.
+// over is the fault for a call on a lease that has ended.
 func (l *HttpNfcLease) over() types.BaseMethodFault {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,4 +1,4 @@
-// One virtual machine as we keep it beside the simulator's own: layers, snapshots that freeze, change tracking.
+// Our state of one virtual machine, in addition to the simulator's: layers, snapshots that freeze, change tracking.
 package main
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// vmState is what the embedded simulator has no place for. Lock order: the VM's simulator lock, then mu.
+// vmState is state that the embedded simulator can't store. Lock order: the VM's simulator lock, then mu.
 type vmState struct {
 	sim   *sim
 	vm    *simulator.VirtualMachine
@@ -360,7 +360,7 @@ func (v *vmState) remove(ctx *simulator.Context, gone []*snapshot, merge bool) t
 	return nil
 }
 
-// orphans finds layers that only removed snapshots held: a branch nobody runs on.
+// orphans finds layers that only removed snapshots used: a branch on which no VM runs.
 func (v *vmState) orphans(left []*snapshot) []*layer {
 	var orphans []*layer
 	for _, d := range v.disks {

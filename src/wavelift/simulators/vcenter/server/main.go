@@ -1,5 +1,5 @@
-// A vCenter for tests and the demo: govmomi's simulator, and what it lacks: snapshots that freeze content, leases with
-// bodies, change tracking, privileges, logins for downloads, and fault rules. The Python package starts it.
+// A vCenter for tests and the demo. It extends govmomi's simulator with snapshots that freeze content, leases with bodies,
+// change tracking, privileges, logins for downloads, and fault rules. The Python package starts it.
 package main
 
 import (
@@ -32,7 +32,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// crashStatus is the exit status of a crash that a rule orders.
+// crashStatus is the exit status if a rule causes a crash.
 const crashStatus = 70
 
 // firstTask keeps our task ids apart from the embedded simulator's.
@@ -85,7 +85,7 @@ type esxi struct {
 	ref                       types.ManagedObjectReference
 }
 
-// now is vCenter's own clock, which need not be the client's.
+// now is vCenter's own clock, which can differ from the client's.
 func (s *sim) now() time.Time {
 	return time.Now().UTC().Add(seconds(s.options.ClockSkew) + time.Duration(s.ahead.Load()))
 }
@@ -96,7 +96,7 @@ func (s *sim) add(v *vmState) {
 	s.vms = append(s.vms, v)
 }
 
-// all lists the machines that still exist: destroying one is the embedded simulator's work.
+// all lists the machines that still exist. The embedded simulator destroys machines.
 func (s *sim) all() []*vmState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -209,7 +209,7 @@ func (s *sim) startHost(host *simulator.HostSystem, spec hostSpec) error {
 
 // --- sessions ---
 
-// context is a fresh one for our own work; the simulator's locks know their holder by its address.
+// context makes a new context for our own work. The simulator's locks identify their holder by its address.
 func (s *sim) context() *simulator.Context { return detach(s.model.Service.Context) }
 
 func detach(ctx *simulator.Context) *simulator.Context {
@@ -256,7 +256,7 @@ func (s *sim) nextTask() types.ManagedObjectReference {
 	return types.ManagedObjectReference{Type: "Task", Value: fmt.Sprintf("task-%d", firstTask+s.tasks.Add(1))}
 }
 
-// runTask starts a task that holds no lock while it takes its time, unlike the embedded simulator's.
+// runTask starts a task that holds no lock during its delay, unlike the embedded simulator's tasks.
 func (s *sim) runTask(ctx *simulator.Context, ref, entity types.ManagedObjectReference, method string, slow *rule, do work) {
 	name := strings.TrimSuffix(method, "_Task")
 	task := simulator.CreateTask(entity, strings.ToLower(name[:1])+name[1:]+"Task", nil)
@@ -381,7 +381,7 @@ func (s *sim) serve(address string, inv *inventory) error {
 	return nil
 }
 
-// rename puts our address where the embedded simulator took its own for the vCenter's.
+// rename replaces the address of the embedded simulator by our address where it stands for the vCenter's.
 func (s *sim) rename(inner string) {
 	m := s.model.Map()
 	s.model.Service.Listen.Host = s.listen
@@ -394,7 +394,7 @@ func (s *sim) rename(inner string) {
 	}
 }
 
-// ready is what the first line on standard output says, and the control endpoint after a reset.
+// ready is the content of the first line on standard output, and of the control endpoint's answer after a reset.
 func (s *sim) ready(control net.Addr, inv *inventory) map[string]any {
 	hosts := map[string]any{}
 	for _, h := range s.hosts {

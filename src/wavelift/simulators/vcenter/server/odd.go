@@ -1,5 +1,5 @@
-// Virtual machines that are nobody's servers: the secondary of a fault-tolerant pair, and those that vSphere manages
-// itself. And a VM whose snapshot is gone while its delta is not.
+// Virtual machines that are not servers of a customer: the secondary of a fault-tolerant pair, and VMs that vSphere
+// manages itself. Also a VM whose snapshot was removed but whose delta still exists.
 package main
 
 import (
@@ -84,8 +84,8 @@ func (v *vmState) fault(info types.BaseFaultToleranceConfigInfo) {
 	v.vm.Config.FtInfo, v.vm.Summary.Config.FtInfo = info, info
 }
 
-// leaveDelta leaves the VM on a delta that no snapshot of its tree accounts for, as a removal whose merge failed does;
-// and, as it happens, without vCenter's knowing that consolidation is needed.
+// leaveDelta leaves the VM on a delta without a snapshot in its tree, as a removal whose merge failed does. As can happen
+// in this case, vCenter does not report that consolidation is needed.
 func (v *vmState) leaveDelta(ctx *simulator.Context) error {
 	if fault := v.remove(ctx, []*snapshot{v.snapshotNow(ctx, "left behind", "", false)}, false); fault != nil {
 		return fmt.Errorf("%T", fault)

@@ -95,7 +95,7 @@ func (v *vmState) poweredOn(ctx *simulator.Context) {
 	})
 }
 
-// QueryChangedDiskAreas answers from the write log, in windows smaller than the disk.
+// QueryChangedDiskAreas answers from the write log. Each answer covers less than the whole disk.
 func (m *machine) QueryChangedDiskAreas(ctx *simulator.Context, req *types.QueryChangedDiskAreas) soap.HasFault {
 	body := &methods.QueryChangedDiskAreasBody{}
 	info, fault := m.changed(req)

@@ -151,6 +151,28 @@ def test_progress_is_written_by_itself_and_outlasts_a_blip(monkeypatch: pytest.M
         assert not cancel.is_set()
 
 
+def test_the_rate_is_zero_once_the_transfer_is_over() -> None:
+    store = Store()
+    with Heartbeat(StateStore(store), CancelFlag()) as heartbeat:
+        for done in (0, 7 << 20):
+            heartbeat.progress(Progress(server="a", disk="0", phase="export", done=done, total=10 << 20))
+            heartbeat.beat()
+            time.sleep(0.01)
+        assert store.values[PROGRESS_KEY]["rate"] > 0
+    assert store.values[PROGRESS_KEY]["rate"] == 0
+    assert store.values[PROGRESS_KEY]["disks"]["0"]["done"] == 7 << 20
+
+
+def test_after_an_error_a_heartbeat_writes_no_more() -> None:
+    """The next try may own the store; the rate of the last beat expires by its age."""
+    store = Store()
+    with pytest.raises(BusyError):
+        with Heartbeat(StateStore(store), CancelFlag()) as heartbeat:
+            heartbeat.beat()
+            raise BusyError("later")
+    assert store.writes == 1
+
+
 def test_a_heartbeat_that_is_fenced_stops_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_base, "BEAT_SECONDS", 0.02)
     store, cancel = Store(), CancelFlag()

@@ -120,8 +120,8 @@ class Run:
 
     def exported(self, index: int) -> int:
         """Bytes of the server's disks that its running export has passed."""
-        progress = self.world.api.state_store(self.dag_id, self.run_id, "server.export", "progress", map_index=index)
-        return sum(disk["done"] for disk in (progress or {}).get("disks", {}).values())
+        progress = self.world.api.progress(self.dag_id, self.run_id, "server.export", map_index=index)
+        return progress.done if progress else 0
 
     def report(self) -> dict[str, Any]:
         return dict(self.world.api.xcom(self.dag_id, self.run_id, "report", key="report"))

@@ -146,7 +146,7 @@ class OpensAws:
 
 
 class AwsSettings(Declared):
-    """The AWS arguments of a public operator or sensor, as in the Amazon provider; name them in ``inputs``."""
+    """AWS arguments of a public operator or sensor, as in the Amazon provider; a class names them in its inputs."""
 
     aws_conn_id: str = "aws_default"
     region_name: str | None = None
@@ -318,7 +318,7 @@ class ServerOperator(WaveliftOperator):
     :param server: one of the dicts that the pre-flight returned.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("server",)
+    template_inputs: ClassVar[tuple[str, ...]] = ("server",)
     server: Any
 
     def work(self, context: Context) -> Any:

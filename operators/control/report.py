@@ -109,7 +109,7 @@ class ReportOperator(ReportingOperator):
     :param wave: name of the wave.
     """
 
-    settings = ("wave",)
+    plain_inputs = ("wave",)
     wave: str
 
     def finish(self, ledger: Ledger, context: Context, states: Mapping[str, str]) -> WaveReport:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 
-from wavelift.rules.flows import FLOWS, PREFLIGHT, RELEASE, Holds
+from wavelift.rules.flows import FLOWS, PREFLIGHT, RELEASE
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -43,10 +43,8 @@ class AirflowLiveness:
 
         A holder that is not in the list is alive: its pre-flight was cleared a moment ago.
         """
-        imports = kind == Holds.IMPORT
-        held = Holds.IMPORT if imports else Holds.TRANSFER
-        tasks = {step.task_id for flow in FLOWS for step in flow.steps if step.holds is held}
-        last = tasks if imports else {RELEASE}
+        tasks = {step.task_id for flow in FLOWS for step in flow.steps if kind in step.holds}
+        last = {RELEASE} if RELEASE in tasks else tasks
         other: dict[str, Any] = {"dag_id": run.dag_id, "run_id": run.dag_run_id}
         names = [one["name"] for one in self._ti.xcom_pull(task_ids=PREFLIGHT, map_indexes=-1, **other) or ()]
         states = self._ti.get_task_states(dag_id=run.dag_id, run_ids=[run.dag_run_id], task_ids=sorted(tasks))

@@ -11,8 +11,9 @@ from tests.ledgers import within
 
 from wavelift.airflow.triggers.owned_imports import tell_list
 from wavelift.base.run import DagRun, RunContext, SystemClock
-from wavelift.ledger import Ledger, SlotKind, replication_runs
+from wavelift.ledger import Ledger, replication_runs
 from wavelift.operators._liveness import AirflowLiveness
+from wavelift.rules.flows import SlotKind
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.jobs import JobOrder, create_jobs

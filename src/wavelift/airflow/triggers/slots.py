@@ -59,7 +59,8 @@ class SlotQueue:
 
     def __call__(self, holders: Sequence[str]) -> Mapping[str, Any]:
         from wavelift.airflow import config
-        from wavelift.ledger import Ledger, SlotKind
+        from wavelift.ledger import Ledger
+        from wavelift.rules.flows import SlotKind
         from wavelift.services.common.slots import ready_holders
 
         with Ledger.open(config.ledger_url()) as ledger:

@@ -262,7 +262,7 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
         for place, task in enumerate(tasks):
             ti.xcom_push(key=f"server_{place}", value=task.dump())
         return [
-            {"name": task.name, "bytes": task.facts.capacity, "task": ti.task_id, "place": place}
+            {"name": task.name, "bytes": task.facts.capacity, "task": ti.task_id, "place": place, "try": ti.try_number}
             for place, task in enumerate(tasks)
         ]
 

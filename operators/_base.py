@@ -150,7 +150,7 @@ class OpensAws:
 
 
 class AwsSettings(Declared):
-    """The AWS arguments of a public operator or sensor, as in the Amazon provider; name them in ``inputs``."""
+    """AWS arguments of a public operator or sensor, as in the Amazon provider; a class names them in its inputs."""
 
     aws_conn_id: str = "aws_default"
     region_name: str | None = None
@@ -266,7 +266,7 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
         for place, task in enumerate(tasks):
             ti.xcom_push(key=f"server_{place}", value=task.dump())
         return [
-            {"name": task.name, "bytes": task.facts.capacity, "task": ti.task_id, "place": place}
+            {"name": task.name, "bytes": task.facts.capacity, "task": ti.task_id, "place": place, "try": ti.try_number}
             for place, task in enumerate(tasks)
         ]
 
@@ -322,7 +322,7 @@ class ServerOperator(WaveliftOperator):
     :param server: one of the dicts that the pre-flight returned.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("server",)
+    template_inputs: ClassVar[tuple[str, ...]] = ("server",)
     server: Any
 
     def work(self, context: Context) -> Any:

@@ -220,8 +220,9 @@ def test_a_deleted_run_is_dead_and_silence_is_no_death() -> None:
 
     context["ti"].get_dagrun_state = state
     assert AirflowLiveness(context).run(DagRun("other.migrate", "deleted")) is False
-    with pytest.raises(AirflowRuntimeError):
+    with pytest.raises(WaveliftError, match=r"whether other\.migrate unknown still runs") as caught:
         AirflowLiveness(context).run(DagRun("other.migrate", "unknown"))
+    assert caught.value.retryable
     assert AirflowLiveness(context).run(DagRun("w.migrate", "r")) is True, "itself"
 
 
@@ -231,6 +232,7 @@ class Handed(Context):
     def __init__(self) -> None:
         super().__init__()
         self["ti"].task_id = "preflight"
+        self["ti"].try_number = 2
         self["ti"].xcom_pull = lambda task_ids, key, map_indexes: self.pushed.get(key)
 
 
@@ -248,8 +250,8 @@ def test_each_server_s_plan_is_fetched_alone(monkeypatch: pytest.MonkeyPatch) ->
     operator = Failing(error=BusyError("never"))
     listed = operator.hand_out(context, [_planned("web01"), _planned("db01")])
     assert listed == [
-        {"name": "web01", "bytes": 512, "task": "preflight", "place": 0},
-        {"name": "db01", "bytes": 512, "task": "preflight", "place": 1},
+        {"name": "web01", "bytes": 512, "task": "preflight", "place": 0, "try": 2},
+        {"name": "db01", "bytes": 512, "task": "preflight", "place": 1, "try": 2},
     ]
     for server in listed:
         found: Any = operator.server_task(context, server)

@@ -12,7 +12,8 @@ import sys
 import time
 
 from wavelift.base.run import DagRun, RunContext
-from wavelift.ledger import Ledger, SlotKind
+from wavelift.ledger import Ledger
+from wavelift.rules.flows import SlotKind
 from wavelift.services.common.slots import Granted, SlotRequest, ready_holders, release_slot, request_slot
 
 AT_ONCE = 3

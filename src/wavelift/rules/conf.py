@@ -106,7 +106,9 @@ class MigrateConf(RunConf):
     }
     needs: ClassVar = {"launch": ("migrations",), "verify": ("migrations",)}
 
-    servers: Names | None = Field(default=None, title="Servers", description="None chosen: every server of the wave.")
+    servers: Names | None = Field(
+        default=None, title="Servers", description="If none is chosen: every server of the wave."
+    )
     launch: LaunchOption = Field(
         default="spec",
         title="Launch",
@@ -133,7 +135,9 @@ class ReplicateConf(RunConf):
     needs: ClassVar = {"delete": ("jobs",), "verify": ("runs", "jobs")}
 
     servers: Names | None = Field(
-        default=None, title="Servers", description="None chosen: every server of the wave that has a replication job."
+        default=None,
+        title="Servers",
+        description="If none is chosen: every server of the wave that has a replication job.",
     )
     mode: ReplicateMode = "replicate"
     runs: Names | None = Field(default=None, description="In mode verify: ids of recorded runs to read back.")

@@ -31,7 +31,7 @@ from wavelift.rules.flows import MIGRATE
 DAG_ID = MIGRATE.dag_id("demo")
 RUN_SECONDS = 900.0
 WRITER = {"rate": 2 << 20, "blocks": 64, "size": 4096}
-"""The guests write 2 MiB/s while they are exported: a reader that ignores the snapshot is found out."""
+"""The guests write 2 MiB/s during the export. A reader that ignores the snapshot would read other bytes."""
 PROGRAMS = {"qemu-img": "qemu-utils", "mkfs.ext4": "e2fsprogs"}
 STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REMOVE_TRIES = 25
@@ -77,7 +77,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _ignore_stoppers() -> None:
-    """Whoever leaves is not to be interrupted in leaving."""
+    """Ignore further signals, so that the clean-up is not interrupted."""
     for number in STOPPERS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -239,7 +239,7 @@ class _Demo:
 
 
 def _result(report: dict[str, Any], verdict: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """The line for programs. A server that did not get through counts as a mismatch: its bytes are not proven."""
+    """The line for programs. A server that failed counts as a mismatch, because its bytes are not proven."""
     done = [one for one in report["outcomes"] if one["state"] == "completed"]
     return {
         "wave": "demo",

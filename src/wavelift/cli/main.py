@@ -15,11 +15,11 @@ from wavelift.cli import catalog, connectors, jobs, replicate, wave
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Waves of VMware virtual machines into Amazon EC2.")
 app.add_typer(wave.app, name="wave", help="Check and plan wave specs.")
-migrations_app = typer.Typer(no_args_is_help=True, help="What was migrated, and what is under way.")
+migrations_app = typer.Typer(no_args_is_help=True, help="Migrations: finished and running.")
 app.add_typer(migrations_app, name="migrations")
-app.add_typer(catalog.app, name="catalog", help="The servers that vCenters show.")
-app.add_typer(connectors.app, name="connectors", help="The places that read vCenters.")
-app.add_typer(jobs.app, name="jobs", help="Standing orders to replicate servers, and their history.")
+app.add_typer(catalog.app, name="catalog", help="The catalogue: servers that wavelift found in vCenters.")
+app.add_typer(connectors.app, name="connectors", help="Connectors: the workers that read vCenters.")
+app.add_typer(jobs.app, name="jobs", help="Replication jobs (standing orders to replicate servers) and their history.")
 app.add_typer(replicate.app, name="runs", help="Single replication runs.")
 simulators_app = typer.Typer(no_args_is_help=True, help="Stand-ins for vCenter and AWS, on loopback.")
 app.add_typer(simulators_app, name="simulators")
@@ -49,7 +49,7 @@ def init() -> None:
 @app.command()
 def demo(
     exit_when_done: Annotated[
-        bool, typer.Option("--exit", envvar="DEMO_EXIT", help="Stop everything when the wave is done.")
+        bool, typer.Option("--exit", envvar="DEMO_EXIT", help="Stop everything when the wave has ended.")
     ] = False,
     fault: Annotated[str, typer.Option(envvar="DEMO_FAULT", help="flip: damage one stored byte before verify.")] = "",
 ) -> None:
@@ -79,10 +79,10 @@ def replicate_now(
 
 @app.command()
 def cleanup(
-    name: Annotated[str, typer.Argument(metavar="WAVE", help="Its vCenter and its environment are looked at.")],
+    name: Annotated[str, typer.Argument(metavar="WAVE", help="The wave whose vCenter and environment are searched.")],
     dry_run: Annotated[bool, typer.Option("--dry-run/--remove", help="Only list, or remove.")] = True,
 ) -> None:
-    """List (or remove) what carries our tag or name and belongs to no living run."""
+    """List or remove objects that carry wavelift's tag or name and belong to no running DAG run."""
     from wavelift.cli.migrations import cleanup as sweep
 
     sweep(name, dry_run=dry_run)
@@ -102,7 +102,7 @@ def verify(
 def events(
     what: Annotated[str, typer.Argument(metavar="ID", help="Of a migration, a replication job or a run.")],
     limit: Annotated[int, typer.Option(min=1, max=500)] = 200,
-    after: Annotated[int, typer.Option(min=0, help="Only what comes behind the event of this number.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Only events after this number.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
 ) -> None:
     """The audit trail of a migration, a replication job or a run: who did what, and when; oldest first."""
@@ -118,7 +118,7 @@ def migrations_list(
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
-    """Migrations with id, state, progress, image and instance; the newest first (AMP-07)."""
+    """List migrations with id, state, progress, image and instance, newest first (AMP-07)."""
     from wavelift.cli.migrations import show_list
 
     show_list(wave_name, state, limit, as_json=as_json)
@@ -126,7 +126,7 @@ def migrations_list(
 
 @migrations_app.command("show")
 def migrations_show(migration: str) -> None:
-    """Everything about one migration, as JSON."""
+    """Print all data of one migration as JSON."""
     from wavelift.cli.migrations import show
 
     show(migration)
@@ -134,7 +134,7 @@ def migrations_show(migration: str) -> None:
 
 @migrations_app.command("cancel")
 def migrations_cancel(migration: str) -> None:
-    """Stop a queued or active migration; its snapshot is removed."""
+    """Stop a queued or active migration and remove its snapshot."""
     from wavelift.cli.migrations import cancel
 
     cancel(migration)
@@ -150,8 +150,8 @@ def migrations_launch(migration: str) -> None:
 
 @simulators_app.command("up")
 def simulators_up(
-    only: Annotated[str, typer.Option(help="vcenter or aws; both without it.")] = "",
-    state: Annotated[Path | None, typer.Option(help="Folder for their state; a temporary one without it.")] = None,
+    only: Annotated[str, typer.Option(help="vcenter or aws. Default: both.")] = "",
+    state: Annotated[Path | None, typer.Option(help="Folder for their state. Default: a temporary folder.")] = None,
 ) -> None:
     """Start the simulators in the foreground, print their addresses, stop with Ctrl-C."""
     from wavelift.cli.simulators import up
@@ -164,11 +164,15 @@ def iam_show(  # noqa: PLR0913  # one parameter per option
     identity: Annotated[str, typer.Argument(help="vmimport (the service role), connector or caller.")] = "vmimport",
     bucket: Annotated[str, typer.Option(help="Staging bucket.")] = "YOUR-STAGING-BUCKET",
     prefix: Annotated[str, typer.Option(help="Prefix in it.")] = "",
-    kms_key: Annotated[str, typer.Option(help="ARN of the KMS key, when there is one.")] = "",
-    role_arn: Annotated[str, typer.Option(help="ARN of the service role that the caller hands on.")] = "",
-    account: Annotated[str, typer.Option(help="Account number, to bind the trust to it.")] = "",
-    region: Annotated[str, typer.Option(help="Region of the environment: ARNs are of its partition.")] = "",
-    partition: Annotated[str, typer.Option(help="Partition of the ARNs; by default the region's, else aws.")] = "",
+    kms_key: Annotated[str, typer.Option(help="ARN of the KMS key, if you use one.")] = "",
+    role_arn: Annotated[
+        str, typer.Option(help="ARN of the service role that the caller passes to VM Import (iam:PassRole).")
+    ] = "",
+    account: Annotated[str, typer.Option(help="Account number. The trust policy then admits only this account.")] = "",
+    region: Annotated[str, typer.Option(help="Region of the environment. It decides the partition of the ARNs.")] = "",
+    partition: Annotated[
+        str, typer.Option(help="Partition of the ARNs. Default: the partition of --region, else aws.")
+    ] = "",
     trust: Annotated[bool, typer.Option("--trust", help="The trust policy of vmimport.")] = False,
 ) -> None:
     """Print the policy of an AWS identity, generated from the calls that wavelift makes (SMS-13)."""
@@ -181,7 +185,7 @@ def iam_show(  # noqa: PLR0913  # one parameter per option
 
 @vsphere_app.command("role")
 def vsphere_role(
-    ids_only: Annotated[bool, typer.Option("--ids", help="Only the privilege ids, one a line.")] = False,
+    ids_only: Annotated[bool, typer.Option("--ids", help="Print only the privilege ids, one per line.")] = False,
 ) -> None:
     """Print the privileges of the vCenter role, generated from the calls that wavelift makes (SMS-12)."""
     from wavelift.cli.rights import show_role
@@ -193,10 +197,10 @@ def vsphere_role(
 def vsphere_vddk(
     folder: Annotated[str, typer.Argument(help="As [wavelift] nbdkit_folder; empty only for the nfc plugin.")] = "",
     plugin: Annotated[str, typer.Option(help="As [wavelift] nbdkit_plugin: vddk or nfc.")] = "vddk",
-    nbdkit: Annotated[str, typer.Option(help="The program, when it is not on the PATH.")] = "nbdkit",
+    nbdkit: Annotated[str, typer.Option(help="Path of nbdkit, if it is not on the PATH.")] = "nbdkit",
     config: Annotated[str, typer.Option(help="VDDK's own configuration file, if any.")] = "",
 ) -> None:
-    """Check on this connector what reading disks through nbdkit's vddk or nfc plugin needs; says what is missing."""
+    """Check whether this connector can read disks through nbdkit (vddk or nfc plugin), and print what is missing."""
     from wavelift.cli.rights import check_vddk
 
     check_vddk(folder, plugin=plugin, nbdkit=nbdkit, config=config, out=Console())

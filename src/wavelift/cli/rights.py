@@ -25,12 +25,12 @@ from wavelift.rules.policies import (
 SERVICE_ROLE: Final = "vmimport"
 IDENTITIES: Final = (SERVICE_ROLE, "connector", "caller")
 NOW: Final[tuple[Feature, ...]] = ("migrate", "sms", "replicate")
-"""What the flows of this version need; the table of calls knows later ones too."""
+"""The flows of this version. The table of calls also has rows of later flows."""
 LEVEL: Final = {"vm": "virtual machine", "datastore": "datastore", "root": "root folder"}
 
 
 def partition_for(partition: str, region: str, *arns: str) -> str:
-    """Of the ARNs to print: as said, else the region's, else that of an ARN which was given."""
+    """The partition of the ARNs to print: the option, else of the region, else of a given ARN."""
     known = [one.name for one in partitions()]
     if region and not partition_of(region):
         fail(f"--region is {region!r}: no region that the installed botocore knows")
@@ -77,7 +77,7 @@ def show_role(*, ids_only: bool, out: Console) -> None:
 
 
 def check_vddk(folder: str, *, plugin: str, nbdkit: str, config: str, out: Console) -> None:
-    """What reading through nbdkit needs on this machine; leaves with status 1 when something is missing."""
+    """Print what this machine needs to read disks through nbdkit. Exit with 1 if something is missing."""
     from wavelift.adapters.vsphere.nbdkit import check
     from wavelift.adapters.vsphere.vddk import VddkConfig
 

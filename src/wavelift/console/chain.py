@@ -26,7 +26,7 @@ class Chain:
         self._map_index = map_index
         self._flow = flow
         self.released = False
-        """Its teardowns were done before it was stopped: nothing of it is left in vCenter."""
+        """Whether its teardowns ended before it was stopped, so that nothing of it is left in vCenter."""
 
     @classmethod
     def of_migration(cls, airflow: ApiClient, migration: Migration) -> Self:

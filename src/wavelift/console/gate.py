@@ -8,7 +8,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 AT_ONCE: Final = 8
-"""Of the 40 threads that one api-server process has for all its routes (anyio's default)."""
+"""Requests at a time. One api-server process has 40 threads for all its routes (anyio's default)."""
 
 
 class Gate:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wavelift.airflow import config
 
 READING: Final = frozenset(("GET", "HEAD", "OPTIONS"))
-"""Methods by which no route of ours changes anything."""
+"""No route of ours changes anything when it is called with one of these methods."""
 SAME_ORIGIN: Final = "same-origin"
 REFUSED: Final = (
     "This request came with the login cookie from a page of another origin ({origin}), so it was refused. "
@@ -46,13 +46,13 @@ class SameOrigin:
 
 
 def bearer_token(headers: Headers) -> str:
-    """The token that Airflow prefers to the cookie, by the same reading of the header as Airflow's; or nothing."""
+    """The bearer token of the request, or an empty string. Like Airflow, we prefer it to the cookie."""
     scheme, token = get_authorization_scheme_param(headers.get("authorization"))
     return token if scheme.lower() == "bearer" else ""
 
 
 def _same_origin(headers: Headers, scheme: str) -> bool:
-    """What the browser says; over plain HTTP it tells no ``Sec-Fetch-Site``, then the origin must be our own."""
+    """Decide by ``Sec-Fetch-Site``. Browsers do not send it over plain HTTP: then the origin must be our own."""
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site == SAME_ORIGIN

@@ -25,7 +25,7 @@ from wavelift.console.answers import (
     RunRow,
     VerifyStarted,
 )
-from wavelift.console.chain import Chain
+from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, start_run
 from wavelift.console.replication import (
     dag_paused,
@@ -126,7 +126,7 @@ def _cancelling(app: FastAPI) -> None:
             reason = f"cancelled by {user.get_name()}"
             given_back = outcome.mark_cancelled(ledger, run_id, reason, clock=clock)
             return RunCancelled.of(given_back, **run_fields(given_back, clock.now()), stopped_tasks=[])
-        stopped = Chain.of_replication(airflow, cancelled).stop()
+        stopped = Chain(airflow, cancelled, map_index_of(airflow, cancelled)).stop()
         return RunCancelled.of(cancelled, **run_fields(cancelled, clock.now()), stopped_tasks=stopped)
 
 

@@ -91,6 +91,7 @@ class Flow:
     """One way in which the servers of a wave move.
 
     :param suffix: of its DAGs' ids, with the dot.
+    :param prefix: of the ids of its rows in the ledger, with the hyphen.
     :param words: the description of its DAG; ``{wave}`` stands for the wave.
     :param steps: in the order in which the DAG has them.
     :param modes: the first is the one of a run whose conf names none.
@@ -98,6 +99,7 @@ class Flow:
 
     name: str
     suffix: str
+    prefix: str
     words: str
     steps: tuple[Step, ...]
     modes: tuple[Mode, ...]
@@ -224,6 +226,7 @@ def _removals(after: str) -> tuple[Step, Step]:
 MIGRATE: Final = Flow(
     name="migrate",
     suffix=".migrate",
+    prefix="mig-",
     words="Migrate the servers of {wave} to EC2",
     steps=(
         _ADMIT,
@@ -307,6 +310,7 @@ MIGRATE: Final = Flow(
 REPLICATE: Final = Flow(
     name="replicate",
     suffix=".replicate",
+    prefix="run-",
     words="Replicate the servers of {wave} into AMIs",
     steps=(
         _ADMIT,

@@ -35,6 +35,7 @@ from wavelift.ledger import (
 )
 from wavelift.ledger.events import list_events
 from wavelift.ledger.migrations import MigrationFilter
+from wavelift.ledger.spine import RunningImport
 from wavelift.ledger.tables import wave_run
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.migration.begin import NewMigration, begin_migration
@@ -154,7 +155,7 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
     m = web01.id
     intended = within(ledger.write(), migrations.record_intent, m, name="wavelift-abc", vm="vm-1", clock=clock)
     assert (intended.state, intended.snapshot_state) == (MigrationState.TRANSFERRING, SnapshotState.INTENDED)
-    assert within(ledger.read(), migrations.open_snapshots) == (intended,)
+    assert within(ledger.read(), migrations.ROWS.open_snapshots) == (intended,)
 
     within(
         ledger.write(),
@@ -174,7 +175,7 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
         within(ledger.write(), migrations.record_snapshot_removed, m, clock=clock).snapshot_state
         is SnapshotState.REMOVED
     )
-    assert within(ledger.read(), migrations.open_snapshots) == ()
+    assert within(ledger.read(), migrations.ROWS.open_snapshots) == ()
 
     within(ledger.write(), migrations.advance, m, MigrationState.VERIFYING, phase="reading back", clock=clock)
     proof = VerifyResult(server="web01", level="full", bytes_verified=3 << 40, bytes_read_back=20)
@@ -185,6 +186,13 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
 
     started = within(ledger.write(), migrations.record_import_started, m, "import-ami-1", clock=clock)
     assert (started.state, started.import_task_id) == (MigrationState.IMPORTING, "import-ami-1")
+    imports = [
+        RunningImport(id="import-ami-1", phase="converting", percent=28, run=""),
+        RunningImport(id="import-ami-2", phase="booting", percent=70, run=m.removeprefix("mig-")),
+    ]
+    within(ledger.write(), migrations.ROWS.record_import_progress, imports, clock=clock)
+    shown = within(ledger.read(), migrations.get, m)
+    assert (shown.phase, shown.progress_pct) == ("import: converting", 28)
     report = ConvertedDisk(
         index=0, snapshot_id="snap-1", boot=True, blocks_compared=9, changed=(ChangedRange(offset=0, length=512),)
     )

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
+from tests.contexts import run_context
 from tests.ledgers import within
 
 from wavelift.base.domain import (
@@ -20,7 +21,7 @@ from wavelift.base.domain import (
 )
 from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
 from wavelift.base.names import run_hash
-from wavelift.base.run import Clock, DagRun, RunContext
+from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import (
     Ledger,
     Migration,
@@ -46,7 +47,7 @@ pytestmark = pytest.mark.unit
 def _begin(ledger: Ledger, run: DagRun, clock: Clock, name: str = "web01", *, map_index: int = -1) -> Migration:
     server = SourceServer(source="vc-1", name=name, moref=f"vm-{name}", instance_uuid=f"uuid-{name}")
     wanted = NewMigration("erp", server, "hall-a", "eu-central-1")
-    return begin_migration(ledger, wanted, RunContext(run, name, clock=clock, map_index=map_index))
+    return begin_migration(ledger, wanted, run_context(run, name, clock=clock, map_index=map_index))
 
 
 @pytest.fixture
@@ -303,7 +304,7 @@ def test_a_server_is_remembered_through_a_new_name(ledger: Ledger, run: DagRun, 
     renamed = SourceServer(source="vc-1", name="web01-old", moref="vm-9", instance_uuid="uuid-web01", facts={"cpus": 2})
     within(ledger.write(), migrations.fail, web01.id, "x", clock=clock)
     begin_migration(
-        ledger, NewMigration("erp", renamed, "hall-a", "eu-central-1"), RunContext(run, "web01-old", clock=clock)
+        ledger, NewMigration("erp", renamed, "hall-a", "eu-central-1"), run_context(run, "web01-old", clock=clock)
     )
 
     seen = within(ledger.read(), servers.find, source="vc-1", identity="uuid-web01")

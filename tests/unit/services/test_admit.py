@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
 from tests.unit.rules.conftest import resolved
 
 from wavelift.base.errors import NotFoundError, SpecError
-from wavelift.base.run import DagRun, RunContext
+from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger, waves
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.common.admit import RunRequest
@@ -36,7 +37,7 @@ def asked(ledger: Ledger, resolved: Callable[..., ResolvedWave]) -> Callable[...
 
     def ask(**conf: Any) -> Admitted:
         request = RunRequest("erp", conf)
-        return admit(ledger, request, lambda _: resolved("a", "b"), RunContext(RUN, requester="ana"))
+        return admit(ledger, request, lambda _: resolved("a", "b"), run_context(RUN, requester="ana"))
 
     return ask
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from tests.contexts import HandClock
+from tests.contexts import HandClock, run_context
 from tests.unit.services.test_replication import Desk, clock, desk, made_once
 
 from wavelift.base.errors import PermanentError
-from wavelift.base.run import DagRun, RunContext
+from wavelift.base.run import DagRun
 from wavelift.services.common.report import TaskOutcome
 from wavelift.services.dataplane.messages import PreflightReport, ServerTask
 from wavelift.services.migration.report import Ended, finish, raise_when_failed
@@ -29,7 +29,7 @@ def test_a_server_that_passed_and_never_began_is_no_success(desk: Desk, clock: H
     )
     preflight = PreflightReport.model_construct(wave="erp", findings=(), servers=tasks)
     said = TaskOutcome("web02", ("server.reserve",), "a living run migrates this server")
-    report = finish(desk.ledger, Ended(preflight, [TaskOutcome("web01", (), ""), said]), RunContext(RUN, clock=clock))
+    report = finish(desk.ledger, Ended(preflight, [TaskOutcome("web01", (), ""), said]), run_context(RUN, clock=clock))
     assert {one.server: (one.state, one.error) for one in report.outcomes} == {
         "web01": ("failed", "none of its tasks began: the run was stopped"),
         "web02": ("failed", "a living run migrates this server"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from wavelift.base.domain import Severity
-from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.base.errors import Cancelled, FencedError, PermanentError, WaveliftError
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import Ledger, ServerRun, SnapshotState, WaveRunState, waves
 from wavelift.services.common.slots import give_back
@@ -64,9 +64,14 @@ def standing_snapshot(known: ServerRun[Any]) -> str:
 
 
 def tidied(server: str, left: str, tidy: Callable[[], str]) -> str:
-    """What ``tidy`` says of what stays; when it fails, ``left`` says what may be there."""
+    """What ``tidy`` says of what stays; when it fails, ``left`` says what may be there.
+
+    :raises FencedError: another try writes the report. :raises Cancelled: the task was stopped.
+    """
     try:
         return tidy()
+    except (FencedError, Cancelled):
+        raise
     except WaveliftError as error:
         return f"{server}: {left}: {error}"
 

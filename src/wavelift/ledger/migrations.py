@@ -113,7 +113,7 @@ def insert(tx: Tx, *, at: datetime, run: DagRun, run_key: str, **columns: Any) -
     """Create a migration in the state QUEUED. Needs :data:`wavelift.ledger.servers.LOCK`."""
     require_lock(tx, servers.LOCK)
     made = ROWS.begin(tx, at=at, run=run, run_key=run_key, state=MigrationState.QUEUED, **columns)
-    ROWS.tell(tx, made, "queued", at=at, details={"server": made.server, "to": made.state})
+    ROWS.tell(tx, made, "queued", at=at, by=run, details={"server": made.server, "to": made.state})
     return made
 
 

@@ -234,7 +234,7 @@ def insert(tx: Tx, *, at: datetime, by: str, run: DagRun, run_key: str, **column
     details = {"job": made.job_id, "server": made.server, "type": made.type, "to": made.state}
     if made.rule:
         details |= {"rule": made.rule, "reason": made.status}
-    ROWS.tell(tx, made, str(made.state), at=at, by=by, details=details)
+    ROWS.tell(tx, made, str(made.state), at=at, by=by or run, details=details)
     return made
 
 

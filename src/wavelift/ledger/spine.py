@@ -151,13 +151,13 @@ class Rows(Generic[R]):
         action: str,
         *,
         at: datetime,
-        by: str | DagRun = "",
+        by: str | DagRun,
         details: Mapping[str, Any] | None = None,
         **columns: Any,
     ) -> R:
         """Change a row and write an event.
 
-        :param by: a person or a DAG run; by default the DAG run that the row belongs to.
+        :param by: a person or a DAG run.
         :param columns: the changes. A new ``state`` must be allowed by the life-cycle.
         :raises BusyError: the row was changed since ``known`` was read.
         """
@@ -189,15 +189,13 @@ class Rows(Generic[R]):
         action: str,
         *,
         at: datetime,
-        by: str | DagRun = "",
+        by: str | DagRun,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         """Write an event about a row."""
         run = by if isinstance(by, DagRun) else self._run_of(known)
         subject = events.Subject(self.words.kind, known.id, run)
-        events.append(
-            tx, subject, f"{self.words.kind}.{action}", at=at, actor=str(by) if by else str(run), details=details
-        )
+        events.append(tx, subject, f"{self.words.kind}.{action}", at=at, actor=str(by), details=details)
 
     def locks(self, known: R) -> tuple[str, ...]:
         """The named locks that a change of this row needs."""
@@ -275,6 +273,20 @@ class ServerRuns(Rows[S]):
             **{self.begun: at},
             **columns,
         )
+
+    def apply(
+        self,
+        tx: Tx,
+        known: S,
+        action: str,
+        *,
+        at: datetime,
+        by: str | DagRun = "",
+        details: Mapping[str, Any] | None = None,
+        **columns: Any,
+    ) -> S:
+        """:param by: as in :meth:`Rows.apply`. Empty: the DAG run that the row belongs to."""
+        return super().apply(tx, known, action, at=at, by=by or known.run, details=details, **columns)
 
     def note(self, tx: Tx, id: str, action: str, *, clock: Clock, by: str = "", **columns: Any) -> S:
         """:meth:`apply` by id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from tests.ledgers import within
 
 from wavelift.ledger import Ledger
 from wavelift.ledger.server_runs import SERVER_RUNS, rows_of
-from wavelift.ledger.spine import RunningImport, ServerRuns
+from wavelift.ledger.spine import Rows, RunningImport, ServerRuns
 from wavelift.rules.flows import FLOWS, Holds
 
 from .conftest import HandClock
@@ -48,3 +49,11 @@ def test_a_flow_that_imports_shows_the_progress(rows: ServerRuns[Any]) -> None:
     imports = any(step.holds is Holds.IMPORT for step in rows.flow.steps)
     shows = type(rows).record_import_progress is not ServerRuns.record_import_progress
     assert shows is imports
+
+
+@ROWS
+def test_a_change_names_a_person_or_the_run_and_never_none(rows: ServerRuns[Any]) -> None:
+    """A row without a run needs a name; one with a run has that."""
+    assert inspect.signature(Rows.apply).parameters["by"].default is inspect.Parameter.empty
+    assert inspect.signature(Rows.tell).parameters["by"].default is inspect.Parameter.empty
+    assert inspect.signature(rows.apply).parameters["by"].default == ""

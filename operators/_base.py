@@ -73,7 +73,11 @@ class StateStore:
 
 
 class Heartbeat:
-    """Writes the newest progress every :data:`BEAT_SECONDS`, and sets the cancel flag when fenced."""
+    """Writes the newest progress every :data:`BEAT_SECONDS`, and sets the cancel flag when fenced.
+
+    The last progress has the rate 0: the transfer is over. After an error nothing more is written, since the next try
+    may own the store; the rate expires by its age.
+    """
 
     def __init__(self, store: StateStore, cancel: CancelFlag) -> None:
         self._store = store
@@ -88,10 +92,10 @@ class Heartbeat:
         with self._lock:
             self._newest[progress.disk] = progress
 
-    def beat(self) -> None:
+    def beat(self, *, last: bool = False) -> None:
         with self._lock:
             newest = dict(self._newest)
-            rate = self._meter.rate(time.monotonic(), sum(one.done for one in newest.values()))
+            rate = 0.0 if last else self._meter.rate(time.monotonic(), sum(one.done for one in newest.values()))
         self._store.set(PROGRESS_KEY, TransferProgress.stored(newest, rate))
 
     def _run(self) -> None:
@@ -113,7 +117,7 @@ class Heartbeat:
         self._stop.set()
         self._thread.join()
         if kind is None:
-            self.beat()
+            self.beat(last=True)
 
 
 class AwsPlace(Protocol):
@@ -146,7 +150,7 @@ class OpensAws:
 
 
 class AwsSettings(Declared):
-    """The AWS arguments of a public operator or sensor, as in the Amazon provider; name them in ``inputs``."""
+    """AWS arguments of a public operator or sensor, as in the Amazon provider; a class names them in its inputs."""
 
     aws_conn_id: str = "aws_default"
     region_name: str | None = None
@@ -262,7 +266,7 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
         for place, task in enumerate(tasks):
             ti.xcom_push(key=f"server_{place}", value=task.dump())
         return [
-            {"name": task.name, "bytes": task.facts.capacity, "task": ti.task_id, "place": place}
+            {"name": task.name, "bytes": task.facts.capacity, "task": ti.task_id, "place": place, "try": ti.try_number}
             for place, task in enumerate(tasks)
         ]
 
@@ -318,7 +322,7 @@ class ServerOperator(WaveliftOperator):
     :param server: one of the dicts that the pre-flight returned.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("server",)
+    template_inputs: ClassVar[tuple[str, ...]] = ("server",)
     server: Any
 
     def work(self, context: Context) -> Any:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+TABLES: Final = ("template_inputs", "plain_inputs")
+"""Class attributes that declare arguments."""
 
 
 class Declared:
@@ -13,32 +16,34 @@ class Declared:
     Every argument is a keyword and becomes an attribute of the same name. One with a value in the class is optional.
     The annotations in the class are for readers and type checkers. ``inspect.signature`` of the class tells the
     arguments, and Airflow checks calls, ``partial`` and ``expand`` against them.
+
+    What a class writes itself stays: ``__init__`` (which then sets what the class declares) and ``template_fields``. A
+    class that declares nothing inherits both as usual.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ()
+    template_inputs: ClassVar[tuple[str, ...]] = ()
     """Arguments that Airflow renders: templates, and what earlier tasks returned. Those of a base come first."""
-    settings: ClassVar[tuple[str, ...]] = ()
+    plain_inputs: ClassVar[tuple[str, ...]] = ()
     """Arguments that are taken as they are."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        made: dict[str, Any] = {"template_fields": _declared(cls, "inputs")}
-        if "inputs" in cls.__dict__ or "settings" in cls.__dict__:
+        own = cls.__dict__
+        made: dict[str, Any] = {}
+        if "template_inputs" in own and "template_fields" not in own:
+            inherited = getattr(super(cls, cls), "template_fields", ())
+            made["template_fields"] = tuple(dict.fromkeys((*inherited, *own["template_inputs"])))
+        if any(table in own for table in TABLES) and "__init__" not in own:
             made["__init__"] = _init(cls)
         for name, value in made.items():
             setattr(cls, name, value)
-
-
-def _declared(cls: type, table: str) -> tuple[str, ...]:
-    """What the class and its bases declare, the bases first."""
-    return tuple(dict.fromkeys(name for each in reversed(cls.__mro__) for name in each.__dict__.get(table, ())))
 
 
 def _init(cls: type[Declared]) -> Callable[..., None]:
     """An ``__init__`` that keeps the arguments which this class declares, and hands all others on."""
     own = {
         name: _found(cls, name, "__dict__", inspect.Parameter.empty)
-        for table in ("inputs", "settings")
+        for table in TABLES
         for name in cls.__dict__.get(table, ())
     }
 
@@ -56,12 +61,18 @@ def _init(cls: type[Declared]) -> Callable[..., None]:
             default=_found(cls, name, "__dict__", inspect.Parameter.empty),
             annotation=_found(cls, name, "__annotations__", Any),
         )
-        for name in (*_declared(cls, "inputs"), *_declared(cls, "settings"))
+        for table in TABLES
+        for name in _declared(cls, table)
     ]
     __init__.__signature__ = inspect.Signature([self_, *told, rest])  # type: ignore[attr-defined]
     __init__.__qualname__ = f"{cls.__qualname__}.__init__"
     __init__.__module__ = cls.__module__
     return __init__
+
+
+def _declared(cls: type, table: str) -> tuple[str, ...]:
+    """What the class and its bases declare, the bases first."""
+    return tuple(dict.fromkeys(name for each in reversed(cls.__mro__) for name in each.__dict__.get(table, ())))
 
 
 def _found(cls: type, name: str, table: str, otherwise: Any) -> Any:

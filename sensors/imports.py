@@ -22,8 +22,8 @@ class ImportImageSensor(OpensAws, AwsSettings, BaseOperator):
     :param aws_conn_id: AWS connection; ``region_name``, ``verify`` and ``botocore_config`` as in the Amazon provider.
     """
 
-    inputs = ("import_task_id", "aws_conn_id", "region_name")
-    settings = ("verify", "botocore_config")
+    template_inputs = ("import_task_id", "aws_conn_id", "region_name")
+    plain_inputs = ("verify", "botocore_config")
     first_contact = True
     import_task_id: str
 

@@ -22,7 +22,7 @@ class ReplicationRunSensor(OpensLedger, Declared, BaseOperator):
     :param run_id: ``run-…``, as the list of runs and the REST API give it.
     """
 
-    inputs = ("run_id",)
+    template_inputs = ("run_id",)
     run_id: str
 
     def execute(self, context: Context) -> Any:

@@ -24,7 +24,7 @@ class VmExportOperator(ServerOperator, ConnectorOperator):
     :param snapshot: what :class:`VmSnapshotOperator` returned.
     """
 
-    inputs = ("snapshot",)
+    template_inputs = ("snapshot",)
     snapshot: Any
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
@@ -59,8 +59,8 @@ class DiskUploadOperator(AwsSettings, WaveliftOperator):
     """
 
     first_contact = True
-    inputs = ("path", "bucket", "key", "image_format", "aws_conn_id", "region_name")
-    settings = ("verify", "botocore_config")
+    template_inputs = ("path", "bucket", "key", "image_format", "aws_conn_id", "region_name")
+    plain_inputs = ("verify", "botocore_config")
     path: str
     bucket: str
     key: str

@@ -21,7 +21,7 @@ class CatalogInventoryOperator(ConnectorOperator):
     :param ticket: what :class:`BeginCatalogImportOperator` returned.
     """
 
-    inputs = ("ticket",)
+    template_inputs = ("ticket",)
     ticket: Any
 
     def work(self, context: Context) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class ConnectorCheckOperator(ConnectorOperator):
     """
 
     first_contact = True
-    inputs = ("request",)
+    template_inputs = ("request",)
     request: Any
 
     def work(self, context: Context) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class ServersPreflight(ConnectorOperator):
     """
 
     first_contact = True
-    inputs = ("admitted",)
+    template_inputs = ("admitted",)
     admitted: Any
 
     def look(self, context: Context, request: Admitted, options: PreflightOptions) -> PreflightReport:

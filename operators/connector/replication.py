@@ -55,7 +55,7 @@ class ReplicationRunOperator(ServerOperator, ConnectorOperator):
     :param snapshot: what :class:`VmSnapshotOperator` returned.
     """
 
-    inputs = ("reserved", "snapshot")
+    template_inputs = ("reserved", "snapshot")
     reserved: Any
     snapshot: Any
 
@@ -98,7 +98,7 @@ class VerifyReplicatedOperator(ServerOperator, EnvironmentOperator):
     :param transferred: what :class:`ReplicationRunOperator` returned.
     """
 
-    inputs = ("reserved", "transferred")
+    template_inputs = ("reserved", "transferred")
     reserved: Any
     transferred: Any
 
@@ -133,7 +133,7 @@ class VerifyRecordedOperator(EnvironmentOperator):
     :param admitted: what :class:`AdmitReplicationOperator` returned; it carries what is to be read.
     """
 
-    inputs = ("admitted",)
+    template_inputs = ("admitted",)
     admitted: Any
 
     def work(self, context: Context) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ class VmSnapshotOperator(ServerOperator, ConnectorOperator):
     :param replicates: later runs build on this one: ``change_tracking: enable`` of the plan is heeded.
     """
 
-    settings = ("replicates",)
+    plain_inputs = ("replicates",)
     replicates: bool = False
     operator_extra_links = (VcenterLink(),)
 

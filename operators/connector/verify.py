@@ -23,7 +23,7 @@ class VerifyOperator(ServerOperator, EnvironmentOperator):
     :param export: what :class:`VmExportOperator` returned.
     """
 
-    inputs = ("export",)
+    template_inputs = ("export",)
     export: Any
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class CompareOperator(ServerOperator, EnvironmentOperator):
     :param image: what :class:`ImportServerOperator` returned.
     """
 
-    inputs = ("export", "image")
+    template_inputs = ("export", "image")
     export: Any
     image: Any
 
@@ -72,7 +72,7 @@ class VerifyImportedOperator(EnvironmentOperator):
     :param admitted: what :class:`AdmitOperator` returned; it carries what is to be read.
     """
 
-    inputs = ("admitted",)
+    template_inputs = ("admitted",)
     admitted: Any
 
     def work(self, context: Context) -> list[dict[str, Any]]:

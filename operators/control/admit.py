@@ -25,7 +25,7 @@ class AdmittingOperator(ControlOperator):
     :param wave: name of the wave.
     """
 
-    settings = ("wave",)
+    plain_inputs = ("wave",)
     wave: str
 
     def work(self, context: Context) -> NoReturn:

@@ -24,7 +24,7 @@ class BeginCatalogImportOperator(ControlOperator):
     :param connector: the queue that reads; its registered connection is used when the form gives none.
     """
 
-    settings = ("connector",)
+    plain_inputs = ("connector",)
     connector: str
 
     def work(self, context: Context) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class MergeCatalogOperator(ControlOperator):
     :param index: what :class:`~wavelift.operators.connector.inventory.CatalogInventoryOperator` returned.
     """
 
-    inputs = ("ticket", "index")
+    template_inputs = ("ticket", "index")
     ticket: Any
     index: Any
 
@@ -79,7 +79,7 @@ class CloseCatalogImportOperator(ControlOperator):
     :param ticket: what :class:`BeginCatalogImportOperator` returned; None when it failed.
     """
 
-    inputs = ("ticket",)
+    template_inputs = ("ticket",)
     ticket: Any
 
     def work(self, context: Context) -> None:
@@ -109,7 +109,7 @@ class BeginHealthCheckOperator(ControlOperator):
     :param connector: the queue that is asked.
     """
 
-    settings = ("connector",)
+    plain_inputs = ("connector",)
     connector: str
 
     def work(self, context: Context) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class RecordHealthOperator(ControlOperator):
     :param health: what :class:`~wavelift.operators.connector.inventory.ConnectorCheckOperator` returned.
     """
 
-    inputs = ("health",)
+    template_inputs = ("health",)
     health: Any
 
     def work(self, context: Context) -> bool:

@@ -71,8 +71,8 @@ class ImportImageOperator(AwsSettings, ImportingOperator):
     """
 
     first_contact = True
-    inputs = ("disks", "description", "tags", "kms_key", "aws_conn_id", "region_name")
-    settings = ("boot_mode", "license_type", "platform", "role_name", "encrypted", "verify", "botocore_config")
+    template_inputs = ("disks", "description", "tags", "kms_key", "aws_conn_id", "region_name")
+    plain_inputs = ("boot_mode", "license_type", "platform", "role_name", "encrypted", "verify", "botocore_config")
     disks: Any
     boot_mode: str = ""
     license_type: str = ""
@@ -167,7 +167,7 @@ class ImportServerOperator(ServerImageOperator):
     :param verified: what :class:`VerifyOperator` returned; only there so that nothing unproven is imported.
     """
 
-    inputs = ("export", "verified")
+    template_inputs = ("export", "verified")
     export: Any
     verified: Any = None
 
@@ -213,7 +213,7 @@ class AmiOperator(ServerImageOperator):
     :param verified: what :class:`VerifyReplicatedOperator` returned; only so that nothing unproven becomes an image.
     """
 
-    inputs = ("transferred", "verified")
+    template_inputs = ("transferred", "verified")
     transferred: Any
     verified: Any
 

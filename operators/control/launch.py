@@ -27,7 +27,7 @@ class LaunchInstanceOperator(ServerOperator, ControlOperator):
     :param compared: what :class:`CompareOperator` returned; None where it was skipped. The ledger learns it here.
     """
 
-    inputs = ("image", "compared")
+    template_inputs = ("image", "compared")
     image: Any
     compared: Any = None
     operator_extra_links = (InstanceLink(),)
@@ -57,7 +57,7 @@ class LaunchImportedOperator(ControlOperator):
     :param admitted: what :class:`AdmitOperator` returned.
     """
 
-    inputs = ("admitted",)
+    template_inputs = ("admitted",)
     admitted: Any
 
     def work(self, context: Context) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ class RecordOperator(ServerOperator, WaitingOperator):
     :param transferred: what :class:`ReplicationRunOperator` returned.
     """
 
-    inputs = ("transferred",)
+    template_inputs = ("transferred",)
     transferred: Any
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:

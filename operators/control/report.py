@@ -50,7 +50,7 @@ def ended_by(first: str) -> dict[str, Collection[str]]:
 
 
 def task_outcomes(context: Context, states: Mapping[str, str], servers: Sequence[str]) -> list[TaskOutcome]:
-    """Each server's failed tasks and what they said; only those are asked for their words (facts 2).
+    """Each server's failed tasks and what they said; only those are asked for their words: one call each.
 
     :param servers: in the order of their map indexes.
     """
@@ -109,7 +109,7 @@ class ReportOperator(ReportingOperator):
     :param wave: name of the wave.
     """
 
-    settings = ("wave",)
+    plain_inputs = ("wave",)
     wave: str
 
     def finish(self, ledger: Ledger, context: Context, states: Mapping[str, str]) -> WaveReport:
@@ -186,19 +186,13 @@ class ReplicationReportOperator(ReportingOperator):
             self.log.info("%-20s %-10s %s %d blocks %s", one.server, one.state, one.ami_id, one.blocks_sent, one.error)
         replication.raise_when_failed(report)
 
-    def _tidy(self, context: Context, ledger: Ledger) -> Callable[[ReplicationRun], str]:
-        ti = context["ti"]
+    def _tidy(self, context: Context, ledger: Ledger) -> Callable[[ReplicationRun, ServerPlan], str]:
         fence = self.fence(context)
 
-        def tidy(known: ReplicationRun) -> str:
-            from wavelift.base.run import DagRun
-            from wavelift.ledger import waves
-            from wavelift.rules.plans import ResolvedWave
+        def tidy(known: ReplicationRun, plan: ServerPlan) -> str:
             from wavelift.services.replication.image import tidy_run
 
             fence(known.id)
-            with ledger.read() as tx:
-                plan = ResolvedWave.load(waves.get(tx, DagRun(ti.dag_id, ti.run_id)).spec).servers[0]
             return tidy_run(ledger, self.aws_of(plan.target), plan, known)
 
         return tidy

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 
 from wavelift.operators._base import ServerOperator
-from wavelift.operators._keys import TRACKING_KEY
+from wavelift.operators._keys import PLACE_KEY, TRACKING_KEY
 from wavelift.operators.control._plane import ControlOperator
 from wavelift.operators.control._waiting import WaitingOperator
 
@@ -26,12 +26,22 @@ class ReservingOperator(ServerOperator, WaitingOperator):
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
 
+        self._note(task, context)
         with self.ledger() as ledger:
             ctx = self.server_context(context, task.name)
             found = self.reserve(ledger, task, ctx, config.integer("transfers_per_connector"))
         if isinstance(found, dict):
             return found
         self.wait_for_slot(found, soon=True)
+
+    def _note(self, task: ServerTask, context: Context) -> None:
+        """Before anything is asked for: other runs free only what they know for certain to be this server's."""
+        ti = context["ti"]
+        note = {"name": task.name, "try": self.server.get("try"), "map_index": ti.map_index}
+        try:
+            ti.xcom_push(key=PLACE_KEY, value=note)
+        except AirflowRuntimeError as refused:
+            self.log.warning("what this server leaves behind is freed only when its run has ended: %s", refused)
 
     def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
         """Write the intent and ask for the slots; what the task returns once they are won."""

@@ -20,7 +20,7 @@ class DeleteReplicasOperator(ControlOperator):
     :param admitted: what :class:`AdmitReplicationOperator` returned.
     """
 
-    inputs = ("admitted",)
+    template_inputs = ("admitted",)
     admitted: Any
 
     def work(self, context: Context) -> list[dict[str, Any]]:

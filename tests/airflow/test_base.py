@@ -151,6 +151,28 @@ def test_progress_is_written_by_itself_and_outlasts_a_blip(monkeypatch: pytest.M
         assert not cancel.is_set()
 
 
+def test_the_rate_is_zero_once_the_transfer_is_over() -> None:
+    store = Store()
+    with Heartbeat(StateStore(store), CancelFlag()) as heartbeat:
+        for done in (0, 7 << 20):
+            heartbeat.progress(Progress(server="a", disk="0", phase="export", done=done, total=10 << 20))
+            heartbeat.beat()
+            time.sleep(0.01)
+        assert store.values[PROGRESS_KEY]["rate"] > 0
+    assert store.values[PROGRESS_KEY]["rate"] == 0
+    assert store.values[PROGRESS_KEY]["disks"]["0"]["done"] == 7 << 20
+
+
+def test_after_an_error_a_heartbeat_writes_no_more() -> None:
+    """The next try may own the store; the rate of the last beat expires by its age."""
+    store = Store()
+    with pytest.raises(BusyError):
+        with Heartbeat(StateStore(store), CancelFlag()) as heartbeat:
+            heartbeat.beat()
+            raise BusyError("later")
+    assert store.writes == 1
+
+
 def test_a_heartbeat_that_is_fenced_stops_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_base, "BEAT_SECONDS", 0.02)
     store, cancel = Store(), CancelFlag()
@@ -198,8 +220,9 @@ def test_a_deleted_run_is_dead_and_silence_is_no_death() -> None:
 
     context["ti"].get_dagrun_state = state
     assert AirflowLiveness(context).run(DagRun("other.migrate", "deleted")) is False
-    with pytest.raises(AirflowRuntimeError):
+    with pytest.raises(WaveliftError, match=r"whether other\.migrate unknown still runs") as caught:
         AirflowLiveness(context).run(DagRun("other.migrate", "unknown"))
+    assert caught.value.retryable
     assert AirflowLiveness(context).run(DagRun("w.migrate", "r")) is True, "itself"
 
 
@@ -209,6 +232,7 @@ class Handed(Context):
     def __init__(self) -> None:
         super().__init__()
         self["ti"].task_id = "preflight"
+        self["ti"].try_number = 2
         self["ti"].xcom_pull = lambda task_ids, key, map_indexes: self.pushed.get(key)
 
 
@@ -226,8 +250,8 @@ def test_each_server_s_plan_is_fetched_alone(monkeypatch: pytest.MonkeyPatch) ->
     operator = Failing(error=BusyError("never"))
     listed = operator.hand_out(context, [_planned("web01"), _planned("db01")])
     assert listed == [
-        {"name": "web01", "bytes": 512, "task": "preflight", "place": 0},
-        {"name": "db01", "bytes": 512, "task": "preflight", "place": 1},
+        {"name": "web01", "bytes": 512, "task": "preflight", "place": 0, "try": 2},
+        {"name": "db01", "bytes": 512, "task": "preflight", "place": 1, "try": 2},
     ]
     for server in listed:
         found: Any = operator.server_task(context, server)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import pydoc
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pytest
 from airflow.sdk import DAG
@@ -127,3 +128,94 @@ def test_what_an_earlier_task_returned_makes_an_edge() -> None:
         first: Any = wavelift.operators.AdmitOperator(task_id="admit", wave="erp")
         second: Any = wavelift.operators.PreflightOperator(task_id="preflight", admitted=first.output)
     assert second.upstream_task_ids == {"admit"}
+
+
+class WithRoleTemplated(wavelift.operators.ImportImageOperator):
+    """As the Amazon provider's documents tell to render one more argument."""
+
+    template_fields = (*wavelift.operators.ImportImageOperator.template_fields, "role_name")
+
+
+class OfWithRoleTemplated(WithRoleTemplated):
+    """One more level, which declares nothing."""
+
+
+class WithOwnInit(wavelift.operators.ImportImageOperator):
+    """A handwritten ``__init__``, and attributes of its own."""
+
+    settings: ClassVar[dict[str, str]] = {"owner": "team"}
+    inputs: ClassVar[list[str]] = ["a", "b"]
+
+    def __init__(self, *, team: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.team = team
+
+
+class WithMoreInputs(wavelift.operators.ImportImageOperator):
+    """It declares arguments too."""
+
+    template_inputs = ("note",)  # type: ignore[assignment]
+    plain_inputs = ("level",)  # type: ignore[assignment]
+    note: str
+    level: int = 3
+
+
+class WithInputsAndInit(wavelift.operators.ImportImageOperator):
+    """It declares an argument for ``template_fields``, and sets it itself."""
+
+    template_inputs = ("note",)  # type: ignore[assignment]
+
+    def __init__(self, *, note: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.note = note.strip()
+
+
+BASE_FIELDS: Final = wavelift.operators.ImportImageOperator.template_fields
+
+
+@pytest.mark.parametrize("kind", [WithRoleTemplated, OfWithRoleTemplated])
+def test_a_subclass_s_template_fields_are_rendered(kind: Any) -> None:
+    task = kind(task_id="one", disks="{{ 1 + 1 }}", role_name="role-{{ ds }}", platform="{{ ds }}")
+    assert kind.template_fields == (*BASE_FIELDS, "role_name")
+    task.render_template_fields({"ds": "today"})
+    assert (task.disks, task.role_name, task.platform) == ("2", "role-today", "{{ ds }}")
+
+
+def test_a_subclass_s_own_init_and_attributes_stay() -> None:
+    kind: Any = WithOwnInit
+    task = kind(task_id="one", disks=[1], team="blue")
+    assert (task.team, task.disks, task.role_name) == ("blue", [1], "vmimport")
+    assert (task.settings, task.inputs) == ({"owner": "team"}, ["a", "b"])
+    assert kind.template_fields == BASE_FIELDS
+    with pytest.raises(TypeError, match="team"):
+        kind(task_id="one", disks=[1])
+    with DAG("own"):
+        assert kind.partial(task_id="mapped", team="blue").expand(disks=[[1], [2]]).operator_class is kind
+
+
+def test_a_subclass_may_declare_arguments_with_and_without_an_init() -> None:
+    more: Any = WithMoreInputs
+    task = more(task_id="one", disks=[], note="{{ ds }}")
+    assert (task.note, task.level, task.role_name) == ("{{ ds }}", 3, "vmimport")
+    own: Any = WithInputsAndInit
+    assert own(task_id="one", disks=[], note=" x ").note == "x"
+    assert more.template_fields == own.template_fields == (*BASE_FIELDS, "note")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (wavelift.operators.ImportImageOperator, {"disks": "Any", "role_name": "str", "verify": "bool | str | None"}),
+        (OfWithRoleTemplated, {"disks": "Any", "role_name": "str"}),
+        (WithOwnInit, {"team": "str"}),
+        (WithMoreInputs, {"disks": "Any", "note": "str", "level": "int"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_tools_for_documents_and_editors_see_the_signature(kind: Any, told: dict[str, str]) -> None:
+    for of in (kind, kind.__init__):
+        seen = {name: argument.annotation for name, argument in inspect.signature(of).parameters.items()}
+        assert told.items() <= seen.items()
+    assert inspect.signature(wavelift.operators.ImportImageOperator).parameters["role_name"].default == "vmimport"
+    page = pydoc.plain(pydoc.render_doc(kind))
+    assert all(f"{name}: {annotation}" in page.replace("'", "") for name, annotation in told.items())

@@ -17,9 +17,12 @@ def orphan(world: Any) -> Any:
     """A run whose scheduler was killed with the executor's workers and its task. Airflow needs a minute to miss it."""
     run = world.trigger("orphan")
     run.until("it to export", lambda: run.exported(0) > 256 * KIB)
+    run.until("its rate to show", lambda: run.export_rate(0) > 0)
     worker = run.row("export", 0)["pid"]
     world.airflow.stop_component("scheduler", kill=True)  # with the executor's workers; tasks have groups of their own
     world.kill([worker])
+    run.until("its rate to fall, though nobody misses it yet", lambda: run.export_rate(0) == 0)
+    assert run.row("export", 0)["state"] == "running"
     world.airflow.start_component("scheduler")
     return run
 

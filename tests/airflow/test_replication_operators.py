@@ -95,7 +95,7 @@ def test_a_backfill_is_refused(ledger: Ledger) -> None:
 def test_inv_1_a_failed_proof_quarantines_and_the_report_fails(ledger: Ledger) -> None:
     id = _begin(ledger)
     end = ServerEnd(TaskOutcome("web01", ("server.verify",), "EBS differs"), proof="EBS differs at 4096")
-    report = finish(ledger, Ended(None, None, [end]), run_context(RUN), tidy=lambda known: "")
+    report = finish(ledger, Ended(None, None, [end]), run_context(RUN), tidy=lambda known, plan: "")
     (outcome,) = report.outcomes
     assert (outcome.run, outcome.state, outcome.quarantine) == (id, "failed", "EBS differs at 4096")
     with pytest.raises(PermanentError, match="web01 failed: EBS differs"):
@@ -125,7 +125,7 @@ def test_inv_3_whose_change_tracking_lied_is_noted_though_the_run_came_to_nothin
 def test_a_report_may_be_made_again(ledger: Ledger) -> None:
     _begin(ledger)
     reports = [
-        finish(ledger, Ended(None, None, stopped="admit: no"), run_context(RUN), tidy=lambda known: "")
+        finish(ledger, Ended(None, None, stopped="admit: no"), run_context(RUN), tidy=lambda known, plan: "")
         for _ in range(2)
     ]
     assert reports[0] == reports[1]

@@ -170,7 +170,8 @@ def test_amp_04_a_queue_wakes_who_is_next_and_one_to_look_for_dead_holders(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     from wavelift.base.run import DagRun, SystemClock
-    from wavelift.ledger import Ledger, SlotKind
+    from wavelift.ledger import Ledger
+    from wavelift.rules.flows import SlotKind
     from wavelift.services.common import slots as admission
 
     url = f"sqlite:///{tmp_path / 'ledger.db'}"

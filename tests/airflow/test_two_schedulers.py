@@ -158,7 +158,7 @@ class _Play:
 
     def _until_transferring(self, run: Run) -> None:
         def moving() -> bool:
-            return bool(self.world.api.state_store(run.dag_id, run.run_id, "server.transfer", "progress", map_index=0))
+            return self.world.api.progress(run.dag_id, run.run_id, "server.transfer", map_index=0) is not None
 
         run.until("the transfer to run", moving, timeout=LATEST)
 

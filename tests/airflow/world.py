@@ -13,6 +13,7 @@ from typing import Any, Final
 from tests.airflow.outside import Outside
 
 from wavelift.airflow.rest import ApiClient
+from wavelift.base.rates import TransferProgress
 from wavelift.cli.local_airflow import LocalAirflow, wait_for
 from wavelift.ledger import Migration
 
@@ -120,8 +121,16 @@ class Run:
 
     def exported(self, index: int) -> int:
         """Bytes of the server's disks that its running export has passed."""
-        progress = self.world.api.state_store(self.dag_id, self.run_id, "server.export", "progress", map_index=index)
-        return sum(disk["done"] for disk in (progress or {}).get("disks", {}).values())
+        progress = self._progress(index)
+        return progress.done if progress else 0
+
+    def export_rate(self, index: int) -> float:
+        """Bytes per second of the server's export."""
+        progress = self._progress(index)
+        return progress.rate if progress else 0.0
+
+    def _progress(self, index: int) -> TransferProgress | None:
+        return self.world.api.progress(self.dag_id, self.run_id, "server.export", map_index=index)
 
     def report(self) -> dict[str, Any]:
         return dict(self.world.api.xcom(self.dag_id, self.run_id, "report", key="report"))

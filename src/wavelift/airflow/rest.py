@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote
 
 import urllib3
+
+from wavelift.base.rates import PROGRESS_KEY, TransferProgress
 
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 60
@@ -41,11 +45,15 @@ class ApiClient:
 
         :raises ApiError: if there is no answer.
         """
+        answer = self._send(method, path, body, token)
+        return answer.status, _parsed(answer)
+
+    def _send(self, method: str, path: str, body: Any, token: str) -> urllib3.BaseHTTPResponse:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
         try:
-            answer = self._pool.request(
+            return self._pool.request(
                 method,
                 self.url + path,
                 body=None if body is None else json.dumps(body),
@@ -54,21 +62,20 @@ class ApiClient:
             )
         except urllib3.exceptions.HTTPError as error:
             raise ApiError(f"No answer from {self.url}: {error}") from error
-        text = answer.data.decode("utf-8", "replace")
-        try:
-            return answer.status, json.loads(text) if text else None
-        except ValueError:
-            return answer.status, text
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Make one call as the user. Logs in if necessary."""
+        answer = self._as_user(method, path, body)
+        return answer.status, _parsed(answer)
+
+    def _as_user(self, method: str, path: str, body: Any = None) -> urllib3.BaseHTTPResponse:
         if not self._token:
             self._token = self._login()
-        status, answer = self.raw(method, path, body, token=self._token)
-        if status == 401:
+        answer = self._send(method, path, body, self._token)
+        if answer.status == 401:
             self._token = self._login()
-            status, answer = self.raw(method, path, body, token=self._token)
-        return status, answer
+            answer = self._send(method, path, body, self._token)
+        return answer
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Like :meth:`request`, but returns only the body.
@@ -127,12 +134,18 @@ class ApiClient:
         value = answer["value"]
         return json.loads(value) if isinstance(value, str) and value[:1] in '[{"' else value
 
-    def state_store(self, dag_id: str, run_id: str, task_id: str, key: str, *, map_index: int = -1) -> Any:
-        """One value of a task's state store; None if there is none."""
-        status, answer = self.request(
-            "GET", f"{_run(dag_id, run_id)}/taskInstances/{task_id}/state-store/{key}?map_index={map_index}"
-        )
-        return answer.get("value") if status == 200 else None
+    def progress(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> TransferProgress | None:
+        """The progress that a task's heartbeat stored in its state store; None if there is none.
+
+        Its age is computed of two times of the server: the clocks of connector and caller do not matter.
+        """
+        place = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/state-store/{PROGRESS_KEY}?map_index={map_index}"
+        answer = self._as_user("GET", place)
+        if answer.status != 200:
+            return None
+        stored = _parsed(answer)
+        age = _time_of(answer) - datetime.fromisoformat(stored["updated_at"])
+        return TransferProgress.load(stored["value"], age=age.total_seconds())
 
     def fail_task(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
         """Mark one task instance failed. This calls ``on_kill`` of the running task or of its trigger."""
@@ -179,6 +192,20 @@ class ApiClient:
 
 def _run(dag_id: str, run_id: str) -> str:
     return f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}"
+
+
+def _parsed(answer: urllib3.BaseHTTPResponse) -> Any:
+    text = answer.data.decode("utf-8", "replace")
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return text
+
+
+def _time_of(answer: urllib3.BaseHTTPResponse) -> datetime:
+    """When the server answered; our own time if a proxy dropped the header."""
+    date = answer.headers.get("Date")
+    return parsedate_to_datetime(date) if date else datetime.now(UTC)
 
 
 def _words(status: int, answer: Any, place: str) -> str:

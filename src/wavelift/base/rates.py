@@ -1,7 +1,7 @@
 """Transfer rates: how the rate and the remaining time are computed, and where rates are stored.
 
 * While a task transfers bytes, its heartbeat stores a :class:`TransferProgress` in Airflow's task state store. CLI and
-  REST read it and compute no rates themselves.
+  REST read it and compute no rates themselves. A rate is valid for :data:`WINDOW_SECONDS` after it was stored.
 * A finished transfer has an :func:`average`.
 * A connector stores in its state folder how fast it read whole disks (:func:`note_rate`). Pre-flight reads the median.
 """
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 PROGRESS_KEY: Final = "progress"
 """Key of :class:`TransferProgress` in the task state store."""
 WINDOW_SECONDS: Final = 10.0
-"""The rate covers the last seconds only: an average since the start would hide a stall."""
+"""The rate covers the last seconds only: an average since the start would hide a stall. A stored rate that is older
+counts as 0: the process that wrote it has ended, or cannot reach Airflow."""
 FILE: Final = "rates.json"
 KEPT: Final = 20
 """How many of the newest measurements are kept. With few, the median soon follows a changed network line; with several,
@@ -54,7 +55,8 @@ class RateMeter:
 
 @dataclass(frozen=True, slots=True)
 class TransferProgress:
-    """Progress of all disks of a task together, in bytes. ``rate`` is in bytes per second; 0 while it is unknown."""
+    """Progress of all disks of a task together, in bytes. ``rate`` is in bytes per second; 0 while it is unknown, and
+    when nothing was stored for longer than :data:`WINDOW_SECONDS`."""
 
     done: int
     total: int
@@ -73,13 +75,16 @@ class TransferProgress:
         }
 
     @classmethod
-    def load(cls, stored: Mapping[str, Any] | None) -> Self | None:
-        """The progress from the result of :meth:`stored`; None if no disk has started."""
+    def load(cls, stored: Mapping[str, Any] | None, *, age: float) -> Self | None:
+        """The progress from the result of :meth:`stored`; None if no disk has started.
+
+        :param age: seconds since it was stored.
+        """
         if not stored or not stored.get("disks"):
             return None
         disks = stored["disks"].values()
         done, total, sent = (sum(disk.get(name, 0) for disk in disks) for name in ("done", "total", "sent"))
-        return cls(done, total, sent, stored.get("rate", 0.0))
+        return cls(done, total, sent, stored.get("rate", 0.0) if age <= WINDOW_SECONDS else 0.0)
 
 
 def average(passed: int, seconds: float) -> float:

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from wavelift.airflow.rest import ApiClient
-from wavelift.base.rates import PROGRESS_KEY, TransferProgress, seconds_left
+from wavelift.base.rates import seconds_left
 from wavelift.base.units import human_bytes
 from wavelift.rules.flows import ADMIT, PREFLIGHT, REPORT, Step, flow_of
 
@@ -128,8 +128,7 @@ class Watch:
         note = (step.waits or "waits") if state == "deferred" else STATES.get(state, state)
         if not step.moves or state != "running":
             return Row(name, step.name, note)
-        stored = self.api.state_store(self.dag_id, self.run_id, step.task_id, PROGRESS_KEY, map_index=index)
-        moved = TransferProgress.load(stored)
+        moved = self.api.progress(self.dag_id, self.run_id, step.task_id, map_index=index)
         return Row(name, step.name, note, moved.done if moved else 0, total, moved.rate if moved else 0.0)
 
 

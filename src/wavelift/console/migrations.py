@@ -11,7 +11,6 @@ from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, HTTPException, Query
 
 from wavelift.airflow.rest import ApiClient
-from wavelift.base.rates import PROGRESS_KEY, TransferProgress
 from wavelift.base.run import SystemClock
 from wavelift.console.access import readable_dags, require_read, require_trigger
 from wavelift.console.answers import MigrationCancelled, MigrationDetails, MigrationPage, MigrationRow, RunStarted
@@ -109,10 +108,9 @@ def _live(migration: Migration, airflow: ApiClient) -> dict[str, Any]:
     """How far a running transfer is. Airflow's task state store has it: a connector never writes to the ledger."""
     if migration.state is not MigrationState.TRANSFERRING:
         return {}
-    stored = airflow.state_store(
-        migration.dag_id, migration.dag_run_id, MIGRATE.task_id("export"), PROGRESS_KEY, map_index=migration.map_index
+    moved = airflow.progress(
+        migration.dag_id, migration.dag_run_id, MIGRATE.task_id("export"), map_index=migration.map_index
     )
-    moved = TransferProgress.load(stored)
     if moved is None or not migration.bytes_total:
         return {}
     return {

@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any, Final
 
 from wavelift.airflow.rest import ApiClient
-from wavelift.base.rates import PROGRESS_KEY, TransferProgress, average
+from wavelift.base.rates import average
 from wavelift.console.answers import JobRow, RunRow
 from wavelift.console.chain import map_index_of
 from wavelift.ledger import Ledger, ReplicationJob, ReplicationRun
@@ -69,8 +69,7 @@ def live(run: ReplicationRun, airflow: ApiClient) -> dict[str, Any]:
     if index is None:
         return {}
     task = REPLICATE.task_id("transfer")
-    stored = airflow.state_store(run.dag_id, run.dag_run_id, task, PROGRESS_KEY, map_index=index)
-    moved = TransferProgress.load(stored)
+    moved = airflow.progress(run.dag_id, run.dag_run_id, task, map_index=index)
     if moved is None:
         return {}
     done, total = moved.done, max(moved.total, run.bytes_total)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 from wavelift.base.domain import ServerFacts
 from wavelift.base.run import DagRun
-from wavelift.rules.flows import MIGRATE, Flow
+from wavelift.rules.flows import MIGRATE, Flow, SlotKind
 from wavelift.rules.lifecycle import MigrationState
 
 T = TypeVar("T")
@@ -17,19 +17,6 @@ S = TypeVar("S", bound=StrEnum)
 
 ROWS_A_PAGE: Final = 50
 """The default page size (SMS-08)."""
-
-
-class SlotKind(StrEnum):
-    """What a slot permits."""
-
-    TRANSFER = "transfer"
-    """One data transfer. The scope is the connector; AMP-04 allows 4."""
-    IMPORT = "import"
-    """One active image import. The scope is the region; AMP-04 allows 5."""
-    NFC_HOST = "nfc_host"
-    """One server that is read through VDDK. The scope is vCenter and ESXi host, which has few NFC buffers."""
-    NFC_VCENTER = "nfc_vcenter"
-    """The same. The scope is the vCenter, which allows 52 NFC sessions."""
 
 
 class WaveRunState(StrEnum):

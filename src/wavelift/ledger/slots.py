@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from wavelift.base.run import DagRun
 from wavelift.ledger import events
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import Slot, SlotKind
+from wavelift.ledger.records import Slot
 from wavelift.ledger.tables import slot
+from wavelift.rules.flows import SlotKind
 
 
 def lock_name(kind: SlotKind, scope: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from wavelift.ledger.records import SlotKind, SnapshotState, WaveRunState
+from wavelift.ledger.records import SnapshotState, WaveRunState
+from wavelift.rules.flows import SlotKind
 from wavelift.rules.lifecycle import MigrationState
 
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"

@@ -35,13 +35,21 @@ class Plane(StrEnum):
     """The queue near AWS: AWS alone."""
 
 
-class Holds(StrEnum):
-    """What a server's step holds while it goes on."""
+class SlotKind(StrEnum):
+    """What a slot permits."""
 
     TRANSFER = "transfer"
-    """The slots of a transfer, from ``reserve`` to ``release``."""
+    """One data transfer. The scope is the connector; AMP-04 allows 4."""
     IMPORT = "import"
-    """A place in the queue of imports."""
+    """One active image import. The scope is the region; AMP-04 allows 5."""
+    NFC_HOST = "nfc_host"
+    """One server that is read through VDDK. The scope is vCenter and ESXi host, which has few NFC buffers."""
+    NFC_VCENTER = "nfc_vcenter"
+    """The same. The scope is the vCenter, which allows 52 NFC sessions."""
+
+
+_OF_TRANSFER: Final = (SlotKind.TRANSFER, SlotKind.NFC_HOST, SlotKind.NFC_VCENTER)
+"""What a server holds from ``reserve`` to ``release``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +63,7 @@ class Step:
     :param teardown: it runs whatever happened before.
     :param optional: ``skipped`` means that there was nothing to do: the chain goes on after it.
     :param moves: it moves a server's disks and tells how many bytes are done.
-    :param holds: what is free once this step, and every other that holds the same, has ended.
+    :param holds: slots that are free once this step, and every other that holds the same kind, has ended.
     """
 
     name: str
@@ -67,7 +75,7 @@ class Step:
     teardown: bool = False
     optional: bool = False
     moves: bool = False
-    holds: Holds | None = None
+    holds: tuple[SlotKind, ...] = ()
 
     @property
     def task_id(self) -> str:
@@ -185,7 +193,7 @@ _RESERVE: Final = Step(
     plane=Plane.CONTROL,
     after=(PREFLIGHT,),
     per_server=True,
-    holds=Holds.TRANSFER,
+    holds=_OF_TRANSFER,
     words="write the intent and win a transfer slot",
     waits="waits for a slot",
 )
@@ -194,7 +202,7 @@ _SNAPSHOT: Final = Step(
     plane=Plane.CONNECTOR,
     after=("reserve",),
     per_server=True,
-    holds=Holds.TRANSFER,
+    holds=_OF_TRANSFER,
     words="take the vSphere snapshot",
 )
 
@@ -208,7 +216,7 @@ def _removals(after: str) -> tuple[Step, Step]:
             after=(after,),
             per_server=True,
             teardown=True,
-            holds=Holds.TRANSFER,
+            holds=_OF_TRANSFER,
             words="remove the vSphere snapshot",
         ),
         Step(
@@ -217,7 +225,7 @@ def _removals(after: str) -> tuple[Step, Step]:
             after=("remove_snapshot",),
             per_server=True,
             teardown=True,
-            holds=Holds.TRANSFER,
+            holds=_OF_TRANSFER,
             words="give the transfer slot back",
         ),
     )
@@ -251,7 +259,7 @@ MIGRATE: Final = Flow(
             after=("snapshot",),
             per_server=True,
             moves=True,
-            holds=Holds.TRANSFER,
+            holds=_OF_TRANSFER,
             words="stream the disks from vCenter to S3 in one pass",
         ),
         Step(
@@ -267,7 +275,7 @@ MIGRATE: Final = Flow(
             plane=Plane.CONTROL,
             after=("verify",),
             per_server=True,
-            holds=Holds.IMPORT,
+            holds=(SlotKind.IMPORT,),
             words="let AWS convert the disks to an AMI",
             waits="AWS converts",
         ),
@@ -335,7 +343,7 @@ REPLICATE: Final = Flow(
             after=("snapshot",),
             per_server=True,
             moves=True,
-            holds=Holds.TRANSFER,
+            holds=_OF_TRANSFER,
             words="send the disks, or what changed of them, into EBS snapshots",
         ),
         Step(
@@ -359,7 +367,7 @@ REPLICATE: Final = Flow(
             plane=Plane.CONTROL,
             after=("verify",),
             per_server=True,
-            holds=Holds.IMPORT,
+            holds=(SlotKind.IMPORT,),
             words="make the AMI, and deregister those that the job keeps no longer",
             waits="AWS converts",
         ),

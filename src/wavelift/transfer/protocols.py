@@ -93,7 +93,9 @@ class BlockStream(Protocol):
     """A disk that comes once, in ascending order. Blocks that never come are zeros."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Bytes. Any thread may ask, also while another one is in :meth:`pieces`."""
+        ...
 
     def pieces(self) -> Iterator[Piece]: ...
 

@@ -220,8 +220,10 @@ class _Compare:
         """Block that the source has not passed yet."""
         self._read = 0
         self._passed = 0
+        self._size = 0
 
     def run(self, workers: int, cancel: CancelFlag) -> Comparison:
+        self._size = self._source.size  # here, once: a source may ask for it over the network
         conveyor: Conveyor[bool] = Conveyor(
             name=f"compare-{self._report.server}-{self._report.disk}", workers=workers, cancel=cancel
         )
@@ -242,7 +244,7 @@ class _Compare:
 
     def _is_equal(self, piece: Piece) -> bool:
         index = piece.index
-        data = self._scratch.load(piece, block_length(self._source.size, index))
+        data = self._scratch.load(piece, block_length(self._size, index))
         digest = self._digest_of(index) if index < self._count else None
         if digest is None or is_zero(self._scratch, len(data)):
             return digest is None and is_zero(self._scratch, len(data))
@@ -255,7 +257,7 @@ class _Compare:
         self._next = piece.index + 1
         if not equal:
             self._changed.append(piece.index)
-        self._read += block_length(self._source.size, piece.index)
+        self._read += block_length(self._size, piece.index)
         self._passed = min(self._capacity, self._next * BLOCK)
 
     def _finish(self) -> None:

@@ -34,9 +34,15 @@ def test_what_a_heartbeat_stores_is_what_is_read() -> None:
     disks = {name: Progress("web01", name, "export", 3, 10, data=2, sent=1) for name in ("a", "b")}
     stored = TransferProgress.stored(disks, 5.4)
     assert stored["disks"]["a"] == {"phase": "export", "done": 3, "total": 10, "data": 2, "sent": 1}
-    assert TransferProgress.load(stored) == TransferProgress(done=6, total=20, sent=2, rate=5)
-    assert TransferProgress.load(None) is None
-    assert TransferProgress.load(TransferProgress.stored({}, 0)) is None
+    assert TransferProgress.load(stored, age=1.5) == TransferProgress(done=6, total=20, sent=2, rate=5)
+    assert TransferProgress.load(None, age=0) is None
+    assert TransferProgress.load(TransferProgress.stored({}, 0), age=0) is None
+
+
+@pytest.mark.parametrize(("age", "rate"), [(-1, 5), (0, 5), (10, 5), (10.1, 0), (3600, 0)])
+def test_a_rate_that_nobody_confirmed_for_ten_seconds_is_no_rate(age: float, rate: float) -> None:
+    stored = TransferProgress.stored({"a": Progress("web01", "a", "export", 3, 10, data=2, sent=1)}, 5)
+    assert TransferProgress.load(stored, age=age) == TransferProgress(done=3, total=10, sent=1, rate=rate)
 
 
 def test_averages_and_times_left() -> None:

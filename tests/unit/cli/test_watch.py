@@ -23,9 +23,11 @@ class FakeApi:
     def __init__(self) -> None:
         self.servers: list[dict[str, Any]] | None = None
         self.states: dict[tuple[str, int], str | None] = {("admit", -1): "running"}
-        self.progress: dict[tuple[str, int], dict[str, int]] = {}
+        self.moved: dict[tuple[str, int], dict[str, int]] = {}
         self.meters: dict[tuple[str, int], RateMeter] = {}
         self.now = 0.0
+        self.silent: float | None = None
+        """When the last heartbeat was; None: they go on."""
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         return [{"task_id": task, "map_index": index, "state": state} for (task, index), state in self.states.items()]
@@ -33,14 +35,16 @@ class FakeApi:
     def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
         return self.servers
 
-    def state_store(self, dag_id: str, run_id: str, task_id: str, key: str, *, map_index: int) -> Any:
+    def progress(self, dag_id: str, run_id: str, task_id: str, *, map_index: int) -> TransferProgress | None:
         """As the task's heartbeat writes it."""
-        moved = self.progress.get((task_id, map_index))
+        moved = self.moved.get((task_id, map_index))
         if not moved:
             return None
+        beat = self.now if self.silent is None else self.silent
         meter = self.meters.setdefault((task_id, map_index), RateMeter())
         disks = {disk: Progress("", disk, "export", done, 0) for disk, done in moved.items()}
-        return TransferProgress.stored(disks, meter.rate(self.now, sum(moved.values())))
+        stored = TransferProgress.stored(disks, meter.rate(beat, sum(moved.values())))
+        return TransferProgress.load(stored, age=self.now - beat)
 
     def find(self, **sizes: list[int]) -> None:
         self.servers = [
@@ -81,19 +85,31 @@ def test_the_phase_is_the_first_task_that_is_not_through(api: FakeApi, watch: Wa
 def test_bytes_are_of_all_disks_and_rate_and_eta_of_the_last_seconds(api: FakeApi, watch: Watch) -> None:
     api.find(db01=[300 * MIB, 100 * MIB])
     api.set(0, reserve="success", snapshot="success", export="running")
-    api.progress["server.export", 0] = {"SCSI 0:0": 0}
+    api.moved["server.export", 0] = {"SCSI 0:0": 0}
     assert watch.rows()[0].bytes == "0 B of 400.0 MiB"  # the disk that has not begun counts too
     for now, done in ((10, 10 * MIB), (20, 20 * MIB), (30, 220 * MIB)):
-        api.now, api.progress["server.export", 0] = now, {"SCSI 0:0": done - 10 * MIB, "SCSI 1:0": 10 * MIB}
+        api.now, api.moved["server.export", 0] = now, {"SCSI 0:0": done - 10 * MIB, "SCSI 1:0": 10 * MIB}
         [row] = watch.rows()
     assert (row.bytes, row.speed, row.eta) == ("220.0 MiB of 400.0 MiB", "20.0 MiB/s", "9 s")
+
+
+def test_a_transfer_that_falls_silent_has_no_rate_after_ten_seconds(api: FakeApi, watch: Watch) -> None:
+    api.find(web01=[400 * MIB])
+    api.set(0, reserve="success", snapshot="success", export="running")
+    for now, done in ((0, 0), (10, 100 * MIB)):
+        api.now, api.moved["server.export", 0] = now, {"d": done}
+        watch.rows()
+    api.now, api.moved["server.export", 0] = 12, {"d": 120 * MIB}
+    assert [(row.speed, row.eta) for row in watch.rows()] == [("10.0 MiB/s", "28 s")]
+    api.now, api.silent = 23, 12.0
+    assert [(row.bytes, row.speed, row.eta) for row in watch.rows()] == [("120.0 MiB of 400.0 MiB", "", "")]
 
 
 def test_a_new_try_s_rate_is_not_negative(api: FakeApi, watch: Watch) -> None:
     api.find(web01=[400 * MIB])
     api.set(0, reserve="success", snapshot="success", export="running")
     for now, done in ((0, 0), (10, 200 * MIB), (12, 0), (14, 20 * MIB)):
-        api.now, api.progress["server.export", 0] = now, {"d": done}
+        api.now, api.moved["server.export", 0] = now, {"d": done}
         [row] = watch.rows()
     assert row.speed == "10.0 MiB/s"
 
@@ -106,7 +122,7 @@ def test_a_log_gets_a_line_per_change_and_no_control_characters(api: FakeApi, wa
         api.set(0, reserve="success", snapshot="success", export="running")
         for tick in range(12):
             api.now = tick / 2
-            api.progress["server.export", 0] = {"d": tick * 10 * MIB}
+            api.moved["server.export", 0] = {"d": tick * 10 * MIB}
             show()
         api.set(0, export="success", verify="queued")
         show()

@@ -15,6 +15,7 @@ from tests.ledgers import fresh_ledger, within
 from wavelift.airflow.rest import ApiError
 from wavelift.base.catalog import CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import SpecError
+from wavelift.base.rates import TransferProgress
 from wavelift.base.run import DagRun, SystemClock
 from wavelift.ledger import Ledger, catalog, connectors, jobs, replication_runs
 from wavelift.rules.plans import ResolvedWave
@@ -63,7 +64,7 @@ class Airflow:
         self.states: dict[str, str] = {}
         self.tasks: list[dict[str, Any]] = []
         self.failed: list[str] = []
-        self.progress: Any = None
+        self.moved: TransferProgress | None = None
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         assert (method, path) == ("GET", f"/api/v2/dags/{DAG}")
@@ -87,8 +88,8 @@ class Airflow:
             if (task["task_id"], task["map_index"]) == (task_id, map_index):
                 task["state"] = "failed"
 
-    def state_store(self, dag_id: str, run_id: str, task_id: str, key: str, *, map_index: int) -> Any:
-        return self.progress
+    def progress(self, dag_id: str, run_id: str, task_id: str, *, map_index: int) -> TransferProgress | None:
+        return self.moved
 
 
 class Specs:
@@ -374,10 +375,15 @@ def start(desk: Desk) -> dict[str, Any]:
 def test_sms_08_a_running_transfer_shows_in_the_history(desk: Desk) -> None:
     id = desk.job()
     run = start(desk)
-    desk.airflow.progress = {"disks": {"SCSI 0:0": {"done": 30, "total": 100, "sent": 7}}}
+    stored = {"disks": {"SCSI 0:0": {"done": 30, "total": 100, "sent": 7}}, "rate": 5}
+    desk.airflow.moved = TransferProgress.load(stored, age=2)
     [row] = desk.get(f"/jobs/{id}/runs", state="Active")["runs"]
     assert (row["id"], row["state"], row["status"], row["scheduled_start"]) == (run["id"], "Active", "Uploading", None)
     assert (row["bytes_done"], row["bytes_total"], row["bytes_sent"], row["progress_pct"]) == (30, 100, 7, 30)
+    assert row["rate"] == 5
+    desk.airflow.moved = TransferProgress.load(stored, age=11)  # the connector is silent
+    [row] = desk.get(f"/jobs/{id}/runs", state="Active")["runs"]
+    assert (row["bytes_done"], row["rate"]) == (30, 0)
     assert desk.get(f"/jobs/{id}")["current_run"]["id"] == run["id"]
     assert desk.get(f"/runs/{run['id']}")["result"] is None
     assert desk.get("/runs", wave="erp", dag_run_id=run["dag_run_id"])["total"] == 1

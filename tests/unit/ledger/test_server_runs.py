@@ -11,7 +11,7 @@ from tests.ledgers import within
 from wavelift.ledger import Ledger
 from wavelift.ledger.server_runs import SERVER_RUNS, rows_of
 from wavelift.ledger.spine import Rows, RunningImport, ServerRuns
-from wavelift.rules.flows import FLOWS, Holds
+from wavelift.rules.flows import FLOWS, SlotKind
 
 from .conftest import HandClock
 
@@ -46,7 +46,7 @@ def test_all_rows_answer_what_is_asked_of_every_flow(ledger: Ledger, clock: Hand
 
 @ROWS
 def test_a_flow_that_imports_shows_the_progress(rows: ServerRuns[Any]) -> None:
-    imports = any(step.holds is Holds.IMPORT for step in rows.flow.steps)
+    imports = any(SlotKind.IMPORT in step.holds for step in rows.flow.steps)
     shows = type(rows).record_import_progress is not ServerRuns.record_import_progress
     assert shows is imports
 

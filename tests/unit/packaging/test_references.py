@@ -15,7 +15,8 @@ pytestmark = pytest.mark.unit
 ROOT: Final = Path(__file__).parents[3]
 SKIPPED: Final = {"requirements.lock", "LICENSE", "tests/unit/packaging/test_references.py"}
 OUTSIDE: Final = re.compile(
-    r"(?<![\w/])facts/|\bin the facts\b|\bDESIGN\b|\bblueprint\b|\bREQUIREMENTS\.md\b|\bseed documents?\b|/work/"
+    r"(?<![\w/])facts/|\bin the facts\b|(?<!\w)\(facts\)|\bfacts \d"
+    r"|\bDESIGN\b|\bblueprint\b|\bREQUIREMENTS\.md\b|\bseed documents?\b|/work/"
 )
 """Words for pages that only the authors had."""
 REQUIREMENT: Final = re.compile(r"\b(?:AIR|AMP|HCX|RHV|SMS|VIE)-\d\d\b")
@@ -49,6 +50,12 @@ def test_no_file_refers_to_a_page_outside_the_repository() -> None:
         if OUTSIDE.search(line)
     ]
     assert not found, "say here what the reader needs, or point to docs/:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("line", ["(facts 2)", "see facts/aws.md", "as in the facts", "(facts)", "by facts 3, HCX"])
+def test_the_check_finds_what_it_looks_for(line: str) -> None:
+    assert OUTSIDE.search(f"only those are asked for their words {line}.")
+    assert not OUTSIDE.search("artifacts 2, AWS facts, guest(facts), (artifacts), `facts.disks`")
 
 
 def test_docs_give_the_meaning_of_every_requirement_that_is_cited() -> None:

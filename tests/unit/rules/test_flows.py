@@ -10,7 +10,17 @@ from typing import Final
 
 import pytest
 
-from wavelift.rules.flows import CONTINUE_FROM, FLOWS, MIGRATE, REPLICATE, Flow, described, flow_of, server_step
+from wavelift.rules.flows import (
+    CONTINUE_FROM,
+    FLOWS,
+    MIGRATE,
+    REPLICATE,
+    Flow,
+    SlotKind,
+    described,
+    flow_of,
+    server_step,
+)
 
 pytestmark = pytest.mark.unit
 ROOT: Final = Path(__file__).parents[3]
@@ -90,7 +100,8 @@ def test_a_flow_holds_together(flow: Flow) -> None:
     for place, step in enumerate(flow.steps):
         earlier = set(names[:place])
         assert earlier.issuperset(step.after), f"{step.name} follows a step that comes later"
-        assert step.per_server or step.holds is None
+        assert step.per_server or not step.holds
+    assert {kind for step in flow.steps for kind in step.holds} == set(SlotKind)
     assert all(mode.first in names for mode in flow.modes)
     assert flow.first_step("no such mode") == flow.modes[0].first
     assert flow.steps[-1].name == "report"

@@ -12,9 +12,10 @@ from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, UnreachableError
 from wavelift.base.run import DagRun
-from wavelift.ledger import Ledger, Migration, SlotKind, SourceServer, migrations, waves
+from wavelift.ledger import Ledger, Migration, SourceServer, migrations, waves
 from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import standing
+from wavelift.rules.flows import SlotKind
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common import slots as admission
 from wavelift.services.common.slots import Granted, Queued

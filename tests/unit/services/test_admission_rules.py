@@ -17,8 +17,9 @@ from tests.depth import depth
 from tests.ledgers import within
 
 from wavelift.base.run import DagRun
-from wavelift.ledger import Ledger, SlotKind
+from wavelift.ledger import Ledger
 from wavelift.ledger.slots import standing
+from wavelift.rules.flows import SlotKind
 from wavelift.services.common import slots as admission
 from wavelift.services.common.slots import Granted, Queued
 

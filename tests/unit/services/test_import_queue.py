@@ -13,8 +13,9 @@ from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.errors import FencedError, MissingPrivilegeError, UnreachableError
 from wavelift.base.run import DagRun
-from wavelift.ledger import Ledger, SlotKind
+from wavelift.ledger import Ledger
 from wavelift.ledger.slots import standing
+from wavelift.rules.flows import SlotKind
 from wavelift.services.common import import_queue
 from wavelift.services.common.import_queue import ImportQueue, WantedImport
 from wavelift.services.common.slots import ASK_EVERY, InQueue, SlotRequest

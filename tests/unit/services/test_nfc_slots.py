@@ -11,8 +11,8 @@ from tests.unit.services.test_replication import Desk, clock, desk, made_once
 
 from wavelift.base.domain import ServerFacts
 from wavelift.base.run import DagRun, RunContext
-from wavelift.ledger import SlotKind
 from wavelift.ledger.slots import standing
+from wavelift.rules.flows import SlotKind
 from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.messages import NfcShare, ServerTask
 from wavelift.services.dataplane.replication_messages import ReservedRun

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.wire.aws.disk_replica import BLOCKS, CAPACITY, DATA_BLOCKS, Replica, make_content
 
-from wavelift.adapters.aws import ebs_snapshot
+from wavelift.adapters.aws import ebs, ebs_snapshot
 from wavelift.adapters.aws.bulk import BulkClient
 from wavelift.adapters.aws.ebs import EbsStream, compare_snapshot
 from wavelift.adapters.aws.ebs_snapshot import StartedSnapshot, complete_snapshot, snapshot_status
@@ -516,6 +516,34 @@ def test_inv_1_a_comparison_names_every_differing_range(replica: Replica) -> Non
     assert [(one.offset // BLOCK, one.length // BLOCK) for one in found.changed] == [(2, 2), (5, 1), (BLOCKS - 1, 1)]
     some = compared(replica, started, manifest, indices=[0, 5])
     assert (some.changed, some.blocks_compared) == ((ChangedRange(offset=5 * BLOCK, length=BLOCK),), 2)
+
+
+@pytest.fixture
+def short_pages(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three pages of blocks, listed slowly; the workers begin before the second is asked for."""
+    monkeypatch.setattr(ebs, "GETS_IN_FLIGHT", 2)
+    replica.aws.settings(page_blocks=8)
+    replica.aws.rule(service="ebs", operation="ListSnapshotBlocks", latency=0.1)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.usefixtures("short_pages")
+def test_inv_1_every_page_of_a_snapshot_is_compared(replica: Replica, sampled: bool) -> None:
+    content = make_content()
+    started, manifest = replica.send(content)
+    data = list(manifest.data_blocks())
+    assert len(data) == DATA_BLOCKS
+    other, zeroed = data[8:16], data[16:]  # of pages 2 and 3
+    chosen = {"indices": sorted({*data[::2], *other, *zeroed})} if sampled else {}
+    assert compared(replica, started, manifest, **chosen).changed == ()
+    for index in other:
+        manifest.set(index, hashlib.sha256(b"other").digest())
+    for index in zeroed:
+        manifest.set(index, None)
+    found = compared(replica, started, manifest, **chosen)
+    named = {block for one in found.changed for block in range(one.offset // BLOCK, (one.offset + one.length) // BLOCK)}
+    assert named == {*other, *zeroed}
+    assert replica.read(started) == content
 
 
 def test_a_snapshot_streams_to_any_writer(replica: Replica, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import time
 from tests.contexts import run_context
 
 from wavelift.base.run import DagRun
-from wavelift.ledger import Ledger, SlotKind
+from wavelift.ledger import Ledger
+from wavelift.rules.flows import SlotKind
 from wavelift.services.common.slots import Granted, SlotRequest, ready_holders, release_slot, request_slot
 
 AT_ONCE = 3

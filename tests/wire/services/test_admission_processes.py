@@ -14,9 +14,10 @@ from tests.depth import depth
 from tests.ledgers import within
 
 from wavelift.base.run import DagRun
-from wavelift.ledger import Event, Ledger, SlotKind
+from wavelift.ledger import Event, Ledger
 from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import standing
+from wavelift.rules.flows import SlotKind
 from wavelift.services.common.slots import reclaim
 
 pytestmark = [pytest.mark.wire, pytest.mark.sampled]

@@ -205,7 +205,7 @@ def test_sms_10_the_first_run_after_a_term_comes_near_warns(copies: Copies) -> N
     assert words.startswith("copy01: the term of its replication ends in less than 14 days (")
     assert f"wavelift jobs extend {run.job_id}" in words
     report = finish(
-        copies.ledger, Ended(found, None), run_context(DagRun(f"{WAVE}.replicate", "none")), tidy=lambda _: ""
+        copies.ledger, Ended(found, None), run_context(DagRun(f"{WAVE}.replicate", "none")), tidy=lambda *_: ""
     )
     assert report.warnings == (words,)
     assert ask(copies, request("replicate"), clock=Later()).warnings == (), "each is given once"
@@ -233,7 +233,7 @@ def test_inv_1_a_recorded_run_is_read_back_and_quarantined_when_it_lies(stage: S
     run = DagRun(f"{WAVE}.replicate", "manual__verify")
     for _ in range(2):  # the report may be told again after a clear
         ended = Ended(None, None, wrong={second.id: str(caught.value)})
-        report = finish(copies.ledger, ended, run_context(run), tidy=lambda _: "")
+        report = finish(copies.ledger, ended, run_context(run), tidy=lambda *_: "")
         assert not report.succeeded
     assert within(copies.ledger.read(), replication_runs.get, second.id).quarantine == str(caught.value)
     with pytest.raises(SpecError, match="no recorded run"):

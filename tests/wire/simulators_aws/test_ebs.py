@@ -148,6 +148,20 @@ def test_lists_come_in_pages_from_any_start(ebs: Any, volume: Volume, list_block
     refused("ValidationException", ebs.list_snapshot_blocks, SnapshotId=snapshot, NextToken="bogus")
 
 
+def test_a_page_may_hold_less_than_was_asked_for(
+    sim: AwsSimulator, ebs: Any, volume: Volume, list_blocks: Any, refused: Refused
+) -> None:
+    indices = list(range(0, 22, 2))
+    snapshot = volume.make(dict.fromkeys(indices, block("same")))
+    sim.settings(page_blocks=4)
+    first = ebs.list_snapshot_blocks(SnapshotId=snapshot, MaxResults=100)
+    assert [row["BlockIndex"] for row in first["Blocks"]] == indices[:4]
+    assert [row["BlockIndex"] for row in list_blocks(snapshot, StartingBlockIndex=3)] == indices[2:]
+    changed = ebs.list_changed_blocks(SecondSnapshotId=snapshot)
+    assert ([row["BlockIndex"] for row in changed["ChangedBlocks"]], "NextToken" in changed) == (indices[:4], True)
+    refused("ValidationException", ebs.list_snapshot_blocks, SnapshotId=snapshot, MaxResults=10_001)
+
+
 def test_block_tokens_belong_to_a_block_and_expire(
     sim: AwsSimulator, ebs: Any, volume: Volume, refused: Refused
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import threading
 from collections import deque
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,12 +41,23 @@ class BlockRef:
     token: str
 
 
+@dataclass(frozen=True, slots=True)
+class BlockPage:
+    """One page of a snapshot's list of blocks: it may be short, or empty.
+
+    :param following: the token of the next page; empty: this is the last one.
+    """
+
+    blocks: list[BlockRef]
+    volume_bytes: int
+    following: str
+
+
 class SnapshotBlocks:
     """The blocks of one completed EBS snapshot; safe to share between threads."""
 
     def __init__(self, access: AwsAccess, snapshot_id: str, *, policy: RetryPolicy | None = None) -> None:
         self.snapshot_id = snapshot_id
-        self.volume_bytes = 0
         self._client: Any = access.client("ebs")
         self._bulk = BulkClient(access, "ebs", policy=policy)
         self._endpoint = str(self._client.meta.endpoint_url).rstrip("/")
@@ -53,20 +65,28 @@ class SnapshotBlocks:
     def close(self) -> None:
         self._bulk.close()
 
+    def page(self, token: str = "", *, start: int = 0) -> BlockPage:
+        """One page of the blocks that hold data, ascending.
+
+        :param token: of the page before; empty: the first page, which begins at block ``start``.
+        :raises NotFoundError: there is no such snapshot, or it is not completed.
+        """
+        place: dict[str, Any] = {"NextToken": token} if token else {"StartingBlockIndex": start} if start else {}
+        with aws_errors("could not list the snapshot's blocks", service="ebs", snapshot=self.snapshot_id):
+            page = self._client.list_snapshot_blocks(SnapshotId=self.snapshot_id, MaxResults=LIST_PAGE, **place)
+        blocks = [BlockRef(block["BlockIndex"], block["BlockToken"]) for block in page.get("Blocks", [])]
+        return BlockPage(blocks, page.get("VolumeSize", 0) * GIB, page.get("NextToken", ""))
+
     def pages(self, start: int = 0) -> Iterator[list[BlockRef]]:
         """The blocks that hold data, ascending from ``start``; what never comes is zeros.
 
-        :raises NotFoundError: there is no such snapshot, or it is not completed.
+        :raises NotFoundError: as :meth:`page`.
         """
-        selection: dict[str, Any] = {"StartingBlockIndex": start} if start else {}
-        while True:
-            with aws_errors("could not list the snapshot's blocks", service="ebs", snapshot=self.snapshot_id):
-                page = self._client.list_snapshot_blocks(SnapshotId=self.snapshot_id, MaxResults=LIST_PAGE, **selection)
-            self.volume_bytes = page.get("VolumeSize", 0) * GIB
-            yield [BlockRef(block["BlockIndex"], block["BlockToken"]) for block in page.get("Blocks", [])]
-            if not page.get("NextToken"):
-                return
-            selection = {"NextToken": page["NextToken"]}
+        page = self.page(start=start)
+        yield page.blocks
+        while page.following:
+            page = self.page(page.following)
+            yield page.blocks
 
     def get(self, block: BlockRef, cancel: CancelFlag) -> bytes:
         """One block's 512 KiB, checked against the checksum that EBS sends with it.
@@ -138,8 +158,8 @@ class EbsStream:
         self._stop = cancel.child()
         self._chosen = None if indices is None else frozenset(indices)
         self._blocks = SnapshotBlocks(access, snapshot_id, policy=policy)
-        self._pages = self._blocks.pages()
-        self._first: list[BlockRef] | None = None
+        self._first: BlockPage | None = None
+        self._first_lock = threading.Lock()
         self._pool = ThreadPoolExecutor(GETS_IN_FLIGHT, thread_name_prefix="ebs-get")
 
     @property
@@ -148,9 +168,7 @@ class EbsStream:
 
         :raises NotFoundError: there is no such snapshot, or it is not completed.
         """
-        if self._first is None:
-            self._first = self._page()
-        return self._blocks.volume_bytes
+        return self._first_page().volume_bytes
 
     def pieces(self) -> Iterator[Piece]:
         """The blocks that the snapshot holds, ascending.
@@ -174,14 +192,23 @@ class EbsStream:
         self._blocks.close()
 
     def _listed(self) -> Iterator[BlockRef]:
-        page = self._first if self._first is not None else self._page()
-        while page is not None:
-            yield from (block for block in page if self._chosen is None or block.index in self._chosen)
-            page = self._page()
+        page = self._first_page()
+        while True:
+            yield from (block for block in page.blocks if self._chosen is None or block.index in self._chosen)
+            if not page.following:
+                return
+            page = self._page(page.following)
 
-    def _page(self) -> list[BlockRef] | None:
+    def _first_page(self) -> BlockPage:
+        """Asked for once: workers want the size of it while the reader lists the others."""
+        with self._first_lock:
+            if self._first is None:
+                self._first = self._page()
+            return self._first
+
+    def _page(self, token: str = "") -> BlockPage:
         with self._access.obeying(self._stop):
-            return next(self._pages, None)
+            return self._blocks.page(token)
 
 
 class _EbsPiece:

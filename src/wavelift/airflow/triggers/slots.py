@@ -10,15 +10,15 @@ from wavelift.airflow.triggers.wait import WaitTrigger
 from wavelift.airflow.triggers.watch import SharedPoller
 
 RECHECK_SECONDS: Final = 120.0
-"""If no slot became free for this time, the trigger resumes one waiting task. That task asks Airflow whether the DAG
-runs of the holders are still alive, and frees the slots of dead ones. This costs one task in two minutes, whatever the
-number of waiting tasks."""
+"""If no slot became free for this time, the trigger resumes one waiting task. That task asks Airflow which holders' DAG
+runs have ended, and in those that go on, which holders' tasks have, and frees what these hold. This costs one task in
+two minutes, whatever the number of waiting tasks."""
 
 
 class SlotTrigger(WaitTrigger):
     """Resumes its task when the task is next in the queue and a slot is free.
 
-    :param kind: ``transfer`` or ``import``.
+    :param kind: one of :class:`~wavelift.rules.flows.SlotKind`.
     :param scope: the connector or region.
     :param holder: the run key of the waiting task.
     """
@@ -59,7 +59,8 @@ class SlotQueue:
 
     def __call__(self, holders: Sequence[str]) -> Mapping[str, Any]:
         from wavelift.airflow import config
-        from wavelift.ledger import Ledger, SlotKind
+        from wavelift.ledger import Ledger
+        from wavelift.rules.flows import SlotKind
         from wavelift.services.common.slots import ready_holders
 
         with Ledger.open(config.ledger_url()) as ledger:

@@ -13,7 +13,8 @@ from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, ImportStatus
 from wavelift.base.errors import FencedError, WaveliftError
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, SlotKind
+from wavelift.ledger import Ledger
+from wavelift.rules.flows import SlotKind
 from wavelift.services.common.slots import Granted, InQueue, SlotRequest, give_back, win_slot
 from wavelift.services.dataplane.importing import ImportRunning, ImportTask, ImportWaiting
 from wavelift.services.dataplane.messages import ServerTask

@@ -7,9 +7,9 @@ from typing import Final
 
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, SlotKind, connectors
+from wavelift.ledger import Ledger, connectors
 from wavelift.ledger.database import Tx
-from wavelift.rules.flows import CONTINUE_FROM
+from wavelift.rules.flows import CONTINUE_FROM, SlotKind
 from wavelift.services.common.slots import Granted, InQueue, SlotRequest, win_slot
 
 CANCELLED: Final = "cancelled on request"

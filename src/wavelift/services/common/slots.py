@@ -19,7 +19,8 @@ from wavelift.base.errors import PermanentError
 from wavelift.base.run import Clock, DagRun, RunContext
 from wavelift.ledger import slots
 from wavelift.ledger.database import Ledger
-from wavelift.ledger.records import Slot, SlotKind
+from wavelift.ledger.records import Slot
+from wavelift.rules.flows import SlotKind
 
 ASK_EVERY: Final = timedelta(seconds=30)
 """How often Airflow is asked about one run, however many wait."""

@@ -9,9 +9,10 @@ from wavelift.base.catalog import CatalogIndex, CatalogRow, ConnectorHealth
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import Connector, Ledger, SlotKind, Tx, catalog, connectors, jobs, slots, waves
+from wavelift.ledger import Connector, Ledger, Tx, catalog, connectors, jobs, slots, waves
 from wavelift.ledger.server_runs import SERVER_RUNS
 from wavelift.rules.conf import HealthConf, ImportConf
+from wavelift.rules.flows import SlotKind
 
 
 class ImportTicket(Message):

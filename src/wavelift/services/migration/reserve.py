@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import Ledger, Migration, Progress, SlotKind, SnapshotState, SourceServer, migrations
+from wavelift.ledger import Ledger, Migration, Progress, SnapshotState, SourceServer, migrations
+from wavelift.rules.flows import SlotKind
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common.reserve import CANCELLED, cancelled_error, win_transfer
 from wavelift.services.common.slots import InQueue, SlotRequest, give_back

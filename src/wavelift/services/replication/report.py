@@ -8,10 +8,11 @@ from typing import Any
 
 from wavelift.base.domain import Message, Refusal
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import Ledger, waves
+from wavelift.ledger import Ledger, WaveRun, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.rules.flows import CONTINUE_FROM
+from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.rules.preflight import WHOLE_WAVE
 from wavelift.rules.replication import RunState
 from wavelift.services.common.report import (
@@ -83,8 +84,10 @@ class ServerEnd:
     proof: str = ""
 
 
-Tidy = Callable[[ReplicationRun], str]
-"""Removes what a run left in AWS without a record. Returns words about what stays, or an empty string."""
+Tidy = Callable[[ReplicationRun, ServerPlan], str]
+"""Removes what a run left in AWS without a record. Returns words about what stays, or an empty string.
+
+The plan is any of the wave: it has the location of the run's objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy) -> Repl
         refused=admitted.refused if admitted else (),
         skipped=admitted.skipped if admitted else (),
         warnings=admitted.warnings if admitted else (),
-        unclean=tuple(words for each in closed if (words := _left_by(each, tidy))),
+        unclean=tuple(words for each in closed if (words := _left_by(each, frozen, tidy))),
         stopped=ended.stopped,
         deleted=tuple(upkeep.DeletedJob.load(each) for each in ended.deleted),
         verified=tuple(VerifiedRun.load(each) for each in ended.verified),
@@ -165,9 +168,14 @@ def _kept_back(server: str, preflight: PreflightReport | None) -> str:
     return "; ".join(errors) or NOT_FINISHED
 
 
-def _left_by(known: ReplicationRun, tidy: Tidy) -> str:
+def _left_by(known: ReplicationRun, frozen: WaveRun | None, tidy: Tidy) -> str:
     left = "EBS snapshots that nobody needs may still lie in AWS"
-    return standing_snapshot(known) or tidied(known.server, left, lambda: tidy(known))
+    if words := standing_snapshot(known):
+        return words
+    if frozen is None:
+        return f"{known.server}: {left}: the ledger has no spec of this run, which says where"
+    plan = ResolvedWave.load(frozen.spec).servers[0]
+    return tidied(known.server, left, lambda: tidy(known, plan))
 
 
 def outcome_of(known: ReplicationRun) -> RunOutcome:

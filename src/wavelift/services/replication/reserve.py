@@ -9,9 +9,10 @@ from types import MappingProxyType
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, Progress, SlotKind, SnapshotState, SourceServer, jobs, lineage
+from wavelift.ledger import Ledger, Progress, SnapshotState, SourceServer, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
+from wavelift.rules.flows import SlotKind
 from wavelift.rules.replication import RunState
 from wavelift.services.common.reserve import (
     CANCELLED,

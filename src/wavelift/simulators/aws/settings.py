@@ -43,6 +43,8 @@ class Settings(settings.Settings):
     """Reverse lists that have no documented order: an import's SnapshotDetails."""
     thin_pages: bool = False
     """The first page of EBS direct's lists is empty, and the others hold less than was asked for."""
+    page_blocks: int = 0
+    """Blocks in one page of EBS direct's lists, however many more are asked for; 0 means as many as are asked for."""
     instance_pending_seconds: float = 0.3
     snapshot_seconds: float = 0.0
     """Time from CompleteSnapshot to the state ``completed``."""

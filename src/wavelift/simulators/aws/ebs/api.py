@@ -177,6 +177,7 @@ class EbsApi:
         size = int(query.get("maxResults") or MAX_PAGE)
         if not MIN_PAGE <= size <= MAX_PAGE:
             raise invalid("INVALID_PARAMETER_VALUE", f"MaxResults is between {MIN_PAGE} and {MAX_PAGE}")
+        size = min(size, self._settings.page_blocks or size)
         if self._settings.thin_pages:
             size = size * 2 // 3 if "pageToken" in query else 0
         if token := query.get("pageToken"):

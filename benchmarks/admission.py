@@ -74,13 +74,15 @@ def fill(url: str) -> None:
 
 def job(url: str) -> None:
     """:param url: of the ledger, or ``@`` and the file that names it."""
-    from wavelift.base.run import DagRun, RunContext
+    from tests.contexts import run_context
+
+    from wavelift.base.run import DagRun
     from wavelift.ledger import Ledger
     from wavelift.services.replication.admission import Asked, admit_runs, reserve_runs
 
     clock = At(START + DAY)
     scheduled, asked = DagRun(f"{SCHEDULED}.replicate", "a"), DagRun(f"{ASKED}.replicate", "b")
-    timetable, request = (RunContext(run, requester="bench", clock=clock) for run in (scheduled, asked))
+    timetable, request = (run_context(run, requester="bench", clock=clock) for run in (scheduled, asked))
     with Ledger.open(Path(url[1:]).read_text() if url.startswith("@") else url) as ledger:
         idle, statements = harness.peak_mib(), Statements()
         took: dict[str, float] = {}

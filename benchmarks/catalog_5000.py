@@ -22,9 +22,11 @@ ONE_PAGE: Final = 500
 
 
 def job(access: str, folder: str) -> None:
+    from tests.contexts import run_context
+
     from wavelift.adapters.vsphere.session import VsphereConfig, connect
     from wavelift.base.catalog import CatalogIndex, CatalogRow
-    from wavelift.base.run import CancelFlag, DagRun, RunContext, SystemClock
+    from wavelift.base.run import CancelFlag, DagRun, SystemClock
     from wavelift.ledger import Ledger
     from wavelift.services.dataplane.catalog import read_catalog
     from wavelift.services.housekeeping.catalog import begin_import, merge_import
@@ -40,7 +42,7 @@ def job(access: str, folder: str) -> None:
             ticket = begin_import(
                 ledger,
                 {"connection": "vc"},
-                RunContext(DagRun("server_catalog", f"run-{number}"), requester="bench", clock=clock),
+                run_context(DagRun("server_catalog", f"run-{number}"), requester="bench", clock=clock),
                 connector="default",
             )
             pages = Path(folder) / f"{database.stem}-{number}"

@@ -176,7 +176,7 @@ def arrived(name: str, wire: Wire, begun: int, figures: Mapping[str, float]) -> 
     return count
 
 
-def compare(
+def compare(  # noqa: PLR0913 - keywords of one report, most of them optional
     bench: str,
     *,
     ours: Contender,

@@ -152,7 +152,9 @@ def main() -> None:
     print(json.dumps({**first, "all": results}), flush=True)
 
 
-def _compare(options: Any, mode: str, latency: int, socket: str, theirs: str, size: int, disk: Path) -> dict[str, Any]:
+def _compare(  # noqa: PLR0913 - what the benchmark has set up
+    options: Any, mode: str, latency: int, socket: str, theirs: str, size: int, disk: Path
+) -> dict[str, Any]:
     data = size if mode == "sequential" else AREAS * AREA
 
     def wire(socket: str) -> harness.Wire:

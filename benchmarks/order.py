@@ -56,11 +56,12 @@ def vsphere_config(told: dict[str, Any]) -> Any:
 def job(order: str) -> None:
     """Carry an order out; the result goes into its file, the figures to the harness."""
     import boto3
+    from tests.contexts import run_context
 
     from wavelift.adapters.aws.access import AwsAccess
     from wavelift.adapters.vsphere.session import connect
     from wavelift.base.domain import DiskLineage
-    from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext
+    from wavelift.base.run import DagRun, MemoryCheckpoints
     from wavelift.services.dataplane.disk_crew import FrozenServer
     from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
     from wavelift.services.dataplane.replication import ReplicationOptions, RunHistory, replicate_server
@@ -81,7 +82,7 @@ def job(order: str) -> None:
         result = replicate_server(
             FrozenServer(session, ServerTask.load(told["task"]), TakenSnapshot.load(told["snapshot"])),
             access,
-            RunContext(DagRun(dag_id, dag_run_id), server, checkpoints=kept),
+            run_context(DagRun(dag_id, dag_run_id), server, checkpoints=kept),
             options,
             RunHistory([DiskLineage.load(lineage) for lineage in told["lineages"]]),
         )

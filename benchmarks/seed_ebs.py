@@ -143,7 +143,7 @@ def _linear(at: Lab, one: Any) -> str:
     return base64.b64encode(hashlib.sha256(digests).digest()).decode()
 
 
-def _compare(
+def _compare(  # noqa: PLR0913 - what the benchmark has set up
     runs: int,
     at: Lab,
     order: Path,

@@ -6,13 +6,19 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from wavelift.base.run import DagRun, RunContext
+from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext
 
 
 def context_of(run_key: str, **more: Any) -> RunContext:
     """:param run_key: ``<dag id>/<dag run id>/<server>``, without another slash in the first two."""
     dag_id, dag_run_id, server = run_key.split("/", 2)
-    return RunContext(DagRun(dag_id, dag_run_id), server, **more)
+    return run_context(DagRun(dag_id, dag_run_id), server, **more)
+
+
+def run_context(run: DagRun, server: str = "", **more: Any) -> RunContext:
+    """Nobody is dead, checkpoints last as long as the context, and ``test`` asked, unless ``more`` says otherwise."""
+    kept: dict[str, Any] = {"checkpoints": MemoryCheckpoints(), "liveness": Alive(), "requester": "test"}
+    return RunContext(run, server, **{**kept, **more})
 
 
 class Alive:

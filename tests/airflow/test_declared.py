@@ -12,6 +12,7 @@ from airflow.sdk import DAG
 
 import wavelift.operators
 import wavelift.sensors
+from wavelift.dag_factory import _makers
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
 from wavelift.operators._base import WaveliftOperator
@@ -37,6 +38,10 @@ PUBLIC: Final = [
     getattr(module, name) for module in (wavelift.operators, wavelift.sensors) for name in sorted(module.__all__)
 ]
 OPENED: Final = ("VsphereHook(", "VmImportHook.of(", "Ledger.open(")
+
+
+def test_a_wave_has_a_dag_of_every_flow() -> None:
+    assert [make(SHAPE).dag_id for make in _makers(SHAPE)] == [flow.dag_id("erp") for flow in FLOWS]
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)

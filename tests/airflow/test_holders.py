@@ -13,10 +13,11 @@ from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time.comms import ErrorResponse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.contexts import run_context
 from tests.ledgers import within
 
 from wavelift.airflow.triggers.owned_imports import tell_list
-from wavelift.base.run import DagRun, RunContext, SystemClock
+from wavelift.base.run import DagRun, SystemClock
 from wavelift.ledger import Ledger, replication_runs
 from wavelift.operators._keys import PLACE_KEY
 from wavelift.operators._liveness import ENDED_STATES, AirflowLiveness, Entry, MappedGroup
@@ -351,7 +352,7 @@ def test_amp_07_a_replica_s_conversion_shows_its_progress(tmp_path: Path, monkey
     with Ledger.open(url) as ledger:
         create_jobs(ledger, "erp", [JobOrder(server="web01", plan=ReplicationPlan())], by="ana", clock=SystemClock())
         run = DagRun("erp.replicate", "manual__1")
-        (known,) = admit_runs(ledger, "erp", Asked(), RunContext(run, requester="ana")).granted
+        (known,) = admit_runs(ledger, "erp", Asked(), run_context(run, requester="ana")).granted
         tags = {"wavelift:run": known.id.removeprefix("run-")}
         tell_list(
             {

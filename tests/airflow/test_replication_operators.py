@@ -10,12 +10,13 @@ from typing import Any
 import pendulum
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from tests.contexts import run_context
 from tests.ledgers import within
 
 from wavelift.airflow.triggers.replication_runs import ended_runs
 from wavelift.base.domain import DiskLineage
 from wavelift.base.errors import PermanentError, SpecError
-from wavelift.base.run import DagRun, RunContext, SystemClock
+from wavelift.base.run import DagRun, SystemClock
 from wavelift.ledger import Ledger, replication_runs
 from wavelift.ledger.lineage import read_lineage, replace
 from wavelift.operators._keys import TRACKING_KEY
@@ -61,7 +62,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
 
 
 def _begin(ledger: Ledger) -> str:
-    found = admit_runs(ledger, "erp", Asked(), RunContext(RUN, requester="ana"))
+    found = admit_runs(ledger, "erp", Asked(), run_context(RUN, requester="ana"))
     return found.granted[0].id
 
 
@@ -82,19 +83,19 @@ def _load(wave: str) -> Any:
 def test_a_conf_that_nobody_understands_is_refused_before_anything(ledger: Ledger, conf: dict[str, Any]) -> None:
     request = RunRequest("erp", conf)
     with pytest.raises(SpecError):
-        admit(ledger, request, _load, RunContext(RUN, requester="ana"))
+        admit(ledger, request, _load, run_context(RUN, requester="ana"))
 
 
 def test_a_backfill_is_refused(ledger: Ledger) -> None:
     request = RunRequest("erp", {}, backfill=True)
     with pytest.raises(PermanentError, match="backfill"):
-        admit(ledger, request, _load, RunContext(RUN, requester="ana"))
+        admit(ledger, request, _load, run_context(RUN, requester="ana"))
 
 
 def test_inv_1_a_failed_proof_quarantines_and_the_report_fails(ledger: Ledger) -> None:
     id = _begin(ledger)
     end = ServerEnd(TaskOutcome("web01", ("server.verify",), "EBS differs"), proof="EBS differs at 4096")
-    report = finish(ledger, Ended(None, None, [end]), RunContext(RUN), tidy=lambda known, plan: "")
+    report = finish(ledger, Ended(None, None, [end]), run_context(RUN), tidy=lambda known, plan: "")
     (outcome,) = report.outcomes
     assert (outcome.run, outcome.state, outcome.quarantine) == (id, "failed", "EBS differs at 4096")
     with pytest.raises(PermanentError, match="web01 failed: EBS differs"):
@@ -124,7 +125,7 @@ def test_inv_3_whose_change_tracking_lied_is_noted_though_the_run_came_to_nothin
 def test_a_report_may_be_made_again(ledger: Ledger) -> None:
     _begin(ledger)
     reports = [
-        finish(ledger, Ended(None, None, stopped="admit: no"), RunContext(RUN), tidy=lambda known, plan: "")
+        finish(ledger, Ended(None, None, stopped="admit: no"), run_context(RUN), tidy=lambda known, plan: "")
         for _ in range(2)
     ]
     assert reports[0] == reports[1]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.serialization.serialized_objects import BaseSerialization
+from tests.contexts import run_context
 
 from wavelift.airflow.triggers import imports, slots, wait
 from wavelift.airflow.triggers.imports import ImportSlotTrigger, ImportWatchTrigger
@@ -168,7 +169,7 @@ def test_stopping_an_import_task_cancels_the_import_and_a_watcher_leaves_it(monk
 def test_amp_04_a_queue_wakes_who_is_next_and_one_to_look_for_dead_holders(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    from wavelift.base.run import DagRun, RunContext, SystemClock
+    from wavelift.base.run import DagRun, SystemClock
     from wavelift.ledger import Ledger
     from wavelift.rules.flows import SlotKind
     from wavelift.services.common import slots as admission
@@ -180,7 +181,7 @@ def test_amp_04_a_queue_wakes_who_is_next_and_one_to_look_for_dead_holders(
     with Ledger.open(url) as ledger:
         for holder in ("a", "b", "c"):
             request = admission.SlotRequest(**scope, holder=holder, limit=1)
-            admission.request_slot(ledger, request, RunContext(DagRun("w", "r")))
+            admission.request_slot(ledger, request, run_context(DagRun("w", "r")))
         queue = SlotQueue(kind="transfer", scope="site-a", limit=1, clock=lambda: now[0])
         assert queue(["c", "b"]) == {}
         now[0] = RECHECK_SECONDS

@@ -251,7 +251,7 @@ def fetch_certificate(
     return bytes(der)
 
 
-def pin(
+def pin(  # noqa: PLR0913 - where and how to connect takes five arguments, as in https_connection
     host: str,
     port: int,
     thumbprints: Sequence[str],
@@ -322,7 +322,7 @@ def tls_error(error: ssl.SSLError, host: str, port: int, certificate: Certificat
     return TlsError(f"{what}: {detail}", next_step=cure, host=place, fault=fault)
 
 
-def explained_tls_error(
+def explained_tls_error(  # noqa: PLR0913 - the same
     error: ssl.SSLError,
     host: str,
     port: int,

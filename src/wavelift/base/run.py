@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -45,16 +45,6 @@ class Liveness(Protocol):
         """
 
 
-class NobodyDies:
-    """A :class:`Liveness` that reports everything as alive, for callers that free nothing."""
-
-    def run(self, run: DagRun) -> bool:
-        return True
-
-    def ended(self, run: DagRun, holders: Collection[str], kind: str) -> Collection[str]:
-        return ()
-
-
 class CheckpointStore(Protocol):
     """A small JSON store that survives retries and clears of a task.
 
@@ -70,7 +60,7 @@ class CheckpointStore(Protocol):
 
 
 class MemoryCheckpoints:
-    """A :class:`CheckpointStore` in a dict."""
+    """A :class:`CheckpointStore` in a dict, for callers that no retry continues."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -193,17 +183,19 @@ class RunContext:
     :param map_index: of the task in its mapped group; -1 if it is not mapped.
     :param requester: the person or component that requested the run.
     :param liveness: must be asked before anything that another run holds is freed.
+    :param checkpoints: what a retry needs to continue, for example the id of a remote job.
     """
 
     run: DagRun
     server: str = ""
-    checkpoints: CheckpointStore = field(default_factory=MemoryCheckpoints)
+    _: KW_ONLY
+    requester: str
+    liveness: Liveness
+    checkpoints: CheckpointStore
     progress: Callable[[Progress], None] = ignore_progress
     clock: Clock = field(default_factory=SystemClock)
     cancel: CancelFlag = field(default_factory=CancelFlag)
     map_index: int = -1
-    requester: str = ""
-    liveness: Liveness = field(default_factory=NobodyDies)
 
     @property
     def run_key(self) -> str:

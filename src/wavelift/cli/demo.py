@@ -177,7 +177,7 @@ class _Demo:
             "servers": [
                 {
                     "server": one["server"],
-                    "snapshot": "wavelift-" + one["migration"].removeprefix("mig-"),
+                    "snapshot": "wavelift-" + one["migration"].removeprefix(MIGRATE.prefix),
                     "snapshot_ids": snapshots.get(one["image_id"], []),
                 }
                 for one in done

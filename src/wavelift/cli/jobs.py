@@ -189,7 +189,7 @@ def verify(what: str) -> None:
     Ends with 1 when a block differs, and names the first differing offsets.
     """
     api = client()
-    path = f"runs/{what}" if what.startswith("run-") else f"jobs/{_id_of(api, what)}"
+    path = f"runs/{what}" if what.startswith(REPLICATE.prefix) else f"jobs/{_id_of(api, what)}"
     started = VerifyStarted.model_validate(api.call("POST", f"/wavelift/{path}/verify"))
     results = ended(api, started, timeout=VERIFY_SECONDS).result(REPLICATE.first_step("verify"))
     for run, result in zip(started.runs, results, strict=True):

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from wavelift.cli import catalog, connectors, jobs, replicate, wave
+from wavelift.rules.flows import MIGRATE
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Waves of VMware virtual machines into Amazon EC2.")
 app.add_typer(wave.app, name="wave", help="Check and plan wave specs.")
@@ -95,7 +96,7 @@ def verify(
     """Read back what AWS holds of a migration, a replication run or a job, and compare it with the manifests."""
     from wavelift.cli import jobs, migrations
 
-    (migrations if what.startswith("mig-") else jobs).verify(what)
+    (migrations if what.startswith(MIGRATE.prefix) else jobs).verify(what)
 
 
 @app.command()

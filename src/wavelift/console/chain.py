@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.base.run import DagRun
-from wavelift.ledger import Migration, ReplicationRun
-from wavelift.rules.flows import MIGRATE, REPLICATE, Flow, Step, server_step
+from wavelift.ledger import ServerRun
+from wavelift.rules.flows import Step, server_step
 
 STOPPED: Final = ("failed", "upstream_failed", "skipped", "removed")
 LOOKS: Final = 6
@@ -20,21 +19,13 @@ class Chain:
     :param map_index: of the server in its run; None when none of its tasks has told it yet: nothing is stopped then.
     """
 
-    def __init__(self, airflow: ApiClient, run: DagRun, map_index: int | None, flow: Flow) -> None:
+    def __init__(self, airflow: ApiClient, known: ServerRun[Any], map_index: int | None) -> None:
         self._airflow = airflow
-        self._run = run
+        self._run = known.run
         self._map_index = map_index
-        self._flow = flow
+        self._flow = known.flow
         self.released = False
         """Whether its teardowns ended before it was stopped, so that nothing of it is left in vCenter."""
-
-    @classmethod
-    def of_migration(cls, airflow: ApiClient, migration: Migration) -> Self:
-        return cls(airflow, DagRun(migration.dag_id, migration.dag_run_id), migration.map_index, MIGRATE)
-
-    @classmethod
-    def of_replication(cls, airflow: ApiClient, run: ReplicationRun) -> Self:
-        return cls(airflow, run.run, map_index_of(airflow, run), REPLICATE)
 
     def stop(self) -> list[str]:
         """Fail the first step that is not done, so that no later one begins; the names of what was failed.
@@ -64,7 +55,7 @@ def _passed(step: Step, state: str | None) -> bool:
     return state == "success" or (state == "skipped" and step.optional)
 
 
-def map_index_of(airflow: ApiClient, run: ReplicationRun) -> int | None:
+def map_index_of(airflow: ApiClient, run: ServerRun[Any]) -> int | None:
     """Where a server stands among the mapped tasks of its run: they are named by server once one of them has begun.
 
     None before that, and when the DAG run is not there.

@@ -10,9 +10,10 @@ from fastapi import FastAPI, HTTPException, Query
 from wavelift.console.access import require_read
 from wavelift.console.answers import EventList, EventRow
 from wavelift.console.deps import LedgerDep
-from wavelift.console.replication import readable_job, readable_run
-from wavelift.ledger import Ledger, migrations
+from wavelift.console.replication import readable_job
+from wavelift.ledger import Ledger, jobs
 from wavelift.ledger.events import EVENTS_A_PAGE, list_events
+from wavelift.ledger.server_runs import SERVER_RUNS, rows_of
 
 
 def add_event_routes(app: FastAPI) -> None:
@@ -33,16 +34,13 @@ def add_event_routes(app: FastAPI) -> None:
 
 def _kind(ledger: Ledger, id: str, user: Any) -> str:
     """What the id names, once it is known that the caller may read it."""
-    match id.partition("-")[0]:
-        case "mig":
-            with ledger.read() as tx:
-                dag_id = migrations.get(tx, id).dag_id
-            require_read(user, dag_id)
-            return "migration"
-        case "job":
-            readable_job(ledger, id, user)
-            return "replication_job"
-        case "run":
-            readable_run(ledger, id, user)
-            return "replication_run"
-    raise HTTPException(422, f"{id} names no migration (mig-…), replication job (job-…) or run (run-…)")
+    if id.startswith(jobs.PREFIX):
+        readable_job(ledger, id, user)
+        return "replication_job"
+    if (rows := rows_of(id)) is None:
+        prefixes = ", ".join(f"{each.words.noun} ({each.flow.prefix}…)" for each in SERVER_RUNS)
+        raise HTTPException(422, f"{id} names no {prefixes} or replication job ({jobs.PREFIX}…)")
+    with ledger.read() as tx:
+        known = rows.get(tx, id)
+    require_read(user, known.dag_id)
+    return rows.words.kind

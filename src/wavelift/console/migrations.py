@@ -58,7 +58,7 @@ def _writing(app: FastAPI) -> None:
         _triggerable(ledger, migration_id, user)
         with ledger.write() as tx:
             migration = migrations.request_cancel(tx, migration_id, by=user.get_name(), clock=SystemClock())
-        chain = Chain.of_migration(airflow, migration)
+        chain = Chain(airflow, migration, migration.map_index)
         stopped = chain.stop()
         migration = after_cancel(ledger, migration, released=chain.released, clock=SystemClock())
         return MigrationCancelled.of(migration, stopped_tasks=stopped)

@@ -26,7 +26,7 @@ from wavelift.console.answers import (
     JobRow,
     WaveApplied,
 )
-from wavelift.console.chain import Chain
+from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, Specs, SpecsDep, start_run
 from wavelift.console.replication_rows import dag_of, job_rows
 from wavelift.console.requests import ApplyBody, ExtendBody, JobFields, JobQuery, JobsBody, PauseBody
@@ -150,7 +150,7 @@ def _deleting(app: FastAPI) -> None:
         if known.state is JobState.DELETED:
             return _deleted(_row(ledger, known))
         deleted = deletion.delete_job(ledger, job_id, by=user.get_name(), clock=clock)
-        stopped = [task for run in deleted.cut_short for task in Chain.of_replication(airflow, run).stop()]
+        stopped = [task for run in deleted.cut_short for task in Chain(airflow, run, map_index_of(airflow, run)).stop()]
         run_id, job = None, deleted.job
         if _ever_ran(ledger, job_id):
             run_id = start_run(airflow, dag_of(known.wave), ReplicateConf(mode="delete", jobs=[job_id])).dag_run_id

@@ -7,7 +7,7 @@ the caller's token. So a refusal comes before any DAG run exists, and two reques
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
@@ -15,7 +15,7 @@ from fastapi import FastAPI, HTTPException, Query
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.errors import PermanentError
-from wavelift.base.run import DagRun, NobodyDies, RunContext, SystemClock
+from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext, SystemClock
 from wavelift.console.access import require_trigger
 from wavelift.console.answers import (
     ReplicationStarted,
@@ -25,7 +25,7 @@ from wavelift.console.answers import (
     RunRow,
     VerifyStarted,
 )
-from wavelift.console.chain import Chain
+from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, start_run
 from wavelift.console.replication import (
     dag_paused,
@@ -103,7 +103,7 @@ def _requesting(app: FastAPI) -> None:
         servers = body.servers or _active_servers(ledger, wave)
         _require_awake(airflow, wave)
         run = DagRun(dag_of(wave), f"on_demand__{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}")
-        ctx = RunContext(run, requester=user.get_name(), liveness=_Seen(airflow))
+        ctx = RunContext(run, requester=user.get_name(), liveness=_Seen(airflow), checkpoints=MemoryCheckpoints())
         reserved = admission.reserve_runs(ledger, wave, servers, ctx)
         try:
             airflow.trigger(run.dag_id, run_id=run.dag_run_id, note=f"On demand: {', '.join(servers)}")
@@ -126,7 +126,7 @@ def _cancelling(app: FastAPI) -> None:
             reason = f"cancelled by {user.get_name()}"
             given_back = outcome.mark_cancelled(ledger, run_id, reason, clock=clock)
             return RunCancelled.of(given_back, **run_fields(given_back, clock.now()), stopped_tasks=[])
-        stopped = Chain.of_replication(airflow, cancelled).stop()
+        stopped = Chain(airflow, cancelled, map_index_of(airflow, cancelled)).stop()
         return RunCancelled.of(cancelled, **run_fields(cancelled, clock.now()), stopped_tasks=stopped)
 
 
@@ -174,7 +174,7 @@ def _require_awake(airflow: ApiClient, wave: str) -> None:
         raise HTTPException(409, f"{dag_of(wave)} is paused in Airflow; {way_out}")
 
 
-class _Seen(NobodyDies):
+class _Seen:
     """Other DAG runs as the caller may see them; what can't be told counts as alive."""
 
     def __init__(self, airflow: ApiClient) -> None:
@@ -182,6 +182,9 @@ class _Seen(NobodyDies):
 
     def run(self, run: DagRun) -> bool:
         return self._airflow.find_run_state(run.dag_id, run.dag_run_id) not in ENDED
+
+    def ended(self, run: DagRun, holders: Collection[str], kind: str) -> Collection[str]:
+        return ()  # a reservation frees no slot
 
 
 def _give_back(ledger: Ledger, reserved: Sequence[ReplicationRun]) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from wavelift.base.names import run_hash
 from wavelift.base.run import DagRun
 from wavelift.ledger.catalog_records import CatalogServer, ServerJob
-from wavelift.ledger.database import Tx, require_lock
+from wavelift.ledger.database import Tx
 from wavelift.ledger.records import ROWS_A_PAGE, Page
 from wavelift.ledger.replication_records import ReplicationJob, WaveSchedule
 from wavelift.ledger.replication_tables import replication_job as job
@@ -25,6 +25,9 @@ from wavelift.ledger.spine import Rows, Words, containing, matching
 from wavelift.rules.replication import JobState, require_job_way
 from wavelift.rules.schedule import Schedule
 
+PREFIX: Final = "job-"
+"""The prefix of ids."""
+
 
 def lock_name(wave: str) -> str:
     """The lock for changes of the jobs and runs of one wave."""
@@ -32,8 +35,8 @@ def lock_name(wave: str) -> str:
 
 
 class _Jobs(Rows[ReplicationJob]):
-    def _require_lock(self, tx: Tx, known: ReplicationJob) -> None:
-        require_lock(tx, lock_name(known.wave))
+    def locks(self, known: ReplicationJob) -> tuple[str, ...]:
+        return (lock_name(known.wave),)
 
     def _require_way(self, known: ReplicationJob, to: JobState) -> None:
         require_job_way(known.state, to, job=known.id)
@@ -141,7 +144,7 @@ def insert(tx: Tx, *, at: datetime, by: str, wave: str, server: str, **columns: 
     earlier = sa.select(sa.func.count()).select_from(job).where(job.c.wave == wave, job.c.server == server)
     made = _rows.insert(
         tx,
-        id=f"job-{run_hash(f'{wave}/{server}/{tx.execute(earlier).scalar_one()}')}",
+        id=f"{PREFIX}{run_hash(f'{wave}/{server}/{tx.execute(earlier).scalar_one()}')}",
         wave=wave,
         server=server,
         state=JobState.ACTIVE,

@@ -18,7 +18,7 @@ from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import servers
 from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.records import ROWS_A_PAGE, Migration, Page, SnapshotState
-from wavelift.ledger.spine import Progress, ServerRuns, Words, containing, matching, of_run
+from wavelift.ledger.spine import Progress, RunningImport, ServerRuns, Words, containing, matching, of_run
 from wavelift.ledger.tables import migration
 from wavelift.rules import lifecycle
 from wavelift.rules.lifecycle import MigrationState
@@ -27,9 +27,8 @@ from wavelift.rules.lifecycle import MigrationState
 class _Migrations(ServerRuns[Migration]):
     """A change locks the row of the migration."""
 
-    prefix = "mig-"
     step = "phase"
-    begun = "created_at"
+    begun = started = "created_at"
 
     def _require_way(self, known: Migration, to: MigrationState) -> None:
         lifecycle.require(known.state, to, migration=known.id)
@@ -37,19 +36,28 @@ class _Migrations(ServerRuns[Migration]):
     def _arrival(self, known: Migration, to: MigrationState, at: datetime) -> Mapping[str, Any]:
         return {**super()._arrival(known, to, at), "error": ""}  # removes the error of an earlier try
 
+    def count_active(self, tx: Tx, connector: str) -> int:
+        active = migration.c.state.not_in(lifecycle.TERMINAL) & (migration.c.connector == connector)
+        return tx.execute(sa.select(sa.func.count()).select_from(migration).where(active)).scalar_one()
 
-_rows = _Migrations(
+    def record_import_progress(self, tx: Tx, imports: Collection[RunningImport], *, clock: Clock) -> None:
+        """A migration knows the id of its import."""
+        for each in imports:
+            running = (migration.c.import_task_id == each.id) & (migration.c.state == MigrationState.IMPORTING)
+            self.progress(tx, running, Progress(f"import: {each.phase}", each.percent), clock=clock)
+
+
+ROWS = _Migrations(
     migration,
     Migration,
     Words(kind="migration", noun="migration", key="migration", listing="`wavelift migrations list`"),
 )
-migration_id = _rows.id_of
-find = _rows.find
-get = _rows.get
-apply = _rows.apply
-open_snapshots = _rows.open_snapshots
-record_snapshot_removed = _rows.snapshot_removed
-request_cancel = _rows.request_cancel
+migration_id = ROWS.id_of
+find = ROWS.find
+get = ROWS.get
+apply = ROWS.apply
+record_snapshot_removed = ROWS.snapshot_removed
+request_cancel = ROWS.request_cancel
 
 
 # Reading
@@ -57,7 +65,7 @@ request_cancel = _rows.request_cancel
 
 def of_dag_run(tx: Tx, run: DagRun) -> tuple[Migration, ...]:
     """All migrations of one DAG run, in the order of their map indexes."""
-    return _rows.all(tx, of_run(migration, run), order=(migration.c.map_index, migration.c.id))
+    return ROWS.all(tx, of_run(migration, run), order=(migration.c.map_index, migration.c.id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,20 +96,14 @@ def list_migrations(
 ) -> Page[Migration]:
     """One page of migrations, newest first."""
     newest = (migration.c.created_at.desc(), migration.c.id)
-    return _rows.page(tx, (which or MigrationFilter()).conditions(), order=newest, limit=limit, offset=offset)
+    return ROWS.page(tx, (which or MigrationFilter()).conditions(), order=newest, limit=limit, offset=offset)
 
 
 def occupying(tx: Tx, server_id: int) -> tuple[Migration, ...]:
     """Migrations that block a new one of this server: they have not ended, or their snapshot may still exist."""
     standing = migration.c.snapshot_state == SnapshotState.INTENDED
     busy = migration.c.state.not_in(lifecycle.TERMINAL) | standing
-    return _rows.all(tx, migration.c.server_id == server_id, busy, order=(migration.c.id,))
-
-
-def count_active(tx: Tx, connector: str) -> int:
-    """The number of migrations on a connector that have not ended."""
-    active = migration.c.state.not_in(lifecycle.TERMINAL) & (migration.c.connector == connector)
-    return tx.execute(sa.select(sa.func.count()).select_from(migration).where(active)).scalar_one()
+    return ROWS.all(tx, migration.c.server_id == server_id, busy, order=(migration.c.id,))
 
 
 # Writing: the steps of one server, in order
@@ -110,8 +112,8 @@ def count_active(tx: Tx, connector: str) -> int:
 def insert(tx: Tx, *, at: datetime, run: DagRun, run_key: str, **columns: Any) -> Migration:
     """Create a migration in the state QUEUED. Needs :data:`wavelift.ledger.servers.LOCK`."""
     require_lock(tx, servers.LOCK)
-    made = _rows.begin(tx, at=at, run=run, run_key=run_key, state=MigrationState.QUEUED, **columns)
-    _rows.tell(tx, made, "queued", at=at, details={"server": made.server, "to": made.state})
+    made = ROWS.begin(tx, at=at, run=run, run_key=run_key, state=MigrationState.QUEUED, **columns)
+    ROWS.tell(tx, made, "queued", at=at, by=run, details={"server": made.server, "to": made.state})
     return made
 
 
@@ -120,14 +122,14 @@ def advance(tx: Tx, id: str, state: MigrationState, *, phase: str = "", clock: C
 
     :raises PermanentError: :mod:`wavelift.rules.lifecycle` does not allow the change.
     """
-    return _rows.note(tx, id, "advanced", clock=clock, state=state, phase=phase)
+    return ROWS.note(tx, id, "advanced", clock=clock, state=state, phase=phase)
 
 
 def begin_verifying(tx: Tx, id: str, *, clock: Clock) -> Migration:
     """The transfer has ended. If a later step has already begun, the state does not change: later steps run in parallel
     with the task that calls this, and a migration that goes back from ``importing`` could never complete.
     """
-    known = _rows.held(tx, id)
+    known = ROWS.held(tx, id)
     if known.state is not MigrationState.TRANSFERRING:
         return known
     return apply(tx, known, "advanced", at=clock.now(), state=MigrationState.VERIFYING, phase="verifying")
@@ -135,14 +137,7 @@ def begin_verifying(tx: Tx, id: str, *, clock: Clock) -> Migration:
 
 def record_progress(tx: Tx, id: str, progress: Progress, *, clock: Clock) -> None:
     """Store the progress of the current step. This writes no event."""
-    _rows.progress(tx, migration.c.id == id, progress, clock=clock)
-
-
-def record_import_progress(tx: Tx, progress: Mapping[str, tuple[str, int]], *, clock: Clock) -> None:
-    """Store the phase and percent of running imports, by task id. Tasks of no migration are ignored."""
-    for task_id, (phase, percent) in progress.items():
-        running = (migration.c.import_task_id == task_id) & (migration.c.state == MigrationState.IMPORTING)
-        _rows.progress(tx, running, Progress(f"import: {phase}", percent), clock=clock)
+    ROWS.progress(tx, migration.c.id == id, progress, clock=clock)
 
 
 def record_intent(tx: Tx, id: str, *, name: str, vm: str, clock: Clock) -> Migration:
@@ -150,14 +145,14 @@ def record_intent(tx: Tx, id: str, *, name: str, vm: str, clock: Clock) -> Migra
 
     :param vm: managed object id.
     """
-    return _rows.intend_snapshot(tx, id, name=name, vm=vm, clock=clock, state=MigrationState.TRANSFERRING)
+    return ROWS.intend_snapshot(tx, id, name=name, vm=vm, clock=clock, state=MigrationState.TRANSFERRING)
 
 
 def record_export(tx: Tx, id: str, result: ExportResult, *, clock: Clock) -> Migration:
     """Every disk is in S3. The image and the verification of an earlier export are removed: they belong to another
     snapshot."""
     capacity = sum(disk.capacity for disk in result.disks)
-    return _rows.note(
+    return ROWS.note(
         tx,
         id,
         "exported",
@@ -175,18 +170,18 @@ def record_export(tx: Tx, id: str, result: ExportResult, *, clock: Clock) -> Mig
 
 def record_verify(tx: Tx, id: str, result: VerifyResult, *, clock: Clock) -> Migration:
     """Store the result of the read-back."""
-    return _rows.note(tx, id, "verified", clock=clock, verify_result=result.dump(), details=result.dump())
+    return ROWS.note(tx, id, "verified", clock=clock, verify_result=result.dump(), details=result.dump())
 
 
 def record_import_started(tx: Tx, id: str, task_id: str, *, clock: Clock) -> Migration:
     """AWS accepted the import; ``task_id`` is its id."""
     task = {"import_task_id": task_id}
-    return _rows.note(tx, id, "import_started", clock=clock, state=MigrationState.IMPORTING, details=task, **task)
+    return ROWS.note(tx, id, "import_started", clock=clock, state=MigrationState.IMPORTING, details=task, **task)
 
 
 def record_import(tx: Tx, id: str, result: ImportResult, *, clock: Clock) -> Migration:
     """The image exists, and was compared with its source as the plan requires."""
-    return _rows.note(
+    return ROWS.note(
         tx,
         id,
         "imported",
@@ -202,7 +197,7 @@ def record_import(tx: Tx, id: str, result: ImportResult, *, clock: Clock) -> Mig
 
 def record_launch(tx: Tx, id: str, result: LaunchResult, *, clock: Clock) -> Migration:
     """Store the launched instance, or why there is none."""
-    return _rows.note(
+    return ROWS.note(
         tx,
         id,
         "launched" if result.instance_id else "launch_skipped",
@@ -215,7 +210,7 @@ def record_launch(tx: Tx, id: str, result: LaunchResult, *, clock: Clock) -> Mig
 
 def complete(tx: Tx, id: str, *, clock: Clock) -> Migration:
     """The last step of the server has ended."""
-    return _rows.note(tx, id, "completed", clock=clock, state=MigrationState.COMPLETED, phase="", progress_pct=100)
+    return ROWS.note(tx, id, "completed", clock=clock, state=MigrationState.COMPLETED, phase="", progress_pct=100)
 
 
 def fail(tx: Tx, id: str, error: str, *, clock: Clock) -> Migration:
@@ -229,5 +224,5 @@ def mark_cancelled(tx: Tx, id: str, reason: str, *, clock: Clock) -> Migration:
 
 
 def _end(tx: Tx, id: str, state: MigrationState, why: str, clock: Clock) -> Migration:
-    known = _rows.held(tx, id)
-    return known if known.state.terminal else _rows.end(tx, known, state, why, at=clock.now(), phase="")
+    known = ROWS.held(tx, id)
+    return known if known.state.terminal else ROWS.end(tx, known, state, why, at=clock.now(), phase="")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 from wavelift.base.domain import ServerFacts
 from wavelift.base.run import DagRun
-from wavelift.rules.flows import SlotKind
+from wavelift.rules.flows import MIGRATE, Flow, SlotKind
 from wavelift.rules.lifecycle import MigrationState
 
 T = TypeVar("T")
@@ -114,8 +114,10 @@ class WaveRun(OfDagRun):
 class ServerRun(OfDagRun, Generic[S]):
     """One server in one DAG run: the fields that migrations and replication runs share."""
 
+    flow: ClassVar[Flow]
+
     id: str
-    """A prefix and 12 hex digits of the run key's hash. It is the task id of AMP-04 and AMP-07."""
+    """The flow's prefix and 12 hex digits of the run key's hash. It is the task id of AMP-04 and AMP-07."""
     run_key: str
     wave: str
     server: str
@@ -139,6 +141,8 @@ class ServerRun(OfDagRun, Generic[S]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migration(ServerRun[MigrationState]):
     """The migration of one server by image import (AMP-07)."""
+
+    flow: ClassVar = MIGRATE
 
     server_id: int
     map_index: int

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from wavelift.base.domain import DiskLineage, Message
 from wavelift.ledger.records import ServerRun
+from wavelift.rules.flows import REPLICATE
 from wavelift.rules.replication import JobState, RunState, RunType
 from wavelift.rules.schedule import Schedule
 
@@ -78,6 +79,8 @@ class ReplicationJob:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicationRun(ServerRun[RunState]):
     """One execution of a job (SMS-08)."""
+
+    flow: ClassVar = REPLICATE
 
     job_id: str
     type: RunType

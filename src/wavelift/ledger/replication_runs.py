@@ -19,7 +19,7 @@ from wavelift.ledger.jobs import lock_name
 from wavelift.ledger.records import ROWS_A_PAGE, Page
 from wavelift.ledger.replication_records import AmiState, ReplicationRun, SupersededDisk
 from wavelift.ledger.replication_tables import replication_run
-from wavelift.ledger.spine import Progress, ServerRuns, Words, containing, matching, of_run
+from wavelift.ledger.spine import Progress, RunningImport, ServerRuns, Words, containing, matching, of_run
 from wavelift.rules.replication import OPEN, RunState, RunType, require_run_way
 
 _MOST_FAILURES: Final = 100
@@ -31,17 +31,28 @@ MOST_UNFINISHED: Final = 20
 class _Runs(ServerRuns[ReplicationRun]):
     """A change needs the lock of the run's wave."""
 
-    prefix = "run-"
     step = "status"
     begun = "requested_at"
+    started = "started_at"
 
     def held(self, tx: Tx, id: str) -> ReplicationRun:
         known = self.get(tx, id)
-        self._require_lock(tx, known)
+        require_lock(tx, *self.locks(known))
         return known
 
-    def _require_lock(self, tx: Tx, known: ReplicationRun) -> None:
-        require_lock(tx, lock_name(known.wave))
+    def locks(self, known: ReplicationRun) -> tuple[str, ...]:
+        return (lock_name(known.wave),)
+
+    def count_active(self, tx: Tx, connector: str) -> int:
+        """None: a run has a job, and the job keeps the connector in use between its runs too."""
+        return 0
+
+    def record_import_progress(self, tx: Tx, imports: Collection[RunningImport], *, clock: Clock) -> None:
+        """The import has the run's tag."""
+        for each in imports:
+            if each.run:
+                progress = Progress(f"Converting: {each.phase}", each.percent)
+                record_progress(tx, self.id_of_hash(each.run), progress, clock=clock)
 
     def _require_way(self, known: ReplicationRun, to: RunState) -> None:
         require_run_way(known.state, to, run=known.id)
@@ -53,20 +64,19 @@ class _Runs(ServerRuns[ReplicationRun]):
         return {**found, "duration_s": max(0.0, (at - known.started_at).total_seconds())}
 
 
-_rows = _Runs(
+ROWS = _Runs(
     replication_run,
     ReplicationRun,
     Words(kind="replication_run", noun="replication run", key="run", listing="the list of replication runs"),
 )
-run_id = _rows.id_of
-find = _rows.find
-get = _rows.get
-apply = _rows.apply
-end = _rows.end
-open_snapshots = _rows.open_snapshots
-record_intent = _rows.intend_snapshot
-record_snapshot_removed = _rows.snapshot_removed
-request_cancel = _rows.request_cancel
+run_id = ROWS.id_of
+find = ROWS.find
+get = ROWS.get
+apply = ROWS.apply
+end = ROWS.end
+record_intent = ROWS.intend_snapshot
+record_snapshot_removed = ROWS.snapshot_removed
+request_cancel = ROWS.request_cancel
 
 
 # Reading
@@ -74,7 +84,7 @@ request_cancel = _rows.request_cancel
 
 def of_dag_run(tx: Tx, run: DagRun) -> tuple[ReplicationRun, ...]:
     """All replication runs of one DAG run, sorted by server."""
-    return _rows.all(tx, of_run(replication_run, run), order=(replication_run.c.server,))
+    return ROWS.all(tx, of_run(replication_run, run), order=(replication_run.c.server,))
 
 
 def current_runs(tx: Tx, job_ids: Collection[str]) -> dict[str, ReplicationRun]:
@@ -103,7 +113,7 @@ def unfinished_before(tx: Tx, known: ReplicationRun) -> tuple[ReplicationRun, ..
     tried = columns.started_at.is_not(None) & (columns.quarantine == "")
     newest = (columns.requested_at.desc(), columns.id)
     since = tx.execute(recorded).scalar()
-    found = _rows.all(tx, others, earlier, failed, tried, order=newest, limit=MOST_UNFINISHED)
+    found = ROWS.all(tx, others, earlier, failed, tried, order=newest, limit=MOST_UNFINISHED)
     return tuple(run for run in found if since is None or run.requested_at > since)
 
 
@@ -143,7 +153,7 @@ def list_runs(
 ) -> Page[ReplicationRun]:
     """One page of runs, newest request first."""
     newest = (replication_run.c.requested_at.desc(), replication_run.c.id)
-    return _rows.page(tx, (which or RunFilter()).conditions(), order=newest, limit=limit, offset=offset)
+    return ROWS.page(tx, (which or RunFilter()).conditions(), order=newest, limit=limit, offset=offset)
 
 
 # Progress
@@ -152,13 +162,7 @@ def list_runs(
 def record_progress(tx: Tx, id: str, progress: Progress, *, clock: Clock) -> None:
     """Store the progress of the current step. This writes no event. A run that has ended does not change."""
     active = (replication_run.c.id == id) & (replication_run.c.state == RunState.ACTIVE)
-    _rows.progress(tx, active, progress, clock=clock)
-
-
-def record_import_progress(tx: Tx, progress: Mapping[str, tuple[str, int]], *, clock: Clock) -> None:
-    """Store the phase and percent of running conversions, by run hash. Hashes of no run are ignored."""
-    for run, (phase, percent) in progress.items():
-        record_progress(tx, f"{_rows.prefix}{run}", Progress(f"Converting: {phase}", percent), clock=clock)
+    ROWS.progress(tx, active, progress, clock=clock)
 
 
 # For admission and the end of a run
@@ -193,7 +197,7 @@ def available_amis(tx: Tx, job_id: str) -> tuple[ReplicationRun, ...]:
     """Runs of a job whose AMIs are registered, newest first."""
     columns = replication_run.c
     newest = (columns.finished_at.desc(), columns.id)
-    return _rows.all(tx, columns.job_id == job_id, columns.ami_state == AmiState.AVAILABLE, order=newest)
+    return ROWS.all(tx, columns.job_id == job_id, columns.ami_state == AmiState.AVAILABLE, order=newest)
 
 
 def superseded_of(tx: Tx, job_id: str) -> tuple[SupersededDisk, ...]:
@@ -226,16 +230,16 @@ def failures_in_a_row(tx: Tx, job_id: str, since: datetime) -> int:
 
 def insert(tx: Tx, *, at: datetime, by: str, run: DagRun, run_key: str, **columns: Any) -> ReplicationRun:
     """Create a run."""
-    made = _rows.begin(tx, at=at, run=run, run_key=run_key, requested_by=by, **columns)
+    made = ROWS.begin(tx, at=at, run=run, run_key=run_key, requested_by=by, **columns)
     details = {"job": made.job_id, "server": made.server, "type": made.type, "to": made.state}
     if made.rule:
         details |= {"rule": made.rule, "reason": made.status}
-    _rows.tell(tx, made, str(made.state), at=at, by=by, details=details)
+    ROWS.tell(tx, made, str(made.state), at=at, by=by or run, details=details)
     return made
 
 
 def _open(tx: Tx, where: sa.ColumnElement[bool]) -> tuple[ReplicationRun, ...]:
-    return _rows.all(tx, where, replication_run.c.state.in_(OPEN))
+    return ROWS.all(tx, where, replication_run.c.state.in_(OPEN))
 
 
 def _newest(tx: Tx, *where: sa.ColumnElement[bool]) -> dict[str, datetime]:

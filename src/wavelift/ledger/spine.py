@@ -3,7 +3,7 @@
 :class:`Rows` finds, lists and changes the rows of one table; a change checks the row's version and writes its line in
 the audit trail. :class:`ServerRuns` adds what a row has that follows one server through one DAG run: progress, the
 vSphere snapshot, the request to cancel, and the end. ``jobs``, ``migrations`` and ``replication_runs`` each make one
-object of them and add their own queries and steps.
+object of them and add their own queries and steps; ``server_runs`` lists those that are :class:`ServerRuns`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import events
 from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.records import Page, ServerRun, SnapshotState
+from wavelift.rules.flows import Flow
 
 
 class Record(Protocol):
@@ -64,6 +65,19 @@ class Progress:
     percent: int
     bytes_done: int | None = field(default=None, kw_only=True)
     bytes_total: int | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningImport:
+    """A VM Import task that AWS works on.
+
+    :param run: the run hash in its tag. Empty: it has no such tag.
+    """
+
+    id: str
+    phase: str
+    percent: int
+    run: str
 
 
 def of_run(table: sa.Table, run: DagRun) -> sa.ColumnElement[bool]:
@@ -127,7 +141,7 @@ class Rows(Generic[R]):
     def insert(self, tx: Tx, **columns: Any) -> R:
         """Create a row. The caller writes the event."""
         made = self._record(tx.execute(self.table.insert().values(**columns).returning(self.table)).one())
-        self._require_lock(tx, made)
+        require_lock(tx, *self.locks(made))
         return made
 
     def apply(
@@ -137,17 +151,17 @@ class Rows(Generic[R]):
         action: str,
         *,
         at: datetime,
-        by: str | DagRun = "",
+        by: str | DagRun,
         details: Mapping[str, Any] | None = None,
         **columns: Any,
     ) -> R:
         """Change a row and write an event.
 
-        :param by: a person or a DAG run; by default the DAG run that the row belongs to.
+        :param by: a person or a DAG run.
         :param columns: the changes. A new ``state`` must be allowed by the life-cycle.
         :raises BusyError: the row was changed since ``known`` was read.
         """
-        self._require_lock(tx, known)
+        require_lock(tx, *self.locks(known))
         story = dict(details or {})
         to = columns.get("state")
         if to is not None:
@@ -175,21 +189,20 @@ class Rows(Generic[R]):
         action: str,
         *,
         at: datetime,
-        by: str | DagRun = "",
+        by: str | DagRun,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         """Write an event about a row."""
         run = by if isinstance(by, DagRun) else self._run_of(known)
         subject = events.Subject(self.words.kind, known.id, run)
-        events.append(
-            tx, subject, f"{self.words.kind}.{action}", at=at, actor=str(by) if by else str(run), details=details
-        )
+        events.append(tx, subject, f"{self.words.kind}.{action}", at=at, actor=str(by), details=details)
+
+    def locks(self, known: R) -> tuple[str, ...]:
+        """The named locks that a change of this row needs."""
+        return ()
 
     def _record(self, row: sa.Row[Any]) -> R:
         return self.record(**row._asdict())
-
-    def _require_lock(self, tx: Tx, known: R) -> None:
-        """Check the named lock that a change needs, if there is one."""
 
     def _require_way(self, known: R, to: Any) -> None:
         """:raises PermanentError: the life-cycle does not allow the change to the state ``to``."""
@@ -205,18 +218,43 @@ class Rows(Generic[R]):
 
 
 class ServerRuns(Rows[S]):
-    """The rows of one table that follow servers through DAG runs."""
+    """The rows of one table that follow servers through the DAG runs of one flow."""
 
-    prefix: str
-    """The prefix of ids."""
     step: str
     """The column with the current step in words."""
     begun: str
     """The column with the time at which the row was created."""
+    started: str
+    """The column with the time at which its work began."""
+
+    @property
+    def flow(self) -> Flow:
+        return self.record.flow
 
     def id_of(self, run_key: str) -> str:
         """The id for a run key. It is known before the row exists."""
-        return f"{self.prefix}{run_hash(run_key)}"
+        return self.id_of_hash(run_hash(run_key))
+
+    def id_of_hash(self, hash: str) -> str:
+        """The id for the run hash that names and tags outside end with."""
+        return f"{self.flow.prefix}{hash}"
+
+    def started_runs(self, tx: Tx) -> tuple[tuple[DagRun, str], ...]:
+        """DAG run and run key of each row whose work began, newest first. It may have made something outside."""
+        columns = self.table.c
+        query = sa.select(columns.dag_id, columns.dag_run_id, columns.run_key).where(columns[self.started].is_not(None))
+        found = tx.execute(query.order_by(columns[self.begun].desc(), columns.id))
+        return tuple((DagRun(dag_id, dag_run_id), key) for dag_id, dag_run_id, key in found)
+
+    def count_active(self, tx: Tx, connector: str) -> int:
+        """The number of rows that have not ended and keep a connector in use."""
+        raise NotImplementedError
+
+    def record_import_progress(self, tx: Tx, imports: Collection[RunningImport], *, clock: Clock) -> None:
+        """Store phase and percent of running imports. Imports of other flows are ignored.
+
+        A flow without a step that holds an import stores nothing.
+        """
 
     def open_snapshots(self, tx: Tx) -> tuple[S, ...]:
         """The rows whose vSphere snapshot may exist: its name is stored, and its removal is not."""
@@ -235,6 +273,20 @@ class ServerRuns(Rows[S]):
             **{self.begun: at},
             **columns,
         )
+
+    def apply(
+        self,
+        tx: Tx,
+        known: S,
+        action: str,
+        *,
+        at: datetime,
+        by: str | DagRun = "",
+        details: Mapping[str, Any] | None = None,
+        **columns: Any,
+    ) -> S:
+        """:param by: as in :meth:`Rows.apply`. Empty: the DAG run that the row belongs to."""
+        return super().apply(tx, known, action, at=at, by=by or known.run, details=details, **columns)
 
     def note(self, tx: Tx, id: str, action: str, *, clock: Clock, by: str = "", **columns: Any) -> S:
         """:meth:`apply` by id."""

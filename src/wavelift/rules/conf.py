@@ -1,7 +1,8 @@
 """What the conf of a DAG run may say: one model per flow, for the trigger form, admission, the REST API and the CLI.
 
-Types are strict: ``"true"`` is no boolean and ``1`` is no text. Airflow's form sends null for what was left empty, and
-Airflow itself accepts unknown keys of a conf in silence: so admission reads every conf by :meth:`RunConf.read`.
+Types are strict: ``"true"`` is no boolean and ``1`` is no text; only a note may be any value. Airflow's form sends null
+for what was left empty, and Airflow itself accepts unknown keys of a conf in silence: so admission reads every conf by
+:meth:`RunConf.read`.
 
 A key with a title is shown in the trigger form.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from wavelift.base.errors import SpecError
 from wavelift.rules.problem import allowed, did_you_mean, dotted
@@ -26,6 +27,7 @@ Names = Annotated[list[str], Field(min_length=1)]
 """At least one name or id."""
 Note = Annotated[
     str | None,
+    BeforeValidator(lambda value: None if value is None else str(value)),
     Field(title="Note", description="Kept with the run.", json_schema_extra={"format": "multiline"}),
 ]
 ConnectionId = Annotated[
@@ -43,9 +45,11 @@ class RunConf(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     keys: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Mode → the keys that it knows beside ``mode`` and ``note``; empty for a flow without modes."""
+    """Mode → the keys that it knows beside ``mode`` and ``note``. Empty: every mode accepts every key."""
     needs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Mode → the keys of which it needs at least one."""
+    null_is_absent: ClassVar[bool] = False
+    """A key with null counts as left out, whatever its name."""
 
     @classmethod
     def read(cls, conf: Mapping[str, Any], **where: object) -> Self:
@@ -68,16 +72,13 @@ class RunConf(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _only_keys_of_the_mode(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """A key at its default counts as left out: Airflow sends the whole form in every mode."""
+    def _only_known_keys(cls, data: dict[str, Any]) -> dict[str, Any]:
+        if cls.null_is_absent:
+            data = {name: value for name, value in data.items() if value is not None}
         mode = data.get("mode", cls.model_fields["mode"].default) if cls.keys else None
         chosen = cls.keys.get(mode) if isinstance(mode, str) else None
         known = [name for name in cls.model_fields if chosen is None or name in (*chosen, "mode", "note")]
-        unknown = [
-            name
-            for name, value in data.items()
-            if name not in known and (name not in cls.model_fields or value != cls.model_fields[name].default)
-        ]
+        unknown = [name for name in data if name not in known]
         if unknown:
             names = ", ".join(f"'{name}'{did_you_mean(name, known)}" for name in unknown)
             place = f" in mode {mode}" if chosen is not None else ""
@@ -88,25 +89,17 @@ class RunConf(BaseModel):
     def _what_the_mode_needs(self) -> Self:
         mode = getattr(self, "mode", "")
         needed = self.needs.get(mode, ())
-        if needed and all(getattr(self, name) is None for name in needed):
+        if needed and not any(getattr(self, name) for name in needed):
             raise ValueError(f"mode {mode} needs {' or '.join(needed)}: a list of ids in quotes")
         return self
 
 
 class MigrateConf(RunConf):
-    """A run of ``<wave>.migrate``."""
+    """A run of ``<wave>.migrate``. Every mode accepts every key: the form sends all of its keys in every mode."""
 
-    keys: ClassVar = {
-        "migrate": ("servers", "launch"),
-        "plan": ("servers", "launch"),
-        "preflight": ("servers", "launch"),
-        "launch": ("migrations",),
-        "verify": ("migrations",),
-        "cleanup": ("dry_run",),
-    }
     needs: ClassVar = {"launch": ("migrations",), "verify": ("migrations",)}
 
-    servers: Names | None = Field(
+    servers: list[str] | None = Field(
         default=None, title="Servers", description="If none is chosen: every server of the wave."
     )
     launch: LaunchOption = Field(
@@ -124,7 +117,7 @@ class MigrateConf(RunConf):
         default="migrate", title="Mode", description="plan and preflight end after the checks and create nothing."
     )
     note: Note = None
-    migrations: Names | None = Field(default=None, description="Ids of the finished imports to launch or verify.")
+    migrations: list[str] | None = Field(default=None, description="Ids of the finished imports to launch or verify.")
     dry_run: bool = Field(default=True, description="In mode cleanup: only list what would be removed.")
 
 
@@ -133,6 +126,7 @@ class ReplicateConf(RunConf):
 
     keys: ClassVar = {"replicate": ("servers",), "delete": ("jobs",), "verify": ("runs", "jobs")}
     needs: ClassVar = {"delete": ("jobs",), "verify": ("runs", "jobs")}
+    null_is_absent: ClassVar = True
 
     servers: Names | None = Field(
         default=None,

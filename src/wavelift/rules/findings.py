@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from wavelift.base.domain import Finding, Severity
 
@@ -19,21 +20,19 @@ class Findings:
 
     def error(self, code: str, what: str, *, why: str, do: str, row: str = "", part: str = "") -> None:
         """The server must not start."""
-        self._add(Severity.ERROR, code, what, why, do, row, part)
+        self._add(part, severity=Severity.ERROR, code=code, what=what, why=why, next_action=do, requirement=row)
 
     def warning(self, code: str, what: str, *, why: str, do: str, row: str = "", part: str = "") -> None:
         """The server can start, but a person should read this."""
-        self._add(Severity.WARNING, code, what, why, do, row, part)
+        self._add(part, severity=Severity.WARNING, code=code, what=what, why=why, next_action=do, requirement=row)
 
     def info(self, code: str, what: str, *, why: str, do: str, row: str = "", part: str = "") -> None:
         """Information only."""
-        self._add(Severity.INFO, code, what, why, do, row, part)
+        self._add(part, severity=Severity.INFO, code=code, what=what, why=why, next_action=do, requirement=row)
 
-    def _add(self, severity: Severity, code: str, what: str, why: str, do: str, row: str, part: str) -> None:
-        subject = f"{self.subject}/{part}" if part else self.subject
-        self.all.append(
-            Finding(severity=severity, code=code, subject=subject, what=what, why=why, next_action=do, requirement=row)
-        )
+    def _add(self, part: str, **fields: Any) -> None:
+        """:param fields: of the finding."""
+        self.all.append(Finding(subject=f"{self.subject}/{part}" if part else self.subject, **fields))
 
 
 def server_of(finding: Finding) -> str:

@@ -99,6 +99,7 @@ class Flow:
     """One way in which the servers of a wave move.
 
     :param suffix: of its DAGs' ids, with the dot.
+    :param prefix: of the ids of its rows in the ledger, with the hyphen.
     :param words: the description of its DAG; ``{wave}`` stands for the wave.
     :param steps: in the order in which the DAG has them.
     :param modes: the first is the one of a run whose conf names none.
@@ -106,6 +107,7 @@ class Flow:
 
     name: str
     suffix: str
+    prefix: str
     words: str
     steps: tuple[Step, ...]
     modes: tuple[Mode, ...]
@@ -232,6 +234,7 @@ def _removals(after: str) -> tuple[Step, Step]:
 MIGRATE: Final = Flow(
     name="migrate",
     suffix=".migrate",
+    prefix="mig-",
     words="Migrate the servers of {wave} to EC2",
     steps=(
         _ADMIT,
@@ -315,6 +318,7 @@ MIGRATE: Final = Flow(
 REPLICATE: Final = Flow(
     name="replicate",
     suffix=".replicate",
+    prefix="run-",
     words="Replicate the servers of {wave} into AMIs",
     steps=(
         _ADMIT,

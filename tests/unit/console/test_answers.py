@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.contexts import run_context
 from tests.ledgers import within
 from tests.unit.console.test_replication_routes import CLOCK, Desk, desk, import_catalog
 
 from wavelift.base.catalog import ConnectorHealth, HealthCheck
-from wavelift.base.run import DagRun, RunContext
+from wavelift.base.run import DagRun
 from wavelift.console.answers import CatalogList, ConnectorList, MigrationDetails, MigrationPage, ServerPage
 from wavelift.ledger import Ledger, Migration, SourceServer, connectors, waves
 from wavelift.services.migration.begin import NewMigration, begin_migration
@@ -44,7 +45,7 @@ def migrate(ledger: Ledger) -> Migration:
     within(ledger.write(waves.LOCK), waves.freeze_wave_run, asked, clock=CLOCK)
     server = SourceServer(source="vc", name="web01", moref="vm-1")
     wanted = NewMigration("erp", server, "hall-a", "eu-central-1")
-    return begin_migration(ledger, wanted, RunContext(run, "web01", clock=CLOCK))
+    return begin_migration(ledger, wanted, run_context(run, "web01", clock=CLOCK))
 
 
 def test_amp_07_a_migration_is_told_whole(desk: Desk) -> None:

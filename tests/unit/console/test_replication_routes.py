@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.airflow.rest import ApiError
 from wavelift.base.catalog import CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import SpecError
 from wavelift.base.rates import TransferProgress
-from wavelift.base.run import DagRun, RunContext, SystemClock
+from wavelift.base.run import DagRun, SystemClock
 from wavelift.ledger import Ledger, catalog, connectors, jobs, replication_runs
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import JobState, RunState
@@ -328,7 +329,7 @@ def test_sms_06_two_on_demand_runs_then_a_refusal_with_rule_and_time(desk: Desk)
         busy = desk.refused("POST", "/waves/erp/replications", 409, {"servers": ["web01"]})
         assert busy["rule"] == "in_progress"
         admitted = admit_runs(
-            desk.ledger, "erp", Asked(), RunContext(DagRun(DAG, answer["dag_run_id"]), requester="ana", clock=CLOCK)
+            desk.ledger, "erp", Asked(), run_context(DagRun(DAG, answer["dag_run_id"]), requester="ana", clock=CLOCK)
         )
         assert [each.id for each in admitted.granted] == [run["id"]]
         fail_run(desk.ledger, run["id"], "no route", clock=CLOCK)
@@ -363,7 +364,7 @@ def test_a_paused_or_missing_dag_reserves_nothing(desk: Desk) -> None:
 def start(desk: Desk) -> dict[str, Any]:
     answer = desk.post("/waves/erp/replications", servers=["web01"])
     run = DagRun(DAG, answer["dag_run_id"])
-    admit_runs(desk.ledger, "erp", Asked(), RunContext(run, requester="ana", clock=CLOCK))
+    admit_runs(desk.ledger, "erp", Asked(), run_context(run, requester="ana", clock=CLOCK))
     desk.airflow.tasks = [
         {"task_id": f"server.{step}", "map_index": 4, "state": state, "rendered_map_index": "web01"}
         for step, state in (("reserve", "success"), ("snapshot", "success"), ("transfer", "running"))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
+from tests.contexts import run_context
 from tests.ledgers import within
 
 from wavelift.base.domain import (
@@ -20,7 +21,7 @@ from wavelift.base.domain import (
 )
 from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
 from wavelift.base.names import run_hash
-from wavelift.base.run import Clock, DagRun, RunContext
+from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import (
     Ledger,
     Migration,
@@ -35,6 +36,7 @@ from wavelift.ledger import (
 )
 from wavelift.ledger.events import list_events
 from wavelift.ledger.migrations import MigrationFilter
+from wavelift.ledger.spine import RunningImport
 from wavelift.ledger.tables import wave_run
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.migration.begin import NewMigration, begin_migration
@@ -45,7 +47,7 @@ pytestmark = pytest.mark.unit
 def _begin(ledger: Ledger, run: DagRun, clock: Clock, name: str = "web01", *, map_index: int = -1) -> Migration:
     server = SourceServer(source="vc-1", name=name, moref=f"vm-{name}", instance_uuid=f"uuid-{name}")
     wanted = NewMigration("erp", server, "hall-a", "eu-central-1")
-    return begin_migration(ledger, wanted, RunContext(run, name, clock=clock, map_index=map_index))
+    return begin_migration(ledger, wanted, run_context(run, name, clock=clock, map_index=map_index))
 
 
 @pytest.fixture
@@ -154,7 +156,7 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
     m = web01.id
     intended = within(ledger.write(), migrations.record_intent, m, name="wavelift-abc", vm="vm-1", clock=clock)
     assert (intended.state, intended.snapshot_state) == (MigrationState.TRANSFERRING, SnapshotState.INTENDED)
-    assert within(ledger.read(), migrations.open_snapshots) == (intended,)
+    assert within(ledger.read(), migrations.ROWS.open_snapshots) == (intended,)
 
     within(
         ledger.write(),
@@ -174,7 +176,7 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
         within(ledger.write(), migrations.record_snapshot_removed, m, clock=clock).snapshot_state
         is SnapshotState.REMOVED
     )
-    assert within(ledger.read(), migrations.open_snapshots) == ()
+    assert within(ledger.read(), migrations.ROWS.open_snapshots) == ()
 
     within(ledger.write(), migrations.advance, m, MigrationState.VERIFYING, phase="reading back", clock=clock)
     proof = VerifyResult(server="web01", level="full", bytes_verified=3 << 40, bytes_read_back=20)
@@ -185,6 +187,13 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
 
     started = within(ledger.write(), migrations.record_import_started, m, "import-ami-1", clock=clock)
     assert (started.state, started.import_task_id) == (MigrationState.IMPORTING, "import-ami-1")
+    imports = [
+        RunningImport(id="import-ami-1", phase="converting", percent=28, run=""),
+        RunningImport(id="import-ami-2", phase="booting", percent=70, run=m.removeprefix("mig-")),
+    ]
+    within(ledger.write(), migrations.ROWS.record_import_progress, imports, clock=clock)
+    shown = within(ledger.read(), migrations.get, m)
+    assert (shown.phase, shown.progress_pct) == ("import: converting", 28)
     report = ConvertedDisk(
         index=0, snapshot_id="snap-1", boot=True, blocks_compared=9, changed=(ChangedRange(offset=0, length=512),)
     )
@@ -295,7 +304,7 @@ def test_a_server_is_remembered_through_a_new_name(ledger: Ledger, run: DagRun, 
     renamed = SourceServer(source="vc-1", name="web01-old", moref="vm-9", instance_uuid="uuid-web01", facts={"cpus": 2})
     within(ledger.write(), migrations.fail, web01.id, "x", clock=clock)
     begin_migration(
-        ledger, NewMigration("erp", renamed, "hall-a", "eu-central-1"), RunContext(run, "web01-old", clock=clock)
+        ledger, NewMigration("erp", renamed, "hall-a", "eu-central-1"), run_context(run, "web01-old", clock=clock)
     )
 
     seen = within(ledger.read(), servers.find, source="vc-1", identity="uuid-web01")

@@ -26,7 +26,7 @@ FORM: dict[str, Any] = {"servers": None, "launch": "spec", "mode": "migrate", "n
 @pytest.mark.parametrize(
     ("model", "conf", "words"),
     [
-        (MigrateConf, {"bogus": 1}, "unknown key 'bogus' in mode migrate; allowed: servers, launch, mode, note"),
+        (MigrateConf, {"bogus": 1}, "unknown key 'bogus'; allowed: servers, launch, mode, note, migrations, dry_run"),
         (MigrateConf, {"bogus": None}, "unknown key 'bogus'"),
         (MigrateConf, {"server": ["a"]}, "unknown key 'server' (did you mean 'servers'?)"),
         (MigrateConf, {"a": 1, "b": 2}, "unknown keys 'a', 'b'"),
@@ -35,17 +35,20 @@ FORM: dict[str, Any] = {"servers": None, "launch": "spec", "mode": "migrate", "n
         (MigrateConf, {"mode": ["plan"]}, "mode: a list is not a valid value"),
         (MigrateConf, {"launch": "maybe"}, "launch: 'maybe' is not a valid value; allowed: spec, none, running"),
         (MigrateConf, {"servers": "web01"}, "servers: must be a list, not 'web01'"),
-        (MigrateConf, {"servers": []}, "servers: must not be empty"),
+        (MigrateConf, {"launch": None}, "launch: nothing"),
+        (ReplicateConf, {"servers": []}, "servers: must not be empty"),
         (MigrateConf, {"servers": ["a", 2012]}, "servers[1]: must be text, not 2012; put it in quotes"),
-        (MigrateConf, {"note": 7}, "note: must be text, not 7; put it in quotes"),
         (MigrateConf, {"mode": "cleanup", "dry_run": "true"}, "dry_run: must be true or false, not 'true'"),
         (MigrateConf, {"mode": "cleanup", "dry_run": 0}, "dry_run: must be true or false, not 0"),
-        (MigrateConf, {"mode": "cleanup", "servers": ["a"]}, "unknown key 'servers' in mode cleanup; allowed: mode,"),
+        (MigrateConf, {"mode": "cleanup", "servers": "a"}, "servers: must be a list, not 'a'"),
         (MigrateConf, {"mode": "launch"}, "mode launch needs migrations: a list of ids in quotes"),
-        (MigrateConf, {"dry_run": False}, "unknown key 'dry_run' in mode migrate"),
+        (MigrateConf, {"mode": "verify", "migrations": []}, "mode verify needs migrations"),
         (ReplicateConf, {"mode": "delete"}, "mode delete needs jobs"),
         (ReplicateConf, {"mode": "verify"}, "mode verify needs runs or jobs"),
         (ReplicateConf, {"mode": "delete", "jobs": ["j"], "runs": ["r"]}, "unknown key 'runs' in mode delete"),
+        (ReplicateConf, {"mode": "delete", "jobs": ["j"], "servers": ["a"]}, "unknown key 'servers' in mode delete"),
+        (ReplicateConf, {"server": ["a"]}, "unknown key 'server' (did you mean 'servers'?) in mode replicate"),
+        (ImportConf, {"region": None}, "unknown key 'region'"),
         (ImportConf, {"region": "r"}, "unknown key 'region'; allowed: connection, note"),
         (HealthConf, {"region": False}, "region: must be text, not false; put it in quotes"),
     ],
@@ -76,6 +79,28 @@ def test_the_form_sends_all_its_keys_in_every_mode() -> None:
     assert MigrateConf.read({**FORM, "mode": "cleanup", "dry_run": False}).dry_run is False
     assert MigrateConf.read({**FORM, "mode": "launch", "migrations": ["mig-1"]}).migrations == ["mig-1"]
     assert ReplicateConf.read({"servers": None, "note": None, "mode": "delete", "jobs": ["job-1"]}).jobs == ["job-1"]
+
+
+@pytest.mark.parametrize("mode", ["cleanup", "launch", "verify", "plan"])
+def test_a_migrate_run_ignores_what_its_mode_does_not_use(mode: str) -> None:
+    """The form shows servers and launch in every mode."""
+    filled = {**FORM, "servers": ["a"], "launch": "running", "mode": mode, "migrations": ["mig-1"], "dry_run": False}
+    assert MigrateConf.read(filled).mode == mode
+    assert MigrateConf.read({"mode": "cleanup", "servers": [], "migrations": []}).mode == "cleanup"
+    assert MigrateConf.read({"dry_run": False, "migrations": ["mig-1"]}).mode == "migrate"
+
+
+def test_null_counts_as_left_out_in_a_replicate_run() -> None:
+    """Under every key, also one that it does not know."""
+    empty = {"mode": None, "servers": None, "jobs": None, "runs": None, "note": None, "bogus": None}
+    assert ReplicateConf.read(empty) == ReplicateConf()
+    assert ReplicateConf.read(empty).mode == "replicate"
+
+
+@pytest.mark.parametrize("model", [MigrateConf, ReplicateConf, ImportConf, HealthConf])
+@pytest.mark.parametrize("note", [7, 0, 1.5, True, ["a"]])
+def test_a_note_may_be_any_value(model: type[RunConf], note: Any) -> None:
+    assert model.read({"note": note}).model_dump()["note"] == str(note)
 
 
 def test_a_conf_that_we_send_says_only_what_was_set() -> None:

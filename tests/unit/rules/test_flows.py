@@ -26,6 +26,7 @@ pytestmark = pytest.mark.unit
 ROOT: Final = Path(__file__).parents[3]
 HOME: Final = ROOT / "src" / "wavelift" / "rules" / "flows.py"
 STEPS: Final = {step.name for flow in FLOWS for step in flow.steps}
+PREFIXES: Final = {flow.prefix for flow in FLOWS}
 SUFFIX: Final = re.compile(rf"({'|'.join(re.escape(flow.suffix) for flow in FLOWS)})\b")
 TASK: Final = re.compile(
     rf"\bserver\.({'|'.join(step.name for flow in FLOWS for step in flow.steps if step.per_server)})\b"
@@ -72,7 +73,7 @@ def test_nobody_else_spells_a_suffix_a_task_id_or_a_list_of_steps() -> None:
         tree = ast.parse(path.read_text())
         where = str(path.relative_to(ROOT))
         for line, text in texts(tree):
-            if SUFFIX.search(text) or TASK.search(text) or text == "server.":
+            if SUFFIX.search(text) or TASK.search(text) or text == "server." or text in PREFIXES:
                 wrong.append(f"{where}:{line}: {text!r}")
         for node in ast.walk(tree):
             if len(named := named_steps(node)) > MOST_STEPS:
@@ -84,6 +85,7 @@ def test_the_check_finds_what_it_looks_for() -> None:
     assert SUFFIX.search("demo.migrate")
     assert SUFFIX.search(".replicate")
     assert TASK.search("clear its server.reserve task")
+    assert {text for _, text in texts(ast.parse("a = f'mig-{hash}' + 'run-'"))} == PREFIXES
     assert named_steps(ast.parse("('reserve', 'snapshot', 'export')", mode="eval").body) == {
         "reserve",
         "snapshot",

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.contexts import Alive, HandClock
+from tests.contexts import Alive, HandClock, run_context
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, UnreachableError
-from wavelift.base.run import DagRun, RunContext
+from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger, Migration, SourceServer, migrations, waves
 from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import standing
@@ -48,7 +48,7 @@ class Desk:
 
     def request(self, holder: str, run: DagRun = A) -> Granted | Queued:
         request = admission.SlotRequest(self.kind, self.scope, holder, self.limit)
-        return admission.request_slot(self.ledger, request, RunContext(run, clock=self.clock))
+        return admission.request_slot(self.ledger, request, run_context(run, clock=self.clock))
 
     def poll(self, holder: str) -> Granted | Queued | None:
         """How the request stands in the ledger."""
@@ -63,7 +63,7 @@ class Desk:
         return admission.release_slot(self.ledger, kind=self.kind, scope=self.scope, holder=holder, clock=self.clock)
 
     def reclaim(self, is_run_alive: IsAlive) -> list[str]:
-        ctx = RunContext(A, clock=self.clock, liveness=Alive(is_run_alive))
+        ctx = run_context(A, clock=self.clock, liveness=Alive(is_run_alive))
         return [each.holder for each in admission.reclaim(self.ledger, ctx)]
 
 
@@ -247,7 +247,7 @@ def test_inv_8_what_an_ended_task_holds_in_a_living_run_is_free_whatever_the_kin
     desk.kind = kind
     for holder in ("failed", "works", "waits", "gone"):
         desk.request(holder)
-    ended = RunContext(A, clock=clock, liveness=Alive(holder=lambda holder: holder not in ("failed", "gone")))
+    ended = run_context(A, clock=clock, liveness=Alive(holder=lambda holder: holder not in ("failed", "gone")))
     assert [each.holder for each in admission.reclaim(desk.ledger, ended)] == ["failed", "gone"]
     assert isinstance(desk.request("waits"), Granted)
     reasons = [event.details.get("reason") for event in within(desk.ledger.read(), list_events)]
@@ -261,7 +261,7 @@ def test_a_task_that_asks_again_while_airflow_is_asked_keeps_its_slot(desk: Desk
         assert isinstance(desk.request("a"), Granted)
         return False
 
-    assert admission.reclaim(desk.ledger, RunContext(A, clock=clock, liveness=Alive(holder=ended_then_cleared))) == ()
+    assert admission.reclaim(desk.ledger, run_context(A, clock=clock, liveness=Alive(holder=ended_then_cleared))) == ()
     assert isinstance(desk.poll("a"), Granted)
 
 
@@ -318,7 +318,7 @@ def _begin(
 ) -> Migration:
     server = SourceServer(source="vc-1", name=name, moref="vm-1", instance_uuid="uuid-1")
     wanted = NewMigration("erp", server, "hall-a", "eu-central-1")
-    return begin_migration(ledger, wanted, RunContext(run, name, clock=clock, liveness=Alive(alive)))
+    return begin_migration(ledger, wanted, run_context(run, name, clock=clock, liveness=Alive(alive)))
 
 
 def test_beginning_twice_is_one_migration(frozen: Ledger, clock: HandClock) -> None:
@@ -384,7 +384,7 @@ def test_other_servers_of_the_vcenter_are_free(frozen: Ledger, clock: HandClock)
     _begin(frozen, clock, A)
     server = SourceServer(source="vc-2", name="web01", moref="vm-1", instance_uuid="uuid-1")
     wanted = NewMigration("crm", server, "hall-b", "eu-central-1")
-    other = begin_migration(frozen, wanted, RunContext(B, "web01", clock=clock, liveness=Alive(_only(A, B))))
+    other = begin_migration(frozen, wanted, run_context(B, "web01", clock=clock, liveness=Alive(_only(A, B))))
     assert other.state is MigrationState.QUEUED
 
 

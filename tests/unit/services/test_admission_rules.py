@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from tests.contexts import Alive
+from tests.contexts import Alive, run_context
 from tests.depth import depth
 from tests.ledgers import within
 
-from wavelift.base.run import DagRun, RunContext
+from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger
 from wavelift.ledger.slots import standing
 from wavelift.rules.flows import SlotKind
@@ -63,7 +63,7 @@ class Queue(RuleBasedStateMachine):
 
     def _request(self, holder: str, run: DagRun) -> Granted | Queued:
         request = admission.SlotRequest(SlotKind.IMPORT, self.scope, holder, self.limit)
-        return admission.request_slot(self.ledger, request, RunContext(run, clock=self.clock))
+        return admission.request_slot(self.ledger, request, run_context(run, clock=self.clock))
 
     def _ready(self, holder: str) -> bool:
         return self.waiting.index(holder) < self.limit - len(self.granted)
@@ -112,7 +112,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule()
     def reclaim(self) -> None:
-        ctx = RunContext(RUNS[0], clock=self.clock, liveness=Alive(lambda run: run not in self.dead))
+        ctx = run_context(RUNS[0], clock=self.clock, liveness=Alive(lambda run: run not in self.dead))
         freed = admission.reclaim(self.ledger, ctx, kind=SlotKind.IMPORT, scope=self.scope, every=timedelta(0))
         lost = {holder for holder, run in HOLDERS if run in self.dead} & (self.granted | set(self.waiting))
         assert {each.holder for each in freed} == lost

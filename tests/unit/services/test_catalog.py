@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.catalog import CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import PermanentError, SpecError
-from wavelift.base.run import DagRun, RunContext, SystemClock
+from wavelift.base.run import DagRun, SystemClock
 from wavelift.ledger import (
     CatalogState,
     Ledger,
@@ -58,7 +59,7 @@ def register(ledger: Ledger, name: str = "hall-a") -> None:
 
 
 def begin(ledger: Ledger, conf: dict[str, Any], run: DagRun = RUN) -> ImportTicket:
-    return service.begin_import(ledger, conf, RunContext(run, requester="ana", clock=CLOCK), connector="hall-a")
+    return service.begin_import(ledger, conf, run_context(run, requester="ana", clock=CLOCK), connector="hall-a")
 
 
 def test_the_form_s_connection_or_the_registered_one(ledger: Ledger) -> None:
@@ -132,7 +133,7 @@ def migrate(ledger: Ledger, name: str, run: DagRun) -> Migration:
     within(ledger.write(waves.LOCK), waves.freeze_wave_run, asked, clock=CLOCK)
     server = SourceServer(source="vc", name=name, moref=f"vm-{name}")
     wanted = NewMigration("erp", server, "hall-a", "eu-central-1")
-    return begin_migration(ledger, wanted, RunContext(run, name, clock=CLOCK))
+    return begin_migration(ledger, wanted, run_context(run, name, clock=CLOCK))
 
 
 def test_amp_05_nothing_new_in_maintenance_and_what_runs_goes_on(ledger: Ledger) -> None:

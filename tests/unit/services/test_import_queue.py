@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.contexts import Alive, HandClock
+from tests.contexts import Alive, HandClock, run_context
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.base.errors import FencedError, MissingPrivilegeError, UnreachableError
-from wavelift.base.run import DagRun, RunContext
+from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger
 from wavelift.ledger.slots import standing
 from wavelift.rules.flows import SlotKind
@@ -69,7 +69,7 @@ class Queue:
 
     def advance(self, run: DagRun, server: str, *, limit: int = 2) -> Any:
         alive = Alive(holder=lambda holder: holder.rpartition("/")[2] not in self.dead)
-        ctx = RunContext(run, server, clock=self.clock, liveness=alive)
+        ctx = run_context(run, server, clock=self.clock, liveness=alive)
         access: Any = None
         return ImportQueue(self.ledger, access, ctx, limit).advance(WANTED, self)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from tests.contexts import HandClock
+from tests.contexts import HandClock, run_context
 from tests.ledgers import within
 from tests.unit.services.test_replication import Desk, clock, desk, made_once
 
@@ -43,7 +43,7 @@ class Hall:
         desk.admit(RUN.dag_run_id)
 
     def context(self, task: ServerTask) -> RunContext:
-        return RunContext(RUN, task.name, clock=self.clock)
+        return run_context(RUN, task.name, clock=self.clock)
 
     def ask(self, task: ServerTask, limit: int = HALL) -> ReservedRun | InQueue | Finished:
         return reserve(self.desk.ledger, task, self.context(task), limit=limit)

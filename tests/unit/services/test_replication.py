@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contexts import Alive, HandClock
+from tests.contexts import Alive, HandClock, run_context
 from tests.ledgers import within
 
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
@@ -124,7 +124,7 @@ class Desk:
         return run.dag_run_id not in self.dead
 
     def ctx(self, run: DagRun) -> RunContext:
-        return RunContext(run, requester="ana", clock=self.clock, liveness=Alive(self.alive))
+        return run_context(run, requester="ana", clock=self.clock, liveness=Alive(self.alive))
 
     def reserve(self, *servers: str, id: str = "") -> tuple[ReplicationRun, ...]:
         run = DagRun("erp.replicate", id or self._next())

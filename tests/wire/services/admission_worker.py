@@ -11,7 +11,9 @@ import random
 import sys
 import time
 
-from wavelift.base.run import DagRun, RunContext
+from tests.contexts import run_context
+
+from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger
 from wavelift.rules.flows import SlotKind
 from wavelift.services.common.slots import Granted, SlotRequest, ready_holders, release_slot, request_slot
@@ -24,7 +26,7 @@ POLL_S = 0.02
 def main(url: str, scope: str, number: int, servers: int, limit: int, dies_after: int) -> None:
     ledger = Ledger.open(url)
     run = DagRun(f"w{number}.migrate", "r")
-    ctx = RunContext(run)
+    ctx = run_context(run)
     place = random.Random(number)
     waiting: list[str] = []
     todo = [f"{run.dag_id}/r/s{server}" for server in range(servers)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from botocore.config import Config
+from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -241,11 +242,11 @@ class Journey:
             self.ledger,
             RunRequest(wave.wave, {}),
             lambda name: wave,
-            RunContext(run, requester="tester"),
+            run_context(run, requester="tester"),
         )
 
     def context(self, server: str, phase: str) -> RunContext:
-        return RunContext(
+        return run_context(
             self.run_ref,
             server,
             checkpoints=self.stores.setdefault((server, phase), MemoryCheckpoints()),

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from tests.contexts import run_context
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.base.domain import ExportResult, ImportResult, Message, VerifyResult
 from wavelift.base.errors import FencedError, WaveliftError
-from wavelift.base.run import DagRun, Progress, RunContext
+from wavelift.base.run import DagRun, Progress
 from wavelift.base.units import KIB
 from wavelift.ledger import Ledger
 from wavelift.services.dataplane.conversion import compare_image
@@ -83,7 +84,7 @@ class Try:
             store.set("progress", {"disk": progress.disk, "done": progress.done})
 
         dag_id, dag_run_id, server = order["run_key"].split("/", 2)
-        self.ctx = RunContext(DagRun(dag_id, dag_run_id), server, checkpoints=store, progress=beat)
+        self.ctx = run_context(DagRun(dag_id, dag_run_id), server, checkpoints=store, progress=beat)
 
     def run(self) -> Message | None:
         steps: dict[str, Callable[[], Message | None]] = {

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import sys
 
+from tests.contexts import run_context
+
 from wavelift.base.errors import RefusedError
-from wavelift.base.run import DagRun, RunContext
+from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger
 from wavelift.services.replication.admission import Asked, admit_runs, reserve_runs
 
 
 def ask(ledger: Ledger, way: str, run: DagRun) -> str:
-    ctx = RunContext(run, requester="ana")
+    ctx = run_context(run, requester="ana")
     if way == "reserve":
         try:
             reserve_runs(ledger, "erp", ["web01"], ctx)

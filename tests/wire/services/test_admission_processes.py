@@ -9,11 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.contexts import Alive
+from tests.contexts import Alive, run_context
 from tests.depth import depth
 from tests.ledgers import within
 
-from wavelift.base.run import DagRun, RunContext
+from wavelift.base.run import DagRun
 from wavelift.ledger import Event, Ledger
 from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import standing
@@ -29,19 +29,20 @@ DIES, DIES_AFTER = depth(2, 5), 4
 NEVER = -1
 AT_ONCE = 3
 """The worker's."""
-WORKER = Path(__file__).with_name("admission_worker.py")
+ROOT = Path(__file__).parents[3]
+WORKER = (sys.executable, "-m", "tests.wire.services.admission_worker")
 
 
 def _start(ledger: Ledger, number: int) -> subprocess.Popen[bytes]:
     dies_after = DIES_AFTER if number == DIES else NEVER
     numbers = (str(value) for value in (number, SERVERS, LIMIT, dies_after))
-    return subprocess.Popen([sys.executable, str(WORKER), ledger.url, "hall-a", *numbers])
+    return subprocess.Popen([*WORKER, ledger.url, "hall-a", *numbers], cwd=ROOT)
 
 
 def _wait_and_reclaim(ledger: Ledger, workers: dict[str, subprocess.Popen[bytes]]) -> None:
     """Until all have ended; what the ended ones hold is given to the others, as a `reserve` task would."""
 
-    ctx = RunContext(DagRun("test", "r"), liveness=Alive(lambda run: workers[run.dag_id].poll() is None))
+    ctx = run_context(DagRun("test", "r"), liveness=Alive(lambda run: workers[run.dag_id].poll() is None))
     while any(worker.poll() is None for worker in workers.values()):
         reclaim(ledger, ctx, every=timedelta(0))
         threading.Event().wait(0.1)

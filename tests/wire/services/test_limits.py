@@ -31,7 +31,8 @@ from .journey import Journey, Outcome, Stage
 
 pytestmark = pytest.mark.wire
 
-WORKER = Path(__file__).with_name("phase_worker.py")
+ROOT = Path(__file__).parents[3]
+WORKER = (sys.executable, "-m", "tests.wire.services.phase_worker")
 MEMORY_LIMIT = 160 * MIB
 """Issue 2: what an export may add to an idle task process."""
 
@@ -67,7 +68,7 @@ def test_an_export_of_8_gib_adds_less_than_160_mib(stage: Stage, tmp_path: Path)
                 "aws": {"region": stage.aws.region, "endpoint_url": stage.aws.endpoint_url, "verify": stage.aws.verify},
             }
             done = subprocess.run(
-                [sys.executable, str(WORKER)], input=json.dumps(order), capture_output=True, text=True, timeout=200
+                WORKER, cwd=ROOT, input=json.dumps(order), capture_output=True, text=True, timeout=200
             )
             answer = json.loads(done.stdout)
             remove_snapshot(session, stage.access(), task, context_of(key))

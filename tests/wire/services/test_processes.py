@@ -26,7 +26,8 @@ from .journey import Journey, Stage
 
 pytestmark = pytest.mark.wire
 
-WORKER = Path(__file__).with_name("phase_worker.py")
+ROOT = Path(__file__).parents[3]
+WORKER = (sys.executable, "-m", "tests.wire.services.phase_worker")
 VICTIM = "victim@vsphere.local"
 PATIENCE_S = 60.0
 PARTS = 5
@@ -77,8 +78,8 @@ class Nursery:
     """See ``phase_worker``."""
 
     def __init__(self) -> None:
-        command = [sys.executable, str(WORKER), "--nursery"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [*WORKER, "--nursery"]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._count = 0
 
     def start(self, order: dict[str, Any], folder: Path) -> Process:

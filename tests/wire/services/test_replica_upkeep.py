@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contexts import Alive
+from tests.contexts import Alive, run_context
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, ProofError, SpecError
 from wavelift.base.names import snapshot_name
-from wavelift.base.run import CancelFlag, DagRun, RunContext, SystemClock
+from wavelift.base.run import CancelFlag, DagRun, SystemClock
 from wavelift.base.units import BLOCK
 from wavelift.ledger import SnapshotState, jobs, replication_runs, waves
 from wavelift.rules.conf import ReplicateConf
@@ -71,7 +71,7 @@ def frozen_run(copies: Copies) -> Any:
 
 
 def delete(copies: Copies, job_id: str, *, alive: bool = False) -> DeletedJob:
-    ctx = RunContext(
+    ctx = run_context(
         DagRun(f"{WAVE}.replicate", "deleting"), requester="test", clock=CLOCK, liveness=Alive(lambda run: alive)
     )
     return delete_outside(copies.ledger, lambda *_: copies.stage.access(), job_id, ctx)
@@ -122,7 +122,7 @@ def test_sms_09_a_run_that_was_under_way_is_deleted_with_its_job(stage: Stage, c
 
 def clean_up(copies: Copies) -> CleanupReport:
     """What `wavelift cleanup` does: the run's admission, its look at vCenter, its report."""
-    ctx = RunContext(DagRun(f"{WAVE}.migrate", "cleaning"), requester="test", clock=CLOCK)
+    ctx = run_context(DagRun(f"{WAVE}.migrate", "cleaning"), requester="test", clock=CLOCK)
     request = RunRequest(WAVE, {"mode": "cleanup", "dry_run": False})
     admitted = wave_runs.admit(copies.ledger, request, lambda _: copies.stage.wave("copy01"), ctx)
     with copies.stage.connect() as session:
@@ -162,7 +162,7 @@ def request(mode: str, **conf: Any) -> RunRequest:
 def ask(copies: Copies, asked: RunRequest, clock: SystemClock = CLOCK) -> Any:
     wave = copies.stage.wave("copy01")
     run = DagRun(f"{WAVE}.replicate", f"manual__{asked.conf['mode']}")
-    return admit(copies.ledger, asked, lambda _: wave, RunContext(run, requester="test", clock=clock))
+    return admit(copies.ledger, asked, lambda _: wave, run_context(run, requester="test", clock=clock))
 
 
 def test_a_run_that_deletes_or_verifies_admits_no_server(copies: Copies) -> None:
@@ -205,7 +205,7 @@ def test_sms_10_the_first_run_after_a_term_comes_near_warns(copies: Copies) -> N
     assert words.startswith("copy01: the term of its replication ends in less than 14 days (")
     assert f"wavelift jobs extend {run.job_id}" in words
     report = finish(
-        copies.ledger, Ended(found, None), RunContext(DagRun(f"{WAVE}.replicate", "none")), tidy=lambda *_: ""
+        copies.ledger, Ended(found, None), run_context(DagRun(f"{WAVE}.replicate", "none")), tidy=lambda *_: ""
     )
     assert report.warnings == (words,)
     assert ask(copies, request("replicate"), clock=Later()).warnings == (), "each is given once"
@@ -233,7 +233,7 @@ def test_inv_1_a_recorded_run_is_read_back_and_quarantined_when_it_lies(stage: S
     run = DagRun(f"{WAVE}.replicate", "manual__verify")
     for _ in range(2):  # the report may be told again after a clear
         ended = Ended(None, None, wrong={second.id: str(caught.value)})
-        report = finish(copies.ledger, ended, RunContext(run), tidy=lambda *_: "")
+        report = finish(copies.ledger, ended, run_context(run), tidy=lambda *_: "")
         assert not report.succeeded
     assert within(copies.ledger.read(), replication_runs.get, second.id).quarantine == str(caught.value)
     with pytest.raises(SpecError, match="no recorded run"):

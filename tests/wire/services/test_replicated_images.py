@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contexts import context_of
+from tests.contexts import context_of, run_context
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.adapters.aws.ec2 import Ec2
@@ -56,7 +56,7 @@ class Copies:
             one = self.replica.again(one)
         dag_id, run_id, _ = one.run_key.split("/")
         asked = Asked(servers=[self.replica.server])
-        admitted = admit_runs(self.ledger, WAVE, asked, RunContext(DagRun(dag_id, run_id), requester="test"))
+        admitted = admit_runs(self.ledger, WAVE, asked, run_context(DagRun(dag_id, run_id), requester="test"))
         assert not admitted.refused, admitted
         ctx = context_of(one.run_key)
         result = self.replica.transfer(one)

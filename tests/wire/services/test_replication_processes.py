@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.wire, pytest.mark.sampled]
 
 PROCESSES = depth(4, 10)
 REQUESTS = depth(13, 5)
-WORKER = Path(__file__).with_name("replication_worker.py")
+ROOT = Path(__file__).parents[3]
+WORKER = (sys.executable, "-m", "tests.wire.services.replication_worker")
 CLOCK = SystemClock()
 
 
@@ -36,7 +37,8 @@ class Askers:
     def __init__(self, url: str, way: str) -> None:
         self._workers = [
             subprocess.Popen(
-                [sys.executable, str(WORKER), url, way, str(number), str(REQUESTS)],
+                [*WORKER, url, way, str(number), str(REQUESTS)],
+                cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -29,7 +29,7 @@ class ImportImageTrigger(ImportWatchTrigger):
 
 
 def tell_list(running: Mapping[str, Any]) -> None:
-    """Write the progress of imports into the ledger: of migrations by import task, of replication runs by its tag.
+    """Write the progress of imports into the ledger.
 
     An import takes about an hour while its task is deferred. Only this function records the progress (AMP-07). It does
     not decide anything.
@@ -38,15 +38,18 @@ def tell_list(running: Mapping[str, Any]) -> None:
     from wavelift.base.errors import WaveliftError
     from wavelift.base.names import TAG_RUN
     from wavelift.base.run import SystemClock
-    from wavelift.ledger import Ledger, migrations, replication_runs
+    from wavelift.ledger import Ledger
+    from wavelift.ledger.server_runs import SERVER_RUNS
+    from wavelift.ledger.spine import RunningImport
 
-    told = {id: (status.phase, status.progress or 0) for id, status in running.items()}
-    by_run = {str(run): told[id] for id, status in running.items() if (run := status.tags.get(TAG_RUN))}
+    imports = [
+        RunningImport(id=id, phase=status.phase, percent=status.progress or 0, run=status.tags.get(TAG_RUN, ""))
+        for id, status in running.items()
+    ]
     try:
         with Ledger.open(config.ledger_url()) as ledger:
-            with ledger.write() as tx:
-                migrations.record_import_progress(tx, told, clock=SystemClock())
-            with ledger.write() as tx:
-                replication_runs.record_import_progress(tx, by_run, clock=SystemClock())
+            for rows in SERVER_RUNS:
+                with ledger.write() as tx:
+                    rows.record_import_progress(tx, imports, clock=SystemClock())
     except WaveliftError as error:
         log.warning("the progress of imports could not be recorded: %s", error)

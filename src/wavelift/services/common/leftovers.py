@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 from wavelift.base.names import run_hash
 from wavelift.base.run import DagRun, RunContext
-from wavelift.ledger import (
-    Ledger,
-    Migration,
-    Page,
-    ReplicationRun,
-    SnapshotState,
-    events,
-    jobs,
-    migrations,
-    replication_runs,
-    waves,
-)
+from wavelift.ledger import Ledger, ServerRun, SnapshotState, events, waves
+from wavelift.ledger.server_runs import SERVER_RUNS
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.dataplane.messages import (
     SNAPSHOT_KIND,
@@ -32,30 +21,19 @@ from wavelift.services.dataplane.messages import (
 def known_runs(ledger: Ledger) -> Iterator[KnownRun]:
     """Every run of the ledger that may have made something, with the run hashes of its servers."""
     hashes: dict[DagRun, list[str]] = {}
-    started = replication_runs.RunFilter(started=True)
-    for pages in (migrations.list_migrations, partial(replication_runs.list_runs, which=started)):
-        for each in _all(ledger, pages):
-            hashes.setdefault(each.run, []).append(run_hash(each.run_key))
+    for rows in SERVER_RUNS:
+        with ledger.read() as tx:
+            started = rows.started_runs(tx)
+        for run, key in started:
+            hashes.setdefault(run, []).append(run_hash(key))
     for run, found in hashes.items():
         yield KnownRun(dag_id=run.dag_id, run_id=run.dag_run_id, hashes=tuple(found))
-
-
-def _all(ledger: Ledger, pages: Callable[..., Page[Any]]) -> Iterator[Migration | ReplicationRun]:
-    offset = 0
-    while True:
-        with ledger.read() as tx:
-            page = pages(tx, limit=500, offset=offset)
-        if not page.items:
-            return
-        yield from page.items
-        offset += len(page.items)
 
 
 def standing_snapshots(ledger: Ledger) -> Iterator[StandingSnapshot]:
     """The snapshots that exist according to the ledger. Nothing else tells it when one was removed by other means."""
     with ledger.read() as tx:
-        standing: list[Migration | ReplicationRun] = [*migrations.open_snapshots(tx)]
-        standing += replication_runs.open_snapshots(tx)
+        standing: list[ServerRun[Any]] = [each for rows in SERVER_RUNS for each in rows.open_snapshots(tx)]
     for each in standing:
         with ledger.read() as tx:
             frozen = waves.find(tx, each.run)
@@ -84,13 +62,9 @@ def record_removed(ledger: Ledger, swept: CleanupReport, ctx: RunContext) -> Ite
             events.append(tx, subject, "cleanup.removed", at=clock.now(), actor=str(run))
         if one.kind != SNAPSHOT_KIND:
             continue
-        with ledger.read() as tx:
-            owner = migrations.find(tx, f"mig-{one.run}")
-        if owner is not None and owner.snapshot_state is SnapshotState.INTENDED:
-            with ledger.write() as tx:
-                migrations.record_snapshot_removed(tx, owner.id, by=str(run), clock=clock)
-        with ledger.read() as tx:
-            replica = replication_runs.find(tx, f"run-{one.run}")
-        if replica is not None and replica.snapshot_state is SnapshotState.INTENDED:
-            with ledger.write(jobs.lock_name(replica.wave)) as tx:
-                replication_runs.record_snapshot_removed(tx, replica.id, by=str(run), clock=clock)
+        for rows in SERVER_RUNS:
+            with ledger.read() as tx:
+                owner = rows.find(tx, rows.id_of_hash(one.run))
+            if owner is not None and owner.snapshot_state is SnapshotState.INTENDED:
+                with ledger.write(*rows.locks(owner)) as tx:
+                    rows.snapshot_removed(tx, owner.id, by=str(run), clock=clock)

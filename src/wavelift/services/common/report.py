@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from wavelift.base.domain import Severity
-from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.base.errors import Cancelled, FencedError, PermanentError, WaveliftError
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import Ledger, Migration, ReplicationRun, SnapshotState, WaveRunState, waves
+from wavelift.ledger import Ledger, ServerRun, SnapshotState, WaveRunState, waves
 from wavelift.services.common.slots import give_back
 from wavelift.services.dataplane.messages import PreflightReport
 
@@ -56,7 +56,7 @@ def free_slots(ledger: Ledger, holder: str, clock: Clock) -> None:
     give_back(ledger, holder, reason="the run is over", clock=clock)
 
 
-def standing_snapshot(known: Migration | ReplicationRun) -> str:
+def standing_snapshot(known: ServerRun[Any]) -> str:
     """Words about a vSphere snapshot that nobody saw removed, or an empty string."""
     if known.snapshot_state is not SnapshotState.INTENDED:
         return ""
@@ -64,9 +64,14 @@ def standing_snapshot(known: Migration | ReplicationRun) -> str:
 
 
 def tidied(server: str, left: str, tidy: Callable[[], str]) -> str:
-    """What ``tidy`` says of what stays; when it fails, ``left`` says what may be there."""
+    """What ``tidy`` says of what stays; when it fails, ``left`` says what may be there.
+
+    :raises FencedError: another try writes the report. :raises Cancelled: the task was stopped.
+    """
     try:
         return tidy()
+    except (FencedError, Cancelled):
+        raise
     except WaveliftError as error:
         return f"{server}: {left}: {error}"
 

@@ -9,7 +9,8 @@ from wavelift.base.catalog import CatalogIndex, CatalogRow, ConnectorHealth
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
 from wavelift.base.run import Clock, RunContext
-from wavelift.ledger import Connector, Ledger, Tx, catalog, connectors, jobs, migrations, slots, waves
+from wavelift.ledger import Connector, Ledger, Tx, catalog, connectors, jobs, slots, waves
+from wavelift.ledger.server_runs import SERVER_RUNS
 from wavelift.rules.conf import HealthConf, ImportConf
 from wavelift.rules.flows import SlotKind
 
@@ -141,7 +142,7 @@ def connector_usage(tx: Tx, name: str, *, connectors_of: Mapping[str, str] | Non
     :param connectors_of: wave → connector, from the present specs. For a wave without a spec its last run is read.
     """
     counts = {
-        "migration": migrations.count_active(tx, name),
+        **{rows.words.noun: rows.count_active(tx, name) for rows in SERVER_RUNS},
         "transfer slot": len(slots.standing(tx, SlotKind.TRANSFER, name)),
     }
     found = [f"{count} {what}{'s' if count > 1 else ''} under way" for what, count in counts.items() if count]

@@ -19,23 +19,28 @@ from wavelift.services.dataplane.messages import (
 
 
 def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext) -> Admitted:
-    """Check the conf, resolve the spec and freeze it for the run. A repeated call returns what was frozen first.
+    """Check the conf, resolve the spec and freeze it for the run.
+
+    A repeated call returns what was frozen first and does not read the conf again.
 
     :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
     """
-    conf = MigrateConf.read(request.conf, wave=request.wave)
     known = frozen_spec(ledger, ctx)
-    frozen = Admitted.load(known) if known else _resolve(ledger, conf, load(request.wave), ctx)
+    frozen = Admitted.load(known) if known else _resolve(ledger, request, load, ctx)
     freeze(ledger, request, ctx, mode=frozen.mode, spec=frozen.dump())
     return frozen
 
 
-def _resolve(ledger: Ledger, conf: MigrateConf, wave: ResolvedWave, ctx: RunContext) -> Admitted:
+def _resolve(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext) -> Admitted:
+    """A key of the conf that the mode does not use is ignored: the form shows ``servers`` and ``launch`` in each."""
+    conf = MigrateConf.read(request.conf, wave=request.wave)
     mode = conf.mode
-    wave = wave.choose(conf.servers)
+    wave = load(request.wave)
+    if mode in ("migrate", "plan", "preflight"):
+        wave = wave.choose(conf.servers)
     if mode == "migrate" and conf.launch != "spec":
         wave = wave.with_launch(conf.launch)
-    named = _named(ledger, wave.wave, conf.migrations or ())
+    named = _named(ledger, wave.wave, conf.migrations or ()) if mode in ("launch", "verify") else []
     return Admitted(
         wave=wave,
         mode=mode,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import typer
@@ -24,7 +23,6 @@ from wavelift.cli.output import (
 )
 from wavelift.cli.watch import human_seconds
 from wavelift.console.answers import JobDeleted, JobList, JobPage, JobRow, RunPage, RunRow, VerifyStarted
-from wavelift.console.requests import JobFields
 from wavelift.rules.flows import REPLICATE
 
 app = typer.Typer(no_args_is_help=True)
@@ -101,7 +99,16 @@ def create(  # noqa: PLR0913  # one parameter per option
     as_json: AsJson = False,
 ) -> None:
     """Make the jobs of one or more servers, all or none; what is left out is as the wave's file says."""
-    fields = _fields(locals())
+    fields = _given(
+        seed_time=seed_time,
+        frequency_hours=frequency_hours,
+        license_type=license_type,
+        description=description,
+        keep_amis=keep_amis,
+        pause_after_failures=pause_after_failures,
+        ami=ami,
+        force_register=force_register,
+    )
     answer = client().call("POST", "/wavelift/jobs", {"wave": wave, "servers": servers, **fields})
     if as_json:
         print_json(answer)
@@ -126,7 +133,16 @@ def update(  # noqa: PLR0913  # one parameter per option
     as_json: AsJson = False,
 ) -> None:
     """Change a job; a new seed time or frequency counts from now on. `wave apply` sets it back to the wave's file."""
-    fields = _fields(locals())
+    fields = _given(
+        seed_time=seed_time,
+        frequency_hours=frequency_hours,
+        license_type=license_type,
+        description=description,
+        keep_amis=keep_amis,
+        pause_after_failures=pause_after_failures,
+        ami=ami,
+        force_register=force_register,
+    )
     if keep_all:
         fields["keep_amis"] = None
     if not fields:
@@ -324,6 +340,6 @@ def _post(job: str, verb: str, body: Any = None) -> JobRow:
     return JobRow.model_validate(api.call("POST", f"/wavelift/jobs/{_id_of(api, job)}/{verb}", body))
 
 
-def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given, as far as they are fields of a job."""
-    return {name: options[name] for name in JobFields.model_fields if options.get(name) is not None}
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given. Each has the name of a field of a job."""
+    return {name: value for name, value in options.items() if value is not None}

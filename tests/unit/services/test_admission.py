@@ -64,7 +64,7 @@ class Desk:
 
     def reclaim(self, is_run_alive: IsAlive) -> list[str]:
         ctx = run_context(A, clock=self.clock, liveness=Alive(is_run_alive))
-        return [each.holder for each in admission.reclaim(self.ledger, ctx)]
+        return [each.holder for each in admission.reclaim(self.ledger, ctx, kind=self.kind, scope=self.scope)]
 
 
 @pytest.fixture
@@ -248,7 +248,10 @@ def test_inv_8_what_an_ended_task_holds_in_a_living_run_is_free_whatever_the_kin
     for holder in ("failed", "works", "waits", "gone"):
         desk.request(holder)
     ended = run_context(A, clock=clock, liveness=Alive(holder=lambda holder: holder not in ("failed", "gone")))
-    assert [each.holder for each in admission.reclaim(desk.ledger, ended)] == ["failed", "gone"]
+    assert [each.holder for each in admission.reclaim(desk.ledger, ended, kind=desk.kind, scope=desk.scope)] == [
+        "failed",
+        "gone",
+    ]
     assert isinstance(desk.request("waits"), Granted)
     reasons = [event.details.get("reason") for event in within(desk.ledger.read(), list_events)]
     assert reasons.count("its task has ended") == 2
@@ -261,7 +264,8 @@ def test_a_task_that_asks_again_while_airflow_is_asked_keeps_its_slot(desk: Desk
         assert isinstance(desk.request("a"), Granted)
         return False
 
-    assert admission.reclaim(desk.ledger, run_context(A, clock=clock, liveness=Alive(holder=ended_then_cleared))) == ()
+    ctx = run_context(A, clock=clock, liveness=Alive(holder=ended_then_cleared))
+    assert admission.reclaim(desk.ledger, ctx, kind=desk.kind, scope=desk.scope) == ()
     assert isinstance(desk.poll("a"), Granted)
 
 

@@ -146,11 +146,13 @@ def reclaim(
     ledger: Ledger,
     ctx: RunContext,
     *,
-    kind: SlotKind | None = None,
-    scope: str | None = None,
+    kind: SlotKind,
+    scope: str,
     every: timedelta = ASK_EVERY,
 ) -> tuple[Slot, ...]:
-    """Free the slots and places of DAG runs that have ended, and of ended tasks in running DAG runs; what was freed.
+    """Free the slots and places in a scope of DAG runs that have ended, and of ended tasks in running DAG runs.
+
+    Returns what was freed.
 
     A task that failed for good, or that a person marked failed, gives nothing back by itself, and its run may go on for
     hours.
@@ -165,11 +167,8 @@ def reclaim(
     asked = slots.by_run(queue)
     due = {run: found for run, found in asked.items() if _due(found, now, every)}
     dead = {id: reason for run, found in due.items() for id, reason in _dead(run, found, ctx)}
-    freed: list[Slot] = []
-    for part in sorted({(each.kind, each.scope) for found in due.values() for each in found}):
-        seen = [each for found in due.values() for each in found if (each.kind, each.scope) == part]
-        freed += _free(ledger, part, seen, dead, ctx.clock)
-    return tuple(freed)
+    seen = [each for found in due.values() for each in found]
+    return tuple(_free(ledger, (kind, scope), seen, dead, ctx.clock)) if seen else ()
 
 
 def _dead(run: DagRun, found: Collection[Slot], ctx: RunContext) -> Iterator[tuple[int, str]]:

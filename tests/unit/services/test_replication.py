@@ -201,7 +201,7 @@ def test_sms_03_what_a_job_cannot_be(desk: Desk, clock: HandClock) -> None:
         desk.create()
     with pytest.raises(SpecError, match="more than 30 days ahead"):
         desk.create("db01", seed_time="2027-01-01T00:00:00Z")
-    with pytest.raises(SpecError, match="outside 12 to 24"):
+    with pytest.raises(SpecError, match="not in the range 12 to 24"):
         desk.create("db01", frequency_hours=6)
     with pytest.raises(PermanentError, match="no field colour"):
         update_job(desk.ledger, made.id, colour="red", by="ana", clock=clock)

@@ -107,7 +107,7 @@ class MigrateConf(RunConf):
         title="Launch",
         json_schema_extra={
             "values_display": {
-                "spec": "as the wave's file says",
+                "spec": "as set in the wave's file",
                 "none": "image only",
                 "running": "launch an instance",
             }

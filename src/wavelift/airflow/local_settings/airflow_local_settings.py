@@ -10,4 +10,4 @@ try:
 
     preload()
 except Exception:
-    logging.getLogger(__name__).warning("wavelift is not preloaded: tasks start more slowly", exc_info=True)
+    logging.getLogger(__name__).warning("wavelift could not be preloaded: tasks start more slowly", exc_info=True)

@@ -60,7 +60,7 @@ def test_air_05_the_form_is_made_of_the_conf_s_model() -> None:
         "type": "string",
         "enum": ["spec", "none", "running"],
         "title": "Launch",
-        "values_display": {"spec": "as the wave's file says", "none": "image only", "running": "launch an instance"},
+        "values_display": {"spec": "as set in the wave's file", "none": "image only", "running": "launch an instance"},
     }
     assert forms["note"] == {"type": ["null", "string"], "title": "Note", "format": "multiline"}
     assert dict(params) == {"servers": None, "launch": "spec", "mode": "migrate", "note": None}

@@ -98,7 +98,7 @@ def create(  # noqa: PLR0913  # one parameter per option
     force_register: Force = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the jobs of one or more servers, all or none; what is left out is as the wave's file says."""
+    """Make the jobs of one or more servers, all or none; what is left out is as set in the wave's file."""
     fields = _given(
         seed_time=seed_time,
         frequency_hours=frequency_hours,

@@ -6,6 +6,7 @@ keys that are valid now.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -161,6 +162,9 @@ class AwsAccess:
             verify=self.verify,
             config=self._config(),
         )
+        # Of the service, not of all: botocore asks its own retry rule, which is the service's, before those of all.
+        name = client.meta.service_model.service_id.hyphenize()
+        client.meta.events.register_first(f"needs-retry.{name}", _refuse_damaged)
         client.meta.events.register_first("needs-retry", self._retry_expired)
         if self._cancel is not None:
             client.meta.events.register_first("needs-retry", self._bear)
@@ -277,6 +281,37 @@ class AwsAccess:
                 # two at once would mix the halves of two keys.
                 source._expiry_time = datetime.now(UTC)
                 self.credentials()
+
+
+def _refuse_damaged(response: tuple[Any, dict[str, Any]] | None, operation: Any, **_: object) -> None:
+    """Turn a damaged success into a 502, so that it is tried again like one and never believed.
+
+    botocore takes a body that was cut off, or that is not JSON (the page of a proxy), for an answer without members:
+    a list of blocks would seem to end there.
+    """
+    if response is None or response[0].status_code >= 300 or operation.has_streaming_output:
+        return
+    http, parsed = response
+    if operation.http.get("method") != "HEAD" and _is_damaged(http, operation.service_model.resolved_protocol):
+        http.status_code = 502
+        parsed.clear()
+        parsed |= {
+            "Error": {"Code": "502", "Message": "the answer was cut off or is not AWS's"},
+            "ResponseMetadata": {"HTTPStatusCode": 502},
+        }
+
+
+def _is_damaged(http: Any, protocol: str) -> bool:
+    body: bytes = http.content
+    length = http.headers.get("content-length", "")
+    if length.isdigit() and not http.headers.get("content-encoding") and len(body) < int(length):
+        return True
+    if not body or "json" not in protocol:
+        return False  # botocore's XML parser refuses by itself what it can't read
+    try:
+        return not isinstance(json.loads(body), dict)
+    except ValueError:
+        return True
 
 
 def _passing(response: tuple[Any, dict[str, Any]] | None, error: Exception | None) -> str:

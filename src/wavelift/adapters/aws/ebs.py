@@ -16,7 +16,7 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.bulk import BulkClient, BulkRequest
 from wavelift.adapters.aws.errors import StaleTokenError, aws_errors
 from wavelift.adapters.aws.sigv4 import encode_query
-from wavelift.base.errors import CorruptStreamError
+from wavelift.base.errors import CorruptStreamError, UnreachableError
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import BLOCK, GIB
@@ -74,8 +74,14 @@ class SnapshotBlocks:
         place: dict[str, Any] = {"NextToken": token} if token else {"StartingBlockIndex": start} if start else {}
         with aws_errors("could not list the snapshot's blocks", service="ebs", snapshot=self.snapshot_id):
             page = self._client.list_snapshot_blocks(SnapshotId=self.snapshot_id, MaxResults=LIST_PAGE, **place)
+        if "VolumeSize" not in page:  # each page has it: without it this is no answer of EBS, and no end of the list
+            raise UnreachableError(
+                "EBS answered a list of blocks without the size of the volume",
+                next_step="The retry asks again; look for a proxy that changes answers",
+                snapshot=self.snapshot_id,
+            )
         blocks = [BlockRef(block["BlockIndex"], block["BlockToken"]) for block in page.get("Blocks", [])]
-        return BlockPage(blocks, page.get("VolumeSize", 0) * GIB, page.get("NextToken", ""))
+        return BlockPage(blocks, page["VolumeSize"] * GIB, page.get("NextToken", ""))
 
     def pages(self, start: int = 0) -> Iterator[list[BlockRef]]:
         """The blocks that hold data, ascending from ``start``; what never comes is zeros.

@@ -309,9 +309,10 @@ def _is_damaged(http: Any, protocol: str) -> bool:
     if not body or "json" not in protocol:
         return False  # botocore's XML parser refuses by itself what it can't read
     try:
-        return not isinstance(json.loads(body), dict)
+        json.loads(body)
     except ValueError:
         return True
+    return False
 
 
 def _passing(response: tuple[Any, dict[str, Any]] | None, error: Exception | None) -> str:

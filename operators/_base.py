@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol
 
@@ -188,11 +188,8 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> Any:
-        return self._guarded(context, lambda: self.work(context))
-
-    def _guarded(self, context: Context, call: Callable[[], Any]) -> Any:
         try:
-            return call()
+            return self.work(context)
         except FencedError:
             raise  # this try is over: it may not even push an XCom
         except WaveliftError as error:

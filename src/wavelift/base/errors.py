@@ -101,7 +101,7 @@ class ProofError(PermanentError):
 
 
 class RemoteJobError(PermanentError):
-    """A remote job (an import …) failed. The message contains the vendor's text and wavelift's explanation."""
+    """A remote task (an import …) failed. The message contains the vendor's text and wavelift's explanation."""
 
 
 class RefusedError(PermanentError):

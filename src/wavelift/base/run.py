@@ -183,7 +183,7 @@ class RunContext:
     :param map_index: of the task in its mapped group; -1 if it is not mapped.
     :param requester: the person or component that requested the run.
     :param liveness: must be asked before anything that another run holds is freed.
-    :param checkpoints: what a retry needs to continue, for example the id of a remote job.
+    :param checkpoints: what a retry needs to continue, for example the id of a remote task.
     """
 
     run: DagRun

@@ -166,7 +166,7 @@ class _Demo:
             image["ImageId"]: [mapping["Ebs"]["SnapshotId"] for mapping in image["BlockDeviceMappings"]]
             for image in images.get("Images", [])
         }
-        job = {
+        request = {
             "endpoint": running.aws.endpoint_url,
             "ca_file": str(running.aws.ca_file) if running.aws.ca_file else "",
             "region": running.aws.region,
@@ -186,7 +186,7 @@ class _Demo:
         checker = Path(wavelift.__file__).parent / "simulators" / "checker.py"
         answer = subprocess.run(
             [sys.executable, "-I", str(checker)],
-            input=json.dumps(job, default=str),
+            input=json.dumps(request, default=str),
             capture_output=True,
             text=True,
             check=False,

@@ -19,17 +19,17 @@ BLOCK = 512 * 1024
 
 
 def main() -> int:
-    job = json.load(sys.stdin)
+    request = json.load(sys.stdin)
     result: dict[str, Any] = {"disks": [], "bytes_verified": 0, "mismatches": 0}
-    for server in job["servers"]:
-        frozen = _frozen(job["vcenter"], server)
-        stored = _stored(job["aws"], server)
+    for server in request["servers"]:
+        frozen = _frozen(request["vcenter"], server)
+        stored = _stored(request["aws"], server)
         if len(frozen) != len(stored):
             result["disks"].append({"server": server["server"], "error": f"{len(frozen)} frozen, {len(stored)} stored"})
             result["mismatches"] += 1
             continue
         for index, (source, entry) in enumerate(zip(frozen, stored, strict=True)):
-            line = _compare(job, server, index, source, entry)
+            line = _compare(request, server, index, source, entry)
             result["disks"].append(line)
             result["mismatches"] += line["mismatches"]
             result["bytes_verified"] += source["capacity"] if not line["mismatches"] else 0
@@ -52,15 +52,15 @@ def _stored(evidence: dict[str, Any], server: dict[str, Any]) -> list[dict[str, 
 
 
 def _compare(
-    job: dict[str, Any], server: dict[str, Any], index: int, source: dict[str, Any], entry: dict[str, Any]
+    request: dict[str, Any], server: dict[str, Any], index: int, source: dict[str, Any], entry: dict[str, Any]
 ) -> dict[str, Any]:
     frozen = Path(source["file"])
-    paths = {(found["bucket"], found["key"]): found["path"] for found in job["aws"]["objects"]}
+    paths = {(found["bucket"], found["key"]): found["path"] for found in request["aws"]["objects"]}
     with tempfile.NamedTemporaryFile(prefix="wavelift-check-", suffix=".raw") as raw:
         command = ["qemu-img", "convert", "-f", "vmdk", "-O", "raw", paths[entry["bucket"], entry["key"]], raw.name]
         subprocess.run(command, check=True, capture_output=True)
         before = _differences(frozen, Path(raw.name), source["capacity"])
-    after = _snapshot_differences(job, server["snapshot_ids"][index], frozen, source["capacity"], entry["changed"])
+    after = _snapshot_differences(request, server["snapshot_ids"][index], frozen, source["capacity"], entry["changed"])
     return {
         "server": server["server"],
         "disk": index,
@@ -85,13 +85,13 @@ def _differences(one: Path, other: Path, capacity: int) -> list[int]:
 
 
 def _snapshot_differences(
-    job: dict[str, Any], snapshot_id: str, frozen: Path, capacity: int, changed: list[dict[str, int]]
+    request: dict[str, Any], snapshot_id: str, frozen: Path, capacity: int, changed: list[dict[str, int]]
 ) -> list[int]:
     """Offsets of the snapshot's blocks that differ outside of the ranges that the conversion recorded."""
     import boto3
 
-    session = boto3.Session(job["access_key"], job["secret_key"], region_name=job["region"])
-    ebs = session.client("ebs", endpoint_url=job["endpoint"], verify=job["ca_file"] or None)
+    session = boto3.Session(request["access_key"], request["secret_key"], region_name=request["region"])
+    ebs = session.client("ebs", endpoint_url=request["endpoint"], verify=request["ca_file"] or None)
     tokens: dict[int, str] = {}
     more: dict[str, Any] = {}
     while True:

@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).parents[3]
 SKIPPED: Final = {"requirements.lock", "LICENSE", "tests/unit/packaging/test_references.py"}
 OUTSIDE: Final = re.compile(
     r"(?<![\w/])facts/|\bin the facts\b|(?<!\w)\(facts\)|\bfacts \d"
-    r"|\bDESIGN\b|\bblueprint\b|\bREQUIREMENTS\.md\b|\bseed documents?\b|/work/"
+    r"|\bDESIGN\b|\bblueprint\b|\bREQUIREMENTS\.md\b|\bseed documents?\b|\bshared/(?:facts|seeds)\b"
 )
 """Words for pages that only the authors had."""
 REQUIREMENT: Final = re.compile(r"\b(?:AIR|AMP|HCX|RHV|SMS|VIE)-\d\d\b")

@@ -1,7 +1,7 @@
-"""Listeners that get the status of running remote jobs whenever this triggerer has queried them.
+"""Listeners that get the status of running remote tasks whenever this triggerer has queried them.
 
-A job can take an hour while its task is deferred. The listener records the progress in the meantime. A listener does
-not decide anything.
+A remote task, such as an import, can take an hour while the Airflow task is deferred. The listener records the progress
+in the meantime. A listener does not decide anything.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Listener = Callable[[Mapping[str, Any]], None]
-"""A blocking function that gets the status of the jobs of one kind: id → status. It must not raise."""
+"""A blocking function that gets the status of the remote tasks of one kind: id → status. It must not raise."""
 
 _listeners: dict[str, set[Listener]] = {}
 
 
 def listen(kind: str, listener: Listener) -> None:
-    """Add a listener for the jobs of a kind. Adding it several times has no further effect."""
+    """Add a listener for the remote tasks of a kind. Adding it several times has no further effect."""
     _listeners.setdefault(kind, set()).add(listener)
 
 

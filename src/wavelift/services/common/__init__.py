@@ -1,1 +1,1 @@
-"""What more than one flow uses: slots, the import queue, remote jobs, reports."""
+"""What more than one flow uses: admission, slots, the import queue, reports."""

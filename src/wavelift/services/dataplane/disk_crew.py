@@ -130,7 +130,7 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
         self.access = access
         self.staging = staging
         self.ctx = ctx
-        self._options = options
+        self.options = options
         rate = self.task.plan.guards.max_mbit_s
         self.throttle = Paces(Throttle(rate * MBIT) if rate else None, options.line)
         self.stop = ctx.cancel.child()
@@ -178,9 +178,9 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
             except (UnreachableError, ThrottledError) as error:
                 in_one_go = False
                 self.patience.again(error, self.ctx.cancel)
-        if in_one_go and self._options.state_folder is not None and self.read_whole():
+        if in_one_go and self.options.state_folder is not None and self.read_whole():
             passed = sum(disk.capacity for disk in self.snapshot.disks)
-            note_rate(self._options.state_folder, passed, self.ctx.clock.monotonic() - began)
+            note_rate(self.options.state_folder, passed, self.ctx.clock.monotonic() - began)
         return tuple(self.finished[index] for index in disks)
 
     def _all_finished(self) -> bool:
@@ -190,7 +190,7 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
     def _round(self, pending: Sequence[int]) -> None:
         """Open the source and move what is pending, as far as it goes."""
         self.stop = self.ctx.cancel.child()
-        interval = self._options.guard_seconds
+        interval = self.options.guard_seconds
         guards = TransferGuards(self.session, self.task, self.snapshot, self.ctx, interval=interval)
         self._check_snapshot()
         guards.check()
@@ -234,7 +234,7 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
                 errors.append(error)
                 self.stop.set("another disk of the server failed", fenced=isinstance(error, FencedError))
 
-        with ThreadPoolExecutor(self._options.parallel_disks, thread_name_prefix="wavelift-disk") as pool:
+        with ThreadPoolExecutor(self.options.parallel_disks, thread_name_prefix="wavelift-disk") as pool:
             running = [pool.submit(guarded, task) for task in tasks]
             try:
                 wait(running)

@@ -99,6 +99,7 @@ def replicate_server(
 class _Replication(DiskCrew[DiskReplication, ReplicatedDisk]):
     """One try of one server's run."""
 
+    options: ReplicationOptions
     doing = "replicated"
     if_gone = "Trigger a new run"
 
@@ -112,7 +113,6 @@ class _Replication(DiskCrew[DiskReplication, ReplicatedDisk]):
         history: RunHistory,
     ) -> None:
         super().__init__(source, access, staging, ctx, options)
-        self.options = options
         self.history = history
         self.record = ReplicationRecord(ctx, self.snapshot.ref)
         keys = RunKeys(ctx.run_key, tuple(history.unfinished))

@@ -113,7 +113,6 @@ class _Export(DiskCrew[_DiskExport, StoredDisk]):
         options: TransferOptions,
     ) -> None:
         super().__init__(source, access, staging, ctx, options)
-        self.options = options
         self.record = _Record(ctx, self.snapshot.ref, CHECKPOINT_KEY)
 
     def is_fresh(self) -> bool:

@@ -27,8 +27,10 @@ def after_cancel(ledger: Ledger, known: Migration, *, released: bool, clock: Clo
     :param released: its snapshot is removed and its transfer slot given back; else the teardown ends the migration.
     """
     give_back(ledger, known.run_key, kinds=[SlotKind.IMPORT], reason="cancelled", clock=clock)
+    if not released:
+        return known
     with ledger.write() as tx:
-        return migrations.mark_cancelled(tx, known.id, CANCELLED, clock=clock) if released else known
+        return migrations.mark_cancelled(tx, known.id, CANCELLED, clock=clock)
 
 
 @dataclass(frozen=True, slots=True)

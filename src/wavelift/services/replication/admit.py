@@ -9,9 +9,7 @@ from wavelift.ledger import Ledger
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
-from wavelift.services.dataplane.replication_messages import (
-    AdmittedRuns,
-)
+from wavelift.services.dataplane.replication_messages import AdmittedRuns
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.jobs import TermNotice, warn_terms
 from wavelift.services.replication.requests import jobs_to_delete, runs_to_verify

@@ -23,9 +23,7 @@ from wavelift.services.common.reserve import (
 )
 from wavelift.services.common.slots import InQueue, SlotRequest, give_back
 from wavelift.services.dataplane.messages import ServerTask
-from wavelift.services.dataplane.replication_messages import (
-    ReservedRun,
-)
+from wavelift.services.dataplane.replication_messages import ReservedRun
 from wavelift.services.replication.admission import continue_run
 from wavelift.services.replication.jobs import remember_server
 from wavelift.services.replication.outcome import mark_cancelled, quarantine_tracking

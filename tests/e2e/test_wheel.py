@@ -184,7 +184,7 @@ def test_its_command_works(installed: Installed, tmp_path: Path) -> None:
     wave = installed.site / "wavelift" / "_dags" / "waves" / "demo.yaml"
     assert installed.run("wavelift", "wave", "validate", str(wave), home=tmp_path) == "1 file valid\n"
     installed.run("wavelift", "init", home=tmp_path)
-    assert (tmp_path / "airflow" / "wavelift.db").stat().st_size > 0
+    assert (tmp_path / "airflow" / "wavelift" / "wavelift.db").stat().st_size > 0
 
 
 @pytest.mark.parametrize("command", [("demo", "--exit"), ("simulators", "up")])

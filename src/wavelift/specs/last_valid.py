@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from wavelift.base.errors import SpecError
+from wavelift.base.private import private_folder
 from wavelift.rules.fields import NAME_PATTERN
 from wavelift.rules.plans import ResolvedWave, WaveShape
 from wavelift.specs.issues import Issue, lines
@@ -43,7 +44,7 @@ class LastValid:
             if path.read_bytes() == content:
                 return False
         except FileNotFoundError:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
         # Task processes and the DAG processor may write at the same time. Each writes its own temporary file and then
         # renames it atomically.
         handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{name}.")

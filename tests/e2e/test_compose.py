@@ -26,6 +26,7 @@ from tests.postgres import Postgres, find_binaries
 from tests.postgres import running as running_postgres
 from tests.redis import Redis, free_port, needs_redis
 from tests.redis import running as running_redis
+from tests.scan import Scan
 
 from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.airflow.rest import ApiClient
@@ -267,6 +268,9 @@ def test_every_component_works_with_its_own_secrets_only(stack: Stack) -> None:
     for name in ("worker", "connector"):
         assert not (stack.home(name) / "airflow.db").exists()
         assert "Traceback" not in stack.log(name), stack.log(name)
+    scan = Scan({**VALUES, "Fernet key": FERNET, "password of the connection": PASSWORD})
+    assert scan.of_files(stack.folder / "volumes") == {}
+    assert {name: scan.of(stack.log(name).encode()) for name in COMPONENTS} == {name: set() for name in COMPONENTS}
     assert sorted(path.name for path in stack.home("connector").iterdir()) == [
         "airflow.cfg", "config", "dags", "logs", "wavelift",
     ]  # fmt: skip

@@ -105,6 +105,7 @@ class LocalAirflow:
         done = subprocess.run(
             [sys.executable, "-m", "airflow", *arguments],
             env=self.environment,
+            cwd=self.home,
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -39,11 +39,11 @@ class AdmittingOperator(ControlOperator):
         raise NotImplementedError
 
     def resolved(self, wave: str) -> ResolvedWave:
-        """What the wave's file says now, or said when it was valid last."""
+        """The wave as its files are now. :raises SpecError: when they do not allow a new run."""
         from wavelift.airflow import config
         from wavelift.specs import resolved_wave
 
-        return resolved_wave(wave, config.waves_folder(), config.environments_folder(), config.last_valid_folder())
+        return resolved_wave(wave, config.waves_folder(), config.environments_folder())
 
     def first_step(self, admitted: Any) -> str:
         """The step with which the run goes on; empty: only the report is left."""

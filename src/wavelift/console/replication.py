@@ -125,9 +125,9 @@ def _changing(app: FastAPI) -> None:
         return _row(ledger, job_service.pause_job(ledger, job_id, by=by, reason=body.reason, clock=SystemClock()))
 
     @app.post("/jobs/{job_id}/resume")
-    def resume_job(job_id: str, user: GetUserDep, ledger: LedgerDep) -> JobRow:
-        """Go on with the next instant; failures are counted anew."""
-        triggerable_job(ledger, job_id, user)
+    def resume_job(job_id: str, user: GetUserDep, ledger: LedgerDep, specs: SpecsDep) -> JobRow:
+        """Go on with the next instant; failures are counted anew. Refused while the wave's files allow no run."""
+        specs.wave(triggerable_job(ledger, job_id, user).wave)
         return _row(ledger, job_service.resume_job(ledger, job_id, by=user.get_name(), clock=SystemClock()))
 
     @app.post("/jobs/{job_id}/extend")

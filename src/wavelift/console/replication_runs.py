@@ -26,7 +26,7 @@ from wavelift.console.answers import (
     VerifyStarted,
 )
 from wavelift.console.chain import Chain, map_index_of
-from wavelift.console.deps import AirflowDep, LedgerDep, start_run
+from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, start_run
 from wavelift.console.replication import (
     dag_paused,
     readable_job,
@@ -96,10 +96,11 @@ def _reading(app: FastAPI) -> None:
 def _requesting(app: FastAPI) -> None:
     @app.post("/waves/{wave}/replications")
     def replicate(
-        wave: str, body: ReplicateBody, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep
+        wave: str, body: ReplicateBody, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep, specs: SpecsDep
     ) -> ReplicationStarted:
         """Replicate servers now: all of them or none. A refusal (409) tells rule and next time of each (SMS-06)."""
         require_trigger(user, dag_of(wave))
+        specs.wave(wave)  # `admit` would refuse it, but only after runs were reserved
         servers = body.servers or _active_servers(ledger, wave)
         _require_awake(airflow, wave)
         run = DagRun(dag_of(wave), f"on_demand__{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}")

@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from wavelift.base.errors import SpecError
-from wavelift.rules.problem import allowed, did_you_mean, dotted
-from wavelift.rules.wording import problem_of
+from wavelift.rules.problem import MAX_LISTED, allowed, did_you_mean, dotted, quoted
+from wavelift.rules.wording import problems_of
 
 MigrateMode = Literal["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
 """Only ``migrate`` and ``launch`` create anything."""
@@ -61,7 +61,7 @@ class RunConf(BaseModel):
         try:
             return cls.model_validate(dict(conf))
         except ValidationError as error:
-            problems = [problem_of(cls, detail) for detail in error.errors(include_url=False)]
+            problems = problems_of(cls, error)
         words = [f"{dotted(one.path)}: {one.message}" if one.path else one.message for one in problems]
         what = f"The run's conf is wrong: {'; '.join(words)}"
         raise SpecError(what, next_step="Correct it and trigger a new run", **where)
@@ -80,7 +80,7 @@ class RunConf(BaseModel):
         known = [name for name in cls.model_fields if chosen is None or name in (*chosen, "mode", "note")]
         unknown = [name for name in data if name not in known]
         if unknown:
-            names = ", ".join(f"'{name}'{did_you_mean(name, known)}" for name in unknown)
+            names = ", ".join(f"{quoted(name)}{did_you_mean(name, known)}" for name in unknown[:MAX_LISTED])
             place = f" in mode {mode}" if chosen is not None else ""
             raise ValueError(f"unknown key{'s' if len(unknown) > 1 else ''} {names}{place}; {allowed(known)}")
         return data

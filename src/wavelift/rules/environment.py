@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
 from wavelift.base.domain import Message
 from wavelift.base.regions import partition_of
-from wavelift.rules.fields import FLAG, WHOLE, InstanceType, Name, SecurityGroupId, SubnetId, Tags, Text, VpcId, matched
+from wavelift.rules.fields import (
+    FLAG,
+    WHOLE,
+    Description,
+    InstanceType,
+    Name,
+    SecurityGroupId,
+    SubnetId,
+    Tags,
+    Text,
+    VpcId,
+    matched,
+)
 from wavelift.rules.limits import ENVIRONMENT_LIMITS
-from wavelift.rules.problem import Path, Problem, allowed, did_you_mean
+from wavelift.rules.problem import Path, Problem, allowed, did_you_mean, quoted
 
 DEFAULT_ROLE = "vmimport"
 """The service role that VM Import/Export assumes if ImportImage names no other (AWS page on required permissions)."""
@@ -20,7 +32,7 @@ DEFAULT_ROLE = "vmimport"
 def _region(value: str) -> str:
     if not partition_of(value):
         raise ValueError(
-            f"{value!r} is not an AWS region such as 'eu-central-1'; a new region may need a newer botocore"
+            f"{quoted(value)} is not an AWS region such as 'eu-central-1'; a new region may need a newer botocore"
         )
     return value
 
@@ -38,7 +50,13 @@ KmsKey = Annotated[
         "a KMS key: its ARN, key id or 'alias/…'",
     ),
 ]
-Prefix = Annotated[str, matched(r"^[A-Za-z0-9._/-]*$", "an S3 prefix (letters, digits, '.', '_', '-', '/')")]
+Prefix = Annotated[
+    str,
+    Field(max_length=250),
+    matched(r"^[A-Za-z0-9._/-]*$", "an S3 prefix (letters, digits, '.', '_', '-', '/')"),
+]
+MAX_CHOICES: Final = 2000
+"""Values in one list of an environment. AWS has about 1,000 instance types."""
 
 
 class Staging(Message):
@@ -55,7 +73,9 @@ class AllowedSource(Message):
 
     connection: Text = Field(description="Airflow connection of type 'vsphere'.")
     connectors: tuple[Text, ...] = Field(
-        min_length=1, description="Connectors (Airflow queues) that may read it; 'default' is the default queue."
+        min_length=1,
+        max_length=MAX_CHOICES,
+        description="Connectors (Airflow queues) that may read it; 'default' is the default queue.",
     )
 
 
@@ -66,7 +86,7 @@ class Environment(Message):
     """
 
     environment: Name = Field(description="Name of the environment; must equal the file's name without '.yaml'.")
-    description: str = Field(default="", description="One line for people.")
+    description: Description = Field(default="", description="One line for people.")
     aws_conn_id: Text = Field(description="Airflow connection with the AWS credentials.")
     queue: Text = Field(
         default="default", description="Airflow queue of a worker near this region, which reads transferred data back."
@@ -87,13 +107,18 @@ class Environment(Message):
         default=DEFAULT_ROLE, description="Service role that VM Import/Export assumes."
     )
     vpc: VpcId = Field(description="VPC that the subnets and security groups belong to.")
-    subnets: tuple[SubnetId, ...] = Field(min_length=1, description="Subnets that a wave may choose (AMP-01).")
-    security_groups: tuple[SecurityGroupId, ...] = Field(
-        min_length=1, description="Security groups that a wave may choose (AMP-01)."
+    subnets: tuple[SubnetId, ...] = Field(
+        min_length=1, max_length=MAX_CHOICES, description="Subnets that a wave may choose (AMP-01)."
     )
-    instance_types: tuple[InstanceType, ...] = Field(min_length=1, description="Instance types that a wave may choose.")
+    security_groups: tuple[SecurityGroupId, ...] = Field(
+        min_length=1, max_length=MAX_CHOICES, description="Security groups that a wave may choose (AMP-01)."
+    )
+    instance_types: tuple[InstanceType, ...] = Field(
+        min_length=1, max_length=MAX_CHOICES, description="Instance types that a wave may choose."
+    )
     sources: tuple[AllowedSource, ...] = Field(
         min_length=1,
+        max_length=MAX_CHOICES,
         description="The vCenters whose servers may land here, and the connectors that may read each. An entry is "
         "'- {connection: vsphere_dc1, connectors: [datacenter1]}'.",
     )
@@ -101,7 +126,9 @@ class Environment(Message):
         default={}, description="Tags for everything that is created here. A wave's and a server's tags override them."
     )
     limits: Mapping[str, Annotated[int, Field(ge=1), WHOLE]] = Field(
-        default={}, description="Service limits that AWS raised for this account, as name and value."
+        default={},
+        max_length=len(ENVIRONMENT_LIMITS),
+        description="Service limits that AWS raised for this account, as name and value.",
     )
 
 
@@ -123,7 +150,7 @@ def environment_problems(environment: Environment) -> list[Problem]:
         if name not in ENVIRONMENT_LIMITS:
             hint = did_you_mean(name, ENVIRONMENT_LIMITS)
             problems.append(
-                Problem(("limits", name), f"unknown limit '{name}'{hint}; {allowed(sorted(ENVIRONMENT_LIMITS))}")
+                Problem(("limits", name), f"unknown limit {quoted(name)}{hint}; {allowed(sorted(ENVIRONMENT_LIMITS))}")
             )
     for field in ("subnets", "security_groups", "instance_types"):
         problems += _repeated((field,), getattr(environment, field))

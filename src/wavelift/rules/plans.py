@@ -12,7 +12,7 @@ from wavelift.base.errors import SpecError
 from wavelift.base.names import TAG_RUN, run_hash, tags
 from wavelift.rules.environment import Environment, environment_problems
 from wavelift.rules.inventory_names import parent_of
-from wavelift.rules.problem import Problem, allowed, did_you_mean, dotted
+from wavelift.rules.problem import MAX_LISTED, Problem, allowed, did_you_mean, dotted, quoted
 from wavelift.rules.wave import (
     DEFAULT_RETRIES,
     DEFAULT_RETRY_DELAY_S,
@@ -149,7 +149,10 @@ class ResolvedWave(Message):
         known = [plan.server for plan in self.servers]
         unknown = [name for name in names if name not in known]
         if unknown or not names:
-            what = ", ".join(f"'{name}'{did_you_mean(name, known)}" for name in unknown) or "an empty list"
+            what = (
+                ", ".join(f"{quoted(name)}{did_you_mean(name, known)}" for name in unknown[:MAX_LISTED])
+                or "an empty list"
+            )
             raise SpecError(
                 f"The wave has no server {what}", wave=self.wave, next_step=f"Choose other servers; {allowed(known)}"
             )

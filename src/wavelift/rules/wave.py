@@ -14,6 +14,7 @@ from wavelift.rules.fields import (
     FLAG,
     NUMBER,
     WHOLE,
+    Description,
     InstanceType,
     Name,
     PrivateIp,
@@ -37,6 +38,8 @@ ChangeTracking = Literal["leave", "enable"]
 SelectorKind = Literal["name", "path", "folder", "tag"]
 SELECTORS: Final[tuple[SelectorKind, ...]] = ("name", "path", "folder", "tag")
 
+MAX_GROUPS: Final = 16
+"""AWS allows no more security groups on a network interface, also on request."""
 DEFAULT_RETRIES: Final = 3
 DEFAULT_RETRY_DELAY_S: Final = 30
 
@@ -71,7 +74,10 @@ class Settings(Message):
     )
     subnet: SubnetId | None = Field(default=None, description="Subnet for the instance; the environment must allow it.")
     security_groups: tuple[SecurityGroupId, ...] | None = Field(
-        default=None, min_length=1, description="Security groups for the instance; the environment must allow them."
+        default=None,
+        min_length=1,
+        max_length=MAX_GROUPS,
+        description="Security groups for the instance; the environment must allow them.",
     )
     license_type: LicenseType | None = Field(
         default=None,
@@ -177,7 +183,7 @@ class Wave(Message):
     """A named set of servers that are migrated together."""
 
     wave: Name = Field(description="Name of the wave; must equal the file's name without '.yaml'.")
-    description: str = Field(default="", description="One line for people; shown in the DAG list.")
+    description: Description = Field(default="", description="One line for people; shown in the DAG list.")
     source: Source = Field(description="Where the servers are, and which connector reads them.")
     environment: Name = Field(description="Name of the environment where the servers land.")
     defaults: Settings = Field(default=Settings(), description="Settings for every server that does not set its own.")
@@ -205,7 +211,7 @@ class Wave(Message):
     max_snapshot_hours: Annotated[float, Field(gt=0, le=168), NUMBER] = Field(
         default=24, description="Stop a transfer whose snapshot is older than this many hours."
     )
-    max_mbit_s: Annotated[float, Field(ge=0.1), NUMBER] | None = Field(
+    max_mbit_s: Annotated[float, Field(ge=0.1, le=1_000_000), NUMBER] | None = Field(
         default=None, description="Maximum megabits per second for one server's upload. Default: no limit."
     )
 

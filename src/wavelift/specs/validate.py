@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from wavelift.rules.problem import Path, Problem
-from wavelift.rules.wording import problem_of
+from wavelift.rules.wording import problems_of
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -26,7 +26,7 @@ def validated(model: type[M], value: dict[str, Any]) -> tuple[M | None, list[Pro
     try:
         return model.model_validate(value), [], True
     except ValidationError as error:
-        problems = [problem_of(model, detail, YAML) for detail in error.errors(include_url=False)]
+        problems = problems_of(model, error, YAML)
     try:
         return model.model_validate(_without(value, [problem.path for problem in problems])), problems, False
     except ValidationError:

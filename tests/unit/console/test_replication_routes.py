@@ -11,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
+from tests.specs import load_texts
 
 from wavelift.airflow.rest import ApiError
 from wavelift.base.catalog import CatalogIndex, CatalogManager, CatalogRow
@@ -23,7 +24,6 @@ from wavelift.rules.replication import JobState, RunState
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.deletion import complete_deletion
 from wavelift.services.replication.outcome import fail_run, mark_cancelled
-from wavelift.specs.load import load_texts
 
 pytestmark = pytest.mark.unit
 
@@ -98,11 +98,14 @@ class Specs:
 
     def __init__(self) -> None:
         self.text = WAVE
+        self.broken = ""
 
     def wave(self, name: str) -> ResolvedWave:
+        if self.broken:
+            raise SpecError(self.broken)
         if name != "erp":
             raise SpecError(f"There is no spec of wave '{name}'")
-        loaded = load_texts(self.text, ENVIRONMENT)
+        loaded = load_texts(self.text, ENVIRONMENT, where="lab")
         assert loaded is not None
         return loaded.resolve()
 
@@ -277,6 +280,27 @@ def test_sms_03_what_a_job_can_t_be_is_refused(desk: Desk) -> None:
     import_catalog(desk.ledger, web01="debian12_64Guest")
     refused = desk.refused("POST", "/jobs", 409, {**body, "license_type": "aws"})
     assert (refused["rule"], desk.get("/jobs")["total"]) == ("license", 0)
+
+
+def test_files_that_allow_no_run_let_nothing_start_and_nothing_be_lost(desk: Desk) -> None:
+    """Also when somebody broke them on purpose: the last valid version does not count."""
+    job = desk.job("web01")
+    desk.specs.broken = "waves/erp.yaml:3: source.connection: environment 'lab' takes no servers of connection 'vc'"
+    before = [dict(row) for row in desk.client.get("/jobs").json()["jobs"]]
+    for path, body in (
+        ("/jobs", {"wave": "erp", "servers": ["db01"]}),
+        ("/waves/erp/apply", {"dry_run": False}),
+        ("/waves/erp/apply", {"dry_run": True}),
+        ("/waves/erp/replications", {"servers": ["web01"]}),
+        (f"/jobs/{job}/resume", {}),
+    ):
+        answer = desk.client.post(path, json=body)
+        assert answer.status_code in range(400, 500), path
+        assert desk.specs.broken in answer.text, path
+    assert desk.client.get("/jobs").json()["jobs"] == before
+    assert desk.post(f"/jobs/{job}/pause")["state"] == "paused"
+    desk.specs.broken = ""
+    assert desk.post(f"/jobs/{job}/resume")["state"] == "active"
 
 
 def test_sms_03_a_job_is_changed_paused_resumed_extended(desk: Desk) -> None:

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
+from tests.specs import load_texts
 from tests.unit.specs.conftest import ENVIRONMENT, WAVE
 
 from wavelift.console.requests import ApplyBody, CleanupBody, ExtendBody, JobsBody, MaintenanceBody
 from wavelift.rules.environment import AllowedSource, Environment, Staging
+from wavelift.rules.problem import quoted
 from wavelift.rules.wave import Server, Settings, Source, Wave
 from wavelift.rules.wave_replication import Replication
 from wavelift.specs import load_resolved
-from wavelift.specs.load import load_texts
 
 pytestmark = pytest.mark.unit
 
@@ -73,7 +74,7 @@ def test_what_is_no_plain_number_is_refused_and_shown(model: type[BaseModel], na
         ("\u0661\u0662", "12"),
     ):
         found = "\n".join(errors_of(model, name, text, mapping))
-        assert f"not '{text}'" in found or ("or equal to" in found and text.isascii() and text.isdigit()), text
+        assert f"not {quoted(text)}" in found or ("or equal to" in found and text.isascii() and text.isdigit()), text
         assert not read_as or f"read it as {read_as}; write it in decimal digits" in found, text
     for value in (True, False, float("inf"), float("nan")):
         assert errors_of(model, name, value, mapping), value
@@ -113,7 +114,7 @@ def test_a_name_is_what_was_written(name: str, quoted: bool) -> None:
     written = f"'{name}'" if quoted else name
     text = WAVE.replace("- web01", f"- {written}").replace("{tier: db}", f"{{tier: {written}}}")
     both = [each.replace("connection: vc1", f"connection: {written}") for each in (text, ENVIRONMENT)]
-    loaded = load_texts(*both)
+    loaded = load_texts(*both, where="prod")
     assert loaded is not None, name
     assert loaded.wave.source.connection == name
     assert loaded.wave.servers[0].name == name
@@ -122,7 +123,9 @@ def test_a_name_is_what_was_written(name: str, quoted: bool) -> None:
 
 @given(number=st.decimals(min_value=1, max_value=168, places=3))
 def test_a_number_is_what_was_written(number: Decimal) -> None:
-    loaded = load_texts(f"{WAVE}max_snapshot_hours: {number}\nretries: {2 + int(number) // 10}\n", ENVIRONMENT)
+    loaded = load_texts(
+        f"{WAVE}max_snapshot_hours: {number}\nretries: {2 + int(number) // 10}\n", ENVIRONMENT, where="prod"
+    )
     assert loaded is not None
     assert (loaded.wave.max_snapshot_hours, loaded.wave.retries) == (float(number), 2 + int(number) // 10)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from wavelift.rules.conf import Names
-from wavelift.rules.connectors import DEFAULT_CONNECTOR
+from wavelift.rules.connectors import DEFAULT_CONNECTOR, Connector
 from wavelift.rules.fields import FLAG, WHOLE, Name
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.limits import LIMITS
@@ -15,8 +15,6 @@ from wavelift.rules.replication import JobState, RunState
 from wavelift.rules.wave import LicenseType
 from wavelift.rules.wave_replication import Replication
 
-CONNECTOR: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
-"""A connector's name is part of DAG ids and the name of a queue."""
 ROWS_A_PAGE: Final = 50
 """SMS-08's default."""
 
@@ -36,7 +34,7 @@ class ImportBody(Body):
     """Which vCenter to read, through which connector; without a connection the connector's own."""
 
     connection: str | None = None
-    connector: Annotated[str, Field(pattern=CONNECTOR)] = DEFAULT_CONNECTOR
+    connector: Connector = DEFAULT_CONNECTOR
 
 
 class ClearBody(Body):
@@ -46,7 +44,7 @@ class ClearBody(Body):
 class ConnectorBody(Body):
     """A connector as it is registered; AWS may be left out until replication needs it."""
 
-    name: Annotated[str, Field(pattern=CONNECTOR)]
+    name: Connector
     connection: Annotated[str, Field(min_length=1)]
     aws_conn_id: str = ""
     region: str = ""

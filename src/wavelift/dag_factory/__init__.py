@@ -33,7 +33,12 @@ def register_waves(namespace: dict[str, Any]) -> None:
     wave = next((wave for flow in FLOWS if (wave := flow.wave_of(wanted))), None) if wanted else None
     if wanted and wave is None:
         return
-    for shape in _usable(only=wave).shapes.values():
+    try:
+        shapes = _usable(only=wave).shapes
+    except Exception:  # the folders are not configured; wave_errors.py raises the same error, where it does no harm
+        log.exception("the waves could not be read")
+        return
+    for shape in shapes.values():
         for make in _makers(shape):
             try:
                 dag = make(shape)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from wavelift.base.domain import Message
 from wavelift.base.regions import partition_of
+from wavelift.rules.connectors import Connector
 from wavelift.rules.fields import (
     FLAG,
     WHOLE,
@@ -72,7 +73,7 @@ class AllowedSource(Message):
     """A vCenter from which servers may come, and the connectors that may read it."""
 
     connection: Text = Field(description="Airflow connection of type 'vsphere'.")
-    connectors: tuple[Text, ...] = Field(
+    connectors: tuple[Connector, ...] = Field(
         min_length=1,
         max_length=MAX_CHOICES,
         description="Connectors (Airflow queues) that may read it; 'default' is the default queue.",

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Set
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from wavelift.base.domain import Message
+from wavelift.rules.connectors import DEFAULT_CONNECTOR, Connector, free_for_a_wave
 from wavelift.rules.environment import Environment
 from wavelift.rules.fields import (
     FLAG,
@@ -176,13 +177,17 @@ class Source(Message):
     """Where the servers are, and which connector reads them."""
 
     connection: Text = Field(description="Airflow connection of type 'vsphere'.")
-    connector: Text = Field(default="default", description="Airflow queue of the worker near this vCenter.")
+    connector: Connector = Field(
+        default=DEFAULT_CONNECTOR, description="Airflow queue of the worker near this vCenter."
+    )
 
 
 class Wave(Message):
     """A named set of servers that are migrated together."""
 
-    wave: Name = Field(description="Name of the wave; must equal the file's name without '.yaml'.")
+    wave: Annotated[Name, AfterValidator(free_for_a_wave)] = Field(
+        description="Name of the wave; must equal the file's name without '.yaml'."
+    )
     description: Description = Field(default="", description="One line for people; shown in the DAG list.")
     source: Source = Field(description="Where the servers are, and which connector reads them.")
     environment: Name = Field(description="Name of the environment where the servers land.")

@@ -29,12 +29,8 @@ _KINDS: Final = {
 
 
 def problems_of(model: type[BaseModel] | None, error: ValidationError, hints: Mapping[str, str] = {}) -> list[Problem]:
-    """The problems of one validation, as :func:`problem_of`: the first ``MAX_PROBLEMS``, and one that says so."""
-    details = error.errors(include_url=False)
-    problems = [problem_of(model, detail, hints) for detail in details[:MAX_PROBLEMS]]
-    if len(details) > MAX_PROBLEMS:
-        problems.append(Problem((), f"{len(details)} problems; correct the first {MAX_PROBLEMS}, which are listed"))
-    return problems
+    """The problems of one validation, as :func:`problem_of`: at most one more than ``MAX_PROBLEMS``."""
+    return [problem_of(model, detail, hints) for detail in error.errors(include_url=False)[: MAX_PROBLEMS + 1]]
 
 
 def problem_of(model: type[BaseModel] | None, detail: ErrorDetails, hints: Mapping[str, str] = {}) -> Problem:

@@ -242,7 +242,7 @@ class _Converter:
         self._sizes[key] = size, depth
         return size, depth
 
-    def pairs(self, node: yaml.MappingNode, path: Place) -> _Pairs:
+    def pairs(self, node: yaml.Node, path: Place) -> _Pairs:
         """The fields of a mapping, with those that ``<<`` merges into it. Its own fields win, then the first merge."""
         key = id(node)
         if (done := self._pairs.get(key)) is not None:
@@ -253,7 +253,7 @@ class _Converter:
         for pair in node.value:
             name, item = pair
             if name.tag == _MERGE:
-                merged = {**self._merge(item, path), **merged}
+                merged = {**self._merge(name, item, path), **merged}
             elif not isinstance(name, yaml.ScalarNode):
                 self._add(name, path, "a key must be plain text")
             elif name.value in own:
@@ -267,7 +267,7 @@ class _Converter:
         result = self._pairs[key] = {**merged, **own} if merged else own
         return result
 
-    def _merge(self, node: yaml.Node, path: Place) -> _Pairs:
+    def _merge(self, key: yaml.Node, node: yaml.Node, path: Place) -> _Pairs:
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         result: _Pairs = {}
         for item in nodes:
@@ -278,7 +278,7 @@ class _Converter:
                 self._open.discard(id(item))
                 self._merged += 1 + len(pairs)
                 if self._merged > MAX_VALUES:
-                    _too_many(node, " if each '<<' is replaced by what it merges")
+                    _too_many(key, " if each '<<' is replaced by what it merges")
                 result = {**pairs, **result}
         return result
 

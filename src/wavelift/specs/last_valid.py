@@ -20,6 +20,7 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from wavelift.base.errors import SpecError
+from wavelift.rules.connectors import CONNECTOR_DAGS
 from wavelift.rules.fields import NAME_MAX, NAME_PATTERN
 from wavelift.rules.plans import ResolvedWave, WaveShape
 from wavelift.rules.problem import quoted
@@ -152,7 +153,7 @@ def resolved_wave(name: str, waves_folder: Path, environments_folder: Path) -> R
 
 
 def _is_name(name: str) -> bool:
-    return len(name) <= NAME_MAX and _NAME.fullmatch(name) is not None
+    return len(name) <= NAME_MAX and _NAME.fullmatch(name) is not None and name not in CONNECTOR_DAGS
 
 
 def _names(waves_folder: Path, only: str | None) -> list[str]:

@@ -113,7 +113,7 @@ def _isolated(path: Path, read: Callable[[], _Read[T]]) -> _Read[T]:
         log.exception("wavelift failed on %s", shown(path))
         return None, [fault(path, error)]
     if len(issues) > MAX_PROBLEMS:
-        more = f"{len(issues)} problems; correct the first {MAX_PROBLEMS}, which are listed"
+        more = f"more than {MAX_PROBLEMS} problems; correct those that are listed first"
         issues = [*issues[:MAX_PROBLEMS], Issue(shown(path), 0, (), more)]
     return value, issues
 

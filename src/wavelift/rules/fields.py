@@ -21,6 +21,8 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]*$"
 NAME_MAX: Final = 80
 """Airflow takes tags of 100 characters, and the tags of a DAG name its wave, environment or connector."""
 DESCRIPTION_MAX: Final = 1000
+MATCHED_MAX: Final = 500
+"""Longer than any id of AWS; the ARN of a key has about 100 characters."""
 TAG_KEY_MAX: Final = 127
 TAG_VALUE_MAX: Final = 255
 """The smallest limits of all services that get the tags (EBS direct). A shortened tag would be a different tag."""
@@ -34,7 +36,7 @@ def matched(pattern: str, what: str) -> AfterValidator:
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:
-        if compiled.fullmatch(value) is None:
+        if len(value) > MATCHED_MAX or compiled.fullmatch(value) is None:
             raise ValueError(f"{quoted(value)} is not {what}")
         return value
 

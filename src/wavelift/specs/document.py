@@ -208,7 +208,8 @@ class _Converter:
             return None
         value: Any
         if isinstance(node, yaml.SequenceNode):
-            self._refuse_tag(node, path)
+            if node.tag:
+                self._refuse_tag(node, path)
             value = [self.convert(item, (*path, index)) for index, item in enumerate(node.value)]
         else:
             pairs = self.pairs(node, path)
@@ -247,13 +248,14 @@ class _Converter:
         key = id(node)
         if (done := self._pairs.get(key)) is not None:
             return done
-        self._refuse_tag(node, path)
+        if node.tag:
+            self._refuse_tag(node, path)
         own: _Pairs = {}
         merged: _Pairs = {}
         for pair in node.value:
-            name, item = pair
+            name = pair[0]
             if name.tag == _MERGE:
-                merged = {**self._merge(name, item, path), **merged}
+                self._merge(pair, path, merged)
             elif not isinstance(name, yaml.ScalarNode):
                 self._add(name, path, "a key must be plain text")
             elif name.value in own:
@@ -267,10 +269,10 @@ class _Converter:
         result = self._pairs[key] = {**merged, **own} if merged else own
         return result
 
-    def _merge(self, key: yaml.Node, node: yaml.Node, path: Place) -> _Pairs:
-        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        result: _Pairs = {}
-        for item in nodes:
+    def _merge(self, pair: tuple[yaml.Node, yaml.Node], path: Place, into: _Pairs) -> None:
+        """Add the fields of the mapping, or of the list of mappings, that ``<<`` names. What is there already wins."""
+        key, node = pair
+        for item in node.value if isinstance(node, yaml.SequenceNode) else [node]:
             if not isinstance(item, yaml.MappingNode):
                 self._add(item, path, "'<<' can merge only mappings")
             elif self._enter(item, path):
@@ -279,8 +281,8 @@ class _Converter:
                 self._merged += 1 + len(pairs)
                 if self._merged > MAX_VALUES:
                     _too_many(key, " if each '<<' is replaced by what it merges")
-                result = {**pairs, **result}
-        return result
+                for name, found in pairs.items():
+                    into.setdefault(name, found)
 
     def _enter(self, node: yaml.Node, path: Place) -> bool:
         """Mark the node as open: what is in it is being read. False: it is open already, so it contains itself."""
@@ -307,8 +309,7 @@ class _Converter:
             self._add(node, path, f"the character U+{ord(found[0]):04X} is not allowed in a text; remove it")
 
     def _refuse_tag(self, node: yaml.Node, path: Place) -> None:
-        if node.tag:
-            self._add(node, path, f"tag {quoted(node.tag)} is not allowed in a spec")
+        self._add(node, path, f"tag {quoted(node.tag)} is not allowed in a spec")
 
     def _add(self, node: yaml.Node, path: Place, message: str) -> None:
         if len(self.found) <= MAX_PROBLEMS:

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -44,10 +44,11 @@ class LastValid:
         :returns: whether a file was written.
         :raises OSError: if the folder can't be written.
         """
-        content = json.dumps({"format": FORMAT, "shape": asdict(shape)}).encode()
+        values = {each.name: getattr(shape, each.name) for each in fields(shape)}  # asdict would copy all names
+        content = json.dumps({"format": FORMAT, "shape": values}).encode()
         path = self._path(shape.wave)
         try:
-            if path.read_bytes() == content:
+            if read_file(path) == content:
                 return False
         except FileNotFoundError:
             self.folder.mkdir(parents=True, exist_ok=True)

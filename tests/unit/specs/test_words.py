@@ -26,11 +26,11 @@ SPECS: tuple[type[BaseModel], ...] = (Wave, Source, Settings, Server, Replicatio
 BODIES: tuple[type[BaseModel], ...] = (CleanupBody, MaintenanceBody, ApplyBody, ExtendBody, JobsBody)
 
 
-def fields(*kinds: str) -> list[Any]:
+def fields(*kinds: str, models: tuple[type[BaseModel], ...] = SPECS + BODIES) -> list[Any]:
     """Every field of a spec or of a request's body that is, or maps names to, one of these types of JSON Schema."""
     return [
         pytest.param(model, name, mapping, id=f"{model.__name__}.{name}")
-        for model in SPECS + BODIES
+        for model in models
         for name, schema in model.model_json_schema()["properties"].items()
         for kind, mapping in _types(schema)
         if kind in kinds and name != "seed_time"
@@ -95,6 +95,20 @@ def test_a_boolean_is_said_in_words(model: type[BaseModel], name: str, mapping: 
     bad: tuple[Any, ...] = ("1", "0", "y", "n", "t", "f", "", "none", 1, 0, 1.0)
     for word in bad:
         assert f"must be true or false, not {word!r}" in "\n".join(errors_of(model, name, word, mapping)), word
+
+
+@pytest.mark.parametrize(("model", "name", "mapping"), fields("string", "array", models=SPECS))
+def test_a_text_and_a_list_have_an_end_and_a_message_quotes_little(
+    model: type[BaseModel], name: str, mapping: bool
+) -> None:
+    kind = next(
+        kind for kind, _ in _types(model.model_json_schema()["properties"][name]) if kind in ("string", "array")
+    )
+    texts = ("x" * 300_000, "9" * 300_000, "m6i." + "x" * 300_000, "alias/" + "x" * 300_000, "\x1b[2J" * 50_000)
+    for text in texts:
+        found = errors_of(model, name, [text] * 3_000 if kind == "array" else text, mapping)
+        assert found, text[:10]
+        assert all(len(words) < 500 and words.isprintable() for words in found[:5])
 
 
 def test_the_walk_finds_fields() -> None:

@@ -113,11 +113,14 @@ class ReportOperator(ReportingOperator):
     wave: str
 
     def finish(self, ledger: Ledger, context: Context, states: Mapping[str, str]) -> WaveReport:
+        from wavelift.ledger import waves
         from wavelift.services.dataplane.messages import CleanupReport, PreflightReport
         from wavelift.services.migration import report as migration
 
         ti = context["ti"]
-        first = MIGRATE.first_step((self.admitted(context) or {}).get("mode", ""))
+        with ledger.read() as tx:
+            frozen = waves.find(tx, self.server_context(context).run)
+        first = MIGRATE.first_step(frozen.mode if frozen else "")
         found = ti.xcom_pull(task_ids=PREFLIGHT, key=REPORT_KEY, map_indexes=-1)
         preflight = PreflightReport.load(found) if found and "servers" in found else None
         ended = migration.Ended(

@@ -25,12 +25,13 @@ class DeleteReplicasOperator(ControlOperator):
 
     def work(self, context: Context) -> list[dict[str, Any]]:
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
-        from wavelift.services.replication.upkeep import delete_outside
+        from wavelift.services.replication.upkeep import check_ordered, delete_outside
 
         admitted = AdmittedRuns.load(self.admitted)
         fence = StateStore(context["task_state_store"])
         deleted = []
         with self.ledger() as ledger:
+            check_ordered(ledger, admitted.jobs, self.server_context(context))
             for job_id in admitted.jobs:
                 fence.set("deleting", job_id)
                 found = delete_outside(ledger, self.aws, job_id, self.server_context(context))

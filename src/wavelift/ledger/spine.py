@@ -20,7 +20,7 @@ from wavelift.base.names import run_hash
 from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import events
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import Page, ServerRun, SnapshotState
+from wavelift.ledger.records import Bound, Page, ServerRun, SnapshotState
 from wavelift.rules.flows import Flow
 
 
@@ -316,6 +316,16 @@ class ServerRuns(Rows[S]):
                 **{self.step: progress.words},
                 **{name: size for name, size in sizes.items() if size is not None},
             )
+        )
+
+    def bind(self, tx: Tx, id: str, bound: Bound, *, clock: Clock) -> S:
+        """Store what the row is bound to. Needs the locks of the row. A repeated call changes nothing."""
+        known = self.held(tx, id)
+        value = bound.dump()
+        return (
+            known
+            if known.bound == value
+            else self.apply(tx, known, "bound", at=clock.now(), bound=value, details=value)
         )
 
     def intend_snapshot(self, tx: Tx, id: str, *, name: str, vm: str, clock: Clock, state: Any = None) -> S:

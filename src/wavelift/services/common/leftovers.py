@@ -1,4 +1,4 @@
-"""For `wavelift cleanup` of one wave: what its runs may have left outside according to the ledger, and what was removed.
+"""For `wavelift cleanup` of one wave: what its runs may have left outside, by the ledger, and what was removed.
 
 A wave is told nothing of the runs of another, and removes nothing of theirs.
 """

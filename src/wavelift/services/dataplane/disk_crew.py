@@ -258,13 +258,18 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
         return Report(self.task.name, label, phase, lambda progress: self.on_progress(index, progress))
 
     def manifest_header(self, index: int) -> dict[str, Any]:
-        """What a manifest says of the disk and of this run."""
+        """What a manifest says of the disk and of this run. The control plane compares with it what a task returns."""
+        disk, ref = self.snapshot.disks[index], self.snapshot.ref
         return {
             "server": self.task.name,
+            "vm": ref.vm,
             "disk": index,
-            "address": self.snapshot.disks[index].address,
+            "disks": len(self.snapshot.disks),
+            "key": disk.key,
+            "boot": disk.boot,
+            "address": disk.address,
             "run": run_hash(self.ctx.run_key),
-            "snapshot": self.snapshot.ref.moref,
+            "snapshot": ref.moref,
         }
 
 

@@ -90,9 +90,11 @@ class _Import:
         verified, returned = self.verified, Returned(self.access, self.task, self.ctx.run_key)
         with self.ledger.read() as tx:
             known = migrations.get(tx, self.id)
-        returned.check_proof(self.export, verified)
-        if known.export_result != self.export.dump():
+        is_new = known.export_result != self.export.dump()
+        if is_new:
             returned.check_export(self.export)
+        returned.check_proof(self.export, verified)
+        if is_new:
             with self.ledger.write() as tx:
                 known = migrations.record_export(tx, self.id, self.export, clock=self.ctx.clock)
         if verified is not None and known.verify_result != verified.dump():

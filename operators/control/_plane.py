@@ -25,7 +25,11 @@ class OpensLedger:
 
 
 class ControlOperator(OpensLedger, WaveliftOperator):
-    """Base of operators for Airflow's default queue: the ledger and AWS, no vCenter.
+    """Base of operators for Airflow's default queue: the ledger and AWS, no vCenter."""
+
+
+class WaveRunOperator(ControlOperator):
+    """Base of the control plane's tasks in the run of a wave.
 
     A refusal of edited XComs is an event in the audit trail, also though the task fails.
     """
@@ -40,7 +44,7 @@ class ControlOperator(OpensLedger, WaveliftOperator):
         super().leave_words(context, error)
 
 
-class ControlServerOperator(ServerOperator, ControlOperator):
+class ControlServerOperator(ServerOperator, WaveRunOperator):
     """Base of the control plane's tasks for one server of a wave.
 
     What came by XCom is compared with the ledger before :meth:`work_on`, which gets the plan that the run froze.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException
 
 from wavelift.airflow.links import InstanceLink, instance_url
-from wavelift.operators.control._plane import ControlOperator, ControlServerOperator
+from wavelift.operators.control._plane import ControlServerOperator, WaveRunOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -50,7 +50,7 @@ class LaunchInstanceOperator(ControlServerOperator):
         return result.dump()
 
 
-class LaunchImportedOperator(ControlOperator):
+class LaunchImportedOperator(WaveRunOperator):
     """In mode ``launch``: launch the instances of finished imports; in every other mode there is nothing to do.
 
     :param admitted: what :class:`AdmitOperator` returned.

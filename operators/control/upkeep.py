@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wavelift.operators._base import StateStore
-from wavelift.operators.control._plane import ControlOperator
+from wavelift.operators.control._plane import WaveRunOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class DeleteReplicasOperator(ControlOperator):
+class DeleteReplicasOperator(WaveRunOperator):
     """Remove what the runs of deleted jobs made outside, never their AMIs, and complete the deletions (SMS-09).
 
     Control plane. A retry, a clear or another run goes on with what is left. Returns one

@@ -15,20 +15,22 @@ from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.domain import ExportResult, ImportResult, ReplicatedDisk, ReplicationResult, StoredDisk, VerifyResult
 from wavelift.base.errors import TamperedError
 from wavelift.base.names import MADE_BY, tags
-from wavelift.base.run import DagRun, SystemClock
+from wavelift.base.run import DagRun, RunContext, SystemClock
 from wavelift.base.units import GIB
 from wavelift.ledger import migrations, replication_runs
 from wavelift.ledger.lineage import read_lineage
+from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.migration.image import Staged, advance_import, record_image
 from wavelift.services.migration.launch import launch
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.image import advance_image
 from wavelift.services.replication.jobs import JobOrder, create_jobs, update_job
+from wavelift.services.replication.outcome import complete_run
 from wavelift.services.replication.record import record
 
 from .journey import Stage
-from .replica import Replica
+from .replica import Replica, Try
 from .test_replicated_images import WAVE, Copies
 
 pytestmark = pytest.mark.wire
@@ -105,11 +107,7 @@ RESULTS: dict[str, tuple[Callable[[ReplicationResult], ReplicationResult], str]]
 def test_inv_4_no_edit_of_a_transfer_becomes_a_lineage(stage: Stage, copies: Copies) -> None:
     """``server.transfer`` was patched, and ``server.record`` cleared."""
     access = stage.access()
-    one = copies.replica.begin()
-    dag_id, run_id, _ = one.run_key.split("/")
-    asked = Asked(servers=[SERVER])
-    (run,) = admit_runs(copies.ledger, WAVE, asked, run_context(DagRun(dag_id, run_id), requester="test")).granted
-    ctx, result = context_of(one.run_key), copies.replica.transfer(one)
+    one, run, ctx, result = _transferred(copies)
     foreign = _foreign_snapshot(stage)
     try:
         forged = {**RESULTS, "another snapshot": (of_lineage(snapshot_id=foreign), "snapshot.run")}
@@ -133,6 +131,49 @@ def test_inv_4_no_edit_of_a_transfer_becomes_a_lineage(stage: Stage, copies: Cop
     with pytest.raises(TamperedError, match="field=transfer"):
         advance_image(copies.ledger, access, one.task, of_disk(boot=False)(result), ctx, limit=5)
     assert not within(copies.ledger.read(), replication_runs.get, run.id).ami_id
+
+
+def test_inv_3_a_delta_on_an_edited_lineage_is_not_recorded(stage: Stage, copies: Copies) -> None:
+    """``server.reserve`` was patched: the connector builds on what it is told, and its manifest says on what."""
+    _, _, run = copies.run()
+    complete_run(copies.ledger, run.id, clock=SystemClock())
+    told = copies.replica.lineages
+    copies.replica.lineages = (told[0].model_copy(update={"change_id": "52 aa/9"}), *told[1:])
+    one, _, ctx, result = _transferred(copies)
+    with pytest.raises(TamperedError, match=r"field=built_on.change_id"):
+        record(copies.ledger, stage.access(), one.task, result, ctx)
+    copies.replica.end(one, None)
+    assert within(copies.ledger.read(), read_lineage, run.job_id) == told
+
+
+def _transferred(copies: Copies) -> tuple[Try, ReplicationRun, RunContext, ReplicationResult]:
+    """A run up to its record."""
+    one = copies.replica.begin()
+    dag_id, run_id, _ = one.run_key.split("/")
+    asked = Asked(servers=[SERVER])
+    (run,) = admit_runs(copies.ledger, WAVE, asked, run_context(DagRun(dag_id, run_id), requester="test")).granted
+    return one, run, context_of(one.run_key), copies.replica.transfer(one)
+
+
+SNAPSHOTS: dict[str, dict[str, Any]] = {"snapshot.change_id": {"change_id": "52 aa/9"}, "snapshot.disks": {"uuid": "x"}}
+
+
+@pytest.mark.parametrize("field", SNAPSHOTS)
+def test_inv_3_a_transfer_takes_no_edited_snapshot(stage: Stage, copies: Copies, field: str) -> None:
+    """``server.snapshot`` was patched: with a change id of later, the next run would miss changes."""
+    one = copies.replica.begin()
+    true = one.snapshot
+    try:
+        disk = true.disks[0].model_copy(update=SNAPSHOTS[field])
+        one.snapshot = true.model_copy(update={"disks": (disk, *true.disks[1:])})
+        with pytest.raises(TamperedError, match=f"field={field}"):
+            copies.replica.transfer(one)
+        one.snapshot = true.model_copy(update={"ref": true.ref.model_copy(update={"name": "wavelift-0"})})
+        with pytest.raises(TamperedError, match="field=snapshot,"):
+            copies.replica.transfer(one)
+        assert not stage.aws.state()["snapshots"], "nothing was begun"
+    finally:
+        copies.replica.end(one, None)
 
 
 def _foreign_snapshot(stage: Stage) -> str:
@@ -237,7 +278,7 @@ def test_every_field_of_a_result_is_compared_or_is_a_figure() -> None:
     figures = {"parts", "parts_kept", "seconds", "object_bytes"}
     compared = {"index", "address", "key", "boot", "capacity", "bucket", "object_key", "manifest_key", "data_bytes"}
     assert set(StoredDisk.model_fields) == figures | compared | {"manifest_digest", "content_digest"}
-    told = {"label", "kind_reason", "reader", "reader_reason", "bytes_read", "bytes_sent", "blocks_sent"}
-    told |= {"blocks_audited", "seconds"}
+    figures_of_copy = {"label", "kind_reason", "reader", "reader_reason", "bytes_read", "bytes_sent", "blocks_sent"}
+    figures_of_copy |= {"blocks_audited", "seconds"}
     held = {"index", "boot", "kind", "parent_snapshot_id", "lineage", "content_digest", "data_bytes"}
-    assert set(ReplicatedDisk.model_fields) == told | held
+    assert set(ReplicatedDisk.model_fields) == figures_of_copy | held

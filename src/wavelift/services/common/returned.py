@@ -18,7 +18,7 @@ from wavelift.base.errors import CorruptStreamError, NotFoundError, ProofError, 
 from wavelift.base.names import MADE_BY, TAG_RUN, run_hash, staging_prefix
 from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.frozen import same_key
-from wavelift.services.dataplane.manifests import LINEAGE_HEADER, StoredManifest
+from wavelift.services.dataplane.manifests import LINEAGE_HEADER, PARENT_HEADER, StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import DISK_SUFFIX, MANIFEST_SUFFIX
 from wavelift.transfer.manifest import Manifest
@@ -84,15 +84,18 @@ class Returned:
             if target.kms_key and not same_key(target.kms_key, snapshot.kms_key, target.region):
                 self._refuse("snapshot.kms_key", target.kms_key, snapshot.kms_key)
 
-    def check_lineage(self, result: ReplicationResult) -> None:
-        """:raises TamperedError: a disk's lineage is not what its manifest says.
-        :raises NotFoundError: a manifest is gone.
+    def check_lineage(self, result: ReplicationResult, recorded: Sequence[DiskLineage]) -> None:
+        """:param recorded: what the next run would build on before this result is recorded.
+
+        :raises TamperedError: a disk's lineage is not what its manifest says, or the transfer built on another one than
+            the recorded. :raises NotFoundError: a manifest is gone.
         """
         self._check_indices([disk.index for disk in result.disks])
+        parents = {each.snapshot_id: each for each in recorded}
         for disk in result.disks:
-            self._check_replicated(disk, len(result.disks), result.snapshot)
+            self._check_replicated(disk, len(result.disks), result.snapshot, parents.get(disk.parent_snapshot_id))
 
-    def _check_replicated(self, disk: ReplicatedDisk, disks: int, snapshot: str) -> None:
+    def _check_replicated(self, disk: ReplicatedDisk, disks: int, snapshot: str, parent: DiskLineage | None) -> None:
         manifest = self._manifest(disk.lineage, disk.index, disks)
         lineage = disk.lineage.dump()
         for where in ("bucket", "manifest_key", "manifest_digest"):
@@ -105,11 +108,21 @@ class Returned:
             snapshot=snapshot,
         )
         self._same("kind", "delta" if disk.parent_snapshot_id else "seed", disk.kind)
+        if parent is not None:  # a parent that is not recorded any more is an error of its own
+            self._check_parent(parent.dump(), manifest.header.get(PARENT_HEADER))
         said = manifest.header.get(LINEAGE_HEADER)
         kept: dict[str, Any] = said if isinstance(said, dict) else {}
         for field in sorted(kept.keys() | lineage.keys()):
             self._same(f"lineage.{field}", kept.get(field, "(nothing)"), lineage.get(field, "(nothing)"))
         self._same_content(manifest, disk)
+
+    def _check_parent(self, recorded: dict[str, Any], told: object) -> None:
+        """The transfer got it by XCom. It may have found out itself that tracking lies, but not the other way round."""
+        built: dict[str, Any] = told if isinstance(told, dict) else {}
+        if not recorded["quarantine"]:
+            built = {**built, "quarantine": ""}
+        for field in sorted(recorded):
+            self._same(f"built_on.{field}", recorded[field], built.get(field, "(nothing)"))
 
     def _check_indices(self, found: Sequence[int]) -> None:
         """In disk order, none left out (invariant 11)."""

@@ -13,6 +13,8 @@ from wavelift.base.domain import DiskLineage, StoredDisk
 from wavelift.base.errors import ProofError
 from wavelift.transfer.manifest import Manifest
 
+PARENT_HEADER: Final = "built_on"
+"""In a manifest's header: the lineage that the transfer was told to build on, if it was a delta."""
 LINEAGE_HEADER: Final = "lineage"
 """In a manifest's header: the lineage of a replicated disk, but for where the manifest lies."""
 

@@ -30,7 +30,7 @@ from wavelift.base.run import RunContext
 from wavelift.base.units import BLOCK
 from wavelift.services.dataplane.bases import Base, find_bases
 from wavelift.services.dataplane.disk_crew import DiskCrew, FrozenServer, TransferOptions, lease_stream
-from wavelift.services.dataplane.manifests import LINEAGE_HEADER, LoadedManifests, StoredManifest
+from wavelift.services.dataplane.manifests import LINEAGE_HEADER, PARENT_HEADER, LoadedManifests, StoredManifest
 from wavelift.services.dataplane.readers import Readings, doubt_after, open_reader
 from wavelift.services.dataplane.replication_target import DiskReplication, RunKeys, Targets
 from wavelift.services.dataplane.replication_try import ReplicationRecord, without_blocks
@@ -310,7 +310,8 @@ class _Replication(DiskCrew[DiskReplication, ReplicatedDisk]):
             yield stream
 
     def _manifest(self, work: DiskReplication, base: Manifest | None) -> Manifest:
-        facts = {"parent": work.parent, LINEAGE_HEADER: self._lineage(work)}
+        parent = work.base.lineage.dump() if work.base.lineage else None
+        facts = {"parent": work.parent, PARENT_HEADER: parent, LINEAGE_HEADER: self._lineage(work)}
         header = {**self.manifest_header(work.index), **facts}
         return Manifest.empty(work.disk.capacity, **header) if base is None else base.successor(**header)
 

@@ -7,7 +7,7 @@ from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.domain import ReplicationResult
 from wavelift.base.errors import NotFoundError, RemoteJobError
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger
+from wavelift.ledger import Ledger, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.services.common.returned import Returned
@@ -53,7 +53,9 @@ def record(
         )
     pending = tuple(each for each in wanted if found[each].state == "pending")
     if not pending:
-        returned.check_lineage(result)
+        with ledger.read() as tx:
+            recorded = lineage.read_lineage(tx, known.job_id)
+        returned.check_lineage(result, recorded)
         record_run(ledger, id, result, clock=ctx.clock)
         tell(ledger, ctx, "Recorded")
     return pending

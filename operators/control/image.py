@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wavelift.airflow.links import ImageLink, image_url
-from wavelift.operators._base import AwsSettings, ServerOperator
+from wavelift.operators._base import AwsSettings
+from wavelift.operators.control._plane import ControlServerOperator
 from wavelift.operators.control._waiting import WaitingOperator
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class ImportImageOperator(AwsSettings, ImportingOperator):
         )
 
 
-class ServerImageOperator(ServerOperator, ImportingOperator):
+class ServerImageOperator(ControlServerOperator, ImportingOperator):
     """What the images of servers share in all flows: each look brings the import one step further."""
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:

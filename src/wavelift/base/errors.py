@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from wavelift.base.domain import Refusal
+
+_MOST_SHOWN: Final = 200
+"""Characters of a value that an error shows."""
 
 
 class WaveliftError(Exception):
@@ -94,6 +97,29 @@ class GuardError(WaveliftError):
 
 class CorruptStreamError(WaveliftError):
     """A disk stream is not valid: it is truncated, has a bad grain, or its tables contradict the markers."""
+
+
+class TamperedError(PermanentError):
+    """What a task got by XCom is not what the ledger froze for the run, or not what was stored outside.
+
+    Every one that leaves a task of the control plane is an event in the audit trail (``run.tampered``).
+
+    :param field: what differs, for example ``target.bucket``.
+    :param expected: what the run froze or the ledger knows. :param found: what came instead. Neither is a secret.
+    """
+
+    def __init__(
+        self, what: str, *, field: str, expected: object, found: object, next_step: str = "", **where: object
+    ) -> None:
+        self.field = field
+        next_step = next_step or "Clear this run's preflight task, with all that follows; find out who edited its XComs"
+        said = {"expected": _short(expected), "found": _short(found)}
+        super().__init__(what, next_step=next_step, **{**where, "field": field, **said})
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 class ProofError(PermanentError):

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, waves
+from wavelift.ledger import Ledger, WaveRun, waves
+from wavelift.rules.plans import ResolvedWave
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,12 @@ def frozen_spec(ledger: Ledger, ctx: RunContext) -> Mapping[str, Any] | None:
     with ledger.read() as tx:
         known = waves.find(tx, ctx.run)
     return known.spec if known else None
+
+
+def frozen_wave(run: WaveRun) -> ResolvedWave:
+    """The wave as it was frozen for a run. A replicate run freezes the wave, any other its ``Admitted``."""
+    spec = run.spec.get("wave")
+    return ResolvedWave.load(spec if isinstance(spec, dict) else run.spec)
 
 
 def freeze(ledger: Ledger, request: RunRequest, ctx: RunContext, *, mode: str, spec: dict[str, Any]) -> None:

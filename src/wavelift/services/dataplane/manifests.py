@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskLineage, StoredDisk
 from wavelift.base.errors import ProofError
 from wavelift.transfer.manifest import Manifest
+
+PARENT_HEADER: Final = "built_on"
+"""In a manifest's header: the lineage that the transfer was told to build on, if it was a delta."""
+LINEAGE_HEADER: Final = "lineage"
+"""In a manifest's header: the lineage of a replicated disk, but for where the manifest lies."""
 
 
 @dataclass(frozen=True, slots=True)

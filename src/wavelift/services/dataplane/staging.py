@@ -14,6 +14,7 @@ from wavelift.base.names import staging_prefix
 from wavelift.rules.plans import ServerPlan
 
 DISK_SUFFIX: Final = ".vmdk"
+MANIFEST_SUFFIX: Final = ".manifest"
 SEED_SUFFIX: Final = ".unfinished"
 """Of the object that says what the next run must know of a disk's unfinished seed."""
 JOURNAL: Final = ".journal/"
@@ -53,7 +54,7 @@ class ServerStaging:
 
     def manifest_key(self, index: int, instant: str) -> str:
         """Beside the disk: a cleared run must not store its manifest over the one that a lineage names."""
-        return f"{self.prefix}{instant}/disk-{index}.manifest"
+        return f"{self.prefix}{instant}/disk-{index}{MANIFEST_SUFFIX}"
 
     def journal_prefix(self, index: int) -> str:
         """Of the segments of a disk's journal."""

@@ -184,6 +184,13 @@ class AwsWorld(World[Settings]):
         rules = self.faults.take("import", service="ec2", operation=phase, key=target)
         return rules[0] if rules else None
 
+    def in_force(self, rule: Rule) -> bool:
+        return self.faults.has(rule.id)
+
+    def staged(self, bucket: str, key: str) -> Path | None:
+        stored = self.s3.peek(bucket, key)
+        return stored.path if stored is not None else None
+
     def import_key_problem(self, task: ImportTask) -> str:
         key = str(task.request.get("KmsKeyId") or "")
         return import_key_problem(key, self.account.backends.find_key) if key else ""

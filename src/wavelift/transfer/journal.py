@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from wavelift.base.errors import CorruptStreamError, WaveliftError
-from wavelift.transfer.manifest import DIGEST_SIZE, Manifest
+from wavelift.transfer.manifest import DIGEST_SIZE, Manifest, block_count
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ RECORD: Final = struct.Struct(f">I{DIGEST_SIZE}s")
 SEGMENT_SECONDS: Final = 25.0
 """How old an acknowledgement may get before it is stored elsewhere: 30 s is promised, storing takes a moment."""
 NONCE_LENGTH: Final = 8
+TIMES_A_BLOCK: Final = 8
+"""How often one segment may name a block. A larger one is not read: its blocks are sent again."""
 _MARK: Final = 0xFFFF_FFFF
 """Index of a record that is no block: a segment was stored, and all before it is in it but for the last n records."""
 _MAGIC: Final = b"wavelift journal 1\n"
@@ -70,6 +72,11 @@ class JournalIdentity:
 
     def header(self, nonce: str) -> bytes:
         return _MAGIC + json.dumps({**asdict(self), "nonce": nonce}, sort_keys=True).encode() + b"\n"
+
+
+def most_segment_bytes(capacity: int) -> int:
+    """How large a segment of a disk's journal can be: each block is in doubt, and acknowledged, a few times at most."""
+    return _MAX_HEADER + TIMES_A_BLOCK * (block_count(capacity) + 1) * RECORD.size + DIGEST_SIZE
 
 
 def segment_name(nonce: str, number: int) -> str:

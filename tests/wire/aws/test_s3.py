@@ -420,7 +420,7 @@ def test_wrong_keys_are_not_tried_again(
     session = aws.session(aws_access_key_id=aws.access_key, aws_secret_access_key="wrong")
     calls = sum(each.get("calls", 0) for name, each in aws.counters().items() if name.startswith("s3."))
     with pytest.raises(LoginError, match="SignatureDoesNotMatch"):
-        S3Staging(connect(session), account.bucket, policy=QUICK).get_object("x")
+        S3Staging(connect(session), account.bucket, policy=QUICK).get_object("x", at_most=KIB)
     with pytest.raises(LoginError, match="SignatureDoesNotMatch"):
         S3Staging(connect(session), account.bucket, policy=QUICK).multipart("x", metadata={})
     assert sum(each.get("calls", 0) for name, each in aws.counters().items() if name.startswith("s3.")) <= calls + 2
@@ -432,7 +432,7 @@ def test_sms_16_an_unknown_certificate_is_refused_and_said(
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
     staging = S3Staging(connect(verify=True), account.bucket, policy=QUICK)
     with pytest.raises(TlsError, match="certificate verify failed"):
-        staging.get_object("x")
+        staging.get_object("x", at_most=KIB)
     with pytest.raises(TlsError, match="certificate verify failed"):
         staging.put_object("x", b"")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(aws.ca_file))
@@ -445,13 +445,13 @@ def test_tls_unverified_works_and_warns(
     staging = S3Staging(connect(verify=False), account.bucket, policy=QUICK)
     assert "NOT verified" in caplog.text
     with pytest.raises(NotFoundError):
-        staging.get_object("x")
+        staging.get_object("x", at_most=KIB)
 
 
 def test_nobody_listening_is_said_after_bounded_tries(connect: Callable[..., AwsAccess], aws: AwsSimulator) -> None:
     access = AwsAccess(aws.session(), endpoint_url="https://127.0.0.1:9", verify=aws.verify)
     with pytest.raises(UnreachableError, match="refused"):
-        S3Staging(access, "staging", policy=QUICK).get_object("x")
+        S3Staging(access, "staging", policy=QUICK).get_object("x", at_most=KIB)
 
 
 # -- reading back ---------------------------------------------------------------------------------------------------
@@ -549,9 +549,9 @@ def test_small_objects_are_stored_listed_and_deleted(staging: S3Staging) -> None
         assert info.checksum == base64.b64encode(digest(key.encode())).decode()
     staging.put_object("small-not/000", b"stays")
     staging.put_object("small/empty", b"")
-    assert staging.get_object("small/empty") == b""
+    assert staging.get_object("small/empty", at_most=KIB) == b""
     assert [item.key for item in staging.list("small/")] == [*keys, "small/empty"]
-    assert staging.get_object(keys[3]) == b"small/003"
+    assert staging.get_object(keys[3], at_most=KIB) == b"small/003"
     assert staging.delete_prefix("small") == 6
     assert [item.key for item in staging.list("small")] == ["small-not/000"]
     staging.delete("small-not/000", "never/was")
@@ -589,7 +589,7 @@ def test_secrets_stay_out_of_logs(
     staging = S3Staging(access, account.bucket, policy=QUICK)
     aws.rule(service="s3", status=500, count=2)
     staging.put_object("log/x", b"x")
-    assert staging.get_object("log/x") == b"x"
+    assert staging.get_object("log/x", at_most=KIB) == b"x"
     staging.delete("log/x")
     keys = access.credentials()
     shown = "".join(record.getMessage() for record in caplog.records if record.name.startswith("wavelift"))

@@ -9,14 +9,21 @@ from typing import Final, Self
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskFacts, StoredDisk
-from wavelift.base.errors import NotFoundError
+from wavelift.base.errors import CorruptStreamError, NotFoundError
 from wavelift.base.names import staging_prefix
+from wavelift.base.units import KIB
 from wavelift.rules.plans import ServerPlan
 
 DISK_SUFFIX: Final = ".vmdk"
 SEED_SUFFIX: Final = ".unfinished"
 """Of the object that says what the next run must know of a disk's unfinished seed."""
 JOURNAL: Final = ".journal/"
+MOST_NOTE_BYTES: Final = 256 * KIB
+"""Of such an object: it names one journal file for each machine and try that sent of the seed, 20 bytes each."""
+
+
+MOST_DIGITS: Final = 4
+"""Of a disk's index: a VM has 256 disks at most."""
 
 
 class ServerStaging:
@@ -66,12 +73,15 @@ class ServerStaging:
         """What was noted of unfinished seeds, by the disk's index."""
         for entry in self.s3.list(f"{self.prefix}disk-"):
             name = entry.key.removeprefix(f"{self.prefix}disk-")
-            if name.endswith(SEED_SUFFIX):
+            index = name.removesuffix(SEED_SUFFIX)
+            if name.endswith(SEED_SUFFIX) and index.isascii() and index.isdigit() and len(index) <= MOST_DIGITS:
                 try:
-                    body = self.s3.get_object(entry.key)
+                    body = self.s3.get_object(entry.key, at_most=MOST_NOTE_BYTES)
                 except NotFoundError:  # a disk that has just been completed deletes its own
                     continue
-                yield int(name.removesuffix(SEED_SUFFIX)), body
+                except CorruptStreamError:  # too large for any of ours: as one that can't be read
+                    body = b""
+                yield int(index), body
 
     def beside(self, run_key: str, plan: ServerPlan) -> Self:
         """The folder of the same server in another run; shares the connections, which are this one's to close."""
@@ -79,8 +89,8 @@ class ServerStaging:
 
     def forget_journals(self) -> None:
         """Delete segments and notes: the seeds are recorded, or were given up."""
-        keys = [entry.key for entry in self.s3.list(self.prefix)]
-        self.s3.delete(*(key for key in keys if JOURNAL in key or key.endswith(SEED_SUFFIX)))
+        keys = (entry.key for entry in self.s3.list(self.prefix))
+        self.s3.delete_each(key for key in keys if JOURNAL in key or key.endswith(SEED_SUFFIX))
 
     def abort_uploads(self, *, keep: frozenset[str] = frozenset()) -> int:
         """Abort unfinished uploads below the prefix except those in ``keep``; how many."""
@@ -91,9 +101,8 @@ class ServerStaging:
 
     def delete_disks(self) -> int:
         """Delete the staged disks and return how many. Manifests stay: a later proof needs them."""
-        keys = [entry.key for entry in self.s3.list(self.prefix) if entry.key.endswith(DISK_SUFFIX)]
-        self.s3.delete(*keys)
-        return len(keys)
+        keys = (entry.key for entry in self.s3.list(self.prefix))
+        return self.s3.delete_each(key for key in keys if key.endswith(DISK_SUFFIX))
 
     def discard(self) -> int:
         """Give up uploads, disks and manifests, of a server that came to nothing; how many objects and uploads.

@@ -118,3 +118,8 @@ def test_the_audit_reads_and_compares_zero_and_short_blocks() -> None:
     content[BLOCK] ^= 1
     content[2 * BLOCK] = 1
     assert audit(reader, base, range(4), CancelFlag()).differing == (1, 2)  # type: ignore[arg-type]
+
+
+def test_nobody_can_compute_an_audit_beforehand() -> None:
+    first, second = (audit_indices(100_000, (), cancel=CancelFlag()) for _ in range(2))
+    assert first != second

@@ -290,6 +290,11 @@ def test_a_sample_has_its_share_of_both_kinds(data: set[int], pct: float, seed: 
         assert {min(data), max(data)} <= chosen
 
 
+def test_nobody_can_compute_a_sample_from_what_is_stored() -> None:
+    manifest = Manifest.empty(4000 * BLOCK)
+    assert sample_indices(manifest, 5) != sample_indices(manifest, 5)
+
+
 @pytest.mark.parametrize("pct", [0, -1, 100.5])
 def test_an_impossible_share_is_refused(pct: float) -> None:
     with pytest.raises(ValueError, match="per cent"):

@@ -595,3 +595,45 @@ def test_secrets_stay_out_of_logs(
     shown = "".join(record.getMessage() for record in caplog.records if record.name.startswith("wavelift"))
     for secret in (keys.access_key, keys.secret_key, keys.token or "", aws.secret_key):
         assert secret not in shown
+
+
+def test_an_object_larger_than_it_may_be_is_not_read(aws: AwsSimulator, staging: S3Staging) -> None:
+    staging.put_object("large", bytes(64 * KIB))
+    with pytest.raises(CorruptStreamError, match="65536 bytes where it may have 65535"):
+        staging.get_object("large", at_most=64 * KIB - 1)
+    assert len(staging.get_object("large", at_most=64 * KIB)) == 64 * KIB
+    staging.delete("large")
+
+
+def test_inv_1_only_the_version_that_was_asked_for_is_read(
+    aws: AwsSimulator, access: AwsAccess, staging: S3Staging
+) -> None:
+    """In a bucket without versions another object is refused; with them, the one that was there is still read."""
+    s3, key = access.client("s3"), "pinned"
+    staging.put_object(key, b"old old")
+    old = staging.head(key)
+    assert old is not None
+    staging.put_object(key, b"new new")
+    with pytest.raises(ObjectChangedError):
+        staging.open_stream(key, version=old.version)
+    with pytest.raises(ObjectChangedError):
+        staging.read_range(key, 0, 3, version=old.version)
+    staging.delete(key)
+    s3.create_bucket(Bucket="pinned-versions", CreateBucketConfiguration={"LocationConstraint": aws.region})
+    s3.put_bucket_versioning(Bucket="pinned-versions", VersioningConfiguration={"Status": "Enabled"})
+    versions = S3Staging(access, "pinned-versions", policy=QUICK)
+    versions.put_object(key, b"old old")
+    old = versions.head(key)
+    assert old is not None
+    versions.put_object(key, b"new new")
+    versions.delete(key)
+    with versions.open_stream(key, version=old.version) as stream:
+        assert stream.read() == b"old old"
+    assert versions.read_range(key, 4, 3, version=old.version) == b"old"
+    with pytest.raises(NotFoundError):
+        versions.read_range(key, 4, 3, version=old.version.model_copy(update={"version_id": "0" * 32}))
+    versions.close()
+    rows = s3.list_object_versions(Bucket="pinned-versions")
+    for row in (*rows["Versions"], *rows["DeleteMarkers"]):
+        s3.delete_object(Bucket="pinned-versions", Key=key, VersionId=row["VersionId"])
+    s3.delete_bucket(Bucket="pinned-versions")

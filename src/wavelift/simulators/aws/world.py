@@ -23,7 +23,7 @@ from wavelift.simulators.aws.policy import check_policy, uses_of
 from wavelift.simulators.aws.s3 import routes
 from wavelift.simulators.aws.s3.api import S3Api
 from wavelift.simulators.aws.s3.store import S3Store, StoredObject
-from wavelift.simulators.aws.settings import Settings
+from wavelift.simulators.aws.settings import ACCOUNT, Settings
 from wavelift.simulators.aws.sigv4 import Verifier, parse
 from wavelift.simulators.aws.sts import StsApi
 from wavelift.simulators.aws.tags import check_ec2_tags
@@ -103,6 +103,7 @@ class AwsWorld(World[Settings]):
 
     def handle(self, request: Request) -> Response:
         caller = self.verifier.verify(request)
+        request.caller = caller.role_arn or f"arn:{self.settings.partition}:iam::{ACCOUNT}:user/simulator"
         check_policy(self.settings.organisation_policy, uses_of(request, self.settings.region), request.service)
         if request.service == "s3":
             self._check_region(request)

@@ -10,6 +10,7 @@ from typing import Final
 
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey, key_for_object
+from wavelift.simulators.aws.policy import check_policy, object_use, uses_of
 from wavelift.simulators.aws.s3 import encryption, listing, xml
 from wavelift.simulators.aws.s3.receive import object_info, receive
 from wavelift.simulators.aws.s3.routes import SUBRESOURCES, address
@@ -74,6 +75,7 @@ class S3Api(UploadCalls):
     def handle(self, request: Request) -> Response:
         if request.headers.get("x-amz-expected-bucket-owner", ACCOUNT) != ACCOUNT:
             raise AwsError("AccessDenied", "Access Denied", 403)
+        self._check_policy(request)
         call = self._calls.get(request.operation)
         if call is not None:
             return call(request)
@@ -85,6 +87,12 @@ class S3Api(UploadCalls):
             f"A header you provided implies functionality that is not implemented ({request.operation or 'unknown'})",
             501,
         )
+
+    def _check_policy(self, request: Request) -> None:
+        name, key = address(request)
+        if key:
+            bucket = self.store.bucket(name)
+            check_policy(bucket.documents.get("policy", b""), uses_of(request, bucket.region), "s3")
 
     # buckets
 
@@ -214,8 +222,19 @@ class S3Api(UploadCalls):
         keys, quiet = xml.parse_delete(request.body.content)
         if len(keys) > listing.PAGE:
             raise AwsError("MalformedXML", "More than 1000 keys", 400)
-        deleted = [_deleted(key, version, self.store.delete_object(bucket, key, version)) for key, version in keys]
-        return xml.response("DeleteResult", {} if quiet else {"Deleted": deleted})
+        deleted: list[xml.Value] = []
+        errors: list[xml.Value] = []
+        owner = self.store.bucket(bucket)
+        for key, version in keys:
+            action = "s3:DeleteObjectVersion" if version else "s3:DeleteObject"
+            use = object_use(request, action, f"{bucket}/{key}", owner.region)
+            try:
+                check_policy(owner.documents.get("policy", b""), iter((use,)), "s3")
+            except AwsError as error:
+                errors.append({"Key": key, "Code": error.code, "Message": error.message})
+                continue
+            deleted.append(_deleted(key, version, self.store.delete_object(bucket, key, version)))
+        return xml.response("DeleteResult", {"Deleted": None if quiet else deleted, "Error": errors})
 
     def _get_tagging(self, request: Request) -> Response:
         stored = self.store.object(*address(request))

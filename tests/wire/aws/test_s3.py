@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -15,7 +16,8 @@ from botocore.config import Config
 from tests.eventually import eventually
 from tests.wire.aws.conftest import Connect
 
-from wavelift.adapters.aws.access import AwsAccess, Outages
+from wavelift.adapters.aws.access import AwsAccess, Keys, Outages
+from wavelift.adapters.aws.bulk import BulkRequest
 from wavelift.adapters.aws.errors import ObjectChangedError, UploadGoneError
 from wavelift.adapters.aws.s3 import S3PartSink, S3Staging, composite_checksum
 from wavelift.base.errors import (
@@ -595,6 +597,21 @@ def test_secrets_stay_out_of_logs(
     shown = "".join(record.getMessage() for record in caplog.records if record.name.startswith("wavelift"))
     for secret in (keys.access_key, keys.secret_key, keys.token or "", aws.secret_key):
         assert secret not in shown
+
+
+def test_an_answer_that_is_longer_than_the_range_is_not_read(
+    staging: S3Staging, stored: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that drops the Range header must not fill the memory with a disk."""
+    signed = staging._bulk._signed
+
+    def without_range(request: BulkRequest, keys: Keys) -> dict[str, str]:
+        headers = {name: value for name, value in request.headers.items() if name != "Range"}
+        return signed(replace(request, headers=headers), keys)
+
+    monkeypatch.setattr(staging._bulk, "_signed", without_range)
+    with pytest.raises(UnreachableError, match=f"answer has {len(stored[1])} bytes where 5 are due"):
+        staging.read_range(stored[0], 3, 5)
 
 
 def test_an_object_larger_than_it_may_be_is_not_read(aws: AwsSimulator, staging: S3Staging) -> None:

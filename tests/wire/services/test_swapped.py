@@ -143,7 +143,8 @@ def test_inv_1_a_disk_swapped_before_the_import_is_not_imported(stage: Stage, jo
 
 def _swap_in_the_queue(journey: Journey, swap: Callable[[], object], *, after: Callable[[], object] = bool) -> None:
     """AWS has the import in its queue for hours: swap then, and do ``after`` once AWS has read the object."""
-    aws, done = journey.stage.aws, []
+    aws = journey.stage.aws
+    done: list[ImportRunning] = []
     aws.rule(kind="import", phase="converting", outcome="held", count=1)
 
     def watch(found: ImportRunning | ImportWaiting | InQueue) -> None:
@@ -175,14 +176,18 @@ def test_inv_1_a_disk_swapped_while_its_import_waits_in_aws_leaves_no_image(
 @BOTH
 def test_inv_1_a_disk_swapped_and_put_back_leaves_no_image(stage: Stage, journey: Journey, tmp_path: Path) -> None:
     """The bytes are right before and after: only its version, or the time, tells that AWS may have read others."""
-    images, kept = _images(stage), []
+    images = _images(stage)
+    kept: list[bytes] = []
 
     def swap() -> None:
         kept.append(_body(journey))
         _put(journey, _other_disk(tmp_path, 16 * MIB))
 
-    # S3 tells times in whole seconds. A queue of hours passes by in this test, so its clock is moved.
-    _swap_in_the_queue(journey, swap, after=lambda: (stage.aws.advance(5), _put(journey, kept[0])))
+    def put_back() -> None:
+        stage.aws.advance(5)  # S3 tells times in whole seconds, and a queue of hours passes by in this test
+        _put(journey, kept[0])
+
+    _swap_in_the_queue(journey, swap, after=put_back)
     done = journey.run()
     _assert_refused(journey, done, images, "its bytes are the same, but it was written again")
 
@@ -199,7 +204,8 @@ def test_inv_1_a_disk_deleted_while_it_is_imported_leaves_no_image(stage: Stage,
 
 def test_inv_1_the_verdict_outlives_a_clear(stage: Stage, bucket: str, journey: Journey, tmp_path: Path) -> None:
     """The very version is back when the task is cleared: it is refused again, and nothing is imported."""
-    s3, originals = stage.aws.client("s3"), []
+    s3 = stage.aws.client("s3")
+    originals: list[str] = []
 
     def swap() -> None:
         originals.append(_disk(journey).version.version_id)

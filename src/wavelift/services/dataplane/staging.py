@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
@@ -22,8 +23,16 @@ MOST_NOTE_BYTES: Final = 256 * KIB
 """Of such an object: it names one journal file for each machine and try that sent of the seed, 20 bytes each."""
 
 
-MOST_DIGITS: Final = 4
-"""Of a disk's index: a VM has 256 disks at most."""
+NOTE: Final = re.compile(rf"disk-([0-9]{{1,4}}){re.escape(SEED_SUFFIX)}")
+DOTS: Final = frozenset({".", ".."})
+"""HTTP clients take such a component of a key for a step through folders, and ask for another object."""
+
+
+def note_index(key: str) -> int | None:
+    """The disk that an object notes an unfinished seed of; None: it is no such note, whoever put it there."""
+    *folders, name = key.split("/")
+    found = None if DOTS.intersection(folders) else NOTE.fullmatch(name)
+    return int(found.group(1)) if found else None
 
 
 class ServerStaging:
@@ -72,16 +81,15 @@ class ServerStaging:
     def seed_notes(self) -> Iterator[tuple[int, bytes]]:
         """What was noted of unfinished seeds, by the disk's index."""
         for entry in self.s3.list(f"{self.prefix}disk-"):
-            name = entry.key.removeprefix(f"{self.prefix}disk-")
-            index = name.removesuffix(SEED_SUFFIX)
-            if name.endswith(SEED_SUFFIX) and index.isascii() and index.isdigit() and len(index) <= MOST_DIGITS:
+            index = note_index(entry.key)
+            if index is not None and entry.key == self.seed_key(index):
                 try:
                     body = self.s3.get_object(entry.key, at_most=MOST_NOTE_BYTES)
                 except NotFoundError:  # a disk that has just been completed deletes its own
                     continue
                 except CorruptStreamError:  # too large for any of ours: as one that can't be read
                     body = b""
-                yield int(index), body
+                yield index, body
 
     def beside(self, run_key: str, plan: ServerPlan) -> Self:
         """The folder of the same server in another run; shares the connections, which are this one's to close."""

@@ -30,7 +30,7 @@ from wavelift.base.domain import DiskFacts, Message
 from wavelift.base.errors import CorruptStreamError, NotFoundError, WaveliftError
 from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.services.dataplane.bases import Encryption
-from wavelift.services.dataplane.staging import MOST_NOTE_BYTES, SEED_SUFFIX, ServerStaging
+from wavelift.services.dataplane.staging import MOST_NOTE_BYTES, ServerStaging, note_index
 from wavelift.transfer.journal import Journal, JournalIdentity, Segments, SegmentStore, most_segment_bytes
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import ZERO_BLOCK
@@ -174,7 +174,7 @@ def noted_seeds(s3: S3Staging, folder: str) -> frozenset[str]:
     """EBS snapshots that notes below ``folder`` name, of whichever run. A note that can't be read names none."""
     found = set()
     for entry in s3.list(folder):
-        if entry.key.endswith(SEED_SUFFIX):
+        if note_index(entry.key) is not None:
             # A run that goes on with it deletes it.
             with suppress(ValidationError, NotFoundError, CorruptStreamError):
                 body = s3.get_object(entry.key, at_most=MOST_NOTE_BYTES)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import typer
@@ -15,6 +17,7 @@ from wavelift.cli.connect import fail
 from wavelift.rules.calls import Feature
 from wavelift.rules.policies import (
     Staging,
+    bucket_policy,
     identity_policy,
     printable,
     role_policy,
@@ -23,6 +26,8 @@ from wavelift.rules.policies import (
 )
 
 SERVICE_ROLE: Final = "vmimport"
+BUCKET: Final = "bucket"
+"""Not an identity: the policy of the staging bucket."""
 IDENTITIES: Final = (SERVICE_ROLE, "connector", "caller")
 NOW: Final[tuple[Feature, ...]] = ("migrate", "sms", "replicate")
 """The flows of this version. The table of calls also has rows of later flows."""
@@ -40,10 +45,34 @@ def partition_for(partition: str, region: str, *arns: str) -> str:
     return found or COMMERCIAL
 
 
-def show_policy(identity: str, staging: Staging, *, trust: bool, account: str, role_arn: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Principals:
+    """ARNs of the roles or users behind the identities; none: placeholders are printed."""
+
+    connectors: Sequence[str] = ()
+    callers: Sequence[str] = ()
+
+
+def show_policy(
+    identity: str, staging: Staging, *, trust: bool, account: str, role_arn: str, principals: Principals
+) -> None:
     """Print one document to standard output, ready for ``aws iam … file://`` (SMS-13)."""
+    if identity == BUCKET:
+        if trust:
+            fail("--trust: a bucket trusts nobody")
+        own = f"arn:{staging.partition}:iam::{account or 'YOUR-ACCOUNT'}:role"
+        print(
+            printable(
+                bucket_policy(
+                    staging,
+                    connectors=principals.connectors or [f"{own}/YOUR-CONNECTOR"],
+                    callers=principals.callers or [f"{own}/YOUR-CALLER"],
+                )
+            )
+        )
+        return
     if identity not in IDENTITIES:
-        fail(f"identity is {identity!r}; allowed are {', '.join(IDENTITIES)}")
+        fail(f"identity is {identity!r}; allowed are {', '.join((*IDENTITIES, BUCKET))}")
     if trust and identity != SERVICE_ROLE:
         fail(f"--trust: only {SERVICE_ROLE} is a service role; who may be {identity!r} is yours to say")
     if trust:

@@ -12,6 +12,7 @@ from wavelift.base.errors import SpecError
 from wavelift.base.names import TAG_RUN, run_hash, tags
 from wavelift.rules.environment import Environment, environment_problems
 from wavelift.rules.inventory_names import parent_of
+from wavelift.rules.limits import LIMITS, limits
 from wavelift.rules.problem import MAX_LISTED, Problem, allowed, did_you_mean, dotted, quoted
 from wavelift.rules.wave import (
     DEFAULT_RETRIES,
@@ -56,6 +57,8 @@ class Target(Message):
     """The KMS key of that encryption. Empty: S3's own key."""
     imports_per_region: int | None = None
     """The limit of this account if AWS raised it. None: the value of the Airflow setting."""
+    boot_disk_changed_pct: int = LIMITS["boot_disk_changed_pct"].value
+    """Of a boot disk's blocks with data: how many a conversion may change."""
 
 
 class Guards(Message):
@@ -263,6 +266,7 @@ def resolve(wave: Wave, environment: Environment) -> ResolvedWave:
         encrypt=environment.encrypt,
         vpc=environment.vpc,
         imports_per_region=environment.limits.get("imports_per_region"),
+        boot_disk_changed_pct=limits(environment.limits)["boot_disk_changed_pct"].value,
     )
     guards = Guards(
         min_free_pct=wave.min_free_pct, max_snapshot_hours=wave.max_snapshot_hours, max_mbit_s=wave.max_mbit_s

@@ -160,7 +160,6 @@ class _Replication(DiskCrew[DiskReplication, ReplicatedDisk]):
             self.task,
             self.snapshot,
             self.stop,
-            run=self.ctx.run_key,
             audit_pct=self.options.audit_pct,
         )
         return [self._work(index, self._begun_base(index, bases[index]), readings) for index in pending]

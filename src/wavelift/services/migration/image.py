@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportStatus, VmImport
 from wavelift.base.domain import ExportResult, ImportResult, VerifyResult
-from wavelift.base.errors import NotFoundError, PermanentError, TamperedError, located
+from wavelift.base.errors import NotFoundError, TamperedError, located
 from wavelift.base.names import TAG_RUN, instant_of, run_hash
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Migration, Progress, migrations
@@ -20,6 +20,7 @@ from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting, 
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.migration.reserve import cancelled
+from wavelift.services.migration.source_check import SourceCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ def advance_import(
     :raises WaveliftError: when the import failed, with AWS's words and our reading.
     :raises PermanentError: when a person cancelled the migration; the import is cancelled with it.
     :raises TamperedError: what is staged, or its proof, is not what this run stored.
+    :raises ProofError: when a staged disk was changed: nothing is imported of it, and no image of it stays.
     """
     with located(server=staged.task.name):
         return _Import(ledger, access, staged, ctx, limit).advance()
@@ -67,6 +69,7 @@ class _Import:
         self.ctx = ctx
         self.id = migrations.migration_id(ctx.run_key)
         self.queue = ImportQueue(ledger, access, ctx, limit)
+        self.source = SourceCheck(ledger, access, self.task.plan, self.export, ctx)
 
     def advance(self) -> ImportDone | ImportRunning | ImportWaiting | InQueue:
         known = self._record_proof()
@@ -103,17 +106,12 @@ class _Import:
         return known
 
     def before_submit(self) -> None:
-        """:raises PermanentError: when a disk is no longer staged; AWS would say so only after minutes."""
-        with ServerStaging.of(self.access, self.task.plan, self.ctx.run_key) as staging:
-            gone = [disk for disk in self.export.disks if staging.s3.head(disk.object_key) is None]
-        if gone:
-            raise PermanentError(
-                "The staged disk is gone",
-                server=self.task.name,
-                disk=gone[0].address,
-                object=f"s3://{gone[0].bucket}/{gone[0].object_key}",
-                next_step=f"Clear this server from its {CONTINUE_FROM} task, so that it is exported again",
-            )
+        """:raises ProofError: when a disk is no longer the staged one."""
+        self.source.before_submit()
+
+    def ended(self, status: ImportStatus) -> None:
+        """:raises ProofError: when a disk was changed before AWS had read it; the image is gone then."""
+        self.source.ended(status)
 
     def submitted(self, task_id: str) -> None:
         """An import that was found again is recorded like one just submitted: only a migration in state ``importing``

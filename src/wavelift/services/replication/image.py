@@ -152,6 +152,9 @@ class _Image:
     def before_submit(self) -> None:
         """The snapshots are those of the recorded run: nothing else to check."""
 
+    def ended(self, status: ImportStatus) -> None:
+        """It was made of EBS snapshots, which nobody can change."""
+
     def submitted(self, task_id: str) -> None:
         self._tell("Converting")
 

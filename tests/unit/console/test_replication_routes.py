@@ -79,8 +79,10 @@ class Airflow:
     def find_run_state(self, dag_id: str, run_id: str) -> str:
         return self.states.get(run_id, "running")
 
-    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        return self.tasks
+    def task_instances(
+        self, dag_id: str, run_id: str, *, task_id: str = "", timeout: float = 60
+    ) -> list[dict[str, Any]]:
+        return [task for task in self.tasks if task_id in ("", task["task_id"])]
 
     def fail_task(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
         self.failed.append(f"{task_id} {map_index}")
@@ -88,7 +90,9 @@ class Airflow:
             if (task["task_id"], task["map_index"]) == (task_id, map_index):
                 task["state"] = "failed"
 
-    def progress(self, dag_id: str, run_id: str, task_id: str, *, map_index: int) -> TransferProgress | None:
+    def progress(
+        self, dag_id: str, run_id: str, task_id: str, *, map_index: int, timeout: float = 60
+    ) -> TransferProgress | None:
         return self.moved
 
 
@@ -170,6 +174,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
             deps.Specs: lambda: made.specs,
         }
         monkeypatch.setattr(access, "get_auth_manager", lambda: made.rights)
+        monkeypatch.setattr(access, "_team", lambda dag_id: None)
         yield made
 
 

@@ -22,7 +22,7 @@ from wavelift.base.errors import BusyError, NotFoundError, PermanentError, Refus
 from wavelift.console.answers import Problem
 from wavelift.console.catalog import add_catalog_routes
 from wavelift.console.events import add_event_routes
-from wavelift.console.gate import Gate
+from wavelift.console.gate import Gate, Login, airflow_login
 from wavelift.console.migrations import add_migration_routes
 from wavelift.console.origin import SameOrigin
 from wavelift.console.replication import add_replication_routes
@@ -33,7 +33,7 @@ CONFLICTS: Final = (PermanentError, BusyError)
 """What is as it is: the same request would be refused again."""
 
 
-def create_app() -> FastAPI:
+def create_app(login: Login = airflow_login) -> FastAPI:
     """The application that Airflow's api-server mounts."""
     app = FastAPI(
         title="wavelift",
@@ -45,8 +45,8 @@ def create_app() -> FastAPI:
         openapi_url=None,
         responses={"4XX": {"model": Problem, "description": "Refused; `detail` says why and what to do"}},
     )
-    app.add_middleware(Gate)
-    app.add_middleware(SameOrigin)  # the outer one: what is refused takes no place
+    app.add_middleware(Gate, login=login)
+    app.add_middleware(SameOrigin)  # the outer one
     app.add_exception_handler(WaveliftError, _wavelift_error)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)

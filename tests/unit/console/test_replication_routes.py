@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
 from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
@@ -130,6 +131,11 @@ class User:
         return "ana"
 
 
+async def ana(request: Request) -> str:
+    """The gate's login."""
+    return "ana"
+
+
 class Desk:
     """The console as one user's program sees it."""
 
@@ -164,7 +170,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     from wavelift.console import access, deps
     from wavelift.console.api import create_app
 
-    app = create_app()
+    app = create_app(ana)
     with fresh_ledger(tmp_path / "wavelift.db") as ledger:
         made = Desk(ledger, TestClient(app))
         app.dependency_overrides = {

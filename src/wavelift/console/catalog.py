@@ -64,7 +64,7 @@ def _catalog_reading(app: FastAPI) -> None:
 def _catalog_writing(app: FastAPI) -> None:
     @app.post("/catalog/import")
     def import_catalog(body: ImportBody, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunStarted:
-        """Start an import, by a run of the connector's ``server_catalog`` DAG. Another connector's catalogue is refused."""
+        """Start an import, by a run of the connector's ``server_catalog`` DAG; of no other connector's catalogue."""
         dag_id = _triggerable(user, body.connector)
         if body.connection:
             require_same_team(dag_id, body.connection)

@@ -14,6 +14,7 @@ from airflow.models.connection import Connection
 from airflow.models.dag import DagModel
 from airflow.models.dagbundle import DagBundleModel
 from airflow.models.team import Team
+from airflow.utils.session import create_session
 from fastapi import HTTPException
 from sqlalchemy.orm import sessionmaker
 
@@ -88,7 +89,7 @@ def test_with_teams_a_dag_that_airflow_does_not_know_is_nobody_s(asked: list[tup
 def test_a_dag_s_team_counts_from_the_moment_that_airflow_knows_it(asked: list[tuple[str, str | None]]) -> None:
     blue = user("op", "blue")
     assert not access.may_read(blue, "new.migrate")
-    with settings.Session.begin() as session:  # type: ignore[attr-defined]  # the fixture's sessionmaker
+    with create_session() as session:
         session.add(
             DagModel(
                 dag_id="new.migrate", bundle_name="red-dags", max_active_tasks=1, max_consecutive_failed_dag_runs=0

@@ -15,10 +15,12 @@ import urllib3
 from tests.ledgers import fresh_ledger
 
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.console import replication_runs
 from wavelift.console.progress import MOST_QUESTIONS, MOST_SECONDS, Progress
+from wavelift.console.replication_runs import _page
+from wavelift.console.requests import RunQuery
 from wavelift.ledger.records import Page
 from wavelift.ledger.replication_records import ReplicationRun
+from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.replication import RunState, RunType
 
 pytestmark = pytest.mark.unit
@@ -113,10 +115,10 @@ def test_the_route_answers_all_rows_all_the_same(
 ) -> None:
     items = tuple(runs_of(ROWS))
     page = Page(items=items, total=ROWS, limit=ROWS, offset=0)
-    monkeypatch.setattr(replication_runs.replication_runs, "list_runs", lambda *_, **__: page)
+    monkeypatch.setattr("wavelift.ledger.replication_runs.list_runs", lambda *_, **__: page)
     with fresh_ledger(tmp_path / "wavelift.db") as ledger:
-        query = replication_runs.RunQuery(limit=ROWS)
-        rows = replication_runs._page(ledger, airflow, replication_runs.RunFilter(), query).runs
+        query = RunQuery(limit=ROWS)
+        rows = _page(ledger, airflow, RunFilter(), query).runs
     assert (len(rows), rows[0].bytes_done, rows[-1].bytes_done) == (ROWS, 30, 0)
     assert len(pool.asked) <= MOST_QUESTIONS + ROWS // SERVERS + 1
 

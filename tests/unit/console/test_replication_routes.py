@@ -142,6 +142,7 @@ class Desk:
     def __init__(self, ledger: Ledger, client: TestClient) -> None:
         self.ledger, self.client = ledger, client
         self.airflow, self.specs, self.rights = Airflow(), Specs(), Rights()
+        self.doubles: dict[Any, Any] = {}
 
     def get(self, path: str, **query: Any) -> Any:
         return self.told(self.client.get(path, params=query))
@@ -173,7 +174,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     app = create_app(ana)
     with fresh_ledger(tmp_path / "wavelift.db") as ledger:
         made = Desk(ledger, TestClient(app))
-        app.dependency_overrides = {
+        made.doubles = app.dependency_overrides = {
             get_user: User,
             deps._ledger: lambda: ledger,
             deps._airflow: lambda: made.airflow,

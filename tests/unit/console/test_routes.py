@@ -176,11 +176,7 @@ def test_without_a_login_nothing_is_told(stage: Stage, rights: Rights, name: str
     before = stage.state()
     gated, bare = create_app(nobody), create_app(_anybody)
     for app in (gated, bare):
-        app.dependency_overrides = {
-            key: value
-            for key, value in stage.desk.client.app.dependency_overrides.items()
-            if key is not get_user  # type: ignore[attr-defined]
-        }
+        app.dependency_overrides = {key: value for key, value in stage.desk.doubles.items() if key is not get_user}
         assert stage.ask(name, TestClient(app)).status_code == 401
     assert (stage.state(), rights.asked) == (before, set())
 

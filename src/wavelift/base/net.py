@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 import re
 import socket
 import ssl
@@ -145,6 +146,21 @@ class Proxy:
             return {}
         login = base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
         return {"Proxy-Authorization": f"Basic {login}"}
+
+
+def is_private(url: str) -> bool:
+    """Whether nobody else can read what is sent to ``url``: it uses TLS, or stays on this machine."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if parts.scheme == "https":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _bracketed(host: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from wavelift.airflow.rest import path_of
 from wavelift.cli.catalog import no_connector
 from wavelift.cli.connect import api_errors_told, client, run_by, wake
 from wavelift.cli.output import AsJson, add_row, print_json, stdout_console, table
@@ -54,7 +55,7 @@ def check(name: Name, as_json: AsJson = False) -> None:
     """Try from its queue what a connector can reach; status 1 when something fails."""
     api = client()
     wake(api, dag_id_of(HEALTH_DAG, name), no_connector(HEALTH_DAG, name))
-    health = run_by(api, f"/wavelift/connectors/{name}/check").result("check", explained_by="begin")
+    health = run_by(api, path_of("wavelift", "connectors", name, "check")).result("check", explained_by="begin")
     if as_json:
         print_json(health)
     else:
@@ -74,7 +75,7 @@ def maintenance(
     reason: Annotated[str, typer.Option(help="Shown with each refused migration.")] = "",
 ) -> None:
     """Put a connector into maintenance, or back into service (AMP-05)."""
-    client().call("POST", f"/wavelift/connectors/{name}/maintenance", {"on": on, "reason": reason})
+    client().call("POST", path_of("wavelift", "connectors", name, "maintenance"), {"on": on, "reason": reason})
     print(f"{name} is {'in maintenance: no new migration begins on it' if on else 'in service'}")
 
 
@@ -82,7 +83,7 @@ def maintenance(
 @api_errors_told()
 def disassociate(name: Name) -> None:
     """Remove the registration of a connector that nothing uses."""
-    client().call("POST", f"/wavelift/connectors/{name}/disassociate")
+    client().call("POST", path_of("wavelift", "connectors", name, "disassociate"))
     print(f"{name} is no longer registered")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.base.units import human_bytes
 from wavelift.cli.connect import api_errors_told, client, ended, query
 from wavelift.cli.output import (
@@ -80,7 +80,7 @@ def list_(
 def show(job: Job, as_json: AsJson = False) -> None:
     """Everything about one job."""
     api = client()
-    _show(api.call("GET", f"/wavelift/jobs/{_id_of(api, job)}"), as_json=as_json)
+    _show(api.call("GET", path_of("wavelift", "jobs", _id_of(api, job))), as_json=as_json)
 
 
 @app.command()
@@ -148,7 +148,7 @@ def update(  # noqa: PLR0913  # one parameter per option
     if not fields:
         raise ApiError("nothing to change; see `wavelift jobs update --help` for what can be")
     api = client()
-    _show(api.call("PATCH", f"/wavelift/jobs/{_id_of(api, job)}", fields), as_json=as_json)
+    _show(api.call("PATCH", path_of("wavelift", "jobs", _id_of(api, job)), fields), as_json=as_json)
 
 
 @app.command()
@@ -182,7 +182,7 @@ def extend(
 def delete(job: Job, as_json: AsJson = False) -> None:
     """Stop a job and its run and remove what they made outside, never their AMIs (SMS-09)."""
     api = client()
-    answer = api.call("DELETE", f"/wavelift/jobs/{_id_of(api, job)}")
+    answer = api.call("DELETE", path_of("wavelift", "jobs", _id_of(api, job)))
     if as_json:
         print_json(answer)
         return
@@ -205,8 +205,8 @@ def verify(what: str) -> None:
     Ends with 1 when a block differs, and names the first differing offsets.
     """
     api = client()
-    path = f"runs/{what}" if what.startswith(REPLICATE.prefix) else f"jobs/{_id_of(api, what)}"
-    started = VerifyStarted.model_validate(api.call("POST", f"/wavelift/{path}/verify"))
+    thing = ("runs", what) if what.startswith(REPLICATE.prefix) else ("jobs", _id_of(api, what))
+    started = VerifyStarted.model_validate(api.call("POST", path_of("wavelift", *thing, "verify")))
     results = ended(api, started, timeout=VERIFY_SECONDS).result(REPLICATE.first_step("verify"))
     for run, result in zip(started.runs, results, strict=True):
         print(
@@ -228,7 +228,7 @@ def history(
     """A job's runs, newest first: type, state, times, AMI, bytes read and sent, rate, duration (SMS-08)."""
     api = client()
     asked = {"state": state, "search": search, "limit": limit, "offset": offset}
-    answer = api.call("GET", query(f"/wavelift/jobs/{_id_of(api, job)}/runs", asked))
+    answer = api.call("GET", query(path_of("wavelift", "jobs", _id_of(api, job), "runs"), asked))
     if as_json:
         print_json(answer)
         return
@@ -337,7 +337,7 @@ def _id_of(api: ApiClient, job: str) -> str:
 
 def _post(job: str, verb: str, body: Any = None) -> JobRow:
     api = client()
-    return JobRow.model_validate(api.call("POST", f"/wavelift/jobs/{_id_of(api, job)}/{verb}", body))
+    return JobRow.model_validate(api.call("POST", path_of("wavelift", "jobs", _id_of(api, job), verb), body))
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.cli.connect import EndedRun, api_errors_told, client, fail, query
 from wavelift.cli.jobs import print_runs
 from wavelift.cli.output import print_json, stdout_console
@@ -56,7 +56,7 @@ def replicate(wave: str, servers: list[str] | None, *, wait: bool, unpause: bool
 @api_errors_told()
 def cancel(run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a replication run: run-…")]) -> None:
     """Stop a run; its snapshot is removed. It stays counted against the quota unless it had not begun."""
-    answer = RunCancelled.model_validate(client().call("POST", f"/wavelift/runs/{run}/cancel"))
+    answer = RunCancelled.model_validate(client().call("POST", path_of("wavelift", "runs", run, "cancel")))
     if answer.state == "Expired":
         print(f"{run} ({answer.server}) had not begun; it is not counted")
         return
@@ -68,7 +68,7 @@ def cancel(run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a repli
 @api_errors_told()
 def show(run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a replication run: run-…")]) -> None:
     """Everything about one run, as JSON."""
-    print_json(client().call("GET", f"/wavelift/runs/{run}"))
+    print_json(client().call("GET", path_of("wavelift", "runs", run)))
 
 
 @dataclass
@@ -100,7 +100,7 @@ class RunsWatch:
 
 def _request(api: ApiClient, wave: str, servers: list[str] | None, *, as_json: bool) -> dict[str, Any]:
     try:
-        return dict(api.call("POST", f"/wavelift/waves/{wave}/replications", {"servers": servers or None}))
+        return dict(api.call("POST", path_of("wavelift", "waves", wave, "replications"), {"servers": servers or None}))
     except ApiError as error:
         if as_json and error.status == REFUSED:  # a program gets rule and time of each server, not a sentence
             print_json(error.answer)

@@ -12,7 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, wake
 from wavelift.cli.output import add_row, print_json, say, stdout_console, table
 from wavelift.console.answers import RunStarted, WaveApplied
@@ -62,7 +62,7 @@ def apply(
 ) -> None:
     """Make and change a wave's replication jobs as its file says; shows the drift. Nothing is ever deleted."""
     api = client()
-    answer = api.call("POST", f"/wavelift/waves/{name}/apply", {"dry_run": dry_run})
+    answer = api.call("POST", path_of("wavelift", "waves", name, "apply"), {"dry_run": dry_run})
     if unpause and not dry_run and answer["dag_paused"]:
         api.unpause(answer["dag_id"])
         answer["dag_paused"] = False

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wavelift.base.printable import printable_lines
 from wavelift.rules.problem import Path as Place
 from wavelift.rules.problem import dotted
 
@@ -38,4 +39,4 @@ def lines(issues: Iterable[Issue]) -> tuple[str, ...]:
 
 def format_errors(issues: Iterable[Issue]) -> str:
     """The text that ``wavelift wave validate`` and the DAG import error show."""
-    return "\n".join(lines(issues))
+    return printable_lines(lines(issues))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from wavelift.base.errors import SpecError
+from wavelift.base.printable import printable_lines
 from wavelift.rules.fields import NAME_PATTERN
 from wavelift.rules.plans import ResolvedWave, WaveShape
 from wavelift.specs.issues import Issue, lines
@@ -86,7 +87,7 @@ class UsableWave:
         """
         if self.loaded is None:
             raise SpecError(
-                "\n".join(self.errors) or f"There is no spec of wave '{self.shape.wave}'",
+                printable_lines(self.errors) or f"There is no spec of wave '{self.shape.wave}'",
                 wave=self.shape.wave,
                 next_step="Correct the file and trigger the wave again",
             )

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.client import HTTPException, HTTPSConnection
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from wavelift.base.errors import NotFoundError, SpecError, TlsError, UnreachableError
+from wavelift.base.remote_text import host_name
 
 TlsFault = Literal["host name", "expired", "not yet valid", "unknown issuer", "pin", "protocol"]
 
@@ -36,6 +38,9 @@ _VERIFY_CODES: Final[dict[int, TlsFault]] = {9: "not yet valid", 10: "expired", 
 _DIGESTS: Final = {40: "sha1", 64: "sha256"}
 """Number of hex digits of a thumbprint → hash algorithm. vCenter reports SHA-1 for its hosts."""
 
+
+_METADATA: Final = frozenset(map(ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")))
+"""Metadata services of clouds that are not at a link-local address: of AWS (IPv6), Alibaba and Azure."""
 
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """Value for SO_LINGER: on, 0 seconds. Closing the socket then sends a reset."""
@@ -159,7 +164,9 @@ def https_connection(
     :param address: the address to connect to instead of the name ``host``, for hosts behind NAT or without DNS. The
         certificate must still be for ``host``. With a proxy, the proxy connects to the address and the certificate must
         be for the address.
+    :raises UnsafeTextError: ``host`` is no name of a machine. It may come from vCenter.
     """
+    host_name(host, "the host")
     if proxy is not None:
         connection = HTTPSConnection(proxy.host, proxy.port, timeout=timeout, context=context)
         connection.set_tunnel(address or host, port, proxy.headers)
@@ -398,11 +405,36 @@ def candidates(host: str, suffixes: Sequence[str]) -> Iterator[str]:
 
 
 def _resolves(host: str) -> bool:
+    return bool(addresses_of(host))
+
+
+def addresses_of(host: str) -> frozenset[IPv4Address | IPv6Address]:
+    """What the name resolves to on this machine; empty if it does not resolve."""
     try:
-        socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    return True
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # UnicodeError: a label that is empty or too long
+        return frozenset()
+    return frozenset(_plain_address(str(entry[4][0])) for entry in found)
+
+
+def _plain_address(text: str) -> IPv4Address | IPv6Address:
+    address = ip_address(text.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def leads_inside(host: str) -> str:
+    """Why no ESXi host is at ``host``: it is this machine itself, or answers only machines beside it. Otherwise empty.
+
+    A vCenter that is not what it seems could use the connector to reach these.
+    """
+    for address in addresses_of(host):
+        if address.is_loopback or address.is_unspecified:
+            return f"{address} is this machine itself"
+        if address.is_link_local or address in _METADATA:
+            return f"{address} is a link-local address or a cloud's metadata service"
+        if address.is_multicast:
+            return f"{address} is a multicast address"
+    return ""
 
 
 def qualify(host: str, suffixes: Sequence[str], resolves: Callable[[str], bool] = _resolves) -> str:

@@ -111,7 +111,8 @@ def simulators(folder: Path, waves: dict[str, WaveOf], *, slow: dict[str, Any]) 
 
 def lay_out_more(dags: Path, stage: Stage) -> None:
     """What only the running Airflow meets: an account with few places, and a broken file."""
-    narrow = environment_text(stage, "narrow", aws_conn_id="aws_narrow", limits={"imports_per_region": 2})
+    few = {"aws_conn_id": "aws_narrow", "limits": {"imports_per_region": 2}}
+    narrow = environment_text(stage, "narrow", ["limited"], **few)
     (dags / "environments" / "narrow.yaml").write_text(narrow)
     (dags / "waves" / "bad.yaml").write_text(BAD_WAVE)
     stage.aws.rule(kind="import", key="*cleared-b*", outcome="stuck", count=1)

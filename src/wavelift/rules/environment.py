@@ -11,7 +11,7 @@ from wavelift.base.domain import Message
 from wavelift.base.regions import partition_of
 from wavelift.rules.fields import FLAG, WHOLE, InstanceType, Name, SecurityGroupId, SubnetId, Tags, Text, VpcId, matched
 from wavelift.rules.limits import ENVIRONMENT_LIMITS
-from wavelift.rules.problem import Problem, allowed, did_you_mean
+from wavelift.rules.problem import Path, Problem, allowed, did_you_mean
 
 DEFAULT_ROLE = "vmimport"
 """The service role that VM Import/Export assumes if ImportImage names no other (AWS page on required permissions)."""
@@ -50,8 +50,20 @@ class Staging(Message):
     )
 
 
+class AllowedSource(Message):
+    """A vCenter from which servers may come, and the connectors that may read it."""
+
+    connection: Text = Field(description="Airflow connection of type 'vsphere'.")
+    connectors: tuple[Text, ...] = Field(
+        min_length=1, description="Connectors (Airflow queues) that may read it; 'default' is the default queue."
+    )
+
+
 class Environment(Message):
-    """Where servers may be migrated to: account, region, staging, network, and the values that a wave may choose."""
+    """Where servers may be migrated to: account, region, staging, network, and the values that a wave may choose.
+
+    ``sources`` limits where its servers come from.
+    """
 
     environment: Name = Field(description="Name of the environment; must equal the file's name without '.yaml'.")
     description: str = Field(default="", description="One line for people.")
@@ -80,6 +92,11 @@ class Environment(Message):
         min_length=1, description="Security groups that a wave may choose (AMP-01)."
     )
     instance_types: tuple[InstanceType, ...] = Field(min_length=1, description="Instance types that a wave may choose.")
+    sources: tuple[AllowedSource, ...] = Field(
+        min_length=1,
+        description="The vCenters whose servers may land here, and the connectors that may read each. An entry is "
+        "'- {connection: vsphere_dc1, connectors: [datacenter1]}'.",
+    )
     tags: Tags = Field(
         default={}, description="Tags for everything that is created here. A wave's and a server's tags override them."
     )
@@ -109,8 +126,11 @@ def environment_problems(environment: Environment) -> list[Problem]:
                 Problem(("limits", name), f"unknown limit '{name}'{hint}; {allowed(sorted(ENVIRONMENT_LIMITS))}")
             )
     for field in ("subnets", "security_groups", "instance_types"):
-        problems += _repeated(field, getattr(environment, field))
-    return problems
+        problems += _repeated((field,), getattr(environment, field))
+    for index, source in enumerate(environment.sources):
+        problems += _repeated(("sources", index, "connectors"), source.connectors)
+    connections = tuple(source.connection for source in environment.sources)
+    return problems + _repeated(("sources",), connections, "connection")
 
 
 def _key_place(key: list[str], here: list[str]) -> list[Problem]:
@@ -130,9 +150,11 @@ def _key_place(key: list[str], here: list[str]) -> list[Problem]:
     ]
 
 
-def _repeated(field: str, values: tuple[str, ...]) -> list[Problem]:
-    return [
-        Problem((field, index), f"'{value}' is listed twice; remove one")
-        for index, value in enumerate(values)
-        if value in values[:index]
-    ]
+def _repeated(place: Path, values: tuple[str, ...], *key: str) -> list[Problem]:
+    seen: set[str] = set()
+    problems = []
+    for index, value in enumerate(values):
+        if value in seen:
+            problems.append(Problem((*place, index, *key), f"'{value}' is listed twice; remove one"))
+        seen.add(value)
+    return problems

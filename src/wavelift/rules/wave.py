@@ -277,7 +277,7 @@ def twin(launch: str, source_power: str, allow_twin: bool) -> bool:
 
 
 def landing_problems(wave: Wave, environment: Environment) -> list[Problem]:
-    """Values that the environment does not allow (AMP-01), and settings that a launch needs but that are missing."""
+    """A source and values that the environment does not allow (AMP-01), and settings that a launch lacks."""
     if wave.environment != environment.environment:
         return [
             Problem(
@@ -286,10 +286,27 @@ def landing_problems(wave: Wave, environment: Environment) -> list[Problem]:
             )
         ]
     landing = Landing(environment)
-    problems: list[Problem] = []
+    problems = source_problems(wave.source, environment)
     for index, server in enumerate(wave.servers):
         problems += landing.problems(wave, server, index)
     return _once(problems)
+
+
+def source_problems(source: Source, environment: Environment) -> list[Problem]:
+    """A vCenter or a connector whose servers may not land in the environment."""
+    name = environment.environment
+    ask = f"choose another, or let an administrator add it to 'sources' in environments/{name}.yaml"
+    known = {each.connection: each.connectors for each in environment.sources}
+    connectors = known.get(source.connection)
+    if connectors is None:
+        hint = did_you_mean(source.connection, known)
+        what = f"environment '{name}' takes no servers of connection '{source.connection}'{hint}; {allowed(known)}"
+        return [Problem(("source", "connection"), f"{what}; {ask}")]
+    if source.connector in connectors:
+        return []
+    hint = did_you_mean(source.connector, connectors)
+    what = f"environment '{name}' takes no servers of '{source.connection}' through connector '{source.connector}'"
+    return [Problem(("source", "connector"), f"{what}{hint}; {allowed(connectors)}; {ask}")]
 
 
 class Landing:

@@ -146,7 +146,12 @@ class _Environments:
         if environment is None:
             issues.append(document.issue(Problem(("environment",), missing)))
             return None, tuple(issues)
-        issues += [document.issue(problem) for problem in _of_real(checked, landing_problems(checked, environment))]
+        wrong_source = any(issue.path[:1] == ("source",) for issue in issues)
+        issues += [
+            document.issue(problem)
+            for problem in _of_real(checked, landing_problems(checked, environment))
+            if not (wrong_source and problem.path[0] == "source")
+        ]
         if wave is None or issues:
             return None, tuple(issues)
         return LoadedWave(wave, environment, document.text, text), ()

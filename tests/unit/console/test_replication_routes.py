@@ -39,6 +39,7 @@ vpc: vpc-0aaaaaaaaaaaaaaaa
 subnets: [subnet-0aaaaaaaaaaaaaaaa]
 security_groups: [sg-0aaaaaaaaaaaaaaaa]
 instance_types: [t3.small]
+sources: [{connection: vc, connectors: [hall-a]}]
 """
 WAVE = """\
 wave: erp

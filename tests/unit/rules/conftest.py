@@ -194,6 +194,7 @@ def _environment(**changes: Any) -> Environment:
         "subnets": ["subnet-aaaa0001"],
         "security_groups": ["sg-aaaa0001"],
         "instance_types": ["m6i.large", "t2.small", "m6g.large", "t2.nano"],
+        "sources": [{"connection": "vc", "connectors": ["default"]}],
     }
     return Environment.load({**values, **changes})
 

@@ -26,6 +26,7 @@ vpc: vpc-00000001
 subnets: [subnet-aaaa0001]
 security_groups: [sg-aaaa0001]
 instance_types: [m6i.large]
+sources: [{connection: vc, connectors: [default]}]
 """
 
 

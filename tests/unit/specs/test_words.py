@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from tests.unit.specs.conftest import ENVIRONMENT, WAVE
 
 from wavelift.console.requests import ApplyBody, CleanupBody, ExtendBody, JobsBody, MaintenanceBody
-from wavelift.rules.environment import Environment, Staging
+from wavelift.rules.environment import AllowedSource, Environment, Staging
 from wavelift.rules.wave import Server, Settings, Source, Wave
 from wavelift.rules.wave_replication import Replication
 from wavelift.specs import load_resolved
@@ -21,7 +21,7 @@ from wavelift.specs.load import load_texts
 
 pytestmark = pytest.mark.unit
 
-SPECS: tuple[type[BaseModel], ...] = (Wave, Source, Settings, Server, Replication, Environment, Staging)
+SPECS: tuple[type[BaseModel], ...] = (Wave, Source, Settings, Server, Replication, Environment, AllowedSource, Staging)
 BODIES: tuple[type[BaseModel], ...] = (CleanupBody, MaintenanceBody, ApplyBody, ExtendBody, JobsBody)
 
 
@@ -112,7 +112,8 @@ NOTHING = ("null", "Null", "NULL")
 def test_a_name_is_what_was_written(name: str, quoted: bool) -> None:
     written = f"'{name}'" if quoted else name
     text = WAVE.replace("- web01", f"- {written}").replace("{tier: db}", f"{{tier: {written}}}")
-    loaded = load_texts(text.replace("connection: vc1", f"connection: {written}"), ENVIRONMENT)
+    both = [each.replace("connection: vc1", f"connection: {written}") for each in (text, ENVIRONMENT)]
+    loaded = load_texts(*both)
     assert loaded is not None, name
     assert loaded.wave.source.connection == name
     assert loaded.wave.servers[0].name == name
@@ -135,6 +136,7 @@ def test_nothing_is_no_text_and_the_error_tells_how_to_quote_it(folders: Any, pl
         load_resolved(folders.waves / "erp.yaml", folders.environments)
     if word:
         folders.wave(WAVE.replace(place, f"{key} '{word}'"))
+        folders.environment(ENVIRONMENT.replace(place, f"{key} '{word}'"))
         assert word in load_resolved(folders.waves / "erp.yaml", folders.environments).model_dump_json()
     assert value
 

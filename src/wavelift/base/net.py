@@ -192,7 +192,7 @@ def verifying_context(ca_bundle: str | None = None) -> ssl.SSLContext:
     # A bundle may contain the server's own certificate instead of that of an authority.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if ca_bundle:
-        path = Path(ca_bundle)
+        path = ca_path(ca_bundle)
         try:
             context.load_verify_locations(**({"capath": str(path)} if path.is_dir() else {"cafile": str(path)}))
         except (OSError, ssl.SSLError) as error:
@@ -200,6 +200,19 @@ def verifying_context(ca_bundle: str | None = None) -> ssl.SSLContext:
                 f"the CA bundle {ca_bundle} cannot be read: {error}", next_step="Use a file of PEM certificates"
             ) from error
     return context
+
+
+def ca_path(text: str) -> Path:
+    """``text`` as the place of certificates. It comes from a connection: a device or a pipe would be read for ever.
+
+    :raises SpecError: something is there that is neither a file nor a folder.
+    """
+    path = Path(text)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise SpecError(
+            f"the CA bundle {text} is neither a file nor a folder", next_step="Use a file of PEM certificates"
+        )
+    return path
 
 
 def pinned_context(der: bytes) -> ssl.SSLContext:

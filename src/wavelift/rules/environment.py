@@ -9,7 +9,19 @@ from pydantic import AfterValidator, Field
 
 from wavelift.base.domain import Message
 from wavelift.base.regions import partition_of
-from wavelift.rules.fields import FLAG, WHOLE, InstanceType, Name, SecurityGroupId, SubnetId, Tags, Text, VpcId, matched
+from wavelift.rules.fields import (
+    FLAG,
+    WHOLE,
+    ConnectionId,
+    InstanceType,
+    Name,
+    SecurityGroupId,
+    SubnetId,
+    Tags,
+    Text,
+    VpcId,
+    matched,
+)
 from wavelift.rules.limits import ENVIRONMENT_LIMITS
 from wavelift.rules.problem import Path, Problem, allowed, did_you_mean
 
@@ -53,7 +65,7 @@ class Staging(Message):
 class AllowedSource(Message):
     """A vCenter from which servers may come, and the connectors that may read it."""
 
-    connection: Text = Field(description="Airflow connection of type 'vsphere'.")
+    connection: ConnectionId = Field(description="Airflow connection of type 'vsphere'.")
     connectors: tuple[Text, ...] = Field(
         min_length=1, description="Connectors (Airflow queues) that may read it; 'default' is the default queue."
     )
@@ -67,7 +79,7 @@ class Environment(Message):
 
     environment: Name = Field(description="Name of the environment; must equal the file's name without '.yaml'.")
     description: str = Field(default="", description="One line for people.")
-    aws_conn_id: Text = Field(description="Airflow connection with the AWS credentials.")
+    aws_conn_id: ConnectionId = Field(description="Airflow connection with the AWS credentials.")
     queue: Text = Field(
         default="default", description="Airflow queue of a worker near this region, which reads transferred data back."
     )

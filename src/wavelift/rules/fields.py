@@ -16,6 +16,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]*$"
 """Names of waves and environments. They become DAG ids, S3 prefixes, tags and file stems."""
+CONNECTION_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,249}$"
+"""Ids of connections. Airflow's workers put them into the path of a request, where ``?``, ``#`` and ``..`` lead to
+another connection."""
 TAG_KEY_MAX: Final = 127
 TAG_VALUE_MAX: Final = 255
 """The smallest limits of all services that get the tags (EBS direct). A shortened tag would be a different tag."""
@@ -175,6 +178,13 @@ Name = Annotated[
     str,
     matched(NAME_PATTERN, "a name that consists of a-z, 0-9, '_' and '-' and starts with a letter or digit"),
     WithJsonSchema(_pattern(NAME_PATTERN)),
+]
+ConnectionId = Annotated[
+    str,
+    matched(
+        CONNECTION_PATTERN, "the id of an Airflow connection that consists of letters, digits, '_', '-', '.' and ':'"
+    ),
+    WithJsonSchema(_pattern(CONNECTION_PATTERN)),
 ]
 Text = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_one_line)]
 SubnetId = Annotated[

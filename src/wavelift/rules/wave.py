@@ -14,6 +14,7 @@ from wavelift.rules.fields import (
     FLAG,
     NUMBER,
     WHOLE,
+    ConnectionId,
     InstanceType,
     Name,
     PrivateIp,
@@ -169,7 +170,7 @@ def _said_nothing(given: Set[str]) -> str:
 class Source(Message):
     """Where the servers are, and which connector reads them."""
 
-    connection: Text = Field(description="Airflow connection of type 'vsphere'.")
+    connection: ConnectionId = Field(description="Airflow connection of type 'vsphere'.")
     connector: Text = Field(default="default", description="Airflow queue of the worker near this vCenter.")
 
 

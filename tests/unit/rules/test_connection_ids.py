@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from wavelift.rules.conf import HealthConf, ImportConf
+from wavelift.rules.environment import AllowedSource, Environment
+from wavelift.rules.fields import ConnectionId
+from wavelift.rules.wave import Source
+
+pytestmark = pytest.mark.unit
+
+WORDS = "is not the id of an Airflow connection"
+FIELDS: list[tuple[type[BaseModel], str]] = [
+    (Source, "connection"),
+    (AllowedSource, "connection"),
+    (Environment, "aws_conn_id"),
+    (ImportConf, "connection"),
+    (HealthConf, "connection"),
+    (HealthConf, "aws_conn_id"),
+]
+
+
+@pytest.mark.parametrize("id", ["vc?1", "vc#1", "a/b", "a\\b", "..", ".vc", "vc 1", "vc%2f", "", "vc\n", "x" * 251])
+@pytest.mark.parametrize(("model", "field"), FIELDS)
+def test_an_id_that_leads_to_another_connection_is_refused(model: type[BaseModel], field: str, id: str) -> None:
+    with pytest.raises(ValidationError) as told:
+        model.model_validate({field: id})
+    assert [error["msg"] for error in told.value.errors() if error["loc"][0] == field and WORDS in error["msg"]]
+
+
+@pytest.mark.parametrize("id", ["vc1", "vsphere_demo", "AWS-prod.eu:1", "_x", "x" * 250])
+def test_an_ordinary_id_passes(id: str) -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(ConnectionId)
+    assert adapter.validate_python(id) == id
+    assert ImportConf.model_validate({"connection": id}).connection == id
+    assert ImportConf.model_validate({"connection": None}).connection is None

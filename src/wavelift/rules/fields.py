@@ -14,11 +14,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from wavelift.base.printable import printable
+
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]*$"
 """Names of waves and environments. They become DAG ids, S3 prefixes, tags and file stems."""
-CONNECTION_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,249}$"
-"""Ids of connections. Airflow's workers put them into the path of a request, where ``?``, ``#`` and ``..`` lead to
-another connection."""
 TAG_KEY_MAX: Final = 127
 TAG_VALUE_MAX: Final = 255
 """The smallest limits of all services that get the tags (EBS direct). A shortened tag would be a different tag."""
@@ -75,6 +74,13 @@ def parse_verify(text: str) -> float:
     if kind == "sample" and re.fullmatch(r"\d+(\.\d+)?", share) and 0 < float(share) <= 100:
         return float(share)
     raise ValueError(f"{text!r} is not a verify level; allowed: full, sample:<pct> with 0 < pct <= 100, off")
+
+
+def _visible(value: str) -> str:
+    """Refuse what would steer a terminal or show as another text. vCenter's names are compared as escapes, too."""
+    if (shown := printable(value)) != value:
+        raise ValueError(f"'{shown}' contains an invisible character; write it as its escape, as shown here")
+    return value
 
 
 def _tags(value: dict[str, str]) -> dict[str, str]:
@@ -179,14 +185,7 @@ Name = Annotated[
     matched(NAME_PATTERN, "a name that consists of a-z, 0-9, '_' and '-' and starts with a letter or digit"),
     WithJsonSchema(_pattern(NAME_PATTERN)),
 ]
-ConnectionId = Annotated[
-    str,
-    matched(
-        CONNECTION_PATTERN, "the id of an Airflow connection that consists of letters, digits, '_', '-', '.' and ':'"
-    ),
-    WithJsonSchema(_pattern(CONNECTION_PATTERN)),
-]
-Text = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_one_line)]
+Text = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_one_line), AfterValidator(_visible)]
 SubnetId = Annotated[
     str, matched(_SUBNET, "a subnet id such as 'subnet-0a1b2c3d4e5f60718'"), WithJsonSchema(_pattern(_SUBNET))
 ]
@@ -198,3 +197,14 @@ InstanceType = Annotated[str, matched(_TYPE, "an instance type such as 'm6i.larg
 PrivateIp = Annotated[str, AfterValidator(_ipv4), WithJsonSchema({"type": "string", "format": "ipv4"})]
 Verify = Annotated[str, AfterValidator(_verify), WithJsonSchema(_pattern(_VERIFY))]
 Tags = Annotated[dict[str, str], AfterValidator(_tags)]
+
+CONNECTION_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,249}$"
+"""Ids of connections. Airflow's workers put them into the path of a request, where ``?``, ``#`` and ``..`` lead to
+another connection."""
+ConnectionId = Annotated[
+    str,
+    matched(
+        CONNECTION_PATTERN, "the id of an Airflow connection that consists of letters, digits, '_', '-', '.' and ':'"
+    ),
+    WithJsonSchema(_pattern(CONNECTION_PATTERN)),
+]

@@ -46,10 +46,10 @@ def manager(session: VsphereSession) -> CatalogManager:
     """The vCenter itself; no call is made."""
     about = session.about
     return CatalogManager(
-        id=printable(about.instance_uuid, TEXT_LONGEST),
+        id=about.instance_uuid,
         name=session.config.host,
         type=printable(about.api_type, WORD),
-        product=printable(about.full_name, TEXT_LONGEST),
+        product=about.full_name,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 from pyVmomi import vim
 
-from wavelift.adapters.vsphere.faults import VENDOR_ERRORS, translate
+from wavelift.adapters.vsphere.faults import TEXT_LONGEST, VENDOR_ERRORS, translate
 from wavelift.adapters.vsphere.soap import Endpoint, make_stub, negotiate
 from wavelift.adapters.vsphere.vddk import VddkConfig
 from wavelift.base.errors import GuardError, LoginError, SpecError, UnreachableError, WaveliftError
@@ -36,6 +36,7 @@ from wavelift.base.net import (
     verifying_context,
 )
 from wavelift.base.patience import PATIENCE_S
+from wavelift.base.printable import printable
 from wavelift.base.remote_text import header_value, host_name
 
 log = logging.getLogger(__name__)
@@ -213,12 +214,12 @@ class VsphereSession:
             )
             about = self.content.about
             self.about = About(
-                full_name=about.fullName or about.name or "",
-                version=about.version or "",
-                build=about.build or "",
-                api_version=about.apiVersion or "",
-                instance_uuid=about.instanceUuid or "",
-                api_type=about.apiType or "",
+                full_name=printable(about.fullName or about.name or "", TEXT_LONGEST),
+                version=printable(about.version or "", TEXT_LONGEST),
+                build=printable(about.build or "", TEXT_LONGEST),
+                api_version=printable(about.apiVersion or "", TEXT_LONGEST),
+                instance_uuid=printable(about.instanceUuid or "", TEXT_LONGEST),
+                api_type=printable(about.apiType or "", TEXT_LONGEST),
             )
             self._login()
         except WaveliftError:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from wavelift.rules.conf import HealthConf, ImportConf
 from wavelift.rules.environment import AllowedSource, Environment
-from wavelift.rules.fields import ConnectionId
+from wavelift.rules.fields import ConnectionId, Text
 from wavelift.rules.wave import Source
 
 pytestmark = pytest.mark.unit
@@ -37,3 +37,11 @@ def test_an_ordinary_id_passes(id: str) -> None:
     assert adapter.validate_python(id) == id
     assert ImportConf.model_validate({"connection": id}).connection == id
     assert ImportConf.model_validate({"connection": None}).connection is None
+
+
+@pytest.mark.parametrize("name", ["web\x1b[2J", "web\u202e01", "web\u200b01", "web\x00", "\ufeffweb01", "a\u2066b"])
+def test_a_name_of_a_spec_has_no_invisible_characters(name: str) -> None:
+    """It is printed in logs, tables and pages; and a name that looks like another one is none that a reviewer sees."""
+    with pytest.raises(ValidationError, match="contains an invisible character"):
+        TypeAdapter(Text).validate_python(name)
+    assert TypeAdapter(Text).validate_python("wéb 01 \U0001f680 サーバー")

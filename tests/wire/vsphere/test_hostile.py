@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,13 +23,16 @@ from tests.hostile import CLEVER
 from tests.vcenters import Take
 
 from wavelift.adapters.vsphere import properties, soap, tracking
+from wavelift.adapters.vsphere.datastore import NotServed
 from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.faults import TrackingLostError
 from wavelift.adapters.vsphere.inventory import facts, list_summaries
 from wavelift.adapters.vsphere.lease import ExportLease
+from wavelift.adapters.vsphere.nbdkit import Nbdkit, VddkRoute, arguments
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
 from wavelift.adapters.vsphere.snapshots import ensure_snapshot, remove_snapshot, snapshot_disks
 from wavelift.adapters.vsphere.tagging import vm_tags
+from wavelift.adapters.vsphere.vddk import VddkConfig
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import GuardError, UnreachableError, UnsafeTextError, WaveliftError
 from wavelift.base.names import snapshot_name
@@ -363,3 +367,29 @@ def test_facts_of_a_vm_are_printable_whatever_its_owner_named_it(
         (told,) = facts(session, [vm.moref])
     assert vm.name == told.name == r"web\x85\u202e01 [red]\u200b"
     assert told.model_dump_json().isprintable()
+
+
+@pytest.mark.parametrize("bad", ["[ds] a\n.vmdk", "[ds] a\x00.vmdk", "[ds] \x1b[2J.vmdk"])
+@pytest.mark.parametrize("field", ["file", "vm", "snapshot"])
+def test_nbdkit_gets_no_argument_with_control_characters(field: str, bad: str) -> None:
+    """A NUL would be a ValueError of the subprocess module."""
+    config = VsphereConfig(host="vc", username="me", password="geheim", vddk=VddkConfig(folder="/opt/vddk"))
+    route = VddkRoute("vm-1", "snapshot-1", "web01", "SCSI 0:0", "[ds] a.vmdk", MIB, "host-1", "AA:BB")
+    assert "file=[ds] a.vmdk" in arguments(config, route)
+    with pytest.raises(UnsafeTextError, match="what vCenter told of the disk"):
+        arguments(config, replace(route, **{field: bad}))
+
+
+def test_what_nbdkit_and_vcenter_say_of_a_disk_is_printable(tmp_path: Path) -> None:
+    assert NotServed("the disk's file is now [ds] a\n2026 ERROR\x1b[2J").reason.isprintable()
+    program = tmp_path / "nbdkit"
+    program.write_text("#!/bin/sh\nprintf 'nbdkit: error: \\033[2Jgeheim\\r evil\\n' >&2; exit 1\n")
+    program.chmod(0o700)
+    nbdkit = Nbdkit([str(program)], "geheim", server="web01")
+    try:
+        with pytest.raises(UnreachableError, match="evil") as told:
+            nbdkit.wait_ready(CancelFlag())
+    finally:
+        nbdkit.close()
+    assert str(told.value).isprintable()
+    assert "geheim" not in str(told.value)

@@ -33,6 +33,7 @@ from wavelift.adapters.vsphere.ranges import (
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import LoginError, NotFoundError, WaveliftError
+from wavelift.base.printable import printable
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB, SECTOR
 from wavelift.transfer.extents import coalesce
@@ -88,6 +89,9 @@ class NotServed:
     """Why a disk can't be read by ranges now."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", printable(self.reason))  # it quotes vCenter and goes into logs and reports
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from wavelift.base.errors import (
     WaveliftError,
 )
 from wavelift.base.net import fetch_certificate, sha1_thumbprint
+from wavelift.base.printable import printable
 from wavelift.base.remote_text import parameter
 from wavelift.base.run import CancelFlag
 from wavelift.transfer.nbd.client import NbdClient
@@ -378,7 +379,7 @@ class Nbdkit:
         except FileNotFoundError:
             return []
         lines = (text.replace(self._password, "***") if self._password else text).splitlines()
-        return [line[:LINE_LONGEST] for line in lines]
+        return [printable(line, LINE_LONGEST) for line in lines]
 
 
 def _sweep() -> None:

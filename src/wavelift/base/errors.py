@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from typing import ClassVar, Final
 
 from wavelift.base.domain import Refusal
+from wavelift.base.printable import printable
+
+PLACE_LONGEST: Final = 500
+"""Characters of one coordinate in an error's text."""
 
 _MOST_SHOWN: Final = 200
 """Characters of a value that an error shows."""
@@ -18,6 +22,8 @@ _MOST_SHOWN: Final = 200
 
 class WaveliftError(Exception):
     """Something failed and a retry of the task may help.
+
+    Its text is printable, whatever outside text it quotes (:mod:`wavelift.base.printable`).
 
     :param what: what failed, one sentence without a full stop.
     :param next_step: what the reader should do.
@@ -27,13 +33,13 @@ class WaveliftError(Exception):
     retryable: ClassVar[bool] = True
 
     def __init__(self, what: str, *, next_step: str = "", **where: object) -> None:
-        self.what = what
-        self.next_step = next_step
+        self.what = printable(what)
+        self.next_step = printable(next_step)
         self.where = {key: value for key, value in where.items() if value is not None}
-        super().__init__(what)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
-        place = ", ".join(f"{key}={value}" for key, value in self.where.items())
+        place = ", ".join(f"{key}={printable(value, PLACE_LONGEST)}" for key, value in self.where.items())
         text = f"{self.what} [{place}]" if place else self.what
         return f"{text}. {self.next_step}" if self.next_step else text
 
@@ -73,6 +79,10 @@ class NotFoundError(PermanentError):
 
 class AmbiguousError(PermanentError):
     """A name matches more than one object."""
+
+
+class UnsafeTextError(PermanentError):
+    """A text from outside has characters that its place (a request, a command) must not have. Nothing was sent."""
 
 
 class UnreachableError(WaveliftError):

@@ -14,6 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from wavelift.airflow.rest import ApiClient, ApiError, dag_path
+from wavelift.cli.output import visible
 from wavelift.console.answers import RunStarted
 from wavelift.rules.flows import ADMIT
 
@@ -24,7 +25,7 @@ RUN_SECONDS: Final = 1800.0
 
 def fail(message: str) -> NoReturn:
     """Print one message and leave with status 1."""
-    print(message, file=sys.stderr)
+    print(visible(message), file=sys.stderr)
     raise typer.Exit(1)
 
 

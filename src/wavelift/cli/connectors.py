@@ -9,7 +9,7 @@ import typer
 from wavelift.airflow.rest import path_of
 from wavelift.cli.catalog import no_connector
 from wavelift.cli.connect import api_errors_told, client, run_by, wake
-from wavelift.cli.output import AsJson, add_row, print_json, stdout_console, table
+from wavelift.cli.output import AsJson, add_row, print_json, say, stdout_console, table
 from wavelift.console.answers import ConnectorList, ConnectorRow
 from wavelift.rules.connectors import HEALTH_DAG, dag_id_of
 
@@ -29,7 +29,7 @@ def register(
     """Register a connector, or change a registered one (SMS-01)."""
     body = {"name": name, "connection": connection, "aws_conn_id": aws, "region": region, "description": description}
     client().call("POST", "/wavelift/connectors", body)
-    print(f"{name} is registered; `wavelift connectors check {name}` tries what it can reach")
+    say(f"{name} is registered; `wavelift connectors check {name}` tries what it can reach")
 
 
 @app.command("list")
@@ -76,7 +76,7 @@ def maintenance(
 ) -> None:
     """Put a connector into maintenance, or back into service (AMP-05)."""
     client().call("POST", path_of("wavelift", "connectors", name, "maintenance"), {"on": on, "reason": reason})
-    print(f"{name} is {'in maintenance: no new migration begins on it' if on else 'in service'}")
+    say(f"{name} is {'in maintenance: no new migration begins on it' if on else 'in service'}")
 
 
 @app.command()
@@ -84,7 +84,7 @@ def maintenance(
 def disassociate(name: Name) -> None:
     """Remove the registration of a connector that nothing uses."""
     client().call("POST", path_of("wavelift", "connectors", name, "disassociate"))
-    print(f"{name} is no longer registered")
+    say(f"{name} is no longer registered")
 
 
 def health_words(row: ConnectorRow) -> str:

@@ -114,7 +114,7 @@ def create(  # noqa: PLR0913  # one parameter per option
         print_json(answer)
         return
     for row in JobList.model_validate(answer).jobs:
-        print(f"{_named(row)} is made; first run {local_time(row.next_at)}")
+        say(f"{_named(row)} is made; first run {local_time(row.next_at)}")
 
 
 @app.command()
@@ -156,7 +156,7 @@ def update(  # noqa: PLR0913  # one parameter per option
 def pause(job: Job, reason: Annotated[str, typer.Option(help="Told to whoever is refused.")] = "") -> None:
     """Start no run any more; one that is active goes on."""
     row = _post(job, "pause", {"reason": reason})
-    print(f"{_named(row)} is paused")
+    say(f"{_named(row)} is paused")
 
 
 @app.command()
@@ -164,7 +164,7 @@ def pause(job: Job, reason: Annotated[str, typer.Option(help="Told to whoever is
 def resume(job: Job) -> None:
     """Go on with the next instant; failures are counted anew."""
     row = _post(job, "resume")
-    print(f"{_named(row)} is active; next run {local_time(row.next_at)}")
+    say(f"{_named(row)} is active; next run {local_time(row.next_at)}")
 
 
 @app.command()
@@ -174,7 +174,7 @@ def extend(
 ) -> None:
     """Let the server be replicated longer than its 90 days (SMS-10)."""
     row = _post(job, "extend", {"days": days})
-    print(f"{_named(row)}: the term ends {local_time(row.term_ends_at)}")
+    say(f"{_named(row)}: the term ends {local_time(row.term_ends_at)}")
 
 
 @app.command()
@@ -187,15 +187,15 @@ def delete(job: Job, as_json: AsJson = False) -> None:
         print_json(answer)
         return
     done = JobDeleted.model_validate(answer)
-    print(f"{_named(done.job)} is {done.job.state}; its AMIs stay")
+    say(f"{_named(done.job)} is {done.job.state}; its AMIs stay")
     for run in done.cut_short:
-        print(f"  {run} was cut short")
+        say(f"  {run} was cut short")
     for name in (*done.snapshots, *done.manifests):
-        print(f"  to go: {name}")
+        say(f"  to go: {name}")
     if done.dag_run_id:
-        print(f"removed by run {done.dag_run_id} of {done.dag_id}; asked again, the removal starts again")
+        say(f"removed by run {done.dag_run_id} of {done.dag_id}; asked again, the removal starts again")
     if done.dag_paused:
-        print(f"{done.dag_id} is paused in Airflow: the removal waits until somebody unpauses it")
+        say(f"{done.dag_id} is paused in Airflow: the removal waits until somebody unpauses it")
 
 
 @api_errors_told()
@@ -209,7 +209,7 @@ def verify(what: str) -> None:
     started = VerifyStarted.model_validate(api.call("POST", path_of("wavelift", *thing, "verify")))
     results = ended(api, started, timeout=VERIFY_SECONDS).result(REPLICATE.first_step("verify"))
     for run, result in zip(started.runs, results, strict=True):
-        print(
+        say(
             f"{result['server']} {run}: {result['blocks_checked']} blocks compared, "
             f"{human_bytes(result['bytes_read_back'])} read back: no difference"
         )

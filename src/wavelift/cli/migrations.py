@@ -54,7 +54,7 @@ def show_events(what: str, limit: int, after: int, *, as_json: bool) -> None:
         return
     for one in EventList.model_validate(answer).events:
         details = json.dumps(one.details, ensure_ascii=False) if one.details else ""
-        print(f"{one.id} {one.at.isoformat()} {one.actor}: {one.action} {details}".rstrip())
+        say(f"{one.id} {one.at.isoformat()} {one.actor}: {one.action} {details}".rstrip())
 
 
 @api_errors_told()
@@ -64,7 +64,7 @@ def cancel(migration: str) -> None:
         client().call("POST", path_of("wavelift", "migrations", migration, "cancel"))
     )
     stopped = ", ".join(answer.stopped_tasks) or "no task was active"
-    print(f"{migration} ({answer.server}) is being cancelled: {stopped}")
+    say(f"{migration} ({answer.server}) is being cancelled: {stopped}")
 
 
 @api_errors_told()
@@ -72,7 +72,7 @@ def launch(migration: str) -> None:
     """Launch the instance of a finished import and print it."""
     run = run_by(client(), path_of("wavelift", "migrations", migration, "launch"))
     for result in run.result(MIGRATE.first_step("launch")):
-        print(f"{result['server']}: {result['instance_id']} {result['private_ip']}")
+        say(f"{result['server']}: {result['instance_id']} {result['private_ip']}")
 
 
 @api_errors_told()
@@ -82,7 +82,7 @@ def verify(migration: str) -> None:
     for result in run.result(MIGRATE.first_step("verify")):
         for disk in result["disks"]:
             changed = ", ".join(f"{part['offset']}+{part['length']}" for part in disk["changed"]) or "nothing"
-            print(
+            say(
                 f"{result['server']} disk {disk['index']} ({disk['snapshot_id']}): {disk['blocks_compared']} blocks "
                 f"compared, changed by the conversion: {changed}"
             )
@@ -99,7 +99,7 @@ def cleanup(wave: str, *, dry_run: bool) -> None:
     if report is None:
         fail(run.why_failed(PREFLIGHT))
     if not report["leftovers"]:
-        print(f"Nothing of ours is left around {wave}")
+        say(f"Nothing of ours is left around {wave}")
         return
     shown = table("kind", "name", "owner", "would go" if dry_run else "removed", title=f"Leftovers of {wave}")
     for one in report["leftovers"]:

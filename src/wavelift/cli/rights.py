@@ -10,10 +10,12 @@ from typing import Final
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from wavelift.base.errors import SpecError
 from wavelift.base.regions import COMMERCIAL, partition_of, partitions
 from wavelift.cli.connect import fail
+from wavelift.cli.output import plain
 from wavelift.rules.calls import Feature
 from wavelift.rules.policies import (
     Staging,
@@ -116,8 +118,9 @@ def check_vddk(folder: str, *, plugin: str, nbdkit: str, config: str, out: Conso
         fail(str(error))
     found = list(check(settings))
     for one in found:
-        out.print(f"[{'green' if one.ok else 'red'}]{'ok' if one.ok else 'missing':8}[/] {one.name}: {one.what}")
+        state = Text(f"{'ok' if one.ok else 'missing':8}", style="green" if one.ok else "red")
+        out.print(state.append_text(plain(f" {one.name}: {one.what}")))
         if one.next_step:
-            out.print(f"         {one.next_step}")
+            out.print(plain(f"         {one.next_step}"))
     if not all(one.ok for one in found):
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ from typing import Any, Self
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
 from wavelift.base.names import TAG_RUN, run_hash, tags
+from wavelift.base.printable import Lines, printable_lines
 from wavelift.rules.environment import Environment, environment_problems
 from wavelift.rules.inventory_names import parent_of
 from wavelift.rules.limits import LIMITS, limits
@@ -312,8 +313,8 @@ def _settings(wave: Wave, server: Server, environment: Environment, landing: Lan
     }
 
 
-def _lines(problems: Iterable[Problem]) -> str:
-    return "\n".join(f"{dotted(problem.path)}: {problem.message}" for problem in problems)
+def _lines(problems: Iterable[Problem]) -> Lines:
+    return printable_lines(f"{dotted(problem.path)}: {problem.message}" for problem in problems)
 
 
 def server_names(wave: Wave) -> tuple[str, ...]:

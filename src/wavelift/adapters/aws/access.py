@@ -26,7 +26,7 @@ from botocore.utils import get_environ_proxies
 from wavelift.adapters.aws.errors import EXPIRED_CODES, LOG_IN, from_library_error, is_certificate_error, passes
 from wavelift.adapters.aws.models import share_models
 from wavelift.base.errors import LoginError, SpecError, TlsError, UnreachableError, WaveliftError
-from wavelift.base.net import is_private
+from wavelift.base.net import ca_path, is_private
 from wavelift.base.patience import PATIENCE_S, RetryPolicy
 from wavelift.base.run import CancelFlag
 
@@ -339,7 +339,7 @@ def _verification(verify: bool | str | None) -> bool | str:
     if verify in (None, "", True):
         # boto3 given True forgets the variable; given None it would read it only for its own connections.
         return os.environ.get("AWS_CA_BUNDLE") or True
-    return verify or False
+    return str(ca_path(str(verify))) if verify else False
 
 
 def credential_failure(error: Exception) -> WaveliftError:

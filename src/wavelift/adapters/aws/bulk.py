@@ -33,6 +33,7 @@ from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, Scope, s
 from wavelift.base.errors import ThrottledError, TlsError, UnreachableError, WaveliftError
 from wavelift.base.net import Proxy, https_connection
 from wavelift.base.patience import RetryPolicy
+from wavelift.base.remote_text import request_head
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB
 from wavelift.base.wire import Answer
@@ -246,8 +247,7 @@ class BulkClient:
     def head(self, request: BulkRequest, keys: Keys) -> bytes:
         """The signed request up to its body, as it goes over the wire. Nothing here blocks."""
         headers = self._signed(request, keys)
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"{request.method} {request.url[_path_at(request.url) :]} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
+        return request_head(request.method, request.url[_path_at(request.url) :], headers)
 
     # -- tries ----------------------------------------------------------------------------------------------------
 

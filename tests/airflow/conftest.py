@@ -53,7 +53,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with ExitStack() as stack:
         stage = stack.enter_context(simulators(folder, LAB_WAVES, slow={}))
         home = folder / "home"
-        ledger_url = f"sqlite:///{home / 'wavelift.db'}"
+        ledger_url = f"sqlite:///{home / 'wavelift' / 'wavelift.db'}"
         made = Lab(stage=stage, dags=folder / "dags", ledger_url=ledger_url, home=home)
         stack.callback(made.ledger.close)
         made.settings = {

@@ -157,7 +157,7 @@ _OPTIONS: Final = (
         "ledger_url",
         "SQLAlchemy URL of the ledger. Several machines need PostgreSQL.",
         Reader.CONTROL,
-        path="wavelift.db",
+        path="wavelift/wavelift.db",
         place=Place.HOME,
         when_empty="SQLite:",
         sensitive=True,

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.airflow.rest import ApiClient, ApiError, dag_path
+from wavelift.base.private import private_folder
 from wavelift.base.settings import airflow_environment
 
 COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -58,6 +59,7 @@ class LocalAirflow:
     _api: ApiClient | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        private_folder(self.home)
         config = self.home / "config"
         config.mkdir(parents=True, exist_ok=True)
         shutil.copy(LOCAL_SETTINGS, config)

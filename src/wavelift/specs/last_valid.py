@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 
 from wavelift.base.errors import SpecError
 from wavelift.base.printable import printable_lines
+from wavelift.base.private import private_folder
 from wavelift.rules.connectors import CONNECTOR_DAGS
 from wavelift.rules.fields import NAME_MAX, NAME_PATTERN
 from wavelift.rules.plans import ResolvedWave, WaveShape
@@ -52,7 +53,7 @@ class LastValid:
             if read_file(path) == content:
                 return False
         except FileNotFoundError:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
         # Task processes and the DAG processor may write at the same time. Each writes its own temporary file and then
         # renames it atomically.
         handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{shape.wave}.")

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from wavelift.base.errors import CorruptStreamError, WaveliftError
+from wavelift.base.private import private_folder
 from wavelift.transfer.manifest import DIGEST_SIZE, Manifest, block_count
 
 log = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ class Journal:
         self._lock = threading.Lock()
         self._storing = threading.Lock()
         self._fd = -1
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         self._load()
 
     def __enter__(self) -> Self:

@@ -160,14 +160,17 @@ def test_init_makes_the_ledger_and_says_what_is_worth_setting(tmp_path: Path) ->
     variables = {"AIRFLOW_HOME": str(home), "AIRFLOW__WAVELIFT__LEDGER_URL": ""}
     first = call("init", **variables)
     assert first.exit_code == 0, first.output
-    assert (home / "wavelift.db").exists()
+    assert (home / "wavelift" / "wavelift.db").exists()
     assert "ledger ready at" in first.stderr
+    assert "private" not in first.stderr, "made by wavelift: for its user only"
     assert "set AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT=30" in first.stderr
     for one in AIRFLOW:
         assert (f"set {one.variable}={one.value}: otherwise {one.otherwise}" in first.stderr) == one.checked
     settings = home / "config" / "airflow_local_settings.py"
     assert f"copy {LOCAL_SETTINGS} to {settings}" in first.stderr
 
+    (home / "wavelift").chmod(0o755)
+    assert f"make {home / 'wavelift'} private (chmod 700)" in call("init", **variables).stderr
     settings.parent.mkdir()
     settings.write_text("SOMETHING = 'of their own'\n")
     assert f"call wavelift.airflow.preload.preload() in {settings}" in call("init", **variables).stderr
@@ -208,7 +211,7 @@ def test_init_prepares_the_ledger_that_airflow_cfg_names(tmp_path: Path, option:
     assert done.returncode == 0, done.stderr
     assert f"ledger ready at {url}" in done.stderr
     assert (tmp_path / "named.db").exists()
-    assert not (home / "wavelift.db").exists()
+    assert not (home / "wavelift" / "wavelift.db").exists()
     assert "EXECUTION_API_TIMEOUT" not in done.stderr, "set in the file"
     assert "set AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW=75" in done.stderr
 

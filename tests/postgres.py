@@ -29,13 +29,14 @@ class Postgres:
     folder: Path
     binaries: Path
     prefix: tuple[str, ...]
+    user: str = "wavelift"
 
     def create(self, template: str = "template1") -> str:
         """A new database like ``template`` (a name or URL), empty by default; its URL."""
         name = f"wavelift_{uuid.uuid4().hex[:12]}"
         like = template.split("?")[0].rsplit("/", 1)[-1]
-        self._run("createdb", "-h", str(self.folder), "-U", "wavelift", "-T", like, name)
-        return f"postgresql://wavelift@/{name}?host={self.folder}"
+        self._run("createdb", "-h", str(self.folder), "-U", self.user, "-T", like, name)
+        return f"postgresql://{self.user}@/{name}?host={self.folder}"
 
     def restart(self) -> None:
         """As after a crash of the machine: no time to finish anything."""
@@ -52,7 +53,7 @@ class Postgres:
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "fast", "-w", "stop")
 
     def init(self) -> None:
-        self._run("initdb", "-D", str(self.folder / "data"), "-U", "wavelift", "-A", "trust", "-E", "UTF8", "-N")
+        self._run("initdb", "-D", str(self.folder / "data"), "-U", self.user, "-A", "trust", "-E", "UTF8", "-N")
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self.prefix, str(self.binaries / program), *arguments]
@@ -79,14 +80,14 @@ def _user() -> tuple[Sequence[str], pwd.struct_passwd | None]:
 
 
 @contextmanager
-def running(binaries: Path) -> Iterator[Postgres]:
+def running(binaries: Path, *, superuser: str = "wavelift") -> Iterator[Postgres]:
     """A server for as long as the block lasts."""
     prefix, user = _user()
     # Short: a socket's path has at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="wl-pg-"))
     if user is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
-    server = Postgres(folder, binaries, tuple(prefix))
+    server = Postgres(folder, binaries, tuple(prefix), superuser)
     try:
         server.init()
         server.start()

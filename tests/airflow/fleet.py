@@ -31,6 +31,7 @@ WAVES: Final[dict[str, WaveOf]] = {
     "clocked": WaveOf((Vm("clocked-a", (4,)),), DAILY),
     "asked": WaveOf((Vm("asked-a", (4,)), Vm("asked-b", (4,))), DAILY),
     "sample": WaveOf((Vm("sample-a", (4,)), Vm("sample-b", (4,))), DAILY),
+    "edited": WaveOf((Vm("edited-a", (4,)),)),
 }
 """Of the running Airflow."""
 LAB_WAVES: Final[dict[str, WaveOf]] = {
@@ -53,6 +54,8 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"
+OTHER_VCENTER: Final = "vsphere_other"
+"""A connection that no wave names."""
 CATALOG_VMS: Final = ("catalog-a", "catalog-b")
 """What the catalogue's test renames and removes."""
 SLOW: Final = {

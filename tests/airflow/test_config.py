@@ -37,6 +37,18 @@ def test_the_limit_of_the_line_is_what_the_file_says_now(tmp_path: Path, monkeyp
             config.max_mbit_s()
 
 
+def test_a_ledger_that_an_older_wavelift_left_in_the_home_stays_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    monkeypatch.setenv(OPTIONS["ledger_url"].variable, "")
+    (tmp_path / "wavelift.db").touch()
+    assert config.ledger_url() == f"sqlite:///{tmp_path}/wavelift.db"
+    (tmp_path / "wavelift").mkdir()
+    (tmp_path / "wavelift" / "wavelift.db").touch()
+    assert config.ledger_url() == f"sqlite:///{tmp_path}/wavelift/wavelift.db"
+
+
 def test_what_the_table_says_of_airflow_s_own_values_is_true() -> None:
     for one in AIRFLOW:
         assert float(conf.get_default_value(one.section, one.option)) == one.default, one.option
@@ -51,7 +63,7 @@ def test_an_empty_option_stands_for_what_the_table_says(tmp_path: Path, monkeypa
     assert config.environments_folder() == tmp_path / "dags" / "environments"
     assert config.state_folder() == tmp_path / "home" / "wavelift"
     assert config.connector_state_folder() == tmp_path / "home" / "wavelift" / "connector"
-    assert config.ledger_url() == f"sqlite:///{tmp_path}/home/wavelift.db"
+    assert config.ledger_url() == f"sqlite:///{tmp_path}/home/wavelift/wavelift.db"
     assert config.nbdkit_program() == "nbdkit"
     assert config.patience_s() == PATIENCE_S == 1800
     for name in ("transfers_per_connector", "imports_per_region"):

@@ -47,7 +47,7 @@ def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         airflow = stack.enter_context(LocalAirflow(folder / "home", folder / "dags", settings))
         airflow.migrate()
         airflow.start()
-        ledger_url = f"sqlite:///{airflow.home / 'wavelift.db'}"
+        ledger_url = f"sqlite:///{airflow.home / 'wavelift' / 'wavelift.db'}"
         made = World(stage=stage, dags=folder / "dags", ledger_url=ledger_url, airflow=airflow)
         stack.callback(made.ledger.close)
         yield made

@@ -67,7 +67,7 @@ def connector_state_folder() -> Path:
 
 
 def ledger_url() -> str:
-    """SQLAlchemy URL of the ledger. Default: SQLite in ``AIRFLOW_HOME``.
+    """SQLAlchemy URL of the ledger. Default: SQLite in a folder of wavelift's own in ``AIRFLOW_HOME``.
 
     :raises SpecError: ``ledger_url_cmd`` failed. The error omits its output, which may hold the password.
     """
@@ -78,7 +78,17 @@ def ledger_url() -> str:
             "The command of [wavelift] ledger_url_cmd failed",
             next_step="Run the command manually as the user that runs Airflow",
         ) from None
-    return url or f"sqlite:///{_default_path('ledger_url')}"
+    return url or f"sqlite:///{_default_ledger()}"
+
+
+def _default_ledger() -> Path:
+    """Airflow makes its home with the umask of the moment, so the ledger has a folder of its own in it.
+
+    A ledger that an older wavelift left in the home itself stays in use.
+    """
+    path = _default_path("ledger_url")
+    older = _airflow_home() / path.name
+    return older if older.exists() and not path.exists() else path
 
 
 def nbdkit_plugin() -> str:
@@ -92,6 +102,10 @@ def nbdkit_folder() -> str:
 
 def nbdkit_program() -> str:
     return _text("nbdkit") or OPTIONS["nbdkit"].path
+
+
+def vddk_config() -> str:
+    return _text("vddk_config")
 
 
 def integer(option: str) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, Self
 
+from wavelift.base.private import private_file, private_folder
 from wavelift.base.run import Progress
 from wavelift.base.units import GIB
 
@@ -107,8 +108,9 @@ def note_rate(folder: Path, passed: int, seconds: float) -> None:
     path = folder / FILE
     measures = [*_measures(path), average(passed, seconds)][-KEPT:]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         fresh = path.with_suffix(f".{os.getpid()}")
+        private_file(fresh)
         fresh.write_text(json.dumps(measures))
         fresh.replace(path)  # if two transfers end at the same moment, one measurement is lost
     except OSError as error:

@@ -157,7 +157,7 @@ _OPTIONS: Final = (
         "ledger_url",
         "SQLAlchemy URL of the ledger. Several machines need PostgreSQL.",
         Reader.CONTROL,
-        path="wavelift.db",
+        path="wavelift/wavelift.db",
         place=Place.HOME,
         when_empty="SQLite:",
         sensitive=True,
@@ -223,6 +223,12 @@ _OPTIONS: Final = (
         when_empty="for `nfc`: nbdkit's own plugin folder",
     ),
     Option("nbdkit", "The program nbdkit.", Reader.CONNECTOR, path="nbdkit", place=Place.PATH),
+    Option(
+        "vddk_config",
+        "For `vddk`: file with VDDK's own settings, such as `vixDiskLib.nfcAio.Session.BufCount`.",
+        Reader.CONNECTOR,
+        when_empty="VDDK's defaults",
+    ),
     Option(
         "transfer_workers",
         "Threads that decode and encode one disk.",

@@ -24,7 +24,7 @@ from rich.table import Table
 
 import wavelift
 from wavelift.cli.local_airflow import LocalAirflow, end_processes_in
-from wavelift.cli.simulators import Stage, stage
+from wavelift.cli.simulators import Stage, require_simulators, stage
 from wavelift.cli.watch import Watch, shown
 from wavelift.rules.flows import MIGRATE
 
@@ -46,6 +46,7 @@ def run(out: Console, *, exit_when_done: bool, fault: str) -> int:
     if fault not in ("", "flip"):
         out.print(f"DEMO_FAULT is {fault!r}; the one that exists is flip")
         return 2
+    require_simulators()
     missing = [f"{program} (Debian's {package})" for program, package in PROGRAMS.items() if not _which(program)]
     if missing:
         out.print(f"missing: {', '.join(missing)}")

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.base.errors import WaveliftError
+from wavelift.base.private import is_open_to_others
 from wavelift.base.settings import AIRFLOW
 from wavelift.cli.connect import fail
 from wavelift.ledger import Ledger
@@ -22,6 +23,12 @@ CALLS_PRELOAD = re.compile(rb"^[^#\n]*wavelift\.airflow\.preload", re.MULTILINE)
 
 def _airflow_home() -> Path:
     return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+
+
+def _sqlite_folder(url: str) -> Path | None:
+    """The folder of the ledger's file; None if the ledger is on a server."""
+    scheme, _, path = url.partition(":///")
+    return Path(path).parent if scheme.startswith("sqlite") else None
 
 
 def run(out: Console) -> None:
@@ -46,6 +53,9 @@ def advice() -> Iterator[str]:
     for one in AIRFLOW:
         if one.checked and config.number(one.section, one.option) != one.value:
             yield f"set {one.variable}={one.value}: otherwise {one.otherwise}"
+    folder = _sqlite_folder(config.ledger_url())
+    if folder is not None and is_open_to_others(folder):
+        yield f"make {folder} private (chmod 700), or name a folder of its own in ledger_url: it has the ledger"
     settings = _airflow_home() / "config" / LOCAL_SETTINGS.name
     if not settings.is_file():
         yield f"copy {LOCAL_SETTINGS} to {settings}: otherwise tasks start twice as slowly"

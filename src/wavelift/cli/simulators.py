@@ -5,6 +5,7 @@ Only this module of the product starts simulators.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import threading
@@ -22,6 +23,16 @@ from wavelift.base.units import MIB
 from wavelift.cli.connect import fail
 
 BUCKET = "wavelift-demo"
+
+
+def require_simulators() -> None:
+    """Leave with a message if the simulators are not installed: production has none."""
+    if importlib.util.find_spec("wavelift.simulators") is None:
+        fail(
+            "The simulators are not installed. They are the distribution wavelift-simulators of the same source tree, "
+            "for the demo and the tests only. In that tree, run `python -m build --wheel packaging/simulators` and "
+            "install the wheel of packaging/simulators/dist with pip, or run `make demo`"
+        )
 
 
 @dataclass(frozen=True)
@@ -128,6 +139,7 @@ def up(out: Console, *, only: str, state: Path | None) -> None:
     """``wavelift simulators up``: run until Ctrl-C."""
     if only not in ("", "vcenter", "aws"):
         fail(f"--only is {only!r}; allowed are vcenter and aws")
+    require_simulators()
     done = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: done.set())

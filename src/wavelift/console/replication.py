@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, Query
 
-from wavelift.airflow.rest import ApiClient
+from wavelift.airflow.rest import ApiClient, dag_path
 from wavelift.base.errors import SpecError
 from wavelift.base.run import SystemClock
 from wavelift.console.access import readable_dags, require_read, require_trigger
@@ -190,7 +190,7 @@ def triggerable_job(ledger: Ledger, job_id: str, user: Any) -> ReplicationJob:
 
 def dag_paused(airflow: ApiClient, wave: str) -> bool | None:
     """Whether Airflow schedules the wave's DAG at all; None when it doesn't know the DAG."""
-    status, answer = airflow.request("GET", f"/api/v2/dags/{dag_of(wave)}")
+    status, answer = airflow.request("GET", dag_path(dag_of(wave)))
     return bool(answer.get("is_paused")) if status == 200 else None
 
 

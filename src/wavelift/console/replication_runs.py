@@ -27,6 +27,7 @@ from wavelift.console.answers import (
 )
 from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, start_run
+from wavelift.console.progress import Progress
 from wavelift.console.replication import (
     dag_paused,
     readable_job,
@@ -89,7 +90,7 @@ def _reading(app: FastAPI) -> None:
     def show_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunDetails:
         """One run with its disks."""
         known = readable_run(ledger, run_id, user)
-        fields = run_fields(known, SystemClock().now()) | live(known, airflow)
+        fields = run_fields(known, SystemClock().now()) | live(known, Progress(airflow))
         return RunDetails.of(known, **fields, superseded=known.superseded or [])
 
 
@@ -197,5 +198,5 @@ def _give_back(ledger: Ledger, reserved: Sequence[ReplicationRun]) -> None:
 def _page(ledger: Ledger, airflow: ApiClient, which: RunFilter, query: HistoryQuery) -> RunPage:
     with ledger.read() as tx:
         page = replication_runs.list_runs(tx, which, limit=query.limit, offset=query.offset)
-    now = SystemClock().now()
-    return RunPage.of(page, runs=[RunRow.of(run, **(run_fields(run, now) | live(run, airflow))) for run in page.items])
+    now, progress = SystemClock().now(), Progress(airflow)
+    return RunPage.of(page, runs=[RunRow.of(run, **(run_fields(run, now) | live(run, progress))) for run in page.items])

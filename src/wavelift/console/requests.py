@@ -18,6 +18,13 @@ from wavelift.rules.wave_replication import Replication
 ROWS_A_PAGE: Final = 50
 """SMS-08's default."""
 
+LAST_ROW: Final = 10_000_000
+"""More rows than a ledger has."""
+Id = Annotated[str, Field(min_length=1, max_length=250)]
+"""Of a thing of Airflow or of AWS."""
+Region = Annotated[str, Field(max_length=32)]
+Text = Annotated[str, Field(max_length=1000)]
+
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -26,34 +33,34 @@ class Body(BaseModel):
 class CleanupBody(Body):
     """Which wave's vCenter and environment to look through."""
 
-    wave: str
+    wave: Name
     dry_run: Annotated[bool, FLAG] = True
 
 
 class ImportBody(Body):
     """Which vCenter to read, through which connector; without a connection the connector's own."""
 
-    connection: str | None = None
+    connection: Id | None = None
     connector: Connector = DEFAULT_CONNECTOR
 
 
 class ClearBody(Body):
-    connection: str
+    connection: Id
 
 
 class ConnectorBody(Body):
     """A connector as it is registered; AWS may be left out until replication needs it."""
 
     name: Connector
-    connection: Annotated[str, Field(min_length=1)]
-    aws_conn_id: str = ""
-    region: str = ""
-    description: str = ""
+    connection: Id
+    aws_conn_id: Annotated[str, Field(max_length=250)] = ""
+    region: Region = ""
+    description: Text = ""
 
 
 class MaintenanceBody(Body):
     on: Annotated[bool, FLAG]
-    reason: str = ""
+    reason: Text = ""
 
 
 class JobFields(Replication):
@@ -77,7 +84,7 @@ class JobsBody(JobFields):
 
 
 class PauseBody(Body):
-    reason: str = ""
+    reason: Text = ""
 
 
 class ExtendBody(Body):
@@ -101,7 +108,7 @@ class ReplicateBody(Body):
 
 class PageQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=500)] = ROWS_A_PAGE
-    offset: Annotated[int, Field(ge=0)] = 0
+    offset: Annotated[int, Field(ge=0, le=LAST_ROW)] = 0
 
 
 class MigrationQuery(PageQuery):

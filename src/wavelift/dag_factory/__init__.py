@@ -15,6 +15,7 @@ from airflow.sdk import DAG, get_parsing_context
 
 from wavelift.airflow import config
 from wavelift.base.errors import SpecError
+from wavelift.base.printable import printable_lines
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
 from wavelift.rules.flows import FLOWS
@@ -63,7 +64,7 @@ def raise_spec_errors() -> None:
         return
     errors = _usable(only=None).errors
     if errors:
-        raise SpecError("\n" + "\n".join(errors))
+        raise SpecError(printable_lines(("", *errors)))
 
 
 def _usable(*, only: str | None) -> UsableWaves:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError, St
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from wavelift.base.errors import PermanentError, UnreachableError, WaveliftError
+from wavelift.base.private import private_file, private_folder
 from wavelift.ledger import revisions
 from wavelift.ledger.tables import mutex
 
@@ -149,7 +150,7 @@ _URL_HELP: Final = "Set `[wavelift] ledger_url` to `sqlite:////absolute/path/wav
 def _sqlite_engine(url: sa.URL) -> sa.Engine:
     if not url.database or url.database == ":memory:":
         raise PermanentError("The ledger needs a SQLite file: other processes read it too", next_step=_URL_HELP)
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    _keep_private(Path(url.database))
     # No pool: an SQLite connection must not be used after a fork, and opening one takes less than 1 ms.
     engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
 
@@ -165,6 +166,21 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _keep_private(path: Path) -> None:
+    """Only the user of Airflow may read the ledger. SQLite gives the mode of the file to those that it makes beside it.
+
+    A database that cannot be opened is not reported here: SQLite says so as for every other reason.
+    """
+    private_folder(path.parent)
+    try:
+        private_file(path)
+        for beside in ("-wal", "-shm", "-journal"):
+            if (other := path.with_name(path.name + beside)).exists():
+                private_file(other)
+    except OSError:
+        pass
 
 
 def _postgresql_engine(url: sa.URL) -> sa.Engine:

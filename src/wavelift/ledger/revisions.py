@@ -12,8 +12,9 @@ from typing import IO, Final
 import sqlalchemy as sa
 
 from wavelift.base.errors import UnreachableError
+from wavelift.base.private import private_file
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 """All revisions that this program can upgrade from, oldest first. A test compares them with the scripts."""
 HEAD: Final = REVISIONS[-1]
 VERSION_TABLE: Final = "wavelift_revision"
@@ -82,6 +83,7 @@ def _upgrade(engine: sa.Engine) -> None:
 @contextmanager
 def _file_lock(path: Path) -> Iterator[IO[str]]:
     deadline = time.monotonic() + LOCK_TIMEOUT_S
+    private_file(path)
     with path.open("a") as handle:
         while True:
             try:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from wavelift.base.errors import SpecError
+from wavelift.rules.fields import ConnectionId
 from wavelift.rules.problem import MAX_LISTED, allowed, did_you_mean, dotted, quoted
 from wavelift.rules.wording import problems_of
 
@@ -30,8 +31,8 @@ Note = Annotated[
     BeforeValidator(lambda value: None if value is None else str(value)),
     Field(title="Note", description="Kept with the run.", json_schema_extra={"format": "multiline"}),
 ]
-ConnectionId = Annotated[
-    str | None,
+ConnectionChoice = Annotated[
+    ConnectionId | None,
     Field(
         title="vSphere connection",
         description="Id of an Airflow connection. Empty: the one that the connector is registered with.",
@@ -145,14 +146,14 @@ class ReplicateConf(RunConf):
 class ImportConf(RunConf):
     """A run of ``server_catalog``."""
 
-    connection: ConnectionId = None
+    connection: ConnectionChoice = None
     note: Note = None
 
 
 class HealthConf(RunConf):
     """A run of ``connector_health``."""
 
-    connection: ConnectionId = None
-    aws_conn_id: str | None = Field(default=None, title="AWS connection", description="Empty: as registered.")
+    connection: ConnectionChoice = None
+    aws_conn_id: ConnectionId | None = Field(default=None, title="AWS connection", description="Empty: as registered.")
     region: str | None = Field(default=None, title="AWS region", description="Empty: as registered.")
     note: Note = None

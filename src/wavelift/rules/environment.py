@@ -13,6 +13,7 @@ from wavelift.rules.connectors import Connector
 from wavelift.rules.fields import (
     FLAG,
     WHOLE,
+    ConnectionId,
     Description,
     InstanceType,
     Name,
@@ -72,7 +73,7 @@ class Staging(Message):
 class AllowedSource(Message):
     """A vCenter from which servers may come, and the connectors that may read it."""
 
-    connection: Text = Field(description="Airflow connection of type 'vsphere'.")
+    connection: ConnectionId = Field(description="Airflow connection of type 'vsphere'.")
     connectors: tuple[Connector, ...] = Field(
         min_length=1,
         max_length=MAX_CHOICES,
@@ -88,7 +89,7 @@ class Environment(Message):
 
     environment: Name = Field(description="Name of the environment; must equal the file's name without '.yaml'.")
     description: Description = Field(default="", description="One line for people.")
-    aws_conn_id: Text = Field(description="Airflow connection with the AWS credentials.")
+    aws_conn_id: ConnectionId = Field(description="Airflow connection with the AWS credentials.")
     queue: Text = Field(
         default="default", description="Airflow queue of a worker near this region, which reads transferred data back."
     )

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from wavelift.base.printable import printable
 from wavelift.rules.problem import clipped, quoted
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]*$"
@@ -79,6 +80,13 @@ def parse_verify(text: str) -> float:
     if kind == "sample" and len(share) <= _MAX_DIGITS and _SHARE.fullmatch(share) and 0 < float(share) <= 100:
         return float(share)
     raise ValueError(f"{quoted(text)} is not a verify level; allowed: full, sample:<pct> with 0 < pct <= 100, off")
+
+
+def _visible(value: str) -> str:
+    """Refuse what would steer a terminal or show as another text. vCenter's names are compared as escapes, too."""
+    if (shown := printable(value)) != value:
+        raise ValueError(f"'{shown}' contains an invisible character; write it as its escape, as shown here")
+    return value
 
 
 def _tags(value: dict[str, str]) -> dict[str, str]:
@@ -198,7 +206,7 @@ Name = Annotated[
     WithJsonSchema(_pattern(NAME_PATTERN) | {"maxLength": NAME_MAX}),
 ]
 Description = Annotated[str, Field(max_length=DESCRIPTION_MAX)]
-Text = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_one_line)]
+Text = Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_one_line), AfterValidator(_visible)]
 SubnetId = Annotated[
     str, matched(_SUBNET, "a subnet id such as 'subnet-0a1b2c3d4e5f60718'"), WithJsonSchema(_pattern(_SUBNET))
 ]
@@ -210,3 +218,14 @@ InstanceType = Annotated[str, matched(_TYPE, "an instance type such as 'm6i.larg
 PrivateIp = Annotated[str, AfterValidator(_ipv4), WithJsonSchema({"type": "string", "format": "ipv4"})]
 Verify = Annotated[str, AfterValidator(_verify), WithJsonSchema(_pattern(_VERIFY))]
 Tags = Annotated[dict[str, str], AfterValidator(_tags)]
+
+CONNECTION_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,249}$"
+"""Ids of connections. Airflow's workers put them into the path of a request, where ``?``, ``#`` and ``..`` lead to
+another connection."""
+ConnectionId = Annotated[
+    str,
+    matched(
+        CONNECTION_PATTERN, "the id of an Airflow connection that consists of letters, digits, '_', '-', '.' and ':'"
+    ),
+    WithJsonSchema(_pattern(CONNECTION_PATTERN)),
+]

@@ -15,6 +15,7 @@ from wavelift.rules.fields import (
     FLAG,
     NUMBER,
     WHOLE,
+    ConnectionId,
     Description,
     InstanceType,
     Name,
@@ -176,7 +177,7 @@ def _said_nothing(given: Set[str]) -> str:
 class Source(Message):
     """Where the servers are, and which connector reads them."""
 
-    connection: Text = Field(description="Airflow connection of type 'vsphere'.")
+    connection: ConnectionId = Field(description="Airflow connection of type 'vsphere'.")
     connector: Connector = Field(
         default=DEFAULT_CONNECTOR, description="Airflow queue of the worker near this vCenter."
     )

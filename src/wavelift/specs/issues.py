@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wavelift.base.printable import printable_lines
 from wavelift.rules.problem import Path as Place
 from wavelift.rules.problem import clipped, dotted
 
@@ -49,4 +50,4 @@ def lines(issues: Iterable[Issue]) -> tuple[str, ...]:
 
 def format_errors(issues: Iterable[Issue]) -> str:
     """The text that ``wavelift wave validate`` and the DAG import error show."""
-    return "\n".join(lines(issues))
+    return printable_lines(lines(issues))

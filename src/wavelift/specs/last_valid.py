@@ -20,12 +20,14 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from wavelift.base.errors import SpecError
+from wavelift.base.printable import printable_lines
+from wavelift.base.private import private_folder
 from wavelift.rules.connectors import CONNECTOR_DAGS
 from wavelift.rules.fields import NAME_MAX, NAME_PATTERN
 from wavelift.rules.plans import ResolvedWave, WaveShape
 from wavelift.rules.problem import quoted
 from wavelift.specs.document import read_file
-from wavelift.specs.issues import Issue, fault, format_errors, lines
+from wavelift.specs.issues import Issue, fault, lines
 from wavelift.specs.load import SUFFIX, load_folder
 
 FORMAT: Final = 2
@@ -51,7 +53,7 @@ class LastValid:
             if read_file(path) == content:
                 return False
         except FileNotFoundError:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
         # Task processes and the DAG processor may write at the same time. Each writes its own temporary file and then
         # renames it atomically.
         handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{shape.wave}.")
@@ -146,7 +148,7 @@ def resolved_wave(name: str, waves_folder: Path, environments_folder: Path) -> R
     loaded = specs.waves.get(name)
     if loaded is None:
         raise SpecError(
-            f"The files of wave '{name}' do not allow a new run:\n{format_errors(specs.issues)}",
+            printable_lines([f"The files of wave '{name}' do not allow a new run:", *lines(specs.issues)]),
             next_step="Correct the files, check them with `wavelift wave validate`, and try again. Runs that were "
             "admitted before go on",
         )

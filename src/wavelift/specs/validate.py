@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
@@ -12,8 +13,9 @@ from wavelift.rules.wording import problems_of
 
 M = TypeVar("M", bound=BaseModel)
 
-PLACEHOLDER: Final = "\x00"
-"""Prefix of a placeholder name. It replaces a server entry with errors while the other entries are checked."""
+PLACEHOLDER: Final = secrets.token_hex(16)
+"""Prefix of a placeholder name. It replaces a server entry with errors while the other entries are checked. No file can
+guess it: problems of such a name are not reported."""
 YAML: Final = {"a list": "'- item' lines or '[a, b]'", "a mapping": "'key: value' lines"}
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from wavelift.base.errors import WaveliftError
+from wavelift.base.private import private_folder
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import MBIT
 
@@ -104,7 +105,7 @@ class SharedLine:
     def _book(self, seconds: float) -> float:
         """The next free span of the line is ours; when it begins."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(self._path.parent)
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)

@@ -19,12 +19,13 @@ from wavelift.base.settings import AIRFLOW
 from wavelift.cli.demo import dags_source
 from wavelift.cli.main import app
 from wavelift.cli.wave import grouped, print_findings
-from wavelift.rules.policies import Staging, identity_policy, role_policy, trust_policy, vsphere_role
+from wavelift.rules.policies import Staging, bucket_policy, identity_policy, role_policy, trust_policy, vsphere_role
 from wavelift.specs import check_file, format_errors
 
 pytestmark = pytest.mark.unit
 DAGS: Final = dags_source()
 KEY: Final = "arn:aws:kms:eu-central-1:111122223333:key/k"
+ROLES: Final = "arn:aws:iam::111122223333:role"
 
 
 def call(*arguments: str, **variables: str) -> Result:
@@ -94,8 +95,18 @@ def test_validate_of_a_file_that_is_not_there(tmp_path: Path) -> None:
             ("caller", "--role-arn", "arn:aws:iam::111122223333:role/vmimport"),
             identity_policy("caller", Staging("b", "waves", KEY), role_arn="arn:aws:iam::111122223333:role/vmimport"),
         ),
+        (
+            ("bucket", "--connector-arn", f"{ROLES}/c", "--connector-arn", f"{ROLES}/d", "--caller-arn", f"{ROLES}/a"),
+            bucket_policy(Staging("b", "waves", KEY), connectors=[f"{ROLES}/c", f"{ROLES}/d"], callers=[f"{ROLES}/a"]),
+        ),
+        (
+            ("bucket", "--account", "111122223333"),
+            bucket_policy(
+                Staging("b", "waves", KEY), connectors=[f"{ROLES}/YOUR-CONNECTOR"], callers=[f"{ROLES}/YOUR-CALLER"]
+            ),
+        ),
     ],
-    ids=["service role", "trust", "connector", "caller"],
+    ids=["service role", "trust", "connector", "caller", "bucket", "bucket, not filled in"],
 )
 def test_sms_13_iam_show_prints_each_identity_s_document(arguments: tuple[str, ...], document: dict[str, Any]) -> None:
     done = call("iam", "show", *arguments, "--bucket", "b", "--prefix", "waves", "--kms-key", KEY)
@@ -149,14 +160,17 @@ def test_init_makes_the_ledger_and_says_what_is_worth_setting(tmp_path: Path) ->
     variables = {"AIRFLOW_HOME": str(home), "AIRFLOW__WAVELIFT__LEDGER_URL": ""}
     first = call("init", **variables)
     assert first.exit_code == 0, first.output
-    assert (home / "wavelift.db").exists()
+    assert (home / "wavelift" / "wavelift.db").exists()
     assert "ledger ready at" in first.stderr
+    assert "private" not in first.stderr, "made by wavelift: for its user only"
     assert "set AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT=30" in first.stderr
     for one in AIRFLOW:
         assert (f"set {one.variable}={one.value}: otherwise {one.otherwise}" in first.stderr) == one.checked
     settings = home / "config" / "airflow_local_settings.py"
     assert f"copy {LOCAL_SETTINGS} to {settings}" in first.stderr
 
+    (home / "wavelift").chmod(0o755)
+    assert f"make {home / 'wavelift'} private (chmod 700)" in call("init", **variables).stderr
     settings.parent.mkdir()
     settings.write_text("SOMETHING = 'of their own'\n")
     assert f"call wavelift.airflow.preload.preload() in {settings}" in call("init", **variables).stderr
@@ -197,7 +211,7 @@ def test_init_prepares_the_ledger_that_airflow_cfg_names(tmp_path: Path, option:
     assert done.returncode == 0, done.stderr
     assert f"ledger ready at {url}" in done.stderr
     assert (tmp_path / "named.db").exists()
-    assert not (home / "wavelift.db").exists()
+    assert not (home / "wavelift" / "wavelift.db").exists()
     assert "EXECUTION_API_TIMEOUT" not in done.stderr, "set in the file"
     assert "set AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW=75" in done.stderr
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
 from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
@@ -80,8 +81,10 @@ class Airflow:
     def find_run_state(self, dag_id: str, run_id: str) -> str:
         return self.states.get(run_id, "running")
 
-    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        return self.tasks
+    def task_instances(
+        self, dag_id: str, run_id: str, *, task_id: str = "", timeout: float = 60
+    ) -> list[dict[str, Any]]:
+        return [task for task in self.tasks if task_id in ("", task["task_id"])]
 
     def fail_task(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
         self.failed.append(f"{task_id} {map_index}")
@@ -89,7 +92,9 @@ class Airflow:
             if (task["task_id"], task["map_index"]) == (task_id, map_index):
                 task["state"] = "failed"
 
-    def progress(self, dag_id: str, run_id: str, task_id: str, *, map_index: int) -> TransferProgress | None:
+    def progress(
+        self, dag_id: str, run_id: str, task_id: str, *, map_index: int, timeout: float = 60
+    ) -> TransferProgress | None:
         return self.moved
 
 
@@ -130,12 +135,18 @@ class User:
         return "ana"
 
 
+async def ana(request: Request) -> str:
+    """The gate's login."""
+    return "ana"
+
+
 class Desk:
     """The console as one user's program sees it."""
 
     def __init__(self, ledger: Ledger, client: TestClient) -> None:
         self.ledger, self.client = ledger, client
         self.airflow, self.specs, self.rights = Airflow(), Specs(), Rights()
+        self.doubles: dict[Any, Any] = {}
 
     def get(self, path: str, **query: Any) -> Any:
         return self.told(self.client.get(path, params=query))
@@ -164,16 +175,17 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     from wavelift.console import access, deps
     from wavelift.console.api import create_app
 
-    app = create_app()
+    app = create_app(ana)
     with fresh_ledger(tmp_path / "wavelift.db") as ledger:
         made = Desk(ledger, TestClient(app))
-        app.dependency_overrides = {
+        made.doubles = app.dependency_overrides = {
             get_user: User,
             deps._ledger: lambda: ledger,
             deps._airflow: lambda: made.airflow,
             deps.Specs: lambda: made.specs,
         }
         monkeypatch.setattr(access, "get_auth_manager", lambda: made.rights)
+        monkeypatch.setattr(access, "_team", lambda dag_id: None)
         yield made
 
 

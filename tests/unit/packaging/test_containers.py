@@ -3,62 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import warnings
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import yaml
+from tests.compose import ROOT, SECRETS, compose_command, configured, environment, read_services
 
 from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.base.settings import AIRFLOW, airflow_environment
 
 pytestmark = pytest.mark.unit
-ROOT: Final = Path(__file__).parents[3]
-SECRETS: Final = ("WAVELIFT_DB_PASSWORD", "WAVELIFT_JWT_SECRET", "WAVELIFT_FERNET_KEY")
-BASE_IMAGES: Final = {"python:3.11-slim-bookworm"}
-
-
-def compose_command() -> list[str]:
-    """``docker compose`` or ``docker-compose``, whichever is here; only their ``config`` is called, which needs no
-    engine."""
-    docker = shutil.which("docker")
-    if docker and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0:
-        return [docker, "compose"]
-    old = shutil.which("docker-compose")
-    return [old] if old else []
-
-
-def configured(*arguments: str, secrets: bool = True) -> subprocess.CompletedProcess[str]:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WAVELIFT_")}
-    values = {name: f"value-of-{name}" for name in SECRETS} if secrets else {}
-    return subprocess.run(
-        [*compose_command(), "--file", str(ROOT / "docker-compose.yml"), *arguments],
-        env={**inherited, **values},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+PINNED: Final = re.compile(r"python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}")
 
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
-    """The services as compose understands them; where there is no compose, as YAML does."""
-    if not compose_command():
-        warnings.warn("neither 'docker compose' nor docker-compose is here: checked as YAML only", stacklevel=1)
-        return dict(yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"])
-    done = configured("--profile", "demo", "config")
-    assert done.returncode == 0, done.stderr
-    return dict(yaml.safe_load(done.stdout)["services"])
-
-
-def environment(service: dict[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in service["environment"].items()}
+    return read_services()
 
 
 def test_air_01_compose_accepts_the_file_and_has_every_component(services: dict[str, Any]) -> None:
@@ -91,19 +51,18 @@ def test_the_database_takes_the_connections_that_every_component_may_open(servic
     """``pool_size`` (Airflow's default: 5) and the overflow, of each process that works on the database itself."""
     (allowed,) = (int(word.partition("=")[2]) for word in services["postgres"]["command"] if "max_connections" in word)
     overflow = int(environment(services["scheduler"])["AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW"])
-    processes = sum("AIRFLOW__CORE__EXECUTOR" in environment(service) for name, service in services.items()
-                    if name not in ("postgres", "redis", "demo"))  # fmt: skip
+    processes = sum("AIRFLOW__CORE__EXECUTOR" in environment(service) for service in services.values())
     assert processes * (5 + overflow) <= allowed
 
 
 def test_nothing_starts_without_its_secrets(services: dict[str, Any]) -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     for name in SECRETS:
-        assert f"${{{name}:?" in text
+        assert f"${{{name}:?set {name}}}" in text
     if compose_command():
         refused = configured("config", secrets=False)
         assert refused.returncode != 0
-        assert "set WAVELIFT_DB_PASSWORD" in refused.stderr
+        assert re.search("set WAVELIFT_[A-Z]+_", refused.stderr)
 
 
 def test_only_the_api_server_publishes_a_port_and_on_loopback(services: dict[str, Any]) -> None:
@@ -130,17 +89,50 @@ def test_dockerfile_builds_without_a_registry_of_front_ends_or_stages() -> None:
     assert not text.startswith("# syntax")
     stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", text, re.MULTILINE)
     named = {name for _, name in stages if name}
-    assert {image for image, _ in stages} - named == BASE_IMAGES
+    assert {image for image, _ in stages} - named == {"${PYTHON_IMAGE}"}
+    [default] = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", text.split("FROM", 1)[0], re.MULTILINE)
+    assert PINNED.fullmatch(default)
     assert all(source in named for source in re.findall(r"COPY --from=(\S+)", text))
     assert "--mount" not in text  # BuildKit only
 
 
-def test_dockerfile_installs_the_lock_with_hashes_and_runs_as_nobody_special() -> None:
+def stages() -> dict[str, str]:
+    """The text of each stage of the Dockerfile, by name."""
     text = (ROOT / "Dockerfile").read_text()
-    assert "--require-hashes -r requirements.lock" in text
-    assert "--compile-bytecode" in text
-    last_user = re.findall(r"^USER (\S+)$", text.split("FROM wavelift AS demo", 1)[0], re.MULTILINE)[-1]
-    assert last_user.startswith("${AIRFLOW_UID}")
+    return {
+        match["name"]: match["body"]
+        for match in re.finditer(r"^FROM \S+ AS (?P<name>\S+)\n(?P<body>(?:(?!FROM ).*\n)*)", text, re.MULTILINE)
+    }
+
+
+def test_dockerfile_installs_locks_with_hashes_and_nothing_else() -> None:
+    """Everything that comes from an index has a hash; a wheel of ours brings no dependencies with it."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    installs = re.findall(r"pip install [^&\n]*", text)
+    assert len(installs) == 5
+    for command in installs:
+        ours = "--no-deps" in command and re.search(r" dist/\S+\.whl\s*$", command)
+        assert ours or "--require-hashes -r " in command, command
+
+
+def test_the_image_of_production_has_production_s_lock_only() -> None:
+    found = stages()
+    assert list(found) == ["build", "build-demo", "wavelift", "demo"]
+    assert "-r requirements.lock" in found["build"]
+    assert "--compile-bytecode" in found["build"]
+    for name in ("build", "wavelift"):
+        assert "requirements-dev.lock" not in found[name]
+        assert "packaging" not in found[name], "the simulators"
+    assert "COPY --from=build /opt/wavelift /opt/wavelift" in found["wavelift"]
+    assert "pip" not in found["wavelift"], "nothing that installs is left in it"
+    assert "requirements-dev.lock" in found["build-demo"]
+    assert (ROOT / "Dockerfile").read_text().endswith("\nFROM wavelift\n"), "a build without --target"
+
+
+def test_the_image_runs_as_nobody_special_and_may_be_read_only() -> None:
+    text = stages()["wavelift"]
+    assert re.findall(r"^USER (\S+)$", text, re.MULTILINE)[-1].startswith("${AIRFLOW_UID}")
+    assert "touch /opt/airflow/airflow.cfg" in text, "else Airflow writes one, with keys, into the image's layer"
 
 
 def test_the_image_preloads_what_tasks_import() -> None:
@@ -154,6 +146,7 @@ def test_what_the_dockerfile_copies_exists_and_is_not_ignored() -> None:
         source
         for line in re.findall(r"^COPY (?:--\S+ )*(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
         for source in line.split()[:-1]
+        if not source.startswith("/")  # of an earlier stage
     ]
     assert "src" in sources
     for source in sources:

@@ -6,7 +6,7 @@ import re
 import tomllib
 from importlib.metadata import entry_points, requires
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -56,22 +56,90 @@ def test_one_version_everywhere() -> None:
     assert f"## {wavelift.__version__} " in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_lock_has_hashes_and_no_addresses() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
-    assert "://" not in lock
-    pinned = re.findall(r"^[a-z0-9][\w.\-\[\],]*==\S+", lock, re.MULTILINE | re.IGNORECASE)
-    assert len(pinned) > 150
-    assert lock.count("--hash=sha256:") >= len(pinned)
+TOOLS: Final = ("build", "go", "audit")
+"""Groups of dependencies with a lock of their own in scripts/."""
+LOCKS: Final = ("requirements.lock", "requirements-dev.lock", *(f"scripts/{group}.lock" for group in TOOLS))
 
 
-def test_every_direct_dependency_is_in_the_lock() -> None:
-    lock = (ROOT / "requirements.lock").read_text().lower()
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = [
-        *pyproject["project"]["dependencies"],
-        *(line for group in pyproject["project"]["optional-dependencies"].values() for line in group),
-        *pyproject["dependency-groups"]["dev"],
-    ]
-    for line in wanted:
-        name = re.split(r"[<>=;\[ ]", line, maxsplit=1)[0].lower().replace("_", "-")
-        assert re.search(rf"^{re.escape(name)}(\[\S+\])?==", lock, re.MULTILINE), name
+def pins(lock: str) -> dict[str, set[str]]:
+    """Package → pinned versions. One lock serves several Pythons, so there may be two."""
+    found: dict[str, set[str]] = {}
+    for line in (ROOT / lock).read_text().splitlines():
+        if match := re.match(r"([a-z0-9][\w.-]*)(?:\[\S+\])?==(\S+)", line, re.IGNORECASE):
+            found.setdefault(match[1].lower(), set()).add(match[2])
+    return found
+
+
+def names(lines: list[str]) -> set[str]:
+    return {re.split(r"[<>=;\[ ]", line, maxsplit=1)[0].lower().replace("_", "-") for line in lines}
+
+
+@pytest.fixture
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture
+def simulators() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "packaging" / "simulators" / "pyproject.toml").read_text())
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_has_a_hash_for_every_pin_and_no_addresses(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert "://" not in text
+    assert "/opt/" not in text
+    requirements = re.split(r"\n(?=[a-zA-Z0-9])", text)
+    assert requirements
+    for one in requirements:
+        assert "--hash=sha256:" in one, one.splitlines()[0]
+
+
+def test_the_lock_of_production_has_what_production_needs_and_no_more(
+    pyproject: dict[str, Any], simulators: dict[str, Any]
+) -> None:
+    production = pins("requirements.lock")
+    project = pyproject["project"]
+    extras = [line for group in project["optional-dependencies"].values() for line in group]
+    assert len(production) > 150
+    assert names(project["dependencies"] + extras) <= set(production)
+    others = names(pyproject["dependency-groups"]["dev"] + simulators["project"]["dependencies"])
+    assert others & set(production) - names(project["dependencies"] + extras) == set()
+
+
+def test_the_lock_of_development_is_that_of_production_and_more(
+    pyproject: dict[str, Any], simulators: dict[str, Any]
+) -> None:
+    """What the tests prove is what production installs."""
+    production, development = pins("requirements.lock"), pins("requirements-dev.lock")
+    assert {name: versions for name, versions in development.items() if name in production} == production
+    assert names(pyproject["dependency-groups"]["dev"] + simulators["project"]["dependencies"]) <= set(development)
+
+
+@pytest.mark.parametrize("group", TOOLS)
+def test_what_runs_before_a_check_is_exact(group: str, pyproject: dict[str, Any]) -> None:
+    for line in pyproject["dependency-groups"][group]:
+        name, _, version = line.partition("==")
+        assert pins(f"scripts/{group}.lock")[name] == {version}
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"--require-hashes -r scripts/{group}.lock" in makefile
+    for command in re.findall(r"pip (?:install|sync) .*", makefile):
+        assert "--require-hashes" in command or "--no-deps -e ." in command, command
+
+
+def test_the_simulators_are_of_the_same_version(pyproject: dict[str, Any], simulators: dict[str, Any]) -> None:
+    assert simulators["project"]["name"] == "wavelift-simulators"
+    assert simulators["project"]["version"] == pyproject["project"]["version"]
+    assert simulators["project"]["requires-python"] == pyproject["project"]["requires-python"]
+
+
+def test_an_audit_that_could_look_up_nothing_fails() -> None:
+    """Without ``--strict``, pip-audit ends with success where the index offers no data."""
+    assert re.search(r"pip-audit --strict ", (ROOT / "Makefile").read_text())
+
+
+def test_the_readme_installs_the_lock_of_production() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "pip install --require-hashes -r requirements.lock" in text
+    for line in re.findall(r"^pip install .*", text, re.MULTILINE):
+        assert "--require-hashes" in line or "--no-deps dist/" in line, line

@@ -65,6 +65,7 @@ class BucketStub:
     exists: bool = True
     region: str = "eu-central-1"
     owned: bool | None = True
+    versioned: bool | None = True
     encryption: str = "AES256"
     kms_key: str = ""
     unknown: str = ""

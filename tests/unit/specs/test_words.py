@@ -127,10 +127,9 @@ NOTHING = ("null", "Null", "NULL")
 def test_a_name_is_what_was_written(name: str, quoted: bool) -> None:
     written = f"'{name}'" if quoted else name
     text = WAVE.replace("- web01", f"- {written}").replace("{tier: db}", f"{{tier: {written}}}")
-    both = [each.replace("connection: vc1", f"connection: {written}") for each in (text, ENVIRONMENT)]
-    loaded = load_texts(*both, where="prod")
+    loaded = load_texts(text, ENVIRONMENT.replace("queue: near-aws", f"queue: {written}"), where="prod")
     assert loaded is not None, name
-    assert loaded.wave.source.connection == name
+    assert loaded.environment.queue == name
     assert loaded.wave.servers[0].name == name
     assert (loaded.wave.servers[1].tags or {})["tier"] == name
 
@@ -145,7 +144,7 @@ def test_a_number_is_what_was_written(number: Decimal) -> None:
 
 
 @pytest.mark.parametrize("word", ["null", "~", "", "Null"])
-@pytest.mark.parametrize("place", ["- web01", "name: db01", "connection: vc1", "tier: db"])
+@pytest.mark.parametrize("place", ["- web01", "name: db01", "tier: db"])
 def test_nothing_is_no_text_and_the_error_tells_how_to_quote_it(folders: Any, place: str, word: str) -> None:
     key, _, value = place.rpartition(" ")
     folders.wave(WAVE.replace(place, f"{key} {word}"))
@@ -153,7 +152,6 @@ def test_nothing_is_no_text_and_the_error_tells_how_to_quote_it(folders: Any, pl
         load_resolved(folders.waves / "erp.yaml", folders.environments)
     if word:
         folders.wave(WAVE.replace(place, f"{key} '{word}'"))
-        folders.environment(ENVIRONMENT.replace(place, f"{key} '{word}'"))
         assert word in load_resolved(folders.waves / "erp.yaml", folders.environments).model_dump_json()
     assert value
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, WaveRunState, waves
+from wavelift.ledger import Ledger, WaveRun, WaveRunState, waves
 from wavelift.rules.plans import ResolvedWave
 
 
@@ -44,6 +44,12 @@ def frozen_spec(
     if known.state is not WaveRunState.RUNNING:
         load(request.wave)
     return known.spec
+
+
+def frozen_wave(run: WaveRun) -> ResolvedWave:
+    """The wave as it was frozen for a run. A replicate run freezes the wave, any other its ``Admitted``."""
+    spec = run.spec.get("wave")
+    return ResolvedWave.load(spec if isinstance(spec, dict) else run.spec)
 
 
 def freeze(ledger: Ledger, request: RunRequest, ctx: RunContext, *, mode: str, spec: dict[str, Any]) -> None:

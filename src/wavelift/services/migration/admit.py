@@ -50,8 +50,8 @@ def _resolve(ledger: Ledger, request: RunRequest, load: Callable[[str], Resolved
         migrations=tuple(each.id for each in named),
         imported=tuple(_imported(each) for each in named) if mode == "verify" else (),
         dry_run=conf.dry_run,
-        runs=tuple(known_runs(ledger)) if mode == "cleanup" else (),
-        standing=tuple(standing_snapshots(ledger)) if mode == "cleanup" else (),
+        runs=tuple(known_runs(ledger, wave.wave)) if mode == "cleanup" else (),
+        standing=tuple(standing_snapshots(ledger, wave.wave)) if mode == "cleanup" else (),
     )
 
 

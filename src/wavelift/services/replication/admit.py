@@ -68,9 +68,8 @@ def _warning(notice: TermNotice) -> str:
 
 
 def _narrowed(wave: ResolvedWave, granted: Collection[str]) -> ResolvedWave:
-    """The entries that may hold a granted server. A replica is taken of a running server, and launches nothing."""
-    changes = {"launch": "none", "source_power": "leave_running", "allow_twin": False}
+    """The entries that may hold a granted server."""
     kept = [plan for plan in wave.servers if plan.server in granted]
     if len(kept) < len(granted):  # the others come by folder or tag, whose names are known only to the vCenter
         kept += [plan for plan in wave.servers if plan.selector.many]
-    return wave.model_copy(update={"servers": tuple(plan.model_copy(update=changes) for plan in kept)})
+    return wave.model_copy(update={"servers": tuple(plan.replicating() for plan in kept)})

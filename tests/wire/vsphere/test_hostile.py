@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -376,8 +377,9 @@ def test_nbdkit_gets_no_argument_with_control_characters(field: str, bad: str) -
     config = VsphereConfig(host="vc", username="me", password="geheim", vddk=VddkConfig(folder="/opt/vddk"))
     route = VddkRoute("vm-1", "snapshot-1", "web01", "SCSI 0:0", "[ds] a.vmdk", MIB, "host-1", "AA:BB")
     assert "file=[ds] a.vmdk" in arguments(config, route)
+    changes: dict[str, Any] = {field: bad}
     with pytest.raises(UnsafeTextError, match="what vCenter told of the disk"):
-        arguments(config, replace(route, **{field: bad}))
+        arguments(config, replace(route, **changes))
 
 
 def test_what_nbdkit_and_vcenter_say_of_a_disk_is_printable(tmp_path: Path) -> None:

@@ -101,9 +101,9 @@ def _requesting(app: FastAPI) -> None:
     ) -> ReplicationStarted:
         """Replicate servers now: all of them or none. A refusal (409) tells rule and next time of each (SMS-06)."""
         require_trigger(user, dag_of(wave))
-        specs.wave(wave)  # `admit` would refuse it, but only after runs were reserved
         servers = body.servers or _active_servers(ledger, wave)
         _require_awake(airflow, wave)
+        specs.wave(wave)  # `admit` would refuse it, but only after runs were reserved
         run = DagRun(dag_of(wave), f"on_demand__{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}")
         ctx = RunContext(run, requester=user.get_name(), liveness=_Seen(airflow), checkpoints=MemoryCheckpoints())
         reserved = admission.reserve_runs(ledger, wave, servers, ctx)

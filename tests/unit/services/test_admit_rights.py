@@ -15,7 +15,7 @@ from tests.unit.specs.conftest import ENVIRONMENT, WAVE
 
 from wavelift.base.errors import SpecError
 from wavelift.base.run import DagRun
-from wavelift.ledger import Ledger, jobs, waves
+from wavelift.ledger import Ledger, WaveRunState, jobs, waves
 from wavelift.rules.conf import MigrateMode, ReplicateMode
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import JobState
@@ -92,6 +92,20 @@ def test_an_admitted_run_goes_on_with_what_it_froze(site: Site, flow: str) -> No
     ctx = run_context(DagRun(dag, "manual__1"), requester="ana")
     first = admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
     site.write(BROKEN)
+    assert admit(site.ledger, RunRequest("erp", conf), site.load, ctx) == first
+
+
+@pytest.mark.parametrize("flow", ["migrate migrate", "replicate replicate"])
+def test_an_ended_run_that_is_cleared_begins_anew(site: Site, flow: str) -> None:
+    admit, dag, conf = FLOWS[flow]
+    ctx = run_context(DagRun(dag, "manual__1"), requester="ana")
+    first = admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
+    with site.ledger.write(waves.LOCK) as tx:
+        waves.finish_wave_run(tx, ctx.run, WaveRunState.FAILED, clock=ctx.clock)
+    site.write(BROKEN)
+    with pytest.raises(SpecError, match=r"waves/erp.yaml:1: not YAML"):
+        admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
+    site.write()
     assert admit(site.ledger, RunRequest("erp", conf), site.load, ctx) == first
 
 

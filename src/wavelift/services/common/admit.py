@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, WaveRun, waves
+from wavelift.ledger import Ledger, WaveRun, WaveRunState, waves
 from wavelift.rules.plans import ResolvedWave
 
 
@@ -27,11 +27,23 @@ class RunRequest:
     backfill: bool = False
 
 
-def frozen_spec(ledger: Ledger, ctx: RunContext) -> Mapping[str, Any] | None:
-    """What an earlier call of this run's admit task froze; None: nothing yet."""
+def frozen_spec(
+    ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext
+) -> Mapping[str, Any] | None:
+    """What an earlier call of this run's admit task froze; None: nothing yet.
+
+    A run that goes on needs no files. One that has ended and is cleared begins anew, with the spec that it froze, so
+    the present files must allow a run of the wave.
+
+    :raises SpecError: when they do not.
+    """
     with ledger.read() as tx:
         known = waves.find(tx, ctx.run)
-    return known.spec if known else None
+    if known is None:
+        return None
+    if known.state is not WaveRunState.RUNNING:
+        load(request.wave)
+    return known.spec
 
 
 def frozen_wave(run: WaveRun) -> ResolvedWave:

@@ -23,9 +23,9 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
 
     A repeated call returns what was frozen first and does not read the conf again.
 
-    :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
+    :raises SpecError: for an unknown key or value, naming what is allowed, or if the present files allow no run.
     """
-    known = frozen_spec(ledger, ctx)
+    known = frozen_spec(ledger, request, load, ctx)
     frozen = Admitted.load(known) if known else _resolve(ledger, request, load, ctx)
     freeze(ledger, request, ctx, mode=frozen.mode, spec=frozen.dump())
     return frozen

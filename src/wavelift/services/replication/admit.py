@@ -21,10 +21,11 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
     A repeated call keeps the spec that was frozen first and goes on with the same runs. A run that deletes or verifies
     replicas admits no server. A warning about a term is given once, to the run that comes first (SMS-10).
 
-    :raises SpecError: for an unknown key or value, or a broken spec. :raises PermanentError: for a backfill.
+    :raises SpecError: for an unknown key or value, or if the present files allow no run.
+    :raises PermanentError: for a backfill.
     """
     conf = ReplicateConf.read(request.conf, wave=request.wave)
-    known = frozen_spec(ledger, ctx)
+    known = frozen_spec(ledger, request, load, ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     if conf.mode != "replicate":
         admitted = AdmittedRuns(

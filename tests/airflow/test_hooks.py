@@ -360,3 +360,30 @@ def test_a_file_that_is_no_ca_bundle_is_not_quoted(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="CA bundle") as second:
         aws_tls_context(access.verify)
     assert "geheim" not in f"{first.value} {second.value}"
+
+
+@pytest.mark.parametrize("extra", ["[]", '["a"]', "5", '"text"'])
+def test_extra_fields_that_are_no_object_are_an_error_of_ours(extra: str) -> None:
+    for connection, use in (
+        (_vsphere(), lambda one: config_of(one, "vc")),
+        (_aws(), lambda one: VmImportHook.from_connection(one, None).access()),
+    ):
+        connection.extra = extra
+        with pytest.raises(SpecError, match="no JSON object"):
+            use(connection)
+
+
+@pytest.mark.parametrize("value", [5, True, 1.5, ["a"], {"a": 1}])
+@pytest.mark.parametrize(
+    "field",
+    ["certificate_mode", "thumbprint", "esxi_mode", "esxi_thumbprints", "esxi_addresses", "proxy", "vddk_transports"],
+)
+def test_a_field_of_another_type_is_an_error_of_ours(field: str, value: Any) -> None:
+    extra = {field: value}
+    if field == "thumbprint":
+        extra["certificate_mode"] = "thumbprint"
+    try:
+        assert config_of(_vsphere(**extra), "vc").http_proxy is not None  # 'http://5:3128' is one
+    except SpecError:
+        return
+    assert field == "proxy"

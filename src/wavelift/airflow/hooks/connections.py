@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowNotFoundException
 
@@ -42,6 +42,20 @@ def check_id(conn_id: str) -> None:
             f"'{conn_id}' is not the id of a connection",
             next_step="Use letters, digits, '_', '-', '.' and ':'; other characters can lead to another connection",
         )
+
+
+def extra_of(connection: Connection) -> dict[str, Any]:
+    """The extra fields.
+
+    :raises SpecError: they are no JSON object.
+    """
+    extra = connection.extra_dejson
+    if not isinstance(extra, dict):
+        raise SpecError(
+            f"The extra fields of the connection {connection.conn_id!r} are no JSON object",
+            next_step="Correct them under Admin, Connections",
+        )
+    return extra
 
 
 def check_type(connection: Connection, conn_type: str) -> None:

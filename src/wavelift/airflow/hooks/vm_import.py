@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
-from wavelift.airflow.hooks.connections import NoConnectionError, check_type, connection_of
+from wavelift.airflow.hooks.connections import NoConnectionError, check_type, connection_of, extra_of
 from wavelift.base.errors import SpecError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _refuse_methods(connection: Connection) -> None:
 
     :raises SpecError: the connection asks for another one.
     """
-    extra = connection.extra_dejson
+    extra = extra_of(connection)
     method = extra.get("assume_role_method") or ASSUME_ROLE
     foreign = [name for name in extra if name.startswith("assume_role_with_")]
     if method != ASSUME_ROLE or foreign:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.sdk import BaseHook
 
 from wavelift.airflow import config
-from wavelift.airflow.hooks.connections import connection_of
+from wavelift.airflow.hooks.connections import connection_of, extra_of
 from wavelift.airflow.provider_info import VSPHERE_CHOICES
 from wavelift.base.errors import SpecError, WaveliftError
 from wavelift.rules.fields import whole_number
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HTTPS_PORT: Final = 443
+_NUMBERS: Final = ("vddk_connections", "vddk_host_sessions", "vddk_vcenter_sessions")
 _WORKER_S: Final = {"vddk_libdir": "nbdkit_folder", "nbdkit": "nbdkit", "vddk_config": "vddk_config"}
 """Former fields of a connection → the options of the worker that took their place."""
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -83,7 +84,11 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
             connection=name,
             next_step="Set both under Admin, Connections",
         )
-    extra = {key: value for key, value in connection.extra_dejson.items() if value not in (None, "")}
+    extra = {
+        key: value if key in _NUMBERS else str(value)
+        for key, value in extra_of(connection).items()
+        if value not in (None, "")
+    }
     for field, values in VSPHERE_CHOICES.items():
         if extra.get(field, values[0]) not in values:
             raise SpecError(
@@ -130,9 +135,9 @@ def _vddk(extra: dict[str, Any], connection: str) -> VddkConfig | None:
     fields: dict[str, Any] = {}
     if "vddk_compression" in extra:
         fields["compression"] = extra["vddk_compression"]
-    for field in ("connections", "host_sessions", "vcenter_sessions"):
-        if (name := f"vddk_{field}") in extra:
-            fields[field] = _whole_number(name, extra[name])
+    for name in _NUMBERS:
+        if name in extra:
+            fields[name.removeprefix("vddk_")] = _whole_number(name, extra[name])
     if "vddk_transports" in extra:
         fields["transports"] = tuple(extra["vddk_transports"].split(":"))
     plugin = config.nbdkit_plugin()

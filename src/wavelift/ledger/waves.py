@@ -106,8 +106,11 @@ def get(tx: Tx, run: DagRun) -> WaveRun:
 def last_connector(tx: Tx, wave: str) -> str | None:
     """The connector of the wave's newest run; None if it never ran."""
     query = sa.select(wave_run.c.spec).where(wave_run.c.wave == wave).order_by(wave_run.c.created_at.desc()).limit(1)
-    spec = tx.execute(query).scalar_one_or_none()
-    return str(spec["connector"]) if spec and "connector" in spec else None
+    spec = tx.execute(query).scalar_one_or_none() or {}
+    wave_of_run = spec.get("wave")
+    # A migrate run freezes the wave among other things, a replicate run the wave alone.
+    frozen = wave_of_run if isinstance(wave_of_run, dict) else spec
+    return str(frozen["connector"]) if "connector" in frozen else None
 
 
 def _set_state(tx: Tx, run: DagRun, state: WaveRunState, finished_at: datetime | None) -> None:

@@ -264,3 +264,13 @@ def test_sms_01_a_connector_with_work_stays(ledger: Ledger) -> None:
     within(ledger.write(), migrations.fail, running.id, "given up", clock=CLOCK)
     disassociate()
     assert within(ledger.read(), connectors.list_connectors) == ()
+
+
+@pytest.mark.parametrize("spec", [{"wave": "erp", "connector": "hall-a"}, {"wave": {"connector": "hall-a"}}, {}])
+def test_a_wave_without_a_file_is_known_by_its_last_run(ledger: Ledger, spec: dict[str, Any]) -> None:
+    """A replicate run freezes the wave, a migrate run the wave among other things."""
+    asked = waves.NewWaveRun(
+        run=DagRun("erp.migrate", "manual__1"), wave="erp", mode="migrate", requested_by="ana", source="ui", spec=spec
+    )
+    within(ledger.write(waves.LOCK), waves.freeze_wave_run, asked, clock=CLOCK)
+    assert within(ledger.read(), waves.last_connector, "erp") == ("hall-a" if spec else None)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.ledger import Ledger
+    from wavelift.rules.plans import ResolvedWave
 
 
 class OpensLedger:
@@ -26,6 +27,13 @@ class OpensLedger:
 
 class ControlOperator(OpensLedger, WaveliftOperator):
     """Base of operators for Airflow's default queue: the ledger and AWS, no vCenter."""
+
+    def resolved(self, wave: str) -> ResolvedWave:
+        """The wave as its files are now. :raises SpecError: when they do not allow a new run."""
+        from wavelift.airflow import config
+        from wavelift.specs import resolved_wave
+
+        return resolved_wave(wave, config.waves_folder(), config.environments_folder())
 
 
 class WaveRunOperator(ControlOperator):

@@ -63,9 +63,20 @@ def freeze_wave_run(tx: Tx, asked: NewWaveRun, *, clock: Clock) -> WaveRun:
         )
         details = {"wave": asked.wave, "mode": asked.mode, "source": asked.source}
         _append(tx, run, now, "wave_run.frozen", by, details)
-    elif known.state is not WaveRunState.RUNNING:
+        return get(tx, run)
+    return reopen_wave_run(tx, run, by=by, clock=clock)
+
+
+def reopen_wave_run(tx: Tx, run: DagRun, *, by: str, clock: Clock) -> WaveRun:
+    """An ended run goes on, because a task of it was cleared. Needs :data:`LOCK`.
+
+    :raises NotFoundError: the run was never stored.
+    """
+    require_lock(tx, LOCK)
+    known = get(tx, run)
+    if known.state is not WaveRunState.RUNNING:
         _set_state(tx, run, WaveRunState.RUNNING, None)
-        _append(tx, run, now, "wave_run.reopened", by, {"was": known.state})
+        _append(tx, run, clock.now(), "wave_run.reopened", by, {"was": known.state})
     return get(tx, run)
 
 

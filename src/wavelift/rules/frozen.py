@@ -15,16 +15,18 @@ from typing import Any, Final, NoReturn
 
 from wavelift.base.domain import ServerFacts
 from wavelift.base.errors import AmbiguousError, TamperedError
-from wavelift.rules.environment import is_key_arn
+from wavelift.rules.environment import Environment, is_key_arn
 from wavelift.rules.inventory_names import parent_of, select
-from wavelift.rules.plans import ServerPlan
+from wavelift.rules.plans import ResolvedWave, ServerPlan, Target
 from wavelift.rules.problem import dotted
-from wavelift.rules.wave import Selector
+from wavelift.rules.wave import Landing, Selector, Source, source_problems
 
 LOOKED_UP: Final = frozenset(
     {"server", "selector.kind", "selector.value", "target.kms_key", "target.staging_sse", "target.staging_key"}
 )
 """Fields of a plan that pre-flight sets. All others are as they were frozen."""
+LIMITS_OF_TARGET: Final = frozenset({"imports_per_region", "boot_disk_changed_pct"})
+"""Fields of a target that say how much, not where: a change of them takes no right away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,36 @@ def check_plan(plan: ServerPlan, facts: ServerFacts, frozen: Sequence[ServerPlan
         _refuse(server, field, expected, found)
     entry = entries[wrong.index(None)]
     return FrozenPlan(entry.bind(server, path), digest_of(entry))
+
+
+def lost_rights(frozen: ResolvedWave, now: Environment) -> list[str]:
+    """What a frozen wave uses and the environment does not allow any more, in words.
+
+    :param now: the environment in which the wave lands by its present files.
+    """
+    source = Source(connection=frozen.connection, connector=frozen.connector)
+    found = [problem.message for problem in source_problems(source, now)]
+    given = Target.of(now).dump()
+    found += [
+        f"{field}: the run uses '{value}', the environment has '{given[field]}' now"
+        for field, value in Target.of(frozen.environment).dump().items()
+        if field not in LIMITS_OF_TARGET and value != given[field]
+    ]
+    allowed = Landing(now).allowed
+    used = {
+        (field, value)
+        for plan in frozen.servers
+        for field, values in (
+            ("instance_type", (plan.instance_type,)),
+            ("subnet", (plan.subnet,)),
+            ("security_groups", plan.security_groups),
+        )
+        for value in values
+        if value is not None and value not in allowed[field]
+    }
+    return found + [
+        f"{field}: environment '{now.environment}' does not allow '{value}'" for field, value in sorted(used)
+    ]
 
 
 def digest_of(plan: ServerPlan) -> str:

@@ -61,6 +61,23 @@ class Target(Message):
     boot_disk_changed_pct: int = LIMITS["boot_disk_changed_pct"].value
     """Of a boot disk's blocks with data: how many a conversion may change."""
 
+    @classmethod
+    def of(cls, environment: Environment) -> Self:
+        return cls(
+            environment=environment.environment,
+            aws_conn_id=environment.aws_conn_id,
+            queue=environment.queue,
+            region=environment.region,
+            bucket=environment.staging.bucket,
+            prefix=environment.staging.prefix,
+            role=environment.role,
+            kms_key=environment.kms_key,
+            encrypt=environment.encrypt,
+            vpc=environment.vpc,
+            imports_per_region=environment.limits.get("imports_per_region"),
+            boot_disk_changed_pct=limits(environment.limits)["boot_disk_changed_pct"].value,
+        )
+
 
 class Guards(Message):
     """When a transfer must stop, and how fast it may be."""
@@ -255,20 +272,7 @@ def resolve(wave: Wave, environment: Environment) -> ResolvedWave:
     if problems:
         raise SpecError(_lines(problems), wave=wave.wave, environment=environment.environment)
     landing = Landing(environment)
-    target = Target(
-        environment=environment.environment,
-        aws_conn_id=environment.aws_conn_id,
-        queue=environment.queue,
-        region=environment.region,
-        bucket=environment.staging.bucket,
-        prefix=environment.staging.prefix,
-        role=environment.role,
-        kms_key=environment.kms_key,
-        encrypt=environment.encrypt,
-        vpc=environment.vpc,
-        imports_per_region=environment.limits.get("imports_per_region"),
-        boot_disk_changed_pct=limits(environment.limits)["boot_disk_changed_pct"].value,
-    )
+    target = Target.of(environment)
     guards = Guards(
         min_free_pct=wave.min_free_pct, max_snapshot_hours=wave.max_snapshot_hours, max_mbit_s=wave.max_mbit_s
     )

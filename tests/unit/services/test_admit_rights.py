@@ -20,7 +20,7 @@ from wavelift.rules.conf import MigrateMode, ReplicateMode
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import JobState
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.common.admit import RunRequest
+from wavelift.services.common.admit import RunRequest, reopen
 from wavelift.services.migration import admit as migration
 from wavelift.services.replication import admit as replication
 from wavelift.services.replication.jobs import JobOrder, create_jobs
@@ -107,6 +107,44 @@ def test_an_ended_run_that_is_cleared_begins_anew(site: Site, flow: str) -> None
         admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
     site.write()
     assert admit(site.ledger, RunRequest("erp", conf), site.load, ctx) == first
+
+
+@pytest.mark.parametrize("flow", ["migrate migrate", "replicate replicate"])
+@pytest.mark.parametrize(
+    ("wave", "environment", "said"),
+    [
+        (BROKEN, ENVIRONMENT, "waves/erp.yaml:1: not YAML"),
+        (WAVE.replace("vc1", "vc2"), ENVIRONMENT.replace("vc1", "vc2"), "takes no servers of connection 'vc1'"),
+        (
+            WAVE.replace("subnet-aaaa0002", "subnet-bbbb0003"),
+            ENVIRONMENT.replace("subnet-aaaa0002", "subnet-bbbb0003"),
+            "subnet: environment 'prod' does not allow 'subnet-aaaa0002'",
+        ),
+        (WAVE, ENVIRONMENT.replace("staging-bucket", "other-bucket"), "bucket: the run uses 'staging-bucket', the "),
+    ],
+    ids=["broken", "source taken away", "subnet taken away", "bucket replaced"],
+)
+def test_a_cleared_server_of_an_ended_run_needs_what_the_run_froze(
+    site: Site, flow: str, wave: str, environment: str, said: str
+) -> None:
+    admit, dag, conf = FLOWS[flow]
+    ctx = run_context(DagRun(dag, "manual__1"), requester="ana")
+    admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
+    site.write(wave, environment)
+    reopen(site.ledger, site.load, ctx)  # the run has not ended: it goes on
+    with site.ledger.write(waves.LOCK) as tx:
+        waves.finish_wave_run(tx, ctx.run, WaveRunState.FAILED, clock=ctx.clock)
+    for again in (
+        lambda: reopen(site.ledger, site.load, ctx),
+        lambda: admit(site.ledger, RunRequest("erp", conf), site.load, ctx),
+    ):
+        with pytest.raises(SpecError) as caught:
+            again()
+        assert said in str(caught.value)
+    assert within(site.ledger.read(), waves.get, ctx.run).state is WaveRunState.FAILED
+    site.write(environment=f"{ENVIRONMENT}limits: {{imports_per_region: 7}}\n")
+    reopen(site.ledger, site.load, ctx)
+    assert within(site.ledger.read(), waves.get, ctx.run).state is WaveRunState.RUNNING
 
 
 def test_a_scheduled_run_of_broken_files_fails_and_the_next_one_replicates(site: Site) -> None:

@@ -25,7 +25,7 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
 
     :raises SpecError: for an unknown key or value, naming what is allowed, or if the present files allow no run.
     """
-    known = frozen_spec(ledger, request, load, ctx)
+    known = frozen_spec(ledger, load, ctx)
     frozen = Admitted.load(known) if known else _resolve(ledger, request, load, ctx)
     freeze(ledger, request, ctx, mode=frozen.mode, spec=frozen.dump())
     return frozen

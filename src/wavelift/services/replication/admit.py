@@ -25,7 +25,7 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
     :raises PermanentError: for a backfill.
     """
     conf = ReplicateConf.read(request.conf, wave=request.wave)
-    known = frozen_spec(ledger, request, load, ctx)
+    known = frozen_spec(ledger, load, ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     if conf.mode != "replicate":
         admitted = AdmittedRuns(

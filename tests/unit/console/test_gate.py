@@ -15,7 +15,7 @@ from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 
 from wavelift.console.api import create_app
-from wavelift.console.deps import _airflow, _ledger
+from wavelift.console.deps import Specs, _airflow, _ledger
 from wavelift.console.gate import Gate, Limits
 
 pytestmark = pytest.mark.unit
@@ -56,6 +56,13 @@ async def nobody(request: Request) -> str:
     raise HTTPException(401, "Not authenticated")
 
 
+class AnySpecs:
+    """The files of any wave are valid."""
+
+    def wave(self, name: str) -> None:
+        return None
+
+
 def test_starting_up_takes_no_request_s_place() -> None:
     """A lifespan lasts as long as the process."""
     seen = []
@@ -78,6 +85,7 @@ def test_requests_at_once_leave_threads_for_the_api_that_they_ask(monkeypatch: p
     app.dependency_overrides[_ledger] = lambda: None
     own = OwnAirflow()
     app.dependency_overrides[_airflow] = lambda: own
+    app.dependency_overrides[Specs] = AnySpecs
 
     with TestClient(app) as client, ThreadPoolExecutor(REQUESTS) as pool:
         asked = [

@@ -93,6 +93,8 @@ def test_texts_are_as_long_as_the_ledger_s_columns(desk: Desk) -> None:
     for path, body in (
         ("/connectors", {"name": "a", "connection": "c" * 251}),
         ("/connectors", {"name": "a", "connection": ""}),
+        ("/connectors", {"name": "a", "connection": "a\nb"}),
+        ("/catalog/import", {"connection": "a\nb"}),
         ("/connectors", {"name": "a", "connection": "c", "region": "r" * 33}),
         ("/connectors", {"name": "a", "connection": "c", "aws_conn_id": "r" * 251}),
         ("/connectors", {"name": "a", "connection": "c", "description": "r" * 1001}),

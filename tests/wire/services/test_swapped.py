@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from tests.eventually import eventually
 from tests.ledgers import within
 
@@ -190,6 +191,30 @@ def test_inv_1_a_disk_swapped_and_put_back_leaves_no_image(stage: Stage, journey
     _swap_in_the_queue(journey, swap, after=put_back)
     done = journey.run()
     _assert_refused(journey, done, images, "its bytes are the same, but it was written again")
+
+
+def test_inv_1_no_upload_that_was_begun_before_can_put_a_disk_back(
+    stage: Stage, journey: Journey, tmp_path: Path
+) -> None:
+    """S3 dates an object by when its upload was initiated: one that was begun beside ours would have our date."""
+    s3 = stage.aws.client("s3")
+    begun: dict[str, Any] = {}
+
+    def begin() -> None:
+        begun.update({"Bucket": _disk(journey).bucket, "Key": _disk(journey).object_key})
+        begun["UploadId"] = s3.create_multipart_upload(**begun)["UploadId"]
+        etag = s3.upload_part(**begun, PartNumber=1, Body=b"theirs")["ETag"]
+        begun["MultipartUpload"] = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
+
+    def complete() -> None:
+        with pytest.raises(ClientError, match="NoSuchUpload"):
+            s3.complete_multipart_upload(**begun)
+
+    journey.before["import"] = begin
+    _swap_in_the_queue(journey, complete)
+    done = journey.run()
+    assert done.error is None
+    assert begun
 
 
 def test_inv_1_a_disk_deleted_while_it_is_imported_leaves_no_image(stage: Stage, journey: Journey) -> None:

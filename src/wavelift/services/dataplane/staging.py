@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Final, Self
 
@@ -101,9 +101,16 @@ class ServerStaging:
         keys = (entry.key for entry in self.s3.list(self.prefix))
         self.s3.delete_each(key for key in keys if JOURNAL in key or key.endswith(SEED_SUFFIX))
 
-    def abort_uploads(self, *, keep: frozenset[str] = frozenset()) -> int:
-        """Abort unfinished uploads below the prefix except those in ``keep``; how many."""
-        stale = [upload for upload in self.s3.list_uploads(self.prefix) if upload.upload_id not in keep]
+    def abort_uploads(self, *, keep: Collection[str] = (), of: Collection[str] | None = None) -> int:
+        """Abort unfinished uploads below the prefix except those in ``keep``; how many.
+
+        :param of: keys; None: all.
+        """
+        stale = [
+            upload
+            for upload in self.s3.list_uploads(self.prefix)
+            if upload.upload_id not in keep and (of is None or upload.key in of)
+        ]
         for upload in stale:
             self.s3.abort_upload(upload.key, upload.upload_id)
         return len(stale)

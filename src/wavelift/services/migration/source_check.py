@@ -40,8 +40,14 @@ class SourceCheck:
     def before_submit(self) -> None:
         """Also ends an import that was submitted before and had no answer, if a disk was changed.
 
+        S3 dates an object by when its upload was initiated. One that was initiated together with ours, and completed
+        while AWS imports, could put a disk back with the date that it had: so none may be open when AWS begins.
+
         :raises ProofError: a disk is not the one that was exported.
         """
+        keys = {disk.object_key for disk in self.export.disks}
+        with ServerStaging.of(self.access, self.plan, self.ctx.run_key) as staging:
+            staging.abort_uploads(of=keys)
         try:
             self._check(BEFORE)
         except ProofError as error:

@@ -280,7 +280,7 @@ class S3Store:
                 path=path,
                 size=size,
                 etag=_multipart_etag(parts),
-                modified=self._clock.now(),
+                modified=upload.started,  # S3 User Guide, "Working with object metadata": when the upload was initiated
                 info=upload.info,
                 checksums=_composite(upload, parts),
                 checksum_type=upload.checksum_type,

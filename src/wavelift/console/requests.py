@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from wavelift.rules.conf import Names
 from wavelift.rules.connectors import DEFAULT_CONNECTOR, Connector
-from wavelift.rules.fields import FLAG, WHOLE, Name
+from wavelift.rules.fields import FLAG, WHOLE, ConnectionId, Name
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.limits import LIMITS
 from wavelift.rules.replication import JobState, RunState
@@ -40,7 +40,7 @@ class CleanupBody(Body):
 class ImportBody(Body):
     """Which vCenter to read, through which connector; without a connection the connector's own."""
 
-    connection: Id | None = None
+    connection: ConnectionId | None = None
     connector: Connector = DEFAULT_CONNECTOR
 
 
@@ -52,8 +52,8 @@ class ConnectorBody(Body):
     """A connector as it is registered; AWS may be left out until replication needs it."""
 
     name: Connector
-    connection: Id
-    aws_conn_id: Annotated[str, Field(max_length=250)] = ""
+    connection: ConnectionId
+    aws_conn_id: ConnectionId | Literal[""] = ""
     region: Region = ""
     description: Text = ""
 

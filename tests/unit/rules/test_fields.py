@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from wavelift.console.requests import ConnectorBody, ImportBody
 from wavelift.rules.conf import HealthConf, ImportConf
 from wavelift.rules.environment import AllowedSource, Environment
 from wavelift.rules.fields import ConnectionId, Text
@@ -20,6 +21,8 @@ FIELDS: list[tuple[type[BaseModel], str]] = [
     (ImportConf, "connection"),
     (HealthConf, "connection"),
     (HealthConf, "aws_conn_id"),
+    (ImportBody, "connection"),
+    (ConnectorBody, "connection"),
 ]
 
 
@@ -45,3 +48,11 @@ def test_a_name_of_a_spec_has_no_invisible_characters(name: str) -> None:
     with pytest.raises(ValidationError, match="contains an invisible character"):
         TypeAdapter(Text).validate_python(name)
     assert TypeAdapter(Text).validate_python("wéb 01 \U0001f680 サーバー")
+
+
+def test_a_connector_is_registered_without_aws_or_with_a_plain_id() -> None:
+    for id in ("", "aws_near"):
+        body = ConnectorBody.model_validate({"name": "hall-a", "connection": "vc", "aws_conn_id": id})
+        assert body.aws_conn_id == id
+    with pytest.raises(ValidationError, match=WORDS):
+        ConnectorBody.model_validate({"name": "hall-a", "connection": "vc", "aws_conn_id": "aws?x"})

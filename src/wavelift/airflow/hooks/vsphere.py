@@ -84,7 +84,7 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
             connection=name,
             next_step="Set both under Admin, Connections",
         )
-    extra = {
+    extra: dict[str, Any] = {
         key: value if key in _NUMBERS else str(value)
         for key, value in extra_of(connection).items()
         if value not in (None, "")

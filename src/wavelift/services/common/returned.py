@@ -49,6 +49,8 @@ class Returned:
                 address=disk.address,
                 capacity=disk.capacity,
                 snapshot=result.snapshot,
+                object_checksum=disk.version.checksum,
+                object_bytes=disk.object_bytes,
             )
             self._same_content(manifest, disk)
             beside = disk.manifest_key.removesuffix(MANIFEST_SUFFIX) + DISK_SUFFIX

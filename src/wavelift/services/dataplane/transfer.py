@@ -196,6 +196,7 @@ class _Export(DiskCrew[_DiskExport, StoredDisk]):
     def _store_manifest(self, index: int, manifest: Manifest, writer: VmdkPartWriter, sink: S3PartSink) -> StoredDisk:
         """All parts are stored: put the manifest beside them, and describe what the object will be."""
         disk, instant = self.snapshot.disks[index], self.record.instant_id
+        manifest.header |= {"object_checksum": sink.checksum(), "object_bytes": writer.object_bytes}
         kept = StoredManifest.save(self.staging.s3, self.staging.manifest_key(index, instant), manifest)
         return StoredDisk(
             index=index,

@@ -39,10 +39,11 @@ def job(access: str, folder: str) -> None:
         idle, begun = harness.peak_mib(), time.monotonic()
         seconds: list[float] = []
         for number in range(2):
+            run = DagRun("server_catalog", f"run-{number}")
             ticket = begin_import(
                 ledger,
                 {"connection": "vc"},
-                run_context(DagRun("server_catalog", f"run-{number}"), requester="bench", clock=clock),
+                run_context(run, requester="bench", clock=clock),
                 connector="default",
             )
             pages = Path(folder) / f"{database.stem}-{number}"
@@ -56,7 +57,7 @@ def job(access: str, folder: str) -> None:
                 return [CatalogRow.load(row) for row in json.loads((out_of / str(page)).read_text())]
 
             index: CatalogIndex = read_catalog(session, hand_over, cancel=CancelFlag())
-            summary = merge_import(ledger, ticket, index, taken, clock=clock)
+            summary = merge_import(ledger, ticket, index, taken, run=run, clock=clock)
             assert (summary.servers, summary.new) == (told["vms"], told["vms"] if number == 0 else 0), summary
             seconds.append(time.monotonic() - begun)
             begun = time.monotonic()

@@ -83,6 +83,7 @@ def make_specs(folder: Path) -> None:
         "subnets": ["subnet-0de30000000000001"],
         "security_groups": ["sg-0de30000000000001"],
         "instance_types": ["m6i.large", "t3.small"],
+        "sources": [{"connection": "vc", "connectors": ["dc1"]}],
     }
     (folder / "environments" / "prod.yaml").write_text(yaml.safe_dump(environment))
     for number in range(WAVES):

@@ -55,7 +55,7 @@ def plan_seconds(size: int, seed: int, count: int) -> float:
         began = time.perf_counter()
         whole = round_to_blocks(areas, size)
         blocks = {index for index, _ in block_ranges(iter(whole), size)}
-        audit_indices(block_count(size), blocks, seed=seed, cancel=CancelFlag())
+        audit_indices(block_count(size), blocks, chance=random.Random(seed), cancel=CancelFlag())
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
 

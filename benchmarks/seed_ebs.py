@@ -61,7 +61,7 @@ def opened(kind: str, session: VsphereSession, told: dict[str, Any], cancel: Can
     place = FrozenVm(task.facts.moref, snapshot.ref.moref, task.name)
     (disk,) = snapshot.disks
     if kind != "nfc":
-        reading = Readings(session, task, snapshot, cancel, run="bench").of(disk, Base.seed(FIRST_RUN))
+        reading = Readings(session, task, snapshot, cancel).of(disk, Base.seed(FIRST_RUN))
         assert reading.route is not None, reading
         areas = None if kind == "whole" else reading.areas
         with closing(open_reader(session, reading.route, cancel=cancel, areas=areas)) as reader:

@@ -174,11 +174,9 @@ def machines(folder: Path, moved: int, stubbed: int) -> list[SimVm]:
 def lay_out(dags: Path, stage: Stage, moved: int, stubbed: int) -> None:
     for folder in ("waves", "environments"):
         (dags / folder).mkdir(parents=True)
-    (dags / "environments" / "lab.yaml").write_text(
-        yaml.safe_dump(
-            {**yaml.safe_load(stage.environment(ROOT / "dags" / "environments" / "demo.yaml")), "environment": "lab"}
-        )
-    )
+    demo = yaml.safe_load(stage.environment(ROOT / "dags" / "environments" / "demo.yaml"))
+    sources = [{"connection": "vsphere_demo", "connectors": ["moved", "stubbed"]}]
+    (dags / "environments" / "lab.yaml").write_text(yaml.safe_dump({**demo, "environment": "lab", "sources": sources}))
     for wave, servers, defaults in (("moved", moved, {"verify": "full"}), ("stubbed", stubbed, {"verify": "off"})):
         spec = {
             "wave": wave,

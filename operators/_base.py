@@ -193,12 +193,13 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
         except FencedError:
             raise  # this try is over: it may not even push an XCom
         except WaveliftError as error:
-            self._leave_words(context, error)
+            self.leave_words(context, error)
             if error.retryable or isinstance(error, Cancelled):
                 raise
             raise AirflowFailException(str(error)) from error
 
-    def _leave_words(self, context: Context, error: WaveliftError) -> None:
+    def leave_words(self, context: Context, error: WaveliftError) -> None:
+        """Before this try fails: what the report will say of it."""
         words = {"task": self.task_id, "what": str(error), "next_step": error.next_step}
         try:
             context["ti"].xcom_push(key=FAILURE_KEY, value=words)

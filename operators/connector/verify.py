@@ -83,4 +83,5 @@ class VerifyImportedOperator(EnvironmentOperator):
         if admitted.mode != "verify":
             return []
         access = self.aws_of(admitted.wave.environment)
-        return [verify_imported(access, imported, self._cancel).dump() for imported in admitted.imported]
+        limits = admitted.wave.environment.limits
+        return [verify_imported(access, each, self._cancel, limits=limits).dump() for each in admitted.imported]

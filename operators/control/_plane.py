@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from wavelift.operators._base import WaveliftOperator
+from wavelift.base.errors import TamperedError, WaveliftError
+from wavelift.operators._base import ServerOperator, WaveliftOperator
 
 if TYPE_CHECKING:
+    from airflow.sdk import Context
+
     from wavelift.ledger import Ledger
+    from wavelift.rules.plans import ResolvedWave
 
 
 class OpensLedger:
@@ -23,3 +27,44 @@ class OpensLedger:
 
 class ControlOperator(OpensLedger, WaveliftOperator):
     """Base of operators for Airflow's default queue: the ledger and AWS, no vCenter."""
+
+    def resolved(self, wave: str) -> ResolvedWave:
+        """The wave as its files are now. :raises SpecError: when they do not allow a new run."""
+        from wavelift.airflow import config
+        from wavelift.specs import resolved_wave
+
+        return resolved_wave(wave, config.waves_folder(), config.environments_folder())
+
+
+class WaveRunOperator(ControlOperator):
+    """Base of the control plane's tasks in the run of a wave.
+
+    A refusal of edited XComs is an event in the audit trail, also though the task fails.
+    """
+
+    def leave_words(self, context: Context, error: WaveliftError) -> None:
+        if isinstance(error, TamperedError):
+            from wavelift.services.common import frozen
+
+            ctx = self.server_context(context, str(error.where.get("server", "")))
+            with self.ledger() as ledger:
+                frozen.tell(ledger, error, ctx, task=self.task_id)
+        super().leave_words(context, error)
+
+
+class ControlServerOperator(ServerOperator, WaveRunOperator):
+    """Base of the control plane's tasks for one server of a wave.
+
+    What came by XCom is compared with the ledger before :meth:`work_on`, which gets the plan that the run froze.
+    """
+
+    reserves: ClassVar[bool] = False
+    """Whether this task binds the server to its VM and map index; all others must find it so."""
+
+    def work(self, context: Context) -> Any:
+        from wavelift.services.common import frozen
+
+        task = self.server_task(context, self.server)
+        with self.ledger() as ledger:
+            task = frozen.checked(ledger, task, self.server_context(context, task.name), reserves=self.reserves)
+        return self.work_on(task, context)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.ledger import Ledger
-    from wavelift.rules.plans import ResolvedWave
     from wavelift.services.dataplane.messages import Admitted
     from wavelift.services.dataplane.replication_messages import AdmittedRuns
 
@@ -37,13 +36,6 @@ class AdmittingOperator(ControlOperator):
     def admit(self, ledger: Ledger, context: Context) -> Admitted | AdmittedRuns:
         """Check the conf, freeze the spec, and tell what was decided."""
         raise NotImplementedError
-
-    def resolved(self, wave: str) -> ResolvedWave:
-        """What the wave's file says now, or said when it was valid last."""
-        from wavelift.airflow import config
-        from wavelift.specs import resolved_wave
-
-        return resolved_wave(wave, config.waves_folder(), config.environments_folder(), config.last_valid_folder())
 
     def first_step(self, admitted: Any) -> str:
         """The step with which the run goes on; empty: only the report is left."""

@@ -51,7 +51,7 @@ class MergeCatalogOperator(ControlOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.base.catalog import CatalogIndex, CatalogRow
         from wavelift.base.errors import WaveliftError
-        from wavelift.base.run import SystemClock
+        from wavelift.base.run import DagRun, SystemClock
         from wavelift.services.housekeeping.catalog import ImportTicket, merge_import
 
         ti = context["ti"]
@@ -67,7 +67,12 @@ class MergeCatalogOperator(ControlOperator):
 
         with self.ledger() as ledger:
             summary = merge_import(
-                ledger, ImportTicket.load(self.ticket), CatalogIndex.load(self.index), page, clock=SystemClock()
+                ledger,
+                ImportTicket.load(self.ticket),
+                CatalogIndex.load(self.index),
+                page,
+                run=DagRun(ti.dag_id, ti.run_id),
+                clock=SystemClock(),
             )
         self.log.info("%s", summary)
         return summary.dump()
@@ -84,7 +89,7 @@ class CloseCatalogImportOperator(ControlOperator):
 
     def work(self, context: Context) -> None:
         from wavelift.base.errors import PermanentError
-        from wavelift.base.run import SystemClock
+        from wavelift.base.run import DagRun, SystemClock
         from wavelift.services.housekeeping.catalog import ImportTicket, abort_import
 
         ti = context["ti"]
@@ -96,7 +101,8 @@ class CloseCatalogImportOperator(ControlOperator):
         words = (left or {}).get("what") or f"{bad} was stopped"
         if self.ticket is not None:
             with self.ledger() as ledger:
-                abort_import(ledger, ImportTicket.load(self.ticket), words, clock=SystemClock())
+                run = DagRun(ti.dag_id, ti.run_id)
+                abort_import(ledger, ImportTicket.load(self.ticket), words, run=run, clock=SystemClock())
         raise PermanentError(words, next_step=str((left or {}).get("next_step") or ""))
 
 

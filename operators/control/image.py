@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wavelift.airflow.links import ImageLink, image_url
-from wavelift.operators._base import AwsSettings, ServerOperator
+from wavelift.operators._base import AwsSettings
+from wavelift.operators.control._plane import ControlServerOperator
 from wavelift.operators.control._waiting import WaitingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from wavelift.adapters.aws.vmimport import ImportDisk
     from wavelift.base.domain import ImportResult
     from wavelift.base.run import RunContext
     from wavelift.ledger import Ledger
@@ -60,7 +62,8 @@ class ImportImageOperator(AwsSettings, ImportingOperator):
     (invariant 8). Returns ``{"task_id", "image_id", "snapshot_ids"}``.
 
     :param disks: boot disk first; each ``{"bucket": …, "key": …}`` (with ``format``, by default VMDK) or
-        ``{"snapshot_id": "snap-…"}``.
+        ``{"snapshot_id": "snap-…"}``. With ``"version"``, as :class:`DiskUploadOperator` returned it, an object that is
+        changed before AWS has read it fails the task, and no image of it stays.
     :param boot_mode: ``legacy-bios`` or ``uefi``; by default AWS chooses.
     :param license_type: ``AWS`` or ``BYOL``; by default AWS chooses.
     :param platform: ``Linux`` or ``Windows``; a UEFI import from snapshots must name it.
@@ -85,14 +88,12 @@ class ImportImageOperator(AwsSettings, ImportingOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.adapters.aws.ec2 import Ec2
-        from wavelift.adapters.aws.vmimport import ImportDisk
         from wavelift.airflow import config
         from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting, import_disks
 
         access = self.aws(**self.aws_settings)
         ctx = self.server_context(context, f"{self.task_id}/{context['ti'].map_index}")
-        disks = [ImportDisk(**disk) for disk in self.disks]
-        outcome = import_disks(access, disks, self._request, ctx, limit=config.integer("imports_per_region"))
+        outcome = import_disks(access, self._disks(), self._request, ctx, limit=config.integer("imports_per_region"))
         if isinstance(outcome, ImportRunning):
             self.watch(outcome, self.aws_settings)
         if isinstance(outcome, ImportWaiting):
@@ -101,11 +102,21 @@ class ImportImageOperator(AwsSettings, ImportingOperator):
         context["ti"].xcom_push(key=ImageLink.key, value=image_url(access.region, outcome.image_id))
         return {"task_id": outcome.task_id, "image_id": outcome.image_id, "snapshot_ids": list(outcome.snapshot_ids)}
 
+    def _disks(self) -> list[ImportDisk]:
+        from wavelift.adapters.aws.vmimport import ImportDisk
+        from wavelift.base.domain import ObjectVersion
+
+        given = [
+            {**disk, "version": ObjectVersion.load(disk["version"])} if "version" in disk else disk
+            for disk in self.disks
+        ]
+        return [ImportDisk(**disk) for disk in given]
+
     def _request(self, token: str) -> Any:
-        from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest
+        from wavelift.adapters.aws.vmimport import ImportRequest
 
         return ImportRequest(
-            disks=[ImportDisk(**disk) for disk in self.disks],
+            disks=self._disks(),
             client_token=token,
             tags=self.tags or {},
             description=self.description,
@@ -118,7 +129,7 @@ class ImportImageOperator(AwsSettings, ImportingOperator):
         )
 
 
-class ServerImageOperator(ServerOperator, ImportingOperator):
+class ServerImageOperator(ControlServerOperator, ImportingOperator):
     """What the images of servers share in all flows: each look brings the import one step further."""
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:

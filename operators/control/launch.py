@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException
 
 from wavelift.airflow.links import InstanceLink, instance_url
-from wavelift.operators._base import ServerOperator
-from wavelift.operators.control._plane import ControlOperator
+from wavelift.operators.control._plane import ControlServerOperator, WaveRunOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from wavelift.services.dataplane.messages import ServerTask
 
 
-class LaunchInstanceOperator(ServerOperator, ControlOperator):
+class LaunchInstanceOperator(ControlServerOperator):
     """Launch an instance from the server's AMI when the plan says ``launch: running``; otherwise say why not.
 
     The client token derives from run and image: a retry finds the instance, it never makes a second (invariant 5).
@@ -51,7 +50,7 @@ class LaunchInstanceOperator(ServerOperator, ControlOperator):
         return result.dump()
 
 
-class LaunchImportedOperator(ControlOperator):
+class LaunchImportedOperator(WaveRunOperator):
     """In mode ``launch``: launch the instances of finished imports; in every other mode there is nothing to do.
 
     :param admitted: what :class:`AdmitOperator` returned.
@@ -61,14 +60,15 @@ class LaunchImportedOperator(ControlOperator):
     admitted: Any
 
     def work(self, context: Context) -> list[dict[str, Any]]:
+        from wavelift.services.common import frozen
         from wavelift.services.dataplane.messages import Admitted
         from wavelift.services.migration.launch import launch_later
 
-        admitted = Admitted.load(self.admitted)
-        if admitted.mode != "launch":
-            return []
-        access = self.aws_of(admitted.wave.environment)
         with self.ledger() as ledger:
+            admitted = frozen.admitted(ledger, Admitted.load(self.admitted), self.server_context(context))
+            if admitted.mode != "launch":
+                return []
+            access = self.aws_of(admitted.wave.environment)
             results = [
                 launch_later(ledger, access, admitted.wave, id, self.server_context(context, id))
                 for id in admitted.migrations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wavelift.operators._base import ServerOperator
+from wavelift.operators.control._plane import ControlServerOperator
 from wavelift.operators.control._waiting import WaitingOperator
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from wavelift.services.dataplane.messages import ServerTask
 
 
-class RecordOperator(ServerOperator, WaitingOperator):
+class RecordOperator(ControlServerOperator, WaitingOperator):
     """Wait, deferred, until AWS calls the run's EBS snapshots completed, then record them all at once (invariant 4).
 
     Returns the server's name and its EBS snapshots.
@@ -34,7 +34,7 @@ class RecordOperator(ServerOperator, WaitingOperator):
         result = ReplicationResult.load(self.transferred)
         aws: dict[str, Any] = {"aws_conn_id": task.plan.target.aws_conn_id, "region_name": task.plan.target.region}
         with self.ledger() as ledger:
-            pending = record(ledger, self.aws(**aws), result, self.server_context(context, task.name))
+            pending = record(ledger, self.aws(**aws), task, result, self.server_context(context, task.name))
         if pending:
             self.log.info("AWS still works on %s", ", ".join(pending))
             self.wait_for(EbsSnapshotsTrigger(snapshot_ids=pending, poll_seconds=config.poll_seconds(), **aws))

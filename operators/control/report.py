@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wavelift.operators._base import StateStore
 from wavelift.operators._keys import FAILURE_KEY, PROOF_KEY, REPORT_KEY
-from wavelift.operators.control._plane import ControlOperator
+from wavelift.operators.control._plane import WaveRunOperator
 from wavelift.operators.control.admit import first_step_of_runs
 from wavelift.rules.flows import ADMIT, MIGRATE, PREFLIGHT, REPLICATE, server_step
 
@@ -70,7 +70,7 @@ def _words(context: Context, task: str, map_index: int) -> str:
     return str(left.get("what") or "")
 
 
-class ReportingOperator(ControlOperator):
+class ReportingOperator(WaveRunOperator):
     """What the reports of all flows share; use them as teardowns."""
 
     def work(self, context: Context) -> dict[str, Any]:
@@ -113,11 +113,14 @@ class ReportOperator(ReportingOperator):
     wave: str
 
     def finish(self, ledger: Ledger, context: Context, states: Mapping[str, str]) -> WaveReport:
+        from wavelift.ledger import waves
         from wavelift.services.dataplane.messages import CleanupReport, PreflightReport
         from wavelift.services.migration import report as migration
 
         ti = context["ti"]
-        first = MIGRATE.first_step((self.admitted(context) or {}).get("mode", ""))
+        with ledger.read() as tx:
+            frozen = waves.find(tx, self.server_context(context).run)
+        first = MIGRATE.first_step(frozen.mode if frozen else "")
         found = ti.xcom_pull(task_ids=PREFLIGHT, key=REPORT_KEY, map_indexes=-1)
         preflight = PreflightReport.load(found) if found and "servers" in found else None
         ended = migration.Ended(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 
-from wavelift.operators._base import ServerOperator
 from wavelift.operators._keys import PLACE_KEY, TRACKING_KEY
-from wavelift.operators.control._plane import ControlOperator
+from wavelift.operators.control._plane import ControlServerOperator
 from wavelift.operators.control._waiting import WaitingOperator
 
 if TYPE_CHECKING:
@@ -20,16 +20,33 @@ if TYPE_CHECKING:
     from wavelift.services.dataplane.messages import ServerTask
 
 
-class ReservingOperator(ServerOperator, WaitingOperator):
-    """What the reservations of all flows share: they wait, deferred, until the server has all slots that it needs."""
+class ReservingOperator(ControlServerOperator, WaitingOperator):
+    """What the reservations of all flows share: they wait, deferred, until the server has all slots that it needs.
+
+    From then on the run knows which VM the server is, and which plan it has: no later task takes another.
+    """
+
+    reserves = True
+
+    def work(self, context: Context) -> Any:
+        from wavelift.services.common.admit import reopen
+
+        with self.ledger() as ledger:
+            reopen(ledger, self.resolved, self.server_context(context))
+        return super().work(context)
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
+        from wavelift.services.common import frozen
 
         self._note(task, context)
         with self.ledger() as ledger:
             ctx = self.server_context(context, task.name)
             found = self.reserve(ledger, task, ctx, config.integer("transfers_per_connector"))
+            if found is not None:
+                frozen.bind(ledger, task, ctx)
+        if found is None:
+            raise AirflowSkipException(f"{ctx.run_key} has completed: clearing it does nothing")
         if isinstance(found, dict):
             return found
         self.wait_for_slot(found, soon=True)
@@ -43,21 +60,37 @@ class ReservingOperator(ServerOperator, WaitingOperator):
         except AirflowRuntimeError as refused:
             self.log.warning("what this server leaves behind is freed only when its run has ended: %s", refused)
 
-    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
-        """Write the intent and ask for the slots; what the task returns once they are won."""
+    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue | None:
+        """Write the intent and ask for the slots; what the task returns once they are won. None: all is done."""
         raise NotImplementedError
 
 
-class ReleasingOperator(ServerOperator, ControlOperator):
-    """What the releases of all flows share; teardowns that come after the snapshot's removal."""
+class ReleasingOperator(ControlServerOperator):
+    """What the releases of all flows share; teardowns that come after the snapshot's removal.
 
-    def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
-        removed = self.left_by(context, "remove_snapshot") is not None
+    They take no plan, and give back what the server of their own map index has by the ledger, whatever came by XCom.
+    Only then they say that another server came.
+    """
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.services.common import frozen
+
+        named = str(self.server.get("name")) if isinstance(self.server, Mapping) else ""
         with self.ledger() as ledger:
-            self.release(ledger, task, context, removed=removed)
-        return {"server": task.name, "snapshot_removed": removed}
+            own = frozen.server_at(ledger, named, self.server_context(context, named))
+            removed = self._returned(context, "remove_snapshot", own)
+            if own:
+                self.release(ledger, self.server_context(context, own), context, removed=removed)
+        if own != named:
+            raise frozen.other_server(own, named)
+        return {"server": own, "snapshot_removed": removed}
 
-    def release(self, ledger: Ledger, task: ServerTask, context: Context, *, removed: bool) -> None:
+    def _returned(self, context: Context, task: str, server: str) -> bool:
+        """Whether a sibling succeeded, and for this server."""
+        left = self.left_by(context, task)
+        return isinstance(left, Mapping) and left.get("server") == server
+
+    def release(self, ledger: Ledger, ctx: RunContext, context: Context, *, removed: bool) -> None:
         """Give the slots back, and note how far the server came."""
         raise NotImplementedError
 
@@ -87,13 +120,13 @@ class ReserveRunOperator(ReservingOperator):
     :param server: one of the dicts that :class:`ReplicationPreflightOperator` returned.
     """
 
-    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
+    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue | None:
         from wavelift.services.dataplane.replication_messages import ReservedRun
         from wavelift.services.replication import reserve as replication
 
         found = replication.reserve(ledger, task, ctx, limit=limit)
         if isinstance(found, replication.Finished):
-            raise AirflowSkipException(f"{found.run} has completed: clearing it does nothing")
+            return None
         return found.dump() if isinstance(found, ReservedRun) else found
 
 
@@ -103,11 +136,11 @@ class ReleaseOperator(ReleasingOperator):
     :param server: as for :class:`ReserveOperator`.
     """
 
-    def release(self, ledger: Ledger, task: ServerTask, context: Context, *, removed: bool) -> None:
+    def release(self, ledger: Ledger, ctx: RunContext, context: Context, *, removed: bool) -> None:
         from wavelift.services.migration import reserve as migration
 
-        exported = self.left_by(context, "export") is not None
-        migration.release(ledger, self.server_context(context, task.name), removed=removed, exported=exported)
+        exported = self._returned(context, "export", ctx.server)
+        migration.release(ledger, ctx, removed=removed, exported=exported)
 
 
 class ReleaseRunOperator(ReleasingOperator):
@@ -116,9 +149,9 @@ class ReleaseRunOperator(ReleasingOperator):
     :param server: as for :class:`ReserveRunOperator`.
     """
 
-    def release(self, ledger: Ledger, task: ServerTask, context: Context, *, removed: bool) -> None:
+    def release(self, ledger: Ledger, ctx: RunContext, context: Context, *, removed: bool) -> None:
         from wavelift.services.replication import reserve as replication
 
         wrong = self.left_by(context, "transfer", TRACKING_KEY) or {}
-        distrusted = {int(key): why for key, why in wrong.items()}
-        replication.release(ledger, self.server_context(context, task.name), removed=removed, distrusted=distrusted)
+        distrusted = {int(key): str(why) for key, why in wrong.items() if key.isdecimal()}
+        replication.release(ledger, ctx, removed=removed, distrusted=distrusted)

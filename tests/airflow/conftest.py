@@ -17,7 +17,7 @@ from typing import Final
 
 import pytest
 from tests.airflow.aside import Players, is_aside
-from tests.airflow.fleet import LAB_WAVES, SLOW, WAVES, lay_out_more, simulators
+from tests.airflow.fleet import LAB_WAVES, OTHER_VCENTER, SLOW, WAVES, lay_out_more, simulators
 from tests.airflow.inprocess import Lab, airflow_here
 from tests.airflow.outside import Outside
 from tests.airflow.waves import BUCKET
@@ -87,6 +87,7 @@ def world(
         settings = {
             **connections,
             "AIRFLOW_CONN_AWS_NARROW": connections["AIRFLOW_CONN_AWS_DEMO"],
+            f"AIRFLOW_CONN_{OTHER_VCENTER.upper()}": connections["AIRFLOW_CONN_VSPHERE_DEMO"],
             "AIRFLOW__WAVELIFT__POLL_SECONDS": "1",
             "AIRFLOW__WAVELIFT__TRANSFERS_PER_CONNECTOR": str(SLOTS),
             "AIRFLOW__WAVELIFT__LEDGER_URL": ledger_url,

@@ -31,6 +31,7 @@ WAVES: Final[dict[str, WaveOf]] = {
     "clocked": WaveOf((Vm("clocked-a", (4,)),), DAILY),
     "asked": WaveOf((Vm("asked-a", (4,)), Vm("asked-b", (4,))), DAILY),
     "sample": WaveOf((Vm("sample-a", (4,)), Vm("sample-b", (4,))), DAILY),
+    "edited": WaveOf((Vm("edited-a", (4,)),)),
 }
 """Of the running Airflow."""
 LAB_WAVES: Final[dict[str, WaveOf]] = {
@@ -53,6 +54,8 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"
+OTHER_VCENTER: Final = "vsphere_other"
+"""A connection that no wave names."""
 CATALOG_VMS: Final = ("catalog-a", "catalog-b")
 """What the catalogue's test renames and removes."""
 SLOW: Final = {
@@ -111,7 +114,8 @@ def simulators(folder: Path, waves: dict[str, WaveOf], *, slow: dict[str, Any]) 
 
 def lay_out_more(dags: Path, stage: Stage) -> None:
     """What only the running Airflow meets: an account with few places, and a broken file."""
-    narrow = environment_text(stage, "narrow", aws_conn_id="aws_narrow", limits={"imports_per_region": 2})
+    few = {"aws_conn_id": "aws_narrow", "limits": {"imports_per_region": 2}}
+    narrow = environment_text(stage, "narrow", ["limited"], **few)
     (dags / "environments" / "narrow.yaml").write_text(narrow)
     (dags / "waves" / "bad.yaml").write_text(BAD_WAVE)
     stage.aws.rule(kind="import", key="*cleared-b*", outcome="stuck", count=1)

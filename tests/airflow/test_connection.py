@@ -31,7 +31,6 @@ def test_the_form_of_a_vsphere_connection(world: Any) -> None:
         "vddk_transports",
         "vddk_compression",
         "vddk_connections",
-        "vddk_config",
         "vddk_host_sessions",
         "vddk_vcenter_sessions",
     }

@@ -69,7 +69,7 @@ def test_every_route_needs_a_login(world: Any) -> None:
         for token, refused in (("", 401), ("forged", 403)):  # Airflow's own words for no token and a bad one
             assert client.raw(method, place, body, token=token)[0] == refused, (method, path)
     for page in ("/docs", "/redoc", "/openapi.json"):
-        assert client.raw("GET", f"/wavelift{page}")[0] == 404
+        assert client.request("GET", f"/wavelift{page}")[0] == 404
 
 
 def test_reading_needs_the_right_to_read_writing_the_right_to_trigger(world: Any) -> None:

@@ -24,6 +24,7 @@ from wavelift.operators._liveness import ENDED_STATES, AirflowLiveness, Entry, M
 from wavelift.operators.control.slots import ReserveOperator
 from wavelift.rules.flows import FLOWS, SlotKind
 from wavelift.rules.wave_replication import ReplicationPlan
+from wavelift.services.common import frozen
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.jobs import JobOrder, create_jobs
 
@@ -230,6 +231,7 @@ def test_a_reservation_notes_its_server_before_it_asks(refused: bool, monkeypatc
     task = kind(task_id="reserve", server={"name": "web01", "try": 3})
     monkeypatch.setattr(task, "ledger", lambda: nullcontext())
     monkeypatch.setattr(task, "server_context", lambda *_: None)
+    monkeypatch.setattr(frozen, "bind", lambda *_: seen.append("bound"))
 
     def reserve(*_: Any) -> dict[str, Any]:
         seen.append(dict(notes.left))
@@ -237,7 +239,7 @@ def test_a_reservation_notes_its_server_before_it_asks(refused: bool, monkeypatc
 
     monkeypatch.setattr(task, "reserve", reserve)
     task.work_on(SimpleNamespace(name="web01"), {"ti": ti})
-    assert seen == [{} if refused else {PLACE_KEY: {"name": "web01", "try": 3, "map_index": 4}}]
+    assert seen == [{} if refused else {PLACE_KEY: {"name": "web01", "try": 3, "map_index": 4}}, "bound"]
 
 
 class Play:

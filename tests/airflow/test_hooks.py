@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
+from botocore.httpsession import URLLib3Session
 
+from wavelift.adapters.aws.connections import tls_context as aws_tls_context
+from wavelift.adapters.vsphere.session import tls_context
 from wavelift.airflow.hooks.vm_import import VmImportHook
 from wavelift.airflow.hooks.vsphere import VsphereHook, config_of
 from wavelift.base.errors import LoginError, SpecError, UnreachableError, WaveliftError
@@ -180,14 +184,18 @@ def test_what_is_loaded_on_a_connector_comes_from_its_own_configuration(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A connection is edited in the web UI: it must not name what a worker runs."""
-    evil = {"vddk_libdir": "/tmp/evil", "nbdkit": "/tmp/evil/nbdkit", "vddk_compression": "fastlz"}
+    evil = {"vddk_libdir": "/tmp/evil", "nbdkit": "/tmp/evil/nbdkit", "vddk_config": "/tmp/evil.conf"}
+    evil["vddk_compression"] = "fastlz"
     assert config_of(_vsphere(**evil), "vc").vddk is None
-    assert "vddk_libdir of the connection vc is ignored" in caplog.text
+    assert "vddk_libdir of the connection vc is ignored: set [wavelift] nbdkit_folder" in caplog.text
+    assert "vddk_config of the connection vc is ignored: set [wavelift] vddk_config" in caplog.text
     monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_PLUGIN", "vddk")
     monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_FOLDER", "/opt/vddk")
     found = config_of(_vsphere(**evil), "vc").vddk
     assert found is not None
     assert (found.plugin, found.folder, found.nbdkit, found.compression) == ("vddk", "/opt/vddk", "nbdkit", "fastlz")
+    assert found.config_file == ""
+    assert not any("/tmp/evil" in str(value) for value in vars(config_of(_vsphere(**evil), "vc")).values())
     monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_PLUGIN", "nfc")
     monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_FOLDER", "")
     monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT", "/opt/nbdkit/bin/nbdkit")
@@ -210,10 +218,10 @@ def test_every_field_of_reading_through_nbdkit_arrives(monkeypatch: pytest.Monke
         "vddk_transports": "hotadd:nbdssl",
         "vddk_compression": "skipz",
         "vddk_connections": "2",
-        "vddk_config": "/etc/vddk.conf",
         "vddk_host_sessions": "12",
         "vddk_vcenter_sessions": 40,
     }
+    monkeypatch.setenv("AIRFLOW__WAVELIFT__VDDK_CONFIG", "/etc/vddk.conf")
     full = config_of(_vsphere(**fields), "vc").vddk
     assert full is not None
     assert (full.transports, full.compression, full.connections) == (("hotadd", "nbdssl"), "skipz", 2)
@@ -240,3 +248,142 @@ def test_vddk_fields_that_cannot_be_are_named(
     monkeypatch.setenv("AIRFLOW__WAVELIFT__NBDKIT_FOLDER", "/opt/vddk")
     with pytest.raises(SpecError, match=next(iter(extra))):
         config_of(_vsphere(**extra), "vc")
+
+
+def _given(monkeypatch: pytest.MonkeyPatch, hook: type[Any], connection: Connection) -> list[str]:
+    """What Airflow is asked for; each answer is ``connection``."""
+    asked: list[str] = []
+
+    def get(_hook: Any, conn_id: str) -> Connection:
+        asked.append(conn_id)
+        return connection
+
+    monkeypatch.setattr(hook, "get_connection", get)
+    return asked
+
+
+@pytest.mark.parametrize("kind", ["ssh", "aws", "generic", "", None])
+def test_a_connection_of_another_type_is_no_vcenter(monkeypatch: pytest.MonkeyPatch, kind: str | None) -> None:
+    """Its password belongs to another system, and would be sent to this one."""
+    connection = _vsphere()
+    connection.conn_type = kind  # a secrets backend may leave it out
+    _given(monkeypatch, VsphereHook, connection)
+    with pytest.raises(SpecError, match=f"'vc' is of type {kind!r}, not 'vsphere'") as told:
+        VsphereHook("vc").config()
+    assert "a secret" not in str(told.value)
+    good, words = VsphereHook("vc").test_connection()
+    assert (good, "not 'vsphere'" in words) == (False, True)
+
+
+@pytest.mark.parametrize("kind", ["ssh", "vsphere", "", None])
+@pytest.mark.parametrize("name", ["aws_near", "aws_default"])
+def test_a_connection_of_another_type_is_no_aws_account(
+    monkeypatch: pytest.MonkeyPatch, kind: str | None, name: str
+) -> None:
+    connection = _aws()
+    connection.conn_type = kind
+    _given(monkeypatch, VmImportHook, connection)
+    with pytest.raises(SpecError, match=f"is of type {kind!r}, not 'aws'"):
+        VmImportHook.of(name, "eu-west-1").access()
+    with pytest.raises(SpecError, match="not 'aws'"):
+        VmImportHook.from_connection(connection, None)
+
+
+@pytest.mark.parametrize("id", ["vc?x", "vc#x", "../variables/x", "a/b", "", "a b", "vc\n", "..", "%2e%2e", "x" * 300])
+def test_an_id_that_leads_to_another_connection_is_not_asked_for(monkeypatch: pytest.MonkeyPatch, id: str) -> None:
+    """Airflow's workers ask for ``connections/<id>``."""
+    asked = _given(monkeypatch, VsphereHook, _vsphere()) + _given(monkeypatch, VmImportHook, _aws())
+    with pytest.raises(SpecError, match="not the id of a connection"):
+        VsphereHook(id).config()
+    if id:  # none at all means the worker's own credentials
+        with pytest.raises(SpecError, match="not the id of a connection"):
+            VmImportHook.of(id, "eu-west-1").access()
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"assume_role_method": "assume_role_with_web_identity", "assume_role_with_web_identity_federation": "file"},
+        {"assume_role_with_web_identity_token_file": "FILE"},
+        {"assume_role_method": "assume_role_with_saml", "assume_role_with_saml": {"idp_url": "https://evil.example"}},
+        {"assume_role_with_saml": {}},
+        {"assume_role_method": "run_a_program"},
+    ],
+)
+def test_an_aws_connection_sends_no_file_of_the_worker_to_a_host_of_its_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any]
+) -> None:
+    """The Amazon provider reads the file that the connection names, and sends it to the endpoint that it names."""
+    secret = tmp_path / "airflow.cfg"
+    secret.write_text("a secret of the worker")
+    sent: list[str] = []
+    monkeypatch.setattr(URLLib3Session, "send", lambda _self, request: sent.append(str(request.body)))
+    extra = {name: str(secret) if value == "FILE" else value for name, value in extra.items()}
+    connection = _aws(
+        role_arn="arn:aws:iam::111122223333:role/x",
+        service_config={"sts": {"endpoint_url": "https://evil.example"}},
+        **{"assume_role_method": "assume_role_with_web_identity", "assume_role_with_web_identity_federation": "file"}
+        | extra,
+    )
+    with pytest.raises(SpecError, match="aws_near") as told:
+        VmImportHook.from_connection(connection, None).access().credentials()
+    assert "AWS_WEB_IDENTITY_TOKEN_FILE" in told.value.next_step
+    assert "a secret of the worker" not in f"{sent} {told.value}"
+    assert sent == []
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"config_kwargs": {"no_such_thing": 1}}, {"config_kwargs": "text"}, {"config_kwargs": {"retries": {"mode": "x"}}}],
+)
+def test_an_aws_connection_that_botocore_does_not_take_is_an_error_of_ours(extra: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="'aws_near' is invalid"):
+        VmImportHook.from_connection(_aws(**extra), None)
+
+
+def test_a_ca_bundle_that_never_ends_is_not_read() -> None:
+    for path in ("/dev/zero", "/dev/null"):
+        with pytest.raises(SpecError, match="neither a file nor a folder"):
+            VmImportHook.from_connection(_aws(verify=path), None).access()
+        with pytest.raises(SpecError, match="neither a file nor a folder"):
+            tls_context(config_of(_vsphere(ca_bundle=path), "vc"))
+
+
+def test_a_file_that_is_no_ca_bundle_is_not_quoted(tmp_path: Path) -> None:
+    """A path of a connection is a way to ask for a file of the worker."""
+    secret = tmp_path / "airflow.cfg"
+    secret.write_text("fernet_key = geheim")
+    access = VmImportHook.from_connection(_aws(verify=str(secret)), None).access()
+    with pytest.raises(SpecError, match="CA bundle") as first:
+        tls_context(config_of(_vsphere(ca_bundle=str(secret)), "vc"))
+    with pytest.raises(SpecError, match="CA bundle") as second:
+        aws_tls_context(access.verify)
+    assert "geheim" not in f"{first.value} {second.value}"
+
+
+@pytest.mark.parametrize("extra", ["[]", '["a"]', "5", '"text"'])
+def test_extra_fields_that_are_no_object_are_an_error_of_ours(extra: str) -> None:
+    for connection, use in (
+        (_vsphere(), lambda one: config_of(one, "vc")),
+        (_aws(), lambda one: VmImportHook.from_connection(one, None).access()),
+    ):
+        connection.extra = extra
+        with pytest.raises(SpecError, match="no JSON object"):
+            use(connection)
+
+
+@pytest.mark.parametrize("value", [5, True, 1.5, ["a"], {"a": 1}])
+@pytest.mark.parametrize(
+    "field",
+    ["certificate_mode", "thumbprint", "esxi_mode", "esxi_thumbprints", "esxi_addresses", "proxy", "vddk_transports"],
+)
+def test_a_field_of_another_type_is_an_error_of_ours(field: str, value: Any) -> None:
+    extra = {field: value}
+    if field == "thumbprint":
+        extra["certificate_mode"] = "thumbprint"
+    try:
+        assert config_of(_vsphere(**extra), "vc").http_proxy is not None  # 'http://5:3128' is one
+    except SpecError:
+        return
+    assert field == "proxy"

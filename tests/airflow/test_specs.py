@@ -51,7 +51,7 @@ def test_a_bad_file_is_told_in_the_words_of_validate_and_stops_no_other_wave(wor
 
 
 @aside("fragile")
-def test_breaking_the_file_of_a_running_wave_stops_neither_run_nor_clean_up(world: Any) -> None:
+def test_breaking_the_file_of_a_running_wave_stops_its_new_runs_alone(world: Any) -> None:
     run = world.trigger("fragile")
     run.until_state("export", 0, "running")
     path = world.wave_of("fragile")
@@ -63,7 +63,11 @@ def test_breaking_the_file_of_a_running_wave_stops_neither_run_nor_clean_up(worl
             lambda: any("fragile.yaml" in error["stack_trace"] for error in _import_errors(world)),
         )
         assert run.row("export", 0)["state"] == "running", "the transfer was still going on"
+        late = world.trigger("fragile", {"mode": "cleanup"})
         run.ends("success")
+        late.ends("failed")
+        assert late.row("admit")["try_number"] == 1
+        assert "waves/fragile.yaml:3: not YAML" in late.report()["stopped"], "a new run needs a valid file"
         assert run.outcome("fragile-a")["state"] == "completed"
         assert not world.api.call("GET", "/api/v2/dags/fragile.migrate")["is_stale"]
         assert "fragile.yaml" in _validate(world, "fragile")

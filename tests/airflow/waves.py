@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -93,9 +93,10 @@ def wave_text(name: str, shape: WaveOf, **changes: Any) -> str:
     return yaml.safe_dump(spec, sort_keys=False)
 
 
-def environment_text(stage: Stage, name: str, **changes: Any) -> str:
+def environment_text(stage: Stage, name: str, connectors: Collection[str], **changes: Any) -> str:
+    sources = [{"connection": "vsphere_demo", "connectors": [*connectors]}]
     spec = yaml.safe_load(stage.environment(ROOT / "dags" / "environments" / "demo.yaml"))
-    return yaml.safe_dump({**spec, "environment": name, **changes})
+    return yaml.safe_dump({**spec, "environment": name, "sources": sources, **changes})
 
 
 def lay_out(dags: Path, stage: Stage, waves: Mapping[str, WaveOf]) -> None:
@@ -103,6 +104,6 @@ def lay_out(dags: Path, stage: Stage, waves: Mapping[str, WaveOf]) -> None:
     shutil.copytree(ROOT / "dags", dags, ignore=shutil.ignore_patterns("__pycache__", "*.yaml"))
     for folder in ("waves", "environments"):
         (dags / folder).mkdir(exist_ok=True)
-    (dags / "environments" / "lab.yaml").write_text(environment_text(stage, "lab"))
+    (dags / "environments" / "lab.yaml").write_text(environment_text(stage, "lab", ["default", *waves]))
     for name, shape in waves.items():
         (dags / "waves" / f"{name}.yaml").write_text(wave_text(name, shape))

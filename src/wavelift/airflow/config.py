@@ -104,6 +104,10 @@ def nbdkit_program() -> str:
     return _text("nbdkit") or OPTIONS["nbdkit"].path
 
 
+def vddk_config() -> str:
+    return _text("vddk_config")
+
+
 def integer(option: str) -> int:
     return int(conf.getint(SECTION, option))
 

@@ -78,7 +78,6 @@ VSPHERE_CONNECTION: dict[str, Any] = {
         "vddk_transports": _text("VDDK transports", "in order, separated by colons; empty: nbdssl:nbd"),
         "vddk_compression": _choice("vddk_compression", "VDDK compression", "between ESXi host and connector"),
         "vddk_connections": _text("VDDK connections", "NFC sessions per disk; empty: 1"),
-        "vddk_config": _text("VDDK configuration", "optional file on the connector with VDDK settings"),
         "vddk_host_sessions": _text(
             "NFC sessions per host", "maximum NFC sessions to one ESXi host at a time; empty: 8"
         ),

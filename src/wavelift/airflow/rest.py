@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import urllib3
 
+from wavelift.base.net import is_private
 from wavelift.base.rates import PROGRESS_KEY, TransferProgress
 
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 60
+MOST_BYTES: Final = 2**63
 
 
 class ApiError(RuntimeError):
@@ -43,12 +45,19 @@ class ApiClient:
     def raw(self, method: str, path: str, body: Any = None, *, token: str = "") -> tuple[int, Any]:
         """Make one call and return status and parsed body.
 
-        :raises ApiError: if there is no answer.
+        :raises ApiError: if there is no answer, or if the address would carry a login in plain text.
         """
         answer = self._send(method, path, body, token)
         return answer.status, _parsed(answer)
 
-    def _send(self, method: str, path: str, body: Any, token: str) -> urllib3.BaseHTTPResponse:
+    def _send(
+        self, method: str, path: str, body: Any, token: str, timeout: float = READ_SECONDS
+    ) -> urllib3.BaseHTTPResponse:
+        if (token or body is not None) and not is_private(self.url):
+            raise ApiError(
+                f"{self.url} is plain HTTP to another machine: passwords and tokens are sent over HTTPS only. "
+                "Use the https:// address (WAVELIFT_URL of the command line, [api] base_url of Airflow)"
+            )
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -58,7 +67,7 @@ class ApiClient:
                 self.url + path,
                 body=None if body is None else json.dumps(body),
                 headers=headers,
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+                timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, timeout), read=min(READ_SECONDS, timeout)),
             )
         except urllib3.exceptions.HTTPError as error:
             raise ApiError(f"No answer from {self.url}: {error}") from error
@@ -68,21 +77,24 @@ class ApiClient:
         answer = self._as_user(method, path, body)
         return answer.status, _parsed(answer)
 
-    def _as_user(self, method: str, path: str, body: Any = None) -> urllib3.BaseHTTPResponse:
+    def _as_user(
+        self, method: str, path: str, body: Any = None, timeout: float = READ_SECONDS
+    ) -> urllib3.BaseHTTPResponse:
         if not self._token:
             self._token = self._login()
-        answer = self._send(method, path, body, self._token)
+        answer = self._send(method, path, body, self._token, timeout)
         if answer.status == 401:
             self._token = self._login()
-            answer = self._send(method, path, body, self._token)
+            answer = self._send(method, path, body, self._token, timeout)
         return answer
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
+    def call(self, method: str, path: str, body: Any = None, *, timeout: float = READ_SECONDS) -> Any:
         """Like :meth:`request`, but returns only the body.
 
         :raises ApiError: for every status except 2xx, with the server's message.
         """
-        status, answer = self.request(method, path, body)
+        sent = self._as_user(method, path, body, timeout)
+        status, answer = sent.status, _parsed(sent)
         if not 200 <= status < 300:
             raise ApiError(_words(status, answer, f"{method} {path}"), status=status, answer=answer)
         return answer
@@ -99,10 +111,10 @@ class ApiClient:
             body["dag_run_id"] = run_id
         if note:
             body["note"] = note
-        return str(self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+        return str(self.call("POST", f"{dag_path(dag_id)}/dagRuns", body)["dag_run_id"])
 
     def unpause(self, dag_id: str) -> None:
-        self.call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
+        self.call("PATCH", dag_path(dag_id), {"is_paused": False})
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         return str(self.call("GET", _run(dag_id, run_id))["state"])
@@ -114,11 +126,15 @@ class ApiClient:
             return ""
         return str(answer["state"]) if status == 200 else None
 
-    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """All task instances of a run, including mapped ones."""
+    def task_instances(
+        self, dag_id: str, run_id: str, *, task_id: str = "", timeout: float = READ_SECONDS
+    ) -> list[dict[str, Any]]:
+        """All task instances of a run, including mapped ones; those of one task if ``task_id`` is given."""
         found: list[dict[str, Any]] = []
+        which = {"limit": 100, **({"task_id": task_id} if task_id else {})}
         while True:
-            page = self.call("GET", f"{_run(dag_id, run_id)}/taskInstances?limit=100&offset={len(found)}")
+            asked = urlencode({**which, "offset": len(found)})
+            page = self.call("GET", f"{_run(dag_id, run_id)}/taskInstances?{asked}", timeout=timeout)
             found += page["task_instances"]
             if len(found) >= page["total_entries"] or not page["task_instances"]:
                 return found
@@ -127,29 +143,36 @@ class ApiClient:
         """One XCom value, parsed; None if there is none."""
         status, answer = self.request(
             "GET",
-            f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{key}?map_index={map_index}&deserialize=false",
+            f"{_task(dag_id, run_id, task_id)}/xcomEntries/{segment(key)}?map_index={map_index}&deserialize=false",
         )
         if status != 200:
             return None
         value = answer["value"]
         return json.loads(value) if isinstance(value, str) and value[:1] in '[{"' else value
 
-    def progress(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> TransferProgress | None:
+    def progress(
+        self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, timeout: float = READ_SECONDS
+    ) -> TransferProgress | None:
         """The progress that a task's heartbeat stored in its state store; None if there is none.
 
-        Its age is computed of two times of the server: the clocks of connector and caller do not matter.
+        Its age is computed of two times of the server: the clocks of connector and caller do not matter. A value that a
+        person wrote there, with another form, is none.
         """
-        place = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/state-store/{PROGRESS_KEY}?map_index={map_index}"
-        answer = self._as_user("GET", place)
+        place = f"{_task(dag_id, run_id, task_id)}/state-store/{segment(PROGRESS_KEY)}?map_index={map_index}"
+        answer = self._as_user("GET", place, timeout=timeout)
         if answer.status != 200:
             return None
         stored = _parsed(answer)
-        age = _time_of(answer) - datetime.fromisoformat(stored["updated_at"])
-        return TransferProgress.load(stored["value"], age=age.total_seconds())
+        try:
+            age = _time_of(answer) - datetime.fromisoformat(stored["updated_at"])
+            found = TransferProgress.load(stored["value"], age=age.total_seconds())
+            return found if found is None or _is_plausible(found) else None
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
 
     def fail_task(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
         """Mark one task instance failed. This calls ``on_kill`` of the running task or of its trigger."""
-        path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/{map_index}"
+        path = f"{_task(dag_id, run_id, task_id)}/{map_index}"
         self.call("PATCH", f"{path}?update_mask=new_state", {"new_state": "failed"})
 
     def clear(self, dag_id: str, run_id: str, tasks: list[Any], *, downstream: bool = True) -> list[dict[str, Any]]:
@@ -164,7 +187,7 @@ class ApiClient:
             "include_downstream": downstream,
             "task_ids": tasks,
         }
-        return list(self.call("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", body)["task_instances"])
+        return list(self.call("POST", f"{dag_path(dag_id)}/clearTaskInstances", body)["task_instances"])
 
     def wait_for_run(
         self,
@@ -190,8 +213,31 @@ class ApiClient:
             time.sleep(interval)
 
 
+def segment(text: str) -> str:
+    """``text`` as one segment of a path. Dots alone would be an instruction to the client: go up."""
+    return quote(text, safe="") if text.strip(".") else text.replace(".", "%2E")
+
+
+def path_of(*parts: str) -> str:
+    """``/one/two``, of parts that may hold any character."""
+    return "".join(f"/{segment(part)}" for part in parts)
+
+
+def dag_path(dag_id: str) -> str:
+    return path_of("api", "v2", "dags", dag_id)
+
+
 def _run(dag_id: str, run_id: str) -> str:
-    return f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}"
+    return dag_path(dag_id) + path_of("dagRuns", run_id)
+
+
+def _task(dag_id: str, run_id: str, task_id: str) -> str:
+    return _run(dag_id, run_id) + path_of("taskInstances", task_id)
+
+
+def _is_plausible(found: TransferProgress) -> bool:
+    numbers = (found.done, found.total, found.sent, found.rate)
+    return all(isinstance(one, int | float) and 0 <= one < MOST_BYTES for one in numbers)
 
 
 def _parsed(answer: urllib3.BaseHTTPResponse) -> Any:

@@ -182,6 +182,18 @@ class SnapshotRef(Message):
     quiesce_note: str = ""
 
 
+class ObjectVersion(Message):
+    """What S3 says of the bytes under a key: they are the same ones as long as all of this is equal."""
+
+    checksum: str = ""
+    """Base64 of SHA-256; of an object made of n parts over their digests, with ``-n``."""
+    etag: str = ""
+    version_id: str = ""
+    """Empty, or ``null``: the bucket gives no ids of versions."""
+    modified: str = ""
+    """ISO 8601, whole seconds."""
+
+
 class StoredDisk(Message):
     """One disk in S3 before the conversion, and the location of its manifest."""
 
@@ -193,6 +205,8 @@ class StoredDisk(Message):
     bucket: str
     object_key: str
     object_bytes: int
+    version: ObjectVersion = ObjectVersion()
+    """Of the object, as the upload made it. Without a checksum, the object is not imported."""
     manifest_key: str
     manifest_digest: str
     """SHA-256 of the manifest object, hex."""

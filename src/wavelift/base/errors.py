@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from wavelift.base.domain import Refusal
+from wavelift.base.printable import printable
+
+PLACE_LONGEST: Final = 500
+"""Characters of one coordinate in an error's text."""
+
+_MOST_SHOWN: Final = 200
+"""Characters of a value that an error shows."""
 
 
 class WaveliftError(Exception):
     """Something failed and a retry of the task may help.
+
+    Its text is printable, whatever outside text it quotes (:mod:`wavelift.base.printable`).
 
     :param what: what failed, one sentence without a full stop.
     :param next_step: what the reader should do.
@@ -24,13 +33,13 @@ class WaveliftError(Exception):
     retryable: ClassVar[bool] = True
 
     def __init__(self, what: str, *, next_step: str = "", **where: object) -> None:
-        self.what = what
-        self.next_step = next_step
+        self.what = printable(what)
+        self.next_step = printable(next_step)
         self.where = {key: value for key, value in where.items() if value is not None}
-        super().__init__(what)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
-        place = ", ".join(f"{key}={value}" for key, value in self.where.items())
+        place = ", ".join(f"{key}={printable(value, PLACE_LONGEST)}" for key, value in self.where.items())
         text = f"{self.what} [{place}]" if place else self.what
         return f"{text}. {self.next_step}" if self.next_step else text
 
@@ -72,6 +81,10 @@ class AmbiguousError(PermanentError):
     """A name matches more than one object."""
 
 
+class UnsafeTextError(PermanentError):
+    """A text from outside has characters that its place (a request, a command) must not have. Nothing was sent."""
+
+
 class UnreachableError(WaveliftError):
     """No connection, a time-out, or a connection that was interrupted."""
 
@@ -94,6 +107,29 @@ class GuardError(WaveliftError):
 
 class CorruptStreamError(WaveliftError):
     """A disk stream is not valid: it is truncated, has a bad grain, or its tables contradict the markers."""
+
+
+class TamperedError(PermanentError):
+    """What a task got by XCom is not what the ledger froze for the run, or not what was stored outside.
+
+    Every one that leaves a task of the control plane is an event in the audit trail (``run.tampered``).
+
+    :param field: what differs, for example ``target.bucket``.
+    :param expected: what the run froze or the ledger knows. :param found: what came instead. Neither is a secret.
+    """
+
+    def __init__(
+        self, what: str, *, field: str, expected: object, found: object, next_step: str = "", **where: object
+    ) -> None:
+        self.field = field
+        next_step = next_step or "Clear this run's preflight task, with all that follows; find out who edited its XComs"
+        said = {"expected": _short(expected), "found": _short(found)}
+        super().__init__(what, next_step=next_step, **{**where, "field": field, **said})
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 class ProofError(PermanentError):

@@ -59,7 +59,10 @@ def slug(name: str) -> str:
     ``..`` as the parent folder.
     """
     clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80].strip("-.")
-    return clean if clean == name else f"{clean}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    if clean == name:
+        return clean
+    digest = hashlib.sha256(name.encode(errors="surrogatepass"))  # JSON may hold lone surrogates
+    return f"{clean}-{digest.hexdigest()[:6]}"
 
 
 def staging_prefix(prefix: str, wave: str, key: str, server: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 import re
 import socket
 import ssl
@@ -16,11 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.client import HTTPException, HTTPSConnection
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from wavelift.base.errors import NotFoundError, SpecError, TlsError, UnreachableError
+from wavelift.base.remote_text import host_name
 
 TlsFault = Literal["host name", "expired", "not yet valid", "unknown issuer", "pin", "protocol"]
 
@@ -36,6 +39,9 @@ _VERIFY_CODES: Final[dict[int, TlsFault]] = {9: "not yet valid", 10: "expired", 
 _DIGESTS: Final = {40: "sha1", 64: "sha256"}
 """Number of hex digits of a thumbprint → hash algorithm. vCenter reports SHA-1 for its hosts."""
 
+
+_METADATA: Final = frozenset(map(ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")))
+"""Metadata services of clouds that are not at a link-local address: of AWS (IPv6), Alibaba and Azure."""
 
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """Value for SO_LINGER: on, 0 seconds. Closing the socket then sends a reset."""
@@ -147,6 +153,21 @@ class Proxy:
         return {"Proxy-Authorization": f"Basic {login}"}
 
 
+def is_private(url: str) -> bool:
+    """Whether nobody else can read what is sent to ``url``: it uses TLS, or stays on this machine."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if parts.scheme == "https":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
@@ -159,7 +180,9 @@ def https_connection(
     :param address: the address to connect to instead of the name ``host``, for hosts behind NAT or without DNS. The
         certificate must still be for ``host``. With a proxy, the proxy connects to the address and the certificate must
         be for the address.
+    :raises UnsafeTextError: ``host`` is no name of a machine. It may come from vCenter.
     """
+    host_name(host, "the host")
     if proxy is not None:
         connection = HTTPSConnection(proxy.host, proxy.port, timeout=timeout, context=context)
         connection.set_tunnel(address or host, port, proxy.headers)
@@ -185,7 +208,7 @@ def verifying_context(ca_bundle: str | None = None) -> ssl.SSLContext:
     # A bundle may contain the server's own certificate instead of that of an authority.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if ca_bundle:
-        path = Path(ca_bundle)
+        path = ca_path(ca_bundle)
         try:
             context.load_verify_locations(**({"capath": str(path)} if path.is_dir() else {"cafile": str(path)}))
         except (OSError, ssl.SSLError) as error:
@@ -193,6 +216,19 @@ def verifying_context(ca_bundle: str | None = None) -> ssl.SSLContext:
                 f"the CA bundle {ca_bundle} cannot be read: {error}", next_step="Use a file of PEM certificates"
             ) from error
     return context
+
+
+def ca_path(text: str) -> Path:
+    """``text`` as the place of certificates. It comes from a connection: a device or a pipe would be read for ever.
+
+    :raises SpecError: something is there that is neither a file nor a folder.
+    """
+    path = Path(text)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise SpecError(
+            f"the CA bundle {text} is neither a file nor a folder", next_step="Use a file of PEM certificates"
+        )
+    return path
 
 
 def pinned_context(der: bytes) -> ssl.SSLContext:
@@ -398,11 +434,36 @@ def candidates(host: str, suffixes: Sequence[str]) -> Iterator[str]:
 
 
 def _resolves(host: str) -> bool:
+    return bool(addresses_of(host))
+
+
+def addresses_of(host: str) -> frozenset[IPv4Address | IPv6Address]:
+    """What the name resolves to on this machine; empty if it does not resolve."""
     try:
-        socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    return True
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # UnicodeError: a label that is empty or too long
+        return frozenset()
+    return frozenset(_plain_address(str(entry[4][0])) for entry in found)
+
+
+def _plain_address(text: str) -> IPv4Address | IPv6Address:
+    address = ip_address(text.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def leads_inside(host: str) -> str:
+    """Why no ESXi host is at ``host``: it is this machine itself, or answers only machines beside it. Otherwise empty.
+
+    A vCenter that is not what it seems could use the connector to reach these.
+    """
+    for address in addresses_of(host):
+        if address.is_loopback or address.is_unspecified:
+            return f"{address} is this machine itself"
+        if address.is_link_local or address in _METADATA:
+            return f"{address} is a link-local address or a cloud's metadata service"
+        if address.is_multicast:
+            return f"{address} is a multicast address"
+    return ""
 
 
 def qualify(host: str, suffixes: Sequence[str], resolves: Callable[[str], bool] = _resolves) -> str:

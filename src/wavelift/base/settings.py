@@ -224,6 +224,12 @@ _OPTIONS: Final = (
     ),
     Option("nbdkit", "The program nbdkit.", Reader.CONNECTOR, path="nbdkit", place=Place.PATH),
     Option(
+        "vddk_config",
+        "For `vddk`: file with VDDK's own settings, such as `vixDiskLib.nfcAio.Session.BufCount`.",
+        Reader.CONNECTOR,
+        when_empty="VDDK's defaults",
+    ),
+    Option(
         "transfer_workers",
         "Threads that decode and encode one disk.",
         Reader.DATA,

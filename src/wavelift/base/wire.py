@@ -25,8 +25,10 @@ _LONGER: Final = "a chunk is longer than its announced size"
 _ENDLESS: Final = 1 << 62
 _LINE: Final = 64
 """Bytes that are searched at a time for the end of a line. The line with a chunk's size is shorter."""
+_TRAILERS: Final = 100
 _BETWEEN: Final = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})\r\n")
 """The end of a chunk and the size of the next one."""
+_STATUS: Final = re.compile("[0-9]{3}")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\s*(;|$)")
 
 
@@ -94,7 +96,7 @@ def parse_head(data: bytes) -> tuple[Head, bytes] | None:
         start, *lines = text.decode("latin-1").split("\r\n")
         version, _, status = start.partition(" ")
         code, _, reason = status.partition(" ")
-        if not version.startswith("HTTP/1.") or not (code.isascii() and code.isdigit()):
+        if not version.startswith("HTTP/1.") or not _STATUS.fullmatch(code):
             raise WireError(f"expected an HTTP answer, received '{start[:40]}'")
     headers = HTTPHeaderDict()
     for line in lines:
@@ -245,8 +247,11 @@ class Line:
                 if self._text_line():
                     raise WireError(_LONGER)
                 size = _chunk_size(self._text_line())
-            while self._text_line():
-                pass  # trailers
+            for _ in range(_TRAILERS):
+                if not self._text_line():
+                    break
+            else:
+                raise WireError("a chunked body has too many trailers")
         elif (length := head.length) is None:
             if not to_end:
                 raise WireError("the answer has no length")

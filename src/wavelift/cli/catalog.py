@@ -34,14 +34,14 @@ def import_(
         print_json(summary)
         return
     if summary["overtaken"]:
-        print(f"{summary['connection']}: a newer import or a clear came in between")
+        say(f"{summary['connection']}: a newer import or a clear came in between")
         return
-    print(
+    say(
         f"{summary['connection']}: {summary['servers']} servers; {summary['new']} new, {summary['changed']} changed, "
         f"{summary['gone']} gone"
     )
     if summary["tags_unknown"]:
-        print(f"without tags: {summary['tags_unknown']}")
+        say(f"without tags: {summary['tags_unknown']}")
 
 
 @app.command("list")
@@ -97,7 +97,7 @@ def clear(
     cleared = CatalogCleared.model_validate(
         client().call("POST", "/wavelift/catalog/clear", {"connection": connection})
     )
-    print(f"{connection}: {cleared.removed} servers forgotten")
+    say(f"{connection}: {cleared.removed} servers forgotten")
 
 
 def no_connector(kind: str, connector: str) -> str:

@@ -13,7 +13,8 @@ from urllib.parse import urlencode
 import typer
 from pydantic import ValidationError
 
-from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.airflow.rest import ApiClient, ApiError, dag_path
+from wavelift.cli.output import visible
 from wavelift.console.answers import RunStarted
 from wavelift.rules.flows import ADMIT
 
@@ -24,7 +25,7 @@ RUN_SECONDS: Final = 1800.0
 
 def fail(message: str) -> NoReturn:
     """Print one message and leave with status 1."""
-    print(message, file=sys.stderr)
+    print(visible(message), file=sys.stderr)
     raise typer.Exit(1)
 
 
@@ -126,7 +127,7 @@ def wake(api: ApiClient, dag_id: str, missing: str) -> None:
 
     :raises ApiError: ``missing``, when Airflow does not know the DAG.
     """
-    status, answer = api.request("GET", f"/api/v2/dags/{dag_id}")
+    status, answer = api.request("GET", dag_path(dag_id))
     if status == 404:
         raise ApiError(missing)
     if status == 200 and answer.get("is_paused"):

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from wavelift.airflow.rest import path_of
 from wavelift.cli.catalog import no_connector
 from wavelift.cli.connect import api_errors_told, client, run_by, wake
-from wavelift.cli.output import AsJson, add_row, print_json, stdout_console, table
+from wavelift.cli.output import AsJson, add_row, print_json, say, stdout_console, table
 from wavelift.console.answers import ConnectorList, ConnectorRow
 from wavelift.rules.connectors import HEALTH_DAG, dag_id_of
 
@@ -28,7 +29,7 @@ def register(
     """Register a connector, or change a registered one (SMS-01)."""
     body = {"name": name, "connection": connection, "aws_conn_id": aws, "region": region, "description": description}
     client().call("POST", "/wavelift/connectors", body)
-    print(f"{name} is registered; `wavelift connectors check {name}` tries what it can reach")
+    say(f"{name} is registered; `wavelift connectors check {name}` tries what it can reach")
 
 
 @app.command("list")
@@ -54,7 +55,7 @@ def check(name: Name, as_json: AsJson = False) -> None:
     """Try from its queue what a connector can reach; status 1 when something fails."""
     api = client()
     wake(api, dag_id_of(HEALTH_DAG, name), no_connector(HEALTH_DAG, name))
-    health = run_by(api, f"/wavelift/connectors/{name}/check").result("check", explained_by="begin")
+    health = run_by(api, path_of("wavelift", "connectors", name, "check")).result("check", explained_by="begin")
     if as_json:
         print_json(health)
     else:
@@ -74,16 +75,16 @@ def maintenance(
     reason: Annotated[str, typer.Option(help="Shown with each refused migration.")] = "",
 ) -> None:
     """Put a connector into maintenance, or back into service (AMP-05)."""
-    client().call("POST", f"/wavelift/connectors/{name}/maintenance", {"on": on, "reason": reason})
-    print(f"{name} is {'in maintenance: no new migration begins on it' if on else 'in service'}")
+    client().call("POST", path_of("wavelift", "connectors", name, "maintenance"), {"on": on, "reason": reason})
+    say(f"{name} is {'in maintenance: no new migration begins on it' if on else 'in service'}")
 
 
 @app.command()
 @api_errors_told()
 def disassociate(name: Name) -> None:
     """Remove the registration of a connector that nothing uses."""
-    client().call("POST", f"/wavelift/connectors/{name}/disassociate")
-    print(f"{name} is no longer registered")
+    client().call("POST", path_of("wavelift", "connectors", name, "disassociate"))
+    say(f"{name} is no longer registered")
 
 
 def health_words(row: ConnectorRow) -> str:

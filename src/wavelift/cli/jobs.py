@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.base.units import human_bytes
 from wavelift.cli.connect import api_errors_told, client, ended, query
 from wavelift.cli.output import (
@@ -80,7 +80,7 @@ def list_(
 def show(job: Job, as_json: AsJson = False) -> None:
     """Everything about one job."""
     api = client()
-    _show(api.call("GET", f"/wavelift/jobs/{_id_of(api, job)}"), as_json=as_json)
+    _show(api.call("GET", path_of("wavelift", "jobs", _id_of(api, job))), as_json=as_json)
 
 
 @app.command()
@@ -114,7 +114,7 @@ def create(  # noqa: PLR0913  # one parameter per option
         print_json(answer)
         return
     for row in JobList.model_validate(answer).jobs:
-        print(f"{_named(row)} is made; first run {local_time(row.next_at)}")
+        say(f"{_named(row)} is made; first run {local_time(row.next_at)}")
 
 
 @app.command()
@@ -148,7 +148,7 @@ def update(  # noqa: PLR0913  # one parameter per option
     if not fields:
         raise ApiError("nothing to change; see `wavelift jobs update --help` for what can be")
     api = client()
-    _show(api.call("PATCH", f"/wavelift/jobs/{_id_of(api, job)}", fields), as_json=as_json)
+    _show(api.call("PATCH", path_of("wavelift", "jobs", _id_of(api, job)), fields), as_json=as_json)
 
 
 @app.command()
@@ -156,7 +156,7 @@ def update(  # noqa: PLR0913  # one parameter per option
 def pause(job: Job, reason: Annotated[str, typer.Option(help="Told to whoever is refused.")] = "") -> None:
     """Start no run any more; one that is active goes on."""
     row = _post(job, "pause", {"reason": reason})
-    print(f"{_named(row)} is paused")
+    say(f"{_named(row)} is paused")
 
 
 @app.command()
@@ -164,7 +164,7 @@ def pause(job: Job, reason: Annotated[str, typer.Option(help="Told to whoever is
 def resume(job: Job) -> None:
     """Go on with the next instant; failures are counted anew."""
     row = _post(job, "resume")
-    print(f"{_named(row)} is active; next run {local_time(row.next_at)}")
+    say(f"{_named(row)} is active; next run {local_time(row.next_at)}")
 
 
 @app.command()
@@ -174,7 +174,7 @@ def extend(
 ) -> None:
     """Let the server be replicated longer than its 90 days (SMS-10)."""
     row = _post(job, "extend", {"days": days})
-    print(f"{_named(row)}: the term ends {local_time(row.term_ends_at)}")
+    say(f"{_named(row)}: the term ends {local_time(row.term_ends_at)}")
 
 
 @app.command()
@@ -182,20 +182,20 @@ def extend(
 def delete(job: Job, as_json: AsJson = False) -> None:
     """Stop a job and its run and remove what they made outside, never their AMIs (SMS-09)."""
     api = client()
-    answer = api.call("DELETE", f"/wavelift/jobs/{_id_of(api, job)}")
+    answer = api.call("DELETE", path_of("wavelift", "jobs", _id_of(api, job)))
     if as_json:
         print_json(answer)
         return
     done = JobDeleted.model_validate(answer)
-    print(f"{_named(done.job)} is {done.job.state}; its AMIs stay")
+    say(f"{_named(done.job)} is {done.job.state}; its AMIs stay")
     for run in done.cut_short:
-        print(f"  {run} was cut short")
+        say(f"  {run} was cut short")
     for name in (*done.snapshots, *done.manifests):
-        print(f"  to go: {name}")
+        say(f"  to go: {name}")
     if done.dag_run_id:
-        print(f"removed by run {done.dag_run_id} of {done.dag_id}; asked again, the removal starts again")
+        say(f"removed by run {done.dag_run_id} of {done.dag_id}; asked again, the removal starts again")
     if done.dag_paused:
-        print(f"{done.dag_id} is paused in Airflow: the removal waits until somebody unpauses it")
+        say(f"{done.dag_id} is paused in Airflow: the removal waits until somebody unpauses it")
 
 
 @api_errors_told()
@@ -205,11 +205,11 @@ def verify(what: str) -> None:
     Ends with 1 when a block differs, and names the first differing offsets.
     """
     api = client()
-    path = f"runs/{what}" if what.startswith(REPLICATE.prefix) else f"jobs/{_id_of(api, what)}"
-    started = VerifyStarted.model_validate(api.call("POST", f"/wavelift/{path}/verify"))
+    thing = ("runs", what) if what.startswith(REPLICATE.prefix) else ("jobs", _id_of(api, what))
+    started = VerifyStarted.model_validate(api.call("POST", path_of("wavelift", *thing, "verify")))
     results = ended(api, started, timeout=VERIFY_SECONDS).result(REPLICATE.first_step("verify"))
     for run, result in zip(started.runs, results, strict=True):
-        print(
+        say(
             f"{result['server']} {run}: {result['blocks_checked']} blocks compared, "
             f"{human_bytes(result['bytes_read_back'])} read back: no difference"
         )
@@ -228,7 +228,7 @@ def history(
     """A job's runs, newest first: type, state, times, AMI, bytes read and sent, rate, duration (SMS-08)."""
     api = client()
     asked = {"state": state, "search": search, "limit": limit, "offset": offset}
-    answer = api.call("GET", query(f"/wavelift/jobs/{_id_of(api, job)}/runs", asked))
+    answer = api.call("GET", query(path_of("wavelift", "jobs", _id_of(api, job), "runs"), asked))
     if as_json:
         print_json(answer)
         return
@@ -337,7 +337,7 @@ def _id_of(api: ApiClient, job: str) -> str:
 
 def _post(job: str, verb: str, body: Any = None) -> JobRow:
     api = client()
-    return JobRow.model_validate(api.call("POST", f"/wavelift/jobs/{_id_of(api, job)}/{verb}", body))
+    return JobRow.model_validate(api.call("POST", path_of("wavelift", "jobs", _id_of(api, job), verb), body))
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from wavelift.airflow.preload import LOCAL_SETTINGS
-from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.airflow.rest import ApiClient, ApiError, dag_path
 from wavelift.base.private import private_folder
 from wavelift.base.settings import airflow_environment
 
@@ -214,7 +214,7 @@ class LocalAirflow:
 
         def there() -> bool:
             self.raise_if_dead()
-            return self.api.request("GET", f"/api/v2/dags/{dag_id}")[0] == 200
+            return self.api.request("GET", dag_path(dag_id))[0] == 200
 
         wait_for(there, timeout=timeout, what=f"DAG {dag_id}", log=lambda: self.log_tail("dag-processor"))
 

@@ -162,7 +162,9 @@ def simulators_up(
 
 @iam_app.command("show")
 def iam_show(  # noqa: PLR0913  # one parameter per option
-    identity: Annotated[str, typer.Argument(help="vmimport (the service role), connector or caller.")] = "vmimport",
+    identity: Annotated[
+        str, typer.Argument(help="vmimport (the service role), connector, caller, or bucket (its own policy).")
+    ] = "vmimport",
     bucket: Annotated[str, typer.Option(help="Staging bucket.")] = "YOUR-STAGING-BUCKET",
     prefix: Annotated[str, typer.Option(help="Prefix in it.")] = "",
     kms_key: Annotated[str, typer.Option(help="ARN of the KMS key, if you use one.")] = "",
@@ -175,13 +177,21 @@ def iam_show(  # noqa: PLR0913  # one parameter per option
         str, typer.Option(help="Partition of the ARNs. Default: the partition of --region, else aws.")
     ] = "",
     trust: Annotated[bool, typer.Option("--trust", help="The trust policy of vmimport.")] = False,
+    connector_arn: Annotated[
+        list[str] | None, typer.Option(help="For bucket: ARN of a role or user that connectors run as. Repeatable.")
+    ] = None,
+    caller_arn: Annotated[
+        list[str] | None, typer.Option(help="For bucket: ARN of a role or user of the control plane. Repeatable.")
+    ] = None,
 ) -> None:
     """Print the policy of an AWS identity, generated from the calls that wavelift makes (SMS-13)."""
-    from wavelift.cli.rights import partition_for, show_policy
+    from wavelift.cli.rights import Principals, partition_for, show_policy
     from wavelift.rules.policies import Staging
 
-    staging = Staging(bucket, prefix, kms_key, partition_for(partition, region, kms_key, role_arn))
-    show_policy(identity, staging, trust=trust, account=account, role_arn=role_arn)
+    principals = Principals(connector_arn or [], caller_arn or [])
+    arns = (kms_key, role_arn, *principals.connectors, *principals.callers)
+    staging = Staging(bucket, prefix, kms_key, partition_for(partition, region, *arns))
+    show_policy(identity, staging, trust=trust, account=account, role_arn=role_arn, principals=principals)
 
 
 @vsphere_app.command("role")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from urllib.parse import quote
 
 import typer
 
-from wavelift.airflow.rest import ApiError
+from wavelift.airflow.rest import ApiError, path_of
 from wavelift.base.units import human_bytes
 from wavelift.cli.connect import api_errors_told, client, fail, query, run_by
 from wavelift.cli.output import add_row, print_json, say, stdout_console, table
@@ -43,47 +42,47 @@ def show_list(wave: str, state: str, limit: int, *, as_json: bool) -> None:
 @api_errors_told()
 def show(migration: str) -> None:
     """Print one migration as JSON."""
-    print_json(client().call("GET", f"/wavelift/migrations/{migration}"))
+    print_json(client().call("GET", path_of("wavelift", "migrations", migration)))
 
 
 @api_errors_told()
 def show_events(what: str, limit: int, after: int, *, as_json: bool) -> None:
     """Print the audit trail of one object."""
-    answer = client().call(
-        "GET", query(f"/wavelift/events/{quote(what, safe='')}", {"limit": limit, "after": str(after)})
-    )
+    answer = client().call("GET", query(path_of("wavelift", "events", what), {"limit": limit, "after": str(after)}))
     if as_json:
         print_json(answer)
         return
     for one in EventList.model_validate(answer).events:
         details = json.dumps(one.details, ensure_ascii=False) if one.details else ""
-        print(f"{one.id} {one.at.isoformat()} {one.actor}: {one.action} {details}".rstrip())
+        say(f"{one.id} {one.at.isoformat()} {one.actor}: {one.action} {details}".rstrip())
 
 
 @api_errors_told()
 def cancel(migration: str) -> None:
     """Stop a migration."""
-    answer = MigrationCancelled.model_validate(client().call("POST", f"/wavelift/migrations/{migration}/cancel"))
+    answer = MigrationCancelled.model_validate(
+        client().call("POST", path_of("wavelift", "migrations", migration, "cancel"))
+    )
     stopped = ", ".join(answer.stopped_tasks) or "no task was active"
-    print(f"{migration} ({answer.server}) is being cancelled: {stopped}")
+    say(f"{migration} ({answer.server}) is being cancelled: {stopped}")
 
 
 @api_errors_told()
 def launch(migration: str) -> None:
     """Launch the instance of a finished import and print it."""
-    run = run_by(client(), f"/wavelift/migrations/{migration}/launch")
+    run = run_by(client(), path_of("wavelift", "migrations", migration, "launch"))
     for result in run.result(MIGRATE.first_step("launch")):
-        print(f"{result['server']}: {result['instance_id']} {result['private_ip']}")
+        say(f"{result['server']}: {result['instance_id']} {result['private_ip']}")
 
 
 @api_errors_told()
 def verify(migration: str) -> None:
     """Compare an image with its manifests again and print what differs."""
-    run = run_by(client(), f"/wavelift/migrations/{migration}/verify")
+    run = run_by(client(), path_of("wavelift", "migrations", migration, "verify"))
     for result in run.result(MIGRATE.first_step("verify")):
         for disk in result["disks"]:
             changed = ", ".join(f"{part['offset']}+{part['length']}" for part in disk["changed"]) or "nothing"
-            print(
+            say(
                 f"{result['server']} disk {disk['index']} ({disk['snapshot_id']}): {disk['blocks_compared']} blocks "
                 f"compared, changed by the conversion: {changed}"
             )
@@ -100,7 +99,7 @@ def cleanup(wave: str, *, dry_run: bool) -> None:
     if report is None:
         fail(run.why_failed(PREFLIGHT))
     if not report["leftovers"]:
-        print(f"Nothing of ours is left around {wave}")
+        say(f"Nothing of ours is left around {wave}")
         return
     shown = table("kind", "name", "owner", "would go" if dry_run else "removed", title=f"Leftovers of {wave}")
     for one in report["leftovers"]:

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Final
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from wavelift.base.printable import printable
 from wavelift.console.answers import Page
 
 PIPE_WIDTH: Final = 200
@@ -24,12 +25,22 @@ Offset = Annotated[int, typer.Option(min=0, help="Rows to leave out before them.
 
 def stdout_console() -> Console:
     """For results: standard output, as wide as the terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    return Console(emoji=False) if sys.stdout.isatty() else Console(width=PIPE_WIDTH, emoji=False)
+
+
+def plain(text: str) -> Text:
+    """Outside text as it is, without rich's markup. Control characters are shown as escapes; lines stay lines."""
+    return Text(visible(text))
+
+
+def visible(text: str) -> str:
+    """``text`` with control characters as escapes. Its lines stay lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def table(*columns: str, title: str = "") -> Table:
     """An empty table whose cells wrap."""
-    made = Table(title=escape(title) or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made = Table(title=plain(title) if title else None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
         made.add_column(name, overflow="fold")
     return made
@@ -37,12 +48,12 @@ def table(*columns: str, title: str = "") -> Table:
 
 def add_row(to: Table, *cells: str) -> None:
     """Cells as they are, without rich's markup."""
-    to.add_row(*map(escape, cells))
+    to.add_row(*map(plain, cells))
 
 
 def say(words: str) -> None:
     """One line as it is: no markup, no colour, no break at the terminal's width."""
-    stdout_console().print(words, markup=False, highlight=False, soft_wrap=True)
+    stdout_console().print(printable(words), markup=False, highlight=False, soft_wrap=True)
 
 
 def tell_more(page: Page, shown: int) -> None:

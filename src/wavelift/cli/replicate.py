@@ -10,10 +10,10 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.cli.connect import EndedRun, api_errors_told, client, fail, query
 from wavelift.cli.jobs import print_runs
-from wavelift.cli.output import print_json, stdout_console
+from wavelift.cli.output import plain, print_json, say, stdout_console
 from wavelift.cli.watch import Row, shown
 from wavelift.console.answers import ReplicationStarted, RunCancelled, RunRow
 from wavelift.rules.flows import REPLICATE, REPORT
@@ -38,7 +38,7 @@ def replicate(wave: str, servers: list[str] | None, *, wait: bool, unpause: bool
     run = ReplicationStarted.model_validate(answer)
     names = ", ".join(row.server for row in run.runs)
     told = Console(stderr=True)
-    told.print(f"run {run.dag_run_id} of {run.dag_id}: {names}", markup=False, highlight=False, soft_wrap=True)
+    told.print(plain(f"run {run.dag_run_id} of {run.dag_id}: {names}"), soft_wrap=True)
     if not wait:
         _tell(answer, as_json=as_json)
         return
@@ -56,19 +56,19 @@ def replicate(wave: str, servers: list[str] | None, *, wait: bool, unpause: bool
 @api_errors_told()
 def cancel(run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a replication run: run-…")]) -> None:
     """Stop a run; its snapshot is removed. It stays counted against the quota unless it had not begun."""
-    answer = RunCancelled.model_validate(client().call("POST", f"/wavelift/runs/{run}/cancel"))
+    answer = RunCancelled.model_validate(client().call("POST", path_of("wavelift", "runs", run, "cancel")))
     if answer.state == "Expired":
-        print(f"{run} ({answer.server}) had not begun; it is not counted")
+        say(f"{run} ({answer.server}) had not begun; it is not counted")
         return
     stopped = ", ".join(answer.stopped_tasks) or "no task was active"
-    print(f"{run} ({answer.server}) is being cancelled: {stopped}")
+    say(f"{run} ({answer.server}) is being cancelled: {stopped}")
 
 
 @app.command()
 @api_errors_told()
 def show(run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a replication run: run-…")]) -> None:
     """Everything about one run, as JSON."""
-    print_json(client().call("GET", f"/wavelift/runs/{run}"))
+    print_json(client().call("GET", path_of("wavelift", "runs", run)))
 
 
 @dataclass
@@ -100,7 +100,7 @@ class RunsWatch:
 
 def _request(api: ApiClient, wave: str, servers: list[str] | None, *, as_json: bool) -> dict[str, Any]:
     try:
-        return dict(api.call("POST", f"/wavelift/waves/{wave}/replications", {"servers": servers or None}))
+        return dict(api.call("POST", path_of("wavelift", "waves", wave, "replications"), {"servers": servers or None}))
     except ApiError as error:
         if as_json and error.status == REFUSED:  # a program gets rule and time of each server, not a sentence
             print_json(error.answer)

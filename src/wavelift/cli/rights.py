@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from wavelift.base.errors import SpecError
 from wavelift.base.regions import COMMERCIAL, partition_of, partitions
 from wavelift.cli.connect import fail
+from wavelift.cli.output import plain
 from wavelift.rules.calls import Feature
 from wavelift.rules.policies import (
     Staging,
+    bucket_policy,
     identity_policy,
     printable,
     role_policy,
@@ -23,6 +28,8 @@ from wavelift.rules.policies import (
 )
 
 SERVICE_ROLE: Final = "vmimport"
+BUCKET: Final = "bucket"
+"""Not an identity: the policy of the staging bucket."""
 IDENTITIES: Final = (SERVICE_ROLE, "connector", "caller")
 NOW: Final[tuple[Feature, ...]] = ("migrate", "sms", "replicate")
 """The flows of this version. The table of calls also has rows of later flows."""
@@ -40,10 +47,34 @@ def partition_for(partition: str, region: str, *arns: str) -> str:
     return found or COMMERCIAL
 
 
-def show_policy(identity: str, staging: Staging, *, trust: bool, account: str, role_arn: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Principals:
+    """ARNs of the roles or users behind the identities; none: placeholders are printed."""
+
+    connectors: Sequence[str] = ()
+    callers: Sequence[str] = ()
+
+
+def show_policy(
+    identity: str, staging: Staging, *, trust: bool, account: str, role_arn: str, principals: Principals
+) -> None:
     """Print one document to standard output, ready for ``aws iam … file://`` (SMS-13)."""
+    if identity == BUCKET:
+        if trust:
+            fail("--trust: a bucket trusts nobody")
+        own = f"arn:{staging.partition}:iam::{account or 'YOUR-ACCOUNT'}:role"
+        print(
+            printable(
+                bucket_policy(
+                    staging,
+                    connectors=principals.connectors or [f"{own}/YOUR-CONNECTOR"],
+                    callers=principals.callers or [f"{own}/YOUR-CALLER"],
+                )
+            )
+        )
+        return
     if identity not in IDENTITIES:
-        fail(f"identity is {identity!r}; allowed are {', '.join(IDENTITIES)}")
+        fail(f"identity is {identity!r}; allowed are {', '.join((*IDENTITIES, BUCKET))}")
     if trust and identity != SERVICE_ROLE:
         fail(f"--trust: only {SERVICE_ROLE} is a service role; who may be {identity!r} is yours to say")
     if trust:
@@ -87,8 +118,9 @@ def check_vddk(folder: str, *, plugin: str, nbdkit: str, config: str, out: Conso
         fail(str(error))
     found = list(check(settings))
     for one in found:
-        out.print(f"[{'green' if one.ok else 'red'}]{'ok' if one.ok else 'missing':8}[/] {one.name}: {one.what}")
+        state = Text(f"{'ok' if one.ok else 'missing':8}", style="green" if one.ok else "red")
+        out.print(state.append_text(plain(f" {one.name}: {one.what}")))
         if one.next_step:
-            out.print(f"         {one.next_step}")
+            out.print(plain(f"         {one.next_step}"))
     if not all(one.ok for one in found):
         raise typer.Exit(1)

@@ -17,8 +17,10 @@ from rich.live import Live
 from rich.table import Table
 
 from wavelift.airflow.rest import ApiClient
+from wavelift.base.printable import printable
 from wavelift.base.rates import seconds_left
 from wavelift.base.units import human_bytes
+from wavelift.cli.output import plain
 from wavelift.rules.flows import ADMIT, PREFLIGHT, REPORT, Step, flow_of
 
 DONE: Final = "done"
@@ -149,14 +151,14 @@ def shown(watch: Watched, out: Console) -> Iterator[Callable[[], None]]:
 
 def table(rows: list[Row], title: str) -> Table:
     """The live table; fits 80 columns."""
-    made = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made = Table(title=plain(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     made.add_column("server", no_wrap=True)
     made.add_column("phase")
     made.add_column("bytes", no_wrap=True)
     for name in ("rate", "ETA"):
         made.add_column(name, no_wrap=True, justify="right")
     for row in rows:
-        made.add_row(row.server, row.words, row.bytes, row.speed, row.eta)
+        made.add_row(*map(plain, (row.server, row.words, row.bytes, row.speed, row.eta)))
     return made
 
 
@@ -189,4 +191,4 @@ class _Lines:
     def _print(self, row: Row, seconds: float) -> None:
         eta = f"ETA {row.eta}" if row.eta else ""
         line = f"{seconds:4.0f} s  {row.server:<8} {row.words:<27} {row.bytes:<23} {row.speed:<12} {eta}"
-        self._out.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+        self._out.print(printable(line.rstrip()), markup=False, emoji=False, highlight=False, soft_wrap=True)

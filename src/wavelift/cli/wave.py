@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, wake
-from wavelift.cli.output import add_row, print_json, say, stdout_console, table
+from wavelift.cli.output import add_row, plain, print_json, say, stdout_console, table, visible
 from wavelift.console.answers import RunStarted, WaveApplied
 from wavelift.rules.conf import MigrateConf, MigrateMode
 from wavelift.rules.flows import MIGRATE, PREFLIGHT
@@ -36,9 +36,9 @@ def validate(
     for file in files:
         issues += check_file(file, environments or file.resolve().parent.parent / "environments")
     if issues:
-        print(format_errors(issues))
+        print(visible(format_errors(issues)))
         sys.exit(1)
-    print(f"{len(files)} file{'s' if len(files) > 1 else ''} valid")
+    say(f"{len(files)} file{'s' if len(files) > 1 else ''} valid")
 
 
 WaveName = Annotated[str, typer.Argument(metavar="WAVE")]
@@ -62,7 +62,7 @@ def apply(
 ) -> None:
     """Make and change a wave's replication jobs as its file says; shows the drift. Nothing is ever deleted."""
     api = client()
-    answer = api.call("POST", f"/wavelift/waves/{name}/apply", {"dry_run": dry_run})
+    answer = api.call("POST", path_of("wavelift", "waves", name, "apply"), {"dry_run": dry_run})
     if unpause and not dry_run and answer["dag_paused"]:
         api.unpause(answer["dag_id"])
         answer["dag_paused"] = False
@@ -129,17 +129,20 @@ COLOURS = {"error": "bold red", "warning": "yellow", "info": "dim"}
 
 def print_findings(report: dict[str, Any]) -> None:
     """The findings as a table, worst first; a finding that several servers share is one row."""
-    shown = Table(title=f"Pre-flight of {escape(report.get('wave', ''))}", box=box.HORIZONTALS, padding=(0, 1, 0, 0))
+    title = plain(f"Pre-flight of {report.get('wave', '')}")
+    shown = Table(title=title, box=box.HORIZONTALS, padding=(0, 1, 0, 0))
     for name in ("severity", "subject", "finding", "next action"):
         shown.add_column(name, overflow="fold")
     for finding, subjects in grouped(report.get("findings", [])):
         style = COLOURS[finding["severity"]]
-        why = f"\n[dim]{escape(finding['why'])}[/]" if finding["why"] else ""
+        what = plain(finding["what"])
+        if finding["why"]:
+            what.append("\n").append(Text(plain(finding["why"]).plain, style="dim"))
         shown.add_row(
-            f"[{style}]{finding['severity']}[/]",
-            escape("\n".join(subjects)),
-            escape(finding["what"]) + why,
-            escape(finding["next_action"]),
+            Text(finding["severity"], style=style),
+            plain("\n".join(subjects)),
+            what,
+            plain(finding["next_action"]),
         )
     stdout_console().print(shown)
 

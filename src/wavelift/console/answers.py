@@ -39,6 +39,20 @@ class Problem(BaseModel):
     refusals: list[Refusal] = []
 
 
+class FieldProblem(BaseModel):
+    """What is wrong with one field of a request."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class WrongRequest(BaseModel):
+    """A request that can never be served as it is."""
+
+    detail: str | list[FieldProblem]
+
+
 class Page(Answer):
     """A window on a list; ``total`` counts all that match."""
 

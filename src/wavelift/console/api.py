@@ -11,42 +11,59 @@ from typing import Any, Final, cast
 
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import Depends, FastAPI, Request
-from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from wavelift import __version__
 from wavelift.airflow.rest import ApiError
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, RefusedError, WaveliftError
-from wavelift.console.answers import Problem
+from wavelift.console.answers import FieldProblem, Problem, WrongRequest
 from wavelift.console.catalog import add_catalog_routes
 from wavelift.console.events import add_event_routes
-from wavelift.console.gate import Gate
+from wavelift.console.gate import Gate, Login, airflow_login
 from wavelift.console.migrations import add_migration_routes
 from wavelift.console.origin import SameOrigin
 from wavelift.console.replication import add_replication_routes
 from wavelift.console.replication_runs import add_replication_run_routes
+from wavelift.console.values import storable_values
 from wavelift.rules.wording import problem_of
 
 CONFLICTS: Final = (PermanentError, BusyError)
 """What is as it is: the same request would be refused again."""
 
 
-def create_app() -> FastAPI:
+REFUSALS: Final[dict[int | str, tuple[type[BaseModel], str]]] = {
+    401: (Problem, "No login"),
+    403: (Problem, "The caller lacks the right, the token is not valid, or the cookie came from another origin"),
+    404: (Problem, "There is no such thing"),
+    408: (Problem, "The body did not come in time"),
+    409: (Problem, "A rule or the present state refuses it"),
+    413: (Problem, "The body is too long"),
+    422: (WrongRequest, "The request is wrong; `detail` has one entry per wrong field"),
+    429: (Problem, "Too many requests of the caller are under way"),
+    "4XX": (Problem, "Refused; `detail` says why and what to do"),
+    502: (Problem, "Airflow's own API did not answer"),
+    503: (Problem, "It cannot be served now; try again later"),
+}
+"""What every route may answer instead of its result."""
+
+
+def create_app(login: Login = airflow_login) -> FastAPI:
     """The application that Airflow's api-server mounts."""
     app = FastAPI(
         title="wavelift",
         version=__version__,
         # Deny by default: no route without a login, whatever it forgets to ask; FastAPI's own pages know no login.
-        dependencies=[Depends(get_user)],
+        dependencies=[Depends(get_user), Depends(storable_values)],
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        responses={"4XX": {"model": Problem, "description": "Refused; `detail` says why and what to do"}},
+        responses={status: {"model": model, "description": words} for status, (model, words) in REFUSALS.items()},
     )
-    app.add_middleware(Gate)
-    app.add_middleware(SameOrigin)  # the outer one: what is refused takes no place
+    app.add_middleware(Gate, login=login)
+    app.add_middleware(SameOrigin)  # the outer one
     app.add_exception_handler(WaveliftError, _wavelift_error)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -77,10 +94,12 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     field = getattr(request.scope.get("route"), "body_field", None)
     body = field.field_info.annotation if field is not None else None
-    told = [dict(detail) for detail in error.errors()]
-    for detail in told:
+    told = []
+    for detail in error.errors():
         place, *inner = detail["loc"]
+        message = str(detail["msg"])
         if inner and detail["type"] != "json_invalid":
             seen = cast(ErrorDetails, {**detail, "loc": tuple(inner)})
-            detail["msg"] = problem_of(body if place == "body" else None, seen).message
-    return JSONResponse({"detail": jsonable_encoder(told)}, status_code=422)
+            message = problem_of(body if place == "body" else None, seen).message
+        told.append(FieldProblem(loc=list(detail["loc"]), msg=message, type=detail["type"]))
+    return JSONResponse(WrongRequest(detail=told).model_dump(mode="json"), status_code=422)

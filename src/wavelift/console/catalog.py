@@ -13,7 +13,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, Query
 
 from wavelift.base.run import SystemClock
-from wavelift.console.access import may_read, require_trigger
+from wavelift.console.access import may_read, require_same_team, require_trigger
 from wavelift.console.answers import (
     CatalogCleared,
     CatalogList,
@@ -34,7 +34,7 @@ from wavelift.ledger.catalog import ServerFilter
 from wavelift.ledger.jobs import jobs_of_servers
 from wavelift.rules.conf import HealthConf, ImportConf
 from wavelift.rules.connectors import CATALOG_DAG, DEFAULT_CONNECTOR, HEALTH_DAG, dag_id_of
-from wavelift.services.housekeeping.catalog import connector_usage
+from wavelift.services.housekeeping.catalog import connector_usage, register_connector, require_owner
 
 
 def add_catalog_routes(app: FastAPI) -> None:
@@ -63,18 +63,22 @@ def _catalog_reading(app: FastAPI) -> None:
 
 def _catalog_writing(app: FastAPI) -> None:
     @app.post("/catalog/import")
-    def import_catalog(body: ImportBody, user: GetUserDep, airflow: AirflowDep) -> RunStarted:
-        """Start an import, by a run of the connector's ``server_catalog`` DAG."""
-        return start_run(airflow, _triggerable(user, body.connector), ImportConf(connection=body.connection))
+    def import_catalog(body: ImportBody, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunStarted:
+        """Start an import, by a run of the connector's ``server_catalog`` DAG; of no other connector's catalogue."""
+        dag_id = _triggerable(user, body.connector)
+        if body.connection:
+            require_same_team(dag_id, body.connection)
+            with ledger.read() as tx:
+                require_owner(tx, body.connection, body.connector, clock=SystemClock())
+        return start_run(airflow, dag_id, ImportConf(connection=body.connection))
 
     @app.post("/catalog/clear")
     def clear_catalog(body: ClearBody, user: GetUserDep, ledger: LedgerDep) -> CatalogCleared:
         """Forget the servers of a connection; an import that runs writes no more."""
         clock = SystemClock()
-        with ledger.read() as tx:
-            known = catalog.get_catalog(tx, body.connection, clock=clock)
-        _triggerable(user, known.connector or DEFAULT_CONNECTOR)
         with ledger.write(catalog.lock_name(body.connection)) as tx:
+            known = catalog.get_catalog(tx, body.connection, clock=clock)
+            _triggerable(user, known.connector or DEFAULT_CONNECTOR)
             removed = catalog.clear(tx, body.connection, by=user.get_name(), clock=clock)
         return CatalogCleared(connection=body.connection, removed=removed)
 
@@ -93,12 +97,16 @@ def _connector_reading(app: FastAPI) -> None:
 def _connector_writing(app: FastAPI) -> None:
     @app.post("/connectors")
     def register(body: ConnectorBody, user: GetUserDep, ledger: LedgerDep) -> ConnectorRow:
-        """Register a connector, or change what is known of one."""
-        _triggerable(user, body.name)
+        """Register a connector, or change what is known of one.
+
+        A connection whose catalogue is another connector's needs the right on that one, too.
+        """
+        require_same_team(_triggerable(user, body.name), body.connection)
         clock = SystemClock()
         said = connectors.Registration(**body.model_dump(exclude={"name"}))
-        with ledger.write(connectors.lock_name(body.name)) as tx:
-            known = connectors.register(tx, body.name, said, by=user.get_name(), clock=clock)
+        known = register_connector(
+            ledger, body.name, said, may_change=partial(_triggerable, user), by=user.get_name(), clock=clock
+        )
         return _connector_row(known, clock.now())
 
     @app.post("/connectors/{name}/maintenance")

@@ -22,8 +22,8 @@ class Specs:
     """The waves' files, read when asked: what a run would freeze now."""
 
     def wave(self, name: str) -> ResolvedWave:
-        """:raises SpecError: when there is neither a valid file nor a last valid version."""
-        return resolved_wave(name, config.waves_folder(), config.environments_folder(), config.last_valid_folder())
+        """:raises SpecError: when the present files are not valid."""
+        return resolved_wave(name, config.waves_folder(), config.environments_folder())
 
     def connectors(self) -> dict[str, str]:
         """Wave → connector."""

@@ -11,6 +11,7 @@ from wavelift.console.access import require_read
 from wavelift.console.answers import EventList, EventRow
 from wavelift.console.deps import LedgerDep
 from wavelift.console.replication import readable_job
+from wavelift.console.values import LARGEST
 from wavelift.ledger import Ledger, jobs
 from wavelift.ledger.events import EVENTS_A_PAGE, list_events
 from wavelift.ledger.server_runs import SERVER_RUNS, rows_of
@@ -22,7 +23,7 @@ def add_event_routes(app: FastAPI) -> None:
         object_id: str,
         user: GetUserDep,
         ledger: LedgerDep,
-        after: Annotated[int, Query(ge=0)] = 0,
+        after: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
         limit: Annotated[int, Query(ge=1, le=500)] = EVENTS_A_PAGE,
     ) -> EventList:
         """What happened to a migration, a replication job or a run, oldest first; ``after`` is the last id seen."""

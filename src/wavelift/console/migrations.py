@@ -16,6 +16,7 @@ from wavelift.console.access import readable_dags, require_read, require_trigger
 from wavelift.console.answers import MigrationCancelled, MigrationDetails, MigrationPage, MigrationRow, RunStarted
 from wavelift.console.chain import Chain
 from wavelift.console.deps import AirflowDep, LedgerDep, start_run
+from wavelift.console.progress import Progress
 from wavelift.console.requests import CleanupBody, MigrationQuery
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
@@ -40,13 +41,14 @@ def _reading(app: FastAPI) -> None:
         which = MigrationFilter(wave=query.wave, states=states, search=query.search, dag_ids=readable_dags(user))
         with ledger.read() as tx:
             page = migrations.list_migrations(tx, which, limit=query.limit, offset=query.offset)
-        return MigrationPage.of(page, migrations=[_row(migration, airflow) for migration in page.items])
+        progress = Progress(airflow)
+        return MigrationPage.of(page, migrations=[_row(migration, progress) for migration in page.items])
 
     @app.get("/migrations/{migration_id}")
     def show_migration(migration_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> MigrationDetails:
         """Everything about one migration."""
         migration = _readable(ledger, migration_id, user)
-        return MigrationDetails.of(migration, **_live(migration, airflow))
+        return MigrationDetails.of(migration, **_live(migration, Progress(airflow)))
 
 
 def _writing(app: FastAPI) -> None:
@@ -100,17 +102,15 @@ def _run_mode(migration: Migration, airflow: ApiClient, mode: MigrateMode) -> Ru
     return start_run(airflow, migration.dag_id, MigrateConf(mode=mode, migrations=[migration.id]))
 
 
-def _row(migration: Migration, airflow: ApiClient) -> MigrationRow:
-    return MigrationRow.of(migration, **_live(migration, airflow))
+def _row(migration: Migration, progress: Progress) -> MigrationRow:
+    return MigrationRow.of(migration, **_live(migration, progress))
 
 
-def _live(migration: Migration, airflow: ApiClient) -> dict[str, Any]:
-    """How far a running transfer is. Airflow's task state store has it: a connector never writes to the ledger."""
+def _live(migration: Migration, progress: Progress) -> dict[str, Any]:
+    """The fields of a running transfer that the ledger does not have."""
     if migration.state is not MigrationState.TRANSFERRING:
         return {}
-    moved = airflow.progress(
-        migration.dag_id, migration.dag_run_id, MIGRATE.task_id("export"), map_index=migration.map_index
-    )
+    moved = progress.of(migration, MIGRATE.task_id("export"), migration.map_index)
     if moved is None or not migration.bytes_total:
         return {}
     return {

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, Query
 
-from wavelift.airflow.rest import ApiClient
+from wavelift.airflow.rest import ApiClient, dag_path
 from wavelift.base.errors import SpecError
 from wavelift.base.run import SystemClock
 from wavelift.console.access import readable_dags, require_read, require_trigger
@@ -125,9 +125,9 @@ def _changing(app: FastAPI) -> None:
         return _row(ledger, job_service.pause_job(ledger, job_id, by=by, reason=body.reason, clock=SystemClock()))
 
     @app.post("/jobs/{job_id}/resume")
-    def resume_job(job_id: str, user: GetUserDep, ledger: LedgerDep) -> JobRow:
-        """Go on with the next instant; failures are counted anew."""
-        triggerable_job(ledger, job_id, user)
+    def resume_job(job_id: str, user: GetUserDep, ledger: LedgerDep, specs: SpecsDep) -> JobRow:
+        """Go on with the next instant; failures are counted anew. Refused while the wave's files allow no run."""
+        specs.wave(triggerable_job(ledger, job_id, user).wave)
         return _row(ledger, job_service.resume_job(ledger, job_id, by=user.get_name(), clock=SystemClock()))
 
     @app.post("/jobs/{job_id}/extend")
@@ -190,7 +190,7 @@ def triggerable_job(ledger: Ledger, job_id: str, user: Any) -> ReplicationJob:
 
 def dag_paused(airflow: ApiClient, wave: str) -> bool | None:
     """Whether Airflow schedules the wave's DAG at all; None when it doesn't know the DAG."""
-    status, answer = airflow.request("GET", f"/api/v2/dags/{dag_of(wave)}")
+    status, answer = airflow.request("GET", dag_path(dag_of(wave)))
     return bool(answer.get("is_paused")) if status == 200 else None
 
 

@@ -7,10 +7,9 @@ from datetime import datetime
 from math import ceil
 from typing import Any, Final
 
-from wavelift.airflow.rest import ApiClient
 from wavelift.base.rates import average
 from wavelift.console.answers import JobRow, RunRow
-from wavelift.console.chain import map_index_of
+from wavelift.console.progress import Progress
 from wavelift.ledger import Ledger, ReplicationJob, ReplicationRun
 from wavelift.ledger.replication_runs import current_runs, served_instants
 from wavelift.rules.flows import REPLICATE
@@ -61,15 +60,11 @@ def run_row(run: ReplicationRun, now: datetime) -> RunRow:
     return RunRow.of(run, **run_fields(run, now))
 
 
-def live(run: ReplicationRun, airflow: ApiClient) -> dict[str, Any]:
-    """How far a running transfer is. Airflow's task state store has it: a connector never writes to the ledger."""
+def live(run: ReplicationRun, progress: Progress) -> dict[str, Any]:
+    """The fields of a running transfer that the ledger does not have."""
     if run.state is not RunState.ACTIVE or run.recorded_at is not None:
         return {}
-    index = map_index_of(airflow, run)
-    if index is None:
-        return {}
-    task = REPLICATE.task_id("transfer")
-    moved = airflow.progress(run.dag_id, run.dag_run_id, task, map_index=index)
+    moved = progress.of_server(run, REPLICATE.task_id("transfer"))
     if moved is None:
         return {}
     done, total = moved.done, max(moved.total, run.bytes_total)

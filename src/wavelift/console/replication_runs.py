@@ -26,7 +26,8 @@ from wavelift.console.answers import (
     VerifyStarted,
 )
 from wavelift.console.chain import Chain, map_index_of
-from wavelift.console.deps import AirflowDep, LedgerDep, start_run
+from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, start_run
+from wavelift.console.progress import Progress
 from wavelift.console.replication import (
     dag_paused,
     readable_job,
@@ -89,19 +90,20 @@ def _reading(app: FastAPI) -> None:
     def show_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunDetails:
         """One run with its disks."""
         known = readable_run(ledger, run_id, user)
-        fields = run_fields(known, SystemClock().now()) | live(known, airflow)
+        fields = run_fields(known, SystemClock().now()) | live(known, Progress(airflow))
         return RunDetails.of(known, **fields, superseded=known.superseded or [])
 
 
 def _requesting(app: FastAPI) -> None:
     @app.post("/waves/{wave}/replications")
     def replicate(
-        wave: str, body: ReplicateBody, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep
+        wave: str, body: ReplicateBody, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep, specs: SpecsDep
     ) -> ReplicationStarted:
         """Replicate servers now: all of them or none. A refusal (409) tells rule and next time of each (SMS-06)."""
         require_trigger(user, dag_of(wave))
         servers = body.servers or _active_servers(ledger, wave)
         _require_awake(airflow, wave)
+        specs.wave(wave)  # `admit` would refuse it, but only after runs were reserved
         run = DagRun(dag_of(wave), f"on_demand__{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}")
         ctx = RunContext(run, requester=user.get_name(), liveness=_Seen(airflow), checkpoints=MemoryCheckpoints())
         reserved = admission.reserve_runs(ledger, wave, servers, ctx)
@@ -196,5 +198,5 @@ def _give_back(ledger: Ledger, reserved: Sequence[ReplicationRun]) -> None:
 def _page(ledger: Ledger, airflow: ApiClient, which: RunFilter, query: HistoryQuery) -> RunPage:
     with ledger.read() as tx:
         page = replication_runs.list_runs(tx, which, limit=query.limit, offset=query.offset)
-    now = SystemClock().now()
-    return RunPage.of(page, runs=[RunRow.of(run, **(run_fields(run, now) | live(run, airflow))) for run in page.items])
+    now, progress = SystemClock().now(), Progress(airflow)
+    return RunPage.of(page, runs=[RunRow.of(run, **(run_fields(run, now) | live(run, progress))) for run in page.items])

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from wavelift.rules.conf import Names
-from wavelift.rules.connectors import DEFAULT_CONNECTOR
-from wavelift.rules.fields import FLAG, WHOLE, Name
+from wavelift.rules.connectors import DEFAULT_CONNECTOR, Connector
+from wavelift.rules.fields import FLAG, WHOLE, ConnectionId, Name
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.limits import LIMITS
 from wavelift.rules.replication import JobState, RunState
 from wavelift.rules.wave import LicenseType
 from wavelift.rules.wave_replication import Replication
 
-CONNECTOR: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
-"""A connector's name is part of DAG ids and the name of a queue."""
 ROWS_A_PAGE: Final = 50
 """SMS-08's default."""
+
+LAST_ROW: Final = 10_000_000
+"""More rows than a ledger has."""
+Id = Annotated[str, Field(min_length=1, max_length=250)]
+"""Of a thing of Airflow or of AWS."""
+Region = Annotated[str, Field(max_length=32)]
+Text = Annotated[str, Field(max_length=1000)]
 
 
 class Body(BaseModel):
@@ -28,34 +33,34 @@ class Body(BaseModel):
 class CleanupBody(Body):
     """Which wave's vCenter and environment to look through."""
 
-    wave: str
+    wave: Name
     dry_run: Annotated[bool, FLAG] = True
 
 
 class ImportBody(Body):
     """Which vCenter to read, through which connector; without a connection the connector's own."""
 
-    connection: str | None = None
-    connector: Annotated[str, Field(pattern=CONNECTOR)] = DEFAULT_CONNECTOR
+    connection: ConnectionId | None = None
+    connector: Connector = DEFAULT_CONNECTOR
 
 
 class ClearBody(Body):
-    connection: str
+    connection: Id
 
 
 class ConnectorBody(Body):
     """A connector as it is registered; AWS may be left out until replication needs it."""
 
-    name: Annotated[str, Field(pattern=CONNECTOR)]
-    connection: Annotated[str, Field(min_length=1)]
-    aws_conn_id: str = ""
-    region: str = ""
-    description: str = ""
+    name: Connector
+    connection: ConnectionId
+    aws_conn_id: ConnectionId | Literal[""] = ""
+    region: Region = ""
+    description: Text = ""
 
 
 class MaintenanceBody(Body):
     on: Annotated[bool, FLAG]
-    reason: str = ""
+    reason: Text = ""
 
 
 class JobFields(Replication):
@@ -79,7 +84,7 @@ class JobsBody(JobFields):
 
 
 class PauseBody(Body):
-    reason: str = ""
+    reason: Text = ""
 
 
 class ExtendBody(Body):
@@ -103,7 +108,7 @@ class ReplicateBody(Body):
 
 class PageQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=500)] = ROWS_A_PAGE
-    offset: Annotated[int, Field(ge=0)] = 0
+    offset: Annotated[int, Field(ge=0, le=LAST_ROW)] = 0
 
 
 class MigrationQuery(PageQuery):

@@ -15,6 +15,7 @@ from airflow.sdk import DAG, get_parsing_context
 
 from wavelift.airflow import config
 from wavelift.base.errors import SpecError
+from wavelift.base.printable import printable_lines
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
 from wavelift.rules.flows import FLOWS
@@ -33,7 +34,12 @@ def register_waves(namespace: dict[str, Any]) -> None:
     wave = next((wave for flow in FLOWS if (wave := flow.wave_of(wanted))), None) if wanted else None
     if wanted and wave is None:
         return
-    for shape in _usable(only=wave).shapes.values():
+    try:
+        shapes = _usable(only=wave).shapes
+    except Exception:  # the folders are not configured; wave_errors.py raises the same error, where it does no harm
+        log.exception("the waves could not be read")
+        return
+    for shape in shapes.values():
         for make in _makers(shape):
             try:
                 dag = make(shape)
@@ -58,7 +64,7 @@ def raise_spec_errors() -> None:
         return
     errors = _usable(only=None).errors
     if errors:
-        raise SpecError("\n" + "\n".join(errors))
+        raise SpecError(printable_lines(("", *errors)))
 
 
 def _usable(*, only: str | None) -> UsableWaves:

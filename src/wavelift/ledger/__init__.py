@@ -9,6 +9,7 @@ opens one itself. SQL is written here only. Records are frozen values.
 from wavelift.ledger.catalog_records import Catalog, CatalogEntry, CatalogServer, CatalogState, Connector, ServerJob
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import (
+    Bound,
     Event,
     Migration,
     Page,
@@ -32,6 +33,7 @@ from wavelift.ledger.spine import Progress
 
 __all__ = [
     "AmiState",
+    "Bound",
     "Catalog",
     "CatalogEntry",
     "CatalogServer",

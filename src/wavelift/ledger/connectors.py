@@ -41,6 +41,12 @@ def find(tx: Tx, name: str) -> Connector | None:
     return Connector(**row._asdict()) if row else None
 
 
+def registered_with(tx: Tx, connection: str) -> tuple[str, ...]:
+    """Names of the connectors that are registered with this vSphere connection."""
+    query = sa.select(connector.c.name).where(connector.c.connection == connection).order_by(connector.c.name)
+    return tuple(tx.execute(query).scalars())
+
+
 def in_maintenance(tx: Tx, name: str) -> str | None:
     """The reason for a connector's maintenance; None if it is not in maintenance (AMP-05).
 

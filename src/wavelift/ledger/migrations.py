@@ -173,6 +173,12 @@ def record_verify(tx: Tx, id: str, result: VerifyResult, *, clock: Clock) -> Mig
     return ROWS.note(tx, id, "verified", clock=clock, verify_result=result.dump(), details=result.dump())
 
 
+def record_source_changed(tx: Tx, id: str, why: str, where: Mapping[str, object], *, clock: Clock) -> Migration:
+    """A staged disk is not the one that was exported: what was imported of it is no result."""
+    told = {name: str(value) for name, value in where.items()}
+    return ROWS.note(tx, id, "source_changed", clock=clock, details={"why": why, **told})
+
+
 def record_import_started(tx: Tx, id: str, task_id: str, *, clock: Clock) -> Migration:
     """AWS accepted the import; ``task_id`` is its id."""
     task = {"import_task_id": task_id}

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
-from wavelift.base.domain import ServerFacts
+from wavelift.base.domain import Message, ServerFacts
 from wavelift.base.run import DagRun
 from wavelift.rules.flows import MIGRATE, Flow, SlotKind
 from wavelift.rules.lifecycle import MigrationState
@@ -110,6 +110,24 @@ class WaveRun(OfDagRun):
     finished_at: datetime | None
 
 
+class Bound(Message):
+    """What a server's row is bound to. ``reserve`` writes it; the VM and the plan never change in a run.
+
+    :ivar connection: of the vCenter. :ivar vm: managed object id.
+    :ivar plan: digest of the frozen plan (:func:`wavelift.rules.frozen.digest_of`).
+    :ivar guest_id: and ``firmware``: as pre-flight saw them last; images are made by them.
+    :ivar map_index: of the tasks that work for this server.
+    """
+
+    connection: str
+    vm: str
+    instance_uuid: str
+    plan: str
+    guest_id: str
+    firmware: str
+    map_index: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerRun(OfDagRun, Generic[S]):
     """One server in one DAG run: the fields that migrations and replication runs share."""
@@ -130,6 +148,8 @@ class ServerRun(OfDagRun, Generic[S]):
     snapshot_vm: str
     """Managed object id of the VM."""
     snapshot_state: SnapshotState | None
+    bound: dict[str, Any] | None = field(default=None, repr=False)
+    """:class:`Bound` as JSON. None: nothing was reserved yet."""
     error: str
     cancel_requested: bool
     updated_at: datetime

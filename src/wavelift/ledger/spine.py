@@ -20,7 +20,7 @@ from wavelift.base.names import run_hash
 from wavelift.base.run import Clock, DagRun
 from wavelift.ledger import events
 from wavelift.ledger.database import Tx, require_lock
-from wavelift.ledger.records import Page, ServerRun, SnapshotState
+from wavelift.ledger.records import Bound, Page, ServerRun, SnapshotState
 from wavelift.rules.flows import Flow
 
 
@@ -239,12 +239,19 @@ class ServerRuns(Rows[S]):
         """The id for the run hash that names and tags outside end with."""
         return f"{self.flow.prefix}{hash}"
 
-    def started_runs(self, tx: Tx) -> tuple[tuple[DagRun, str], ...]:
-        """DAG run and run key of each row whose work began, newest first. It may have made something outside."""
+    def started_runs(self, tx: Tx, wave: str) -> tuple[tuple[DagRun, str], ...]:
+        """DAG run and run key of each row of the wave whose work began, newest first. It may have made something
+        outside."""
         columns = self.table.c
-        query = sa.select(columns.dag_id, columns.dag_run_id, columns.run_key).where(columns[self.started].is_not(None))
+        query = sa.select(columns.dag_id, columns.dag_run_id, columns.run_key).where(
+            columns.wave == wave, columns[self.started].is_not(None)
+        )
         found = tx.execute(query.order_by(columns[self.begun].desc(), columns.id))
         return tuple((DagRun(dag_id, dag_run_id), key) for dag_id, dag_run_id, key in found)
+
+    def of_dag_run(self, tx: Tx, run: DagRun) -> tuple[S, ...]:
+        """All rows of one DAG run, sorted by server."""
+        return self.all(tx, of_run(self.table, run), order=(self.table.c.server,))
 
     def count_active(self, tx: Tx, connector: str) -> int:
         """The number of rows that have not ended and keep a connector in use."""
@@ -256,10 +263,10 @@ class ServerRuns(Rows[S]):
         A flow without a step that holds an import stores nothing.
         """
 
-    def open_snapshots(self, tx: Tx) -> tuple[S, ...]:
-        """The rows whose vSphere snapshot may exist: its name is stored, and its removal is not."""
+    def open_snapshots(self, tx: Tx, wave: str) -> tuple[S, ...]:
+        """The rows of the wave whose vSphere snapshot may exist: its name is stored, and its removal is not."""
         standing = self.table.c.snapshot_state == SnapshotState.INTENDED
-        return self.all(tx, standing, order=(self.table.c[self.begun], self.table.c.id))
+        return self.all(tx, self.table.c.wave == wave, standing, order=(self.table.c[self.begun], self.table.c.id))
 
     def begin(self, tx: Tx, *, at: datetime, run: DagRun, run_key: str, **columns: Any) -> S:
         """Create a row. The caller writes the event."""
@@ -309,6 +316,16 @@ class ServerRuns(Rows[S]):
                 **{self.step: progress.words},
                 **{name: size for name, size in sizes.items() if size is not None},
             )
+        )
+
+    def bind(self, tx: Tx, id: str, bound: Bound, *, clock: Clock) -> S:
+        """Store what the row is bound to. Needs the locks of the row. A repeated call changes nothing."""
+        known = self.held(tx, id)
+        value = bound.dump()
+        return (
+            known
+            if known.bound == value
+            else self.apply(tx, known, "bound", at=clock.now(), bound=value, details=value)
         )
 
     def intend_snapshot(self, tx: Tx, id: str, *, name: str, vm: str, clock: Clock, state: Any = None) -> S:

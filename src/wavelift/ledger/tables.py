@@ -89,6 +89,7 @@ def server_run_columns(states: type[StrEnum]) -> tuple[sa.Column[Any], ...]:
         name_column("snapshot_name"),
         name_column("snapshot_vm"),
         sa.Column("snapshot_state", word_type(SnapshotState), nullable=True),
+        json_column("bound"),
         text_column("error"),
         sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
         sa.Column("updated_at", UtcTime, nullable=False),

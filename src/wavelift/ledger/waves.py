@@ -63,9 +63,20 @@ def freeze_wave_run(tx: Tx, asked: NewWaveRun, *, clock: Clock) -> WaveRun:
         )
         details = {"wave": asked.wave, "mode": asked.mode, "source": asked.source}
         _append(tx, run, now, "wave_run.frozen", by, details)
-    elif known.state is not WaveRunState.RUNNING:
+        return get(tx, run)
+    return reopen_wave_run(tx, run, by=by, clock=clock)
+
+
+def reopen_wave_run(tx: Tx, run: DagRun, *, by: str, clock: Clock) -> WaveRun:
+    """An ended run goes on, because a task of it was cleared. Needs :data:`LOCK`.
+
+    :raises NotFoundError: the run was never stored.
+    """
+    require_lock(tx, LOCK)
+    known = get(tx, run)
+    if known.state is not WaveRunState.RUNNING:
         _set_state(tx, run, WaveRunState.RUNNING, None)
-        _append(tx, run, now, "wave_run.reopened", by, {"was": known.state})
+        _append(tx, run, clock.now(), "wave_run.reopened", by, {"was": known.state})
     return get(tx, run)
 
 
@@ -106,8 +117,11 @@ def get(tx: Tx, run: DagRun) -> WaveRun:
 def last_connector(tx: Tx, wave: str) -> str | None:
     """The connector of the wave's newest run; None if it never ran."""
     query = sa.select(wave_run.c.spec).where(wave_run.c.wave == wave).order_by(wave_run.c.created_at.desc()).limit(1)
-    spec = tx.execute(query).scalar_one_or_none()
-    return str(spec["connector"]) if spec and "connector" in spec else None
+    spec = tx.execute(query).scalar_one_or_none() or {}
+    wave_of_run = spec.get("wave")
+    # A migrate run freezes the wave among other things, a replicate run the wave alone.
+    frozen = wave_of_run if isinstance(wave_of_run, dict) else spec
+    return str(frozen["connector"]) if "connector" in frozen else None
 
 
 def _set_state(tx: Tx, run: DagRun, state: WaveRunState, finished_at: datetime | None) -> None:

@@ -28,7 +28,7 @@ class Role(Protocol):
 
 
 class StagingBucket(Protocol):
-    """The staging bucket. ``owned`` is None if AWS did not report the owner."""
+    """The staging bucket. ``owned`` and ``versioned`` are None if AWS did not report them."""
 
     @property
     def name(self) -> str: ...
@@ -38,6 +38,8 @@ class StagingBucket(Protocol):
     def region(self) -> str: ...
     @property
     def owned(self) -> bool | None: ...
+    @property
+    def versioned(self) -> bool | None: ...
     @property
     def encryption(self) -> str: ...
     @property

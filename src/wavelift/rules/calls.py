@@ -34,21 +34,22 @@ class AwsCall:
 
 
 AWS_CALLS: Final = (
-    # Staging: the connector writes objects; both identities read them back and delete them.
-    AwsCall("s3:create_multipart_upload", ("s3:PutObject", "s3:PutObjectTagging"), "objects", BOTH, "export"),
-    AwsCall("s3:upload_part", ("s3:PutObject",), "objects", BOTH, "export"),
-    AwsCall("s3:complete_multipart_upload", ("s3:PutObject",), "objects", BOTH, "export"),
+    # Staging: only the connector writes objects; both identities read them back, and delete them in clean-up.
+    AwsCall("s3:create_multipart_upload", ("s3:PutObject", "s3:PutObjectTagging"), "objects", CONNECTOR, "export"),
+    AwsCall("s3:upload_part", ("s3:PutObject",), "objects", CONNECTOR, "export"),
+    AwsCall("s3:complete_multipart_upload", ("s3:PutObject",), "objects", CONNECTOR, "export"),
     AwsCall("s3:abort_multipart_upload", ("s3:AbortMultipartUpload",), "objects", BOTH, "export, cleanup"),
     AwsCall("s3:list_parts", ("s3:ListMultipartUploadParts",), "objects", BOTH, "resuming an upload"),
     AwsCall("s3:list_multipart_uploads", ("s3:ListBucketMultipartUploads",), "bucket", BOTH, "cleanup"),
-    AwsCall("s3:put_object", ("s3:PutObject", "s3:PutObjectTagging"), "objects", BOTH, "manifests"),
-    AwsCall("s3:get_object", ("s3:GetObject",), "objects", BOTH, "verify, manifests"),
-    AwsCall("s3:head_object", ("s3:GetObject",), "objects", BOTH, "export, verify"),
+    AwsCall("s3:put_object", ("s3:PutObject", "s3:PutObjectTagging"), "objects", CONNECTOR, "manifests"),
+    AwsCall("s3:get_object", ("s3:GetObject", "s3:GetObjectVersion"), "objects", BOTH, "verify, manifests"),
+    AwsCall("s3:head_object", ("s3:GetObject",), "objects", BOTH, "export, verify, import"),
     AwsCall("s3:list_objects_v2", ("s3:ListBucket",), "bucket", BOTH, "cleanup"),
     AwsCall("s3:delete_objects", ("s3:DeleteObject",), "objects", BOTH, "cleanup"),
     # Pre-flight: read-only.
     AwsCall("s3:get_bucket_location", ("s3:GetBucketLocation",), "bucket", BOTH, "pre-flight"),
     AwsCall("s3:get_bucket_encryption", ("s3:GetEncryptionConfiguration",), "bucket", BOTH, "pre-flight"),
+    AwsCall("s3:get_bucket_versioning", ("s3:GetBucketVersioning",), "bucket", BOTH, "pre-flight"),
     AwsCall("s3:head_bucket", ("s3:ListBucket",), "bucket", BOTH, "pre-flight"),
     AwsCall("kms:describe_key", ("kms:DescribeKey",), "key", BOTH, "pre-flight"),
     AwsCall("iam:get_role", ("iam:GetRole",), "any", BOTH, "pre-flight"),

@@ -15,8 +15,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from wavelift.base.errors import SpecError
-from wavelift.rules.problem import allowed, did_you_mean, dotted
-from wavelift.rules.wording import problem_of
+from wavelift.rules.fields import ConnectionId
+from wavelift.rules.problem import MAX_LISTED, allowed, did_you_mean, dotted, quoted
+from wavelift.rules.wording import problems_of
 
 MigrateMode = Literal["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
 """Only ``migrate`` and ``launch`` create anything."""
@@ -30,8 +31,8 @@ Note = Annotated[
     BeforeValidator(lambda value: None if value is None else str(value)),
     Field(title="Note", description="Kept with the run.", json_schema_extra={"format": "multiline"}),
 ]
-ConnectionId = Annotated[
-    str | None,
+ConnectionChoice = Annotated[
+    ConnectionId | None,
     Field(
         title="vSphere connection",
         description="Id of an Airflow connection. Empty: the one that the connector is registered with.",
@@ -61,7 +62,7 @@ class RunConf(BaseModel):
         try:
             return cls.model_validate(dict(conf))
         except ValidationError as error:
-            problems = [problem_of(cls, detail) for detail in error.errors(include_url=False)]
+            problems = problems_of(cls, error)
         words = [f"{dotted(one.path)}: {one.message}" if one.path else one.message for one in problems]
         what = f"The run's conf is wrong: {'; '.join(words)}"
         raise SpecError(what, next_step="Correct it and trigger a new run", **where)
@@ -80,7 +81,7 @@ class RunConf(BaseModel):
         known = [name for name in cls.model_fields if chosen is None or name in (*chosen, "mode", "note")]
         unknown = [name for name in data if name not in known]
         if unknown:
-            names = ", ".join(f"'{name}'{did_you_mean(name, known)}" for name in unknown)
+            names = ", ".join(f"{quoted(name)}{did_you_mean(name, known)}" for name in unknown[:MAX_LISTED])
             place = f" in mode {mode}" if chosen is not None else ""
             raise ValueError(f"unknown key{'s' if len(unknown) > 1 else ''} {names}{place}; {allowed(known)}")
         return data
@@ -145,14 +146,14 @@ class ReplicateConf(RunConf):
 class ImportConf(RunConf):
     """A run of ``server_catalog``."""
 
-    connection: ConnectionId = None
+    connection: ConnectionChoice = None
     note: Note = None
 
 
 class HealthConf(RunConf):
     """A run of ``connector_health``."""
 
-    connection: ConnectionId = None
-    aws_conn_id: str | None = Field(default=None, title="AWS connection", description="Empty: as registered.")
+    connection: ConnectionChoice = None
+    aws_conn_id: ConnectionId | None = Field(default=None, title="AWS connection", description="Empty: as registered.")
     region: str | None = Field(default=None, title="AWS region", description="Empty: as registered.")
     note: Note = None

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
 from wavelift.base.domain import Message
 from wavelift.base.regions import partition_of
-from wavelift.rules.fields import FLAG, WHOLE, InstanceType, Name, SecurityGroupId, SubnetId, Tags, Text, VpcId, matched
+from wavelift.rules.connectors import Connector
+from wavelift.rules.fields import (
+    FLAG,
+    WHOLE,
+    ConnectionId,
+    Description,
+    InstanceType,
+    Name,
+    SecurityGroupId,
+    SubnetId,
+    Tags,
+    Text,
+    VpcId,
+    matched,
+)
 from wavelift.rules.limits import ENVIRONMENT_LIMITS
-from wavelift.rules.problem import Problem, allowed, did_you_mean
+from wavelift.rules.problem import Path, Problem, allowed, did_you_mean, quoted
 
 DEFAULT_ROLE = "vmimport"
 """The service role that VM Import/Export assumes if ImportImage names no other (AWS page on required permissions)."""
@@ -20,7 +34,7 @@ DEFAULT_ROLE = "vmimport"
 def _region(value: str) -> str:
     if not partition_of(value):
         raise ValueError(
-            f"{value!r} is not an AWS region such as 'eu-central-1'; a new region may need a newer botocore"
+            f"{quoted(value)} is not an AWS region such as 'eu-central-1'; a new region may need a newer botocore"
         )
     return value
 
@@ -38,7 +52,13 @@ KmsKey = Annotated[
         "a KMS key: its ARN, key id or 'alias/…'",
     ),
 ]
-Prefix = Annotated[str, matched(r"^[A-Za-z0-9._/-]*$", "an S3 prefix (letters, digits, '.', '_', '-', '/')")]
+Prefix = Annotated[
+    str,
+    Field(max_length=250),
+    matched(r"^[A-Za-z0-9._/-]*$", "an S3 prefix (letters, digits, '.', '_', '-', '/')"),
+]
+MAX_CHOICES: Final = 2000
+"""Values in one list of an environment. AWS has about 1,000 instance types."""
 
 
 class Staging(Message):
@@ -50,12 +70,26 @@ class Staging(Message):
     )
 
 
+class AllowedSource(Message):
+    """A vCenter from which servers may come, and the connectors that may read it."""
+
+    connection: ConnectionId = Field(description="Airflow connection of type 'vsphere'.")
+    connectors: tuple[Connector, ...] = Field(
+        min_length=1,
+        max_length=MAX_CHOICES,
+        description="Connectors (Airflow queues) that may read it; 'default' is the default queue.",
+    )
+
+
 class Environment(Message):
-    """Where servers may be migrated to: account, region, staging, network, and the values that a wave may choose."""
+    """Where servers may be migrated to: account, region, staging, network, and the values that a wave may choose.
+
+    ``sources`` limits where its servers come from.
+    """
 
     environment: Name = Field(description="Name of the environment; must equal the file's name without '.yaml'.")
-    description: str = Field(default="", description="One line for people.")
-    aws_conn_id: Text = Field(description="Airflow connection with the AWS credentials.")
+    description: Description = Field(default="", description="One line for people.")
+    aws_conn_id: ConnectionId = Field(description="Airflow connection with the AWS credentials.")
     queue: Text = Field(
         default="default", description="Airflow queue of a worker near this region, which reads transferred data back."
     )
@@ -75,16 +109,28 @@ class Environment(Message):
         default=DEFAULT_ROLE, description="Service role that VM Import/Export assumes."
     )
     vpc: VpcId = Field(description="VPC that the subnets and security groups belong to.")
-    subnets: tuple[SubnetId, ...] = Field(min_length=1, description="Subnets that a wave may choose (AMP-01).")
-    security_groups: tuple[SecurityGroupId, ...] = Field(
-        min_length=1, description="Security groups that a wave may choose (AMP-01)."
+    subnets: tuple[SubnetId, ...] = Field(
+        min_length=1, max_length=MAX_CHOICES, description="Subnets that a wave may choose (AMP-01)."
     )
-    instance_types: tuple[InstanceType, ...] = Field(min_length=1, description="Instance types that a wave may choose.")
+    security_groups: tuple[SecurityGroupId, ...] = Field(
+        min_length=1, max_length=MAX_CHOICES, description="Security groups that a wave may choose (AMP-01)."
+    )
+    instance_types: tuple[InstanceType, ...] = Field(
+        min_length=1, max_length=MAX_CHOICES, description="Instance types that a wave may choose."
+    )
+    sources: tuple[AllowedSource, ...] = Field(
+        min_length=1,
+        max_length=MAX_CHOICES,
+        description="The vCenters whose servers may land here, and the connectors that may read each. An entry is "
+        "'- {connection: vsphere_dc1, connectors: [datacenter1]}'.",
+    )
     tags: Tags = Field(
         default={}, description="Tags for everything that is created here. A wave's and a server's tags override them."
     )
     limits: Mapping[str, Annotated[int, Field(ge=1), WHOLE]] = Field(
-        default={}, description="Service limits that AWS raised for this account, as name and value."
+        default={},
+        max_length=len(ENVIRONMENT_LIMITS),
+        description="Service limits that AWS raised for this account, as name and value.",
     )
 
 
@@ -106,11 +152,14 @@ def environment_problems(environment: Environment) -> list[Problem]:
         if name not in ENVIRONMENT_LIMITS:
             hint = did_you_mean(name, ENVIRONMENT_LIMITS)
             problems.append(
-                Problem(("limits", name), f"unknown limit '{name}'{hint}; {allowed(sorted(ENVIRONMENT_LIMITS))}")
+                Problem(("limits", name), f"unknown limit {quoted(name)}{hint}; {allowed(sorted(ENVIRONMENT_LIMITS))}")
             )
     for field in ("subnets", "security_groups", "instance_types"):
-        problems += _repeated(field, getattr(environment, field))
-    return problems
+        problems += _repeated((field,), getattr(environment, field))
+    for index, source in enumerate(environment.sources):
+        problems += _repeated(("sources", index, "connectors"), source.connectors)
+    connections = tuple(source.connection for source in environment.sources)
+    return problems + _repeated(("sources",), connections, "connection")
 
 
 def _key_place(key: list[str], here: list[str]) -> list[Problem]:
@@ -130,9 +179,11 @@ def _key_place(key: list[str], here: list[str]) -> list[Problem]:
     ]
 
 
-def _repeated(field: str, values: tuple[str, ...]) -> list[Problem]:
-    return [
-        Problem((field, index), f"'{value}' is listed twice; remove one")
-        for index, value in enumerate(values)
-        if value in values[:index]
-    ]
+def _repeated(place: Path, values: tuple[str, ...], *key: str) -> list[Problem]:
+    seen: set[str] = set()
+    problems = []
+    for index, value in enumerate(values):
+        if value in seen:
+            problems.append(Problem((*place, index, *key), f"'{value}' is listed twice; remove one"))
+        seen.add(value)
+    return problems

@@ -111,6 +111,15 @@ _TABLE: Final = (
         "wavelift: tasks per DAG run; tested with waves of 150 servers",
         OnExceed.REFUSE,
     ),
+    Limit(
+        "boot_disk_changed_pct",
+        50,
+        "per cent of the compared blocks with data",
+        Scope.SERVER,
+        "wavelift: ImportImage rewrites configuration, boot loader, drivers and agents (VM Import/Export User Guide, "
+        "programmatic modifications to VMs) and boots the image once; another disk differs in nearly all blocks",
+        OnExceed.REFUSE,
+    ),
     Limit("frequency_min_hours", 12, "hours", Scope.SERVER, "SMS-03", OnExceed.REFUSE),
     Limit("frequency_max_hours", 24, "hours", Scope.SERVER, "SMS-03", OnExceed.REFUSE),
     Limit("seed_ahead_days", 30, "days", Scope.SERVER, "SMS-03", OnExceed.REFUSE),
@@ -137,8 +146,8 @@ _TABLE: Final = (
 LIMITS: Final[Mapping[str, Limit]] = {limit.name: limit for limit in _TABLE}
 ENVIRONMENT_LIMITS: Final = frozenset(
     limit.name for limit in _TABLE if limit.scope in (Scope.REGION, Scope.ACCOUNT)
-) | {"compressed_disk_bytes", "stream_content_bytes"}
-"""Limits that an environment may override: AWS raises them per account or region, or they depend on compression."""
+) | {"boot_disk_changed_pct", "compressed_disk_bytes", "stream_content_bytes"}
+"""Limits that an environment may override: AWS raises them per account or region, or they depend on the guests."""
 
 
 def limits(overrides: Mapping[str, int] | None = None) -> dict[str, Limit]:

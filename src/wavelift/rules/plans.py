@@ -10,9 +10,11 @@ from typing import Any, Self
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
 from wavelift.base.names import TAG_RUN, run_hash, tags
+from wavelift.base.printable import Lines, printable_lines
 from wavelift.rules.environment import Environment, environment_problems
 from wavelift.rules.inventory_names import parent_of
-from wavelift.rules.problem import Problem, allowed, did_you_mean, dotted
+from wavelift.rules.limits import LIMITS, limits
+from wavelift.rules.problem import MAX_LISTED, Problem, allowed, did_you_mean, dotted, quoted
 from wavelift.rules.wave import (
     DEFAULT_RETRIES,
     DEFAULT_RETRY_DELAY_S,
@@ -56,6 +58,25 @@ class Target(Message):
     """The KMS key of that encryption. Empty: S3's own key."""
     imports_per_region: int | None = None
     """The limit of this account if AWS raised it. None: the value of the Airflow setting."""
+    boot_disk_changed_pct: int = LIMITS["boot_disk_changed_pct"].value
+    """Of a boot disk's blocks with data: how many a conversion may change."""
+
+    @classmethod
+    def of(cls, environment: Environment) -> Self:
+        return cls(
+            environment=environment.environment,
+            aws_conn_id=environment.aws_conn_id,
+            queue=environment.queue,
+            region=environment.region,
+            bucket=environment.staging.bucket,
+            prefix=environment.staging.prefix,
+            role=environment.role,
+            kms_key=environment.kms_key,
+            encrypt=environment.encrypt,
+            vpc=environment.vpc,
+            imports_per_region=environment.limits.get("imports_per_region"),
+            boot_disk_changed_pct=limits(environment.limits)["boot_disk_changed_pct"].value,
+        )
 
 
 class Guards(Message):
@@ -121,6 +142,10 @@ class ServerPlan(Message):
             raise SpecError(f"launch: {TWIN_MESSAGE}", server=self.server, wave=self.wave)
         return plan
 
+    def replicating(self) -> Self:
+        """This plan for a replication run: a replica is taken of a running server, and launches nothing."""
+        return self.model_copy(update={"launch": "none", "source_power": "leave_running", "allow_twin": False})
+
     def bind(self, name: str, path: str) -> Self:
         """The plan for one VM that the selector of this plan found."""
         return self.model_copy(update={"server": name, "selector": Selector(kind="path", value=path)})
@@ -149,7 +174,10 @@ class ResolvedWave(Message):
         known = [plan.server for plan in self.servers]
         unknown = [name for name in names if name not in known]
         if unknown or not names:
-            what = ", ".join(f"'{name}'{did_you_mean(name, known)}" for name in unknown) or "an empty list"
+            what = (
+                ", ".join(f"{quoted(name)}{did_you_mean(name, known)}" for name in unknown[:MAX_LISTED])
+                or "an empty list"
+            )
             raise SpecError(
                 f"The wave has no server {what}", wave=self.wave, next_step=f"Choose other servers; {allowed(known)}"
             )
@@ -244,19 +272,7 @@ def resolve(wave: Wave, environment: Environment) -> ResolvedWave:
     if problems:
         raise SpecError(_lines(problems), wave=wave.wave, environment=environment.environment)
     landing = Landing(environment)
-    target = Target(
-        environment=environment.environment,
-        aws_conn_id=environment.aws_conn_id,
-        queue=environment.queue,
-        region=environment.region,
-        bucket=environment.staging.bucket,
-        prefix=environment.staging.prefix,
-        role=environment.role,
-        kms_key=environment.kms_key,
-        encrypt=environment.encrypt,
-        vpc=environment.vpc,
-        imports_per_region=environment.limits.get("imports_per_region"),
-    )
+    target = Target.of(environment)
     guards = Guards(
         min_free_pct=wave.min_free_pct, max_snapshot_hours=wave.max_snapshot_hours, max_mbit_s=wave.max_mbit_s
     )
@@ -301,8 +317,8 @@ def _settings(wave: Wave, server: Server, environment: Environment, landing: Lan
     }
 
 
-def _lines(problems: Iterable[Problem]) -> str:
-    return "\n".join(f"{dotted(problem.path)}: {problem.message}" for problem in problems)
+def _lines(problems: Iterable[Problem]) -> Lines:
+    return printable_lines(f"{dotted(problem.path)}: {problem.message}" for problem in problems)
 
 
 def server_names(wave: Wave) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The IAM documents and the vSphere role that wavelift needs. ``iam show`` and ``vsphere role`` print them.
 
 There are three identities (SMS-13): the service role ``vmimport``, which VM Import assumes; the connector; the caller.
-The policies of connector and caller are generated from the table of calls.
+The policies of connector and caller are generated from the table of calls. The policy of the staging bucket says the
+same from the other side: it also binds identities that are not wavelift's.
 """
 
 from __future__ import annotations
@@ -112,6 +113,50 @@ def identity_policy(identity: Identity, staging: Staging, *, role_arn: str = "")
     if identity == "caller" and role_arn:
         statements.append(_allow("HandRoleOn", ("iam:PassRole",), role_arn))
     return _document(*statements)
+
+
+WRITES: Final = ("s3:PutObject*", "s3:ReplicateObject", "s3:ReplicateTags")
+DELETES: Final = ("s3:DeleteObject", "s3:DeleteObjectTagging", "s3:AbortMultipartUpload")
+DELETES_FOR_GOOD: Final = ("s3:DeleteObjectVersion", "s3:DeleteObjectVersionTagging")
+
+
+def bucket_policy(staging: Staging, *, connectors: Sequence[str], callers: Sequence[str]) -> Document:
+    """The policy of the staging bucket: below the prefix only connectors write, and only they and callers delete.
+
+    It only denies, so what it does not name stays as the identities' own policies say. Nobody deletes versions: who
+    could, could hide a swap. Lifecycle rules do, because no bucket policy applies to them.
+
+    :param connectors: ARNs of roles or users. :param callers: the same, of the control plane.
+    """
+    return _document(
+        _deny("OnlyConnectorsWrite", WRITES, staging.objects_arn, _other_than(connectors)),
+        _deny("OnlyOursDelete", DELETES, staging.objects_arn, _other_than([*connectors, *callers])),
+        _deny("NobodyDeletesVersions", DELETES_FOR_GOOD, staging.objects_arn),
+        _deny(
+            "OnlyByTls",
+            ("s3:*",),
+            [staging.bucket_arn, staging.objects_arn],
+            {"Bool": {"aws:SecureTransport": "false"}},
+        ),
+    )
+
+
+def _other_than(arns: Sequence[str]) -> dict[str, Any]:
+    # Of a role's session, aws:PrincipalArn is the role's ARN. A service of AWS has none, and is denied.
+    return {"ArnNotLike": {"aws:PrincipalArn": list(dict.fromkeys(arns))}}
+
+
+def _deny(
+    name: str, actions: Sequence[str], resource: str | list[str], condition: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    statement: dict[str, Any] = {
+        "Sid": f"Wavelift{name}",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": list(actions),
+        "Resource": resource,
+    }
+    return {**statement, "Condition": dict(condition)} if condition else statement
 
 
 def actions_of(identity: Identity, resource: Resource) -> tuple[str, ...]:

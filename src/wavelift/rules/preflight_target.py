@@ -151,6 +151,15 @@ def _bucket(target: Target, account: Account, found: Findings) -> None:
                 do=f"Choose a bucket of this account for {where}",
                 part=part,
             )
+        if bucket.versioned is False:
+            found.info(
+                "bucket.unversioned",
+                f"the bucket {target.bucket} keeps no versions of objects",
+                why="AWS reads a staged disk long after it was verified. Versions show which bytes lay there "
+                "meanwhile; without them, only S3's time does, and what was replaced is lost",
+                do="Enable versioning, with a lifecycle rule that deletes noncurrent versions after some days",
+                part=part,
+            )
 
 
 def _key(target: Target, account: Account, found: Findings) -> None:

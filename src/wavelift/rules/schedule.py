@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 from wavelift.base.errors import SpecError
 from wavelift.rules.limits import LIMITS
+from wavelift.rules.problem import quoted
 
 NOW: Final = "now"
 GRACE: Final = timedelta(seconds=LIMITS["schedule_grace_seconds"].value)
@@ -21,7 +22,9 @@ GRACE: Final = timedelta(seconds=LIMITS["schedule_grace_seconds"].value)
 SEED_AHEAD: Final = timedelta(days=LIMITS["seed_ahead_days"].value)
 MIN_FREQUENCY_H: Final = LIMITS["frequency_min_hours"].value
 MAX_FREQUENCY_H: Final = LIMITS["frequency_max_hours"].value
-_EPOCH: Final = re.compile(r"[+-]?\d+(\.\d+)?")
+MAX_SEED: Final = 64
+"""Characters of a seed time. Every form of it is shorter."""
+_EPOCH: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 EARLIEST_EPOCH: Final = 1_577_836_800
 """2020-01-01 UTC in seconds. A smaller number is probably not epoch seconds: 2200 is a time, 20261201 is a date."""
 _LATEST_EPOCH: Final = 4_102_444_800
@@ -127,15 +130,20 @@ def parse_seed(value: str | int | float | datetime) -> datetime | None:
     """
     if isinstance(value, datetime):
         return _aware(value, str(value))
-    text = str(value).strip()
+    try:
+        text = str(value).strip()
+    except ValueError:  # Python refuses to write thousands of digits
+        text = "a number of thousands of digits"
     if text.lower() == NOW:
         return None
     try:
+        if len(text) > MAX_SEED:
+            raise ValueError
         if _EPOCH.fullmatch(text):
             return _of_epoch(float(text), text)
         return _aware(datetime.fromisoformat(text), text)
     except (ValueError, OverflowError, OSError):
-        raise SpecError(f"'{text}' is not a seed time", next_step=_SEED_FORMS) from None
+        raise SpecError(f"{quoted(text)} is not a seed time", next_step=_SEED_FORMS) from None
 
 
 def seed_instant(value: str | int | float | datetime, now: datetime, ahead: timedelta = SEED_AHEAD) -> datetime:

@@ -6,14 +6,17 @@ import re
 from collections.abc import Iterator, Set
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from wavelift.base.domain import Message
+from wavelift.rules.connectors import DEFAULT_CONNECTOR, Connector, free_for_a_wave
 from wavelift.rules.environment import Environment
 from wavelift.rules.fields import (
     FLAG,
     NUMBER,
     WHOLE,
+    ConnectionId,
+    Description,
     InstanceType,
     Name,
     PrivateIp,
@@ -37,6 +40,8 @@ ChangeTracking = Literal["leave", "enable"]
 SelectorKind = Literal["name", "path", "folder", "tag"]
 SELECTORS: Final[tuple[SelectorKind, ...]] = ("name", "path", "folder", "tag")
 
+MAX_GROUPS: Final = 16
+"""AWS allows no more security groups on a network interface, also on request."""
 DEFAULT_RETRIES: Final = 3
 DEFAULT_RETRY_DELAY_S: Final = 30
 
@@ -71,7 +76,10 @@ class Settings(Message):
     )
     subnet: SubnetId | None = Field(default=None, description="Subnet for the instance; the environment must allow it.")
     security_groups: tuple[SecurityGroupId, ...] | None = Field(
-        default=None, min_length=1, description="Security groups for the instance; the environment must allow them."
+        default=None,
+        min_length=1,
+        max_length=MAX_GROUPS,
+        description="Security groups for the instance; the environment must allow them.",
     )
     license_type: LicenseType | None = Field(
         default=None,
@@ -169,15 +177,19 @@ def _said_nothing(given: Set[str]) -> str:
 class Source(Message):
     """Where the servers are, and which connector reads them."""
 
-    connection: Text = Field(description="Airflow connection of type 'vsphere'.")
-    connector: Text = Field(default="default", description="Airflow queue of the worker near this vCenter.")
+    connection: ConnectionId = Field(description="Airflow connection of type 'vsphere'.")
+    connector: Connector = Field(
+        default=DEFAULT_CONNECTOR, description="Airflow queue of the worker near this vCenter."
+    )
 
 
 class Wave(Message):
     """A named set of servers that are migrated together."""
 
-    wave: Name = Field(description="Name of the wave; must equal the file's name without '.yaml'.")
-    description: str = Field(default="", description="One line for people; shown in the DAG list.")
+    wave: Annotated[Name, AfterValidator(free_for_a_wave)] = Field(
+        description="Name of the wave; must equal the file's name without '.yaml'."
+    )
+    description: Description = Field(default="", description="One line for people; shown in the DAG list.")
     source: Source = Field(description="Where the servers are, and which connector reads them.")
     environment: Name = Field(description="Name of the environment where the servers land.")
     defaults: Settings = Field(default=Settings(), description="Settings for every server that does not set its own.")
@@ -205,7 +217,7 @@ class Wave(Message):
     max_snapshot_hours: Annotated[float, Field(gt=0, le=168), NUMBER] = Field(
         default=24, description="Stop a transfer whose snapshot is older than this many hours."
     )
-    max_mbit_s: Annotated[float, Field(ge=0.1), NUMBER] | None = Field(
+    max_mbit_s: Annotated[float, Field(ge=0.1, le=1_000_000), NUMBER] | None = Field(
         default=None, description="Maximum megabits per second for one server's upload. Default: no limit."
     )
 
@@ -277,7 +289,7 @@ def twin(launch: str, source_power: str, allow_twin: bool) -> bool:
 
 
 def landing_problems(wave: Wave, environment: Environment) -> list[Problem]:
-    """Values that the environment does not allow (AMP-01), and settings that a launch needs but that are missing."""
+    """A source and values that the environment does not allow (AMP-01), and settings that a launch lacks."""
     if wave.environment != environment.environment:
         return [
             Problem(
@@ -286,10 +298,27 @@ def landing_problems(wave: Wave, environment: Environment) -> list[Problem]:
             )
         ]
     landing = Landing(environment)
-    problems: list[Problem] = []
+    problems = source_problems(wave.source, environment)
     for index, server in enumerate(wave.servers):
         problems += landing.problems(wave, server, index)
     return _once(problems)
+
+
+def source_problems(source: Source, environment: Environment) -> list[Problem]:
+    """A vCenter or a connector whose servers may not land in the environment."""
+    name = environment.environment
+    ask = f"choose another, or let an administrator add it to 'sources' in environments/{name}.yaml"
+    known = {each.connection: each.connectors for each in environment.sources}
+    connectors = known.get(source.connection)
+    if connectors is None:
+        hint = did_you_mean(source.connection, known)
+        what = f"environment '{name}' takes no servers of connection '{source.connection}'{hint}; {allowed(known)}"
+        return [Problem(("source", "connection"), f"{what}; {ask}")]
+    if source.connector in connectors:
+        return []
+    hint = did_you_mean(source.connector, connectors)
+    what = f"environment '{name}' takes no servers of '{source.connection}' through connector '{source.connector}'"
+    return [Problem(("source", "connector"), f"{what}{hint}; {allowed(connectors)}; {ask}")]
 
 
 class Landing:

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from wavelift.rules.fields import described
-from wavelift.rules.problem import Path, Problem, allowed, did_you_mean
+from wavelift.rules.problem import MAX_PROBLEMS, Path, Problem, allowed, did_you_mean, quoted
 
 _KINDS: Final = {
     "tuple_type": "a list",
@@ -26,6 +26,11 @@ _KINDS: Final = {
     "string_type": "text",
 }
 """pydantic's type of an error → what the value must be."""
+
+
+def problems_of(model: type[BaseModel] | None, error: ValidationError, hints: Mapping[str, str] = {}) -> list[Problem]:
+    """The problems of one validation, as :func:`problem_of`: at most one more than ``MAX_PROBLEMS``."""
+    return [problem_of(model, detail, hints) for detail in error.errors(include_url=False)[: MAX_PROBLEMS + 1]]
 
 
 def problem_of(model: type[BaseModel] | None, detail: ErrorDetails, hints: Mapping[str, str] = {}) -> Problem:
@@ -47,7 +52,8 @@ def problem_of(model: type[BaseModel] | None, detail: ErrorDetails, hints: Mappi
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         return Problem(
             path,
-            f"{described(given)} is not a valid value{did_you_mean(str(given), choices)}; {allowed(choices)}",
+            f"{described(given)} is not a valid value{did_you_mean(given, choices) if isinstance(given, str) else ''}; "
+            f"{allowed(choices)}",
         )
     return Problem(path, _words(kind, given, detail["msg"], hints))
 
@@ -55,9 +61,9 @@ def problem_of(model: type[BaseModel] | None, detail: ErrorDetails, hints: Mappi
 def unknown_key(name: str, known: Iterable[str] | None = None) -> str:
     """:param known: the allowed keys, if they are known."""
     if known is None:
-        return f"unknown key '{name}'"
+        return f"unknown key {quoted(name)}"
     names = list(known)
-    return f"unknown key '{name}'{did_you_mean(name, names)}; {allowed(names)}"
+    return f"unknown key {quoted(name)}{did_you_mean(name, names)}; {allowed(names)}"
 
 
 def _unknown(model: type[BaseModel], path: Path) -> str:

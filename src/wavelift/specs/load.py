@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -10,28 +11,27 @@ from typing import TypeVar
 from wavelift.base.errors import SpecError
 from wavelift.rules.environment import Environment, environment_problems
 from wavelift.rules.plans import ResolvedWave, WaveShape, resolve
-from wavelift.rules.problem import Problem, allowed, did_you_mean
+from wavelift.rules.problem import MAX_PROBLEMS, Problem, allowed, did_you_mean
 from wavelift.rules.wave import Wave, landing_problems, wave_problems
 from wavelift.specs.document import Document
-from wavelift.specs.issues import Issue, format_errors, lines, shown
+from wavelift.specs.issues import Issue, fault, format_errors, lines, shown
 from wavelift.specs.validate import PLACEHOLDER, validated
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".yaml"
 T = TypeVar("T")
+_Read = tuple[T | None, list[Issue]]
+"""What a file holds if it is valid, and its issues."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedWave:
-    """A valid wave with its valid environment, and the texts of both files."""
+    """A valid wave with its valid environment, and what a DAG is built from."""
 
     wave: Wave
     environment: Environment
-    wave_text: str
-    environment_text: str
-
-    @property
-    def shape(self) -> WaveShape:
-        return WaveShape.of(self.wave, self.environment)
+    shape: WaveShape
 
     def resolve(self) -> ResolvedWave:
         return resolve(self.wave, self.environment)
@@ -65,8 +65,7 @@ def load_environment(path: Path) -> Environment:
 
     :raises SpecError: with every problem of the file.
     """
-    environment, issues = _environment(Document(path))
-    return _or_raise(environment, issues)
+    return _or_raise(*_isolated(path, lambda: _environment(Document(path))))
 
 
 def check_file(path: Path, environments_folder: Path) -> tuple[Issue, ...]:
@@ -76,8 +75,8 @@ def check_file(path: Path, environments_folder: Path) -> tuple[Issue, ...]:
     its environment.
     """
     if path.absolute().parent == environments_folder.absolute():
-        return tuple(_environment(Document(path))[1])
-    return _Environments(environments_folder).wave(Document(path))[1]
+        return tuple(_isolated(path, lambda: _environment(Document(path)))[1])
+    return tuple(_Environments(environments_folder).wave(path)[1])
 
 
 def load_resolved(path: Path, environments_folder: Path) -> ResolvedWave:
@@ -85,8 +84,9 @@ def load_resolved(path: Path, environments_folder: Path) -> ResolvedWave:
 
     :raises SpecError: with every problem of the two files.
     """
-    loaded, issues = _Environments(environments_folder).wave(Document(path))
-    return _or_raise(loaded, issues).resolve()
+    environments = _Environments(environments_folder)
+    loaded, issues = environments.wave(path)
+    return _or_raise(loaded, [*issues, *environments.issues]).resolve()
 
 
 def load_folder(waves_folder: Path, environments_folder: Path, *, only: str | None = None) -> LoadedSpecs:
@@ -95,7 +95,7 @@ def load_folder(waves_folder: Path, environments_folder: Path, *, only: str | No
     issues: list[Issue] = []
     waves: dict[str, LoadedWave] = {}
     for path in [waves_folder / f"{only}{SUFFIX}"] if only else _files(waves_folder, issues):
-        loaded, found = environments.wave(Document(path))
+        loaded, found = environments.wave(path)
         issues += found
         if loaded:
             waves[loaded.wave.wave] = loaded
@@ -105,15 +105,17 @@ def load_folder(waves_folder: Path, environments_folder: Path, *, only: str | No
     return LoadedSpecs(waves, environments.valid, (*issues, *environments.issues))
 
 
-def load_texts(wave_text: str, environment_text: str) -> LoadedWave | None:
-    """A wave from a kept copy; None if the current rules refuse it."""
-    environment_document = Document(Path("kept"), environment_text)
-    environment, broken = _environment(environment_document, any_stem=True)
-    wave_document = Document(Path("kept"), wave_text)
-    wave, _, issues = _wave(wave_document, any_stem=True)
-    if wave is None or environment is None or issues or broken or landing_problems(wave, environment):
-        return None
-    return LoadedWave(wave, environment, wave_text, environment_text)
+def _isolated(path: Path, read: Callable[[], _Read[T]]) -> _Read[T]:
+    """Read one file. Whatever happens is a problem of this file, and no other file notices."""
+    try:
+        value, issues = read()
+    except Exception as error:  # no case is known; without this, one file would take the DAGs of all waves away
+        log.exception("wavelift failed on %s", shown(path))
+        return None, [fault(path, error)]
+    if len(issues) > MAX_PROBLEMS:
+        more = f"more than {MAX_PROBLEMS} problems; correct those that are listed first"
+        issues = [*issues[:MAX_PROBLEMS], Issue(shown(path), 0, (), more)]
+    return value, issues
 
 
 class _Environments:
@@ -121,53 +123,59 @@ class _Environments:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._read: dict[str, tuple[Environment | None, str]] = {}
+        self._read: dict[str, Environment | None] = {}
         self.issues: list[Issue] = []
 
     @property
     def valid(self) -> dict[str, Environment]:
-        return {name: environment for name, (environment, _) in self._read.items() if environment}
+        return {name: environment for name, environment in self._read.items() if environment}
 
-    def get(self, name: str) -> tuple[Environment | None, str]:
+    def get(self, name: str) -> Environment | None:
         if name not in self._read:
-            document = Document(self.folder / f"{name}{SUFFIX}")
-            environment, issues = _environment(document)
+            path = self.folder / f"{name}{SUFFIX}"
+            environment, issues = _isolated(path, lambda: _environment(Document(path)))
             self.issues += issues
-            self._read[name] = (environment, document.text)
+            self._read[name] = environment
         return self._read[name]
 
-    def wave(self, document: Document) -> tuple[LoadedWave | None, tuple[Issue, ...]]:
-        """The wave of a document with its environment, or its issues."""
+    def wave(self, path: Path) -> _Read[LoadedWave]:
+        """The wave of a file with its environment, or its issues."""
+        return _isolated(path, lambda: self._landing(Document(path)))
+
+    def _landing(self, document: Document) -> _Read[LoadedWave]:
         wave, partial, issues = _wave(document)
         checked = wave or partial
         if checked is None:
-            return None, tuple(issues)
-        environment, text, missing = self._landing(checked.environment)
+            return None, issues
+        environment, missing = self._named(checked.environment)
         if environment is None:
-            issues.append(document.issue(Problem(("environment",), missing)))
-            return None, tuple(issues)
-        issues += [document.issue(problem) for problem in _of_real(checked, landing_problems(checked, environment))]
+            return None, [*issues, document.issue(Problem(("environment",), missing))]
+        wrong_source = any(issue.path[:1] == ("source",) for issue in issues)
+        issues += [
+            document.issue(problem)
+            for problem in _of_real(checked, landing_problems(checked, environment))
+            if not (wrong_source and problem.path[0] == "source")
+        ]
         if wave is None or issues:
-            return None, tuple(issues)
-        return LoadedWave(wave, environment, document.text, text), ()
+            return None, issues
+        return LoadedWave(wave, environment, WaveShape.of(wave, environment)), []
 
-    def _landing(self, name: str) -> tuple[Environment | None, str, str]:
+    def _named(self, name: str) -> tuple[Environment | None, str]:
         path = self.folder / f"{name}{SUFFIX}"
-        if not path.is_file():
+        if not path.exists():
             known = sorted(file.stem for file in self.folder.glob(f"*{SUFFIX}"))
-            return None, "", f"there is no {shown(path)}{did_you_mean(name, known)}; {allowed(known)}"
-        environment, text = self.get(name)
-        return environment, text, f"{shown(path)} has errors; correct them first"
+            return None, f"there is no {shown(path)}{did_you_mean(name, known)}; {allowed(known)}"
+        return self.get(name), f"{shown(path)} has errors; correct them first"
 
 
-def _wave(document: Document, *, any_stem: bool = False) -> tuple[Wave | None, Wave | None, list[Issue]]:
+def _wave(document: Document) -> tuple[Wave | None, Wave | None, list[Issue]]:
     """Three values: the wave if it is valid, the readable part of the wave, and the issues."""
     if document.value is None:
         return None, None, document.issues
     wave, problems, whole = validated(Wave, document.value)
     if wave is not None:
         problems += _of_real(wave, wave_problems(wave))
-        problems += _wrong_stem(document, "wave", wave.wave, any_stem)
+        problems += _wrong_stem(document, "wave", wave.wave)
     issues = [*document.issues, *(document.issue(problem) for problem in problems)]
     return (wave if whole and not issues else None), wave, issues
 
@@ -180,20 +188,20 @@ def _of_real(wave: Wave, problems: list[Problem]) -> list[Problem]:
     return [problem for problem in problems if problem.path[:2] not in standing_in]
 
 
-def _environment(document: Document, *, any_stem: bool = False) -> tuple[Environment | None, list[Issue]]:
+def _environment(document: Document) -> _Read[Environment]:
     if document.value is None:
         return None, document.issues
     environment, problems, whole = validated(Environment, document.value)
     if environment is not None:
         problems += environment_problems(environment)
-        problems += _wrong_stem(document, "environment", environment.environment, any_stem)
+        problems += _wrong_stem(document, "environment", environment.environment)
     issues = [*document.issues, *(document.issue(problem) for problem in problems)]
     return (environment if whole and not issues else None), issues
 
 
-def _wrong_stem(document: Document, key: str, name: str, any_stem: bool) -> list[Problem]:
+def _wrong_stem(document: Document, key: str, name: str) -> list[Problem]:
     stem = document.path.stem
-    if any_stem or name == stem:
+    if name == stem:
         return []
     return [
         Problem(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from wavelift.rules.problem import Path, Problem
-from wavelift.rules.wording import problem_of
+from wavelift.rules.wording import problems_of
 
 M = TypeVar("M", bound=BaseModel)
 
-PLACEHOLDER: Final = "\x00"
-"""Prefix of a placeholder name. It replaces a server entry with errors while the other entries are checked."""
+PLACEHOLDER: Final = secrets.token_hex(16)
+"""Prefix of a placeholder name. It replaces a server entry with errors while the other entries are checked. No file can
+guess it: problems of such a name are not reported."""
 YAML: Final = {"a list": "'- item' lines or '[a, b]'", "a mapping": "'key: value' lines"}
 
 
@@ -26,7 +28,7 @@ def validated(model: type[M], value: dict[str, Any]) -> tuple[M | None, list[Pro
     try:
         return model.model_validate(value), [], True
     except ValidationError as error:
-        problems = [problem_of(model, detail, YAML) for detail in error.errors(include_url=False)]
+        problems = problems_of(model, error, YAML)
     try:
         return model.model_validate(_without(value, [problem.path for problem in problems])), problems, False
     except ValidationError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import secrets
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -48,17 +49,19 @@ def audit_indices(
     block_count: int,
     changed: Collection[int],
     *,
-    seed: int | str,
     cancel: CancelFlag,
     pct: float = AUDIT_PCT,
     minimum: int = AUDIT_MINIMUM,
+    chance: random.Random | None = None,
 ) -> list[int]:
     """Which unchanged blocks to read, ascending: ``pct`` per cent of them, at least ``minimum`` (or all there are).
 
     One block of every 128 GiB zone is among them, and up to half of the rest are neighbours of changed areas: a map
-    that lost something lost it most likely there. One seed gives one choice. Linear in ``block_count``.
+    that lost something lost it most likely there. A vCenter that lies can't know the choice beforehand.
+    Linear in ``block_count``.
 
     :param changed: indices of the blocks that tracking names.
+    :param chance: for tests, which need the same choice again.
     :raises Cancelled: ``cancel`` is set; a disk of many TiB takes seconds.
     """
     if not 0 < pct <= 100:
@@ -69,7 +72,7 @@ def audit_indices(
     cancel.check()
     unchanged = known.count(UNCHANGED)
     budget = min(unchanged, max(minimum, math.ceil(unchanged * pct / 100)))
-    chance = random.Random(seed)
+    chance = chance or secrets.SystemRandom()
     chosen = set(_one_per_zone(known, chance, cancel))
     near = [index for index in _neighbours(known) if index not in chosen]
     chosen.update(_some(near, (budget - len(chosen)) // 2, chance))

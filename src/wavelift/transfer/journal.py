@@ -26,7 +26,7 @@ from typing import Final, Self
 
 from wavelift.base.errors import CorruptStreamError, WaveliftError
 from wavelift.base.private import private_folder
-from wavelift.transfer.manifest import DIGEST_SIZE, Manifest
+from wavelift.transfer.manifest import DIGEST_SIZE, Manifest, block_count
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ RECORD: Final = struct.Struct(f">I{DIGEST_SIZE}s")
 SEGMENT_SECONDS: Final = 25.0
 """How old an acknowledgement may get before it is stored elsewhere: 30 s is promised, storing takes a moment."""
 NONCE_LENGTH: Final = 8
+TIMES_A_BLOCK: Final = 2
+"""How often a segment names a block on average, at most: whoever may write to the bucket must not choose its size."""
 _MARK: Final = 0xFFFF_FFFF
 """Index of a record that is no block: a segment was stored, and all before it is in it but for the last n records."""
 _MAGIC: Final = b"wavelift journal 1\n"
@@ -71,6 +73,11 @@ class JournalIdentity:
 
     def header(self, nonce: str) -> bytes:
         return _MAGIC + json.dumps({**asdict(self), "nonce": nonce}, sort_keys=True).encode() + b"\n"
+
+
+def most_segment_bytes(capacity: int) -> int:
+    """How large a segment of a disk's journal can be."""
+    return _MAX_HEADER + TIMES_A_BLOCK * (block_count(capacity) + 1) * RECORD.size + DIGEST_SIZE
 
 
 def segment_name(nonce: str, number: int) -> str:
@@ -203,10 +210,11 @@ class Journal:
         with self._storing:
             with self._lock:
                 size, taken = len(self._fresh), self._clock()
-                body = self.identity.header(self._nonce) + self._fresh
+                records = bytes(self._fresh)
             if not size:
                 return False
             number = self.segments.get(self._nonce, 0) + 1
+            body = self.identity.header(self._nonce) + self._bounded(records)
             self._store(segment_name(self._nonce, number), body + hashlib.sha256(body).digest())
             stored = {**self.segments, self._nonce: number}
             self._checkpoint(stored)
@@ -216,6 +224,12 @@ class Journal:
                 self._fresh_since = taken
                 self._write(RECORD.pack(_MARK, _MARK_BODY.pack(number, len(self._fresh) // RECORD.size)))
             return True
+
+    def _bounded(self, records: bytes) -> bytes:
+        """What was stored nowhere for very long may name its blocks many times: then the last word on each is kept."""
+        if len(records) <= TIMES_A_BLOCK * self._table.block_count * RECORD.size:
+            return records
+        return b"".join(RECORD.pack(*each) for each in dict(RECORD.iter_unpack(records)).items())
 
     def close(self, *, store: bool = True) -> None:
         """Store the last segment and close the file, which stays. Idempotent.

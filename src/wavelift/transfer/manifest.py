@@ -110,6 +110,11 @@ class Manifest:
         body = b"".join((_MAGIC, header, b"\n", memoryview(self._table)[: self._length]))
         return body + hashlib.sha256(body).digest()
 
+    @staticmethod
+    def most_bytes(capacity: int) -> int:
+        """How large the file of a disk's manifest can be."""
+        return len(_MAGIC) + _MAX_HEADER + (block_count(capacity) + 1) * DIGEST_SIZE
+
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """:raises CorruptStreamError: when ``data`` is anything but a whole, unharmed manifest of a known version."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import secrets
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -320,12 +321,17 @@ def verify_sample(
     return found.result(checked)
 
 
-def sample_indices(manifest: Manifest, pct: float, seed: int | str) -> list[int]:
+def sample_indices(manifest: Manifest, pct: float, chance: random.Random | None = None) -> list[int]:
     """Blocks to read back, ascending: ``pct`` per cent of those with data and of the zero ones, at least one of each
-    kind there is, and always the first and the last with data (partition tables). One seed gives one choice."""
+    kind there is, and always the first and the last with data (partition tables).
+
+    Nobody can know the choice beforehand, and so change what is not looked at: it follows from nothing that is stored.
+
+    :param chance: for tests, which need the same choice again.
+    """
     if not 0 < pct <= 100:
         raise ValueError(f"{pct} per cent is not within 0..100")
-    chance = random.Random(seed)
+    chance = chance or secrets.SystemRandom()
     data = array("I", manifest.data_blocks())
     zeros = array("I", (index for index in range(manifest.block_count) if manifest.digest(index) is None))
     chosen = {*data[:1], *data[-1:]}

@@ -14,6 +14,7 @@ from wavelift.base.rates import LEAST_BYTES, note_rate
 from wavelift.base.run import CancelFlag
 from wavelift.cli.local_airflow import LocalAirflow
 from wavelift.ledger import Ledger
+from wavelift.rules.plans import WaveShape
 from wavelift.specs.last_valid import LastValid
 from wavelift.transfer.journal import Journal, JournalIdentity
 from wavelift.transfer.line import SharedLine
@@ -50,7 +51,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "ledger": open_ledger,
     "journal": write_journal,
     "line": lambda folder: SharedLine(folder, lambda: 1000.0).take(1 << 20, CancelFlag()),
-    "last valid specs": lambda folder: LastValid(folder).keep("shop", "wave", "environment"),
+    "last valid specs": lambda folder: LastValid(folder).keep(WaveShape.fallback("shop")),
     "rates": lambda folder: note_rate(folder, LEAST_BYTES, 1.0),
 }
 

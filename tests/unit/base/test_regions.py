@@ -35,6 +35,7 @@ def environment(**changes: Any) -> Environment:
         "subnets": ("subnet-00000001",),
         "security_groups": ("sg-00000001",),
         "instance_types": ("m6i.large",),
+        "sources": [{"connection": "vc", "connectors": ["default"]}],
     }
     return Environment.model_validate(values | changes)
 

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wavelift.base.wire import HEAD_LIMIT, Head, Line, WireError, parse_answer, parse_head
@@ -61,6 +61,7 @@ def test_a_head_tells_whether_the_connection_lasts(head: bytes, lasting: bool) -
         b"SSH-2.0-OpenSSH\r\n\r\n",
         b"HTTP/2 200\r\n\r\n",
         b"HTTP/1.1 +20 OK\r\n\r\n",
+        b"HTTP/1.1 " + b"2" * 5000 + b" OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1_0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
@@ -199,3 +200,21 @@ def test_silence_ends_with_the_time_out() -> None:
         ours.settimeout(0.01)
         with pytest.raises(TimeoutError):
             got(Line(ours))
+
+
+@given(data=st.binary(max_size=200))
+@example(data=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: 1\r\n" * 1000)
+@example(data=b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\n")
+def test_whatever_a_server_sends_ends_as_an_answer_or_as_a_cut_connection(data: bytes) -> None:
+    for sent in (data, b"HTTP/1.1 200 OK\r\n" + data, b"HTTP/1.1 206 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + data):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.sendall(sent)
+            theirs.close()
+            line = Line(ours)
+            try:
+                line.answer(to_end=True)
+                read(line, 4096)
+                line.finished()
+            except OSError:
+                continue

@@ -19,12 +19,13 @@ from wavelift.base.settings import AIRFLOW
 from wavelift.cli.demo import dags_source
 from wavelift.cli.main import app
 from wavelift.cli.wave import grouped, print_findings
-from wavelift.rules.policies import Staging, identity_policy, role_policy, trust_policy, vsphere_role
+from wavelift.rules.policies import Staging, bucket_policy, identity_policy, role_policy, trust_policy, vsphere_role
 from wavelift.specs import check_file, format_errors
 
 pytestmark = pytest.mark.unit
 DAGS: Final = dags_source()
 KEY: Final = "arn:aws:kms:eu-central-1:111122223333:key/k"
+ROLES: Final = "arn:aws:iam::111122223333:role"
 
 
 def call(*arguments: str, **variables: str) -> Result:
@@ -94,8 +95,18 @@ def test_validate_of_a_file_that_is_not_there(tmp_path: Path) -> None:
             ("caller", "--role-arn", "arn:aws:iam::111122223333:role/vmimport"),
             identity_policy("caller", Staging("b", "waves", KEY), role_arn="arn:aws:iam::111122223333:role/vmimport"),
         ),
+        (
+            ("bucket", "--connector-arn", f"{ROLES}/c", "--connector-arn", f"{ROLES}/d", "--caller-arn", f"{ROLES}/a"),
+            bucket_policy(Staging("b", "waves", KEY), connectors=[f"{ROLES}/c", f"{ROLES}/d"], callers=[f"{ROLES}/a"]),
+        ),
+        (
+            ("bucket", "--account", "111122223333"),
+            bucket_policy(
+                Staging("b", "waves", KEY), connectors=[f"{ROLES}/YOUR-CONNECTOR"], callers=[f"{ROLES}/YOUR-CALLER"]
+            ),
+        ),
     ],
-    ids=["service role", "trust", "connector", "caller"],
+    ids=["service role", "trust", "connector", "caller", "bucket", "bucket, not filled in"],
 )
 def test_sms_13_iam_show_prints_each_identity_s_document(arguments: tuple[str, ...], document: dict[str, Any]) -> None:
     done = call("iam", "show", *arguments, "--bucket", "b", "--prefix", "waves", "--kms-key", KEY)

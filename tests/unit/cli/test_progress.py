@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 STORED = {"disks": {"SCSI 0:0": {"phase": "export", "done": 3, "total": 10, "data": 2, "sent": 1}}, "rate": 5}
 PLACE = (
-    "http://airflow/api/v2/dags/w.migrate/dagRuns/r%3A1/taskInstances/server.export/state-store/progress?map_index=2"
+    "https://airflow/api/v2/dags/w.migrate/dagRuns/r%3A1/taskInstances/server.export/state-store/progress?map_index=2"
 )
 NOON = "Wed, 02 Dec 2026 12:00:00 GMT"
 
@@ -35,7 +35,7 @@ class Pool:
 
 
 def progress(monkeypatch: pytest.MonkeyPatch, pool: Pool) -> TransferProgress | None:
-    client = ApiClient("http://airflow", lambda: "token")
+    client = ApiClient("https://airflow", lambda: "token")
     monkeypatch.setattr(client, "_pool", pool)
     return client.progress("w.migrate", "r:1", "server.export", map_index=2)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.contexts import run_context
 from tests.ledgers import within
@@ -90,6 +92,22 @@ def test_sms_01_sms_02_connectors_and_catalogues_are_told_whole(desk: Desk) -> N
     assert desk.post("/catalog/clear", connection="vc") == {"connection": "vc", "removed": 1}
     assert desk.post("/connectors/hall-a/check") == {"dag_id": "connector_health.hall-a", "dag_run_id": "manual__1"}
     assert desk.post("/connectors/hall-a/disassociate") == {"name": "hall-a", "disassociated": True}
+
+
+def test_a_catalogue_of_another_connector_is_not_taken_over(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.post("/connectors", name="hall-a", connection="vc")
+
+    def only_hall_b(*, method: str, details: Any, **_: Any) -> bool:
+        return bool(details.id == "server_catalog.hall-b")
+
+    monkeypatch.setattr(desk.rights, "is_authorized_dag", only_hall_b)
+    told = desk.refused("POST", "/catalog/import", 409, {"connection": "vc", "connector": "hall-b"})
+    assert "belongs to connector hall-a" in told["detail"]
+    told = desk.refused("POST", "/connectors", 403, {"name": "hall-b", "connection": "vc"})
+    assert "may not trigger server_catalog.hall-a" in told["detail"]
+    assert desk.airflow.triggered == []
+    desk.post("/connectors", name="hall-b", connection="vc-b")
+    desk.post("/catalog/import", connection="vc-b", connector="hall-b")
 
 
 def test_a_run_that_we_start_gets_a_conf_that_its_admission_takes(desk: Desk) -> None:

@@ -11,12 +11,12 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 from airflow.api_fastapi.core_api.security import get_user
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 
 from wavelift.console.api import create_app
-from wavelift.console.deps import _airflow, _ledger
-from wavelift.console.gate import Gate
+from wavelift.console.deps import Specs, _airflow, _ledger
+from wavelift.console.gate import Gate, Limits
 
 pytestmark = pytest.mark.unit
 
@@ -48,6 +48,21 @@ class OwnAirflow:
         raise HTTPException(504, "no thread was free")
 
 
+async def ana(request: Request) -> str:
+    return "ana"
+
+
+async def nobody(request: Request) -> str:
+    raise HTTPException(401, "Not authenticated")
+
+
+class AnySpecs:
+    """The files of any wave are valid."""
+
+    def wave(self, name: str) -> None:
+        return None
+
+
 def test_starting_up_takes_no_request_s_place() -> None:
     """A lifespan lasts as long as the process."""
     seen = []
@@ -59,17 +74,18 @@ def test_starting_up_takes_no_request_s_place() -> None:
         with anyio.fail_after(STUCK_S):
             await gate({"type": "lifespan"}, None, None)  # type: ignore[arg-type]  # the app asks for neither
 
-    anyio.run(started, Gate(app, at_once=0))
+    anyio.run(started, Gate(app, nobody, Limits(at_once=0)))
     assert seen == ["lifespan"]
 
 
 def test_requests_at_once_leave_threads_for_the_api_that_they_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wavelift.console.replication_runs.require_trigger", lambda user, wave: None)
-    app = create_app()
+    app = create_app(ana)
     app.dependency_overrides[get_user] = lambda: None
     app.dependency_overrides[_ledger] = lambda: None
     own = OwnAirflow()
     app.dependency_overrides[_airflow] = lambda: own
+    app.dependency_overrides[Specs] = AnySpecs
 
     with TestClient(app) as client, ThreadPoolExecutor(REQUESTS) as pool:
         asked = [

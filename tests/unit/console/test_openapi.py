@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from wavelift.console import answers
+from wavelift.console.api import REFUSALS
 from wavelift.console.openapi import openapi_text
 
 pytestmark = pytest.mark.unit
@@ -29,4 +30,6 @@ def test_every_route_says_what_it_answers() -> None:
         answer = schema["$ref"].rpartition("/")[2]
         assert issubclass(getattr(answers, answer), answers.Answer), name
         assert schemas[answer]["properties"], name
-        assert told["responses"]["4XX"]["content"]["application/json"]["schema"]["$ref"].endswith("/Problem"), name
+        for status in REFUSALS:
+            refusal = told["responses"][str(status)]["content"]["application/json"]["schema"]["$ref"]
+            assert refusal.endswith("/WrongRequest" if status == 422 else "/Problem"), (name, status)

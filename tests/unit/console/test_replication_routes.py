@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
 from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
+from tests.specs import load_texts
 
 from wavelift.airflow.rest import ApiError
 from wavelift.base.catalog import CatalogIndex, CatalogManager, CatalogRow
@@ -23,7 +25,6 @@ from wavelift.rules.replication import JobState, RunState
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.deletion import complete_deletion
 from wavelift.services.replication.outcome import fail_run, mark_cancelled
-from wavelift.specs.load import load_texts
 
 pytestmark = pytest.mark.unit
 
@@ -39,6 +40,7 @@ vpc: vpc-0aaaaaaaaaaaaaaaa
 subnets: [subnet-0aaaaaaaaaaaaaaaa]
 security_groups: [sg-0aaaaaaaaaaaaaaaa]
 instance_types: [t3.small]
+sources: [{connection: vc, connectors: [hall-a]}]
 """
 WAVE = """\
 wave: erp
@@ -79,8 +81,10 @@ class Airflow:
     def find_run_state(self, dag_id: str, run_id: str) -> str:
         return self.states.get(run_id, "running")
 
-    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        return self.tasks
+    def task_instances(
+        self, dag_id: str, run_id: str, *, task_id: str = "", timeout: float = 60
+    ) -> list[dict[str, Any]]:
+        return [task for task in self.tasks if task_id in ("", task["task_id"])]
 
     def fail_task(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
         self.failed.append(f"{task_id} {map_index}")
@@ -88,7 +92,9 @@ class Airflow:
             if (task["task_id"], task["map_index"]) == (task_id, map_index):
                 task["state"] = "failed"
 
-    def progress(self, dag_id: str, run_id: str, task_id: str, *, map_index: int) -> TransferProgress | None:
+    def progress(
+        self, dag_id: str, run_id: str, task_id: str, *, map_index: int, timeout: float = 60
+    ) -> TransferProgress | None:
         return self.moved
 
 
@@ -97,11 +103,14 @@ class Specs:
 
     def __init__(self) -> None:
         self.text = WAVE
+        self.broken = ""
 
     def wave(self, name: str) -> ResolvedWave:
+        if self.broken:
+            raise SpecError(self.broken)
         if name != "erp":
             raise SpecError(f"There is no spec of wave '{name}'")
-        loaded = load_texts(self.text, ENVIRONMENT)
+        loaded = load_texts(self.text, ENVIRONMENT, where="lab")
         assert loaded is not None
         return loaded.resolve()
 
@@ -126,12 +135,18 @@ class User:
         return "ana"
 
 
+async def ana(request: Request) -> str:
+    """The gate's login."""
+    return "ana"
+
+
 class Desk:
     """The console as one user's program sees it."""
 
     def __init__(self, ledger: Ledger, client: TestClient) -> None:
         self.ledger, self.client = ledger, client
         self.airflow, self.specs, self.rights = Airflow(), Specs(), Rights()
+        self.doubles: dict[Any, Any] = {}
 
     def get(self, path: str, **query: Any) -> Any:
         return self.told(self.client.get(path, params=query))
@@ -160,16 +175,17 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     from wavelift.console import access, deps
     from wavelift.console.api import create_app
 
-    app = create_app()
+    app = create_app(ana)
     with fresh_ledger(tmp_path / "wavelift.db") as ledger:
         made = Desk(ledger, TestClient(app))
-        app.dependency_overrides = {
+        made.doubles = app.dependency_overrides = {
             get_user: User,
             deps._ledger: lambda: ledger,
             deps._airflow: lambda: made.airflow,
             deps.Specs: lambda: made.specs,
         }
         monkeypatch.setattr(access, "get_auth_manager", lambda: made.rights)
+        monkeypatch.setattr(access, "_team", lambda dag_id: None)
         yield made
 
 
@@ -276,6 +292,27 @@ def test_sms_03_what_a_job_can_t_be_is_refused(desk: Desk) -> None:
     import_catalog(desk.ledger, web01="debian12_64Guest")
     refused = desk.refused("POST", "/jobs", 409, {**body, "license_type": "aws"})
     assert (refused["rule"], desk.get("/jobs")["total"]) == ("license", 0)
+
+
+def test_files_that_allow_no_run_let_nothing_start_and_nothing_be_lost(desk: Desk) -> None:
+    """Also when somebody broke them on purpose: the last valid version does not count."""
+    job = desk.job("web01")
+    desk.specs.broken = "waves/erp.yaml:3: source.connection: environment 'lab' takes no servers of connection 'vc'"
+    before = [dict(row) for row in desk.client.get("/jobs").json()["jobs"]]
+    for path, body in (
+        ("/jobs", {"wave": "erp", "servers": ["db01"]}),
+        ("/waves/erp/apply", {"dry_run": False}),
+        ("/waves/erp/apply", {"dry_run": True}),
+        ("/waves/erp/replications", {"servers": ["web01"]}),
+        (f"/jobs/{job}/resume", {}),
+    ):
+        answer = desk.client.post(path, json=body)
+        assert answer.status_code in range(400, 500), path
+        assert desk.specs.broken in answer.text, path
+    assert desk.client.get("/jobs").json()["jobs"] == before
+    assert desk.post(f"/jobs/{job}/pause")["state"] == "paused"
+    desk.specs.broken = ""
+    assert desk.post(f"/jobs/{job}/resume")["state"] == "active"
 
 
 def test_sms_03_a_job_is_changed_paused_resumed_extended(desk: Desk) -> None:

@@ -156,7 +156,7 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
     m = web01.id
     intended = within(ledger.write(), migrations.record_intent, m, name="wavelift-abc", vm="vm-1", clock=clock)
     assert (intended.state, intended.snapshot_state) == (MigrationState.TRANSFERRING, SnapshotState.INTENDED)
-    assert within(ledger.read(), migrations.ROWS.open_snapshots) == (intended,)
+    assert within(ledger.read(), migrations.ROWS.open_snapshots, "erp") == (intended,)
 
     within(
         ledger.write(),
@@ -176,7 +176,7 @@ def test_amp_07_the_whole_way_of_a_server(ledger: Ledger, run: DagRun, clock: Cl
         within(ledger.write(), migrations.record_snapshot_removed, m, clock=clock).snapshot_state
         is SnapshotState.REMOVED
     )
-    assert within(ledger.read(), migrations.ROWS.open_snapshots) == ()
+    assert within(ledger.read(), migrations.ROWS.open_snapshots, "erp") == ()
 
     within(ledger.write(), migrations.advance, m, MigrationState.VERIFYING, phase="reading back", clock=clock)
     proof = VerifyResult(server="web01", level="full", bytes_verified=3 << 40, bytes_read_back=20)

@@ -38,8 +38,8 @@ def test_the_id_of_another_object_leads_to_no_rows() -> None:
 @ROWS
 def test_all_rows_answer_what_is_asked_of_every_flow(ledger: Ledger, clock: HandClock, rows: ServerRuns[Any]) -> None:
     assert within(ledger.read(), rows.count_active, "hall-a") == 0
-    assert within(ledger.read(), rows.open_snapshots) == ()
-    assert within(ledger.read(), rows.started_runs) == ()
+    assert within(ledger.read(), rows.open_snapshots, "erp") == ()
+    assert within(ledger.read(), rows.started_runs, "erp") == ()
     imports = [RunningImport(id="import-ami-1", phase="converting", percent=28, run="0")]
     within(ledger.write(), rows.record_import_progress, imports, clock=clock)
 

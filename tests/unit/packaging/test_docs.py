@@ -105,6 +105,15 @@ def test_links_and_named_paths_exist(page: Path) -> None:
             assert any((base / path).exists() for base in (ROOT, PACKAGE, PACKAGE / page.stem, page.parent)), path
 
 
+def test_every_test_that_a_page_names_exists() -> None:
+    named = {words for page in PAGES for words in re.findall(r"`([\w./-]+\.py::\w+)`", page.read_text())}
+    assert len(named) > 40, "docs/security.md names the test of each promise"
+    for words in sorted(named):
+        file, _, name = words.partition("::")
+        assert (ROOT / file).is_file(), words
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(), re.MULTILINE), words
+
+
 def names_a_file(path: str) -> bool:
     """Whether it looks like a path of this repository: a folder that is here, or a file's suffix after a folder."""
     first, slash, _ = path.partition("/")

@@ -65,6 +65,7 @@ class BucketStub:
     exists: bool = True
     region: str = "eu-central-1"
     owned: bool | None = True
+    versioned: bool | None = True
     encryption: str = "AES256"
     kms_key: str = ""
     unknown: str = ""
@@ -194,6 +195,7 @@ def _environment(**changes: Any) -> Environment:
         "subnets": ["subnet-aaaa0001"],
         "security_groups": ["sg-aaaa0001"],
         "instance_types": ["m6i.large", "t2.small", "m6g.large", "t2.nano"],
+        "sources": [{"connection": "vc", "connectors": ["default"]}],
     }
     return Environment.load({**values, **changes})
 

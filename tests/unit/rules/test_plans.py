@@ -59,6 +59,15 @@ def test_resolve_refuses_what_is_wrong(wave: Any, environment: Any) -> None:
         resolve(wave(), environment(environment="test"))
 
 
+def test_a_plan_is_made_only_of_a_source_that_the_environment_names(wave: Any, environment: Any) -> None:
+    here = environment(sources=[{"connection": "vc", "connectors": ["a", "b"]}])
+    assert resolve(wave(source={"connection": "vc", "connector": "b"}), here).connector == "b"
+    with pytest.raises(SpecError, match="takes no servers of 'vc' through connector 'default'; allowed: a, b"):
+        resolve(wave(), here)
+    with pytest.raises(SpecError, match="takes no servers of connection 'else'; allowed: vc"):
+        resolve(wave(source={"connection": "else", "connector": "b"}), here)
+
+
 def test_choose_servers_of_the_form(resolved: Any) -> None:
     wave = resolved("a", {"path": "/DC0/vm/x/b"}, {"folder": "/DC0/vm/y"})
     assert [plan.server for plan in wave.choose(None).servers] == ["a", "b", "/DC0/vm/y"]

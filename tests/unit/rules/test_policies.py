@@ -14,10 +14,11 @@ from botocore.session import Session
 from pyVmomi import vim
 
 import wavelift
-from wavelift.rules.calls import AWS_CALLS, FREE, VSPHERE_CALLS
+from wavelift.rules.calls import AWS_CALLS, FREE, VSPHERE_CALLS, Identity
 from wavelift.rules.policies import (
     Staging,
     actions_of,
+    bucket_policy,
     identity_policy,
     printable,
     required_privileges,
@@ -29,6 +30,7 @@ from wavelift.rules.policies import (
 pytestmark = pytest.mark.unit
 ADAPTERS = Path(wavelift.__file__).parent / "adapters"
 SERVICES = ("ec2", "s3", "iam", "kms", "sts", "ebs")
+IDENTITIES: tuple[Identity, ...] = ("connector", "caller")
 STAGING = Staging("disks", "waves/", "arn:aws:kms:eu-central-1:111122223333:key/k")
 
 
@@ -88,6 +90,42 @@ def test_sms_13_the_connector_changes_nothing_but_its_objects_and_our_snapshots(
         "Resource": "arn:aws:ec2:*::snapshot/*",
         "Condition": {"StringLike": {"aws:ResourceTag/wavelift:run": "*"}},
     }
+
+
+def test_only_the_connector_puts_objects_and_nobody_deletes_versions() -> None:
+    writes = {action for action in actions_of("connector", "objects") if action.startswith("s3:Put")}
+    assert writes == {"s3:PutObject", "s3:PutObjectTagging"}
+    assert actions_of("caller", "objects") == (
+        "s3:AbortMultipartUpload",
+        "s3:DeleteObject",
+        "s3:GetObject",
+        "s3:GetObjectVersion",
+        "s3:ListMultipartUploadParts",
+    )
+    for identity in IDENTITIES:
+        assert "s3:DeleteObjectVersion" not in printable(identity_policy(identity, STAGING))
+
+
+def test_the_policy_of_the_bucket_only_denies_and_only_below_the_prefix() -> None:
+    document = bucket_policy(STAGING, connectors=["arn:aws:iam::1:role/c"], callers=["arn:aws:iam::1:role/a"])
+    statements = {one["Sid"]: one for one in document["Statement"]}
+    assert {one["Effect"] for one in statements.values()} == {"Deny"}
+    assert {one["Principal"] for one in statements.values()} == {"*"}
+    assert statements["WaveliftOnlyConnectorsWrite"] == {
+        "Sid": "WaveliftOnlyConnectorsWrite",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": ["s3:PutObject*", "s3:ReplicateObject", "s3:ReplicateTags"],
+        "Resource": "arn:aws:s3:::disks/waves/*",
+        "Condition": {"ArnNotLike": {"aws:PrincipalArn": ["arn:aws:iam::1:role/c"]}},
+    }
+    assert "Condition" not in statements["WaveliftNobodyDeletesVersions"]
+    deletes = statements["WaveliftOnlyOursDelete"]
+    assert {"s3:DeleteObject", "s3:AbortMultipartUpload"} <= set(deletes["Action"])
+    assert deletes["Condition"]["ArnNotLike"]["aws:PrincipalArn"] == ["arn:aws:iam::1:role/c", "arn:aws:iam::1:role/a"]
+    assert statements["WaveliftOnlyByTls"]["Resource"] == ["arn:aws:s3:::disks", "arn:aws:s3:::disks/waves/*"]
+    allowed = {action for identity in IDENTITIES for action in actions_of(identity, "objects")}
+    assert not set(statements["WaveliftNobodyDeletesVersions"]["Action"]) & allowed
 
 
 def test_sms_13_trust_policy() -> None:

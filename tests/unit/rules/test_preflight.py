@@ -409,6 +409,7 @@ ENVIRONMENT = [
     ({"bucket": {"region": "us-east-1"}}, "bucket.region", E),
     ({"bucket": {"owned": False}}, "bucket.owner", E),
     ({"bucket": {"unknown": "denied"}}, "bucket.unknown", W),
+    ({"bucket": {"versioned": False}}, "bucket.unversioned", N),
     ({"network": {"unknown": "denied"}}, "network.unknown", W),
     ({"default_encryption": True}, "encryption.default", N),
 ]

@@ -8,12 +8,12 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 from pydantic import ValidationError
+from tests.specs import load_texts
 
 from wavelift.base.errors import SpecError
 from wavelift.rules.plans import ResolvedWave, WaveShape
 from wavelift.rules.wave import Wave
 from wavelift.rules.wave_replication import Replication, ReplicationPlan
-from wavelift.specs.load import load_texts
 
 pytestmark = pytest.mark.unit
 
@@ -26,6 +26,7 @@ vpc: vpc-00000001
 subnets: [subnet-aaaa0001]
 security_groups: [sg-aaaa0001]
 instance_types: [m6i.large]
+sources: [{connection: vc, connectors: [default]}]
 """
 
 
@@ -61,7 +62,7 @@ def test_sms_03_one_instant_has_one_spelling(written: object, kept: str) -> None
 def test_sms_03_yaml_times_reach_the_section_as_they_were_written() -> None:
     head = "wave: erp\nsource: {connection: vc}\nenvironment: prod\nservers: [web01]\n"
     text = f"{head}replication:\n  seed_time: 2026-11-22T11:00:00+01:00\n"
-    loaded = load_texts(text, ENVIRONMENT)
+    loaded = load_texts(text, ENVIRONMENT, where="prod")
     assert loaded is not None
     (plan,) = loaded.resolve().servers
     assert plan.replication == ReplicationPlan(seed_time="2026-11-22T10:00:00+00:00")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,19 @@ def register(ledger: Ledger, name: str = "hall-a") -> None:
     )
 
 
-def begin(ledger: Ledger, conf: dict[str, Any], run: DagRun = RUN) -> ImportTicket:
-    return service.begin_import(ledger, conf, run_context(run, requester="ana", clock=CLOCK), connector="hall-a")
+def begin(ledger: Ledger, conf: dict[str, Any], run: DagRun = RUN, connector: str = "hall-a") -> ImportTicket:
+    return service.begin_import(ledger, conf, run_context(run, requester="ana", clock=CLOCK), connector=connector)
+
+
+def import_whole(ledger: Ledger, connector: str = "hall-a", rows: int = 2) -> None:
+    run = DagRun("server_catalog", f"manual__{connector}_{rows}")
+    ticket = begin(ledger, {"connection": "vc"}, run, connector)
+    index = CatalogIndex(manager=MANAGER, pages=1, rows=rows)
+    service.merge_import(ledger, ticket, index, lambda number: [row(at) for at in range(rows)], run=run, clock=CLOCK)
+
+
+def known_servers(ledger: Ledger) -> int:
+    return within(ledger.read(), catalog.list_servers, limit=1).total
 
 
 def test_the_form_s_connection_or_the_registered_one(ledger: Ledger) -> None:
@@ -83,28 +94,99 @@ def test_sms_02_pages_are_asked_for_one_at_a_time(ledger: Ledger) -> None:
         return [row(2 * number), row(2 * number + 1)]
 
     index = CatalogIndex(manager=MANAGER, pages=3, rows=6, tags_unknown="no right")
-    summary = service.merge_import(ledger, ticket, index, page, clock=CLOCK)
+    summary = service.merge_import(ledger, ticket, index, page, run=RUN, clock=CLOCK)
     assert asked == [0, 1, 2]
     assert (summary.servers, summary.new, summary.gone, summary.tags_unknown) == (6, 6, 0, "no right")
-    assert not service.abort_import(ledger, ticket, "too late", clock=CLOCK)
+    assert not service.abort_import(ledger, ticket, "too late", run=RUN, clock=CLOCK)
 
 
 def test_a_merge_that_is_repeated_tells_the_same(ledger: Ledger) -> None:
     ticket = begin(ledger, {"connection": "vc"})
     index = CatalogIndex(manager=MANAGER, pages=1, rows=1)
-    first = service.merge_import(ledger, ticket, index, lambda number: [row(1)], clock=CLOCK)
-    again = service.merge_import(ledger, ticket, index, lambda number: [row(1)], clock=CLOCK)
+    first = service.merge_import(ledger, ticket, index, lambda number: [row(1)], run=RUN, clock=CLOCK)
+    again = service.merge_import(ledger, ticket, index, lambda number: [row(1)], run=RUN, clock=CLOCK)
     assert first == again
 
 
 def test_an_overtaken_merge_says_so_and_an_aborted_one_leaves_its_words(ledger: Ledger) -> None:
+    later = DagRun("server_catalog", "manual__2")
     old = begin(ledger, {"connection": "vc"})
-    new = begin(ledger, {"connection": "vc"}, DagRun("server_catalog", "manual__2"))
+    new = begin(ledger, {"connection": "vc"}, later)
     index = CatalogIndex(manager=MANAGER, pages=1, rows=1)
-    assert service.merge_import(ledger, old, index, lambda number: [row(1)], clock=CLOCK).overtaken
-    assert service.abort_import(ledger, new, "no route to vCenter", clock=CLOCK)
+    assert service.merge_import(ledger, old, index, lambda number: [row(1)], run=RUN, clock=CLOCK).overtaken
+    assert service.abort_import(ledger, new, "no route to vCenter", run=later, clock=CLOCK)
     known = within(ledger.read(), catalog.get_catalog, "vc", clock=CLOCK)
     assert (known.state, known.error) == (CatalogState.NOT_IMPORTED, "no route to vCenter")
+
+
+def test_a_connection_that_another_connector_registered_is_not_imported(ledger: Ledger) -> None:
+    """Also not with a conf typed by hand in Airflow's form, which no route of ours has seen."""
+    register(ledger)
+    with pytest.raises(PermanentError, match="belongs to connector hall-a") as refused:
+        begin(ledger, {"connection": "vc"}, connector="hall-b")
+    assert "right on both" in str(refused.value)
+    assert within(ledger.read(), catalog.list_catalogs, clock=CLOCK) == ()
+    import_whole(ledger)
+    with pytest.raises(PermanentError, match="belongs to connector hall-a"):
+        begin(ledger, {"connection": "vc"}, connector="hall-b")
+    assert within(ledger.read(), catalog.get_catalog, "vc", clock=CLOCK).connector == "hall-a"
+    assert known_servers(ledger) == 2
+
+
+def test_without_a_registration_the_connector_that_imported_it_is_the_owner(ledger: Ledger) -> None:
+    begin(ledger, {"connection": "vc"}, connector="hall-b")  # never ends: no claim
+    import_whole(ledger)
+    with pytest.raises(PermanentError, match="belongs to connector hall-a"):
+        begin(ledger, {"connection": "vc"}, connector="hall-b")
+    register(ledger)
+    within(
+        ledger.write(connectors.lock_name("hall-a"), servers.LOCK),
+        connectors.disassociate,
+        "hall-a",
+        used_by=lambda tx, name: [],
+        by="ana",
+        clock=CLOCK,
+    )
+    with pytest.raises(PermanentError, match="belongs to connector hall-a"):
+        begin(ledger, {"connection": "vc"}, connector="hall-b")
+    within(ledger.write(catalog.lock_name("vc")), catalog.clear, "vc", by="ana", clock=CLOCK)
+    import_whole(ledger, "hall-b", rows=1)
+    assert known_servers(ledger) == 1
+
+
+def register_hall_b(ledger: Ledger, may_change: Callable[[str], object]) -> None:
+    said = connectors.Registration(connection="vc", aws_conn_id="", region="")
+    service.register_connector(ledger, "hall-b", said, may_change=may_change, by="eve", clock=CLOCK)
+
+
+def test_a_registration_takes_no_catalogue_over(ledger: Ledger) -> None:
+    def refuse(connector: str) -> None:
+        raise PermissionError(connector)
+
+    import_whole(ledger)
+    for _ in range(2):  # first the one that imported it, then the one that is registered with it
+        with pytest.raises(PermissionError, match="hall-a"):
+            register_hall_b(ledger, refuse)
+        assert within(ledger.read(), connectors.find, "hall-b") is None
+        register(ledger)
+    asked: list[str] = []
+    register_hall_b(ledger, asked.append)
+    assert asked == ["hall-a"]
+    import_whole(ledger, "hall-b", rows=3)
+    import_whole(ledger, "hall-a", rows=4)
+    assert known_servers(ledger) == 4, "two connectors near one vCenter, by somebody with the right on both"
+
+
+def test_a_ticket_that_names_another_run_s_import_is_refused(ledger: Ledger) -> None:
+    theirs = begin(ledger, {"connection": "vc"})
+    eve = DagRun("server_catalog.hall-b", "manual__1")
+    index = CatalogIndex(manager=MANAGER, pages=1, rows=1)
+    with pytest.raises(PermanentError, match="was edited"):
+        service.merge_import(ledger, theirs, index, lambda number: [row(1)], run=eve, clock=CLOCK)
+    with pytest.raises(PermanentError, match="was edited"):
+        service.abort_import(ledger, theirs, "away", run=eve, clock=CLOCK)
+    assert known_servers(ledger) == 0
+    assert within(ledger.read(), catalog.get_catalog, "vc", clock=CLOCK).state is CatalogState.IMPORTING
 
 
 def test_health_is_asked_with_what_is_registered(ledger: Ledger) -> None:
@@ -182,3 +264,13 @@ def test_sms_01_a_connector_with_work_stays(ledger: Ledger) -> None:
     within(ledger.write(), migrations.fail, running.id, "given up", clock=CLOCK)
     disassociate()
     assert within(ledger.read(), connectors.list_connectors) == ()
+
+
+@pytest.mark.parametrize("spec", [{"wave": "erp", "connector": "hall-a"}, {"wave": {"connector": "hall-a"}}, {}])
+def test_a_wave_without_a_file_is_known_by_its_last_run(ledger: Ledger, spec: dict[str, Any]) -> None:
+    """A replicate run freezes the wave, a migrate run the wave among other things."""
+    asked = waves.NewWaveRun(
+        run=DagRun("erp.migrate", "manual__1"), wave="erp", mode="migrate", requested_by="ana", source="ui", spec=spec
+    )
+    within(ledger.write(waves.LOCK), waves.freeze_wave_run, asked, clock=CLOCK)
+    assert within(ledger.read(), waves.last_connector, "erp") == ("hall-a" if spec else None)

@@ -58,6 +58,9 @@ class Queue:
     def before_submit(self) -> None:
         self.told.append("before submit")
 
+    def ended(self, status: Any) -> None:
+        raise AssertionError("nothing ends")
+
     def submitted(self, task_id: str) -> None:
         self.told.append(task_id)
 

@@ -581,6 +581,9 @@ def test_sms_10_a_term_of_90_days_with_warnings_and_extension(desk: Desk, clock:
     assert desk.admit(scheduled_for=START + timedelta(days=91)) == Admission()
     extended = extend_job(desk.ledger, job.id, days=10, by="ana", clock=clock)
     assert extended.term_ends_at == clock.time + timedelta(days=10)
+    extend_job(desk.ledger, job.id, days=3650, by="ana", clock=clock)
+    with pytest.raises(PermanentError, match="more than 7300 days from now"):
+        extend_job(desk.ledger, job.id, days=3650, by="ana", clock=clock)
     assert desk.begin()
 
 

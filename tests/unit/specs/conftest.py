@@ -15,6 +15,9 @@ vpc: vpc-0000000000000001
 subnets: [subnet-aaaa0001, subnet-aaaa0002]
 security_groups: [sg-aaaa0001, sg-aaaa0002]
 instance_types: [m6i.large, t3.small]
+sources:
+  - connection: vc1
+    connectors: [dc-west]
 tags: {owner: ops, stage: prod}
 """
 

@@ -110,7 +110,10 @@ def test_no_scalar_becomes_something_else(text: str) -> None:
 def test_nested_aliases_do_not_explode() -> None:
     text = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 60))
     start = time.process_time()
-    read(text)
+    assert issues(text) == [
+        "waves/x.yaml:5: more than 20000 values up to here if each alias is replaced by what it stands for; remove "
+        "what the spec does not need, or split it"
+    ]
     assert time.process_time() - start < 1
 
 
@@ -157,7 +160,7 @@ def test_unreadable_files_are_issues(tmp_path: Path) -> None:
 
 
 def test_a_deep_file_is_refused_before_it_can_end_the_process() -> None:
-    assert issues("a: " + "[" * 200_000) == ["waves/x.yaml: is not YAML: more than 32 levels of nesting"]
+    assert issues("a: " + "[" * 200_000) == ["waves/x.yaml:1: more than 32 levels of nesting; a spec needs six"]
     assert read("a: " + "[" * 20 + "]" * 20)
 
 

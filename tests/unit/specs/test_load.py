@@ -277,9 +277,11 @@ def test_fifty_waves_of_150_servers_are_cheap(folders: Any) -> None:
         f"  - name: srv{n:03d}\n    subnet: subnet-aaaa0001\n    private_ip: 10.0.1.{n + 1}\n    tags: {{tier: db}}\n"
         for n in range(150)
     )
+    source = "source: {connection: vc1, connector: dc-west}"
     for number in range(50):
         folders.wave(
-            f"wave: w{number}\nsource: {{connection: vc}}\nenvironment: prod\nservers:\n{servers}", f"w{number}"
+            f"wave: w{number}\n{source}\nenvironment: prod\nservers:\n{servers}",
+            f"w{number}",
         )
     spent = []
     for _ in range(3):
@@ -289,3 +291,49 @@ def test_fifty_waves_of_150_servers_are_cheap(folders: Any) -> None:
     assert (len(usable.shapes), usable.errors) == (51, ())
     assert len(usable.shapes["w7"].server_names) == 150
     assert min(spent) < 1.4
+
+
+def test_a_source_that_the_environment_does_not_name_is_refused(folders: Any, wave_text: str) -> None:
+    ask = "choose another, or let an administrator add it to 'sources' in environments/prod.yaml"
+    assert errors(folders, wave_text.replace("connection: vc1", "connection: vc2")) == [
+        "waves/erp.yaml:3: source.connection: environment 'prod' takes no servers of connection 'vc2' "
+        f"(did you mean 'vc1'?); allowed: vc1; {ask}"
+    ]
+    moved = wave_text.replace("\nsource: {", "\nsource:\n  {").replace("connector: dc-west", "connector: dc-east")
+    assert errors(folders, moved) == [
+        "waves/erp.yaml:4: source.connector: environment 'prod' takes no servers of 'vc1' through connector 'dc-east' "
+        f"(did you mean 'dc-west'?); allowed: dc-west; {ask}"
+    ]
+    assert errors(folders, wave_text.replace(", connector: dc-west", "")) == [
+        "waves/erp.yaml:3: source.connector: environment 'prod' takes no servers of 'vc1' through connector 'default'; "
+        f"allowed: dc-west; {ask}"
+    ]
+
+
+def test_an_environment_without_sources_is_told_what_to_write(folders: Any, environment_text: str) -> None:
+    before, _, _ = environment_text.partition("sources:")
+    path = folders.environment(before)
+    assert format_errors(check_file(path, folders.environments)) == (
+        "environments/prod.yaml:1: sources: is missing: The vCenters whose servers may land here, and the connectors "
+        "that may read each. An entry is '- {connection: vsphere_dc1, connectors: [datacenter1]}'."
+    )
+    for written, place in (
+        ("[]", ": sources: must not be empty"),
+        ("[{connection: vc1, connectors: []}]", ": sources[0].connectors: must not be empty"),
+        ("[{connection: vc1}]", ": sources[0].connectors: is missing: Connectors (Airflow queues)"),
+        ("[{connection: vc1, connectors: [a, a]}]", ": sources[0].connectors[1]: 'a' is listed twice; remove one"),
+        (
+            "[{connection: vc1, connectors: [a]}, {connection: vc1, connectors: [b]}]",
+            ": sources[1].connection: 'vc1' is listed twice; remove one",
+        ),
+    ):
+        path = folders.environment(f"{before}sources: {written}\n")
+        assert place in format_errors(check_file(path, folders.environments)), written
+
+
+def test_no_name_hides_the_problems_of_its_entry(folders: Any, wave_text: str) -> None:
+    """An entry with errors is replaced by a placeholder, whose problems are not told; no file can name one."""
+    text = wave_text.replace("name: db01", 'name: "\\0"').replace("subnet-aaaa0002", "subnet-bbbb0003")
+    found = errors(folders, text)
+    assert all("servers[1].name" in each for each in found)
+    assert "contains an invisible character" in "\n".join(found)

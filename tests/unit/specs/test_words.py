@@ -10,26 +10,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
+from tests.specs import load_texts
 from tests.unit.specs.conftest import ENVIRONMENT, WAVE
 
 from wavelift.console.requests import ApplyBody, CleanupBody, ExtendBody, JobsBody, MaintenanceBody
-from wavelift.rules.environment import Environment, Staging
+from wavelift.rules.environment import AllowedSource, Environment, Staging
+from wavelift.rules.problem import quoted
 from wavelift.rules.wave import Server, Settings, Source, Wave
 from wavelift.rules.wave_replication import Replication
 from wavelift.specs import load_resolved
-from wavelift.specs.load import load_texts
 
 pytestmark = pytest.mark.unit
 
-SPECS: tuple[type[BaseModel], ...] = (Wave, Source, Settings, Server, Replication, Environment, Staging)
+SPECS: tuple[type[BaseModel], ...] = (Wave, Source, Settings, Server, Replication, Environment, AllowedSource, Staging)
 BODIES: tuple[type[BaseModel], ...] = (CleanupBody, MaintenanceBody, ApplyBody, ExtendBody, JobsBody)
 
 
-def fields(*kinds: str) -> list[Any]:
+def fields(*kinds: str, models: tuple[type[BaseModel], ...] = SPECS + BODIES) -> list[Any]:
     """Every field of a spec or of a request's body that is, or maps names to, one of these types of JSON Schema."""
     return [
         pytest.param(model, name, mapping, id=f"{model.__name__}.{name}")
-        for model in SPECS + BODIES
+        for model in models
         for name, schema in model.model_json_schema()["properties"].items()
         for kind, mapping in _types(schema)
         if kind in kinds and name != "seed_time"
@@ -73,7 +74,7 @@ def test_what_is_no_plain_number_is_refused_and_shown(model: type[BaseModel], na
         ("\u0661\u0662", "12"),
     ):
         found = "\n".join(errors_of(model, name, text, mapping))
-        assert f"not '{text}'" in found or ("or equal to" in found and text.isascii() and text.isdigit()), text
+        assert f"not {quoted(text)}" in found or ("or equal to" in found and text.isascii() and text.isdigit()), text
         assert not read_as or f"read it as {read_as}; write it in decimal digits" in found, text
     for value in (True, False, float("inf"), float("nan")):
         assert errors_of(model, name, value, mapping), value
@@ -96,6 +97,20 @@ def test_a_boolean_is_said_in_words(model: type[BaseModel], name: str, mapping: 
         assert f"must be true or false, not {word!r}" in "\n".join(errors_of(model, name, word, mapping)), word
 
 
+@pytest.mark.parametrize(("model", "name", "mapping"), fields("string", "array", models=SPECS))
+def test_a_text_and_a_list_have_an_end_and_a_message_quotes_little(
+    model: type[BaseModel], name: str, mapping: bool
+) -> None:
+    kind = next(
+        kind for kind, _ in _types(model.model_json_schema()["properties"][name]) if kind in ("string", "array")
+    )
+    texts = ("x" * 300_000, "9" * 300_000, "m6i." + "x" * 300_000, "alias/" + "x" * 300_000, "\x1b[2J" * 50_000)
+    for text in texts:
+        found = errors_of(model, name, [text] * 3_000 if kind == "array" else text, mapping)
+        assert found, text[:10]
+        assert all(len(words) < 500 and words.isprintable() for words in found[:5])
+
+
 def test_the_walk_finds_fields() -> None:
     ids = {param.id for param in fields("integer", "number", "boolean")}
     assert {"Wave.retries", "Wave.max_mbit_s", "Environment.limits", "Replication.keep_amis"} <= ids
@@ -112,22 +127,24 @@ NOTHING = ("null", "Null", "NULL")
 def test_a_name_is_what_was_written(name: str, quoted: bool) -> None:
     written = f"'{name}'" if quoted else name
     text = WAVE.replace("- web01", f"- {written}").replace("{tier: db}", f"{{tier: {written}}}")
-    loaded = load_texts(text.replace("connection: vc1", f"connection: {written}"), ENVIRONMENT)
+    loaded = load_texts(text, ENVIRONMENT.replace("queue: near-aws", f"queue: {written}"), where="prod")
     assert loaded is not None, name
-    assert loaded.wave.source.connection == name
+    assert loaded.environment.queue == name
     assert loaded.wave.servers[0].name == name
     assert (loaded.wave.servers[1].tags or {})["tier"] == name
 
 
 @given(number=st.decimals(min_value=1, max_value=168, places=3))
 def test_a_number_is_what_was_written(number: Decimal) -> None:
-    loaded = load_texts(f"{WAVE}max_snapshot_hours: {number}\nretries: {2 + int(number) // 10}\n", ENVIRONMENT)
+    loaded = load_texts(
+        f"{WAVE}max_snapshot_hours: {number}\nretries: {2 + int(number) // 10}\n", ENVIRONMENT, where="prod"
+    )
     assert loaded is not None
     assert (loaded.wave.max_snapshot_hours, loaded.wave.retries) == (float(number), 2 + int(number) // 10)
 
 
 @pytest.mark.parametrize("word", ["null", "~", "", "Null"])
-@pytest.mark.parametrize("place", ["- web01", "name: db01", "connection: vc1", "tier: db"])
+@pytest.mark.parametrize("place", ["- web01", "name: db01", "tier: db"])
 def test_nothing_is_no_text_and_the_error_tells_how_to_quote_it(folders: Any, place: str, word: str) -> None:
     key, _, value = place.rpartition(" ")
     folders.wave(WAVE.replace(place, f"{key} {word}"))

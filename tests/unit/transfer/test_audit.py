@@ -27,8 +27,8 @@ pytestmark = pytest.mark.unit
 def test_inv_3_the_sample_is_unchanged_blocks_enough_of_them_and_repeatable(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 3000))
     changed = data.draw(st.sets(st.integers(0, count - 1), max_size=count))
-    chosen = audit_indices(count, changed, seed="run", cancel=CancelFlag())
-    assert chosen == audit_indices(count, changed, seed="run", cancel=CancelFlag())
+    chosen = audit_indices(count, changed, chance=random.Random("run"), cancel=CancelFlag())
+    assert chosen == audit_indices(count, changed, chance=random.Random("run"), cancel=CancelFlag())
     assert chosen == sorted(set(chosen))
     assert not set(chosen) & changed
     assert all(0 <= index < count for index in chosen)
@@ -40,7 +40,7 @@ def test_inv_3_every_zone_and_neighbours_are_in_it() -> None:
     zones = 5
     count = zones * ZONE // BLOCK
     changed = set(range(1000, 2000)) | set(range(ZONE // BLOCK, 2 * ZONE // BLOCK))
-    chosen = audit_indices(count, changed, seed=1, cancel=CancelFlag())
+    chosen = audit_indices(count, changed, chance=random.Random(1), cancel=CancelFlag())
     assert {index * BLOCK // ZONE for index in chosen} == {0, 2, 3, 4}, "the second is read anyway"
     assert {999, 2000} <= set(chosen)
 
@@ -55,7 +55,8 @@ def test_the_sample_is_what_the_definition_says(data: st.DataObject) -> None:
         kept = data.draw(st.sets(st.integers(0, count - 1), max_size=count))
         changed = set(range(count)) - kept if data.draw(st.booleans()) else kept
         pct = data.draw(st.sampled_from([0.5, 5.0, 50.0, 100.0]))
-        chosen = set(audit_indices(count, changed, seed=data.draw(st.integers()), cancel=CancelFlag(), pct=pct))
+        chance = random.Random(data.draw(st.integers()))
+        chosen = set(audit_indices(count, changed, chance=chance, cancel=CancelFlag(), pct=pct))
     unchanged = set(range(count)) - changed
     assert chosen <= unchanged
     zones = {index // zone for index in unchanged}
@@ -71,15 +72,15 @@ def test_nearly_all_of_a_zone_changed_is_no_more_work_than_half_of_it() -> None:
     """128 GiB of which one block is unchanged took 20 minutes."""
     zone = ZONE // BLOCK
     changed = set(range(2 * zone)) - {77, zone + 5}
-    assert audit_indices(2 * zone, changed, seed=3, cancel=CancelFlag()) == [77, zone + 5]
-    assert audit_indices(zone, range(zone), seed=3, cancel=CancelFlag()) == []
+    assert audit_indices(2 * zone, changed, chance=random.Random(3), cancel=CancelFlag()) == [77, zone + 5]
+    assert audit_indices(zone, range(zone), chance=random.Random(3), cancel=CancelFlag()) == []
 
 
 def test_a_wish_to_stop_is_seen_while_blocks_are_chosen() -> None:
     cancel = CancelFlag()
     cancel.set("killed")
     with pytest.raises(Cancelled, match="killed"):
-        audit_indices(1000, (), seed=1, cancel=cancel)
+        audit_indices(1000, (), chance=random.Random(1), cancel=cancel)
 
 
 def test_inv_3_a_lie_is_caught_as_often_as_the_formula_says() -> None:
@@ -89,7 +90,7 @@ def test_inv_3_a_lie_is_caught_as_often_as_the_formula_says() -> None:
     size = 0
     for trial in range(trials):
         hidden = set(chance.sample(range(count), lies))
-        chosen = audit_indices(count, (), seed=trial, cancel=CancelFlag())
+        chosen = audit_indices(count, (), chance=random.Random(trial), cancel=CancelFlag())
         size = len(chosen)
         caught += bool(hidden & set(chosen))
     expected = 1 - math.comb(count - lies, size) / math.comb(count, size)
@@ -117,3 +118,8 @@ def test_the_audit_reads_and_compares_zero_and_short_blocks() -> None:
     content[BLOCK] ^= 1
     content[2 * BLOCK] = 1
     assert audit(reader, base, range(4), CancelFlag()).differing == (1, 2)  # type: ignore[arg-type]
+
+
+def test_nobody_can_compute_an_audit_beforehand() -> None:
+    first, second = (audit_indices(100_000, (), cancel=CancelFlag()) for _ in range(2))
+    assert first != second

@@ -20,6 +20,7 @@ from wavelift.transfer.journal import (
     JournalIdentity,
     Segments,
     SegmentStore,
+    most_segment_bytes,
     read_segment,
 )
 
@@ -132,6 +133,24 @@ def test_inv_6_a_segment_is_stored_before_30_s_are_over(tmp_path: Path) -> None:
     with bucket.open(tmp_path) as again:
         assert known(again) == {1: digest(1), 2: digest(2)}
     assert bucket.fetched == [], "this machine's file knew it all"
+
+
+def test_a_segment_is_no_larger_than_its_disk_allows(tmp_path: Path) -> None:
+    """However often its blocks were sent while the bucket could not be reached; the last word on each counts."""
+    bucket = Bucket()
+    journal = bucket.open(tmp_path)
+    for turn in range(9):
+        for index in range(BLOCKS):
+            journal.doubt(index)
+            journal.append(index, digest(index + turn))
+    journal.close()
+    (body,) = bucket.objects.values()
+    assert len(body) <= most_segment_bytes(IDENTITY.capacity)
+    assert dict(read_segment(body, IDENTITY)) == {index: digest(index + 8) for index in range(BLOCKS)}
+    with bucket.open(tmp_path / "elsewhere") as again:
+        assert known(again) == {index: digest(index + 8) for index in range(BLOCKS)}
+    with bucket.open(tmp_path) as same:
+        assert known(same) == known(again)
 
 
 def test_what_no_segment_has_is_stored_by_the_next_try(tmp_path: Path) -> None:

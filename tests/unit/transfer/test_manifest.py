@@ -62,6 +62,13 @@ def test_bytes_survive_the_round_trip(capacity: int, indices: set[int], header: 
     assert again.content_digest() == manifest.content_digest()
 
 
+@pytest.mark.parametrize("capacity", [1, BLOCK, 7 * BLOCK + 3])
+def test_no_manifest_of_a_disk_is_larger_than_it_may_be(capacity: int) -> None:
+    """Whoever may write to the bucket must not choose how much of it is read."""
+    manifest = Manifest.empty(capacity, server="s" * 1000)
+    assert len(manifest.to_bytes()) <= Manifest.most_bytes(capacity) <= 64 * 1024 + capacity // 1000 + 128
+
+
 def test_equal_content_gives_equal_bytes_whatever_the_order() -> None:
     one = Manifest.empty(10 * BLOCK, server="a", disk="b")
     two = Manifest.empty(10 * BLOCK, disk="b", server="a")

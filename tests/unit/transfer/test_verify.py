@@ -279,9 +279,9 @@ def test_a_sample_has_its_share_of_both_kinds(data: set[int], pct: float, seed: 
     manifest = Manifest.empty(1000 * BLOCK)
     for index in data:
         manifest.set(index, b"x" * 32)
-    indices = sample_indices(manifest, pct, seed)
+    indices = sample_indices(manifest, pct, random.Random(seed))
     assert indices == sorted(set(indices))
-    assert indices == sample_indices(manifest, pct, seed)
+    assert indices == sample_indices(manifest, pct, random.Random(seed))
     chosen = set(indices)
     assert len(chosen & data) >= len(data) * pct / 100
     assert len(chosen - data) >= (1000 - len(data)) * pct / 100
@@ -290,7 +290,12 @@ def test_a_sample_has_its_share_of_both_kinds(data: set[int], pct: float, seed: 
         assert {min(data), max(data)} <= chosen
 
 
+def test_nobody_can_compute_a_sample_from_what_is_stored() -> None:
+    manifest = Manifest.empty(4000 * BLOCK)
+    assert sample_indices(manifest, 5) != sample_indices(manifest, 5)
+
+
 @pytest.mark.parametrize("pct", [0, -1, 100.5])
 def test_an_impossible_share_is_refused(pct: float) -> None:
     with pytest.raises(ValueError, match="per cent"):
-        sample_indices(Manifest.empty(BLOCK), pct, 1)
+        sample_indices(Manifest.empty(BLOCK), pct)

@@ -146,3 +146,20 @@ def test_what_preflight_asks_about() -> None:
     assert (found.nics, found.passthrough_devices, found.vtpm) == (2, 0, False)
     found = others([device.VirtualTPM(key=1), device.VirtualPCIPassthrough(key=2)])
     assert (found.nics, found.passthrough_devices, found.vtpm) == (0, 1, True)
+
+
+@pytest.mark.parametrize("size", [-1, -(1 << 62), 1 << 63, 10**4000])
+def test_a_disk_of_an_impossible_size_is_refused(size: int) -> None:
+    one = disk(2000, 1000, 0)
+    one.capacityInBytes = size
+    with pytest.raises(WaveliftError, match="disk 2000 has"):
+        disks([controller(device.ParaVirtualSCSIController, 1000, 0), one], None, server="web01")
+
+
+def test_what_vcenter_tells_of_a_disk_is_printable() -> None:
+    backing = device.VirtualDisk.FlatVer2BackingInfo(fileName="[ds\x1b[2J] a\nb.vmdk", uuid="6000\r\n")
+    one = disk(2000, 1000, 0, backing)
+    one.deviceInfo.label = "Hard\u202e disk 1"
+    (told,) = disks([controller(device.ParaVirtualSCSIController, 1000, 0), one], None)
+    assert (told.label, told.file, told.uuid) == (r"Hard\u202e disk 1", r"[ds\x1b[2J] a\nb.vmdk", r"6000\r\n")
+    assert told.model_dump_json().isprintable()

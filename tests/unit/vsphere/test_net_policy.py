@@ -4,11 +4,14 @@ import base64
 import hashlib
 import socket
 import ssl
+from dataclasses import replace
 
 import pytest
 
+from wavelift.adapters.vsphere.hosts import HostFacts, _host, probe
+from wavelift.adapters.vsphere.session import VsphereConfig
 from wavelift.base import net
-from wavelift.base.errors import NotFoundError, SpecError, TlsError
+from wavelift.base.errors import GuardError, NotFoundError, SpecError, TlsError, WaveliftError
 from wavelift.base.net import (
     Proxy,
     candidates,
@@ -129,3 +132,50 @@ def test_sockets_errors_are_told_in_words() -> None:
     assert "does not answer in time" in str(unreachable(TimeoutError(), "vc", 443))
     assert "refuses" in str(unreachable(ConnectionRefusedError(), "vc", 443))
     assert unreachable(ConnectionResetError("reset"), "vc", 443).retryable
+
+
+@pytest.mark.parametrize(
+    ("resolved", "why"),
+    [
+        ("127.0.0.1", "this machine"),
+        ("::1", "this machine"),
+        ("0.0.0.0", "this machine"),
+        ("169.254.169.254", "link-local"),
+        ("::ffff:169.254.169.254", "link-local"),
+        ("fe80::1%2", "link-local"),
+        ("fd00:ec2::254", "metadata"),
+        ("224.0.0.1", "multicast"),
+    ],
+)
+def test_a_vcenter_makes_the_connector_reach_neither_itself_nor_a_metadata_service(
+    monkeypatch: pytest.MonkeyPatch, resolved: str, why: str
+) -> None:
+    names = {"esx1.corp": resolved, "vc.corp": "10.0.0.2"}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda name, *_, **__: [(0, 0, 0, "", (names.get(name, name), 0))])
+    config = VsphereConfig(host="vc.corp", username="me", password="p")
+    with pytest.raises(GuardError, match=why) as told:
+        config.esxi_name("esx1.corp")
+    assert "esxi_addresses" in told.value.next_step
+    reach = probe(config, HostFacts("host-1", "esx1.corp", "8", "1", "connected", False, "", 443))
+    assert (reach.reachable, reach.error) == (False, reach.error)
+    assert isinstance(reach.error, GuardError)
+    # Whoever may edit the connection may say so, and a vCenter on this machine is one of a test.
+    assert replace(config, esxi_addresses={"esx1.corp": resolved}).esxi_name("esx1.corp") == "esx1.corp"
+    names["vc.corp"] = "127.0.0.1"
+    assert config.esxi_name("esx1.corp") == "esx1.corp"
+    names["esx1.corp"] = "10.0.0.3"
+    names["vc.corp"] = "10.0.0.2"
+    assert config.esxi_name("esx1.corp") == "esx1.corp"
+
+
+@pytest.mark.parametrize("name", ["a..b", "x" * 300, "esx1\r\nHost: evil", "a b", "", "esx1/path", "user@esx1"])
+def test_a_host_name_that_is_none_is_an_error_of_ours(name: str) -> None:
+    with pytest.raises(WaveliftError):
+        VsphereConfig(host="vc.corp", username="me", password="p").esxi_name(name)
+
+
+@pytest.mark.parametrize(
+    ("reported", "port"), [(8443, 8443), (902, 443), (0, 443), (None, 443), (-1, 443), (70_000, 443)]
+)
+def test_a_host_has_a_port_that_a_socket_takes(reported: int | None, port: int) -> None:
+    assert _host("host-1", {"summary.config.port": reported}).port == port

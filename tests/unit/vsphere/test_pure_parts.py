@@ -8,10 +8,11 @@ from pyVmomi import vim, vmodl
 
 from wavelift.adapters.vsphere.devices import disks
 from wavelift.adapters.vsphere.faults import QuiesceError, translate
-from wavelift.adapters.vsphere.inventory import VmSummary, choose
+from wavelift.adapters.vsphere.inventory import DEEPEST, VmSummary, _paths, choose
 from wavelift.adapters.vsphere.lease import LeaseBody, _match
 from wavelift.adapters.vsphere.nfc import lease_address, target_of
 from wavelift.adapters.vsphere.privileges import REQUIRED
+from wavelift.adapters.vsphere.properties import Row, snapshot_nodes
 from wavelift.adapters.vsphere.session import VsphereConfig
 from wavelift.adapters.vsphere.soap import FALLBACK_VERSION, _newest
 from wavelift.base.domain import DiskFacts
@@ -302,3 +303,31 @@ def test_what_a_cut_body_ends_in_is_not_its_end() -> None:
     body = LeaseBody(cast(Any, Lease()), scsi_disks(1)[0], cast(Any, Ended()))
     with pytest.raises(UnreachableError, match="lease has ended"):
         body.readinto(bytearray(10))
+
+
+# --- answers without an end ----------------------------------------------------------------------------------------
+
+
+def test_folders_that_are_each_other_s_parents_end_as_a_path() -> None:
+    one, two = vim.Folder("group-1", None), vim.Folder("group-2", None)
+    rows = [
+        Row("group-1", "Folder", {"name": "a", "parent": two}),
+        Row("group-2", "Folder", {"name": "b", "parent": one}),
+        Row("vm-1", "VirtualMachine", {"name": "web01", "parent": one}),
+    ]
+    path = _paths(rows)["vm-1"]
+    assert path.endswith("/a/web01")
+    assert path.count("/") <= DEEPEST + 1
+
+
+def test_a_deep_inventory_and_a_deep_tree_of_snapshots_are_read_without_recursion() -> None:
+    rows = [Row("g0", "Folder", {"name": "f0"})]
+    rows += [
+        Row(f"g{at}", "Folder", {"name": f"f{at}", "parent": vim.Folder(f"g{at - 1}", None)}) for at in range(1, 150)
+    ]
+    assert _paths(rows)["g149"] == "/" + "/".join(f"f{at}" for at in range(150))
+    tree: list[Any] = []
+    for at in range(5000):
+        tree = [vim.vm.SnapshotTree(name=str(at), childSnapshotList=tree)]
+    names = [node.name for node in snapshot_nodes(tree)]
+    assert (names[0], names[-1], len(names)) == ("4999", "0", 5000)

@@ -55,6 +55,7 @@ def test_amp_06_a_good_account_shows_as_good(aws: AwsSimulator, checks: AccountC
     assert (facts.role.trust_problem, facts.role.missing_actions, facts.role.unknown) == ("", (), "")
     assert facts.role.arn.startswith(f"arn:aws:iam::{facts.account}:role/")
     assert (facts.bucket.exists, facts.bucket.region, facts.bucket.owned) == (True, aws.region, True)
+    assert facts.bucket.versioned is False
     assert facts.key is not None
     assert facts.key.problem == ""
     assert facts.network.vpcs == {account.vpc_id}
@@ -150,6 +151,21 @@ def test_amp_06_what_we_may_not_see_is_unknown_not_wrong(
     assert [name for name, reason in unknown.items() if reason] == [service]
     assert f"{service}:" in unknown[service]
     assert (facts.ebs_encrypted_by_default is None) is (service == "ec2")
+
+
+def test_a_bucket_that_keeps_versions_is_told_from_one_that_may_not_be_asked(
+    aws: AwsSimulator, access: AwsAccess, checks: AccountChecks
+) -> None:
+    s3, name = access.client("s3"), "staging-versions"
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": aws.region})
+    said = []
+    for status in ("Enabled", "Suspended"):
+        s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": status})
+        said.append(checks.bucket(name, account="123456789012").versioned)
+    aws.rule(service="s3", operation="GetBucketVersioning", code="AccessDenied", status=403)
+    said.append(checks.bucket(name, account="123456789012").versioned)
+    s3.delete_bucket(Bucket=name)
+    assert said == [True, False, None]
 
 
 @pytest.mark.parametrize(("refusals", "owned"), [(1, False), (2, None)])

@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -15,7 +16,8 @@ from botocore.config import Config
 from tests.eventually import eventually
 from tests.wire.aws.conftest import Connect
 
-from wavelift.adapters.aws.access import AwsAccess, Outages
+from wavelift.adapters.aws.access import AwsAccess, Keys, Outages
+from wavelift.adapters.aws.bulk import BulkRequest
 from wavelift.adapters.aws.errors import ObjectChangedError, UploadGoneError
 from wavelift.adapters.aws.s3 import S3PartSink, S3Staging, composite_checksum
 from wavelift.base.errors import (
@@ -420,7 +422,7 @@ def test_wrong_keys_are_not_tried_again(
     session = aws.session(aws_access_key_id=aws.access_key, aws_secret_access_key="wrong")
     calls = sum(each.get("calls", 0) for name, each in aws.counters().items() if name.startswith("s3."))
     with pytest.raises(LoginError, match="SignatureDoesNotMatch"):
-        S3Staging(connect(session), account.bucket, policy=QUICK).get_object("x")
+        S3Staging(connect(session), account.bucket, policy=QUICK).get_object("x", at_most=KIB)
     with pytest.raises(LoginError, match="SignatureDoesNotMatch"):
         S3Staging(connect(session), account.bucket, policy=QUICK).multipart("x", metadata={})
     assert sum(each.get("calls", 0) for name, each in aws.counters().items() if name.startswith("s3.")) <= calls + 2
@@ -432,7 +434,7 @@ def test_sms_16_an_unknown_certificate_is_refused_and_said(
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
     staging = S3Staging(connect(verify=True), account.bucket, policy=QUICK)
     with pytest.raises(TlsError, match="certificate verify failed"):
-        staging.get_object("x")
+        staging.get_object("x", at_most=KIB)
     with pytest.raises(TlsError, match="certificate verify failed"):
         staging.put_object("x", b"")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(aws.ca_file))
@@ -445,13 +447,13 @@ def test_tls_unverified_works_and_warns(
     staging = S3Staging(connect(verify=False), account.bucket, policy=QUICK)
     assert "NOT verified" in caplog.text
     with pytest.raises(NotFoundError):
-        staging.get_object("x")
+        staging.get_object("x", at_most=KIB)
 
 
 def test_nobody_listening_is_said_after_bounded_tries(connect: Callable[..., AwsAccess], aws: AwsSimulator) -> None:
     access = AwsAccess(aws.session(), endpoint_url="https://127.0.0.1:9", verify=aws.verify)
     with pytest.raises(UnreachableError, match="refused"):
-        S3Staging(access, "staging", policy=QUICK).get_object("x")
+        S3Staging(access, "staging", policy=QUICK).get_object("x", at_most=KIB)
 
 
 # -- reading back ---------------------------------------------------------------------------------------------------
@@ -549,9 +551,9 @@ def test_small_objects_are_stored_listed_and_deleted(staging: S3Staging) -> None
         assert info.checksum == base64.b64encode(digest(key.encode())).decode()
     staging.put_object("small-not/000", b"stays")
     staging.put_object("small/empty", b"")
-    assert staging.get_object("small/empty") == b""
+    assert staging.get_object("small/empty", at_most=KIB) == b""
     assert [item.key for item in staging.list("small/")] == [*keys, "small/empty"]
-    assert staging.get_object(keys[3]) == b"small/003"
+    assert staging.get_object(keys[3], at_most=KIB) == b"small/003"
     assert staging.delete_prefix("small") == 6
     assert [item.key for item in staging.list("small")] == ["small-not/000"]
     staging.delete("small-not/000", "never/was")
@@ -589,9 +591,66 @@ def test_secrets_stay_out_of_logs(
     staging = S3Staging(access, account.bucket, policy=QUICK)
     aws.rule(service="s3", status=500, count=2)
     staging.put_object("log/x", b"x")
-    assert staging.get_object("log/x") == b"x"
+    assert staging.get_object("log/x", at_most=KIB) == b"x"
     staging.delete("log/x")
     keys = access.credentials()
     shown = "".join(record.getMessage() for record in caplog.records if record.name.startswith("wavelift"))
     for secret in (keys.access_key, keys.secret_key, keys.token or "", aws.secret_key):
         assert secret not in shown
+
+
+def test_an_answer_that_is_longer_than_the_range_is_not_read(
+    staging: S3Staging, stored: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that drops the Range header must not fill the memory with a disk."""
+    signed = staging._bulk._signed
+
+    def without_range(request: BulkRequest, keys: Keys) -> dict[str, str]:
+        headers = {name: value for name, value in request.headers.items() if name != "Range"}
+        return signed(replace(request, headers=headers), keys)
+
+    monkeypatch.setattr(staging._bulk, "_signed", without_range)
+    with pytest.raises(UnreachableError, match=f"answer has {len(stored[1])} bytes where 5 are due"):
+        staging.read_range(stored[0], 3, 5)
+
+
+def test_an_object_larger_than_it_may_be_is_not_read(aws: AwsSimulator, staging: S3Staging) -> None:
+    staging.put_object("large", bytes(64 * KIB))
+    with pytest.raises(CorruptStreamError, match="65536 bytes where it may have 65535"):
+        staging.get_object("large", at_most=64 * KIB - 1)
+    assert len(staging.get_object("large", at_most=64 * KIB)) == 64 * KIB
+    staging.delete("large")
+
+
+def test_inv_1_only_the_version_that_was_asked_for_is_read(
+    aws: AwsSimulator, access: AwsAccess, staging: S3Staging
+) -> None:
+    """In a bucket without versions another object is refused; with them, the one that was there is still read."""
+    s3, key = access.client("s3"), "pinned"
+    staging.put_object(key, b"old old")
+    old = staging.head(key)
+    assert old is not None
+    staging.put_object(key, b"new new")
+    with pytest.raises(ObjectChangedError):
+        staging.open_stream(key, version=old.version)
+    with pytest.raises(ObjectChangedError):
+        staging.read_range(key, 0, 3, version=old.version)
+    staging.delete(key)
+    s3.create_bucket(Bucket="pinned-versions", CreateBucketConfiguration={"LocationConstraint": aws.region})
+    s3.put_bucket_versioning(Bucket="pinned-versions", VersioningConfiguration={"Status": "Enabled"})
+    versions = S3Staging(access, "pinned-versions", policy=QUICK)
+    versions.put_object(key, b"old old")
+    old = versions.head(key)
+    assert old is not None
+    versions.put_object(key, b"new new")
+    versions.delete(key)
+    with versions.open_stream(key, version=old.version) as stream:
+        assert stream.read() == b"old old"
+    assert versions.read_range(key, 4, 3, version=old.version) == b"old"
+    with pytest.raises(NotFoundError):
+        versions.read_range(key, 4, 3, version=old.version.model_copy(update={"version_id": "0" * 32}))
+    versions.close()
+    rows = s3.list_object_versions(Bucket="pinned-versions")
+    for row in (*rows["Versions"], *rows["DeleteMarkers"]):
+        s3.delete_object(Bucket="pinned-versions", Key=key, VersionId=row["VersionId"])
+    s3.delete_bucket(Bucket="pinned-versions")

@@ -108,6 +108,7 @@ class Stage:
             "subnets": self.account.subnet_ids[:1],
             "security_groups": (self.account.security_group_id,),
             "instance_types": ("t3.small",),
+            "sources": [{"connection": "vsphere_lab", "connectors": ["hall-a"]}],
         }
         return Environment.model_validate(values | self.environment_changes | changes)
 

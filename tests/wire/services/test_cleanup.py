@@ -30,12 +30,18 @@ from .journey import Stage
 pytestmark = pytest.mark.wire
 
 ENDED, LIVING, FOREIGN = "lab.migrate/ended/web01", "lab.migrate/living/off01", "elsewhere/ran/mute01"
+OTHER = "another.migrate/ended/empty01"
+"""Of another wave over the same vCenter, bucket and account. Its run has ended."""
+
+
+def _wave_of(key: str) -> str:
+    return "another" if key == OTHER else "lab"
 
 
 def _leave(stage: Stage, key: str) -> str:
     """A snapshot, an unfinished upload, a staged disk and a running import of a run; the import's id."""
     server = key.rpartition("/")[2]
-    plan = stage.wave(server).servers[0]
+    plan = stage.wave(server, wave=_wave_of(key)).servers[0]
     (vm,) = [one["moref"] for one in stage.vc.state()["vms"] if one["name"] == server]
     with stage.connect() as session:
         snapshots.ensure_snapshot(session, vm, snapshot_name(key), "", quiesce="never", cancel=CancelFlag())
@@ -45,7 +51,7 @@ def _leave(stage: Stage, key: str) -> str:
         staging.s3.put_object(staging.object_key(0, "an instant"), b"a disk")
         disk = ImportDisk(bucket=staging.bucket, key=staging.object_key(0, "an instant"))
     stage.aws.rule(kind="import", outcome="stuck", phase="pending", count=1)
-    request = ImportRequest(disks=[disk], client_token=f"left-{run_hash(key)}", tags=tags("lab", server, key))
+    request = ImportRequest(disks=[disk], client_token=f"left-{run_hash(key)}", tags=tags(_wave_of(key), server, key))
     return VmImport(stage.access()).import_image(request)
 
 
@@ -75,7 +81,7 @@ def _kinds(report: CleanupReport, key: str) -> dict[str, tuple[str, bool]]:
 
 
 def test_inv_4_what_an_ended_run_left_is_removed_and_nothing_else(stage: Stage) -> None:
-    imports = {key: _leave(stage, key) for key in (ENDED, LIVING, FOREIGN)}
+    imports = {key: _leave(stage, key) for key in (ENDED, LIVING, FOREIGN, OTHER)}
     kinds = ("vSphere snapshot", "upload", "staged disk", "import task")
     try:
         before = (stage.vc.state()["vms"], stage.aws.state())
@@ -86,13 +92,14 @@ def test_inv_4_what_an_ended_run_left_is_removed_and_nothing_else(stage: Stage) 
         done = _sweep(stage, dry_run=False)
         assert _kinds(done, ENDED) == dict.fromkeys(kinds, ("ended run", True))
         assert _kinds(done, LIVING) == dict.fromkeys(kinds, ("living run", False))
-        assert _kinds(done, FOREIGN) == dict.fromkeys(kinds, ("unknown", False))
+        assert _kinds(done, FOREIGN) == dict.fromkeys(kinds[1:], ("unknown", False)), "with our wave's name, in AWS"
+        assert _kinds(done, OTHER) == _kinds(listed, OTHER) == {}, "another wave's is neither shown nor removed"
         assert not any(one.error for one in done.leftovers)
 
         status = VmImport(stage.access()).describe(imports.values())
-        assert [key for key, id in imports.items() if not status[id].finished] == [LIVING, FOREIGN]
+        assert [key for key, id in imports.items() if not status[id].finished] == [LIVING, FOREIGN, OTHER]
         standing = [one["name"] for vm in stage.vc.state()["vms"] for one in vm["snapshots"]]
-        assert sorted(standing) == sorted(snapshot_name(key) for key in (LIVING, FOREIGN))
+        assert sorted(standing) == sorted(snapshot_name(key) for key in (LIVING, FOREIGN, OTHER))
         assert _kinds(_sweep(stage, dry_run=True), ENDED) == {}
     finally:
         _take_back(stage, imports)
@@ -207,7 +214,7 @@ def _take_back(stage: Stage, imports: dict[str, str]) -> None:
     """The test's own end: everything of every run."""
     for key, task_id in imports.items():
         VmImport(stage.access()).cancel(task_id)
-        plan = stage.wave(key.rpartition("/")[2]).servers[0]
+        plan = stage.wave(key.rpartition("/")[2], wave=_wave_of(key)).servers[0]
         with ServerStaging.of(stage.access(), plan, key) as staging:
             staging.discard()
         with stage.connect() as session:

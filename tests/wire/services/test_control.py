@@ -12,6 +12,7 @@ import pytest
 from botocore.credentials import DeferredRefreshableCredentials, create_assume_role_refresher
 from botocore.session import get_session
 
+from wavelift.adapters.vsphere import snapshots
 from wavelift.base.errors import Cancelled, CorruptStreamError, FencedError, WaveliftError
 from wavelift.base.run import MemoryCheckpoints
 from wavelift.base.units import KIB, MIB
@@ -285,7 +286,8 @@ def test_inv_9_credentials_that_aws_ends_early_are_renewed_at_every_step(stage: 
 # --- what vCenter says and what it sends ----------------------------------------------------------------------------
 
 
-def test_a_body_of_another_size_is_refused(stage: Stage) -> None:
+def test_a_body_of_another_size_is_refused(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vCenter says another size than it sends."""
     journey = stage.journey("web01")
 
     def shrink() -> None:
@@ -293,6 +295,7 @@ def test_a_body_of_another_size_is_refused(stage: Stage) -> None:
         assert taken is not None
         disk = taken.disks[0].model_copy(update={"capacity": taken.disks[0].capacity - MIB})
         journey.outcome.snapshot = taken.model_copy(update={"disks": (disk,)})
+        monkeypatch.setattr(snapshots, "snapshot_disks", lambda *_, **__: (disk,))
 
     journey.before["export"] = shrink
     done = journey.run()

@@ -194,7 +194,7 @@ def _send_again(copies: Copies, one: Try, ctx: RunContext) -> None:
     with copies.stage.connect() as session:
         one.snapshot = take_snapshot(session, one.task, context_of(one.run_key), replicates=True)
     result = copies.replica.transfer(one)
-    assert record(copies.ledger, copies.stage.access(), result, ctx) == ()
+    assert record(copies.ledger, copies.stage.access(), one.task, result, ctx) == ()
     copies.replica.end(one, result)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from wavelift.base.errors import ProofError
 from wavelift.base.units import BLOCK, MIB
+from wavelift.services.dataplane.conversion import compare_image
 
 from .journey import Journey, Outcome, Stage
 
@@ -135,6 +136,36 @@ def test_inv_1_changes_of_the_boot_disk_are_listed(stage: Stage) -> None:
     assert boot.boot
     assert listed == {change["offset"] // BLOCK for change in imports[0]["changed"]}
     assert [disk.changed for disk in data] == [(), ()]
+
+
+@pytest.mark.parametrize("verify", ["full", "sample:30"])
+def test_inv_1_a_boot_disk_that_is_another_one_is_refused(stage: Stage, verify: str) -> None:
+    """A conversion rewrites some of the disk, not most of it."""
+    done, other = (stage.journey(name, defaults={"launch": "none"}).run() for name in ("web01", "mute01"))
+    assert done.export is not None
+    assert done.image is not None
+    assert other.image is not None
+    journey = stage.journey("web01", defaults={"launch": "none", "verify": verify})
+    task = journey.preflight()[0]
+    ctx = journey.ctx(task, "compare")
+    assert compare_image(stage.access(), task, done.export, done.image, ctx).report
+    swapped = done.image.model_copy(update={"snapshot_ids": other.image.snapshot_ids})
+    with pytest.raises(ProofError, match="blocks of the boot disk hold something else") as told:
+        compare_image(stage.access(), task, done.export, swapped, ctx)
+    assert told.value.where["disk"] == "disk 0 (SCSI 0:0)"
+    assert told.value.where["snapshot"] == other.image.snapshot_ids[0]
+    assert "boot_disk_changed_pct" in told.value.next_step
+
+
+def test_inv_1_an_environment_says_how_much_a_conversion_may_change(stage: Stage) -> None:
+    stage.environment_changes["limits"] = {"boot_disk_changed_pct": 1}
+    journey = stage.journey("web01", defaults={"launch": "none"})
+    done = journey.run()
+    assert isinstance(done.error, ProofError)
+    assert done.phase == "compare"
+    assert "no more than 1 per cent" in str(done.error)
+    (image,) = stage.aws.state()["images"]
+    journey.discard_image(image)
 
 
 def test_inv_1_off_leaves_it_attested(stage: Stage) -> None:

@@ -124,7 +124,7 @@ def clean_up(copies: Copies) -> CleanupReport:
     """What `wavelift cleanup` does: the run's admission, its look at vCenter, its report."""
     ctx = run_context(DagRun(f"{WAVE}.migrate", "cleaning"), requester="test", clock=CLOCK)
     request = RunRequest(WAVE, {"mode": "cleanup", "dry_run": False})
-    admitted = wave_runs.admit(copies.ledger, request, lambda _: copies.stage.wave("copy01"), ctx)
+    admitted = wave_runs.admit(copies.ledger, request, lambda _: copies.stage.wave("copy01", wave=WAVE), ctx)
     with copies.stage.connect() as session:
         swept = sweep(session, copies.stage.access(), admitted, Alive(lambda run: False))
     assert finish_wave(copies.ledger, EndedWave(None, swept=swept), ctx).succeeded
@@ -231,6 +231,7 @@ def test_inv_1_a_recorded_run_is_read_back_and_quarantined_when_it_lies(stage: S
     assert f"disk offset {5 * BLOCK}, {9 * BLOCK}" in str(caught.value)
     assert "copy01" in str(caught.value)
     run = DagRun(f"{WAVE}.replicate", "manual__verify")
+    ask(copies, RunRequest(WAVE, {"mode": "verify", "jobs": [second.job_id]}))
     for _ in range(2):  # the report may be told again after a clear
         ended = Ended(None, None, wrong={second.id: str(caught.value)})
         report = finish(copies.ledger, ended, run_context(run), tidy=lambda *_: "")

@@ -60,7 +60,7 @@ class Copies:
         assert not admitted.refused, admitted
         ctx = context_of(one.run_key)
         result = self.replica.transfer(one)
-        assert record(self.ledger, self.stage.access(), result, ctx) == ()
+        assert record(self.ledger, self.stage.access(), one.task, result, ctx) == ()
         self.replica.end(one, result)
         return one, ctx, admitted.granted[0]
 

@@ -586,10 +586,10 @@ def test_a_note_that_goes_while_notes_are_listed_is_no_error(
     _failed(stage, big)
     get = S3Staging.get_object
 
-    def gone(self: S3Staging, key: str) -> bytes:
+    def gone(self: S3Staging, key: str, *, at_most: int) -> bytes:
         if key.endswith(SEED_SUFFIX):
             self.delete(key)
-        return get(self, key)
+        return get(self, key, at_most=at_most)
 
     monkeypatch.setattr(S3Staging, "get_object", gone)
     one = big.run().disks[0]

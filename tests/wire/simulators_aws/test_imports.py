@@ -249,3 +249,21 @@ def test_flip_hits_a_grains_compressed_data_and_breaks_the_import(lab: Lab, stre
     assert lab.finished(lab.import_image(lab.key)["ImportTaskId"])["Status"] == "deleted"
     lab.s3.delete_object(Bucket="staging", Key=lab.key)
     assert Path(kept["path"]).read_bytes() == got
+
+
+def test_the_object_is_read_when_the_work_begins_not_when_the_task_is_submitted(
+    lab: Lab, stream_vmdk: Encode, read_snapshot: Any
+) -> None:
+    lab.sim.settings(change_boot_disk=False)
+    first, second = lab.disk(4, seed=1), lab.disk(4, seed=2)
+    lab.sim.rule(kind="import", key=f"*{lab.key}", phase="converting", outcome="held")
+    task_id = lab.import_image(_put(lab.s3, lab.key, stream_vmdk(first)))["ImportTaskId"]
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not lab.sim.rules()[0]["applied"]:
+        time.sleep(0.02)
+    _put(lab.s3, lab.key, stream_vmdk(second))
+    assert lab.ec2.describe_import_image_tasks(ImportTaskIds=[task_id])["ImportImageTasks"][0]["Status"] == "active"
+    lab.sim.clear_rules()
+    task = lab.finished(task_id)
+    lab.tidy(task)
+    assert read_snapshot(task["SnapshotDetails"][0]["SnapshotId"]) == _blocks(second)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +256,66 @@ def test_large_object_stays_out_of_memory(running: AwsSimulator, s3: Any, key: s
     s3.delete_object(Bucket="staging", Key=key)
 
 
-def test_reading_by_part_or_version_is_refused_not_ignored(s3: Any, key: str, refused: Refused) -> None:
+def test_reading_by_part_is_refused_not_ignored(s3: Any, key: str, refused: Refused) -> None:
     s3.put_object(Bucket="staging", Key=key, Body=b"x")
     refused("NotImplemented", s3.get_object, Bucket="staging", Key=key, PartNumber=1)
+
+
+@pytest.fixture
+def versioned(sim: AwsSimulator, s3: Any) -> Iterator[str]:
+    """A bucket with versioning."""
+    s3.create_bucket(Bucket="versioned", CreateBucketConfiguration={"LocationConstraint": sim.region})
+    assert "Status" not in s3.get_bucket_versioning(Bucket="versioned")
+    yield "versioned"
+    pages = s3.get_paginator("list_object_versions").paginate(Bucket="versioned", PaginationConfig={"PageSize": 2})
+    rows = [row for page in pages for row in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]]
+    which = [{"Key": row["Key"], "VersionId": row["VersionId"]} for row in rows]
+    if which:
+        s3.delete_objects(Bucket="versioned", Delete={"Objects": which})
+    s3.delete_bucket(Bucket="versioned")
+
+
+def test_a_bucket_with_versioning_keeps_what_was_replaced_and_deleted(
+    s3: Any, sim: AwsSimulator, versioned: str, refused: Refused
+) -> None:
+    at = {"Bucket": versioned, "Key": "disk"}
+    assert "VersionId" not in s3.put_object(**at, Body=b"old")
+    s3.put_bucket_versioning(Bucket=versioned, VersioningConfiguration={"Status": "Enabled"})
+    assert s3.get_bucket_versioning(Bucket=versioned)["Status"] == "Enabled"
+    assert s3.head_object(**at)["VersionId"] == "null"
+    one, two = (s3.put_object(**at, Body=body)["VersionId"] for body in (b"one", b"two"))
+    for version, body in (("null", b"old"), (one, b"one"), (two, b"two"), ("", b"two")):
+        asked = {"VersionId": version} if version else {}
+        got = s3.get_object(**at, **asked)
+        assert (got["Body"].read(), got["VersionId"]) == (body, version or two)
+    refused("NoSuchVersion", s3.get_object, **at, VersionId="0" * 32)
+    marker = s3.delete_object(**at)
+    assert marker["DeleteMarker"]
+    assert marker["VersionId"] not in (one, two)
+    gone = refused("NoSuchKey", s3.get_object, **at)
+    assert gone.response["ResponseMetadata"]["HTTPHeaders"]["x-amz-delete-marker"] == "true"
+    refused("405", s3.head_object, **at, VersionId=marker["VersionId"])
+    assert s3.get_object(**at, VersionId=one)["Body"].read() == b"one"
+    assert "Contents" not in s3.list_objects_v2(Bucket=versioned)
+    assert len(sim.state()["buckets"][versioned]["noncurrent"]) == 4
+    refused("BucketNotEmpty", s3.delete_bucket, Bucket=versioned)
+    s3.delete_object(**at, VersionId=marker["VersionId"])
+    assert s3.head_object(**at)["VersionId"] == two, "the object is back once its delete marker is deleted"
+    s3.delete_object(**at, VersionId=two)
+    assert s3.get_object(**at)["Body"].read() == b"one"
+    s3.put_bucket_versioning(Bucket=versioned, VersioningConfiguration={"Status": "Suspended"})
+    s3.put_object(**at, Body=b"late")
+    s3.put_object(**at, Body=b"last")
+    rows = s3.list_object_versions(Bucket=versioned)["Versions"]
+    assert [(row["VersionId"], row["IsLatest"], row["Size"]) for row in rows] == [("null", True, 4), (one, False, 3)]
+
+
+def test_a_multipart_object_names_its_version(s3: Any, versioned: str, sha: Sha) -> None:
+    s3.put_bucket_versioning(Bucket=versioned, VersioningConfiguration={"Status": "Enabled"})
+    upload_id = s3.create_multipart_upload(Bucket=versioned, Key="disk", ChecksumAlgorithm="SHA256")["UploadId"]
+    where = {"Bucket": versioned, "Key": "disk", "UploadId": upload_id}
+    parts = [_put(s3, where, 1, b"x", sha(b"x"))]
+    done = s3.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
+    s3.put_object(Bucket=versioned, Key="disk", Body=b"y")
+    head = s3.head_object(Bucket=versioned, Key="disk", VersionId=done["VersionId"], ChecksumMode="ENABLED")
+    assert (head["ChecksumSHA256"], head["ETag"]) == (done["ChecksumSHA256"], done["ETag"])

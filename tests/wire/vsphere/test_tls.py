@@ -277,7 +277,7 @@ def test_amp_12_modes_ca_pin_and_ignore(serve: Serve, authority: Authority, capl
 def test_amp_11_an_unreachable_host_is_a_fact_not_an_exception() -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
-    reach = probe(VsphereConfig(host="vc", username="u", password="p"), host(port), timeout=60)
+    reach = probe(VsphereConfig(host=LOOPBACK, username="u", password="p"), host(port), timeout=60)
     assert (reach.reachable, reach.certificate_valid) == (False, False)
     assert "refuses" in str(reach.error)
 

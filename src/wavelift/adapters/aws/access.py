@@ -25,7 +25,8 @@ from botocore.utils import get_environ_proxies
 
 from wavelift.adapters.aws.errors import EXPIRED_CODES, LOG_IN, from_library_error, is_certificate_error, passes
 from wavelift.adapters.aws.models import share_models
-from wavelift.base.errors import LoginError, TlsError, UnreachableError, WaveliftError
+from wavelift.base.errors import LoginError, SpecError, TlsError, UnreachableError, WaveliftError
+from wavelift.base.net import ca_path, is_private
 from wavelift.base.patience import PATIENCE_S, RetryPolicy
 from wavelift.base.run import CancelFlag
 
@@ -162,6 +163,12 @@ class AwsAccess:
             verify=self.verify,
             config=self._config(),
         )
+        if not is_private(client.meta.endpoint_url):
+            raise SpecError(
+                f"The endpoint of {service} is plain HTTP to another machine; session tokens are sent over HTTPS only",
+                next_step="Give the address that begins with https:// (endpoint_url of the AWS connection)",
+                endpoint=client.meta.endpoint_url,
+            )
         # Of the service, not of all: botocore asks its own retry rule, which is the service's, before those of all.
         name = client.meta.service_model.service_id.hyphenize()
         client.meta.events.register_first(f"needs-retry.{name}", _refuse_damaged)
@@ -332,7 +339,7 @@ def _verification(verify: bool | str | None) -> bool | str:
     if verify in (None, "", True):
         # boto3 given True forgets the variable; given None it would read it only for its own connections.
         return os.environ.get("AWS_CA_BUNDLE") or True
-    return verify or False
+    return str(ca_path(str(verify))) if verify else False
 
 
 def credential_failure(error: Exception) -> WaveliftError:

@@ -33,6 +33,7 @@ from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, Scope, s
 from wavelift.base.errors import ThrottledError, TlsError, UnreachableError, WaveliftError
 from wavelift.base.net import Proxy, https_connection
 from wavelift.base.patience import RetryPolicy
+from wavelift.base.remote_text import request_head
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB
 from wavelift.base.wire import Answer
@@ -151,6 +152,8 @@ class BulkRequest:
     throttle: Pace | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
     unsigned: bool = False
+    at_most: int | None = None
+    """Bytes that a good answer may have; None: as many as AWS sends."""
 
     def payload_hash(self) -> str:
         """What the signature says of the body."""
@@ -244,8 +247,7 @@ class BulkClient:
     def head(self, request: BulkRequest, keys: Keys) -> bytes:
         """The signed request up to its body, as it goes over the wire. Nothing here blocks."""
         headers = self._signed(request, keys)
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"{request.method} {request.url[_path_at(request.url) :]} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
+        return request_head(request.method, request.url[_path_at(request.url) :], headers)
 
     # -- tries ----------------------------------------------------------------------------------------------------
 
@@ -288,7 +290,7 @@ class BulkClient:
         headers = self._signed(request, keys)
         call = Call(cancel)
         with call:
-            return self._pool(request.url).request(
+            answer = self._pool(request.url).request(
                 request.method,
                 request.url,
                 body=None if request.body is None else _slices(request.body, cancel, request.throttle),
@@ -296,9 +298,12 @@ class BulkClient:
                 retries=False,
                 redirect=False,
                 timeout=self._timeout,
-                preload_content=preload,
+                preload_content=preload and request.at_most is None,
                 decode_content=False,
             )
+            if preload and answer.status < 300 and request.at_most is not None:
+                _read_body(request, answer, request.at_most)
+            return answer
 
     def _signed(self, request: BulkRequest, keys: Keys) -> dict[str, str]:
         headers = sign(
@@ -334,6 +339,22 @@ class BulkClient:
             words = f"{unquote(login.username)}:{unquote(login.password or '')}"
             headers = urllib3.make_headers(proxy_basic_auth=words)
         return urllib3.ProxyManager(proxy, proxy_headers=headers, **settings)
+
+
+def _read_body(request: BulkRequest, answer: urllib3.BaseHTTPResponse, at_most: int) -> None:
+    """Read an answer that may not be longer than a limit: S3's and EBS's say how long they are before they begin.
+
+    :raises UnreachableError: it is longer, or does not say: no answer of AWS.
+    """
+    said = answer.headers.get("Content-Length", "")
+    if not said.isdecimal() or int(said) > at_most:
+        answer.close()
+        raise UnreachableError(
+            f"{request.doing}: the answer has {said or 'an unknown number of'} bytes where {at_most} are due",
+            next_step="A proxy on the way may have answered: go around it, then try again",
+            **request.where,
+        )
+    _ = answer.data  # an answer that is cut meanwhile is tried again, as one that is read at once
 
 
 def _path_at(url: str) -> int:

@@ -42,6 +42,7 @@ class BucketFacts:
     """The staging bucket.
 
     :ivar owned: by the caller's account; None where nobody would say.
+    :ivar versioned: versioning is enabled; None where nobody would say.
     :ivar encryption: how it encrypts by default: ``AES256``, ``aws:kms`` or ``aws:kms:dsse``; empty: nobody would say.
     :ivar kms_key: the customer's key of that, its ARN where KMS would tell it; empty: S3's own.
     """
@@ -50,6 +51,7 @@ class BucketFacts:
     exists: bool = False
     region: str = ""
     owned: bool | None = None
+    versioned: bool | None = None
     encryption: str = ""
     kms_key: str = ""
     unknown: str = ""
@@ -249,6 +251,7 @@ class AccountChecks:
                 exists=True,
                 region=_region_of(location.get("LocationConstraint")),
                 owned=self._owned(name, account) if account else None,
+                versioned=self._versioned(name) if account else None,
                 encryption=rule.get("SSEAlgorithm", ""),
                 kms_key=self._customer_key(rule.get("KMSMasterKeyID", "")),
             )
@@ -272,6 +275,13 @@ class AccountChecks:
                 return None
             return False
         return True
+
+    def _versioned(self, name: str) -> bool | None:
+        try:
+            answer = self._read("s3", "the bucket's versioning", lambda s3: s3.get_bucket_versioning(Bucket=name))
+        except MissingPrivilegeError:
+            return None
+        return (answer or {}).get("Status") == "Enabled"
 
     def _bucket_encryption(self, name: str) -> Mapping[str, str]:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from pathlib import Path
 from typing import Any, Final
 
 import urllib3
@@ -14,7 +13,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from wavelift.adapters.aws.access import READ_TIMEOUT_S
 from wavelift.base.errors import SpecError
-from wavelift.base.net import break_off
+from wavelift.base.net import break_off, ca_path
 from wavelift.base.run import CancelFlag
 
 
@@ -112,7 +111,7 @@ def tls_context(verify: bool | str) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
-    path = Path(get_cert_path(True) if verify is True else verify)
+    path = ca_path(get_cert_path(True) if verify is True else verify)
     try:
         return ssl.create_default_context(
             cafile=None if path.is_dir() else str(path), capath=str(path) if path.is_dir() else None

@@ -123,6 +123,7 @@ class SnapshotBlocks:
             doing="could not read the snapshot's block",
             action="ebs:GetSnapshotBlock",
             where={"snapshot": self.snapshot_id, "offset": block.index * BLOCK},
+            at_most=BLOCK,
         )
         answer = self._bulk.send(request, cancel)
         checksum = base64.b64encode(hashlib.sha256(answer.data).digest()).decode()

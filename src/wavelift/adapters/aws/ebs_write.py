@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Final
+from urllib.parse import quote
 
 from urllib3 import BaseHTTPResponse
 
@@ -151,7 +152,8 @@ class EbsWriter:
         self._journal = journal
         self._capacity = journal.identity.capacity
         self._bulk = BulkClient(access, "ebs", policy=puts.policy, connections=in_flight)
-        self._url = f"{str(access.client('ebs').meta.endpoint_url).rstrip('/')}/snapshots/{snapshot.snapshot_id}/blocks"
+        endpoint = str(access.client("ebs").meta.endpoint_url).rstrip("/")
+        self._url = f"{endpoint}/snapshots/{quote(snapshot.snapshot_id, safe='')}/blocks"
         self._buckets = (_puts_bucket(), account_bucket(access))
         self._stop = (cancel or CancelFlag()).child()
         calls: PutCalls[_Put] = PutCalls(

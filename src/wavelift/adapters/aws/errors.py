@@ -118,6 +118,7 @@ _MISSING_CODES: Final = frozenset(
         "NoSuchBucket",
         "NoSuchEntity",
         "NoSuchKey",
+        "NoSuchVersion",
         "NotFound",
         "NotFoundException",
         "ResourceNotFoundException",

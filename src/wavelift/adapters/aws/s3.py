@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -19,7 +20,9 @@ from wavelift.adapters.aws.bulk import BulkClient
 from wavelift.adapters.aws.errors import aws_errors, error_code
 from wavelift.adapters.aws.multipart import OpenUpload, S3PartSink, StoredPart, abort_upload, composite_checksum
 from wavelift.adapters.aws.s3_read import S3Stream, StoredObject
-from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.adapters.aws.sigv4 import encode_query
+from wavelift.base.domain import ObjectVersion
+from wavelift.base.errors import CorruptStreamError, PermanentError, WaveliftError
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.run import CancelFlag
 from wavelift.transfer.throttle import Pace
@@ -28,17 +31,31 @@ __all__ = ["ObjectInfo", "S3PartSink", "S3Staging", "S3Stream", "UploadInfo", "c
 
 DELETE_BATCH: Final = 1000
 """S3's limit of keys in one DeleteObjects."""
+NO_VERSION: Final = ("", "null")
+"""What S3 says of an object that was written while the bucket kept no versions: the next one replaces it."""
+LATEST: Final = ObjectVersion()
+"""Whatever lies under the key when it is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object as S3 describes it; ``checksum`` is base64 SHA-256, with ``-n`` when it was made of n parts."""
+    """An object as S3 describes it; ``checksum`` is base64 SHA-256, with ``-n`` when it was made of n parts.
+
+    :ivar version_id: empty in a bucket that never had versioning.
+    :ivar modified: ISO 8601.
+    """
 
     key: str
     size: int
     etag: str
     checksum: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    version_id: str = ""
+    modified: str = ""
+
+    @property
+    def version(self) -> ObjectVersion:
+        return ObjectVersion(checksum=self.checksum, etag=self.etag, version_id=self.version_id, modified=self.modified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +222,13 @@ class S3Staging:
             )
         return ObjectInfo(key, len(data), answer.get("ETag", ""), checksum, dict(metadata or {}))
 
-    def get_object(self, key: str) -> bytes:
+    def get_object(self, key: str, *, at_most: int) -> bytes:
         """A small object, whole.
 
-        :raises NotFoundError: there is none.
+        :param at_most: bytes that it may have: whoever may write to the bucket chooses its size.
+        :raises NotFoundError: there is none. :raises CorruptStreamError: it is larger.
         """
-        with self.open_stream(key) as stream:
+        with self.open_stream(key, at_most=at_most) as stream:
             return stream.readall() or b""
 
     def head(self, key: str) -> ObjectInfo | None:
@@ -228,6 +246,8 @@ class S3Staging:
             answer.get("ETag", ""),
             answer.get("ChecksumSHA256", ""),
             answer.get("Metadata", {}),
+            answer.get("VersionId", ""),
+            answer["LastModified"].isoformat(),
         )
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -263,28 +283,66 @@ class S3Staging:
         if not prefix.strip("/"):
             raise PermanentError("an empty prefix would delete the whole bucket", bucket=self.bucket)
         folder = prefix if prefix.endswith("/") else f"{prefix}/"
-        keys = [item.key for item in self.list(folder)]
-        self.delete(*keys)
-        return len(keys)
+        return self.delete_each(item.key for item in self.list(folder))
+
+    def delete_each(self, keys: Iterable[str]) -> int:
+        """Delete objects while they are listed, however many there are; how many there were."""
+        count, rest = 0, iter(keys)
+        while batch := list(islice(rest, DELETE_BATCH)):
+            self.delete(*batch)
+            count += len(batch)
+        return count
 
     # -- bytes back -----------------------------------------------------------------------------------------------
 
-    def open_stream(self, key: str, *, cancel: CancelFlag | None = None) -> S3Stream:
+    def open_stream(
+        self,
+        key: str,
+        *,
+        at_most: int | None = None,
+        version: ObjectVersion = LATEST,
+        cancel: CancelFlag | None = None,
+    ) -> S3Stream:
         """The object as a raw stream with ``readinto``; it survives cut connections.
 
-        :raises NotFoundError: there is none.
+        :param at_most: bytes that the object may have.
+        :param version: read these bytes and no others.
+        :raises NotFoundError: there is none. :raises ObjectChangedError: other bytes lie there.
+        :raises CorruptStreamError: it is larger.
         """
-        return S3Stream(self._bulk, self._object(key), cancel or self._access.cancel)
+        stream = S3Stream(self._bulk, self._object(key, version), cancel or self._access.cancel)
+        if at_most is not None and stream.size > at_most:
+            stream.close()
+            raise CorruptStreamError(
+                f"the object has {stream.size} bytes where it may have {at_most}",
+                next_step="Another process may have replaced it: look who may write to the bucket",
+                bucket=self.bucket,
+                key=key,
+            )
+        return stream
 
-    def read_range(self, key: str, offset: int, length: int, *, cancel: CancelFlag | None = None) -> bytes:
+    def read_range(
+        self,
+        key: str,
+        offset: int,
+        length: int,
+        *,
+        version: ObjectVersion = LATEST,
+        cancel: CancelFlag | None = None,
+    ) -> bytes:
         """``length`` bytes from ``offset``, all of them.
 
-        :raises CorruptStreamError: the object is shorter.
+        :param version: read these bytes and no others.
+        :raises CorruptStreamError: the object is shorter. :raises ObjectChangedError: other bytes lie there.
         """
-        return s3_read.read_range(self._bulk, self._object(key), offset, length, cancel or self._access.cancel)
+        stored = self._object(key, version)
+        return s3_read.read_range(self._bulk, stored, offset, length, cancel or self._access.cancel)
 
-    def _object(self, key: str) -> StoredObject:
-        return StoredObject(self.url(key), self.bucket, key)
+    def _object(self, key: str, version: ObjectVersion) -> StoredObject:
+        url = self.url(key)
+        if version.version_id not in NO_VERSION:
+            url += f"?{encode_query({'versionId': version.version_id})}"
+        return StoredObject(url, self.bucket, key, version.etag)
 
 
 def _address(client: Any, bucket: str) -> str:

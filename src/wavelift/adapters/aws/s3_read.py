@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object of a bucket; ``url`` is where it lies."""
+    """An object of a bucket; ``url`` is where it lies. With ``etag``, only while it is this one."""
 
     url: str
     bucket: str
     key: str
+    etag: str = ""
 
 
 class S3Stream(io.RawIOBase):
@@ -46,7 +47,7 @@ class S3Stream(io.RawIOBase):
         self._url = stored.url
         self._where: dict[str, Any] = {"bucket": stored.bucket, "key": stored.key}
         self._cancel = cancel
-        self.etag = ""
+        self.etag = stored.etag
         self._answer: urllib3.BaseHTTPResponse | None = self._open()
         self.size = int(self._answer.headers["Content-Length"])
         self.etag = self._answer.headers.get("ETag", "")
@@ -137,8 +138,12 @@ def read_range(bulk: BulkClient, stored: StoredObject, offset: int, length: int,
         url=stored.url,
         doing=f"could not read {length} bytes of the object",
         action="s3:GetObject",
-        headers={"Range": f"bytes={offset}-{offset + length - 1}"},
+        headers={
+            "Range": f"bytes={offset}-{offset + length - 1}",
+            **({"If-Match": stored.etag} if stored.etag else {}),
+        },
         where=where,
+        at_most=length,
     )
     data = bulk.send(request, cancel).data
     if len(data) != length:

@@ -33,8 +33,12 @@ def description(text: str) -> str:
 
 
 def tag_value(text: str) -> str:
-    """EC2 takes all of Unicode, but answers in XML, which has no control characters."""
-    return "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)[:MAX_TAG_VALUE]
+    """EC2 takes all of Unicode, but answers in XML, which has no control characters, surrogates and non-characters."""
+    return "".join(" " if _not_in_xml(char) else char for char in text[:MAX_TAG_VALUE])
+
+
+def _not_in_xml(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cs") or char in "\ufffe\uffff"
 
 
 def object_tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from wavelift.adapters.aws.errors import (
 )
 from wavelift.adapters.aws.import_failures import Explanation, explain_import_failure
 from wavelift.adapters.aws.tagging import from_aws, has_tags, specification
+from wavelift.base.domain import ObjectVersion
 from wavelift.base.errors import (
     LimitReachedError,
     MissingPrivilegeError,
@@ -69,6 +70,8 @@ class ImportDisk:
     snapshot_id: str = ""
     format: str = "VMDK"
     description: str = ""
+    version: ObjectVersion | None = None
+    """What the object must be; ImportImage itself takes bucket and key only."""
 
     def container(self) -> dict[str, Any]:
         """The disk as ImportImage wants it."""
@@ -147,6 +150,7 @@ class ImportStatus:
         order, and ``snapshot_by_key`` is surer.
     :ivar message: AWS's words; after a failure the reason.
     :ivar snapshot_by_key: S3 key of a disk to the snapshot that it became, whatever the order of AWS's list.
+    :ivar keys: S3 keys of its disks.
     """
 
     task_id: str
@@ -159,6 +163,7 @@ class ImportStatus:
     message: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     snapshot_by_key: Mapping[str, str] = field(default_factory=dict)
+    keys: frozenset[str] = frozenset()
 
     @property
     def finished(self) -> bool:
@@ -301,6 +306,9 @@ def read_status(task: Mapping[str, Any]) -> ImportStatus:
             for detail in task.get("SnapshotDetails", [])
             if detail.get("SnapshotId") and detail.get("UserBucket")
         },
+        keys=frozenset(
+            str(detail["UserBucket"]["S3Key"]) for detail in task.get("SnapshotDetails", []) if detail.get("UserBucket")
+        ),
     )
 
 

@@ -11,10 +11,13 @@ from typing import Final
 
 from pyVmomi import vim
 
+from wavelift.adapters.vsphere.devices import LARGEST
+from wavelift.adapters.vsphere.faults import TEXT_LONGEST
 from wavelift.adapters.vsphere.inventory import OWNER, folder_paths, is_secondary, managed_by, path_below
 from wavelift.adapters.vsphere.properties import PAGE, Values, all_refs, collect
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.catalog import CatalogManager, CatalogRow
+from wavelift.base.printable import printable
 from wavelift.rules.wave import decode_name
 
 _LIGHT: Final = (
@@ -34,11 +37,19 @@ _LIGHT: Final = (
 )
 
 
+WORD: Final = 32
+"""Characters of a state, as the ledger's columns have them."""
+INT32: Final = 2**31 - 1
+
+
 def manager(session: VsphereSession) -> CatalogManager:
     """The vCenter itself; no call is made."""
     about = session.about
     return CatalogManager(
-        id=about.instance_uuid, name=session.config.host, type=about.api_type, product=about.full_name
+        id=about.instance_uuid,
+        name=session.config.host,
+        type=printable(about.api_type, WORD),
+        product=about.full_name,
     )
 
 
@@ -70,21 +81,23 @@ def _row(ref: str, values: Values, path: str, tags: tuple[str, ...]) -> CatalogR
         instance_uuid=_text(values, "summary.config.instanceUuid"),
         name=decode_name(_text(values, "name")),
         path=path,
-        power=_text(values, "runtime.powerState"),
-        connection_state=_text(values, "runtime.connectionState"),
+        power=_text(values, "runtime.powerState", WORD),
+        connection_state=_text(values, "runtime.connectionState", WORD),
         template=bool(values.get("summary.config.template")),
         guest_id=_text(values, "summary.config.guestId"),
         guest_full_name=_text(values, "summary.config.guestFullName"),
         cpus=_number(values, "summary.config.numCpu"),
         memory_mib=_number(values, "summary.config.memorySizeMB"),
-        disk_bytes=_number(values, "summary.storage.committed") + _number(values, "summary.storage.uncommitted"),
+        disk_bytes=_number(values, "summary.storage.committed", LARGEST)
+        + _number(values, "summary.storage.uncommitted", LARGEST),
         tags=tags,
     )
 
 
-def _text(values: Values, path: str) -> str:
-    return str(values.get(path) or "")
+def _text(values: Values, path: str, most: int = TEXT_LONGEST) -> str:
+    return printable(values.get(path) or "", most)
 
 
-def _number(values: Values, path: str) -> int:
-    return int(values.get(path) or 0)
+def _number(values: Values, path: str, most: int = INT32) -> int:
+    """Within what a column of the ledger holds, whatever vCenter says."""
+    return min(max(int(values.get(path) or 0), 0), most)

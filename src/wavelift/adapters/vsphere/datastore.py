@@ -19,7 +19,8 @@ from wavelift.adapters.vsphere.devices import FrozenVm, class_name
 from wavelift.adapters.vsphere.esxi import esxi_context
 from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.hosts import HostFacts, host_facts
-from wavelift.adapters.vsphere.properties import Values, collect, read_one
+from wavelift.adapters.vsphere.inventory import DEEPEST
+from wavelift.adapters.vsphere.properties import Values, collect, read_one, snapshot_nodes
 from wavelift.adapters.vsphere.range_stream import RangeStream
 from wavelift.adapters.vsphere.ranges import (
     CONNECT_TIMEOUT_S,
@@ -32,6 +33,7 @@ from wavelift.adapters.vsphere.ranges import (
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import LoginError, NotFoundError, WaveliftError
+from wavelift.base.printable import printable
 from wavelift.base.run import CancelFlag
 from wavelift.base.units import KIB, SECTOR
 from wavelift.transfer.extents import coalesce
@@ -87,6 +89,9 @@ class NotServed:
     """Why a disk can't be read by ranges now."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", printable(self.reason))  # it quotes vCenter and goes into logs and reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +203,9 @@ def _datacenter(session: VsphereSession, values: Values, where: dict[str, str]) 
     """The inventory path of the VM's datacenter without the root folder, as ``dcPath`` wants it."""
     names: list[str] = []
     at = values.get("parent") or values.get("parentVApp")
-    while at is not None:
+    for _ in range(DEEPEST):
+        if at is None:
+            break
         kind = type(at)
         paths = ["name", "parent", "parentFolder"] if issubclass(kind, vim.VirtualApp) else ["name", "parent"]
         found = read_one(session, kind, moref(at), paths, **where)
@@ -252,7 +259,9 @@ class _Prober:
                 name = config.esxi_name(self._host.name)
                 route = self._route(RemoteFile("host", name, self._host.port, folder_path(extent), size))
                 refusal = self._refusal(route)
-            except NotFoundError as error:
+            except LoginError:
+                raise
+            except WaveliftError as error:
                 refusal = error.what
             if not refusal:
                 return route
@@ -373,7 +382,9 @@ def still_frozen(session: VsphereSession, route: DatastoreRoute) -> str:
     except NotFoundError as error:
         gone = "the VM" if error.where.get("object") == route.vm else "our snapshot"
         return f"{gone} is gone"
-    if route.snapshot not in _snapshots(look.values.get("snapshot.rootSnapshotList")):
+    if route.snapshot not in {
+        moref(node.snapshot) for node in snapshot_nodes(look.values.get("snapshot.rootSnapshotList"))
+    }:
         return "our snapshot is gone"
     if frozen is None or str(frozen.fileName) != route.base or frozen.parent is not None:
         return f"our snapshot no longer stands on {route.base}"
@@ -384,13 +395,6 @@ def still_frozen(session: VsphereSession, route: DatastoreRoute) -> str:
     if look.host != route.runtime_host:
         return "the VM was moved to another host"
     return ""
-
-
-def _snapshots(tree: Any) -> set[str]:
-    found: set[str] = set()
-    for node in tree or ():
-        found |= {moref(node.snapshot)} | _snapshots(node.childSnapshotList)
-    return found
 
 
 def _on_a_child(backing: Any, base: str) -> bool:

@@ -14,9 +14,11 @@ from typing import Any, Final
 
 from pyVmomi import vim
 
+from wavelift.adapters.vsphere.faults import TEXT_LONGEST
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import WaveliftError
-from wavelift.base.units import KIB
+from wavelift.base.printable import printable
+from wavelift.base.units import KIB, TIB
 
 _DEVICE: Final = vim.vm.device
 
@@ -27,6 +29,8 @@ _CONTROLLERS: Final = (
     (_DEVICE.VirtualSCSIController, "SCSI"),
     (_DEVICE.VirtualNVMEController, "NVMe"),
 )
+LARGEST: Final = 1024 * TIB
+"""Bytes. vSphere's largest disk has 62 TiB; a number beyond this is none of a disk."""
 _RANK: Final = {name: rank for rank, (_, name) in enumerate(_CONTROLLERS)}
 
 
@@ -63,7 +67,7 @@ def _base(backing: Any) -> str:
     at = getattr(backing, "parent", None)
     found = ""
     while at is not None:
-        found = str(getattr(at, "fileName", None) or "")
+        found = printable(getattr(at, "fileName", None) or "")
         at = getattr(at, "parent", None)
     return found
 
@@ -74,14 +78,17 @@ def _sharing(controller: Any, backing: Any) -> str:
     return bus if bus != "noSharing" else str(getattr(backing, "sharing", None) or "sharingNone")
 
 
+def _capacity(disk: Any) -> int:
+    return int(disk.capacityInBytes if disk.capacityInBytes else (disk.capacityInKB or 0) * KIB)
+
+
 def _disk(disk: Any, controller: Any, kind: str, *, boot: bool) -> DiskFacts:
     backing = disk.backing
-    file = str(getattr(backing, "fileName", None) or "")
-    capacity = disk.capacityInBytes if disk.capacityInBytes else (disk.capacityInKB or 0) * KIB
+    file = printable(getattr(backing, "fileName", None) or "")
     return DiskFacts(
         key=disk.key,
-        label=(disk.deviceInfo.label if disk.deviceInfo else "") or f"disk {disk.key}",
-        capacity=capacity,
+        label=printable((disk.deviceInfo.label if disk.deviceInfo else "") or f"disk {disk.key}", TEXT_LONGEST),
+        capacity=_capacity(disk),
         controller=kind,
         controller_class=class_name(controller),
         bus=controller.busNumber,
@@ -89,9 +96,9 @@ def _disk(disk: Any, controller: Any, kind: str, *, boot: bool) -> DiskFacts:
         backing=class_name(backing),
         file=file,
         base=_base(backing),
-        uuid=str(getattr(backing, "uuid", None) or ""),
+        uuid=printable(getattr(backing, "uuid", None) or "", TEXT_LONGEST),
         datastore=_datastore(file),
-        mode=str(getattr(backing, "diskMode", None) or "persistent"),
+        mode=printable(getattr(backing, "diskMode", None) or "persistent", TEXT_LONGEST),
         sharing=_sharing(controller, backing),
         thin=getattr(backing, "thinProvisioned", None),
         encrypted=getattr(backing, "keyId", None) is not None,
@@ -117,6 +124,12 @@ def disks(devices: Sequence[Any], boot_options: Any, **where: object) -> tuple[D
                 f"disk {disk.key} hangs on no known controller",
                 next_step="Look at the VM's hardware in vCenter",
                 controller=disk.controllerKey,
+                **where,
+            )
+        if not 0 <= _capacity(disk) <= LARGEST:
+            raise WaveliftError(
+                f"vCenter says that disk {disk.key} has {_capacity(disk)} bytes",
+                next_step="Look at the VM's hardware in vCenter",
                 **where,
             )
         facts.append(_disk(disk, controller, kind, boot=False))
@@ -163,4 +176,4 @@ def _is_connected_cdrom(device: Any) -> bool:
 def _cdrom(device: Any) -> str:
     label = (device.deviceInfo.label if device.deviceInfo else "") or f"CD-ROM {device.key}"
     medium = getattr(device.backing, "fileName", None) or getattr(device.backing, "deviceName", None)
-    return f"{label}: {medium}" if medium else label
+    return printable(f"{label}: {medium}" if medium else label, TEXT_LONGEST)

@@ -22,9 +22,16 @@ from wavelift.base.errors import (
     UnreachableError,
     WaveliftError,
 )
+from wavelift.base.printable import printable
 
 VENDOR_ERRORS: Final = (vmodl.MethodFault, OSError, HTTPException, ExpatError)
 """Everything that a call through pyvmomi may raise. MethodFault is the root of all faults."""
+
+TEXT_LONGEST: Final = 250
+"""Characters of one text of the inventory. vSphere's names have 80, as stored (``%2f`` …) up to 240."""
+
+FAULT_LONGEST: Final = 1000
+"""Characters of a fault's text."""
 
 MESSAGES_SHOWN: Final = 3
 """vCenter sends a stack of explanations with some faults; the first ones say what is the matter."""
@@ -44,12 +51,12 @@ def words(fault: Any) -> str:
     texts = [getattr(fault, "msg", None)]
     texts += [getattr(item, "message", None) for item in (getattr(fault, "faultMessage", None) or ())][:MESSAGES_SHOWN]
     unique = dict.fromkeys(text.strip().rstrip(".") for text in texts if text)
-    return f"{name}: {'; '.join(unique)}" if unique else name
+    return printable(f"{name}: {'; '.join(unique)}" if unique else name, FAULT_LONGEST)
 
 
 def moref(reference: Any) -> str:
     """``vm-12`` of a managed object; empty for None."""
-    return str(reference._moId) if reference is not None else ""
+    return printable(reference._moId, TEXT_LONGEST) if reference is not None else ""
 
 
 def _missing_privilege(fault: Any, where: dict[str, object]) -> WaveliftError:

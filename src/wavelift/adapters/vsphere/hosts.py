@@ -12,11 +12,12 @@ from typing import Final
 from pyVmomi import vim
 
 from wavelift.adapters.vsphere.esxi import esxi_context
-from wavelift.adapters.vsphere.faults import moref
+from wavelift.adapters.vsphere.faults import TEXT_LONGEST, moref
 from wavelift.adapters.vsphere.properties import Values, all_refs, collect
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
-from wavelift.base.errors import LoginError, NotFoundError, TlsError, WaveliftError
+from wavelift.base.errors import LoginError, TlsError, WaveliftError
 from wavelift.base.net import CUTS, explained_tls_error, https_connection, unreachable
+from wavelift.base.printable import printable
 from wavelift.base.units import GIB
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ HTTPS: Final = 443
 AUTHD: Final = 902
 """The port that many vCenters report for a host: its authentication daemon's, beside which HTTPS is at 443."""
 
+PORTS: Final = 65535
 PROBE_TIMEOUT_S: Final = 10.0
 PROBES: Final = 8
 """At one time."""
@@ -108,17 +110,20 @@ def host_facts(session: VsphereSession, hosts: Iterable[str]) -> dict[str, HostF
 
 
 def _host(ref: str, values: Values) -> HostFacts:
-    reported = values.get("summary.config.port")
     return HostFacts(
         moref=ref,
         name=str(values.get("name", "")),
         version=str(values.get("summary.config.product.version") or ""),
         build=str(values.get("summary.config.product.build") or ""),
-        connection_state=str(values.get("runtime.connectionState") or ""),
+        connection_state=printable(values.get("runtime.connectionState") or "", TEXT_LONGEST),
         in_maintenance=bool(values.get("runtime.inMaintenanceMode")),
         thumbprint=str(values.get("summary.config.sslThumbprint") or ""),
-        port=HTTPS if reported in (None, 0, AUTHD) else int(reported),
+        port=_port(values.get("summary.config.port")),
     )
+
+
+def _port(reported: int | None) -> int:
+    return int(reported) if reported and 0 < reported <= PORTS and reported != AUTHD else HTTPS
 
 
 def datastore_facts(session: VsphereSession, vms: Sequence[str]) -> dict[str, list[DatastoreFacts]]:
@@ -158,7 +163,7 @@ def probe(config: VsphereConfig, host: HostFacts, *, timeout: float = PROBE_TIME
     port = host.port
     try:
         name = config.esxi_name(host.name)
-    except NotFoundError as error:
+    except WaveliftError as error:
         return Reach(host.name, host.name, reachable=False, certificate_valid=False, error=error)
     try:
         context = esxi_context(config, name, port, (host.thumbprint,), timeout=timeout)

@@ -12,13 +12,14 @@ from typing import Any, Final
 
 from pyVmomi import vim
 
-from wavelift.adapters.vsphere.devices import disks, others
-from wavelift.adapters.vsphere.faults import moref
-from wavelift.adapters.vsphere.properties import Row, Values, collect, traverse
+from wavelift.adapters.vsphere.devices import LARGEST, disks, others
+from wavelift.adapters.vsphere.faults import TEXT_LONGEST, moref
+from wavelift.adapters.vsphere.properties import Row, Values, collect, snapshot_nodes, traverse
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tagging import vm_tags
 from wavelift.base.domain import DiskFacts, FileSystem, ServerFacts
 from wavelift.base.errors import AmbiguousError, LoginError, MissingPrivilegeError, NotFoundError, WaveliftError
+from wavelift.base.printable import printable
 from wavelift.rules.inventory_names import select
 from wavelift.rules.wave import Selector, decode_name
 
@@ -79,6 +80,9 @@ _VCLS: Final = "vSphere Cluster Service"
 _VCENTER: Final = "vCenter"
 """In the product name of the vCenter appliance, which no extension manages."""
 
+DEEPEST: Final = 200
+"""Folders above a VM. An answer whose folders are each other's parents has no end."""
+
 _NEAR: Final = 3
 """Names offered when one is not found."""
 
@@ -133,13 +137,15 @@ def _paths(rows: Iterable[Row]) -> dict[str, str]:
     parents = {row.moref: moref(_parent(row.values)) for row in rows}
     names = {row.moref: str(row.values.get("name", row.moref)) for row in rows}
     known: dict[str, str] = {}
-
-    def path(ref: str) -> str:
-        if ref not in known:
-            known[ref] = f"{path(parents.get(ref, ''))}/{names[ref]}" if ref in names else ""
-        return known[ref]
-
-    return {row.moref: path(row.moref) for row in rows}
+    for row in rows:
+        above: list[str] = []
+        ref = row.moref
+        while ref in names and ref not in known and len(above) < DEEPEST:
+            above.append(ref)
+            ref = parents.get(ref, "")
+        for ref in reversed(above):
+            known[ref] = f"{known.get(parents.get(ref, ''), '')}/{names[ref]}"
+    return {row.moref: known[row.moref] for row in rows}
 
 
 def folder_paths(session: VsphereSession) -> dict[str, str]:
@@ -180,10 +186,10 @@ def _summary(row: Row, path: str) -> VmSummary:
         moref=row.moref,
         name=decode_name(str(values.get("name", ""))),
         path=path,
-        instance_uuid=str(values.get("summary.config.instanceUuid") or ""),
-        power=str(values.get("runtime.powerState") or ""),
+        instance_uuid=_text(values, "summary.config.instanceUuid"),
+        power=_text(values, "runtime.powerState"),
         template=bool(values.get("summary.config.template")),
-        connection_state=str(values.get("runtime.connectionState") or ""),
+        connection_state=_text(values, "runtime.connectionState"),
         managed_by=managed_by(values),
     )
 
@@ -198,13 +204,13 @@ def managed_by(values: Values) -> str:
     """Whose the VM is when it is no customer's server; empty when nothing says so."""
     owner = values.get("summary.config.managedBy")
     if owner is not None:
-        return f"managed by {owner.extensionKey} ({owner.type})"
+        return _plain(f"managed by {owner.extensionKey} ({owner.type})")
     if str(values.get("summary.config.guestId") or "").startswith("crx"):
         return "an agent that runs inside ESXi (crx)"
     if str(values.get("summary.config.annotation") or "").lstrip().startswith(_VCLS):
         return "an agent of vSphere Cluster Services"
     product = str(getattr(values.get("summary.config.product"), "name", None) or "")
-    return f"an appliance of vSphere ({product})" if _VCENTER in product else ""
+    return _plain(f"an appliance of vSphere ({product})") if _VCENTER in product else ""
 
 
 # --- choosing -------------------------------------------------------------------------------------------------------
@@ -385,14 +391,14 @@ def _server(vm: VmSummary, values: Values | None, hosts: dict[str, Values]) -> S
         cbt_supported=bool(values.get("capability.changeTrackingSupported")),
         cbt_enabled=bool(values.get("config.changeTrackingEnabled")),
         consolidation_needed=bool(values.get("runtime.consolidationNeeded")),
-        snapshots=tuple(_snapshot_names(values.get("snapshot.rootSnapshotList") or ())),
+        snapshots=tuple(_plain(node.name) for node in snapshot_nodes(values.get("snapshot.rootSnapshotList"))),
         encrypted=values.get("config.keyId") is not None,
         template=bool(values.get("config.template")),
         managed_by=vm.managed_by,
         fault_tolerant=values.get("config.ftInfo") is not None,
         ip_addresses=_addresses(values),
         file_systems=tuple(
-            FileSystem(path=str(disk.diskPath or ""), kind=str(getattr(disk, "filesystemType", None) or ""))
+            FileSystem(path=_plain(disk.diskPath or ""), kind=_plain(getattr(disk, "filesystemType", None) or ""))
             for disk in values.get("guest.disk") or ()
         ),
         cdrom_connected=hardware.cdrom_connected,
@@ -413,13 +419,20 @@ def _with_allocation(found: Sequence[DiskFacts], layout: Any) -> tuple[DiskFacts
         key: sum(sizes.get(file, 0) for unit in chain for file in unit.fileKey) for key, chain in chains.items()
     }
     return tuple(
-        disk.model_copy(update={"allocated": allocated.get(disk.key) or None}) if disk.thin else disk for disk in found
+        disk.model_copy(update={"allocated": min(max(allocated.get(disk.key, 0), 0), LARGEST) or None})
+        if disk.thin
+        else disk
+        for disk in found
     )
+
+
+def _plain(text: object) -> str:
+    return printable(text, TEXT_LONGEST)
 
 
 def _text(values: Values, path: str) -> str:
     value = values.get(path)
-    return "" if value is None else str(value)
+    return "" if value is None else _plain(value)  # a text of an enumeration too: pyvmomi takes any
 
 
 def _untold(vm: VmSummary) -> WaveliftError:
@@ -439,13 +452,7 @@ def _untold(vm: VmSummary) -> WaveliftError:
     )
 
 
-def _snapshot_names(tree: Iterable[Any]) -> Iterable[str]:
-    for node in tree:
-        yield str(node.name)
-        yield from _snapshot_names(node.childSnapshotList or ())
-
-
 def _addresses(values: Values) -> tuple[str, ...]:
     found = [values.get("guest.ipAddress")]
     found += [address for card in values.get("guest.net") or () for address in card.ipAddress or ()]
-    return tuple(dict.fromkeys(str(address) for address in found if address))
+    return tuple(dict.fromkeys(_plain(address) for address in found if address))

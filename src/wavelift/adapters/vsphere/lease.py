@@ -34,7 +34,7 @@ from wavelift.base.errors import (
     WaveliftError,
     located,
 )
-from wavelift.base.net import CUTS, explained_tls_error, unreachable
+from wavelift.base.net import CUTS, addresses_of, candidates, explained_tls_error, unreachable
 from wavelift.base.run import CancelFlag
 
 log = logging.getLogger(__name__)
@@ -50,12 +50,18 @@ BUSY_POLL_S: Final = 5.0
 BEAT_S: Final = 30.0
 """At most so long between two signs of life, and never longer than a quarter of the lease's time-out."""
 
+_HOST_NAMES: Final = ("name", "config.network.vnic", "config.network.consoleVnic")
+"""Where a host may be reached, as vCenter knows it."""
+
 POLL_S: Final = 0.25
 """How soon a cancel is seen."""
 
 BEAT_TIMEOUT_S: Final = 30.0
 DEFAULT_LEASE_TIMEOUT_S: Final = 300
 """What vCenter states; used if it states none."""
+
+SHORTEST_LEASE_TIMEOUT_S: Final = 1
+"""Less than this, or a negative one, is no time-out of a vCenter: signs of life would go without a pause."""
 
 
 class ExportLease:
@@ -159,7 +165,7 @@ class ExportLease:
             fault = values.get("error")
             raise translate(fault, **self.where) if fault is not None else self._ended("vCenter gives no reason")
         info = values["info"]
-        self._timeout = float(info.leaseTimeout or DEFAULT_LEASE_TIMEOUT_S)
+        self._timeout = float(max(info.leaseTimeout or DEFAULT_LEASE_TIMEOUT_S, SHORTEST_LEASE_TIMEOUT_S))
         self._urls = _match(info.deviceUrl or (), self.disks, self.where)
 
     def complete(self) -> None:
@@ -295,10 +301,35 @@ class ExportLease:
         with self._context_lock:
             if place not in self._contexts:
                 name = config.esxi_name(target.host)
+                self._check_is_host(name)
                 reported = (thumbprint, self._reported_thumbprint() if not thumbprint else "")
                 context = esxi_context(config, name, target.port, reported, timeout=config.timeout)
                 self._contexts[place] = (context, name)
             return self._contexts[place]
+
+    def _check_is_host(self, name: str) -> None:
+        """The ticket goes to no machine but the host that runs the VM, by its name, by an address of that name or by
+        one of its own: NFC may have a network of its own.
+
+        :raises GuardError: vCenter's inventory knows the host by another name.
+        """
+        config = self.session.config
+        if not self._host or config.esxi_address(name):
+            return
+        values = read_one(self.session, vim.HostSystem, self._host, _HOST_NAMES, **self.where)
+        known = str(values.get("name") or "")
+        if not known or name.casefold() in (each.casefold() for each in candidates(known, config.dns_suffixes)):
+            return
+        own = {str(nic.spec.ip.ipAddress) for path in _HOST_NAMES[1:] for nic in values.get(path) or ()}
+        at = addresses_of(name)
+        if at & addresses_of(known) or {str(address) for address in at} & own:
+            return
+        raise GuardError(
+            f"the lease's URL leads to '{name}', but the VM runs on '{known}'",
+            next_step="Nothing was sent. If this is the same host, set its address in esxi_addresses of the vSphere "
+            "connection",
+            **self.where,
+        )
 
     def _reported_thumbprint(self) -> str:
         if not self._host:

@@ -25,7 +25,7 @@ from wavelift.adapters.vsphere import nfc_plugin, vddk
 from wavelift.adapters.vsphere.datastore import NotServed
 from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.faults import moref
-from wavelift.adapters.vsphere.properties import read_one
+from wavelift.adapters.vsphere.properties import read_one, snapshot_nodes
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
 from wavelift.adapters.vsphere.vddk import Meaning, VddkCheck, VddkConfig, explain
 from wavelift.base.domain import DiskFacts
@@ -39,6 +39,8 @@ from wavelift.base.errors import (
     WaveliftError,
 )
 from wavelift.base.net import fetch_certificate, sha1_thumbprint
+from wavelift.base.printable import printable
+from wavelift.base.remote_text import parameter
 from wavelift.base.run import CancelFlag
 from wavelift.transfer.nbd.client import NbdClient
 from wavelift.transfer.nbd.link import NbdAddress
@@ -54,6 +56,8 @@ END_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.02
 LOG_BYTES: Final = 64 * 1024
 """Of the log's end that are looked at."""
+LINE_LONGEST: Final = 2000
+"""Characters of a line of the log; a host's own words are in it, and patterns search it."""
 READ_SECONDS: Final = 120.0
 """Without a byte: VDDK opens its disk while we wait, and tries each transport in turn."""
 THREADS: Final = 16
@@ -136,13 +140,8 @@ def snapshot_gone(session: VsphereSession, route: VddkRoute) -> str:
     """Why what was read may not be our snapshot's content; empty when it is. VDDK reads the snapshot itself, wherever
     the VM runs, so only the snapshot's end matters."""
     values = read_one(session, vim.VirtualMachine, route.vm, ["snapshot.rootSnapshotList"], server=route.server)
-    pending = list(values.get("snapshot.rootSnapshotList") or ())
-    while pending:
-        node = pending.pop()
-        if moref(node.snapshot) == route.snapshot:
-            return ""
-        pending += node.childSnapshotList or ()
-    return "our snapshot is gone"
+    nodes = snapshot_nodes(values.get("snapshot.rootSnapshotList"))
+    return "" if any(moref(node.snapshot) == route.snapshot for node in nodes) else "our snapshot is gone"
 
 
 def _runtime_host(session: VsphereSession, vm: str, server: str) -> str:
@@ -218,10 +217,13 @@ class VddkReader(NbdReader):
 
 
 def arguments(config: VsphereConfig, route: VddkRoute) -> list[str]:
-    """nbdkit's command line but for socket and password; holds no secret."""
+    """nbdkit's command line but for socket and password; holds no secret.
+
+    :raises UnsafeTextError: a file or an id that vCenter told has control characters.
+    """
     chosen: VddkConfig | None = config.vddk
     assert chosen is not None
-    return [
+    given = [
         chosen.nbdkit,
         "--foreground",
         "--exit-with-parent",
@@ -237,6 +239,7 @@ def arguments(config: VsphereConfig, route: VddkRoute) -> list[str]:
         f"snapshot={route.snapshot}",
         f"file={route.file}",
     ]
+    return [parameter(each, "what vCenter told of the disk") for each in given]
 
 
 def _of_vddk(chosen: VddkConfig) -> list[str]:
@@ -375,7 +378,8 @@ class Nbdkit:
                 text = said.read().decode(errors="replace")
         except FileNotFoundError:
             return []
-        return (text.replace(self._password, "***") if self._password else text).splitlines()
+        lines = (text.replace(self._password, "***") if self._password else text).splitlines()
+        return [printable(line, LINE_LONGEST) for line in lines]
 
 
 def _sweep() -> None:

@@ -17,18 +17,21 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from wavelift.base.domain import DiskFacts
-from wavelift.base.errors import UnreachableError, WaveliftError
+from wavelift.base.errors import UnreachableError, UnsafeTextError, WaveliftError
 from wavelift.base.net import Proxy, https_connection
+from wavelift.base.remote_text import host_name, request_head, request_target
 from wavelift.base.wire import Head, Line
 
 HTTPS_PORT: Final = 443
+URL_SHOWN: Final = 60
+"""Characters of a refused URL in the error. What follows in a good one is a secret: the ticket."""
 READ_TIMEOUT_S: Final = 600.0
 """Between two pieces of body. A host passes over a thick disk's zeros in silence; TCP finds a dead peer sooner."""
 
 _TCP_KEEPALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 """Seconds, seconds, probes: a vanished host is noticed after about a minute."""
 
-_DEVICE_KEY: Final = re.compile(r"(?P<controller>[A-Za-z]+)(?P<bus>\d+):(?P<unit>\d+)")
+_DEVICE_KEY: Final = re.compile(r"(?P<controller>[A-Za-z]+)(?P<bus>\d{1,9}):(?P<unit>\d{1,9})")
 
 Address = tuple[str, int, int]
 """Kind of controller, bus and unit: how a lease names a disk, and unique in a VM."""
@@ -72,13 +75,25 @@ class Target:
 
 
 def target_of(url: str, host: str, port: int) -> Target:
-    """A lease's URL; ``*`` in place of the host means the one that we talk to, ``host:port``."""
-    parts = urlsplit(url)
-    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-    name = parts.hostname or "*"
+    """A lease's URL; ``*`` in place of the host means the one that we talk to, ``host:port``.
+
+    :raises UnsafeTextError: it is no https URL of a machine, or no request can have its path.
+    """
+    try:
+        parts = urlsplit(url)
+        name, given = parts.hostname or "*", parts.port
+    except ValueError:
+        parts, name, given = urlsplit(""), "*", None
+    if parts.scheme != "https":
+        raise UnsafeTextError(
+            f"the lease's URL '{url[:URL_SHOWN]}' is no https URL",
+            next_step="Nothing was sent. Look at the vCenter: it may not be what it seems",
+        )
+    path = request_target(f"{parts.path}?{parts.query}" if parts.query else parts.path, "the path of the lease's URL")
     if name == "*":
-        return Target(host, parts.port or port, path, local=True)
-    return Target(name, parts.port or HTTPS_PORT, path, local=name.casefold() == host.casefold())
+        return Target(host, given or port, path, local=True)
+    name = host_name(name, "the host of the lease's URL")
+    return Target(name, given or HTTPS_PORT, path, local=name.casefold() == host.casefold())
 
 
 class Body:
@@ -134,8 +149,8 @@ class Body:
         target = self.target
         host = f"[{target.host}]" if ":" in target.host else target.host
         place = host if target.port == HTTPS_PORT else f"{host}:{target.port}"
-        login = f"Cookie: {cookie}\r\n" if cookie else ""
-        return f"GET {target.path} HTTP/1.1\r\nHost: {place}\r\nAccept-Encoding: identity\r\n{login}\r\n".encode()
+        headers = {"Host": place, "Accept-Encoding": "identity"} | ({"Cookie": cookie} if cookie else {})
+        return request_head("GET", target.path, headers)
 
     def readinto(self, buffer: Any) -> int:
         """Bytes read; 0 only at the true end.

@@ -7,16 +7,17 @@ objects. Threads that wait make a collector of their own: filters of a shared on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from pyVmomi import vim, vmodl
 
-from wavelift.adapters.vsphere.faults import moref
+from wavelift.adapters.vsphere.faults import TEXT_LONGEST, moref
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.errors import NotFoundError, UnreachableError
+from wavelift.base.printable import printable
 from wavelift.base.run import CancelFlag
 
 T = TypeVar("T")
@@ -25,6 +26,9 @@ Values = dict[str, Any]
 
 PAGE: Final = 500
 """Objects per answer: 1,000 VMs in two calls; larger pages make answers of many megabytes."""
+
+MOST_OBJECTS: Final = 1_000_000
+"""In one answer, all pages together; the largest vCenters have some 100,000. More is a list without an end."""
 
 WAIT_S: Final = 2
 """Seconds that one WaitForUpdatesEx may take: how late a cancel is seen. Must stay below the socket's time-out."""
@@ -60,13 +64,34 @@ def _kind(reference: Any) -> str:
     return type(reference).__name__.rsplit(".", 1)[-1]
 
 
+def _plain(value: Any) -> Any:
+    """Texts are printable from here on, whoever gave the VM, the folder or the host its name."""
+    return printable(value, TEXT_LONGEST) if type(value) is str else value
+
+
+def snapshot_nodes(tree: Iterable[Any] | None) -> Iterator[Any]:
+    """Every snapshot of a VM's tree, parents first; without recursion, however deep an answer is."""
+    pending = list(reversed(list(tree or ())))
+    while pending:
+        node = pending.pop()
+        yield node
+        pending += reversed(node.childSnapshotList or ())
+
+
 def _rows(session: VsphereSession, spec: Any) -> list[Row]:
     """All pages of one question, as pyvmomi answers it: for :meth:`VsphereSession.read`."""
     collector = session.content.propertyCollector
     rows: list[Row] = []
     page = collector.RetrievePropertiesEx([spec], _Collector.RetrieveOptions(maxObjects=PAGE))
     while page is not None:
-        rows += [Row(moref(item.obj), _kind(item.obj), {p.name: p.val for p in item.propSet}) for item in page.objects]
+        if len(rows) > MOST_OBJECTS:
+            raise UnreachableError(
+                f"vCenter's list of objects does not end after {MOST_OBJECTS}", next_step="Look at the inventory"
+            )
+        rows += [
+            Row(moref(item.obj), _kind(item.obj), {p.name: _plain(p.val) for p in item.propSet})
+            for item in page.objects
+        ]
         page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
     return rows
 
@@ -230,7 +255,7 @@ def _first_answer(updates: Any, values: Values, until: Callable[[Values], T | No
             if str(update.kind) == "leave":
                 raise vmodl.fault.ManagedObjectNotFound(obj=update.obj)
             for change in update.changeSet:
-                values[change.name] = change.val
+                values[change.name] = _plain(change.val)
             answer = until(values)
             if answer is not None:
                 return answer

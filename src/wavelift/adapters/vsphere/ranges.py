@@ -25,6 +25,7 @@ from wavelift.adapters.vsphere.session import OVERRIDE, VsphereSession
 from wavelift.base.errors import UnreachableError, WaveliftError
 from wavelift.base.net import CUTS, explained_tls_error, https_connection
 from wavelift.base.patience import RetryPolicy
+from wavelift.base.remote_text import request_head
 from wavelift.base.run import CancelFlag
 from wavelift.base.wire import Head, Line, WireError
 
@@ -45,7 +46,7 @@ the run must find another way to read the disk."""
 TRANSIENT: Final = frozenset({429, 500, 502, 503, 504})
 """Worth another attempt while a disk is read; other refusals stand."""
 
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,21 +164,25 @@ class Ranges:
         :raises Cancelled: by the task's wish or :meth:`interrupt`.
         """
         self._stop.check()
-        cookie = self._cookie()
+        head = self._request(offset, offset + length - 1, self._cookie())
         with self._explained(offset):
             line = self._line()
             try:
-                line.ask(self._request(offset, offset + length - 1, cookie))
+                line.ask(head)
             except BaseException:
                 self._drop(line)
                 raise
         return AskedRange(self, line, offset, length)
 
     def _request(self, offset: int, last: int, cookie: str) -> bytes:
-        return (
-            f"GET {self.file.path} HTTP/1.1\r\nHost: {self._place}\r\nRange: bytes={offset}-{last}\r\n"
-            f"Cookie: {cookie}\r\nAccept-Encoding: identity\r\nUser-Agent: wavelift\r\n\r\n"
-        ).encode()
+        headers = {
+            "Host": self._place,
+            "Range": f"bytes={offset}-{last}",
+            "Cookie": cookie,
+            "Accept-Encoding": "identity",
+            "User-Agent": "wavelift",
+        }
+        return request_head("GET", self.file.path, headers)
 
     def _line(self) -> Line:
         """An idle connection, or a new one."""

@@ -19,15 +19,16 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 from pyVmomi import vim
 
-from wavelift.adapters.vsphere.faults import VENDOR_ERRORS, translate
+from wavelift.adapters.vsphere.faults import TEXT_LONGEST, VENDOR_ERRORS, translate
 from wavelift.adapters.vsphere.soap import Endpoint, make_stub, negotiate
 from wavelift.adapters.vsphere.vddk import VddkConfig
-from wavelift.base.errors import LoginError, SpecError, UnreachableError, WaveliftError
+from wavelift.base.errors import GuardError, LoginError, SpecError, UnreachableError, WaveliftError
 from wavelift.base.net import (
     CUTS,
     Proxy,
     explained_tls_error,
     ignoring_context,
+    leads_inside,
     parse_thumbprint,
     pin,
     qualify,
@@ -35,6 +36,8 @@ from wavelift.base.net import (
     verifying_context,
 )
 from wavelift.base.patience import PATIENCE_S
+from wavelift.base.printable import printable
+from wavelift.base.remote_text import header_value, host_name
 
 log = logging.getLogger(__name__)
 
@@ -103,11 +106,24 @@ class VsphereConfig:
         return next((at for name, at in self.esxi_addresses.items() if name.casefold() == host.casefold()), "")
 
     def esxi_name(self, host: str) -> str:
-        """The name to call an ESXi host by.
+        """The name to call an ESXi host by. vCenter tells ``host``; only ``esxi_addresses`` are the connection's own.
 
         :raises NotFoundError: it does not resolve, and no address is given for it.
+        :raises GuardError: it leads to this machine or to a metadata service, and the vCenter does not.
+        :raises UnsafeTextError: it is no name of a machine.
         """
-        return host if self.esxi_address(host) else qualify(host, self.dns_suffixes)
+        host_name(host, "the name of an ESXi host")
+        if self.esxi_address(host):
+            return host
+        name = qualify(host, self.dns_suffixes)
+        if (why := leads_inside(name)) and not leads_inside(self.host):
+            raise GuardError(
+                f"vCenter names '{host}' as an ESXi host, but {why}",
+                next_step="Nothing was sent there. If the host is right, set its address in esxi_addresses of the "
+                "vSphere connection",
+                vcenter=self.place,
+            )
+        return name
 
     @property
     def http_proxy(self) -> Proxy | None:
@@ -198,12 +214,12 @@ class VsphereSession:
             )
             about = self.content.about
             self.about = About(
-                full_name=about.fullName or about.name or "",
-                version=about.version or "",
-                build=about.build or "",
-                api_version=about.apiVersion or "",
-                instance_uuid=about.instanceUuid or "",
-                api_type=about.apiType or "",
+                full_name=printable(about.fullName or about.name or "", TEXT_LONGEST),
+                version=printable(about.version or "", TEXT_LONGEST),
+                build=printable(about.build or "", TEXT_LONGEST),
+                api_version=printable(about.apiVersion or "", TEXT_LONGEST),
+                instance_uuid=printable(about.instanceUuid or "", TEXT_LONGEST),
+                api_type=printable(about.apiType or "", TEXT_LONGEST),
             )
             self._login()
         except WaveliftError:
@@ -291,8 +307,11 @@ class VsphereSession:
 
     @property
     def cookie(self) -> str:
-        """``vmware_soap_session=…`` for downloads, without attributes. A secret."""
-        return str(self._stub.cookie).split(";", 1)[0].strip()
+        """``vmware_soap_session=…`` for downloads, without attributes. A secret.
+
+        :raises UnsafeTextError: vCenter set one that cannot be a header.
+        """
+        return header_value(str(self._stub.cookie).split(";", 1)[0].strip(), "the session's cookie")
 
     def managed(self, kind: Any, moref: str, stub: Any = None) -> Any:
         """The managed object ``moref``; no call is made."""

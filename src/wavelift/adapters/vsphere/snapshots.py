@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from pyVmomi import vim
 
 from wavelift.adapters.vsphere.devices import disks
 from wavelift.adapters.vsphere.faults import QuiesceError, moref
-from wavelift.adapters.vsphere.properties import Values, WaitTimeout, read_one, traverse
+from wavelift.adapters.vsphere.properties import Values, WaitTimeout, read_one, snapshot_nodes, traverse
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tasks import running_snapshot_tasks, settle, wait_for_task
 from wavelift.base.domain import DiskFacts, SnapshotRef
@@ -90,18 +89,12 @@ def _ref(server: str, vm: str, node: Any, note: str = "") -> SnapshotRef:
     )
 
 
-def _flatten(tree: Any) -> Iterator[Any]:
-    for node in tree or ():
-        yield node
-        yield from _flatten(node.childSnapshotList)
-
-
 def _look(session: VsphereSession, vm: str) -> _State:
     values: Values = read_one(session, vim.VirtualMachine, vm, _PATHS)
     return _State(
         vm=vm,
         server=str(values.get("name", vm)),
-        nodes=tuple(_flatten(values.get("snapshot.rootSnapshotList"))),
+        nodes=tuple(snapshot_nodes(values.get("snapshot.rootSnapshotList"))),
         consolidation_needed=bool(values.get("runtime.consolidationNeeded")),
         power=str(values.get("runtime.powerState", "")),
         tools_running=str(values.get("guest.toolsRunningStatus", "")) == "guestToolsRunning",
@@ -132,7 +125,7 @@ def find_ours(session: VsphereSession) -> list[SnapshotRef]:
     return [
         _ref(str(row.values.get("name", row.moref)), row.moref, node)
         for row in {row.moref: row for row in rows}.values()
-        for node in _flatten(row.values.get("snapshot.rootSnapshotList"))
+        for node in snapshot_nodes(row.values.get("snapshot.rootSnapshotList"))
         if node.name.startswith(SNAPSHOT_PREFIX)
     ]
 

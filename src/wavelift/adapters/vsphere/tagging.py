@@ -15,9 +15,12 @@ from http.client import HTTPException
 from typing import Any, Final
 from urllib.parse import quote
 
+from wavelift.adapters.vsphere.faults import TEXT_LONGEST
 from wavelift.adapters.vsphere.session import OVERRIDE, VsphereSession
 from wavelift.base.errors import LoginError, MissingPrivilegeError, NotFoundError, UnreachableError, WaveliftError
 from wavelift.base.net import CUTS, explained_tls_error, https_connection, unreachable
+from wavelift.base.printable import printable
+from wavelift.base.remote_text import header_value
 
 SESSION: Final = "/rest/com/vmware/cis/session"
 TAGS: Final = "/rest/com/vmware/cis/tagging/tag"
@@ -26,6 +29,8 @@ ATTACHED: Final = "/rest/com/vmware/cis/tagging/tag-association?~action=list-att
 SESSION_HEADER: Final = "vmware-api-session-id"
 TAGS_A_CALL: Final = 100
 """Tags per question for their objects; each may have thousands."""
+NAMES_LONGEST: Final = 2 * TEXT_LONGEST + 1
+"""Characters of a category and its tag."""
 ANSWER_LIMIT: Final = 64 << 20
 """Bytes; 100 tags on 5,000 VMs each are some 30 MB."""
 
@@ -36,21 +41,37 @@ def vm_tags(session: VsphereSession) -> dict[str, tuple[str, ...]]:
     :raises NotFoundError: this vCenter has no tag API. :raises MissingPrivilegeError: the account may not read tags.
     :raises LoginError: REST refuses the login that SOAP accepted.
     """
+    try:
+        return _vm_tags(session)
+    except (AttributeError, KeyError, TypeError) as error:  # JSON of another shape
+        raise UnreachableError(
+            f"vCenter's REST API answers in another form than vSphere's ({type(error).__name__})",
+            next_step="Select servers by name or folder",
+            vcenter=session.config.place,
+        ) from error
+
+
+def _vm_tags(session: VsphereSession) -> dict[str, tuple[str, ...]]:
     with _client(session) as client:
         tagged = dict(_attached(client, client.get(TAGS) or []))
         names: dict[str, str] = {}
         categories: dict[str, str] = {}
         for tag in tagged:
-            found = client.get(f"{TAGS}/id:{quote(tag)}")
+            found = client.get(f"{TAGS}/id:{_part(tag)}")
             category = str(found.get("category_id", ""))
             if category not in categories:
-                categories[category] = str(client.get(f"{CATEGORIES}/id:{quote(category)}").get("name", ""))
-            names[tag] = f"{categories[category]}:{found.get('name', '')}"
+                categories[category] = str(client.get(f"{CATEGORIES}/id:{_part(category)}").get("name", ""))
+            names[tag] = printable(f"{categories[category]}:{found.get('name', '')}", NAMES_LONGEST)
     by_vm: dict[str, set[str]] = {}
     for tag, vms in tagged.items():
         for vm in vms:
             by_vm.setdefault(vm, set()).add(names[tag])
     return {vm: tuple(sorted(its)) for vm, its in by_vm.items()}
+
+
+def _part(id: str) -> str:
+    """One part of a path. JSON may hold lone surrogates, which have no UTF-8."""
+    return quote(id, safe="", errors="replace")
 
 
 def _attached(client: _Rest, tags: list[str]) -> Iterator[tuple[str, list[str]]]:
@@ -86,7 +107,8 @@ class _Rest:
     def sign_in(self) -> None:
         login = base64.b64encode(f"{self._config.username}:{self._config.password}".encode()).decode()
         headers = {"Authorization": f"Basic {login}", "vmware-use-header-authn": "true"}
-        self._session_id = str(self._call("POST", SESSION, None, headers))
+        id = str(self._call("POST", SESSION, None, headers))
+        self._session_id = header_value(id, "the id of a session of vCenter's REST API")
 
     def get(self, path: str) -> Any:
         return self._call("GET", path, None, {SESSION_HEADER: self._session_id})

@@ -17,12 +17,13 @@ from typing import Any, Final, TypeVar
 from pyVmomi import vim, vmodl
 
 from wavelift.adapters.vsphere.devices import FrozenVm, disks
-from wavelift.adapters.vsphere.faults import TrackingLostError, words
+from wavelift.adapters.vsphere.faults import FAULT_LONGEST, TrackingLostError, words
 from wavelift.adapters.vsphere.properties import Values, Wait, WaitTimeout, read_one, watch
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tasks import running_snapshot_tasks, settle, wait_for_task
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import BusyError, LoginError, PermanentError, UnreachableError, WaveliftError
+from wavelift.base.printable import printable
 from wavelift.base.run import CancelFlag
 from wavelift.rules.lineage import EventKind, EventMemory, TrackingEvent
 from wavelift.transfer.extents import coalesce
@@ -40,6 +41,9 @@ QUERY_TIMEOUT_S: Final = 900.0
 """For one answer about what changed: vCenter reads the change map of a large disk on a busy datastore in minutes. What
 takes longer is a doubt: comparing digests gets there without it."""
 
+MOST_ANSWERS: Final = 10_000
+"""For one disk. vCenter covers a disk by one answer or a few; some thousand are no answer any more."""
+
 CANCEL_POLL_S: Final = 1.0
 
 RECONFIGURE_TIMEOUT_S: Final = 300.0
@@ -49,6 +53,9 @@ LOST_ANSWER_S: Final = 10.0
 
 EVENT_PAGE: Final = 100
 """Events per answer; a VM has few of these kinds."""
+
+MOST_EVENTS: Final = 100_000
+"""Of one VM. A list that goes on after that has no end."""
 
 _EVENTS: Final[dict[str, EventKind]] = {
     "com.vmware.vc.vm.VmStateRevertedToSnapshot": "revert",
@@ -104,6 +111,8 @@ def changed_areas(
         answer = _interruptible(partial(_ask, session, frozen, disk, at, change_id), cancel)
         answers += 1
         end = int(answer.startOffset) + int(answer.length)
+        if answers > MOST_ANSWERS:
+            raise _lost(f"{MOST_ANSWERS} answers do not cover the disk", where)
         if answer.startOffset > at or end <= at:
             raise _lost(f"an answer about {answer.startOffset} to {end} where {at} was asked for", where)
         found += _areas(answer, end, disk.capacity, where)
@@ -342,6 +351,12 @@ def _read_events(session: VsphereSession, asked: Any, *, most: int | None = None
             found: list[Any] = []
             while (most is None or len(found) < most) and (page := collector.ReadNextEvents(most or EVENT_PAGE)):
                 found += page
+                if len(found) > MOST_EVENTS:
+                    raise UnreachableError(
+                        f"vCenter's list of events does not end after {MOST_EVENTS}",
+                        next_step="Look at the VM's events in vCenter",
+                        **where,
+                    )
             return found
         finally:
             collector.DestroyCollector()
@@ -359,4 +374,4 @@ def _event(event: Any) -> TrackingEvent | None:
         kind = _EVENTS.get(source)
     if kind is None:
         return None
-    return TrackingEvent(kind, event.createdTime, source, str(event.fullFormattedMessage or ""))
+    return TrackingEvent(kind, event.createdTime, source, printable(event.fullFormattedMessage or "", FAULT_LONGEST))

@@ -53,9 +53,9 @@ class VddkConfig:
 
     :param folder: of the worker: for ``vddk`` the ``vmware-vix-disklib-distrib`` or a drop-in laid out as it, for
         ``nfc`` where the plugin's file lies (empty: nbdkit's own). :param nbdkit: of the worker: by name or path.
-    :param transports: tried in this order. :param compression: on the line between host and connector.
-    :param config_file: VDDK's own, e.g. with ``vixDiskLib.nfcAio.Session.*``. These three are VDDK's: not looked at
-        with ``nfc``.
+    :param config_file: of the worker: VDDK's own, e.g. with ``vixDiskLib.nfcAio.Session.*``.
+    :param transports: tried in this order. :param compression: on the line between host and connector. These three are
+        VDDK's: not looked at with ``nfc``.
     :param connections: per disk. :param host_sessions: disks at a time per ESXi host. :param vcenter_sessions: the
         same per vCenter.
     """
@@ -94,6 +94,8 @@ class VddkConfig:
                 "[wavelift] nbdkit_plugin is vddk, and nbdkit_folder is empty",
                 next_step="Give the full path of the VDDK distribution, or of a drop-in laid out as it",
             )
+        if self.config_file and not Path(self.config_file).is_absolute():
+            raise SpecError(f"[wavelift] vddk_config is '{self.config_file}'", next_step="Give the full path")
         if self.compression not in COMPRESSIONS:
             raise SpecError(
                 f"vddk_compression is '{self.compression}'", next_step=f"Allowed are {', '.join(COMPRESSIONS)}"
@@ -261,9 +263,7 @@ def check_vddk(config: VddkConfig) -> Iterator[VddkCheck]:
             "build nbdkit from source",
         )
     if config.config_file and not Path(config.config_file).is_file():
-        yield VddkCheck(
-            "config", False, f"{config.config_file} does not exist", "Correct vddk_config of the connection"
-        )
+        yield VddkCheck("config", False, f"{config.config_file} does not exist", "Correct [wavelift] vddk_config")
 
 
 def check_program(config: VddkConfig) -> VddkCheck:

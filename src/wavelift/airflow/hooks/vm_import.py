@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-from airflow.sdk.exceptions import AirflowNotFoundException
 
+from wavelift.airflow.hooks.connections import NoConnectionError, check_type, connection_of, extra_of
 from wavelift.base.errors import SpecError
 
 if TYPE_CHECKING:
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from wavelift.adapters.aws.access import AwsAccess
     from wavelift.base.run import CancelFlag
+
+
+ASSUME_ROLE: Final = "assume_role"
 
 
 class VmImportHook(AwsBaseHook):
@@ -53,10 +56,19 @@ class VmImportHook(AwsBaseHook):
 
     def _use(self, connection: Connection) -> None:
         from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
+        from botocore.exceptions import BotoCoreError
 
-        self.__dict__["conn_config"] = AwsConnectionWrapper(
-            conn=connection, region_name=self._region_name, botocore_config=self._config, verify=self._verify
-        )
+        check_type(connection, self.conn_type)
+        _refuse_methods(connection)
+        try:
+            self.__dict__["conn_config"] = AwsConnectionWrapper(
+                conn=connection, region_name=self._region_name, botocore_config=self._config, verify=self._verify
+            )
+        except (AttributeError, BotoCoreError, NotImplementedError, TypeError, ValueError) as error:
+            raise SpecError(
+                f"The AWS connection {connection.conn_id!r} is invalid: {error}",
+                next_step="Correct its extra fields (config_kwargs …) under Admin, Connections",
+            ) from error
 
     def access(self, cancel: CancelFlag | None = None, *, proven: bool = False) -> AwsAccess:
         """An :class:`AwsAccess`. It asks for credentials at every request, so they may expire.
@@ -65,13 +77,14 @@ class VmImportHook(AwsBaseHook):
         :param proven: see :class:`AwsAccess`.
         :raises LoginError: the profile, keys or role give no credentials.
         :raises SpecError: there is no such connection. The Amazon provider would use the worker's own credentials
-            instead, which may belong to any account. Only the provider's default connection may be missing.
+            instead, which may belong to any account. Only the provider's default connection may be missing. Or the
+            connection is of another type, or asks for a way to take a role that a connection may not ask for.
         """
         from wavelift.adapters.aws.access import PROVIDER_ERRORS, AwsAccess, Outages, credential_failure
         from wavelift.airflow.config import patience_s
 
-        if "conn_config" not in self.__dict__ and self.aws_conn_id not in (None, "", self.default_conn_name):
-            self._use(self._existing(self.aws_conn_id))
+        if "conn_config" not in self.__dict__ and self.aws_conn_id:
+            self._look_up(self.aws_conn_id)
         config = self.conn_config
         try:
             session = self.get_session(region_name=self.region_name)  # this call already assumes the role
@@ -86,11 +99,28 @@ class VmImportHook(AwsBaseHook):
             outages=Outages(patience_s(), cancel, proven),
         )
 
-    def _existing(self, aws_conn_id: str) -> Connection:
+    def _look_up(self, aws_conn_id: str) -> None:
         try:
-            return self.get_connection(aws_conn_id)
-        except AirflowNotFoundException as error:
-            raise SpecError(
-                f"Airflow has no connection {aws_conn_id!r}",
-                next_step="Create it under Admin, Connections (type aws), or use another connection",
-            ) from error
+            self._use(connection_of(self, aws_conn_id, self.conn_type))
+        except NoConnectionError:
+            if aws_conn_id != self.default_conn_name:
+                raise
+
+
+def _refuse_methods(connection: Connection) -> None:
+    """Of the Amazon provider's ways to take a role, only STS's AssumeRole is safe in the hands of whoever may edit the
+    connection. The others read a file of the worker, or sign in with the worker's own identity at a host, and send
+    what they got to an endpoint; the connection names file, host and endpoint.
+
+    :raises SpecError: the connection asks for another one.
+    """
+    extra = extra_of(connection)
+    method = extra.get("assume_role_method") or ASSUME_ROLE
+    foreign = [name for name in extra if name.startswith("assume_role_with_")]
+    if method != ASSUME_ROLE or foreign:
+        field = foreign[0] if foreign else "assume_role_method"
+        raise SpecError(
+            f"{field} of the AWS connection {connection.conn_id!r} is refused: it may only ask for assume_role",
+            next_step="Sign in with a web identity or SAML by the worker's own configuration: AWS_ROLE_ARN and "
+            "AWS_WEB_IDENTITY_TOKEN_FILE in its environment, or a profile of its ~/.aws/config (profile_name)",
+        )

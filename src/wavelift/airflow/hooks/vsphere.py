@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseHook
-from airflow.sdk.exceptions import AirflowNotFoundException
 
 from wavelift.airflow import config
+from wavelift.airflow.hooks.connections import connection_of, extra_of
 from wavelift.airflow.provider_info import VSPHERE_CHOICES
 from wavelift.base.errors import SpecError, WaveliftError
 from wavelift.rules.fields import whole_number
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HTTPS_PORT: Final = 443
+_NUMBERS: Final = ("vddk_connections", "vddk_host_sessions", "vddk_vcenter_sessions")
+_WORKER_S: Final = {"vddk_libdir": "nbdkit_folder", "nbdkit": "nbdkit", "vddk_config": "vddk_config"}
+"""Former fields of a connection → the options of the worker that took their place."""
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
@@ -45,17 +48,10 @@ class VsphereHook(BaseHook):
     def config(self) -> VsphereConfig:
         """The connection's fields as a session configuration.
 
-        :raises SpecError: if there is no such connection, if it lacks host or login, or if a field has an invalid
-            value. A retry can't help in any of these cases.
+        :raises SpecError: if there is no such connection, if it is of another type, if it lacks host or login, or if a
+            field has an invalid value. A retry can't help in any of these cases.
         """
-        try:
-            connection = self.get_connection(self.vsphere_conn_id)
-        except AirflowNotFoundException as error:
-            raise SpecError(
-                f"Airflow has no connection {self.vsphere_conn_id!r}",
-                next_step="Create it under Admin, Connections (type vsphere), or use another connection",
-            ) from error
-        return config_of(connection, self.vsphere_conn_id)
+        return config_of(connection_of(self, self.vsphere_conn_id, self.conn_type), self.vsphere_conn_id)
 
     def session(self) -> AbstractContextManager[VsphereSession]:
         """A logged-in session. It logs out at the end of the ``with`` block."""
@@ -88,7 +84,11 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
             connection=name,
             next_step="Set both under Admin, Connections",
         )
-    extra = {key: value for key, value in connection.extra_dejson.items() if value not in (None, "")}
+    extra: dict[str, Any] = {
+        key: value if key in _NUMBERS else str(value)
+        for key, value in extra_of(connection).items()
+        if value not in (None, "")
+    }
     for field, values in VSPHERE_CHOICES.items():
         if extra.get(field, values[0]) not in values:
             raise SpecError(
@@ -119,29 +119,25 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
 def _vddk(extra: dict[str, Any], connection: str) -> VddkConfig | None:
     """The VDDK settings. None if ``[wavelift] nbdkit_plugin`` is not set on this worker, whatever the connection has.
 
-    Paths of libraries and programs come only from the worker's configuration, because anyone who may edit the
-    connection in the web UI could otherwise run code on the worker.
+    Paths of libraries, programs and their files come only from the worker's configuration, because anyone who may edit
+    the connection in the web UI could otherwise run code on the worker.
 
     :raises ValueError: a field that should be a number is not one.
     :raises SpecError: :class:`VddkConfig` refuses a value.
     """
     from wavelift.adapters.vsphere.vddk import VddkConfig
 
-    for name in ("vddk_libdir", "nbdkit"):
+    for name, option in _WORKER_S.items():
         if name in extra:
             log.warning(
-                "%s of the connection %s is ignored: set [wavelift] nbdkit_plugin, nbdkit_folder and nbdkit "
-                "on the connector",
-                name,
-                connection,
+                "%s of the connection %s is ignored: set [wavelift] %s on the connector", name, connection, option
             )
     fields: dict[str, Any] = {}
-    for field, name in (("compression", "vddk_compression"), ("config_file", "vddk_config")):
+    if "vddk_compression" in extra:
+        fields["compression"] = extra["vddk_compression"]
+    for name in _NUMBERS:
         if name in extra:
-            fields[field] = extra[name]
-    for field in ("connections", "host_sessions", "vcenter_sessions"):
-        if (name := f"vddk_{field}") in extra:
-            fields[field] = _whole_number(name, extra[name])
+            fields[name.removeprefix("vddk_")] = _whole_number(name, extra[name])
     if "vddk_transports" in extra:
         fields["transports"] = tuple(extra["vddk_transports"].split(":"))
     plugin = config.nbdkit_plugin()
@@ -153,6 +149,7 @@ def _vddk(extra: dict[str, Any], connection: str) -> VddkConfig | None:
         plugin=plugin,  # type: ignore[arg-type]  # checked there
         folder=config.nbdkit_folder(),
         nbdkit=config.nbdkit_program(),
+        config_file=config.vddk_config(),
         **fields,
     )
 

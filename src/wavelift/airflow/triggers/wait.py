@@ -84,8 +84,11 @@ class AwsWaitTrigger(WaitTrigger):
         from airflow.sdk import BaseHook
         from airflow.sdk.exceptions import AirflowNotFoundException
 
+        from wavelift.airflow.hooks.connections import check_id
         from wavelift.airflow.hooks.vm_import import VmImportHook
 
+        if self.aws_conn_id:
+            check_id(self.aws_conn_id)
         settings: dict[str, Any] = {"verify": self.verify, "botocore_config": self.botocore_config}
         try:
             connection = await BaseHook.aget_connection(self.aws_conn_id)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from wavelift.base.errors import SpecError
+from wavelift.base.printable import printable_lines
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, waves
+from wavelift.ledger import Ledger, WaveRun, WaveRunState, waves
+from wavelift.rules.frozen import lost_rights
+from wavelift.rules.plans import ResolvedWave
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +30,52 @@ class RunRequest:
     backfill: bool = False
 
 
-def frozen_spec(ledger: Ledger, ctx: RunContext) -> Mapping[str, Any] | None:
-    """What an earlier call of this run's admit task froze; None: nothing yet."""
+def frozen_spec(ledger: Ledger, load: Callable[[str], ResolvedWave], ctx: RunContext) -> Mapping[str, Any] | None:
+    """What an earlier call of this run's admit task froze; None: nothing yet.
+
+    A run that goes on needs no files. One that has ended and is cleared begins anew, with the spec that it froze, so
+    the present files must allow it.
+
+    :raises SpecError: when they do not.
+    """
     with ledger.read() as tx:
         known = waves.find(tx, ctx.run)
-    return known.spec if known else None
+    if known is None:
+        return None
+    _require_rights(known, load)
+    return known.spec
+
+
+def reopen(ledger: Ledger, load: Callable[[str], ResolvedWave], ctx: RunContext) -> None:
+    """A server of an ended run was cleared: the run goes on if the present files still allow what it froze.
+
+    :raises SpecError: when they do not. :raises NotFoundError: the run was never admitted.
+    """
+    with ledger.read() as tx:
+        known = waves.get(tx, ctx.run)
+    if known.state is not WaveRunState.RUNNING:
+        _require_rights(known, load)
+        with ledger.write(waves.LOCK) as tx:
+            waves.reopen_wave_run(tx, ctx.run, by=str(ctx.run), clock=ctx.clock)
+
+
+def _require_rights(known: WaveRun, load: Callable[[str], ResolvedWave]) -> None:
+    """:raises SpecError: the run has ended, and what it froze is not allowed any more."""
+    if known.state is WaveRunState.RUNNING:
+        return
+    lost = lost_rights(frozen_wave(known), load(known.wave).environment)
+    if lost:
+        raise SpecError(
+            printable_lines(["This run has ended, and what it froze is not allowed any more:", *lost]),
+            next_step="Trigger a new run of the wave",
+            wave=known.wave,
+        )
+
+
+def frozen_wave(run: WaveRun) -> ResolvedWave:
+    """The wave as it was frozen for a run. A replicate run freezes the wave, any other its ``Admitted``."""
+    spec = run.spec.get("wave")
+    return ResolvedWave.load(spec if isinstance(spec, dict) else run.spec)
 
 
 def freeze(ledger: Ledger, request: RunRequest, ctx: RunContext, *, mode: str, spec: dict[str, Any]) -> None:

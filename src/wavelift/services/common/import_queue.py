@@ -59,6 +59,9 @@ class ImportSink(Protocol):
     def before_submit(self) -> None:
         """A slot is won: check that the disks are there. :raises WaveliftError: nothing is submitted then."""
 
+    def ended(self, status: ImportStatus) -> None:
+        """AWS has made the image. :raises WaveliftError: it must not be used; nothing more is done with it."""
+
     def submitted(self, task_id: str) -> None: ...
 
     def running(self, status: ImportStatus) -> None: ...
@@ -95,6 +98,7 @@ class ImportQueue:
             sink.running(status)
             return ImportRunning(status.task_id, status.phase)
         self._give_back()
+        sink.ended(status)
         tags = wanted.task.plan.made_with(self.ctx.run_key)
         Ec2(self.access).tag_image(status.image_id, tags, snapshot_ids=status.snapshot_ids)
         return status

@@ -1,15 +1,19 @@
-"""For `wavelift cleanup`: what runs may have left outside according to the ledger, and what was removed."""
+"""For `wavelift cleanup` of one wave: what its runs may have left outside, by the ledger, and what was removed.
+
+A wave is told nothing of the runs of another, and removes nothing of theirs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
+from wavelift.base.errors import TamperedError
 from wavelift.base.names import run_hash
 from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Ledger, ServerRun, SnapshotState, events, waves
 from wavelift.ledger.server_runs import SERVER_RUNS
-from wavelift.rules.plans import ResolvedWave
+from wavelift.services.common.admit import frozen_wave
 from wavelift.services.dataplane.messages import (
     SNAPSHOT_KIND,
     CleanupReport,
@@ -18,40 +22,52 @@ from wavelift.services.dataplane.messages import (
 )
 
 
-def known_runs(ledger: Ledger) -> Iterator[KnownRun]:
-    """Every run of the ledger that may have made something, with the run hashes of its servers."""
+def known_runs(ledger: Ledger, wave: str) -> Iterator[KnownRun]:
+    """Every run of the wave that may have made something, with the run hashes of its servers."""
     hashes: dict[DagRun, list[str]] = {}
     for rows in SERVER_RUNS:
         with ledger.read() as tx:
-            started = rows.started_runs(tx)
+            started = rows.started_runs(tx, wave)
         for run, key in started:
             hashes.setdefault(run, []).append(run_hash(key))
     for run, found in hashes.items():
         yield KnownRun(dag_id=run.dag_id, run_id=run.dag_run_id, hashes=tuple(found))
 
 
-def standing_snapshots(ledger: Ledger) -> Iterator[StandingSnapshot]:
-    """The snapshots that exist according to the ledger. Nothing else tells it when one was removed by other means."""
+def standing_snapshots(ledger: Ledger, wave: str) -> Iterator[StandingSnapshot]:
+    """The wave's snapshots that exist according to the ledger. Nothing else tells it when one was removed by other
+    means."""
     with ledger.read() as tx:
-        standing: list[ServerRun[Any]] = [each for rows in SERVER_RUNS for each in rows.open_snapshots(tx)]
+        standing: list[ServerRun[Any]] = [each for rows in SERVER_RUNS for each in rows.open_snapshots(tx, wave)]
     for each in standing:
         with ledger.read() as tx:
             frozen = waves.find(tx, each.run)
         if frozen is not None:
-            spec = frozen.spec.get("wave")  # a replicate run freezes the wave, any other its Admitted
-            wave = ResolvedWave.load(spec if isinstance(spec, dict) else frozen.spec)
             yield StandingSnapshot(
                 server=each.server,
-                connection=wave.connection,
+                connection=frozen_wave(frozen).connection,
                 vm=each.snapshot_vm,
                 name=each.snapshot_name,
                 run=run_hash(each.run_key),
             )
 
 
-def record_removed(ledger: Ledger, swept: CleanupReport, ctx: RunContext) -> Iterator[str]:
-    """Record what was removed, so that its server is free again. Yields words about what could not be removed."""
+def record_removed(ledger: Ledger, swept: CleanupReport, known: Collection[KnownRun], ctx: RunContext) -> Iterator[str]:
+    """Record what was removed, so that its server is free again. Yields words about what could not be removed.
+
+    :param known: the runs whose leftovers the clean-up was to look for, as the ledger froze them.
+    :raises TamperedError: it says that it removed something of another run: the report came by XCom.
+    """
     run, clock = ctx.run, ctx.clock
+    own = {hash for each in known for hash in each.hashes}
+    if foreign := next((one for one in swept.leftovers if one.removed and one.run not in own), None):
+        raise TamperedError(
+            "The clean-up's report names a run that it was not to clean up",
+            field="leftovers.run",
+            expected="a run of this wave",
+            found=foreign.run,
+            wave=swept.wave,
+        )
     for one in swept.leftovers:
         if one.error:
             yield f"{one.name}: {one.error}"

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 from wavelift.base.domain import Severity
 from wavelift.base.errors import Cancelled, FencedError, PermanentError, WaveliftError
+from wavelift.base.printable import printable_lines
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import Ledger, ServerRun, SnapshotState, WaveRunState, waves
 from wavelift.services.common.slots import give_back
@@ -90,4 +91,4 @@ def failed_run(report: RunReport, headline: str, lines: Iterable[str], next_step
     """
     first = f"The run was stopped: {report.stopped}" if report.stopped else headline
     words = [part for part in (first, *lines, *report.unclean) if part]
-    return PermanentError("\n".join(words), next_step=next_step, wave=report.wave)
+    return PermanentError(printable_lines(words), next_step=next_step, wave=report.wave)

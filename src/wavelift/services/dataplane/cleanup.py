@@ -1,4 +1,8 @@
-"""Finds what carries our tag or name and belongs to no living run, and removes it on request (invariants 4, 5)."""
+"""Finds what carries our tag or name and belongs to no living run, and removes it on request (invariants 4, 5).
+
+Only what is the wave's own is shown: a vSphere snapshot by the run hash in its name, what lies in AWS by the wave's
+folder or tag. What another wave left is not its business.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +44,8 @@ class _Found:
 def sweep(session: VsphereSession, access: AwsAccess, admitted: Admitted, liveness: Liveness) -> CleanupReport:
     """Look through the wave's vCenter and its environment; remove what ended runs left unless it is a dry run.
 
-    AMIs, their snapshots, instances and manifests are results, not leftovers: they stay. What a run made that our
-    ledger does not know may belong to another installation and stays too.
+    AMIs, their snapshots, instances and manifests are results, not leftovers: they stay. What carries the wave's name
+    in AWS, of a run that our ledger does not know, may belong to another installation and stays too.
 
     :param liveness: asked right before each removal: an ended run lives again as soon as a server is cleared.
     """
@@ -75,7 +79,10 @@ def _treat(found: _Found, owner: str, *, dry_run: bool) -> Leftover:
 
 def _find(session: VsphereSession, access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:
     seen = set()
+    wave, own = admitted.wave.wave, {hash for run in admitted.runs for hash in run.hashes}
     for ref in snapshots.find_ours(session):
+        if ref.name.removeprefix(SNAPSHOT_PREFIX) not in own:
+            continue  # another wave's, or another installation's
         remove = partial(snapshots.remove_snapshot, session, ref.vm, ref.name, cancel=CancelFlag())
         seen.add(ref.name)
         yield _Found(SNAPSHOT_KIND, f"{ref.server}: {ref.name}", ref.name.removeprefix(SNAPSHOT_PREFIX), remove)
@@ -85,7 +92,7 @@ def _find(session: VsphereSession, access: AwsAccess, admitted: Admitted) -> Ite
             yield _Found(SNAPSHOT_KIND, words, one.run, partial(_make_sure, session, one))
     yield from _staged(access, admitted)
     imports = VmImport(access)
-    for status in imports.find({TAG_RUN: ""}):
+    for status in imports.find({TAG_RUN: "", TAG_WAVE: wave}):
         if not status.finished:
             cancel = partial(imports.cancel, status.task_id, "wavelift cleanup: its run has ended")
             yield _Found("import task", status.task_id, status.tags.get(TAG_RUN, ""), cancel)

@@ -1,20 +1,30 @@
-"""The conversion report: data disks must equal their manifests; changed ranges of the boot disk are listed."""
+"""The conversion report: data disks must equal their manifests; changed ranges of the boot disk are listed.
+
+A conversion rewrites some of the boot disk: configuration, boot loader, drivers, agents, and what the guest writes when
+AWS boots it once. It does not say where. So the rule is a bound that is ours: if more than ``boot_disk_changed_pct`` of
+the compared blocks with data differ, it is another disk, or none that may be trusted. The bound does not find a few
+changed files, nor new ones in space that was empty: the comparisons of :mod:`.staged_object` are what stops those.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
-from wavelift.base.domain import ConvertedDisk, ExportResult, ImportResult, StoredDisk
+from wavelift.base.domain import ChangedRange, ConvertedDisk, ExportResult, ImportResult, StoredDisk
 from wavelift.base.errors import ProofError, located
 from wavelift.base.run import CancelFlag, Progress, RunContext, ignore_progress
+from wavelift.base.units import BLOCK
+from wavelift.rules.limits import limits as known_limits
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import Imported, Reverified, ServerTask
 from wavelift.services.dataplane.staging import disk_label_of
 from wavelift.services.dataplane.verify import NEXT_STEP
+from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.report import Report
-from wavelift.transfer.verify import Expected, sample_indices
+from wavelift.transfer.verify import Comparison, Expected, sample_indices
 
 
 def compare_image(
@@ -23,22 +33,36 @@ def compare_image(
     """Compare the image's EBS snapshots (in disk order) with the manifests, as thoroughly as the plan's ``verify``.
 
     :returns: ``image`` with its conversion report.
-    :raises ProofError: when the image has another number of disks, or a data disk differs.
+    :raises ProofError: when the image has another number of disks, a data disk differs, or too much of the boot disk.
     """
     with located(server=task.name):
         ctx.cancel.check()
-        found = _Comparison(access, export, image.snapshot_ids, task.plan.verify, ctx.cancel, ctx.progress)
+        level = Level(task.plan.verify, task.plan.target.boot_disk_changed_pct)
+        found = _Comparison(access, export, image.snapshot_ids, level, ctx.cancel, ctx.progress)
         return image.model_copy(update={"report": found.report()})
 
 
-def verify_imported(access: AwsAccess, imported: Imported, cancel: CancelFlag) -> Reverified:
+def verify_imported(
+    access: AwsAccess, imported: Imported, cancel: CancelFlag, *, limits: Mapping[str, int] | None = None
+) -> Reverified:
     """Compare every block of a finished import with its manifests again.
 
+    :param limits: what the environment overrides.
     :raises ProofError: as :func:`compare_image`; :raises NotFoundError: when snapshot or manifest is gone.
     """
     with located(server=imported.export.server):
-        disks = _Comparison(access, imported.export, imported.snapshot_ids, "full", cancel).report()
+        level = Level("full", known_limits(limits)["boot_disk_changed_pct"].value)
+        disks = _Comparison(access, imported.export, imported.snapshot_ids, level, cancel).report()
     return Reverified(server=imported.export.server, migration=imported.migration, disks=disks)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How much is compared, and how much of a boot disk may differ."""
+
+    verify: str
+    """``full``, ``sample:<pct>`` or ``off``."""
+    boot_disk_changed_pct: int
 
 
 class _Comparison:
@@ -47,7 +71,7 @@ class _Comparison:
         access: AwsAccess,
         export: ExportResult,
         snapshot_ids: Sequence[str],
-        level: str,
+        level: Level,
         cancel: CancelFlag,
         progress: Callable[[Progress], None] = ignore_progress,
     ) -> None:
@@ -65,17 +89,14 @@ class _Comparison:
                 server=self.export.server,
                 next_step="Look at the AMI in the EC2 console; do not launch it",
             )
-        if self.level == "off":
+        if self.level.verify == "off":
             return ()
         return tuple(self._disk(disk, id) for disk, id in zip(self.export.disks, self.snapshot_ids, strict=True))
 
     def _disk(self, disk: StoredDisk, snapshot_id: str) -> ConvertedDisk:
         manifest = StoredManifest.of(disk).load(self.access, next_step=NEXT_STEP, disk=disk.address)
-        indices = (
-            None
-            if self.level == "full"
-            else sample_indices(manifest, float(self.level.split(":")[1]), disk.content_digest)
-        )
+        verify = self.level.verify
+        indices = None if verify == "full" else sample_indices(manifest, float(verify.removeprefix("sample:")))
         server, label = self.export.server, disk_label_of(disk)
         found = compare_snapshot(
             self.access,
@@ -93,6 +114,8 @@ class _Comparison:
                 snapshot=snapshot_id,
                 next_step="Do not launch this AMI; keep the source and tell AWS support the import task",
             )
+        if disk.boot:
+            self._check_boot(manifest, found, indices, {"server": server, "disk": label, "snapshot": snapshot_id})
         return ConvertedDisk(
             index=disk.index,
             snapshot_id=snapshot_id,
@@ -100,3 +123,27 @@ class _Comparison:
             blocks_compared=found.blocks_compared,
             changed=found.changed,
         )
+
+    def _check_boot(
+        self, manifest: Manifest, found: Comparison, indices: Collection[int] | None, where: Mapping[str, str]
+    ) -> None:
+        compared = range(manifest.block_count) if indices is None else indices
+        data = sum(manifest.digest(index) is not None for index in compared)
+        lost = [index for index in _blocks(found.changed, manifest) if manifest.digest(index) is not None]
+        most = self.level.boot_disk_changed_pct
+        if len(lost) * 100 > most * data:
+            raise ProofError(
+                f"{len(lost)} of {data} compared blocks of the boot disk hold something else than on the source: a "
+                f"conversion changes no more than {most} per cent",
+                offset=lost[0] * BLOCK,
+                next_step="Do not launch this AMI, and keep the source. If the guest is small and its conversion "
+                "rightly changes more, set 'limits: {boot_disk_changed_pct: …}' in the environment",
+                **where,
+            )
+
+
+def _blocks(changed: Sequence[ChangedRange], manifest: Manifest) -> Iterator[int]:
+    """Indices of the changed blocks that the source has; an EBS volume may be longer."""
+    for part in changed:
+        end = min(part.offset + part.length, manifest.block_count * BLOCK)
+        yield from range(part.offset // BLOCK, end // BLOCK)

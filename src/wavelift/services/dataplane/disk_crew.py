@@ -22,11 +22,19 @@ from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.domain import DiskFacts, SnapshotRef
-from wavelift.base.errors import CorruptStreamError, FencedError, NotFoundError, ThrottledError, UnreachableError
-from wavelift.base.names import instant_of, run_hash
+from wavelift.base.errors import (
+    CorruptStreamError,
+    FencedError,
+    NotFoundError,
+    TamperedError,
+    ThrottledError,
+    UnreachableError,
+)
+from wavelift.base.names import instant_of, run_hash, snapshot_name
 from wavelift.base.rates import note_rate
 from wavelift.base.run import Progress, RunContext
 from wavelift.base.units import MBIT, SECTOR
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.outage import SourcePatience
@@ -201,8 +209,11 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
                 self._move_all(lease, tasks)
 
     def _check_snapshot(self) -> None:
-        """:raises NotFoundError: it was removed, by a person or by this run's teardown; a retry can't bring it back."""
+        """:raises NotFoundError: it was removed, by a person or by this run's teardown; a retry can't bring it back.
+        :raises TamperedError: what came of it by XCom is not what vCenter says.
+        """
         ref = self.snapshot.ref
+        self._same("snapshot", (self.task.facts.moref, snapshot_name(self.ctx.run_key)), (ref.vm, ref.name))
         found = snapshots.find_snapshot(self.session, ref.vm, ref.name)
         if found is None or found.moref != ref.moref:
             raise NotFoundError(
@@ -210,6 +221,25 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
                 server=self.task.name,
                 snapshot=ref.name,
                 next_step=f"{self.if_gone}; the VM's events in vCenter tell who removed it",
+            )
+        frozen = snapshots.snapshot_disks(self.session, ref.moref, server=self.task.name)
+        self._same(
+            "snapshot.disks", [_facts_of(disk) for disk in frozen], [_facts_of(disk) for disk in self.snapshot.disks]
+        )
+        for disk, known in zip(self.snapshot.disks, frozen, strict=True):
+            if disk.change_id is not None:  # without one where tracking began with this snapshot
+                self._same("snapshot.change_id", known.change_id, disk.change_id)
+
+    def _same(self, field: str, expected: object, found: object) -> None:
+        """A change id that somebody invents would make the next run miss changes."""
+        if expected != found:
+            raise TamperedError(
+                "What came by XCom of the snapshot is not what vCenter says",
+                field=field,
+                expected=expected,
+                found=found,
+                server=self.task.name,
+                next_step=f"Clear this server from its {CONTINUE_FROM} task; find out who edited its XComs",
             )
 
     def _lease(self, leased: Sequence[int]) -> ExportLease:
@@ -258,14 +288,23 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
         return Report(self.task.name, label, phase, lambda progress: self.on_progress(index, progress))
 
     def manifest_header(self, index: int) -> dict[str, Any]:
-        """What a manifest says of the disk and of this run."""
+        """What a manifest says of the disk and of this run. The control plane compares with it what a task returns."""
+        disk, ref = self.snapshot.disks[index], self.snapshot.ref
         return {
             "server": self.task.name,
+            "vm": ref.vm,
             "disk": index,
-            "address": self.snapshot.disks[index].address,
+            "disks": len(self.snapshot.disks),
+            "key": disk.key,
+            "boot": disk.boot,
+            "address": disk.address,
             "run": run_hash(self.ctx.run_key),
-            "snapshot": self.snapshot.ref.moref,
+            "snapshot": ref.moref,
         }
+
+
+def _facts_of(disk: DiskFacts) -> tuple[object, ...]:
+    return disk.key, disk.address, disk.capacity, disk.boot, disk.uuid
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
@@ -18,12 +19,16 @@ from wavelift.adapters.aws.vmimport import (
     VmImport,
     explain_import_failure,
 )
-from wavelift.base.errors import BusyError, LimitReachedError, NotFoundError, WaveliftError
+from wavelift.base.errors import BusyError, LimitReachedError, NotFoundError, ProofError, WaveliftError
 from wavelift.base.names import TAG_RUN, instant_of, run_hash
 from wavelift.base.run import RunContext
 from wavelift.services.dataplane.remote_task import RemoteTask, Verdict
+from wavelift.services.dataplane.staged_object import difference
 
 log = logging.getLogger(__name__)
+
+VERDICT_KEY: Final = "import_source"
+"""Checkpoint of :func:`accept_once`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,60 @@ def remove_outdated(access: AwsAccess, run_key: str, *, image_id: str, keep: Col
     return gone
 
 
+def discard_imports(access: AwsAccess, run_key: str, keys: Collection[str], reason: str) -> tuple[str, ...]:
+    """End a run's imports of these S3 objects, and remove what they made: images, with their snapshots. May be called
+    again. An import that was submitted and had no answer is found by its tag.
+
+    Unlike :func:`remove_outdated`, this takes an image that an instance was launched from: it is no one's source.
+    """
+    imports, wanted, gone = VmImport(access), set(keys), []
+    for status in imports.find({TAG_RUN: run_hash(run_key)}):
+        if not status.keys & wanted:
+            continue
+        after = status if status.finished else imports.cancel(status.task_id, reason).status
+        if after is not None and after.image_id:
+            discard_image(access, after)
+            gone.append(after.image_id)
+    return tuple(gone)
+
+
+def discard_image(access: AwsAccess, status: ImportStatus) -> None:
+    """Deregister the image of a completed import, and delete its snapshots. May be called again."""
+    ec2 = Ec2(access)
+    for one in ec2.instances_of([status.image_id]):
+        log.warning("instance %s was launched from image %s, which is refused: stop it", one.instance_id, one.image_id)
+    found = ec2.images([status.image_id]).get(status.image_id)
+    ec2.deregister(status.image_id, delete_snapshots=False)
+    delete_unused(ec2, dict.fromkeys((*(found.snapshot_ids if found is not None else ()), *status.snapshot_ids)))
+
+
+def accept_once(
+    ctx: RunContext, task_id: str, check: Callable[[], None], refuse: Callable[[ProofError], object]
+) -> None:
+    """Judge a completed import by ``check``, once. The verdict outlives retries and clears: by then, what was compared
+    may be deleted, or back at its place.
+
+    :param refuse: ends what was imported. It is called again by each later try.
+    :raises ProofError: what ``check`` raised now or before.
+    """
+    verdict: dict[str, Any] = ctx.checkpoints.get(VERDICT_KEY) or {}
+    if verdict.get("task_id") != task_id:
+        verdict = {}
+    if verdict.get("accepted"):
+        return
+    try:
+        if verdict:
+            raise ProofError(verdict["what"], next_step=verdict["next_step"], **verdict["where"])
+        check()
+    except ProofError as error:
+        told = {name: str(value) for name, value in error.where.items()}
+        refused = {"what": error.what, "next_step": error.next_step, "where": told}
+        ctx.checkpoints.set(VERDICT_KEY, {"task_id": task_id, "accepted": False, **refused})
+        refuse(error)
+        raise
+    ctx.checkpoints.set(VERDICT_KEY, {"task_id": task_id, "accepted": True})
+
+
 def delete_unused(ec2: Ec2, snapshot_ids: Iterable[str]) -> int:
     """Delete snapshots but for those that an image stands on: it takes them along when it goes. How many."""
     deleted = 0
@@ -169,15 +228,42 @@ def import_disks(
 ) -> ImportStatus | ImportRunning | ImportWaiting:
     """Bring an import outside any wave one step further; the completed task's status at its end.
 
-    An image that this task made of other content stays: who uses it is not known here.
+    An image that this task made of other content stays: who uses it is not known here. A disk that names its version is
+    compared with it before and after; of one that was changed meanwhile no image stays.
 
     :raises NotFoundError: an object is gone. :raises WaveliftError: when it failed, with AWS's words and our reading.
+    :raises ProofError: an object is not of the version that was asked for.
     """
     work = ImportTask(access, ctx, instant=instant_of(*_content(access, disks)))
     status = work.look()
     if status is None:
+        _check_versions(access, disks, "before it was imported")
         return work.submit_import(request, limit=limit)
-    return status if status.finished else ImportRunning(status.task_id, status.phase)
+    if not status.finished:
+        return ImportRunning(status.task_id, status.phase)
+    if any(disk.version for disk in disks):
+        made = status
+        accept_once(
+            ctx,
+            made.task_id,
+            lambda: _check_versions(access, disks, "while it was imported"),
+            lambda _: discard_image(access, made),
+        )
+    return status
+
+
+def _check_versions(access: AwsAccess, disks: Sequence[ImportDisk], when: str) -> None:
+    for disk in disks:
+        if disk.version is None:
+            continue
+        with closing(S3Staging(access, disk.bucket)) as s3:
+            why = difference(disk.version, None, s3.head(disk.key))
+        if why:
+            raise ProofError(
+                f"The disk to import was changed {when}: {why}",
+                object=f"s3://{disk.bucket}/{disk.key}",
+                next_step="Find out who may write to the bucket, then upload the disk again",
+            )
 
 
 def _content(access: AwsAccess, disks: Sequence[ImportDisk]) -> Iterator[str]:
@@ -185,6 +271,9 @@ def _content(access: AwsAccess, disks: Sequence[ImportDisk]) -> Iterator[str]:
     for disk in disks:
         if disk.snapshot_id:
             yield disk.snapshot_id
+            continue
+        if disk.version is not None:
+            yield f"{disk.bucket}/{disk.key} {disk.version.model_dump_json()}"
             continue
         with closing(S3Staging(access, disk.bucket)) as s3:
             found = s3.head(disk.key)
@@ -195,4 +284,4 @@ def _content(access: AwsAccess, disks: Sequence[ImportDisk]) -> Iterator[str]:
                 next_step="Clear the task that uploads it too: an image that was made of it before can't be told "
                 "from one of another upload",
             )
-        yield f"{disk.bucket}/{disk.key} {found.etag} {found.size}"
+        yield f"{disk.bucket}/{disk.key} {found.size} {found.version.model_dump_json()}"

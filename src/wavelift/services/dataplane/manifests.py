@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskLineage, StoredDisk
-from wavelift.base.errors import ProofError
+from wavelift.base.errors import CorruptStreamError, ProofError
 from wavelift.transfer.manifest import Manifest
+
+PARENT_HEADER: Final = "built_on"
+"""In a manifest's header: the lineage that the transfer was told to build on, if it was a delta."""
+LINEAGE_HEADER: Final = "lineage"
+"""In a manifest's header: the lineage of a replicated disk, but for where the manifest lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,23 +24,25 @@ class StoredManifest:
     """The S3 object that holds one disk's manifest.
 
     :param digest: SHA-256 of the object's bytes, hex.
+    :param capacity: of the disk, bytes: bounds how much is read.
     """
 
     bucket: str
     key: str
     digest: str
+    capacity: int
 
     @classmethod
     def save(cls, s3: S3Staging, key: str, manifest: Manifest) -> Self:
         """Store ``manifest`` under ``key``."""
         body = manifest.to_bytes()
         s3.put_object(key, body)
-        return cls(s3.bucket, key, hashlib.sha256(body).hexdigest())
+        return cls(s3.bucket, key, hashlib.sha256(body).hexdigest(), manifest.capacity)
 
     @classmethod
     def of(cls, disk: StoredDisk | DiskLineage) -> Self:
         """The manifest that a record names."""
-        return cls(disk.bucket, disk.manifest_key, disk.manifest_digest)
+        return cls(disk.bucket, disk.manifest_key, disk.manifest_digest, disk.capacity)
 
     def load(self, access: AwsAccess, *, next_step: str = "", disk: str | None = None) -> Manifest:
         """Read the manifest.
@@ -45,12 +52,16 @@ class StoredManifest:
         :raises ProofError: the object is not the one that was stored. :raises NotFoundError: it is gone.
         :raises CorruptStreamError: it is not a manifest of a known version.
         """
+        changed = ProofError(
+            "The manifest in S3 is not the one that was stored", next_step=next_step, disk=disk, object=self.key
+        )
         with closing(S3Staging(access, self.bucket)) as s3:
-            body = s3.get_object(self.key)
+            try:
+                body = s3.get_object(self.key, at_most=Manifest.most_bytes(self.capacity))
+            except CorruptStreamError as error:
+                raise changed from error
         if hashlib.sha256(body).hexdigest() != self.digest:
-            raise ProofError(
-                "The manifest in S3 is not the one that was stored", next_step=next_step, disk=disk, object=self.key
-            )
+            raise changed
         return Manifest.from_bytes(body)
 
 

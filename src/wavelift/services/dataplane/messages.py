@@ -70,9 +70,9 @@ class Admitted(Message):
     imported: tuple[Imported, ...] = ()
     """What to compare again, in mode ``verify``."""
     runs: tuple[KnownRun, ...] = ()
-    """Every run that our ledger knows, in mode ``cleanup``: what others made is never ours to remove."""
+    """Every run of this wave that our ledger knows, in mode ``cleanup``: what others made is never ours to remove."""
     standing: tuple[StandingSnapshot, ...] = ()
-    """In mode ``cleanup``: what the ledger takes for standing, to be compared with vCenter."""
+    """In mode ``cleanup``: what the ledger takes for standing of this wave, to be compared with vCenter."""
     dry_run: bool = True
     """In mode ``cleanup``: only list."""
 
@@ -152,7 +152,8 @@ class Leftover(Message):
     run: str
     """Run hash."""
     owner: str
-    """``living run`` (left alone), ``ended run`` (may go), ``unknown`` (another installation's: left alone)."""
+    """``living run`` (left alone), ``ended run`` (may go), ``unknown`` (in the wave's folder or with its tag, of a run
+    that our ledger does not know, such as another installation's: left alone)."""
     removed: bool = False
     error: str = ""
 

@@ -95,7 +95,6 @@ class Readings:
         snapshot: TakenSnapshot,
         cancel: CancelFlag,
         *,
-        run: str,
         audit_pct: float = AUDIT_PCT,
     ) -> None:
         self._session = session
@@ -103,7 +102,6 @@ class Readings:
         self._snapshot = snapshot
         self._frozen = FrozenVm(task.facts.moref, snapshot.ref.moref, task.name)
         self._cancel = cancel
-        self._run = run
         self._audit_pct = audit_pct
 
     def of(self, disk: DiskFacts, base: Base) -> Reading:
@@ -172,7 +170,7 @@ class Readings:
         """A sample of what is not ``data``, compared with zeros: both ends, where partition tables are, among it."""
         count, known = block_count(disk.capacity), _blocks_of(data)
         chosen = {0, count - 1} - known
-        chosen.update(audit_indices(count, known, seed=self._run, cancel=self._cancel, pct=self._audit_pct))
+        chosen.update(audit_indices(count, known, cancel=self._cancel, pct=self._audit_pct))
         return audit(reader, Manifest.empty(disk.capacity), sorted(chosen), self._cancel)
 
     def _seed_by_block_status(self, reading: Reading, route: VddkRoute, disk: DiskFacts) -> Reading:
@@ -234,7 +232,7 @@ class Readings:
         assert base.manifest is not None
         changed = _blocks_of(areas)
         count = block_count(disk.capacity)
-        chosen = audit_indices(count, changed, seed=self._run, cancel=self._cancel, pct=self._audit_pct)
+        chosen = audit_indices(count, changed, cancel=self._cancel, pct=self._audit_pct)
         with closing(open_reader(self._session, route, cancel=self._cancel)) as reader:
             found = audit(reader, base.manifest, chosen, self._cancel)
         if not found.differing:

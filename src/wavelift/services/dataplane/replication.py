@@ -30,7 +30,7 @@ from wavelift.base.run import RunContext
 from wavelift.base.units import BLOCK
 from wavelift.services.dataplane.bases import Base, find_bases
 from wavelift.services.dataplane.disk_crew import DiskCrew, FrozenServer, TransferOptions, lease_stream
-from wavelift.services.dataplane.manifests import LoadedManifests, StoredManifest
+from wavelift.services.dataplane.manifests import LINEAGE_HEADER, PARENT_HEADER, LoadedManifests, StoredManifest
 from wavelift.services.dataplane.readers import Readings, doubt_after, open_reader
 from wavelift.services.dataplane.replication_target import DiskReplication, RunKeys, Targets
 from wavelift.services.dataplane.replication_try import ReplicationRecord, without_blocks
@@ -160,7 +160,6 @@ class _Replication(DiskCrew[DiskReplication, ReplicatedDisk]):
             self.task,
             self.snapshot,
             self.stop,
-            run=self.ctx.run_key,
             audit_pct=self.options.audit_pct,
         )
         return [self._work(index, self._begun_base(index, bases[index]), readings) for index in pending]
@@ -310,7 +309,9 @@ class _Replication(DiskCrew[DiskReplication, ReplicatedDisk]):
             yield stream
 
     def _manifest(self, work: DiskReplication, base: Manifest | None) -> Manifest:
-        header = {**self.manifest_header(work.index), "target": work.target, "parent": work.parent}
+        parent = work.base.lineage.dump() if work.base.lineage else None
+        facts = {"parent": work.parent, PARENT_HEADER: parent, LINEAGE_HEADER: self._lineage(work)}
+        header = {**self.manifest_header(work.index), **facts}
         return Manifest.empty(work.disk.capacity, **header) if base is None else base.successor(**header)
 
     def _still_frozen(self, work: DiskReplication) -> None:
@@ -326,27 +327,30 @@ class _Replication(DiskCrew[DiskReplication, ReplicatedDisk]):
                 next_step="The retry begins this disk anew; keep others from working on the VM's snapshots meanwhile",
             )
 
+    def _lineage(self, work: DiskReplication) -> dict[str, Any]:
+        """What the next run must know of the disk, but for where its manifest lies."""
+        disk = work.disk
+        return {
+            "key": disk.key,
+            "address": disk.address,
+            "uuid": disk.uuid,
+            "file": disk.base_file,
+            "capacity": disk.capacity,
+            "change_id": disk.change_id,
+            "snapshot_id": work.target,
+            "encrypted": self.targets.encryption.on,
+            "hardware_version": self.task.facts.hardware_version,
+            "taken_at": self.snapshot.ref.created,
+            "quarantine": work.reading.quarantine,
+        }
+
     def _stored(self, work: DiskReplication, manifest: Manifest, writer: EbsWriter, began: float) -> ReplicatedDisk:
         """Store the manifest. What this disk's run left, but for the bytes read, which are counted at the end."""
         key = self.staging.manifest_key(work.index, self.record.instant_id)
         kept = StoredManifest.save(self.staging.s3, key, manifest)
         disk, reading = work.disk, work.reading
-        lineage = DiskLineage(
-            key=disk.key,
-            address=disk.address,
-            uuid=disk.uuid,
-            file=disk.base_file,
-            capacity=disk.capacity,
-            change_id=disk.change_id,
-            snapshot_id=work.target,
-            bucket=kept.bucket,
-            manifest_key=kept.key,
-            manifest_digest=kept.digest,
-            encrypted=self.targets.encryption.on,
-            hardware_version=self.task.facts.hardware_version,
-            taken_at=self.snapshot.ref.created,
-            quarantine=reading.quarantine,
-        )
+        where = {"bucket": kept.bucket, "manifest_key": kept.key, "manifest_digest": kept.digest}
+        lineage = DiskLineage.load({**self._lineage(work), **where})
         return ReplicatedDisk(
             index=work.index,
             boot=disk.boot,

@@ -34,7 +34,7 @@ from wavelift.services.dataplane.unfinished import (
     is_of_run,
     tell_fresh,
 )
-from wavelift.transfer.journal import Journal, JournalIdentity, Segments, SegmentStore
+from wavelift.transfer.journal import Journal, JournalIdentity, Segments, SegmentStore, most_segment_bytes
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ class Targets:
             store=lambda name, data: self._put(prefix + name, data, cancel),
             checkpoint=lambda segments: self._noted(work, identity, segments, cancel),
             segments=self.record.disk(work.index).get("segments"),
-            fetch=lambda name: s3.get_object(prefix + name),
+            fetch=lambda name: s3.get_object(prefix + name, at_most=most_segment_bytes(identity.capacity)),
         )
         return Journal(self.state_folder, identity, far)
 

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Final, Self
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskFacts, StoredDisk
-from wavelift.base.errors import NotFoundError
+from wavelift.base.errors import CorruptStreamError, NotFoundError
 from wavelift.base.names import staging_prefix
+from wavelift.base.units import KIB
 from wavelift.rules.plans import ServerPlan
 
 DISK_SUFFIX: Final = ".vmdk"
+MANIFEST_SUFFIX: Final = ".manifest"
 SEED_SUFFIX: Final = ".unfinished"
 """Of the object that says what the next run must know of a disk's unfinished seed."""
 JOURNAL: Final = ".journal/"
+MOST_NOTE_BYTES: Final = 256 * KIB
+"""Of such an object: it names one journal file for each machine and try that sent of the seed, 20 bytes each."""
+
+
+NOTE: Final = re.compile(rf"disk-([0-9]{{1,4}}){re.escape(SEED_SUFFIX)}")
+DOTS: Final = frozenset({".", ".."})
+"""HTTP clients take such a component of a key for a step through folders, and ask for another object."""
+
+
+def note_index(key: str) -> int | None:
+    """The disk that an object notes an unfinished seed of; None: it is no such note, whoever put it there."""
+    *folders, name = key.split("/")
+    found = None if DOTS.intersection(folders) else NOTE.fullmatch(name)
+    return int(found.group(1)) if found else None
 
 
 class ServerStaging:
@@ -53,7 +70,7 @@ class ServerStaging:
 
     def manifest_key(self, index: int, instant: str) -> str:
         """Beside the disk: a cleared run must not store its manifest over the one that a lineage names."""
-        return f"{self.prefix}{instant}/disk-{index}.manifest"
+        return f"{self.prefix}{instant}/disk-{index}{MANIFEST_SUFFIX}"
 
     def journal_prefix(self, index: int) -> str:
         """Of the segments of a disk's journal."""
@@ -65,13 +82,15 @@ class ServerStaging:
     def seed_notes(self) -> Iterator[tuple[int, bytes]]:
         """What was noted of unfinished seeds, by the disk's index."""
         for entry in self.s3.list(f"{self.prefix}disk-"):
-            name = entry.key.removeprefix(f"{self.prefix}disk-")
-            if name.endswith(SEED_SUFFIX):
+            index = note_index(entry.key)
+            if index is not None and entry.key == self.seed_key(index):
                 try:
-                    body = self.s3.get_object(entry.key)
+                    body = self.s3.get_object(entry.key, at_most=MOST_NOTE_BYTES)
                 except NotFoundError:  # a disk that has just been completed deletes its own
                     continue
-                yield int(name.removesuffix(SEED_SUFFIX)), body
+                except CorruptStreamError:  # too large for any of ours: as one that can't be read
+                    body = b""
+                yield index, body
 
     def beside(self, run_key: str, plan: ServerPlan) -> Self:
         """The folder of the same server in another run; shares the connections, which are this one's to close."""
@@ -79,21 +98,27 @@ class ServerStaging:
 
     def forget_journals(self) -> None:
         """Delete segments and notes: the seeds are recorded, or were given up."""
-        keys = [entry.key for entry in self.s3.list(self.prefix)]
-        self.s3.delete(*(key for key in keys if JOURNAL in key or key.endswith(SEED_SUFFIX)))
+        keys = (entry.key for entry in self.s3.list(self.prefix))
+        self.s3.delete_each(key for key in keys if JOURNAL in key or key.endswith(SEED_SUFFIX))
 
-    def abort_uploads(self, *, keep: frozenset[str] = frozenset()) -> int:
-        """Abort unfinished uploads below the prefix except those in ``keep``; how many."""
-        stale = [upload for upload in self.s3.list_uploads(self.prefix) if upload.upload_id not in keep]
+    def abort_uploads(self, *, keep: Collection[str] = (), of: Collection[str] | None = None) -> int:
+        """Abort unfinished uploads below the prefix except those in ``keep``; how many.
+
+        :param of: keys; None: all.
+        """
+        stale = [
+            upload
+            for upload in self.s3.list_uploads(self.prefix)
+            if upload.upload_id not in keep and (of is None or upload.key in of)
+        ]
         for upload in stale:
             self.s3.abort_upload(upload.key, upload.upload_id)
         return len(stale)
 
     def delete_disks(self) -> int:
         """Delete the staged disks and return how many. Manifests stay: a later proof needs them."""
-        keys = [entry.key for entry in self.s3.list(self.prefix) if entry.key.endswith(DISK_SUFFIX)]
-        self.s3.delete(*keys)
-        return len(keys)
+        keys = (entry.key for entry in self.s3.list(self.prefix))
+        return self.s3.delete_each(key for key in keys if key.endswith(DISK_SUFFIX))
 
     def discard(self) -> int:
         """Give up uploads, disks and manifests, of a server that came to nothing; how many objects and uploads.

@@ -20,6 +20,7 @@ from wavelift.base.names import run_hash
 from wavelift.base.run import Progress, RunContext
 from wavelift.services.dataplane.disk_crew import DiskCrew, FrozenServer, TransferOptions, TryRecord, lease_stream
 from wavelift.services.dataplane.manifests import StoredManifest
+from wavelift.services.dataplane.staged_object import settle, stored_version
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import CopyOptions, copy
@@ -137,8 +138,8 @@ class _Export(DiskCrew[_DiskExport, StoredDisk]):
         if noted is None:
             return None
         disk, checksum = noted
-        head = self.staging.s3.head(disk.object_key)
-        return disk if head is not None and (head.size, head.checksum) == (disk.object_bytes, checksum) else None
+        version = stored_version(self.staging.s3, disk.object_key, size=disk.object_bytes, checksum=checksum)
+        return None if version is None else disk.model_copy(update={"version": version})
 
     def _all_of(self, index: int, disk: DiskFacts, stored: StoredDisk) -> Progress:
         """News of a disk that an earlier try finished: whoever adds up the disks counts it."""
@@ -177,7 +178,9 @@ class _Export(DiskCrew[_DiskExport, StoredDisk]):
             )
         noted = self.record.disk(index)
         assert noted is not None  # the writer completed its sink
-        self.finished[index] = noted[0]
+        stored, checksum = noted
+        version = settle(self.staging.s3, stored.object_key, size=stored.object_bytes, checksum=checksum)
+        self.finished[index] = stored.model_copy(update={"version": version})
 
     def _sink(self, index: int) -> S3PartSink:
         sink = self.staging.s3.multipart(
@@ -193,6 +196,7 @@ class _Export(DiskCrew[_DiskExport, StoredDisk]):
     def _store_manifest(self, index: int, manifest: Manifest, writer: VmdkPartWriter, sink: S3PartSink) -> StoredDisk:
         """All parts are stored: put the manifest beside them, and describe what the object will be."""
         disk, instant = self.snapshot.disks[index], self.record.instant_id
+        manifest.header |= {"object_checksum": sink.checksum(), "object_bytes": writer.object_bytes}
         kept = StoredManifest.save(self.staging.s3, self.staging.manifest_key(index, instant), manifest)
         return StoredDisk(
             index=index,

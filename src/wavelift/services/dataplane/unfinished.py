@@ -27,11 +27,11 @@ from wavelift.adapters.aws.ebs_snapshot import PENDING
 from wavelift.adapters.aws.ec2 import Ec2, Snapshot
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import DiskFacts, Message
-from wavelift.base.errors import NotFoundError, WaveliftError
+from wavelift.base.errors import CorruptStreamError, NotFoundError, WaveliftError
 from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.services.dataplane.bases import Encryption
-from wavelift.services.dataplane.staging import SEED_SUFFIX, ServerStaging
-from wavelift.transfer.journal import Journal, JournalIdentity, Segments, SegmentStore
+from wavelift.services.dataplane.staging import MOST_NOTE_BYTES, ServerStaging, note_index
+from wavelift.transfer.journal import Journal, JournalIdentity, Segments, SegmentStore, most_segment_bytes
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import ZERO_BLOCK
 
@@ -103,7 +103,11 @@ class Unfinished:
         """
         if journal.identity != self.note.identity:  # else an earlier try of this run was killed in the middle of this
             prefix = self.folder.journal_prefix(self.index)
-            far = SegmentStore(segments=self.note.segments, fetch=lambda name: self.folder.s3.get_object(prefix + name))
+            most = most_segment_bytes(self.note.capacity)
+            far = SegmentStore(
+                segments=self.note.segments,
+                fetch=lambda name: self.folder.s3.get_object(prefix + name, at_most=most),
+            )
             old = Journal(state_folder, self.note.identity, far)
             try:
                 journal.inherit(old)
@@ -170,9 +174,11 @@ def noted_seeds(s3: S3Staging, folder: str) -> frozenset[str]:
     """EBS snapshots that notes below ``folder`` name, of whichever run. A note that can't be read names none."""
     found = set()
     for entry in s3.list(folder):
-        if entry.key.endswith(SEED_SUFFIX):
-            with suppress(ValidationError, NotFoundError):  # a run that goes on with it deletes it
-                found.add(SeedNote.model_validate_json(s3.get_object(entry.key)).target)
+        if note_index(entry.key) is not None:
+            # A run that goes on with it deletes it.
+            with suppress(ValidationError, NotFoundError, CorruptStreamError):
+                body = s3.get_object(entry.key, at_most=MOST_NOTE_BYTES)
+                found.add(SeedNote.model_validate_json(body).target)
     return frozenset(found)
 
 

@@ -16,6 +16,7 @@ from wavelift.base.errors import FencedError, NotFoundError, ProofError, SpecErr
 from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.base.run import RunContext
 from wavelift.services.dataplane.manifests import StoredManifest
+from wavelift.services.dataplane.staged_object import settle
 from wavelift.transfer.file import FileReader
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.pipeline import copy
@@ -90,6 +91,7 @@ def upload_disk(access: AwsAccess, wanted: Upload, ctx: RunContext, *, line: Pac
                 path=path,
                 next_step="Upload it when nothing writes to it any more",
             )
+        version = settle(s3, key, size=writer.object_bytes, checksum=sink.checksum())
         kept = StoredManifest.save(s3, f"{key}.manifest", manifest)
     return StoredDisk(
         index=0,
@@ -100,6 +102,7 @@ def upload_disk(access: AwsAccess, wanted: Upload, ctx: RunContext, *, line: Pac
         bucket=bucket,
         object_key=key,
         object_bytes=writer.object_bytes,
+        version=version,
         manifest_key=kept.key,
         manifest_digest=kept.digest,
         content_digest=manifest.content_digest(),

@@ -6,13 +6,15 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.errors import ObjectChangedError
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import ExportResult, StoredDisk, VerifyResult
-from wavelift.base.errors import CorruptStreamError, ProofError, located
+from wavelift.base.errors import CorruptStreamError, NotFoundError, ProofError, WaveliftError, located
 from wavelift.base.run import RunContext
 from wavelift.base.units import BLOCK, SECTOR
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.dataplane.staged_object import check_unchanged
 from wavelift.services.dataplane.staging import ServerStaging, disk_label_of
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.report import Report
@@ -27,6 +29,8 @@ def verify_server(
 ) -> VerifyResult:
     """Prove (``full``) or sample what was stored, as the plan says; ``off`` leaves it attested.
 
+    What is read is the very object that was exported: its checksum and version are compared before, whatever the level.
+
     :raises ProofError: at the first disk that differs, naming server, disk and the first differing disk offset.
     """
     level = task.plan.verify
@@ -35,6 +39,7 @@ def verify_server(
         check = _Check(staging.s3, task.name, ctx, workers)
         for disk in export.disks:
             ctx.cancel.check()
+            check_unchanged(staging.s3, [disk], "before it was read back")
             manifest = StoredManifest.of(disk).load(access, next_step=NEXT_STEP, disk=disk.address)
             if level == "off":
                 continue
@@ -43,7 +48,7 @@ def verify_server(
                     found = check.full(disk, manifest)
                 else:
                     found = check.sample(disk, manifest, float(level.removeprefix("sample:")))
-            except CorruptStreamError as error:
+            except (CorruptStreamError, ObjectChangedError, NotFoundError) as error:
                 raise _broken(task.name, disk, error) from error
             if not found.ok:
                 raise _mismatch(task.name, disk, found)
@@ -64,25 +69,26 @@ class _Check:
     def full(self, disk: StoredDisk, manifest: Manifest) -> Verification:
         cancel = self.ctx.cancel
         report = Report(self.server, disk_label_of(disk), "verify", self.ctx.progress)
-        with closing(self.s3.open_stream(disk.object_key, cancel=cancel)) as raw:
+        source = self.s3.open_stream(disk.object_key, at_most=disk.object_bytes, version=disk.version, cancel=cancel)
+        with closing(source) as raw:
             return verify_full(StreamVmdkSource(raw), manifest, cancel=cancel, workers=self.workers, report=report)
 
     def sample(self, disk: StoredDisk, manifest: Manifest, percent: float) -> Verification:
         cancel = self.ctx.cancel
 
         def pread(offset: int, length: int) -> bytes:
-            return self.s3.read_range(disk.object_key, offset, length, cancel=cancel)
+            return self.s3.read_range(disk.object_key, offset, length, version=disk.version, cancel=cancel)
 
         image = VmdkFile(pread, disk.object_bytes)
         due = -(-manifest.capacity // SECTOR) * SECTOR
         if image.size != due:
             raise CorruptStreamError(f"It is of a disk of {image.size} bytes where the manifest says {due}")
-        indices = sample_indices(manifest, percent, seed=disk.content_digest)
+        indices = sample_indices(manifest, percent)
         return verify_sample(image.read_block, manifest, indices, cancel=cancel)
 
 
-def _broken(server: str, disk: StoredDisk, error: CorruptStreamError) -> ProofError:
-    """The object is not even the file that was stored."""
+def _broken(server: str, disk: StoredDisk, error: WaveliftError) -> ProofError:
+    """The object is not even the file that was stored, or not any more."""
     return ProofError(
         f"What S3 holds can't be read as the disk that was stored: {error.what}",
         server=server,

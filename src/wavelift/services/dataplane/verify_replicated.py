@@ -96,7 +96,7 @@ def _indices(
 ) -> Collection[int] | None:
     """The blocks to read back; None: all."""
     if level != "full":
-        return list(sample_indices(manifest, float(level.removeprefix("sample:")), seed=disk.content_digest))
+        return list(sample_indices(manifest, float(level.removeprefix("sample:"))))
     if parent is None or not disk.parent_snapshot_id:
         return None
     return list(differences(manifest, _manifest(access, parent)))

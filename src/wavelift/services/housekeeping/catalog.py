@@ -7,8 +7,8 @@ from typing import Any
 
 from wavelift.base.catalog import CatalogIndex, CatalogRow, ConnectorHealth
 from wavelift.base.domain import Message
-from wavelift.base.errors import SpecError
-from wavelift.base.run import Clock, RunContext
+from wavelift.base.errors import PermanentError, SpecError
+from wavelift.base.run import Clock, DagRun, RunContext
 from wavelift.ledger import Connector, Ledger, Tx, catalog, connectors, jobs, slots, waves
 from wavelift.ledger.server_runs import SERVER_RUNS
 from wavelift.rules.conf import HealthConf, ImportConf
@@ -51,16 +51,67 @@ def begin_import(ledger: Ledger, conf: Mapping[str, Any], ctx: RunContext, *, co
     """Check the run's conf and begin a generation. A repeated call of the same run continues its own generation.
 
     :raises SpecError: an unknown key, or no connection and the connector is not registered with one.
+    :raises PermanentError: the catalogue is another connector's.
     """
     asked = ImportConf.read(conf, connector=connector)
     with ledger.read() as tx:
         known = connectors.find(tx, connector)
     connection = _connection(asked, connector, known)
     with ledger.write(catalog.lock_name(connection)) as tx:
+        require_owner(tx, connection, connector, clock=ctx.clock)
         started = catalog.begin_import(
             tx, connection, connector=connector, run=ctx.run, by=ctx.requester, clock=ctx.clock
         )
     return ImportTicket(connection=connection, connector=connector, generation=started.generation)
+
+
+def owners(tx: Tx, connection: str, *, clock: Clock) -> tuple[str, ...]:
+    """The connectors whose catalogue a connection's is: those registered with it, else the one that imported it last.
+
+    Nobody's is one that was never imported whole, or was cleared.
+    """
+    registered = connectors.registered_with(tx, connection)
+    if registered:
+        return registered
+    known = catalog.get_catalog(tx, connection, clock=clock)
+    return (known.connector,) if known.connector and known.imported_at is not None else ()
+
+
+def require_owner(tx: Tx, connection: str, connector: str, *, clock: Clock) -> None:
+    """Call it in the transaction that begins an import, under the catalogue's lock.
+
+    :raises PermanentError: the catalogue is another connector's.
+    """
+    known = owners(tx, connection, clock=clock)
+    if known and connector not in known:
+        raise PermanentError(
+            f"The catalogue of this connection belongs to connector {', '.join(known)}",
+            next_step="Import it through that connector. To move it, register the connection with this connector, "
+            "with the right on both",
+            connection=connection,
+            connector=connector,
+        )
+
+
+def register_connector(
+    ledger: Ledger,
+    name: str,
+    said: connectors.Registration,
+    *,
+    may_change: Callable[[str], object],
+    by: str,
+    clock: Clock,
+) -> Connector:
+    """Register a connector, or change what is known of one.
+
+    :param may_change: called with each other owner of the connection's catalogue; it raises to refuse. Without it, a
+        registration would be a way to take the catalogue over.
+    """
+    with ledger.write(connectors.lock_name(name), catalog.lock_name(said.connection)) as tx:
+        for owner in owners(tx, said.connection, clock=clock):
+            if owner != name:
+                may_change(owner)
+        return connectors.register(tx, name, said, by=by, clock=clock)
 
 
 def merge_import(
@@ -69,20 +120,25 @@ def merge_import(
     index: CatalogIndex,
     page: Callable[[int], Sequence[CatalogRow]],
     *,
+    run: DagRun,
     clock: Clock,
 ) -> ImportSummary:
     """Merge page by page, one in memory at a time; mark as gone what is missing only after the last. Repeatable.
 
     :param page: returns page ``number`` of those that ``index`` counts.
+    :param run: the one that merges. It must have begun the import that the ticket names.
+    :raises PermanentError: another run has begun it.
     """
     summary = ImportSummary(connection=ticket.connection, connector=ticket.connector, generation=ticket.generation)
     for number in range(index.pages):
         rows = page(number)
         with ledger.write(catalog.lock_name(ticket.connection)) as tx:
+            _require_own(tx, ticket, run, clock)
             merged = catalog.merge_page(tx, ticket.connection, ticket.generation, number=number, rows=rows, clock=clock)
         if not merged:
             break
     with ledger.write(catalog.lock_name(ticket.connection)) as tx:
+        _require_own(tx, ticket, run, clock)
         found = catalog.finish_import(
             tx,
             ticket.connection,
@@ -103,9 +159,13 @@ def merge_import(
     )
 
 
-def abort_import(ledger: Ledger, ticket: ImportTicket, error: str, *, clock: Clock) -> bool:
-    """The import's tasks have ended without success; False when it had ended already or was overtaken."""
+def abort_import(ledger: Ledger, ticket: ImportTicket, error: str, *, run: DagRun, clock: Clock) -> bool:
+    """The import's tasks have ended without success; False when it had ended already or was overtaken.
+
+    :raises PermanentError: another run has begun it.
+    """
     with ledger.write(catalog.lock_name(ticket.connection)) as tx:
+        _require_own(tx, ticket, run, clock)
         return catalog.abort_import(tx, ticket.connection, ticket.generation, error, clock=clock)
 
 
@@ -155,6 +215,18 @@ def _replication_usage(tx: Tx, name: str, connectors_of: Mapping[str, str]) -> l
         if (connectors_of.get(wave) or waves.last_connector(tx, wave)) == name:
             found.append(f"{count} replication job{'s' if count > 1 else ''} of wave '{wave}'")
     return found
+
+
+def _require_own(tx: Tx, ticket: ImportTicket, run: DagRun, clock: Clock) -> None:
+    """The ticket came by XCom, which a person may edit: what it names must be this run's."""
+    known = catalog.get_catalog(tx, ticket.connection, clock=clock)
+    if known.generation == ticket.generation and known.run != run:
+        raise PermanentError(
+            "Another DAG run has begun this import; the result of this run's first task was edited",
+            next_step="Trigger a new run.",
+            connection=ticket.connection,
+            dag_run_id=known.dag_run_id,
+        )
 
 
 def _connection(conf: ImportConf | HealthConf, connector: str, known: Connector | None) -> str:

@@ -23,9 +23,9 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
 
     A repeated call returns what was frozen first and does not read the conf again.
 
-    :raises SpecError: for an unknown key or value, naming what is allowed, or a broken spec.
+    :raises SpecError: for an unknown key or value, naming what is allowed, or if the present files allow no run.
     """
-    known = frozen_spec(ledger, ctx)
+    known = frozen_spec(ledger, load, ctx)
     frozen = Admitted.load(known) if known else _resolve(ledger, request, load, ctx)
     freeze(ledger, request, ctx, mode=frozen.mode, spec=frozen.dump())
     return frozen
@@ -50,8 +50,8 @@ def _resolve(ledger: Ledger, request: RunRequest, load: Callable[[str], Resolved
         migrations=tuple(each.id for each in named),
         imported=tuple(_imported(each) for each in named) if mode == "verify" else (),
         dry_run=conf.dry_run,
-        runs=tuple(known_runs(ledger)) if mode == "cleanup" else (),
-        standing=tuple(standing_snapshots(ledger)) if mode == "cleanup" else (),
+        runs=tuple(known_runs(ledger, wave.wave)) if mode == "cleanup" else (),
+        standing=tuple(standing_snapshots(ledger, wave.wave)) if mode == "cleanup" else (),
     )
 
 

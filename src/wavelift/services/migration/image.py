@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.vmimport import ImportDisk, ImportStatus
+from wavelift.adapters.aws.vmimport import ImportDisk, ImportStatus, VmImport
 from wavelift.base.domain import ExportResult, ImportResult, VerifyResult
-from wavelift.base.errors import PermanentError, located
-from wavelift.base.names import instant_of
+from wavelift.base.errors import NotFoundError, TamperedError, located
+from wavelift.base.names import TAG_RUN, instant_of, run_hash
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Migration, Progress, migrations
 from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common.import_queue import ImportQueue, WantedImport
+from wavelift.services.common.returned import Returned
 from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting, remove_outdated
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.migration.reserve import cancelled
+from wavelift.services.migration.source_check import SourceCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ def advance_import(
 
     :raises WaveliftError: when the import failed, with AWS's words and our reading.
     :raises PermanentError: when a person cancelled the migration; the import is cancelled with it.
+    :raises TamperedError: what is staged, or its proof, is not what this run stored.
+    :raises ProofError: when a staged disk was changed: nothing is imported of it, and no image of it stays.
     """
     with located(server=staged.task.name):
         return _Import(ledger, access, staged, ctx, limit).advance()
@@ -65,6 +69,7 @@ class _Import:
         self.ctx = ctx
         self.id = migrations.migration_id(ctx.run_key)
         self.queue = ImportQueue(ledger, access, ctx, limit)
+        self.source = SourceCheck(ledger, access, self.task.plan, self.export, ctx)
 
     def advance(self) -> ImportDone | ImportRunning | ImportWaiting | InQueue:
         known = self._record_proof()
@@ -84,10 +89,15 @@ class _Import:
         return ImportDone(self._finish(found)) if isinstance(found, ImportStatus) else found
 
     def _record_proof(self) -> Migration:
-        verified = self.verified
+        """Both results came by XCom: what the ledger does not have yet is compared with the manifests first."""
+        verified, returned = self.verified, Returned(self.access, self.task, self.ctx.run_key)
         with self.ledger.read() as tx:
             known = migrations.get(tx, self.id)
-        if known.export_result != self.export.dump():
+        is_new = known.export_result != self.export.dump()
+        if is_new:
+            returned.check_export(self.export)
+        returned.check_proof(self.export, verified)
+        if is_new:
             with self.ledger.write() as tx:
                 known = migrations.record_export(tx, self.id, self.export, clock=self.ctx.clock)
         if verified is not None and known.verify_result != verified.dump():
@@ -96,17 +106,12 @@ class _Import:
         return known
 
     def before_submit(self) -> None:
-        """:raises PermanentError: when a disk is no longer staged; AWS would say so only after minutes."""
-        with ServerStaging.of(self.access, self.task.plan, self.ctx.run_key) as staging:
-            gone = [disk for disk in self.export.disks if staging.s3.head(disk.object_key) is None]
-        if gone:
-            raise PermanentError(
-                "The staged disk is gone",
-                server=self.task.name,
-                disk=gone[0].address,
-                object=f"s3://{gone[0].bucket}/{gone[0].object_key}",
-                next_step=f"Clear this server from its {CONTINUE_FROM} task, so that it is exported again",
-            )
+        """:raises ProofError: when a disk is no longer the staged one."""
+        self.source.before_submit()
+
+    def ended(self, status: ImportStatus) -> None:
+        """:raises ProofError: when a disk was changed before AWS had read it; the image is gone then."""
+        self.source.ended(status)
 
     def submitted(self, task_id: str) -> None:
         """An import that was found again is recorded like one just submitted: only a migration in state ``importing``
@@ -146,10 +151,13 @@ def record_image(ledger: Ledger, access: AwsAccess, task: ServerTask, image: Imp
     """Make an image the migration's result, once it was compared with its source as the plan says. May be called again.
 
     Only then are the staged disks deleted, and what was imported of other instants. Manifests stay.
+
+    :raises TamperedError: it is not the image that the import of this run made.
     """
     id = migrations.migration_id(ctx.run_key)
     with ledger.read() as tx:
         known = migrations.get(tx, id)
+    _check_image(access, known, image)
     under_way = known.state in (MigrationState.IMPORTING, MigrationState.LAUNCHING)
     if not under_way or (known.image_id, known.conversion_report) != (image.image_id, image.dump()["report"]):
         with ledger.write() as tx:
@@ -157,6 +165,49 @@ def record_image(ledger: Ledger, access: AwsAccess, task: ServerTask, image: Imp
     with ServerStaging.of(access, task.plan, ctx.run_key) as staging:
         staging.delete_disks()
     remove_outdated(access, ctx.run_key, image_id=image.image_id)
+
+
+def _check_image(access: AwsAccess, known: Migration, image: ImportResult) -> None:
+    """The image came by XCom: it must be the recorded one, or that of the recorded import task of AWS."""
+    found: dict[str, object] = {
+        "task_id": image.task_id,
+        "image_id": image.image_id,
+        "snapshot_ids": image.snapshot_ids,
+    }
+    if image.image_id == known.image_id:
+        expected: dict[str, object] = {name: getattr(known, name) for name in ("image_id", "snapshot_ids")}
+        expected["task_id"] = known.import_task_id
+    else:
+        status = VmImport(access).describe([known.import_task_id]).get(known.import_task_id)
+        if status is None or status.tags.get(TAG_RUN) != run_hash(known.run_key):
+            raise NotFoundError(
+                "AWS does not know the import of this run any more",
+                task=known.import_task_id,
+                server=known.server,
+                next_step=f"Clear the server's {CONTINUE_FROM} task: it is exported and imported again",
+            )
+        expected = {"task_id": status.task_id, "image_id": status.image_id, "snapshot_ids": _snapshots(status, known)}
+    compared = tuple(disk.snapshot_id for disk in image.report)
+    changed = tuple(disk.index for disk in image.report if disk.changed and not disk.boot)
+    found |= {"report.snapshot_id": compared or image.snapshot_ids, "report.changed": changed}
+    expected |= {"report.snapshot_id": image.snapshot_ids, "report.changed": ()}
+    for field, value in expected.items():
+        if found[field] != value:
+            raise TamperedError(
+                "The image that came by XCom is not the one that this run's import made",
+                field=field,
+                expected=value,
+                found=found[field],
+                server=known.server,
+                next_step="Clear the server's import_image task; find out who edited its XComs",
+            )
+
+
+def _snapshots(status: ImportStatus, known: Migration) -> tuple[str, ...]:
+    """In disk order, as far as AWS tells which disk became which snapshot."""
+    keys = [disk["object_key"] for disk in (known.export_result or {}).get("disks", ())]
+    ordered = tuple(status.snapshot_by_key.get(key, "") for key in keys)
+    return ordered if all(ordered) else status.snapshot_ids
 
 
 def _instant(export: ExportResult) -> str:

@@ -110,13 +110,20 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy = nothin
         outcomes=tuple(sorted(outcomes, key=lambda one: one.server)),
         unclean=(
             *(words for each in closed for words in _left_by(each, known, tidy)),
-            *(record_removed(ledger, ended.swept, ctx) if ended.swept is not None else ()),
+            *_removed(ledger, ended.swept, known, ctx),
         ),
         stopped=ended.stopped,
     )
     if known is not None:
         end_wave_run(ledger, report, ctx)
     return report
+
+
+def _removed(ledger: Ledger, swept: CleanupReport | None, run: WaveRun | None, ctx: RunContext) -> Iterator[str]:
+    """What a clean-up removed is recorded; words about what it could not remove. The report came by XCom: only a run
+    in that mode has one, and it is about the runs that its admission named."""
+    if swept is not None and run is not None and run.mode == "cleanup":
+        yield from record_removed(ledger, swept, Admitted.load(run.spec).runs, ctx)
 
 
 def _left_by(migration: Migration, run: WaveRun | None, tidy: Tidy) -> Iterator[str]:

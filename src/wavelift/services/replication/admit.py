@@ -21,10 +21,11 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
     A repeated call keeps the spec that was frozen first and goes on with the same runs. A run that deletes or verifies
     replicas admits no server. A warning about a term is given once, to the run that comes first (SMS-10).
 
-    :raises SpecError: for an unknown key or value, or a broken spec. :raises PermanentError: for a backfill.
+    :raises SpecError: for an unknown key or value, or if the present files allow no run.
+    :raises PermanentError: for a backfill.
     """
     conf = ReplicateConf.read(request.conf, wave=request.wave)
-    known = frozen_spec(ledger, ctx)
+    known = frozen_spec(ledger, load, ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     if conf.mode != "replicate":
         admitted = AdmittedRuns(
@@ -67,9 +68,8 @@ def _warning(notice: TermNotice) -> str:
 
 
 def _narrowed(wave: ResolvedWave, granted: Collection[str]) -> ResolvedWave:
-    """The entries that may hold a granted server. A replica is taken of a running server, and launches nothing."""
-    changes = {"launch": "none", "source_power": "leave_running", "allow_twin": False}
+    """The entries that may hold a granted server."""
     kept = [plan for plan in wave.servers if plan.server in granted]
     if len(kept) < len(granted):  # the others come by folder or tag, whose names are known only to the vCenter
         kept += [plan for plan in wave.servers if plan.selector.many]
-    return wave.model_copy(update={"servers": tuple(plan.model_copy(update=changes) for plan in kept)})
+    return wave.model_copy(update={"servers": tuple(plan.replicating() for plan in kept)})

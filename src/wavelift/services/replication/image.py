@@ -10,7 +10,7 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportStatus
 from wavelift.base.domain import Message, ReplicationResult
-from wavelift.base.errors import PermanentError, RefusedError, located
+from wavelift.base.errors import PermanentError, RefusedError, TamperedError, located
 from wavelift.base.names import instant_of
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Progress, jobs, lineage
@@ -91,6 +91,15 @@ class _Image:
                 run=self.id,
                 next_step=f"Clear the server's {CONTINUE_FROM} task",
             )
+        if known.result != self.result.dump():  # disks in another order would make an image that does not boot
+            raise TamperedError(
+                "What came by XCom is not the recorded result of this run",
+                field="transfer",
+                expected="the recorded result",
+                found="another one with the same EBS snapshots",
+                run=self.id,
+                next_step=f"Clear the server's {CONTINUE_FROM} task; find out who edited its XComs",
+            )
         if known.state.resumable:  # only this task was cleared
             known = continue_run(self.ledger, self.id, self.ctx)
         with self.ledger.read() as tx:
@@ -142,6 +151,9 @@ class _Image:
 
     def before_submit(self) -> None:
         """The snapshots are those of the recorded run: nothing else to check."""
+
+    def ended(self, status: ImportStatus) -> None:
+        """It was made of EBS snapshots, which nobody can change."""
 
     def submitted(self, task_id: str) -> None:
         self._tell("Converting")

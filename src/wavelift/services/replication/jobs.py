@@ -30,6 +30,8 @@ from wavelift.rules.wave_replication import ReplicationPlan
 
 _PLAIN: Final = ("frequency_hours", "description", "keep_amis", "pause_after_failures", "ami", "force_register")
 """Fields that a job copies from its plan unchanged."""
+LONGEST_TERM: Final = timedelta(days=7300)
+"""From now. Without it, a term extended again and again would pass the last year that a time can have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +156,13 @@ def extend_job(
             )
         now = clock.now()
         ends = extended(known.term_ends_at, now, policy.term if days is None else timedelta(days=days))
+        if ends - now > LONGEST_TERM:
+            raise PermanentError(
+                f"A term can't end more than {LONGEST_TERM.days} days from now",
+                next_step="Extend it again when it comes near its end.",
+                job=job_id,
+                server=known.server,
+            )
         # Once over, the instants of the gap are not made up.
         since = now if known.term_ends_at <= now else known.scheduled_since
         details = {"from": known.term_ends_at.isoformat(), "to": ends.isoformat()}

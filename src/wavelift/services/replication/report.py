@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wavelift.base.domain import Message, Refusal
+from wavelift.base.errors import TamperedError
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import Ledger, WaveRun, waves
 from wavelift.ledger import replication_runs as runs
@@ -111,15 +112,11 @@ class Ended:
 def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy) -> ReplicationReport:
     """Close what is open, free slots, and report how each server ended. May be called again after a clear."""
     run, clock, admitted = ctx.run, ctx.clock, ended.admitted
-    for id, why in ended.wrong.items():
-        with ledger.read() as tx:
-            known = runs.get(tx, id)
-        if not known.quarantine:
-            quarantine_run(ledger, id, why, by=str(run), clock=clock)
     by_server = {end.tasks.server: end for end in ended.servers}
     with ledger.read() as tx:
         frozen = waves.find(tx, run)
         found = runs.of_dag_run(tx, run)
+    foreign = _quarantine(ledger, ended.wrong, frozen, ctx)
     closed = []
     for each in found:
         if each.state not in (RunState.REFUSED, RunState.SKIPPED):
@@ -139,7 +136,30 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy) -> Repl
     )
     if frozen is not None:
         end_wave_run(ledger, report, ctx)
+    if foreign:
+        raise TamperedError(
+            "What came by XCom names a run that this one did not read back",
+            field="wrong",
+            expected=f"runs of wave {report.wave}, in mode verify",
+            found=", ".join(foreign),
+        )
     return report
+
+
+def _quarantine(ledger: Ledger, wrong: Mapping[str, str], frozen: WaveRun | None, ctx: RunContext) -> list[str]:
+    """Quarantine what was read back and differs; the ids of runs that this run may not judge.
+
+    They came by XCom: only a run in mode ``verify`` reads others back, and only those of its own wave.
+    """
+    foreign = []
+    for id, why in wrong.items():
+        with ledger.read() as tx:
+            known = runs.find(tx, id)
+        if known is None or frozen is None or frozen.mode != "verify" or known.wave != frozen.wave:
+            foreign.append(id)
+        elif not known.quarantine:
+            quarantine_run(ledger, id, why, by=str(ctx.run), clock=ctx.clock)
+    return foreign
 
 
 def _close(

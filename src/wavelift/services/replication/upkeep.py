@@ -5,20 +5,20 @@ It is a run of the wave's replicate DAG in a mode of its own: it admits no serve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.domain import Message
-from wavelift.base.errors import BusyError, PermanentError, located
+from wavelift.base.errors import BusyError, PermanentError, TamperedError, located
 from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, SnapshotState, jobs
+from wavelift.ledger import Ledger, SnapshotState, jobs, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.replication_runs import RunFilter
-from wavelift.rules.replication import RunState
+from wavelift.rules.replication import JobState, RunState
 from wavelift.services.dataplane.abandon import written_by
 from wavelift.services.dataplane.importing import end_imports
 from wavelift.services.dataplane.staging import ServerStaging
@@ -42,6 +42,27 @@ class DeletedJob(Message):
     """Manifests, journals and unfinished uploads that were deleted from the bucket."""
     kept: tuple[str, ...] = ()
     """What stays, and why."""
+
+
+def check_ordered(ledger: Ledger, job_ids: Collection[str], ctx: RunContext) -> None:
+    """The jobs came by XCom: each must be of this run's wave and be deleted by order of somebody, and the run must be
+    one that deletes.
+
+    :raises TamperedError: one is not.
+    """
+    with ledger.read() as tx:
+        run = waves.get(tx, ctx.run)
+        chosen = [jobs.get(tx, id) for id in job_ids]
+    for job in chosen:
+        ordered = job.state in (JobState.DELETING, JobState.DELETED)
+        if run.mode != "delete" or job.wave != run.wave or not ordered:
+            raise TamperedError(
+                "What came by XCom is no job that this run may delete",
+                field="jobs",
+                expected=f"jobs of wave {run.wave} that are being deleted, in mode delete",
+                found=f"{job.id} of wave {job.wave}, {job.state}, in mode {run.mode}",
+                next_step=f"Say `wavelift jobs delete {job.id}`, which triggers a run by itself",
+            )
 
 
 def delete_outside(ledger: Ledger, access: Access, job_id: str, ctx: RunContext) -> DeletedJob:

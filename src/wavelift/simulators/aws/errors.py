@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from xml.sax.saxutils import escape
@@ -18,12 +19,13 @@ QUERY_XML_SERVICES: Final = QUERY_SERVICES | {"route53", "s3control"}
 
 @dataclass(slots=True)
 class AwsError(Refusal):
-    """An error of a service. ``extra`` are further members of the error document."""
+    """An error of a service. ``extra`` are further members of the error document, ``headers`` of S3's answer."""
 
     code: str
     message: str
     status: int = 400
     extra: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -38,7 +40,7 @@ def render(error: AwsError, *, service: str, request_id: str, head: bool = False
             f"<Error><Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>{extra}"
             f"<RequestId>{request_id}</RequestId><HostId>simulator</HostId></Error>"
         )
-        return _xml(error.status, "" if head else body, request_id)
+        return _xml(error.status, "" if head else body, request_id, error.headers)
     if service == "ec2":
         body = (
             '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -56,9 +58,9 @@ def render(error: AwsError, *, service: str, request_id: str, head: bool = False
     return _json(error, rest=service in REST_JSON_SERVICES, request_id=request_id)
 
 
-def _xml(status: int, body: str, request_id: str) -> Response:
+def _xml(status: int, body: str, request_id: str, more: Mapping[str, str] | None = None) -> Response:
     headers = {"Content-Type": "application/xml", "x-amz-request-id": request_id, "x-amzn-RequestId": request_id}
-    return Response(status, headers, body.encode())
+    return Response(status, {**headers, **(more or {})}, body.encode())
 
 
 def _json(error: AwsError, *, rest: bool, request_id: str) -> Response:

@@ -34,7 +34,8 @@ class Rule(faults.Rule):
     reason: str = ""
     """EBS direct's ``Reason`` beside the code."""
     outcome: str = "deleted"
-    """Of an import: ``deleted``, or ``stuck`` in its phase until it is cancelled."""
+    """Of an import: ``deleted``; ``stuck`` in its phase until it is cancelled; ``held`` where the phase begins, until
+    the rule is dropped."""
     phase: str = "converting"
     """Of an import: the phase in which this happens."""
 

@@ -1,6 +1,7 @@
 """Policies that restrict callers: of a bucket, and of an organisation (SCP). Only Deny statements are evaluated.
 
-The conditions are those on calls that create: tags on create, and S3's encryption headers.
+The conditions are those on calls that create (tags on create, and S3's encryption headers), and for S3's objects who
+calls and whether by TLS. A part of an upload, and its end, are not looked at: to begin one is.
 """
 
 from __future__ import annotations
@@ -28,7 +29,20 @@ REFUSALS: Final = {
     "ec2": ("UnauthorizedOperation", "You are not authorized to perform this operation."),
     "s3": ("AccessDenied", "Access Denied"),
 }
-NEGATED: Final = "StringNot"
+NEGATED: Final = ("StringNot", "ArnNot")
+PRINCIPAL: Final = "aws:PrincipalArn"
+OBJECT_ACTIONS: Final = {
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "PutObjectTagging": "s3:PutObjectTagging",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "DeleteObject": "s3:DeleteObject",
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+}
+"""By operation. DeleteObjects asks for each key."""
+HAVE_VERSIONS: Final = ("s3:DeleteObject", "s3:GetObject")
+"""A version that is named needs a right of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +75,19 @@ def uses_of(request: Request, region: str) -> Iterator[Use]:
         yield Use(
             "ebs:StartSnapshot", f"arn:{partition_of(region)}:ec2:{region}::snapshot/*", _tags("aws:RequestTag", tags)
         )
-    elif request.service == "s3" and request.operation in {"PutObject", "CreateMultipartUpload"}:
+    elif request.service == "s3" and (action := OBJECT_ACTIONS.get(request.operation)):
+        versioned = "Version" if action in HAVE_VERSIONS and request.query().get("versionId") else ""
+        yield object_use(request, f"{action}{versioned}", request.target, region)
+
+
+def object_use(request: Request, action: str, target: str, region: str) -> Use:
+    """One action on one object."""
+    context = {PRINCIPAL: request.caller} if request.caller else {}
+    if action == "s3:PutObject":
         tags = dict(parse_qsl(request.headers.get("x-amz-tagging", ""), keep_blank_values=True))
         sent = {f"s3:{name}": request.headers[name] for name in (SSE, SSE_KEY) if name in request.headers}
-        context = {**_tags("s3:RequestObjectTag", tags), **sent}
-        yield Use("s3:PutObject", f"arn:{partition_of(region)}:s3:::{request.target}", context)
+        context |= {**_tags("s3:RequestObjectTag", tags), **sent}
+    return Use(action, f"arn:{partition_of(region)}:s3:::{target}", context)
 
 
 def _ec2(request: Request, region: str) -> Iterator[Use]:
@@ -121,8 +143,11 @@ def _holds(operator: str, found: str | None, wanted: list[str]) -> bool:
     tests: dict[str, Callable[[str], bool]] = {
         "StringEquals": lambda value: found == value,
         "StringLike": lambda value: fnmatchcase(found, value),
+        "ArnEquals": lambda value: fnmatchcase(found, value),
+        "ArnLike": lambda value: fnmatchcase(found, value),
+        "Bool": lambda value: found == value.lower(),
     }
-    test = tests[name.replace(NEGATED, "String")]  # KeyError for an operator that is not simulated
+    test = tests[name.replace("Not", "", 1)]  # KeyError for an operator that is not simulated
     return any(map(test, wanted)) is not name.startswith(NEGATED)
 
 

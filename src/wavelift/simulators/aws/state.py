@@ -20,6 +20,12 @@ def _buckets(account: Account) -> dict[str, Any]:
     return {
         bucket.name: {
             "objects": sorted(bucket.objects.copy()),
+            "noncurrent": sorted(
+                f"{one.key} {'delete marker' if one.marker else one.version}"
+                for versions in bucket.history.copy().values()
+                for one in versions
+                if one.marker or one is not versions[-1]
+            ),
             "uploads": sorted(
                 (
                     {"key": upload.key, "id": upload.id, "parts": len(upload.parts)}

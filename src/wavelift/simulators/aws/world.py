@@ -23,7 +23,7 @@ from wavelift.simulators.aws.policy import check_policy, uses_of
 from wavelift.simulators.aws.s3 import routes
 from wavelift.simulators.aws.s3.api import S3Api
 from wavelift.simulators.aws.s3.store import S3Store, StoredObject
-from wavelift.simulators.aws.settings import Settings
+from wavelift.simulators.aws.settings import ACCOUNT, Settings
 from wavelift.simulators.aws.sigv4 import Verifier, parse
 from wavelift.simulators.aws.sts import StsApi
 from wavelift.simulators.aws.tags import check_ec2_tags
@@ -103,6 +103,7 @@ class AwsWorld(World[Settings]):
 
     def handle(self, request: Request) -> Response:
         caller = self.verifier.verify(request)
+        request.caller = caller.role_arn or f"arn:{self.settings.partition}:iam::{ACCOUNT}:user/simulator"
         check_policy(self.settings.organisation_policy, uses_of(request, self.settings.region), request.service)
         if request.service == "s3":
             self._check_region(request)
@@ -183,6 +184,13 @@ class AwsWorld(World[Settings]):
     def fault(self, phase: str, target: str) -> Rule | None:
         rules = self.faults.take("import", service="ec2", operation=phase, key=target)
         return rules[0] if rules else None
+
+    def in_force(self, rule: Rule) -> bool:
+        return self.faults.has(rule.id)
+
+    def staged(self, bucket: str, key: str) -> Path | None:
+        stored = self.s3.peek(bucket, key)
+        return stored.path if stored is not None else None
 
     def import_key_problem(self, task: ImportTask) -> str:
         key = str(task.request.get("KmsKeyId") or "")

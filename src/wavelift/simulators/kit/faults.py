@@ -114,6 +114,10 @@ class Faults(Generic[RuleT]):
             for each in self._dropped.keys() - {rule.id for rule in self._rules}:
                 self._dropped.pop(each).set()
 
+    def has(self, rule_id: int) -> bool:
+        with self._lock:
+            return rule_id in self._dropped
+
     def end(self) -> None:
         """Before a reset: drop all rules. Calls that a latency holds back are cut."""
         self._ended = True

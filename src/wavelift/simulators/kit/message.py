@@ -181,7 +181,7 @@ class Response:
 class Request:
     """One call. Header names are lower-case; ``raw_path`` and ``raw_query`` are as received (percent-encoded).
 
-    The world's ``identify`` sets the last four, which fault rules match and counters count by.
+    The world's ``identify`` sets ``service`` to ``part``, which fault rules match and counters count by.
     """
 
     method: str
@@ -196,6 +196,8 @@ class Request:
     """The resource that the call is about: an id or a path."""
     part: int = 0
     """The number of the piece, if the call sends one numbered piece of a larger upload."""
+    caller: str = ""
+    """Who calls, in the words of the policies."""
 
     @property
     def path(self) -> str:

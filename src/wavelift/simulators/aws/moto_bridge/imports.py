@@ -107,7 +107,7 @@ class ImportActions:
             self.account.completed_snapshot(disk.snapshot_id)
             return
         try:
-            disk.object_path = self.account.s3.object(disk.bucket, disk.key).path
+            self.account.s3.object(disk.bucket, disk.key)
         except AwsError:
             message = NO_OBJECT_MESSAGE.format(bucket=disk.bucket, key=disk.key)
             raise AwsError("InvalidParameter", message, 400) from None

@@ -10,11 +10,12 @@ from typing import Final
 
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey, key_for_object
+from wavelift.simulators.aws.policy import check_policy, object_use, uses_of
 from wavelift.simulators.aws.s3 import encryption, listing, xml
 from wavelift.simulators.aws.s3.receive import object_info, receive
 from wavelift.simulators.aws.s3.routes import SUBRESOURCES, address
 from wavelift.simulators.aws.s3.store import Bucket, S3Store, StoredObject
-from wavelift.simulators.aws.s3.uploads import UploadCalls, Watcher
+from wavelift.simulators.aws.s3.uploads import UploadCalls, Watcher, version_header
 from wavelift.simulators.aws.settings import ACCOUNT, Settings
 from wavelift.simulators.kit.counters import Counters
 from wavelift.simulators.kit.message import CHUNK, Request, Response
@@ -32,7 +33,7 @@ MISSING: Final = {
     "replication": "ReplicationConfigurationNotFoundError",
     "website": "NoSuchWebsiteConfiguration",
 }
-UNSERVED: Final = frozenset({"partNumber", "versionId"})
+UNSERVED: Final = frozenset({"partNumber"})
 EMPTY: Final = {
     "versioning": "VersioningConfiguration",
     "logging": "BucketLoggingStatus",
@@ -59,6 +60,7 @@ class S3Api(UploadCalls):
             "HeadBucket": self._head_bucket,
             "ListObjectsV2": self._list_objects,
             "ListObjects": self._list_objects,
+            "ListObjectVersions": self._list_versions,
             "ListMultipartUploads": self._list_uploads,
             "PutObject": self._put_object,
             "GetObject": self._get_object,
@@ -73,6 +75,7 @@ class S3Api(UploadCalls):
     def handle(self, request: Request) -> Response:
         if request.headers.get("x-amz-expected-bucket-owner", ACCOUNT) != ACCOUNT:
             raise AwsError("AccessDenied", "Access Denied", 403)
+        self._check_policy(request)
         call = self._calls.get(request.operation)
         if call is not None:
             return call(request)
@@ -84,6 +87,12 @@ class S3Api(UploadCalls):
             f"A header you provided implies functionality that is not implemented ({request.operation or 'unknown'})",
             501,
         )
+
+    def _check_policy(self, request: Request) -> None:
+        name, key = address(request)
+        if key:
+            bucket = self.store.bucket(name)
+            check_policy(bucket.documents.get("policy", b""), uses_of(request, bucket.region), "s3")
 
     # buckets
 
@@ -118,6 +127,8 @@ class S3Api(UploadCalls):
     def _subresource(self, request: Request, name: str) -> Response:
         bucket = self.store.bucket(address(request)[0])
         if request.method == "PUT":
+            if name == "versioning":
+                xml.check_versioning(request.body.content)
             bucket.documents[name] = request.body.content
             return Response(200)
         if request.method == "DELETE":
@@ -149,6 +160,9 @@ class S3Api(UploadCalls):
         bucket = self.store.bucket(address(request)[0])
         return listing.objects(bucket, request.query(), version=2 if request.operation.endswith("V2") else 1)
 
+    def _list_versions(self, request: Request) -> Response:
+        return listing.versions(self.store.bucket(address(request)[0]), request.query())
+
     def _put_object(self, request: Request) -> Response:
         bucket, key = address(request)
         owner = self.store.bucket(bucket)
@@ -160,16 +174,17 @@ class S3Api(UploadCalls):
             stored = self.store.put_object(bucket, key, path, etag=got.etag, info=info, checksums=got.checksums)
         self.watcher.object_done(bucket, stored, multipart=False)
         headers = {"ETag": f'"{stored.etag}"', **_encryption(stored), **_checksum_headers(stored)}
-        return Response(200, headers)
+        return Response(200, headers | version_header(owner, stored))
 
     def _get_object(self, request: Request) -> Response:
         if unknown := UNSERVED & set(request.query()):
             raise AwsError("NotImplemented", f"Reading by {', '.join(sorted(unknown))} is not implemented", 501)
-        stored = self.store.object(*address(request))
+        bucket, name = address(request)
+        stored = self.store.object(bucket, name, request.query().get("versionId", ""))
         if key := stored.info.headers.get(encryption.KEY, ""):
             key_for_object(key, self.find_key)  # reading needs the key too
         _check_conditions(request, stored)
-        headers = _object_headers(stored)
+        headers = _object_headers(stored) | version_header(self.store.bucket(bucket), stored)
         if request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED" and "range" not in request.headers:
             headers |= _checksum_headers(stored)
         first, last = 0, stored.size - 1
@@ -192,8 +207,13 @@ class S3Api(UploadCalls):
             raise AwsError("NoSuchKey", "The specified key does not exist.", 404, {"Key": stored.key}) from None
 
     def _delete_object(self, request: Request) -> Response:
-        self.store.delete_object(*address(request))
-        return Response(204)
+        bucket, key = address(request)
+        version = request.query().get("versionId", "")
+        gone = self.store.delete_object(bucket, key, version)
+        headers = {}
+        if gone is not None and self.store.bucket(bucket).versioning:
+            headers = {"x-amz-version-id": gone.version, "x-amz-delete-marker": str(gone.marker).lower()}
+        return Response(204, headers)
 
     def _delete_objects(self, request: Request) -> Response:
         bucket, _ = address(request)
@@ -202,9 +222,19 @@ class S3Api(UploadCalls):
         keys, quiet = xml.parse_delete(request.body.content)
         if len(keys) > listing.PAGE:
             raise AwsError("MalformedXML", "More than 1000 keys", 400)
-        for key in keys:
-            self.store.delete_object(bucket, key)
-        return xml.response("DeleteResult", {} if quiet else {"Deleted": [{"Key": key} for key in keys]})
+        deleted: list[xml.Value] = []
+        errors: list[xml.Value] = []
+        owner = self.store.bucket(bucket)
+        for key, version in keys:
+            action = "s3:DeleteObjectVersion" if version else "s3:DeleteObject"
+            use = object_use(request, action, f"{bucket}/{key}", owner.region)
+            try:
+                check_policy(owner.documents.get("policy", b""), iter((use,)), "s3")
+            except AwsError as error:
+                errors.append({"Key": key, "Code": error.code, "Message": error.message})
+                continue
+            deleted.append(_deleted(key, version, self.store.delete_object(bucket, key, version)))
+        return xml.response("DeleteResult", {"Deleted": None if quiet else deleted, "Error": errors})
 
     def _get_tagging(self, request: Request) -> Response:
         stored = self.store.object(*address(request))
@@ -216,6 +246,16 @@ class S3Api(UploadCalls):
         stored.info.tags.clear()
         stored.info.tags.update(xml.parse_tags(request.body.content))
         return Response(200)
+
+
+def _deleted(key: str, version: str, gone: StoredObject | None) -> dict[str, xml.Value]:
+    marker = gone is not None and gone.marker
+    return {
+        "Key": key,
+        "VersionId": version or None,
+        "DeleteMarker": True if marker else None,
+        "DeleteMarkerVersionId": gone.version if gone is not None and marker else None,
+    }
 
 
 def _range(text: str, size: int) -> tuple[int, int]:

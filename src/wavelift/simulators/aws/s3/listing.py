@@ -87,6 +87,56 @@ def _row(item: StoredObject, key: str) -> dict[str, xml.Value]:
     }
 
 
+def versions(bucket: Bucket, query: dict[str, str]) -> Response:
+    """ListObjectVersions: by key, the newest version of a key first."""
+    prefix, size = query.get("prefix", ""), page_size(query, "max-keys")
+    url, safe = _encoder(query)
+
+    def show(text: str) -> str:
+        return quote(text, safe=safe) if url else text
+
+    rows = [
+        (item, item is kept[-1])
+        for key, kept in sorted(bucket.history.copy().items())
+        if key.startswith(prefix)
+        for item in reversed(kept)
+    ]
+    after = (query.get("key-marker", ""), query.get("version-id-marker", ""))
+    if after[0]:
+        places = [place for place, (item, _) in enumerate(rows) if (item.key, item.version) == after]
+        rows = rows[places[0] + 1 :] if places else [row for row in rows if row[0].key > after[0]]
+    page, more = rows[:size], len(rows) > size
+    return xml.response(
+        "ListVersionsResult",
+        {
+            "Name": bucket.name,
+            "Prefix": show(prefix),
+            "KeyMarker": show(after[0]),
+            "VersionIdMarker": after[1],
+            "NextKeyMarker": show(page[-1][0].key) if more else None,
+            "NextVersionIdMarker": page[-1][0].version if more else None,
+            "MaxKeys": size,
+            "EncodingType": "url" if url else None,
+            "IsTruncated": more,
+            "Version": [_versioned(item, show(item.key), latest) for item, latest in page if not item.marker],
+            "DeleteMarker": [
+                {
+                    "Key": show(item.key),
+                    "VersionId": item.version,
+                    "IsLatest": latest,
+                    "LastModified": xml.iso(item.modified),
+                }
+                for item, latest in page
+                if item.marker
+            ],
+        },
+    )
+
+
+def _versioned(item: StoredObject, key: str, latest: bool) -> dict[str, xml.Value]:
+    return {**_row(item, key), "VersionId": item.version, "IsLatest": latest}
+
+
 def uploads(bucket: Bucket, query: dict[str, str]) -> Response:
     """ListMultipartUploads, by key and then by start."""
     prefix, size = query.get("prefix", ""), page_size(query, "max-uploads")

@@ -9,7 +9,6 @@ from typing import Final
 from wavelift.simulators.aws.digests import Digests, b64
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey
-from wavelift.simulators.aws.policy import check_policy, uses_of
 from wavelift.simulators.aws.s3.encryption import encryption
 from wavelift.simulators.aws.s3.store import Bucket, ObjectInfo
 from wavelift.simulators.aws.sigv4 import signed_payload
@@ -38,8 +37,7 @@ class Received:
 
 
 def object_info(request: Request, bucket: Bucket, find_key: FindKey) -> ObjectInfo:
-    """The new object's attributes, from the headers and the bucket's policy and defaults. Raises AwsError."""
-    check_policy(bucket.documents.get("policy", b""), uses_of(request, bucket.region), "s3")
+    """The new object's attributes, from the headers and the bucket's defaults. Raises AwsError."""
     headers = {kept: request.headers[name] for name, kept in KEPT_HEADERS.items() if name in request.headers}
     encoding = [part.strip() for part in headers.get("Content-Encoding", "").split(",")]
     encoding = [part for part in encoding if part and part != "aws-chunked"]

@@ -56,6 +56,8 @@ def _of_bucket(method: str, query: dict[str, str]) -> str:
         return "DeleteObjects"
     if method == "GET" and "uploads" in query:
         return "ListMultipartUploads"
+    if method == "GET" and "versions" in query:
+        return "ListObjectVersions"
     for name, suffix in SUBRESOURCES.items():
         if name in query:
             return VERBS.get(method, "") + suffix if method in VERBS else ""

@@ -1,16 +1,17 @@
-"""Buckets, objects and uploads. Bodies are files below one folder; the rest is in memory."""
+"""Buckets, objects with their versions, and uploads. Bodies are files below one folder; the rest is in memory."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import os
+import re
 import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,10 @@ from wavelift.simulators.kit.clock import Clock
 MIN_PART: Final = 5 << 20
 """Bytes; the last part may be smaller."""
 MAX_PARTS: Final = 10_000
+ENABLED: Final = "Enabled"
+NULL_VERSION: Final = "null"
+"""The version of what was written while versioning was not enabled. A newer one replaces it."""
+STATUS: Final = re.compile(rb"<Status>\s*(\w+)\s*</Status>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,9 @@ class StoredObject:
     """Algorithm (``SHA256``) → Base64, with ``-<parts>`` when composite."""
     checksum_type: str
     parts: int = 0
+    version: str = NULL_VERSION
+    marker: bool = False
+    """A delete marker: there are no bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +86,18 @@ class Bucket:
     region: str
     created: float
     objects: dict[str, StoredObject] = field(default_factory=dict)
+    """The current version of each key, unless that is a delete marker."""
+    history: dict[str, list[StoredObject]] = field(default_factory=dict)
+    """All versions of each key, oldest first."""
     uploads: dict[str, Upload] = field(default_factory=dict)
     documents: dict[str, bytes] = field(default_factory=dict)
     """Subresources as received: tagging, encryption, policy, lifecycle …"""
+
+    @property
+    def versioning(self) -> str:
+        """``Enabled``, ``Suspended``, or empty if it never was."""
+        found = STATUS.search(self.documents.get("versioning", b""))
+        return found.group(1).decode() if found else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +136,11 @@ class S3Store:
     def delete_bucket(self, name: str) -> None:
         bucket = self.bucket(name)
         with self._lock:
-            if bucket.objects or bucket.uploads:
-                raise AwsError("BucketNotEmpty", "The bucket you tried to delete is not empty", 409)
+            if bucket.history or bucket.uploads:
+                message = "The bucket you tried to delete is not empty"
+                if not bucket.objects and not bucket.uploads:
+                    message += ". You must delete all versions in the bucket."
+                raise AwsError("BucketNotEmpty", message, 409)
             self._buckets.pop(name, None)
 
     def bucket(self, name: str) -> Bucket:
@@ -139,11 +159,17 @@ class S3Store:
         finally:
             path.unlink(missing_ok=True)
 
-    def object(self, bucket: str, key: str) -> StoredObject:
-        stored = self.bucket(bucket).objects.get(key)
-        if stored is None:
-            raise AwsError("NoSuchKey", "The specified key does not exist.", 404, {"Key": key})
-        return stored
+    def object(self, bucket: str, key: str, version: str = "") -> StoredObject:
+        """The current version, or the one that is asked for."""
+        owner = self.bucket(bucket)
+        with self._lock:
+            versions = list(owner.history.get(key, ()))
+        if version:
+            return _version(versions, key, version)
+        if not versions or versions[-1].marker:
+            headers = {"x-amz-delete-marker": "true", "x-amz-version-id": versions[-1].version} if versions else {}
+            raise AwsError("NoSuchKey", "The specified key does not exist.", 404, {"Key": key}, headers)
+        return versions[-1]
 
     def peek(self, bucket: str, key: str) -> StoredObject | None:
         """As :meth:`object`, but None if the object does not exist."""
@@ -158,23 +184,43 @@ class S3Store:
         size = body.stat().st_size
         body.rename(path)
         stored = StoredObject(key, path, size, etag, self._clock.now(), info, checksums, "FULL_OBJECT")
-        self._replace(bucket, stored)
+        return self._add(self.bucket(bucket), stored)
+
+    def _add(self, owner: Bucket, stored: StoredObject) -> StoredObject:
+        """Make it the current version. Only a bucket with versioning keeps what was current before."""
+        with self._lock:
+            if owner.versioning == ENABLED:
+                stored = replace(stored, version=uuid.uuid4().hex)
+            versions = owner.history.get(stored.key, [])
+            gone = [one for one in versions if one.version == stored.version]
+            self._settle(owner, stored.key, [*(one for one in versions if one not in gone), stored])
+        _remove(gone)
         return stored
 
-    def _replace(self, bucket: str, stored: StoredObject) -> None:
-        owner = self.bucket(bucket)
-        with self._lock:
-            old = owner.objects.get(stored.key)
-            owner.objects[stored.key] = stored
-        if old is not None:
-            old.path.unlink(missing_ok=True)
+    def delete_object(self, bucket: str, key: str, version: str = "") -> StoredObject | None:
+        """Delete one version for good. Without ``version``: in a bucket with versioning, add a delete marker.
 
-    def delete_object(self, bucket: str, key: str) -> None:
+        Returns the marker that was added or deleted, or the version that was deleted; None: there was nothing.
+        """
         owner = self.bucket(bucket)
+        if not version and owner.versioning:
+            empty = StoredObject(key, Path(), 0, "", self._clock.now(), ObjectInfo(), {}, "", marker=True)
+            return self._add(owner, empty)
         with self._lock:
-            old = owner.objects.pop(key, None)
-        if old is not None:
-            old.path.unlink(missing_ok=True)
+            versions = owner.history.get(key, [])
+            gone = [one for one in versions if one.version == (version or NULL_VERSION)]
+            self._settle(owner, key, [one for one in versions if one not in gone])
+        _remove(gone)
+        return gone[0] if gone else None
+
+    def _settle(self, owner: Bucket, key: str, versions: list[StoredObject]) -> None:
+        owner.history[key] = versions
+        if versions and not versions[-1].marker:
+            owner.objects[key] = versions[-1]
+        else:
+            owner.objects.pop(key, None)
+        if not versions:
+            del owner.history[key]
 
     # uploads
 
@@ -234,15 +280,33 @@ class S3Store:
                 path=path,
                 size=size,
                 etag=_multipart_etag(parts),
-                modified=self._clock.now(),
+                modified=upload.started,  # S3 User Guide, "Working with object metadata": when the upload was initiated
                 info=upload.info,
                 checksums=_composite(upload, parts),
                 checksum_type=upload.checksum_type,
                 parts=len(parts),
             )
-            self._replace(upload.bucket, stored)
+            stored = self._add(self.bucket(upload.bucket), stored)
             self._forget(upload)
         return stored
+
+
+def _version(versions: Sequence[StoredObject], key: str, version: str) -> StoredObject:
+    found = next((one for one in versions if one.version == version), None)
+    if found is None:
+        extra = {"Key": key, "VersionId": version}
+        raise AwsError("NoSuchVersion", "The specified version does not exist.", 404, extra)
+    if found.marker:
+        headers = {"x-amz-delete-marker": "true", "x-amz-version-id": version, "Allow": "DELETE"}
+        message = "The specified method is not allowed against this resource."
+        raise AwsError("MethodNotAllowed", message, 405, {"Method": "GET", "ResourceType": "DeleteMarker"}, headers)
+    return found
+
+
+def _remove(versions: Sequence[StoredObject]) -> None:
+    for one in versions:
+        if not one.marker:
+            one.path.unlink(missing_ok=True)
 
 
 def no_such_upload(upload_id: str) -> AwsError:

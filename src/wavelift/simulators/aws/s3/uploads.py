@@ -10,7 +10,7 @@ from wavelift.simulators.aws.keys import FindKey
 from wavelift.simulators.aws.s3 import listing, xml
 from wavelift.simulators.aws.s3.receive import KNOWN_CHECKSUMS, object_info, receive
 from wavelift.simulators.aws.s3.routes import address
-from wavelift.simulators.aws.s3.store import MAX_PARTS, S3Store, StoredObject, Upload
+from wavelift.simulators.aws.s3.store import MAX_PARTS, Bucket, S3Store, StoredObject, Upload
 from wavelift.simulators.kit.counters import Counters
 from wavelift.simulators.kit.message import Request, Response
 
@@ -101,11 +101,17 @@ class UploadCalls:
                 **{f"Checksum{name}": value for name, value in stored.checksums.items()},
                 "ChecksumType": stored.checksum_type or None,
             },
+            version_header(self.store.bucket(upload.bucket), stored),
         )
 
     def _abort(self, request: Request) -> Response:
         self.store.abort(self._upload(request))
         return Response(204)
+
+
+def version_header(bucket: Bucket, stored: StoredObject) -> dict[str, str]:
+    """A bucket that never had versioning names no version."""
+    return {"x-amz-version-id": stored.version} if bucket.versioning else {}
 
 
 def _check_algorithm(request: Request, upload: Upload) -> None:

@@ -77,11 +77,19 @@ def parse_parts(body: bytes) -> list[ClaimedPart]:
     return parts
 
 
-def parse_delete(body: bytes) -> tuple[list[str], bool]:
-    """The keys of a DeleteObjects document, and whether it asks for a quiet answer."""
+def parse_delete(body: bytes) -> tuple[list[tuple[str, str]], bool]:
+    """Keys and versions (or nothing) of a DeleteObjects document, and whether it asks for a quiet answer."""
     root = _parse(body, "Delete")
-    keys = [element.findtext("Key") or "" for element in root.findall("Object")]
+    keys = [(each.findtext("Key") or "", each.findtext("VersionId") or "") for each in root.findall("Object")]
     return keys, (root.findtext("Quiet") or "").strip() == "true"
+
+
+def check_versioning(body: bytes) -> None:
+    """Raises S3's error for a status that does not exist. Versioning that was on can only be suspended."""
+    status = (_parse(body, "VersioningConfiguration").findtext("Status") or "").strip()
+    if status not in {"Enabled", "Suspended"}:
+        message = "The Versioning element must be specified"
+        raise AwsError("IllegalVersioningConfigurationException", message, 400)
 
 
 def parse_location(body: bytes) -> str:

@@ -18,6 +18,9 @@ QEMU_FORMATS: Final = {"VMDK": "vmdk", "RAW": "raw", "VHD": "vpc", "VHDX": "vhdx
 POLL: Final = 0.1
 """Seconds between checks of a running qemu-img and of the cancel flag."""
 CHANGED_BLOCKS: Final = 4
+CHANGED_SHARE: Final = 8
+"""At most every eighth block with data is changed, and at least one: a conversion rewrites configuration, boot loader
+and file-system structures (VM Import/Export User Guide, "Programmatic modifications to VMs"), not the guest's data."""
 CHANGE_BYTES: Final = 4096
 EMPTY_SEARCH: Final = 4096
 """How many blocks are searched for one without data."""
@@ -109,7 +112,8 @@ def change_blocks(snapshot: Snapshot, *, seed: str, size: int) -> Iterator[Chang
     """
     chooser = random.Random(seed)
     there = [index for index in snapshot.indices() if index]
-    chosen = set(chooser.sample(there, min(CHANGED_BLOCKS, len(there))))
+    few = max(1, len(there) // CHANGED_SHARE)
+    chosen = set(chooser.sample(there, min(CHANGED_BLOCKS, few, len(there))))
     empty = sorted(set(range(1, min(size // BLOCK, EMPTY_SEARCH))) - set(there))
     if empty:
         chosen.add(chooser.choice(empty))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +42,8 @@ ACTIVE = "active"
 COMPLETED = "completed"
 DELETING = "deleting"
 DELETED = "deleted"
+HELD_POLL = 0.02
+"""Seconds between looks whether a rule still holds a task back."""
 END_SECONDS = 10.0
 """How long a cancelled task may take to end: it may be inside of qemu-img."""
 
@@ -56,7 +60,6 @@ class Disk:
     device: str = ""
     image_size: int = 0
     virtual_size: int = 0
-    object_path: Path | None = None
     snapshot: Snapshot | None = None
     base: Snapshot | None = None
     changes: list[ChangedRange] = field(default_factory=list)
@@ -88,6 +91,12 @@ class Surroundings(Protocol):
 
     def fault(self, phase: str, target: str) -> Rule | None:
         """The fault rule that applies to a task on ``target`` (a disk's object or snapshot) as it enters a phase."""
+
+    def in_force(self, rule: Rule) -> bool:
+        """Whether nobody has dropped the rule."""
+
+    def staged(self, bucket: str, key: str) -> Path | None:
+        """The bytes of an object as it is now; None: there is none."""
 
     def register_import(self, task: ImportTask) -> str: ...
 
@@ -208,6 +217,11 @@ class ImportTasks:
             if rule.outcome == "stuck":
                 task.cancel.wait()
                 raise Cancelled
+            if rule.outcome == "held":
+                while self._surroundings.in_force(rule):
+                    if task.cancel.wait(HELD_POLL):
+                        raise Cancelled
+                continue
             raise ImportFailed(rule.message or "ClientError: Unable to determine platform.")
 
     def _dwell(self, task: ImportTask) -> None:
@@ -221,12 +235,26 @@ class ImportTasks:
     def _validate(self, task: ImportTask) -> None:
         if problem := self._surroundings.import_key_problem(task):
             raise ImportFailed(problem)
-        for disk in task.disks:
-            if disk.object_path is not None:
-                try:
-                    check(disk.object_path, disk.image_format)
-                except FileNotFoundError as error:
-                    raise ImportFailed("ClientError: Disk validation failed [The S3 object is gone]") from error
+        for number, disk in enumerate(task.disks):
+            if not disk.snapshot_id:
+                with self._fetched(task, number, disk) as path:
+                    check(path, disk.image_format)
+
+    @contextmanager
+    def _fetched(self, task: ImportTask, number: int, disk: Disk) -> Iterator[Path]:
+        """The object as it is at this moment: AWS reads it when the work begins, not when the task is submitted."""
+        path = self._folder / f"{task.id}-{number}.object"
+        stored = self._surroundings.staged(disk.bucket, disk.key)
+        try:
+            if stored is None:
+                raise FileNotFoundError(disk.key)
+            os.link(stored, path)  # one that is replaced meanwhile is read to its end
+        except FileNotFoundError as error:
+            raise ImportFailed("ClientError: Disk validation failed [The S3 object is gone]") from error
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def _convert(self, task: ImportTask) -> None:
         while not self._workers.acquire(timeout=0.1):
@@ -255,20 +283,19 @@ class ImportTasks:
 
     def _base(self, task: ImportTask, number: int, disk: Disk) -> Snapshot:
         """The parent of the new snapshot: the caller's own snapshot, or a hidden one of the disk as uploaded."""
-        if disk.object_path is None:
+        if disk.snapshot_id:
             given = self._store.readable(disk.snapshot_id)
             disk.image_size = disk.virtual_size = given.size * GIB
             return given
         raw = self._folder / f"{task.id}-{number}.raw"
         try:
-            disk.virtual_size = to_raw(disk.object_path, disk.image_format, raw, task.cancel.is_set)
-            disk.image_size = disk.object_path.stat().st_size
+            with self._fetched(task, number, disk) as path:
+                disk.virtual_size = to_raw(path, disk.image_format, raw, task.cancel.is_set)
+                disk.image_size = path.stat().st_size
             self._surroundings.keep_raw(task, number, raw)
             disk.base = self._store.create(
                 NewSnapshot(size=gib(disk.virtual_size), hidden=True, origin=task.id), body=raw
             )
-        except FileNotFoundError as error:
-            raise ImportFailed("ClientError: Disk validation failed [The S3 object is gone]") from error
         finally:
             raw.unlink(missing_ok=True)
         disk.base.present.update(data_blocks(disk.base.path))

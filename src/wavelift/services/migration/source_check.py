@@ -1,0 +1,77 @@
+"""Whether an import reads the disks that were exported: compared before it is submitted and after it has ended.
+
+ImportImage takes bucket and key only, and AWS reads the objects when it gets to them, which may be hours later. So an
+image is refused, and removed, unless its objects are the same ones before and after.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.vmimport import ImportStatus
+from wavelift.base.domain import ExportResult
+from wavelift.base.errors import Cancelled, FencedError, ProofError, WaveliftError
+from wavelift.base.run import RunContext
+from wavelift.ledger import Ledger, migrations
+from wavelift.rules.plans import ServerPlan
+from wavelift.services.dataplane.importing import accept_once, discard_imports
+from wavelift.services.dataplane.staged_object import check_unchanged
+from wavelift.services.dataplane.staging import ServerStaging
+
+log = logging.getLogger(__name__)
+
+BEFORE: Final = "between its export and its import"
+DURING: Final = "while it was imported"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCheck:
+    """The staged disks of one server's import."""
+
+    ledger: Ledger
+    access: AwsAccess
+    plan: ServerPlan
+    export: ExportResult
+    ctx: RunContext
+
+    def before_submit(self) -> None:
+        """Also ends an import that was submitted before and had no answer, if a disk was changed.
+
+        S3 dates an object by when its upload was initiated. One that was initiated together with ours, and completed
+        while AWS imports, could put a disk back with the date that it had: so none may be open when AWS begins.
+
+        :raises ProofError: a disk is not the one that was exported.
+        """
+        keys = {disk.object_key for disk in self.export.disks}
+        with ServerStaging.of(self.access, self.plan, self.ctx.run_key) as staging:
+            staging.abort_uploads(of=keys)
+        try:
+            self._check(BEFORE)
+        except ProofError as error:
+            self._refuse(error)
+            raise
+
+    def ended(self, status: ImportStatus) -> None:
+        """:raises ProofError: a disk was changed meanwhile: the image and its snapshots are removed, also by each later
+        try. Once accepted, an import is not compared again: its disks are deleted when the image is recorded."""
+        accept_once(self.ctx, status.task_id, lambda: self._check(DURING), self._refuse)
+
+    def _check(self, when: str) -> None:
+        with ServerStaging.of(self.access, self.plan, self.ctx.run_key) as staging:
+            check_unchanged(staging.s3, self.export.disks, when)
+
+    def _refuse(self, error: ProofError) -> None:
+        keys = [disk.object_key for disk in self.export.disks]
+        with self.ledger.write() as tx:
+            id = migrations.migration_id(self.ctx.run_key)
+            migrations.record_source_changed(tx, id, error.what, error.where, clock=self.ctx.clock)
+        try:
+            discard_imports(self.access, self.ctx.run_key, keys, "wavelift: a staged disk was changed")
+        except (FencedError, Cancelled):
+            raise
+        except WaveliftError as problem:  # the reason of the refusal is what must be told
+            log.error("what was imported of the changed disk is not removed: %s", problem)
+            error.where["not_removed"] = str(problem)

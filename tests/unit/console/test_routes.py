@@ -1,0 +1,244 @@
+"""Every route of the application: without a login, a right or the right origin it tells and changes nothing.
+
+A new route needs a line in :data:`RIGHTS`, and fails here until it asks for what the line says.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+import sqlalchemy as sa
+from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi import HTTPException, Request
+from fastapi.testclient import TestClient
+from starlette.routing import BaseRoute
+from tests.unit.console.test_answers import migrate
+from tests.unit.console.test_replication_routes import Desk, desk, import_catalog
+
+from wavelift.console.api import create_app
+from wavelift.console.origin import READING
+from wavelift.console.values import storable_values
+from wavelift.ledger.tables import metadata
+
+__all__ = ["desk"]
+
+pytestmark = pytest.mark.unit
+
+READ, TRIGGER = "GET", "POST"
+MIGRATE, REPLICATE = "erp.migrate", "erp.replicate"
+CATALOG: Final = "server_catalog.hall-a"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a route asks Airflow's auth manager. A list, named by ``rows``, leaves out what one may not read."""
+
+    rights: frozenset[tuple[str, str]] = frozenset()
+    body: Any = None
+    rows: str = ""
+
+
+def read(dag_id: str, body: Any = None) -> Needs:
+    return Needs(frozenset({(READ, dag_id)}), body)
+
+
+def write(dag_id: str, body: Any = None) -> Needs:
+    return Needs(frozenset({(TRIGGER, dag_id)}), body)
+
+
+def change(dag_id: str, body: Any = None) -> Needs:
+    """Of a thing that is named by its id: to say that it is there, one must be allowed to read it."""
+    return Needs(frozenset({(READ, dag_id), (TRIGGER, dag_id)}), body)
+
+
+RIGHTS: Final = {
+    "GET /migrations": Needs(rows="migrations"),
+    "GET /migrations/{migration_id}": read(MIGRATE),
+    "POST /migrations/{migration_id}/cancel": change(MIGRATE),
+    "POST /migrations/{migration_id}/launch": change(MIGRATE),
+    "POST /migrations/{migration_id}/verify": change(MIGRATE),
+    "POST /cleanup": write(MIGRATE, {"wave": "erp", "dry_run": False}),
+    "GET /events/{object_id}": read(REPLICATE),
+    "GET /catalogs": Needs(rows="catalogs"),
+    "GET /catalog": Needs(rows="servers"),
+    "POST /catalog/import": write(CATALOG, {"connector": "hall-a", "connection": "vc"}),
+    "POST /catalog/clear": write(CATALOG, {"connection": "vc"}),
+    "GET /connectors": Needs(rows="connectors"),
+    "POST /connectors": write(CATALOG, {"name": "hall-a", "connection": "vc", "description": "new"}),
+    "POST /connectors/{name}/maintenance": write(CATALOG, {"on": True}),
+    "POST /connectors/{name}/check": write(CATALOG),
+    "POST /connectors/{name}/disassociate": write(CATALOG),
+    "GET /jobs": Needs(rows="jobs"),
+    "POST /jobs": write(REPLICATE, {"wave": "erp", "servers": ["db01"]}),
+    "GET /jobs/{job_id}": read(REPLICATE),
+    "PATCH /jobs/{job_id}": change(REPLICATE, {"keep_amis": 2}),
+    "DELETE /jobs/{job_id}": change(REPLICATE),
+    "POST /jobs/{job_id}/pause": change(REPLICATE, {}),
+    "POST /jobs/{job_id}/resume": change(REPLICATE),
+    "POST /jobs/{job_id}/extend": change(REPLICATE, {"days": 1}),
+    "POST /jobs/{job_id}/verify": change(REPLICATE),
+    "GET /jobs/{job_id}/runs": read(REPLICATE),
+    "GET /runs": Needs(rows="runs"),
+    "GET /runs/{run_id}": read(REPLICATE),
+    "POST /runs/{run_id}/cancel": change(REPLICATE),
+    "POST /runs/{run_id}/verify": change(REPLICATE),
+    "POST /waves/{wave}/apply": write(REPLICATE, {}),
+    "POST /waves/{wave}/replications": write(REPLICATE, {"servers": ["web01"]}),
+}
+
+
+def route_of(route: BaseRoute) -> list[str]:
+    """``GET /path`` of a route; of a mounted application or anything else, what no line of the table can be."""
+    methods = getattr(route, "methods", None)
+    return [f"{method} {route.path}" for method in methods] if methods else [repr(route)]  # type: ignore[attr-defined]
+
+
+ROUTES: Final = sorted(name for route in create_app().routes for name in route_of(route))
+WRITES: Final = [name for name in ROUTES if name.split()[0] not in READING]
+
+
+class Rights:
+    """Airflow's auth manager: notes what it is asked, and grants what the test says."""
+
+    def __init__(self) -> None:
+        self.granted: frozenset[tuple[str, str]] = frozenset()
+        self.all_but: tuple[str, str] | None = None
+        self.asked: set[tuple[str, str]] = set()
+
+    def is_authorized_dag(self, *, method: str, details: Any, **_: Any) -> bool:
+        self.asked.add((method, details.id))
+        if self.all_but:
+            return (method, details.id) != self.all_but
+        return (method, details.id) in self.granted
+
+    def get_authorized_dag_ids(self, *, method: str, **_: Any) -> set[str]:
+        return {dag_id for right, dag_id in self.granted if right == method}
+
+
+class Stage:
+    """A console with one of each, and what it holds."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        import_catalog(desk.ledger, web01="debian12_64Guest", db01="windows2022srv_64Guest")
+        desk.post("/connectors", name="hall-a", connection="vc")
+        job = desk.job()
+        run = desk.post("/waves/erp/replications", servers=["web01"])["runs"][0]["id"]
+        self.ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migrate(desk.ledger).id}
+        self.ids |= {"wave": "erp", "name": "hall-a"}
+        desk.airflow.triggered.clear()
+
+    def ask(self, name: str, client: TestClient | None = None, **more: Any) -> Any:
+        method, path = name.split()
+        place = re.sub(r"\{(\w+)\}", lambda found: self.ids[found[1]], path)
+        return (client or self.desk.client).request(method, place, json=RIGHTS[name].body, **more)
+
+    def state(self) -> Any:
+        airflow = self.desk.airflow
+        with self.desk.ledger.read() as tx:
+            rows = [sorted(map(repr, tx.execute(sa.select(table)))) for table in metadata.sorted_tables]
+        return rows, list(airflow.triggered), list(airflow.failed)
+
+
+@pytest.fixture
+def stage(desk: Desk) -> Stage:
+    return Stage(desk)
+
+
+@pytest.fixture
+def rights(stage: Stage) -> Rights:
+    made = Rights()
+    stage.desk.rights = made  # type: ignore[assignment]  # another double
+    return made
+
+
+def test_the_table_names_every_route() -> None:
+    assert sorted(RIGHTS) == ROUTES
+
+
+def test_every_route_asks_for_the_login_by_itself() -> None:
+    """The gate asks first. A route keeps its own question, should the gate ever be left out."""
+    for route in create_app().routes:
+        asked = [each.call for each in route.dependant.dependencies]  # type: ignore[attr-defined]
+        assert {get_user, storable_values} <= set(asked), route
+        assert asked[0] is get_user, route
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_without_a_login_nothing_is_told(stage: Stage, rights: Rights, name: str) -> None:
+    async def nobody(request: Request) -> str:
+        raise HTTPException(401, "Not authenticated")
+
+    before = stage.state()
+    gated, bare = create_app(nobody), create_app(_anybody)
+    for app in (gated, bare):
+        app.dependency_overrides = {key: value for key, value in stage.desk.doubles.items() if key is not get_user}
+        assert stage.ask(name, TestClient(app)).status_code == 401
+    assert (stage.state(), rights.asked) == (before, set())
+
+
+async def _anybody(request: Request) -> str:
+    """A gate that lets everybody in."""
+    return ""
+
+
+@pytest.mark.parametrize("name", [name for name in ROUTES if not RIGHTS[name].rows])
+def test_without_one_of_its_rights_a_route_refuses(stage: Stage, rights: Rights, name: str) -> None:
+    before = stage.state()
+    for right in RIGHTS[name].rights:
+        rights.all_but = right
+        answer = stage.ask(name)
+        assert answer.status_code == 403, (right, answer.text)
+        assert right[1] in answer.json()["detail"]
+        assert stage.state() == before
+    rights.all_but, rights.granted = None, RIGHTS[name].rights
+    rights.asked.clear()
+    answer = stage.ask(name)
+    assert answer.status_code in (200, 409), answer.text
+    assert rights.asked == RIGHTS[name].rights, "it asks for nothing else, and about no other DAG"
+
+
+@pytest.mark.parametrize("name", [name for name in ROUTES if RIGHTS[name].rows])
+def test_a_list_leaves_out_what_one_may_not_read(stage: Stage, rights: Rights, name: str) -> None:
+    rows = RIGHTS[name].rows
+    rights.granted = frozenset((READ, dag) for dag in ("other.migrate", "other.replicate", "server_catalog"))
+    seen = stage.ask(name).json()
+    assert (seen[rows], seen.get("total", 0)) == ([], 0)
+    rights.granted = frozenset((READ, dag) for dag in (MIGRATE, REPLICATE, CATALOG))
+    assert stage.ask(name).json()[rows]
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_route_that_writes_asks_for_the_right_to_trigger(name: str) -> None:
+    assert TRIGGER in {method for method, _ in RIGHTS[name].rights}
+
+
+def test_the_drift_of_a_wave_is_only_read(stage: Stage, rights: Rights) -> None:
+    before = stage.state()
+    dry = {"dry_run": True}
+    assert stage.desk.client.post("/waves/erp/apply", json=dry).status_code == 403
+    rights.granted = frozenset({(READ, REPLICATE)})
+    assert stage.desk.client.post("/waves/erp/apply", json=dry).status_code == 200
+    assert stage.state() == before
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_page_of_another_origin_can_not_write_with_the_cookie(stage: Stage, rights: Rights, name: str) -> None:
+    before = stage.state()
+    rights.all_but = ("", "")
+    for origin in ({"sec-fetch-site": "same-site"}, {"origin": "https://wiki.example.com"}, {}):
+        answer = stage.ask(name, headers={"cookie": f"{COOKIE_NAME_JWT_TOKEN}=ana", **origin})
+        assert (answer.status_code, "another origin" in answer.json()["detail"]) == (403, True)
+    assert (stage.state(), rights.asked) == (before, set())
+
+
+@pytest.mark.parametrize("name", [name for name in ROUTES if name not in WRITES])
+def test_a_route_that_reads_changes_nothing(stage: Stage, rights: Rights, name: str) -> None:
+    rights.granted = frozenset((right, dag) for right in (READ, TRIGGER) for dag in (MIGRATE, REPLICATE, CATALOG))
+    before = stage.state()
+    assert stage.ask(name).status_code == 200
+    assert stage.state() == before

@@ -1,0 +1,183 @@
+"""A new run of any flow and mode needs what the present files allow; an admitted one goes on with what it froze."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from tests.contexts import HandClock, run_context
+from tests.ledgers import fresh_ledger, within
+from tests.unit.specs.conftest import ENVIRONMENT, WAVE
+
+from wavelift.base.errors import SpecError
+from wavelift.base.run import DagRun
+from wavelift.ledger import Ledger, WaveRunState, jobs, waves
+from wavelift.rules.conf import MigrateMode, ReplicateMode
+from wavelift.rules.plans import ResolvedWave
+from wavelift.rules.replication import JobState
+from wavelift.rules.wave_replication import ReplicationPlan
+from wavelift.services.common.admit import RunRequest, reopen
+from wavelift.services.migration import admit as migration
+from wavelift.services.replication import admit as replication
+from wavelift.services.replication.jobs import JobOrder, create_jobs
+from wavelift.specs import resolved_wave, usable_waves
+
+pytestmark = pytest.mark.unit
+
+FLOWS: dict[str, tuple[Callable[..., Any], str, dict[str, Any]]] = {
+    **{f"migrate {mode}": (migration.admit, "erp.migrate", {"mode": mode}) for mode in get_args(MigrateMode)},
+    **{f"replicate {mode}": (replication.admit, "erp.replicate", {"mode": mode}) for mode in get_args(ReplicateMode)},
+}
+BROKEN = "a: b: c"
+NAMED = {
+    "migrate launch": {"migrations": ["mig-0"]},
+    "migrate verify": {"migrations": ["mig-0"]},
+    "replicate delete": {"jobs": ["job-0"]},
+    "replicate verify": {"jobs": ["job-0"]},
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    folder: Path
+    ledger: Ledger
+
+    def write(self, wave: str = WAVE, environment: str = ENVIRONMENT) -> None:
+        for name, text in (("waves/erp.yaml", wave), ("environments/prod.yaml", environment)):
+            path = self.folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        usable_waves(self.folder / "waves", self.folder / "environments", self.folder / "kept")
+
+    def load(self, name: str) -> ResolvedWave:
+        return resolved_wave(name, self.folder / "waves", self.folder / "environments")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    made = Site(tmp_path, fresh_ledger(tmp_path / "ledger.db"))
+    made.write()
+    return made
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize(
+    ("wave", "environment", "said"),
+    [
+        (BROKEN, ENVIRONMENT, "waves/erp.yaml:1: not YAML"),
+        (WAVE, ENVIRONMENT.replace("connection: vc1", "connection: vc2"), "waves/erp.yaml:3: source.connection: "),
+        (WAVE, "", "environments/prod.yaml:1: the file is empty"),
+    ],
+    ids=["broken on purpose", "source taken away", "environment emptied"],
+)
+def test_a_right_that_was_taken_away_serves_no_new_run(
+    site: Site, flow: str, wave: str, environment: str, said: str
+) -> None:
+    admit, dag, conf = FLOWS[flow]
+    run = DagRun(dag, "manual__1")
+    site.write(wave, environment)
+    with pytest.raises(SpecError) as caught:
+        admit(site.ledger, RunRequest("erp", conf | NAMED.get(flow, {})), site.load, run_context(run, requester="ana"))
+    assert said in str(caught.value)
+    assert within(site.ledger.read(), waves.find, run) is None, "nothing was admitted"
+
+
+@pytest.mark.parametrize("flow", ["migrate migrate", "migrate cleanup", "replicate replicate"])
+def test_an_admitted_run_goes_on_with_what_it_froze(site: Site, flow: str) -> None:
+    admit, dag, conf = FLOWS[flow]
+    ctx = run_context(DagRun(dag, "manual__1"), requester="ana")
+    first = admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
+    site.write(BROKEN)
+    assert admit(site.ledger, RunRequest("erp", conf), site.load, ctx) == first
+
+
+@pytest.mark.parametrize("flow", ["migrate migrate", "replicate replicate"])
+def test_an_ended_run_that_is_cleared_begins_anew(site: Site, flow: str) -> None:
+    admit, dag, conf = FLOWS[flow]
+    ctx = run_context(DagRun(dag, "manual__1"), requester="ana")
+    first = admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
+    with site.ledger.write(waves.LOCK) as tx:
+        waves.finish_wave_run(tx, ctx.run, WaveRunState.FAILED, clock=ctx.clock)
+    site.write(BROKEN)
+    with pytest.raises(SpecError, match=r"waves/erp.yaml:1: not YAML"):
+        admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
+    site.write()
+    assert admit(site.ledger, RunRequest("erp", conf), site.load, ctx) == first
+
+
+@pytest.mark.parametrize("flow", ["migrate migrate", "replicate replicate"])
+@pytest.mark.parametrize(
+    ("wave", "environment", "said"),
+    [
+        (BROKEN, ENVIRONMENT, "waves/erp.yaml:1: not YAML"),
+        (WAVE.replace("vc1", "vc2"), ENVIRONMENT.replace("vc1", "vc2"), "takes no servers of connection 'vc1'"),
+        (
+            WAVE.replace("subnet-aaaa0002", "subnet-bbbb0003"),
+            ENVIRONMENT.replace("subnet-aaaa0002", "subnet-bbbb0003"),
+            "subnet: environment 'prod' does not allow 'subnet-aaaa0002'",
+        ),
+        (WAVE, ENVIRONMENT.replace("staging-bucket", "other-bucket"), "bucket: the run uses 'staging-bucket', the "),
+    ],
+    ids=["broken", "source taken away", "subnet taken away", "bucket replaced"],
+)
+def test_a_cleared_server_of_an_ended_run_needs_what_the_run_froze(
+    site: Site, flow: str, wave: str, environment: str, said: str
+) -> None:
+    admit, dag, conf = FLOWS[flow]
+    ctx = run_context(DagRun(dag, "manual__1"), requester="ana")
+    admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
+    site.write(wave, environment)
+    reopen(site.ledger, site.load, ctx)  # the run has not ended: it goes on
+    with site.ledger.write(waves.LOCK) as tx:
+        waves.finish_wave_run(tx, ctx.run, WaveRunState.FAILED, clock=ctx.clock)
+    for again in (
+        lambda: reopen(site.ledger, site.load, ctx),
+        lambda: admit(site.ledger, RunRequest("erp", conf), site.load, ctx),
+    ):
+        with pytest.raises(SpecError) as caught:
+            again()
+        assert said in str(caught.value)
+    assert within(site.ledger.read(), waves.get, ctx.run).state is WaveRunState.FAILED
+    site.write(environment=f"{ENVIRONMENT}limits: {{imports_per_region: 7}}\n")
+    reopen(site.ledger, site.load, ctx)
+    assert within(site.ledger.read(), waves.get, ctx.run).state is WaveRunState.RUNNING
+
+
+def test_a_scheduled_run_of_broken_files_fails_and_the_next_one_replicates(site: Site) -> None:
+    clock = HandClock()
+    (job,) = create_jobs(site.ledger, "erp", [JobOrder(server="web01", plan=ReplicationPlan())], by="ana", clock=clock)
+    site.write(BROKEN)
+
+    def scheduled(number: int) -> Any:
+        at = job.seed_at + number * timedelta(hours=24)
+        clock.time = at + timedelta(minutes=1)
+        ctx = run_context(DagRun("erp.replicate", f"scheduled__{number}"), clock=clock)
+        request = RunRequest("erp", {}, source="schedule", scheduled_for=at)
+        return replication.admit(site.ledger, request, site.load, ctx)
+
+    with pytest.raises(SpecError, match=r"waves/erp.yaml:1: not YAML"):
+        scheduled(0)
+    known = within(site.ledger.read(), jobs.get, job.id)
+    assert (known.state, known.failures) == (JobState.ACTIVE, 0)
+    site.write()
+    assert scheduled(1).granted == ("web01",)
+
+
+def test_the_operator_and_the_console_read_the_present_files(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wavelift.airflow import config
+    from wavelift.console.deps import Specs
+    from wavelift.operators.control.admit import AdmitOperator
+
+    monkeypatch.setattr(config, "waves_folder", lambda: site.folder / "waves")
+    monkeypatch.setattr(config, "environments_folder", lambda: site.folder / "environments")
+    monkeypatch.setattr(config, "last_valid_folder", lambda: site.folder / "kept")
+    for load in (AdmitOperator(task_id="admit", wave="erp").resolved, Specs().wave):
+        site.write()
+        assert load("erp").wave == "erp"
+        site.write(BROKEN)
+        with pytest.raises(SpecError, match=r"waves/erp.yaml:1: not YAML"):
+            load("erp")

@@ -1,0 +1,127 @@
+"""Schemathesis over every route, with a ledger on PostgreSQL: no 5xx, no answer over its schema, no change by a viewer.
+
+Airflow is the test's own here, so it is quick; ``tests/airflow/test_fuzz.py`` does the same with a running one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+import requests
+import sqlalchemy as sa
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from jwt import InvalidTokenError
+from tests import api_fuzz
+from tests.console_server import Server
+from tests.postgres import Postgres
+from tests.unit.console.test_answers import migrate
+from tests.unit.console.test_replication_routes import Airflow, Specs, import_catalog
+
+from wavelift.console import access, deps
+from wavelift.console.api import create_app
+from wavelift.ledger import Ledger
+from wavelift.ledger.tables import metadata
+
+pytestmark = pytest.mark.wire
+
+CALLERS: Final = ("nobody", "viewer", "op")
+
+
+class Manager:
+    """Two users: one may read, the other trigger as well."""
+
+    async def get_user_from_token(self, token: str) -> SimpleAuthManagerUser:
+        if token not in CALLERS[1:]:
+            raise InvalidTokenError
+        return SimpleAuthManagerUser(username=token, role=token)
+
+    def is_authorized_dag(self, *, method: str, user: SimpleAuthManagerUser, **_: Any) -> bool:
+        return method == "GET" or user.role == "op"
+
+    def get_authorized_dag_ids(self, **_: Any) -> set[str]:
+        return {"erp.replicate", "erp.migrate"}
+
+
+class AnyAirflow(Airflow):
+    """Knows the wave's DAG only."""
+
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        return super().request(method, path, body) if path.endswith("/erp.replicate") else (404, {})
+
+
+class Console:
+    """A running console over a ledger with one of each."""
+
+    def __init__(self, server: Server, ledger: Ledger, airflow: AnyAirflow) -> None:
+        self.url = f"http://127.0.0.1:{server.port}"
+        self.ledger, self.airflow = ledger, airflow
+        self.ids: dict[str, str] = {}
+
+    def fill(self) -> None:
+        import_catalog(self.ledger, web01="debian12_64Guest", db01="windows2022srv_64Guest")
+        job = self._post("/jobs", {"wave": "erp", "servers": ["web01"]})["jobs"][0]["id"]
+        run = self._post("/waves/erp/replications", {"servers": ["web01"]})["runs"][0]["id"]
+        self._post("/connectors", {"name": "hall-a", "connection": "vc"})
+        migration = migrate(self.ledger).id
+        self.ids = {
+            "job_id": job,
+            "run_id": run,
+            "migration_id": migration,
+            "object_id": run,
+            "wave": "erp",
+            "name": "hall-a",
+        }
+
+    def _post(self, path: str, body: Any) -> Any:
+        answer = requests.post(self.url + path, json=body, headers={"Authorization": "Bearer op"}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def dump(self) -> dict[str, list[Any]]:
+        with self.ledger.read() as tx:
+            return {
+                table.name: sorted(map(repr, tx.execute(sa.select(table))))
+                for table in metadata.sorted_tables
+                if table.name != "mutex"  # names of locks
+            }
+
+
+@pytest.fixture(scope="module")
+def console(postgres: Postgres) -> Iterator[Console]:
+    url = postgres.create()
+    Ledger.open(url, upgrade=True).close()
+    with pytest.MonkeyPatch.context() as patch, Ledger.open(url) as ledger:
+        patch.setattr("airflow.api_fastapi.core_api.security.get_auth_manager", Manager)
+        patch.setattr(access, "get_auth_manager", Manager)
+        patch.setattr(access, "_team", lambda dag_id: None)
+        app, airflow = create_app(), AnyAirflow()
+        app.dependency_overrides = {
+            deps._ledger: lambda: ledger,
+            deps._airflow: lambda: airflow,
+            deps.Specs: Specs,
+        }
+        server = Server(app)
+        try:
+            made = Console(server, ledger, airflow)
+            made.fill()
+            yield made
+        finally:
+            server.close()
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("label", api_fuzz.LABELS)
+@pytest.mark.parametrize("who", CALLERS)
+def test_every_answer_is_as_the_document_says(console: Console, who: str, label: str) -> None:
+    before, started = console.dump(), list(console.airflow.triggered)
+    headers = {} if who == "nobody" else {"Authorization": f"Bearer {who}"}
+
+    def look(answer: Any) -> None:
+        if who == "nobody":
+            assert answer.status_code == 401
+
+    api_fuzz.ask(label, console.url, headers, ids=console.ids, sample=8, proof=250, look=look)
+    if who != "op":
+        assert (console.dump(), console.airflow.triggered) == (before, started)

@@ -18,12 +18,13 @@ from tests.ledgers import within
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.domain import StoredDisk
-from wavelift.base.errors import ProofError, UnreachableError
+from wavelift.base.errors import PermanentError, ProofError, UnreachableError
 from wavelift.base.names import TAG_RUN
 from wavelift.base.units import MIB
 from wavelift.ledger.events import list_events
 from wavelift.services.common.slots import InQueue
-from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
+from wavelift.services.dataplane.importing import VERDICT_KEY, ImportRunning, ImportWaiting
+from wavelift.services.migration.image import record_image
 from wavelift.services.migration.launch import launch
 
 from .journey import Journey, Outcome, Stage
@@ -301,6 +302,26 @@ def test_inv_6_an_accepted_import_is_found_again_after_its_disks_were_deleted(st
     image = journey.import_image(task)
     assert image.image_id == done.image.image_id
     launch(journey.ledger, journey.access, task, image, journey.ctx(task, "launch"))
+    assert _events(journey, "source_changed") == []
+
+
+@pytest.mark.parametrize("forgotten", ["all", "verdict"])
+def test_inv_6_an_image_that_is_recorded_stays_when_its_checkpoints_are_gone(
+    stage: Stage, journey: Journey, forgotten: str
+) -> None:
+    """Airflow deletes checkpoints after 30 days, or at the task's success ([state_store] clear_on_success)."""
+    done = journey.run()
+    assert done.image is not None
+    task = journey.preflight()[0]
+    record_image(journey.ledger, journey.access, task, done.image, journey.ctx(task, "launch"))
+    if forgotten == "all":
+        journey.stores.pop((task.name, "import"))
+        with pytest.raises(PermanentError, match="its image ami-"):
+            journey.import_image(task)
+    else:
+        journey.stores[task.name, "import"].delete(VERDICT_KEY)
+        assert journey.import_image(task).image_id == done.image.image_id
+    assert done.image.image_id in Ec2(journey.access).images([done.image.image_id])
     assert _events(journey, "source_changed") == []
 
 

@@ -13,9 +13,10 @@ from typing import Final
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.vmimport import ImportStatus
 from wavelift.base.domain import ExportResult
-from wavelift.base.errors import Cancelled, FencedError, ProofError, WaveliftError
+from wavelift.base.errors import Cancelled, FencedError, PermanentError, ProofError, WaveliftError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, migrations
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.dataplane.importing import accept_once, discard_imports
 from wavelift.services.dataplane.staged_object import check_unchanged
@@ -43,8 +44,14 @@ class SourceCheck:
         S3 dates an object by when its upload was initiated. One that was initiated together with ours, and completed
         while AWS imports, could put a disk back with the date that it had: so none may be open when AWS begins.
 
-        :raises ProofError: a disk is not the one that was exported.
+        :raises ProofError: a disk is not the one that was exported. :raises PermanentError: the export has its image.
         """
+        if image := self._recorded():
+            raise PermanentError(
+                f"This export was imported before, its image {image} is recorded, and its disks are deleted",
+                image=image,
+                next_step=f"Nothing, if the image is there. To import anew, clear the server's {CONTINUE_FROM} task",
+            )
         keys = {disk.object_key for disk in self.export.disks}
         with ServerStaging.of(self.access, self.plan, self.ctx.run_key) as staging:
             staging.abort_uploads(of=keys)
@@ -57,11 +64,19 @@ class SourceCheck:
     def ended(self, status: ImportStatus) -> None:
         """:raises ProofError: a disk was changed meanwhile: the image and its snapshots are removed, also by each later
         try. Once accepted, an import is not compared again: its disks are deleted when the image is recorded."""
+        if status.image_id == self._recorded():
+            return
         accept_once(self.ctx, status.task_id, lambda: self._check(DURING), self._refuse)
 
     def _check(self, when: str) -> None:
         with ServerStaging.of(self.access, self.plan, self.ctx.run_key) as staging:
             check_unchanged(staging.s3, self.export.disks, when)
+
+    def _recorded(self) -> str:
+        """The image that the ledger has of this export; empty if it has none. It was accepted: the checkpoint that says
+        so may be gone, because Airflow deletes old ones."""
+        with self.ledger.read() as tx:
+            return migrations.get(tx, migrations.migration_id(self.ctx.run_key)).image_id
 
     def _refuse(self, error: ProofError) -> None:
         keys = [disk.object_key for disk in self.export.disks]

@@ -19,9 +19,10 @@ from wavelift.adapters.aws.vmimport import (
     VmImport,
     explain_import_failure,
 )
-from wavelift.base.errors import BusyError, LimitReachedError, NotFoundError, ProofError, WaveliftError
+from wavelift.base.errors import BusyError, LimitReachedError, NotFoundError, ProofError, TamperedError, WaveliftError
 from wavelift.base.names import TAG_RUN, instant_of, run_hash
 from wavelift.base.run import RunContext
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.services.dataplane.remote_task import RemoteTask, Verdict
 from wavelift.services.dataplane.staged_object import difference
 
@@ -55,15 +56,34 @@ class _Imports:
 
     kind = "import"
 
-    def __init__(self, access: AwsAccess, server: str | None) -> None:
+    def __init__(self, access: AwsAccess, server: str | None, run: str) -> None:
         self.api = VmImport(access)
         self._server = server
+        self._run = run
 
     def find(self, task_id: str) -> ImportStatus | None:
-        return self.api.describe([task_id]).get(task_id)
+        """:raises TamperedError: it is another run's. Who may clear a task may edit the stored id, too."""
+        status = self.api.describe([task_id]).get(task_id)
+        if status is not None and self._is_foreign(status):
+            raise TamperedError(
+                "The import that Airflow's task state store names is not this run's",
+                field="task_id",
+                expected="an import with the tag of this run",
+                found=task_id,
+                server=self._server,
+                next_step=f"Clear the server's {CONTINUE_FROM} task; find out who edited the state of its import task",
+            )
+        return status
 
     def cancel(self, task_id: str, reason: str) -> None:
-        self.api.cancel(task_id, reason)
+        status = self.api.describe([task_id]).get(task_id) if self._run else None
+        if status is not None and self._is_foreign(status):
+            log.warning("import %s is not cancelled: it is not this run's", task_id)
+        else:
+            self.api.cancel(task_id, reason)
+
+    def _is_foreign(self, status: ImportStatus) -> bool:
+        return bool(self._run) and status.tags.get(TAG_RUN) != self._run
 
     def judge(self, status: ImportStatus) -> Verdict:
         if not status.finished or status.state is ImportState.COMPLETED:
@@ -77,10 +97,13 @@ class _Imports:
 
 
 class ImportTask(RemoteTask[ImportStatus]):
-    """The import of one piece of work (``ctx.run_key``). What an outdated one made is for :func:`remove_outdated`."""
+    """The import of one piece of work (``ctx.run_key``). What an outdated one made is for :func:`remove_outdated`.
+
+    :param server: of a wave, whose imports all have the run's tag. None: an import outside any wave.
+    """
 
     def __init__(self, access: AwsAccess, ctx: RunContext, *, instant: str, server: str | None = None) -> None:
-        self._imports = _Imports(access, server)
+        self._imports = _Imports(access, server, "" if server is None else run_hash(ctx.run_key))
         super().__init__(self._imports, ctx, instant=instant)
 
     def submit_import(self, request: Callable[[str], ImportRequest], *, limit: int) -> ImportRunning | ImportWaiting:

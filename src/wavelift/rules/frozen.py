@@ -36,7 +36,7 @@ class FrozenPlan:
     The key is as the environment names it, which AWS takes as well as its ARN. Objects are not stored with it: that is
     the connector's work, for which pre-flight looks up the bucket's encryption.
 
-    :param digest: of the entry of the frozen wave that it came from: SHA-256 of its canonical JSON, hex.
+    :param digest: of the entry of the frozen wave that it came from: SHA-256, hex.
     """
 
     plan: ServerPlan
@@ -98,8 +98,10 @@ def lost_rights(frozen: ResolvedWave, now: Environment) -> list[str]:
 
 
 def digest_of(plan: ServerPlan) -> str:
-    """SHA-256 of the plan's canonical JSON, hex."""
-    text = json.dumps(plan.dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """SHA-256 of the plan's canonical JSON, hex. Defaults are left out: a field that a later version of wavelift adds
+    must not change the digest of a run that an earlier one froze."""
+    frozen = plan.model_dump(mode="json", exclude_defaults=True)
+    text = json.dumps(frozen, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -21,6 +21,7 @@ from wavelift.base.domain import StoredDisk
 from wavelift.base.errors import PermanentError, ProofError, UnreachableError
 from wavelift.base.names import TAG_RUN
 from wavelift.base.units import MIB
+from wavelift.ledger import migrations
 from wavelift.ledger.events import list_events
 from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.importing import VERDICT_KEY, ImportRunning, ImportWaiting
@@ -305,7 +306,7 @@ def test_inv_6_an_accepted_import_is_found_again_after_its_disks_were_deleted(st
     assert _events(journey, "source_changed") == []
 
 
-@pytest.mark.parametrize("forgotten", ["all", "verdict"])
+@pytest.mark.parametrize("forgotten", ["all", "verdict", "all, and the ledger is of an older version"])
 def test_inv_6_an_image_that_is_recorded_stays_when_its_checkpoints_are_gone(
     stage: Stage, journey: Journey, forgotten: str
 ) -> None:
@@ -314,7 +315,15 @@ def test_inv_6_an_image_that_is_recorded_stays_when_its_checkpoints_are_gone(
     assert done.image is not None
     task = journey.preflight()[0]
     record_image(journey.ledger, journey.access, task, done.image, journey.ctx(task, "launch"))
-    if forgotten == "all":
+    if "older" in forgotten:
+        assert journey.outcome.export is not None
+        export = journey.outcome.export.model_dump(mode="json", exclude_defaults=True)
+        assert export != journey.outcome.export.dump()
+        ctx = journey.ctx(task, "launch")
+        with journey.ledger.write() as tx:
+            id = migrations.migration_id(ctx.run_key)
+            migrations.ROWS.note(tx, id, "exported", clock=ctx.clock, export_result=export)
+    if forgotten != "verdict":
         journey.stores.pop((task.name, "import"))
         with pytest.raises(PermanentError, match="its image ami-"):
             journey.import_image(task)

@@ -25,8 +25,8 @@ LOOKED_UP: Final = frozenset(
     {"server", "selector.kind", "selector.value", "target.kms_key", "target.staging_sse", "target.staging_key"}
 )
 """Fields of a plan that pre-flight sets. All others are as they were frozen."""
-LIMITS_OF_TARGET: Final = frozenset({"imports_per_region", "boot_disk_changed_pct"})
-"""Fields of a target that say how much, not where: a change of them takes no right away."""
+NO_RIGHTS: Final = frozenset({"imports_per_region", "boot_disk_changed_pct", "queue"})
+"""Fields of a target that say how much, or by which worker, not where: a change of them takes no right away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def lost_rights(frozen: ResolvedWave, now: Environment) -> list[str]:
     found += [
         f"{field}: the run uses '{value}', the environment has '{given[field]}' now"
         for field, value in Target.of(frozen.environment).dump().items()
-        if field not in LIMITS_OF_TARGET and value != given[field]
+        if field not in NO_RIGHTS and value != given[field]
     ]
     allowed = Landing(now).allowed
     used = {

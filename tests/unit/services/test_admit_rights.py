@@ -144,7 +144,8 @@ def test_a_cleared_server_of_an_ended_run_needs_what_the_run_froze(
             again()
         assert said in str(caught.value)
     assert within(site.ledger.read(), waves.get, ctx.run).state is WaveRunState.FAILED
-    site.write(environment=f"{ENVIRONMENT}limits: {{imports_per_region: 7}}\n")
+    renamed = ENVIRONMENT.replace("queue: near-aws", "queue: beside-aws")
+    site.write(environment=f"{renamed}limits: {{imports_per_region: 7}}\n")
     reopen(site.ledger, site.load, ctx)
     assert within(site.ledger.read(), waves.get, ctx.run).state is WaveRunState.RUNNING
 

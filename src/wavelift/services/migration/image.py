@@ -93,7 +93,7 @@ class _Import:
         verified, returned = self.verified, Returned(self.access, self.task, self.ctx.run_key)
         with self.ledger.read() as tx:
             known = migrations.get(tx, self.id)
-        # As models: a field that a later version adds must not make the recorded export another one, which has no image.
+        # As models: a field that a later version adds must not make it another export, which has no image yet.
         is_new = known.export_result is None or ExportResult.load(known.export_result) != self.export
         if is_new:
             returned.check_export(self.export)

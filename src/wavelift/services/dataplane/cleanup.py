@@ -20,7 +20,7 @@ from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.adapters.aws.vmimport import VmImport
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.base.errors import BusyError, NotFoundError, WaveliftError
+from wavelift.base.errors import BusyError, NotFoundError, PermanentError, WaveliftError
 from wavelift.base.names import MADE_BY, SNAPSHOT_PREFIX, TAG_RUN, TAG_WAVE, slug
 from wavelift.base.run import CancelFlag, DagRun, Liveness
 from wavelift.services.dataplane.messages import SNAPSHOT_KIND, Admitted, CleanupReport, Leftover, StandingSnapshot
@@ -87,6 +87,13 @@ def _find(session: VsphereSession, access: AwsAccess, admitted: Admitted) -> Ite
         seen.add(ref.name)
         yield _Found(SNAPSHOT_KIND, f"{ref.server}: {ref.name}", ref.name.removeprefix(SNAPSHOT_PREFIX), remove)
     for one in admitted.standing:
+        if one.name != f"{SNAPSHOT_PREFIX}{one.run}":
+            raise PermanentError(
+                "the clean-up was told of a snapshot with another name than its run's",
+                next_step="Find out who edited the XComs of this run, then trigger a new clean-up",
+                snapshot=one.name,
+                run=one.run,
+            )
         if one.connection == admitted.wave.connection and one.name not in seen:
             words = f"{one.server}: {one.name} (vCenter shows none, the ledger does not know that it is gone)"
             yield _Found(SNAPSHOT_KIND, words, one.run, partial(_make_sure, session, one))

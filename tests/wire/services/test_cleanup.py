@@ -17,7 +17,7 @@ from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.base.domain import DiskFacts
-from wavelift.base.errors import MissingPrivilegeError, PermanentError, WaveliftError
+from wavelift.base.errors import MissingPrivilegeError, PermanentError, TamperedError, WaveliftError
 from wavelift.base.names import MADE_BY, SNAPSHOT_PREFIX, run_hash, snapshot_name, tags
 from wavelift.base.run import CancelFlag, MemoryCheckpoints
 from wavelift.base.units import BLOCK, GIB, MIB
@@ -71,12 +71,16 @@ def _sweep(
         dag_id="lab.migrate",
         run_id="cleaning",
         requested_by="tester",
-        runs=tuple(KnownRun(dag_id="lab.migrate", run_id=key.split("/")[1], hashes=(run_hash(key),)) for key in known),
+        runs=tuple(
+            KnownRun(dag_id=dag, run_id=run, servers=(server,))
+            for dag, run, server in (key.split("/", 2) for key in known)
+        ),
         standing=standing,
         dry_run=dry_run,
     )
     with stage.connect() as session:
-        return sweep(session, stage.access(), admitted, Alive(lambda run: run.dag_run_id == "living"))
+        alive = Alive(lambda run: run.dag_run_id == "living")
+        return sweep(session, stage.access(), admitted, alive, dag_id="lab.migrate")
 
 
 def _kinds(report: CleanupReport, key: str) -> dict[str, tuple[str, bool]]:
@@ -216,6 +220,15 @@ def test_inv_4_an_edited_clean_up_removes_no_snapshot_but_its_run_s_own(stage: S
                     snapshots.remove_snapshot(session, vm, name, cancel=CancelFlag())
         finally:
             _done(session, machine.RemoveAllSnapshots_Task())
+
+
+def test_inv_4_an_edited_clean_up_takes_no_run_of_another_wave_for_its_own(stage: Stage) -> None:
+    """``runs`` came by XCom: a living run of another wave could be told as an ended one."""
+    with pytest.raises(TamperedError, match="another wave's runs") as caught:
+        _sweep(stage, dry_run=False, known=(ENDED, OTHER))
+    assert caught.value.where["found"] == "another.migrate"
+    known = KnownRun.load({"dag_id": "lab.migrate", "run_id": "ended", "hashes": [run_hash(OTHER)]})
+    assert known.hashes == frozenset(), "a hash is not believed"
 
 
 def _done(session: VsphereSession, task: Any) -> None:

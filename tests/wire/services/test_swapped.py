@@ -18,13 +18,14 @@ from tests.ledgers import within
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.domain import StoredDisk
-from wavelift.base.errors import PermanentError, ProofError, UnreachableError
+from wavelift.base.errors import PermanentError, ProofError, TamperedError, UnreachableError
 from wavelift.base.names import TAG_RUN
 from wavelift.base.units import MIB
 from wavelift.ledger import migrations
 from wavelift.ledger.events import list_events
 from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.importing import VERDICT_KEY, ImportRunning, ImportWaiting
+from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.migration.image import record_image
 from wavelift.services.migration.launch import launch
 
@@ -328,10 +329,35 @@ def test_inv_6_an_image_that_is_recorded_stays_when_its_checkpoints_are_gone(
         with pytest.raises(PermanentError, match="its image ami-"):
             journey.import_image(task)
     else:
-        journey.stores[task.name, "import"].delete(VERDICT_KEY)
+        forget_verdict(journey, task)
         assert journey.import_image(task).image_id == done.image.image_id
     assert done.image.image_id in Ec2(journey.access).images([done.image.image_id])
     assert _events(journey, "source_changed") == []
+
+
+def forget_verdict(journey: Journey, task: ServerTask) -> None:
+    ctx = journey.ctx(task, "launch")
+    with journey.ledger.write() as tx:
+        migrations.ROWS.note(tx, migrations.migration_id(ctx.run_key), "forgot", clock=ctx.clock, import_verdict=None)
+
+
+def test_inv_1_an_image_is_recorded_only_if_what_its_import_read_was_compared(stage: Stage) -> None:
+    """``import_image`` was marked as a success, and its XCom written by hand. A verdict in the task's state is none."""
+    journey = stage.journey("web01", defaults={"launch": "none"})
+    (task,) = journey.preflight()
+    journey.reserve(task)
+    journey.outcome.snapshot = journey.take_snapshot(task)
+    journey.outcome.export = journey.export(task)
+    journey.remove(task)
+    journey.outcome.verified = journey.verify(task)
+    image = journey.import_image(task)
+    forget_verdict(journey, task)
+    ctx = journey.ctx(task, "import")
+    ctx.checkpoints.set(VERDICT_KEY, {"task_id": image.task_id, "accepted": True})
+    with pytest.raises(TamperedError, match="Nobody compared") as caught:
+        record_image(journey.ledger, journey.access, task, image, ctx)
+    assert caught.value.field == "import_verdict"
+    record_image(journey.ledger, journey.access, task, journey.import_image(task), ctx)
 
 
 @pytest.mark.parametrize("verify", ["full", "sample:5", "off"])

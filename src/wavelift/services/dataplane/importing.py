@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
@@ -29,7 +29,7 @@ from wavelift.services.dataplane.staged_object import difference
 log = logging.getLogger(__name__)
 
 VERDICT_KEY: Final = "import_source"
-"""Checkpoint of :func:`accept_once`."""
+"""Checkpoint of an import outside any wave: :func:`accept_once`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,19 +202,46 @@ def discard_image(access: AwsAccess, status: ImportStatus) -> None:
     delete_unused(ec2, dict.fromkeys((*(found.snapshot_ids if found is not None else ()), *status.snapshot_ids)))
 
 
+class Verdicts(Protocol):
+    """Where it is kept whether an import read what it should. It outlives retries and clears of the task."""
+
+    def get(self) -> Mapping[str, Any] | None: ...
+
+    def set(self, verdict: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """The verdict of an import outside any wave, in the task's state."""
+
+    ctx: RunContext
+
+    def get(self) -> Mapping[str, Any] | None:
+        found: dict[str, Any] | None = self.ctx.checkpoints.get(VERDICT_KEY)
+        return found
+
+    def set(self, verdict: Mapping[str, Any]) -> None:
+        self.ctx.checkpoints.set(VERDICT_KEY, dict(verdict))
+
+
+def is_accepted(verdict: Mapping[str, Any] | None, task_id: str) -> bool:
+    """Whether this is the verdict of this import, and it was accepted."""
+    return bool(verdict and verdict["task_id"] == task_id and verdict["accepted"])
+
+
 def accept_once(
-    ctx: RunContext, task_id: str, check: Callable[[], None], refuse: Callable[[ProofError], object]
+    verdicts: Verdicts, task_id: str, check: Callable[[], None], refuse: Callable[[ProofError], object]
 ) -> None:
-    """Judge a completed import by ``check``, once. The verdict outlives retries and clears: by then, what was compared
-    may be deleted, or back at its place.
+    """Judge a completed import by ``check``, once. By the next try, what was compared may be deleted, or back at its
+    place.
 
     :param refuse: ends what was imported. It is called again by each later try.
     :raises ProofError: what ``check`` raised now or before.
     """
-    verdict: dict[str, Any] = ctx.checkpoints.get(VERDICT_KEY) or {}
-    if verdict.get("task_id") != task_id:
+    verdict = verdicts.get()
+    if verdict is None or verdict["task_id"] != task_id:
         verdict = {}
-    if verdict.get("accepted"):
+    if is_accepted(verdict, task_id):
         return
     try:
         if verdict:
@@ -223,10 +250,10 @@ def accept_once(
     except ProofError as error:
         told = {name: str(value) for name, value in error.where.items()}
         refused = {"what": error.what, "next_step": error.next_step, "where": told}
-        ctx.checkpoints.set(VERDICT_KEY, {"task_id": task_id, "accepted": False, **refused})
+        verdicts.set({"task_id": task_id, "accepted": False, **refused})
         refuse(error)
         raise
-    ctx.checkpoints.set(VERDICT_KEY, {"task_id": task_id, "accepted": True})
+    verdicts.set({"task_id": task_id, "accepted": True})
 
 
 def delete_unused(ec2: Ec2, snapshot_ids: Iterable[str]) -> int:
@@ -267,7 +294,7 @@ def import_disks(
     if any(disk.version for disk in disks):
         made = status
         accept_once(
-            ctx,
+            _Remembered(ctx),
             made.task_id,
             lambda: _check_versions(access, disks, "while it was imported"),
             lambda _: discard_image(access, made),

@@ -7,14 +7,15 @@ image is refused, and removed, unless its objects are the same ones before and a
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.vmimport import ImportStatus
 from wavelift.base.domain import ExportResult
 from wavelift.base.errors import Cancelled, FencedError, PermanentError, ProofError, WaveliftError
-from wavelift.base.run import RunContext
+from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import Ledger, migrations
 from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.plans import ServerPlan
@@ -26,6 +27,23 @@ log = logging.getLogger(__name__)
 
 BEFORE: Final = "between its export and its import"
 DURING: Final = "while it was imported"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerVerdicts:
+    """The verdict of a migration's import, in its row: whoever may clear a task may also edit the task's state."""
+
+    ledger: Ledger
+    id: str
+    clock: Clock
+
+    def get(self) -> Mapping[str, Any] | None:
+        with self.ledger.read() as tx:
+            return migrations.get(tx, self.id).import_verdict
+
+    def set(self, verdict: Mapping[str, Any]) -> None:
+        with self.ledger.write() as tx:
+            migrations.record_verdict(tx, self.id, verdict, clock=self.clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +84,8 @@ class SourceCheck:
         try. Once accepted, an import is not compared again: its disks are deleted when the image is recorded."""
         if status.image_id == self._recorded():
             return
-        accept_once(self.ctx, status.task_id, lambda: self._check(DURING), self._refuse)
+        verdicts = LedgerVerdicts(self.ledger, migrations.migration_id(self.ctx.run_key), self.ctx.clock)
+        accept_once(verdicts, status.task_id, lambda: self._check(DURING), self._refuse)
 
     def _check(self, when: str) -> None:
         with ServerStaging.of(self.access, self.plan, self.ctx.run_key) as staging:

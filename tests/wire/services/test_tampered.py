@@ -230,6 +230,7 @@ PROOFS: dict[str, Callable[[VerifyResult], VerifyResult | None]] = {
     "verified.server": lambda found: found.model_copy(update={"server": "web01"}),
     "verified.level": lambda found: found.model_copy(update={"level": "off"}),
     "verified.mismatches": lambda found: found.model_copy(update={"mismatches": 1}),
+    "verified.manifests": lambda found: found.model_copy(update={"manifests": ("00" * 32,)}),
     "verified.bytes_verified": lambda found: found.model_copy(update={"bytes_verified": 1 << 50}),
 }
 IMAGES: dict[str, Callable[[ImportResult], ImportResult]] = {

@@ -9,7 +9,7 @@ changed files, nor new ones in space that was empty: the comparisons of :mod:`.s
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
@@ -38,8 +38,8 @@ def compare_image(
     """
     with located(server=task.name):
         ctx.cancel.check()
-        level = Level(task.plan.verify, task.plan.target.boot_disk_changed_pct)
-        found = _Comparison(access, export, image.snapshot_ids, level, ctx.cancel, ctx.progress, ctx.checkpoints)
+        level = Level(task.plan.verify, task.plan.target.boot_disk_changed_pct, ctx.checkpoints)
+        found = _Comparison(access, export, image.snapshot_ids, level, ctx.cancel, ctx.progress)
         return image.model_copy(update={"report": found.report()})
 
 
@@ -64,6 +64,8 @@ class Level:
     verify: str
     """``full``, ``sample:<pct>`` or ``off``."""
     boot_disk_changed_pct: int
+    checkpoints: CheckpointStore = field(default_factory=MemoryCheckpoints)
+    """Where a sample's findings outlive a clear."""
 
 
 class _Comparison:
@@ -75,7 +77,6 @@ class _Comparison:
         level: Level,
         cancel: CancelFlag,
         progress: Callable[[Progress], None] = ignore_progress,
-        checkpoints: CheckpointStore | None = None,
     ) -> None:
         self.access = access
         self.export = export
@@ -83,7 +84,6 @@ class _Comparison:
         self.level = level
         self.cancel = cancel
         self.progress = progress
-        self.checkpoints = checkpoints or MemoryCheckpoints()
 
     def report(self) -> tuple[ConvertedDisk, ...]:
         if len(self.snapshot_ids) != len(self.export.disks):
@@ -99,7 +99,7 @@ class _Comparison:
     def _disk(self, disk: StoredDisk, snapshot_id: str) -> ConvertedDisk:
         manifest = StoredManifest.of(disk).load(self.access, next_step=NEXT_STEP, disk=disk.address)
         verify = self.level.verify
-        suspects = Suspects(self.checkpoints, f"{snapshot_id} {disk.manifest_digest}")
+        suspects = Suspects(self.level.checkpoints, f"{snapshot_id} {disk.manifest_digest}")
         indices = None if verify == "full" else suspects.sample(manifest, float(verify.removeprefix("sample:")))
         server, label = self.export.server, disk_label_of(disk)
         found = compare_snapshot(

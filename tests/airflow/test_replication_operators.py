@@ -19,15 +19,15 @@ from wavelift.base.errors import PermanentError, SpecError
 from wavelift.base.run import DagRun, SystemClock
 from wavelift.ledger import Ledger, replication_runs
 from wavelift.ledger.lineage import read_lineage, replace
-from wavelift.operators._keys import TRACKING_KEY
+from wavelift.operators._keys import PROOF_KEY, TRACKING_KEY
 from wavelift.operators.control.admit import scheduled_instant
+from wavelift.operators.control.report import ReplicationReportOperator
 from wavelift.operators.control.slots import ReleaseRunOperator
 from wavelift.rules.flows import REPLICATE
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.sensors import ReplicationRunSensor
 from wavelift.services.common.admit import RunRequest
 from wavelift.services.common.report import TaskOutcome
-from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.admit import admit
 from wavelift.services.replication.jobs import JobOrder, create_jobs
@@ -102,20 +102,32 @@ def test_inv_1_a_failed_proof_quarantines_and_the_report_fails(ledger: Ledger) -
         raise_when_failed(report)
 
 
-def test_inv_3_whose_change_tracking_lied_is_noted_though_the_run_came_to_nothing(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("state", ["failed", "success", "upstream_failed"])
+@pytest.mark.parametrize("listed", [["web01", "db01"], ["db01", "web01"], ["web01"], []])
+def test_inv_1_a_failed_proof_counts_for_its_server_whatever_became_of_its_task(state: str, listed: list[str]) -> None:
+    """A person marked it as a success; the pre-flight was cleared alone and lists the servers in another order."""
+    verify = REPLICATE.task_id("verify")
+
+    def pull(task_ids: Any = None, key: str = "", map_indexes: Any = None) -> Any:
+        if task_ids == [verify] and key == PROOF_KEY and map_indexes is None:
+            return [{"server": "db01", "what": "block 7 differs"}]
+        return None
+
+    context: Any = {"ti": SimpleNamespace(xcom_pull=pull)}
+    ends = ReplicationReportOperator(task_id="report").ends(context, {f"{verify}_1": state}, listed)
+    assert {each.tasks.server: each.proof for each in ends if each.proof} == {"db01": "block 7 differs"}
+    assert {each.tasks.server for each in ends} == {*listed, "db01"}
+
+
+def test_inv_3_whose_change_tracking_lied_is_noted_though_the_run_came_to_nothing(ledger: Ledger) -> None:
     known = within(ledger.read(), replication_runs.get, _begin(ledger))
     job = known.job_id
     with ledger.write() as tx:
         replace(tx, job, known.id, [LINEAGE], at=T0)
-    plan = SimpleNamespace(wave="erp", connector="hall-a")
-    task = ServerTask.model_construct(name="web01", plan=plan, nfc=None)
     left = {REPLICATE.task_id("transfer"): {TRACKING_KEY: {"2000": "the map lost a block"}}}
     pull = lambda task_ids, key="return_value", map_indexes=None: left.get(task_ids, {}).get(key)  # noqa: E731
     ti = SimpleNamespace(dag_id=RUN.dag_id, run_id=RUN.dag_run_id, map_index=0, xcom_pull=pull)
-    release = ReleaseRunOperator(task_id=REPLICATE.task_id("release"), server={})
-    monkeypatch.setattr(release, "server_task", lambda *_: task)
+    release = ReleaseRunOperator(task_id=REPLICATE.task_id("release"), server={"name": "web01"})
     context: Any = {"ti": ti, "task_state_store": None}
     for _ in range(2):
         assert release.work(context) == {"server": "web01", "snapshot_removed": False}

@@ -58,7 +58,13 @@ def verify_replicated(
                 raise _mismatch(disk, [part.offset for part in found.changed])
             checked += found.blocks_compared
             read += found.bytes_read
-    return VerifiedRun(server=task.name, level=level, blocks_checked=checked, bytes_read_back=read)
+    return VerifiedRun(
+        server=task.name,
+        level=level,
+        blocks_checked=checked,
+        bytes_read_back=read,
+        snapshots=tuple(disk.lineage.snapshot_id for disk in result.disks),
+    )
 
 
 def verify_recorded(access: AwsAccess, recorded: RecordedRun, cancel: CancelFlag) -> VerifiedRun:

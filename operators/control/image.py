@@ -230,10 +230,12 @@ class AmiOperator(ServerImageOperator):
 
     def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> Any:
         from wavelift.base.domain import ReplicationResult
-        from wavelift.services.replication.image import advance_image
+        from wavelift.services.dataplane.replication_messages import VerifiedRun
+        from wavelift.services.replication.image import Replicated, advance_image
 
-        result = ReplicationResult.load(self.transferred)
-        return advance_image(ledger, self.aws_of(task.plan.target), task, result, ctx, limit=limit)
+        verified = VerifiedRun.load(self.verified) if self.verified else None
+        sent = Replicated(task, ReplicationResult.load(self.transferred), verified)
+        return advance_image(ledger, self.aws_of(task.plan.target), sent, ctx, limit=limit)
 
     def finish(self, task: ServerTask, context: Context, made: MadeImage) -> dict[str, Any]:
         if made.image_id:

@@ -174,7 +174,7 @@ class ReplicationReportOperator(ReportingOperator):
         ended = replication.Ended(
             admitted,
             PreflightReport.load(found) if found else None,
-            self._ends(context, states, [one["name"] for one in mapped]),
+            self.ends(context, states, [one["name"] for one in mapped]),
             stopped=why_stopped(context, states, ended_by(first_step_of_runs(admitted) if admitted else "")),
             deleted=ti.xcom_pull(task_ids=delete, map_indexes=-1) or (),
             verified=ti.xcom_pull(task_ids=verify, map_indexes=-1) or (),
@@ -200,15 +200,18 @@ class ReplicationReportOperator(ReportingOperator):
 
         return tidy
 
-    def _ends(self, context: Context, states: Mapping[str, str], servers: Sequence[str]) -> list[ServerEnd]:
-        """How each server's tasks ended, and what its proof found wrong."""
+    def ends(self, context: Context, states: Mapping[str, str], servers: Sequence[str]) -> list[ServerEnd]:
+        """How each server's tasks ended, and what its proof found wrong.
+
+        A proof counts whatever state its task has: a person may have marked it as a success since. It names its server:
+        a pre-flight that was cleared alone may list the servers in another order, or without this one.
+        """
+        from wavelift.services.common.report import TaskOutcome
         from wavelift.services.replication.report import ServerEnd
 
-        verify = REPLICATE.task_id("verify")
-        ends = []
-        for index, outcome in enumerate(task_outcomes(context, states, servers)):
-            left = None
-            if states.get(f"{verify}_{index}") == "failed":
-                left = context["ti"].xcom_pull(task_ids=verify, key=PROOF_KEY, map_indexes=index)
-            ends.append(ServerEnd(outcome, (left or {}).get("what", "")))
-        return ends
+        left = context["ti"].xcom_pull(task_ids=[REPLICATE.task_id("verify")], key=PROOF_KEY) or ()
+        wrong = {one["server"]: one["what"] for one in left if one}
+        ends = {each.server: each for each in task_outcomes(context, states, servers)}
+        for server in wrong:
+            ends.setdefault(server, TaskOutcome(server=server, failed_tasks=(), words=""))
+        return [ServerEnd(each, wrong.get(server, "")) for server, each in ends.items()]

@@ -19,8 +19,9 @@ from wavelift.base.errors import PermanentError, SpecError
 from wavelift.base.run import DagRun, SystemClock
 from wavelift.ledger import Ledger, replication_runs
 from wavelift.ledger.lineage import read_lineage, replace
-from wavelift.operators._keys import TRACKING_KEY
+from wavelift.operators._keys import PROOF_KEY, TRACKING_KEY
 from wavelift.operators.control.admit import scheduled_instant
+from wavelift.operators.control.report import ReplicationReportOperator
 from wavelift.operators.control.slots import ReleaseRunOperator
 from wavelift.rules.flows import REPLICATE
 from wavelift.rules.wave_replication import ReplicationPlan
@@ -99,6 +100,23 @@ def test_inv_1_a_failed_proof_quarantines_and_the_report_fails(ledger: Ledger) -
     assert (outcome.run, outcome.state, outcome.quarantine) == (id, "failed", "EBS differs at 4096")
     with pytest.raises(PermanentError, match="web01 failed: EBS differs"):
         raise_when_failed(report)
+
+
+@pytest.mark.parametrize("state", ["failed", "success", "upstream_failed"])
+@pytest.mark.parametrize("listed", [["web01", "db01"], ["db01", "web01"], ["web01"], []])
+def test_inv_1_a_failed_proof_counts_for_its_server_whatever_became_of_its_task(state: str, listed: list[str]) -> None:
+    """A person marked it as a success; the pre-flight was cleared alone and lists the servers in another order."""
+    verify = REPLICATE.task_id("verify")
+
+    def pull(task_ids: Any = None, key: str = "", map_indexes: Any = None) -> Any:
+        if task_ids == [verify] and key == PROOF_KEY and map_indexes is None:
+            return [{"server": "db01", "what": "block 7 differs"}]
+        return None
+
+    context: Any = {"ti": SimpleNamespace(xcom_pull=pull)}
+    ends = ReplicationReportOperator(task_id="report").ends(context, {f"{verify}_1": state}, listed)
+    assert {each.tasks.server: each.proof for each in ends if each.proof} == {"db01": "block 7 differs"}
+    assert {each.tasks.server for each in ends} == {*listed, "db01"}
 
 
 def test_inv_3_whose_change_tracking_lied_is_noted_though_the_run_came_to_nothing(ledger: Ledger) -> None:

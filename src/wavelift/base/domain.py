@@ -237,6 +237,8 @@ class VerifyResult(Message):
     """Virtual bytes that the proof covers."""
     bytes_read_back: int
     mismatches: int = 0
+    manifests: tuple[str, ...] = ()
+    """Digest of each disk's manifest: which export was read back."""
 
 
 class ChangedRange(Message):

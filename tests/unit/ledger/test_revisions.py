@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from wavelift.base.errors import UnreachableError, WaveliftError
+from wavelift.base.run import DagRun
 from wavelift.ledger import (
     Catalog,
     CatalogServer,
@@ -37,7 +39,12 @@ from wavelift.ledger import (
     revisions,
     tables,
     tables_catalog,
+    waves,
 )
+from wavelift.rules.environment import Environment
+from wavelift.rules.plans import ResolvedWave, resolve
+from wavelift.rules.wave import Wave
+from wavelift.services.common.admit import frozen_wave
 
 pytestmark = pytest.mark.unit
 
@@ -177,3 +184,44 @@ def test_a_ledger_of_the_first_revision_is_upgraded_with_what_it_holds(tmp_path:
     with Ledger.open(f"sqlite:///{path}").read() as tx:
         assert tx.execute(sa.select(tables.mutex.c.name)).scalars().all() == ["kept"]
         assert tx.execute(sa.select(replication_tables.replication_job)).all() == []
+
+
+@pytest.mark.parametrize("mode", ["migrate", "replicate"])
+def test_what_was_frozen_before_environments_named_their_sources_can_be_read(tmp_path: Path, mode: str) -> None:
+    wave = _wave().dump()
+    del wave["environment"]["sources"]
+    spec = {"wave": wave, "mode": mode} if mode == "migrate" else wave
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'wavelift.db'}")
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(revisions.SCRIPTS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        words = {"dag_id": "erp.x", "dag_run_id": "r1", "wave": "erp", "mode": mode, "requested_by": "ana"}
+        row = {**words, "source": "api", "note": "", "state": "completed", "created_at": datetime.now(UTC)}
+        connection.execute(tables.wave_run.insert().values(spec=spec, **row))
+    engine.dispose()
+
+    with Ledger.open(f"sqlite:///{tmp_path / 'wavelift.db'}").read() as tx:
+        run = waves.get(tx, DagRun("erp.x", "r1"))
+    assert frozen_wave(run) == _wave()
+
+
+def _wave() -> ResolvedWave:
+    environment = Environment.model_validate(
+        {
+            "environment": "lab",
+            "aws_conn_id": "aws_lab",
+            "region": "eu-central-1",
+            "staging": {"bucket": "lab-staging"},
+            "role": "vmimport",
+            "vpc": "vpc-0a0a0a0a",
+            "subnets": ["subnet-0a0a0a0a"],
+            "security_groups": ["sg-0a0a0a0a"],
+            "instance_types": ["t3.small"],
+            "sources": [{"connection": "vsphere_lab", "connectors": ["hall-a"]}],
+        }
+    )
+    source = {"connection": "vsphere_lab", "connector": "hall-a"}
+    wave = {"wave": "erp", "source": source, "environment": "lab", "servers": ["web01"]}
+    return resolve(Wave.model_validate(wave), environment)

@@ -12,7 +12,7 @@ from tests.contexts import context_of, run_context
 from tests.ledgers import fresh_ledger, within
 
 from wavelift.adapters.aws.ec2 import Ec2
-from wavelift.base.errors import MissingPrivilegeError, PermanentError, ProofError, RefusedError
+from wavelift.base.errors import MissingPrivilegeError, PermanentError, ProofError, RefusedError, TamperedError
 from wavelift.base.run import DagRun, RunContext, SystemClock
 from wavelift.base.units import BLOCK
 from wavelift.ledger import Ledger, replication_runs
@@ -21,9 +21,10 @@ from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.slots import standing
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
+from wavelift.services.dataplane.replication_messages import VerifiedRun
 from wavelift.services.dataplane.verify_replicated import verify_replicated
 from wavelift.services.replication.admission import Asked, admit_runs
-from wavelift.services.replication.image import MadeImage, advance_image, tidy_run
+from wavelift.services.replication.image import MadeImage, Replicated, advance_image, tidy_run
 from wavelift.services.replication.jobs import JobOrder, create_jobs, update_job
 from wavelift.services.replication.outcome import fail_run, quarantine_run
 from wavelift.services.replication.record import record
@@ -46,6 +47,8 @@ class Copies:
     replica: Replica
     images: list[str] = field(default_factory=list)
     number: int = 0
+    verified: VerifiedRun | None = None
+    """Of the last transfer."""
 
     def run(self, *, cleared: bool = False) -> tuple[Try, RunContext, ReplicationRun]:
         """One run, transferred and recorded; ``cleared``: between the two, so that another instant is recorded."""
@@ -61,12 +64,14 @@ class Copies:
         ctx = context_of(one.run_key)
         result = self.replica.transfer(one)
         assert record(self.ledger, self.stage.access(), one.task, result, ctx) == ()
+        self.verified = verify_replicated(self.stage.access(), one.task, result, (), ctx)
         self.replica.end(one, result)
         return one, ctx, admitted.granted[0]
 
     def image(self, one: Try, ctx: RunContext) -> MadeImage:
         for _ in range(1200):
-            found = advance_image(self.ledger, self.stage.access(), one.task, self.replica.results[-1], ctx, limit=5)
+            sent = Replicated(one.task, self.replica.results[-1], self.verified)
+            found = advance_image(self.ledger, self.stage.access(), sent, ctx, limit=5)
             if isinstance(found, MadeImage):
                 self.images.append(found.image_id)
                 return found
@@ -136,6 +141,21 @@ def test_inv_4_no_image_is_made_of_an_instant_that_is_not_the_recorded_one(stage
     copies.replica.results.append(copies.replica.results[-1].model_copy(update={"disks": (other,)}))
     with pytest.raises(PermanentError, match="no recorded disks"):
         copies.image(one, ctx)
+
+
+def test_inv_1_no_image_is_made_of_what_was_not_read_back(stage: Stage, copies: Copies) -> None:
+    """``verify`` was marked as a success, or is of the instant before the other tasks were cleared."""
+    one, ctx, _ = copies.run()
+    true = copies.verified
+    assert true is not None
+    edits = [{"snapshots": ("snap-of-before",)}, {"snapshots": ()}, {"level": "off"}, {"server": "web01"}]
+    for wrong in (None, *(true.model_copy(update=edit) for edit in edits)):
+        copies.verified = wrong
+        with pytest.raises(TamperedError, match="field=verified"):
+            copies.image(one, ctx)
+    assert not stage.aws.state()["images"]
+    copies.verified = true
+    assert copies.image(one, ctx).image_id
 
 
 def _second(copies: Copies, first: ReplicationRun) -> tuple[Try, RunContext, ReplicationRun]:

@@ -145,6 +145,24 @@ def test_inv_1_a_disk_swapped_before_the_import_is_not_imported(stage: Stage, jo
     assert "ec2.ImportImage" not in stage.aws.counters()
 
 
+def test_inv_1_a_bucket_that_begins_to_keep_versions_meanwhile_changes_no_disk(stage: Stage) -> None:
+    """As pre-flight recommends. S3 then says ``null`` of the objects that were there before."""
+    bucket = "later-versions"
+    s3 = stage.aws.client("s3")
+    stage.aws.bootstrap(bucket=bucket)
+    stage.environment_changes["staging"] = {"bucket": bucket, "prefix": "stage"}
+    journey = stage.journey("web01", defaults={"launch": "none"})
+    enable = {"Bucket": bucket, "VersioningConfiguration": {"Status": "Enabled"}}
+    journey.before["import"] = lambda: s3.put_bucket_versioning(**enable)
+    done = journey.run()
+    assert done.error is None
+    journey.discard()
+    rows = s3.list_object_versions(Bucket=bucket)
+    for row in (*rows.get("Versions", ()), *rows.get("DeleteMarkers", ())):
+        s3.delete_object(Bucket=bucket, Key=row["Key"], VersionId=row["VersionId"])
+    s3.delete_bucket(Bucket=bucket)
+
+
 def _swap_in_the_queue(journey: Journey, swap: Callable[[], object], *, after: Callable[[], object] = bool) -> None:
     """AWS has the import in its queue for hours: swap then, and do ``after`` once AWS has read the object."""
     aws = journey.stage.aws

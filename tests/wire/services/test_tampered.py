@@ -33,7 +33,7 @@ from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.migration.image import Staged, _instant, advance_import, record_image
 from wavelift.services.migration.launch import launch
 from wavelift.services.replication.admission import Asked, admit_runs
-from wavelift.services.replication.image import advance_image
+from wavelift.services.replication.image import Replicated, advance_image
 from wavelift.services.replication.jobs import JobOrder, create_jobs, update_job
 from wavelift.services.replication.outcome import complete_run
 from wavelift.services.replication.record import record
@@ -138,7 +138,8 @@ def test_inv_4_no_edit_of_a_transfer_becomes_a_lineage(stage: Stage, copies: Cop
 
     # The same for the image: the disks of the record, but in another order, or with another boot disk.
     with pytest.raises(TamperedError, match="field=transfer"):
-        advance_image(copies.ledger, access, one.task, of_disk(boot=False)(result), ctx, limit=5)
+        sent = Replicated(one.task, of_disk(boot=False)(result), None)
+        advance_image(copies.ledger, access, sent, ctx, limit=5)
     assert not within(copies.ledger.read(), replication_runs.get, run.id).ami_id
 
 
@@ -231,6 +232,7 @@ PROOFS: dict[str, Callable[[VerifyResult], VerifyResult | None]] = {
     "verified.server": lambda found: found.model_copy(update={"server": "web01"}),
     "verified.level": lambda found: found.model_copy(update={"level": "off"}),
     "verified.mismatches": lambda found: found.model_copy(update={"mismatches": 1}),
+    "verified.manifests": lambda found: found.model_copy(update={"manifests": ("00" * 32,)}),
     "verified.bytes_verified": lambda found: found.model_copy(update={"bytes_verified": 1 << 50}),
 }
 IMAGES: dict[str, Callable[[ImportResult], ImportResult]] = {

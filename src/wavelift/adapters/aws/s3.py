@@ -240,13 +240,15 @@ class S3Staging:
                 if error_code(error) in ("404", "NoSuchKey"):
                     return None
                 raise
+        version_id = answer.get("VersionId", "")
         return ObjectInfo(
             key,
             answer["ContentLength"],
             answer.get("ETag", ""),
             answer.get("ChecksumSHA256", ""),
             answer.get("Metadata", {}),
-            answer.get("VersionId", ""),
+            # S3 begins to say ``null`` of an older object once its bucket keeps versions: it is no other object then.
+            "" if version_id in NO_VERSION else version_id,
             answer["LastModified"].isoformat(),
         )
 

@@ -57,12 +57,16 @@ class Returned:
             self._same("object_key", beside, disk.object_key)
 
     def check_proof(self, export: ExportResult, verified: VerifyResult | None) -> None:
-        """:raises TamperedError: what was read back is not what the plan demands of this server."""
+        """:raises TamperedError: what was read back is not this export, or not what the plan demands of this server."""
         if verified is None:
             self._refuse("verified", f"level {self.task.plan.verify}", "nothing was verified")
         self._same("verified.server", self.task.name, verified.server)
         self._same("verified.level", self.task.plan.verify, verified.level)
         self._same("verified.mismatches", 0, verified.mismatches)
+        manifests = tuple(disk.manifest_digest for disk in export.disks)
+        if verified.manifests != manifests:
+            step = "If only some of the server's tasks were cleared, clear its verify task too"
+            self._refuse("verified.manifests", manifests, verified.manifests, next_step=f"{step}; else: {NEXT_STEP}")
         capacity = sum(disk.capacity for disk in export.disks)
         if not 0 <= verified.bytes_verified <= capacity:
             self._refuse("verified.bytes_verified", f"at most {capacity}", verified.bytes_verified)
@@ -168,14 +172,14 @@ class Returned:
         if expected != found or type(expected) is not type(found):
             self._refuse(field, expected, found)
 
-    def _refuse(self, field: str, expected: object, found: object) -> NoReturn:
+    def _refuse(self, field: str, expected: object, found: object, next_step: str = NEXT_STEP) -> NoReturn:
         raise TamperedError(
             "What came by XCom is not what this run stored",
             field=field,
             expected=expected,
             found=found,
             server=self.task.name,
-            next_step=NEXT_STEP,
+            next_step=next_step,
         )
 
 

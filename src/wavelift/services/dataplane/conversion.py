@@ -9,22 +9,23 @@ changed files, nor new ones in space that was empty: the comparisons of :mod:`.s
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import compare_snapshot
 from wavelift.base.domain import ChangedRange, ConvertedDisk, ExportResult, ImportResult, StoredDisk
 from wavelift.base.errors import ProofError, located
-from wavelift.base.run import CancelFlag, Progress, RunContext, ignore_progress
+from wavelift.base.run import CancelFlag, CheckpointStore, MemoryCheckpoints, Progress, RunContext, ignore_progress
 from wavelift.base.units import BLOCK
 from wavelift.rules.limits import limits as known_limits
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import Imported, Reverified, ServerTask
 from wavelift.services.dataplane.staging import disk_label_of
+from wavelift.services.dataplane.suspects import Suspects
 from wavelift.services.dataplane.verify import NEXT_STEP
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.report import Report
-from wavelift.transfer.verify import Comparison, Expected, sample_indices
+from wavelift.transfer.verify import Comparison, Expected
 
 
 def compare_image(
@@ -37,7 +38,7 @@ def compare_image(
     """
     with located(server=task.name):
         ctx.cancel.check()
-        level = Level(task.plan.verify, task.plan.target.boot_disk_changed_pct)
+        level = Level(task.plan.verify, task.plan.target.boot_disk_changed_pct, ctx.checkpoints)
         found = _Comparison(access, export, image.snapshot_ids, level, ctx.cancel, ctx.progress)
         return image.model_copy(update={"report": found.report()})
 
@@ -63,6 +64,8 @@ class Level:
     verify: str
     """``full``, ``sample:<pct>`` or ``off``."""
     boot_disk_changed_pct: int
+    checkpoints: CheckpointStore = field(default_factory=MemoryCheckpoints)
+    """Where a sample's findings outlive a clear."""
 
 
 class _Comparison:
@@ -96,7 +99,8 @@ class _Comparison:
     def _disk(self, disk: StoredDisk, snapshot_id: str) -> ConvertedDisk:
         manifest = StoredManifest.of(disk).load(self.access, next_step=NEXT_STEP, disk=disk.address)
         verify = self.level.verify
-        indices = None if verify == "full" else sample_indices(manifest, float(verify.removeprefix("sample:")))
+        suspects = Suspects(self.level.checkpoints, f"{snapshot_id} {disk.manifest_digest}")
+        indices = None if verify == "full" else suspects.sample(manifest, float(verify.removeprefix("sample:")))
         server, label = self.export.server, disk_label_of(disk)
         found = compare_snapshot(
             self.access,
@@ -106,6 +110,7 @@ class _Comparison:
             report=Report(server, label, "compare", self.progress),
         )
         if found.changed and not disk.boot:
+            suspects.keep(part.offset for part in found.changed)
             raise ProofError(
                 "The conversion changed a data disk",
                 server=server,

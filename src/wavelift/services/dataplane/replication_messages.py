@@ -57,3 +57,5 @@ class VerifiedRun(Message):
     level: str
     blocks_checked: int = 0
     bytes_read_back: int = 0
+    snapshots: tuple[str, ...] = ()
+    """The EBS snapshots, in disk order."""

@@ -16,9 +16,10 @@ from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staged_object import check_unchanged
 from wavelift.services.dataplane.staging import ServerStaging, disk_label_of
+from wavelift.services.dataplane.suspects import Suspects
 from wavelift.transfer.manifest import Manifest
 from wavelift.transfer.report import Report
-from wavelift.transfer.verify import Verification, sample_indices, verify_full, verify_sample
+from wavelift.transfer.verify import Verification, verify_full, verify_sample
 from wavelift.transfer.vmdk import StreamVmdkSource, VmdkFile
 
 NEXT_STEP = "Clear this server from its reserve task: it is exported again. The staged object is not imported"
@@ -54,7 +55,13 @@ def verify_server(
                 raise _mismatch(task.name, disk, found)
             verified += disk.capacity if level == "full" else min(disk.capacity, found.blocks_checked * BLOCK)
             read += found.bytes_read
-    return VerifyResult(server=task.name, level=level, bytes_verified=verified, bytes_read_back=read)
+    return VerifyResult(
+        server=task.name,
+        level=level,
+        bytes_verified=verified,
+        bytes_read_back=read,
+        manifests=tuple(disk.manifest_digest for disk in export.disks),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +90,11 @@ class _Check:
         due = -(-manifest.capacity // SECTOR) * SECTOR
         if image.size != due:
             raise CorruptStreamError(f"It is of a disk of {image.size} bytes where the manifest says {due}")
-        indices = sample_indices(manifest, percent)
-        return verify_sample(image.read_block, manifest, indices, cancel=cancel)
+        suspects = Suspects(self.ctx.checkpoints, disk.manifest_digest)
+        found = verify_sample(image.read_block, manifest, suspects.sample(manifest, percent), cancel=cancel)
+        if not found.ok:
+            suspects.keep(mismatch.offset for mismatch in found.mismatches)
+        return found
 
 
 def _broken(server: str, disk: StoredDisk, error: WaveliftError) -> ProofError:

@@ -12,9 +12,10 @@ from wavelift.base.run import CancelFlag, RunContext
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import RecordedRun, VerifiedRun
+from wavelift.services.dataplane.suspects import Suspects
 from wavelift.transfer.manifest import Manifest, differences
 from wavelift.transfer.report import Report
-from wavelift.transfer.verify import Expected, sample_indices
+from wavelift.transfer.verify import Expected
 
 OFFSETS_TOLD = 8
 """How many differing places of a disk an error names."""
@@ -40,22 +41,30 @@ def verify_replicated(
             manifest = _manifest(access, disk.lineage)
             if level == "off":
                 continue
+            suspects = Suspects(ctx.checkpoints, f"{disk.lineage.snapshot_id} {disk.lineage.manifest_digest}")
+            if level == "full":
+                indices = _sent(access, disk, manifest, parents.get(disk.parent_snapshot_id))
+            else:
+                indices = suspects.sample(manifest, float(level.removeprefix("sample:")))
             found = compare_snapshot(
                 access,
                 disk.lineage.snapshot_id,
-                Expected(
-                    manifest.digest,
-                    disk.lineage.capacity,
-                    _indices(access, level, disk, manifest, parents.get(disk.parent_snapshot_id)),
-                ),
+                Expected(manifest.digest, disk.lineage.capacity, indices),
                 cancel=ctx.cancel,
                 report=Report(task.name, disk.label, "verify", ctx.progress),
             )
             if found.changed:
+                suspects.keep(part.offset for part in found.changed)
                 raise _mismatch(disk, [part.offset for part in found.changed])
             checked += found.blocks_compared
             read += found.bytes_read
-    return VerifiedRun(server=task.name, level=level, blocks_checked=checked, bytes_read_back=read)
+    return VerifiedRun(
+        server=task.name,
+        level=level,
+        blocks_checked=checked,
+        bytes_read_back=read,
+        snapshots=tuple(disk.lineage.snapshot_id for disk in result.disks),
+    )
 
 
 def verify_recorded(access: AwsAccess, recorded: RecordedRun, cancel: CancelFlag) -> VerifiedRun:
@@ -91,12 +100,10 @@ def verify_recorded(access: AwsAccess, recorded: RecordedRun, cancel: CancelFlag
     return VerifiedRun(server=recorded.server, level="full", blocks_checked=checked, bytes_read_back=read)
 
 
-def _indices(
-    access: AwsAccess, level: str, disk: ReplicatedDisk, manifest: Manifest, parent: DiskLineage | None
+def _sent(
+    access: AwsAccess, disk: ReplicatedDisk, manifest: Manifest, parent: DiskLineage | None
 ) -> Collection[int] | None:
-    """The blocks to read back; None: all."""
-    if level != "full":
-        return list(sample_indices(manifest, float(level.removeprefix("sample:"))))
+    """The blocks that a run sent; None: all."""
     if parent is None or not disk.parent_snapshot_id:
         return None
     return list(differences(manifest, _manifest(access, parent)))

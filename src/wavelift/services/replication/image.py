@@ -6,6 +6,8 @@ stays incremental, also after a failed conversion.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2, ImageRequest
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportStatus
@@ -32,6 +34,7 @@ from wavelift.services.dataplane.importing import (
     remove_outdated,
 )
 from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.dataplane.replication_messages import VerifiedRun
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.dataplane.unfinished import targets_left
 from wavelift.services.replication.admission import continue_run
@@ -48,34 +51,40 @@ class MadeImage(Message):
     deregistered: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Replicated:
+    """The EBS snapshots of a server's run, as they came by XCom.
+
+    :param verified: how they were read back; None: they were not.
+    """
+
+    task: ServerTask
+    result: ReplicationResult
+    verified: VerifiedRun | None
+
+
 def advance_image(
-    ledger: Ledger, access: AwsAccess, task: ServerTask, result: ReplicationResult, ctx: RunContext, *, limit: int
+    ledger: Ledger, access: AwsAccess, sent: Replicated, ctx: RunContext, *, limit: int
 ) -> MadeImage | ImportRunning | ImportWaiting | InQueue:
     """Bring the AMI one step further: submit its import, find it running, or finish. Never makes a second one.
 
+    :raises TamperedError: the snapshots, or their proof, are not those of this run.
     :raises WaveliftError: when the import failed, with AWS's words and our reading.
     :raises RefusedError: the job registers images and its guest or licence forbids it.
     """
-    with located(server=task.name):
-        return _Image(ledger, access, task, result, ctx, limit).advance()
+    with located(server=sent.task.name):
+        return _Image(ledger, access, sent, ctx, limit).advance()
 
 
 class _Image:
     """One look at the AMI of one server's run; the run's row is the import's sink."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        access: AwsAccess,
-        task: ServerTask,
-        result: ReplicationResult,
-        ctx: RunContext,
-        limit: int,
-    ) -> None:
+    def __init__(self, ledger: Ledger, access: AwsAccess, sent: Replicated, ctx: RunContext, limit: int) -> None:
         self.ledger = ledger
         self.access = access
-        self.task = task
-        self.result = result
+        self.task = sent.task
+        self.result = sent.result
+        self.verified = sent.verified
         self.ctx = ctx
         self.id = runs.run_id(ctx.run_key)
         self.queue = ImportQueue(ledger, access, ctx, limit)
@@ -101,11 +110,29 @@ class _Image:
                 run=self.id,
                 next_step=f"Clear the server's {CONTINUE_FROM} task; find out who edited its XComs",
             )
+        self._check_proof()
         if known.state.resumable:  # only this task was cleared
             known = continue_run(self.ledger, self.id, self.ctx)
         with self.ledger.read() as tx:
             job = jobs.get(tx, known.job_id)
         return self._register(job) if job.ami == "register" else self._import(known, job)
+
+    def _check_proof(self) -> None:
+        """A proof of an older instant is still there when only some tasks were cleared; a person may have marked
+        ``verify`` as a success."""
+        sent = tuple(disk.lineage.snapshot_id for disk in self.result.disks)
+        expected = (self.task.name, self.task.plan.verify, sent)
+        verified = self.verified
+        found = None if verified is None else (verified.server, verified.level, verified.snapshots)
+        if found != expected:
+            raise TamperedError(
+                "The EBS snapshots of this run were not read back as its plan says",
+                field="verified",
+                expected=expected,
+                found=found or "nothing was verified",
+                run=self.id,
+                next_step="Clear the server's verify task, and ami with it",
+            )
 
     def _snapshots(self) -> tuple[str, ...]:
         """In disk order, the boot disk first (invariant 11)."""

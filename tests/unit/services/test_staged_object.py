@@ -18,12 +18,8 @@ AT = "2026-11-30T01:00:00+00:00"
     [
         ("v1", "v1", True),
         ("", "", True),
-        ("", "null", True),  # versioning was enabled meanwhile: the object gets this name, and stays
-        ("null", "null", True),
         ("", "v2", False),
-        ("null", "v2", False),
         ("v1", "v2", False),
-        ("v1", "null", False),
         ("v1", "", False),
     ],
 )

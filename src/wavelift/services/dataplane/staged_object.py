@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from wavelift.adapters.aws.s3 import NO_VERSION, ObjectInfo, S3Staging
+from wavelift.adapters.aws.s3 import ObjectInfo, S3Staging
 from wavelift.base.domain import ObjectVersion, StoredDisk
 from wavelift.base.errors import ProofError
 from wavelift.services.dataplane.staging import disk_label_of
@@ -76,17 +76,10 @@ def difference(stored: ObjectVersion, size: int | None, found: ObjectInfo | None
         return f"it has {found.size} bytes instead of {size}"
     if found.checksum != stored.checksum:
         return f"its checksum is {found.checksum or 'missing'} instead of {stored.checksum}"
-    if (found.etag, found.modified) == (stored.etag, stored.modified) and _same_version(stored, found):
+    if found.version == stored:
         return ""
-    if stored.version_id not in NO_VERSION:
+    if stored.version_id:
         other = f"its version is {found.version_id or 'missing'} instead of {stored.version_id}"
     else:
         other = f"it was written at {found.modified} instead of {stored.modified}"
     return f"its bytes are the same, but it was written again ({other}), and what lay there meanwhile is not known"
-
-
-def _same_version(stored: ObjectVersion, found: ObjectInfo) -> bool:
-    """An object without a version gets the name ``null`` when versioning is enabled, and stays the same object."""
-    if stored.version_id in NO_VERSION:
-        return found.version_id in NO_VERSION
-    return found.version_id == stored.version_id

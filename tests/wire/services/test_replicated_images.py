@@ -148,7 +148,12 @@ def test_inv_1_no_image_is_made_of_what_was_not_read_back(stage: Stage, copies: 
     one, ctx, _ = copies.run()
     true = copies.verified
     assert true is not None
-    edits = [{"snapshots": ("snap-of-before",)}, {"snapshots": ()}, {"level": "off"}, {"server": "web01"}]
+    edits: list[dict[str, Any]] = [
+        {"snapshots": ("snap-of-before",)},
+        {"snapshots": ()},
+        {"level": "off"},
+        {"server": "web01"},
+    ]
     for wrong in (None, *(true.model_copy(update=edit) for edit in edits)):
         copies.verified = wrong
         with pytest.raises(TamperedError, match="field=verified"):

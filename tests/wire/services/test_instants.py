@@ -22,6 +22,7 @@ from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.common.slots import InQueue
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.snapshot import take_snapshot
+from wavelift.services.dataplane.verify_replicated import verify_replicated
 from wavelift.services.migration.launch import launch
 from wavelift.services.replication.image import tidy_run
 from wavelift.services.replication.jobs import JobOrder, create_jobs, update_job
@@ -195,6 +196,7 @@ def _send_again(copies: Copies, one: Try, ctx: RunContext) -> None:
         one.snapshot = take_snapshot(session, one.task, context_of(one.run_key), replicates=True)
     result = copies.replica.transfer(one)
     assert record(copies.ledger, copies.stage.access(), one.task, result, ctx) == ()
+    copies.verified = verify_replicated(copies.stage.access(), one.task, result, (), ctx)
     copies.replica.end(one, result)
 
 

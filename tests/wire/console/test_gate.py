@@ -22,7 +22,7 @@ from wavelift.console.api import create_app
 
 pytestmark = pytest.mark.wire
 
-LIMITS: Final = partial(gate.Limits, of_user=30, body_seconds=2.0, send_seconds=10.0)
+LIMITS: Final = partial(gate.Limits, of_user=30, body_seconds=2.0, answer_bytes=16 << 20, send_seconds=10.0)
 BIG: Final = 12 << 20
 """Far more than the buffers of a connection."""
 

@@ -295,3 +295,27 @@ def test_every_field_of_a_result_is_compared_or_is_a_figure() -> None:
     figures_of_copy |= {"blocks_audited", "seconds"}
     held = {"index", "boot", "kind", "parent_snapshot_id", "lineage", "content_digest", "data_bytes"}
     assert set(ReplicatedDisk.model_fields) == figures_of_copy | held
+
+
+def test_inv_1_no_other_vm_of_the_vcenter_is_moved_as_the_server(stage: Stage) -> None:
+    """``preflight`` was patched before the first ``reserve``: another VM with the path of the wave's server."""
+    journey = stage.journey("web01", defaults={"launch": "none"})
+    (task,), (other,) = journey.preflight(), stage.journey("db01").preflight()
+    facts = other.facts.model_copy(update={"path": task.facts.path, "name": task.facts.name})
+    edited = task.model_copy(update={"facts": facts})
+    journey.reserve(edited)
+    journey.outcome.snapshot = journey.take_snapshot(edited)
+    with pytest.raises(TamperedError, match=r"field=facts\.path"):
+        journey.export(edited)
+    # The connector was told the path at which the VM stands, and the control plane what the wave selects.
+    told = edited.model_copy(update={"facts": facts.model_copy(update={"path": other.facts.path})})
+    export = journey.outcome.export = journey.export(told)
+    journey.remove(edited)
+    verified = journey.verify(edited)
+    with pytest.raises(TamperedError, match="field=path"):
+        advance_import(
+            journey.ledger, journey.access, Staged(edited, export, verified), journey.ctx(edited, "import"), limit=5
+        )
+    journey.report({edited.name: journey.outcome})
+    for each in stage.journeys[1:]:
+        each.report({})

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.vsphere import snapshots
+from wavelift.adapters.vsphere import inventory, snapshots
 from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.session import VsphereSession
@@ -42,6 +42,9 @@ from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.report import Report
 from wavelift.transfer.throttle import Pace, Paces, Throttle
 from wavelift.transfer.vmdk import StreamVmdkSource
+
+PATH_KEY: Final = "stood_at"
+"""Checkpoint: the snapshot whose VM was seen at its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,7 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
         :raises TamperedError: what came of it by XCom is not what vCenter says.
         """
         ref = self.snapshot.ref
+        self._check_path()
         self._same("snapshot", (self.task.facts.moref, snapshot_name(self.ctx.run_key)), (ref.vm, ref.name))
         found = snapshots.find_snapshot(self.session, ref.vm, ref.name)
         if found is None or found.moref != ref.moref:
@@ -229,6 +233,29 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
         for disk, known in zip(self.snapshot.disks, frozen, strict=True):
             if disk.change_id is not None:  # without one where tracking began with this snapshot
                 self._same("snapshot.change_id", known.change_id, disk.change_id)
+
+    def _check_path(self) -> None:
+        """The control plane knows by which path the wave selects the server, and compares it in the manifest; which VM
+        stands there only vCenter knows. Asked once for a snapshot: a VM that is renamed later goes on.
+
+        :raises TamperedError: another one than came by XCom.
+        """
+        vm, path = self.task.facts.moref, self.task.facts.path
+        seen = [self.snapshot.ref.moref, vm, path]
+        if self.ctx.checkpoints.get(PATH_KEY) == seen:
+            return
+        if (now := inventory.path_of(self.session, vm)) != path:
+            raise TamperedError(
+                "The VM that came by XCom does not stand where the wave selects it",
+                field="facts.path",
+                expected=now,
+                found=path,
+                vm=vm,
+                server=self.task.name,
+                next_step="If the VM was renamed or moved since the pre-flight, trigger a new run of the wave for it; "
+                "else find out who edited the run's XComs",
+            )
+        self.ctx.checkpoints.set(PATH_KEY, seen)
 
     def _same(self, field: str, expected: object, found: object) -> None:
         """A change id that somebody invents would make the next run miss changes."""
@@ -293,6 +320,7 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
         return {
             "server": self.task.name,
             "vm": ref.vm,
+            "path": self.task.facts.path,
             "disk": index,
             "disks": len(self.snapshot.disks),
             "key": disk.key,

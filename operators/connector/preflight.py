@@ -68,5 +68,5 @@ class PreflightOperator(ServersPreflight):
 
         access = self.aws_of(admitted.wave.environment)
         with self.vcenter(admitted.wave.connection) as session:
-            swept = sweep(session, access, admitted, AirflowLiveness(context))
+            swept = sweep(session, access, admitted, AirflowLiveness(context), dag_id=context["ti"].dag_id)
         context["ti"].xcom_push(key=REPORT_KEY, value=swept.dump())

@@ -61,6 +61,7 @@ class LaunchImportedOperator(WaveRunOperator):
 
     def work(self, context: Context) -> list[dict[str, Any]]:
         from wavelift.services.common import frozen
+        from wavelift.services.common.admit import require_rights
         from wavelift.services.dataplane.messages import Admitted
         from wavelift.services.migration.launch import launch_later
 
@@ -68,6 +69,7 @@ class LaunchImportedOperator(WaveRunOperator):
             admitted = frozen.admitted(ledger, Admitted.load(self.admitted), self.server_context(context))
             if admitted.mode != "launch":
                 return []
+            require_rights(ledger, self.resolved, self.server_context(context))
             access = self.aws_of(admitted.wave.environment)
             results = [
                 launch_later(ledger, access, admitted.wave, id, self.server_context(context, id))

@@ -102,7 +102,7 @@ def test_every_answer_is_as_the_document_says(served: Served, who: str) -> None:
             headers,
             ids=served.ids,
             sample=3,
-            proof=60,
+            proof=15,
             look=lambda answer: seen.add(answer.status_code),
         )
     if who == "nobody":

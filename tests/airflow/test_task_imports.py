@@ -23,10 +23,11 @@ HEAVY: Final = {
     "specs": "wavelift.specs",
 }
 """Word → what is dear to import, or may not be where a connector stands."""
+# The tasks of a server read the specs only if their run has ended and is continued.
 MAY_LOAD: Final = {
     "AdmitOperator": "ledger specs",
     "AdmitReplicationOperator": "ledger specs",
-    "AmiOperator": "aws ledger",
+    "AmiOperator": "aws ledger specs",
     "BeginCatalogImportOperator": "ledger",
     "BeginHealthCheckOperator": "ledger",
     "CatalogInventoryOperator": "vsphere",
@@ -36,22 +37,22 @@ MAY_LOAD: Final = {
     "DeleteReplicasOperator": "aws ledger",
     "DiskUploadOperator": "aws",
     "ImportImageOperator": "aws",
-    "ImportServerOperator": "aws ledger",
-    "LaunchImportedOperator": "aws ledger",
-    "LaunchInstanceOperator": "aws ledger",
+    "ImportServerOperator": "aws ledger specs",
+    "LaunchImportedOperator": "aws ledger specs",
+    "LaunchInstanceOperator": "aws ledger specs",
     "MergeCatalogOperator": "ledger",
     "PreflightOperator": "aws vsphere",
     "RecordHealthOperator": "ledger",
-    "RecordOperator": "aws ledger",
-    "ReleaseOperator": "ledger",
-    "ReleaseRunOperator": "ledger",
+    "RecordOperator": "aws ledger specs",
+    "ReleaseOperator": "ledger specs",
+    "ReleaseRunOperator": "ledger specs",
     "RemoveSnapshotOperator": "aws vsphere",
     "ReplicationPreflightOperator": "aws vsphere",
     "ReplicationReportOperator": "aws ledger",
     "ReplicationRunOperator": "aws vsphere",
     "ReportOperator": "aws ledger",
-    "ReserveOperator": "ledger",
-    "ReserveRunOperator": "ledger",
+    "ReserveOperator": "ledger specs",
+    "ReserveRunOperator": "ledger specs",
     "VerifyImportedOperator": "aws",
     "VerifyOperator": "aws",
     "VerifyRecordedOperator": "aws",
@@ -62,7 +63,7 @@ MAY_LOAD: Final = {
     "ReplicationRunSensor": "ledger",
     "VmPowerStateSensor": "vsphere",
 }
-ASKED: Final = ("aws", "aws_of", "vcenter", "ledger", "wait_in_queue", "wait_for_slot")
+ASKED: Final = ("aws", "aws_of", "vcenter", "ledger", "resolved", "wait_in_queue", "wait_for_slot")
 """Methods whose imports count only for a class that calls them, by its own methods or its bases'."""
 LOADER: Final = """
 import ast, importlib, inspect, json, os, sys, textwrap

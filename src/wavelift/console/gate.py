@@ -44,7 +44,8 @@ class Limits:
     body_seconds: float = 10.0
     wait_seconds: float = 60.0
     """For a place."""
-    answer_bytes: int = 16 * MIB
+    answer_bytes: int = 4 * MIB
+    """The longest list has 500 rows, which are less than 1 MiB. One user may leave 100 answers unread."""
     send_seconds: float = 30.0
     """For reading an answer of ours."""
 

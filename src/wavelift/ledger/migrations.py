@@ -179,6 +179,11 @@ def record_source_changed(tx: Tx, id: str, why: str, where: Mapping[str, object]
     return ROWS.note(tx, id, "source_changed", clock=clock, details={"why": why, **told})
 
 
+def record_verdict(tx: Tx, id: str, verdict: Mapping[str, Any], *, clock: Clock) -> Migration:
+    """Whether the import read the disks that were exported (``services.dataplane.importing.accept_once``)."""
+    return ROWS.note(tx, id, "import_judged", clock=clock, details=verdict, import_verdict=dict(verdict))
+
+
 def record_import_started(tx: Tx, id: str, task_id: str, *, clock: Clock) -> Migration:
     """AWS accepted the import; ``task_id`` is its id."""
     task = {"import_task_id": task_id}

@@ -174,6 +174,8 @@ class Migration(ServerRun[MigrationState]):
     """:class:`~wavelift.base.domain.ExportResult` as JSON; likewise the next ones."""
     verify_result: dict[str, Any] | None
     import_task_id: str
+    import_verdict: dict[str, Any] | None
+    """Whether that task read the disks that were exported; None: not judged yet."""
     image_id: str
     snapshot_ids: tuple[str, ...]
     """EBS snapshots of the image, in disk order."""

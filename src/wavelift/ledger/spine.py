@@ -240,14 +240,14 @@ class ServerRuns(Rows[S]):
         return f"{self.flow.prefix}{hash}"
 
     def started_runs(self, tx: Tx, wave: str) -> tuple[tuple[DagRun, str], ...]:
-        """DAG run and run key of each row of the wave whose work began, newest first. It may have made something
+        """DAG run and server of each row of the wave whose work began, newest first. It may have made something
         outside."""
         columns = self.table.c
-        query = sa.select(columns.dag_id, columns.dag_run_id, columns.run_key).where(
+        query = sa.select(columns.dag_id, columns.dag_run_id, columns.server).where(
             columns.wave == wave, columns[self.started].is_not(None)
         )
         found = tx.execute(query.order_by(columns[self.begun].desc(), columns.id))
-        return tuple((DagRun(dag_id, dag_run_id), key) for dag_id, dag_run_id, key in found)
+        return tuple((DagRun(dag_id, dag_run_id), server) for dag_id, dag_run_id, server in found)
 
     def of_dag_run(self, tx: Tx, run: DagRun) -> tuple[S, ...]:
         """All rows of one DAG run, sorted by server."""

@@ -152,6 +152,7 @@ migration: Final = sa.Table(
     json_column("export_result"),
     json_column("verify_result"),
     name_column("import_task_id"),
+    json_column("import_verdict"),
     name_column("image_id"),
     sa.Column("snapshot_ids", Words, nullable=False, default=()),
     json_column("conversion_report"),

@@ -25,8 +25,8 @@ LOOKED_UP: Final = frozenset(
     {"server", "selector.kind", "selector.value", "target.kms_key", "target.staging_sse", "target.staging_key"}
 )
 """Fields of a plan that pre-flight sets. All others are as they were frozen."""
-LIMITS_OF_TARGET: Final = frozenset({"imports_per_region", "boot_disk_changed_pct"})
-"""Fields of a target that say how much, not where: a change of them takes no right away."""
+NO_RIGHTS: Final = frozenset({"imports_per_region", "boot_disk_changed_pct", "queue"})
+"""Fields of a target that say how much, or by which worker, not where: a change of them takes no right away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class FrozenPlan:
     The key is as the environment names it, which AWS takes as well as its ARN. Objects are not stored with it: that is
     the connector's work, for which pre-flight looks up the bucket's encryption.
 
-    :param digest: of the entry of the frozen wave that it came from: SHA-256 of its canonical JSON, hex.
+    :param digest: of the entry of the frozen wave that it came from: SHA-256, hex.
     """
 
     plan: ServerPlan
@@ -78,7 +78,7 @@ def lost_rights(frozen: ResolvedWave, now: Environment) -> list[str]:
     found += [
         f"{field}: the run uses '{value}', the environment has '{given[field]}' now"
         for field, value in Target.of(frozen.environment).dump().items()
-        if field not in LIMITS_OF_TARGET and value != given[field]
+        if field not in NO_RIGHTS and value != given[field]
     ]
     allowed = Landing(now).allowed
     used = {
@@ -98,8 +98,10 @@ def lost_rights(frozen: ResolvedWave, now: Environment) -> list[str]:
 
 
 def digest_of(plan: ServerPlan) -> str:
-    """SHA-256 of the plan's canonical JSON, hex."""
-    text = json.dumps(plan.dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """SHA-256 of the plan's canonical JSON, hex. Defaults are left out: a field that a later version of wavelift adds
+    must not change the digest of a run that an earlier one froze."""
+    frozen = plan.model_dump(mode="json", exclude_defaults=True)
+    text = json.dumps(frozen, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from wavelift.base.printable import printable
+
 Path = tuple[str | int, ...]
 MAX_LISTED = 12
 """How many allowed values a message lists. A longer list is cut so that the message stays readable."""
@@ -39,7 +41,7 @@ def dotted(path: Path) -> str:
 def clipped(text: str, limit: int = MAX_QUOTED) -> str:
     """A text from outside, for a message: of limited length, in one line, without control characters."""
     short = text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
-    return short if short.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in short)
+    return printable(short)
 
 
 def quoted(value: str) -> str:

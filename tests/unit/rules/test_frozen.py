@@ -191,3 +191,14 @@ def _unchecked(dumped: dict[str, Any], like: ServerPlan) -> ServerPlan:
 def test_the_fields_that_pre_flight_sets_are_fields_of_a_plan() -> None:
     dumped = BOUND[0].dump()
     assert {".".join(leaf) for leaf in _leaves(dumped) if all(isinstance(step, str) for step in leaf)} >= LOOKED_UP
+
+
+def test_a_field_that_a_later_version_adds_keeps_the_digest_of_a_run_under_way() -> None:
+    """Else an upgrade would have every running server refused as edited."""
+
+    class Later(ServerPlan):
+        added: str = "as before"
+
+    for plan in FROZEN:
+        assert digest_of(Later.load(plan.dump())) == digest_of(plan)
+    assert digest_of(Later.load({**FROZEN[0].dump(), "added": "x"})) != digest_of(FROZEN[0])

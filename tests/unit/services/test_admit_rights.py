@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -142,9 +144,52 @@ def test_a_cleared_server_of_an_ended_run_needs_what_the_run_froze(
             again()
         assert said in str(caught.value)
     assert within(site.ledger.read(), waves.get, ctx.run).state is WaveRunState.FAILED
-    site.write(environment=f"{ENVIRONMENT}limits: {{imports_per_region: 7}}\n")
+    renamed = ENVIRONMENT.replace("queue: near-aws", "queue: beside-aws")
+    site.write(environment=f"{renamed}limits: {{imports_per_region: 7}}\n")
     reopen(site.ledger, site.load, ctx)
     assert within(site.ledger.read(), waves.get, ctx.run).state is WaveRunState.RUNNING
+
+
+class _Reached(Exception):
+    """The task went on to its work."""
+
+
+@pytest.mark.parametrize("operator", ["LaunchInstanceOperator", "LaunchImportedOperator"])
+def test_no_task_of_an_ended_run_works_without_its_rights(
+    site: Site, operator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``launch`` alone was cleared."""
+    from wavelift.operators.control import launch
+    from wavelift.services.common import frozen
+
+    def reached(*_: Any, **__: Any) -> Any:
+        raise _Reached
+
+    ctx = run_context(DagRun("erp.migrate", "manual__1"), requester="ana")
+    mode = {"mode": "migrate"} if operator == "LaunchInstanceOperator" else {"mode": "preflight"}
+    admitted = migration.admit(site.ledger, RunRequest("erp", mode), site.load, ctx)
+    kind: Any = getattr(launch, operator)
+    given = (
+        {"server": {}, "image": {}} if mode["mode"] == "migrate" else {"admitted": admitted.dump() | {"mode": "launch"}}
+    )
+    task = kind(task_id="launch", **given)
+    monkeypatch.setattr(kind, "ledger", lambda _: nullcontext(site.ledger))
+    monkeypatch.setattr(kind, "server_context", lambda *_: ctx)
+    monkeypatch.setattr(kind, "server_task", lambda *_: SimpleNamespace(name="web01"), raising=False)
+    monkeypatch.setattr(kind, "resolved", lambda _, name: site.load(name))
+    monkeypatch.setattr(kind, "aws_of", reached)
+    monkeypatch.setattr(frozen, "checked", reached)
+    monkeypatch.setattr(frozen, "admitted", lambda _, came, __: came)
+    site.write(BROKEN)
+    with pytest.raises(_Reached):  # it has not ended
+        task.work({})
+    with site.ledger.write(waves.LOCK) as tx:
+        waves.finish_wave_run(tx, ctx.run, WaveRunState.COMPLETED, clock=ctx.clock)
+    with pytest.raises(SpecError, match=r"waves/erp.yaml:1: not YAML"):
+        task.work({})
+    site.write()
+    with pytest.raises(_Reached):
+        task.work({})
 
 
 def test_a_scheduled_run_of_broken_files_fails_and_the_next_one_replicates(site: Site) -> None:

@@ -15,7 +15,7 @@ from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
 from tests.unit.rules.conftest import _environment, _facts, _wave
 
-from wavelift.base.errors import NotFoundError, TamperedError
+from wavelift.base.errors import NotFoundError, PermanentError, TamperedError
 from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Ledger, events, jobs, migrations, replication_runs
 from wavelift.ledger.slots import standing
@@ -189,6 +189,17 @@ def test_a_run_that_was_never_admitted_is_unknown(tmp_path: Path) -> None:
 
 def test_only_what_was_reserved_goes_on(desk: Desk) -> None:
     assert desk.refused(task_of("web01")) == "server"
+
+
+def test_what_an_older_version_reserved_is_no_edit(desk: Desk) -> None:
+    """The upgrade of the ledger cannot know which VM it was: the server is reserved anew."""
+    task = task_of("web01")
+    assert isinstance(reserve(desk.ledger, task, desk.ctx("web01"), limit=4), Reserved)
+    with pytest.raises(PermanentError, match="An older version of wavelift reserved this server") as caught:
+        desk.checked(task)
+    assert not isinstance(caught.value, TamperedError)
+    desk.reserve(task)
+    assert desk.checked(task) == task
 
 
 # --- what may happen --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
+from wavelift.adapters.vsphere.datastore import _extent, _unfit
 from wavelift.adapters.vsphere.devices import disks, others
 from wavelift.base.errors import WaveliftError
 
@@ -163,3 +164,23 @@ def test_what_vcenter_tells_of_a_disk_is_printable() -> None:
     (told,) = disks([controller(device.ParaVirtualSCSIController, 1000, 0), one], None)
     assert (told.label, told.file, told.uuid) == (r"Hard\u202e disk 1", r"[ds\x1b[2J] a\nb.vmdk", r"6000\r\n")
     assert told.model_dump_json().isprintable()
+
+
+def test_a_disk_whose_file_has_an_invisible_character_is_still_read_by_ranges() -> None:
+    """Names that were pasted have zero-width spaces. The facts write them as escapes; the file keeps its name."""
+    file, extent = "[ds1] web\u200b/web\u200b.vmdk", "[ds1] web\u200b/web\u200b-flat.vmdk"
+    backing = device.VirtualDisk.FlatVer2BackingInfo(fileName=file, diskMode="persistent")
+    scsi = controller(device.ParaVirtualSCSIController, 1000, 0)
+    scsi.sharedBus = "noSharing"
+    (facts,) = disks([scsi, disk(2000, 1000, 0, backing)], None)
+    files = [
+        vim.vm.FileLayoutEx.FileInfo(key=1, name=file, type="diskDescriptor", size=1),
+        vim.vm.FileLayoutEx.FileInfo(key=2, name=extent, type="diskExtent", size=GIB),
+    ]
+    unit = vim.vm.FileLayoutEx.DiskUnit(fileKey=[1, 2])
+    layout = vim.vm.FileLayoutEx(file=files, disk=[vim.vm.FileLayoutEx.DiskLayout(key=2000, chain=[unit])])
+    assert facts.file == r"[ds1] web\u200b/web\u200b.vmdk"
+    assert _unfit(facts, backing) == ""
+    assert _extent(layout, facts) == extent
+    backing.fileName = "[ds1] web/web.vmdk"
+    assert "the disk's file is now [ds1] web/web.vmdk" in _unfit(facts, backing)

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyVmomi import vim
 from tests.contexts import Alive, context_of
 
 from wavelift.adapters.aws.ebs_snapshot import NewSnapshot, complete_snapshot, start_snapshot
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, VmImport
 from wavelift.adapters.vsphere import snapshots
+from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.base.domain import DiskFacts
-from wavelift.base.errors import MissingPrivilegeError, WaveliftError
-from wavelift.base.names import MADE_BY, run_hash, snapshot_name, tags
+from wavelift.base.errors import MissingPrivilegeError, PermanentError, TamperedError, WaveliftError
+from wavelift.base.names import MADE_BY, SNAPSHOT_PREFIX, run_hash, snapshot_name, tags
 from wavelift.base.run import CancelFlag, MemoryCheckpoints
 from wavelift.base.units import BLOCK, GIB, MIB
 from wavelift.services.dataplane.cleanup import sweep
@@ -68,12 +71,16 @@ def _sweep(
         dag_id="lab.migrate",
         run_id="cleaning",
         requested_by="tester",
-        runs=tuple(KnownRun(dag_id="lab.migrate", run_id=key.split("/")[1], hashes=(run_hash(key),)) for key in known),
+        runs=tuple(
+            KnownRun(dag_id=dag, run_id=run, servers=(server,))
+            for dag, run, server in (key.split("/", 2) for key in known)
+        ),
         standing=standing,
         dry_run=dry_run,
     )
     with stage.connect() as session:
-        return sweep(session, stage.access(), admitted, Alive(lambda run: run.dag_run_id == "living"))
+        alive = Alive(lambda run: run.dag_run_id == "living")
+        return sweep(session, stage.access(), admitted, alive, dag_id="lab.migrate")
 
 
 def _kinds(report: CleanupReport, key: str) -> dict[str, tuple[str, bool]]:
@@ -194,6 +201,38 @@ def test_inv_4_a_snapshot_that_went_another_way_is_told_to_the_ledger(stage: Sta
         (run_hash(gone), True, ""),
         (run_hash(LIVING), False, ""),
     ]
+
+
+@pytest.mark.parametrize("name", ["before-the-upgrade", snapshot_name(LIVING)])
+def test_inv_4_an_edited_clean_up_removes_no_snapshot_but_its_run_s_own(stage: Stage, name: str) -> None:
+    """``standing`` came by XCom: the name could be that of a customer's snapshot, on any VM of the vCenter."""
+    with stage.connect() as session:
+        (vm,) = [one["moref"] for one in stage.vc.state()["vms"] if one["name"] == "web01"]
+        machine = session.managed(vim.VirtualMachine, vm)
+        _done(session, machine.CreateSnapshot_Task(name, "", False, False))
+        try:
+            row = StandingSnapshot(server="web01", connection="vsphere_lab", vm=vm, name=name, run=run_hash(ENDED))
+            with pytest.raises(PermanentError, match="another name than its run's"):
+                _sweep(stage, dry_run=False, standing=(row,))
+            assert [one.name for one in machine.snapshot.rootSnapshotList] == [name]
+            if not name.startswith(SNAPSHOT_PREFIX):
+                with pytest.raises(PermanentError, match="only snapshots of wavelift"):
+                    snapshots.remove_snapshot(session, vm, name, cancel=CancelFlag())
+        finally:
+            _done(session, machine.RemoveAllSnapshots_Task())
+
+
+def test_inv_4_an_edited_clean_up_takes_no_run_of_another_wave_for_its_own(stage: Stage) -> None:
+    """``runs`` came by XCom: a living run of another wave could be told as an ended one."""
+    with pytest.raises(TamperedError, match="another wave's runs") as caught:
+        _sweep(stage, dry_run=False, known=(ENDED, OTHER))
+    assert caught.value.where["found"] == "another.migrate"
+    known = KnownRun.load({"dag_id": "lab.migrate", "run_id": "ended", "hashes": [run_hash(OTHER)]})
+    assert known.hashes == frozenset(), "a hash is not believed"
+
+
+def _done(session: VsphereSession, task: Any) -> None:
+    wait_for_task(session, task, timeout=30, cancel=CancelFlag(), what="the test's own snapshot")
 
 
 def test_a_vm_that_may_not_be_looked_at_keeps_its_snapshot_in_the_ledger(stage: Stage) -> None:

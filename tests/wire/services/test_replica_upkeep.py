@@ -126,7 +126,7 @@ def clean_up(copies: Copies) -> CleanupReport:
     request = RunRequest(WAVE, {"mode": "cleanup", "dry_run": False})
     admitted = wave_runs.admit(copies.ledger, request, lambda _: copies.stage.wave("copy01", wave=WAVE), ctx)
     with copies.stage.connect() as session:
-        swept = sweep(session, copies.stage.access(), admitted, Alive(lambda run: False))
+        swept = sweep(session, copies.stage.access(), admitted, Alive(lambda run: False), dag_id=ctx.run.dag_id)
     assert finish_wave(copies.ledger, EndedWave(None, swept=swept), ctx).succeeded
     return swept
 

@@ -35,7 +35,7 @@ from .servers import noise
 
 pytestmark = pytest.mark.wire
 
-WAVE = "copies"
+WAVE = "lab"
 
 
 @dataclass

@@ -18,12 +18,15 @@ from tests.ledgers import within
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.base.domain import StoredDisk
-from wavelift.base.errors import ProofError, UnreachableError
+from wavelift.base.errors import PermanentError, ProofError, TamperedError, UnreachableError
 from wavelift.base.names import TAG_RUN
 from wavelift.base.units import MIB
+from wavelift.ledger import migrations
 from wavelift.ledger.events import list_events
 from wavelift.services.common.slots import InQueue
-from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
+from wavelift.services.dataplane.importing import VERDICT_KEY, ImportRunning, ImportWaiting
+from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.migration.image import record_image
 from wavelift.services.migration.launch import launch
 
 from .journey import Journey, Outcome, Stage
@@ -320,6 +323,59 @@ def test_inv_6_an_accepted_import_is_found_again_after_its_disks_were_deleted(st
     assert image.image_id == done.image.image_id
     launch(journey.ledger, journey.access, task, image, journey.ctx(task, "launch"))
     assert _events(journey, "source_changed") == []
+
+
+@pytest.mark.parametrize("forgotten", ["all", "verdict", "all, and the ledger is of an older version"])
+def test_inv_6_an_image_that_is_recorded_stays_when_its_checkpoints_are_gone(
+    stage: Stage, journey: Journey, forgotten: str
+) -> None:
+    """Airflow deletes checkpoints after 30 days, or at the task's success ([state_store] clear_on_success)."""
+    done = journey.run()
+    assert done.image is not None
+    task = journey.preflight()[0]
+    record_image(journey.ledger, journey.access, task, done.image, journey.ctx(task, "launch"))
+    if "older" in forgotten:
+        assert journey.outcome.export is not None
+        export = journey.outcome.export.model_dump(mode="json", exclude_defaults=True)
+        assert export != journey.outcome.export.dump()
+        ctx = journey.ctx(task, "launch")
+        with journey.ledger.write() as tx:
+            id = migrations.migration_id(ctx.run_key)
+            migrations.ROWS.note(tx, id, "exported", clock=ctx.clock, export_result=export)
+    if forgotten != "verdict":
+        journey.stores.pop((task.name, "import"))
+        with pytest.raises(PermanentError, match="its image ami-"):
+            journey.import_image(task)
+    else:
+        forget_verdict(journey, task)
+        assert journey.import_image(task).image_id == done.image.image_id
+    assert done.image.image_id in Ec2(journey.access).images([done.image.image_id])
+    assert _events(journey, "source_changed") == []
+
+
+def forget_verdict(journey: Journey, task: ServerTask) -> None:
+    ctx = journey.ctx(task, "launch")
+    with journey.ledger.write() as tx:
+        migrations.ROWS.note(tx, migrations.migration_id(ctx.run_key), "forgot", clock=ctx.clock, import_verdict=None)
+
+
+def test_inv_1_an_image_is_recorded_only_if_what_its_import_read_was_compared(stage: Stage) -> None:
+    """``import_image`` was marked as a success, and its XCom written by hand. A verdict in the task's state is none."""
+    journey = stage.journey("web01", defaults={"launch": "none"})
+    (task,) = journey.preflight()
+    journey.reserve(task)
+    journey.outcome.snapshot = journey.take_snapshot(task)
+    journey.outcome.export = journey.export(task)
+    journey.remove(task)
+    journey.outcome.verified = journey.verify(task)
+    image = journey.import_image(task)
+    forget_verdict(journey, task)
+    ctx = journey.ctx(task, "import")
+    ctx.checkpoints.set(VERDICT_KEY, {"task_id": image.task_id, "accepted": True})
+    with pytest.raises(TamperedError, match="Nobody compared") as caught:
+        record_image(journey.ledger, journey.access, task, image, ctx)
+    assert caught.value.field == "import_verdict"
+    record_image(journey.ledger, journey.access, task, journey.import_image(task), ctx)
 
 
 @pytest.mark.parametrize("verify", ["full", "sample:5", "off"])

@@ -12,6 +12,7 @@ from tests.ledgers import fresh_ledger, within
 
 from wavelift.adapters.aws.ebs_snapshot import NewSnapshot, complete_snapshot, start_snapshot
 from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.vmimport import VmImport
 from wavelift.base.domain import (
     ExportResult,
     ImportResult,
@@ -22,14 +23,14 @@ from wavelift.base.domain import (
     VerifyResult,
 )
 from wavelift.base.errors import TamperedError
-from wavelift.base.names import MADE_BY, tags
-from wavelift.base.run import DagRun, RunContext, SystemClock
+from wavelift.base.names import MADE_BY, TAG_RUN, run_hash, tags
+from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext, SystemClock
 from wavelift.base.units import GIB
 from wavelift.ledger import migrations, replication_runs
 from wavelift.ledger.lineage import read_lineage
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.rules.wave_replication import ReplicationPlan
-from wavelift.services.migration.image import Staged, advance_import, record_image
+from wavelift.services.migration.image import Staged, _instant, advance_import, record_image
 from wavelift.services.migration.launch import launch
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.image import Replicated, advance_image
@@ -37,7 +38,7 @@ from wavelift.services.replication.jobs import JobOrder, create_jobs, update_job
 from wavelift.services.replication.outcome import complete_run
 from wavelift.services.replication.record import record
 
-from .journey import Stage
+from .journey import Journey, Stage
 from .replica import Replica, Try
 from .test_replicated_images import WAVE, Copies
 
@@ -319,3 +320,44 @@ def test_inv_1_no_other_vm_of_the_vcenter_is_moved_as_the_server(stage: Stage) -
     journey.report({edited.name: journey.outcome})
     for each in stage.journeys[1:]:
         each.report({})
+
+
+@pytest.mark.parametrize("instant", ["of this export", "of another"])
+def test_inv_5_no_edit_of_a_task_s_state_reaches_the_import_of_another_run(stage: Stage, instant: str) -> None:
+    """Who may clear a task may edit its entries of the task state store."""
+    other = stage.journey("mute01", defaults={"launch": "none", "verify": "off"}, wave="other")
+    others = other.context("mute01", "import")
+    stage.aws.rule(kind="import", phase="converting", outcome="held", count=1)
+    running: list[str] = []
+
+    def edit(journey: Journey) -> None:
+        (task,) = VmImport(journey.access).find({TAG_RUN: run_hash(others.run_key)})
+        store = journey.stores.setdefault(("web01", "import"), MemoryCheckpoints())
+        assert journey.outcome.export is not None
+        own = _instant(journey.outcome.export)
+        store.set("import", {"task_id": task.task_id, "instant": own if instant == "of this export" else "x"})
+        running.append(task.task_id)
+
+    def meanwhile(found: Any) -> None:
+        if running:
+            return
+        mine = stage.journey("web01", defaults={"launch": "none", "verify": "off"})
+        mine.before["import"] = lambda: edit(mine)
+        done = mine.run()
+        if instant == "of this export":
+            assert isinstance(done.error, TamperedError)
+            assert done.error.field == "task_id"
+            assert done.migration is not None
+            assert done.migration.import_task_id == ""
+        else:
+            assert done.error is None
+        stage.aws.clear_rules()
+
+    other.watch_import = meanwhile
+    done = other.run()
+    assert running
+    assert done.error is None
+    assert done.image is not None
+    assert done.image.task_id == running[0]
+    (image,) = Ec2(other.access).images([done.image.image_id]).values()
+    assert image.tags[TAG_RUN] == run_hash(others.run_key)

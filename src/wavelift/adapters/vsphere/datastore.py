@@ -166,7 +166,8 @@ def _unfit(disk: DiskFacts, backing: Any) -> str:
         return f"older snapshots stand under ours: {backing.fileName} is not the whole disk"
     if disk.encrypted:
         return "the disk's file is encrypted"
-    return "" if str(backing.fileName) == disk.file else f"the disk's file is now {backing.fileName}"
+    now = printable(backing.fileName)  # as the facts have it: a name may have invisible characters
+    return "" if now == disk.file else f"the disk's file is now {now}"
 
 
 def _store_kind(session: VsphereSession, look: _Look, disk: DiskFacts) -> str:
@@ -194,7 +195,7 @@ def _extent(layout: Any, disk: DiskFacts) -> str:
     for unit in (chain[0] for chain in chains if chain):
         parts = [files[key] for key in unit.fileKey if key in files]
         extents = [str(part.name) for part in parts if str(part.type) == "diskExtent"]
-        if len(extents) == 1 and any(str(part.name) == disk.file for part in parts):
+        if len(extents) == 1 and any(printable(part.name) == disk.file for part in parts):
             return extents[0]
     return ""
 

@@ -273,7 +273,10 @@ def remove_snapshot(
 
     :raises UnreachableError: not finished in ``timeout`` seconds; vCenter goes on, and a later call waits on.
     :raises BusyError: removed, but the disks could not be consolidated.
+    :raises PermanentError: the name is none of ours. It may come from an XCom, which a person may have edited.
     """
+    if not name.startswith(SNAPSHOT_PREFIX):
+        raise PermanentError("only snapshots of wavelift are removed", snapshot=name, vm=vm)
     removed = 0
     asked = False
     lost: WaveliftError | None = None

@@ -59,6 +59,16 @@ def reopen(ledger: Ledger, load: Callable[[str], ResolvedWave], ctx: RunContext)
             waves.reopen_wave_run(tx, ctx.run, by=str(ctx.run), clock=ctx.clock)
 
 
+def require_rights(ledger: Ledger, load: Callable[[str], ResolvedWave], ctx: RunContext) -> None:
+    """Any other task of an ended run was cleared, without its ``reserve``: the same holds for it.
+
+    :raises SpecError: the present files do not allow what the run froze. :raises NotFoundError: it was never admitted.
+    """
+    with ledger.read() as tx:
+        known = waves.get(tx, ctx.run)
+    _require_rights(known, load)
+
+
 def _require_rights(known: WaveRun, load: Callable[[str], ResolvedWave]) -> None:
     """:raises SpecError: the run has ended, and what it froze is not allowed any more."""
     if known.state is WaveRunState.RUNNING:

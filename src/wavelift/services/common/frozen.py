@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from wavelift.base.errors import TamperedError
+from wavelift.base.errors import PermanentError, TamperedError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Bound, Ledger, ServerRun, Tx, events, migrations, replication_runs, waves
 from wavelift.ledger.server_runs import SERVER_RUNS
@@ -33,11 +33,18 @@ def checked(ledger: Ledger, task: ServerTask, ctx: RunContext, *, reserves: bool
 
     :param reserves: this task reserves the server: it may be the first, or may do it at another map index.
     :raises TamperedError: server, plan or VM are not those of the run, or this map index is another server's.
+    :raises PermanentError: the server was reserved before the ledger noted what it is.
     """
     frozen, known, _ = _look(ledger, task, ctx)
     found = _bound(task, frozen, ctx)
     kept = Bound.load(known.bound) if known is not None and known.bound else None
     if kept is None and not reserves:
+        if known is not None and known.snapshot_state is not None:
+            raise PermanentError(
+                "An older version of wavelift reserved this server, and did not note which VM it is",
+                server=task.name,
+                next_step=f"Clear the server's {CONTINUE_FROM} task",
+            )
         raise TamperedError(
             "This run never reserved the server that came by XCom",
             field="server",

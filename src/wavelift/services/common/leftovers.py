@@ -23,15 +23,15 @@ from wavelift.services.dataplane.messages import (
 
 
 def known_runs(ledger: Ledger, wave: str) -> Iterator[KnownRun]:
-    """Every run of the wave that may have made something, with the run hashes of its servers."""
-    hashes: dict[DagRun, list[str]] = {}
+    """Every run of the wave that may have made something, with its servers."""
+    servers: dict[DagRun, list[str]] = {}
     for rows in SERVER_RUNS:
         with ledger.read() as tx:
             started = rows.started_runs(tx, wave)
-        for run, key in started:
-            hashes.setdefault(run, []).append(run_hash(key))
-    for run, found in hashes.items():
-        yield KnownRun(dag_id=run.dag_id, run_id=run.dag_run_id, hashes=tuple(found))
+        for run, server in started:
+            servers.setdefault(run, []).append(server)
+    for run, found in servers.items():
+        yield KnownRun(dag_id=run.dag_id, run_id=run.dag_run_id, servers=tuple(found))
 
 
 def standing_snapshots(ledger: Ledger, wave: str) -> Iterator[StandingSnapshot]:

@@ -117,14 +117,14 @@ class Returned:
         if parent is not None:  # a parent that is not recorded any more is an error of its own
             self._check_parent(parent.dump(), manifest.header.get(PARENT_HEADER))
         said = manifest.header.get(LINEAGE_HEADER)
-        kept: dict[str, Any] = said if isinstance(said, dict) else {}
+        kept = _whole(said)
         for field in sorted(kept.keys() | lineage.keys()):
             self._same(f"lineage.{field}", kept.get(field, "(nothing)"), lineage.get(field, "(nothing)"))
         self._same_content(manifest, disk)
 
     def _check_parent(self, recorded: dict[str, Any], told: object) -> None:
         """The transfer got it by XCom. It may have found out itself that tracking lies, but not the other way round."""
-        built: dict[str, Any] = told if isinstance(told, dict) else {}
+        built = _whole(told)
         if not recorded["quarantine"]:
             built = {**built, "quarantine": ""}
         for field in sorted(recorded):
@@ -182,3 +182,10 @@ class Returned:
             server=self.task.name,
             next_step=next_step,
         )
+
+
+def _whole(said: object) -> dict[str, Any]:
+    """A lineage of a manifest's header. A connector of an older version writes no field that it does not know."""
+    fields = DiskLineage.model_fields.items()
+    unsaid = {name: field.default for name, field in fields if not field.is_required()}
+    return {**unsaid, **said} if isinstance(said, dict) else {}

@@ -20,9 +20,10 @@ from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.adapters.aws.vmimport import VmImport
 from wavelift.adapters.vsphere import snapshots
 from wavelift.adapters.vsphere.session import VsphereSession
-from wavelift.base.errors import BusyError, NotFoundError, WaveliftError
+from wavelift.base.errors import BusyError, NotFoundError, PermanentError, TamperedError, WaveliftError
 from wavelift.base.names import MADE_BY, SNAPSHOT_PREFIX, TAG_RUN, TAG_WAVE, slug
 from wavelift.base.run import CancelFlag, DagRun, Liveness
+from wavelift.rules.flows import FLOWS, flow_of
 from wavelift.services.dataplane.messages import SNAPSHOT_KIND, Admitted, CleanupReport, Leftover, StandingSnapshot
 from wavelift.services.dataplane.staging import DISK_SUFFIX
 from wavelift.services.dataplane.unfinished import noted_seeds
@@ -41,14 +42,19 @@ class _Found:
     remove: Callable[[], object]
 
 
-def sweep(session: VsphereSession, access: AwsAccess, admitted: Admitted, liveness: Liveness) -> CleanupReport:
+def sweep(
+    session: VsphereSession, access: AwsAccess, admitted: Admitted, liveness: Liveness, *, dag_id: str
+) -> CleanupReport:
     """Look through the wave's vCenter and its environment; remove what ended runs left unless it is a dry run.
 
     AMIs, their snapshots, instances and manifests are results, not leftovers: they stay. What carries the wave's name
     in AWS, of a run that our ledger does not know, may belong to another installation and stays too.
 
     :param liveness: asked right before each removal: an ended run lives again as soon as a server is cleared.
+    :param dag_id: of the DAG whose task this is: what was admitted came by XCom, and may name runs of its wave only.
+    :raises TamperedError: it names another wave.
     """
+    _require_own(admitted, flow_of(dag_id).wave_of(dag_id))
     owners = {hash: run for run in admitted.runs for hash in run.hashes}
 
     def owner_of(hash: str) -> str:
@@ -64,6 +70,19 @@ def sweep(session: VsphereSession, access: AwsAccess, admitted: Admitted, livene
             _treat(found, owner_of(found.run), dry_run=admitted.dry_run) for found in _find(session, access, admitted)
         ),
     )
+
+
+def _require_own(admitted: Admitted, wave: str) -> None:
+    own = [flow.dag_id(wave) for flow in FLOWS]
+    named = [flow.dag_id(admitted.wave.wave) for flow in FLOWS] + [run.dag_id for run in admitted.runs]
+    if foreign := next((dag_id for dag_id in named if dag_id not in own), None):
+        raise TamperedError(
+            "The clean-up of a wave was told of another wave's runs",
+            field="runs.dag_id",
+            expected=" or ".join(own),
+            found=foreign,
+            next_step="Find out who edited the XComs of this run, then trigger a new clean-up",
+        )
 
 
 def _treat(found: _Found, owner: str, *, dry_run: bool) -> Leftover:
@@ -87,6 +106,13 @@ def _find(session: VsphereSession, access: AwsAccess, admitted: Admitted) -> Ite
         seen.add(ref.name)
         yield _Found(SNAPSHOT_KIND, f"{ref.server}: {ref.name}", ref.name.removeprefix(SNAPSHOT_PREFIX), remove)
     for one in admitted.standing:
+        if one.name != f"{SNAPSHOT_PREFIX}{one.run}":
+            raise PermanentError(
+                "the clean-up was told of a snapshot with another name than its run's",
+                next_step="Find out who edited the XComs of this run, then trigger a new clean-up",
+                snapshot=one.name,
+                run=one.run,
+            )
         if one.connection == admitted.wave.connection and one.name not in seen:
             words = f"{one.server}: {one.name} (vCenter shows none, the ledger does not know that it is gone)"
             yield _Found(SNAPSHOT_KIND, words, one.run, partial(_make_sure, session, one))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
@@ -19,16 +19,17 @@ from wavelift.adapters.aws.vmimport import (
     VmImport,
     explain_import_failure,
 )
-from wavelift.base.errors import BusyError, LimitReachedError, NotFoundError, ProofError, WaveliftError
+from wavelift.base.errors import BusyError, LimitReachedError, NotFoundError, ProofError, TamperedError, WaveliftError
 from wavelift.base.names import TAG_RUN, instant_of, run_hash
 from wavelift.base.run import RunContext
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.services.dataplane.remote_task import RemoteTask, Verdict
 from wavelift.services.dataplane.staged_object import difference
 
 log = logging.getLogger(__name__)
 
 VERDICT_KEY: Final = "import_source"
-"""Checkpoint of :func:`accept_once`."""
+"""Checkpoint of an import outside any wave: :func:`accept_once`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +56,34 @@ class _Imports:
 
     kind = "import"
 
-    def __init__(self, access: AwsAccess, server: str | None) -> None:
+    def __init__(self, access: AwsAccess, server: str | None, run: str) -> None:
         self.api = VmImport(access)
         self._server = server
+        self._run = run
 
     def find(self, task_id: str) -> ImportStatus | None:
-        return self.api.describe([task_id]).get(task_id)
+        """:raises TamperedError: it is another run's. Who may clear a task may edit the stored id, too."""
+        status = self.api.describe([task_id]).get(task_id)
+        if status is not None and self._is_foreign(status):
+            raise TamperedError(
+                "The import that Airflow's task state store names is not this run's",
+                field="task_id",
+                expected="an import with the tag of this run",
+                found=task_id,
+                server=self._server,
+                next_step=f"Clear the server's {CONTINUE_FROM} task; find out who edited the state of its import task",
+            )
+        return status
 
     def cancel(self, task_id: str, reason: str) -> None:
-        self.api.cancel(task_id, reason)
+        status = self.api.describe([task_id]).get(task_id) if self._run else None
+        if status is not None and self._is_foreign(status):
+            log.warning("import %s is not cancelled: it is not this run's", task_id)
+        else:
+            self.api.cancel(task_id, reason)
+
+    def _is_foreign(self, status: ImportStatus) -> bool:
+        return bool(self._run) and status.tags.get(TAG_RUN) != self._run
 
     def judge(self, status: ImportStatus) -> Verdict:
         if not status.finished or status.state is ImportState.COMPLETED:
@@ -77,10 +97,13 @@ class _Imports:
 
 
 class ImportTask(RemoteTask[ImportStatus]):
-    """The import of one piece of work (``ctx.run_key``). What an outdated one made is for :func:`remove_outdated`."""
+    """The import of one piece of work (``ctx.run_key``). What an outdated one made is for :func:`remove_outdated`.
+
+    :param server: of a wave, whose imports all have the run's tag. None: an import outside any wave.
+    """
 
     def __init__(self, access: AwsAccess, ctx: RunContext, *, instant: str, server: str | None = None) -> None:
-        self._imports = _Imports(access, server)
+        self._imports = _Imports(access, server, "" if server is None else run_hash(ctx.run_key))
         super().__init__(self._imports, ctx, instant=instant)
 
     def submit_import(self, request: Callable[[str], ImportRequest], *, limit: int) -> ImportRunning | ImportWaiting:
@@ -179,19 +202,46 @@ def discard_image(access: AwsAccess, status: ImportStatus) -> None:
     delete_unused(ec2, dict.fromkeys((*(found.snapshot_ids if found is not None else ()), *status.snapshot_ids)))
 
 
+class Verdicts(Protocol):
+    """Where it is kept whether an import read what it should. It outlives retries and clears of the task."""
+
+    def get(self) -> Mapping[str, Any] | None: ...
+
+    def set(self, verdict: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """The verdict of an import outside any wave, in the task's state."""
+
+    ctx: RunContext
+
+    def get(self) -> Mapping[str, Any] | None:
+        found: dict[str, Any] | None = self.ctx.checkpoints.get(VERDICT_KEY)
+        return found
+
+    def set(self, verdict: Mapping[str, Any]) -> None:
+        self.ctx.checkpoints.set(VERDICT_KEY, dict(verdict))
+
+
+def is_accepted(verdict: Mapping[str, Any] | None, task_id: str) -> bool:
+    """Whether this is the verdict of this import, and it was accepted."""
+    return bool(verdict and verdict["task_id"] == task_id and verdict["accepted"])
+
+
 def accept_once(
-    ctx: RunContext, task_id: str, check: Callable[[], None], refuse: Callable[[ProofError], object]
+    verdicts: Verdicts, task_id: str, check: Callable[[], None], refuse: Callable[[ProofError], object]
 ) -> None:
-    """Judge a completed import by ``check``, once. The verdict outlives retries and clears: by then, what was compared
-    may be deleted, or back at its place.
+    """Judge a completed import by ``check``, once. By the next try, what was compared may be deleted, or back at its
+    place.
 
     :param refuse: ends what was imported. It is called again by each later try.
     :raises ProofError: what ``check`` raised now or before.
     """
-    verdict: dict[str, Any] = ctx.checkpoints.get(VERDICT_KEY) or {}
-    if verdict.get("task_id") != task_id:
+    verdict = verdicts.get()
+    if verdict is None or verdict["task_id"] != task_id:
         verdict = {}
-    if verdict.get("accepted"):
+    if is_accepted(verdict, task_id):
         return
     try:
         if verdict:
@@ -200,10 +250,10 @@ def accept_once(
     except ProofError as error:
         told = {name: str(value) for name, value in error.where.items()}
         refused = {"what": error.what, "next_step": error.next_step, "where": told}
-        ctx.checkpoints.set(VERDICT_KEY, {"task_id": task_id, "accepted": False, **refused})
+        verdicts.set({"task_id": task_id, "accepted": False, **refused})
         refuse(error)
         raise
-    ctx.checkpoints.set(VERDICT_KEY, {"task_id": task_id, "accepted": True})
+    verdicts.set({"task_id": task_id, "accepted": True})
 
 
 def delete_unused(ec2: Ec2, snapshot_ids: Iterable[str]) -> int:
@@ -244,7 +294,7 @@ def import_disks(
     if any(disk.version for disk in disks):
         made = status
         accept_once(
-            ctx,
+            _Remembered(ctx),
             made.task_id,
             lambda: _check_versions(access, disks, "while it was imported"),
             lambda _: discard_image(access, made),

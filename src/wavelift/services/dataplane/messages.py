@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from pydantic import ConfigDict
+
 from wavelift.base.domain import (
     ConvertedDisk,
     DiskFacts,
@@ -14,6 +16,7 @@ from wavelift.base.domain import (
     Severity,
     SnapshotRef,
 )
+from wavelift.base.names import run_hash, run_key
 from wavelift.rules.conf import MigrateMode
 from wavelift.rules.estimate import Estimate
 from wavelift.rules.findings import stopped
@@ -37,11 +40,20 @@ class Reverified(Message):
 
 
 class KnownRun(Message):
-    """A DAG run and the run hashes of its servers: whose a leftover is."""
+    """A DAG run and its servers: whose a leftover is.
+
+    The run hashes are computed from the names: a hash that came by XCom could be that of another, living run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")  # an older version froze hashes instead of servers
 
     dag_id: str
     run_id: str
-    hashes: tuple[str, ...]
+    servers: tuple[str, ...] = ()
+
+    @property
+    def hashes(self) -> frozenset[str]:
+        return frozenset(run_hash(run_key(self.dag_id, self.run_id, server)) for server in self.servers)
 
 
 class StandingSnapshot(Message):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from wavelift.adapters.aws.s3 import NO_VERSION, ObjectInfo, S3Staging
+from wavelift.adapters.aws.s3 import ObjectInfo, S3Staging
 from wavelift.base.domain import ObjectVersion, StoredDisk
 from wavelift.base.errors import ProofError
 from wavelift.services.dataplane.staging import disk_label_of
@@ -78,7 +78,7 @@ def difference(stored: ObjectVersion, size: int | None, found: ObjectInfo | None
         return f"its checksum is {found.checksum or 'missing'} instead of {stored.checksum}"
     if found.version == stored:
         return ""
-    if stored.version_id not in NO_VERSION:
+    if stored.version_id:
         other = f"its version is {found.version_id or 'missing'} instead of {stored.version_id}"
     else:
         other = f"it was written at {found.modified} instead of {stored.modified}"

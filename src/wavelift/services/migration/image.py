@@ -16,7 +16,7 @@ from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common.import_queue import ImportQueue, WantedImport
 from wavelift.services.common.returned import Returned
 from wavelift.services.common.slots import InQueue
-from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting, remove_outdated
+from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting, is_accepted, remove_outdated
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
 from wavelift.services.migration.reserve import cancelled
@@ -93,7 +93,8 @@ class _Import:
         verified, returned = self.verified, Returned(self.access, self.task, self.ctx.run_key)
         with self.ledger.read() as tx:
             known = migrations.get(tx, self.id)
-        is_new = known.export_result != self.export.dump()
+        # As models: a field that a later version adds must not make it another export, which has no image yet.
+        is_new = known.export_result is None or ExportResult.load(known.export_result) != self.export
         if is_new:
             returned.check_export(self.export)
         returned.check_proof(self.export, verified)
@@ -185,6 +186,15 @@ def _check_image(access: AwsAccess, known: Migration, image: ImportResult) -> No
                 task=known.import_task_id,
                 server=known.server,
                 next_step=f"Clear the server's {CONTINUE_FROM} task: it is exported and imported again",
+            )
+        if not is_accepted(known.import_verdict, status.task_id):
+            raise TamperedError(
+                "Nobody compared what this import read with the disks that were exported",
+                field="import_verdict",
+                expected="accepted",
+                found=known.import_verdict and known.import_verdict["task_id"],
+                server=known.server,
+                next_step="Clear the server's import_image task: a task that is marked as a success compares nothing",
             )
         expected = {"task_id": status.task_id, "image_id": status.image_id, "snapshot_ids": _snapshots(status, known)}
     compared = tuple(disk.snapshot_id for disk in image.report)

@@ -43,9 +43,6 @@ from wavelift.transfer.report import Report
 from wavelift.transfer.throttle import Pace, Paces, Throttle
 from wavelift.transfer.vmdk import StreamVmdkSource
 
-PATH_KEY: Final = "stood_at"
-"""Checkpoint: the snapshot whose VM was seen at its path."""
-
 
 @dataclass(frozen=True, slots=True)
 class FrozenServer:
@@ -236,14 +233,11 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
 
     def _check_path(self) -> None:
         """The control plane knows by which path the wave selects the server, and compares it in the manifest; which VM
-        stands there only vCenter knows. Asked once for a snapshot: a VM that is renamed later goes on.
+        stands there only vCenter knows. Each try asks: what it would remember of it, an operator may edit.
 
         :raises TamperedError: another one than came by XCom.
         """
         vm, path = self.task.facts.moref, self.task.facts.path
-        seen = [self.snapshot.ref.moref, vm, path]
-        if self.ctx.checkpoints.get(PATH_KEY) == seen:
-            return
         if (now := inventory.path_of(self.session, vm)) != path:
             raise TamperedError(
                 "The VM that came by XCom does not stand where the wave selects it",
@@ -252,10 +246,9 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
                 found=path,
                 vm=vm,
                 server=self.task.name,
-                next_step="If the VM was renamed or moved since the pre-flight, trigger a new run of the wave for it; "
-                "else find out who edited the run's XComs",
+                next_step="If the VM was renamed or moved since the pre-flight, undo that, or trigger a new run of "
+                "the wave for it; else find out who edited the run's XComs",
             )
-        self.ctx.checkpoints.set(PATH_KEY, seen)
 
     def _same(self, field: str, expected: object, found: object) -> None:
         """A change id that somebody invents would make the next run miss changes."""

@@ -298,6 +298,30 @@ def test_every_field_of_a_result_is_compared_or_is_a_figure() -> None:
     assert set(ReplicatedDisk.model_fields) == figures_of_copy | held
 
 
+def test_inv_1_no_other_vm_of_the_vcenter_is_moved_as_the_server(stage: Stage) -> None:
+    """``preflight`` was patched before the first ``reserve``: another VM with the path of the wave's server."""
+    journey = stage.journey("web01", defaults={"launch": "none"})
+    (task,), (other,) = journey.preflight(), stage.journey("db01").preflight()
+    facts = other.facts.model_copy(update={"path": task.facts.path, "name": task.facts.name})
+    edited = task.model_copy(update={"facts": facts})
+    journey.reserve(edited)
+    journey.outcome.snapshot = journey.take_snapshot(edited)
+    with pytest.raises(TamperedError, match=r"field=facts\.path"):
+        journey.export(edited)
+    # The connector was told the path at which the VM stands, and the control plane what the wave selects.
+    told = edited.model_copy(update={"facts": facts.model_copy(update={"path": other.facts.path})})
+    export = journey.outcome.export = journey.export(told)
+    journey.remove(edited)
+    verified = journey.verify(edited)
+    with pytest.raises(TamperedError, match="field=path"):
+        advance_import(
+            journey.ledger, journey.access, Staged(edited, export, verified), journey.ctx(edited, "import"), limit=5
+        )
+    journey.report({edited.name: journey.outcome})
+    for each in stage.journeys[1:]:
+        each.report({})
+
+
 @pytest.mark.parametrize("instant", ["of this export", "of another"])
 def test_inv_5_no_edit_of_a_task_s_state_reaches_the_import_of_another_run(stage: Stage, instant: str) -> None:
     """Who may clear a task may edit its entries of the task state store."""

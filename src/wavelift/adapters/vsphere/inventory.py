@@ -326,6 +326,14 @@ def facts(session: VsphereSession, morefs: Sequence[str]) -> list[ServerFacts]:
     return servers
 
 
+def path_of(session: VsphereSession, ref: str) -> str:
+    """Where a VM stands in the inventory now. :raises NotFoundError: it is gone."""
+    found = _summaries_of(session, [ref])
+    if ref not in found:
+        raise NotFoundError("vCenter no longer has this VM", next_step="Look at the inventory", object=ref)
+    return found[ref].path
+
+
 def _summaries_of(session: VsphereSession, morefs: Sequence[str]) -> dict[str, VmSummary]:
     """Like :func:`list_summaries`, but up from the VMs: one call per kind of parent and level of folders."""
     found = collect(session, vim.VirtualMachine, morefs, _LIGHT)

@@ -155,6 +155,7 @@ class Returned:
             server=self.task.name,
             run=run_hash(self.run_key),
             vm=self.task.facts.moref,
+            path=self.task.facts.path,
             disk=index,
             disks=disks,
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.vsphere import snapshots
+from wavelift.adapters.vsphere import inventory, snapshots
 from wavelift.adapters.vsphere.devices import FrozenVm
 from wavelift.adapters.vsphere.lease import ExportLease
 from wavelift.adapters.vsphere.session import VsphereSession
@@ -213,6 +213,7 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
         :raises TamperedError: what came of it by XCom is not what vCenter says.
         """
         ref = self.snapshot.ref
+        self._check_path()
         self._same("snapshot", (self.task.facts.moref, snapshot_name(self.ctx.run_key)), (ref.vm, ref.name))
         found = snapshots.find_snapshot(self.session, ref.vm, ref.name)
         if found is None or found.moref != ref.moref:
@@ -229,6 +230,25 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
         for disk, known in zip(self.snapshot.disks, frozen, strict=True):
             if disk.change_id is not None:  # without one where tracking began with this snapshot
                 self._same("snapshot.change_id", known.change_id, disk.change_id)
+
+    def _check_path(self) -> None:
+        """The control plane knows by which path the wave selects the server, and compares it in the manifest; which VM
+        stands there only vCenter knows. Each try asks: what it would remember of it, an operator may edit.
+
+        :raises TamperedError: another one than came by XCom.
+        """
+        vm, path = self.task.facts.moref, self.task.facts.path
+        if (now := inventory.path_of(self.session, vm)) != path:
+            raise TamperedError(
+                "The VM that came by XCom does not stand where the wave selects it",
+                field="facts.path",
+                expected=now,
+                found=path,
+                vm=vm,
+                server=self.task.name,
+                next_step="If the VM was renamed or moved since the pre-flight, undo that, or trigger a new run of "
+                "the wave for it; else find out who edited the run's XComs",
+            )
 
     def _same(self, field: str, expected: object, found: object) -> None:
         """A change id that somebody invents would make the next run miss changes."""
@@ -293,6 +313,7 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
         return {
             "server": self.task.name,
             "vm": ref.vm,
+            "path": self.task.facts.path,
             "disk": index,
             "disks": len(self.snapshot.disks),
             "key": disk.key,

@@ -95,6 +95,17 @@ def test_every_answer_is_as_the_document_says(served: Served, who: str) -> None:
     before = served.state()
     headers = {} if who == "nobody" else {"Authorization": f"Bearer {served.tokens[who]}"}
     seen: set[int] = set()
+    strange: list[str] = []
+
+    def look(answer: Any) -> None:
+        if answer.status_code == 404 and "%0A" in answer.request.url.upper():
+            return  # Airflow's router: no path with a line break reaches what is mounted
+        seen.add(answer.status_code)
+        if who == "nobody" and answer.status_code != 401:
+            strange.append(
+                f"{answer.status_code} {answer.request.method} {answer.request.url} {answer.content[:200]!r}"
+            )
+
     for label in api_fuzz.LABELS:
         api_fuzz.ask(
             label,
@@ -103,10 +114,10 @@ def test_every_answer_is_as_the_document_says(served: Served, who: str) -> None:
             ids=served.ids,
             sample=3,
             proof=15,
-            look=lambda answer: seen.add(answer.status_code),
+            look=look,
         )
     if who == "nobody":
-        assert seen == {401}
+        assert seen == {401}, strange
     elif who == "viewer":
         assert {200, 403, 404, 422} <= seen
     else:

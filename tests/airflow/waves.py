@@ -24,6 +24,7 @@ BLOCK: Final = 512 * KIB
 """Of an EBS snapshot."""
 BUCKET: Final = "wavelift-tests"
 ROOT: Final = Path(__file__).resolve().parents[2]
+CONNECTION: Final = "vsphere_demo"
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,15 @@ def machines(folder: Path, waves: Mapping[str, WaveOf]) -> list[SimVm]:
     return found
 
 
+def source_of(wave: str) -> dict[str, str]:
+    """Where a wave's servers are, unless its spec says otherwise."""
+    return {"connection": CONNECTION, "connector": wave}
+
+
 def wave_text(name: str, shape: WaveOf, **changes: Any) -> str:
     spec = {
         "wave": name,
-        "source": {"connection": "vsphere_demo", "connector": name},
+        "source": source_of(name),
         "environment": "lab",
         "defaults": {"verify": "full", "instance_type": "t3.small"},
         "servers": [{"name": vm.name, **vm.entry} for vm in shape.servers],
@@ -94,7 +100,7 @@ def wave_text(name: str, shape: WaveOf, **changes: Any) -> str:
 
 
 def environment_text(stage: Stage, name: str, connectors: Collection[str], **changes: Any) -> str:
-    sources = [{"connection": "vsphere_demo", "connectors": [*connectors]}]
+    sources = [{"connection": CONNECTION, "connectors": [*connectors]}]
     spec = yaml.safe_load(stage.environment(ROOT / "dags" / "environments" / "demo.yaml"))
     return yaml.safe_dump({**spec, "environment": name, "sources": sources, **changes})
 
@@ -104,6 +110,11 @@ def lay_out(dags: Path, stage: Stage, waves: Mapping[str, WaveOf]) -> None:
     shutil.copytree(ROOT / "dags", dags, ignore=shutil.ignore_patterns("__pycache__", "*.yaml"))
     for folder in ("waves", "environments"):
         (dags / folder).mkdir(exist_ok=True)
-    (dags / "environments" / "lab.yaml").write_text(environment_text(stage, "lab", ["default", *waves]))
+    sources: dict[str, list[str]] = {CONNECTION: ["default"]}
+    for name, shape in waves.items():
+        source = shape.spec.get("source") or source_of(name)
+        sources.setdefault(source["connection"], []).append(source["connector"])
+    allowed = [{"connection": connection, "connectors": connectors} for connection, connectors in sources.items()]
+    (dags / "environments" / "lab.yaml").write_text(environment_text(stage, "lab", [], sources=allowed))
     for name, shape in waves.items():
         (dags / "waves" / f"{name}.yaml").write_text(wave_text(name, shape))

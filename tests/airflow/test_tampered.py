@@ -29,7 +29,7 @@ def test_an_edited_pre_flight_takes_no_vm_of_another_vcenter(world: Any) -> None
     task["plan"]["target"] |= {"bucket": "of-the-attacker"}
     task["facts"] |= {"moref": victim["moref"]}
     world.api.call("PATCH", path, {"value": task})
-    before = len(world.vcenter.evidence())
+    before = world.snapshots_taken("edited-a")
 
     run.clear(["server.reserve", 0])
     run.wait()
@@ -41,7 +41,7 @@ def test_an_edited_pre_flight_takes_no_vm_of_another_vcenter(world: Any) -> None
     told = within(world.ledger.read(), events.list_events, object_kind="migration", object_id=migration.id)
     (refused,) = [each for each in told if each.action == "run.tampered"]
     assert (refused.details["task"], refused.details["field"]) == ("server.reserve", "connection")
-    assert len(world.vcenter.evidence()) == before, "no snapshot was taken"
+    assert world.snapshots_taken("edited-a") == before, "no snapshot was taken"
     assert not world.snapshots_taken(TOOLS_VM)
     assert run.migration("edited-a").image_id == migration.image_id
 

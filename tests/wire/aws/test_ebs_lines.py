@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter
 from pathlib import Path
@@ -146,8 +147,9 @@ def test_inv_12_no_socket_is_left_open(replica: Replica) -> None:
         replica.copy(make_content(), replica.writer(replica.start(), puts=PutOptions(8, QUICK)))
 
     once()
+    gc.collect()  # what earlier tests left open is closed by chance, else between the two counts
     before = files()
     once()
     once(cut_response_after=0, count=3)
     once(status=503, count=3)
-    assert files() == before
+    assert files() <= before

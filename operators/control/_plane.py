@@ -63,10 +63,11 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
 
     def work(self, context: Context) -> Any:
         from wavelift.services.common import frozen
-        from wavelift.services.common.admit import require_rights
+        from wavelift.services.common.admit import reopen, require_rights
 
         task = self.server_task(context, self.server)
         with self.ledger() as ledger:
-            require_rights(ledger, self.resolved, self.server_context(context))
+            go_on = reopen if self.reserves else require_rights
+            go_on(ledger, self.resolved, self.server_context(context))
             task = frozen.checked(ledger, task, self.server_context(context, task.name), reserves=self.reserves)
         return self.work_on(task, context)

@@ -28,13 +28,6 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
 
     reserves = True
 
-    def work(self, context: Context) -> Any:
-        from wavelift.services.common.admit import reopen
-
-        with self.ledger() as ledger:
-            reopen(ledger, self.resolved, self.server_context(context))
-        return super().work(context)
-
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
         from wavelift.services.common import frozen

@@ -117,11 +117,14 @@ def get(tx: Tx, run: DagRun) -> WaveRun:
 def last_connector(tx: Tx, wave: str) -> str | None:
     """The connector of the wave's newest run; None if it never ran."""
     query = sa.select(wave_run.c.spec).where(wave_run.c.wave == wave).order_by(wave_run.c.created_at.desc()).limit(1)
-    spec = tx.execute(query).scalar_one_or_none() or {}
-    wave_of_run = spec.get("wave")
-    # A migrate run freezes the wave among other things, a replicate run the wave alone.
-    frozen = wave_of_run if isinstance(wave_of_run, dict) else spec
+    frozen = wave_of(tx.execute(query).scalar_one_or_none() or {})
     return str(frozen["connector"]) if "connector" in frozen else None
+
+
+def wave_of(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The wave in what a run froze: a replicate run freezes the wave itself, any other the wave among other things."""
+    wave = spec.get("wave")
+    return wave if isinstance(wave, dict) else spec
 
 
 def _set_state(tx: Tx, run: DagRun, state: WaveRunState, finished_at: datetime | None) -> None:

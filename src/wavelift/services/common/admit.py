@@ -83,9 +83,8 @@ def _require_rights(known: WaveRun, load: Callable[[str], ResolvedWave]) -> None
 
 
 def frozen_wave(run: WaveRun) -> ResolvedWave:
-    """The wave as it was frozen for a run. A replicate run freezes the wave, any other its ``Admitted``."""
-    spec = run.spec.get("wave")
-    return ResolvedWave.load(spec if isinstance(spec, dict) else run.spec)
+    """The wave as it was frozen for a run."""
+    return ResolvedWave.load(waves.wave_of(run.spec))
 
 
 def freeze(ledger: Ledger, request: RunRequest, ctx: RunContext, *, mode: str, spec: dict[str, Any]) -> None:

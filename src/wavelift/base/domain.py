@@ -189,7 +189,7 @@ class ObjectVersion(Message):
     """Base64 of SHA-256; of an object made of n parts over their digests, with ``-n``."""
     etag: str = ""
     version_id: str = ""
-    """Empty, or ``null``: the bucket gives no ids of versions."""
+    """Empty: the bucket keeps no versions, or began to keep them after the object was stored."""
     modified: str = ""
     """ISO 8601, whole seconds."""
 

@@ -123,13 +123,8 @@ class TamperedError(PermanentError):
     ) -> None:
         self.field = field
         next_step = next_step or "Clear this run's preflight task, with all that follows; find out who edited its XComs"
-        said = {"expected": _short(expected), "found": _short(found)}
+        said = {"expected": printable(expected, _MOST_SHOWN), "found": printable(found, _MOST_SHOWN)}
         super().__init__(what, next_step=next_step, **{**where, "field": field, **said})
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 class ProofError(PermanentError):

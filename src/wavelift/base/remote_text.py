@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from wavelift.base.errors import UnsafeTextError
+from wavelift.base.printable import printable
 
 _SHOWN: Final = 60
 """Characters of a refused text that the error shows."""
@@ -79,5 +80,4 @@ _LOOK: Final = "Nothing was sent. Find out who sets this text: it may be an atta
 
 
 def _unsafe(text: str, what: str, place: str) -> UnsafeTextError:
-    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-    return UnsafeTextError(f"{what} cannot be a part of {place}: '{shown}'", next_step=_LOOK)
+    return UnsafeTextError(f"{what} cannot be a part of {place}: '{printable(text, _SHOWN)}'", next_step=_LOOK)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wavelift.base.printable import printable
+from wavelift.base.printable import printable, printable_lines
 from wavelift.console.answers import Page
 
 PIPE_WIDTH: Final = 200
@@ -35,7 +35,7 @@ def plain(text: str) -> Text:
 
 def visible(text: str) -> str:
     """``text`` with control characters as escapes. Its lines stay lines."""
-    return "\n".join(map(printable, text.split("\n")))
+    return printable_lines(text.split("\n"))
 
 
 def table(*columns: str, title: str = "") -> Table:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.eventually import eventually
 from tests.wire.simulators_aws.lab import Lab, Refused
 
 pytestmark = pytest.mark.wire
@@ -258,9 +259,7 @@ def test_the_object_is_read_when_the_work_begins_not_when_the_task_is_submitted(
     first, second = lab.disk(4, seed=1), lab.disk(4, seed=2)
     lab.sim.rule(kind="import", key=f"*{lab.key}", phase="converting", outcome="held")
     task_id = lab.import_image(_put(lab.s3, lab.key, stream_vmdk(first)))["ImportTaskId"]
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not lab.sim.rules()[0]["applied"]:
-        time.sleep(0.02)
+    assert eventually(lambda: lab.sim.rules()[0]["applied"])
     _put(lab.s3, lab.key, stream_vmdk(second))
     assert lab.ec2.describe_import_image_tasks(ImportTaskIds=[task_id])["ImportImageTasks"][0]["Status"] == "active"
     lab.sim.clear_rules()

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol, cast
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, DownstreamTasksSkipped
@@ -19,12 +20,15 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, Do
 from wavelift.base.errors import Cancelled, FencedError, WaveliftError
 from wavelift.base.rates import PROGRESS_KEY, RateMeter, TransferProgress
 from wavelift.base.run import CancelFlag, DagRun, Progress, RunContext
+from wavelift.base.tries import Backoff
 from wavelift.operators._inputs import Declared
 from wavelift.operators._keys import FAILURE_KEY
 from wavelift.operators._liveness import GONE, AirflowLiveness, status_of
 from wavelift.rules.flows import REPORT
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from airflow.sdk import Context
 
     from wavelift.adapters.aws.access import AwsAccess
@@ -199,12 +203,34 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
             raise AirflowFailException(str(error)) from error
 
     def leave_words(self, context: Context, error: WaveliftError) -> None:
-        """Before this try fails: what the report will say of it."""
-        words = {"task": self.task_id, "what": str(error), "next_step": error.next_step}
+        """Before this try fails: what the report will say of it, and a person who waits for the next one."""
+        words = {
+            "task": self.task_id,
+            "what": str(error),
+            "next_step": error.next_step,
+            **self._next_try(context, error),
+        }
         try:
             context["ti"].xcom_push(key=FAILURE_KEY, value=words)
         except AirflowRuntimeError as refused:  # must not hide what failed
             self.log.warning("the report will not know why: %s", refused)
+
+    def _next_try(self, context: Context, error: WaveliftError) -> dict[str, Any]:
+        """Which try fails, of how many, and when the next one begins by Airflow's own rule; None if there is none."""
+        ti = context["ti"]
+        number, most = ti.try_number, ti.max_tries
+        again = (error.retryable or isinstance(error, Cancelled)) and 0 < number <= most
+        next_at = None
+        if again:
+            factor = self.retry_exponential_backoff
+            backoff = Backoff(
+                delay=self.retry_delay,
+                multiplier=2.0 if factor is True else float(factor),  # as Airflow reads True
+                longest=cast("timedelta | None", self.max_retry_delay),  # Airflow converts seconds
+            )
+            key = f"{ti.dag_id}#{ti.task_id}#{context['dag_run'].logical_date}"
+            next_at = (datetime.now(UTC) + backoff.after(key, number)).isoformat()
+        return {"try": number, "of": most + 1, "next_try_at": next_at}
 
     def on_kill(self) -> None:
         """Airflow does not interrupt ``execute``: all workers poll this flag."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-FAILURE_KEY: Final = "wavelift_failure"
-"""In which a failing task leaves its words for the report."""
+from wavelift.base.tries import FAILURE_KEY as FAILURE_KEY
+
 REPORT_KEY: Final = "report"
 """What the pre-flight found, and what the report says."""
 PAGE_KEY: Final = "page_{:05d}"

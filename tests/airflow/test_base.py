@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from wavelift.base.errors import (
 )
 from wavelift.base.rates import PROGRESS_KEY
 from wavelift.base.run import CancelFlag, DagRun, Progress
+from wavelift.base.tries import Backoff
 from wavelift.operators import _base
 from wavelift.operators._base import Heartbeat, StateStore, WaveliftOperator
 from wavelift.operators._keys import FAILURE_KEY
@@ -64,9 +66,15 @@ class Context(dict[str, Any]):
     def __init__(self) -> None:
         self.pushed: dict[str, Any] = {}
         ti = SimpleNamespace(
-            dag_id="w.migrate", run_id="r", map_index=3, xcom_push=lambda key, value: self.pushed.update({key: value})
+            dag_id="w.migrate",
+            task_id="failing",
+            run_id="r",
+            map_index=3,
+            try_number=1,
+            max_tries=2,
+            xcom_push=lambda key, value: self.pushed.update({key: value}),
         )
-        super().__init__(ti=ti, task_state_store=Store())
+        super().__init__(ti=ti, task_state_store=Store(), dag_run=SimpleNamespace(logical_date=None))
 
 
 class Failing(WaveliftOperator):
@@ -100,7 +108,32 @@ def test_inv_9_what_a_retry_can_cure_is_retried_and_nothing_else(
         Failing(error=error).execute(context)
     assert (FAILURE_KEY in context.pushed) == told
     if told:
-        assert context.pushed[FAILURE_KEY] == {"task": "failing", "what": str(error), "next_step": error.next_step}
+        left = context.pushed[FAILURE_KEY]
+        again = left.pop("next_try_at")
+        words = {"task": "failing", "what": str(error), "next_step": error.next_step}
+        assert left == {**words, "try": 1, "of": 3}
+        assert (again is not None) == (raised is not AirflowFailException)
+
+
+def test_the_last_try_promises_no_other() -> None:
+    context: Any = Context()
+    context["ti"].try_number = 3
+    with pytest.raises(BusyError):
+        Failing(error=BusyError("VM consolidates")).execute(context)
+    assert context.pushed[FAILURE_KEY]["next_try_at"] is None
+
+
+@pytest.mark.parametrize("backoff", [True, 2.0])
+def test_the_next_try_is_told_by_the_task_s_own_settings(backoff: bool | float) -> None:
+    context: Any = Context()
+    delay = {"retry_delay": timedelta(seconds=10), "max_retry_delay": 60, "retry_exponential_backoff": backoff}
+    before = datetime.now(UTC)
+    with pytest.raises(BusyError):
+        Failing(error=BusyError("VM consolidates"), **delay).execute(context)
+    again = datetime.fromisoformat(context.pushed[FAILURE_KEY]["next_try_at"])
+    expected = Backoff(delay=timedelta(seconds=10), multiplier=2, longest=timedelta(seconds=60))
+    least = expected.after("w.migrate#failing#None", 1)
+    assert before + least <= again <= datetime.now(UTC) + least
 
 
 def test_an_xcom_that_is_refused_does_not_hide_the_failure() -> None:

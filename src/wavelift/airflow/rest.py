@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -14,10 +15,19 @@ import urllib3
 
 from wavelift.base.net import is_private
 from wavelift.base.rates import PROGRESS_KEY, TransferProgress
+from wavelift.base.tries import FAILURE_KEY, FailedTry
 
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 60
 MOST_BYTES: Final = 2**63
+UNDER_WAY: Final = (
+    *("scheduled", "queued", "running", "deferred"),
+    *("up_for_retry", "up_for_reschedule", "restarting"),
+)
+"""States of a task instance that has begun, or is about to, and has not ended."""
+DETAIL_LONGEST: Final = 500
+"""Characters of an answer that has no form of ours: the page of a proxy, for example."""
+NOT_LOGGED_IN: Final = "not logged in: set WAVELIFT_USER and WAVELIFT_PASSWORD, or WAVELIFT_TOKEN"
 
 
 class ApiError(RuntimeError):
@@ -70,7 +80,7 @@ class ApiClient:
                 timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, timeout), read=min(READ_SECONDS, timeout)),
             )
         except urllib3.exceptions.HTTPError as error:
-            raise ApiError(f"No answer from {self.url}: {error}") from error
+            raise ApiError(f"No answer from {self.url}: {_reason(error)}") from error
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Make one call as the user. Logs in if necessary."""
@@ -83,7 +93,7 @@ class ApiClient:
         if not self._token:
             self._token = self._login()
         answer = self._send(method, path, body, self._token, timeout)
-        if answer.status == 401:
+        if answer.status == 401 or _is_stale(answer):
             self._token = self._login()
             answer = self._send(method, path, body, self._token, timeout)
         return answer
@@ -96,7 +106,7 @@ class ApiClient:
         sent = self._as_user(method, path, body, timeout)
         status, answer = sent.status, _parsed(sent)
         if not 200 <= status < 300:
-            raise ApiError(_words(status, answer, f"{method} {path}"), status=status, answer=answer)
+            raise ApiError(_words(status, answer, method, path), status=status, answer=answer)
         return answer
 
     def close(self) -> None:
@@ -113,6 +123,11 @@ class ApiClient:
             body["note"] = note
         return str(self.call("POST", f"{dag_path(dag_id)}/dagRuns", body)["dag_run_id"])
 
+    def is_paused(self, dag_id: str) -> bool | None:
+        """Whether Airflow starts nothing of a DAG. None: it does not know the DAG, or the caller may not see it."""
+        status, answer = self.request("GET", dag_path(dag_id))
+        return bool(answer.get("is_paused")) if status == 200 else None
+
     def unpause(self, dag_id: str) -> None:
         self.call("PATCH", dag_path(dag_id), {"is_paused": False})
 
@@ -127,28 +142,50 @@ class ApiClient:
         return str(answer["state"]) if status == 200 else None
 
     def task_instances(
-        self, dag_id: str, run_id: str, *, task_id: str = "", timeout: float = READ_SECONDS
+        self,
+        dag_id: str,
+        run_id: str,
+        *,
+        task_id: str = "",
+        states: Sequence[str] = (),
+        timeout: float = READ_SECONDS,
     ) -> list[dict[str, Any]]:
-        """All task instances of a run, including mapped ones; those of one task if ``task_id`` is given."""
+        """All task instances of a run, including mapped ones; only those of one task, or in some states, if given."""
         found: list[dict[str, Any]] = []
-        which = {"limit": 100, **({"task_id": task_id} if task_id else {})}
+        which = {"limit": 100, **({"task_id": task_id} if task_id else {}), **({"state": states} if states else {})}
         while True:
-            asked = urlencode({**which, "offset": len(found)})
+            asked = urlencode({**which, "offset": len(found)}, doseq=True)
             page = self.call("GET", f"{_run(dag_id, run_id)}/taskInstances?{asked}", timeout=timeout)
             found += page["task_instances"]
             if len(found) >= page["total_entries"] or not page["task_instances"]:
                 return found
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, key: str = "return_value") -> Any:
+    def xcom(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        *,
+        map_index: int = -1,
+        key: str = "return_value",
+        timeout: float = READ_SECONDS,
+    ) -> Any:
         """One XCom value, parsed; None if there is none."""
-        status, answer = self.request(
+        answer = self._as_user(
             "GET",
             f"{_task(dag_id, run_id, task_id)}/xcomEntries/{segment(key)}?map_index={map_index}&deserialize=false",
+            timeout=timeout,
         )
-        if status != 200:
+        if answer.status != 200:
             return None
-        value = answer["value"]
+        value = _parsed(answer)["value"]
         return json.loads(value) if isinstance(value, str) and value[:1] in '[{"' else value
+
+    def failed_try(
+        self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, timeout: float = READ_SECONDS
+    ) -> FailedTry:
+        """What the last try of a task left when it failed."""
+        return FailedTry.load(self.xcom(dag_id, run_id, task_id, map_index=map_index, key=FAILURE_KEY, timeout=timeout))
 
     def progress(
         self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, timeout: float = READ_SECONDS
@@ -197,15 +234,23 @@ class ApiClient:
         timeout: float,
         every: Callable[[], None] = lambda: None,
         interval: float = 1.0,
+        bear: Callable[[ApiError], None] | None = None,
     ) -> str:
         """Wait for the final state of a run. ``every`` is called after each query.
 
+        :param bear: gets the error of a query, and raises it when the wait must end. Without it, every error ends it.
         :raises ApiError: if the run has not finished after ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout
+        state = "not seen"
         while True:
-            state = self.run_state(dag_id, run_id)
-            every()
+            try:
+                state = self.run_state(dag_id, run_id)
+                every()
+            except ApiError as error:
+                if bear is None:
+                    raise
+                bear(error)
             if state in ("success", "failed"):
                 return state
             if time.monotonic() > deadline:
@@ -254,13 +299,35 @@ def _time_of(answer: urllib3.BaseHTTPResponse) -> datetime:
     return parsedate_to_datetime(date) if date else datetime.now(UTC)
 
 
-def _words(status: int, answer: Any, place: str) -> str:
+def _is_stale(answer: urllib3.BaseHTTPResponse) -> bool:
+    """Airflow refuses a token that another start of it has signed with 403, not 401."""
+    return answer.status == 403 and b"JWT" in answer.data
+
+
+def _reason(error: Exception) -> str:
+    """Without urllib3's names of its own objects."""
+    return re.sub(r"^(<[^>]*>|\w+\(.*?\)): ", "", str(error))
+
+
+def _words(status: int, answer: Any, method: str, path: str) -> str:
+    """For people. A message of our own routes stands alone; what Airflow says is told with its place."""
     detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
+    ours = path.startswith("/wavelift/") and isinstance(answer, dict) and "detail" in answer
     if status == 401 or "JWT" in str(detail):
-        return f"{place}: not logged in ({status}); set WAVELIFT_USER and WAVELIFT_PASSWORD, or WAVELIFT_TOKEN"
-    if status == 403:
-        return f"{place}: you lack the right to do this (403): {detail}"
-    if status == 422 and isinstance(detail, list):  # FastAPI's format: one entry per wrong field
-        fields = (f"{'.'.join(map(str, one.get('loc', ())[1:]))}: {one.get('msg')}" for one in detail)
-        return f"{place} returned 422: {'; '.join(fields)}"
-    return f"{place} returned {status}: {detail}"
+        return NOT_LOGGED_IN
+    if isinstance(detail, list):  # FastAPI's format: one entry per wrong field
+        detail = "; ".join(_field(one) for one in detail)
+    if ours:
+        return str(detail)
+    place = f"{method} {path.partition('?')[0]}"
+    said = str(detail or "no reason given")[:DETAIL_LONGEST]
+    if status >= 500:
+        return f"Airflow did not serve it ({status}): {said} ({place})"
+    right = "you lack the right to do this: " if status == 403 else ""
+    return f"Airflow refused it ({status}): {right}{said} ({place})"
+
+
+def _field(one: Any) -> str:
+    if not isinstance(one, dict):
+        return str(one)
+    return f"{'.'.join(map(str, one.get('loc', ())[1:]))}: {one.get('msg')}"

@@ -12,9 +12,12 @@ from urllib.parse import urlencode
 
 import typer
 from pydantic import ValidationError
+from rich.console import Console
 
-from wavelift.airflow.rest import ApiClient, ApiError, dag_path
+from wavelift.airflow.rest import NOT_LOGGED_IN, ApiClient, ApiError
+from wavelift.base.tries import FAILURE_KEY
 from wavelift.cli.output import visible
+from wavelift.cli.watch import tell, wait
 from wavelift.console.answers import RunStarted
 from wavelift.rules.flows import ADMIT
 
@@ -66,7 +69,7 @@ def client() -> ApiClient:
 
 def _asked(what: str, *, hide_input: bool = False) -> str:
     if not sys.stdin.isatty():
-        raise ApiError("not logged in; set WAVELIFT_USER and WAVELIFT_PASSWORD, or WAVELIFT_TOKEN")
+        raise ApiError(NOT_LOGGED_IN)
     return str(typer.prompt(what, hide_input=hide_input, err=True))
 
 
@@ -105,30 +108,50 @@ class EndedRun:
         """What the task, or the run's admission, said when it failed."""
         ended = f"run {self.dag_run_id} of {self.dag_id} ended as {self.state}"
         for name in (task, ADMIT):
-            left: dict[str, Any] | None = self.xcom(name, "wavelift_failure")
+            left: dict[str, Any] | None = self.xcom(name, FAILURE_KEY)
             if left:
                 return f"{ended}: {left['what']}"
         return f"{ended}; see its log in Airflow"
 
 
 def run_by(api: ApiClient, path: str, body: Any = None) -> EndedRun:
-    """Start a run by a route of the REST API, and wait for its end."""
-    return ended(api, RunStarted.model_validate(api.call("POST", path, body)))
+    """Start a run by a route of the REST API, and wait for its end. A DAG that is paused is unpaused, and that is told.
+
+    For DAGs whose schedule does nothing that the caller did not ask for; never for ``<wave>.replicate``.
+    """
+    run = RunStarted.model_validate(api.call("POST", path, body))
+    if run.dag_paused:
+        unpause(api, run.dag_id)
+    return ended(api, run)
 
 
 def ended(api: ApiClient, run: RunStarted, *, timeout: float = RUN_SECONDS) -> EndedRun:
-    """Wait for a run's end. :raises ApiError: after ``timeout`` seconds."""
-    state = api.wait_for_run(run.dag_id, run.dag_run_id, timeout=timeout)
+    """Wait for a run's end, and tell on standard error what it waits for.
+
+    :raises ApiError: after ``timeout`` seconds.
+    """
+    state = wait(api, run.dag_id, run.dag_run_id, timeout=timeout)
     return EndedRun(api, run.dag_id, run.dag_run_id, state)
 
 
 def wake(api: ApiClient, dag_id: str, missing: str) -> None:
-    """Unpause a DAG: Airflow pauses every new one.
+    """Unpause a DAG, if it is paused, and tell it: Airflow pauses every new one.
 
     :raises ApiError: ``missing``, when Airflow does not know the DAG.
     """
-    status, answer = api.request("GET", dag_path(dag_id))
-    if status == 404:
+    paused = api.is_paused(dag_id)
+    if paused is None:
         raise ApiError(missing)
-    if status == 200 and answer.get("is_paused"):
-        api.unpause(dag_id)
+    if paused:
+        unpause(api, dag_id)
+
+
+def unpause(api: ApiClient, dag_id: str) -> None:
+    """Never silently: whoever paused it may have had a reason."""
+    api.unpause(dag_id)
+    tell_user(f"{dag_id} was paused; it is unpaused now")
+
+
+def tell_user(words: str) -> None:
+    """One line on standard error: with ``--json``, standard output is for the result alone."""
+    tell(Console(stderr=True), words)

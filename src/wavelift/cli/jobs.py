@@ -8,7 +8,8 @@ import typer
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.base.units import human_bytes
-from wavelift.cli.connect import api_errors_told, client, ended, query
+from wavelift.cli.connect import api_errors_told, client, ended, query, wake
+from wavelift.cli.connect import unpause as unpause_dag
 from wavelift.cli.output import (
     AsJson,
     Limit,
@@ -21,7 +22,7 @@ from wavelift.cli.output import (
     table,
     tell_more,
 )
-from wavelift.cli.watch import human_seconds
+from wavelift.cli.watch import human_seconds, paused_words, step_row
 from wavelift.console.answers import JobDeleted, JobList, JobPage, JobRow, RunPage, RunRow, VerifyStarted
 from wavelift.rules.flows import REPLICATE
 
@@ -179,10 +180,17 @@ def extend(
 
 @app.command()
 @api_errors_told()
-def delete(job: Job, as_json: AsJson = False) -> None:
+def delete(
+    job: Job,
+    unpause: Annotated[bool, typer.Option("--unpause", help="Let Airflow schedule the wave's replication.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Stop a job and its run and remove what they made outside, never their AMIs (SMS-09)."""
     api = client()
     answer = api.call("DELETE", path_of("wavelift", "jobs", _id_of(api, job)))
+    if unpause and answer["dag_paused"]:
+        unpause_dag(api, answer["dag_id"])
+        answer["dag_paused"] = False
     if as_json:
         print_json(answer)
         return
@@ -195,17 +203,20 @@ def delete(job: Job, as_json: AsJson = False) -> None:
     if done.dag_run_id:
         say(f"removed by run {done.dag_run_id} of {done.dag_id}; asked again, the removal starts again")
     if done.dag_paused:
-        say(f"{done.dag_id} is paused in Airflow: the removal waits until somebody unpauses it")
+        say(paused_words(done.dag_id, f"wavelift jobs delete {done.job.id} --unpause"))
 
 
 @api_errors_told()
-def verify(what: str) -> None:
+def verify(what: str, *, unpause: bool) -> None:
     """Read EBS snapshots back whole and compare them with their manifests: of a run, or of a job's newest.
 
     Ends with 1 when a block differs, and names the first differing offsets.
     """
     api = client()
     thing = ("runs", what) if what.startswith(REPLICATE.prefix) else ("jobs", _id_of(api, what))
+    if unpause:
+        dag_id = str(api.call("GET", path_of("wavelift", *thing))["dag_id"])
+        wake(api, dag_id, f"Airflow has no DAG {dag_id}")
     started = VerifyStarted.model_validate(api.call("POST", path_of("wavelift", *thing, "verify")))
     results = ended(api, started, timeout=VERIFY_SECONDS).result(REPLICATE.first_step("verify"))
     for run, result in zip(started.runs, results, strict=True):
@@ -248,12 +259,14 @@ def print_runs(rows: list[RunRow]) -> None:
         if words:
             until = f"; not before {local_time(row.refused_until)}" if row.refused_until else ""
             say(f"{row.id} {row.server}: {words}{until}")
+        elif row.retry_reason:
+            say(f"{row.id} {row.server}: {step_row(row.server, row).words}")
 
 
 def _run_cells(row: RunRow) -> list[str]:
     state = row.state
     if state == "Active":
-        state = f"{row.status or 'Active'} {row.progress_pct} %"
+        state = f"{_doing(row) or 'Active'} {row.progress_pct} %"
     read, sent = row.bytes_read or row.bytes_done, row.bytes_sent
     rate = f"{human_bytes(row.rate)}/s" if row.rate else ""
     duration = human_seconds(row.duration_s) if row.duration_s else ""
@@ -274,10 +287,15 @@ def _cells(row: JobRow) -> list[str]:
         f"{row.wave}/{row.server}",
         row.state,
         f"{local_time(row.next_at)}\nevery {row.frequency_hours} h",
-        f"{run.id}\n{run.status or run.state} {run.progress_pct} %" if run else "",
+        f"{run.id}\n{_doing(run) or run.state} {run.progress_pct} %" if run else "",
         row.latest_ami_id,
         _term(row),
     ]
+
+
+def _doing(run: RunRow) -> str:
+    """The step that Airflow tells; else what the ledger knows."""
+    return step_row("", run).short if run.step else run.status
 
 
 def _term(row: JobRow) -> str:
@@ -309,7 +327,7 @@ def _print_job(row: JobRow) -> None:
         "licence": row.license_type,
         "AMI": f"{row.ami}{', forced' if row.force_register else ''}; kept: {keep}",
         "latest AMI": row.latest_ami_id or "none",
-        "current run": f"{run.id} {run.state} {run.status} {run.progress_pct} %" if run else "none",
+        "current run": f"{run.id} {run.state} {_doing(run)} {run.progress_pct} %" if run else "none",
         "failures": f"{row.failures} in a row; pauses after {row.pause_after_failures or 'no number of them'}",
         "term": _term(row).replace("\n", ", "),
         "server": f"{row.identity} of {row.source}" if row.identity else "not met yet",

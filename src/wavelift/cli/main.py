@@ -75,7 +75,7 @@ def replicate_now(
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
 ) -> None:
     """Replicate servers now, on demand: at most 2 runs per job in 24 hours (SMS-06)."""
-    replicate.replicate(name, servers, wait=wait, unpause=unpause, as_json=as_json)
+    replicate.replicate(name, servers, follow=wait, unpause=unpause, as_json=as_json)
 
 
 @app.command()
@@ -92,11 +92,17 @@ def cleanup(
 @app.command()
 def verify(
     what: Annotated[str, typer.Argument(metavar="ID", help="Of a migration, a replication run or a job; WAVE/SERVER.")],
+    unpause: Annotated[
+        bool, typer.Option("--unpause", help="Of a run or job: let Airflow schedule the wave's replication.")
+    ] = False,
 ) -> None:
     """Read back what AWS holds of a migration, a replication run or a job, and compare it with the manifests."""
     from wavelift.cli import jobs, migrations
 
-    (migrations if what.startswith(MIGRATE.prefix) else jobs).verify(what)
+    if what.startswith(MIGRATE.prefix):
+        migrations.verify(what)
+    else:
+        jobs.verify(what, unpause=unpause)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from wavelift.airflow.rest import ApiError, path_of
 from wavelift.base.units import human_bytes
 from wavelift.cli.connect import api_errors_told, client, fail, query, run_by
 from wavelift.cli.output import add_row, print_json, say, stdout_console, table
-from wavelift.cli.wave import no_wave
+from wavelift.cli.watch import step_row
 from wavelift.console.answers import EventList, MigrationCancelled, MigrationPage
 from wavelift.console.requests import CleanupBody
 from wavelift.rules.flows import MIGRATE, PREFLIGHT
@@ -26,7 +26,8 @@ def show_list(wave: str, state: str, limit: int, *, as_json: bool) -> None:
     page = MigrationPage.model_validate(answer)
     shown = table("id", "wave/server", "state", "progress", "image, instance")
     for row in page.migrations:
-        state = f"{row.state} ({row.phase})" if row.phase else row.state
+        at = step_row("", row).short if row.step else row.phase
+        state = f"{row.state} ({at})" if at else row.state
         # One under the other: ids whole at 80 columns.
         progress = f"{row.progress_pct} %\n{human_bytes(row.bytes_total)}"
         made = "\n".join(filter(None, (row.image_id, row.instance_id)))
@@ -35,6 +36,8 @@ def show_list(wave: str, state: str, limit: int, *, as_json: bool) -> None:
     for row in page.migrations:
         if row.error:
             say(f"{row.id} {row.server}: {row.error}")
+        elif row.retry_reason:
+            say(f"{row.id} {row.server}: {step_row('', row).words}")
     if page.total > len(page.migrations):
         say(f"{len(page.migrations)} of {page.total}; raise --limit to see more")
 
@@ -94,7 +97,7 @@ def cleanup(wave: str, *, dry_run: bool) -> None:
     try:
         run = run_by(client(), "/wavelift/cleanup", CleanupBody(wave=wave, dry_run=dry_run).model_dump())
     except ApiError as error:
-        fail(no_wave(wave) if error.status == 404 else str(error))
+        fail(f"No wave {wave}: {error}" if error.status == 404 else str(error))
     report = run.xcom(PREFLIGHT, "report")
     if report is None:
         fail(run.why_failed(PREFLIGHT))

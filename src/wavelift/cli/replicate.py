@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
-from wavelift.cli.connect import EndedRun, api_errors_told, client, fail, query
+from wavelift.cli.connect import EndedRun, api_errors_told, client, fail, query, wake
 from wavelift.cli.jobs import print_runs
-from wavelift.cli.output import plain, print_json, say, stdout_console
-from wavelift.cli.watch import Row, shown
+from wavelift.cli.output import print_json, say, stdout_console
+from wavelift.cli.watch import Row, Waiting, shown, step_row, tell, wait
 from wavelift.console.answers import ReplicationStarted, RunCancelled, RunRow
 from wavelift.rules.flows import REPLICATE, REPORT
 
@@ -29,23 +29,32 @@ WAITING: Final = {"Reserved": "waits for admission"}
 
 
 @api_errors_told()
-def replicate(wave: str, servers: list[str] | None, *, wait: bool, unpause: bool, as_json: bool) -> None:
+def replicate(wave: str, servers: list[str] | None, *, follow: bool, unpause: bool, as_json: bool) -> None:
     """Ask for an on-demand run; wait for its end with live progress. Status 1 when refused, or one server failed."""
     api = client()
     if unpause:
-        api.unpause(REPLICATE.dag_id(wave))
+        dag_id = REPLICATE.dag_id(wave)
+        wake(api, dag_id, f"No wave {wave} that replicates: Airflow has no DAG {dag_id}")
     answer = _request(api, wave, servers, as_json=as_json)
     run = ReplicationStarted.model_validate(answer)
     names = ", ".join(row.server for row in run.runs)
     told = Console(stderr=True)
-    told.print(plain(f"run {run.dag_run_id} of {run.dag_id}: {names}"), soft_wrap=True)
-    if not wait:
+    tell(told, f"{run.dag_id}, run {run.dag_run_id}: {names}")
+    if not follow:
         _tell(answer, as_json=as_json)
         return
     watch = RunsWatch(api, wave, run.dag_id, run.dag_run_id)
     # With --json standard output is for the result alone.
     with shown(watch, told if as_json else stdout_console()) as show:
-        state = api.wait_for_run(run.dag_id, run.dag_run_id, timeout=WAIT_SECONDS, every=show, interval=LOOK_SECONDS)
+        state = wait(
+            api,
+            run.dag_id,
+            run.dag_run_id,
+            timeout=WAIT_SECONDS,
+            interval=LOOK_SECONDS,
+            show=show,
+            afterwards=[f"stop {row.server} alone: wavelift runs cancel {row.id}" for row in run.runs],
+        )
     rows = watch.runs()
     _tell({**answer, "state": state, "runs": rows}, as_json=as_json)
     if state != "success" or not rows or any(row["state"] != "Completed" for row in rows):
@@ -81,6 +90,11 @@ class RunsWatch:
     run_id: str
     clock: Callable[[], float] = time.monotonic
 
+    def __post_init__(self) -> None:
+        self._waiting = Waiting(self.api, self.dag_id, self.run_id, clock=self.clock)
+        self._last: dict[str, Row] = {}
+        """The last step of each server: between two steps it stays shown."""
+
     def runs(self) -> list[dict[str, Any]]:
         """As REST gives them, by server."""
         asked = {"wave": self.wave, "dag_run_id": self.run_id, "limit": MOST}
@@ -88,14 +102,23 @@ class RunsWatch:
         return sorted(answer["runs"], key=lambda row: str(row["server"]))
 
     def rows(self) -> list[Row]:
-        return [self._row(RunRow.model_validate(run)) for run in self.runs()]
+        """One row per server; one of the run as a whole, when no server is at a step, or what they wait for is long."""
+        rows = [RunRow.model_validate(run) for run in self.runs()]
+        idle = all(run.step_state in ("", "queued", "scheduled") for run in rows)
+        lines = self._waiting.lines() if idle else []
+        told = lines and (self._waiting.long or not any(run.step for run in rows))
+        return [*([Row("", "; ".join(lines))] if told else []), *map(self._row, rows)]
 
     def _row(self, run: RunRow) -> Row:
         if run.state != "Active":
             return Row(run.server, run.state, WAITING.get(run.state, run.status))
         rate = run.rate if run.bytes_done < run.bytes_total else 0
-        note = "is being cancelled" if run.cancel_requested else ""
-        return Row(run.server, run.status or run.state, note, run.bytes_done, run.bytes_total, rate)
+        if run.step:
+            self._last[run.server] = step_row(run.server, run)
+        row = self._last.get(run.server) or Row(run.server, run.status or run.state)
+        if run.cancel_requested:
+            row = replace(row, note="is being cancelled", failed=None)
+        return replace(row, done=run.bytes_done, total=run.bytes_total, rate=rate)
 
 
 def _request(api: ApiClient, wave: str, servers: list[str] | None, *, as_json: bool) -> dict[str, Any]:

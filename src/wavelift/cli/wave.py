@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
-from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, wake
+from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, unpause, wake
 from wavelift.cli.output import add_row, plain, print_json, say, stdout_console, table, visible
-from wavelift.console.answers import RunStarted, WaveApplied
+from wavelift.cli.watch import paused_words, told
+from wavelift.console.answers import RunStarted, WaveApplied, WaveFile
 from wavelift.rules.conf import MigrateConf, MigrateMode
 from wavelift.rules.flows import MIGRATE, PREFLIGHT
 
@@ -57,14 +60,14 @@ def plan(name: WaveName, servers: Servers = None, as_json: AsJson = False) -> No
 def apply(
     name: WaveName,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show how jobs and file differ.")] = False,
-    unpause: Annotated[bool, typer.Option("--unpause", help="Let Airflow schedule the wave's replication.")] = False,
+    awake: Annotated[bool, typer.Option("--unpause", help="Let Airflow schedule the wave's replication.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Make and change a wave's replication jobs as its file says; shows the drift. Nothing is ever deleted."""
     api = client()
     answer = api.call("POST", path_of("wavelift", "waves", name, "apply"), {"dry_run": dry_run})
-    if unpause and not dry_run and answer["dag_paused"]:
-        api.unpause(answer["dag_id"])
+    if awake and not dry_run and answer["dag_paused"]:
+        unpause(api, answer["dag_id"])
         answer["dag_paused"] = False
     if as_json:
         print_json(answer)
@@ -91,7 +94,7 @@ def print_changes(done: WaveApplied) -> None:
     if done.dag_paused is None:
         say(f"Airflow has no DAG {done.dag_id} yet, so nothing runs")
     elif done.dag_paused:
-        say(f"{done.dag_id} is paused in Airflow, so nothing runs: `wavelift wave apply {done.wave} --unpause`")
+        say(paused_words(done.dag_id, f"wavelift wave apply {done.wave} --unpause"))
 
 
 @api_errors_told()
@@ -111,6 +114,8 @@ def run_mode(name: str, mode: MigrateMode, servers: list[str] | None, *, as_json
 def report_of(api: ApiClient, name: str, conf: MigrateConf) -> tuple[dict[str, Any], EndedRun]:
     """Trigger ``<wave>.migrate`` with ``conf`` and wait for its end; the pre-flight report, and the run."""
     dag_id = MIGRATE.dag_id(name)
+    if api.is_paused(dag_id) is None:
+        await_wave(api, name)
     wake(api, dag_id, no_wave(name))
     run = ended(api, RunStarted(dag_id=dag_id, dag_run_id=api.trigger(dag_id, conf.given())))
     report = run.xcom(PREFLIGHT, "report")
@@ -119,9 +124,42 @@ def report_of(api: ApiClient, name: str, conf: MigrateConf) -> tuple[dict[str, A
     return dict(report), run
 
 
-def no_wave(name: str) -> str:
+def await_wave(api: ApiClient, name: str) -> None:
+    """Wait until Airflow has loaded a wave, if its file is there and valid.
+
+    :raises ApiError: the file is not valid, or it takes much longer than Airflow needs.
+    """
+    status, answer = api.request("GET", path_of("wavelift", "waves", name))
+    if status != 200:  # an older server, or no right to read the wave
+        raise ApiError(no_wave(name))
+    file = WaveFile.model_validate(answer)
+    if file.problem:
+        raise ApiError(no_wave(name, file.problem))
+    until = time.monotonic() + LOADS * file.within_s + PARSE_SECONDS
+    with told(Console(stderr=True)) as show:
+        while api.is_paused(file.dag_id) is None:
+            show([f"The file of {name} is valid; Airflow has not loaded it yet, it does so every {file.within_s} s"])
+            if time.monotonic() > until:
+                raise ApiError(no_wave(name, NOT_LOADED))
+            time.sleep(1)
+
+
+LOADS: Final = 2
+PARSE_SECONDS: Final = 60
+"""What reading the files may take, on top of two times the interval."""
+NOT_LOADED: Final = (
+    "Its file is valid. See the import errors in the web UI, and whether Airflow's DAG processor runs and reads "
+    "dags/waves.py"
+)
+
+
+def no_wave(name: str, why: str = "") -> str:
     """What to say of a wave that Airflow does not know."""
-    return f"No wave {name}: Airflow has no DAG {MIGRATE.dag_id(name)}; see 'wavelift wave validate FILE'"
+    why = why or (
+        "Airflow reads a new file within some minutes (30 s with its own settings); check it with "
+        "`wavelift wave validate FILE`, and look at the import errors in the web UI"
+    )
+    return f"No wave {name}: Airflow has no DAG {MIGRATE.dag_id(name)}. {why}"
 
 
 COLOURS = {"error": "bold red", "warning": "yellow", "info": "dim"}

@@ -31,10 +31,26 @@ def require_trigger(user: Any, dag_id: str) -> None:
     """:raises HTTPException: 403, when the user may not trigger the DAG."""
     details = _details(dag_id)
     if details is None:
-        raise HTTPException(403, f"Airflow does not know {dag_id} yet, so nobody can tell which team it belongs to")
+        raise HTTPException(403, f"Nobody can tell which team {dag_id} belongs to. {not_loaded(dag_id)}")
     manager = get_auth_manager()
     if not manager.is_authorized_dag(method="POST", access_entity=DagAccessEntity.RUN, details=details, user=user):
         raise HTTPException(403, f"You may not trigger {dag_id}")
+
+
+def reread_seconds() -> int:
+    """How often Airflow reads the DAG files again, and with them the specs: as the api-server's configuration says.
+
+    ``dags/waves.py`` is a known file, so a new spec beside it waits for this alone, and not for ``refresh_interval``.
+    """
+    return int(conf.getint("dag_processor", "min_file_process_interval"))
+
+
+def not_loaded(dag_id: str) -> str:
+    """What to say of a DAG that Airflow does not know."""
+    return (
+        f"Airflow has no DAG {dag_id}, or you may not see it. A new file is read within {reread_seconds()} s; "
+        "check it with `wavelift wave validate FILE`, and look at the import errors in the web UI"
+    )
 
 
 def require_same_team(dag_id: str, conn_id: str) -> None:

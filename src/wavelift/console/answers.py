@@ -69,6 +69,8 @@ class RunStarted(Answer):
 
     dag_id: str
     dag_run_id: str
+    dag_paused: bool = False
+    """Airflow does not start it until somebody unpauses the DAG."""
 
 
 class VerifyStarted(RunStarted):
@@ -76,10 +78,29 @@ class VerifyStarted(RunStarted):
     """Ids of the replication runs that are read back."""
 
 
+class ServerStep(Answer):
+    """The step that a server is at, as Airflow's task instances say it.
+
+    Empty if the server is not active, if it is between two steps, or if Airflow was not asked.
+    """
+
+    step: str = ""
+    step_state: str = ""
+    """Of its task: ``scheduled``, ``queued``, ``running``, ``deferred``, ``up_for_retry``, …"""
+    step_try: int = 0
+    """From 1; with ``up_for_retry`` the one that failed."""
+    step_tries: int = 0
+    """How many it has; told with ``up_for_retry`` only."""
+    retry_reason: str = ""
+    """Why the last try failed, while the next one is waited for."""
+    retry_at: Instant | None = None
+    """When the next one begins."""
+
+
 # Migrations
 
 
-class MigrationRow(Answer):
+class MigrationRow(ServerStep):
     """One migration of the list: id, state, progress, results (AMP-07, AMP-08)."""
 
     id: str
@@ -253,7 +274,7 @@ class ConnectorDisassociated(Answer):
 # Replication
 
 
-class RunRow(Answer):
+class RunRow(ServerStep):
     """One replication run, with everything that SMS-08 names."""
 
     id: str
@@ -382,6 +403,19 @@ class EntryClash(Answer):
     server: str
     what: str
     do: str
+
+
+class WaveFile(Answer):
+    """A wave as its file says it now, and whether Airflow has loaded it."""
+
+    wave: str
+    dag_id: str
+    loaded: bool
+    """Airflow has its DAG."""
+    problem: str
+    """Why the file allows no run; empty: it is valid."""
+    within_s: int
+    """Airflow looks at the files again within so many seconds."""
 
 
 class WaveApplied(Answer):

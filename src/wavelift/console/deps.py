@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from typing import Annotated
 
 from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
-from fastapi import Depends, Request
+from fastapi import Depends, HTTPException, Request
 
 from wavelift.airflow import config
 from wavelift.airflow.rest import ApiClient
+from wavelift.base.errors import SpecError
+from wavelift.console.access import not_loaded
 from wavelift.console.answers import RunStarted
 from wavelift.console.origin import bearer_token
 from wavelift.ledger import Ledger
 from wavelift.rules.conf import RunConf
 from wavelift.rules.plans import ResolvedWave
 from wavelift.specs import resolved_wave, usable_waves
+from wavelift.specs.load import SUFFIX
 
 
 class Specs:
@@ -24,6 +27,16 @@ class Specs:
     def wave(self, name: str) -> ResolvedWave:
         """:raises SpecError: when the present files are not valid."""
         return resolved_wave(name, config.waves_folder(), config.environments_folder())
+
+    def problem_of(self, name: str) -> str:
+        """Why the present files of a wave allow no run; empty: they do."""
+        try:
+            self.wave(name)
+        except SpecError as error:
+            if not (config.waves_folder() / f"{name}{SUFFIX}").is_file():
+                return f"There is no file {name}{SUFFIX} in the folder of the waves"
+            return str(error)
+        return ""
 
     def connectors(self) -> dict[str, str]:
         """Wave → connector."""
@@ -44,7 +57,16 @@ def _airflow(request: Request) -> ApiClient:
 
 def start_run(airflow: ApiClient, dag_id: str, conf: RunConf) -> RunStarted:
     """Trigger a DAG run as the caller."""
-    return RunStarted(dag_id=dag_id, dag_run_id=airflow.trigger(dag_id, conf.given()))
+    paused = require_loaded(airflow, dag_id)
+    return RunStarted(dag_id=dag_id, dag_run_id=airflow.trigger(dag_id, conf.given()), dag_paused=paused)
+
+
+def require_loaded(airflow: ApiClient, dag_id: str) -> bool:
+    """Whether the DAG is paused. :raises HTTPException: 404, when Airflow does not know it."""
+    paused = airflow.is_paused(dag_id)
+    if paused is None:
+        raise HTTPException(404, not_loaded(dag_id))
+    return paused
 
 
 LedgerDep = Annotated[Ledger, Depends(_ledger)]

@@ -5,7 +5,7 @@ Reading needs the right to read the wave's DAG, writing the right to trigger it.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, HTTPException, Query
@@ -24,6 +24,9 @@ from wavelift.rules.conf import MigrateConf, MigrateMode
 from wavelift.rules.flows import MIGRATE
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.migration.reserve import after_cancel
+
+EXPORT: Final = MIGRATE.step("export").name
+BEFORE_EXPORT: Final = ("reserve", "snapshot")
 
 
 def add_migration_routes(app: FastAPI) -> None:
@@ -107,15 +110,20 @@ def _row(migration: Migration, progress: Progress) -> MigrationRow:
 
 
 def _live(migration: Migration, progress: Progress) -> dict[str, Any]:
-    """The fields of a running transfer that the ledger does not have."""
-    if migration.state is not MigrationState.TRANSFERRING:
+    """The fields of an active migration that the ledger does not have: its step, and how far its transfer is."""
+    if migration.state.terminal:
         return {}
-    moved = progress.of(migration, MIGRATE.task_id("export"), migration.map_index)
+    at = progress.step_of(migration, migration.map_index)
+    fields = at.fields if at else {}
+    if migration.state is not MigrationState.TRANSFERRING or (at and at.step.name in BEFORE_EXPORT):
+        return fields
+    moved = progress.moved(migration, EXPORT, migration.map_index)
     if moved is None or not migration.bytes_total:
-        return {}
+        return fields
     return {
-        "phase": "export",
+        "phase": at.step.name if at else EXPORT,
         "bytes_done": moved.done,
         "progress_pct": min(100, 100 * moved.done // migration.bytes_total),
         "bytes_sent": moved.sent,
+        **fields,
     }

@@ -1,14 +1,17 @@
-"""How far running transfers are. Airflow's task state store has it: a connector never writes to the ledger."""
+"""Where active servers are, and how far their transfers. Airflow has it: a connector never writes to the ledger."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.airflow.rest import UNDER_WAY, ApiClient, ApiError
 from wavelift.base.rates import TransferProgress
+from wavelift.base.tries import FailedTry
 from wavelift.ledger import ServerRun
+from wavelift.rules.flows import Step
 
 T = TypeVar("T")
 
@@ -16,12 +19,61 @@ MOST_QUESTIONS: Final = 100
 """To Airflow, for one answer of ours. More transfers than a fleet of connectors runs at a time."""
 MOST_SECONDS: Final = 10.0
 """For all questions of one answer."""
+RETRY: Final = "up_for_retry"
+
+
+@dataclass(frozen=True, slots=True)
+class StepNow:
+    """The step that a server is at.
+
+    :ivar number: of the try, from 1.
+    :ivar failed: the last try, while the next one is waited for.
+    """
+
+    step: Step
+    state: str
+    number: int
+    failed: FailedTry | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Of a :class:`~wavelift.console.answers.ServerStep`."""
+        failed = self.failed or FailedTry()
+        return {
+            "step": self.step.name,
+            "step_state": self.state,
+            "step_try": self.number,
+            "step_tries": failed.of,
+            "retry_reason": failed.what,
+            "retry_at": failed.next_at,
+        }
+
+
+@dataclass(slots=True)
+class _Tasks:
+    """The tasks under way of one DAG run, and which server stands at which map index."""
+
+    under_way: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Map index → task id → its instance."""
+    indexes: dict[str, int] = field(default_factory=dict)
+    """Server → map index, of those whose name a task has told: it tells it when it begins."""
+    named: bool = False
+    """The names that only ended tasks tell were asked for."""
+
+    def note(self, rows: list[dict[str, Any]]) -> None:
+        """An instance that has not begun is named by its index: a server may be called so, too."""
+        for row in rows:
+            name, index = row.get("rendered_map_index"), int(row["map_index"])
+            if name and name != str(index):
+                self.indexes[name] = index
+            elif name:
+                self.indexes.setdefault(name, index)
 
 
 class Progress:
-    """The progress of the rows of one answer. A row that would cost too much keeps what the ledger knows.
+    """Step and progress of the rows of one answer. A row that would cost too much keeps what the ledger knows.
 
-    The tasks of a DAG run are asked for once, however many rows it has.
+    The tasks of a DAG run are asked for once, however many rows it has: those that are under way, a few per server.
     """
 
     def __init__(self, airflow: ApiClient, now: Callable[[], float] = time.monotonic) -> None:
@@ -29,28 +81,57 @@ class Progress:
         self._now = now
         self._until = now() + MOST_SECONDS
         self._left = MOST_QUESTIONS
-        self._indexes: dict[tuple[str, str, str], dict[str, int]] = {}
+        self._runs: dict[tuple[str, str], _Tasks] = {}
 
-    def of_server(self, run: ServerRun[Any], task_id: str) -> TransferProgress | None:
-        """Of the server of ``run``, wherever it stands among the mapped tasks."""
-        place = (run.dag_id, run.dag_run_id, task_id)
-        if place not in self._indexes:
-            self._indexes[place] = self._ask(lambda timeout: self._begun(*place, timeout)) or {}
-        index = self._indexes[place].get(run.server)
-        return None if index is None else self.of(run, task_id, index)
+    def index_of(self, run: ServerRun[Any]) -> int | None:
+        """Where a server stands among the mapped tasks of its run; None if Airflow does not tell.
 
-    def of(self, run: ServerRun[Any], task_id: str, map_index: int) -> TransferProgress | None:
-        """Of one mapped task."""
+        Of a server whose next task waits, only those that ended tell the name: its first one, at least.
+        """
+        tasks = self._tasks(run)
+        if run.server not in tasks.indexes and not tasks.named:
+            tasks.named = True
+            first = run.flow.chain[0].task_id
+            rows = self._ask(
+                lambda timeout: self._airflow.task_instances(run.dag_id, run.dag_run_id, task_id=first, timeout=timeout)
+            )
+            tasks.note(rows or [])
+        return tasks.indexes.get(run.server)
+
+    def step_of(self, run: ServerRun[Any], index: int) -> StepNow | None:
+        """The step of the server at this map index; None between two steps, and if Airflow does not tell."""
+        mine = self._tasks(run).under_way.get(index, {})
+        step = next((step for step in run.flow.chain if step.task_id in mine), None)
+        if step is None:
+            return None
+        row = mine[step.task_id]
+        failed = None
+        if row["state"] == RETRY:
+            failed = self._ask(
+                lambda timeout: self._airflow.failed_try(
+                    run.dag_id, run.dag_run_id, step.task_id, map_index=index, timeout=timeout
+                )
+            )
+        return StepNow(step, row["state"], int(row.get("try_number") or 0), failed)
+
+    def moved(self, run: ServerRun[Any], step: str, index: int) -> TransferProgress | None:
+        """The bytes that a step has moved for the server at this map index."""
         return self._ask(
             lambda timeout: self._airflow.progress(
-                run.dag_id, run.dag_run_id, task_id, map_index=map_index, timeout=timeout
+                run.dag_id, run.dag_run_id, run.flow.task_id(step), map_index=index, timeout=timeout
             )
         )
 
-    def _begun(self, dag_id: str, run_id: str, task_id: str, timeout: float) -> dict[str, int]:
-        """Server → map index, of those of the mapped tasks that have begun: a task tells its server then."""
-        rows = self._airflow.task_instances(dag_id, run_id, task_id=task_id, timeout=timeout)
-        return {row["rendered_map_index"]: int(row["map_index"]) for row in rows if row.get("rendered_map_index")}
+    def _tasks(self, run: ServerRun[Any]) -> _Tasks:
+        place = (run.dag_id, run.dag_run_id)
+        if place not in self._runs:
+            tasks = self._runs[place] = _Tasks()
+            rows = self._ask(lambda timeout: self._airflow.task_instances(*place, states=UNDER_WAY, timeout=timeout))
+            tasks.note(rows or [])
+            tasks.named = rows is None  # who does not tell this does not tell the names either
+            for row in rows or ():
+                tasks.under_way.setdefault(int(row["map_index"]), {})[row["task_id"]] = row
+        return self._runs[place]
 
     def _ask(self, question: Callable[[float], T]) -> T | None:
         left = self._until - self._now()

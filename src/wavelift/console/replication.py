@@ -12,10 +12,9 @@ from typing import Annotated, Any, Final
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, Query
 
-from wavelift.airflow.rest import ApiClient, dag_path
 from wavelift.base.errors import SpecError
 from wavelift.base.run import SystemClock
-from wavelift.console.access import readable_dags, require_read, require_trigger
+from wavelift.console.access import readable_dags, require_read, require_trigger, reread_seconds
 from wavelift.console.answers import (
     EntryClash,
     FieldChange,
@@ -24,17 +23,20 @@ from wavelift.console.answers import (
     JobList,
     JobPage,
     JobRow,
+    RunStarted,
     WaveApplied,
+    WaveFile,
 )
 from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, Specs, SpecsDep, start_run
+from wavelift.console.progress import Progress
 from wavelift.console.replication_rows import dag_of, job_rows
 from wavelift.console.requests import ApplyBody, ExtendBody, JobFields, JobQuery, JobsBody, PauseBody
 from wavelift.ledger import Ledger, ReplicationJob, ReplicationRun, jobs, replication_runs
 from wavelift.ledger.jobs import JobFilter
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.conf import ReplicateConf
-from wavelift.rules.flows import REPLICATE
+from wavelift.rules.flows import MIGRATE, REPLICATE
 from wavelift.rules.guests import Guest
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.problem import allowed, did_you_mean
@@ -58,18 +60,29 @@ def add_replication_routes(app: FastAPI) -> None:
 
 def _reading(app: FastAPI) -> None:
     @app.get("/jobs")
-    def list_jobs(query: Annotated[JobQuery, Query()], user: GetUserDep, ledger: LedgerDep) -> JobPage:
+    def list_jobs(
+        query: Annotated[JobQuery, Query()], user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep
+    ) -> JobPage:
         """Jobs of the waves that the caller may read, by wave and server; deleted ones only by ``state``."""
         states = [query.state] if query.state else None
         which = JobFilter(wave=query.wave, waves=readable_waves(user), states=states, search=query.search)
         with ledger.read() as tx:
             page = jobs.list_jobs(tx, which, limit=query.limit, offset=query.offset)
-        return JobPage.of(page, jobs=job_rows(ledger, page.items, SystemClock().now()))
+        return JobPage.of(page, jobs=job_rows(ledger, page.items, SystemClock().now(), Progress(airflow)))
 
     @app.get("/jobs/{job_id}")
-    def show_job(job_id: str, user: GetUserDep, ledger: LedgerDep) -> JobRow:
+    def show_job(job_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> JobRow:
         """One job with its current run, latest AMI, next instant and term."""
-        return _row(ledger, readable_job(ledger, job_id, user))
+        return _row(ledger, readable_job(ledger, job_id, user), Progress(airflow))
+
+    @app.get("/waves/{wave}")
+    def show_wave(wave: str, user: GetUserDep, specs: SpecsDep, airflow: AirflowDep) -> WaveFile:
+        """What a wave's file says now, and whether Airflow has loaded it: a new file takes a moment."""
+        dag_id = MIGRATE.dag_id(wave)
+        require_read(user, dag_id)
+        loaded = airflow.is_paused(dag_id) is not None
+        problem = specs.problem_of(wave)
+        return WaveFile(wave=wave, dag_id=dag_id, loaded=loaded, problem=problem, within_s=reread_seconds())
 
 
 def _making(app: FastAPI) -> None:
@@ -103,7 +116,7 @@ def _making(app: FastAPI) -> None:
             unbound=list(bound.unbound),
             clashes=[EntryClash(server=one.server, what=one.what, do=one.next_step) for one in bound.clashes],
             dag_id=dag_of(wave),
-            dag_paused=dag_paused(airflow, wave),
+            dag_paused=airflow.is_paused(dag_of(wave)),
         )
 
 
@@ -151,13 +164,12 @@ def _deleting(app: FastAPI) -> None:
             return _deleted(_row(ledger, known))
         deleted = deletion.delete_job(ledger, job_id, by=user.get_name(), clock=clock)
         stopped = [task for run in deleted.cut_short for task in Chain(airflow, run, map_index_of(airflow, run)).stop()]
-        run_id, job = None, deleted.job
+        removal, job = None, deleted.job
         if _ever_ran(ledger, job_id):
-            run_id = start_run(airflow, dag_of(known.wave), ReplicateConf(mode="delete", jobs=[job_id])).dag_run_id
+            removal = start_run(airflow, dag_of(known.wave), ReplicateConf(mode="delete", jobs=[job_id]))
         else:  # nothing was ever made outside
             job = deletion.complete_deletion(ledger, job_id, by=user.get_name(), clock=clock)
-        waits = run_id is not None and dag_paused(airflow, known.wave) is True
-        return _deleted(_row(ledger, job), deleted, stopped_tasks=stopped, dag_run_id=run_id, dag_paused=waits)
+        return _deleted(_row(ledger, job), deleted, removal, stopped_tasks=stopped)
 
 
 # Rights
@@ -186,12 +198,6 @@ def triggerable_job(ledger: Ledger, job_id: str, user: Any) -> ReplicationJob:
     known = readable_job(ledger, job_id, user)
     require_trigger(user, dag_of(known.wave))
     return known
-
-
-def dag_paused(airflow: ApiClient, wave: str) -> bool | None:
-    """Whether Airflow schedules the wave's DAG at all; None when it doesn't know the DAG."""
-    status, answer = airflow.request("GET", dag_path(dag_of(wave)))
-    return bool(answer.get("is_paused")) if status == 200 else None
 
 
 # Bodies to orders, values to rows
@@ -232,8 +238,8 @@ def _ever_ran(ledger: Ledger, job_id: str) -> bool:
     return page.total > 0
 
 
-def _row(ledger: Ledger, job: ReplicationJob) -> JobRow:
-    [row] = job_rows(ledger, [job], SystemClock().now())
+def _row(ledger: Ledger, job: ReplicationJob, progress: Progress | None = None) -> JobRow:
+    [row] = job_rows(ledger, [job], SystemClock().now(), progress)
     return row
 
 
@@ -247,10 +253,9 @@ def _change_row(change: job_service.JobChange) -> JobChange:
 def _deleted(
     job: JobRow,
     deletion: Deletion | None = None,
+    removal: RunStarted | None = None,
     *,
     stopped_tasks: Sequence[str] = (),
-    dag_run_id: str | None = None,
-    dag_paused: bool = False,
 ) -> JobDeleted:
     """What is to be removed; nothing for a job that is deleted already."""
     disks = deletion.lineage if deletion else ()
@@ -262,8 +267,8 @@ def _deleted(
         snapshots=sorted({*superseded, *(disk.snapshot_id for disk in disks)}),
         manifests=[f"s3://{disk.bucket}/{disk.manifest_key}" for disk in disks if disk.manifest_key],
         dag_id=job.dag_id,
-        dag_run_id=dag_run_id,
-        dag_paused=dag_paused,
+        dag_run_id=removal.dag_run_id if removal else None,
+        dag_paused=removal is not None and removal.dag_paused,
     )
 
 

@@ -18,6 +18,10 @@ from wavelift.rules.replication import DEFAULT_POLICY, JobState, RunState, RunTy
 TYPES: Final = {RunType.AUTOMATIC: "Automatic", RunType.ON_DEMAND: "OnDemand"}
 """SMS-08's words."""
 DAY_SECONDS: Final = 86_400
+TRANSFER: Final = REPLICATE.step("transfer").name
+BEFORE_TRANSFER: Final = ("reserve", "snapshot")
+UPLOADING: Final = "Uploading"
+"""What the ledger says from the moment when a run has won its slot."""
 
 
 def dag_of(wave: str) -> str:
@@ -25,22 +29,26 @@ def dag_of(wave: str) -> str:
     return REPLICATE.dag_id(wave)
 
 
-def job_rows(ledger: Ledger, jobs: Sequence[ReplicationJob], now: datetime) -> list[JobRow]:
-    """One line of the list each, in two queries however many there are."""
+def job_rows(
+    ledger: Ledger, jobs: Sequence[ReplicationJob], now: datetime, progress: Progress | None = None
+) -> list[JobRow]:
+    """One line of the list each, in two queries however many there are.
+
+    :param progress: tells where the current runs are; without it they are as the ledger says.
+    """
     ids = [job.id for job in jobs]
     with ledger.read() as tx:
         current, served = current_runs(tx, ids), served_instants(tx, ids)
-    return [_job_row(job, current.get(job.id), served.get(job.id), now) for job in jobs]
-
-
-def _job_row(job: ReplicationJob, current: ReplicationRun | None, served: datetime | None, now: datetime) -> JobRow:
-    return JobRow.of(
-        job,
-        next_at=_next_at(job, served, now),
-        current_run=run_row(current, now) if current else None,
-        term_days_left=_days_left(job, now),
-        dag_id=dag_of(job.wave),
-    )
+    return [
+        JobRow.of(
+            job,
+            next_at=_next_at(job, served.get(job.id), now),
+            current_run=run_row(run, now, progress) if (run := current.get(job.id)) else None,
+            term_days_left=_days_left(job, now),
+            dag_id=dag_of(job.wave),
+        )
+        for job in jobs
+    ]
 
 
 def run_fields(run: ReplicationRun, now: datetime) -> dict[str, Any]:
@@ -55,26 +63,35 @@ def run_fields(run: ReplicationRun, now: datetime) -> dict[str, Any]:
     }
 
 
-def run_row(run: ReplicationRun, now: datetime) -> RunRow:
+def run_row(run: ReplicationRun, now: datetime, progress: Progress | None = None) -> RunRow:
     """One line of a job's history."""
-    return RunRow.of(run, **run_fields(run, now))
+    return RunRow.of(run, **(run_fields(run, now) | (live(run, progress) if progress else {})))
 
 
 def live(run: ReplicationRun, progress: Progress) -> dict[str, Any]:
-    """The fields of a running transfer that the ledger does not have."""
-    if run.state is not RunState.ACTIVE or run.recorded_at is not None:
+    """The fields of an active run that the ledger does not have: its step, and how far its transfer is."""
+    index = progress.index_of(run) if run.state is RunState.ACTIVE else None
+    if index is None:
         return {}
-    moved = progress.of_server(run, REPLICATE.task_id("transfer"))
+    at = progress.step_of(run, index)
+    fields = at.fields if at else {}
+    if run.status == UPLOADING and not (at and at.step.name == TRANSFER):
+        # The ledger tells it from the slot to the record. Between two steps nobody knows better.
+        fields["status"] = at.step.name.capitalize() if at else ""
+    if run.recorded_at is not None or (at and at.step.name in BEFORE_TRANSFER):
+        return fields
+    moved = progress.moved(run, TRANSFER, index)
     if moved is None:
-        return {}
+        return fields
     done, total = moved.done, max(moved.total, run.bytes_total)
     return {
-        "status": run.status or "Uploading",
+        "status": run.status or UPLOADING,
         "bytes_done": done,
         "bytes_total": total,
         "bytes_sent": moved.sent,
         "rate": round(moved.rate),
         "progress_pct": min(100, 100 * done // total) if total else 0,
+        **fields,
     }
 
 

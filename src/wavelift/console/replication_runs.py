@@ -22,14 +22,12 @@ from wavelift.console.answers import (
     RunCancelled,
     RunDetails,
     RunPage,
-    RunRow,
     VerifyStarted,
 )
 from wavelift.console.chain import Chain, map_index_of
-from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, start_run
+from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, require_loaded, start_run
 from wavelift.console.progress import Progress
 from wavelift.console.replication import (
-    dag_paused,
     readable_job,
     readable_run,
     readable_waves,
@@ -168,12 +166,9 @@ def _active_servers(ledger: Ledger, wave: str) -> tuple[str, ...]:
 
 def _require_awake(airflow: ApiClient, wave: str) -> None:
     """A run of a paused DAG would stay queued, and its reservation expire."""
-    paused = dag_paused(airflow, wave)
-    if paused is None:
-        raise HTTPException(404, f"Airflow has no DAG {dag_of(wave)}, or you may not see it")
-    if paused:
-        way_out = "unpause it, which starts its schedule too: `--unpause`, or in the web UI"
-        raise HTTPException(409, f"{dag_of(wave)} is paused in Airflow; {way_out}")
+    if require_loaded(airflow, dag_of(wave)):
+        way_out = "unpause it, which starts its schedule too: `--unpause`, or the switch of the DAG in the web UI"
+        raise HTTPException(409, f"{dag_of(wave)} is paused: nothing starts; {way_out}")
 
 
 class _Seen:
@@ -199,4 +194,4 @@ def _page(ledger: Ledger, airflow: ApiClient, which: RunFilter, query: HistoryQu
     with ledger.read() as tx:
         page = replication_runs.list_runs(tx, which, limit=query.limit, offset=query.offset)
     now, progress = SystemClock().now(), Progress(airflow)
-    return RunPage.of(page, runs=[RunRow.of(run, **(run_fields(run, now) | live(run, progress))) for run in page.items])
+    return RunPage.of(page, runs=[run_row(run, now, progress) for run in page.items])

@@ -81,14 +81,18 @@ class Api:
             raise answer
         return answer
 
-    def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        found = self.answers.get(f"{method} {path}")
-        return (200, found) if found is not None else (404, {})
+    def is_paused(self, dag_id: str) -> bool | None:
+        found = self.answers.get(f"GET /api/v2/dags/{dag_id}")
+        return None if found is None else bool(found["is_paused"]) and dag_id not in self.unpaused
+
+    def task_instances(self, *_: Any, **__: Any) -> list[dict[str, Any]]:
+        return [{"task_id": "read", "map_index": -1, "state": "running"}]
 
     def unpause(self, dag_id: str) -> None:
         self.unpaused.append(dag_id)
 
-    def wait_for_run(self, dag_id: str, run_id: str, *, timeout: float) -> str:
+    def wait_for_run(self, dag_id: str, run_id: str, *, every: Callable[[], None], **_: Any) -> str:
+        every()
         return self._state
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value") -> Any:
@@ -127,6 +131,11 @@ def test_an_import_wakes_its_dag_and_tells_what_it_found(use: Use) -> None:
     done = call("catalog", "import", "--connection", "vc", "--connector", "dc1")
     assert (done.exit_code, done.stdout) == (0, "vc: 3 servers; 2 new, 1 changed, 0 gone\n"), done.output
     assert api.unpaused == ["server_catalog.dc1"]
+    assert done.stderr.splitlines() == [
+        "server_catalog.dc1 was paused; it is unpaused now",
+        "server_catalog.dc1, run manual__1",
+        "read: running",
+    ]
     assert api.asked == [("POST /wavelift/catalog/import", {"connection": "vc", "connector": "dc1"})]
 
 

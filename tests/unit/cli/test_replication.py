@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, cast
 
 import pytest
@@ -47,6 +48,19 @@ RUN: dict[str, Any] = {
     "dag_id": "erp.replicate",
     "dag_run_id": "on_demand__1",
 }
+MIGRATION: dict[str, Any] = {
+    **dict.fromkeys(("phase", "import_task_id", "image_id", "instance_id", "error"), ""),
+    **dict.fromkeys(("progress_pct", "bytes_done", "bytes_total"), 0),
+    "id": "mig-0123456789ab",
+    "wave": "erp",
+    "server": "web[01]",
+    "state": "transferring",
+    "cancel_requested": False,
+    "dag_id": "erp.migrate",
+    "dag_run_id": "manual__1",
+    "created_at": "2026-12-01T10:50:00+00:00",
+    "finished_at": None,
+}
 JOB: dict[str, Any] = {
     "id": "job-0123456789ab",
     "wave": "erp",
@@ -88,6 +102,7 @@ class Api:
         self.answers, self.state, self.left = answers, state, xcom
         self.asked: list[tuple[str, Any]] = []
         self.unpaused: list[str] = []
+        self.tasks = [{"task_id": "preflight", "map_index": -1, "state": "running", "queue": "dc1"}]
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         self.asked.append((f"{method} {path}", body))
@@ -102,6 +117,15 @@ class Api:
     def wait_for_run(self, dag_id: str, run_id: str, *, every: Callable[[], None] = lambda: None, **_: Any) -> str:
         every()
         return self.state
+
+    def is_paused(self, dag_id: str) -> bool:
+        return dag_id not in self.unpaused
+
+    def run_state(self, *_: Any) -> str:
+        return "running"
+
+    def task_instances(self, *_: Any, **__: Any) -> list[dict[str, Any]]:
+        return self.tasks
 
     def xcom(self, *_: Any, **__: Any) -> Any:
         return self.left or {"what": "web[01]: no route"}
@@ -203,6 +227,10 @@ def test_pause_resume_extend_and_delete(use: Use) -> None:
     told = call("jobs", "delete", JOB["id"]).stdout
     for text in ("deleting; its AMIs stay", f"{RUN['id']} was cut short", "to go: snap-1", "manual__1", "is paused"):
         assert text in told, text
+    assert f"wavelift jobs delete {JOB['id']} --unpause" in told, "the way out"
+    done = call("jobs", "delete", JOB["id"], "--unpause")
+    assert ("is paused" in done.stdout, api.unpaused) == (False, ["erp.replicate"])
+    assert "erp.replicate was paused; it is unpaused now" in done.stderr
 
 
 def test_inv_1_verify_tells_what_was_read_back_and_fails_on_a_difference(use: Use) -> None:
@@ -218,6 +246,9 @@ def test_inv_1_verify_tells_what_was_read_back_and_fails_on_a_difference(use: Us
     use({f"POST /wavelift/runs/{RUN['id']}/verify": started}, "failed")
     done = call("verify", RUN["id"])
     assert (done.exit_code, "no route" in done.stderr) == (1, True)
+    api = use({path: started, f"GET /wavelift/jobs/{JOB['id']}": JOB}, xcom=verified)
+    assert call("verify", JOB["id"], "--unpause").exit_code == 0
+    assert api.unpaused == ["erp.replicate"]
 
 
 def test_sms_08_history_has_every_column_and_the_words_of_what_failed(use: Use) -> None:
@@ -236,6 +267,7 @@ def test_sms_06_replicate_watches_to_the_end(use: Use) -> None:
     done = call("replicate", "erp", "--server", "web[01]", "--unpause")
     assert (done.exit_code, "ami-1" in done.stdout) == (0, True), done.output
     assert (api.asked[0][1], api.unpaused) == ({"servers": ["web[01]"]}, ["erp.replicate"])
+    assert "erp.replicate was paused; it is unpaused now" in done.stderr
     assert json.loads(call("replicate", "erp", "--json").stdout)["state"] == "success"
     api.asked.clear()
     assert call("replicate", "erp", "--no-wait").exit_code == 0
@@ -290,7 +322,7 @@ def test_apply_tells_drift_and_a_paused_dag(use: Use) -> None:
         "keep_amis: 2 → 3",
         "left alone",
         "catalog import",
-        "is paused in Airflow",
+        "erp.replicate is paused: nothing starts until it is unpaused (`wavelift wave apply erp --unpause`",
         "web02 is left alone",
     ):
         assert text in done.stdout, text
@@ -302,9 +334,64 @@ def test_apply_tells_drift_and_a_paused_dag(use: Use) -> None:
 def test_live_rows_have_rate_and_what_is_waited_for() -> None:
     active = {**RUN, "state": "Active", "status": "Uploading", "bytes_total": 100 << 20}
     api = Api({})
+    before, api.tasks = api.tasks, []
+    api.unpause("erp.replicate")
     watch = RunsWatch(cast(ApiClient, api), "erp", "erp.replicate", "on_demand__1")
     api.answers["GET /wavelift/runs"] = {"runs": [{**active, "bytes_done": 20 << 20, "rate": 10 << 20}]}
     [row] = watch.rows()
     assert (row.words, row.bytes, row.speed, row.eta) == ("Uploading", "20.0 MiB of 100.0 MiB", "10.0 MiB/s", "8 s")
-    api.answers["GET /wavelift/runs"] = {"runs": [{**RUN, "state": "Reserved"}]}
-    assert watch.rows()[0].words == "Reserved (waits for admission)"
+    api.answers["GET /wavelift/runs"], api.tasks = {"runs": [{**RUN, "state": "Reserved"}]}, before
+    assert [row.words for row in watch.rows()] == ["preflight: running", "Reserved (waits for admission)"]
+
+
+def test_live_rows_say_what_really_happens() -> None:
+    """The ledger says Uploading from the slot to the record."""
+    active = {**RUN, "state": "Active", "status": "Uploading", "bytes_total": 100 << 20}
+    api = Api({})
+    api.unpause("erp.replicate")
+    now = 0.0
+    watch = RunsWatch(cast(ApiClient, api), "erp", "erp.replicate", "on_demand__1", clock=lambda: now)
+
+    def words(**at: Any) -> list[str]:
+        api.answers["GET /wavelift/runs"] = {"runs": [{**active, **at}]}
+        api.tasks = [{"task_id": "server.snapshot", "map_index": 0, "state": at["step_state"], "queue": "dc1"}]
+        return [row.words for row in watch.rows()]
+
+    again = datetime(2026, 12, 1, 14, 3, 20).astimezone().isoformat()
+    failed = {"step_try": 1, "step_tries": 3, "retry_reason": "refused", "retry_at": again}
+    assert words(step="snapshot", step_state="up_for_retry", **failed) == [
+        "snapshot: failed, tries again at 14:03:20 (try 2 of 3): refused"
+    ]
+    assert words(step="snapshot", step_state="running", step_try=2) == ["snapshot (try 2)"]
+    assert words(step="snapshot", step_state="queued") == ["snapshot (queued)"]
+    now = 40.0
+    late, row = words(step="snapshot", step_state="queued")
+    assert row == "snapshot (queued)"
+    assert late.endswith("(30 s): start one with: airflow celery worker --queues dc1")
+    assert words(step_state="running") == ["snapshot (queued)"], "between two steps the last one stays"
+    assert words(step="record", step_state="deferred") == ["record (AWS completes the snapshots)"]
+    assert words(step="transfer", step_state="running", cancel_requested=True) == ["transfer (is being cancelled)"]
+
+
+def test_a_retry_shows_in_every_list(use: Use) -> None:
+    at = {"step": "snapshot", "step_state": "up_for_retry", "step_try": 1, "step_tries": 3, "retry_reason": "refused"}
+    run = {**RUN, "state": "Active", "status": "Snapshot", **at}
+    use(
+        {
+            "GET /wavelift/jobs": {"jobs": [{**JOB, "current_run": run}], **PAGE},
+            f"GET /wavelift/jobs/{JOB['id']}": {**JOB, "current_run": run},
+            f"GET /wavelift/jobs/{JOB['id']}/runs": {"runs": [run], **PAGE},
+            "GET /wavelift/migrations": {"migrations": [{**MIGRATION, **at}], **PAGE},
+        }
+    )
+    for words in (
+        ["jobs", "list"],
+        ["jobs", "show", JOB["id"]],
+        ["jobs", "history", JOB["id"]],
+        ["migrations", "list"],
+    ):
+        told = " ".join(call(*words).stdout.split())
+        assert "tries again" in told, words
+        assert "Uploading" not in told
+    for words in (["jobs", "history", JOB["id"]], ["migrations", "list"]):
+        assert "snapshot: failed, tries again (try 2 of 3): refused" in call(*words).stdout

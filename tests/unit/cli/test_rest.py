@@ -11,7 +11,7 @@ import pytest
 import urllib3
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.airflow.rest import ApiClient, ApiError, path_of
+from wavelift.airflow.rest import DETAIL_LONGEST, NOT_LOGGED_IN, ApiClient, ApiError, path_of
 from wavelift.base.errors import SpecError
 from wavelift.base.net import is_private
 
@@ -26,11 +26,12 @@ class Pool:
 
     def __init__(self, body: Any) -> None:
         self.body = body
+        self.status = 200
         self.asked: list[str] = []
 
     def request(self, method: str, url: str, **_: Any) -> urllib3.BaseHTTPResponse:
         self.asked.append(url)
-        return urllib3.HTTPResponse(json.dumps(self.body).encode(), {}, 200)
+        return urllib3.HTTPResponse(json.dumps(self.body).encode(), {}, self.status)
 
 
 def client_of(monkeypatch: pytest.MonkeyPatch, body: Any, url: str = "https://airflow") -> tuple[ApiClient, Pool]:
@@ -121,3 +122,84 @@ def test_aws_keys_go_over_https_too(url: str) -> None:
 def test_a_progress_that_somebody_else_wrote_is_none(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
     client, _ = client_of(monkeypatch, {"value": value, "updated_at": "2999-12-02T12:00:00Z"})
     assert client.progress("w.migrate", "r", "server.export") is None
+
+
+OURS, AIRFLOWS = "/wavelift/migrations/mig-0/cancel?x=1", "/api/v2/dags/shop.migrate/dagRuns?limit=1"
+FIELDS = [{"loc": ["body", "servers"], "msg": "must not be empty", "type": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body", "words"),
+    [
+        (OURS, 404, {"detail": "The ledger knows no such migration"}, "The ledger knows no such migration"),
+        (OURS, 403, {"detail": "You may not trigger shop.migrate"}, "You may not trigger shop.migrate"),
+        (OURS, 422, {"detail": FIELDS}, "servers: must not be empty"),
+        (OURS, 401, {"detail": "Not authenticated"}, NOT_LOGGED_IN),
+        # A proxy's page, or an Airflow without wavelift: no message of ours.
+        (OURS, 502, "<html>", "Airflow did not serve it (502): <html> (GET /wavelift/migrations/mig-0/cancel)"),
+        (OURS, 404, None, "Airflow refused it (404): no reason given (GET /wavelift/migrations/mig-0/cancel)"),
+        (
+            AIRFLOWS,
+            409,
+            {"detail": "exists"},
+            "Airflow refused it (409): exists (GET /api/v2/dags/shop.migrate/dagRuns)",
+        ),
+        (AIRFLOWS, 403, {"detail": "Invalid JWT token"}, NOT_LOGGED_IN),
+        (
+            AIRFLOWS,
+            403,
+            {"detail": "Forbidden"},
+            "Airflow refused it (403): you lack the right to do this: Forbidden "
+            "(GET /api/v2/dags/shop.migrate/dagRuns)",
+        ),
+        (
+            AIRFLOWS,
+            422,
+            {"detail": FIELDS},
+            "Airflow refused it (422): servers: must not be empty (GET /api/v2/dags/shop.migrate/dagRuns)",
+        ),
+    ],
+)
+def test_our_own_messages_stand_alone_and_airflow_s_have_their_place(
+    monkeypatch: pytest.MonkeyPatch, path: str, status: int, body: Any, words: str
+) -> None:
+    client, pool = client_of(monkeypatch, body)
+    pool.status = status
+    with pytest.raises(ApiError) as told:
+        client.call("GET", path)
+    assert (str(told.value), told.value.status) == (words, status)
+
+
+def test_a_long_page_of_a_proxy_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, pool = client_of(monkeypatch, "x" * 100_000)
+    pool.status = 503
+    with pytest.raises(ApiError) as told:
+        client.call("GET", AIRFLOWS)
+    assert len(str(told.value)) < 2 * DETAIL_LONGEST
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(401, {"detail": "Token Expired"}), (403, {"detail": "Invalid JWT token"})]
+)
+def test_an_airflow_that_started_again_gets_a_new_token(
+    monkeypatch: pytest.MonkeyPatch, status: int, body: Any
+) -> None:
+    tokens = iter(["old", "new"])
+    client, sent = ApiClient("https://airflow", lambda: next(tokens)), []
+
+    class Restarted:
+        def request(self, method: str, url: str, *, headers: Any, **_: Any) -> urllib3.BaseHTTPResponse:
+            sent.append(headers["Authorization"])
+            fresh = sent[-1] == "Bearer new"
+            answer = {"state": "running"} if fresh else body
+            return urllib3.HTTPResponse(json.dumps(answer).encode(), {}, 200 if fresh else status)
+
+    monkeypatch.setattr(client, "_pool", Restarted())
+    assert client.run_state("w.migrate", "r") == "running"
+    assert sent == ["Bearer old", "Bearer new"]
+
+
+def test_an_api_that_is_not_there_is_told_without_names_of_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = ApiClient("http://127.0.0.1:9", lambda: "token")
+    with pytest.raises(ApiError, match=r"^No answer from http://127.0.0.1:9: [^<(]*Connection refused"):
+        client.call("GET", "/api/v2/dags")

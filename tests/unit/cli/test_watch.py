@@ -11,7 +11,8 @@ from rich.console import Console
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.rates import RateMeter, TransferProgress
 from wavelift.base.run import Progress
-from wavelift.cli.watch import Row, Watch, shown, table
+from wavelift.base.tries import FailedTry
+from wavelift.cli.watch import Row, Watch, live_view, shown, table
 
 pytestmark = pytest.mark.unit
 MIB = 1 << 20
@@ -26,6 +27,8 @@ class FakeApi:
         self.moved: dict[tuple[str, int], dict[str, int]] = {}
         self.meters: dict[tuple[str, int], RateMeter] = {}
         self.now = 0.0
+        self.left = FailedTry()
+        self.asked_why = 0
         self.silent: float | None = None
         """When the last heartbeat was; None: they go on."""
 
@@ -34,6 +37,10 @@ class FakeApi:
 
     def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
         return self.servers
+
+    def failed_try(self, dag_id: str, run_id: str, task_id: str, *, map_index: int) -> FailedTry:
+        self.asked_why += 1
+        return self.left
 
     def progress(self, dag_id: str, run_id: str, task_id: str, *, map_index: int) -> TransferProgress | None:
         """As the task's heartbeat writes it."""
@@ -138,8 +145,31 @@ def test_the_table_fits_eighty_columns(api: FakeApi) -> None:
     text = io.StringIO()
     rows = [
         Row("production-db01", "export", "", 500 << 30, 600 << 30, 80 * MIB),
-        Row("web01", "import_image", "will retry"),
+        Row("web01", "import_image", failed=FailedTry(what="why", number=1, of=4)),
     ]
     Console(file=text, width=80).print(table(rows, "demo.migrate"))
     assert "500.0 GiB of 600.0 GiB  80.0 MiB/s  21 min" in text.getvalue()
     assert "…" not in text.getvalue()
+
+
+def test_a_retry_is_told_with_its_reason_which_is_asked_for_once(api: FakeApi, watch: Watch) -> None:
+    api.find(web01=[MIB])
+    api.set(0, reserve="success", snapshot="up_for_retry")
+    assert [row.words for row in watch.rows()] == ["snapshot: failed, tries again"]
+    api.left = FailedTry(what="vCenter refused", number=1, of=4)
+    for _ in range(3):
+        [row] = watch.rows()
+        assert row.words == "snapshot: failed, tries again (try 2 of 4): vCenter refused"
+    assert api.asked_why == 2, "again, while nothing was left; never after"
+
+
+def test_a_reason_is_told_below_the_table() -> None:
+    text = io.StringIO()
+    rows = [
+        Row("", "preflight: running"),
+        Row("web01", "snapshot", failed=FailedTry(what="long words " * 20, number=1, of=4)),
+    ]
+    Console(file=text, width=80).print(live_view(rows, "shop.replicate"))
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    assert "preflight: running" in lines
+    assert any(line.startswith("web01: long words") for line in lines)

@@ -18,7 +18,8 @@ from wavelift.services.migration.begin import NewMigration, begin_migration
 pytestmark = pytest.mark.unit
 __all__ = ["desk"]
 
-MIGRATION = {
+STEP = {"step", "step_state", "step_try", "step_tries", "retry_reason", "retry_at"}
+MIGRATION = STEP | {
     *("id", "wave", "server", "state", "phase", "progress_pct", "bytes_done", "bytes_total", "import_task_id"),
     *("image_id", "instance_id", "error", "cancel_requested", "dag_id", "dag_run_id", "created_at", "finished_at"),
 }
@@ -90,7 +91,9 @@ def test_sms_01_sms_02_connectors_and_catalogues_are_told_whole(desk: Desk) -> N
     assert [set(one) for one in servers["servers"]] == [SERVER]
     assert ServerPage.model_validate(servers).servers[0].job is None
     assert desk.post("/catalog/clear", connection="vc") == {"connection": "vc", "removed": 1}
-    assert desk.post("/connectors/hall-a/check") == {"dag_id": "connector_health.hall-a", "dag_run_id": "manual__1"}
+    desk.airflow.paused = True
+    begun = {"dag_id": "connector_health.hall-a", "dag_run_id": "manual__1", "dag_paused": True}
+    assert desk.post("/connectors/hall-a/check") == begun
     assert desk.post("/connectors/hall-a/disassociate") == {"name": "hall-a", "disassociated": True}
 
 
@@ -111,7 +114,8 @@ def test_a_catalogue_of_another_connector_is_not_taken_over(desk: Desk, monkeypa
 
 
 def test_a_run_that_we_start_gets_a_conf_that_its_admission_takes(desk: Desk) -> None:
-    assert desk.post("/cleanup", wave="erp", dry_run=False) == {"dag_id": "erp.migrate", "dag_run_id": "manual__1"}
+    begun = {"dag_id": "erp.migrate", "dag_run_id": "manual__1", "dag_paused": False}
+    assert desk.post("/cleanup", wave="erp", dry_run=False) == begun
     desk.post("/catalog/import", connector="hall-a")
     assert [(dag_id, conf) for dag_id, _, conf in desk.airflow.triggered] == [
         ("erp.migrate", {"mode": "cleanup", "dry_run": False}),

@@ -14,6 +14,7 @@ from airflow.api_fastapi.core_api.security import get_user
 from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 
+from wavelift.console.access import not_loaded
 from wavelift.console.api import create_app
 from wavelift.console.deps import Specs, _airflow, _ledger
 from wavelift.console.gate import Gate, Limits
@@ -33,7 +34,7 @@ class OwnAirflow:
     def __init__(self) -> None:
         self.inside, self.go = 0, threading.Event()
 
-    def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    def is_paused(self, dag_id: str) -> bool | None:
         """The first callers wait for one another, so that every thread that may hold a request of ours does so."""
         self.inside += 1
         if self.inside >= THREADS:
@@ -42,9 +43,9 @@ class OwnAirflow:
         self.go.set()
         return anyio.from_thread.run(self._served)
 
-    async def _served(self) -> tuple[int, Any]:
+    async def _served(self) -> bool | None:
         with anyio.move_on_after(STUCK_S):
-            return await anyio.to_thread.run_sync(lambda: (404, {}))
+            return await anyio.to_thread.run_sync(lambda: None)
         raise HTTPException(504, "no thread was free")
 
 
@@ -92,4 +93,4 @@ def test_requests_at_once_leave_threads_for_the_api_that_they_ask(monkeypatch: p
             pool.submit(client.post, "/waves/erp/replications", json={"servers": ["web01"]}) for _ in range(REQUESTS)
         ]
         answers = {(each.result().status_code, each.result().json()["detail"]) for each in asked}
-    assert answers == {(404, "Airflow has no DAG erp.replicate, or you may not see it")}
+    assert answers == {(404, not_loaded("erp.replicate"))}

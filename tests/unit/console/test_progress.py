@@ -16,6 +16,7 @@ from tests.ledgers import fresh_ledger
 
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.console.progress import MOST_QUESTIONS, MOST_SECONDS, Progress
+from wavelift.console.replication_rows import live
 from wavelift.console.replication_runs import _page
 from wavelift.console.requests import RunQuery
 from wavelift.ledger.records import Page
@@ -31,9 +32,10 @@ ROWS: Final = 500
 
 
 class Pool:
-    """Airflow's answers on the wire: pages of 100 task instances, and the state store of each."""
+    """Airflow's answers on the wire: pages of 100 task instances, the state store of each, what failed tries left."""
 
     def __init__(self) -> None:
+        self.state = "running"
         self.asked: list[str] = []
         self.breaks: Exception | None = None
         self.timeouts: list[float] = []
@@ -44,21 +46,26 @@ class Pool:
         self.timeouts.append(float(timeout.read_timeout or 0))
         if self.breaks:
             raise self.breaks
-        body = self._tasks(parse_qs(parts.query)) if parts.path.endswith("/taskInstances") else STORED
+        body = STORED
+        if parts.path.endswith("/taskInstances"):
+            body = self._tasks(parse_qs(parts.query))
+        elif "/xcomEntries/" in parts.path:
+            body = {"value": json.dumps(FAILED)}
         return urllib3.HTTPResponse(json.dumps(body).encode(), {}, 200)
 
-    @staticmethod
-    def _tasks(asked: dict[str, list[str]]) -> dict[str, Any]:
-        offset, steps = int(asked["offset"][0]), asked.get("task_id", STEPS)
+    def _tasks(self, asked: dict[str, list[str]]) -> dict[str, Any]:
+        offset, only = int(asked["offset"][0]), asked.get("task_id", STEPS)
         tasks = [
-            {"task_id": step, "map_index": at, "state": "running", "rendered_map_index": f"web{at}"}
-            for step in steps
+            {"task_id": step, "map_index": at, "state": state, "rendered_map_index": f"web{at}", "try_number": 2}
+            for step, state in zip(STEPS, ("success", "success", self.state), strict=True)
             for at in range(SERVERS)
+            if step in only and state in asked.get("state", [state])
         ]
         return {"task_instances": tasks[offset : offset + 100], "total_entries": len(tasks)}
 
 
-STEPS: Final = [f"server.{step}" for step in ("reserve", "snapshot", "transfer", "record", "verify", "ami")]
+STEPS: Final = [f"server.{step}" for step in ("reserve", "snapshot", "transfer")]
+FAILED: Final = {"what": "vCenter does not answer", "try": 2, "of": 4, "next_try_at": "2026-12-01T10:00:00+00:00"}
 STORED: Final = {
     "value": {"disks": {"0": {"done": 30, "total": 100, "sent": 7}}, "rate": 5},
     "updated_at": datetime.now(UTC).isoformat(),
@@ -99,7 +106,7 @@ def airflow(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> ApiClient:
 
 
 def moved(rows: Any, asking: Progress) -> list[bool]:
-    return [asking.of_server(run, "server.transfer") is not None for run in rows]
+    return ["bytes_done" in live(run, asking) for run in rows]
 
 
 def test_the_longest_list_asks_a_hundred_times(airflow: ApiClient, pool: Pool) -> None:
@@ -120,6 +127,16 @@ def test_the_route_answers_all_rows_all_the_same(
         query = RunQuery(limit=ROWS)
         rows = _page(ledger, airflow, RunFilter(), query).runs
     assert (len(rows), rows[0].bytes_done, rows[-1].bytes_done) == (ROWS, 30, 0)
+    assert len(pool.asked) <= MOST_QUESTIONS + ROWS // SERVERS + 1
+
+
+def test_a_fleet_that_waits_for_its_retries_costs_no_more(airflow: ApiClient, pool: Pool) -> None:
+    pool.state = "up_for_retry"
+    asking = Progress(airflow)
+    told = [live(run, asking) for run in runs_of(ROWS)]
+    assert told[0]["retry_reason"] == "vCenter does not answer"
+    assert (told[0]["step_try"], told[0]["step_tries"]) == (2, 4)
+    assert {one["step_state"] for one in told if one} == {"up_for_retry"}
     assert len(pool.asked) <= MOST_QUESTIONS + ROWS // SERVERS + 1
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.configuration import conf
 from fastapi import Request
 from fastapi.testclient import TestClient
 from tests.contexts import run_context
@@ -19,9 +20,13 @@ from wavelift.base.catalog import CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import SpecError
 from wavelift.base.rates import TransferProgress
 from wavelift.base.run import DagRun, SystemClock
+from wavelift.base.tries import FailedTry
+from wavelift.console.progress import _Tasks
 from wavelift.ledger import Ledger, catalog, connectors, jobs, replication_runs
+from wavelift.rules.flows import REPLICATE
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import JobState, RunState
+from wavelift.services.replication import reserve
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.deletion import complete_deletion
 from wavelift.services.replication.outcome import fail_run, mark_cancelled
@@ -67,10 +72,10 @@ class Airflow:
         self.tasks: list[dict[str, Any]] = []
         self.failed: list[str] = []
         self.moved: TransferProgress | None = None
+        self.left: FailedTry = FailedTry()
 
-    def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        assert (method, path) == ("GET", f"/api/v2/dags/{DAG}")
-        return (404, {}) if self.paused is None else (200, {"is_paused": self.paused})
+    def is_paused(self, dag_id: str) -> bool | None:
+        return self.paused
 
     def trigger(self, dag_id: str, conf: Any = None, *, run_id: str = "", note: str = "") -> str:
         if self.refuses:
@@ -82,9 +87,13 @@ class Airflow:
         return self.states.get(run_id, "running")
 
     def task_instances(
-        self, dag_id: str, run_id: str, *, task_id: str = "", timeout: float = 60
+        self, dag_id: str, run_id: str, *, task_id: str = "", states: Sequence[str] = (), timeout: float = 60
     ) -> list[dict[str, Any]]:
-        return [task for task in self.tasks if task_id in ("", task["task_id"])]
+        found = [task for task in self.tasks if task_id in ("", task["task_id"])]
+        return [task for task in found if not states or task["state"] in states]
+
+    def failed_try(self, dag_id: str, run_id: str, task_id: str, *, map_index: int, timeout: float = 60) -> FailedTry:
+        return self.left
 
     def fail_task(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
         self.failed.append(f"{task_id} {map_index}")
@@ -116,6 +125,9 @@ class Specs:
 
     def connectors(self) -> dict[str, str]:
         return {"erp": "hall-a"}
+
+    def problem_of(self, name: str) -> str:
+        return self.broken
 
 
 class Rights:
@@ -394,8 +406,84 @@ def test_a_paused_or_missing_dag_reserves_nothing(desk: Desk) -> None:
     desk.airflow.paused = True
     assert "unpause" in desk.refused("POST", "/waves/erp/replications", 409, {})["detail"]
     desk.airflow.paused = None
-    desk.refused("POST", "/waves/erp/replications", 404, {})
+    unknown = desk.refused("POST", "/waves/erp/replications", 404, {})["detail"]
+    assert all(words in unknown for words in (DAG, "read within", "wave validate", "import errors"))
     assert desk.get("/runs")["total"] == 0
+
+
+def test_a_wave_that_airflow_has_not_loaded_is_told_with_what_its_file_says(desk: Desk) -> None:
+    desk.airflow.paused = None
+    told = desk.get("/waves/erp")
+    assert (told["dag_id"], told["loaded"], told["problem"]) == ("erp.migrate", False, "")
+    assert told["within_s"] == conf.getint("dag_processor", "min_file_process_interval")
+    desk.specs.broken = "waves/erp.yaml:3: servers: must be a list"
+    assert desk.get("/waves/erp")["problem"] == desk.specs.broken
+    desk.airflow.paused = True
+    assert desk.get("/waves/erp")["loaded"]
+    desk.rights.read = False
+    desk.refused("GET", "/waves/erp", 403)
+
+
+def at_step(desk: Desk, step: str, state: str, number: int = 1) -> None:
+    """Airflow's tasks of web01, which stands at index 4: all before ``step`` have ended."""
+    chain = [one.name for one in REPLICATE.chain]
+    before = [(name, "success") for name in chain[: chain.index(step)]]
+    desk.airflow.tasks = [
+        {"task_id": f"server.{name}", "map_index": 4, "state": its, "rendered_map_index": "web01", "try_number": number}
+        for name, its in [*before, (step, state)]
+    ]
+
+
+def test_a_retry_never_looks_like_work(desk: Desk) -> None:
+    """The ledger says Uploading from the slot to the record, whatever the snapshot and the transfer do."""
+    id = desk.job()
+    run = start(desk)
+    reserve.tell(desk.ledger, run_context(DagRun(DAG, run["dag_run_id"]), "web01", clock=CLOCK), "Uploading")
+    again = CLOCK.now() + timedelta(seconds=40)
+    desk.airflow.left = FailedTry(what="vCenter refused the snapshot", number=1, of=4, next_at=again)
+    at_step(desk, "snapshot", "up_for_retry")
+    for row in (
+        desk.get("/runs", wave="erp")["runs"][0],
+        desk.get(f"/runs/{run['id']}"),
+        desk.get(f"/jobs/{id}/runs")["runs"][0],
+        desk.get(f"/jobs/{id}")["current_run"],
+        desk.get("/jobs")["jobs"][0]["current_run"],
+    ):
+        assert (row["status"], row["step"], row["step_state"]) == ("Snapshot", "snapshot", "up_for_retry")
+        assert (row["step_try"], row["step_tries"], row["retry_reason"]) == (1, 4, "vCenter refused the snapshot")
+        assert datetime.fromisoformat(row["retry_at"]) == again
+    at_step(desk, "snapshot", "running", 2)
+    [row] = desk.get("/runs", wave="erp")["runs"]
+    assert (row["step_state"], row["step_try"], row["retry_reason"], row["retry_at"]) == ("running", 2, "", None)
+    at_step(desk, "transfer", "running")
+    [row] = desk.get("/runs", wave="erp")["runs"]
+    assert (row["status"], row["step"]) == ("Uploading", "transfer")
+    at_step(desk, "snapshot", "success")
+    [row] = desk.get("/runs", wave="erp")["runs"]
+    assert (row["status"], row["step"]) == ("", ""), "between two steps nothing is uploaded"
+    at_step(desk, "record", "deferred")
+    [row] = desk.get("/runs", wave="erp")["runs"]
+    assert (row["status"], row["step"], row["step_state"]) == ("Record", "record", "deferred")
+
+
+def test_who_waits_for_a_worker_is_found_by_what_has_ended(desk: Desk) -> None:
+    """A mapped task tells its server when it begins; a queued one is named by its index."""
+    desk.job()
+    start(desk)
+    at_step(desk, "snapshot", "queued")
+    desk.airflow.tasks[-1]["rendered_map_index"] = "4"
+    [row] = desk.get("/runs", wave="erp")["runs"]
+    assert (row["step"], row["step_state"]) == ("snapshot", "queued")
+
+
+def test_a_server_that_is_called_like_an_index_is_not_taken_for_it() -> None:
+    tasks = _Tasks()
+    waits = [{"rendered_map_index": str(index), "map_index": index} for index in range(3)]
+    begun = {"rendered_map_index": "1", "map_index": 2}
+    tasks.note([begun, *waits])
+    assert tasks.indexes == {"0": 0, "1": 2, "2": 2}
+    tasks.note([begun])
+    assert tasks.indexes["1"] == 2
 
 
 def start(desk: Desk) -> dict[str, Any]:

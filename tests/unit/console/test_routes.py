@@ -86,6 +86,7 @@ RIGHTS: Final = {
     "GET /runs/{run_id}": read(REPLICATE),
     "POST /runs/{run_id}/cancel": change(REPLICATE),
     "POST /runs/{run_id}/verify": change(REPLICATE),
+    "GET /waves/{wave}": read(MIGRATE),
     "POST /waves/{wave}/apply": write(REPLICATE, {}),
     "POST /waves/{wave}/replications": write(REPLICATE, {"servers": ["web01"]}),
 }

@@ -45,10 +45,11 @@ class Manager:
 
 
 class AnyAirflow(Airflow):
-    """Knows the wave's DAG only."""
+    """Knows the DAGs of the wave and of its connector."""
 
-    def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        return super().request(method, path, body) if path.endswith("/erp.replicate") else (404, {})
+    def is_paused(self, dag_id: str) -> bool | None:
+        known = dag_id.startswith(("erp.", "server_catalog", "connector_health"))
+        return super().is_paused(dag_id) if known else None
 
 
 class Console:

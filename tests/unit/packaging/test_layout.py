@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from importlib.metadata import PackageNotFoundError, entry_points, requires
+from importlib.metadata import entry_points, requires
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 import wavelift
 
@@ -95,30 +93,6 @@ def test_a_lock_has_a_hash_for_every_pin_and_no_addresses(lock: str) -> None:
     assert requirements
     for one in requirements:
         assert "--hash=sha256:" in one, one.splitlines()[0]
-
-
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
-def test_a_lock_names_the_extras_that_its_packages_ask_for(lock: str) -> None:
-    """Older pip (Debian 12 has 23.0) takes ``celery`` and ``celery[redis]`` for two things, and wants both exact."""
-    extras = {
-        match[1].lower(): set(match[2].split(","))
-        for match in re.finditer(r"^([\w.-]+)\[(\S+)\]==", (ROOT / lock).read_text(), re.MULTILINE)
-    }
-    locked = pins(lock)
-    asked: dict[str, set[str]] = {}
-    for package in locked:
-        try:
-            needs = [Requirement(line) for line in requires(package) or ()]
-        except PackageNotFoundError:  # of another Python
-            continue
-        of_package = {"", *extras.get(package, ())}
-        for need in needs:
-            name = canonicalize_name(need.name)
-            if name in locked and (need.marker is None or any(need.marker.evaluate({"extra": e}) for e in of_package)):
-                asked.setdefault(name, set()).update(need.extras)
-    assert asked["celery"] == {"redis"}
-    missing = {name: wanted - extras.get(name, set()) for name, wanted in asked.items()}
-    assert {name: left for name, left in missing.items() if left} == {}
 
 
 def test_the_lock_of_production_has_what_production_needs_and_no_more(

@@ -304,10 +304,14 @@ def test_amp_07_a_refused_migration_is_listed_and_never_began(ledger: Ledger, ru
 
 def test_an_end_that_is_told_again_is_no_event(ledger: Ledger, clock: Clock, web01: Migration) -> None:
     failed = within(ledger.write(), migrations.fail, web01.id, "no", clock=clock)
-    end = {"state": MigrationState.REFUSED, "error": "the VM is a template", "at": clock.now()}
-    refused = within(ledger.write(), migrations.end_anew, failed, **end)
+
+    def refuse(known: Migration) -> Migration:
+        with ledger.write() as tx:
+            return migrations.end_anew(tx, known, MigrationState.REFUSED, "the VM is a template", at=clock.now())
+
+    refused = refuse(failed)
     assert (refused.state, refused.error) == (MigrationState.REFUSED, "the VM is a template")
-    assert within(ledger.write(), migrations.end_anew, refused, **end) == refused
+    assert refuse(refused) == refused
     assert [each.action for each in within(ledger.read(), list_events, object_id=web01.id)] == [
         "migration.queued",
         "migration.failed",

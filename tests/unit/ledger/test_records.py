@@ -267,18 +267,18 @@ def test_amp_07_cancel_is_a_wish_that_names_who_had_it(ledger: Ledger, clock: Cl
 
 
 def test_amp_07_a_refused_migration_is_listed_and_never_began(ledger: Ledger, run: DagRun, clock: Clock) -> None:
-    known = within(
-        ledger.write(servers.LOCK),
-        migrations.insert_ended,
-        at=clock.now(),
-        run=run,
-        run_key="erp.migrate/manual__1/win01",
-        state=MigrationState.REFUSED,
-        error="Hard disk 2 is a raw device mapping",
-        wave="erp",
-        server="win01",
-        connector="hall-a",
-    )
+    with ledger.write(servers.LOCK) as tx:
+        known = migrations.insert_ended(
+            tx,
+            at=clock.now(),
+            run=run,
+            run_key="erp.migrate/manual__1/win01",
+            state=MigrationState.REFUSED,
+            error="Hard disk 2 is a raw device mapping",
+            wave="erp",
+            server="win01",
+            connector="hall-a",
+        )
     begun = _begin(ledger, run, clock)
     assert (known.server_id, known.map_index, known.finished_at) == (None, -1, known.created_at)
 

@@ -51,6 +51,8 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "kept": WaveOf(tuple(Vm(f"kept-{one}", (4,)) for one in ("record", "token", "seed", "key")), DAILY),
     "placed": WaveOf((Vm("placed-a", (4, 6)),), DAILY),
     "seeds": WaveOf((Vm("seeds-a", full=True),), DAILY),
+    "gated": WaveOf((Vm("gated-a", (4,)), Vm("gated-b", (4,)), Vm("gated-c", (4,), entry=OFF))),
+    "shut": WaveOf((Vm("shut-a", (4,), entry=OFF),)),
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"

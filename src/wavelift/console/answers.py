@@ -111,7 +111,7 @@ class MigrationDetails(MigrationRow):
     """Everything about one migration."""
 
     run_key: str
-    server_id: int
+    server_id: int | None
     map_index: int
     connector: str
     region: str

@@ -35,6 +35,12 @@ class Findings:
         self.all.append(Finding(subject=f"{self.subject}/{part}" if part else self.subject, **fields))
 
 
+def subject_of(server: str) -> str:
+    """The subject of findings about a server or an entry of a wave: a '/' ends it, and the name of an entry may hold
+    some."""
+    return server.strip("/").replace("/", ":")
+
+
 def server_of(finding: Finding) -> str:
     """The server that a finding is about, or ``*`` for the whole wave. Server names never contain '/'."""
     return finding.subject.split("/", 1)[0]

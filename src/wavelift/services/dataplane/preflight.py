@@ -16,6 +16,7 @@ from wavelift.base.run import CancelFlag, RunContext
 from wavelift.rules.calls import Feature
 from wavelift.rules.environment import Environment
 from wavelift.rules.estimate import estimate
+from wavelift.rules.findings import subject_of
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.policies import required_privileges
@@ -121,13 +122,8 @@ def _find(session: VsphereSession, wave: ResolvedWave) -> tuple[list[ServerTask]
     return tasks, findings
 
 
-def _subject(plan: ServerPlan) -> str:
-    """A finding's subject ends the server's name with '/', and a folder's name is its path, a tag may hold one."""
-    return plan.server.strip("/").replace("/", ":")
-
-
 def _not_found(plan: ServerPlan, error: WaveliftError) -> Finding:
-    return _wrong("server.not_found", _subject(plan), error.what, error.next_step)
+    return _wrong("server.not_found", subject_of(plan.server), error.what, error.next_step)
 
 
 def _left_out(plan: ServerPlan, left_out: Sequence[inventory.LeftOut]) -> Finding:
@@ -136,7 +132,7 @@ def _left_out(plan: ServerPlan, left_out: Sequence[inventory.LeftOut]) -> Findin
     return Finding(
         severity=Severity.INFO,
         code="selector.left_out",
-        subject=_subject(plan),
+        subject=subject_of(plan.server),
         what=f"{plan.selector.kind} '{plan.selector.value}' holds {len(left_out)} VMs that are no servers: {names}",
         why="templates, and what vSphere or one of its extensions manages itself, don't migrate",
         next_action="Nothing; one that shall move all the same is listed by name or path",

@@ -20,6 +20,18 @@ def ledger(postgres: Postgres) -> Iterator[Ledger]:
         yield made
 
 
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "nul\0", "half a pair \ud800", "\n" * 300], ids=["long", "nul", "half", "lines"]
+)
+def test_a_name_that_no_database_takes_stops_no_report(ledger: Ledger, name: str) -> None:
+    """Only a connector that lies can tell it: it must not keep the run open."""
+    story = Story(ledger, "web01")
+    assert not story.report(story.looked(wrong(name, RDM))).succeeded
+    (other,) = [each for each in story.rows() if each != "web01"]
+    assert len(other) <= 255
+    assert other.isprintable()
+
+
 def test_a_refused_server_is_told_again_accepted_and_completed(ledger: Ledger) -> None:
     story = Story(ledger, "web01", "win01", {"folder": "/DC0/vm/gone"})
     looked = story.looked(

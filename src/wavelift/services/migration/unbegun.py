@@ -6,12 +6,15 @@ that can be cleared: it has *failed*, as if it had begun. Its ``reserve`` contin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from wavelift.base.names import run_key
+from wavelift.base.printable import printable
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Migration, WaveRun, migrations, servers
+from wavelift.ledger.tables import NAME_LENGTH
 from wavelift.rules.findings import subject_of
 from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.lifecycle import MigrationState, allowed
@@ -38,8 +41,8 @@ def record(
     :returns: the rows that count for the report.
     """
     wave = frozen_wave(run)
-    refused = {_entry(wave, subject): why for subject, why in refusals(preflight).items()}
-    passed = {task.name: tasks.get(task.name) for task in preflight.passed}
+    refused = {_storable(_entry(wave, subject)): why for subject, why in refusals(preflight).items()}
+    passed = {_storable(task.name): tasks.get(task.name) for task in preflight.passed}
     place: dict[str, Any] = {"wave": wave.wave, "connector": wave.connector, "region": wave.environment.region}
     kept = {row.id: row for row in rows}
     keys = {name: run_key(ctx.run.dag_id, ctx.run.dag_run_id, name) for name in (*refused, *passed)}
@@ -90,6 +93,12 @@ def _passed(known: Migration | None, tasks: TaskOutcome | None) -> tuple[Migrati
     if known.state is MigrationState.FAILED and at_reserve and said:
         return known.state, said
     return known.state, known.error
+
+
+def _storable(name: str) -> str:
+    """The name came by XCom: one that no database takes must not stop the report. No server has such a name."""
+    plain = len(name) <= NAME_LENGTH and not re.search("[\0\ud800-\udfff]", name)
+    return name if plain else printable(printable(name), NAME_LENGTH)
 
 
 def _entry(wave: ResolvedWave, subject: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from rich.table import Table
 from rich.text import Text
 
 from wavelift.base.domain import Finding, Severity
@@ -15,6 +14,7 @@ from wavelift.rules.findings import about, grouped, verdict
 
 WIDEST: Final = 100
 """Columns: longer lines are hard to read."""
+GAP: Final = 2
 COLOURS: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 NOTE: Final = "note"
 """What people read for ``info``."""
@@ -79,15 +79,16 @@ def _findings(report: dict[str, Any]) -> list[Finding]:
 
 
 def _label(severity: Severity) -> Text:
-    return Text(NOTE if severity is Severity.INFO else str(severity), style=COLOURS[severity])
+    word = NOTE if severity is Severity.INFO else str(severity)
+    return Text(word.ljust(len(Severity.WARNING)), style=COLOURS[severity])
 
 
 def _print_rows(rows: list[tuple[Text, Text]]) -> None:
-    """Rows of a label and a text that wraps beside it."""
+    """Rows of a label and a text that wraps beside it, without spaces at the ends of lines."""
     out = stdout_console()
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True, min_width=len("warning"))
-    grid.add_column(overflow="fold")
+    beside = max(len(label) for label, _ in rows) + GAP
     for label, text in rows:
-        grid.add_row(label, text)
-    out.print(grid, width=min(out.width, WIDEST))
+        for line in text.wrap(out, max(1, min(out.width, WIDEST) - beside), overflow="fold"):
+            line.rstrip()
+            out.print(label + Text(" " * (beside - len(label))) + line, soft_wrap=True)
+            label = Text()

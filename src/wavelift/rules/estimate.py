@@ -27,6 +27,7 @@ DAYS_IN_STAGING: Final = 1.0
 DAYS_IN_MONTH: Final = 30.0
 BLOCKS_PER_LIST: Final = 1_000
 CENT: Final = 0.01
+"""US dollars. Items that cost less are not listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +193,9 @@ def _priced(found: Estimate, *, monthly: bool) -> str:
     """``up to US$12.30: AMI snapshots US$8.10, …``, the dearest first."""
     end = " per month"
     items = {name.removesuffix(end): cost for name, cost in found.costs.items() if name.endswith(end) == monthly}
+    total = sum(items.values())
+    if total < CENT:
+        return "less than US$0.01"
     dearest = sorted(items.items(), key=lambda item: -item[1])
-    parts = ", ".join(f"{name} {_dollars(cost)}" for name, cost in dearest if cost)
-    return f"up to {_dollars(sum(items.values()))}" + (f": {parts}" if parts else "")
-
-
-def _dollars(cost: float) -> str:
-    """A hundredth of a cent tells nobody anything."""
-    return f"US${cost:,.2f}" if cost >= CENT or not cost else "US$0.01"
+    parts = ", ".join(f"{name} US${cost:,.2f}" for name, cost in dearest if cost >= CENT)
+    return f"up to US${total:,.2f}" + (f": {parts}" if parts else "")

@@ -216,7 +216,7 @@ def _rounded(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], f
     """The volume is larger than the disk, but a GPT keeps its backup header in the disk's last sector."""
     unit = limits["volume_unit_bytes"].value
     gib = -(-disk.capacity // unit)
-    becomes = f"{disk.label} has {disk.capacity} bytes: its volume will have {gib} GiB"
+    becomes = f"{disk.label} has {human_bytes(disk.capacity)}, no whole number of GiB: its volume will have {gib} GiB"
     if not (disk.boot and facts.firmware == "efi") and not limits["mbr_boot_disk_bytes"].exceeded(disk.capacity):
         found.info(
             "disk.rounded",

@@ -129,9 +129,9 @@ def _check_place(host: str, port: int | None, name: str) -> None:
             f"The connection {name!r} has the host {host!r}, which is no name of a machine",
             next_step=f"Enter the vCenter's name or address alone under {PLACE}, such as vcenter.example.com",
         ) from error
-    if any(len(label) > LABEL_LONGEST for label in host.split(".")):
+    if not all(0 < len(label) <= LABEL_LONGEST for label in host.removesuffix(".").split(".")):
         raise SpecError(
-            f"The connection {name!r} has the host {host!r}: a part of a name has at most {LABEL_LONGEST} characters",
+            f"The connection {name!r} has the host {host!r}: each part of a name has 1 to {LABEL_LONGEST} characters",
             next_step=f"Correct it under {PLACE}",
         )
     if port is not None and not 0 < port <= LAST_PORT:

@@ -64,7 +64,7 @@ def test_no_text_of_the_program_names_a_requirement() -> None:
     files = _files()
     assert {"preflight_guest.py", "errors.py", "preflight.py"} <= {path.name for path in files}
     assert [
-        f"{path.relative_to(ROOT)}:{text.lineno}: {text.value}"
+        f"{path.relative_to(ROOT)}:{text.lineno}: {text.value!r}"
         for path in files
         for text in _texts(ast.parse(path.read_text("utf-8")))
         if CODE.search(str(text.value))

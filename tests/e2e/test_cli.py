@@ -61,12 +61,17 @@ def test_preflight_and_plan_print_findings_and_what_would_be_made(wavelift: Wave
     checked = wavelift("preflight", "demo")
     assert checked.returncode == 0, checked.stderr
     assert "the instance will run at the same time as its source" in checked.stdout
-    assert "web01/SCSI 0:0" in checked.stdout
+    assert checked.stdout.splitlines()[-1] == "0 errors, 2 warnings: ready"
+    assert "-v shows them" in checked.stdout.splitlines()[-2]
+    assert "US English" not in checked.stdout
+    noted = wavelift("preflight", "demo", "-v")
+    assert "note     db01" in noted.stdout
+    assert "-v shows" not in noted.stdout
 
     planned = wavelift("wave", "plan", "demo", "--server", "db01")
     assert planned.returncode == 0, planned.stderr
     assert "Plan (nothing was created)" in planned.stdout
-    assert "2 disk object(s)" in planned.stdout
+    assert "2 disk objects" in planned.stdout
     assert "web01" not in planned.stdout
 
     report = json.loads(wavelift("wave", "plan", "demo", "--json").stdout)

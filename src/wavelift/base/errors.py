@@ -61,6 +61,10 @@ class SpecError(PermanentError):
     """A spec, form or API body is invalid. ``where`` names file and line."""
 
 
+class NoConnectionError(SpecError):
+    """Airflow has no connection of this id."""
+
+
 class LoginError(PermanentError):
     """The remote side refused the user name, password or key. Never retried, because retries can lock the account."""
 
@@ -87,6 +91,10 @@ class UnsafeTextError(PermanentError):
 
 class UnreachableError(WaveliftError):
     """No connection, a time-out, or a connection that was interrupted."""
+
+
+class UnknownNameError(UnreachableError):
+    """DNS says that the name does not exist. On the first contact it is a wrong name, later an outage of DNS."""
 
 
 class ThrottledError(WaveliftError):

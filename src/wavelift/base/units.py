@@ -25,3 +25,22 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= KIB
     return f"{count:.1f} TiB"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 disk``, ``2 disks``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def about_time(seconds: float) -> str:
+    """``about 40 min``: as exact as an estimate deserves."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if minutes < 1:
+        return "less than 1 min"
+    if minutes < 10:
+        return f"about {minutes:.0f} min"
+    if hours < 1.5:
+        return f"about {5 * round(minutes / 5)} min"
+    if hours < 10:
+        return f"about {round(2 * hours) / 2:g} h"
+    return f"about {hours:.0f} h" if hours < 48 else f"about {hours / 24:.0f} days"

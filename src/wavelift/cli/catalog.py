@@ -55,7 +55,7 @@ def list_(  # noqa: PLR0913  # one parameter per option
     offset: Offset = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Servers by name, with the state of their catalogues (SMS-02)."""
+    """Servers by name, with the state of their catalogues."""
     api = client()
     asked = {"connection": connection, "search": search, "tag": tag, "gone": gone, "limit": limit, "offset": offset}
     answer = api.call("GET", query("/wavelift/catalog", asked))

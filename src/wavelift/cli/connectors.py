@@ -26,7 +26,7 @@ def register(
     region: Annotated[str, typer.Option(help="AWS region.")] = "",
     description: Annotated[str, typer.Option(help="One line for people.")] = "",
 ) -> None:
-    """Register a connector, or change a registered one (SMS-01)."""
+    """Register a connector, or change a registered one."""
     body = {"name": name, "connection": connection, "aws_conn_id": aws, "region": region, "description": description}
     client().call("POST", "/wavelift/connectors", body)
     say(f"{name} is registered; `wavelift connectors check {name}` tries what it can reach")
@@ -74,7 +74,7 @@ def maintenance(
     on: Annotated[bool, typer.Option("--on/--off", help="No new migration begins; running ones finish.")] = True,
     reason: Annotated[str, typer.Option(help="Shown with each refused migration.")] = "",
 ) -> None:
-    """Put a connector into maintenance, or back into service (AMP-05)."""
+    """Put a connector into maintenance, or back into service."""
     client().call("POST", path_of("wavelift", "connectors", name, "maintenance"), {"on": on, "reason": reason})
     say(f"{name} is {'in maintenance: no new migration begins on it' if on else 'in service'}")
 

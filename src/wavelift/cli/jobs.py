@@ -1,4 +1,4 @@
-"""``wavelift jobs …``: the standing orders to replicate, and their history, through the REST API (SMS-03, SMS-08)."""
+"""``wavelift jobs …``: the standing orders to replicate, and their history, through the REST API."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def resume(job: Job) -> None:
 def extend(
     job: Job, days: Annotated[int | None, typer.Option(min=1, help="Another whole term without it.")] = None
 ) -> None:
-    """Let the server be replicated longer than its 90 days (SMS-10)."""
+    """Let the server be replicated longer than its 90 days."""
     row = _post(job, "extend", {"days": days})
     say(f"{_named(row)}: the term ends {local_time(row.term_ends_at)}")
 
@@ -180,7 +180,7 @@ def extend(
 @app.command()
 @api_errors_told()
 def delete(job: Job, as_json: AsJson = False) -> None:
-    """Stop a job and its run and remove what they made outside, never their AMIs (SMS-09)."""
+    """Stop a job and its run and remove what they made outside, never their AMIs."""
     api = client()
     answer = api.call("DELETE", path_of("wavelift", "jobs", _id_of(api, job)))
     if as_json:
@@ -225,7 +225,7 @@ def history(
     offset: Offset = 0,
     as_json: AsJson = False,
 ) -> None:
-    """A job's runs, newest first: type, state, times, AMI, bytes read and sent, rate, duration (SMS-08)."""
+    """A job's runs, newest first: type, state, times, AMI, bytes read and sent, rate, duration."""
     api = client()
     asked = {"state": state, "search": search, "limit": limit, "offset": offset}
     answer = api.call("GET", query(path_of("wavelift", "jobs", _id_of(api, job), "runs"), asked))

@@ -1,4 +1,4 @@
-"""``wavelift replicate`` and ``wavelift runs``: on-demand runs, watched while they go on (SMS-06, AIR-04)."""
+"""``wavelift replicate`` and ``wavelift runs``: on-demand runs, watched while they go on."""
 
 from __future__ import annotations
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, wake
-from wavelift.cli.output import add_row, plain, print_json, say, stdout_console, table, visible
+from wavelift.cli.findings import print_report
+from wavelift.cli.output import add_row, print_json, say, stdout_console, table, visible
 from wavelift.console.answers import RunStarted, WaveApplied
 from wavelift.rules.conf import MigrateConf, MigrateMode
 from wavelift.rules.flows import MIGRATE, PREFLIGHT
@@ -44,12 +41,13 @@ def validate(
 WaveName = Annotated[str, typer.Argument(metavar="WAVE")]
 Servers = Annotated[list[str] | None, typer.Option("--server", help="Only this server; may be given again.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The whole report as JSON.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show notes, too.")]
 
 
 @app.command()
-def plan(name: WaveName, servers: Servers = None, as_json: AsJson = False) -> None:
+def plan(name: WaveName, servers: Servers = None, verbose: Verbose = False, as_json: AsJson = False) -> None:
     """What a wave would move, make and cost; creates nothing."""
-    run_mode(name, "plan", servers, as_json=as_json)
+    run_mode(name, "plan", servers, verbose=verbose, as_json=as_json)
 
 
 @app.command()
@@ -95,15 +93,13 @@ def print_changes(done: WaveApplied) -> None:
 
 
 @api_errors_told()
-def run_mode(name: str, mode: MigrateMode, servers: list[str] | None, *, as_json: bool) -> None:
+def run_mode(name: str, mode: MigrateMode, servers: list[str] | None, *, verbose: bool, as_json: bool) -> None:
     """Run ``<wave>.migrate`` in a mode that creates nothing and print its report; status 1 when a server may not go."""
     report, run = report_of(client(), name, MigrateConf(mode=mode, servers=servers or None))
     if as_json:
         print_json(report)
     else:
-        print_findings(report)
-        if mode == "plan":
-            print_estimate(report.get("estimate", {}))
+        print_report(report, plan=mode == "plan", verbose=verbose)
     if run.state != "success" or any(finding["severity"] == "error" for finding in report.get("findings", [])):
         raise typer.Exit(1)
 
@@ -122,46 +118,3 @@ def report_of(api: ApiClient, name: str, conf: MigrateConf) -> tuple[dict[str, A
 def no_wave(name: str) -> str:
     """What to say of a wave that Airflow does not know."""
     return f"No wave {name}: Airflow has no DAG {MIGRATE.dag_id(name)}; see 'wavelift wave validate FILE'"
-
-
-COLOURS = {"error": "bold red", "warning": "yellow", "info": "dim"}
-
-
-def print_findings(report: dict[str, Any]) -> None:
-    """The findings as a table, worst first; a finding that several servers share is one row."""
-    title = plain(f"Pre-flight of {report.get('wave', '')}")
-    shown = Table(title=title, box=box.HORIZONTALS, padding=(0, 1, 0, 0))
-    for name in ("severity", "subject", "finding", "next action"):
-        shown.add_column(name, overflow="fold")
-    for finding, subjects in grouped(report.get("findings", [])):
-        style = COLOURS[finding["severity"]]
-        what = plain(finding["what"])
-        if finding["why"]:
-            what.append("\n").append(Text(plain(finding["why"]).plain, style="dim"))
-        shown.add_row(
-            Text(finding["severity"], style=style),
-            plain("\n".join(subjects)),
-            what,
-            plain(finding["next_action"]),
-        )
-    stdout_console().print(shown)
-
-
-def grouped(findings: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], list[str]]]:
-    """Findings that differ in their subject only, as one with all subjects; errors first."""
-    places: dict[tuple[str, ...], tuple[dict[str, Any], list[str]]] = {}
-    order = {name: place for place, name in enumerate(COLOURS)}
-    for finding in sorted(findings, key=lambda one: (order[one["severity"]], one["subject"])):
-        words = tuple(finding[key] for key in ("severity", "code", "what", "why", "next_action"))
-        places.setdefault(words, (finding, []))[1].append(finding["subject"])
-    return list(places.values())
-
-
-def print_estimate(estimate: dict[str, Any]) -> None:
-    """What the wave would move, make and cost."""
-    from wavelift.rules import estimate as estimates
-
-    shown = table("what", "value", title="Plan (nothing was created)")
-    for what, value in estimates.table(estimates.Estimate.load(estimate)):
-        add_row(shown, what, value)
-    stdout_console().print(shown)

@@ -42,4 +42,5 @@ def human_seconds(seconds: float) -> str:
     for unit, size in (("s", 1), ("min", 60)):
         if seconds < 120 * size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 3600:.0f} h"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 10 else f"{hours:.0f} h"

@@ -91,7 +91,7 @@ def list_(  # noqa: PLR0913  # one parameter per option
     if not page.servers:
         told_empty("servers", FIRST, connection=connection, search=search, tag=tag, gone=gone, offset=offset)
         return
-    shown = table("id", "name, path", "power", "size", "guest, tags", "job", ids=("id", "job"))
+    shown = table("id, job", "name, path", "power, size", "guest, tags", ids=["id, job"])
     for row in page.servers:
         add_row(shown, *_cells(row))
     show(shown)
@@ -100,13 +100,13 @@ def list_(  # noqa: PLR0913  # one parameter per option
 
 def _cells(row: ServerRow) -> list[str]:
     job = row.job
+    ordered = (job.id, f"{job.state}{', terminated' if job.terminated else ''}") if job else ()
+    power = f"{row.power}{' (template)' if row.template else ''}{' (gone)' if row.gone else ''}"
     return [
-        f"{row.id}\n{row.vm_id}",
+        "\n".join((row.id, row.vm_id, *ordered)),
         f"{row.name}\n{row.path}",
-        f"{row.power}{' (template)' if row.template else ''}{' (gone)' if row.gone else ''}",
-        f"{row.cpus} CPU, {human_bytes(row.memory_mib * MIB)}\n{human_bytes(row.disk_bytes)}",
+        f"{power}\n{row.cpus} CPU, {human_bytes(row.memory_mib * MIB)}\n{human_bytes(row.disk_bytes)}",
         "\n".join([row.guest_full_name, *row.tags]),
-        f"{job.id}\n{job.state}{', terminated' if job.terminated else ''}" if job else "",
     ]
 
 

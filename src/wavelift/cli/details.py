@@ -132,7 +132,7 @@ def _next_of_run(row: RunDetails) -> str:
 def _replicated(disk: Mapping[str, Any]) -> Iterator[str]:
     lineage = disk.get("lineage") or {}
     boot = ", boot" if disk.get("boot") else ""
-    yield f"{disk.get('label')}{boot}, {human_bytes(lineage.get('capacity') or 0)}"
+    yield f"{lineage.get('address')}{boot}, {human_bytes(lineage.get('capacity') or 0)}"
     reason = disk.get("kind_reason")
     yield f"{disk.get('kind')}{f', because {reason}' if reason else ''}"
     yield (

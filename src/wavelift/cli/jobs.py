@@ -78,8 +78,8 @@ def list_(
         return
     times = Times()
     shown = table(
-        *("job", "wave/server", "state", "next, every", "run", "latest AMI", "term ends"),
-        ids=("job", "run", "latest AMI"),
+        *("job, wave/server", "state", "next, every", "run, latest AMI", "term ends"),
+        ids=("job, wave/server", "run, latest AMI"),
     )
     for row in page.jobs:
         add_row(shown, *_cells(row, times))
@@ -263,8 +263,8 @@ def print_runs(rows: list[RunRow]) -> None:
     """Runs as a table, and under it what went wrong."""
     times = Times()
     shown = table(
-        *("run, server", "type, state", "scheduled, completed", "AMI", "read, sent", "rate, duration"),
-        ids=("run, server", "AMI"),
+        *("run, server, AMI", "type, state", "scheduled, completed", "read, sent", "rate, duration"),
+        ids=["run, server, AMI"],
     )
     for row in rows:
         add_row(shown, *_run_cells(row, times))
@@ -280,10 +280,9 @@ def _run_cells(row: RunRow, times: Times) -> list[str]:
     gone = "deregistered" if row.ami_state == "deregistered" else ""
     duration = human_seconds(row.duration_s) if row.duration_s else ""
     return [
-        f"{row.id}\n{row.server}",
+        "\n".join(filter(None, (row.id, row.server, row.ami_id, gone))),
         f"{row.type}\n{run_state(row, times)}",
         f"{times.of(row.scheduled_start) or '(on demand)'}\n{times.of(row.completed_at)}",
-        "\n".join(filter(None, (row.ami_id, gone))),
         f"{human_bytes(read)}\n{human_bytes(sent)}",
         f"{rate}\n{duration}",
     ]
@@ -292,12 +291,10 @@ def _run_cells(row: RunRow, times: Times) -> list[str]:
 def _cells(row: JobRow, times: Times) -> list[str]:
     run = row.current_run
     return [
-        row.id,
-        f"{row.wave}/{row.server}",
+        f"{row.id}\n{row.wave}/{row.server}",
         row.state,
         f"{times.of(row.next_at, up=True)}\nevery {row.frequency_hours} h",
-        f"{run.id}\n{run_state(run, times)}" if run else "",
-        row.latest_ami_id,
+        "\n".join(filter(None, (*((run.id, run_state(run, times)) if run else ()), row.latest_ami_id))),
         _term(row, times),
     ]
 

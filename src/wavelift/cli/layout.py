@@ -122,8 +122,9 @@ class Sheet:
         lines: list[str] = []
         for row in self.rows:
             head, *others = row
-            lines += [*([""] if lines else []), *head.split("\n")]
+            lines += head.split("\n")
             lines += labelled(zip(self.columns[1:], others, strict=True), width)
+            lines.append("")
         return lines
 
 

@@ -18,7 +18,7 @@ from wavelift.console.answers import EventList, MigrationCancelled, MigrationDet
 from wavelift.console.requests import CleanupBody
 from wavelift.rules.flows import MIGRATE, PREFLIGHT
 
-FIRST: Final = "Trigger <wave>.migrate in Airflow; `wavelift preflight WAVE` checks the wave before"
+FIRST: Final = f"Trigger {MIGRATE.dag_id('<wave>')} in Airflow; `wavelift preflight WAVE` checks the wave before"
 
 
 @api_errors_told()
@@ -38,12 +38,12 @@ def show_list(wave: str, state: str, limit: int, *, as_json: bool) -> None:
 def print_migrations(page: MigrationPage) -> None:
     """Migrations as a table, and under it what went wrong."""
     times = Times()
-    shown = table("id", "wave/server", "state", "size", "began", "image, instance", ids=("id", "image, instance"))
+    shown = table("id, began", "wave/server", "state, size", "image, instance", ids=("id, began", "image, instance"))
     for row in page.migrations:
         made = "\n".join(filter(None, (row.image_id, row.instance_id)))
         size = human_bytes(row.bytes_total) if row.bytes_total else ""
-        state, began = migration_state(row, times), times.of(row.created_at)
-        add_row(shown, row.id, f"{row.wave}/{row.server}", state, size, began, made)
+        state = "\n".join(filter(None, (migration_state(row, times), size)))
+        add_row(shown, f"{row.id}\n{times.of(row.created_at)}", f"{row.wave}/{row.server}", state, made)
     show(shown)
     for row in page.migrations:
         say_why(row, times)

@@ -42,6 +42,7 @@ def replicate(wave: str, servers: list[str] | None, *, wait: bool, unpause: bool
     told.print(plain(f"run {run.dag_run_id} of {run.dag_id}: {names}"), soft_wrap=True)
     if not wait:
         _tell(answer, as_json=as_json)
+        told.print(plain(f"`wavelift jobs list --wave {wave}` shows how they get on"), soft_wrap=True)
         return
     watch = RunsWatch(api, wave, run.dag_id, run.dag_run_id)
     # With --json standard output is for the result alone.

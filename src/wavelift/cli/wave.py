@@ -115,8 +115,10 @@ def print_changes(done: WaveApplied) -> None:
 
 def _value(value: Any, times: Times) -> str:
     """A field of a job; a time in local time."""
-    if value is None:
+    if value is None:  # of keep_amis: no limit
         return "all"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, str) and INSTANT.match(value):
         with suppress(ValueError):
             return times.of(datetime.fromisoformat(value))

@@ -165,7 +165,7 @@ def _of_epoch(seconds: float, text: str) -> datetime:
     if EARLIEST_EPOCH <= seconds < _LATEST_EPOCH:
         return datetime.fromtimestamp(seconds, UTC)
     try:
-        seen = f", which is {_minute(datetime.fromtimestamp(seconds, UTC))}"
+        seen = f", which is {_iso(datetime.fromtimestamp(seconds, UTC))}"
     except (ValueError, OverflowError, OSError):
         seen = ""
     raise SpecError(

@@ -54,7 +54,7 @@ def _migration(row: MigrationDetails, times: Times) -> Pairs:
 def _next(row: MigrationDetails) -> str:
     if row.state is MigrationState.FAILED:
         return (
-            f"mend what the error says, then clear {CONTINUE_FROM} (map index {row.map_index}) of that DAG run to go "
+            f"correct what the error says, then clear {CONTINUE_FROM} (map index {row.map_index}) of that DAG run to go "
             f"on, or trigger {row.dag_id} for this server again"
         )
     if row.state is MigrationState.COMPLETED:
@@ -119,7 +119,9 @@ def _moved(row: RunDetails) -> str:
 def _next_of_run(row: RunDetails) -> str:
     again = f"`wavelift replicate {row.wave} --server {row.server}`"
     if row.state == "Failed":
-        return f"mend what the error says, then clear the server's {CONTINUE_FROM} of that DAG run to go on, or {again}"
+        return (
+            f"correct what the error says, then clear the server's {CONTINUE_FROM} of that DAG run to go on, or {again}"
+        )
     if row.state in ("Refused", "Cancelled", "Expired"):
         return f"{again} asks again"
     if row.state in ("Active", "Reserved"):

@@ -283,7 +283,7 @@ def _run_cells(row: RunRow, times: Times) -> list[str]:
         "\n".join(filter(None, (row.id, row.server, row.ami_id, gone))),
         f"{row.type}\n{run_state(row, times)}",
         f"{times.of(row.scheduled_start) or '(on demand)'}\n{times.of(row.completed_at)}",
-        f"{human_bytes(read)}\n{human_bytes(sent)}",
+        f"{human_bytes(read)}\n{human_bytes(sent)}" if row.started_at else "",
         f"{rate}\n{duration}",
     ]
 

@@ -22,6 +22,8 @@ NARROWEST: Final = 10
 """Columns that a folding column has at least, if its content is that long."""
 LONGEST_WORD: Final = 24
 """A folding column breaks no shorter word."""
+_WORD: Final = re.compile(r" *[^ ]+(?: (?:%|B|[KMGT]iB(?:/s)?|h|min|s)[,;)]*(?= |$))?")
+"""A word with the spaces before it. A number and its unit are one word."""
 
 
 def visible(text: str) -> str:
@@ -34,7 +36,7 @@ def wrapped(text: str, width: int) -> list[str]:
     lines = []
     for line in text.split("\n"):
         now = ""
-        for word in re.findall(r" *[^ ]+", line):
+        for word in _WORD.findall(line):
             if now and cell_len(now + word) > width:
                 lines.append(now)
                 now = word.lstrip()
@@ -99,7 +101,7 @@ class Sheet:
         for number, name in enumerate(self.columns):
             lines = [line for row in self.rows for line in row[number].split("\n")]
             longest = _widest(lines)
-            words = _widest(word for line in lines for word in line.split())
+            words = _widest(word.lstrip() for line in lines for word in _WORD.findall(line))
             need = longest if name in self.ids else min(longest, max(NARROWEST, min(words, LONGEST_WORD)))
             least.append(max(need, _widest(name.split())))
             wanted.append(max(longest, cell_len(name)))

@@ -75,7 +75,7 @@ def show_events(what: str, limit: int, after: int, *, as_json: bool) -> None:
         return
     times = Times()
     for one in events:
-        details = json.dumps(one.details, ensure_ascii=False) if one.details else ""
+        details = json.dumps(times.told(one.details), ensure_ascii=False) if one.details else ""
         say(f"{one.id} {times.of(one.at)} {one.actor}: {one.action} {details}".rstrip())
     if len(events) == limit:
         say(f"There may be more: --after {events[-1].id}")

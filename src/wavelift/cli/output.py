@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -23,6 +25,10 @@ PIPE_WIDTH: Final = 200
 """Columns where nobody looks and ``COLUMNS`` says nothing: a table in a pipe or a file is not cut at 80."""
 WIDTHS: Final = range(20, 1001)
 """Columns that ``COLUMNS`` may ask for. Any other value is an error, and is ignored."""
+LINES: Final = 25
+"""Of a terminal that does not say."""
+_INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?[+-]\d\d:\d\d")
+"""A time as REST tells it."""
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text, times in UTC.")]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="Rows to show.")]
 Offset = Annotated[int, typer.Option(min=0, help="Rows to leave out before them.")]
@@ -30,17 +36,15 @@ Offset = Annotated[int, typer.Option(min=0, help="Rows to leave out before them.
 
 def stdout_console() -> Console:
     """For results: standard output, as wide as ``COLUMNS`` says, else as the terminal."""
-    return Console(width=_width(), emoji=False)
-
-
-def _width() -> int | None:
-    """None: rich asks the terminal."""
-    asked = os.environ.get("COLUMNS")
-    if asked and asked.isascii() and asked.isdigit() and len(asked) < 5 and int(asked) in WIDTHS:
-        return int(asked)
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isascii() and asked.isdigit() and len(asked) < 5 and int(asked) in WIDTHS:
+        return Console(width=int(asked), emoji=False)
     if not sys.stdout.isatty():
-        return PIPE_WIDTH
-    return os.get_terminal_size(sys.stdout.fileno()).columns or None if asked else None
+        return Console(width=PIPE_WIDTH, height=LINES, emoji=False)
+    if not asked:
+        return Console(emoji=False)
+    size = os.get_terminal_size(sys.stdout.fileno())  # rich would believe COLUMNS, or stumble over it
+    return Console(width=size.columns or PIPE_WIDTH, height=size.lines or LINES, emoji=False)
 
 
 def plain(text: str) -> Text:
@@ -136,6 +140,17 @@ class Times:
         local = (minute_up(instant) if up else instant).astimezone()
         self._zones[_zone(local)] = None
         return f"{local:%Y-%m-%d %H:%M}"
+
+    def told(self, value: Any) -> Any:
+        """``value`` as REST gives it, with every time in it as :meth:`of`."""
+        if isinstance(value, dict):
+            return {key: self.told(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self.told(part) for part in value]
+        if isinstance(value, str) and _INSTANT.fullmatch(value):
+            with suppress(ValueError):
+                return self.of(datetime.fromisoformat(value))
+        return value
 
     @property
     def zones(self) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -75,8 +72,6 @@ def apply(
     print_changes(WaveApplied.model_validate(answer))
 
 
-INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d.*[+-]\d\d:\d\d$")
-"""A time as REST tells it."""
 DID = {"create": "made", "update": "changed", "keep": "as the file says", "missing": "not in the file; left alone"}
 WOULD = {**DID, "create": "would be made", "update": "would be changed"}
 
@@ -119,10 +114,7 @@ def _value(value: Any, times: Times) -> str:
         return "all"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) and INSTANT.match(value):
-        with suppress(ValueError):
-            return times.of(datetime.fromisoformat(value))
-    return str(value)
+    return str(times.told(value))
 
 
 @api_errors_told()

@@ -69,7 +69,8 @@ def details(**changes: Any) -> dict[str, Any]:
         "conversion_report": [
             {"index": 0, "snapshot_id": "snap-0aaa1111bbbb2222c", "boot": True, "blocks_compared": 819,
              "changed": [{"offset": 1572864, "length": 512 << 10}, {"offset": 9 * GIB, "length": 3 * MIB}]},
-            {"index": 1, "snapshot_id": "snap-0ddd3333eeee4444f", "boot": False, "blocks_compared": 2048, "changed": []},
+            {"index": 1, "snapshot_id": "snap-0ddd3333eeee4444f", "boot": False, "blocks_compared": 2048,
+             "changed": []},
         ],
         "launch_result": {"server": "erp-db01", "instance_id": "i-0123456789abcdef0", "private_ip": "10.20.30.41",
                           "skipped": ""},

@@ -54,8 +54,8 @@ def _migration(row: MigrationDetails, times: Times) -> Pairs:
 def _next(row: MigrationDetails) -> str:
     if row.state is MigrationState.FAILED:
         return (
-            f"correct what the error says, then clear {CONTINUE_FROM} (map index {row.map_index}) of that DAG run to go "
-            f"on, or trigger {row.dag_id} for this server again"
+            f"correct what the error says, then clear {CONTINUE_FROM} (map index {row.map_index}) of that DAG run to "
+            f"go on, or trigger {row.dag_id} for this server again"
         )
     if row.state is MigrationState.COMPLETED:
         if not row.instance_id:
@@ -119,9 +119,8 @@ def _moved(row: RunDetails) -> str:
 def _next_of_run(row: RunDetails) -> str:
     again = f"`wavelift replicate {row.wave} --server {row.server}`"
     if row.state == "Failed":
-        return (
-            f"correct what the error says, then clear the server's {CONTINUE_FROM} of that DAG run to go on, or {again}"
-        )
+        clear = f"clear the server's {CONTINUE_FROM} of that DAG run to go on"
+        return f"correct what the error says, then {clear}, or start a new run: {again}"
     if row.state in ("Refused", "Cancelled", "Expired"):
         return f"{again} asks again"
     if row.state in ("Active", "Reserved"):

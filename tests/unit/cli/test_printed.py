@@ -54,19 +54,22 @@ CATALOG: Final = {
     "imported_at": "2026-11-22T10:00:00.7+00:00", "dag_id": "server_catalog.dc1", "dag_run_id": "manual__1",
     "last_modified": "2026-11-22T10:00:00.7+00:00",
 }  # fmt: skip
+CHECKED: Final = "2026-12-01T09:00:00+00:00"
 CONNECTOR: Final = {
     "name": "frankfurt-dc1", "connection": "vcenter-frankfurt", "aws_conn_id": "aws_frankfurt",
     "region": "eu-central-1", "description": "Rack 12", "maintenance": True, "maintenance_reason": "new switch",
-    "health": {"connector": "frankfurt-dc1", "checked_at": "2026-12-01T09:00:00+00:00", "checks": [{"name": "vcenter", "ok": True, "what": ""}]}, "checked_at": "2026-12-01T09:00:00+00:00",
-    "registered_at": "2026-12-01T09:00:00+00:00", "registered_by": "ana", "healthy": True, "health_age_s": 600,
+    "health": {
+        "connector": "frankfurt-dc1", "checked_at": CHECKED, "checks": [{"name": "vcenter", "ok": True, "what": ""}],
+    },
+    "checked_at": CHECKED, "registered_at": CHECKED, "registered_by": "ana", "healthy": True, "health_age_s": 600,
 }  # fmt: skip
+EVENT: Final = {"actor": "ana", "dag_run_id": "manual__1", "details": {}}
 EVENTS: Final = [
-    {"id": 41, "at": "2026-12-01T09:00:05.123456+00:00", "actor": "erp-frankfurt.migrate", "action": "migration.queued",
-     "dag_run_id": "manual__1", "details": {"server": "erp-db01", "to": "queued"}},
-    {"id": 77, "at": "2026-07-01T09:00:00+00:00", "actor": "ana", "action": "replication_job.extended", "dag_run_id": "",
+    {**EVENT, "id": 41, "at": "2026-12-01T09:00:05.123456+00:00", "action": "migration.queued",
+     "details": {"server": "erp-db01", "to": "queued"}},
+    {**EVENT, "id": 77, "at": "2026-07-01T09:00:00+00:00", "action": "replication_job.extended",
      "details": {"from": "2026-12-01T09:00:00+00:00", "to": "2027-03-01T09:00:00.250000+00:00"}},
-    {"id": 78, "at": "2026-12-01T09:00:00+00:00", "actor": "ana", "action": "migration.cancelled", "dag_run_id": "",
-     "details": {}},
+    {**EVENT, "id": 78, "at": "2026-12-01T09:00:00+00:00", "action": "migration.cancelled"},
 ]  # fmt: skip
 ANSWERS: Final[dict[str, Any]] = {
     "/wavelift/migrations": {**PAGE, "total": 3, "migrations": [migration(), FAILED, IMPORTING]},
@@ -104,7 +107,9 @@ NOTHING: Final[dict[str, Any]] = {
     "/wavelift/catalogs": {"catalogs": []},
     "/wavelift/connectors": {"connectors": []},
     "/wavelift/events/mig-1": {"events": []},
-    "/wavelift/waves/erp/apply": {**APPLIED, "wave": "erp", "changes": [], "unbound": [], "clashes": [], "dag_paused": False},
+    "/wavelift/waves/erp/apply": {
+        **APPLIED, "wave": "erp", "changes": [], "unbound": [], "clashes": [], "dag_paused": False,
+    },
 }  # fmt: skip
 
 

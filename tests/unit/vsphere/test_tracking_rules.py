@@ -240,7 +240,7 @@ def test_blocks_are_exactly_those_that_areas_touch(areas: list[Extent], capacity
 
 
 def test_an_area_before_the_disk_is_an_error() -> None:
-    with pytest.raises(ValueError, match="an area at offset -1"):
+    with pytest.raises(ValueError, match="an area at -1"):
         round_to_blocks([Extent(-1, 5)], BLOCK)
 
 

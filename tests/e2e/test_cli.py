@@ -52,8 +52,11 @@ def test_amp_07_the_list_has_ids_states_progress_and_results(wavelift: Wavelift)
         assert bool(row["instance_id"]) == (row["server"] != "db01")
         for value in (row["id"], f"demo/{row['server']}", row["image_id"], row["instance_id"]):
             assert value in listed.stdout, "cut short"
-    shown = json.loads(wavelift("migrations", "show", rows[0]["id"]).stdout)
+    shown = json.loads(wavelift("migrations", "show", rows[0]["id"], "--json").stdout)
     assert shown["image_id"] == rows[0]["image_id"]
+    told = wavelift("migrations", "show", rows[0]["id"]).stdout
+    for words in (f"{rows[0]['id']}  demo/{rows[0]['server']}", "read by: stream, because ", "proven: ", "completed"):
+        assert words in told
     assert json.loads(wavelift("migrations", "list", "--json", "--state", "failed").stdout)["total"] == 0
 
 
@@ -90,7 +93,7 @@ def test_verify_reads_an_image_back_again(wavelift: Wavelift) -> None:
     again = wavelift("verify", db01)
     assert again.returncode == 0, again.stderr
     boot, data = again.stdout.splitlines()
-    assert re.match(r"db01 disk 0 \(snap-\w+\): 640 blocks compared, changed by the conversion: \d+\+\d+", boot)
+    assert re.match(r"db01 disk 0 \(snap-\w+\): 640 blocks compared, changed by the conversion: [\d.]+ \w+ at ", boot)
     assert data.endswith("512 blocks compared, changed by the conversion: nothing")
 
 

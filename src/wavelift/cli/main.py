@@ -128,11 +128,13 @@ def migrations_list(
 
 
 @migrations_app.command("show")
-def migrations_show(migration: str) -> None:
-    """Print all data of one migration as JSON."""
-    from wavelift.cli.migrations import show
+def migrations_show(
+    migration: str, as_json: Annotated[bool, typer.Option("--json", help="All data as JSON, times in UTC.")] = False
+) -> None:
+    """Show one migration: state, disks and how they were read, proof, image, conversion, what to do next."""
+    from wavelift.cli.migrations import show_one
 
-    show(migration)
+    show_one(migration, as_json=as_json)
 
 
 @migrations_app.command("cancel")

@@ -12,10 +12,11 @@ from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.cli.connect import EndedRun, api_errors_told, client, fail, query
+from wavelift.cli.details import next_after_cancel, print_run
 from wavelift.cli.jobs import print_runs
-from wavelift.cli.output import plain, print_json, say, stdout_console
+from wavelift.cli.output import AsJson, plain, print_json, say, stdout_console
 from wavelift.cli.watch import Row, shown
-from wavelift.console.answers import ReplicationStarted, RunCancelled, RunRow
+from wavelift.console.answers import ReplicationStarted, RunCancelled, RunDetails, RunRow
 from wavelift.rules.flows import REPLICATE, REPORT
 
 app = typer.Typer(no_args_is_help=True)
@@ -41,6 +42,7 @@ def replicate(wave: str, servers: list[str] | None, *, wait: bool, unpause: bool
     told.print(plain(f"run {run.dag_run_id} of {run.dag_id}: {names}"), soft_wrap=True)
     if not wait:
         _tell(answer, as_json=as_json)
+        told.print(plain(f"`wavelift jobs list --wave {wave}` shows how they get on"), soft_wrap=True)
         return
     watch = RunsWatch(api, wave, run.dag_id, run.dag_run_id)
     # With --json standard output is for the result alone.
@@ -61,14 +63,20 @@ def cancel(run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a repli
         say(f"{run} ({answer.server}) had not begun; it is not counted")
         return
     stopped = ", ".join(answer.stopped_tasks) or "no task was active"
-    say(f"{run} ({answer.server}) is being cancelled: {stopped}")
+    say(f"{run} ({answer.server}) is being cancelled: {stopped}; {next_after_cancel(run)}")
 
 
 @app.command()
 @api_errors_told()
-def show(run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a replication run: run-…")]) -> None:
-    """Everything about one run, as JSON."""
-    print_json(client().call("GET", path_of("wavelift", "runs", run)))
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a replication run: run-…")], as_json: AsJson = False
+) -> None:
+    """Everything about one run: disks and how they were read, what was sent, proof, AMI, what to do next."""
+    answer = client().call("GET", path_of("wavelift", "runs", run))
+    if as_json:
+        print_json(answer)
+    else:
+        print_run(RunDetails.model_validate(answer))
 
 
 @dataclass

@@ -19,7 +19,7 @@ from rich.table import Table
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.printable import printable
 from wavelift.base.rates import seconds_left
-from wavelift.base.units import human_bytes
+from wavelift.base.units import human_bytes, human_seconds
 from wavelift.cli.output import plain
 from wavelift.rules.flows import ADMIT, PREFLIGHT, REPORT, Step, flow_of
 
@@ -35,14 +35,6 @@ STATES: Final = {
 }
 LINE_SECONDS: Final = 2.0
 """In a log, progress within a phase gets at most one line per server in this time."""
-
-
-def human_seconds(seconds: float) -> str:
-    """``90`` → ``"90 s"``, ``600`` → ``"10 min"``: as exact as an estimate deserves."""
-    for unit, size in (("s", 1), ("min", 60)):
-        if seconds < 120 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 3600:.0f} h"
 
 
 @dataclass(frozen=True, slots=True)

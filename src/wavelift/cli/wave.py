@@ -11,7 +11,7 @@ import typer
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, wake
 from wavelift.cli.findings import print_report
-from wavelift.cli.output import add_row, print_json, say, stdout_console, table, visible
+from wavelift.cli.output import Times, add_row, print_json, say, show, table, visible
 from wavelift.console.answers import RunStarted, WaveApplied
 from wavelift.rules.conf import MigrateConf, MigrateMode
 from wavelift.rules.flows import MIGRATE, PREFLIGHT
@@ -77,11 +77,19 @@ WOULD = {**DID, "create": "would be made", "update": "would be changed"}
 def print_changes(done: WaveApplied) -> None:
     """Server by server what was done, or would be, and each field that differs."""
     words = WOULD if done.dry_run else DID
-    shown = table("server", "job", "", "ledger → file", title=f"Replication of {done.wave}")
+    times = Times()
+    dry = " (dry run: nothing was changed)" if done.dry_run else ""
+    shown = table("server", "job", "what", "ledger → file", title=f"Replication of {done.wave}{dry}", ids=["job"])
     for row in done.changes:
-        fields = "\n".join(f"{key}: {both.ledger} → {both.spec}" for key, both in row.fields.items())
+        fields = "\n".join(
+            f"{key}: {_value(both.ledger, times)} → {_value(both.spec, times)}" for key, both in row.fields.items()
+        )
         add_row(shown, row.server, row.job_id or "", words[row.kind], fields)
-    stdout_console().print(shown)
+    if done.changes:
+        show(shown)
+    else:
+        say(f"{done.wave}: no server of its file has a `replication:` section, and there are no jobs")
+    times.tell()
     for entry in done.unbound:
         say(f"{entry}: the catalogue holds no server of it; run `wavelift catalog import`, then apply again")
     for clash in done.clashes:
@@ -90,6 +98,21 @@ def print_changes(done: WaveApplied) -> None:
         say(f"Airflow has no DAG {done.dag_id} yet, so nothing runs")
     elif done.dag_paused:
         say(f"{done.dag_id} is paused in Airflow, so nothing runs: `wavelift wave apply {done.wave} --unpause`")
+    if not done.changes:
+        return
+    if done.dry_run:
+        say(f"`wavelift wave apply {done.wave}` does it")
+    else:
+        say(f"`wavelift jobs list --wave {done.wave}` shows when they run")
+
+
+def _value(value: Any, times: Times) -> str:
+    """A field of a job; a time in local time."""
+    if value is None:  # of keep_amis: no limit
+        return "all"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(times.told(value))
 
 
 @api_errors_told()

@@ -296,6 +296,8 @@ class RunDetails(RunRow):
 
     result: dict[str, Any] | None
     superseded: list[dict[str, Any]]
+    verified: dict[str, Any] | None = None
+    """What was read back before the AMI was made; null: not known."""
 
 
 class RunCancelled(RunRow):

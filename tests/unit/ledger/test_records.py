@@ -73,6 +73,13 @@ def _disk(index: int, capacity: int) -> StoredDisk:
     )
 
 
+def test_a_disk_of_a_version_that_did_not_tell_its_reader_is_the_same_disk() -> None:
+    told = _disk(0, 10).dump()
+    older = {name: value for name, value in told.items() if name not in ("reader", "reader_reason")}
+    assert StoredDisk.load(older) == _disk(0, 10)
+    assert set(told) - set(older) == {"reader", "reader_reason"}
+
+
 # Wave runs
 
 

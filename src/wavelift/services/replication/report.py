@@ -9,6 +9,7 @@ from typing import Any, Final
 from wavelift.base.domain import Message, Refusal
 from wavelift.base.errors import TamperedError
 from wavelift.base.run import Clock, RunContext
+from wavelift.base.times import utc_minute
 from wavelift.ledger import Ledger, WaveRun, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
@@ -233,7 +234,7 @@ def raise_when_failed(report: ReplicationReport) -> None:
         return
     lines = [*told(report.failed)]
     for one in report.refused:
-        until = f", until {one.until.isoformat()}" if one.until else ""
+        until = f", until {utc_minute(one.until)}" if one.until else ""
         lines.append(f"{one.server} refused by rule {one.rule}: {one.reason}{until}")
     headline = ALL_REFUSED if all_refused(report.outcomes) and not report.refused else ""
     raise failed_run(report, headline, lines, way_out(REPLICATE, report.wave, report.failed))

@@ -21,6 +21,7 @@ class CatalogInventoryOperator(ConnectorOperator):
     :param ticket: what :class:`BeginCatalogImportOperator` returned.
     """
 
+    first_contact = True
     template_inputs = ("ticket",)
     ticket: Any
 

@@ -26,24 +26,25 @@ class ServersPreflight(ConnectorOperator):
     admitted: Any
 
     def look(self, context: Context, request: Admitted, options: PreflightOptions) -> PreflightReport:
-        """Find the servers, check them and AWS, and tell it."""
-        from wavelift.services.dataplane.preflight import run_preflight
+        """Find the servers, check them and AWS, and tell it: also what could not be opened.
 
-        access = self.aws_of(request.wave.environment)
-        ctx = self.server_context(context, "*")
-        with self.vcenter(request.wave.connection) as session:
-            report = run_preflight(session, access, request, ctx, options)
-        context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
-        for line in report.lines():
+        :raises PermanentError: a connection is wrong. The report that was pushed says what, and what else is wrong.
+        """
+        from wavelift.services.dataplane.preflight import Sides, look
+
+        wave = request.wave
+        sides = Sides(lambda: self.vcenter(wave.connection), lambda: self.aws_of(wave.environment))
+        looked = look(sides, request, self.server_context(context, "*"), options)
+        context["ti"].xcom_push(key=REPORT_KEY, value=looked.report.dump())
+        for line in looked.report.lines():
             self.log.info("%s", line)
-        return report
+        return looked.believed(last=options.awaited)
 
 
 class PreflightOperator(ServersPreflight):
     """Find the wave's servers in vCenter, check them and AWS, and return those that may go.
 
-    Returns one dict per server for the mapped group (none in the modes that create nothing). Rows AMP-06, SMS-11,
-    SMS-12.
+    Returns one dict per server for the mapped group (none in the modes that create nothing).
 
     :param admitted: what :class:`AdmitOperator` returned.
     """
@@ -59,7 +60,8 @@ class PreflightOperator(ServersPreflight):
         if admitted.mode == "cleanup":
             self._clean_up(context, admitted)
             return []
-        report = self.look(context, admitted, PreflightOptions(line=config.line_facts()))
+        options = PreflightOptions(line=config.line_facts(), awaited=admitted.mode != "migrate")
+        report = self.look(context, admitted, options)
         return self.hand_out(context, report.passed) if admitted.mode == "migrate" else []
 
     def _clean_up(self, context: Context, admitted: Admitted) -> None:

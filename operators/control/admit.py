@@ -81,6 +81,7 @@ class AdmitReplicationOperator(AdmittingOperator):
     """
 
     def admit(self, ledger: Ledger, context: Context) -> AdmittedRuns:
+        from wavelift.base.times import utc_minute
         from wavelift.services.common.admit import RunRequest
         from wavelift.services.replication import admit as replication
 
@@ -95,7 +96,7 @@ class AdmitReplicationOperator(AdmittingOperator):
         admitted = replication.admit(ledger, request, self.resolved, self.server_context(context))
         self.log.info("%s: %s: %s may run", self.wave, admitted.mode, ", ".join(admitted.granted) or "no server")
         for one in (*admitted.refused, *admitted.skipped):
-            until = one.until.isoformat() if one.until else ""
+            until = f"until {utc_minute(one.until)}" if one.until else ""
             self.log.info("%-20s %s: %s %s", one.server, one.rule, one.reason, until)
         for words in admitted.warnings:
             self.log.warning("%s", words)

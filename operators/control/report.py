@@ -123,6 +123,8 @@ class ReportOperator(ReportingOperator):
         first = MIGRATE.first_step(frozen.mode if frozen else "")
         found = ti.xcom_pull(task_ids=PREFLIGHT, key=REPORT_KEY, map_indexes=-1)
         preflight = PreflightReport.load(found) if found and "servers" in found else None
+        if preflight is not None and preflight.blind:
+            preflight = None  # it failed, and its words say why: what it knows of servers is not all
         ended = migration.Ended(
             preflight,
             task_outcomes(context, states, [task.name for task in preflight.passed] if preflight else []),

@@ -49,8 +49,11 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "anew": WaveOf((Vm("anew-a", (4,), entry=RUNNING), Vm("anew-b", (4, 6)))),
     "resent": WaveOf(tuple(Vm(f"resent-{one}", (4,)) for one in ("reserve", "preflight", "admit")), DAILY),
     "kept": WaveOf(tuple(Vm(f"kept-{one}", (4,)) for one in ("record", "token", "seed", "key")), DAILY),
+    "alone": WaveOf((Vm("alone-a", (4,)),), DAILY),
     "placed": WaveOf((Vm("placed-a", (4, 6)),), DAILY),
     "seeds": WaveOf((Vm("seeds-a", full=True),), DAILY),
+    "gated": WaveOf((Vm("gated-a", (4,)), Vm("gated-b", (4,)), Vm("gated-c", (4,), entry=OFF))),
+    "shut": WaveOf((Vm("shut-a", (4,), entry=OFF),)),
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"

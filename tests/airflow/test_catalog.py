@@ -92,7 +92,7 @@ def test_sms_02_import_import_again_and_clear(world: Any, cli: Any, vcenter: Vsp
 
     change_inventory(vcenter)
     told = cli("catalog", "import", "--connection", CONNECTION)
-    assert told == f"{CONNECTION}: {everything} servers; 1 new, 1 changed, 1 gone\n"
+    assert told.splitlines()[0] == f"{CONNECTION}: {everything} servers; 1 new, 1 changed, 1 gone"
     assert names(world) == {"catalog-renamed", "catalog-new"}
     assert names(world, gone=True) == {"catalog-b"}
 
@@ -105,7 +105,9 @@ def test_sms_02_import_import_again_and_clear(world: Any, cli: Any, vcenter: Vsp
     assert "1 to 5 of" in cli("catalog", "list", "--limit", "5")
     assert "catalog-b" in cli("catalog", "list", "--gone")
 
-    assert cli("catalog", "clear", "--connection", CONNECTION) == f"{CONNECTION}: {everything + 1} servers forgotten\n"
+    assert cli("catalog", "clear", "--connection", CONNECTION).startswith(
+        f"{CONNECTION}: {everything + 1} servers forgotten;"
+    )
     assert names(world, gone=None) == set()
     assert (
         within(world.ledger.read(), catalog.get_catalog, CONNECTION, clock=SystemClock()).state is CatalogState.DELETED

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk import Connection
-from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSecretsBackendAccessDenied
 from botocore.httpsession import URLLib3Session
 
 from wavelift.adapters.aws.connections import tls_context as aws_tls_context
 from wavelift.adapters.vsphere.session import tls_context
 from wavelift.airflow.hooks.vm_import import VmImportHook
 from wavelift.airflow.hooks.vsphere import VsphereHook, config_of
-from wavelift.base.errors import LoginError, SpecError, UnreachableError, WaveliftError
+from wavelift.base.errors import LoginError, NoConnectionError, SpecError, UnreachableError, WaveliftError
+from wavelift.operators.connector._plane import OpensVcenter
 
 pytestmark = pytest.mark.airflow
 
@@ -387,3 +389,121 @@ def test_a_field_of_another_type_is_an_error_of_ours(field: str, value: Any) -> 
     except SpecError:
         return
     assert field == "proxy"
+
+
+def test_who_makes_a_connection_is_told_its_type_as_the_form_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_hook: Any, conn_id: str) -> Connection:
+        raise AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
+
+    monkeypatch.setattr(VsphereHook, "get_connection", missing)
+    monkeypatch.setattr(VmImportHook, "get_connection", missing)
+    with pytest.raises(NoConnectionError) as vcenter:
+        VsphereHook("vsphere_dc1").config()
+    with pytest.raises(NoConnectionError) as aws:
+        VmImportHook.of("aws_gone", "eu-west-1").access()
+    made = "{}. Make it under Admin → Connections (type {}), or name another one in the spec"
+    assert str(vcenter.value) == made.format("Airflow has no connection 'vsphere_dc1'", "VMware vCenter (wavelift)")
+    assert str(aws.value) == made.format("Airflow has no connection 'aws_gone'", "Amazon Web Services")
+
+
+def test_a_connection_of_another_team_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow's error is an OSError, and was retried like an outage."""
+
+    def denied(_hook: Any, conn_id: str) -> Connection:
+        raise AirflowSecretsBackendAccessDenied(f"Access denied for connection {conn_id!r}")
+
+    monkeypatch.setattr(VsphereHook, "get_connection", denied)
+    monkeypatch.setattr(VmImportHook, "get_connection", denied)
+    for use in (VsphereHook("vc").config, VmImportHook.of("aws_near", "eu-west-1").access):
+        with pytest.raises(SpecError, match="refuses the connection") as told:
+            use()
+        assert "team" in told.value.next_step
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "https://vc.example",
+        "vc.example/ui",
+        "vc.example:443",
+        "user@vc.example",
+        "a b",
+        "x" * 64,
+        "a..b",
+        "vc\n.example",
+    ],
+)
+def test_a_host_that_is_no_name_is_refused_before_dns_is_asked(host: str) -> None:
+    """It was looked up again and again, or ended in an error of Python's codec."""
+    connection = _vsphere()
+    connection.host = host
+    with pytest.raises(SpecError, match="the host") as told:
+        config_of(connection, "vc")
+    assert "Admin → Connections" in told.value.next_step
+
+
+@pytest.mark.parametrize("host", ["vc", "vc.example", "vc.example.", "10.0.0.5", "fd00::5", "[fd00::5]", "a-b.c_d"])
+def test_names_and_addresses_are_hosts(host: str) -> None:
+    connection = _vsphere()
+    connection.host = host
+    assert config_of(connection, "vc").host == host
+
+
+@pytest.mark.parametrize("port", [-1, 65_536, 4_430_443])
+def test_a_port_that_no_machine_has_is_refused(port: int) -> None:
+    connection = _vsphere()
+    connection.port = port
+    with pytest.raises(SpecError, match=f"the port {port}"):
+        config_of(connection, "vc")
+
+
+@pytest.mark.parametrize("missing", ["host", "login"])
+def test_a_connection_without_host_or_user_says_which(missing: str) -> None:
+    connection = _vsphere()
+    setattr(connection, missing, "")
+    with pytest.raises(SpecError, match=f"lacks a {'host' if missing == 'host' else 'user'}") as told:
+        config_of(connection, "vc")
+    assert "'vc'" in str(told.value)
+
+
+def test_an_endpoint_that_is_no_address_is_no_lost_login() -> None:
+    with pytest.raises(SpecError, match="ec2: Invalid endpoint") as told:
+        VmImportHook.from_connection(_aws(endpoint_url="somewhere"), None).access().client("ec2")
+    assert "endpoint_url" in told.value.next_step
+
+
+class Opening(OpensVcenter):
+    """An operator near a vCenter."""
+
+
+class Beginning(OpensVcenter):
+    """The first task of a run that meets it."""
+
+    first_contact = True
+
+
+def test_a_name_that_does_not_exist_is_wrong_on_the_first_contact_and_an_outage_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection = _vsphere()
+    connection.host = "vc.example"
+    _given(monkeypatch, VsphereHook, connection)
+
+    def no_name(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_name)
+    with pytest.raises(SpecError, match=r"vc\.example cannot be resolved") as told:
+        Beginning().vcenter("vc")
+    assert told.value.next_step.startswith("Correct the host under Admin → Connections")
+    with pytest.raises(UnreachableError) as later:
+        Opening().vcenter("vc")
+    assert later.value.retryable
+
+    def no_answer(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_answer)
+    with pytest.raises(UnreachableError) as silent:
+        Beginning().vcenter("vc")
+    assert silent.value.retryable, "the DNS server was silent: nobody said that the name is wrong"

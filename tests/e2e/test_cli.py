@@ -52,8 +52,11 @@ def test_amp_07_the_list_has_ids_states_progress_and_results(wavelift: Wavelift)
         assert bool(row["instance_id"]) == (row["server"] != "db01")
         for value in (row["id"], f"demo/{row['server']}", row["image_id"], row["instance_id"]):
             assert value in listed.stdout, "cut short"
-    shown = json.loads(wavelift("migrations", "show", rows[0]["id"]).stdout)
+    shown = json.loads(wavelift("migrations", "show", rows[0]["id"], "--json").stdout)
     assert shown["image_id"] == rows[0]["image_id"]
+    told = wavelift("migrations", "show", rows[0]["id"]).stdout
+    for words in (f"{rows[0]['id']}  demo/{rows[0]['server']}", "read by: stream, because ", "proven: ", "completed"):
+        assert words in told
     assert json.loads(wavelift("migrations", "list", "--json", "--state", "failed").stdout)["total"] == 0
 
 
@@ -61,12 +64,17 @@ def test_preflight_and_plan_print_findings_and_what_would_be_made(wavelift: Wave
     checked = wavelift("preflight", "demo")
     assert checked.returncode == 0, checked.stderr
     assert "the instance will run at the same time as its source" in checked.stdout
-    assert "web01/SCSI 0:0" in checked.stdout
+    assert checked.stdout.splitlines()[-1] == "0 errors, 2 warnings: ready"
+    assert "-v shows them" in checked.stdout.splitlines()[-2]
+    assert "US English" not in checked.stdout
+    noted = wavelift("preflight", "demo", "-v")
+    assert "note     db01" in noted.stdout
+    assert "-v shows" not in noted.stdout
 
     planned = wavelift("wave", "plan", "demo", "--server", "db01")
     assert planned.returncode == 0, planned.stderr
     assert "Plan (nothing was created)" in planned.stdout
-    assert "2 disk object(s)" in planned.stdout
+    assert "2 disk objects" in planned.stdout
     assert "web01" not in planned.stdout
 
     report = json.loads(wavelift("wave", "plan", "demo", "--json").stdout)
@@ -85,7 +93,7 @@ def test_verify_reads_an_image_back_again(wavelift: Wavelift) -> None:
     again = wavelift("verify", db01)
     assert again.returncode == 0, again.stderr
     boot, data = again.stdout.splitlines()
-    assert re.match(r"db01 disk 0 \(snap-\w+\): 640 blocks compared, changed by the conversion: \d+\+\d+", boot)
+    assert re.match(r"db01 disk 0 \(snap-\w+\): 640 blocks compared, changed by the conversion: [\d.]+ \w+ at ", boot)
     assert data.endswith("512 blocks compared, changed by the conversion: nothing")
 
 

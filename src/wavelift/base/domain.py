@@ -217,6 +217,9 @@ class StoredDisk(Message):
     parts_kept: int = 0
     """Parts that an earlier try had uploaded and that were not sent again."""
     seconds: float = 0.0
+    reader: str = ""
+    """As in :class:`ReplicatedDisk`; empty in results of versions that did not tell."""
+    reader_reason: str = ""
 
 
 class ExportResult(Message):

@@ -12,12 +12,17 @@ from typing import ClassVar, Final
 
 from wavelift.base.domain import Refusal
 from wavelift.base.printable import printable
+from wavelift.base.times import utc_minute
+from wavelift.base.units import KIB, human_bytes
 
 PLACE_LONGEST: Final = 500
 """Characters of one coordinate in an error's text."""
 
 _MOST_SHOWN: Final = 200
 """Characters of a value that an error shows."""
+
+_OFFSETS: Final = frozenset({"offset", "position"})
+"""Coordinates that count bytes: their text has a unit, too."""
 
 
 class WaveliftError(Exception):
@@ -31,6 +36,8 @@ class WaveliftError(Exception):
     """
 
     retryable: ClassVar[bool] = True
+    said_in_words: ClassVar[frozenset[str]] = frozenset()
+    """Coordinates that the sentences already say. The text does not say them twice."""
 
     def __init__(self, what: str, *, next_step: str = "", **where: object) -> None:
         self.what = printable(what)
@@ -39,12 +46,19 @@ class WaveliftError(Exception):
         super().__init__(self.what)
 
     def __str__(self) -> str:
-        place = ", ".join(f"{key}={printable(value, PLACE_LONGEST)}" for key, value in self.where.items())
+        told = {key: value for key, value in self.where.items() if key not in self.said_in_words}
+        place = ", ".join(f"{key}={_place(key, value)}" for key, value in told.items())
         text = f"{self.what} [{place}]" if place else self.what
         return f"{text}. {self.next_step}" if self.next_step else text
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.next_step, self.where))
+
+
+def _place(key: str, value: object) -> str:
+    if key in _OFFSETS and isinstance(value, int) and value >= KIB:
+        return f"{value} ({human_bytes(value)})"
+    return printable(value, PLACE_LONGEST)
 
 
 def _rebuild(kind: type[WaveliftError], what: str, next_step: str, where: dict[str, object]) -> WaveliftError:
@@ -59,6 +73,10 @@ class PermanentError(WaveliftError):
 
 class SpecError(PermanentError):
     """A spec, form or API body is invalid. ``where`` names file and line."""
+
+
+class NoConnectionError(SpecError):
+    """Airflow has no connection of this id."""
 
 
 class LoginError(PermanentError):
@@ -87,6 +105,10 @@ class UnsafeTextError(PermanentError):
 
 class UnreachableError(WaveliftError):
     """No connection, a time-out, or a connection that was interrupted."""
+
+
+class UnknownNameError(UnreachableError):
+    """DNS says that the name does not exist. On the first contact it is a wrong name, later an outage of DNS."""
 
 
 class ThrottledError(WaveliftError):
@@ -139,14 +161,18 @@ class RefusedError(PermanentError):
     """A rule refuses the request now, for each server of ``refusals``.
 
     ``where`` has the rule of the first refusal and, if every refusal has an end, the time when all of them have ended.
+    The text says that time once, rounded up to the minute.
     """
+
+    said_in_words = frozenset({"until"})
 
     def __init__(self, what: str, *, refusals: tuple[Refusal, ...], next_step: str = "", **where: object) -> None:
         self.refusals = refusals
         times = [each.until for each in refusals if each.until is not None]
-        until = max(times).isoformat() if len(times) == len(refusals) else None
-        way_out = next_step or (f"Ask again at {until}" if until else "")
-        super().__init__(what, next_step=way_out, **{**where, "rule": refusals[0].rule, "until": until})
+        until = max(times) if len(times) == len(refusals) else None
+        way_out = next_step or (f"Ask again at {utc_minute(until)}" if until else "")
+        ends = until.isoformat() if until else None
+        super().__init__(what, next_step=way_out, **{**where, "rule": refusals[0].rule, "until": ends})
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.next_step, {**self.where, "refusals": self.refusals}))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
-from wavelift.base.errors import NotFoundError, SpecError, TlsError, UnreachableError
+from wavelift.base.errors import NotFoundError, SpecError, TlsError, UnknownNameError, UnreachableError
 from wavelift.base.remote_text import host_name
 
 TlsFault = Literal["host name", "expired", "not yet valid", "unknown issuer", "pin", "protocol"]
@@ -383,7 +383,8 @@ def unreachable(error: BaseException, host: str, port: int) -> UnreachableError:
     """A readable error for a socket error: unknown name, refused, timed out or interrupted."""
     place = f"{host}:{port}"
     if isinstance(error, socket.gaierror):
-        return UnreachableError(
+        kind = UnknownNameError if error.errno == socket.EAI_NONAME else UnreachableError
+        return kind(
             f"the name {host} cannot be resolved",
             next_step="Check the name, the DNS server (port 53) and, for short names, the DNS suffixes",
             host=place,

@@ -164,7 +164,7 @@ _OPTIONS: Final = (
     ),
     Option(
         "transfers_per_connector",
-        "Transfers that run at a time on one connector (AMP-04). More wait, deferred.",
+        "Transfers that run at a time on one connector. More wait, deferred.",
         Reader.CONTROL,
         default="4",
         kind="integer",
@@ -172,7 +172,7 @@ _OPTIONS: Final = (
     ),
     Option(
         "imports_per_region",
-        "Import tasks that run at a time in one region (AMP-04, VIE-04). More wait, deferred.",
+        "Import tasks that run at a time in one region. More wait, deferred.",
         Reader.CONTROL,
         default="5",
         kind="integer",

@@ -37,8 +37,9 @@ class FailedTry:
         """Of what the task left under :data:`FAILURE_KEY`. A killed task leaves nothing, another program anything."""
         if not isinstance(left, dict):
             return cls()
+        what = left.get("what")
         return cls(
-            what=printable(left.get("what") or "", REASON_LONGEST),
+            what=printable(what, REASON_LONGEST) if isinstance(what, str) else "",
             number=_number(left.get("try")),
             of=_number(left.get("of")),
             next_at=_instant(left.get("next_try_at")),

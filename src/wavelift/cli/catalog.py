@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from wavelift.base.units import human_bytes
+from wavelift.base.units import MIB, human_bytes
 from wavelift.cli.connect import api_errors_told, client, query, run_by, wake
-from wavelift.cli.output import AsJson, Limit, Offset, add_row, print_json, say, stdout_console, table, tell_more
+from wavelift.cli.output import (
+    AsJson,
+    Limit,
+    Offset,
+    Times,
+    add_row,
+    print_json,
+    say,
+    show,
+    table,
+    tell_more,
+    told_empty,
+)
 from wavelift.console.answers import CatalogCleared, CatalogList, ServerPage, ServerRow
 from wavelift.console.requests import ImportBody
 from wavelift.rules.connectors import CATALOG_DAG, DEFAULT_CONNECTOR, dag_id_of
 
 app = typer.Typer(no_args_is_help=True)
+FIRST: Final = (
+    "Register a connector with `wavelift connectors register NAME --connection VSPHERE_CONNECTION`, then read its "
+    "vCenter with `wavelift catalog import --connector NAME`"
+)
 
 
 @app.command("import")
@@ -40,6 +56,7 @@ def import_(
         f"{summary['connection']}: {summary['servers']} servers; {summary['new']} new, {summary['changed']} changed, "
         f"{summary['gone']} gone"
     )
+    say(f"`wavelift catalog list --connection {summary['connection']}` lists them")
     if summary["tags_unknown"]:
         say(f"without tags: {summary['tags_unknown']}")
 
@@ -55,7 +72,7 @@ def list_(  # noqa: PLR0913  # one parameter per option
     offset: Offset = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Servers by name, with the state of their catalogues (SMS-02)."""
+    """Servers by name, with the state of their catalogues."""
     api = client()
     asked = {"connection": connection, "search": search, "tag": tag, "gone": gone, "limit": limit, "offset": offset}
     answer = api.call("GET", query("/wavelift/catalog", asked))
@@ -63,28 +80,33 @@ def list_(  # noqa: PLR0913  # one parameter per option
     if as_json:
         print_json({**answer, **catalogs})
         return
+    times = Times()
     for one in CatalogList.model_validate(catalogs).catalogs:
         if connection in ("", one.connection):
             failed = f", last import failed: {one.error}" if one.error else ""
-            modified = one.last_modified.isoformat()
+            modified = times.of(one.last_modified)
             say(f"{one.connection}: {one.state}, {one.manager.name}, modified {modified}{failed}")
+    times.tell()
     page = ServerPage.model_validate(answer)
-    shown = table("id", "name, path", "power", "size", "guest, tags", "job")
+    if not page.servers:
+        told_empty("servers", FIRST, connection=connection, search=search, tag=tag, gone=gone, offset=offset)
+        return
+    shown = table("id, job", "name, path", "power, size", "guest, tags", ids=["id, job"])
     for row in page.servers:
         add_row(shown, *_cells(row))
-    stdout_console().print(shown)
+    show(shown)
     tell_more(page, len(page.servers))
 
 
 def _cells(row: ServerRow) -> list[str]:
     job = row.job
+    ordered = (job.id, f"{job.state}{', terminated' if job.terminated else ''}") if job else ()
+    power = f"{row.power}{' (template)' if row.template else ''}{' (gone)' if row.gone else ''}"
     return [
-        f"{row.id}\n{row.vm_id}",
+        "\n".join((row.id, row.vm_id, *ordered)),
         f"{row.name}\n{row.path}",
-        f"{row.power}{' (template)' if row.template else ''}{' (gone)' if row.gone else ''}",
-        f"{row.cpus} CPU, {row.memory_mib} MiB\n{human_bytes(row.disk_bytes)}",
+        f"{power}\n{row.cpus} CPU, {human_bytes(row.memory_mib * MIB)}\n{human_bytes(row.disk_bytes)}",
         "\n".join([row.guest_full_name, *row.tags]),
-        f"{job.id}\n{job.state}{', terminated' if job.terminated else ''}" if job else "",
     ]
 
 
@@ -97,7 +119,7 @@ def clear(
     cleared = CatalogCleared.model_validate(
         client().call("POST", "/wavelift/catalog/clear", {"connection": connection})
     )
-    say(f"{connection}: {cleared.removed} servers forgotten")
+    say(f"{connection}: {cleared.removed} servers forgotten; `wavelift catalog import` reads them again")
 
 
 def no_connector(kind: str, connector: str) -> str:

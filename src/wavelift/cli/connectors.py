@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from wavelift.airflow.rest import path_of
 from wavelift.cli.catalog import no_connector
 from wavelift.cli.connect import api_errors_told, client, run_by, wake
-from wavelift.cli.output import AsJson, add_row, print_json, say, stdout_console, table
+from wavelift.cli.output import AsJson, add_row, print_json, say, show, table, told_empty
 from wavelift.console.answers import ConnectorList, ConnectorRow
 from wavelift.rules.connectors import HEALTH_DAG, dag_id_of
 
 app = typer.Typer(no_args_is_help=True)
+FIRST: Final = "`wavelift connectors register NAME --connection VSPHERE_CONNECTION` registers the first"
 Name = Annotated[str, typer.Argument(metavar="CONNECTOR", help="Its Airflow queue.")]
 
 
@@ -26,7 +27,7 @@ def register(
     region: Annotated[str, typer.Option(help="AWS region.")] = "",
     description: Annotated[str, typer.Option(help="One line for people.")] = "",
 ) -> None:
-    """Register a connector, or change a registered one (SMS-01)."""
+    """Register a connector, or change a registered one."""
     body = {"name": name, "connection": connection, "aws_conn_id": aws, "region": region, "description": description}
     client().call("POST", "/wavelift/connectors", body)
     say(f"{name} is registered; `wavelift connectors check {name}` tries what it can reach")
@@ -40,13 +41,17 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         print_json(answer)
         return
+    found = ConnectorList.model_validate(answer).connectors
+    if not found:
+        told_empty("connectors", FIRST)
+        return
     shown = table("connector", "vCenter", "AWS", "state", "health")
-    for row in ConnectorList.model_validate(answer).connectors:
+    for row in found:
         state = f"maintenance: {row.maintenance_reason or 'no reason given'}" if row.maintenance else "in service"
         aws = f"{row.aws_conn_id}\n{row.region}".strip()
         named = f"{row.name}\n{row.description}".strip()
         add_row(shown, named, row.connection, aws, state, health_words(row))
-    stdout_console().print(shown)
+    show(shown)
 
 
 @app.command()
@@ -59,10 +64,10 @@ def check(name: Name, as_json: AsJson = False) -> None:
     if as_json:
         print_json(health)
     else:
-        shown = table("check", "", "found", "next action", title=f"Connector {name}")
+        shown = table("check", "result", "found", "next action", title=f"Connector {name}")
         for one in health["checks"]:
             add_row(shown, one["name"], "ok" if one["ok"] else "FAILED", one["what"], one["next_step"])
-        stdout_console().print(shown)
+        show(shown)
     if not all(one["ok"] for one in health["checks"]):
         raise typer.Exit(1)
 
@@ -74,9 +79,13 @@ def maintenance(
     on: Annotated[bool, typer.Option("--on/--off", help="No new migration begins; running ones finish.")] = True,
     reason: Annotated[str, typer.Option(help="Shown with each refused migration.")] = "",
 ) -> None:
-    """Put a connector into maintenance, or back into service (AMP-05)."""
+    """Put a connector into maintenance, or back into service."""
     client().call("POST", path_of("wavelift", "connectors", name, "maintenance"), {"on": on, "reason": reason})
-    say(f"{name} is {'in maintenance: no new migration begins on it' if on else 'in service'}")
+    if on:
+        back = f"`wavelift connectors maintenance {name} --off` ends it"
+        say(f"{name} is in maintenance: no new migration begins on it, running ones finish; {back}")
+    else:
+        say(f"{name} is in service: waiting migrations begin")
 
 
 @app.command()
@@ -84,7 +93,7 @@ def maintenance(
 def disassociate(name: Name) -> None:
     """Remove the registration of a connector that nothing uses."""
     client().call("POST", path_of("wavelift", "connectors", name, "disassociate"))
-    say(f"{name} is no longer registered")
+    say(f"{name} is no longer registered; `wavelift connectors register {name}` brings it back")
 
 
 def health_words(row: ConnectorRow) -> str:

@@ -1,4 +1,4 @@
-"""``wavelift jobs …``: the standing orders to replicate, and their history, through the REST API (SMS-03, SMS-08)."""
+"""``wavelift jobs …``: the standing orders to replicate, and their history, through the REST API."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ from typing import Annotated, Any, Final
 import typer
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
-from wavelift.base.units import human_bytes
+from wavelift.base.units import human_bytes, human_seconds
 from wavelift.cli.connect import api_errors_told, client, ended, query, wake
 from wavelift.cli.connect import unpause as unpause_dag
 from wavelift.cli.output import (
     AsJson,
     Limit,
     Offset,
+    Times,
     add_row,
     local_time,
     print_json,
     say,
-    stdout_console,
+    show_facts,
     table,
     tell_more,
+    told_empty,
 )
-from wavelift.cli.watch import human_seconds, paused_words, step_row
+from wavelift.cli.output import show as show_table
+from wavelift.cli.states import run_state, say_why, why
+from wavelift.cli.watch import paused_words
 from wavelift.console.answers import JobDeleted, JobList, JobPage, JobRow, RunPage, RunRow, VerifyStarted
 from wavelift.rules.flows import REPLICATE
+from wavelift.rules.replication import JobState
 
 app = typer.Typer(no_args_is_help=True)
+FIRST: Final = "`wavelift wave apply WAVE` makes those of a wave whose file has a `replication:` section"
+NO_RUNS: Final = (
+    "The first one begins at the job's next time (`wavelift jobs show`); `wavelift replicate WAVE` asks now"
+)
 VERIFY_SECONDS: Final = 24 * 3600.0
 """How long the command waits for a read-back: it reads whole disks."""
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Its id, or WAVE/SERVER.")]
@@ -66,13 +75,23 @@ def list_(
         print_json(answer)
         return
     page = JobPage.model_validate(answer)
-    shown = table("job", "wave/server", "state", "next, every", "run", "latest AMI", "term ends")
+    if not page.jobs:
+        told_empty("replication jobs", FIRST, wave=wave, state=state, search=search, offset=offset)
+        return
+    times = Times()
+    shown = table(
+        *("job, wave/server", "state", "next, every", "run, latest AMI", "term ends"),
+        ids=("job, wave/server", "run, latest AMI"),
+    )
     for row in page.jobs:
-        add_row(shown, *_cells(row))
-    stdout_console().print(shown)
+        add_row(shown, *_cells(row, times))
+    show_table(shown)
     for row in page.jobs:
         if row.state_reason:
             say(f"{row.id} {row.server}: {row.state_reason}")
+        if row.current_run:
+            say_why(row.current_run, times)
+    times.tell()
     tell_more(page, len(page.jobs))
 
 
@@ -115,7 +134,8 @@ def create(  # noqa: PLR0913  # one parameter per option
         print_json(answer)
         return
     for row in JobList.model_validate(answer).jobs:
-        say(f"{_named(row)} is made; first run {local_time(row.next_at)}")
+        say(f"{_named(row)} is made; {_next_run(row)}")
+    say(f"`wavelift jobs list --wave {wave}` shows how they get on")
 
 
 @app.command()
@@ -157,7 +177,7 @@ def update(  # noqa: PLR0913  # one parameter per option
 def pause(job: Job, reason: Annotated[str, typer.Option(help="Told to whoever is refused.")] = "") -> None:
     """Start no run any more; one that is active goes on."""
     row = _post(job, "pause", {"reason": reason})
-    say(f"{_named(row)} is paused")
+    say(f"{_named(row)} is paused: no new run begins; `wavelift jobs resume {row.id}` goes on")
 
 
 @app.command()
@@ -165,7 +185,7 @@ def pause(job: Job, reason: Annotated[str, typer.Option(help="Told to whoever is
 def resume(job: Job) -> None:
     """Go on with the next instant; failures are counted anew."""
     row = _post(job, "resume")
-    say(f"{_named(row)} is active; next run {local_time(row.next_at)}")
+    say(f"{_named(row)} is active; {_next_run(row)}")
 
 
 @app.command()
@@ -173,9 +193,9 @@ def resume(job: Job) -> None:
 def extend(
     job: Job, days: Annotated[int | None, typer.Option(min=1, help="Another whole term without it.")] = None
 ) -> None:
-    """Let the server be replicated longer than its 90 days (SMS-10)."""
+    """Let the server be replicated longer than its 90 days."""
     row = _post(job, "extend", {"days": days})
-    say(f"{_named(row)}: the term ends {local_time(row.term_ends_at)}")
+    say(f"{_named(row)}: the term ends {local_time(row.term_ends_at)}; until then its runs go on")
 
 
 @app.command()
@@ -185,7 +205,7 @@ def delete(
     unpause: Annotated[bool, typer.Option("--unpause", help="Let Airflow schedule the wave's replication.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Stop a job and its run and remove what they made outside, never their AMIs (SMS-09)."""
+    """Stop a job and its run and remove what they made outside, never their AMIs."""
     api = client()
     answer = api.call("DELETE", path_of("wavelift", "jobs", _id_of(api, job)))
     if unpause and answer["dag_paused"]:
@@ -236,7 +256,7 @@ def history(
     offset: Offset = 0,
     as_json: AsJson = False,
 ) -> None:
-    """A job's runs, newest first: type, state, times, AMI, bytes read and sent, rate, duration (SMS-08)."""
+    """A job's runs, newest first: type, state, times, AMI, bytes read and sent, rate, duration."""
     api = client()
     asked = {"state": state, "search": search, "limit": limit, "offset": offset}
     answer = api.call("GET", query(path_of("wavelift", "jobs", _id_of(api, job), "runs"), asked))
@@ -244,65 +264,63 @@ def history(
         print_json(answer)
         return
     page = RunPage.model_validate(answer)
+    if not page.runs:
+        told_empty("runs", NO_RUNS, state=state, search=search, offset=offset)
+        return
     print_runs(page.runs)
     tell_more(page, len(page.runs))
 
 
 def print_runs(rows: list[RunRow]) -> None:
     """Runs as a table, and under it what went wrong."""
-    shown = table("run, server", "type, state", "scheduled, completed", "AMI", "read, sent", "rate, duration")
+    times = Times()
+    shown = table(
+        *("run, server, AMI", "type, state", "scheduled, completed", "read, sent", "rate, duration"),
+        ids=["run, server, AMI"],
+    )
     for row in rows:
-        add_row(shown, *_run_cells(row))
-    stdout_console().print(shown)
+        add_row(shown, *_run_cells(row, times))
+    show_table(shown)
     for row in rows:
-        words = row.error or (row.status if row.state in ("Refused", "Skipped", "Expired") else "")
-        if words:
-            until = f"; not before {local_time(row.refused_until)}" if row.refused_until else ""
-            say(f"{row.id} {row.server}: {words}{until}")
-        elif row.retry_reason:
-            say(f"{row.id} {row.server}: {step_row(row.server, row).words}")
+        say_why(row, times)
+    times.tell()
 
 
-def _run_cells(row: RunRow) -> list[str]:
-    state = row.state
-    if state == "Active":
-        state = f"{_doing(row) or 'Active'} {row.progress_pct} %"
+def _run_cells(row: RunRow, times: Times) -> list[str]:
     read, sent = row.bytes_read or row.bytes_done, row.bytes_sent
     rate = f"{human_bytes(row.rate)}/s" if row.rate else ""
+    gone = "deregistered" if row.ami_state == "deregistered" else ""
     duration = human_seconds(row.duration_s) if row.duration_s else ""
     return [
-        f"{row.id}\n{row.server}",
-        f"{row.type}\n{state}",
-        f"{local_time(row.scheduled_start) or '(on demand)'}\n{local_time(row.completed_at)}",
-        f"{row.ami_id}{' (deregistered)' if row.ami_state == 'deregistered' else ''}",
-        f"{human_bytes(read)}\n{human_bytes(sent)}",
+        "\n".join(filter(None, (row.id, row.server, row.ami_id, gone))),
+        f"{row.type}\n{run_state(row, times)}",
+        f"{times.of(row.scheduled_start) or '(on demand)'}\n{times.of(row.completed_at)}",
+        f"{human_bytes(read)}\n{human_bytes(sent)}" if row.started_at else "",
         f"{rate}\n{duration}",
     ]
 
 
-def _cells(row: JobRow) -> list[str]:
+def _cells(row: JobRow, times: Times) -> list[str]:
     run = row.current_run
     return [
-        row.id,
-        f"{row.wave}/{row.server}",
+        f"{row.id}\n{row.wave}/{row.server}",
         row.state,
-        f"{local_time(row.next_at)}\nevery {row.frequency_hours} h",
-        f"{run.id}\n{_doing(run) or run.state} {run.progress_pct} %" if run else "",
-        row.latest_ami_id,
-        _term(row),
+        f"{times.of(row.next_at, up=True)}\nevery {row.frequency_hours} h",
+        "\n".join(filter(None, (*((run.id, run_state(run, times)) if run else ()), row.latest_ami_id))),
+        _term(row, times),
     ]
 
 
-def _doing(run: RunRow) -> str:
-    """The step that Airflow tells; else what the ledger knows."""
-    return step_row("", run).short if run.step else run.status
-
-
-def _term(row: JobRow) -> str:
+def _term(row: JobRow, times: Times) -> str:
     if row.term_ends_at is None:
         return "with the first run"
     left = row.term_days_left
-    return f"{local_time(row.term_ends_at)}\n{f'{left} days left' if left else 'over: extend it'}"
+    return f"{times.of(row.term_ends_at)}\n{f'{left} days left' if left else 'over: extend it'}"
+
+
+def _next_run(row: JobRow) -> str:
+    """The next run, if there is one."""
+    return f"next run {local_time(row.next_at, up=True)}" if row.next_at else "no run is due"
 
 
 def _named(row: JobRow) -> str:
@@ -317,28 +335,38 @@ def _show(answer: Any, *, as_json: bool) -> None:
 
 
 def _print_job(row: JobRow) -> None:
+    times = Times()
     keep = "all" if row.keep_amis is None else str(row.keep_amis)
     run = row.current_run
     told = {
         "state": f"{row.state}{': ' + row.state_reason if row.state_reason else ''}",
-        "next run": local_time(row.next_at) or "none",
-        "seed time": local_time(row.seed_at),
+        "next run": times.of(row.next_at, up=True) or "none",
+        "seed time": times.of(row.seed_at),
         "every": f"{row.frequency_hours} h",
         "licence": row.license_type,
         "AMI": f"{row.ami}{', forced' if row.force_register else ''}; kept: {keep}",
         "latest AMI": row.latest_ami_id or "none",
-        "current run": f"{run.id} {run.state} {_doing(run)} {run.progress_pct} %" if run else "none",
+        "current run": f"{run.id} {run_state(run, times)}" if run else "none",
+        "why": why(run, times) if run else "",
         "failures": f"{row.failures} in a row; pauses after {row.pause_after_failures or 'no number of them'}",
-        "term": _term(row).replace("\n", ", "),
+        "term": _term(row, times).replace("\n", ", "),
         "server": f"{row.identity} of {row.source}" if row.identity else "not met yet",
         "description": row.description,
-        "made": f"{local_time(row.created_at)} by {row.created_by}",
+        "made": f"{times.of(row.created_at)} by {row.created_by}",
+        "next": _next_step(row),
     }
-    shown = table("", "", title=f"{row.id}  {row.wave}/{row.server}")
-    shown.show_header = False
-    for what, value in told.items():
-        add_row(shown, what, value)
-    stdout_console().print(shown)
+    show_facts(f"{row.id}  {row.wave}/{row.server}", told.items())
+    times.tell()
+
+
+def _next_step(row: JobRow) -> str:
+    if row.state is JobState.PAUSED:
+        return f"`wavelift jobs resume {row.id}` goes on with the next instant"
+    if row.state is not JobState.ACTIVE:
+        return ""
+    if row.term_days_left == 0:
+        return f"`wavelift jobs extend {row.id}` lets it run again"
+    return f"`wavelift jobs history {row.id}` lists its runs; `wavelift jobs pause {row.id}` stops new ones"
 
 
 def _id_of(api: ApiClient, job: str) -> str:

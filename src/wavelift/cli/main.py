@@ -61,9 +61,11 @@ def demo(
 
 
 @app.command()
-def preflight(name: wave.WaveName, servers: wave.Servers = None, as_json: wave.AsJson = False) -> None:
+def preflight(
+    name: wave.WaveName, servers: wave.Servers = None, verbose: wave.Verbose = False, as_json: wave.AsJson = False
+) -> None:
     """Check a wave's servers against vCenter and AWS; creates nothing."""
-    wave.run_mode(name, "preflight", servers, as_json=as_json)
+    wave.run_mode(name, "preflight", servers, verbose=verbose, as_json=as_json)
 
 
 @app.command("replicate")
@@ -74,7 +76,7 @@ def replicate_now(
     unpause: Annotated[bool, typer.Option("--unpause", help="Let Airflow schedule the wave's replication.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
 ) -> None:
-    """Replicate servers now, on demand: at most 2 runs per job in 24 hours (SMS-06)."""
+    """Replicate servers now, on demand: at most 2 runs per job in 24 hours."""
     replicate.replicate(name, servers, follow=wait, unpause=unpause, as_json=as_json)
 
 
@@ -125,18 +127,20 @@ def migrations_list(
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
-    """List migrations with id, state, progress, image and instance, newest first (AMP-07)."""
+    """List migrations with id, state, progress, image and instance, newest first."""
     from wavelift.cli.migrations import show_list
 
     show_list(wave_name, state, limit, as_json=as_json)
 
 
 @migrations_app.command("show")
-def migrations_show(migration: str) -> None:
-    """Print all data of one migration as JSON."""
-    from wavelift.cli.migrations import show
+def migrations_show(
+    migration: str, as_json: Annotated[bool, typer.Option("--json", help="All data as JSON, times in UTC.")] = False
+) -> None:
+    """Show one migration: state, disks and how they were read, proof, image, conversion, what to do next."""
+    from wavelift.cli.migrations import show_one
 
-    show(migration)
+    show_one(migration, as_json=as_json)
 
 
 @migrations_app.command("cancel")
@@ -190,7 +194,7 @@ def iam_show(  # noqa: PLR0913  # one parameter per option
         list[str] | None, typer.Option(help="For bucket: ARN of a role or user of the control plane. Repeatable.")
     ] = None,
 ) -> None:
-    """Print the policy of an AWS identity, generated from the calls that wavelift makes (SMS-13)."""
+    """Print the policy of an AWS identity, generated from the calls that wavelift makes."""
     from wavelift.cli.rights import Principals, partition_for, show_policy
     from wavelift.rules.policies import Staging
 
@@ -204,7 +208,7 @@ def iam_show(  # noqa: PLR0913  # one parameter per option
 def vsphere_role(
     ids_only: Annotated[bool, typer.Option("--ids", help="Print only the privilege ids, one per line.")] = False,
 ) -> None:
-    """Print the privileges of the vCenter role, generated from the calls that wavelift makes (SMS-12)."""
+    """Print the privileges of the vCenter role, generated from the calls that wavelift makes."""
     from wavelift.cli.rights import show_role
 
     show_role(ids_only=ids_only, out=Console())

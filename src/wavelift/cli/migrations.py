@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 import typer
 
 from wavelift.airflow.rest import ApiError, path_of
 from wavelift.base.units import human_bytes
 from wavelift.cli.connect import api_errors_told, client, fail, query, run_by
-from wavelift.cli.output import add_row, print_json, say, stdout_console, table
-from wavelift.cli.watch import step_row
-from wavelift.console.answers import EventList, MigrationCancelled, MigrationPage
+from wavelift.cli.details import next_after_cancel, print_migration, say_verified
+from wavelift.cli.output import Times, add_row, print_json, say, show, table, told_empty
+from wavelift.cli.states import migration_state, say_why
+from wavelift.console.answers import EventList, MigrationCancelled, MigrationDetails, MigrationPage
 from wavelift.console.requests import CleanupBody
 from wavelift.rules.flows import MIGRATE, PREFLIGHT
+
+FIRST: Final = f"Trigger {MIGRATE.dag_id('<wave>')} in Airflow; `wavelift preflight WAVE` checks the wave before"
 
 
 @api_errors_told()
@@ -24,28 +28,37 @@ def show_list(wave: str, state: str, limit: int, *, as_json: bool) -> None:
         print_json(answer)
         return
     page = MigrationPage.model_validate(answer)
-    shown = table("id", "wave/server", "state", "progress", "image, instance")
+    if page.migrations:
+        print_migrations(page)
+    else:
+        told_empty("migrations", FIRST, wave=wave, state=state)
+
+
+def print_migrations(page: MigrationPage) -> None:
+    """Migrations as a table, and under it what went wrong."""
+    times = Times()
+    shown = table("id, began", "wave/server", "state, size", "image, instance", ids=("id, began", "image, instance"))
     for row in page.migrations:
-        at = step_row("", row).short if row.step else row.phase
-        state = f"{row.state} ({at})" if at else row.state
-        # One under the other: ids whole at 80 columns.
-        progress = f"{row.progress_pct} %\n{human_bytes(row.bytes_total)}"
         made = "\n".join(filter(None, (row.image_id, row.instance_id)))
-        add_row(shown, row.id, f"{row.wave}/{row.server}", state, progress, made)
-    stdout_console().print(shown)
+        size = human_bytes(row.bytes_total) if row.bytes_total else ""
+        state = "\n".join(filter(None, (migration_state(row, times), size)))
+        add_row(shown, f"{row.id}\n{times.of(row.created_at)}", f"{row.wave}/{row.server}", state, made)
+    show(shown)
     for row in page.migrations:
-        if row.error:
-            say(f"{row.id} {row.server}: {row.error}")
-        elif row.retry_reason:
-            say(f"{row.id} {row.server}: {step_row('', row).words}")
+        say_why(row, times)
+    times.tell()
     if page.total > len(page.migrations):
         say(f"{len(page.migrations)} of {page.total}; raise --limit to see more")
 
 
 @api_errors_told()
-def show(migration: str) -> None:
-    """Print one migration as JSON."""
-    print_json(client().call("GET", path_of("wavelift", "migrations", migration)))
+def show_one(migration: str, *, as_json: bool) -> None:
+    """Print one migration."""
+    answer = client().call("GET", path_of("wavelift", "migrations", migration))
+    if as_json:
+        print_json(answer)
+    else:
+        print_migration(MigrationDetails.model_validate(answer))
 
 
 @api_errors_told()
@@ -55,9 +68,17 @@ def show_events(what: str, limit: int, after: int, *, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    for one in EventList.model_validate(answer).events:
-        details = json.dumps(one.details, ensure_ascii=False) if one.details else ""
-        say(f"{one.id} {one.at.isoformat()} {one.actor}: {one.action} {details}".rstrip())
+    events = EventList.model_validate(answer).events
+    if not events:
+        say(f"No events of {what}{f' after number {after}' if after else ''}")
+        return
+    times = Times()
+    for one in events:
+        details = json.dumps(times.told(one.details), ensure_ascii=False) if one.details else ""
+        say(f"{one.id} {times.of(one.at)} {one.actor}: {one.action} {details}".rstrip())
+    if len(events) == limit:
+        say(f"There may be more: --after {events[-1].id}")
+    times.tell()
 
 
 @api_errors_told()
@@ -67,7 +88,7 @@ def cancel(migration: str) -> None:
         client().call("POST", path_of("wavelift", "migrations", migration, "cancel"))
     )
     stopped = ", ".join(answer.stopped_tasks) or "no task was active"
-    say(f"{migration} ({answer.server}) is being cancelled: {stopped}")
+    say(f"{migration} ({answer.server}) is being cancelled: {stopped}; {next_after_cancel(migration)}")
 
 
 @api_errors_told()
@@ -75,7 +96,10 @@ def launch(migration: str) -> None:
     """Launch the instance of a finished import and print it."""
     run = run_by(client(), path_of("wavelift", "migrations", migration, "launch"))
     for result in run.result(MIGRATE.first_step("launch")):
-        say(f"{result['server']}: {result['instance_id']} {result['private_ip']}")
+        if result["instance_id"]:
+            say(f"{result['server']}: {result['instance_id']} {result['private_ip']} is launched; check it in EC2")
+        else:
+            say(f"{result['server']}: no instance was launched: {result.get('skipped') or 'no reason was told'}")
 
 
 @api_errors_told()
@@ -83,12 +107,7 @@ def verify(migration: str) -> None:
     """Compare an image with its manifests again and print what differs."""
     run = run_by(client(), path_of("wavelift", "migrations", migration, "verify"))
     for result in run.result(MIGRATE.first_step("verify")):
-        for disk in result["disks"]:
-            changed = ", ".join(f"{part['offset']}+{part['length']}" for part in disk["changed"]) or "nothing"
-            say(
-                f"{result['server']} disk {disk['index']} ({disk['snapshot_id']}): {disk['blocks_compared']} blocks "
-                f"compared, changed by the conversion: {changed}"
-            )
+        say_verified(result)
 
 
 @api_errors_told()
@@ -104,11 +123,14 @@ def cleanup(wave: str, *, dry_run: bool) -> None:
     if not report["leftovers"]:
         say(f"Nothing of ours is left around {wave}")
         return
-    shown = table("kind", "name", "owner", "would go" if dry_run else "removed", title=f"Leftovers of {wave}")
+    fate_of = "would go" if dry_run else "removed"
+    shown = table("name", "kind", "owner", fate_of, title=f"Leftovers of {wave}", ids=["name"])
     for one in report["leftovers"]:
         goes = one["removed"] or (dry_run and one["owner"] == "ended run")
         fate = one["error"] or ("yes" if goes else "no, left alone")
-        add_row(shown, one["kind"], one["name"], one["owner"], fate)
-    stdout_console().print(shown)
+        add_row(shown, one["name"], one["kind"], one["owner"], fate)
+    show(shown)
+    if dry_run:
+        say(f"Nothing was removed; `wavelift cleanup {wave} --remove` removes what says yes")
     if any(one["error"] for one in report["leftovers"]):
         raise typer.Exit(1)

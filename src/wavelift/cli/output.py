@@ -1,31 +1,50 @@
-"""What commands print: tables, lines and JSON on standard output."""
+"""What commands print: tables, blocks, lines and JSON on standard output; times in the user's own zone."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from wavelift.base.printable import printable, printable_lines
+from wavelift.base.printable import printable
+from wavelift.base.times import minute_up
+from wavelift.cli.layout import Sheet, labelled
+from wavelift.cli.layout import visible as visible
 from wavelift.console.answers import Page
 
 PIPE_WIDTH: Final = 200
-"""Columns where nobody looks: a table in a pipe or a file is not cut at 80."""
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table, times in UTC.")]
+"""Columns where nobody looks and ``COLUMNS`` says nothing: a table in a pipe or a file is not cut at 80."""
+WIDTHS: Final = range(20, 1001)
+"""Columns that ``COLUMNS`` may ask for. Any other value is an error, and is ignored."""
+LINES: Final = 25
+"""Of a terminal that does not say."""
+_INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?[+-]\d\d:\d\d")
+"""A time as REST tells it."""
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text, times in UTC.")]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="Rows to show.")]
 Offset = Annotated[int, typer.Option(min=0, help="Rows to leave out before them.")]
 
 
 def stdout_console() -> Console:
-    """For results: standard output, as wide as the terminal."""
-    return Console(emoji=False) if sys.stdout.isatty() else Console(width=PIPE_WIDTH, emoji=False)
+    """For results: standard output, as wide as ``COLUMNS`` says, else as the terminal."""
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isascii() and asked.isdigit() and len(asked) < 5 and int(asked) in WIDTHS:
+        return Console(width=int(asked), emoji=False)
+    if not sys.stdout.isatty():
+        return Console(width=PIPE_WIDTH, height=LINES, emoji=False)
+    if not asked:
+        return Console(emoji=False)
+    size = os.get_terminal_size(sys.stdout.fileno())  # rich would believe COLUMNS, or stumble over it
+    return Console(width=size.columns or PIPE_WIDTH, height=size.lines or LINES, emoji=False)
 
 
 def plain(text: str) -> Text:
@@ -33,22 +52,33 @@ def plain(text: str) -> Text:
     return Text(visible(text))
 
 
-def visible(text: str) -> str:
-    """``text`` with control characters as escapes. Its lines stay lines."""
-    return printable_lines(text.split("\n"))
+def table(*columns: str, title: str = "", ids: Collection[str] = ()) -> Sheet:
+    """An empty table.
+
+    :param ids: the columns that hold ids, names or digests which people copy: never folded, at any width.
+    """
+    unknown = set(ids) - set(columns)
+    if unknown:
+        raise ValueError(f"no such columns: {', '.join(sorted(unknown))}")
+    return Sheet(columns, frozenset(ids), title)
 
 
-def table(*columns: str, title: str = "") -> Table:
-    """An empty table whose cells wrap."""
-    made = Table(title=plain(title) if title else None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in columns:
-        made.add_column(name, overflow="fold")
-    return made
-
-
-def add_row(to: Table, *cells: str) -> None:
+def add_row(to: Sheet, *cells: str) -> None:
     """Cells as they are, without rich's markup."""
-    to.add_row(*map(plain, cells))
+    to.add(*cells)
+
+
+def show(sheet: Sheet) -> None:
+    """Print a table. What can't be broken may be longer than the line."""
+    stdout_console().print(sheet, crop=False)
+
+
+def show_facts(title: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """A title, and under it a line for each pair with a value. No word is broken."""
+    out = stdout_console()
+    seen = [(label, visible(value)) for label, value in pairs]
+    for line in (visible(title), *labelled(seen, out.width)):
+        out.print(Text(line), soft_wrap=True)
 
 
 def say(words: str) -> None:
@@ -63,10 +93,77 @@ def tell_more(page: Page, shown: int) -> None:
         say(f"{page.offset + 1} to {last} of {page.total}; --offset {last} for more")
 
 
+def told_empty(words: str, first: str, **filters: object) -> None:
+    """Say that a list is empty and why.
+
+    :param words: what it lists, such as ``migrations``. :param first: what to do before there is any.
+    :param filters: option → value, as given.
+    """
+    asked = {f"--{name}": value for name, value in filters.items() if value}
+    given = " ".join(option if value is True else f"{option} {value}" for option, value in asked.items())
+    if given:
+        say(f"No {words} match {given}. Without these options all are listed")
+    else:
+        say(f"No {words} yet. {first}")
+
+
 def print_json(answer: Any) -> None:
     print(json.dumps(answer, indent=2))
 
 
-def local_time(instant: datetime | None) -> str:
-    """In the user's own time, with its offset: ``2026-12-01 10:00+01:00``; nothing for none."""
-    return instant.astimezone().isoformat(" ", "minutes") if instant else ""
+# Times
+
+
+def local_time(instant: datetime | None, *, up: bool = False) -> str:
+    """For a sentence: ``2026-12-01 10:00 CET``, rounded to the minute; nothing for none.
+
+    :param up: rounded up: for a time before which something is refused.
+    """
+    times = Times()
+    said = times.of(instant, up=up)
+    return f"{said} {times.zones}" if said else ""
+
+
+class Times:
+    """The times of one output. They name no zone; :meth:`tell` says it once, at the end."""
+
+    def __init__(self) -> None:
+        self._zones: dict[str, None] = {}
+
+    def of(self, instant: datetime | None, *, up: bool = False) -> str:
+        """``2026-12-01 10:00`` in local time, rounded to the minute; nothing for none.
+
+        :param up: rounded up: for a time before which something is refused.
+        """
+        if instant is None:
+            return ""
+        local = (minute_up(instant) if up else instant).astimezone()
+        self._zones[_zone(local)] = None
+        return f"{local:%Y-%m-%d %H:%M}"
+
+    def told(self, value: Any) -> Any:
+        """``value`` as REST gives it, with every time in it as :meth:`of`."""
+        if isinstance(value, dict):
+            return {key: self.told(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self.told(part) for part in value]
+        if isinstance(value, str) and _INSTANT.fullmatch(value):
+            with suppress(ValueError):
+                return self.of(datetime.fromisoformat(value))
+        return value
+
+    @property
+    def zones(self) -> str:
+        """Those of the times so far: winter and summer may have two."""
+        return " or ".join(self._zones)
+
+    def tell(self) -> None:
+        """Say the zone, if there was a time."""
+        if self._zones:
+            say(f"Times in {self.zones}")
+
+
+def _zone(local: datetime) -> str:
+    """``CET``, or ``UTC+03:00`` for a zone without a name."""
+    name, offset = local.tzname() or "", f"{local:%z}"
+    return name if name.isalpha() else f"UTC{offset[:3]}:{offset[3:5]}"

@@ -1,4 +1,4 @@
-"""``wavelift replicate`` and ``wavelift runs``: on-demand runs, watched while they go on (SMS-06, AIR-04)."""
+"""``wavelift replicate`` and ``wavelift runs``: on-demand runs, watched while they go on."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.cli.connect import EndedRun, api_errors_told, client, fail, query, wake
+from wavelift.cli.details import next_after_cancel, print_run
 from wavelift.cli.jobs import print_runs
-from wavelift.cli.output import print_json, say, stdout_console
+from wavelift.cli.output import AsJson, print_json, say, stdout_console
 from wavelift.cli.watch import Row, Waiting, shown, step_row, tell, wait
-from wavelift.console.answers import ReplicationStarted, RunCancelled, RunRow
+from wavelift.console.answers import ReplicationStarted, RunCancelled, RunDetails, RunRow
 from wavelift.rules.flows import REPLICATE, REPORT
 
 app = typer.Typer(no_args_is_help=True)
@@ -42,6 +43,7 @@ def replicate(wave: str, servers: list[str] | None, *, follow: bool, unpause: bo
     tell(told, f"{run.dag_id}, run {run.dag_run_id}: {names}")
     if not follow:
         _tell(answer, as_json=as_json)
+        tell(told, f"`wavelift jobs list --wave {wave}` shows how they get on")
         return
     watch = RunsWatch(api, wave, run.dag_id, run.dag_run_id)
     # With --json standard output is for the result alone.
@@ -70,14 +72,20 @@ def cancel(run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a repli
         say(f"{run} ({answer.server}) had not begun; it is not counted")
         return
     stopped = ", ".join(answer.stopped_tasks) or "no task was active"
-    say(f"{run} ({answer.server}) is being cancelled: {stopped}")
+    say(f"{run} ({answer.server}) is being cancelled: {stopped}; {next_after_cancel(run)}")
 
 
 @app.command()
 @api_errors_told()
-def show(run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a replication run: run-…")]) -> None:
-    """Everything about one run, as JSON."""
-    print_json(client().call("GET", path_of("wavelift", "runs", run)))
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a replication run: run-…")], as_json: AsJson = False
+) -> None:
+    """Everything about one run: disks and how they were read, what was sent, proof, AMI, what to do next."""
+    answer = client().call("GET", path_of("wavelift", "runs", run))
+    if as_json:
+        print_json(answer)
+    else:
+        print_run(RunDetails.model_validate(answer))
 
 
 @dataclass

@@ -58,7 +58,7 @@ class Principals:
 def show_policy(
     identity: str, staging: Staging, *, trust: bool, account: str, role_arn: str, principals: Principals
 ) -> None:
-    """Print one document to standard output, ready for ``aws iam … file://`` (SMS-13)."""
+    """Print one document to standard output, ready for ``aws iam … file://``."""
     if identity == BUCKET:
         if trust:
             fail("--trust: a bucket trusts nobody")
@@ -89,7 +89,7 @@ def show_policy(
 
 
 def show_role(*, ids_only: bool, out: Console) -> None:
-    """Print the privileges of the vCenter role (SMS-12): as a table, or ids only, for ``govc role.create``."""
+    """Print the privileges of the vCenter role: as a table, or ids only, for ``govc role.create``."""
     privileges = vsphere_role(NOW)
     if ids_only:
         for privilege in sorted({one.id for one in privileges}):

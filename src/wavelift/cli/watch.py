@@ -24,7 +24,7 @@ from wavelift.airflow.rest import UNDER_WAY, ApiClient, ApiError, path_of
 from wavelift.base.printable import printable
 from wavelift.base.rates import seconds_left
 from wavelift.base.tries import FailedTry
-from wavelift.base.units import human_bytes
+from wavelift.base.units import human_bytes, human_seconds
 from wavelift.cli.output import plain
 from wavelift.console.answers import ServerStep
 from wavelift.rules.flows import ADMIT, FLOWS, PREFLIGHT, REPORT, Step, flow_of, server_step
@@ -55,14 +55,6 @@ INTERRUPTED: Final = 130
 """The exit status of a program that Ctrl-C ended, as shells count it."""
 MOST_TASKS: Final = 5
 """Tasks that are told at a time, one line each."""
-
-
-def human_seconds(seconds: float) -> str:
-    """``90`` → ``"90 s"``, ``600`` → ``"10 min"``: as exact as an estimate deserves."""
-    for unit, size in (("s", 1), ("min", 60)):
-        if seconds < 120 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 3600:.0f} h"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, unpause, wake
-from wavelift.cli.output import add_row, plain, print_json, say, stdout_console, table, visible
+from wavelift.cli.findings import print_report
+from wavelift.cli.output import Times, add_row, print_json, say, show, table, visible
 from wavelift.cli.watch import paused_words, told
 from wavelift.console.answers import RunStarted, WaveApplied, WaveFile
 from wavelift.rules.conf import MigrateConf, MigrateMode
@@ -47,12 +44,13 @@ def validate(
 WaveName = Annotated[str, typer.Argument(metavar="WAVE")]
 Servers = Annotated[list[str] | None, typer.Option("--server", help="Only this server; may be given again.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The whole report as JSON.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show notes, too.")]
 
 
 @app.command()
-def plan(name: WaveName, servers: Servers = None, as_json: AsJson = False) -> None:
+def plan(name: WaveName, servers: Servers = None, verbose: Verbose = False, as_json: AsJson = False) -> None:
     """What a wave would move, make and cost; creates nothing."""
-    run_mode(name, "plan", servers, as_json=as_json)
+    run_mode(name, "plan", servers, verbose=verbose, as_json=as_json)
 
 
 @app.command()
@@ -82,11 +80,19 @@ WOULD = {**DID, "create": "would be made", "update": "would be changed"}
 def print_changes(done: WaveApplied) -> None:
     """Server by server what was done, or would be, and each field that differs."""
     words = WOULD if done.dry_run else DID
-    shown = table("server", "job", "", "ledger → file", title=f"Replication of {done.wave}")
+    times = Times()
+    dry = " (dry run: nothing was changed)" if done.dry_run else ""
+    shown = table("server", "job", "what", "ledger → file", title=f"Replication of {done.wave}{dry}", ids=["job"])
     for row in done.changes:
-        fields = "\n".join(f"{key}: {both.ledger} → {both.spec}" for key, both in row.fields.items())
+        fields = "\n".join(
+            f"{key}: {_value(both.ledger, times)} → {_value(both.spec, times)}" for key, both in row.fields.items()
+        )
         add_row(shown, row.server, row.job_id or "", words[row.kind], fields)
-    stdout_console().print(shown)
+    if done.changes:
+        show(shown)
+    else:
+        say(f"{done.wave}: no server of its file has a `replication:` section, and there are no jobs")
+    times.tell()
     for entry in done.unbound:
         say(f"{entry}: the catalogue holds no server of it; run `wavelift catalog import`, then apply again")
     for clash in done.clashes:
@@ -95,18 +101,31 @@ def print_changes(done: WaveApplied) -> None:
         say(f"Airflow has no DAG {done.dag_id} yet, so nothing runs")
     elif done.dag_paused:
         say(paused_words(done.dag_id, f"wavelift wave apply {done.wave} --unpause"))
+    if not done.changes:
+        return
+    if done.dry_run:
+        say(f"`wavelift wave apply {done.wave}` does it")
+    else:
+        say(f"`wavelift jobs list --wave {done.wave}` shows when they run")
+
+
+def _value(value: Any, times: Times) -> str:
+    """A field of a job; a time in local time."""
+    if value is None:  # of keep_amis: no limit
+        return "all"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(times.told(value))
 
 
 @api_errors_told()
-def run_mode(name: str, mode: MigrateMode, servers: list[str] | None, *, as_json: bool) -> None:
+def run_mode(name: str, mode: MigrateMode, servers: list[str] | None, *, verbose: bool, as_json: bool) -> None:
     """Run ``<wave>.migrate`` in a mode that creates nothing and print its report; status 1 when a server may not go."""
     report, run = report_of(client(), name, MigrateConf(mode=mode, servers=servers or None))
     if as_json:
         print_json(report)
     else:
-        print_findings(report)
-        if mode == "plan":
-            print_estimate(report.get("estimate", {}))
+        print_report(report, plan=mode == "plan", verbose=verbose)
     if run.state != "success" or any(finding["severity"] == "error" for finding in report.get("findings", [])):
         raise typer.Exit(1)
 
@@ -160,46 +179,3 @@ def no_wave(name: str, why: str = "") -> str:
         "`wavelift wave validate FILE`, and look at the import errors in the web UI"
     )
     return f"No wave {name}: Airflow has no DAG {MIGRATE.dag_id(name)}. {why}"
-
-
-COLOURS = {"error": "bold red", "warning": "yellow", "info": "dim"}
-
-
-def print_findings(report: dict[str, Any]) -> None:
-    """The findings as a table, worst first; a finding that several servers share is one row."""
-    title = plain(f"Pre-flight of {report.get('wave', '')}")
-    shown = Table(title=title, box=box.HORIZONTALS, padding=(0, 1, 0, 0))
-    for name in ("severity", "subject", "finding", "next action"):
-        shown.add_column(name, overflow="fold")
-    for finding, subjects in grouped(report.get("findings", [])):
-        style = COLOURS[finding["severity"]]
-        what = plain(finding["what"])
-        if finding["why"]:
-            what.append("\n").append(Text(plain(finding["why"]).plain, style="dim"))
-        shown.add_row(
-            Text(finding["severity"], style=style),
-            plain("\n".join(subjects)),
-            what,
-            plain(finding["next_action"]),
-        )
-    stdout_console().print(shown)
-
-
-def grouped(findings: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], list[str]]]:
-    """Findings that differ in their subject only, as one with all subjects; errors first."""
-    places: dict[tuple[str, ...], tuple[dict[str, Any], list[str]]] = {}
-    order = {name: place for place, name in enumerate(COLOURS)}
-    for finding in sorted(findings, key=lambda one: (order[one["severity"]], one["subject"])):
-        words = tuple(finding[key] for key in ("severity", "code", "what", "why", "next_action"))
-        places.setdefault(words, (finding, []))[1].append(finding["subject"])
-    return list(places.values())
-
-
-def print_estimate(estimate: dict[str, Any]) -> None:
-    """What the wave would move, make and cost."""
-    from wavelift.rules import estimate as estimates
-
-    shown = table("what", "value", title="Plan (nothing was created)")
-    for what, value in estimates.table(estimates.Estimate.load(estimate)):
-        add_row(shown, what, value)
-    stdout_console().print(shown)

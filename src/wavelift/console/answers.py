@@ -132,7 +132,7 @@ class MigrationDetails(MigrationRow):
     """Everything about one migration."""
 
     run_key: str
-    server_id: int
+    server_id: int | None
     map_index: int
     connector: str
     region: str
@@ -317,6 +317,8 @@ class RunDetails(RunRow):
 
     result: dict[str, Any] | None
     superseded: list[dict[str, Any]]
+    verified: dict[str, Any] | None = None
+    """What was read back before the AMI was made; null: not known."""
 
 
 class RunCancelled(RunRow):

@@ -75,7 +75,7 @@ def live(run: ReplicationRun, progress: Progress) -> dict[str, Any]:
         return {}
     at = progress.step_of(run, index)
     fields = at.fields if at else {}
-    if run.status == UPLOADING and not (at and at.step.name == TRANSFER):
+    if run.status == UPLOADING and not (at and at.step.name == TRANSFER and at.state == "running"):
         # The ledger tells it from the slot to the record. Between two steps nobody knows better.
         fields["status"] = at.step.name.capitalize() if at else ""
     if run.recorded_at is not None or (at and at.step.name in BEFORE_TRANSFER):

@@ -35,7 +35,7 @@ from wavelift.console.replication import (
 )
 from wavelift.console.replication_rows import dag_of, live, run_fields, run_row
 from wavelift.console.requests import HistoryQuery, ReplicateBody, RunQuery
-from wavelift.ledger import Ledger, ReplicationRun, jobs, replication_runs
+from wavelift.ledger import Ledger, ReplicationRun, events, jobs, replication_runs
 from wavelift.ledger.replication_runs import RunFilter
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.replication import JobState, RunState
@@ -89,7 +89,10 @@ def _reading(app: FastAPI) -> None:
         """One run with its disks."""
         known = readable_run(ledger, run_id, user)
         fields = run_fields(known, SystemClock().now()) | live(known, Progress(airflow))
-        return RunDetails.of(known, **fields, superseded=known.superseded or [])
+        with ledger.read() as tx:
+            ended = events.last_details(tx, object_id=run_id, action="replication_run.completed")
+        verified = (ended or {}).get("verified")
+        return RunDetails.of(known, **fields, superseded=known.superseded or [], verified=verified)
 
 
 def _requesting(app: FastAPI) -> None:

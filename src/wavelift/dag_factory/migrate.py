@@ -29,8 +29,10 @@ DOC: Final = """
 Migrates the servers of the wave **{wave}** from vCenter to Amazon EC2: snapshot, export with upload, proof, image
 import, launch. Trigger it with the form: choose servers (none means all) and *image only* or *launch*, and add a note.
 
-* **Continue a failed server**: open its mapped `{reserve}` task instance and *Clear* it. Do not use the group's
-  *Clear*: it clears all servers.
+* **Continue a failed server**: open its mapped `{reserve}` task instance and *Clear* it, with *downstream*. Do not use
+  the group's *Clear*: it clears all servers.
+* **A server that the pre-flight refused** has no tasks to clear. Remove the cause, then trigger this DAG again with the
+  servers that the report names.
 * **Stop a server**: `wavelift migrations cancel ID`, or mark its running task failed. Its snapshot is removed.
 """
 

@@ -37,8 +37,10 @@ Replicates the servers of the wave **{wave}** into AMIs: first the whole disks, 
 at the times of the servers' replication jobs. Trigger it for an on-demand run (at most 2 per server in 24 hours; if no
 server is chosen, all are replicated). If a server may not run now, the report shows the rule and the time.
 
-* **Continue a failed server**: open its mapped `{reserve}` task instance and *Clear* it. Do not use the group's
-  *Clear*: it clears all servers.
+* **Continue a failed server**: open its mapped `{reserve}` task instance and *Clear* it, with *downstream*. Do not use
+  the group's *Clear*: it clears all servers.
+* **A server that the pre-flight refused** has no tasks to clear. Remove the cause. Its next scheduled run takes it, or
+  trigger this DAG again with the servers that the report names.
 """
 
 

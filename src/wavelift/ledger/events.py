@@ -47,6 +47,14 @@ def append(
     )
 
 
+def last_details(tx: Tx, *, object_id: str, action: str) -> Mapping[str, Any] | None:
+    """The details of the newest event of this kind; None if there is none."""
+    chosen = (event.c.object_id == object_id) & (event.c.action == action)
+    query = sa.select(event.c.details).where(chosen).order_by(event.c.id.desc()).limit(1)
+    found: Mapping[str, Any] | None = tx.execute(query).scalar_one_or_none()
+    return found
+
+
 def list_events(
     tx: Tx, *, object_kind: str | None = None, object_id: str | None = None, after: int = 0, limit: int = EVENTS_A_PAGE
 ) -> tuple[Event, ...]:

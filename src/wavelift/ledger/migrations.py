@@ -28,7 +28,8 @@ class _Migrations(ServerRuns[Migration]):
     """A change locks the row of the migration."""
 
     step = "phase"
-    begun = started = "created_at"
+    begun = "created_at"
+    started = "server_id"
 
     def _require_way(self, known: Migration, to: MigrationState) -> None:
         lifecycle.require(known.state, to, migration=known.id)
@@ -115,6 +116,30 @@ def insert(tx: Tx, *, at: datetime, run: DagRun, run_key: str, **columns: Any) -
     made = ROWS.begin(tx, at=at, run=run, run_key=run_key, state=MigrationState.QUEUED, **columns)
     ROWS.tell(tx, made, "queued", at=at, by=run, details={"server": made.server, "to": made.state})
     return made
+
+
+def insert_ended(
+    tx: Tx, *, at: datetime, run: DagRun, run_key: str, state: MigrationState, error: str, **columns: Any
+) -> Migration:
+    """Create a migration that ended before it began: it was refused.
+
+    Needs :data:`wavelift.ledger.servers.LOCK`, so that no ``reserve`` creates the same one at the same moment.
+    """
+    require_lock(tx, servers.LOCK)
+    place = {"map_index": -1, "state": state, "error": error, "finished_at": at}
+    made = ROWS.begin(tx, at=at, run=run, run_key=run_key, **place, **columns)
+    ROWS.tell(tx, made, str(state), at=at, by=run, details={"server": made.server, "to": state, "error": error})
+    return made
+
+
+def end_anew(tx: Tx, known: Migration, state: MigrationState, error: str, *, at: datetime) -> Migration:
+    """Change how an ended migration ended. The same again changes nothing.
+
+    :raises PermanentError: :mod:`wavelift.rules.lifecycle` does not allow it.
+    """
+    if (known.state, known.error) == (state, error):
+        return known
+    return ROWS.end(tx, known, state, error, at=at, phase="")
 
 
 def advance(tx: Tx, id: str, state: MigrationState, *, phase: str = "", clock: Clock) -> Migration:

@@ -164,8 +164,10 @@ class Migration(ServerRun[MigrationState]):
 
     flow: ClassVar = MIGRATE
 
-    server_id: int
+    server_id: int | None
+    """None: no ``reserve`` took the server, so nothing was begun. It was refused, or its entry found no VM."""
     map_index: int
+    """-1: it has no tasks."""
     connector: str
     region: str
     phase: str

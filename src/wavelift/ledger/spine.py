@@ -225,7 +225,7 @@ class ServerRuns(Rows[S]):
     begun: str
     """The column with the time at which the row was created."""
     started: str
-    """The column with the time at which its work began."""
+    """A column that has a value once its work began."""
 
     @property
     def flow(self) -> Flow:
@@ -354,7 +354,7 @@ class ServerRuns(Rows[S]):
         known = self.held(tx, id)
         if known.state.terminal:
             raise PermanentError(
-                f"The {self.words.noun} has already ended as {known.state}",
+                f"The {self.words.noun} has already ended: it is {known.state}",
                 next_step="Nothing needs to be cancelled.",
                 **{self.words.key: id},
                 server=known.server,

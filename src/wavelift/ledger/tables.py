@@ -144,7 +144,7 @@ migration: Final = sa.Table(
     "migration",
     metadata,
     *server_run_columns(MigrationState),
-    sa.Column("server_id", sa.ForeignKey("server.id", name="fk_migration_server"), nullable=False),
+    sa.Column("server_id", sa.ForeignKey("server.id", name="fk_migration_server"), nullable=True),
     sa.Column("map_index", sa.Integer, nullable=False),
     name_column("connector"),
     name_column("region", WORD_LENGTH),

@@ -110,10 +110,10 @@ class Environment(Message):
     )
     vpc: VpcId = Field(description="VPC that the subnets and security groups belong to.")
     subnets: tuple[SubnetId, ...] = Field(
-        min_length=1, max_length=MAX_CHOICES, description="Subnets that a wave may choose (AMP-01)."
+        min_length=1, max_length=MAX_CHOICES, description="Subnets that a wave may choose."
     )
     security_groups: tuple[SecurityGroupId, ...] = Field(
-        min_length=1, max_length=MAX_CHOICES, description="Security groups that a wave may choose (AMP-01)."
+        min_length=1, max_length=MAX_CHOICES, description="Security groups that a wave may choose."
     )
     instance_types: tuple[InstanceType, ...] = Field(
         min_length=1, max_length=MAX_CHOICES, description="Instance types that a wave may choose."

@@ -12,10 +12,11 @@ from importlib import resources
 from typing import Any, Final
 
 from wavelift.base.domain import Message, ServerFacts
-from wavelift.base.units import BLOCK, MIB, human_bytes
+from wavelift.base.units import BLOCK, MIB, about_time, counted, human_bytes
 from wavelift.rules.fields import parse_verify
 from wavelift.rules.limits import LIMITS, Limit
 from wavelift.rules.plans import ServerPlan
+from wavelift.rules.preflight_time import UNMEASURED, LineFacts, rate_of
 
 GB: Final = 10**9
 PART: Final = 8 * MIB
@@ -25,6 +26,8 @@ STREAM_RANGE: Final = 8 * MIB
 DAYS_IN_STAGING: Final = 1.0
 DAYS_IN_MONTH: Final = 30.0
 BLOCKS_PER_LIST: Final = 1_000
+CENT: Final = 0.01
+"""US dollars. Items that cost less are not listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +58,30 @@ class Estimate(Message):
     """Bytes that ``verify`` reads, near AWS."""
     snapshots: int = 0
     """vSphere snapshots, each removed once its server is transferred."""
+    seconds: float | None = None
+    """Of all transfers, at the rate that this connector had before, or is limited to. None: not known."""
     transfer_rounds: int = 0
     import_rounds: int = 0
     """How many rounds the slots of the limit need to process all servers."""
     creates: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     costs: dict[str, float] = {}
-    """Item → US dollars (upper bound)."""
+    """Item → US dollars (upper bound). The name of what is paid every month ends with ``per month``."""
     notes: tuple[str, ...] = ()
 
 
-def estimate(servers: Sequence[tuple[ServerPlan, ServerFacts]], *, limits: Mapping[str, Limit] = LIMITS) -> Estimate:
-    """The estimate for all these servers together."""
+def estimate(
+    servers: Sequence[tuple[ServerPlan, ServerFacts]],
+    *,
+    limits: Mapping[str, Limit] = LIMITS,
+    line: LineFacts = UNMEASURED,
+) -> Estimate:
+    """The estimate for all these servers together.
+
+    :param line: how fast their connector is.
+    """
     if not servers:
-        return Estimate(notes=("no server to migrate",))
+        return Estimate(notes=("no server is ready, so nothing would be made",))
     disks = [disk.capacity for _, facts in servers for disk in facts.disks]
     transfers, imports = limits["transfers_per_connector"], limits["imports_per_region"]
     transfer_rounds = max(_rounds(Counter(plan.connector for plan, _ in servers), transfers.value))
@@ -80,17 +93,18 @@ def estimate(servers: Sequence[tuple[ServerPlan, ServerFacts]], *, limits: Mappi
         capacity=sum(disks),
         read_back=read_back,
         snapshots=len(servers),
+        seconds=_seconds(servers, transfers.value, line),
         transfer_rounds=transfer_rounds,
         import_rounds=import_rounds,
         creates=_creates(servers),
         limits=(
-            f"{transfers.value} transfers at once per connector ({transfers.source}): {transfer_rounds} round(s)",
-            f"{imports.value} imports at once per region ({imports.source}): {import_rounds} round(s)",
+            f"{transfers.value} transfers at a time per connector: {counted(transfer_rounds, 'round')}",
+            f"{imports.value} imports at a time per region: {counted(import_rounds, 'round')}",
         ),
         costs=_costs(servers, disks),
         notes=(
-            f"prices: {prices().region}, {prices().date}; {prices().source}",
-            "upper bounds: every block counts as data, without compression; instances and traffic are not included",
+            f"prices of {prices().region}, {prices().date}: {prices().source}",
+            "costs are upper bounds: every block counts as data; instances and traffic come on top",
         ),
     )
 
@@ -99,16 +113,29 @@ def _rounds(counts: Mapping[str, int], places: int) -> list[int]:
     return [math.ceil(count / places) for count in counts.values()]
 
 
+def _seconds(servers: Sequence[tuple[ServerPlan, ServerFacts]], places: int, line: LineFacts) -> float | None:
+    """The places work side by side, but the largest server takes its time, and a limit of the line holds for all."""
+    each = []
+    for plan, facts in servers:
+        rate = rate_of(plan, line)
+        if rate is None:
+            return None
+        each.append(facts.capacity / rate)
+    whole = sum(facts.capacity for _, facts in servers) / line.limit if line.limit else 0.0
+    return max(max(each), sum(each) / places, whole)
+
+
 def _creates(servers: Sequence[tuple[ServerPlan, ServerFacts]]) -> tuple[str, ...]:
     disks = sum(len(facts.disks) for _, facts in servers)
     targets = sorted({f"s3://{plan.target.bucket}/{plan.target.prefix}" for plan, _ in servers})
     started = Counter(plan.instance_type or "" for plan, _ in servers if plan.launch == "running")
     instances = ", ".join(f"{count} {kind}" for kind, count in sorted(started.items()))
     return (
-        f"{len(servers)} vSphere snapshot(s), removed after the transfer",
-        f"{disks} disk object(s), removed after the import, and {disks} manifest(s) in {', '.join(targets)}",
-        f"{len(servers)} import task(s), {len(servers)} AMI(s), {disks} EBS snapshot(s)",
-        f"{sum(started.values())} instance(s): {instances}" if started else "no instance",
+        f"{counted(len(servers), 'vSphere snapshot')}, removed after the transfer",
+        f"{counted(disks, 'disk object')}, removed after the import, and {counted(disks, 'manifest')} in "
+        f"{', '.join(targets)}",
+        f"{counted(len(servers), 'import task')}, {counted(len(servers), 'AMI')}, {counted(disks, 'EBS snapshot')}",
+        f"{counted(sum(started.values()), 'instance')}: {instances}" if started else "no instance",
     )
 
 
@@ -145,13 +172,30 @@ def _thousands(count: int) -> float:
 
 def table(found: Estimate) -> list[tuple[str, str]]:
     """The estimate as rows of label and text for display."""
+    if not found.servers:
+        return [("note", text) for text in found.notes]
+    time = "not known: nothing has been read on this connector yet"
+    if found.seconds is not None:
+        time = f"{about_time(found.seconds)} for the transfers; then AWS converts the disks"
     return [
-        ("servers", str(found.servers)),
-        ("disks", f"{found.disks}, {human_bytes(found.capacity)}"),
-        ("vSphere snapshots", str(found.snapshots)),
-        ("read back by verify", human_bytes(found.read_back)),
-        *(("creates", text) for text in found.creates),
+        ("moves", f"{counted(found.servers, 'server')}, {counted(found.disks, 'disk')}, {human_bytes(found.capacity)}"),
+        ("reads back", f"{human_bytes(found.read_back)} near AWS, to verify"),
+        ("time", time),
+        *(("makes", text) for text in found.creates),
         *(("limit", text) for text in found.limits),
-        *((f"cost: {name}", f"up to ${value:,.4f}") for name, value in found.costs.items()),
+        ("costs once", _priced(found, monthly=False)),
+        ("costs monthly", _priced(found, monthly=True)),
         *(("note", text) for text in found.notes),
     ]
+
+
+def _priced(found: Estimate, *, monthly: bool) -> str:
+    """``up to US$12.30: AMI snapshots US$8.10, …``, the dearest first."""
+    end = " per month"
+    items = {name.removesuffix(end): cost for name, cost in found.costs.items() if name.endswith(end) == monthly}
+    total = sum(items.values())
+    if total < CENT:
+        return "less than US$0.01"
+    dearest = sorted(items.items(), key=lambda item: -item[1])
+    parts = ", ".join(f"{name} US${cost:,.2f}" for name, cost in dearest if cost >= CENT)
+    return f"up to US${total:,.2f}" + (f": {parts}" if parts else "")

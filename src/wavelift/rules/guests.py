@@ -88,7 +88,15 @@ def guest(guest_id: str) -> Guest:
     family: Family = "other"
     if lowered.startswith("win"):
         family = "windows-server" if "srv" in lowered else "windows-client"
-    return Guest(guest_id, guest_id or "not set", family, 0, "unknown", "", notes="this guest id is not in our table")
+    return Guest(
+        guest_id,
+        guest_id or "the guest system is not set",
+        family,
+        0,
+        "unknown",
+        "",
+        notes="this guest id is not in our table",
+    )
 
 
 def lacks_drivers(guest_id: str, full_name: str) -> bool:

@@ -19,13 +19,17 @@ class MigrationState(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    REFUSED = "refused"
+    """Pre-flight refused it. It has no tasks: a new run is its way out, not a clear of ``server.reserve``."""
 
     @property
     def terminal(self) -> bool:
         return self in TERMINAL
 
 
-TERMINAL: Final = frozenset({MigrationState.COMPLETED, MigrationState.FAILED, MigrationState.CANCELLED})
+TERMINAL: Final = frozenset(
+    {MigrationState.COMPLETED, MigrationState.FAILED, MigrationState.CANCELLED, MigrationState.REFUSED}
+)
 _ORDER: Final = (
     MigrationState.QUEUED,
     MigrationState.TRANSFERRING,
@@ -44,9 +48,17 @@ def allowed(current: MigrationState, target: MigrationState) -> bool:
     A migration goes forward one step at a time. It may go back to any step at any time, because clearing tasks in
     Airflow repeats them. It may fail or be cancelled from any step, but not once it is finished: then a step must
     start again first.
+
+    Only pre-flight refuses, so only what has ended can be refused: it is looked at again in the same run. A completed
+    migration stays completed. A refused one must be queued first, when pre-flight accepts it. If ``reserve`` refuses it
+    then, it has failed.
     """
     if current is target:
         return True
+    if target is MigrationState.REFUSED:
+        return current in (MigrationState.FAILED, MigrationState.CANCELLED)
+    if current is MigrationState.REFUSED:
+        return target in (MigrationState.QUEUED, MigrationState.FAILED)
     if target in (MigrationState.FAILED, MigrationState.CANCELLED):
         return not current.terminal
     if current in (MigrationState.FAILED, MigrationState.CANCELLED):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from wavelift.base.domain import DiskFacts, ServerFacts
 from wavelift.base.names import SNAPSHOT_PREFIX
-from wavelift.base.units import human_bytes
+from wavelift.base.units import counted, human_bytes
 from wavelift.rules import flows
 from wavelift.rules.findings import Findings
 from wavelift.rules.limits import Limit
@@ -216,7 +216,7 @@ def _rounded(disk: DiskFacts, facts: ServerFacts, limits: Mapping[str, Limit], f
     """The volume is larger than the disk, but a GPT keeps its backup header in the disk's last sector."""
     unit = limits["volume_unit_bytes"].value
     gib = -(-disk.capacity // unit)
-    becomes = f"{disk.label} has {disk.capacity} bytes: its volume will have {gib} GiB"
+    becomes = f"{disk.label} has {human_bytes(disk.capacity)}, no whole number of GiB: its volume will have {gib} GiB"
     if not (disk.boot and facts.firmware == "efi") and not limits["mbr_boot_disk_bytes"].exceeded(disk.capacity):
         found.info(
             "disk.rounded",
@@ -247,7 +247,7 @@ def _snapshots(facts: ServerFacts, found: Findings) -> None:
     if others:
         found.warning(
             "snapshot.existing",
-            f"the VM has {len(others)} snapshot(s): {', '.join(others[:3])}{' …' if len(others) > 3 else ''}",
+            f"the VM has {counted(len(others), 'snapshot')}: {', '.join(others[:3])}{' …' if len(others) > 3 else ''}",
             why="reading through a snapshot chain is slower, and each snapshot uses space of the datastore; wavelift "
             "adds one more",
             do="Before the wave, remove the snapshots that are no longer needed",
@@ -274,6 +274,6 @@ def _snapshots(facts: ServerFacts, found: Findings) -> None:
         found.error(
             "snapshot.consolidation",
             "vCenter reports that the VM's disks need consolidation",
-            why="a snapshot taken while the disks consolidate can corrupt them (invariant 4)",
+            why="a snapshot taken while the disks consolidate can corrupt them",
             do="Consolidate in vCenter (Snapshots > Consolidate), wait until it is done, then run pre-flight again",
         )

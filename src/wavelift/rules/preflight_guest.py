@@ -48,7 +48,9 @@ def check_guest(facts: ServerFacts, plan: ServerPlan, found: Findings, *, port: 
 
 
 def _system(facts: ServerFacts, row: Guest, found: Findings) -> None:
-    name = f"{facts.guest_full_name or row.name} ({facts.guest_id or 'no guest id'})"
+    # Some hosts give the guest id as the full name, too.
+    given = facts.guest_full_name if facts.guest_full_name != facts.guest_id else ""
+    name = given or row.name
     source = sources().get(row.source)
     listed = f"{source.title}, {source.date}" if source else "our table of guests"
     if row.status == "unsupported":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from wavelift.base.domain import ServerFacts
-from wavelift.base.units import human_bytes
+from wavelift.base.units import counted, human_bytes
 from wavelift.rules.findings import Findings
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.vsphere_facts import Datastore, MissingOnEntity, SourceFacts
@@ -103,7 +103,7 @@ def _power(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
         found.error(
             "power.require_off",
             f"the VM is {facts.power} and the wave has 'source_power: require_off'",
-            why="source and instance must not run at the same time (invariant 12)",
+            why="source and instance must not run at the same time",
             do="Shut the VM down, or set 'source_power: leave_running'",
         )
     if facts.power == "poweredOn":
@@ -111,7 +111,7 @@ def _power(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
             found.warning(
                 "power.twin",
                 "the instance will run at the same time as its source ('allow_twin: true')",
-                why="two running machines will have the same name and identity (invariant 12)",
+                why="two running machines will have the same name and identity",
                 do="Make sure that the subnet can't reach the source's network",
             )
         found.info(
@@ -177,7 +177,7 @@ def _devices(facts: ServerFacts, found: Findings) -> None:
         note = found.error if facts.power == "poweredOn" else found.warning
         note(
             "vm.passthrough",
-            f"the VM has {facts.passthrough_devices} passthrough device(s)",
+            f"the VM has {counted(facts.passthrough_devices, 'passthrough device')}",
             why="vSphere can't take a snapshot of a running VM with passthrough devices, and the devices are not "
             "migrated",
             do="Remove the devices, or power the VM off for the migration",

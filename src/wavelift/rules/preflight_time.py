@@ -1,4 +1,4 @@
-"""Pre-flight of time: can a server's disks be read before its snapshot is too old? (SMS-11, SMS-14)"""
+"""Pre-flight of time: can a server's disks be read before its snapshot is too old?"""
 
 from __future__ import annotations
 
@@ -31,14 +31,22 @@ class LineFacts:
     limit: float | None = None
 
 
+UNMEASURED: Final = LineFacts()
+
+
+def rate_of(plan: ServerPlan, line: LineFacts) -> float | None:
+    """Bytes per second of a whole read of one server; None if nothing is known about it."""
+    limits = (line.limit, plan.guards.max_mbit_s and plan.guards.max_mbit_s * MBIT, line.measured)
+    return min((limit for limit in limits if limit), default=None)
+
+
 def check_time(facts: ServerFacts, plan: ServerPlan, line: LineFacts) -> list[Finding]:
     """How long a whole read of the server takes: a migration, or the seed of a replication. A later delta takes less.
 
     A measured rate includes the effect of zeros, of compression and of parallel transfers. A configured limit is only
     an upper bound of the rate for a disk full of data.
     """
-    limits = [limit for limit in (line.limit, plan.guards.max_mbit_s and plan.guards.max_mbit_s * MBIT) if limit]
-    rate = min([*limits, *([line.measured] if line.measured else [])], default=None)
+    rate = rate_of(plan, line)
     if rate is None:
         return []
     found = Findings(facts.name)

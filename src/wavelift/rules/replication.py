@@ -13,6 +13,7 @@ from typing import Final, Self, TypeVar
 
 from wavelift.base.domain import Refusal
 from wavelift.base.errors import PermanentError
+from wavelift.base.times import utc_minute
 from wavelift.rules.limits import LIMITS, Limit
 
 TERM_WARNINGS: Final = (14, 7, 1)
@@ -178,9 +179,8 @@ def _refuse_job(standing: Standing, now: datetime) -> Refusal | None:
     if standing.state is JobState.PAUSED:
         return Refusal(rule=Rule.PAUSED, reason="the job is paused; resume it")
     if standing.term_ends_at is not None and standing.term_ends_at <= now:
-        return Refusal(
-            rule=Rule.TERM, reason=f"the server's term ended at {standing.term_ends_at.isoformat()}; extend it"
-        )
+        ended = utc_minute(standing.term_ends_at)
+        return Refusal(rule=Rule.TERM, reason=f"the server's term ended at {ended}; extend it")
     return None
 
 

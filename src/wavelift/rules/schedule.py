@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
 from wavelift.base.errors import SpecError
+from wavelift.base.times import minute_up
 from wavelift.rules.limits import LIMITS
 from wavelift.rules.problem import quoted
 
@@ -154,8 +155,8 @@ def seed_instant(value: str | int | float | datetime, now: datetime, ahead: time
     instant = parse_seed(value) or now
     if instant - now > ahead:
         raise SpecError(
-            f"The seed time {_iso(instant)} is more than {ahead.days} days ahead",
-            next_step=f"Choose a time up to {_iso(now + ahead)}.",
+            f"The seed time {_minute(minute_up(instant))} is more than {ahead.days} days ahead",
+            next_step=f"Choose a time up to {_minute(now + ahead)}.",
         )
     return instant
 
@@ -181,3 +182,8 @@ def _aware(value: datetime, text: str) -> datetime:
 
 def _iso(value: datetime) -> str:
     return value.astimezone(UTC).isoformat()
+
+
+def _minute(value: datetime) -> str:
+    """For people, in a form that a seed time may have; rounded down."""
+    return value.astimezone(UTC).isoformat(timespec="minutes")

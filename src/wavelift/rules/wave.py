@@ -99,7 +99,7 @@ class Settings(Message):
     )
     allow_twin: Annotated[bool, FLAG] | None = Field(
         default=None,
-        description="Allow the instance to run while its source runs. Both may be on the same network (invariant 12).",
+        description="Allow the instance to run while its source runs. Both may be on the same network.",
     )
     source_power: SourcePower | None = Field(
         default=None,

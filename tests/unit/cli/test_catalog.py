@@ -129,7 +129,8 @@ def run_of(dag_id: str, path: str) -> dict[str, Any]:
 def test_an_import_wakes_its_dag_and_tells_what_it_found(use: Use) -> None:
     api = use(run_of("server_catalog.dc1", "/wavelift/catalog/import"), xcom=SUMMARY)
     done = call("catalog", "import", "--connection", "vc", "--connector", "dc1")
-    assert (done.exit_code, done.stdout) == (0, "vc: 3 servers; 2 new, 1 changed, 0 gone\n"), done.output
+    told = "vc: 3 servers; 2 new, 1 changed, 0 gone\n`wavelift catalog list --connection vc` lists them\n"
+    assert (done.exit_code, done.stdout) == (0, told), done.output
     assert api.unpaused == ["server_catalog.dc1"]
     assert done.stderr.splitlines() == [
         "server_catalog.dc1 was paused; it is unpaused now",
@@ -174,7 +175,8 @@ def test_the_list_shows_every_column_and_the_way_to_the_next_page(use: Use) -> N
 
 def test_clear_tells_how_many(use: Use) -> None:
     api = use({"POST /wavelift/catalog/clear": {"connection": "vc", "removed": 7}})
-    assert call("catalog", "clear", "--connection", "vc").stdout == "vc: 7 servers forgotten\n"
+    told = "vc: 7 servers forgotten; `wavelift catalog import` reads them again\n"
+    assert call("catalog", "clear", "--connection", "vc").stdout == told
     assert api.asked == [("POST /wavelift/catalog/clear", {"connection": "vc"})]
 
 

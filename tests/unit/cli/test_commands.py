@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.base.settings import AIRFLOW
 from wavelift.cli.demo import dags_source
+from wavelift.cli.findings import print_findings
 from wavelift.cli.main import app
-from wavelift.cli.wave import grouped, print_findings
 from wavelift.rules.policies import Staging, bucket_policy, identity_policy, role_policy, trust_policy, vsphere_role
 from wavelift.specs import check_file, format_errors
 
@@ -249,15 +249,6 @@ def finding(subject: str, severity: str = "info", what: str = "the disk is an RD
         "next_action": "Do nothing",
         "requirement": "SMS-11",
     }
-
-
-def test_findings_that_differ_in_their_subject_only_are_told_once() -> None:
-    found = [finding("b"), finding("a"), finding("c", "error", "no [tools]"), finding("d", "warning")]
-    assert [(one["severity"], subjects) for one, subjects in grouped(found)] == [
-        ("error", ["c"]),
-        ("warning", ["d"]),
-        ("info", ["a", "b"]),
-    ]
 
 
 def test_findings_are_not_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,10 +14,10 @@ from tests.hostile import CLEVER
 
 from wavelift import cli
 from wavelift.cli.connect import fail
+from wavelift.cli.findings import print_findings
 from wavelift.cli.output import add_row, say, table
 from wavelift.cli.watch import Row, shown
 from wavelift.cli.watch import table as live_table
-from wavelift.cli.wave import print_findings
 
 pytestmark = pytest.mark.unit
 

@@ -12,7 +12,8 @@ from tests.unit.console.test_replication_routes import CLOCK, Desk, desk, import
 from wavelift.base.catalog import ConnectorHealth, HealthCheck
 from wavelift.base.run import DagRun
 from wavelift.console.answers import CatalogList, ConnectorList, MigrationDetails, MigrationPage, ServerPage
-from wavelift.ledger import Ledger, Migration, SourceServer, connectors, waves
+from wavelift.ledger import Ledger, Migration, SourceServer, connectors, migrations, servers, waves
+from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.migration.begin import NewMigration, begin_migration
 
 pytestmark = pytest.mark.unit
@@ -69,6 +70,25 @@ def test_amp_07_a_migration_is_told_whole(desk: Desk) -> None:
     assert set(cancelled) - {"bytes_sent"} == MIGRATION | {"stopped_tasks"}
     for verb in ("launch", "verify"):
         assert "has no image yet" in desk.refused("POST", f"/migrations/{known.id}/{verb}", 409)["detail"]
+
+
+def test_amp_07_a_refused_server_is_listed_and_can_neither_be_cancelled_nor_launched(desk: Desk) -> None:
+    run = migrate(desk.ledger).run
+    end: dict[str, Any] = {"state": MigrationState.REFUSED, "error": "Hard disk 2 is a raw device mapping"}
+    with desk.ledger.write(servers.LOCK) as tx:
+        known = migrations.insert_ended(tx, at=CLOCK.now(), run=run, run_key="k", wave="erp", server="win01", **end)
+    [row] = desk.get("/migrations", wave="erp", state="refused")["migrations"]
+    assert (row["id"], row["server"], row["state"], row["error"]) == (known.id, "win01", "refused", known.error)
+    assert desk.get("/migrations", wave="erp")["total"] == 2
+    told = desk.get(f"/migrations/{known.id}")
+    assert MigrationDetails.model_validate(told).server_id is None
+    (event,) = desk.get(f"/events/{known.id}")["events"]
+    assert (event["action"], event["details"]["error"]) == ("migration.refused", known.error)
+    said = desk.refused("POST", f"/migrations/{known.id}/cancel", 409)["detail"]
+    assert said.startswith("The migration has already ended: it is refused")
+    for verb in ("launch", "verify"):
+        said = desk.refused("POST", f"/migrations/{known.id}/{verb}", 409)["detail"]
+        assert said == f"{known.id} has no image yet: it is refused"
 
 
 def test_sms_01_sms_02_connectors_and_catalogues_are_told_whole(desk: Desk) -> None:

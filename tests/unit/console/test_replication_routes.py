@@ -20,9 +20,10 @@ from wavelift.base.catalog import CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import SpecError
 from wavelift.base.rates import TransferProgress
 from wavelift.base.run import DagRun, SystemClock
+from wavelift.base.times import utc_minute
 from wavelift.base.tries import FailedTry
 from wavelift.console.progress import _Tasks
-from wavelift.ledger import Ledger, catalog, connectors, jobs, replication_runs
+from wavelift.ledger import Ledger, catalog, connectors, events, jobs, replication_runs
 from wavelift.rules.flows import REPLICATE
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import JobState, RunState
@@ -385,7 +386,8 @@ def test_sms_06_two_on_demand_runs_then_a_refusal_with_rule_and_time(desk: Desk)
     refused = desk.refused("POST", "/waves/erp/replications", 409, {})
     assert refused["rule"] == "quota"
     assert datetime.fromisoformat(refused["until"]) > datetime.now(UTC) + timedelta(hours=23)
-    assert refused["until"] in refused["detail"]
+    assert utc_minute(datetime.fromisoformat(refused["until"])) in refused["detail"], "rounded up, and once"
+    assert "until=" not in refused["detail"]
     assert [each["server"] for each in refused["refusals"]] == ["web01"]
     assert [dag for dag, *_ in desk.airflow.triggered] == [DAG, DAG], "no DAG run of a refused request"
 
@@ -510,7 +512,14 @@ def test_sms_08_a_running_transfer_shows_in_the_history(desk: Desk) -> None:
     [row] = desk.get(f"/jobs/{id}/runs", state="Active")["runs"]
     assert (row["bytes_done"], row["rate"]) == (30, 0)
     assert desk.get(f"/jobs/{id}")["current_run"]["id"] == run["id"]
-    assert desk.get(f"/runs/{run['id']}")["result"] is None
+    shown = desk.get(f"/runs/{run['id']}")
+    assert (shown["result"], shown["verified"]) == (None, None)
+    proof = {"level": "full", "blocks_checked": 3, "bytes_read_back": 9}
+    with desk.ledger.write() as tx:
+        subject = events.Subject("replication_run", run["id"])
+        for details in ({"ami_id": "ami-1"}, {"ami_id": "ami-1", "verified": proof}):
+            events.append(tx, subject, "replication_run.completed", at=CLOCK.now(), actor="x", details=details)
+    assert desk.get(f"/runs/{run['id']}")["verified"] == proof
     assert desk.get("/runs", wave="erp", dag_run_id=run["dag_run_id"])["total"] == 1
     desk.refused("GET", "/runs?dag_run_id=x", 422)
 

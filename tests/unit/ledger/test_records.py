@@ -73,6 +73,13 @@ def _disk(index: int, capacity: int) -> StoredDisk:
     )
 
 
+def test_a_disk_of_a_version_that_did_not_tell_its_reader_is_the_same_disk() -> None:
+    told = _disk(0, 10).dump()
+    older = {name: value for name, value in told.items() if name not in ("reader", "reader_reason")}
+    assert StoredDisk.load(older) == _disk(0, 10)
+    assert set(told) - set(older) == {"reader", "reader_reason"}
+
+
 # Wave runs
 
 
@@ -262,8 +269,61 @@ def test_amp_07_cancel_is_a_wish_that_names_who_had_it(ledger: Ledger, clock: Cl
     (event,) = (event for event in within(ledger.read(), list_events) if event.action == "migration.cancel_requested")
     assert (event.actor, event.object_id, event.dag_id) == ("bob", web01.id, "erp.migrate")
     within(ledger.write(), migrations.mark_cancelled, web01.id, "cancelled by bob", clock=clock)
-    with pytest.raises(PermanentError, match="already ended as cancelled"):
+    with pytest.raises(PermanentError, match="already ended: it is cancelled"):
         within(ledger.write(), migrations.request_cancel, web01.id, by="bob", clock=clock)
+
+
+def test_amp_07_a_refused_migration_is_listed_and_never_began(ledger: Ledger, run: DagRun, clock: Clock) -> None:
+    with ledger.write(servers.LOCK) as tx:
+        known = migrations.insert_ended(
+            tx,
+            at=clock.now(),
+            run=run,
+            run_key="erp.migrate/manual__1/win01",
+            state=MigrationState.REFUSED,
+            error="Hard disk 2 is a raw device mapping",
+            wave="erp",
+            server="win01",
+            connector="hall-a",
+        )
+    begun = _begin(ledger, run, clock)
+    assert (known.server_id, known.map_index, known.finished_at) == (None, -1, known.created_at)
+
+    def found(*states: MigrationState) -> list[str]:
+        return [
+            each.id for each in within(ledger.read(), migrations.list_migrations, MigrationFilter(states=states)).items
+        ]
+
+    assert found(MigrationState.REFUSED) == [known.id]
+    assert found(MigrationState.FAILED) == []
+    assert within(ledger.read(), migrations.ROWS.started_runs, "erp") == ((run, "web01"),), "it made nothing outside"
+    assert within(ledger.read(), migrations.ROWS.count_active, "hall-a") == 1
+    assert begun.server_id is not None
+    assert [each.id for each in within(ledger.read(), migrations.occupying, begun.server_id)] == [begun.id]
+    (event,) = within(ledger.read(), list_events, object_kind="migration", object_id=known.id)
+    assert (event.action, event.details["error"]) == ("migration.refused", "Hard disk 2 is a raw device mapping")
+    with pytest.raises(PermanentError, match=r"already ended: it is refused .*Nothing needs to be cancelled"):
+        within(ledger.write(), migrations.request_cancel, known.id, by="bob", clock=clock)
+    with pytest.raises(PermanentError, match="from refused to importing"):
+        within(ledger.write(), migrations.record_import_started, known.id, "import-ami-1", clock=clock)
+    assert within(ledger.read(), migrations.get, known.id) == known
+
+
+def test_an_end_that_is_told_again_is_no_event(ledger: Ledger, clock: Clock, web01: Migration) -> None:
+    failed = within(ledger.write(), migrations.fail, web01.id, "no", clock=clock)
+
+    def refuse(known: Migration) -> Migration:
+        with ledger.write() as tx:
+            return migrations.end_anew(tx, known, MigrationState.REFUSED, "the VM is a template", at=clock.now())
+
+    refused = refuse(failed)
+    assert (refused.state, refused.error) == (MigrationState.REFUSED, "the VM is a template")
+    assert refuse(refused) == refused
+    assert [each.action for each in within(ledger.read(), list_events, object_id=web01.id)] == [
+        "migration.queued",
+        "migration.failed",
+        "migration.refused",
+    ]
 
 
 def test_an_unknown_migration_is_named(ledger: Ledger, clock: Clock) -> None:

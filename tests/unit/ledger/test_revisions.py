@@ -35,13 +35,16 @@ from wavelift.ledger import (
     Slot,
     WaveRun,
     WaveSchedule,
+    migrations,
     replication_tables,
     revisions,
+    servers,
     tables,
     tables_catalog,
     waves,
 )
 from wavelift.rules.environment import Environment
+from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ResolvedWave, resolve
 from wavelift.rules.wave import Wave
 from wavelift.services.common.admit import frozen_wave
@@ -184,6 +187,43 @@ def test_a_ledger_of_the_first_revision_is_upgraded_with_what_it_holds(tmp_path:
     with Ledger.open(f"sqlite:///{path}").read() as tx:
         assert tx.execute(sa.select(tables.mutex.c.name)).scalars().all() == ["kept"]
         assert tx.execute(sa.select(replication_tables.replication_job)).all() == []
+
+
+def test_the_migrations_of_an_older_ledger_are_kept_and_new_ones_need_no_server(tmp_path: Path) -> None:
+    """SQLite copies the table for it: rows, keys and indexes stay."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'wavelift.db'}")
+    old = {"id": "mig-1", "run_key": "erp.migrate/r1/web01", "wave": "erp", "server": "web01", "map_index": 3}
+    now, place = datetime.now(UTC), {"dag_id": "erp.migrate", "dag_run_id": "r1"}
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(revisions.SCRIPTS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0006")
+        run = {**place, "wave": "erp", "mode": "migrate", "spec": {}, "state": "completed", "created_at": now}
+        connection.execute(tables.wave_run.insert().values(**run))
+        connection.execute(tables.server.insert().values(id=7, first_seen=now, last_seen=now))
+        row = {**old, **place, "state": "failed", "snapshot_ids": ("snap-1",), "created_at": now, "updated_at": now}
+        connection.execute(tables.migration.insert().values(server_id=7, **row))
+        assert not {each["name"]: each for each in sa.inspect(connection).get_columns("migration")}["server_id"][
+            "nullable"
+        ]
+    engine.dispose()
+
+    ledger = Ledger.open(f"sqlite:///{tmp_path / 'wavelift.db'}")
+    with ledger.read() as tx:
+        kept = migrations.get(tx, "mig-1")
+        indexes = {each["name"] for each in sa.inspect(tx).get_indexes("migration")}
+    assert (kept.server_id, kept.map_index, kept.snapshot_ids, kept.created_at) == (7, 3, ("snap-1",), now)
+    assert indexes == {each.name for each in tables.migration.indexes}
+    with ledger.write(servers.LOCK) as tx:
+        made = migrations.insert_ended(
+            tx, at=now, run=kept.run, run_key="x", state=MigrationState.REFUSED, error="no", server="win01"
+        )
+        assert made.server_id is None
+    with pytest.raises(WaveliftError, match="UNIQUE"), ledger.write() as tx:
+        tx.execute(tables.migration.insert().values(server_id=7, **{**row, "id": "mig-2"}))
+    with pytest.raises(WaveliftError, match="FOREIGN KEY"), ledger.write() as tx:
+        tx.execute(tables.migration.insert().values(server_id=8, **{**row, "id": "mig-2", "run_key": "y"}))
 
 
 @pytest.mark.parametrize("mode", ["migrate", "replicate"])

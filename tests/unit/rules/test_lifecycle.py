@@ -25,6 +25,9 @@ states = st.sampled_from(list(S))
         [S.QUEUED, S.TRANSFERRING, S.VERIFYING, S.IMPORTING, S.COMPLETED],
         [S.QUEUED, S.CANCELLED],
         [S.QUEUED, S.TRANSFERRING, S.FAILED, S.QUEUED, S.TRANSFERRING],
+        [S.QUEUED, S.TRANSFERRING, S.FAILED, S.REFUSED, S.QUEUED],
+        [S.REFUSED, S.FAILED, S.QUEUED],
+        [S.REFUSED, S.QUEUED, S.CANCELLED, S.REFUSED, S.REFUSED],
     ],
 )
 def test_the_ways_that_migrations_go(path: list[MigrationState]) -> None:
@@ -42,7 +45,27 @@ def test_steps_that_matter_are_never_skipped(before: MigrationState, after: Migr
 @given(states)
 def test_every_living_migration_can_be_cancelled_or_fail(state: MigrationState) -> None:
     for end in (S.CANCELLED, S.FAILED):
-        assert allowed(state, end) == (not state.terminal or state is end)
+        reserve_refused_it = (state, end) == (S.REFUSED, S.FAILED)
+        assert allowed(state, end) == (not state.terminal or state is end or reserve_refused_it)
+
+
+@given(states)
+def test_only_what_has_ended_without_success_is_refused(state: MigrationState) -> None:
+    """Pre-flight looks at a server before its tasks begin, and takes no result back."""
+    assert allowed(state, S.REFUSED) == (state.terminal and state is not S.COMPLETED)
+
+
+@given(st.lists(states, max_size=30))
+def test_what_was_refused_does_nothing_until_it_is_queued_again(targets: list[MigrationState]) -> None:
+    state, path = S.REFUSED, [S.REFUSED]
+    for target in targets:
+        if allowed(state, target):
+            state = target
+            path.append(target)
+    for place, step in enumerate(path):
+        if step is S.REFUSED:
+            after = next((each for each in path[place:] if each is not S.REFUSED), S.QUEUED)
+            assert after in (S.QUEUED, S.FAILED)
 
 
 @given(st.lists(states, max_size=30))
@@ -67,4 +90,4 @@ def test_require_says_what_is_wrong(before: MigrationState, after: MigrationStat
 
 
 def test_ends() -> None:
-    assert {state for state in S if state.terminal} == TERMINAL == {S.COMPLETED, S.FAILED, S.CANCELLED}
+    assert {state for state in S if state.terminal} == TERMINAL == {S.COMPLETED, S.FAILED, S.CANCELLED, S.REFUSED}

@@ -26,7 +26,7 @@ from wavelift.ledger import (
     lineage,
     replication_runs,
 )
-from wavelift.ledger.events import list_events
+from wavelift.ledger.events import last_details, list_events
 from wavelift.ledger.jobs import JobFilter, list_jobs, read_schedules, wave_schedule_of
 from wavelift.ledger.lineage import read_lineage
 from wavelift.ledger.replication_runs import (
@@ -429,7 +429,11 @@ def test_inv_4_lineage_advances_with_the_whole_recorded_set(desk: Desk, clock: H
     desk.record(run, _disk(2000, "snap-1"), _disk(2001, "snap-2"))
     again = desk.record(run, _disk(2000, "snap-1"), _disk(2001, "snap-2"))
     assert (again.bytes_read, again.bytes_sent, again.blocks_sent, again.superseded) == (10, 6, 2, [])
-    complete_run(desk.ledger, run.id, ami_id="ami-1", clock=clock)
+    complete_run(desk.ledger, run.id, ami_id="ami-1", proof={"level": "full"}, clock=clock)
+    told = within(desk.ledger.read(), last_details, object_id=run.id, action="replication_run.completed")
+    assert told is not None
+    assert (told["ami_id"], told["verified"]) == ("ami-1", {"level": "full"})
+    assert within(desk.ledger.read(), last_details, object_id="run-0", action="replication_run.completed") is None
     second = desk.begin()
     with pytest.raises(PermanentError, match="not the recorded one"):
         desk.record(second, _disk(2000, "snap-3", "snap-1"), _disk(2001, "snap-4", "snap-x"))

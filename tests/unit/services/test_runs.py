@@ -1,41 +1,27 @@
-"""The report of a migrate run."""
+"""The report of a replicate run, and what the reports of all flows share."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
-from tests.contexts import HandClock, run_context
+from tests.unit.services.test_frozen import wave
+from tests.unit.services.test_refused import RDM, ROLE, wrong
 from tests.unit.services.test_replication import Desk, clock, desk, made_once
 
+from wavelift.base.domain import Finding
 from wavelift.base.errors import Cancelled, FencedError, PermanentError, UnreachableError
 from wavelift.base.run import DagRun
+from wavelift.rules.flows import CONTINUE_FROM
+from wavelift.services.common.admit import RunRequest
 from wavelift.services.common.report import TaskOutcome, tidied
 from wavelift.services.dataplane.messages import PreflightReport, ServerTask
-from wavelift.services.migration.report import Ended, finish, raise_when_failed
+from wavelift.services.replication.admit import admit
+from wavelift.services.replication.report import Ended, ReplicationReport, ServerEnd, finish, raise_when_failed
 
 __all__ = ["clock", "desk", "made_once"]
 
 pytestmark = pytest.mark.unit
 
-RUN = DagRun("erp.migrate", "r1")
-
-
-def test_a_server_that_passed_and_never_began_is_no_success(desk: Desk, clock: HandClock) -> None:
-    """A person marks the run failed between the pre-flight and the first server's task: Airflow skips them all."""
-    tasks = tuple(
-        ServerTask.model_construct(name=name, plan=SimpleNamespace(), facts=SimpleNamespace())
-        for name in ("web01", "web02")
-    )
-    preflight = PreflightReport.model_construct(wave="erp", findings=(), servers=tasks)
-    said = TaskOutcome("web02", ("server.reserve",), "a living run migrates this server")
-    report = finish(desk.ledger, Ended(preflight, [TaskOutcome("web01", (), ""), said]), run_context(RUN, clock=clock))
-    assert {one.server: (one.state, one.error) for one in report.outcomes} == {
-        "web01": ("failed", "none of its tasks began: the run was stopped"),
-        "web02": ("failed", "a living run migrates this server"),
-    }
-    with pytest.raises(PermanentError, match="2 of 2 servers did not get through"):
-        raise_when_failed(report)
+RUN = DagRun("erp.replicate", "r1")
 
 
 @pytest.mark.parametrize("stopped", [FencedError("another try"), Cancelled("stopped")])
@@ -55,3 +41,56 @@ def test_what_could_not_be_tidied_is_told() -> None:
         "web01: its image may still lie in AWS: no connection"
     )
     assert tidied("web01", "", lambda: "") == ""
+
+
+# A replicate run whose pre-flight keeps servers back
+
+
+def _report(
+    desk: Desk, *findings: Finding, found: tuple[str, ...], failed: tuple[ServerEnd, ...] = ()
+) -> ReplicationReport:
+    """Of a run of ``web01`` and ``win01``, of which the pre-flight found some."""
+    for name in ("web01", "win01"):
+        desk.create(name)
+    tasks = tuple(ServerTask.model_construct(name=name) for name in found)
+    preflight = PreflightReport.model_construct(wave="erp", findings=findings, servers=tasks)
+    ctx = desk.ctx(RUN)
+    admit(desk.ledger, RunRequest("erp", {}), lambda _: wave("web01", "win01"), ctx)
+    ended = Ended(None, preflight, failed)
+    report = finish(desk.ledger, ended, ctx, tidy=lambda *_: "")
+    assert finish(desk.ledger, ended, ctx, tidy=lambda *_: "") == report, "it may be told again"
+    return report
+
+
+def _told(report: ReplicationReport) -> str:
+    with pytest.raises(PermanentError) as caught:
+        raise_when_failed(report)
+    return str(caught.value)
+
+
+def test_a_server_that_is_kept_back_is_not_told_to_clear_a_task_that_it_has_not(desk: Desk) -> None:
+    said = ServerEnd(TaskOutcome("web01", (CONTINUE_FROM,), "the connector is in maintenance"))
+    words = _told(_report(desk, wrong("win01/disk 2", RDM), found=("web01", "win01"), failed=(said,)))
+    assert words.splitlines() == [
+        "web01 failed: the connector is in maintenance",
+        f"win01 refused by the pre-flight: {RDM}. Change it [wave=erp]. Remove the cause, then trigger erp.replicate "
+        'again with servers: win01 (as conf: {"servers": ["win01"]})',
+        f"To continue web01: remove the cause, then clear the task {CONTINUE_FROM} of each, with downstream",
+    ]
+
+
+def test_an_error_of_the_whole_wave_keeps_every_server_back(desk: Desk) -> None:
+    words = _told(_report(desk, wrong("*/role", ROLE), found=("web01",)))
+    assert words.splitlines()[:2] == [
+        "The pre-flight refused every server of this run",
+        f"web01, win01 refused by the pre-flight: {ROLE}. Change it [wave=erp]. Remove the cause, then trigger "
+        'erp.replicate again with servers: web01, win01 (as conf: {"servers": ["web01", "win01"]})',
+    ]
+    assert "*" not in words
+
+
+def test_a_server_that_the_wave_no_longer_finds_is_kept_back(desk: Desk) -> None:
+    words = _told(_report(desk, found=("web01",)))
+    assert "win01 refused by the pre-flight: the wave's file does not list the server" in words
+    assert "again with servers: win01 " in words
+    assert f"To continue web01: remove the cause, then clear the task {CONTINUE_FROM}" in words

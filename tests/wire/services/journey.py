@@ -34,7 +34,7 @@ from wavelift.services.dataplane.conversion import compare_image
 from wavelift.services.dataplane.disk_crew import FrozenServer, TransferOptions
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.messages import Admitted, PreflightReport, ServerTask, TakenSnapshot
-from wavelift.services.dataplane.preflight import run_preflight
+from wavelift.services.dataplane.preflight import Sides, run_preflight
 from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 from wavelift.services.dataplane.transfer import export_server
@@ -314,8 +314,8 @@ class Journey:
 
     def preflight(self) -> tuple[ServerTask, ...]:
         def look() -> PreflightReport:
-            with self.stage.connect() as session:
-                return run_preflight(session, self.access, self.admitted, self.context("*", "preflight"))
+            sides = Sides(self.stage.connect, lambda: self.access)
+            return run_preflight(sides, self.admitted, self.context("*", "preflight")).believed()
 
         wave = self.admitted.wave.model_dump_json()
         report = self.stage.looked.get(wave) if self.looked_before else None

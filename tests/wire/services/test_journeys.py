@@ -10,6 +10,7 @@ from wavelift.base.errors import UnreachableError
 from wavelift.base.names import snapshot_name
 from wavelift.base.units import MIB
 from wavelift.services.dataplane.disk_crew import TransferOptions
+from wavelift.services.dataplane.transfer import WHY_STREAM
 
 from .journey import Stage
 
@@ -35,6 +36,7 @@ def test_amp_06_a_server_gets_through(stage: Stage, server: str, body: str) -> N
     assert set(done.tries.values()) == {1}
     assert done.export is not None
     assert [disk.boot for disk in done.export.disks] == [True] + [False] * (len(done.export.disks) - 1)
+    assert {(disk.reader, disk.reader_reason) for disk in done.export.disks} == {("nfc", WHY_STREAM)}
     assert done.verified is not None
     assert done.verified.bytes_verified == sum(disk.capacity for disk in done.export.disks)
     assert done.launched is not None

@@ -63,7 +63,7 @@ def test_verify_reads_no_more_than_was_stored(stage: Stage) -> None:
     journey.before["verify"] = grow
     done = journey.run()
     assert isinstance(done.error, ProofError)
-    assert "bytes instead of" in str(done.error)
+    assert "bytes) instead of" in str(done.error)
     assert done.export is not None
     with pytest.raises(ProofError):
         verify_server(stage.access(), journey.preflight()[0], done.export, context_of("d/r/verify"))

@@ -20,7 +20,7 @@ from wavelift.adapters.vsphere.session import connect
 from wavelift.base.run import CancelFlag, MemoryCheckpoints
 from wavelift.base.units import GIB, MBIT, MIB
 from wavelift.services.dataplane.messages import Admitted
-from wavelift.services.dataplane.preflight import run_preflight
+from wavelift.services.dataplane.preflight import Sides, run_preflight
 from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 from wavelift.simulators import vcenter
@@ -52,8 +52,9 @@ def test_an_export_of_8_gib_adds_less_than_160_mib(stage: Stage, tmp_path: Path)
         config = stage.config(host=sim.host, port=sim.port, ca_bundle=str(sim.ca_file), password=sim.password)
         wave = stage.wave("wide01", defaults={"launch": "none"})
         admitted = Admitted(wave=wave, mode="migrate", dag_id="d", run_id="r", requested_by="tester")
+        sides = Sides(lambda: connect(config), stage.access)
+        (task,) = run_preflight(sides, admitted, context_of("d/r/*")).believed().passed
         with connect(config) as session:
-            (task,) = run_preflight(session, stage.access(), admitted, context_of("d/r/*")).passed
             taken = take_snapshot(session, task, context_of(key))
             order = {
                 "phase": "export",

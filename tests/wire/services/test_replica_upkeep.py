@@ -228,7 +228,7 @@ def test_inv_1_a_recorded_run_is_read_back_and_quarantined_when_it_lies(stage: S
     lie = now.model_copy(update={"disks": (disk.model_copy(update={"lineage": old}),)})
     with pytest.raises(ProofError) as caught:
         verify_recorded(stage.access(), lie, CancelFlag())
-    assert f"disk offset {5 * BLOCK}, {9 * BLOCK}" in str(caught.value)
+    assert f"at 2.5 MiB (offset {5 * BLOCK}), 4.5 MiB (offset {9 * BLOCK})" in str(caught.value)
     assert "copy01" in str(caught.value)
     run = DagRun(f"{WAVE}.replicate", "manual__verify")
     ask(copies, RunRequest(WAVE, {"mode": "verify", "jobs": [second.job_id]}))

@@ -7,7 +7,7 @@ from tests.contexts import context_of
 
 from wavelift.base.domain import Severity
 from wavelift.services.dataplane.messages import Admitted, PreflightReport
-from wavelift.services.dataplane.preflight import run_preflight
+from wavelift.services.dataplane.preflight import Sides, run_preflight
 
 from .journey import Stage
 
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.wire
 def look(stage: Stage, *servers: str | dict[str, str]) -> PreflightReport:
     wave = stage.wave(*servers)
     admitted = Admitted(wave=wave, mode="preflight", dag_id="lab.migrate", run_id="r", requested_by="test")
-    with stage.connect() as session:
-        return run_preflight(session, stage.access(), admitted, context_of("lab.migrate/r/*"))
+    sides = Sides(stage.connect, stage.access)
+    return run_preflight(sides, admitted, context_of("lab.migrate/r/*")).believed()
 
 
 def test_a_vm_that_two_entries_select_stops_alone(stage: Stage) -> None:

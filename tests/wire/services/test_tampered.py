@@ -288,7 +288,7 @@ def test_inv_1_no_edit_of_an_export_is_imported_and_no_other_image_launched(stag
 
 def test_every_field_of_a_result_is_compared_or_is_a_figure() -> None:
     """A new field of a result must be decided upon: compared with the manifest, or no more than a figure."""
-    figures = {"parts", "parts_kept", "seconds"}
+    figures = {"parts", "parts_kept", "seconds", "reader", "reader_reason"}
     compared = {"index", "address", "key", "boot", "capacity", "bucket", "object_key", "manifest_key", "data_bytes"}
     compared |= {"manifest_digest", "content_digest", "object_bytes", "version"}
     assert set(StoredDisk.model_fields) == figures | compared

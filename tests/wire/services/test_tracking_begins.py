@@ -188,7 +188,7 @@ def test_inv_3_a_map_that_calls_data_unused_is_not_believed(stage: Stage, web: R
     stage.vc.guest_write("copy01", 0, 0, noise(501, 16 * MIB))  # so that no sample can miss it
     stage.vc.rule(kind="cbt", vm="copy01", action="few_areas", times=0)
     seed = web.run().disks[0]  # compares every byte
-    assert "calls data unused at offset" in seed.reader_reason
+    assert "calls data unused at " in seed.reader_reason
     assert seed.bytes_read == seed.lineage.capacity + seed.blocks_audited * BLOCK
 
 

@@ -47,6 +47,8 @@ EXPIRED_TRIES: Final = 2
 PROVIDER_ERRORS: Final = (BotoCoreError, ClientError, AttributeError, OSError, RuntimeError, TypeError, ValueError)
 """What looking for credentials may raise: botocore lets through what a credential process's absence, and its JSON of
 another shape, raise in Python."""
+_INVALID_ENDPOINT: Final = "Invalid endpoint"
+"""How botocore's ValueError about an address begins."""
 POOL_SIZE: Final = 64
 """Connections kept per client: disks in parallel x uploads in parallel, with room."""
 
@@ -152,6 +154,11 @@ class AwsAccess:
                 except BotoCoreError as error:
                     raise from_library_error(error, f"could not make a client for {service}") from error
                 except PROVIDER_ERRORS as error:  # it looks for credentials already
+                    if str(error).startswith(_INVALID_ENDPOINT):
+                        raise SpecError(
+                            f"{service}: {error}",
+                            next_step="Correct endpoint_url of the AWS connection; it begins with https://",
+                        ) from error
                     raise credential_failure(error) from error
             return self._clients[service]
 

@@ -393,7 +393,7 @@ class ExportLease:
         now = self._current_host()
         if now != self._host:
             raise GuardError(
-                "the VM moved to another host while its disks were read (SMS-14)",
+                "the VM moved to another host while its disks were read",
                 next_step="A retry exports it from there; keep it in place meanwhile (DRS: manual)",
                 before=self._host,
                 after=now,

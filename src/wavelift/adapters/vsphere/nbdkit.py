@@ -42,6 +42,7 @@ from wavelift.base.net import fetch_certificate, sha1_thumbprint
 from wavelift.base.printable import printable
 from wavelift.base.remote_text import parameter
 from wavelift.base.run import CancelFlag
+from wavelift.base.units import exact_bytes
 from wavelift.transfer.nbd.client import NbdClient
 from wavelift.transfer.nbd.link import NbdAddress
 from wavelift.transfer.nbd.reader import NbdReader
@@ -199,7 +200,8 @@ class VddkReader(NbdReader):
         if self.size != self.route.capacity:
             self.client.close()
             raise PermanentError(
-                f"{self.route.by} serves a disk of {self.size} bytes, vCenter says {self.route.capacity}",
+                f"{self.route.by} serves a disk of {exact_bytes(self.size)}, vCenter "
+                f"says {exact_bytes(self.route.capacity)}",
                 server=self.route.server,
                 disk=self.route.disk,
                 next_step="Look at the VM's disks in vCenter; another reader can be used until then",

@@ -22,7 +22,7 @@ from pyVmomi import vim
 from wavelift.adapters.vsphere.faults import TEXT_LONGEST, VENDOR_ERRORS, translate
 from wavelift.adapters.vsphere.soap import Endpoint, make_stub, negotiate
 from wavelift.adapters.vsphere.vddk import VddkConfig
-from wavelift.base.errors import GuardError, LoginError, SpecError, UnreachableError, WaveliftError
+from wavelift.base.errors import GuardError, LoginError, SpecError, WaveliftError
 from wavelift.base.net import (
     CUTS,
     Proxy,
@@ -359,7 +359,7 @@ class VsphereSession:
             )
         if isinstance(error, OSError):
             problem = unreachable(error, config.host, config.port)
-            return UnreachableError(problem.what, next_step=problem.next_step, **{"vcenter": config.place, **where})
+            return type(problem)(problem.what, next_step=problem.next_step, **{"vcenter": config.place, **where})
         return translate(error, **where)
 
     # --- further connections --------------------------------------------------------------------------------------

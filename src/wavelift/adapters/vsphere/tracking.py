@@ -114,7 +114,7 @@ def changed_areas(
         if answers > MOST_ANSWERS:
             raise _lost(f"{MOST_ANSWERS} answers do not cover the disk", where)
         if answer.startOffset > at or end <= at:
-            raise _lost(f"an answer about {answer.startOffset} to {end} where {at} was asked for", where)
+            raise _lost(f"an answer about the bytes {answer.startOffset} to {end} where {at} was asked for", where)
         found += _areas(answer, end, disk.capacity, where)
         at = end
     return ChangedAreas(coalesce(found), change_id, disk.capacity, answers)
@@ -173,7 +173,7 @@ def _areas(answer: Any, end: int, capacity: int, where: dict[str, str]) -> Itera
     for area in answer.changedArea or ():
         start, length = int(area.start), int(area.length)
         if length < 0 or start < 0 or start >= max(end, 1) or start + length < answer.startOffset:
-            raise _lost(f"an area at {start} of {length} bytes in an answer up to {end}", where)
+            raise _lost(f"an area at offset {start} of {length} bytes in an answer up to offset {end}", where)
         if start < capacity:
             yield Extent(start, min(length, capacity - start))
 

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSecretsBackendAccessDenied
 
-from wavelift.base.errors import SpecError
+from wavelift.base.errors import NoConnectionError, SpecError
 from wavelift.rules.fields import CONNECTION_PATTERN
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseHook, Connection
+    from airflow.sdk import Connection
 
 
-class NoConnectionError(SpecError):
-    """Airflow has no connection of this id."""
+PLACE: Final = "Admin → Connections"
+"""Of Airflow's web UI."""
 
 
-def connection_of(hook: BaseHook, conn_id: str, conn_type: str) -> Connection:
+class NamedHook(Protocol):
+    """A hook with the type of its connections, as Airflow stores it and as its form shows it."""
+
+    conn_type: str
+    hook_name: str
+
+    def get_connection(self, conn_id: str) -> Connection: ...
+
+
+def connection_of(hook: NamedHook, conn_id: str) -> Connection:
     """The connection ``conn_id``.
 
-    :raises SpecError: the id leads to another connection, there is none, or it is of another type. A retry can't help.
+    :raises SpecError: the id leads to another connection, there is none, it is of another type, or this task may not
+        have it. A retry can't help.
     """
     check_id(conn_id)
     try:
@@ -29,9 +39,14 @@ def connection_of(hook: BaseHook, conn_id: str, conn_type: str) -> Connection:
     except AirflowNotFoundException as error:
         raise NoConnectionError(
             f"Airflow has no connection {conn_id!r}",
-            next_step=f"Create it under Admin, Connections (type {conn_type}), or use another connection",
+            next_step=f"Make it under {PLACE} (type {hook.hook_name}), or name another one in the spec",
         ) from error
-    check_type(connection, conn_type)
+    except AirflowSecretsBackendAccessDenied as error:
+        raise SpecError(
+            f"Airflow refuses the connection {conn_id!r} to this task",
+            next_step=f"Give it to the team of this DAG under {PLACE}, or name another one in the spec",
+        ) from error
+    check_type(connection, hook)
     return connection
 
 
@@ -53,15 +68,15 @@ def extra_of(connection: Connection) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise SpecError(
             f"The extra fields of the connection {connection.conn_id!r} are no JSON object",
-            next_step="Correct them under Admin, Connections",
+            next_step=f"Correct them under {PLACE}",
         )
     return extra
 
 
-def check_type(connection: Connection, conn_type: str) -> None:
+def check_type(connection: Connection, hook: type[NamedHook] | NamedHook) -> None:
     """:raises SpecError: the connection is of another type. Its login and password belong to another system."""
-    if connection.conn_type != conn_type:
+    if connection.conn_type != hook.conn_type:
         raise SpecError(
-            f"The connection {connection.conn_id!r} is of type {connection.conn_type!r}, not {conn_type!r}",
-            next_step=f"Use a connection of type {conn_type}, or correct its type under Admin, Connections",
+            f"The connection {connection.conn_id!r} is of type {connection.conn_type!r}, not {hook.conn_type!r}",
+            next_step=f"Name a connection of type {hook.hook_name}, or correct the type of this one under {PLACE}",
         )

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
-from wavelift.airflow.hooks.connections import NoConnectionError, check_type, connection_of, extra_of
-from wavelift.base.errors import SpecError
+from wavelift.airflow.hooks.connections import PLACE, check_type, connection_of, extra_of
+from wavelift.base.errors import NoConnectionError, SpecError
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -58,7 +58,7 @@ class VmImportHook(AwsBaseHook):
         from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
         from botocore.exceptions import BotoCoreError
 
-        check_type(connection, self.conn_type)
+        check_type(connection, self)
         _refuse_methods(connection)
         try:
             self.__dict__["conn_config"] = AwsConnectionWrapper(
@@ -67,7 +67,7 @@ class VmImportHook(AwsBaseHook):
         except (AttributeError, BotoCoreError, NotImplementedError, TypeError, ValueError) as error:
             raise SpecError(
                 f"The AWS connection {connection.conn_id!r} is invalid: {error}",
-                next_step="Correct its extra fields (config_kwargs …) under Admin, Connections",
+                next_step=f"Correct its extra fields (config_kwargs …) under {PLACE}",
             ) from error
 
     def access(self, cancel: CancelFlag | None = None, *, proven: bool = False) -> AwsAccess:
@@ -101,7 +101,7 @@ class VmImportHook(AwsBaseHook):
 
     def _look_up(self, aws_conn_id: str) -> None:
         try:
-            self._use(connection_of(self, aws_conn_id, self.conn_type))
+            self._use(connection_of(self, aws_conn_id))
         except NoConnectionError:
             if aws_conn_id != self.default_conn_name:
                 raise

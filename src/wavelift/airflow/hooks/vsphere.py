@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.sdk import BaseHook
 
 from wavelift.airflow import config
-from wavelift.airflow.hooks.connections import connection_of, extra_of
+from wavelift.airflow.hooks.connections import PLACE, connection_of, extra_of
 from wavelift.airflow.provider_info import VSPHERE_CHOICES
-from wavelift.base.errors import SpecError, WaveliftError
+from wavelift.base.errors import SpecError, UnsafeTextError, WaveliftError
+from wavelift.base.remote_text import host_name
 from wavelift.rules.fields import whole_number
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HTTPS_PORT: Final = 443
+LAST_PORT: Final = 65_535
+LABEL_LONGEST: Final = 63
+"""Characters of one label of a host name (RFC 1035)."""
 _NUMBERS: Final = ("vddk_connections", "vddk_host_sessions", "vddk_vcenter_sessions")
 _WORKER_S: Final = {"vddk_libdir": "nbdkit_folder", "nbdkit": "nbdkit", "vddk_config": "vddk_config"}
 """Former fields of a connection → the options of the worker that took their place."""
@@ -51,7 +55,7 @@ class VsphereHook(BaseHook):
         :raises SpecError: if there is no such connection, if it is of another type, if it lacks host or login, or if a
             field has an invalid value. A retry can't help in any of these cases.
         """
-        return config_of(connection_of(self, self.vsphere_conn_id, self.conn_type), self.vsphere_conn_id)
+        return config_of(connection_of(self, self.vsphere_conn_id), self.vsphere_conn_id)
 
     def session(self) -> AbstractContextManager[VsphereSession]:
         """A logged-in session. It logs out at the end of the ``with`` block."""
@@ -80,10 +84,10 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
 
     if not connection.host or not connection.login:
         raise SpecError(
-            "The vsphere connection lacks a host or a user",
-            connection=name,
-            next_step="Set both under Admin, Connections",
+            f"The connection {name!r} lacks a {'user' if connection.host else 'host'}",
+            next_step=f"Enter host and user under {PLACE}",
         )
+    _check_place(connection.host, connection.port, name)
     extra: dict[str, Any] = {
         key: value if key in _NUMBERS else str(value)
         for key, value in extra_of(connection).items()
@@ -114,6 +118,27 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
         )
     except ValueError as error:
         raise SpecError(f"The vsphere connection is invalid: {error}", connection=name) from error
+
+
+def _check_place(host: str, port: int | None, name: str) -> None:
+    """:raises SpecError: nothing can have this host name or port, such as an address copied from a browser."""
+    try:
+        host_name(host, "the host")
+    except UnsafeTextError as error:
+        raise SpecError(
+            f"The connection {name!r} has the host {host!r}, which is no name of a machine",
+            next_step=f"Enter the vCenter's name or address alone under {PLACE}, such as vcenter.example.com",
+        ) from error
+    if not all(0 < len(label) <= LABEL_LONGEST for label in host.removesuffix(".").split(".")):
+        raise SpecError(
+            f"The connection {name!r} has the host {host!r}: each part of a name has 1 to {LABEL_LONGEST} characters",
+            next_step=f"Correct it under {PLACE}",
+        )
+    if port is not None and not 0 < port <= LAST_PORT:
+        raise SpecError(
+            f"The connection {name!r} has the port {port}",
+            next_step=f"Enter 1 to {LAST_PORT} under {PLACE}; usual: 443",
+        )
 
 
 def _vddk(extra: dict[str, Any], connection: str) -> VddkConfig | None:

@@ -33,7 +33,7 @@ from wavelift.base.errors import (
 from wavelift.base.names import instant_of, run_hash, snapshot_name
 from wavelift.base.rates import note_rate
 from wavelift.base.run import Progress, RunContext
-from wavelift.base.units import MBIT, SECTOR
+from wavelift.base.units import MBIT, SECTOR, exact_bytes
 from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
@@ -338,7 +338,7 @@ def lease_stream(lease: ExportLease, disk: DiskFacts) -> Iterator[StreamVmdkSour
         stream = StreamVmdkSource(raw)
         if stream.size != -(-disk.capacity // SECTOR) * SECTOR:
             raise CorruptStreamError(
-                f"The stream is of a disk of {stream.size} bytes, vCenter says {disk.capacity}",
+                f"The stream is of a disk of {exact_bytes(stream.size)}, vCenter says {exact_bytes(disk.capacity)}",
                 disk=disk.address,
                 next_step="The retry asks for a new lease; if it says so again, check the VM's disks in vCenter",
             )

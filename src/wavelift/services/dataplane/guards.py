@@ -85,7 +85,7 @@ class TransferGuards:
         self._host = self._host or now.host_moref
         if now.host_moref != self._host:
             raise GuardError(
-                f"The VM moved to host {now.host} during the upload (SMS-14)",
+                f"The VM moved to host {now.host} during the upload",
                 server=self._task.name,
                 next_step="The retry reads it from its new host; keep DRS from moving it meanwhile",
             )

@@ -13,13 +13,12 @@ from wavelift.base.domain import (
     Finding,
     Message,
     ServerFacts,
-    Severity,
     SnapshotRef,
 )
 from wavelift.base.names import run_hash, run_key
 from wavelift.rules.conf import MigrateMode
 from wavelift.rules.estimate import Estimate
-from wavelift.rules.findings import stopped
+from wavelift.rules.findings import about, grouped, stopped, verdict
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 
 
@@ -139,12 +138,19 @@ class PreflightReport(Message):
     estimate: Estimate = Estimate()
 
     def lines(self) -> list[str]:
-        """The findings for a log, worst first."""
-        order = list(Severity)
+        """The findings for a log, worst first; the last line says who is ready."""
         return [
-            f"{finding.severity:<8} {finding.subject}: {finding.what}. {finding.next_action}"
-            for finding in sorted(self.findings, key=lambda one: (order.index(one.severity), one.subject))
+            *(
+                f"{finding.severity:<8} {about(servers)}: {finding.what}. {finding.next_action}"
+                for finding, servers in grouped(self.findings)
+            ),
+            verdict(self.findings, [task.name for task in self.servers]),
         ]
+
+    @property
+    def blind(self) -> bool:
+        """vCenter or AWS could not be read: it does not know all servers, or not all about them."""
+        return any(finding.code.startswith("connection.") for finding in self.findings)
 
     @property
     def passed(self) -> tuple[ServerTask, ...]:

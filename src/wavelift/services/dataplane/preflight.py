@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.checks import AccountChecks, AccountFacts, AccountNames
 from wavelift.adapters.vsphere import hosts, inventory, privileges
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
 from wavelift.base.domain import Finding, ServerFacts, Severity
-from wavelift.base.errors import WaveliftError
+from wavelift.base.errors import Cancelled, FencedError, PermanentError, UnreachableError, WaveliftError
 from wavelift.base.run import CancelFlag, RunContext
 from wavelift.rules.calls import Feature
 from wavelift.rules.environment import Environment
 from wavelift.rules.estimate import estimate
+from wavelift.rules.findings import subject_of
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.policies import required_privileges
 from wavelift.rules.preflight import check_environment, check_server, sorted_findings
+from wavelift.rules.preflight_connections import check_aws, check_vcenter, in_region
 from wavelift.rules.preflight_target import settled
-from wavelift.rules.preflight_time import LineFacts, check_time
+from wavelift.rules.preflight_time import UNMEASURED, LineFacts, check_time
 from wavelift.rules.vsphere_facts import GuestPort, SourceFacts
 from wavelift.services.dataplane.guest_ports import look_at_ports
 from wavelift.services.dataplane.messages import Admitted, NfcShare, PreflightReport, ServerTask
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MIGRATES: Final[tuple[Feature, ...]] = ("migrate", "sms")
 REPLICATES: Final[tuple[Feature, ...]] = (*MIGRATES, "replicate")
 """What each flow needs of the vCenter role."""
 LEFT_OUT_SHOWN: Final = 10
 """VMs of a folder that a finding names; a cluster has a handful of agents."""
-UNMEASURED: Final = LineFacts()
+LOOK_AGAIN_S: Final = 5.0
+"""Long enough for a lost packet or a restart of a proxy; a person waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +50,135 @@ class PreflightOptions:
     :param replicates: for a replication run, which needs other rights and has other limits than a migration.
     :param parallel_disks: of one server that move at a time: its NFC sessions, where VDDK reads them.
     :param line: how fast the connector is that this runs on.
+    :param awaited: a person waits for the result and nothing is moved: silence is soon told, not retried for long.
     """
 
     parallel_disks: int = 2
     replicates: bool = False
     line: LineFacts = UNMEASURED
+    awaited: bool = False
 
 
 MIGRATION: Final = PreflightOptions()
 
 
-def run_preflight(
-    session: VsphereSession,
-    access: AwsAccess,
-    admitted: Admitted,
-    ctx: RunContext,
-    options: PreflightOptions = MIGRATION,
-) -> PreflightReport:
-    """Find every server, check it, and say who may go. One bad selector or server never stops the others.
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """How vCenter and AWS are opened. Either may fail: the other one is checked all the same."""
 
-    :raises LoginError: when AWS refuses the credentials.
-    """
+    vcenter: Callable[[], AbstractContextManager[VsphereSession]]
+    aws: Callable[[], AwsAccess]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What one pass found, and what could not be opened or read."""
+
+    report: PreflightReport
+    failures: tuple[WaveliftError, ...] = ()
+
+    @property
+    def retryable(self) -> bool:
+        """A later look may see more: something did not answer, and nothing else is wrong with the connections."""
+        return bool(self.failures) and all(error.retryable for error in self.failures)
+
+    def believed(self, *, last: bool = False) -> PreflightReport:
+        """The report, if both sides were seen.
+
+        :param last: nobody looks again.
+        :raises PermanentError: a connection is wrong, or it was the last look.
+        :raises UnreachableError: something did not answer, and a retry may help.
+        """
+        if not self.failures:
+            return self.report
+        again = self.retryable and not last
+        if len(self.failures) == 1 and self.failures[0].retryable == again:
+            raise self.failures[0]
+        kind = UnreachableError if again else PermanentError
+        raise kind("; ".join(str(error).rstrip(".") for error in self.failures)) from self.failures[0]
+
+
+def look(sides: Sides, admitted: Admitted, ctx: RunContext, options: PreflightOptions = MIGRATION) -> Looked:
+    """:func:`run_preflight`, and where a person waits for it once more after a moment if something did not answer."""
+    looked = run_preflight(sides, admitted, ctx, options)
+    if options.awaited and looked.retryable:
+        log.warning("%s; looking once more in %.0f s", looked.failures[0], LOOK_AGAIN_S)
+        ctx.cancel.wait(LOOK_AGAIN_S)
+        ctx.cancel.check()
+        looked = run_preflight(sides, admitted, ctx, options)
+    return looked
+
+
+def run_preflight(sides: Sides, admitted: Admitted, ctx: RunContext, options: PreflightOptions = MIGRATION) -> Looked:
+    """Find every server, check it, and say who may go. One bad selector, server or side never hides the others."""
     wave = admitted.wave
-    tasks, findings = _find(session, wave)
+    environment, connection = wave.environment, wave.connection
+    account, no_aws = _tried(lambda: _account(sides.aws(), environment))
+    no_aws = no_aws and in_region(no_aws, environment.region)
     ctx.cancel.check()
-    account = _account(access, wave.environment)
-    if wave.servers:
-        findings += check_environment(wave.servers[0].target, account, [task.plan for task in tasks])
-    ctx.cancel.check()
-    features = REPLICATES if options.replicates else MIGRATES
-    around = _look_around(session, [task.facts for task in tasks], features, ctx.cancel)
-    known = limits(wave.environment.limits)
+    source, no_vcenter = _tried(lambda: _source(sides, wave, ctx, options))
+    tasks, findings = (source.tasks, source.findings) if source else ([], [])
+    if no_vcenter is not None:
+        findings.append(check_vcenter(connection, no_vcenter))
+    if no_aws is not None:
+        findings.append(check_aws(environment.aws_conn_id, no_aws))
+    if account is not None and wave.servers:
+        plans = [task.plan for task in tasks] or wave.servers
+        findings += check_environment(wave.servers[0].target, account, plans)
+    known = limits(environment.limits)
     for task in tasks:
-        source = around.of(task.facts)
+        assert source is not None
         findings += check_server(
-            task.facts, task.plan, source=source, account=account, limits=known, replicates=options.replicates
+            task.facts,
+            task.plan,
+            source=source.around.of(task.facts),
+            account=account,
+            limits=known,
+            replicates=options.replicates,
         )
         findings += check_time(task.facts, task.plan, options.line)
-    servers = tuple(_with_nfc(session.config, _landing(task, account), options.parallel_disks) for task in tasks)
-    report = PreflightReport(wave=wave.wave, findings=tuple(sorted_findings(findings)), servers=servers)
+    report = PreflightReport(
+        wave=wave.wave,
+        findings=tuple(sorted_findings(findings)),
+        servers=tuple(_landing(task, account) for task in tasks),
+    )
     moving = [(task.plan, task.facts) for task in report.passed]
-    return report.model_copy(update={"estimate": estimate(moving, limits=known)})
+    report = report.model_copy(update={"estimate": estimate(moving, limits=known, line=options.line)})
+    return Looked(report, tuple(error for error in (no_vcenter, no_aws) if error is not None))
 
 
-def _landing(task: ServerTask, account: AccountFacts) -> ServerTask:
+def _tried(read: Callable[[], T]) -> tuple[T | None, WaveliftError | None]:
+    """What ``read`` returns, or why it could not."""
+    try:
+        return read(), None
+    except (Cancelled, FencedError):
+        raise
+    except WaveliftError as error:
+        return None, error
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What vCenter said."""
+
+    tasks: list[ServerTask]
+    findings: list[Finding]
+    around: _Around
+
+
+def _source(sides: Sides, wave: ResolvedWave, ctx: RunContext, options: PreflightOptions) -> _Source:
+    with sides.vcenter() as session:
+        tasks, findings = _find(session, wave)
+        ctx.cancel.check()
+        features = REPLICATES if options.replicates else MIGRATES
+        around = _look_around(session, [task.facts for task in tasks], features, ctx.cancel)
+        tasks = [_with_nfc(session.config, task, options.parallel_disks) for task in tasks]
+    return _Source(tasks, findings, around)
+
+
+def _landing(task: ServerTask, account: AccountFacts | None) -> ServerTask:
+    if account is None:
+        return task
     plan = task.plan.model_copy(update={"target": settled(task.plan.target, account)})
     return task.model_copy(update={"plan": plan})
 
@@ -121,13 +215,8 @@ def _find(session: VsphereSession, wave: ResolvedWave) -> tuple[list[ServerTask]
     return tasks, findings
 
 
-def _subject(plan: ServerPlan) -> str:
-    """A finding's subject ends the server's name with '/', and a folder's name is its path, a tag may hold one."""
-    return plan.server.strip("/").replace("/", ":")
-
-
 def _not_found(plan: ServerPlan, error: WaveliftError) -> Finding:
-    return _wrong("server.not_found", _subject(plan), error.what, error.next_step)
+    return _wrong("server.not_found", subject_of(plan.server), error.what, error.next_step)
 
 
 def _left_out(plan: ServerPlan, left_out: Sequence[inventory.LeftOut]) -> Finding:
@@ -136,7 +225,7 @@ def _left_out(plan: ServerPlan, left_out: Sequence[inventory.LeftOut]) -> Findin
     return Finding(
         severity=Severity.INFO,
         code="selector.left_out",
-        subject=_subject(plan),
+        subject=subject_of(plan.server),
         what=f"{plan.selector.kind} '{plan.selector.value}' holds {len(left_out)} VMs that are no servers: {names}",
         why="templates, and what vSphere or one of its extensions manages itself, don't migrate",
         next_action="Nothing; one that shall move all the same is listed by name or path",

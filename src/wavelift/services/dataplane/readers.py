@@ -22,7 +22,7 @@ from wavelift.adapters.vsphere.tracking import IN_USE, ChangedAreas, changed_are
 from wavelift.base.domain import DiskFacts, DiskLineage
 from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.base.run import CancelFlag
-from wavelift.base.units import BLOCK, human_bytes
+from wavelift.base.units import BLOCK, human_bytes, human_offset
 from wavelift.rules.lineage import lineage_doubts, lineage_of, memory_doubt
 from wavelift.services.dataplane.bases import Base
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
@@ -160,7 +160,7 @@ class Readings:
         with closing(DatastoreReader(self._session, route, cancel=self._cancel)) as reader:
             audited = self._audit_zeros(reader, disk, areas)
         if audited.differing:
-            lie = f"vSphere calls data unused at offset {audited.differing[0] * BLOCK}, so all of it is read"
+            lie = f"vSphere calls data unused at {human_offset(audited.differing[0] * BLOCK)}, so all of it is read"
             log.warning("%s %s: %s", self._task.name, disk.address, lie)
             return replace(reading, reader_reason=f"{reading.reader_reason}; {lie}", audited=audited.checked)
         used = f"only the {human_bytes(sum(area.length for area in areas))} in use are read"
@@ -179,7 +179,7 @@ class Readings:
             found = self._audit_zeros(reader, disk, round_to_blocks(data, disk.capacity))
         if not found.differing:
             return replace(reading, skip_zeros=True, audited=found.checked)
-        lie = f"its block status calls data zero at offset {found.differing[0] * BLOCK}, so all of it is read"
+        lie = f"its block status calls data zero at {human_offset(found.differing[0] * BLOCK)}, so all of it is read"
         log.warning("%s %s: %s", self._task.name, disk.address, lie)
         return replace(reading, reader_reason=f"{reading.reader_reason}; {lie}", audited=found.checked)
 
@@ -237,10 +237,10 @@ class Readings:
             found = audit(reader, base.manifest, chosen, self._cancel)
         if not found.differing:
             return found.checked, ""
-        where = found.differing[0] * BLOCK
+        where = human_offset(found.differing[0] * BLOCK)
         return found.checked, (
             f"change tracking called {len(found.differing)} of {found.checked} audited blocks unchanged that had "
-            f"changed, the first at offset {where}"
+            f"changed, the first at {where}"
         )
 
 

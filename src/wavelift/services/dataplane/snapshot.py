@@ -12,6 +12,7 @@ from wavelift.base.domain import DiskFacts, ServerFacts
 from wavelift.base.errors import BusyError, PermanentError, located
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
+from wavelift.base.units import exact_bytes
 from wavelift.rules.lineage import lineage_of
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 
@@ -131,4 +132,7 @@ def _identity(disks: tuple[DiskFacts, ...]) -> list[tuple[int, str, int, bool]]:
 
 
 def _told(disks: list[tuple[int, str, int, bool]]) -> str:
-    return ", ".join(f"{address} {size} bytes{' (boot)' if boot else ''}" for _, address, size, boot in disks) or "none"
+    return (
+        ", ".join(f"{address} {exact_bytes(size)}{' (boot)' if boot else ''}" for _, address, size, boot in disks)
+        or "none"
+    )

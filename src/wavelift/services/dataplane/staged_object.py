@@ -15,6 +15,7 @@ from typing import Final
 from wavelift.adapters.aws.s3 import ObjectInfo, S3Staging
 from wavelift.base.domain import ObjectVersion, StoredDisk
 from wavelift.base.errors import ProofError
+from wavelift.base.units import exact_bytes
 from wavelift.services.dataplane.staging import disk_label_of
 
 EXPORT_AGAIN: Final = (
@@ -73,7 +74,7 @@ def difference(stored: ObjectVersion, size: int | None, found: ObjectInfo | None
     if found is None:
         return "it is gone"
     if size is not None and found.size != size:
-        return f"it has {found.size} bytes instead of {size}"
+        return f"it has {exact_bytes(found.size)} instead of {exact_bytes(size)}"
     if found.checksum != stored.checksum:
         return f"its checksum is {found.checksum or 'missing'} instead of {stored.checksum}"
     if found.version == stored:

@@ -27,6 +27,7 @@ from wavelift.transfer.pipeline import CopyOptions, copy
 from wavelift.transfer.vmdk_writer import VmdkPartWriter
 
 CHECKPOINT_KEY: Final = "transfer"
+WHY_STREAM: Final = "an import needs whole disks, and the export lease of every datastore streams them"
 
 
 def export_server(
@@ -213,4 +214,6 @@ class _Export(DiskCrew[_DiskExport, StoredDisk]):
             data_bytes=manifest.data_bytes,
             parts=writer.parts,
             parts_kept=sink.parts_kept,
+            reader="nfc",
+            reader_reason=WHY_STREAM,
         )

@@ -11,7 +11,7 @@ from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.base.domain import ExportResult, StoredDisk, VerifyResult
 from wavelift.base.errors import CorruptStreamError, NotFoundError, ProofError, WaveliftError, located
 from wavelift.base.run import RunContext
-from wavelift.base.units import BLOCK, SECTOR
+from wavelift.base.units import BLOCK, SECTOR, exact_bytes
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staged_object import check_unchanged
@@ -89,7 +89,9 @@ class _Check:
         image = VmdkFile(pread, disk.object_bytes)
         due = -(-manifest.capacity // SECTOR) * SECTOR
         if image.size != due:
-            raise CorruptStreamError(f"It is of a disk of {image.size} bytes where the manifest says {due}")
+            raise CorruptStreamError(
+                f"It is of a disk of {exact_bytes(image.size)} where the manifest says {exact_bytes(due)}"
+            )
         suspects = Suspects(self.ctx.checkpoints, disk.manifest_digest)
         found = verify_sample(image.read_block, manifest, suspects.sample(manifest, percent), cancel=cancel)
         if not found.ok:

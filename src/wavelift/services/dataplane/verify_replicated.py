@@ -9,6 +9,7 @@ from wavelift.adapters.aws.ebs import compare_snapshot
 from wavelift.base.domain import DiskLineage, ReplicatedDisk, ReplicationResult
 from wavelift.base.errors import NotFoundError, ProofError, located
 from wavelift.base.run import CancelFlag, RunContext
+from wavelift.base.units import human_offset
 from wavelift.services.dataplane.manifests import StoredManifest
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import RecordedRun, VerifiedRun
@@ -117,7 +118,7 @@ def _mismatch(disk: ReplicatedDisk, offsets: Sequence[int]) -> ProofError:
     more = ", …" if len(offsets) > OFFSETS_TOLD else ""
     return ProofError(
         f"What EBS holds differs from the source's manifest in {len(offsets)} place(s): "
-        f"disk offset {', '.join(map(str, offsets[:OFFSETS_TOLD]))}{more}",
+        f"at {', '.join(map(human_offset, offsets[:OFFSETS_TOLD]))}{more}",
         disk=disk.label,
         offset=offsets[0],
         snapshot=disk.lineage.snapshot_id,

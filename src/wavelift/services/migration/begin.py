@@ -35,7 +35,7 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
 
     Called again for the same ``ctx.run_key`` (a retry, or the server was cleared) it continues the same migration. A
     request to cancel stays when the migration was still active. It goes when the migration had ended: clearing it
-    means "continue".
+    means "continue". A migration that was refused begins now, under the id that it has.
 
     :raises BusyError: when another run that still lives has the server; names that run.
     :raises NotFoundError: when the wave run was not frozen.
@@ -51,23 +51,18 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
             if rival.run_key != ctx.run_key:
                 _displace(tx, rival, server, ended, now)
         known = migrations.find(tx, migrations.migration_id(ctx.run_key), lock=True)
+        if known is None or known.server_id is None:
+            refuse_in_maintenance(tx, wanted.connector, server.name)
         place: dict[str, Any] = {
+            "server_id": server_id,
             "map_index": ctx.map_index,
             "connector": wanted.connector,
             "region": wanted.region,
             "bytes_total": wanted.bytes_total,
         }
         if known is None:
-            refuse_in_maintenance(tx, wanted.connector, server.name)
             return migrations.insert(
-                tx,
-                at=now,
-                run=ctx.run,
-                run_key=ctx.run_key,
-                wave=wanted.wave,
-                server=server.name,
-                server_id=server_id,
-                **place,
+                tx, at=now, run=ctx.run, run_key=ctx.run_key, wave=wanted.wave, server=server.name, **place
             )
         if known.state.terminal:
             place["cancel_requested"] = False

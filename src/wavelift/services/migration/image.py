@@ -144,7 +144,7 @@ class _Import:
             image_id=status.image_id,
             snapshot_ids=ordered if all(ordered) else status.snapshot_ids,
         )
-        self._tell("compares the image with its source", 0)
+        self._tell("comparing the image", 0)
         return result
 
 

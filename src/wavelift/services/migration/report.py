@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from wavelift.base.domain import Message
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import Ledger, Migration, WaveRun, migrations, waves
-from wavelift.rules.flows import CONTINUE_FROM
+from wavelift.rules.flows import MIGRATE
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.common.leftovers import record_removed
 from wavelift.services.common.report import (
+    ALL_REFUSED,
     NOT_FINISHED,
+    ServerEnded,
     TaskOutcome,
+    all_refused,
     end_wave_run,
-    errors_of,
     failed_run,
     free_slots,
     standing_snapshot,
     tidied,
+    told,
+    wave_errors,
+    way_out,
 )
 from wavelift.services.common.reserve import CANCELLED
 from wavelift.services.dataplane.messages import (
@@ -28,13 +33,12 @@ from wavelift.services.dataplane.messages import (
     CleanupReport,
     PreflightReport,
 )
+from wavelift.services.migration import unbegun
 
 
-class ServerOutcome(Message):
+class ServerOutcome(ServerEnded):
     """One line of the report."""
 
-    server: str
-    state: str
     migration: str = ""
     image_id: str = ""
     instance_id: str = ""
@@ -45,7 +49,6 @@ class ServerOutcome(Message):
     """Content digest of each disk."""
     changed_bytes: int = 0
     """Bytes of the boot disk that the conversion changed."""
-    error: str = ""
 
 
 class WaveReport(Message):
@@ -65,7 +68,7 @@ class WaveReport(Message):
 
     @property
     def failed(self) -> tuple[ServerOutcome, ...]:
-        return tuple(one for one in self.outcomes if one.state in ("failed", "cancelled", "refused"))
+        return tuple(one for one in self.outcomes if one.state != MigrationState.COMPLETED)
 
 
 Tidy = Callable[[Migration, ServerPlan], str]
@@ -99,11 +102,13 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy = nothin
         found = migrations.of_dag_run(tx, run)
     by_server = {outcome.server: outcome for outcome in ended.tasks}
     closed = [_close(ledger, migration, by_server.get(migration.server), clock) for migration in found]
-    outcomes = [outcome_of(migration) for migration in closed]
-    told = {one.server for one in outcomes}
-    if preflight is not None and (known is None or known.mode == "migrate"):
-        outcomes += _refused(preflight, told)
-        outcomes += _never_begun(preflight, {one.server for one in outcomes}, by_server)
+    stopped = ended.stopped
+    if preflight is not None and known is not None and known.mode == "migrate":
+        closed = unbegun.record(ledger, known, preflight, by_server, closed, ctx)
+        if not closed:
+            stopped = stopped or wave_errors(preflight)
+    listed = unbegun.listed(known, preflight) if known is not None and known.mode == "migrate" else ()
+    outcomes = [outcome_of(migration, listed) for migration in closed]
     report = WaveReport(
         wave=known.wave if known else run.dag_id,
         mode=known.mode if known else "",
@@ -112,7 +117,7 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy = nothin
             *(words for each in closed for words in _left_by(each, known, tidy)),
             *_removed(ledger, ended.swept, known, ctx),
         ),
-        stopped=ended.stopped,
+        stopped=stopped,
     )
     if known is not None:
         end_wave_run(ledger, report, ctx)
@@ -130,6 +135,8 @@ def _left_by(migration: Migration, run: WaveRun | None, tidy: Tidy) -> Iterator[
     """What a closed migration left outside that could not be removed."""
     if words := standing_snapshot(migration):
         yield words
+    if migration.server_id is None:
+        return  # it never began
     # An image in the ledger was compared with its source: it is a result, also when a later step failed.
     if run is None or migration.state is MigrationState.COMPLETED or migration.image_id:
         return
@@ -153,8 +160,11 @@ def _close(ledger: Ledger, migration: Migration, tasks: TaskOutcome | None, cloc
     return migration
 
 
-def outcome_of(migration: Migration) -> ServerOutcome:
-    """A ledger row as a line of the report."""
+def outcome_of(migration: Migration, listed: Collection[str] = ()) -> ServerOutcome:
+    """A ledger row as a line of the report.
+
+    :param listed: the servers that a new run can be told to take.
+    """
     export = migration.export_result or {}
     verify = migration.verify_result or {}
     disks = export.get("disks", ())
@@ -171,40 +181,19 @@ def outcome_of(migration: Migration) -> ServerOutcome:
         content=tuple(disk["content_digest"] for disk in disks),
         changed_bytes=changed,
         error=migration.error,
+        refused=migration.state is MigrationState.REFUSED,
+        listed=migration.server in listed,
     )
 
 
-def _refused(preflight: PreflightReport, told: set[str]) -> list[ServerOutcome]:
-    """Servers that the pre-flight refused, and selectors that found none."""
-    refused: dict[str, list[str]] = {}
-    for name, what in errors_of(preflight):
-        refused.setdefault(name, []).append(what)
-    return [
-        ServerOutcome(server=name, state="refused", error="; ".join(words))
-        for name, words in refused.items()
-        if name not in told
-    ]
-
-
-def _never_begun(
-    preflight: PreflightReport, told: set[str], tasks: Mapping[str, TaskOutcome]
-) -> Iterator[ServerOutcome]:
-    """Servers that passed the pre-flight and have no migration: refused by `reserve`, or the run was stopped before."""
-    for task in preflight.passed:
-        if task.name not in told:
-            said = tasks[task.name].words if task.name in tasks else ""
-            words = said or "none of its tasks began: the run was stopped"
-            yield ServerOutcome(server=task.name, state="failed", error=words)
-
-
 def raise_when_failed(report: WaveReport) -> None:
-    """:raises PermanentError: naming each server that failed and why."""
+    """:raises PermanentError: naming each server that failed or was refused, why, and the way out."""
     if report.succeeded:
         return
-    step = f"Clear a failed server from its {CONTINUE_FROM} task to continue it; the others are done"
+    headline = f"{len(report.failed)} of {len(report.outcomes)} servers did not get through"
     raise failed_run(
         report,
-        f"{len(report.failed)} of {len(report.outcomes)} servers did not get through",
-        [f"{one.server} {one.state}: {one.error}" for one in report.failed],
-        step if report.failed else "",
+        ALL_REFUSED if all_refused(report.outcomes) else headline,
+        told(report.failed),
+        way_out(MIGRATE, report.wave, report.failed),
     )

@@ -197,7 +197,8 @@ class _Image:
             runs.record_progress(tx, self.id, Progress(status, progress), clock=self.ctx.clock)
 
     def _complete(self, image_id: str) -> MadeImage:
-        known = complete_run(self.ledger, self.id, ami_id=image_id, clock=self.ctx.clock)
+        proof = self.verified.dump() if self.verified is not None else None
+        known = complete_run(self.ledger, self.id, ami_id=image_id, proof=proof, clock=self.ctx.clock)
         return self._made(known)
 
     def _made(self, known: ReplicationRun) -> MadeImage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -69,9 +69,12 @@ def record_run(
         return recorded
 
 
-def complete_run(ledger: Ledger, run_id: str, *, ami_id: str = "", clock: Clock) -> ReplicationRun:
+def complete_run(
+    ledger: Ledger, run_id: str, *, ami_id: str = "", proof: Mapping[str, Any] | None = None, clock: Clock
+) -> ReplicationRun:
     """The run's AMI exists, or the run was to make none. A repeated call changes nothing.
 
+    :param proof: what was read back of it, for the audit trail.
     :raises PermanentError: when nothing was recorded, or the run ended otherwise.
     """
     with _locked(ledger, run_id) as (tx, known):
@@ -91,7 +94,7 @@ def complete_run(ledger: Ledger, run_id: str, *, ami_id: str = "", clock: Clock)
             progress_pct=100,
             ami_id=ami_id,
             ami_state=AmiState.AVAILABLE if ami_id else None,
-            details={"ami_id": ami_id},
+            details={"ami_id": ami_id, **({"verified": dict(proof)} if proof else {})},
         )
         job = jobs.get(tx, known.job_id)
         latest = ami_id or job.latest_ami_id

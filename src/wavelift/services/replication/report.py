@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from wavelift.base.domain import Message, Refusal
 from wavelift.base.errors import TamperedError
 from wavelift.base.run import Clock, RunContext
+from wavelift.base.times import utc_minute
 from wavelift.ledger import Ledger, WaveRun, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
-from wavelift.rules.flows import CONTINUE_FROM
+from wavelift.rules.flows import REPLICATE
 from wavelift.rules.plans import ResolvedWave, ServerPlan
-from wavelift.rules.preflight import WHOLE_WAVE
 from wavelift.rules.replication import RunState
 from wavelift.services.common.report import (
+    ALL_REFUSED,
     NOT_FINISHED,
+    ServerEnded,
     TaskOutcome,
+    all_refused,
     end_wave_run,
-    errors_of,
     failed_run,
     free_slots,
+    refusals,
     standing_snapshot,
     tidied,
+    told,
+    way_out,
 )
 from wavelift.services.common.reserve import CANCELLED
 from wavelift.services.dataplane.messages import PreflightReport
@@ -32,12 +37,12 @@ from wavelift.services.dataplane.replication_messages import AdmittedRuns, Verif
 from wavelift.services.replication import upkeep
 from wavelift.services.replication.outcome import fail_run, mark_cancelled, quarantine_run
 
+_NOT_FOUND: Final = "the wave's file does not list the server, or its folder or tag does not hold it"
 
-class RunOutcome(Message):
+
+class RunOutcome(ServerEnded):
     """One server's line of the report."""
 
-    server: str
-    state: str
     run: str = ""
     ami_id: str = ""
     kinds: tuple[str, ...] = ()
@@ -47,7 +52,6 @@ class RunOutcome(Message):
     blocks_sent: int = 0
     seconds: float = 0.0
     quarantine: str = ""
-    error: str = ""
 
 
 class ReplicationReport(Message):
@@ -117,14 +121,15 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy) -> Repl
         frozen = waves.find(tx, run)
         found = runs.of_dag_run(tx, run)
     foreign = _quarantine(ledger, ended.wrong, frozen, ctx)
+    kept_back = _kept_back([each.server for each in found], ended.preflight)
     closed = []
     for each in found:
         if each.state not in (RunState.REFUSED, RunState.SKIPPED):
-            closed.append(_close(ledger, each, by_server.get(each.server), ended.preflight, clock))
+            closed.append(_close(ledger, each, by_server.get(each.server), kept_back.get(each.server, ""), clock))
     report = ReplicationReport(
         wave=frozen.wave if frozen else run.dag_id.rpartition(".")[0],
         scheduled=admitted is not None and admitted.scheduled,
-        outcomes=tuple(outcome_of(each) for each in closed),
+        outcomes=tuple(outcome_of(each, kept_back.get(each.server, "")) for each in closed),
         refused=admitted.refused if admitted else (),
         skipped=admitted.skipped if admitted else (),
         warnings=admitted.warnings if admitted else (),
@@ -163,29 +168,30 @@ def _quarantine(ledger: Ledger, wrong: Mapping[str, str], frozen: WaveRun | None
 
 
 def _close(
-    ledger: Ledger, known: ReplicationRun, end: ServerEnd | None, preflight: PreflightReport | None, clock: Clock
+    ledger: Ledger, known: ReplicationRun, end: ServerEnd | None, kept_back: str, clock: Clock
 ) -> ReplicationRun:
+    """:param kept_back: why the pre-flight refused the server, if it did."""
     if end is not None and end.proof and not known.quarantine:
         quarantine_run(ledger, known.id, end.proof, clock=clock)
     if not known.state.terminal:
         if known.cancel_requested or known.state is RunState.RESERVED:
             mark_cancelled(ledger, known.id, CANCELLED, clock=clock)
         else:
-            words = (end.tasks.words if end else "") or _kept_back(known.server, preflight)
+            words = (end.tasks.words if end else "") or kept_back or NOT_FINISHED
             fail_run(ledger, known.id, words, clock=clock)
     free_slots(ledger, known.run_key, clock)
     with ledger.read() as tx:
         return runs.get(tx, known.id)
 
 
-def _kept_back(server: str, preflight: PreflightReport | None) -> str:
-    """Why a server never began."""
+def _kept_back(servers: Collection[str], preflight: PreflightReport | None) -> dict[str, str]:
+    """The servers that got no tasks in this run, and why."""
     if preflight is None:
-        return NOT_FINISHED
-    errors = [what for subject, what in errors_of(preflight) if subject in (server, WHOLE_WAVE)]
-    if not errors and all(task.name != server for task in preflight.servers):
-        return "the wave's file does not list the server, or its folder or tag does not hold it"
-    return "; ".join(errors) or NOT_FINISHED
+        return {}
+    refused = refusals(preflight, servers)
+    there = {task.name for task in preflight.servers}
+    lost = {server: _NOT_FOUND for server in servers if server not in there}
+    return {server: words for server, words in {**lost, **refused}.items() if server in servers}
 
 
 def _left_by(known: ReplicationRun, frozen: WaveRun | None, tidy: Tidy) -> str:
@@ -198,8 +204,12 @@ def _left_by(known: ReplicationRun, frozen: WaveRun | None, tidy: Tidy) -> str:
     return tidied(known.server, left, lambda: tidy(known, plan))
 
 
-def outcome_of(known: ReplicationRun) -> RunOutcome:
-    """A ledger row as a line of the report."""
+def outcome_of(known: ReplicationRun, kept_back: str = "") -> RunOutcome:
+    """A ledger row as a line of the report.
+
+    :param kept_back: why the pre-flight refused the server, if it did.
+    """
+    refused = bool(kept_back) and known.state is not RunState.COMPLETED
     disks = (known.result or {}).get("disks", ())
     return RunOutcome(
         server=known.server,
@@ -212,7 +222,9 @@ def outcome_of(known: ReplicationRun) -> RunOutcome:
         blocks_sent=known.blocks_sent,
         seconds=known.duration_s,
         quarantine=known.quarantine,
-        error=known.error,
+        # What it did earlier in this run says more than that the run no longer finds it.
+        error=kept_back if refused and not (kept_back == _NOT_FOUND and known.error) else known.error,
+        refused=refused,
     )
 
 
@@ -220,9 +232,9 @@ def raise_when_failed(report: ReplicationReport) -> None:
     """:raises PermanentError: naming each server that failed or was refused, by which rule and until when."""
     if report.succeeded:
         return
-    lines = [f"{one.server} {one.state}: {one.error}" for one in report.failed]
+    lines = [*told(report.failed)]
     for one in report.refused:
-        until = f", until {one.until.isoformat()}" if one.until else ""
+        until = f", until {utc_minute(one.until)}" if one.until else ""
         lines.append(f"{one.server} refused by rule {one.rule}: {one.reason}{until}")
-    step = f"Clear a failed server from its {CONTINUE_FROM} task to continue it" if report.failed else ""
-    raise failed_run(report, "", lines, step)
+    headline = ALL_REFUSED if all_refused(report.outcomes) and not report.refused else ""
+    raise failed_run(report, headline, lines, way_out(REPLICATE, report.wave, report.failed))

@@ -240,9 +240,9 @@ class Connection:
             raise ConnectionAbortedError("the server is shutting down")
         if not request.code:
             if request.kind == READ and request.filled != request.length:
-                raise self._broken(f"sent {request.filled} of {request.length} bytes at {request.offset}")
+                raise self._broken(f"sent {request.filled} of {request.length} bytes at offset {request.offset}")
             if request.kind == BLOCK_STATUS and not request.extents:
-                raise self._broken(f"tells no block status at {request.offset}")
+                raise self._broken(f"tells no block status at offset {request.offset}")
         self._pending.pop(cookie)
         return request
 
@@ -302,7 +302,7 @@ class Connection:
             or sum(lengths[:-1]) >= request.length
             or any(each % self.export.minimum for each in lengths)
         ):
-            raise self._broken(f"tells an impossible block status at {request.offset}")
+            raise self._broken(f"tells an impossible block status at offset {request.offset}")
         request.extents = list(zip(lengths, flags, strict=True))
 
     def _refusal(self, request: Request, kind: int, length: int) -> None:

@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wavelift.cli import catalog, connectors, jobs, replicate, wave
+from wavelift.cli import catalog, connectors, jobs, replicate, validate, wave
 from wavelift.rules.flows import MIGRATE
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Waves of VMware virtual machines into Amazon EC2.")
+wave.app.command()(validate.validate)
 app.add_typer(wave.app, name="wave", help="Check and plan wave specs.")
 migrations_app = typer.Typer(no_args_is_help=True, help="Migrations: finished and running.")
 app.add_typer(migrations_app, name="migrations")

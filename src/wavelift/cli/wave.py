@@ -1,10 +1,8 @@
-"""``wavelift wave …``: validate here, plan through the wave's DAG, apply its replication through REST."""
+"""``wavelift wave …``: plan through the wave's DAG, apply its replication through REST."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,31 +12,12 @@ from rich.text import Text
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, wake
-from wavelift.cli.output import add_row, plain, print_json, say, stdout_console, table, visible
+from wavelift.cli.output import add_row, plain, print_json, say, stdout_console, table
 from wavelift.console.answers import RunStarted, WaveApplied
 from wavelift.rules.conf import MigrateConf, MigrateMode
 from wavelift.rules.flows import MIGRATE, PREFLIGHT
 
 app = typer.Typer(no_args_is_help=True)
-
-
-@app.command()
-def validate(
-    files: Annotated[list[Path], typer.Argument(help="Wave files (or environment files).")],
-    environments: Annotated[
-        Path | None, typer.Option(help="Folder of the environments; by default beside the waves' folder.")
-    ] = None,
-) -> None:
-    """Check wave files; prints the same text as Airflow's import error."""
-    from wavelift.specs import Issue, check_file, format_errors
-
-    issues: list[Issue] = []
-    for file in files:
-        issues += check_file(file, environments or file.resolve().parent.parent / "environments")
-    if issues:
-        print(visible(format_errors(issues)))
-        sys.exit(1)
-    say(f"{len(files)} file{'s' if len(files) > 1 else ''} valid")
 
 
 WaveName = Annotated[str, typer.Argument(metavar="WAVE")]

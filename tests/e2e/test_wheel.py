@@ -147,7 +147,7 @@ def test_everything_imports_from_the_wheel_outside_the_tree(installed: Installed
 import pathlib, sys, wavelift, wavelift.operators, wavelift.sensors, wavelift.plugin, wavelift.dag_factory
 import wavelift.airflow.hooks.vsphere, wavelift.airflow.hooks.vm_import, wavelift.airflow.triggers.imports
 import wavelift.console.api, wavelift.ledger
-from wavelift.cli.demo import dags_source
+from wavelift.cli.dag_files import dags_source
 for package in (wavelift.operators, wavelift.sensors):
     for name in package.__all__:
         assert getattr(package, name).__module__.startswith("wavelift."), name
@@ -164,7 +164,7 @@ def test_air_01_its_dags_parse_and_its_plugin_is_found(installed: Installed, tmp
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers_manager import ProvidersManager
 from importlib.metadata import entry_points
-from wavelift.cli.demo import dags_source
+from wavelift.cli.dag_files import dags_source
 import shutil
 shutil.copytree(dags_source(), "airflow/dags")  # as the README says
 bag = DagBag(dag_folder="airflow/dags")

@@ -41,11 +41,16 @@ def version() -> None:
 
 
 @app.command()
-def init() -> None:
-    """Create or upgrade the ledger and check the settings of this Airflow."""
+def init(
+    dags: Annotated[
+        Path | None,
+        typer.Option(help="Copy wavelift's DAG files into this folder and make waves/ and environments/ in it. What is there stays."),
+    ] = None,
+) -> None:
+    """Create or upgrade the ledger; print which settings of this Airflow to change, as lines to paste."""
     from wavelift.cli.init import run
 
-    run(out)
+    run(out, dags=dags)
 
 
 @app.command()
@@ -154,11 +159,14 @@ def migrations_launch(migration: str) -> None:
 def simulators_up(
     only: Annotated[str, typer.Option(help="vcenter or aws. Default: both.")] = "",
     state: Annotated[Path | None, typer.Option(help="Folder for their state. Default: a temporary folder.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write all files of a first wave into this folder, and print the next commands.")
+    ] = None,
 ) -> None:
     """Start the simulators in the foreground, print their addresses, stop with Ctrl-C."""
     from wavelift.cli.simulators import up
 
-    up(out, only=only, state=state)
+    up(out, only=only, state=state, write=write)
 
 
 @iam_app.command("show")

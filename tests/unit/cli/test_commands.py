@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.base.settings import AIRFLOW
-from wavelift.cli.demo import dags_source
+from wavelift.cli.dag_files import dags_source
 from wavelift.cli.main import app
 from wavelift.cli.wave import grouped, print_findings
 from wavelift.rules.policies import Staging, bucket_policy, identity_policy, role_policy, trust_policy, vsphere_role

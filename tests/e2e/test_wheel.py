@@ -7,6 +7,7 @@ and removed alone."""
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -182,8 +183,18 @@ def test_its_command_works(installed: Installed, tmp_path: Path) -> None:
     assert "preflight" in installed.run("wavelift", "--help", home=tmp_path)
     assert installed.run("wavelift", "version", home=tmp_path) == "0.1.0\n"
     wave = installed.site / "wavelift" / "_dags" / "waves" / "demo.yaml"
-    assert installed.run("wavelift", "wave", "validate", str(wave), home=tmp_path) == "1 file valid\n"
-    installed.run("wavelift", "init", home=tmp_path)
+    assert installed.run("wavelift", "wave", "validate", str(wave), home=tmp_path) == "1 wave valid\n"
+    dags = tmp_path / "airflow" / "dags"
+    [last] = re.findall(r"^ *wavelift (init .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    arguments = last.replace('"$AIRFLOW_HOME/dags"', str(dags)).split()
+    installed.run("wavelift", *arguments, home=tmp_path)
+    assert {path.name for path in dags.iterdir()} == {
+        "waves.py",
+        "wave_errors.py",
+        "catalog.py",
+        "waves",
+        "environments",
+    }
     assert (tmp_path / "airflow" / "wavelift" / "wavelift.db").stat().st_size > 0
 
 

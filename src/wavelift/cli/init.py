@@ -117,7 +117,9 @@ def _why(one: AirflowSetting, found: float | None, cores: int) -> str:
     name = f"[{one.section}] {one.option}"
     if not one.per_core:
         return f"{name} is {value}: {one.otherwise}"
-    here = f"LocalExecutor runs the tasks on the scheduler's machine; this one has {cores} core{'s' if cores > 1 else ''}"
+    here = (
+        f"LocalExecutor runs the tasks on the scheduler's machine; this one has {cores} core{'s' if cores > 1 else ''}"
+    )
     return f"{name} is {value}: {one.otherwise}. {here}"
 
 
@@ -135,7 +137,9 @@ def _ledger_folder() -> Iterator[Change]:
 
     folder = _sqlite_folder(config.ledger_url())
     if folder is not None and is_open_to_others(folder):
-        why = "Other users can look into the ledger's folder. Make it private, or name a folder of its own in ledger_url"
+        why = (
+            "Other users can look into the ledger's folder. Make it private, or name a folder of its own in ledger_url"
+        )
         yield Change(why, f"chmod 700 {shlex.quote(str(folder))}")
 
 
@@ -158,8 +162,8 @@ def remarks() -> Iterator[str]:
         if name in executor:
             found = config.text(section, option)
             yield (
-                f"# {name} runs the tasks on its workers' machines: let each worker run at most {per_core} tasks per core "
-                f"of its machine, with `{command} --concurrency` or [{section}] {option}"
+                f"# {name} runs the tasks on its workers' machines: let each worker run at most {per_core} tasks per "
+                f"core of its machine, with `{command} --concurrency` or [{section}] {option}"
                 + (f" (here {printable(found)})" if found else "")
             )
     if config.text(*TEST_BUTTON).lower() != "enabled":

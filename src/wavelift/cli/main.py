@@ -44,7 +44,9 @@ def version() -> None:
 def init(
     dags: Annotated[
         Path | None,
-        typer.Option(help="Copy wavelift's DAG files into this folder and make waves/ and environments/ in it. What is there stays."),
+        typer.Option(
+            help="Copy the DAG files that are missing in this folder, and make waves/ and environments/ in it."
+        ),
     ] = None,
 ) -> None:
     """Create or upgrade the ledger; print which settings of this Airflow to change, as lines to paste."""

@@ -46,9 +46,7 @@ def validate(
     say(f"{_counted(checked)} valid")
 
 
-def _once(
-    paths: Iterable[Path], environments: Path | None, issues: list[Issue]
-) -> Iterator[tuple[Path, Path]]:
+def _once(paths: Iterable[Path], environments: Path | None, issues: list[Issue]) -> Iterator[tuple[Path, Path]]:
     """Each file with the folder of its environments, also if two arguments name the file."""
     seen: set[Path] = set()
     for path in paths:

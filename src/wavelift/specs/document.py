@@ -88,7 +88,9 @@ class _Loader(_SafeLoader):
             _too_deep(current_node)
         if self.values > MAX_VALUES:
             items = current_node.value
-            _too_many(current_index if isinstance(current_index, yaml.Node) else items[-1] if items else current_node, "")
+            _too_many(
+                current_index if isinstance(current_index, yaml.Node) else items[-1] if items else current_node, ""
+            )
 
     def ascend_resolver(self) -> None:
         self.depth -= 1

@@ -150,9 +150,7 @@ def _tab(scene: _Scene) -> Mistake | None:
     if "\t" not in lead and "\\t" not in scene.problem and "tab" not in scene.problem:
         return None
     tab = scene.line.find("\t")
-    return Mistake(
-        line, column if tab < 0 else tab, "a tab is used where YAML requires spaces; indent with spaces"
-    )
+    return Mistake(line, column if tab < 0 else tab, "a tab is used where YAML requires spaces; indent with spaces")
 
 
 def _second_document(scene: _Scene) -> Mistake | None:
@@ -237,7 +235,9 @@ def _indentation(scene: _Scene) -> Mistake | None:
     if away == 0:
         if not row.dashes:
             return None
-        return Mistake(row.line, row.start, f"a list item ('- ') stands beside the key {quoted(label)} of line {line + 1}")
+        return Mistake(
+            row.line, row.start, f"a list item ('- ') stands beside the key {quoted(label)} of line {line + 1}"
+        )
     spaces = f"{abs(away)} space{'' if abs(away) == 1 else 's'} further {'right' if away > 0 else 'left'}"
     return Mistake(
         row.line,

@@ -23,13 +23,15 @@ from wavelift.cli.simulators import Stage
 from wavelift.specs import check_file, format_errors
 
 pytestmark = pytest.mark.unit
-SECRETS: Final = ("vcenter's $(pass) \"word\"", "aws'secret")
+SECRETS: Final = ('vcenter\'s $(pass) "word"', "aws'secret")
 
 
 def stage(vpc: str = "vpc-0123456789abcdef0") -> Stage:
     """What the running simulators tell of themselves."""
     return Stage(
-        vcenter=SimpleNamespace(host="127.0.0.1", port=4430, username="admin", password=SECRETS[0], ca_file="/ca 1.pem"),
+        vcenter=SimpleNamespace(
+            host="127.0.0.1", port=4430, username="admin", password=SECRETS[0], ca_file="/ca 1.pem"
+        ),
         aws=SimpleNamespace(
             access_key="AKIA",
             secret_key=SECRETS[1],
@@ -159,9 +161,9 @@ def test_what_somebody_changed_stays(folder: Path, tmp_path: Path, name: str, wh
             path.symlink_to(tmp_path / "elsewhere")
         else:
             path.write_text("# mine\n")
-    before = os.readlink(path) if path.is_symlink() else path.read_bytes()
+    before = path.readlink() if path.is_symlink() else path.read_bytes()
     told = written(folder, stage(vpc="vpc-0fedcba9876543210"))
-    assert (os.readlink(path) if path.is_symlink() else path.read_bytes()) == before
+    assert (path.readlink() if path.is_symlink() else path.read_bytes()) == before
     assert not (tmp_path / "elsewhere").exists()
     assert f"kept {path}: it was changed" in told
     assert ("remove it to have it written again" in told) == (name == "env")

@@ -61,8 +61,14 @@ MISTAKES: Final = {
         "a: 1\n- b\n",
         (2, "a list item ('- ') stands beside the key 'a' of line 1", 4),
     ),
-    "a tab before a key": ("a:\n  b: 1\n\tc: 1\n", (3, "a tab is used where YAML requires spaces; indent with spaces", 4)),
-    "no space after the first colon": ("wave:shop\na: x\n", (1, "a space is missing after the colon: write 'wave: shop'", 9)),
+    "a tab before a key": (
+        "a:\n  b: 1\n\tc: 1\n",
+        (3, "a tab is used where YAML requires spaces; indent with spaces", 4),
+    ),
+    "no space after the first colon": (
+        "wave:shop\na: x\n",
+        (1, "a space is missing after the colon: write 'wave: shop'", 9),
+    ),
     "no space after a colon": ("a: 1\nb:2\nc: 3\n", (2, "a space is missing after the colon: write 'b: 2'", 6)),
     "no space after a colon in a list": (
         "s:\n  - name:web\n    path: x\n",
@@ -70,7 +76,10 @@ MISTAKES: Final = {
     ),
     "no space after a dash": ("s:\n  -a\n  b: 1\n", (2, "a space is missing after the '-': write '- a'", 7)),
     "no colon": ("a: 1\nb 2\nc: 3\n", (2, "a colon is missing after 'b 2': write 'key: value'", 4)),
-    "no colon before a list": ("a: 1\nservers\n  - x\n", (2, "a colon is missing after 'servers': write 'key: value'", 4)),
+    "no colon before a list": (
+        "a: 1\nservers\n  - x\n",
+        (2, "a colon is missing after 'servers': write 'key: value'", 4),
+    ),
     "no colon on the last line": ("a: 1\nb\n", (2, "a colon is missing after 'b': write 'key: value'", 4)),
     "two colons": ("a: b: c\n", (1, "a second ': ' in one line; put a text that contains ': ' into quotes", 8)),
     "an open quote": ("b: 1\na: 'x\nc: d\n", (2, "the quote that begins here is not closed", 7)),
@@ -79,7 +88,10 @@ MISTAKES: Final = {
         (1, "the quote that begins here is not closed on its line", 7),
     ),
     "text after a quote": ('a: "b" c\n', (1, "text follows a closing quote; put the whole value into the quotes", 11)),
-    "an open bracket": ("x: 1\na: [b, c\nd: e\n", (2, "the '[' is not closed: ']' is missing, or a ',' between values", 7)),
+    "an open bracket": (
+        "x: 1\na: [b, c\nd: e\n",
+        (2, "the '[' is not closed: ']' is missing, or a ',' between values", 7),
+    ),
     "an open brace": ("a: {b: 1\nd: e\n", (1, "the '{' is not closed: '}' is missing, or a ',' between values", 7)),
     "no comma": ("a: [{b: 1} {c: 2}]\n", (1, "a ',' or ']' is missing here", 15)),
     "a bracket too many": ("a: [b, c]]\n", (1, "']' closes nothing; remove it", 13)),
@@ -94,7 +106,10 @@ MISTAKES: Final = {
         "a: [b, # c]\n  - d\n",
         (2, "a '[' or '{' is not closed before this place, or a value is missing", 6),
     ),
-    "an open quote before a key": ("a:\n'b: 1\nc: 'd'\n", (2, "the quote that begins here is not closed on its line", 4)),
+    "an open quote before a key": (
+        "a:\n'b: 1\nc: 'd'\n",
+        (2, "the quote that begins here is not closed on its line", 4),
+    ),
     "no key": ("a: 1\n: b\n", (2, "a key is expected here; write 'key: value'", 4)),
     "a duplicate key": ("a: 1\nb: 2\na: 3\n", (3, "a: duplicate key 'a', first on line 1; remove one", 4)),
 }

@@ -20,10 +20,11 @@ TESTS ?= tests
 WORKERS ?= 3
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help demo test proof lint bench lock audit clean setup tools vcenter programs
+.PHONY: help demo simulators test proof lint bench lock audit clean setup tools vcenter programs
 
 help:
 	@echo "make demo            run a migration against a simulated vCenter and AWS (DEMO_EXIT=1: stop afterwards)"
+	@echo "make simulators      run only the simulators, and write all files of a first wave of your own into first-wave/"
 	@echo "make test            lint, types, import contract and all tests except the long proofs"
 	@echo "make proof           the long proofs: run in full what make test only samples"
 	@echo "make lint            ruff, mypy --strict, import contracts"
@@ -61,6 +62,9 @@ setup: $(STAMP) tools vcenter
 
 demo: setup
 	@DEMO_EXIT=$(DEMO_EXIT) DEMO_FAULT=$(DEMO_FAULT) $(BIN)/wavelift demo
+
+simulators: setup
+	@$(BIN)/wavelift simulators up --write first-wave
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

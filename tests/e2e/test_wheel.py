@@ -7,6 +7,7 @@ and removed alone."""
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -147,7 +148,7 @@ def test_everything_imports_from_the_wheel_outside_the_tree(installed: Installed
 import pathlib, sys, wavelift, wavelift.operators, wavelift.sensors, wavelift.plugin, wavelift.dag_factory
 import wavelift.airflow.hooks.vsphere, wavelift.airflow.hooks.vm_import, wavelift.airflow.triggers.imports
 import wavelift.console.api, wavelift.ledger
-from wavelift.cli.demo import dags_source
+from wavelift.cli.dag_files import dags_source
 for package in (wavelift.operators, wavelift.sensors):
     for name in package.__all__:
         assert getattr(package, name).__module__.startswith("wavelift."), name
@@ -164,7 +165,7 @@ def test_air_01_its_dags_parse_and_its_plugin_is_found(installed: Installed, tmp
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers_manager import ProvidersManager
 from importlib.metadata import entry_points
-from wavelift.cli.demo import dags_source
+from wavelift.cli.dag_files import dags_source
 import shutil
 shutil.copytree(dags_source(), "airflow/dags")  # as the README says
 bag = DagBag(dag_folder="airflow/dags")
@@ -182,8 +183,18 @@ def test_its_command_works(installed: Installed, tmp_path: Path) -> None:
     assert "preflight" in installed.run("wavelift", "--help", home=tmp_path)
     assert installed.run("wavelift", "version", home=tmp_path) == "0.1.0\n"
     wave = installed.site / "wavelift" / "_dags" / "waves" / "demo.yaml"
-    assert installed.run("wavelift", "wave", "validate", str(wave), home=tmp_path) == "1 file valid\n"
-    installed.run("wavelift", "init", home=tmp_path)
+    assert installed.run("wavelift", "wave", "validate", str(wave), home=tmp_path) == "1 wave valid\n"
+    dags = tmp_path / "airflow" / "dags"
+    [last] = re.findall(r"^ *wavelift (init .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    arguments = last.replace('"$AIRFLOW_HOME/dags"', str(dags)).split()
+    installed.run("wavelift", *arguments, home=tmp_path)
+    assert {path.name for path in dags.iterdir()} == {
+        "waves.py",
+        "wave_errors.py",
+        "catalog.py",
+        "waves",
+        "environments",
+    }
     assert (tmp_path / "airflow" / "wavelift" / "wavelift.db").stat().st_size > 0
 
 

@@ -112,10 +112,15 @@ def integer(option: str) -> int:
     return int(conf.getint(SECTION, option))
 
 
+def text(section: str, option: str) -> str:
+    """One of Airflow's own settings; empty if nobody set it."""
+    return str(conf.get(section, option, fallback="") or "").strip()
+
+
 def number(section: str, option: str) -> float | None:
     """One of Airflow's own settings; None if it is empty or not a number."""
     try:
-        return float(conf.get(section, option, fallback=""))
+        return float(text(section, option))
     except ValueError:
         return None
 

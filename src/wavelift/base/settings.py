@@ -26,10 +26,10 @@ def variable(section: str, option: str) -> str:
 class AirflowSetting:
     """One setting of Airflow that wavelift needs.
 
-    :param value: what wavelift needs; for each core of the scheduler's machine if ``per_core``.
+    :param value: what wavelift needs.
     :param default: Airflow's own value.
     :param otherwise: what happens with Airflow's own value.
-    :param checked: ``wavelift init`` compares it. It cannot know the cores of another machine.
+    :param per_core: ``value`` is the most for each core of the machine that runs the tasks; less is no mistake.
     """
 
     section: str
@@ -39,11 +39,19 @@ class AirflowSetting:
     unit: str
     otherwise: str
     per_core: bool = False
-    checked: bool = True
 
     @property
     def variable(self) -> str:
         return variable(self.section, self.option)
+
+    def needed(self, *, cores: int) -> int:
+        """The value on a machine with so many cores."""
+        return self.value * cores if self.per_core else self.value
+
+    def is_met_by(self, found: float | None, *, cores: int) -> bool:
+        """Whether ``found`` (None: no number) needs no change."""
+        needed = self.needed(cores=cores)
+        return found is not None and (0 < found <= needed if self.per_core else found == needed)
 
 
 AIRFLOW: Final = (
@@ -55,7 +63,6 @@ AIRFLOW: Final = (
         "tasks at a time",
         "busy workers give up on the API server",
         per_core=True,
-        checked=False,
     ),
     AirflowSetting(
         "workers", "execution_api_timeout", 30, 5, "seconds", "busy workers give up on the API server after 5 s"
@@ -90,7 +97,14 @@ def airflow_environment(*, cores: int) -> dict[str, str]:
 
     :param cores: of the machine that runs the scheduler and its tasks.
     """
-    return {one.variable: str(one.value * cores if one.per_core else one.value) for one in AIRFLOW}
+    return {one.variable: str(one.needed(cores=cores)) for one in AIRFLOW}
+
+
+WORKERS: Final = {
+    "CeleryExecutor": ("celery", "worker_concurrency", "airflow celery worker"),
+    "EdgeExecutor": ("edge", "worker_concurrency", "airflow edge worker"),
+}
+"""Executors whose tasks run on the machines of their workers: the option that limits a worker, and its command."""
 
 
 class Place(Enum):

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import wavelift
+from wavelift.cli.dag_files import dags_source
 from wavelift.cli.local_airflow import LocalAirflow, end_processes_in
 from wavelift.cli.simulators import Stage, require_simulators, stage
 from wavelift.cli.watch import Watch, shown
@@ -91,12 +92,6 @@ def _remove(folder: Path) -> None:
             return
         time.sleep(0.2)
     print(f"could not remove {folder}", file=sys.stderr)
-
-
-def dags_source() -> Path:
-    """The DAG files: beside the source tree, or in the installed wheel."""
-    beside = Path(wavelift.__file__).resolve().parents[2] / "dags"
-    return beside if (beside / "waves.py").exists() else Path(wavelift.__file__).parent / "_dags"
 
 
 def lay_out_dags(target: Path, running: Stage) -> None:

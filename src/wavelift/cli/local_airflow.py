@@ -42,6 +42,37 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def airflow_home(folder: Path) -> None:
+    """Make a folder that can become ``AIRFLOW_HOME``, with the file that lets tasks start sooner."""
+    private_folder(folder)
+    config = folder / "config"
+    config.mkdir(parents=True, exist_ok=True)
+    shutil.copy(LOCAL_SETTINGS, config)
+
+
+def loopback_settings(home: Path, dags: Path, port: int) -> dict[str, str]:
+    """Environment variables of an Airflow on loopback with what wavelift needs: SQLite, LocalExecutor.
+
+    :param home: becomes ``AIRFLOW_HOME``.
+    :param port: of the API server.
+    """
+    url = f"http://127.0.0.1:{port}"
+    return {
+        **airflow_environment(cores=os.cpu_count() or 2),
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+    }
+
+
 @dataclass
 class LocalAirflow:
     """Starts, watches and stops the four components. Use it as a context manager.
@@ -59,10 +90,7 @@ class LocalAirflow:
     _api: ApiClient | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        private_folder(self.home)
-        config = self.home / "config"
-        config.mkdir(parents=True, exist_ok=True)
-        shutil.copy(LOCAL_SETTINGS, config)
+        airflow_home(self.home)
         self.port = self.port or free_port()
         self._jwt_secret = secrets.token_hex(32)
 
@@ -75,23 +103,12 @@ class LocalAirflow:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
         return {
             **inherited,
-            **airflow_environment(cores=os.cpu_count() or 2),
-            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
-            "AIRFLOW_HOME": str(self.home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
+            **loopback_settings(self.home, self.dags, self.port),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(self.home / "plugins"),
-            "AIRFLOW__API__HOST": "127.0.0.1",
-            "AIRFLOW__API__PORT": str(self.port),
-            "AIRFLOW__API__BASE_URL": self.url,
             "AIRFLOW__API__WORKERS": "1",
-            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "AIRFLOW__API_AUTH__JWT_SECRET": self._jwt_secret,
             "AIRFLOW__API__SECRET_KEY": self._jwt_secret,
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,op:op,viewer:viewer",
-            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
-            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
             "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",

@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wavelift.cli import catalog, connectors, jobs, replicate, wave
+from wavelift.cli import catalog, connectors, jobs, replicate, validate, wave
 from wavelift.rules.flows import MIGRATE
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Waves of VMware virtual machines into Amazon EC2.")
+wave.app.command()(validate.validate)
 app.add_typer(wave.app, name="wave", help="Check and plan wave specs.")
 migrations_app = typer.Typer(no_args_is_help=True, help="Migrations: finished and running.")
 app.add_typer(migrations_app, name="migrations")
@@ -40,11 +41,18 @@ def version() -> None:
 
 
 @app.command()
-def init() -> None:
-    """Create or upgrade the ledger and check the settings of this Airflow."""
+def init(
+    dags: Annotated[
+        Path | None,
+        typer.Option(
+            help="Copy the DAG files that are missing in this folder, and make waves/ and environments/ in it."
+        ),
+    ] = None,
+) -> None:
+    """Create or upgrade the ledger; print which settings of this Airflow to change, as lines to paste."""
     from wavelift.cli.init import run
 
-    run(out)
+    run(out, dags=dags)
 
 
 @app.command()
@@ -163,11 +171,14 @@ def migrations_launch(migration: str) -> None:
 def simulators_up(
     only: Annotated[str, typer.Option(help="vcenter or aws. Default: both.")] = "",
     state: Annotated[Path | None, typer.Option(help="Folder for their state. Default: a temporary folder.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write all files of a first wave into this folder, and print the next commands.")
+    ] = None,
 ) -> None:
     """Start the simulators in the foreground, print their addresses, stop with Ctrl-C."""
     from wavelift.cli.simulators import up
 
-    up(out, only=only, state=state)
+    up(out, only=only, state=state, write=write)
 
 
 @iam_app.command("show")

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from wavelift.base.printable import printable
 from wavelift.base.units import MIB
 from wavelift.cli.connect import fail
 
@@ -135,10 +136,15 @@ def demo_servers(folder: Path) -> list[Any]:
     ]
 
 
-def up(out: Console, *, only: str, state: Path | None) -> None:
-    """``wavelift simulators up``: run until Ctrl-C."""
+def up(out: Console, *, only: str, state: Path | None, write: Path | None = None) -> None:
+    """``wavelift simulators up``: run until Ctrl-C.
+
+    :param write: folder for the files of a first wave. The connections are printed if it is not given.
+    """
     if only not in ("", "vcenter", "aws"):
         fail(f"--only is {only!r}; allowed are vcenter and aws")
+    if only and write:
+        fail("--write needs both simulators: leave out --only")
     require_simulators()
     done = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -150,7 +156,20 @@ def up(out: Console, *, only: str, state: Path | None) -> None:
             out.print(f"vCenter  {running.vcenter.url}  user {running.vcenter.username}")
         if running.aws is not None:
             out.print(f"AWS      {running.aws.endpoint_url}  region {running.aws.region}")
-        for name, value in running.connections().items():
-            print(f"{name}='{value}'", flush=True)
+        if write is None:
+            for name, value in running.connections().items():
+                print(f"{name}='{value}'", flush=True)
+        else:
+            _write(out, write.absolute(), running)
         out.print("Ctrl-C stops")
         done.wait()
+
+
+def _write(out: Console, folder: Path, running: Stage) -> None:
+    from wavelift.cli.first_wave import write
+
+    try:
+        for words in write(folder, running):
+            out.print(printable(words), markup=False, highlight=False, soft_wrap=True)
+    except (OSError, ValueError, KeyError) as error:
+        fail(f"The files of the first wave could not be written to {folder}: {error}")

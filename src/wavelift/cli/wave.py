@@ -1,10 +1,8 @@
-"""``wavelift wave …``: validate here, plan through the wave's DAG, apply its replication through REST."""
+"""``wavelift wave …``: plan through the wave's DAG, apply its replication through REST."""
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -13,32 +11,13 @@ from rich.console import Console
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, unpause, wake
 from wavelift.cli.findings import print_report
-from wavelift.cli.output import Times, add_row, print_json, say, show, table, visible
+from wavelift.cli.output import Times, add_row, print_json, say, show, table
 from wavelift.cli.watch import paused_words, told
 from wavelift.console.answers import RunStarted, WaveApplied, WaveFile
 from wavelift.rules.conf import MigrateConf, MigrateMode
 from wavelift.rules.flows import MIGRATE, PREFLIGHT
 
 app = typer.Typer(no_args_is_help=True)
-
-
-@app.command()
-def validate(
-    files: Annotated[list[Path], typer.Argument(help="Wave files (or environment files).")],
-    environments: Annotated[
-        Path | None, typer.Option(help="Folder of the environments; by default beside the waves' folder.")
-    ] = None,
-) -> None:
-    """Check wave files; prints the same text as Airflow's import error."""
-    from wavelift.specs import Issue, check_file, format_errors
-
-    issues: list[Issue] = []
-    for file in files:
-        issues += check_file(file, environments or file.resolve().parent.parent / "environments")
-    if issues:
-        print(visible(format_errors(issues)))
-        sys.exit(1)
-    say(f"{len(files)} file{'s' if len(files) > 1 else ''} valid")
 
 
 WaveName = Annotated[str, typer.Argument(metavar="WAVE")]

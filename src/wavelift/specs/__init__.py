@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from wavelift.specs.issues import Issue, format_errors
+from wavelift.specs.issues import Issue, format_errors, with_source
 from wavelift.specs.last_valid import LastValid, UsableWave, UsableWaves, resolved_wave, usable_waves
 from wavelift.specs.load import (
     LoadedSpecs,
     LoadedWave,
     check_file,
+    is_environment,
     load_environment,
     load_folder,
     load_resolved,
     load_wave,
+    spec_files,
 )
 
 __all__ = [
@@ -23,10 +25,13 @@ __all__ = [
     "UsableWaves",
     "check_file",
     "format_errors",
+    "is_environment",
     "load_environment",
     "load_folder",
     "load_resolved",
     "load_wave",
     "resolved_wave",
+    "spec_files",
     "usable_waves",
+    "with_source",
 ]

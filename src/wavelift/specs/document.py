@@ -22,7 +22,8 @@ import yaml
 
 from wavelift.rules.problem import MAX_PROBLEMS, Problem, quoted
 from wavelift.rules.problem import Path as Place
-from wavelift.specs.issues import Issue, shown
+from wavelift.specs.issues import Issue, excerpt, shown
+from wavelift.specs.syntax import explained
 
 try:
     from yaml import CSafeLoader as _SafeLoader
@@ -86,7 +87,10 @@ class _Loader(_SafeLoader):
         if self.depth > MAX_DEPTH:
             _too_deep(current_node)
         if self.values > MAX_VALUES:
-            _too_many(current_index if isinstance(current_index, yaml.Node) else current_node.value[-1], "")
+            items = current_node.value
+            _too_many(
+                current_index if isinstance(current_index, yaml.Node) else items[-1] if items else current_node, ""
+            )
 
     def ascend_resolver(self) -> None:
         self.depth -= 1
@@ -132,8 +136,8 @@ class Document:
         except _LimitError as error:
             self._add(error.line, str(error))
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            self._add(mark.line + 1 if mark else 0, _syntax(error, self.text))
+            mistake = explained(error, self.text, _Loader)
+            self._add(mistake.line + 1, mistake.message, column=mistake.column)
         except yaml.YAMLError as error:  # a control character
             self._add(0, f"is not YAML: {' '.join(str(error).split())}")
 
@@ -162,8 +166,11 @@ class Document:
             return (pair[0].start_mark.line, pair[1]) if pair else None
         return None
 
-    def _add(self, line: int, message: str, path: Place = ()) -> None:
-        self.issues.append(Issue(shown(self.path), line, path, message))
+    def _add(self, line: int, message: str, path: Place = (), *, column: int | None = None) -> None:
+        """Note an issue. With ``column`` (from 0), its line of the file is kept to be shown."""
+        lines = [] if column is None else self.text.splitlines()
+        source = excerpt(lines[line - 1], column) if column is not None and 0 < line <= len(lines) else ()
+        self.issues.append(Issue(shown(self.path), line, path, message, source))
 
     def _convert(self) -> None:
         if not isinstance(self._root, yaml.MappingNode):
@@ -175,8 +182,8 @@ class Document:
         if "*" in self.text:
             converter.measure(self._root)
         self.value = {key: value for key, value in whole.items() if not key.startswith(ANCHORS)}
-        for line, path, message in converter.found:
-            self._add(line, message, path)
+        for line, column, path, message in converter.found:
+            self._add(line, message, path, column=column)
 
 
 _Pairs = dict[str, tuple[yaml.Node, yaml.Node]]
@@ -190,7 +197,8 @@ class _Converter:
     """
 
     def __init__(self, *, escapes: bool) -> None:
-        self.found: list[tuple[int, Place, str]] = []
+        self.found: list[tuple[int, int, Place, str]] = []
+        """Line (from 1), column (from 0), path and message of each problem."""
         self._escapes = escapes
         self._done: dict[int, Any] = {}
         self._pairs: dict[int, _Pairs] = {}
@@ -313,34 +321,10 @@ class _Converter:
 
     def _add(self, node: yaml.Node, path: Place, message: str) -> None:
         if len(self.found) <= MAX_PROBLEMS:
-            self.found.append((node.start_mark.line + 1, path, message))
+            self.found.append((node.start_mark.line + 1, node.start_mark.column, path, message))
 
 
 def _wrong_byte(error: UnicodeError) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start} is 0x{error.object[error.start]:02x}"
     return "it contains half of a surrogate pair"
-
-
-def _syntax(error: yaml.MarkedYAMLError, text: str) -> str:
-    """The parser's message, with an explanation if the message is hard to understand."""
-    words = error.problem or "syntax error"
-    if "'\\t'" in words or "tab" in words or _tab_at(error, text):
-        return "a tab is used where YAML requires spaces; indent with spaces"
-    if "but found another document" in words:
-        return "a second document ('---') begins here; write one spec per file"
-    if "could not find expected ':'" in words or "mapping values are not allowed" in words:
-        return f"not YAML: {words}; check the indentation, and put text that contains ': ' in quotes"
-    if "undefined alias" in words:
-        return f"not YAML: {words}; define the anchor with '&name' above its use"
-    context = f" ({error.context})" if error.context else ""
-    return f"not YAML: {words}{context}"
-
-
-def _tab_at(error: yaml.MarkedYAMLError, text: str) -> bool:
-    mark = error.problem_mark
-    if mark is None:
-        return False
-    lines = text.splitlines()
-    line = lines[mark.line] if mark.line < len(lines) else ""
-    return "\t" in line[: len(line) - len(line.lstrip())]

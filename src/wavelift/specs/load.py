@@ -20,6 +20,7 @@ from wavelift.specs.validate import PLACEHOLDER, validated
 log = logging.getLogger(__name__)
 
 SUFFIX = ".yaml"
+OTHER_SUFFIX = ".yml"
 T = TypeVar("T")
 _Read = tuple[T | None, list[Issue]]
 """What a file holds if it is valid, and its issues."""
@@ -69,14 +70,21 @@ def load_environment(path: Path) -> Environment:
 
 
 def check_file(path: Path, environments_folder: Path) -> tuple[Issue, ...]:
-    """The issues that ``wavelift wave validate FILE`` prints with ``format_errors``; empty if the file is valid.
+    """The issues that ``wavelift wave validate`` prints of a file; empty if the file is valid.
 
     A file in the environments folder is checked as an environment. Any other file is checked as a wave, together with
     its environment.
     """
-    if path.absolute().parent == environments_folder.absolute():
+    if path.suffix == OTHER_SUFFIX:
+        return (_unread(path),)
+    if is_environment(path, environments_folder):
         return tuple(_isolated(path, lambda: _environment(Document(path)))[1])
     return tuple(_Environments(environments_folder).wave(path)[1])
+
+
+def is_environment(path: Path, environments_folder: Path) -> bool:
+    """Whether a file is an environment: only its folder decides."""
+    return path.absolute().parent == environments_folder.absolute()
 
 
 def load_resolved(path: Path, environments_folder: Path) -> ResolvedWave:
@@ -94,13 +102,13 @@ def load_folder(waves_folder: Path, environments_folder: Path, *, only: str | No
     environments = _Environments(environments_folder)
     issues: list[Issue] = []
     waves: dict[str, LoadedWave] = {}
-    for path in [waves_folder / f"{only}{SUFFIX}"] if only else _files(waves_folder, issues):
+    for path in [waves_folder / f"{only}{SUFFIX}"] if only else spec_files(waves_folder, issues):
         loaded, found = environments.wave(path)
         issues += found
         if loaded:
             waves[loaded.wave.wave] = loaded
     if not only:
-        for path in _files(environments_folder, issues):
+        for path in spec_files(environments_folder, issues):
             environments.get(path.stem)
     return LoadedSpecs(waves, environments.valid, (*issues, *environments.issues))
 
@@ -211,19 +219,19 @@ def _wrong_stem(document: Document, key: str, name: str) -> list[Problem]:
     ]
 
 
-def _files(folder: Path, issues: list[Issue]) -> list[Path]:
+def spec_files(folder: Path, issues: list[Issue]) -> list[Path]:
     """The spec files of a folder, sorted by name. A missing folder and a file with suffix ``.yml`` are issues."""
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         issues.append(Issue(str(folder), 0, (), f"the folder can't be read: {error.strerror or error}"))
         return []
-    for entry in entries:
-        if entry.suffix == ".yml":
-            issues.append(
-                Issue(shown(entry), 0, (), f"wavelift does not read this file: rename it to '{entry.stem}{SUFFIX}'")
-            )
+    issues += [_unread(entry) for entry in entries if entry.suffix == OTHER_SUFFIX]
     return [entry for entry in entries if entry.suffix == SUFFIX]
+
+
+def _unread(path: Path) -> Issue:
+    return Issue(shown(path), 0, (), f"wavelift does not read this file: rename it to '{path.stem}{SUFFIX}'")
 
 
 def _or_raise(value: T | None, issues: Iterable[Issue]) -> T:

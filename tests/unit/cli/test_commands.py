@@ -1,29 +1,20 @@
-"""The commands that act without Airflow: validate, init, the rights to grant; and the help of all of them."""
+"""The commands that act without Airflow: the rights to grant; and the help of all commands."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from wavelift.airflow.preload import LOCAL_SETTINGS
-from wavelift.base.settings import AIRFLOW
-from wavelift.cli.demo import dags_source
 from wavelift.cli.findings import print_findings
 from wavelift.cli.main import app
 from wavelift.rules.policies import Staging, bucket_policy, identity_policy, role_policy, trust_policy, vsphere_role
-from wavelift.specs import check_file, format_errors
 
 pytestmark = pytest.mark.unit
-DAGS: Final = dags_source()
 KEY: Final = "arn:aws:kms:eu-central-1:111122223333:key/k"
 ROLES: Final = "arn:aws:iam::111122223333:role"
 
@@ -54,35 +45,6 @@ def test_the_commands_of_the_issue_are_all_there() -> None:
         *("catalog import", "catalog list", "catalog clear"),
         *(f"connectors {verb}" for verb in ("register", "list", "check", "maintenance", "disassociate")),
     }
-
-
-def test_validate_accepts_the_demo_s_wave() -> None:
-    done = call("wave", "validate", str(DAGS / "waves" / "demo.yaml"))
-    assert (done.exit_code, done.stdout) == (0, "1 file valid\n")
-
-
-def test_validate_prints_what_the_dag_import_error_says(tmp_path: Path) -> None:
-    """The text is ``format_errors``'s, which ``wave_errors.py`` raises too: file, line and allowed values."""
-    wave = tmp_path / "waves" / "demo.yaml"
-    wave.parent.mkdir()
-    text = (DAGS / "waves" / "demo.yaml").read_text()
-    wave.write_text(text.replace("launch: running", "launch: maybe", 1).replace("retries: 3", "retrys: 3"))
-    environments = DAGS / "environments"
-
-    done = call("wave", "validate", str(wave), "--environments", str(environments))
-    assert done.exit_code == 1
-    assert done.stdout == format_errors(check_file(wave, environments)) + "\n"
-    line = next(number for number, words in enumerate(wave.read_text().splitlines(), 1) if "maybe" in words)
-    assert f"waves/demo.yaml:{line}: servers[0].launch: 'maybe'" in done.stdout
-    assert "allowed: none, running" in done.stdout
-    assert "retrys" in done.stdout
-
-
-def test_validate_of_a_file_that_is_not_there(tmp_path: Path) -> None:
-    done = call("wave", "validate", str(tmp_path / "waves" / "no.yaml"))
-    assert done.exit_code == 1
-    assert "no.yaml" in done.stdout
-    assert done.exception is None or isinstance(done.exception, SystemExit)
 
 
 @pytest.mark.parametrize(
@@ -155,88 +117,12 @@ def test_sms_12_vsphere_role_names_every_privilege_of_the_flows_that_exist() -> 
     assert "No access elsewhere" in table
 
 
-def test_init_makes_the_ledger_and_says_what_is_worth_setting(tmp_path: Path) -> None:
-    home = tmp_path / "fresh" / "airflow"
-    variables = {"AIRFLOW_HOME": str(home), "AIRFLOW__WAVELIFT__LEDGER_URL": ""}
-    first = call("init", **variables)
-    assert first.exit_code == 0, first.output
-    assert (home / "wavelift" / "wavelift.db").exists()
-    assert "ledger ready at" in first.stderr
-    assert "private" not in first.stderr, "made by wavelift: for its user only"
-    assert "set AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT=30" in first.stderr
-    for one in AIRFLOW:
-        assert (f"set {one.variable}={one.value}: otherwise {one.otherwise}" in first.stderr) == one.checked
-    settings = home / "config" / "airflow_local_settings.py"
-    assert f"copy {LOCAL_SETTINGS} to {settings}" in first.stderr
-
-    (home / "wavelift").chmod(0o755)
-    assert f"make {home / 'wavelift'} private (chmod 700)" in call("init", **variables).stderr
-    settings.parent.mkdir()
-    settings.write_text("SOMETHING = 'of their own'\n")
-    assert f"call wavelift.airflow.preload.preload() in {settings}" in call("init", **variables).stderr
-    settings.write_bytes(b"# Gr\xf6\xdfe; wavelift.airflow.preload is not called here\n")
-    assert f"call wavelift.airflow.preload.preload() in {settings}" in call("init", **variables).stderr
-    settings.unlink()
-    settings.mkdir()
-    assert f"copy {LOCAL_SETTINGS} to {settings}" in call("init", **variables).stderr
-    settings.rmdir()
-    settings.write_bytes(LOCAL_SETTINGS.read_bytes())
-    set_now = {**variables, "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30"}
-    again = call("init", **set_now)
-    assert again.exit_code == 0, again.output
-    assert "EXECUTION_API_TIMEOUT" not in again.stderr
-    assert "airflow_local_settings" not in again.stderr
-
-
-def init_under(home: Path, *settings: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own: Airflow reads its file once."""
-    home.mkdir()
-    (home / "airflow.cfg").write_text("\n".join(settings))
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-    return subprocess.run(
-        [sys.executable, "-c", "from wavelift.cli.main import app; app(['init'])"],
-        env={**variables, "AIRFLOW_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize("option", ["ledger_url = {}", "ledger_url_cmd = echo {}"])
-def test_init_prepares_the_ledger_that_airflow_cfg_names(tmp_path: Path, option: str) -> None:
-    """As tasks read it (``airflow.config``), not only from the environment."""
-    url, home = f"sqlite:///{tmp_path}/named.db", tmp_path / "airflow"
-    done = init_under(home, "[wavelift]", option.format(url), "[workers]", "execution_api_timeout = 30.0")
-    assert done.returncode == 0, done.stderr
-    assert f"ledger ready at {url}" in done.stderr
-    assert (tmp_path / "named.db").exists()
-    assert not (home / "wavelift" / "wavelift.db").exists()
-    assert "EXECUTION_API_TIMEOUT" not in done.stderr, "set in the file"
-    assert "set AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW=75" in done.stderr
-
-
-def test_init_tells_in_one_line_that_the_ledger_s_command_fails(tmp_path: Path) -> None:
-    done = init_under(tmp_path / "airflow", "[wavelift]", "ledger_url_cmd = ls /secret-place")
-    assert done.returncode == 1
-    assert "The command of [wavelift] ledger_url_cmd failed" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert "secret-place" not in done.stderr
-
-
-def test_init_with_a_ledger_out_of_reach_is_one_clear_message(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    done = call("init", AIRFLOW_HOME=str(tmp_path), AIRFLOW__WAVELIFT__LEDGER_URL=f"sqlite:///{tmp_path}/file/x.db")
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "File exists" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
 def test_demo_and_simulators_refuse_what_they_do_not_know() -> None:
     assert "flip" in call("demo", "--fault", "flop").stderr
     refused = call("simulators", "up", "--only", "hcx")
     assert refused.exit_code == 1
     assert "vcenter and aws" in refused.stderr
+    assert "leave out --only" in call("simulators", "up", "--only", "aws", "--write", "x").stderr
 
 
 def finding(subject: str, severity: str = "info", what: str = "the disk is an RDM") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from wavelift import __version__
 from wavelift.airflow.provider_info import CONFIG, VSPHERE_CHOICES
 from wavelift.base.settings import AIRFLOW, OPTIONS
 from wavelift.cli.main import app
@@ -82,6 +84,25 @@ def test_every_command_of_the_documents_exists() -> None:
         assert not group or (not words and line in named), f"{line}: {words} is no command"
         known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
         assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_the_installation_is_one_command_that_a_shell_reads() -> None:
+    """It was run by hand from an empty folder; tests/e2e/test_wheel.py runs its last command."""
+    [block] = [text for text in blocks("sh", README) if "requirements.lock" in text]
+    lines = block.splitlines()
+    assert all(line.endswith("&&") for line in lines[:-1]), "one command: it stops at the first failure"
+    assert subprocess.run(["bash", "-n"], input=block, text=True, check=False).returncode == 0
+    steps = (
+        *("AIRFLOW_HOME=", "python3 -m venv", "bin/activate", "-r scripts/build.lock", "uv build"),
+        # Without --no-deps, pip refuses the lock: 'celery[redis]' of a provider is not the pinned 'celery'.
+        *(
+            "pip install --no-deps --require-hashes -r requirements.lock",
+            f"dist/wavelift-{__version__}-py3-none-any.whl",
+        ),
+        *("python -m compileall", "wavelift init --dags"),
+    )
+    places = [block.index(step) for step in steps]
+    assert places == sorted(places)
 
 
 def test_every_make_target_of_the_documents_exists() -> None:

@@ -70,7 +70,7 @@ def site(tmp_path: Path) -> Site:
 @pytest.mark.parametrize(
     ("wave", "environment", "said"),
     [
-        (BROKEN, ENVIRONMENT, "waves/erp.yaml:1: not YAML"),
+        (BROKEN, ENVIRONMENT, "waves/erp.yaml:1: a second ': '"),
         (WAVE, ENVIRONMENT.replace("connection: vc1", "connection: vc2"), "waves/erp.yaml:3: source.connection: "),
         (WAVE, "", "environments/prod.yaml:1: the file is empty"),
     ],
@@ -105,7 +105,7 @@ def test_an_ended_run_that_is_cleared_begins_anew(site: Site, flow: str) -> None
     with site.ledger.write(waves.LOCK) as tx:
         waves.finish_wave_run(tx, ctx.run, WaveRunState.FAILED, clock=ctx.clock)
     site.write(BROKEN)
-    with pytest.raises(SpecError, match=r"waves/erp.yaml:1: not YAML"):
+    with pytest.raises(SpecError, match=r"waves/erp.yaml:1: a second ': '"):
         admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
     site.write()
     assert admit(site.ledger, RunRequest("erp", conf), site.load, ctx) == first
@@ -115,7 +115,7 @@ def test_an_ended_run_that_is_cleared_begins_anew(site: Site, flow: str) -> None
 @pytest.mark.parametrize(
     ("wave", "environment", "said"),
     [
-        (BROKEN, ENVIRONMENT, "waves/erp.yaml:1: not YAML"),
+        (BROKEN, ENVIRONMENT, "waves/erp.yaml:1: a second ': '"),
         (WAVE.replace("vc1", "vc2"), ENVIRONMENT.replace("vc1", "vc2"), "takes no servers of connection 'vc1'"),
         (
             WAVE.replace("subnet-aaaa0002", "subnet-bbbb0003"),
@@ -185,7 +185,7 @@ def test_no_task_of_an_ended_run_works_without_its_rights(
         task.work({})
     with site.ledger.write(waves.LOCK) as tx:
         waves.finish_wave_run(tx, ctx.run, WaveRunState.COMPLETED, clock=ctx.clock)
-    with pytest.raises(SpecError, match=r"waves/erp.yaml:1: not YAML"):
+    with pytest.raises(SpecError, match=r"waves/erp.yaml:1: a second ': '"):
         task.work({})
     site.write()
     with pytest.raises(_Reached):
@@ -204,7 +204,7 @@ def test_a_scheduled_run_of_broken_files_fails_and_the_next_one_replicates(site:
         request = RunRequest("erp", {}, source="schedule", scheduled_for=at)
         return replication.admit(site.ledger, request, site.load, ctx)
 
-    with pytest.raises(SpecError, match=r"waves/erp.yaml:1: not YAML"):
+    with pytest.raises(SpecError, match=r"waves/erp.yaml:1: a second ': '"):
         scheduled(0)
     known = within(site.ledger.read(), jobs.get, job.id)
     assert (known.state, known.failures) == (JobState.ACTIVE, 0)
@@ -224,5 +224,5 @@ def test_the_operator_and_the_console_read_the_present_files(site: Site, monkeyp
         site.write()
         assert load("erp").wave == "erp"
         site.write(BROKEN)
-        with pytest.raises(SpecError, match=r"waves/erp.yaml:1: not YAML"):
+        with pytest.raises(SpecError, match=r"waves/erp.yaml:1: a second ': '"):
             load("erp")

@@ -104,7 +104,7 @@ def test_admit_resolves_by_name(folders: Any) -> None:
 
 WAVE, ENVIRONMENT = "waves/erp.yaml", "environments/prod.yaml"
 NEWS: dict[str, tuple[str, tuple[str, str] | None, str]] = {
-    "wave broken": (WAVE, ("wave: erp", "wave: ["), "waves/erp.yaml:3: not YAML"),
+    "wave broken": (WAVE, ("wave: erp", "wave: ["), "waves/erp.yaml:1: the '[' is not closed"),
     "wave of another name": (WAVE, ("wave: erp", "wave: crm"), "waves/erp.yaml:1: wave: 'crm' must equal the file's"),
     "wave deleted": (WAVE, None, "waves/erp.yaml: can't be read: No such file"),
     "environment broken": (ENVIRONMENT, ("region: ", "regio: "), "environments/prod.yaml:1: region: is missing"),

@@ -54,6 +54,12 @@ warning  db01, web01: Hard disk 1 has snapshots
 """
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest-xdist sets COLUMNS for its workers."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def shown(capsys: pytest.CaptureFixture[str], report: dict[str, Any], **options: bool) -> str:
     print_report(report, **{"plan": False, "verbose": False, **options})
     return capsys.readouterr().out

@@ -148,9 +148,11 @@ class OpensAws:
         :param settings: ``verify`` and ``botocore_config``, as in the Amazon provider.
         """
         from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.rules.preflight_connections import contact
 
         hook = VmImportHook.of(aws_conn_id, region_name, **settings)
-        return hook.access(self._cancel, proven=not self.first_contact)
+        with contact(first=self.first_contact):
+            return hook.access(self._cancel, proven=not self.first_contact)
 
 
 class AwsSettings(Declared):

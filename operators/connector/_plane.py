@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from wavelift.operators._base import WaveliftOperator
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class OpensVcenter:
     """Of an operator or sensor near the vCenter: the one place where it is opened."""
 
-    first_contact: ClassVar[bool] = False
+    first_contact: bool = False
     """As in :class:`~wavelift.operators._base.OpensAws`: no earlier task of the run has met the vCenter."""
 
     def vcenter(self, vsphere_conn_id: str) -> AbstractContextManager[VsphereSession]:

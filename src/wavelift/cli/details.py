@@ -53,9 +53,11 @@ def _migration(row: MigrationDetails, times: Times) -> Pairs:
 
 def _next(row: MigrationDetails) -> str:
     if row.state is MigrationState.FAILED:
+        # One that never began has no index in the ledger, but a task of its name.
+        task = f"{CONTINUE_FROM} (map index {row.map_index})" if row.map_index >= 0 else f"the server's {CONTINUE_FROM}"
         return (
-            f"correct what the error says, then clear {CONTINUE_FROM} (map index {row.map_index}) of that DAG run to "
-            f"go on, or trigger {row.dag_id} for this server again"
+            f"correct what the error says, then clear {task} of that DAG run to go on, or trigger {row.dag_id} for "
+            "this server again"
         )
     if row.state is MigrationState.COMPLETED:
         if not row.instance_id:

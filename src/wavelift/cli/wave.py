@@ -127,10 +127,12 @@ def await_wave(api: ApiClient, name: str) -> None:
 
     :raises ApiError: the file is not valid, or it takes much longer than Airflow needs.
     """
-    status, answer = api.request("GET", path_of("wavelift", "waves", name))
-    if status != 200:  # an older server, or no right to read the wave
-        raise ApiError(no_wave(name))
-    file = WaveFile.model_validate(answer)
+    try:
+        file = WaveFile.model_validate(api.call("GET", path_of("wavelift", "waves", name)))
+    except ApiError as error:
+        if error.unknown:  # an older server, or no right to read the wave
+            raise ApiError(no_wave(name)) from error
+        raise
     if file.problem:
         raise ApiError(no_wave(name, file.problem))
     until = time.monotonic() + LOADS * file.within_s + PARSE_SECONDS

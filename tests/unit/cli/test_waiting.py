@@ -22,6 +22,7 @@ from wavelift.base.tries import FAILURE_KEY
 from wavelift.cli import connect, wave
 from wavelift.cli.watch import GONE_SECONDS, INTERRUPTED, OUTAGE_SECONDS, Waiting, wait
 from wavelift.console.answers import RunStarted
+from wavelift.rules.conf import MigrateConf
 
 pytestmark = pytest.mark.unit
 
@@ -46,6 +47,8 @@ class Airflow:
         self.scheduler = "healthy"
         self.unpaused: list[str] = []
         self.file: dict[str, Any] | None = None
+        self.refuses: tuple[int, Any] | None = None
+        """Its answer to everything."""
         self.again = False
         """The next question after the run's state belongs to the same look: nothing is under way."""
 
@@ -57,7 +60,7 @@ class Airflow:
             self.again = False
         if self.away:
             raise self.away
-        status, answer = self._answer(method, path, parse_qs(urlsplit(url).query))
+        status, answer = self.refuses or self._answer(method, path, parse_qs(urlsplit(url).query))
         return urllib3.HTTPResponse(json.dumps(answer).encode(), {}, status)
 
     def _answer(self, method: str, path: str, asked: dict[str, list[str]]) -> tuple[int, Any]:
@@ -353,3 +356,13 @@ def test_a_wave_that_airflow_does_not_know_is_told_at_once_with_its_file(stand: 
     with pytest.raises(ApiError, match=r"^No wave shop: Airflow has no DAG shop\.migrate\. ") as told:
         wave.await_wave(client, "shop")
     assert words in str(told.value)
+
+
+def test_a_login_that_does_not_count_is_not_told_as_a_wave_without_a_dag(stand: Stand) -> None:
+    client, airflow = stand.api()
+    airflow.refuses = (401, {"detail": "Token Expired"})
+    with pytest.raises(ApiError, match="^not logged in: "):
+        wave.report_of(client, "shop", MigrateConf(mode="plan"))
+    airflow.refuses = (503, {"detail": "starting"})
+    with pytest.raises(ApiError, match="^starting$"):
+        wave.await_wave(client, "shop")

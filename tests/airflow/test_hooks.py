@@ -526,7 +526,7 @@ class BeginningAws(OpensAws):
 def test_a_connection_that_was_there_before_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch, said: Exception
 ) -> None:
-    """Airflow says that it has none also while its api-server is away. A snapshot would stay, its removal not retried."""
+    """Airflow says that it has none also while its api-server is away: no snapshot may stay for that."""
 
     def away(_hook: Any, _conn_id: str) -> Connection:
         raise said

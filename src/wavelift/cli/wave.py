@@ -81,9 +81,7 @@ def print_changes(done: WaveApplied) -> None:
     for clash in done.clashes:
         say(f"{clash.server} is left alone: {clash.what}. {clash.do}")
     if done.dag_paused is None:
-        say(
-            f"Airflow has no DAG {done.dag_id} yet: until it has read the file, nothing runs, and its jobs are not listed"
-        )
+        say(f"Airflow has no DAG {done.dag_id} yet. Until it has read the file, nothing runs and no job is listed")
     elif done.dag_paused:
         say(paused_words(done.dag_id, f"wavelift wave apply {done.wave} --unpause"))
     if not done.changes:

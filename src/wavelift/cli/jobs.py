@@ -32,7 +32,10 @@ from wavelift.rules.flows import REPLICATE
 from wavelift.rules.replication import JobState
 
 app = typer.Typer(no_args_is_help=True)
-FIRST: Final = "`wavelift wave apply WAVE` makes those of a wave whose file has a `replication:` section"
+FIRST: Final = (
+    "`wavelift wave apply WAVE` makes those of a wave whose file has a `replication:` section. Jobs are listed "
+    "as soon as Airflow has read that section, and to users who may read the DAG"
+)
 NO_RUNS: Final = (
     "The first one begins at the job's next time (`wavelift jobs show`); `wavelift replicate WAVE` asks now"
 )

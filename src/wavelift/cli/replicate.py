@@ -99,7 +99,7 @@ class RunsWatch:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self._waiting = Waiting(self.api, self.dag_id, self.run_id, clock=self.clock)
+        self._waiting = Waiting(self.api, self.dag_id, self.run_id, clock=self.clock, servers_shown=True)
         self._last: dict[str, Row] = {}
         """The last step of each server: between two steps it stays shown."""
 

@@ -43,9 +43,13 @@ def apply(
     """Make and change a wave's replication jobs as its file says; shows the drift. Nothing is ever deleted."""
     api = client()
     answer = api.call("POST", path_of("wavelift", "waves", name, "apply"), {"dry_run": dry_run})
-    if awake and not dry_run and answer["dag_paused"]:
-        unpause(api, answer["dag_id"])
-        answer["dag_paused"] = False
+    if awake and not dry_run:
+        if answer["dag_paused"] is None and any(change["kind"] != "missing" for change in answer["changes"]):
+            await_wave(api, name, answer["dag_id"])
+            answer["dag_paused"] = api.is_paused(answer["dag_id"])
+        if answer["dag_paused"]:
+            unpause(api, answer["dag_id"])
+            answer["dag_paused"] = False
     if as_json:
         print_json(answer)
         return
@@ -77,7 +81,7 @@ def print_changes(done: WaveApplied) -> None:
     for clash in done.clashes:
         say(f"{clash.server} is left alone: {clash.what}. {clash.do}")
     if done.dag_paused is None:
-        say(f"Airflow has no DAG {done.dag_id} yet, so nothing runs")
+        say(f"Airflow has no DAG {done.dag_id} yet. Until it has read the file, nothing runs and no job is listed")
     elif done.dag_paused:
         say(paused_words(done.dag_id, f"wavelift wave apply {done.wave} --unpause"))
     if not done.changes:
@@ -113,7 +117,7 @@ def report_of(api: ApiClient, name: str, conf: MigrateConf) -> tuple[dict[str, A
     """Trigger ``<wave>.migrate`` with ``conf`` and wait for its end; the pre-flight report, and the run."""
     dag_id = MIGRATE.dag_id(name)
     if api.is_paused(dag_id) is None:
-        await_wave(api, name)
+        await_wave(api, name, dag_id)
     wake(api, dag_id, no_wave(name))
     run = ended(api, RunStarted(dag_id=dag_id, dag_run_id=api.trigger(dag_id, conf.given())))
     report = run.xcom(PREFLIGHT, "report")
@@ -122,8 +126,8 @@ def report_of(api: ApiClient, name: str, conf: MigrateConf) -> tuple[dict[str, A
     return dict(report), run
 
 
-def await_wave(api: ApiClient, name: str) -> None:
-    """Wait until Airflow has loaded a wave, if its file is there and valid.
+def await_wave(api: ApiClient, name: str, dag_id: str) -> None:
+    """Wait until Airflow has a DAG of a wave, if the wave's file is there and valid.
 
     :raises ApiError: the file is not valid, or it takes much longer than Airflow needs.
     """
@@ -131,16 +135,16 @@ def await_wave(api: ApiClient, name: str) -> None:
         file = WaveFile.model_validate(api.call("GET", path_of("wavelift", "waves", name)))
     except ApiError as error:
         if error.unknown:  # an older server, or no right to read the wave
-            raise ApiError(no_wave(name)) from error
+            raise ApiError(no_wave(name, dag_id=dag_id)) from error
         raise
     if file.problem:
-        raise ApiError(no_wave(name, file.problem))
+        raise ApiError(no_wave(name, file.problem, dag_id=dag_id))
     until = time.monotonic() + LOADS * file.within_s + PARSE_SECONDS
     with told(Console(stderr=True)) as show:
-        while api.is_paused(file.dag_id) is None:
+        while api.is_paused(dag_id) is None:
             show([f"The file of {name} is valid; Airflow has not loaded it yet, it does so every {file.within_s} s"])
             if time.monotonic() > until:
-                raise ApiError(no_wave(name, NOT_LOADED))
+                raise ApiError(no_wave(name, NOT_LOADED, dag_id=dag_id))
             time.sleep(1)
 
 
@@ -153,10 +157,10 @@ NOT_LOADED: Final = (
 )
 
 
-def no_wave(name: str, why: str = "") -> str:
-    """What to say of a wave that Airflow does not know."""
+def no_wave(name: str, why: str = "", *, dag_id: str = "") -> str:
+    """What to say of a wave whose DAG, by default the one of migrations, Airflow does not know."""
     why = why or (
         "Airflow reads a new file within some minutes (30 s with its own settings); check it with "
         "`wavelift wave validate FILE`, and look at the import errors in the web UI"
     )
-    return f"No wave {name}: Airflow has no DAG {MIGRATE.dag_id(name)}. {why}"
+    return f"No wave {name}: Airflow has no DAG {dag_id or MIGRATE.dag_id(name)}. {why}"

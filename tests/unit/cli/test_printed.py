@@ -339,8 +339,15 @@ def test_inv_1_the_proof_is_named_by_how_far_it_goes(verified: dict[str, Any] | 
 
 
 def test_a_migration_that_never_began_names_no_index_of_its_task(capsys: pytest.CaptureFixture[str]) -> None:
-    never = {"id": "mig-1", "state": "failed", "server_id": None, "map_index": -1, "error": "dc1 is in maintenance"}
+    never = {
+        "id": "mig-1",
+        "server": "web01",
+        "state": "failed",
+        "server_id": None,
+        "map_index": -1,
+        "error": "dc1 is in maintenance",
+    }
     print_migration(MigrationDetails.model_validate(details(**never)))
     told = " ".join(capsys.readouterr().out.split())
-    assert "clear the server's server.reserve of that DAG run" in told
+    assert "clear the server.reserve of web01 in that DAG run" in told
     assert "map index" not in told

@@ -43,10 +43,12 @@ class Airflow:
         self.paused: bool | None = False
         self.tasks: list[dict[str, Any]] = []
         self.left: dict[str, Any] = {}
+        self.found: Any = None
         self.away: Exception | None = None
         self.scheduler = "healthy"
         self.unpaused: list[str] = []
         self.file: dict[str, Any] | None = None
+        self.applied: dict[str, Any] = {}
         self.refuses: tuple[int, Any] | None = None
         """Its answer to everything."""
         self.again = False
@@ -70,6 +72,8 @@ class Airflow:
             return 200, {"task_instances": self.tasks, "total_entries": len(self.tasks)}
         if path.endswith(f"/xcomEntries/{FAILURE_KEY}"):
             return (200, {"value": json.dumps(self.left)}) if self.left else (404, {})
+        if path.endswith("/xcomEntries/return_value"):
+            return (200, {"value": json.dumps(self.found)}) if self.found is not None else (404, {})
         if path.endswith(f"/dagRuns/{RUN}"):
             return (200, {"state": self.run}) if self.run else (404, {"detail": "no such run"})
         if path.endswith("/dagRuns"):
@@ -81,6 +85,8 @@ class Airflow:
             elif self.paused is None:
                 next(self.steps, lambda _: None)(self)
             return (404, {}) if self.paused is None else (200, {"is_paused": self.paused})
+        if path == "/wavelift/waves/shop/apply":
+            return 200, self.applied
         if path == "/wavelift/waves/shop":
             return (200, self.file) if self.file else (403, {"detail": "You may not read shop.migrate"})
         assert path == "/api/v2/monitor/health", path
@@ -329,17 +335,59 @@ def test_a_valid_file_is_waited_for_until_airflow_has_loaded_it(
 ) -> None:
     client, airflow = stand.api(after(10), after(10), after(10, change(paused=True)))
     airflow.paused, airflow.file = None, FILE
-    wave.await_wave(client, "shop")
+    wave.await_wave(client, "shop", DAG)
     assert capsys.readouterr().err == (
         "The file of shop is valid; Airflow has not loaded it yet, it does so every 30 s\n"
     )
+
+
+def test_apply_unpauses_a_dag_that_airflow_loads_only_now(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The replication was added to the file a moment ago."""
+    change_ = {"server": "web01", "job_id": "job-1", "kind": "create", "fields": {}}
+    applied = {"wave": "shop", "dry_run": False, "changes": [change_], "unbound": [], "clashes": []}
+    client, airflow = stand.api(after(10), after(10, change(paused=True)))
+    airflow.paused, airflow.file = None, FILE
+    airflow.applied = {**applied, "dag_id": DAG, "dag_paused": None}
+    monkeypatch.setattr(wave, "client", lambda: client)
+    wave.apply("shop", awake=True)
+    assert airflow.unpaused == [DAG]
+    said = capsys.readouterr()
+    assert (
+        "Airflow has not loaded it yet, it does so every 30 s\nshop.migrate was paused; it is unpaused now" in said.err
+    )
+    assert "is paused" not in said.out
+    assert "nothing runs" not in said.out
+
+
+def test_tasks_of_servers_that_a_table_shows_are_told_only_when_they_wait_for_long(stand: Stand) -> None:
+    client, airflow = stand.api(*(after(0) for _ in range(9)))
+    now = {"map_index": 1, "queue": "dc1", "try_number": 1}
+    airflow.tasks = [{"task_id": "server.record", "state": "queued", **now}]
+    airflow.found = [{"name": "web01"}, {"name": "db01"}]
+    waiting = Waiting(client, DAG, RUN, clock=lambda: airflow.now, servers_shown=True)
+    assert waiting.lines() == []
+    airflow.now += 31
+    [line] = waiting.lines()
+    assert line.startswith("server.record of db01 waits for a worker of the queue dc1 (30 s)")
+    airflow.tasks = [{"task_id": "report", "state": "running", **now, "map_index": -1}]
+    assert waiting.lines() == ["report: running"]
+
+
+@pytest.mark.parametrize("found", [None, "x", [1], [{"name": "web01"}], {"name": "web01"}])
+def test_a_server_that_nothing_names_is_told_by_its_place(stand: Stand, found: Any) -> None:
+    client, airflow = stand.api(after(0))
+    airflow.tasks = [{"task_id": "server.record", "state": "running", "map_index": 1, "queue": "dc1", "try_number": 1}]
+    airflow.found = found
+    assert Waiting(client, DAG, RUN, clock=lambda: airflow.now).lines() == ["server.record of 1: running"]
 
 
 def test_a_file_that_airflow_never_loads_is_not_waited_for_for_ever(stand: Stand) -> None:
     client, airflow = stand.api(*(after(30) for _ in range(9)))
     airflow.paused, airflow.file = None, FILE
     with pytest.raises(ApiError, match=r"No wave shop: .*import errors .* DAG processor"):
-        wave.await_wave(client, "shop")
+        wave.await_wave(client, "shop", DAG)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +402,7 @@ def test_a_wave_that_airflow_does_not_know_is_told_at_once_with_its_file(stand: 
     client, airflow = stand.api()
     airflow.paused, airflow.file = None, file
     with pytest.raises(ApiError, match=r"^No wave shop: Airflow has no DAG shop\.migrate\. ") as told:
-        wave.await_wave(client, "shop")
+        wave.await_wave(client, "shop", DAG)
     assert words in str(told.value)
 
 
@@ -365,4 +413,4 @@ def test_a_login_that_does_not_count_is_not_told_as_a_wave_without_a_dag(stand: 
         wave.report_of(client, "shop", MigrateConf(mode="plan"))
     airflow.refuses = (503, {"detail": "starting"})
     with pytest.raises(ApiError, match="starting"):
-        wave.await_wave(client, "shop")
+        wave.await_wave(client, "shop", DAG)

@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
-from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, unpause, wake
+from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, fail, unpause, wake
 from wavelift.cli.findings import print_report
 from wavelift.cli.output import Times, add_row, print_json, say, show, table
 from wavelift.cli.watch import paused_words, told
 from wavelift.console.answers import RunStarted, WaveApplied, WaveFile
 from wavelift.rules.conf import MigrateConf, MigrateMode
-from wavelift.rules.flows import MIGRATE, PREFLIGHT
+from wavelift.rules.flows import MIGRATE, PREFLIGHT, REPORT
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -109,8 +109,10 @@ def run_mode(name: str, mode: MigrateMode, servers: list[str] | None, *, verbose
         print_json(report)
     else:
         print_report(report, plan=mode == "plan", verbose=verbose)
-    if run.state != "success" or any(finding["severity"] == "error" for finding in report.get("findings", [])):
+    if any(finding["severity"] == "error" for finding in report.get("findings", [])):
         raise typer.Exit(1)
+    if run.state != "success":  # the last line above says that all is ready
+        fail(run.why_failed(REPORT))
 
 
 def report_of(api: ApiClient, name: str, conf: MigrateConf) -> tuple[dict[str, Any], EndedRun]:

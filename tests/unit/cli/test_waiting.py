@@ -48,7 +48,8 @@ class Airflow:
         self.scheduler = "healthy"
         self.unpaused: list[str] = []
         self.file: dict[str, Any] | None = None
-        self.applied: dict[str, Any] = {}
+        self.answers: dict[str, tuple[int, Any]] = {}
+        """Of further paths."""
         self.refuses: tuple[int, Any] | None = None
         """Its answer to everything."""
         self.again = False
@@ -62,7 +63,9 @@ class Airflow:
             self.again = False
         if self.away:
             raise self.away
-        status, answer = self.refuses or self._answer(method, path, parse_qs(urlsplit(url).query))
+        status, answer = (
+            self.refuses or self.answers.get(path) or self._answer(method, path, parse_qs(urlsplit(url).query))
+        )
         return urllib3.HTTPResponse(json.dumps(answer).encode(), {}, status)
 
     def _answer(self, method: str, path: str, asked: dict[str, list[str]]) -> tuple[int, Any]:
@@ -85,8 +88,6 @@ class Airflow:
             elif self.paused is None:
                 next(self.steps, lambda _: None)(self)
             return (404, {}) if self.paused is None else (200, {"is_paused": self.paused})
-        if path == "/wavelift/waves/shop/apply":
-            return 200, self.applied
         if path == "/wavelift/waves/shop":
             return (200, self.file) if self.file else (403, {"detail": "You may not read shop.migrate"})
         assert path == "/api/v2/monitor/health", path
@@ -349,7 +350,7 @@ def test_apply_unpauses_a_dag_that_airflow_loads_only_now(
     applied = {"wave": "shop", "dry_run": False, "changes": [change_], "unbound": [], "clashes": []}
     client, airflow = stand.api(after(10), after(10, change(paused=True)))
     airflow.paused, airflow.file = None, FILE
-    airflow.applied = {**applied, "dag_id": DAG, "dag_paused": None}
+    airflow.answers["/wavelift/waves/shop/apply"] = 200, {**applied, "dag_id": DAG, "dag_paused": None}
     monkeypatch.setattr(wave, "client", lambda: client)
     wave.apply("shop", awake=True)
     assert airflow.unpaused == [DAG]
@@ -414,3 +415,18 @@ def test_a_login_that_does_not_count_is_not_told_as_a_wave_without_a_dag(stand: 
     airflow.refuses = (503, {"detail": "starting"})
     with pytest.raises(ApiError, match="starting"):
         wave.await_wave(client, "shop", DAG)
+
+
+def test_a_plan_whose_run_failed_otherwise_says_why(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pre-flight found nothing wrong: without this, the last words were "ready"."""
+    client, airflow = stand.api()
+    airflow.left = {"what": "the ledger does not answer"}
+    ended = connect.EndedRun(client, DAG, RUN, "failed")
+    monkeypatch.setattr(wave, "report_of", lambda *_: ({"wave": "shop", "servers": [{"name": "web01"}]}, ended))
+    monkeypatch.setattr(wave, "client", lambda: client)
+    with pytest.raises(typer.Exit) as left:
+        wave.run_mode("shop", "preflight", None, verbose=False, as_json=False)
+    assert left.value.exit_code == 1
+    assert capsys.readouterr().err == f"run {RUN} of {DAG} ended as failed: the ledger does not answer\n"

@@ -140,6 +140,11 @@ class ApiClient:
                 return None
             raise
 
+    def held_runs(self, dag_id: str) -> int:
+        """How many runs of a paused DAG go on when it is unpaused."""
+        asked = urlencode({"state": ["queued", "running"], "limit": 1}, doseq=True)
+        return int(self.call("GET", f"{dag_path(dag_id)}/dagRuns?{asked}")["total_entries"])
+
     def unpause(self, dag_id: str) -> None:
         self.call("PATCH", dag_path(dag_id), {"is_paused": False})
 

@@ -48,6 +48,8 @@ class Airflow:
         self.scheduler = "healthy"
         self.unpaused: list[str] = []
         self.file: dict[str, Any] | None = None
+        self.held = 0
+        """Runs of the DAG that have not ended."""
         self.answers: dict[str, tuple[int, Any]] = {}
         """Of further paths."""
         self.refuses: tuple[int, Any] | None = None
@@ -80,7 +82,7 @@ class Airflow:
         if path.endswith(f"/dagRuns/{RUN}"):
             return (200, {"state": self.run}) if self.run else (404, {"detail": "no such run"})
         if path.endswith("/dagRuns"):
-            return 200, {"dag_run_id": RUN}
+            return 200, {"dag_run_id": RUN, "total_entries": self.held}
         if path == f"/api/v2/dags/{DAG}":
             if method == "PATCH":
                 self.paused = False
@@ -430,3 +432,26 @@ def test_a_plan_whose_run_failed_otherwise_says_why(
         wave.run_mode("shop", "preflight", None, verbose=False, as_json=False)
     assert left.value.exit_code == 1
     assert capsys.readouterr().err == f"run {RUN} of {DAG} ended as failed: the ledger does not answer\n"
+
+
+def test_a_plan_lets_no_run_go_on_that_a_paused_dag_holds(stand: Stand, capsys: pytest.CaptureFixture[str]) -> None:
+    client, airflow = stand.api()
+    airflow.paused, airflow.held = True, 1
+    with pytest.raises(ApiError, match=r"shop\.migrate is paused; 1 run of it waits and would go on .* web UI"):
+        wave.report_of(client, "shop", MigrateConf(mode="plan"))
+    assert airflow.unpaused == []
+    connect.wake(client, DAG, "no such DAG", asked=True)
+    assert airflow.unpaused == [DAG], "the user asked for it"
+    assert "it is unpaused now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("held", "unpaused"), [(0, [DAG]), (1, [DAG]), (2, []), (9, [])])
+def test_a_command_whose_run_is_not_the_only_one_waits_for_a_person(
+    stand: Stand, capsys: pytest.CaptureFixture[str], held: int, unpaused: list[str]
+) -> None:
+    client, airflow = stand.api(ends("success"))
+    airflow.paused, airflow.held = True, held
+    airflow.answers["/wavelift/cleanup"] = 200, {"dag_id": DAG, "dag_run_id": RUN, "dag_paused": True}
+    assert connect.run_by(client, "/wavelift/cleanup", {}).state == "success"
+    assert airflow.unpaused == unpaused
+    assert ("would go on if it were unpaused" in capsys.readouterr().err) is (not unpaused)

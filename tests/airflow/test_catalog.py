@@ -35,7 +35,7 @@ def cli(world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     def call(*words: str, code: int = 0) -> str:
         done = CliRunner().invoke(app, list(words))
         assert done.exit_code == code, done.output
-        return str(done.output)
+        return str(done.output if code else done.stdout)  # what it waits for is on standard error
 
     return call
 

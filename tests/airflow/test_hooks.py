@@ -17,6 +17,7 @@ from wavelift.adapters.vsphere.session import tls_context
 from wavelift.airflow.hooks.vm_import import VmImportHook
 from wavelift.airflow.hooks.vsphere import VsphereHook, config_of
 from wavelift.base.errors import LoginError, NoConnectionError, SpecError, UnreachableError, WaveliftError
+from wavelift.operators._base import OpensAws
 from wavelift.operators.connector._plane import OpensVcenter
 
 pytestmark = pytest.mark.airflow
@@ -507,3 +508,37 @@ def test_a_name_that_does_not_exist_is_wrong_on_the_first_contact_and_an_outage_
     with pytest.raises(UnreachableError) as silent:
         Beginning().vcenter("vc")
     assert silent.value.retryable, "the DNS server was silent: nobody said that the name is wrong"
+
+
+class OpeningAws(OpensAws):
+    """An operator that reaches AWS after pre-flight has reached it."""
+
+
+class BeginningAws(OpensAws):
+    """The first task of a run that reaches it."""
+
+    first_contact = True
+
+
+@pytest.mark.parametrize(
+    "said", [AirflowNotFoundException("not defined"), AirflowSecretsBackendAccessDenied("Access denied")]
+)
+def test_a_connection_that_was_there_before_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, said: Exception
+) -> None:
+    """Airflow says that it has none also while its api-server is away: no snapshot may stay for that."""
+
+    def away(_hook: Any, _conn_id: str) -> Connection:
+        raise said
+
+    monkeypatch.setattr(VsphereHook, "get_connection", away)
+    monkeypatch.setattr(VmImportHook, "get_connection", away)
+    for first in (lambda: Beginning().vcenter("vc"), lambda: BeginningAws().aws("near", "eu-west-1")):
+        with pytest.raises(SpecError):
+            first()
+    for later in (lambda: Opening().vcenter("vc"), lambda: OpeningAws().aws("near", "eu-west-1")):
+        with pytest.raises(UnreachableError) as told:
+            later()
+        assert told.value.retryable
+        assert "api-server" in told.value.next_step
+        assert "Admin → Connections" in told.value.next_step, "it may be gone all the same"

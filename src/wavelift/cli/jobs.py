@@ -239,7 +239,7 @@ def verify(what: str, *, unpause: bool) -> None:
     thing = ("runs", what) if what.startswith(REPLICATE.prefix) else ("jobs", _id_of(api, what))
     if unpause:
         dag_id = str(api.call("GET", path_of("wavelift", *thing))["dag_id"])
-        wake(api, dag_id, f"Airflow has no DAG {dag_id}")
+        wake(api, dag_id, f"Airflow has no DAG {dag_id}", asked=True)
     started = VerifyStarted.model_validate(api.call("POST", path_of("wavelift", *thing, "verify")))
     results = ended(api, started, timeout=VERIFY_SECONDS).result(REPLICATE.first_step("verify"))
     for run, result in zip(started.runs, results, strict=True):

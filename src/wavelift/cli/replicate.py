@@ -35,7 +35,7 @@ def replicate(wave: str, servers: list[str] | None, *, follow: bool, unpause: bo
     api = client()
     if unpause:
         dag_id = REPLICATE.dag_id(wave)
-        wake(api, dag_id, f"No wave {wave} that replicates: Airflow has no DAG {dag_id}")
+        wake(api, dag_id, f"No wave {wave} that replicates: Airflow has no DAG {dag_id}", asked=True)
     answer = _request(api, wave, servers, as_json=as_json)
     run = ReplicationStarted.model_validate(answer)
     names = ", ".join(row.server for row in run.runs)

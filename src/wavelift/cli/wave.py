@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
-from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, unpause, wake
+from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, fail, unpause, wake
 from wavelift.cli.findings import print_report
 from wavelift.cli.output import Times, add_row, print_json, say, show, table
 from wavelift.cli.watch import paused_words, told
 from wavelift.console.answers import RunStarted, WaveApplied, WaveFile
 from wavelift.rules.conf import MigrateConf, MigrateMode
-from wavelift.rules.flows import MIGRATE, PREFLIGHT
+from wavelift.rules.flows import MIGRATE, PREFLIGHT, REPORT
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -46,7 +46,7 @@ def apply(
     if awake and not dry_run:
         if answer["dag_paused"] is None and any(change["kind"] != "missing" for change in answer["changes"]):
             await_wave(api, name, answer["dag_id"])
-            answer["dag_paused"] = True
+            answer["dag_paused"] = api.is_paused(answer["dag_id"])
         if answer["dag_paused"]:
             unpause(api, answer["dag_id"])
             answer["dag_paused"] = False
@@ -109,8 +109,10 @@ def run_mode(name: str, mode: MigrateMode, servers: list[str] | None, *, verbose
         print_json(report)
     else:
         print_report(report, plan=mode == "plan", verbose=verbose)
-    if run.state != "success" or any(finding["severity"] == "error" for finding in report.get("findings", [])):
+    if any(finding["severity"] == "error" for finding in report.get("findings", [])):
         raise typer.Exit(1)
+    if run.state != "success":  # the last line above says that all is ready
+        fail(run.why_failed(REPORT))
 
 
 def report_of(api: ApiClient, name: str, conf: MigrateConf) -> tuple[dict[str, Any], EndedRun]:
@@ -131,10 +133,12 @@ def await_wave(api: ApiClient, name: str, dag_id: str) -> None:
 
     :raises ApiError: the file is not valid, or it takes much longer than Airflow needs.
     """
-    status, answer = api.request("GET", path_of("wavelift", "waves", name))
-    if status != 200:  # an older server, or no right to read the wave
-        raise ApiError(no_wave(name, dag_id=dag_id))
-    file = WaveFile.model_validate(answer)
+    try:
+        file = WaveFile.model_validate(api.call("GET", path_of("wavelift", "waves", name)))
+    except ApiError as error:
+        if error.unknown:  # an older server, or no right to read the wave
+            raise ApiError(no_wave(name, dag_id=dag_id)) from error
+        raise
     if file.problem:
         raise ApiError(no_wave(name, file.problem, dag_id=dag_id))
     until = time.monotonic() + LOADS * file.within_s + PARSE_SECONDS

@@ -33,7 +33,7 @@ class Specs:
         try:
             self.wave(name)
         except SpecError as error:
-            if not (config.waves_folder() / f"{name}{SUFFIX}").is_file():
+            if name not in {file.stem for file in config.waves_folder().glob(f"*{SUFFIX}")}:
                 return f"There is no file {name}{SUFFIX} in the folder of the waves"
             return str(error)
         return ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSecretsBackendAccessDenied
 
-from wavelift.base.errors import NoConnectionError, SpecError
+from wavelift.base.errors import DeniedConnectionError, NoConnectionError, SpecError
 from wavelift.rules.fields import CONNECTION_PATTERN
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def connection_of(hook: NamedHook, conn_id: str) -> Connection:
             next_step=f"Make it under {PLACE} (type {hook.hook_name}), or name another one in the spec",
         ) from error
     except AirflowSecretsBackendAccessDenied as error:
-        raise SpecError(
+        raise DeniedConnectionError(
             f"Airflow refuses the connection {conn_id!r} to this task",
             next_step=f"Give it to the team of this DAG under {PLACE}, or name another one in the spec",
         ) from error

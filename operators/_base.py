@@ -148,9 +148,14 @@ class OpensAws:
         :param settings: ``verify`` and ``botocore_config``, as in the Amazon provider.
         """
         from wavelift.airflow.hooks.vm_import import VmImportHook
+        from wavelift.base.errors import NoConnectionError
+        from wavelift.rules.preflight_connections import on_later_contact
 
         hook = VmImportHook.of(aws_conn_id, region_name, **settings)
-        return hook.access(self._cancel, proven=not self.first_contact)
+        try:
+            return hook.access(self._cancel, proven=not self.first_contact)
+        except NoConnectionError as error:
+            raise (error if self.first_contact else on_later_contact(error)) from error
 
 
 class AwsSettings(Declared):

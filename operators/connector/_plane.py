@@ -21,13 +21,13 @@ class OpensVcenter:
     def vcenter(self, vsphere_conn_id: str) -> AbstractContextManager[VsphereSession]:
         """A session with the vCenter of a connection; logs out at the end of the ``with`` block."""
         from wavelift.airflow.hooks.vsphere import VsphereHook
-        from wavelift.base.errors import UnknownNameError
-        from wavelift.rules.preflight_connections import on_first_contact
+        from wavelift.base.errors import NoConnectionError, UnknownNameError
+        from wavelift.rules.preflight_connections import on_first_contact, on_later_contact
 
         try:
             return VsphereHook(vsphere_conn_id).session()
-        except UnknownNameError as error:
-            raise (on_first_contact(error) if self.first_contact else error) from error
+        except (NoConnectionError, UnknownNameError) as error:
+            raise (on_first_contact if self.first_contact else on_later_contact)(error) from error
 
 
 class ConnectorOperator(OpensVcenter, WaveliftOperator):

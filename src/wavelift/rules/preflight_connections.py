@@ -72,6 +72,18 @@ def on_first_contact(error: WaveliftError) -> WaveliftError:
     )
 
 
+def on_later_contact(error: WaveliftError) -> WaveliftError:
+    """``error`` of a later call: the connection was there. It is away with its secrets backend, of whose outage Airflow
+    says the same, or it was deleted, and can be made again. The tries that are left wait for it."""
+    if not isinstance(error, NoConnectionError):
+        return error
+    return UnreachableError(
+        error.what,
+        next_step="Make it again under Admin → Connections if it was deleted; else look at Airflow's secrets backend",
+        **error.where,
+    )
+
+
 def in_region(error: WaveliftError, region: str) -> WaveliftError:
     """``error`` of the first call to AWS: if AWS has no such region, no endpoint of it will ever answer.
 

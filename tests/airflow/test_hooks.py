@@ -20,6 +20,7 @@ from airflow.sdk.execution_time.comms import ConnectionResult, ErrorResponse
 from botocore.httpsession import URLLib3Session
 
 from wavelift.adapters.aws.connections import tls_context as aws_tls_context
+from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.vsphere.session import tls_context
 from wavelift.airflow.hooks.vm_import import VmImportHook
 from wavelift.airflow.hooks.vsphere import VsphereHook, config_of
@@ -588,3 +589,22 @@ def test_a_name_that_does_not_exist_is_wrong_on_the_first_contact_and_an_outage_
     with pytest.raises(UnreachableError) as silent:
         Beginning().vcenter("vc")
     assert silent.value.retryable, "the DNS server was silent: nobody said that the name is wrong"
+
+
+@pytest.mark.parametrize("host", ["ana:geheim@vc.example", "https://ana:geheim@vc.example", "a:ge/heim@vc.example"])
+def test_a_login_in_the_host_is_not_told(host: str) -> None:
+    """It went into logs, XCom and the report: Airflow hides only what stands in the field of the password."""
+    connection = _vsphere()
+    connection.host = host
+    with pytest.raises(SpecError, match=r"'\*\*\*@vc\.example'") as told:
+        config_of(connection, "vc")
+    assert "heim" not in str(told.value)
+
+
+def test_a_login_in_an_endpoint_is_not_told() -> None:
+    for endpoint in ("ana:geheim@x", "http://ana:geheim@aws.example", "https://ana:geheim@127.0.0.1:9"):
+        extra = {"endpoint_url": endpoint, "config_kwargs": {"retries": {"total_max_attempts": 1}}}
+        with pytest.raises(WaveliftError) as told:
+            Ec2(VmImportHook.from_connection(_aws(**extra), None).access()).snapshots(["snap-1"])
+        assert "geheim" not in str(told.value)
+        assert "***@" in str(told.value)

@@ -50,7 +50,7 @@ class RemoveSnapshotOperator(ServerOperator, ConnectorOperator):
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 
-        access = self.aws_of(task.plan.target)
+        target, ctx = task.plan.target, self.server_context(context, task.name)
         with self.vcenter(task.plan.connection) as session:
-            removed = remove_snapshot(session, access, task, self.server_context(context, task.name))
+            removed = remove_snapshot(session, lambda: self.aws_of(target), task, ctx)
         return {"server": task.name, "removed": removed}

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.sdk.exceptions import AirflowSkipException
 
 from wavelift.operators._base import conf_of, requester_of
-from wavelift.operators._keys import FAILURE_KEY, PAGE_KEY
+from wavelift.operators._keys import PAGE_KEY
 from wavelift.operators.control._plane import ControlOperator
+from wavelift.operators.control.report import words_left
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -97,13 +98,13 @@ class CloseCatalogImportOperator(ControlOperator):
         bad = next((step for step in STEPS if states.get(step) != "success"), None)
         if bad is None:
             return
-        left = ti.xcom_pull(task_ids=bad, key=FAILURE_KEY, map_indexes=-1)
-        words = (left or {}).get("what") or f"{bad} was stopped"
+        what, next_step = words_left(ti, bad)
+        words = what or f"{bad} was stopped"
         if self.ticket is not None:
             with self.ledger() as ledger:
                 run = DagRun(ti.dag_id, ti.run_id)
                 abort_import(ledger, ImportTicket.load(self.ticket), words, run=run, clock=SystemClock())
-        raise PermanentError(words, next_step=str((left or {}).get("next_step") or ""))
+        raise PermanentError(words, next_step=next_step)
 
 
 class BeginHealthCheckOperator(ControlOperator):

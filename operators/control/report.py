@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from wavelift.base.printable import printable
 from wavelift.operators._base import StateStore
 from wavelift.operators._keys import FAILURE_KEY, PROOF_KEY, REPORT_KEY
 from wavelift.operators.control._plane import WaveRunOperator
@@ -66,8 +67,16 @@ def task_outcomes(context: Context, states: Mapping[str, str], servers: Sequence
 
 
 def _words(context: Context, task: str, map_index: int) -> str:
-    left: dict[str, Any] = context["ti"].xcom_pull(task_ids=task, key=FAILURE_KEY, map_indexes=map_index) or {}
-    return str(left.get("what") or "")
+    return words_left(context["ti"], task, map_index=map_index)[0]
+
+
+def words_left(ti: Any, task: str, *, map_index: int = -1) -> tuple[str, str]:
+    """What a failed task left, and what to do next. A connector wrote it: another form than ours is nothing."""
+    left = ti.xcom_pull(task_ids=task, key=FAILURE_KEY, map_indexes=map_index)
+    if not isinstance(left, dict):
+        return "", ""
+    what, step = (printable(left.get(key) or "") for key in ("what", "next_step"))
+    return what, step
 
 
 class ReportingOperator(WaveRunOperator):

@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 from airflow.sdk import Connection
-from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSecretsBackendAccessDenied
+from airflow.sdk.exceptions import (
+    AirflowNotFoundException,
+    AirflowRuntimeError,
+    AirflowSecretsBackendAccessDenied,
+    ErrorType,
+)
+from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import ConnectionResult, ErrorResponse
 from botocore.httpsession import URLLib3Session
 
 from wavelift.adapters.aws.connections import tls_context as aws_tls_context
+from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.vsphere.session import tls_context
 from wavelift.airflow.hooks.vm_import import VmImportHook
 from wavelift.airflow.hooks.vsphere import VsphereHook, config_of
@@ -473,14 +481,86 @@ def test_an_endpoint_that_is_no_address_is_no_lost_login() -> None:
     assert "endpoint_url" in told.value.next_step
 
 
-class Opening(OpensVcenter):
+class Opening(OpensVcenter, OpensAws):
     """An operator near a vCenter."""
 
 
-class Beginning(OpensVcenter):
-    """The first task of a run that meets it."""
+class Beginning(Opening):
+    """The first task of a run that meets vCenter and AWS."""
 
     first_contact = True
+
+
+class Supervisor:
+    """Answers a task's request for a connection, as the SDK's does."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    def send(self, request: Any) -> Any:
+        self.asked.append(request.conn_id)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def _nothing_found(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Supervisor:
+    """Airflow finds no connection, whatever the reason, and the supervisor says it when it is asked itself."""
+
+    def missing(_hook: Any, conn_id: str) -> Connection:
+        raise AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
+
+    for hook in (VsphereHook, VmImportHook):
+        monkeypatch.setattr(hook, "get_connection", missing)
+    supervisor = Supervisor(answer)
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
+    return supervisor
+
+
+_EMPTY = dict.fromkeys(("host", "schema", "login", "password", "port", "extra"))
+FOUND = ConnectionResult.model_validate({"conn_id": "vc", "conn_type": "vsphere", **_EMPTY})
+AWAY = {"status_code": None, "message": "", "exception_type": "ConnectError"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "detail"),
+    [
+        (AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=AWAY)), "ConnectError"),
+        (AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 502})), "502"),
+        (ErrorResponse(error=ErrorType.GENERIC_ERROR), "GENERIC_ERROR"),
+        (FOUND, "it answers again"),
+        (OSError("the line is cut"), "OSError"),
+    ],
+)
+@pytest.mark.parametrize("id", ["aws_near", "aws_default"])
+def test_an_api_server_that_is_away_is_no_missing_connection(
+    monkeypatch: pytest.MonkeyPatch, answer: Any, detail: str, id: str
+) -> None:
+    """Airflow says the same of both. A task that failed for good left its snapshot behind, and without ``aws_default``
+    the worker's own credentials would be taken, of whatever account they are."""
+    supervisor = _nothing_found(monkeypatch, answer)
+    for use in (VsphereHook("vc").config, VmImportHook.of(id, "eu-west-1").access):
+        with pytest.raises(UnreachableError, match="did not answer for the connection") as told:
+            use()
+        assert told.value.retryable
+        assert detail in str(told.value)
+    assert supervisor.asked == ["vc", id]
+
+
+def test_a_connection_that_is_missing_is_wrong_on_the_first_contact_and_waited_for_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Airflow says the same of a secrets backend that is away, and nothing tells the two apart."""
+    _nothing_found(monkeypatch, ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND))
+    first, later = Beginning(), Opening()
+    for use in (lambda: first.vcenter("vc"), lambda: first.aws("aws_near", "eu-west-1")):
+        with pytest.raises(NoConnectionError):
+            use()
+    for use in (lambda: later.vcenter("vc"), lambda: later.aws("aws_near", "eu-west-1")):
+        with pytest.raises(UnreachableError, match="Airflow has no connection") as told:
+            use()
+        assert "secrets backend" in told.value.next_step
 
 
 def test_a_name_that_does_not_exist_is_wrong_on_the_first_contact_and_an_outage_later(
@@ -542,3 +622,22 @@ def test_a_connection_that_was_there_before_is_asked_for_again(
         assert told.value.retryable
         assert "api-server" in told.value.next_step
         assert "Admin → Connections" in told.value.next_step, "it may be gone all the same"
+
+
+@pytest.mark.parametrize("host", ["ana:geheim@vc.example", "https://ana:geheim@vc.example", "a:ge/heim@vc.example"])
+def test_a_login_in_the_host_is_not_told(host: str) -> None:
+    """It went into logs, XCom and the report: Airflow hides only what stands in the field of the password."""
+    connection = _vsphere()
+    connection.host = host
+    with pytest.raises(SpecError, match=r"'\*\*\*@vc\.example'") as told:
+        config_of(connection, "vc")
+    assert "heim" not in str(told.value)
+
+
+def test_a_login_in_an_endpoint_is_not_told() -> None:
+    for endpoint in ("ana:geheim@x", "http://ana:geheim@aws.example", "https://ana:geheim@127.0.0.1:9"):
+        extra = {"endpoint_url": endpoint, "config_kwargs": {"retries": {"total_max_attempts": 1}}}
+        with pytest.raises(WaveliftError) as told:
+            Ec2(VmImportHook.from_connection(_aws(**extra), None).access()).snapshots(["snap-1"])
+        assert "geheim" not in str(told.value)
+        assert "***@" in str(told.value)

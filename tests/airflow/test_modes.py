@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
-from wavelift.operators.control.report import ended_by, why_stopped
+from wavelift.operators.control.report import ended_by, why_stopped, words_left
 from wavelift.rules.plans import WaveShape
 
 pytestmark = pytest.mark.airflow
@@ -95,3 +96,19 @@ def test_a_run_whose_other_modes_were_skipped_was_not_stopped(first: str) -> Non
 def test_a_run_that_was_not_admitted_was_stopped() -> None:
     context: Any = Run()
     assert why_stopped(context, {"admit": "failed"}, ended_by("")) == "admit: it was stopped"
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        (None, ("", "")),
+        (["refused"], ("", "")),
+        ("refused", ("", "")),
+        ({"what": None, "next_step": 3}, ("", "3")),
+        ({"what": "a\0b\nerp-db01 completed", "next_step": {"x": 1}}, (r"a\x00b\nerp-db01 completed", "{'x': 1}")),
+    ],
+)
+def test_what_a_connector_left_never_stops_the_report(left: Any, told: tuple[str, str]) -> None:
+    """A list was an error of Python in the report, and PostgreSQL refuses a NUL."""
+    ti = SimpleNamespace(xcom_pull=lambda **_: left)
+    assert words_left(ti, "server.export", map_index=3) == told

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from tests.airflow.inprocess import Done, Lab
 
+from wavelift.base.errors import LoginError
 from wavelift.base.run import SystemClock
+from wavelift.operators import RemoveSnapshotOperator
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication.jobs import JobOrder, create_jobs
 
@@ -71,6 +73,21 @@ def test_replication_says_the_same(lab: Lab) -> None:
         AWS: MAKE_AWS,
     }
     assert "no connection 'vsphere_demo'" in run.words("report")
+
+
+def test_inv_4_whatever_is_wrong_with_aws_the_snapshot_goes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account of the target was opened first: revoked keys left the snapshot in vCenter."""
+
+    def refused(*_: Any) -> Any:
+        raise LoginError("AWS refused the keys")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoveSnapshotOperator, "aws_of", refused)
+        run = lab.run("modes.migrate", {"launch": "none"}).ends("failed")
+    assert "AWS refused the keys" in run.words("remove_snapshot", run.index("modes-a"))
+    assert len(lab.snapshots_taken("modes-a")) == 1
+    assert lab.machine("modes-a")["snapshots"] == []
+    lab.clear(run, ("server.remove_snapshot", run.index("modes-a"))).ends("success")
 
 
 def test_a_catalogue_import_is_not_tried_again(lab: Lab) -> None:

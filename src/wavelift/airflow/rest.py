@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -14,12 +15,15 @@ from urllib.parse import quote, urlencode
 import urllib3
 
 from wavelift.base.net import is_private
+from wavelift.base.printable import without_login
 from wavelift.base.rates import PROGRESS_KEY, TransferProgress
 from wavelift.base.tries import FAILURE_KEY, FailedTry
 
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 60
 MOST_BYTES: Final = 2**63
+MOST_ROWS: Final = 20_000
+"""Task instances of one run that are read: ten times those of the largest wave."""
 UNDER_WAY: Final = (
     *("scheduled", "queued", "running", "deferred"),
     *("up_for_retry", "up_for_reschedule", "restarting"),
@@ -34,7 +38,7 @@ class ApiError(RuntimeError):
     """The API refused the request or did not answer. The message is for people, ``answer`` for programs."""
 
     def __init__(self, message: str, *, status: int = 0, answer: Any = None) -> None:
-        super().__init__(message)
+        super().__init__(without_login(message))
         self.status = status
         self.answer = answer
 
@@ -114,6 +118,16 @@ class ApiClient:
             raise ApiError(_words(status, answer, method, path), status=status, answer=answer)
         return answer
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """:raises ApiError: the answer that the block reads has another form."""
+        try:
+            yield
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ApiError(
+                f"What answers at {self.url} is not Airflow, or a proxy before it: its answer has another form"
+            ) from error
+
     def close(self) -> None:
         self._pool.clear()
 
@@ -126,7 +140,9 @@ class ApiClient:
             body["dag_run_id"] = run_id
         if note:
             body["note"] = note
-        return str(self.call("POST", f"{dag_path(dag_id)}/dagRuns", body)["dag_run_id"])
+        answer = self.call("POST", f"{dag_path(dag_id)}/dagRuns", body)
+        with self._reading():
+            return str(answer["dag_run_id"])
 
     def is_paused(self, dag_id: str) -> bool | None:
         """Whether Airflow starts nothing of a DAG. None: it does not know the DAG, or the caller may not see it.
@@ -134,29 +150,46 @@ class ApiClient:
         :raises ApiError: nobody is logged in, or Airflow does not serve it. That says nothing about the DAG.
         """
         try:
-            return bool(self.call("GET", dag_path(dag_id))["is_paused"])
+            answer = self.call("GET", dag_path(dag_id))
         except ApiError as error:
             if error.unknown:
                 return None
             raise
+        with self._reading():
+            return bool(answer["is_paused"])
 
     def held_runs(self, dag_id: str) -> int:
         """How many runs of a paused DAG go on when it is unpaused."""
         asked = urlencode({"state": ["queued", "running"], "limit": 1}, doseq=True)
-        return int(self.call("GET", f"{dag_path(dag_id)}/dagRuns?{asked}")["total_entries"])
+        answer = self.call("GET", f"{dag_path(dag_id)}/dagRuns?{asked}")
+        with self._reading():
+            return int(answer["total_entries"])
 
     def unpause(self, dag_id: str) -> None:
         self.call("PATCH", dag_path(dag_id), {"is_paused": False})
 
     def run_state(self, dag_id: str, run_id: str) -> str:
-        return str(self.call("GET", _run(dag_id, run_id))["state"])
+        answer = self.call("GET", _run(dag_id, run_id))
+        with self._reading():
+            return str(answer["state"])
 
     def find_run_state(self, dag_id: str, run_id: str) -> str | None:
         """The state of a run; ``""`` if there is no such run, None if the API does not tell."""
         status, answer = self.request("GET", _run(dag_id, run_id))
         if status == 404:
             return ""
-        return str(answer["state"]) if status == 200 else None
+        if status != 200:
+            return None
+        with self._reading():
+            return str(answer["state"])
+
+    def scheduler_runs(self) -> bool | None:
+        """Whether Airflow's scheduler runs; None if the API does not tell."""
+        status, answer = self.request("GET", path_of("api", "v2", "monitor", "health"))
+        try:
+            return bool(answer["scheduler"]["status"] != "unhealthy") if status == 200 else None
+        except (KeyError, TypeError):
+            return None
 
     def task_instances(
         self,
@@ -173,9 +206,13 @@ class ApiClient:
         while True:
             asked = urlencode({**which, "offset": len(found)}, doseq=True)
             page = self.call("GET", f"{_run(dag_id, run_id)}/taskInstances?{asked}", timeout=timeout)
-            found += page["task_instances"]
-            if len(found) >= page["total_entries"] or not page["task_instances"]:
-                return found
+            with self._reading():
+                rows = [_placed(row) for row in page["task_instances"]]
+                found += rows
+                if len(found) >= page["total_entries"] or not rows:
+                    return found
+            if len(found) >= MOST_ROWS:
+                raise ApiError(f"{self.url} tells more than {MOST_ROWS} tasks of the run {run_id}")
 
     def xcom(
         self,
@@ -195,8 +232,12 @@ class ApiClient:
         )
         if answer.status != 200:
             return None
-        value = _parsed(answer)["value"]
-        return json.loads(value) if isinstance(value, str) and value[:1] in '[{"' else value
+        with self._reading():
+            value = _parsed(answer)["value"]
+        try:
+            return json.loads(value) if isinstance(value, str) and value[:1] in '[{"' else value
+        except ValueError:  # a text that only looks like JSON
+            return value
 
     def failed_try(
         self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, timeout: float = READ_SECONDS
@@ -241,7 +282,9 @@ class ApiClient:
             "include_downstream": downstream,
             "task_ids": tasks,
         }
-        return list(self.call("POST", f"{dag_path(dag_id)}/clearTaskInstances", body)["task_instances"])
+        answer = self.call("POST", f"{dag_path(dag_id)}/clearTaskInstances", body)
+        with self._reading():
+            return list(answer["task_instances"])
 
     def wait_for_run(
         self,
@@ -295,6 +338,14 @@ def _run(dag_id: str, run_id: str) -> str:
 
 def _task(dag_id: str, run_id: str, task_id: str) -> str:
     return _run(dag_id, run_id) + path_of("taskInstances", task_id)
+
+
+def _placed(row: Any) -> dict[str, Any]:
+    """A task instance with the fields by which it is known.
+
+    :raises KeyError, TypeError, ValueError: it lacks them.
+    """
+    return {**row, "task_id": str(row["task_id"]), "map_index": int(row["map_index"]), "state": row["state"]}
 
 
 def _is_plausible(found: TransferProgress) -> bool:

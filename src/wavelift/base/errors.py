@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import ClassVar, Final
 
 from wavelift.base.domain import Refusal
-from wavelift.base.printable import printable
+from wavelift.base.printable import printable, without_login
 from wavelift.base.times import utc_minute
 from wavelift.base.units import KIB, human_bytes
 
@@ -28,7 +28,8 @@ _OFFSETS: Final = frozenset({"offset", "position"})
 class WaveliftError(Exception):
     """Something failed and a retry of the task may help.
 
-    Its text is printable, whatever outside text it quotes (:mod:`wavelift.base.printable`).
+    Its text is printable and without the login of an address, whatever outside text it quotes
+    (:mod:`wavelift.base.printable`).
 
     :param what: what failed, one sentence without a full stop.
     :param next_step: what the reader should do.
@@ -40,8 +41,8 @@ class WaveliftError(Exception):
     """Coordinates that the sentences already say. The text does not say them twice."""
 
     def __init__(self, what: str, *, next_step: str = "", **where: object) -> None:
-        self.what = printable(what)
-        self.next_step = printable(next_step)
+        self.what = printable(without_login(what))
+        self.next_step = printable(without_login(next_step))
         self.where = {key: value for key, value in where.items() if value is not None}
         super().__init__(self.what)
 
@@ -58,7 +59,7 @@ class WaveliftError(Exception):
 def _place(key: str, value: object) -> str:
     if key in _OFFSETS and isinstance(value, int) and value >= KIB:
         return f"{value} ({human_bytes(value)})"
-    return printable(value, PLACE_LONGEST)
+    return printable(without_login(str(value)), PLACE_LONGEST)
 
 
 def _rebuild(kind: type[WaveliftError], what: str, next_step: str, where: dict[str, object]) -> WaveliftError:

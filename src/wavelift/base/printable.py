@@ -7,6 +7,7 @@ there.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Final
@@ -15,6 +16,10 @@ LONGEST: Final = 4000
 """Characters of one text. Longer ones are cut."""
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of controls, invisible formats (changes of direction too), surrogates and line breaks."""
+
+_LOGIN: Final = re.compile(r"(?<=//)(?!\[)[^\s/'\"]*@")
+_BARE_LOGIN: Final = re.compile(r"[^\s/'\"]*:[^\s'\"]*@")
+HIDDEN: Final = "***@"
 
 
 class Lines(str):
@@ -38,6 +43,17 @@ def printable(text: object, most: int = LONGEST) -> str:
     if plain.isprintable():
         return plain
     return "".join(_escaped(char) if unicodedata.category(char) in _HIDDEN else char for char in plain)
+
+
+def without_login(text: str, *, bare: bool = False) -> str:
+    """``text`` with ``https://***@host`` for each address with a login. People paste those into every field.
+
+    :param bare: the text is an address, or quotes one that may lack its ``https://``: ``user:password@host`` counts.
+    """
+    if "@" not in text or isinstance(text, Lines):
+        return text
+    found = _LOGIN.sub(HIDDEN, text)
+    return _BARE_LOGIN.sub(HIDDEN, found) if bare else found
 
 
 def printable_lines(parts: Iterable[object]) -> Lines:

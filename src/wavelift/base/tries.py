@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
 from wavelift.base.printable import printable
@@ -16,6 +16,8 @@ REASON_LONGEST: Final = 500
 """Characters of a reason in a row or a line."""
 LONGEST_DELAY: Final = timedelta(days=1)
 """Airflow's own limit of a delay (``MAX_RETRY_DELAY``)."""
+EARLIEST: Final = datetime(1970, 1, 2, tzinfo=UTC)
+LATEST: Final = datetime(9999, 12, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +97,9 @@ def _number(value: Any) -> int:
 
 
 def _instant(value: Any) -> datetime | None:
+    """None for a value that no clock shows, in whatever zone: a reader's own zone may lie a day off."""
     try:
         found = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        return found if found.tzinfo and EARLIEST < found < LATEST else None
+    except (OverflowError, TypeError, ValueError):
         return None
-    return found if found.tzinfo else None

@@ -61,6 +61,8 @@ def client() -> ApiClient:
                 f"Airflow refused the login of {user} ({status}); check WAVELIFT_USER and WAVELIFT_PASSWORD",
                 status=status,
             )
+        if not isinstance(answer, dict) or not answer.get("access_token"):
+            raise ApiError(f"{url} answers the login without a token: is it the address of Airflow (WAVELIFT_URL)?")
         return str(answer["access_token"])
 
     api = ApiClient(url, login)
@@ -108,8 +110,8 @@ class EndedRun:
         """What the task, or the run's admission, said when it failed."""
         ended = f"run {self.dag_run_id} of {self.dag_id} ended as {self.state}"
         for name in (task, ADMIT):
-            left: dict[str, Any] | None = self.xcom(name, FAILURE_KEY)
-            if left:
+            left = self.xcom(name, FAILURE_KEY)
+            if isinstance(left, dict) and left.get("what"):
                 return f"{ended}: {left['what']}"
         return f"{ended}; see its log in Airflow"
 

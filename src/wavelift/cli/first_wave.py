@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from wavelift.base.private import FILE, private_folder
+from wavelift.base.private import private_folder
 from wavelift.cli.dag_files import dags_source, lay_out
 from wavelift.cli.local_airflow import airflow_home, free_port, loopback_settings
 from wavelift.cli.simulators import Stage
@@ -27,6 +27,7 @@ NAME: Final = "demo"
 """Name of the wave and of its environment."""
 PORT: Final = 8080
 """Airflow's own port. It is used if it is free."""
+PASSWORDS: Final = "passwords.json"
 MARK: Final = "# Written by `wavelift simulators up --write`, and again at each start as long as nobody changes it: "
 REPLICATION: Final = """\
 # Replication: remove the '#' of the next lines, then run `wavelift wave apply demo --unpause` (docs/replication.md).
@@ -40,9 +41,12 @@ REPLICATION: Final = """\
 def write(folder: Path, running: Stage) -> Iterator[str]:
     """Write the files of a first wave below ``folder``, and tell what to run next; one line each.
 
-    :raises OSError: a file or folder cannot be made.
+    :raises OSError: a file or folder cannot be made, or an Airflow of somebody else lives there.
     """
     home, dags, env = folder / "airflow", folder / "dags", folder / "env"
+    if (home / "airflow.cfg").exists() and not (home / PASSWORDS).exists():
+        # As with `--write ~`: its settings name a database, which `airflow standalone` would migrate and use.
+        raise FileExistsError(f"{home} is the home of another Airflow: name another folder")
     private_folder(folder)
     airflow_home(home)
     yield from lay_out(dags)
@@ -81,15 +85,20 @@ def put(path: Path, content: str) -> bool:
     """
     if (path.exists() or path.is_symlink()) and not _is_ours(path):
         return False
+    _replace(path, f"{MARK}{_digest(content)}\n{content}")
+    return True
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write a file whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # its mode is 0600
     try:
         with os.fdopen(handle, "w") as file:
-            file.write(f"{MARK}{_digest(content)}\n{content}")
+            file.write(content)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return True
 
 
 def _is_ours(path: Path) -> bool:
@@ -110,7 +119,7 @@ def _wave(template: Path) -> str:
 
 
 def _env(running: Stage, home: Path, dags: Path, port: int) -> str:
-    passwords = home / "passwords.json"
+    passwords = home / PASSWORDS
     variables: Mapping[str, str] = {
         **loopback_settings(home, dags, port),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
@@ -127,11 +136,16 @@ def _env(running: Stage, home: Path, dags: Path, port: int) -> str:
 
 
 def _password(file: Path) -> str:
-    """The password of Airflow's user admin. Airflow makes one only if this file has none."""
+    """The password of Airflow's user admin. Airflow makes one only if this file has none.
+
+    :raises ValueError: the file is not ours.
+    """
     if not file.exists():
-        file.touch(mode=FILE)
-        file.write_text(json.dumps({"admin": secrets.token_urlsafe(12)}) + "\n")
-    return str(json.loads(file.read_text())["admin"])
+        _replace(file, json.dumps({"admin": secrets.token_urlsafe(12)}) + "\n")
+    try:
+        return str(json.loads(file.read_text())["admin"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} has no password of the user admin; remove it, and it is made again") from error
 
 
 def _is_free(port: int) -> bool:

@@ -43,11 +43,15 @@ def free_port() -> int:
 
 
 def airflow_home(folder: Path) -> None:
-    """Make a folder that can become ``AIRFLOW_HOME``, with the file that lets tasks start sooner."""
+    """Make a folder that can become ``AIRFLOW_HOME``, with the file that lets tasks start sooner.
+
+    A settings file that is there stays: it may hold the policies of its owner.
+    """
     private_folder(folder)
     config = folder / "config"
     config.mkdir(parents=True, exist_ok=True)
-    shutil.copy(LOCAL_SETTINGS, config)
+    if not (config / LOCAL_SETTINGS.name).exists():
+        shutil.copy(LOCAL_SETTINGS, config)
 
 
 def loopback_settings(home: Path, dags: Path, port: int) -> dict[str, str]:

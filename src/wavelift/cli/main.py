@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from wavelift.cli import catalog, connectors, jobs, replicate, validate, wave
+from wavelift.cli.output import bear_any_encoding
 from wavelift.rules.flows import MIGRATE
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Waves of VMware virtual machines into Amazon EC2.")
@@ -30,6 +31,12 @@ app.add_typer(iam_app, name="iam")
 vsphere_app = typer.Typer(no_args_is_help=True, help="The vCenter role that wavelift needs.")
 app.add_typer(vsphere_app, name="vsphere")
 out = Console(stderr=True)
+
+
+@app.callback()
+def begin() -> None:
+    """Before each command."""
+    bear_any_encoding()
 
 
 @app.command()

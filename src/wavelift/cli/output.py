@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import re
@@ -27,11 +29,28 @@ WIDTHS: Final = range(20, 1001)
 """Columns that ``COLUMNS`` may ask for. Any other value is an error, and is ignored."""
 LINES: Final = 25
 """Of a terminal that does not say."""
+WITHOUT_UNICODE: Final = {"─": "-", "→": "->", "…": "..."}
+"""What stands for our own signs where the output can't show them."""
 _INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?[+-]\d\d:\d\d")
 """A time as REST tells it."""
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text, times in UTC.")]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="Rows to show.")]
 Offset = Annotated[int, typer.Option(min=0, help="Rows to leave out before them.")]
+
+
+def bear_any_encoding() -> None:
+    """From now on, no output fails at a character that its encoding lacks: our signs are replaced, others escaped."""
+    codecs.register_error("wavelift", _without_unicode)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="wavelift")
+
+
+def _without_unicode(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(WITHOUT_UNICODE.get(char) or char.encode("unicode_escape").decode() for char in missing), error.end
 
 
 def stdout_console() -> Console:

@@ -171,5 +171,5 @@ def _write(out: Console, folder: Path, running: Stage) -> None:
     try:
         for words in write(folder, running):
             out.print(printable(words), markup=False, highlight=False, soft_wrap=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         fail(f"The files of the first wave could not be written to {folder}: {error}")

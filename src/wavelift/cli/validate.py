@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -48,20 +50,25 @@ def validate(
 
 def _once(paths: Iterable[Path], environments: Path | None, issues: list[Issue]) -> Iterator[tuple[Path, Path]]:
     """Each file with the folder of its environments, also if two arguments name the file."""
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in paths:
         for file, landing in _files(path, environments, issues):
-            if (full := file.resolve()) not in seen:
+            if (full := os.path.realpath(file)) not in seen:  # of Path's, a loop of links is a RuntimeError
                 seen.add(full)
                 yield file, landing
 
 
 def _files(path: Path, environments: Path | None, issues: list[Issue]) -> Iterator[tuple[Path, Path]]:
-    if not path.is_dir():
-        if path.exists() or path.is_symlink():
-            yield path, environments or path.absolute().parent.parent / ENVIRONMENTS
-        else:
-            issues.append(Issue(str(path), 0, (), "there is no such file or folder"))
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        issues.append(Issue(str(path), 0, (), "there is no such file or folder"))
+        return
+    except OSError as error:
+        issues.append(Issue(str(path), 0, (), f"can't be read: {error.strerror or error}"))
+        return
+    if not is_folder:
+        yield path, environments or path.absolute().parent.parent / ENVIRONMENTS
         return
     parts = [part for name in (WAVES, ENVIRONMENTS) if (part := path / name).is_dir()]
     before = len(issues)

@@ -353,8 +353,7 @@ class Waiting:
 
     def _scheduler(self) -> str:
         """That it does not run; empty, when it does or Airflow doesn't tell."""
-        status, health = self.api.request("GET", path_of("api", "v2", "monitor", "health"))
-        if status != 200 or (health.get("scheduler") or {}).get("status") != "unhealthy":
+        if self.api.scheduler_runs() is not False:
             return ""
         return "Airflow's scheduler does not run; start it with: airflow scheduler"
 

@@ -12,6 +12,7 @@ from wavelift.base.errors import SpecError
 from wavelift.base.names import TAG_RUN, run_hash, tags
 from wavelift.base.printable import Lines, printable_lines
 from wavelift.rules.environment import Environment, environment_problems
+from wavelift.rules.findings import WHOLE_WAVE
 from wavelift.rules.inventory_names import parent_of
 from wavelift.rules.limits import LIMITS, limits
 from wavelift.rules.problem import MAX_LISTED, Problem, allowed, did_you_mean, dotted, quoted
@@ -249,10 +250,12 @@ def bind(plans: Sequence[ServerPlan], found: Sequence[Sequence[Found]]) -> Bindi
 def unique_names(vms: Sequence[tuple[str, str]]) -> list[str]:
     """A unique name without '/' for each (name, path): ``web01``, or ``web01@DC0:vm:shop`` if the name is not unique.
 
-    Findings, tags and XComs identify servers by this name. In the subject of a finding, a '/' follows the name.
+    Findings, tags and XComs identify servers by this name. In the subject of a finding, a '/' follows the name, and
+    ``*`` is the whole wave: whoever may name a VM in a folder could stop all others.
     """
     count = Counter(name for name, _ in vms)
-    return [(name if count[name] == 1 else _qualified(name, path)).replace("/", ":") for name, path in vms]
+    plain = {name for name in count if count[name] == 1 and name != WHOLE_WAVE}
+    return [(name if name in plain else _qualified(name, path)).replace("/", ":") for name, path in vms]
 
 
 def _qualified(name: str, path: str) -> str:

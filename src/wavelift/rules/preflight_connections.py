@@ -88,8 +88,8 @@ def contact(*, first: bool) -> Iterator[None]:
             raise
         raise UnreachableError(
             error.what,
-            next_step="A retry asks again: Airflow says this too when its api-server does not answer. If it stays so: "
-            f"{error.next_step}",
+            next_step="A retry asks again: Airflow says this, too, when its api-server or its secrets backend does not "
+            f"answer. If it stays so: {error.next_step}",
             **error.where,
         ) from error
 

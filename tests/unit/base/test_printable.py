@@ -9,7 +9,7 @@ from hypothesis import given
 from tests.hostile import CLEVER, texts
 
 from wavelift.base.errors import NotFoundError, WaveliftError, located
-from wavelift.base.printable import LONGEST, Lines, printable, printable_lines
+from wavelift.base.printable import LONGEST, Lines, printable, printable_lines, without_login
 
 pytestmark = pytest.mark.unit
 
@@ -65,3 +65,25 @@ def test_lines_that_wavelift_composed_stay_lines_and_their_texts_do_not_add_any(
     error = WaveliftError(lines, next_step="Look")
     assert str(error) == "first\nweb\\n01: failed\nlast. Look"
     assert isinstance(pickle.loads(pickle.dumps(error)).what, Lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no answer from https://ana:geheim@vc.example/ui", "no answer from https://***@vc.example/ui"),
+        ("http://ana:p@ss:w@vc.example:80", "http://***@vc.example:80"),
+        ("'http://ana:geheim@a' and 'http://b/@x'", "'http://***@a' and 'http://b/@x'"),
+        ("administrator@vsphere.local has no right", "administrator@vsphere.local has no right"),
+        ("http://[user:password@]host:port", "http://[user:password@]host:port"),
+    ],
+)
+def test_an_error_tells_no_login_of_an_address(text: str, shown: str) -> None:
+    error = WaveliftError(text, next_step=text, endpoint=text)
+    assert str(error) == f"{shown} [endpoint={shown}]. {shown}"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize("text", ["ana:geheim@x", "a:b@geheim@x", "Invalid endpoint: ana:geheim/@x"])
+def test_a_login_without_a_scheme_is_hidden_where_an_address_stands(text: str) -> None:
+    assert "geheim" not in without_login(text, bare=True)
+    assert without_login(text, bare=True).endswith("***@x")

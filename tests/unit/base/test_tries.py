@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,3 +83,19 @@ def test_the_words_are_one_printable_line(what: str, number: int, of: int) -> No
 def test_an_older_worker_left_no_time() -> None:
     assert FailedTry.load({"task": "t", "what": "refused", "next_step": ""}).words == "failed, tries again: refused"
     assert FailedTry.load({**WHOLE, "next_try_at": "2026-12-01T14:03:20"}).next_at is None, "no zone, no time"
+
+
+@given(
+    when=st.datetimes() | st.sampled_from([datetime.min, datetime.max]),
+    offset=st.integers(-23, 23),
+    reader=st.sampled_from(["Asia/Tokyo", "America/New_York", "UTC"]),
+)
+def test_a_time_of_another_program_is_told_in_any_zone_or_is_none(when: datetime, offset: int, reader: str) -> None:
+    """The first and the last day have no local time in some zones: the command ended in an error of Python."""
+    told = when.replace(tzinfo=timezone(timedelta(hours=offset))).isoformat()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", reader)
+        time.tzset()
+        words = FailedTry.load({**WHOLE, "next_try_at": told}).words
+    time.tzset()
+    assert words.startswith("failed, tries again")

@@ -194,3 +194,50 @@ def test_airflow_s_own_port_is_used_if_it_is_free(folder: Path, monkeypatch: pyt
         assert sourced(folder)["WAVELIFT_URL"] == f"http://127.0.0.1:{other}"
     written(folder)
     assert sourced(folder)["AIRFLOW__API__PORT"] == str(port)
+
+
+def test_the_settings_file_of_somebody_else_stays(folder: Path) -> None:
+    """It may hold the policies of a cluster."""
+    theirs = folder / "airflow" / "config" / "airflow_local_settings.py"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("def task_policy(task): ...\n")
+    written(folder)
+    assert theirs.read_text() == "def task_policy(task): ...\n"
+
+
+def test_the_home_of_another_airflow_is_left_alone(folder: Path) -> None:
+    """As of ``--write ~``: ``airflow standalone`` would migrate and use the database that its settings name."""
+    home = folder / "airflow"
+    home.mkdir(parents=True)
+    (home / "airflow.cfg").write_text("[database]\nsql_alchemy_conn = postgresql://production/airflow\n")
+    with pytest.raises(OSError, match="is the home of another Airflow: name another folder"):
+        written(folder)
+    assert sorted(path.name for path in folder.rglob("*")) == ["airflow", "airflow.cfg"]
+
+
+def test_the_settings_that_the_first_airflow_wrote_do_not_stop_the_next_start(folder: Path) -> None:
+    written(folder)
+    (folder / "airflow" / "airflow.cfg").touch()
+    assert "wrote" in written(folder)
+
+
+def test_a_start_that_was_killed_leaves_no_half_password(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty file stopped each later start."""
+
+    def killed(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(Path, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            first_wave._password(folder.parent / first_wave.PASSWORDS)
+    assert list(folder.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "no JSON", "[]", '{"ana": "x"}'])
+def test_a_password_file_of_another_form_is_named(folder: Path, content: str) -> None:
+    (folder / "airflow").mkdir(parents=True)
+    (folder / "airflow" / first_wave.PASSWORDS).write_text(content)
+    with pytest.raises(ValueError, match=r"passwords\.json has no password of the user admin; remove it"):
+        written(folder)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import io
+import os
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -110,3 +113,26 @@ def test_commands_that_show_what_the_api_says_print_nothing_raw() -> None:
         and any(isinstance(given, ast.JoinedStr) for given in call.args)
     ]
     assert raw == [], "say() shows control characters as escapes"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_no_encoding_of_the_output_stops_a_command(encoding: str, tmp_path: Path) -> None:
+    """Of ``→`` and the line of a table, in the locales of old servers and in some schedulers' pipes."""
+    code = r"""
+from wavelift.cli.main import app
+from wavelift.cli.output import say, show, table
+@app.command()
+def told() -> None:
+    sheet = table("a", "b")
+    sheet.add("x", "old → new")
+    show(sheet)
+    say("サ… \ud800")
+app(["told"])
+"""
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "80"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    lines = done.stdout.decode(encoding).splitlines()
+    assert lines[2:] == (
+        ["x  old → new", "サ… \\ud800"] if encoding == "utf-8" else ["x  old -> new", "\\u30b5... \\ud800"]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -11,7 +12,7 @@ import pytest
 import urllib3
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.airflow.rest import DETAIL_LONGEST, NOT_LOGGED_IN, ApiClient, ApiError, path_of
+from wavelift.airflow.rest import DETAIL_LONGEST, MOST_ROWS, NOT_LOGGED_IN, ApiClient, ApiError, path_of
 from wavelift.base.errors import SpecError
 from wavelift.base.net import is_private
 
@@ -237,3 +238,58 @@ def test_no_login_and_no_answer_are_not_told_as_no_dag(
     pool.status = status
     with pytest.raises(ApiError, match=words):
         client.is_paused("shop.migrate")
+
+
+QUESTIONS: dict[str, Callable[[ApiClient], Any]] = {
+    "trigger": lambda api: api.trigger("w"),
+    "is_paused": lambda api: api.is_paused("w"),
+    "run_state": lambda api: api.run_state("w", "r"),
+    "find_run_state": lambda api: api.find_run_state("w", "r"),
+    "task_instances": lambda api: api.task_instances("w", "r"),
+    "xcom": lambda api: api.xcom("w", "r", "t"),
+    "failed_try": lambda api: api.failed_try("w", "r", "t"),
+}
+
+
+@pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS)
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>Maintenance</html>",
+        None,
+        [],
+        7,
+        {"detail": "x"},
+        {"task_instances": 3, "total_entries": 1},
+        {"task_instances": [3], "total_entries": 1},
+        {"task_instances": [{"task_id": "a", "map_index": "x", "state": "running"}], "total_entries": 1},
+        {"task_instances": [{"task_id": "a", "map_index": 1, "state": "running"}], "total_entries": "x"},
+    ],
+)
+def test_an_answer_of_another_form_is_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, ask: Callable[[ApiClient], Any], body: Any
+) -> None:
+    """Such as the page of a proxy with the status 200: it ended a command that waited for hours, and a list."""
+    client, _ = client_of(monkeypatch, body)
+    with pytest.raises(ApiError, match="another form") as told:
+        ask(client)
+    assert not told.value.status, "a command that waits bears it, as no answer at all"
+
+
+def test_a_list_of_tasks_without_an_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"task_id": "a", "map_index": 1, "state": "running"}
+    client, pool = client_of(monkeypatch, {"task_instances": [row] * 100, "total_entries": 10**9})
+    with pytest.raises(ApiError, match="more than"):
+        client.task_instances("w", "r")
+    assert len(pool.asked) == MOST_ROWS / 100
+
+
+def test_a_text_that_looks_like_json_is_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, _ = client_of(monkeypatch, {"value": "[host01] is down"})
+    assert client.xcom("w", "r", "t") == "[host01] is down"
+
+
+def test_an_address_with_a_login_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, _ = client_of(monkeypatch, "<html>", "https://ana:geheim@airflow")
+    with pytest.raises(ApiError, match=r"https://\*\*\*@airflow"):
+        client.run_state("w", "r")

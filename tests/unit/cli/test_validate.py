@@ -142,3 +142,19 @@ def test_names_and_lines_of_files_cannot_steer_the_terminal(tmp_path: Path) -> N
     assert "\x1b" not in done.stdout
     assert "\u202e" not in done.stdout
     assert "\\u202e" in done.stdout, "the wrong line is shown, with escapes"
+
+
+def test_a_loop_of_links_and_an_impossible_name_hide_no_other_file(dags: Path) -> None:
+    """Each was an error of Python, and nothing else was told."""
+    (dags / "waves" / "one.yaml").symlink_to("two.yaml")
+    (dags / "waves" / "two.yaml").symlink_to("one.yaml")
+    done = validate(dags, dags / ("a" * 300), dags / "waves" / "demo.yaml" / "x")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    told = done.stdout.splitlines()
+    assert f"{dags}/{'a' * 300}: can't be read: File name too long" in told
+    assert f"{dags}/waves/demo.yaml/x: there is no such file or folder" in told
+    assert [line for line in told if line.startswith(("waves/one", "waves/two"))] == [
+        f"waves/{name}.yaml: can't be read: Too many levels of symbolic links" for name in ("one", "two")
+    ]
+    assert "1 of 3 waves and 1 of 1 environments valid" in done.stderr

@@ -18,8 +18,10 @@ from wavelift.base.printable import LONGEST
 from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Ledger, Migration, connectors, migrations
 from wavelift.ledger.events import list_events
+from wavelift.rules.findings import subject_of
 from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.lifecycle import MigrationState
+from wavelift.rules.plans import unique_names
 from wavelift.services.common import frozen
 from wavelift.services.common.admit import RunRequest
 from wavelift.services.common.report import TaskOutcome
@@ -390,3 +392,17 @@ def test_names_of_outside_are_printed_whole_and_in_one_line(ledger: Ledger) -> N
     assert f"servers: {', '.join(names)} (as conf:" in words
     assert len(words.splitlines()) == 2
     assert "no\\nway" in words
+
+
+def test_no_name_is_taken_for_the_whole_wave(ledger: Ledger) -> None:
+    """Whoever may name a VM of a folder could stop every other server."""
+    names = unique_names([("web01", "/DC0/vm/shop/web01"), ("*", "/DC0/vm/shop/*")])
+    assert names == ["web01", "*@DC0:vm:shop"]
+    story = Story(ledger, "web01", "*")
+    entry = wave("web01", "*").servers[1].server
+    looked = story.looked(wrong(subject_of(entry), "there is no such VM"), found=("web01",))
+    assert [task.name for task in looked.passed] == ["web01"]
+    story.completes("web01")
+    report = story.report(looked)
+    assert story.ends() == {"web01": ("completed", ""), "*@": ("refused", "there is no such VM. Change it")}
+    assert "servers: *@ (as conf" in told(report), "a new run takes the entry by this name"

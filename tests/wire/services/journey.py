@@ -375,7 +375,7 @@ class Journey:
 
         def removal() -> bool:
             with self.stage.connect() as session:
-                return remove_snapshot(session, self.access, task, self.ctx(task, "remove"))
+                return remove_snapshot(session, lambda: self.access, task, self.ctx(task, "remove"))
 
         failed: WaveliftError | None = None
         try:

@@ -112,7 +112,7 @@ class Try:
         return export_server(source, self.access(), self.ctx)
 
     def remove(self, session: VsphereSession) -> None:
-        remove_snapshot(session, self.access(), self.task, self.ctx)
+        remove_snapshot(session, self.access, self.task, self.ctx)
 
     def import_image(self) -> Message | None:
         with Ledger.open(self.order["ledger"]) as ledger:

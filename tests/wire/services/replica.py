@@ -75,7 +75,7 @@ class Replica:
         """The same run once its tasks were cleared: what the tries remembered stays, the vSphere snapshot is new."""
         ctx = context_of(one.run_key)
         with self.stage.connect() as session:
-            remove_snapshot(session, self.stage.access(), one.task, ctx)
+            remove_snapshot(session, self.stage.access, one.task, ctx)
             taken = take_snapshot(session, one.task, ctx, replicates=True)
         return Try(one.task, taken, one.run_key, one.checkpoints)
 
@@ -100,7 +100,7 @@ class Replica:
             self.results.append(result)
         ctx = context_of(one.run_key)
         with self.stage.connect() as session:
-            remove_snapshot(session, self.stage.access(), one.task, ctx)
+            remove_snapshot(session, self.stage.access, one.task, ctx)
         with ServerStaging.of(self.stage.access(), one.task.plan, one.run_key) as staging:
             left = frozenset() if result else targets_left(self.stage.access(), staging, one.run_key)
             abandon_run(self.stage.access(), one.run_key, keep=[*self.made, *left])

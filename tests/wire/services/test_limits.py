@@ -72,7 +72,7 @@ def test_an_export_of_8_gib_adds_less_than_160_mib(stage: Stage, tmp_path: Path)
                 WORKER, cwd=ROOT, input=json.dumps(order), capture_output=True, text=True, timeout=200
             )
             answer = json.loads(done.stdout)
-            remove_snapshot(session, stage.access(), task, context_of(key))
+            remove_snapshot(session, stage.access, task, context_of(key))
     assert "result" in answer, answer
     (disk,) = answer["result"]["disks"]
     client = stage.aws.client("s3")

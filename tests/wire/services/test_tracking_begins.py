@@ -78,10 +78,10 @@ def test_a_try_cut_short_after_tracking_began_is_followed_by_one_that_knows(stag
     ctx = context_of(journey.ctx(task, "snapshot").run_key, checkpoints=checkpoints)
     with stage.connect() as session:
         tries = [take_snapshot(session, task, ctx, replicates=True) for _ in range(2)]
-        remove_snapshot(session, stage.access(), task, ctx)
+        remove_snapshot(session, stage.access, task, ctx)
         new_store = context_of(ctx.run_key)
         after = take_snapshot(session, task, new_store, replicates=True)
-        remove_snapshot(session, stage.access(), task, new_store)
+        remove_snapshot(session, stage.access, task, new_store)
     assert tracks(stage)
     assert [disk.change_id for taken in tries for disk in taken.disks] == [None, None]
     assert all(disk.change_id for disk in after.disks), "after a clean cycle it is believed"
@@ -116,7 +116,7 @@ def test_inv_3_a_snapshot_of_which_nothing_was_noted_is_not_built_on(stage: Stag
             else:
                 ctx.checkpoints.set(TRACKING_KEY, note)
         again = take_snapshot(session, task, ctx, replicates=True)
-        remove_snapshot(session, stage.access(), task, ctx)
+        remove_snapshot(session, stage.access, task, ctx)
     assert ids[0], "tracking runs"
     assert [*ids[1:], again.disks[0].change_id] == [None, None, None]
     assert "begins" in again.tracking
@@ -131,7 +131,7 @@ def test_inv_3_what_happened_after_the_snapshot_was_removed_nobody_knows(stage: 
     with stage.connect() as session:
         for _ in range(2):
             taken.append(take_snapshot(session, task, ctx, replicates=True).tracked_from_here)
-            remove_snapshot(session, stage.access(), task, ctx)
+            remove_snapshot(session, stage.access, task, ctx)
     assert taken == [True, False]
 
 
@@ -161,7 +161,7 @@ def test_a_migration_never_turns_it_on(stage: Stage, web: Replica) -> None:
     ctx = journey.ctx(task, "snapshot")
     with stage.connect() as session:
         taken = take_snapshot(session, task, ctx)
-        remove_snapshot(session, stage.access(), task, ctx)
+        remove_snapshot(session, stage.access, task, ctx)
     assert (taken.tracking, tracks(stage)) == ("", False)
 
 

@@ -28,6 +28,7 @@ from wavelift.adapters.aws.models import share_models
 from wavelift.base.errors import LoginError, SpecError, TlsError, UnreachableError, WaveliftError
 from wavelift.base.net import ca_path, is_private
 from wavelift.base.patience import PATIENCE_S, RetryPolicy
+from wavelift.base.printable import without_login
 from wavelift.base.run import CancelFlag
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ class AwsAccess:
                 except PROVIDER_ERRORS as error:  # it looks for credentials already
                     if str(error).startswith(_INVALID_ENDPOINT):
                         raise SpecError(
-                            f"{service}: {error}",
+                            f"{service}: {without_login(str(error), bare=True)}",
                             next_step="Correct endpoint_url of the AWS connection; it begins with https://",
                         ) from error
                     raise credential_failure(error) from error

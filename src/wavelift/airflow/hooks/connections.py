@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSecretsBackendAccessDenied
+from airflow.sdk.exceptions import (
+    AirflowNotFoundException,
+    AirflowRuntimeError,
+    AirflowSecretsBackendAccessDenied,
+    ErrorType,
+)
 
-from wavelift.base.errors import DeniedConnectionError, NoConnectionError, SpecError
+from wavelift.base.errors import DeniedConnectionError, NoConnectionError, SpecError, UnreachableError
 from wavelift.rules.fields import CONNECTION_PATTERN
 
 if TYPE_CHECKING:
@@ -32,11 +37,18 @@ def connection_of(hook: NamedHook, conn_id: str) -> Connection:
 
     :raises SpecError: the id leads to another connection, there is none, it is of another type, or this task may not
         have it. A retry can't help.
+    :raises UnreachableError: Airflow did not say whether there is one.
     """
     check_id(conn_id)
     try:
         connection = hook.get_connection(conn_id)
     except AirflowNotFoundException as error:
+        if (trouble := _no_answer(conn_id)) is not None:
+            raise UnreachableError(
+                f"Airflow did not answer for the connection {conn_id!r}",
+                detail=trouble,
+                next_step="Look at Airflow's api-server, if this lasts",
+            ) from error
         raise NoConnectionError(
             f"Airflow has no connection {conn_id!r}",
             next_step=f"Make it under {PLACE} (type {hook.hook_name}), or name another one in the spec",
@@ -48,6 +60,31 @@ def connection_of(hook: NamedHook, conn_id: str) -> Connection:
         ) from error
     check_type(connection, hook)
     return connection
+
+
+def _no_answer(conn_id: str) -> str | None:
+    """Why Airflow could not look the connection up; None if it did, and there is none.
+
+    Airflow says "isn't defined", too, when its api-server is away. So the task asks again, and reads the answer itself.
+    """
+    try:
+        from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+    except ImportError:  # in no task: Airflow's database was asked
+        return None
+    from airflow.sdk.execution_time.comms import ErrorResponse, GetConnection
+
+    try:
+        answer = SUPERVISOR_COMMS.send(GetConnection(conn_id=conn_id))
+    except AirflowRuntimeError as error:
+        answer = error.error
+    except Exception as error:  # of the line to the supervisor, which has no error of its own
+        return type(error).__name__
+    if not isinstance(answer, ErrorResponse):
+        return "it answers again"
+    if answer.error is ErrorType.CONNECTION_NOT_FOUND:
+        return None
+    said = (answer.detail or {}).get("status_code") or (answer.detail or {}).get("exception_type") or answer.error.value
+    return str(said)
 
 
 def check_id(conn_id: str) -> None:

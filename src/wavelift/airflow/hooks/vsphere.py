@@ -13,6 +13,7 @@ from wavelift.airflow import config
 from wavelift.airflow.hooks.connections import PLACE, connection_of, extra_of
 from wavelift.airflow.provider_info import VSPHERE_CHOICES
 from wavelift.base.errors import SpecError, UnsafeTextError, WaveliftError
+from wavelift.base.printable import HIDDEN
 from wavelift.base.remote_text import host_name
 from wavelift.rules.fields import whole_number
 
@@ -125,8 +126,9 @@ def _check_place(host: str, port: int | None, name: str) -> None:
     try:
         host_name(host, "the host")
     except UnsafeTextError as error:
+        shown = f"{HIDDEN}{host.rpartition('@')[2]}" if "@" in host else host
         raise SpecError(
-            f"The connection {name!r} has the host {host!r}, which is no name of a machine",
+            f"The connection {name!r} has the host {shown!r}, which is no name of a machine",
             next_step=f"Enter the vCenter's name or address alone under {PLACE}, such as vcenter.example.com",
         ) from error
     if not all(0 < len(label) <= LABEL_LONGEST for label in host.removesuffix(".").split(".")):

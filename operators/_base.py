@@ -137,7 +137,7 @@ class AwsPlace(Protocol):
 class OpensAws:
     """Of an operator or sensor that reaches AWS: the one place where it is opened."""
 
-    first_contact: ClassVar[bool] = False
+    first_contact: bool = False
     """Whether no earlier task of the run has met AWS: then a service that never answered is soon given up, since no
     time cures a wrong name or a closed firewall. Elsewhere it is an outage, and borne as one."""
     _cancel: CancelFlag | None = None
@@ -148,14 +148,11 @@ class OpensAws:
         :param settings: ``verify`` and ``botocore_config``, as in the Amazon provider.
         """
         from wavelift.airflow.hooks.vm_import import VmImportHook
-        from wavelift.base.errors import NoConnectionError
-        from wavelift.rules.preflight_connections import on_later_contact
+        from wavelift.rules.preflight_connections import contact
 
         hook = VmImportHook.of(aws_conn_id, region_name, **settings)
-        try:
+        with contact(first=self.first_contact):
             return hook.access(self._cancel, proven=not self.first_contact)
-        except NoConnectionError as error:
-            raise (error if self.first_contact else on_later_contact(error)) from error
 
 
 class AwsSettings(Declared):

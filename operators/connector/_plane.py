@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from wavelift.operators._base import WaveliftOperator
 
@@ -15,19 +15,16 @@ if TYPE_CHECKING:
 class OpensVcenter:
     """Of an operator or sensor near the vCenter: the one place where it is opened."""
 
-    first_contact: ClassVar[bool] = False
+    first_contact: bool = False
     """As in :class:`~wavelift.operators._base.OpensAws`: no earlier task of the run has met the vCenter."""
 
     def vcenter(self, vsphere_conn_id: str) -> AbstractContextManager[VsphereSession]:
         """A session with the vCenter of a connection; logs out at the end of the ``with`` block."""
         from wavelift.airflow.hooks.vsphere import VsphereHook
-        from wavelift.base.errors import NoConnectionError, UnknownNameError
-        from wavelift.rules.preflight_connections import on_first_contact, on_later_contact
+        from wavelift.rules.preflight_connections import contact
 
-        try:
+        with contact(first=self.first_contact):
             return VsphereHook(vsphere_conn_id).session()
-        except (NoConnectionError, UnknownNameError) as error:
-            raise (on_first_contact if self.first_contact else on_later_contact)(error) from error
 
 
 class ConnectorOperator(OpensVcenter, WaveliftOperator):

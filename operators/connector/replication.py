@@ -32,6 +32,8 @@ class ReplicationPreflightOperator(ServersPreflight):
         admitted = AdmittedRuns.load(self.admitted)
         if not admitted.granted:
             return []
+        # Nobody waits for a scheduled run. What its connections lack now may be back at the retry.
+        self.first_contact = not admitted.scheduled
         request = Admitted(
             wave=admitted.wave,
             mode="preflight",

@@ -518,9 +518,8 @@ def _nothing_found(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Supervisor:
     return supervisor
 
 
-FOUND = ConnectionResult(
-    conn_id="vc", conn_type="vsphere", host=None, schema=None, login=None, password=None, port=None, extra=None
-)
+_EMPTY = dict.fromkeys(("host", "schema", "login", "password", "port", "extra"))
+FOUND = ConnectionResult.model_validate({"conn_id": "vc", "conn_type": "vsphere", **_EMPTY})
 AWAY = {"status_code": None, "message": "", "exception_type": "ConnectError"}
 
 
@@ -561,7 +560,7 @@ def test_a_connection_that_is_missing_is_wrong_on_the_first_contact_and_waited_f
     for use in (lambda: later.vcenter("vc"), lambda: later.aws("aws_near", "eu-west-1")):
         with pytest.raises(UnreachableError, match="Airflow has no connection") as told:
             use()
-        assert "if it was deleted" in told.value.next_step
+        assert "secrets backend" in told.value.next_step
 
 
 def test_a_name_that_does_not_exist_is_wrong_on_the_first_contact_and_an_outage_later(
@@ -589,6 +588,40 @@ def test_a_name_that_does_not_exist_is_wrong_on_the_first_contact_and_an_outage_
     with pytest.raises(UnreachableError) as silent:
         Beginning().vcenter("vc")
     assert silent.value.retryable, "the DNS server was silent: nobody said that the name is wrong"
+
+
+class OpeningAws(OpensAws):
+    """An operator that reaches AWS after pre-flight has reached it."""
+
+
+class BeginningAws(OpensAws):
+    """The first task of a run that reaches it."""
+
+    first_contact = True
+
+
+@pytest.mark.parametrize(
+    "said", [AirflowNotFoundException("not defined"), AirflowSecretsBackendAccessDenied("Access denied")]
+)
+def test_a_connection_that_was_there_before_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, said: Exception
+) -> None:
+    """Airflow says that it has none also while its api-server is away: no snapshot may stay for that."""
+
+    def away(_hook: Any, _conn_id: str) -> Connection:
+        raise said
+
+    monkeypatch.setattr(VsphereHook, "get_connection", away)
+    monkeypatch.setattr(VmImportHook, "get_connection", away)
+    for first in (lambda: Beginning().vcenter("vc"), lambda: BeginningAws().aws("near", "eu-west-1")):
+        with pytest.raises(SpecError):
+            first()
+    for later in (lambda: Opening().vcenter("vc"), lambda: OpeningAws().aws("near", "eu-west-1")):
+        with pytest.raises(UnreachableError) as told:
+            later()
+        assert told.value.retryable
+        assert "api-server" in told.value.next_step
+        assert "Admin → Connections" in told.value.next_step, "it may be gone all the same"
 
 
 @pytest.mark.parametrize("host", ["ana:geheim@vc.example", "https://ana:geheim@vc.example", "a:ge/heim@vc.example"])

@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from tests.contexts import run_context
 from tests.ledgers import within
+from tests.unit.services.test_frozen import wave
 
 from wavelift.airflow.triggers.replication_runs import ended_runs
 from wavelift.base.domain import DiskLineage
@@ -20,6 +21,7 @@ from wavelift.base.run import DagRun, SystemClock
 from wavelift.ledger import Ledger, replication_runs
 from wavelift.ledger.lineage import read_lineage, replace
 from wavelift.operators._keys import PROOF_KEY, TRACKING_KEY
+from wavelift.operators.connector.replication import ReplicationPreflightOperator
 from wavelift.operators.control.admit import scheduled_instant
 from wavelift.operators.control.report import ReplicationReportOperator
 from wavelift.operators.control.slots import ReleaseRunOperator
@@ -28,6 +30,8 @@ from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.sensors import ReplicationRunSensor
 from wavelift.services.common.admit import RunRequest
 from wavelift.services.common.report import TaskOutcome
+from wavelift.services.dataplane.messages import PreflightReport
+from wavelift.services.dataplane.replication_messages import AdmittedRuns
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.admit import admit
 from wavelift.services.replication.jobs import JobOrder, create_jobs
@@ -157,3 +161,25 @@ def test_the_sensor_waits_for_a_run_and_tells_how_it_ended(ledger: Ledger) -> No
     assert ended_runs([id]) == {id: "failed"}
     with pytest.raises(AirflowFailException, match="the VM is gone"):
         sensor.execute_complete({}, {"run_id": id})
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_a_scheduled_run_leaves_a_connection_that_fails_to_its_retries(
+    monkeypatch: pytest.MonkeyPatch, scheduled: bool
+) -> None:
+    """Nobody waits for it, and a DNS server that is away must not cost a night's run."""
+    admitted = AdmittedRuns(
+        wave=wave("web01"), dag_id=RUN.dag_id, run_id=RUN.dag_run_id, requested_by="ana", scheduled=scheduled,
+        granted=("web01",),
+    )  # fmt: skip
+    operator = ReplicationPreflightOperator(task_id="preflight", admitted=admitted.dump())
+    seen = []
+
+    def look(*_: Any) -> PreflightReport:
+        seen.append(operator.first_contact)
+        return PreflightReport(wave="erp", findings=(), servers=())
+
+    monkeypatch.setattr(operator, "look", look)
+    monkeypatch.setattr(operator, "hand_out", lambda _context, tasks: list(tasks))
+    assert operator.work({}) == []
+    assert seen == [not scheduled]

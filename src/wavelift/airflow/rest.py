@@ -42,6 +42,11 @@ class ApiError(RuntimeError):
         self.status = status
         self.answer = answer
 
+    @property
+    def unknown(self) -> bool:
+        """There is no such thing, or the caller may not see it. A login that does not count says neither."""
+        return self.status in (403, 404) and str(self) != NOT_LOGGED_IN
+
 
 class ApiClient:
     """Client with a bearer token.
@@ -140,12 +145,25 @@ class ApiClient:
             return str(answer["dag_run_id"])
 
     def is_paused(self, dag_id: str) -> bool | None:
-        """Whether Airflow starts nothing of a DAG. None: it does not know the DAG, or the caller may not see it."""
-        status, answer = self.request("GET", dag_path(dag_id))
-        if status != 200:
-            return None
+        """Whether Airflow starts nothing of a DAG. None: it does not know the DAG, or the caller may not see it.
+
+        :raises ApiError: nobody is logged in, or Airflow does not serve it. That says nothing about the DAG.
+        """
+        try:
+            answer = self.call("GET", dag_path(dag_id))
+        except ApiError as error:
+            if error.unknown:
+                return None
+            raise
         with self._reading():
             return bool(answer["is_paused"])
+
+    def held_runs(self, dag_id: str) -> int:
+        """How many runs of a paused DAG go on when it is unpaused."""
+        asked = urlencode({"state": ["queued", "running"], "limit": 1}, doseq=True)
+        answer = self.call("GET", f"{dag_path(dag_id)}/dagRuns?{asked}")
+        with self._reading():
+            return int(answer["total_entries"])
 
     def unpause(self, dag_id: str) -> None:
         self.call("PATCH", dag_path(dag_id), {"is_paused": False})

@@ -77,7 +77,11 @@ class SpecError(PermanentError):
 
 
 class NoConnectionError(SpecError):
-    """Airflow has no connection of this id."""
+    """Airflow has no connection of this id. It says the same while its api-server does not answer."""
+
+
+class DeniedConnectionError(SpecError):
+    """Airflow refuses a connection to this task. It says the same when the token of a task that stood still expired."""
 
 
 class LoginError(PermanentError):

@@ -123,7 +123,10 @@ def run_by(api: ApiClient, path: str, body: Any = None) -> EndedRun:
     """
     run = RunStarted.model_validate(api.call("POST", path, body))
     if run.dag_paused:
-        unpause(api, run.dag_id)
+        if (others := api.held_runs(run.dag_id) - 1) > 0:
+            tell_user(_held(run.dag_id, others))
+        else:
+            unpause(api, run.dag_id)
     return ended(api, run)
 
 
@@ -136,16 +139,28 @@ def ended(api: ApiClient, run: RunStarted, *, timeout: float = RUN_SECONDS) -> E
     return EndedRun(api, run.dag_id, run.dag_run_id, state)
 
 
-def wake(api: ApiClient, dag_id: str, missing: str) -> None:
+def wake(api: ApiClient, dag_id: str, missing: str, *, asked: bool = False) -> None:
     """Unpause a DAG, if it is paused, and tell it: Airflow pauses every new one.
 
-    :raises ApiError: ``missing``, when Airflow does not know the DAG.
+    :param asked: the user asked for it, with all that follows. Else nothing may go on that he did not ask for.
+    :raises ApiError: ``missing``, when Airflow does not know the DAG; other runs of it would go on.
     """
     paused = api.is_paused(dag_id)
     if paused is None:
         raise ApiError(missing)
     if paused:
+        if not asked and (others := api.held_runs(dag_id)):
+            raise ApiError(_held(dag_id, others))
         unpause(api, dag_id)
+
+
+def _held(dag_id: str, others: int) -> str:
+    """A plan must not let a migration go on that somebody stopped by pausing its DAG."""
+    runs = "1 run of it waits and would" if others == 1 else f"{others} runs of it wait and would"
+    return (
+        f"{dag_id} is paused; {runs} go on if it were unpaused. Unpause it with its switch in the web UI, or mark "
+        "what shall not go on as failed there"
+    )
 
 
 def unpause(api: ApiClient, dag_id: str) -> None:

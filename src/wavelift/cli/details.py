@@ -52,17 +52,23 @@ def _migration(row: MigrationDetails, times: Times) -> Pairs:
 
 
 def _next(row: MigrationDetails) -> str:
+    again = f"trigger {row.dag_id} again with servers: {row.server}"
     if row.state is MigrationState.FAILED:
         return (
-            f"correct what the error says, then clear {CONTINUE_FROM} (map index {row.map_index}) of that DAG run to "
-            f"go on, or trigger {row.dag_id} for this server again"
+            f"remove the cause, then clear the {CONTINUE_FROM} of {row.server} in that DAG run, with downstream, to go "
+            f"on; or {again}"
         )
     if row.state is MigrationState.COMPLETED:
         if not row.instance_id:
-            return f"`wavelift migrations launch {row.id}` starts an instance of the image"
+            return (
+                f"`wavelift migrations launch {row.id}` starts an instance of the image, if the wave's file says that "
+                "the source is off (source_power: require_off), or allows a twin"
+            )
         return f"check the instance; `wavelift verify {row.id}` compares the image with the source again"
+    if row.state is MigrationState.REFUSED:
+        return f"remove the cause, then {again}"
     if row.state.terminal:
-        return f"trigger {row.dag_id} for this server again"
+        return again
     return f"`wavelift migrations cancel {row.id}` stops it"
 
 

@@ -32,7 +32,10 @@ from wavelift.rules.flows import REPLICATE
 from wavelift.rules.replication import JobState
 
 app = typer.Typer(no_args_is_help=True)
-FIRST: Final = "`wavelift wave apply WAVE` makes those of a wave whose file has a `replication:` section"
+FIRST: Final = (
+    "`wavelift wave apply WAVE` makes those of a wave whose file has a `replication:` section. Jobs are listed "
+    "as soon as Airflow has read that section, and to users who may read the DAG"
+)
 NO_RUNS: Final = (
     "The first one begins at the job's next time (`wavelift jobs show`); `wavelift replicate WAVE` asks now"
 )
@@ -236,7 +239,7 @@ def verify(what: str, *, unpause: bool) -> None:
     thing = ("runs", what) if what.startswith(REPLICATE.prefix) else ("jobs", _id_of(api, what))
     if unpause:
         dag_id = str(api.call("GET", path_of("wavelift", *thing))["dag_id"])
-        wake(api, dag_id, f"Airflow has no DAG {dag_id}")
+        wake(api, dag_id, f"Airflow has no DAG {dag_id}", asked=True)
     started = VerifyStarted.model_validate(api.call("POST", path_of("wavelift", *thing, "verify")))
     results = ended(api, started, timeout=VERIFY_SECONDS).result(REPLICATE.first_step("verify"))
     for run, result in zip(started.runs, results, strict=True):

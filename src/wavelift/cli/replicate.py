@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.cli.connect import EndedRun, api_errors_told, client, fail, query, wake
 from wavelift.cli.details import next_after_cancel, print_run
 from wavelift.cli.jobs import print_runs
-from wavelift.cli.output import AsJson, print_json, say, stdout_console
+from wavelift.cli.output import AsJson, local_time, print_json, say, stdout_console
 from wavelift.cli.watch import Row, Waiting, shown, step_row, tell, wait
-from wavelift.console.answers import ReplicationStarted, RunCancelled, RunDetails, RunRow
+from wavelift.console.answers import Problem, ReplicationStarted, RunCancelled, RunDetails, RunRow
 from wavelift.rules.flows import REPLICATE, REPORT
 
 app = typer.Typer(no_args_is_help=True)
@@ -35,7 +36,7 @@ def replicate(wave: str, servers: list[str] | None, *, follow: bool, unpause: bo
     api = client()
     if unpause:
         dag_id = REPLICATE.dag_id(wave)
-        wake(api, dag_id, f"No wave {wave} that replicates: Airflow has no DAG {dag_id}")
+        wake(api, dag_id, f"No wave {wave} that replicates: Airflow has no DAG {dag_id}", asked=True)
     answer = _request(api, wave, servers, as_json=as_json)
     run = ReplicationStarted.model_validate(answer)
     names = ", ".join(row.server for row in run.runs)
@@ -99,7 +100,7 @@ class RunsWatch:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self._waiting = Waiting(self.api, self.dag_id, self.run_id, clock=self.clock)
+        self._waiting = Waiting(self.api, self.dag_id, self.run_id, clock=self.clock, servers_shown=True)
         self._last: dict[str, Row] = {}
         """The last step of each server: between two steps it stays shown."""
 
@@ -136,7 +137,22 @@ def _request(api: ApiClient, wave: str, servers: list[str] | None, *, as_json: b
         if as_json and error.status == REFUSED:  # a program gets rule and time of each server, not a sentence
             print_json(error.answer)
             raise typer.Exit(1) from None
+        if error.status == REFUSED and (refusals := _refusals(error.answer)):
+            fail("\n".join(["No run was started:", *refusals]))
         fail(f"No wave {wave} that replicates: {error}" if error.status == 404 else str(error))
+
+
+def _refusals(answer: Any) -> list[str]:
+    """Each server's refusal, with its end in local time; empty: the answer names no server."""
+    try:
+        problem = Problem.model_validate(answer)
+    except ValidationError:
+        return []
+    said = []
+    for each in problem.refusals:
+        until = f"; not before {local_time(each.until, up=True)}" if each.until else ""
+        said.append(f"{each.server}: {each.reason}{until}")
+    return said
 
 
 def _tell(answer: dict[str, Any], *, as_json: bool) -> None:

@@ -277,6 +277,8 @@ class Waiting:
     dag_id: str
     run_id: str
     clock: Callable[[], float] = time.monotonic
+    servers_shown: bool = False
+    """A table shows where the servers are: their tasks are told only when they wait for long."""
     long: bool = False
     """Something of the last look did not begin for long, or never will by itself."""
     _since: dict[str, float] = field(default_factory=dict)
@@ -285,6 +287,8 @@ class Waiting:
     """Those of this look."""
     _pause: tuple[float, bool] | None = None
     """When it was last asked whether the DAG is paused, and the answer."""
+    _names: list[str] = field(default_factory=list)
+    """The servers, in the order of the map index, as soon as pre-flight told them."""
 
     def lines(self) -> list[str]:
         """One line per task under way; what may be missing, when nothing moves; none between two tasks."""
@@ -294,21 +298,32 @@ class Waiting:
         if not any(task["state"] in ("running", "deferred") for task in tasks) and self._paused():
             self.long = True
             return [paused_words(self.dag_id)]
-        told = [self._task(task) for task in tasks[:MOST_TASKS]] if tasks else self._nothing()
-        if len(tasks) > MOST_TASKS:
-            told.append(f"and {len(tasks) - MOST_TASKS} more tasks")
+        told = [(task["task_id"], self._task(task)) for task in tasks[:MOST_TASKS]]
+        nothing = [] if tasks else self._nothing()
         self._since = {words: when for words, when in self._since.items() if words in self._seen}
-        return told
+        if not tasks:
+            return nothing
+        if self.servers_shown and not self.long:
+            return [line for task_id, line in told if not server_step(task_id)]
+        more = [f"and {len(tasks) - MOST_TASKS} more tasks"] if len(tasks) > MOST_TASKS else []
+        return [*(line for _, line in told), *more]
 
     def _task(self, task: dict[str, Any]) -> str:
         name, index, state = task["task_id"], task["map_index"], task["state"]
-        label = f"{name} of {task.get('rendered_map_index') or index}" if index >= 0 else name
+        label = f"{name} of {task.get('rendered_map_index') or self._server(index)}" if index >= 0 else name
         if state == RETRY:
             return f"{label}: {self.api.failed_try(self.dag_id, self.run_id, name, map_index=index).words}"
         if state in ("queued", "scheduled"):
             return self._not_begun(label, task)
         note = note_of(state, task.get("try_number", 0), waits=_waits_of(name))
         return f"{label}: running ({note})" if state == "running" and note else f"{label}: {note or 'running'}"
+
+    def _server(self, index: int) -> str:
+        """The server of a mapped task that has not begun, and so has not told it."""
+        if not self._names:
+            found = self.api.xcom(self.dag_id, self.run_id, PREFLIGHT)
+            self._names = [str(each["name"]) for each in found] if _is_list_of_servers(found) else []
+        return self._names[index] if index < len(self._names) else str(index)
 
     def _not_begun(self, label: str, task: dict[str, Any]) -> str:
         state, queue = task["state"], task.get("queue") or DEFAULT_QUEUE
@@ -360,6 +375,10 @@ class Waiting:
         if self._pause is None or now - self._pause[0] >= PAUSE_SECONDS:
             self._pause = now, bool(self.api.is_paused(self.dag_id))
         return self._pause[1]
+
+
+def _is_list_of_servers(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(each, dict) and "name" in each for each in found)
 
 
 def paused_words(dag_id: str, way_out: str = "") -> str:

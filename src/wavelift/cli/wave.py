@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 
 from wavelift.airflow.rest import ApiClient, ApiError, path_of
-from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, unpause, wake
+from wavelift.cli.connect import EndedRun, api_errors_told, client, ended, fail, unpause, wake
 from wavelift.cli.findings import print_report
 from wavelift.cli.output import Times, add_row, print_json, say, show, table
 from wavelift.cli.watch import paused_words, told
 from wavelift.console.answers import RunStarted, WaveApplied, WaveFile
 from wavelift.rules.conf import MigrateConf, MigrateMode
-from wavelift.rules.flows import MIGRATE, PREFLIGHT
+from wavelift.rules.flows import MIGRATE, PREFLIGHT, REPORT
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -43,9 +43,13 @@ def apply(
     """Make and change a wave's replication jobs as its file says; shows the drift. Nothing is ever deleted."""
     api = client()
     answer = api.call("POST", path_of("wavelift", "waves", name, "apply"), {"dry_run": dry_run})
-    if awake and not dry_run and answer["dag_paused"]:
-        unpause(api, answer["dag_id"])
-        answer["dag_paused"] = False
+    if awake and not dry_run:
+        if answer["dag_paused"] is None and any(change["kind"] != "missing" for change in answer["changes"]):
+            await_wave(api, name, answer["dag_id"])
+            answer["dag_paused"] = api.is_paused(answer["dag_id"])
+        if answer["dag_paused"]:
+            unpause(api, answer["dag_id"])
+            answer["dag_paused"] = False
     if as_json:
         print_json(answer)
         return
@@ -77,7 +81,7 @@ def print_changes(done: WaveApplied) -> None:
     for clash in done.clashes:
         say(f"{clash.server} is left alone: {clash.what}. {clash.do}")
     if done.dag_paused is None:
-        say(f"Airflow has no DAG {done.dag_id} yet, so nothing runs")
+        say(f"Airflow has no DAG {done.dag_id} yet. Until it has read the file, nothing runs and no job is listed")
     elif done.dag_paused:
         say(paused_words(done.dag_id, f"wavelift wave apply {done.wave} --unpause"))
     if not done.changes:
@@ -105,15 +109,17 @@ def run_mode(name: str, mode: MigrateMode, servers: list[str] | None, *, verbose
         print_json(report)
     else:
         print_report(report, plan=mode == "plan", verbose=verbose)
-    if run.state != "success" or any(finding["severity"] == "error" for finding in report.get("findings", [])):
+    if any(finding["severity"] == "error" for finding in report.get("findings", [])):
         raise typer.Exit(1)
+    if run.state != "success":  # the last line above says that all is ready
+        fail(run.why_failed(REPORT))
 
 
 def report_of(api: ApiClient, name: str, conf: MigrateConf) -> tuple[dict[str, Any], EndedRun]:
     """Trigger ``<wave>.migrate`` with ``conf`` and wait for its end; the pre-flight report, and the run."""
     dag_id = MIGRATE.dag_id(name)
     if api.is_paused(dag_id) is None:
-        await_wave(api, name)
+        await_wave(api, name, dag_id)
     wake(api, dag_id, no_wave(name))
     run = ended(api, RunStarted(dag_id=dag_id, dag_run_id=api.trigger(dag_id, conf.given())))
     report = run.xcom(PREFLIGHT, "report")
@@ -122,23 +128,25 @@ def report_of(api: ApiClient, name: str, conf: MigrateConf) -> tuple[dict[str, A
     return dict(report), run
 
 
-def await_wave(api: ApiClient, name: str) -> None:
-    """Wait until Airflow has loaded a wave, if its file is there and valid.
+def await_wave(api: ApiClient, name: str, dag_id: str) -> None:
+    """Wait until Airflow has a DAG of a wave, if the wave's file is there and valid.
 
     :raises ApiError: the file is not valid, or it takes much longer than Airflow needs.
     """
-    status, answer = api.request("GET", path_of("wavelift", "waves", name))
-    if status != 200:  # an older server, or no right to read the wave
-        raise ApiError(no_wave(name))
-    file = WaveFile.model_validate(answer)
+    try:
+        file = WaveFile.model_validate(api.call("GET", path_of("wavelift", "waves", name)))
+    except ApiError as error:
+        if error.unknown:  # an older server, or no right to read the wave
+            raise ApiError(no_wave(name, dag_id=dag_id)) from error
+        raise
     if file.problem:
-        raise ApiError(no_wave(name, file.problem))
+        raise ApiError(no_wave(name, file.problem, dag_id=dag_id))
     until = time.monotonic() + LOADS * file.within_s + PARSE_SECONDS
     with told(Console(stderr=True)) as show:
-        while api.is_paused(file.dag_id) is None:
+        while api.is_paused(dag_id) is None:
             show([f"The file of {name} is valid; Airflow has not loaded it yet, it does so every {file.within_s} s"])
             if time.monotonic() > until:
-                raise ApiError(no_wave(name, NOT_LOADED))
+                raise ApiError(no_wave(name, NOT_LOADED, dag_id=dag_id))
             time.sleep(1)
 
 
@@ -151,10 +159,10 @@ NOT_LOADED: Final = (
 )
 
 
-def no_wave(name: str, why: str = "") -> str:
-    """What to say of a wave that Airflow does not know."""
+def no_wave(name: str, why: str = "", *, dag_id: str = "") -> str:
+    """What to say of a wave whose DAG, by default the one of migrations, Airflow does not know."""
     why = why or (
         "Airflow reads a new file within some minutes (30 s with its own settings); check it with "
         "`wavelift wave validate FILE`, and look at the import errors in the web UI"
     )
-    return f"No wave {name}: Airflow has no DAG {MIGRATE.dag_id(name)}. {why}"
+    return f"No wave {name}: Airflow has no DAG {dag_id or MIGRATE.dag_id(name)}. {why}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Annotated
 
 from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
@@ -34,10 +33,7 @@ class Specs:
         try:
             self.wave(name)
         except SpecError as error:
-            there = False
-            with suppress(OSError):  # too long for a name of a file
-                there = (config.waves_folder() / f"{name}{SUFFIX}").is_file()
-            if not there:
+            if name not in {file.stem for file in config.waves_folder().glob(f"*{SUFFIX}")}:
                 return f"There is no file {name}{SUFFIX} in the folder of the waves"
             return str(error)
         return ""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Final
 
 from wavelift.base.domain import Finding
 from wavelift.base.errors import (
+    DeniedConnectionError,
     LoginError,
     NoConnectionError,
     SpecError,
@@ -60,28 +63,35 @@ def _closed(connection: str, error: WaveliftError, why: str) -> Finding:
     return found.all[0]
 
 
-def on_first_contact(error: WaveliftError) -> WaveliftError:
-    """``error`` of the first call: a name that does not exist is wrong. Later it would be an outage of DNS."""
-    if not isinstance(error, UnknownNameError):
-        return error
-    return SpecError(
-        error.what,
-        next_step="Correct the host under Admin → Connections; if it is right, check the DNS server that this worker "
-        "uses",
-        **error.where,
-    )
+@contextmanager
+def contact(*, first: bool) -> Iterator[None]:
+    """Around opening a connection: what a task must take its error for.
 
+    On the first contact of a run, what does not exist is wrong: a retry can't help. Later it was there before, so a
+    retry may help: DNS fails, or Airflow cannot look up a connection and says that it has none.
 
-def on_later_contact(error: WaveliftError) -> WaveliftError:
-    """``error`` of a later call: the connection was there. It is away with its secrets backend, of whose outage Airflow
-    says the same, or it was deleted, and can be made again. The tries that are left wait for it."""
-    if not isinstance(error, NoConnectionError):
-        return error
-    return UnreachableError(
-        error.what,
-        next_step="Make it again under Admin → Connections if it was deleted; else look at Airflow's secrets backend",
-        **error.where,
-    )
+    :param first: no earlier task of the run has opened it.
+    """
+    try:
+        yield
+    except UnknownNameError as error:
+        if not first:
+            raise
+        raise SpecError(
+            error.what,
+            next_step="Correct the host under Admin → Connections; if it is right, check the DNS server that this "
+            "worker uses",
+            **error.where,
+        ) from error
+    except (NoConnectionError, DeniedConnectionError) as error:
+        if first:
+            raise
+        raise UnreachableError(
+            error.what,
+            next_step="A retry asks again: Airflow says this, too, when its api-server or its secrets backend does not "
+            f"answer. If it stays so: {error.next_step}",
+            **error.where,
+        ) from error
 
 
 def in_region(error: WaveliftError, region: str) -> WaveliftError:

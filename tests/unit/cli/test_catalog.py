@@ -88,6 +88,9 @@ class Api:
     def task_instances(self, *_: Any, **__: Any) -> list[dict[str, Any]]:
         return [{"task_id": "read", "map_index": -1, "state": "running"}]
 
+    def held_runs(self, dag_id: str) -> int:
+        return 0
+
     def unpause(self, dag_id: str) -> None:
         self.unpaused.append(dag_id)
 

@@ -31,11 +31,11 @@ from typer.testing import CliRunner, Result
 
 from wavelift.base.times import minute_up, utc_minute
 from wavelift.cli import catalog, connectors, jobs, migrations, replicate, wave
-from wavelift.cli.details import proof
+from wavelift.cli.details import print_migration, proof
 from wavelift.cli.main import app
 from wavelift.cli.output import Times, local_time
 from wavelift.cli.states import migration_state, run_state, tries_again, why
-from wavelift.console.answers import MigrationRow, RunRow
+from wavelift.console.answers import MigrationDetails, MigrationRow, RunRow
 from wavelift.rules.lifecycle import MigrationState
 
 pytestmark = pytest.mark.unit
@@ -336,3 +336,18 @@ def test_a_step_that_is_tried_again_says_when_and_why(use: object) -> None:
 def test_inv_1_the_proof_is_named_by_how_far_it_goes(verified: dict[str, Any] | None, words: str) -> None:
     assert proof(verified, [{"index": 0}]) == words
     assert proof(verified, []) == "", "nothing is stored yet"
+
+
+def test_a_migration_that_never_began_names_no_index_of_its_task(capsys: pytest.CaptureFixture[str]) -> None:
+    never = {
+        "id": "mig-1",
+        "server": "web01",
+        "state": "failed",
+        "server_id": None,
+        "map_index": -1,
+        "error": "dc1 is in maintenance",
+    }
+    print_migration(MigrationDetails.model_validate(details(**never)))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "clear the server.reserve of web01 in that DAG run" in told
+    assert "map index" not in told

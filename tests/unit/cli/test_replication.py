@@ -299,6 +299,24 @@ def test_air_04_a_refusal_is_words_for_people_and_json_for_programs(use: Use) ->
     assert len(api.asked) == 2, "never asked twice"
 
 
+def test_a_refusal_names_each_server_and_its_end_once_in_local_time(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    two = {"rule": "quota", "reason": "2 on-demand runs in 24 hours; the limit is 2", "until": "2026-12-02T09:00:01Z"}
+    held = {"rule": "paused", "reason": "its job is paused", "until": None}
+    answer = {**REFUSED, "refusals": [{"server": "web01", **two}, {"server": "db01", **held}]}
+    use({"POST /wavelift/waves/erp/replications": ApiError(REFUSED["detail"], status=409, answer=answer)})
+    try:
+        assert call("replicate", "erp").stderr == (
+            "No run was started:\n"
+            "web01: 2 on-demand runs in 24 hours; the limit is 2; not before 2026-12-02 10:01 CET\n"
+            "db01: its job is paused\n"
+        )
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_a_run_is_cancelled(use: Use) -> None:
     path = f"POST /wavelift/runs/{RUN['id']}/cancel"
     use({path: {**RUN, "state": "Active", "stopped_tasks": ["server.transfer"]}})

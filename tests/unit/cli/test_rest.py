@@ -206,6 +206,40 @@ def test_an_api_that_is_not_there_is_told_without_names_of_objects(monkeypatch: 
         client.call("GET", "/api/v2/dags")
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "paused"),
+    [
+        (200, {"is_paused": True}, True),
+        (200, {"is_paused": False}, False),
+        (404, {"detail": "not found"}, None),
+        (403, {"detail": "Forbidden"}, None),
+    ],
+)
+def test_whether_a_dag_is_paused_is_not_known_of_one_that_the_caller_may_not_see(
+    monkeypatch: pytest.MonkeyPatch, status: int, body: Any, paused: bool | None
+) -> None:
+    client, pool = client_of(monkeypatch, body)
+    pool.status = status
+    assert client.is_paused("shop.migrate") is paused
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (401, {"detail": "Token Expired"}, NOT_LOGGED_IN),
+        (403, {"detail": "Invalid JWT token"}, NOT_LOGGED_IN),
+        (503, {"detail": "starting"}, "did not serve it"),
+    ],
+)
+def test_no_login_and_no_answer_are_not_told_as_no_dag(
+    monkeypatch: pytest.MonkeyPatch, status: int, body: Any, words: str
+) -> None:
+    client, pool = client_of(monkeypatch, body)
+    pool.status = status
+    with pytest.raises(ApiError, match=words):
+        client.is_paused("shop.migrate")
+
+
 QUESTIONS: dict[str, Callable[[ApiClient], Any]] = {
     "trigger": lambda api: api.trigger("w"),
     "is_paused": lambda api: api.is_paused("w"),

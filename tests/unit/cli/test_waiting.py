@@ -22,6 +22,7 @@ from wavelift.base.tries import FAILURE_KEY
 from wavelift.cli import connect, wave
 from wavelift.cli.watch import GONE_SECONDS, INTERRUPTED, OUTAGE_SECONDS, Waiting, wait
 from wavelift.console.answers import RunStarted
+from wavelift.rules.conf import MigrateConf
 
 pytestmark = pytest.mark.unit
 
@@ -42,10 +43,17 @@ class Airflow:
         self.paused: bool | None = False
         self.tasks: list[dict[str, Any]] = []
         self.left: dict[str, Any] = {}
+        self.found: Any = None
         self.away: Exception | None = None
         self.scheduler = "healthy"
         self.unpaused: list[str] = []
         self.file: dict[str, Any] | None = None
+        self.held = 0
+        """Runs of the DAG that have not ended."""
+        self.answers: dict[str, tuple[int, Any]] = {}
+        """Of further paths."""
+        self.refuses: tuple[int, Any] | None = None
+        """Its answer to everything."""
         self.again = False
         """The next question after the run's state belongs to the same look: nothing is under way."""
 
@@ -57,7 +65,9 @@ class Airflow:
             self.again = False
         if self.away:
             raise self.away
-        status, answer = self._answer(method, path, parse_qs(urlsplit(url).query))
+        status, answer = (
+            self.refuses or self.answers.get(path) or self._answer(method, path, parse_qs(urlsplit(url).query))
+        )
         return urllib3.HTTPResponse(json.dumps(answer).encode(), {}, status)
 
     def _answer(self, method: str, path: str, asked: dict[str, list[str]]) -> tuple[int, Any]:
@@ -67,10 +77,12 @@ class Airflow:
             return 200, {"task_instances": self.tasks, "total_entries": len(self.tasks)}
         if path.endswith(f"/xcomEntries/{FAILURE_KEY}"):
             return (200, {"value": json.dumps(self.left)}) if self.left else (404, {})
+        if path.endswith("/xcomEntries/return_value"):
+            return (200, {"value": json.dumps(self.found)}) if self.found is not None else (404, {})
         if path.endswith(f"/dagRuns/{RUN}"):
             return (200, {"state": self.run}) if self.run else (404, {"detail": "no such run"})
         if path.endswith("/dagRuns"):
-            return 200, {"dag_run_id": RUN}
+            return 200, {"dag_run_id": RUN, "total_entries": self.held}
         if path == f"/api/v2/dags/{DAG}":
             if method == "PATCH":
                 self.paused = False
@@ -326,17 +338,59 @@ def test_a_valid_file_is_waited_for_until_airflow_has_loaded_it(
 ) -> None:
     client, airflow = stand.api(after(10), after(10), after(10, change(paused=True)))
     airflow.paused, airflow.file = None, FILE
-    wave.await_wave(client, "shop")
+    wave.await_wave(client, "shop", DAG)
     assert capsys.readouterr().err == (
         "The file of shop is valid; Airflow has not loaded it yet, it does so every 30 s\n"
     )
+
+
+def test_apply_unpauses_a_dag_that_airflow_loads_only_now(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The replication was added to the file a moment ago."""
+    change_ = {"server": "web01", "job_id": "job-1", "kind": "create", "fields": {}}
+    applied = {"wave": "shop", "dry_run": False, "changes": [change_], "unbound": [], "clashes": []}
+    client, airflow = stand.api(after(10), after(10, change(paused=True)))
+    airflow.paused, airflow.file = None, FILE
+    airflow.answers["/wavelift/waves/shop/apply"] = 200, {**applied, "dag_id": DAG, "dag_paused": None}
+    monkeypatch.setattr(wave, "client", lambda: client)
+    wave.apply("shop", awake=True)
+    assert airflow.unpaused == [DAG]
+    said = capsys.readouterr()
+    assert (
+        "Airflow has not loaded it yet, it does so every 30 s\nshop.migrate was paused; it is unpaused now" in said.err
+    )
+    assert "is paused" not in said.out
+    assert "nothing runs" not in said.out
+
+
+def test_tasks_of_servers_that_a_table_shows_are_told_only_when_they_wait_for_long(stand: Stand) -> None:
+    client, airflow = stand.api(*(after(0) for _ in range(9)))
+    now = {"map_index": 1, "queue": "dc1", "try_number": 1}
+    airflow.tasks = [{"task_id": "server.record", "state": "queued", **now}]
+    airflow.found = [{"name": "web01"}, {"name": "db01"}]
+    waiting = Waiting(client, DAG, RUN, clock=lambda: airflow.now, servers_shown=True)
+    assert waiting.lines() == []
+    airflow.now += 31
+    [line] = waiting.lines()
+    assert line.startswith("server.record of db01 waits for a worker of the queue dc1 (30 s)")
+    airflow.tasks = [{"task_id": "report", "state": "running", **now, "map_index": -1}]
+    assert waiting.lines() == ["report: running"]
+
+
+@pytest.mark.parametrize("found", [None, "x", [1], [{"name": "web01"}], {"name": "web01"}])
+def test_a_server_that_nothing_names_is_told_by_its_place(stand: Stand, found: Any) -> None:
+    client, airflow = stand.api(after(0))
+    airflow.tasks = [{"task_id": "server.record", "state": "running", "map_index": 1, "queue": "dc1", "try_number": 1}]
+    airflow.found = found
+    assert Waiting(client, DAG, RUN, clock=lambda: airflow.now).lines() == ["server.record of 1: running"]
 
 
 def test_a_file_that_airflow_never_loads_is_not_waited_for_for_ever(stand: Stand) -> None:
     client, airflow = stand.api(*(after(30) for _ in range(9)))
     airflow.paused, airflow.file = None, FILE
     with pytest.raises(ApiError, match=r"No wave shop: .*import errors .* DAG processor"):
-        wave.await_wave(client, "shop")
+        wave.await_wave(client, "shop", DAG)
 
 
 @pytest.mark.parametrize(
@@ -351,5 +405,53 @@ def test_a_wave_that_airflow_does_not_know_is_told_at_once_with_its_file(stand: 
     client, airflow = stand.api()
     airflow.paused, airflow.file = None, file
     with pytest.raises(ApiError, match=r"^No wave shop: Airflow has no DAG shop\.migrate\. ") as told:
-        wave.await_wave(client, "shop")
+        wave.await_wave(client, "shop", DAG)
     assert words in str(told.value)
+
+
+def test_a_login_that_does_not_count_is_not_told_as_a_wave_without_a_dag(stand: Stand) -> None:
+    client, airflow = stand.api()
+    airflow.refuses = (401, {"detail": "Token Expired"})
+    with pytest.raises(ApiError, match="not logged in: "):
+        wave.report_of(client, "shop", MigrateConf(mode="plan"))
+    airflow.refuses = (503, {"detail": "starting"})
+    with pytest.raises(ApiError, match="starting"):
+        wave.await_wave(client, "shop", DAG)
+
+
+def test_a_plan_whose_run_failed_otherwise_says_why(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pre-flight found nothing wrong: without this, the last words were "ready"."""
+    client, airflow = stand.api()
+    airflow.left = {"what": "the ledger does not answer"}
+    ended = connect.EndedRun(client, DAG, RUN, "failed")
+    monkeypatch.setattr(wave, "report_of", lambda *_: ({"wave": "shop", "servers": [{"name": "web01"}]}, ended))
+    monkeypatch.setattr(wave, "client", lambda: client)
+    with pytest.raises(typer.Exit) as left:
+        wave.run_mode("shop", "preflight", None, verbose=False, as_json=False)
+    assert left.value.exit_code == 1
+    assert capsys.readouterr().err == f"run {RUN} of {DAG} ended as failed: the ledger does not answer\n"
+
+
+def test_a_plan_lets_no_run_go_on_that_a_paused_dag_holds(stand: Stand, capsys: pytest.CaptureFixture[str]) -> None:
+    client, airflow = stand.api()
+    airflow.paused, airflow.held = True, 1
+    with pytest.raises(ApiError, match=r"shop\.migrate is paused; 1 run of it waits and would go on .* web UI"):
+        wave.report_of(client, "shop", MigrateConf(mode="plan"))
+    assert airflow.unpaused == []
+    connect.wake(client, DAG, "no such DAG", asked=True)
+    assert airflow.unpaused == [DAG], "the user asked for it"
+    assert "it is unpaused now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("held", "unpaused"), [(0, [DAG]), (1, [DAG]), (2, []), (9, [])])
+def test_a_command_whose_run_is_not_the_only_one_waits_for_a_person(
+    stand: Stand, capsys: pytest.CaptureFixture[str], held: int, unpaused: list[str]
+) -> None:
+    client, airflow = stand.api(ends("success"))
+    airflow.paused, airflow.held = True, held
+    airflow.answers["/wavelift/cleanup"] = 200, {"dag_id": DAG, "dag_run_id": RUN, "dag_paused": True}
+    assert connect.run_by(client, "/wavelift/cleanup", {}).state == "success"
+    assert airflow.unpaused == unpaused
+    assert ("would go on if it were unpaused" in capsys.readouterr().err) is (not unpaused)

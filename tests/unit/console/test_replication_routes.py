@@ -23,7 +23,7 @@ from wavelift.base.rates import TransferProgress
 from wavelift.base.run import DagRun, SystemClock
 from wavelift.base.times import utc_minute
 from wavelift.base.tries import FailedTry
-from wavelift.console.deps import Specs
+from wavelift.console import deps
 from wavelift.console.progress import _Tasks
 from wavelift.ledger import Ledger, catalog, connectors, events, jobs, replication_runs
 from wavelift.rules.flows import REPLICATE
@@ -659,9 +659,9 @@ def test_sms_01_a_connector_with_replication_jobs_is_not_disassociated(desk: Des
     desk.post("/connectors/hall-a/disassociate")
 
 
-@pytest.mark.parametrize("name", ["gone", "a" * 300, "..", "a\0b"])
+@pytest.mark.parametrize("name", ["gone", "a" * 300, "..", "a\0b"], ids=["gone", "long", "dots", "nul"])
 def test_a_wave_of_any_name_has_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A name that is too long for a file was an error of the server."""
     for folder in ("waves_folder", "environments_folder"):
         monkeypatch.setattr(config, folder, lambda: tmp_path)
-    assert Specs().problem_of(name) == f"There is no file {name}.yaml in the folder of the waves"
+    assert deps.Specs().problem_of(name) == f"There is no file {name}.yaml in the folder of the waves"

@@ -140,8 +140,8 @@ def test_an_audit_that_could_look_up_nothing_fails() -> None:
 
 def test_the_readme_installs_the_lock_of_production() -> None:
     text = (ROOT / "README.md").read_text()
-    assert "pip install --no-deps --require-hashes -r requirements.lock" in text
-    lines = re.findall(r"^ *pip install .*", text, re.MULTILINE)
+    assert "uv pip install --no-deps --require-hashes --compile-bytecode -r requirements.lock" in text
+    lines = re.findall(r"^ *(?:uv )?pip install .*", text, re.MULTILINE)
     assert len(lines) == 3
     for line in lines:
-        assert "--require-hashes" in line or "--no-deps dist/" in line, line
+        assert "--require-hashes" in line or "--no-deps --compile-bytecode dist/" in line, line

@@ -226,3 +226,17 @@ def test_the_operator_and_the_console_read_the_present_files(site: Site, monkeyp
         site.write(BROKEN)
         with pytest.raises(SpecError, match=r"waves/erp.yaml:1: a second ': '"):
             load("erp")
+
+
+def test_the_console_tells_why_a_wave_s_files_allow_no_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wavelift.airflow import config
+    from wavelift.console.deps import Specs
+
+    monkeypatch.setattr(config, "waves_folder", lambda: site.folder / "waves")
+    monkeypatch.setattr(config, "environments_folder", lambda: site.folder / "environments")
+    site.write()
+    assert Specs().problem_of("erp") == ""
+    site.write(BROKEN)
+    assert "waves/erp.yaml:1: a second ': '" in Specs().problem_of("erp")
+    for name in ("shop", "x" * 300, "..", "erp.yaml"):
+        assert Specs().problem_of(name) == f"There is no file {name}.yaml in the folder of the waves"

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import (
     ErrorType,
 )
 
-from wavelift.base.errors import NoConnectionError, SpecError, UnreachableError
+from wavelift.base.errors import DeniedConnectionError, NoConnectionError, SpecError, UnreachableError
 from wavelift.rules.fields import CONNECTION_PATTERN
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def connection_of(hook: NamedHook, conn_id: str) -> Connection:
             next_step=f"Make it under {PLACE} (type {hook.hook_name}), or name another one in the spec",
         ) from error
     except AirflowSecretsBackendAccessDenied as error:
-        raise SpecError(
+        raise DeniedConnectionError(
             f"Airflow refuses the connection {conn_id!r} to this task",
             next_step=f"Give it to the team of this DAG under {PLACE}, or name another one in the spec",
         ) from error

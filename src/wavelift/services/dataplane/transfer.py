@@ -27,7 +27,7 @@ from wavelift.transfer.pipeline import CopyOptions, copy
 from wavelift.transfer.vmdk_writer import VmdkPartWriter
 
 CHECKPOINT_KEY: Final = "transfer"
-WHY_STREAM: Final = "an import needs whole disks, and the export lease of every datastore streams them"
+WHY_STREAM: Final = "an import needs whole disks, and the export lease streams them from every datastore"
 
 
 def export_server(

@@ -31,12 +31,17 @@ def visible(text: str) -> str:
     return printable_lines(text.split("\n"))
 
 
+def _words(line: str) -> list[str]:
+    """Without the spaces at the end, which are no word: the expression would try each of them as a beginning."""
+    return _WORD.findall(line.rstrip(" "))
+
+
 def wrapped(text: str, width: int) -> list[str]:
     """``text`` in lines of ``width``, broken at spaces only: a longer word has a line of its own and is not broken."""
     lines = []
     for line in text.split("\n"):
         now = ""
-        for word in _WORD.findall(line):
+        for word in _words(line):
             if now and cell_len(now + word) > width:
                 lines.append(now)
                 now = word.lstrip()
@@ -51,7 +56,8 @@ def folded(text: str, width: int) -> list[str]:
     lines = []
     for line in wrapped(text, width):
         while cell_len(line) > width:
-            size = next(count for count in range(len(line), 0, -1) if count == 1 or cell_len(line[:count]) <= width)
+            most = min(len(line), max(1, width))  # a character takes a column, seldom two: never the whole line anew
+            size = next(count for count in range(most, 0, -1) if count == 1 or cell_len(line[:count]) <= width)
             lines.append(line[:size])
             line = line[size:]
         lines.append(line)
@@ -101,7 +107,7 @@ class Sheet:
         for number, name in enumerate(self.columns):
             lines = [line for row in self.rows for line in row[number].split("\n")]
             longest = _widest(lines)
-            words = _widest(word.lstrip() for line in lines for word in _WORD.findall(line))
+            words = _widest(word.lstrip() for line in lines for word in _words(line))
             need = longest if name in self.ids else min(longest, max(NARROWEST, min(words, LONGEST_WORD)))
             least.append(max(need, _widest(name.split())))
             wanted.append(max(longest, cell_len(name)))

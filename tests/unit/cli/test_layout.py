@@ -89,3 +89,13 @@ def test_columns_is_obeyed_in_a_pipe_and_a_wrong_value_ignored(
 def test_without_columns_a_pipe_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     assert stdout_console().width == PIPE_WIDTH
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text", ["x" + " " * 100_000, " " * 100_000, "x" * 20_000, "\u3042" * 4_000], ids=["end", "spaces", "word", "wide"]
+)
+def test_a_long_text_costs_no_more_than_reading_it(text: str) -> None:
+    lines = folded(text, 20)
+    assert "".join(lines) == text.rstrip(" ")
+    assert all(cell_len(line) <= 20 for line in lines)

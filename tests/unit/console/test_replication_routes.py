@@ -15,6 +15,7 @@ from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
 from tests.specs import load_texts
 
+from wavelift.airflow import config
 from wavelift.airflow.rest import ApiError
 from wavelift.base.catalog import CatalogIndex, CatalogManager, CatalogRow
 from wavelift.base.errors import SpecError
@@ -22,6 +23,7 @@ from wavelift.base.rates import TransferProgress
 from wavelift.base.run import DagRun, SystemClock
 from wavelift.base.times import utc_minute
 from wavelift.base.tries import FailedTry
+from wavelift.console import deps
 from wavelift.console.progress import _Tasks
 from wavelift.ledger import Ledger, catalog, connectors, events, jobs, replication_runs
 from wavelift.rules.flows import REPLICATE
@@ -655,3 +657,11 @@ def test_sms_01_a_connector_with_replication_jobs_is_not_disassociated(desk: Des
     assert "1 replication job of wave 'erp'" in refused["detail"]
     desk.told(desk.client.delete(f"/jobs/{id}"))
     desk.post("/connectors/hall-a/disassociate")
+
+
+@pytest.mark.parametrize("name", ["gone", "a" * 300, "..", "a\0b"], ids=["gone", "long", "dots", "nul"])
+def test_a_wave_of_any_name_has_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A name that is too long for a file was an error of the server."""
+    for folder in ("waves_folder", "environments_folder"):
+        monkeypatch.setattr(config, folder, lambda: tmp_path)
+    assert deps.Specs().problem_of(name) == f"There is no file {name}.yaml in the folder of the waves"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,8 @@ from tests.unit.specs.conftest import ENVIRONMENT, WAVE
 from wavelift.base.printable import printable
 from wavelift.specs import check_file, with_source
 from wavelift.specs.document import MAX_BYTES, Document
-from wavelift.specs.issues import MAX_SOURCE, Issue, excerpt, format_errors
+from wavelift.specs.issues import MAX_LINE, MAX_SOURCE, Issue, excerpt, format_errors
+from wavelift.specs.syntax import _row
 
 pytestmark = pytest.mark.unit
 
@@ -251,3 +253,31 @@ def test_explaining_costs_a_bounded_time(text: str) -> None:
 
 def test_an_issue_without_a_place_shows_only_its_message() -> None:
     assert with_source([Issue("waves/x.yaml", 0, (), "is gone")]) == "waves/x.yaml: is gone"
+
+
+SPACES = " " * 500_000
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"a{SPACES}b\nx: [\n", "a colon is missing after 'a"),
+        (f"k: v\na{SPACES}b\n  x: y: z\n", "a colon is missing after 'a"),
+        (f"{'- ' * 16}a{SPACES}# b\n c: d: e\n", "the indentation is wrong: 'c'"),
+    ],
+    ids=["no colon", "a value", "dashes"],
+)
+def test_a_long_line_costs_no_more_than_reading_it(text: str, said: str) -> None:
+    """It took hours, and the DAG processor with all waves stood still."""
+    (issue,) = Document(Path("waves/erp.yaml"), text=text).issues
+    assert said in issue.message
+    assert len(str(issue)) < MAX_LINE
+
+
+@given(st.text(alphabet="ab :#-\t", max_size=12))
+def test_a_key_ends_at_its_colon(rest: str) -> None:
+    """As the grammar says it: no colon and no '#' before it, a space or the end after it."""
+    row = _row(3, rest)
+    found = re.match(r"(?P<key>[^\s:#][^:#]*?) *:(?= |$)", rest[row.column :].strip())
+    assert (row.is_key, row.label) == ((True, found["key"]) if found else (False, rest[row.column :].strip()))

@@ -24,6 +24,7 @@ from wavelift.base.run import CancelFlag, CheckpointStore, DagRun, MemoryCheckpo
 from wavelift.ledger import Migration, migrations
 from wavelift.ledger.slots import standing
 from wavelift.rules.environment import Environment
+from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ResolvedWave, ServerPlan, resolve
 from wavelift.rules.wave import Wave
 from wavelift.services.common.admit import RunRequest
@@ -398,7 +399,10 @@ class Journey:
         self.outcome.report = report
         assert not within(self.ledger.read(), standing), "a slot is still held"
         for row in within(self.ledger.read(), migrations.of_dag_run, self.run_ref):
-            servers[row.server].migration, servers[row.server].report = row, report
+            if row.server in servers:
+                servers[row.server].migration, servers[row.server].report = row, report
+            else:
+                assert row.state is MigrationState.REFUSED, "a server without tasks was refused"
 
     def tidy(self, row: Migration, plan: ServerPlan) -> str:
         return abandon(self.access, plan, row.run_key)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wavelift.ledger.replication_records import ReplicationRun
     from wavelift.rules.plans import ServerPlan
     from wavelift.services.common.report import TaskOutcome
+    from wavelift.services.dataplane.messages import PreflightReport
     from wavelift.services.migration.report import WaveReport
     from wavelift.services.replication.report import ReplicationReport, ServerEnd
 
@@ -79,6 +80,21 @@ def words_left(ti: Any, task: str, *, map_index: int = -1) -> tuple[str, str]:
     return what, step
 
 
+def believed(found: Any, state: str | None) -> PreflightReport | None:
+    """What the pre-flight told of the servers; None if it told nothing of them, or did not succeed.
+
+    Then its words say why. It may not have seen all servers, and none of them has tasks.
+
+    :param found: the report that it left. :param state: of its task.
+    """
+    from wavelift.services.dataplane.messages import PreflightReport
+
+    if not found or "servers" not in found or state != "success":
+        return None
+    report = PreflightReport.load(found)
+    return None if report.blind else report
+
+
 class ReportingOperator(WaveRunOperator):
     """What the reports of all flows share; use them as teardowns."""
 
@@ -123,7 +139,7 @@ class ReportOperator(ReportingOperator):
 
     def finish(self, ledger: Ledger, context: Context, states: Mapping[str, str]) -> WaveReport:
         from wavelift.ledger import waves
-        from wavelift.services.dataplane.messages import CleanupReport, PreflightReport
+        from wavelift.services.dataplane.messages import CleanupReport
         from wavelift.services.migration import report as migration
 
         ti = context["ti"]
@@ -131,9 +147,7 @@ class ReportOperator(ReportingOperator):
             frozen = waves.find(tx, self.server_context(context).run)
         first = MIGRATE.first_step(frozen.mode if frozen else "")
         found = ti.xcom_pull(task_ids=PREFLIGHT, key=REPORT_KEY, map_indexes=-1)
-        preflight = PreflightReport.load(found) if found and "servers" in found else None
-        if preflight is not None and preflight.blind:
-            preflight = None  # it failed, and its words say why: what it knows of servers is not all
+        preflight = believed(found, states.get(PREFLIGHT))
         ended = migration.Ended(
             preflight,
             task_outcomes(context, states, [task.name for task in preflight.passed] if preflight else []),

@@ -10,8 +10,9 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
-from wavelift.operators.control.report import ended_by, why_stopped, words_left
+from wavelift.operators.control.report import believed, ended_by, why_stopped, words_left
 from wavelift.rules.plans import WaveShape
+from wavelift.services.dataplane.messages import PreflightReport
 
 pytestmark = pytest.mark.airflow
 
@@ -96,6 +97,16 @@ def test_a_run_whose_other_modes_were_skipped_was_not_stopped(first: str) -> Non
 def test_a_run_that_was_not_admitted_was_stopped() -> None:
     context: Any = Run()
     assert why_stopped(context, {"admit": "failed"}, ended_by("")) == "admit: it was stopped"
+
+
+def test_a_pre_flight_that_failed_after_its_report_is_not_believed() -> None:
+    """Its servers have no tasks: their rows would tell a person to clear some."""
+    report = PreflightReport(wave="w", findings=(), servers=()).dump()
+    assert believed(report, "success") == PreflightReport.load(report)
+    for state in ("failed", "skipped", "up_for_retry", None):
+        assert believed(report, state) is None
+    assert believed({"leftovers": []}, "success") is None, "a clean-up"
+    assert believed(None, "success") is None
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def print_json(answer: Any) -> None:
 
 
 def local_time(instant: datetime | None, *, up: bool = False) -> str:
-    """For a sentence: ``2026-12-01 10:00 CET``, rounded to the minute; nothing for none.
+    """For a sentence: ``2026-12-01 10:00 CET``, to the minute; nothing for none.
 
     :param up: rounded up: for a time before which something is refused.
     """
@@ -150,7 +150,7 @@ class Times:
         self._zones: dict[str, None] = {}
 
     def of(self, instant: datetime | None, *, up: bool = False) -> str:
-        """``2026-12-01 10:00`` in local time, rounded to the minute; nothing for none.
+        """``2026-12-01 10:00`` in local time, to the minute; nothing for none.
 
         :param up: rounded up: for a time before which something is refused.
         """

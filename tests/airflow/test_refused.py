@@ -8,7 +8,7 @@ import pytest
 from tests.airflow.inprocess import Done, Lab
 
 from wavelift.base.run import SystemClock
-from wavelift.ledger import connectors
+from wavelift.ledger import connectors, servers
 
 pytestmark = pytest.mark.airflow
 
@@ -63,6 +63,10 @@ def test_amp_05_a_cleared_pre_flight_and_a_cleared_reserve_go_on_under_the_same_
     known = run.migration("shut-a")
     assert (known.id, known.state, known.error) == (id, "completed", "")
     lab.assert_proven("shut-a", known.image_id)
+    with lab.ledger.write(
+        connectors.lock_name("shut"), servers.LOCK
+    ) as tx:  # else the vCenter's catalogue stays its own
+        connectors.disassociate(tx, "shut", used_by=lambda *_: (), by="ana", clock=CLOCK)
 
 
 def _map_index(run: Done) -> int:

@@ -92,5 +92,5 @@ def test_inv_4_whatever_is_wrong_with_aws_the_snapshot_goes(lab: Lab, monkeypatc
 
 def test_a_catalogue_import_is_not_tried_again(lab: Lab) -> None:
     run = lab.run("server_catalog", {"connection": "vsphere_demo"}, file="catalog.py", **NO_VCENTER).ends("failed")
-    assert run.row("inventory")["try_number"] == 1
+    assert run.row("inventory")["try_number"] == 1, run.words("begin")
     assert "no connection 'vsphere_demo'" in run.words("inventory")

@@ -83,15 +83,21 @@ def words_left(ti: Any, task: str, *, map_index: int = -1) -> tuple[str, str]:
 def believed(found: Any, state: str | None) -> PreflightReport | None:
     """What the pre-flight told of the servers; None if it told nothing of them, or did not succeed.
 
-    Then its words say why. It may not have seen all servers, and none of them has tasks.
+    Then its words say why. It may not have seen all servers, and none of them has tasks. A connector wrote it: another
+    form than ours is nothing, and must not keep the report from closing what is open.
 
     :param found: the report that it left. :param state: of its task.
     """
+    from pydantic import ValidationError
+
     from wavelift.services.dataplane.messages import PreflightReport
 
-    if not found or "servers" not in found or state != "success":
+    if state != "success" or not isinstance(found, dict) or "servers" not in found:
         return None
-    report = PreflightReport.load(found)
+    try:
+        report = PreflightReport.load(found)
+    except ValidationError:
+        return None
     return None if report.blind else report
 
 
@@ -152,7 +158,7 @@ class ReportOperator(ReportingOperator):
             preflight,
             task_outcomes(context, states, [task.name for task in preflight.passed] if preflight else []),
             stopped=why_stopped(context, states, ended_by(first)),
-            swept=CleanupReport.load(found) if found and "leftovers" in found else None,
+            swept=CleanupReport.load(found) if isinstance(found, dict) and "leftovers" in found else None,
         )
         return migration.finish(ledger, ended, self.server_context(context), tidy=self._tidy(context))
 
@@ -184,7 +190,6 @@ class ReplicationReportOperator(ReportingOperator):
     """
 
     def finish(self, ledger: Ledger, context: Context, states: Mapping[str, str]) -> ReplicationReport:
-        from wavelift.services.dataplane.messages import PreflightReport
         from wavelift.services.dataplane.replication_messages import AdmittedRuns
         from wavelift.services.replication import report as replication
 
@@ -198,7 +203,7 @@ class ReplicationReportOperator(ReportingOperator):
         delete, verify = REPLICATE.first_step("delete"), REPLICATE.first_step("verify")
         ended = replication.Ended(
             admitted,
-            PreflightReport.load(found) if found else None,
+            believed(found, states.get(PREFLIGHT)),
             self.ends(context, states, [one["name"] for one in mapped]),
             stopped=why_stopped(context, states, ended_by(first_step_of_runs(admitted) if admitted else "")),
             deleted=ti.xcom_pull(task_ids=delete, map_indexes=-1) or (),

@@ -106,7 +106,9 @@ def test_a_pre_flight_that_failed_after_its_report_is_not_believed() -> None:
     for state in ("failed", "skipped", "up_for_retry", None):
         assert believed(report, state) is None
     assert believed({"leftovers": []}, "success") is None, "a clean-up"
-    assert believed(None, "success") is None
+    others: list[Any] = [None, [], "servers", {**report, "servers": 3}, {**report, "findings": ["x"]}]
+    for other in others:
+        assert believed(other, "success") is None, "of another form"
 
 
 @pytest.mark.parametrize(

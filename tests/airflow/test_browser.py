@@ -96,7 +96,7 @@ def test_air_05_a_wave_is_triggered_from_the_form_in_the_browser(page: Page, wor
     # What it found: the chosen server, and no other.
     page.goto(f"{run_url}/tasks/preflight")
     log = page.locator("body")
-    expect(log).to_contain_text("full-win/SCSI 0:0: Hard disk 1 has 12582912 bytes")
+    expect(log).to_contain_text("full-win: Hard disk 1 has 12.0 MiB")
     expect(log).not_to_contain_text("full-web:")
     page.screenshot(path=tmp_path / "preflight.png")
 

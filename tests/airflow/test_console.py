@@ -43,6 +43,7 @@ ROUTES = {
     ("POST", "/runs/{run_id}/verify"),
     ("POST", "/waves/{wave}/apply"),
     ("POST", "/waves/{wave}/replications"),
+    ("GET", "/waves/{wave}"),
 }
 
 

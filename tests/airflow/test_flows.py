@@ -103,7 +103,7 @@ def test_inv_1_a_flipped_byte_is_found_and_named_before_the_import(lab: Lab) -> 
     index = run.index("flipped-a")
     assert run.row("verify", index)["try_number"] == 1, "no retry can cure it"
     words = run.words("verify", index)
-    for part in ("server=flipped-a", "disk=disk 1 (SCSI 0:1)", f"offset={flip['disk_offset']},"):
+    for part in ("server=flipped-a", "disk=disk 1 (SCSI 0:1)", f"offset={flip['disk_offset']} ("):
         assert part in words, words
     assert run.row("import_image", index)["state"] == "upstream_failed", "nothing unproven is imported"
     assert run.outcome("flipped-a")["error"] == words

@@ -36,7 +36,10 @@ def failed_at_once(run: Done) -> None:
     assert (row["state"], row["try_number"]) == ("failed", 1), "no retry can cure it"
 
 
-@pytest.mark.parametrize("mode", ["plan", "preflight", "migrate"])
+@pytest.mark.parametrize(
+    "mode",
+    [pytest.param("plan", marks=pytest.mark.proof), pytest.param("preflight", marks=pytest.mark.proof), "migrate"],
+)
 def test_both_connections_that_are_missing_are_told_at_once(lab: Lab, mode: str) -> None:
     run = lab.run("modes.migrate", {"mode": mode}, **NO_VCENTER, **NO_AWS)
     failed_at_once(run)

@@ -24,7 +24,6 @@ from wavelift.base.run import CancelFlag, CheckpointStore, DagRun, MemoryCheckpo
 from wavelift.ledger import Migration, migrations
 from wavelift.ledger.slots import standing
 from wavelift.rules.environment import Environment
-from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ResolvedWave, ServerPlan, resolve
 from wavelift.rules.wave import Wave
 from wavelift.services.common.admit import RunRequest
@@ -402,7 +401,7 @@ class Journey:
             if row.server in servers:
                 servers[row.server].migration, servers[row.server].report = row, report
             else:
-                assert row.state is MigrationState.REFUSED, "a server without tasks was refused"
+                assert row.server_id is None, "a server without tasks never began"
 
     def tidy(self, row: Migration, plan: ServerPlan) -> str:
         return abandon(self.access, plan, row.run_key)

@@ -139,7 +139,7 @@ def test_sms_14_a_move_during_the_transfer_ends_that_try_and_says_so(stage: Stag
 
     result = None
     try:
-        with pytest.raises(GuardError, match=r"moved to host .* \(SMS-14\)") as caught:
+        with pytest.raises(GuardError, match=r"moved to host .* during the upload") as caught:
             one.transfer(begun, drs)
         assert caught.value.retryable
         stage.clear_rules()

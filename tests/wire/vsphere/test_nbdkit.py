@@ -270,7 +270,7 @@ def test_a_disk_of_another_size_is_refused(session: VsphereSession) -> None:
     with frozen(session) as (ref, disk):
         found = look(session, ref, disk.model_copy(update={"capacity": CAPACITY + 512}))
     assert isinstance(found, NotServed)
-    assert f"a disk of {CAPACITY} bytes" in found.reason
+    assert f"({CAPACITY} bytes)" in found.reason
 
 
 _KILLED = """

@@ -83,7 +83,7 @@ def test_a_flipped_byte_is_found_and_named(demo: StartDemo) -> None:
     [line] = [line for line in running.stderr.splitlines() if line.startswith("db01 failed: ")]
     assert "server=db01" in line
     assert "disk=disk 1 (SCSI 1:0)" in line
-    assert f"offset={flipped[1]}," in line
+    assert f"offset={flipped[1]} (" in line
     result = json.loads(running.stdout.splitlines()[-1])
     assert (result["servers"], result["mismatches"]) == (2, 1)
     assert result["bytes_verified"] == VIRTUAL_BYTES - (320 + 256) * MIB

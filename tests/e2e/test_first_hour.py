@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from tests.e2e.conftest import WAVELIFT, DemoProcess, StartDemo, until
+from tests.e2e.conftest import WAVELIFT, StartDemo, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.proof, pytest.mark.timeout(1500), pytest.mark.xdist_group("first_wave")]
 SHOP: Final = """\
@@ -112,9 +113,9 @@ def test_from_the_simulators_to_an_own_wave_and_back_from_every_mistake(demo: St
         _first_wave(terminal, steps, airflow, tmp_path / "airflow.log")
         _own_wave(terminal, folder)
     finally:
-        airflow.terminate()
-        airflow.wait(60)
-    _nothing_left(running, airflow)
+        os.killpg(airflow.pid, signal.SIGINT)  # Ctrl-C in its terminal
+    assert running.ctrl_c() == 0
+    until(lambda: airflow.poll() is not None and not running.processes(), "everything to end", timeout=60)
 
 
 def _first_wave(terminal: Terminal, steps: list[str], airflow: subprocess.Popen[bytes], log: Path) -> None:
@@ -189,8 +190,3 @@ def _own_wave(terminal: Terminal, folder: Path) -> None:
     assert replicated.returncode == 0, replicated.stdout + replicated.stderr
     assert " of 0" not in replicated.stdout, "a server has a name"
     assert "web01    Completed" in replicated.stdout
-
-
-def _nothing_left(running: DemoProcess, airflow: subprocess.Popen[bytes]) -> None:
-    assert airflow.returncode is not None
-    assert running.ctrl_c() == 0

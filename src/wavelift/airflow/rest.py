@@ -24,9 +24,11 @@ READ_SECONDS: Final = 60
 MOST_BYTES: Final = 2**63
 MOST_ROWS: Final = 20_000
 """Task instances of one run that are read: ten times those of the largest wave."""
+RETRY: Final = "up_for_retry"
+"""The state of a task instance that failed and waits for its next try."""
 UNDER_WAY: Final = (
     *("scheduled", "queued", "running", "deferred"),
-    *("up_for_retry", "up_for_reschedule", "restarting"),
+    *(RETRY, "up_for_reschedule", "restarting"),
 )
 """States of a task instance that has begun, or is about to, and has not ended."""
 DETAIL_LONGEST: Final = 500

@@ -125,8 +125,10 @@ def _moved(row: RunDetails) -> str:
 def _next_of_run(row: RunDetails) -> str:
     again = f"`wavelift replicate {row.wave} --server {row.server}`"
     if row.state == "Failed":
-        clear = f"clear the server's {CONTINUE_FROM} of that DAG run to go on"
-        return f"correct what the error says, then {clear}, or start a new run: {again}"
+        return (
+            f"remove the cause, then clear the {CONTINUE_FROM} of {row.server} in that DAG run, with downstream, to go "
+            f"on (a server that the pre-flight refused has none); or start a new run: {again}"
+        )
     if row.state in ("Refused", "Cancelled", "Expired"):
         return f"{again} asks again"
     if row.state in ("Active", "Reserved"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from wavelift.airflow.rest import RETRY
 from wavelift.cli.output import Times, say
-from wavelift.cli.watch import RETRY, step_row
+from wavelift.cli.watch import step_row
 from wavelift.console.answers import MigrationRow, RunRow, ServerStep
+from wavelift.rules.flows import MIGRATE
 from wavelift.rules.lifecycle import MigrationState
 
 IMPORT: Final = "import: "
@@ -20,7 +22,7 @@ STEPS: Final = {
 """Steps of migrations that a state says already, or that older rows name in other words."""
 UNTOLD: Final = ("Refused", "Skipped", "Expired")
 """States of runs whose status says why."""
-BEFORE_TRANSFER: Final = ("reserve", "snapshot")
+BEFORE_EXPORT: Final = MIGRATE.before("export")
 NOT_BEGUN: Final = ("queued", "scheduled")
 READERS: Final = {"nfc": "stream", "datastore": "ranges", "nbd": "VDDK (nbd)"}
 """A reader of the data path → what it is called for people. The reason beside it says more."""
@@ -32,7 +34,7 @@ def migration_state(row: MigrationRow, times: Times) -> str:
         return str(row.state)
     if again := tries_again(row, times):
         return again
-    if row.step in BEFORE_TRANSFER or row.step_state in NOT_BEGUN:
+    if row.step in BEFORE_EXPORT or row.step_state in NOT_BEGUN:
         said = f"{row.state}: {step_row('', row).short}"
         return f"{said}, is being cancelled" if row.cancel_requested else said
     importing = row.phase.startswith(IMPORT)

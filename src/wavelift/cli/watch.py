@@ -20,14 +20,14 @@ from rich.live import Live
 from rich.status import Status
 from rich.table import Table
 
-from wavelift.airflow.rest import UNDER_WAY, ApiClient, ApiError, path_of
+from wavelift.airflow.rest import RETRY, UNDER_WAY, ApiClient, ApiError, path_of
 from wavelift.base.printable import printable
 from wavelift.base.rates import seconds_left
 from wavelift.base.tries import FailedTry
 from wavelift.base.units import human_bytes, human_seconds
 from wavelift.cli.output import plain
 from wavelift.console.answers import ServerStep
-from wavelift.rules.flows import ADMIT, FLOWS, PREFLIGHT, REPORT, Step, flow_of, server_step
+from wavelift.rules.flows import ADMIT, FLOWS, PREFLIGHT, REPORT, flow_of, server_step
 
 DONE: Final = "done"
 QUEUED: Final = "queued"
@@ -39,7 +39,6 @@ STATES: Final = {
     "failed": "failed",
     "upstream_failed": "not reached",
 }
-RETRY: Final = "up_for_retry"
 LINE_SECONDS: Final = 2.0
 """In a log, progress within a phase gets at most one line per server in this time."""
 LONG_SECONDS: Final = 30.0
@@ -147,7 +146,7 @@ class Watch:
 
     def _row(self, index: int, name: str, total: int, tasks: dict[str, dict[str, Any]]) -> Row:
         chain = flow_of(self.dag_id).chain
-        step = next((step for step in chain if not _passed(step, tasks.get(step.task_id, {}).get("state"))), None)
+        step = next((step for step in chain if not step.is_passed(tasks.get(step.task_id, {}).get("state"))), None)
         if step is None:
             return Row(name, DONE, done=total, total=total)
         task = tasks.get(step.task_id, {})
@@ -188,10 +187,6 @@ def step_row(server: str, at: ServerStep) -> Row:
     if at.step_state == RETRY:
         failed = FailedTry(what=at.retry_reason, number=at.step_try, of=at.step_tries, next_at=at.retry_at)
     return Row(server, at.step, note_of(at.step_state, at.step_try, waits=_waits_of(at.step)), failed=failed)
-
-
-def _passed(step: Step, state: str | None) -> bool:
-    return state == "success" or (state == "skipped" and step.optional)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from wavelift.airflow.rest import ApiClient, ApiError
 from wavelift.ledger import ServerRun
-from wavelift.rules.flows import Step, server_step
+from wavelift.rules.flows import server_step
 
 STOPPED: Final = ("failed", "upstream_failed", "skipped", "removed")
 LOOKS: Final = 6
@@ -39,7 +39,7 @@ class Chain:
         for _ in range(LOOKS):
             states = self._states()
             self.released = states.get(self._flow.task_id("release")) == "success"
-            step = next((step for step in self._flow.chain if not _passed(step, states.get(step.task_id))), None)
+            step = next((step for step in self._flow.chain if not step.is_passed(states.get(step.task_id))), None)
             if step is None or states.get(step.task_id) in STOPPED:
                 break
             self._airflow.fail_task(self._run.dag_id, self._run.dag_run_id, step.task_id, self._map_index)
@@ -49,10 +49,6 @@ class Chain:
     def _states(self) -> dict[str, Any]:
         rows = self._airflow.task_instances(self._run.dag_id, self._run.dag_run_id)
         return {row["task_id"]: row["state"] for row in rows if row["map_index"] == self._map_index}
-
-
-def _passed(step: Step, state: str | None) -> bool:
-    return state == "success" or (state == "skipped" and step.optional)
 
 
 def map_index_of(airflow: ApiClient, run: ServerRun[Any]) -> int | None:

@@ -26,7 +26,7 @@ from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.migration.reserve import after_cancel
 
 EXPORT: Final = MIGRATE.step("export").name
-BEFORE_EXPORT: Final = ("reserve", "snapshot")
+BEFORE_EXPORT: Final = MIGRATE.before(EXPORT)
 
 
 def add_migration_routes(app: FastAPI) -> None:

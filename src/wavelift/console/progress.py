@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from wavelift.airflow.rest import UNDER_WAY, ApiClient, ApiError
+from wavelift.airflow.rest import RETRY, UNDER_WAY, ApiClient, ApiError
 from wavelift.base.rates import TransferProgress
 from wavelift.base.tries import FailedTry
 from wavelift.ledger import ServerRun
@@ -19,7 +19,6 @@ MOST_QUESTIONS: Final = 100
 """To Airflow, for one answer of ours. More transfers than a fleet of connectors runs at a time."""
 MOST_SECONDS: Final = 10.0
 """For all questions of one answer."""
-RETRY: Final = "up_for_retry"
 
 
 @dataclass(frozen=True, slots=True)

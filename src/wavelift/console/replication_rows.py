@@ -19,7 +19,7 @@ TYPES: Final = {RunType.AUTOMATIC: "Automatic", RunType.ON_DEMAND: "OnDemand"}
 """SMS-08's words."""
 DAY_SECONDS: Final = 86_400
 TRANSFER: Final = REPLICATE.step("transfer").name
-BEFORE_TRANSFER: Final = ("reserve", "snapshot")
+BEFORE_TRANSFER: Final = REPLICATE.before(TRANSFER)
 UPLOADING: Final = "Uploading"
 """What the ledger says from the moment when a run has won its slot."""
 

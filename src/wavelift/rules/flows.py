@@ -81,6 +81,10 @@ class Step:
     def task_id(self) -> str:
         return f"{_PREFIX}{self.name}" if self.per_server else self.name
 
+    def is_passed(self, state: str | None) -> bool:
+        """Whether a server goes on after this step when its task is in this state."""
+        return state == "success" or (state == "skipped" and self.optional)
+
 
 @dataclass(frozen=True, slots=True)
 class Mode:
@@ -134,6 +138,11 @@ class Flow:
     def chain(self) -> tuple[Step, ...]:
         """A server's steps in their order, without the teardowns, which clean up after whatever was stopped."""
         return tuple(step for step in self.steps if step.per_server and not step.teardown)
+
+    def before(self, name: str) -> tuple[str, ...]:
+        """The names of a server's steps that come before this one. :raises ValueError: the chain has no such step."""
+        names = tuple(step.name for step in self.chain)
+        return names[: names.index(name)]
 
     @property
     def removals(self) -> tuple[Step, ...]:

@@ -16,7 +16,9 @@ from wavelift.rules.flows import (
     MIGRATE,
     REPLICATE,
     Flow,
+    Plane,
     SlotKind,
+    Step,
     described,
     flow_of,
     server_step,
@@ -131,3 +133,26 @@ def test_task_ids_lead_to_the_step() -> None:
 def test_the_documents_show_the_flow_as_it_is(flow: Flow) -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     assert described(flow) in page, f"docs/architecture.md lacks this text:\n{described(flow)}"
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_what_comes_before_a_step_is_the_chain_up_to_it(flow: Flow) -> None:
+    for place, step in enumerate(flow.chain):
+        assert flow.before(step.name) == tuple(each.name for each in flow.chain[:place])
+    with pytest.raises(ValueError, match="not in tuple"):
+        flow.before("remove_snapshot")
+
+
+@pytest.mark.parametrize(
+    ("state", "optional", "passed"),
+    [
+        ("success", False, True),
+        ("skipped", True, True),
+        ("skipped", False, False),
+        ("running", True, False),
+        (None, True, False),
+    ],
+)
+def test_a_skipped_step_is_passed_only_if_it_may_be_left_out(state: str | None, optional: bool, passed: bool) -> None:
+    step = Step(name="compare", plane=Plane.ENVIRONMENT, words="", optional=optional)
+    assert step.is_passed(state) is passed

@@ -2,7 +2,8 @@
 
 A conversion rewrites some of the boot disk: configuration, boot loader, drivers, agents, and what the guest writes when
 AWS boots it once. It does not say where. So the rule is a bound that is ours: if more than ``boot_disk_changed_pct`` of
-the compared blocks with data differ, it is another disk, or none that may be trusted. The bound does not find a few
+the compared blocks with data differ, it is another disk, or none that may be trusted. A sample that says so is followed
+by a comparison of the whole boot disk: of few blocks, most can be changed ones by chance. The bound does not find a few
 changed files, nor new ones in space that was empty: the comparisons of :mod:`.staged_object` are what stops those.
 """
 
@@ -102,13 +103,11 @@ class _Comparison:
         suspects = Suspects(self.level.checkpoints, f"{snapshot_id} {disk.manifest_digest}")
         indices = None if verify == "full" else suspects.sample(manifest, float(verify.removeprefix("sample:")))
         server, label = self.export.server, disk_label_of(disk)
-        found = compare_snapshot(
-            self.access,
-            snapshot_id,
-            Expected(manifest.digest, disk.capacity, indices),
-            cancel=self.cancel,
-            report=Report(server, label, "compare", self.progress),
-        )
+        found = self._compared(disk, manifest, snapshot_id, indices)
+        if disk.boot and indices is not None and self._too_much(manifest, found, indices):
+            # A few blocks by chance say little about a share. All of them are read before it is held against the image.
+            indices = None
+            found = self._compared(disk, manifest, snapshot_id, indices)
         if found.changed and not disk.boot:
             suspects.keep(part.offset for part in found.changed)
             raise ProofError(
@@ -129,17 +128,34 @@ class _Comparison:
             changed=found.changed,
         )
 
-    def _check_boot(
-        self, manifest: Manifest, found: Comparison, indices: Collection[int] | None, where: Mapping[str, str]
-    ) -> None:
+    def _compared(
+        self, disk: StoredDisk, manifest: Manifest, snapshot_id: str, indices: Collection[int] | None
+    ) -> Comparison:
+        return compare_snapshot(
+            self.access,
+            snapshot_id,
+            Expected(manifest.digest, disk.capacity, indices),
+            cancel=self.cancel,
+            report=Report(self.export.server, disk_label_of(disk), "compare", self.progress),
+        )
+
+    def _too_much(
+        self, manifest: Manifest, found: Comparison, indices: Collection[int] | None
+    ) -> tuple[list[int], int] | None:
+        """The blocks with data that differ, of how many compared ones, if they are more than a conversion changes."""
         compared = range(manifest.block_count) if indices is None else indices
         data = sum(manifest.digest(index) is not None for index in compared)
         lost = [index for index in _blocks(found.changed, manifest) if manifest.digest(index) is not None]
-        most = self.level.boot_disk_changed_pct
-        if len(lost) * 100 > most * data:
+        return (lost, data) if len(lost) * 100 > self.level.boot_disk_changed_pct * data else None
+
+    def _check_boot(
+        self, manifest: Manifest, found: Comparison, indices: Collection[int] | None, where: Mapping[str, str]
+    ) -> None:
+        if (excess := self._too_much(manifest, found, indices)) is not None:
+            lost, data = excess
             raise ProofError(
                 f"{len(lost)} of {data} compared blocks of the boot disk hold something else than on the source: a "
-                f"conversion changes no more than {most} per cent",
+                f"conversion changes no more than {self.level.boot_disk_changed_pct} per cent",
                 offset=lost[0] * BLOCK,
                 next_step="Do not launch this AMI, and keep the source. If the guest is small and its conversion "
                 "rightly changes more, set 'limits: {boot_disk_changed_pct: …}' in the environment",

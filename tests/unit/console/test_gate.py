@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -94,3 +97,35 @@ def test_requests_at_once_leave_threads_for_the_api_that_they_ask(monkeypatch: p
         ]
         answers = {(each.result().status_code, each.result().json()["detail"]) for each in asked}
     assert answers == {(404, not_loaded("erp.replicate"))}
+
+
+@pytest.mark.parametrize("stalled", [True, False])
+def test_a_body_that_came_while_the_process_stood_still_is_no_slow_client(stalled: bool) -> None:
+    """Airflow's own routes can hold the event loop; what the client sent meanwhile lies in the socket."""
+    ours, client = socket.socketpair()
+    ours.setblocking(False)
+    seen: list[str] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": await asyncio.get_running_loop().sock_recv(ours, 100)}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            seen.append(message["status"])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((await receive())["body"].decode())
+
+    async def asked() -> None:
+        gate = Gate(app, ana, Limits(body_seconds=0.3))
+        request = asyncio.ensure_future(gate({"type": "http", "headers": []}, receive, send))
+        await asyncio.sleep(0.1)  # the gate waits for the body by now
+        if stalled:
+            client.send(b"the body")
+            time.sleep(0.6)  # the loop is held
+        with anyio.fail_after(STUCK_S):
+            await request
+
+    with ours, client:
+        anyio.run(asked)
+    assert seen == (["the body"] if stalled else [408])

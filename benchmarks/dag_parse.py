@@ -77,6 +77,8 @@ def make_specs(folder: Path) -> None:
     environment = {
         "environment": "prod",
         "aws_conn_id": "aws",
+        "account": "123456789012",
+        "may": {"migrate": ["user:admin"], "cut_over": ["user:admin"], "administer": ["user:admin"]},
         "region": "eu-central-1",
         "staging": {"bucket": "staging-bucket", "prefix": "w"},
         "vpc": "vpc-0de30000000000001",

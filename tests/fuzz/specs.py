@@ -30,6 +30,8 @@ CPU_SECONDS: Final = 2.0
 ENVIRONMENT: Final = """\
 environment: prod
 aws_conn_id: aws_prod
+account: '123456789012'
+may: {migrate: ['user:admin'], cut_over: ['user:admin'], administer: ['user:admin']}
 region: eu-central-1
 staging: {bucket: staging-bucket, prefix: waves}
 kms_key: alias/disks

@@ -150,6 +150,7 @@ def insert(tx: Tx, *, at: datetime, by: str, wave: str, server: str, **columns: 
         state=JobState.ACTIVE,
         failures_since=at,
         created_by=by,
+        authorised_by=by,
         created_at=at,
         updated_at=at,
         **columns,

@@ -202,6 +202,8 @@ class Slot(OfDagRun):
     release_reason: str
     asked_at: datetime | None
     """When Airflow was last asked whether the run is still active."""
+    priority: int
+    """0: before all others; 1: as usual; 2: after all others."""
     version: int
     """Increases whenever the holder asks again."""
 

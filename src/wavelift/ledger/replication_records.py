@@ -64,6 +64,8 @@ class ReplicationJob:
     """Remaining days of the last warning."""
     latest_ami_id: str
     created_by: str
+    authorised_by: str
+    """Who last made, changed or resumed it: scheduled runs have this user's right."""
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None

@@ -40,6 +40,7 @@ replication_job: Final = sa.Table(
     sa.Column("term_warned", sa.Integer, nullable=True),
     _name("latest_ami_id"),
     _name("created_by"),
+    _name("authorised_by"),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("updated_at", UtcTime, nullable=False),
     sa.Column("deleted_at", UtcTime, nullable=True),

@@ -182,6 +182,7 @@ slot: Final = sa.Table(
     sa.Column("released_at", UtcTime, nullable=True),
     text_column("release_reason"),
     sa.Column("asked_at", UtcTime, nullable=True),
+    sa.Column("priority", sa.Integer, nullable=False, default=1),
     sa.Column("version", sa.Integer, nullable=False, default=0),
     sa.Index(
         "uq_slot_standing",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Final
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
 from wavelift.base.domain import Message
 from wavelift.base.regions import partition_of
@@ -70,6 +70,34 @@ class Staging(Message):
     )
 
 
+_PRINCIPAL = r"^(user|group):\S(.{0,198}\S)?$"
+Principal = Annotated[
+    str,
+    matched(_PRINCIPAL, "'user:NAME' or 'group:NAME'"),
+    WithJsonSchema({"type": "string", "pattern": _PRINCIPAL}),
+]
+"""Who may do something. Names are compared exactly, with upper and lower case."""
+Account = Annotated[
+    str,
+    matched(r"^[0-9]{12}$", "an AWS account number (12 digits)"),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{12}$"}),
+]
+
+
+class May(Message):
+    """Who may do what in an environment (AMP-02). An empty list: nobody."""
+
+    migrate: tuple[Principal, ...] = Field(
+        default=(), max_length=MAX_CHOICES, description="Who may migrate and replicate servers into it."
+    )
+    cut_over: tuple[Principal, ...] = Field(
+        default=(), max_length=MAX_CHOICES, description="Who may cut servers over, revert and finalize."
+    )
+    administer: tuple[Principal, ...] = Field(
+        default=(), max_length=MAX_CHOICES, description="Who may do both, and what concerns all waves in it."
+    )
+
+
 class AllowedSource(Message):
     """A vCenter from which servers may come, and the connectors that may read it."""
 
@@ -81,15 +109,33 @@ class AllowedSource(Message):
     )
 
 
+def _require_all(schema: dict[str, Any]) -> None:
+    """In the schema for editors: see :class:`Environment`."""
+    schema["required"] = [name for name in schema["properties"] if name in {*schema["required"], "account", "may"}]
+    for name in ("account", "may"):
+        field = schema["properties"][name]
+        field.pop("default", None)
+        field |= next(one for one in field.pop("anyOf") if "const" not in one and one.get("type") != "null")
+
+
 class Environment(Message):
     """Where servers may be migrated to: account, region, staging, network, and the values that a wave may choose.
 
-    ``sources`` limits where its servers come from.
+    ``sources`` limits where its servers come from. ``account`` and ``may`` have defaults only for what runs of older
+    versions froze: a file must have both.
     """
+
+    model_config = ConfigDict(json_schema_extra=_require_all)
 
     environment: Name = Field(description="Name of the environment; must equal the file's name without '.yaml'.")
     description: Description = Field(default="", description="One line for people.")
     aws_conn_id: ConnectionId = Field(description="Airflow connection with the AWS credentials.")
+    account: Account | Literal[""] = Field(
+        default="", description="Number of the AWS account. Pre-flight compares it with that of the connection."
+    )
+    may: May | None = Field(
+        default=None, description="Who may do what here; each entry is 'user:NAME' or 'group:NAME', exactly as Airflow."
+    )
     queue: Text = Field(
         default="default", description="Airflow queue of a worker near this region, which reads transferred data back."
     )
@@ -141,7 +187,7 @@ def is_key_arn(key: str) -> bool:
 
 def environment_problems(environment: Environment) -> list[Problem]:
     """Problems that depend on more than one field."""
-    problems = []
+    problems = list(_missing(environment))
     if environment.kms_key and not environment.encrypt:
         problems.append(
             Problem(("kms_key",), "a KMS key has no effect without 'encrypt: true'; set it or remove the key")
@@ -160,6 +206,14 @@ def environment_problems(environment: Environment) -> list[Problem]:
         problems += _repeated(("sources", index, "connectors"), source.connectors)
     connections = tuple(source.connection for source in environment.sources)
     return problems + _repeated(("sources",), connections, "connection")
+
+
+def _missing(environment: Environment) -> Iterator[Problem]:
+    if not environment.account:
+        yield Problem(("account",), "is missing: the number of the AWS account, such as account: '111122223333'")
+    if environment.may is None:
+        example = "may: {migrate: ['user:ana', 'group:erp-team'], cut_over: ['user:ana'], administer: ['group:admins']}"
+        yield Problem(("may",), f"is missing: who may migrate into it, cut over and administer it, such as {example}")
 
 
 def _key_place(key: list[str], here: list[str]) -> list[Problem]:

@@ -53,6 +53,8 @@ class Target(Message):
     """As written in the environment, until pre-flight replaces it with the key's ARN."""
     encrypt: bool
     vpc: str
+    account: str = ""
+    """Number of the AWS account. Empty: an older version froze the plan."""
     staging_sse: str = ""
     """How staged objects are encrypted (S3's value); pre-flight sets it. Empty: the bucket's default applies."""
     staging_key: str = ""
@@ -75,6 +77,7 @@ class Target(Message):
             kms_key=environment.kms_key,
             encrypt=environment.encrypt,
             vpc=environment.vpc,
+            account=environment.account,
             imports_per_region=environment.limits.get("imports_per_region"),
             boot_disk_changed_pct=limits(environment.limits)["boot_disk_changed_pct"].value,
         )

@@ -29,6 +29,8 @@ def environment(**changes: Any) -> Environment:
     values = {
         "environment": "lab",
         "aws_conn_id": "aws_lab",
+        "account": "123456789012",
+        "may": {"migrate": ["user:admin"], "cut_over": ["user:admin"], "administer": ["user:admin"]},
         "region": "eu-central-1",
         "staging": {"bucket": "staging"},
         "vpc": "vpc-00000001",

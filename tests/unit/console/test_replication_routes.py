@@ -41,6 +41,8 @@ DAG = "erp.replicate"
 ENVIRONMENT = """\
 environment: lab
 aws_conn_id: aws
+account: '123456789012'
+may: {migrate: ['user:admin'], cut_over: ['user:admin'], administer: ['user:admin']}
 region: eu-central-1
 staging: {bucket: staging}
 role: vmimport

@@ -252,6 +252,8 @@ def _wave() -> ResolvedWave:
         {
             "environment": "lab",
             "aws_conn_id": "aws_lab",
+            "account": "123456789012",
+            "may": {"migrate": ["user:admin"], "cut_over": ["user:admin"], "administer": ["user:admin"]},
             "region": "eu-central-1",
             "staging": {"bucket": "lab-staging"},
             "role": "vmimport",

@@ -189,6 +189,8 @@ def _environment(**changes: Any) -> Environment:
     values: dict[str, Any] = {
         "environment": "prod",
         "aws_conn_id": "aws",
+        "account": "123456789012",
+        "may": {"migrate": ["user:admin"], "cut_over": ["user:admin"], "administer": ["user:admin"]},
         "region": "eu-central-1",
         "staging": {"bucket": "staging-bucket", "prefix": "waves"},
         "vpc": "vpc-00000001",

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.unit
 ENVIRONMENT = """
 environment: prod
 aws_conn_id: aws
+account: '123456789012'
+may: {migrate: ['user:admin'], cut_over: ['user:admin'], administer: ['user:admin']}
 region: eu-central-1
 staging: {bucket: staging-bucket}
 vpc: vpc-00000001

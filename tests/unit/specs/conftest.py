@@ -8,6 +8,8 @@ import pytest
 ENVIRONMENT = """\
 environment: prod
 aws_conn_id: aws_prod
+account: '123456789012'
+may: {migrate: ['user:admin'], cut_over: ['user:admin'], administer: ['user:admin']}
 queue: near-aws
 region: eu-central-1
 staging: {bucket: staging-bucket, prefix: waves}

@@ -203,15 +203,31 @@ def test_environment_errors(folders: Any, environment_text: str) -> None:
     with pytest.raises(SpecError) as caught:
         load_environment(path)
     assert str(caught.value).splitlines() == [
-        "environments/prod.yaml:4: region: 'frankfurt' is not an AWS region such as 'eu-central-1'; "
+        "environments/prod.yaml:6: region: 'frankfurt' is not an AWS region such as 'eu-central-1'; "
         "a new region may need a newer botocore",
-        "environments/prod.yaml:7: staging.bucket: 'Staging_Bucket' is not an S3 bucket name "
+        "environments/prod.yaml:9: staging.bucket: 'Staging_Bucket' is not an S3 bucket name "
         "(3 to 63 of a-z, 0-9, '.', '-')",
     ]
     path = folders.environment(path.read_text().replace("frankfurt", "eu-west-1").replace("Staging_Bucket", "bbb"))
     lines = format_errors(check_file(path, folders.environments)).splitlines()
     assert [line.split(": ")[1] for line in lines] == ["kms_key", "limits.imports_per_regon", "instance_types[1]"]
     assert "did you mean 'imports_per_region'?" in lines[1]
+
+
+@pytest.mark.parametrize("key", ["account", "may"])
+def test_amp_02_an_environment_without_account_or_rights_is_an_error_that_shows_the_key(
+    folders: Any, environment_text: str, key: str
+) -> None:
+    kept = [line for line in environment_text.splitlines() if not line.startswith(f"{key}:")]
+    (line,) = format_errors(check_file(folders.environment("\n".join(kept)), folders.environments)).splitlines()
+    assert line.startswith(f"environments/prod.yaml:1: {key}: is missing: ")
+    assert f"{key}: " in line.partition("such as ")[2]
+
+
+def test_a_principal_is_a_user_or_a_group(folders: Any, environment_text: str) -> None:
+    path = folders.environment(environment_text.replace("migrate: ['user:admin']", "migrate: [ana]"))
+    (line,) = format_errors(check_file(path, folders.environments)).splitlines()
+    assert line == "environments/prod.yaml:4: may.migrate[0]: 'ana' is not 'user:NAME' or 'group:NAME'"
 
 
 def test_a_wave_of_a_broken_environment_says_so(folders: Any) -> None:

@@ -101,6 +101,8 @@ class Stage:
         values: dict[str, Any] = {
             "environment": "lab",
             "aws_conn_id": "aws_lab",
+            "account": "123456789012",
+            "may": {"migrate": ["user:admin"], "cut_over": ["user:admin"], "administer": ["user:admin"]},
             "region": self.aws.region,
             "staging": {"bucket": self.account.bucket, "prefix": "stage"},
             "role": self.account.role,

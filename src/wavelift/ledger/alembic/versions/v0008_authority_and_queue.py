@@ -1,0 +1,38 @@
+"""Who stands behind scheduled runs, groups of users, the order of waiting for slots, seals of the audit trail.
+
+A scheduled run has the right of whoever made, changed or resumed its job. Of the jobs that stand already, the ledger
+knows only who made them.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+
+TIME = 27
+NAME = 255
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("replication_job") as table:
+        table.add_column(sa.Column("authorised_by", sa.String(NAME), nullable=False, server_default=""))
+    job = sa.table("replication_job", sa.column("authorised_by"), sa.column("created_by"))
+    op.get_bind().execute(sa.update(job).values(authorised_by=job.c.created_by))
+    op.add_column("slot", sa.Column("priority", sa.Integer, nullable=False, server_default="1"))
+    op.create_table(
+        "principal_group",
+        sa.Column("user", sa.String(NAME), primary_key=True),
+        sa.Column("group", sa.String(NAME), primary_key=True),
+        sa.Column("seen_at", sa.String(TIME), nullable=False),
+    )
+    op.create_table(
+        "event_seal",
+        sa.Column("last_event_id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("first_event_id", sa.Integer, nullable=False),
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("sealed_at", sa.String(TIME), nullable=False),
+        sa.Column("sealed_by", sa.String(NAME), nullable=False),
+    )

@@ -183,6 +183,14 @@ class RefusedError(PermanentError):
         return (_rebuild, (type(self), self.what, self.next_step, {**self.where, "refusals": self.refusals}))
 
 
+class DeniedError(PermanentError):
+    """A link of the chain of authority said no (AMP-03). ``where`` names the link, the environment and the user."""
+
+    @property
+    def link(self) -> str:
+        return str(self.where.get("link", ""))
+
+
 class Cancelled(WaveliftError):
     """The work was cancelled."""
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
 from wavelift.base.domain import Message
 from wavelift.base.printable import printable
-from wavelift.rules.environment import MAX_CHOICES
+from wavelift.rules.environment import MAX_CHOICES, PRINCIPALS, May
 from wavelift.rules.problem import Problem, allowed, did_you_mean, quoted
 
-PRINCIPALS: Final = "principals"
-"""The name of the file in the folder of the environments. No environment can have it."""
 ROLE: Final = "role/"
 """Prefix of groups that the auth manager's roles give. The file cannot make one."""
 PLACE: Final = "{user}"
@@ -81,19 +78,16 @@ class Principals(Message):
         return known
 
 
-def unknown_groups(lists: Mapping[str, tuple[str, ...]], known: Principals, *, at: str = "may") -> list[Problem]:
-    """Groups that no file makes.
-
-    :param lists: action → who may do it, ``user:NAME`` or ``group:NAME``.
-    """
+def unknown_groups(may: May, known: Principals) -> list[Problem]:
+    """Groups of an environment that the file of groups does not have."""
     return [
         Problem(
-            (at, action, index),
+            ("may", action, index),
             f"there is no group {quoted(name)} in {PRINCIPALS}.yaml{did_you_mean(name, known.groups)}; "
             f"{allowed(known.groups)}, or '{ROLE}NAME' for a role of Airflow",
         )
-        for action, entries in lists.items()
-        for index, entry in enumerate(entries)
+        for action in May.model_fields
+        for index, entry in enumerate(getattr(may, action))
         for kind, _, name in [entry.partition(":")]
         if kind == "group" and not name.startswith(ROLE) and name not in known.groups
     ]

@@ -61,7 +61,7 @@ class AdmitOperator(AdmittingOperator):
             conf=conf_of(context),
             source="schedule" if run.run_type == "scheduled" else "api",
         )
-        admitted = migration.admit(ledger, request, self.resolved, self.server_context(context))
+        admitted = migration.admit(ledger, request, self.resolved, self.server_context(context), rights=self.rights())
         self.log.info("%s: %s of %d entries", self.wave, admitted.mode, len(admitted.wave.servers))
         return admitted
 
@@ -93,7 +93,7 @@ class AdmitReplicationOperator(AdmittingOperator):
             scheduled_for=scheduled_instant(run),
             backfill=run.run_type == "backfill",
         )
-        admitted = replication.admit(ledger, request, self.resolved, self.server_context(context))
+        admitted = replication.admit(ledger, request, self.resolved, self.server_context(context), rights=self.rights())
         self.log.info("%s: %s: %s may run", self.wave, admitted.mode, ", ".join(admitted.granted) or "no server")
         for one in (*admitted.refused, *admitted.skipped):
             until = f"until {utc_minute(one.until)}" if one.until else ""

@@ -30,11 +30,14 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.services.common import frozen
+        from wavelift.rules.authority import Action
+        from wavelift.services.common import authority, frozen
 
         self._note(task, context)
         with self.ledger() as ledger:
             ctx = self.server_context(context, task.name)
+            # Before each asking: a right that was taken away while the server waited grants nothing.
+            authority.require_again(ledger, ctx, Action.MIGRATE, rights=self.rights())
             found = self.reserve(ledger, task, ctx, config.integer("transfers_per_connector"))
             if found is not None:
                 frozen.bind(ledger, task, ctx)

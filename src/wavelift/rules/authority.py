@@ -40,6 +40,11 @@ class Action(StrEnum):
         return (self,) if self is Action.ADMINISTER else (self, Action.ADMINISTER)
 
 
+def cleanup_action(*, dry_run: bool) -> Action:
+    """Looking is a part of migrating; removing concerns what all runs of a wave left."""
+    return Action.MIGRATE if dry_run else Action.ADMINISTER
+
+
 DOES: Final[Mapping[Action, str]] = {
     Action.MIGRATE: "migrate into",
     Action.CUT_OVER: "cut over in",

@@ -1,4 +1,4 @@
-"""The model of ``environments/principals.yaml``: who is in which group, and who a user is in vCenter (AMP-02, AMP-03)."""
+"""The model of ``environments/principals.yaml``: who is in which group, and who is who in vCenter (AMP-02, AMP-03)."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ class Principals(Message):
     groups: dict[Group, Annotated[tuple[User, ...], Field(max_length=MAX_CHOICES)]] = Field(
         default={}, max_length=MAX_CHOICES, description="Group → its users, exactly as Airflow names them."
     )
-    vcenter: VcenterPrincipals = Field(
-        default=VcenterPrincipals(), description="Who the users are in vCenter."
-    )
+    vcenter: VcenterPrincipals = Field(default=VcenterPrincipals(), description="Who the users are in vCenter.")
 
     def groups_of(self, user: str) -> frozenset[str]:
         return frozenset(group for group, users in self.groups.items() if user in users)

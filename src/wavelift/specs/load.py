@@ -103,8 +103,8 @@ def load_principals(folder: Path) -> Principals:
 def check_file(path: Path, environments_folder: Path) -> tuple[Issue, ...]:
     """The issues that ``wavelift wave validate`` prints of a file; empty if the file is valid.
 
-    A file in the environments folder is checked as an environment, or as that of the groups. Any other file is checked as a wave, together with
-    its environment.
+    A file in the environments folder is checked as an environment, or as that of the groups. Any other file is checked
+    as a wave, together with its environment.
     """
     if path.suffix == OTHER_SUFFIX:
         return (_unread(path),)
@@ -186,7 +186,9 @@ class _Environments:
         """The groups and vCenter principals; None: their file has errors. Without the file there are none."""
         if not self._principals:
             path = self.folder / f"{PRINCIPALS}{SUFFIX}"
-            found, issues = _isolated(path, lambda: _principals(Document(path))) if path.exists() else (Principals(), [])
+            found, issues = (
+                _isolated(path, lambda: _principals(Document(path))) if path.exists() else (Principals(), [])
+            )
             self.issues += issues
             self._principals.append(found)
         return self._principals[0]

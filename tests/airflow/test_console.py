@@ -44,6 +44,9 @@ ROUTES = {
     ("POST", "/waves/{wave}/apply"),
     ("POST", "/waves/{wave}/replications"),
     ("GET", "/waves/{wave}"),
+    ("GET", "/me"),
+    ("GET", "/environments"),
+    ("GET", "/environments/{environment}"),
 }
 
 

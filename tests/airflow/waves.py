@@ -101,7 +101,8 @@ def wave_text(name: str, shape: WaveOf, **changes: Any) -> str:
 
 def environment_text(stage: Stage, name: str, connectors: Collection[str], **changes: Any) -> str:
     sources = [{"connection": CONNECTION, "connectors": [*connectors]}]
-    spec = yaml.safe_load(stage.environment(ROOT / "dags" / "environments" / "demo.yaml"))
+    template = ROOT / "dags" / "environments" / "demo.yaml"
+    spec = yaml.safe_load(stage.environment(template, users=("op", "dag_test")))  # the latter: `dag.test()`
     return yaml.safe_dump({**spec, "environment": name, "sources": sources, **changes})
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import os
@@ -52,7 +53,10 @@ def write(folder: Path, running: Stage) -> Iterator[str]:
     yield from lay_out(dags)
     template = dags_source()
     specs = {
-        dags / "environments" / f"{NAME}.yaml": running.environment(template / "environments" / "demo.yaml"),
+        dags / "environments" / f"{NAME}.yaml": running.environment(
+            template / "environments" / "demo.yaml",
+            users=[getpass.getuser()],  # of `airflow dags trigger`: Airflow records who runs the shell
+        ),
         dags / "waves" / f"{NAME}.yaml": _wave(template / "waves" / "demo.yaml"),
     }
     for path, content in specs.items():

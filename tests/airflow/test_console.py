@@ -47,6 +47,7 @@ ROUTES = {
     ("GET", "/me"),
     ("GET", "/environments"),
     ("GET", "/environments/{environment}"),
+    ("POST", "/environments/{environment}/check"),
 }
 
 

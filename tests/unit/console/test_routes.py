@@ -25,6 +25,7 @@ from wavelift.console.values import storable_values
 from wavelift.ledger import events
 from wavelift.ledger.tables import metadata
 from wavelift.ledger.tables_authority import principal_group
+from wavelift.rules.environment import CHECK_DAG
 
 __all__ = ["desk"]
 
@@ -91,6 +92,7 @@ RIGHTS: Final = {
     "GET /me": Needs(rows="environments"),
     "GET /environments": Needs(rows="environments"),
     "GET /environments/{environment}": Needs(),
+    "POST /environments/{environment}/check": write(CHECK_DAG),
     "GET /waves/{wave}": read(MIGRATE),
     "POST /waves/{wave}/apply": write(REPLICATE, {}),
     "POST /waves/{wave}/replications": write(REPLICATE, {"servers": ["web01"]}),

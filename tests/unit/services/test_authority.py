@@ -236,7 +236,12 @@ def test_a_reservation_asks_before_it_asks_for_a_slot(
     monkeypatch.setattr(kind, "server_context", lambda *_: ctx)
     monkeypatch.setattr(kind, "_note", lambda *_: None)
     monkeypatch.setattr(frozen, "bind", lambda *_: None)
-    monkeypatch.setattr(kind, "reserve", lambda *_: asked_for.append("slot") or {"server": "web01"})
+
+    def reserve(*_: Any) -> dict[str, str]:
+        asked_for.append("slot")
+        return {"server": "web01"}
+
+    monkeypatch.setattr(kind, "reserve", reserve)
     server: Any = SimpleNamespace(name="web01")
     assert task.work_on(server, {}) == {"server": "web01"}
     office.grant("user:bo")

@@ -1,4 +1,4 @@
-"""The DAGs of connectors (server catalogue, health), for each connector that a wave names, and of environments (check)."""
+"""The DAGs of connectors (catalogue, health), for each connector that a wave names, and of environments (check)."""
 
 from airflow.sdk import DAG  # noqa: F401 - Airflow's safe mode parses only files that contain "airflow" and "dag"
 

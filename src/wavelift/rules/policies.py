@@ -8,12 +8,23 @@ same from the other side: it also binds identities that are not wavelift's.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from wavelift.base.names import TAG_RUN
-from wavelift.rules.calls import AWS_CALLS, FREE, KEY_USE, VSPHERE_CALLS, Feature, Identity, Resource, Where
+from wavelift.rules.calls import (
+    AWS_CALLS,
+    FREE,
+    KEY_USE,
+    UNASKED,
+    VSPHERE_CALLS,
+    AwsFeature,
+    Feature,
+    Identity,
+    Resource,
+    Where,
+)
 
 VMIE: Final = "vmie.amazonaws.com"
 EXTERNAL_ID: Final = "vmimport"
@@ -93,10 +104,13 @@ def role_policy(staging: Staging) -> Document:
     )
 
 
-def identity_policy(identity: Identity, staging: Staging, *, role_arn: str = "") -> Document:
+def identity_policy(
+    identity: Identity, staging: Staging, *, role_arn: str = "", features: Collection[AwsFeature] = UNASKED
+) -> Document:
     """The permissions of the connector or the caller, generated from the calls that it makes.
 
     :param role_arn: the service role, which the caller passes to VM Import.
+    :param features: what the identity shall be able to do; it is allowed nothing else.
     """
     kinds: tuple[tuple[Resource, str], ...] = (
         ("bucket", "Staging"),
@@ -105,12 +119,16 @@ def identity_policy(identity: Identity, staging: Staging, *, role_arn: str = "")
         ("snapshots", "Snapshots"),
         ("our-snapshots", "OurSnapshots"),
     )
-    statements = [_allow(name, actions_of(identity, kind), staging.resource(kind)) for kind, name in kinds]
-    # An identity that writes snapshots may change only the snapshots that wavelift made, and no other backups.
-    statements[-1]["Condition"] = {"StringLike": {f"aws:ResourceTag/{TAG_RUN}": "*"}}
-    if staging.kms_key_arn:
+    statements = []
+    for kind, name in kinds:
+        if actions := actions_of(identity, kind, features):
+            statements.append(_allow(name, actions, staging.resource(kind)))
+            if kind == "our-snapshots":
+                # Who writes snapshots may change only those that wavelift made, and no other backups.
+                statements[-1]["Condition"] = {"StringLike": {f"aws:ResourceTag/{TAG_RUN}": "*"}}
+    if staging.kms_key_arn and statements:
         statements.append(_allow("Key", KEY_USE[identity], staging.kms_key_arn))
-    if identity == "caller" and role_arn:
+    if identity == "caller" and role_arn and "ec2:ImportImage" in actions_of(identity, "any", features):
         statements.append(_allow("HandRoleOn", ("iam:PassRole",), role_arn))
     return _document(*statements)
 
@@ -159,14 +177,14 @@ def _deny(
     return {**statement, "Condition": dict(condition)} if condition else statement
 
 
-def actions_of(identity: Identity, resource: Resource) -> tuple[str, ...]:
-    """The IAM actions of one identity on one kind of resource, sorted."""
+def actions_of(identity: Identity, resource: Resource, features: Collection[AwsFeature] = UNASKED) -> tuple[str, ...]:
+    """The IAM actions of one identity on one kind of resource, for these features, sorted."""
     return tuple(
         sorted(
             {
                 action
                 for call in AWS_CALLS
-                if call.resource == resource and identity in call.identities
+                if call.resource == resource and identity in call.identities and set(features) & set(call.feature)
                 for action in call.actions
             }
         )
@@ -179,6 +197,12 @@ def _document(*statements: Mapping[str, Any]) -> Document:
 
 def _allow(name: str, actions: Sequence[str], resource: str) -> dict[str, Any]:
     return {"Sid": f"Wavelift{name}", "Effect": "Allow", "Action": list(actions), "Resource": resource}
+
+
+AWS_FEATURES: Final = tuple(
+    feature for feature in get_args(AwsFeature) if any(feature in call.feature for call in AWS_CALLS)
+)
+"""Those that make calls in this version."""
 
 
 def printable(document: Document) -> str:

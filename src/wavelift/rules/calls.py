@@ -12,8 +12,8 @@ from typing import Final, Literal
 
 Identity = Literal["connector", "caller"]
 """``connector``: the worker near vCenter. ``caller``: the control plane, and the worker near AWS that reads back."""
-Resource = Literal["bucket", "objects", "key", "any", "snapshots", "our-snapshots"]
-"""``our-snapshots``: EBS snapshots with the tag of a wavelift run."""
+Resource = Literal["bucket", "objects", "key", "any", "snapshots", "our-snapshots", "our-imports"]
+"""``our-…``: what has the tag of a wavelift run."""
 Where = Literal["vm", "datastore", "root"]
 
 AwsFeature = Literal["migrate", "replicate", "cutover", "network", "backup", "export", "export-setup"]
@@ -21,6 +21,7 @@ AwsFeature = Literal["migrate", "replicate", "cutover", "network", "backup", "ex
 
 MIGRATION: Final[tuple[AwsFeature, ...]] = ("migrate",)
 REPLICATION: Final[tuple[AwsFeature, ...]] = ("replicate",)
+CUTOVER: Final[tuple[AwsFeature, ...]] = ("cutover",)
 ALL_FLOWS: Final[tuple[AwsFeature, ...]] = ("migrate", "replicate")
 UNASKED: Final = ALL_FLOWS
 """What policies are made for when nobody names a feature: the flows that read disks."""
@@ -48,19 +49,27 @@ class AwsCall:
 AWS_CALLS: Final = (
     # Staging: only the connector writes objects; both identities read them back, and delete them in clean-up.
     AwsCall(
-        "s3:create_multipart_upload", ("s3:PutObject", "s3:PutObjectTagging"), "objects", CONNECTOR, ALL_FLOWS, "export"
+        "s3:create_multipart_upload",
+        ("s3:PutObject", "s3:PutObjectTagging"),
+        "objects",
+        CONNECTOR,
+        MIGRATION,
+        "export",
     ),
-    AwsCall("s3:upload_part", ("s3:PutObject",), "objects", CONNECTOR, ALL_FLOWS, "export"),
-    AwsCall("s3:complete_multipart_upload", ("s3:PutObject",), "objects", CONNECTOR, ALL_FLOWS, "export"),
+    AwsCall("s3:upload_part", ("s3:PutObject",), "objects", CONNECTOR, MIGRATION, "export"),
+    AwsCall("s3:complete_multipart_upload", ("s3:PutObject",), "objects", CONNECTOR, MIGRATION, "export"),
     AwsCall("s3:abort_multipart_upload", ("s3:AbortMultipartUpload",), "objects", BOTH, ALL_FLOWS, "export, cleanup"),
-    AwsCall("s3:list_parts", ("s3:ListMultipartUploadParts",), "objects", BOTH, ALL_FLOWS, "resuming an upload"),
+    AwsCall(
+        "s3:list_parts", ("s3:ListMultipartUploadParts",), "objects", BOTH, ALL_FLOWS, "resuming or aborting an upload"
+    ),
     AwsCall("s3:list_multipart_uploads", ("s3:ListBucketMultipartUploads",), "bucket", BOTH, ALL_FLOWS, "cleanup"),
     AwsCall("s3:put_object", ("s3:PutObject", "s3:PutObjectTagging"), "objects", CONNECTOR, ALL_FLOWS, "manifests"),
-    AwsCall("s3:get_object", ("s3:GetObject", "s3:GetObjectVersion"), "objects", BOTH, ALL_FLOWS, "verify, manifests"),
+    AwsCall("s3:get_object", ("s3:GetObject",), "objects", BOTH, ALL_FLOWS, "verify, manifests"),
+    AwsCall("s3:get_object", ("s3:GetObjectVersion",), "objects", CALLER, MIGRATION, "verify in a versioned bucket"),
     AwsCall("s3:head_object", ("s3:GetObject",), "objects", BOTH, ALL_FLOWS, "export, verify, import"),
     AwsCall("s3:list_objects_v2", ("s3:ListBucket",), "bucket", BOTH, ALL_FLOWS, "cleanup"),
     AwsCall("s3:delete_objects", ("s3:DeleteObject",), "objects", BOTH, ALL_FLOWS, "cleanup"),
-    # Pre-flight: read-only.
+    # Pre-flight: read-only. The caller answers the same questions about an environment for people.
     AwsCall("s3:get_bucket_location", ("s3:GetBucketLocation",), "bucket", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall("s3:get_bucket_encryption", ("s3:GetEncryptionConfiguration",), "bucket", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall("s3:get_bucket_versioning", ("s3:GetBucketVersioning",), "bucket", BOTH, ALL_FLOWS, "pre-flight"),
@@ -88,19 +97,24 @@ AWS_CALLS: Final = (
     AwsCall(
         "ec2:get_ebs_encryption_by_default", ("ec2:GetEbsEncryptionByDefault",), "any", BOTH, ALL_FLOWS, "pre-flight"
     ),
-    AwsCall("ec2:get_ebs_default_kms_key_id", ("ec2:GetEbsDefaultKmsKeyId",), "any", BOTH, ALL_FLOWS, "replication"),
-    # Import and launch: only the control plane.
+    AwsCall(
+        "ec2:get_ebs_default_kms_key_id", ("ec2:GetEbsDefaultKmsKeyId",), "any", CONNECTOR, REPLICATION, "replication"
+    ),
+    # Import and launch: only the control plane. The connector, which cleans up, ends imports with our tag.
     AwsCall("ec2:import_image", ("ec2:ImportImage", "ec2:CreateTags"), "any", CALLER, ALL_FLOWS, "import"),
-    AwsCall("ec2:describe_import_image_tasks", ("ec2:DescribeImportImageTasks",), "any", CALLER, ALL_FLOWS, "import"),
+    AwsCall(
+        "ec2:describe_import_image_tasks", ("ec2:DescribeImportImageTasks",), "any", BOTH, ALL_FLOWS, "import, cleanup"
+    ),
     AwsCall("ec2:cancel_import_task", ("ec2:CancelImportTask",), "any", CALLER, ALL_FLOWS, "cancel"),
+    AwsCall("ec2:cancel_import_task", ("ec2:CancelImportTask",), "our-imports", CONNECTOR, ALL_FLOWS, "cleanup"),
     AwsCall("ec2:describe_images", ("ec2:DescribeImages",), "any", CALLER, ALL_FLOWS, "import, launch"),
     AwsCall(
         "ec2:describe_snapshots", ("ec2:DescribeSnapshots",), "any", BOTH, ALL_FLOWS, "replication, import, cleanup"
     ),
     AwsCall("ec2:create_tags", ("ec2:CreateTags",), "any", CALLER, ALL_FLOWS, "import, launch"),
-    AwsCall("ec2:run_instances", ("ec2:RunInstances", "ec2:CreateTags"), "any", CALLER, ALL_FLOWS, "launch"),
-    AwsCall("ec2:describe_instances", ("ec2:DescribeInstances",), "any", CALLER, ALL_FLOWS, "launch"),
-    AwsCall("ec2:terminate_instances", ("ec2:TerminateInstances",), "any", CALLER, ALL_FLOWS, "cleanup"),
+    AwsCall("ec2:run_instances", ("ec2:RunInstances", "ec2:CreateTags"), "any", CALLER, MIGRATION, "launch"),
+    AwsCall("ec2:describe_instances", ("ec2:DescribeInstances",), "any", CALLER, ALL_FLOWS, "launch, older images"),
+    AwsCall("ec2:terminate_instances", ("ec2:TerminateInstances",), "any", CALLER, CUTOVER, "test launches"),
     AwsCall("ec2:deregister_image", ("ec2:DeregisterImage",), "any", CALLER, ALL_FLOWS, "older images, cleanup"),
     AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "any", CALLER, ALL_FLOWS, "older images, cleanup"),
     AwsCall(
@@ -108,26 +122,28 @@ AWS_CALLS: Final = (
     ),
     AwsCall("ebs:get_snapshot_block", ("ebs:GetSnapshotBlock",), "any", CALLER, ALL_FLOWS, "conversion report, verify"),
     # Replication: the connector writes snapshots, and the control plane makes images from them.
-    AwsCall("ebs:start_snapshot", ("ebs:StartSnapshot",), "snapshots", BOTH, ALL_FLOWS, "replication"),
+    AwsCall("ebs:start_snapshot", ("ebs:StartSnapshot",), "snapshots", CONNECTOR, REPLICATION, "replication"),
     AwsCall(
         "ec2:create_tags",
         ("ec2:CreateTags",),
         "snapshots",
-        BOTH,
-        ALL_FLOWS,
+        CONNECTOR,
+        REPLICATION,
         "replication: StartSnapshot, unfinished seeds",
     ),
-    AwsCall("ebs:put_snapshot_block", ("ebs:PutSnapshotBlock",), "our-snapshots", BOTH, ALL_FLOWS, "replication"),
-    AwsCall("ebs:complete_snapshot", ("ebs:CompleteSnapshot",), "our-snapshots", BOTH, ALL_FLOWS, "replication"),
+    AwsCall(
+        "ebs:put_snapshot_block", ("ebs:PutSnapshotBlock",), "our-snapshots", CONNECTOR, REPLICATION, "replication"
+    ),
+    AwsCall("ebs:complete_snapshot", ("ebs:CompleteSnapshot",), "our-snapshots", CONNECTOR, REPLICATION, "replication"),
     AwsCall(
         "ec2:delete_snapshot",
         ("ec2:DeleteSnapshot",),
         "our-snapshots",
-        BOTH,
-        ALL_FLOWS,
+        CONNECTOR,
+        REPLICATION,
         "replication: abandoning a snapshot",
     ),
-    AwsCall("ec2:register_image", ("ec2:RegisterImage", "ec2:CreateTags"), "any", CALLER, ALL_FLOWS, "replication"),
+    AwsCall("ec2:register_image", ("ec2:RegisterImage", "ec2:CreateTags"), "any", CALLER, REPLICATION, "replication"),
 )
 
 KEY_USE: Final[dict[Identity, tuple[str, ...]]] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from wavelift.base.names import TAG_RUN
 from wavelift.rules.calls import (
@@ -30,6 +30,9 @@ VMIE: Final = "vmie.amazonaws.com"
 EXTERNAL_ID: Final = "vmimport"
 
 Document = dict[str, Any]
+
+TAGGED: Final[tuple[Resource, ...]] = ("our-snapshots", "our-imports")
+"""What may only be changed if it has our tag."""
 
 ROLE_BUCKET: Final = ("s3:GetBucketLocation", "s3:ListBucket")
 ROLE_OBJECTS: Final = ("s3:GetObject",)
@@ -74,6 +77,7 @@ class Staging:
             "any": "*",
             "snapshots": snapshots,
             "our-snapshots": snapshots,
+            "our-imports": f"arn:{self.partition}:ec2:*:*:import-image-task/*",
         }[kind]
 
 
@@ -118,13 +122,14 @@ def identity_policy(
         ("any", "Account"),
         ("snapshots", "Snapshots"),
         ("our-snapshots", "OurSnapshots"),
+        ("our-imports", "OurImports"),
     )
     statements = []
     for kind, name in kinds:
         if actions := actions_of(identity, kind, features):
             statements.append(_allow(name, actions, staging.resource(kind)))
-            if kind == "our-snapshots":
-                # Who writes snapshots may change only those that wavelift made, and no other backups.
+            if kind in TAGGED:
+                # Who writes snapshots may change only those that wavelift made, and no other backups. So of imports.
                 statements[-1]["Condition"] = {"StringLike": {f"aws:ResourceTag/{TAG_RUN}": "*"}}
     if staging.kms_key_arn and statements:
         statements.append(_allow("Key", KEY_USE[identity], staging.kms_key_arn))
@@ -197,12 +202,6 @@ def _document(*statements: Mapping[str, Any]) -> Document:
 
 def _allow(name: str, actions: Sequence[str], resource: str) -> dict[str, Any]:
     return {"Sid": f"Wavelift{name}", "Effect": "Allow", "Action": list(actions), "Resource": resource}
-
-
-AWS_FEATURES: Final = tuple(
-    feature for feature in get_args(AwsFeature) if any(feature in call.feature for call in AWS_CALLS)
-)
-"""Those that make calls in this version."""
 
 
 def printable(document: Document) -> str:

@@ -74,7 +74,8 @@ AWS_CALLS: Final = (
     AwsCall("s3:get_bucket_encryption", ("s3:GetEncryptionConfiguration",), "bucket", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall("s3:get_bucket_versioning", ("s3:GetBucketVersioning",), "bucket", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall("s3:head_bucket", ("s3:ListBucket",), "bucket", BOTH, ALL_FLOWS, "pre-flight"),
-    AwsCall("kms:describe_key", ("kms:DescribeKey",), "key", BOTH, ALL_FLOWS, "pre-flight"),
+    # Any key: which one the bucket, or the account, encrypts with by default is what the call is to find out.
+    AwsCall("kms:describe_key", ("kms:DescribeKey",), "any", BOTH, ALL_FLOWS, "pre-flight, replication"),
     AwsCall("iam:get_role", ("iam:GetRole",), "any", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall("iam:list_role_policies", ("iam:ListRolePolicies",), "any", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall("iam:get_role_policy", ("iam:GetRolePolicy",), "any", BOTH, ALL_FLOWS, "pre-flight"),
@@ -146,26 +147,33 @@ AWS_CALLS: Final = (
     AwsCall("ec2:register_image", ("ec2:RegisterImage", "ec2:CreateTags"), "any", CALLER, REPLICATION, "replication"),
 )
 
-KEY_USE: Final[dict[Identity, tuple[str, ...]]] = {
-    "connector": (
-        "kms:CreateGrant",
-        "kms:Decrypt",
-        "kms:DescribeKey",
-        "kms:GenerateDataKey",
-        "kms:GenerateDataKeyWithoutPlaintext",
-        "kms:ReEncrypt*",
-    ),
-    "caller": (
-        "kms:CreateGrant",
-        "kms:Decrypt",
-        "kms:DescribeKey",
-        "kms:GenerateDataKey",
-        "kms:GenerateDataKeyWithoutPlaintext",
-        "kms:ReEncrypt*",
-    ),
-}
-"""wavelift does not make these calls itself: S3, EBS and EC2 use the key on its behalf, for staged objects, encrypted
-snapshots and instances."""
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """What S3, EBS and EC2 do with the KMS key on an identity's behalf; wavelift makes no such calls itself.
+
+    EBS user guide, "Requirements for Amazon EBS encryption"; S3 user guide, "Using server-side encryption with KMS".
+    """
+
+    actions: tuple[str, ...]
+    identities: tuple[Identity, ...]
+    feature: tuple[AwsFeature, ...]
+    purpose: str
+
+
+_EBS_KEY: Final = (
+    "kms:CreateGrant",
+    "kms:Decrypt",
+    "kms:DescribeKey",
+    "kms:GenerateDataKeyWithoutPlaintext",
+    "kms:ReEncrypt*",
+)
+KEY_USES: Final = (
+    KeyUse(("kms:Decrypt", "kms:DescribeKey"), BOTH, ALL_FLOWS, "reading staged objects; pre-flight"),
+    KeyUse(("kms:GenerateDataKey",), CONNECTOR, ALL_FLOWS, "writing staged objects"),
+    KeyUse(_EBS_KEY, CONNECTOR, REPLICATION, "encrypted EBS snapshots"),
+    KeyUse(_EBS_KEY, CALLER, ALL_FLOWS, "encrypted images and instances"),
+)
 
 Feature = Literal["migrate", "sms", "replicate", "cutover"]
 

@@ -16,7 +16,7 @@ from wavelift.base.names import TAG_RUN
 from wavelift.rules.calls import (
     AWS_CALLS,
     FREE,
-    KEY_USE,
+    KEY_USES,
     UNASKED,
     VSPHERE_CALLS,
     AwsFeature,
@@ -131,8 +131,8 @@ def identity_policy(
             if kind in TAGGED:
                 # Who writes snapshots may change only those that wavelift made, and no other backups. So of imports.
                 statements[-1]["Condition"] = {"StringLike": {f"aws:ResourceTag/{TAG_RUN}": "*"}}
-    if staging.kms_key_arn and statements:
-        statements.append(_allow("Key", KEY_USE[identity], staging.kms_key_arn))
+    if staging.kms_key_arn and (uses := key_actions_of(identity, features)):
+        statements.append(_allow("Key", uses, staging.kms_key_arn))
     if identity == "caller" and role_arn and "ec2:ImportImage" in actions_of(identity, "any", features):
         statements.append(_allow("HandRoleOn", ("iam:PassRole",), role_arn))
     return _document(*statements)
@@ -194,6 +194,12 @@ def actions_of(identity: Identity, resource: Resource, features: Collection[AwsF
             }
         )
     )
+
+
+def key_actions_of(identity: Identity, features: Collection[AwsFeature] = UNASKED) -> tuple[str, ...]:
+    """The actions on the KMS key, sorted: those that AWS takes on the identity's behalf."""
+    chosen = (use for use in KEY_USES if identity in use.identities and set(features) & set(use.feature))
+    return tuple(sorted({action for use in chosen for action in use.actions}))
 
 
 def _document(*statements: Mapping[str, Any]) -> Document:

@@ -64,4 +64,4 @@ EBS_KEY_ACTIONS: Final = (
     "kms:ReEncryptTo",
 )
 """What users of encryption must be allowed (EBS user guide, "Requirements for Amazon EBS encryption"). Which call asks
-for which of them is not documented: StartSnapshot and RunInstances ask for all."""
+for which of them is not documented: StartSnapshot, ImportImage and RunInstances ask for all."""

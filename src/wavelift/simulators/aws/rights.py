@@ -151,9 +151,11 @@ class Rights:
         return f"arn:{self._settings.partition}:ec2:{self._settings.region}:{owner}:{resource}"
 
     def _resource_tags(self, arn: str) -> dict[str, str]:
+        name = arn.rpartition("/")[2]
+        tasks = {one.id: one.tags for one in self._account.imports.all()}
         with self._account.backends.lock:
-            tags = dict(self._account.backends.ec2.tags.get(arn.rpartition("/")[2], {}))
-        return tag_context("aws:ResourceTag", tags)
+            tags = dict(self._account.backends.ec2.tags.get(name, {}))
+        return tag_context("aws:ResourceTag", {**tags, **tasks.get(name, {})})
 
     def _tagging(self, operation: str, form: Mapping[str, str]) -> Iterator[Use]:
         """A call that makes something and tags it needs the right to tag, too."""
@@ -166,6 +168,7 @@ class Rights:
 
     def _import(self, form: Mapping[str, str]) -> Iterator[Use]:
         """VM Import/Export user guide, "Required permissions": the caller needs the bucket and its objects as well."""
+        yield from self._key_uses(EBS_KEY_ACTIONS, [form.get("KmsKeyId", "")])
         if IMPORT_ASKS_FOR_PASS_ROLE and form.get("RoleName"):
             role = f"arn:{self._settings.partition}:iam::{ACCOUNT}:role/{form['RoleName']}"
             yield Use("iam:PassRole", role, {"iam:PassedToService": "vmie.amazonaws.com"})

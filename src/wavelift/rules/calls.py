@@ -25,6 +25,8 @@ CUTOVER: Final[tuple[AwsFeature, ...]] = ("cutover",)
 ALL_FLOWS: Final[tuple[AwsFeature, ...]] = ("migrate", "replicate")
 UNASKED: Final = ALL_FLOWS
 """What policies are made for when nobody names a feature: the flows that read disks."""
+OFFERED: Final = ALL_FLOWS
+"""What this version can be allowed. The table also has rows of later features."""
 CONNECTOR: Final[tuple[Identity, ...]] = ("connector",)
 CALLER: Final[tuple[Identity, ...]] = ("caller",)
 BOTH: Final[tuple[Identity, ...]] = ("connector", "caller")

@@ -308,6 +308,8 @@ def _show_verdict(verdict: Verdict) -> None:
 
 def _show_missing(verdict: Verdict, subject: str) -> None:
     make = f"wavelift iam apply {verdict.identity}"
+    if not verdict.subject and verdict.identity != "vmimport":
+        make += f" --attach-{verdict.identity} user/NAME"
     if verdict.problem:
         say(f"missing  {verdict.identity}{subject}: {verdict.problem} ({make})")
     if verdict.missing:

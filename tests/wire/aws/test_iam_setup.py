@@ -265,7 +265,17 @@ def test_sms_13_check_of_an_empty_account_names_what_is_missing(admin: Administr
     assert f"missing  vmimport: there is no role {admin.role} (wavelift iam apply vmimport)" in checked.stdout
     for identity in ("connector", "caller"):
         words = f"missing  {identity}: there is no policy wavelift-{identity}-{admin.name}, and nobody was named"
-        assert words in checked.stdout
+        assert f"{words} (wavelift iam apply {identity} --attach-{identity} user/NAME)" in checked.stdout
+
+
+def test_sms_13_a_role_with_a_path_is_handed_on_by_its_own_name(admin: Administrator, user: str) -> None:
+    trust = json.dumps(trust_policy(ACCOUNT))
+    arn = admin.iam.create_role(RoleName=admin.role, Path="/vmie/", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    assert admin.apply("--attach-caller", f"user/{user}", "--yes").exit_code == 0
+    [handed] = [one for one in admin.in_force("caller")["Statement"] if one["Action"] == ["iam:PassRole"]]
+    assert handed["Resource"] == arn
+    assert arn.endswith(f"role/vmie/{admin.role}")
+    assert admin.check("caller").exit_code == 0
 
 
 # --- bad input and trouble ------------------------------------------------------------------------------------------
@@ -283,7 +293,7 @@ def test_sms_13_check_of_an_empty_account_names_what_is_missing(admin: Administr
         (("--region", "frankfurt"), "--region is 'frankfurt'"),
         (("--account", "111122223333"), f"These credentials are of account {ACCOUNT}, not of 111122223333"),
         (("--profile", "nobody"), "this machine has no AWS profile nobody. aws configure list-profiles"),
-        (("--attach-connector", "user/nobody"), "user"),
+        (("--attach-connector", "user/nobody"), "could not list the user's policies: AWS says NoSuchEntity"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_and_changes_nothing(

@@ -8,7 +8,7 @@ from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.iam_read import Account, IamReader, Principal
-from wavelift.adapters.aws.iam_setup import ROLE, Wanted
+from wavelift.adapters.aws.iam_setup import ROLE, Wanted, role_arn
 from wavelift.adapters.aws.policies import Need, identity_needs, missing_needs, role_needs, trust_problem
 from wavelift.base.errors import MissingPrivilegeError
 from wavelift.rules.calls import Identity
@@ -116,9 +116,10 @@ class IamCheck:
 
     def _principal(self, asked: Looked, identity: Identity, principal: Principal) -> Verdict:
         name, subject = asked.wanted.name(identity), str(principal)
-        document = asked.wanted.document(identity, asked.account)
-        needs = identity_needs(document, region=asked.region, account=asked.account.number)
         try:
+            role = self._reader.role(asked.wanted.role) if identity == "caller" else None
+            document = asked.wanted.document(identity, role_arn(asked.wanted.role, role, asked.account))
+            needs = identity_needs(document, region=asked.region, account=asked.account.number)
             boundary = self._reader.boundary(principal)
             missing = missing_needs(self._reader.documents(principal), needs)
         except MissingPrivilegeError as error:

@@ -27,8 +27,6 @@ MANAGED_LIMIT: Final = 6144
 """Characters of a managed policy without white space (IAM user guide, "IAM and AWS STS quotas")."""
 INLINE_LIMIT: Final = 10_240
 """The same, of all inline policies of a role together."""
-TRUST_LIMIT: Final = 2048
-"""The same, of a role's trust policy; a quota that can be raised to 4096."""
 VERSIONS: Final = 5
 """Versions that IAM keeps of a managed policy."""
 SEEN_WAIT_S: Final = 20.0
@@ -60,9 +58,9 @@ class Wanted:
         end = f"-{self.suffix}" if self.suffix else ""
         return f"wavelift{end}" if identity == ROLE else f"wavelift-{identity}{end}"
 
-    def document(self, identity: Identity, account: Account) -> Document:
-        role = account.arn(f"role/{self.role}")
-        return identity_policy(identity, self.staging, role_arn=role, features=self.features)
+    def document(self, identity: Identity, role_arn: str) -> Document:
+        """:param role_arn: of the service role, which the caller hands on."""
+        return identity_policy(identity, self.staging, role_arn=role_arn, features=self.features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +143,21 @@ class IamSetup:
         :raises MissingPrivilegeError: these credentials may not look; the action is named.
         """
         changes: list[Change] = []
+        role = self._reader.role(wanted.role) if {ROLE, "caller"} & set(wanted.identities) else None
         if ROLE in wanted.identities:
-            changes += self._role(wanted, account)
+            changes += self._role(wanted, account, role)
         identities: tuple[Identity, ...] = ("connector", "caller")
         for identity in identities:
             if identity in wanted.identities:
-                changes += self._managed(wanted, identity, account)
+                document = wanted.document(identity, role_arn(wanted.role, role, account))
+                changes += self._managed(wanted.name(identity), document, account)
                 changes += self._attached(wanted, identity, account)
         return changes
 
     # -- the service role -----------------------------------------------------------------------------------------
 
-    def _role(self, wanted: Wanted, account: Account) -> Iterator[Change]:
+    def _role(self, wanted: Wanted, account: Account, found: Mapping[str, Any] | None) -> Iterator[Change]:
         name, trust = wanted.role, trust_policy(account.number)
-        _fits(trust, TRUST_LIMIT, f"the trust policy of the role {name}")
-        found = self._reader.role(name)
         if found is None:
             yield Change(f"create role {name}", lambda: self._create_role(name, trust), difference(None, trust))
         else:
@@ -214,8 +212,7 @@ class IamSetup:
 
     # -- customer-managed policies --------------------------------------------------------------------------------
 
-    def _managed(self, wanted: Wanted, identity: Identity, account: Account) -> Iterator[Change]:
-        name, document = wanted.name(identity), wanted.document(identity, account)
+    def _managed(self, name: str, document: Document, account: Account) -> Iterator[Change]:
         arn = account.arn(f"policy/{name}")
         _fits(document, MANAGED_LIMIT, f"the policy {name}")
         before = self._reader.managed(arn)
@@ -271,6 +268,11 @@ class IamSetup:
                     self._client.attach_role_policy(RoleName=principal.name, PolicyArn=arn)
 
         _seen(attach)
+
+
+def role_arn(name: str, found: Mapping[str, Any] | None, account: Account) -> str:
+    """Of the service role, which may have a path; before there is one, of the role that would be made."""
+    return str(found["Arn"]) if found else account.arn(f"role/{name}")
 
 
 def _fits(document: Document, limit: int, what: str) -> None:

@@ -74,8 +74,8 @@ IAM_ACTIONS: Final = frozenset(
     }
 )
 """Named like their operations."""
-FREE: Final = "sts:GetCallerIdentity"
-"""STS answers it whatever the policies say."""
+FREE: Final = ("sts:GetCallerIdentity", "sts:GetSessionToken")
+"""STS answers them whatever the policies say."""
 
 
 class Rights:
@@ -103,7 +103,7 @@ class Rights:
         return uses
 
     def is_free(self, use: Use) -> bool:
-        return use.action == FREE
+        return use.action in FREE
 
     # EC2
 
@@ -264,8 +264,8 @@ class Rights:
         yield Use(f"iam:{request.operation}", resource)
 
     def _sts(self, request: Request) -> Iterator[Use]:
-        if request.operation == "GetCallerIdentity":
-            yield Use(FREE, "*")
+        if f"sts:{request.operation}" in FREE:
+            yield Use(f"sts:{request.operation}", "*")
         elif request.operation == "AssumeRole":
             yield Use("sts:AssumeRole", _form(request).get("RoleArn", ""))
 

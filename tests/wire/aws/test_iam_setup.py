@@ -278,6 +278,12 @@ def test_sms_13_a_role_with_a_path_is_handed_on_by_its_own_name(admin: Administr
     assert admin.check("caller").exit_code == 0
 
 
+def test_sms_13_check_of_somebody_who_is_not_there_is_an_error(admin: Administrator) -> None:
+    refused = admin.check("connector", "--connector", "role/nobody")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "there is no role nobody in this account. Check the name and the profile" in refused.stderr
+
+
 # --- bad input and trouble ------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,8 @@ from wavelift.rules.policies import Document
 ANY_REGION: Final = "us-east-1"
 """IAM is one for all regions of a partition; where a profile names none, this one's endpoint answers."""
 LOG_IN: Final = (
-    "Log in on this machine (aws sso login, aws login, aws configure), or name another profile with --profile"
+    "Log in on this machine (aws sso login, aws login, aws configure), or name another profile with --profile; outside "
+    "AWS's commercial regions say --region, too"
 )
 ADVICE: Final = {
     "MalformedPolicyDocument": "IAM refuses a document of ours: check bucket, prefix, key and role for odd characters",

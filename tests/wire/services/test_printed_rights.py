@@ -141,21 +141,22 @@ class Rights:
         return made
 
     def check_environment(self) -> None:
+        """By both: the connector's pre-flight asks the same, though not all of it for every wave."""
         account = self.stage.account
-        facts = AccountChecks(self.sides["caller"]).account(
-            AccountNames(
-                role=account.role,
-                bucket=account.bucket,
-                prefix="stage",
-                kms_key=self.key,
-                vpc=account.vpc_id,
-                subnets=account.subnet_ids,
-                security_groups=(account.security_group_id,),
-                instance_types=("t3.small",),
-            )
+        named = AccountNames(
+            role=account.role,
+            bucket=account.bucket,
+            prefix="stage",
+            kms_key=self.key,
+            vpc=account.vpc_id,
+            subnets=account.subnet_ids,
+            security_groups=(account.security_group_id,),
+            instance_types=("t3.small",),
         )
-        assert (facts.role.unknown, facts.bucket.unknown, facts.network.unknown) == ("", "", "")
-        assert facts.role.missing_actions == ()
+        for access in self.sides.values():
+            facts = AccountChecks(access).account(named)
+            assert (facts.role.unknown, facts.bucket.unknown, facts.network.unknown) == ("", "", "")
+            assert facts.role.missing_actions == ()
 
     def clean_up(self) -> None:
         """What an ended run left: a snapshot, an upload, a staged disk and a running import; EBS snapshots of a

@@ -1,5 +1,5 @@
-"""The ``wavelift`` command. Only ``init``, ``simulators``, ``demo``, ``wave validate`` and the printing of policies act
-here; everything that changes state goes through the REST API with the user's own login.
+"""The ``wavelift`` command. Only ``init``, ``simulators``, ``demo``, ``wave validate``, ``iam`` and the printing of the
+vCenter role act here; everything that changes state goes through the REST API with the user's own login.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wavelift.cli import catalog, connectors, environments, jobs, replicate, validate, wave
+from wavelift.cli import catalog, connectors, environments, iam, jobs, replicate, validate, wave
 from wavelift.cli.output import bear_any_encoding
 from wavelift.rules.flows import MIGRATE
 
@@ -27,8 +27,7 @@ app.add_typer(jobs.app, name="jobs", help="Replication jobs (standing orders to 
 app.add_typer(replicate.app, name="runs", help="Single replication runs.")
 simulators_app = typer.Typer(no_args_is_help=True, help="Stand-ins for vCenter and AWS, on loopback.")
 app.add_typer(simulators_app, name="simulators")
-iam_app = typer.Typer(no_args_is_help=True, help="The AWS identities that wavelift needs.")
-app.add_typer(iam_app, name="iam")
+app.add_typer(iam.app, name="iam", help="The AWS identities that wavelift needs.")
 vsphere_app = typer.Typer(no_args_is_help=True, help="The vCenter role that wavelift needs.")
 app.add_typer(vsphere_app, name="vsphere")
 out = Console(stderr=True)
@@ -193,40 +192,6 @@ def simulators_up(
     from wavelift.cli.simulators import up
 
     up(out, only=only, state=state, write=write)
-
-
-@iam_app.command("show")
-def iam_show(  # noqa: PLR0913  # one parameter per option
-    identity: Annotated[
-        str, typer.Argument(help="vmimport (the service role), connector, caller, or bucket (its own policy).")
-    ] = "vmimport",
-    bucket: Annotated[str, typer.Option(help="Staging bucket.")] = "YOUR-STAGING-BUCKET",
-    prefix: Annotated[str, typer.Option(help="Prefix in it.")] = "",
-    kms_key: Annotated[str, typer.Option(help="ARN of the KMS key, if you use one.")] = "",
-    role_arn: Annotated[
-        str, typer.Option(help="ARN of the service role that the caller passes to VM Import (iam:PassRole).")
-    ] = "",
-    account: Annotated[str, typer.Option(help="Account number. The trust policy then admits only this account.")] = "",
-    region: Annotated[str, typer.Option(help="Region of the environment. It decides the partition of the ARNs.")] = "",
-    partition: Annotated[
-        str, typer.Option(help="Partition of the ARNs. Default: the partition of --region, else aws.")
-    ] = "",
-    trust: Annotated[bool, typer.Option("--trust", help="The trust policy of vmimport.")] = False,
-    connector_arn: Annotated[
-        list[str] | None, typer.Option(help="For bucket: ARN of a role or user that connectors run as. Repeatable.")
-    ] = None,
-    caller_arn: Annotated[
-        list[str] | None, typer.Option(help="For bucket: ARN of a role or user of the control plane. Repeatable.")
-    ] = None,
-) -> None:
-    """Print the policy of an AWS identity, generated from the calls that wavelift makes."""
-    from wavelift.cli.rights import Principals, partition_for, show_policy
-    from wavelift.rules.policies import Staging
-
-    principals = Principals(connector_arn or [], caller_arn or [])
-    arns = (kms_key, role_arn, *principals.connectors, *principals.callers)
-    staging = Staging(bucket, prefix, kms_key, partition_for(partition, region, *arns))
-    show_policy(identity, staging, trust=trust, account=account, role_arn=role_arn, principals=principals)
 
 
 @vsphere_app.command("role")

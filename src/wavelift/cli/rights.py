@@ -16,7 +16,7 @@ from wavelift.base.errors import SpecError
 from wavelift.base.regions import COMMERCIAL, partition_of, partitions
 from wavelift.cli.connect import fail
 from wavelift.cli.output import plain
-from wavelift.rules.calls import Feature
+from wavelift.rules.calls import UNASKED, AwsFeature, Feature
 from wavelift.rules.policies import (
     Staging,
     bucket_policy,
@@ -55,10 +55,19 @@ class Principals:
     callers: Sequence[str] = ()
 
 
-def show_policy(
-    identity: str, staging: Staging, *, trust: bool, account: str, role_arn: str, principals: Principals
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The options of ``iam show`` that are about one identity."""
+
+    trust: bool = False
+    account: str = ""
+    role_arn: str = ""
+    features: tuple[AwsFeature, ...] = UNASKED
+
+
+def show_policy(identity: str, staging: Staging, asked: Asked, principals: Principals) -> None:
     """Print one document to standard output, ready for ``aws iam … file://``."""
+    trust, account = asked.trust, asked.account
     if identity == BUCKET:
         if trust:
             fail("--trust: a bucket trusts nobody")
@@ -82,10 +91,10 @@ def show_policy(
     elif identity == SERVICE_ROLE:
         print(printable(role_policy(staging)))
     elif identity == "connector":
-        print(printable(identity_policy("connector", staging)))
+        print(printable(identity_policy("connector", staging, features=asked.features)))
     else:
-        role = role_arn or f"arn:{staging.partition}:iam::{account or 'YOUR-ACCOUNT'}:role/{SERVICE_ROLE}"
-        print(printable(identity_policy("caller", staging, role_arn=role)))
+        role = asked.role_arn or f"arn:{staging.partition}:iam::{account or 'YOUR-ACCOUNT'}:role/{SERVICE_ROLE}"
+        print(printable(identity_policy("caller", staging, role_arn=role, features=asked.features)))
 
 
 def show_role(*, ids_only: bool, out: Console) -> None:

@@ -12,10 +12,21 @@ from typing import Final, Literal
 
 Identity = Literal["connector", "caller"]
 """``connector``: the worker near vCenter. ``caller``: the control plane, and the worker near AWS that reads back."""
-Resource = Literal["bucket", "objects", "key", "any", "snapshots", "our-snapshots"]
-"""``our-snapshots``: EBS snapshots with the tag of a wavelift run."""
+Resource = Literal["bucket", "objects", "key", "any", "snapshots", "our-snapshots", "our-imports"]
+"""``our-…``: what has the tag of a wavelift run."""
 Where = Literal["vm", "datastore", "root"]
 
+AwsFeature = Literal["migrate", "replicate", "cutover", "network", "backup", "export", "export-setup"]
+"""What an identity may be allowed to do for us. Some have no calls in this version."""
+
+MIGRATION: Final[tuple[AwsFeature, ...]] = ("migrate",)
+REPLICATION: Final[tuple[AwsFeature, ...]] = ("replicate",)
+CUTOVER: Final[tuple[AwsFeature, ...]] = ("cutover",)
+ALL_FLOWS: Final[tuple[AwsFeature, ...]] = ("migrate", "replicate")
+UNASKED: Final = ALL_FLOWS
+"""What policies are made for when nobody names a feature: the flows that read disks."""
+OFFERED: Final = ALL_FLOWS
+"""What this version can be allowed. The table also has rows of later features."""
 CONNECTOR: Final[tuple[Identity, ...]] = ("connector",)
 CALLER: Final[tuple[Identity, ...]] = ("caller",)
 BOTH: Final[tuple[Identity, ...]] = ("connector", "caller")
@@ -23,94 +34,148 @@ BOTH: Final[tuple[Identity, ...]] = ("connector", "caller")
 
 @dataclass(frozen=True, slots=True)
 class AwsCall:
-    """One AWS operation, by its botocore name, and the IAM actions that it needs."""
+    """One AWS operation, by its botocore name, and the IAM actions that it needs.
+
+    :ivar feature: those that make this call; whoever asks for none of them is not given the right.
+    """
 
     operation: str
     """Service and operation, such as ``ec2:describe_images``."""
     actions: tuple[str, ...]
     resource: Resource
     identities: tuple[Identity, ...]
+    feature: tuple[AwsFeature, ...]
     purpose: str
 
 
 AWS_CALLS: Final = (
     # Staging: only the connector writes objects; both identities read them back, and delete them in clean-up.
-    AwsCall("s3:create_multipart_upload", ("s3:PutObject", "s3:PutObjectTagging"), "objects", CONNECTOR, "export"),
-    AwsCall("s3:upload_part", ("s3:PutObject",), "objects", CONNECTOR, "export"),
-    AwsCall("s3:complete_multipart_upload", ("s3:PutObject",), "objects", CONNECTOR, "export"),
-    AwsCall("s3:abort_multipart_upload", ("s3:AbortMultipartUpload",), "objects", BOTH, "export, cleanup"),
-    AwsCall("s3:list_parts", ("s3:ListMultipartUploadParts",), "objects", BOTH, "resuming an upload"),
-    AwsCall("s3:list_multipart_uploads", ("s3:ListBucketMultipartUploads",), "bucket", BOTH, "cleanup"),
-    AwsCall("s3:put_object", ("s3:PutObject", "s3:PutObjectTagging"), "objects", CONNECTOR, "manifests"),
-    AwsCall("s3:get_object", ("s3:GetObject", "s3:GetObjectVersion"), "objects", BOTH, "verify, manifests"),
-    AwsCall("s3:head_object", ("s3:GetObject",), "objects", BOTH, "export, verify, import"),
-    AwsCall("s3:list_objects_v2", ("s3:ListBucket",), "bucket", BOTH, "cleanup"),
-    AwsCall("s3:delete_objects", ("s3:DeleteObject",), "objects", BOTH, "cleanup"),
-    # Pre-flight: read-only.
-    AwsCall("s3:get_bucket_location", ("s3:GetBucketLocation",), "bucket", BOTH, "pre-flight"),
-    AwsCall("s3:get_bucket_encryption", ("s3:GetEncryptionConfiguration",), "bucket", BOTH, "pre-flight"),
-    AwsCall("s3:get_bucket_versioning", ("s3:GetBucketVersioning",), "bucket", BOTH, "pre-flight"),
-    AwsCall("s3:head_bucket", ("s3:ListBucket",), "bucket", BOTH, "pre-flight"),
-    AwsCall("kms:describe_key", ("kms:DescribeKey",), "key", BOTH, "pre-flight"),
-    AwsCall("iam:get_role", ("iam:GetRole",), "any", BOTH, "pre-flight"),
-    AwsCall("iam:list_role_policies", ("iam:ListRolePolicies",), "any", BOTH, "pre-flight"),
-    AwsCall("iam:get_role_policy", ("iam:GetRolePolicy",), "any", BOTH, "pre-flight"),
-    AwsCall("iam:list_attached_role_policies", ("iam:ListAttachedRolePolicies",), "any", BOTH, "pre-flight"),
-    AwsCall("iam:get_policy", ("iam:GetPolicy",), "any", BOTH, "pre-flight"),
-    AwsCall("iam:get_policy_version", ("iam:GetPolicyVersion",), "any", BOTH, "pre-flight"),
-    AwsCall("sts:get_caller_identity", ("sts:GetCallerIdentity",), "any", BOTH, "pre-flight"),
-    AwsCall("ec2:describe_vpcs", ("ec2:DescribeVpcs",), "any", BOTH, "pre-flight"),
-    AwsCall("ec2:describe_subnets", ("ec2:DescribeSubnets",), "any", BOTH, "pre-flight"),
-    AwsCall("ec2:describe_security_groups", ("ec2:DescribeSecurityGroups",), "any", BOTH, "pre-flight"),
-    AwsCall("ec2:describe_instance_types", ("ec2:DescribeInstanceTypes",), "any", BOTH, "pre-flight"),
-    AwsCall("ec2:describe_instance_type_offerings", ("ec2:DescribeInstanceTypeOfferings",), "any", BOTH, "pre-flight"),
-    AwsCall("ec2:get_ebs_encryption_by_default", ("ec2:GetEbsEncryptionByDefault",), "any", BOTH, "pre-flight"),
-    AwsCall("ec2:get_ebs_default_kms_key_id", ("ec2:GetEbsDefaultKmsKeyId",), "any", BOTH, "replication"),
-    # Import and launch: only the control plane.
-    AwsCall("ec2:import_image", ("ec2:ImportImage", "ec2:CreateTags"), "any", CALLER, "import"),
-    AwsCall("ec2:describe_import_image_tasks", ("ec2:DescribeImportImageTasks",), "any", CALLER, "import"),
-    AwsCall("ec2:cancel_import_task", ("ec2:CancelImportTask",), "any", CALLER, "cancel"),
-    AwsCall("ec2:describe_images", ("ec2:DescribeImages",), "any", CALLER, "import, launch"),
-    AwsCall("ec2:describe_snapshots", ("ec2:DescribeSnapshots",), "any", BOTH, "replication, import, cleanup"),
-    AwsCall("ec2:create_tags", ("ec2:CreateTags",), "any", CALLER, "import, launch"),
-    AwsCall("ec2:run_instances", ("ec2:RunInstances", "ec2:CreateTags"), "any", CALLER, "launch"),
-    AwsCall("ec2:describe_instances", ("ec2:DescribeInstances",), "any", CALLER, "launch"),
-    AwsCall("ec2:terminate_instances", ("ec2:TerminateInstances",), "any", CALLER, "cleanup"),
-    AwsCall("ec2:deregister_image", ("ec2:DeregisterImage",), "any", CALLER, "older images, cleanup"),
-    AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "any", CALLER, "older images, cleanup"),
-    AwsCall("ebs:list_snapshot_blocks", ("ebs:ListSnapshotBlocks",), "any", CALLER, "conversion report, verify"),
-    AwsCall("ebs:get_snapshot_block", ("ebs:GetSnapshotBlock",), "any", CALLER, "conversion report, verify"),
-    # Replication: the connector writes snapshots, and the control plane makes images from them.
-    AwsCall("ebs:start_snapshot", ("ebs:StartSnapshot",), "snapshots", BOTH, "replication"),
-    AwsCall("ec2:create_tags", ("ec2:CreateTags",), "snapshots", BOTH, "replication: StartSnapshot, unfinished seeds"),
-    AwsCall("ebs:put_snapshot_block", ("ebs:PutSnapshotBlock",), "our-snapshots", BOTH, "replication"),
-    AwsCall("ebs:complete_snapshot", ("ebs:CompleteSnapshot",), "our-snapshots", BOTH, "replication"),
     AwsCall(
-        "ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "our-snapshots", BOTH, "replication: abandoning a snapshot"
+        "s3:create_multipart_upload",
+        ("s3:PutObject", "s3:PutObjectTagging"),
+        "objects",
+        CONNECTOR,
+        MIGRATION,
+        "export",
     ),
-    AwsCall("ec2:register_image", ("ec2:RegisterImage", "ec2:CreateTags"), "any", CALLER, "replication"),
+    AwsCall("s3:upload_part", ("s3:PutObject",), "objects", CONNECTOR, MIGRATION, "export"),
+    AwsCall("s3:complete_multipart_upload", ("s3:PutObject",), "objects", CONNECTOR, MIGRATION, "export"),
+    AwsCall("s3:abort_multipart_upload", ("s3:AbortMultipartUpload",), "objects", BOTH, ALL_FLOWS, "export, cleanup"),
+    AwsCall(
+        "s3:list_parts", ("s3:ListMultipartUploadParts",), "objects", BOTH, ALL_FLOWS, "resuming or aborting an upload"
+    ),
+    AwsCall("s3:list_multipart_uploads", ("s3:ListBucketMultipartUploads",), "bucket", BOTH, ALL_FLOWS, "cleanup"),
+    AwsCall("s3:put_object", ("s3:PutObject", "s3:PutObjectTagging"), "objects", CONNECTOR, ALL_FLOWS, "manifests"),
+    AwsCall("s3:get_object", ("s3:GetObject",), "objects", BOTH, ALL_FLOWS, "verify, manifests"),
+    AwsCall("s3:get_object", ("s3:GetObjectVersion",), "objects", CALLER, MIGRATION, "verify in a versioned bucket"),
+    AwsCall("s3:head_object", ("s3:GetObject",), "objects", BOTH, ALL_FLOWS, "export, verify, import"),
+    AwsCall("s3:list_objects_v2", ("s3:ListBucket",), "bucket", BOTH, ALL_FLOWS, "cleanup"),
+    AwsCall("s3:delete_objects", ("s3:DeleteObject",), "objects", BOTH, ALL_FLOWS, "cleanup"),
+    # Pre-flight: read-only. The caller answers the same questions about an environment for people.
+    AwsCall("s3:get_bucket_location", ("s3:GetBucketLocation",), "bucket", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("s3:get_bucket_encryption", ("s3:GetEncryptionConfiguration",), "bucket", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("s3:get_bucket_versioning", ("s3:GetBucketVersioning",), "bucket", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("s3:head_bucket", ("s3:ListBucket",), "bucket", BOTH, ALL_FLOWS, "pre-flight"),
+    # Any key: which one the bucket, or the account, encrypts with by default is what the call is to find out.
+    AwsCall("kms:describe_key", ("kms:DescribeKey",), "any", BOTH, ALL_FLOWS, "pre-flight, replication"),
+    AwsCall("iam:get_role", ("iam:GetRole",), "any", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("iam:list_role_policies", ("iam:ListRolePolicies",), "any", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("iam:get_role_policy", ("iam:GetRolePolicy",), "any", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("iam:list_attached_role_policies", ("iam:ListAttachedRolePolicies",), "any", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("iam:get_policy", ("iam:GetPolicy",), "any", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("iam:get_policy_version", ("iam:GetPolicyVersion",), "any", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("sts:get_caller_identity", ("sts:GetCallerIdentity",), "any", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("ec2:describe_vpcs", ("ec2:DescribeVpcs",), "any", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("ec2:describe_subnets", ("ec2:DescribeSubnets",), "any", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("ec2:describe_security_groups", ("ec2:DescribeSecurityGroups",), "any", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall("ec2:describe_instance_types", ("ec2:DescribeInstanceTypes",), "any", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall(
+        "ec2:describe_instance_type_offerings",
+        ("ec2:DescribeInstanceTypeOfferings",),
+        "any",
+        BOTH,
+        ALL_FLOWS,
+        "pre-flight",
+    ),
+    AwsCall(
+        "ec2:get_ebs_encryption_by_default", ("ec2:GetEbsEncryptionByDefault",), "any", BOTH, ALL_FLOWS, "pre-flight"
+    ),
+    AwsCall(
+        "ec2:get_ebs_default_kms_key_id", ("ec2:GetEbsDefaultKmsKeyId",), "any", CONNECTOR, REPLICATION, "replication"
+    ),
+    # Import and launch: only the control plane. The connector, which cleans up, ends imports with our tag.
+    AwsCall("ec2:import_image", ("ec2:ImportImage", "ec2:CreateTags"), "any", CALLER, ALL_FLOWS, "import"),
+    AwsCall(
+        "ec2:describe_import_image_tasks", ("ec2:DescribeImportImageTasks",), "any", BOTH, ALL_FLOWS, "import, cleanup"
+    ),
+    AwsCall("ec2:cancel_import_task", ("ec2:CancelImportTask",), "any", CALLER, ALL_FLOWS, "cancel"),
+    AwsCall("ec2:cancel_import_task", ("ec2:CancelImportTask",), "our-imports", CONNECTOR, ALL_FLOWS, "cleanup"),
+    AwsCall("ec2:describe_images", ("ec2:DescribeImages",), "any", CALLER, ALL_FLOWS, "import, launch"),
+    AwsCall(
+        "ec2:describe_snapshots", ("ec2:DescribeSnapshots",), "any", BOTH, ALL_FLOWS, "replication, import, cleanup"
+    ),
+    AwsCall("ec2:create_tags", ("ec2:CreateTags",), "any", CALLER, ALL_FLOWS, "import, launch"),
+    AwsCall("ec2:run_instances", ("ec2:RunInstances", "ec2:CreateTags"), "any", CALLER, MIGRATION, "launch"),
+    AwsCall("ec2:describe_instances", ("ec2:DescribeInstances",), "any", CALLER, ALL_FLOWS, "launch, older images"),
+    AwsCall("ec2:terminate_instances", ("ec2:TerminateInstances",), "any", CALLER, CUTOVER, "test launches"),
+    AwsCall("ec2:deregister_image", ("ec2:DeregisterImage",), "any", CALLER, ALL_FLOWS, "older images, cleanup"),
+    AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "any", CALLER, ALL_FLOWS, "older images, cleanup"),
+    AwsCall(
+        "ebs:list_snapshot_blocks", ("ebs:ListSnapshotBlocks",), "any", CALLER, ALL_FLOWS, "conversion report, verify"
+    ),
+    AwsCall("ebs:get_snapshot_block", ("ebs:GetSnapshotBlock",), "any", CALLER, ALL_FLOWS, "conversion report, verify"),
+    # Replication: the connector writes snapshots, and the control plane makes images from them.
+    AwsCall("ebs:start_snapshot", ("ebs:StartSnapshot",), "snapshots", CONNECTOR, REPLICATION, "replication"),
+    AwsCall(
+        "ec2:create_tags",
+        ("ec2:CreateTags",),
+        "snapshots",
+        CONNECTOR,
+        REPLICATION,
+        "replication: StartSnapshot, unfinished seeds",
+    ),
+    AwsCall(
+        "ebs:put_snapshot_block", ("ebs:PutSnapshotBlock",), "our-snapshots", CONNECTOR, REPLICATION, "replication"
+    ),
+    AwsCall("ebs:complete_snapshot", ("ebs:CompleteSnapshot",), "our-snapshots", CONNECTOR, REPLICATION, "replication"),
+    AwsCall(
+        "ec2:delete_snapshot",
+        ("ec2:DeleteSnapshot",),
+        "our-snapshots",
+        CONNECTOR,
+        REPLICATION,
+        "replication: abandoning a snapshot",
+    ),
+    AwsCall("ec2:register_image", ("ec2:RegisterImage", "ec2:CreateTags"), "any", CALLER, REPLICATION, "replication"),
 )
 
-KEY_USE: Final[dict[Identity, tuple[str, ...]]] = {
-    "connector": (
-        "kms:CreateGrant",
-        "kms:Decrypt",
-        "kms:DescribeKey",
-        "kms:GenerateDataKey",
-        "kms:GenerateDataKeyWithoutPlaintext",
-        "kms:ReEncrypt*",
-    ),
-    "caller": (
-        "kms:CreateGrant",
-        "kms:Decrypt",
-        "kms:DescribeKey",
-        "kms:GenerateDataKey",
-        "kms:GenerateDataKeyWithoutPlaintext",
-        "kms:ReEncrypt*",
-    ),
-}
-"""wavelift does not make these calls itself: S3, EBS and EC2 use the key on its behalf, for staged objects, encrypted
-snapshots and instances."""
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """What S3, EBS and EC2 do with the KMS key on an identity's behalf; wavelift makes no such calls itself.
+
+    EBS user guide, "Requirements for Amazon EBS encryption"; S3 user guide, "Using server-side encryption with KMS".
+    """
+
+    actions: tuple[str, ...]
+    identities: tuple[Identity, ...]
+    feature: tuple[AwsFeature, ...]
+    purpose: str
+
+
+_EBS_KEY: Final = (
+    "kms:CreateGrant",
+    "kms:Decrypt",
+    "kms:DescribeKey",
+    "kms:GenerateDataKeyWithoutPlaintext",
+    "kms:ReEncrypt*",
+)
+KEY_USES: Final = (
+    KeyUse(("kms:Decrypt", "kms:DescribeKey"), BOTH, ALL_FLOWS, "reading staged objects; pre-flight"),
+    KeyUse(("kms:GenerateDataKey",), CONNECTOR, ALL_FLOWS, "writing staged objects"),
+    KeyUse(_EBS_KEY, CONNECTOR, REPLICATION, "encrypted EBS snapshots"),
+    KeyUse(_EBS_KEY, CALLER, ALL_FLOWS, "encrypted images and instances"),
+)
 
 Feature = Literal["migrate", "sms", "replicate", "cutover"]
 

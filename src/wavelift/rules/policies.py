@@ -8,17 +8,31 @@ same from the other side: it also binds identities that are not wavelift's.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from wavelift.base.names import TAG_RUN
-from wavelift.rules.calls import AWS_CALLS, FREE, KEY_USE, VSPHERE_CALLS, Feature, Identity, Resource, Where
+from wavelift.rules.calls import (
+    AWS_CALLS,
+    FREE,
+    KEY_USES,
+    UNASKED,
+    VSPHERE_CALLS,
+    AwsFeature,
+    Feature,
+    Identity,
+    Resource,
+    Where,
+)
 
 VMIE: Final = "vmie.amazonaws.com"
 EXTERNAL_ID: Final = "vmimport"
 
 Document = dict[str, Any]
+
+TAGGED: Final[tuple[Resource, ...]] = ("our-snapshots", "our-imports")
+"""What may only be changed if it has our tag."""
 
 ROLE_BUCKET: Final = ("s3:GetBucketLocation", "s3:ListBucket")
 ROLE_OBJECTS: Final = ("s3:GetObject",)
@@ -63,6 +77,7 @@ class Staging:
             "any": "*",
             "snapshots": snapshots,
             "our-snapshots": snapshots,
+            "our-imports": f"arn:{self.partition}:ec2:*:*:import-image-task/*",
         }[kind]
 
 
@@ -93,10 +108,13 @@ def role_policy(staging: Staging) -> Document:
     )
 
 
-def identity_policy(identity: Identity, staging: Staging, *, role_arn: str = "") -> Document:
+def identity_policy(
+    identity: Identity, staging: Staging, *, role_arn: str = "", features: Collection[AwsFeature] = UNASKED
+) -> Document:
     """The permissions of the connector or the caller, generated from the calls that it makes.
 
     :param role_arn: the service role, which the caller passes to VM Import.
+    :param features: what the identity shall be able to do; it is allowed nothing else.
     """
     kinds: tuple[tuple[Resource, str], ...] = (
         ("bucket", "Staging"),
@@ -104,13 +122,18 @@ def identity_policy(identity: Identity, staging: Staging, *, role_arn: str = "")
         ("any", "Account"),
         ("snapshots", "Snapshots"),
         ("our-snapshots", "OurSnapshots"),
+        ("our-imports", "OurImports"),
     )
-    statements = [_allow(name, actions_of(identity, kind), staging.resource(kind)) for kind, name in kinds]
-    # An identity that writes snapshots may change only the snapshots that wavelift made, and no other backups.
-    statements[-1]["Condition"] = {"StringLike": {f"aws:ResourceTag/{TAG_RUN}": "*"}}
-    if staging.kms_key_arn:
-        statements.append(_allow("Key", KEY_USE[identity], staging.kms_key_arn))
-    if identity == "caller" and role_arn:
+    statements = []
+    for kind, name in kinds:
+        if actions := actions_of(identity, kind, features):
+            statements.append(_allow(name, actions, staging.resource(kind)))
+            if kind in TAGGED:
+                # Who writes snapshots may change only those that wavelift made, and no other backups. So of imports.
+                statements[-1]["Condition"] = {"StringLike": {f"aws:ResourceTag/{TAG_RUN}": "*"}}
+    if staging.kms_key_arn and (uses := key_actions_of(identity, features)):
+        statements.append(_allow("Key", uses, staging.kms_key_arn))
+    if identity == "caller" and role_arn and "ec2:ImportImage" in actions_of(identity, "any", features):
         statements.append(_allow("HandRoleOn", ("iam:PassRole",), role_arn))
     return _document(*statements)
 
@@ -159,18 +182,24 @@ def _deny(
     return {**statement, "Condition": dict(condition)} if condition else statement
 
 
-def actions_of(identity: Identity, resource: Resource) -> tuple[str, ...]:
-    """The IAM actions of one identity on one kind of resource, sorted."""
+def actions_of(identity: Identity, resource: Resource, features: Collection[AwsFeature] = UNASKED) -> tuple[str, ...]:
+    """The IAM actions of one identity on one kind of resource, for these features, sorted."""
     return tuple(
         sorted(
             {
                 action
                 for call in AWS_CALLS
-                if call.resource == resource and identity in call.identities
+                if call.resource == resource and identity in call.identities and set(features) & set(call.feature)
                 for action in call.actions
             }
         )
     )
+
+
+def key_actions_of(identity: Identity, features: Collection[AwsFeature] = UNASKED) -> tuple[str, ...]:
+    """The actions on the KMS key, sorted: those that AWS takes on the identity's behalf."""
+    chosen = (use for use in KEY_USES if identity in use.identities and set(features) & set(use.feature))
+    return tuple(sorted({action for use in chosen for action in use.actions}))
 
 
 def _document(*statements: Mapping[str, Any]) -> Document:

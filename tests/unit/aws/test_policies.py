@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from wavelift.adapters.aws.policies import missing_actions, role_needs, trust_problem
-from wavelift.rules.policies import Staging, role_policy, trust_policy
+from wavelift.adapters.aws.policies import identity_needs, missing_actions, missing_needs, role_needs, trust_problem
+from wavelift.rules.policies import Staging, identity_policy, role_policy, trust_policy
 
 pytestmark = pytest.mark.unit
 
@@ -30,6 +30,23 @@ def test_what_is_needed_is_single_actions_on_single_things() -> None:
     assert ("ec2:DescribeImages", "*") in needs
     assert {("kms:CreateGrant", KEY), ("kms:ReEncryptFrom", KEY)} <= set(needs)
     assert not [action for action, _ in needs if "*" in action]
+
+
+@pytest.mark.parametrize("identity", ["connector", "caller"])
+def test_sms_13_the_printed_policy_is_enough_for_its_identity(identity: Any) -> None:
+    policy = identity_policy(identity, Staging("staging", "p", KEY), role_arn="arn:aws:iam::1:role/vmimport")
+    needs = identity_needs(policy, region="eu-west-1", account="111122223333")
+    assert missing_needs([policy], needs) == ()
+    assert missing_needs([], needs) == tuple(dict.fromkeys(needs))
+    assert not [need for need in needs if "*" in need[0] or ("*" in need[1] and need[1] != "*")]
+
+
+def test_sms_13_the_same_action_may_lack_on_one_resource_only() -> None:
+    needs = identity_needs(identity_policy("connector", Staging("b")), region="eu-west-1", account="111122223333")
+    elsewhere = {"Effect": "Allow", "Action": "*", "Resource": ["*"]}
+    narrow = {"Effect": "Deny", "Action": "ec2:CancelImportTask", "Resource": "arn:aws:ec2:*:*:import-image-task/*"}
+    (lacking,) = missing_needs([{"Statement": [elsewhere, narrow]}], needs)
+    assert lacking == ("ec2:CancelImportTask", "arn:aws:ec2:eu-west-1:111122223333:import-image-task/0")
 
 
 def test_amp_06_each_missing_action_is_named() -> None:

@@ -41,6 +41,7 @@ def test_every_command_has_help(words: tuple[str, ...]) -> None:
 def test_the_commands_of_the_issue_are_all_there() -> None:
     assert {" ".join(words) for words in commands()} >= {
         *("demo", "simulators up", "init", "wave validate", "wave plan", "preflight", "verify", "iam show"),
+        *("iam check", "iam apply"),
         *("migrations list", "migrations show", "migrations cancel", "migrations launch", "vsphere role", "cleanup"),
         *("catalog import", "catalog list", "catalog clear"),
         *(f"connectors {verb}" for verb in ("register", "list", "check", "maintenance", "disassociate")),
@@ -74,6 +75,19 @@ def test_sms_13_iam_show_prints_each_identity_s_document(arguments: tuple[str, .
     done = call("iam", "show", *arguments, "--bucket", "b", "--prefix", "waves", "--kms-key", KEY)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == document
+
+
+def test_sms_13_iam_show_prints_only_what_a_feature_needs() -> None:
+    def actions(*options: str) -> set[str]:
+        shown = json.loads(call("iam", "show", "connector", *options).stdout)
+        return {action for statement in shown["Statement"] for action in statement["Action"]}
+
+    assert actions() == actions("--feature", "migrate", "--feature", "replicate")
+    assert actions() - actions("--feature", "migrate") >= {"ebs:StartSnapshot", "ebs:PutSnapshotBlock"}
+    for wrong in ("cutover", "everything"):
+        done = call("iam", "show", "connector", "--feature", wrong)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert done.stderr == f"--feature is '{wrong}'; allowed are migrate, replicate\n"
 
 
 def test_sms_13_the_caller_may_hand_on_one_role_only() -> None:

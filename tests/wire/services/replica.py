@@ -93,14 +93,16 @@ class Replica:
             source = FrozenServer(session, one.task, one.snapshot)
             return replicate_server(source, access, ctx, self.options, RunHistory(self.lineages, failed, told))
 
+    def remove(self, one: Try) -> None:
+        with self.stage.connect() as session:
+            remove_snapshot(session, self.stage.access, one.task, context_of(one.run_key))
+
     def end(self, one: Try, result: ReplicationResult | None) -> None:
         """What record, remove_snapshot and the report do."""
         if result is not None:
             self.record(result)
             self.results.append(result)
-        ctx = context_of(one.run_key)
-        with self.stage.connect() as session:
-            remove_snapshot(session, self.stage.access, one.task, ctx)
+        self.remove(one)
         with ServerStaging.of(self.stage.access(), one.task.plan, one.run_key) as staging:
             left = frozenset() if result else targets_left(self.stage.access(), staging, one.run_key)
             abandon_run(self.stage.access(), one.run_key, keep=[*self.made, *left])

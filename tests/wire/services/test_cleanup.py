@@ -146,14 +146,14 @@ def test_inv_4_an_ebs_snapshot_that_was_completed_since_it_was_listed_stays(
     access = stage.access()
     ours = tags("lab", "web01", ENDED)
     made = start_snapshot(access, NewSnapshot(capacity=GIB, token="late", tags=ours, description=f"{MADE_BY}half"))
-    listed = Ec2.find_ours
+    listed = Ec2.snapshots_with
 
     def completed_afterwards(self: Ec2, wanted: dict[str, str]) -> Any:
         found = listed(self, wanted)
         complete_snapshot(access, made.snapshot_id, blocks=0, linear=b"")
         return found
 
-    monkeypatch.setattr(Ec2, "find_ours", completed_afterwards)
+    monkeypatch.setattr(Ec2, "snapshots_with", completed_afterwards)
     try:
         (told,) = [one for one in _sweep(stage, dry_run=False).leftovers if one.kind == "EBS snapshot"]
         assert (told.name, told.removed) == (made.snapshot_id, False)

@@ -433,6 +433,10 @@ class Ec2:
             snapshots=tuple(self._snapshots(**chosen)),
         )
 
+    def snapshots_with(self, tags: Mapping[str, str]) -> list[Snapshot]:
+        """Only the snapshots of :meth:`find_ours`: the connector may look at no instances and images."""
+        return self._snapshots(Filters=filters(tags))
+
 
 def _in_the_end(call: Callable[[], T], *, worth: Callable[[NotFoundError], bool] = lambda error: True) -> T:
     """Call again while EC2 says that something does not exist which was just made.

@@ -19,11 +19,11 @@ _ONE_OF: Final = {
 """A single action to ask about where the documents name many."""
 
 Document = Mapping[str, Any]
+Need = tuple[str, str]
+"""Action and resource."""
 
 
-def role_needs(
-    bucket: str, *, prefix: str = "", kms_key_arn: str = "", partition: str = "aws"
-) -> list[tuple[str, str]]:
+def role_needs(bucket: str, *, prefix: str = "", kms_key_arn: str = "", partition: str = "aws") -> list[Need]:
     """(action, resource) pairs that the service role must be allowed."""
     document = role_policy(Staging(bucket, prefix, kms_key_arn, partition))
     return [
@@ -33,24 +33,47 @@ def role_needs(
     ]
 
 
-def key_needs(kms_key_arn: str) -> list[tuple[str, str]]:
+def identity_needs(document: Document, *, region: str, account: str) -> list[Need]:
+    """(action, resource) pairs that connector or caller must be allowed, of the policy that is made for it.
+
+    :param region: where it works. :param account: its number.
+    """
+    named = {":ec2:*::": f":ec2:{region}::", ":ec2:*:*:": f":ec2:{region}:{account}:"}
+    found = []
+    for statement in _statements(document):
+        resource = str(statement["Resource"])
+        for wild, one in named.items():
+            resource = resource.replace(wild, one)
+        found += [(_ONE_OF.get(action, action), _one_object(resource)) for action in statement["Action"]]
+    return found
+
+
+def key_needs(kms_key_arn: str) -> list[Need]:
     """(action, resource) pairs that the service role must be allowed on the key of staged objects."""
     return [(_ONE_OF.get(action, action), kms_key_arn) for action in ROLE_KEY]
 
 
 def _one_object(resource: str) -> str:
-    """Of a folder's objects, one; all else as it is."""
-    return f"{resource.removesuffix('*')}disk-0.vmdk" if resource.endswith("/*") else resource
+    """Of a folder's objects, or of all snapshots, one; all else as it is."""
+    one = "disk-0.vmdk" if ":s3:::" in resource else "0"
+    return f"{resource.removesuffix('*')}{one}" if resource.endswith("/*") else resource
 
 
-def missing_actions(documents: Iterable[Document], needs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Actions of ``needs`` that the documents don't allow: a Deny wins, then some Allow must cover it.
+def missing_actions(documents: Iterable[Document], needs: Iterable[Need]) -> tuple[str, ...]:
+    """Actions of ``needs`` that the documents don't allow; see :func:`missing_needs`."""
+    return tuple(dict.fromkeys(action for action, _ in missing_needs(documents, needs)))
+
+
+def missing_needs(documents: Iterable[Document], needs: Iterable[Need]) -> tuple[Need, ...]:
+    """Those of ``needs`` that the documents don't allow: a Deny wins, then some Allow must cover it.
 
     Simple on purpose: a conditional Deny is not counted, a conditional Allow is; boundaries and organisation policies
     are not seen.
     """
     statements = [statement for document in documents for statement in _statements(document)]
-    return tuple(dict.fromkeys(action for action, resource in needs if not _allowed(statements, action, resource)))
+    return tuple(
+        dict.fromkeys((action, resource) for action, resource in needs if not _allowed(statements, action, resource))
+    )
 
 
 def _allowed(statements: Sequence[Document], action: str, resource: str) -> bool:

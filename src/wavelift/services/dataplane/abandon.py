@@ -47,5 +47,5 @@ def abandon_run(access: AwsAccess, run_key: str, *, keep: Collection[str] = ()) 
 
 def written_by(access: AwsAccess, run_key: str) -> list[Snapshot]:
     """The EBS snapshots that a run wrote block by block. Backups of its instances have its tags, and stay."""
-    tagged = Ec2(access).find_ours({TAG_RUN: run_hash(run_key)}).snapshots
+    tagged = Ec2(access).snapshots_with({TAG_RUN: run_hash(run_key)})
     return [one for one in tagged if one.description.startswith(MADE_BY)]

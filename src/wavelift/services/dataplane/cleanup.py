@@ -166,7 +166,7 @@ def _half_made(access: AwsAccess, admitted: Admitted) -> Iterator[_Found]:
     ec2, wave = Ec2(access), admitted.wave
     with closing(S3Staging(access, wave.environment.staging.bucket)) as s3:
         noted = noted_seeds(s3, _folder(admitted))
-    for snapshot in ec2.find_ours({TAG_RUN: "", TAG_WAVE: wave.wave}).snapshots:
+    for snapshot in ec2.snapshots_with({TAG_RUN: "", TAG_WAVE: wave.wave}):
         if not snapshot.description.startswith(MADE_BY):
             continue  # a backup of an instance of ours, with its tags
         if snapshot.state == PENDING and snapshot.snapshot_id in noted:

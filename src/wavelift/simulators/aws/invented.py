@@ -53,3 +53,15 @@ UNENCRYPTED_PARENT_MESSAGE: Final = "The parent snapshot must be encrypted becau
 PLAIN_DESCRIPTIONS: Final = True
 """EC2 refuses descriptions of images that are not ASCII, which the API reference does not say. That it refuses them for
 import tasks and their disks too is a guess."""
+IMPORT_ASKS_FOR_PASS_ROLE: Final = True
+"""VM Import's list of required permissions does not name iam:PassRole. To ask for it is the harder case."""
+EBS_KEY_ACTIONS: Final = (
+    "kms:CreateGrant",
+    "kms:Decrypt",
+    "kms:DescribeKey",
+    "kms:GenerateDataKeyWithoutPlaintext",
+    "kms:ReEncryptFrom",
+    "kms:ReEncryptTo",
+)
+"""What users of encryption must be allowed (EBS user guide, "Requirements for Amazon EBS encryption"). Which call asks
+for which of them is not documented: StartSnapshot, ImportImage and RunInstances ask for all."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -46,6 +48,23 @@ class AwsSimulator(Simulator):
     def expire_sessions(self) -> int:
         """End all of AssumeRole's sessions now; how many."""
         return int(self.control("POST", "credentials")["expired"])
+
+    def hold(self, user: str, policies: Sequence[Mapping[str, Any]]) -> Any:
+        """A boto3 session of a new user of this account, who may do only what these identity policies allow."""
+        key = f"AKIAHELD{secrets.token_hex(6).upper()}"
+        secret = secrets.token_urlsafe(30)
+        values = {"user": user, "access_key": key, "secret_key": secret, "policies": list(policies)}
+        self.control("POST", "identities", values)
+        return self.session(aws_access_key_id=key, aws_secret_access_key=secret)
+
+    def held(self) -> dict[str, dict[str, Any]]:
+        """By user: what was ``used`` of the policies (statement, action, times), and what was ``denied``."""
+        found = self.control("GET", "identities")
+        return {one["user"]: one for one in found.values()}
+
+    def let_go(self) -> None:
+        """Forget the users of :meth:`hold`."""
+        self.control("DELETE", "identities")
 
     def client(self, service: str, **options: Any) -> Any:
         """A boto3 client with the permanent keys, always the same one. With ``options`` (of ``Session.client``), a new

@@ -58,9 +58,9 @@ def check_policy(document: str | bytes, uses: Iterator[Use], service: str) -> No
     """Raises the service's AwsError if a Deny statement covers a use. An empty document denies nothing."""
     if not document:
         return
-    statements = _listed(json.loads(document).get("Statement"))
+    statements = statements_of(json.loads(document))
     for use in uses:
-        if any(one.get("Effect") == "Deny" and _covers(one, use) for one in statements):
+        if any(one.get("Effect") == "Deny" and covers(one, use) for one in statements):
             code, message = REFUSALS.get(service, ("AccessDeniedException", "explicit deny"))
             said = f"{message} User is not authorized to perform: {use.action} on resource: {use.resource}"
             raise AwsError(code, f"{said} with an explicit deny", 403)
@@ -73,7 +73,9 @@ def uses_of(request: Request, region: str) -> Iterator[Use]:
     elif request.service == "ebs" and request.operation == "StartSnapshot":
         tags = {tag["Key"]: tag["Value"] for tag in json.loads(request.body.content or b"{}").get("Tags") or []}
         yield Use(
-            "ebs:StartSnapshot", f"arn:{partition_of(region)}:ec2:{region}::snapshot/*", _tags("aws:RequestTag", tags)
+            "ebs:StartSnapshot",
+            f"arn:{partition_of(region)}:ec2:{region}::snapshot/*",
+            tag_context("aws:RequestTag", tags),
         )
     elif request.service == "s3" and (action := OBJECT_ACTIONS.get(request.operation)):
         versioned = "Version" if action in HAVE_VERSIONS and request.query().get("versionId") else ""
@@ -86,7 +88,7 @@ def object_use(request: Request, action: str, target: str, region: str) -> Use:
     if action == "s3:PutObject":
         tags = dict(parse_qsl(request.headers.get("x-amz-tagging", ""), keep_blank_values=True))
         sent = {f"s3:{name}": request.headers[name] for name in (SSE, SSE_KEY) if name in request.headers}
-        context |= {**_tags("s3:RequestObjectTag", tags), **sent}
+        context |= {**tag_context("s3:RequestObjectTag", tags), **sent}
     return Use(action, f"arn:{partition_of(region)}:s3:::{target}", context)
 
 
@@ -96,19 +98,19 @@ def _ec2(request: Request, region: str) -> Iterator[Use]:
         for name, resource in form.items():
             if name.startswith("ResourceId."):
                 kind = f"arn:{partition_of(region)}:ec2:{region}:{ACCOUNT}:*/{resource}"
-                yield Use("ec2:CreateTags", kind, _tags("aws:RequestTag", _form_tags(form, "Tag.")))
+                yield Use("ec2:CreateTags", kind, tag_context("aws:RequestTag", form_tags(form, "Tag.")))
         return
     told = {
-        value: _form_tags(form, f"{name.removesuffix('ResourceType')}Tag.")
+        value: form_tags(form, f"{name.removesuffix('ResourceType')}Tag.")
         for name, value in form.items()
         if name.startswith("TagSpecification.") and name.endswith(".ResourceType")
     }
     for kind in MADE[request.operation]:
         resource = f"arn:{partition_of(region)}:ec2:{region}:{ACCOUNT}:{kind}/*"
-        yield Use(f"ec2:{request.operation}", resource, _tags("aws:RequestTag", told.get(kind, {})))
+        yield Use(f"ec2:{request.operation}", resource, tag_context("aws:RequestTag", told.get(kind, {})))
 
 
-def _form_tags(form: Mapping[str, str], prefix: str) -> dict[str, str]:
+def form_tags(form: Mapping[str, str], prefix: str) -> dict[str, str]:
     return {
         value: form.get(name.removesuffix("Key") + "Value", "")
         for name, value in form.items()
@@ -116,14 +118,24 @@ def _form_tags(form: Mapping[str, str], prefix: str) -> dict[str, str]:
     }
 
 
-def _tags(key: str, tags: Mapping[str, str]) -> dict[str, str]:
+def tag_context(key: str, tags: Mapping[str, str]) -> dict[str, str]:
     return {f"{key}/{name}": value for name, value in tags.items()}
 
 
-def _covers(statement: Mapping[str, Any], use: Use) -> bool:
-    actions = [str(item).lower() for item in _listed(statement.get("Action"))]
+def statements_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return _listed(document.get("Statement"))
+
+
+def acts_on(statement: Mapping[str, Any], action: str) -> list[str]:
+    """The statement's patterns that cover the action. Case does not count."""
+    patterns = [str(item) for item in _listed(statement.get("Action"))]
+    return [item for item in patterns if fnmatchcase(action.lower(), item.lower())]
+
+
+def covers(statement: Mapping[str, Any], use: Use) -> bool:
+    """Whether a statement is about this use, by action, resource and condition."""
     return (
-        any(fnmatchcase(use.action.lower(), item) for item in actions)
+        bool(acts_on(statement, use.action))
         and any(fnmatchcase(use.resource, str(item)) for item in _listed(statement.get("Resource")))
         and all(
             _holds(operator, use.context.get(key), [str(value) for value in _listed(wanted)])

@@ -30,7 +30,7 @@ class StsApi:
         if request.operation == "GetCallerIdentity":
             return _answer(request, _identity(caller, self._settings.partition))
         if request.operation == "GetSessionToken":
-            issued = self._credentials.issue(role_arn="", session="session", seconds=_life(values))
+            issued = self._credentials.issue(role_arn="", session="session", seconds=_life(values), held=caller.held)
             return _answer(request, _keys(issued))
         raise AwsError("InvalidAction", f"Could not find operation {request.operation}", 400)
 
@@ -59,7 +59,7 @@ def _assumed_arn(credential: Credential) -> str:
 
 
 def _identity(caller: Credential, partition: str) -> str:
-    arn = _assumed_arn(caller) if caller.role_arn else f"arn:{partition}:iam::{ACCOUNT}:user/simulator"
+    arn = _assumed_arn(caller) if caller.role_arn else f"arn:{partition}:iam::{ACCOUNT}:user/{caller.user}"
     user = f"AROASIMULATOR:{caller.session}" if caller.role_arn else "AIDASIMULATOR"
     return f"<Arn>{arn}</Arn><UserId>{user}</UserId><Account>{ACCOUNT}</Account>"
 

@@ -15,11 +15,13 @@ from wavelift.simulators.aws.ebs.store import EbsStore
 from wavelift.simulators.aws.errors import AwsError, render
 from wavelift.simulators.aws.evidence import FLIPS, IMPORTS, OBJECTS, RAW, Flip, KeptImport, KeptObject
 from wavelift.simulators.aws.faults import Rule, failure
+from wavelift.simulators.aws.held import Held
 from wavelift.simulators.aws.keys import import_key_problem
 from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.app import MotoApp
 from wavelift.simulators.aws.moto_bridge.backends import Backends
-from wavelift.simulators.aws.policy import check_policy, uses_of
+from wavelift.simulators.aws.policy import Use, check_policy, uses_of
+from wavelift.simulators.aws.rights import Rights
 from wavelift.simulators.aws.s3 import routes
 from wavelift.simulators.aws.s3.api import S3Api
 from wavelift.simulators.aws.s3.store import S3Store, StoredObject
@@ -61,8 +63,16 @@ class AwsWorld(World[Settings]):
         self.ebs.encrypts = lambda: bool(backends.ec2.ebs_encryption_by_default)
         self.ebs.default_key = lambda: backends.key_arn(self.account.ebs_key)
         self._moto = MotoApp(self.account)
-        self._s3 = S3Api(self.s3, settings=settings, counters=self.counters, watcher=self, find_key=backends.find_key)
+        self._s3 = S3Api(
+            self.s3,
+            settings=settings,
+            counters=self.counters,
+            watcher=self,
+            find_key=backends.find_key,
+            check_caller=self._check_use,
+        )
         self._ebs = EbsApi(self.ebs, self.clock, settings, backends.find_key)
+        self._rights = Rights(self.account)
         self._sts = StsApi(self.credentials, settings, backends.role)
 
     def close(self) -> None:
@@ -78,6 +88,13 @@ class AwsWorld(World[Settings]):
         return {
             ("POST", "credentials"): lambda values: {"expired": self.credentials.expire(values.get("access_key", ""))},
             ("GET", "credentials"): lambda _: self.credentials.sessions(),
+            ("POST", "identities"): self._hold,
+            ("GET", "identities"): lambda _: {
+                key: held.listing() for key, held in sorted(self.credentials.held().items())
+            },
+            ("DELETE", "identities"): lambda values: {
+                "forgotten": self.credentials.let_go(values.get("access_key", ""))
+            },
         }
 
     # answers
@@ -103,7 +120,9 @@ class AwsWorld(World[Settings]):
 
     def handle(self, request: Request) -> Response:
         caller = self.verifier.verify(request)
-        request.caller = caller.role_arn or f"arn:{self.settings.partition}:iam::{ACCOUNT}:user/simulator"
+        request.caller = caller.role_arn or f"arn:{self.settings.partition}:iam::{ACCOUNT}:user/{caller.user}"
+        if caller.held:
+            self._check_caller(request, caller.held)
         check_policy(self.settings.organisation_policy, uses_of(request, self.settings.region), request.service)
         if request.service == "s3":
             self._check_region(request)
@@ -113,6 +132,27 @@ class AwsWorld(World[Settings]):
         if request.service == "sts":
             return self._sts.handle(request, caller)
         return self._control(request, caller)
+
+    def _check_caller(self, request: Request, held: Held) -> None:
+        """Raises AwsError if the policies of the access key do not allow the request."""
+        uses = self._rights.of(request, request.caller)
+        free = [use for use in uses if self._rights.is_free(use)]
+        for use in free:
+            held.note(use)
+        held.check((use for use in uses if use not in free), service=request.service, arn=request.caller)
+
+    def _check_use(self, request: Request, use: Use) -> None:
+        """The same for one part of a request that is answered part by part."""
+        authorization = parse(request.headers.get("authorization", ""))
+        credential = self.credentials.find(authorization.access_key) if authorization else None
+        if credential is not None and credential.held:
+            held = credential.held
+            held.check([use], service=request.service, arn=request.caller)
+
+    def _hold(self, values: dict[str, Any]) -> dict[str, Any]:
+        held = Held(values["user"], values["policies"])
+        self.credentials.hold(values["access_key"], values["secret_key"], held)
+        return held.listing()
 
     def _control(self, request: Request, caller: Credential) -> Response:
         try:

@@ -10,7 +10,7 @@ from typing import Final
 
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.keys import FindKey, key_for_object
-from wavelift.simulators.aws.policy import check_policy, object_use, uses_of
+from wavelift.simulators.aws.policy import Use, check_policy, object_use, uses_of
 from wavelift.simulators.aws.s3 import encryption, listing, xml
 from wavelift.simulators.aws.s3.receive import object_info, receive
 from wavelift.simulators.aws.s3.routes import SUBRESOURCES, address
@@ -50,9 +50,11 @@ class S3Api(UploadCalls):
         counters: Counters,
         watcher: Watcher,
         find_key: FindKey,
+        check_caller: Callable[[Request, Use], None],
     ) -> None:
+        """:param check_caller: raises AwsError if the caller's own policies do not allow a use."""
         super().__init__(store, counters=counters, watcher=watcher, find_key=find_key)
-        self._settings = settings
+        self._settings, self._check_caller = settings, check_caller
         self._calls: dict[str, Callable[[Request], Response]] = {
             "ListBuckets": self._list_buckets,
             "CreateBucket": self._create_bucket,
@@ -229,6 +231,7 @@ class S3Api(UploadCalls):
             action = "s3:DeleteObjectVersion" if version else "s3:DeleteObject"
             use = object_use(request, action, f"{bucket}/{key}", owner.region)
             try:
+                self._check_caller(request, use)
                 check_policy(owner.documents.get("policy", b""), iter((use,)), "s3")
             except AwsError as error:
                 errors.append({"Key": key, "Code": error.code, "Message": error.message})

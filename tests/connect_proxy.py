@@ -97,8 +97,20 @@ class Rules:
     forbidden: frozenset[str] = frozenset()
 
 
+def login_of(head: bytes) -> bytes:
+    """The token of a request's ``Proxy-Authorization: Basic``; empty without one."""
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"proxy-authorization" and value.strip().startswith(b"Basic "):
+            return value.strip().removeprefix(b"Basic ")
+    return b""
+
+
 class ConnectProxy:
     """A CONNECT proxy on loopback; ``heads`` are the requests as they came, ``answers`` how often each status."""
+
+    THREADS: Final = "connect-proxy"
+    """Name of its threads."""
 
     def __init__(self, rules: Rules | None = None) -> None:
         self.rules = rules or Rules()
@@ -109,7 +121,7 @@ class ConnectProxy:
         self.requests: list[bytes] = []
         """First lines that went through TLS, where the proxy reads along."""
         self._ends: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._serve)]
+        self._threads = [threading.Thread(target=self._serve, name=self.THREADS)]
         self._threads[0].start()
 
     def url(self, login: str = "") -> str:
@@ -127,7 +139,7 @@ class ConnectProxy:
             except OSError:
                 return
             self._ends.append(client)
-            thread = threading.Thread(target=self._tunnel, args=(client,))
+            thread = threading.Thread(target=self._tunnel, args=(client,), name=self.THREADS)
             thread.start()
             self._threads.append(thread)
 
@@ -135,7 +147,7 @@ class ConnectProxy:
         if self.rules.login:
             token = base64.b64encode(self.rules.login.encode())
             accepts = any(scheme.lower().startswith("basic") for scheme in self.rules.schemes)
-            if not accepts or b"\r\nProxy-Authorization: Basic " + token + b"\r\n" not in head:
+            if not accepts or login_of(head) != token:
                 return 407
         host = head.split()[1].decode().rsplit(":", 1)[0]
         return 403 if host in self.rules.forbidden else None
@@ -173,7 +185,7 @@ class ConnectProxy:
         except OSError:
             _cut(client)
             return
-        back = threading.Thread(target=self._pump, args=(upstream, client))
+        back = threading.Thread(target=self._pump, args=(upstream, client), name=self.THREADS)
         back.start()
         self._pump(client, upstream)
         back.join()

@@ -61,6 +61,7 @@ AWS_CALLS: Final = (
     AwsCall("sts:get_caller_identity", ("sts:GetCallerIdentity",), "any", BOTH, "pre-flight"),
     AwsCall("ec2:describe_vpcs", ("ec2:DescribeVpcs",), "any", BOTH, "pre-flight"),
     AwsCall("ec2:describe_subnets", ("ec2:DescribeSubnets",), "any", BOTH, "pre-flight"),
+    AwsCall("ec2:describe_network_interfaces", ("ec2:DescribeNetworkInterfaces",), "any", BOTH, "pre-flight"),
     AwsCall("ec2:describe_security_groups", ("ec2:DescribeSecurityGroups",), "any", BOTH, "pre-flight"),
     AwsCall("ec2:describe_instance_types", ("ec2:DescribeInstanceTypes",), "any", BOTH, "pre-flight"),
     AwsCall("ec2:describe_instance_type_offerings", ("ec2:DescribeInstanceTypeOfferings",), "any", BOTH, "pre-flight"),

@@ -16,13 +16,13 @@ from wavelift.base.domain import Finding, ServerFacts, Severity
 from wavelift.base.errors import Cancelled, FencedError, PermanentError, UnreachableError, WaveliftError
 from wavelift.base.run import CancelFlag, RunContext
 from wavelift.rules.calls import Feature
-from wavelift.rules.environment import Environment
 from wavelift.rules.estimate import estimate
-from wavelift.rules.findings import subject_of
+from wavelift.rules.findings import stopped, subject_of
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.policies import required_privileges
 from wavelift.rules.preflight import check_environment, check_server, sorted_findings
+from wavelift.rules.preflight_addresses import check_room
 from wavelift.rules.preflight_connections import check_aws, check_vcenter, in_region
 from wavelift.rules.preflight_target import settled
 from wavelift.rules.preflight_time import UNMEASURED, LineFacts, check_time
@@ -113,7 +113,7 @@ def run_preflight(sides: Sides, admitted: Admitted, ctx: RunContext, options: Pr
     """Find every server, check it, and say who may go. One bad selector, server or side never hides the others."""
     wave = admitted.wave
     environment, connection = wave.environment, wave.connection
-    account, no_aws = _tried(lambda: _account(sides.aws(), environment))
+    account, no_aws = _tried(lambda: _account(sides.aws(), wave))
     no_aws = no_aws and in_region(no_aws, environment.region)
     ctx.cancel.check()
     source, no_vcenter = _tried(lambda: _source(sides, wave, ctx, options))
@@ -137,6 +137,8 @@ def run_preflight(sides: Sides, admitted: Admitted, ctx: RunContext, options: Pr
             replicates=options.replicates,
         )
         findings += check_time(task.facts, task.plan, options.line)
+    if account is not None:
+        findings += check_room([task.plan for task in tasks if not stopped(findings, task.name)], account)
     report = PreflightReport(
         wave=wave.wave,
         findings=tuple(sorted_findings(findings)),
@@ -243,7 +245,8 @@ def _wrong(code: str, subject: str, what: str, next_step: str) -> Finding:
     )
 
 
-def _account(access: AwsAccess, environment: Environment) -> AccountFacts:
+def _account(access: AwsAccess, wave: ResolvedWave) -> AccountFacts:
+    environment = wave.environment
     named = AccountNames(
         role=environment.role,
         bucket=environment.staging.bucket,
@@ -253,6 +256,7 @@ def _account(access: AwsAccess, environment: Environment) -> AccountFacts:
         subnets=environment.subnets,
         security_groups=environment.security_groups,
         instance_types=environment.instance_types,
+        addresses=[(plan.subnet, plan.private_ip) for plan in wave.servers if plan.subnet and plan.private_ip],
     )
     return AccountChecks(access).account(named)
 

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from tests.contexts import context_of
 
+from wavelift.adapters.vsphere.tasks import wait_for_task
 from wavelift.base.domain import Finding, Severity
+from wavelift.base.run import CancelFlag
 from wavelift.services.dataplane.messages import Admitted, PreflightReport
 from wavelift.services.dataplane.preflight import Sides, run_preflight
 
 from .journey import Stage
+from .servers import LIMITED, MOVER
 
 pytestmark = pytest.mark.wire
 
@@ -85,3 +88,42 @@ def test_amp_01_another_guest_than_the_stated_one_does_not_go(stage: Stage) -> N
     finding = errors(report)["guest.differs"]
     assert finding.subject == "web01"
     assert "windows-server" in finding.what
+
+
+# --- where the account may not look -----------------------------------------------------------------------------------
+
+
+def test_sms_12_an_account_with_no_access_elsewhere_migrates_and_gets_nothing_of_there(stage: Stage) -> None:
+    """By doing: the role on the data centre, *No access* on one of its folders."""
+    stage.session_options.update(username=MOVER.name, password=MOVER.password)
+    done = stage.journey("mute01").run()
+    assert done.error is None, done.error
+    assert done.launched is not None
+    hidden = look(stage, {"name": "copy01"}, {"path": "/dc1/vm/copies/walk01"}, {"folder": "/dc1/vm/copies"})
+    assert hidden.servers == ()
+    assert {one.code for one in errors(hidden).values()} == {"server.not_found"}
+    assert not [one for one in hidden.findings if "elsewhere" in one.code]
+
+
+def test_sms_12_rights_in_another_data_centre_are_told(stage: Stage) -> None:
+    with stage.connect() as session:
+        made = session.change(lambda: session.content.rootFolder.CreateDatacenter("dc-far"))
+        try:
+            report, as_limited = look(stage, {"name": "mute01"}), _as_limited(stage)
+        finally:
+            wait_for_task(session, made.Destroy_Task(), timeout=60, cancel=CancelFlag(), what="removing it")
+    (found,) = [one for one in report.findings if one.code == "privilege.elsewhere"]
+    assert (found.severity, found.subject) == (Severity.WARNING, "*/connection vsphere_lab")
+    assert "/dc-far" in found.what
+    assert "No access" in found.next_action
+    assert [task.name for task in report.passed] == ["mute01"], "it stops nothing"
+    (seen,) = [one for one in as_limited.findings if one.code == "privilege.sees_elsewhere"]
+    assert seen.severity is Severity.INFO
+
+
+def _as_limited(stage: Stage) -> PreflightReport:
+    stage.session_options.update(username=LIMITED.name, password=LIMITED.password)
+    try:
+        return look(stage, {"name": "mute01"})
+    finally:
+        stage.session_options.clear()

@@ -24,6 +24,7 @@ from wavelift.rules.policies import required_privileges
 from wavelift.rules.preflight import check_environment, check_server, sorted_findings
 from wavelift.rules.preflight_addresses import check_room
 from wavelift.rules.preflight_connections import check_aws, check_vcenter, in_region
+from wavelift.rules.preflight_rights import check_elsewhere
 from wavelift.rules.preflight_target import settled
 from wavelift.rules.preflight_time import UNMEASURED, LineFacts, check_time
 from wavelift.rules.vsphere_facts import GuestPort, SourceFacts
@@ -175,7 +176,16 @@ def _source(sides: Sides, wave: ResolvedWave, ctx: RunContext, options: Prefligh
         features = REPLICATES if options.replicates else MIGRATES
         around = _look_around(session, [task.facts for task in tasks], features, ctx.cancel)
         tasks = [_with_nfc(session.config, task, options.parallel_disks) for task in tasks]
+        findings += _elsewhere(session, wave, tasks)
     return _Source(tasks, findings, around)
+
+
+def _elsewhere(session: VsphereSession, wave: ResolvedWave, tasks: Sequence[ServerTask]) -> list[Finding]:
+    """What the account reaches beyond the wave; without any server nobody knows where that would begin."""
+    if not tasks:
+        return []
+    beside = privileges.data_centres_beside(session, [task.facts.path for task in tasks])
+    return check_elsewhere(session.user, wave.connection, beside)
 
 
 def _landing(task: ServerTask, account: AccountFacts | None) -> ServerTask:

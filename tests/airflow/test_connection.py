@@ -26,6 +26,8 @@ def test_the_form_of_a_vsphere_connection(world: Any) -> None:
         "esxi_mode",
         "esxi_thumbprints",
         "proxy",
+        "proxy_user",
+        "proxy_password",
         "dns_suffixes",
         "esxi_addresses",
         "vddk_transports",

@@ -6,6 +6,7 @@ import json
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from airflow.sdk import Connection
@@ -22,9 +23,11 @@ from botocore.httpsession import URLLib3Session
 from wavelift.adapters.aws.connections import tls_context as aws_tls_context
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.vsphere.session import tls_context
+from wavelift.airflow.hooks import connections
 from wavelift.airflow.hooks.vm_import import VmImportHook
 from wavelift.airflow.hooks.vsphere import VsphereHook, config_of
 from wavelift.base.errors import LoginError, NoConnectionError, SpecError, UnreachableError, WaveliftError
+from wavelift.base.tunnel import Proxy
 from wavelift.operators._base import OpensAws
 from wavelift.operators.connector._plane import OpensVcenter
 
@@ -123,6 +126,64 @@ def test_every_field_of_the_vsphere_form_arrives() -> None:
     assert (config.proxy, config.dns_suffixes) == ("http://proxy:3128", ("corp.example", "lab.example"))
     assert config.esxi_addresses == {"esx1.corp": "203.0.113.5", "esx2": "fd00::2"}
     assert "a secret" not in repr(config)
+
+
+# --- proxies ----------------------------------------------------------------------------------------------------------
+
+HARD = 'p:/+@<&"% x'
+"""A password with characters that a URL escapes."""
+
+
+@pytest.fixture
+def hidden(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What Airflow was asked to hide in logs."""
+    found: list[str] = []
+    monkeypatch.setattr(connections, "mask_secret", found.append)
+    return found
+
+
+def test_sms_15_the_login_of_a_proxy_has_fields_of_its_own(hidden: list[str]) -> None:
+    vsphere = config_of(_vsphere(proxy="http://proxy:8080", proxy_user="CORP\\me", proxy_password=HARD), "vc")
+    aws = {"proxies": {"https": "http://proxy:8080"}}
+    access = VmImportHook.from_connection(
+        _aws(config_kwargs=aws, proxy_user="CORP\\me", proxy_password=HARD), None
+    ).access()
+    over_aws = access.proxy_for("https://sts.eu-central-1.amazonaws.com")
+    assert over_aws == vsphere.proxy
+    assert vsphere.http_proxy == Proxy("proxy", 8080, "CORP\\me", HARD)
+    assert vsphere.http_proxy is not None
+    assert HARD in hidden
+    assert {quote(HARD, safe=""), vsphere.http_proxy.headers["Proxy-Authorization"].split()[1]} <= set(hidden)
+    for text in (repr(vsphere), repr(vsphere.http_proxy), vsphere.http_proxy.url, repr(access)):
+        assert HARD not in text
+        assert quote(HARD, safe="") not in text
+
+
+def test_sms_15_a_login_in_the_proxy_s_address_is_used_and_hidden_in_logs(hidden: list[str]) -> None:
+    config = config_of(_vsphere(proxy="me:geheim@proxy"), "vc")
+    assert config.http_proxy == Proxy("proxy", 3128, "me", "geheim")
+    aws = {"proxies": {"https": "http://me:geheim2@proxy"}}
+    access = VmImportHook.from_connection(_aws(config_kwargs=aws), None).access()
+    assert access.proxy_for("https://x") == "http://me:geheim2@proxy:80"
+    assert {"geheim", "geheim2"} <= set(hidden)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"proxy_password": "x"}, "proxy_user is empty"),
+        ({"proxy_user": "me", "proxy_password": "x", "config_kwargs": {}}, "no proxy"),
+        ({"config_kwargs": {"proxies": {"https": "ftp://me:geheim@proxy"}}}, "does not have the form"),
+    ],
+)
+def test_sms_15_half_a_login_of_a_proxy_is_refused(extra: dict[str, Any], words: str) -> None:
+    given = {"config_kwargs": {"proxies": {"https": "http://proxy"}}, **extra}
+    with pytest.raises(SpecError, match=words) as caught:
+        VmImportHook.from_connection(_aws(**given), None)
+    assert "geheim" not in str(caught.value)
+    if "config_kwargs" not in extra:
+        with pytest.raises(SpecError, match=words):
+            config_of(_vsphere(proxy="proxy", **extra), "vc")
 
 
 @pytest.mark.parametrize(

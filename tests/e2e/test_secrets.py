@@ -1,8 +1,9 @@
 """Every secret has a value of its own, a wave runs, and then all that was written or said is searched for them.
 
 Connections are in Airflow's database, as in production, not in environment variables. The databases have passwords that
-PostgreSQL does not ask for here: what matters is where they are written. A second wave has a wrong password, because
-errors say more than successes.
+PostgreSQL does not ask for here: what matters is where they are written. Everything goes through a proxy with a
+password, and the CA bundles hold a private key, as they do when somebody copies too much. A second wave has a wrong
+password, and a third one a wrong password of the proxy, because errors say more than successes.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from urllib.parse import quote
 
 import pytest
 from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from tests.airflow.waves import BUCKET, RUNNING, Vm, WaveOf, lay_out, machines
+from tests.connect_proxy import ConnectProxy, Rules
 from tests.postgres import Postgres
 from tests.scan import Processes, Scan
 
+from wavelift.base.settings import OPTIONS
 from wavelift.cli.local_airflow import LocalAirflow
 from wavelift.cli.simulators import Stage
 from wavelift.ledger import Ledger
@@ -43,6 +48,33 @@ ROOT: Final = Path(__file__).parents[2]
 USER: Final = "administrator@vsphere.local"
 SHOP: Final = WaveOf((Vm("shop-web", (4,), entry=RUNNING), Vm("shop-db", (4, 6))))
 WRONG: Final = WaveOf((Vm("wrong-a", (4,)),), {"source": {"connection": "vsphere_wrong", "connector": "wrong"}})
+CLOSED: Final = WaveOf((Vm("closed-a", (4,)),), {"source": {"connection": "vsphere_closed", "connector": "wrong"}})
+"""Its proxy refuses the password."""
+PROXY_USER: Final = "wave"
+GRANT_KEY: Final = "grant_key_file"
+"""Option with the file of the private key that signs grants, in versions that have grants."""
+
+
+def pem(key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey) -> bytes:
+    form = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(serialization.Encoding.PEM, *form)
+
+
+def body_of(key: bytes) -> str:
+    """A line of a PEM's body that no other key has."""
+    lines = key.decode().splitlines()[1:-1]
+    return lines[len(lines) // 2] if len(lines) > 1 else lines[0][-40:]
+
+
+def grant_key(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Settings and secret of the key that signs grants; both empty in a version without grants."""
+    if GRANT_KEY not in OPTIONS:
+        return {}, {}
+    folder.mkdir()
+    key, file = pem(ed25519.Ed25519PrivateKey.generate()), folder / "grant.pem"
+    file.touch(mode=0o600)
+    file.write_bytes(key)
+    return {f"AIRFLOW__WAVELIFT__{GRANT_KEY.upper()}": str(file)}, {"key of grants": body_of(key)}
 
 
 def marked(name: str) -> str:
@@ -62,6 +94,7 @@ class World:
     access_key: str
     databases: dict[str, str]
     processes: Processes
+    proxy: ConnectProxy
     said: dict[str, bytes] = field(default_factory=dict)
     """Every answer of REST, by address."""
 
@@ -114,7 +147,9 @@ class World:
 def world(tmp_path: Path, postgres: Postgres) -> Iterator[World]:
     for name in ("tmp", "user"):
         (tmp_path / name).mkdir()
-    waves = {"shop": SHOP, "wrong": WRONG}
+    waves = {"shop": SHOP, "wrong": WRONG, "closed": CLOSED}
+    authority = pem(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+    grant_settings, grant_secret = grant_key(tmp_path / "grants")
     hidden = {
         "vCenter's password": marked("vcenter"),
         "wrong password": marked("wrong"),
@@ -126,9 +161,15 @@ def world(tmp_path: Path, postgres: Postgres) -> Iterator[World]:
         "password of the web UI": secrets.token_hex(16),
         "password of a spare connection": marked("spare"),
         "token in an extra": marked("extra"),
-        "password of a proxy": marked("proxy"),
+        "password of a spare proxy": marked("spare proxy"),
+        "password of the proxy": marked("proxy"),
+        "wrong password of the proxy": marked("wrong proxy"),
+        "key of the authority": body_of(authority),
+        **grant_secret,
     }
     with ExitStack() as stack:
+        proxy = ConnectProxy(Rules(login=f"{PROXY_USER}:{hidden['password of the proxy']}"))
+        stack.callback(proxy.close)
         aws = stack.enter_context(start_aws(tmp_path / "aws", tls=True))
         network = aws.bootstrap(bucket=BUCKET, role=True)
         keys = aws.client("sts").get_session_token(DurationSeconds=7200)["Credentials"]
@@ -138,6 +179,10 @@ def world(tmp_path: Path, postgres: Postgres) -> Iterator[World]:
             start_vcenter(tmp_path / "vcenter", machines(tmp_path / "disks", waves), users=users)
         )
         stage = Stage(vcenter, aws, network)
+        assert aws.ca_file is not None
+        (tmp_path / "ca").mkdir()
+        for name, file in (("vcenter", vcenter.ca_file), ("aws", aws.ca_file)):
+            (tmp_path / "ca" / f"{name}.pem").write_bytes(file.read_bytes() + authority)
         lay_out(tmp_path / "dags", stage, waves)
         plain = {"airflow": postgres.create(), "ledger": postgres.create()}
         Ledger.open(plain["ledger"], upgrade=True).close()
@@ -151,6 +196,7 @@ def world(tmp_path: Path, postgres: Postgres) -> Iterator[World]:
             "TMPDIR": str(tmp_path / "tmp"),
             "HOME": str(tmp_path / "user"),
             "AIRFLOW__WAVELIFT__POLL_SECONDS": "1",
+            **grant_settings,
             "AIRFLOW__WAVELIFT__LEDGER_URL": urls["ledger"],
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": urls["airflow"],
             "AIRFLOW__CORE__FERNET_KEY": hidden["Fernet key"],
@@ -168,7 +214,7 @@ def world(tmp_path: Path, postgres: Postgres) -> Iterator[World]:
         airflow.start()
         body = {"username": "admin", "password": hidden["password of the web UI"]}
         hidden["token of a user"] = airflow.api.raw("POST", "/auth/token", body)[1]["access_token"]
-        yield World(tmp_path, postgres, airflow, stage, hidden, keys["AccessKeyId"], plain, processes)
+        yield World(tmp_path, postgres, airflow, stage, hidden, keys["AccessKeyId"], plain, processes, proxy)
 
 
 def connections(world: World) -> dict[str, dict[str, Any]]:
@@ -179,18 +225,29 @@ def connections(world: World) -> dict[str, dict[str, Any]]:
         "host": stage.vcenter.host,
         "port": stage.vcenter.port,
         "login": USER,
-        "extra": json.dumps({"ca_bundle": str(stage.vcenter.ca_file)}),
     }
+    vsphere_extra = {
+        "ca_bundle": str(world.folder / "ca" / "vcenter.pem"),
+        "proxy": world.proxy.url(),
+        "proxy_user": PROXY_USER,
+        "proxy_password": hidden["password of the proxy"],
+    }
+    closed = json.dumps(vsphere_extra | {"proxy_password": hidden["wrong password of the proxy"]})
+    vsphere["extra"] = json.dumps(vsphere_extra)
     aws = {
         "region_name": stage.aws.region,
         "endpoint_url": stage.aws.endpoint_url,
-        "verify": str(stage.aws.verify),
+        "verify": str(world.folder / "ca" / "aws.pem"),
+        "config_kwargs": {"proxies": {"https": world.proxy.url()}},
+        "proxy_user": PROXY_USER,
+        "proxy_password": hidden["password of the proxy"],
         "aws_session_token": hidden["AWS session token"],
     }
-    spare = {"token": hidden["token in an extra"], "proxy_password": hidden["password of a proxy"]}
+    spare = {"token": hidden["token in an extra"], "proxy_password": hidden["password of a spare proxy"]}
     return {
         "vsphere_demo": {**vsphere, "password": hidden["vCenter's password"]},
         "vsphere_wrong": {**vsphere, "password": hidden["wrong password"]},
+        "vsphere_closed": {**vsphere, "password": hidden["vCenter's password"], "extra": closed},
         "aws_demo": {
             "conn_type": "aws",
             "login": world.access_key,
@@ -250,12 +307,14 @@ def test_no_secret_is_written_or_said_anywhere_but_where_it_must_be(world: World
         assert api.request("POST", "/api/v2/connections", {"connection_id": name, **fields})[0] == 201
         if fields["conn_type"] == "vsphere":
             tests.append(api.request("POST", "/api/v2/connections/test", {"connection_id": name, **fields}))
-    assert [answer["status"] for _, answer in tests] == [True, False], tests
+    assert [answer["status"] for _, answer in tests] == [True, False, False], tests
     world.said["tests of connections"] = json.dumps(tests).encode()
 
-    runs = {f"{wave}.migrate": world.airflow.trigger(f"{wave}.migrate") for wave in ("shop", "wrong")}
+    runs = {f"{wave}.migrate": world.airflow.trigger(f"{wave}.migrate") for wave in ("shop", "wrong", "closed")}
     states = {dag_id: world.airflow.wait_for_run(dag_id, run_id, timeout=900) for dag_id, run_id in runs.items()}
-    assert states == {"shop.migrate": "success", "wrong.migrate": "failed"}, world.airflow.log_tail()
+    expected = {"shop.migrate": "success", "wrong.migrate": "failed", "closed.migrate": "failed"}
+    assert states == expected, world.airflow.log_tail()
+    assert len(world.proxy.tunnels) >= 3, "vCenter, a host and AWS were reached through the proxy"
 
     values = list(contexts(world, runs))
     assert walk(world, api.call("GET", "/openapi.json")["paths"], "", values) > 100
@@ -265,7 +324,8 @@ def test_no_secret_is_written_or_said_anywhere_but_where_it_must_be(world: World
     assert len(ours) == 2
     assert walk(world, json.loads((ROOT / "docs" / "openapi.json").read_text())["paths"], "/wavelift", ours) > 6
     logs = [body for address, body in world.said.items() if "/logs/" in address]
-    assert any(b"refused the user name or password" in body for body in logs), "what a failure logged was looked at"
+    for words in (b"refused the user name or password", b"407 Proxy Authentication Required"):
+        assert any(words in body for body in logs), "what a failure logged was looked at"
 
     found = {
         "files": world.written(),

@@ -29,6 +29,12 @@ def _text(label: str, description: str, *, default: str = "") -> dict[str, Any]:
     }
 
 
+def _password(label: str, description: str) -> dict[str, Any]:
+    """A field that the form does not show. Airflow hides its value because of its name."""
+    found = _text(label, description)
+    return found | {"schema": found["schema"] | {"format": "password"}}
+
+
 VSPHERE_CHOICES: Final = {
     "certificate_mode": ("verify", "thumbprint", "ignore"),
     "esxi_mode": ("vcenter", "ca", "pin", "ignore"),
@@ -61,7 +67,9 @@ VSPHERE_CONNECTION: dict[str, Any] = {
         ),
         "thumbprint": _text("vCenter thumbprint", "SHA-256 or SHA-1, for certificate mode thumbprint"),
         "ca_bundle": _text(
-            "CA bundle", "PEM file on the connector with the authorities of vCenter (and of ESXi in mode ca)"
+            "CA bundle",
+            "PEM file on the connector with the authorities of vCenter (and of ESXi in mode ca), or of a proxy that "
+            "signs TLS anew",
         ),
         "esxi_mode": _choice(
             "esxi_mode",
@@ -70,7 +78,11 @@ VSPHERE_CONNECTION: dict[str, Any] = {
             "thumbprints below; ignore (logs a warning)",
         ),
         "esxi_thumbprints": _text("ESXi thumbprints", "comma separated, for ESXi mode pin"),
-        "proxy": _text("HTTP proxy", "http://host:port, if there is a proxy between connector and vCenter"),
+        "proxy": _text(
+            "HTTP proxy", "http://host:port, if there is a proxy between connector and vCenter; its login is below"
+        ),
+        "proxy_user": _text("Proxy user", "for password login (Basic); NTLM and Kerberos are not supported"),
+        "proxy_password": _password("Proxy password", "of the proxy user"),
         "dns_suffixes": _text("DNS suffixes", "comma separated, tried for ESXi host names without a domain"),
         "esxi_addresses": _text(
             "ESXi addresses", "host name=address, comma separated: addresses of hosts behind NAT or without DNS"

@@ -88,6 +88,10 @@ class LoginError(PermanentError):
     """The remote side refused the user name, password or key. Never retried, because retries can lock the account."""
 
 
+class ProxyLoginError(LoginError):
+    """An HTTP proxy wants a login, refuses the one it got, or offers only ways to log in that we do not have."""
+
+
 class TlsError(PermanentError):
     """A certificate was refused: wrong name, expired, unknown issuer or wrong pin (SMS-16)."""
 

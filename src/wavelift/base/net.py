@@ -6,7 +6,6 @@ policy. Clients never choose a context themselves: pyvmomi silently skips verifi
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import ipaddress
 import re
@@ -14,16 +13,17 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from http.client import HTTPException, HTTPSConnection
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from wavelift.base.errors import NotFoundError, SpecError, TlsError, UnknownNameError, UnreachableError
+from wavelift.base.errors import NotFoundError, SpecError, TlsError, UnknownNameError, UnreachableError, WaveliftError
 from wavelift.base.remote_text import host_name
+from wavelift.base.tunnel import Proxy, ProxyAway, ProxyRefused, TunnelledConnection, proxy_error
 
 TlsFault = Literal["host name", "expired", "not yet valid", "unknown issuer", "pin", "protocol"]
 
@@ -116,43 +116,6 @@ class Certificate:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """An HTTP proxy with optional password login (the only kind, SMS-17)."""
-
-    host: str
-    port: int
-    username: str = ""
-    password: str = field(default="", repr=False)
-
-    @classmethod
-    def parse(cls, url: str, *, default_port: int = 3128) -> Proxy:
-        """``http://user:password@proxy:3128`` → proxy.
-
-        :raises SpecError: if the text is invalid. The message does not contain the text, which may hold a password.
-        """
-        try:
-            parts = urlsplit(url if "://" in url else f"http://{url}")
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port, parts = None, None, urlsplit("")
-        if parts.scheme != "http" or not host:
-            raise SpecError("the proxy does not have the form http://[user:password@]host:port")
-        return cls(host, port or default_port, unquote(parts.username or ""), unquote(parts.password or ""))
-
-    @property
-    def url(self) -> str:
-        """The URL without user name and password."""
-        return f"http://{_bracketed(self.host)}:{self.port}"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        if not self.username:
-            return {}
-        login = base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
-        return {"Proxy-Authorization": f"Basic {login}"}
-
-
 def is_private(url: str) -> bool:
     """Whether nobody else can read what is sent to ``url``: it uses TLS, or stays on this machine."""
     try:
@@ -168,10 +131,6 @@ def is_private(url: str) -> bool:
         return host == "localhost"
 
 
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
 def https_connection(
     host: str, port: int, context: ssl.SSLContext, *, timeout: float, proxy: Proxy | None = None, address: str = ""
 ) -> HTTPSConnection:
@@ -184,9 +143,7 @@ def https_connection(
     """
     host_name(host, "the host")
     if proxy is not None:
-        connection = HTTPSConnection(proxy.host, proxy.port, timeout=timeout, context=context)
-        connection.set_tunnel(address or host, port, proxy.headers)
-        return connection
+        return TunnelledConnection(address or host, port, context, timeout=timeout, proxy=proxy)
     connection = HTTPSConnection(host, port, timeout=timeout, context=context)
     if address:
         # HTTPConnection calls this to open its socket. TLS and the Host header still use the name.
@@ -328,22 +285,27 @@ def _told(der: bytes) -> str:
 def tls_fault(error: ssl.SSLError) -> TlsFault:
     """The kind of TLS fault of ``error``."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _VERIFY_CODES.get(error.verify_code, "unknown issuer")
+        return _VERIFY_CODES.get(getattr(error, "verify_code", 0), "unknown issuer")
     return "protocol"
 
+
+PKIX: Final = "PKIX path building failed"
+"""Java's words for a chain that ends at no trusted authority. Users of the old connectors search for them (SMS-15)."""
+PROXY_FIELDS: Final = "the vSphere connection (HTTP proxy, proxy user, proxy password)"
 
 _TLS_WORDS: Final[dict[TlsFault, str]] = {
     "host name": "the certificate of {place} is for another host name",
     "expired": "the certificate of {place} has expired",
     "not yet valid": "the certificate of {place} is not valid yet (compare the clocks)",
-    "unknown issuer": "the certificate of {place} was issued by an authority that is not trusted",
+    "unknown issuer": f"the certificate of {{place}} was issued by an authority that is not trusted ({PKIX})",
     "protocol": "no TLS connection to {place}",
 }
 _TLS_CURES: Final[dict[TlsFault, str]] = {
     "host name": "Connect with a name for which the certificate is valid, or set {override}",
     "expired": "Renew the certificate, or set {override}",
     "not yet valid": "Correct the clock (NTP), or set {override}",
-    "unknown issuer": "Set the authority's certificate as CA bundle, or set {override}",
+    "unknown issuer": "Set the authority's certificate as CA bundle in the connection (ca_bundle: that of vCenter's "
+    "authority, or of a proxy that signs TLS anew), or set {override}",
     "protocol": "Check that the port supports TLS 1.2 or newer; otherwise check {override}",
 }
 
@@ -374,14 +336,17 @@ def explained_tls_error(  # noqa: PLR0913 - the same
         try:
             der = fetch_certificate(host, port, timeout=timeout, proxy=proxy, address=address)
             certificate = Certificate.parse(der)
-        except (UnreachableError, TlsError, ValueError):
+        except (WaveliftError, ValueError):
             certificate = None  # the fault itself is still reported
     return tls_error(error, host, port, certificate, override=override)
 
 
-def unreachable(error: BaseException, host: str, port: int) -> UnreachableError:
-    """A readable error for a socket error: unknown name, refused, timed out or interrupted."""
+def unreachable(error: BaseException, host: str, port: int) -> WaveliftError:
+    """A readable error for a socket error: unknown name, refused, timed out or interrupted, or no way through the
+    proxy. All but a refused login at the proxy may pass by itself."""
     place = f"{host}:{port}"
+    if isinstance(error, ProxyRefused | ProxyAway):
+        return proxy_error(error, where=PROXY_FIELDS, host=place)
     if isinstance(error, socket.gaierror):
         kind = UnknownNameError if error.errno == socket.EAI_NONAME else UnreachableError
         return kind(

@@ -84,7 +84,16 @@ class Network(Protocol):
     @property
     def security_groups(self) -> Mapping[str, str]: ...
     @property
+    def taken(self) -> Mapping[tuple[str, str], str]:
+        """Subnet and address → who has it, of the addresses that the wave asks for."""
+        ...
+
+    @property
     def unknown(self) -> str: ...
+    @property
+    def addresses_unknown(self) -> str:
+        """Why it is not known who has the addresses; empty if it is."""
+        ...
 
 
 class OfferedType(Protocol):

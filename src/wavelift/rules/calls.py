@@ -87,6 +87,9 @@ AWS_CALLS: Final = (
     AwsCall("sts:get_caller_identity", ("sts:GetCallerIdentity",), "any", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall("ec2:describe_vpcs", ("ec2:DescribeVpcs",), "any", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall("ec2:describe_subnets", ("ec2:DescribeSubnets",), "any", BOTH, ALL_FLOWS, "pre-flight"),
+    AwsCall(
+        "ec2:describe_network_interfaces", ("ec2:DescribeNetworkInterfaces",), "any", CONNECTOR, MIGRATION, "pre-flight"
+    ),
     AwsCall("ec2:describe_security_groups", ("ec2:DescribeSecurityGroups",), "any", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall("ec2:describe_instance_types", ("ec2:DescribeInstanceTypes",), "any", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall(

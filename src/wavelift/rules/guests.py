@@ -9,6 +9,8 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final, Literal
 
+from wavelift.rules.problem import did_you_mean, quoted
+
 Status = Literal["supported", "unknown", "unsupported"]
 Family = Literal["linux", "windows-server", "windows-client", "other"]
 
@@ -96,6 +98,34 @@ def guest(guest_id: str) -> Guest:
         "unknown",
         "",
         notes="this guest id is not in our table",
+    )
+
+
+FAMILIES: Final[dict[str, tuple[Family, ...]]] = {
+    "linux": ("linux",),
+    "windows": ("windows-server", "windows-client"),
+    "windows-server": ("windows-server",),
+    "windows-client": ("windows-client",),
+}
+"""What a wave may state as ``guest_os`` without naming the release → families of the table."""
+
+
+def stated_guest(text: str) -> str:
+    """What a user calls the guest system, in one spelling: a word of :data:`FAMILIES`, a guest id or the name of one
+    (``debian12_64Guest``, ``Debian GNU/Linux 12 (64-bit)``); upper and lower case are the same.
+
+    :raises ValueError: it is none of them. The text names what is allowed.
+    """
+    wanted = " ".join(text.split()).casefold()
+    if wanted in FAMILIES:
+        return wanted
+    for row in guests().values():
+        if wanted in (row.id.casefold(), row.name.casefold()):
+            return row.id
+    near = did_you_mean(text, [*FAMILIES, *guests()])
+    raise ValueError(
+        f"{quoted(text)} is no guest system{near}: write {', '.join(FAMILIES)}, or a guest id of vSphere such as "
+        "'debian12_64Guest' or 'windows2019srv_64Guest'"
     )
 
 

@@ -109,6 +109,8 @@ class ServerPlan(Message):
     subnet: str | None
     security_groups: tuple[str, ...] = ()
     private_ip: str | None = None
+    guest_os: str | None = None
+    """What the wave says that the guest is (``guests.stated_guest``); None: it says nothing."""
     license_type: LicenseType = "auto"
     boot_mode: BootMode = "auto"
     tags: dict[str, str] = {}
@@ -318,6 +320,7 @@ def _settings(wave: Wave, server: Server, environment: Environment, landing: Lan
         "subnet": landing.value(wave, server, "subnet"),
         "security_groups": landing.value(wave, server, "security_groups") or (),
         "private_ip": server.private_ip,
+        "guest_os": chosen(wave, server, "guest_os"),
         "replication": replication_plan(wave.replication, server.replication),
         "tags": {**environment.tags, **(wave.defaults.tags or {}), **(server.tags or {})},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wavelift.base.domain import FileSystem, ServerFacts
 from wavelift.rules.findings import Findings
-from wavelift.rules.guests import Guest, guest, lacks_drivers, minor_matters, sources
+from wavelift.rules.guests import FAMILIES, Guest, guest, lacks_drivers, minor_matters, sources
 from wavelift.rules.instance_types import TypeFacts, type_facts
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.vsphere_facts import GuestPort
@@ -36,6 +36,7 @@ def check_guest(facts: ServerFacts, plan: ServerPlan, found: Findings, *, port: 
     :param port: None: remote access was not tested, so there is no finding about it.
     """
     row = guest(facts.guest_id)
+    _stated(facts, plan, row, found)
     _system(facts, row, found)
     _license(plan, row, found)
     _firmware(facts, plan, row, found)
@@ -45,6 +46,46 @@ def check_guest(facts: ServerFacts, plan: ServerPlan, found: Findings, *, port: 
     if port is not None:
         _remote(port, row, found)
     _by_hand(row, found)
+
+
+def _stated(facts: ServerFacts, plan: ServerPlan, row: Guest, found: Findings) -> None:
+    """Compare the wave's ``guest_os`` with what vCenter says.
+
+    Another family is an error: most likely the entry selects another VM than its author meant, or the guest type is
+    wrong in vCenter, which VM Import and the licence go by. Either takes a minute to correct now, and costs a transfer
+    later. Another release of the family is a warning: vCenter's type is often that of the release before an upgrade.
+    """
+    stated = plan.guest_os
+    if not stated:
+        return
+    told = facts.guest_full_name or row.name
+    families = FAMILIES.get(stated) or (guest(stated).family,)
+    said = stated if stated in FAMILIES else f"{guest(stated).name} ({stated})"
+    if row.family == "other" and "other" not in families:
+        found.warning(
+            "guest.not_compared",
+            f"the wave says guest_os {said}; vCenter does not tell the system ({told})",
+            why="which system is in the VM can't be checked",
+            do="Set the VM's guest type in vCenter, or check it yourself",
+            row="AMP-01",
+        )
+    elif row.family not in families:
+        found.error(
+            "guest.differs",
+            f"the wave says guest_os {said}, but vCenter says {told}",
+            why="either the entry selects another VM than you mean, or one of the two is wrong; licence, drivers and "
+            "the import depend on it",
+            do="Check the entry; then correct guest_os in the wave, or the VM's guest type in vCenter",
+            row="AMP-01",
+        )
+    elif stated not in FAMILIES and stated != facts.guest_id:
+        found.warning(
+            "guest.release_differs",
+            f"the wave says guest_os {said}, but vCenter says {told}",
+            why="vCenter's type may be that of an earlier release; what VM Import supports depends on the release",
+            do="Check the release in the guest; then correct guest_os in the wave, or the VM's guest type in vCenter",
+            row="AMP-01",
+        )
 
 
 def _system(facts: ServerFacts, row: Guest, found: Findings) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 
 from wavelift.base.domain import Finding, ServerFacts
-from wavelift.rules.aws_facts import Account, Network, Subnet
+from wavelift.rules.aws_facts import Account, Network
 from wavelift.rules.environment import is_key_arn
 from wavelift.rules.findings import WHOLE_WAVE, Findings
 from wavelift.rules.instance_types import type_facts
 from wavelift.rules.plans import ServerPlan, Target
+from wavelift.rules.preflight_addresses import check_address
 from wavelift.rules.preflight_guest import boot_mode
 
 MULTIDISK = "Additional permissions are required to migrate multidisk virtual machines"
@@ -18,8 +18,6 @@ MULTIDISK = "Additional permissions are required to migrate multidisk virtual ma
 PRINT_POLICIES = "'wavelift iam show' prints the policies to apply"
 OBJECT_TAGS = 9
 """How many of a spec's tags fit on an S3 object, in addition to the run's tag."""
-RESERVED_FIRST, RESERVED_LAST = 4, 1
-"""Addresses that AWS reserves in every subnet (VPC user guide)."""
 
 
 def check_environment(target: Target, account: Account, plans: Sequence[ServerPlan] = ()) -> list[Finding]:
@@ -245,14 +243,7 @@ def _network(plan: ServerPlan, network: Network, found: Findings) -> str:
         state = "does not exist" if subnet is None else f"is in {subnet.vpc_id}"
         _wrong_network(plan, "network.subnet", f"subnet {plan.subnet} {state}", found)
         return ""
-    if plan.private_ip and (problem := address_problem(plan.private_ip, subnet)):
-        found.error(
-            "network.address",
-            f"private_ip {plan.private_ip} {problem}",
-            why="the instance could not get this address",
-            do="Choose another address of the subnet, or leave private_ip out",
-            row="AMP-01",
-        )
+    check_address(plan, subnet, network, found)
     if subnet.free_addresses < 1 and plan.launch == "running":
         found.error(
             "network.full",
@@ -273,20 +264,6 @@ def _wrong_network(plan: ServerPlan, code: str, what: str, found: Findings) -> N
         do=f"Correct environment '{plan.target.environment}'",
         row="AMP-01",
     )
-
-
-def address_problem(address: str, subnet: Subnet) -> str:
-    """Why an instance can't have ``address`` in ``subnet``; empty when it can."""
-    if not subnet.cidr:
-        return ""
-    network = ipaddress.ip_network(subnet.cidr)
-    wanted = ipaddress.ip_address(address)
-    if wanted not in network:
-        return f"is not in the subnet's range {subnet.cidr}"
-    position = int(wanted) - int(network.network_address)
-    if position < RESERVED_FIRST or position >= network.num_addresses - RESERVED_LAST:
-        return f"is one of the five addresses of {subnet.cidr} that AWS reserves"
-    return ""
 
 
 def _by_name(facts: ServerFacts, plan: ServerPlan, name: str) -> bool:

@@ -27,10 +27,12 @@ from wavelift.rules.fields import (
     Verify,
     described,
 )
+from wavelift.rules.guests import stated_guest
 from wavelift.rules.limits import LIMITS
 from wavelift.rules.problem import Path, Problem, allowed, did_you_mean
 from wavelift.rules.wave_replication import REGISTER_MESSAGE, Replication, replication_plan
 
+GuestOs = Annotated[Text, AfterValidator(stated_guest)]
 LicenseType = Literal["auto", "aws", "byol"]
 BootMode = Literal["auto", "legacy-bios", "uefi"]
 LaunchChoice = Literal["none", "running"]
@@ -80,6 +82,11 @@ class Settings(Message):
         min_length=1,
         max_length=MAX_GROUPS,
         description="Security groups for the instance; the environment must allow them.",
+    )
+    guest_os: GuestOs | None = Field(
+        default=None,
+        description="Guest system as you know it: 'linux', 'windows', 'windows-server', 'windows-client', or a guest "
+        "id of vSphere such as 'debian12_64Guest'. Pre-flight compares it with vCenter's. Default: not compared.",
     )
     license_type: LicenseType | None = Field(
         default=None,

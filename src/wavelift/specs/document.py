@@ -271,6 +271,8 @@ class _Converter:
                 words = f"duplicate key {quoted(name.value)}, first on line {line}; remove one"
                 self._add(name, (*path, name.value), words)
             else:
+                if name.tag not in (_PLAIN, _TEXT):
+                    self._refuse_tag(name, path)
                 if self._escapes:
                     self._refuse_control(name, path)
                 own[name.value] = pair

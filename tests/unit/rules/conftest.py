@@ -92,7 +92,9 @@ class NetworkStub:
     vpcs: frozenset[str] = frozenset({"vpc-00000001"})
     subnets: Mapping[str, SubnetStub] = field(default_factory=lambda: {"subnet-aaaa0001": SubnetStub()})
     security_groups: Mapping[str, str] = field(default_factory=lambda: {"sg-aaaa0001": "vpc-00000001"})
+    taken: Mapping[tuple[str, str], str] = field(default_factory=dict)
     unknown: str = ""
+    addresses_unknown: str = ""
 
 
 @dataclass(frozen=True)

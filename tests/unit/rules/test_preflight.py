@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from wavelift.base.domain import FileSystem, Finding, Severity
 from wavelift.base.errors import TlsError, UnreachableError
 from wavelift.base.units import GIB, TIB
+from wavelift.rules.guests import FAMILIES, guests, stated_guest
 from wavelift.rules.limits import limits
 from wavelift.rules.preflight import check_environment, check_server, server_of, stopped
 from wavelift.rules.preflight_source import ASK_CHANGES, TRACK_CHANGES
-from wavelift.rules.preflight_target import address_problem
 from wavelift.rules.vsphere_facts import GuestPort, SourceFacts
 from wavelift.transfer.vmdk.encoder import worst_size
 from wavelift.transfer.vmdk.format import MAX_SECTOR
@@ -484,19 +484,44 @@ def test_amp_01_the_network_exists(
 
 
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("stated", "guest_id", "code"),
     [
-        ("10.0.1.3", "that AWS reserves"),
-        ("10.0.1.255", "that AWS reserves"),
-        ("10.0.1.4", ""),
-        ("10.0.1.254", ""),
-        ("10.0.2.1", "is not in the subnet's range 10.0.1.0/24"),
+        (None, "windows9_64Guest", ""),
+        ("linux", "debian12_64Guest", ""),
+        ("windows", "windows9_64Guest", ""),
+        ("windows", "windows2019srv_64Guest", ""),
+        ("windows-client", "windows2019srv_64Guest", "guest.differs"),
+        ("windows", "debian12_64Guest", "guest.differs"),
+        ("debian12_64Guest", "windows9_64Guest", "guest.differs"),
+        ("debian12_64Guest", "debian12_64Guest", ""),
+        ("debian12_64Guest", "debian11_64Guest", "guest.release_differs"),
+        ("linux", "otherGuest64", "guest.not_compared"),
+        ("linux", "", "guest.not_compared"),
+        ("otherGuest64", "otherGuest64", ""),
     ],
 )
-def test_amp_01_addresses_of_a_subnet(stubs: Any, address: str, words: str) -> None:
-    problem = address_problem(address, stubs.subnet())
-    assert words in problem
-    assert bool(problem) is bool(words)
+def test_amp_01_the_stated_guest_is_held_against_vcenter_s(
+    facts: Any, plan: Any, source: Any, stated: str | None, guest_id: str, code: str
+) -> None:
+    given = {"guest_os": stated} if stated else {}
+    findings = check_server(facts(guest_id=guest_id, guest_full_name=""), plan(**given), source=source)
+    about = [one for one in findings if one.code in ("guest.differs", "guest.release_differs", "guest.not_compared")]
+    assert [one.code for one in about] == ([code] if code else [])
+    for each in about:
+        assert each.severity is (E if code == "guest.differs" else W)
+        assert "guest_os" in each.what
+
+
+@given(text=st.one_of(st.text(max_size=30), st.sampled_from(sorted(guests())), st.sampled_from(sorted(FAMILIES))))
+def test_amp_01_a_stated_guest_has_one_spelling_or_is_refused(text: str) -> None:
+    spellings = {name.casefold() for row in guests().values() for name in (row.id, row.name)} | FAMILIES.keys()
+    if " ".join(text.split()).casefold() not in spellings:
+        with pytest.raises(ValueError, match="linux, windows, windows-server, windows-client"):
+            stated_guest(text)
+        return
+    known = stated_guest(text)
+    assert known in guests() or known in FAMILIES
+    assert stated_guest(known) == stated_guest(f" {known.upper()} ") == known
 
 
 @given(

@@ -132,6 +132,7 @@ def test_nested_aliases_do_not_explode() -> None:
         ("a: *b", "waves/x.yaml:1: not YAML: found undefined alias; define the anchor with '&name' above its use"),
         ("a: &a [*a]", "waves/x.yaml:1: a[0]: an alias contains itself"),
         ("a: !x 1", "waves/x.yaml:1: a: tag '!x' is not allowed in a spec"),
+        ("!x a: 1", "waves/x.yaml:1: tag '!x' is not allowed in a spec"),
         ("a: !x {}", "waves/x.yaml:1: a: tag '!x' is not allowed in a spec"),
         ("a: {<<: 3}", "waves/x.yaml:1: a: '<<' can merge only mappings"),
         ("? [a]\n: 1", "waves/x.yaml:1: a key must be plain text"),

@@ -8,7 +8,7 @@ from pyVmomi import vim, vmodl
 
 from wavelift.adapters.vsphere.devices import disks
 from wavelift.adapters.vsphere.faults import QuiesceError, translate
-from wavelift.adapters.vsphere.inventory import DEEPEST, VmSummary, _paths, choose
+from wavelift.adapters.vsphere.inventory import DEEPEST, VmSummary, choose, paths_of
 from wavelift.adapters.vsphere.lease import LeaseBody, _match
 from wavelift.adapters.vsphere.nfc import lease_address, target_of
 from wavelift.adapters.vsphere.privileges import REQUIRED
@@ -315,7 +315,7 @@ def test_folders_that_are_each_other_s_parents_end_as_a_path() -> None:
         Row("group-2", "Folder", {"name": "b", "parent": one}),
         Row("vm-1", "VirtualMachine", {"name": "web01", "parent": one}),
     ]
-    path = _paths(rows)["vm-1"]
+    path = paths_of(rows)["vm-1"]
     assert path.endswith("/a/web01")
     assert path.count("/") <= DEEPEST + 1
 
@@ -325,7 +325,7 @@ def test_a_deep_inventory_and_a_deep_tree_of_snapshots_are_read_without_recursio
     rows += [
         Row(f"g{at}", "Folder", {"name": f"f{at}", "parent": vim.Folder(f"g{at - 1}", None)}) for at in range(1, 150)
     ]
-    assert _paths(rows)["g149"] == "/" + "/".join(f"f{at}" for at in range(150))
+    assert paths_of(rows)["g149"] == "/" + "/".join(f"f{at}" for at in range(150))
     tree: list[Any] = []
     for at in range(5000):
         tree = [vim.vm.SnapshotTree(name=str(at), childSnapshotList=tree)]

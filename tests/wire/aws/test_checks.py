@@ -223,3 +223,57 @@ def test_amp_06_a_good_account_of_another_partition_shows_as_good(
         access.client("s3").delete_bucket(Bucket=f"staging-{region}")
     finally:
         aws.settings(region=home)
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interface(access: AwsAccess, account: Bootstrap) -> Iterator[Callable[..., str]]:
+    """Interfaces that other people made in the first subnet."""
+    ec2 = access.client("ec2")
+    made: list[str] = []
+
+    def make(address: str, *more: str, words: str = "") -> str:
+        addresses = [{"PrivateIpAddress": each, "Primary": each == address} for each in (address, *more)]
+        options = {"PrivateIpAddresses": addresses, "Description": words}
+        made.append(
+            ec2.create_network_interface(SubnetId=account.subnet_ids[0], **options)["NetworkInterface"][
+                "NetworkInterfaceId"
+            ]
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        ec2.delete_network_interface(NetworkInterfaceId=each)
+
+
+def test_amp_01_who_has_an_address_is_told_by_one_call(
+    aws: AwsSimulator, checks: AccountChecks, account: Bootstrap, interface: Callable[..., str]
+) -> None:
+    """First and further addresses of an interface, of this subnet and not of the same address elsewhere."""
+    near, far = account.subnet_ids[:2]
+    first = interface("10.20.1.40", "10.20.1.41", words="ELB app/shop\u202e")
+    aws.reset_counters()
+    wanted = [(near, f"10.20.1.{last}") for last in (40, 41, 42)] + [(far, "10.20.1.40")]
+    names = AccountNames(role=account.role, bucket=account.bucket, subnets=[near, far], addresses=wanted)
+    facts = checks.account(names)
+    assert set(facts.network.taken) == {(near, "10.20.1.40"), (near, "10.20.1.41")}
+    assert all(first in who and "ELB app/shop" in who and "\u202e" not in who for who in facts.network.taken.values())
+    assert aws.counters()["ec2.DescribeNetworkInterfaces"]["calls"] == 1
+    assert checks.account(AccountNames(role=account.role, bucket=account.bucket)).network.taken == {}
+    assert aws.counters()["ec2.DescribeNetworkInterfaces"]["calls"] == 1, "nothing was asked for"
+
+
+def test_amp_01_who_may_not_ask_for_addresses_hears_of_the_rest(
+    aws: AwsSimulator, checks: AccountChecks, account: Bootstrap
+) -> None:
+    aws.rule(service="ec2", operation="DescribeNetworkInterfaces", code="UnauthorizedOperation", status=403)
+    near = account.subnet_ids[0]
+    facts = checks.account(
+        AccountNames(role=account.role, bucket=account.bucket, subnets=[near], addresses=[(near, "10.20.1.9")])
+    )
+    assert "ec2:DescribeNetworkInterfaces" in facts.network.addresses_unknown
+    assert not facts.network.unknown
+    assert set(facts.network.subnets) == {near}

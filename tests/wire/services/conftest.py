@@ -24,7 +24,7 @@ from wavelift.simulators.aws import start as start_aws
 from wavelift.simulators.vcenter import SimDatastore, VCenterSimulator
 
 from .journey import Stage
-from .servers import LIMITED, STORES, VICTIM, fleet
+from .servers import LIMITED, MOVER, STORES, VICTIM, fleet
 
 __all__ = ["no_authorities_of_the_machine"]
 
@@ -54,7 +54,7 @@ def vcenter_simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VCen
         folder / "state",
         fleet(folder),
         datastores=[SimDatastore(), *(SimDatastore(kind, kind) for kind in STORES[1:])],
-        users=(vcenter.ADMIN, VICTIM, LIMITED),
+        users=(vcenter.ADMIN, VICTIM, LIMITED, MOVER),
         lease_timeout=LEASE_SECONDS,
         lease_ready_after=0.02,
         task_seconds=0.02,

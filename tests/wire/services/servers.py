@@ -13,6 +13,9 @@ VICTIM: Final = SimUser("victim@vsphere.local", "victim-pw-77")
 """Signs in from the processes that are killed, so that their sessions can be told from ours."""
 LIMITED: Final = SimUser("limited@vsphere.local", "limited-pw-88", without=("VApp.Export",))
 
+MOVER: Final = SimUser("mover@vsphere.local", "mover-pw-99", no_access=("/dc1/vm/copies",))
+"""With the role on the data centre, and *No access* on a folder."""
+
 
 STORES: Final = ("datastore1", "VMFS5", "NFS", "vsan")
 """``datastore1`` is VMFS6, where the lock of a running VM is; the others are named as their kinds."""

@@ -125,6 +125,33 @@ def test_launch_is_idempotent_and_its_address_is_its_own(
     ec2.terminate_instances(InstanceIds=[again["InstanceId"]])
 
 
+def test_addresses_of_a_subnet_are_really_held(ec2: Any, base: Bootstrap, image: str, refused: Refused) -> None:
+    """By interfaces that no instance has, too; a full subnet takes no instance."""
+    small = ec2.create_subnet(VpcId=base.vpc_id, CidrBlock="10.20.200.0/28")["Subnet"]["SubnetId"]
+
+    def free() -> int:
+        return int(ec2.describe_subnets(SubnetIds=[small])["Subnets"][0]["AvailableIpAddressCount"])
+
+    assert free() == 11
+    listed = [{"PrivateIpAddress": f"10.20.200.{last}", "Primary": last == 4} for last in range(4, 13)]
+    held = ec2.create_network_interface(SubnetId=small, PrivateIpAddresses=listed)["NetworkInterface"]
+    assert free() == 2
+    where = {"ImageId": image, "MinCount": 1, "MaxCount": 1, "InstanceType": "t3.small", "SubnetId": small}
+    refused("InvalidIPAddress.InUse", ec2.run_instances, **where, PrivateIpAddress="10.20.200.12")
+    refused("InvalidParameterValue", ec2.run_instances, **where, PrivateIpAddress="10.20.200.3")
+    two = [ec2.run_instances(**where)["Instances"][0] for _ in range(2)]
+    assert {one["PrivateIpAddress"] for one in two} == {"10.20.200.13", "10.20.200.14"}, "not one that is held"
+    assert free() == 0
+    refused("InsufficientFreeAddressesInSubnet", ec2.run_instances, **where)
+    second = [{"Name": "addresses.private-ip-address", "Values": ["10.20.200.12", "10.20.200.99"]}]
+    (found,) = ec2.describe_network_interfaces(Filters=second)["NetworkInterfaces"]
+    assert found["NetworkInterfaceId"] == held["NetworkInterfaceId"]
+    ec2.terminate_instances(InstanceIds=[one["InstanceId"] for one in two])
+    ec2.delete_network_interface(NetworkInterfaceId=held["NetworkInterfaceId"])
+    assert free() == 11
+    ec2.delete_subnet(SubnetId=small)
+
+
 def _wait_running(ec2: Any, instance_id: str) -> dict[str, Any]:
     deadline = time.monotonic() + 60
     states = []

@@ -23,9 +23,10 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 from botocore.utils import get_environ_proxies
 
-from wavelift.adapters.aws.errors import EXPIRED_CODES, LOG_IN, from_library_error, is_certificate_error, passes
+from wavelift.adapters.aws.errors import EXPIRED_CODES, LOG_IN, from_library_error, passes
 from wavelift.adapters.aws.models import share_models
-from wavelift.base.errors import LoginError, SpecError, TlsError, UnreachableError, WaveliftError
+from wavelift.adapters.aws.ways import is_certificate_error, refused_login
+from wavelift.base.errors import LoginError, ProxyLoginError, SpecError, TlsError, UnreachableError, WaveliftError
 from wavelift.base.net import ca_path, is_private
 from wavelift.base.patience import PATIENCE_S, RetryPolicy
 from wavelift.base.printable import without_login
@@ -180,6 +181,7 @@ class AwsAccess:
         # Of the service, not of all: botocore asks its own retry rule, which is the service's, before those of all.
         name = client.meta.service_model.service_id.hyphenize()
         client.meta.events.register_first(f"needs-retry.{name}", _refuse_damaged)
+        client.meta.events.register_first(f"needs-retry.{name}", _end_lasting)
         client.meta.events.register_first("needs-retry", self._retry_expired)
         if self._cancel is not None:
             client.meta.events.register_first("needs-retry", self._bear)
@@ -316,6 +318,13 @@ def _refuse_damaged(response: tuple[Any, dict[str, Any]] | None, operation: Any,
         }
 
 
+def _end_lasting(caught_exception: Exception | None = None, **_: object) -> None:
+    """End a call whose failure a retry can't cure. botocore would send a refused password to the proxy six times,
+    which can lock the account."""
+    if caught_exception is not None and (is_certificate_error(caught_exception) or refused_login(caught_exception)):
+        raise caught_exception
+
+
 def _is_damaged(http: Any, protocol: str) -> bool:
     body: bytes = http.content
     length = http.headers.get("content-length", "")
@@ -333,8 +342,9 @@ def _is_damaged(http: Any, protocol: str) -> bool:
 def _passing(response: tuple[Any, dict[str, Any]] | None, error: Exception | None) -> str:
     """What time alone cures, in words; empty for anything else, success included."""
     if error is not None:
-        lost = isinstance(error, ConnectionError | HTTPClientError) and not is_certificate_error(error)
-        return type(error).__name__ if lost else ""
+        lost = isinstance(error, ConnectionError | HTTPClientError)
+        lasting = lost and (is_certificate_error(error) or refused_login(error))
+        return type(error).__name__ if lost and not lasting else ""
     if response is None:
         return ""
     http, parsed = response
@@ -358,7 +368,7 @@ def credential_failure(error: Exception) -> WaveliftError:
     doing = "could not get AWS credentials"
     if isinstance(error, BotoCoreError | ClientError):
         found = from_library_error(error, doing, service="sts")
-        if found.retryable or isinstance(found, TlsError):
+        if found.retryable or isinstance(found, TlsError | ProxyLoginError):
             return found
     elif isinstance(error, TimeoutError | ConnectionError):
         return UnreachableError(f"{doing}: {error}", next_step="Check the way to whoever gives the credentials")

@@ -14,27 +14,28 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 import urllib3
 from urllib3.exceptions import HTTPError
 
 from wavelift.adapters.aws.access import POOL_SIZE, AwsAccess, Keys
-from wavelift.adapters.aws.connections import POOLS, Call, tls_context
+from wavelift.adapters.aws.connections import POOLS, Call, pool_through, tls_context
 from wavelift.adapters.aws.errors import (
     DAMAGED_CODES,
     EXPIRED_CODES,
     from_answer,
-    is_certificate_error,
     passes,
 )
 from wavelift.adapters.aws.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, Scope, sign
-from wavelift.base.errors import ThrottledError, TlsError, UnreachableError, WaveliftError
-from wavelift.base.net import Proxy, https_connection
+from wavelift.adapters.aws.ways import certificate_refused, is_certificate_error, proxy_failure
+from wavelift.base.errors import ThrottledError, UnreachableError, WaveliftError
+from wavelift.base.net import https_connection
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.remote_text import request_head
 from wavelift.base.run import CancelFlag
+from wavelift.base.tunnel import Proxy
 from wavelift.base.units import KIB
 from wavelift.base.wire import Answer
 from wavelift.transfer.throttle import Pace
@@ -272,7 +273,7 @@ class BulkClient:
                     return answer
                 failure = read_failure(request, answer, keys)
             except (HTTPError, OSError) as error:
-                failure = connection_failure(request, error)
+                failure = connection_failure(request, error, proxy=self._access.proxy_for(request.url))
 
     def _tell(self, failure: Failure, patience: Patience) -> None:
         lasted, now = patience.lasted(), time.monotonic()
@@ -330,15 +331,7 @@ class BulkClient:
         return pool
 
     def _make_pool(self, proxy: str | None) -> urllib3.PoolManager:
-        settings: dict[str, Any] = {"maxsize": self._connections, "ssl_context": self._context}
-        if proxy is None:
-            return urllib3.PoolManager(**settings)
-        login = urlsplit(proxy)
-        headers = None
-        if login.username:
-            words = f"{unquote(login.username)}:{unquote(login.password or '')}"
-            headers = urllib3.make_headers(proxy_basic_auth=words)
-        return urllib3.ProxyManager(proxy, proxy_headers=headers, **settings)
+        return pool_through(proxy, maxsize=self._connections, ssl_context=self._context)
 
 
 def _read_body(request: BulkRequest, answer: urllib3.BaseHTTPResponse, at_most: int) -> None:
@@ -373,12 +366,18 @@ def _slices(body: bytes | bytearray | memoryview, cancel: CancelFlag, throttle: 
         yield cast(bytes, part)
 
 
-def connection_failure(request: BulkRequest, error: Exception) -> Failure:
-    """No answer: refused, cut, timed out, or a certificate that nobody vouches for."""
+def connection_failure(request: BulkRequest, error: Exception, *, proxy: str | None = None) -> Failure:
+    """No answer: refused, cut, timed out, no tunnel, or a certificate that nobody vouches for.
+
+    :param proxy: the URL of the one that the request was to go through.
+    """
     text = f"{request.doing}: {_without_url(error)}".rstrip(".")
     if is_certificate_error(error):
-        hint = "Check the CA bundle (verify) of the AWS connection and any TLS-inspecting proxy on the way"
-        return Failure(Trouble.FINAL, TlsError(text, next_step=hint, **request.where))
+        return Failure(Trouble.FINAL, certificate_refused(error, text, **request.where))
+    if (refused := proxy_failure(error, url=request.url, proxy=proxy)) is not None:
+        trouble = Trouble.PASSING if refused.retryable else Trouble.FINAL
+        text = f"{request.doing}: {refused.what}"
+        return Failure(trouble, type(refused)(text, next_step=refused.next_step, **request.where))
     hint = "Check the way from this machine to the AWS endpoint (DNS, proxy, firewall), then try again"
     return Failure(Trouble.PASSING, UnreachableError(text, next_step=hint, **request.where))
 

@@ -15,8 +15,12 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.errors import aws_errors, error_code
 from wavelift.adapters.aws.policies import key_needs, missing_actions, role_needs, trust_problem
 from wavelift.base.errors import MissingPrivilegeError, NotFoundError
+from wavelift.base.printable import printable
 
 T = TypeVar("T")
+
+HOLDER_LONGEST = 80
+"""Characters of an interface's description that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,8 @@ class KeyFacts:
 
 @dataclass(frozen=True, slots=True)
 class SubnetFacts:
+    """:ivar free_addresses: how many AWS could still give to new interfaces."""
+
     subnet_id: str
     vpc_id: str
     zone: str
@@ -108,13 +114,17 @@ class NetworkFacts:
     """What exists of the asked-for network; an id that is missing here does not exist.
 
     :ivar security_groups: group id to its VPC.
+    :ivar taken: subnet id and address to who has it, of the addresses that were asked for.
     :ivar unknown: why not all of it, or not the instance types beside it, could be looked at.
+    :ivar addresses_unknown: why nobody would say who has the addresses.
     """
 
     vpcs: frozenset[str] = frozenset()
     subnets: Mapping[str, SubnetFacts] = field(default_factory=dict)
     security_groups: Mapping[str, str] = field(default_factory=dict)
+    taken: Mapping[tuple[str, str], str] = field(default_factory=dict)
     unknown: str = ""
+    addresses_unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +151,10 @@ class AccountFacts:
 
 @dataclass(frozen=True, slots=True)
 class AccountNames:
-    """What one environment names in its account; empty: nothing."""
+    """What one environment and a wave name in its account; empty: nothing.
+
+    :ivar addresses: subnet and private address, for each address that the wave asks for.
+    """
 
     role: str
     bucket: str
@@ -151,6 +164,7 @@ class AccountNames:
     subnets: Sequence[str] = ()
     security_groups: Sequence[str] = ()
     instance_types: Sequence[str] = ()
+    addresses: Sequence[tuple[str, str]] = ()
 
 
 class AccountChecks:
@@ -171,6 +185,10 @@ class AccountChecks:
         network = self.network(
             vpcs=[named.vpc] if named.vpc else [], subnets=named.subnets, security_groups=named.security_groups
         )
+        try:
+            network = replace(network, taken=self.taken(named.addresses))
+        except MissingPrivilegeError as error:
+            network = replace(network, addresses_unknown=str(error))
         types: dict[str, InstanceTypeFacts] = {}
         try:
             types = self.instance_types(named.instance_types)
@@ -349,6 +367,28 @@ class AccountChecks:
         except MissingPrivilegeError as error:
             return NetworkFacts(unknown=str(error))
 
+    def taken(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """Of these (subnet, address), those that an interface has, with the words for it; one call for all.
+
+        :raises MissingPrivilegeError: the caller may not look.
+        """
+        asked = set(wanted)
+        if not asked:
+            return {}
+        filters = {
+            "subnet-id": sorted({subnet for subnet, _ in asked}),
+            "addresses.private-ip-address": sorted({address for _, address in asked}),
+        }
+        pages = self._access.client("ec2").get_paginator("describe_network_interfaces")
+        with aws_errors("could not call describe_network_interfaces", service="ec2"):
+            found = [
+                (found["SubnetId"], str(item["PrivateIpAddress"]), _holder(found))
+                for page in pages.paginate(Filters=[{"Name": name, "Values": each} for name, each in filters.items()])
+                for found in page["NetworkInterfaces"]
+                for item in found.get("PrivateIpAddresses", ())
+            ]
+        return {(subnet, address): who for subnet, address, who in found if (subnet, address) in asked}
+
     def instance_types(self, names: Iterable[str]) -> dict[str, InstanceTypeFacts]:
         """Of these types, those that the region offers, with the zones that have them."""
         wanted = list(dict.fromkeys(names))
@@ -402,6 +442,16 @@ class AccountChecks:
                     raise
         except NotFoundError:
             return None
+
+
+def _holder(interface: Mapping[str, Any]) -> str:
+    """``instance i-… (eni-…)``, or what the interface says of itself: load balancers and endpoints have some."""
+    interface_id = str(interface.get("NetworkInterfaceId", ""))
+    instance = str(interface.get("Attachment", {}).get("InstanceId") or "")
+    if instance:
+        return f"instance {instance} ({interface_id})"
+    words = printable(interface.get("Description") or "", HOLDER_LONGEST)
+    return f"{interface_id} ({words})" if words else interface_id
 
 
 def _region_of(constraint: str | None) -> str:

@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 from botocore.httpsession import get_cert_path
@@ -99,6 +100,18 @@ def _reused(connection: HTTPConnection) -> None:
     call: Call | None = getattr(_calling, "now", None)
     if call is not None and connection.sock is not None:
         call.holds(connection.sock)
+
+
+def pool_through(proxy: str | None, **settings: Any) -> urllib3.PoolManager:
+    """Connections that go directly, or through ``proxy`` with the login in its URL, which urllib3 does not read."""
+    if proxy is None:
+        return urllib3.PoolManager(**settings)
+    login = urlsplit(proxy)
+    headers = None
+    if login.username:
+        words = f"{unquote(login.username)}:{unquote(login.password or '')}"
+        headers = urllib3.make_headers(proxy_basic_auth=words)
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, **settings)
 
 
 def tls_context(verify: bool | str) -> ssl.SSLContext:

@@ -15,6 +15,7 @@ from botocore import credentials, tokens
 from botocore import exceptions as vendor
 from botocore.parsers import ResponseParserError
 
+from wavelift.adapters.aws.ways import certificate_refused, is_certificate_error, proxy_failure
 from wavelift.base.errors import (
     BusyError,
     CorruptStreamError,
@@ -25,7 +26,6 @@ from wavelift.base.errors import (
     PermanentError,
     ProofError,
     ThrottledError,
-    TlsError,
     UnreachableError,
     WaveliftError,
 )
@@ -351,16 +351,6 @@ _PASSING: Final = (
 """No answer, a cut one, or one that is not AWS's: what may be otherwise at the next try. All else stays as it is."""
 
 
-def is_certificate_error(error: BaseException) -> bool:
-    """True for a refused certificate; a connection cut in mid-TLS is an ``SSLError`` too, and only a cut."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if "certificate verify failed" in str(seen).lower() or "doesn't match" in str(seen).lower():
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
 def from_library_error(error: BaseException, what: str, *, next_step: str = "", **where: object) -> WaveliftError:
     """What botocore raises without an answer of AWS (no connection, no credentials, wrong call) as one of ours."""
     if isinstance(error, vendor.ClientError):
@@ -368,8 +358,9 @@ def from_library_error(error: BaseException, what: str, *, next_step: str = "", 
     where.pop("service", None)
     text = f"{what}: {error}".rstrip(".")
     if is_certificate_error(error):
-        hint = "Check the CA bundle (verify) of the AWS connection and any TLS-inspecting proxy on the way"
-        return TlsError(text, next_step=next_step or hint, **where)
+        return certificate_refused(error, text, next_step=next_step, **where)
+    if (refused := proxy_failure(error)) is not None:
+        return type(refused)(f"{what}: {refused.what}", next_step=next_step or refused.next_step, **where)
     if isinstance(error, _PASSING):
         hint = "Check the way from this machine to the AWS endpoint (DNS, proxy, firewall), then try again"
         return UnreachableError(text, next_step=next_step or hint, **where)

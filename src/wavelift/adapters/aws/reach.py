@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import urllib3
 
 from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.connections import pool_through, tls_context
 from wavelift.adapters.aws.errors import aws_errors
-from wavelift.base.errors import TlsError, UnreachableError
+from wavelift.adapters.aws.ways import certificate_refused, proxy_failure
+from wavelift.base.errors import UnreachableError
 
 
 def sign_in(access: AwsAccess) -> tuple[str, timedelta | None]:
@@ -34,22 +35,20 @@ def reach_s3(access: AwsAccess) -> str:
     """
     url = str(access.client("s3").meta.endpoint_url)
     connect, read = access.timeouts()
-    options: dict[str, Any] = {"timeout": urllib3.Timeout(connect=connect, read=read), "retries": False}
-    if isinstance(access.verify, str):
-        options["ca_certs"] = access.verify
-    elif not access.verify:
-        options["cert_reqs"] = "CERT_NONE"
     proxy = access.proxy_for(url)
-    pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+    pool = pool_through(
+        proxy,
+        timeout=urllib3.Timeout(connect=connect, read=read),
+        retries=False,
+        ssl_context=tls_context(access.verify),
+    )
     try:
         pool.request("HEAD", url, redirect=False)
     except urllib3.exceptions.SSLError as error:
-        raise TlsError(
-            f"the certificate of S3 is refused: {error}",
-            next_step="Give the authority as CA bundle (verify) of the AWS connection",
-            endpoint=url,
-        ) from error
+        raise certificate_refused(error, f"the certificate of S3 is refused: {error}", endpoint=url) from error
     except urllib3.exceptions.HTTPError as error:
+        if (refused := proxy_failure(error, url=url, proxy=proxy, endpoint=url)) is not None:
+            raise refused from error
         raise UnreachableError(
             f"S3 does not answer: {error}", next_step="Check DNS, proxy and firewall towards port 443", endpoint=url
         ) from error

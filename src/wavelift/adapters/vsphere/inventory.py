@@ -131,7 +131,7 @@ def _parent(values: Values) -> Any:
     return values.get("parentFolder") or values.get("parentVApp") or values.get("parent")
 
 
-def _paths(rows: Iterable[Row]) -> dict[str, str]:
+def paths_of(rows: Iterable[Row]) -> dict[str, str]:
     """moref → inventory path, built from the parents that the same traversal brought. The root folder has no name."""
     rows = list(rows)
     parents = {row.moref: moref(_parent(row.values)) for row in rows}
@@ -155,7 +155,7 @@ def folder_paths(session: VsphereSession) -> dict[str, str]:
         [(vim.Folder, ("name", "parent")), (vim.Datacenter, ("name", "parent")), (vim.VirtualApp, _VAPP)],
     )
     root = moref(session.content.rootFolder)
-    return _paths(row for row in rows if row.moref != root)
+    return paths_of(row for row in rows if row.moref != root)
 
 
 def path_below(folders: Mapping[str, str], values: Values) -> str:
@@ -175,7 +175,7 @@ def list_summaries(session: VsphereSession) -> list[VmSummary]:
         ],
     )
     root = moref(session.content.rootFolder)
-    paths = _paths(row for row in rows if row.moref != root)
+    paths = paths_of(row for row in rows if row.moref != root)
     unique = {row.moref: row for row in rows if row.kind == "VirtualMachine" and not is_secondary(row.values)}
     return sorted((_summary(row, paths[row.moref]) for row in unique.values()), key=lambda vm: (vm.path, vm.moref))
 
@@ -348,7 +348,7 @@ def _summaries_of(session: VsphereSession, morefs: Sequence[str]) -> dict[str, V
             level += [Row(ref, kind.__name__, its) for ref, its in values.items()]
         rows |= {row.moref: row for row in level}
     root = moref(session.content.rootFolder)
-    paths = _paths(row for row in rows.values() if row.moref != root)
+    paths = paths_of(row for row in rows.values() if row.moref != root)
     return {ref: _summary(rows[ref], paths[ref]) for ref in found}
 
 

@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import UnreachableError, UnsafeTextError, WaveliftError
-from wavelift.base.net import Proxy, https_connection
+from wavelift.base.net import https_connection
 from wavelift.base.remote_text import host_name, request_head, request_target
+from wavelift.base.tunnel import Proxy
 from wavelift.base.wire import Head, Line
 
 HTTPS_PORT: Final = 443

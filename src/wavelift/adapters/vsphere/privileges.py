@@ -10,7 +10,8 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from wavelift.adapters.vsphere.faults import moref
-from wavelift.adapters.vsphere.properties import collect
+from wavelift.adapters.vsphere.inventory import paths_of
+from wavelift.adapters.vsphere.properties import collect, traverse
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.base.errors import MissingPrivilegeError, NotFoundError
 from wavelift.rules.calls import Where
@@ -69,6 +70,39 @@ def missing_privileges(
         for vm in vms
         if vm in found
     }
+
+
+EXPORT: Final = "VApp.Export"
+"""Whoever has it can read every disk of a VM."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataCentre:
+    """A data centre that the account sees, and whether it may export the VMs in it (asked of the data centre, from
+    which the role comes down)."""
+
+    path: str
+    exports: bool
+
+
+def data_centres_beside(session: VsphereSession, paths: Sequence[str]) -> list[DataCentre]:
+    """The data centres that the account sees although none of these VMs is in them (SMS-12: no access elsewhere), by
+    path; in two calls whatever their number.
+
+    :param paths: inventory paths of the VMs.
+    """
+    rows = traverse(session, [(vim.Folder, ("name", "parent")), (vim.Datacenter, ("name", "parent"))])
+    root = moref(session.content.rootFolder)
+    found = paths_of([row for row in rows if row.moref != root])
+    kinds = {row.moref: row.kind for row in rows}
+    beside = {
+        ref: path
+        for ref, path in found.items()
+        if kinds[ref] == "Datacenter" and not any(vm.startswith(f"{path}/") for vm in paths)
+    }
+    entities = [session.managed(vim.Datacenter, ref) for ref in beside]
+    lacking = _lacking(session, entities, (EXPORT,), None)
+    return sorted((DataCentre(path, ref not in lacking) for ref, path in beside.items()), key=lambda one: one.path)
 
 
 def _lacking(

@@ -23,10 +23,11 @@ from pyVmomi import vim
 
 from wavelift.adapters.vsphere.session import OVERRIDE, VsphereSession
 from wavelift.base.errors import UnreachableError, WaveliftError
-from wavelift.base.net import CUTS, explained_tls_error, https_connection
+from wavelift.base.net import CUTS, PROXY_FIELDS, explained_tls_error, https_connection
 from wavelift.base.patience import RetryPolicy
 from wavelift.base.remote_text import request_head
 from wavelift.base.run import CancelFlag
+from wavelift.base.tunnel import ProxyAway, ProxyRefused, proxy_error
 from wavelift.base.wire import Head, Line, WireError
 
 log = logging.getLogger(__name__)
@@ -288,7 +289,9 @@ class Ranges:
                 address=self._address,
             ) from error
 
-    def _unreachable(self, error: BaseException, offset: int) -> UnreachableError:
+    def _unreachable(self, error: BaseException, offset: int) -> WaveliftError:
+        if isinstance(error, ProxyRefused | ProxyAway):
+            return proxy_error(error, where=PROXY_FIELDS, **self._where, offset=offset)
         return UnreachableError(
             f"a range of the disk's file could not be read from {self._place}: {error}",
             next_step="Check the network between the connector and that host (443)",

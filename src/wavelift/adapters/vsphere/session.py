@@ -25,7 +25,6 @@ from wavelift.adapters.vsphere.vddk import VddkConfig
 from wavelift.base.errors import GuardError, LoginError, SpecError, WaveliftError
 from wavelift.base.net import (
     CUTS,
-    Proxy,
     explained_tls_error,
     ignoring_context,
     leads_inside,
@@ -38,6 +37,7 @@ from wavelift.base.net import (
 from wavelift.base.patience import PATIENCE_S
 from wavelift.base.printable import printable
 from wavelift.base.remote_text import header_value, host_name
+from wavelift.base.tunnel import Proxy
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from pyVmomi import SoapStubAdapter
 from pyVmomi.VmomiSupport import GetServiceVersions, versionIdMap
 
 from wavelift.adapters.vsphere.faults import VENDOR_ERRORS
-from wavelift.base.net import Proxy, https_connection
+from wavelift.base.net import https_connection
 from wavelift.base.remote_text import header_value
+from wavelift.base.tunnel import Proxy
 from wavelift.base.units import KIB, MIB
 
 IDLE_S: Final = 30

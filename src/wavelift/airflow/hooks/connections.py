@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import quote
 
 from airflow.sdk.exceptions import (
     AirflowNotFoundException,
@@ -11,8 +13,10 @@ from airflow.sdk.exceptions import (
     AirflowSecretsBackendAccessDenied,
     ErrorType,
 )
+from airflow.sdk.log import mask_secret
 
 from wavelift.base.errors import DeniedConnectionError, NoConnectionError, SpecError, UnreachableError
+from wavelift.base.tunnel import Proxy
 from wavelift.rules.fields import CONNECTION_PATTERN
 
 if TYPE_CHECKING:
@@ -108,6 +112,23 @@ def extra_of(connection: Connection) -> dict[str, Any]:
             next_step=f"Correct them under {PLACE}",
         )
     return extra
+
+
+def proxy_of(extra: Mapping[str, Any], url: str, *, default_port: int) -> str:
+    """The proxy's URL with its login, from ``url`` and the fields ``proxy_user`` and ``proxy_password``. Airflow hides
+    the latter in answers and logs by its name; a password in the URL only in logs, from here on.
+
+    :raises SpecError: it is no URL of a proxy, or there is a password without a user.
+    """
+    user, password = str(extra.get("proxy_user") or ""), str(extra.get("proxy_password") or "")
+    if password and not user:
+        raise SpecError("proxy_password is set, but proxy_user is empty", next_step=f"Enter both under {PLACE}")
+    proxy = Proxy.parse(url, default_port=default_port).logged_in(user, password)
+    if proxy.password:
+        mask_secret(proxy.password)
+        mask_secret(quote(proxy.password, safe=""))
+        mask_secret(proxy.headers["Proxy-Authorization"].rpartition(" ")[2])
+    return proxy.login_url
 
 
 def check_type(connection: Connection, hook: type[NamedHook] | NamedHook) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
-from wavelift.airflow.hooks.connections import PLACE, check_type, connection_of, extra_of
+from wavelift.airflow.hooks.connections import PLACE, check_type, connection_of, extra_of, proxy_of
 from wavelift.base.errors import NoConnectionError, SpecError
 
 if TYPE_CHECKING:
+    from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
     from airflow.sdk import Connection
 
     from wavelift.adapters.aws.access import AwsAccess
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 
 ASSUME_ROLE: Final = "assume_role"
+HTTP_PORT: Final = 80
+"""Of a proxy whose URL has no port, as botocore takes it."""
 
 
 class VmImportHook(AwsBaseHook):
@@ -61,9 +65,10 @@ class VmImportHook(AwsBaseHook):
         check_type(connection, self)
         _refuse_methods(connection)
         try:
-            self.__dict__["conn_config"] = AwsConnectionWrapper(
+            made = AwsConnectionWrapper(
                 conn=connection, region_name=self._region_name, botocore_config=self._config, verify=self._verify
             )
+            self.__dict__["conn_config"] = _with_proxy_login(made, extra_of(connection))
         except (AttributeError, BotoCoreError, NotImplementedError, TypeError, ValueError) as error:
             raise SpecError(
                 f"The AWS connection {connection.conn_id!r} is invalid: {error}",
@@ -105,6 +110,31 @@ class VmImportHook(AwsBaseHook):
         except NoConnectionError:
             if aws_conn_id != self.default_conn_name:
                 raise
+
+
+def _with_proxy_login(config: AwsConnectionWrapper, extra: Mapping[str, Any]) -> AwsConnectionWrapper:
+    """``config`` whose HTTP proxies (``config_kwargs``) have the login of ``proxy_user`` and ``proxy_password``, and
+    whose passwords are hidden in logs.
+
+    :raises SpecError: see :func:`proxy_of`, or there is a login and no proxy.
+    """
+    from botocore.config import Config
+
+    botocore = config.botocore_config
+    proxies: dict[str, str] = (botocore.proxies if botocore else None) or {}
+    if botocore is None or not proxies:
+        if extra.get("proxy_user") or extra.get("proxy_password"):
+            raise SpecError(
+                f"The AWS connection {config.conn_id!r} has a login of a proxy, but no proxy",
+                next_step=f'Give config_kwargs {{"proxies": {{"https": "http://host:port"}}}} under {PLACE}',
+            )
+        return config
+    login = {
+        scheme: url if str(url).startswith("https://") else proxy_of(extra, str(url), default_port=HTTP_PORT)
+        for scheme, url in proxies.items()
+    }
+    config.botocore_config = botocore.merge(Config(proxies=login))
+    return config
 
 
 def _refuse_methods(connection: Connection) -> None:

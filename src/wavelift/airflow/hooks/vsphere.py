@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.sdk import BaseHook
 
 from wavelift.airflow import config
-from wavelift.airflow.hooks.connections import PLACE, connection_of, extra_of
+from wavelift.airflow.hooks.connections import PLACE, connection_of, extra_of, proxy_of
 from wavelift.airflow.provider_info import VSPHERE_CHOICES
 from wavelift.base.errors import SpecError, UnsafeTextError, WaveliftError
 from wavelift.base.printable import HIDDEN
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HTTPS_PORT: Final = 443
+PROXY_PORT: Final = 3128
+"""Of a proxy whose address has no port: squid's."""
 LAST_PORT: Final = 65_535
 LABEL_LONGEST: Final = 63
 """Characters of one label of a host name (RFC 1035)."""
@@ -101,9 +103,7 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
                 connection=name,
                 next_step=f"Allowed values: {', '.join(values)}",
             )
-    known = {
-        key: extra[key] for key in ("certificate_mode", "thumbprint", "ca_bundle", "esxi_mode", "proxy") if key in extra
-    }
+    known = {key: extra[key] for key in ("certificate_mode", "thumbprint", "ca_bundle", "esxi_mode") if key in extra}
     try:
         return VsphereConfig(
             host=connection.host,
@@ -113,6 +113,7 @@ def config_of(connection: Connection, name: str) -> VsphereConfig:
             dns_suffixes=_listed(extra.get("dns_suffixes", "")),
             esxi_thumbprints=_listed(extra.get("esxi_thumbprints", "")),
             esxi_addresses=_addresses(extra.get("esxi_addresses", "")),
+            proxy=proxy_of(extra, extra["proxy"], default_port=PROXY_PORT) if "proxy" in extra else None,
             vddk=_vddk(extra, name),
             patience_s=patience_s(),
             **known,

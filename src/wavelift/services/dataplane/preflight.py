@@ -16,14 +16,15 @@ from wavelift.base.domain import Finding, ServerFacts, Severity
 from wavelift.base.errors import Cancelled, FencedError, PermanentError, UnreachableError, WaveliftError
 from wavelift.base.run import CancelFlag, RunContext
 from wavelift.rules.calls import Feature
-from wavelift.rules.environment import Environment
 from wavelift.rules.estimate import estimate
-from wavelift.rules.findings import subject_of
+from wavelift.rules.findings import stopped, subject_of
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.policies import required_privileges
 from wavelift.rules.preflight import check_environment, check_server, sorted_findings
+from wavelift.rules.preflight_addresses import check_room
 from wavelift.rules.preflight_connections import check_aws, check_vcenter, in_region
+from wavelift.rules.preflight_rights import check_elsewhere
 from wavelift.rules.preflight_target import settled
 from wavelift.rules.preflight_time import UNMEASURED, LineFacts, check_time
 from wavelift.rules.vsphere_facts import GuestPort, SourceFacts
@@ -113,7 +114,11 @@ def run_preflight(sides: Sides, admitted: Admitted, ctx: RunContext, options: Pr
     """Find every server, check it, and say who may go. One bad selector, server or side never hides the others."""
     wave = admitted.wave
     environment, connection = wave.environment, wave.connection
+<<<<<<< HEAD
     account, no_aws = _tried(lambda: account_facts(sides.aws(), environment))
+=======
+    account, no_aws = _tried(lambda: _account(sides.aws(), wave))
+>>>>>>> E
     no_aws = no_aws and in_region(no_aws, environment.region)
     ctx.cancel.check()
     source, no_vcenter = _tried(lambda: _source(sides, wave, ctx, options))
@@ -137,6 +142,8 @@ def run_preflight(sides: Sides, admitted: Admitted, ctx: RunContext, options: Pr
             replicates=options.replicates,
         )
         findings += check_time(task.facts, task.plan, options.line)
+    if account is not None:
+        findings += check_room([task.plan for task in tasks if not stopped(findings, task.name)], account)
     report = PreflightReport(
         wave=wave.wave,
         findings=tuple(sorted_findings(findings)),
@@ -173,7 +180,16 @@ def _source(sides: Sides, wave: ResolvedWave, ctx: RunContext, options: Prefligh
         features = REPLICATES if options.replicates else MIGRATES
         around = _look_around(session, [task.facts for task in tasks], features, ctx.cancel)
         tasks = [_with_nfc(session.config, task, options.parallel_disks) for task in tasks]
+        findings += _elsewhere(session, wave, tasks)
     return _Source(tasks, findings, around)
+
+
+def _elsewhere(session: VsphereSession, wave: ResolvedWave, tasks: Sequence[ServerTask]) -> list[Finding]:
+    """What the account reaches beyond the wave; without any server nobody knows where that would begin."""
+    if not tasks:
+        return []
+    beside = privileges.data_centres_beside(session, [task.facts.path for task in tasks])
+    return check_elsewhere(session.user, wave.connection, beside)
 
 
 def _landing(task: ServerTask, account: AccountFacts | None) -> ServerTask:
@@ -243,8 +259,13 @@ def _wrong(code: str, subject: str, what: str, next_step: str) -> Finding:
     )
 
 
+<<<<<<< HEAD
 def account_facts(access: AwsAccess, environment: Environment) -> AccountFacts:
     """What the account has of what an environment names."""
+=======
+def _account(access: AwsAccess, wave: ResolvedWave) -> AccountFacts:
+    environment = wave.environment
+>>>>>>> E
     named = AccountNames(
         role=environment.role,
         bucket=environment.staging.bucket,
@@ -254,6 +275,7 @@ def account_facts(access: AwsAccess, environment: Environment) -> AccountFacts:
         subnets=environment.subnets,
         security_groups=environment.security_groups,
         instance_types=environment.instance_types,
+        addresses=[(plan.subnet, plan.private_ip) for plan in wave.servers if plan.subnet and plan.private_ip],
     )
     return AccountChecks(access).account(named)
 

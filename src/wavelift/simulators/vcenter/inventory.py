@@ -99,12 +99,17 @@ class SimDatastore:
 
 @dataclass(frozen=True)
 class SimUser:
-    """`privileges` None means all. `without` removes some."""
+    """`privileges` None means all. `without` removes some.
+
+    `no_access` are inventory paths ("/dc1/vm/secret", "/dc2") on which the user has the role *No access*, with
+    propagation: they and what is below them can't be seen or used.
+    """
 
     name: str
     password: str = field(repr=False)
     privileges: Sequence[str] | None = None
     without: Sequence[str] = ()
+    no_access: Sequence[str] = ()
 
 
 ADMIN = SimUser("administrator@vsphere.local", "simulator!1")

@@ -51,6 +51,7 @@ class Ec2Actions:
         ec2_backend: Any
 
         def _get_param(self, name: str, default: Any = None) -> Any: ...
+        def _filters_from_querystring(self) -> dict[str, list[str]]: ...
         def error_on_dryrun(self) -> None: ...
         def _parse_tag_specification(self) -> dict[str, dict[str, str]]: ...
 
@@ -173,20 +174,54 @@ class Ec2Actions:
         for nic in self._get_param("NetworkInterfaces") or []:
             if nic.get("DeviceIndex") in {0, "0", None}:
                 address, subnet_id = address or nic.get("PrivateIpAddress"), subnet_id or nic.get("SubnetId")
-        if not address or not subnet_id:
+        if not subnet_id:
             return
-        network = self.ec2_backend.get_subnet(subnet_id).cidr
+        subnet = self.ec2_backend.get_subnet(subnet_id)
+        held = self._held_addresses(subnet)
+        if not address:
+            if subnet.available_ip_address_count < 1:
+                raise AwsError(
+                    "InsufficientFreeAddressesInSubnet",
+                    f"There are not enough free addresses in subnet '{subnet_id}' to satisfy the requested number of "
+                    "instances.",
+                    400,
+                )
+            return
+        network = subnet.cidr
         wanted = ipaddress.ip_address(address)
         reserved = int(wanted) - int(network.network_address) < RESERVED_ADDRESSES
         if wanted not in network or reserved or wanted == network.broadcast_address:
             raise AwsError(
                 "InvalidParameterValue", f"Address {address} does not fall within the subnet's address range", 400
             )
-        for eni in self.ec2_backend.enis.values():
-            if eni.subnet.id == subnet_id and address in {
-                item["PrivateIpAddress"] for item in eni.private_ip_addresses
-            }:
-                raise AwsError("InvalidIPAddress.InUse", f"Address {address} is in use.", 400)
+        if address in held:
+            raise AwsError("InvalidIPAddress.InUse", f"Address {address} is in use.", 400)
+
+    def _held_addresses(self, subnet: Any) -> set[str]:
+        """The addresses of the interfaces in a subnet. moto gives a new instance addresses of interfaces that no
+        instance has, so it is told of them."""
+        held = {
+            str(item["PrivateIpAddress"]): eni
+            for eni in self.ec2_backend.enis.values()
+            if eni.subnet.id == subnet.id
+            for item in eni.private_ip_addresses
+        }
+        network = subnet.cidr
+        reserved = [str(network[at]) for at in range(RESERVED_ADDRESSES)]
+        subnet._subnet_ips = {**dict.fromkeys(reserved), **held}
+        subnet._unused_ips -= set(held)
+        return set(held)
+
+    def describe_network_interfaces(self) -> ActionResult:
+        """moto's filter looks at the first address of an interface only."""
+        filters = self._filters_from_querystring()
+        wanted = filters.pop("addresses.private-ip-address", None)
+        self.error_on_dryrun()
+        found = self.ec2_backend.get_all_network_interfaces(self._get_param("NetworkInterfaceIds", []), filters)
+        if wanted is not None:
+            has = {one.id: {item["PrivateIpAddress"] for item in one.private_ip_addresses} for one in found}
+            found = [one for one in found if has[one.id] & set(wanted)]
+        return ActionResult({"NetworkInterfaces": found})
 
     def _finish_instance(self, instance: Any, image: Any) -> None:
         """Set the attributes that moto's instances lack, and the state ``pending``."""

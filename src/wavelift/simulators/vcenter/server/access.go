@@ -42,6 +42,15 @@ var needed = map[string]string{
 // permit checks the user's privileges.
 func (s *sim) permit(user string, call *simulator.Method) types.BaseMethodFault {
 	privilege := needed[call.Name]
+	about := []types.ManagedObjectReference{call.This}
+	if call.Name == "Fetch" {
+		about = readObjects(call) // its target is the property collector
+	}
+	for _, ref := range about {
+		if s.noAccess(user, ref) {
+			return &types.NoPermission{Object: &ref, PrivilegeId: orElse(privilege, "System.View")}
+		}
+	}
 	if body, ok := call.Body.(*types.ReconfigVM_Task); ok {
 		privilege = "VirtualMachine.Config.Settings"
 		if body.Spec.ChangeTrackingEnabled != nil {
@@ -125,7 +134,8 @@ func (a *authorization) answer(user string, entities []types.ManagedObjectRefere
 	for _, entity := range entities {
 		p := types.EntityPrivilege{Entity: entity}
 		for _, id := range privileges {
-			p.PrivAvailability = append(p.PrivAvailability, types.PrivilegeAvailability{PrivId: id, IsGranted: a.sim.allowed(user, id)})
+			granted := a.sim.allowed(user, id) && !a.sim.noAccess(user, entity)
+			p.PrivAvailability = append(p.PrivAvailability, types.PrivilegeAvailability{PrivId: id, IsGranted: granted})
 		}
 		out = append(out, p)
 	}
@@ -148,7 +158,7 @@ func (a *authorization) HasPrivilegeOnEntity(req *types.HasPrivilegeOnEntity) so
 	user := a.userOf(req.SessionId)
 	var out []bool
 	for _, id := range req.PrivId {
-		out = append(out, a.sim.allowed(user, id))
+		out = append(out, a.sim.allowed(user, id) && !a.sim.noAccess(user, req.Entity))
 	}
 	return &methods.HasPrivilegeOnEntityBody{Res: &types.HasPrivilegeOnEntityResponse{Returnval: out}}
 }
@@ -163,7 +173,11 @@ func (a *authorization) FetchUserPrivilegeOnEntities(req *types.FetchUserPrivile
 	sort.Strings(granted)
 	var out []types.UserPrivilegeResult
 	for _, entity := range req.Entities {
-		out = append(out, types.UserPrivilegeResult{Entity: entity, Privileges: granted})
+		held := granted
+		if a.sim.noAccess(req.UserName, entity) {
+			held = nil
+		}
+		out = append(out, types.UserPrivilegeResult{Entity: entity, Privileges: held})
 	}
 	return &methods.FetchUserPrivilegeOnEntitiesBody{Res: &types.FetchUserPrivilegeOnEntitiesResponse{Returnval: out}}
 }

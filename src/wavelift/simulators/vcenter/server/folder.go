@@ -72,6 +72,10 @@ func (s *sim) folder(w http.ResponseWriter, r *http.Request, inner http.Handler,
 		return
 	}
 	datastore := r.URL.Query().Get("dsName")
+	if user := s.userOf(r); !onHost && user != "" && !s.readsFiles(user, datastore) {
+		http.Error(w, "no right to read files of the datastore", http.StatusUnauthorized)
+		return
+	}
 	name := fmt.Sprintf("[%s] %s", datastore, strings.TrimPrefix(path.Clean(r.URL.Path), "/folder/"))
 	v, d, l := s.extent(name)
 	if d == nil {
@@ -108,6 +112,19 @@ func (s *sim) folder(w http.ResponseWriter, r *http.Request, inner http.Handler,
 	if out.broken {
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// readsFiles says whether a user may read a datastore's files. A vCenter answers 401 without the right, as without a login.
+func (s *sim) readsFiles(user, datastore string) bool {
+	if !s.allowed(user, "Datastore.Browse") || !s.allowed(user, "Datastore.FileManagement") {
+		return false
+	}
+	for _, e := range s.model.Map().All("Datastore") {
+		if ds := e.(*simulator.Datastore); ds.Name == datastore {
+			return !s.noAccess(user, ds.Self)
+		}
+	}
+	return true
 }
 
 // rangeWriter lets ServeContent write through the throttle.

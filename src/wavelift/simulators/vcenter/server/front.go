@@ -113,7 +113,7 @@ func (s *sim) sdk(w http.ResponseWriter, r *http.Request, inner http.Handler) {
 	if drop != nil {
 		panic(http.ErrAbortHandler)
 	}
-	out := a.body.Bytes()
+	out := s.hide(s.userOf(r), body, a.body.Bytes())
 	if name == "Fetch" && nilRead(body, a.status, out) {
 		a.status, out = http.StatusOK, []byte(emptyFetch)
 	}

@@ -43,6 +43,7 @@ type userSpec struct {
 	Password   string   `json:"password"`
 	Privileges []string `json:"privileges"` // nil: all
 	Without    []string `json:"without"`    // all but these
+	NoAccess   []string `json:"no_access"`  // inventory paths with the role "No access", with propagation
 }
 
 type hostSpec struct {

@@ -20,6 +20,7 @@ from wavelift import __version__
 from wavelift.airflow.rest import ApiError
 from wavelift.base.errors import BusyError, NotFoundError, PermanentError, RefusedError, WaveliftError
 from wavelift.console.answers import FieldProblem, Problem, WrongRequest
+from wavelift.console.audit import add_audit_routes
 from wavelift.console.catalog import add_catalog_routes
 from wavelift.console.events import add_event_routes
 from wavelift.console.gate import Gate, Login, airflow_login
@@ -72,6 +73,7 @@ def create_app(login: Login = airflow_login) -> FastAPI:
     add_replication_routes(app)
     add_replication_run_routes(app)
     add_event_routes(app)
+    add_audit_routes(app)
     return app
 
 

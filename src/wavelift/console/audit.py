@@ -1,4 +1,4 @@
-"""The audit trail as a whole: listed for whoever may read what the events are about, sealed and checked by administrators.
+"""The audit trail as a whole: listed for who may read what the events are about; sealed and checked by administrators.
 
 A request does a bounded part and says whether there is more. A kill between two requests loses nothing.
 """
@@ -29,7 +29,7 @@ from wavelift.ledger import seals
 from wavelift.ledger.events import EventFilter, Readable, newest_events
 from wavelift.rules.connectors import CATALOG_DAG, connector_of
 from wavelift.rules.flows import FLOWS, REPLICATE
-from wavelift.rules.seals import BYTES_A_SEAL
+from wavelift.rules.seals import BYTES_A_SEAL, Seal
 
 SEALS_A_REQUEST: Final = 20
 """10,000 events: less than a second."""
@@ -78,7 +78,8 @@ def add_audit_routes(app: FastAPI) -> None:
     def check_seals(query: Annotated[SealedQuery, Query()], user: GetUserDep, ledger: LedgerDep) -> SealsChecked:
         """Compare the next seals with their events; the first difference ends it. For administrators."""
         require_audit(user)
-        checked, difference, more = [], None, False
+        checked: list[Seal] = []
+        difference, more = None, False
         with ledger.read() as tx:
             for one in seals.check_after(tx, query.after):
                 if len(checked) == SEALS_A_REQUEST:
@@ -95,13 +96,10 @@ def add_audit_routes(app: FastAPI) -> None:
 
 def _filter(query: EventQuery, user: Any) -> EventFilter:
     asked = query.model_dump(exclude={"kind", "id", "dag_id", "limit"})
-    dags = None
+    dags = None if query.dag_id is None else {query.dag_id}
     if query.wave is not None:
-        dags = {flow.dag_id(query.wave) for flow in FLOWS}
-    elif query.dag_id is not None:
-        dags = {query.dag_id}
-    if query.wave is not None and query.dag_id is not None:
-        dags &= {query.dag_id}
+        of_wave = {flow.dag_id(query.wave) for flow in FLOWS}
+        dags = of_wave if dags is None else of_wave & dags
     readable = None if may_audit(user) else _readable(readable_dags(user))
     return EventFilter(object_kind=query.kind, object_id=query.id, dag_ids=dags, readable=readable, **asked)
 

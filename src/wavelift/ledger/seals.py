@@ -147,14 +147,13 @@ def _events(
         most = _CHUNK if limit is None else min(_CHUNK, limit - given)
         rows = tx.execute(query.where(event.c.id > after).limit(most)).all() if most else []
         for row in rows:
-            yield row.id, str(row.at), _line(row)
+            yield row.id, str(row.at), _line(row._asdict())
         if len(rows) < most or not rows:
             return
         after, given = rows[-1].id, given + len(rows)
 
 
-def _line(row: sa.Row[Any]) -> str:
-    told = row._asdict()
+def _line(told: dict[str, Any]) -> str:
     try:
         details = json.loads(told["details"])
     except (TypeError, ValueError, RecursionError):

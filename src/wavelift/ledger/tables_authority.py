@@ -21,7 +21,7 @@ principal_group: Final = sa.Table(
 )
 
 event_seal: Final = sa.Table(
-    # One row per group of sealed events (:mod:`wavelift.rules.seals`). Triggers refuse UPDATE and DELETE, as of ``event``.
+    # One row per group of sealed events (:mod:`wavelift.rules.seals`). Triggers refuse UPDATE and DELETE here too.
     "event_seal",
     metadata,
     sa.Column("last_event_id", sa.Integer, primary_key=True, autoincrement=False),

@@ -184,7 +184,6 @@ class SealedFile:
     whole_bytes: int = 0
     last: Seal | None = None
     """The last whole one."""
-    first: Seal | None = None
     _seal: Seal | None = None
     _check: Check | None = None
     _line: int = 0
@@ -201,14 +200,17 @@ class SealedFile:
         if "seal" in value:
             self._finish()
             self._begin(value["seal"])
-        elif self._seal is None or self._check is None:
-            raise self._wrong("has an event that stands under no seal")
         else:
             self._event(value.get("id"), raw[:-1])
 
     def end(self) -> None:
         """:raises PermanentError: the last seal lacks events."""
         self._finish()
+
+    def forget_open_seal(self) -> None:
+        """Go on after the last whole seal: the next line is the first one after it."""
+        self._seal = self._check = None
+        self._read = self.whole_bytes
 
     def _value(self, raw: bytes) -> dict[str, Any]:
         if not raw.endswith(b"\n"):
@@ -229,7 +231,8 @@ class SealedFile:
         self._check = Check(self._seal, self.last.digest if self.last else None)
 
     def _event(self, id: Any, line: bytes) -> None:
-        assert self._check is not None and self._seal is not None
+        if self._seal is None or self._check is None:
+            raise self._wrong("has an event that stands under no seal")
         if not isinstance(id, int) or isinstance(id, bool):
             raise self._wrong("is no event")
         self._check.take(id, line)
@@ -245,7 +248,6 @@ class SealedFile:
         if found := self._check.end():
             raise self._wrong(f"is the last one before the difference. {found.what}")
         self.last = self._seal
-        self.first = self.first or self._seal
         self.seals += 1
         self.events += len(self._seal.rows)
         self.whole_bytes = self._read

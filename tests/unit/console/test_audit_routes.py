@@ -128,7 +128,8 @@ def test_sealing_exporting_and_checking_go_by_parts(desk: Desk, monkeypatch: pyt
     assert sealed[-1]["digest"] == sealed[-2]["digest"]
     file = export(desk)
     assert (file.seals, file.events) == (5, 4 * EVENTS_A_SEAL + 1)
-    assert file.last is not None and file.last.sealed_by == "ana"
+    assert file.last is not None
+    assert file.last.sealed_by == "ana"
     assert file.last.digest == sealed[-1]["digest"]
     checks, after, more = [], 0, True
     while more:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
@@ -201,12 +201,15 @@ def test_a_kill_while_sealing_leaves_whole_seals_and_the_next_goes_on(ledger: Le
     assert check(ledger) == []
 
 
+STORABLE: Final = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+
+
 @given(
     details=st.dictionaries(
-        st.text(max_size=8).filter(lambda text: "\0" not in text),
+        STORABLE,
         st.recursive(
-            st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
-            | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8),
+            st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1)
+            | st.floats(allow_nan=False, allow_infinity=False) | STORABLE,
             lambda inner: st.lists(inner, max_size=3),
             max_leaves=5,
         ),

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
 from wavelift.base.printable import printable
+from wavelift.base.times import zone_of
 
 FAILURE_KEY: Final = "wavelift_failure"
 """The XCom in which a failing task leaves its words."""
@@ -49,8 +50,9 @@ class FailedTry:
 
     @property
     def short(self) -> str:
-        """``failed, tries again at 14:03:20 (try 2 of 3)``, in the reader's own time."""
-        when = f" at {self.next_at.astimezone():%H:%M:%S}" if self.next_at else ""
+        """``failed, tries again at 14:03:20 CET (try 2 of 3)``, in the zone of this process: of the command line."""
+        local = self.next_at.astimezone() if self.next_at else None
+        when = f" at {local:%H:%M:%S} {zone_of(local)}" if local else ""
         which = f" (try {self.number + 1} of {self.of})" if 0 < self.number < self.of else ""
         return f"failed, tries again{when}{which}"
 

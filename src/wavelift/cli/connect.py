@@ -16,7 +16,7 @@ from rich.console import Console
 
 from wavelift.airflow.rest import NOT_LOGGED_IN, ApiClient, ApiError
 from wavelift.base.tries import FAILURE_KEY
-from wavelift.cli.output import visible
+from wavelift.cli.output import in_own_zone, visible
 from wavelift.cli.watch import tell, wait
 from wavelift.console.answers import RunStarted
 from wavelift.rules.flows import ADMIT
@@ -28,7 +28,7 @@ RUN_SECONDS: Final = 1800.0
 
 def fail(message: str) -> NoReturn:
     """Print one message and leave with status 1."""
-    print(visible(message), file=sys.stderr)
+    print(visible(in_own_zone(message)), file=sys.stderr)
     raise typer.Exit(1)
 
 

@@ -10,6 +10,7 @@ from wavelift.airflow.rest import ApiClient, ApiError, path_of
 from wavelift.base.units import human_bytes, human_seconds
 from wavelift.cli.connect import api_errors_told, client, ended, query, wake
 from wavelift.cli.connect import unpause as unpause_dag
+from wavelift.cli.local_time import with_offset
 from wavelift.cli.output import (
     AsJson,
     Limit,
@@ -44,7 +45,11 @@ VERIFY_SECONDS: Final = 24 * 3600.0
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Its id, or WAVE/SERVER.")]
 Seed = Annotated[
     str | None,
-    typer.Option("--seed", help="First run: now, epoch seconds, or ISO 8601 with an offset; up to 30 days ahead."),
+    typer.Option(
+        "--seed",
+        help="First run: now, a time in your zone ('2026-12-01 10:00'), one with an offset, or epoch seconds; up to "
+        "30 days ahead.",
+    ),
 ]
 Every = Annotated[int | None, typer.Option("--every", min=12, max=24, help="Hours between scheduled runs.")]
 License = Annotated[str | None, typer.Option("--license", help="auto, aws or byol (Linux: never aws).")]
@@ -123,7 +128,7 @@ def create(  # noqa: PLR0913  # one parameter per option
 ) -> None:
     """Make the jobs of one or more servers, all or none; what is left out is as set in the wave's file."""
     fields = _given(
-        seed_time=seed_time,
+        seed_time=with_offset(seed_time) if seed_time else seed_time,
         frequency_hours=frequency_hours,
         license_type=license_type,
         description=description,
@@ -158,7 +163,7 @@ def update(  # noqa: PLR0913  # one parameter per option
 ) -> None:
     """Change a job; a new seed time or frequency counts from now on. `wave apply` sets it back to the wave's file."""
     fields = _given(
-        seed_time=seed_time,
+        seed_time=with_offset(seed_time) if seed_time else seed_time,
         frequency_hours=frequency_hours,
         license_type=license_type,
         description=description,

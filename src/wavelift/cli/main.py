@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wavelift.cli import catalog, connectors, environments, iam, jobs, replicate, validate, wave
+from wavelift.cli import catalog, connectors, environments, events, iam, jobs, replicate, validate, wave
 from wavelift.cli.output import bear_any_encoding
 from wavelift.rules.flows import MIGRATE
 
@@ -25,6 +25,7 @@ app.add_typer(connectors.app, name="connectors", help="Connectors: the workers t
 app.add_typer(environments.app, name="environments", help="Environments: where you may send servers.")
 app.add_typer(jobs.app, name="jobs", help="Replication jobs (standing orders to replicate servers) and their history.")
 app.add_typer(replicate.app, name="runs", help="Single replication runs.")
+app.add_typer(events.app, name="events", help="The audit trail: who did what, and when.")
 simulators_app = typer.Typer(no_args_is_help=True, help="Stand-ins for vCenter and AWS, on loopback.")
 app.add_typer(simulators_app, name="simulators")
 app.add_typer(iam.app, name="iam", help="The AWS identities that wavelift needs.")
@@ -126,19 +127,6 @@ def verify(
         migrations.verify(what)
     else:
         jobs.verify(what, unpause=unpause)
-
-
-@app.command()
-def events(
-    what: Annotated[str, typer.Argument(metavar="ID", help="Of a migration, a replication job or a run.")],
-    limit: Annotated[int, typer.Option(min=1, max=500)] = 200,
-    after: Annotated[int, typer.Option(min=0, help="Only events after this number.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
-) -> None:
-    """The audit trail of a migration, a replication job or a run: who did what, and when; oldest first."""
-    from wavelift.cli.migrations import show_events
-
-    show_events(what, limit, after, as_json=as_json)
 
 
 @migrations_app.command("list")

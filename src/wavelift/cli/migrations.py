@@ -1,8 +1,7 @@
-"""``wavelift migrations …``, ``events``, ``verify`` and ``cleanup``: the REST API as tables."""
+"""``wavelift migrations …``, ``verify`` and ``cleanup``: the REST API as tables."""
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 import typer
@@ -13,7 +12,7 @@ from wavelift.cli.connect import api_errors_told, client, fail, query, run_by
 from wavelift.cli.details import next_after_cancel, print_migration, say_verified
 from wavelift.cli.output import Times, add_row, print_json, say, show, table, told_empty
 from wavelift.cli.states import migration_state, say_why
-from wavelift.console.answers import EventList, MigrationCancelled, MigrationDetails, MigrationPage
+from wavelift.console.answers import MigrationCancelled, MigrationDetails, MigrationPage
 from wavelift.console.requests import CleanupBody
 from wavelift.rules.flows import MIGRATE, PREFLIGHT
 
@@ -59,26 +58,6 @@ def show_one(migration: str, *, as_json: bool) -> None:
         print_json(answer)
     else:
         print_migration(MigrationDetails.model_validate(answer))
-
-
-@api_errors_told()
-def show_events(what: str, limit: int, after: int, *, as_json: bool) -> None:
-    """Print the audit trail of one object."""
-    answer = client().call("GET", query(path_of("wavelift", "events", what), {"limit": limit, "after": str(after)}))
-    if as_json:
-        print_json(answer)
-        return
-    events = EventList.model_validate(answer).events
-    if not events:
-        say(f"No events of {what}{f' after number {after}' if after else ''}")
-        return
-    times = Times()
-    for one in events:
-        details = json.dumps(times.told(one.details), ensure_ascii=False) if one.details else ""
-        say(f"{one.id} {times.of(one.at)} {one.actor}: {one.action} {details}".rstrip())
-    if len(events) == limit:
-        say(f"There may be more: --after {events[-1].id}")
-    times.tell()
 
 
 @api_errors_told()

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from wavelift.base.printable import printable
-from wavelift.base.times import minute_up
+from wavelift.base.times import minute_up, zone_of
 from wavelift.cli.layout import Sheet, labelled
 from wavelift.cli.layout import visible as visible
 from wavelift.console.answers import Page
@@ -33,6 +33,8 @@ WITHOUT_UNICODE: Final = {"─": "-", "→": "->", "…": "..."}
 """What stands for our own signs where the output can't show them."""
 _INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?[+-]\d\d:\d\d")
 """A time as REST tells it."""
+_UTC_MINUTE: Final = re.compile(r"\b(\d{4}-\d\d-\d\d \d\d:\d\d(?::\d\d)?) UTC\b(?![+-])")
+"""A time in a sentence of the server, which knows no zone of its reader."""
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text, times in UTC.")]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="Rows to show.")]
 Offset = Annotated[int, typer.Option(min=0, help="Rows to leave out before them.")]
@@ -84,7 +86,7 @@ def table(*columns: str, title: str = "", ids: Collection[str] = ()) -> Sheet:
 
 def add_row(to: Sheet, *cells: str) -> None:
     """Cells as they are, without rich's markup."""
-    to.add(*cells)
+    to.add(*map(in_own_zone, cells))
 
 
 def show(sheet: Sheet) -> None:
@@ -95,14 +97,14 @@ def show(sheet: Sheet) -> None:
 def show_facts(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     """A title, and under it a line for each pair with a value. No word is broken."""
     out = stdout_console()
-    seen = [(label, visible(value)) for label, value in pairs]
+    seen = [(label, visible(in_own_zone(value))) for label, value in pairs]
     for line in (visible(title), *labelled(seen, out.width)):
         out.print(Text(line), soft_wrap=True)
 
 
 def say(words: str) -> None:
     """One line as it is: no markup, no colour, no break at the terminal's width."""
-    stdout_console().print(printable(words), markup=False, highlight=False, soft_wrap=True)
+    stdout_console().print(printable(in_own_zone(words)), markup=False, highlight=False, soft_wrap=True)
 
 
 def tell_more(page: Page, shown: int) -> None:
@@ -140,11 +142,27 @@ def local_time(instant: datetime | None, *, up: bool = False) -> str:
     """
     times = Times()
     said = times.of(instant, up=up)
-    return f"{said} {times.zones}" if said else ""
+    return f"{said} {times.zones}" if said and not said.endswith(times.zones) else said
+
+
+def in_own_zone(sentence: str) -> str:
+    """A sentence of the server with its times in the user's zone: ``2026-12-01 10:00 UTC`` → ``… 11:00 CET``."""
+
+    def local(found: re.Match[str]) -> str:
+        try:
+            told = datetime.fromisoformat(f"{found[1]}+00:00").astimezone()
+        except (ValueError, OverflowError, OSError):
+            return found[0]
+        return f"{told.replace(tzinfo=None).isoformat(' ', 'seconds')[: len(found[1])]} {zone_of(told)}"
+
+    return _UTC_MINUTE.sub(local, sentence)
 
 
 class Times:
-    """The times of one output. They name no zone; :meth:`tell` says it once, at the end."""
+    """The times of one output. They name no zone; :meth:`tell` says it once, at the end.
+
+    A time of the hour that comes twice, when the clocks are put back, has its zone beside it.
+    """
 
     def __init__(self) -> None:
         self._zones: dict[str, None] = {}
@@ -157,8 +175,8 @@ class Times:
         if instant is None:
             return ""
         local = (minute_up(instant) if up else instant).astimezone()
-        self._zones[_zone(local)] = None
-        return f"{local:%Y-%m-%d %H:%M}"
+        self._zones[zone_of(local)] = None
+        return f"{local:%Y-%m-%d %H:%M}{f' {zone_of(local)}' if _comes_twice(local) else ''}"
 
     def told(self, value: Any) -> Any:
         """``value`` as REST gives it, with every time in it as :meth:`of`."""
@@ -182,7 +200,6 @@ class Times:
             say(f"Times in {self.zones}")
 
 
-def _zone(local: datetime) -> str:
-    """``CET``, or ``UTC+03:00`` for a zone without a name."""
-    name, offset = local.tzname() or "", f"{local:%z}"
-    return name if name.isalpha() else f"UTC{offset[:3]}:{offset[3:5]}"
+def _comes_twice(local: datetime) -> bool:
+    readings = [local.replace(tzinfo=None, fold=fold).astimezone() for fold in (0, 1)]
+    return readings[0].utcoffset() != readings[1].utcoffset()

@@ -22,6 +22,7 @@ from wavelift.airflow.rest import ApiError
 from wavelift.base.errors import BusyError, DeniedError, NotFoundError, PermanentError, RefusedError, WaveliftError
 from wavelift.console.answers import FieldProblem, Problem, WrongRequest
 from wavelift.console.caller import remember_roles
+from wavelift.console.audit import add_audit_routes
 from wavelift.console.catalog import add_catalog_routes
 from wavelift.console.environments import add_environment_routes
 from wavelift.console.events import add_event_routes
@@ -76,6 +77,7 @@ def create_app(login: Login = airflow_login) -> FastAPI:
     add_replication_run_routes(app)
     add_event_routes(app)
     add_environment_routes(app)
+    add_audit_routes(app)
     return app
 
 

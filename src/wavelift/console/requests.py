@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from wavelift.console.values import LARGEST
 from wavelift.rules.conf import Names
 from wavelift.rules.connectors import DEFAULT_CONNECTOR, Connector
 from wavelift.rules.fields import FLAG, WHOLE, ConnectionId, Name
@@ -144,3 +145,27 @@ class RunQuery(HistoryQuery):
     wave: str | None = None
     server: str | None = None
     dag_run_id: str | None = None
+
+
+class EventQuery(BaseModel):
+    """Fields that are left out do not restrict the list. Times need an offset: the server knows no zone of the caller.
+
+    ``action`` is the whole word, or its beginning with the dot: ``slot.``.
+    """
+
+    kind: Id | None = None
+    id: Annotated[str, Field(min_length=1, max_length=800)] | None = None
+    wave: Name | None = None
+    dag_id: Id | None = None
+    actor: Annotated[str, Field(min_length=1, max_length=600)] | None = None
+    action: Id | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    before: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
+    limit: Annotated[int, Field(ge=1, le=500)] = ROWS_A_PAGE
+
+
+class SealedQuery(BaseModel):
+    """``after``: the last event id of a seal; 0: from the first one on."""
+
+    after: Annotated[int, Field(ge=0, le=LARGEST)] = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from wavelift.base.run import DagRun
 from wavelift.ledger.database import Tx, require_lock
 from wavelift.ledger.records import Event
+from wavelift.ledger.replication_tables import replication_job
 from wavelift.ledger.tables import event
 
 EVENTS_A_PAGE: Final = 200
@@ -25,6 +26,68 @@ class Subject:
     id: str
     run: DagRun | None = None
     """The DAG run that it belongs to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readable:
+    """What the reader may see: events of these DAGs, and of these objects, whose events may belong to no DAG."""
+
+    dag_ids: Collection[str]
+    waves: Collection[str]
+    """Whose replication jobs."""
+    connectors: Collection[str]
+
+    def condition(self) -> sa.ColumnElement[bool]:
+        jobs = sa.select(replication_job.c.id).where(replication_job.c.wave.in_(self.waves))
+        return event.c.dag_id.in_(self.dag_ids) | (event.c.dag_id == "") & (
+            (event.c.object_kind == "replication_job") & event.c.object_id.in_(jobs)
+            | (event.c.object_kind == "connector") & event.c.object_id.in_(self.connectors)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events to list. Fields that are not set do not restrict it.
+
+    :param readable: None: all of them.
+    :param action: the whole word, or its beginning up to a dot, such as ``slot.``.
+    :param since: and later. :param until: and earlier, without that instant.
+    :param before: with smaller ids.
+    """
+
+    readable: Readable | None = None
+    object_kind: str | None = None
+    object_id: str | None = None
+    dag_ids: Collection[str] | None = None
+    wave: str | None = None
+    """With ``dag_ids``: also the replication jobs of this wave."""
+    actor: str | None = None
+    action: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: int | None = None
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        found = [] if self.readable is None else [self.readable.condition()]
+        for name in ("object_kind", "object_id", "actor"):
+            if (wanted := getattr(self, name)) is not None:
+                found.append(event.c[name] == wanted)
+        if self.action is not None:
+            dotted = self.action.endswith(".")
+            found.append(
+                event.c.action.startswith(self.action, autoescape=True) if dotted else event.c.action == self.action
+            )
+        if self.dag_ids is not None:
+            jobs = sa.select(replication_job.c.id).where(replication_job.c.wave == self.wave)
+            of_jobs = (event.c.object_kind == "replication_job") & event.c.object_id.in_(jobs)
+            found.append(event.c.dag_id.in_(self.dag_ids) | of_jobs)
+        if self.since is not None:
+            found.append(event.c.at >= self.since)
+        if self.until is not None:
+            found.append(event.c.at < self.until)
+        if self.before is not None:
+            found.append(event.c.id < self.before)
+        return found
 
 
 def append(
@@ -64,4 +127,10 @@ def list_events(
         query = query.where(event.c.object_kind == object_kind)
     if object_id is not None:
         query = query.where(event.c.object_id == object_id)
+    return tuple(Event(**row._asdict()) for row in tx.execute(query))
+
+
+def newest_events(tx: Tx, which: EventFilter, *, limit: int = EVENTS_A_PAGE) -> tuple[Event, ...]:
+    """Events that match, the newest first. More: ``before`` the last one."""
+    query = sa.select(event).where(*which.conditions()).order_by(event.c.id.desc()).limit(limit)
     return tuple(Event(**row._asdict()) for row in tx.execute(query))

@@ -21,11 +21,13 @@ principal_group: Final = sa.Table(
 )
 
 event_seal: Final = sa.Table(
-    # One row per export of the audit trail: a running digest over all events up to the last one.
+    # One row per group of sealed events (:mod:`wavelift.rules.seals`). Triggers refuse UPDATE and DELETE here too.
     "event_seal",
     metadata,
     sa.Column("last_event_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("first_event_id", sa.Integer, nullable=False),
+    sa.Column("rows", sa.JSON, nullable=False),
+    sa.Column("previous", sa.String(DIGEST_LENGTH), nullable=False),
     sa.Column("digest", sa.String(DIGEST_LENGTH), nullable=False),
     sa.Column("sealed_at", UtcTime, nullable=False),
     name_column("sealed_by"),

@@ -30,10 +30,10 @@ from tests.unit.cli.answers import (
 from typer.testing import CliRunner, Result
 
 from wavelift.base.times import minute_up, utc_minute
-from wavelift.cli import catalog, connectors, jobs, migrations, replicate, wave
+from wavelift.cli import catalog, connectors, events, jobs, migrations, replicate, wave
 from wavelift.cli.details import print_migration, proof
 from wavelift.cli.main import app
-from wavelift.cli.output import Times, local_time
+from wavelift.cli.output import Times, in_own_zone, local_time
 from wavelift.cli.states import migration_state, run_state, tries_again, why
 from wavelift.console.answers import MigrationDetails, MigrationRow, RunRow
 from wavelift.rules.lifecycle import MigrationState
@@ -84,6 +84,8 @@ ANSWERS: Final[dict[str, Any]] = {
     "/wavelift/catalogs": {"catalogs": [CATALOG]},
     "/wavelift/connectors": {"connectors": [CONNECTOR]},
     "/wavelift/events/mig-0b6f9c1d2e3a": {"events": EVENTS},
+    "/wavelift/events": {"events": [{**one, "object_kind": "migration", "object_id": "mig-0b6f9c1d2e3a",
+                                     "dag_id": "erp-frankfurt.migrate"} for one in reversed(EVENTS)], "more": True},
     "/wavelift/waves/erp-frankfurt/apply": APPLIED,
 }  # fmt: skip
 COMMANDS: Final = {
@@ -97,6 +99,7 @@ COMMANDS: Final = {
     "catalog_list": "catalog list",
     "connectors_list": "connectors list",
     "events": "events mig-0b6f9c1d2e3a",
+    "events_list": "events list --wave erp-frankfurt",
     "wave_apply_dry_run": "wave apply erp-frankfurt --dry-run",
 }
 NOTHING: Final[dict[str, Any]] = {
@@ -107,6 +110,7 @@ NOTHING: Final[dict[str, Any]] = {
     "/wavelift/catalogs": {"catalogs": []},
     "/wavelift/connectors": {"connectors": []},
     "/wavelift/events/mig-1": {"events": []},
+    "/wavelift/events": {"events": [], "more": False},
     "/wavelift/waves/erp/apply": {
         **APPLIED, "wave": "erp", "changes": [], "unbound": [], "clashes": [], "dag_paused": False,
     },
@@ -129,7 +133,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, Any]], 
     time.tzset()
 
     def install(answers: dict[str, Any]) -> None:
-        for module in (catalog, connectors, jobs, migrations, replicate, wave):
+        for module in (catalog, connectors, events, jobs, migrations, replicate, wave):
             monkeypatch.setattr(module, "client", lambda: Api(answers))
 
     yield install
@@ -190,6 +194,8 @@ def test_json_is_what_the_api_says(command: str, use: Callable[[dict[str, Any]],
         ("catalog list --gone --tag a:b", "No servers match --tag a:b --gone. Without these options all are listed"),
         ("connectors list", "No connectors yet. `wavelift connectors register NAME --connection VSPHERE_CONNECTION`"),
         ("events mig-1 --after 7", "No events of mig-1 after number 7"),
+        ("events list", "No events yet. The first one is written when a connector is registered or a wave begins"),
+        ("events list --since 2026-12-01 --kind slot", "No events match --kind slot --since 2026-12-01. Without"),
         ("wave apply erp", "erp: no server of its file has a `replication:` section, and there are no jobs"),
     ],
 )
@@ -232,6 +238,29 @@ def test_times_are_local_and_the_zone_is_said_once(
     assert times.zones == zones
     assert local_time(datetime(2026, 12, 1, 9, 59, 0, 1, UTC), up=True) == f"{words} {zones}"
     assert local_time(None) == ""
+
+
+def test_a_time_of_the_hour_that_comes_twice_has_its_zone_beside_it(use: object) -> None:
+    times = Times()
+    assert times.of(datetime(2026, 10, 25, 0, 30, tzinfo=UTC)) == "2026-10-25 02:30 CEST"
+    assert times.of(datetime(2026, 10, 25, 1, 30, tzinfo=UTC)) == "2026-10-25 02:30 CET"
+    assert times.of(datetime(2026, 10, 25, 2, 30, tzinfo=UTC)) == "2026-10-25 03:30"
+    assert local_time(datetime(2026, 10, 25, 0, 30, tzinfo=UTC)) == "2026-10-25 02:30 CEST"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("refused until 2026-12-01 10:00 UTC.", "refused until 2026-12-01 11:00 CET."),
+        ("reverted at 2026-07-01 23:59:30 UTC (event)", "reverted at 2026-07-02 01:59:30 CEST (event)"),
+        ("from 2026-12-01 10:00 UTC to 2026-12-02 10:00 UTC", "from 2026-12-01 11:00 CET to 2026-12-02 11:00 CET"),
+        ("2026-13-01 10:00 UTC, 2026-12-01 10:00 UTC+03:00", "2026-13-01 10:00 UTC, 2026-12-01 10:00 UTC+03:00"),
+        ("0001-01-01 00:00 UTC and 9999-12-31 23:59 UTC", None),
+    ],
+)
+def test_the_server_s_sentences_have_times_of_the_user_s_zone(sentence: str, told: str | None, use: object) -> None:
+    shown = in_own_zone(sentence)
+    assert shown == told or (told is None and "9999-12-31 23:59 UTC" in shown), shown
 
 
 # States

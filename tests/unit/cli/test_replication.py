@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from wavelift.airflow.rest import ApiClient, ApiError
-from wavelift.cli import jobs, migrations, replicate, wave
+from wavelift.cli import events, jobs, migrations, replicate, wave
 from wavelift.cli.main import app
 from wavelift.cli.replicate import RunsWatch
 
@@ -141,7 +141,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 
     def install(answers: dict[str, Any], state: str = "success", xcom: Any = None) -> Api:
         api = Api(answers, state, xcom)
-        for module in (jobs, migrations, replicate, wave):
+        for module in (events, jobs, migrations, replicate, wave):
             monkeypatch.setattr(module, "client", lambda: api)
         return api
 
@@ -195,16 +195,21 @@ def test_a_job_is_named_by_id_or_by_wave_and_server(use: Use) -> None:
     assert (done.exit_code, "no replication job for server web02" in done.stderr) == (1, True)
 
 
-def test_sms_03_create_and_update_send_only_what_was_given(use: Use) -> None:
+@pytest.mark.parametrize(
+    ("seed", "sent"), [("1796119200", "1796119200"), ("2026-12-01 22:00", "2026-12-01T22:00:00+01:00"), ("now", "now")]
+)
+def test_sms_03_create_and_update_send_only_what_was_given(use: Use, seed: str, sent: str) -> None:
+    """A seed time without offset is of the user's zone: the server knows none, and would refuse it."""
     api = use({"POST /wavelift/jobs": {"jobs": [JOB]}, f"PATCH /wavelift/jobs/{JOB['id']}": JOB})
-    done = call("jobs", "create", "erp", "web01", "db01", "--seed", "1796119200", "--every", "12", "--license", "byol")
+    done = call("jobs", "create", "erp", "web01", "db01", "--seed", seed, "--every", "12", "--license", "byol")
     assert "next run 2026-12-01 22:00 CET" in done.stdout, done.output
     assert call("jobs", "update", JOB["id"], "--keep-all", "--pause-after", "0").exit_code == 0
+    assert "comes twice" in call("jobs", "update", JOB["id"], "--seed", "2026-10-25 02:30").stderr
     assert [body for _, body in api.asked] == [
         {
             "wave": "erp",
             "servers": ["web01", "db01"],
-            "seed_time": "1796119200",
+            "seed_time": sent,
             "frequency_hours": 12,
             "license_type": "byol",
         },
@@ -386,7 +391,7 @@ def test_live_rows_say_what_really_happens() -> None:
     again = datetime(2026, 12, 1, 14, 3, 20).astimezone().isoformat()
     failed = {"step_try": 1, "step_tries": 3, "retry_reason": "refused", "retry_at": again}
     assert words(step="snapshot", step_state="up_for_retry", **failed) == [
-        "snapshot: failed, tries again at 14:03:20 (try 2 of 3): refused"
+        "snapshot: failed, tries again at 14:03:20 CET (try 2 of 3): refused"
     ]
     assert words(step="snapshot", step_state="running", step_try=2) == ["snapshot (try 2)"]
     assert words(step="snapshot", step_state="queued") == ["snapshot (queued)"]

@@ -178,7 +178,7 @@ def test_a_pipe_gets_one_line_per_change(stand: Stand) -> None:
         "admit: queued",
         "preflight on queue datacenter1: queued",
         "preflight: running",
-        "preflight: failed, tries again at 14:03:20 (try 2 of 3): vCenter refused",
+        "preflight: failed, tries again at 14:03:20 CET (try 2 of 3): vCenter refused",
         "preflight: running (try 2)",
     ]
 

@@ -158,12 +158,18 @@ class Specs:
 
 
 class Rights:
-    """Airflow's auth manager with two switches."""
+    """Airflow's auth manager with three switches."""
 
     read = trigger = True
+    audit = False
 
-    def is_authorized_dag(self, *, method: str, details: Any, user: Any, access_entity: Any = None) -> bool:
+    def is_authorized_dag(self, *, method: str, user: Any, details: Any = None, access_entity: Any = None) -> bool:
+        if details is None:
+            return self.audit
         return self.read if method == "GET" else self.trigger
+
+    def is_authorized_connection(self, *, method: str, user: Any) -> bool:
+        return self.audit
 
     def get_authorized_dag_ids(self, *, user: Any, method: str) -> set[str]:
         return {DAG, "erp.migrate"} if self.read else set()
@@ -211,7 +217,7 @@ class Desk:
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     from airflow.api_fastapi.core_api.security import get_user
 
-    from wavelift.console import access, deps
+    from wavelift.console import access, audit_right, deps
     from wavelift.console.api import create_app
 
     app = create_app(ana)
@@ -223,7 +229,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
             deps._airflow: lambda: made.airflow,
             deps.Specs: lambda: made.specs,
         }
-        monkeypatch.setattr(access, "get_auth_manager", lambda: made.rights)
+        for module in (access, audit_right):
+            monkeypatch.setattr(module, "get_auth_manager", lambda: made.rights)
         monkeypatch.setattr(access, "_team", lambda dag_id: None)
         yield made
 

@@ -1,6 +1,7 @@
 """Every route of the application: without a login, a right or the right origin it tells and changes nothing.
 
-A new route needs a line in :data:`RIGHTS`, and fails here until it asks for what the line says.
+A new route needs a line in :data:`RIGHTS`, and fails here until it asks for what the line says. A line that says
+nothing is none: who may call it without any right is told in words (``own``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
@@ -34,15 +36,21 @@ pytestmark = pytest.mark.unit
 READ, TRIGGER = "GET", "POST"
 MIGRATE, REPLICATE = "erp.migrate", "erp.replicate"
 CATALOG: Final = "server_catalog.hall-a"
+AUDITOR: Final = frozenset({(READ, "audit log"), ("PUT", "connections")})
+"""Rights that name no DAG: an administrator's."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a route asks Airflow's auth manager. A list, named by ``rows``, leaves out what one may not read."""
+    """What a route asks Airflow's auth manager. A list, named by ``rows``, leaves out what one may not read.
+
+    :param own: why it needs no right beside the login: it tells the caller nothing but what is the caller's own.
+    """
 
     rights: frozenset[tuple[str, str]] = frozenset()
     body: Any = None
     rows: str = ""
+    own: str = ""
 
 
 def read(dag_id: str, body: Any = None) -> Needs:
@@ -66,6 +74,10 @@ RIGHTS: Final = {
     "POST /migrations/{migration_id}/verify": change(MIGRATE),
     "POST /cleanup": write(MIGRATE, {"wave": "erp", "dry_run": False}),
     "GET /events/{object_id}": read(REPLICATE),
+    "GET /events": Needs(rows="events"),
+    "POST /audit/seal": Needs(AUDITOR),
+    "GET /audit/sealed": Needs(AUDITOR),
+    "GET /audit/verify": Needs(AUDITOR),
     "GET /catalogs": Needs(rows="catalogs"),
     "GET /catalog": Needs(rows="servers"),
     "POST /catalog/import": write(CATALOG, {"connector": "hall-a", "connection": "vc"}),
@@ -121,11 +133,18 @@ class Rights:
         self.all_but: tuple[str, str] | None = None
         self.asked: set[tuple[str, str]] = set()
 
-    def is_authorized_dag(self, *, method: str, details: Any, **_: Any) -> bool:
-        self.asked.add((method, details.id))
+    def is_authorized_dag(self, *, method: str, details: Any = None, access_entity: Any = None, **_: Any) -> bool:
+        every = {DagAccessEntity.AUDIT_LOG: "audit log"}
+        return self._is_authorized(method, details.id if details else every[access_entity])
+
+    def is_authorized_connection(self, *, method: str, details: Any = None, **_: Any) -> bool:
+        return self._is_authorized(method, details.conn_id if details else "connections")
+
+    def _is_authorized(self, method: str, what: str) -> bool:
+        self.asked.add((method, what))
         if self.all_but:
-            return (method, details.id) != self.all_but
-        return (method, details.id) in self.granted
+            return (method, what) != self.all_but
+        return (method, what) in self.granted
 
     def get_authorized_dag_ids(self, *, method: str, **_: Any) -> set[str]:
         return {dag_id for right, dag_id in self.granted if right == method}
@@ -172,6 +191,24 @@ def test_the_table_names_every_route() -> None:
     assert sorted(RIGHTS) == ROUTES
 
 
+@pytest.mark.parametrize("name", sorted(RIGHTS))
+def test_a_line_of_the_table_says_what_keeps_others_out(name: str) -> None:
+    """One thing, and nothing but reading is open to everybody who is logged in."""
+    needs = RIGHTS[name]
+    assert [bool(needs.rights), bool(needs.rows), bool(needs.own)].count(True) == 1
+    assert needs.rights or name.startswith("GET ")
+
+
+def test_a_route_that_nobody_listed_fails_this_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of the check: a route, and an application that is mounted, make the two lists unequal."""
+    app = create_app()
+    app.get("/secrets")(lambda: "told")
+    app.mount("/other", create_app())
+    found = sorted(name for route in app.routes for name in route_of(route))
+    assert "GET /secrets" in found
+    assert len(found) == len(RIGHTS) + 2
+
+
 def test_every_route_asks_for_the_login_by_itself() -> None:
     """The gate asks first. A route keeps its own question, should the gate ever be left out."""
     for route in create_app().routes:
@@ -198,7 +235,7 @@ async def _anybody(request: Request) -> str:
     return ""
 
 
-@pytest.mark.parametrize("name", [name for name in ROUTES if not RIGHTS[name].rows])
+@pytest.mark.parametrize("name", [name for name in ROUTES if RIGHTS[name].rights])
 def test_without_one_of_its_rights_a_route_refuses(stage: Stage, rights: Rights, name: str) -> None:
     before = stage.state()
     for right in RIGHTS[name].rights:
@@ -265,8 +302,8 @@ def test_what_is_granted_to_others_is_not_shown(stage: Stage, name: str) -> None
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_a_route_that_writes_asks_for_the_right_to_trigger(name: str) -> None:
-    assert TRIGGER in {method for method, _ in RIGHTS[name].rights}
+def test_a_route_that_writes_asks_for_more_than_the_right_to_read(name: str) -> None:
+    assert {method for method, _ in RIGHTS[name].rights} & {TRIGGER, "PUT"}
 
 
 def test_the_drift_of_a_wave_is_only_read(stage: Stage, rights: Rights) -> None:
@@ -291,6 +328,7 @@ def test_a_page_of_another_origin_can_not_write_with_the_cookie(stage: Stage, ri
 @pytest.mark.parametrize("name", [name for name in ROUTES if name not in WRITES])
 def test_a_route_that_reads_changes_nothing(stage: Stage, rights: Rights, name: str) -> None:
     rights.granted = frozenset((right, dag) for right in (READ, TRIGGER) for dag in (MIGRATE, REPLICATE, CATALOG))
+    rights.granted |= RIGHTS[name].rights
     before = stage.state()
     assert stage.ask(name).status_code == 200
     assert stage.state() == before

@@ -114,11 +114,7 @@ def run_preflight(sides: Sides, admitted: Admitted, ctx: RunContext, options: Pr
     """Find every server, check it, and say who may go. One bad selector, server or side never hides the others."""
     wave = admitted.wave
     environment, connection = wave.environment, wave.connection
-<<<<<<< HEAD
-    account, no_aws = _tried(lambda: account_facts(sides.aws(), environment))
-=======
-    account, no_aws = _tried(lambda: _account(sides.aws(), wave))
->>>>>>> E
+    account, no_aws = _tried(lambda: account_facts(sides.aws(), environment, wave.servers))
     no_aws = no_aws and in_region(no_aws, environment.region)
     ctx.cancel.check()
     source, no_vcenter = _tried(lambda: _source(sides, wave, ctx, options))
@@ -259,13 +255,8 @@ def _wrong(code: str, subject: str, what: str, next_step: str) -> Finding:
     )
 
 
-<<<<<<< HEAD
-def account_facts(access: AwsAccess, environment: Environment) -> AccountFacts:
-    """What the account has of what an environment names."""
-=======
-def _account(access: AwsAccess, wave: ResolvedWave) -> AccountFacts:
-    environment = wave.environment
->>>>>>> E
+def account_facts(access: AwsAccess, environment: Environment, plans: Sequence[ServerPlan] = ()) -> AccountFacts:
+    """What the account has of what an environment, and plans of servers in it, name."""
     named = AccountNames(
         role=environment.role,
         bucket=environment.staging.bucket,
@@ -275,7 +266,7 @@ def _account(access: AwsAccess, wave: ResolvedWave) -> AccountFacts:
         subnets=environment.subnets,
         security_groups=environment.security_groups,
         instance_types=environment.instance_types,
-        addresses=[(plan.subnet, plan.private_ip) for plan in wave.servers if plan.subnet and plan.private_ip],
+        addresses=[(plan.subnet, plan.private_ip) for plan in plans if plan.subnet and plan.private_ip],
     )
     return AccountChecks(access).account(named)
 

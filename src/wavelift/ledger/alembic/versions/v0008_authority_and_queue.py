@@ -32,7 +32,29 @@ def upgrade() -> None:
         "event_seal",
         sa.Column("last_event_id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("first_event_id", sa.Integer, nullable=False),
+        sa.Column("rows", sa.JSON, nullable=False),
+        sa.Column("previous", sa.String(64), nullable=False),
         sa.Column("digest", sa.String(64), nullable=False),
         sa.Column("sealed_at", sa.String(TIME), nullable=False),
         sa.Column("sealed_by", sa.String(NAME), nullable=False),
+    )
+    _make_append_only()
+
+
+def _make_append_only() -> None:
+    """A seal that may be rewritten proves nothing: as for ``event`` in the first revision."""
+    if op.get_bind().dialect.name == "sqlite":
+        for verb in ("UPDATE", "DELETE"):
+            op.execute(
+                f"CREATE TRIGGER event_seal_no_{verb.lower()} BEFORE {verb} ON event_seal "
+                "BEGIN SELECT RAISE(ABORT, 'the event_seal table is append-only'); END"
+            )
+        return
+    op.execute(
+        "CREATE FUNCTION wavelift_seal_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'the event_seal table is append-only'; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER event_seal_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON event_seal "
+        "FOR EACH STATEMENT EXECUTE FUNCTION wavelift_seal_append_only()"
     )

@@ -88,7 +88,7 @@ AWS_CALLS: Final = (
     AwsCall("ec2:describe_vpcs", ("ec2:DescribeVpcs",), "any", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall("ec2:describe_subnets", ("ec2:DescribeSubnets",), "any", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall(
-        "ec2:describe_network_interfaces", ("ec2:DescribeNetworkInterfaces",), "any", CONNECTOR, MIGRATION, "pre-flight"
+        "ec2:describe_network_interfaces", ("ec2:DescribeNetworkInterfaces",), "any", BOTH, ALL_FLOWS, "pre-flight"
     ),
     AwsCall("ec2:describe_security_groups", ("ec2:DescribeSecurityGroups",), "any", BOTH, ALL_FLOWS, "pre-flight"),
     AwsCall("ec2:describe_instance_types", ("ec2:DescribeInstanceTypes",), "any", BOTH, ALL_FLOWS, "pre-flight"),

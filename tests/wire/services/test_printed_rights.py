@@ -67,9 +67,11 @@ LOOKS: Final = (
 RARE: Final[Rare] = {
     **{("caller", action): CHECK for action in LOOKS},
     ("caller", "ec2:CancelImportTask"): ABANDONED,
+    ("caller", "ec2:DescribeNetworkInterfaces"): CHECK,
     ("caller", "s3:AbortMultipartUpload"): ABANDONED,
     ("caller", "s3:ListMultipartUploadParts"): ABANDONED,
     ("connector", "ec2:CancelImportTask"): LEFT,
+    ("connector", "ec2:DescribeNetworkInterfaces"): CHECK,
     ("connector", "ec2:DescribeImportImageTasks"): LEFT,
     ("connector", "s3:AbortMultipartUpload"): LEFT,
     ("connector", "s3:ListMultipartUploadParts"): LEFT,
@@ -152,6 +154,7 @@ class Rights:
             subnets=account.subnet_ids,
             security_groups=(account.security_group_id,),
             instance_types=("t3.small",),
+            addresses=[(account.subnet_ids[0], "10.20.1.77")],
         )
         for access in self.sides.values():
             facts = AccountChecks(access).account(named)

@@ -16,6 +16,7 @@ from wavelift.base.domain import Finding, ServerFacts, Severity
 from wavelift.base.errors import Cancelled, FencedError, PermanentError, UnreachableError, WaveliftError
 from wavelift.base.run import CancelFlag, RunContext
 from wavelift.rules.calls import Feature
+from wavelift.rules.environment import Environment
 from wavelift.rules.estimate import estimate
 from wavelift.rules.findings import stopped, subject_of
 from wavelift.rules.limits import limits

@@ -16,9 +16,10 @@ from wavelift.adapters.vsphere.nfc import Body, Target, target_of
 from wavelift.adapters.vsphere.ranges import Ranges, RemoteFile, folder_path
 from wavelift.adapters.vsphere.session import VsphereConfig
 from wavelift.base.errors import UnsafeTextError, WaveliftError
-from wavelift.base.net import Proxy, https_connection
+from wavelift.base.net import https_connection
 from wavelift.base.remote_text import host_name, parameter, request_head
 from wavelift.base.run import CancelFlag
+from wavelift.base.tunnel import Proxy
 
 pytestmark = pytest.mark.unit
 

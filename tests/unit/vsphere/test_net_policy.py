@@ -13,7 +13,6 @@ from wavelift.adapters.vsphere.session import VsphereConfig
 from wavelift.base import net
 from wavelift.base.errors import GuardError, NotFoundError, SpecError, TlsError, WaveliftError
 from wavelift.base.net import (
-    Proxy,
     candidates,
     parse_thumbprint,
     pin,
@@ -24,6 +23,7 @@ from wavelift.base.net import (
     unreachable,
     verifying_context,
 )
+from wavelift.base.tunnel import Proxy
 
 pytestmark = pytest.mark.unit
 

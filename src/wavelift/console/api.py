@@ -21,8 +21,8 @@ from wavelift import __version__
 from wavelift.airflow.rest import ApiError
 from wavelift.base.errors import BusyError, DeniedError, NotFoundError, PermanentError, RefusedError, WaveliftError
 from wavelift.console.answers import FieldProblem, Problem, WrongRequest
-from wavelift.console.caller import remember_roles
 from wavelift.console.audit import add_audit_routes
+from wavelift.console.caller import remember_roles
 from wavelift.console.catalog import add_catalog_routes
 from wavelift.console.environments import add_environment_routes
 from wavelift.console.events import add_event_routes

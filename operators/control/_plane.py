@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from wavelift.ledger import Ledger
     from wavelift.rules.plans import ResolvedWave
+    from wavelift.services.dataplane.messages import ServerTask
 
 
 class OpensLedger:
@@ -60,12 +61,14 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
 
     reserves: ClassVar[bool] = False
     """Whether this task binds the server to its VM and map index; all others must find it so."""
+    came: ServerTask
+    """As it came by XCom, before the plan was replaced with the frozen one."""
 
     def work(self, context: Context) -> Any:
         from wavelift.services.common import frozen
         from wavelift.services.common.admit import reopen, require_rights
 
-        task = self.server_task(context, self.server)
+        task = self.came = self.server_task(context, self.server)
         with self.ledger() as ledger:
             go_on = reopen if self.reserves else require_rights
             go_on(ledger, self.resolved, self.server_context(context))

@@ -1,0 +1,117 @@
+"""The control plane signs grants. Whatever is granted here was admitted, and has won its slots, before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavelift.base.run import RunContext
+from wavelift.rules.environment import Environment
+from wavelift.rules.frozen import digest_of
+from wavelift.rules.grants import (
+    ALL_SERVERS,
+    LOOK_LIFETIME,
+    Action,
+    Grant,
+    digest_of_wave,
+    lifetime_of_move,
+    sign,
+)
+from wavelift.rules.plans import ResolvedWave, ServerPlan
+from wavelift.services.common.grant_keys import private_key
+from wavelift.services.dataplane.messages import ServerTask
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A user of Airflow, as vCenter names them.
+
+    :param mapped: ``principals.yaml`` names this user; else the name comes from its pattern.
+    """
+
+    name: str
+    mapped: bool = True
+
+
+PrincipalOf = Callable[[str], Principal]
+"""The principal of an Airflow user."""
+
+
+def same_name(user: str) -> Principal:
+    """Without ``principals.yaml``, vCenter is asked for the user's own name."""
+    return Principal(user, mapped=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Requesters:
+    """Who stands behind a run.
+
+    :param everyone: the user, of every server. :param by_server: others, of some servers: a scheduled run has the right
+        of whoever ordered each.
+    """
+
+    everyone: str
+    by_server: Mapping[str, str]
+    principal_of: PrincipalOf = same_name
+
+    def principals(self, environment: Environment) -> dict[str, str]:
+        """Server, or all → the user in vCenter who is asked for; as the environment's ``vcenter_check`` says."""
+        if environment.vcenter_check == "off":
+            return {}
+        users = {**self.by_server} or {ALL_SERVERS: self.everyone}
+        found = {server: self.principal_of(user) for server, user in users.items()}
+        kept = {
+            server: one.name for server, one in found.items() if one.mapped or environment.vcenter_check != "mapped"
+        }
+        if len(kept) == len(found) and len(set(kept.values())) == 1:
+            return {ALL_SERVERS: next(iter(kept.values()))}
+        return kept
+
+
+def look(key_file: Path, wave: ResolvedWave, ctx: RunContext, *, action: Action, requesters: Requesters) -> str:
+    """The token of pre-flight, for the whole wave as ``admit`` froze it.
+
+    :raises PermanentError: the private key is missing, or others can read it.
+    """
+    grant = Grant(
+        scope="look",
+        user=ctx.requester,
+        action=action,
+        environment=wave.environment.environment,
+        dag_id=ctx.run.dag_id,
+        run_id=ctx.run.dag_run_id,
+        server=ALL_SERVERS,
+        vcenter=wave.connection,
+        connector=wave.connector,
+        plan=digest_of_wave(wave),
+        principals=requesters.principals(wave.environment),
+        vcenter_check=wave.environment.vcenter_check,
+    )
+    return sign(grant, private_key(key_file), now=ctx.clock.now(), lifetime=LOOK_LIFETIME)
+
+
+def move(key_file: Path, task: ServerTask, came: ServerPlan, ctx: RunContext, *, action: Action) -> str:
+    """The token of one server's snapshot and transfer; only once its slots are won.
+
+    :param task: with the plan that the run froze. :param came: the plan as it came by XCom, which was compared with it:
+        the connector will get the same.
+    :raises PermanentError: the private key is missing, or others can read it.
+    """
+    plan = task.plan
+    grant = Grant(
+        scope="move",
+        user=ctx.requester,
+        action=action,
+        environment=plan.target.environment,
+        dag_id=ctx.run.dag_id,
+        run_id=ctx.run.dag_run_id,
+        server=task.name,
+        vm=task.facts.instance_uuid,
+        vcenter=plan.connection,
+        connector=plan.connector,
+        plan=digest_of(came),
+        entry=digest_of(plan),
+    )
+    lifetime = lifetime_of_move(plan.guards.max_snapshot_hours)
+    return sign(grant, private_key(key_file), now=ctx.clock.now(), lifetime=lifetime)

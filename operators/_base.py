@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, Do
 
 from wavelift.base.errors import Cancelled, FencedError, WaveliftError
 from wavelift.base.rates import PROGRESS_KEY, RateMeter, TransferProgress
-from wavelift.base.run import CancelFlag, DagRun, Progress, RunContext
+from wavelift.base.run import CancelFlag, DagRun, Progress, Requester, RunContext
 from wavelift.base.tries import Backoff
 from wavelift.operators._inputs import Declared
 from wavelift.operators._keys import FAILURE_KEY
@@ -330,6 +330,7 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
             cancel=self._cancel,
             map_index=-1 if ti.map_index is None else ti.map_index,
             requester=requester_of(context),
+            asked_by=asker_of(context),
             liveness=AirflowLiveness(context),
         )
 
@@ -358,9 +359,16 @@ class ServerOperator(WaveliftOperator):
         raise NotImplementedError
 
 
+def asker_of(context: Context) -> Requester:
+    """The user who triggered the DAG run, and how it came about. A clear changes neither."""
+    run = context.get("dag_run")
+    kind = getattr(run, "run_type", None)
+    return Requester(getattr(run, "triggering_user_name", None) or "", str(getattr(kind, "value", kind) or "unknown"))
+
+
 def requester_of(context: Context) -> str:
-    """The user who triggered the DAG run; ``schedule`` when nobody did."""
-    return getattr(context.get("dag_run"), "triggering_user_name", None) or "schedule"
+    """Who asked for the DAG run, as the ledger keeps it."""
+    return str(asker_of(context))
 
 
 def conf_of(context: Context) -> dict[str, Any]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.adapters.vsphere.session import VsphereSession
-    from wavelift.rules.grants import Action, Grant, Intent
+    from wavelift.rules.grants import Grant, Intent, Work
     from wavelift.services.dataplane.messages import ServerTask
 
 NEEDS: Final = ("look", "move", "nothing")
@@ -45,7 +45,7 @@ class ConnectorOperator(OpensVcenter, WaveliftOperator):
 
     needs_grant: ClassVar[Literal["look", "move", "nothing"]]
     """``nothing``: it only reads an inventory, or cleans up. Cleaning up is never refused."""
-    grant_action: Action = "migrate"
+    grant_action: Work = "migrate"
     _grant: Grant | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -11,7 +11,7 @@ from wavelift.operators.connector._plane import ConnectorOperator, MovingOperato
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from wavelift.rules.grants import Action
+    from wavelift.rules.grants import Work
     from wavelift.services.dataplane.messages import ServerTask
 
 
@@ -29,7 +29,7 @@ class VmSnapshotOperator(MovingOperator):
     operator_extra_links = (VcenterLink(),)
 
     @property
-    def grant_action(self) -> Action:  # type: ignore[override]
+    def grant_action(self) -> Work:  # type: ignore[override]
         return "replicate" if self.replicates else "migrate"
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:

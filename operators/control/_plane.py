@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from wavelift.ledger import Ledger
     from wavelift.rules.plans import ResolvedWave
+    from wavelift.services.common.authority import Rights
     from wavelift.services.dataplane.messages import ServerTask
 
 
@@ -35,6 +36,12 @@ class ControlOperator(OpensLedger, WaveliftOperator):
         from wavelift.specs import resolved_wave
 
         return resolved_wave(wave, config.waves_folder(), config.environments_folder())
+
+    def rights(self) -> Rights:
+        """Asks who may do what, by the files as they are now."""
+        from wavelift.airflow.rights import present_rights
+
+        return present_rights()
 
 
 class WaveRunOperator(ControlOperator):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from wavelift.ledger import Ledger
-    from wavelift.rules.grants import Action
+    from wavelift.rules.grants import Work
     from wavelift.services.dataplane.messages import Admitted
     from wavelift.services.dataplane.replication_messages import AdmittedRuns
 
@@ -26,7 +26,7 @@ class AdmittingOperator(ControlOperator):
     :param wave: name of the wave.
     """
 
-    grant_action: Action = "migrate"
+    grant_action: Work = "migrate"
     plain_inputs = ("wave",)
     wave: str
 
@@ -40,12 +40,15 @@ class AdmittingOperator(ControlOperator):
     def _granted(self, ledger: Ledger, admitted: Any, context: Context) -> Any:
         """With the grant of pre-flight, if the run looks at servers; made anew whenever this task is cleared."""
         from wavelift.airflow import config
+        from wavelift.airflow.rights import present_granting
         from wavelift.services.common import grants
 
         if self.first_step(admitted) != PREFLIGHT or admitted.mode == "cleanup":
             return admitted
         ctx = self.server_context(context)
-        requesters = grants.Requesters(ctx.requester, self.ordered_by(ledger, admitted))
+        known = present_granting(admitted.wave.environment.environment).principals
+        ordered_by = self.ordered_by(ledger, admitted)
+        requesters = grants.Requesters(ctx.asker.name, ordered_by, grants.principals_by(known))
         token = grants.look(
             config.grant_key_file(), admitted.wave, ctx, action=self.grant_action, requesters=requesters
         )
@@ -83,7 +86,7 @@ class AdmitOperator(AdmittingOperator):
             conf=conf_of(context),
             source="schedule" if run.run_type == "scheduled" else "api",
         )
-        admitted = migration.admit(ledger, request, self.resolved, self.server_context(context))
+        admitted = migration.admit(ledger, request, self.resolved, self.server_context(context), rights=self.rights())
         self.log.info("%s: %s of %d entries", self.wave, admitted.mode, len(admitted.wave.servers))
         return admitted
 
@@ -122,7 +125,7 @@ class AdmitReplicationOperator(AdmittingOperator):
             scheduled_for=scheduled_instant(run),
             backfill=run.run_type == "backfill",
         )
-        admitted = replication.admit(ledger, request, self.resolved, self.server_context(context))
+        admitted = replication.admit(ledger, request, self.resolved, self.server_context(context), rights=self.rights())
         self.log.info("%s: %s: %s may run", self.wave, admitted.mode, ", ".join(admitted.granted) or "no server")
         for one in (*admitted.refused, *admitted.skipped):
             until = f"until {utc_minute(one.until)}" if one.until else ""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from wavelift.base.run import RunContext
     from wavelift.ledger import Ledger
-    from wavelift.rules.grants import Action
+    from wavelift.rules.grants import Work
     from wavelift.services.common.slots import InQueue
     from wavelift.services.dataplane.messages import ServerTask
 
@@ -28,15 +28,18 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
     """
 
     reserves = True
-    grant_action: Action = "migrate"
+    grant_action: Work = "migrate"
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.services.common import frozen
+        from wavelift.rules.authority import Action
+        from wavelift.services.common import authority, frozen
 
         self._note(task, context)
         with self.ledger() as ledger:
             ctx = self.server_context(context, task.name)
+            # Before each asking: a right that was taken away while the server waited grants nothing.
+            authority.require_again(ledger, ctx, Action.MIGRATE, rights=self.rights())
             found = self.reserve(ledger, task, ctx, config.integer("transfers_per_connector"))
             if found is not None:
                 frozen.bind(ledger, task, ctx)

@@ -160,7 +160,7 @@ class GrantError(PermanentError):
     ``where`` names the link of the chain of rights that said no, and the field.
     """
 
-    def __init__(self, what: str, *, field: str, next_step: str, link: str = "grant", **where: object) -> None:
+    def __init__(self, what: str, *, field: str, next_step: str, link: str = "grant_verified", **where: object) -> None:
         self.field = field
         said = {key: None if value is None else printable(value, _MOST_SHOWN) for key, value in where.items()}
         super().__init__(what, next_step=next_step, **{"link": link, "field": field, **said})
@@ -196,6 +196,14 @@ class RefusedError(PermanentError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.next_step, {**self.where, "refusals": self.refusals}))
+
+
+class DeniedError(PermanentError):
+    """A link of the chain of authority said no (AMP-03). ``where`` names the link, the environment and the user."""
+
+    @property
+    def link(self) -> str:
+        return str(self.where.get("link", ""))
 
 
 class Cancelled(WaveliftError):

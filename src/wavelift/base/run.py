@@ -174,6 +174,24 @@ def ignore_progress(progress: Progress) -> None:
     """The default listener, which does nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who stands behind a run.
+
+    :param name: of the user, as Airflow's auth manager says it. Empty: nobody is known.
+    :param run_type: how the DAG run came about, in Airflow's word: ``manual``, ``scheduled``, ``backfill`` …
+    """
+
+    name: str
+    run_type: str = "manual"
+
+    def __str__(self) -> str:
+        """What the ledger keeps."""
+        if self.name:
+            return self.name
+        return "schedule" if self.run_type == "scheduled" else f"nobody ({self.run_type} run)"
+
+
 @dataclass
 class RunContext:
     """What a service function needs to know about the run that calls it.
@@ -181,7 +199,8 @@ class RunContext:
     :param run: the DAG run that the work belongs to.
     :param server: the server that the work is for. Empty: the whole run.
     :param map_index: of the task in its mapped group; -1 if it is not mapped.
-    :param requester: the person or component that requested the run.
+    :param requester: the person or component that requested the run, as it is recorded.
+    :param asked_by: the same for decisions about rights. None: ``requester`` is a user.
     :param liveness: must be asked before anything that another run holds is freed.
     :param checkpoints: what a retry needs to continue, for example the id of a remote task.
     """
@@ -196,6 +215,12 @@ class RunContext:
     clock: Clock = field(default_factory=SystemClock)
     cancel: CancelFlag = field(default_factory=CancelFlag)
     map_index: int = -1
+    asked_by: Requester | None = None
+
+    @property
+    def asker(self) -> Requester:
+        """Whose right counts."""
+        return self.asked_by or Requester(self.requester)
 
     @property
     def run_key(self) -> str:

@@ -215,6 +215,15 @@ _OPTIONS: Final = (
         unit="import tasks",
     ),
     Option(
+        "group_memory_hours",
+        "How long a role is believed that a user was seen with, for `group:role/NAME` in an environment. Older: the "
+        "user runs `wavelift whoami`.",
+        Reader.CONTROL,
+        default="24",
+        kind="integer",
+        unit="hours",
+    ),
+    Option(
         "poll_seconds",
         "Time between two queries to AWS or to the ledger while a task waits.",
         Reader.CONTROL,

@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from wavelift.cli.output import say, visible
+from wavelift.rules.environment import PRINCIPALS
 from wavelift.specs import Issue, check_file, is_environment, spec_files, with_source
 
 WAVES: Final = "waves"
@@ -35,7 +36,7 @@ def validate(
     checked: Counter[str] = Counter()
     valid: Counter[str] = Counter()
     for file, landing in _once(paths, environments, issues):
-        kind = "environment" if is_environment(file, landing) else "wave"
+        kind = _kind(file, landing)
         found = check_file(file, landing)
         issues += found
         checked[kind] += 1
@@ -46,6 +47,12 @@ def validate(
             print(f"{_counted(checked, of=valid)} valid", file=sys.stderr)
         sys.exit(1)
     say(f"{_counted(checked)} valid")
+
+
+def _kind(file: Path, landing: Path) -> str:
+    if not is_environment(file, landing):
+        return "wave"
+    return "groups file" if file.stem == PRINCIPALS else "environment"
 
 
 def _once(paths: Iterable[Path], environments: Path | None, issues: list[Issue]) -> Iterator[tuple[Path, Path]]:

@@ -57,6 +57,8 @@ Prefix = Annotated[
     Field(max_length=250),
     matched(r"^[A-Za-z0-9._/-]*$", "an S3 prefix (letters, digits, '.', '_', '-', '/')"),
 ]
+PRINCIPALS: Final = "principals"
+"""The stem of the file of groups, in the folder of the environments. No environment can have this name."""
 MAX_CHOICES: Final = 2000
 """Values in one list of an environment. AWS has about 1,000 instance types."""
 
@@ -198,6 +200,8 @@ def is_key_arn(key: str) -> bool:
 def environment_problems(environment: Environment) -> list[Problem]:
     """Problems that depend on more than one field."""
     problems = list(_missing(environment))
+    if environment.environment == PRINCIPALS:
+        problems.append(Problem(("environment",), f"'{PRINCIPALS}' is the name of the file of groups; take another"))
     if environment.kms_key and not environment.encrypt:
         problems.append(
             Problem(("kms_key",), "a KMS key has no effect without 'encrypt: true'; set it or remove the key")

@@ -30,7 +30,8 @@ from wavelift.rules.preflight_time import MOST_HOURS
 
 Scope = Literal["look", "move"]
 """``look``: pre-flight may read the wave's servers in vCenter. ``move``: one server may be snapshotted and read."""
-Action = Literal["migrate", "replicate"]
+Work = Literal["migrate", "replicate"]
+"""The flow."""
 
 ALGORITHM: Final = "EdDSA"
 """The only one: what the token's header says is not asked."""
@@ -56,7 +57,7 @@ class Grant(Message):
     scope: Scope
     user: str
     """Who asked for the run (``sub``)."""
-    action: Action
+    action: Work
     environment: str
     dag_id: str
     run_id: str
@@ -85,7 +86,7 @@ class Intent:
 
     scope: Scope
     user: str
-    action: Action
+    action: Work
     environment: str
     dag_id: str
     run_id: str

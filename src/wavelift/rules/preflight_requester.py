@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from wavelift.rules.authority import Link
 from wavelift.rules.environment import VcenterCheck
 from wavelift.rules.findings import Findings
 
 EXPORT: Final = "VApp.Export"
 """The privilege of ExportVm and ExportSnapshot."""
-LINK: Final = "export"
-"""The link of the chain of rights, in words that findings and errors say."""
-CODES: Final = ("requester.unknown", "requester.may_not_export")
+LINK: Final = Link.REQUESTER_IN_VCENTER.value
+CODES: Final = ("requester.unmapped", "requester.unknown", "requester.may_not_export")
 """Findings that refuse a server because of the person."""
 
 
@@ -23,7 +23,7 @@ CODES: Final = ("requester.unknown", "requester.may_not_export")
 class RequesterFacts:
     """What vCenter says of the person behind the run, for one VM.
 
-    :param principal: as vCenter names them. None: nobody is asked for.
+    :param principal: as vCenter names them. None: nobody is asked for. Empty: nobody said who that is.
     :param known: vCenter knows such a user. :param may_export: they have :data:`EXPORT` on the VM.
     """
 
@@ -42,6 +42,15 @@ def check_requester(facts: RequesterFacts, found: Findings) -> None:
             "vCenter was not asked whether the person behind the run may export the VM",
             why=f"the environment says so: {why}",
             do="Nothing; 'vcenter_check: require' in the environment's file asks for everybody",
+            row="AMP-03",
+        )
+    elif not facts.principal:
+        found.error(
+            "requester.unmapped",
+            f"nobody said who the person behind the run is in vCenter (link: {LINK})",
+            why="whether that person may export the VM can't be asked",
+            do="Name the user under 'vcenter: users:' in environments/principals.yaml, or a 'pattern' for all; or set "
+            "vcenter_check in the environment's file",
             row="AMP-03",
         )
     elif not facts.known:

@@ -115,6 +115,8 @@ class Rule(StrEnum):
     NO_JOB = "no_job"
     LICENSE = "license"
     BACKFILL = "backfill"
+    AUTHORITY = "authority"
+    """Whoever last made, changed or resumed the job may not replicate into the environment any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from wavelift.base.errors import SpecError
-from wavelift.rules.environment import Environment, environment_problems
+from wavelift.rules.environment import PRINCIPALS, Environment, environment_problems
 from wavelift.rules.plans import ResolvedWave, WaveShape, resolve
+from wavelift.rules.principals import Principals, unknown_groups
 from wavelift.rules.problem import MAX_PROBLEMS, Problem, allowed, did_you_mean
 from wavelift.rules.wave import Wave, landing_problems, wave_problems
 from wavelift.specs.document import Document
@@ -69,16 +70,48 @@ def load_environment(path: Path) -> Environment:
     return _or_raise(*_isolated(path, lambda: _environment(Document(path))))
 
 
+@dataclass(frozen=True, slots=True)
+class Granting:
+    """What says who may do what: an environment with the groups, as the files are now."""
+
+    environment: Environment
+    principals: Principals
+
+
+def load_granting(name: str, folder: Path) -> Granting:
+    """The present environment of this name with the present groups.
+
+    :raises SpecError: with every problem of the two files.
+    """
+    environments = _Environments(folder)
+    environment, problem = environments.named(name)
+    principals = environments.principals()
+    if environment is None or principals is None:
+        raise SpecError(format_errors(environments.issues) or problem)
+    return Granting(environment, principals)
+
+
+def load_principals(folder: Path) -> Principals:
+    """The groups and vCenter principals of a folder of environments; without the file there are none.
+
+    :raises SpecError: with every problem of the file.
+    """
+    environments = _Environments(folder)
+    return _or_raise(environments.principals(), environments.issues)
+
+
 def check_file(path: Path, environments_folder: Path) -> tuple[Issue, ...]:
     """The issues that ``wavelift wave validate`` prints of a file; empty if the file is valid.
 
-    A file in the environments folder is checked as an environment. Any other file is checked as a wave, together with
-    its environment.
+    A file in the environments folder is checked as an environment, or as that of the groups. Any other file is checked
+    as a wave, together with its environment.
     """
     if path.suffix == OTHER_SUFFIX:
         return (_unread(path),)
     if is_environment(path, environments_folder):
-        return tuple(_isolated(path, lambda: _environment(Document(path)))[1])
+        if path.stem == PRINCIPALS:
+            return tuple(_isolated(path, lambda: _principals(Document(path)))[1])
+        return tuple(_isolated(path, lambda: _Environments(environments_folder).environment(Document(path)))[1])
     return tuple(_Environments(environments_folder).wave(path)[1])
 
 
@@ -109,7 +142,9 @@ def load_folder(waves_folder: Path, environments_folder: Path, *, only: str | No
             waves[loaded.wave.wave] = loaded
     if not only:
         for path in spec_files(environments_folder, issues):
-            environments.get(path.stem)
+            if path.stem != PRINCIPALS:
+                environments.get(path.stem)
+        environments.principals()
     return LoadedSpecs(waves, environments.valid, (*issues, *environments.issues))
 
 
@@ -132,6 +167,7 @@ class _Environments:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._read: dict[str, Environment | None] = {}
+        self._principals: list[Principals | None] = []
         self.issues: list[Issue] = []
 
     @property
@@ -141,10 +177,30 @@ class _Environments:
     def get(self, name: str) -> Environment | None:
         if name not in self._read:
             path = self.folder / f"{name}{SUFFIX}"
-            environment, issues = _isolated(path, lambda: _environment(Document(path)))
+            environment, issues = _isolated(path, lambda: self.environment(Document(path)))
             self.issues += issues
             self._read[name] = environment
         return self._read[name]
+
+    def principals(self) -> Principals | None:
+        """The groups and vCenter principals; None: their file has errors. Without the file there are none."""
+        if not self._principals:
+            path = self.folder / f"{PRINCIPALS}{SUFFIX}"
+            found, issues = (
+                _isolated(path, lambda: _principals(Document(path))) if path.exists() else (Principals(), [])
+            )
+            self.issues += issues
+            self._principals.append(found)
+        return self._principals[0]
+
+    def environment(self, document: Document) -> _Read[Environment]:
+        """The environment of a file, or its issues. Its groups must be known, unless their file has errors."""
+        environment, issues = _environment(document)
+        principals = self.principals()
+        if environment is None or environment.may is None or principals is None:
+            return environment, issues
+        issues += [document.issue(problem) for problem in unknown_groups(environment.may, principals)]
+        return (None if issues else environment), issues
 
     def wave(self, path: Path) -> _Read[LoadedWave]:
         """The wave of a file with its environment, or its issues."""
@@ -155,7 +211,7 @@ class _Environments:
         checked = wave or partial
         if checked is None:
             return None, issues
-        environment, missing = self._named(checked.environment)
+        environment, missing = self.named(checked.environment)
         if environment is None:
             return None, [*issues, document.issue(Problem(("environment",), missing))]
         wrong_source = any(issue.path[:1] == ("source",) for issue in issues)
@@ -168,12 +224,17 @@ class _Environments:
             return None, issues
         return LoadedWave(wave, environment, WaveShape.of(wave, environment)), []
 
-    def _named(self, name: str) -> tuple[Environment | None, str]:
+    def named(self, name: str) -> tuple[Environment | None, str]:
+        """The environment of this name that may be used, or why there is none."""
         path = self.folder / f"{name}{SUFFIX}"
-        if not path.exists():
-            known = sorted(file.stem for file in self.folder.glob(f"*{SUFFIX}"))
-            return None, f"there is no {shown(path)}{did_you_mean(name, known)}; {allowed(known)}"
-        return self.get(name), f"{shown(path)} has errors; correct them first"
+        if not path.exists() or name == PRINCIPALS:
+            known = sorted(file.stem for file in self.folder.glob(f"*{SUFFIX}") if file.stem != PRINCIPALS)
+            what = f"{shown(path)} is no environment" if name == PRINCIPALS else f"there is no {shown(path)}"
+            return None, f"{what}{did_you_mean(name, known)}; {allowed(known)}"
+        environment = self.get(name)
+        if environment is not None and self.principals() is None:
+            return None, f"{shown(path.with_stem(PRINCIPALS))} has errors; correct them first"
+        return environment, f"{shown(path)} has errors; correct them first"
 
 
 def _wave(document: Document) -> tuple[Wave | None, Wave | None, list[Issue]]:
@@ -205,6 +266,14 @@ def _environment(document: Document) -> _Read[Environment]:
         problems += _wrong_stem(document, "environment", environment.environment)
     issues = [*document.issues, *(document.issue(problem) for problem in problems)]
     return (environment if whole and not issues else None), issues
+
+
+def _principals(document: Document) -> _Read[Principals]:
+    if document.value is None:
+        return None, document.issues
+    principals, problems, whole = validated(Principals, document.value)
+    issues = [*document.issues, *(document.issue(problem) for problem in problems)]
+    return (principals if whole and not issues else None), issues
 
 
 def _wrong_stem(document: Document, key: str, name: str) -> list[Problem]:

@@ -6,19 +6,22 @@ import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pydantic import BaseModel
+
 from wavelift.rules.environment import Environment
+from wavelift.rules.principals import Principals
 from wavelift.rules.wave import SELECTORS, Wave
 from wavelift.specs.document import ANCHORS
 
-Kind = Literal["wave", "environment"]
-KINDS: Final[tuple[Kind, ...]] = ("wave", "environment")
+Kind = Literal["wave", "environment", "principals"]
+MODELS: Final[dict[Kind, type[BaseModel]]] = {"wave": Wave, "environment": Environment, "principals": Principals}
+KINDS: Final[tuple[Kind, ...]] = tuple(MODELS)
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema(kind: Kind) -> dict[str, Any]:
     """The schema of one kind of file (draft 2020-12)."""
-    model = Wave if kind == "wave" else Environment
-    schema = {"$schema": DRAFT, **model.model_json_schema(), "title": f"wavelift {kind}"}
+    schema = {"$schema": DRAFT, **MODELS[kind].model_json_schema(), "title": f"wavelift {kind}"}
     schema["patternProperties"] = {
         f"^{ANCHORS}": {"description": "Any content. It is not read; it only holds anchors."}
     }
@@ -40,7 +43,7 @@ def schema_text(kind: Kind) -> str:
 
 
 def write_schemas(folder: Path) -> None:
-    """Write both schemas. ``python -m wavelift.specs.schema docs/schemas`` updates those of the repository."""
+    """Write all schemas. ``python -m wavelift.specs.schema docs/schemas`` updates those of the repository."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in KINDS:
         (folder / f"{kind}.schema.json").write_text(schema_text(kind))

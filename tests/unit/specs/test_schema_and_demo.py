@@ -37,7 +37,9 @@ def test_every_field_tells_an_editor_what_it_is() -> None:
 
 def test_schemas_can_be_written(tmp_path: Path) -> None:
     write_schemas(tmp_path / "new")
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["environment.schema.json", "wave.schema.json"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        f"{kind}.schema.json" for kind in ("environment", "principals", "wave")
+    ]
 
 
 @pytest.mark.parametrize(

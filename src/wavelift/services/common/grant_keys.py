@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from wavelift.base.errors import PermanentError
 from wavelift.base.private import FILE, is_open_to_others, private_folder
+from wavelift.rules.authority import Link
 from wavelift.rules.grants import KID, LONGEST_LIFETIME, SUFFIX, kid_of, public_from
 
 SETTING: Final = "[wavelift] grant_key_file"
@@ -81,6 +82,7 @@ def private_key(path: Path) -> Ed25519PrivateKey:
         raise PermanentError(
             f"There is no private key {path} that signs grants ({SETTING})",
             next_step="Run 'wavelift grants keygen' on the control plane, as the user that runs Airflow",
+            link=Link.GRANT.value,
         ) from None
     except OSError as error:
         raise PermanentError(

@@ -12,13 +12,14 @@ from wavelift.rules.frozen import digest_of
 from wavelift.rules.grants import (
     ALL_SERVERS,
     LOOK_LIFETIME,
-    Action,
     Grant,
+    Work,
     digest_of_wave,
     lifetime_of_move,
     sign,
 )
 from wavelift.rules.plans import ResolvedWave, ServerPlan
+from wavelift.rules.principals import Principals
 from wavelift.services.common.grant_keys import private_key
 from wavelift.services.dataplane.messages import ServerTask
 
@@ -27,20 +28,21 @@ from wavelift.services.dataplane.messages import ServerTask
 class Principal:
     """A user of Airflow, as vCenter names them.
 
-    :param mapped: ``principals.yaml`` names this user; else the name comes from its pattern.
+    :param name: empty: nobody said who that is. :param mapped: ``principals.yaml`` names this user; else the name comes
+        from its pattern.
     """
 
     name: str
-    mapped: bool = True
+    mapped: bool
 
 
 PrincipalOf = Callable[[str], Principal]
 """The principal of an Airflow user."""
 
 
-def same_name(user: str) -> Principal:
-    """Without ``principals.yaml``, vCenter is asked for the user's own name."""
-    return Principal(user, mapped=False)
+def principals_by(known: Principals) -> PrincipalOf:
+    """As ``principals.yaml`` says. A user whom it gives none has an empty name: vCenter can't be asked."""
+    return lambda user: Principal(known.vcenter_principal(user) or "", mapped=user in known.vcenter.users)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Requesters:
 
     everyone: str
     by_server: Mapping[str, str]
-    principal_of: PrincipalOf = same_name
+    principal_of: PrincipalOf
 
     def principals(self, environment: Environment) -> dict[str, str]:
         """Server, or all → the user in vCenter who is asked for; as the environment's ``vcenter_check`` says."""
@@ -69,7 +71,7 @@ class Requesters:
         return kept
 
 
-def look(key_file: Path, wave: ResolvedWave, ctx: RunContext, *, action: Action, requesters: Requesters) -> str:
+def look(key_file: Path, wave: ResolvedWave, ctx: RunContext, *, action: Work, requesters: Requesters) -> str:
     """The token of pre-flight, for the whole wave as ``admit`` froze it.
 
     :raises PermanentError: the private key is missing, or others can read it.
@@ -91,7 +93,7 @@ def look(key_file: Path, wave: ResolvedWave, ctx: RunContext, *, action: Action,
     return sign(grant, private_key(key_file), now=ctx.clock.now(), lifetime=LOOK_LIFETIME)
 
 
-def move(key_file: Path, task: ServerTask, came: ServerPlan, ctx: RunContext, *, action: Action) -> str:
+def move(key_file: Path, task: ServerTask, came: ServerPlan, ctx: RunContext, *, action: Work) -> str:
     """The token of one server's snapshot and transfer; only once its slots are won.
 
     :param task: with the plan that the run froze. :param came: the plan as it came by XCom, which was compared with it:

@@ -77,8 +77,8 @@ def public_key(folder: Path, kid: str) -> Ed25519PublicKey:
             "This connector does not know the key that signed the grant",
             field="kid",
             kid=kid,
-            next_step=f"Copy {kid}{grants.SUFFIX} from the control plane ('wavelift grants list' shows where it is) into "
-            f"{folder} of this connector ({SETTING}), then clear this task",
+            next_step=f"Copy {kid}{grants.SUFFIX} from the control plane ('wavelift grants list' shows where it is) "
+            f"into {folder} of this connector ({SETTING}), then clear this task",
         ) from None
     except OSError as error:
         raise _unusable(path, f"it can't be read: {error.strerror}") from error

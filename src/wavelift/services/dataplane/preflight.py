@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -202,7 +202,7 @@ def _source(sides: Sides, wave: ResolvedWave, ctx: RunContext, options: Prefligh
         features = REPLICATES if options.replicates else MIGRATES
         around = _look_around(session, [task.facts for task in tasks], features, ctx.cancel)
         if options.requesters is not None:
-            around.requesters |= _look_at_requesters(session, tasks, options.requesters)
+            around = replace(around, requesters=_look_at_requesters(session, tasks, options.requesters))
         tasks = [_with_nfc(session.config, task, options.parallel_disks) for task in tasks]
     return _Source(tasks, findings, around)
 

@@ -8,9 +8,11 @@ from wavelift.base.domain import ExportResult
 from wavelift.base.errors import SpecError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Migration, migrations
+from wavelift.rules.authority import Action, cleanup_action
 from wavelift.rules.conf import MigrateConf
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
+from wavelift.services.common.authority import Rights, require_run
 from wavelift.services.common.leftovers import known_runs, standing_snapshots
 from wavelift.services.dataplane.messages import (
     Admitted,
@@ -18,17 +20,26 @@ from wavelift.services.dataplane.messages import (
 )
 
 
-def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext) -> Admitted:
+def admit(
+    ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext, *, rights: Rights
+) -> Admitted:
     """Check the conf, resolve the spec and freeze it for the run.
 
     A repeated call returns what was frozen first and does not read the conf again.
 
     :raises SpecError: for an unknown key or value, naming what is allowed, or if the present files allow no run.
+    :raises DeniedError: whoever asked may not, by the present files.
     """
     known = frozen_spec(ledger, load, ctx)
     frozen = Admitted.load(known) if known else _resolve(ledger, request, load, ctx)
+    require_run(ledger, frozen.wave.environment.environment, action_of(frozen), ctx, rights=rights)
     freeze(ledger, request, ctx, mode=frozen.mode, spec=frozen.dump())
     return frozen
+
+
+def action_of(admitted: Admitted) -> Action:
+    """What a run does. A cleanup that removes concerns what all runs of the wave left."""
+    return cleanup_action(dry_run=admitted.dry_run) if admitted.mode == "cleanup" else Action.MIGRATE
 
 
 def _resolve(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext) -> Admitted:

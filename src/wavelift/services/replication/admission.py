@@ -7,7 +7,7 @@ concurrent requests do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -31,6 +31,8 @@ from wavelift.rules.replication import (
 )
 from wavelift.rules.schedule import due_servers
 from wavelift.services.replication.outcome import DAG_RUN_ENDED, end_failed, expire
+
+Denies = Callable[[Tx, ReplicationJob], Refusal | None]
 
 
 class Skipped(Refusal):
@@ -65,6 +67,8 @@ class Asked:
     scheduled_for: datetime | None = None
     servers: Sequence[str] | None = None
     backfill: bool = False
+    denies: Denies | None = None
+    """Of a scheduled run: why a job's authoriser may not replicate any more. None: all may."""
 
 
 def reserve_runs(
@@ -114,6 +118,7 @@ def admit_runs(
     ended = _ended_runs(ledger, wave, names, ctx)
     with ledger.write(jobs.lock_name(wave)) as tx:
         desk = _Desk(tx, wave, ctx, policy, ended)
+        desk.denies = asked.denies
         instants: dict[str, datetime | None] = dict.fromkeys(desk.mine)
         if scheduled_for is not None:
             instants |= desk.due(scheduled_for)
@@ -161,6 +166,7 @@ class _Desk:
         self.jobs = {each.server: each for each in jobs.standing(tx, wave)}
         self.mine = {each.server: each for each in replication_runs.of_dag_run(tx, ctx.run)}
         self.grants = replication_runs.grants_since(tx, wave, self.now - policy.window)
+        self.denies: Denies | None = None
 
     def _close_stale(self, ended: Mapping[str, int]) -> dict[str, ReplicationRun]:
         """Job id → its open run. Expired reservations, and runs whose DAG run has ended, are closed first."""
@@ -216,6 +222,8 @@ class _Desk:
         )
         again = known is not None and known.state.resumable
         refusal = refuse_run(standing, kind, self.now, again=again, policy=self.policy)
+        if refusal is None and kind is RunType.AUTOMATIC and self.denies is not None:
+            refusal = self.denies(self.tx, job)
         return refusal.model_copy(update={"server": server}) if refusal else None
 
     def admit(self, server: str, kind: RunType, instant: datetime | None) -> Found:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from wavelift.base.domain import Refusal
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger
+from wavelift.ledger import Ledger, ReplicationJob, Tx
+from wavelift.ledger.events import Subject
+from wavelift.rules.authority import Action
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.plans import ResolvedWave
+from wavelift.rules.replication import Rule
 from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
+from wavelift.services.common.authority import Bench, Rights, authoriser, require_run, tell
 from wavelift.services.dataplane.replication_messages import AdmittedRuns
-from wavelift.services.replication.admission import Asked, admit_runs
+from wavelift.services.replication.admission import Asked, Denies, admit_runs
 from wavelift.services.replication.jobs import TermNotice, warn_terms
 from wavelift.services.replication.requests import jobs_to_delete, runs_to_verify
 
 
-def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext) -> AdmittedRuns:
+def admit(
+    ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext, *, rights: Rights
+) -> AdmittedRuns:
     """Check the conf, freeze the spec for the run, and decide which servers may run.
 
     A repeated call keeps the spec that was frozen first and goes on with the same runs. A run that deletes or verifies
@@ -23,10 +30,14 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
 
     :raises SpecError: for an unknown key or value, or if the present files allow no run.
     :raises PermanentError: for a backfill.
+    :raises DeniedError: whoever asked may not. A scheduled run asks for each job whether its authoriser may.
     """
     conf = ReplicateConf.read(request.conf, wave=request.wave)
     known = frozen_spec(ledger, load, ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
+    environment = wave.environment.environment
+    if conf.mode != "replicate" or not (request.scheduled_for or request.backfill):
+        require_run(ledger, environment, Action.MIGRATE, ctx, rights=rights)
     if conf.mode != "replicate":
         admitted = AdmittedRuns(
             wave=wave.model_copy(update={"servers": ()}),
@@ -40,7 +51,12 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
         )
         freeze(ledger, request, ctx, mode=conf.mode, spec=wave.dump())
         return admitted
-    asked = Asked(scheduled_for=request.scheduled_for, servers=conf.servers, backfill=request.backfill)
+    asked = Asked(
+        scheduled_for=request.scheduled_for,
+        servers=conf.servers,
+        backfill=request.backfill,
+        denies=_denies(rights.at(environment), ctx) if request.scheduled_for else None,
+    )
     found = admit_runs(ledger, request.wave, asked, ctx)
     freeze(ledger, request, ctx, mode=conf.mode, spec=wave.dump())
     granted = tuple(each.server for each in found.granted)
@@ -56,6 +72,23 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
         finished=tuple(each.server for each in found.finished),
         warnings=tuple(_warning(each) for each in warn_terms(ledger, request.wave, clock=ctx.clock)),
     )
+
+
+def _denies(bench: Bench, ctx: RunContext) -> Denies:
+    """A scheduled run has the right of whoever last made, changed or resumed each job."""
+
+    def denies(tx: Tx, job: ReplicationJob) -> Refusal | None:
+        requester, now = authoriser(job.authorised_by), ctx.clock.now()
+        denial = bench.decide(tx, requester, Action.MIGRATE, now=now)
+        if denial is None:
+            return None
+        subject = Subject("replication_job", job.id, ctx.run)
+        where = bench.environment
+        tell(tx, denial, requester, where, Action.MIGRATE, at=now, subject=subject, server=job.server)
+        way_out = f"{denial.way_out}; or a user who may resumes the job with `wavelift jobs resume {job.id}`"
+        return Refusal(server=job.server, rule=Rule.AUTHORITY, reason=f"{denial.why}. {way_out}")
+
+    return denies
 
 
 def _warning(notice: TermNotice) -> str:

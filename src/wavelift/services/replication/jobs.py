@@ -115,16 +115,28 @@ def pause_job(ledger: Ledger, job_id: str, *, by: str, reason: str = "", clock: 
 
 
 def resume_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> ReplicationJob:
-    """Continue with the next instant; the count of failures restarts. Resuming an active job changes nothing."""
+    """Continue with the next instant; the count of failures restarts. Resuming an active job does neither.
+
+    From now on, scheduled runs have the right of ``by``.
+    """
     with ledger.read() as tx:
         wave = jobs.get(tx, job_id).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
         known = _changeable(tx, job_id)
-        if known.state is JobState.ACTIVE:
-            return known
         now = clock.now()
-        fresh: dict[str, Any] = {"scheduled_since": now, "failures_since": now, "failures": 0, "state_reason": ""}
-        return jobs.apply(tx, known, "resumed", at=now, by=by, state=JobState.ACTIVE, **fresh)
+        if known.state is JobState.ACTIVE:
+            if known.authorised_by == by:
+                return known
+            details = {"from": known.authorised_by, "to": by}
+            return jobs.apply(tx, known, "authorised", at=now, by=by, authorised_by=by, details=details)
+        fresh: dict[str, Any] = {
+            "authorised_by": by,
+            "scheduled_since": now,
+            "failures_since": now,
+            "failures": 0,
+            "state_reason": "",
+        }
+        return jobs.apply(tx, known, "resumed", at=now, by=by, authorised_by=by, state=JobState.ACTIVE, **fresh)
 
 
 def extend_job(
@@ -373,7 +385,7 @@ def _update(
         fields["seed_at"] = (known.seed_at, edit.now)
     if not fields:
         return known
-    columns = {name: wanted for name, (_, wanted) in fields.items()}
+    columns = {name: wanted for name, (_, wanted) in fields.items()} | {"authorised_by": edit.by}
     if "seed_at" in columns:
         columns["seed_at"] = seed_instant(columns["seed_at"], edit.now, edit.policy.seed_ahead)
     if columns.keys() & {"seed_at", "frequency_hours"}:

@@ -210,6 +210,7 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
             "task": self.task_id,
             "what": str(error),
             "next_step": error.next_step,
+            **{key: str(error.where[key]) for key in ("link", "field", "server") if key in error.where},
             **self._next_try(context, error),
         }
         try:

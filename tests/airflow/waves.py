@@ -16,7 +16,7 @@ from typing import Any, Final
 import yaml
 
 from wavelift.cli.simulators import Stage
-from wavelift.simulators.vcenter import SimDisk, SimVm
+from wavelift.simulators.vcenter import ADMIN, SimDisk, SimVm
 
 MIB: Final = 1024 * 1024
 KIB: Final = 1024
@@ -47,6 +47,8 @@ class WaveOf:
     spec: dict[str, Any] = field(default_factory=dict)
 
 
+PRINCIPALS: Final = dict.fromkeys(("admin", "op", "dag_test"), ADMIN.name)
+"""Users of these tests → who they are in vCenter. ``dag.test()`` makes runs of the last one."""
 RUNNING: Final = {"launch": "running", "allow_twin": True}
 OFF: Final = {"source_power": "require_off"}
 
@@ -115,6 +117,7 @@ def lay_out(dags: Path, stage: Stage, waves: Mapping[str, WaveOf]) -> None:
         source = shape.spec.get("source") or source_of(name)
         sources.setdefault(source["connection"], []).append(source["connector"])
     allowed = [{"connection": connection, "connectors": connectors} for connection, connectors in sources.items()]
+    (dags / "environments" / "principals.yaml").write_text(yaml.safe_dump({"vcenter": {"users": PRINCIPALS}}))
     (dags / "environments" / "lab.yaml").write_text(environment_text(stage, "lab", [], sources=allowed))
     for name, shape in waves.items():
         (dags / "waves" / f"{name}.yaml").write_text(wave_text(name, shape))

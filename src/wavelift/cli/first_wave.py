@@ -21,6 +21,7 @@ from wavelift.base.private import private_folder
 from wavelift.cli.dag_files import dags_source, lay_out
 from wavelift.cli.local_airflow import airflow_home, free_port, loopback_settings
 from wavelift.cli.simulators import Stage
+from wavelift.rules.environment import PRINCIPALS
 from wavelift.rules.flows import MIGRATE
 
 NAME: Final = "demo"
@@ -53,7 +54,8 @@ def write(folder: Path, running: Stage) -> Iterator[str]:
     template = dags_source()
     specs = {
         dags / "environments" / f"{NAME}.yaml": running.environment(template / "environments" / "demo.yaml"),
-        dags / "waves" / f"{NAME}.yaml": _wave(template / "waves" / "demo.yaml"),
+        dags / "environments" / f"{PRINCIPALS}.yaml": _without_schema(template / "environments" / f"{PRINCIPALS}.yaml"),
+        dags / "waves" / f"{NAME}.yaml": _without_schema(template / "waves" / "demo.yaml") + REPLICATION,
     }
     for path, content in specs.items():
         yield f"wrote {path}" if put(path, content) else f"kept {path}: it was changed"
@@ -113,9 +115,9 @@ def _digest(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _wave(template: Path) -> str:
-    """The demo's wave without its first line, which names the schema relative to the source tree."""
-    return template.read_text().partition("\n")[2] + REPLICATION
+def _without_schema(template: Path) -> str:
+    """A file of the demo without its first line, which names the schema relative to the source tree."""
+    return template.read_text().partition("\n")[2]
 
 
 def _env(running: Stage, home: Path, dags: Path, port: int) -> str:

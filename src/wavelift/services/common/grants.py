@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
+from wavelift.base.printable import printable
 from wavelift.base.run import RunContext
+from wavelift.base.tries import REASON_LONGEST
+from wavelift.ledger import Ledger, events
+from wavelift.ledger.events import Subject
+from wavelift.rules.authority import Link
 from wavelift.rules.environment import Environment
+from wavelift.rules.flows import PREFLIGHT
 from wavelift.rules.frozen import digest_of
 from wavelift.rules.grants import (
     ALL_SERVERS,
@@ -19,9 +26,14 @@ from wavelift.rules.grants import (
     sign,
 )
 from wavelift.rules.plans import ResolvedWave, ServerPlan
+from wavelift.rules.preflight_requester import CODES
 from wavelift.rules.principals import Principals
+from wavelift.services.common.authority import REFUSED
 from wavelift.services.common.grant_keys import private_key
 from wavelift.services.dataplane.messages import ServerTask
+
+MOST_TOLD: Final = 500
+"""Events of one run that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +129,54 @@ def move(key_file: Path, task: ServerTask, came: ServerPlan, ctx: RunContext, *,
     )
     lifetime = lifetime_of_move(plan.guards.max_snapshot_hours)
     return sign(grant, private_key(key_file), now=ctx.clock.now(), lifetime=lifetime)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedLink:
+    """That a link of the chain of rights said no on a connector, as it left it for the control plane.
+
+    :param server: empty: the run as a whole. :param task: the task that refused.
+    """
+
+    link: Link
+    task: str
+    server: str
+    why: str
+    field: str = ""
+
+
+def in_words(task: str, left: Any) -> Iterator[RefusedLink]:
+    """Of what a failed task left. A connector wrote it: another form than ours is nothing."""
+    if not isinstance(left, dict) or left.get("link") not in tuple(Link):
+        return
+    said = {name: printable(left.get(name) or "", REASON_LONGEST) for name in ("what", "server", "field")}
+    yield RefusedLink(Link(left["link"]), task, said["server"], said["what"], said["field"])
+
+
+def in_preflight(found: Any) -> Iterator[RefusedLink]:
+    """Of the report of a pre-flight: whom the person behind the run may not export."""
+    findings = found.get("findings") if isinstance(found, dict) else None
+    for each in findings if isinstance(findings, list) else ():
+        if isinstance(each, dict) and each.get("code") in CODES:
+            server = printable(str(each.get("subject") or "").partition("/")[0], REASON_LONGEST)
+            why = printable(each.get("what") or "", REASON_LONGEST)
+            yield RefusedLink(Link.REQUESTER_IN_VCENTER, PREFLIGHT, server, why)
+
+
+def tell_refused(ledger: Ledger, refused: Iterable[RefusedLink], ctx: RunContext) -> None:
+    """Write each to the audit trail, once however often the report is cleared."""
+    wanted = [_details(each) for each in refused]
+    if not wanted:
+        return
+    subject = Subject("wave_run", f"{ctx.run.dag_id}/{ctx.run.dag_run_id}", ctx.run)
+    with ledger.write() as tx:
+        told = events.list_events(tx, object_kind=subject.kind, object_id=subject.id, limit=MOST_TOLD)
+        known = [each.details for each in told if each.action == REFUSED]
+        for details in wanted:
+            if details not in known:
+                events.append(tx, subject, REFUSED, at=ctx.clock.now(), actor=str(ctx.asker), details=details)
+
+
+def _details(each: RefusedLink) -> dict[str, Any]:
+    said = {"link": each.link.value, "why": each.why, "task": each.task, "server": each.server, "field": each.field}
+    return {name: value for name, value in said.items() if value}

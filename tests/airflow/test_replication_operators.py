@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from tests.contexts import run_context
 from tests.ledgers import within
+from tests.rights import OPEN
 from tests.unit.services.test_frozen import wave
 
 from wavelift.airflow.triggers.replication_runs import ended_runs
@@ -87,13 +88,13 @@ def _load(wave: str) -> Any:
 def test_a_conf_that_nobody_understands_is_refused_before_anything(ledger: Ledger, conf: dict[str, Any]) -> None:
     request = RunRequest("erp", conf)
     with pytest.raises(SpecError):
-        admit(ledger, request, _load, run_context(RUN, requester="ana"))
+        admit(ledger, request, _load, run_context(RUN, requester="ana"), rights=OPEN)
 
 
 def test_a_backfill_is_refused(ledger: Ledger) -> None:
     request = RunRequest("erp", {}, backfill=True)
     with pytest.raises(PermanentError, match="backfill"):
-        admit(ledger, request, _load, run_context(RUN, requester="ana"))
+        admit(ledger, request, _load, run_context(RUN, requester="ana"), rights=OPEN)
 
 
 def test_inv_1_a_failed_proof_quarantines_and_the_report_fails(ledger: Ledger) -> None:

@@ -61,6 +61,44 @@ class Page(Answer):
     offset: int
 
 
+# Who may do what
+
+
+class EnvironmentRow(Answer):
+    """An environment that is granted to the caller."""
+
+    name: str
+    description: str
+    account: str
+    region: str
+    vpc: str
+    actions: list[str]
+    """What the caller may do: ``migrate``, ``cut_over``, ``administer``."""
+
+
+class EnvironmentList(Answer):
+    environments: list[EnvironmentRow]
+
+
+class EnvironmentDetails(EnvironmentRow):
+    spec: dict[str, Any]
+    """As its file says now."""
+
+
+class Me(Answer):
+    """Who the caller is for environments."""
+
+    name: str
+    roles: list[str]
+    """``role/NAME``, as ``group:role/NAME`` in an environment means them."""
+    groups: list[str]
+    """By ``principals.yaml``."""
+    vcenter_principal: str | None = None
+    environments: list[EnvironmentRow]
+    problem: str = ""
+    """Why the groups cannot be read."""
+
+
 # DAG runs
 
 

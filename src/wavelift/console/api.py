@@ -1,6 +1,7 @@
 """The REST API under ``/wavelift``: the application, and how errors become answers.
 
-Every route denies by default: reading needs the right to read the DAG behind it, writing the right to trigger it.
+Every route denies by default: reading needs the right to read the DAG behind it, writing the right to trigger it, and
+what changes something of a wave needs the right in its environment, too.
 What runs in Airflow is started and stopped through Airflow's own REST API with the caller's token, so Airflow's own
 checks and audit log apply too.
 """
@@ -18,9 +19,11 @@ from pydantic_core import ErrorDetails
 
 from wavelift import __version__
 from wavelift.airflow.rest import ApiError
-from wavelift.base.errors import BusyError, NotFoundError, PermanentError, RefusedError, WaveliftError
+from wavelift.base.errors import BusyError, DeniedError, NotFoundError, PermanentError, RefusedError, WaveliftError
 from wavelift.console.answers import FieldProblem, Problem, WrongRequest
+from wavelift.console.caller import remember_roles
 from wavelift.console.catalog import add_catalog_routes
+from wavelift.console.environments import add_environment_routes
 from wavelift.console.events import add_event_routes
 from wavelift.console.gate import Gate, Login, airflow_login
 from wavelift.console.migrations import add_migration_routes
@@ -30,8 +33,8 @@ from wavelift.console.replication_runs import add_replication_run_routes
 from wavelift.console.values import storable_values
 from wavelift.rules.wording import problem_of
 
-CONFLICTS: Final = (PermanentError, BusyError)
-"""What is as it is: the same request would be refused again."""
+STATUS: Final = ((NotFoundError, 404), (DeniedError, 403), (PermanentError, 409), (BusyError, 409))
+"""What is as it is: the same request would be refused again. The first kind counts."""
 
 
 REFUSALS: Final[dict[int | str, tuple[type[BaseModel], str]]] = {
@@ -56,7 +59,7 @@ def create_app(login: Login = airflow_login) -> FastAPI:
         title="wavelift",
         version=__version__,
         # Deny by default: no route without a login, whatever it forgets to ask; FastAPI's own pages know no login.
-        dependencies=[Depends(get_user), Depends(storable_values)],
+        dependencies=[Depends(get_user), Depends(storable_values), Depends(remember_roles)],
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -72,11 +75,12 @@ def create_app(login: Login = airflow_login) -> FastAPI:
     add_replication_routes(app)
     add_replication_run_routes(app)
     add_event_routes(app)
+    add_environment_routes(app)
     return app
 
 
 async def _wavelift_error(request: Request, error: Exception) -> JSONResponse:
-    status = 404 if isinstance(error, NotFoundError) else 409 if isinstance(error, CONFLICTS) else 503
+    status = next((status for kind, status in STATUS if isinstance(error, kind)), 503)
     answer: dict[str, Any] = {"detail": str(error)}
     if isinstance(error, RefusedError):  # for programs: the rule, and when it will hold no more
         rule = {name: error.where.get(name) for name in ("rule", "until")}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
 from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
@@ -16,8 +18,10 @@ from wavelift.console.answers import RunStarted
 from wavelift.console.origin import bearer_token
 from wavelift.ledger import Ledger
 from wavelift.rules.conf import RunConf
+from wavelift.rules.environment import PRINCIPALS
 from wavelift.rules.plans import ResolvedWave
-from wavelift.specs import resolved_wave, usable_waves
+from wavelift.rules.principals import Principals
+from wavelift.specs import Granting, load_granting, load_principals, resolved_wave, usable_waves
 from wavelift.specs.load import SUFFIX
 
 
@@ -33,10 +37,39 @@ class Specs:
         try:
             self.wave(name)
         except SpecError as error:
-            if name not in {file.stem for file in config.waves_folder().glob(f"*{SUFFIX}")}:
+            if name not in self._stems(config.waves_folder()):
                 return f"There is no file {name}{SUFFIX} in the folder of the waves"
             return str(error)
         return ""
+
+    def environment_of(self, wave: str) -> str | None:
+        """Where a wave lands: by its file, else by its last valid version. Empty: nobody knows. None: no such wave."""
+        if wave not in self._stems(config.waves_folder()):
+            return None
+        known = usable_waves(config.waves_folder(), config.environments_folder(), config.last_valid_folder(), only=wave)
+        return known.shapes[wave].environment if wave in known.shapes else ""
+
+    def granting(self, environment: str) -> Granting:
+        """:raises SpecError: when the present files are not valid."""
+        return load_granting(environment, config.environments_folder())
+
+    def principals(self) -> tuple[Principals | None, str]:
+        """The groups as their file is now, or why it cannot be read."""
+        try:
+            return load_principals(config.environments_folder()), ""
+        except SpecError as error:
+            return None, str(error)
+
+    def environments(self) -> list[str]:
+        """The names of the environments' files, valid or not."""
+        return sorted(self._stems(config.environments_folder()) - {PRINCIPALS})
+
+    def group_memory(self) -> timedelta:
+        return timedelta(hours=config.integer("group_memory_hours"))
+
+    @staticmethod
+    def _stems(folder: Path) -> set[str]:
+        return {file.stem for file in folder.glob(f"*{SUFFIX}")}
 
     def connectors(self) -> dict[str, str]:
         """Wave → connector."""

@@ -1,6 +1,6 @@
 """Routes of migrations: the list, cancel, launch, verify, cleanup (AMP-07, AMP-08).
 
-Reading needs the right to read the wave's DAG, writing the right to trigger it.
+Reading needs the right to read the wave's DAG, writing the right to trigger it and that in the environment.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from fastapi import FastAPI, HTTPException, Query
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.run import SystemClock
-from wavelift.console.access import readable_dags, require_read, require_trigger
+from wavelift.console.access import readable_dags, require_read
 from wavelift.console.answers import MigrationCancelled, MigrationDetails, MigrationPage, MigrationRow, RunStarted
+from wavelift.console.caller import Caller, CallerDep
 from wavelift.console.chain import Chain
 from wavelift.console.deps import AirflowDep, LedgerDep, start_run
 from wavelift.console.progress import Progress
 from wavelift.console.requests import CleanupBody, MigrationQuery
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
+from wavelift.rules.authority import Action, cleanup_action
 from wavelift.rules.conf import MigrateConf, MigrateMode
 from wavelift.rules.flows import MIGRATE
 from wavelift.rules.lifecycle import MigrationState
@@ -57,10 +59,10 @@ def _reading(app: FastAPI) -> None:
 def _writing(app: FastAPI) -> None:
     @app.post("/migrations/{migration_id}/cancel")
     def cancel_migration(
-        migration_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep
+        migration_id: str, user: GetUserDep, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep
     ) -> MigrationCancelled:
         """Stop a queued or active migration: its task is failed, its snapshot removed, its import cancelled."""
-        _triggerable(ledger, migration_id, user)
+        _changeable(ledger, migration_id, caller, stops=True)
         with ledger.write() as tx:
             migration = migrations.request_cancel(tx, migration_id, by=user.get_name(), clock=SystemClock())
         chain = Chain(airflow, migration, migration.map_index)
@@ -69,20 +71,20 @@ def _writing(app: FastAPI) -> None:
         return MigrationCancelled.of(migration, stopped_tasks=stopped)
 
     @app.post("/migrations/{migration_id}/launch")
-    def launch_migration(migration_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunStarted:
+    def launch_migration(migration_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> RunStarted:
         """Launch the instance of a finished import, by a run of the wave's DAG."""
-        return _run_mode(_triggerable(ledger, migration_id, user), airflow, "launch")
+        return _run_mode(_changeable(ledger, migration_id, caller), airflow, "launch")
 
     @app.post("/migrations/{migration_id}/verify")
-    def verify_migration(migration_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunStarted:
+    def verify_migration(migration_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> RunStarted:
         """Compare a finished import's image with its manifests again, by a run of the wave's DAG."""
-        return _run_mode(_triggerable(ledger, migration_id, user), airflow, "verify")
+        return _run_mode(_changeable(ledger, migration_id, caller), airflow, "verify")
 
     @app.post("/cleanup")
-    def cleanup(body: CleanupBody, user: GetUserDep, airflow: AirflowDep) -> RunStarted:
-        """Look for what ended runs left outside; remove it unless ``dry_run``."""
+    def cleanup(body: CleanupBody, caller: CallerDep, airflow: AirflowDep) -> RunStarted:
+        """Look for what ended runs left outside; remove it unless ``dry_run``, which needs ``administer``."""
         dag_id = MIGRATE.dag_id(body.wave)
-        require_trigger(user, dag_id)
+        caller.require(dag_id, cleanup_action(dry_run=body.dry_run))
         return start_run(airflow, dag_id, MigrateConf(mode="cleanup", dry_run=body.dry_run))
 
 
@@ -93,9 +95,9 @@ def _readable(ledger: Ledger, migration_id: str, user: Any) -> Migration:
     return migration
 
 
-def _triggerable(ledger: Ledger, migration_id: str, user: Any) -> Migration:
-    migration = _readable(ledger, migration_id, user)
-    require_trigger(user, migration.dag_id)
+def _changeable(ledger: Ledger, migration_id: str, caller: Caller, *, stops: bool = False) -> Migration:
+    migration = _readable(ledger, migration_id, caller.user)
+    caller.require(migration.dag_id, Action.MIGRATE, stops=stops)
     return migration
 
 

@@ -1,6 +1,7 @@
 """Routes of replication jobs (SMS-03, SMS-09, SMS-10), denying by default like all others.
 
-Reading needs the right to read the wave's DAG ``<wave>.replicate``, writing the right to trigger it.
+Reading needs the right to read the wave's DAG ``<wave>.replicate``, writing the right to trigger it and that in the
+environment.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from fastapi import FastAPI, Query
 
 from wavelift.base.errors import SpecError
 from wavelift.base.run import SystemClock
-from wavelift.console.access import readable_dags, require_read, require_trigger, reread_seconds
+from wavelift.console.access import readable_dags, require_read, reread_seconds
 from wavelift.console.answers import (
     EntryClash,
     FieldChange,
@@ -27,6 +28,7 @@ from wavelift.console.answers import (
     WaveApplied,
     WaveFile,
 )
+from wavelift.console.caller import Caller, CallerDep
 from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, Specs, SpecsDep, start_run
 from wavelift.console.progress import Progress
@@ -35,6 +37,7 @@ from wavelift.console.requests import ApplyBody, ExtendBody, JobFields, JobQuery
 from wavelift.ledger import Ledger, ReplicationJob, ReplicationRun, jobs, replication_runs
 from wavelift.ledger.jobs import JobFilter
 from wavelift.ledger.replication_runs import RunFilter
+from wavelift.rules.authority import Action
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.flows import MIGRATE, REPLICATE
 from wavelift.rules.guests import Guest
@@ -87,27 +90,30 @@ def _reading(app: FastAPI) -> None:
 
 def _making(app: FastAPI) -> None:
     @app.post("/jobs")
-    def create_jobs(body: JobsBody, user: GetUserDep, ledger: LedgerDep, specs: SpecsDep) -> JobList:
+    def create_jobs(body: JobsBody, caller: CallerDep, ledger: LedgerDep, specs: SpecsDep) -> JobList:
         """Make the jobs of several servers of a wave: all of them or none."""
-        require_trigger(user, dag_of(body.wave))
+        caller.require(dag_of(body.wave), Action.MIGRATE)
         bound = bind_wave(ledger, specs.wave(body.wave))
         orders = [_order(body, bound, name) for name in dict.fromkeys(body.servers)]
-        made = job_service.create_jobs(ledger, body.wave, orders, by=user.get_name(), clock=SystemClock())
+        made = job_service.create_jobs(ledger, body.wave, orders, by=caller.requester.name, clock=SystemClock())
         return JobList(jobs=job_rows(ledger, made, SystemClock().now()))
 
     @app.post("/waves/{wave}/apply")
     def apply_wave(
-        wave: str, body: ApplyBody, user: GetUserDep, ledger: LedgerDep, specs: SpecsDep, airflow: AirflowDep
+        wave: str, body: ApplyBody, caller: CallerDep, ledger: LedgerDep, specs: SpecsDep, airflow: AirflowDep
     ) -> WaveApplied:
         """Make and change a wave's jobs as its spec says; with ``dry_run`` only show the drift."""
-        (require_read if body.dry_run else require_trigger)(user, dag_of(wave))
+        if body.dry_run:
+            require_read(caller.user, dag_of(wave))
+        else:
+            caller.require(dag_of(wave), Action.MIGRATE)
         resolved = specs.wave(wave)
         bound = bind_wave(ledger, resolved)
         orders = orders_of_wave(ledger, resolved, bound)
         changes = (
             job_service.plan_changes(ledger, wave, orders)
             if body.dry_run
-            else job_service.apply_wave(ledger, wave, orders, by=user.get_name(), clock=SystemClock())
+            else job_service.apply_wave(ledger, wave, orders, by=caller.requester.name, clock=SystemClock())
         )
         return WaveApplied(
             wave=wave,
@@ -122,53 +128,56 @@ def _making(app: FastAPI) -> None:
 
 def _changing(app: FastAPI) -> None:
     @app.patch("/jobs/{job_id}")
-    def update_job(job_id: str, body: JobFields, user: GetUserDep, ledger: LedgerDep, specs: SpecsDep) -> JobRow:
+    def update_job(job_id: str, body: JobFields, caller: CallerDep, ledger: LedgerDep, specs: SpecsDep) -> JobRow:
         """Change a job: only what the body names. A new seed time or frequency counts from now on."""
-        known = triggerable_job(ledger, job_id, user)
+        known, by = changeable_job(ledger, job_id, caller), caller.requester.name
         fields = body.model_dump(exclude_unset=True)
         guest = _guest_of(ledger, specs, known) if fields.keys() & GUEST_MATTERS else None
-        changed = job_service.update_job(ledger, job_id, by=user.get_name(), clock=SystemClock(), guest=guest, **fields)
+        changed = job_service.update_job(ledger, job_id, by=by, clock=SystemClock(), guest=guest, **fields)
         return _row(ledger, changed)
 
     @app.post("/jobs/{job_id}/pause")
-    def pause_job(job_id: str, body: PauseBody, user: GetUserDep, ledger: LedgerDep) -> JobRow:
+    def pause_job(job_id: str, body: PauseBody, caller: CallerDep, ledger: LedgerDep) -> JobRow:
         """Start no run any more; one that is active goes on."""
-        triggerable_job(ledger, job_id, user)
-        by = user.get_name()
+        changeable_job(ledger, job_id, caller, stops=True)
+        by = caller.requester.name
         return _row(ledger, job_service.pause_job(ledger, job_id, by=by, reason=body.reason, clock=SystemClock()))
 
     @app.post("/jobs/{job_id}/resume")
-    def resume_job(job_id: str, user: GetUserDep, ledger: LedgerDep, specs: SpecsDep) -> JobRow:
-        """Go on with the next instant; failures are counted anew. Refused while the wave's files allow no run."""
-        specs.wave(triggerable_job(ledger, job_id, user).wave)
-        return _row(ledger, job_service.resume_job(ledger, job_id, by=user.get_name(), clock=SystemClock()))
+    def resume_job(job_id: str, caller: CallerDep, ledger: LedgerDep, specs: SpecsDep) -> JobRow:
+        """Go on with the next instant; failures are counted anew. Refused while the wave's files allow no run.
+
+        From now on, scheduled runs have the caller's right; that is all it does for an active job.
+        """
+        specs.wave(changeable_job(ledger, job_id, caller).wave)
+        return _row(ledger, job_service.resume_job(ledger, job_id, by=caller.requester.name, clock=SystemClock()))
 
     @app.post("/jobs/{job_id}/extend")
-    def extend_job(job_id: str, body: ExtendBody, user: GetUserDep, ledger: LedgerDep) -> JobRow:
+    def extend_job(job_id: str, body: ExtendBody, caller: CallerDep, ledger: LedgerDep) -> JobRow:
         """Let the server be replicated longer (SMS-10)."""
-        triggerable_job(ledger, job_id, user)
-        by = user.get_name()
+        changeable_job(ledger, job_id, caller)
+        by = caller.requester.name
         return _row(ledger, job_service.extend_job(ledger, job_id, days=body.days, by=by, clock=SystemClock()))
 
 
 def _deleting(app: FastAPI) -> None:
     @app.delete("/jobs/{job_id}")
-    def delete_job(job_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> JobDeleted:
+    def delete_job(job_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> JobDeleted:
         """Stop a job and its run, and remove what its runs made outside, never their AMIs (SMS-09).
 
         A run of the wave's DAG removes it; until then the job is ``deleting``. A repeated call for such a job starts
         that run again. If the DAG is paused, the run waits (``dag_paused``).
         """
-        known, clock = triggerable_job(ledger, job_id, user), SystemClock()
+        known, clock, by = changeable_job(ledger, job_id, caller), SystemClock(), caller.requester.name
         if known.state is JobState.DELETED:
             return _deleted(_row(ledger, known))
-        deleted = deletion.delete_job(ledger, job_id, by=user.get_name(), clock=clock)
+        deleted = deletion.delete_job(ledger, job_id, by=by, clock=clock)
         stopped = [task for run in deleted.cut_short for task in Chain(airflow, run, map_index_of(airflow, run)).stop()]
         removal, job = None, deleted.job
         if _ever_ran(ledger, job_id):
             removal = start_run(airflow, dag_of(known.wave), ReplicateConf(mode="delete", jobs=[job_id]))
         else:  # nothing was ever made outside
-            job = deletion.complete_deletion(ledger, job_id, by=user.get_name(), clock=clock)
+            job = deletion.complete_deletion(ledger, job_id, by=by, clock=clock)
         return _deleted(_row(ledger, job), deleted, removal, stopped_tasks=stopped)
 
 
@@ -194,9 +203,17 @@ def readable_run(ledger: Ledger, run_id: str, user: Any) -> ReplicationRun:
     return known
 
 
-def triggerable_job(ledger: Ledger, job_id: str, user: Any) -> ReplicationJob:
-    known = readable_job(ledger, job_id, user)
-    require_trigger(user, dag_of(known.wave))
+def changeable_job(ledger: Ledger, job_id: str, caller: Caller, *, stops: bool = False) -> ReplicationJob:
+    """:param stops: as for :meth:`~wavelift.console.caller.Caller.require`."""
+    known = readable_job(ledger, job_id, caller.user)
+    caller.require(dag_of(known.wave), Action.MIGRATE, stops=stops)
+    return known
+
+
+def changeable_run(ledger: Ledger, run_id: str, caller: Caller, *, stops: bool = False) -> ReplicationRun:
+    """:param stops: as for :meth:`~wavelift.console.caller.Caller.require`."""
+    known = readable_run(ledger, run_id, caller.user)
+    caller.require(dag_of(known.wave), Action.MIGRATE, stops=stops)
     return known
 
 

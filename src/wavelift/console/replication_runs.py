@@ -16,7 +16,6 @@ from fastapi import FastAPI, HTTPException, Query
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext, SystemClock
-from wavelift.console.access import require_trigger
 from wavelift.console.answers import (
     ReplicationStarted,
     RunCancelled,
@@ -24,19 +23,22 @@ from wavelift.console.answers import (
     RunPage,
     VerifyStarted,
 )
+from wavelift.console.caller import CallerDep
 from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, require_loaded, start_run
 from wavelift.console.progress import Progress
 from wavelift.console.replication import (
+    changeable_job,
+    changeable_run,
     readable_job,
     readable_run,
     readable_waves,
-    triggerable_job,
 )
 from wavelift.console.replication_rows import dag_of, live, run_fields, run_row
 from wavelift.console.requests import HistoryQuery, ReplicateBody, RunQuery
 from wavelift.ledger import Ledger, ReplicationRun, events, jobs, replication_runs
 from wavelift.ledger.replication_runs import RunFilter
+from wavelift.rules.authority import Action
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.replication import JobState, RunState
 from wavelift.services.replication import admission, outcome
@@ -98,15 +100,15 @@ def _reading(app: FastAPI) -> None:
 def _requesting(app: FastAPI) -> None:
     @app.post("/waves/{wave}/replications")
     def replicate(
-        wave: str, body: ReplicateBody, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep, specs: SpecsDep
+        wave: str, body: ReplicateBody, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep, specs: SpecsDep
     ) -> ReplicationStarted:
         """Replicate servers now: all of them or none. A refusal (409) tells rule and next time of each (SMS-06)."""
-        require_trigger(user, dag_of(wave))
+        caller.require(dag_of(wave), Action.MIGRATE)
         servers = body.servers or _active_servers(ledger, wave)
         _require_awake(airflow, wave)
         specs.wave(wave)  # `admit` would refuse it, but only after runs were reserved
         run = DagRun(dag_of(wave), f"on_demand__{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}")
-        ctx = RunContext(run, requester=user.get_name(), liveness=_Seen(airflow), checkpoints=MemoryCheckpoints())
+        ctx = RunContext(run, requester=caller.requester.name, liveness=_Seen(airflow), checkpoints=MemoryCheckpoints())
         reserved = admission.reserve_runs(ledger, wave, servers, ctx)
         try:
             airflow.trigger(run.dag_id, run_id=run.dag_run_id, note=f"On demand: {', '.join(servers)}")
@@ -119,15 +121,13 @@ def _requesting(app: FastAPI) -> None:
 
 def _cancelling(app: FastAPI) -> None:
     @app.post("/runs/{run_id}/cancel")
-    def cancel_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunCancelled:
+    def cancel_run(run_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> RunCancelled:
         """Stop a run: its task is failed, its snapshot removed. It stays counted against the quota."""
-        known = readable_run(ledger, run_id, user)
-        require_trigger(user, dag_of(known.wave))
-        clock = SystemClock()
-        cancelled = outcome.cancel_run(ledger, run_id, by=user.get_name(), clock=clock)
+        changeable_run(ledger, run_id, caller, stops=True)
+        clock, by = SystemClock(), caller.requester.name
+        cancelled = outcome.cancel_run(ledger, run_id, by=by, clock=clock)
         if cancelled.state is RunState.RESERVED:  # nothing has begun
-            reason = f"cancelled by {user.get_name()}"
-            given_back = outcome.mark_cancelled(ledger, run_id, reason, clock=clock)
+            given_back = outcome.mark_cancelled(ledger, run_id, f"cancelled by {by}", clock=clock)
             return RunCancelled.of(given_back, **run_fields(given_back, clock.now()), stopped_tasks=[])
         stopped = Chain(airflow, cancelled, map_index_of(airflow, cancelled)).stop()
         return RunCancelled.of(cancelled, **run_fields(cancelled, clock.now()), stopped_tasks=stopped)
@@ -135,16 +135,15 @@ def _cancelling(app: FastAPI) -> None:
 
 def _verifying(app: FastAPI) -> None:
     @app.post("/jobs/{job_id}/verify")
-    def verify_job(job_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> VerifyStarted:
+    def verify_job(job_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> VerifyStarted:
         """Read back, whole, what the job's next run builds on, and compare it with its manifests (invariant 1)."""
-        known = triggerable_job(ledger, job_id, user)
+        known = changeable_job(ledger, job_id, caller)
         return _verify(ledger, airflow, known.wave, ReplicateConf(mode="verify", jobs=[job_id]))
 
     @app.post("/runs/{run_id}/verify")
-    def verify_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> VerifyStarted:
+    def verify_run(run_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> VerifyStarted:
         """Read back, whole, the EBS snapshots of a recorded run, and compare them with its manifests."""
-        known = readable_run(ledger, run_id, user)
-        require_trigger(user, dag_of(known.wave))
+        known = changeable_run(ledger, run_id, caller)
         return _verify(ledger, airflow, known.wave, ReplicateConf(mode="verify", runs=[run_id]))
 
 

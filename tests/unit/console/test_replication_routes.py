@@ -28,11 +28,13 @@ from wavelift.console.progress import _Tasks
 from wavelift.ledger import Ledger, catalog, connectors, events, jobs, replication_runs
 from wavelift.rules.flows import REPLICATE
 from wavelift.rules.plans import ResolvedWave
+from wavelift.rules.principals import Principals
 from wavelift.rules.replication import JobState, RunState
 from wavelift.services.replication import reserve
 from wavelift.services.replication.admission import Asked, admit_runs
 from wavelift.services.replication.deletion import complete_deletion
 from wavelift.services.replication.outcome import fail_run, mark_cancelled
+from wavelift.specs import Granting
 
 pytestmark = pytest.mark.unit
 
@@ -42,7 +44,7 @@ ENVIRONMENT = """\
 environment: lab
 aws_conn_id: aws
 account: '123456789012'
-may: {migrate: ['user:admin'], cut_over: ['user:admin'], administer: ['user:admin']}
+may: {migrate: ['user:ana'], administer: ['user:ana']}
 region: eu-central-1
 staging: {bucket: staging}
 role: vmimport
@@ -118,15 +120,35 @@ class Specs:
     def __init__(self) -> None:
         self.text = WAVE
         self.broken = ""
+        self.environment, self.environment_broken = ENVIRONMENT, ""
 
     def wave(self, name: str) -> ResolvedWave:
         if self.broken:
             raise SpecError(self.broken)
         if name != "erp":
             raise SpecError(f"There is no spec of wave '{name}'")
-        loaded = load_texts(self.text, ENVIRONMENT, where="lab")
+        loaded = load_texts(self.text, self.environment, where="lab")
         assert loaded is not None
         return loaded.resolve()
+
+    def environment_of(self, wave: str) -> str | None:
+        return {"erp": "lab"}.get(wave)
+
+    def granting(self, environment: str) -> Granting:
+        if self.environment_broken:
+            raise SpecError(self.environment_broken)
+        loaded = load_texts(WAVE, self.environment, where="lab")
+        assert loaded is not None
+        return Granting(loaded.environment, Principals())
+
+    def principals(self) -> tuple[Principals, str]:
+        return Principals(), ""
+
+    def environments(self) -> list[str]:
+        return ["lab"]
+
+    def group_memory(self) -> timedelta:
+        return timedelta(hours=24)
 
     def connectors(self) -> dict[str, str]:
         return {"erp": "hall-a"}

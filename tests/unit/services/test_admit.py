@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
+from tests.rights import OPEN
 from tests.unit.rules.conftest import resolved
 
 from wavelift.base.errors import NotFoundError, SpecError
@@ -37,7 +38,7 @@ def asked(ledger: Ledger, resolved: Callable[..., ResolvedWave]) -> Callable[...
 
     def ask(**conf: Any) -> Admitted:
         request = RunRequest("erp", conf)
-        return admit(ledger, request, lambda _: resolved("a", "b"), run_context(RUN, requester="ana"))
+        return admit(ledger, request, lambda _: resolved("a", "b"), run_context(RUN, requester="ana"), rights=OPEN)
 
     return ask
 

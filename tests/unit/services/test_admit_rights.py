@@ -13,6 +13,7 @@ from typing import Any, get_args
 import pytest
 from tests.contexts import HandClock, run_context
 from tests.ledgers import fresh_ledger, within
+from tests.rights import OPEN
 from tests.unit.specs.conftest import ENVIRONMENT, WAVE
 
 from wavelift.base.errors import SpecError
@@ -83,7 +84,13 @@ def test_a_right_that_was_taken_away_serves_no_new_run(
     run = DagRun(dag, "manual__1")
     site.write(wave, environment)
     with pytest.raises(SpecError) as caught:
-        admit(site.ledger, RunRequest("erp", conf | NAMED.get(flow, {})), site.load, run_context(run, requester="ana"))
+        admit(
+            site.ledger,
+            RunRequest("erp", conf | NAMED.get(flow, {})),
+            site.load,
+            run_context(run, requester="ana"),
+            rights=OPEN,
+        )
     assert said in str(caught.value)
     assert within(site.ledger.read(), waves.find, run) is None, "nothing was admitted"
 
@@ -92,23 +99,23 @@ def test_a_right_that_was_taken_away_serves_no_new_run(
 def test_an_admitted_run_goes_on_with_what_it_froze(site: Site, flow: str) -> None:
     admit, dag, conf = FLOWS[flow]
     ctx = run_context(DagRun(dag, "manual__1"), requester="ana")
-    first = admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
+    first = admit(site.ledger, RunRequest("erp", conf), site.load, ctx, rights=OPEN)
     site.write(BROKEN)
-    assert admit(site.ledger, RunRequest("erp", conf), site.load, ctx) == first
+    assert admit(site.ledger, RunRequest("erp", conf), site.load, ctx, rights=OPEN) == first
 
 
 @pytest.mark.parametrize("flow", ["migrate migrate", "replicate replicate"])
 def test_an_ended_run_that_is_cleared_begins_anew(site: Site, flow: str) -> None:
     admit, dag, conf = FLOWS[flow]
     ctx = run_context(DagRun(dag, "manual__1"), requester="ana")
-    first = admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
+    first = admit(site.ledger, RunRequest("erp", conf), site.load, ctx, rights=OPEN)
     with site.ledger.write(waves.LOCK) as tx:
         waves.finish_wave_run(tx, ctx.run, WaveRunState.FAILED, clock=ctx.clock)
     site.write(BROKEN)
     with pytest.raises(SpecError, match=r"waves/erp.yaml:1: a second ': '"):
-        admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
+        admit(site.ledger, RunRequest("erp", conf), site.load, ctx, rights=OPEN)
     site.write()
-    assert admit(site.ledger, RunRequest("erp", conf), site.load, ctx) == first
+    assert admit(site.ledger, RunRequest("erp", conf), site.load, ctx, rights=OPEN) == first
 
 
 @pytest.mark.parametrize("flow", ["migrate migrate", "replicate replicate"])
@@ -131,14 +138,14 @@ def test_a_cleared_server_of_an_ended_run_needs_what_the_run_froze(
 ) -> None:
     admit, dag, conf = FLOWS[flow]
     ctx = run_context(DagRun(dag, "manual__1"), requester="ana")
-    admit(site.ledger, RunRequest("erp", conf), site.load, ctx)
+    admit(site.ledger, RunRequest("erp", conf), site.load, ctx, rights=OPEN)
     site.write(wave, environment)
     reopen(site.ledger, site.load, ctx)  # the run has not ended: it goes on
     with site.ledger.write(waves.LOCK) as tx:
         waves.finish_wave_run(tx, ctx.run, WaveRunState.FAILED, clock=ctx.clock)
     for again in (
         lambda: reopen(site.ledger, site.load, ctx),
-        lambda: admit(site.ledger, RunRequest("erp", conf), site.load, ctx),
+        lambda: admit(site.ledger, RunRequest("erp", conf), site.load, ctx, rights=OPEN),
     ):
         with pytest.raises(SpecError) as caught:
             again()
@@ -167,7 +174,7 @@ def test_no_task_of_an_ended_run_works_without_its_rights(
 
     ctx = run_context(DagRun("erp.migrate", "manual__1"), requester="ana")
     mode = {"mode": "migrate"} if operator == "LaunchInstanceOperator" else {"mode": "preflight"}
-    admitted = migration.admit(site.ledger, RunRequest("erp", mode), site.load, ctx)
+    admitted = migration.admit(site.ledger, RunRequest("erp", mode), site.load, ctx, rights=OPEN)
     kind: Any = getattr(launch, operator)
     given = (
         {"server": {}, "image": {}} if mode["mode"] == "migrate" else {"admitted": admitted.dump() | {"mode": "launch"}}
@@ -202,7 +209,7 @@ def test_a_scheduled_run_of_broken_files_fails_and_the_next_one_replicates(site:
         clock.time = at + timedelta(minutes=1)
         ctx = run_context(DagRun("erp.replicate", f"scheduled__{number}"), clock=clock)
         request = RunRequest("erp", {}, source="schedule", scheduled_for=at)
-        return replication.admit(site.ledger, request, site.load, ctx)
+        return replication.admit(site.ledger, request, site.load, ctx, rights=OPEN)
 
     with pytest.raises(SpecError, match=r"waves/erp.yaml:1: a second ': '"):
         scheduled(0)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
+from tests.rights import OPEN
 from tests.unit.rules.conftest import _environment, _facts, _wave
 
 from wavelift.base.errors import NotFoundError, PermanentError, TamperedError
@@ -75,7 +76,7 @@ class Desk:
 
     def admit(self, **conf: Any) -> Admitted:
         request = RunRequest("erp", conf)
-        return migration.admit(self.ledger, request, lambda _: wave(), run_context(self.run))
+        return migration.admit(self.ledger, request, lambda _: wave(), run_context(self.run), rights=OPEN)
 
     def ctx(self, server: str = "", index: int = 0) -> RunContext:
         return run_context(self.run, server, map_index=index)
@@ -226,7 +227,7 @@ def test_a_replication_run_is_checked_with_what_it_may_launch(tmp_path: Path) ->
     clock = desk.ctx().clock
     create_jobs(desk.ledger, "erp", [JobOrder(server="web01", plan=ReplicationPlan())], by="ana", clock=clock)
     request = RunRequest("erp", {})
-    assert replication.admit(desk.ledger, request, lambda _: wave(), desk.ctx()).granted == ("web01",)
+    assert replication.admit(desk.ledger, request, lambda _: wave(), desk.ctx(), rights=OPEN).granted == ("web01",)
     task = task_of("web01", replicates=True)
     assert desk.refused(planned(task, connection="vc-of-others"), reserves=True) == "connection"
     assert desk.refused(planned(task, allow_twin=True), reserves=True) == "allow_twin"
@@ -298,7 +299,7 @@ def test_only_jobs_whose_deletion_was_ordered_are_deleted(tmp_path: Path) -> Non
         with desk.ledger.write(jobs.lock_name(name)) as tx:
             jobs.apply(tx, job, "deleting", at=clock.now(), by="a", state=JobState.DELETING)
     conf = {"mode": "delete", "jobs": [made["erp"].id]}
-    admitted = replication.admit(desk.ledger, RunRequest("erp", conf), lambda _: wave(), desk.ctx())
+    admitted = replication.admit(desk.ledger, RunRequest("erp", conf), lambda _: wave(), desk.ctx(), rights=OPEN)
     check_ordered(desk.ledger, admitted.jobs, desk.ctx())
     with pytest.raises(TamperedError, match=f"{made['crm'].id} of wave crm"):
         check_ordered(desk.ledger, [made["crm"].id], desk.ctx())
@@ -312,10 +313,10 @@ def test_an_edited_proof_quarantines_no_run_of_another_wave(tmp_path: Path) -> N
     clock = desk.ctx().clock
     create_jobs(desk.ledger, "crm", [JobOrder(server="web01", plan=ReplicationPlan())], by="ana", clock=clock)
     crm = lambda _: wave(wave="crm")  # noqa: E731
-    replication.admit(desk.ledger, RunRequest("crm", {}), crm, desk.ctx())
+    replication.admit(desk.ledger, RunRequest("crm", {}), crm, desk.ctx(), rights=OPEN)
     (known,) = within(desk.ledger.read(), replication_runs.of_dag_run, desk.run)
     desk.run = REPLICATION
-    replication.admit(desk.ledger, RunRequest("erp", {}), lambda _: wave(), desk.ctx())
+    replication.admit(desk.ledger, RunRequest("erp", {}), lambda _: wave(), desk.ctx(), rights=OPEN)
     with pytest.raises(TamperedError, match=known.id):
         finish(desk.ledger, Ended(None, None, wrong={known.id: "forged"}), desk.ctx(), tidy=lambda *_: "")
     assert not within(desk.ledger.read(), replication_runs.get, known.id).quarantine

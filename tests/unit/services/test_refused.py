@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.contexts import HandClock, run_context
 from tests.ledgers import fresh_ledger, within
+from tests.rights import OPEN
 from tests.unit.services.test_frozen import task_of, wave
 
 from wavelift.base.domain import Finding, Severity
@@ -54,7 +55,7 @@ class Story:
         self.ledger, self.run, self.clock = ledger, run, HandClock()
         self.entries = entries or ("web01", "db01", "win01")
         request = RunRequest("erp", {})
-        migration.admit(ledger, request, lambda _: wave(*self.entries), self.ctx())
+        migration.admit(ledger, request, lambda _: wave(*self.entries), self.ctx(), rights=OPEN)
 
     def ctx(self, server: str = "", **more: Any) -> RunContext:
         return run_context(self.run, server, clock=self.clock, **{"map_index": 0, **more})
@@ -351,13 +352,15 @@ def test_a_refused_row_is_neither_launched_nor_verified(story: Story) -> None:
     id = story.row("win01").id
     conf = {"mode": "verify", "migrations": [id]}
     with pytest.raises(PermanentError, match=f"{id} has no image to verify: it is refused"):
-        migration.admit(story.ledger, RunRequest("erp", conf), lambda _: wave(), run_context(NEXT))
+        migration.admit(story.ledger, RunRequest("erp", conf), lambda _: wave(), run_context(NEXT), rights=OPEN)
 
 
 def test_a_clean_up_knows_no_run_that_only_refused(story: Story) -> None:
     story.report(story.looked(*(wrong(name, RDM) for name in story.entries)))
     conf = {"mode": "cleanup"}
-    admitted: Admitted = migration.admit(story.ledger, RunRequest("erp", conf), lambda _: wave(), run_context(NEXT))
+    admitted: Admitted = migration.admit(
+        story.ledger, RunRequest("erp", conf), lambda _: wave(), run_context(NEXT), rights=OPEN
+    )
     assert (admitted.runs, admitted.standing) == ((), ())
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from botocore.config import Config
 from tests.contexts import run_context
 from tests.ledgers import fresh_ledger, within
+from tests.rights import OPEN
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import Ec2
@@ -242,10 +243,7 @@ class Journey:
         self.import_limit = 5
         self.watch_import: Callable[[ImportRunning | ImportWaiting | InQueue], None] = lambda found: None
         runs.admit(
-            self.ledger,
-            RunRequest(wave.wave, {}),
-            lambda name: wave,
-            run_context(run, requester="tester"),
+            self.ledger, RunRequest(wave.wave, {}), lambda name: wave, run_context(run, requester="tester"), rights=OPEN
         )
 
     def context(self, server: str, phase: str) -> RunContext:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.contexts import Alive, run_context
 from tests.ledgers import fresh_ledger, within
+from tests.rights import OPEN
 
 from wavelift.adapters.aws.ec2 import Ec2
 from wavelift.adapters.aws.s3 import S3Staging
@@ -124,7 +125,9 @@ def clean_up(copies: Copies) -> CleanupReport:
     """What `wavelift cleanup` does: the run's admission, its look at vCenter, its report."""
     ctx = run_context(DagRun(f"{WAVE}.migrate", "cleaning"), requester="test", clock=CLOCK)
     request = RunRequest(WAVE, {"mode": "cleanup", "dry_run": False})
-    admitted = wave_runs.admit(copies.ledger, request, lambda _: copies.stage.wave("copy01", wave=WAVE), ctx)
+    admitted = wave_runs.admit(
+        copies.ledger, request, lambda _: copies.stage.wave("copy01", wave=WAVE), ctx, rights=OPEN
+    )
     with copies.stage.connect() as session:
         swept = sweep(session, copies.stage.access(), admitted, Alive(lambda run: False), dag_id=ctx.run.dag_id)
     assert finish_wave(copies.ledger, EndedWave(None, swept=swept), ctx).succeeded
@@ -162,7 +165,7 @@ def request(mode: str, **conf: Any) -> RunRequest:
 def ask(copies: Copies, asked: RunRequest, clock: SystemClock = CLOCK) -> Any:
     wave = copies.stage.wave("copy01")
     run = DagRun(f"{WAVE}.replicate", f"manual__{asked.conf['mode']}")
-    return admit(copies.ledger, asked, lambda _: wave, run_context(run, requester="test", clock=clock))
+    return admit(copies.ledger, asked, lambda _: wave, run_context(run, requester="test", clock=clock), rights=OPEN)
 
 
 def test_a_run_that_deletes_or_verifies_admits_no_server(copies: Copies) -> None:

@@ -1,0 +1,103 @@
+"""What a caller may do with waves: Airflow's right on the DAG, and the environment's on top (AMP-02, AMP-03)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from airflow.api_fastapi.core_api.security import GetUserDep
+from fastapi import Depends, HTTPException
+
+from wavelift.base.errors import WaveliftError
+from wavelift.base.run import Requester, SystemClock
+from wavelift.console.access import not_loaded, require_trigger
+from wavelift.console.deps import LedgerDep, Specs, SpecsDep
+from wavelift.ledger import Ledger, groups
+from wavelift.rules.authority import Action
+from wavelift.rules.environment import Environment
+from wavelift.rules.flows import FLOWS
+from wavelift.rules.principals import ROLE
+from wavelift.services.common import authority
+from wavelift.services.common.authority import Rights
+
+log = logging.getLogger(__name__)
+
+
+def roles_of(user: Any) -> frozenset[str]:
+    """The caller's roles as groups ``role/NAME``: those of FAB, or the one of the simple auth manager.
+
+    An auth manager without roles gives none.
+    """
+    try:
+        found = [getattr(user, "role", None), *(getattr(user, "roles", None) or ())]
+    except Exception as error:  # an auth manager's own user may ask its database here
+        log.warning("the roles of a user could not be read: %s", error)
+        return frozenset()
+    names = (getattr(each, "name", each) for each in found)
+    return frozenset(f"{ROLE}{name}" for name in names if isinstance(name, str) and name)
+
+
+def remember_roles(user: GetUserDep, ledger: LedgerDep) -> None:
+    """Tasks cannot ask for roles: they believe what was seen here, for a while. At most one write in 5 minutes."""
+    try:
+        groups.remember(ledger, user.get_name(), roles_of(user), at=SystemClock().now())
+    except WaveliftError as error:  # what was asked does not depend on it
+        log.warning("the roles of %s were not remembered: %s", user.get_name(), error)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An environment, and what the caller may do in it: at least one thing."""
+
+    environment: Environment
+    actions: tuple[Action, ...]
+
+
+class Caller:
+    """Who calls a route."""
+
+    def __init__(self, user: Any, ledger: Ledger, specs: Specs) -> None:
+        self.user = user
+        self.requester = Requester(user.get_name())
+        self._ledger = ledger
+        self._specs = specs
+        self._rights = Rights(specs.granting, specs.group_memory())
+
+    def require(self, dag_id: str, action: Action, *, stops: bool = False) -> None:
+        """The one question of every route that changes something of a wave.
+
+        :param dag_id: of one of the wave's DAGs: the right to trigger it is asked first.
+        :param stops: the route only stops what runs. While nobody can read what the environment says, the right on the
+            DAG is enough for that.
+        :raises HTTPException: 403, without the right on the DAG; 404, there is no such wave.
+        :raises DeniedError: the environment does not grant it.
+        """
+        require_trigger(self.user, dag_id)
+        wave = next((wave for flow in FLOWS if (wave := flow.wave_of(dag_id))), "")
+        environment = self._specs.environment_of(wave)
+        if environment is None and not stops:
+            raise HTTPException(404, not_loaded(dag_id))
+        if stops and self._rights.at(environment or "").granting is None:
+            return
+        authority.require(
+            self._ledger, self.requester, environment or "", action, rights=self._rights, clock=SystemClock(), wave=wave
+        )
+
+    def given(self) -> Iterator[Given]:
+        """The environments that are granted to the caller, by name; broken ones are granted to nobody."""
+        now = SystemClock().now()
+        for name in self._specs.environments():
+            bench = self._rights.at(name)
+            with self._ledger.read() as tx:
+                actions = bench.granted(tx, self.requester, now=now)
+            if bench.granting is not None and actions:
+                yield Given(bench.granting.environment, actions)
+
+
+def _caller(user: GetUserDep, ledger: LedgerDep, specs: SpecsDep) -> Caller:
+    return Caller(user, ledger, specs)
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]

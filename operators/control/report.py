@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from wavelift.services.migration.report import WaveReport
     from wavelift.services.replication.report import ReplicationReport, ServerEnd
 
-GRANTED_STEPS: Final = (PREFLIGHT, "snapshot", "export", "transfer")
-"""Steps that a connector does only with a grant."""
+GRANTED_STEPS: Final = (PREFLIGHT, "reserve", "snapshot", "export", "transfer")
+"""Steps that need a grant, and the one that issues it."""
 FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
 
 

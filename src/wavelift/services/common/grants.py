@@ -32,6 +32,7 @@ from wavelift.services.common.authority import REFUSED
 from wavelift.services.common.grant_keys import private_key
 from wavelift.services.dataplane.messages import ServerTask
 
+LATER: Final = tuple(link.value for link in Link if link not in (Link.REQUESTER, Link.ENVIRONMENT))
 MOST_TOLD: Final = 500
 """Events of one run that are looked at."""
 
@@ -146,8 +147,9 @@ class RefusedLink:
 
 
 def in_words(task: str, left: Any) -> Iterator[RefusedLink]:
-    """Of what a failed task left. A connector wrote it: another form than ours is nothing."""
-    if not isinstance(left, dict) or left.get("link") not in tuple(Link):
+    """Of what a failed task left. A connector wrote it: another form than ours is nothing. The first two links are
+    events already: the control plane itself refused."""
+    if not isinstance(left, dict) or left.get("link") not in LATER:
         return
     said = {name: printable(left.get(name) or "", REASON_LONGEST) for name in ("what", "server", "field")}
     yield RefusedLink(Link(left["link"]), task, said["server"], said["what"], said["field"])

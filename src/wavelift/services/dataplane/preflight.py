@@ -16,7 +16,6 @@ from wavelift.base.domain import Finding, ServerFacts, Severity
 from wavelift.base.errors import (
     Cancelled,
     FencedError,
-    NotFoundError,
     PermanentError,
     UnreachableError,
     WaveliftError,
@@ -351,6 +350,6 @@ def _rights_of(
         return dict.fromkeys(vms, RequesterFacts(mode, principal))
     try:
         missing = privileges.missing_privileges(session, vms, principal=principal, required={"vm": (EXPORT,)})
-    except NotFoundError:
+    except privileges.UnknownPrincipalError:
         return dict.fromkeys(vms, RequesterFacts(mode, principal))
     return {vm: RequesterFacts(mode, principal, known=True, may_export=not missing.get(vm, [EXPORT])) for vm in vms}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wavelift.services.dataplane.messages import ServerTask
 
 NEEDS: Final = ("look", "move", "nothing")
+UNTOLD: Final = "default"
 
 
 class OpensVcenter:
@@ -79,7 +80,7 @@ class ConnectorOperator(OpensVcenter, WaveliftOperator):
             action=self.grant_action,
             dag_id=ti.dag_id,
             run_id=ti.run_id,
-            connector=getattr(ti, "queue", None) or self.queue,
+            connector=self._sent_by(ti),
             **about,
         )
         self._grant = grants.verify(
@@ -90,6 +91,15 @@ class ConnectorOperator(OpensVcenter, WaveliftOperator):
             now=SystemClock().now(),
         )
         return self._grant
+
+    def _sent_by(self, ti: Any) -> str:
+        """The queue by which Airflow sent this task here. No XCom says it.
+
+        A wave's file that changed since does not matter: what was sent keeps its queue. ``default`` is also what the
+        SDK says that was not told (``dag.test()``): then it is the queue of the DAG file on this worker.
+        """
+        sent = getattr(ti, "queue", None)
+        return str(sent if sent not in (None, UNTOLD) else self.queue)
 
 
 class MovingOperator(ServerOperator, ConnectorOperator):

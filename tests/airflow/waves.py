@@ -104,7 +104,9 @@ def wave_text(name: str, shape: WaveOf, **changes: Any) -> str:
 def environment_text(stage: Stage, name: str, connectors: Collection[str], **changes: Any) -> str:
     sources = [{"connection": CONNECTION, "connectors": [*connectors]}]
     spec = yaml.safe_load(stage.environment(ROOT / "dags" / "environments" / "demo.yaml"))
-    return yaml.safe_dump({**spec, "environment": name, "sources": sources, **changes})
+    users = [f"user:{name}" for name in PRINCIPALS]
+    may = {"migrate": users, "cut_over": users, "administer": users}
+    return yaml.safe_dump({**spec, "environment": name, "sources": sources, "may": may, **changes})
 
 
 def lay_out(dags: Path, stage: Stage, waves: Mapping[str, WaveOf]) -> None:

@@ -40,8 +40,8 @@ COPY src/wavelift/airflow/local_settings/airflow_local_settings.py /opt/airflow/
 # An empty airflow.cfg: else Airflow writes one, with a key that it invents, and the file system may be read-only.
 # Named volumes take over owner and mode of the folders.
 RUN touch /opt/airflow/airflow.cfg \
-    && mkdir -p /opt/airflow/logs /opt/airflow/wavelift /opt/airflow/auth \
-    && chmod 0700 /opt/airflow/wavelift /opt/airflow/auth \
+    && mkdir -p /opt/airflow/logs /opt/airflow/wavelift /opt/airflow/auth /opt/airflow/grants /opt/airflow/grant-keys \
+    && chmod 0700 /opt/airflow/wavelift /opt/airflow/auth /opt/airflow/grants \
     && chown -R ${AIRFLOW_UID}:0 /opt/airflow
 USER ${AIRFLOW_UID}:0
 WORKDIR /opt/airflow

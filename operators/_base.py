@@ -206,10 +206,11 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
 
     def leave_words(self, context: Context, error: WaveliftError) -> None:
         """Before this try fails: what the report will say of it, and a person who waits for the next one."""
-        words = {
+        words: dict[str, Any] = {
             "task": self.task_id,
             "what": str(error),
             "next_step": error.next_step,
+            **{key: str(error.where[key]) for key in ("link", "field", "server") if key in error.where},
             **self._next_try(context, error),
         }
         try:

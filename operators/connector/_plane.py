@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from wavelift.operators._base import WaveliftOperator
+from wavelift.base.errors import PermanentError
+from wavelift.operators._base import ServerOperator, WaveliftOperator, requester_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
+    from airflow.sdk import Context
+
     from wavelift.adapters.vsphere.session import VsphereSession
+    from wavelift.rules.grants import Grant, Intent, Work
+    from wavelift.services.dataplane.messages import ServerTask
+
+NEEDS: Final = ("look", "move", "nothing")
+UNTOLD: Final = "default"
 
 
 class OpensVcenter:
@@ -28,7 +38,107 @@ class OpensVcenter:
 
 
 class ConnectorOperator(OpensVcenter, WaveliftOperator):
-    """Base of operators for a connector's queue: vCenter and AWS."""
+    """Base of operators for a connector's queue: vCenter and AWS.
+
+    A class says which grant of the control plane it needs; without a grant that was verified in this try, and for this
+    vCenter, :meth:`vcenter` opens nothing.
+    """
+
+    needs_grant: ClassVar[Literal["look", "move", "nothing"]]
+    """``nothing``: it only reads an inventory, or cleans up. Cleaning up is never refused."""
+    grant_action: Work = "migrate"
+    _grant: Grant | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if getattr(cls, "needs_grant", None) not in NEEDS and {"work", "work_on"} & cls.__dict__.keys():
+            raise TypeError(f"{cls.__name__} must say what it needs: needs_grant is one of {', '.join(NEEDS)}")
+
+    def vcenter(self, vsphere_conn_id: str) -> AbstractContextManager[VsphereSession]:
+        if self.needs_grant != "nothing" and (self._grant is None or self._grant.vcenter != vsphere_conn_id):
+            raise PermanentError(
+                "No grant for this vCenter was verified",
+                connection=vsphere_conn_id,
+                next_step="This is a defect of the operator: it must call 'verify_grant' first",
+            )
+        return super().vcenter(vsphere_conn_id)
+
+    def verify_grant(self, context: Context, token: str, **about: Any) -> Grant:
+        """Compare what the control plane signed with what this task is about to do.
+
+        :param about: what came by XCom: fields of :class:`~wavelift.rules.grants.Intent`.
+        :raises GrantError: it was not granted.
+        """
+        from wavelift.airflow import config
+        from wavelift.base.run import SystemClock
+        from wavelift.rules.grants import Intent
+        from wavelift.services.dataplane import grants
+
+        ti = context["ti"]
+        intent: Intent = Intent(
+            user=requester_of(context),
+            action=self.grant_action,
+            dag_id=ti.dag_id,
+            run_id=ti.run_id,
+            connector=self._sent_by(ti),
+            **about,
+        )
+        self._grant = grants.verify(
+            token,
+            intent,
+            keys=config.grant_keys_folder(),
+            serves=config.connector_names(),
+            now=SystemClock().now(),
+        )
+        return self._grant
+
+    def _sent_by(self, ti: Any) -> str:
+        """The queue by which Airflow sent this task here. No XCom says it.
+
+        A wave's file that changed since does not matter: what was sent keeps its queue. ``default`` is also what the
+        SDK says that was not told (``dag.test()``): then it is the queue of the DAG file on this worker.
+        """
+        sent = getattr(ti, "queue", None)
+        return str(sent if sent not in (None, UNTOLD) else self.queue)
+
+
+class MovingOperator(ServerOperator, ConnectorOperator):
+    """Base of what takes a server's data: it needs the grant that the server's ``reserve`` left, in every try."""
+
+    needs_grant = "move"
+    _vm: str = ""
+
+    def work(self, context: Context) -> Any:
+        from wavelift.rules.frozen import digest_of
+
+        task = self.server_task(context, self.server)
+        left = self.left_by(context, "reserve")
+        token = left.get("token") if isinstance(left, dict) else None
+        self.verify_grant(
+            context,
+            token if isinstance(token, str) else "",
+            scope="move",
+            environment=task.plan.target.environment,
+            server=task.name,
+            vm=task.facts.instance_uuid,
+            vcenter=task.plan.connection,
+            plan=digest_of(task.plan),
+        )
+        self._vm = task.facts.moref
+        return self.work_on(task, context)
+
+    def work_on(self, task: ServerTask, context: Context) -> Any:
+        raise NotImplementedError
+
+    @contextmanager
+    def vcenter(self, vsphere_conn_id: str) -> Iterator[VsphereSession]:
+        """A session, once the VM that it will read is the one of the grant."""
+        from wavelift.services.dataplane import grants
+
+        with super().vcenter(vsphere_conn_id) as session:
+            assert self._grant is not None  # the base opened nothing without it
+            grants.verify_vm(session, self._grant, self._vm)
+            yield session
 
 
 class EnvironmentOperator(WaveliftOperator):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wavelift.operators._base import AwsSettings, ServerOperator, WaveliftOperator
-from wavelift.operators.connector._plane import ConnectorOperator
+from wavelift.operators._base import AwsSettings, WaveliftOperator
+from wavelift.operators.connector._plane import MovingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from wavelift.services.dataplane.messages import ServerTask
 
 
-class VmExportOperator(ServerOperator, ConnectorOperator):
+class VmExportOperator(MovingOperator):
     """Stream every disk of a server's snapshot from vCenter into S3, checked and with a manifest.
 
     Runs on the connector's queue; nothing touches its disk. A retry continues the uploads of the same snapshot.

@@ -22,6 +22,7 @@ class CatalogInventoryOperator(ConnectorOperator):
     """
 
     first_contact = True
+    needs_grant = "nothing"
     template_inputs = ("ticket",)
     ticket: Any
 
@@ -48,6 +49,7 @@ class ConnectorCheckOperator(ConnectorOperator):
     """
 
     first_contact = True
+    needs_grant = "nothing"
     template_inputs = ("request",)
     request: Any
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wavelift.operators._keys import REPORT_KEY
 from wavelift.operators._liveness import AirflowLiveness
-from wavelift.operators.connector._plane import ConnectorOperator
+from wavelift.operators.connector._plane import ConnectorOperator, OpensVcenter
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -22,6 +23,7 @@ class ServersPreflight(ConnectorOperator):
     """
 
     first_contact = True
+    needs_grant = "look"
     template_inputs = ("admitted",)
     admitted: Any
 
@@ -30,10 +32,22 @@ class ServersPreflight(ConnectorOperator):
 
         :raises PermanentError: a connection is wrong. The report that was pushed says what, and what else is wrong.
         """
-        from wavelift.services.dataplane.preflight import Sides, look
+        from wavelift.rules.grants import ALL_SERVERS, digest_of_wave
+        from wavelift.services.dataplane.preflight import RequesterCheck, Sides, look
 
         wave = request.wave
+        grant = self.verify_grant(
+            context,
+            request.token,
+            scope="look",
+            environment=wave.environment.environment,
+            server=ALL_SERVERS,
+            vm="",
+            vcenter=wave.connection,
+            plan=digest_of_wave(wave),
+        )
         sides = Sides(lambda: self.vcenter(wave.connection), lambda: self.aws_of(wave.environment))
+        options = replace(options, requesters=RequesterCheck.of(grant))
         looked = look(sides, request, self.server_context(context, "*"), options)
         context["ti"].xcom_push(key=REPORT_KEY, value=looked.report.dump())
         for line in looked.report.lines():
@@ -69,6 +83,6 @@ class PreflightOperator(ServersPreflight):
         from wavelift.services.dataplane.cleanup import sweep
 
         access = self.aws_of(admitted.wave.environment)
-        with self.vcenter(admitted.wave.connection) as session:
+        with OpensVcenter.vcenter(self, admitted.wave.connection) as session:  # cleaning up needs no grant
             swept = sweep(session, access, admitted, AirflowLiveness(context), dag_id=context["ti"].dag_id)
         context["ti"].xcom_push(key=REPORT_KEY, value=swept.dump())

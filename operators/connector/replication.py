@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from wavelift.operators._base import ServerOperator
 from wavelift.operators._keys import PROOF_KEY, TRACKING_KEY
-from wavelift.operators.connector._plane import ConnectorOperator, EnvironmentOperator
+from wavelift.operators.connector._plane import EnvironmentOperator, MovingOperator
 from wavelift.operators.connector.preflight import ServersPreflight
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ class ReplicationPreflightOperator(ServersPreflight):
 
     :param admitted: what :class:`AdmitReplicationOperator` returned.
     """
+
+    grant_action = "replicate"
 
     def work(self, context: Context) -> list[dict[str, Any]]:
         from wavelift.airflow import config
@@ -40,13 +42,14 @@ class ReplicationPreflightOperator(ServersPreflight):
             dag_id=admitted.dag_id,
             run_id=admitted.run_id,
             requested_by=admitted.requested_by,
+            token=admitted.token,
         )
         options = PreflightOptions(config.integer("parallel_disks"), replicates=True, line=config.line_facts())
         report = self.look(context, request, options)
         return self.hand_out(context, [task for task in report.passed if task.name in admitted.granted])
 
 
-class ReplicationRunOperator(ServerOperator, ConnectorOperator):
+class ReplicationRunOperator(MovingOperator):
     """Send a server's snapshot into EBS snapshots: whole at first, then only what changed (SMS-05).
 
     Runs on the connector's queue; its journals lie in ``[wavelift] connector_state_folder``. A retry continues the same
@@ -57,6 +60,7 @@ class ReplicationRunOperator(ServerOperator, ConnectorOperator):
     :param snapshot: what :class:`VmSnapshotOperator` returned.
     """
 
+    grant_action = "replicate"
     template_inputs = ("reserved", "snapshot")
     reserved: Any
     snapshot: Any

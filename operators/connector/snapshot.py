@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from wavelift.airflow.links import VcenterLink
 from wavelift.operators._base import ServerOperator
-from wavelift.operators.connector._plane import ConnectorOperator
+from wavelift.operators.connector._plane import ConnectorOperator, MovingOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from wavelift.rules.grants import Work
     from wavelift.services.dataplane.messages import ServerTask
 
 
-class VmSnapshotOperator(ServerOperator, ConnectorOperator):
+class VmSnapshotOperator(MovingOperator):
     """Take this run's snapshot of a server, or find the one that an earlier try took (invariant 4).
 
     Runs on the connector's queue. Returns a :class:`~wavelift.services.dataplane.messages.TakenSnapshot`.
@@ -26,6 +27,10 @@ class VmSnapshotOperator(ServerOperator, ConnectorOperator):
     plain_inputs = ("replicates",)
     replicates: bool = False
     operator_extra_links = (VcenterLink(),)
+
+    @property
+    def grant_action(self) -> Work:  # type: ignore[override]
+        return "replicate" if self.replicates else "migrate"
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.services.dataplane.snapshot import take_snapshot
@@ -46,6 +51,8 @@ class RemoveSnapshotOperator(ServerOperator, ConnectorOperator):
 
     :param server: as for :class:`VmSnapshotOperator`.
     """
+
+    needs_grant = "nothing"
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.services.dataplane.snapshot_removal import remove_snapshot

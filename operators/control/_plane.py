@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from wavelift.ledger import Ledger
     from wavelift.rules.plans import ResolvedWave
     from wavelift.services.common.authority import Rights
+    from wavelift.services.dataplane.messages import ServerTask
 
 
 class OpensLedger:
@@ -67,6 +68,8 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
 
     reserves: ClassVar[bool] = False
     """Whether this task binds the server to its VM and map index; all others must find it so."""
+    came: ServerTask
+    """As it came by XCom, before the plan was replaced with the frozen one."""
 
     def work(self, context: Context) -> Any:
         from wavelift.rules.authority import Action
@@ -74,7 +77,7 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
         from wavelift.services.common.admit import reopen
         from wavelift.services.common.authority import require_rights
 
-        task = self.server_task(context, self.server)
+        task = self.came = self.server_task(context, self.server)
         with self.ledger() as ledger:
             ctx = self.server_context(context, task.name)
             if self.reserves:  # it asks for the right itself, again at each grant

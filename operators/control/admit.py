@@ -9,11 +9,13 @@ from wavelift.operators.control._plane import ControlOperator
 from wavelift.rules.flows import MIGRATE, PREFLIGHT, REPLICATE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from airflow.sdk import Context
 
     from wavelift.ledger import Ledger
+    from wavelift.rules.grants import Work
     from wavelift.services.dataplane.messages import Admitted
     from wavelift.services.dataplane.replication_messages import AdmittedRuns
 
@@ -24,14 +26,37 @@ class AdmittingOperator(ControlOperator):
     :param wave: name of the wave.
     """
 
+    grant_action: Work = "migrate"
     plain_inputs = ("wave",)
     wave: str
 
     def work(self, context: Context) -> NoReturn:
         with self.ledger() as ledger:
             admitted = self.admit(ledger, context)
+            admitted = self._granted(ledger, admitted, context)
         context["ti"].xcom_push(key="return_value", value=admitted.dump())
         self.skip_all_but(self.first_step(admitted))
+
+    def _granted(self, ledger: Ledger, admitted: Any, context: Context) -> Any:
+        """With the grant of pre-flight, if the run looks at servers; made anew whenever this task is cleared."""
+        from wavelift.airflow import config
+        from wavelift.airflow.rights import present_granting
+        from wavelift.services.common import grants
+
+        if self.first_step(admitted) != PREFLIGHT or admitted.mode == "cleanup":
+            return admitted
+        ctx = self.server_context(context)
+        known = present_granting(admitted.wave.environment.environment).principals
+        ordered_by = self.ordered_by(ledger, admitted)
+        requesters = grants.Requesters(ctx.asker.name, ordered_by, grants.principals_by(known))
+        token = grants.look(
+            config.grant_key_file(), admitted.wave, ctx, action=self.grant_action, requesters=requesters
+        )
+        return admitted.model_copy(update={"token": token})
+
+    def ordered_by(self, ledger: Ledger, admitted: Any) -> Mapping[str, str]:
+        """Server → the user whose right it has, where that is not the one who triggered the run."""
+        return {}
 
     def admit(self, ledger: Ledger, context: Context) -> Admitted | AdmittedRuns:
         """Check the conf, freeze the spec, and tell what was decided."""
@@ -79,6 +104,13 @@ class AdmitReplicationOperator(AdmittingOperator):
 
     :param wave: name of the wave.
     """
+
+    grant_action = "replicate"
+
+    def ordered_by(self, ledger: Ledger, admitted: AdmittedRuns) -> Mapping[str, str]:
+        from wavelift.services.replication.requests import authorised_by
+
+        return authorised_by(ledger, self.wave, admitted.granted) if admitted.scheduled else {}
 
     def admit(self, ledger: Ledger, context: Context) -> AdmittedRuns:
         from wavelift.base.times import utc_minute

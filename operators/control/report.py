@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from wavelift.base.printable import printable
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from wavelift.ledger import Ledger, Migration
     from wavelift.ledger.replication_records import ReplicationRun
     from wavelift.rules.plans import ServerPlan
+    from wavelift.services.common.grants import RefusedLink
     from wavelift.services.common.report import TaskOutcome
     from wavelift.services.dataplane.messages import PreflightReport
     from wavelift.services.migration.report import WaveReport
     from wavelift.services.replication.report import ReplicationReport, ServerEnd
 
+GRANTED_STEPS: Final = (PREFLIGHT, "reserve", "snapshot", "export", "transfer")
+"""Steps that need a grant, and the one that issues it."""
 FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
 
 
@@ -105,11 +108,28 @@ class ReportingOperator(WaveRunOperator):
     """What the reports of all flows share; use them as teardowns."""
 
     def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.services.common import grants
+
         with self.ledger() as ledger:
             report = self.finish(ledger, context, task_states(context))
+            grants.tell_refused(ledger, self._refused(context), self.server_context(context))
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         self.tell(report)
         return dict(report.dump())
+
+    def _refused(self, context: Context) -> Iterator[RefusedLink]:
+        """What connectors refused for want of a right, by what they left: they have no ledger (AMP-03)."""
+        from wavelift.services.common import grants
+
+        ti, states = context["ti"], task_states(context)
+        if states.get(PREFLIGHT) == "success":
+            yield from grants.in_preflight(ti.xcom_pull(task_ids=PREFLIGHT, key=REPORT_KEY, map_indexes=-1))
+        for name, state in states.items():
+            step, _, index = name.rpartition("_")
+            task, place = (step, int(index)) if index.isdecimal() else (name, -1)
+            if state == "failed" and task.rpartition(".")[2] in GRANTED_STEPS:
+                left = ti.xcom_pull(task_ids=task, key=FAILURE_KEY, map_indexes=place)
+                yield from grants.in_words(task, left)
 
     def finish(self, ledger: Ledger, context: Context, states: Mapping[str, str]) -> Any:
         """Close what is open, and tell how each server ended."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from wavelift.base.run import RunContext
     from wavelift.ledger import Ledger
+    from wavelift.rules.grants import Work
     from wavelift.services.common.slots import InQueue
     from wavelift.services.dataplane.messages import ServerTask
 
@@ -27,6 +28,7 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
     """
 
     reserves = True
+    grant_action: Work = "migrate"
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
@@ -44,8 +46,15 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
         if found is None:
             raise AirflowSkipException(f"{ctx.run_key} has completed: clearing it does nothing")
         if isinstance(found, dict):
-            return found
+            return found | {"token": self._grant(task, ctx)}
         self.wait_for_slot(found, soon=True)
+
+    def _grant(self, task: ServerTask, ctx: RunContext) -> str:
+        """The server's grant: its slots are won, and what came by XCom was compared with what the run froze."""
+        from wavelift.airflow import config
+        from wavelift.services.common import grants
+
+        return grants.move(config.grant_key_file(), task, self.came.plan, ctx, action=self.grant_action)
 
     def _note(self, task: ServerTask, context: Context) -> None:
         """Before anything is asked for: other runs free only what they know for certain to be this server's."""
@@ -115,6 +124,8 @@ class ReserveRunOperator(ReservingOperator):
 
     :param server: one of the dicts that :class:`ReplicationPreflightOperator` returned.
     """
+
+    grant_action = "replicate"
 
     def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue | None:
         from wavelift.services.dataplane.replication_messages import ReservedRun

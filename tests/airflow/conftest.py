@@ -28,6 +28,8 @@ from tests.postgres import Postgres
 from wavelift.cli.local_airflow import LocalAirflow
 from wavelift.ledger import Ledger
 from wavelift.ledger.slots import standing
+from wavelift.services.common import grant_keys
+from wavelift.services.common.grant_keys import KeyFiles
 
 SLOTS: Final = 2
 """Transfers per connector here: two make a queue of four servers."""
@@ -53,6 +55,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with ExitStack() as stack:
         stage = stack.enter_context(simulators(folder, LAB_WAVES, slow={}))
         home = folder / "home"
+        grant_keys.keygen(
+            KeyFiles(home / "wavelift" / "grants" / "private.pem", home / "wavelift" / "grants" / "public")
+        )
         ledger_url = f"sqlite:///{home / 'wavelift' / 'wavelift.db'}"
         made = Lab(stage=stage, dags=folder / "dags", ledger_url=ledger_url, home=home)
         stack.callback(made.ledger.close)

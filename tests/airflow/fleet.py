@@ -54,6 +54,8 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "seeds": WaveOf((Vm("seeds-a", full=True),), DAILY),
     "gated": WaveOf((Vm("gated-a", (4,)), Vm("gated-b", (4,)), Vm("gated-c", (4,), entry=OFF))),
     "shut": WaveOf((Vm("shut-a", (4,), entry=OFF),)),
+    "granted": WaveOf((Vm("granted-a", (4,)), Vm("granted-b", (4,)), Vm("granted-c", (4,)))),
+    "forbidden": WaveOf((Vm("forbidden-a", (4,)),)),
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"

@@ -122,6 +122,27 @@ class Done:
             row = found.one_or_none()
             return XComModel.deserialize_value(row) if row is not None else None
 
+    def edit(self, task: str, value: Any, *, index: int = -1, key: str = "return_value") -> None:
+        """Change an XCom, as a person may over REST."""
+        from airflow.models.xcom import XComModel
+
+        name = task if index < 0 else f"server.{task}"
+        with _session(self.lab) as session:
+            where = {"dag_id": self.dag_id, "run_id": self.run_id, "task_id": name, "map_index": index}
+            XComModel.set(key, value, **where, session=session)
+            session.commit()
+
+    def rendered(self, task: str, *, index: int = -1) -> dict[str, Any]:
+        """The fields of a task as the web UI shows them."""
+        from airflow.models.renderedtifields import RenderedTaskInstanceFields
+
+        name = task if index < 0 else f"server.{task}"
+        with _session(self.lab) as session:
+            found = session.query(RenderedTaskInstanceFields).filter_by(
+                dag_id=self.dag_id, run_id=self.run_id, task_id=name, map_index=index
+            )
+            return dict(found.one().rendered_fields)
+
     def report(self) -> dict[str, Any]:
         return dict(self.xcom("report", key="report"))
 

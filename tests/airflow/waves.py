@@ -16,7 +16,7 @@ from typing import Any, Final
 import yaml
 
 from wavelift.cli.simulators import Stage
-from wavelift.simulators.vcenter import SimDisk, SimVm
+from wavelift.simulators.vcenter import ADMIN, SimDisk, SimVm
 
 MIB: Final = 1024 * 1024
 KIB: Final = 1024
@@ -47,6 +47,8 @@ class WaveOf:
     spec: dict[str, Any] = field(default_factory=dict)
 
 
+PRINCIPALS: Final = dict.fromkeys(("admin", "op", "dag_test"), ADMIN.name)
+"""Users of these tests → who they are in vCenter. ``dag.test()`` makes runs of the last one."""
 RUNNING: Final = {"launch": "running", "allow_twin": True}
 OFF: Final = {"source_power": "require_off"}
 
@@ -102,7 +104,7 @@ def wave_text(name: str, shape: WaveOf, **changes: Any) -> str:
 def environment_text(stage: Stage, name: str, connectors: Collection[str], **changes: Any) -> str:
     sources = [{"connection": CONNECTION, "connectors": [*connectors]}]
     template = ROOT / "dags" / "environments" / "demo.yaml"
-    spec = yaml.safe_load(stage.environment(template, users=("op", "dag_test")))  # the latter: `dag.test()`
+    spec = yaml.safe_load(stage.environment(template, users=tuple(PRINCIPALS)))
     return yaml.safe_dump({**spec, "environment": name, "sources": sources, **changes})
 
 
@@ -116,6 +118,7 @@ def lay_out(dags: Path, stage: Stage, waves: Mapping[str, WaveOf]) -> None:
         source = shape.spec.get("source") or source_of(name)
         sources.setdefault(source["connection"], []).append(source["connector"])
     allowed = [{"connection": connection, "connectors": connectors} for connection, connectors in sources.items()]
+    (dags / "environments" / "principals.yaml").write_text(yaml.safe_dump({"vcenter": {"users": PRINCIPALS}}))
     (dags / "environments" / "lab.yaml").write_text(environment_text(stage, "lab", [], sources=allowed))
     for name, shape in waves.items():
         (dags / "waves" / f"{name}.yaml").write_text(wave_text(name, shape))

@@ -66,6 +66,21 @@ def connector_state_folder() -> Path:
     return _folder("connector_state_folder")
 
 
+def grant_key_file() -> Path:
+    """The private key with which the control plane signs grants."""
+    return _folder("grant_key_file")
+
+
+def grant_keys_folder() -> Path:
+    """The public keys with which a connector reads grants."""
+    return _folder("grant_keys_folder")
+
+
+def connector_names() -> frozenset[str]:
+    """The queues that this worker serves by its own configuration; empty: it does not say."""
+    return frozenset(name.strip() for name in _text("connector").split(",") if name.strip())
+
+
 def ledger_url() -> str:
     """SQLAlchemy URL of the ledger. Default: SQLite in a folder of wavelift's own in ``AIRFLOW_HOME``.
 

@@ -158,6 +158,21 @@ class TamperedError(PermanentError):
         super().__init__(what, next_step=next_step, **{**where, "field": field, **said})
 
 
+class GrantError(PermanentError):
+    """A connector was not allowed to do what it was told: no grant, a forged or expired one, or one for something else.
+
+    ``where`` names the link of the chain of rights that said no, and the field.
+    """
+
+    def __init__(self, what: str, *, field: str, next_step: str, link: str = "grant_verified", **where: object) -> None:
+        self.field = field
+        said = {key: None if value is None else printable(value, _MOST_SHOWN) for key, value in where.items()}
+        super().__init__(what, next_step=next_step, **{"link": link, "field": field, **said})
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.next_step, self.where))
+
+
 class ProofError(PermanentError):
     """Bytes differ from the manifest. A retry cannot help: the transfer must run again (invariant 1)."""
 

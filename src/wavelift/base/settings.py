@@ -177,6 +177,28 @@ _OPTIONS: Final = (
         sensitive=True,
     ),
     Option(
+        "grant_key_file",
+        "Private key that signs the grants of connectors (mode 0600). `wavelift init` makes it. All workers that run "
+        "tasks of the control plane must share it; no connector may have it.",
+        Reader.CONTROL,
+        path="wavelift/grants/private.pem",
+        place=Place.HOME,
+    ),
+    Option(
+        "grant_keys_folder",
+        "Public keys, one file for each, with which a connector checks grants. `wavelift grants list` shows which "
+        "files a connector needs.",
+        Reader.ALL,
+        path="wavelift/grants/public",
+        place=Place.HOME,
+    ),
+    Option(
+        "connector",
+        "The queues that this worker serves, with commas between them. It then refuses tasks and grants for others.",
+        Reader.CONNECTOR,
+        when_empty="the queue by which Airflow sent the task",
+    ),
+    Option(
         "transfers_per_connector",
         "Transfers that run at a time on one connector. More wait, deferred.",
         Reader.CONTROL,

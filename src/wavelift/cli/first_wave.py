@@ -18,10 +18,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from wavelift.base.private import private_folder
 from wavelift.cli.dag_files import dags_source, lay_out
 from wavelift.cli.local_airflow import airflow_home, free_port, loopback_settings
 from wavelift.cli.simulators import Stage
+from wavelift.rules.environment import PRINCIPALS
 from wavelift.rules.flows import MIGRATE
 
 NAME: Final = "demo"
@@ -54,10 +57,10 @@ def write(folder: Path, running: Stage) -> Iterator[str]:
     template = dags_source()
     specs = {
         dags / "environments" / f"{NAME}.yaml": running.environment(
-            template / "environments" / "demo.yaml",
-            users=[getpass.getuser()],  # of `airflow dags trigger`: Airflow records who runs the shell
+            template / "environments" / "demo.yaml", users=[shell_login()]
         ),
-        dags / "waves" / f"{NAME}.yaml": _wave(template / "waves" / "demo.yaml"),
+        dags / "environments" / f"{PRINCIPALS}.yaml": _principals(template / "environments" / f"{PRINCIPALS}.yaml"),
+        dags / "waves" / f"{NAME}.yaml": _without_schema(template / "waves" / "demo.yaml") + REPLICATION,
     }
     for path, content in specs.items():
         yield f"wrote {path}" if put(path, content) else f"kept {path}: it was changed"
@@ -117,9 +120,22 @@ def _digest(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _wave(template: Path) -> str:
-    """The demo's wave without its first line, which names the schema relative to the source tree."""
-    return template.read_text().partition("\n")[2] + REPLICATION
+def _without_schema(template: Path) -> str:
+    """A file of the demo without its first line, which names the schema relative to the source tree."""
+    return template.read_text().partition("\n")[2]
+
+
+def _principals(template: Path) -> str:
+    """Who the demo's user and the login of this shell are in the simulated vCenter."""
+    spec = yaml.safe_load(template.read_text())
+    users = spec["vcenter"]["users"]
+    users.setdefault(shell_login(), next(iter(users.values())))
+    return str(yaml.safe_dump(spec, sort_keys=False))
+
+
+def shell_login() -> str:
+    """Airflow records it as the user who asked, when a run begins with ``airflow dags trigger``."""
+    return getpass.getuser()
 
 
 def _env(running: Stage, home: Path, dags: Path, port: int) -> str:

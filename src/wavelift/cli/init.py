@@ -24,6 +24,7 @@ from wavelift.base.private import is_open_to_others
 from wavelift.base.settings import AIRFLOW, WORKERS, AirflowSetting, variable
 from wavelift.cli.connect import fail
 from wavelift.cli.dag_files import lay_out
+from wavelift.cli.grants import key_files, make
 from wavelift.ledger import Ledger
 
 CALLS_PRELOAD = re.compile(rb"^[^#\n]*wavelift\.airflow\.preload", re.MULTILINE)
@@ -68,6 +69,8 @@ def run(out: Console, *, dags: Path | None = None) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)  # Airflow writes the log to standard output
         with Ledger.open(config.ledger_url(), upgrade=True) as ledger:
             _tell(out, f"ledger ready at {ledger.url}")
+        for words in make(key_files()):
+            _tell(out, words)
         for words in lay_out(dags) if dags else ():
             _tell(out, words)
     except (WaveliftError, OSError, configparser.Error) as error:

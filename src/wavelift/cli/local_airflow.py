@@ -23,7 +23,9 @@ from typing import Any, Final
 from wavelift.airflow.preload import LOCAL_SETTINGS
 from wavelift.airflow.rest import ApiClient, ApiError, dag_path
 from wavelift.base.private import private_folder
-from wavelift.base.settings import airflow_environment
+from wavelift.base.settings import OPTIONS, airflow_environment
+from wavelift.services.common import grant_keys
+from wavelift.services.common.grant_keys import KeyFiles
 
 COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
 START_SECONDS: Final = 180
@@ -45,9 +47,10 @@ def free_port() -> int:
 def airflow_home(folder: Path) -> None:
     """Make a folder that can become ``AIRFLOW_HOME``, with the file that lets tasks start sooner.
 
-    A settings file that is there stays: it may hold the policies of its owner.
+    A settings file that is there stays: it may hold the policies of its owner. So do the keys that sign grants.
     """
     private_folder(folder)
+    grant_keys.keygen(KeyFiles(*(folder / OPTIONS[name].path for name in ("grant_key_file", "grant_keys_folder"))))
     config = folder / "config"
     config.mkdir(parents=True, exist_ok=True)
     if not (config / LOCAL_SETTINGS.name).exists():

@@ -1,5 +1,5 @@
-"""The ``wavelift`` command. Only ``init``, ``simulators``, ``demo``, ``wave validate``, ``iam`` and the printing of the
-vCenter role act here; everything that changes state goes through the REST API with the user's own login.
+"""The ``wavelift`` command. Only ``init``, ``simulators``, ``demo``, ``wave validate``, ``grants``, ``iam`` and the
+printing of the vCenter role act here; everything that changes state goes through the REST API with the user's login.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wavelift.cli import catalog, connectors, environments, events, iam, jobs, replicate, validate, wave
+from wavelift.cli import catalog, connectors, environments, events, grants, iam, jobs, replicate, validate, wave
 from wavelift.cli.output import bear_any_encoding
 from wavelift.rules.flows import MIGRATE
 
@@ -26,6 +26,7 @@ app.add_typer(environments.app, name="environments", help="Environments: where y
 app.add_typer(jobs.app, name="jobs", help="Replication jobs (standing orders to replicate servers) and their history.")
 app.add_typer(replicate.app, name="runs", help="Single replication runs.")
 app.add_typer(events.app, name="events", help="The audit trail: who did what, and when.")
+app.add_typer(grants.app, name="grants", help="The keys that sign what connectors may do. Acts on this machine.")
 simulators_app = typer.Typer(no_args_is_help=True, help="Stand-ins for vCenter and AWS, on loopback.")
 app.add_typer(simulators_app, name="simulators")
 app.add_typer(iam.app, name="iam", help="The AWS identities that wavelift needs.")

@@ -89,6 +89,11 @@ Account = Annotated[
 ]
 
 
+VcenterCheck = Literal["require", "mapped", "off"]
+"""Whose right to export a VM is asked of vCenter: every requester's, that of users whom ``principals.yaml`` maps, or
+nobody's."""
+
+
 class May(Message):
     """Who may do what in an environment (AMP-02). An empty list: nobody."""
 
@@ -140,6 +145,11 @@ class Environment(Message):
     )
     may: May | None = Field(
         default=None, description="Who may do what here; each entry is 'user:NAME' or 'group:NAME', exactly as Airflow."
+    )
+    vcenter_check: VcenterCheck = Field(
+        default="require",
+        description="Whether vCenter is asked if the person behind a run may export each VM: 'require' (always), "
+        "'mapped' (only if principals.yaml maps the user) or 'off'.",
     )
     queue: Text = Field(
         default="default", description="Airflow queue of a worker near this region, which reads transferred data back."

@@ -8,6 +8,7 @@ from wavelift.base.domain import ServerFacts
 from wavelift.base.units import counted, human_bytes
 from wavelift.rules.findings import Findings
 from wavelift.rules.plans import ServerPlan
+from wavelift.rules.preflight_requester import check_requester
 from wavelift.rules.vsphere_facts import Datastore, MissingOnEntity, SourceFacts
 
 OLDEST_VCENTER = (5, 5)
@@ -192,6 +193,8 @@ def check_source(facts: ServerFacts, plan: ServerPlan, source: SourceFacts, foun
         _datastore(store, plan, found)
     for missing in source.missing_privileges:
         _privileges(facts, plan, missing, found)
+    if source.requester is not None:
+        check_requester(source.requester, found)
 
 
 def _privileges(facts: ServerFacts, plan: ServerPlan, missing: MissingOnEntity, found: Findings) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from wavelift.rules.preflight_requester import RequesterFacts
+
 
 class Host(Protocol):
     """An ESXi host as vCenter reports it."""
@@ -84,5 +86,6 @@ class SourceFacts:
     datastores: Sequence[Datastore] = ()
     missing_privileges: Sequence[MissingOnEntity] = ()
     port: GuestPort | None = None
+    requester: RequesterFacts | None = None
     vddk: bool = False
     """Whether disks are read through VDDK, which can read any range, and not as one stream."""

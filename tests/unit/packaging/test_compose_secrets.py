@@ -40,6 +40,11 @@ WRITABLE: Final = {
     "demo": {"/tmp", "/run"},
 }
 
+EXTRA: Final = {
+    "api-server": {"/opt/airflow/auth"},
+    "migrate": {"/opt/airflow/grants", "/opt/airflow/grant-keys"},
+}
+
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
@@ -118,10 +123,30 @@ def test_only_these_places_can_be_written(services: dict[str, Any]) -> None:
     airflow = {"/tmp", "/opt/airflow/logs", "/opt/airflow/wavelift"}
     for name, service in services.items():
         volumes = [(*mount.split(":"), "")[:3] if ":" in mount else ("", mount, "") for mount in mounts(service)]
-        read_only = {"/opt/airflow/dags", "/docker-entrypoint-initdb.d/create-ledger.sql"}
-        places = {target or source for source, target, _ in volumes if target not in read_only} | set(service["tmpfs"])
-        extra = {"/opt/airflow/auth"} if name == "api-server" else set()
+        places = {target or source for source, target, mode in volumes if mode != "ro"} | set(service["tmpfs"])
+        extra = EXTRA.get(name, set())
         assert places == WRITABLE.get(name, airflow | extra), name
+
+
+def test_the_key_that_signs_grants_is_where_control_tasks_run_and_a_connector_only_reads_public_ones(
+    services: dict[str, Any],
+) -> None:
+    private, public = "/opt/airflow/grants", "/opt/airflow/grant-keys"
+    found = {
+        name: {place for mount in mounts(service) for place in (private, public) if place in mount.split(":")}
+        for name, service in services.items()
+    }
+    assert {name: places for name, places in found.items() if places} == {
+        "migrate": {private, public},
+        "worker": {private, public},
+        "connector": {public},
+    }
+    given = environment(services["connector"])
+    assert given["AIRFLOW__WAVELIFT__GRANT_KEYS_FOLDER"] == public
+    assert "AIRFLOW__WAVELIFT__GRANT_KEY_FILE" not in given
+    assert given["AIRFLOW__WAVELIFT__CONNECTOR"] == "datacenter1"
+    for name in ("migrate", "worker"):
+        assert environment(services[name])["AIRFLOW__WAVELIFT__GRANT_KEY_FILE"] == f"{private}/private.pem"
 
 
 def test_no_service_runs_as_root(services: dict[str, Any]) -> None:

@@ -177,6 +177,11 @@ def test_privileges_of_a_limited_user(start_vc: Any, connect: Any, inventory: li
     (fetched,) = manager.FetchUserPrivilegeOnEntities([vm], "nearly")
     assert "VApp.Export" not in fetched.privileges
     assert "VirtualMachine.State.RemoveSnapshot" in fetched.privileges
+    (same,) = manager.FetchUserPrivilegeOnEntities([vm], "VSPHERE.LOCAL\\Administrator")
+    assert "VApp.Export" in same.privileges
+    with pytest.raises(vim.fault.UserNotFound) as unknown:
+        manager.FetchUserPrivilegeOnEntities([vm], "nobody")
+    assert unknown.value.principal == "nobody"
     other = connect(vc, "nearly", "pw")
     other.remove(vim.vm.Snapshot(snapshot._moId, other.si._stub))
 

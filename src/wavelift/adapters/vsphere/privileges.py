@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
 from wavelift.adapters.vsphere.faults import moref
 from wavelift.adapters.vsphere.inventory import paths_of
@@ -21,6 +21,10 @@ Scope = Where
 
 REQUIRED: Final[Mapping[Scope, tuple[str, ...]]] = required_privileges()
 """For taking a VM's disks. ``root`` stands for vCenter itself."""
+
+
+class UnknownPrincipalError(NotFoundError):
+    """vCenter knows no user of this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ def missing_privileges(
     VMs that are gone are absent.
 
     :param principal: another user as vCenter names it (``DOMAIN\\user``), for AMP-03; None asks about ourselves.
-    :raises NotFoundError: vCenter knows no such user.
+    :raises UnknownPrincipalError: vCenter knows no such user.
     """
     found = collect(session, vim.VirtualMachine, vms, ["name", "datastore"])
     stores = {ref: [moref(store) for store in values.get("datastore") or ()] for ref, values in found.items()}
@@ -111,7 +115,8 @@ def _lacking(
     if not entities or not wanted:
         return {}
     ask = partial(_held_by_us, session, wanted=wanted) if principal is None else partial(_held_by, session, principal)
-    missing = {ref: tuple(name for name in wanted if name not in names) for ref, names in _held(ask, entities).items()}
+    held = _held(ask, entities)  # an object that the answer leaves out is one on which nothing is held
+    missing = {ref: tuple(name for name in wanted if name not in held.get(ref, ())) for ref in map(moref, entities)}
     return {ref: names for ref, names in missing.items() if names}
 
 
@@ -136,12 +141,17 @@ def _held_by_us(session: VsphereSession, entities: list[Any], *, wanted: tuple[s
 
 def _held_by(session: VsphereSession, principal: str, entities: list[Any]) -> dict[str, set[str]]:
     manager = session.content.authorizationManager
-    try:
-        answer = session.read(lambda: manager.FetchUserPrivilegeOnEntities(entities, principal), principal=principal)
-    except NotFoundError as error:
-        raise NotFoundError(
+
+    def ask() -> Any:
+        try:
+            return manager.FetchUserPrivilegeOnEntities(entities, principal)
+        except (vim.fault.UserNotFound, vmodl.fault.InvalidArgument):
+            pass  # the API names no fault for an unknown user; raised below: a pyvmomi fault must not become a context
+        raise UnknownPrincipalError(
             f"vCenter knows no user '{principal}'",
             next_step="Name it as vCenter does: DOMAIN\\user",
             principal=principal,
-        ) from error
+        )
+
+    answer = session.read(ask, principal=principal)
     return {moref(item.entity): {str(name) for name in item.privileges or ()} for item in answer or ()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from wavelift.base.domain import (
     ConvertedDisk,
@@ -86,6 +86,8 @@ class Admitted(Message):
     """In mode ``cleanup``: what the ledger takes for standing of this wave, to be compared with vCenter."""
     dry_run: bool = True
     """In mode ``cleanup``: only list."""
+    token: str = Field(default="", repr=False)
+    """The grant of pre-flight, a credential: Airflow masks a field of this name. The ledger does not keep it."""
 
 
 class NfcShare(Message):

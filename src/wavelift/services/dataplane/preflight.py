@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -13,18 +13,26 @@ from wavelift.adapters.aws.checks import AccountChecks, AccountFacts, AccountNam
 from wavelift.adapters.vsphere import hosts, inventory, privileges
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession
 from wavelift.base.domain import Finding, ServerFacts, Severity
-from wavelift.base.errors import Cancelled, FencedError, PermanentError, UnreachableError, WaveliftError
+from wavelift.base.errors import (
+    Cancelled,
+    FencedError,
+    PermanentError,
+    UnreachableError,
+    WaveliftError,
+)
 from wavelift.base.run import CancelFlag, RunContext
 from wavelift.rules.calls import Feature
-from wavelift.rules.environment import Environment
+from wavelift.rules.environment import Environment, VcenterCheck
 from wavelift.rules.estimate import estimate
 from wavelift.rules.findings import stopped, subject_of
+from wavelift.rules.grants import ALL_SERVERS, Grant
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.policies import required_privileges
 from wavelift.rules.preflight import check_environment, check_server, sorted_findings
 from wavelift.rules.preflight_addresses import check_room
 from wavelift.rules.preflight_connections import check_aws, check_vcenter, in_region
+from wavelift.rules.preflight_requester import EXPORT, RequesterFacts
 from wavelift.rules.preflight_rights import check_elsewhere
 from wavelift.rules.preflight_target import settled
 from wavelift.rules.preflight_time import UNMEASURED, LineFacts, check_time
@@ -46,6 +54,24 @@ LOOK_AGAIN_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
+class RequesterCheck:
+    """Whom vCenter is asked about, by the grant: who stands behind the run, server by server.
+
+    :param principals: server, or :data:`ALL_SERVERS` → user in vCenter.
+    """
+
+    mode: VcenterCheck
+    principals: Mapping[str, str]
+
+    @classmethod
+    def of(cls, grant: Grant) -> RequesterCheck:
+        return cls(grant.vcenter_check, grant.principals)
+
+    def principal(self, server: str) -> str | None:
+        return self.principals.get(server, self.principals.get(ALL_SERVERS))
+
+
+@dataclass(frozen=True, slots=True)
 class PreflightOptions:
     """For which flow servers are checked, and on which connector.
 
@@ -53,12 +79,14 @@ class PreflightOptions:
     :param parallel_disks: of one server that move at a time: its NFC sessions, where VDDK reads them.
     :param line: how fast the connector is that this runs on.
     :param awaited: a person waits for the result and nothing is moved: silence is soon told, not retried for long.
+    :param requesters: None: no person's right is asked about.
     """
 
     parallel_disks: int = 2
     replicates: bool = False
     line: LineFacts = UNMEASURED
     awaited: bool = False
+    requesters: RequesterCheck | None = None
 
 
 MIGRATION: Final = PreflightOptions()
@@ -176,6 +204,8 @@ def _source(sides: Sides, wave: ResolvedWave, ctx: RunContext, options: Prefligh
         ctx.cancel.check()
         features = REPLICATES if options.replicates else MIGRATES
         around = _look_around(session, [task.facts for task in tasks], features, ctx.cancel)
+        if options.requesters is not None:
+            around = replace(around, requesters=_look_at_requesters(session, tasks, options.requesters))
         tasks = [_with_nfc(session.config, task, options.parallel_disks) for task in tasks]
         findings += _elsewhere(session, wave, tasks)
     return _Source(tasks, findings, around)
@@ -283,6 +313,7 @@ class _Around:
     missing: dict[str, list[privileges.MissingPrivileges]]
     vddk: bool
     ports: dict[str, GuestPort]
+    requesters: dict[str, RequesterFacts] = field(default_factory=dict)
 
     def of(self, facts: ServerFacts) -> SourceFacts:
         return SourceFacts(
@@ -293,6 +324,7 @@ class _Around:
             missing_privileges=self.missing.get(facts.moref, ()),
             vddk=self.vddk,
             port=self.ports.get(facts.moref),
+            requester=self.requesters.get(facts.moref),
         )
 
 
@@ -310,3 +342,29 @@ def _look_around(
         vddk=session.config.vddk is not None,
         ports=look_at_ports(servers, cancel),
     )
+
+
+def _look_at_requesters(
+    session: VsphereSession, tasks: Sequence[ServerTask], check: RequesterCheck
+) -> dict[str, RequesterFacts]:
+    """VM → what vCenter says of the person behind the run: one call for each person, mostly one per wave (AMP-03)."""
+    by_principal: dict[str | None, list[str]] = {}
+    for task in tasks:
+        by_principal.setdefault(check.principal(task.name), []).append(task.facts.moref)
+    return {
+        vm: facts
+        for principal, vms in by_principal.items()
+        for vm, facts in _rights_of(session, principal, vms, check.mode).items()
+    }
+
+
+def _rights_of(
+    session: VsphereSession, principal: str | None, vms: Sequence[str], mode: VcenterCheck
+) -> dict[str, RequesterFacts]:
+    if not principal:
+        return dict.fromkeys(vms, RequesterFacts(mode, principal))
+    try:
+        missing = privileges.missing_privileges(session, vms, principal=principal, required={"vm": (EXPORT,)})
+    except privileges.UnknownPrincipalError:
+        return dict.fromkeys(vms, RequesterFacts(mode, principal))
+    return {vm: RequesterFacts(mode, principal, known=True, may_export=not missing.get(vm, [EXPORT])) for vm in vms}

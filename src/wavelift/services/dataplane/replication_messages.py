@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from wavelift.base.domain import DiskLineage, Message, Refusal, ReplicatedDisk
 from wavelift.rules.conf import ReplicateMode
 from wavelift.rules.plans import ResolvedWave
@@ -38,6 +40,8 @@ class AdmittedRuns(Message):
     """In mode ``delete``: whose replicas go."""
     recorded: tuple[RecordedRun, ...] = ()
     """In mode ``verify``: what is read back."""
+    token: str = Field(default="", repr=False)
+    """The grant of pre-flight, a credential: Airflow masks a field of this name."""
 
 
 class ReservedRun(Message):
@@ -48,6 +52,8 @@ class ReservedRun(Message):
     lineages: tuple[DiskLineage, ...] = ()
     unfinished: tuple[str, ...] = ()
     """Keys of the job's runs that failed since the last recorded one: one may have left an unfinished seed."""
+    token: str = Field(default="", repr=False)
+    """The server's grant, a credential: Airflow masks a field of this name."""
 
 
 class VerifiedRun(Message):

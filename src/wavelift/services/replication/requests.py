@@ -58,6 +58,12 @@ def runs_to_verify(ledger: Ledger, wave: str, conf: ReplicateConf) -> tuple[Reco
     return tuple(_recorded(ledger, wave, known) for known in found.values())
 
 
+def authorised_by(ledger: Ledger, wave: str, servers: Collection[str]) -> dict[str, str]:
+    """Server → who last made, changed or resumed its standing job: a scheduled run has this user's right."""
+    with ledger.read() as tx:
+        return {job.server: job.authorised_by for job in jobs.standing(tx, wave) if job.server in servers}
+
+
 def _recorded(ledger: Ledger, wave: str, known: ReplicationRun) -> RecordedRun:
     if known.wave != wave:
         raise SpecError(f"{known.id} belongs to wave {known.wave}", wave=wave, next_step="Trigger that wave's DAG")

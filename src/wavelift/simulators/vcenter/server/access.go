@@ -163,10 +163,32 @@ func (a *authorization) HasPrivilegeOnEntity(req *types.HasPrivilegeOnEntity) so
 	return &methods.HasPrivilegeOnEntityBody{Res: &types.HasPrivilegeOnEntityResponse{Returnval: out}}
 }
 
+// named finds a user as vCenter does: without regard to case, and by user@domain or DOMAIN\user.
+func (s *sim) named(name string) (string, bool) {
+	plain := func(name string) string {
+		name = strings.ToLower(name)
+		if domain, user, ok := strings.Cut(name, "\\"); ok {
+			return user + "@" + domain
+		}
+		return name
+	}
+	for known := range s.users {
+		if plain(known) == plain(name) {
+			return known, true
+		}
+	}
+	return "", false
+}
+
 func (a *authorization) FetchUserPrivilegeOnEntities(req *types.FetchUserPrivilegeOnEntities) soap.HasFault {
+	user, ok := a.sim.named(req.UserName)
+	if !ok {
+		fault := &types.UserNotFound{Principal: req.UserName, Unresolved: false}
+		return &methods.FetchUserPrivilegeOnEntitiesBody{Fault_: simulator.Fault("", fault)}
+	}
 	granted := []string{"System.Anonymous", "System.Read", "System.View"}
 	for id := range knownPrivileges {
-		if a.sim.allowed(req.UserName, id) {
+		if a.sim.allowed(user, id) {
 			granted = append(granted, id)
 		}
 	}

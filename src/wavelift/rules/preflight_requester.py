@@ -1,0 +1,73 @@
+"""Pre-flight of the person behind a run: may they export the VM by themselves? (AMP-03)
+
+The connector's account may export every VM. A person must get none through it that vCenter would refuse to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from wavelift.rules.authority import Link
+from wavelift.rules.environment import VcenterCheck
+from wavelift.rules.findings import Findings
+
+EXPORT: Final = "VApp.Export"
+"""The privilege of ExportVm and ExportSnapshot."""
+LINK: Final = Link.REQUESTER_IN_VCENTER.value
+CODES: Final = ("requester.unmapped", "requester.unknown", "requester.may_not_export")
+"""Findings that refuse a server because of the person."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequesterFacts:
+    """What vCenter says of the person behind the run, for one VM.
+
+    :param principal: as vCenter names them. None: nobody is asked for. Empty: nobody said who that is.
+    :param known: vCenter knows such a user. :param may_export: they have :data:`EXPORT` on the VM.
+    """
+
+    check: VcenterCheck
+    principal: str | None = None
+    known: bool = False
+    may_export: bool = False
+
+
+def check_requester(facts: RequesterFacts, found: Findings) -> None:
+    """Refuse a server that its requester may not export; say when nobody was asked for."""
+    if facts.principal is None:
+        why = "'vcenter_check: off'" if facts.check == "off" else "'vcenter_check: mapped', and no mapping of the user"
+        found.info(
+            "requester.not_checked",
+            "vCenter was not asked whether the person behind the run may export the VM",
+            why=f"the environment says so: {why}",
+            do="Nothing; 'vcenter_check: require' in the environment's file asks for everybody",
+            row="AMP-03",
+        )
+    elif not facts.principal:
+        found.error(
+            "requester.unmapped",
+            f"nobody said who the person behind the run is in vCenter (link: {LINK})",
+            why="whether that person may export the VM can't be asked",
+            do="Name the user under 'vcenter: users:' in environments/principals.yaml, or a 'pattern' for all; or set "
+            "vcenter_check in the environment's file",
+            row="AMP-03",
+        )
+    elif not facts.known:
+        found.error(
+            "requester.unknown",
+            f"vCenter knows no user '{facts.principal}' (link: {LINK})",
+            why="whether the person behind the run may export the VM can't be asked",
+            do="Map the user to a user of vCenter in environments/principals.yaml, or set vcenter_check in the "
+            "environment's file",
+            row="AMP-03",
+        )
+    elif not facts.may_export:
+        found.error(
+            "requester.may_not_export",
+            f"{facts.principal} lacks {EXPORT} on the VM (link: {LINK})",
+            why="nobody gets a VM through wavelift that vCenter would not let them export",
+            do=f"Let an administrator of vCenter give {facts.principal} {EXPORT} on the VM, or let somebody who has it "
+            "trigger the run",
+            row="AMP-03",
+        )

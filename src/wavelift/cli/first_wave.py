@@ -72,7 +72,7 @@ def _next(dags: Path, env: str, port: int) -> Iterator[str]:
     yield f"  . {env}"
     yield f"  wavelift wave validate {shlex.quote(str(dags))}"
     yield f"  wavelift wave plan {NAME}"
-    yield f"  airflow dags trigger {MIGRATE.dag_id(NAME)}"
+    yield f"  wavelift migrate {NAME}"
     yield "  wavelift migrations list"
     yield f"The web UI is http://127.0.0.1:{port}: user admin, with the password WAVELIFT_PASSWORD of {env}"
     yield "The files stay when the simulators stop. The next start has new addresses: begin again in terminal two"

@@ -21,7 +21,6 @@ from wavelift.base.private import private_folder
 from wavelift.cli.dag_files import dags_source, lay_out
 from wavelift.cli.local_airflow import airflow_home, free_port, loopback_settings
 from wavelift.cli.simulators import Stage
-from wavelift.rules.flows import MIGRATE
 
 NAME: Final = "demo"
 """Name of the wave and of its environment."""

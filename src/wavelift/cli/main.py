@@ -84,7 +84,7 @@ def preflight(
 
 
 @app.command()
-def migrate(  # noqa: PLR0913  # one parameter per option
+def migrate(
     name: wave.WaveName,
     servers: wave.Servers = None,
     launch: Annotated[

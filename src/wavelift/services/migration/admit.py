@@ -22,8 +22,8 @@ from wavelift.services.migration.waiting import close_abandoned, write_rows
 def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext) -> Admitted:
     """Check the conf, resolve the spec and freeze it for the run.
 
-    A repeated call returns what was frozen first and does not read the conf again. So the REST API may call it for a DAG
-    run that it makes next. The servers have their rows, and so their ids, from here on.
+    A repeated call returns what was frozen first and does not read the conf again. So the REST API may call it for a
+    DAG run that it makes next. The servers have their rows, and so their ids, from here on.
 
     :raises SpecError: for an unknown key or value, naming what is allowed, or if the present files allow no run. There
         are no rows then.

@@ -54,6 +54,7 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "seeds": WaveOf((Vm("seeds-a", full=True),), DAILY),
     "gated": WaveOf((Vm("gated-a", (4,)), Vm("gated-b", (4,)), Vm("gated-c", (4,), entry=OFF))),
     "shut": WaveOf((Vm("shut-a", (4,), entry=OFF),)),
+    "called": WaveOf((Vm("called-a", (4,)), Vm("called-b", (4,)))),
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"

@@ -110,7 +110,8 @@ class CloseCatalogImportOperator(ControlOperator):
 class BeginHealthCheckOperator(ControlOperator):
     """What a connector is to try: the form's words, else what is registered (SMS-01).
 
-    A scheduled run of a connector that is not registered is skipped. Returns a
+    A scheduled run of a connector that is not registered is skipped. It runs every few minutes, so it also closes the
+    migrations on the connector that wait for a DAG run which is over, or was deleted. Returns a
     :class:`~wavelift.services.housekeeping.catalog.HealthRequest`.
 
     :param connector: the queue that is asked.
@@ -121,9 +122,12 @@ class BeginHealthCheckOperator(ControlOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.services.housekeeping.catalog import health_request
+        from wavelift.services.migration.waiting import close_abandoned
 
         scheduled = context["dag_run"].run_type == "scheduled"
         with self.ledger() as ledger:
+            for row in close_abandoned(ledger, self.server_context(context), connector=self.connector):
+                self.log.info("%s (%s) is %s: %s", row.id, row.server, row.state, row.error)
             found = health_request(ledger, conf_of(context), connector=self.connector, scheduled=scheduled)
         if found is None:
             raise AirflowSkipException(f"connector {self.connector} is not registered")

@@ -46,6 +46,7 @@ ROUTES = {
     ("POST", "/runs/{run_id}/cancel"),
     ("POST", "/runs/{run_id}/verify"),
     ("POST", "/waves/{wave}/apply"),
+    ("POST", "/waves/{wave}/migrations"),
     ("POST", "/waves/{wave}/replications"),
     ("GET", "/waves/{wave}"),
     ("GET", "/me"),

@@ -134,7 +134,7 @@ def test_plan_and_preflight_create_nothing(lab: Lab, mode: str) -> None:
     after = (lab.machine("modes-a"), lab.vcenter.counters()["methods"].get("CreateSnapshot_Task", 0))
     assert after == before
     assert not [key for key in lab.aws.state()["buckets"][BUCKET]["objects"] if "/modes/" in key]
-    assert not [one for one in lab.ended() if one.wave == "modes"]
+    assert not [one for one in lab.ended() if one.dag_run_id == run.run_id]
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,82 @@
-"""``wavelift migrations …``, ``verify`` and ``cleanup``: the REST API as tables."""
+"""``wavelift migrate``, ``migrations …``, ``verify`` and ``cleanup``: the REST API as tables."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import typer
+from rich.console import Console
 
 from wavelift.airflow.rest import ApiError, path_of
 from wavelift.base.units import human_bytes
-from wavelift.cli.connect import api_errors_told, client, fail, query, run_by
+from wavelift.cli.connect import EndedRun, api_errors_told, client, fail, query, run_by, wake
 from wavelift.cli.details import next_after_cancel, print_migration, say_verified
-from wavelift.cli.output import Times, add_row, print_json, say, show, table, told_empty
+from wavelift.cli.output import Times, add_row, print_json, say, show, stdout_console, table, told_empty
 from wavelift.cli.states import migration_state, say_why
-from wavelift.console.answers import MigrationCancelled, MigrationDetails, MigrationPage
+from wavelift.cli.watch import Watch, shown, tell, wait
+from wavelift.cli.wave import await_wave, no_wave
+from wavelift.console.answers import (
+    MigrationCancelled,
+    MigrationDetails,
+    MigrationPage,
+    MigrationRow,
+    MigrationsStarted,
+)
 from wavelift.console.requests import CleanupBody
-from wavelift.rules.flows import MIGRATE, PREFLIGHT
+from wavelift.rules.flows import MIGRATE, PREFLIGHT, REPORT
 
-FIRST: Final = f"Trigger {MIGRATE.dag_id('<wave>')} in Airflow; `wavelift preflight WAVE` checks the wave before"
+FIRST: Final = "`wavelift migrate WAVE` begins them; `wavelift preflight WAVE` checks the wave before"
+WAIT_SECONDS: Final = 48 * 3600.0
+"""A wave of terabytes takes a day; who waits longer looks at the list."""
+LOOK_SECONDS: Final = 2.0
+MOST: Final = 500
+"""Migrations a page at most."""
+
+
+@api_errors_told()
+def migrate(wave: str, asked: dict[str, Any], *, follow: bool, as_json: bool) -> None:
+    """Migrate servers of a wave, and wait for their end with live progress. Status 1 when one of them did not get
+    through.
+
+    :param asked: the fields of :class:`~wavelift.console.requests.MigrateBody` that were given.
+    """
+    api, dag_id = client(), MIGRATE.dag_id(wave)
+    if api.is_paused(dag_id) is None:
+        await_wave(api, wave, dag_id)
+    wake(api, dag_id, no_wave(wave))
+    answer = api.call("POST", path_of("wavelift", "waves", wave, "migrations"), asked)
+    run = MigrationsStarted.model_validate(answer)
+    told = Console(stderr=True)
+    tell(told, f"{run.dag_id}, run {run.dag_run_id}")
+    for row in run.migrations:
+        tell(told, f"{row.id} {row.server}")
+    if run.with_preflight:
+        tell(told, f"the servers of {', '.join(run.with_preflight)} get ids when pre-flight has found them")
+    if not follow:
+        if as_json:
+            print_json(answer)
+        tell(told, f"`wavelift migrations list --wave {wave}` shows how they get on")
+        return
+    # With --json standard output is for the result alone.
+    with shown(Watch(api, run.dag_id, run.dag_run_id), told if as_json else stdout_console()) as look:
+        state = wait(
+            api,
+            run.dag_id,
+            run.dag_run_id,
+            timeout=WAIT_SECONDS,
+            interval=LOOK_SECONDS,
+            show=look,
+            afterwards=[f"stop {row.server} alone: wavelift migrations cancel {row.id}" for row in run.migrations],
+        )
+    which = {"wave": wave, "dag_run_id": run.dag_run_id, "limit": MOST}
+    found = api.call("GET", query("/wavelift/migrations", which))
+    rows = sorted(found["migrations"], key=lambda row: str(row["server"]))
+    if as_json:
+        print_json({**answer, "state": state, "migrations": rows})
+    elif rows:
+        print_migrations(MigrationPage.model_validate({**found, "migrations": rows}))
+    if state != "success":
+        fail(EndedRun(api, run.dag_id, run.dag_run_id, state).why_failed(REPORT))
 
 
 @api_errors_told()
@@ -66,8 +126,18 @@ def cancel(migration: str) -> None:
     answer = MigrationCancelled.model_validate(
         client().call("POST", path_of("wavelift", "migrations", migration, "cancel"))
     )
+    if not answer.begun:
+        say(f"{migration} ({answer.server}) {_not_begun(answer)}")
+        return
     stopped = ", ".join(answer.stopped_tasks) or "no task was active"
     say(f"{migration} ({answer.server}) is being cancelled: {stopped}; {next_after_cancel(migration)}")
+
+
+def _not_begun(row: MigrationRow) -> str:
+    """What a cancel does before a migration begins."""
+    if row.state.terminal:
+        return "is cancelled: nothing of it had begun, and its DAG run is over"
+    return f"does not begin; it is listed as cancelled when {row.dag_id}, run {row.dag_run_id} comes to it"
 
 
 @api_errors_told()

@@ -189,6 +189,16 @@ class MigrationDetails(MigrationRow):
 
 class MigrationCancelled(MigrationRow):
     stopped_tasks: list[str]
+    begun: bool = True
+    """False: nothing of it had begun, so nothing is to be removed."""
+
+
+class MigrationsStarted(RunStarted):
+    """The run that moves the servers, and the ids that they have from now on."""
+
+    migrations: list[MigrationRow]
+    with_preflight: list[str]
+    """Entries for a folder or a tag: their servers get ids when pre-flight has found them."""
 
 
 # The audit trail

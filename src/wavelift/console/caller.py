@@ -63,7 +63,7 @@ class Caller:
         self.requester = Requester(user.get_name())
         self._ledger = ledger
         self._specs = specs
-        self._rights = Rights(specs.granting, specs.group_memory())
+        self.rights = Rights(specs.granting, specs.group_memory())
 
     def require(self, dag_id: str, action: Action, *, stops: bool = False) -> None:
         """The one question of every route that changes something of a wave.
@@ -79,17 +79,17 @@ class Caller:
         environment = self._specs.environment_of(wave)
         if environment is None and not stops:
             raise HTTPException(404, not_loaded(dag_id))
-        if stops and self._rights.at(environment or "").granting is None:
+        if stops and self.rights.at(environment or "").granting is None:
             return
         authority.require(
-            self._ledger, self.requester, environment or "", action, rights=self._rights, clock=SystemClock(), wave=wave
+            self._ledger, self.requester, environment or "", action, rights=self.rights, clock=SystemClock(), wave=wave
         )
 
     def given(self) -> Iterator[Given]:
         """The environments that are granted to the caller, by name; broken ones are granted to nobody."""
         now = SystemClock().now()
         for name in self._specs.environments():
-            bench = self._rights.at(name)
+            bench = self.rights.at(name)
             with self._ledger.read() as tx:
                 actions = bench.granted(tx, self.requester, now=now)
             if bench.granting is not None and actions:

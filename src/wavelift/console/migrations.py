@@ -1,4 +1,4 @@
-"""Routes of migrations: the list, cancel, launch, verify, cleanup (AMP-07, AMP-08).
+"""Routes of migrations: the list, new ones, cancel, launch, verify, cleanup (AMP-04, AMP-07, AMP-08).
 
 Reading needs the right to read the wave's DAG, writing the right to trigger it and that in the environment.
 """
@@ -11,28 +11,42 @@ from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, HTTPException, Query
 
 from wavelift.airflow.rest import ApiClient
-from wavelift.base.run import SystemClock
+from wavelift.base.errors import PermanentError
+from wavelift.base.run import DagRun, SystemClock
 from wavelift.console.access import readable_dags, require_read
-from wavelift.console.answers import MigrationCancelled, MigrationDetails, MigrationPage, MigrationRow, RunStarted
+from wavelift.console.answers import (
+    MigrationCancelled,
+    MigrationDetails,
+    MigrationPage,
+    MigrationRow,
+    MigrationsStarted,
+    RunStarted,
+)
 from wavelift.console.caller import Caller, CallerDep
 from wavelift.console.chain import Chain
-from wavelift.console.deps import AirflowDep, LedgerDep, start_run
+from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, start_run
+from wavelift.console.on_demand import ENDED, context_of, make_run, new_run, require_awake
 from wavelift.console.progress import Progress
-from wavelift.console.requests import CleanupBody, MigrationQuery
-from wavelift.ledger import Ledger, Migration, migrations
+from wavelift.console.requests import CleanupBody, MigrateBody, MigrationQuery
+from wavelift.ledger import Ledger, Migration, migrations, waves
 from wavelift.ledger.migrations import MigrationFilter
 from wavelift.rules.authority import Action, cleanup_action
 from wavelift.rules.conf import MigrateConf, MigrateMode
 from wavelift.rules.flows import MIGRATE
 from wavelift.rules.lifecycle import MigrationState
+from wavelift.services.common.admit import RunRequest
+from wavelift.services.migration.admit import admit
 from wavelift.services.migration.reserve import after_cancel
+from wavelift.services.migration.waiting import MAKING, end_cancelled, give_back
 
 EXPORT: Final = MIGRATE.step("export").name
 BEFORE_EXPORT: Final = MIGRATE.before(EXPORT)
+WAY_OUT: Final = "unpause it by the switch of the DAG in the web UI; `wavelift migrate` does it by itself"
 
 
 def add_migration_routes(app: FastAPI) -> None:
     _reading(app)
+    _making(app)
     _writing(app)
 
 
@@ -41,9 +55,16 @@ def _reading(app: FastAPI) -> None:
     def list_migrations(
         query: Annotated[MigrationQuery, Query()], user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep
     ) -> MigrationPage:
-        """Migrations of the waves that the caller may read, newest first."""
-        states = [query.state] if query.state else None
-        which = MigrationFilter(wave=query.wave, states=states, search=query.search, dag_ids=readable_dags(user))
+        """Migrations of the waves that the caller may read, newest first; ``dag_run_id`` goes with ``wave``."""
+        if query.dag_run_id is not None and query.wave is None:
+            raise HTTPException(422, "dag_run_id names a run only together with wave")
+        which = MigrationFilter(
+            wave=query.wave,
+            run=DagRun(MIGRATE.dag_id(query.wave), query.dag_run_id) if query.wave and query.dag_run_id else None,
+            states=[query.state] if query.state else None,
+            search=query.search,
+            dag_ids=readable_dags(user),
+        )
         with ledger.read() as tx:
             page = migrations.list_migrations(tx, which, limit=query.limit, offset=query.offset)
         progress = Progress(airflow)
@@ -56,6 +77,45 @@ def _reading(app: FastAPI) -> None:
         return MigrationDetails.of(migration, **_live(migration, Progress(airflow)))
 
 
+def _making(app: FastAPI) -> None:
+    @app.post("/waves/{wave}/migrations")
+    def migrate(
+        wave: str, body: MigrateBody, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep, specs: SpecsDep
+    ) -> MigrationsStarted:
+        """Migrate servers now: their ids are in the answer, before any task has begun (AMP-04)."""
+        dag_id = MIGRATE.dag_id(wave)
+        caller.require(dag_id, Action.MIGRATE)
+        require_awake(airflow, dag_id, WAY_OUT)
+        run = new_run(dag_id, body.request_id or "")
+        _require_new(ledger, run)
+        conf = MigrateConf(**body.model_dump(exclude={"request_id"}, exclude_unset=True)).given()
+        ctx = context_of(run, airflow, caller.requester.name)
+        admitted = admit(ledger, RunRequest(wave, conf), specs.wave, ctx, rights=caller.rights)
+        make_run(airflow, run, conf, body.note or "", give_back=lambda: give_back(ledger, run, SystemClock()))
+        with ledger.read() as tx:
+            rows = migrations.of_dag_run(tx, run)
+        return MigrationsStarted(
+            dag_id=run.dag_id,
+            dag_run_id=run.dag_run_id,
+            migrations=[MigrationRow.of(row) for row in sorted(rows, key=lambda row: row.server)],
+            with_preflight=[plan.server for plan in admitted.wave.servers if plan.selector.many],
+        )
+
+
+def _require_new(ledger: Ledger, run: DagRun) -> None:
+    """:raises PermanentError: the caller asked for this run before."""
+    with ledger.read() as tx:
+        known = waves.find(tx, run)
+    if known is not None:
+        raise PermanentError(
+            "This request was made before: nothing was started again",
+            next_step="List its migrations by wave and dag_run_id; for another run, give another request_id",
+            wave=known.wave,
+            run=run.dag_run_id,
+            state=str(known.state),
+        )
+
+
 def _writing(app: FastAPI) -> None:
     @app.post("/migrations/{migration_id}/cancel")
     def cancel_migration(
@@ -65,6 +125,8 @@ def _writing(app: FastAPI) -> None:
         _changeable(ledger, migration_id, caller, stops=True)
         with ledger.write() as tx:
             migration = migrations.request_cancel(tx, migration_id, by=user.get_name(), clock=SystemClock())
+        if migration.waits:
+            return MigrationCancelled.of(_never_begins(ledger, airflow, migration), stopped_tasks=[], begun=False)
         chain = Chain(airflow, migration, migration.map_index)
         stopped = chain.stop()
         migration = after_cancel(ledger, migration, released=chain.released, clock=SystemClock())
@@ -86,6 +148,16 @@ def _writing(app: FastAPI) -> None:
         dag_id = MIGRATE.dag_id(body.wave)
         caller.require(dag_id, cleanup_action(dry_run=body.dry_run))
         return start_run(airflow, dag_id, MigrateConf(mode="cleanup", dry_run=body.dry_run))
+
+
+def _never_begins(ledger: Ledger, airflow: ApiClient, migration: Migration) -> Migration:
+    """Its ``reserve`` refuses it, and stops no other server. Nobody would end it when the DAG run is over, or gone: one
+    that is not there may be about to be made."""
+    state = airflow.find_run_state(migration.dag_id, migration.dag_run_id)
+    being_made = state == "" and SystemClock().now() - migration.created_at < MAKING
+    if state not in ENDED or being_made:
+        return migration
+    return end_cancelled(ledger, migration.id, clock=SystemClock())
 
 
 def _readable(ledger: Ledger, migration_id: str, user: Any) -> Migration:
@@ -113,7 +185,7 @@ def _row(migration: Migration, progress: Progress) -> MigrationRow:
 
 def _live(migration: Migration, progress: Progress) -> dict[str, Any]:
     """The fields of an active migration that the ledger does not have: its step, and how far its transfer is."""
-    if migration.state.terminal:
+    if migration.state.terminal or migration.waits:  # before `reserve` no task is this server's
         return {}
     at = progress.step_of(migration, migration.map_index)
     fields = at.fields if at else {}

@@ -6,8 +6,7 @@ the caller's token. So a refusal comes before any DAG run exists, and two reques
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from airflow.api_fastapi.core_api.security import GetUserDep
@@ -15,7 +14,7 @@ from fastapi import FastAPI, HTTPException, Query
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.errors import PermanentError
-from wavelift.base.run import DagRun, MemoryCheckpoints, RunContext, SystemClock
+from wavelift.base.run import DagRun, SystemClock
 from wavelift.console.answers import (
     ReplicationStarted,
     RunCancelled,
@@ -25,7 +24,8 @@ from wavelift.console.answers import (
 )
 from wavelift.console.caller import CallerDep
 from wavelift.console.chain import Chain, map_index_of
-from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, require_loaded, start_run
+from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, start_run
+from wavelift.console.on_demand import context_of, make_run, new_run, require_awake
 from wavelift.console.progress import Progress
 from wavelift.console.replication import (
     changeable_job,
@@ -44,8 +44,7 @@ from wavelift.rules.replication import JobState, RunState
 from wavelift.services.replication import admission, outcome
 from wavelift.services.replication.requests import runs_to_verify
 
-ENDED: Final = ("success", "failed", "")
-"""What a DAG run that is over, or was deleted, is."""
+WAY_OUT: Final = "unpause it, which starts its schedule too: `--unpause`, or the switch of the DAG in the web UI"
 
 
 def add_replication_run_routes(app: FastAPI) -> None:
@@ -105,16 +104,13 @@ def _requesting(app: FastAPI) -> None:
         """Replicate servers now: all of them or none. A refusal (409) tells rule and next time of each (SMS-06)."""
         caller.require(dag_of(wave), Action.MIGRATE)
         servers = body.servers or _active_servers(ledger, wave)
-        _require_awake(airflow, wave)
+        require_awake(airflow, dag_of(wave), WAY_OUT)
         specs.wave(wave)  # `admit` would refuse it, but only after runs were reserved
-        run = DagRun(dag_of(wave), f"on_demand__{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}")
-        ctx = RunContext(run, requester=caller.requester.name, liveness=_Seen(airflow), checkpoints=MemoryCheckpoints())
+        run = new_run(dag_of(wave))
+        ctx = context_of(run, airflow, caller.requester.name)
         reserved = admission.reserve_runs(ledger, wave, servers, ctx)
-        try:
-            airflow.trigger(run.dag_id, run_id=run.dag_run_id, note=f"On demand: {', '.join(servers)}")
-        except Exception:
-            _give_back(ledger, reserved)
-            raise
+        note = f"On demand: {', '.join(servers)}"
+        make_run(airflow, run, {}, note, give_back=lambda: _give_back(ledger, reserved))
         now = SystemClock().now()
         return ReplicationStarted.of(run, runs=[run_row(each, now) for each in reserved])
 
@@ -149,7 +145,7 @@ def _verifying(app: FastAPI) -> None:
 
 def _verify(ledger: Ledger, airflow: ApiClient, wave: str, conf: ReplicateConf) -> VerifyStarted:
     chosen = runs_to_verify(ledger, wave, conf)
-    _require_awake(airflow, wave)
+    require_awake(airflow, dag_of(wave), WAY_OUT)
     started = start_run(airflow, dag_of(wave), conf)
     return VerifyStarted.of(started, runs=[each.run for each in chosen])
 
@@ -164,26 +160,6 @@ def _active_servers(ledger: Ledger, wave: str) -> tuple[str, ...]:
             wave=wave,
         )
     return found
-
-
-def _require_awake(airflow: ApiClient, wave: str) -> None:
-    """A run of a paused DAG would stay queued, and its reservation expire."""
-    if require_loaded(airflow, dag_of(wave)):
-        way_out = "unpause it, which starts its schedule too: `--unpause`, or the switch of the DAG in the web UI"
-        raise HTTPException(409, f"{dag_of(wave)} is paused: nothing starts; {way_out}")
-
-
-class _Seen:
-    """Other DAG runs as the caller may see them; what can't be told counts as alive."""
-
-    def __init__(self, airflow: ApiClient) -> None:
-        self._airflow = airflow
-
-    def run(self, run: DagRun) -> bool:
-        return self._airflow.find_run_state(run.dag_id, run.dag_run_id) not in ENDED
-
-    def ended(self, run: DagRun, holders: Collection[str], kind: str) -> Collection[str]:
-        return ()  # a reservation frees no slot
 
 
 def _give_back(ledger: Ledger, reserved: Sequence[ReplicationRun]) -> None:

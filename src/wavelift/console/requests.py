@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from wavelift.console.values import LARGEST
-from wavelift.rules.conf import Names
+from wavelift.rules.conf import LaunchOption, Names, Note
 from wavelift.rules.connectors import DEFAULT_CONNECTOR, Connector
 from wavelift.rules.fields import FLAG, WHOLE, ConnectionId, Name
 from wavelift.rules.lifecycle import MigrationState
@@ -104,6 +104,17 @@ class ReplicateBody(Body):
     servers: Names | None = None
 
 
+class MigrateBody(Body):
+    """What a run of ``<wave>.migrate`` is to move, as its form says it."""
+
+    servers: Names | None = None
+    """Entries of the wave by their names; left out: all."""
+    launch: LaunchOption = "spec"
+    note: Note = None
+    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:+-]+$", max_length=100)] | None = None
+    """The caller's own name of this request: asked with it again, nothing is started twice."""
+
+
 # Queries
 
 
@@ -113,7 +124,10 @@ class PageQuery(BaseModel):
 
 
 class MigrationQuery(PageQuery):
+    """``dag_run_id`` goes with ``wave``."""
+
     wave: str | None = None
+    dag_run_id: str | None = None
     state: MigrationState | None = None
     search: str = ""
 

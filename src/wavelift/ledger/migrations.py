@@ -107,14 +107,26 @@ def occupying(tx: Tx, server_id: int) -> tuple[Migration, ...]:
     return ROWS.all(tx, migration.c.server_id == server_id, busy, order=(migration.c.id,))
 
 
+def waiting(tx: Tx, *, wave: str | None = None, connector: str | None = None) -> tuple[Migration, ...]:
+    """Migrations of which nothing has begun and that have not ended (:attr:`Migration.waits`), oldest first."""
+    open_ones = migration.c.server_id.is_(None) & migration.c.state.not_in(lifecycle.TERMINAL)
+    where = matching(migration, {"wave": wave, "connector": connector}, {})
+    return ROWS.all(tx, open_ones, *where, order=(migration.c.created_at, migration.c.id))
+
+
 # Writing: the steps of one server, in order
 
 
-def insert(tx: Tx, *, at: datetime, run: DagRun, run_key: str, **columns: Any) -> Migration:
-    """Create a migration in the state QUEUED. Needs :data:`wavelift.ledger.servers.LOCK`."""
+def insert(
+    tx: Tx, *, at: datetime, run: DagRun, run_key: str, action: str = "queued", by: str = "", **columns: Any
+) -> Migration:
+    """Create a migration in the state QUEUED. Needs :data:`wavelift.ledger.servers.LOCK`.
+
+    :param action: of its event. :param by: who asked for it, if it was not the run itself.
+    """
     require_lock(tx, servers.LOCK)
     made = ROWS.begin(tx, at=at, run=run, run_key=run_key, state=MigrationState.QUEUED, **columns)
-    ROWS.tell(tx, made, "queued", at=at, by=run, details={"server": made.server, "to": made.state})
+    ROWS.tell(tx, made, action, at=at, by=by or run, details={"server": made.server, "to": made.state})
     return made
 
 

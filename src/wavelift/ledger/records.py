@@ -165,9 +165,9 @@ class Migration(ServerRun[MigrationState]):
     flow: ClassVar = MIGRATE
 
     server_id: int | None
-    """None: no ``reserve`` took the server, so nothing was begun. It was refused, or its entry found no VM."""
+    """None: no ``reserve`` took the server, so nothing was begun. It waits for pre-flight, or ended before."""
     map_index: int
-    """-1: it has no tasks."""
+    """-1: it has no tasks yet, or none at all."""
     connector: str
     region: str
     phase: str
@@ -185,6 +185,11 @@ class Migration(ServerRun[MigrationState]):
     instance_id: str
     launch_result: dict[str, Any] | None
     created_at: datetime
+
+    @property
+    def waits(self) -> bool:
+        """It was admitted, and nothing of it has begun: no ``reserve`` has taken the server yet."""
+        return self.server_id is None and not self.state.terminal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,7 @@ def check_plan(plan: ServerPlan, facts: ServerFacts, frozen: Sequence[ServerPlan
         _refuse(server, "facts.path", path, facts.path)
     if server not in (names := _names(path)):
         _refuse(server, "server", names[0], server)
-    entries = _entries(path, frozen)
+    entries = entries_of(path, frozen)
     if not entries:
         _refuse(server, "selector.value", "a VM that an entry of the wave selects", path)
     wrong = [_difference(plan, entry) for entry in entries]
@@ -129,7 +129,7 @@ def _names(path: str) -> tuple[str, str]:
     return name.replace("/", ":"), f"{name}@{parent_of(path)}".replace("/", ":")
 
 
-def _entries(path: str, frozen: Sequence[ServerPlan]) -> list[ServerPlan]:
+def entries_of(path: str, frozen: Sequence[ServerPlan]) -> list[ServerPlan]:
     """The entries that may select the VM: those by name or path, else folders and tags.
 
     Which VMs have a tag only vCenter knows. From ``reserve`` on, the ledger knows which VM it was.

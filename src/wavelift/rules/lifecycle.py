@@ -49,14 +49,14 @@ def allowed(current: MigrationState, target: MigrationState) -> bool:
     Airflow repeats them. It may fail or be cancelled from any step, but not once it is finished: then a step must
     start again first.
 
-    Only pre-flight refuses, so only what has ended can be refused: it is looked at again in the same run. A completed
-    migration stays completed. A refused one must be queued first, when pre-flight accepts it. If ``reserve`` refuses it
-    then, it has failed.
+    Only pre-flight refuses: what still waits for it, or what has ended and is looked at again in the same run. A
+    completed migration stays completed. A refused one must be queued first, when pre-flight accepts it. If ``reserve``
+    refuses it then, it has failed.
     """
     if current is target:
         return True
     if target is MigrationState.REFUSED:
-        return current in (MigrationState.FAILED, MigrationState.CANCELLED)
+        return current in (MigrationState.QUEUED, MigrationState.FAILED, MigrationState.CANCELLED)
     if current is MigrationState.REFUSED:
         return target in (MigrationState.QUEUED, MigrationState.FAILED)
     if target in (MigrationState.FAILED, MigrationState.CANCELLED):

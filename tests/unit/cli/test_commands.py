@@ -40,7 +40,7 @@ def test_every_command_has_help(words: tuple[str, ...]) -> None:
 
 def test_the_commands_of_the_issue_are_all_there() -> None:
     assert {" ".join(words) for words in commands()} >= {
-        *("demo", "simulators up", "init", "wave validate", "wave plan", "preflight", "verify", "iam show"),
+        *("demo", "simulators up", "init", "wave validate", "wave plan", "preflight", "migrate", "verify", "iam show"),
         *("iam check", "iam apply"),
         *("migrations list", "migrations show", "migrations cancel", "migrations launch", "vsphere role", "cleanup"),
         *("catalog import", "catalog list", "catalog clear"),

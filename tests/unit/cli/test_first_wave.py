@@ -130,7 +130,7 @@ def test_it_tells_the_next_commands(folder: Path) -> None:
         f". {env}",
         f"wavelift wave validate {shlex.quote(str(folder / 'dags'))}",
         "wavelift wave plan demo",
-        "airflow dags trigger demo.migrate",
+        "wavelift migrate demo",
         "wavelift migrations list",
     ]
     assert subprocess.run(["bash", "-n"], input="\n".join(commands), text=True, check=False).returncode == 0

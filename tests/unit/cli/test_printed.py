@@ -176,7 +176,7 @@ def test_json_is_what_the_api_says(command: str, use: Callable[[dict[str, Any]],
     [
         (
             "migrations list",
-            "No migrations yet. Trigger <wave>.migrate in Airflow; `wavelift preflight WAVE` checks the wave before",
+            "No migrations yet. `wavelift migrate WAVE` begins them; `wavelift preflight WAVE` checks the wave before",
         ),
         (
             "migrations list --wave erp --state failed",

@@ -91,7 +91,8 @@ class Airflow:
         return run_id or "manual__1"
 
     def find_run_state(self, dag_id: str, run_id: str) -> str:
-        return self.states.get(run_id, "running")
+        """Of a run that it refused to make: none."""
+        return self.states.get(run_id, "" if self.refuses else "running")
 
     def task_instances(
         self, dag_id: str, run_id: str, *, task_id: str = "", states: Sequence[str] = (), timeout: float = 60

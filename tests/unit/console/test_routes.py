@@ -72,6 +72,7 @@ RIGHTS: Final = {
     "POST /migrations/{migration_id}/cancel": change(MIGRATE),
     "POST /migrations/{migration_id}/launch": change(MIGRATE),
     "POST /migrations/{migration_id}/verify": change(MIGRATE),
+    "POST /waves/{wave}/migrations": write(MIGRATE, {"servers": ["web01"]}),
     "POST /cleanup": write(MIGRATE, {"wave": "erp", "dry_run": False}),
     "GET /events/{object_id}": read(REPLICATE),
     "GET /events": Needs(rows="events"),

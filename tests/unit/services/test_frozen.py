@@ -344,11 +344,20 @@ def test_a_refusal_is_an_event_of_its_server(desk: Desk, named: str) -> None:
     }
 
 
-def test_a_refusal_before_any_reservation_is_an_event_of_the_run(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    ("server", "folder", "entry", "kind"),
+    [
+        ("farm01", "farm", 2, "wave_run"),  # of a folder: no row yet
+        ("web01", "shop", 0, "migration"),  # admitted: it has its row, and so its own trail
+    ],
+)
+def test_a_refusal_before_any_reservation_is_an_event_of_what_is_known(
+    desk: Desk, server: str, folder: str, entry: int, kind: str
+) -> None:
     with pytest.raises(TamperedError) as caught:
-        desk.checked(planned(task_of("web01"), connection="vc-of-others"), reserves=True)
-    frozen.tell(desk.ledger, caught.value, desk.ctx("web01"), task="server.reserve")
-    *_, told = within(desk.ledger.read(), events.list_events, object_kind="wave_run")
+        desk.checked(planned(task_of(server, folder=folder, entry=entry), connection="vc-of-others"), reserves=True)
+    frozen.tell(desk.ledger, caught.value, desk.ctx(server), task="server.reserve")
+    *_, told = within(desk.ledger.read(), events.list_events, object_kind=kind)
     assert (told.action, told.details["field"]) == ("run.tampered", "connection")
 
 

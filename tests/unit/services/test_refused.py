@@ -130,7 +130,7 @@ def test_a_server_that_pre_flight_refuses_is_listed_with_all_its_reasons(story: 
     row = story.row("win01")
     assert (row.wave, row.connector, row.region) == ("erp", "default", "eu-central-1")
     assert (row.server_id, row.finished_at) == (None, story.clock.now())
-    assert story.actions("win01") == ["refused"]
+    assert story.actions("win01") == ["admitted", "refused"]
     assert {one.server: one.state for one in report.outcomes} == {
         "web01": "completed",
         "db01": "completed",
@@ -150,7 +150,7 @@ def test_the_report_can_be_told_again(story: Story) -> None:
     story.clock.sleep(60)
     assert story.report(looked, said) == first
     assert story.rows() == rows
-    assert story.actions("win01") == ["refused"]
+    assert story.actions("win01") == ["admitted", "refused"]
 
 
 def test_a_failed_and_a_refused_server_have_different_ways_out(story: Story) -> None:
@@ -229,14 +229,14 @@ def test_a_refused_server_that_is_accepted_then_goes_on_under_its_id(story: Stor
     story.completes("win01", "web01", "db01")
     report = story.report(story.looked())
     assert report.succeeded
-    assert story.actions("win01")[:2] == ["refused", "queued"]
+    assert story.actions("win01")[:3] == ["admitted", "refused", "queued"]
 
 
 def test_a_server_is_refused_for_another_reason(story: Story) -> None:
     story.report(story.looked(wrong("win01", RDM)))
     report = story.report(story.looked(wrong("win01", "the VM is suspended")))
     assert story.ends()["win01"] == ("refused", "the VM is suspended. Change it")
-    assert story.actions("win01") == ["refused", "refused"]
+    assert story.actions("win01") == ["admitted", "refused", "refused"]
     assert RDM not in told(report)
 
 
@@ -323,7 +323,7 @@ def test_a_refused_server_that_reserve_refuses_then_has_failed(story: Story) -> 
     story.report(story.looked(wrong("win01", RDM)))
     story.report(story.looked(), {"win01": "another run migrates it"})
     assert story.ends()["win01"] == ("failed", "another run migrates it")
-    assert story.actions("win01") == ["refused", "failed"]
+    assert story.actions("win01") == ["admitted", "refused", "failed"]
 
 
 def test_what_began_keeps_the_words_of_the_task_that_failed(story: Story) -> None:

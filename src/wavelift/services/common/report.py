@@ -40,6 +40,8 @@ class ServerEnded(Message):
     error: str = ""
     refused: bool = False
     """Pre-flight refused it in this run, so it has no tasks that could be cleared."""
+    clearable: bool = True
+    """It has tasks of its own. False of what pre-flight refused or never passed: a new run takes it."""
     listed: bool = True
     """A new run can be told to take it, by this name. Else only an entry for a folder or a tag holds it."""
 
@@ -131,12 +133,13 @@ def told(failed: Sequence[ServerEnded]) -> Iterator[str]:
 def way_out(flow: Flow, wave: str, failed: Sequence[ServerEnded]) -> Lines:
     """What to do about servers that failed, for each kind of them.
 
-    A server that was refused has no tasks to clear. A new run takes it, and nobody else.
+    A server that was refused, or that never got so far, has no tasks to clear. A new run takes it, and nobody else.
     """
     dag = flow.dag_id(wave)
-    again = [one.server for one in failed if one.refused and one.listed]
-    unlisted = [one.server for one in failed if one.refused and not one.listed]
-    others = [one.server for one in failed if not one.refused]
+    taskless = [one for one in failed if one.refused or not one.clearable]
+    again = [one.server for one in taskless if one.listed]
+    unlisted = [one.server for one in taskless if not one.listed]
+    others = [one.server for one in failed if one not in taskless]
     lines = []
     if again:
         conf = json.dumps({"servers": again})

@@ -18,6 +18,7 @@ from wavelift.services.dataplane.messages import (
     Admitted,
     Imported,
 )
+from wavelift.services.migration.waiting import close_abandoned, write_rows
 
 
 def admit(
@@ -25,15 +26,19 @@ def admit(
 ) -> Admitted:
     """Check the conf, resolve the spec and freeze it for the run.
 
-    A repeated call returns what was frozen first and does not read the conf again.
+    A repeated call returns what was frozen first and does not read the conf again. So the REST API may call it for a
+    DAG run that it makes next. The servers have their rows, and so their ids, from here on.
 
-    :raises SpecError: for an unknown key or value, naming what is allowed, or if the present files allow no run.
+    :raises SpecError: for an unknown key or value, naming what is allowed, or if the present files allow no run. There
+        are no rows then.
     :raises DeniedError: whoever asked may not, by the present files.
     """
     known = frozen_spec(ledger, load, ctx)
     frozen = Admitted.load(known) if known else _resolve(ledger, request, load, ctx)
     require_run(ledger, frozen.wave.environment.environment, action_of(frozen), ctx, rights=rights)
     freeze(ledger, request, ctx, mode=frozen.mode, spec=frozen.dump())
+    close_abandoned(ledger, ctx, wave=request.wave)
+    write_rows(ledger, frozen, ctx)
     return frozen
 
 

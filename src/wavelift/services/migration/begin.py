@@ -14,6 +14,7 @@ from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import Migration, SourceServer
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common.reserve import refuse_in_maintenance
+from wavelift.services.migration.waiting import RUN_ENDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
     """Store one server's migration as queued; its id is known from here on (AMP-04).
 
     Called again for the same ``ctx.run_key`` (a retry, or the server was cleared) it continues the same migration. A
-    request to cancel stays when the migration was still active. It goes when the migration had ended: clearing it
-    means "continue". A migration that was refused begins now, under the id that it has.
+    request to cancel stays when the migration was still active, or waited for pre-flight. It goes when the migration
+    had ended: clearing it means "continue". One that was admitted or refused begins now, under the id that it has.
 
     :raises BusyError: when another run that still lives has the server; names that run.
     :raises NotFoundError: when the wave run was not frozen.
@@ -97,6 +98,4 @@ def _displace(tx: Tx, rival: Migration, server: SourceServer, ended: Mapping[str
             migration=rival.id,
         )
     if not rival.state.terminal:
-        migrations.apply(
-            tx, rival, "failed", at=now, state=MigrationState.FAILED, error="Its DAG run ended before it did", phase=""
-        )
+        migrations.apply(tx, rival, "failed", at=now, state=MigrationState.FAILED, error=RUN_ENDED, phase="")

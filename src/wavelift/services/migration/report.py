@@ -101,14 +101,22 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy = nothin
         known = waves.find(tx, run)
         found = migrations.of_dag_run(tx, run)
     by_server = {outcome.server: outcome for outcome in ended.tasks}
-    closed = [_close(ledger, migration, by_server.get(migration.server), clock) for migration in found]
+    closed = [
+        migration if migration.waits else _close(ledger, migration, by_server.get(migration.server), clock)
+        for migration in found
+    ]
     stopped = ended.stopped
     if preflight is not None and known is not None and known.mode == "migrate":
         closed = unbegun.record(ledger, known, preflight, by_server, closed, ctx)
         if not closed:
             stopped = stopped or wave_errors(preflight)
+    closed = [unbegun.stop(ledger, row.id, stopped, ctx) if row.waits else row for row in closed]
     listed = unbegun.listed(known, preflight) if known is not None and known.mode == "migrate" else ()
-    outcomes = [outcome_of(migration, listed) for migration in closed]
+    passed = {task.name for task in preflight.passed} if preflight is not None else set()
+    outcomes = [
+        outcome_of(migration, listed, clearable=migration.server_id is not None or migration.server in passed)
+        for migration in closed
+    ]
     report = WaveReport(
         wave=known.wave if known else run.dag_id,
         mode=known.mode if known else "",
@@ -160,10 +168,10 @@ def _close(ledger: Ledger, migration: Migration, tasks: TaskOutcome | None, cloc
     return migration
 
 
-def outcome_of(migration: Migration, listed: Collection[str] = ()) -> ServerOutcome:
+def outcome_of(migration: Migration, listed: Collection[str] = (), *, clearable: bool = True) -> ServerOutcome:
     """A ledger row as a line of the report.
 
-    :param listed: the servers that a new run can be told to take.
+    :param listed: the servers that a new run can be told to take. :param clearable: it has tasks of its own.
     """
     export = migration.export_result or {}
     verify = migration.verify_result or {}
@@ -183,6 +191,7 @@ def outcome_of(migration: Migration, listed: Collection[str] = ()) -> ServerOutc
         error=migration.error,
         refused=migration.state is MigrationState.REFUSED,
         listed=migration.server in listed,
+        clearable=clearable,
     )
 
 
@@ -194,6 +203,6 @@ def raise_when_failed(report: WaveReport) -> None:
     raise failed_run(
         report,
         ALL_REFUSED if all_refused(report.outcomes) else headline,
-        told(report.failed),
+        told([one for one in report.failed if not (report.stopped and one.error.endswith(report.stopped))]),
         way_out(MIGRATE, report.wave, report.failed),
     )

@@ -14,6 +14,7 @@ from wavelift.services.common.reserve import CANCELLED, cancelled_error, win_tra
 from wavelift.services.common.slots import InQueue, SlotRequest, give_back
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.migration.begin import NewMigration, begin_migration
+from wavelift.services.migration.waiting import take_over
 
 
 def cancelled(known: Migration) -> PermanentError:
@@ -48,7 +49,11 @@ def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) ->
     """
     with ledger.read() as tx:
         known = migrations.find(tx, migrations.migration_id(ctx.run_key))
-    if known is None or known.state is not MigrationState.QUEUED:
+    if known is None:
+        known = take_over(ledger, task, ctx)
+    if known is not None and known.waits and known.cancel_requested:
+        raise cancelled(known)  # `release`, which follows, ends it
+    if known is None or known.state is not MigrationState.QUEUED or known.waits:
         wanted = NewMigration(
             wave=task.plan.wave,
             # By the name that is unique in the wave: reports and staging folders are found by it.

@@ -229,7 +229,7 @@ def _missing(environment: Environment) -> Iterator[Problem]:
     if not environment.account:
         yield Problem(("account",), "is missing: the number of the AWS account, such as account: '111122223333'")
     if environment.may is None:
-        example = "may: {migrate: ['user:ana', 'group:erp-team'], cut_over: ['user:ana'], administer: ['group:admins']}"
+        example = "may: {migrate: ['user:ana'], cut_over: ['user:ana'], administer: ['group:role/Admin']}"
         yield Problem(("may",), f"is missing: who may migrate into it, cut over and administer it, such as {example}")
 
 

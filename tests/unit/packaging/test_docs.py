@@ -65,10 +65,11 @@ def test_the_spec_examples_are_valid(tmp_path: Path) -> None:
         spec = yaml.safe_load(text)
         folder = "waves" if "wave" in spec else "environments"
         (tmp_path / folder).mkdir(exist_ok=True)
-        (tmp_path / folder / f"{spec.get('wave') or spec['environment']}.yaml").write_text(text)
+        stem = "principals" if "groups" in spec else spec.get("wave") or spec["environment"]
+        (tmp_path / folder / f"{stem}.yaml").write_text(text)
     waves = sorted((tmp_path / "waves").iterdir())
     assert {"erp.yaml", "shop.yaml"} <= {wave.name for wave in waves}
-    for wave in waves:
+    for wave in [*waves, tmp_path / "environments" / "principals.yaml"]:
         assert format_errors(check_file(wave, tmp_path / "environments")) == ""
 
 

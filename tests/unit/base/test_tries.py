@@ -13,6 +13,7 @@ from airflow.sdk.definitions._internal.abstractoperator import MAX_RETRY_DELAY
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wavelift.base.times import zone_of
 from wavelift.base.tries import LONGEST_DELAY, REASON_LONGEST, Backoff, FailedTry
 
 pytestmark = pytest.mark.unit
@@ -57,8 +58,8 @@ WHOLE = {"task": "server.snapshot", "what": "refused", "next_step": "", "try": 1
 def test_a_failed_try_is_told_with_the_next_one() -> None:
     again = datetime(2026, 12, 1, 14, 3, 20).astimezone()
     failed = FailedTry.load({**WHOLE, "next_try_at": again.isoformat()})
-    assert failed.words == "failed, tries again at 14:03:20 CET (try 2 of 3): refused"
-    assert failed.short == "failed, tries again at 14:03:20 CET (try 2 of 3)"
+    assert failed.words == f"failed, tries again at 14:03:20 {zone_of(again)} (try 2 of 3): refused"
+    assert failed.short == f"failed, tries again at 14:03:20 {zone_of(again)} (try 2 of 3)"
 
 
 @pytest.mark.parametrize("left", [None, 7, "text", [], {}], ids=repr)

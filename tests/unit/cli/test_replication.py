@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from wavelift.airflow.rest import ApiClient, ApiError
+from wavelift.base.times import zone_of
 from wavelift.cli import events, jobs, migrations, replicate, wave
 from wavelift.cli.main import app
 from wavelift.cli.replicate import RunsWatch
@@ -388,10 +389,11 @@ def test_live_rows_say_what_really_happens() -> None:
         api.tasks = [{"task_id": "server.snapshot", "map_index": 0, "state": at["step_state"], "queue": "dc1"}]
         return [row.words for row in watch.rows()]
 
-    again = datetime(2026, 12, 1, 14, 3, 20).astimezone().isoformat()
+    local = datetime(2026, 12, 1, 14, 3, 20).astimezone()
+    again, zone = local.isoformat(), zone_of(local)
     failed = {"step_try": 1, "step_tries": 3, "retry_reason": "refused", "retry_at": again}
     assert words(step="snapshot", step_state="up_for_retry", **failed) == [
-        "snapshot: failed, tries again at 14:03:20 CET (try 2 of 3): refused"
+        f"snapshot: failed, tries again at 14:03:20 {zone} (try 2 of 3): refused"
     ]
     assert words(step="snapshot", step_state="running", step_try=2) == ["snapshot (try 2)"]
     assert words(step="snapshot", step_state="queued") == ["snapshot (queued)"]

@@ -18,6 +18,7 @@ from tests.unit.cli.test_output import is_visible
 
 from wavelift.airflow import rest
 from wavelift.airflow.rest import UNDER_WAY, ApiClient, ApiError
+from wavelift.base.times import zone_of
 from wavelift.base.tries import FAILURE_KEY
 from wavelift.cli import connect, wave
 from wavelift.cli.watch import GONE_SECONDS, INTERRUPTED, OUTAGE_SECONDS, Waiting, wait
@@ -156,7 +157,8 @@ def stand(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
 
 
 def test_a_pipe_gets_one_line_per_change(stand: Stand) -> None:
-    again = datetime(2026, 12, 1, 14, 3, 20).astimezone().isoformat()
+    local = datetime(2026, 12, 1, 14, 3, 20).astimezone()
+    again, zone = local.isoformat(), zone_of(local)
     failed = {"what": "vCenter refused", "try": 1, "of": 3, "next_try_at": again}
     state = stand.wait(
         change(run="queued"),
@@ -178,7 +180,7 @@ def test_a_pipe_gets_one_line_per_change(stand: Stand) -> None:
         "admit: queued",
         "preflight on queue datacenter1: queued",
         "preflight: running",
-        "preflight: failed, tries again at 14:03:20 CET (try 2 of 3): vCenter refused",
+        f"preflight: failed, tries again at 14:03:20 {zone} (try 2 of 3): vCenter refused",
         "preflight: running (try 2)",
     ]
 

@@ -7,7 +7,10 @@ nothing is none: who may call it without any right is told in words (``own``).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import ModuleType
 from typing import Any, Final
 
 import pytest
@@ -17,10 +20,12 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
+from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
 from tests.unit.console.test_answers import migrate
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, desk, import_catalog
 
+from wavelift.console import requests
 from wavelift.console.api import create_app
 from wavelift.console.origin import READING
 from wavelift.console.values import storable_values
@@ -28,6 +33,7 @@ from wavelift.ledger import events
 from wavelift.ledger.tables import metadata
 from wavelift.ledger.tables_authority import principal_group
 from wavelift.rules.environment import CHECK_DAG
+from wavelift.rules import conf
 
 __all__ = ["desk"]
 
@@ -333,3 +339,44 @@ def test_a_route_that_reads_changes_nothing(stage: Stage, rights: Rights, name: 
     before = stage.state()
     assert stage.ask(name).status_code == 200
     assert stage.state() == before
+
+
+TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
+
+
+@pytest.mark.parametrize("name", [name for name in ROUTES if name not in WRITES])
+def test_each_time_of_an_answer_names_its_offset(stage: Stage, rights: Rights, name: str) -> None:
+    """The server knows no zone of its readers; what a reader shows in another one is its own affair."""
+    rights.granted = frozenset((READ, dag) for dag in (MIGRATE, REPLICATE, CATALOG)) | RIGHTS[name].rights | AUDITOR
+    answer = stage.ask(name)
+    assert answer.status_code == 200
+    times = [text for text in _strings(answer.json()) if TIME.match(text)]
+    assert [text for text in times if datetime.fromisoformat(text).utcoffset() != timedelta(0)] == []
+    assert times or name in TIMELESS, "a route that tells no time says so here"
+
+
+TIMELESS: Final = {"GET /waves/{wave}", "GET /audit/sealed", "GET /audit/verify"}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_no_time_that_is_asked_for_may_lack_its_offset() -> None:
+    """Of every parameter and body: a model with a time refuses one without offset, instead of guessing a zone."""
+    for model in (*_models(requests), *_models(conf)):
+        for field, schema in model.model_json_schema().get("properties", {}).items():
+            if "date-time" not in str(schema):
+                continue
+            with pytest.raises(ValidationError, match="timezone|offset from UTC"):
+                model.model_validate({field: "2026-12-01T10:00:00"})
+    assert "date-time" in str(requests.EventQuery.model_json_schema())
+
+
+def _models(module: ModuleType) -> list[type[BaseModel]]:
+    found = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, BaseModel)]
+    return [each for each in found if each is not BaseModel]

@@ -72,12 +72,17 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
     """As it came by XCom, before the plan was replaced with the frozen one."""
 
     def work(self, context: Context) -> Any:
+        from wavelift.rules.authority import Action
         from wavelift.services.common import frozen
-        from wavelift.services.common.admit import reopen, require_rights
+        from wavelift.services.common.admit import reopen
+        from wavelift.services.common.authority import require_rights
 
         task = self.came = self.server_task(context, self.server)
         with self.ledger() as ledger:
-            go_on = reopen if self.reserves else require_rights
-            go_on(ledger, self.resolved, self.server_context(context))
-            task = frozen.checked(ledger, task, self.server_context(context, task.name), reserves=self.reserves)
+            ctx = self.server_context(context, task.name)
+            if self.reserves:  # it asks for the right itself, again at each grant
+                reopen(ledger, self.resolved, ctx)
+            else:
+                require_rights(ledger, self.resolved, Action.MIGRATE, ctx, rights=self.rights())
+            task = frozen.checked(ledger, task, ctx, reserves=self.reserves)
         return self.work_on(task, context)

@@ -60,8 +60,9 @@ class LaunchImportedOperator(WaveRunOperator):
     admitted: Any
 
     def work(self, context: Context) -> list[dict[str, Any]]:
+        from wavelift.rules.authority import Action
         from wavelift.services.common import frozen
-        from wavelift.services.common.admit import require_rights
+        from wavelift.services.common.authority import require_rights
         from wavelift.services.dataplane.messages import Admitted
         from wavelift.services.migration.launch import launch_later
 
@@ -69,7 +70,7 @@ class LaunchImportedOperator(WaveRunOperator):
             admitted = frozen.admitted(ledger, Admitted.load(self.admitted), self.server_context(context))
             if admitted.mode != "launch":
                 return []
-            require_rights(ledger, self.resolved, self.server_context(context))
+            require_rights(ledger, self.resolved, Action.MIGRATE, self.server_context(context), rights=self.rights())
             access = self.aws_of(admitted.wave.environment)
             results = [
                 launch_later(ledger, access, admitted.wave, id, self.server_context(context, id))

@@ -44,6 +44,10 @@ ROUTES = {
     ("POST", "/waves/{wave}/apply"),
     ("POST", "/waves/{wave}/replications"),
     ("GET", "/waves/{wave}"),
+    ("GET", "/me"),
+    ("GET", "/environments"),
+    ("GET", "/environments/{environment}"),
+    ("POST", "/environments/{environment}/check"),
 }
 
 

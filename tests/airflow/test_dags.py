@@ -154,7 +154,7 @@ def test_the_catalogue_has_dags_for_each_connector_and_no_vendor_library(dags: P
     parsed = _parse(parser, dags, file="catalog.py")
     ids = {"server_catalog", "connector_health"}
     named = {f"{name}.{connector}" for name in ids if connector != "default"}
-    assert parsed["dags"] == sorted(ids | named)
+    assert parsed["dags"] == sorted(ids | named | {"environment_check"})
     assert parsed["vendors"] == []
     queues = {task: queue for task, _, _, queue, _, _ in parsed["tasks"] if queue != "default"}
     assert set(queues.values()) <= {connector}

@@ -103,10 +103,9 @@ def wave_text(name: str, shape: WaveOf, **changes: Any) -> str:
 
 def environment_text(stage: Stage, name: str, connectors: Collection[str], **changes: Any) -> str:
     sources = [{"connection": CONNECTION, "connectors": [*connectors]}]
-    spec = yaml.safe_load(stage.environment(ROOT / "dags" / "environments" / "demo.yaml"))
-    users = [f"user:{name}" for name in PRINCIPALS]
-    may = {"migrate": users, "cut_over": users, "administer": users}
-    return yaml.safe_dump({**spec, "environment": name, "sources": sources, "may": may, **changes})
+    template = ROOT / "dags" / "environments" / "demo.yaml"
+    spec = yaml.safe_load(stage.environment(template, users=("op", "dag_test")))  # the latter: `dag.test()`
+    return yaml.safe_dump({**spec, "environment": name, "sources": sources, **changes})
 
 
 def lay_out(dags: Path, stage: Stage, waves: Mapping[str, WaveOf]) -> None:

@@ -35,6 +35,11 @@ def print_findings(report: dict[str, Any], *, verbose: bool = False) -> None:
     """
     say(f"Pre-flight of {report.get('wave', '')}")
     say("")
+    print_blocks(report, verbose=verbose)
+
+
+def print_blocks(report: dict[str, Any], *, verbose: bool = False) -> None:
+    """The findings alone."""
     for finding, servers in grouped(_findings(report)):
         if verbose or finding.severity is not Severity.INFO:
             _print_rows([(_label(finding.severity), _told(finding, servers))])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import os
@@ -53,9 +54,13 @@ def write(folder: Path, running: Stage) -> Iterator[str]:
     yield from lay_out(dags)
     template = dags_source()
     specs = {
-        dags / "environments" / f"{NAME}.yaml": running.environment(template / "environments" / "demo.yaml"),
-        dags / "environments" / f"{PRINCIPALS}.yaml": _without_schema(template / "environments" / f"{PRINCIPALS}.yaml"),
-        dags / "waves" / f"{NAME}.yaml": _without_schema(template / "waves" / "demo.yaml") + REPLICATION,
+        dags / "environments" / f"{NAME}.yaml": running.environment(
+            template / "environments" / "demo.yaml",
+            users=[getpass.getuser()],  # of `airflow dags trigger`: Airflow records who runs the shell
+        ),
+        dags / "environments" / f"{PRINCIPALS}.yaml": running.principals(users=[getpass.getuser()]),
+        dags / "environments" / f"{PRINCIPALS}.yaml": running.principals(users=[getpass.getuser()]),
+        dags / "waves" / f"{NAME}.yaml": _wave(template / "waves" / "demo.yaml"),
     }
     for path, content in specs.items():
         yield f"wrote {path}" if put(path, content) else f"kept {path}: it was changed"
@@ -115,9 +120,9 @@ def _digest(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _without_schema(template: Path) -> str:
-    """A file of the demo without its first line, which names the schema relative to the source tree."""
-    return template.read_text().partition("\n")[2]
+def _wave(template: Path) -> str:
+    """The demo's wave without its first line, which names the schema relative to the source tree."""
+    return template.read_text().partition("\n")[2] + REPLICATION
 
 
 def _env(running: Stage, home: Path, dags: Path, port: int) -> str:

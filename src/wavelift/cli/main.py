@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wavelift.cli import catalog, connectors, grants, jobs, replicate, validate, wave
+from wavelift.cli import catalog, connectors, environments, grants, jobs, replicate, validate, wave
 from wavelift.cli.output import bear_any_encoding
 from wavelift.rules.flows import MIGRATE
 
@@ -22,6 +22,7 @@ migrations_app = typer.Typer(no_args_is_help=True, help="Migrations: finished an
 app.add_typer(migrations_app, name="migrations")
 app.add_typer(catalog.app, name="catalog", help="The catalogue: servers that wavelift found in vCenters.")
 app.add_typer(connectors.app, name="connectors", help="Connectors: the workers that read vCenters.")
+app.add_typer(environments.app, name="environments", help="Environments: where you may send servers.")
 app.add_typer(jobs.app, name="jobs", help="Replication jobs (standing orders to replicate servers) and their history.")
 app.add_typer(replicate.app, name="runs", help="Single replication runs.")
 app.add_typer(grants.app, name="grants", help="The keys that sign what connectors may do. Acts on this machine.")
@@ -74,6 +75,12 @@ def demo(
     from wavelift.cli.demo import run
 
     sys.exit(run(out, exit_when_done=exit_when_done, fault=fault))
+
+
+@app.command()
+def whoami(as_json: wave.AsJson = False) -> None:
+    """Who you are for wavelift: roles, groups, and what is granted to you. Tasks believe the roles that it saw."""
+    environments.whoami(as_json=as_json)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import importlib.util
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,15 +74,28 @@ class Stage:
             )
         return found
 
-    def environment(self, template: Path) -> str:
-        """The demo's environment file, with the ids of the resources in the simulator."""
+    def environment(self, template: Path, *, users: Collection[str] = ()) -> str:
+        """The demo's environment file, with the ids of the resources in the simulator.
+
+        :param users: who else may do everything in it.
+        """
         spec = yaml.safe_load(template.read_text())
+        for listed in spec["may"].values():
+            listed += [entry for user in users if (entry := f"user:{user}") not in listed]
         spec["region"] = self.aws.region
         spec["staging"]["bucket"] = self.network.bucket
         spec["vpc"] = self.network.vpc_id
         spec["subnets"] = list(self.network.subnet_ids)[:1]
         spec["security_groups"] = [self.network.security_group_id]
         return str(yaml.safe_dump(spec, sort_keys=False))
+
+    def principals(self, *, users: Collection[str] = ()) -> str:
+        """Who the users of Airflow are in the simulated vCenter, which has one user.
+
+        :param users: who else beside ``admin``.
+        """
+        named = dict.fromkeys(("admin", *users), self.vcenter.username)
+        return str(yaml.safe_dump({"vcenter": {"users": named}}, sort_keys=False))
 
 
 @contextmanager

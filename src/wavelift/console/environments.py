@@ -5,10 +5,13 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from wavelift.base.errors import NotFoundError
-from wavelift.console.answers import EnvironmentDetails, EnvironmentList, EnvironmentRow, Me
+from wavelift.console.access import require_trigger
+from wavelift.console.answers import EnvironmentDetails, EnvironmentList, EnvironmentRow, Me, RunStarted
 from wavelift.console.caller import Caller, CallerDep, Given, roles_of
-from wavelift.console.deps import SpecsDep
+from wavelift.console.deps import AirflowDep, SpecsDep, start_run
 from wavelift.rules.authority import WHOAMI
+from wavelift.rules.conf import EnvironmentConf
+from wavelift.rules.environment import CHECK_DAG
 
 
 def add_environment_routes(app: FastAPI) -> None:
@@ -34,11 +37,18 @@ def add_environment_routes(app: FastAPI) -> None:
     @app.get("/environments/{environment}")
     def show_environment(environment: str, caller: CallerDep) -> EnvironmentDetails:
         """What an environment that is granted to the caller allows."""
-        given = given_or_none(caller, environment)
+        given = given_to(caller, environment)
         return EnvironmentDetails(**_row(given).model_dump(), spec=given.environment.dump())
 
+    @app.post("/environments/{environment}/check")
+    def check_environment(environment: str, caller: CallerDep, airflow: AirflowDep) -> RunStarted:
+        """Check the account of an environment that is granted to the caller, by a run of ``environment_check``."""
+        require_trigger(caller.user, CHECK_DAG)
+        name = given_to(caller, environment).environment.environment
+        return start_run(airflow, CHECK_DAG, EnvironmentConf(environment=name))
 
-def given_or_none(caller: Caller, name: str) -> Given:
+
+def given_to(caller: Caller, name: str) -> Given:
     """:raises NotFoundError: nothing of it is granted to the caller: whether it is there is not told."""
     for given in caller.given():
         if given.environment.environment == name:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from airflow.sdk import DAG, BaseOperator, Param, task_group
 from airflow.sdk.definitions.param import ParamsDict
 
+from wavelift.rules.authority import BY_NAME, SCHEDULED
 from wavelift.rules.flows import SERVER_GROUP, Flow, Plane
 from wavelift.rules.plans import WaveShape
 
@@ -78,11 +79,14 @@ def wave_dag(tasks: WaveTasks, *, doc: str, form: Mapping[str, Param], **setting
     :param settings: settings of the DAG in which the flows differ.
     """
     flow, shape = tasks.flow, tasks.shape
+    run_types = BY_NAME if settings.get("schedule") is None else (*BY_NAME, SCHEDULED)
     dag = DAG(
         flow.dag_id(shape.wave),
         description=shape.description or flow.words.format(wave=shape.wave),
         doc_md=doc.format(wave=shape.wave, reserve=flow.task_id("reserve")),
         catchup=False,
+        # `admit` refuses all others, too: nobody stands behind a backfill or an asset.
+        allowed_run_types=cast(Any, run_types),  # Airflow converts the words
         tags=["wavelift", f"wave:{shape.wave}", *([f"environment:{shape.environment}"] if shape.environment else [])],
         # The DAG file registers the DAG through its globals. Only building a DAG must not assign it to a file.
         auto_register=False,

@@ -100,6 +100,11 @@ class Account(Protocol):
     """Everything about the account and region of one environment, from one query."""
 
     @property
+    def account(self) -> str:
+        """Its number, as STS says."""
+        ...
+
+    @property
     def role(self) -> Role: ...
     @property
     def bucket(self) -> StagingBucket: ...

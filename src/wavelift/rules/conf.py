@@ -157,3 +157,10 @@ class HealthConf(RunConf):
     aws_conn_id: ConnectionId | None = Field(default=None, title="AWS connection", description="Empty: as registered.")
     region: str | None = Field(default=None, title="AWS region", description="Empty: as registered.")
     note: Note = None
+
+
+class EnvironmentConf(RunConf):
+    """A run of ``environment_check``."""
+
+    environment: str | None = Field(default=None, title="Environment", description="As its file is called.")
+    note: Note = None

@@ -59,6 +59,9 @@ Prefix = Annotated[
 ]
 PRINCIPALS: Final = "principals"
 """The stem of the file of groups, in the folder of the environments. No environment can have this name."""
+CHECK_DAG: Final = "environment_check"
+"""The DAG that checks the account of an environment. No wave has a DAG of this name."""
+CHECK_TASK: Final = "check"
 MAX_CHOICES: Final = 2000
 """Values in one list of an environment. AWS has about 1,000 instance types."""
 

@@ -25,6 +25,15 @@ RESERVED_FIRST, RESERVED_LAST = 4, 1
 def check_environment(target: Target, account: Account, plans: Sequence[ServerPlan] = ()) -> list[Finding]:
     """Findings about the whole wave. Each subject begins with ``*``."""
     found = Findings(WHOLE_WAVE)
+    if target.account not in ("", account.account):
+        found.error(
+            "account.number",
+            f"the AWS connection {target.aws_conn_id} is of account {account.account}, not {target.account}",
+            why="the servers would land in another account than the one for which the rights were given",
+            do=f"Correct the connection, or 'account' in environment '{target.environment}'",
+            row="AMP-02",
+            part=f"environment {target.environment}",
+        )
     _role(target, account, found)
     _bucket(target, account, found)
     _key(target, account, found)

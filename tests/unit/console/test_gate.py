@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -19,6 +20,7 @@ from fastapi.testclient import TestClient
 
 from wavelift.console.access import not_loaded
 from wavelift.console.api import create_app
+from wavelift.console.caller import _caller, remember_roles
 from wavelift.console.deps import Specs, _airflow, _ledger
 from wavelift.console.gate import Gate, Limits
 
@@ -82,11 +84,12 @@ def test_starting_up_takes_no_request_s_place() -> None:
     assert seen == ["lifespan"]
 
 
-def test_requests_at_once_leave_threads_for_the_api_that_they_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wavelift.console.replication_runs.require_trigger", lambda user, wave: None)
+def test_requests_at_once_leave_threads_for_the_api_that_they_ask() -> None:
     app = create_app(ana)
     app.dependency_overrides[get_user] = lambda: None
     app.dependency_overrides[_ledger] = lambda: None
+    app.dependency_overrides[remember_roles] = lambda: None
+    app.dependency_overrides[_caller] = lambda: SimpleNamespace(require=lambda dag_id, action: None)
     own = OwnAirflow()
     app.dependency_overrides[_airflow] = lambda: own
     app.dependency_overrides[Specs] = AnySpecs

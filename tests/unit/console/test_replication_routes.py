@@ -393,7 +393,7 @@ def test_apply_shows_drift_and_then_takes_it_away(desk: Desk) -> None:
     desk.post("/waves/erp/apply")
     again = desk.post("/waves/erp/apply")
     assert {row["kind"] for row in again["changes"]} == {"keep", "missing"}
-    assert "no spec" in desk.refused("POST", "/waves/crm/apply", 409, {})["detail"]
+    assert "no DAG crm.replicate" in desk.refused("POST", "/waves/crm/apply", 404, {})["detail"]
 
 
 def test_sms_06_two_on_demand_runs_then_a_refusal_with_rule_and_time(desk: Desk) -> None:

@@ -17,12 +17,15 @@ from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 from starlette.routing import BaseRoute
 from tests.unit.console.test_answers import migrate
-from tests.unit.console.test_replication_routes import Desk, desk, import_catalog
+from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, desk, import_catalog
 
 from wavelift.console.api import create_app
 from wavelift.console.origin import READING
 from wavelift.console.values import storable_values
+from wavelift.ledger import events
 from wavelift.ledger.tables import metadata
+from wavelift.ledger.tables_authority import principal_group
+from wavelift.rules.environment import CHECK_DAG
 
 __all__ = ["desk"]
 
@@ -86,6 +89,10 @@ RIGHTS: Final = {
     "GET /runs/{run_id}": read(REPLICATE),
     "POST /runs/{run_id}/cancel": change(REPLICATE),
     "POST /runs/{run_id}/verify": change(REPLICATE),
+    "GET /me": Needs(rows="environments"),
+    "GET /environments": Needs(rows="environments"),
+    "GET /environments/{environment}": Needs(),
+    "POST /environments/{environment}/check": write(CHECK_DAG),
     "GET /waves/{wave}": read(MIGRATE),
     "POST /waves/{wave}/apply": write(REPLICATE, {}),
     "POST /waves/{wave}/replications": write(REPLICATE, {"servers": ["web01"]}),
@@ -100,6 +107,10 @@ def route_of(route: BaseRoute) -> list[str]:
 
 ROUTES: Final = sorted(name for route in create_app().routes for name in route_of(route))
 WRITES: Final = [name for name in ROUTES if name.split()[0] not in READING]
+OF_WAVES: Final = [name for name in WRITES if {dag for _, dag in RIGHTS[name].rights} & {MIGRATE, REPLICATE}]
+STOPPING: Final = ("POST /migrations/{migration_id}/cancel", "POST /jobs/{job_id}/pause", "POST /runs/{run_id}/cancel")
+OF_THE_CALLER: Final = [name for name in ROUTES if name.startswith(("GET /me", "GET /environments"))]
+TABLES: Final = [table for table in metadata.sorted_tables if table is not principal_group]
 
 
 class Rights:
@@ -130,7 +141,7 @@ class Stage:
         job = desk.job()
         run = desk.post("/waves/erp/replications", servers=["web01"])["runs"][0]["id"]
         self.ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migrate(desk.ledger).id}
-        self.ids |= {"wave": "erp", "name": "hall-a"}
+        self.ids |= {"wave": "erp", "name": "hall-a", "environment": "lab"}
         desk.airflow.triggered.clear()
 
     def ask(self, name: str, client: TestClient | None = None, **more: Any) -> Any:
@@ -141,7 +152,7 @@ class Stage:
     def state(self) -> Any:
         airflow = self.desk.airflow
         with self.desk.ledger.read() as tx:
-            rows = [sorted(map(repr, tx.execute(sa.select(table)))) for table in metadata.sorted_tables]
+            rows = [sorted(map(repr, tx.execute(sa.select(table)))) for table in TABLES]
         return rows, list(airflow.triggered), list(airflow.failed)
 
 
@@ -203,7 +214,7 @@ def test_without_one_of_its_rights_a_route_refuses(stage: Stage, rights: Rights,
     assert rights.asked == RIGHTS[name].rights, "it asks for nothing else, and about no other DAG"
 
 
-@pytest.mark.parametrize("name", [name for name in ROUTES if RIGHTS[name].rows])
+@pytest.mark.parametrize("name", [name for name in ROUTES if RIGHTS[name].rows and name not in OF_THE_CALLER])
 def test_a_list_leaves_out_what_one_may_not_read(stage: Stage, rights: Rights, name: str) -> None:
     rows = RIGHTS[name].rows
     rights.granted = frozenset((READ, dag) for dag in ("other.migrate", "other.replicate", "server_catalog"))
@@ -211,6 +222,46 @@ def test_a_list_leaves_out_what_one_may_not_read(stage: Stage, rights: Rights, n
     assert (seen[rows], seen.get("total", 0)) == ([], 0)
     rights.granted = frozenset((READ, dag) for dag in (MIGRATE, REPLICATE, CATALOG))
     assert stage.ask(name).json()[rows]
+
+
+@pytest.mark.parametrize("name", OF_WAVES)
+def test_without_the_right_in_the_environment_a_route_of_a_wave_changes_nothing(stage: Stage, name: str) -> None:
+    stage.desk.specs.environment = ENVIRONMENT.replace("user:ana", "user:Ana")  # names are compared exactly
+    before = stage.state()
+    answer = stage.ask(name)
+    assert answer.status_code == 403, answer.text
+    assert "'ana' may not " in answer.json()["detail"]
+    (rows, *airflow), (rows_before, *airflow_before) = stage.state(), before
+    changed = [table.name for table, now, then in zip(TABLES, rows, rows_before, strict=True) if now != then]
+    assert (changed, airflow) == (["event"], airflow_before)
+    with stage.desk.ledger.read() as tx:
+        told = events.list_events(tx, object_kind="environment")[-1]
+    assert (told.action, told.object_id, told.actor) == ("authority.refused", "lab", "ana")
+    wanted = "administer" if name == "POST /cleanup" else "migrate"
+    assert (told.details["link"], told.details["action"], told.details["wave"]) == ("environment", wanted, "erp")
+
+
+@pytest.mark.parametrize("name", OF_WAVES)
+def test_while_nobody_can_read_the_environment_a_route_only_stops(stage: Stage, name: str) -> None:
+    stage.desk.specs.environment_broken = "environments/principals.yaml:1: a second ': '"
+    answer = stage.ask(name)
+    if name in STOPPING:
+        assert answer.status_code == 200, answer.text
+    else:
+        assert answer.status_code == 403, answer.text
+        assert "environments/principals.yaml:1" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("name", OF_THE_CALLER)
+def test_what_is_granted_to_others_is_not_shown(stage: Stage, name: str) -> None:
+    path = name.split()[1].format(environment="lab")
+    assert "lab" in stage.desk.client.get(path).text
+    stage.desk.specs.environment = ENVIRONMENT.replace("user:ana", "user:bo")
+    answer = stage.desk.client.get(path)
+    if "{" in name:
+        assert (answer.status_code, "granted to you" in answer.json()["detail"]) == (404, True)
+    else:
+        assert answer.json()["environments"] == []
 
 
 @pytest.mark.parametrize("name", WRITES)

@@ -103,6 +103,7 @@ class OfferStub:
 
 @dataclass(frozen=True)
 class AccountStub:
+    account: str = "123456789012"
     role: RoleStub = RoleStub()
     bucket: BucketStub = BucketStub()
     key: KeyStub | None = None

@@ -13,10 +13,10 @@ from typing import Any, get_args
 import pytest
 from tests.contexts import HandClock, run_context
 from tests.ledgers import fresh_ledger, within
-from tests.rights import OPEN
+from tests.rights import OPEN, open_to
 from tests.unit.specs.conftest import ENVIRONMENT, WAVE
 
-from wavelift.base.errors import SpecError
+from wavelift.base.errors import DeniedError, SpecError
 from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger, WaveRunState, jobs, waves
 from wavelift.rules.conf import MigrateMode, ReplicateMode
@@ -172,6 +172,7 @@ def test_no_task_of_an_ended_run_works_without_its_rights(
     def reached(*_: Any, **__: Any) -> Any:
         raise _Reached
 
+    given_rights = OPEN
     ctx = run_context(DagRun("erp.migrate", "manual__1"), requester="ana")
     mode = {"mode": "migrate"} if operator == "LaunchInstanceOperator" else {"mode": "preflight"}
     admitted = migration.admit(site.ledger, RunRequest("erp", mode), site.load, ctx, rights=OPEN)
@@ -181,6 +182,7 @@ def test_no_task_of_an_ended_run_works_without_its_rights(
     )
     task = kind(task_id="launch", **given)
     monkeypatch.setattr(kind, "ledger", lambda _: nullcontext(site.ledger))
+    monkeypatch.setattr(kind, "rights", lambda _: given_rights)
     monkeypatch.setattr(kind, "server_context", lambda *_: ctx)
     monkeypatch.setattr(kind, "server_task", lambda *_: SimpleNamespace(name="web01"), raising=False)
     monkeypatch.setattr(kind, "resolved", lambda _, name: site.load(name))
@@ -196,6 +198,9 @@ def test_no_task_of_an_ended_run_works_without_its_rights(
         task.work({})
     site.write()
     with pytest.raises(_Reached):
+        task.work({})
+    given_rights = open_to("bo")
+    with pytest.raises(DeniedError, match="'ana' may not migrate"):
         task.work({})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.rights import OPEN
 from tests.unit.services.test_frozen import wave
 from tests.unit.services.test_refused import RDM, ROLE, wrong
 from tests.unit.services.test_replication import Desk, clock, desk, made_once

@@ -59,14 +59,15 @@ def reopen(ledger: Ledger, load: Callable[[str], ResolvedWave], ctx: RunContext)
             waves.reopen_wave_run(tx, ctx.run, by=str(ctx.run), clock=ctx.clock)
 
 
-def require_rights(ledger: Ledger, load: Callable[[str], ResolvedWave], ctx: RunContext) -> None:
-    """Any other task of an ended run was cleared, without its ``reserve``: the same holds for it.
+def must_be_allowed(ledger: Ledger, load: Callable[[str], ResolvedWave], ctx: RunContext) -> bool:
+    """Whether the run has ended, so that what it froze must be allowed by the present files: here it is.
 
     :raises SpecError: the present files do not allow what the run froze. :raises NotFoundError: it was never admitted.
     """
     with ledger.read() as tx:
         known = waves.get(tx, ctx.run)
     _require_rights(known, load)
+    return known.state is not WaveRunState.RUNNING
 
 
 def _require_rights(known: WaveRun, load: Callable[[str], ResolvedWave]) -> None:

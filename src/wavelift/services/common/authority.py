@@ -13,7 +13,8 @@ from wavelift.ledger import Ledger, Tx, events, groups, jobs, waves
 from wavelift.ledger.events import Subject
 from wavelift.ledger.server_runs import SERVER_RUNS
 from wavelift.rules.authority import MEMORY, SCHEDULED, Action, Denial, Groups, Link, decide, granted
-from wavelift.services.common.admit import frozen_wave
+from wavelift.rules.plans import ResolvedWave
+from wavelift.services.common.admit import frozen_wave, must_be_allowed
 from wavelift.specs import Granting
 
 REFUSED: Final = "authority.refused"
@@ -142,6 +143,17 @@ def require_run(ledger: Ledger, environment: str, action: Action, ctx: RunContex
     """
     subject = Subject("wave_run", f"{ctx.run.dag_id}/{ctx.run.dag_run_id}", ctx.run)
     require(ledger, ctx.asker, environment, action, rights=rights, clock=ctx.clock, subject=subject)
+
+
+def require_rights(
+    ledger: Ledger, load: Callable[[str], ResolvedWave], action: Action, ctx: RunContext, *, rights: Rights
+) -> None:
+    """A task of an ended run was cleared, without its ``reserve``: it begins anew, so the present files must allow it.
+
+    :raises SpecError: they do not allow what the run froze. :raises DeniedError: whoever stands behind it may not.
+    """
+    if must_be_allowed(ledger, load, ctx):
+        require_again(ledger, ctx, action, rights=rights)
 
 
 def require_again(ledger: Ledger, ctx: RunContext, action: Action, *, rights: Rights) -> None:

@@ -141,7 +141,7 @@ def run_preflight(sides: Sides, admitted: Admitted, ctx: RunContext, options: Pr
     """Find every server, check it, and say who may go. One bad selector, server or side never hides the others."""
     wave = admitted.wave
     environment, connection = wave.environment, wave.connection
-    account, no_aws = _tried(lambda: _account(sides.aws(), environment))
+    account, no_aws = _tried(lambda: account_facts(sides.aws(), environment))
     no_aws = no_aws and in_region(no_aws, environment.region)
     ctx.cancel.check()
     source, no_vcenter = _tried(lambda: _source(sides, wave, ctx, options))
@@ -273,7 +273,8 @@ def _wrong(code: str, subject: str, what: str, next_step: str) -> Finding:
     )
 
 
-def _account(access: AwsAccess, environment: Environment) -> AccountFacts:
+def account_facts(access: AwsAccess, environment: Environment) -> AccountFacts:
+    """What the account has of what an environment names."""
     named = AccountNames(
         role=environment.role,
         bucket=environment.staging.bucket,

@@ -136,7 +136,7 @@ def resume_job(ledger: Ledger, job_id: str, *, by: str, clock: Clock) -> Replica
             "failures": 0,
             "state_reason": "",
         }
-        return jobs.apply(tx, known, "resumed", at=now, by=by, authorised_by=by, state=JobState.ACTIVE, **fresh)
+        return jobs.apply(tx, known, "resumed", at=now, by=by, state=JobState.ACTIVE, **fresh)
 
 
 def extend_job(

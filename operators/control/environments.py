@@ -1,0 +1,36 @@
+"""The check of an environment, from the control plane."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wavelift.operators._base import conf_of
+from wavelift.operators.control._plane import ControlOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class EnvironmentCheckOperator(ControlOperator):
+    """Pre-flight's account part of the environment that the form names, and the free addresses of its subnets.
+
+    Only for users to whom something of it is granted. Returns an
+    :class:`~wavelift.services.housekeeping.environments.EnvironmentCheck`: what is wrong is told there and fails no
+    task.
+    """
+
+    first_contact = True
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.rules.conf import EnvironmentConf
+        from wavelift.services.housekeeping.environments import check, environment_to_check
+
+        conf = EnvironmentConf.read(conf_of(context))
+        with self.ledger() as ledger:
+            environment = environment_to_check(
+                ledger, conf.environment or "", self.server_context(context), rights=self.rights()
+            )
+        found = check(lambda: self.aws_of(environment), environment)
+        for one in found.findings:
+            self.log.info("%-8s %s. %s", one.severity, one.what, one.next_action)
+        return found.dump()

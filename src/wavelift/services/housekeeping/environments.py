@@ -1,0 +1,93 @@
+"""The check of an environment: what pre-flight says of its account, and how many addresses its subnets have left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.base.domain import Finding, Message, Severity
+from wavelift.base.errors import DeniedError, NotFoundError, WaveliftError
+from wavelift.base.run import RunContext
+from wavelift.ledger import Ledger
+from wavelift.ledger.events import Subject
+from wavelift.rules.authority import WHOAMI, Action
+from wavelift.rules.environment import Environment
+from wavelift.rules.findings import WHOLE_WAVE, Findings
+from wavelift.rules.plans import Target
+from wavelift.rules.preflight import check_environment, sorted_findings
+from wavelift.rules.preflight_connections import check_aws, in_region
+from wavelift.services.common.authority import Rights, require
+from wavelift.services.dataplane.preflight import account_facts
+
+
+class SubnetRoom(Message):
+    """A subnet of an environment."""
+
+    subnet: str
+    zone: str = ""
+    cidr: str = ""
+    free_addresses: int | None = None
+    """None: it does not exist, or could not be read."""
+
+
+class EnvironmentCheck(Message):
+    """What was found."""
+
+    environment: str
+    account: str
+    """Its number, as AWS says. Empty: AWS did not answer."""
+    findings: tuple[Finding, ...]
+    subnets: tuple[SubnetRoom, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not any(one.severity is Severity.ERROR for one in self.findings)
+
+
+def environment_to_check(ledger: Ledger, name: str, ctx: RunContext, *, rights: Rights) -> Environment:
+    """The environment as its file is now, if anything of it is granted to whoever asked for the run.
+
+    :raises DeniedError: nothing is, or its files are broken. :raises NotFoundError: no name was given.
+    """
+    if not name:
+        raise NotFoundError("The run names no environment", next_step="Choose one; `wavelift environments list`")
+    bench = rights.at(name)
+    with ledger.read() as tx:
+        actions = bench.granted(tx, ctx.asker, now=ctx.clock.now())
+    if not actions or bench.granting is None:
+        subject = Subject("environment", name, ctx.run)
+        require(ledger, ctx.asker, name, Action.MIGRATE, rights=rights, clock=ctx.clock, subject=subject)
+        raise DeniedError("The right came this moment", next_step=f"Try again; see `{WHOAMI}`", environment=name)
+    return bench.granting.environment
+
+
+def check(open_aws: Callable[[], AwsAccess], environment: Environment) -> EnvironmentCheck:
+    """It only reads. An account that does not answer is a finding."""
+    name = environment.environment
+    try:
+        facts = account_facts(open_aws(), environment)
+    except WaveliftError as error:
+        finding = check_aws(environment.aws_conn_id, in_region(error, environment.region))
+        return EnvironmentCheck(environment=name, account="", findings=(finding,))
+    findings = Findings(WHOLE_WAVE)
+    rooms = []
+    for subnet in environment.subnets:
+        known = facts.network.subnets.get(subnet)
+        if known is not None:
+            free = known.free_addresses
+            rooms.append(SubnetRoom(subnet=subnet, zone=known.zone, cidr=known.cidr, free_addresses=free))
+            continue
+        rooms.append(SubnetRoom(subnet=subnet))
+        if not facts.network.unknown:
+            findings.error(
+                "network.subnet",
+                f"{subnet} does not exist in {environment.region}",
+                why="servers that land in it could not be launched",
+                do=f"Correct 'subnets' in environment '{name}'",
+                row="AMP-01",
+                part=subnet,
+            )
+    found = [*check_environment(Target.of(environment), facts), *findings.all]
+    return EnvironmentCheck(
+        environment=name, account=facts.account, findings=tuple(sorted_findings(found)), subnets=tuple(rooms)
+    )

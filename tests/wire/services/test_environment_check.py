@@ -1,0 +1,75 @@
+"""``wavelift environments check`` against the AWS simulator, and the account number in every pre-flight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.contexts import context_of, run_context
+from tests.ledgers import fresh_ledger
+from tests.rights import open_to
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.base.errors import DeniedError, NotFoundError, UnreachableError
+from wavelift.base.run import DagRun
+from wavelift.ledger import events
+from wavelift.services.dataplane.messages import Admitted
+from wavelift.services.dataplane.preflight import Sides, run_preflight
+from wavelift.services.housekeeping.environments import check, environment_to_check
+
+from .journey import Stage
+
+pytestmark = pytest.mark.wire
+
+RUN = DagRun("environment_check", "manual__1")
+
+
+def test_a_right_environment_has_free_addresses_and_no_error(stage: Stage) -> None:
+    found = check(stage.access, stage.environment())
+    assert (found.ok, found.account, found.environment) == (True, "123456789012", "lab")
+    (room,) = found.subnets
+    assert room.free_addresses is not None
+    assert room.free_addresses > 0
+    assert room.zone.startswith(stage.aws.region)
+
+
+def test_what_is_wrong_is_a_finding(stage: Stage) -> None:
+    found = check(stage.access, stage.environment(account="999999999999", subnets=["subnet-0123456789abcdef0"]))
+    assert not found.ok
+    assert {"account.number", "network.subnet"} <= {one.code for one in found.findings}
+    assert found.subnets[0].free_addresses is None
+
+
+def test_an_account_that_does_not_answer_is_a_finding_too(stage: Stage) -> None:
+    def away() -> AwsAccess:
+        raise UnreachableError("AWS does not answer", next_step="Look at the proxy")
+
+    found = check(away, stage.environment())
+    assert (found.ok, found.account, found.subnets) == (False, "", ())
+
+
+def test_another_account_than_the_file_names_stops_the_whole_wave(stage: Stage) -> None:
+    for account, stops in (("999999999999", True), ("123456789012", False), ("", False)):  # empty: an older run
+        wave = stage.wave("web01")
+        environment = wave.environment.model_copy(update={"account": account})
+        target = wave.servers[0].target.model_copy(update={"account": account})
+        servers = tuple(plan.model_copy(update={"target": target}) for plan in wave.servers)
+        wave = wave.model_copy(update={"environment": environment, "servers": servers})
+        admitted = Admitted(wave=wave, mode="migrate", dag_id="d", run_id="r", requested_by="tester")
+        report = run_preflight(Sides(stage.connect, stage.access), admitted, context_of("d/r/*")).believed()
+        found = [one for one in report.findings if one.code == "account.number"]
+        assert (len(found), not report.passed) == (int(stops), stops)
+
+
+def test_only_whom_something_is_granted_to_may_have_it_checked(tmp_path: Path) -> None:
+    ledger = fresh_ledger(tmp_path / "ledger.db")
+    ana, bo = run_context(RUN, requester="ana"), run_context(RUN, requester="bo")
+    rights = open_to("ana")
+    assert environment_to_check(ledger, "lab", ana, rights=rights).environment == "lab"
+    with pytest.raises(DeniedError, match="'bo' may not migrate"):
+        environment_to_check(ledger, "lab", bo, rights=rights)
+    with pytest.raises(NotFoundError):
+        environment_to_check(ledger, "", ana, rights=rights)
+    with ledger.read() as tx:
+        (told,) = events.list_events(tx)
+    assert (told.action, told.object_id, told.actor) == ("authority.refused", "lab", "bo")

@@ -18,13 +18,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-import yaml
-
 from wavelift.base.private import private_folder
 from wavelift.cli.dag_files import dags_source, lay_out
 from wavelift.cli.local_airflow import airflow_home, free_port, loopback_settings
 from wavelift.cli.simulators import Stage
 from wavelift.rules.environment import PRINCIPALS
+from wavelift.rules.flows import MIGRATE
 
 NAME: Final = "demo"
 """Name of the wave and of its environment."""
@@ -56,10 +55,11 @@ def write(folder: Path, running: Stage) -> Iterator[str]:
     template = dags_source()
     specs = {
         dags / "environments" / f"{NAME}.yaml": running.environment(
-            template / "environments" / "demo.yaml", users=[shell_login()]
+            template / "environments" / "demo.yaml",
+            users=[getpass.getuser()],  # of `airflow dags trigger`: Airflow records who runs the shell
         ),
-        dags / "environments" / f"{PRINCIPALS}.yaml": _principals(template / "environments" / f"{PRINCIPALS}.yaml"),
-        dags / "waves" / f"{NAME}.yaml": _without_schema(template / "waves" / "demo.yaml") + REPLICATION,
+        dags / "environments" / f"{PRINCIPALS}.yaml": running.principals(users=[getpass.getuser()]),
+        dags / "waves" / f"{NAME}.yaml": _wave(template / "waves" / "demo.yaml"),
     }
     for path, content in specs.items():
         yield f"wrote {path}" if put(path, content) else f"kept {path}: it was changed"
@@ -78,7 +78,7 @@ def _next(dags: Path, env: str, port: int) -> Iterator[str]:
     yield f"  . {env}"
     yield f"  wavelift wave validate {shlex.quote(str(dags))}"
     yield f"  wavelift wave plan {NAME}"
-    yield f"  wavelift migrate {NAME}"
+    yield f"  airflow dags trigger {MIGRATE.dag_id(NAME)}"
     yield "  wavelift migrations list"
     yield f"The web UI is http://127.0.0.1:{port}: user admin, with the password WAVELIFT_PASSWORD of {env}"
     yield "The files stay when the simulators stop. The next start has new addresses: begin again in terminal two"
@@ -119,22 +119,9 @@ def _digest(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _without_schema(template: Path) -> str:
-    """A file of the demo without its first line, which names the schema relative to the source tree."""
-    return template.read_text().partition("\n")[2]
-
-
-def _principals(template: Path) -> str:
-    """Who the demo's user and the login of this shell are in the simulated vCenter."""
-    spec = yaml.safe_load(template.read_text())
-    users = spec["vcenter"]["users"]
-    users.setdefault(shell_login(), next(iter(users.values())))
-    return str(yaml.safe_dump(spec, sort_keys=False))
-
-
-def shell_login() -> str:
-    """Airflow records it as the user who asked, when a run begins with ``airflow dags trigger``."""
-    return getpass.getuser()
+def _wave(template: Path) -> str:
+    """The demo's wave without its first line, which names the schema relative to the source tree."""
+    return template.read_text().partition("\n")[2] + REPLICATION
 
 
 def _env(running: Stage, home: Path, dags: Path, port: int) -> str:

@@ -89,6 +89,14 @@ class Stage:
         spec["security_groups"] = [self.network.security_group_id]
         return str(yaml.safe_dump(spec, sort_keys=False))
 
+    def principals(self, *, users: Collection[str] = ()) -> str:
+        """Who the users of Airflow are in the simulated vCenter, which has one user.
+
+        :param users: who else beside ``admin``.
+        """
+        named = dict.fromkeys(("admin", *users), self.vcenter.username)
+        return str(yaml.safe_dump({"vcenter": {"users": named}}, sort_keys=False))
+
 
 @contextmanager
 def stage(folder: Path, *, vcenter: bool = True, aws: bool = True) -> Iterator[Stage]:

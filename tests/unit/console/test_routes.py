@@ -32,8 +32,8 @@ from wavelift.console.values import storable_values
 from wavelift.ledger import events
 from wavelift.ledger.tables import metadata
 from wavelift.ledger.tables_authority import principal_group
-from wavelift.rules.environment import CHECK_DAG
 from wavelift.rules import conf
+from wavelift.rules.environment import CHECK_DAG
 
 __all__ = ["desk"]
 

@@ -94,14 +94,17 @@ def test_the_connector_shares_only_logs_and_dags(services: dict[str, Any]) -> No
     volumes = {name: {str(volume).split(":")[0] for volume in mounts(service)} for name, service in services.items()}
     others = set().union(*(found for name, found in volumes.items() if name != "connector"))
     shared = {volume.rsplit("/", 1)[-1] for volume in volumes["connector"] & others}
-    assert shared == {"logs", "dags"}
+    assert shared == {"logs", "dags", "grant-keys"}, "the last are public keys, which it only reads"
+    assert any(volume.endswith("grant-keys:ro") for volume in mounts(services["connector"]))
     assert [name for name, found in volumes.items() if "auth" in found] == ["api-server"]
 
 
 def mounts(service: dict[str, Any]) -> list[str]:
-    """``source:target``, whichever form compose prints."""
+    """``source:target``, with ``:ro`` if it is so, whichever form compose prints."""
     return [
-        volume if isinstance(volume, str) else f"{volume.get('source', '')}:{volume['target']}"
+        volume
+        if isinstance(volume, str)
+        else f"{volume.get('source', '')}:{volume['target']}{':ro' if volume.get('read_only') else ''}"
         for volume in service.get("volumes", [])
     ]
 

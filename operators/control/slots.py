@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wavelift.base.run import RunContext
     from wavelift.ledger import Ledger
     from wavelift.services.common.slots import InQueue
+    from wavelift.services.common.wanted import Terms
     from wavelift.services.dataplane.messages import ServerTask
 
 
@@ -35,7 +36,8 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
         self._note(task, context)
         with self.ledger() as ledger:
             ctx = self.server_context(context, task.name)
-            found = self.reserve(ledger, task, ctx, config.integer("transfers_per_connector"))
+            terms = self.terms(context)
+            found = self.reserve(ledger, task, ctx, limit=config.integer("transfers_per_connector"), terms=terms)
             if found is not None:
                 frozen.bind(ledger, task, ctx)
         if found is None:
@@ -53,7 +55,9 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
         except AirflowRuntimeError as refused:
             self.log.warning("what this server leaves behind is freed only when its run has ended: %s", refused)
 
-    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue | None:
+    def reserve(
+        self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms
+    ) -> dict[str, Any] | InQueue | None:
         """Write the intent and ask for the slots; what the task returns once they are won. None: all is done."""
         raise NotImplementedError
 
@@ -96,11 +100,13 @@ class ReserveOperator(ReservingOperator):
     :param server: one of the dicts that :class:`PreflightOperator` returned.
     """
 
-    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
+    def reserve(
+        self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms
+    ) -> dict[str, Any] | InQueue:
         from wavelift.services.common.slots import InQueue
         from wavelift.services.migration import reserve as migration
 
-        found = migration.reserve(ledger, task, ctx, limit=limit)
+        found = migration.reserve(ledger, task, ctx, limit=limit, terms=terms)
         return found if isinstance(found, InQueue) else {"server": task.name, "migration": found.migration_id}
 
 
@@ -113,11 +119,13 @@ class ReserveRunOperator(ReservingOperator):
     :param server: one of the dicts that :class:`ReplicationPreflightOperator` returned.
     """
 
-    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue | None:
+    def reserve(
+        self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms
+    ) -> dict[str, Any] | InQueue | None:
         from wavelift.services.dataplane.replication_messages import ReservedRun
         from wavelift.services.replication import reserve as replication
 
-        found = replication.reserve(ledger, task, ctx, limit=limit)
+        found = replication.reserve(ledger, task, ctx, limit=limit, terms=terms)
         if isinstance(found, replication.Finished):
             return None
         return found.dump() if isinstance(found, ReservedRun) else found

@@ -17,6 +17,8 @@ ROUTES = {
     ("POST", "/migrations/{migration_id}/launch"),
     ("POST", "/migrations/{migration_id}/verify"),
     ("POST", "/cleanup"),
+    ("GET", "/queue"),
+    ("POST", "/queue/{server_run_id}/priority"),
     ("GET", "/events/{object_id}"),
     ("GET", "/catalogs"),
     ("GET", "/catalog"),

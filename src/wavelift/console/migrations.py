@@ -17,6 +17,7 @@ from wavelift.console.answers import MigrationCancelled, MigrationDetails, Migra
 from wavelift.console.chain import Chain
 from wavelift.console.deps import AirflowDep, LedgerDep, start_run
 from wavelift.console.progress import Progress
+from wavelift.console.queue import Waiting
 from wavelift.console.requests import CleanupBody, MigrationQuery
 from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
@@ -44,14 +45,15 @@ def _reading(app: FastAPI) -> None:
         which = MigrationFilter(wave=query.wave, states=states, search=query.search, dag_ids=readable_dags(user))
         with ledger.read() as tx:
             page = migrations.list_migrations(tx, which, limit=query.limit, offset=query.offset)
-        progress = Progress(airflow)
+        progress = Progress(airflow, waiting=Waiting(ledger, user).words)
         return MigrationPage.of(page, migrations=[_row(migration, progress) for migration in page.items])
 
     @app.get("/migrations/{migration_id}")
     def show_migration(migration_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> MigrationDetails:
         """Everything about one migration."""
         migration = _readable(ledger, migration_id, user)
-        return MigrationDetails.of(migration, **_live(migration, Progress(airflow)))
+        progress = Progress(airflow, waiting=Waiting(ledger, user).words)
+        return MigrationDetails.of(migration, **_live(migration, progress))
 
 
 def _writing(app: FastAPI) -> None:
@@ -115,6 +117,8 @@ def _live(migration: Migration, progress: Progress) -> dict[str, Any]:
         return {}
     at = progress.step_of(migration, migration.map_index)
     fields = at.fields if at else {}
+    if at and at.waiting:
+        return {**fields, "phase": at.waiting}
     if migration.state is not MigrationState.TRANSFERRING or (at and at.step.name in BEFORE_EXPORT):
         return fields
     moved = progress.moved(migration, EXPORT, migration.map_index)

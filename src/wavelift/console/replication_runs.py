@@ -27,6 +27,7 @@ from wavelift.console.answers import (
 from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, require_loaded, start_run
 from wavelift.console.progress import Progress
+from wavelift.console.queue import Waiting
 from wavelift.console.replication import (
     readable_job,
     readable_run,
@@ -65,7 +66,7 @@ def _reading(app: FastAPI) -> None:
         """A job's runs, newest first (SMS-08)."""
         readable_job(ledger, job_id, user)
         which = RunFilter(job_id=job_id, states=[query.state] if query.state else None, search=query.search)
-        return _page(ledger, airflow, which, query)
+        return _page(ledger, Progress(airflow, waiting=Waiting(ledger, user).words), which, query)
 
     @app.get("/runs")
     def list_runs(
@@ -82,13 +83,14 @@ def _reading(app: FastAPI) -> None:
             waves=readable_waves(user),
             search=query.search,
         )
-        return _page(ledger, airflow, which, query)
+        return _page(ledger, Progress(airflow, waiting=Waiting(ledger, user).words), which, query)
 
     @app.get("/runs/{run_id}")
     def show_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunDetails:
         """One run with its disks."""
         known = readable_run(ledger, run_id, user)
-        fields = run_fields(known, SystemClock().now()) | live(known, Progress(airflow))
+        progress = Progress(airflow, waiting=Waiting(ledger, user).words)
+        fields = run_fields(known, SystemClock().now()) | live(known, progress)
         with ledger.read() as tx:
             ended = events.last_details(tx, object_id=run_id, action="replication_run.completed")
         verified = (ended or {}).get("verified")
@@ -104,12 +106,14 @@ def _requesting(app: FastAPI) -> None:
         require_trigger(user, dag_of(wave))
         servers = body.servers or _active_servers(ledger, wave)
         _require_awake(airflow, wave)
-        specs.wave(wave)  # `admit` would refuse it, but only after runs were reserved
+        connector = specs.wave(wave).connector  # `admit` would refuse it, but only after runs were reserved
         run = DagRun(dag_of(wave), f"on_demand__{SystemClock().now():%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(6)}")
         ctx = RunContext(run, requester=user.get_name(), liveness=_Seen(airflow), checkpoints=MemoryCheckpoints())
-        reserved = admission.reserve_runs(ledger, wave, servers, ctx)
+        reserved = admission.reserve_runs(ledger, wave, servers, ctx, connector=connector)
+        conf = ReplicateConf(priority=body.priority) if body.priority else ReplicateConf()
         try:
-            airflow.trigger(run.dag_id, run_id=run.dag_run_id, note=f"On demand: {', '.join(servers)}")
+            note = f"On demand: {', '.join(servers)}"
+            airflow.trigger(run.dag_id, conf.given(), run_id=run.dag_run_id, note=note)
         except Exception:
             _give_back(ledger, reserved)
             raise
@@ -193,8 +197,8 @@ def _give_back(ledger: Ledger, reserved: Sequence[ReplicationRun]) -> None:
         outcome.mark_cancelled(ledger, each.id, "Its DAG run could not be made", clock=SystemClock())
 
 
-def _page(ledger: Ledger, airflow: ApiClient, which: RunFilter, query: HistoryQuery) -> RunPage:
+def _page(ledger: Ledger, progress: Progress, which: RunFilter, query: HistoryQuery) -> RunPage:
     with ledger.read() as tx:
         page = replication_runs.list_runs(tx, which, limit=query.limit, offset=query.offset)
-    now, progress = SystemClock().now(), Progress(airflow)
+    now = SystemClock().now()
     return RunPage.of(page, runs=[run_row(run, now, progress) for run in page.items])

@@ -115,6 +115,8 @@ class Rule(StrEnum):
     NO_JOB = "no_job"
     LICENSE = "license"
     BACKFILL = "backfill"
+    MAINTENANCE = "maintenance"
+    """The connector is in maintenance: nothing new begins (AMP-05)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,8 @@ RIGHTS: Final = {
     "POST /migrations/{migration_id}/launch": change(MIGRATE),
     "POST /migrations/{migration_id}/verify": change(MIGRATE),
     "POST /cleanup": write(MIGRATE, {"wave": "erp", "dry_run": False}),
+    "GET /queue": Needs(rows="queue"),
+    "POST /queue/{server_run_id}/priority": change(MIGRATE, {"priority": "next"}),
     "GET /events/{object_id}": read(REPLICATE),
     "GET /catalogs": Needs(rows="catalogs"),
     "GET /catalog": Needs(rows="servers"),

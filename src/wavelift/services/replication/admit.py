@@ -40,7 +40,7 @@ def admit(ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWav
         )
         freeze(ledger, request, ctx, mode=conf.mode, spec=wave.dump())
         return admitted
-    asked = Asked(scheduled_for=request.scheduled_for, servers=conf.servers, backfill=request.backfill)
+    asked = Asked(request.scheduled_for, conf.servers, request.backfill, wave.connector)
     found = admit_runs(ledger, request.wave, asked, ctx)
     freeze(ledger, request, ctx, mode=conf.mode, spec=wave.dump())
     granted = tuple(each.server for each in found.granted)

@@ -76,7 +76,7 @@ def check(name: Name, as_json: AsJson = False) -> None:
 @api_errors_told()
 def maintenance(
     name: Name,
-    on: Annotated[bool, typer.Option("--on/--off", help="Nothing new begins; what waits goes on waiting; what runs finishes.")] = True,
+    on: Annotated[bool, typer.Option("--on/--off", help="Nothing new begins; what runs finishes.")] = True,
     reason: Annotated[str, typer.Option(help="Shown to all that wait or are refused.")] = "",
 ) -> None:
     """Put a connector into maintenance, or back into service."""

@@ -140,10 +140,19 @@ def ask_again(tx: Tx, known: Collection[Slot]) -> None:
         tx.execute(slot.update().where(slot.c.id.in_(ids)).values(version=slot.c.version + 1))
 
 
-def allow(tx: Tx, known: Slot, allowed: int | None) -> None:
+def allow(tx: Tx, known: Slot, allowed: int) -> None:
     """Store with which limit the holder asks now."""
     require_lock(tx, LOCK)
     tx.execute(slot.update().where(slot.c.id == known.id).values(allowed=allowed))
+
+
+def allow_all(tx: Tx, wants: Collection[Want]) -> None:
+    """Store the limits of places for all who wait there."""
+    require_lock(tx, LOCK)
+    for want in wants:
+        here = (slot.c.kind == want.place.kind) & (slot.c.scope == want.place.scope)
+        other = slot.c.allowed.is_distinct_from(want.allowed)
+        tx.execute(slot.update().where(_WAITING, here, other).values(allowed=want.allowed))
 
 
 def prefer(tx: Tx, known: Collection[Slot], priority: int, *, by: str, at: datetime) -> None:

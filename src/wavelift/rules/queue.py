@@ -3,10 +3,12 @@
 A waiter needs a slot in several places: an account, datastores, an ESXi host, a connector. It gets all of them at once
 or none, so nobody waits for a slot while it keeps another from somebody who waits: a deadlock cannot arise.
 
-Waiters are looked at by priority, then in the order of asking. One that lacks a place is passed over; those behind it
-may go if they fit. So a full host delays its own servers, and not those of other hosts. But the first that is passed
-over in a place keeps one slot there for itself. So nobody takes the last slot of what it needs, and it goes as soon as
-each place had one: nobody starves behind smaller wants. Waiters with the same wants never overtake each other.
+Waiters are looked at by priority, then in the order of asking. One that lacks a slot somewhere is passed over; those
+behind it may go if they fit. So a full host delays its own servers, and not those of other hosts. But up to the place
+where it lacks one, in the order of its wants, the first that is passed over keeps a slot of each place for itself. So
+it comes nearer with each slot that becomes free there, and nobody starves behind smaller wants. In the places after it
+nothing is kept: a server that waits for its host takes nothing from its connector. Waiters with the same wants never
+overtake each other.
 """
 
 from __future__ import annotations
@@ -118,6 +120,8 @@ def lacking(granted: Counts, waiting: Iterable[Waiter]) -> dict[str, Want | None
                 taken.add(want.place)
             if missing is not None:
                 kept.add(want.place)
+            if want is missing:
+                break
     return found
 
 

@@ -10,9 +10,9 @@ from wavelift.airflow.triggers.wait import WaitTrigger
 from wavelift.airflow.triggers.watch import SharedPoller
 
 RECHECK_SECONDS: Final = 120.0
-"""If no slot became free for this time, the trigger resumes one task for each slot that somebody waits for. It asks Airflow which holders' DAG
-runs have ended, and in those that go on, which holders' tasks have, and frees what these hold. This costs one task in
-two minutes, whatever the number of waiting tasks."""
+"""If no slot became free for this time, the trigger resumes one task for each slot that somebody waits for. That task
+asks Airflow which holders' DAG runs have ended, and in those that go on, which holders' tasks have, and frees what
+these hold. This costs a few tasks in two minutes, whatever the number of waiting tasks."""
 
 
 class SlotTrigger(WaitTrigger):

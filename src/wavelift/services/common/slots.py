@@ -31,6 +31,9 @@ from wavelift.rules.queue import Place, Priority, Taken, Waiter, Want, lacking
 
 ASK_EVERY: Final = timedelta(seconds=30)
 """How often Airflow is asked about one run, however many wait."""
+ONE_LIMIT: Final = (SlotKind.TRANSFER, SlotKind.DATASTORE)
+"""Kinds whose limit is a setting alone. When it is changed, who asks next tells it to all who wait; the limits of the
+others come from environments and connectors, which may differ."""
 NEARLY_FULL: Final = 0.8
 """Of an account's limit: from here on it is told (SMS-10). Of 50, that is 40."""
 
@@ -151,6 +154,7 @@ def _stand(
     for place, row in known.items():
         if row.allowed != wanted[place].limit:
             slots.allow(tx, row, wanted[place].limit)
+    slots.allow_all(tx, [Want(each.place, each.limit) for each in requests if each.kind in ONE_LIMIT])
     moved = [row.priority for row in known.values() if row.granted_at is None]
     new = [Want(place, each.limit) for place, each in wanted.items() if place not in known]
     made = slots.enqueue(

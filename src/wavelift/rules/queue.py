@@ -103,6 +103,19 @@ class Taken:
         return next((want for want in wants if want.allowed is not None and self.of(want.place) >= want.allowed), None)
 
 
+_RANKS: Final = {kind: number for number, kind in enumerate(SlotKind)}
+
+
+def rank(place: Place) -> tuple[int, str]:
+    """The one order of all places. What a waiter keeps comes before what it lacks, so those who wait for each other
+    form no circle."""
+    return _RANKS[place.kind], place.scope
+
+
+def _rank(want: Want) -> tuple[int, str]:
+    return rank(want.place)
+
+
 def lacking(granted: Counts, waiting: Iterable[Waiter]) -> dict[str, Want | None]:
     """Holder → the first of its wants that it must still wait for; None: it may go now.
 
@@ -111,11 +124,12 @@ def lacking(granted: Counts, waiting: Iterable[Waiter]) -> dict[str, Want | None
     taken, kept = Taken(granted), set[Place]()
     found: dict[str, Want | None] = {}
     for waiter in waiting:
+        wants = sorted(waiter.wants, key=_rank)
         if waiter.held_back:
-            found[waiter.holder] = waiter.wants[-1]
+            found[waiter.holder] = wants[-1]
             continue
-        missing = found[waiter.holder] = taken.lacking(waiter.wants)
-        for want in waiter.wants:
+        missing = found[waiter.holder] = taken.lacking(wants)
+        for want in wants:
             if missing is None or want.place not in kept:
                 taken.add(want.place)
             if missing is not None:

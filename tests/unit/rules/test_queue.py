@@ -139,8 +139,9 @@ def test_a_full_host_delays_its_own_servers_only() -> None:
     found = lacking({full: 1, line: 1}, waiters)
     assert found == {"on-a": Want(full, 1), "on-b": None, "on-a-too": Want(full, 1)}
     assert lacking({full: 1, line: 3}, waiters)["on-b"] is None, "who waits for its host keeps nothing of the connector"
-    both = [Waiter("wide", (Want(free, 1), Want(full, 1))), Waiter("narrow", (Want(free, 1),))]
-    assert lacking({full: 1}, both)["narrow"] == Want(free, 1), "what it needs before that is kept for it"
+    store = Want(Place(SlotKind.DATASTORE, "a"), 1)
+    both = [Waiter("wide", (Want(full, 1), store)), Waiter("narrow", (store,))]
+    assert lacking({full: 1}, both)["narrow"] == store, "what it needs before that is kept for it"
 
 
 @pytest.mark.parametrize("kind", [SlotKind.IMPORT, SlotKind.ACCOUNT])

@@ -27,7 +27,7 @@ from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import Slot
 from wavelift.ledger.slots import Waiting
 from wavelift.rules.flows import SlotKind, tasks_holding
-from wavelift.rules.queue import Place, Priority, Taken, Waiter, Want, lacking
+from wavelift.rules.queue import Place, Priority, Taken, Waiter, Want, lacking, rank
 
 ASK_EVERY: Final = timedelta(seconds=30)
 """How often Airflow is asked about one run, however many wait."""
@@ -119,6 +119,7 @@ def request_slots(
     only: Collection[SlotKind] = (),
 ) -> Granted | Queued:
     """Take all slots, or a place in each queue. A repeated call of the same holder keeps slots and places."""
+    requests = sorted(requests, key=lambda each: rank(each.place))
     for each in requests:
         _check_limit(each.limit)
     with ledger.write(slots.LOCK) as tx:

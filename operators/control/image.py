@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wavelift.base.domain import ImportResult
     from wavelift.base.run import RunContext
     from wavelift.ledger import Ledger
+    from wavelift.services.common.wanted import Terms
     from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
     from wavelift.services.dataplane.messages import ServerTask
     from wavelift.services.migration.image import ImportDone
@@ -141,7 +142,8 @@ class ServerImageOperator(ControlServerOperator, ImportingOperator):
         aws: dict[str, Any] = {"aws_conn_id": target.aws_conn_id, "region_name": target.region}
         limit = target.imports_per_region or config.integer("imports_per_region")
         with self.ledger() as ledger:
-            found = self.advance(ledger, task, self.server_context(context, task.name), limit)
+            ctx = self.server_context(context, task.name)
+            found = self.advance(ledger, task, ctx, limit=limit, terms=self.terms(context))
         if isinstance(found, ImportRunning):
             self.watch(found, aws)
         if isinstance(found, InQueue):
@@ -150,7 +152,7 @@ class ServerImageOperator(ControlServerOperator, ImportingOperator):
             self.wait_for_place(found, aws)
         return self.finish(task, context, found)
 
-    def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> Any:
+    def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms) -> Any:
         """One step further: ``ImportRunning``, ``ImportWaiting``, ``InQueue``, or what :meth:`finish` takes.
 
         :param limit: imports of ours at a time in this account and region.
@@ -182,13 +184,13 @@ class ImportServerOperator(ServerImageOperator):
     export: Any
     verified: Any = None
 
-    def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> Any:
+    def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms) -> Any:
         from wavelift.base.domain import ExportResult, VerifyResult
         from wavelift.services.migration.image import Staged, advance_import
 
         verified = VerifyResult.load(self.verified) if self.verified else None
         staged = Staged(task, ExportResult.load(self.export), verified)
-        return advance_import(ledger, self.aws_of(task.plan.target), staged, ctx, limit=limit)
+        return advance_import(ledger, self.aws_of(task.plan.target), staged, ctx, limit=limit, terms=terms)
 
     def finish(self, task: ServerTask, context: Context, made: ImportDone) -> dict[str, Any]:
         self.link(context, task, made.result.image_id)
@@ -228,14 +230,14 @@ class AmiOperator(ServerImageOperator):
     transferred: Any
     verified: Any
 
-    def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> Any:
+    def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms) -> Any:
         from wavelift.base.domain import ReplicationResult
         from wavelift.services.dataplane.replication_messages import VerifiedRun
         from wavelift.services.replication.image import Replicated, advance_image
 
         verified = VerifiedRun.load(self.verified) if self.verified else None
         sent = Replicated(task, ReplicationResult.load(self.transferred), verified)
-        return advance_image(ledger, self.aws_of(task.plan.target), sent, ctx, limit=limit)
+        return advance_image(ledger, self.aws_of(task.plan.target), sent, ctx, limit=limit, terms=terms)
 
     def finish(self, task: ServerTask, context: Context, made: MadeImage) -> dict[str, Any]:
         if made.image_id:

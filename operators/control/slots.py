@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wavelift.ledger import Ledger
     from wavelift.rules.grants import Work
     from wavelift.services.common.slots import InQueue
+    from wavelift.services.common.wanted import Terms
     from wavelift.services.dataplane.messages import ServerTask
 
 
@@ -40,7 +41,8 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
             ctx = self.server_context(context, task.name)
             # Before each asking: a right that was taken away while the server waited grants nothing.
             authority.require_again(ledger, ctx, Action.MIGRATE, rights=self.rights())
-            found = self.reserve(ledger, task, ctx, config.integer("transfers_per_connector"))
+            terms = self.terms(context)
+            found = self.reserve(ledger, task, ctx, limit=config.integer("transfers_per_connector"), terms=terms)
             if found is not None:
                 frozen.bind(ledger, task, ctx)
         if found is None:
@@ -65,7 +67,9 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
         except AirflowRuntimeError as refused:
             self.log.warning("what this server leaves behind is freed only when its run has ended: %s", refused)
 
-    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue | None:
+    def reserve(
+        self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms
+    ) -> dict[str, Any] | InQueue | None:
         """Write the intent and ask for the slots; what the task returns once they are won. None: all is done."""
         raise NotImplementedError
 
@@ -108,11 +112,13 @@ class ReserveOperator(ReservingOperator):
     :param server: one of the dicts that :class:`PreflightOperator` returned.
     """
 
-    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue:
+    def reserve(
+        self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms
+    ) -> dict[str, Any] | InQueue:
         from wavelift.services.common.slots import InQueue
         from wavelift.services.migration import reserve as migration
 
-        found = migration.reserve(ledger, task, ctx, limit=limit)
+        found = migration.reserve(ledger, task, ctx, limit=limit, terms=terms)
         return found if isinstance(found, InQueue) else {"server": task.name, "migration": found.migration_id}
 
 
@@ -127,11 +133,13 @@ class ReserveRunOperator(ReservingOperator):
 
     grant_action = "replicate"
 
-    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, limit: int) -> dict[str, Any] | InQueue | None:
+    def reserve(
+        self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms
+    ) -> dict[str, Any] | InQueue | None:
         from wavelift.services.dataplane.replication_messages import ReservedRun
         from wavelift.services.replication import reserve as replication
 
-        found = replication.reserve(ledger, task, ctx, limit=limit)
+        found = replication.reserve(ledger, task, ctx, limit=limit, terms=terms)
         if isinstance(found, replication.Finished):
             return None
         return found.dump() if isinstance(found, ReservedRun) else found

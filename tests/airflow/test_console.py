@@ -18,6 +18,8 @@ ROUTES = {
     ("POST", "/migrations/{migration_id}/verify"),
     ("POST", "/cleanup"),
     ("GET", "/events"),
+    ("GET", "/queue"),
+    ("POST", "/queue/{server_run_id}/priority"),
     ("GET", "/events/{object_id}"),
     ("POST", "/audit/seal"),
     ("GET", "/audit/sealed"),

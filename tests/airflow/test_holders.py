@@ -23,6 +23,7 @@ from wavelift.operators._keys import PLACE_KEY
 from wavelift.operators._liveness import ENDED_STATES, AirflowLiveness, Entry, MappedGroup
 from wavelift.operators.control.slots import ReserveOperator
 from wavelift.rules.flows import FLOWS, SlotKind
+from wavelift.rules.queue import Priority
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.common import frozen
 from wavelift.services.replication.admission import Asked, admit_runs
@@ -233,12 +234,15 @@ def test_a_reservation_notes_its_server_before_it_asks(refused: bool, monkeypatc
     monkeypatch.setattr(task, "server_context", lambda *_: None)
     monkeypatch.setattr(frozen, "bind", lambda *_: seen.append("bound"))
 
-    def reserve(*_: Any) -> dict[str, Any]:
+    def reserve(*_: Any, **__: Any) -> dict[str, Any]:
         seen.append(dict(notes.left))
         return {}
 
     monkeypatch.setattr(task, "reserve", reserve)
-    task.work_on(SimpleNamespace(name="web01"), {"ti": ti})
+    run = SimpleNamespace(conf={"priority": "later"})
+    context: Any = {"ti": ti, "dag_run": run}
+    task.work_on(SimpleNamespace(name="web01"), context)
+    assert task.terms(context).priority is Priority.LATER
     assert seen == [{} if refused else {PLACE_KEY: {"name": "web01", "try": 3, "map_index": 4}}, "bound"]
 
 

@@ -181,13 +181,13 @@ def test_amp_04_a_queue_wakes_who_is_next_and_one_to_look_for_dead_holders(
     with Ledger.open(url) as ledger:
         for holder in ("a", "b", "c"):
             request = admission.SlotRequest(**scope, holder=holder, limit=1)
-            admission.request_slot(ledger, request, run_context(DagRun("w", "r")))
-        queue = SlotQueue(kind="transfer", scope="site-a", limit=1, clock=lambda: now[0])
+            admission.request_slots(ledger, [request], run_context(DagRun("w", "r")))
+        queue = SlotQueue(clock=lambda: now[0])
         assert queue(["c", "b"]) == {}
         now[0] = RECHECK_SECONDS
         assert queue(["b", "c"]) == {"b": True}, "one looks, however many wait"
         assert queue(["b", "c"]) == {}
-        admission.release_slot(ledger, holder="a", clock=SystemClock(), **scope)
+        admission.give_back(ledger, "a", clock=SystemClock())
         assert queue(["c", "b"]) == {"b": True}, "the next in the queue, not the first that asked"
         assert queue(["gone"]) == {"gone": True}, "who is in no queue must ask again"
     assert slots.RECHECK_SECONDS >= 60, "a task each time: not more often"

@@ -81,6 +81,8 @@ class DiskFacts(Message):
     no evidence: ``srv-100234.vmdk`` can be a base."""
     uuid: str = ""
     datastore: str = ""
+    datastore_moref: str = ""
+    """Managed object id. Two data centres may have datastores of one name."""
     mode: str = "persistent"
     sharing: str = "sharingNone"
     thin: bool | None = None

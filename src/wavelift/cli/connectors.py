@@ -76,16 +76,16 @@ def check(name: Name, as_json: AsJson = False) -> None:
 @api_errors_told()
 def maintenance(
     name: Name,
-    on: Annotated[bool, typer.Option("--on/--off", help="No new migration begins; running ones finish.")] = True,
-    reason: Annotated[str, typer.Option(help="Shown with each refused migration.")] = "",
+    on: Annotated[bool, typer.Option("--on/--off", help="Nothing new begins; what runs finishes.")] = True,
+    reason: Annotated[str, typer.Option(help="Shown to all that wait or are refused.")] = "",
 ) -> None:
     """Put a connector into maintenance, or back into service."""
     client().call("POST", path_of("wavelift", "connectors", name, "maintenance"), {"on": on, "reason": reason})
     if on:
         back = f"`wavelift connectors maintenance {name} --off` ends it"
-        say(f"{name} is in maintenance: no new migration begins on it, running ones finish; {back}")
+        say(f"{name} is in maintenance: nothing new begins on it, running servers finish, queued ones wait; {back}")
     else:
-        say(f"{name} is in service: waiting migrations begin")
+        say(f"{name} is in service: queued servers begin in their order")
 
 
 @app.command()

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wavelift.cli import catalog, connectors, environments, events, grants, iam, jobs, replicate, validate, wave
+from wavelift.cli import catalog, connectors, environments, events, grants, iam, jobs, queue, replicate, validate, wave
 from wavelift.cli.output import bear_any_encoding
+from wavelift.console.requests import ReplicateBody
 from wavelift.rules.flows import MIGRATE
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Waves of VMware virtual machines into Amazon EC2.")
@@ -27,6 +28,7 @@ app.add_typer(jobs.app, name="jobs", help="Replication jobs (standing orders to 
 app.add_typer(replicate.app, name="runs", help="Single replication runs.")
 app.add_typer(events.app, name="events", help="The audit trail: who did what, and when.")
 app.add_typer(grants.app, name="grants", help="The keys that sign what connectors may do. Acts on this machine.")
+app.add_typer(queue.app, name="queue", help="Servers that wait for a slot, and who has the slots.")
 simulators_app = typer.Typer(no_args_is_help=True, help="Stand-ins for vCenter and AWS, on loopback.")
 app.add_typer(simulators_app, name="simulators")
 app.add_typer(iam.app, name="iam", help="The AWS identities that wavelift needs.")
@@ -115,10 +117,12 @@ def replicate_now(
     servers: wave.Servers = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it has ended.")] = True,
     unpause: Annotated[bool, typer.Option("--unpause", help="Let Airflow schedule the wave's replication.")] = False,
+    priority: Annotated[queue.Choice, typer.Option(help=queue.PRIORITY_HELP)] = queue.Choice.NORMAL,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
 ) -> None:
     """Replicate servers now, on demand: at most 2 runs per job in 24 hours."""
-    replicate.replicate(name, servers, follow=wait, unpause=unpause, as_json=as_json)
+    asked = ReplicateBody(servers=servers or None, priority=priority.value)
+    replicate.replicate(name, asked, follow=wait, unpause=unpause, as_json=as_json)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from wavelift.cli.jobs import print_runs
 from wavelift.cli.output import AsJson, local_time, print_json, say, stdout_console
 from wavelift.cli.watch import Row, Waiting, shown, step_row, tell, wait
 from wavelift.console.answers import Problem, ReplicationStarted, RunCancelled, RunDetails, RunRow
+from wavelift.console.requests import ReplicateBody
 from wavelift.rules.flows import REPLICATE, REPORT
 
 app = typer.Typer(no_args_is_help=True)
@@ -31,13 +32,13 @@ WAITING: Final = {"Reserved": "waits for admission"}
 
 
 @api_errors_told()
-def replicate(wave: str, servers: list[str] | None, *, follow: bool, unpause: bool, as_json: bool) -> None:
+def replicate(wave: str, asked: ReplicateBody, *, follow: bool, unpause: bool, as_json: bool) -> None:
     """Ask for an on-demand run; wait for its end with live progress. Status 1 when refused, or one server failed."""
     api = client()
     if unpause:
         dag_id = REPLICATE.dag_id(wave)
         wake(api, dag_id, f"No wave {wave} that replicates: Airflow has no DAG {dag_id}", asked=True)
-    answer = _request(api, wave, servers, as_json=as_json)
+    answer = _request(api, wave, asked, as_json=as_json)
     run = ReplicationStarted.model_validate(answer)
     names = ", ".join(row.server for row in run.runs)
     told = Console(stderr=True)
@@ -130,9 +131,9 @@ class RunsWatch:
         return replace(row, done=run.bytes_done, total=run.bytes_total, rate=rate)
 
 
-def _request(api: ApiClient, wave: str, servers: list[str] | None, *, as_json: bool) -> dict[str, Any]:
+def _request(api: ApiClient, wave: str, asked: ReplicateBody, *, as_json: bool) -> dict[str, Any]:
     try:
-        return dict(api.call("POST", path_of("wavelift", "waves", wave, "replications"), {"servers": servers or None}))
+        return dict(api.call("POST", path_of("wavelift", "waves", wave, "replications"), asked.model_dump()))
     except ApiError as error:
         if as_json and error.status == REFUSED:  # a program gets rule and time of each server, not a sentence
             print_json(error.answer)

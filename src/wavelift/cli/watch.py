@@ -186,7 +186,8 @@ def step_row(server: str, at: ServerStep) -> Row:
     failed = None
     if at.step_state == RETRY:
         failed = FailedTry(what=at.retry_reason, number=at.step_try, of=at.step_tries, next_at=at.retry_at)
-    return Row(server, at.step, note_of(at.step_state, at.step_try, waits=_waits_of(at.step)), failed=failed)
+    waits = at.waiting or _waits_of(at.step)
+    return Row(server, at.step, note_of(at.step_state, at.step_try, waits=waits), failed=failed)
 
 
 @contextmanager

@@ -134,6 +134,8 @@ class ServerStep(Answer):
     """Why the last try failed, while the next one is waited for."""
     retry_at: Instant | None = None
     """When the next one begins."""
+    waiting: str = ""
+    """Its place in the queue, in words, while it waits for a slot; ``GET /queue`` tells more."""
 
 
 # Migrations
@@ -374,6 +376,51 @@ class ConnectorList(Answer):
 class ConnectorDisassociated(Answer):
     name: str
     disassociated: bool
+
+
+# Queue
+
+
+class SlotHolder(Answer):
+    """Who has a slot."""
+
+    id: str
+    wave: str
+    server: str
+
+
+class QueueRow(Answer):
+    """A server that waits for slots; of several, what is told is the one that it lacks."""
+
+    id: str
+    """Of its migration or replication run."""
+    wave: str
+    server: str
+    priority: str
+    """``next``, ``normal`` or ``later``."""
+    waits_for: str
+    """``account``, ``datastore``, ``nfc_host``, ``nfc_vcenter``, ``transfer`` or ``import``."""
+    scope: str
+    """Which one: connector, account, ESXi host, …"""
+    position: int
+    """1 for the next."""
+    in_use: int
+    limit: int | None
+    """null: an older version of wavelift asked."""
+    in_use_by: list[SlotHolder]
+    """As far as the caller may read them."""
+    in_use_by_others: int
+    """How many slots others have."""
+    maintenance: str | None
+    """The reason, if its connector is in maintenance; null: it is in service."""
+    waits_since: Instant
+    words: str
+    dag_id: str
+    dag_run_id: str
+
+
+class QueueList(Answer):
+    queue: list[QueueRow]
 
 
 # Replication

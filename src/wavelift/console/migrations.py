@@ -27,6 +27,7 @@ from wavelift.console.chain import Chain
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, start_run
 from wavelift.console.on_demand import ENDED, context_of, make_run, new_run, require_awake
 from wavelift.console.progress import Progress
+from wavelift.console.queue import Waiting
 from wavelift.console.requests import CleanupBody, MigrateBody, MigrationQuery
 from wavelift.ledger import Ledger, Migration, migrations, waves
 from wavelift.ledger.migrations import MigrationFilter
@@ -67,14 +68,15 @@ def _reading(app: FastAPI) -> None:
         )
         with ledger.read() as tx:
             page = migrations.list_migrations(tx, which, limit=query.limit, offset=query.offset)
-        progress = Progress(airflow)
+        progress = Progress(airflow, waiting=Waiting(ledger, user).words)
         return MigrationPage.of(page, migrations=[_row(migration, progress) for migration in page.items])
 
     @app.get("/migrations/{migration_id}")
     def show_migration(migration_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> MigrationDetails:
         """Everything about one migration."""
         migration = _readable(ledger, migration_id, user)
-        return MigrationDetails.of(migration, **_live(migration, Progress(airflow)))
+        progress = Progress(airflow, waiting=Waiting(ledger, user).words)
+        return MigrationDetails.of(migration, **_live(migration, progress))
 
 
 def _making(app: FastAPI) -> None:
@@ -189,6 +191,8 @@ def _live(migration: Migration, progress: Progress) -> dict[str, Any]:
         return {}
     at = progress.step_of(migration, migration.map_index)
     fields = at.fields if at else {}
+    if at and at.waiting:
+        return {**fields, "phase": at.waiting}
     if migration.state is not MigrationState.TRANSFERRING or (at and at.step.name in BEFORE_EXPORT):
         return fields
     moved = progress.moved(migration, EXPORT, migration.map_index)

@@ -15,6 +15,7 @@ from wavelift.rules.flows import Step
 
 T = TypeVar("T")
 
+DEFERRED: Final = "deferred"
 MOST_QUESTIONS: Final = 100
 """To Airflow, for one answer of ours. More transfers than a fleet of connectors runs at a time."""
 MOST_SECONDS: Final = 10.0
@@ -27,12 +28,14 @@ class StepNow:
 
     :ivar number: of the try, from 1.
     :ivar failed: the last try, while the next one is waited for.
+    :ivar waiting: its place in the queue, in words, while it waits for a slot.
     """
 
     step: Step
     state: str
     number: int
     failed: FailedTry | None = None
+    waiting: str = ""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -45,6 +48,7 @@ class StepNow:
             "step_tries": failed.of,
             "retry_reason": failed.what,
             "retry_at": failed.next_at,
+            "waiting": self.waiting,
         }
 
 
@@ -75,8 +79,16 @@ class Progress:
     The tasks of a DAG run are asked for once, however many rows it has: those that are under way, a few per server.
     """
 
-    def __init__(self, airflow: ApiClient, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        airflow: ApiClient,
+        now: Callable[[], float] = time.monotonic,
+        *,
+        waiting: Callable[[ServerRun[Any]], str] = lambda _: "",
+    ) -> None:
+        """:param waiting: the place in the queue of a server whose task is deferred, in words; empty: it has none."""
         self._airflow = airflow
+        self._waiting = waiting
         self._now = now
         self._until = now() + MOST_SECONDS
         self._left = MOST_QUESTIONS
@@ -111,7 +123,8 @@ class Progress:
                     run.dag_id, run.dag_run_id, step.task_id, map_index=index, timeout=timeout
                 )
             )
-        return StepNow(step, row["state"], int(row.get("try_number") or 0), failed)
+        waiting = self._waiting(run) if row["state"] == DEFERRED else ""
+        return StepNow(step, row["state"], int(row.get("try_number") or 0), failed, waiting)
 
     def moved(self, run: ServerRun[Any], step: str, index: int) -> TransferProgress | None:
         """The bytes that a step has moved for the server at this map index."""

@@ -32,6 +32,7 @@ from wavelift.console.caller import Caller, CallerDep
 from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, Specs, SpecsDep, start_run
 from wavelift.console.progress import Progress
+from wavelift.console.queue import Waiting
 from wavelift.console.replication_rows import dag_of, job_rows
 from wavelift.console.requests import ApplyBody, ExtendBody, JobFields, JobQuery, JobsBody, PauseBody
 from wavelift.ledger import Ledger, ReplicationJob, ReplicationRun, jobs, replication_runs
@@ -69,14 +70,16 @@ def _reading(app: FastAPI) -> None:
         """Jobs of the waves that the caller may read, by wave and server; deleted ones only by ``state``."""
         states = [query.state] if query.state else None
         which = JobFilter(wave=query.wave, waves=readable_waves(user), states=states, search=query.search)
+        progress = Progress(airflow, waiting=Waiting(ledger, user).words)
         with ledger.read() as tx:
             page = jobs.list_jobs(tx, which, limit=query.limit, offset=query.offset)
-        return JobPage.of(page, jobs=job_rows(ledger, page.items, SystemClock().now(), Progress(airflow)))
+        return JobPage.of(page, jobs=job_rows(ledger, page.items, SystemClock().now(), progress))
 
     @app.get("/jobs/{job_id}")
     def show_job(job_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> JobRow:
         """One job with its current run, latest AMI, next instant and term."""
-        return _row(ledger, readable_job(ledger, job_id, user), Progress(airflow))
+        progress = Progress(airflow, waiting=Waiting(ledger, user).words)
+        return _row(ledger, readable_job(ledger, job_id, user), progress)
 
     @app.get("/waves/{wave}")
     def show_wave(wave: str, user: GetUserDep, specs: SpecsDep, airflow: AirflowDep) -> WaveFile:

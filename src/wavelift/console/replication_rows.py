@@ -20,6 +20,7 @@ TYPES: Final = {RunType.AUTOMATIC: "Automatic", RunType.ON_DEMAND: "OnDemand"}
 DAY_SECONDS: Final = 86_400
 TRANSFER: Final = REPLICATE.step("transfer").name
 BEFORE_TRANSFER: Final = REPLICATE.before(TRANSFER)
+WAITS: Final = "Waits"
 UPLOADING: Final = "Uploading"
 """What the ledger says from the moment when a run has won its slot."""
 
@@ -75,6 +76,8 @@ def live(run: ReplicationRun, progress: Progress) -> dict[str, Any]:
         return {}
     at = progress.step_of(run, index)
     fields = at.fields if at else {}
+    if at and at.waiting:
+        return {**fields, "status": f"{WAITS}: {at.waiting}"}
     if run.status == UPLOADING and not (at and at.step.name == TRANSFER and at.state == "running"):
         # The ledger tells it from the slot to the record. Between two steps nobody knows better.
         fields["status"] = at.step.name.capitalize() if at else ""

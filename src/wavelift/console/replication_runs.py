@@ -27,6 +27,7 @@ from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, start_run
 from wavelift.console.on_demand import context_of, make_run, new_run, require_awake
 from wavelift.console.progress import Progress
+from wavelift.console.queue import Waiting
 from wavelift.console.replication import (
     changeable_job,
     changeable_run,
@@ -66,7 +67,7 @@ def _reading(app: FastAPI) -> None:
         """A job's runs, newest first (SMS-08)."""
         readable_job(ledger, job_id, user)
         which = RunFilter(job_id=job_id, states=[query.state] if query.state else None, search=query.search)
-        return _page(ledger, airflow, which, query)
+        return _page(ledger, Progress(airflow, waiting=Waiting(ledger, user).words), which, query)
 
     @app.get("/runs")
     def list_runs(
@@ -83,13 +84,14 @@ def _reading(app: FastAPI) -> None:
             waves=readable_waves(user),
             search=query.search,
         )
-        return _page(ledger, airflow, which, query)
+        return _page(ledger, Progress(airflow, waiting=Waiting(ledger, user).words), which, query)
 
     @app.get("/runs/{run_id}")
     def show_run(run_id: str, user: GetUserDep, ledger: LedgerDep, airflow: AirflowDep) -> RunDetails:
         """One run with its disks."""
         known = readable_run(ledger, run_id, user)
-        fields = run_fields(known, SystemClock().now()) | live(known, Progress(airflow))
+        progress = Progress(airflow, waiting=Waiting(ledger, user).words)
+        fields = run_fields(known, SystemClock().now()) | live(known, progress)
         with ledger.read() as tx:
             ended = events.last_details(tx, object_id=run_id, action="replication_run.completed")
         verified = (ended or {}).get("verified")
@@ -105,12 +107,13 @@ def _requesting(app: FastAPI) -> None:
         caller.require(dag_of(wave), Action.MIGRATE)
         servers = body.servers or _active_servers(ledger, wave)
         require_awake(airflow, dag_of(wave), WAY_OUT)
-        specs.wave(wave)  # `admit` would refuse it, but only after runs were reserved
+        connector = specs.wave(wave).connector  # `admit` would refuse it, but only after runs were reserved
         run = new_run(dag_of(wave))
         ctx = context_of(run, airflow, caller.requester.name)
-        reserved = admission.reserve_runs(ledger, wave, servers, ctx)
+        reserved = admission.reserve_runs(ledger, wave, servers, ctx, connector=connector)
+        conf = ReplicateConf(priority=body.priority) if body.priority else ReplicateConf()
         note = f"On demand: {', '.join(servers)}"
-        make_run(airflow, run, {}, note, give_back=lambda: _give_back(ledger, reserved))
+        make_run(airflow, run, conf.given(), note, give_back=lambda: _give_back(ledger, reserved))
         now = SystemClock().now()
         return ReplicationStarted.of(run, runs=[run_row(each, now) for each in reserved])
 
@@ -168,8 +171,8 @@ def _give_back(ledger: Ledger, reserved: Sequence[ReplicationRun]) -> None:
         outcome.mark_cancelled(ledger, each.id, "Its DAG run could not be made", clock=SystemClock())
 
 
-def _page(ledger: Ledger, airflow: ApiClient, which: RunFilter, query: HistoryQuery) -> RunPage:
+def _page(ledger: Ledger, progress: Progress, which: RunFilter, query: HistoryQuery) -> RunPage:
     with ledger.read() as tx:
         page = replication_runs.list_runs(tx, which, limit=query.limit, offset=query.offset)
-    now, progress = SystemClock().now(), Progress(airflow)
+    now = SystemClock().now()
     return RunPage.of(page, runs=[run_row(run, now, progress) for run in page.items])

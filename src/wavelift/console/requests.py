@@ -12,6 +12,7 @@ from wavelift.rules.connectors import DEFAULT_CONNECTOR, Connector
 from wavelift.rules.fields import FLAG, WHOLE, ConnectionId, Name
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.limits import LIMITS
+from wavelift.rules.queue import PriorityName
 from wavelift.rules.replication import JobState, RunState
 from wavelift.rules.wave import LicenseType
 from wavelift.rules.wave_replication import Replication
@@ -102,6 +103,14 @@ class ReplicateBody(Body):
     """Servers by their names in the wave; left out: those of every active job."""
 
     servers: Names | None = None
+    priority: PriorityName | None = None
+    """Of the run's servers, while they wait for slots."""
+
+
+class PriorityBody(Body):
+    """Where somebody who waits stands among all others: ``next`` before them, ``later`` after them."""
+
+    priority: PriorityName
 
 
 class MigrateBody(Body):

@@ -52,9 +52,13 @@ def in_maintenance(tx: Tx, name: str) -> str | None:
 
     Call it in the transaction that begins something on the connector.
     """
-    query = sa.select(connector.c.maintenance, connector.c.maintenance_reason).where(connector.c.name == name)
-    row = tx.execute(query).one_or_none()
-    return (row.maintenance_reason or "no reason given") if row and row.maintenance else None
+    return all_in_maintenance(tx).get(name)
+
+
+def all_in_maintenance(tx: Tx) -> dict[str, str]:
+    """The connectors that are in maintenance, each with the reason."""
+    query = sa.select(connector.c.name, connector.c.maintenance_reason).where(connector.c.maintenance)
+    return {name: reason or "no reason given" for name, reason in tx.execute(query)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

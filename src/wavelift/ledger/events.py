@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -90,24 +90,41 @@ class EventFilter:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """One event that is to be written."""
+
+    subject: Subject
+    action: str
+    actor: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
 def append(
     tx: Tx, subject: Subject, action: str, *, at: datetime, actor: str, details: Mapping[str, Any] | None = None
 ) -> None:
     """Write one event, in the transaction that makes the change."""
+    append_all(tx, [NewEvent(subject, action, actor, details or {})], at=at)
+
+
+def append_all(tx: Tx, new: Collection[NewEvent], *, at: datetime) -> None:
+    """Write events of one instant in this order, in the transaction that makes the changes."""
     require_lock(tx)
-    run = subject.run or DagRun("", "")
-    tx.execute(
-        event.insert().values(
-            at=at,
-            actor=actor,
-            action=action,
-            object_kind=subject.kind,
-            object_id=subject.id,
-            dag_id=run.dag_id,
-            dag_run_id=run.dag_run_id,
-            details=dict(details or {}),
-        )
-    )
+    rows = [
+        {
+            "at": at,
+            "actor": one.actor,
+            "action": one.action,
+            "object_kind": one.subject.kind,
+            "object_id": one.subject.id,
+            "dag_id": one.subject.run.dag_id if one.subject.run else "",
+            "dag_run_id": one.subject.run.dag_run_id if one.subject.run else "",
+            "details": dict(one.details),
+        }
+        for one in new
+    ]
+    if rows:
+        tx.execute(event.insert(), rows)
 
 
 def last_details(tx: Tx, *, object_id: str, action: str) -> Mapping[str, Any] | None:

@@ -194,7 +194,7 @@ class Migration(ServerRun[MigrationState]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot(OfDagRun):
-    """One request for a slot, from queue to release. Requests are served in the order of ``id``."""
+    """One request for a slot, from queue to release: by priority, then in the order of ``id``."""
 
     id: int
     kind: SlotKind
@@ -209,6 +209,8 @@ class Slot(OfDagRun):
     """When Airflow was last asked whether the run is still active."""
     priority: int
     """0: before all others; 1: as usual; 2: after all others."""
+    allowed: int | None
+    """Slots of the scope at a time, as the holder asked last. None: an older version asked."""
     version: int
     """Increases whenever the holder asks again."""
 

@@ -268,6 +268,13 @@ class ServerRuns(Rows[S]):
         standing = self.table.c.snapshot_state == SnapshotState.INTENDED
         return self.all(tx, self.table.c.wave == wave, standing, order=(self.table.c[self.begun], self.table.c.id))
 
+    def with_snapshot(self, tx: Tx, run_keys: Collection[str]) -> tuple[str, ...]:
+        """Those of ``run_keys`` of which a vSphere snapshot was intended, whether or not it is removed."""
+        query = sa.select(self.table.c.run_key).where(
+            self.table.c.id.in_([self.id_of(key) for key in run_keys]), self.table.c.snapshot_state.is_not(None)
+        )
+        return tuple(tx.execute(query).scalars())
+
     def begin(self, tx: Tx, *, at: datetime, run: DagRun, run_key: str, **columns: Any) -> S:
         """Create a row. The caller writes the event."""
         return self.insert(

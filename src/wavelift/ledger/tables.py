@@ -183,6 +183,7 @@ slot: Final = sa.Table(
     text_column("release_reason"),
     sa.Column("asked_at", UtcTime, nullable=True),
     sa.Column("priority", sa.Integer, nullable=False, default=1),
+    sa.Column("allowed", sa.Integer, nullable=True),
     sa.Column("version", sa.Integer, nullable=False, default=0),
     sa.Index(
         "uq_slot_standing",
@@ -194,6 +195,12 @@ slot: Final = sa.Table(
         postgresql_where=sa.text("released_at IS NULL"),
     ),
     sa.Index("ix_slot_dag_id_dag_run_id", "dag_id", "dag_run_id"),
+    sa.Index(
+        "ix_slot_standing_holder",
+        "holder",
+        sqlite_where=sa.text("released_at IS NULL"),
+        postgresql_where=sa.text("released_at IS NULL"),
+    ),
     # Ids must not be reused: they are the order of the queue.
     sqlite_autoincrement=True,
 )

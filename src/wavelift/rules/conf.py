@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from wavelift.base.errors import SpecError
 from wavelift.rules.fields import ConnectionId
 from wavelift.rules.problem import MAX_LISTED, allowed, did_you_mean, dotted, quoted
+from wavelift.rules.queue import PriorityName
 from wavelift.rules.wording import problems_of
 
 MigrateMode = Literal["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
@@ -30,6 +31,13 @@ Note = Annotated[
     str | None,
     BeforeValidator(lambda value: None if value is None else str(value)),
     Field(title="Note", description="Kept with the run.", json_schema_extra={"format": "multiline"}),
+]
+PriorityChoice = Annotated[
+    PriorityName,
+    Field(
+        title="Priority",
+        description="Among all who wait for a slot: next goes before the others, later after them.",
+    ),
 ]
 ConnectionChoice = Annotated[
     ConnectionId | None,
@@ -117,6 +125,7 @@ class MigrateConf(RunConf):
     mode: MigrateMode = Field(
         default="migrate", title="Mode", description="plan and preflight end after the checks and create nothing."
     )
+    priority: PriorityChoice = "normal"
     note: Note = None
     migrations: list[str] | None = Field(default=None, description="Ids of the finished imports to launch or verify.")
     dry_run: bool = Field(default=True, description="In mode cleanup: only list what would be removed.")
@@ -125,7 +134,11 @@ class MigrateConf(RunConf):
 class ReplicateConf(RunConf):
     """A run of ``<wave>.replicate``."""
 
-    keys: ClassVar = {"replicate": ("servers",), "delete": ("jobs",), "verify": ("runs", "jobs")}
+    keys: ClassVar = {
+        "replicate": ("servers", "priority"),
+        "delete": ("jobs", "priority"),  # the form sends it in every mode
+        "verify": ("runs", "jobs", "priority"),
+    }
     needs: ClassVar = {"delete": ("jobs",), "verify": ("runs", "jobs")}
     null_is_absent: ClassVar = True
 
@@ -135,6 +148,7 @@ class ReplicateConf(RunConf):
         description="If none is chosen: every server of the wave that has a replication job.",
     )
     mode: ReplicateMode = "replicate"
+    priority: PriorityChoice = "normal"
     runs: Names | None = Field(default=None, description="In mode verify: ids of recorded runs to read back.")
     jobs: Names | None = Field(
         default=None,

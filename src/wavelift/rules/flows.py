@@ -36,20 +36,30 @@ class Plane(StrEnum):
 
 
 class SlotKind(StrEnum):
-    """What a slot permits."""
+    """What a slot permits. The order is that in which a server's wants are listed: the account first."""
 
+    ACCOUNT = "account"
+    """One server that is on its way into an AWS account, until its migration or run ends. The scope is the account's
+    number; SMS-10 allows 50."""
+    DATASTORE = "datastore"
+    """One server with our snapshot on a datastore. The scope is vCenter and datastore."""
+    NFC_HOST = "nfc_host"
+    """One server that is read from an ESXi host, which has few NFC buffers. The scope is vCenter and host."""
+    NFC_VCENTER = "nfc_vcenter"
+    """One server that is read through VDDK. The scope is the vCenter, which allows 52 NFC sessions."""
     TRANSFER = "transfer"
     """One data transfer. The scope is the connector; AMP-04 allows 4."""
     IMPORT = "import"
-    """One active image import. The scope is the region; AMP-04 allows 5."""
-    NFC_HOST = "nfc_host"
-    """One server that is read through VDDK. The scope is vCenter and ESXi host, which has few NFC buffers."""
-    NFC_VCENTER = "nfc_vcenter"
-    """The same. The scope is the vCenter, which allows 52 NFC sessions."""
+    """One active image import. The scope is account and region; AMP-04 allows 5."""
 
 
-_OF_TRANSFER: Final = (SlotKind.TRANSFER, SlotKind.NFC_HOST, SlotKind.NFC_VCENTER)
+OF_TRANSFER: Final = (SlotKind.DATASTORE, SlotKind.NFC_HOST, SlotKind.NFC_VCENTER, SlotKind.TRANSFER)
 """What a server holds from ``reserve`` to ``release``."""
+_TRANSFERRING: Final = (SlotKind.ACCOUNT, *OF_TRANSFER)
+"""What it holds until its snapshot is removed."""
+_LANDING: Final = (SlotKind.ACCOUNT,)
+"""What it holds from then on, until it has landed."""
+_IMPORTING: Final = (SlotKind.ACCOUNT, SlotKind.IMPORT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +212,7 @@ _RESERVE: Final = Step(
     plane=Plane.CONTROL,
     after=(PREFLIGHT,),
     per_server=True,
-    holds=_OF_TRANSFER,
+    holds=_TRANSFERRING,
     words="write the intent and win a transfer slot",
     waits="waits for a slot",
 )
@@ -211,7 +221,7 @@ _SNAPSHOT: Final = Step(
     plane=Plane.CONNECTOR,
     after=("reserve",),
     per_server=True,
-    holds=_OF_TRANSFER,
+    holds=_TRANSFERRING,
     words="take the vSphere snapshot",
 )
 
@@ -225,7 +235,7 @@ def _removals(after: str) -> tuple[Step, Step]:
             after=(after,),
             per_server=True,
             teardown=True,
-            holds=_OF_TRANSFER,
+            holds=_TRANSFERRING,
             words="remove the vSphere snapshot",
         ),
         Step(
@@ -234,7 +244,7 @@ def _removals(after: str) -> tuple[Step, Step]:
             after=("remove_snapshot",),
             per_server=True,
             teardown=True,
-            holds=_OF_TRANSFER,
+            holds=_TRANSFERRING,
             words="give the transfer slot back",
         ),
     )
@@ -268,7 +278,7 @@ MIGRATE: Final = Flow(
             after=("snapshot",),
             per_server=True,
             moves=True,
-            holds=_OF_TRANSFER,
+            holds=_TRANSFERRING,
             words="stream the disks from vCenter to S3 in one pass",
         ),
         Step(
@@ -277,6 +287,7 @@ MIGRATE: Final = Flow(
             after=("export",),
             per_server=True,
             moves=True,
+            holds=_LANDING,
             words="read back what S3 holds and compare it with the manifest",
         ),
         Step(
@@ -284,7 +295,7 @@ MIGRATE: Final = Flow(
             plane=Plane.CONTROL,
             after=("verify",),
             per_server=True,
-            holds=(SlotKind.IMPORT,),
+            holds=_IMPORTING,
             words="let AWS convert the disks to an AMI",
             waits="AWS converts",
         ),
@@ -295,6 +306,7 @@ MIGRATE: Final = Flow(
             per_server=True,
             optional=True,
             moves=True,
+            holds=_LANDING,
             words="under verify: full, read the image back and compare it with the manifest",
         ),
         Step(
@@ -302,6 +314,7 @@ MIGRATE: Final = Flow(
             plane=Plane.CONTROL,
             after=("compare",),
             per_server=True,
+            holds=_LANDING,
             words="launch an instance when the plan says so",
         ),
         *_removals("export"),
@@ -352,7 +365,7 @@ REPLICATE: Final = Flow(
             after=("snapshot",),
             per_server=True,
             moves=True,
-            holds=_OF_TRANSFER,
+            holds=_TRANSFERRING,
             words="send the disks, or what changed of them, into EBS snapshots",
         ),
         Step(
@@ -360,6 +373,7 @@ REPLICATE: Final = Flow(
             plane=Plane.CONTROL,
             after=("transfer",),
             per_server=True,
+            holds=_LANDING,
             words="record the EBS snapshots as the next run's base",
             waits="AWS completes the snapshots",
         ),
@@ -369,6 +383,7 @@ REPLICATE: Final = Flow(
             after=("record",),
             per_server=True,
             moves=True,
+            holds=_LANDING,
             words="read back what EBS holds and compare it with the manifest",
         ),
         Step(
@@ -376,7 +391,7 @@ REPLICATE: Final = Flow(
             plane=Plane.CONTROL,
             after=("verify",),
             per_server=True,
-            holds=(SlotKind.IMPORT,),
+            holds=_IMPORTING,
             words="make the AMI, and deregister those that the job keeps no longer",
             waits="AWS converts",
         ),
@@ -406,6 +421,11 @@ def flow_of(dag_id: str) -> Flow:
     if found is None:
         raise KeyError(f"{dag_id} is not the DAG of a wave")
     return found
+
+
+def tasks_holding(kind: SlotKind) -> frozenset[str]:
+    """The ids of the tasks, of all flows, during which a server may hold a slot of this kind."""
+    return frozenset(step.task_id for flow in FLOWS for step in flow.steps if kind in step.holds)
 
 
 def server_step(task_id: str) -> str:

@@ -25,7 +25,7 @@ LOOKED_UP: Final = frozenset(
     {"server", "selector.kind", "selector.value", "target.kms_key", "target.staging_sse", "target.staging_key"}
 )
 """Fields of a plan that pre-flight sets. All others are as they were frozen."""
-NO_RIGHTS: Final = frozenset({"imports_per_region", "boot_disk_changed_pct", "queue"})
+NO_RIGHTS: Final = frozenset({"imports_per_region", "migrations_per_account", "boot_disk_changed_pct", "queue"})
 """Fields of a target that say how much, or by which worker, not where: a change of them takes no right away."""
 
 

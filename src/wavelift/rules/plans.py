@@ -61,6 +61,8 @@ class Target(Message):
     """The KMS key of that encryption. Empty: S3's own key."""
     imports_per_region: int | None = None
     """The limit of this account if AWS raised it. None: the value of the Airflow setting."""
+    migrations_per_account: int | None = None
+    """The same for servers on their way into the account."""
     boot_disk_changed_pct: int = LIMITS["boot_disk_changed_pct"].value
     """Of a boot disk's blocks with data: how many a conversion may change."""
 
@@ -79,6 +81,7 @@ class Target(Message):
             vpc=environment.vpc,
             account=environment.account,
             imports_per_region=environment.limits.get("imports_per_region"),
+            migrations_per_account=environment.limits.get("migrations_per_account"),
             boot_disk_changed_pct=limits(environment.limits)["boot_disk_changed_pct"].value,
         )
 

@@ -117,6 +117,8 @@ class Rule(StrEnum):
     BACKFILL = "backfill"
     AUTHORITY = "authority"
     """Whoever last made, changed or resumed the job may not replicate into the environment any more."""
+    MAINTENANCE = "maintenance"
+    """The connector is in maintenance: nothing new begins (AMP-05)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,8 @@ RIGHTS: Final = {
     "POST /migrations/{migration_id}/verify": change(MIGRATE),
     "POST /waves/{wave}/migrations": write(MIGRATE, {"servers": ["web01"]}),
     "POST /cleanup": write(MIGRATE, {"wave": "erp", "dry_run": False}),
+    "GET /queue": Needs(rows="queue"),
+    "POST /queue/{server_run_id}/priority": change(MIGRATE, {"priority": "next"}),
     "GET /events/{object_id}": read(REPLICATE),
     "GET /events": Needs(rows="events"),
     "POST /audit/seal": Needs(AUDITOR),

@@ -26,7 +26,11 @@ FORM: dict[str, Any] = {"servers": None, "launch": "spec", "mode": "migrate", "n
 @pytest.mark.parametrize(
     ("model", "conf", "words"),
     [
-        (MigrateConf, {"bogus": 1}, "unknown key 'bogus'; allowed: servers, launch, mode, note, migrations, dry_run"),
+        (
+            MigrateConf,
+            {"bogus": 1},
+            "unknown key 'bogus'; allowed: servers, launch, mode, priority, note, migrations, dry_run",
+        ),
         (MigrateConf, {"bogus": None}, "unknown key 'bogus'"),
         (MigrateConf, {"server": ["a"]}, "unknown key 'server' (did you mean 'servers'?)"),
         (MigrateConf, {"a": 1, "b": 2}, "unknown keys 'a', 'b'"),

@@ -14,9 +14,10 @@ from wavelift.base.errors import BusyError, NotFoundError, PermanentError, Unrea
 from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger, Migration, SourceServer, migrations, waves
 from wavelift.ledger.events import list_events
-from wavelift.ledger.slots import standing
+from wavelift.ledger.slots import position, standing
 from wavelift.rules.flows import SlotKind
 from wavelift.rules.lifecycle import MigrationState
+from wavelift.rules.queue import Priority
 from wavelift.services.common import slots as admission
 from wavelift.services.common.slots import Granted, Queued
 from wavelift.services.migration.begin import NewMigration, begin_migration
@@ -46,21 +47,26 @@ class Desk:
         self.ledger, self.clock, self.limit = ledger, clock, limit
         self.kind, self.scope = SlotKind.TRANSFER, "hall-a"
 
-    def request(self, holder: str, run: DagRun = A) -> Granted | Queued:
+    def request(self, holder: str, run: DagRun = A, priority: Priority = Priority.NORMAL) -> Granted | int:
+        """Granted, or the place in the queue."""
         request = admission.SlotRequest(self.kind, self.scope, holder, self.limit)
-        return admission.request_slot(self.ledger, request, run_context(run, clock=self.clock))
+        ctx = run_context(run, clock=self.clock)
+        found = admission.request_slots(self.ledger, [request], ctx, priority=priority)
+        return found.position if isinstance(found, Queued) else found
 
-    def poll(self, holder: str) -> Granted | Queued | None:
+    def poll(self, holder: str) -> Granted | int | None:
         """How the request stands in the ledger."""
-        return admission._standing_of(within(self.ledger.read(), standing, self.kind, self.scope), holder, self.limit)
+        queue = within(self.ledger.read(), standing, self.kind, self.scope)
+        mine = next((each for each in queue if each.holder == holder), None)
+        if mine is None:
+            return None
+        return Granted(mine.granted_at) if mine.granted_at else within(self.ledger.read(), position, mine)
 
     def ready(self, holder: str) -> bool:
-        return bool(
-            admission.ready_holders(self.ledger, kind=self.kind, scope=self.scope, holders=[holder], limit=self.limit)
-        )
+        return admission.look(self.ledger, [holder])[holder] is None
 
     def release(self, holder: str) -> bool:
-        return admission.release_slot(self.ledger, kind=self.kind, scope=self.scope, holder=holder, clock=self.clock)
+        return admission.give_back(self.ledger, holder, kinds=[self.kind], clock=self.clock)
 
     def reclaim(self, is_run_alive: IsAlive) -> list[str]:
         ctx = run_context(A, clock=self.clock, liveness=Alive(is_run_alive))
@@ -83,8 +89,8 @@ def test_amp_04_slots_up_to_the_limit_then_places_in_order(desk: Desk) -> None:
     assert [desk.request(holder) for holder in "abcd"] == [
         Granted(START),
         Granted(START),
-        Queued(1),
-        Queued(2),
+        1,
+        2,
     ]
 
 
@@ -101,12 +107,12 @@ def test_a_free_slot_waits_for_the_first_in_the_queue(desk: Desk) -> None:
     assert desk.release("b")
 
     assert not desk.ready("d")
-    assert desk.request("d") == Queued(2)
-    assert desk.poll("c") == Queued(1, ready=True)
+    assert desk.request("d") == 2
+    assert desk.poll("c") == 1
     assert desk.ready("c")
-    assert desk.request("e") == Queued(3), "a newcomer goes behind those who wait"
+    assert desk.request("e") == 3, "a newcomer goes behind those who wait"
     assert desk.request("c") == Granted(START)
-    assert desk.poll("d") == Queued(1)
+    assert desk.poll("d") == 1
 
 
 def test_two_free_slots_are_for_the_first_two_in_whatever_order_they_come(desk: Desk) -> None:
@@ -117,7 +123,7 @@ def test_two_free_slots_are_for_the_first_two_in_whatever_order_they_come(desk: 
 
     assert [desk.ready(holder) for holder in "cde"] == [True, True, False]
     assert isinstance(desk.request("d"), Granted)
-    assert desk.request("e") == Queued(2)
+    assert desk.request("e") == 2
     assert isinstance(desk.request("c"), Granted)
 
 
@@ -128,8 +134,8 @@ def test_releasing_leaves_the_queue_and_twice_does_no_harm(desk: Desk) -> None:
     assert not desk.release("c")
     assert desk.poll("c") is None
     assert desk.ready("c"), "a waiter whose request is gone must wake to ask anew"
-    assert desk.poll("d") == Queued(1)
-    assert desk.request("c") == Queued(2), "whoever left begins at the end"
+    assert desk.poll("d") == 1
+    assert desk.request("c") == 2, "whoever left begins at the end"
 
 
 def test_polling_writes_nothing(desk: Desk) -> None:
@@ -147,7 +153,7 @@ def test_scopes_and_kinds_do_not_count_for_each_other(desk: Desk) -> None:
     desk.request("b")
     desk.scope = "hall-b"
     assert isinstance(desk.request("a"), Granted)
-    desk.kind, desk.scope = SlotKind.IMPORT, "hall-a"
+    desk.kind, desk.scope = SlotKind.DATASTORE, "hall-a"
     assert isinstance(desk.request("a"), Granted)
     desk.release("a")
     desk.kind = SlotKind.TRANSFER
@@ -160,7 +166,7 @@ def test_a_lowered_limit_takes_from_nobody_and_gives_to_nobody(desk: Desk) -> No
     desk.limit = 1
     desk.release("a")
     assert isinstance(desk.request("b"), Granted)
-    assert desk.request("c") == Queued(1)
+    assert desk.request("c") == 1
     desk.release("b")
     assert isinstance(desk.request("c"), Granted)
 
@@ -171,7 +177,7 @@ def test_a_limit_below_one_is_refused(desk: Desk, limit: int) -> None:
     with pytest.raises(PermanentError, match=f"limit={limit}"):
         desk.request("a")
     with pytest.raises(PermanentError):
-        desk.ready("a")
+        desk.request("b")
     assert within(desk.ledger.read(), standing) == ()
 
 
@@ -192,7 +198,7 @@ def test_inv_8_the_slot_of_an_ended_run_is_free_and_its_waiters_leave(desk: Desk
     assert desk.reclaim(_only(B)) == ["a", "a2"]
 
     assert desk.poll("a") is None
-    assert [desk.poll(holder) for holder in ("b2", "b3")] == [Queued(1, ready=True), Queued(2)]
+    assert [(desk.poll(holder), desk.ready(holder)) for holder in ("b2", "b3")] == [(1, True), (2, False)]
     released = [
         event
         for event in within(desk.ledger.read(), list_events)
@@ -265,7 +271,7 @@ def test_a_task_that_asks_again_while_airflow_is_asked_keeps_its_slot(desk: Desk
         return False
 
     ctx = run_context(A, clock=clock, liveness=Alive(holder=ended_then_cleared))
-    assert admission.reclaim(desk.ledger, ctx, kind=desk.kind, scope=desk.scope) == ()
+    assert admission.reclaim(desk.ledger, ctx, kind=desk.kind, scope=desk.scope) == []
     assert isinstance(desk.poll("a"), Granted)
 
 

@@ -24,6 +24,7 @@ from wavelift.ledger import (
     servers,
     waves,
 )
+from wavelift.services.common.reserve import refuse_in_maintenance
 from wavelift.services.housekeeping import catalog as service
 from wavelift.services.housekeeping.catalog import ImportTicket
 from wavelift.services.migration.begin import NewMigration, begin_migration
@@ -231,9 +232,10 @@ def test_amp_05_nothing_new_in_maintenance_and_what_runs_goes_on(ledger: Ledger)
         by="ben",
         clock=CLOCK,
     )
-    with pytest.raises(PermanentError, match="in maintenance: upgrade"):
-        migrate(ledger, "web02", run)
+    with pytest.raises(PermanentError, match="in maintenance: upgrade"), ledger.read() as tx:
+        refuse_in_maintenance(tx, "hall-a")
     assert migrate(ledger, "web01", run).id == running.id, "a retry of what has begun"
+    assert migrate(ledger, "web02", run).state == "queued", "of a run that was admitted before: it waits"
     within(
         ledger.write(connectors.lock_name("hall-a")),
         connectors.set_maintenance,

@@ -368,4 +368,8 @@ def vars_of(run: DagRun) -> tuple[str, str]:
 def test_the_slots_of_a_server_are_those_of_transfers(desk: Desk) -> None:
     """Or the tests above would say nothing."""
     desk.reserve(task_of("web01"))
-    assert {each.kind for each in within(desk.ledger.read(), standing)} == {SlotKind.TRANSFER}
+    assert {each.kind for each in within(desk.ledger.read(), standing)} == {
+        SlotKind.ACCOUNT,
+        SlotKind.DATASTORE,
+        SlotKind.TRANSFER,
+    }

@@ -24,7 +24,16 @@ from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 pytestmark = pytest.mark.unit
 
 MIGRATE, REPLICATE = DagRun("erp.migrate", "run-a"), DagRun("erp.replicate", "run-b")
-TARGET = SimpleNamespace(aws_conn_id="aws", region="eu-west-1", role="vmimport", encrypt=True, kms_key="key-1")
+TARGET = SimpleNamespace(
+    aws_conn_id="aws",
+    account="111122223333",
+    migrations_per_account=None,
+    region="eu-west-1",
+    role="vmimport",
+    encrypt=True,
+    kms_key="key-1",
+)
+FULL = "in line for imports into account 111122223333 in eu-west-1"
 PLAN = SimpleNamespace(target=TARGET, wave="erp", made_with=lambda run_key: {"wavelift:run": run_key})
 TASK: Any = SimpleNamespace(name="web01", plan=PLAN, boot_mode="uefi")
 WANTED = WantedImport(task=TASK, disks=[], instant="one", license_type="byol", platform="Linux")
@@ -120,8 +129,8 @@ def test_inv_8_the_place_of_a_dead_task_in_a_living_run_is_freed(queue: Queue, w
     queue.advance(MIGRATE, "web01")
     queue.advance(REPLICATE, "web02")
     found = queue.advance(waiter, "web03")
-    request = SlotRequest(SlotKind.IMPORT, "aws/eu-west-1", f"{waiter.dag_id}/{waiter.dag_run_id}/web03", 2)
-    assert found == InQueue(request, "place 1 among our own imports")
+    request = SlotRequest(SlotKind.IMPORT, "111122223333/eu-west-1", f"{waiter.dag_id}/{waiter.dag_run_id}/web03", 2)
+    assert found == InQueue(request, f"1st {FULL}: 2 of 2 in use")
     for holder in ("web01", "web02"):
         queue.dead.add(holder)
         queue.clock.sleep(ASK_EVERY.total_seconds())
@@ -146,7 +155,7 @@ def test_amp_07_the_flow_is_told_how_its_import_stands(queue: Queue) -> None:
     assert queue.told == [
         "before submit",
         "import-ami-1",
-        "place 1 among our own imports",
+        f"1st {FULL}: 1 of 1 in use",
         "before submit",
         "AWS is full",
     ]

@@ -26,6 +26,7 @@ from wavelift.rules.plans import unique_names
 from wavelift.services.common import frozen
 from wavelift.services.common.admit import RunRequest
 from wavelift.services.common.report import TaskOutcome
+from wavelift.services.common.slots import look
 from wavelift.services.dataplane.messages import Admitted, PreflightReport, ServerTask
 from wavelift.services.migration import admit as migration
 from wavelift.services.migration.report import Ended, WaveReport, finish, raise_when_failed
@@ -305,18 +306,27 @@ def test_a_server_that_another_run_migrates_has_failed_and_continues_under_its_i
     assert (second.row("web01").id, second.row("web01").state) == (row.id, S.TRANSFERRING)
 
 
-def test_amp_05_what_never_began_does_not_begin_on_a_connector_in_maintenance(story: Story) -> None:
-    """Its row of a refusal is no beginning."""
+def test_amp_05_on_a_connector_in_maintenance_every_server_waits_that_has_not_begun_to_move(story: Story) -> None:
+    """Its row of a refusal is no beginning, nor is a queued one. What moves is not stopped, also if it is cleared."""
     clock = story.clock
+    story.reserves("win01")
     with story.ledger.write(connectors.lock_name("default")) as tx:
         said = connectors.Registration(connection="vsphere_lab", aws_conn_id="aws_lab", region="eu-central-1")
         connectors.register(tx, "default", said, by="ana", clock=clock)
         connectors.set_maintenance(tx, "default", on=True, reason="patching", by="ana", clock=clock)
     for _ in range(2):
-        with pytest.raises(PermanentError, match="in maintenance: patching") as refused:
-            story.reserves("web01")
-        story.report(story.looked(), {"web01": str(refused.value)})
-        assert story.ends()["web01"] == ("failed", str(refused.value))
+        story.reserves("web01")
+        known = story.row("web01")
+        assert (known.state, known.snapshot_state, known.error) == (MigrationState.QUEUED, None, "")
+        assert known.phase == "1st in line for connector default, which is in maintenance: patching"
+        story.reserves("win01")
+        assert story.row("win01").state is MigrationState.TRANSFERRING
+    assert look(story.ledger, [known.run_key])[known.run_key] is not None
+    with story.ledger.write(connectors.lock_name("default")) as tx:
+        connectors.set_maintenance(tx, "default", on=False, by="ana", clock=clock)
+    assert look(story.ledger, [known.run_key])[known.run_key] is None, "its trigger wakes it"
+    story.reserves("web01")
+    assert story.row("web01").state is MigrationState.TRANSFERRING
 
 
 def test_a_refused_server_that_reserve_refuses_then_has_failed(story: Story) -> None:

@@ -16,7 +16,7 @@ from tests.contexts import run_context
 from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger
 from wavelift.rules.flows import SlotKind
-from wavelift.services.common.slots import Granted, SlotRequest, ready_holders, release_slot, request_slot
+from wavelift.services.common.slots import Granted, SlotRequest, give_back, look, request_slots
 
 AT_ONCE = 3
 HOLD_S = 0.01
@@ -34,18 +34,18 @@ def main(url: str, scope: str, number: int, servers: int, limit: int, dies_after
     while todo or waiting:
         while todo and len(waiting) < AT_ONCE:
             waiting.append(todo.pop(0))
-            request_slot(ledger, SlotRequest(SlotKind.TRANSFER, scope, waiting[-1], limit), ctx)
+            request_slots(ledger, [SlotRequest(SlotKind.TRANSFER, scope, waiting[-1], limit)], ctx)
         holder = place.choice(waiting)
-        if not ready_holders(ledger, kind=SlotKind.TRANSFER, scope=scope, holders=[holder], limit=limit):
+        if look(ledger, [holder])[holder] is not None:
             time.sleep(POLL_S)
             continue
-        found = request_slot(ledger, SlotRequest(SlotKind.TRANSFER, scope, holder, limit), ctx)
+        found = request_slots(ledger, [SlotRequest(SlotKind.TRANSFER, scope, holder, limit)], ctx)
         if not isinstance(found, Granted):
             continue
         if done == dies_after:
             os._exit(9)
         time.sleep(HOLD_S)
-        release_slot(ledger, kind=SlotKind.TRANSFER, scope=scope, holder=holder, clock=ctx.clock)
+        give_back(ledger, holder, clock=ctx.clock)
         waiting.remove(holder)
         done += 1
 

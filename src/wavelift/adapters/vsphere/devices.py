@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pyVmomi import vim
 
-from wavelift.adapters.vsphere.faults import TEXT_LONGEST
+from wavelift.adapters.vsphere.faults import TEXT_LONGEST, moref
 from wavelift.base.domain import DiskFacts
 from wavelift.base.errors import WaveliftError
 from wavelift.base.printable import printable
@@ -98,6 +98,7 @@ def _disk(disk: Any, controller: Any, kind: str, *, boot: bool) -> DiskFacts:
         base=_base(backing),
         uuid=printable(getattr(backing, "uuid", None) or "", TEXT_LONGEST),
         datastore=_datastore(file),
+        datastore_moref=moref(getattr(backing, "datastore", None)),
         mode=printable(getattr(backing, "diskMode", None) or "persistent", TEXT_LONGEST),
         sharing=_sharing(controller, backing),
         thin=getattr(backing, "thinProvisioned", None),

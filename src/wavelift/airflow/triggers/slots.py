@@ -10,17 +10,19 @@ from wavelift.airflow.triggers.wait import WaitTrigger
 from wavelift.airflow.triggers.watch import SharedPoller
 
 RECHECK_SECONDS: Final = 120.0
-"""If no slot became free for this time, the trigger resumes one waiting task. That task asks Airflow which holders' DAG
-runs have ended, and in those that go on, which holders' tasks have, and frees what these hold. This costs one task in
-two minutes, whatever the number of waiting tasks."""
+"""If no slot became free for this time, the trigger resumes one task for each slot that somebody waits for. That task
+asks Airflow which holders' DAG runs have ended, and in those that go on, which holders' tasks have, and frees what
+these hold. This costs a few tasks in two minutes, whatever the number of waiting tasks."""
 
 
 class SlotTrigger(WaitTrigger):
     """Resumes its task when the task is next in the queue and a slot is free.
 
-    :param kind: one of :class:`~wavelift.rules.flows.SlotKind`.
-    :param scope: the connector or region.
+    :param kind: one of :class:`~wavelift.rules.flows.SlotKind`, of the slot that was not free.
+    :param scope: of that slot. Those who wait for it share a poller.
     :param holder: the run key of the waiting task.
+    :param limit: no longer used: the ledger has the limits. Triggers of older versions, which are still deferred, have
+        it.
     """
 
     def __init__(self, *, kind: str, scope: str, holder: str, limit: int, poll_seconds: float) -> None:
@@ -41,33 +43,29 @@ class SlotTrigger(WaitTrigger):
         }
 
     async def wait(self) -> dict[str, Any]:
-        key = ("slots", self.kind, self.scope, self.limit, self.poll_seconds)
-        queue = SlotQueue(kind=self.kind, scope=self.scope, limit=self.limit)
-        await SharedPoller.of(key, queue, self.poll_seconds).watch(self.holder)
+        key = ("slots", self.kind, self.scope, self.poll_seconds)
+        await SharedPoller.of(key, SlotQueue(), self.poll_seconds).watch(self.holder)
         return {"free": True}
 
 
 class SlotQueue:
     """Decides which tasks resume: those that would get a slot, and at intervals one that checks for dead holders."""
 
-    def __init__(self, *, kind: str, scope: str, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._kind = kind
-        self._scope = scope
-        self._limit = limit
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._looked = clock()
 
     def __call__(self, holders: Sequence[str]) -> Mapping[str, Any]:
         from wavelift.airflow import config
         from wavelift.ledger import Ledger
-        from wavelift.rules.flows import SlotKind
-        from wavelift.services.common.slots import ready_holders
+        from wavelift.services.common.slots import look
 
         with Ledger.open(config.ledger_url()) as ledger:
-            ready = ready_holders(
-                ledger, kind=SlotKind(self._kind), scope=self._scope, holders=holders, limit=self._limit
-            )
-        if ready or self._clock() - self._looked >= RECHECK_SECONDS:
+            found = look(ledger, holders)
+        ready = [holder for holder, want in found.items() if want is None]
+        if not ready and self._clock() - self._looked >= RECHECK_SECONDS:
+            # What they lack now may be another slot than the one that was not free when they asked.
+            ready = list({want.place: holder for holder, want in reversed(found.items()) if want}.values())
+        if ready:
             self._looked = self._clock()
-            return dict.fromkeys(ready or holders[:1], True)
-        return {}
+        return dict.fromkeys(ready, True)

@@ -15,7 +15,9 @@ from wavelift.base.errors import FencedError, WaveliftError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger
 from wavelift.rules.flows import SlotKind
-from wavelift.services.common.slots import Granted, InQueue, SlotRequest, give_back, win_slot
+from wavelift.services.common.line import words_of
+from wavelift.services.common.slots import Granted, InQueue, give_back, win_slots
+from wavelift.services.common.wanted import DEFAULT_TERMS, Terms, for_import
 from wavelift.services.dataplane.importing import ImportRunning, ImportTask, ImportWaiting
 from wavelift.services.dataplane.messages import ServerTask
 
@@ -74,12 +76,14 @@ class ImportQueue:
     """The queue of the account and region that a server lands in.
 
     :param limit: imports of ours in this account and region.
+    :param terms: of the run, for the account's slot.
     """
 
     ledger: Ledger
     access: AwsAccess
     ctx: RunContext
     limit: int
+    terms: Terms = DEFAULT_TERMS
 
     def advance(self, wanted: WantedImport, sink: ImportSink) -> ImportStatus | ImportRunning | ImportWaiting | InQueue:
         """Bring an import one step further; the status of the completed task at its end. Never submits a second one.
@@ -114,19 +118,16 @@ class ImportQueue:
     def _submit(
         self, wanted: WantedImport, work: ImportTask, sink: ImportSink
     ) -> ImportRunning | ImportWaiting | InQueue:
-        # Imports are counted per account and region; the connection stands for the account.
-        target = wanted.task.plan.target
-        scope = f"{target.aws_conn_id}/{target.region}"
-        request = SlotRequest(SlotKind.IMPORT, scope, self.ctx.run_key, self.limit)
-        slot = win_slot(self.ledger, request, self.ctx)
-        if not isinstance(slot, Granted):
-            return InQueue(request, f"place {slot.position} among our own imports")
+        requests = for_import(wanted.task.plan.target, self.ctx.run_key, self.limit, self.terms)
+        found = win_slots(self.ledger, requests, self.ctx, priority=self.terms.priority)
+        if not isinstance(found, Granted):
+            return InQueue(found.request, words_of(found))
         with self._given_back_on_error():
             sink.before_submit()
-            found = work.submit_import(lambda token: wanted.request(self.ctx.run_key, token), limit=self.limit)
-            if isinstance(found, ImportRunning):
-                sink.submitted(found.task_id)
-            return found
+            begun = work.submit_import(lambda token: wanted.request(self.ctx.run_key, token), limit=self.limit)
+            if isinstance(begun, ImportRunning):
+                sink.submitted(begun.task_id)
+            return begun
 
     @contextmanager
     def _given_back_on_error(self) -> Iterator[None]:

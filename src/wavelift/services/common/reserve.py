@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, connectors
 from wavelift.ledger.database import Tx
-from wavelift.rules.flows import CONTINUE_FROM, SlotKind
-from wavelift.services.common.slots import Granted, InQueue, SlotRequest, win_slot
+from wavelift.rules.flows import CONTINUE_FROM, OF_TRANSFER
+from wavelift.rules.queue import Priority
+from wavelift.services.common.line import words_of
+from wavelift.services.common.slots import Granted, InQueue, SlotRequest, win_slots
 
 CANCELLED: Final = "cancelled on request"
-PLACES: Final = {
-    SlotKind.NFC_HOST: "ESXi host",
-    SlotKind.NFC_VCENTER: "the NFC sessions of vCenter",
-    SlotKind.TRANSFER: "connector",
-}
-"""Where a transfer needs slots, in words."""
 
 
-def win_transfer(ledger: Ledger, requests: Iterable[SlotRequest], ctx: RunContext) -> InQueue | None:
-    """Win every slot that a transfer needs, in this order; the first that must be waited for, or None."""
-    for request in requests:
-        found = win_slot(ledger, request, ctx)
-        if not isinstance(found, Granted):
-            return InQueue(request, f"place {found.position} in the queue of {PLACES[request.kind]} {request.scope}")
-    return None
+def win_transfer(
+    ledger: Ledger, requests: Sequence[SlotRequest], ctx: RunContext, *, priority: Priority = Priority.NORMAL
+) -> InQueue | None:
+    """Win every slot that a transfer needs; the first that must be waited for, or None.
+
+    What the server has at other places (its VM stands on another host now) is given back.
+    """
+    found = win_slots(ledger, requests, ctx, priority=priority, only=OF_TRANSFER)
+    return None if isinstance(found, Granted) else InQueue(found.request, words_of(found))
 
 
-def refuse_in_maintenance(tx: Tx, connector: str, server: str) -> None:
-    """:raises PermanentError: the connector is in maintenance: nothing new begins there (AMP-05)."""
+def refuse_in_maintenance(tx: Tx, connector: str, **where: str) -> None:
+    """For what nobody has begun yet: what waits already goes on waiting, until the maintenance is over (AMP-05).
+
+    :raises PermanentError: the connector is in maintenance.
+    """
     reason = connectors.in_maintenance(tx, connector)
     if reason is not None:
         raise PermanentError(
             f"The connector is in maintenance: {reason}",
-            next_step="Clear the server's task when `wavelift connectors maintenance CONNECTOR --off` was said.",
+            next_step=f"Try again when `wavelift connectors maintenance {connector} --off` was said.",
             connector=connector,
-            server=server,
+            **where,
         )
 
 

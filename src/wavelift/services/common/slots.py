@@ -1,36 +1,48 @@
 """Slots: limited rights, granted in the order of the requests (AMP-04, invariant 8).
 
-A task requests a slot. If it does not get one, its place in the queue is stored in the ledger and the task waits
-deferred. Its trigger calls :func:`ready_holders`, which only reads. When the request would be granted, the task wakes
-and requests again. Only the process that asks gets a slot, so a process that dies holds at most what it had. With ``f``
-free slots, exactly the first ``f`` waiters may take one, and none of them can lose it to another.
+A task asks for all slots that its server needs at this step. It gets all of them or none; then its places in the queues
+are stored in the ledger and the task waits deferred. Its trigger calls :func:`look`, which only reads. When the request
+would be granted, the task wakes and asks again. Only the process that asks gets slots, so a process that dies holds at
+most what it had. Who goes next is decided in :mod:`wavelift.rules.queue`.
+
+While it waits, a server keeps only what it had before it asked and what is listed before the first slot that it lacks:
+when it comes to its import, the account's slot. Since all servers list what they want in one order, those who wait for
+each other form no circle. What it had of later places (a VM that moved to another host, a run of an older version) it
+puts back.
 
 What a dead holder has is free, for every kind of slot: see :func:`reclaim`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import Clock, DagRun, RunContext
-from wavelift.ledger import slots
-from wavelift.ledger.database import Ledger
+from wavelift.ledger import connectors, events, server_runs, slots
+from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import Slot
-from wavelift.rules.flows import SlotKind
+from wavelift.ledger.slots import Waiting
+from wavelift.rules.flows import SlotKind, tasks_holding
+from wavelift.rules.queue import Place, Priority, Taken, Waiter, Want, lacking, rank
 
 ASK_EVERY: Final = timedelta(seconds=30)
 """How often Airflow is asked about one run, however many wait."""
+ONE_LIMIT: Final = (SlotKind.TRANSFER, SlotKind.DATASTORE)
+"""Kinds whose limit is a setting alone. When it is changed, who asks next tells it to all who wait; the limits of the
+others come from environments and connectors, which may differ."""
+NEARLY_FULL: Final = 0.8
+"""Of an account's limit: from here on it is told (SMS-10). Of 50, that is 40."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlotRequest:
     """One holder's request for a slot.
 
-    :param scope: connector for transfers, account and region for imports.
+    :param scope: see :class:`~wavelift.rules.flows.SlotKind`.
     :param holder: run key.
     :param limit: slots of this scope. When it was lowered, those granted before keep theirs.
     """
@@ -40,10 +52,14 @@ class SlotRequest:
     holder: str
     limit: int
 
+    @property
+    def place(self) -> Place:
+        return Place(self.kind, self.scope)
+
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The holder has the slot, since this instant."""
+    """The holder has the slots, all of them since this instant."""
 
     since: datetime
 
@@ -52,18 +68,23 @@ class Granted:
 class Queued:
     """The holder waits.
 
-    :param position: 1 for the next in the queue.
-    :param ready: whether a request would be granted now.
+    :param position: 1 for the next in the queue of the place that it waits for.
+    :param request: what it waits for; of several, the first that is not free.
+    :param taken: slots of that place that are granted.
+    :param maintenance: the connector is in maintenance, for this reason; nothing else matters then.
     """
 
     position: int
-    ready: bool = False
+    request: SlotRequest
+    taken: int = 0
+    maintenance: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class InQueue:
-    """A request that waits: all slots of its scope are taken.
+    """A request that waits.
 
+    :param request: for the slot that is not free.
     :param words: for people, about its place in the queue.
     """
 
@@ -71,55 +92,142 @@ class InQueue:
     words: str
 
 
-def win_slot(ledger: Ledger, request: SlotRequest, ctx: RunContext) -> Granted | Queued:
-    """Free what dead holders have of the scope, then request the slot."""
-    reclaim(ledger, ctx, kind=request.kind, scope=request.scope)
-    return request_slot(ledger, request, ctx)
+def win_slots(
+    ledger: Ledger,
+    requests: Sequence[SlotRequest],
+    ctx: RunContext,
+    *,
+    priority: Priority = Priority.NORMAL,
+    only: Collection[SlotKind] = (),
+) -> Granted | Queued:
+    """Free what dead holders have at these places, then ask for the slots: all or none.
+
+    :param requests: all that one holder needs now. What else it waits for, it waits for no more.
+    :param priority: of a holder that does not wait yet.
+    :param only: kinds of which it keeps what is requested, and gives back all else.
+    """
+    _reclaim(ledger, ctx, [each.place for each in requests], ASK_EVERY)
+    return request_slots(ledger, requests, ctx, priority=priority, only=only)
 
 
-def request_slot(ledger: Ledger, request: SlotRequest, ctx: RunContext) -> Granted | Queued:
-    """Take a slot, or a place in the queue. A repeated call of the same holder keeps slot and place."""
-    kind, scope, holder, clock = request.kind, request.scope, request.holder, ctx.clock
-    _check_limit(request.limit)
-    with ledger.write(slots.lock_name(kind, scope)) as tx:
-        mine = _find(slots.standing(tx, kind, scope), holder)
-        if mine is None:
-            slots.enqueue(tx, kind=kind, scope=scope, holder=holder, run=ctx.run, at=clock.now())
-        else:
-            slots.ask_again(tx, mine)
-        queue = slots.standing(tx, kind, scope)
-        found = _standing_of(queue, holder, request.limit)
-        if isinstance(found, Queued) and found.ready:
-            now = clock.now()
-            slots.grant(tx, queue[-1] if mine is None else mine, at=now)
-            return Granted(now)
-        assert found is not None
-        return found
+def request_slots(
+    ledger: Ledger,
+    requests: Sequence[SlotRequest],
+    ctx: RunContext,
+    *,
+    priority: Priority = Priority.NORMAL,
+    only: Collection[SlotKind] = (),
+) -> Granted | Queued:
+    """Take all slots, or a place in each queue. A repeated call of the same holder keeps slots and places."""
+    requests = sorted(requests, key=lambda each: rank(each.place))
+    for each in requests:
+        _check_limit(each.limit)
+    with ledger.write(slots.LOCK) as tx:
+        rows = _stand(tx, requests, ctx, priority, only)
+        lacks = [each for each in requests if rows[each.place].granted_at is None]
+        if not lacks:
+            return Granted(max(row.granted_at for row in rows.values() if row.granted_at is not None))
+        taken = slots.granted(tx)
+        now = ctx.clock.now()
+        queued = _in_the_way(tx, lacks, rows, taken)
+        if queued is not None:
+            later = requests[requests.index(lacks[0]) + 1 :]
+            slots.put_back(tx, [rows[each.place] for each in later if each not in lacks], at=now)
+            return queued
+        slots.grant(tx, [rows[each.place] for each in lacks], at=now)
+        for each in lacks:
+            _tell_nearly_full(tx, each, Taken(taken).of(each.place) + 1, ctx.run, now)
+        return Granted(now)
 
 
-def ready_holders(
-    ledger: Ledger, *, kind: SlotKind, scope: str, holders: Collection[str], limit: int
-) -> frozenset[str]:
-    """Those of ``holders`` whose task should wake: the request would be granted, was granted, or is gone (its run was
-    taken for dead). Only reads, once for all of them: for the trigger."""
-    _check_limit(limit)
+def _stand(
+    tx: Tx, requests: Sequence[SlotRequest], ctx: RunContext, priority: Priority, only: Collection[SlotKind]
+) -> dict[Place, Slot]:
+    """The holder's rows for these requests, after it has left all other queues."""
+    now = ctx.clock.now()
+    wanted = {each.place: each for each in requests}
+    mine = slots.of_holder(tx, requests[0].holder)
+    others = [row for row in mine if _place(row) not in wanted]
+    left = [row for row in others if row.granted_at is None or row.kind in only]
+    slots.release(tx, left, at=now, reason="asks for other slots")
+    known = {_place(row): row for row in mine if _place(row) in wanted}
+    slots.ask_again(tx, known.values())
+    for place, row in known.items():
+        if row.allowed != wanted[place].limit:
+            slots.allow(tx, row, wanted[place].limit)
+    slots.allow_all(tx, [Want(each.place, each.limit) for each in requests if each.kind in ONE_LIMIT])
+    moved = [row.priority for row in known.values() if row.granted_at is None]
+    new = [Want(place, each.limit) for place, each in wanted.items() if place not in known]
+    made = slots.enqueue(
+        tx, new, holder=requests[0].holder, run=ctx.run, priority=min(moved, default=int(priority)), at=now
+    )
+    return known | {_place(row): row for row in made}
+
+
+def _in_the_way(
+    tx: Tx, lacks: Sequence[SlotRequest], rows: Mapping[Place, Slot], granted: Mapping[Place, int]
+) -> Queued | None:
+    """What keeps the holder from its slots; None: nothing does."""
+
+    def queued(place: Place, maintenance: str | None = None) -> Queued:
+        request = next(each for each in lacks if each.place == place)
+        return Queued(slots.position(tx, rows[place]), request, taken.of(place), maintenance)
+
+    holder, taken = lacks[0].holder, Taken(granted)
+    shut = connectors.all_in_maintenance(tx)
+    for each in lacks:
+        if each.kind is SlotKind.TRANSFER and each.scope in shut and not server_runs.begun(tx, [holder]):
+            return queued(each.place, shut[each.scope])
+    # Who finds a place full need not look at those who wait: most of a wave's servers do.
+    full = taken.lacking(Want(each.place, each.limit) for each in lacks)
+    if full is None:
+        full = _lacking(tx, slots.waiting(tx), granted, shut)[holder]
+    return queued(full.place) if full is not None else None
+
+
+def look(ledger: Ledger, holders: Collection[str]) -> dict[str, Want | None]:
+    """Holder → what it must still wait for. None: its task should wake, since the request would be granted, was
+    granted, or is gone (its run was taken for dead). Only reads, once for all of them: for the trigger."""
     with ledger.read() as tx:
-        queue = slots.standing(tx, kind, scope)
-    waiting = [each.holder for each in queue if each.granted_at is None]
-    free = max(0, limit - (len(queue) - len(waiting)))
-    return frozenset(holders) - frozenset(waiting[free:])
+        waiting = slots.waiting(tx)
+        found = _lacking(tx, waiting, slots.granted(tx), connectors.all_in_maintenance(tx))
+    return {holder: found.get(holder) for holder in holders}
 
 
-def release_slot(
-    ledger: Ledger, *, kind: SlotKind, scope: str, holder: str, reason: str = "done", clock: Clock
-) -> bool:
-    """Give the slot back, or leave the queue. False when there was nothing to give; calling twice does no harm."""
-    with ledger.write(slots.lock_name(kind, scope)) as tx:
-        mine = _find(slots.standing(tx, kind, scope), holder)
-        if mine is None:
-            return False
-        slots.release(tx, mine, at=clock.now(), reason=reason)
-        return True
+def _lacking(
+    tx: Tx, waiting: Iterable[Waiting], granted: Mapping[Place, int], shut: Collection[str]
+) -> dict[str, Want | None]:
+    wants: dict[str, list[Want]] = {}
+    for each in waiting:
+        wants.setdefault(each.holder, []).append(each.want)
+    held = held_back(tx, wants, shut)
+    return lacking(granted, (Waiter(holder, tuple(lacks), holder in held) for holder, lacks in wants.items()))
+
+
+def held_back(tx: Tx, wants: Mapping[str, Collection[Want]], shut: Collection[str]) -> frozenset[str]:
+    """Those who wait for a connector in maintenance. A server that has begun to move goes on (AMP-05).
+
+    :param wants: by holder. :param shut: the connectors that are in maintenance.
+    """
+    places = {Place(SlotKind.TRANSFER, name) for name in shut}
+    found = [holder for holder, lacks in wants.items() if any(want.place in places for want in lacks)]
+    return frozenset(found) - server_runs.begun(tx, found)
+
+
+def prefer(ledger: Ledger, holder: str, priority: Priority, *, by: str, clock: Clock) -> None:
+    """Give somebody who waits another priority. The order of asking decides among equals, as before.
+
+    :raises PermanentError: it does not wait.
+    """
+    with ledger.write(slots.LOCK) as tx:
+        mine = [row for row in slots.of_holder(tx, holder) if row.granted_at is None]
+        if not mine:
+            raise PermanentError(
+                "It does not wait for a slot", next_step="See `wavelift queue`.", server=holder.rpartition("/")[2]
+            )
+        changed = [row for row in mine if row.priority != priority]
+        if changed:
+            slots.prefer(tx, changed, int(priority), by=by, at=clock.now())
 
 
 def give_back(
@@ -127,29 +235,21 @@ def give_back(
     holder: str,
     *,
     kinds: Collection[SlotKind] = tuple(SlotKind),
-    keep: Collection[tuple[SlotKind, str]] = (),
+    keep: Collection[Place] = (),
     reason: str = "done",
     clock: Clock,
-) -> None:
-    """Give back everything of these kinds that a holder has, in whichever scope.
+) -> bool:
+    """Give back everything of these kinds that a holder has or waits for. False: there was nothing; twice does no harm.
 
-    :param keep: kind and scope of what it keeps.
+    :param keep: what it keeps.
     """
-    with ledger.read() as tx:
-        mine = [each for each in slots.standing(tx) if each.holder == holder and each.kind in kinds]
-    for each in mine:
-        if (each.kind, each.scope) not in keep:
-            release_slot(ledger, kind=each.kind, scope=each.scope, holder=holder, reason=reason, clock=clock)
+    with ledger.write(slots.LOCK) as tx:
+        mine = [row for row in slots.of_holder(tx, holder) if row.kind in kinds and _place(row) not in keep]
+        slots.release(tx, mine, at=clock.now(), reason=reason)
+    return bool(mine)
 
 
-def reclaim(
-    ledger: Ledger,
-    ctx: RunContext,
-    *,
-    kind: SlotKind,
-    scope: str,
-    every: timedelta = ASK_EVERY,
-) -> tuple[Slot, ...]:
+def reclaim(ledger: Ledger, ctx: RunContext, *, kind: SlotKind, scope: str, every: timedelta = ASK_EVERY) -> list[Slot]:
     """Free the slots and places in a scope of DAG runs that have ended, and of ended tasks in running DAG runs.
 
     Returns what was freed.
@@ -161,14 +261,19 @@ def reclaim(
     meanwhile, it keeps it: the answer was about the time before. An error of ``ctx.liveness`` goes on to the caller,
     and nothing is freed.
     """
+    return _reclaim(ledger, ctx, [Place(kind, scope)], every)
+
+
+def _reclaim(ledger: Ledger, ctx: RunContext, places: Collection[Place], every: timedelta) -> list[Slot]:
     now = ctx.clock.now()
     with ledger.read() as tx:
-        queue = slots.standing(tx, kind, scope)
-    asked = slots.by_run(queue)
-    due = {run: found for run, found in asked.items() if _due(found, now, every)}
-    dead = {id: reason for run, found in due.items() for id, reason in _dead(run, found, ctx)}
-    seen = [each for found in due.values() for each in found]
-    return tuple(_free(ledger, (kind, scope), seen, dead, ctx.clock)) if seen else ()
+        # A request that is new in a run asked about a moment ago brings no new question: 150 servers start at once.
+        due = [run for run, asked in slots.last_asked(tx, places).items() if asked is None or now - asked >= every]
+        seen = slots.of_runs(tx, places, due) if due else ()
+    if not seen:
+        return []
+    dead = {id: reason for run, found in slots.by_run(seen).items() for id, reason in _dead(run, found, ctx)}
+    return _free(ledger, seen, dead, ctx.clock)
 
 
 def _dead(run: DagRun, found: Collection[Slot], ctx: RunContext) -> Iterator[tuple[int, str]]:
@@ -176,31 +281,35 @@ def _dead(run: DagRun, found: Collection[Slot], ctx: RunContext) -> Iterator[tup
     if not ctx.liveness.run(run):
         yield from ((each.id, "its DAG run has ended") for each in found)
         return
-    for kind in sorted({each.kind for each in found}):
-        others = [each for each in found if each.kind is kind and each.holder != ctx.run_key]
-        ended = ctx.liveness.ended(run, [each.holder for each in others], kind) if others else ()
+    asked: dict[frozenset[str], list[Slot]] = {}
+    for each in found:  # one question for all kinds that the same tasks hold
+        if each.holder != ctx.run_key:
+            asked.setdefault(tasks_holding(each.kind), []).append(each)
+    for others in asked.values():
+        ended = ctx.liveness.ended(run, list(dict.fromkeys(each.holder for each in others)), others[0].kind)
         yield from ((each.id, "its task has ended") for each in others if each.holder in ended)
 
 
-def _free(
-    ledger: Ledger, part: tuple[SlotKind, str], seen: list[Slot], dead: Mapping[int, str], clock: Clock
-) -> list[Slot]:
+def _free(ledger: Ledger, seen: Collection[Slot], dead: Mapping[int, str], clock: Clock) -> list[Slot]:
     versions = {each.id: each.version for each in seen}
-    freed: list[Slot] = []
-    with ledger.write(slots.lock_name(*part)) as tx:
+    with ledger.write(slots.LOCK) as tx:
         now = clock.now()
-        for each in slots.standing(tx, *part):
-            if each.id in dead and versions.get(each.id) == each.version:
-                slots.release(tx, each, at=now, reason=dead[each.id])
-                freed.append(each)
+        same = [row for row in slots.by_id(tx, dead) if versions[row.id] == row.version] if dead else []
+        for reason in sorted(set(dead.values())):
+            slots.release(tx, [row for row in same if dead[row.id] == reason], at=now, reason=reason)
         slots.note_asked(tx, list(versions), at=now)
-    return freed
+    return same
 
 
-def _due(found: list[Slot], now: datetime, every: timedelta) -> bool:
-    """A request that is new in a run asked about a moment ago brings no new question: 150 servers start at once."""
-    asked = [each.asked_at for each in found if each.asked_at is not None]
-    return not asked or now - max(asked) >= every
+def _tell_nearly_full(tx: Tx, request: SlotRequest, taken: int, run: DagRun, now: datetime) -> None:
+    if request.kind is SlotKind.ACCOUNT and taken >= NEARLY_FULL * request.limit:
+        details = {"in_use": taken, "limit": request.limit, "server": request.holder}
+        subject = events.Subject("account", request.scope, run)
+        events.append(tx, subject, "account.nearly_full", at=now, actor=str(run), details=details)
+
+
+def _place(row: Slot) -> Place:
+    return Place(row.kind, row.scope)
 
 
 def _check_limit(limit: int) -> None:
@@ -208,18 +317,3 @@ def _check_limit(limit: int) -> None:
         raise PermanentError(
             "A limit of slots below 1 would let nobody through", next_step="Set it to 1 or more.", limit=limit
         )
-
-
-def _find(queue: Collection[Slot], holder: str) -> Slot | None:
-    return next((each for each in queue if each.holder == holder), None)
-
-
-def _standing_of(queue: Collection[Slot], holder: str, limit: int) -> Granted | Queued | None:
-    mine = _find(queue, holder)
-    if mine is None:
-        return None
-    if mine.granted_at is not None:
-        return Granted(mine.granted_at)
-    granted = sum(each.granted_at is not None for each in queue)
-    position = sum(each.granted_at is None and each.id <= mine.id for each in queue)
-    return Queued(position, ready=position <= limit - granted)

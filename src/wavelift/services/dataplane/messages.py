@@ -108,6 +108,8 @@ class ServerTask(Message):
     facts: ServerFacts
     nfc: NfcShare | None = None
     """None: VDDK is not set up."""
+    vcenter: str = ""
+    """Host and port of the vCenter. Empty: the pre-flight of an older version."""
 
     @property
     def boot_mode(self) -> Literal["", "legacy-bios", "uefi"]:

@@ -206,7 +206,7 @@ def _source(sides: Sides, wave: ResolvedWave, ctx: RunContext, options: Prefligh
         around = _look_around(session, [task.facts for task in tasks], features, ctx.cancel)
         if options.requesters is not None:
             around = replace(around, requesters=_look_at_requesters(session, tasks, options.requesters))
-        tasks = [_with_nfc(session.config, task, options.parallel_disks) for task in tasks]
+        tasks = [_with_place(session.config, task, options.parallel_disks) for task in tasks]
         findings += _elsewhere(session, wave, tasks)
     return _Source(tasks, findings, around)
 
@@ -226,7 +226,9 @@ def _landing(task: ServerTask, account: AccountFacts | None) -> ServerTask:
     return task.model_copy(update={"plan": plan})
 
 
-def _with_nfc(config: VsphereConfig, task: ServerTask, parallel_disks: int) -> ServerTask:
+def _with_place(config: VsphereConfig, task: ServerTask, parallel_disks: int) -> ServerTask:
+    """The task with what tells where its reading needs a slot."""
+    task = task.model_copy(update={"vcenter": config.place})
     if config.vddk is None:
         return task
     sessions = parallel_disks * config.vddk.connections

@@ -14,6 +14,7 @@ from wavelift.rules.plans import ResolvedWave
 from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
 from wavelift.services.common.authority import Rights, require_run
 from wavelift.services.common.leftovers import known_runs, standing_snapshots
+from wavelift.services.common.reserve import refuse_in_maintenance
 from wavelift.services.dataplane.messages import (
     Admitted,
     Imported,
@@ -32,6 +33,7 @@ def admit(
     :raises SpecError: for an unknown key or value, naming what is allowed, or if the present files allow no run. There
         are no rows then.
     :raises DeniedError: whoever asked may not, by the present files.
+    :raises PermanentError: servers are to be migrated while their connector is in maintenance (AMP-05).
     """
     known = frozen_spec(ledger, load, ctx)
     frozen = Admitted.load(known) if known else _resolve(ledger, request, load, ctx)
@@ -52,6 +54,9 @@ def _resolve(ledger: Ledger, request: RunRequest, load: Callable[[str], Resolved
     conf = MigrateConf.read(request.conf, wave=request.wave)
     mode = conf.mode
     wave = load(request.wave)
+    if mode == "migrate":
+        with ledger.read() as tx:
+            refuse_in_maintenance(tx, wave.connector, wave=wave.wave)
     if mode in ("migrate", "plan", "preflight"):
         wave = wave.choose(conf.servers)
     if mode == "migrate" and conf.launch != "spec":

@@ -13,7 +13,6 @@ from wavelift.ledger import migrations, servers, waves
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import Migration, SourceServer
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.services.common.reserve import refuse_in_maintenance
 from wavelift.services.migration.waiting import RUN_ENDED
 
 
@@ -40,7 +39,6 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
 
     :raises BusyError: when another run that still lives has the server; names that run.
     :raises NotFoundError: when the wave run was not frozen.
-    :raises PermanentError: it is new and its connector is in maintenance; one that has begun continues (AMP-05).
     """
     server = wanted.server
     ended = _ended_rivals(ledger, server, ctx)
@@ -52,8 +50,6 @@ def begin_migration(ledger: Ledger, wanted: NewMigration, ctx: RunContext) -> Mi
             if rival.run_key != ctx.run_key:
                 _displace(tx, rival, server, ended, now)
         known = migrations.find(tx, migrations.migration_id(ctx.run_key), lock=True)
-        if known is None or known.server_id is None:
-            refuse_in_maintenance(tx, wanted.connector, server.name)
         place: dict[str, Any] = {
             "server_id": server_id,
             "map_index": ctx.map_index,

@@ -16,6 +16,7 @@ from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common.import_queue import ImportQueue, WantedImport
 from wavelift.services.common.returned import Returned
 from wavelift.services.common.slots import InQueue
+from wavelift.services.common.wanted import DEFAULT_TERMS, Terms
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting, is_accepted, remove_outdated
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.staging import ServerStaging
@@ -44,7 +45,7 @@ class Staged:
 
 
 def advance_import(
-    ledger: Ledger, access: AwsAccess, staged: Staged, ctx: RunContext, *, limit: int
+    ledger: Ledger, access: AwsAccess, staged: Staged, ctx: RunContext, *, limit: int, terms: Terms = DEFAULT_TERMS
 ) -> ImportDone | ImportRunning | ImportWaiting | InQueue:
     """Bring the import one step further: submit it, find it running, or finish it. Never submits a second one.
 
@@ -54,22 +55,22 @@ def advance_import(
     :raises ProofError: when a staged disk was changed: nothing is imported of it, and no image of it stays.
     """
     with located(server=staged.task.name):
-        return _Import(ledger, access, staged, ctx, limit).advance()
+        return _Import(access, staged, ctx, ImportQueue(ledger, access, ctx, limit, terms)).advance()
 
 
 class _Import:
     """One look at one server's import; the migration's row is its sink."""
 
-    def __init__(self, ledger: Ledger, access: AwsAccess, staged: Staged, ctx: RunContext, limit: int) -> None:
-        self.ledger = ledger
+    def __init__(self, access: AwsAccess, staged: Staged, ctx: RunContext, queue: ImportQueue) -> None:
+        self.ledger = queue.ledger
         self.access = access
         self.task = staged.task
         self.export = staged.export
         self.verified = staged.verified
         self.ctx = ctx
         self.id = migrations.migration_id(ctx.run_key)
-        self.queue = ImportQueue(ledger, access, ctx, limit)
-        self.source = SourceCheck(ledger, access, self.task.plan, self.export, ctx)
+        self.queue = queue
+        self.source = SourceCheck(queue.ledger, access, self.task.plan, self.export, ctx)
 
     def advance(self) -> ImportDone | ImportRunning | ImportWaiting | InQueue:
         known = self._record_proof()

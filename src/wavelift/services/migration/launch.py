@@ -9,8 +9,10 @@ from wavelift.base.errors import PermanentError, ProofError, SpecError, located
 from wavelift.base.names import TAG_RUN, client_token, instant_of, run_hash
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, migrations
+from wavelift.rules.flows import SlotKind
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.plans import ResolvedWave, ServerPlan
+from wavelift.services.common.slots import give_back
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.migration.image import record_image
 from wavelift.services.migration.reserve import cancelled
@@ -45,6 +47,7 @@ def launch(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportRes
         migrations.record_launch(tx, id, result, clock=ctx.clock)
     with ledger.write() as tx:
         migrations.complete(tx, id, clock=ctx.clock)
+    give_back(ledger, ctx.run_key, kinds=[SlotKind.ACCOUNT], clock=ctx.clock)
     return result
 
 

@@ -1,4 +1,4 @@
-"""The transfer slot of a migration, and the cancellation of a migration. Uses only the ledger."""
+"""The slots of a migration, and the cancellation of a migration. Uses only the ledger."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import Clock, RunContext
 from wavelift.ledger import Ledger, Migration, Progress, SnapshotState, SourceServer, migrations
-from wavelift.rules.flows import SlotKind
+from wavelift.rules.flows import OF_TRANSFER, SlotKind
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.services.common.reserve import CANCELLED, cancelled_error, win_transfer
-from wavelift.services.common.slots import InQueue, SlotRequest, give_back
+from wavelift.services.common.slots import InQueue, give_back
+from wavelift.services.common.wanted import DEFAULT_TERMS, Terms, for_transfer
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.migration.begin import NewMigration, begin_migration
 from wavelift.services.migration.waiting import take_over
@@ -23,11 +24,12 @@ def cancelled(known: Migration) -> PermanentError:
 
 
 def after_cancel(ledger: Ledger, known: Migration, *, released: bool, clock: Clock) -> Migration:
-    """The tasks of a cancelled migration have been stopped: free its slot or place for imports.
+    """The tasks of a cancelled migration have been stopped: free what it has.
 
     :param released: its snapshot is removed and its transfer slot given back; else the teardown ends the migration.
     """
-    give_back(ledger, known.run_key, kinds=[SlotKind.IMPORT], reason="cancelled", clock=clock)
+    kinds = tuple(SlotKind) if released else (SlotKind.IMPORT,)
+    give_back(ledger, known.run_key, kinds=kinds, reason="cancelled", clock=clock)
     if not released:
         return known
     with ledger.write() as tx:
@@ -41,8 +43,14 @@ class Reserved:
     migration_id: str
 
 
-def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) -> Reserved | InQueue:
-    """Write the migration's intent and ask for a transfer slot (AMP-04, invariant 4).
+def reserve(
+    ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms = DEFAULT_TERMS
+) -> Reserved | InQueue:
+    """Write the migration's intent and ask for the slots of a transfer (AMP-04, invariant 4).
+
+    While its connector is in maintenance it waits, unless it has begun to move before (AMP-05).
+
+    :param limit: transfers of the connector.
 
     :raises BusyError: when a living run migrates this server.
     :raises PermanentError: when a person cancelled the migration.
@@ -65,8 +73,8 @@ def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) ->
         known = begin_migration(ledger, wanted, ctx)
     if known.cancel_requested:
         raise cancelled(known)
-    request = SlotRequest(SlotKind.TRANSFER, task.plan.connector, ctx.run_key, limit)
-    queued = win_transfer(ledger, [request], ctx)
+    needs = for_transfer(task, ctx.run_key, limit, terms)
+    queued = win_transfer(ledger, needs, ctx, priority=terms.priority)
     with ledger.write() as tx:
         if queued is None:
             name = snapshot_name(ctx.run_key)
@@ -77,7 +85,9 @@ def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) ->
 
 
 def release(ledger: Ledger, ctx: RunContext, *, removed: bool, exported: bool) -> None:
-    """Give the transfer slot back. A migration that was cancelled before its export ended ends here.
+    """Give the transfer slots back. A migration that was cancelled before its export ended ends here.
+
+    The account's slot stays with a migration that goes on to its import, until it has ended.
 
     :param removed: the snapshot's removal succeeded. :param exported: every disk is in S3.
     """
@@ -92,5 +102,6 @@ def release(ledger: Ledger, ctx: RunContext, *, removed: bool, exported: bool) -
                 known = migrations.begin_verifying(tx, known.id, clock=ctx.clock)
         if known.cancel_requested:
             with ledger.write() as tx:
-                migrations.mark_cancelled(tx, known.id, CANCELLED, clock=ctx.clock)
-    give_back(ledger, ctx.run_key, kinds=[SlotKind.TRANSFER], clock=ctx.clock)
+                known = migrations.mark_cancelled(tx, known.id, CANCELLED, clock=ctx.clock)
+    lands = exported and known is not None and not known.state.terminal
+    give_back(ledger, ctx.run_key, kinds=OF_TRANSFER if lands else (SlotKind.ACCOUNT, *OF_TRANSFER), clock=ctx.clock)

@@ -16,7 +16,7 @@ from wavelift.base.domain import Refusal
 from wavelift.base.errors import PermanentError, RefusedError
 from wavelift.base.names import run_key
 from wavelift.base.run import RunContext
-from wavelift.ledger import events, jobs, replication_runs
+from wavelift.ledger import connectors, events, jobs, replication_runs
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun
 from wavelift.rules.replication import (
@@ -45,7 +45,8 @@ class Admission:
 
     :param granted: runs that may continue.
     :param refused: on-demand requests that a rule forbids.
-    :param skipped: scheduled instants that came while a run was in progress (SMS-07).
+    :param skipped: scheduled instants that came while a run was in progress (SMS-07), or while the connector was in
+        maintenance (AMP-05). They count as no failure.
     :param finished: runs of this DAG run that have completed: clearing it does not repeat them.
     """
 
@@ -62,23 +63,33 @@ class Asked:
     :param scheduled_for: the instant of a scheduled DAG run, which serves every server that is due by then and whose
         instant no other run has covered yet; None: on demand.
     :param servers: of an on-demand run; None: those reserved for it, else all of the wave.
+    :param connector: of the wave. While it is in maintenance nothing new begins; what was granted before goes on, and
+        waits for its slots.
     """
 
     scheduled_for: datetime | None = None
     servers: Sequence[str] | None = None
     backfill: bool = False
+    connector: str = ""
     denies: Denies | None = None
     """Of a scheduled run: why a job's authoriser may not replicate any more. None: all may."""
 
 
 def reserve_runs(
-    ledger: Ledger, wave: str, servers: Sequence[str], ctx: RunContext, *, policy: Policy = DEFAULT_POLICY
+    ledger: Ledger,
+    wave: str,
+    servers: Sequence[str],
+    ctx: RunContext,
+    *,
+    connector: str = "",
+    policy: Policy = DEFAULT_POLICY,
 ) -> tuple[ReplicationRun, ...]:
     """Reserve an on-demand run of each server for ``ctx.run``, which the caller makes next; all of them or none.
 
     A reservation that the DAG run does not take within 2 minutes expires and is not counted. A repeated call for the
     same DAG run returns what it reserved.
 
+    :param connector: of the wave. While it is in maintenance, every new run is refused.
     :raises RefusedError: when a rule forbids one of them. It names rule and time of each. Nothing is reserved then.
     :raises PermanentError: when that DAG run has begun, or no server is named.
     """
@@ -87,7 +98,7 @@ def reserve_runs(
     names = tuple(dict.fromkeys(servers))
     ended = _ended_runs(ledger, wave, names, ctx)
     with ledger.write(jobs.lock_name(wave)) as tx:
-        desk = _Desk(tx, wave, ctx, policy, ended)
+        desk = _Desk(tx, wave, ctx, policy, ended, connector)
         asked = {name: desk.decide(name, RunType.ON_DEMAND) for name in names if desk.must_reserve(name)}
         refused = tuple(refusal for refusal in asked.values() if refusal)
         if not refused:
@@ -117,7 +128,7 @@ def admit_runs(
     names = None if scheduled_for is not None or servers is None else tuple(dict.fromkeys(servers))
     ended = _ended_runs(ledger, wave, names, ctx)
     with ledger.write(jobs.lock_name(wave)) as tx:
-        desk = _Desk(tx, wave, ctx, policy, ended)
+        desk = _Desk(tx, wave, ctx, policy, ended, asked.connector)
         desk.denies = asked.denies
         instants: dict[str, datetime | None] = dict.fromkeys(desk.mine)
         if scheduled_for is not None:
@@ -159,8 +170,11 @@ Found = ReplicationRun | Refusal
 class _Desk:
     """What one transaction knows about a wave while it decides: a few reads, whatever the number of servers."""
 
-    def __init__(self, tx: Tx, wave: str, ctx: RunContext, policy: Policy, ended: Mapping[str, int]) -> None:
+    def __init__(
+        self, tx: Tx, wave: str, ctx: RunContext, policy: Policy, ended: Mapping[str, int], connector: str = ""
+    ) -> None:
         self.tx, self.wave, self.policy = tx, wave, policy
+        self.maintenance = connectors.in_maintenance(tx, connector) if connector else None
         self.run, self.by, self.now = ctx.run, ctx.requester, ctx.clock.now()
         self.open = self._close_stale(ended)
         self.jobs = {each.server: each for each in jobs.standing(tx, wave)}
@@ -221,6 +235,9 @@ class _Desk:
             self.grants.get(job.id, ()),
         )
         again = known is not None and known.state.resumable
+        if self.maintenance is not None and not again:
+            reason = f"the connector is in maintenance: {self.maintenance}"
+            return Refusal(server=server, rule=Rule.MAINTENANCE, reason=reason)
         refusal = refuse_run(standing, kind, self.now, again=again, policy=self.policy)
         if refusal is None and kind is RunType.AUTOMATIC and self.denies is not None:
             refusal = self.denies(self.tx, job)

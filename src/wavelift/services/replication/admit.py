@@ -55,6 +55,7 @@ def admit(
         scheduled_for=request.scheduled_for,
         servers=conf.servers,
         backfill=request.backfill,
+        connector=wave.connector,
         denies=_denies(rights.at(environment), ctx) if request.scheduled_for else None,
     )
     found = admit_runs(ledger, request.wave, asked, ctx)

@@ -18,12 +18,13 @@ from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Progress, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, SupersededDisk
-from wavelift.rules.flows import CONTINUE_FROM
+from wavelift.rules.flows import CONTINUE_FROM, SlotKind
 from wavelift.rules.guests import guest
 from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState, refuse_register
 from wavelift.services.common.import_queue import ImportQueue, WantedImport
-from wavelift.services.common.slots import InQueue
+from wavelift.services.common.slots import InQueue, give_back
+from wavelift.services.common.wanted import DEFAULT_TERMS, Terms
 from wavelift.services.dataplane.abandon import abandon_run
 from wavelift.services.dataplane.importing import (
     ImportRunning,
@@ -64,7 +65,7 @@ class Replicated:
 
 
 def advance_image(
-    ledger: Ledger, access: AwsAccess, sent: Replicated, ctx: RunContext, *, limit: int
+    ledger: Ledger, access: AwsAccess, sent: Replicated, ctx: RunContext, *, limit: int, terms: Terms = DEFAULT_TERMS
 ) -> MadeImage | ImportRunning | ImportWaiting | InQueue:
     """Bring the AMI one step further: submit its import, find it running, or finish. Never makes a second one.
 
@@ -73,21 +74,21 @@ def advance_image(
     :raises RefusedError: the job registers images and its guest or licence forbids it.
     """
     with located(server=sent.task.name):
-        return _Image(ledger, access, sent, ctx, limit).advance()
+        return _Image(access, sent, ctx, ImportQueue(ledger, access, ctx, limit, terms)).advance()
 
 
 class _Image:
     """One look at the AMI of one server's run; the run's row is the import's sink."""
 
-    def __init__(self, ledger: Ledger, access: AwsAccess, sent: Replicated, ctx: RunContext, limit: int) -> None:
-        self.ledger = ledger
+    def __init__(self, access: AwsAccess, sent: Replicated, ctx: RunContext, queue: ImportQueue) -> None:
+        self.ledger = queue.ledger
         self.access = access
         self.task = sent.task
         self.result = sent.result
         self.verified = sent.verified
         self.ctx = ctx
         self.id = runs.run_id(ctx.run_key)
-        self.queue = ImportQueue(ledger, access, ctx, limit)
+        self.queue = queue
 
     def advance(self) -> MadeImage | ImportRunning | ImportWaiting | InQueue:
         with self.ledger.read() as tx:
@@ -199,6 +200,7 @@ class _Image:
     def _complete(self, image_id: str) -> MadeImage:
         proof = self.verified.dump() if self.verified is not None else None
         known = complete_run(self.ledger, self.id, ami_id=image_id, proof=proof, clock=self.ctx.clock)
+        give_back(self.ledger, self.ctx.run_key, kinds=[SlotKind.ACCOUNT], clock=self.ctx.clock)
         return self._made(known)
 
     def _made(self, known: ReplicationRun) -> MadeImage:

@@ -1,4 +1,4 @@
-"""The transfer slot of one server's run: won, kept, given back."""
+"""The slots of one server's run: won, kept, given back."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Progress, SnapshotState, SourceServer, jobs, lineage
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
-from wavelift.rules.flows import SlotKind
+from wavelift.rules.flows import OF_TRANSFER, SlotKind
 from wavelift.rules.replication import RunState
 from wavelift.services.common.reserve import (
     CANCELLED,
-    PLACES,
     cancelled_error,
-    refuse_in_maintenance,
     win_transfer,
 )
-from wavelift.services.common.slots import InQueue, SlotRequest, give_back
+from wavelift.services.common.slots import InQueue, give_back
+from wavelift.services.common.wanted import DEFAULT_TERMS, Terms, for_transfer
 from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.dataplane.replication_messages import ReservedRun
 from wavelift.services.replication.admission import continue_run
@@ -36,14 +35,17 @@ class Finished:
     run: str
 
 
-def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) -> ReservedRun | InQueue | Finished:
-    """Ask for a transfer slot, and write the snapshot's intent once it is won (AMP-04, invariant 4).
+def reserve(
+    ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms = DEFAULT_TERMS
+) -> ReservedRun | InQueue | Finished:
+    """Ask for the slots of a transfer, and write the snapshot's intent once they are won (AMP-04, invariant 4).
 
-    A failed run whose tasks were cleared continues here.
+    While its connector is in maintenance it waits, unless it has begun to move before (AMP-05). A failed run whose
+    tasks were cleared continues here.
 
+    :param limit: transfers of the connector.
     :raises RefusedError: when a rule forbids that by now.
-    :raises PermanentError: cancelled on request, the connector is in maintenance, or the name now means another server
-        than the one that was replicated.
+    :raises PermanentError: cancelled on request, or the name now means another server than the one that was replicated.
     """
     id = runs.run_id(ctx.run_key)
     with ledger.read() as tx:
@@ -54,14 +56,10 @@ def reserve(ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int) ->
     check_wanted(known)
     seen = SourceServer.of(task.plan.connection, task.facts)
     remember_server(ledger, known.job_id, seen, by=str(ctx.run), clock=ctx.clock)
-    if known.snapshot_state is None:
-        with ledger.read() as tx:
-            refuse_in_maintenance(tx, task.plan.connector, task.name)
-    wanted = _wanted_slots(task, ctx.run_key, limit)
-    give_back(ledger, ctx.run_key, kinds=PLACES, keep={(each.kind, each.scope) for each in wanted}, clock=ctx.clock)
-    queued = win_transfer(ledger, wanted, ctx)
+    wanted = for_transfer(task, ctx.run_key, limit, terms)
+    queued = win_transfer(ledger, wanted, ctx, priority=terms.priority)
     if queued is not None:
-        tell(ledger, ctx, queued.words)
+        tell(ledger, ctx, f"Waits: {queued.words}")
         return queued
     with ledger.write(jobs.lock_name(known.wave)) as tx:
         runs.record_intent(tx, id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock)
@@ -80,9 +78,12 @@ def release(
 ) -> None:
     """Give the transfer slots back. A run that was cancelled before it was recorded ends here.
 
+    The account's slot stays with a run that was recorded, until it has ended: its AMI is still to come.
+
     :param removed: the snapshot's removal succeeded.
     :param distrusted: key of a disk → why its change tracking is not trusted any more, however the run ends.
     """
+    lands = False
     with ledger.read() as tx:
         known = runs.find(tx, runs.run_id(ctx.run_key))
     if known is not None:
@@ -93,21 +94,8 @@ def release(
                 runs.record_snapshot_removed(tx, known.id, clock=ctx.clock)
         if known.cancel_requested and known.recorded_at is None:
             mark_cancelled(ledger, known.id, CANCELLED, clock=ctx.clock)
-    give_back(ledger, ctx.run_key, kinds=PLACES, clock=ctx.clock)
-
-
-def _wanted_slots(task: ServerTask, holder: str, limit: int) -> list[SlotRequest]:
-    """Everywhere that the transfer needs a slot. All runs request them in this order, so that no two wait for each
-    other. The connector's comes last, since transfers from every host wait for it.
-    """
-    wanted = [SlotRequest(SlotKind.TRANSFER, task.plan.connector, holder, limit)]
-    if (nfc := task.nfc) is not None:
-        wanted = [
-            SlotRequest(SlotKind.NFC_HOST, f"{nfc.vcenter}/{nfc.host}", holder, nfc.per_host),
-            SlotRequest(SlotKind.NFC_VCENTER, nfc.vcenter, holder, nfc.per_vcenter),
-            *wanted,
-        ]
-    return wanted
+        lands = known.recorded_at is not None and not known.state.terminal
+    give_back(ledger, ctx.run_key, kinds=OF_TRANSFER if lands else (SlotKind.ACCOUNT, *OF_TRANSFER), clock=ctx.clock)
 
 
 def tell(ledger: Ledger, ctx: RunContext, status: str, progress_pct: int = 0) -> None:

@@ -22,6 +22,9 @@ def upgrade() -> None:
     job = sa.table("replication_job", sa.column("authorised_by"), sa.column("created_by"))
     op.get_bind().execute(sa.update(job).values(authorised_by=job.c.created_by))
     op.add_column("slot", sa.Column("priority", sa.Integer, nullable=False, server_default="1"))
+    op.add_column("slot", sa.Column("allowed", sa.Integer, nullable=True))
+    standing = sa.text("released_at IS NULL")
+    op.create_index("ix_slot_standing_holder", "slot", ["holder"], sqlite_where=standing, postgresql_where=standing)
     op.create_table(
         "principal_group",
         sa.Column("user", sa.String(NAME), primary_key=True),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.contexts import run_context
 from tests.ledgers import within
+from tests.rights import OPEN
 from tests.unit.console.test_replication_routes import CLOCK, Desk, desk
 
 from wavelift.airflow.rest import ApiError
@@ -59,7 +60,7 @@ def test_amp_04_the_ids_are_in_the_answer_and_the_run_goes_on_with_them(desk: De
     # The run's own admission finds what was frozen, although the file says something else by now.
     desk.specs.text = desk.specs.text.replace("  - web01\n", "  - web09\n")
     ctx = run_context(run_of(made), requester="ana")
-    kept: Admitted = admit(desk.ledger, RunRequest("erp", conf), desk.specs.wave, ctx)
+    kept: Admitted = admit(desk.ledger, RunRequest("erp", conf), desk.specs.wave, ctx, rights=OPEN)
     assert [plan.server for plan in kept.wave.servers][:2] == ["web01", "db01"]
     assert len(within(desk.ledger.read(), migrations.of_dag_run, run_of(made))) == 2
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.contexts import Alive, run_context
 from tests.ledgers import fresh_ledger, within
+from tests.rights import OPEN
 from tests.unit.services.test_frozen import wave
 from tests.unit.services.test_refused import NEXT, RDM, RUN, Story, told, wrong
 
@@ -88,13 +89,15 @@ def test_amp_04_every_named_server_has_its_id_before_pre_flight(ledger: Ledger) 
 
 @pytest.mark.parametrize("mode", ["plan", "preflight", "cleanup"])
 def test_a_run_that_moves_nothing_has_no_rows(ledger: Ledger, mode: str) -> None:
-    migration.admit(ledger, RunRequest("erp", {"mode": mode}), lambda _: wave(), run_context(RUN))
+    migration.admit(ledger, RunRequest("erp", {"mode": mode}), lambda _: wave(), run_context(RUN), rights=OPEN)
     assert within(ledger.read(), migrations.of_dag_run, RUN) == ()
 
 
 def test_what_admission_refuses_has_no_rows(ledger: Ledger) -> None:
     with pytest.raises(SpecError):
-        migration.admit(ledger, RunRequest("erp", {"servers": ["nobody"]}), lambda _: wave(), run_context(RUN))
+        migration.admit(
+            ledger, RunRequest("erp", {"servers": ["nobody"]}), lambda _: wave(), run_context(RUN), rights=OPEN
+        )
     assert within(ledger.read(), migrations.of_dag_run, RUN) == ()
 
 
@@ -108,7 +111,7 @@ def test_a_repeated_admission_makes_nothing_twice_and_reopens_nothing(story: Sto
         "db01": S.CANCELLED,
         "win01": S.REFUSED,
     }
-    migration.admit(story.ledger, RunRequest("erp", {}), lambda _: wave(*story.entries), story.ctx())
+    migration.admit(story.ledger, RunRequest("erp", {}), lambda _: wave(*story.entries), story.ctx(), rights=OPEN)
     assert story.rows() == before
 
 
@@ -266,7 +269,7 @@ def test_what_has_no_dag_run_is_given_back_and_taken_up_should_it_come_after_all
     assert set(story.ends().values()) == {("cancelled", NOT_MADE)}
     assert within(story.ledger.read(), waves.get, RUN).state is WaveRunState.FAILED
     give_back(story.ledger, RUN, story.clock)
-    migration.admit(story.ledger, RunRequest("erp", {}), lambda _: wave(*story.entries), story.ctx())
+    migration.admit(story.ledger, RunRequest("erp", {}), lambda _: wave(*story.entries), story.ctx(), rights=OPEN)
     assert {(row.state, row.error, row.waits) for row in story.rows().values()} == {(S.QUEUED, "", True)}
     assert within(story.ledger.read(), waves.get, RUN).state is WaveRunState.RUNNING
     story.reserves("web01")
@@ -303,7 +306,7 @@ def test_rows_of_a_run_that_is_over_do_not_wait_for_ever(story: Story) -> None:
 def test_the_next_admission_of_the_wave_closes_them(story: Story) -> None:
     story.clock.sleep(MAKING.total_seconds())
     request = RunRequest("erp", {"servers": ["web01"]})
-    migration.admit(story.ledger, request, lambda _: wave(*story.entries), other(story, RUN))
+    migration.admit(story.ledger, request, lambda _: wave(*story.entries), other(story, RUN), rights=OPEN)
     assert set(story.ends().values()) == {("failed", RUN_ENDED)}
     assert [row.waits for row in within(story.ledger.read(), migrations.of_dag_run, NEXT)] == [True]
 
@@ -361,7 +364,9 @@ def _take(story: Story, step: str, name: str) -> None:
     if step == "admit":
         write_rows(
             story.ledger,
-            migration.admit(story.ledger, RunRequest("erp", {}), lambda _: wave(*story.entries), story.ctx()),
+            migration.admit(
+                story.ledger, RunRequest("erp", {}), lambda _: wave(*story.entries), story.ctx(), rights=OPEN
+            ),
             story.ctx(),
         )
     elif step == "cancel" and not story.row(name).state.terminal:

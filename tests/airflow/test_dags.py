@@ -172,3 +172,23 @@ def test_a_task_process_of_the_catalogue_reads_no_spec(dags: Path, parser: Any) 
         "close": ("default", True),
     }
     assert _parse(parser, dags, file="catalog.py", context="one.migrate")["dags"] == []
+
+
+def test_airflow_itself_refuses_runs_that_nobody_stands_behind() -> None:
+    """``admit`` refuses them, too; here a backfill is not even made."""
+    from airflow.sdk.api.datamodels._generated import DagRunType
+
+    from wavelift.dag_factory.environments import check_dag
+    from wavelift.dag_factory.migrate import migrate_dag
+    from wavelift.dag_factory.replicate import replicate_dag
+    from wavelift.rules.plans import WaveShape
+
+    shape = WaveShape("one", replicates=True)
+    by_name = {"manual", "operator_triggered"}
+    for dag, kinds in (
+        (migrate_dag(shape), by_name),
+        (replicate_dag(shape), {*by_name, "scheduled"}),
+        (check_dag(), by_name),
+    ):
+        assert {DagRunType(kind) for kind in dag.allowed_run_types or ()} == {DagRunType(kind) for kind in kinds}
+        assert dag.access_control is None, "an unknown role there would be an import error of the whole file"

@@ -12,7 +12,6 @@ from tests.ledgers import within
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, desk
 
 from wavelift.base.errors import UnreachableError
-from wavelift.console import caller
 from wavelift.console.caller import roles_of
 from wavelift.ledger import groups
 
@@ -63,5 +62,5 @@ def test_a_ledger_that_takes_no_roles_refuses_no_reading(desk: Desk, monkeypatch
     def away(*_: Any, **__: Any) -> None:
         raise UnreachableError("database is locked")
 
-    monkeypatch.setattr(caller.groups, "remember", away)
+    monkeypatch.setattr(groups, "remember", away)
     assert desk.get("/environments")["environments"][0]["name"] == "lab"

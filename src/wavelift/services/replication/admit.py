@@ -36,7 +36,7 @@ def admit(
     known = frozen_spec(ledger, load, ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     environment = wave.environment.environment
-    if conf.mode != "replicate" or not (request.scheduled_for or request.backfill):
+    if conf.mode != "replicate" or not request.scheduled_for:
         require_run(ledger, environment, Action.MIGRATE, ctx, rights=rights)
     if conf.mode != "replicate":
         admitted = AdmittedRuns(

@@ -59,7 +59,6 @@ def write(folder: Path, running: Stage) -> Iterator[str]:
             users=[getpass.getuser()],  # of `airflow dags trigger`: Airflow records who runs the shell
         ),
         dags / "environments" / f"{PRINCIPALS}.yaml": running.principals(users=[getpass.getuser()]),
-        dags / "environments" / f"{PRINCIPALS}.yaml": running.principals(users=[getpass.getuser()]),
         dags / "waves" / f"{NAME}.yaml": _wave(template / "waves" / "demo.yaml"),
     }
     for path, content in specs.items():

@@ -39,11 +39,11 @@ def copy_of_the_wave(dags: Path, name: str) -> Path:
     [
         (["waves/demo.yaml"], "1 wave valid"),
         (["environments/demo.yaml"], "1 environment valid"),
-        (["."], "2 waves and 1 environment valid"),
+        (["."], "2 waves and 1 groups file and 1 environment valid"),
         (["waves"], "2 waves valid"),
-        (["environments"], "1 environment valid"),
-        (["waves", "environments"], "2 waves and 1 environment valid"),
-        ([".", "waves/demo.yaml", "waves"], "2 waves and 1 environment valid"),
+        (["environments"], "1 groups file and 1 environment valid"),
+        (["waves", "environments"], "2 waves and 1 groups file and 1 environment valid"),
+        ([".", "waves/demo.yaml", "waves"], "2 waves and 1 groups file and 1 environment valid"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -57,8 +57,8 @@ def test_a_relative_path_is_the_same(dags: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(dags / "waves")
     assert validate("demo.yaml").stdout == "1 wave valid\n"
     assert validate(".").stdout == "1 wave valid\n"
-    assert validate("..").stdout == "1 wave and 1 environment valid\n"
-    assert validate("../environments").stdout == "1 environment valid\n"
+    assert validate("..").stdout == "1 wave and 1 groups file and 1 environment valid\n"
+    assert validate("../environments").stdout == "1 groups file and 1 environment valid\n"
 
 
 def test_it_prints_what_the_dag_import_error_says(tmp_path: Path) -> None:

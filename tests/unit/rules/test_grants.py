@@ -134,7 +134,7 @@ def test_alg_none_and_a_public_key_as_password_are_no_signature() -> None:
     claims, kid = parts(token())[1], {"kid": kid_of(PUBLIC)}
     raw = PUBLIC.public_bytes(Encoding.Raw, PublicFormat.Raw)
     for forged in (
-        jwt.encode(claims, None, algorithm="none", headers=kid),
+        jwt.encode(claims, "", algorithm="none", headers=kid),
         jwt.encode(claims, raw, algorithm="HS256", headers=kid),
         jwt.encode(claims, hashlib.sha256(raw).hexdigest(), algorithm="HS512", headers=kid),
     ):

@@ -89,7 +89,7 @@ def test_all_files_of_a_folder_are_checked_whatever_one_of_them_has(dags: Path) 
         "      environment: demo",
         "      ^",
     ]
-    assert done.stderr == "1 of 2 waves and 1 of 1 environments valid\n"
+    assert done.stderr == "1 of 2 waves and 1 of 1 groups files and 1 of 1 environments valid\n"
 
 
 def test_a_broken_environment_is_told_once_and_its_waves_name_it(dags: Path) -> None:
@@ -157,4 +157,4 @@ def test_a_loop_of_links_and_an_impossible_name_hide_no_other_file(dags: Path) -
     assert [line for line in told if line.startswith(("waves/one", "waves/two"))] == [
         f"waves/{name}.yaml: can't be read: Too many levels of symbolic links" for name in ("one", "two")
     ]
-    assert "1 of 3 waves and 1 of 1 environments valid" in done.stderr
+    assert "1 of 3 waves and 1 of 1 groups files and 1 of 1 environments valid" in done.stderr

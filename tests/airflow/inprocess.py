@@ -128,7 +128,7 @@ class Done:
 
         name = task if index < 0 else f"server.{task}"
         with _session(self.lab) as session:
-            where = {"dag_id": self.dag_id, "run_id": self.run_id, "task_id": name, "map_index": index}
+            where: dict[str, Any] = {"dag_id": self.dag_id, "run_id": self.run_id, "task_id": name, "map_index": index}
             XComModel.set(key, value, **where, session=session)
             session.commit()
 

@@ -124,7 +124,7 @@ def _first_wave(terminal: Terminal, steps: list[str], airflow: subprocess.Popen[
     assert airflow.poll() is None, log.read_text()[-5000:]
     assert "all settings are as wavelift needs them" in log.read_text()
     validate, plan, trigger, list_ = steps
-    assert terminal.works(validate) == "1 wave and 1 environment valid\n"
+    assert terminal.works(validate) == "1 wave and 1 groups file and 1 environment valid\n"
     assert terminal.works(plan).splitlines()[-1] == "0 errors, 2 warnings: ready"
     terminal.works(trigger)
     until(ended(terminal, "demo", 3), "the first wave")

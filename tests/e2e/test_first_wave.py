@@ -47,7 +47,7 @@ def test_the_written_files_fit_the_running_simulators_and_stay_when_they_stop(tm
             assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout
 
-        assert shell(f"wavelift wave validate {folder}/dags") == "1 wave and 1 environment valid\n"
+        assert shell(f"wavelift wave validate {folder}/dags") == "1 wave and 1 groups file and 1 environment valid\n"
         assert shell(f"python -c {shlex.quote(LOOK)}") == "all there\n"
         secret = shell('printf %s "$WAVELIFT_PASSWORD"')
         assert secret

@@ -72,7 +72,7 @@ def run(folder: Path, *arguments: str) -> Any:
 def test_the_files_are_valid_and_name_what_runs(folder: Path) -> None:
     written(folder)
     done = run(folder, "wave", "validate", str(folder / "dags"))
-    assert (done.exit_code, done.stdout) == (0, "1 wave and 1 environment valid\n")
+    assert (done.exit_code, done.stdout) == (0, "1 wave and 1 groups file and 1 environment valid\n")
     environment = (folder / "dags" / "environments" / "demo.yaml").read_text()
     for name in ("vpc-0123456789abcdef0", "subnet-0123456789abcdef0", "sg-0123456789abcdef0", "wavelift-demo"):
         assert name in environment

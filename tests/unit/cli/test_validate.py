@@ -39,11 +39,11 @@ def copy_of_the_wave(dags: Path, name: str) -> Path:
     [
         (["waves/demo.yaml"], "1 wave valid"),
         (["environments/demo.yaml"], "1 environment valid"),
-        (["."], "2 waves and 1 environment valid"),
+        (["."], "2 waves and 1 groups file and 1 environment valid"),
         (["waves"], "2 waves valid"),
-        (["environments"], "1 environment valid"),
-        (["waves", "environments"], "2 waves and 1 environment valid"),
-        ([".", "waves/demo.yaml", "waves"], "2 waves and 1 environment valid"),
+        (["environments"], "1 groups file and 1 environment valid"),
+        (["waves", "environments"], "2 waves and 1 groups file and 1 environment valid"),
+        ([".", "waves/demo.yaml", "waves"], "2 waves and 1 groups file and 1 environment valid"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -57,8 +57,8 @@ def test_a_relative_path_is_the_same(dags: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(dags / "waves")
     assert validate("demo.yaml").stdout == "1 wave valid\n"
     assert validate(".").stdout == "1 wave valid\n"
-    assert validate("..").stdout == "1 wave and 1 environment valid\n"
-    assert validate("../environments").stdout == "1 environment valid\n"
+    assert validate("..").stdout == "1 wave and 1 groups file and 1 environment valid\n"
+    assert validate("../environments").stdout == "1 groups file and 1 environment valid\n"
 
 
 def test_it_prints_what_the_dag_import_error_says(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_all_files_of_a_folder_are_checked_whatever_one_of_them_has(dags: Path) 
         "      environment: demo",
         "      ^",
     ]
-    assert done.stderr == "1 of 2 waves and 1 of 1 environments valid\n"
+    assert done.stderr == "1 of 2 waves and 1 of 1 groups files and 1 of 1 environments valid\n"
 
 
 def test_a_broken_environment_is_told_once_and_its_waves_name_it(dags: Path) -> None:
@@ -157,4 +157,4 @@ def test_a_loop_of_links_and_an_impossible_name_hide_no_other_file(dags: Path) -
     assert [line for line in told if line.startswith(("waves/one", "waves/two"))] == [
         f"waves/{name}.yaml: can't be read: Too many levels of symbolic links" for name in ("one", "two")
     ]
-    assert "1 of 3 waves and 1 of 1 environments valid" in done.stderr
+    assert "1 of 3 waves and 1 of 1 groups files and 1 of 1 environments valid" in done.stderr

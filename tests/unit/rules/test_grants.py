@@ -89,7 +89,7 @@ def test_a_look_carries_whom_vcenter_is_asked_about() -> None:
 
 @pytest.mark.parametrize("field", [each.name for each in fields(Intent)])
 def test_a_grant_for_anything_else_is_refused_and_names_the_field(field: str) -> None:
-    other = {"scope": "look", "action": "replicate"}.get(field, "other")
+    other: Any = {"scope": "look", "action": "replicate"}.get(field, "other")
     with pytest.raises(GrantError) as error:
         require(GRANT, replace(INTENT, **{field: other}))
     claim = {"user": "sub", "connector": "aud"}.get(field, field)
@@ -134,7 +134,7 @@ def test_alg_none_and_a_public_key_as_password_are_no_signature() -> None:
     claims, kid = parts(token())[1], {"kid": kid_of(PUBLIC)}
     raw = PUBLIC.public_bytes(Encoding.Raw, PublicFormat.Raw)
     for forged in (
-        jwt.encode(claims, None, algorithm="none", headers=kid),
+        jwt.encode(claims, "", algorithm="none", headers=kid),
         jwt.encode(claims, raw, algorithm="HS256", headers=kid),
         jwt.encode(claims, hashlib.sha256(raw).hexdigest(), algorithm="HS512", headers=kid),
     ):

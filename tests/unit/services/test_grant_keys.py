@@ -157,6 +157,6 @@ def test_a_worker_that_says_which_connector_it_is_takes_no_task_of_another(files
 def test_a_grant_is_verified_with_all_that_it_is_compared_with(files: KeyFiles) -> None:
     token = signed(files)
     for each in fields(Intent):
-        other = {"scope": "look", "action": "replicate"}.get(each.name, "other")
+        other: Any = {"scope": "look", "action": "replicate"}.get(each.name, "other")
         with pytest.raises(GrantError):
             verified(files, token, replace(INTENT, **{each.name: other}))

@@ -46,7 +46,9 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
         ("2026-12-01T10:00+05:30", "2026-12-01T04:30:00+00:00"),
     ],
 )
-def test_a_time_without_offset_is_of_the_user_s_zone(zone: Callable[[str], None], text: str, expected: str) -> None:
+def test_sms_03_a_time_without_offset_is_of_the_user_s_zone(
+    zone: Callable[[str], None], text: str, expected: str
+) -> None:
     zone("Europe/Berlin")
     assert typed_time(text) == datetime.fromisoformat(expected)
 
@@ -61,7 +63,7 @@ def test_a_time_without_offset_is_of_the_user_s_zone(zone: Callable[[str], None]
         ("Australia/Lord_Howe", "2026-10-04 02:15", ("does not exist", "T02:45+11:00", "T01:45+10:30")),
     ],
 )
-def test_an_hour_that_comes_twice_or_never_is_refused_with_both_readings(
+def test_sms_03_an_hour_that_comes_twice_or_never_is_refused_with_both_readings(
     zone: Callable[[str], None], where: str, text: str, words: tuple[str, ...]
 ) -> None:
     zone(where)

@@ -16,6 +16,7 @@ from airflow.api_fastapi.core_api.security import get_user
 from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 from starlette.routing import BaseRoute
+from tests.contexts import run_context
 from tests.unit.console.test_answers import migrate
 from tests.unit.console.test_replication_routes import Desk, desk, import_catalog
 
@@ -23,6 +24,8 @@ from wavelift.console.api import create_app
 from wavelift.console.origin import READING
 from wavelift.console.values import storable_values
 from wavelift.ledger.tables import metadata
+from wavelift.rules.flows import SlotKind
+from wavelift.services.common.slots import SlotRequest, request_slots
 
 __all__ = ["desk"]
 
@@ -131,7 +134,12 @@ class Stage:
         desk.post("/connectors", name="hall-a", connection="vc")
         job = desk.job()
         run = desk.post("/waves/erp/replications", servers=["web01"])["runs"][0]["id"]
-        self.ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migrate(desk.ledger).id}
+        migration = migrate(desk.ledger)
+        for holder in ("another", migration.run_key):
+            ctx = run_context(migration.run)
+            request_slots(desk.ledger, [SlotRequest(SlotKind.TRANSFER, "hall-a", holder, 1)], ctx)
+        self.ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migration.id}
+        self.ids["server_run_id"] = migration.id
         self.ids |= {"wave": "erp", "name": "hall-a"}
         desk.airflow.triggered.clear()
 

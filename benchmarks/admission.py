@@ -2,9 +2,10 @@
 
 ``admit_s``: the first task of one scheduled DAG run for which all 500 servers are due. ``reserve_s``: the REST API
 reserves an on-demand run of all servers. ``take_up_s``: the DAG run that uses these reservations. Each runs on a fresh
-copy of a ledger whose jobs have no runs yet. ``slots_s``: each of 500 servers asks for its slots of account, datastore
-and connector by itself, as its task does; few get them. ``*_cpu_s`` are CPU seconds, ``*_statements`` are the SQL statements of each. There is neither floor
-nor peer, because no disk is transferred and no public tool does this. The limits are numbers of statements per server.
+copy of a ledger whose jobs have no runs yet. ``slots_s``: each server asks for its slots of account, datastore and
+connector by itself, as its task does; few get them. ``*_cpu_s`` are CPU seconds, ``*_statements`` the SQL statements of
+each. There is neither floor nor peer, because no disk is transferred and no public tool does this. The limits are
+numbers of statements per server.
 """
 
 from __future__ import annotations

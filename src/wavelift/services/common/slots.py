@@ -111,7 +111,7 @@ def win_slots(
     found = request_slots(ledger, requests, ctx, priority=priority, only=only)
     # Asked in the same transaction: most of a wave's servers wait, and few of them have to ask Airflow.
     may_be_dead = isinstance(found, Queued) and found.may_be_dead
-    if may_be_dead and _reclaim(ledger, ctx, [each.place for each in requests], ASK_EVERY):
+    if may_be_dead and reclaim(ledger, ctx, [each.place for each in requests]):
         return request_slots(ledger, requests, ctx, priority=priority, only=only)
     return found
 
@@ -255,8 +255,8 @@ def give_back(
     return bool(mine)
 
 
-def reclaim(ledger: Ledger, ctx: RunContext, *, kind: SlotKind, scope: str, every: timedelta = ASK_EVERY) -> list[Slot]:
-    """Free the slots and places in a scope of DAG runs that have ended, and of ended tasks in running DAG runs.
+def reclaim(ledger: Ledger, ctx: RunContext, places: Collection[Place], *, every: timedelta = ASK_EVERY) -> list[Slot]:
+    """Free the slots and waiting requests at these places of DAG runs that have ended, and of ended tasks in running DAG runs.
 
     Returns what was freed.
 
@@ -267,10 +267,6 @@ def reclaim(ledger: Ledger, ctx: RunContext, *, kind: SlotKind, scope: str, ever
     meanwhile, it keeps it: the answer was about the time before. An error of ``ctx.liveness`` goes on to the caller,
     and nothing is freed.
     """
-    return _reclaim(ledger, ctx, [Place(kind, scope)], every)
-
-
-def _reclaim(ledger: Ledger, ctx: RunContext, places: Collection[Place], every: timedelta) -> list[Slot]:
     now = ctx.clock.now()
     with ledger.read() as tx:
         due = _due(tx, places, now, every)

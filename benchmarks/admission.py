@@ -2,8 +2,10 @@
 
 ``admit_s``: the first task of one scheduled DAG run for which all 500 servers are due. ``reserve_s``: the REST API
 reserves an on-demand run of all servers. ``take_up_s``: the DAG run that uses these reservations. Each runs on a fresh
-copy of a ledger whose jobs have no runs yet. ``*_statements`` are the SQL statements of each. There is neither floor
-nor peer, because no disk is transferred and no public tool does this. The limits are numbers of statements per server.
+copy of a ledger whose jobs have no runs yet. ``slots_s``: each server asks for its slots of account, datastore and
+connector by itself, as its task does; few get them. ``*_cpu_s`` are CPU seconds, ``*_statements`` the SQL statements of
+each. There is neither floor nor peer, because no disk is transferred and no public tool does this. The limits are
+numbers of statements per server.
 """
 
 from __future__ import annotations
@@ -78,7 +80,17 @@ def job(url: str) -> None:
 
     from wavelift.base.run import DagRun
     from wavelift.ledger import Ledger
+    from wavelift.rules.flows import SlotKind
+    from wavelift.services.common.slots import SlotRequest, win_slots
     from wavelift.services.replication.admission import Asked, admit_runs, reserve_runs
+
+    def wants(name: str) -> list[SlotRequest]:
+        holder, number = f"{SCHEDULED}.replicate/a/{name}", NAMES.index(name)
+        return [
+            SlotRequest(SlotKind.ACCOUNT, "111122223333", holder, 50),
+            SlotRequest(SlotKind.DATASTORE, f"vc.lab:443/datastore-{number % 40}", holder, 15),
+            SlotRequest(SlotKind.TRANSFER, f"dc{number % 4}", holder, 4),
+        ]
 
     clock = At(START + DAY)
     scheduled, asked = DagRun(f"{SCHEDULED}.replicate", "a"), DagRun(f"{ASKED}.replicate", "b")
@@ -88,14 +100,16 @@ def job(url: str) -> None:
         took: dict[str, float] = {}
 
         def timed(name: str, call: Callable[[], Sized]) -> None:
-            began, before = time.monotonic(), statements.count
+            began, before, cpu = time.monotonic(), statements.count, time.process_time()
             found = len(call())
             took.update({f"{name}_s": time.monotonic() - began, f"{name}_statements": statements.count - before})
+            took[f"{name}_cpu_s"] = time.process_time() - cpu
             assert found == JOBS, f"{name}: {found} of {JOBS}"
 
         timed("admit", lambda: admit_runs(ledger, SCHEDULED, Asked(clock.moment), timetable).granted)
         timed("reserve", lambda: reserve_runs(ledger, ASKED, NAMES, request))
         timed("take_up", lambda: admit_runs(ledger, ASKED, Asked(), request).granted)
+        timed("slots", lambda: [win_slots(ledger, wants(name), timetable) for name in NAMES])
     harness.report_job(**took, added_mib=harness.peak_mib() - idle)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import pytest
 from tests.airflow.inprocess import Done, Lab
 
 from wavelift.base.run import SystemClock
+from wavelift.cli.local_airflow import wait_for
 from wavelift.ledger import connectors, servers
 
 pytestmark = pytest.mark.airflow
 
 WHY: Final = "the VM is poweredOn and the wave has 'source_power: require_off'"
 CLOCK: Final = SystemClock()
+WAIT_SECONDS: Final = 120
 
 
 def test_a_wave_with_a_refused_server_and_the_run_that_the_report_asks_for(lab: Lab) -> None:
@@ -40,8 +43,8 @@ def test_a_wave_with_a_refused_server_and_the_run_that_the_report_asks_for(lab: 
     assert [len(lab.snapshots_taken(name)) for name in ("gated-a", "gated-b", "gated-c")] == [1, 1, 1]
 
 
-def test_amp_05_a_cleared_pre_flight_and_a_cleared_reserve_go_on_under_the_same_id(lab: Lab) -> None:
-    """Refused by pre-flight; accepted, but the connector is in maintenance; then it goes through."""
+def test_amp_05_a_cleared_pre_flight_goes_on_under_the_same_id_once_the_maintenance_is_over(lab: Lab) -> None:
+    """Refused by pre-flight; accepted, but the connector is in maintenance: it waits; then it goes through."""
     run = lab.run("shut.migrate").ends("failed")
     id = run.migration("shut-a").id
     assert "The pre-flight refused every server of this run" in run.words("report")
@@ -49,17 +52,18 @@ def test_amp_05_a_cleared_pre_flight_and_a_cleared_reserve_go_on_under_the_same_
 
     lab.vcenter.set_vm("shut-a", power="poweredOff")
     _maintenance(lab, on=True)
-    run = lab.clear(run, "preflight").ends("failed")
-    known = run.migration("shut-a")
-    assert (known.id, known.state) == (id, "failed")
-    assert "The connector is in maintenance: patching" in known.error
-    said = run.words("report")
-    assert "To continue shut-a: remove the cause, then clear the task server.reserve of each, with downstream" in said
-    assert "trigger" not in said
-    assert _map_index(run) == 0, "there is a task to clear"
+    waits = "1st in line for connector shut, which is in maintenance: patching"
 
-    _maintenance(lab, on=False)
-    run = lab.clear(run, ("server.reserve", 0)).ends("success")
+    def switch() -> None:
+        wait_for(lambda: run.migration("shut-a").phase == waits, timeout=WAIT_SECONDS, what="the server to wait")
+        assert not lab.snapshots_taken("shut-a")
+        _maintenance(lab, on=False)
+
+    with ThreadPoolExecutor(1) as pool:
+        switched = pool.submit(switch)
+        run = lab.clear(run, "preflight").ends("success")
+        switched.result()
+    assert _map_index(run) == 0
     known = run.migration("shut-a")
     assert (known.id, known.state, known.error) == (id, "completed", "")
     lab.assert_proven("shut-a", known.image_id)

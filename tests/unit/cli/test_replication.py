@@ -280,7 +280,7 @@ def test_sms_06_replicate_watches_to_the_end(use: Use) -> None:
     api = use({"POST /wavelift/waves/erp/replications": STARTED, "GET /wavelift/runs": {"runs": [RUN]}})
     done = call("replicate", "erp", "--server", "web[01]", "--unpause")
     assert (done.exit_code, "ami-1" in done.stdout) == (0, True), done.output
-    assert (api.asked[0][1], api.unpaused) == ({"servers": ["web[01]"]}, ["erp.replicate"])
+    assert (api.asked[0][1], api.unpaused) == ({"servers": ["web[01]"], "priority": "normal"}, ["erp.replicate"])
     assert "erp.replicate was paused; it is unpaused now" in done.stderr
     assert json.loads(call("replicate", "erp", "--json").stdout)["state"] == "success"
     api.asked.clear()

@@ -19,7 +19,7 @@ from wavelift.services.migration.begin import NewMigration, begin_migration
 pytestmark = pytest.mark.unit
 __all__ = ["desk"]
 
-STEP = {"step", "step_state", "step_try", "step_tries", "retry_reason", "retry_at"}
+STEP = {"step", "step_state", "step_try", "step_tries", "retry_reason", "retry_at", "waiting"}
 MIGRATION = STEP | {
     *("id", "wave", "server", "state", "phase", "progress_pct", "bytes_done", "bytes_total", "import_task_id"),
     *("image_id", "instance_id", "error", "cancel_requested", "dag_id", "dag_run_id", "created_at", "finished_at"),

@@ -125,7 +125,7 @@ def test_the_route_answers_all_rows_all_the_same(
     monkeypatch.setattr("wavelift.ledger.replication_runs.list_runs", lambda *_, **__: page)
     with fresh_ledger(tmp_path / "wavelift.db") as ledger:
         query = RunQuery(limit=ROWS)
-        rows = _page(ledger, airflow, RunFilter(), query).runs
+        rows = _page(ledger, Progress(airflow), RunFilter(), query).runs
     assert (len(rows), rows[0].bytes_done, rows[-1].bytes_done) == (ROWS, 30, 0)
     assert len(pool.asked) <= MOST_QUESTIONS + ROWS // SERVERS + 1
 

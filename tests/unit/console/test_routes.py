@@ -22,6 +22,7 @@ from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, ValidationError
 from starlette.routing import BaseRoute
+from tests.contexts import run_context
 from tests.unit.console.test_answers import migrate
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, desk, import_catalog
 
@@ -34,6 +35,8 @@ from wavelift.ledger.tables import metadata
 from wavelift.ledger.tables_authority import principal_group
 from wavelift.rules import conf
 from wavelift.rules.environment import CHECK_DAG
+from wavelift.rules.flows import SlotKind
+from wavelift.services.common.slots import SlotRequest, request_slots
 
 __all__ = ["desk"]
 
@@ -168,7 +171,12 @@ class Stage:
         desk.post("/connectors", name="hall-a", connection="vc")
         job = desk.job()
         run = desk.post("/waves/erp/replications", servers=["web01"])["runs"][0]["id"]
-        self.ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migrate(desk.ledger).id}
+        migration = migrate(desk.ledger)
+        for holder in ("another", migration.run_key):
+            ctx = run_context(migration.run)
+            request_slots(desk.ledger, [SlotRequest(SlotKind.TRANSFER, "hall-a", holder, 1)], ctx)
+        self.ids = {"job_id": job, "run_id": run, "object_id": run, "migration_id": migration.id}
+        self.ids["server_run_id"] = migration.id
         self.ids |= {"wave": "erp", "name": "hall-a", "environment": "lab"}
         desk.airflow.triggered.clear()
 

@@ -17,7 +17,7 @@ from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import position, standing
 from wavelift.rules.flows import SlotKind
 from wavelift.rules.lifecycle import MigrationState
-from wavelift.rules.queue import Priority
+from wavelift.rules.queue import Place, Priority
 from wavelift.services.common import slots as admission
 from wavelift.services.common.slots import Granted, Queued
 from wavelift.services.migration.begin import NewMigration, begin_migration
@@ -70,7 +70,7 @@ class Desk:
 
     def reclaim(self, is_run_alive: IsAlive) -> list[str]:
         ctx = run_context(A, clock=self.clock, liveness=Alive(is_run_alive))
-        return [each.holder for each in admission.reclaim(self.ledger, ctx, kind=self.kind, scope=self.scope)]
+        return [each.holder for each in admission.reclaim(self.ledger, ctx, [Place(self.kind, self.scope)])]
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_inv_8_what_an_ended_task_holds_in_a_living_run_is_free_whatever_the_kin
     for holder in ("failed", "works", "waits", "gone"):
         desk.request(holder)
     ended = run_context(A, clock=clock, liveness=Alive(holder=lambda holder: holder not in ("failed", "gone")))
-    assert [each.holder for each in admission.reclaim(desk.ledger, ended, kind=desk.kind, scope=desk.scope)] == [
+    assert [each.holder for each in admission.reclaim(desk.ledger, ended, [Place(desk.kind, desk.scope)])] == [
         "failed",
         "gone",
     ]
@@ -271,7 +271,7 @@ def test_a_task_that_asks_again_while_airflow_is_asked_keeps_its_slot(desk: Desk
         return False
 
     ctx = run_context(A, clock=clock, liveness=Alive(holder=ended_then_cleared))
-    assert admission.reclaim(desk.ledger, ctx, kind=desk.kind, scope=desk.scope) == []
+    assert admission.reclaim(desk.ledger, ctx, [Place(desk.kind, desk.scope)]) == []
     assert isinstance(desk.poll("a"), Granted)
 
 

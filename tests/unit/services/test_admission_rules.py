@@ -20,6 +20,7 @@ from wavelift.base.run import DagRun
 from wavelift.ledger import Ledger
 from wavelift.ledger.slots import standing
 from wavelift.rules.flows import SlotKind
+from wavelift.rules.queue import Place
 from wavelift.services.common import slots as admission
 from wavelift.services.common.slots import Granted, Queued
 
@@ -113,7 +114,7 @@ class Queue(RuleBasedStateMachine):
     @rule()
     def reclaim(self) -> None:
         ctx = run_context(RUNS[0], clock=self.clock, liveness=Alive(lambda run: run not in self.dead))
-        freed = admission.reclaim(self.ledger, ctx, kind=SlotKind.DATASTORE, scope=self.scope, every=timedelta(0))
+        freed = admission.reclaim(self.ledger, ctx, [Place(SlotKind.DATASTORE, self.scope)], every=timedelta(0))
         lost = {holder for holder, run in HOLDERS if run in self.dead} & (self.granted | set(self.waiting))
         assert {each.holder for each in freed} == lost
         for holder in lost:

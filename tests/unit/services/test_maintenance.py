@@ -87,6 +87,7 @@ def test_queued_runs_wait_and_go_in_their_order_while_those_that_move_finish(des
     for task in (first, second, first):
         waiting = hall.ask(task, limit=1)
         assert isinstance(waiting, InQueue)
+    assert isinstance(waiting, InQueue)
     assert waiting.words == "1st in line for connector hall-a, which is in maintenance: patching"
     assert [one.maintenance for one in lines(desk.ledger)] == ["patching", "patching"]
     assert not isinstance(hall.ask(moves, limit=1), InQueue), "it has begun; a cleared task of it goes on"

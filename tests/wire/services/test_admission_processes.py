@@ -18,6 +18,7 @@ from wavelift.ledger import Event, Ledger
 from wavelift.ledger.events import list_events
 from wavelift.ledger.slots import standing
 from wavelift.rules.flows import SlotKind
+from wavelift.rules.queue import Place
 from wavelift.services.common.slots import reclaim
 
 pytestmark = [pytest.mark.wire, pytest.mark.sampled]
@@ -44,9 +45,9 @@ def _wait_and_reclaim(ledger: Ledger, workers: dict[str, subprocess.Popen[bytes]
 
     ctx = run_context(DagRun("test", "r"), liveness=Alive(lambda run: workers[run.dag_id].poll() is None))
     while any(worker.poll() is None for worker in workers.values()):
-        reclaim(ledger, ctx, kind=SlotKind.TRANSFER, scope="hall-a", every=timedelta(0))
+        reclaim(ledger, ctx, [Place(SlotKind.TRANSFER, "hall-a")], every=timedelta(0))
         threading.Event().wait(0.1)
-    reclaim(ledger, ctx, kind=SlotKind.TRANSFER, scope="hall-a", every=timedelta(0))
+    reclaim(ledger, ctx, [Place(SlotKind.TRANSFER, "hall-a")], every=timedelta(0))
 
 
 def _replay(events: tuple[Event, ...]) -> tuple[int, int]:

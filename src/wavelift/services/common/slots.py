@@ -16,7 +16,7 @@ What a dead holder has is free, for every kind of slot: see :func:`reclaim`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -72,12 +72,14 @@ class Queued:
     :param request: what it waits for; of several, the first that is not free.
     :param taken: slots of that place that are granted.
     :param maintenance: the connector is in maintenance, for this reason; nothing else matters then.
+    :param may_be_dead: nobody has asked Airflow lately about some who have slots, or wait, where this holder asks.
     """
 
     position: int
     request: SlotRequest
     taken: int = 0
     maintenance: str | None = None
+    may_be_dead: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +102,18 @@ def win_slots(
     priority: Priority = Priority.NORMAL,
     only: Collection[SlotKind] = (),
 ) -> Granted | Queued:
-    """Free what dead holders have at these places, then ask for the slots: all or none.
+    """Ask for the slots: all or none. Who must wait frees what dead holders have at these places, and asks again.
 
     :param requests: all that one holder needs now. What else it waits for, it waits for no more.
     :param priority: of a holder that does not wait yet.
     :param only: kinds of which it keeps what is requested, and gives back all else.
     """
-    _reclaim(ledger, ctx, [each.place for each in requests], ASK_EVERY)
-    return request_slots(ledger, requests, ctx, priority=priority, only=only)
+    found = request_slots(ledger, requests, ctx, priority=priority, only=only)
+    # Asked in the same transaction: most of a wave's servers wait, and few of them have to ask Airflow.
+    may_be_dead = isinstance(found, Queued) and found.may_be_dead
+    if may_be_dead and reclaim(ledger, ctx, [each.place for each in requests]):
+        return request_slots(ledger, requests, ctx, priority=priority, only=only)
+    return found
 
 
 def request_slots(
@@ -133,7 +139,7 @@ def request_slots(
         if queued is not None:
             later = requests[requests.index(lacks[0]) + 1 :]
             slots.put_back(tx, [rows[each.place] for each in later if each not in lacks], at=now)
-            return queued
+            return replace(queued, may_be_dead=bool(_due(tx, list(rows), now, ASK_EVERY)))
         slots.grant(tx, [rows[each.place] for each in lacks], at=now)
         for each in lacks:
             _tell_nearly_full(tx, each, Taken(taken).of(each.place) + 1, ctx.run, now)
@@ -249,8 +255,8 @@ def give_back(
     return bool(mine)
 
 
-def reclaim(ledger: Ledger, ctx: RunContext, *, kind: SlotKind, scope: str, every: timedelta = ASK_EVERY) -> list[Slot]:
-    """Free the slots and places in a scope of DAG runs that have ended, and of ended tasks in running DAG runs.
+def reclaim(ledger: Ledger, ctx: RunContext, places: Collection[Place], *, every: timedelta = ASK_EVERY) -> list[Slot]:
+    """Free the slots and waiting requests at these places of DAG runs that have ended, and of ended tasks in running DAG runs.
 
     Returns what was freed.
 
@@ -261,19 +267,19 @@ def reclaim(ledger: Ledger, ctx: RunContext, *, kind: SlotKind, scope: str, ever
     meanwhile, it keeps it: the answer was about the time before. An error of ``ctx.liveness`` goes on to the caller,
     and nothing is freed.
     """
-    return _reclaim(ledger, ctx, [Place(kind, scope)], every)
-
-
-def _reclaim(ledger: Ledger, ctx: RunContext, places: Collection[Place], every: timedelta) -> list[Slot]:
     now = ctx.clock.now()
     with ledger.read() as tx:
-        # A request that is new in a run asked about a moment ago brings no new question: 150 servers start at once.
-        due = [run for run, asked in slots.last_asked(tx, places).items() if asked is None or now - asked >= every]
+        due = _due(tx, places, now, every)
         seen = slots.of_runs(tx, places, due) if due else ()
     if not seen:
         return []
     dead = {id: reason for run, found in slots.by_run(seen).items() for id, reason in _dead(run, found, ctx)}
     return _free(ledger, seen, dead, ctx.clock)
+
+
+def _due(tx: Tx, places: Collection[Place], now: datetime, every: timedelta) -> list[DagRun]:
+    """A request that is new in a run asked about a moment ago brings no new question: 150 servers start at once."""
+    return [run for run, asked in slots.last_asked(tx, places).items() if asked is None or now - asked >= every]
 
 
 def _dead(run: DagRun, found: Collection[Slot], ctx: RunContext) -> Iterator[tuple[int, str]]:

@@ -256,7 +256,7 @@ def give_back(
 
 
 def reclaim(ledger: Ledger, ctx: RunContext, places: Collection[Place], *, every: timedelta = ASK_EVERY) -> list[Slot]:
-    """Free the slots and waiting requests at these places of DAG runs that have ended, and of ended tasks in running DAG runs.
+    """Free the slots and requests at these places of ended DAG runs, and of ended tasks in running DAG runs.
 
     Returns what was freed.
 

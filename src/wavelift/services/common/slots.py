@@ -256,7 +256,8 @@ def give_back(
 
 
 def reclaim(ledger: Ledger, ctx: RunContext, places: Collection[Place], *, every: timedelta = ASK_EVERY) -> list[Slot]:
-    """Free the slots and waiting requests at these places of DAG runs that have ended, and of ended tasks in running DAG runs.
+    """Free the slots and waiting requests at these places of DAG runs that have ended, and of ended tasks in DAG runs
+    that go on.
 
     Returns what was freed.
 

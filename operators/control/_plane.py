@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from wavelift.ledger import Ledger
     from wavelift.rules.plans import ResolvedWave
     from wavelift.services.common.authority import Rights
+    from wavelift.services.common.wanted import Terms
     from wavelift.services.dataplane.messages import ServerTask
 
 
@@ -42,6 +43,19 @@ class ControlOperator(OpensLedger, WaveliftOperator):
         from wavelift.airflow.rights import present_rights
 
         return present_rights()
+
+    def terms(self, context: Context) -> Terms:
+        """On which terms the run's servers wait for slots."""
+        from wavelift.airflow import config
+        from wavelift.rules.queue import Priority
+        from wavelift.services.common.wanted import Terms
+
+        return Terms(
+            per_account=config.integer("migrations_per_account"),
+            per_datastore=config.integer("snapshots_per_datastore"),
+            per_host=config.integer("reads_per_host"),
+            priority=Priority.named(str((context["dag_run"].conf or {}).get("priority"))),
+        )
 
 
 class WaveRunOperator(ControlOperator):

@@ -76,7 +76,7 @@ def admitted(ledger: Ledger, came: Admitted, ctx: RunContext) -> Admitted:
     """
     with ledger.read() as tx:
         kept = Admitted.load(waves.get(tx, ctx.run).spec)
-    for field in Admitted.model_fields.keys() - {"token"}:  # a credential, which the ledger does not keep
+    for field in Admitted.model_fields.keys() - {"token", "account_use"}:  # which the ledger does not keep
         expected, found = getattr(kept, field), getattr(came, field)
         if expected != found:
             raise TamperedError(

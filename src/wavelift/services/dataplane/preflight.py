@@ -34,7 +34,7 @@ from wavelift.rules.preflight_addresses import check_room
 from wavelift.rules.preflight_connections import check_aws, check_vcenter, in_region
 from wavelift.rules.preflight_requester import EXPORT, RequesterFacts
 from wavelift.rules.preflight_rights import check_elsewhere
-from wavelift.rules.preflight_target import settled
+from wavelift.rules.preflight_target import check_account_use, settled
 from wavelift.rules.preflight_time import UNMEASURED, LineFacts, check_time
 from wavelift.rules.vsphere_facts import GuestPort, SourceFacts
 from wavelift.services.dataplane.guest_ports import look_at_ports
@@ -155,6 +155,9 @@ def run_preflight(sides: Sides, admitted: Admitted, ctx: RunContext, options: Pr
     if account is not None and wave.servers:
         plans = [task.plan for task in tasks] or wave.servers
         findings += check_environment(wave.servers[0].target, account, plans)
+    if admitted.account_use is not None and wave.servers:
+        use = admitted.account_use
+        findings += check_account_use(wave.servers[0].target, use.in_use, use.limit)
     known = limits(environment.limits)
     for task in tasks:
         assert source is not None

@@ -89,14 +89,18 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
         from wavelift.rules.authority import Action
         from wavelift.services.common import frozen
         from wavelift.services.common.admit import reopen
-        from wavelift.services.common.authority import require_rights
+        from wavelift.services.common.authority import require_again, require_rights
 
         task = self.came = self.server_task(context, self.server)
         with self.ledger() as ledger:
             ctx = self.server_context(context, task.name)
-            if self.reserves:  # it asks for the right itself, again at each grant
+            if self.reserves:
+                task = frozen.checked(ledger, task, ctx, reserves=True)
+                # Before each asking: a right that was taken away while the server waited grants nothing. And before a
+                # run that has ended is opened again: whoever may not leaves it closed.
+                require_again(ledger, ctx, Action.MIGRATE, rights=self.rights())
                 reopen(ledger, self.resolved, ctx)
             else:
                 require_rights(ledger, self.resolved, Action.MIGRATE, ctx, rights=self.rights())
-            task = frozen.checked(ledger, task, ctx, reserves=self.reserves)
+                task = frozen.checked(ledger, task, ctx)
         return self.work_on(task, context)

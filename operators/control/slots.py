@@ -33,14 +33,11 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.rules.authority import Action
-        from wavelift.services.common import authority, frozen
+        from wavelift.services.common import frozen
 
         self._note(task, context)
         with self.ledger() as ledger:
             ctx = self.server_context(context, task.name)
-            # Before each asking: a right that was taken away while the server waited grants nothing.
-            authority.require_again(ledger, ctx, Action.MIGRATE, rights=self.rights())
             terms = self.terms(context)
             found = self.reserve(ledger, task, ctx, limit=config.integer("transfers_per_connector"), terms=terms)
             if found is not None:

@@ -15,7 +15,7 @@ from wavelift.base.run import DagRun
 from wavelift.ledger import Event, Ledger, events
 from wavelift.rules.authority import Link
 from wavelift.services.common.authority import REFUSED
-from wavelift.services.common.grants import RefusedLink, in_preflight, in_words, tell_refused
+from wavelift.services.common.grants import RefusedLink, in_preflight, in_words, raise_when_refused, tell_refused
 
 pytestmark = pytest.mark.unit
 
@@ -129,3 +129,14 @@ def test_of_a_preflight_only_whom_the_requester_may_not_export_is_refused() -> N
 @pytest.mark.parametrize("found", [None, "text", [], {"findings": None}, {"findings": "text"}], ids=str)
 def test_a_report_of_another_form_refuses_nobody(found: Any) -> None:
     assert list(in_preflight(found)) == []
+
+
+def test_a_run_with_a_refusal_is_no_success_even_if_its_servers_got_through_before() -> None:
+    raise_when_refused(())
+    with pytest.raises(PermanentError) as caught:
+        raise_when_refused([VM, replace(VM, server="", task="preflight", why="The grant is for another plan")])
+    assert caught.value.what == (
+        "server.snapshot of web01 was refused: The grant is for another VM; "
+        "preflight of the run was refused: The grant is for another plan"
+    )
+    assert "clear its server.reserve" in caught.value.next_step

@@ -110,11 +110,13 @@ class ReportingOperator(WaveRunOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.services.common import grants
 
+        refused = tuple(self._refused(context))
         with self.ledger() as ledger:
             report = self.finish(ledger, context, task_states(context))
-            grants.tell_refused(ledger, self._refused(context), self.server_context(context))
+            grants.tell_refused(ledger, refused, self.server_context(context))
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         self.tell(report)
+        grants.raise_when_refused(refused)
         return dict(report.dump())
 
     def _refused(self, context: Context) -> Iterator[RefusedLink]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from wavelift.base.errors import PermanentError
 from wavelift.base.printable import printable
 from wavelift.base.run import RunContext
 from wavelift.base.tries import REASON_LONGEST
@@ -14,7 +15,7 @@ from wavelift.ledger import Ledger, events
 from wavelift.ledger.events import Subject
 from wavelift.rules.authority import Link
 from wavelift.rules.environment import Environment
-from wavelift.rules.flows import PREFLIGHT
+from wavelift.rules.flows import CONTINUE_FROM, PREFLIGHT
 from wavelift.rules.frozen import digest_of
 from wavelift.rules.grants import (
     ALL_SERVERS,
@@ -177,6 +178,19 @@ def tell_refused(ledger: Ledger, refused: Iterable[RefusedLink], ctx: RunContext
         for details in wanted:
             if details not in known:
                 events.append(tx, subject, REFUSED, at=ctx.clock.now(), actor=str(ctx.asker), details=details)
+
+
+def raise_when_refused(refused: Collection[RefusedLink]) -> None:
+    """Of a run whose servers all got through. One that had, and of which a task was cleared alone and then refused,
+    counts as through for the ledger: yet nobody may read a refusal as a success.
+
+    :raises PermanentError: naming each.
+    """
+    if refused:
+        raise PermanentError(
+            "; ".join(f"{each.task} of {each.server or 'the run'} was refused: {each.why}" for each in refused),
+            next_step=f"What the servers have stays. To move one again, clear its {CONTINUE_FROM}",
+        )
 
 
 def _details(each: RefusedLink) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from wavelift.base.errors import Cancelled, FencedError
 from wavelift.base.names import run_key
@@ -174,6 +174,10 @@ def ignore_progress(progress: Progress) -> None:
     """The default listener, which does nothing."""
 
 
+SCHEDULE: Final = "schedule"
+"""Who asked for a run that Airflow's scheduler made, as it is recorded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Requester:
     """Who stands behind a run.
@@ -189,7 +193,7 @@ class Requester:
         """What the ledger keeps."""
         if self.name:
             return self.name
-        return "schedule" if self.run_type == "scheduled" else f"nobody ({self.run_type} run)"
+        return SCHEDULE if self.run_type == "scheduled" else f"nobody ({self.run_type} run)"
 
 
 @dataclass

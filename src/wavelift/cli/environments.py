@@ -16,7 +16,7 @@ from wavelift.rules.environment import CHECK_TASK
 
 app = typer.Typer(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="As the environment's file is called.")]
-GRANTED = "an administrator grants them under 'may' of an environment's file (docs/authorisation.md)"
+GRANTED = "An administrator grants them under 'may' of an environment's file (docs/authorisation.md)"
 
 
 @api_errors_told()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
@@ -84,9 +84,10 @@ Principal = Annotated[
 """Who may do something. Names are compared exactly, with upper and lower case."""
 Account = Annotated[
     str,
-    matched(r"^[0-9]{12}$", "an AWS account number (12 digits)"),
+    matched(r"^([0-9]{12})?$", "an AWS account number (12 digits)"),
     WithJsonSchema({"type": "string", "pattern": "^[0-9]{12}$"}),
 ]
+"""Empty only in what runs of older versions froze; a file is told that it is missing."""
 
 
 VcenterCheck = Literal["require", "mapped", "off"]
@@ -125,7 +126,8 @@ def _require_all(schema: dict[str, Any]) -> None:
     for name in ("account", "may"):
         field = schema["properties"][name]
         field.pop("default", None)
-        field |= next(one for one in field.pop("anyOf") if "const" not in one and one.get("type") != "null")
+        if choices := field.pop("anyOf", None):
+            field |= next(one for one in choices if one.get("type") != "null")
 
 
 class Environment(Message):
@@ -140,7 +142,7 @@ class Environment(Message):
     environment: Name = Field(description="Name of the environment; must equal the file's name without '.yaml'.")
     description: Description = Field(default="", description="One line for people.")
     aws_conn_id: ConnectionId = Field(description="Airflow connection with the AWS credentials.")
-    account: Account | Literal[""] = Field(
+    account: Account = Field(
         default="", description="Number of the AWS account. Pre-flight compares it with that of the connection."
     )
     may: May | None = Field(
@@ -202,7 +204,7 @@ def is_key_arn(key: str) -> bool:
 
 def environment_problems(environment: Environment) -> list[Problem]:
     """Problems that depend on more than one field."""
-    problems = list(_missing(environment))
+    problems = missing_keys(environment.account, environment.may)
     if environment.environment == PRINCIPALS:
         problems.append(Problem(("environment",), f"'{PRINCIPALS}' is the name of the file of groups; take another"))
     if environment.kms_key and not environment.encrypt:
@@ -225,12 +227,17 @@ def environment_problems(environment: Environment) -> list[Problem]:
     return problems + _repeated(("sources",), connections, "connection")
 
 
-def _missing(environment: Environment) -> Iterator[Problem]:
-    if not environment.account:
-        yield Problem(("account",), "is missing: the number of the AWS account, such as account: '111122223333'")
-    if environment.may is None:
+def missing_keys(account: object, may: object) -> list[Problem]:
+    """Keys that every file must have, although the model has defaults for them (see :class:`Environment`)."""
+    problems = []
+    if not account:
+        words = "is missing: the number of the AWS account, such as account: '111122223333'"
+        problems.append(Problem(("account",), words))
+    if may is None:
         example = "may: {migrate: ['user:ana'], cut_over: ['user:ana'], administer: ['group:role/Admin']}"
-        yield Problem(("may",), f"is missing: who may migrate into it, cut over and administer it, such as {example}")
+        words = f"is missing: who may migrate into it, cut over and administer it, such as {example}"
+        problems.append(Problem(("may",), words))
+    return problems
 
 
 def _key_place(key: list[str], here: list[str]) -> list[Problem]:

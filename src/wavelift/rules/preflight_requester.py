@@ -11,10 +11,12 @@ from typing import Final
 from wavelift.rules.authority import Link
 from wavelift.rules.environment import VcenterCheck
 from wavelift.rules.findings import Findings
+from wavelift.rules.problem import clipped, quoted
 
 EXPORT: Final = "VApp.Export"
 """The privilege of ExportVm and ExportSnapshot."""
 LINK: Final = Link.REQUESTER_IN_VCENTER.value
+NOT_ASKED: Final = "Or let vCenter not be asked: vcenter_check: off in the environment's file (docs/grants.md)"
 CODES: Final = ("requester.unmapped", "requester.unknown", "requester.may_not_export")
 """Findings that refuse a server because of the person."""
 
@@ -25,12 +27,18 @@ class RequesterFacts:
 
     :param principal: as vCenter names them. None: nobody is asked for. Empty: nobody said who that is.
     :param known: vCenter knows such a user. :param may_export: they have :data:`EXPORT` on the VM.
+    :param user: of Airflow, who triggered the run. Empty: the schedule did.
     """
 
     check: VcenterCheck
     principal: str | None = None
     known: bool = False
     may_export: bool = False
+    user: str = ""
+
+    @property
+    def who(self) -> str:
+        return quoted(self.user) if self.user else "the user behind the run"
 
 
 def check_requester(facts: RequesterFacts, found: Findings) -> None:
@@ -45,21 +53,22 @@ def check_requester(facts: RequesterFacts, found: Findings) -> None:
             row="AMP-03",
         )
     elif not facts.principal:
+        user = clipped(facts.user) if facts.user else "NAME"
         found.error(
             "requester.unmapped",
-            f"nobody said who the person behind the run is in vCenter (link: {LINK})",
+            f"environments/principals.yaml does not say who {facts.who} is in vCenter (link: {LINK})",
             why="whether that person may export the VM can't be asked",
-            do="Name the user under 'vcenter: users:' in environments/principals.yaml, or a 'pattern' for all; or set "
-            "vcenter_check in the environment's file",
+            do="Let an administrator write there, with your own domain, "
+            f"vcenter: {{users: {{{user}: 'CORP\\{user}'}}}}, or vcenter: {{pattern: 'CORP\\{{user}}'}} for all users. "
+            f"{NOT_ASKED}",
             row="AMP-03",
         )
     elif not facts.known:
         found.error(
             "requester.unknown",
             f"vCenter knows no user '{facts.principal}' (link: {LINK})",
-            why="whether the person behind the run may export the VM can't be asked",
-            do="Map the user to a user of vCenter in environments/principals.yaml, or set vcenter_check in the "
-            "environment's file",
+            why=f"whether {facts.who} may export the VM can't be asked",
+            do=f"Map {facts.who} to a user of vCenter in environments/principals.yaml ('vcenter: users'). {NOT_ASKED}",
             row="AMP-03",
         )
     elif not facts.may_export:

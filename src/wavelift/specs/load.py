@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from wavelift.base.errors import SpecError
-from wavelift.rules.environment import PRINCIPALS, Environment, environment_problems
+from wavelift.rules.environment import PRINCIPALS, Environment, environment_problems, missing_keys
 from wavelift.rules.plans import ResolvedWave, WaveShape, resolve
 from wavelift.rules.principals import Principals, unknown_groups
 from wavelift.rules.problem import MAX_PROBLEMS, Problem, allowed, did_you_mean
@@ -261,8 +261,11 @@ def _environment(document: Document) -> _Read[Environment]:
     if document.value is None:
         return None, document.issues
     environment, problems, whole = validated(Environment, document.value)
-    if environment is not None:
-        problems += environment_problems(environment)
+    if environment is None:  # something else is missing: all that a file needs is told at once
+        problems += missing_keys(document.value.get("account", ""), document.value.get("may"))
+    else:
+        told = {problem.path[:1] for problem in problems}  # a wrong value was left out, and is not missing
+        problems += [problem for problem in environment_problems(environment) if problem.path not in told]
         problems += _wrong_stem(document, "environment", environment.environment)
     issues = [*document.issues, *(document.issue(problem) for problem in problems)]
     return (environment if whole and not issues else None), issues

@@ -224,6 +224,24 @@ def test_amp_02_an_environment_without_account_or_rights_is_an_error_that_shows_
     assert f"{key}: " in line.partition("such as ")[2]
 
 
+def test_amp_02_all_that_a_new_environment_lacks_is_told_at_once(folders: Any, environment_text: str) -> None:
+    """Also beside a key that every file needs: nobody looks for one key after the other."""
+    gone = ("account:", "may:", "vpc:")
+    kept = "\n".join(line for line in environment_text.splitlines() if not line.startswith(gone))
+    lines = format_errors(check_file(folders.environment(kept), folders.environments)).splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["vpc", "account", "may"]
+
+
+@pytest.mark.parametrize("number", ["12345", "''", "11112222333a"])
+def test_amp_02_a_wrong_account_number_is_one_line(folders: Any, environment_text: str, number: str) -> None:
+    lines = [f"account: {number}" if line.startswith("account:") else line for line in environment_text.splitlines()]
+    (line,) = format_errors(check_file(folders.environment("\n".join(lines)), folders.environments)).splitlines()
+    shown = (
+        "is missing: the number of the AWS account" if number == "''" else "is not an AWS account number (12 digits)"
+    )
+    assert shown in line
+
+
 def test_a_principal_is_a_user_or_a_group(folders: Any, environment_text: str) -> None:
     path = folders.environment(environment_text.replace("migrate: ['user:admin']", "migrate: [ana]"))
     (line,) = format_errors(check_file(path, folders.environments)).splitlines()

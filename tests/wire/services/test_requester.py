@@ -21,10 +21,12 @@ ADMIN = "VSPHERE.LOCAL\\Administrator"
 """As vCenter shows who is signed in; the simulator's user is ``administrator@vsphere.local``."""
 
 
-def look(stage: Stage, principals: Mapping[str, str], mode: VcenterCheck = "require") -> PreflightReport:
+def look(
+    stage: Stage, principals: Mapping[str, str], mode: VcenterCheck = "require", user: str = "ana"
+) -> PreflightReport:
     wave = stage.wave("web01", "mute01")
     admitted = Admitted(wave=wave, mode="preflight", dag_id="lab.migrate", run_id="r", requested_by="test")
-    options = PreflightOptions(requesters=RequesterCheck(mode, principals))
+    options = PreflightOptions(requesters=RequesterCheck(mode, principals, user))
     sides = Sides(stage.connect, stage.access)
     return run_preflight(sides, admitted, context_of("lab.migrate/r/*"), options).believed()
 
@@ -74,9 +76,21 @@ def test_whom_vcenter_does_not_know_is_refused(stage: Stage, fault: str) -> None
     assert "vCenter knows no user 'CORP\\nobody'" in {one.what.partition(" (")[0] for one in report.findings}
 
 
-def test_a_user_without_a_name_in_vcenter_is_refused_and_not_asked_about(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("user", "who", "entry"),
+    [("ana", "'ana'", "vcenter: {users: {ana: 'CORP\\ana'}}"), ("", "the user behind the run", "{NAME: 'CORP\\NAME'}")],
+)
+def test_a_user_without_a_name_in_vcenter_is_refused_and_not_asked_about(
+    stage: Stage, user: str, who: str, entry: str
+) -> None:
+    """Empty: the schedule's run. The words show what to write, and where."""
     before = asked(stage)
-    report = look(stage, {"*": ""})
+    report = look(stage, {"*": ""}, user=user)
+    finding = next(one for one in report.findings if one.code == "requester.unmapped")
+    assert f"environments/principals.yaml does not say who {who} is in vCenter" in finding.what
+    assert entry in finding.next_action
+    assert r"vcenter: {pattern: 'CORP\{user}'}" in finding.next_action
+    assert "vcenter_check: off" in finding.next_action
     assert told(report) == dict.fromkeys(("web01", "mute01"), ("requester.unmapped", Severity.ERROR))
     assert asked(stage) == before
 

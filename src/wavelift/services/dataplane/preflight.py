@@ -20,7 +20,7 @@ from wavelift.base.errors import (
     UnreachableError,
     WaveliftError,
 )
-from wavelift.base.run import CancelFlag, RunContext
+from wavelift.base.run import SCHEDULE, CancelFlag, RunContext
 from wavelift.rules.calls import Feature
 from wavelift.rules.environment import Environment, VcenterCheck
 from wavelift.rules.estimate import estimate
@@ -58,14 +58,16 @@ class RequesterCheck:
     """Whom vCenter is asked about, by the grant: who stands behind the run, server by server.
 
     :param principals: server, or :data:`ALL_SERVERS` → user in vCenter.
+    :param user: of Airflow, who triggered the run. Empty: the schedule did, and others stand behind the servers.
     """
 
     mode: VcenterCheck
     principals: Mapping[str, str]
+    user: str = ""
 
     @classmethod
     def of(cls, grant: Grant) -> RequesterCheck:
-        return cls(grant.vcenter_check, grant.principals)
+        return cls(grant.vcenter_check, grant.principals, "" if grant.user == SCHEDULE else grant.user)
 
     def principal(self, server: str) -> str | None:
         return self.principals.get(server, self.principals.get(ALL_SERVERS))
@@ -359,17 +361,18 @@ def _look_at_requesters(
     return {
         vm: facts
         for principal, vms in by_principal.items()
-        for vm, facts in _rights_of(session, principal, vms, check.mode).items()
+        for vm, facts in _rights_of(session, principal, vms, check).items()
     }
 
 
 def _rights_of(
-    session: VsphereSession, principal: str | None, vms: Sequence[str], mode: VcenterCheck
+    session: VsphereSession, principal: str | None, vms: Sequence[str], check: RequesterCheck
 ) -> dict[str, RequesterFacts]:
+    unknown = RequesterFacts(check.mode, principal, user=check.user)
     if not principal:
-        return dict.fromkeys(vms, RequesterFacts(mode, principal))
+        return dict.fromkeys(vms, unknown)
     try:
         missing = privileges.missing_privileges(session, vms, principal=principal, required={"vm": (EXPORT,)})
     except privileges.UnknownPrincipalError:
-        return dict.fromkeys(vms, RequesterFacts(mode, principal))
-    return {vm: RequesterFacts(mode, principal, known=True, may_export=not missing.get(vm, [EXPORT])) for vm in vms}
+        return dict.fromkeys(vms, unknown)
+    return {vm: replace(unknown, known=True, may_export=not missing.get(vm, [EXPORT])) for vm in vms}

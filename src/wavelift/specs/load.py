@@ -192,7 +192,7 @@ class _Environments:
         return self._principals[0]
 
     def _groups(self) -> _Read[Principals]:
-        """A link that leads nowhere, and a file of the other suffix, are meant to be the file: errors, not "no file"."""
+        """A link that leads nowhere, and a file of the other suffix, are meant to be the file: not "no file"."""
         path = self.folder / f"{PRINCIPALS}{SUFFIX}"
         if os.path.lexists(path):
             return _isolated(path, lambda: _principals(Document(path)))

@@ -86,9 +86,8 @@ def public_key(folder: Path, kid: str) -> Ed25519PublicKey:
     except ValueError as error:
         raise _unusable(path, "it is no Ed25519 public key") from error
     if open_to_all:
-        raise _unusable(
-            path, f"every user of this machine may write {'it' if open_to_all[0] == path else open_to_all[0]}"
-        )
+        which = "it" if open_to_all[0] == path else f"the folder {open_to_all[0]}"
+        raise _unusable(path, f"every user of this machine may write {which}")
     if grants.kid_of(key) != kid:
         raise _unusable(path, f"it holds another key, {grants.kid_of(key)}")
     return key

@@ -33,16 +33,14 @@ def add_queue_routes(app: FastAPI) -> None:
         return _listed(ledger, readable.__contains__)
 
     @app.post("/queue/{server_run_id}/priority")
-    def move_in_queue(
-        server_run_id: str, body: PriorityBody, user: GetUserDep, caller: CallerDep, ledger: LedgerDep
-    ) -> QueueRow:
+    def move_in_queue(server_run_id: str, body: PriorityBody, caller: CallerDep, ledger: LedgerDep) -> QueueRow:
         """Give a migration or replication run that waits another priority; its servers' order of asking stays."""
         known = _known(ledger, server_run_id)
-        require_read(user, known.dag_id)
+        require_read(caller.user, known.dag_id)
         caller.require(known.dag_id, Action.MIGRATE)
         priority = Priority.named(body.priority)
-        slots.prefer(ledger, known.run_key, priority, by=user.get_name(), clock=SystemClock())
-        readable = readable_dags(user) | {known.dag_id}
+        slots.prefer(ledger, known.run_key, priority, by=caller.requester.name, clock=SystemClock())
+        readable = readable_dags(caller.user) | {known.dag_id}
         return next(row for row in _listed(ledger, readable.__contains__).queue if row.id == known.id)
 
 

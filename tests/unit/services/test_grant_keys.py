@@ -160,3 +160,49 @@ def test_a_grant_is_verified_with_all_that_it_is_compared_with(files: KeyFiles) 
         other: Any = {"scope": "look", "action": "replicate"}.get(each.name, "other")
         with pytest.raises(GrantError):
             verified(files, token, replace(INTENT, **{each.name: other}))
+
+
+def test_a_folder_in_which_anybody_may_put_a_key_holds_no_key(files: KeyFiles, tmp_path: Path) -> None:
+    """A key file of a stranger has the right name and mode: the folder decides who may put it there."""
+    token = signed(files)
+    files.public.chmod(0o777)
+    with pytest.raises(GrantError, match="every user of this machine may write the folder"):
+        verified(files, token)
+    files.public.chmod(0o755)
+    assert verified(files, token) == GRANT
+    (known,) = known_keys(files)
+    open_place = tmp_path / "tmp"
+    open_place.mkdir()
+    open_place.chmod(0o1777)
+    known.path.rename(open_place / "key.pem")
+    known.path.symlink_to(open_place / "key.pem")
+    with pytest.raises(GrantError, match="every user of this machine may write the folder"):
+        verified(files, token)
+
+
+def test_a_key_that_is_rotated_between_signing_and_verifying_is_still_known(files: KeyFiles) -> None:
+    token = signed(files)
+    for _ in range(3):
+        rotate(files, now=NOW)
+        assert verified(files, token) == GRANT
+        assert verified(files, signed(files)) == GRANT
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o077])
+def test_the_folder_of_public_keys_is_never_open_to_all(tmp_path: Path, mask: int) -> None:
+    files = KeyFiles(tmp_path / "new" / "grants" / "private.pem", tmp_path / "new" / "public")
+    before = os.umask(mask)
+    try:
+        grant_keys.keygen(files)
+    finally:
+        os.umask(before)
+    assert files.public.stat().st_mode & 0o777 == 0o755
+    assert verified(files, signed(files)) == GRANT
+
+
+def test_half_of_a_surrogate_pair_is_no_token(files: KeyFiles) -> None:
+    """JSON holds it, so an edited XCom can; nothing can encode it."""
+    for text in ("\ud800.a.b", signed(files)[:-1] + "\udfff", "é.é.é"):
+        with pytest.raises(GrantError) as caught:
+            verified(files, text)
+        assert caught.value.where["field"] == "token"

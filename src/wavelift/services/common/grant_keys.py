@@ -31,6 +31,8 @@ SETTING: Final = "[wavelift] grant_key_file"
 NEXT: Final = ".next"
 """Beside the private key: the next one, made in advance."""
 READABLE: Final = 0o644
+FOLDER: Final = 0o755
+"""Of the public keys."""
 _RETIRED: Final = re.compile(r"^# not needed after (\S+)$", re.MULTILINE)
 """In a public key's file, before the key."""
 
@@ -196,7 +198,9 @@ def _publish(files: KeyFiles, key: Ed25519PublicKey, *, until: datetime | None =
     if until is None and path.exists() and _holds(path, key):
         return
     _private_folders(files.public.parent)
-    files.public.mkdir(exist_ok=True)
+    if not files.public.is_dir():
+        files.public.mkdir(exist_ok=True)
+        files.public.chmod(FOLDER)  # whatever the umask: who may write here may put a key of his own here
     said = f"# not needed after {until.isoformat()}\n" if until else ""
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     _write(path, (said + pem).encode(), READABLE)

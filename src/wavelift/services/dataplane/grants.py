@@ -70,7 +70,8 @@ def public_key(folder: Path, kid: str) -> Ed25519PublicKey:
     """
     path = folder / f"{kid}{grants.SUFFIX}"
     try:
-        mode = path.stat().st_mode
+        # Who may write the folder can put a key there, or take one away, whatever the modes of the files.
+        open_to_all = [each for each in (folder, path, path.resolve().parent) if each.stat().st_mode & stat.S_IWOTH]
         key = grants.public_from(path.read_bytes())
     except FileNotFoundError:
         raise GrantError(
@@ -84,8 +85,9 @@ def public_key(folder: Path, kid: str) -> Ed25519PublicKey:
         raise _unusable(path, f"it can't be read: {error.strerror}") from error
     except ValueError as error:
         raise _unusable(path, "it is no Ed25519 public key") from error
-    if mode & stat.S_IWOTH:
-        raise _unusable(path, "every user of this machine may write it")
+    if open_to_all:
+        which = "it" if open_to_all[0] == path else f"the folder {open_to_all[0]}"
+        raise _unusable(path, f"every user of this machine may write {which}")
     if grants.kid_of(key) != kid:
         raise _unusable(path, f"it holds another key, {grants.kid_of(key)}")
     return key

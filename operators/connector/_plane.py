@@ -107,6 +107,7 @@ class MovingOperator(ServerOperator, ConnectorOperator):
 
     needs_grant = "move"
     _vm: str = ""
+    _path: str = ""
 
     def work(self, context: Context) -> Any:
         from wavelift.rules.frozen import digest_of
@@ -124,7 +125,7 @@ class MovingOperator(ServerOperator, ConnectorOperator):
             vcenter=task.plan.connection,
             plan=digest_of(task.plan),
         )
-        self._vm = task.facts.moref
+        self._vm, self._path = task.facts.moref, task.plan.selector.value
         return self.work_on(task, context)
 
     def work_on(self, task: ServerTask, context: Context) -> Any:
@@ -137,7 +138,7 @@ class MovingOperator(ServerOperator, ConnectorOperator):
 
         with super().vcenter(vsphere_conn_id) as session:
             assert self._grant is not None  # the base opened nothing without it
-            grants.verify_vm(session, self._grant, self._vm)
+            grants.verify_vm(session, self._grant, self._vm, self._path)
             yield session
 
 

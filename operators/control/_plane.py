@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from wavelift.ledger import Ledger
     from wavelift.rules.plans import ResolvedWave
-    from wavelift.services.common.authority import Rights
+    from wavelift.services.common.authority import Allowed, Rights
     from wavelift.services.common.wanted import Terms
     from wavelift.services.dataplane.messages import ServerTask
 
@@ -84,6 +84,8 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
     """Whether this task binds the server to its VM and map index; all others must find it so."""
     came: ServerTask
     """As it came by XCom, before the plan was replaced with the frozen one."""
+    allowed: Allowed
+    """Of a task that reserves: by whose right, and by which files."""
 
     def work(self, context: Context) -> Any:
         from wavelift.rules.authority import Action
@@ -98,7 +100,7 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
                 task = frozen.checked(ledger, task, ctx, reserves=True)
                 # Before each asking: a right that was taken away while the server waited grants nothing. And before a
                 # run that has ended is opened again: whoever may not leaves it closed.
-                require_again(ledger, ctx, Action.MIGRATE, rights=self.rights())
+                self.allowed = require_again(ledger, ctx, Action.MIGRATE, rights=self.rights())
                 reopen(ledger, self.resolved, ctx)
             else:
                 require_rights(ledger, self.resolved, Action.MIGRATE, ctx, rights=self.rights())

@@ -10,7 +10,7 @@ from wavelift.operators._base import StateStore
 from wavelift.operators._keys import FAILURE_KEY, PROOF_KEY, REPORT_KEY
 from wavelift.operators.control._plane import WaveRunOperator
 from wavelift.operators.control.admit import first_step_of_runs
-from wavelift.rules.flows import ADMIT, MIGRATE, PREFLIGHT, REPLICATE, server_step
+from wavelift.rules.flows import ADMIT, GRANTED_STEPS, MIGRATE, PREFLIGHT, REPLICATE, server_step
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from wavelift.services.migration.report import WaveReport
     from wavelift.services.replication.report import ReplicationReport, ServerEnd
 
-GRANTED_STEPS: Final = (PREFLIGHT, "reserve", "snapshot", "export", "transfer")
-"""Steps that need a grant, and the one that issues it."""
 FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
 
 

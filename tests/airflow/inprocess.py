@@ -55,7 +55,7 @@ class Lab(Outside):
             run = self._dag(dag_id, file).test(run_conf=conf)
         return Done(self, dag_id, run.run_id, str(run.state.value), file)
 
-    def run_scheduled(self, dag_id: str, instant: datetime, **settings: str) -> Done:
+    def run_scheduled(self, dag_id: str, instant: datetime, **settings: Any) -> Done:
         """Run a DAG as its timetable would for an instant: nobody triggered it."""
         with patch("airflow.models.dagrun.get_or_create_dagrun", _scheduled_for(instant)):
             return self.run(dag_id, **settings)

@@ -1,6 +1,7 @@
 """Routes of the queue: who waits for which slot behind whom, and who goes first (AMP-04).
 
 Reading shows the servers of the waves that the caller may read. Others count in the positions, and are not named.
+Moving needs the right to trigger the wave's DAG, and that in its environment.
 """
 
 from __future__ import annotations

@@ -77,9 +77,15 @@ class Grant(Message):
     entry: str = ""
     """``move``: digest of the entry of the frozen wave that the plan came from."""
     principals: Mapping[str, str] = {}
-    """``look``: server, or :data:`ALL_SERVERS` → the user in vCenter whose right to export is asked. A user without one
-    is not asked for."""
+    """Server, or :data:`ALL_SERVERS` → the user in vCenter whose right to export is asked; absent: nobody's."""
     vcenter_check: VcenterCheck = "require"
+    tags: tuple[str, ...] = ()
+    """``move``: the wave selects the VM only by one of these vSphere tags. Only vCenter knows which VMs have
+    them."""
+
+    def principal(self, server: str) -> str | None:
+        """The user in vCenter whose right to export a server is asked. None: nobody's. Empty: nobody said who."""
+        return self.principals.get(server, self.principals.get(ALL_SERVERS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +40,9 @@ def told(ledger: Ledger, run: DagRun = RUN) -> list[Event]:
 
 def left_by(error: PermanentError) -> dict[str, Any]:
     """As an operator leaves it."""
-    where = {name: str(error.where[name]) for name in ("link", "field", "server") if name in error.where}
+    where: dict[str, Any] = {
+        name: str(error.where[name]) for name in ("link", "field", "server") if name in error.where
+    }
     return {"task": "server.snapshot", "what": str(error), "next_step": error.next_step, **where}
 
 

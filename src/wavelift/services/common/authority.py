@@ -91,13 +91,17 @@ def require(  # noqa: PLR0913  # who, where, what, and whom to tell
     clock: Clock,
     subject: Subject | None = None,
     **details: object,
-) -> None:
-    """:raises DeniedError: the requester may not. It is an event of ``subject``, else of the environment."""
+) -> Granting:
+    """The files that say that the requester may.
+
+    :raises DeniedError: the requester may not. It is an event of ``subject``, else of the environment.
+    """
     bench, now = rights.at(environment), clock.now()
     with ledger.read() as tx:
         denial = bench.decide(tx, requester, action, now=now)
-    if denial is None:
-        return
+    if denial is None and bench.granting is not None:
+        return bench.granting
+    assert denial is not None  # what cannot be read allows nothing
     with ledger.write() as tx:
         tell(tx, denial, requester, environment, action, subject=subject, at=now, **details)
     raise denied(denial, requester, environment, **details)
@@ -156,7 +160,15 @@ def require_rights(
         require_again(ledger, ctx, action, rights=rights)
 
 
-def require_again(ledger: Ledger, ctx: RunContext, action: Action, *, rights: Rights) -> None:
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Who stands behind a server, and the files that say that they may."""
+
+    requester: Requester
+    by: Granting
+
+
+def require_again(ledger: Ledger, ctx: RunContext, action: Action, *, rights: Rights) -> Allowed:
     """Whether a server of an admitted run may have a slot now: asked at each grant, by the files of this moment.
 
     :raises DeniedError: whoever stands behind it may not, or not any more.
@@ -166,7 +178,7 @@ def require_again(ledger: Ledger, ctx: RunContext, action: Action, *, rights: Ri
         requester = stands_behind(tx, ctx, run.wave)
         subject = _subject_of(tx, ctx)
     environment = frozen_wave(run).environment.environment
-    require(
+    granting = require(
         ledger,
         requester,
         environment,
@@ -176,6 +188,7 @@ def require_again(ledger: Ledger, ctx: RunContext, action: Action, *, rights: Ri
         subject=subject,
         server=ctx.server,
     )
+    return Allowed(requester, granting)
 
 
 def stands_behind(tx: Tx, ctx: RunContext, wave: str) -> Requester:

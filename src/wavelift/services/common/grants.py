@@ -16,7 +16,7 @@ from wavelift.ledger.events import Subject
 from wavelift.rules.authority import Link
 from wavelift.rules.environment import Environment
 from wavelift.rules.flows import CONTINUE_FROM, PREFLIGHT
-from wavelift.rules.frozen import digest_of
+from wavelift.rules.frozen import FrozenPlan, digest_of
 from wavelift.rules.grants import (
     ALL_SERVERS,
     LOOK_LIFETIME,
@@ -29,7 +29,7 @@ from wavelift.rules.grants import (
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.rules.preflight_requester import CODES
 from wavelift.rules.principals import Principals
-from wavelift.services.common.authority import REFUSED
+from wavelift.services.common.authority import REFUSED, Allowed
 from wavelift.services.common.grant_keys import private_key
 from wavelift.services.dataplane.messages import ServerTask
 
@@ -107,14 +107,25 @@ def look(key_file: Path, wave: ResolvedWave, ctx: RunContext, *, action: Work, r
     return sign(grant, private_key(key_file), now=ctx.clock.now(), lifetime=LOOK_LIFETIME)
 
 
-def move(key_file: Path, task: ServerTask, came: ServerPlan, ctx: RunContext, *, action: Work) -> str:
+def move(  # noqa: PLR0913  # what a server moves with, and by whose right
+    key_file: Path,
+    task: ServerTask,
+    came: ServerPlan,
+    ctx: RunContext,
+    *,
+    action: Work,
+    frozen: FrozenPlan,
+    by: Allowed,
+) -> str:
     """The token of one server's snapshot and transfer; only once its slots are won.
 
     :param task: with the plan that the run froze. :param came: the plan as it came by XCom, which was compared with it:
         the connector will get the same.
+    :param frozen: what it was compared with. :param by: whose right it is: vCenter is asked about them again before
+        the snapshot, since what pre-flight let pass came by XCom.
     :raises PermanentError: the private key is missing, or others can read it.
     """
-    plan = task.plan
+    plan, environment = task.plan, by.by.environment
     grant = Grant(
         scope="move",
         user=ctx.requester,
@@ -127,7 +138,10 @@ def move(key_file: Path, task: ServerTask, came: ServerPlan, ctx: RunContext, *,
         vcenter=plan.connection,
         connector=plan.connector,
         plan=digest_of(came),
-        entry=digest_of(plan),
+        entry=frozen.digest,
+        tags=frozen.tags,
+        principals=Requesters(by.requester.name, {}, principals_by(by.by.principals)).principals(environment),
+        vcenter_check=environment.vcenter_check,
     )
     lifetime = lifetime_of_move(plan.guards.max_snapshot_hours)
     return sign(grant, private_key(key_file), now=ctx.clock.now(), lifetime=lifetime)

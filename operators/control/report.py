@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from wavelift.services.migration.report import WaveReport
     from wavelift.services.replication.report import ReplicationReport, ServerEnd
 
-GRANTED_STEPS: Final = (PREFLIGHT, "reserve", "snapshot", "export", "transfer")
-"""Steps that need a grant, and the one that issues it."""
 FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
 
 
@@ -129,7 +127,7 @@ class ReportingOperator(WaveRunOperator):
         for name, state in states.items():
             step, _, index = name.rpartition("_")
             task, place = (step, int(index)) if index.isdecimal() else (name, -1)
-            if state == "failed" and task.rpartition(".")[2] in GRANTED_STEPS:
+            if state == "failed":
                 left = ti.xcom_pull(task_ids=task, key=FAILURE_KEY, map_indexes=place)
                 yield from grants.in_words(task, left)
 

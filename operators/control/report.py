@@ -127,7 +127,7 @@ class ReportingOperator(WaveRunOperator):
         for name, state in states.items():
             step, _, index = name.rpartition("_")
             task, place = (step, int(index)) if index.isdecimal() else (name, -1)
-            if state == "failed" and task.rpartition(".")[2] in GRANTED_STEPS:
+            if state == "failed":
                 left = ti.xcom_pull(task_ids=task, key=FAILURE_KEY, map_indexes=place)
                 yield from grants.in_words(task, left)
 

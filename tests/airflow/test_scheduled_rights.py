@@ -28,7 +28,7 @@ def claims(token: str) -> dict[str, Any]:
     return dict(jwt.decode(token, options={"verify_signature": False}))
 
 
-def test_each_server_of_a_scheduled_run_has_the_right_of_whoever_ordered_its_job(lab: Lab) -> None:
+def test_amp_03_each_server_of_a_scheduled_run_has_the_right_of_whoever_ordered_its_job(lab: Lab) -> None:
     instant = (datetime.now(UTC) + timedelta(minutes=10)).replace(microsecond=0)
     plan = ReplicationPlan(seed_time=instant.isoformat())
     for server, by in ORDERED.items():

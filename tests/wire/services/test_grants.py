@@ -36,7 +36,9 @@ def found(stage: Stage) -> dict[str, ServerFacts]:
     return {task.name: task.facts for task in look(stage, {"*": ADMIN}).passed}
 
 
-def test_the_vm_of_the_grant_is_let_through_and_another_one_is_not(stage: Stage, found: dict[str, ServerFacts]) -> None:
+def test_amp_03_the_vm_of_the_grant_is_let_through_and_another_one_is_not(
+    stage: Stage, found: dict[str, ServerFacts]
+) -> None:
     web, mute = found["web01"], found["mute01"]
     grant = GRANT.model_copy(update={"vm": web.instance_uuid})
     with stage.connect() as session:

@@ -10,7 +10,7 @@ from wavelift.operators._base import StateStore
 from wavelift.operators._keys import FAILURE_KEY, PROOF_KEY, REPORT_KEY
 from wavelift.operators.control._plane import WaveRunOperator
 from wavelift.operators.control.admit import first_step_of_runs
-from wavelift.rules.flows import ADMIT, GRANTED_STEPS, MIGRATE, PREFLIGHT, REPLICATE, server_step
+from wavelift.rules.flows import ADMIT, MIGRATE, PREFLIGHT, REPLICATE, server_step
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

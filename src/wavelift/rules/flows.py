@@ -20,8 +20,6 @@ REPORT: Final = "report"
 """The task that ends every run of a wave, in every mode."""
 CONTINUE_FROM: Final = f"{_PREFIX}reserve"
 """The task that a person clears to continue a failed server."""
-GRANTED_STEPS: Final = (PREFLIGHT, "reserve", "snapshot", "export", "transfer")
-"""Steps that need a grant, and the one that issues it."""
 RELEASE: Final = f"{_PREFIX}release"
 """The task that gives the slots of a server's transfer back."""
 

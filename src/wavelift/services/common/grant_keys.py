@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from wavelift.base.errors import PermanentError
 from wavelift.base.private import FILE, is_open_to_others, private_folder
 from wavelift.rules.authority import Link
-from wavelift.rules.grants import KID, LONGEST_LIFETIME, SUFFIX, kid_of, public_from
+from wavelift.rules.grants import KID, LEEWAY, LONGEST_LIFETIME, SUFFIX, kid_of, public_from
 
 SETTING: Final = "[wavelift] grant_key_file"
 NEXT: Final = ".next"
@@ -143,7 +143,7 @@ def rotate(files: KeyFiles, *, now: datetime) -> tuple[str, str, datetime]:
     """
     old = kid_of(private_key(files.private).public_key())
     new = prepare(files)
-    until = (now + LONGEST_LIFETIME).replace(microsecond=0)
+    until = (now + LONGEST_LIFETIME + LEEWAY).replace(microsecond=0)  # a connector's clock may be behind
     _publish(files, private_key(files.private).public_key(), until=until)
     files.next.replace(files.private)
     return old, new, until

@@ -65,6 +65,7 @@ def test_a_private_key_that_others_can_use_signs_nothing(files: KeyFiles, mode: 
     with pytest.raises(PermanentError, match="Other users of this machine") as error:
         private_key(files.private)
     assert f"chmod 600 {files.private}" in str(error.value)
+    assert error.value.where["link"] == "grant", "so the report makes it an event"
     assert "[wavelift] grant_key_file" in str(error.value)
 
 
@@ -82,6 +83,7 @@ def test_a_file_that_holds_something_else_is_no_private_key(files: KeyFiles) -> 
         with pytest.raises(PermanentError, match="no Ed25519 private key") as error:
             private_key(files.private)
         assert "secret-words" not in str(error.value)
+        assert error.value.where["link"] == "grant"
 
 
 def test_a_grant_of_the_old_key_holds_after_a_rotation_for_as_long_as_any(files: KeyFiles) -> None:

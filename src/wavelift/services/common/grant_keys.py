@@ -88,11 +88,13 @@ def private_key(path: Path) -> Ed25519PrivateKey:
         raise PermanentError(
             f"The private key {path} can't be read: {error.strerror}",
             next_step=f"Give it to the user that runs Airflow's tasks ({SETTING})",
+            link=Link.GRANT.value,
         ) from error
     if open_to_others:
         raise PermanentError(
             f"Other users of this machine can use the private key {path}",
             next_step=f"Run 'chmod 600 {path}'; if somebody may have read it, 'wavelift grants rotate' too ({SETTING})",
+            link=Link.GRANT.value,
         )
     try:
         key = load_pem_private_key(data, password=None)
@@ -102,6 +104,7 @@ def private_key(path: Path) -> Ed25519PrivateKey:
         raise PermanentError(
             f"{path} is no Ed25519 private key without a password",
             next_step=f"Remove the file and run 'wavelift grants keygen' ({SETTING})",
+            link=Link.GRANT.value,
         )
     return key
 

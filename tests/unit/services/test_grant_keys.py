@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.unit.rules.test_grants import GRANT, HOUR, INTENT, NOW
 
 from wavelift.base.errors import GrantError, PermanentError
-from wavelift.rules.grants import LONGEST_LIFETIME, Intent, kid_of, sign
+from wavelift.rules.grants import LEEWAY, LONGEST_LIFETIME, Intent, kid_of, sign
 from wavelift.services.common import grant_keys
 from wavelift.services.common.grant_keys import KeyFiles, known_keys, private_key, prune, rotate
 from wavelift.services.dataplane.grants import verify
@@ -65,6 +65,7 @@ def test_a_private_key_that_others_can_use_signs_nothing(files: KeyFiles, mode: 
     with pytest.raises(PermanentError, match="Other users of this machine") as error:
         private_key(files.private)
     assert f"chmod 600 {files.private}" in str(error.value)
+    assert error.value.where["link"] == "grant", "so the report makes it an event"
     assert "[wavelift] grant_key_file" in str(error.value)
 
 
@@ -82,13 +83,14 @@ def test_a_file_that_holds_something_else_is_no_private_key(files: KeyFiles) -> 
         with pytest.raises(PermanentError, match="no Ed25519 private key") as error:
             private_key(files.private)
         assert "secret-words" not in str(error.value)
+        assert error.value.where["link"] == "grant"
 
 
 def test_a_grant_of_the_old_key_holds_after_a_rotation_for_as_long_as_any(files: KeyFiles) -> None:
     """The key is rotated between ``reserve`` and the retry of an export."""
     token = signed(files)
     old, new, until = rotate(files, now=NOW)
-    assert until == NOW + LONGEST_LIFETIME
+    assert until == NOW + LONGEST_LIFETIME + LEEWAY, "a connector's clock may be behind"
     assert verified(files, token) == GRANT
     assert verified(files, signed(files)) == GRANT
     assert kid_of(private_key(files.private).public_key()) == new

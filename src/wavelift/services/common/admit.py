@@ -88,6 +88,11 @@ def frozen_wave(run: WaveRun) -> ResolvedWave:
     return ResolvedWave.load(waves.wave_of(run.spec))
 
 
+def frozen_environment(run: WaveRun) -> str:
+    """The name of the environment in which a run lands: without the wave's plans, of which there may be hundreds."""
+    return str(waves.wave_of(run.spec)["environment"]["environment"])
+
+
 def freeze(ledger: Ledger, request: RunRequest, ctx: RunContext, *, mode: str, spec: dict[str, Any]) -> None:
     """Store a run's mode and spec. A repeated call keeps what was stored first."""
     asked = waves.NewWaveRun(

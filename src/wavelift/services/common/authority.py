@@ -14,7 +14,7 @@ from wavelift.ledger.events import Subject
 from wavelift.ledger.server_runs import SERVER_RUNS
 from wavelift.rules.authority import MEMORY, SCHEDULED, Action, Denial, Groups, Link, decide, granted
 from wavelift.rules.plans import ResolvedWave
-from wavelift.services.common.admit import frozen_wave, must_be_allowed
+from wavelift.services.common.admit import frozen_environment, must_be_allowed
 from wavelift.specs import Granting
 
 REFUSED: Final = "authority.refused"
@@ -177,7 +177,7 @@ def require_again(ledger: Ledger, ctx: RunContext, action: Action, *, rights: Ri
         run = waves.get(tx, ctx.run)
         requester = stands_behind(tx, ctx, run.wave)
         subject = _subject_of(tx, ctx)
-    environment = frozen_wave(run).environment.environment
+    environment = frozen_environment(run)
     granting = require(
         ledger,
         requester,

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from wavelift.base.errors import PermanentError
 from wavelift.base.private import FILE, is_open_to_others, private_folder
 from wavelift.rules.authority import Link
-from wavelift.rules.grants import KID, LONGEST_LIFETIME, SUFFIX, kid_of, public_from
+from wavelift.rules.grants import KID, LEEWAY, LONGEST_LIFETIME, SUFFIX, kid_of, public_from
 
 SETTING: Final = "[wavelift] grant_key_file"
 NEXT: Final = ".next"
@@ -90,11 +90,13 @@ def private_key(path: Path) -> Ed25519PrivateKey:
         raise PermanentError(
             f"The private key {path} can't be read: {error.strerror}",
             next_step=f"Give it to the user that runs Airflow's tasks ({SETTING})",
+            link=Link.GRANT.value,
         ) from error
     if open_to_others:
         raise PermanentError(
             f"Other users of this machine can use the private key {path}",
             next_step=f"Run 'chmod 600 {path}'; if somebody may have read it, 'wavelift grants rotate' too ({SETTING})",
+            link=Link.GRANT.value,
         )
     try:
         key = load_pem_private_key(data, password=None)
@@ -104,6 +106,7 @@ def private_key(path: Path) -> Ed25519PrivateKey:
         raise PermanentError(
             f"{path} is no Ed25519 private key without a password",
             next_step=f"Remove the file and run 'wavelift grants keygen' ({SETTING})",
+            link=Link.GRANT.value,
         )
     return key
 
@@ -145,7 +148,7 @@ def rotate(files: KeyFiles, *, now: datetime) -> tuple[str, str, datetime]:
     """
     old = kid_of(private_key(files.private).public_key())
     new = prepare(files)
-    until = (now + LONGEST_LIFETIME).replace(microsecond=0)
+    until = (now + LONGEST_LIFETIME + LEEWAY).replace(microsecond=0)  # a connector's clock may be behind
     _publish(files, private_key(files.private).public_key(), until=until)
     files.next.replace(files.private)
     return old, new, until

@@ -85,9 +85,7 @@ def exact_name(value: str) -> str:
     :raises ValueError: it has a ``*``, an invisible character, or a ``user:`` of its own.
     """
     if "*" in value:
-        raise ValueError(
-            f"{quoted(value)}: names are compared exactly, and '*' stands for nobody; name each"
-        )
+        raise ValueError(f"{quoted(value)}: names are compared exactly, and '*' stands for nobody; name each")
     if (shown := printable(value)) != value:
         raise ValueError(f"'{shown}' contains an invisible character; remove it")
     if value.startswith(("user:", "group:")):

@@ -35,7 +35,7 @@ def admit(
     :raises DeniedError: whoever asked may not, by the present files.
     :raises PermanentError: servers are to be migrated while their connector is in maintenance (AMP-05).
     """
-    known = frozen_spec(ledger, load, ctx)
+    known = frozen_spec(ledger, request, load, ctx)
     frozen = Admitted.load(known) if known else _resolve(ledger, request, load, ctx)
     require_run(ledger, frozen.wave.environment.environment, action_of(frozen), ctx, rights=rights)
     freeze(ledger, request, ctx, mode=frozen.mode, spec=frozen.dump())

@@ -33,7 +33,7 @@ def admit(
     :raises DeniedError: whoever asked may not. A scheduled run asks for each job whether its authoriser may.
     """
     conf = ReplicateConf.read(request.conf, wave=request.wave)
-    known = frozen_spec(ledger, load, ctx)
+    known = frozen_spec(ledger, request, load, ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     environment = wave.environment.environment
     if conf.mode != "replicate" or not request.scheduled_for:

@@ -31,7 +31,7 @@ from wavelift.services.common.slots import SlotRequest, request_slots
 pytestmark = pytest.mark.airflow
 
 CLOCK: Final = SystemClock()
-ONE: Final = {"AIRFLOW__WAVELIFT__MIGRATIONS_PER_ACCOUNT": "1"}
+ONE: Final[dict[str, Any]] = {"AIRFLOW__WAVELIFT__MIGRATIONS_PER_ACCOUNT": "1"}
 WAITS: Final = "1st in line for connector revoked, which is in maintenance: patching"
 
 

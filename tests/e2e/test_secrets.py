@@ -56,11 +56,10 @@ CLOSED: Final = WaveOf((Vm("closed-a", (4,)),), {"source": {"connection": "vsphe
 PROXY_USER: Final = "wave"
 GRANTS: Final = "grants"
 XCOMS: Final = "/xcomEntries"
-ANY_GRANT: Final = Grant(
-    **dict.fromkeys(("user", "environment", "dag_id", "run_id", "server", "vcenter", "connector", "plan"), "any"),
-    scope="look",
-    action="migrate",
+_ANY: Final[dict[str, Any]] = dict.fromkeys(
+    ("user", "environment", "dag_id", "run_id", "server", "vcenter", "connector", "plan"), "any"
 )
+ANY_GRANT: Final = Grant(**_ANY, scope="look", action="migrate")
 
 
 def pem(key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey) -> bytes:

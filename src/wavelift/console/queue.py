@@ -20,7 +20,7 @@ from wavelift.console.deps import LedgerDep
 from wavelift.console.requests import PriorityBody
 from wavelift.ledger import Ledger, ServerRun
 from wavelift.ledger.server_runs import rows_of
-from wavelift.rules.authority import Action
+from wavelift.rules.authority import priority_action
 from wavelift.rules.queue import Priority
 from wavelift.services.common import slots
 from wavelift.services.common.line import Line, MayRead, lines
@@ -38,7 +38,7 @@ def add_queue_routes(app: FastAPI) -> None:
         """Give a migration or replication run that waits another priority; its servers' order of asking stays."""
         known = _known(ledger, server_run_id)
         require_read(caller.user, known.dag_id)
-        caller.require(known.dag_id, Action.MIGRATE)
+        caller.require(known.dag_id, priority_action(body.priority))
         priority = Priority.named(body.priority)
         slots.prefer(ledger, known.run_key, priority, by=caller.requester.name, clock=SystemClock())
         readable = readable_dags(caller.user) | {known.dag_id}

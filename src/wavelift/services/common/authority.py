@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from wavelift.base.errors import DeniedError, SpecError
-from wavelift.base.run import Clock, Requester, RunContext
+from wavelift.base.run import Clock, DagRun, Requester, RunContext
 from wavelift.ledger import Ledger, Tx, events, groups, jobs, waves
 from wavelift.ledger.events import Subject
 from wavelift.ledger.server_runs import SERVER_RUNS
@@ -147,6 +147,18 @@ def require_run(ledger: Ledger, environment: str, action: Action, ctx: RunContex
     """
     subject = Subject("wave_run", f"{ctx.run.dag_id}/{ctx.run.dag_run_id}", ctx.run)
     require(ledger, ctx.asker, environment, action, rights=rights, clock=ctx.clock, subject=subject)
+
+
+def require_where(ledger: Ledger, ran: Collection[DagRun], action: Action, ctx: RunContext, *, rights: Rights) -> None:
+    """Whether a run may act on what earlier runs of its wave made, which may lie in another environment: the wave's
+    file may have named that one then.
+
+    :raises DeniedError: whoever asked for it may not, there.
+    """
+    with ledger.read() as tx:
+        environments = {frozen_environment(run) for each in ran if (run := waves.find(tx, each)) is not None}
+    for environment in sorted(environments):
+        require_run(ledger, environment, action, ctx, rights=rights)
 
 
 def require_rights(

@@ -56,10 +56,12 @@ CLOSED: Final = WaveOf((Vm("closed-a", (4,)),), {"source": {"connection": "vsphe
 PROXY_USER: Final = "wave"
 GRANTS: Final = "grants"
 XCOMS: Final = "/xcomEntries"
-ANY_GRANT: Final = Grant(
-    **dict.fromkeys(("user", "environment", "dag_id", "run_id", "server", "vcenter", "connector", "plan"), "any"),
-    scope="look",
-    action="migrate",
+ANY_GRANT: Final = Grant.load(
+    {
+        **dict.fromkeys(("user", "environment", "dag_id", "run_id", "server", "vcenter", "connector", "plan"), "any"),
+        "scope": "look",
+        "action": "migrate",
+    }
 )
 
 

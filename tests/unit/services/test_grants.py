@@ -40,7 +40,9 @@ def told(ledger: Ledger, run: DagRun = RUN) -> list[Event]:
 
 def left_by(error: PermanentError) -> dict[str, Any]:
     """As an operator leaves it."""
-    where = {name: str(error.where[name]) for name in ("link", "field", "server") if name in error.where}
+    where: dict[str, Any] = {
+        name: str(error.where[name]) for name in ("link", "field", "server") if name in error.where
+    }
     return {"task": "server.snapshot", "what": str(error), "next_step": error.next_step, **where}
 
 

@@ -55,10 +55,10 @@ class Lab(Outside):
             run = self._dag(dag_id, file).test(run_conf=conf)
         return Done(self, dag_id, run.run_id, str(run.state.value), file)
 
-    def run_scheduled(self, dag_id: str, instant: datetime, **settings: Any) -> Done:
+    def run_scheduled(self, dag_id: str, instant: datetime) -> Done:
         """Run a DAG as its timetable would for an instant: nobody triggered it."""
         with patch("airflow.models.dagrun.get_or_create_dagrun", _scheduled_for(instant)):
-            return self.run(dag_id, **settings)
+            return self.run(dag_id)
 
     def _dag(self, dag_id: str, file: str) -> Any:
         """Parsed anew: a run leaves its conf in the params of the DAG that ran it."""

@@ -237,7 +237,7 @@ def _locked_send(supervisor: Any) -> Any:
     """The SDK's own is for one thread; a transfer's heartbeat writes beside it.
 
     It also takes the module's ``SUPERVISOR_COMMS`` away while it sends, from whoever else sends just then. And it lets
-    the client's errors through; a task of a process of its own never sees those, but an answer that says what was wrong.
+    the client's errors through: a task in a process of its own gets an answer that says what was wrong instead.
     """
     from airflow.sdk.api.client import ServerResponseError
     from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType

@@ -18,7 +18,7 @@ from tests.unit.specs.conftest import ENVIRONMENT, WAVE
 
 from wavelift.base.errors import DeniedError
 from wavelift.base.run import DagRun, Requester, RunContext
-from wavelift.ledger import Event, events, groups, jobs, replication_runs, waves
+from wavelift.ledger import Event, WaveRunState, events, groups, jobs, replication_runs, waves
 from wavelift.ledger.jobs import lock_name
 from wavelift.rules.authority import Action
 from wavelift.rules.replication import RunState
@@ -276,7 +276,7 @@ def test_a_run_that_has_ended_is_opened_again_only_for_one_who_may(
         return str(within(office.ledger.read(), waves.get, MIGRATE).state)
 
     with office.ledger.write(waves.LOCK) as tx:
-        waves.finish_wave_run(tx, MIGRATE, waves.WaveRunState.FAILED, clock=HandClock())
+        waves.finish_wave_run(tx, MIGRATE, WaveRunState.FAILED, clock=HandClock())
     office.grant("user:bo")
     with pytest.raises(DeniedError, match="'ana' may not migrate"):
         reserve()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +25,19 @@ from wavelift.ledger import Migration
 
 ALONE: Final = ("GetConnection", "GetVariable", "MaskSecret")
 """Requests whose answering asks Airflow itself: for those it must not take itself for a task."""
+
+
+@contextmanager
+def before(operator: Any, act: Callable[[], None], *, method: str = "work") -> Iterator[None]:
+    """``act`` happens whenever a task of this operator begins, or comes to another of its methods."""
+    real = getattr(operator, method)
+
+    def acted(*given: Any, **more: Any) -> Any:
+        act()
+        return real(*given, **more)
+
+    with patch.object(operator, method, acted):
+        yield
 
 
 @dataclass(kw_only=True)

@@ -6,13 +6,11 @@ A right that is taken away meanwhile, and the slot of the account to the end of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Final
-from unittest.mock import patch
 
 import pytest
 import yaml
-from tests.airflow.inprocess import Done, Lab
+from tests.airflow.inprocess import Done, Lab, before
 from tests.contexts import run_context
 from tests.ledgers import within
 
@@ -33,19 +31,6 @@ pytestmark = pytest.mark.airflow
 CLOCK: Final = SystemClock()
 ONE: Final[dict[str, Any]] = {"AIRFLOW__WAVELIFT__MIGRATIONS_PER_ACCOUNT": "1"}
 WAITS: Final = "1st in line for connector revoked, which is in maintenance: patching"
-
-
-@contextmanager
-def before(operator: Any, act: Callable[[], None], *, method: str = "work") -> Iterator[None]:
-    """``act`` happens whenever a task of this operator begins, or comes to another of its methods."""
-    real = getattr(operator, method)
-
-    def acted(*given: Any, **more: Any) -> Any:
-        act()
-        return real(*given, **more)
-
-    with patch.object(operator, method, acted):
-        yield
 
 
 # A right that is taken away while the server waits

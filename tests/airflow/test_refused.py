@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import pytest
-from tests.airflow.inprocess import Done, Lab
+from tests.airflow.inprocess import Done, Lab, before
 
 from wavelift.base.run import SystemClock
-from wavelift.cli.local_airflow import wait_for
 from wavelift.ledger import connectors, servers
+from wavelift.operators.control.slots import ReserveOperator
 
 pytestmark = pytest.mark.airflow
 
 WHY: Final = "the VM is poweredOn and the wave has 'source_power: require_off'"
 CLOCK: Final = SystemClock()
-WAIT_SECONDS: Final = 120
 
 
 def test_a_wave_with_a_refused_server_and_the_run_that_the_report_asks_for(lab: Lab) -> None:
@@ -54,15 +52,16 @@ def test_amp_05_a_cleared_pre_flight_goes_on_under_the_same_id_once_the_maintena
     _maintenance(lab, on=True)
     waits = "1st in line for connector shut, which is in maintenance: patching"
 
+    waited = []
+
     def switch() -> None:
-        wait_for(lambda: run.migration("shut-a").phase == waits, timeout=WAIT_SECONDS, what="the server to wait")
+        waited.append(run.migration("shut-a").phase)
         assert not lab.snapshots_taken("shut-a")
         _maintenance(lab, on=False)
 
-    with ThreadPoolExecutor(1) as pool:
-        switched = pool.submit(switch)
+    with before(ReserveOperator, switch, method="wait_for_slot"):
         run = lab.clear(run, "preflight").ends("success")
-        switched.result()
+    assert waited == [waits]
     assert _map_index(run) == 0
     known = run.migration("shut-a")
     assert (known.id, known.state, known.error) == (id, "completed", "")

@@ -34,7 +34,7 @@ def asked(name: str, may: May | None, action: Action = Action.MIGRATE, groups: G
 
 
 @given(NAMES, KINDS, KNOWN, MAYS, st.sampled_from(Action))
-def test_only_who_is_listed_by_name_or_by_a_believed_group_may(
+def test_amp_02_only_who_is_listed_by_name_or_by_a_believed_group_may(
     name: str, kind: str, groups: Groups, may: May, action: Action
 ) -> None:
     denial = decide(Requester(name, kind), groups, may, action, now=NOW, environment="lab")

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol, cast
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, DownstreamTasksSkipped
+from pydantic import ValidationError
 
-from wavelift.base.errors import Cancelled, FencedError, WaveliftError
+from wavelift.base.errors import Cancelled, FencedError, PermanentError, WaveliftError
 from wavelift.base.rates import PROGRESS_KEY, RateMeter, TransferProgress
 from wavelift.base.run import CancelFlag, DagRun, Progress, Requester, RunContext
 from wavelift.base.tries import Backoff
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+HANDED_OUT: Final = frozenset({"name", "task", "place"})
+"""What :meth:`WaveliftOperator.hand_out` says of each server, as far as it is read."""
 BEAT_SECONDS: Final = 1.5
 """How often a long transfer writes to the state store: that write is also the fence."""
 
@@ -198,6 +201,10 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
             return self.work(context)
         except FencedError:
             raise  # this try is over: it may not even push an XCom
+        except ValidationError as error:
+            unread = unreadable(error)
+            self.leave_words(context, unread)
+            raise AirflowFailException(str(unread)) from None  # pydantic's text quotes the value: a token, too
         except WaveliftError as error:
             self.leave_words(context, error)
             if error.retryable or isinstance(error, Cancelled):
@@ -303,14 +310,15 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
         :param server: what :meth:`hand_out` returned for it, or a whole :class:`ServerTask` as a dict.
         :raises WaveliftError: the pre-flight runs again at this moment. A retry reads both anew: the removal of a
             snapshot must not be given up for that.
+        :raises ValidationError: what came by XCom is no server's task, and no retry makes it one.
         """
         from wavelift.services.dataplane.messages import ServerTask
 
-        if "plan" in server:
+        if not isinstance(server, Mapping) or "plan" in server or not HANDED_OUT.issubset(server):
             return ServerTask.load(server)
         key = f"server_{server['place']}"
         left = context["ti"].xcom_pull(task_ids=server["task"], key=key, map_indexes=-1)
-        if not left or left["name"] != server["name"]:
+        if not left or (isinstance(left, Mapping) and left.get("name") != server["name"]):
             raise WaveliftError(
                 f"What {server['task']} found of this server is gone",
                 server=server["name"],
@@ -358,6 +366,20 @@ class ServerOperator(WaveliftOperator):
 
     def work_on(self, task: ServerTask, context: Context) -> Any:
         raise NotImplementedError
+
+
+def unreadable(error: ValidationError) -> PermanentError:
+    """That what came to a task by XCom, or what an earlier try kept, is not what this version writes there.
+
+    It names the fields, never their values.
+    """
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    told = "; ".join(f"{'.'.join(str(step) for step in one['loc']) or 'all of it'}: {one['msg']}" for one in found[:3])
+    return PermanentError(
+        f"What another task left for this one is no {error.title} of this version of wavelift: {told}",
+        next_step="Find out who edited the run's XComs, or changed wavelift while it ran. Then trigger a new run of "
+        "the wave; a run with mode 'cleanup' removes a snapshot that stands",
+    )
 
 
 def asker_of(context: Context) -> Requester:

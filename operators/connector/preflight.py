@@ -33,7 +33,7 @@ class ServersPreflight(ConnectorOperator):
         :raises PermanentError: a connection is wrong. The report that was pushed says what, and what else is wrong.
         """
         from wavelift.rules.grants import ALL_SERVERS, digest_of_wave
-        from wavelift.services.dataplane.preflight import RequesterCheck, Sides, look
+        from wavelift.services.dataplane.preflight import Sides, look
 
         wave = request.wave
         grant = self.verify_grant(
@@ -47,7 +47,7 @@ class ServersPreflight(ConnectorOperator):
             plan=digest_of_wave(wave),
         )
         sides = Sides(lambda: self.vcenter(wave.connection), lambda: self.aws_of(wave.environment))
-        options = replace(options, requesters=RequesterCheck.of(grant))
+        options = replace(options, grant=grant)
         looked = look(sides, request, self.server_context(context, "*"), options)
         context["ti"].xcom_push(key=REPORT_KEY, value=looked.report.dump())
         for line in looked.report.lines():

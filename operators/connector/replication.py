@@ -43,6 +43,7 @@ class ReplicationPreflightOperator(ServersPreflight):
             run_id=admitted.run_id,
             requested_by=admitted.requested_by,
             token=admitted.token,
+            account_use=admitted.account_use,
         )
         options = PreflightOptions(config.integer("parallel_disks"), replicates=True, line=config.line_facts())
         report = self.look(context, request, options)

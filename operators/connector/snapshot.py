@@ -33,9 +33,12 @@ class VmSnapshotOperator(MovingOperator):
         return "replicate" if self.replicates else "migrate"
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
+        from wavelift.services.dataplane import grants
         from wavelift.services.dataplane.snapshot import take_snapshot
 
         with self.vcenter(task.plan.connection) as session:
+            assert self._grant is not None  # nothing was opened without it
+            grants.verify_source(session, self._grant, task.facts.moref, task.plan.selector.value)
             taken = take_snapshot(session, task, self.server_context(context, task.name), replicates=self.replicates)
         if taken.tracking:
             self.log.info("%s: %s", task.name, taken.tracking)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from wavelift.ledger import Ledger
     from wavelift.rules.plans import ResolvedWave
-    from wavelift.services.common.authority import Rights
+    from wavelift.services.common.authority import Allowed, Rights
+    from wavelift.services.common.wanted import Terms
     from wavelift.services.dataplane.messages import ServerTask
 
 
@@ -43,6 +44,19 @@ class ControlOperator(OpensLedger, WaveliftOperator):
 
         return present_rights()
 
+    def terms(self, context: Context) -> Terms:
+        """On which terms the run's servers wait for slots."""
+        from wavelift.airflow import config
+        from wavelift.rules.queue import Priority
+        from wavelift.services.common.wanted import Terms
+
+        return Terms(
+            per_account=config.integer("migrations_per_account"),
+            per_datastore=config.integer("snapshots_per_datastore"),
+            per_host=config.integer("reads_per_host"),
+            priority=Priority.named(str((context["dag_run"].conf or {}).get("priority"))),
+        )
+
 
 class WaveRunOperator(ControlOperator):
     """Base of the control plane's tasks in the run of a wave.
@@ -70,19 +84,25 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
     """Whether this task binds the server to its VM and map index; all others must find it so."""
     came: ServerTask
     """As it came by XCom, before the plan was replaced with the frozen one."""
+    allowed: Allowed
+    """Of a task that reserves: by whose right, and by which files."""
 
     def work(self, context: Context) -> Any:
         from wavelift.rules.authority import Action
         from wavelift.services.common import frozen
         from wavelift.services.common.admit import reopen
-        from wavelift.services.common.authority import require_rights
+        from wavelift.services.common.authority import require_again, require_rights
 
         task = self.came = self.server_task(context, self.server)
         with self.ledger() as ledger:
             ctx = self.server_context(context, task.name)
-            if self.reserves:  # it asks for the right itself, again at each grant
+            if self.reserves:
+                task = frozen.checked(ledger, task, ctx, reserves=True)
+                # Before each asking: a right that was taken away while the server waited grants nothing. And before a
+                # run that has ended is opened again: whoever may not leaves it closed.
+                self.allowed = require_again(ledger, ctx, Action.MIGRATE, rights=self.rights())
                 reopen(ledger, self.resolved, ctx)
             else:
                 require_rights(ledger, self.resolved, Action.MIGRATE, ctx, rights=self.rights())
-            task = frozen.checked(ledger, task, ctx, reserves=self.reserves)
+                task = frozen.checked(ledger, task, ctx)
         return self.work_on(task, context)

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger
 
     from wavelift.services.common.slots import InQueue
-    from wavelift.services.common.wanted import Terms
 
 SLOT_POLL_SECONDS: Final = 5.0
 """A freed transfer slot is not left idle for longer."""
@@ -23,19 +22,6 @@ class WaitingOperator(ControlOperator):
     def wait_for(self, trigger: BaseTrigger) -> NoReturn:
         self.defer(trigger=trigger, method_name="execute_complete")
         raise AssertionError("defer does not return")
-
-    def terms(self, context: Context) -> Terms:
-        """On which terms the run's servers wait for slots."""
-        from wavelift.airflow import config
-        from wavelift.rules.queue import Priority
-        from wavelift.services.common.wanted import Terms
-
-        return Terms(
-            per_account=config.integer("migrations_per_account"),
-            per_datastore=config.integer("snapshots_per_datastore"),
-            per_host=config.integer("reads_per_host"),
-            priority=Priority.named(str((context["dag_run"].conf or {}).get("priority"))),
-        )
 
     def wait_for_slot(self, queued: InQueue, *, soon: bool = False) -> NoReturn:
         """Until a request for the slot would be granted; ``soon``: look every few seconds."""

@@ -38,10 +38,13 @@ class AdmittingOperator(ControlOperator):
         self.skip_all_but(self.first_step(admitted))
 
     def _granted(self, ledger: Ledger, admitted: Any, context: Context) -> Any:
-        """With the grant of pre-flight, if the run looks at servers; made anew whenever this task is cleared."""
+        """With what pre-flight needs, if the run looks at servers: its grant, and how full the account is. Made anew
+        whenever this task is cleared."""
         from wavelift.airflow import config
         from wavelift.airflow.rights import present_granting
+        from wavelift.rules.plans import Target
         from wavelift.services.common import grants
+        from wavelift.services.common.wanted import account_use
 
         if self.first_step(admitted) != PREFLIGHT or admitted.mode == "cleanup":
             return admitted
@@ -52,7 +55,8 @@ class AdmittingOperator(ControlOperator):
         token = grants.look(
             config.grant_key_file(), admitted.wave, ctx, action=self.grant_action, requesters=requesters
         )
-        return admitted.model_copy(update={"token": token})
+        use = account_use(ledger, Target.of(admitted.wave.environment), self.terms(context))
+        return admitted.model_copy(update={"token": token, "account_use": use})
 
     def ordered_by(self, ledger: Ledger, admitted: Any) -> Mapping[str, str]:
         """Server → the user whose right it has, where that is not the one who triggered the run."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from wavelift.services.migration.report import WaveReport
     from wavelift.services.replication.report import ReplicationReport, ServerEnd
 
-GRANTED_STEPS: Final = (PREFLIGHT, "reserve", "snapshot", "export", "transfer")
-"""Steps that need a grant, and the one that issues it."""
 FAILED_STATES: Final = ("failed", "upstream_failed", "removed")
 
 
@@ -110,11 +108,13 @@ class ReportingOperator(WaveRunOperator):
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.services.common import grants
 
+        refused = tuple(self._refused(context))
         with self.ledger() as ledger:
             report = self.finish(ledger, context, task_states(context))
-            grants.tell_refused(ledger, self._refused(context), self.server_context(context))
+            grants.tell_refused(ledger, refused, self.server_context(context))
         context["ti"].xcom_push(key=REPORT_KEY, value=report.dump())
         self.tell(report)
+        grants.raise_when_refused(refused)
         return dict(report.dump())
 
     def _refused(self, context: Context) -> Iterator[RefusedLink]:
@@ -127,7 +127,7 @@ class ReportingOperator(WaveRunOperator):
         for name, state in states.items():
             step, _, index = name.rpartition("_")
             task, place = (step, int(index)) if index.isdecimal() else (name, -1)
-            if state == "failed" and task.rpartition(".")[2] in GRANTED_STEPS:
+            if state == "failed":
                 left = ti.xcom_pull(task_ids=task, key=FAILURE_KEY, map_indexes=place)
                 yield from grants.in_words(task, left)
 

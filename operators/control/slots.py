@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from wavelift.base.run import RunContext
     from wavelift.ledger import Ledger
+    from wavelift.rules.frozen import FrozenPlan
     from wavelift.rules.grants import Work
     from wavelift.services.common.slots import InQueue
     from wavelift.services.common.wanted import Terms
@@ -33,30 +34,27 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.rules.authority import Action
-        from wavelift.services.common import authority, frozen
+        from wavelift.services.common import frozen
 
         self._note(task, context)
         with self.ledger() as ledger:
             ctx = self.server_context(context, task.name)
-            # Before each asking: a right that was taken away while the server waited grants nothing.
-            authority.require_again(ledger, ctx, Action.MIGRATE, rights=self.rights())
             terms = self.terms(context)
             found = self.reserve(ledger, task, ctx, limit=config.integer("transfers_per_connector"), terms=terms)
-            if found is not None:
-                frozen.bind(ledger, task, ctx)
-        if found is None:
-            raise AirflowSkipException(f"{ctx.run_key} has completed: clearing it does nothing")
+            if found is None:
+                raise AirflowSkipException(f"{ctx.run_key} has completed: clearing it does nothing")
+            kept = frozen.bind(ledger, task, ctx)
         if isinstance(found, dict):
-            return found | {"token": self._grant(task, ctx)}
+            return found | {"token": self._grant(task, ctx, kept)}
         self.wait_for_slot(found, soon=True)
 
-    def _grant(self, task: ServerTask, ctx: RunContext) -> str:
+    def _grant(self, task: ServerTask, ctx: RunContext, frozen: FrozenPlan) -> str:
         """The server's grant: its slots are won, and what came by XCom was compared with what the run froze."""
         from wavelift.airflow import config
         from wavelift.services.common import grants
 
-        return grants.move(config.grant_key_file(), task, self.came.plan, ctx, action=self.grant_action)
+        came, key = self.came.plan, config.grant_key_file()
+        return grants.move(key, task, came, ctx, action=self.grant_action, frozen=frozen, by=self.allowed)
 
     def _note(self, task: ServerTask, context: Context) -> None:
         """Before anything is asked for: other runs free only what they know for certain to be this server's."""

@@ -56,6 +56,9 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "shut": WaveOf((Vm("shut-a", (4,), entry=OFF),)),
     "granted": WaveOf((Vm("granted-a", (4,)), Vm("granted-b", (4,)), Vm("granted-c", (4,)))),
     "forbidden": WaveOf((Vm("forbidden-a", (4,)),)),
+    "dated": WaveOf(tuple(Vm(f"dated-{one}", (4,)) for one in "abc"), DAILY),
+    "revoked": WaveOf((Vm("revoked-a", (4,)),)),
+    "holding": WaveOf((Vm("holding-a", (4,)),)),
     "called": WaveOf((Vm("called-a", (4,)), Vm("called-b", (4,)))),
 }
 """Of runs in this process."""

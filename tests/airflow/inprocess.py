@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
@@ -53,6 +54,11 @@ class Lab(Outside):
         with self.environment(**settings):
             run = self._dag(dag_id, file).test(run_conf=conf)
         return Done(self, dag_id, run.run_id, str(run.state.value), file)
+
+    def run_scheduled(self, dag_id: str, instant: datetime, **settings: Any) -> Done:
+        """Run a DAG as its timetable would for an instant: nobody triggered it."""
+        with patch("airflow.models.dagrun.get_or_create_dagrun", _scheduled_for(instant)):
+            return self.run(dag_id, **settings)
 
     def _dag(self, dag_id: str, file: str) -> Any:
         """Parsed anew: a run leaves its conf in the params of the DAG that ran it."""
@@ -123,13 +129,13 @@ class Done:
             return XComModel.deserialize_value(row) if row is not None else None
 
     def edit(self, task: str, value: Any, *, index: int = -1, key: str = "return_value") -> None:
-        """Change an XCom, as a person may over REST."""
+        """Change an XCom, as a person may over REST: that route stores the value as it came, and serialises nothing."""
         from airflow.models.xcom import XComModel
 
         name = task if index < 0 else f"server.{task}"
         with _session(self.lab) as session:
             where: dict[str, Any] = {"dag_id": self.dag_id, "run_id": self.run_id, "task_id": name, "map_index": index}
-            XComModel.set(key, value, **where, session=session)
+            XComModel.set(key, value, **where, serialize=False, session=session)
             session.commit()
 
     def rendered(self, task: str, *, index: int = -1) -> dict[str, Any]:
@@ -192,6 +198,28 @@ def _finds(run_id: str) -> Any:
         return run
 
     return found
+
+
+def _scheduled_for(instant: datetime) -> Any:
+    """Instead of ``get_or_create_dagrun``: a run as the scheduler makes it."""
+
+    def made(*, dag: Any, session: Any, run_id: str, **_: Any) -> Any:
+        from airflow.utils.state import DagRunState
+        from airflow.utils.types import DagRunTriggeredByType, DagRunType
+
+        return dag.create_dagrun(
+            run_id=run_id.replace("manual", "scheduled"),
+            logical_date=instant,
+            data_interval=(instant, instant),
+            run_after=instant,
+            run_type=DagRunType.SCHEDULED,
+            state=DagRunState.RUNNING,
+            triggered_by=DagRunTriggeredByType.TIMETABLE,
+            start_date=datetime.now(UTC),
+            session=session,
+        )
+
+    return made
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from wavelift.base.rates import PROGRESS_KEY
 from wavelift.base.run import CancelFlag, DagRun, Progress
 from wavelift.base.tries import Backoff
 from wavelift.operators import _base
-from wavelift.operators._base import Heartbeat, StateStore, WaveliftOperator
+from wavelift.operators._base import Heartbeat, ServerOperator, StateStore, WaveliftOperator
 from wavelift.operators._keys import FAILURE_KEY
 from wavelift.operators._liveness import AirflowLiveness
 from wavelift.services.dataplane import messages
@@ -305,3 +305,41 @@ def test_another_server_s_plan_is_never_taken() -> None:
     context.pushed.clear()
     with pytest.raises(WaveliftError, match="gone"):
         operator.server_task(context, server)
+
+
+HANDED = {"name": "web01", "bytes": 512, "task": "preflight", "place": 0, "try": 2}
+
+
+class Handled(ServerOperator):
+    """Reads what the pre-flight left of its server."""
+
+    def work_on(self, task: Any, context: Any) -> None:
+        raise AssertionError("nothing could be read")
+
+
+@pytest.mark.parametrize(
+    ("handed", "left", "field"),
+    [
+        (HANDED, '{"name": "web01"}', "all of it"),
+        (HANDED, ["web01"], "all of it"),
+        (HANDED, {"name": "web01", "token": "eyJ-a-secret"}, "plan"),
+        (HANDED | {"plan": {"server": "eyJ-a-secret"}}, None, "plan.selector"),
+        ("web01", None, "all of it"),
+        ({"name": "web01"}, None, "plan"),
+    ],
+    ids=["text", "list", "half", "half in place", "no mapping", "without place"],
+)
+def test_what_was_edited_into_another_form_is_said_at_once_and_not_quoted(handed: Any, left: Any, field: str) -> None:
+    """Whoever may edit XComs can write anything there. A removal would be tried again for an hour, for nothing."""
+    context: Any = Handed()
+    context.pushed["server_0"] = left
+    with pytest.raises(AirflowFailException) as caught:
+        Handled(task_id="remove_snapshot", server=handed).execute(context)
+    words = context.pushed[FAILURE_KEY]
+    assert words["what"] == str(caught.value)
+    assert words["next_try_at"] is None
+    assert "is no ServerTask of this version" in words["what"]
+    assert f"{field}: " in words["what"]
+    assert "edited the run's XComs" in words["next_step"]
+    assert "eyJ" not in str(caught.value)
+    assert caught.value.__suppress_context__, "pydantic's own text quotes the value"

@@ -145,7 +145,7 @@ def test_air_05_a_wave_with_a_replication_section_has_a_replicate_dag(dags: Path
 def test_the_form_is_not_copied_into_every_task(dags: Path, parser: Any) -> None:
     """Airflow gives each task a copy of the parameters that its DAG has by then: 14 lists of all servers' names."""
     parsed = _parse(parser, dags, context="one.migrate")
-    assert parsed["forms"] == {"one.migrate": ["servers", "launch", "mode", "note"]}
+    assert parsed["forms"] == {"one.migrate": ["servers", "launch", "mode", "priority", "note"]}
     assert parsed["tasks_with_forms"] == []
 
 

@@ -140,7 +140,7 @@ def test_plan_and_preflight_create_nothing(lab: Lab, mode: str) -> None:
 @pytest.mark.parametrize(
     ("conf", "words"),
     [
-        ({"bogus": 1}, ("unknown key 'bogus'", "servers, launch, mode, note")),
+        ({"bogus": 1}, ("unknown key 'bogus'", "servers, launch, mode, priority, note")),
         ({"servers": ["modes-a", "modes-z"]}, ("no server 'modes-z'", "modes-a")),
         ({"mode": "cleanup", "dry_run": "no"}, ("dry_run: must be true or false", "not 'no'")),
     ],

@@ -232,6 +232,7 @@ def test_a_reservation_notes_its_server_before_it_asks(refused: bool, monkeypatc
     task = kind(task_id="reserve", server={"name": "web01", "try": 3})
     monkeypatch.setattr(task, "ledger", lambda: nullcontext())
     monkeypatch.setattr(task, "server_context", lambda *_: None)
+    monkeypatch.setattr(task, "_grant", lambda *_: "signed")
     monkeypatch.setattr(frozen, "bind", lambda *_: seen.append("bound"))
 
     def reserve(*_: Any, **__: Any) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def test_only_a_run_of_the_timetable_has_an_instant() -> None:
 
 
 def _load(wave: str) -> Any:
-    return SimpleNamespace(servers=(), dump=dict, environment=SimpleNamespace(environment="lab"))
+    return SimpleNamespace(servers=(), connector="dc1", dump=dict, environment=SimpleNamespace(environment="lab"))
 
 
 @pytest.mark.parametrize("conf", [{"server": ["web01"]}, {"servers": "web01"}, {"servers": []}, {"servers": [1]}])

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -28,12 +29,14 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from tests.airflow.waves import BUCKET, RUNNING, Vm, WaveOf, lay_out, machines
 from tests.connect_proxy import ConnectProxy, Rules
 from tests.postgres import Postgres
-from tests.scan import Processes, Scan
+from tests.scan import SIGNED, Processes, Scan
 
-from wavelift.base.settings import OPTIONS
 from wavelift.cli.local_airflow import LocalAirflow
 from wavelift.cli.simulators import Stage
 from wavelift.ledger import Ledger
+from wavelift.rules.grants import Grant, sign
+from wavelift.services.common import grant_keys
+from wavelift.services.common.grant_keys import KeyFiles
 from wavelift.simulators.aws import start as start_aws
 from wavelift.simulators.vcenter import SimUser
 from wavelift.simulators.vcenter import start as start_vcenter
@@ -51,8 +54,12 @@ WRONG: Final = WaveOf((Vm("wrong-a", (4,)),), {"source": {"connection": "vsphere
 CLOSED: Final = WaveOf((Vm("closed-a", (4,)),), {"source": {"connection": "vsphere_closed", "connector": "wrong"}})
 """Its proxy refuses the password."""
 PROXY_USER: Final = "wave"
-GRANT_KEY: Final = "grant_key_file"
-"""Option with the file of the private key that signs grants, in versions that have grants."""
+GRANTS: Final = "grants"
+XCOMS: Final = "/xcomEntries"
+_ANY: Final[dict[str, Any]] = dict.fromkeys(
+    ("user", "environment", "dag_id", "run_id", "server", "vcenter", "connector", "plan"), "any"
+)
+ANY_GRANT: Final = Grant(**_ANY, scope="look", action="migrate")
 
 
 def pem(key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey) -> bytes:
@@ -67,14 +74,16 @@ def body_of(key: bytes) -> str:
 
 
 def grant_key(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Settings and secret of the key that signs grants; both empty in a version without grants."""
-    if GRANT_KEY not in OPTIONS:
-        return {}, {}
-    folder.mkdir()
-    key, file = pem(ed25519.Ed25519PrivateKey.generate()), folder / "grant.pem"
-    file.touch(mode=0o600)
-    file.write_bytes(key)
-    return {f"AIRFLOW__WAVELIFT__{GRANT_KEY.upper()}": str(file)}, {"key of grants": body_of(key)}
+    """Settings of the key that signs grants, and what to look for: the key, and the head that all its grants have."""
+    files = KeyFiles(folder / "private.pem", folder / "public")
+    grant_keys.keygen(files)
+    settings = {"GRANT_KEY_FILE": files.private, "GRANT_KEYS_FOLDER": files.public}
+    key = grant_keys.private_key(files.private)
+    any_grant = sign(ANY_GRANT, key, now=datetime.now(UTC), lifetime=timedelta(0))
+    return (
+        {f"AIRFLOW__WAVELIFT__{name}": str(path) for name, path in settings.items()},
+        {"key of grants": body_of(files.private.read_bytes()), GRANTS: any_grant.partition(".")[0]},
+    )
 
 
 def marked(name: str) -> str:
@@ -327,10 +336,13 @@ def test_no_secret_is_written_or_said_anywhere_but_where_it_must_be(world: World
     for words in (b"refused the user name or password", b"407 Proxy Authentication Required"):
         assert any(words in body for body in logs), "what a failure logged was looked at"
 
+    answers = world.answered()
+    xcoms = {address for address, names in answers.items() if names == {GRANTS, SIGNED} and XCOMS in address}
+    assert len(xcoms) >= 3, "one of the wave's pre-flight, and one of each server: whoever may read XComs can read them"
     found = {
         "files": world.written(),
         "tables": world.stored(),
-        "answers": world.answered(),
+        "answers": {address: names for address, names in answers.items() if address not in xcoms},
         "command lines": world.processes.in_command_lines,
         "environments of others": world.processes.in_environments,
         "environments of Airflow": world.processes.in_airflow,
@@ -338,7 +350,7 @@ def test_no_secret_is_written_or_said_anywhere_but_where_it_must_be(world: World
     passwords = world.folder / "home" / "simple_auth_manager_passwords.json.generated"
     assert found == {
         "files": {str(passwords): {"password of the web UI"}},
-        "tables": {},
+        "tables": {"airflow public.xcom": {GRANTS, SIGNED}},
         "answers": {},
         "command lines": {},
         "environments of others": {},
@@ -361,7 +373,7 @@ def find_what_is_planted(world: World, run_id: str) -> None:
     run = f"/api/v2/dags/shop.migrate/dagRuns/{quote(run_id)}"
     assert world.airflow.api.request("PATCH", run, {"note": value})[0] == 200  # the value of a variable is masked
     world.get(run)
-    assert world.answered() == {run: {name}}
+    assert {address: names for address, names in world.answered().items() if GRANTS not in names} == {run: {name}}
     with Ledger.open(world.databases["ledger"]) as ledger, ledger.write() as tx:
         tx.exec_driver_sql(f"COMMENT ON TABLE migration IS '{value}'")
-    assert set().union(*world.stored().values()) == {name}
+    assert set().union(*world.stored().values()) == {name, GRANTS, SIGNED}

@@ -9,6 +9,7 @@ import base64
 import re
 import socket
 import ssl
+import time
 from dataclasses import dataclass, field, replace
 from http.client import HTTPSConnection
 from typing import Final
@@ -23,6 +24,7 @@ HEAD_LONGEST: Final = 64 << 10
 """Bytes of the head of a proxy's answer."""
 REASON_LONGEST: Final = 100
 """Characters of its reason that are shown."""
+_END: Final = b"\r\n\r\n"
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([^\r\n]*))?")
 _SCHEME: Final = re.compile(r"^proxy-authenticate:[ \t]*([A-Za-z]+)", re.IGNORECASE | re.MULTILINE)
 _PLAIN_NAMES: Final = {"negotiate": "Negotiate (Kerberos)", "ntlm": "NTLM"}
@@ -48,8 +50,13 @@ class Proxy:
             host, port = parts.hostname, parts.port
         except ValueError:
             host, port, parts = None, None, urlsplit("")
-        if parts.scheme != "http" or not host:
-            raise SpecError("the proxy does not have the form http://[user:password@]host:port")
+        # A password with a bare '/', '?' or '#' would end the address there: its beginning would be host or port.
+        if parts.scheme != "http" or not host or parts.path.strip("/") or parts.query or parts.fragment:
+            raise SpecError(
+                "the proxy does not have the form http://[user:password@]host:port",
+                next_step="Write other characters than letters, digits, '.', '_' and '-' of user and password as %XX, "
+                "or enter both in fields of their own",
+            )
         return cls(host, port or default_port, unquote(parts.username or ""), unquote(parts.password or ""))
 
     @property
@@ -126,9 +133,12 @@ class TunnelledConnection(HTTPSConnection):
 
 
 def open_tunnel(proxy: Proxy, host: str, port: int, *, timeout: float) -> socket.socket:
-    """A socket whose bytes reach ``host:port``. ``timeout`` is in seconds and stays on the socket.
+    """A socket whose bytes reach ``host:port``.
+
+    :param timeout: in seconds: for the connection, for the whole answer of the proxy, and it stays on the socket.
 
     :raises ProxyRefused: the proxy makes no tunnel. :raises ProxyAway: there is no connection to the proxy.
+    :raises TimeoutError: the proxy does not finish its answer.
     """
     try:
         sock = socket.create_connection((proxy.host, proxy.port), timeout)
@@ -136,17 +146,18 @@ def open_tunnel(proxy: Proxy, host: str, port: int, *, timeout: float) -> socket
         raise ProxyAway(proxy, error) from error
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _ask(sock, proxy, f"{bracketed(host)}:{port}")
+        _ask(sock, proxy, f"{bracketed(host)}:{port}", time.monotonic() + timeout)
+        sock.settimeout(timeout)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _ask(sock: socket.socket, proxy: Proxy, place: str) -> None:
+def _ask(sock: socket.socket, proxy: Proxy, place: str, give_up: float) -> None:
     lines = [f"CONNECT {place} HTTP/1.1", f"Host: {place}", *(f"{key}: {text}" for key, text in proxy.headers.items())]
     sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
-    head = _head(sock)
+    head = _head(sock, give_up)
     said = _STATUS_LINE.match(head)
     if said is None:
         raise ProxyRefused(proxy, place, 0, "with something that is not HTTP")
@@ -154,13 +165,19 @@ def _ask(sock: socket.socket, proxy: Proxy, place: str) -> None:
     if not 200 <= status < 300:
         schemes = tuple(dict.fromkeys(_SCHEME.findall(head.decode("latin-1"))))
         raise ProxyRefused(proxy, place, status, (said[2] or b"").decode("latin-1"), schemes)
+    if not head.endswith(_END):
+        raise ProxyRefused(proxy, place, status, f"with a head of more than {HEAD_LONGEST >> 10} KiB")
 
 
-def _head(sock: socket.socket) -> bytes:
+def _head(sock: socket.socket, give_up: float) -> bytes:
     """One byte at a time: what follows the head is the tunnel's. The other side speaks second, so this costs nothing
     that counts: a head has a hundred bytes."""
     head = bytearray()
-    while not head.endswith(b"\r\n\r\n") and len(head) < HEAD_LONGEST:
+    while not head.endswith(_END) and len(head) < HEAD_LONGEST:
+        left = give_up - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the proxy did not finish its answer in time")
+        sock.settimeout(left)
         piece = sock.recv(1)
         if not piece:
             raise ConnectionResetError("the proxy closed the connection before it answered")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Final
 
 from wavelift.airflow.rest import ApiClient
 from wavelift.base.errors import PermanentError
@@ -17,6 +17,9 @@ from wavelift.base.private import private_file
 from wavelift.cli.connect import fail
 from wavelift.console.answers import SealedPage
 from wavelift.rules.seals import LONGEST_LINE, Difference, Kind, Seal, SealedFile
+
+FIRST_BYTES: Final = b'{"seal":{'
+"""Of every exported file: the line of its first seal."""
 
 
 @dataclass(slots=True)
@@ -84,6 +87,7 @@ def to_file(api: ApiClient, name: str) -> SealedFile:
     """
     path = Path(name)
     try:
+        _require_ours(path, name)
         private_file(path)
         with path.open("r+b") as file:
             _lock(file, name)
@@ -100,6 +104,18 @@ def to_file(api: ApiClient, name: str) -> SealedFile:
             return done
     except OSError as error:
         fail(f"{name} can't be written: {error.strerror}")
+
+
+def _require_ours(path: Path, name: str) -> None:
+    """What an export was killed in is cut off, so it must be a file of an export: another one would be lost."""
+    if path.exists():
+        with path.open("rb") as file:
+            first = file.readline(LONGEST_LINE)
+        if first.endswith(b"\n"):
+            with _told(name):
+                SealedFile().take(first)
+        elif not FIRST_BYTES.startswith(first[: len(FIRST_BYTES)]):
+            fail(f"{name} is no exported audit trail, and stays as it is: name another file")
 
 
 def _continued(file: BinaryIO) -> SealedFile:

@@ -23,7 +23,6 @@ from wavelift.cli.dag_files import dags_source, lay_out
 from wavelift.cli.local_airflow import airflow_home, free_port, loopback_settings
 from wavelift.cli.simulators import Stage
 from wavelift.rules.environment import PRINCIPALS
-from wavelift.rules.flows import MIGRATE
 
 NAME: Final = "demo"
 """Name of the wave and of its environment."""
@@ -78,7 +77,7 @@ def _next(dags: Path, env: str, port: int) -> Iterator[str]:
     yield f"  . {env}"
     yield f"  wavelift wave validate {shlex.quote(str(dags))}"
     yield f"  wavelift wave plan {NAME}"
-    yield f"  airflow dags trigger {MIGRATE.dag_id(NAME)}"
+    yield f"  wavelift migrate {NAME}"
     yield "  wavelift migrations list"
     yield f"The web UI is http://127.0.0.1:{port}: user admin, with the password WAVELIFT_PASSWORD of {env}"
     yield "The files stay when the simulators stop. The next start has new addresses: begin again in terminal two"

@@ -100,15 +100,15 @@ def migrate(  # noqa: PLR0913  # one parameter per option
     launch: Annotated[
         str, typer.Option(help="spec (as set in the wave's file), none (image only) or running (launch an instance).")
     ] = "",
-    priority: Annotated[queue.Choice | None, typer.Option(help=queue.PRIORITY_HELP)] = None,
     note: Annotated[str, typer.Option(help="Kept with the run.")] = "",
+    priority: Annotated[queue.Choice | None, typer.Option(help=queue.PRIORITY_HELP)] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it has ended.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
 ) -> None:
     """Migrate a wave's servers: all of them, or those that are named. Their ids are printed at once."""
     from wavelift.cli.migrations import migrate as start
 
-    given = {"servers": servers, "launch": launch, "priority": priority and priority.value, "note": note}
+    given = {"servers": servers, "launch": launch, "note": note, "priority": priority and priority.value}
     start(name, {key: value for key, value in given.items() if value}, follow=wait, as_json=as_json)
 
 

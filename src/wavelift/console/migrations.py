@@ -11,7 +11,6 @@ from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, HTTPException, Query
 
 from wavelift.airflow.rest import ApiClient
-from wavelift.base.errors import PermanentError
 from wavelift.base.run import DagRun, SystemClock
 from wavelift.console.access import readable_dags, require_read
 from wavelift.console.answers import (
@@ -29,7 +28,7 @@ from wavelift.console.on_demand import ENDED, context_of, make_run, new_run, req
 from wavelift.console.progress import Progress
 from wavelift.console.queue import Waiting
 from wavelift.console.requests import CleanupBody, MigrateBody, MigrationQuery
-from wavelift.ledger import Ledger, Migration, migrations, waves
+from wavelift.ledger import Ledger, Migration, migrations
 from wavelift.ledger.migrations import MigrationFilter
 from wavelift.rules.authority import Action, cleanup_action
 from wavelift.rules.conf import MigrateConf, MigrateMode
@@ -89,10 +88,9 @@ def _making(app: FastAPI) -> None:
         caller.require(dag_id, Action.MIGRATE)
         require_awake(airflow, dag_id, WAY_OUT)
         run = new_run(dag_id, body.request_id or "")
-        _require_new(ledger, run)
         conf = MigrateConf(**body.model_dump(exclude={"request_id"}, exclude_unset=True)).given()
         ctx = context_of(run, airflow, caller.requester.name)
-        admitted = admit(ledger, RunRequest(wave, conf), specs.wave, ctx, rights=caller.rights)
+        admitted = admit(ledger, RunRequest(wave, conf, first=True), specs.wave, ctx, rights=caller.rights)
         make_run(airflow, run, conf, body.note or "", give_back=lambda: give_back(ledger, run, SystemClock()))
         with ledger.read() as tx:
             rows = migrations.of_dag_run(tx, run)
@@ -101,20 +99,6 @@ def _making(app: FastAPI) -> None:
             dag_run_id=run.dag_run_id,
             migrations=[MigrationRow.of(row) for row in sorted(rows, key=lambda row: row.server)],
             with_preflight=[plan.server for plan in admitted.wave.servers if plan.selector.many],
-        )
-
-
-def _require_new(ledger: Ledger, run: DagRun) -> None:
-    """:raises PermanentError: the caller asked for this run before."""
-    with ledger.read() as tx:
-        known = waves.find(tx, run)
-    if known is not None:
-        raise PermanentError(
-            "This request was made before: nothing was started again",
-            next_step="List its migrations by wave and dag_run_id; for another run, give another request_id",
-            wave=known.wave,
-            run=run.dag_run_id,
-            state=str(known.state),
         )
 
 

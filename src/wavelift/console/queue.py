@@ -1,6 +1,7 @@
 """Routes of the queue: who waits for which slot behind whom, and who goes first (AMP-04).
 
 Reading shows the servers of the waves that the caller may read. Others count in the positions, and are not named.
+Moving needs the right to trigger the wave's DAG, and that in its environment.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from fastapi import FastAPI
 
 from wavelift.base.errors import NotFoundError
 from wavelift.base.run import SystemClock
-from wavelift.console.access import readable_dags, require_read, require_trigger
+from wavelift.console.access import readable_dags, require_read
 from wavelift.console.answers import QueueList, QueueRow, SlotHolder
+from wavelift.console.caller import CallerDep
 from wavelift.console.deps import LedgerDep
 from wavelift.console.requests import PriorityBody
 from wavelift.ledger import Ledger, ServerRun
 from wavelift.ledger.server_runs import rows_of
+from wavelift.rules.authority import priority_action
 from wavelift.rules.queue import Priority
 from wavelift.services.common import slots
 from wavelift.services.common.line import Line, MayRead, lines
@@ -31,14 +34,14 @@ def add_queue_routes(app: FastAPI) -> None:
         return _listed(ledger, readable.__contains__)
 
     @app.post("/queue/{server_run_id}/priority")
-    def move_in_queue(server_run_id: str, body: PriorityBody, user: GetUserDep, ledger: LedgerDep) -> QueueRow:
+    def move_in_queue(server_run_id: str, body: PriorityBody, caller: CallerDep, ledger: LedgerDep) -> QueueRow:
         """Give a migration or replication run that waits another priority; its servers' order of asking stays."""
         known = _known(ledger, server_run_id)
-        require_read(user, known.dag_id)
-        require_trigger(user, known.dag_id)
+        require_read(caller.user, known.dag_id)
+        caller.require(known.dag_id, priority_action(body.priority))
         priority = Priority.named(body.priority)
-        slots.prefer(ledger, known.run_key, priority, by=user.get_name(), clock=SystemClock())
-        readable = readable_dags(user) | {known.dag_id}
+        slots.prefer(ledger, known.run_key, priority, by=caller.requester.name, clock=SystemClock())
+        readable = readable_dags(caller.user) | {known.dag_id}
         return next(row for row in _listed(ledger, readable.__contains__).queue if row.id == known.id)
 
 

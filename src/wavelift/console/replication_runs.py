@@ -39,7 +39,7 @@ from wavelift.console.replication_rows import dag_of, live, run_fields, run_row
 from wavelift.console.requests import HistoryQuery, ReplicateBody, RunQuery
 from wavelift.ledger import Ledger, ReplicationRun, events, jobs, replication_runs
 from wavelift.ledger.replication_runs import RunFilter
-from wavelift.rules.authority import Action
+from wavelift.rules.authority import priority_action
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.replication import JobState, RunState
 from wavelift.services.replication import admission, outcome
@@ -104,7 +104,7 @@ def _requesting(app: FastAPI) -> None:
         wave: str, body: ReplicateBody, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep, specs: SpecsDep
     ) -> ReplicationStarted:
         """Replicate servers now: all of them or none. A refusal (409) tells rule and next time of each (SMS-06)."""
-        caller.require(dag_of(wave), Action.MIGRATE)
+        caller.require(dag_of(wave), priority_action(body.priority))
         servers = body.servers or _active_servers(ledger, wave)
         require_awake(airflow, dag_of(wave), WAY_OUT)
         connector = specs.wave(wave).connector  # `admit` would refuse it, but only after runs were reserved

@@ -120,7 +120,7 @@ class MigrateBody(Body):
     """Entries of the wave by their names; left out: all."""
     launch: LaunchOption = "spec"
     priority: PriorityName = "normal"
-    """Of the run's servers, while they wait for slots."""
+    """Of its servers, while they wait for slots."""
     note: Note = None
     request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:+-]+$", max_length=100)] | None = None
     """The caller's own name of this request: asked with it again, nothing is started twice."""

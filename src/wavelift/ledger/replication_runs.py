@@ -168,6 +168,13 @@ def record_progress(tx: Tx, id: str, progress: Progress, *, clock: Clock) -> Non
 # For admission and the end of a run
 
 
+def dag_runs_of(tx: Tx, *, jobs: Collection[str] = (), ids: Collection[str] = ()) -> set[DagRun]:
+    """The DAG runs of all runs of these jobs, and of the runs with these ids."""
+    columns = (replication_run.c.dag_id, replication_run.c.dag_run_id)
+    query = sa.select(*columns).where(replication_run.c.job_id.in_(jobs) | replication_run.c.id.in_(ids)).distinct()
+    return {DagRun(dag_id, dag_run_id) for dag_id, dag_run_id in tx.execute(query)}
+
+
 def open_of_wave(tx: Tx, wave: str) -> tuple[ReplicationRun, ...]:
     """Runs of a wave that are reserved or active."""
     return _open(tx, replication_run.c.wave == wave)

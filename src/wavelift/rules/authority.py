@@ -45,6 +45,11 @@ def cleanup_action(*, dry_run: bool) -> Action:
     return Action.MIGRATE if dry_run else Action.ADMINISTER
 
 
+def priority_action(priority: str | None) -> Action:
+    """Going before all others takes places from other waves, perhaps of other environments."""
+    return Action.ADMINISTER if priority == "next" else Action.MIGRATE
+
+
 DOES: Final[Mapping[Action, str]] = {
     Action.MIGRATE: "migrate into",
     Action.CUT_OVER: "cut over in",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
 from wavelift.base.domain import Message
+from wavelift.base.printable import printable
 from wavelift.base.regions import partition_of
 from wavelift.rules.connectors import Connector
 from wavelift.rules.fields import (
@@ -76,9 +77,31 @@ class Staging(Message):
 
 
 _PRINCIPAL = r"^(user|group):\S(.{0,198}\S)?$"
+
+
+def exact_name(value: str) -> str:
+    """Refuse what is no user's and no group's name, so that it would silently name nobody.
+
+    :raises ValueError: it has a ``*``, an invisible character, or a ``user:`` of its own.
+    """
+    if "*" in value:
+        raise ValueError(f"{quoted(value)}: names are compared exactly, and '*' stands for nobody; name each")
+    if (shown := printable(value)) != value:
+        raise ValueError(f"'{shown}' contains an invisible character; remove it")
+    if value.startswith(("user:", "group:")):
+        raise ValueError(f"{quoted(value)}: a name is written without another 'user:' or 'group:' here")
+    return value
+
+
+def _principal(value: str) -> str:
+    exact_name(value.partition(":")[2])
+    return value
+
+
 Principal = Annotated[
     str,
     matched(_PRINCIPAL, "'user:NAME' or 'group:NAME'"),
+    AfterValidator(_principal),
     WithJsonSchema({"type": "string", "pattern": _PRINCIPAL}),
 ]
 """Who may do something. Names are compared exactly, with upper and lower case."""

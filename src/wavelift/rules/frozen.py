@@ -37,10 +37,12 @@ class FrozenPlan:
     the connector's work, for which pre-flight looks up the bucket's encryption.
 
     :param digest: of the entry of the frozen wave that it came from: SHA-256, hex.
+    :param tags: of entries that alone select the VM; empty: its path is selected.
     """
 
     plan: ServerPlan
     digest: str
+    tags: tuple[str, ...] = ()
 
 
 def check_plan(plan: ServerPlan, facts: ServerFacts, frozen: Sequence[ServerPlan]) -> FrozenPlan:
@@ -64,7 +66,9 @@ def check_plan(plan: ServerPlan, facts: ServerFacts, frozen: Sequence[ServerPlan
         field, expected, found = next(each for each in wrong if each)
         _refuse(server, field, expected, found)
     entry = entries[wrong.index(None)]
-    return FrozenPlan(entry.bind(server, path), digest_of(entry))
+    fitting = [each.selector for each, other in zip(entries, wrong, strict=True) if other is None]
+    tags = tuple(each.value for each in fitting) if all(each.kind == "tag" for each in fitting) else ()
+    return FrozenPlan(entry.bind(server, path), digest_of(entry), tags)
 
 
 def lost_rights(frozen: ResolvedWave, now: Environment) -> list[str]:

@@ -47,6 +47,8 @@ BEYOND_SNAPSHOT: Final = timedelta(hours=1)
 """For what comes before and after the snapshot."""
 LOOK_LIFETIME: Final = timedelta(hours=24)
 """So long may pre-flight wait for its connector."""
+LAST_SECOND: Final = int(datetime.max.replace(tzinfo=UTC).timestamp())
+"""No clock shows a later one."""
 LONGEST_LIFETIME: Final = max(timedelta(hours=MOST_HOURS) + BEYOND_SNAPSHOT, LOOK_LIFETIME)
 """Of any grant, whatever a wave says."""
 
@@ -75,9 +77,15 @@ class Grant(Message):
     entry: str = ""
     """``move``: digest of the entry of the frozen wave that the plan came from."""
     principals: Mapping[str, str] = {}
-    """``look``: server, or :data:`ALL_SERVERS` → the user in vCenter whose right to export is asked. A user without one
-    is not asked for."""
+    """Server, or :data:`ALL_SERVERS` → the user in vCenter whose right to export is asked; absent: nobody's."""
     vcenter_check: VcenterCheck = "require"
+    tags: tuple[str, ...] = ()
+    """``move``: the wave selects the VM only by one of these vSphere tags. Only vCenter knows which VMs have
+    them."""
+
+    def principal(self, server: str) -> str | None:
+        """The user in vCenter whose right to export a server is asked. None: nobody's. Empty: nobody said who."""
+        return self.principals.get(server, self.principals.get(ALL_SERVERS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +161,8 @@ def kid_in(token: str) -> str:
             field="token",
             next_step=f"Clear the run's admit task, or the server's {CONTINUE_FROM}; an older version issued none",
         )
+    if not isinstance(token, str) or not token.isascii():  # half of a surrogate pair cannot even be encoded
+        raise _forged("token")
     try:
         header = jwt.get_unverified_header(token)
     except jwt.InvalidTokenError as error:
@@ -199,7 +209,7 @@ def read(token: str, key: Ed25519PublicKey, *, now: datetime) -> Grant:
 
 def _in_time(claims: Mapping[str, Any], now: datetime) -> None:
     for name in ("iat", "nbf", "exp"):
-        if type(claims[name]) is not int:
+        if type(claims[name]) is not int or not 0 <= claims[name] <= LAST_SECOND:
             raise _forged(name)
     seconds, leeway = now.timestamp(), LEEWAY.total_seconds()
     if seconds >= claims["exp"] + leeway:

@@ -173,6 +173,15 @@ ENVIRONMENT_LIMITS: Final = frozenset(
 """Limits that an environment may override: AWS raises them per account or region, or they depend on the guests."""
 
 
+NEARLY_FULL: Final = 0.8
+"""Of an account's servers under way: from here on it is told (SMS-10). Of 50, that is 40."""
+
+
+def is_nearly_full(in_use: int, limit: int) -> bool:
+    """Whether so few slots are left that somebody should know."""
+    return in_use >= NEARLY_FULL * limit
+
+
 def limits(overrides: Mapping[str, int] | None = None) -> dict[str, Limit]:
     """The table with ``overrides`` (name → value, in the limit's unit) from the configuration or an environment.
 

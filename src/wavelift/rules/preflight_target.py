@@ -9,6 +9,7 @@ from wavelift.rules.aws_facts import Account, Network
 from wavelift.rules.environment import is_key_arn
 from wavelift.rules.findings import WHOLE_WAVE, Findings
 from wavelift.rules.instance_types import type_facts
+from wavelift.rules.limits import is_nearly_full
 from wavelift.rules.plans import ServerPlan, Target
 from wavelift.rules.preflight_addresses import check_address
 from wavelift.rules.preflight_guest import boot_mode
@@ -193,6 +194,25 @@ def _key(target: Target, account: Account, found: Findings) -> None:
             f"'{target.environment}'",
             part=part,
         )
+
+
+def check_account_use(target: Target, in_use: int, limit: int) -> list[Finding]:
+    """That the servers may wait long, because nearly all places of the account are taken (SMS-10).
+
+    :param in_use: servers on their way into the account. :param limit: how many may be.
+    """
+    found = Findings(WHOLE_WAVE)
+    if is_nearly_full(in_use, limit):
+        found.warning(
+            "account.nearly_full",
+            f"{in_use} servers are on their way into account {target.account or target.aws_conn_id}; at most {limit} "
+            "may be at a time",
+            why="further servers wait until others have ended",
+            do="Look at 'wavelift queue'; raise migrations_per_account if the account takes more",
+            row="SMS-10",
+            part=f"environment {target.environment}",
+        )
+    return found.all
 
 
 def settled(target: Target, account: Account) -> Target:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from wavelift.base.domain import Message
 from wavelift.base.printable import printable
-from wavelift.rules.environment import MAX_CHOICES, PRINCIPALS, May
+from wavelift.rules.environment import MAX_CHOICES, PRINCIPALS, May, exact_name
 from wavelift.rules.problem import Problem, allowed, did_you_mean, quoted
 
 ROLE: Final = "role/"
@@ -26,10 +26,14 @@ def _principal(value: str) -> str:
     return value
 
 
+def _user(value: str) -> str:
+    return exact_name(_principal(value))
+
+
 def _group(value: str) -> str:
     if value.startswith(ROLE):
         raise ValueError(f"{quoted(value)}: groups '{ROLE}…' are the roles of Airflow's users; take another name")
-    return _principal(value)
+    return exact_name(_principal(value))
 
 
 def _pattern(value: str) -> str:
@@ -38,14 +42,15 @@ def _pattern(value: str) -> str:
     return value and _principal(value)
 
 
-User = Annotated[str, AfterValidator(_principal)]
+User = Annotated[str, AfterValidator(_user)]
+VcenterName = Annotated[str, AfterValidator(_principal)]
 Group = Annotated[str, AfterValidator(_group)]
 
 
 class VcenterPrincipals(Message):
     """Who the users of Airflow are in vCenter, for the check of their own rights there."""
 
-    users: dict[User, User] = Field(
+    users: dict[User, VcenterName] = Field(
         default={},
         max_length=MAX_CHOICES,
         description="User of Airflow → principal in vCenter, such as ana: 'CORP\\ana'.",

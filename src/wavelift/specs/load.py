@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,7 +146,7 @@ def load_folder(waves_folder: Path, environments_folder: Path, *, only: str | No
             if path.stem != PRINCIPALS:
                 environments.get(path.stem)
         environments.principals()
-    return LoadedSpecs(waves, environments.valid, (*issues, *environments.issues))
+    return LoadedSpecs(waves, environments.valid, tuple(dict.fromkeys((*issues, *environments.issues))))
 
 
 def _isolated(path: Path, read: Callable[[], _Read[T]]) -> _Read[T]:
@@ -185,13 +186,18 @@ class _Environments:
     def principals(self) -> Principals | None:
         """The groups and vCenter principals; None: their file has errors. Without the file there are none."""
         if not self._principals:
-            path = self.folder / f"{PRINCIPALS}{SUFFIX}"
-            found, issues = (
-                _isolated(path, lambda: _principals(Document(path))) if path.exists() else (Principals(), [])
-            )
+            found, issues = self._groups()
             self.issues += issues
             self._principals.append(found)
         return self._principals[0]
+
+    def _groups(self) -> _Read[Principals]:
+        """A link that leads nowhere, and a file of the other suffix, are meant to be the file: not "no file"."""
+        path = self.folder / f"{PRINCIPALS}{SUFFIX}"
+        if os.path.lexists(path):
+            return _isolated(path, lambda: _principals(Document(path)))
+        other = path.with_suffix(OTHER_SUFFIX)
+        return (None, [_unread(other)]) if os.path.lexists(other) else (Principals(), [])
 
     def environment(self, document: Document) -> _Read[Environment]:
         """The environment of a file, or its issues. Its groups must be known, unless their file has errors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -207,3 +208,38 @@ def test_the_step_of_what_waits_is_no_task_of_the_whole_run(desk: Desk) -> None:
     ]
     told = row(desk, made.migrations[0].id)
     assert (told["state"], told["phase"], told["step"]) == (MigrationState.QUEUED, WAITS, "")
+
+
+def test_of_two_requests_of_one_name_at_the_same_moment_one_is_frozen_and_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other asks for other servers: it must not be told that those of the first are its own."""
+    answers: list[Any] = []
+    real = desk.specs.wave
+
+    def wave(name: str) -> Any:
+        if not answers:
+            answers.append(None)
+            answers[0] = desk.client.post(PATH, json={"servers": ["db01"], "request_id": "k1"})
+        return real(name)
+
+    monkeypatch.setattr(desk.specs, "wave", wave)
+    said = desk.refused("POST", PATH, 409, {"servers": ["web01"], "request_id": "k1"})["detail"]
+    assert "This request was made before" in said
+    assert [row["server"] for row in answers[0].json()["migrations"]] == ["db01"]
+    assert [known["server"] for known in desk.get("/migrations")["migrations"]] == ["db01"]
+    assert len(desk.airflow.triggered) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "a/b", "a?b", "a%2fb", "a\n", "", "x" * 101, "é", "\u202ea", "a b", "\x00", "\ud800"]
+)
+def test_a_request_id_is_a_plain_name(desk: Desk, name: str) -> None:
+    answer = desk.client.post(PATH, content=json.dumps({"request_id": name}))
+    assert answer.status_code == 422, answer.text
+    assert desk.airflow.triggered == []
+
+
+@pytest.mark.parametrize("name", ["..", ".", "-rf", "manual__1", "scheduled__2026-01-01T00:00:00+00:00", "x" * 100])
+def test_a_request_id_never_is_the_name_of_another_kind_of_run(desk: Desk, name: str) -> None:
+    assert started(desk, servers=["web01"], request_id=name).dag_run_id == f"on_demand__{name}"

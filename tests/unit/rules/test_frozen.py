@@ -92,7 +92,14 @@ def test_a_tag_may_select_any_vm_but_only_with_its_own_settings() -> None:
     frozen = _frozen({"tag": "plan:moves", "verify": "full"})
     plan = frozen[0].bind("any", "/DC0/vm/some/any")
     assert _check(plan, frozen).digest == digest_of(frozen[0])
+    assert _check(plan, frozen).tags == ("plan:moves",), "the connector asks vCenter whether the VM has it"
     assert _refused(plan.model_copy(update={"verify": "off"}), frozen) == "verify"
+
+
+def test_a_vm_that_its_place_selects_needs_no_tag() -> None:
+    frozen = _frozen({"tag": "plan:moves"}, {"tag": "plan:later"}, {"folder": "/DC0/vm/farm"})
+    assert _check(frozen[0].bind("node1", "/DC0/vm/farm/node1"), frozen).tags == ()
+    assert _check(frozen[0].bind("any", "/DC0/vm/some/any"), frozen).tags == ("plan:moves", "plan:later")
 
 
 def test_the_facts_are_of_the_vm_of_the_plan() -> None:

@@ -29,7 +29,8 @@ from wavelift.services.common.slots import (
     request_slots,
     win_slots,
 )
-from wavelift.services.common.wanted import Terms, for_account, for_import
+from wavelift.services.common.wanted import Terms, account_use, for_account, for_import
+from wavelift.services.dataplane.messages import AccountUse
 from wavelift.services.migration.report import Ended, finish
 from wavelift.services.migration.reserve import after_cancel, release, reserve
 
@@ -72,6 +73,17 @@ def test_sms_10_the_slot_is_held_past_the_transfer(story: Story) -> None:
         for_import(story.task("web01").plan.target, story.ctx("web01").run_key, 5, ONE),
         story.ctx("web01"),
     ) == Granted(story.clock.time)
+
+
+def test_sms_10_admission_counts_what_is_on_its_way_for_pre_flight(story: Story) -> None:
+    target = story.task("web01").plan.target
+    assert account_use(story.ledger, target, ONE) == AccountUse(in_use=0, limit=1)
+    _asks(story, "web01")
+    release(story.ledger, story.ctx("web01"), removed=True, exported=True)
+    assert account_use(story.ledger, target, ONE) == AccountUse(in_use=1, limit=1)
+    raised = target.model_copy(update={"migrations_per_account": 70})
+    assert account_use(story.ledger, raised, ONE) == AccountUse(in_use=1, limit=70)
+    assert account_use(story.ledger, target.model_copy(update={"account": "444455556666"}), ONE).in_use == 0
 
 
 @pytest.mark.parametrize("way", ["failed", "cancelled", "cancelled at its import", "reported"])

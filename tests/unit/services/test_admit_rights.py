@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,16 +18,19 @@ from tests.unit.specs.conftest import ENVIRONMENT, WAVE
 
 from wavelift.base.errors import DeniedError, SpecError
 from wavelift.base.run import DagRun
-from wavelift.ledger import Ledger, WaveRunState, jobs, waves
+from wavelift.ledger import Ledger, WaveRunState, jobs, migrations, waves
 from wavelift.rules.conf import MigrateMode, ReplicateMode
+from wavelift.rules.environment import Environment, May
 from wavelift.rules.plans import ResolvedWave
+from wavelift.rules.principals import Principals
 from wavelift.rules.replication import JobState
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.common.admit import RunRequest, reopen
+from wavelift.services.common.authority import Rights
 from wavelift.services.migration import admit as migration
 from wavelift.services.replication import admit as replication
 from wavelift.services.replication.jobs import JobOrder, create_jobs
-from wavelift.specs import resolved_wave, usable_waves
+from wavelift.specs import Granting, resolved_wave, usable_waves
 
 pytestmark = pytest.mark.unit
 
@@ -252,3 +255,56 @@ def test_the_console_tells_why_a_wave_s_files_allow_no_run(site: Site, monkeypat
     assert "waves/erp.yaml:1: a second ': '" in Specs().problem_of("erp")
     for name in ("shop", "x" * 300, "..", "erp.yaml"):
         assert Specs().problem_of(name) == f"There is no file {name}.yaml in the folder of the waves"
+
+
+def only(**lists: Sequence[str]) -> Rights:
+    """In environment ``prod``; everybody may do everything in all others."""
+    may = May(**{name: tuple(f"user:{user}" for user in users) for name, users in lists.items()})
+
+    def load(name: str) -> Granting:
+        if name != "prod":
+            return OPEN.load(name)
+        return Granting(Environment.model_construct(environment=name, may=may), Principals())
+
+    return Rights(load)
+
+
+@pytest.mark.parametrize("flow", ["migrate migrate", "replicate replicate"])
+def test_going_before_all_others_needs_the_right_to_administer(site: Site, flow: str) -> None:
+    admit, dag, conf = FLOWS[flow]
+    rights = only(migrate=["ana", "bo"], administer=["bo"])
+    for user, priority in (("ana", "normal"), ("ana", "later"), ("bo", "next")):
+        ctx = run_context(DagRun(dag, f"manual__{user}_{priority}"), requester=user)
+        admit(site.ledger, RunRequest("erp", conf | {"priority": priority}), site.load, ctx, rights=rights)
+    ctx = run_context(DagRun(dag, "manual__next"), requester="ana")
+    with pytest.raises(DeniedError, match="'ana' may not administer"):
+        admit(site.ledger, RunRequest("erp", conf | {"priority": "next"}), site.load, ctx, rights=rights)
+
+
+def test_what_earlier_runs_made_needs_the_right_where_it_lies(site: Site) -> None:
+    """The wave landed in `prod` once, and its file names another environment now."""
+    run = run_context(DagRun("erp.migrate", "manual__1"), requester="tester")
+    migration.admit(site.ledger, RunRequest("erp", {"mode": "migrate"}), site.load, run, rights=OPEN)
+    made = within(site.ledger.read(), migrations.of_dag_run, run.run)[0].id
+    site.write(WAVE.replace("environment: prod", "environment: test"), ENVIRONMENT)
+    (site.folder / "environments" / "test.yaml").write_text(ENVIRONMENT.replace(": prod", ": test", 1))
+    asked = RunRequest("erp", {"mode": "launch", "migrations": [made]})
+    for user, may in (("ana", False), ("tester", True)):
+        ctx = run_context(DagRun("erp.migrate", f"manual__{user}"), requester=user)
+        with (
+            nullcontext() if may else pytest.raises(DeniedError, match="'ana' may not migrate into environment 'prod'")
+        ):
+            migration.admit(site.ledger, asked, site.load, ctx, rights=only(migrate=["tester"]))
+
+
+def test_what_earlier_replications_made_needs_the_right_where_it_lies(site: Site) -> None:
+    order = JobOrder(server="web01", plan=ReplicationPlan())
+    (job,) = create_jobs(site.ledger, "erp", [order], by="tester", clock=HandClock())
+    run = run_context(DagRun("erp.replicate", "manual__1"), requester="tester")
+    replication.admit(site.ledger, RunRequest("erp", {"mode": "replicate"}), site.load, run, rights=OPEN)
+    site.write(WAVE.replace("environment: prod", "environment: test"), ENVIRONMENT)
+    (site.folder / "environments" / "test.yaml").write_text(ENVIRONMENT.replace(": prod", ": test", 1))
+    ctx = run_context(DagRun("erp.replicate", "manual__ana"), requester="ana")
+    for conf in ({"mode": "verify", "jobs": [job.id]}, {"mode": "delete", "jobs": [job.id]}):
+        with pytest.raises(DeniedError, match="'ana' may not migrate into environment 'prod'"):
+            replication.admit(site.ledger, RunRequest("erp", conf), site.load, ctx, rights=only(migrate=["tester"]))

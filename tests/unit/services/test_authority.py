@@ -18,7 +18,7 @@ from tests.unit.specs.conftest import ENVIRONMENT, WAVE
 
 from wavelift.base.errors import DeniedError
 from wavelift.base.run import DagRun, Requester, RunContext
-from wavelift.ledger import Event, events, groups, jobs, replication_runs, waves
+from wavelift.ledger import Event, WaveRunState, events, groups, jobs, replication_runs, waves
 from wavelift.ledger.jobs import lock_name
 from wavelift.rules.authority import Action
 from wavelift.rules.replication import RunState
@@ -217,37 +217,74 @@ def test_the_wave_s_own_file_may_be_broken_or_gone_the_environment_decides(offic
     require_again(office.ledger, asked("ana", server="web01"), Action.MIGRATE, rights=office.rights)
 
 
-@pytest.mark.parametrize("operator", ["ReserveOperator", "ReserveRunOperator"])
-def test_a_reservation_asks_before_it_asks_for_a_slot(
-    office: Office, operator: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(params=["ReserveOperator", "ReserveRunOperator"])
+def reservation(
+    office: Office, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Callable[[], Any], list[str]]:
+    """The task that reserves web01 in a run of ana, and for what it asked the ledger."""
     from wavelift.airflow import config
     from wavelift.operators.control import slots
     from wavelift.services.common import frozen
 
     asked_for: list[str] = []
-    ctx = asked("ana", server="web01")
     office.admit(asked("ana"))
-    kind: Any = getattr(slots, operator)
-    task = kind(task_id="reserve", server={})
+    kind: Any = getattr(slots, request.param)
+    server: Any = SimpleNamespace(name="web01")
+    ctx = asked("ana", server="web01")
     monkeypatch.setattr(config, "environments_folder", lambda: office.folder / "environments")
     monkeypatch.setattr(config, "integer", lambda option: 24)
-    monkeypatch.setattr(kind, "ledger", lambda _: nullcontext(office.ledger))
-    monkeypatch.setattr(kind, "server_context", lambda *_: ctx)
-    monkeypatch.setattr(kind, "_note", lambda *_: None)
+    monkeypatch.setattr(frozen, "checked", lambda *_, **__: server)
     monkeypatch.setattr(frozen, "bind", lambda *_: None)
+    given: dict[str, Any] = {
+        "ledger": nullcontext(office.ledger),
+        "server_context": ctx,
+        "server_task": server,
+        "resolved": office.load("erp"),
+        "_note": None,
+        "_grant": "signed",
+    }
+    for name, value in given.items():
+        monkeypatch.setattr(kind, name, lambda *_, _value=value: _value)
 
-    def reserve(*_: Any) -> dict[str, str]:
+    def reserve(*_: Any, **__: Any) -> dict[str, str]:
         asked_for.append("slot")
         return {"server": "web01"}
 
     monkeypatch.setattr(kind, "reserve", reserve)
-    server: Any = SimpleNamespace(name="web01")
-    assert task.work_on(server, {}) == {"server": "web01"}
+    task = kind(task_id="reserve", server={})
+    return lambda: task.work({"dag_run": SimpleNamespace(conf={})}), asked_for
+
+
+def test_a_reservation_asks_before_it_asks_for_a_slot(
+    office: Office, reservation: tuple[Callable[[], Any], list[str]]
+) -> None:
+    reserve, asked_for = reservation
+    assert reserve() == {"server": "web01", "token": "signed"}
     office.grant("user:bo")
     with pytest.raises(DeniedError):
-        task.work_on(server, {})
+        reserve()
     assert asked_for == ["slot"]
+
+
+def test_a_run_that_has_ended_is_opened_again_only_for_one_who_may(
+    office: Office, reservation: tuple[Callable[[], Any], list[str]]
+) -> None:
+    """Cleared from its reservation, perhaps without the report, which would close it again."""
+    reserve, asked_for = reservation
+
+    def state() -> str:
+        return str(within(office.ledger.read(), waves.get, MIGRATE).state)
+
+    with office.ledger.write(waves.LOCK) as tx:
+        waves.finish_wave_run(tx, MIGRATE, WaveRunState.FAILED, clock=HandClock())
+    office.grant("user:bo")
+    with pytest.raises(DeniedError, match="'ana' may not migrate"):
+        reserve()
+    assert (state(), asked_for) == ("failed", [])
+    assert office.refusals()[0].details["server"] == "web01"
+    office.grant("user:ana")
+    reserve()
+    assert (state(), asked_for) == ("running", ["slot"])
 
 
 # Scheduled runs

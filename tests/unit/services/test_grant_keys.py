@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.unit.rules.test_grants import GRANT, HOUR, INTENT, NOW
 
 from wavelift.base.errors import GrantError, PermanentError
-from wavelift.rules.grants import LONGEST_LIFETIME, Intent, kid_of, sign
+from wavelift.rules.grants import LEEWAY, LONGEST_LIFETIME, Intent, kid_of, sign
 from wavelift.services.common import grant_keys
 from wavelift.services.common.grant_keys import KeyFiles, known_keys, private_key, prune, rotate
 from wavelift.services.dataplane.grants import verify
@@ -65,6 +65,7 @@ def test_a_private_key_that_others_can_use_signs_nothing(files: KeyFiles, mode: 
     with pytest.raises(PermanentError, match="Other users of this machine") as error:
         private_key(files.private)
     assert f"chmod 600 {files.private}" in str(error.value)
+    assert error.value.where["link"] == "grant", "so the report makes it an event"
     assert "[wavelift] grant_key_file" in str(error.value)
 
 
@@ -82,13 +83,14 @@ def test_a_file_that_holds_something_else_is_no_private_key(files: KeyFiles) -> 
         with pytest.raises(PermanentError, match="no Ed25519 private key") as error:
             private_key(files.private)
         assert "secret-words" not in str(error.value)
+        assert error.value.where["link"] == "grant"
 
 
 def test_a_grant_of_the_old_key_holds_after_a_rotation_for_as_long_as_any(files: KeyFiles) -> None:
     """The key is rotated between ``reserve`` and the retry of an export."""
     token = signed(files)
     old, new, until = rotate(files, now=NOW)
-    assert until == NOW + LONGEST_LIFETIME
+    assert until == NOW + LONGEST_LIFETIME + LEEWAY, "a connector's clock may be behind"
     assert verified(files, token) == GRANT
     assert verified(files, signed(files)) == GRANT
     assert kid_of(private_key(files.private).public_key()) == new
@@ -160,3 +162,49 @@ def test_a_grant_is_verified_with_all_that_it_is_compared_with(files: KeyFiles) 
         other: Any = {"scope": "look", "action": "replicate"}.get(each.name, "other")
         with pytest.raises(GrantError):
             verified(files, token, replace(INTENT, **{each.name: other}))
+
+
+def test_a_folder_in_which_anybody_may_put_a_key_holds_no_key(files: KeyFiles, tmp_path: Path) -> None:
+    """A key file of a stranger has the right name and mode: the folder decides who may put it there."""
+    token = signed(files)
+    files.public.chmod(0o777)
+    with pytest.raises(GrantError, match="every user of this machine may write the folder"):
+        verified(files, token)
+    files.public.chmod(0o755)
+    assert verified(files, token) == GRANT
+    (known,) = known_keys(files)
+    open_place = tmp_path / "tmp"
+    open_place.mkdir()
+    open_place.chmod(0o1777)
+    known.path.rename(open_place / "key.pem")
+    known.path.symlink_to(open_place / "key.pem")
+    with pytest.raises(GrantError, match="every user of this machine may write the folder"):
+        verified(files, token)
+
+
+def test_a_key_that_is_rotated_between_signing_and_verifying_is_still_known(files: KeyFiles) -> None:
+    token = signed(files)
+    for _ in range(3):
+        rotate(files, now=NOW)
+        assert verified(files, token) == GRANT
+        assert verified(files, signed(files)) == GRANT
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o077])
+def test_the_folder_of_public_keys_is_never_open_to_all(tmp_path: Path, mask: int) -> None:
+    files = KeyFiles(tmp_path / "new" / "grants" / "private.pem", tmp_path / "new" / "public")
+    before = os.umask(mask)
+    try:
+        grant_keys.keygen(files)
+    finally:
+        os.umask(before)
+    assert files.public.stat().st_mode & 0o777 == 0o755
+    assert verified(files, signed(files)) == GRANT
+
+
+def test_half_of_a_surrogate_pair_is_no_token(files: KeyFiles) -> None:
+    """JSON holds it, so an edited XCom can; nothing can encode it."""
+    for text in ("\ud800.a.b", signed(files)[:-1] + "\udfff", "é.é.é"):
+        with pytest.raises(GrantError) as caught:
+            verified(files, text)
+        assert caught.value.where["field"] == "token"

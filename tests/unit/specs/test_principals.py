@@ -116,3 +116,56 @@ def test_no_environment_has_the_name_of_the_file(site: Site) -> None:
     (site.waves / "erp.yaml").write_text(WAVE.replace("environment: prod", "environment: principals"))
     assert "principals.yaml is no environment" in site.errors()
     assert "allowed: prod" in site.errors()
+
+
+# Attacks
+
+
+@pytest.mark.parametrize("how", ["a link to nowhere", "a link to itself", "the other suffix"])
+def test_a_file_that_is_meant_to_be_there_is_no_missing_one(site: Site, how: str) -> None:
+    """With `vcenter_check: mapped` "no file" would mean that nobody's right in vCenter is asked."""
+    site.put(ENVIRONMENT, None)
+    assert load_principals(site.environments) == Principals()
+    if how == "the other suffix":
+        site.groups.with_suffix(".yml").write_text(GROUPS)
+    else:
+        site.groups.symlink_to(site.groups if how == "a link to itself" else "/nowhere/principals.yaml")
+    with pytest.raises(SpecError, match=r"principals\.y"):
+        load_granting("prod", site.environments)
+    with pytest.raises(SpecError, match=r"principals\.y"):
+        resolved_wave("erp", site.waves, site.environments)
+    assert len([line for line in site.errors().splitlines() if line.startswith("environments/principals.y")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("user:*", "stands for nobody"),
+        ("group:corp-*", "stands for nobody"),
+        ("user:an\u200ba", "an\\u200ba' contains an invisible character"),
+        ("user:\u202eana", "invisible character"),
+        ("user:user:ana", "without another 'user:'"),
+    ],
+)
+def test_an_entry_that_would_silently_name_nobody_is_refused(site: Site, entry: str, said: str) -> None:
+    site.put(ENVIRONMENT.replace("'user:admin'", f"'{entry}'", 1), GROUPS)
+    with pytest.raises(SpecError) as caught:
+        load_granting("prod", site.environments)
+    assert said in str(caught.value)
+    assert "prod.yaml:" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["*", "user:ana", "group:other"])
+def test_a_member_that_would_silently_name_nobody_is_refused(site: Site, name: str) -> None:
+    site.put(WITH_GROUP, f"groups:\n  erp-team: ['{name}']\n")
+    with pytest.raises(SpecError, match=r"principals\.yaml:2"):
+        load_granting("prod", site.environments)
+
+
+def test_look_alikes_are_other_people(site: Site) -> None:
+    site.put(WITH_GROUP, "groups:\n  erp-team: [ana, Ana, '\u0430na', 'a\u0301na', '\u00e1na']\n")
+    known = load_granting("prod", site.environments).principals
+    for name in ("ana", "Ana", "\u0430na", "a\u0301na", "\u00e1na"):
+        assert known.groups_of(name) == {"erp-team"}
+    for name in ("ANA", "ana ", "\uff41na", "ana\u200b", ""):
+        assert known.groups_of(name) == frozenset()

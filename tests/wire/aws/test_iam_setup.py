@@ -417,3 +417,41 @@ def test_a_role_that_is_not_seen_at_once_is_waited_for(admin: Administrator, mon
     made = admin.apply("vmimport", "--yes")
     assert made.exit_code == 0, made.output
     assert set(admin.inline()) == {f"wavelift-{admin.name}"}
+
+
+@pytest.mark.parametrize("operation", ["CreateRole", "CreatePolicy", "PutRolePolicy", "AttachUserPolicy"])
+def test_a_lost_answer_is_no_failure(admin: Administrator, user: str, operation: str) -> None:
+    """boto3 asks again by itself, and IAM refuses what is there already."""
+    admin.aws.rule(service="iam", operation=operation, cut_response_after=0, count=1)
+    made = admin.apply("--yes", "--attach-caller", f"user/{user}")
+    assert made.exit_code == 0, made.output
+    assert "Nothing to change" in admin.apply("--attach-caller", f"user/{user}").stdout
+
+
+@pytest.mark.parametrize("versions", [2, 5])
+def test_a_lost_answer_to_a_new_version_is_no_failure(admin: Administrator, versions: int) -> None:
+    admin.apply("caller", "--yes")
+    for _ in range(versions - 1):
+        admin.iam.create_policy_version(
+            PolicyArn=admin.arn("caller"), PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [ALL]})
+        )
+    in_the_middle = admin.versions("caller")[versions // 2]
+    admin.iam.set_default_policy_version(PolicyArn=admin.arn("caller"), VersionId=in_the_middle)
+    admin.aws.rule(service="iam", operation="CreatePolicyVersion", cut_response_after=0, count=1)
+    made = admin.apply("caller", "--yes")
+    assert made.exit_code == 0, made.output
+    assert iam_setup.same(admin.in_force("caller"), _wanted(admin, "caller"))
+    assert in_the_middle in admin.versions("caller")
+
+
+def test_a_policy_of_our_name_under_another_path_is_refused_before_anything_is_changed(admin: Administrator) -> None:
+    """IAM gives a name once in an account. "Run it again" would never help."""
+    name = admin.arn("caller").rpartition("/")[2]
+    theirs = json.dumps({"Version": "2012-10-17", "Statement": [ALL]})
+    made = admin.iam.create_policy(PolicyName=name, Path="/team/", PolicyDocument=theirs)["Policy"]
+    before = admin.writes()
+    refused = admin.apply("--yes")
+    assert refused.exit_code == 1, refused.output
+    assert made["Arn"] in refused.stderr
+    assert "--suffix" in refused.stderr
+    assert admin.writes() == before

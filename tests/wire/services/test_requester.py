@@ -1,17 +1,22 @@
-"""The right of the person behind a run, asked of vCenter in pre-flight: one call per person (AMP-03)."""
+"""What vCenter is asked about a grant (AMP-03): the right of the person behind a run, in pre-flight by one call per
+person and before the snapshot; and which VM it is that moves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from tests.contexts import context_of
 from tests.wire.services.servers import LIMITED
 
-from wavelift.base.domain import Severity
+from wavelift.base.domain import ServerFacts, Severity
+from wavelift.base.errors import GrantError
 from wavelift.rules.environment import VcenterCheck
+from wavelift.rules.grants import Grant
+from wavelift.services.dataplane import grants
 from wavelift.services.dataplane.messages import Admitted, PreflightReport
-from wavelift.services.dataplane.preflight import PreflightOptions, RequesterCheck, Sides, run_preflight
+from wavelift.services.dataplane.preflight import PreflightOptions, Sides, run_preflight
 
 from .journey import Stage
 
@@ -21,12 +26,32 @@ ADMIN = "VSPHERE.LOCAL\\Administrator"
 """As vCenter shows who is signed in; the simulator's user is ``administrator@vsphere.local``."""
 
 
+def granted(**changes: Any) -> Grant:
+    """For a person who may."""
+    values: dict[str, Any] = {
+        "scope": "move",
+        "user": "test",
+        "action": "migrate",
+        "environment": "lab",
+        "dag_id": "lab.migrate",
+    }
+    values |= {
+        "run_id": "r",
+        "server": "web01",
+        "vcenter": "vsphere_lab",
+        "connector": "hall-a",
+        "plan": "a" * 64,
+        "principals": {"*": ADMIN},
+    }
+    return Grant(**(values | changes))
+
+
 def look(
     stage: Stage, principals: Mapping[str, str], mode: VcenterCheck = "require", user: str = "ana"
 ) -> PreflightReport:
     wave = stage.wave("web01", "mute01")
     admitted = Admitted(wave=wave, mode="preflight", dag_id="lab.migrate", run_id="r", requested_by="test")
-    options = PreflightOptions(requesters=RequesterCheck(mode, principals, user))
+    options = PreflightOptions(grant=granted(scope="look", user=user, principals=principals, vcenter_check=mode))
     sides = Sides(stage.connect, stage.access)
     return run_preflight(sides, admitted, context_of("lab.migrate/r/*"), options).believed()
 
@@ -101,3 +126,70 @@ def test_where_nobody_is_asked_a_note_says_so(stage: Stage, mode: VcenterCheck) 
     assert told(report) == dict.fromkeys(("web01", "mute01"), ("requester.not_checked", Severity.INFO))
     assert len(report.passed) == 2
     assert {mode in one.why for one in report.findings if one.code == "requester.not_checked"} == {True}
+
+
+# Before the snapshot
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, ServerFacts]:
+    return {}
+
+
+@pytest.fixture
+def facts(stage: Stage, seen: dict[str, ServerFacts]) -> dict[str, ServerFacts]:
+    """What pre-flight sees of two servers."""
+    if not seen:
+        seen |= {task.name: task.facts for task in look(stage, {"*": ADMIN}).servers}
+    return seen
+
+
+def test_the_granted_vm_must_stand_where_the_wave_selects_it(stage: Stage, facts: dict[str, ServerFacts]) -> None:
+    """Before the first `reserve`, whoever edits XComs can have another VM signed: all of it but its place."""
+    ours, other = facts["web01"], facts["mute01"]
+    with stage.connect() as session:
+        grants.verify_source(session, granted(), ours.moref, ours.path)
+        with pytest.raises(GrantError) as refused:
+            grants.verify_source(session, granted(), other.moref, ours.path)
+    where = refused.value.where
+    assert (refused.value.field, where["link"], where["found"]) == ("path", "grant_verified", other.path)
+
+
+@pytest.mark.parametrize(
+    ("principals", "mode", "said"),
+    [
+        ({"*": LIMITED.name}, "require", "lacks VApp.Export on the VM"),
+        ({"web01": "CORP\\nobody"}, "require", "vCenter knows no user"),
+        ({"*": ""}, "require", "does not say who"),
+        ({"*": ADMIN}, "require", ""),
+        ({"other": LIMITED.name}, "mapped", ""),
+        ({}, "off", ""),
+    ],
+)
+def test_what_pre_flight_let_pass_is_asked_again_of_the_one_vm(
+    stage: Stage, facts: dict[str, ServerFacts], principals: dict[str, str], mode: VcenterCheck, said: str
+) -> None:
+    """Its answer came by XCom, and may be days old."""
+    grant = granted(principals=principals, vcenter_check=mode)
+    with stage.connect() as session:
+        if not said:
+            grants.verify_source(session, grant, facts["web01"].moref, facts["web01"].path)
+            return
+        with pytest.raises(GrantError, match=said) as refused:
+            grants.verify_source(session, grant, facts["web01"].moref, facts["web01"].path)
+    assert refused.value.where["link"] == "requester_in_vcenter"
+    assert refused.value.next_step
+
+
+def test_a_vm_that_only_a_tag_selects_must_have_it(
+    stage: Stage, facts: dict[str, ServerFacts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, mute = facts["web01"], facts["mute01"]
+    vm = ours.moref
+    monkeypatch.setattr(grants, "vm_tags", lambda session: {vm: ("move:now", "tier:web")})
+    with stage.connect() as session:
+        grants.verify_source(session, granted(tags=("move:later", "move:now")), vm, ours.path)
+        for tags, other in ((("move:later",), ours), (("move:now",), mute)):
+            with pytest.raises(GrantError, match="has no tag") as refused:
+                grants.verify_source(session, granted(tags=tags), other.moref, other.path)
+            assert refused.value.field == "tags"

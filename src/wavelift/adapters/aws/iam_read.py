@@ -167,6 +167,13 @@ class IamReader:
             version = self._client.get_policy_version(PolicyArn=arn, VersionId=policy["DefaultVersionId"])
             return dict(version["PolicyVersion"]["Document"])
 
+    def named(self, name: str) -> list[str]:
+        """ARNs of customer-managed policies of this name, whatever their path and the case of their letters."""
+        with iam_errors("could not list the policies", policy=name):
+            pages = self._client.get_paginator("list_policies").paginate(Scope="Local")
+            found = [one for page in pages for one in page["Policies"]]
+        return [str(one["Arn"]) for one in found if one["PolicyName"].lower() == name.lower()]
+
     def inline(self, principal: Principal) -> dict[str, Document]:
         """Inline policies by name."""
         kind, named = principal.kind, {f"{principal.kind.title()}Name": principal.name}

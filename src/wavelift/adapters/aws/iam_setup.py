@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.iam_read import Account, IamReader, Principal, iam_errors
-from wavelift.base.errors import NotFoundError, PermanentError
+from wavelift.base.errors import MissingPrivilegeError, NotFoundError, PermanentError, WaveliftError
 from wavelift.rules.calls import UNASKED, AwsFeature, Identity
 from wavelift.rules.policies import Document, Staging, identity_policy, role_policy, trust_policy
 
@@ -165,10 +165,17 @@ class IamSetup:
         yield from self._inline(wanted, exists=found is not None)
 
     def _create_role(self, name: str, trust: Document) -> None:
-        with iam_errors("could not create the role", role=name):
-            self._client.create_role(
-                RoleName=name, AssumeRolePolicyDocument=compact(trust), Description=DESCRIPTION, Path="/"
-            )
+        def create() -> None:
+            with iam_errors("could not create the role", role=name):
+                self._client.create_role(
+                    RoleName=name, AssumeRolePolicyDocument=compact(trust), Description=DESCRIPTION, Path="/"
+                )
+
+        def there() -> bool:
+            found = self._reader.role(name)
+            return found is not None and same(found["AssumeRolePolicyDocument"], trust)
+
+        _once(create, there)
 
     def _trust(self, wanted: Wanted, found: Document, trust: Document) -> Iterator[Change]:
         if same(found, trust):
@@ -217,7 +224,8 @@ class IamSetup:
         _fits(document, MANAGED_LIMIT, f"the policy {name}")
         before = self._reader.managed(arn)
         if before is None:
-            yield Change(f"create policy {name}", lambda: self._create(name, document), difference(None, document))
+            self._free_name(name, arn)
+            yield Change(f"create policy {name}", lambda: self._create(name, arn, document), difference(None, document))
         elif not same(before, document):
             oldest = self._to_drop(arn)
             dropped = f", for which its oldest version {oldest} goes" if oldest else ""
@@ -240,17 +248,43 @@ class IamSetup:
         oldest = min(spare, key=lambda one: (one["CreateDate"], int(one["VersionId"].removeprefix("v") or 0)))
         return str(oldest["VersionId"])
 
-    def _create(self, name: str, document: Document) -> None:
-        with iam_errors("could not create the policy", policy=name):
-            self._client.create_policy(
-                PolicyName=name, PolicyDocument=compact(document), Description=DESCRIPTION, Path="/"
+    def _free_name(self, name: str, arn: str) -> None:
+        """A name is given once in an account, whatever the path and the case of its letters.
+
+        :raises PermanentError: a policy with another path has it.
+        """
+        try:
+            others = [one for one in self._reader.named(name) if one != arn]
+        except MissingPrivilegeError:
+            return  # then IAM says so when it is made
+        if others:
+            raise PermanentError(
+                f"the name {name} belongs to another policy: {others[0]}",
+                next_step="It is not ours and stays as it is. Take other names: --suffix TEXT",
+                policy=name,
             )
 
+    def _create(self, name: str, arn: str, document: Document) -> None:
+        def create() -> None:
+            with iam_errors("could not create the policy", policy=name):
+                self._client.create_policy(
+                    PolicyName=name, PolicyDocument=compact(document), Description=DESCRIPTION, Path="/"
+                )
+
+        _once(create, lambda: self._in_force(arn, document))
+
     def _new_version(self, arn: str, document: Document, oldest: str) -> None:
-        with iam_errors("could not change the policy", policy=arn):
-            if oldest:
-                self._client.delete_policy_version(PolicyArn=arn, VersionId=oldest)
-            self._client.create_policy_version(PolicyArn=arn, PolicyDocument=compact(document), SetAsDefault=True)
+        def create() -> None:
+            with iam_errors("could not change the policy", policy=arn):
+                if oldest:
+                    self._client.delete_policy_version(PolicyArn=arn, VersionId=oldest)
+                self._client.create_policy_version(PolicyArn=arn, PolicyDocument=compact(document), SetAsDefault=True)
+
+        _once(create, lambda: self._in_force(arn, document))
+
+    def _in_force(self, arn: str, document: Document) -> bool:
+        found = self._reader.managed(arn)
+        return found is not None and same(found, document)
 
     def _attached(self, wanted: Wanted, identity: Identity, account: Account) -> Iterator[Change]:
         name = wanted.name(identity)
@@ -283,6 +317,19 @@ def _fits(document: Document, limit: int, what: str) -> None:
             next_step="Nothing was changed. Ask for fewer features (--feature), or for a shorter bucket and prefix; "
             "of a role, look whether all its inline policies are still needed",
         )
+
+
+def _once(call: Callable[[], None], there: Callable[[], bool]) -> None:
+    """What cannot be made twice. When the answer is lost, boto3 calls again, and IAM refuses: it is there."""
+    try:
+        call()
+    except WaveliftError:
+        try:
+            made = there()
+        except WaveliftError:
+            made = False
+        if not made:
+            raise
 
 
 def _seen(call: Callable[[], None]) -> None:

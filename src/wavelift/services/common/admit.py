@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from wavelift.base.errors import SpecError
+from wavelift.base.errors import PermanentError, SpecError
 from wavelift.base.printable import printable_lines
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, WaveRun, WaveRunState, waves
@@ -21,6 +21,7 @@ class RunRequest:
 
     :param source: ``ui``, ``api`` or ``schedule``.
     :param scheduled_for: the instant of a run that the timetable made; None: on demand.
+    :param first: nobody may have asked for a run of this id before: the REST API, for a run that it makes next.
     """
 
     wave: str
@@ -28,9 +29,12 @@ class RunRequest:
     source: str = "api"
     scheduled_for: datetime | None = None
     backfill: bool = False
+    first: bool = False
 
 
-def frozen_spec(ledger: Ledger, load: Callable[[str], ResolvedWave], ctx: RunContext) -> Mapping[str, Any] | None:
+def frozen_spec(
+    ledger: Ledger, request: RunRequest, load: Callable[[str], ResolvedWave], ctx: RunContext
+) -> Mapping[str, Any] | None:
     """What an earlier call of this run's admit task froze; None: nothing yet.
 
     A run that goes on needs no files. One that has ended and is cleared begins anew, with the spec that it froze, so
@@ -42,6 +46,7 @@ def frozen_spec(ledger: Ledger, load: Callable[[str], ResolvedWave], ctx: RunCon
         known = waves.find(tx, ctx.run)
     if known is None:
         return None
+    _require_new(known, request)
     _require_rights(known, load)
     return known.spec
 
@@ -88,8 +93,16 @@ def frozen_wave(run: WaveRun) -> ResolvedWave:
     return ResolvedWave.load(waves.wave_of(run.spec))
 
 
+def frozen_environment(run: WaveRun) -> str:
+    """The name of the environment in which a run lands: without the wave's plans, of which there may be hundreds."""
+    return str(waves.wave_of(run.spec)["environment"]["environment"])
+
+
 def freeze(ledger: Ledger, request: RunRequest, ctx: RunContext, *, mode: str, spec: dict[str, Any]) -> None:
-    """Store a run's mode and spec. A repeated call keeps what was stored first."""
+    """Store a run's mode and spec. A repeated call keeps what was stored first.
+
+    :raises PermanentError: the run must be new, and is not.
+    """
     asked = waves.NewWaveRun(
         run=ctx.run,
         wave=request.wave,
@@ -100,4 +113,16 @@ def freeze(ledger: Ledger, request: RunRequest, ctx: RunContext, *, mode: str, s
         note=str(request.conf.get("note") or ""),
     )
     with ledger.write(waves.LOCK) as tx:
+        _require_new(waves.find(tx, ctx.run), request)
         waves.freeze_wave_run(tx, asked, clock=ctx.clock)
+
+
+def _require_new(known: WaveRun | None, request: RunRequest) -> None:
+    if known is not None and request.first:
+        raise PermanentError(
+            "This request was made before: nothing was started again",
+            next_step="List its migrations by wave and dag_run_id; for another run, give another request_id",
+            wave=known.wave,
+            run=known.dag_run_id,
+            state=str(known.state),
+        )

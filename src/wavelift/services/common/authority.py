@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from wavelift.base.errors import DeniedError, SpecError
-from wavelift.base.run import Clock, Requester, RunContext
+from wavelift.base.run import Clock, DagRun, Requester, RunContext
 from wavelift.ledger import Ledger, Tx, events, groups, jobs, waves
 from wavelift.ledger.events import Subject
 from wavelift.ledger.server_runs import SERVER_RUNS
 from wavelift.rules.authority import MEMORY, SCHEDULED, Action, Denial, Groups, Link, decide, granted
 from wavelift.rules.plans import ResolvedWave
-from wavelift.services.common.admit import frozen_wave, must_be_allowed
+from wavelift.services.common.admit import frozen_environment, must_be_allowed
 from wavelift.specs import Granting
 
 REFUSED: Final = "authority.refused"
@@ -91,13 +91,17 @@ def require(  # noqa: PLR0913  # who, where, what, and whom to tell
     clock: Clock,
     subject: Subject | None = None,
     **details: object,
-) -> None:
-    """:raises DeniedError: the requester may not. It is an event of ``subject``, else of the environment."""
+) -> Granting:
+    """The files that say that the requester may.
+
+    :raises DeniedError: the requester may not. It is an event of ``subject``, else of the environment.
+    """
     bench, now = rights.at(environment), clock.now()
     with ledger.read() as tx:
         denial = bench.decide(tx, requester, action, now=now)
-    if denial is None:
-        return
+    if denial is None and bench.granting is not None:
+        return bench.granting
+    assert denial is not None  # what cannot be read allows nothing
     with ledger.write() as tx:
         tell(tx, denial, requester, environment, action, subject=subject, at=now, **details)
     raise denied(denial, requester, environment, **details)
@@ -145,6 +149,18 @@ def require_run(ledger: Ledger, environment: str, action: Action, ctx: RunContex
     require(ledger, ctx.asker, environment, action, rights=rights, clock=ctx.clock, subject=subject)
 
 
+def require_where(ledger: Ledger, ran: Collection[DagRun], action: Action, ctx: RunContext, *, rights: Rights) -> None:
+    """Whether a run may act on what earlier runs of its wave made, which may lie in another environment: the wave's
+    file may have named that one then.
+
+    :raises DeniedError: whoever asked for it may not, there.
+    """
+    with ledger.read() as tx:
+        environments = {frozen_environment(run) for each in ran if (run := waves.find(tx, each)) is not None}
+    for environment in sorted(environments):
+        require_run(ledger, environment, action, ctx, rights=rights)
+
+
 def require_rights(
     ledger: Ledger, load: Callable[[str], ResolvedWave], action: Action, ctx: RunContext, *, rights: Rights
 ) -> None:
@@ -156,7 +172,15 @@ def require_rights(
         require_again(ledger, ctx, action, rights=rights)
 
 
-def require_again(ledger: Ledger, ctx: RunContext, action: Action, *, rights: Rights) -> None:
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Who stands behind a server, and the files that say that they may."""
+
+    requester: Requester
+    by: Granting
+
+
+def require_again(ledger: Ledger, ctx: RunContext, action: Action, *, rights: Rights) -> Allowed:
     """Whether a server of an admitted run may have a slot now: asked at each grant, by the files of this moment.
 
     :raises DeniedError: whoever stands behind it may not, or not any more.
@@ -165,8 +189,8 @@ def require_again(ledger: Ledger, ctx: RunContext, action: Action, *, rights: Ri
         run = waves.get(tx, ctx.run)
         requester = stands_behind(tx, ctx, run.wave)
         subject = _subject_of(tx, ctx)
-    environment = frozen_wave(run).environment.environment
-    require(
+    environment = frozen_environment(run)
+    granting = require(
         ledger,
         requester,
         environment,
@@ -176,6 +200,7 @@ def require_again(ledger: Ledger, ctx: RunContext, action: Action, *, rights: Ri
         subject=subject,
         server=ctx.server,
     )
+    return Allowed(requester, granting)
 
 
 def stands_behind(tx: Tx, ctx: RunContext, wave: str) -> Requester:

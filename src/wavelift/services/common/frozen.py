@@ -58,15 +58,18 @@ def checked(ledger: Ledger, task: ServerTask, ctx: RunContext, *, reserves: bool
     return task.model_copy(update={"plan": frozen.plan})
 
 
-def bind(ledger: Ledger, task: ServerTask, ctx: RunContext) -> None:
+def bind(ledger: Ledger, task: ServerTask, ctx: RunContext) -> FrozenPlan:
     """Bind the server's row to its VM, its frozen plan and this map index, for all later steps.
 
     Called by ``reserve`` once the row exists, with what :func:`checked` returned.
+
+    :returns: that plan.
     """
     frozen, known, rows = _look(ledger, task, ctx)
     assert known is not None  # `reserve` made it
     with ledger.write(*rows.locks(known)) as tx:
         rows.bind(tx, known.id, _bound(task, frozen, ctx), clock=ctx.clock)
+    return frozen
 
 
 def admitted(ledger: Ledger, came: Admitted, ctx: RunContext) -> Admitted:
@@ -76,7 +79,7 @@ def admitted(ledger: Ledger, came: Admitted, ctx: RunContext) -> Admitted:
     """
     with ledger.read() as tx:
         kept = Admitted.load(waves.get(tx, ctx.run).spec)
-    for field in Admitted.model_fields.keys() - {"token"}:  # a credential, which the ledger does not keep
+    for field in Admitted.model_fields.keys() - {"token", "account_use"}:  # which the ledger does not keep
         expected, found = getattr(kept, field), getattr(came, field)
         if expected != found:
             raise TamperedError(

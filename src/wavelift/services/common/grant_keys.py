@@ -25,12 +25,14 @@ from cryptography.hazmat.primitives.serialization import (
 from wavelift.base.errors import PermanentError
 from wavelift.base.private import FILE, is_open_to_others, private_folder
 from wavelift.rules.authority import Link
-from wavelift.rules.grants import KID, LONGEST_LIFETIME, SUFFIX, kid_of, public_from
+from wavelift.rules.grants import KID, LEEWAY, LONGEST_LIFETIME, SUFFIX, kid_of, public_from
 
 SETTING: Final = "[wavelift] grant_key_file"
 NEXT: Final = ".next"
 """Beside the private key: the next one, made in advance."""
 READABLE: Final = 0o644
+FOLDER: Final = 0o755
+"""Of the public keys."""
 _RETIRED: Final = re.compile(r"^# not needed after (\S+)$", re.MULTILINE)
 """In a public key's file, before the key."""
 
@@ -88,11 +90,13 @@ def private_key(path: Path) -> Ed25519PrivateKey:
         raise PermanentError(
             f"The private key {path} can't be read: {error.strerror}",
             next_step=f"Give it to the user that runs Airflow's tasks ({SETTING})",
+            link=Link.GRANT.value,
         ) from error
     if open_to_others:
         raise PermanentError(
             f"Other users of this machine can use the private key {path}",
             next_step=f"Run 'chmod 600 {path}'; if somebody may have read it, 'wavelift grants rotate' too ({SETTING})",
+            link=Link.GRANT.value,
         )
     try:
         key = load_pem_private_key(data, password=None)
@@ -102,6 +106,7 @@ def private_key(path: Path) -> Ed25519PrivateKey:
         raise PermanentError(
             f"{path} is no Ed25519 private key without a password",
             next_step=f"Remove the file and run 'wavelift grants keygen' ({SETTING})",
+            link=Link.GRANT.value,
         )
     return key
 
@@ -143,7 +148,7 @@ def rotate(files: KeyFiles, *, now: datetime) -> tuple[str, str, datetime]:
     """
     old = kid_of(private_key(files.private).public_key())
     new = prepare(files)
-    until = (now + LONGEST_LIFETIME).replace(microsecond=0)
+    until = (now + LONGEST_LIFETIME + LEEWAY).replace(microsecond=0)  # a connector's clock may be behind
     _publish(files, private_key(files.private).public_key(), until=until)
     files.next.replace(files.private)
     return old, new, until
@@ -196,7 +201,9 @@ def _publish(files: KeyFiles, key: Ed25519PublicKey, *, until: datetime | None =
     if until is None and path.exists() and _holds(path, key):
         return
     _private_folders(files.public.parent)
-    files.public.mkdir(exist_ok=True)
+    if not files.public.is_dir():
+        files.public.mkdir(exist_ok=True)
+        files.public.chmod(FOLDER)  # whatever the umask: who may write here may put a key of his own here
     said = f"# not needed after {until.isoformat()}\n" if until else ""
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     _write(path, (said + pem).encode(), READABLE)

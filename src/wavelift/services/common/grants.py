@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from wavelift.base.errors import PermanentError
 from wavelift.base.printable import printable
 from wavelift.base.run import RunContext
 from wavelift.base.tries import REASON_LONGEST
@@ -14,8 +15,8 @@ from wavelift.ledger import Ledger, events
 from wavelift.ledger.events import Subject
 from wavelift.rules.authority import Link
 from wavelift.rules.environment import Environment
-from wavelift.rules.flows import PREFLIGHT
-from wavelift.rules.frozen import digest_of
+from wavelift.rules.flows import CONTINUE_FROM, PREFLIGHT
+from wavelift.rules.frozen import FrozenPlan, digest_of
 from wavelift.rules.grants import (
     ALL_SERVERS,
     LOOK_LIFETIME,
@@ -28,7 +29,7 @@ from wavelift.rules.grants import (
 from wavelift.rules.plans import ResolvedWave, ServerPlan
 from wavelift.rules.preflight_requester import CODES
 from wavelift.rules.principals import Principals
-from wavelift.services.common.authority import REFUSED
+from wavelift.services.common.authority import REFUSED, Allowed
 from wavelift.services.common.grant_keys import private_key
 from wavelift.services.dataplane.messages import ServerTask
 
@@ -106,14 +107,25 @@ def look(key_file: Path, wave: ResolvedWave, ctx: RunContext, *, action: Work, r
     return sign(grant, private_key(key_file), now=ctx.clock.now(), lifetime=LOOK_LIFETIME)
 
 
-def move(key_file: Path, task: ServerTask, came: ServerPlan, ctx: RunContext, *, action: Work) -> str:
+def move(  # noqa: PLR0913  # what a server moves with, and by whose right
+    key_file: Path,
+    task: ServerTask,
+    came: ServerPlan,
+    ctx: RunContext,
+    *,
+    action: Work,
+    frozen: FrozenPlan,
+    by: Allowed,
+) -> str:
     """The token of one server's snapshot and transfer; only once its slots are won.
 
     :param task: with the plan that the run froze. :param came: the plan as it came by XCom, which was compared with it:
         the connector will get the same.
+    :param frozen: what it was compared with. :param by: whose right it is: vCenter is asked about them again before
+        the snapshot, since what pre-flight let pass came by XCom.
     :raises PermanentError: the private key is missing, or others can read it.
     """
-    plan = task.plan
+    plan, environment = task.plan, by.by.environment
     grant = Grant(
         scope="move",
         user=ctx.requester,
@@ -126,7 +138,10 @@ def move(key_file: Path, task: ServerTask, came: ServerPlan, ctx: RunContext, *,
         vcenter=plan.connection,
         connector=plan.connector,
         plan=digest_of(came),
-        entry=digest_of(plan),
+        entry=frozen.digest,
+        tags=frozen.tags,
+        principals=Requesters(by.requester.name, {}, principals_by(by.by.principals)).principals(environment),
+        vcenter_check=environment.vcenter_check,
     )
     lifetime = lifetime_of_move(plan.guards.max_snapshot_hours)
     return sign(grant, private_key(key_file), now=ctx.clock.now(), lifetime=lifetime)
@@ -177,6 +192,19 @@ def tell_refused(ledger: Ledger, refused: Iterable[RefusedLink], ctx: RunContext
         for details in wanted:
             if details not in known:
                 events.append(tx, subject, REFUSED, at=ctx.clock.now(), actor=str(ctx.asker), details=details)
+
+
+def raise_when_refused(refused: Collection[RefusedLink]) -> None:
+    """Of a run whose servers all got through. One that had, and of which a task was cleared alone and then refused,
+    counts as through for the ledger: yet nobody may read a refusal as a success.
+
+    :raises PermanentError: naming each.
+    """
+    if refused:
+        raise PermanentError(
+            "; ".join(f"{each.task} of {each.server or 'the run'} was refused: {each.why}" for each in refused),
+            next_step=f"What the servers have stays. To move one again, clear its {CONTINUE_FROM}",
+        )
 
 
 def _details(each: RefusedLink) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import Slot
 from wavelift.ledger.slots import Waiting
 from wavelift.rules.flows import SlotKind, tasks_holding
+from wavelift.rules.limits import is_nearly_full
 from wavelift.rules.queue import Place, Priority, Taken, Waiter, Want, lacking, rank
 
 ASK_EVERY: Final = timedelta(seconds=30)
@@ -34,8 +35,6 @@ ASK_EVERY: Final = timedelta(seconds=30)
 ONE_LIMIT: Final = (SlotKind.TRANSFER, SlotKind.DATASTORE)
 """Kinds whose limit is a setting alone. When it is changed, who asks next tells it to all who wait; the limits of the
 others come from environments and connectors, which may differ."""
-NEARLY_FULL: Final = 0.8
-"""Of an account's limit: from here on it is told (SMS-10). Of 50, that is 40."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +307,7 @@ def _free(ledger: Ledger, seen: Collection[Slot], dead: Mapping[int, str], clock
 
 
 def _tell_nearly_full(tx: Tx, request: SlotRequest, taken: int, run: DagRun, now: datetime) -> None:
-    if request.kind is SlotKind.ACCOUNT and taken >= NEARLY_FULL * request.limit:
+    if request.kind is SlotKind.ACCOUNT and is_nearly_full(taken, request.limit):
         details = {"in_use": taken, "limit": request.limit, "server": request.holder}
         subject = events.Subject("account", request.scope, run)
         events.append(tx, subject, "account.nearly_full", at=now, actor=str(run), details=details)

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from wavelift.ledger import Ledger, slots
 from wavelift.rules.flows import SlotKind
 from wavelift.rules.limits import LIMITS
 from wavelift.rules.plans import Target
-from wavelift.rules.queue import Priority
+from wavelift.rules.queue import Priority, Taken
 from wavelift.services.common.slots import SlotRequest
-from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.dataplane.messages import AccountUse, ServerTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,14 @@ def for_account(target: Target, holder: str, terms: Terms) -> SlotRequest:
     """What a server needs until its migration or run ends, past the conversion (SMS-10)."""
     limit = target.migrations_per_account or terms.per_account
     return SlotRequest(SlotKind.ACCOUNT, account_of(target), holder, limit)
+
+
+def account_use(ledger: Ledger, target: Target, terms: Terms) -> AccountUse:
+    """What the account's slots are at this moment, for the pre-flight of a run."""
+    wanted = for_account(target, "", terms)
+    with ledger.read() as tx:
+        taken = Taken(slots.granted(tx)).of(wanted.place)
+    return AccountUse(in_use=taken, limit=wanted.limit)
 
 
 def account_of(target: Target) -> str:

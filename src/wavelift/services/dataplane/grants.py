@@ -6,18 +6,24 @@ A connector has no ledger, and holds no key that could sign.
 from __future__ import annotations
 
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from wavelift.adapters.vsphere import inventory
+from wavelift.adapters.vsphere import inventory, privileges
 from wavelift.adapters.vsphere.session import VsphereSession
+from wavelift.adapters.vsphere.tagging import vm_tags
 from wavelift.base.errors import GrantError
+from wavelift.base.run import SCHEDULE
 from wavelift.rules import grants
+from wavelift.rules.authority import Link
+from wavelift.rules.findings import Findings, stopped
 from wavelift.rules.grants import Grant, Intent
+from wavelift.rules.preflight_requester import EXPORT, RequesterFacts, check_requester
 
 SETTING: Final = "[wavelift] grant_keys_folder"
 
@@ -62,6 +68,67 @@ def verify_vm(session: VsphereSession, grant: Grant, vm: str) -> None:
         )
 
 
+def verify_source(session: VsphereSession, grant: Grant, vm: str, path: str) -> None:
+    """Before its snapshot: whether the wave selects a VM, and whether the person behind the run may export it.
+
+    Pre-flight asked both. What it let pass came by XCom, so it is asked again of this one VM. Later steps need the
+    snapshot of this run: a VM that is renamed or moved during a transfer of days is not given up.
+
+    :param vm: managed object id, which :func:`verify_vm` knows. :param path: of the plan that was granted.
+    :raises GrantError: it stands elsewhere, it has no tag of the entry that selects it, or the person may not.
+    """
+    (now,) = inventory.facts(session, [vm])
+    if now.path != path:
+        raise GrantError(
+            "The VM of the grant does not stand where the wave selects it",
+            field="path",
+            expected=path,
+            found=now.path,
+            server=grant.server,
+            vm=vm,
+            next_step="If the VM was renamed or moved since the pre-flight, undo that, or trigger a new run of the "
+            "wave for it; else find out who edited the run's XComs",
+        )
+    if grant.tags and not set(grant.tags) & set(vm_tags(session).get(vm, ())):
+        raise GrantError(
+            "The VM of the grant has no tag by which the wave selects it",
+            field="tags",
+            expected=", ".join(grant.tags),
+            server=grant.server,
+            vm=vm,
+            next_step="If its tag was removed since the pre-flight, it is not to be moved; else find out who edited "
+            "the run's XComs",
+        )
+    found = Findings(grant.server)
+    facts = rights_of(session, grant, grant.principal(grant.server), [vm])
+    check_requester(facts[vm], found)
+    for finding in stopped(found.all, grant.server):
+        raise GrantError(
+            f"Link {Link.REQUESTER_IN_VCENTER.value} of the chain says no: {finding.what}",
+            field="principals",
+            link=Link.REQUESTER_IN_VCENTER.value,
+            server=grant.server,
+            next_step=finding.next_action,
+        )
+
+
+def rights_of(
+    session: VsphereSession, grant: Grant, principal: str | None, vms: Sequence[str]
+) -> dict[str, RequesterFacts]:
+    """VM → what vCenter says of the person behind the run; one call for all.
+
+    :param principal: of these VMs, see :meth:`~wavelift.rules.grants.Grant.principal`.
+    """
+    unknown = RequesterFacts(grant.vcenter_check, principal, user="" if grant.user == SCHEDULE else grant.user)
+    if not principal:
+        return dict.fromkeys(vms, unknown)
+    try:
+        missing = privileges.missing_privileges(session, vms, principal=principal, required={"vm": (EXPORT,)})
+    except privileges.UnknownPrincipalError:
+        return dict.fromkeys(vms, unknown)
+    return {vm: replace(unknown, known=True, may_export=not missing.get(vm, [EXPORT])) for vm in vms}
+
+
 def public_key(folder: Path, kid: str) -> Ed25519PublicKey:
     """The public key of this name.
 
@@ -70,7 +137,8 @@ def public_key(folder: Path, kid: str) -> Ed25519PublicKey:
     """
     path = folder / f"{kid}{grants.SUFFIX}"
     try:
-        mode = path.stat().st_mode
+        # Who may write the folder can put a key there, or take one away, whatever the modes of the files.
+        open_to_all = [each for each in (folder, path, path.resolve().parent) if each.stat().st_mode & stat.S_IWOTH]
         key = grants.public_from(path.read_bytes())
     except FileNotFoundError:
         raise GrantError(
@@ -84,8 +152,9 @@ def public_key(folder: Path, kid: str) -> Ed25519PublicKey:
         raise _unusable(path, f"it can't be read: {error.strerror}") from error
     except ValueError as error:
         raise _unusable(path, "it is no Ed25519 public key") from error
-    if mode & stat.S_IWOTH:
-        raise _unusable(path, "every user of this machine may write it")
+    if open_to_all:
+        which = "it" if open_to_all[0] == path else f"the folder {open_to_all[0]}"
+        raise _unusable(path, f"every user of this machine may write {which}")
     if grants.kid_of(key) != kid:
         raise _unusable(path, f"it holds another key, {grants.kid_of(key)}")
     return key

@@ -68,6 +68,13 @@ class StandingSnapshot(Message):
     """Run hash."""
 
 
+class AccountUse(Message):
+    """How many servers of ours were on their way into an account when a run was admitted, and how many may be."""
+
+    in_use: int
+    limit: int
+
+
 class Admitted(Message):
     """What ``admit`` froze for the run: nothing of the spec's file is read again."""
 
@@ -88,6 +95,8 @@ class Admitted(Message):
     """In mode ``cleanup``: only list."""
     token: str = Field(default="", repr=False)
     """The grant of pre-flight, a credential: Airflow masks a field of this name. The ledger does not keep it."""
+    account_use: AccountUse | None = None
+    """For pre-flight, which has no ledger. The ledger does not keep it either."""
 
 
 class NfcShare(Message):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
@@ -20,23 +20,24 @@ from wavelift.base.errors import (
     UnreachableError,
     WaveliftError,
 )
-from wavelift.base.run import SCHEDULE, CancelFlag, RunContext
+from wavelift.base.run import CancelFlag, RunContext
 from wavelift.rules.calls import Feature
-from wavelift.rules.environment import Environment, VcenterCheck
+from wavelift.rules.environment import Environment
 from wavelift.rules.estimate import estimate
 from wavelift.rules.findings import stopped, subject_of
-from wavelift.rules.grants import ALL_SERVERS, Grant
+from wavelift.rules.grants import Grant
 from wavelift.rules.limits import limits
 from wavelift.rules.plans import Found, ResolvedWave, ServerPlan, bind
 from wavelift.rules.policies import required_privileges
 from wavelift.rules.preflight import check_environment, check_server, sorted_findings
 from wavelift.rules.preflight_addresses import check_room
 from wavelift.rules.preflight_connections import check_aws, check_vcenter, in_region
-from wavelift.rules.preflight_requester import EXPORT, RequesterFacts
+from wavelift.rules.preflight_requester import RequesterFacts
 from wavelift.rules.preflight_rights import check_elsewhere
-from wavelift.rules.preflight_target import settled
+from wavelift.rules.preflight_target import check_account_use, settled
 from wavelift.rules.preflight_time import UNMEASURED, LineFacts, check_time
 from wavelift.rules.vsphere_facts import GuestPort, SourceFacts
+from wavelift.services.dataplane.grants import rights_of
 from wavelift.services.dataplane.guest_ports import look_at_ports
 from wavelift.services.dataplane.messages import Admitted, NfcShare, PreflightReport, ServerTask
 
@@ -54,26 +55,6 @@ LOOK_AGAIN_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class RequesterCheck:
-    """Whom vCenter is asked about, by the grant: who stands behind the run, server by server.
-
-    :param principals: server, or :data:`ALL_SERVERS` → user in vCenter.
-    :param user: of Airflow, who triggered the run. Empty: the schedule did, and others stand behind the servers.
-    """
-
-    mode: VcenterCheck
-    principals: Mapping[str, str]
-    user: str = ""
-
-    @classmethod
-    def of(cls, grant: Grant) -> RequesterCheck:
-        return cls(grant.vcenter_check, grant.principals, "" if grant.user == SCHEDULE else grant.user)
-
-    def principal(self, server: str) -> str | None:
-        return self.principals.get(server, self.principals.get(ALL_SERVERS))
-
-
-@dataclass(frozen=True, slots=True)
 class PreflightOptions:
     """For which flow servers are checked, and on which connector.
 
@@ -81,14 +62,14 @@ class PreflightOptions:
     :param parallel_disks: of one server that move at a time: its NFC sessions, where VDDK reads them.
     :param line: how fast the connector is that this runs on.
     :param awaited: a person waits for the result and nothing is moved: silence is soon told, not retried for long.
-    :param requesters: None: no person's right is asked about.
+    :param grant: by which it looks; it says whom vCenter is asked about. None: no person's right is asked about.
     """
 
     parallel_disks: int = 2
     replicates: bool = False
     line: LineFacts = UNMEASURED
     awaited: bool = False
-    requesters: RequesterCheck | None = None
+    grant: Grant | None = None
 
 
 MIGRATION: Final = PreflightOptions()
@@ -157,6 +138,9 @@ def run_preflight(sides: Sides, admitted: Admitted, ctx: RunContext, options: Pr
     if account is not None and wave.servers:
         plans = [task.plan for task in tasks] or wave.servers
         findings += check_environment(wave.servers[0].target, account, plans)
+    if admitted.account_use is not None and wave.servers:
+        use = admitted.account_use
+        findings += check_account_use(wave.servers[0].target, use.in_use, use.limit)
     known = limits(environment.limits)
     for task in tasks:
         assert source is not None
@@ -206,8 +190,8 @@ def _source(sides: Sides, wave: ResolvedWave, ctx: RunContext, options: Prefligh
         ctx.cancel.check()
         features = REPLICATES if options.replicates else MIGRATES
         around = _look_around(session, [task.facts for task in tasks], features, ctx.cancel)
-        if options.requesters is not None:
-            around = replace(around, requesters=_look_at_requesters(session, tasks, options.requesters))
+        if options.grant is not None:
+            around = replace(around, requesters=_look_at_requesters(session, tasks, options.grant))
         tasks = [_with_place(session.config, task, options.parallel_disks) for task in tasks]
         findings += _elsewhere(session, wave, tasks)
     return _Source(tasks, findings, around)
@@ -349,27 +333,14 @@ def _look_around(
 
 
 def _look_at_requesters(
-    session: VsphereSession, tasks: Sequence[ServerTask], check: RequesterCheck
+    session: VsphereSession, tasks: Sequence[ServerTask], grant: Grant
 ) -> dict[str, RequesterFacts]:
     """VM → what vCenter says of the person behind the run: one call for each person, mostly one per wave (AMP-03)."""
     by_principal: dict[str | None, list[str]] = {}
     for task in tasks:
-        by_principal.setdefault(check.principal(task.name), []).append(task.facts.moref)
+        by_principal.setdefault(grant.principal(task.name), []).append(task.facts.moref)
     return {
         vm: facts
         for principal, vms in by_principal.items()
-        for vm, facts in _rights_of(session, principal, vms, check).items()
+        for vm, facts in rights_of(session, grant, principal, vms).items()
     }
-
-
-def _rights_of(
-    session: VsphereSession, principal: str | None, vms: Sequence[str], check: RequesterCheck
-) -> dict[str, RequesterFacts]:
-    unknown = RequesterFacts(check.mode, principal, user=check.user)
-    if not principal:
-        return dict.fromkeys(vms, unknown)
-    try:
-        missing = privileges.missing_privileges(session, vms, principal=principal, required={"vm": (EXPORT,)})
-    except privileges.UnknownPrincipalError:
-        return dict.fromkeys(vms, unknown)
-    return {vm: replace(unknown, known=True, may_export=not missing.get(vm, [EXPORT])) for vm in vms}

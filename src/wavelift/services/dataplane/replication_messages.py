@@ -7,6 +7,7 @@ from pydantic import Field
 from wavelift.base.domain import DiskLineage, Message, Refusal, ReplicatedDisk
 from wavelift.rules.conf import ReplicateMode
 from wavelift.rules.plans import ResolvedWave
+from wavelift.services.dataplane.messages import AccountUse
 
 
 class RecordedRun(Message):
@@ -42,6 +43,7 @@ class AdmittedRuns(Message):
     """In mode ``verify``: what is read back."""
     token: str = Field(default="", repr=False)
     """The grant of pre-flight, a credential: Airflow masks a field of this name."""
+    account_use: AccountUse | None = None
 
 
 class ReservedRun(Message):

@@ -8,11 +8,11 @@ from wavelift.base.domain import ExportResult
 from wavelift.base.errors import SpecError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, Migration, migrations
-from wavelift.rules.authority import Action, cleanup_action
+from wavelift.rules.authority import Action, cleanup_action, priority_action
 from wavelift.rules.conf import MigrateConf
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
-from wavelift.services.common.authority import Rights, require_run
+from wavelift.services.common.authority import Rights, require_run, require_where
 from wavelift.services.common.leftovers import known_runs, standing_snapshots
 from wavelift.services.common.reserve import refuse_in_maintenance
 from wavelift.services.dataplane.messages import (
@@ -35,9 +35,16 @@ def admit(
     :raises DeniedError: whoever asked may not, by the present files.
     :raises PermanentError: servers are to be migrated while their connector is in maintenance (AMP-05).
     """
-    known = frozen_spec(ledger, load, ctx)
+    known = frozen_spec(ledger, request, load, ctx)
     frozen = Admitted.load(known) if known else _resolve(ledger, request, load, ctx)
-    require_run(ledger, frozen.wave.environment.environment, action_of(frozen), ctx, rights=rights)
+    environment = frozen.wave.environment.environment
+    require_run(ledger, environment, action_of(frozen), ctx, rights=rights)
+    if known is None and frozen.mode == "migrate":
+        require_run(ledger, environment, priority_action(request.conf.get("priority")), ctx, rights=rights)
+    if frozen.migrations:
+        with ledger.read() as tx:
+            ran = {migrations.get(tx, id).run for id in frozen.migrations}
+        require_where(ledger, ran, Action.MIGRATE, ctx, rights=rights)
     freeze(ledger, request, ctx, mode=frozen.mode, spec=frozen.dump())
     close_abandoned(ledger, ctx, wave=request.wave)
     write_rows(ledger, frozen, ctx)

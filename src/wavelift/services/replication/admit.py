@@ -8,12 +8,13 @@ from wavelift.base.domain import Refusal
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, ReplicationJob, Tx
 from wavelift.ledger.events import Subject
-from wavelift.rules.authority import Action
+from wavelift.ledger.replication_runs import dag_runs_of
+from wavelift.rules.authority import Action, priority_action
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import Rule
 from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
-from wavelift.services.common.authority import Bench, Rights, authoriser, require_run, tell
+from wavelift.services.common.authority import Bench, Rights, authoriser, require_run, require_where, tell
 from wavelift.services.dataplane.replication_messages import AdmittedRuns
 from wavelift.services.replication.admission import Asked, Denies, admit_runs
 from wavelift.services.replication.jobs import TermNotice, warn_terms
@@ -33,12 +34,15 @@ def admit(
     :raises DeniedError: whoever asked may not. A scheduled run asks for each job whether its authoriser may.
     """
     conf = ReplicateConf.read(request.conf, wave=request.wave)
-    known = frozen_spec(ledger, load, ctx)
+    known = frozen_spec(ledger, request, load, ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     environment = wave.environment.environment
     if conf.mode != "replicate" or not request.scheduled_for:
-        require_run(ledger, environment, Action.MIGRATE, ctx, rights=rights)
+        require_run(ledger, environment, priority_action(conf.priority), ctx, rights=rights)
     if conf.mode != "replicate":
+        with ledger.read() as tx:
+            ran = dag_runs_of(tx, jobs=conf.jobs or (), ids=conf.runs or ())
+        require_where(ledger, ran, Action.MIGRATE, ctx, rights=rights)
         admitted = AdmittedRuns(
             wave=wave.model_copy(update={"servers": ()}),
             dag_id=ctx.run.dag_id,

@@ -70,7 +70,7 @@ IAM_ACTIONS: Final = frozenset(
         *("UpdateAssumeRolePolicy", "AttachRolePolicy", "GetUser", "ListUserPolicies", "GetUserPolicy"),
         *("ListAttachedUserPolicies", "ListGroupsForUser", "AttachUserPolicy", "ListGroupPolicies", "GetGroupPolicy"),
         *("ListAttachedGroupPolicies", "GetPolicy", "GetPolicyVersion", "ListPolicyVersions", "CreatePolicy"),
-        *("CreatePolicyVersion", "DeletePolicyVersion", "ListEntitiesForPolicy"),
+        *("CreatePolicyVersion", "DeletePolicyVersion", "ListEntitiesForPolicy", "ListPolicies"),
     }
 )
 """Named like their operations."""

@@ -264,15 +264,24 @@ def airflow_here(lab: Lab) -> Iterator[None]:
 def _locked_send(supervisor: Any) -> Any:
     """The SDK's own is for one thread; a transfer's heartbeat writes beside it.
 
-    It also takes the module's ``SUPERVISOR_COMMS`` away while it sends, from whoever else sends just then.
+    It also takes the module's ``SUPERVISOR_COMMS`` away while it sends, from whoever else sends just then. And it lets
+    the client's errors through; a task of a process of its own never sees those, but an answer that says what is wrong.
     """
+    from airflow.sdk.api.client import ServerResponseError
+    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+    from airflow.sdk.execution_time.comms import ErrorResponse
+
     lock = threading.RLock()
 
     def send(self: Any, msg: Any) -> Any:
         with lock:
             alone = supervisor.set_supervisor_comms(None) if type(msg).__name__ in ALONE else nullcontext()
-            with alone:
-                self.supervisor._handle_request(msg, supervisor.log, 0)
+            try:
+                with alone:
+                    self.supervisor._handle_request(msg, supervisor.log, 0)
+            except ServerResponseError as error:
+                told = {"status_code": error.response.status_code, "message": str(error), "detail": error.detail}
+                raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=told)) from error
             return self._get_response()
 
     return send

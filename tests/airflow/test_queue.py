@@ -58,8 +58,9 @@ def grant(lab: Lab) -> Iterator[Callable[..., None]]:
     kept = file.read_text()
 
     def change(*entries: str) -> None:
+        may = {action: [*entries] for action in ("migrate", "administer")}  # who administers may migrate
         spec = yaml.safe_load(kept)
-        file.write_text(yaml.safe_dump({**spec, "may": {**spec["may"], "migrate": [*entries]}}) if entries else kept)
+        file.write_text(yaml.safe_dump({**spec, "may": {**spec["may"], **may}}) if entries else kept)
 
     yield change
     change()

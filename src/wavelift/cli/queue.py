@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from wavelift.airflow.rest import path_of
+from wavelift.base.printable import printable
 from wavelift.cli.connect import api_errors_told, client
 from wavelift.cli.output import AsJson, Times, add_row, print_json, say, show, table
 from wavelift.console.answers import QueueList, QueueRow
@@ -47,7 +48,7 @@ def _show(*, as_json: bool) -> None:
     times = Times()
     shown = table("id, since", "wave/server", "waits", ids=["id, since"])
     for row in rows:
-        add_row(shown, f"{row.id}\n{times.of(row.waits_since)}", f"{row.wave}/{row.server}", _words(row))
+        add_row(shown, f"{row.id}\n{times.of(row.waits_since)}", printable(f"{row.wave}/{row.server}"), _words(row))
     show(shown)
     times.tell()
 
@@ -66,4 +67,5 @@ def move(
 
 
 def _words(row: QueueRow) -> str:
-    return row.words if row.priority == Choice.NORMAL else f"{row.words}; priority {row.priority}"
+    words = printable(row.words)  # names of servers: their line breaks are no lines of ours
+    return words if row.priority == Choice.NORMAL else f"{words}; priority {row.priority}"

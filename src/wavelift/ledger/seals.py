@@ -23,6 +23,8 @@ LOCK: Final = "event_seal"
 """Two that seal at once would seal the same events."""
 _CHUNK: Final = 200
 """Events in memory at a time."""
+_BEFORE_ALL: Final = -(2**63)
+"""Less than every id. The database gives positive ones; another was put there by hand."""
 _PLAIN: Final = ("actor", "action", "object_kind", "object_id", "dag_id", "dag_run_id")
 
 
@@ -94,7 +96,7 @@ def check_after(tx: Tx, last_event_id: int) -> Iterator[Checked]:
     its transaction was committed more than :data:`~wavelift.rules.seals.SETTLED` late.
     """
     before = _newest(tx, event_seal.c.last_event_id <= last_event_id)
-    previous, after = (before.digest, before.last_event_id) if before else ("", 0)
+    previous, after = (before.digest, before.last_event_id) if before else ("", _BEFORE_ALL)
     for seal in _seals(tx, last_event_id):
         check = Check(seal, previous)
         for id, _, line in _events(tx, after, until=seal.last_event_id):

@@ -6,6 +6,7 @@ import os
 from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -180,6 +181,13 @@ def test_a_folder_in_which_anybody_may_put_a_key_holds_no_key(files: KeyFiles, t
     known.path.symlink_to(open_place / "key.pem")
     with pytest.raises(GrantError, match="every user of this machine may write the folder"):
         verified(files, token)
+
+
+def test_a_folder_on_a_read_only_volume_is_open_to_nobody(files: KeyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Kubernetes mounts a ConfigMap."""
+    files.public.chmod(0o777)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_RDONLY))
+    assert verified(files, signed(files)) == GRANT
 
 
 def test_a_key_that_is_rotated_between_signing_and_verifying_is_still_known(files: KeyFiles) -> None:

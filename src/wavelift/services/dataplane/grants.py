@@ -5,6 +5,7 @@ A connector has no ledger, and holds no key that could sign.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -138,7 +139,7 @@ def public_key(folder: Path, kid: str) -> Ed25519PublicKey:
     path = folder / f"{kid}{grants.SUFFIX}"
     try:
         # Who may write the folder can put a key there, or take one away, whatever the modes of the files.
-        open_to_all = [each for each in (folder, path, path.resolve().parent) if each.stat().st_mode & stat.S_IWOTH]
+        open_to_all = [each for each in (folder, path, path.resolve().parent) if _anybody_may_write(each)]
         key = grants.public_from(path.read_bytes())
     except FileNotFoundError:
         raise GrantError(
@@ -158,6 +159,11 @@ def public_key(folder: Path, kid: str) -> Ed25519PublicKey:
     if grants.kid_of(key) != kid:
         raise _unusable(path, f"it holds another key, {grants.kid_of(key)}")
     return key
+
+
+def _anybody_may_write(path: Path) -> bool:
+    """A volume of Kubernetes (ConfigMap, Secret) has the mode 0777 and is mounted read-only."""
+    return bool(path.stat().st_mode & stat.S_IWOTH) and not os.statvfs(path).f_flag & os.ST_RDONLY
 
 
 def _unusable(path: Path, why: str) -> GrantError:

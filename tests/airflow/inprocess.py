@@ -55,10 +55,10 @@ class Lab(Outside):
             run = self._dag(dag_id, file).test(run_conf=conf)
         return Done(self, dag_id, run.run_id, str(run.state.value), file)
 
-    def run_scheduled(self, dag_id: str, instant: datetime, **settings: Any) -> Done:
+    def run_scheduled(self, dag_id: str, instant: datetime) -> Done:
         """Run a DAG as its timetable would for an instant: nobody triggered it."""
         with patch("airflow.models.dagrun.get_or_create_dagrun", _scheduled_for(instant)):
-            return self.run(dag_id, **settings)
+            return self.run(dag_id)
 
     def _dag(self, dag_id: str, file: str) -> Any:
         """Parsed anew: a run leaves its conf in the params of the DAG that ran it."""
@@ -265,7 +265,7 @@ def _locked_send(supervisor: Any) -> Any:
     """The SDK's own is for one thread; a transfer's heartbeat writes beside it.
 
     It also takes the module's ``SUPERVISOR_COMMS`` away while it sends, from whoever else sends just then. And it lets
-    the client's errors through; a task of a process of its own never sees those, but an answer that says what is wrong.
+    the client's errors through; a task in a process of its own sees an answer that says what was wrong instead.
     """
     from airflow.sdk.api.client import ServerResponseError
     from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType

@@ -100,7 +100,7 @@ def test_a_grant_is_masked_wherever_a_person_reads_fields_and_is_not_in_the_ledg
     assert not [token for token in tokens if token.encode() in held]
 
 
-@pytest.mark.proof  # not seen to end yet: see the report of its author
+@pytest.mark.proof
 def test_what_was_granted_to_another_run_or_server_or_for_another_plan_is_refused(
     lab: Lab, first: Done, done: Done
 ) -> None:
@@ -137,7 +137,7 @@ def test_what_was_granted_to_another_run_or_server_or_for_another_plan_is_refuse
     done.edit("preflight", plans[c], key=f"server_{c}")
 
 
-@pytest.mark.proof  # not seen to end yet: see the report of its author
+@pytest.mark.proof
 def test_another_vm_under_the_name_of_the_granted_one_is_met_in_vcenter_and_left_alone(lab: Lab, done: Done) -> None:
     """The object id is edited, not the identity: only the live VM can tell."""
     a, b = done.index("granted-a"), done.index("granted-b")
@@ -153,7 +153,7 @@ def test_another_vm_under_the_name_of_the_granted_one_is_met_in_vcenter_and_left
     done.edit("preflight", kept, key=f"server_{a}")
 
 
-@pytest.mark.proof  # not seen to end yet: see the report of its author
+@pytest.mark.proof
 def test_an_admission_that_was_edited_opens_no_vcenter(lab: Lab, done: Done) -> None:
     kept = done.xcom("admit")
     for change, field in (
@@ -170,7 +170,6 @@ def test_an_admission_that_was_edited_opens_no_vcenter(lab: Lab, done: Done) -> 
     assert {"token", "vcenter", "plan"} <= {one["field"] for one in refused(lab, done)}
 
 
-@pytest.mark.proof  # not seen to end yet: see the report of its author
 def test_who_may_not_export_a_vm_in_vcenter_gets_none_through_wavelift(lab: Lab) -> None:
     """``dag.test()`` triggers as ``dag_test``, whom the vCenter doesn't know under the name that the file says."""
     file = lab.dags / "environments" / "principals.yaml"

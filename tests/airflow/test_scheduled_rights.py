@@ -16,7 +16,7 @@ from wavelift.ledger import events
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.replication.jobs import JobOrder, create_jobs
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.proof]
 
 WAVE: Final = "dated"
 GONE: Final = "CORP\\gone"

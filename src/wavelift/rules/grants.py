@@ -150,16 +150,17 @@ def public_from(pem: bytes) -> Ed25519PublicKey:
     return key
 
 
-def kid_in(token: str) -> str:
+def kid_in(token: str, scope: Scope) -> str:
     """Which key a token says that it was signed with. Nothing of the token is believed yet.
 
+    :param scope: of the grant that there should be: it says which task issues it.
     :raises GrantError: there is none, or this is no grant.
     """
     if not token:
         raise GrantError(
             "The task before left no grant",
             field="token",
-            next_step=f"Clear the run's admit task, or the server's {CONTINUE_FROM}; an older version issued none",
+            next_step=f"{expired_step(scope)}: it issues one. A run that began before an upgrade to grants has none",
         )
     if not isinstance(token, str) or not token.isascii():  # half of a surrogate pair cannot even be encoded
         raise _forged("token")

@@ -115,7 +115,7 @@ RIGHTS: Final = {
     "POST /runs/{run_id}/verify": change(REPLICATE),
     "GET /me": Needs(rows="environments"),
     "GET /environments": Needs(rows="environments"),
-    "GET /environments/{environment}": Needs(),
+    "GET /environments/{environment}": Needs(own="what is not granted to the caller is not there"),
     "POST /environments/{environment}/check": write(CHECK_DAG),
     "GET /waves/{wave}": read(MIGRATE),
     "POST /waves/{wave}/apply": write(REPLICATE, {}),

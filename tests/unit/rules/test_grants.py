@@ -19,7 +19,7 @@ from tests.unit.rules.conftest import _environment, _wave
 
 from wavelift.base.errors import GrantError
 from wavelift.rules import grants
-from wavelift.rules.grants import LEEWAY, Grant, Intent, digest_of_wave, kid_in, kid_of, read, require, sign
+from wavelift.rules.grants import LEEWAY, Grant, Intent, Scope, digest_of_wave, kid_in, kid_of, read, require, sign
 from wavelift.rules.plans import resolve
 
 pytestmark = pytest.mark.unit
@@ -63,7 +63,7 @@ def parts(signed: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def refused(signed: str, *, at: datetime = NOW) -> GrantError:
     with pytest.raises(GrantError) as error:
-        kid_in(signed)
+        kid_in(signed, "move")
         read(signed, PUBLIC, now=at)
     assert error.value.where["link"] == "grant_verified"
     assert error.value.next_step
@@ -75,7 +75,7 @@ def test_what_was_signed_is_read_and_names_its_key() -> None:
     assert read(signed, PUBLIC, now=NOW) == GRANT
     header, claims = parts(signed)
     assert header == {"alg": "EdDSA", "typ": "JWT", "kid": kid_of(PUBLIC)}
-    assert kid_in(signed) == kid_of(PUBLIC)
+    assert kid_in(signed, "move") == kid_of(PUBLIC)
     assert set(grants.REQUIRED) <= claims.keys()
     assert (claims["sub"], claims["aud"], claims["exp"] - claims["nbf"]) == ("ana", "dc1", 3600)
     require(GRANT, INTENT)
@@ -97,6 +97,18 @@ def test_a_grant_for_anything_else_is_refused_and_names_the_field(field: str) ->
     assert (error.value.where["expected"], error.value.where["found"]) == (str(getattr(GRANT, field)), other)
     assert "another" in error.value.what
     assert "Trigger a new run" in error.value.next_step if field == "connector" else "Clear" in error.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("scope", "task"), [("move", "the server's server.reserve task"), ("look", "the run's admit task")]
+)
+def test_a_run_that_began_before_grants_says_which_task_issues_one(scope: Scope, task: str) -> None:
+    """After an upgrade, servers are under way whose XComs have no token."""
+    with pytest.raises(GrantError, match="The task before left no grant") as error:
+        kid_in("", scope)
+    assert error.value.field == "token"
+    assert error.value.next_step.startswith(f"Clear {task}: it issues one")
+    assert "before an upgrade" in error.value.next_step
 
 
 @given(granted=MOVE, wanted=MOVE)

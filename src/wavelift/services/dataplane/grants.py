@@ -44,7 +44,7 @@ def verify(token: str, intent: Intent, *, keys: Path, serves: Collection[str], n
             found=intent.connector,
             next_step="Correct [wavelift] connector on this worker, or the queues that it is started with",
         )
-    kid = grants.kid_in(token)
+    kid = grants.kid_in(token, intent.scope)
     grant = grants.read(token, public_key(keys, kid), now=now)
     grants.require(grant, intent)
     return grant

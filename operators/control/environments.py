@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 class EnvironmentCheckOperator(ControlOperator):
-    """Pre-flight's account part of the environment that the form names, and the free addresses of its subnets.
+    """Pre-flight's account part of the environment that the form names, the free addresses of its subnets, and whether
+    the user has a name in vCenter.
 
     Only for users to whom something of it is granted. Returns an
     :class:`~wavelift.services.housekeeping.environments.EnvironmentCheck`: what is wrong is told there and fails no
@@ -26,11 +27,10 @@ class EnvironmentCheckOperator(ControlOperator):
         from wavelift.services.housekeeping.environments import check, environment_to_check
 
         conf = EnvironmentConf.read(conf_of(context))
+        ctx = self.server_context(context)
         with self.ledger() as ledger:
-            environment = environment_to_check(
-                ledger, conf.environment or "", self.server_context(context), rights=self.rights()
-            )
-        found = check(lambda: self.aws_of(environment), environment)
+            granting = environment_to_check(ledger, conf.environment or "", ctx, rights=self.rights())
+        found = check(lambda: self.aws_of(granting.environment), granting, user=ctx.asker.name)
         for one in found.findings:
             self.log.info("%-8s %s. %s", one.severity, one.what, one.next_action)
         return found.dump()

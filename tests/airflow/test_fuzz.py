@@ -60,7 +60,9 @@ def served(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iter
     folder = tmp_path_factory.mktemp("served")
     dags = folder / "dags"
     shutil.copytree(ROOT / "dags", dags, ignore=shutil.ignore_patterns("__pycache__", "*.yaml"))
-    for name, text in (("waves/erp", WAVE), ("environments/lab", ENVIRONMENT)):
+    granted = ENVIRONMENT.replace("'user:ana'", "'user:op'")
+    assert granted != ENVIRONMENT
+    for name, text in (("waves/erp", WAVE), ("environments/lab", granted)):
         path: Path = dags / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)

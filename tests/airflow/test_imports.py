@@ -55,8 +55,8 @@ def test_inv_8_amp_04_imports_wait_for_a_place_without_a_worker(world: Any) -> N
 
 
 def _waiting_for_us(phases: set[str]) -> bool:
-    return any("waits to import: place 1 among our own imports" in phase for phase in phases)
+    return any("waits to import: 1st in line for imports into account" in phase for phase in phases)
 
 
 def _waiting_for_aws(phases: set[str]) -> bool:
-    return any("waits to import" in phase and "place" not in phase for phase in phases)
+    return any("waits to import" in phase and "in line" not in phase for phase in phases)

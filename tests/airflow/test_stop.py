@@ -50,8 +50,8 @@ def test_amp_04_amp_07_cancelling_a_queued_an_exporting_and_an_importing_migrati
     run.until("the first two to export", lambda: all(run.exported(run.index(name)) for name in (leaving, staying)))
     for name in (importing, waiting):
         run.until_state("reserve", run.index(name), "deferred")
-    assert run.migration(importing).phase == "place 1 in the queue of connector queued"
-    assert run.migration(waiting).phase == "place 2 in the queue of connector queued"
+    assert run.migration(importing).phase == "1st in line for connector queued: 2 of 2 in use"
+    assert run.migration(waiting).phase == "2nd in line for connector queued: 2 of 2 in use"
     world.aws.rule(kind="import", key=f"*{importing}*", outcome="stuck", count=1)
     op = world.airflow.client("op")
 

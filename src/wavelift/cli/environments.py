@@ -60,7 +60,8 @@ def show_one(name: Name, as_json: AsJson = False) -> None:
         return
     found = EnvironmentDetails.model_validate(answer)
     say(f"{found.name}: you may {', '.join(found.actions)}")
-    say(yaml.safe_dump(found.spec, sort_keys=False, allow_unicode=True).rstrip())
+    for line in yaml.safe_dump(found.spec, sort_keys=False, allow_unicode=True).splitlines():
+        say(line)
 
 
 @app.command()

@@ -41,6 +41,20 @@ class RequesterFacts:
         return quoted(self.user) if self.user else "the user behind the run"
 
 
+def refuse_unnamed(facts: RequesterFacts, found: Findings) -> None:
+    """Nobody said who the user is in vCenter, and the environment wants everybody to be asked for."""
+    user = clipped(facts.user) if facts.user else "NAME"
+    found.error(
+        "requester.unmapped",
+        f"environments/principals.yaml does not say who {facts.who} is in vCenter (link: {LINK})",
+        why="whether that person may export a VM can't be asked",
+        do="Let an administrator write there, with your own domain, "
+        f"vcenter: {{users: {{{user}: 'CORP\\{user}'}}}}, or vcenter: {{pattern: 'CORP\\{{user}}'}} for all users. "
+        f"{NOT_ASKED}",
+        row="AMP-03",
+    )
+
+
 def check_requester(facts: RequesterFacts, found: Findings) -> None:
     """Refuse a server that its requester may not export; say when nobody was asked for."""
     if facts.principal is None:
@@ -53,16 +67,7 @@ def check_requester(facts: RequesterFacts, found: Findings) -> None:
             row="AMP-03",
         )
     elif not facts.principal:
-        user = clipped(facts.user) if facts.user else "NAME"
-        found.error(
-            "requester.unmapped",
-            f"environments/principals.yaml does not say who {facts.who} is in vCenter (link: {LINK})",
-            why="whether that person may export the VM can't be asked",
-            do="Let an administrator write there, with your own domain, "
-            f"vcenter: {{users: {{{user}: 'CORP\\{user}'}}}}, or vcenter: {{pattern: 'CORP\\{{user}}'}} for all users. "
-            f"{NOT_ASKED}",
-            row="AMP-03",
-        )
+        refuse_unnamed(facts, found)
     elif not facts.known:
         found.error(
             "requester.unknown",

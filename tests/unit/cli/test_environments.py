@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from tests.unit.cli.test_catalog import Api, run_of
 from typer.testing import CliRunner, Result
 
@@ -22,6 +23,7 @@ LAB: dict[str, Any] = {
     "vpc": "vpc-0aaaaaaaaaaaaaaaa",
     "actions": ["migrate", "cut_over"],
 }
+SPEC: dict[str, Any] = {"environment": "lab", "may": {"migrate": ["user:ana"]}, "subnets": ["subnet-1"]}
 ME: dict[str, Any] = {
     "name": "ana",
     "roles": ["role/Op"],
@@ -56,14 +58,14 @@ def test_environments_are_listed_and_shown(monkeypatch: pytest.MonkeyPatch) -> N
     api = Api(
         {
             "GET /wavelift/environments": {"environments": [LAB]},
-            "GET /wavelift/environments/lab": {**LAB, "spec": {"environment": "lab", "subnets": ["subnet-1"]}},
+            "GET /wavelift/environments/lab": {**LAB, "spec": SPEC},
             "GET /wavelift/environments/prod": ApiError("No environment of this name is granted to you", status=404),
         }
     )
     assert "123456789012" in ask(monkeypatch, api, "environments", "list").stdout
     shown = ask(monkeypatch, api, "environments", "show", "lab").stdout
     assert "lab: you may migrate, cut_over" in shown
-    assert "- subnet-1" in shown
+    assert yaml.safe_load(shown.partition("\n")[2]) == SPEC, "lines of YAML, to copy from"
     refused = ask(monkeypatch, api, "environments", "show", "prod")
     assert (refused.exit_code, "granted to you" in refused.output) == (1, True)
 

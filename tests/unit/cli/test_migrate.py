@@ -46,9 +46,9 @@ def begin(use: Use, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_amp_04_the_ids_are_printed_at_once_and_the_end_is_awaited(begin: Any) -> None:
     api = begin(DONE)
-    done = call("migrate", "erp", "--server", "web01", "--launch", "none", "--note", "x")
+    done = call("migrate", "erp", "--server", "web01", "--launch", "none", "--priority", "next", "--note", "x")
     assert (done.exit_code, "ami-0a1b2c3d4e5f60718" in done.stdout) == (0, True), done.output
-    assert (POST, {"servers": ["web01"], "launch": "none", "note": "x"}) in api.asked
+    assert (POST, {"servers": ["web01"], "launch": "none", "priority": "next", "note": "x"}) in api.asked
     assert f"{ID} web01" in done.stderr
     assert f"{LIST}?wave=erp&dag_run_id={RUN}&limit=500" in [path for path, _ in api.asked]
     assert (api.unpaused, f"{DAG} was paused; it is unpaused now" in done.stderr) == ([DAG], True)

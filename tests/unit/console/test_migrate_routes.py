@@ -44,13 +44,13 @@ def row(desk: Desk, id: str) -> Any:
 
 
 def test_amp_04_the_ids_are_in_the_answer_and_the_run_goes_on_with_them(desk: Desk) -> None:
-    made = started(desk, launch="none", note="first try")
+    made = started(desk, launch="none", priority="next", note="first try")
     assert [(each.server, each.state, each.phase) for each in made.migrations] == [
         ("db01", "queued", WAITS),
         ("web01", "queued", WAITS),
     ]
     assert made.with_preflight == ["/DC0/vm/shop", "wave:erp"]
-    conf = {"launch": "none", "note": "first try"}
+    conf = {"launch": "none", "priority": "next", "note": "first try"}
     assert desk.airflow.triggered == [("erp.migrate", made.dag_run_id, conf)]
     page = desk.get("/migrations", wave="erp", dag_run_id=made.dag_run_id)
     assert {each["id"] for each in page["migrations"]} == {each.id for each in made.migrations}

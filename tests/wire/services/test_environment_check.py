@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.base.errors import DeniedError, NotFoundError, UnreachableError
 from wavelift.base.run import DagRun
 from wavelift.ledger import events
+from wavelift.rules.environment import Environment
+from wavelift.rules.principals import Principals
 from wavelift.services.dataplane.messages import Admitted
 from wavelift.services.dataplane.preflight import Sides, run_preflight
-from wavelift.services.housekeeping.environments import check, environment_to_check
+from wavelift.services.housekeeping.environments import EnvironmentCheck, check, environment_to_check
+from wavelift.specs import Granting
 
 from .journey import Stage
 
@@ -24,8 +28,15 @@ pytestmark = pytest.mark.wire
 RUN = DagRun("environment_check", "manual__1")
 
 
+NAMED = Principals.model_validate({"vcenter": {"users": {"ana": "CORP\\ana"}}})
+
+
+def looked_at(open_aws: Callable[[], AwsAccess], environment: Environment, user: str = "ana") -> EnvironmentCheck:
+    return check(open_aws, Granting(environment, NAMED), user=user)
+
+
 def test_a_right_environment_has_free_addresses_and_no_error(stage: Stage) -> None:
-    found = check(stage.access, stage.environment())
+    found = looked_at(stage.access, stage.environment())
     assert (found.ok, found.account, found.environment) == (True, "123456789012", "lab")
     (room,) = found.subnets
     assert room.free_addresses is not None
@@ -34,17 +45,34 @@ def test_a_right_environment_has_free_addresses_and_no_error(stage: Stage) -> No
 
 
 def test_what_is_wrong_is_a_finding(stage: Stage) -> None:
-    found = check(stage.access, stage.environment(account="999999999999", subnets=["subnet-0123456789abcdef0"]))
+    found = looked_at(stage.access, stage.environment(account="999999999999", subnets=["subnet-0123456789abcdef0"]))
     assert not found.ok
     assert {"account.number", "network.subnet"} <= {one.code for one in found.findings}
     assert found.subnets[0].free_addresses is None
+
+
+@pytest.mark.parametrize(
+    ("user", "mode", "told"),
+    [
+        ("ana", "require", []),
+        ("bo", "require", ["requester.unmapped"]),
+        ("bo", "mapped", []),
+        ("bo", "off", []),
+    ],
+)
+def test_a_user_who_has_no_name_in_vcenter_learns_it_before_a_wave_stops(
+    stage: Stage, user: str, mode: str, told: list[str]
+) -> None:
+    found = looked_at(stage.access, stage.environment(vcenter_check=mode), user)
+    assert [one.code for one in found.findings if one.code.startswith("requester.")] == told
+    assert found.ok == (not told)
 
 
 def test_an_account_that_does_not_answer_is_a_finding_too(stage: Stage) -> None:
     def away() -> AwsAccess:
         raise UnreachableError("AWS does not answer", next_step="Look at the proxy")
 
-    found = check(away, stage.environment())
+    found = looked_at(away, stage.environment())
     assert (found.ok, found.account, found.subnets) == (False, "", ())
 
 
@@ -65,7 +93,7 @@ def test_only_whom_something_is_granted_to_may_have_it_checked(tmp_path: Path) -
     ledger = fresh_ledger(tmp_path / "ledger.db")
     ana, bo = run_context(RUN, requester="ana"), run_context(RUN, requester="bo")
     rights = open_to("ana")
-    assert environment_to_check(ledger, "lab", ana, rights=rights).environment == "lab"
+    assert environment_to_check(ledger, "lab", ana, rights=rights).environment.environment == "lab"
     with pytest.raises(DeniedError, match="'bo' may not migrate"):
         environment_to_check(ledger, "lab", bo, rights=rights)
     with pytest.raises(NotFoundError):

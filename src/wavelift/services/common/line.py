@@ -62,16 +62,16 @@ class Line:
     maintenance: str | None
 
     def words(self, may_read: MayRead) -> str:
-        found = _words(self.place, self.position, self.taken, self.limit, self.maintenance)
-        if self.maintenance is not None or not self.by:
-            return found
+        return _words(self.place, self.position, self.taken, self.limit, self.maintenance, by=self._names(may_read))
+
+    def _names(self, may_read: MayRead) -> str:
         names = Counter(one.named(may_read) for one in self.by)
         hidden = names.pop(ANOTHER, 0)
         told = list(names)[:NAMED]
         more = len(names) - len(told)
         told += [f"{more} more"] if more else []
         told += [ANOTHER if hidden == 1 else f"{ANOTHER} ({hidden})"] if hidden else []
-        return f"{found} by {', '.join(told)}"
+        return ", ".join(told)
 
 
 def words_of(queued: Queued) -> str:
@@ -133,13 +133,18 @@ def _positions(waiting: tuple[Waiting, ...]) -> Mapping[tuple[str, Place], int]:
     return found
 
 
-def _words(place: Place, position: int, taken: int, limit: int | None, maintenance: str | None) -> str:
+def _words(place: Place, position: int, taken: int, limit: int | None, maintenance: str | None, *, by: str = "") -> str:
+    """:param by: who has the slots."""
     where = f"{_ordinal(position)} in line for {_named(place)}"
     if maintenance is not None:
         return f"{where}, which is in maintenance: {maintenance}"
+    users = f" by {by}" if by else ""
     if limit is None:
-        return where
-    return f"{where}: {taken} of {limit} in use" + ("" if taken >= limit else ", the rest is for those before")
+        return f"{where}, in use{users}" if by else where
+    used = f"{where}: {taken} of {limit} in use{users}"
+    if taken >= limit:
+        return used
+    return f"{used}; the rest is for those before" if position > 1 else f"{used}; it goes on in a moment"
 
 
 def _named(place: Place) -> str:

@@ -11,13 +11,14 @@ from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger
 from wavelift.ledger.events import Subject
 from wavelift.rules.authority import WHOAMI, Action
-from wavelift.rules.environment import Environment
 from wavelift.rules.findings import WHOLE_WAVE, Findings
 from wavelift.rules.plans import Target
 from wavelift.rules.preflight import check_environment, sorted_findings
 from wavelift.rules.preflight_connections import check_aws, in_region
+from wavelift.rules.preflight_requester import RequesterFacts, refuse_unnamed
 from wavelift.services.common.authority import Rights, require
 from wavelift.services.dataplane.preflight import account_facts
+from wavelift.specs import Granting
 
 
 class SubnetRoom(Message):
@@ -44,8 +45,8 @@ class EnvironmentCheck(Message):
         return not any(one.severity is Severity.ERROR for one in self.findings)
 
 
-def environment_to_check(ledger: Ledger, name: str, ctx: RunContext, *, rights: Rights) -> Environment:
-    """The environment as its file is now, if anything of it is granted to whoever asked for the run.
+def environment_to_check(ledger: Ledger, name: str, ctx: RunContext, *, rights: Rights) -> Granting:
+    """The environment and the groups as their files are now, if anything of it is granted to whoever asked for the run.
 
     :raises DeniedError: nothing is, or its files are broken. :raises NotFoundError: no name was given.
     """
@@ -58,18 +59,24 @@ def environment_to_check(ledger: Ledger, name: str, ctx: RunContext, *, rights: 
         subject = Subject("environment", name, ctx.run)
         require(ledger, ctx.asker, name, Action.MIGRATE, rights=rights, clock=ctx.clock, subject=subject)
         raise DeniedError("The right came this moment", next_step=f"Try again; see `{WHOAMI}`", environment=name)
-    return bench.granting.environment
+    return bench.granting
 
 
-def check(open_aws: Callable[[], AwsAccess], environment: Environment) -> EnvironmentCheck:
-    """It only reads. An account that does not answer is a finding."""
+def check(open_aws: Callable[[], AwsAccess], granting: Granting, *, user: str) -> EnvironmentCheck:
+    """It only reads. An account that does not answer is a finding.
+
+    :param user: who asks. That nobody said who this is in vCenter is a finding: every wave of the user would stop.
+    """
+    environment = granting.environment
     name = environment.environment
+    findings = Findings(WHOLE_WAVE)
+    if environment.vcenter_check == "require" and not granting.principals.vcenter_principal(user):
+        refuse_unnamed(RequesterFacts(environment.vcenter_check, principal="", user=user), findings)
     try:
         facts = account_facts(open_aws(), environment)
     except WaveliftError as error:
         finding = check_aws(environment.aws_conn_id, in_region(error, environment.region))
-        return EnvironmentCheck(environment=name, account="", findings=(finding,))
-    findings = Findings(WHOLE_WAVE)
+        return EnvironmentCheck(environment=name, account="", findings=(finding, *findings.all))
     rooms = []
     for subnet in environment.subnets:
         known = facts.network.subnets.get(subnet)

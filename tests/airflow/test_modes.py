@@ -65,8 +65,9 @@ def test_air_05_the_form_is_made_of_the_conf_s_model() -> None:
         "values_display": {"spec": "as set in the wave's file", "none": "image only", "running": "launch an instance"},
     }
     assert forms["note"] == {"type": ["null", "string"], "title": "Note", "format": "multiline"}
-    assert dict(params) == {"servers": None, "launch": "spec", "mode": "migrate", "note": None}
-    assert list(DAGS["replicate"].params) == ["servers", "note"]
+    assert forms["priority"]["enum"] == ["next", "normal", "later"]
+    assert dict(params) == {"servers": None, "launch": "spec", "mode": "migrate", "priority": "normal", "note": None}
+    assert list(DAGS["replicate"].params) == ["servers", "priority", "note"]
 
 
 class Run:

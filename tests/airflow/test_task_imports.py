@@ -63,7 +63,7 @@ MAY_LOAD: Final = {
     "ReplicationRunSensor": "ledger",
     "VmPowerStateSensor": "vsphere",
 }
-ASKED: Final = ("aws", "aws_of", "vcenter", "ledger", "resolved", "wait_in_queue", "wait_for_slot")
+ASKED: Final = ("aws", "aws_of", "vcenter", "ledger", "resolved", "rights", "terms", "wait_in_queue", "wait_for_slot")
 """Methods whose imports count only for a class that calls them, by its own methods or its bases'."""
 LOADER: Final = """
 import ast, importlib, inspect, json, os, sys, textwrap

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from wavelift.base.errors import DeniedError, SpecError
 from wavelift.base.run import Clock, DagRun, Requester, RunContext
@@ -15,7 +15,9 @@ from wavelift.ledger.server_runs import SERVER_RUNS
 from wavelift.rules.authority import MEMORY, SCHEDULED, Action, Denial, Groups, Link, decide, granted
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.common.admit import frozen_environment, must_be_allowed
-from wavelift.specs import Granting
+
+if TYPE_CHECKING:
+    from wavelift.specs import Granting  # reading files is dear to import, and most who ask get no file
 
 REFUSED: Final = "authority.refused"
 """The event of a refusal; its details name the link."""

@@ -112,7 +112,7 @@ def prove_one_at_a_time(door: Door, requests: int) -> list[Answer]:
     order = JobOrder(
         server=door.server, plan=ReplicationPlan(seed_time=(datetime.now(UTC) + timedelta(days=2)).isoformat())
     )
-    create_jobs(world.ledger, door.wave, [order], by="test", clock=SystemClock())
+    create_jobs(world.ledger, door.wave, [order], by="op", clock=SystemClock())
     world.airflow.wait_for_dag(door.dag_id)
     world.api.unpause(door.dag_id)
     world.aws.settings(snapshot_seconds=HELD)

@@ -72,7 +72,7 @@ def test_inv_3_a_revert_that_vcenter_forgot_while_the_job_rested(lab: Lab, sessi
 
     seed_time = (datetime.now(UTC) + timedelta(days=2)).isoformat()
     order = JobOrder(server=SERVER, plan=ReplicationPlan(seed_time=seed_time))
-    create_jobs(lab.ledger, "aged", [order], by="test", clock=SystemClock())
+    create_jobs(lab.ledger, "aged", [order], by="op", clock=SystemClock())
     lab.vcenter.rule(kind="folder", action="unlocked", vm=SERVER, times=0)
     for _ in range(2):
         replicate(lab)

@@ -96,7 +96,7 @@ def test_inv_6_a_replica_cleared_after_its_import(lab: Lab, cleared: str) -> Non
     server = f"resent-{cleared}"
     seed = (datetime.now(UTC) + timedelta(days=2)).isoformat()
     order = JobOrder(server=server, plan=ReplicationPlan(seed_time=seed))
-    create_jobs(lab.ledger, "resent", [order], by="test", clock=SystemClock())
+    create_jobs(lab.ledger, "resent", [order], by="op", clock=SystemClock())
     before = set(lab.aws.state()["images"])
     with tags_refused(lab):
         first = lab.run("resent.replicate", {"servers": [server]}).ends("failed")

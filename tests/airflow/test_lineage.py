@@ -83,7 +83,7 @@ def _job(lab: Lab, wave: str, server: str) -> Copied:
         lab.ledger,
         wave,
         [JobOrder(server=server, plan=ReplicationPlan(seed_time=seed))],
-        by="test",
+        by="op",
         clock=SystemClock(),
     )
     return Copied(lab, wave, server)

@@ -26,7 +26,7 @@ def test_air_05_an_instant_of_the_schedule_fires_and_clearing_its_run_does_nothi
     world.api.unpause(DAG_ID)
     at = (datetime.now(UTC) + timedelta(seconds=10)).replace(microsecond=0)
     order = JobOrder(server="clocked-a", plan=ReplicationPlan(seed_time=at.isoformat()))
-    (job,) = create_jobs(world.ledger, "clocked", [order], by="test", clock=SystemClock())
+    (job,) = create_jobs(world.ledger, "clocked", [order], by="op", clock=SystemClock())
 
     def ran() -> bool:
         return bool(within(world.ledger.read(), list_runs, RunFilter(job_id=job.id)).items)

@@ -30,7 +30,7 @@ def copied(lab: Lab) -> tuple[Done, Done]:
     order = JobOrder(
         server="copies-a", plan=ReplicationPlan(seed_time=(datetime.now(UTC) + timedelta(days=2)).isoformat())
     )
-    create_jobs(lab.ledger, "copies", [order], by="test", clock=SystemClock())
+    create_jobs(lab.ledger, "copies", [order], by="op", clock=SystemClock())
     seed = lab.run(DAG_ID, ON_DEMAND)
     lab.vcenter.guest_write("copies-a", 0, 9 * BLOCK + 7, b"written by the guest" * 100)
     return seed, lab.run(DAG_ID, ON_DEMAND)

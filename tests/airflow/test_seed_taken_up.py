@@ -27,7 +27,7 @@ def test_inv_6_a_seed_that_failed_is_taken_up_by_the_next_run(lab: Lab) -> None:
     order = JobOrder(
         server="seeds-a", plan=ReplicationPlan(seed_time=(datetime.now(UTC) + timedelta(days=2)).isoformat())
     )
-    create_jobs(lab.ledger, "seeds", [order], by="test", clock=SystemClock())
+    create_jobs(lab.ledger, "seeds", [order], by="op", clock=SystemClock())
     before = {row["id"] for row in lab.aws.state()["snapshots"]}
     denied = {"service": "ebs", "operation": "PutSnapshotBlock", "code": "AccessDeniedException", "status": 403}
     lab.aws.rule(**denied, skip=SENT)

@@ -96,7 +96,7 @@ class _Play:
             self.world.api.unpause(f"{wave}.replicate")
         far = ReplicationPlan(seed_time=(datetime.now(UTC) + timedelta(days=2)).isoformat())
         create_jobs(
-            self.world.ledger, "steady", [JobOrder(server="steady-a", plan=far)], by="test", clock=SystemClock()
+            self.world.ledger, "steady", [JobOrder(server="steady-a", plan=far)], by="op", clock=SystemClock()
         )
         instants = self._order()
         self._freeze()
@@ -125,7 +125,7 @@ class _Play:
         """Jobs of 52 servers due in the next minute and a half, and two whose only instant has passed."""
         for server, ago in (("stale", 2 * GRACE + timedelta(minutes=2)), ("fresh", GRACE / 2)):
             plan = ReplicationPlan(seed_time=(datetime.now(UTC) - ago).isoformat())
-            create_jobs(self.world.ledger, "clocked", [JobOrder(server=server, plan=plan)], by="test", clock=Earlier())
+            create_jobs(self.world.ledger, "clocked", [JobOrder(server=server, plan=plan)], by="op", clock=Earlier())
         begin = (datetime.now(UTC) + FIRST_AFTER).replace(microsecond=0)
         instants = {
             server: begin + timedelta(seconds=round(number // 2 * APART_S) + (number % 3 == 0))
@@ -134,7 +134,7 @@ class _Play:
         orders = [
             JobOrder(server=name, plan=ReplicationPlan(seed_time=at.isoformat())) for name, at in instants.items()
         ]
-        create_jobs(self.world.ledger, "clocked", orders, by="test", clock=SystemClock())
+        create_jobs(self.world.ledger, "clocked", orders, by="op", clock=SystemClock())
         return instants
 
     def _edit(self, words: str) -> None:

@@ -69,7 +69,7 @@ def test_one_connection_that_is_missing_hides_nothing_of_the_other(lab: Lab) -> 
 
 def test_replication_says_the_same(lab: Lab) -> None:
     plan = ReplicationPlan(seed_time=(datetime.now(UTC) + timedelta(days=2)).isoformat())
-    create_jobs(lab.ledger, "alone", [JobOrder(server="alone-a", plan=plan)], by="test", clock=SystemClock())
+    create_jobs(lab.ledger, "alone", [JobOrder(server="alone-a", plan=plan)], by="op", clock=SystemClock())
     run = lab.run("alone.replicate", {"servers": ["alone-a"]}, **NO_VCENTER, **NO_AWS)
     failed_at_once(run)
     assert {subject: one["next_action"] for subject, one in errors(run).items()} == {

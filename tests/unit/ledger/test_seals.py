@@ -148,7 +148,7 @@ def test_an_event_that_comes_late_with_a_smaller_id_is_noticed_and_a_gap_is_none
     assert seal_all(ledger, start + timedelta(days=365)) == [], "what was sealed is not sealed again"
 
 
-@pytest.mark.parametrize("id", [0, -1, -(2**63) + 1])
+@pytest.mark.parametrize("id", [0, -1, -(2**31)])
 def test_an_event_that_was_put_before_the_first_one_is_noticed(ledger: Ledger, clock: Clock, id: int) -> None:
     """No database gives such an id, and lists show it."""
     start = clock.now()

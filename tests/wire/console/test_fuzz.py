@@ -17,9 +17,9 @@ from tests import api_fuzz
 from tests.console_server import Server
 from tests.postgres import Postgres
 from tests.unit.console.test_answers import migrate
-from tests.unit.console.test_replication_routes import Airflow, Specs, import_catalog
+from tests.unit.console.test_replication_routes import ENVIRONMENT, Airflow, Specs, import_catalog
 
-from wavelift.console import access, deps
+from wavelift.console import access, audit_right, deps
 from wavelift.console.api import create_app
 from wavelift.ledger import Ledger
 from wavelift.ledger.tables import metadata
@@ -27,6 +27,8 @@ from wavelift.ledger.tables import metadata
 pytestmark = pytest.mark.wire
 
 CALLERS: Final = ("nobody", "viewer", "op")
+UNWATCHED: Final = ("mutex", "principal_group")
+"""Names of locks, and the roles in which a user was seen."""
 
 
 class Manager:
@@ -40,6 +42,9 @@ class Manager:
     def is_authorized_dag(self, *, method: str, user: SimpleAuthManagerUser, **_: Any) -> bool:
         return method == "GET" or user.role == "op"
 
+    def is_authorized_connection(self, *, user: SimpleAuthManagerUser, **_: Any) -> bool:
+        return bool(user.role == "op")
+
     def get_authorized_dag_ids(self, **_: Any) -> set[str]:
         return {"erp.replicate", "erp.migrate"}
 
@@ -48,7 +53,7 @@ class AnyAirflow(Airflow):
     """Knows the DAGs of the wave and of its connector."""
 
     def is_paused(self, dag_id: str) -> bool | None:
-        known = dag_id.startswith(("erp.", "server_catalog", "connector_health"))
+        known = dag_id.startswith(("erp.", "server_catalog", "connector_health", "environment_check"))
         return super().is_paused(dag_id) if known else None
 
 
@@ -73,6 +78,8 @@ class Console:
             "object_id": run,
             "wave": "erp",
             "name": "hall-a",
+            "environment": "lab",
+            "server_run_id": migration,
         }
 
     def _post(self, path: str, body: Any) -> Any:
@@ -85,7 +92,7 @@ class Console:
             return {
                 table.name: sorted(map(repr, tx.execute(sa.select(table))))
                 for table in metadata.sorted_tables
-                if table.name != "mutex"  # names of locks
+                if table.name not in UNWATCHED
             }
 
 
@@ -96,12 +103,14 @@ def console(postgres: Postgres) -> Iterator[Console]:
     with pytest.MonkeyPatch.context() as patch, Ledger.open(url) as ledger:
         patch.setattr("airflow.api_fastapi.core_api.security.get_auth_manager", Manager)
         patch.setattr(access, "get_auth_manager", Manager)
+        patch.setattr(audit_right, "get_auth_manager", Manager)
         patch.setattr(access, "_team", lambda dag_id: None)
-        app, airflow = create_app(), AnyAirflow()
+        app, airflow, specs = create_app(), AnyAirflow(), Specs()
+        specs.environment = ENVIRONMENT.replace("user:ana", "user:op")
         app.dependency_overrides = {
             deps._ledger: lambda: ledger,
             deps._airflow: lambda: airflow,
-            deps.Specs: Specs,
+            deps.Specs: lambda: specs,
         }
         server = Server(app)
         try:

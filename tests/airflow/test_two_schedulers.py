@@ -95,9 +95,7 @@ class _Play:
             self.world.airflow.wait_for_dag(f"{wave}.replicate")
             self.world.api.unpause(f"{wave}.replicate")
         far = ReplicationPlan(seed_time=(datetime.now(UTC) + timedelta(days=2)).isoformat())
-        create_jobs(
-            self.world.ledger, "steady", [JobOrder(server="steady-a", plan=far)], by="op", clock=SystemClock()
-        )
+        create_jobs(self.world.ledger, "steady", [JobOrder(server="steady-a", plan=far)], by="op", clock=SystemClock())
         instants = self._order()
         self._freeze()
         self._edit("changed while both schedulers stood still")

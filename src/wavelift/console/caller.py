@@ -25,24 +25,27 @@ from wavelift.services.common.authority import Rights
 log = logging.getLogger(__name__)
 
 
-def roles_of(user: Any) -> frozenset[str]:
+def roles_of(user: Any) -> frozenset[str] | None:
     """The caller's roles as groups ``role/NAME``: those of FAB, or the one of the simple auth manager.
 
-    An auth manager without roles gives none.
+    An auth manager without roles gives none. None: they could not be read, and what was seen before stays.
     """
     try:
         found = [getattr(user, "role", None), *(getattr(user, "roles", None) or ())]
     except Exception as error:  # an auth manager's own user may ask its database here
         log.warning("the roles of a user could not be read: %s", error)
-        return frozenset()
+        return None
     names = (getattr(each, "name", each) for each in found)
     return frozenset(f"{ROLE}{name}" for name in names if isinstance(name, str) and name)
 
 
 def remember_roles(user: GetUserDep, ledger: LedgerDep) -> None:
     """Tasks cannot ask for roles: they believe what was seen here, for a while. At most one write in 5 minutes."""
+    roles = roles_of(user)
+    if roles is None:
+        return
     try:
-        groups.remember(ledger, user.get_name(), roles_of(user), at=SystemClock().now())
+        groups.remember(ledger, user.get_name(), roles, at=SystemClock().now())
     except WaveliftError as error:  # what was asked does not depend on it
         log.warning("the roles of %s were not remembered: %s", user.get_name(), error)
 

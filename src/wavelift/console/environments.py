@@ -22,7 +22,7 @@ def add_environment_routes(app: FastAPI) -> None:
         name = caller.requester.name
         return Me(
             name=name,
-            roles=sorted(roles_of(caller.user)),
+            roles=sorted(roles_of(caller.user) or ()),
             groups=sorted(principals.groups_of(name)) if principals else [],
             vcenter_principal=principals.vcenter_principal(name) if principals else None,
             environments=[_row(given) for given in caller.given()],

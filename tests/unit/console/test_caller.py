@@ -12,7 +12,7 @@ from tests.ledgers import within
 from tests.unit.console.test_replication_routes import ENVIRONMENT, Desk, desk
 
 from wavelift.base.errors import UnreachableError
-from wavelift.console.caller import roles_of
+from wavelift.console.caller import remember_roles, roles_of
 from wavelift.ledger import groups
 
 __all__ = ["desk"]
@@ -37,10 +37,10 @@ class Broken:
         (SimpleNamespace(roles=["Op"]), {"role/Op"}),
         (SimpleNamespace(roles=None), set()),
         (SimpleNamespace(), set()),
-        (Broken(), set()),
+        (Broken(), None),
     ],
 )
-def test_roles_are_groups(user: Any, roles: set[str]) -> None:
+def test_roles_are_groups(user: Any, roles: set[str] | None) -> None:
     assert roles_of(user) == roles
 
 
@@ -53,6 +53,12 @@ def test_a_role_that_is_listed_is_a_right_and_is_remembered_for_tasks(desk: Desk
     assert [each["actions"] for each in me["environments"]] == [["migrate", "cut_over", "administer"]]
     assert set(within(desk.ledger.read(), groups.seen, "ana")) == {"role/op"}
     assert desk.job("web01")
+    nobody_can_tell = Broken()
+    nobody_can_tell.get_name = lambda: "ana"  # type: ignore[attr-defined]
+    remember_roles(nobody_can_tell, desk.ledger)  # type: ignore[arg-type]
+    assert set(within(desk.ledger.read(), groups.seen, "ana")) == {"role/op"}, (
+        "what could not be read takes nothing away"
+    )
     desk.doubles[get_user] = lambda: SimpleAuthManagerUser(username="ana", role="viewer")
     desk.refused("POST", "/jobs", 403, {"wave": "erp", "servers": ["db01"]})
     assert set(within(desk.ledger.read(), groups.seen, "ana")) == {"role/viewer"}

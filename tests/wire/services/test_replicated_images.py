@@ -19,6 +19,7 @@ from wavelift.ledger import Ledger, replication_runs
 from wavelift.ledger.lineage import read_lineage
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.slots import standing
+from wavelift.rules.flows import SlotKind
 from wavelift.rules.wave_replication import ReplicationPlan
 from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
 from wavelift.services.dataplane.replication_messages import VerifiedRun
@@ -200,7 +201,9 @@ def test_inv_8_a_replica_whose_import_is_refused_keeps_no_place(stage: Stage, co
     stage.aws.rule(service="ec2", operation="ImportImage", code="UnauthorizedOperation", status=403)
     with pytest.raises(MissingPrivilegeError):
         copies.image(one, ctx)
-    assert not within(copies.ledger.read(), standing), "its DAG run lives on, and others wait"
+    kept = {each.kind for each in within(copies.ledger.read(), standing)}
+    assert kept == {SlotKind.ACCOUNT}, "others wait to import; the account's slot stays until the run has ended"
     stage.clear_rules()
     made = copies.image(one, ctx)
+    assert not within(copies.ledger.read(), standing)
     assert within(copies.ledger.read(), replication_runs.get, run.id).ami_id == made.image_id

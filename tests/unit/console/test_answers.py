@@ -67,7 +67,7 @@ def test_amp_07_a_migration_is_told_whole(desk: Desk) -> None:
     assert "may not trigger erp.migrate" in desk.refused("POST", f"/migrations/{known.id}/cancel", 403)["detail"]
     desk.rights.trigger = True
     cancelled = desk.post(f"/migrations/{known.id}/cancel")
-    assert set(cancelled) - {"bytes_sent"} == MIGRATION | {"stopped_tasks"}
+    assert set(cancelled) - {"bytes_sent"} == MIGRATION | {"stopped_tasks", "begun"}
     for verb in ("launch", "verify"):
         assert "has no image yet" in desk.refused("POST", f"/migrations/{known.id}/{verb}", 409)["detail"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import Depends, HTTPException
 
 from wavelift.base.errors import WaveliftError
-from wavelift.base.run import Requester, SystemClock
+from wavelift.base.run import DagRun, Requester, SystemClock
 from wavelift.console.access import not_loaded, require_trigger
 from wavelift.console.deps import LedgerDep, Specs, SpecsDep
 from wavelift.ledger import Ledger, groups
@@ -87,6 +87,17 @@ class Caller:
         authority.require(
             self._ledger, self.requester, environment or "", action, rights=self.rights, clock=SystemClock(), wave=wave
         )
+
+    def require_where(self, ran: Collection[DagRun], action: Action) -> None:
+        """Of a route that acts on what earlier runs made: it changes nothing before the run which it starts would be
+        refused.
+
+        :raises DeniedError: an environment in which one of them landed does not grant it.
+        """
+        for environment in authority.landed_in(self._ledger, ran):
+            authority.require(
+                self._ledger, self.requester, environment, action, rights=self.rights, clock=SystemClock()
+            )
 
     def given(self) -> Iterator[Given]:
         """The environments that are granted to the caller, by name; broken ones are granted to nobody."""

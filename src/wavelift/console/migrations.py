@@ -121,12 +121,12 @@ def _writing(app: FastAPI) -> None:
     @app.post("/migrations/{migration_id}/launch")
     def launch_migration(migration_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> RunStarted:
         """Launch the instance of a finished import, by a run of the wave's DAG."""
-        return _run_mode(_changeable(ledger, migration_id, caller), airflow, "launch")
+        return _run_mode(_changeable(ledger, migration_id, caller), caller, airflow, "launch")
 
     @app.post("/migrations/{migration_id}/verify")
     def verify_migration(migration_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> RunStarted:
         """Compare a finished import's image with its manifests again, by a run of the wave's DAG."""
-        return _run_mode(_changeable(ledger, migration_id, caller), airflow, "verify")
+        return _run_mode(_changeable(ledger, migration_id, caller), caller, airflow, "verify")
 
     @app.post("/cleanup")
     def cleanup(body: CleanupBody, caller: CallerDep, airflow: AirflowDep) -> RunStarted:
@@ -159,7 +159,8 @@ def _changeable(ledger: Ledger, migration_id: str, caller: Caller, *, stops: boo
     return migration
 
 
-def _run_mode(migration: Migration, airflow: ApiClient, mode: MigrateMode) -> RunStarted:
+def _run_mode(migration: Migration, caller: Caller, airflow: ApiClient, mode: MigrateMode) -> RunStarted:
+    caller.require_where([migration.run], Action.MIGRATE)
     if not migration.image_id:
         raise HTTPException(409, f"{migration.id} has no image yet: it is {migration.state}")
     return start_run(airflow, migration.dag_id, MigrateConf(mode=mode, migrations=[migration.id]))

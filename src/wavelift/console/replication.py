@@ -172,6 +172,9 @@ def _deleting(app: FastAPI) -> None:
         that run again. If the DAG is paused, the run waits (``dag_paused``).
         """
         known, clock, by = changeable_job(ledger, job_id, caller), SystemClock(), caller.requester.name
+        with ledger.read() as tx:
+            ran = replication_runs.dag_runs_of(tx, jobs=[job_id])
+        caller.require_where(ran, Action.MIGRATE)
         if known.state is JobState.DELETED:
             return _deleted(_row(ledger, known))
         deleted = deletion.delete_job(ledger, job_id, by=by, clock=clock)

@@ -22,7 +22,7 @@ from wavelift.console.answers import (
     RunPage,
     VerifyStarted,
 )
-from wavelift.console.caller import CallerDep
+from wavelift.console.caller import Caller, CallerDep
 from wavelift.console.chain import Chain, map_index_of
 from wavelift.console.deps import AirflowDep, LedgerDep, SpecsDep, start_run
 from wavelift.console.on_demand import context_of, make_run, new_run, require_awake
@@ -39,7 +39,7 @@ from wavelift.console.replication_rows import dag_of, live, run_fields, run_row
 from wavelift.console.requests import HistoryQuery, ReplicateBody, RunQuery
 from wavelift.ledger import Ledger, ReplicationRun, events, jobs, replication_runs
 from wavelift.ledger.replication_runs import RunFilter
-from wavelift.rules.authority import priority_action
+from wavelift.rules.authority import Action, priority_action
 from wavelift.rules.conf import ReplicateConf
 from wavelift.rules.replication import JobState, RunState
 from wavelift.services.replication import admission, outcome
@@ -137,16 +137,19 @@ def _verifying(app: FastAPI) -> None:
     def verify_job(job_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> VerifyStarted:
         """Read back, whole, what the job's next run builds on, and compare it with its manifests (invariant 1)."""
         known = changeable_job(ledger, job_id, caller)
-        return _verify(ledger, airflow, known.wave, ReplicateConf(mode="verify", jobs=[job_id]))
+        return _verify(ledger, caller, airflow, known.wave, ReplicateConf(mode="verify", jobs=[job_id]))
 
     @app.post("/runs/{run_id}/verify")
     def verify_run(run_id: str, caller: CallerDep, ledger: LedgerDep, airflow: AirflowDep) -> VerifyStarted:
         """Read back, whole, the EBS snapshots of a recorded run, and compare them with its manifests."""
         known = changeable_run(ledger, run_id, caller)
-        return _verify(ledger, airflow, known.wave, ReplicateConf(mode="verify", runs=[run_id]))
+        return _verify(ledger, caller, airflow, known.wave, ReplicateConf(mode="verify", runs=[run_id]))
 
 
-def _verify(ledger: Ledger, airflow: ApiClient, wave: str, conf: ReplicateConf) -> VerifyStarted:
+def _verify(ledger: Ledger, caller: Caller, airflow: ApiClient, wave: str, conf: ReplicateConf) -> VerifyStarted:
+    with ledger.read() as tx:
+        ran = replication_runs.dag_runs_of(tx, jobs=conf.jobs or (), ids=conf.runs or ())
+    caller.require_where(ran, Action.MIGRATE)
     chosen = runs_to_verify(ledger, wave, conf)
     require_awake(airflow, dag_of(wave), WAY_OUT)
     started = start_run(airflow, dag_of(wave), conf)

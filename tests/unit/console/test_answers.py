@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from tests.contexts import run_context
@@ -43,9 +43,13 @@ CATALOG = {
 }
 
 
+SPEC: Final[dict[str, Any]] = {"wave": {"environment": {"environment": "lab"}}}
+"""As far as anything here reads it."""
+
+
 def migrate(ledger: Ledger) -> Migration:
     run = DagRun("erp.migrate", "manual__1")
-    asked = waves.NewWaveRun(run=run, wave="erp", mode="migrate", requested_by="ana", source="ui", spec={})
+    asked = waves.NewWaveRun(run=run, wave="erp", mode="migrate", requested_by="ana", source="ui", spec=SPEC)
     within(ledger.write(waves.LOCK), waves.freeze_wave_run, asked, clock=CLOCK)
     server = SourceServer(source="vc", name="web01", moref="vm-1")
     wanted = NewMigration("erp", server, "hall-a", "eu-central-1")

@@ -157,10 +157,14 @@ def require_where(ledger: Ledger, ran: Collection[DagRun], action: Action, ctx: 
 
     :raises DeniedError: whoever asked for it may not, there.
     """
-    with ledger.read() as tx:
-        environments = {frozen_environment(run) for each in ran if (run := waves.find(tx, each)) is not None}
-    for environment in sorted(environments):
+    for environment in landed_in(ledger, ran):
         require_run(ledger, environment, action, ctx, rights=rights)
+
+
+def landed_in(ledger: Ledger, ran: Collection[DagRun]) -> list[str]:
+    """The environments of earlier runs, by what each froze; a run that was never admitted made nothing."""
+    with ledger.read() as tx:
+        return sorted({frozen_environment(run) for each in ran if (run := waves.find(tx, each)) is not None})
 
 
 def require_rights(

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from wavelift.adapters.vsphere.session import VsphereSession
     from wavelift.rules.grants import Grant, Intent, Work
-    from wavelift.services.dataplane.messages import ServerTask
 
 NEEDS: Final = ("look", "move", "nothing")
 UNTOLD: Final = "default"
@@ -126,9 +125,6 @@ class MovingOperator(ServerOperator, ConnectorOperator):
         )
         self._vm = task.facts.moref
         return self.work_on(task, context)
-
-    def work_on(self, task: ServerTask, context: Context) -> Any:
-        raise NotImplementedError
 
     @contextmanager
     def vcenter(self, vsphere_conn_id: str) -> Iterator[VsphereSession]:

@@ -13,7 +13,7 @@ from wavelift.cli.connect import api_errors_told, client, fail, query
 from wavelift.cli.exported import SealedFiles, read_file, to_file, to_stdout
 from wavelift.cli.local_time import typed_time
 from wavelift.cli.output import AsJson, Times, print_json, say, told_empty
-from wavelift.console.answers import AnyEventList, EventList, EventRow, SealedNow, SealsChecked
+from wavelift.console.audit_answers import AnyEventList, EventList, EventRow, SealedNow, SealsChecked
 from wavelift.rules.flows import FLOWS
 from wavelift.rules.seals import Difference
 

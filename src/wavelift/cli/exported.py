@@ -15,7 +15,7 @@ from wavelift.airflow.rest import ApiClient
 from wavelift.base.errors import PermanentError
 from wavelift.base.private import private_file
 from wavelift.cli.connect import fail
-from wavelift.console.answers import SealedPage
+from wavelift.console.audit_answers import SealedPage
 from wavelift.rules.seals import LONGEST_LINE, Difference, Kind, Seal, SealedFile
 
 FIRST_BYTES: Final = b'{"seal":{'

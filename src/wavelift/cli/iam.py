@@ -7,7 +7,7 @@ enter Airflow, its connections or its workers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
@@ -17,7 +17,7 @@ import typer
 from wavelift.base.errors import WaveliftError
 from wavelift.cli.connect import fail
 from wavelift.cli.output import say
-from wavelift.rules.calls import OFFERED, UNASKED, AwsFeature
+from wavelift.rules.calls import OFFERED, UNASKED, AwsFeature, Identity
 
 if TYPE_CHECKING:
     from wavelift.adapters.aws.access import AwsAccess
@@ -127,18 +127,15 @@ def check(  # noqa: PLR0913  # one parameter per option
     with told():
         from wavelift.adapters.aws.iam_check import UNSEEN, IamCheck, Looked
 
-        who = {
+        who: dict[Identity, list[Principal]] = {
             "connector": _principals(connector, "--connector"),
             "caller": _principals(caller, "--caller"),
         }
         options = _Options(identities, bucket, prefix, kms_key, role, feature, suffix)
         access, found = _log_in(profile, region, account)
         wanted = options.wanted(found)
-        verdicts = list(
-            IamCheck(access).verdicts(
-                Looked(wanted, found, access.region, {name: many for name, many in who.items() if many})  # type: ignore[misc]
-            )
-        )
+        looked = Looked(wanted, found, access.region, {name: many for name, many in who.items() if many})
+        verdicts = list(IamCheck(access).verdicts(looked))
     say(f"Account {found.number}, as {found.caller}")
     for verdict in verdicts:
         _show_verdict(verdict)
@@ -180,7 +177,7 @@ def apply(  # noqa: PLR0913  # one parameter per option
     with told():
         from wavelift.adapters.aws.iam_setup import IamSetup
 
-        attach = {
+        attach: dict[Identity, list[Principal]] = {
             "connector": _principals(attach_connector, "--attach-connector"),
             "caller": _principals(attach_caller, "--attach-caller"),
         }
@@ -259,7 +256,7 @@ class _Options:
         return tuple(self.asked or IDENTITIES)
 
     def wanted(
-        self, account: Account, *, attach: dict[str, list[Principal]] | None = None, replace_trust: bool = False
+        self, account: Account, *, attach: Mapping[Identity, list[Principal]] | None = None, replace_trust: bool = False
     ) -> Wanted:
         from wavelift.adapters.aws.iam_setup import Wanted
         from wavelift.rules.policies import Staging
@@ -270,7 +267,7 @@ class _Options:
             features=features_of(self.feature),
             identities=self.identities,
             suffix=self.suffix,
-            attach=attach or {},  # type: ignore[arg-type]
+            attach=attach or {},
             replace_trust=replace_trust,
         )
 

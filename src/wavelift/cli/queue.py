@@ -11,7 +11,7 @@ from wavelift.airflow.rest import path_of
 from wavelift.base.printable import printable
 from wavelift.cli.connect import api_errors_told, client
 from wavelift.cli.output import AsJson, Times, add_row, print_json, say, show, table
-from wavelift.console.answers import QueueList, QueueRow
+from wavelift.console.queue_answers import QueueList, QueueRow
 from wavelift.console.requests import PriorityBody
 
 app = typer.Typer(invoke_without_command=True)

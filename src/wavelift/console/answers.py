@@ -13,7 +13,6 @@ from wavelift.base.catalog import ConnectorHealth
 from wavelift.base.domain import Instant, Refusal
 from wavelift.rules.lifecycle import MigrationState
 from wavelift.rules.replication import JobState
-from wavelift.rules.seals import Difference
 
 
 class Answer(BaseModel):
@@ -203,78 +202,6 @@ class MigrationsStarted(RunStarted):
     """Entries for a folder or a tag: their servers get ids when pre-flight has found them."""
 
 
-# The audit trail
-
-
-class EventRow(Answer):
-    id: int
-    at: Instant
-    actor: str
-    action: str
-    dag_run_id: str
-    details: dict[str, Any]
-
-
-class EventList(Answer):
-    events: list[EventRow]
-
-
-class AnyEventRow(EventRow):
-    """An event of any object: with what it is about."""
-
-    object_kind: str
-    object_id: str
-    dag_id: str
-
-
-class AnyEventList(Answer):
-    """``more``: older events match too; ask for those before the last id."""
-
-    events: list[AnyEventRow]
-    more: bool
-
-
-class SealedNow(Answer):
-    """What one request has sealed, and how far the seals reach now; ``more``: ask again."""
-
-    seals: int
-    events: int
-    last_event_id: int
-    digest: str
-    more: bool
-
-
-class SealedGroup(Answer):
-    """Lines of the exported file: of a seal, and of its events as they are now."""
-
-    last_event_id: int
-    seal: str
-    events: list[str]
-
-
-class SealedPage(Answer):
-    groups: list[SealedGroup]
-    more: bool
-
-
-class SealDigest(Answer):
-    last_event_id: int
-    digest: str
-
-
-class SealsChecked(Answer):
-    """The seals that one request has compared with their events; ``more``: go on after the last one.
-
-    A difference ends the check. ``unsealed`` counts the events after the last seal of all.
-    """
-
-    seals: list[SealDigest]
-    events: int
-    difference: Difference | None
-    unsealed: int
-    more: bool
-
-
 # Catalogue and connectors
 
 
@@ -376,51 +303,6 @@ class ConnectorList(Answer):
 class ConnectorDisassociated(Answer):
     name: str
     disassociated: bool
-
-
-# Queue
-
-
-class SlotHolder(Answer):
-    """Who has a slot."""
-
-    id: str
-    wave: str
-    server: str
-
-
-class QueueRow(Answer):
-    """A server that waits for slots; of several, what is told is the one that it lacks."""
-
-    id: str
-    """Of its migration or replication run."""
-    wave: str
-    server: str
-    priority: str
-    """``next``, ``normal`` or ``later``."""
-    waits_for: str
-    """``account``, ``datastore``, ``nfc_host``, ``nfc_vcenter``, ``transfer`` or ``import``."""
-    scope: str
-    """Which one: connector, account, ESXi host, …"""
-    position: int
-    """1 for the next."""
-    in_use: int
-    limit: int | None
-    """null: an older version of wavelift asked."""
-    in_use_by: list[SlotHolder]
-    """As far as the caller may read them."""
-    in_use_by_others: int
-    """How many slots others have."""
-    maintenance: str | None
-    """The reason, if its connector is in maintenance; null: it is in service."""
-    waits_since: Instant
-    words: str
-    dag_id: str
-    dag_run_id: str
-
-
-class QueueList(Answer):
-    queue: list[QueueRow]
 
 
 # Replication

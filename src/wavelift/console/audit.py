@@ -13,7 +13,7 @@ from fastapi import FastAPI, Query
 
 from wavelift.base.run import SystemClock
 from wavelift.console.access import readable_dags
-from wavelift.console.answers import (
+from wavelift.console.audit_answers import (
     AnyEventList,
     AnyEventRow,
     SealDigest,

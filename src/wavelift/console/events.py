@@ -8,7 +8,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import FastAPI, HTTPException, Query
 
 from wavelift.console.access import require_read
-from wavelift.console.answers import EventList, EventRow
+from wavelift.console.audit_answers import EventList, EventRow
 from wavelift.console.deps import LedgerDep
 from wavelift.console.replication import readable_job
 from wavelift.console.values import LARGEST

@@ -14,9 +14,9 @@ from fastapi import FastAPI
 from wavelift.base.errors import NotFoundError
 from wavelift.base.run import SystemClock
 from wavelift.console.access import readable_dags, require_read
-from wavelift.console.answers import QueueList, QueueRow, SlotHolder
 from wavelift.console.caller import CallerDep
 from wavelift.console.deps import LedgerDep
+from wavelift.console.queue_answers import QueueList, QueueRow, SlotHolder
 from wavelift.console.requests import PriorityBody
 from wavelift.ledger import Ledger, ServerRun
 from wavelift.ledger.server_runs import rows_of

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -291,7 +292,7 @@ class IamSetup:
         arn = account.arn(f"policy/{name}")
         for principal in wanted.attach.get(identity, ()):
             if arn not in self._reader.attached(principal):
-                yield Change(f"attach policy {name} to {principal}", lambda to=principal: self._attach(to, arn))  # type: ignore[misc]
+                yield Change(f"attach policy {name} to {principal}", partial(self._attach, principal, arn))
 
     def _attach(self, principal: Principal, arn: str) -> None:
         def attach() -> None:

@@ -23,6 +23,9 @@ from wavelift.rules.wording import problems_of
 MigrateMode = Literal["migrate", "plan", "preflight", "launch", "verify", "cleanup"]
 """Only ``migrate`` and ``launch`` create anything."""
 ReplicateMode = Literal["replicate", "delete", "verify"]
+CutoverMode = Literal["plan", "prepare", "cutover", "revert", "finalize"]
+"""Only ``plan`` changes nothing outside. It is the default, so that nobody cuts over by pressing a button."""
+TestMode = Literal["test", "end"]
 LaunchOption = Literal["spec", "none", "running"]
 
 Names = Annotated[list[str], Field(min_length=1)]
@@ -155,6 +158,63 @@ class ReplicateConf(RunConf):
         description="In mode delete: ids of the jobs. In mode verify: ids of jobs whose newest run to read back.",
     )
     note: Note = None
+
+
+class CutoverConf(RunConf):
+    """A run of ``<wave>.cutover``."""
+
+    keys: ClassVar = {
+        "plan": ("servers", "window_start", "window_end", "priority"),
+        "prepare": ("servers", "window_start", "window_end", "priority"),  # the form sends them in every mode
+        "cutover": ("servers", "window_start", "window_end", "priority"),
+        "revert": ("servers", "cutovers", "window_start", "window_end", "priority"),
+        "finalize": ("servers", "cutovers", "window_start", "window_end", "priority"),
+    }
+    null_is_absent: ClassVar = True
+
+    servers: Names | None = Field(
+        default=None,
+        title="Servers",
+        description="If none is chosen: every server of the wave that has a cutover section; in modes revert and "
+        "finalize, every one whose cutover is open.",
+    )
+    mode: CutoverMode = Field(
+        default="plan", title="Mode", description="plan changes nothing: it tells what a cutover would do."
+    )
+    window_start: str | None = Field(
+        default=None,
+        title="Window from",
+        description="First instant at which a source may be stopped: ISO 8601 with an offset. Empty: as in the file.",
+    )
+    window_end: str | None = Field(
+        default=None, title="Window to", description="Last instant, ISO 8601 with an offset. Empty: as in the file."
+    )
+    priority: PriorityChoice = "normal"
+    note: Note = None
+    cutovers: Names | None = Field(default=None, description="In modes revert and finalize: ids of cutovers.")
+
+
+class TestConf(RunConf):
+    """A run of ``<wave>.test``."""
+
+    __test__: ClassVar = False  # of pytest
+
+    keys: ClassVar = {"test": ("servers", "runs", "hours"), "end": ("servers", "tests", "hours")}
+    null_is_absent: ClassVar = True
+
+    servers: Names | None = Field(
+        default=None,
+        title="Servers",
+        description="If none is chosen: every server of the wave that has a cutover section and an AMI; in mode end, "
+        "every one that has a test instance.",
+    )
+    mode: TestMode = Field(default="test", title="Mode", description="end terminates test instances.")
+    hours: float | None = Field(
+        default=None, gt=0, le=720, title="Hours", description="Until they are terminated. Empty: as in the file."
+    )
+    note: Note = None
+    runs: Names | None = Field(default=None, description="In mode test: ids of recorded runs. Default: the newest.")
+    tests: Names | None = Field(default=None, description="In mode end: ids of test instances.")
 
 
 class ImportConf(RunConf):

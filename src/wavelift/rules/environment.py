@@ -27,6 +27,15 @@ from wavelift.rules.fields import (
 )
 from wavelift.rules.limits import ENVIRONMENT_LIMITS
 from wavelift.rules.problem import Path, Problem, allowed, did_you_mean, quoted
+from wavelift.rules.wave_cutover import (
+    AllocationId,
+    InstanceProfile,
+    KeyName,
+    RouteTableId,
+    TargetGroupArn,
+    TgwRouteTableId,
+    ZoneId,
+)
 
 DEFAULT_ROLE = "vmimport"
 """The service role that VM Import/Export assumes if ImportImage names no other (AWS page on required permissions)."""
@@ -143,6 +152,37 @@ class AllowedSource(Message):
     )
 
 
+class Isolation(Message):
+    """Where test instances are launched: nothing else can be reached from there."""
+
+    subnets: tuple[SubnetId, ...] = Field(
+        min_length=1, max_length=MAX_CHOICES, description="Subnets for test instances; the first one is used."
+    )
+    security_groups: tuple[SecurityGroupId, ...] = Field(
+        min_length=1, max_length=16, description="Security groups of every test instance."
+    )
+
+
+class Network(Message):
+    """What cutovers may change. What is not listed is never touched."""
+
+    hosted_zones: tuple[ZoneId, ...] = Field(
+        default=(), max_length=MAX_CHOICES, description="Hosted zones of Route 53 whose records may be changed."
+    )
+    target_groups: tuple[TargetGroupArn, ...] = Field(
+        default=(), max_length=MAX_CHOICES, description="Target groups in which targets may be changed."
+    )
+    elastic_ips: tuple[AllocationId, ...] = Field(
+        default=(), max_length=MAX_CHOICES, description="Elastic IPs that an instance may get."
+    )
+    route_tables: tuple[RouteTableId, ...] = Field(
+        default=(), max_length=MAX_CHOICES, description="Route tables of VPCs whose routes may be changed."
+    )
+    transit_gateway_route_tables: tuple[TgwRouteTableId, ...] = Field(
+        default=(), max_length=MAX_CHOICES, description="Route tables of transit gateways whose routes may be changed."
+    )
+
+
 def _require_all(schema: dict[str, Any]) -> None:
     """In the schema for editors: see :class:`Environment`."""
     schema["required"] = [name for name in schema["properties"] if name in {*schema["required"], "account", "may"}]
@@ -209,6 +249,16 @@ class Environment(Message):
         max_length=MAX_CHOICES,
         description="The vCenters whose servers may land here, and the connectors that may read each. An entry is "
         "'- {connection: vsphere_dc1, connectors: [datacenter1]}'.",
+    )
+    isolation: Isolation | None = Field(
+        default=None, description="Where test instances are launched. Without it, nothing can be tested here."
+    )
+    network: Network = Field(default=Network(), description="What cutovers may change: nothing, unless it is listed.")
+    instance_profiles: tuple[InstanceProfile, ...] = Field(
+        default=(), max_length=MAX_CHOICES, description="Instance profiles that a wave may choose."
+    )
+    key_names: tuple[KeyName, ...] = Field(
+        default=(), max_length=MAX_CHOICES, description="Key pairs that a wave may choose."
     )
     tags: Tags = Field(
         default={}, description="Tags for everything that is created here. A wave's and a server's tags override them."

@@ -7,7 +7,7 @@ Nobody else spells a DAG's suffix, the prefix of a server's tasks or a list of s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -412,7 +412,220 @@ REPLICATE: Final = Flow(
 )
 """Again and again: vCenter to EBS snapshots and AMIs."""
 
-FLOWS: Final = (MIGRATE, REPLICATE)
+
+def _replication_step(name: str, after: str | None = None) -> Step:
+    """A step of :data:`REPLICATE` that another flow has, too."""
+    step = REPLICATE.step(name)
+    return step if after is None else replace(step, after=(after,))
+
+
+CUTOVER: Final = Flow(
+    name="cutover",
+    suffix=".cutover",
+    prefix="cut-",
+    words="Cut the servers of {wave} over to their EC2 instances, and back",
+    steps=(
+        _ADMIT,
+        _PREFLIGHT,
+        Step(
+            name="plan",
+            plane=Plane.CONTROL,
+            after=(PREFLIGHT,),
+            words="tell every step with its undo, the downtime to expect, and what is in the way",
+        ),
+        Step(
+            name="prepare",
+            plane=Plane.CONTROL,
+            after=("plan",),
+            words="in mode prepare: lower TTLs and make the network interfaces of fixed addresses",
+            waits="Route 53 is in sync",
+        ),
+        Step(
+            name="approve",
+            plane=Plane.CONTROL,
+            after=("plan",),
+            optional=True,
+            words="ask a person for approval of the plan",
+            waits="waits for approval",
+        ),
+        Step(
+            name="window",
+            plane=Plane.CONTROL,
+            after=("approve",),
+            words="wait until sources may be stopped",
+            waits="waits for the window",
+        ),
+        Step(
+            name="go",
+            plane=Plane.CONTROL,
+            after=("window",),
+            words="compare the plan with what was approved; from here on only the cutover's own runs replicate",
+        ),
+        Step(
+            name="presync_1",
+            plane=Plane.CONTROL,
+            after=("go",),
+            words="send what changed while the source still runs",
+            waits="a replication run is under way",
+        ),
+        Step(
+            name="presync_2",
+            plane=Plane.CONTROL,
+            after=("presync_1",),
+            words="send it once more, if the forecast does not fit yet",
+            waits="a replication run is under way",
+        ),
+        Step(
+            name="undo",
+            plane=Plane.CONTROL,
+            after=(ADMIT,),
+            words="in mode revert: undo the network steps in reverse order, and stop the instances",
+            waits="instances stop",
+        ),
+        Step(
+            name="start_sources",
+            plane=Plane.CONNECTOR,
+            after=("undo",),
+            words="in mode revert: connect the sources to their networks again, and start them",
+        ),
+        Step(
+            name="reverted",
+            plane=Plane.CONTROL,
+            after=("start_sources",),
+            words="in mode revert: record which sources serve again",
+        ),
+        Step(
+            name="approve_finalize",
+            plane=Plane.CONTROL,
+            after=(ADMIT,),
+            optional=True,
+            words="in mode finalize: ask a person for approval",
+            waits="waits for approval",
+        ),
+        Step(
+            name="finalize",
+            plane=Plane.CONTROL,
+            after=("approve_finalize",),
+            words="in mode finalize: give the way back up, restore TTLs, end replication jobs",
+            waits="Route 53 is in sync",
+        ),
+        replace(_RESERVE, after=("presync_2",)),
+        Step(
+            name="stop_source",
+            plane=Plane.CONNECTOR,
+            after=("reserve",),
+            per_server=True,
+            holds=_TRANSFERRING,
+            words="shut the source down, and disconnect its network cards",
+            waits="the guest shuts down",
+        ),
+        replace(_SNAPSHOT, after=("stop_source",)),
+        _replication_step("transfer"),
+        _replication_step("record"),
+        _replication_step("ami", after="record"),
+        Step(
+            name="launch",
+            plane=Plane.CONTROL,
+            after=("ami",),
+            per_server=True,
+            holds=_LANDING,
+            words="launch the instance",
+            waits="the instance starts",
+        ),
+        Step(
+            name="check",
+            plane=Plane.ENVIRONMENT,
+            after=("launch",),
+            per_server=True,
+            holds=_LANDING,
+            words="make the checks of the instance",
+        ),
+        Step(
+            name="switch",
+            plane=Plane.CONTROL,
+            after=("check",),
+            per_server=True,
+            holds=_LANDING,
+            words="switch the network to the instance, step by step",
+            waits="a network step takes effect",
+        ),
+        *_removals("record"),
+        Step(
+            name=REPORT,
+            plane=Plane.CONTROL,
+            after=("prepare", "reverted", "finalize", "switch", "remove_snapshot", "release"),
+            teardown=True,
+            words="tell how every server ended",
+        ),
+        Step(
+            name="revert_failed",
+            plane=Plane.CONTROL,
+            after=(REPORT,),
+            teardown=True,
+            words="start a run in mode revert for servers that failed once their source was touched",
+        ),
+    ),
+    modes=(
+        Mode("plan", PREFLIGHT, "check, and tell what a cutover would do; change nothing"),
+        Mode("prepare", PREFLIGHT, "lower TTLs and make network interfaces, days before"),
+        Mode("cutover", PREFLIGHT, "cut the servers over"),
+        Mode("revert", "undo", "go back to the sources"),
+        Mode("finalize", "approve_finalize", "give the way back up"),
+    ),
+)
+"""From a source that runs to an instance that serves, and back."""
+
+TEST: Final = Flow(
+    name="test",
+    suffix=".test",
+    prefix="tst-",
+    words="Launch test instances of {wave}, isolated from everything",
+    steps=(
+        _ADMIT,
+        Step(
+            name="images",
+            plane=Plane.CONTROL,
+            after=(ADMIT,),
+            words="find the image of every server",
+        ),
+        Step(
+            name="end_tests",
+            plane=Plane.CONTROL,
+            after=(ADMIT,),
+            words="in mode end: terminate test instances",
+            waits="instances terminate",
+        ),
+        Step(
+            name="launch",
+            plane=Plane.CONTROL,
+            after=("images",),
+            per_server=True,
+            words="launch the instance into the isolated subnet",
+            waits="the instance starts",
+        ),
+        Step(
+            name="check",
+            plane=Plane.ENVIRONMENT,
+            after=("launch",),
+            per_server=True,
+            words="make the checks of the instance",
+        ),
+        Step(
+            name=REPORT,
+            plane=Plane.CONTROL,
+            after=("end_tests", "check"),
+            teardown=True,
+            words="tell which instances passed",
+        ),
+    ),
+    modes=(
+        Mode("test", "images", "launch and check test instances"),
+        Mode("end", "end_tests", "terminate test instances"),
+    ),
+)
+"""An AMI is tried where it can reach nothing else."""
+
+FLOWS: Final = (MIGRATE, REPLICATE, CUTOVER, TEST)
 
 
 def flow_of(dag_id: str) -> Flow:

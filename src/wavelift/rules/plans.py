@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from wavelift.base.domain import Message
 from wavelift.base.errors import SpecError
@@ -36,7 +36,11 @@ from wavelift.rules.wave import (
     twin,
     wave_problems,
 )
+from wavelift.rules.wave_cutover import ApprovalChoice, Cutover, CutoverPlan, cutover_plan
 from wavelift.rules.wave_replication import ReplicationPlan, replication_plan
+
+NO_CUTOVER: Final = Cutover()
+"""The defaults of a wave's section."""
 
 
 class Target(Message):
@@ -125,6 +129,10 @@ class ServerPlan(Message):
     verify: str = "sample:1"
     replication: ReplicationPlan | None = None
     """None: the server is not replicated."""
+    instance_profile: str | None = None
+    key_name: str | None = None
+    cutover: CutoverPlan | None = None
+    """None: the server has no cutover."""
 
     def made_with(self, run_key: str) -> dict[str, str]:
         """The tags of everything that a run creates for this server: the spec's and wavelift's.
@@ -325,6 +333,9 @@ def _settings(wave: Wave, server: Server, environment: Environment, landing: Lan
         "private_ip": server.private_ip,
         "guest_os": chosen(wave, server, "guest_os"),
         "replication": replication_plan(wave.replication, server.replication),
+        "instance_profile": chosen(wave, server, "instance_profile"),
+        "key_name": chosen(wave, server, "key_name"),
+        "cutover": cutover_plan(wave.cutover, server.cutover),
         "tags": {**environment.tags, **(wave.defaults.tags or {}), **(server.tags or {})},
     }
 
@@ -358,6 +369,10 @@ class WaveShape:
     """For the form's multi-select. ``ResolvedWave.choose`` accepts them."""
     replicates: bool = False
     """Whether the wave or one of its servers has a ``replication`` section. If so, there is a ``.replicate`` DAG."""
+    cuts_over: bool = False
+    """The same for ``cutover``: there are a ``.test`` and a ``.cutover`` DAG."""
+    approval: ApprovalChoice = NO_CUTOVER.approval
+    approval_hours: float = NO_CUTOVER.approval_hours
 
     @classmethod
     def of(cls, wave: Wave, environment: Environment) -> WaveShape:
@@ -372,9 +387,12 @@ class WaveShape:
             deadline_minutes=wave.deadline_minutes,
             server_names=server_names(wave),
             replicates=any(replication_plan(wave.replication, server.replication) for server in wave.servers),
+            cuts_over=wave.cutover is not None or any(server.cutover is not None for server in wave.servers),
+            approval=(wave.cutover or NO_CUTOVER).approval,
+            approval_hours=(wave.cutover or NO_CUTOVER).approval_hours,
         )
 
     @classmethod
     def fallback(cls, wave: str) -> WaveShape:
         """A shape with defaults for a spec that no longer exists, so that the tasks of a current run find their DAG."""
-        return cls(wave=wave, replicates=True)
+        return cls(wave=wave, replicates=True, cuts_over=True)

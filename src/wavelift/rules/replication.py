@@ -39,6 +39,8 @@ class RunType(StrEnum):
 
     AUTOMATIC = "automatic"
     ON_DEMAND = "on_demand"
+    CUTOVER = "cutover"
+    """Of a cutover: the runs before it, and the last one. It is never counted."""
 
 
 class RunState(StrEnum):
@@ -119,6 +121,8 @@ class Rule(StrEnum):
     """Whoever last made, changed or resumed the job may not replicate into the environment any more."""
     MAINTENANCE = "maintenance"
     """The connector is in maintenance: nothing new begins (AMP-05)."""
+    CUTOVER = "cutover"
+    """A cutover of the server is under way, or was not finalized: only its own runs are admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,8 @@ class Standing:
     """Another run of the job that is active or reserved; empty if there is none."""
     on_demand: tuple[datetime, ...] = ()
     """When on-demand runs of the job were granted, whatever their result. Expired reservations are not included."""
+    cutover: str = ""
+    """The open cutover of the server that withholds other runs; empty if there is none."""
 
 
 def refuse_run(
@@ -167,7 +173,7 @@ def refuse_run(
 
     :param again: the run was granted before and continues, so it is not counted a second time.
     """
-    refusal = _refuse_job(standing, now)
+    refusal = _refuse_cutover(standing, type) or _refuse_job(standing, now, type)
     if refusal is not None:
         return refusal
     if standing.active_run:
@@ -177,9 +183,20 @@ def refuse_run(
     return None
 
 
-def _refuse_job(standing: Standing, now: datetime) -> Refusal | None:
+def _refuse_cutover(standing: Standing, type: RunType) -> Refusal | None:
+    """While a cutover is under way, another run would read the source at an instant that nobody asked for, and become
+    the base of the last one."""
+    if not standing.cutover or type is RunType.CUTOVER:
+        return None
+    reason = f"cutover {standing.cutover} of this server is open; revert or finalize it"
+    return Refusal(rule=Rule.CUTOVER, reason=reason)
+
+
+def _refuse_job(standing: Standing, now: datetime, type: RunType) -> Refusal | None:
     if standing.state in (JobState.DELETING, JobState.DELETED):
         return Refusal(rule=Rule.DELETED, reason="the job is deleted")
+    if type is RunType.CUTOVER:  # a paused job, or one whose term is over, can still be cut over
+        return None
     if standing.state is JobState.PAUSED:
         return Refusal(rule=Rule.PAUSED, reason="the job is paused; resume it")
     if standing.term_ends_at is not None and standing.term_ends_at <= now:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from wavelift.base.domain import Message
+from wavelift.rules import wave_cutover_problems as of_cutover
 from wavelift.rules.connectors import DEFAULT_CONNECTOR, Connector, free_for_a_wave
 from wavelift.rules.environment import Environment
 from wavelift.rules.fields import (
@@ -30,6 +31,7 @@ from wavelift.rules.fields import (
 from wavelift.rules.guests import stated_guest
 from wavelift.rules.limits import LIMITS
 from wavelift.rules.problem import Path, Problem, allowed, did_you_mean
+from wavelift.rules.wave_cutover import Cutover, CutoverSettings, InstanceProfile, KeyName, cutover_plan
 from wavelift.rules.wave_replication import REGISTER_MESSAGE, Replication, replication_plan
 
 GuestOs = Annotated[Text, AfterValidator(stated_guest)]
@@ -82,6 +84,12 @@ class Settings(Message):
         min_length=1,
         max_length=MAX_GROUPS,
         description="Security groups for the instance; the environment must allow them.",
+    )
+    instance_profile: InstanceProfile | None = Field(
+        default=None, description="Instance profile of a cutover's or a test's instance; the environment must allow it."
+    )
+    key_name: KeyName | None = Field(
+        default=None, description="Key pair of a cutover's or a test's instance; the environment must allow it."
     )
     guest_os: GuestOs | None = Field(
         default=None,
@@ -139,6 +147,9 @@ class Server(Settings):
     )
     replication: Replication | None = Field(
         default=None, description="Replication of this server. Its values override the wave's."
+    )
+    cutover: CutoverSettings | None = Field(
+        default=None, description="Cutover of this server. Its values override the wave's."
     )
 
     @model_validator(mode="before")
@@ -208,6 +219,9 @@ class Wave(Message):
     replication: Replication | None = Field(
         default=None, description="Replicate every server on a schedule. Default: only servers with their own section."
     )
+    cutover: Cutover | None = Field(
+        default=None, description="How servers are switched to their instances. Default: no cutover."
+    )
     retries: Annotated[int, Field(ge=2, le=20), WHOLE] = Field(
         default=DEFAULT_RETRIES,
         description="Retries of each data-path task; at least 2, because a killed scheduler uses one retry.",
@@ -272,7 +286,20 @@ def wave_problems(wave: Wave) -> list[Problem]:
         ):
             problems.append(Problem(_place(server, index, "launch"), TWIN_MESSAGE))
         problems += _replication_problems(wave, server, index)
+    problems += _cutover_problems(wave)
     return _once(problems)
+
+
+def _cutover_problems(wave: Wave) -> Iterator[Problem]:
+    """Problems of the cutover sections: by themselves, and of servers that are not replicated."""
+    found = tuple(of_cutover.sections(wave.cutover, [(each.cutover, each.private_ip) for each in wave.servers]))
+    yield from of_cutover.cutover_problems(wave.cutover, found)
+    for section in found:
+        server = wave.servers[section.index]
+        if replication_plan(wave.replication, server.replication) is None:
+            place: Path = ("servers", section.index, "cutover") if section.own is not None else ("cutover",)
+            words = f"{server.selector.kind} '{server.selector.value}' is not replicated, and a cutover sends the last"
+            yield Problem(place, f"{words} changes of a replica: add a replication section")
 
 
 def _replication_problems(wave: Wave, server: Server, index: int) -> Iterator[Problem]:
@@ -308,6 +335,7 @@ def landing_problems(wave: Wave, environment: Environment) -> list[Problem]:
     problems = source_problems(wave.source, environment)
     for index, server in enumerate(wave.servers):
         problems += landing.problems(wave, server, index)
+        problems += landing.cutover_problems(wave, server, index)
     return _once(problems)
 
 
@@ -338,6 +366,11 @@ class Landing:
             "subnet": environment.subnets,
             "security_groups": environment.security_groups,
         }
+        self.environment = environment
+        self.optional: dict[str, tuple[str, ...]] = {
+            "instance_profile": environment.instance_profiles,
+            "key_name": environment.key_names,
+        }
         self._sets = {field: frozenset(values) for field, values in self.allowed.items()}
 
     def value(self, wave: Wave, server: Server, field: str) -> Any:
@@ -347,8 +380,22 @@ class Landing:
             return self.allowed[field] if field == "security_groups" else self.allowed[field][0]
         return value
 
+    def cutover_problems(self, wave: Wave, server: Server, index: int) -> Iterator[Problem]:
+        """What a cutover or a test lacks, or may not use."""
+        for field, known in self.optional.items():
+            value = chosen(wave, server, field)
+            if value is not None and value not in known:
+                yield self._refused(_place(server, index, field), value, field)
+        plan = cutover_plan(wave.cutover, server.cutover)
+        if plan is not None:
+            section = of_cutover.Section(index, server.cutover, plan, server.private_ip)
+            profile = chosen(wave, server, "instance_profile")
+            groups = self.allowed["security_groups"]
+            yield from of_cutover.landing_problems(section, self.environment.network, groups, profile)
+
     def problems(self, wave: Wave, server: Server, index: int) -> Iterator[Problem]:
-        launching = chosen(wave, server, "launch") == "running"
+        cuts_over = wave.cutover is not None or server.cutover is not None
+        launching = cuts_over or chosen(wave, server, "launch") == "running"
         for field, known in self._sets.items():
             value = self.value(wave, server, field)
             if value is None:
@@ -366,7 +413,7 @@ class Landing:
                     yield self._refused((*place, position), item, field)
 
     def _refused(self, place: Path, value: str, field: str) -> Problem:
-        choices = self.allowed[field]
+        choices = {**self.allowed, **self.optional}[field]
         # All ids look alike, so a suggestion would be misleading.
         hint = did_you_mean(value, choices) if field == "instance_type" else ""
         return Problem(place, f"environment '{self.name}' does not allow '{value}'{hint}; {allowed(choices)}")

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from alembic import context
 
-from wavelift.ledger import replication_tables, tables_authority, tables_catalog  # noqa: F401 - their tables join the metadata
+from wavelift.ledger import (  # noqa: F401 - their tables join the metadata
+    replication_tables,
+    tables_authority,
+    tables_catalog,
+    tables_cutover,
+)
 from wavelift.ledger.revisions import VERSION_TABLE
 from wavelift.ledger.tables import metadata
 

@@ -16,7 +16,7 @@ from wavelift.base.domain import Refusal
 from wavelift.base.errors import PermanentError, RefusedError
 from wavelift.base.names import run_key
 from wavelift.base.run import RunContext
-from wavelift.ledger import connectors, events, jobs, replication_runs
+from wavelift.ledger import connectors, cutovers, events, jobs, replication_runs
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun
 from wavelift.rules.replication import (
@@ -71,6 +71,8 @@ class Asked:
     servers: Sequence[str] | None = None
     backfill: bool = False
     connector: str = ""
+    cutover: bool = False
+    """The DAG run is that of a cutover, or one that a cutover started: only servers whose open cutovers say so run."""
     denies: Denies | None = None
     """Of a scheduled run: why a job's authoriser may not replicate any more. None: all may."""
 
@@ -136,6 +138,8 @@ def admit_runs(
         else:
             instants |= dict.fromkeys(desk.everyone() if names is None and not instants else names or ())
         kind = RunType.ON_DEMAND if scheduled_for is None else RunType.AUTOMATIC
+        if asked.cutover:
+            kind = RunType.CUTOVER
         return _sort([desk.admit(name, kind, at) for name, at in instants.items()])
 
 
@@ -181,6 +185,8 @@ class _Desk:
         self.mine = {each.server: each for each in replication_runs.of_dag_run(tx, ctx.run)}
         self.grants = replication_runs.grants_since(tx, wave, self.now - policy.window)
         self.denies: Denies | None = None
+        self.withheld = cutovers.withholding(tx, wave)
+        self.served = cutovers.served_by(tx, ctx.run, wave)
 
     def _close_stale(self, ended: Mapping[str, int]) -> dict[str, ReplicationRun]:
         """Job id → its open run. Expired reservations, and runs whose DAG run has ended, are closed first."""
@@ -233,8 +239,12 @@ class _Desk:
             job.term_ends_at,
             other.id if other is not None and (known is None or other.id != known.id) else "",
             self.grants.get(job.id, ()),
+            self.withheld[server].id if server in self.withheld else "",
         )
         again = known is not None and known.state.resumable
+        if kind is RunType.CUTOVER and server not in self.served:
+            reason = "no open cutover of this server knows this DAG run"
+            return Refusal(server=server, rule=Rule.CUTOVER, reason=reason)
         if self.maintenance is not None and not again:
             reason = f"the connector is in maintenance: {self.maintenance}"
             return Refusal(server=server, rule=Rule.MAINTENANCE, reason=reason)
@@ -268,7 +278,7 @@ class _Desk:
                 server, kind, RunState.ACTIVE, scheduled_for=instant, counted_at=counted, started_at=self.now
             )
         if server in self.jobs:
-            state = RunState.REFUSED if kind is RunType.ON_DEMAND else RunState.SKIPPED
+            state = RunState.SKIPPED if kind is RunType.AUTOMATIC else RunState.REFUSED
             self.write(
                 server,
                 kind,
@@ -279,7 +289,7 @@ class _Desk:
                 refused_until=refusal.until,
                 finished_at=self.now,
             )
-        return refusal if kind is RunType.ON_DEMAND else Skipped(**refusal.model_dump())
+        return Skipped(**refusal.model_dump()) if kind is RunType.AUTOMATIC else refusal
 
     def _admit_again(self, known: ReplicationRun) -> Found:
         """A failed or cancelled run, or a reservation whose DAG run came too late."""

@@ -11,6 +11,7 @@ from wavelift.ledger.events import Subject
 from wavelift.ledger.replication_runs import dag_runs_of
 from wavelift.rules.authority import Action, priority_action
 from wavelift.rules.conf import ReplicateConf
+from wavelift.rules.cutover import PRESYNC_PREFIX
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import Rule
 from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
@@ -60,6 +61,7 @@ def admit(
         servers=conf.servers,
         backfill=request.backfill,
         connector=wave.connector,
+        cutover=ctx.run.dag_run_id.startswith(PRESYNC_PREFIX),
         denies=_denies(rights.at(environment), ctx) if request.scheduled_for else None,
     )
     found = admit_runs(ledger, request.wave, asked, ctx)

@@ -1,0 +1,170 @@
+"""The states of a cutover, of its steps and of test instances, and the transitions between them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from wavelift.base.errors import PermanentError
+
+PRESYNC_PREFIX: Final = "cutover__"
+"""Of the ids of replicate runs that a cutover starts. A run of such an id is admitted only if its cutover's row has it,
+so that whoever chooses the id wins nothing."""
+
+
+class CutoverState(StrEnum):
+    """The state of one server's cutover.
+
+    The ledger keeps the way back, not a DAG run: a cutover stays open until it is reverted or finalized.
+    """
+
+    RESERVED = "reserved"
+    """Granted to a caller that has not created the DAG run yet."""
+    WAITING = "waiting"
+    """Admitted: pre-flight, the plan, approval and window come first. Nothing is touched."""
+    GOING = "going"
+    """``go`` was given: from here on, only replication runs of the cutover itself are admitted. The source runs."""
+    MOVING = "moving"
+    """The source is being stopped, or was; last changes, image, instance, checks and network steps follow."""
+    SWITCHED = "switched"
+    """The instance serves. The way back is open."""
+    FAILED = "failed"
+    """It stopped after the source was touched: somebody must continue or revert it."""
+    REVERTING = "reverting"
+    REVERTED = "reverted"
+    """The source serves again, the instance is stopped."""
+    FINALIZING = "finalizing"
+    FINALIZED = "finalized"
+    """The way back was given up."""
+    ENDED = "ended"
+    """It ended before its source was touched: refused, rejected, too late, cancelled."""
+    EXPIRED = "expired"
+    """Reserved, but the DAG run did not start in time."""
+
+    @property
+    def terminal(self) -> bool:
+        return self not in OPEN
+
+    @property
+    def withholds(self) -> bool:
+        """Whether only replication runs of the cutover itself are admitted."""
+        return self in WITHHOLDING
+
+    @property
+    def touched(self) -> bool:
+        """Whether the source may be stopped or fenced."""
+        return self in TOUCHED
+
+
+OPEN: Final = frozenset(
+    {
+        CutoverState.RESERVED,
+        CutoverState.WAITING,
+        CutoverState.GOING,
+        CutoverState.MOVING,
+        CutoverState.SWITCHED,
+        CutoverState.FAILED,
+        CutoverState.REVERTING,
+        CutoverState.FINALIZING,
+    }
+)
+"""At most one cutover of a server in a wave is in one of these states."""
+TOUCHED: Final = frozenset(
+    {
+        CutoverState.MOVING,
+        CutoverState.SWITCHED,
+        CutoverState.FAILED,
+        CutoverState.REVERTING,
+        CutoverState.FINALIZING,
+    }
+)
+WITHHOLDING: Final = TOUCHED | {CutoverState.GOING}
+SYNCING: Final = frozenset({CutoverState.GOING, CutoverState.MOVING, CutoverState.FAILED})
+"""States in which runs of the cutover itself may replicate."""
+REVERTIBLE: Final = frozenset({CutoverState.MOVING, CutoverState.SWITCHED, CutoverState.FAILED, CutoverState.REVERTING})
+"""States from which a revert may begin, or go on."""
+_WAYS: Final[Mapping[CutoverState, frozenset[CutoverState]]] = {
+    CutoverState.RESERVED: frozenset({CutoverState.WAITING, CutoverState.EXPIRED, CutoverState.ENDED}),
+    CutoverState.EXPIRED: frozenset({CutoverState.WAITING, CutoverState.ENDED}),
+    CutoverState.WAITING: frozenset({CutoverState.GOING, CutoverState.ENDED}),
+    CutoverState.GOING: frozenset({CutoverState.MOVING, CutoverState.ENDED}),
+    # Its DAG run was cleared: everything that was found and approved is asked again.
+    CutoverState.ENDED: frozenset({CutoverState.WAITING}),
+    CutoverState.MOVING: frozenset({CutoverState.SWITCHED, CutoverState.FAILED, CutoverState.REVERTING}),
+    CutoverState.FAILED: frozenset({CutoverState.MOVING, CutoverState.REVERTING}),
+    CutoverState.SWITCHED: frozenset({CutoverState.REVERTING, CutoverState.FINALIZING}),
+    CutoverState.REVERTING: frozenset({CutoverState.REVERTED}),
+    CutoverState.FINALIZING: frozenset({CutoverState.FINALIZED, CutoverState.SWITCHED}),
+}
+
+
+def require_way(current: CutoverState, target: CutoverState, *, cutover: str) -> None:
+    """:raises PermanentError: a cutover cannot go from ``current`` to ``target``. Staying in a state is allowed."""
+    if current is not target and target not in _WAYS.get(current, frozenset()):
+        raise PermanentError(
+            f"A cutover cannot go from {current} to {target}",
+            next_step="Run `wavelift cutover list` to see its current state.",
+            cutover=cutover,
+        )
+
+
+class StepState(StrEnum):
+    """The state of one undoable step of a cutover."""
+
+    PLANNED = "planned"
+    """Nothing was changed."""
+    INTENDED = "intended"
+    """What was there before is stored; the change may have been made."""
+    APPLIED = "applied"
+    """The change was made; what it needs to take effect may still be awaited."""
+    SETTLED = "settled"
+    """It has taken effect."""
+    UNDOING = "undoing"
+    UNDONE = "undone"
+    """What was there before is there again, or nothing was ever changed."""
+
+
+STEP_ORDER: Final = tuple(StepState)
+TO_UNDO: Final = frozenset({StepState.INTENDED, StepState.APPLIED, StepState.SETTLED, StepState.UNDOING})
+"""States of a step that may have changed something."""
+_STEP_WAYS: Final[Mapping[StepState, frozenset[StepState]]] = {
+    StepState.PLANNED: frozenset({StepState.INTENDED, StepState.UNDONE}),
+    StepState.INTENDED: frozenset({StepState.APPLIED, StepState.UNDOING, StepState.UNDONE}),
+    StepState.APPLIED: frozenset({StepState.SETTLED, StepState.UNDOING}),
+    StepState.SETTLED: frozenset({StepState.UNDOING}),
+    StepState.UNDOING: frozenset({StepState.UNDONE}),
+    # A cutover that goes on after a part of it was undone applies its steps again.
+    StepState.UNDONE: frozenset({StepState.INTENDED}),
+}
+
+
+def require_step_way(current: StepState, target: StepState, *, step: str) -> None:
+    """:raises PermanentError: a step cannot go from ``current`` to ``target``. Staying in a state is allowed."""
+    if current is not target and target not in _STEP_WAYS.get(current, frozenset()):
+        raise PermanentError(f"A step of a cutover cannot go from {current} to {target}", step=step)
+
+
+class TrialState(StrEnum):
+    """The state of a test instance."""
+
+    LAUNCHING = "launching"
+    CHECKING = "checking"
+    PASSED = "passed"
+    FAILED = "failed"
+    ENDING = "ending"
+    ENDED = "ended"
+    """Terminated. Whether it had passed stays in its row."""
+
+    @property
+    def terminal(self) -> bool:
+        return self is TrialState.ENDED
+
+
+class BackupState(StrEnum):
+    """The state of a backup of an instance."""
+
+    RESERVED = "reserved"
+    MAKING = "making"
+    COMPLETED = "completed"
+    FAILED = "failed"

@@ -1,0 +1,1 @@
+"""Cutovers: test launch, plan, switch, revert, finalize. A module per step; may use replication and migration."""

@@ -113,6 +113,13 @@ class Step(ABC):
         Returns the receipt, if the settling is asked for by one; else an empty string.
         """
 
+    def check(self) -> None:
+        """Asked by :func:`look`, never later: an undo must not fail for it.
+
+        :raises PermanentError: the step is impossible for another reason than its state.
+        """
+        return None
+
     def ready(self, now: State, to: State) -> Outcome | None:
         """What must happen before :meth:`change`; None if nothing. Settled leaves the place as it is, and says why."""
         return None
@@ -138,6 +145,7 @@ def look(step: Step) -> State:
 
     :raises PermanentError: the step is impossible from this state.
     """
+    step.check()
     before = step.read()
     step.wanted(before)
     return before

@@ -217,8 +217,7 @@ def _of_time(case: Case, found: Findings) -> None:
             "cutover.downtime",
             f"its downtime may be {human_seconds(p90)} (P90); downtime_minutes is {limit:g}",
             why="the forecast is above what the wave's file allows",
-            do="Nothing if a replication run before the cutover makes it fit; else raise downtime_minutes, or replicate "
-            "more often",
+            do="Raise downtime_minutes, or make the downtime shorter: another way to make the image, fewer steps",
         )
     if case.opening.ends_before(case.now, p90):
         assert case.opening.end is not None

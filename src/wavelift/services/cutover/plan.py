@@ -19,7 +19,7 @@ from wavelift.ledger import cutovers, jobs, lineage, waves
 from wavelift.ledger.cutover_records import Cutover, StepRow
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import WaveRun
-from wavelift.ledger.replication_records import ReplicationJob
+from wavelift.ledger.replication_records import LineageRow, ReplicationJob
 from wavelift.rules.approval import ApprovalMode, Question
 from wavelift.rules.cutover import TO_UNDO, CutoverState
 from wavelift.rules.cutover_plan import Case, Opening, digest_of_steps, in_the_way
@@ -225,7 +225,7 @@ class _Desk:
             has_job=job is not None,
             deleting=job is not None and _is_deleting(job),
             last_run=rows[0].run_id if rows else "",
-            last_at=min((datetime.fromisoformat(row.taken_at) for row in rows), default=None),
+            last_at=min((_taken(row) for row in rows), default=None),
             quarantine=next((row.quarantine for row in rows if row.quarantine), ""),
             tested_run=cutovers.tested_run(self.tx, self.wave, plan.server),
             old_answers_until=until,
@@ -248,6 +248,10 @@ def _old_until(row: StepRow) -> datetime | None:
     if row.changed_at is None or not isinstance(row.before, Mapping):
         return None
     return row.changed_at + timedelta(seconds=LowerTtl.old_ttl_s(row.before))
+
+
+def _taken(row: LineageRow) -> datetime:
+    return datetime.fromisoformat(row.taken_at) if row.taken_at else row.recorded_at
 
 
 def _is_deleting(job: ReplicationJob) -> bool:

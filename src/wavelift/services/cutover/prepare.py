@@ -13,14 +13,14 @@ from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.addresses import Interface
-from wavelift.base.domain import Message
+from wavelift.base.domain import Instant, Message
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, cutovers
+from wavelift.ledger.cutover_records import StepRow, TargetPlace
 from wavelift.rules.cutover import StepState
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.cutover.back import Access, Waiting
-from wavelift.ledger.cutover_records import StepRow, TargetPlace
 from wavelift.services.cutover.step_kinds import build
 from wavelift.services.cutover.steps import Waits, advance, prepared_of, prepared_subject, write_plan
 from wavelift.services.dataplane.messages import ServerTask
@@ -38,7 +38,7 @@ class PreparedServer(Message):
     server: str
     interface: str = ""
     address: str = ""
-    switch_after: datetime | None = None
+    switch_after: Instant | None = None
     """From then on, no cache has the old TTL any more."""
     error: str = ""
 

@@ -39,9 +39,10 @@ class StopSourceOperator(StoppingOperator):
     reserved: Any
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
+        from wavelift.services.dataplane.source_switch import stop_source
+
         from wavelift.services.dataplane import grants
         from wavelift.services.dataplane.replication_messages import ReservedRun, StoppedSource
-        from wavelift.services.dataplane.source_switch import stop_source
 
         reserved = ReservedRun.load(self.reserved)
         with self.vcenter(task.plan.connection) as session:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from wavelift.operators.control._plane import ControlServerOperator
@@ -13,14 +11,7 @@ from wavelift.operators.control.record import RecordOperator
 from wavelift.operators.control.slots import ReservingOperator
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
-
-    from wavelift.base.errors import WaveliftError
-    from wavelift.base.run import RunContext
-    from wavelift.ledger import Ledger
-    from wavelift.services.common.slots import InQueue
-    from wavelift.services.common.wanted import Terms
-    from wavelift.services.dataplane.messages import ServerTask
+    pass
 
 
 class CutoverServerOperator(ControlServerOperator):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
+from wavelift.base.domain import Message, NicFacts
 from wavelift.base.errors import PermanentError
 
 PRESYNC_PREFIX: Final = "cutover__"
@@ -107,6 +108,21 @@ def require_way(current: CutoverState, target: CutoverState, *, cutover: str) ->
             next_step="Run `wavelift cutover list` to see its current state.",
             cutover=cutover,
         )
+
+
+class SourceBefore(Message):
+    """What a cutover changes of its source, as it was before: what a revert restores. ``reserve`` stores it in the
+    ledger before anything is touched; it never changes until the cutover is over."""
+
+    connection: str
+    connector: str
+    vm: str
+    """Managed object id."""
+    instance_uuid: str
+    path: str
+    powered_on: bool
+    addresses: tuple[str, ...] = ()
+    cards: tuple[NicFacts, ...] = ()
 
 
 class StepState(StrEnum):

@@ -152,10 +152,10 @@ def _devices(facts: ServerFacts, found: Findings) -> None:
             do="Disconnect it in vCenter",
             row="SMS-11",
         )
-    if facts.nics > 1:
+    if len(facts.nics) > 1:
         found.warning(
             "nic.several",
-            f"the VM has {facts.nics} network cards",
+            f"the VM has {len(facts.nics)} network cards",
             why="an imported image starts with one network interface, with DHCP and IPv4 only",
             do="Add network interfaces to the instance afterwards if it needs them",
         )

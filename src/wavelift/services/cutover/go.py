@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
-from wavelift.base.errors import NotApprovedError, PermanentError
+from wavelift.base.errors import NotApprovedError, PermanentError, TamperedError
 from wavelift.base.run import RunContext
 from wavelift.base.times import utc_minute
 from wavelift.base.units import human_seconds
@@ -15,6 +15,7 @@ from wavelift.ledger import cutovers, jobs, waves
 from wavelift.ledger.cutover_records import Cutover
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import WaveRun
+from wavelift.rules.approval import Question
 from wavelift.rules.authority import Action
 from wavelift.rules.cutover import CutoverState
 from wavelift.rules.cutover_plan import APPROVED, Answered, Opening, refuse_unapproved
@@ -55,6 +56,34 @@ def record_approval(tx: Tx, answer: Answer) -> None:
         valid_until=answer.valid_until,
         run=answer.run,
     )
+
+
+def kept_question(ledger: Ledger, came: Question, ctx: RunContext) -> Question:
+    """The question as the ledger has the plan: what came by XCom is compared with it.
+
+    :raises TamperedError: it asks about another plan, another run, or less strictly than the run's spec.
+    """
+    with ledger.read() as tx:
+        run = waves.get(tx, ctx.run)
+        found = cutovers.of_dag_run(tx, ctx.run)
+    plans = frozen_wave(run).servers
+    known = {
+        "kind": cutovers.RUN_KIND,
+        "id": cutovers.run_subject(ctx.run),
+        "digest": next((each.plan_digest for each in found if each.plan_digest), ""),
+        "mode": approval_of(plans),
+        "environment": frozen_wave(run).environment.environment,
+        "not_after": opening_of(found).end,
+    }
+    for name, expected in known.items():
+        if getattr(came, name) != expected:
+            raise TamperedError(
+                "The question that came by XCom is not that of the run's plan",
+                field=name,
+                expected=expected,
+                found=getattr(came, name),
+            )
+    return came
 
 
 def opening_of(found: Sequence[Cutover]) -> Opening:
@@ -143,11 +172,7 @@ def _why_left(known: Cutover, now: datetime) -> str:
     if not opening.ends_before(now, seconds):
         return ""
     assert opening.end is not None
-    ends = utc_minute(now + timedelta(seconds=seconds))
-    return (
-        f"its downtime may be {human_seconds(seconds)} (P90), until {ends}; the window ends at "
-        f"{utc_minute(opening.end)}"
-    )
+    return f"its downtime may be {human_seconds(seconds)} (P90), and the window ends at {utc_minute(opening.end)}"
 
 
 def _let_go(tx: Tx, known: Cutover, why_left: str, now: datetime, ctx: RunContext) -> None:

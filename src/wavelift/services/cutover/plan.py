@@ -296,7 +296,7 @@ def _question(run: WaveRun, plans: Sequence[ServerPlan], digest: str, opening: O
         id=cutovers.run_subject(ctx.run),
         digest=digest,
         environment=frozen_wave(run).environment.environment,
-        mode=approval_of(plans),
+        mode=approval_of(frozen_wave(run).servers),
         wait_minutes=minutes,
         valid_minutes=minutes,
         not_after=opening.end,

@@ -17,7 +17,6 @@ from wavelift.operators.connector.snapshot import VmSnapshotOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from wavelift.rules.grants import Work
     from wavelift.services.dataplane.messages import ServerTask
 
 LOOK_SECONDS: Final = 15
@@ -62,10 +61,6 @@ class CutoverSnapshotOperator(StoppingOperator, VmSnapshotOperator):
 
     template_inputs = ()
     replicates = True
-
-    @property
-    def grant_action(self) -> Work:  # type: ignore[override]
-        return "cutover"
 
 
 class FinalRunOperator(StoppingOperator, ReplicationRunOperator):

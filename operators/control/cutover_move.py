@@ -67,7 +67,8 @@ class CutoverAmiOperator(CutoverServerOperator, AmiOperator):
     :param transferred: what :class:`FinalRunOperator` returned.
     """
 
-    template_inputs = ("verified",)
+    template_inputs = ("transferred", "verified")
+    transferred: Any
     verified: Any = None
 
 

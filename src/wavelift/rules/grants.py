@@ -83,8 +83,8 @@ class Grant(Message):
     """Server, or :data:`ALL_SERVERS` → the user in vCenter whose right to export is asked; absent: nobody's."""
     vcenter_check: VcenterCheck = "require"
     tags: tuple[str, ...] = ()
-    """``move`` and ``stop``: the wave selects the VM only by one of these vSphere tags. Only vCenter knows which VMs have
-    them."""
+    """``move`` and ``stop``: the wave selects the VM only by one of these vSphere tags. Only vCenter knows which VMs
+    have them."""
 
     def principal(self, server: str) -> str | None:
         """The user in vCenter whose right to export a server is asked. None: nobody's. Empty: nobody said who."""

@@ -13,10 +13,12 @@ from wavelift.ledger import Ledger, Tx, cutovers, jobs, replication_runs
 from wavelift.ledger.cutover_records import Cutover
 from wavelift.rules.cutover import CutoverState
 from wavelift.rules.flows import CONTINUE_FROM
+from wavelift.services.dataplane.messages import ServerTask
 from wavelift.services.replication.outcome import fail_run
 
 OF_ONE_STOP = ("down", "recorded", "image")
 """Moments that belong to one stop of the source: when it is stopped again, they come again."""
+_NOTED = (CutoverState.GOING, CutoverState.MOVING, CutoverState.FAILED, CutoverState.SWITCHED)
 _OVER: Mapping[CutoverState, str] = {
     CutoverState.REVERTING: "it is being reverted",
     CutoverState.REVERTED: "it was reverted",
@@ -58,16 +60,19 @@ def require_state(known: Cutover, *allowed: CutoverState) -> None:
     )
 
 
-def moving(ledger: Ledger, ctx: RunContext) -> Cutover:
+def moving(ledger: Ledger, task: ServerTask, ctx: RunContext) -> Cutover:
     """The server's cutover, whose source was stopped. One that failed, and of which a task was cleared, goes on.
 
-    :raises PermanentError: it is over, or was cancelled.
+    :raises PermanentError: it is over, was cancelled, or its window is over and the plan says to go back then.
     """
     with ledger.read() as tx:
         known = of_server(tx, ctx)
+    if known.state is CutoverState.SWITCHED:
+        return known
     require_wanted(known)
-    require_state(known, CutoverState.MOVING, CutoverState.FAILED, CutoverState.SWITCHED)
-    if known.state is not CutoverState.FAILED:
+    require_state(known, CutoverState.MOVING, CutoverState.FAILED)
+    _require_window(known, task, ctx.clock.now())
+    if known.state is CutoverState.MOVING:
         return known
     with ledger.write(jobs.lock_name(known.wave)) as tx:
         known, at = of_server(tx, ctx, lock=True), ctx.clock.now()
@@ -76,16 +81,28 @@ def moving(ledger: Ledger, ctx: RunContext) -> Cutover:
         return cutovers.apply(tx, known, "continued", at=at, by=ctx.run, state=CutoverState.MOVING, error="")
 
 
-def note(ledger: Ledger, ctx: RunContext, moments: Mapping[str, datetime], **columns: Any) -> Cutover:
-    """Write when something happened, and what else is known by then. What is written already is not written again.
+def _require_window(known: Cutover, task: ServerTask, now: datetime) -> None:
+    goes_back = task.plan.cutover is not None and task.plan.cutover.on_window_end == "revert"
+    if goes_back and known.window_end is not None and now > known.window_end:
+        raise PermanentError(
+            f"The window ended at {known.window_end:%Y-%m-%d %H:%M} UTC, and this server was not switched",
+            server=known.server,
+            cutover=known.id,
+            next_step="Revert the cutover: its plan says on_window_end: revert",
+        )
 
-    :param moments: name → instant. An earlier instant of the same name is replaced.
+
+def note(ledger: Ledger, ctx: RunContext, moments: Mapping[str, datetime], **columns: Any) -> Cutover:
+    """Write when something happened, and what else is known by then. A moment that is written already stays.
+
+    :raises PermanentError: the cutover goes back, or is over.
     """
     with ledger.read() as tx:
         wave = of_server(tx, ctx).wave
     with ledger.write(jobs.lock_name(wave)) as tx:
         known = of_server(tx, ctx, lock=True)
-        times = {**(known.times or {}), **{name: at.isoformat() for name, at in moments.items()}}
+        require_state(known, *_NOTED)
+        times = {**{name: at.isoformat() for name, at in moments.items()}, **(known.times or {})}
         changes = {name: value for name, value in columns.items() if getattr(known, name) != value}
         if times == (known.times or {}) and not changes:
             return known

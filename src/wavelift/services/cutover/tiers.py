@@ -59,6 +59,13 @@ def _is_to_wake(tx: Tx, known: Cutover, now: datetime) -> bool:
     return bool(before.broken) or not before.waiting
 
 
+def first_of_each_run(ledger: Ledger, ids: Collection[str]) -> frozenset[str]:
+    """One of those who wait in each DAG run."""
+    with ledger.read() as tx:
+        found = [known for id in sorted(ids) if (known := cutovers.find(tx, id)) is not None]
+    return frozenset({known.run: known.id for known in reversed(found)}.values())
+
+
 def must_wait(ledger: Ledger, known: Cutover, ctx: RunContext) -> str:
     """What a server's tier still waits for, in words; empty: its turn has come.
 

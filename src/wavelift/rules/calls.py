@@ -22,6 +22,7 @@ AwsFeature = Literal["migrate", "replicate", "cutover", "network", "backup", "ex
 MIGRATION: Final[tuple[AwsFeature, ...]] = ("migrate",)
 REPLICATION: Final[tuple[AwsFeature, ...]] = ("replicate",)
 CUTOVER: Final[tuple[AwsFeature, ...]] = ("cutover",)
+BACKUP: Final[tuple[AwsFeature, ...]] = ("backup",)
 ALL_FLOWS: Final[tuple[AwsFeature, ...]] = ("migrate", "replicate")
 UNASKED: Final = ALL_FLOWS
 """What policies are made for when nobody names a feature: the flows that read disks."""
@@ -113,13 +114,29 @@ AWS_CALLS: Final = (
     ),
     AwsCall("ec2:cancel_import_task", ("ec2:CancelImportTask",), "any", CALLER, ALL_FLOWS, "cancel"),
     AwsCall("ec2:cancel_import_task", ("ec2:CancelImportTask",), "our-imports", CONNECTOR, ALL_FLOWS, "cleanup"),
-    AwsCall("ec2:describe_images", ("ec2:DescribeImages",), "any", CALLER, ALL_FLOWS, "import, launch"),
+    AwsCall(
+        "ec2:describe_images",
+        ("ec2:DescribeImages",),
+        "any",
+        CALLER,
+        (*ALL_FLOWS, *CUTOVER, *BACKUP),
+        "import, launch, backup",
+    ),
     AwsCall(
         "ec2:describe_snapshots", ("ec2:DescribeSnapshots",), "any", BOTH, ALL_FLOWS, "replication, import, cleanup"
     ),
     AwsCall("ec2:create_tags", ("ec2:CreateTags",), "any", CALLER, ALL_FLOWS, "import, launch"),
-    AwsCall("ec2:run_instances", ("ec2:RunInstances", "ec2:CreateTags"), "any", CALLER, MIGRATION, "launch"),
-    AwsCall("ec2:describe_instances", ("ec2:DescribeInstances",), "any", CALLER, ALL_FLOWS, "launch, older images"),
+    AwsCall(
+        "ec2:run_instances", ("ec2:RunInstances", "ec2:CreateTags"), "any", CALLER, (*MIGRATION, *CUTOVER), "launch"
+    ),
+    AwsCall(
+        "ec2:describe_instances",
+        ("ec2:DescribeInstances",),
+        "any",
+        CALLER,
+        (*ALL_FLOWS, *CUTOVER, *BACKUP),
+        "launch, older images, backup",
+    ),
     AwsCall("ec2:terminate_instances", ("ec2:TerminateInstances",), "any", CALLER, CUTOVER, "test launches"),
     AwsCall("ec2:deregister_image", ("ec2:DeregisterImage",), "any", CALLER, ALL_FLOWS, "older images, cleanup"),
     AwsCall("ec2:delete_snapshot", ("ec2:DeleteSnapshot",), "any", CALLER, ALL_FLOWS, "older images, cleanup"),
@@ -150,6 +167,128 @@ AWS_CALLS: Final = (
         "replication: abandoning a snapshot",
     ),
     AwsCall("ec2:register_image", ("ec2:RegisterImage", "ec2:CreateTags"), "any", CALLER, REPLICATION, "replication"),
+    # Cutover: the control plane changes records, targets, addresses and routes, and starts and stops the target.
+    AwsCall(
+        "route53:list_resource_record_sets", ("route53:ListResourceRecordSets",), "any", CALLER, CUTOVER, "records"
+    ),
+    AwsCall(
+        "route53:change_resource_record_sets", ("route53:ChangeResourceRecordSets",), "any", CALLER, CUTOVER, "records"
+    ),
+    AwsCall("route53:get_change", ("route53:GetChange",), "any", CALLER, CUTOVER, "records"),
+    AwsCall(
+        "elbv2:describe_target_groups",
+        ("elasticloadbalancing:DescribeTargetGroups",),
+        "any",
+        CALLER,
+        CUTOVER,
+        "targets",
+    ),
+    AwsCall(
+        "elbv2:describe_target_group_attributes",
+        ("elasticloadbalancing:DescribeTargetGroupAttributes",),
+        "any",
+        CALLER,
+        CUTOVER,
+        "targets",
+    ),
+    AwsCall(
+        "elbv2:describe_target_health",
+        ("elasticloadbalancing:DescribeTargetHealth",),
+        "any",
+        CALLER,
+        CUTOVER,
+        "targets",
+    ),
+    AwsCall("elbv2:register_targets", ("elasticloadbalancing:RegisterTargets",), "any", CALLER, CUTOVER, "targets"),
+    AwsCall("elbv2:deregister_targets", ("elasticloadbalancing:DeregisterTargets",), "any", CALLER, CUTOVER, "targets"),
+    AwsCall(
+        "ec2:create_network_interface",
+        ("ec2:CreateNetworkInterface", "ec2:CreateTags"),
+        "any",
+        CALLER,
+        CUTOVER,
+        "address",
+    ),
+    AwsCall(
+        "ec2:describe_network_interfaces",
+        ("ec2:DescribeNetworkInterfaces",),
+        "any",
+        CALLER,
+        CUTOVER,
+        "address, security groups",
+    ),
+    AwsCall("ec2:delete_network_interface", ("ec2:DeleteNetworkInterface",), "any", CALLER, CUTOVER, "address"),
+    AwsCall(
+        "ec2:modify_network_interface_attribute",
+        ("ec2:ModifyNetworkInterfaceAttribute",),
+        "any",
+        CALLER,
+        CUTOVER,
+        "security groups",
+    ),
+    AwsCall("ec2:describe_addresses", ("ec2:DescribeAddresses",), "any", CALLER, CUTOVER, "Elastic IP"),
+    AwsCall("ec2:associate_address", ("ec2:AssociateAddress",), "any", CALLER, CUTOVER, "Elastic IP"),
+    AwsCall("ec2:disassociate_address", ("ec2:DisassociateAddress",), "any", CALLER, CUTOVER, "Elastic IP"),
+    AwsCall("ec2:describe_route_tables", ("ec2:DescribeRouteTables",), "any", CALLER, CUTOVER, "routes"),
+    AwsCall("ec2:replace_route", ("ec2:ReplaceRoute",), "any", CALLER, CUTOVER, "routes"),
+    AwsCall("ec2:create_route", ("ec2:CreateRoute",), "any", CALLER, CUTOVER, "routes"),
+    AwsCall("ec2:delete_route", ("ec2:DeleteRoute",), "any", CALLER, CUTOVER, "routes"),
+    AwsCall(
+        "ec2:search_transit_gateway_routes",
+        ("ec2:SearchTransitGatewayRoutes",),
+        "any",
+        CALLER,
+        CUTOVER,
+        "transit gateway routes",
+    ),
+    AwsCall(
+        "ec2:replace_transit_gateway_route",
+        ("ec2:ReplaceTransitGatewayRoute",),
+        "any",
+        CALLER,
+        CUTOVER,
+        "transit gateway routes",
+    ),
+    AwsCall(
+        "ec2:create_transit_gateway_route",
+        ("ec2:CreateTransitGatewayRoute",),
+        "any",
+        CALLER,
+        CUTOVER,
+        "transit gateway routes",
+    ),
+    AwsCall(
+        "ec2:delete_transit_gateway_route",
+        ("ec2:DeleteTransitGatewayRoute",),
+        "any",
+        CALLER,
+        CUTOVER,
+        "transit gateway routes",
+    ),
+    AwsCall("ec2:describe_instance_status", ("ec2:DescribeInstanceStatus",), "any", CALLER, CUTOVER, "power"),
+    AwsCall("ec2:start_instances", ("ec2:StartInstances",), "any", CALLER, CUTOVER, "power"),
+    AwsCall("ec2:stop_instances", ("ec2:StopInstances",), "any", CALLER, CUTOVER, "power"),
+    AwsCall("ssm:list_commands", ("ssm:ListCommands",), "any", CALLER, CUTOVER, "checks in the guest"),
+    AwsCall("ssm:send_command", ("ssm:SendCommand",), "any", CALLER, CUTOVER, "checks in the guest"),
+    AwsCall("ssm:get_command_invocation", ("ssm:GetCommandInvocation",), "any", CALLER, CUTOVER, "checks in the guest"),
+    # Backup of instances: an image, and a launch template.
+    AwsCall("ec2:create_image", ("ec2:CreateImage", "ec2:CreateTags"), "any", CALLER, BACKUP, "backup"),
+    AwsCall("ec2:describe_launch_templates", ("ec2:DescribeLaunchTemplates",), "any", CALLER, BACKUP, "backup"),
+    AwsCall(
+        "ec2:describe_launch_template_versions",
+        ("ec2:DescribeLaunchTemplateVersions",),
+        "any",
+        CALLER,
+        BACKUP,
+        "backup",
+    ),
+    AwsCall(
+        "ec2:create_launch_template", ("ec2:CreateLaunchTemplate", "ec2:CreateTags"), "any", CALLER, BACKUP, "backup"
+    ),
+    AwsCall(
+        "ec2:create_launch_template_version", ("ec2:CreateLaunchTemplateVersion",), "any", CALLER, BACKUP, "backup"
+    ),
+    AwsCall("ec2:modify_launch_template", ("ec2:ModifyLaunchTemplate",), "any", CALLER, BACKUP, "backup"),
 )
 
 

@@ -17,7 +17,8 @@ from tests.contexts import context_of
 from wavelift.adapters.aws import ec2 as ec2_module
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ebs import EbsStream, SnapshotBlocks, compare_snapshot
-from wavelift.adapters.aws.ec2 import Ec2, LaunchRequest
+from wavelift.adapters.aws.ec2 import Ec2
+from wavelift.adapters.aws.launch import LaunchRequest
 from wavelift.adapters.aws.s3 import S3Staging
 from wavelift.adapters.aws.vmimport import ImportDisk, ImportRequest, ImportState, ImportStatus, VmImport
 from wavelift.base.domain import ChangedRange

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 
 from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.errors import aws_errors, error_code, is_missing
+from wavelift.adapters.aws.launch import LaunchRequest
 from wavelift.adapters.aws.tagging import filters, from_aws, specification, to_aws
 from wavelift.adapters.aws.texts import description
 from wavelift.base.errors import NotFoundError, PermanentError, WaveliftError
@@ -28,58 +29,6 @@ DEVICES: Final = ("/dev/sda1", *(f"/dev/sd{letter}" for letter in "fghijklmnopqr
 """Root, then EC2's names for data volumes; they sort as the disks do. EC2 user guide, "Device names for volumes"."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchRequest:
-    """One instance.
-
-    :ivar client_token: EC2 answers a repeated token with the instance that it started before.
-    :ivar private_ip: empty lets the subnet choose.
-    :ivar public_ip: only on request: a migrated server must not stand in the Internet by accident.
-    """
-
-    image_id: str
-    instance_type: str
-    subnet_id: str
-    client_token: str
-    security_groups: Sequence[str] = ()
-    private_ip: str = ""
-    public_ip: bool = False
-    tags: Mapping[str, str] = field(default_factory=dict)
-    key_name: str = ""
-    instance_profile: str = ""
-
-    def parameters(self) -> dict[str, Any]:
-        """The request as boto3 wants it. IMDSv2 is required: migrated software does not know the metadata service."""
-        interface: dict[str, Any] = {
-            "DeviceIndex": 0,
-            "SubnetId": self.subnet_id,
-            "AssociatePublicIpAddress": self.public_ip,
-        }
-        if self.security_groups:
-            interface["Groups"] = list(self.security_groups)
-        if self.private_ip:
-            interface["PrivateIpAddress"] = self.private_ip
-        parameters: dict[str, Any] = {
-            "ImageId": self.image_id,
-            "InstanceType": self.instance_type,
-            "MinCount": 1,
-            "MaxCount": 1,
-            "ClientToken": self.client_token,
-            "NetworkInterfaces": [interface],
-            "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled"},
-            "TagSpecifications": [
-                *specification("instance", self.tags),
-                *specification("volume", self.tags),
-                *specification("network-interface", self.tags),
-            ],
-        }
-        if self.key_name:
-            parameters["KeyName"] = self.key_name
-        if self.instance_profile:
-            parameters["IamInstanceProfile"] = {"Name": self.instance_profile}
-        return parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +99,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An AMI; ``snapshot_ids`` by device, root device first."""
+    """An AMI; ``snapshot_ids`` and ``devices`` by device, root device first."""
 
     image_id: str
     state: str
@@ -159,6 +108,7 @@ class Image:
     boot_mode: str = ""
     snapshot_ids: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +157,8 @@ class Ec2:
 
         :raises LimitReachedError: the account's vCPU limit, the zone's capacity or the subnet's addresses are used up.
         """
+        if request.volume_initialization_mib_s and not request.devices:
+            request = replace(request, devices=_in_the_end(lambda: self._image(request.image_id)).devices)
         known: dict[str, list[Instance]] = {}
         for one in self._instances(Filters=[{"Name": "image-id", "Values": [request.image_id]}]):
             known.setdefault(one.client_token, []).append(one)
@@ -369,8 +321,12 @@ class Ec2:
             raise
         return _in_the_end(lambda: self._image(image_id))
 
+    def image_named(self, name: str) -> Image | None:
+        """Names are unique in account and region."""
+        return next(iter(self._images(Filters=[{"Name": "name", "Values": [name]}])), None)
+
     def _named(self, request: ImageRequest) -> Image | None:
-        found = next(iter(self._images(Filters=[{"Name": "name", "Values": [request.name]}])), None)
+        found = self.image_named(request.name)
         if found is not None and found.snapshot_ids != tuple(request.snapshot_ids):
             raise PermanentError(
                 "the name of the image is taken by one of other snapshots",
@@ -485,4 +441,5 @@ def _read_image(one: Mapping[str, Any]) -> Image:
         boot_mode=one.get("BootMode", ""),
         snapshot_ids=tuple(device["Ebs"]["SnapshotId"] for device in devices),
         tags=from_aws(one.get("Tags", [])),
+        devices=tuple(device.get("DeviceName", "") for device in devices),
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from wavelift.adapters.aws.access import AwsAccess
-from wavelift.adapters.aws.ec2 import Ec2, Instance, LaunchRequest
+from wavelift.adapters.aws.ec2 import Ec2, Instance
+from wavelift.adapters.aws.launch import LaunchRequest
 from wavelift.base.domain import ImportResult, LaunchResult
 from wavelift.base.errors import PermanentError, ProofError, SpecError, located
 from wavelift.base.names import TAG_RUN, client_token, instant_of, run_hash

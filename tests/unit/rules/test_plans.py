@@ -195,7 +195,9 @@ def test_verify_levels_that_are_none(text: str) -> None:
 
 
 def test_a_fallback_shape_has_only_a_name() -> None:
-    assert WaveShape.fallback("erp") == WaveShape(wave="erp", retries=3, connector="default", replicates=True)
+    assert WaveShape.fallback("erp") == WaveShape(
+        wave="erp", retries=3, connector="default", replicates=True, cuts_over=True
+    )
 
 
 def test_a_wave_without_servers_or_with_too_many_is_none() -> None:

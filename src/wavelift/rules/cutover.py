@@ -161,6 +161,26 @@ class TrialState(StrEnum):
         return self is TrialState.ENDED
 
 
+_TRIAL_WAYS: Final[Mapping[TrialState, frozenset[TrialState]]] = {
+    TrialState.LAUNCHING: frozenset({TrialState.CHECKING, TrialState.FAILED, TrialState.ENDING}),
+    TrialState.CHECKING: frozenset({TrialState.PASSED, TrialState.FAILED, TrialState.ENDING}),
+    # Its checks, or its launch, were cleared.
+    TrialState.PASSED: frozenset({TrialState.CHECKING, TrialState.FAILED, TrialState.ENDING}),
+    TrialState.FAILED: frozenset({TrialState.LAUNCHING, TrialState.CHECKING, TrialState.PASSED, TrialState.ENDING}),
+    TrialState.ENDING: frozenset({TrialState.ENDED}),
+}
+
+
+def require_trial_way(current: TrialState, target: TrialState, *, test: str) -> None:
+    """:raises PermanentError: a test instance cannot go from ``current`` to ``target``. Staying is allowed."""
+    if current is not target and target not in _TRIAL_WAYS.get(current, frozenset()):
+        raise PermanentError(
+            f"A test instance cannot go from {current} to {target}",
+            next_step="Start another test run; `wavelift cutover tests` lists those that stand.",
+            test=test,
+        )
+
+
 class BackupState(StrEnum):
     """The state of a backup of an instance."""
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from wavelift.operators.connector.checks import CheckInstanceOperator as CheckInstanceOperator
     from wavelift.operators.connector.cutover import CutoverSnapshotOperator as CutoverSnapshotOperator
     from wavelift.operators.connector.cutover import FinalRunOperator as FinalRunOperator
     from wavelift.operators.connector.cutover import StopSourceOperator as StopSourceOperator
@@ -59,6 +60,7 @@ OPERATORS: Final = {
         "FinalRunOperator",
         "StopSourceOperator",
     ),
+    "connector.checks": ("CheckInstanceOperator",),
     "connector.export": (
         "DiskUploadOperator",
         "VmExportOperator",

@@ -53,7 +53,9 @@ class CutoverServerOperator(ControlServerOperator):
         with self.ledger() as ledger:
             moving(ledger, task, self.server_context(context, task.name))
 
-    def noted(self, task: ServerTask, context: Context, moment: str, at: datetime | None = None, **columns: Any) -> None:
+    def noted(
+        self, task: ServerTask, context: Context, moment: str, at: datetime | None = None, **columns: Any
+    ) -> None:
         """Write when something happened, now if ``at`` is None; once."""
         from wavelift.services.cutover.moving import note
 
@@ -166,8 +168,9 @@ class StepsWaitingOperator(CutoverServerOperator, WaitingOperator):
     """What waits for AWS, or for a person, at one of a server's steps."""
 
     def wait_for_steps(self, task: ServerTask, waits: Sequence[str]) -> NoReturn:
-        from wavelift.airflow import config
         from wavelift.airflow.triggers.steps import StepsTrigger
+
+        from wavelift.airflow import config
 
         target = task.plan.target
         aws: dict[str, Any] = {"aws_conn_id": target.aws_conn_id, "region_name": target.region}

@@ -85,9 +85,7 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
         except AirflowRuntimeError as refused:
             self.log.warning("what this server leaves behind is freed only when its run has ended: %s", refused)
 
-    def reserve(
-        self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms
-    ) -> Any:
+    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms) -> Any:
         """Write the intent and ask for the slots; the dict that the task returns once they are won. None: all is done.
         Anything else is what :meth:`wait_more` takes."""
         raise NotImplementedError

@@ -132,7 +132,9 @@ def kept_address(private_ip: str | None, addresses: Sequence[str], *, server: st
     :param private_ip: of the plan: it chooses among several. :param addresses: of the source, as its guest told.
     :raises PermanentError: nobody can tell which it is.
     """
-    found = [one for one in addresses if (ip := ip_address(one)).version == 4 and not (ip.is_link_local or ip.is_loopback)]
+    found = [
+        one for one in addresses if (ip := ip_address(one)).version == 4 and not (ip.is_link_local or ip.is_loopback)
+    ]
     if private_ip is not None and private_ip in found:
         return private_ip
     if private_ip is None and len(found) == 1:
@@ -194,6 +196,26 @@ class TrialState(StrEnum):
     @property
     def terminal(self) -> bool:
         return self is TrialState.ENDED
+
+
+_TRIAL_WAYS: Final[Mapping[TrialState, frozenset[TrialState]]] = {
+    TrialState.LAUNCHING: frozenset({TrialState.CHECKING, TrialState.FAILED, TrialState.ENDING}),
+    TrialState.CHECKING: frozenset({TrialState.PASSED, TrialState.FAILED, TrialState.ENDING}),
+    # Its checks, or its launch, were cleared.
+    TrialState.PASSED: frozenset({TrialState.CHECKING, TrialState.FAILED, TrialState.ENDING}),
+    TrialState.FAILED: frozenset({TrialState.LAUNCHING, TrialState.CHECKING, TrialState.PASSED, TrialState.ENDING}),
+    TrialState.ENDING: frozenset({TrialState.ENDED}),
+}
+
+
+def require_trial_way(current: TrialState, target: TrialState, *, test: str) -> None:
+    """:raises PermanentError: a test instance cannot go from ``current`` to ``target``. Staying is allowed."""
+    if current is not target and target not in _TRIAL_WAYS.get(current, frozenset()):
+        raise PermanentError(
+            f"A test instance cannot go from {current} to {target}",
+            next_step="Start another test run; `wavelift cutover tests` lists those that stand.",
+            test=test,
+        )
 
 
 class BackupState(StrEnum):

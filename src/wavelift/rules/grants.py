@@ -75,8 +75,8 @@ class Grant(Message):
     connector: str
     """The queue (``aud``)."""
     plan: str
-    """``move`` and ``stop``: digest of the server's plan as ``reserve`` compared it with the frozen one. ``look``: of the wave as
-    ``admit`` froze it."""
+    """``move`` and ``stop``: digest of the server's plan as ``reserve`` compared it with the frozen one. ``look``: of
+    the wave as ``admit`` froze it."""
     entry: str = ""
     """``move`` and ``stop``: digest of the entry of the frozen wave that the plan came from."""
     principals: Mapping[str, str] = {}

@@ -80,7 +80,7 @@ def _looked_at(ledger: Ledger, access: AwsAccess, known: Cutover, ctx: RunContex
     raise PermanentError(
         f"The instance is {state}",
         instance=known.instance_id,
-        next_step="Find out why: EC2 tells a reason (a volume's key, a limit). Then clear this task: it is launched again"
+        next_step="EC2 tells a reason (a volume's key, a limit). Then clear this task: it is launched again"
         if state in GONE_STATES
         else "Start it, then clear this task; or revert the cutover",
     )

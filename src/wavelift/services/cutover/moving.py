@@ -41,7 +41,9 @@ def require_wanted(known: Cutover) -> None:
             "The cutover was cancelled on request",
             server=known.server,
             cutover=known.id,
-            next_step="Revert it" if known.state.touched else "Nothing was touched: trigger a new one when it is wanted",
+            next_step="Revert it"
+            if known.state.touched
+            else "Nothing was touched: trigger a new one when it is wanted",
         )
 
 

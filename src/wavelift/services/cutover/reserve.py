@@ -67,7 +67,7 @@ def reserve(
             "The last changes were sent, and their image is made: nothing is sent again",
             server=task.name,
             run=found.run,
-            next_step=f"Clear the server's {CUTOVER.task_id('launch')} task with all that follows, or revert the cutover",
+            next_step=f"Clear the server's {CUTOVER.task_id('launch')} task with all that follows, or revert it",
         )
     known = _begin(ledger, ctx, found.run, before)
     assert known.source is not None

@@ -55,12 +55,12 @@ if TYPE_CHECKING:
     from wavelift.operators.control.upkeep import DeleteReplicasOperator as DeleteReplicasOperator
 
 OPERATORS: Final = {
+    "connector.checks": ("CheckInstanceOperator",),
     "connector.cutover": (
         "CutoverSnapshotOperator",
         "FinalRunOperator",
         "StopSourceOperator",
     ),
-    "connector.checks": ("CheckInstanceOperator",),
     "connector.export": (
         "DiskUploadOperator",
         "VmExportOperator",

@@ -46,7 +46,7 @@ class CutoverServerOperator(ControlServerOperator):
         with self.ledger() as ledger:
             fail(ledger, ctx.run, cutovers.cutover_id(ctx.run_key), f"{self.task_id}: {error}", ctx)
 
-    def moving(self, task: ServerTask, context: Context) -> None:
+    def go_on(self, task: ServerTask, context: Context) -> None:
         """:raises PermanentError: the cutover is over, goes back, or was cancelled."""
         from wavelift.services.cutover.moving import moving
 
@@ -130,7 +130,7 @@ class RecordFinalOperator(CutoverServerOperator, RecordOperator):
                 found=f"{stopped.server} ({stopped.vm})",
                 server=task.name,
             )
-        self.moving(task, context)
+        self.go_on(task, context)
         self.noted(task, context, "down", stopped.down_at, phase=f"Its source is off: {stopped.how}")
         made = super().work_on(task, context)
         self.noted(task, context, "recorded", phase="Its last changes are recorded")
@@ -152,7 +152,7 @@ class CutoverAmiOperator(CutoverServerOperator, AmiOperator):
     verified: Any = None
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
-        self.moving(task, context)
+        self.go_on(task, context)
         return super().work_on(task, context)
 
     def replicated(self, task: ServerTask) -> Replicated:

@@ -13,7 +13,8 @@ from wavelift.ledger.cutover_records import Cutover
 from wavelift.rules.cutover import CutoverState
 from wavelift.rules.flows import CUTOVER
 from wavelift.services.cutover import moving as rows
-from wavelift.services.cutover.steps import Facts, Waits, advance, cutover_subject, plan_of, write_plan
+from wavelift.services.cutover.step_kinds import Facts, plan_of
+from wavelift.services.cutover.steps import Waits, advance, cutover_subject, write_plan
 from wavelift.services.dataplane.checks import CheckReport
 from wavelift.services.dataplane.messages import ServerTask
 

@@ -47,6 +47,9 @@ ALERT: Final = "cutover.alert"
 INSTANCE_STOPPED: Final = "instance_stopped"
 """Moment of a cutover: its instance was seen stopped, or there is none."""
 
+FAILED_KEY: Final = "failed"
+"""Checkpoint: id of a cutover → why it does not go on, until all others have ended."""
+
 Access = Callable[[TargetPlace], AwsAccess]
 
 
@@ -115,10 +118,10 @@ def undo(ledger: Ledger, access: Access, ids: Collection[str], ctx: RunContext, 
     :param key_file: of the key that signs grants.
     """
     sources: list[SourceToStart] = []
-    failed: dict[str, str] = {}
+    failed: dict[str, str] = dict(ctx.checkpoints.get(FAILED_KEY) or {})
     waits: dict[tuple[str, str], list[str]] = {}
     words: list[str] = []
-    for id in ids:
+    for id in (each for each in ids if each not in failed):
         ctx.cancel.check()
         try:
             known = begin(ledger, id, ctx)
@@ -130,6 +133,9 @@ def undo(ledger: Ledger, access: Access, ids: Collection[str], ctx: RunContext, 
             if error.retryable and not isinstance(error, BusyError):
                 raise
             failed[id] = str(error)
+            ctx.checkpoints.set(
+                FAILED_KEY, failed
+            )  # it begins anew once somebody clears the task, not while others wait
             continue
         if isinstance(found, Waits):
             waits.setdefault((place.aws_conn_id, place.region), []).extend(found.waits)
@@ -138,6 +144,7 @@ def undo(ledger: Ledger, access: Access, ids: Collection[str], ctx: RunContext, 
             sources.append(_granted(found, key_file, ctx))
     if waits:
         return Waiting({where: tuple(each) for where, each in waits.items()}, tuple(words))
+    ctx.checkpoints.delete(FAILED_KEY)
     return Undone(sources=tuple(sources), failed=failed)
 
 
@@ -375,8 +382,8 @@ def _end(ledger: Ledger, known: Cutover, error: str, source: StartedSource | Non
         now = cutovers.get(tx, known.id, lock=True)
         if error:
             if now.state is CutoverState.REVERTING:
-                changes = {"error": error, "phase": "the way back is not done"}
-                now = cutovers.apply(tx, now, "revert_failed", at=ctx.clock.now(), by=ctx.requester, **changes)
+                at, phase = ctx.clock.now(), "the way back is not done"
+                now = cutovers.apply(tx, now, "revert_failed", at=at, by=ctx.requester, error=error, phase=phase)
             return RevertedServer(server=now.server, cutover=now.id, state=str(now.state), error=error)
         now = cutovers.note_time(
             tx,

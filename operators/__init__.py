@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from wavelift.operators.connector.cutover import CutoverSnapshotOperator as CutoverSnapshotOperator
     from wavelift.operators.connector.cutover import FinalRunOperator as FinalRunOperator
     from wavelift.operators.connector.cutover import StopSourceOperator as StopSourceOperator
+    from wavelift.operators.connector.cutover_back import StartSourcesOperator as StartSourcesOperator
     from wavelift.operators.connector.export import DiskUploadOperator as DiskUploadOperator
     from wavelift.operators.connector.export import VmExportOperator as VmExportOperator
     from wavelift.operators.connector.inventory import CatalogInventoryOperator as CatalogInventoryOperator
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
     from wavelift.operators.control.catalog import CloseCatalogImportOperator as CloseCatalogImportOperator
     from wavelift.operators.control.catalog import MergeCatalogOperator as MergeCatalogOperator
     from wavelift.operators.control.catalog import RecordHealthOperator as RecordHealthOperator
+    from wavelift.operators.control.cutover_back import CutoverReportOperator as CutoverReportOperator
+    from wavelift.operators.control.cutover_back import FinalizeOperator as FinalizeOperator
+    from wavelift.operators.control.cutover_back import PrepareOperator as PrepareOperator
+    from wavelift.operators.control.cutover_back import RevertedOperator as RevertedOperator
+    from wavelift.operators.control.cutover_back import RevertFailedOperator as RevertFailedOperator
+    from wavelift.operators.control.cutover_back import UndoOperator as UndoOperator
     from wavelift.operators.control.cutover_move import CutoverAmiOperator as CutoverAmiOperator
     from wavelift.operators.control.cutover_move import LaunchTargetOperator as LaunchTargetOperator
     from wavelift.operators.control.cutover_move import RecordFinalOperator as RecordFinalOperator
@@ -61,6 +68,7 @@ OPERATORS: Final = {
         "FinalRunOperator",
         "StopSourceOperator",
     ),
+    "connector.cutover_back": ("StartSourcesOperator",),
     "connector.export": (
         "DiskUploadOperator",
         "VmExportOperator",
@@ -95,6 +103,14 @@ OPERATORS: Final = {
         "CloseCatalogImportOperator",
         "MergeCatalogOperator",
         "RecordHealthOperator",
+    ),
+    "control.cutover_back": (
+        "CutoverReportOperator",
+        "FinalizeOperator",
+        "PrepareOperator",
+        "RevertFailedOperator",
+        "RevertedOperator",
+        "UndoOperator",
     ),
     "control.cutover_move": (
         "CutoverAmiOperator",

@@ -110,6 +110,13 @@ def of_dag_run(tx: Tx, run: DagRun) -> tuple[Cutover, ...]:
     return _rows.all(tx, of_run(cutover, run), order=(cutover.c.server,))
 
 
+def ended_by(tx: Tx, run: DagRun) -> tuple[Cutover, ...]:
+    """The cutovers that a DAG run reverts or finalizes, or has, by server."""
+    of_dag = cutover.c.dag_id == run.dag_id
+    mine = (cutover.c.revert_run == run.dag_run_id) | (cutover.c.finalize_run == run.dag_run_id)
+    return _rows.all(tx, of_dag, mine, order=(cutover.c.server,))
+
+
 def open_of(tx: Tx, wave: str, servers: Collection[str] | None = None) -> tuple[Cutover, ...]:
     """The open cutovers of a wave, by server."""
     where = [cutover.c.wave == wave, cutover.c.state.in_(OPEN)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from wavelift.base.domain import Message
+from wavelift.base.errors import Cancelled, FencedError, WaveliftError
 from wavelift.base.run import DagRun, RunContext
 from wavelift.ledger import Ledger, WaveRun, cutovers, jobs, waves
 from wavelift.ledger.cutover_records import Cutover
@@ -44,6 +45,9 @@ _GOOD: Final = frozenset(
     {CutoverState.SWITCHED, CutoverState.FINALIZING, CutoverState.FINALIZED, CutoverState.REVERTED}
 )
 """States in which a server that was cut over may be when its report is made, or made again."""
+
+
+_UNTOUCHED: Final = "its source was not touched"
 
 
 class CutoverOutcome(ServerEnded):
@@ -89,34 +93,51 @@ class EndedCutover:
     others: Sequence[Mapping[str, Any]] = ()
 
 
-def finish(ledger: Ledger, ended: EndedCutover, ctx: RunContext, *, tidy: Tidy) -> CutoverReport:
-    """Close what is open, and report how each server ended. May be called again after a clear."""
+def finish(
+    ledger: Ledger, ended: EndedCutover, ctx: RunContext, *, tidy: Tidy, start: Callable[[ToTrigger], object]
+) -> CutoverReport:
+    """Close what is open, and report how each server ended. May be called again after a clear.
+
+    :param start: creates a DAG run, unless it exists.
+    """
     with ledger.read() as tx:
         frozen = waves.find(tx, ctx.run)
     mode = frozen.mode if frozen else ""
     closed, kept_back = close_runs(ledger, ended.replication, ctx)
-    said = {end.tasks.server: end.tasks.words for end in ended.replication.servers}
-    with ledger.read() as tx:
-        opened = cutovers.of_dag_run(tx, ctx.run)
-    outcomes = [_ended(ledger, each, said.get(each.server, ""), kept_back, ctx) for each in opened]
-    if mode != "cutover" or not opened:
-        outcomes += _others(mode, ended)
+    stopped = ended.replication.stopped
+    if mode == "cutover":
+        said = {end.tasks.server: end.tasks.words for end in ended.replication.servers}
+        with ledger.read() as tx:
+            opened = cutovers.of_dag_run(tx, ctx.run)
+        outcomes = [
+            _ended(ledger, each, said.get(each.server) or kept_back.get(each.server, ""), stopped, ctx)
+            for each in opened
+        ]
+    else:
+        outcomes = list(_others(ledger, mode, ended, ctx))
+        if any(one.error for one in outcomes):
+            stopped = ""  # the task failed for these
     report = CutoverReport(
         wave=frozen.wave if frozen else ctx.run.dag_id.rpartition(".")[0],
         mode=mode,
         outcomes=tuple(outcomes),
-        unclean=tuple(words for each in closed if (words := left_by(each, frozen, tidy))),
-        stopped=ended.replication.stopped,
+        unclean=(
+            *(words for each in closed if (words := left_by(each, frozen, tidy))),
+            *(words for each in verify_runs(ledger, ctx) if (words := _not_started(each, start))),
+        ),
+        stopped=stopped,
     )
     if frozen is not None:
         end_wave_run(ledger, report, ctx)
     return report
 
 
-def _ended(ledger: Ledger, known: Cutover, said: str, kept_back: Mapping[str, str], ctx: RunContext) -> CutoverOutcome:
-    """Close one cutover: nothing of this run's tasks will bring it further."""
-    refused = kept_back.get(known.server, "")
-    words = said or refused or known.error or NOT_FINISHED
+def _ended(ledger: Ledger, known: Cutover, said: str, stopped: str, ctx: RunContext) -> CutoverOutcome:
+    """Close one cutover: nothing of this run's tasks will bring it further.
+
+    :param said: by the task of it that failed, or by the pre-flight. :param stopped: why the whole run ended.
+    """
+    words = said or known.error or stopped or NOT_FINISHED
     with ledger.write(jobs.lock_name(known.wave)) as tx:
         now = cutovers.get(tx, known.id, lock=True)
         at, by = ctx.clock.now(), str(ctx.run)
@@ -135,10 +156,10 @@ def _ended(ledger: Ledger, known: Cutover, said: str, kept_back: Mapping[str, st
                 error=words,
                 phase="its source was not touched",
             )
-    return outcome_of(now, refused=bool(refused) and now.state is CutoverState.ENDED)
+    return outcome_of(now)
 
 
-def outcome_of(known: Cutover, *, refused: bool = False) -> CutoverOutcome:
+def outcome_of(known: Cutover) -> CutoverOutcome:
     """A ledger row as a line of the report."""
     return CutoverOutcome(
         server=known.server,
@@ -150,33 +171,37 @@ def outcome_of(known: Cutover, *, refused: bool = False) -> CutoverOutcome:
         times=known.times or {},
         verify_run=known.verify_run,
         error="" if known.state in _GOOD else known.error or NOT_FINISHED,
-        refused=refused,
         clearable=known.state is CutoverState.FAILED,
     )
 
 
-def _others(mode: str, ended: EndedCutover) -> Iterator[CutoverOutcome]:
+def _others(ledger: Ledger, mode: str, ended: EndedCutover, ctx: RunContext) -> Iterator[CutoverOutcome]:
     """How servers ended in the modes that open no cutover."""
-    for each in ended.others:
-        if mode == "prepare":
-            one = PreparedServer.load(each)
-            yield CutoverOutcome(
-                server=one.server, state="failed" if one.error else "prepared", error=one.error, clearable=False
-            )
-        elif mode in ("revert", "finalize"):
-            other = (RevertedServer if mode == "revert" else FinalizedServer).load(each)
-            yield CutoverOutcome(
-                server=other.server,
-                state=other.state,
-                cutover=other.cutover,
-                words=other.words,
-                error=other.error,
-                clearable=False,
-            )
+    if mode == "prepare":
+        for one in map(PreparedServer.load, ended.others):
+            state = "failed" if one.error else "prepared"
+            yield CutoverOutcome(server=one.server, state=state, error=one.error, clearable=False)
     if mode in ("plan", "prepare"):
         preflight = ended.replication.preflight
         for server, why in (refusals(preflight) if preflight is not None else {}).items():
             yield CutoverOutcome(server=server, state="refused", error=why, refused=True, clearable=False)
+    if mode in ("revert", "finalize"):
+        yield from _ended_back(ledger, mode, ended, ctx)
+
+
+def _ended_back(ledger: Ledger, mode: str, ended: EndedCutover, ctx: RunContext) -> Iterator[CutoverOutcome]:
+    """By the ledger, so that none is forgotten when the last task never ran; with what that task said."""
+    reverts = mode == "revert"
+    kind: type[RevertedServer] | type[FinalizedServer] = RevertedServer if reverts else FinalizedServer
+    said = {one.cutover: one.error for one in map(kind.load, ended.others)}
+    goal = CutoverState.REVERTED if reverts else CutoverState.FINALIZED
+    with ledger.read() as tx:
+        known = {each.id: each for each in cutovers.ended_by(tx, ctx.run)}
+        known |= {id: cutovers.get(tx, id) for id in said if id not in known}
+    for each in known.values():
+        words = said.get(each.id, "")
+        error = "" if each.state is goal and not words else words or each.error or NOT_FINISHED
+        yield outcome_of(each).model_copy(update={"error": error, "clearable": False})
 
 
 def raise_when_failed(report: CutoverReport) -> None:
@@ -252,6 +277,16 @@ def reverts(ledger: Ledger, ctx: RunContext) -> ToTrigger | None:
     names = ", ".join(each.server for each in kept)
     conf = {"mode": "revert", "cutovers": [each.id for each in kept]}
     return ToTrigger(DagRun(ctx.run.dag_id, run_id), conf, f"{names}: the cutover failed in {ctx.run.dag_run_id}")
+
+
+def _not_started(asked: ToTrigger, start: Callable[[ToTrigger], object]) -> str:
+    try:
+        start(asked)
+    except (FencedError, Cancelled):
+        raise
+    except WaveliftError as error:
+        return f"What was recorded is not read back yet: {error}"
+    return ""
 
 
 def _reverts(frozen: WaveRun | None, known: Cutover) -> bool:

@@ -168,13 +168,12 @@ class StepsWaitingOperator(CutoverServerOperator, WaitingOperator):
     """What waits for AWS, or for a person, at one of a server's steps."""
 
     def wait_for_steps(self, task: ServerTask, waits: Sequence[str]) -> NoReturn:
+        from wavelift.airflow import config
         from wavelift.airflow.triggers.steps import StepsTrigger
 
-        from wavelift.airflow import config
-
         target = task.plan.target
-        aws: dict[str, Any] = {"aws_conn_id": target.aws_conn_id, "region_name": target.region}
-        self.wait_for(StepsTrigger(waits=list(waits), poll_seconds=config.poll_seconds(), **aws))
+        place = {"aws_conn_id": target.aws_conn_id, "region_name": target.region, "waits": list(waits)}
+        self.wait_for(StepsTrigger(waits=[place], poll_seconds=config.poll_seconds()))
 
 
 class LaunchTargetOperator(StepsWaitingOperator):

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from wavelift.operators.connector.checks import CheckInstanceOperator as CheckInstanceOperator
     from wavelift.operators.connector.cutover import CutoverSnapshotOperator as CutoverSnapshotOperator
     from wavelift.operators.connector.cutover import FinalRunOperator as FinalRunOperator
     from wavelift.operators.connector.cutover import StopSourceOperator as StopSourceOperator
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from wavelift.operators.control.upkeep import DeleteReplicasOperator as DeleteReplicasOperator
 
 OPERATORS: Final = {
+    "connector.checks": ("CheckInstanceOperator",),
     "connector.cutover": (
         "CutoverSnapshotOperator",
         "FinalRunOperator",

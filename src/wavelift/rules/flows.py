@@ -601,7 +601,7 @@ TEST: Final = Flow(
             after=("images",),
             per_server=True,
             words="launch the instance into the isolated subnet",
-            waits="the instance starts",
+            waits="earlier tiers are checked",
         ),
         Step(
             name="check",
@@ -611,9 +611,16 @@ TEST: Final = Flow(
             words="make the checks of the instance",
         ),
         Step(
+            name="result",
+            plane=Plane.CONTROL,
+            after=("check",),
+            per_server=True,
+            words="record what the checks found, also if they failed",
+        ),
+        Step(
             name=REPORT,
             plane=Plane.CONTROL,
-            after=("end_tests", "check"),
+            after=("end_tests", "result"),
             teardown=True,
             words="tell which instances passed",
         ),

@@ -179,9 +179,7 @@ def test_steps_go_forward_in_order_and_back_in_reverse(ledger: Ledger, outside: 
     assert states(ledger, known) == [StepState.UNDONE] * 2
 
 
-def test_what_was_before_is_committed_before_the_first_write(
-    ledger: Ledger, outside: Outside, ctx: RunContext
-) -> None:
+def test_what_was_before_is_committed_before_the_first_write(ledger: Ledger, outside: Outside, ctx: RunContext) -> None:
     known = begun(ledger, outside, ctx, "a")
     seen = []
 
@@ -194,9 +192,7 @@ def test_what_was_before_is_committed_before_the_first_write(
     assert [(row.state, row.before, row.wanted) for row in seen] == [(StepState.INTENDED, "old", "new")]
 
 
-def test_a_change_of_somebody_else_stops_and_shows_all_three(
-    ledger: Ledger, outside: Outside, ctx: RunContext
-) -> None:
+def test_a_change_of_somebody_else_stops_and_shows_all_three(ledger: Ledger, outside: Outside, ctx: RunContext) -> None:
     known = begun(ledger, outside, ctx, "a", "b")
     outside.settles_after = 1
     subject = cutover_subject(known)

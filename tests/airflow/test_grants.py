@@ -227,7 +227,7 @@ def test_what_a_cutover_reads_of_a_source_needs_the_grant_to_stop_it() -> None:
     """And it counts only while the source is off, whatever came by XCom."""
     for kind in (cutover.StopSourceOperator, cutover.CutoverSnapshotOperator, cutover.FinalRunOperator):
         assert (kind.needs_grant, kind.grant_action) == ("stop", "cutover")
-        given = {name: {} for name in kind.template_fields}
-        (task,) = [kind(task_id="task", **given)]
+        given: dict[str, Any] = {name: {} for name in kind.template_fields}
+        task = kind(task_id="task", **given)
         assert task.as_granted(ServerTask.model_construct(name="web01", final=False)).final
     assert cutover.CutoverSnapshotOperator(task_id="snapshot", server={}).replicates

@@ -36,6 +36,7 @@ from wavelift.services.dataplane.replication_messages import ReservedRun, Stoppe
 from wavelift.services.dataplane.snapshot import take_snapshot
 from wavelift.services.dataplane.snapshot_removal import remove_snapshot
 from wavelift.services.dataplane.source_switch import stop_source
+from wavelift.services.migration.launch import launch_once
 from wavelift.services.replication.image import MadeImage, Replicated, advance_image
 from wavelift.services.replication.jobs import JobOrder, create_jobs
 from wavelift.services.replication.record import record
@@ -208,7 +209,7 @@ def test_from_the_slot_to_the_network(cut: Cut, stage: Stage) -> None:
 @pytest.mark.parametrize("when", ["before the ledger knows it", "after"])
 def test_a_launch_that_dies_makes_no_second_instance(cut: Cut, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     image = cut.imaged()
-    real, once = launching.launch_once, launching._looked_at
+    real, once = launch_once, launching._looked_at
 
     def killed(*args: Any) -> Any:
         (real if when.startswith("before") else once)(*args)

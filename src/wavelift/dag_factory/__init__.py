@@ -16,6 +16,7 @@ from airflow.sdk import DAG, get_parsing_context
 from wavelift.airflow import config
 from wavelift.base.errors import SpecError
 from wavelift.base.printable import printable_lines
+from wavelift.dag_factory.cutover import cutover_dag
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
 from wavelift.rules.flows import FLOWS
@@ -51,8 +52,12 @@ def register_waves(namespace: dict[str, Any]) -> None:
 
 
 def _makers(shape: WaveShape) -> list[Callable[[WaveShape], DAG]]:
-    """The functions that make the DAGs of a wave. There is a replication DAG only if the spec defines replication."""
-    return [migrate_dag, *([replicate_dag] if shape.replicates else [])]
+    """The functions that make the DAGs of a wave. Replication and cutover have one if the spec defines them."""
+    return [
+        migrate_dag,
+        *([replicate_dag] if shape.replicates else []),
+        *([cutover_dag] if shape.cuts_over else []),
+    ]
 
 
 def raise_spec_errors() -> None:

@@ -42,7 +42,7 @@ class Opening:
     def ends_before(self, now: datetime, seconds: float) -> bool:
         """Whether something that takes so long does not end inside it if it begins as soon as it can."""
         begins = max(now, self.start) if self.start is not None else now
-        return self.end is not None and begins + timedelta(seconds=seconds) > self.end
+        return self.end is not None and (self.end - begins).total_seconds() < seconds
 
 
 def opening(given_start: str | None, given_end: str | None, spec: Window | None, now: datetime) -> Opening:

@@ -93,11 +93,12 @@ def _is_delta(run: ReplicationRun) -> bool:
 
 
 def _rate(runs: Sequence[ReplicationRun]) -> float | None:
-    """Bytes per second of the newest whole read."""
-    whole = next((run for run in runs if not _is_delta(run) and run.bytes_read), None)
+    """Bytes of disk per second that the newest whole read passed."""
+    whole = next((run for run in runs if not _is_delta(run)), None)
     if whole is None or whole.recorded_at is None:
         return None
-    return whole.bytes_read / max((whole.recorded_at - _began(whole)).total_seconds(), 1.0)
+    passed = sum(disk["lineage"]["capacity"] for disk in (whole.result or {}).get("disks", ()))
+    return passed / max((whole.recorded_at - _began(whole)).total_seconds(), 1.0) or None
 
 
 def _past_cutover(known: Cutover) -> PastCutover:

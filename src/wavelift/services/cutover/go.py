@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
-from wavelift.base.errors import NotApprovedError, PermanentError
+from wavelift.base.errors import PermanentError
 from wavelift.base.run import RunContext
 from wavelift.base.times import utc_minute
 from wavelift.base.units import human_seconds
@@ -17,11 +17,9 @@ from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import WaveRun
 from wavelift.rules.authority import Action
 from wavelift.rules.cutover import CutoverState
-from wavelift.rules.cutover_plan import APPROVED, Answered, Opening, refuse_unapproved
-from wavelift.services.common.admit import frozen_wave
-from wavelift.services.common.approval import Answer
+from wavelift.rules.cutover_plan import Opening
 from wavelift.services.common.authority import Rights, require_again
-from wavelift.services.cutover.plan import approval_of
+from wavelift.services.cutover.approvals import opening_of, require_approved
 
 NEW_RUN: Final = "Trigger a new run"
 CANCELLED: Final = "It was cancelled before its source was touched"
@@ -36,30 +34,6 @@ class Gone:
 
     servers: tuple[str, ...]
     left: Mapping[str, str]
-
-
-def record_approval(tx: Tx, answer: Answer) -> None:
-    """Keep an approval in the ledger. A repeated call changes nothing."""
-    known = cutovers.newest_approval(tx, answer.kind, answer.id, answer.digest)
-    if known is not None and (known.answered_by, known.answered_at) == (answer.approver, answer.at):
-        return
-    cutovers.approve(
-        tx,
-        answer.kind,
-        answer.id,
-        answer.digest,
-        answer=APPROVED,
-        by=answer.approver,
-        requested_by=answer.requester,
-        at=answer.at,
-        valid_until=answer.valid_until,
-        run=answer.run,
-    )
-
-
-def opening_of(found: Sequence[Cutover]) -> Opening:
-    """The window of a run's cutovers, which is the same for all."""
-    return Opening(found[0].window_start, found[0].window_end) if found else Opening()
 
 
 def wait_for_window(ledger: Ledger, ctx: RunContext) -> datetime | None:
@@ -126,13 +100,7 @@ def _require_approved(tx: Tx, run: WaveRun, waiting: Sequence[Cutover], now: dat
             next_step="Clear the plan task with all that comes after it",
             wave=run.wave,
         )
-    newest = cutovers.newest_approval(tx, cutovers.RUN_KIND, cutovers.run_subject(ctx.run), digests.pop())
-    answered = Answered(newest.answer, newest.answered_by, newest.valid_until) if newest is not None else None
-    approval = approval_of(frozen_wave(run).servers)
-    asked_by = waiting[0].requested_by
-    refusal = refuse_unapproved(answered, approval=approval.value, requested_by=asked_by, now=now)
-    if refusal is not None:
-        raise NotApprovedError(refusal[0], next_step=refusal[1], wave=run.wave)
+    require_approved(tx, run, digests.pop(), now=now, ctx=ctx)
 
 
 def _why_left(known: Cutover, now: datetime) -> str:
@@ -143,11 +111,7 @@ def _why_left(known: Cutover, now: datetime) -> str:
     if not opening.ends_before(now, seconds):
         return ""
     assert opening.end is not None
-    ends = utc_minute(now + timedelta(seconds=seconds))
-    return (
-        f"its downtime may be {human_seconds(seconds)} (P90), until {ends}; the window ends at "
-        f"{utc_minute(opening.end)}"
-    )
+    return f"its downtime may be {human_seconds(seconds)} (P90), and the window ends at {utc_minute(opening.end)}"
 
 
 def _let_go(tx: Tx, known: Cutover, why_left: str, now: datetime, ctx: RunContext) -> None:

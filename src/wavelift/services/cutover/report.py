@@ -192,8 +192,9 @@ def _others(ledger: Ledger, mode: str, ended: EndedCutover, ctx: RunContext) -> 
 def _ended_back(ledger: Ledger, mode: str, ended: EndedCutover, ctx: RunContext) -> Iterator[CutoverOutcome]:
     """By the ledger, so that none is forgotten when the last task never ran; with what that task said."""
     reverts = mode == "revert"
-    kind: type[RevertedServer] | type[FinalizedServer] = RevertedServer if reverts else FinalizedServer
-    said = {one.cutover: one.error for one in map(kind.load, ended.others)}
+    kind: type[RevertedServer | FinalizedServer] = RevertedServer if reverts else FinalizedServer
+    others: list[RevertedServer | FinalizedServer] = [kind.load(each) for each in ended.others]
+    said = {one.cutover: one.error for one in others}
     goal = CutoverState.REVERTED if reverts else CutoverState.FINALIZED
     with ledger.read() as tx:
         known = {each.id: each for each in cutovers.ended_by(tx, ctx.run)}

@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from wavelift.operators.connector.checks import CheckInstanceOperator as CheckInstanceOperator
     from wavelift.operators.connector.checks import CheckTestOperator as CheckTestOperator
+    from wavelift.operators.connector.cutover import CutoverSnapshotOperator as CutoverSnapshotOperator
+    from wavelift.operators.connector.cutover import FinalRunOperator as FinalRunOperator
+    from wavelift.operators.connector.cutover import StopSourceOperator as StopSourceOperator
+    from wavelift.operators.connector.cutover_back import StartSourcesOperator as StartSourcesOperator
     from wavelift.operators.connector.export import DiskUploadOperator as DiskUploadOperator
     from wavelift.operators.connector.export import VmExportOperator as VmExportOperator
     from wavelift.operators.connector.inventory import CatalogInventoryOperator as CatalogInventoryOperator
@@ -33,6 +37,17 @@ if TYPE_CHECKING:
     from wavelift.operators.control.catalog import CloseCatalogImportOperator as CloseCatalogImportOperator
     from wavelift.operators.control.catalog import MergeCatalogOperator as MergeCatalogOperator
     from wavelift.operators.control.catalog import RecordHealthOperator as RecordHealthOperator
+    from wavelift.operators.control.cutover_back import CutoverReportOperator as CutoverReportOperator
+    from wavelift.operators.control.cutover_back import FinalizeOperator as FinalizeOperator
+    from wavelift.operators.control.cutover_back import PrepareOperator as PrepareOperator
+    from wavelift.operators.control.cutover_back import RevertedOperator as RevertedOperator
+    from wavelift.operators.control.cutover_back import RevertFailedOperator as RevertFailedOperator
+    from wavelift.operators.control.cutover_back import UndoOperator as UndoOperator
+    from wavelift.operators.control.cutover_move import CutoverAmiOperator as CutoverAmiOperator
+    from wavelift.operators.control.cutover_move import LaunchTargetOperator as LaunchTargetOperator
+    from wavelift.operators.control.cutover_move import RecordFinalOperator as RecordFinalOperator
+    from wavelift.operators.control.cutover_move import ReserveCutoverOperator as ReserveCutoverOperator
+    from wavelift.operators.control.cutover_move import SwitchOperator as SwitchOperator
     from wavelift.operators.control.image import AmiOperator as AmiOperator
     from wavelift.operators.control.image import ImportImageOperator as ImportImageOperator
     from wavelift.operators.control.image import ImportServerOperator as ImportServerOperator
@@ -58,6 +73,12 @@ OPERATORS: Final = {
         "CheckInstanceOperator",
         "CheckTestOperator",
     ),
+    "connector.cutover": (
+        "CutoverSnapshotOperator",
+        "FinalRunOperator",
+        "StopSourceOperator",
+    ),
+    "connector.cutover_back": ("StartSourcesOperator",),
     "connector.export": (
         "DiskUploadOperator",
         "VmExportOperator",
@@ -92,6 +113,21 @@ OPERATORS: Final = {
         "CloseCatalogImportOperator",
         "MergeCatalogOperator",
         "RecordHealthOperator",
+    ),
+    "control.cutover_back": (
+        "CutoverReportOperator",
+        "FinalizeOperator",
+        "PrepareOperator",
+        "RevertFailedOperator",
+        "RevertedOperator",
+        "UndoOperator",
+    ),
+    "control.cutover_move": (
+        "CutoverAmiOperator",
+        "LaunchTargetOperator",
+        "RecordFinalOperator",
+        "ReserveCutoverOperator",
+        "SwitchOperator",
     ),
     "control.image": (
         "AmiOperator",

@@ -197,8 +197,14 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> Any:
-        try:
+        with self.failing_in_words(context):
             return self.work(context)
+
+    @contextmanager
+    def failing_in_words(self, context: Context) -> Iterator[None]:
+        """What leaves the block becomes Airflow's error for it: whether there is another try, and why it failed."""
+        try:
+            yield
         except FencedError:
             raise  # this try is over: it may not even push an XCom
         except ValidationError as error:

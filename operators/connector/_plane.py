@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from wavelift.adapters.vsphere.session import VsphereSession
     from wavelift.rules.grants import Grant, Intent, Work
+    from wavelift.services.dataplane.messages import ServerTask
 
-NEEDS: Final = ("look", "move", "nothing")
+NEEDS: Final = ("look", "move", "stop", "nothing")
 UNTOLD: Final = "default"
 
 
@@ -43,7 +44,7 @@ class ConnectorOperator(OpensVcenter, WaveliftOperator):
     vCenter, :meth:`vcenter` opens nothing.
     """
 
-    needs_grant: ClassVar[Literal["look", "move", "nothing"]]
+    needs_grant: ClassVar[Literal["look", "move", "stop", "nothing"]]
     """``nothing``: it only reads an inventory, or cleans up. Cleaning up is never refused."""
     grant_action: Work = "migrate"
     _grant: Grant | None = None
@@ -116,7 +117,7 @@ class MovingOperator(ServerOperator, ConnectorOperator):
         self.verify_grant(
             context,
             token if isinstance(token, str) else "",
-            scope="move",
+            scope=self.needs_grant,
             environment=task.plan.target.environment,
             server=task.name,
             vm=task.facts.instance_uuid,
@@ -124,7 +125,11 @@ class MovingOperator(ServerOperator, ConnectorOperator):
             plan=digest_of(task.plan),
         )
         self._vm = task.facts.moref
-        return self.work_on(task, context)
+        return self.work_on(self.as_granted(task), context)
+
+    def as_granted(self, task: ServerTask) -> ServerTask:
+        """What the grant says of the server beyond what came by XCom."""
+        return task
 
     @contextmanager
     def vcenter(self, vsphere_conn_id: str) -> Iterator[VsphereSession]:
@@ -135,6 +140,17 @@ class MovingOperator(ServerOperator, ConnectorOperator):
             assert self._grant is not None  # the base opened nothing without it
             grants.verify_vm(session, self._grant, self._vm)
             yield session
+
+
+class StoppingOperator(MovingOperator):
+    """Base of what a cutover does to a source: it needs the grant to stop it. Its data count only while it is off,
+    whatever came by XCom."""
+
+    needs_grant = "stop"
+    grant_action: Work = "cutover"
+
+    def as_granted(self, task: ServerTask) -> ServerTask:
+        return task.model_copy(update={"final": True})
 
 
 class EnvironmentOperator(WaveliftOperator):

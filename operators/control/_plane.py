@@ -80,6 +80,8 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
     What came by XCom is compared with the ledger before :meth:`work_on`, which gets the plan that the run froze.
     """
 
+    action: ClassVar[str] = "migrate"
+    """An :class:`~wavelift.rules.authority.Action`: what whoever stands behind the server must be allowed."""
     reserves: ClassVar[bool] = False
     """Whether this task binds the server to its VM and map index; all others must find it so."""
     came: ServerTask
@@ -94,15 +96,16 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
         from wavelift.services.common.authority import require_again, require_rights
 
         task = self.came = self.server_task(context, self.server)
+        action = Action(self.action)
         with self.ledger() as ledger:
             ctx = self.server_context(context, task.name)
             if self.reserves:
                 task = frozen.checked(ledger, task, ctx, reserves=True)
                 # Before each asking: a right that was taken away while the server waited grants nothing. And before a
                 # run that has ended is opened again: whoever may not leaves it closed.
-                self.allowed = require_again(ledger, ctx, Action.MIGRATE, rights=self.rights())
+                self.allowed = require_again(ledger, ctx, action, rights=self.rights())
                 reopen(ledger, self.resolved, ctx)
             else:
-                require_rights(ledger, self.resolved, Action.MIGRATE, ctx, rights=self.rights())
+                require_rights(ledger, self.resolved, action, ctx, rights=self.rights())
                 task = frozen.checked(ledger, task, ctx)
         return self.work_on(task, context)

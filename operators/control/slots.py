@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from wavelift.base.run import RunContext
     from wavelift.ledger import Ledger
     from wavelift.rules.frozen import FrozenPlan
-    from wavelift.rules.grants import Work
+    from wavelift.rules.grants import MovingScope, Work
     from wavelift.services.common.slots import InQueue
     from wavelift.services.common.wanted import Terms
     from wavelift.services.dataplane.messages import ServerTask
@@ -31,6 +32,7 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
 
     reserves = True
     grant_action: Work = "migrate"
+    grant_scope: MovingScope = "move"
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
         from wavelift.airflow import config
@@ -46,6 +48,10 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
             kept = frozen.bind(ledger, task, ctx)
         if isinstance(found, dict):
             return found | {"token": self._grant(task, ctx, kept)}
+        self.wait_more(found)
+
+    def wait_more(self, found: Any) -> NoReturn:
+        """:param found: what :meth:`reserve` returned, which says what must be waited for."""
         self.wait_for_slot(found, soon=True)
 
     def _grant(self, task: ServerTask, ctx: RunContext, frozen: FrozenPlan) -> str:
@@ -54,7 +60,21 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
         from wavelift.services.common import grants
 
         came, key = self.came.plan, config.grant_key_file()
-        return grants.move(key, task, came, ctx, action=self.grant_action, frozen=frozen, by=self.allowed)
+        return grants.move(
+            key,
+            task,
+            came,
+            ctx,
+            action=self.grant_action,
+            frozen=frozen,
+            by=self.allowed,
+            scope=self.grant_scope,
+            before=self.before_snapshot(task),
+        )
+
+    def before_snapshot(self, task: ServerTask) -> timedelta:
+        """How long the server may take from the grant to its snapshot."""
+        return timedelta()
 
     def _note(self, task: ServerTask, context: Context) -> None:
         """Before anything is asked for: other runs free only what they know for certain to be this server's."""
@@ -65,10 +85,9 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
         except AirflowRuntimeError as refused:
             self.log.warning("what this server leaves behind is freed only when its run has ended: %s", refused)
 
-    def reserve(
-        self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms
-    ) -> dict[str, Any] | InQueue | None:
-        """Write the intent and ask for the slots; what the task returns once they are won. None: all is done."""
+    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms) -> Any:
+        """Write the intent and ask for the slots; the dict that the task returns once they are won. None: all is done.
+        Anything else is what :meth:`wait_more` takes."""
         raise NotImplementedError
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema, field_validator
 
 Instant = Annotated[
     datetime,
@@ -14,6 +14,9 @@ Instant = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 """A time that is ISO 8601 with an offset in JSON, such as ``2026-12-01T09:00:00+00:00``."""
+
+MOST_NICS: Final = 10
+"""Network cards of one VM (vSphere configuration maximums)."""
 
 
 class Message(BaseModel):
@@ -119,6 +122,61 @@ class FileSystem(Message):
     """``NTFS``, ``ext4`` …; empty before vSphere 7 and with older VMware Tools."""
 
 
+class NicFacts(Message):
+    """One network card of a VM. Of a card that an older version counted only, nothing is known: its key is 0."""
+
+    key: int
+    """vSphere's device key."""
+    label: str = ""
+    kind: str = ""
+    """``vmxnet3``, ``e1000e`` …"""
+    mac: str = ""
+    network: str = ""
+    """Its name; the id of a portgroup whose name we may not read."""
+    network_moref: str = ""
+    """Empty for an opaque network (NSX), which has none."""
+    network_kind: str = ""
+    """``standard``, ``distributed`` or ``opaque``."""
+    start_connected: bool = False
+    """Whether a power-on connects it."""
+    connected: bool = False
+    """Always false while the VM is off."""
+    allow_guest_control: bool = False
+    """Whether the guest itself may connect it."""
+    addresses: tuple[str, ...] = ()
+    """IPv4 and IPv6, as VMware Tools report them for this card."""
+
+    @property
+    def connection(self) -> tuple[bool, bool, bool]:
+        """What a fence changes: connected at power-on, connected, connectable by the guest."""
+        return self.start_connected, self.connected, self.allow_guest_control
+
+    @property
+    def fenced(self) -> bool:
+        """Whether neither a power-on nor the guest connects it."""
+        return not any(self.connection)
+
+
+class PowerFacts(Message):
+    """Whether a VM runs."""
+
+    power: str
+    """``poweredOn``, ``poweredOff`` or ``suspended``."""
+    booted: str = ""
+    """When it was last powered on: ISO 8601, by vCenter's clock. Empty while it is off."""
+    tools_running: bool = False
+    """Whether VMware Tools run: only then can the guest be shut down."""
+
+    @property
+    def on(self) -> bool:
+        return self.power == "poweredOn"
+
+    @property
+    def off(self) -> bool:
+        """Not while suspended: then the guest's memory holds what its disks do not."""
+        return self.power == "poweredOff"
+
+
 class ServerFacts(Message):
     """One source VM as the connector read it: everything that pre-flight and planning need, and no secret."""
 
@@ -155,11 +213,19 @@ class ServerFacts(Message):
     cdrom_connected: tuple[str, ...] = ()
     ip_addresses: tuple[str, ...] = ()
     file_systems: tuple[FileSystem, ...] = ()
-    nics: int = 0
+    nics: tuple[NicFacts, ...] = ()
     passthrough_devices: int = 0
     vtpm: bool = False
     disks: tuple[DiskFacts, ...] = ()
     """Sorted by (controller bus, unit), boot disk first (invariant 11)."""
+
+    @field_validator("nics", mode="before")
+    @classmethod
+    def _counted(cls, value: object) -> object:
+        """Rows and frozen runs of older versions have a number."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return (NicFacts(key=0),) * min(value, MOST_NICS)
+        return value
 
     @property
     def left_behind(self) -> tuple[DiskFacts, ...]:

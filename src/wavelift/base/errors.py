@@ -210,6 +210,10 @@ class DeniedError(PermanentError):
         return str(self.where.get("link", ""))
 
 
+class NotApprovedError(PermanentError):
+    """A person rejected it, or nobody who may approve it did so in time. A retry would ask again."""
+
+
 class Cancelled(WaveliftError):
     """The work was cancelled."""
 

@@ -12,32 +12,6 @@ from wavelift.rules.cutover import BackupState, CutoverState, StepState, TrialSt
 from wavelift.rules.flows import CUTOVER, TEST
 
 
-class CardBefore(Message):
-    """A network card of a source as it was before the fence."""
-
-    key: int
-    """Device key."""
-    mac: str
-    connected: bool
-    start_connected: bool
-    allow_guest_control: bool
-
-
-class SourceBefore(Message):
-    """What a cutover changes of its source, as it was before: what a revert restores."""
-
-    connection: str
-    connector: str
-    vm: str
-    """Managed object id."""
-    instance_uuid: str
-    path: str
-    powered_on: bool
-    addresses: tuple[str, ...] = ()
-    cards: tuple[CardBefore, ...] = ()
-    """Empty until the fence was read."""
-
-
 class TargetPlace(Message):
     """Where an instance is: enough to reach it without any spec."""
 
@@ -73,7 +47,7 @@ class Cutover(OfDagRun):
     plan_digest: str
     """SHA-256, hex, of the plan of its DAG run. Approvals name it."""
     source: dict[str, Any] | None
-    """:class:`SourceBefore` as JSON; None until ``reserve`` intends to stop the source."""
+    """:class:`~wavelift.rules.cutover.SourceBefore` as JSON; None until ``reserve`` intends to stop the source."""
     presync_runs: tuple[str, ...]
     """Ids of the DAG runs of ``<wave>.replicate`` that were started for it. Written before they are triggered."""
     run_id: str

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from wavelift.base.errors import BusyError
 from wavelift.base.names import run_hash
-from wavelift.base.run import Clock, DagRun
+from wavelift.base.run import DagRun
 from wavelift.ledger import events, jobs
 from wavelift.ledger.cutover_records import Approval, Cutover, StepRow
 from wavelift.ledger.database import Tx
 from wavelift.ledger.records import ROWS_A_PAGE, Page
 from wavelift.ledger.spine import Rows, Words, containing, matching, of_run
-from wavelift.ledger.tables_cutover import approval, cutover, cutover_step
+from wavelift.ledger.tables_cutover import approval, cutover, cutover_step, test_instance
 from wavelift.rules.cutover import OPEN, SYNCING, WITHHOLDING, CutoverState, StepState, require_step_way, require_way
 from wavelift.rules.flows import CUTOVER
 
@@ -110,6 +110,13 @@ def of_dag_run(tx: Tx, run: DagRun) -> tuple[Cutover, ...]:
     return _rows.all(tx, of_run(cutover, run), order=(cutover.c.server,))
 
 
+def ended_by(tx: Tx, run: DagRun) -> tuple[Cutover, ...]:
+    """The cutovers that a DAG run reverts or finalizes, or has, by server."""
+    of_dag = cutover.c.dag_id == run.dag_id
+    mine = (cutover.c.revert_run == run.dag_run_id) | (cutover.c.finalize_run == run.dag_run_id)
+    return _rows.all(tx, of_dag, mine, order=(cutover.c.server,))
+
+
 def open_of(tx: Tx, wave: str, servers: Collection[str] | None = None) -> tuple[Cutover, ...]:
     """The open cutovers of a wave, by server."""
     where = [cutover.c.wave == wave, cutover.c.state.in_(OPEN)]
@@ -145,6 +152,18 @@ def finished_since(tx: Tx, since: datetime, *, wave: str | None = None) -> tuple
     if wave is not None:
         where.append(cutover.c.wave == wave)
     return _rows.all(tx, *where, order=(cutover.c.requested_at.desc(), cutover.c.id))
+
+
+def tested_run(tx: Tx, wave: str, server: str) -> str:
+    """The replication run whose image was last launched and passed its checks; empty: none has."""
+    columns = test_instance.c
+    query = (
+        sa.select(columns.run_id)
+        .where(columns.wave == wave, columns.server == server, columns.passed.is_(True))
+        .order_by(columns.created_at.desc(), columns.id)
+        .limit(1)
+    )
+    return tx.execute(query).scalar_one_or_none() or ""
 
 
 # Writing
@@ -248,13 +267,12 @@ def approve(  # noqa: PLR0913  # one row
     answer: str,
     by: str,
     requested_by: str,
-    valid: timedelta,
-    clock: Clock,
+    at: datetime,
+    valid_until: datetime,
     note: str = "",
     run: DagRun | None = None,
 ) -> Approval:
     """Record an answer to a plan, and write an event."""
-    at = clock.now()
     values = {
         "subject_kind": kind,
         "subject_id": id,
@@ -263,11 +281,11 @@ def approve(  # noqa: PLR0913  # one row
         "answered_by": by,
         "requested_by": requested_by,
         "answered_at": at,
-        "valid_until": at + valid,
+        "valid_until": valid_until,
         "note": note,
     }
     row = tx.execute(approval.insert().values(**values).returning(approval)).one()
-    details = {"digest": digest, "answer": answer, "valid_until": (at + valid).isoformat()}
+    details = {"digest": digest, "answer": answer, "valid_until": valid_until.isoformat()}
     events.append(tx, events.Subject(kind, id, run), f"approval.{answer}", at=at, actor=by, details=details)
     return Approval(**row._asdict())
 

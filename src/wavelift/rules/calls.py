@@ -366,6 +366,16 @@ VSPHERE_CALLS: Final = (
     VsphereCall("ShutdownGuest", "VirtualMachine.Interact.PowerOff", "vm", "cutover", "shut the source down"),
     VsphereCall("PowerOffVM_Task", "VirtualMachine.Interact.PowerOff", "vm", "cutover", "stop the source"),
     VsphereCall("PowerOnVM_Task", "VirtualMachine.Interact.PowerOn", "vm", "cutover", "start the source again"),
+    VsphereCall(
+        "ReconfigVM_Task", "VirtualMachine.Config.EditDevice", "vm", "cutover", "keep the source off the network"
+    ),
+    VsphereCall(
+        "ReconfigVM_Task",
+        "VirtualMachine.Interact.DeviceConnection",
+        "vm",
+        "cutover",
+        "disconnect the source's network cards, and connect them again",
+    ),
 )
 FREE: Final = frozenset({"System.Anonymous", "System.Read", "System.View"})
 """Privileges that every role has: vCenter adds them automatically, and its role editor doesn't list them."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import Final
 
+from wavelift.base.domain import Message, NicFacts
 from wavelift.base.errors import PermanentError
 
 PRESYNC_PREFIX: Final = "cutover__"
@@ -107,6 +109,41 @@ def require_way(current: CutoverState, target: CutoverState, *, cutover: str) ->
             next_step="Run `wavelift cutover list` to see its current state.",
             cutover=cutover,
         )
+
+
+class SourceBefore(Message):
+    """What a cutover changes of its source, as it was before: what a revert restores. ``reserve`` stores it in the
+    ledger before anything is touched; it never changes until the cutover is over."""
+
+    connection: str
+    connector: str
+    vm: str
+    """Managed object id."""
+    instance_uuid: str
+    path: str
+    powered_on: bool
+    addresses: tuple[str, ...] = ()
+    cards: tuple[NicFacts, ...] = ()
+
+
+def kept_address(private_ip: str | None, addresses: Sequence[str], *, server: str) -> str:
+    """The address that a target keeps of its source.
+
+    :param private_ip: of the plan: it chooses among several. :param addresses: of the source, as its guest told.
+    :raises PermanentError: nobody can tell which it is.
+    """
+    found = [
+        one for one in addresses if (ip := ip_address(one)).version == 4 and not (ip.is_link_local or ip.is_loopback)
+    ]
+    if private_ip is not None and private_ip in found:
+        return private_ip
+    if private_ip is None and len(found) == 1:
+        return found[0]
+    raise PermanentError(
+        f"The source's own address is to be kept, and it has {', '.join(found) or 'none that its guest tells'}",
+        server=server,
+        next_step="Set private_ip of this server to the one that it keeps",
+    )
 
 
 class StepState(StrEnum):

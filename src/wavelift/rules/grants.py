@@ -28,10 +28,13 @@ from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.preflight_time import MOST_HOURS
 
-Scope = Literal["look", "move"]
-"""``look``: pre-flight may read the wave's servers in vCenter. ``move``: one server may be snapshotted and read."""
-Work = Literal["migrate", "replicate"]
-"""The flow."""
+Scope = Literal["look", "move", "stop"]
+"""``look``: pre-flight may read the wave's servers in vCenter. ``move``: one server may be snapshotted and read.
+``stop``: one server may be shut down, powered off and fenced, then snapshotted and read."""
+MovingScope = Literal["move", "stop"]
+"""Of a grant of one server, which its ``reserve`` issues."""
+Work = Literal["migrate", "replicate", "cutover"]
+"""The flow. Only a cutover stops a source, and whatever of a source it reads, it reads under that grant."""
 
 ALGORITHM: Final = "EdDSA"
 """The only one: what the token's header says is not asked."""
@@ -72,16 +75,16 @@ class Grant(Message):
     connector: str
     """The queue (``aud``)."""
     plan: str
-    """``move``: digest of the server's plan as ``reserve`` compared it with the frozen one. ``look``: of the wave as
-    ``admit`` froze it."""
+    """``move`` and ``stop``: digest of the server's plan as ``reserve`` compared it with the frozen one. ``look``: of
+    the wave as ``admit`` froze it."""
     entry: str = ""
-    """``move``: digest of the entry of the frozen wave that the plan came from."""
+    """``move`` and ``stop``: digest of the entry of the frozen wave that the plan came from."""
     principals: Mapping[str, str] = {}
     """Server, or :data:`ALL_SERVERS` → the user in vCenter whose right to export is asked; absent: nobody's."""
     vcenter_check: VcenterCheck = "require"
     tags: tuple[str, ...] = ()
-    """``move``: the wave selects the VM only by one of these vSphere tags. Only vCenter knows which VMs have
-    them."""
+    """``move`` and ``stop``: the wave selects the VM only by one of these vSphere tags. Only vCenter knows which VMs
+    have them."""
 
     def principal(self, server: str) -> str | None:
         """The user in vCenter whose right to export a server is asked. None: nobody's. Empty: nobody said who."""
@@ -234,7 +237,7 @@ def _in_time(claims: Mapping[str, Any], now: datetime) -> None:
 
 def expired_step(scope: str) -> str:
     """The way out of a grant that is over."""
-    return f"Clear the server's {CONTINUE_FROM} task" if scope == "move" else "Clear the run's admit task"
+    return "Clear the run's admit task" if scope == "look" else f"Clear the server's {CONTINUE_FROM} task"
 
 
 def require(grant: Grant, intent: Intent) -> None:
@@ -274,5 +277,6 @@ def digest_of_wave(wave: ResolvedWave) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def lifetime_of_move(max_snapshot_hours: float) -> timedelta:
-    return timedelta(hours=max_snapshot_hours) + BEYOND_SNAPSHOT
+def lifetime_of_move(max_snapshot_hours: float, *, before: timedelta = timedelta()) -> timedelta:
+    """:param before: what the server may take until its snapshot: its guest shuts down."""
+    return before + timedelta(hours=max_snapshot_hours) + BEYOND_SNAPSHOT

@@ -108,7 +108,7 @@ def _power(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
             do="Shut the VM down, or set 'source_power: leave_running'",
         )
     if facts.power == "poweredOn":
-        if plan.launch == "running" and plan.source_power != "require_off":
+        if plan.launch == "running" and plan.source_power != "require_off" and plan.allow_twin:
             found.warning(
                 "power.twin",
                 "the instance will run at the same time as its source ('allow_twin: true')",
@@ -152,10 +152,10 @@ def _devices(facts: ServerFacts, found: Findings) -> None:
             do="Disconnect it in vCenter",
             row="SMS-11",
         )
-    if facts.nics > 1:
+    if len(facts.nics) > 1:
         found.warning(
             "nic.several",
-            f"the VM has {facts.nics} network cards",
+            f"the VM has {len(facts.nics)} network cards",
             why="an imported image starts with one network interface, with DHCP and IPv4 only",
             do="Add network interfaces to the instance afterwards if it needs them",
         )

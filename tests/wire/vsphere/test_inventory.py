@@ -61,7 +61,17 @@ def test_facts_of_a_plain_server(session: VsphereSession) -> None:
     assert server.disks[0].file.startswith("[datastore1] web01/")
     assert server.disks[0].datastore == "datastore1"
     assert server.cbt_supported
-    assert server.nics == 1
+    (nic,) = server.nics
+    assert (nic.key, nic.kind, nic.label, nic.network, nic.network_kind) == (
+        4000,
+        "vmxnet3",
+        "Network adapter 1",
+        "VM Network",
+        "standard",
+    )
+    assert (nic.connection, nic.addresses) == ((True, True, True), ("10.0.0.5",))
+    assert nic.mac.startswith("00:50:56:")
+    assert nic.network_moref.startswith("network-")
 
 
 def test_facts_that_preflight_stumbles_over(session: VsphereSession) -> None:

@@ -155,7 +155,6 @@ class Others:
     """What else pre-flight asks about the hardware."""
 
     cdrom_connected: tuple[str, ...]
-    nics: int
     passthrough_devices: int
     vtpm: bool
 
@@ -163,7 +162,6 @@ class Others:
 def others(devices: Sequence[Any]) -> Others:
     return Others(
         cdrom_connected=tuple(_cdrom(device) for device in devices if _is_connected_cdrom(device)),
-        nics=sum(isinstance(device, _DEVICE.VirtualEthernetCard) for device in devices),
         passthrough_devices=sum(isinstance(device, _DEVICE.VirtualPCIPassthrough) for device in devices),
         vtpm=any(isinstance(device, _DEVICE.VirtualTPM) for device in devices),
     )

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pyVmomi import vim
 
+from wavelift.adapters.vsphere.cards import nics, portgroup_names
 from wavelift.adapters.vsphere.devices import LARGEST, disks, others
 from wavelift.adapters.vsphere.faults import TEXT_LONGEST, moref
 from wavelift.adapters.vsphere.properties import Row, Values, collect, snapshot_nodes, traverse
@@ -359,16 +360,18 @@ def _facts_or_errors(session: VsphereSession, vms: Sequence[VmSummary]) -> dict[
     values = collect(session, vim.VirtualMachine, [vm.moref for vm in vms], _FACTS)
     host_refs = [moref(item.get("runtime.host")) for item in values.values() if item.get("runtime.host")]
     hosts = collect(session, vim.HostSystem, host_refs, ("name", "summary.config.product.version"))
+    devices = [device for item in values.values() for device in item.get("config.hardware.device") or ()]
+    networks = portgroup_names(session, devices)
     known: dict[str, ServerFacts | WaveliftError] = {}
     for vm in vms:
         try:
-            known[vm.moref] = _server(vm, values.get(vm.moref), hosts)
+            known[vm.moref] = _server(vm, values.get(vm.moref), hosts, networks)
         except WaveliftError as error:
             known[vm.moref] = error
     return known
 
 
-def _server(vm: VmSummary, values: Values | None, hosts: dict[str, Values]) -> ServerFacts:
+def _server(vm: VmSummary, values: Values | None, hosts: dict[str, Values], networks: Mapping[str, str]) -> ServerFacts:
     if values is None:
         raise NotFoundError("the VM vanished while it was being read", server=vm.name, object=vm.moref)
     if "config.hardware.device" not in values:
@@ -410,7 +413,7 @@ def _server(vm: VmSummary, values: Values | None, hosts: dict[str, Values]) -> S
             for disk in values.get("guest.disk") or ()
         ),
         cdrom_connected=hardware.cdrom_connected,
-        nics=hardware.nics,
+        nics=nics(devices, values.get("guest.net") or (), networks),
         passthrough_devices=hardware.passthrough_devices,
         vtpm=hardware.vtpm,
         disks=_with_allocation(

@@ -24,7 +24,9 @@ TAMPERED: Final = "run.tampered"
 """The event of a refusal."""
 NEVER_CHANGES: Final = ("connection", "vm", "instance_uuid", "plan")
 """Fields of :class:`Bound` that a later reservation must not change either."""
-MODES: Final = ("migrate", "replicate")
+REPLICATING: Final = ("replicate", "cutover")
+"""Modes whose servers have replication runs."""
+MODES: Final = ("migrate", *REPLICATING)
 """Modes of a run that have tasks for servers."""
 
 
@@ -142,7 +144,7 @@ def _look(
         raise TamperedError("The names of the server differ", **_pair("name", task.plan.server, task.name))
     with ledger.read() as tx:
         run = waves.get(tx, ctx.run)
-        rows: ServerRuns[Any] = replication_runs.ROWS if run.mode == "replicate" else migrations.ROWS
+        rows: ServerRuns[Any] = replication_runs.ROWS if run.mode in REPLICATING else migrations.ROWS
         known = rows.find(tx, rows.id_of(ctx.run_key))
     if run.mode not in MODES:
         raise TamperedError(

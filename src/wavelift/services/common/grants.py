@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from wavelift.rules.grants import (
     ALL_SERVERS,
     LOOK_LIFETIME,
     Grant,
+    MovingScope,
     Work,
     digest_of_wave,
     lifetime_of_move,
@@ -116,6 +118,8 @@ def move(  # noqa: PLR0913  # what a server moves with, and by whose right
     action: Work,
     frozen: FrozenPlan,
     by: Allowed,
+    scope: MovingScope = "move",
+    before: timedelta = timedelta(),
 ) -> str:
     """The token of one server's snapshot and transfer; only once its slots are won.
 
@@ -123,11 +127,12 @@ def move(  # noqa: PLR0913  # what a server moves with, and by whose right
         the connector will get the same.
     :param frozen: what it was compared with. :param by: whose right it is: vCenter is asked about them again before
         the snapshot, since what pre-flight let pass came by XCom.
+    :param scope: ``stop``: the source may be stopped, too. :param before: how long that may take.
     :raises PermanentError: the private key is missing, or others can read it.
     """
     plan, environment = task.plan, by.by.environment
     grant = Grant(
-        scope="move",
+        scope=scope,
         user=ctx.requester,
         action=action,
         environment=plan.target.environment,
@@ -143,7 +148,7 @@ def move(  # noqa: PLR0913  # what a server moves with, and by whose right
         principals=Requesters(by.requester.name, {}, principals_by(by.by.principals)).principals(environment),
         vcenter_check=environment.vcenter_check,
     )
-    lifetime = lifetime_of_move(plan.guards.max_snapshot_hours)
+    lifetime = lifetime_of_move(plan.guards.max_snapshot_hours, before=before)
     return sign(grant, private_key(key_file), now=ctx.clock.now(), lifetime=lifetime)
 
 

@@ -119,6 +119,9 @@ class ServerTask(Message):
     """None: VDDK is not set up."""
     vcenter: str = ""
     """Host and port of the vCenter. Empty: the pre-flight of an older version."""
+    final: bool = False
+    """What is read now is launched in the source's place: it must be off, whatever ``source_power`` says. The tasks of
+    a cutover set it themselves."""
 
     @property
     def boot_mode(self) -> Literal["", "legacy-bios", "uefi"]:

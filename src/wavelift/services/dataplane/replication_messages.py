@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from wavelift.base.domain import DiskLineage, Message, Refusal, ReplicatedDisk
+from wavelift.base.domain import DiskLineage, Instant, Message, Refusal, ReplicatedDisk
 from wavelift.rules.conf import ReplicateMode
+from wavelift.rules.cutover import SourceBefore
 from wavelift.rules.plans import ResolvedWave
 from wavelift.services.dataplane.messages import AccountUse
 
@@ -46,6 +47,28 @@ class AdmittedRuns(Message):
     account_use: AccountUse | None = None
 
 
+class StopOrder(Message):
+    """What ``stop_source`` needs to know: it has no ledger."""
+
+    cutover: str
+    before: SourceBefore
+    """As the ledger has it: what a revert will restore."""
+    not_after: Instant | None = None
+    """No source that runs is asked to shut down later: its downtime would go beyond the window. None: no window."""
+
+
+class StoppedSource(Message):
+    """What ``stop_source`` returns: the source is off, stays off, and none of its cards can be connected by a power-on
+    or by its guest."""
+
+    server: str
+    vm: str
+    down_at: Instant
+    """When it was first seen off."""
+    how: str
+    """In words, for people."""
+
+
 class ReservedRun(Message):
     """A transfer slot is won; what the run builds on goes with it, since no transfer opens the ledger."""
 
@@ -56,6 +79,8 @@ class ReservedRun(Message):
     """Keys of the job's runs that failed since the last recorded one: one may have left an unfinished seed."""
     token: str = Field(default="", repr=False)
     """The server's grant, a credential: Airflow masks a field of this name."""
+    stop: StopOrder | None = None
+    """Of a cutover: its source is to be stopped."""
 
 
 class VerifiedRun(Message):

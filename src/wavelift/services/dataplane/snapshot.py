@@ -13,6 +13,7 @@ from wavelift.base.errors import BusyError, PermanentError, located
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
 from wavelift.base.units import exact_bytes
+from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.lineage import lineage_of
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 
@@ -100,6 +101,14 @@ def _with_ids_to_build_on(disks: tuple[DiskFacts, ...], running: object) -> tupl
 def check_power(task: ServerTask, now: ServerFacts) -> None:
     """:raises PermanentError: the source must be off and is not. What it writes from now on would be lost, and its
     instance may be started because it is off (invariant 12)."""
+    if task.final and now.power != "poweredOff":
+        raise PermanentError(
+            "The source was stopped for its cutover, and runs again: what it writes now would be lost",
+            server=task.name,
+            power=now.power,
+            next_step=f"Find out who powered it on (its events in vCenter). Clear the server's {CONTINUE_FROM} task: "
+            "it is stopped again, and sent again; or revert the cutover",
+        )
     if task.plan.source_power == "require_off" and now.power != "poweredOff":
         raise PermanentError(
             "The source must be powered off and is not",

@@ -38,7 +38,10 @@ def admit(
     known = frozen_spec(ledger, request, load, ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     environment = wave.environment.environment
-    if conf.mode != "replicate" or not request.scheduled_for:
+    presyncs = conf.mode == "replicate" and ctx.run.dag_run_id.startswith(PRESYNC_PREFIX)
+    if presyncs:
+        require_run(ledger, environment, Action.CUT_OVER, ctx, rights=rights)
+    elif conf.mode != "replicate" or not request.scheduled_for:
         require_run(ledger, environment, priority_action(conf.priority), ctx, rights=rights)
     if conf.mode != "replicate":
         with ledger.read() as tx:
@@ -61,7 +64,7 @@ def admit(
         servers=conf.servers,
         backfill=request.backfill,
         connector=wave.connector,
-        cutover=ctx.run.dag_run_id.startswith(PRESYNC_PREFIX),
+        cutover=presyncs,
         denies=_denies(rights.at(environment), ctx) if request.scheduled_for else None,
     )
     found = admit_runs(ledger, request.wave, asked, ctx)

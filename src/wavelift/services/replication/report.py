@@ -14,8 +14,9 @@ from wavelift.ledger import Ledger, WaveRun, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.rules.flows import REPLICATE
-from wavelift.rules.plans import ResolvedWave, ServerPlan
+from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import RunState
+from wavelift.services.common.admit import frozen_wave
 from wavelift.services.common.report import (
     ALL_REFUSED,
     NOT_FINISHED,
@@ -115,17 +116,11 @@ class Ended:
 
 def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy) -> ReplicationReport:
     """Close what is open, free slots, and report how each server ended. May be called again after a clear."""
-    run, clock, admitted = ctx.run, ctx.clock, ended.admitted
-    by_server = {end.tasks.server: end for end in ended.servers}
+    run, admitted = ctx.run, ended.admitted
     with ledger.read() as tx:
         frozen = waves.find(tx, run)
-        found = runs.of_dag_run(tx, run)
     foreign = _quarantine(ledger, ended.wrong, frozen, ctx)
-    kept_back = _kept_back([each.server for each in found], ended.preflight)
-    closed = []
-    for each in found:
-        if each.state not in (RunState.REFUSED, RunState.SKIPPED):
-            closed.append(_close(ledger, each, by_server.get(each.server), kept_back.get(each.server, ""), clock))
+    closed, kept_back = close_runs(ledger, ended, ctx)
     report = ReplicationReport(
         wave=frozen.wave if frozen else run.dag_id.rpartition(".")[0],
         scheduled=admitted is not None and admitted.scheduled,
@@ -133,7 +128,7 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy) -> Repl
         refused=admitted.refused if admitted else (),
         skipped=admitted.skipped if admitted else (),
         warnings=admitted.warnings if admitted else (),
-        unclean=tuple(words for each in closed if (words := _left_by(each, frozen, tidy))),
+        unclean=tuple(words for each in closed if (words := left_by(each, frozen, tidy))),
         stopped=ended.stopped,
         deleted=tuple(upkeep.DeletedJob.load(each) for each in ended.deleted),
         verified=tuple(VerifiedRun.load(each) for each in ended.verified),
@@ -149,6 +144,23 @@ def finish(ledger: Ledger, ended: Ended, ctx: RunContext, *, tidy: Tidy) -> Repl
             found=", ".join(foreign),
         )
     return report
+
+
+def close_runs(ledger: Ledger, ended: Ended, ctx: RunContext) -> tuple[list[ReplicationRun], Mapping[str, str]]:
+    """Close the replication runs of a DAG run, of any flow, and free their slots.
+
+    :returns: the runs that began, and why the pre-flight refused servers.
+    """
+    by_server = {end.tasks.server: end for end in ended.servers}
+    with ledger.read() as tx:
+        found = runs.of_dag_run(tx, ctx.run)
+    kept_back = _kept_back([each.server for each in found], ended.preflight)
+    closed = []
+    for each in found:
+        if each.state not in (RunState.REFUSED, RunState.SKIPPED):
+            words = kept_back.get(each.server, "")
+            closed.append(_close(ledger, each, by_server.get(each.server), words, ctx.clock))
+    return closed, kept_back
 
 
 def _quarantine(ledger: Ledger, wrong: Mapping[str, str], frozen: WaveRun | None, ctx: RunContext) -> list[str]:
@@ -194,13 +206,14 @@ def _kept_back(servers: Collection[str], preflight: PreflightReport | None) -> d
     return {server: words for server, words in {**lost, **refused}.items() if server in servers}
 
 
-def _left_by(known: ReplicationRun, frozen: WaveRun | None, tidy: Tidy) -> str:
+def left_by(known: ReplicationRun, frozen: WaveRun | None, tidy: Tidy) -> str:
+    """What a run that is closed left outside and could not be removed, in words."""
     left = "EBS snapshots that nobody needs may still lie in AWS"
     if words := standing_snapshot(known):
         return words
     if frozen is None:
         return f"{known.server}: {left}: the ledger has no spec of this run, which says where"
-    plan = ResolvedWave.load(frozen.spec).servers[0]
+    plan = frozen_wave(frozen).servers[0]
     return tidied(known.server, left, lambda: tidy(known, plan))
 
 

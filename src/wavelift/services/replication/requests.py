@@ -10,8 +10,9 @@ from wavelift.ledger import Ledger, jobs, lineage, waves
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun
 from wavelift.rules.conf import ReplicateConf
-from wavelift.rules.plans import ResolvedWave, ServerPlan
+from wavelift.rules.plans import ServerPlan
 from wavelift.rules.replication import JobState
+from wavelift.services.common.admit import frozen_wave
 from wavelift.services.dataplane.replication_messages import RecordedRun
 
 
@@ -100,4 +101,4 @@ def plan_of(ledger: Ledger, known: ReplicationRun) -> ServerPlan | None:
         frozen = waves.find(tx, known.run)
     if frozen is None:
         return None
-    return ResolvedWave.load(frozen.spec).servers[0].model_copy(update={"server": known.server})
+    return frozen_wave(frozen).servers[0].model_copy(update={"server": known.server})

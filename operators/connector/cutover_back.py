@@ -1,0 +1,84 @@
+"""The end of a cutover's way back on the connector's queue: sources are connected and on again."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from wavelift.operators.connector._plane import ConnectorOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow.sdk import Context
+
+    from wavelift.adapters.vsphere.session import VsphereSession
+    from wavelift.services.dataplane.source_return import SourceToStart, StartedSource
+
+
+class StartSourcesOperator(ConnectorOperator):
+    """Connect sources to their networks as they were before their cutover, and power on those that were on.
+
+    Runs on the connector's queue. Each needs the grant that ``undo`` issued once its instance was seen stopped. A
+    server that fails does not stop the others, and what a retry may cure is tried again. Returns
+    ``{"servers": [...]}``: a :class:`~wavelift.services.dataplane.source_return.StartedSource` each.
+
+    :param undone: what :class:`UndoOperator` returned.
+    """
+
+    needs_grant = "stop"
+    grant_action = "cutover"
+    template_inputs = ("undone",)
+    undone: Any
+    _vm: str = ""
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.base.errors import Cancelled, FencedError, WaveliftError
+        from wavelift.services.dataplane.source_return import SourceToStart, StartedSource
+
+        found: list[StartedSource] = []
+        again: WaveliftError | None = None
+        for one in (self.undone or {}).get("sources", ()):
+            source = SourceToStart.load(one)
+            try:
+                found.append(self._start(context, source))
+            except (FencedError, Cancelled):
+                raise
+            except WaveliftError as error:
+                self.log.error("%s: %s", source.server, error)
+                again = error if error.retryable else again
+                found.append(StartedSource(server=source.server, cutover=source.cutover, error=str(error)))
+        ti = context["ti"]
+        if again is not None and ti.try_number <= ti.max_tries:
+            raise again
+        return {"servers": [each.dump() for each in found]}
+
+    def _start(self, context: Context, source: SourceToStart) -> StartedSource:
+        from wavelift.services.dataplane.source_return import start_source
+
+        before = source.before
+        self.verify_grant(
+            context,
+            source.token,
+            scope="stop",
+            environment=source.environment,
+            server=source.server,
+            vm=before.instance_uuid,
+            vcenter=before.connection,
+            plan=source.digest,
+        )
+        self._vm = before.vm
+        with self.vcenter(before.connection) as session:
+            started = start_source(session, source, self._cancel)
+        self.log.info("%s: %s", source.server, "on" if started.powered_on else "off, as it was")
+        return started
+
+    @contextmanager
+    def vcenter(self, vsphere_conn_id: str) -> Iterator[VsphereSession]:
+        """A session, once the VM that it will start is the one of the grant."""
+        from wavelift.services.dataplane import grants
+
+        with super().vcenter(vsphere_conn_id) as session:
+            assert self._grant is not None  # the base opened nothing without it
+            grants.verify_vm(session, self._grant, self._vm)
+            yield session

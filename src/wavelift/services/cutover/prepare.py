@@ -1,0 +1,165 @@
+"""Days before a cutover: TTLs are lowered, and the network interfaces of fixed addresses are made.
+
+What was there before is kept under the server, not under a cutover: it outlives one that is reverted, and ``finalize``
+restores the TTLs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from ipaddress import AddressValueError, IPv4Address
+from typing import Final
+
+from wavelift.adapters.aws.access import AwsAccess
+from wavelift.adapters.aws.addresses import Interface
+from wavelift.base.domain import Instant, Message
+from wavelift.base.errors import PermanentError
+from wavelift.base.run import RunContext
+from wavelift.ledger import Ledger, cutovers
+from wavelift.ledger.cutover_records import StepRow, TargetPlace
+from wavelift.rules.cutover import StepState
+from wavelift.rules.plans import ServerPlan
+from wavelift.services.cutover.back import Access, Waiting
+from wavelift.services.cutover.step_kinds import build
+from wavelift.services.cutover.steps import Waits, advance, prepared_of, prepared_subject, write_plan
+from wavelift.services.dataplane.messages import ServerTask
+from wavelift.services.dataplane.steps.addresses import PrepareAddress
+from wavelift.services.dataplane.steps.records import LowerTtl
+
+ADDRESS: Final = "address"
+TTL: Final = "ttl"
+_FAILED: Final = "failed"
+
+
+class PreparedServer(Message):
+    """What was prepared for one server."""
+
+    server: str
+    interface: str = ""
+    address: str = ""
+    switch_after: Instant | None = None
+    """From then on, no cache has the old TTL any more."""
+    error: str = ""
+
+
+class Prepared(Message):
+    """What ``prepare`` returns."""
+
+    servers: tuple[PreparedServer, ...] = ()
+
+
+def fixed_address(task: ServerTask) -> str:
+    """The address that the server's instance must have; empty: any.
+
+    :raises PermanentError: the source's own is wanted, and nobody knows it.
+    """
+    plan = task.plan
+    if plan.private_ip:
+        return plan.private_ip
+    if plan.cutover is None or plan.cutover.address != "keep":
+        return ""
+    found = [each for nic in task.facts.nics for each in nic.addresses if _is_ipv4(each)]
+    if not found:
+        raise PermanentError(
+            "The server is to keep its address, and VMware Tools report none",
+            next_step="Start VMware Tools in it, or set private_ip",
+            server=task.name,
+        )
+    return found[0]
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        return not IPv4Address(text).is_link_local
+    except AddressValueError:
+        return False
+
+
+def prepare_server(ledger: Ledger, aws: AwsAccess, plan: ServerPlan, address: str, ctx: RunContext) -> Waits | None:
+    """Prepare one server, as far as possible. Repeated: only what is left. None: all has taken effect.
+
+    :param address: as :func:`fixed_address` says.
+    """
+    subject = prepared_subject(plan.wave, plan.server)
+    write_plan(ledger, subject, prepared_of(plan, address), clock=ctx.clock)
+    found = advance(ledger, aws, subject, ctx)
+    return found if isinstance(found, Waits) else None
+
+
+def prepare(ledger: Ledger, access: Access, tasks: Sequence[ServerTask], ctx: RunContext) -> Prepared | Waiting:
+    """Prepare servers; one that fails does not stop the others. Call it again when a wait is over.
+
+    :param tasks: with the plans that the run froze.
+    """
+    failed: dict[str, str] = dict(ctx.checkpoints.get(_FAILED) or {})
+    waits: dict[tuple[str, str], list[str]] = {}
+    words: list[str] = []
+    ready: list[PreparedServer] = []
+    for task in tasks:
+        ctx.cancel.check()
+        if task.name in failed:
+            continue
+        target = task.plan.target
+        aws = access(TargetPlace(aws_conn_id=target.aws_conn_id, region=target.region))
+        try:
+            found = prepare_server(ledger, aws, task.plan, fixed_address(task), ctx)
+            if found is None:
+                ready.append(_told(ledger, aws, task.plan))
+        except PermanentError as error:
+            failed[task.name] = str(error)
+            ctx.checkpoints.set(_FAILED, failed)
+            continue
+        if found is not None:
+            waits.setdefault((target.aws_conn_id, target.region), []).extend(found.waits)
+            words.append(f"{task.name}: {found.words}")
+    if waits:
+        return Waiting({where: tuple(each) for where, each in waits.items()}, tuple(words))
+    ctx.checkpoints.delete(_FAILED)
+    wrong = [PreparedServer(server=server, error=why) for server, why in failed.items()]
+    return Prepared(servers=tuple(sorted([*ready, *wrong], key=lambda each: each.server)))
+
+
+def _told(ledger: Ledger, aws: AwsAccess, plan: ServerPlan) -> PreparedServer:
+    interface = interface_of(ledger, aws, plan.wave, plan.server)
+    return PreparedServer(
+        server=plan.server,
+        interface=interface.interface_id if interface else "",
+        address=interface.address if interface else "",
+        switch_after=switch_after(rows_of(ledger, plan.wave, plan.server)),
+    )
+
+
+def rows_of(ledger: Ledger, wave: str, server: str) -> tuple[StepRow, ...]:
+    """What was prepared for a server."""
+    with ledger.read() as tx:
+        return cutovers.steps_of(tx, cutovers.PREPARED_KIND, cutovers.prepared_id(wave, server))
+
+
+def switch_after(rows: Sequence[StepRow]) -> datetime | None:
+    """When no cache holds the old TTL any more: the change was in sync, and the old TTL has passed. None: no TTL was
+    lowered, or one is not in sync yet."""
+    lowered = [row for row in rows if row.kind == TTL and row.state is not StepState.UNDONE]
+    if not lowered or any(row.state is not StepState.SETTLED or row.changed_at is None for row in lowered):
+        return None
+    return max(row.changed_at + timedelta(seconds=LowerTtl.old_ttl_s(row.before)) for row in lowered if row.changed_at)
+
+
+def interface_of(ledger: Ledger, aws: AwsAccess, wave: str, server: str) -> Interface | None:
+    """The network interface that was made for a server's instance. None: none was, or it is gone."""
+    for row in rows_of(ledger, wave, server):
+        if row.kind == ADDRESS and row.state in (StepState.INTENDED, StepState.APPLIED, StepState.SETTLED):
+            step = build(aws, row.kind, row.name, row.spec or {})
+            assert isinstance(step, PrepareAddress)
+            return step.interface()
+    return None
+
+
+def raise_when_failed(prepared: Prepared) -> None:
+    """:raises PermanentError: naming each server that was not prepared."""
+    wrong = [each for each in prepared.servers if each.error]
+    if wrong:
+        raise PermanentError(
+            "Not prepared: " + "; ".join(f"{each.server}: {each.error}" for each in wrong),
+            next_step="Do what each says, then clear this task",
+        )

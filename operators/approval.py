@@ -35,7 +35,7 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
     must read: a task that somebody marked a success has approved nothing. A rejection, or no answer in time, fails the
     task without another try, since a retry would ask again. An approval whose ledger was away is kept and tried again.
 
-    :param question: a :class:`~wavelift.rules.approval.Question` as a dict.
+    :param question: a :class:`~wavelift.rules.approval.Question` as a dict; none where :meth:`asked` is overridden.
     :param subject: the question in one line. :param body: what is approved, in Markdown.
     """
 
@@ -43,7 +43,7 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
     # no yes.
     FIXED_ARGS = [*ApprovalOperator.FIXED_ARGS, "assigned_users", "defaults"]
     template_inputs = ("question",)
-    question: Any
+    question: Any = None
 
     def asked(self, context: Context) -> Question:
         """What is asked. It came by XCom: a flow whose ledger knows the plan overrides this, and reads it there."""

@@ -147,7 +147,7 @@ class StoppingOperator(MovingOperator):
     whatever came by XCom."""
 
     needs_grant = "stop"
-    grant_action = "cutover"
+    grant_action: Work = "cutover"
 
     def as_granted(self, task: ServerTask) -> ServerTask:
         return task.model_copy(update={"final": True})

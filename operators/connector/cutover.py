@@ -17,7 +17,6 @@ from wavelift.operators.connector.snapshot import VmSnapshotOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from wavelift.rules.grants import Work
     from wavelift.services.dataplane.messages import ServerTask
 
 LOOK_SECONDS: Final = 15
@@ -39,10 +38,9 @@ class StopSourceOperator(StoppingOperator):
     reserved: Any
 
     def work_on(self, task: ServerTask, context: Context) -> dict[str, Any]:
-        from wavelift.services.dataplane.source_switch import stop_source
-
         from wavelift.services.dataplane import grants
         from wavelift.services.dataplane.replication_messages import ReservedRun, StoppedSource
+        from wavelift.services.dataplane.source_switch import stop_source
 
         reserved = ReservedRun.load(self.reserved)
         with self.vcenter(task.plan.connection) as session:
@@ -61,12 +59,8 @@ class CutoverSnapshotOperator(StoppingOperator, VmSnapshotOperator):
     :param server: one of the dicts that the pre-flight returned.
     """
 
-    template_inputs = ()
-    replicates = True
-
-    @property
-    def grant_action(self) -> Work:  # type: ignore[override]
-        return "cutover"
+    plain_inputs = ("replicates",)
+    replicates: bool = True
 
 
 class FinalRunOperator(StoppingOperator, ReplicationRunOperator):

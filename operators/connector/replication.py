@@ -12,6 +12,7 @@ from wavelift.operators.connector.preflight import ServersPreflight
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from wavelift.rules.grants import Work
     from wavelift.services.dataplane.messages import ServerTask
 
 
@@ -61,7 +62,7 @@ class ReplicationRunOperator(MovingOperator):
     :param snapshot: what :class:`VmSnapshotOperator` returned.
     """
 
-    grant_action = "replicate"
+    grant_action: Work = "replicate"
     template_inputs = ("reserved", "snapshot")
     reserved: Any
     snapshot: Any

@@ -214,9 +214,11 @@ class FinalizeOperator(CutoverRunOperator):
     """
 
     def go_on(self, ledger: Ledger, context: Context, ctx: RunContext) -> dict[str, Any]:
+        from wavelift.services.cutover.approvals import require_finalize_approved
         from wavelift.services.cutover.back import Waiting
         from wavelift.services.cutover.finalize import FINALIZABLE, finalize, raise_when_failed
 
+        require_finalize_approved(ledger, ctx)
         ids = self.chosen(ledger, context, ctx, FINALIZABLE)
         found = finalize(ledger, self.access, ids, ctx)
         if isinstance(found, Waiting):

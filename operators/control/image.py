@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wavelift.services.dataplane.importing import ImportRunning, ImportWaiting
     from wavelift.services.dataplane.messages import ServerTask
     from wavelift.services.migration.image import ImportDone
-    from wavelift.services.replication.image import MadeImage
+    from wavelift.services.replication.image import MadeImage, Replicated
 
 COMPARE: Final = "compare"
 """The task that reads a whole image back."""
@@ -231,13 +231,19 @@ class AmiOperator(ServerImageOperator):
     verified: Any
 
     def advance(self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms) -> Any:
+        from wavelift.services.replication.image import advance_image
+
+        access = self.aws_of(task.plan.target)
+        return advance_image(ledger, access, self.replicated(task), ctx, limit=limit, terms=terms)
+
+    def replicated(self, task: ServerTask) -> Replicated:
+        """What the image is made of, and by which proof."""
         from wavelift.base.domain import ReplicationResult
         from wavelift.services.dataplane.replication_messages import VerifiedRun
-        from wavelift.services.replication.image import Replicated, advance_image
+        from wavelift.services.replication.image import Replicated
 
         verified = VerifiedRun.load(self.verified) if self.verified else None
-        sent = Replicated(task, ReplicationResult.load(self.transferred), verified)
-        return advance_image(ledger, self.aws_of(task.plan.target), sent, ctx, limit=limit, terms=terms)
+        return Replicated(task, ReplicationResult.load(self.transferred), verified)
 
     def finish(self, task: ServerTask, context: Context, made: MadeImage) -> dict[str, Any]:
         if made.image_id:

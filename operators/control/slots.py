@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 
@@ -48,6 +48,10 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
             kept = frozen.bind(ledger, task, ctx)
         if isinstance(found, dict):
             return found | {"token": self._grant(task, ctx, kept)}
+        self.wait_more(found)
+
+    def wait_more(self, found: Any) -> NoReturn:
+        """:param found: what :meth:`reserve` returned, which says what must be waited for."""
         self.wait_for_slot(found, soon=True)
 
     def _grant(self, task: ServerTask, ctx: RunContext, frozen: FrozenPlan) -> str:
@@ -81,10 +85,9 @@ class ReservingOperator(ControlServerOperator, WaitingOperator):
         except AirflowRuntimeError as refused:
             self.log.warning("what this server leaves behind is freed only when its run has ended: %s", refused)
 
-    def reserve(
-        self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms
-    ) -> dict[str, Any] | InQueue | None:
-        """Write the intent and ask for the slots; what the task returns once they are won. None: all is done."""
+    def reserve(self, ledger: Ledger, task: ServerTask, ctx: RunContext, *, limit: int, terms: Terms) -> Any:
+        """Write the intent and ask for the slots; the dict that the task returns once they are won. None: all is done.
+        Anything else is what :meth:`wait_more` takes."""
         raise NotImplementedError
 
 

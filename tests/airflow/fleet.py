@@ -60,6 +60,13 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "revoked": WaveOf((Vm("revoked-a", (4,)),)),
     "holding": WaveOf((Vm("holding-a", (4,)),)),
     "called": WaveOf((Vm("called-a", (4,)), Vm("called-b", (4,)))),
+    "tried": WaveOf(
+        (
+            Vm("tried-a", (4,), entry={"cutover": {"tier": "data"}}),
+            Vm("tried-b", (4,), entry={"cutover": {"tier": "web"}}),
+        ),
+        {**DAILY, "cutover": {"tiers": ["data", "web"], "test_hours": 2}},
+    ),
 }
 """Of runs in this process."""
 TOOLS_VM: Final = "tools-vm"

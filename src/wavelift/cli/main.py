@@ -209,11 +209,14 @@ def simulators_up(
 @vsphere_app.command("role")
 def vsphere_role(
     ids_only: Annotated[bool, typer.Option("--ids", help="Print only the privilege ids, one per line.")] = False,
+    cutover: Annotated[
+        bool, typer.Option("--cutover", help="For an account that also stops sources and disconnects their cards.")
+    ] = False,
 ) -> None:
     """Print the privileges of the vCenter role, generated from the calls that wavelift makes."""
     from wavelift.cli.rights import show_role
 
-    show_role(ids_only=ids_only, out=Console())
+    show_role(cutover=cutover, ids_only=ids_only, out=Console())
 
 
 @vsphere_app.command("vddk")

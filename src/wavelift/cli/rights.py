@@ -31,8 +31,9 @@ SERVICE_ROLE: Final = "vmimport"
 BUCKET: Final = "bucket"
 """Not an identity: the policy of the staging bucket."""
 IDENTITIES: Final = (SERVICE_ROLE, "connector", "caller")
-NOW: Final[tuple[Feature, ...]] = ("migrate", "sms", "replicate")
-"""The flows of this version. The table of calls also has rows of later flows."""
+READS: Final[tuple[Feature, ...]] = ("migrate", "sms", "replicate")
+"""The flows that only read a source. A cutover also stops it and takes it off the network."""
+ONLY: Final = {"replicate": ", replication only", "cutover": ", cutover only"}
 LEVEL: Final = {"vm": "virtual machine", "datastore": "datastore", "root": "root folder"}
 
 
@@ -97,9 +98,9 @@ def show_policy(identity: str, staging: Staging, asked: Asked, principals: Princ
         print(printable(identity_policy("caller", staging, role_arn=role, features=asked.features)))
 
 
-def show_role(*, ids_only: bool, out: Console) -> None:
+def show_role(*, cutover: bool, ids_only: bool, out: Console) -> None:
     """Print the privileges of the vCenter role: as a table, or ids only, for ``govc role.create``."""
-    privileges = vsphere_role(NOW)
+    privileges = vsphere_role((*READS, "cutover") if cutover else READS)
     if ids_only:
         for privilege in sorted({one.id for one in privileges}):
             print(privilege)
@@ -109,9 +110,7 @@ def show_role(*, ids_only: bool, out: Console) -> None:
     table.add_column("on")
     table.add_column("needed for")
     for one in privileges:
-        table.add_row(
-            one.id, LEVEL[one.where], one.purpose + (", replication only" if one.feature == "replicate" else "")
-        )
+        table.add_row(one.id, LEVEL[one.where], one.purpose + ONLY.get(one.feature, ""))
     out.print(table)
     out.print("Assign it on the source data centre with propagation; No access elsewhere.")
 

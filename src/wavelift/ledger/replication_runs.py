@@ -215,7 +215,10 @@ def superseded_of(tx: Tx, job_id: str) -> tuple[SupersededDisk, ...]:
 
 
 def failures_in_a_row(tx: Tx, job_id: str, since: datetime) -> int:
-    """The number of the job's runs that failed since the last one that completed, and since ``since``."""
+    """The number of the job's runs that failed since the last one that completed, and since ``since``.
+
+    A failed run of a cutover is not counted: somebody watches it, and the schedule must not stop for it.
+    """
     columns = replication_run.c
     query = (
         sa.select(columns.state)
@@ -223,6 +226,7 @@ def failures_in_a_row(tx: Tx, job_id: str, since: datetime) -> int:
             columns.job_id == job_id,
             columns.state.in_((RunState.FAILED, RunState.COMPLETED)),
             columns.finished_at >= since,
+            (columns.state == RunState.COMPLETED) | (columns.type != RunType.CUTOVER),
         )
         .order_by(columns.finished_at.desc(), columns.version.desc())
         .limit(_MOST_FAILURES)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import Final
 
 from wavelift.base.domain import Message, NicFacts
 from wavelift.base.errors import PermanentError
+from wavelift.base.run import DagRun
+from wavelift.rules.flows import REPLICATE
 
 PRESYNC_PREFIX: Final = "cutover__"
 """Of the ids of replicate runs that a cutover starts. A run of such an id is admitted only if its cutover's row has it,
 so that whoever chooses the id wins nothing."""
+
+
+def is_presync(run: DagRun) -> bool:
+    """Whether a DAG run says that a cutover started it. Admission believes that only if a cutover's row has its id."""
+    return bool(REPLICATE.wave_of(run.dag_id)) and run.dag_run_id.startswith(PRESYNC_PREFIX)
 
 
 class CutoverState(StrEnum):
@@ -125,6 +133,26 @@ class SourceBefore(Message):
     cards: tuple[NicFacts, ...] = ()
 
 
+def kept_address(private_ip: str | None, addresses: Sequence[str], *, server: str) -> str:
+    """The address that a target keeps of its source.
+
+    :param private_ip: of the plan: it chooses among several. :param addresses: of the source, as its guest told.
+    :raises PermanentError: nobody can tell which it is.
+    """
+    found = [
+        one for one in addresses if (ip := ip_address(one)).version == 4 and not (ip.is_link_local or ip.is_loopback)
+    ]
+    if private_ip is not None and private_ip in found:
+        return private_ip
+    if private_ip is None and len(found) == 1:
+        return found[0]
+    raise PermanentError(
+        f"The source's own address is to be kept, and it has {', '.join(found) or 'none that its guest tells'}",
+        server=server,
+        next_step="Set private_ip of this server to the one that it keeps",
+    )
+
+
 class StepState(StrEnum):
     """The state of one undoable step of a cutover."""
 
@@ -175,6 +203,26 @@ class TrialState(StrEnum):
     @property
     def terminal(self) -> bool:
         return self is TrialState.ENDED
+
+
+_TRIAL_WAYS: Final[Mapping[TrialState, frozenset[TrialState]]] = {
+    TrialState.LAUNCHING: frozenset({TrialState.CHECKING, TrialState.FAILED, TrialState.ENDING}),
+    TrialState.CHECKING: frozenset({TrialState.PASSED, TrialState.FAILED, TrialState.ENDING}),
+    # Its checks, or its launch, were cleared.
+    TrialState.PASSED: frozenset({TrialState.CHECKING, TrialState.FAILED, TrialState.ENDING}),
+    TrialState.FAILED: frozenset({TrialState.LAUNCHING, TrialState.CHECKING, TrialState.PASSED, TrialState.ENDING}),
+    TrialState.ENDING: frozenset({TrialState.ENDED}),
+}
+
+
+def require_trial_way(current: TrialState, target: TrialState, *, test: str) -> None:
+    """:raises PermanentError: a test instance cannot go from ``current`` to ``target``. Staying is allowed."""
+    if current is not target and target not in _TRIAL_WAYS.get(current, frozenset()):
+        raise PermanentError(
+            f"A test instance cannot go from {current} to {target}",
+            next_step="Start another test run; `wavelift cutover tests` lists those that stand.",
+            test=test,
+        )
 
 
 class BackupState(StrEnum):

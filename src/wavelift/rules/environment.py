@@ -286,6 +286,10 @@ def environment_problems(environment: Environment) -> list[Problem]:
         )
     if (key := environment.kms_key or "").startswith("arn:"):
         problems += _key_place(key.split(":")[1:4:2], [partition_of(environment.region), environment.region])
+    for index, subnet in enumerate(environment.isolation.subnets if environment.isolation else ()):
+        if subnet in environment.subnets:
+            words = f"'{subnet}' is among 'subnets', where migrated servers are: a test instance there is not isolated"
+            problems.append(Problem(("isolation", "subnets", index), words))
     for name in environment.limits:
         if name not in ENVIRONMENT_LIMITS:
             hint = did_you_mean(name, ENVIRONMENT_LIMITS)

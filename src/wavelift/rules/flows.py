@@ -155,6 +155,11 @@ class Flow:
         return names[: names.index(name)]
 
     @property
+    def before_servers(self) -> tuple[str, ...]:
+        """The ids of the run's tasks that the servers' tasks follow."""
+        return tuple(name for step in self.chain for name in step.after if not self.step(name).per_server)
+
+    @property
     def removals(self) -> tuple[Step, ...]:
         """A server's teardowns."""
         return tuple(step for step in self.steps if step.per_server and step.teardown)
@@ -601,7 +606,7 @@ TEST: Final = Flow(
             after=("images",),
             per_server=True,
             words="launch the instance into the isolated subnet",
-            waits="the instance starts",
+            waits="earlier tiers are checked",
         ),
         Step(
             name="check",
@@ -611,9 +616,16 @@ TEST: Final = Flow(
             words="make the checks of the instance",
         ),
         Step(
+            name="result",
+            plane=Plane.CONTROL,
+            after=("check",),
+            per_server=True,
+            words="record what the checks found, also if they failed",
+        ),
+        Step(
             name=REPORT,
             plane=Plane.CONTROL,
-            after=("end_tests", "check"),
+            after=("end_tests", "result"),
             teardown=True,
             words="tell which instances passed",
         ),

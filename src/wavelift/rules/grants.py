@@ -52,7 +52,9 @@ LOOK_LIFETIME: Final = timedelta(hours=24)
 """So long may pre-flight wait for its connector."""
 LAST_SECOND: Final = int(datetime.max.replace(tzinfo=UTC).timestamp())
 """No clock shows a later one."""
-LONGEST_LIFETIME: Final = max(timedelta(hours=MOST_HOURS) + BEYOND_SNAPSHOT, LOOK_LIFETIME)
+LONGEST_SHUTDOWN: Final = timedelta(hours=4)
+"""A guest gets as much at most, before its snapshot: as a wave's ``shutdown`` may say."""
+LONGEST_LIFETIME: Final = max(LONGEST_SHUTDOWN + timedelta(hours=MOST_HOURS) + BEYOND_SNAPSHOT, LOOK_LIFETIME)
 """Of any grant, whatever a wave says."""
 
 
@@ -75,16 +77,16 @@ class Grant(Message):
     connector: str
     """The queue (``aud``)."""
     plan: str
-    """``move`` and ``stop``: digest of the server's plan as ``reserve`` compared it with the frozen one. ``look``: of the wave as
-    ``admit`` froze it."""
+    """``move`` and ``stop``: digest of the server's plan as ``reserve`` compared it with the frozen one. ``look``: of
+    the wave as ``admit`` froze it."""
     entry: str = ""
     """``move`` and ``stop``: digest of the entry of the frozen wave that the plan came from."""
     principals: Mapping[str, str] = {}
     """Server, or :data:`ALL_SERVERS` → the user in vCenter whose right to export is asked; absent: nobody's."""
     vcenter_check: VcenterCheck = "require"
     tags: tuple[str, ...] = ()
-    """``move`` and ``stop``: the wave selects the VM only by one of these vSphere tags. Only vCenter knows which VMs have
-    them."""
+    """``move`` and ``stop``: the wave selects the VM only by one of these vSphere tags. Only vCenter knows which VMs
+    have them."""
 
     def principal(self, server: str) -> str | None:
         """The user in vCenter whose right to export a server is asked. None: nobody's. Empty: nobody said who."""

@@ -163,6 +163,10 @@ class ServerPlan(Message):
         """This plan for a replication run: a replica is taken of a running server, and launches nothing."""
         return self.model_copy(update={"launch": "none", "source_power": "leave_running", "allow_twin": False})
 
+    def cutting_over(self) -> Self:
+        """This plan for a cutover, which stops the source itself before it launches the instance."""
+        return self.model_copy(update={"launch": "running", "source_power": "leave_running", "allow_twin": False})
+
     def bind(self, name: str, path: str) -> Self:
         """The plan for one VM that the selector of this plan found."""
         return self.model_copy(update={"server": name, "selector": Selector(kind="path", value=path)})

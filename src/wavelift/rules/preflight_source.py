@@ -108,7 +108,7 @@ def _power(facts: ServerFacts, plan: ServerPlan, found: Findings) -> None:
             do="Shut the VM down, or set 'source_power: leave_running'",
         )
     if facts.power == "poweredOn":
-        if plan.launch == "running" and plan.source_power != "require_off":
+        if plan.launch == "running" and plan.source_power != "require_off" and plan.allow_twin:
             found.warning(
                 "power.twin",
                 "the instance will run at the same time as its source ('allow_twin: true')",

@@ -16,6 +16,7 @@ from wavelift.rules.principals import Principals, unknown_groups
 from wavelift.rules.problem import MAX_PROBLEMS, Problem, allowed, did_you_mean
 from wavelift.rules.wave import Wave, landing_problems, wave_problems
 from wavelift.specs.document import Document
+from wavelift.specs.installed import unknown_checks
 from wavelift.specs.issues import Issue, fault, format_errors, lines, shown
 from wavelift.specs.validate import PLACEHOLDER, validated
 
@@ -249,7 +250,7 @@ def _wave(document: Document) -> tuple[Wave | None, Wave | None, list[Issue]]:
         return None, None, document.issues
     wave, problems, whole = validated(Wave, document.value)
     if wave is not None:
-        problems += _of_real(wave, wave_problems(wave))
+        problems += _of_real(wave, [*wave_problems(wave), *unknown_checks(wave)])
         problems += _wrong_stem(document, "wave", wave.wave)
     issues = [*document.issues, *(document.issue(problem) for problem in problems)]
     return (wave if whole and not issues else None), wave, issues

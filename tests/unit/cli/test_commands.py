@@ -131,6 +131,17 @@ def test_sms_12_vsphere_role_names_every_privilege_of_the_flows_that_exist() -> 
     assert "No access elsewhere" in table
 
 
+def test_the_role_for_a_cutover_is_asked_for() -> None:
+    more = set(call("vsphere", "role", "--ids", "--cutover").stdout.split())
+    assert more - set(call("vsphere", "role", "--ids").stdout.split()) == {
+        "VirtualMachine.Config.EditDevice",
+        "VirtualMachine.Interact.DeviceConnection",
+        "VirtualMachine.Interact.PowerOff",
+        "VirtualMachine.Interact.PowerOn",
+    }
+    assert "cutover only" in call("vsphere", "role", "--cutover").stdout
+
+
 def test_demo_and_simulators_refuse_what_they_do_not_know() -> None:
     assert "flip" in call("demo", "--fault", "flop").stderr
     refused = call("simulators", "up", "--only", "hcx")

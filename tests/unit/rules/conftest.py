@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wavelift.base.domain import DiskFacts, ServerFacts
+from wavelift.base.domain import DiskFacts, NicFacts, ServerFacts
 from wavelift.base.units import GIB
 from wavelift.rules.environment import Environment
 from wavelift.rules.plans import ResolvedWave, ServerPlan, resolve
@@ -166,7 +166,7 @@ def _facts(**changes: Any) -> ServerFacts:
         "host": "esx1.lab",
         "host_version": "8.0.3",
         "cbt_supported": True,
-        "nics": 1,
+        "nics": (NicFacts(key=4000, kind="vmxnet3", mac="00:50:56:00:00:01", network="VM Network"),),
         "disks": (_disk(),),
     }
     return ServerFacts(**{**values, **changes})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavelift.base.domain import FileSystem, Finding, Severity
+from wavelift.base.domain import FileSystem, Finding, NicFacts, Severity
 from wavelift.base.errors import TlsError, UnreachableError
 from wavelift.base.units import GIB, TIB
 from wavelift.rules.guests import FAMILIES, guests, stated_guest
@@ -69,7 +69,7 @@ SERVER = [
     ({"power": "poweredOn", "tools_running": False}, {"quiesce": "require"}, "tools.required", E),
     ({"power": "poweredOn", "tools_running": False}, {}, "tools.not_running", W),
     ({"cdrom_connected": ("CD/DVD drive 1: [ds1] iso/a.iso",)}, {}, "cdrom.connected", W),
-    ({"nics": 2}, {}, "nic.several", W),
+    ({"nics": (NicFacts(key=4000), NicFacts(key=4001))}, {}, "nic.several", W),
     ({"encrypted": True}, {}, "vm.encrypted", E),
     ({"vtpm": True}, {}, "vm.vtpm", W),
     ({"passthrough_devices": 1}, {}, "vm.passthrough", W),

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.depth import examples
 
-from wavelift.base.errors import PermanentError, UnreachableError
+from wavelift.base.errors import BusyError, PermanentError, UnreachableError
+from wavelift.services.dataplane.steps import step as step_module
 from wavelift.services.dataplane.steps.step import (
     ChangedElsewhere,
     Outcome,
@@ -47,6 +48,8 @@ class Place:
     trouble: list[str] = field(default_factory=list)
     """What happens at the next writes of the step."""
     receipts: int = 0
+    late: int = 0
+    """Reads after a write that still show the state before it."""
 
 
 @dataclass
@@ -70,6 +73,9 @@ class Memory(Step):
         return "Write the old value"
 
     def read(self) -> State:
+        if self.place.writes and self.place.late:
+            self.place.late -= 1
+            return self.place.writes[-1][0]
         return self.place.value
 
     def wanted(self, before: State) -> State:
@@ -200,9 +206,21 @@ def test_verify_writes_nothing_and_says_that_a_step_was_undone() -> None:
     place = Place()
     with pytest.raises(ChangedElsewhere, match="is not as the step left it"):
         verify(Memory(place), OLD)
-    place.settles_after = 1
+    place.value, place.settles_after = NEW, 1
     assert verify(Memory(place), OLD) == Waiting("for the place", "memory|place")
     assert place.writes == []
+
+
+def test_what_was_written_is_waited_for_until_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EC2 is consistent in the end."""
+    monkeypatch.setattr(step_module, "SEEN_POLL_S", 0.0)
+    place = Place(late=3)
+    assert apply(Memory(place), OLD) == Settled()
+    assert (place.late, place.writes) == (0, [(OLD, NEW)])
+    monkeypatch.setattr(step_module, "SEEN_WAIT_S", 0.0)
+    place = Place(late=9)
+    with pytest.raises(BusyError, match="still shows the old state"):
+        apply(Memory(place), OLD)
 
 
 def test_an_impossible_step_is_refused_by_the_look() -> None:

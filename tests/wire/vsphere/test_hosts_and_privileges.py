@@ -7,13 +7,14 @@ from tests.vcenters import Take
 
 from wavelift.adapters.vsphere.hosts import datastore_facts, host_facts, probe_all
 from wavelift.adapters.vsphere.inventory import list_summaries, resolve
-from wavelift.adapters.vsphere.power import power_state
 from wavelift.adapters.vsphere.privileges import REQUIRED, missing_privileges
 from wavelift.adapters.vsphere.session import VsphereConfig, VsphereSession, connect
+from wavelift.adapters.vsphere.switch import power_state
 from wavelift.base.errors import NotFoundError
 from wavelift.base.units import MIB
 from wavelift.rules.policies import required_privileges
 from wavelift.rules.wave import Selector
+from wavelift.services.dataplane.preflight import PreflightOptions
 from wavelift.simulators.vcenter import SimDisk, SimUser, SimVm, VCenterSimulator
 from wavelift.simulators.vcenter.inventory import ADMIN
 
@@ -114,6 +115,34 @@ def test_sms_12_a_replication_needs_what_a_migration_does_not(start_vc: Take, co
     assert sorted(found.privileges) == sorted(two)
 
 
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        (PreflightOptions(), ()),
+        (PreflightOptions(replicates=True), ()),
+        (
+            PreflightOptions(cuts_over=True),
+            (
+                "VirtualMachine.Interact.PowerOff",
+                "VirtualMachine.Interact.PowerOn",
+                "VirtualMachine.Config.EditDevice",
+                "VirtualMachine.Interact.DeviceConnection",
+            ),
+        ),
+    ],
+)
+def test_only_a_cutover_asks_for_the_rights_to_stop_and_fence_a_source(
+    start_vc: Take, config_of: Configure, options: PreflightOptions, missing: tuple[str, ...]
+) -> None:
+    without = PreflightOptions(cuts_over=True).features[-1:]
+    reader = SimUser("reader", "reader-pw", without=required_privileges(without)["vm"][1:])
+    vc = start_vc([SimVm("web01")], users=(ADMIN, reader))
+    with connect(config_of(vc, username="reader", password="reader-pw")) as session:
+        vm = vm_of(session, "web01")
+        found = missing_privileges(session, [vm], required=required_privileges(options.features))[vm]
+    assert tuple(name for one in found for name in one.privileges) == missing
+
+
 def test_sms_12_where_we_may_not_look_we_hold_nothing(sim: VCenterSimulator, session: VsphereSession) -> None:
     web, off = vm_of(session, "web01"), vm_of(session, "off01")
     sim.rule(
@@ -132,6 +161,6 @@ def test_sms_12_where_we_may_not_look_we_hold_nothing(sim: VCenterSimulator, ses
 
 
 def test_power_is_read(session: VsphereSession) -> None:
-    assert power_state(session, vm_of(session, "mute01")) == "poweredOn"
+    assert power_state(session, vm_of(session, "mute01")).power == "poweredOn"
     with pytest.raises(NotFoundError):
         power_state(session, "vm-4711")

@@ -130,7 +130,8 @@ def read_one(session: VsphereSession, kind: Any, ref: str, paths: Sequence[str],
     """
     found = collect(session, kind, [ref], paths, **where)
     if ref not in found:
-        raise NotFoundError("vCenter no longer has this object", next_step="Look at the inventory", object=ref, **where)
+        where = {"object": ref, **where}
+        raise NotFoundError("vCenter no longer has this object", next_step="Look at the inventory", **where)
     return found[ref]
 
 

@@ -151,7 +151,7 @@ def _look(
             "This run has no tasks for servers", **_pair("mode", " or ".join(MODES), run.mode), server=task.name
         )
     plans = frozen_wave(run).servers
-    if run.mode in REPLICATING:
+    if run.mode == "replicate":
         plans = tuple(plan.replicating() for plan in plans)
     return check_plan(task.plan, task.facts, plans), known, rows
 

@@ -38,6 +38,7 @@ from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.services.dataplane.guards import GUARD_SECONDS, TransferGuards
 from wavelift.services.dataplane.messages import ServerTask, TakenSnapshot
 from wavelift.services.dataplane.outage import SourcePatience
+from wavelift.services.dataplane.snapshot import check_power
 from wavelift.services.dataplane.staging import ServerStaging, disk_label
 from wavelift.transfer.report import Report
 from wavelift.transfer.throttle import Pace, Paces, Throttle
@@ -186,10 +187,17 @@ class DiskCrew(ABC, Generic[_Work, _Done]):
             except (UnreachableError, ThrottledError) as error:
                 in_one_go = False
                 self.patience.again(error, self.ctx.cancel)
+        self._check_off()
         if in_one_go and self.options.state_folder is not None and self.read_whole():
             passed = sum(disk.capacity for disk in self.snapshot.disks)
             note_rate(self.options.state_folder, passed, self.ctx.clock.monotonic() - began)
         return tuple(self.finished[index] for index in disks)
+
+    def _check_off(self) -> None:
+        """After the last block, too: what a source wrote that was on in between is not among them."""
+        if self.task.final:
+            (now,) = inventory.facts(self.session, [self.task.facts.moref])
+            check_power(self.task, now)
 
     def _all_finished(self) -> bool:
         self.take_up()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wavelift.adapters.vsphere import inventory, power
+from wavelift.adapters.vsphere import inventory, switch
 from wavelift.adapters.vsphere.session import VsphereSession
 from wavelift.rules.wave import Selector
 
@@ -14,4 +14,4 @@ def power_state_of(session: VsphereSession, vm: str) -> str:
     """
     selector = Selector(kind="path" if vm.startswith("/") else "name", value=vm)
     chosen = inventory.choose(inventory.list_summaries(session), selector, tags={})
-    return power.power_state(session, chosen.vms[0].moref, server=vm)
+    return switch.power_state(session, chosen.vms[0].moref, server=vm).power

@@ -47,6 +47,7 @@ T = TypeVar("T")
 
 MIGRATES: Final[tuple[Feature, ...]] = ("migrate", "sms")
 REPLICATES: Final[tuple[Feature, ...]] = (*MIGRATES, "replicate")
+CUTS_OVER: Final[tuple[Feature, ...]] = (*REPLICATES, "cutover")
 """What each flow needs of the vCenter role."""
 LEFT_OUT_SHOWN: Final = 10
 """VMs of a folder that a finding names; a cluster has a handful of agents."""
@@ -59,6 +60,7 @@ class PreflightOptions:
     """For which flow servers are checked, and on which connector.
 
     :param replicates: for a replication run, which needs other rights and has other limits than a migration.
+    :param cuts_over: for a cutover, which also stops, fences and starts the source.
     :param parallel_disks: of one server that move at a time: its NFC sessions, where VDDK reads them.
     :param line: how fast the connector is that this runs on.
     :param awaited: a person waits for the result and nothing is moved: silence is soon told, not retried for long.
@@ -67,9 +69,17 @@ class PreflightOptions:
 
     parallel_disks: int = 2
     replicates: bool = False
+    cuts_over: bool = False
     line: LineFacts = UNMEASURED
     awaited: bool = False
     grant: Grant | None = None
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Those whose privileges the vCenter account must have."""
+        if self.cuts_over:
+            return CUTS_OVER
+        return REPLICATES if self.replicates else MIGRATES
 
 
 MIGRATION: Final = PreflightOptions()
@@ -188,8 +198,7 @@ def _source(sides: Sides, wave: ResolvedWave, ctx: RunContext, options: Prefligh
     with sides.vcenter() as session:
         tasks, findings = _find(session, wave)
         ctx.cancel.check()
-        features = REPLICATES if options.replicates else MIGRATES
-        around = _look_around(session, [task.facts for task in tasks], features, ctx.cancel)
+        around = _look_around(session, [task.facts for task in tasks], options.features, ctx.cancel)
         if options.grant is not None:
             around = replace(around, requesters=_look_at_requesters(session, tasks, options.grant))
         tasks = [_with_place(session.config, task, options.parallel_disks) for task in tasks]

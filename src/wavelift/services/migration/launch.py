@@ -42,7 +42,7 @@ def launch(ledger: Ledger, access: AwsAccess, task: ServerTask, image: ImportRes
         with ledger.write() as tx:
             migrations.advance(tx, id, MigrationState.LAUNCHING, phase="launching", clock=ctx.clock)
         with located(server=task.name):
-            instance = _launched(access, plan, task.name, image.image_id, ctx.run_key)
+            instance = launch_once(access, _launch_request(plan, image.image_id, ctx.run_key), ctx.run_key)
         result = LaunchResult(server=task.name, instance_id=instance.instance_id, private_ip=instance.private_ip)
     with ledger.write() as tx:
         migrations.record_launch(tx, id, result, clock=ctx.clock)
@@ -74,18 +74,20 @@ def launch_later(ledger: Ledger, access: AwsAccess, wave: ResolvedWave, id: str,
         )
     plan = plan.with_launch("running")
     with located(server=known.server):
-        instance = _launched(access, plan, known.server, known.image_id, known.run_key)
+        instance = launch_once(access, _launch_request(plan, known.image_id, known.run_key), known.run_key)
     result = LaunchResult(server=known.server, instance_id=instance.instance_id, private_ip=instance.private_ip)
     with ledger.write() as tx:
         migrations.record_launch(tx, id, result, clock=ctx.clock)
     return result
 
 
-def _launched(access: AwsAccess, plan: ServerPlan, server: str, image_id: str, run_key: str) -> Instance:
-    """:raises PermanentError: an instance of an older image of this server is there: two twins with one name, and
-    perhaps one address, are no accident to make (invariant 12); nor is the older one ours to terminate."""
+def launch_once(access: AwsAccess, request: LaunchRequest, run_key: str) -> Instance:
+    """The run's instance of this image; launched unless it is there.
+
+    :raises PermanentError: an instance of an older image of this server is there: two twins with one name, and
+        perhaps one address, are no accident to make (invariant 12); nor is the older one ours to terminate."""
     ec2 = Ec2(access)
-    older = [one for one in ec2.find_ours({TAG_RUN: run_hash(run_key)}).instances if one.image_id != image_id]
+    older = [one for one in ec2.find_ours({TAG_RUN: run_hash(run_key)}).instances if one.image_id != request.image_id]
     if older:
         raise PermanentError(
             f"An instance of an older image of this server is {older[0].state}",
@@ -93,10 +95,10 @@ def _launched(access: AwsAccess, plan: ServerPlan, server: str, image_id: str, r
             image=older[0].image_id,
             next_step="Terminate it if nobody needs it; then clear this server's launch task, or launch it again",
         )
-    return ec2.launch(_launch_request(plan, server, image_id, run_key))
+    return ec2.launch(request)
 
 
-def _launch_request(plan: ServerPlan, server: str, image_id: str, run_key: str) -> LaunchRequest:
+def _launch_request(plan: ServerPlan, image_id: str, run_key: str) -> LaunchRequest:
     return LaunchRequest(
         image_id=image_id,
         instance_type=plan.instance_type or "",

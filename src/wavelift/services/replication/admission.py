@@ -259,7 +259,10 @@ class _Desk:
         if known is None:
             return self._admit_new(server, kind, instant)
         if known.state is RunState.RESERVED:
-            return self._activate(known, "taken_up")
+            if server not in self.withheld:
+                return self._activate(known, "taken_up")
+            # A cutover went after the reservation was made.
+            known = self.mine[server] = expire(self.tx, known, at=self.now)
         if known.state in (RunState.ACTIVE, RunState.COMPLETED):
             return known
         if known.state in (RunState.REFUSED, RunState.SKIPPED):
@@ -296,7 +299,8 @@ class _Desk:
         refusal = self.decide(known.server, known.type, known)
         if refusal is None:
             late = known.state is RunState.EXPIRED
-            return self._activate(known, "taken_up_late" if late else "continued", count=late)
+            counts = late and known.type is RunType.ON_DEMAND
+            return self._activate(known, "taken_up_late" if late else "continued", count=counts)
         if known.state is RunState.EXPIRED:
             words: dict[str, Any] = {
                 "rule": str(refusal.rule),

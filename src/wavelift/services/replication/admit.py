@@ -11,7 +11,7 @@ from wavelift.ledger.events import Subject
 from wavelift.ledger.replication_runs import dag_runs_of
 from wavelift.rules.authority import Action, priority_action
 from wavelift.rules.conf import ReplicateConf
-from wavelift.rules.cutover import PRESYNC_PREFIX
+from wavelift.rules.cutover import is_presync
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import Rule
 from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
@@ -38,7 +38,10 @@ def admit(
     known = frozen_spec(ledger, request, load, ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     environment = wave.environment.environment
-    if conf.mode != "replicate" or not request.scheduled_for:
+    presyncs = conf.mode == "replicate" and is_presync(ctx.run)
+    if presyncs:
+        require_run(ledger, environment, Action.CUT_OVER, ctx, rights=rights)
+    elif conf.mode != "replicate" or not request.scheduled_for:
         require_run(ledger, environment, priority_action(conf.priority), ctx, rights=rights)
     if conf.mode != "replicate":
         with ledger.read() as tx:
@@ -61,7 +64,7 @@ def admit(
         servers=conf.servers,
         backfill=request.backfill,
         connector=wave.connector,
-        cutover=ctx.run.dag_run_id.startswith(PRESYNC_PREFIX),
+        cutover=presyncs,
         denies=_denies(rights.at(environment), ctx) if request.scheduled_for else None,
     )
     found = admit_runs(ledger, request.wave, asked, ctx)

@@ -21,7 +21,8 @@ from wavelift.ledger.replication_records import ReplicationJob, ReplicationRun, 
 from wavelift.rules.flows import CONTINUE_FROM, SlotKind
 from wavelift.rules.guests import guest
 from wavelift.rules.plans import ServerPlan
-from wavelift.rules.replication import RunState, refuse_register
+from wavelift.rules.replication import RunState, RunType, refuse_register
+from wavelift.rules.wave_replication import AmiMethod
 from wavelift.services.common.import_queue import ImportQueue, WantedImport
 from wavelift.services.common.slots import InQueue, give_back
 from wavelift.services.common.wanted import DEFAULT_TERMS, Terms
@@ -57,11 +58,16 @@ class Replicated:
     """The EBS snapshots of a server's run, as they came by XCom.
 
     :param verified: how they were read back; None: they were not.
+    :param attested: of the last run of a cutover: its server is down, so it is read back later. EBS has compared the
+        digest of every block when it took it.
+    :param method: instead of the job's.
     """
 
     task: ServerTask
     result: ReplicationResult
     verified: VerifiedRun | None
+    attested: bool = False
+    method: AmiMethod | None = None
 
 
 def advance_image(
@@ -86,6 +92,8 @@ class _Image:
         self.task = sent.task
         self.result = sent.result
         self.verified = sent.verified
+        self.attested = sent.attested
+        self.method = sent.method
         self.ctx = ctx
         self.id = runs.run_id(ctx.run_key)
         self.queue = queue
@@ -111,12 +119,13 @@ class _Image:
                 run=self.id,
                 next_step=f"Clear the server's {CONTINUE_FROM} task; find out who edited its XComs",
             )
-        self._check_proof()
+        if not (self.attested and self.verified is None and known.type is RunType.CUTOVER):
+            self._check_proof()
         if known.state.resumable:  # only this task was cleared
             known = continue_run(self.ledger, self.id, self.ctx)
         with self.ledger.read() as tx:
             job = jobs.get(tx, known.job_id)
-        return self._register(job) if job.ami == "register" else self._import(known, job)
+        return self._register(job) if (self.method or job.ami) == "register" else self._import(known, job)
 
     def _check_proof(self) -> None:
         """A proof of an older instant is still there when only some tasks were cleared; a person may have marked

@@ -15,7 +15,16 @@ from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.replication_records import AmiState, LineageRow, ReplicationRun, SupersededDisk
 from wavelift.rules.flows import CONTINUE_FROM
 from wavelift.rules.lineage import stray_child
-from wavelift.rules.replication import DEFAULT_POLICY, JobState, Policy, RunState, must_pause, surplus, term_end
+from wavelift.rules.replication import (
+    DEFAULT_POLICY,
+    JobState,
+    Policy,
+    RunState,
+    RunType,
+    must_pause,
+    surplus,
+    term_end,
+)
 
 DAG_RUN_ENDED: Final = "Its DAG run ended before it did"
 
@@ -205,7 +214,8 @@ def end_failed(tx: Tx, known: ReplicationRun, error: str, *, at: datetime) -> Re
     failures = replication_runs.failures_in_a_row(tx, job.id, job.failures_since)
     changes: dict[str, Any] = {"failures": failures}
     action = "run_failed"
-    if job.state is JobState.ACTIVE and must_pause(failures, job.pause_after_failures):
+    counted = ended.type is not RunType.CUTOVER
+    if counted and job.state is JobState.ACTIVE and must_pause(failures, job.pause_after_failures):
         action = "paused"
         changes |= {"state": JobState.PAUSED, "state_reason": f"{failures} runs failed in a row; the last: {error}"}
     jobs.apply(tx, job, action, at=at, by=ended.run, details={"failures": failures}, **changes)

@@ -31,6 +31,32 @@ class SimDisk:
 
 
 @dataclass(frozen=True)
+class SimNic:
+    """One network card. Its addresses are held while the VM runs and the card is connected, with Tools or without."""
+
+    ips: Sequence[str] = ()
+    network: str = "VM Network"
+    network_kind: Literal["standard", "distributed", "opaque"] = "standard"
+    """Of its network, which the first card that names it makes."""
+    kind: Literal["vmxnet3", "vmxnet2", "e1000", "e1000e", "pcnet32"] = "vmxnet3"
+    start_connected: bool = True
+    connected: bool | None = None
+    """Of a VM that runs from the start; None: as `start_connected`."""
+    allow_guest_control: bool = True
+    mac: str = ""
+
+
+@dataclass(frozen=True)
+class SimShutdown:
+    """What the guest does when VMware Tools ask it to shut down. `reboot`: off, and by itself on again. Seconds; 0 is
+    the option `task_seconds`."""
+
+    how: Literal["off", "ignore", "reboot"] = "off"
+    after: float = 0.0
+    back: float = 0.0
+
+
+@dataclass(frozen=True)
 class SimVm:
     """One virtual machine. Two may have the same name in different folders.
 
@@ -48,6 +74,10 @@ class SimVm:
     power: Literal["poweredOn", "poweredOff", "suspended"] = "poweredOn"
     tools: Literal["running", "not_running", "not_installed"] = "running"
     ip: str = ""
+    """Of its only card; for others, see `nics`."""
+    nics: Sequence[SimNic] | None = None
+    """None: one card that holds `ip`."""
+    shutdown: SimShutdown = SimShutdown()
     host_name: str = ""
     file_systems: Sequence[tuple[str, str]] = ()
     """Mount point or drive letter, and type. () is as before vSphere 7, which reports no types."""

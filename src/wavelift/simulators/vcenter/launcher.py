@@ -71,7 +71,8 @@ class VCenterControl(Control):
         """Set `power`, `tools`, `consolidation_needed`, `reset_change_tracking` or `hardware` without the API; or one
         of `power_loss=True` (HA restarts it elsewhere), `grow={"disk": 0, "capacity": n}`, `remove_disk=0`,
         `add_disk={"capacity": n, "unit": 3}` (the fields of SimDisk), `place={"disk": 0, "unit": 3}` (a disk that is
-        there takes the old place), `revert_to="snapshot"`, `leave_delta=True`."""
+        there takes the old place), `revert_to="snapshot"`, `leave_delta=True`, `start_by="ha"` (or "autostart": it is
+        powered on by nobody). `shutdown={"how": "reboot"}` (the fields of SimShutdown) is for requests from then on."""
         self.control("POST", "vm", {"vm": vm, **fields})
 
     def set_datastore(self, name: str, *, free: int) -> None:

@@ -9,17 +9,20 @@ So a repeated call, a lost answer and a killed task do no harm.
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeAlias
 
-from wavelift.base.errors import PermanentError, WaveliftError
+from wavelift.base.errors import BusyError, PermanentError, WaveliftError
 from wavelift.base.printable import printable
 
 State: TypeAlias = Any
 """What a place holds. JSON-able, and equal after a round trip through JSON."""
 
+SEEN_WAIT_S: Final = 60.0
+SEEN_POLL_S: Final = 1.0
 SHOWN: Final = 400
 """Characters of one state in an error."""
 
@@ -171,16 +174,12 @@ def undo(step: Step, before: State, receipt: str = "") -> Outcome:
 def verify(step: Step, before: State, receipt: str = "") -> Outcome:
     """Whether the change stands and has taken effect. Writes nothing.
 
-    :raises ChangedElsewhere: the place is not as wanted, and the step is not on its way there.
+    :raises ChangedElsewhere: the place is not as wanted.
     """
     wanted, now = step.wanted(before), step.read()
-    if step.same(now, wanted):
-        return step.settled(wanted, receipt)
-    if step.same(now, before):
-        outcome = step.settled(wanted, receipt)
-        if isinstance(outcome, Waiting):
-            return outcome
-    raise _elsewhere(step, "is not as the step left it", before, now)
+    if not step.same(now, wanted):
+        raise _elsewhere(step, "is not as the step left it", before, now)
+    return step.settled(wanted, receipt)
 
 
 def _move(step: Step, source: State, to: State, before: State, receipt: str) -> Outcome:
@@ -193,6 +192,7 @@ def _move(step: Step, source: State, to: State, before: State, receipt: str) -> 
         if first is not None:
             return first
         receipt = _change(step, now, to, known, before)
+        _see(step, to, known, before)
     elif not receipt:
         receipt = step.renew(to)
     outcome = step.settled(to, receipt)
@@ -212,6 +212,21 @@ def _change(step: Step, now: State, to: State, known: Sequence[State], before: S
         if not _is_any(step, found, (now, *known)):
             raise _elsewhere(step, "was changed by somebody else", before, found) from error
         raise
+
+
+def _see(step: Step, to: State, known: Sequence[State], before: State) -> None:
+    """Wait until AWS shows what was written: its describes may lag behind for some seconds."""
+    ends = time.monotonic() + SEEN_WAIT_S
+    while not step.same(now := step.read(), to):
+        if not _is_any(step, now, known):
+            raise _elsewhere(step, "was changed by somebody else", before, now)
+        if time.monotonic() >= ends:
+            raise BusyError(
+                f"{step.name} was changed, but still shows the old state",
+                next_step="Look whether somebody changed it back; if not, clear the task",
+                step=step.name,
+            )
+        time.sleep(SEEN_POLL_S)
 
 
 def _found(step: Step, now: State) -> State:

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"reflect"
 	"sort"
 	"strings"
 
@@ -51,16 +52,33 @@ func (s *sim) permit(user string, call *simulator.Method) types.BaseMethodFault 
 			return &types.NoPermission{Object: &ref, PrivilegeId: orElse(privilege, "System.View")}
 		}
 	}
+	wanted := []string{privilege}
 	if body, ok := call.Body.(*types.ReconfigVM_Task); ok {
-		privilege = "VirtualMachine.Config.Settings"
-		if body.Spec.ChangeTrackingEnabled != nil {
-			privilege = "VirtualMachine.Config.ChangeTracking"
+		wanted = s.reconfigRights(call.This, &body.Spec)
+	}
+	for _, privilege := range wanted {
+		if privilege != "" && !s.allowed(user, privilege) {
+			return &types.NoPermission{Object: &call.This, PrivilegeId: privilege}
 		}
 	}
-	if privilege == "" || s.allowed(user, privilege) {
-		return nil
+	return nil
+}
+
+// reconfigRights depend on what is changed.
+func (s *sim) reconfigRights(ref types.ManagedObjectReference, spec *types.VirtualMachineConfigSpec) []string {
+	var rights []string
+	if spec.ChangeTrackingEnabled != nil {
+		rights = append(rights, "VirtualMachine.Config.ChangeTracking")
 	}
-	return &types.NoPermission{Object: &call.This, PrivilegeId: privilege}
+	if v := s.byRef(ref); v != nil {
+		rights = append(rights, v.editRights(spec.DeviceChange)...)
+	}
+	rest := *spec
+	rest.ChangeVersion, rest.ChangeTrackingEnabled, rest.DeviceChange = "", nil, nil
+	if len(rights) == 0 || !reflect.DeepEqual(rest, types.VirtualMachineConfigSpec{}) {
+		rights = append(rights, "VirtualMachine.Config.Settings")
+	}
+	return rights
 }
 
 func (s *sim) allowed(user, privilege string) bool {

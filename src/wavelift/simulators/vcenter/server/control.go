@@ -216,6 +216,9 @@ type vmOrder struct {
 	Place         *placing  `json:"place"`
 	RevertTo      string    `json:"revert_to"` // name or moref of a snapshot
 	LeaveDelta    bool      `json:"leave_delta"`
+	StartBy       string    `json:"start_by"` // ha | autostart
+
+	Shutdown *shutdownSpec `json:"shutdown"` // from now on
 }
 
 func (s *sim) controlVM(r *http.Request) (any, error) {
@@ -240,6 +243,11 @@ func (v *vmState) set(ctx *simulator.Context, order *vmOrder) {
 	if order.Tools != nil {
 		v.spec.Tools = *order.Tools
 		v.guest()
+	}
+	if order.Shutdown != nil {
+		v.mu.Lock()
+		v.spec.Shutdown = *order.Shutdown
+		v.mu.Unlock()
 	}
 	if order.Power != nil {
 		state := types.VirtualMachinePowerState(*order.Power)
@@ -280,6 +288,8 @@ func (v *vmState) rebuild(ctx *simulator.Context, order *vmOrder) error {
 		return v.revertTo(ctx, order.RevertTo)
 	case order.LeaveDelta:
 		return v.leaveDelta(ctx)
+	case order.StartBy != "":
+		return v.startByItself(ctx, order.StartBy)
 	}
 	return nil
 }
@@ -426,6 +436,8 @@ type vmDump struct {
 	Tracking      bool           `json:"change_tracking"`
 	Snapshots     []snapshotDump `json:"snapshots"`
 	Disks         []diskDump     `json:"disks"`
+	Nics          []nicDump      `json:"nics"`
+	Addresses     []holding      `json:"addresses"` // held by connected cards of a running VM
 }
 
 type snapshotDump struct {
@@ -463,6 +475,7 @@ func (s *sim) state() map[string]any {
 	}
 	return map[string]any{
 		"vms": vms, "leases": leases, "sessions": sessions, "transfers": s.transfers.Load(), "writer": s.writerState(), "rules": s.rules.list(),
+		"address_log": s.addresses.list(),
 	}
 }
 
@@ -482,6 +495,7 @@ func (v *vmState) dump() vmDump {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		d.Busy, d.Leases = v.busy, v.leases
+		d.Nics, d.Addresses = v.dumpNics(), v.addresses(v.vm.Runtime.PowerState, v.vm.Config.Hardware.Device)
 		for _, s := range v.snapshots {
 			d.Snapshots = append(d.Snapshots, snapshotDump{Name: s.name, Moref: s.ref.Value, Created: s.at})
 		}

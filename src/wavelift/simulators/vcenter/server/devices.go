@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/vmware/govmomi/object"
-	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -44,10 +44,9 @@ var controllerKinds = map[string]controllerKind{
 
 // hardware collects the device list of one new VM.
 type hardware struct {
-	spec    *vmSpec
-	dir     string // [datastore] folder
-	list    object.VirtualDeviceList
-	network *mo.Network
+	spec *vmSpec
+	dir  string // [datastore] folder
+	list object.VirtualDeviceList
 }
 
 func (h *hardware) controller(d diskSpec) (types.BaseVirtualController, controllerKind, error) {
@@ -136,25 +135,6 @@ func (h *hardware) backing(n int, d diskSpec, name string) types.BaseVirtualDevi
 	return b
 }
 
-func (h *hardware) nic() {
-	unit := int32(7)
-	ref := h.network.Self
-	running := orElse(h.spec.Power, "poweredOn") == "poweredOn"
-	card := &types.VirtualVmxnet3{}
-	card.VirtualDevice = types.VirtualDevice{
-		Key: 4000, ControllerKey: 100, UnitNumber: &unit,
-		DeviceInfo:  &types.Description{Label: "Network adapter 1", Summary: h.network.Name},
-		Connectable: &types.VirtualDeviceConnectInfo{StartConnected: true, AllowGuestControl: true, Connected: running},
-		Backing: &types.VirtualEthernetCardNetworkBackingInfo{
-			VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: h.network.Name}, Network: &ref,
-		},
-	}
-	sum := hashID(h.dir)
-	card.AddressType = "assigned"
-	card.MacAddress = fmt.Sprintf("00:50:56:%02x:%s:%s", sum[0]%0x40, sum[2:4], sum[4:6])
-	h.list = append(h.list, card)
-}
-
 func (h *hardware) cdrom() {
 	unit := int32(0)
 	connected := h.spec.CdromISO != ""
@@ -172,9 +152,9 @@ func (h *hardware) cdrom() {
 }
 
 // addHardware gives the new VM its devices and opens its disks' files.
-func (v *vmState) addHardware(dir string, network *mo.Network) error {
+func (v *vmState) addHardware(dir string, find func(nicSpec) (lan, error)) error {
 	vm := v.vm
-	h := &hardware{spec: v.spec, dir: dir, list: copyDevices(vm.Config.Hardware.Device), network: network}
+	h := &hardware{spec: v.spec, dir: dir, list: copyDevices(vm.Config.Hardware.Device)}
 	for i := range v.spec.Disks {
 		d := &v.spec.Disks[i]
 		if err := d.measure(); err != nil {
@@ -189,13 +169,22 @@ func (v *vmState) addHardware(dir string, network *mo.Network) error {
 		}
 	}
 	h.cdrom()
-	h.nic()
+	for i, spec := range v.spec.cards() {
+		on, err := find(spec)
+		if err == nil {
+			err = h.nic(i, spec, on)
+		}
+		if err != nil {
+			return fmt.Errorf("network card %d: %w", i, err)
+		}
+		if !slices.Contains(vm.Network, on.Self) {
+			vm.Network = append(vm.Network, on.Self)
+			on.Vm = append(on.Vm, vm.Self)
+		}
+	}
 	vm.Config.Hardware.Device = h.list
-	vm.Network = []types.ManagedObjectReference{network.Self}
-	network.Vm = append(network.Vm, vm.Self)
-	vm.Guest.Net = []types.GuestNicInfo{{Network: network.Name, MacAddress: h.list[len(h.list)-1].(*types.VirtualVmxnet3).MacAddress, Connected: true, DeviceConfigId: 4000}}
 	vm.Summary.Config.NumVirtualDisks = int32(len(v.disks))
-	vm.Summary.Config.NumEthernetCards = 1
+	vm.Summary.Config.NumEthernetCards = int32(len(v.spec.Nics))
 	v.refreshDevices()
 	return nil
 }
@@ -263,6 +252,8 @@ func copyDevices(list []types.BaseVirtualDevice) object.VirtualDeviceList {
 				clone.Connectable = &connectable
 			}
 			out = append(out, &clone)
+		case types.BaseVirtualEthernetCard:
+			out = append(out, cloneCard(device))
 		default:
 			out = append(out, device)
 		}

@@ -155,8 +155,7 @@ func (v *vmState) losePower(ctx *simulator.Context) error {
 		v.sim.breakLeases(v)
 		v.placeOn(ctx, h.ref)
 	}
-	v.setPower(ctx, types.VirtualMachinePowerStatePoweredOn)
-	v.poweredOn(ctx)
+	v.switchOn(ctx)
 	v.postEx(ctx, "com.vmware.vc.ha.VmRestartedByHAEvent", "vSphere HA restarted this virtual machine")
 	return nil
 }

@@ -342,10 +342,12 @@ func (v *vmState) reconfigure(ctx *simulator.Context, spec *types.VirtualMachine
 		return fault
 	}
 	if devices != nil {
+		v.record(v.vm.Runtime.PowerState, devices)
 		changes = append(changes, types.PropertyChange{Name: "config.hardware.device", Val: devices})
 	}
 	changes = append(changes, types.PropertyChange{Name: "config.changeVersion", Val: v.sim.now().Format(time.RFC3339Nano)})
 	ctx.Update(v.vm, changes)
+	v.guest()
 	return nil
 }
 
@@ -371,80 +373,15 @@ func (v *vmState) reconnect(edits []types.BaseVirtualDeviceConfigSpec) ([]types.
 		switch d := device.(type) {
 		case *types.VirtualCdrom:
 			d.Connectable, d.Backing = wanted.Connectable, wanted.Backing
-		case *types.VirtualVmxnet3:
-			for i := range list {
-				if list[i] == device {
-					clone := *d
-					clone.Connectable = wanted.Connectable
-					list[i] = &clone
-				}
+		case types.BaseVirtualEthernetCard:
+			if fault := v.editCard(device, spec.Device); fault != nil {
+				return nil, fault
 			}
 		default:
 			return nil, &types.NotSupported{}
 		}
 	}
 	return list, nil
-}
-
-// power is the common part of power on and off.
-func (m *machine) power(ctx *simulator.Context, method string, to types.VirtualMachinePowerState) (types.ManagedObjectReference, types.BaseMethodFault) {
-	v := m.v
-	if v.vm.Config.Template && to == types.VirtualMachinePowerStatePoweredOn {
-		return types.ManagedObjectReference{}, &types.InvalidState{}
-	}
-	return v.exclusive(ctx, method, func(ctx *simulator.Context) (types.AnyType, types.BaseMethodFault) {
-		if v.vm.Runtime.PowerState == to {
-			return nil, &types.InvalidPowerState{RequestedState: to, ExistingState: to}
-		}
-		v.setPower(ctx, to)
-		if to == types.VirtualMachinePowerStatePoweredOn {
-			v.poweredOn(ctx)
-		}
-		v.postPower(ctx, method, to)
-		return nil, nil
-	})
-}
-
-func (m *machine) PowerOnVMTask(ctx *simulator.Context, _ *types.PowerOnVM_Task) soap.HasFault {
-	body := &methods.PowerOnVM_TaskBody{}
-	ref, fault := m.power(ctx, "PowerOnVM_Task", types.VirtualMachinePowerStatePoweredOn)
-	if fault != nil {
-		body.Fault_ = refuse(fault)
-	} else {
-		body.Res = &types.PowerOnVM_TaskResponse{Returnval: ref}
-	}
-	return body
-}
-
-func (m *machine) PowerOffVMTask(ctx *simulator.Context, _ *types.PowerOffVM_Task) soap.HasFault {
-	body := &methods.PowerOffVM_TaskBody{}
-	ref, fault := m.power(ctx, "PowerOffVM_Task", types.VirtualMachinePowerStatePoweredOff)
-	if fault != nil {
-		body.Fault_ = refuse(fault)
-	} else {
-		body.Res = &types.PowerOffVM_TaskResponse{Returnval: ref}
-	}
-	return body
-}
-
-// ShutdownGuest starts a guest shutdown. It needs VMware Tools, and answers before the VM is off.
-func (m *machine) ShutdownGuest(ctx *simulator.Context, _ *types.ShutdownGuest) soap.HasFault {
-	body := &methods.ShutdownGuestBody{}
-	v := m.v
-	switch {
-	case !v.running():
-		body.Fault_ = refuse(&types.InvalidPowerState{RequestedState: "poweredOn", ExistingState: v.vm.Runtime.PowerState})
-		return body
-	case !v.toolsRunning():
-		body.Fault_ = refuse(&types.ToolsUnavailable{})
-		return body
-	}
-	if _, fault := m.power(ctx, "ShutdownGuest", types.VirtualMachinePowerStatePoweredOff); fault != nil {
-		body.Fault_ = refuse(fault)
-		return body
-	}
-	body.Res = &types.ShutdownGuestResponse{}
-	return body
 }
 
 func (m *machine) MigrateVMTask(ctx *simulator.Context, req *types.MigrateVM_Task) soap.HasFault {

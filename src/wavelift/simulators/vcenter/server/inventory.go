@@ -260,6 +260,10 @@ func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) 
 	vm.Capability.ChangeTrackingSupported = types.NewBool(true)
 	vm.Capability.SnapshotOperationsSupported = true
 	vm.Runtime.PowerState = types.VirtualMachinePowerState(orElse(spec.Power, "poweredOn"))
+	if v.running() {
+		booted := b.sim.now()
+		vm.Runtime.BootTime = &booted
+	}
 	vm.Summary.Runtime = vm.Runtime
 	if spec.Encrypted {
 		vm.Config.KeyId = &types.CryptoKeyId{KeyId: hashID(spec.Name)[:32], ProviderId: &types.KeyProviderId{Id: "kms1"}}
@@ -267,9 +271,10 @@ func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) 
 	if err := v.manage(); err != nil {
 		return err
 	}
-	if err := v.addHardware(dir, b.network()); err != nil {
+	if err := v.addHardware(dir, b.lan); err != nil {
 		return err
 	}
+	v.record(vm.Runtime.PowerState, vm.Config.Hardware.Device)
 	v.guest()
 	if spec.Tracking {
 		v.startTracking()
@@ -286,12 +291,6 @@ func (b *builder) adopt(vm *simulator.VirtualMachine, spec *vmSpec, dir string) 
 	}
 	v.layout()
 	return nil
-}
-
-func (b *builder) network() *mo.Network {
-	m := b.sim.model.Map()
-	folder := m.Get(b.folders.NetworkFolder.Reference()).(*simulator.Folder)
-	return m.FindByName("VM Network", folder.ChildEntity).(*mo.Network)
 }
 
 // guest fills what VMware Tools would report.
@@ -325,11 +324,12 @@ func (v *vmState) guest() {
 			g.Disk = append(g.Disk, types.GuestDiskInfo{DiskPath: fs[0], FilesystemType: fs[1]})
 		}
 		g.ToolsRunningStatus = string(types.VirtualMachineToolsRunningStatusGuestToolsRunning)
-		g.IpAddress, g.HostName = spec.IP, orElse(spec.HostName, spec.Name)
-		for i := range g.Net {
-			if spec.IP != "" {
-				g.Net[i].IpAddress = []string{spec.IP}
-			}
+		g.HostName = orElse(spec.HostName, spec.Name)
+	}
+	g.Net, g.IpAddress = v.guestNet(), ""
+	for _, card := range g.Net {
+		if g.IpAddress == "" && len(card.IpAddress) > 0 {
+			g.IpAddress = card.IpAddress[0]
 		}
 	}
 	vm.Summary.Guest = &types.VirtualMachineGuestSummary{

@@ -22,6 +22,7 @@ type vmState struct {
 
 	mu        sync.Mutex // guards layers, tracking, busy, snapshots, leases
 	busy      string     // the running task that excludes others
+	shutting  bool       // the guest was asked to shut down
 	nextID    int32
 	snapshots []*snapshot
 	leases    int
@@ -446,12 +447,25 @@ func (v *vmState) freeNameAbove(d *disk, s *snapshot) string {
 	return name
 }
 
+// setPower connects or disconnects the cards too. Called under the VM's simulator lock.
 func (v *vmState) setPower(ctx *simulator.Context, state types.VirtualMachinePowerState) {
 	if v.vm.Runtime.PowerState == state {
 		return
 	}
+	var booted types.AnyType
+	if state == types.VirtualMachinePowerStatePoweredOn {
+		booted = v.sim.now()
+	}
+	v.mu.Lock()
+	v.shutting = false
+	devices := v.switched(state == types.VirtualMachinePowerStatePoweredOn)
+	v.mu.Unlock()
+	v.record(state, devices)
 	ctx.Update(v.vm, []types.PropertyChange{
+		{Name: "config.hardware.device", Val: devices},
+		{Name: "runtime.bootTime", Val: booted},
 		{Name: "runtime.powerState", Val: state},
+		{Name: "summary.runtime.bootTime", Val: booted},
 		{Name: "summary.runtime.powerState", Val: state},
 	})
 	v.guest()

@@ -62,6 +62,7 @@ type sim struct {
 	rules     *ruleBook
 	counters  counters
 	evidence  *evidenceStore
+	addresses addressLog
 	writer    writer
 	transfers atomic.Int64
 	tasks     atomic.Int64
@@ -302,6 +303,7 @@ func newSim(state string, inv *inventory, left *seat) (*sim, error) {
 		rules: &ruleBook{}, leases: map[string]*HttpNfcLease{}, tickets: map[string]ticket{}, free: map[string]int64{}, bodyFiles: map[bodyKey]string{},
 	}
 	s.counters.reset()
+	s.addresses.held = map[string][]holding{}
 	s.evidence = &evidenceStore{on: inv.Options.Evidence, dir: filepath.Join(state, "evidence")}
 	for _, u := range inv.Users {
 		s.users[u.Name] = u

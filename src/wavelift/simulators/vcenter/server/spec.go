@@ -63,6 +63,17 @@ type datastoreSpec struct {
 	Free     int64  `json:"free"`
 }
 
+type nicSpec struct {
+	Kind           string   `json:"kind"`         // vmxnet3 | vmxnet2 | e1000 | e1000e | pcnet32
+	Network        string   `json:"network"`      // "": VM Network
+	NetworkKind    string   `json:"network_kind"` // standard | distributed | opaque: of a network that isn't there yet
+	MAC            string   `json:"mac"`
+	IPs            []string `json:"ips"` // held while the VM runs and the card is connected, with Tools or without
+	StartConnected *bool    `json:"start_connected"`
+	Connected      *bool    `json:"connected"` // nil: as start_connected
+	GuestControl   *bool    `json:"allow_guest_control"`
+}
+
 type diskSpec struct {
 	Raw        string `json:"raw"`
 	Capacity   int64  `json:"capacity"`
@@ -105,6 +116,9 @@ type vmSpec struct {
 	Product       string     `json:"product"`    // of an appliance
 	OnDelta       bool       `json:"on_delta"`   // without a snapshot in its tree
 	Disks         []diskSpec `json:"disks"`
+	Nics          []nicSpec  `json:"nics"` // nil: one that holds IP
+
+	Shutdown shutdownSpec `json:"shutdown"`
 
 	// Mount point or drive letter, and type, as VMware Tools report them on vSphere 7 and later.
 	FileSystems [][2]string `json:"file_systems"`

@@ -1,0 +1,92 @@
+"""The JSON messages between the tasks of a cutover run. They are small, and each one names its server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from wavelift.base.domain import Finding, Instant, Message
+from wavelift.rules.conf import CutoverMode
+from wavelift.rules.forecast import Forecast
+from wavelift.rules.plans import ResolvedWave
+from wavelift.services.dataplane.messages import AccountUse
+
+
+class AdmittedCutover(Message):
+    """What ``admit`` decided, over the spec that it froze for the run."""
+
+    wave: ResolvedWave
+    """Only the entries that may hold a chosen server. In modes revert and finalize, as the run that opened each cutover
+    froze them."""
+    mode: CutoverMode
+    dag_id: str
+    run_id: str
+    requested_by: str
+    servers: tuple[str, ...]
+    """Names of the chosen servers."""
+    cutovers: Mapping[str, str] = {}
+    """Server → id of its cutover: that of this run in mode cutover, that to end in modes revert and finalize."""
+    window_start: Instant | None = None
+    window_end: Instant | None = None
+    token: str = Field(default="", repr=False)
+    """The grant of pre-flight, a credential: Airflow masks a field of this name."""
+    account_use: AccountUse | None = None
+
+    @property
+    def granted(self) -> tuple[str, ...]:
+        """The servers that pre-flight looks at."""
+        return self.servers
+
+
+class PlannedStep(Message):
+    """One step of a server, in words."""
+
+    name: str
+    words: str
+    undo_words: str
+
+
+class PlannedServer(Message):
+    """What a cutover of one server does, how long that takes, and what is in its way."""
+
+    server: str
+    cutover: str = ""
+    """Id; empty: this run opens none."""
+    tier: str = ""
+    tier_index: int = 0
+    steps: tuple[PlannedStep, ...] = ()
+    forecast: Forecast | None = None
+    """None: pre-flight did not find the server."""
+    findings: tuple[Finding, ...] = ()
+    goes: bool = True
+    """False: something in its way is an error. The run leaves it alone."""
+
+
+class PlannedCutover(Message):
+    """What ``plan`` tells, in every mode."""
+
+    wave: str
+    mode: CutoverMode
+    digest: str
+    """SHA-256, hex, of the steps of the servers that go. Approvals name it."""
+    servers: tuple[PlannedServer, ...]
+
+    @property
+    def going(self) -> tuple[str, ...]:
+        return tuple(each.server for each in self.servers if each.goes)
+
+    def lines(self) -> list[str]:
+        """The plan for a log and for who approves it."""
+        found = []
+        for each in self.servers:
+            tier = f", tier {each.tier}" if each.tier else ""
+            found.append(f"{each.server}{tier}: {'' if each.goes else 'is left alone'}".rstrip(": "))
+            if each.forecast is not None:
+                found.append(f"  downtime: {each.forecast.words()}")
+            for place, step in enumerate(each.steps, start=1):
+                found.append(f"  {place}. {step.words}")
+                found.append(f"     back: {step.undo_words}")
+            for finding in each.findings:
+                found.append(f"  {finding.severity}: {finding.what}. {finding.next_action}")
+        return [*found, f"plan {self.digest[:12]} of {self.wave}: {', '.join(self.going) or 'no server'} can go"]

@@ -1,0 +1,35 @@
+"""What other packages add to specs: checks of instances, under the entry point ``wavelift.checks``."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+from wavelift.rules.problem import Problem, allowed, did_you_mean, quoted
+from wavelift.rules.wave import Wave
+from wavelift.rules.wave_cutover import BUILT_IN_CHECKS, CutoverSettings
+
+ENTRY_POINT: Final = "wavelift.checks"
+
+
+def installed_checks() -> dict[str, EntryPoint]:
+    """Kind → its entry point. Nothing is imported."""
+    return {each.name: each for each in entry_points(group=ENTRY_POINT)}
+
+
+def unknown_checks(wave: Wave) -> list[Problem]:
+    """Checks of a kind that is neither built in nor installed here. Packages are looked for only if there is one."""
+    sections: list[tuple[tuple[str | int, ...], CutoverSettings | None]] = [(("cutover",), wave.cutover)]
+    sections += [(("servers", index, "cutover"), server.cutover) for index, server in enumerate(wave.servers)]
+    others = [
+        ((*place, "checks", position, "kind"), check.kind)
+        for place, section in sections
+        for position, check in enumerate((section.checks if section else None) or ())
+        if check.kind not in BUILT_IN_CHECKS
+    ]
+    known = (*BUILT_IN_CHECKS, *sorted(installed_checks())) if others else ()
+    return [
+        Problem(place, f"no check {quoted(kind)} is installed{did_you_mean(kind, known)}; {allowed(known)}")
+        for place, kind in others
+        if kind not in known
+    ]

@@ -125,7 +125,7 @@ class PrepareOperator(CutoverRunOperator):
 
         with ledger.read() as tx:
             plans = frozen_wave(waves.get(tx, ctx.run)).servers
-        known = check_plan(task.plan, task.facts, [*plans, *(plan.replicating() for plan in plans)])
+        known = check_plan(task.plan, task.facts, [plan.cutting_over() for plan in plans])
         return task.model_copy(update={"plan": known.plan})
 
 

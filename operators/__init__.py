@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from wavelift.operators.connector.checks import CheckInstanceOperator as CheckInstanceOperator
+    from wavelift.operators.connector.checks import CheckTestOperator as CheckTestOperator
     from wavelift.operators.connector.cutover import CutoverSnapshotOperator as CutoverSnapshotOperator
     from wavelift.operators.connector.cutover import FinalRunOperator as FinalRunOperator
     from wavelift.operators.connector.cutover import StopSourceOperator as StopSourceOperator
@@ -59,10 +60,19 @@ if TYPE_CHECKING:
     from wavelift.operators.control.slots import ReleaseRunOperator as ReleaseRunOperator
     from wavelift.operators.control.slots import ReserveOperator as ReserveOperator
     from wavelift.operators.control.slots import ReserveRunOperator as ReserveRunOperator
+    from wavelift.operators.control.trial import AdmitTestOperator as AdmitTestOperator
+    from wavelift.operators.control.trial import EndTestsOperator as EndTestsOperator
+    from wavelift.operators.control.trial import LaunchTestOperator as LaunchTestOperator
+    from wavelift.operators.control.trial import TestImagesOperator as TestImagesOperator
+    from wavelift.operators.control.trial import TestReportOperator as TestReportOperator
+    from wavelift.operators.control.trial import TestResultOperator as TestResultOperator
     from wavelift.operators.control.upkeep import DeleteReplicasOperator as DeleteReplicasOperator
 
 OPERATORS: Final = {
-    "connector.checks": ("CheckInstanceOperator",),
+    "connector.checks": (
+        "CheckInstanceOperator",
+        "CheckTestOperator",
+    ),
     "connector.cutover": (
         "CutoverSnapshotOperator",
         "FinalRunOperator",
@@ -138,6 +148,14 @@ OPERATORS: Final = {
         "ReleaseRunOperator",
         "ReserveOperator",
         "ReserveRunOperator",
+    ),
+    "control.trial": (
+        "AdmitTestOperator",
+        "EndTestsOperator",
+        "LaunchTestOperator",
+        "TestImagesOperator",
+        "TestReportOperator",
+        "TestResultOperator",
     ),
     "control.upkeep": ("DeleteReplicasOperator",),
 }

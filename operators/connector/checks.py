@@ -13,17 +13,35 @@ from wavelift.operators.connector._plane import EnvironmentOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from wavelift.services.dataplane.checks import CheckOrder
     from wavelift.services.dataplane.messages import ServerTask
 
 LOOK_SECONDS: Final = 30
 """Each look starts a process for the task, which costs seconds of a core."""
 
 
-class CheckInstanceOperator(ServerOperator, EnvironmentOperator):
+class ChecksOperator(EnvironmentOperator):
+    """What checks share: each look makes those that have not passed, and the task is rescheduled until all have.
+
+    No worker is held in between.
+    """
+
+    def look(self, order: CheckOrder, context: Context) -> dict[str, Any]:
+        """:raises ChecksFailedError: the time of a check is over."""
+        from wavelift.services.dataplane.checks import make_checks
+
+        ctx = self.server_context(context, order.server)
+        report = make_checks(self.aws_of(order), order.instance, order.checks, ctx)
+        if not report.passed:
+            self.log.info("%s", report.waits())
+            raise AirflowRescheduleException(datetime.now(UTC) + timedelta(seconds=LOOK_SECONDS))
+        return report.dump()
+
+
+class CheckInstanceOperator(ServerOperator, ChecksOperator):
     """Make the checks of a server's plan of its launched instance, until all have passed or their time is over.
 
-    Runs on the environment's queue near AWS, and holds no worker while it waits: it is rescheduled. Returns a
-    :class:`~wavelift.services.dataplane.checks.CheckReport`.
+    Runs on the environment's queue near AWS. Returns a :class:`~wavelift.services.dataplane.checks.CheckReport`.
 
     :param server: one of the dicts that the pre-flight returned.
     :param launched: what the launch returned: ``instance_id`` and ``private_ip``, with the server's name.
@@ -36,7 +54,7 @@ class CheckInstanceOperator(ServerOperator, EnvironmentOperator):
         from wavelift.base.domain import LaunchResult
         from wavelift.base.errors import PermanentError
         from wavelift.rules.guests import guest
-        from wavelift.services.dataplane.checks import CheckedInstance, make_checks
+        from wavelift.services.dataplane.checks import CheckedInstance, CheckOrder
 
         launched = LaunchResult.load(self.launched)
         if launched.server != task.name:
@@ -48,10 +66,24 @@ class CheckInstanceOperator(ServerOperator, EnvironmentOperator):
             region=task.plan.target.region,
             windows=guest(task.facts.guest_id).windows,
         )
-        access = self.aws_of(task.plan.target)
         checks = task.plan.cutover.checks if task.plan.cutover else ()
-        report = make_checks(access, instance, checks, self.server_context(context, task.name))
-        if not report.passed:
-            self.log.info("%s", report.waits())
-            raise AirflowRescheduleException(datetime.now(UTC) + timedelta(seconds=LOOK_SECONDS))
-        return report.dump()
+        order = CheckOrder(instance=instance, aws_conn_id=task.plan.target.aws_conn_id, checks=checks)
+        return self.look(order, context)
+
+
+class CheckTestOperator(ChecksOperator):
+    """Make the checks of a test instance. Otherwise as :class:`CheckInstanceOperator`.
+
+    :param server: one of the dicts that ``images`` returned.
+    :param launched: what :class:`LaunchTestOperator` returned: a
+        :class:`~wavelift.services.dataplane.checks.CheckOrder`.
+    """
+
+    template_inputs = ("server", "launched")
+    server: Any
+    launched: Any
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.services.dataplane.checks import CheckOrder
+
+        return self.look(CheckOrder.load(self.launched), context)

@@ -87,6 +87,8 @@ class Stage:
         spec["vpc"] = self.network.vpc_id
         spec["subnets"] = list(self.network.subnet_ids)[:1]
         spec["security_groups"] = [self.network.security_group_id]
+        isolated, own = list(self.network.subnet_ids)[1:], self.network.isolated_group_id
+        spec["isolation"] = {"subnets": isolated[:1], "security_groups": [own]}
         return str(yaml.safe_dump(spec, sort_keys=False))
 
     def principals(self, *, users: Collection[str] = ()) -> str:

@@ -19,6 +19,7 @@ from wavelift.base.printable import printable_lines
 from wavelift.dag_factory.cutover import cutover_dag
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
+from wavelift.dag_factory.trial import test_dag
 from wavelift.rules.flows import FLOWS
 from wavelift.rules.plans import WaveShape
 from wavelift.specs import UsableWaves, usable_waves
@@ -52,12 +53,10 @@ def register_waves(namespace: dict[str, Any]) -> None:
 
 
 def _makers(shape: WaveShape) -> list[Callable[[WaveShape], DAG]]:
-    """The functions that make the DAGs of a wave. Replication and cutover have one if the spec defines them."""
-    return [
-        migrate_dag,
-        *([replicate_dag] if shape.replicates else []),
-        *([cutover_dag] if shape.cuts_over else []),
-    ]
+    """The functions that make the DAGs of a wave: only those whose sections the spec has."""
+    replicates = [replicate_dag] if shape.replicates else []
+    cuts_over = [test_dag, cutover_dag] if shape.cuts_over else []
+    return [migrate_dag, *replicates, *cuts_over]
 
 
 def raise_spec_errors() -> None:

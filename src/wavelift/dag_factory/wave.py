@@ -75,7 +75,7 @@ class WaveTasks(ABC):
 def wave_dag(tasks: WaveTasks, *, doc: str, form: Mapping[str, Param], **settings: Any) -> DAG:
     """The DAG of one flow of one wave.
 
-    :param doc: its page in the web UI. ``{wave}`` is the wave, ``{reserve}`` the first task of a server.
+    :param doc: its page in the web UI. ``{wave}`` is the wave; the name of a step is its task's id.
     :param settings: settings of the DAG in which the flows differ.
     """
     flow, shape = tasks.flow, tasks.shape
@@ -83,7 +83,7 @@ def wave_dag(tasks: WaveTasks, *, doc: str, form: Mapping[str, Param], **setting
     dag = DAG(
         flow.dag_id(shape.wave),
         description=shape.description or flow.words.format(wave=shape.wave),
-        doc_md=doc.format(wave=shape.wave, reserve=flow.task_id("reserve")),
+        doc_md=doc.format(wave=shape.wave, **{step.name: step.task_id for step in flow.steps}),
         catchup=False,
         # `admit` refuses all others, too: nobody stands behind a backfill or an asset.
         allowed_run_types=cast(Any, run_types),  # Airflow converts the words

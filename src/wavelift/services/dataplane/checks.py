@@ -63,6 +63,22 @@ class CheckOutcome(Message):
     """Why it has not passed."""
 
 
+class CheckOrder(Message):
+    """What is checked, and how AWS is reached for it."""
+
+    instance: CheckedInstance
+    aws_conn_id: str
+    checks: tuple[Check, ...]
+
+    @property
+    def server(self) -> str:
+        return self.instance.server
+
+    @property
+    def region(self) -> str:
+        return self.instance.region
+
+
 class CheckReport(Message):
     """Every check of one instance."""
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from wavelift.base.errors import PermanentError
 from wavelift.base.names import snapshot_name
 from wavelift.base.run import RunContext
-from wavelift.ledger import Ledger, Progress, SnapshotState, SourceServer, jobs, lineage
+from wavelift.ledger import Ledger, Progress, SnapshotState, SourceServer, jobs, lineage, servers
 from wavelift.ledger import replication_runs as runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.rules.flows import OF_TRANSFER, SlotKind
@@ -61,7 +61,8 @@ def reserve(
     if queued is not None:
         tell(ledger, ctx, f"Waits: {queued.words}")
         return queued
-    with ledger.write(jobs.lock_name(known.wave)) as tx:
+    with ledger.write(jobs.lock_name(known.wave), servers.LOCK) as tx:
+        servers.remember(tx, seen, at=ctx.clock.now())  # what is launched of its image later asks for its guest
         runs.record_intent(tx, id, name=snapshot_name(ctx.run_key), vm=task.facts.moref, clock=ctx.clock)
     tell(ledger, ctx, "Uploading")
     with ledger.read() as tx:

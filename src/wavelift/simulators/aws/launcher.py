@@ -30,6 +30,8 @@ class Bootstrap:
     vpc_id: str
     subnet_ids: tuple[str, ...]
     security_group_id: str
+    isolated_group_id: str
+    """A security group that lets nothing in."""
     kms_key_arn: str
 
 
@@ -105,7 +107,8 @@ class AwsSimulator(Simulator):
         return found | ({"AWS_CA_BUNDLE": str(self.ca_file)} if self.ca_file else {})
 
     def bootstrap(self, bucket: str = "staging", *, role: bool = True) -> Bootstrap:
-        """Make a bucket, the vmimport role, a role to assume, a VPC with two subnets, a security group and a KMS key.
+        """Make a bucket, the vmimport role, a role to assume, a VPC with two subnets and two security
+        groups, and a KMS key.
 
         A bucket or role that exists stays.
         """
@@ -120,9 +123,12 @@ class AwsSimulator(Simulator):
             ]["SubnetId"]
             for number, zone in ((1, "a"), (2, "b"))
         )
-        group = ec2.create_security_group(GroupName=f"wavelift-{vpc}", Description="migrated", VpcId=vpc)
+        group, isolated = (
+            ec2.create_security_group(GroupName=f"{name}-{vpc}", Description=name, VpcId=vpc)["GroupId"]
+            for name in ("wavelift", "isolated")
+        )
         key = kms.create_key(Description="staging and volumes")["KeyMetadata"]["Arn"]
-        return Bootstrap(bucket, "vmimport", arn, vpc, subnets, group["GroupId"], key)
+        return Bootstrap(bucket, "vmimport", arn, vpc, subnets, group, isolated, key)
 
     def _roles(self, iam: Any, bucket: str, with_vmimport: bool) -> str:
         known = {item["RoleName"]: item["Arn"] for item in iam.list_roles()["Roles"]}

@@ -99,9 +99,8 @@ class PlanCutoverOperator(WaveRunOperator):
 
     def _planner(self, ledger: Ledger, report: PreflightReport, context: Context) -> Planner:
         """With what AWS says of the target groups. Where they are is asked by the frozen plans alone."""
-        from wavelift.services.cutover.step_kinds import plan_of, prepared_of
-
         from wavelift.services.cutover.plan import Planner, frozen_plans
+        from wavelift.services.cutover.step_kinds import plan_of, prepared_of
         from wavelift.services.dataplane.cutover_facts import groups_of, look_at_groups
 
         _, plans = frozen_plans(ledger, report, self.server_context(context))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from wavelift.operators.connector.verify import VerifyOperator as VerifyOperator
     from wavelift.operators.control.admit import AdmitOperator as AdmitOperator
     from wavelift.operators.control.admit import AdmitReplicationOperator as AdmitReplicationOperator
+    from wavelift.operators.control.backup import BackupInstanceOperator as BackupInstanceOperator
     from wavelift.operators.control.catalog import BeginCatalogImportOperator as BeginCatalogImportOperator
     from wavelift.operators.control.catalog import BeginHealthCheckOperator as BeginHealthCheckOperator
     from wavelift.operators.control.catalog import CloseCatalogImportOperator as CloseCatalogImportOperator
@@ -107,6 +108,7 @@ OPERATORS: Final = {
         "AdmitOperator",
         "AdmitReplicationOperator",
     ),
+    "control.backup": ("BackupInstanceOperator",),
     "control.catalog": (
         "BeginCatalogImportOperator",
         "BeginHealthCheckOperator",

@@ -191,7 +191,7 @@ class FinalizeOperator(CutoverRunOperator):
     """
 
     def go_on(self, ledger: Ledger, context: Context, ctx: RunContext) -> dict[str, Any]:
-from wavelift.services.cutover.approvals import require_finalize_approved
+        from wavelift.services.cutover.approvals import require_finalize_approved
         from wavelift.services.cutover.back import Waiting, place_of
         from wavelift.services.cutover.backup import before_finalize
         from wavelift.services.cutover.finalize import finalize, raise_when_failed

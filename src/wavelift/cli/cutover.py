@@ -39,6 +39,8 @@ WAIT_SECONDS: Final = 7 * 24 * 3600.0
 """An approval and a window may take days; who waits longer looks at the list."""
 LOOK_SECONDS: Final = 2.0
 MOST: Final = 500
+PLAN: Final = CUTOVER.task_id("plan")
+PREPARE: Final = CUTOVER.task_id("prepare")
 FIRST: Final = "`wavelift cutover plan WAVE` tells what one would do; `wavelift cutover start WAVE` begins it"
 FIRST_TEST: Final = "`wavelift cutover test WAVE` launches the images of a wave where they can reach nothing else"
 
@@ -62,13 +64,14 @@ Waits = Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress unt
 def plan(  # one parameter per option
     wave: Wave, servers: ServerNames = None, start: From = "", end: To = "", as_json: AsJson = False
 ) -> None:
-    """What a cutover would do: every step with its undo, the downtime to expect, what is in the way. Changes nothing."""
+    """What a cutover would do: every step with its undo, the downtime to expect, what is in the way. It only reads."""
     run = _run_of(wave, "plan", servers, start, end, "")
-    report = run.result("plan") and run.xcom("plan", "report")
+    run.result(PLAN, explained_by=REPORT)
+    report = run.xcom(PLAN, "report")
     if as_json:
         print_json(report)
     else:
-        for line in str(run.xcom("plan", "words") or "").splitlines():
+        for line in str(run.xcom(PLAN, "words") or "").splitlines():
             say(line)
     if any(not each["goes"] for each in report["servers"]):
         raise typer.Exit(1)
@@ -79,7 +82,7 @@ def plan(  # one parameter per option
 def prepare(wave: Wave, servers: ServerNames = None, note: Note = "", as_json: AsJson = False) -> None:
     """Days before: lower TTLs, and make the network interfaces of fixed addresses."""
     run = _run_of(wave, "prepare", servers, "", "", note)
-    found = run.xcom("prepare", "report") or run.xcom("prepare") or {}
+    found = run.xcom(PREPARE, "report") or {}
     rows = found.get("servers", ()) if isinstance(found, dict) else ()
     if as_json:
         print_json({"dag_id": run.dag_id, "dag_run_id": run.dag_run_id, "state": run.state, "servers": list(rows)})
@@ -176,16 +179,14 @@ def show(id: Id, as_json: AsJson = False) -> None:
 
 @app.command()
 @api_errors_told()
-def approve(
-    wave: Wave, run: Annotated[str, typer.Argument(metavar="RUN", help="Id of the DAG run that asks.")]
-) -> None:
+def approve(wave: Wave, run: RunName) -> None:
     """Approve what a cutover run asks: its plan, or that the way back is given up."""
     _answer(wave, run, "approve")
 
 
 @app.command()
 @api_errors_told()
-def reject(wave: Wave, run: Annotated[str, typer.Argument(metavar="RUN", help="Id of the DAG run that asks.")]) -> None:
+def reject(wave: Wave, run: RunName) -> None:
     """Reject what a cutover run asks: the run ends, and nothing of it is done."""
     _answer(wave, run, "reject")
 
@@ -262,9 +263,9 @@ def _end(ids: Sequence[str], verb: str, *, follow: bool, as_json: bool) -> None:
 # Test instances
 
 
-@app.command()
+@app.command("test")
 @api_errors_told()
-def test(  # noqa: PLR0913  # one parameter per option
+def try_images(  # noqa: PLR0913  # one parameter per option
     wave: Wave,
     servers: Annotated[list[str] | None, typer.Argument(metavar="[SERVER]…", help="Only these.")] = None,
     run_id: Annotated[list[str] | None, typer.Option("--run", help="The image of this recorded run.")] = None,
@@ -299,9 +300,9 @@ def test(  # noqa: PLR0913  # one parameter per option
         fail(done.why_failed(REPORT))
 
 
-@app.command()
+@app.command("tests")
 @api_errors_told()
-def tests(
+def list_trials(
     wave: Annotated[str, typer.Option(help="Only this wave.")] = "",
     state: Annotated[str, typer.Option(help="Only this state, e.g. passed.")] = "",
     limit: Limit = 50,

@@ -53,9 +53,8 @@ Ids = Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of cutovers
 From = Annotated[str, typer.Option("--from", help="No source is stopped before this time: '2026-12-05 22:00'.")]
 To = Annotated[str, typer.Option("--to", help="No source is stopped that may not serve again by this time.")]
 Note = Annotated[str, typer.Option(help="Kept with the run.")]
-RequestName = Annotated[
-    str, typer.Option("--request-id", help="Your name of this request: repeated, nothing is doubled.")
-]
+RequestName = Annotated[str, typer.Option("--request-id", help="Your own name of this request: repeat it safely.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of the DAG run that asks.")]
 Waits = Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it has ended.")]
 
 

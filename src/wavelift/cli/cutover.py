@@ -46,10 +46,10 @@ FIRST_TEST: Final = "`wavelift cutover test WAVE` launches the images of a wave 
 
 Wave = Annotated[str, typer.Argument(metavar="WAVE")]
 ServerNames = Annotated[
-    list[str] | None, typer.Argument(metavar="[SERVER]…", help="Only these. Without: all with a cutover section.")
+    list[str] | None, typer.Argument(metavar="SERVER", help="Only these. Without: all with a cutover section.")
 ]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a cutover: cut-…")]
-Ids = Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of cutovers: cut-…")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of cutovers: cut-…")]
 From = Annotated[str, typer.Option("--from", help="No source is stopped before this time: '2026-12-05 22:00'.")]
 To = Annotated[str, typer.Option("--to", help="No source is stopped that may not serve again by this time.")]
 Note = Annotated[str, typer.Option(help="Kept with the run.")]
@@ -266,7 +266,7 @@ def _end(ids: Sequence[str], verb: str, *, follow: bool, as_json: bool) -> None:
 @api_errors_told()
 def try_images(  # noqa: PLR0913  # one parameter per option
     wave: Wave,
-    servers: Annotated[list[str] | None, typer.Argument(metavar="[SERVER]…", help="Only these.")] = None,
+    servers: Annotated[list[str] | None, typer.Argument(metavar="SERVER", help="Only these.")] = None,
     run_id: Annotated[list[str] | None, typer.Option("--run", help="The image of this recorded run.")] = None,
     hours: Annotated[float | None, typer.Option(help="Until the instances are terminated.")] = None,
     note: Note = "",

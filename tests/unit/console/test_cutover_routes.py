@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +15,7 @@ from tests.unit.console.test_replication_routes import ENVIRONMENT, Airflow, Des
 from wavelift.airflow.rest import ApiError
 from wavelift.base.run import DagRun
 from wavelift.ledger import cutovers, events, jobs, trials
-from wavelift.ledger.cutovers import CUTOVER_KIND
+from wavelift.ledger.cutovers import CUTOVER_KIND, RUN_KIND, run_subject
 from wavelift.rules.cutover import CutoverState, StepState, TrialState
 from wavelift.services.common.admit import RunRequest
 from wavelift.services.cutover.admit import admit
@@ -43,12 +42,12 @@ class Runs(Airflow):
 
 
 @pytest.fixture
-def cutting(desk: Desk) -> Iterator[Desk]:
+def cutting(desk: Desk) -> Desk:
     cuttable(desk)
     desk.airflow = Runs()
     for server in ("web01", "db01"):
         desk.job(server)
-    yield desk
+    return desk
 
 
 def states(desk: Desk) -> dict[str, str]:
@@ -184,13 +183,11 @@ def test_one_is_told_whole(cutting: Desk) -> None:
         cutovers.plan_steps(tx, CUTOVER_KIND, CUT, [step], at=at)
         [row] = cutovers.steps_of(tx, CUTOVER_KIND, CUT)
         wait = {"wait": "x", "words": "until all name servers have it"}
-        cutovers.change_step(
-            tx, row, to=StepState.INTENDED, at=at, by="ana", before=["10.0.0.1"], wanted=["10.1.0.1"], wait=wait
-        )
-        cutovers.approve(
-            tx, "cutover_run", f"{RUN.dag_id}/{RUN.dag_run_id}", "d" * 64, answer="approve", by="bo", requested_by="ana",
-            at=at, valid_until=at + timedelta(hours=1),
-        )  # fmt: skip
+        seen = {"before": ["10.0.0.1"], "wanted": ["10.1.0.1"], "wait": wait}
+        cutovers.change_step(tx, row, to=StepState.INTENDED, at=at, by="ana", **seen)
+        who = {"answer": "approve", "by": "bo", "requested_by": "ana"}
+        until = at + timedelta(hours=1)
+        cutovers.approve(tx, RUN_KIND, run_subject(RUN), "d" * 64, at=at, valid_until=until, **who)
     told = cutting.get(f"/cutovers/{CUT}")
     assert (told["state"], told["serves"], told["downtime_s"]) == ("switched", "instance", 600)
     [step_told] = told["steps"]
@@ -237,7 +234,7 @@ def test_the_right_counts_where_it_landed(cutting: Desk, verb: str) -> None:
     """The wave's file says another environment by now."""
     moved(cutting, CutoverState.SWITCHED)
     granting = cutting.specs.granting
-    elsewhere = ENVIRONMENT.replace("cut_over: ['user:ana']", "cut_over: ['user:bo']")
+    elsewhere = ENVIRONMENT.replace("user:ana", "user:bo")
 
     def asked(environment: str) -> Any:
         cutting.specs.environment = elsewhere if environment == "lab" else ENVIRONMENT

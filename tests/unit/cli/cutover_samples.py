@@ -79,7 +79,8 @@ def details(**changes: Any) -> dict[str, Any]:
         "prepared": [
             step(
                 name=f"ttl {ZONE}/erp-db.corp.example", kind="ttl",
-                words="Lower the TTL of erp-db.corp.example to 60 s", undo_words="Restore its TTL", before={"ttl": 86400}, wanted={"ttl": 60},
+                words="Lower the TTL of erp-db.corp.example to 60 s",
+                undo_words="Restore its TTL", before={"ttl": 86400}, wanted={"ttl": 60},
                 changed_at="2026-12-03T09:00:00+00:00",
             )
         ],

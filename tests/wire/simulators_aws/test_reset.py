@@ -28,8 +28,11 @@ EMPTY_STATE: dict[str, Any] = {
     "import_tasks": [],
     "images": [],
     "instances": [],
+    "instance_states": {},
     "volumes": [],
     "network_interfaces": [],
+    "addresses": {},
+    "elastic_ips": {},
 }
 Refused = Callable[..., ClientError]
 

@@ -58,7 +58,7 @@ class AwsWorld(World[Settings]):
             folder / "imports", store=self.ebs, clock=self.clock, settings=settings, surroundings=self
         )
         backends = Backends(settings)
-        self.account = Account(settings, self.clock, backends, self.s3, self.ebs, self.imports)
+        self.account = Account(settings, self.clock, backends, self.s3, self.ebs, self.imports, self.faults)
         self.ebs.on_new = self.account.show_snapshot
         self.ebs.encrypts = lambda: bool(backends.ec2.ebs_encryption_by_default)
         self.ebs.default_key = lambda: backends.key_arn(self.account.ebs_key)
@@ -288,6 +288,15 @@ def _name_other(request: Request) -> None:
 TARGET_FIELDS: Final = (
     "ImageId",
     "InstanceId.1",
+    "InstanceId",
+    "NetworkInterfaceId",
+    "SubnetId",
+    "AllocationId",
+    "RouteTableId",
+    "TransitGatewayRouteTableId",
+    "TargetGroupArn",
+    "LaunchTemplateId",
+    "LaunchTemplateName",
     "SnapshotId",
     "ImportTaskId",
     "ImportTaskId.1",

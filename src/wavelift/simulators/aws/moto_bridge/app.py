@@ -15,7 +15,9 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.actions import Ec2Actions
+from wavelift.simulators.aws.moto_bridge.addresses import AddressActions
 from wavelift.simulators.aws.moto_bridge.imports import ImportActions
+from wavelift.simulators.aws.moto_bridge.instances import InstanceActions
 from wavelift.simulators.kit.message import Request, Response
 
 APPLICATION: Final = DomainDispatcherApplication(create_backend_app)
@@ -26,6 +28,10 @@ UNKNOWN: Final = {
     "sts": ("InvalidAction", "Could not find operation {operation}", 400),
 }
 UNKNOWN_ELSE: Final = ("UnknownOperationException", "Operation {operation} is not implemented here", 400)
+MIXINS: Final[dict[Any, tuple[Any, ...]]] = {
+    EC2Response: (Ec2Actions, ImportActions, InstanceActions, AddressActions),
+}
+"""moto's classes, and what comes before their own methods."""
 OURS: Final = frozenset({"content-length", "server", "date", "connection"})
 """Headers that our server writes itself."""
 
@@ -35,14 +41,15 @@ class MotoApp:
 
     def __init__(self, account: Account) -> None:
         self._account, self._backends = account, account.backends
-        for mixin in (Ec2Actions, ImportActions):
-            mixin.account = account
-            if mixin not in EC2Response.__bases__:
-                EC2Response.__bases__ = (mixin, *EC2Response.__bases__)
+        for response, mixins in MIXINS.items():
+            for mixin in mixins:
+                mixin.account = account
+                if mixin not in response.__bases__:
+                    response.__bases__ = (mixin, *response.__bases__)
 
     def handle(self, request: Request) -> Response:
         with self._backends.lock:
-            self._start_instances()
+            self._account.catch_up()
             try:
                 with self._consistent_in_time(request):
                     status, headers, body = self._call(request)
@@ -93,19 +100,6 @@ class MotoApp:
         finally:
             for shelf, hidden in zip(shelves, kept, strict=True):
                 shelf.update(hidden)
-
-    def _start_instances(self) -> None:
-        """Set instances to running whose pending time is over."""
-        now = self._account.clock.now()
-        waiting = []
-        for due, instance in self._account.starting:
-            if instance._state.name != "pending":
-                continue
-            if due <= now:
-                instance._state.name, instance._state.code = "running", 16
-            else:
-                waiting.append((due, instance))
-        self._account.starting[:] = waiting
 
 
 def _names(name: str, item: Any) -> set[str]:

@@ -33,6 +33,7 @@ EMPTY_STATE: dict[str, Any] = {
     "network_interfaces": [],
     "addresses": {},
     "elastic_ips": {},
+    "dns_records": {},
 }
 Refused = Callable[..., ClientError]
 

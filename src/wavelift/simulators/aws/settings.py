@@ -51,6 +51,8 @@ class Settings(settings.Settings):
     """Time in ``shutting-down``; 0 means that the instance is terminated, and its addresses free, at once."""
     status_check_seconds: float = 0.2
     """From ``running`` to the end of the first status checks."""
+    dns_change_seconds: float = 0.2
+    """From ChangeResourceRecordSets to INSYNC."""
     snapshot_seconds: float = 0.0
     """Time from CompleteSnapshot to the state ``completed``."""
     allow_growth: bool = False

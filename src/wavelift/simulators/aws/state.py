@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wavelift.simulators.aws.moto_bridge import route53
 from wavelift.simulators.aws.moto_bridge.account import Account
 
 
@@ -13,6 +14,7 @@ def of(account: Account) -> dict[str, Any]:
         "snapshots": _snapshots(account),
         "import_tasks": sorted(task.id for task in account.imports.all() if task.active),
         **_ec2(account),
+        "dns_records": _records(account),
     }
 
 
@@ -70,6 +72,11 @@ def _ec2(account: Account) -> dict[str, Any]:
             "addresses": _addresses(ec2),
             "elastic_ips": {str(one.allocation_id): one.eni.id if one.eni is not None else "" for one in ec2.addresses},
         }
+
+
+def _records(account: Account) -> dict[str, Any]:
+    with account.backends.lock:
+        return {str(zone.name): route53.rows(zone) for zone in account.backends.route53.zones.values()}
 
 
 def _addresses(ec2: Any) -> dict[str, dict[str, Any]]:

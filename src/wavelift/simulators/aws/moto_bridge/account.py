@@ -35,6 +35,8 @@ class Account:
     running_since: dict[str, float] = field(default_factory=dict)
     """When an instance last began to run: its status checks begin anew."""
     reboots: dict[str, int] = field(default_factory=dict)
+    dns_changes: dict[str, Any] = field(default_factory=dict)
+    """Route 53's changes by id."""
     unseen: dict[str, float] = field(default_factory=dict)
     """Ids that EC2 does not show yet, and when it will."""
     ebs_key: str = MANAGED_EBS_KEY

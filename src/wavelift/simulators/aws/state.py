@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wavelift.simulators.aws.moto_bridge import elbv2, route53
+from wavelift.simulators.aws.moto_bridge import elbv2, route53, routes
 from wavelift.simulators.aws.moto_bridge.account import Account
 
 
@@ -68,6 +68,9 @@ def _ec2(account: Account) -> dict[str, Any]:
                 one.id: {"state": one.state, "reboots": account.reboots.get(one.id, 0)}
                 for one in sorted(instances, key=lambda one: str(one.id))
             },
+            "launch_templates": {str(one.name): one.latest_version_number for one in ec2.launch_templates.values()},
+            "routes": routes.rows(ec2),
+            "transit_gateway_routes": routes.transit_rows(ec2),
             "volumes": sorted(ec2.volumes),
             "network_interfaces": sorted(ec2.enis),
             "addresses": _addresses(ec2),
@@ -81,8 +84,9 @@ def _targets(account: Account) -> dict[str, Any]:
 
 
 def _records(account: Account) -> dict[str, Any]:
+    """By the zone's id: a public and a private zone may have one name."""
     with account.backends.lock:
-        return {str(zone.name): route53.rows(zone) for zone in account.backends.route53.zones.values()}
+        return {str(zone.resource_id): route53.rows(zone) for zone in account.backends.route53.zones.values()}
 
 
 def _addresses(ec2: Any) -> dict[str, dict[str, Any]]:

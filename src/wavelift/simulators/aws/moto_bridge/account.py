@@ -9,6 +9,7 @@ from typing import Any
 
 from wavelift.simulators.aws.ebs.snapshot import Snapshot
 from wavelift.simulators.aws.ebs.store import EbsStore
+from wavelift.simulators.aws.ebs.volume import Volume
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.moto_bridge.address_log import AddressLog
 from wavelift.simulators.aws.moto_bridge.backends import Backends
@@ -40,6 +41,8 @@ class Account:
     """Route 53's changes by id."""
     targets: dict[str, dict[tuple[str, int], Any]] = field(default_factory=dict)
     """By target group (its ARN): its targets by id and port."""
+    commands: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """Run Command's invocations by command and instance."""
     unseen: dict[str, float] = field(default_factory=dict)
     """Ids that EC2 does not show yet, and when it will."""
     address_log: AddressLog = field(default_factory=AddressLog)
@@ -57,6 +60,15 @@ class Account:
         self.later[:] = [item for item in self.later if item[0] > now]
         for _, act in due:
             act()
+        self.ebs.close_volumes(self.backends.ec2.volumes)
+
+    def volume(self, volume_id: str) -> Volume:
+        """The content of a volume of EC2's. Raises AwsError."""
+        with self.backends.lock:
+            found = self.backends.ec2.volumes.get(volume_id)
+            if found is None:
+                raise AwsError("InvalidVolume.NotFound", f"The volume '{volume_id}' does not exist.", 400)
+            return self.ebs.open_volume(volume_id, int(found.size), found.snapshot_id or "")
 
     def repeated(self, operation: str, token: str, fingerprint: str) -> Any | None:
         """What this client token made before. Raises AwsError if that was another request."""

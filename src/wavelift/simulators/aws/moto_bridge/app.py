@@ -13,15 +13,20 @@ from moto.ec2.responses import EC2Response
 from moto.elbv2.responses import ELBV2Response
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.route53.responses import Route53
+from moto.ssm.responses import SimpleSystemManagerResponse
 
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.actions import Ec2Actions
 from wavelift.simulators.aws.moto_bridge.addresses import AddressActions
 from wavelift.simulators.aws.moto_bridge.elbv2 import TargetActions
+from wavelift.simulators.aws.moto_bridge.images import ImageActions
 from wavelift.simulators.aws.moto_bridge.imports import ImportActions
 from wavelift.simulators.aws.moto_bridge.instances import InstanceActions
 from wavelift.simulators.aws.moto_bridge.route53 import Route53Actions
+from wavelift.simulators.aws.moto_bridge.routes import RouteActions
+from wavelift.simulators.aws.moto_bridge.ssm import CommandActions
+from wavelift.simulators.aws.moto_bridge.templates import TemplateActions
 from wavelift.simulators.kit.message import Request, Response
 
 APPLICATION: Final = DomainDispatcherApplication(create_backend_app)
@@ -33,9 +38,13 @@ UNKNOWN: Final = {
 }
 UNKNOWN_ELSE: Final = ("UnknownOperationException", "Operation {operation} is not implemented here", 400)
 MIXINS: Final[dict[Any, tuple[Any, ...]]] = {
-    EC2Response: (Ec2Actions, ImportActions, InstanceActions, AddressActions),
+    EC2Response: (
+        *(Ec2Actions, ImportActions, InstanceActions, AddressActions),
+        *(ImageActions, TemplateActions, RouteActions),
+    ),
     ELBV2Response: (TargetActions,),
     Route53: (Route53Actions,),
+    SimpleSystemManagerResponse: (CommandActions,),
 }
 """moto's classes, and what comes before their own methods."""
 OURS: Final = frozenset({"content-length", "server", "date", "connection"})

@@ -28,8 +28,12 @@ EMPTY_STATE: dict[str, Any] = {
     "import_tasks": [],
     "images": [],
     "instances": [],
+    "instance_states": {},
     "volumes": [],
     "network_interfaces": [],
+    "addresses": {},
+    "elastic_ips": {},
+    "dns_records": {},
 }
 Refused = Callable[..., ClientError]
 

@@ -26,10 +26,12 @@ class Rule(faults.Rule):
     """``key`` is bucket/key or a resource's id.
 
     A ``flip`` rule changes one byte of an object that CompleteMultipartUpload has just made. An ``import`` rule decides
-    how an ImportImage task ends.
+    how an ImportImage task ends. An ``unstoppable`` instance stays ``stopping`` while the rule is in force. The status
+    check of an ``impaired`` instance fails; a reader of its status counts as a match. A change of an ``unsynced``
+    hosted zone (``key`` is its id) is PENDING while the rule is in force.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("call", "flip", "import")
+    kinds: ClassVar[tuple[str, ...]] = ("call", "flip", "import", "unstoppable", "impaired", "unsynced")
 
     reason: str = ""
     """EBS direct's ``Reason`` beside the code."""

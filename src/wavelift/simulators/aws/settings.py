@@ -46,6 +46,13 @@ class Settings(settings.Settings):
     page_blocks: int = 0
     """Blocks in one page of EBS direct's lists, however many more are asked for; 0 means as many as are asked for."""
     instance_pending_seconds: float = 0.3
+    instance_stopping_seconds: float = 0.2
+    instance_terminating_seconds: float = 0.0
+    """Time in ``shutting-down``; 0 means that the instance is terminated, and its addresses free, at once."""
+    status_check_seconds: float = 0.2
+    """From ``running`` to the end of the first status checks."""
+    dns_change_seconds: float = 0.2
+    """From ChangeResourceRecordSets to INSYNC."""
     snapshot_seconds: float = 0.0
     """Time from CompleteSnapshot to the state ``completed``."""
     allow_growth: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from wavelift.simulators.aws.s3.store import S3Store
 from wavelift.simulators.aws.settings import MANAGED_EBS_KEY, Settings
 from wavelift.simulators.aws.vmimport.tasks import ImportTask, ImportTasks
 from wavelift.simulators.kit.clock import Clock
+from wavelift.simulators.kit.faults import Faults
 
 
 @dataclass(slots=True)
@@ -25,14 +27,45 @@ class Account:
     s3: S3Store
     ebs: EbsStore
     imports: ImportTasks
-    launches: dict[str, tuple[str, Any]] = field(default_factory=dict)
-    """RunInstances by client token: the request, and the reservation that it made."""
-    starting: list[tuple[float, Any]] = field(default_factory=list)
-    """Pending instances, and when they run."""
+    faults: Faults[Any]
+    made: dict[tuple[str, str], tuple[str, Any]] = field(default_factory=dict)
+    """By operation and client token: the request, and what it made."""
+    later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+    """What happens by itself, and when: :meth:`after`."""
+    running_since: dict[str, float] = field(default_factory=dict)
+    """When an instance last began to run: its status checks begin anew."""
+    reboots: dict[str, int] = field(default_factory=dict)
+    dns_changes: dict[str, Any] = field(default_factory=dict)
+    """Route 53's changes by id."""
     unseen: dict[str, float] = field(default_factory=dict)
     """Ids that EC2 does not show yet, and when it will."""
     ebs_key: str = MANAGED_EBS_KEY
     """The account's default key as EC2 names it: the AWS managed key by its alias, a customer's key by its ARN."""
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        """Let ``act`` happen when so many seconds of the simulator's clock have passed."""
+        self.later.append((self.clock.now() + seconds, act))
+
+    def catch_up(self) -> None:
+        """Do what is due by now. Called before each call and each look at the state, with moto's lock."""
+        now = self.clock.now()
+        due = sorted((item for item in self.later if item[0] <= now), key=lambda item: item[0])
+        self.later[:] = [item for item in self.later if item[0] > now]
+        for _, act in due:
+            act()
+
+    def repeated(self, operation: str, token: str, fingerprint: str) -> Any | None:
+        """What this client token made before. Raises AwsError if that was another request."""
+        known = self.made.get((operation, token)) if token else None
+        if known is None:
+            return None
+        if known[0] != fingerprint:
+            raise AwsError(
+                "IdempotentParameterMismatch",
+                "Arguments on this idempotent request are inconsistent with arguments used in previous request(s).",
+                400,
+            )
+        return known[1]
 
     def hide(self, name: str) -> None:
         """Do not show a new resource before ``unseen_seconds`` have passed."""

@@ -1,4 +1,4 @@
-"""What moto holds of EC2, IAM and KMS, in one account and region."""
+"""What moto holds of EC2, IAM, KMS and others, in one account and region."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from moto.core.model_instances import reset_model_data
 from moto.ec2.models import ec2_backends
 from moto.iam.models import iam_backends
 from moto.kms.models import kms_backends
+from moto.route53.models import route53_backends
 
 from wavelift.simulators.aws.keys import SERVICE_ALIAS, Key
 from wavelift.simulators.aws.settings import ACCOUNT, Settings
@@ -41,6 +42,10 @@ class Backends:
     @property
     def ec2(self) -> Any:
         return ec2_backends[ACCOUNT][self._settings.region]
+
+    @property
+    def route53(self) -> Any:
+        return route53_backends[ACCOUNT][self._settings.partition]
 
     @property
     def _kms(self) -> Any:

@@ -34,6 +34,7 @@ EMPTY_STATE: dict[str, Any] = {
     "addresses": {},
     "elastic_ips": {},
     "dns_records": {},
+    "targets": {},
 }
 Refused = Callable[..., ClientError]
 

@@ -28,10 +28,11 @@ class Rule(faults.Rule):
     A ``flip`` rule changes one byte of an object that CompleteMultipartUpload has just made. An ``import`` rule decides
     how an ImportImage task ends. An ``unstoppable`` instance stays ``stopping`` while the rule is in force. The status
     check of an ``impaired`` instance fails; a reader of its status counts as a match. A change of an ``unsynced``
-    hosted zone (``key`` is its id) is PENDING while the rule is in force.
+    hosted zone (``key`` is its id) is PENDING while the rule is in force. An ``unhealthy`` target (``key`` is
+    "group's name/id:port") fails its checks; each reader of its health counts as a match.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("call", "flip", "import", "unstoppable", "impaired", "unsynced")
+    kinds: ClassVar[tuple[str, ...]] = ("call", "flip", "import", "unstoppable", "impaired", "unsynced", "unhealthy")
 
     reason: str = ""
     """EBS direct's ``Reason`` beside the code."""

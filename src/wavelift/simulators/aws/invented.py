@@ -73,3 +73,9 @@ STOPPED_ONLY_MESSAGE: Final = "The instance '{instance}' is not in the 'stopped'
 """AWS documents the codes of these errors, but not the messages."""
 CHECKS_BEGIN_ANEW: Final = True
 """A reboot begins the status checks anew, as a start does. AWS documents it for a start only."""
+DRAINING_CODE: Final = "InvalidTarget"
+DRAINING_MESSAGE: Final = "The following targets are deregistering and cannot be registered: '{target}'"
+"""AWS documents that an IP address can be registered again only after its deregistration delay, but not the error."""
+NO_ZONE_MESSAGE: Final = "You must specify an Availability Zone for '{address}', which is outside of the VPC"
+ZONE_MESSAGE: Final = "The only Availability Zone for '{address}', which is outside of the VPC, is 'all'"
+"""AWS documents the rule, but not the messages."""

@@ -53,6 +53,8 @@ class Settings(settings.Settings):
     """From ``running`` to the end of the first status checks."""
     dns_change_seconds: float = 0.2
     """From ChangeResourceRecordSets to INSYNC."""
+    target_health_seconds: float = 0.2
+    """From RegisterTargets, or the target's start, to ``healthy``."""
     snapshot_seconds: float = 0.0
     """Time from CompleteSnapshot to the state ``completed``."""
     allow_growth: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wavelift.simulators.aws.moto_bridge import route53
+from wavelift.simulators.aws.moto_bridge import elbv2, route53
 from wavelift.simulators.aws.moto_bridge.account import Account
 
 
@@ -15,6 +15,7 @@ def of(account: Account) -> dict[str, Any]:
         "import_tasks": sorted(task.id for task in account.imports.all() if task.active),
         **_ec2(account),
         "dns_records": _records(account),
+        "targets": _targets(account),
     }
 
 
@@ -72,6 +73,11 @@ def _ec2(account: Account) -> dict[str, Any]:
             "addresses": _addresses(ec2),
             "elastic_ips": {str(one.allocation_id): one.eni.id if one.eni is not None else "" for one in ec2.addresses},
         }
+
+
+def _targets(account: Account) -> dict[str, Any]:
+    with account.backends.lock:
+        return elbv2.rows(account)
 
 
 def _records(account: Account) -> dict[str, Any]:

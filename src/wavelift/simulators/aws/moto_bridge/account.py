@@ -37,6 +37,8 @@ class Account:
     reboots: dict[str, int] = field(default_factory=dict)
     dns_changes: dict[str, Any] = field(default_factory=dict)
     """Route 53's changes by id."""
+    targets: dict[str, dict[tuple[str, int], Any]] = field(default_factory=dict)
+    """By target group (its ARN): its targets by id and port."""
     unseen: dict[str, float] = field(default_factory=dict)
     """Ids that EC2 does not show yet, and when it will."""
     ebs_key: str = MANAGED_EBS_KEY

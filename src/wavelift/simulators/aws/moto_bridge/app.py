@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from moto.ec2.responses import EC2Response
+from moto.elbv2.responses import ELBV2Response
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.route53.responses import Route53
 
@@ -17,6 +18,7 @@ from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.actions import Ec2Actions
 from wavelift.simulators.aws.moto_bridge.addresses import AddressActions
+from wavelift.simulators.aws.moto_bridge.elbv2 import TargetActions
 from wavelift.simulators.aws.moto_bridge.imports import ImportActions
 from wavelift.simulators.aws.moto_bridge.instances import InstanceActions
 from wavelift.simulators.aws.moto_bridge.route53 import Route53Actions
@@ -32,6 +34,7 @@ UNKNOWN: Final = {
 UNKNOWN_ELSE: Final = ("UnknownOperationException", "Operation {operation} is not implemented here", 400)
 MIXINS: Final[dict[Any, tuple[Any, ...]]] = {
     EC2Response: (Ec2Actions, ImportActions, InstanceActions, AddressActions),
+    ELBV2Response: (TargetActions,),
     Route53: (Route53Actions,),
 }
 """moto's classes, and what comes before their own methods."""

@@ -9,6 +9,7 @@ from typing import Any
 from moto.core.base_backend import BackendDict
 from moto.core.model_instances import reset_model_data
 from moto.ec2.models import ec2_backends
+from moto.elbv2.models import elbv2_backends
 from moto.iam.models import iam_backends
 from moto.kms.models import kms_backends
 from moto.route53.models import route53_backends
@@ -42,6 +43,10 @@ class Backends:
     @property
     def ec2(self) -> Any:
         return ec2_backends[ACCOUNT][self._settings.region]
+
+    @property
+    def elbv2(self) -> Any:
+        return elbv2_backends[ACCOUNT][self._settings.region]
 
     @property
     def route53(self) -> Any:

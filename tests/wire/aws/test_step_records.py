@@ -14,7 +14,7 @@ from wavelift.adapters.aws.route53 import RecordKey, Route53, record_name
 from wavelift.base.errors import NotFoundError, PermanentError
 from wavelift.services.dataplane.steps.poll import in_sync, poll
 from wavelift.services.dataplane.steps.records import Alias, LowerTtl, Record, SwitchRecords
-from wavelift.services.dataplane.steps.step import ChangedElsewhere, Settled, apply, look, undo, verify
+from wavelift.services.dataplane.steps.step import ChangedElsewhere, Settled, Waiting, apply, look, undo, verify
 from wavelift.simulators.aws import AwsSimulator
 
 pytestmark = pytest.mark.wire
@@ -191,3 +191,27 @@ def test_what_route_53_refuses_is_said_with_the_zone_and_the_record(access: AwsA
 def test_names_are_compared_as_route_53_writes_them() -> None:
     assert record_name("*.Corp.Example") == r"\052.corp.example."
     assert RecordKey("App01.corp.example", "a") == RecordKey("app01.corp.example.", "A")
+
+
+def test_a_change_is_waited_for_by_its_id(
+    aws: AwsSimulator, access: AwsAccess, zone: Zone, switch: Callable[..., SwitchRecords]
+) -> None:
+    zone.put(APP, "192.0.2.7")
+    step = switch()
+    before = look(step)
+    aws.rule(kind="unsynced", key=zone.id)
+    first = apply(step, before)
+    assert isinstance(first, Waiting)
+    assert first.wait == in_sync(first.receipt)
+    assert poll(access, [first.wait]) == {first.wait: False}
+    assert apply(step, before, first.receipt) == verify(step, before, first.receipt) == first
+    another = apply(step, before)  # a try that lost the id
+    assert isinstance(another, Waiting)
+    assert another.receipt != first.receipt
+    assert zone.value(APP) == "10.20.1.15"
+    aws.clear_rules()
+    aws.advance(60)
+    waits = [first.wait, another.wait, in_sync("C0FORGOTTEN")]
+    assert poll(access, waits) == dict.fromkeys(waits, True)
+    assert apply(step, before, another.receipt) == Settled()
+    assert verify(step, before, "C0FORGOTTEN") == Settled()

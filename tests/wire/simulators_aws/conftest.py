@@ -287,7 +287,8 @@ def launch(sim: AwsSimulator, ec2: Any, ami: str) -> Iterator[Callable[..., str]
 
     def run(**more: Any) -> str:
         request = {"ImageId": ami, "MinCount": 1, "MaxCount": 1, "InstanceType": "t3.small", **more}
-        made.append(ec2.run_instances(**request)["Instances"][0]["InstanceId"])
+        given = {name: value for name, value in request.items() if value is not None}
+        made.append(ec2.run_instances(**given)["Instances"][0]["InstanceId"])
         sim.advance(sim.settings()["instance_pending_seconds"])
         return made[-1]
 

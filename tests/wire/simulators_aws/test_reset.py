@@ -29,6 +29,7 @@ EMPTY_STATE: dict[str, Any] = {
     "images": [],
     "instances": [],
     "instance_states": {},
+    "launch_templates": {},
     "volumes": [],
     "network_interfaces": [],
     "addresses": {},

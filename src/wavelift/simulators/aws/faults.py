@@ -29,10 +29,20 @@ class Rule(faults.Rule):
     how an ImportImage task ends. An ``unstoppable`` instance stays ``stopping`` while the rule is in force. The status
     check of an ``impaired`` instance fails; a reader of its status counts as a match. A change of an ``unsynced``
     hosted zone (``key`` is its id) is PENDING while the rule is in force. An ``unhealthy`` target (``key`` is
-    "group's name/id:port") fails its checks; each reader of its health counts as a match.
+    "group's name/id:port") fails its checks; each reader of its health counts as a match. A ``failed_image`` is
+    what CreateImage makes of an instance (``key``): it ends as ``failed``.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("call", "flip", "import", "unstoppable", "impaired", "unsynced", "unhealthy")
+    kinds: ClassVar[tuple[str, ...]] = (
+        "call",
+        "flip",
+        "import",
+        "unstoppable",
+        "impaired",
+        "unsynced",
+        "unhealthy",
+        "failed_image",
+    )
 
     reason: str = ""
     """EBS direct's ``Reason`` beside the code."""

@@ -51,6 +51,8 @@ class Settings(settings.Settings):
     """Time in ``shutting-down``; 0 means that the instance is terminated, and its addresses free, at once."""
     status_check_seconds: float = 0.2
     """From ``running`` to the end of the first status checks."""
+    image_seconds: float = 0.2
+    """From CreateImage to ``available``, and from CreateSnapshot to ``completed``."""
     dns_change_seconds: float = 0.2
     """From ChangeResourceRecordSets to INSYNC."""
     target_health_seconds: float = 0.2

@@ -68,6 +68,7 @@ def _ec2(account: Account) -> dict[str, Any]:
                 one.id: {"state": one.state, "reboots": account.reboots.get(one.id, 0)}
                 for one in sorted(instances, key=lambda one: str(one.id))
             },
+            "launch_templates": {str(one.name): one.latest_version_number for one in ec2.launch_templates.values()},
             "volumes": sorted(ec2.volumes),
             "network_interfaces": sorted(ec2.enis),
             "addresses": _addresses(ec2),

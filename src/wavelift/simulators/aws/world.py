@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import uuid
@@ -89,6 +90,7 @@ class AwsWorld(World[Settings]):
         return {
             ("POST", "credentials"): lambda values: {"expired": self.credentials.expire(values.get("access_key", ""))},
             ("GET", "credentials"): lambda _: self.credentials.sessions(),
+            ("POST", "volumes"): self._write_volume,
             ("POST", "identities"): self._hold,
             ("GET", "identities"): lambda _: {
                 key: held.listing() for key, held in sorted(self.credentials.held().items())
@@ -97,6 +99,14 @@ class AwsWorld(World[Settings]):
                 "forgotten": self.credentials.let_go(values.get("access_key", ""))
             },
         }
+
+    def _write_volume(self, values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            volume = self.account.volume(values["volume"])
+        except AwsError as error:
+            raise ValueError(str(error)) from None
+        volume.write(int(values["block"]), base64.b64decode(values["data"]))
+        return {"written": len(volume.written)}
 
     # answers
 

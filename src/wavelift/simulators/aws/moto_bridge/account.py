@@ -9,6 +9,7 @@ from typing import Any
 
 from wavelift.simulators.aws.ebs.snapshot import Snapshot
 from wavelift.simulators.aws.ebs.store import EbsStore
+from wavelift.simulators.aws.ebs.volume import Volume
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.moto_bridge.backends import Backends
 from wavelift.simulators.aws.moto_bridge.resources import SimAmi, SimSnapshot, billing, image_values
@@ -55,6 +56,15 @@ class Account:
         self.later[:] = [item for item in self.later if item[0] > now]
         for _, act in due:
             act()
+        self.ebs.close_volumes(self.backends.ec2.volumes)
+
+    def volume(self, volume_id: str) -> Volume:
+        """The content of a volume of EC2's. Raises AwsError."""
+        with self.backends.lock:
+            found = self.backends.ec2.volumes.get(volume_id)
+            if found is None:
+                raise AwsError("InvalidVolume.NotFound", f"The volume '{volume_id}' does not exist.", 400)
+            return self.ebs.open_volume(volume_id, int(found.size), found.snapshot_id or "")
 
     def repeated(self, operation: str, token: str, fingerprint: str) -> Any | None:
         """What this client token made before. Raises AwsError if that was another request."""

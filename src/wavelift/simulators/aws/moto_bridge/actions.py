@@ -34,6 +34,19 @@ def check_tagged(values: Mapping[str, Any], kinds: set[str]) -> None:
             )
 
 
+def check_image_name(ec2: Any, name: str) -> None:
+    """Raises AwsError."""
+    if not IMAGE_NAME.fullmatch(name):
+        raise AwsError(
+            "InvalidAMIName.Malformed",
+            "AMI names must be between 3 and 128 characters long, and may contain letters, numbers, "
+            "'(', ')', '.', '-', '/' and '_'",
+            400,
+        )
+    if any(image.name == name for image in ec2.amis.values()):
+        raise AwsError("InvalidAMIName.Duplicate", f"AMI name {name} is already in use", 400)
+
+
 class Ec2Actions:
     """A mixin of moto's EC2Response. ``account`` is set when it is put in."""
 
@@ -60,18 +73,9 @@ class Ec2Actions:
         return ActionResult({"ImageId": image_id})
 
     def _check_registration(self, values: Mapping[str, Any]) -> None:
-        name = values.get("Name") or ""
-        if not IMAGE_NAME.fullmatch(name):
-            raise AwsError(
-                "InvalidAMIName.Malformed",
-                "AMI names must be between 3 and 128 characters long, and may contain letters, numbers, "
-                "'(', ')', '.', '-', '/' and '_'",
-                400,
-            )
+        check_image_name(self.ec2_backend, values.get("Name") or "")
         check_description(values.get("Description") or "")
         check_tagged(values, {"image"})
-        if any(image.name == name for image in self.ec2_backend.amis.values()):
-            raise AwsError("InvalidAMIName.Duplicate", f"AMI name {name} is already in use", 400)
         devices = [item.get("DeviceName") for item in values.get("BlockDeviceMappings") or []]
         if not devices or values.get("RootDeviceName") not in devices:
             raise AwsError(

@@ -19,9 +19,11 @@ from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.actions import Ec2Actions
 from wavelift.simulators.aws.moto_bridge.addresses import AddressActions
 from wavelift.simulators.aws.moto_bridge.elbv2 import TargetActions
+from wavelift.simulators.aws.moto_bridge.images import ImageActions
 from wavelift.simulators.aws.moto_bridge.imports import ImportActions
 from wavelift.simulators.aws.moto_bridge.instances import InstanceActions
 from wavelift.simulators.aws.moto_bridge.route53 import Route53Actions
+from wavelift.simulators.aws.moto_bridge.templates import TemplateActions
 from wavelift.simulators.kit.message import Request, Response
 
 APPLICATION: Final = DomainDispatcherApplication(create_backend_app)
@@ -33,7 +35,10 @@ UNKNOWN: Final = {
 }
 UNKNOWN_ELSE: Final = ("UnknownOperationException", "Operation {operation} is not implemented here", 400)
 MIXINS: Final[dict[Any, tuple[Any, ...]]] = {
-    EC2Response: (Ec2Actions, ImportActions, InstanceActions, AddressActions),
+    EC2Response: (
+        *(Ec2Actions, ImportActions, InstanceActions, AddressActions),
+        *(ImageActions, TemplateActions),
+    ),
     ELBV2Response: (TargetActions,),
     Route53: (Route53Actions,),
 }

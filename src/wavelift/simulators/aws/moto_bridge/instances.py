@@ -16,6 +16,7 @@ from wavelift.simulators.aws.invented import NOT_STARTABLE_MESSAGE, NOT_STOPPABL
 from wavelift.simulators.aws.moto_bridge import addresses
 from wavelift.simulators.aws.moto_bridge.account import Account
 from wavelift.simulators.aws.moto_bridge.actions import plain
+from wavelift.simulators.aws.moto_bridge.templates import apply_template
 from wavelift.simulators.aws.tags import check_client_token
 
 CODES: Final = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
@@ -65,6 +66,7 @@ class InstanceActions:
             if all(instance.state == "terminated" for instance in known.instances):
                 raise AwsError("IdempotentInstanceTerminated", "The instance of this token was terminated.", 400)
             return ActionResult(known)
+        template_tags = apply_template(self.ec2_backend, self.params)
         image = self._launch_image()
         addresses.check_cards(self.ec2_backend, self.params)
         mappings = _merged(image, plain(self._get_param("BlockDeviceMappings") or []))
@@ -82,6 +84,7 @@ class InstanceActions:
             self._finish_instance(instance, image)
             self._finish_cards(instance, specs, card_tags)
             self._finish_volumes(instance, mappings)
+            instance.add_tags(template_tags)
         if token:
             account.made["RunInstances", token] = (fingerprint, reservation)
         return result
@@ -124,6 +127,7 @@ class InstanceActions:
     def _finish_volumes(self, instance: Any, mappings: list[dict[str, Any]]) -> None:
         rates = {item["DeviceName"]: item["Ebs"].get("VolumeInitializationRate") for item in mappings}
         for device, block in instance.block_device_mapping.items():
+            self.account.volume(block.volume_id)
             if rate := rates.get(device):
                 self.ec2_backend.volumes[block.volume_id].volume_initialization_rate = int(rate)
 

@@ -198,7 +198,6 @@ def test_a_command_is_sent_once(access: AwsAccess, launch: Launch) -> None:
     assert ssm.invocation(command, "i-0123456789abcdef0").status == "Pending"
 
 
-@pytest.mark.xfail(reason="the simulator has no CreateImage yet")
 def test_amp_09_a_backup_is_an_image_and_a_template_without_its_address(
     aws: AwsSimulator, access: AwsAccess, account: Bootstrap, launch: Launch
 ) -> None:

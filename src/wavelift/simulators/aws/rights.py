@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from wavelift.simulators.aws.cutover_rights import ec2_resources, elb_uses, route53_uses, ssm_uses
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.held import refusal
 from wavelift.simulators.aws.invented import EBS_KEY_ACTIONS, IMPORT_ASKS_FOR_PASS_ROLE
@@ -27,9 +28,17 @@ EC2_READS: Final = re.compile(r"Describe[A-Z]\w+|GetEbsEncryptionByDefault|GetEb
 """Actions without a resource."""
 KINDS: Final = {
     "ami": "image",
+    "eipalloc": "elastic-ip",
+    "eni": "network-interface",
     "i": "instance",
     "import-ami": "import-image-task",
+    "lt": "launch-template",
+    "rtb": "route-table",
+    "sg": "security-group",
     "snap": "snapshot",
+    "subnet": "subnet",
+    "tgw-attach": "transit-gateway-attachment",
+    "tgw-rtb": "transit-gateway-route-table",
     "vol": "volume",
 }
 """What the beginning of an id says."""
@@ -91,6 +100,9 @@ class Rights:
             "iam": self._iam,
             "sts": self._sts,
             "kms": self._kms,
+            "route53": lambda request: route53_uses(request, self._settings.region),
+            "elasticloadbalancing": lambda request: elb_uses(request, _form(request)),
+            "ssm": lambda request: ssm_uses(request, self._settings.region),
         }
 
     def of(self, request: Request, arn: str) -> list[Use]:
@@ -143,8 +155,9 @@ class Rights:
                 *(f"security-group/{value}" for name, value in form.items() if "SecurityGroupId." in name),
             ),
         }
-        named = [self._arn(f"{_kind(one)}/{one}") for one in ids.get(operation, ()) if one]
-        return named + [self._arn(one) for one in more.get(operation, ())]
+        others, made = ec2_resources(operation, form)
+        named = [self._arn(f"{_kind(one)}/{one}") for one in (*ids.get(operation, ()), *others) if one]
+        return named + [self._arn(one) for one in (*more.get(operation, ()), *made)]
 
     def _arn(self, resource: str) -> str:
         owner = "" if resource.partition("/")[0] in OWNERLESS else ACCOUNT

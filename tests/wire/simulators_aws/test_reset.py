@@ -30,6 +30,8 @@ EMPTY_STATE: dict[str, Any] = {
     "instances": [],
     "instance_states": {},
     "launch_templates": {},
+    "routes": {},
+    "transit_gateway_routes": {},
     "volumes": [],
     "network_interfaces": [],
     "addresses": {},

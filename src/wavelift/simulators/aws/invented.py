@@ -79,3 +79,6 @@ DRAINING_MESSAGE: Final = "The following targets are deregistering and cannot be
 NO_ZONE_MESSAGE: Final = "You must specify an Availability Zone for '{address}', which is outside of the VPC"
 ZONE_MESSAGE: Final = "The only Availability Zone for '{address}', which is outside of the VPC, is 'all'"
 """AWS documents the rule, but not the messages."""
+NO_TRANSIT_ROUTE_CODE: Final = "InvalidRoute.NotFound"
+"""Of ReplaceTransitGatewayRoute and DeleteTransitGatewayRoute. AWS documents the code for routes in general."""
+NO_INVOCATION_MESSAGE: Final = "The command ID and managed node ID you specified didn't match any invocations."

@@ -51,6 +51,10 @@ class Settings(settings.Settings):
     """Time in ``shutting-down``; 0 means that the instance is terminated, and its addresses free, at once."""
     status_check_seconds: float = 0.2
     """From ``running`` to the end of the first status checks."""
+    agent_seconds: float = 0.0
+    """From ``running`` until Systems Manager knows the instance."""
+    command_seconds: float = 0.1
+    """How long a command is Pending, and then InProgress."""
     image_seconds: float = 0.2
     """From CreateImage to ``available``, and from CreateSnapshot to ``completed``."""
     dns_change_seconds: float = 0.2

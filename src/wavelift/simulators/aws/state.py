@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wavelift.simulators.aws.moto_bridge import elbv2, route53
+from wavelift.simulators.aws.moto_bridge import elbv2, route53, routes
 from wavelift.simulators.aws.moto_bridge.account import Account
 
 
@@ -69,6 +69,8 @@ def _ec2(account: Account) -> dict[str, Any]:
                 for one in sorted(instances, key=lambda one: str(one.id))
             },
             "launch_templates": {str(one.name): one.latest_version_number for one in ec2.launch_templates.values()},
+            "routes": routes.rows(ec2),
+            "transit_gateway_routes": routes.transit_rows(ec2),
             "volumes": sorted(ec2.volumes),
             "network_interfaces": sorted(ec2.enis),
             "addresses": _addresses(ec2),

@@ -40,6 +40,8 @@ class Account:
     """Route 53's changes by id."""
     targets: dict[str, dict[tuple[str, int], Any]] = field(default_factory=dict)
     """By target group (its ARN): its targets by id and port."""
+    commands: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """Run Command's invocations by command and instance."""
     unseen: dict[str, float] = field(default_factory=dict)
     """Ids that EC2 does not show yet, and when it will."""
     ebs_key: str = MANAGED_EBS_KEY

@@ -13,6 +13,7 @@ from moto.ec2.responses import EC2Response
 from moto.elbv2.responses import ELBV2Response
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.route53.responses import Route53
+from moto.ssm.responses import SimpleSystemManagerResponse
 
 from wavelift.simulators.aws.errors import AwsError
 from wavelift.simulators.aws.moto_bridge.account import Account
@@ -23,6 +24,8 @@ from wavelift.simulators.aws.moto_bridge.images import ImageActions
 from wavelift.simulators.aws.moto_bridge.imports import ImportActions
 from wavelift.simulators.aws.moto_bridge.instances import InstanceActions
 from wavelift.simulators.aws.moto_bridge.route53 import Route53Actions
+from wavelift.simulators.aws.moto_bridge.routes import RouteActions
+from wavelift.simulators.aws.moto_bridge.ssm import CommandActions
 from wavelift.simulators.aws.moto_bridge.templates import TemplateActions
 from wavelift.simulators.kit.message import Request, Response
 
@@ -37,10 +40,11 @@ UNKNOWN_ELSE: Final = ("UnknownOperationException", "Operation {operation} is no
 MIXINS: Final[dict[Any, tuple[Any, ...]]] = {
     EC2Response: (
         *(Ec2Actions, ImportActions, InstanceActions, AddressActions),
-        *(ImageActions, TemplateActions),
+        *(ImageActions, TemplateActions, RouteActions),
     ),
     ELBV2Response: (TargetActions,),
     Route53: (Route53Actions,),
+    SimpleSystemManagerResponse: (CommandActions,),
 }
 """moto's classes, and what comes before their own methods."""
 OURS: Final = frozenset({"content-length", "server", "date", "connection"})

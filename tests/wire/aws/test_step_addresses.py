@@ -221,7 +221,6 @@ def gateway(aws: AwsSimulator, ec2: Any) -> Iterator[str]:
     ec2.delete_transit_gateway(TransitGatewayId=made)
 
 
-@pytest.mark.xfail(reason="moto's transit gateway lacks ReplaceTransitGatewayRoute and the attachments of routes")
 @pytest.mark.parametrize(
     ("existed", "write", "unwrite"),
     [

@@ -147,7 +147,7 @@ def test_sms_13_the_steps_of_a_cutover_have_the_rights_that_they_use_and_no_othe
         power.start(instance)
     finally:
         Ec2(caller).terminate([instance])  # as after a test launch
-    settle(caller, lambda receipt: undo(address, before, receipt))
+        settle(caller, lambda receipt: undo(address, before, receipt))
     assert rights.denied() == []
     assert rights.unused() == set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from wavelift.adapters.aws.elbv2 import Target
 from wavelift.adapters.aws.instances import Health, Instances
 from wavelift.adapters.aws.launch import LaunchRequest
 from wavelift.adapters.aws.ssm import Ssm
-from wavelift.base.errors import NotFoundError, PermanentError
+from wavelift.base.errors import BusyError, NotFoundError, PermanentError
 from wavelift.base.units import GIB
 from wavelift.services.dataplane.steps.addresses import PrepareAddress
 from wavelift.services.dataplane.steps.poll import image_is_available, instance_is, instance_settled, poll
@@ -185,11 +186,40 @@ def test_an_instance_must_run_to_be_registered(
         elb.delete_target_group(TargetGroupArn=group)
 
 
-def test_a_command_is_sent_once(access: AwsAccess, launch: Launch) -> None:
-    ssm, instance = Ssm(access), launch()
+@pytest.fixture(scope="session")
+def profile(simulator: AwsSimulator) -> str:
+    """An instance profile whose role lets the agent call."""
+    iam = simulator.client("iam")
+    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    iam.create_role(RoleName="managed", AssumeRolePolicyDocument=document)
+    iam.create_instance_profile(InstanceProfileName="managed")
+    iam.add_role_to_instance_profile(InstanceProfileName="managed", RoleName="managed")
+    return "managed"
+
+
+def test_a_command_needs_an_agent_that_reports(access: AwsAccess, launch: Launch) -> None:
+    with pytest.raises(BusyError, match="does not report to Systems Manager"):
+        Ssm(access).send(launch(), "AWS-RunShellScript", {"commands": ["true"]}, token="wl-check")
+
+
+def _sent(ssm: Ssm, instance: str, commands: list[str], token: str) -> str:
+    """The agent reports some time after the start."""
+    ends = time.monotonic() + LONGEST_S
+    while True:
+        try:
+            return ssm.send(instance, "AWS-RunShellScript", {"commands": commands}, token=token)
+        except BusyError:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+
+
+def test_a_command_is_sent_once(aws: AwsSimulator, access: AwsAccess, launch: Launch, profile: str) -> None:
+    ssm, instance = Ssm(access), launch(instance_profile=profile)
     token = f"wl-check-{uuid.uuid4().hex}"
-    command = ssm.send(instance, "AWS-RunShellScript", {"commands": ["systemctl is-active app"]}, token=token)
-    assert ssm.send(instance, "AWS-RunShellScript", {"commands": ["other"]}, token=token) == command
+    command = _sent(ssm, instance, ["systemctl is-active app"], token)
+    assert _sent(ssm, instance, ["other"], token) == command
+    assert _sent(ssm, instance, ["other"], f"{token}-2") != command
     ends = time.monotonic() + LONGEST_S
     while not (found := ssm.invocation(command, instance)).ended:
         assert time.monotonic() < ends

@@ -23,6 +23,7 @@ from wavelift.adapters.aws.elbv2 import ALL_ZONES, Elbv2, Target
 from wavelift.adapters.aws.instances import Instances
 from wavelift.adapters.aws.launch import LaunchRequest
 from wavelift.adapters.aws.ssm import Ssm
+from wavelift.base.errors import BusyError
 from wavelift.base.units import GIB
 from wavelift.services.dataplane.steps.addresses import MoveElasticIp, PrepareAddress, SetSecurityGroups
 from wavelift.services.dataplane.steps.poll import image_is_available, instance_is, poll
@@ -128,8 +129,9 @@ def test_sms_13_the_steps_of_a_cutover_have_the_rights_that_they_use_and_no_othe
     instance = Ec2(caller).launch(replace(request, volume_initialization_mib_s=200)).instance_id
     try:
         until(caller, instance_is(instance, "checked"))
-        command = Ssm(caller).send(instance, "AWS-RunShellScript", {"commands": ["true"]}, token=uuid.uuid4().hex)
-        Ssm(caller).invocation(command, instance)
+        with pytest.raises(BusyError, match="Systems Manager"):  # its image has no agent
+            Ssm(caller).send(instance, "AWS-RunShellScript", {"commands": ["true"]}, token=uuid.uuid4().hex)
+        Ssm(caller).invocation(str(uuid.uuid4()), instance)
         dns = SwitchRecords(caller, zone=landscape.zone.id, records=[Record(APP, "A", (card.address,))])
         for step in (
             dns,

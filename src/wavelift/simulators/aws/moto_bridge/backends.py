@@ -68,6 +68,12 @@ class Backends:
                 documents += [load(item.document) for item in current]
             return Role(str(found.arn), load(found.assume_role_policy_document), documents)
 
+    def profile_roles(self, name: str) -> list[str]:
+        """The ARNs of an instance profile's roles; none, if it does not exist."""
+        with self.lock:
+            profiles = iam_backends[ACCOUNT][self._settings.partition].instance_profiles.values()
+            return [str(role.arn) for one in profiles if one.name == name for role in one.roles]
+
     def find_key(self, text: str) -> Key | None:
         """A KMS key of this account and region, by id, ARN, alias or alias's ARN."""
         parts = text.split(":")

@@ -108,3 +108,11 @@ def test_who_can_be_commanded(
     send(managed)
     ec2.stop_instances(InstanceIds=[managed])
     refused("InvalidInstanceId", send, managed)
+
+
+def test_commands_are_listed_by_instance_with_their_comments(ssm: Any, managed: str) -> None:
+    request = {"DocumentName": DOCUMENT, "InstanceIds": [managed], "Parameters": {"commands": ["true"]}}
+    sent = [ssm.send_command(**request, Comment=comment)["Command"]["CommandId"] for comment in ("one", "two")]
+    found = {one["CommandId"]: one["Comment"] for one in ssm.list_commands(InstanceId=managed)["Commands"]}
+    assert found == dict(zip(sent, ("one", "two"), strict=True))
+    assert [one["Comment"] for one in ssm.list_commands(CommandId=sent[0])["Commands"]] == ["one"]

@@ -52,7 +52,7 @@ OF_A_ZONE: Final = frozenset(
 )
 OF_NO_ZONE: Final = frozenset({"ListHostedZones", "ListHostedZonesByName", "CreateHostedZone"})
 OF_A_GROUP: Final = frozenset({"RegisterTargets", "DeregisterTargets", "ModifyTargetGroupAttributes"})
-COMMANDS: Final = frozenset({"GetCommandInvocation", "CancelCommand", "DescribeInstanceInformation"})
+COMMANDS: Final = frozenset({"GetCommandInvocation", "CancelCommand", "DescribeInstanceInformation", "ListCommands"})
 
 
 def ec2_resources(operation: str, form: Mapping[str, str]) -> list[str]:

@@ -143,6 +143,20 @@ class CommandActions:
             return "InProgress"
         return "Success" if found.outcome == "stuck" else found.outcome
 
+    def list_commands(self) -> ActionResult:
+        """Those of an instance, or the one of an id; the newest first."""
+        values, account = self._values(), self.account
+        wanted = {name: values.get(name) for name in ("CommandId", "InstanceId")}
+        rows: dict[str, dict[str, Any]] = {}
+        for one in sorted(account.commands.values(), key=lambda one: -one.sent):
+            if wanted["CommandId"] in (None, one.command) and wanted["InstanceId"] in (None, one.instance):
+                row = rows.setdefault(
+                    one.command,
+                    {"CommandId": one.command, "DocumentName": one.document, "Comment": one.comment, "InstanceIds": []},
+                )
+                row["InstanceIds"].append(one.instance)
+        return ActionResult({"Commands": list(rows.values())})
+
     def cancel_command(self) -> ActionResult:
         command = self._values().get("CommandId")
         found = [one for (name, _), one in self.account.commands.items() if name == command]

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from wavelift.operators.approval import ApproveOperator as ApproveOperator
     from wavelift.operators.connector.export import DiskUploadOperator as DiskUploadOperator
     from wavelift.operators.connector.export import VmExportOperator as VmExportOperator
     from wavelift.operators.connector.inventory import CatalogInventoryOperator as CatalogInventoryOperator
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from wavelift.operators.control.upkeep import DeleteReplicasOperator as DeleteReplicasOperator
 
 OPERATORS: Final = {
+    "approval": ("ApproveOperator",),
     "connector.export": (
         "DiskUploadOperator",
         "VmExportOperator",

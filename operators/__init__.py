@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from wavelift.operators.approval import ApproveOperator as ApproveOperator
     from wavelift.operators.connector.checks import CheckInstanceOperator as CheckInstanceOperator
     from wavelift.operators.connector.checks import CheckTestOperator as CheckTestOperator
     from wavelift.operators.connector.cutover import CutoverSnapshotOperator as CutoverSnapshotOperator
@@ -80,6 +81,7 @@ OPERATORS: Final = {
         "StopSourceOperator",
     ),
     "connector.cutover_back": ("StartSourcesOperator",),
+    "approval": ("ApproveOperator",),
     "connector.export": (
         "DiskUploadOperator",
         "VmExportOperator",

@@ -267,7 +267,8 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
         return self.aws(place.aws_conn_id, place.region)
 
     def skip_all_but(self, first: str) -> NoReturn:
-        """End this task, and skip what comes after it but ``first``, all that follows ``first``, and the report.
+        """End this task, and skip what comes after it but ``first``, all that follows ``first``, the report, and what
+        follows the report.
 
         Skipped here, a task that has nothing to do in this run costs no process. What this one returns must have been
         pushed before.
@@ -276,8 +277,13 @@ class WaveliftOperator(OpensAws, Declared, BaseOperator):
         """
         dag = self.get_dag()
         assert dag is not None
-        kept = {first, *dag.get_task(first).get_flat_relative_ids(upstream=False)} if first else set()
-        raise DownstreamTasksSkipped(tasks=sorted(self.get_flat_relative_ids(upstream=False) - kept - {REPORT}))
+        kept = {
+            task
+            for name in (first, REPORT)
+            if name
+            for task in (name, *dag.get_task(name).get_flat_relative_ids(upstream=False))
+        }
+        raise DownstreamTasksSkipped(tasks=sorted(self.get_flat_relative_ids(upstream=False) - kept))
 
     def skip_sibling(self, context: Context, name: str) -> NoReturn:
         """End this task, and skip one of its group for the same server: one that has nothing to do costs no process.

@@ -46,10 +46,14 @@ def _init(cls: type[Declared]) -> Callable[..., None]:
         for table in TABLES
         for name in cls.__dict__.get(table, ())
     }
+    known = {name for table in TABLES for each in cls.__mro__[1:] for name in each.__dict__.get(table, ())}
+    again = {name: own.pop(name) for name in known & own.keys()}
+    """What a base declares as well: it sets it. This class may give it another value to fall back on."""
 
     def __init__(self: Any, **kwargs: Any) -> None:
         given = {name: kwargs.pop(name) for name in own if name in kwargs}
-        super(cls, self).__init__(**kwargs)
+        fallen_back = {name: value for name, value in again.items() if value is not inspect.Parameter.empty}
+        super(cls, self).__init__(**{**fallen_back, **kwargs})
         for name, value in own.items():
             setattr(self, name, given.get(name, value))
 

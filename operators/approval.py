@@ -35,7 +35,7 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
     must read: a task that somebody marked a success has approved nothing. A rejection, or no answer in time, fails the
     task without another try, since a retry would ask again. An approval whose ledger was away is kept and tried again.
 
-    :param question: a :class:`~wavelift.rules.approval.Question` as a dict.
+    :param question: a :class:`~wavelift.rules.approval.Question` as a dict; none where :meth:`asked` is overridden.
     :param subject: the question in one line. :param body: what is approved, in Markdown.
     """
 
@@ -43,9 +43,9 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
     # no yes.
     FIXED_ARGS = [*ApprovalOperator.FIXED_ARGS, "assigned_users", "defaults"]
     template_inputs = ("question", "subject", "body")
-    question: Any
+    question: Any = None
 
-    def __init__(self, *, question: Any, subject: str, body: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, question: Any = None, subject: str, body: str | None = None, **kwargs: Any) -> None:
         super().__init__(subject=subject, body=body, **kwargs)
         self.question = question
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wavelift.operators._keys import LISTED_KEY
 from wavelift.operators.connector.preflight import ServersPreflight
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ class CutoverPreflightOperator(ServersPreflight):
     """Find the servers that are to be cut over, and check them, AWS, and what a replication run needs.
 
     Runs on the connector's queue. Its whole report is XCom ``report``, of which the plan is made in every mode. Returns
-    one dict per server for the mapped group: in mode cutover those that passed, else none.
+    one dict per server that passed, for the mapped group; in other modes none, and they are XCom ``listed``.
 
     :param admitted: what :class:`AdmitCutoverOperator` returned.
     """
@@ -44,6 +45,6 @@ class CutoverPreflightOperator(ServersPreflight):
             awaited=admitted.mode != "cutover",
         )
         report = self.look(context, request, options)
-        if admitted.mode != "cutover":
-            return []
-        return self.hand_out(context, [task for task in report.passed if task.name in admitted.servers])
+        listed = self.hand_out(context, [task for task in report.passed if task.name in admitted.servers])
+        context["ti"].xcom_push(key=LISTED_KEY, value=listed)
+        return listed if admitted.mode == "cutover" else []

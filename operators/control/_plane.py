@@ -91,14 +91,16 @@ class ControlServerOperator(ServerOperator, WaveRunOperator):
 
     def work(self, context: Context) -> Any:
         from wavelift.rules.authority import Action
+        from wavelift.rules.cutover import is_presync
         from wavelift.services.common import frozen
         from wavelift.services.common.admit import reopen
         from wavelift.services.common.authority import require_again, require_rights
 
         task = self.came = self.server_task(context, self.server)
-        action = Action(self.action)
         with self.ledger() as ledger:
             ctx = self.server_context(context, task.name)
+            # Whoever may cut over may send what changed before it.
+            action = Action.CUT_OVER if is_presync(ctx.run) else Action(self.action)
             if self.reserves:
                 task = frozen.checked(ledger, task, ctx, reserves=True)
                 # Before each asking: a right that was taken away while the server waited grants nothing. And before a

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from wavelift.ledger import Ledger
     from wavelift.rules.grants import Work
+    from wavelift.services.dataplane.cutover_messages import AdmittedCutover
     from wavelift.services.dataplane.messages import Admitted
     from wavelift.services.dataplane.replication_messages import AdmittedRuns
 
@@ -62,7 +63,7 @@ class AdmittingOperator(ControlOperator):
         """Server → the user whose right it has, where that is not the one who triggered the run."""
         return {}
 
-    def admit(self, ledger: Ledger, context: Context) -> Admitted | AdmittedRuns:
+    def admit(self, ledger: Ledger, context: Context) -> Admitted | AdmittedRuns | AdmittedCutover:
         """Check the conf, freeze the spec, and tell what was decided."""
         raise NotImplementedError
 

@@ -215,6 +215,7 @@ class FinalizeOperator(CutoverRunOperator):
     """
 
     def go_on(self, ledger: Ledger, context: Context, ctx: RunContext) -> dict[str, Any]:
+        from wavelift.services.cutover.approvals import require_finalize_approved
         from wavelift.services.cutover.back import Waiting, place_of
         from wavelift.services.cutover.backup import before_finalize
         from wavelift.services.cutover.finalize import FINALIZABLE, finalize, raise_when_failed
@@ -222,6 +223,7 @@ class FinalizeOperator(CutoverRunOperator):
         def backup(known: Cutover, plan: ServerPlan) -> Waits | None:
             return before_finalize(ledger, self.access(place_of(ledger, known)), known, plan, ctx)
 
+        require_finalize_approved(ledger, ctx)
         ids = self.chosen(ledger, context, ctx, FINALIZABLE)
         found = finalize(ledger, self.access, ids, ctx, backup=backup)
         if isinstance(found, Waiting):

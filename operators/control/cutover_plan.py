@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+from airflow.sdk.exceptions import AirflowRuntimeError
 
 from wavelift.operators._base import conf_of
 from wavelift.operators._keys import REPORT_KEY
@@ -62,7 +62,7 @@ class PlanCutoverOperator(WaveRunOperator):
     """Tell every step of every server with its undo, the downtime to expect, and what is in the way.
 
     Control plane; it changes nothing outside, in no mode. In mode cutover the plan is stored in the run's cutovers, and
-    a server that can't be cut over is left alone. Returns digest, servers and the question for the approval; the whole
+    a server that can't be cut over is left alone. Returns its digest and who goes; the whole
     :class:`~wavelift.services.dataplane.cutover_messages.PlannedCutover` is XCom ``report``. Skips what the mode does
     not need.
 
@@ -86,7 +86,7 @@ class PlanCutoverOperator(WaveRunOperator):
         self._tell(context, planned)
         if admitted.mode == "cutover":
             require_some(planned)
-        result = {"digest": planned.digest, "servers": list(planned.going), "question": planned.question}
+        result = {"digest": planned.digest, "servers": list(planned.going)}
         ti.xcom_push(key="return_value", value=result)
         self.skip_all_but(AFTER_PLAN[admitted.mode])
 
@@ -115,24 +115,36 @@ class PlanCutoverOperator(WaveRunOperator):
         return Planner(steps=plan_of, prepared=prepared, groups=groups)
 
 
-class ApproveCutoverOperator(ApproveOperator):
-    """Ask a person for approval of the plan. See :class:`~wavelift.operators.approval.ApproveOperator`.
+class ApproveInLedgerOperator(ApproveOperator):
+    """Base of what asks a person about what the ledger has: an approval names its digest, whatever came by XCom.
 
-    The plan that is asked about is the one of the ledger, whatever came by XCom.
-
-    :param question: what :class:`PlanCutoverOperator` returned as ``question``.
+    See :class:`~wavelift.operators.approval.ApproveOperator`.
     """
 
-    def asked(self, context: Context) -> Question:
-        from wavelift.services.cutover.go import kept_question
-
-        with self.ledger() as ledger:
-            return kept_question(ledger, super().asked(context), self.server_context(context))
-
     def recorder(self) -> Record:
-        from wavelift.services.cutover.go import record_approval
+        from wavelift.services.cutover.approvals import record_approval
 
         return record_approval
+
+
+class ApproveCutoverOperator(ApproveInLedgerOperator):
+    """Ask a person for approval of the run's plan."""
+
+    def asked(self, context: Context) -> Question:
+        from wavelift.services.cutover.approvals import plan_question
+
+        with self.ledger() as ledger:
+            return plan_question(ledger, self.server_context(context))
+
+
+class ApproveFinalizeOperator(ApproveInLedgerOperator):
+    """Ask a person whether the way back may be given up."""
+
+    def asked(self, context: Context) -> Question:
+        from wavelift.services.cutover.approvals import finalize_question
+
+        with self.ledger() as ledger:
+            return finalize_question(ledger, self.server_context(context))
 
 
 class WindowOperator(WaveRunOperator, WaitingOperator):
@@ -209,6 +221,7 @@ class PresyncOperator(WaveRunOperator, WaitingOperator):
     def _wait_for_end(self, context: Context, asked: Presync) -> None:
         """Return once the DAG run has ended."""
         from wavelift.airflow import config
+        from wavelift.airflow.runs import start_run
         from wavelift.airflow.triggers.instant import ENDED, DagRunTrigger
 
         dag_id, run_id = asked.run.dag_id, asked.run.dag_run_id
@@ -218,7 +231,8 @@ class PresyncOperator(WaveRunOperator, WaitingOperator):
             return
         self._require_awake(context, dag_id)
         if not state:
-            self._trigger(asked)
+            start_run(asked.run, asked.conf, note=str(asked.conf["note"]))
+            self.log.info("triggered %s for %s", asked.run, ", ".join(asked.servers))
         self.wait_for(DagRunTrigger(dag_id=dag_id, run_id=run_id, poll_seconds=config.poll_seconds()))
 
     def _state(self, context: Context, dag_id: str, run_id: str) -> str:
@@ -240,15 +254,3 @@ class PresyncOperator(WaveRunOperator, WaitingOperator):
                 f"The DAG {dag_id} is paused: nothing of it starts",
                 next_step=f"Unpause {dag_id}, then clear this task with all that comes after it",
             )
-
-    def _trigger(self, asked: Presync) -> None:
-        """Idempotent by its run id: a second call is refused, and that is fine."""
-        from airflow.sdk.execution_time import comms, task_runner
-
-        message = comms.TriggerDagRun(
-            dag_id=asked.run.dag_id, run_id=asked.run.dag_run_id, conf=dict(asked.conf), note=str(asked.conf["note"])
-        )
-        answer = task_runner.SUPERVISOR_COMMS.send(message)
-        if isinstance(answer, comms.ErrorResponse) and answer.error != ErrorType.DAGRUN_ALREADY_EXISTS:
-            raise AirflowRuntimeError(answer)
-        self.log.info("triggered %s for %s", asked.run, ", ".join(asked.servers))

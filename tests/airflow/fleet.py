@@ -16,6 +16,10 @@ from wavelift.simulators.vcenter import SimDisk, SimVm
 from wavelift.simulators.vcenter import start as start_vcenter
 
 DAILY: Final = {"replication": {"frequency_hours": 24}}
+MOVED: Final = {
+    **DAILY,
+    "cutover": {"approval": "none", "downtime_minutes": 10_000, "steps": [{"person": {"ask": "x", "undo": "y"}}]},
+}
 WAVES: Final[dict[str, WaveOf]] = {
     "full": WaveOf((Vm("full-web", entry=RUNNING), Vm("full-win", power="poweredOff", entry=OFF))),
     "broken": WaveOf((Vm("broken-a"), Vm("broken-b"))),
@@ -59,6 +63,7 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "dated": WaveOf(tuple(Vm(f"dated-{one}", (4,)) for one in "abc"), DAILY),
     "revoked": WaveOf((Vm("revoked-a", (4,)),)),
     "holding": WaveOf((Vm("holding-a", (4,)),)),
+    "moved": WaveOf((Vm("moved-a", (4,)), Vm("moved-b", (4,))), MOVED),
     "called": WaveOf((Vm("called-a", (4,)), Vm("called-b", (4,)))),
     "tried": WaveOf(
         (

@@ -16,6 +16,7 @@ from airflow.sdk import DAG, get_parsing_context
 from wavelift.airflow import config, notifiers
 from wavelift.base.errors import SpecError
 from wavelift.base.printable import printable_lines
+from wavelift.dag_factory.cutover import cutover_dag
 from wavelift.dag_factory.migrate import migrate_dag
 from wavelift.dag_factory.replicate import replicate_dag
 from wavelift.dag_factory.trial import test_dag
@@ -53,8 +54,11 @@ def register_waves(namespace: dict[str, Any]) -> None:
 
 def _makers(shape: WaveShape) -> list[Callable[[WaveShape], DAG]]:
     """The functions that make the DAGs of a wave: only those whose sections the spec has."""
-    cuts_over = [test_dag] if shape.cuts_over else []
-    return [migrate_dag, *([replicate_dag] if shape.replicates else []), *cuts_over]
+    return [
+        migrate_dag,
+        *([replicate_dag] if shape.replicates else []),
+        *([cutover_dag, test_dag] if shape.cuts_over else []),
+    ]
 
 
 def raise_spec_errors() -> None:

@@ -105,6 +105,9 @@ def wave_dag(tasks: WaveTasks, *, doc: str, form: Mapping[str, Param], **setting
         group = task_group(group_id=SERVER_GROUP)(tasks.mapped).expand(server=servers)
         report = tasks.report()
         group >> report
+        for before in flow.before_servers:
+            if before not in group.upstream_task_ids:  # the pre-flight, over which it is expanded, is
+                dag.get_task(before) >> group
     # `group >> x` does not include teardowns. Without these edges, the report would run in parallel with the removals.
     for step in flow.removals:
         dag.get_task(step.task_id) >> report

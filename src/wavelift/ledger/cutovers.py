@@ -21,7 +21,7 @@ from wavelift.ledger.cutover_records import Approval, Cutover, StepRow
 from wavelift.ledger.database import Tx
 from wavelift.ledger.records import ROWS_A_PAGE, Page
 from wavelift.ledger.spine import Rows, Words, containing, matching, of_run
-from wavelift.ledger.tables_cutover import approval, cutover, cutover_step, test_instance
+from wavelift.ledger.tables_cutover import approval, cutover, cutover_step
 from wavelift.rules.cutover import OPEN, SYNCING, WITHHOLDING, CutoverState, StepState, require_step_way, require_way
 from wavelift.rules.flows import CUTOVER
 
@@ -152,18 +152,6 @@ def finished_since(tx: Tx, since: datetime, *, wave: str | None = None) -> tuple
     if wave is not None:
         where.append(cutover.c.wave == wave)
     return _rows.all(tx, *where, order=(cutover.c.requested_at.desc(), cutover.c.id))
-
-
-def tested_run(tx: Tx, wave: str, server: str) -> str:
-    """The replication run whose image was last launched and passed its checks; empty: none has."""
-    columns = test_instance.c
-    query = (
-        sa.select(columns.run_id)
-        .where(columns.wave == wave, columns.server == server, columns.passed.is_(True))
-        .order_by(columns.created_at.desc(), columns.id)
-        .limit(1)
-    )
-    return tx.execute(query).scalar_one_or_none() or ""
 
 
 # Writing

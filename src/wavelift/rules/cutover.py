@@ -9,10 +9,17 @@ from typing import Final
 
 from wavelift.base.domain import Message, NicFacts
 from wavelift.base.errors import PermanentError
+from wavelift.base.run import DagRun
+from wavelift.rules.flows import REPLICATE
 
 PRESYNC_PREFIX: Final = "cutover__"
 """Of the ids of replicate runs that a cutover starts. A run of such an id is admitted only if its cutover's row has it,
 so that whoever chooses the id wins nothing."""
+
+
+def is_presync(run: DagRun) -> bool:
+    """Whether a DAG run says that a cutover started it. Admission believes that only if a cutover's row has its id."""
+    return bool(REPLICATE.wave_of(run.dag_id)) and run.dag_run_id.startswith(PRESYNC_PREFIX)
 
 
 class CutoverState(StrEnum):

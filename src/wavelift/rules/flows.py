@@ -155,6 +155,11 @@ class Flow:
         return names[: names.index(name)]
 
     @property
+    def before_servers(self) -> tuple[str, ...]:
+        """The ids of the run's tasks that the servers' tasks follow."""
+        return tuple(name for step in self.chain for name in step.after if not self.step(name).per_server)
+
+    @property
     def removals(self) -> tuple[Step, ...]:
         """A server's teardowns."""
         return tuple(step for step in self.steps if step.per_server and step.teardown)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from wavelift.base.errors import NotApprovedError, PermanentError, TamperedError
+from wavelift.base.errors import PermanentError
 from wavelift.base.run import RunContext
 from wavelift.base.times import utc_minute
 from wavelift.base.units import human_seconds
@@ -15,14 +15,11 @@ from wavelift.ledger import cutovers, jobs, waves
 from wavelift.ledger.cutover_records import Cutover
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import WaveRun
-from wavelift.rules.approval import Question
 from wavelift.rules.authority import Action
 from wavelift.rules.cutover import CutoverState
-from wavelift.rules.cutover_plan import APPROVED, Answered, Opening, refuse_unapproved
-from wavelift.services.common.admit import frozen_wave
-from wavelift.services.common.approval import Answer
+from wavelift.rules.cutover_plan import Opening
 from wavelift.services.common.authority import Rights, require_again
-from wavelift.services.cutover.plan import approval_of
+from wavelift.services.cutover.approvals import opening_of, require_approved
 
 NEW_RUN: Final = "Trigger a new run"
 CANCELLED: Final = "It was cancelled before its source was touched"
@@ -37,58 +34,6 @@ class Gone:
 
     servers: tuple[str, ...]
     left: Mapping[str, str]
-
-
-def record_approval(tx: Tx, answer: Answer) -> None:
-    """Keep an approval in the ledger. A repeated call changes nothing."""
-    known = cutovers.newest_approval(tx, answer.kind, answer.id, answer.digest)
-    if known is not None and (known.answered_by, known.answered_at) == (answer.approver, answer.at):
-        return
-    cutovers.approve(
-        tx,
-        answer.kind,
-        answer.id,
-        answer.digest,
-        answer=APPROVED,
-        by=answer.approver,
-        requested_by=answer.requester,
-        at=answer.at,
-        valid_until=answer.valid_until,
-        run=answer.run,
-    )
-
-
-def kept_question(ledger: Ledger, came: Question, ctx: RunContext) -> Question:
-    """The question as the ledger has the plan: what came by XCom is compared with it.
-
-    :raises TamperedError: it asks about another plan, another run, or less strictly than the run's spec.
-    """
-    with ledger.read() as tx:
-        run = waves.get(tx, ctx.run)
-        found = cutovers.of_dag_run(tx, ctx.run)
-    plans = frozen_wave(run).servers
-    known = {
-        "kind": cutovers.RUN_KIND,
-        "id": cutovers.run_subject(ctx.run),
-        "digest": next((each.plan_digest for each in found if each.plan_digest), ""),
-        "mode": approval_of(plans),
-        "environment": frozen_wave(run).environment.environment,
-        "not_after": opening_of(found).end,
-    }
-    for name, expected in known.items():
-        if getattr(came, name) != expected:
-            raise TamperedError(
-                "The question that came by XCom is not that of the run's plan",
-                field=name,
-                expected=expected,
-                found=getattr(came, name),
-            )
-    return came
-
-
-def opening_of(found: Sequence[Cutover]) -> Opening:
-    """The window of a run's cutovers, which is the same for all."""
-    return Opening(found[0].window_start, found[0].window_end) if found else Opening()
 
 
 def wait_for_window(ledger: Ledger, ctx: RunContext) -> datetime | None:
@@ -155,13 +100,7 @@ def _require_approved(tx: Tx, run: WaveRun, waiting: Sequence[Cutover], now: dat
             next_step="Clear the plan task with all that comes after it",
             wave=run.wave,
         )
-    newest = cutovers.newest_approval(tx, cutovers.RUN_KIND, cutovers.run_subject(ctx.run), digests.pop())
-    answered = Answered(newest.answer, newest.answered_by, newest.valid_until) if newest is not None else None
-    approval = approval_of(frozen_wave(run).servers)
-    asked_by = waiting[0].requested_by
-    refusal = refuse_unapproved(answered, approval=approval.value, requested_by=asked_by, now=now)
-    if refusal is not None:
-        raise NotApprovedError(refusal[0], next_step=refusal[1], wave=run.wave)
+    require_approved(tx, run, digests.pop(), now=now, ctx=ctx)
 
 
 def _why_left(known: Cutover, now: datetime) -> str:

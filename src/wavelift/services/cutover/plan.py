@@ -6,7 +6,6 @@ something in its way that no approval can cure is left alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,12 +14,11 @@ from typing import Any, Protocol
 from wavelift.base.domain import Finding, Severity
 from wavelift.base.errors import PermanentError
 from wavelift.base.run import RunContext
-from wavelift.ledger import cutovers, jobs, lineage, waves
-from wavelift.ledger.cutover_records import Cutover, StepRow
+from wavelift.ledger import cutovers, jobs, lineage, trials, waves
+from wavelift.ledger.cutover_records import Cutover, StepRow, TestInstance
 from wavelift.ledger.database import Ledger, Tx
 from wavelift.ledger.records import WaveRun
 from wavelift.ledger.replication_records import LineageRow, ReplicationJob
-from wavelift.rules.approval import ApprovalMode, Question
 from wavelift.rules.cutover import TO_UNDO, CutoverState
 from wavelift.rules.cutover_plan import Case, Opening, digest_of_steps, in_the_way
 from wavelift.rules.findings import Findings, server_of, stopped
@@ -95,14 +93,7 @@ def make_plan(
         for each in servers:
             if (row := mine.get(each.server)) is not None:
                 _store(tx, row, each, digest, desk.now, ctx)
-    question = _question(run, [plans[each.server] for each in servers if each.goes], digest, opening, ctx)
-    return PlannedCutover(
-        wave=run.wave,
-        mode=admitted.mode,
-        digest=digest,
-        servers=tuple(servers),
-        question=question.dump() if run.mode == "cutover" else None,
-    )
+    return PlannedCutover(wave=run.wave, mode=admitted.mode, digest=digest, servers=tuple(servers))
 
 
 def require_some(planned: PlannedCutover) -> None:
@@ -227,7 +218,7 @@ class _Desk:
             last_run=rows[0].run_id if rows else "",
             last_at=min((_taken(row) for row in rows), default=None),
             quarantine=next((row.quarantine for row in rows if row.quarantine), ""),
-            tested_run=cutovers.tested_run(self.tx, self.wave, plan.server),
+            tested_run=_tested(trials.newest_result(self.tx, self.wave, plan.server)),
             old_answers_until=until,
             unlowered=unlowered,
             groups={arn: self.planner.groups.get(arn) for arn in arns},
@@ -248,6 +239,11 @@ def _old_until(row: StepRow) -> datetime | None:
     if row.changed_at is None or not isinstance(row.before, Mapping):
         return None
     return row.changed_at + timedelta(seconds=LowerTtl.old_ttl_s(row.before))
+
+
+def _tested(result: TestInstance | None) -> str:
+    """The run whose image passed its newest test."""
+    return result.run_id if result is not None and result.passed else ""
 
 
 def _taken(row: LineageRow) -> datetime:
@@ -285,29 +281,6 @@ def _store(tx: Tx, row: Cutover, planned: PlannedServer, digest: str, now: datet
     cutovers.apply(
         tx, row, "refused", at=now, by=ctx.run, state=CutoverState.ENDED, plan_digest="", error=words, **changes
     )
-
-
-def _question(run: WaveRun, plans: Sequence[ServerPlan], digest: str, opening: Opening, ctx: RunContext) -> Question:
-    wanted = [plan.cutover for plan in plans if plan.cutover is not None]
-    hours = min((each.approval_hours for each in wanted), default=24.0)
-    minutes = max(1, math.floor(hours * 60))
-    return Question(
-        kind=cutovers.RUN_KIND,
-        id=cutovers.run_subject(ctx.run),
-        digest=digest,
-        environment=frozen_wave(run).environment.environment,
-        mode=approval_of(frozen_wave(run).servers),
-        wait_minutes=minutes,
-        valid_minutes=minutes,
-        not_after=opening.end,
-    )
-
-
-def approval_of(plans: Sequence[ServerPlan]) -> ApprovalMode:
-    """The strictest that one of them wants."""
-    wanted = {plan.cutover.approval for plan in plans if plan.cutover is not None}
-    strict = (ApprovalMode.FOUR_EYES, ApprovalMode.REQUIRED)
-    return next((mode for mode in strict if mode.value in wanted), ApprovalMode.NONE)
 
 
 def _iso(instant: datetime | None) -> str | None:

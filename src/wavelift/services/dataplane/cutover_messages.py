@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
@@ -72,8 +71,6 @@ class PlannedCutover(Message):
     digest: str
     """SHA-256, hex, of the steps of the servers that go. Approvals name it."""
     servers: tuple[PlannedServer, ...]
-    question: Mapping[str, Any] | None = None
-    """:class:`~wavelift.rules.approval.Question` as JSON; None: this mode asks nobody."""
 
     @property
     def going(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from wavelift.ledger.events import Subject
 from wavelift.ledger.replication_runs import dag_runs_of
 from wavelift.rules.authority import Action, priority_action
 from wavelift.rules.conf import ReplicateConf
-from wavelift.rules.cutover import PRESYNC_PREFIX
+from wavelift.rules.cutover import is_presync
 from wavelift.rules.plans import ResolvedWave
 from wavelift.rules.replication import Rule
 from wavelift.services.common.admit import RunRequest, freeze, frozen_spec
@@ -38,7 +38,7 @@ def admit(
     known = frozen_spec(ledger, request, load, ctx)
     wave = ResolvedWave.load(known) if known else load(request.wave)
     environment = wave.environment.environment
-    presyncs = conf.mode == "replicate" and ctx.run.dag_run_id.startswith(PRESYNC_PREFIX)
+    presyncs = conf.mode == "replicate" and is_presync(ctx.run)
     if presyncs:
         require_run(ledger, environment, Action.CUT_OVER, ctx, rights=rights)
     elif conf.mode != "replicate" or not request.scheduled_for:

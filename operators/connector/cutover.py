@@ -59,8 +59,8 @@ class CutoverSnapshotOperator(StoppingOperator, VmSnapshotOperator):
     :param server: one of the dicts that the pre-flight returned.
     """
 
-    template_inputs = ()
-    replicates = True
+    plain_inputs = ("replicates",)
+    replicates: bool = True
 
 
 class FinalRunOperator(StoppingOperator, ReplicationRunOperator):

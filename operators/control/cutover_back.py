@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
-from wavelift.operators._base import conf_of
 from wavelift.operators._keys import REPORT_KEY
 from wavelift.operators.control._plane import WaveRunOperator
 from wavelift.operators.control._waiting import WaitingOperator
@@ -20,15 +19,12 @@ if TYPE_CHECKING:
     from wavelift.ledger import Ledger
     from wavelift.ledger.cutover_records import Cutover, TargetPlace
     from wavelift.ledger.replication_records import ReplicationRun
-    from wavelift.rules.cutover import CutoverState
     from wavelift.rules.plans import ServerPlan
     from wavelift.services.cutover.back import Waiting
     from wavelift.services.cutover.report import CutoverReport
     from wavelift.services.cutover.steps import Waits
     from wavelift.services.dataplane.messages import ServerTask
 
-CHOSEN_KEY: Final = "chosen"
-"""Of the task state store: the cutovers that the task is about. It is decided once."""
 ENDS: Final[Mapping[str, tuple[str, ...]]] = {
     "plan": ("plan",),
     "prepare": ("plan", "prepare"),
@@ -82,32 +78,17 @@ class CutoverRunOperator(WaveRunOperator, WaitingOperator):
             self.log.warning("the wait failed and begins anew: %s", event["error"])
         return self.execute(context)
 
-    def chosen(
-        self, ledger: Ledger, context: Context, ctx: RunContext, states: Collection[CutoverState]
-    ) -> tuple[str, ...]:
-        """Ids of the cutovers that the run's conf names, or all that are in these states; decided once. Whoever asked
-        must have the right where each was opened, too.
-        """
+    def claimed(self, ledger: Ledger, ctx: RunContext) -> tuple[str, ...]:
+        """Ids of the cutovers that ``admit`` gave this run to end. Whoever asked must have the right where each was
+        opened, too."""
         from wavelift.ledger import cutovers
         from wavelift.rules.authority import Action
-        from wavelift.rules.conf import CutoverConf
         from wavelift.services.common.authority import require_where
-        from wavelift.services.cutover.back import chosen
 
-        kept = ctx.checkpoints.get(CHOSEN_KEY)
-        if kept is None:
-            conf = CutoverConf.read(conf_of(context), wave=self.wave)
-            with ledger.read() as tx:
-                mine = {each.id for each in cutovers.ended_by(tx, ctx.run)}
-                if not mine:
-                    found = chosen(tx, self.wave, ids=conf.cutovers, servers=conf.servers, states=states)
-                    mine = {each.id for each in found}
-            ctx.checkpoints.set(CHOSEN_KEY, sorted(mine))
-            kept = sorted(mine)
         with ledger.read() as tx:
-            opened = {cutovers.get(tx, id).run for id in kept}
-        require_where(ledger, opened, Action.CUT_OVER, ctx, rights=self.rights())
-        return tuple(kept)
+            found = cutovers.ended_by(tx, ctx.run)
+        require_where(ledger, {each.run for each in found}, Action.CUT_OVER, ctx, rights=self.rights())
+        return tuple(each.id for each in found)
 
 
 class PrepareOperator(CutoverRunOperator):
@@ -145,7 +126,7 @@ class PrepareOperator(CutoverRunOperator):
 
         with ledger.read() as tx:
             plans = frozen_wave(waves.get(tx, ctx.run)).servers
-        known = check_plan(task.plan, task.facts, [*plans, *(plan.replicating() for plan in plans)])
+        known = check_plan(task.plan, task.facts, [plan.cutting_over() for plan in plans])
         return task.model_copy(update={"plan": known.plan})
 
 
@@ -160,10 +141,9 @@ class UndoOperator(CutoverRunOperator):
 
     def go_on(self, ledger: Ledger, context: Context, ctx: RunContext) -> dict[str, Any]:
         from wavelift.airflow import config
-        from wavelift.rules.cutover import REVERTIBLE
         from wavelift.services.cutover.back import Waiting, undo
 
-        ids = self.chosen(ledger, context, ctx, REVERTIBLE)
+        ids = self.claimed(ledger, ctx)
         found = undo(ledger, self.access, ids, ctx, key_file=config.grant_key_file())
         if isinstance(found, Waiting):
             self.wait_for_all(found)
@@ -187,16 +167,12 @@ class RevertedOperator(CutoverRunOperator):
     started: Any
 
     def go_on(self, ledger: Ledger, context: Context, ctx: RunContext) -> dict[str, Any]:
-        from wavelift.ledger import cutovers
         from wavelift.services.cutover import back
         from wavelift.services.dataplane.source_return import StartedSource
 
         undone = back.Undone.load(self.undone)
         started = [StartedSource.load(each) for each in (self.started or {}).get("servers", ())]
-        with ledger.read() as tx:
-            ids = [each.id for each in cutovers.ended_by(tx, ctx.run)]
-        ids += [id for id in undone.failed if id not in ids]
-        ended = back.reverted(ledger, self.access, ids, undone, started, ctx)
+        ended = back.reverted(ledger, self.access, self.claimed(ledger, ctx), undone, started, ctx)
         for one in ended:
             self.log.info("%-20s %s %s%s", one.server, one.state, one.words, one.error)
         told = {"servers": [each.dump() for each in ended]}
@@ -218,13 +194,13 @@ class FinalizeOperator(CutoverRunOperator):
         from wavelift.services.cutover.approvals import require_finalize_approved
         from wavelift.services.cutover.back import Waiting, place_of
         from wavelift.services.cutover.backup import before_finalize
-        from wavelift.services.cutover.finalize import FINALIZABLE, finalize, raise_when_failed
+        from wavelift.services.cutover.finalize import finalize, raise_when_failed
 
         def backup(known: Cutover, plan: ServerPlan) -> Waits | None:
             return before_finalize(ledger, self.access(place_of(ledger, known)), known, plan, ctx)
 
         require_finalize_approved(ledger, ctx)
-        ids = self.chosen(ledger, context, ctx, FINALIZABLE)
+        ids = self.claimed(ledger, ctx)
         found = finalize(ledger, self.access, ids, ctx, backup=backup)
         if isinstance(found, Waiting):
             self.wait_for_all(found)

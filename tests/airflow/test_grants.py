@@ -17,11 +17,12 @@ from tests.ledgers import within
 from wavelift.airflow.hooks.vsphere import VsphereHook
 from wavelift.base.errors import UnreachableError
 from wavelift.ledger import events
-from wavelift.operators.connector import export, inventory, preflight, replication, snapshot
+from wavelift.operators.connector import cutover, cutover_back, export, inventory, preflight, replication, snapshot
 from wavelift.operators.connector._plane import NEEDS, ConnectorOperator
 from wavelift.services.common import grant_keys
 from wavelift.services.common.grant_keys import KeyFiles
 from wavelift.services.dataplane import transfer
+from wavelift.services.dataplane.messages import ServerTask
 
 pytestmark = pytest.mark.airflow
 
@@ -187,14 +188,14 @@ def test_who_may_not_export_a_vm_in_vcenter_gets_none_through_wavelift(lab: Lab)
 
 
 def test_an_operator_that_does_not_say_what_it_needs_is_no_operator() -> None:
-    with pytest.raises(TypeError, match="needs_grant is one of look, move, nothing"):
+    with pytest.raises(TypeError, match="needs_grant is one of look, move, stop, nothing"):
 
         class Forgot(ConnectorOperator):
             def work(self, context: Any) -> None: ...
 
     kinds = {
         kind
-        for module in (export, inventory, preflight, replication, snapshot)
+        for module in (cutover, cutover_back, export, inventory, preflight, replication, snapshot)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, ConnectorOperator) and kind.__module__ == module.__name__
     }
@@ -203,6 +204,10 @@ def test_an_operator_that_does_not_say_what_it_needs_is_no_operator() -> None:
         "VmExportOperator": "move",
         "VmSnapshotOperator": "move",
         "ReplicationRunOperator": "move",
+        "StopSourceOperator": "stop",
+        "CutoverSnapshotOperator": "stop",
+        "FinalRunOperator": "stop",
+        "StartSourcesOperator": "stop",
         "PreflightOperator": "look",
         "ReplicationPreflightOperator": "look",
         "ServersPreflight": "look",
@@ -216,3 +221,13 @@ def test_a_vcenter_stays_shut_for_an_operator_that_verified_nothing() -> None:
     task = preflight.PreflightOperator(task_id="preflight", admitted={})
     with pytest.raises(Exception, match="No grant for this vCenter was verified"):
         task.vcenter("vsphere_demo")
+
+
+def test_what_a_cutover_reads_of_a_source_needs_the_grant_to_stop_it() -> None:
+    """And it counts only while the source is off, whatever came by XCom."""
+    for kind in (cutover.StopSourceOperator, cutover.CutoverSnapshotOperator, cutover.FinalRunOperator):
+        assert (kind.needs_grant, kind.grant_action) == ("stop", "cutover")
+        given: dict[str, Any] = {name: {} for name in kind.template_fields}
+        task = kind(task_id="task", **given)
+        assert task.as_granted(ServerTask.model_construct(name="web01", final=False)).final
+    assert cutover.CutoverSnapshotOperator(task_id="snapshot", server={}).replicates

@@ -52,7 +52,9 @@ LOOK_LIFETIME: Final = timedelta(hours=24)
 """So long may pre-flight wait for its connector."""
 LAST_SECOND: Final = int(datetime.max.replace(tzinfo=UTC).timestamp())
 """No clock shows a later one."""
-LONGEST_LIFETIME: Final = max(timedelta(hours=MOST_HOURS) + BEYOND_SNAPSHOT, LOOK_LIFETIME)
+LONGEST_SHUTDOWN: Final = timedelta(hours=4)
+"""A guest gets as much at most, before its snapshot: as a wave's ``shutdown`` may say."""
+LONGEST_LIFETIME: Final = max(LONGEST_SHUTDOWN + timedelta(hours=MOST_HOURS) + BEYOND_SNAPSHOT, LOOK_LIFETIME)
 """Of any grant, whatever a wave says."""
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import jwt
 import pytest
@@ -19,7 +19,19 @@ from tests.unit.rules.conftest import _environment, _wave
 
 from wavelift.base.errors import GrantError
 from wavelift.rules import grants
-from wavelift.rules.grants import LEEWAY, Grant, Intent, Scope, digest_of_wave, kid_in, kid_of, read, require, sign
+from wavelift.rules.grants import (
+    LEEWAY,
+    Grant,
+    Intent,
+    Scope,
+    Work,
+    digest_of_wave,
+    kid_in,
+    kid_of,
+    read,
+    require,
+    sign,
+)
 from wavelift.rules.plans import resolve
 
 pytestmark = pytest.mark.unit
@@ -43,8 +55,12 @@ GRANT: Final = Grant(
     entry="b" * 64,
 )
 INTENT: Final = Intent(**{each.name: getattr(GRANT, each.name) for each in fields(Intent)})
+SCOPES: Final = get_args(Scope)
+WORKS: Final = get_args(Work)
 MOVE: Final = st.builds(
-    lambda values: Intent(scope="move", action="migrate", **values),
+    lambda scope, action, values: Intent(scope=scope, action=action, **values),
+    st.sampled_from(SCOPES),
+    st.sampled_from(WORKS),
     st.fixed_dictionaries(
         {each.name: st.text(max_size=40) for each in fields(Intent) if each.name not in ("scope", "action")}
     ),
@@ -100,7 +116,12 @@ def test_a_grant_for_anything_else_is_refused_and_names_the_field(field: str) ->
 
 
 @pytest.mark.parametrize(
-    ("scope", "task"), [("move", "the server's server.reserve task"), ("look", "the run's admit task")]
+    ("scope", "task"),
+    [
+        ("move", "the server's server.reserve task"),
+        ("stop", "the server's server.reserve task"),
+        ("look", "the run's admit task"),
+    ],
 )
 def test_a_run_that_began_before_grants_says_which_task_issues_one(scope: Scope, task: str) -> None:
     """After an upgrade, servers are under way whose XComs have no token."""
@@ -120,6 +141,22 @@ def test_a_grant_holds_exactly_for_its_own_intent(granted: Intent, wanted: Inten
     if granted != wanted:
         with pytest.raises(GrantError):
             require(found, wanted)
+
+
+@given(granted=MOVE, wanted=MOVE)
+def test_no_source_is_stopped_by_any_other_grant(granted: Intent, wanted: Intent) -> None:
+    """Of another scope or work, and of another server, VM, run or connector: each alone is enough to refuse."""
+    stop = replace(wanted, scope="stop", action="cutover")
+    as_granted = {each.name: getattr(granted, each.name) for each in fields(Intent)}
+    for name in as_granted:
+        # all as wanted but this one field
+        grant = Grant(**{**{each.name: getattr(stop, each.name) for each in fields(Intent)}, name: as_granted[name]})
+        if as_granted[name] == getattr(stop, name):
+            require(grant, stop)
+            continue
+        with pytest.raises(GrantError) as error:
+            require(grant, stop)
+        assert error.value.field == {"user": "sub", "connector": "aud"}.get(name, name)
 
 
 @given(data=st.data())
@@ -205,7 +242,8 @@ def test_no_grant_outlives_the_public_key_of_a_rotated_pair() -> None:
     claims = parts(token(lifetime=timedelta(days=400)))[1]
     assert timedelta(seconds=claims["exp"] - claims["iat"]) == grants.LONGEST_LIFETIME
     assert grants.lifetime_of_move(24) == timedelta(hours=25)
-    assert grants.lifetime_of_move(168) <= grants.LONGEST_LIFETIME
+    assert grants.lifetime_of_move(24, before=timedelta(hours=2)) == timedelta(hours=27)
+    assert grants.lifetime_of_move(168, before=grants.LONGEST_SHUTDOWN) <= grants.LONGEST_LIFETIME
 
 
 def test_the_digest_of_a_wave_is_of_all_that_pre_flight_uses() -> None:

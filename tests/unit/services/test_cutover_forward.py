@@ -28,7 +28,8 @@ from wavelift.services.common.admit import RunRequest
 from wavelift.services.common.approval import Answer
 from wavelift.services.cutover import presync
 from wavelift.services.cutover.admit import admit
-from wavelift.services.cutover.go import Gone, go, record_approval, wait_for_window
+from wavelift.services.cutover.approvals import record_approval
+from wavelift.services.cutover.go import Gone, go, wait_for_window
 from wavelift.services.cutover.plan import Planner, make_plan, require_some
 from wavelift.services.dataplane.cutover_messages import AdmittedCutover, PlannedCutover
 from wavelift.services.dataplane.messages import PreflightReport, ServerTask

@@ -266,7 +266,8 @@ def test_a_kill_and_a_lost_answer_at_any_point_are_harmless(
         except (Killed, UnreachableError):
             continue
         break
-    assert found == Done() and not left
+    assert found == Done()
+    assert not left
     assert outside.values == dict.fromkeys("ab", "new" if way == "forward" else "old")
     assert {row.before for row in rows(ledger, known).values()} == {"old"}
     assert len(outside.writes) == (2 if way == "forward" else 4), "nothing was written twice"
@@ -328,7 +329,8 @@ def test_people_are_asked_forward_and_back_and_have_time(ledger: Ledger, outside
     with pytest.raises(PermanentError, match="Nothing is asked"):
         say()
     found = advance(ledger, NOBODY, subject, ctx, facts=FACTS)
-    assert isinstance(found, Waits) and found.waits == (f"person|cutover|{known.id}|person router",)
+    assert isinstance(found, Waits)
+    assert found.waits == (f"person|cutover|{known.id}|person router",)
     ctx.clock.sleep(timedelta(days=3).total_seconds())
     assert isinstance(advance(ledger, NOBODY, subject, ctx, facts=FACTS), Waits)
     assert not answered_in(ledger, found.waits[0])
@@ -371,7 +373,8 @@ def test_a_place_that_went_with_the_instance_needs_no_undo(
     turn(ledger, known, CutoverState.REVERTING)
     del outside.values["groups"]
     found = go_back(ledger, NOBODY, subject, ctx)
-    assert isinstance(found, Done) and "nothing to restore" in found.notes[0]
+    assert isinstance(found, Done)
+    assert "nothing to restore" in found.notes[0]
     outside.values["other"] = "new"
     del outside.values["other"]
 

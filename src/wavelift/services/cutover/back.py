@@ -21,7 +21,7 @@ from wavelift.adapters.aws.access import AwsAccess
 from wavelift.adapters.aws.ec2 import GONE_STATES, Ec2
 from wavelift.adapters.aws.instances import Instances
 from wavelift.base.domain import Message
-from wavelift.base.errors import BusyError, PermanentError, SpecError, WaveliftError
+from wavelift.base.errors import BusyError, PermanentError, WaveliftError
 from wavelift.base.names import TAG_RUN, run_hash
 from wavelift.base.run import DagRun, RunContext
 from wavelift.base.times import utc_minute
@@ -67,34 +67,6 @@ class Waiting:
 
     waits: Mapping[tuple[str, str], tuple[str, ...]]
     words: tuple[str, ...]
-
-
-def chosen(
-    tx: Tx, wave: str, *, ids: Collection[str] | None, servers: Collection[str] | None, states: Collection[CutoverState]
-) -> tuple[Cutover, ...]:
-    """The open cutovers of a wave that a run is about, by server.
-
-    :param ids, servers: those that were named. Neither: all that are in ``states``.
-    :raises SpecError: one that was named is of another wave, or in another state.
-    """
-    if ids is None and servers is None:
-        return tuple(each for each in cutovers.open_of(tx, wave) if each.state in states)
-    found = {each.id: each for each in cutovers.open_of(tx, wave, servers)} if servers is not None else {}
-    lost = sorted(set(servers or ()) - {each.server for each in found.values()})
-    if lost:
-        raise SpecError(f"No cutover is open of {', '.join(lost)}", wave=wave, next_step="See `wavelift cutover list`")
-    for id in ids or ():
-        found[id] = cutovers.get(tx, id)
-    for each in found.values():
-        if each.wave != wave:
-            raise SpecError(f"{each.id} belongs to wave {each.wave}", wave=wave, next_step="Trigger that wave's DAG")
-        if each.state not in states:
-            raise SpecError(
-                f"The cutover {each.id} of {each.server} is {each.state}",
-                wave=wave,
-                next_step="See `wavelift cutover list` for what is open",
-            )
-    return tuple(sorted(found.values(), key=lambda each: each.server))
 
 
 def alert(tx: Tx, known: Cutover, kind: str, words: str, *, at: datetime, by: str) -> None:

@@ -39,7 +39,7 @@ def plan_in(run: WaveRun, known: Cutover, *, digest: str = "") -> ServerPlan | N
     plans = frozen_wave(run).servers
     named = [plan for plan in plans if plan.server == known.server]
     if not named and digest:
-        named = [plan for plan in plans if digest in (digest_of(plan), digest_of(plan.replicating()))]
+        named = [plan for plan in plans if digest in (digest_of(plan), digest_of(plan.cutting_over()))]
     if not named and known.source:
         named = entries_of(SourceBefore.load(known.source).path, plans)
     many = [plan for plan in plans if plan.selector.many]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from ipaddress import AddressValueError, IPv4Address
 from typing import Final
 
 from wavelift.adapters.aws.access import AwsAccess
@@ -18,7 +17,7 @@ from wavelift.base.errors import PermanentError
 from wavelift.base.run import RunContext
 from wavelift.ledger import Ledger, cutovers
 from wavelift.ledger.cutover_records import StepRow, TargetPlace
-from wavelift.rules.cutover import StepState
+from wavelift.rules.cutover import StepState, kept_address
 from wavelift.rules.plans import ServerPlan
 from wavelift.services.cutover.back import Access, Waiting
 from wavelift.services.cutover.step_kinds import build
@@ -52,28 +51,12 @@ class Prepared(Message):
 def fixed_address(task: ServerTask) -> str:
     """The address that the server's instance must have; empty: any.
 
-    :raises PermanentError: the source's own is wanted, and nobody knows it.
+    :raises PermanentError: the source's own is to be kept, and nobody can tell which that is.
     """
     plan = task.plan
-    if plan.private_ip:
-        return plan.private_ip
-    if plan.cutover is None or plan.cutover.address != "keep":
-        return ""
-    found = [each for nic in task.facts.nics for each in nic.addresses if _is_ipv4(each)]
-    if not found:
-        raise PermanentError(
-            "The server is to keep its address, and VMware Tools report none",
-            next_step="Start VMware Tools in it, or set private_ip",
-            server=task.name,
-        )
-    return found[0]
-
-
-def _is_ipv4(text: str) -> bool:
-    try:
-        return not IPv4Address(text).is_link_local
-    except AddressValueError:
-        return False
+    if plan.cutover is not None and plan.cutover.address == "keep":
+        return kept_address(plan.private_ip, task.facts.ip_addresses, server=task.name)
+    return plan.private_ip or ""
 
 
 def prepare_server(ledger: Ledger, aws: AwsAccess, plan: ServerPlan, address: str, ctx: RunContext) -> Waits | None:

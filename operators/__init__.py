@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wavelift.operators.connector.cutover import FinalRunOperator as FinalRunOperator
     from wavelift.operators.connector.cutover import StopSourceOperator as StopSourceOperator
     from wavelift.operators.connector.cutover_back import StartSourcesOperator as StartSourcesOperator
+    from wavelift.operators.approval import ApproveOperator as ApproveOperator
     from wavelift.operators.connector.export import DiskUploadOperator as DiskUploadOperator
     from wavelift.operators.connector.export import VmExportOperator as VmExportOperator
     from wavelift.operators.connector.inventory import CatalogInventoryOperator as CatalogInventoryOperator
@@ -80,6 +81,7 @@ OPERATORS: Final = {
         "StopSourceOperator",
     ),
     "connector.cutover_back": ("StartSourcesOperator",),
+    "approval": ("ApproveOperator",),
     "connector.export": (
         "DiskUploadOperator",
         "VmExportOperator",

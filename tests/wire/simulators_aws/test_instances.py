@@ -55,6 +55,8 @@ def test_an_instance_takes_time_to_stop_and_to_start(
     gone = _instance(ec2, one)
     assert (gone["State"]["Name"], gone["NetworkInterfaces"]) == ("terminated", [])
     assert not gone.get("PrivateIpAddress"), "a terminated instance has no address"
+    by_address = [{"Name": "private-ip-address", "Values": ["10.20.1.4"]}]
+    assert ec2.describe_instances(InstanceIds=[one], Filters=by_address)["Reservations"] == []
     refused("IncorrectInstanceState", ec2.start_instances, InstanceIds=[one])
     assert sim.state() == before
 

@@ -59,7 +59,7 @@ def change(dns: Any, zone: str) -> Callable[..., dict[str, Any]]:
 def records(sim: AwsSimulator, zone: str) -> Callable[[], list[Any]]:
     return lambda: [
         (one["name"], one["type"], one["set_identifier"], one["ttl"], one["values"])
-        for one in sim.state()["dns_records"]["corp.example."]
+        for one in sim.state()["dns_records"][zone]
     ]
 
 

@@ -84,8 +84,9 @@ def _targets(account: Account) -> dict[str, Any]:
 
 
 def _records(account: Account) -> dict[str, Any]:
+    """By the zone's id: a public and a private zone may have one name."""
     with account.backends.lock:
-        return {str(zone.name): route53.rows(zone) for zone in account.backends.route53.zones.values()}
+        return {str(zone.resource_id): route53.rows(zone) for zone in account.backends.route53.zones.values()}
 
 
 def _addresses(ec2: Any) -> dict[str, dict[str, Any]]:

@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from wavelift.operators.approval import ApproveOperator as ApproveOperator
     from wavelift.operators.connector.checks import CheckInstanceOperator as CheckInstanceOperator
     from wavelift.operators.connector.checks import CheckTestOperator as CheckTestOperator
     from wavelift.operators.connector.cutover import CutoverSnapshotOperator as CutoverSnapshotOperator
     from wavelift.operators.connector.cutover import FinalRunOperator as FinalRunOperator
     from wavelift.operators.connector.cutover import StopSourceOperator as StopSourceOperator
     from wavelift.operators.connector.cutover_back import StartSourcesOperator as StartSourcesOperator
-    from wavelift.operators.approval import ApproveOperator as ApproveOperator
     from wavelift.operators.connector.export import DiskUploadOperator as DiskUploadOperator
     from wavelift.operators.connector.export import VmExportOperator as VmExportOperator
     from wavelift.operators.connector.inventory import CatalogInventoryOperator as CatalogInventoryOperator

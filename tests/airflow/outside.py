@@ -154,7 +154,8 @@ class Outside:
         rows = self.ended()
         after = self.aws.state()
         moved = within(self.ledger.read(), cutovers.list_cutovers, limit=500).items
-        assert set(after["instances"]) == {one.instance_id for one in (*rows, *moved) if one.instance_id}
+        named_instances = {one.instance_id for one in rows} | {one.instance_id for one in moved}
+        assert set(after["instances"]) == named_instances - {""}
         copied = {one.ami_id for one in self.copies() if one.ami_id}
         assert set(after["images"]) == copied | {one.image_id for one in rows if one.image_id}
         named = self.snapshots_of_copies() | {id for one in rows for id in one.snapshot_ids}

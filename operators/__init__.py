@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from wavelift.operators.connector.cutover import CutoverSnapshotOperator as CutoverSnapshotOperator
     from wavelift.operators.connector.cutover import FinalRunOperator as FinalRunOperator
     from wavelift.operators.connector.cutover import StopSourceOperator as StopSourceOperator
+    from wavelift.operators.connector.cutover_back import FenceSourcesOperator as FenceSourcesOperator
+    from wavelift.operators.connector.cutover_back import LookAtSourcesOperator as LookAtSourcesOperator
     from wavelift.operators.connector.cutover_back import StartSourcesOperator as StartSourcesOperator
     from wavelift.operators.connector.export import DiskUploadOperator as DiskUploadOperator
     from wavelift.operators.connector.export import VmExportOperator as VmExportOperator
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
     from wavelift.operators.control.cutover_move import RecordFinalOperator as RecordFinalOperator
     from wavelift.operators.control.cutover_move import ReserveCutoverOperator as ReserveCutoverOperator
     from wavelift.operators.control.cutover_move import SwitchOperator as SwitchOperator
+    from wavelift.operators.control.cutover_watch import CutoverUpkeepOperator as CutoverUpkeepOperator
+    from wavelift.operators.control.cutover_watch import JudgeSourcesOperator as JudgeSourcesOperator
+    from wavelift.operators.control.cutover_watch import WatchedSourcesOperator as WatchedSourcesOperator
     from wavelift.operators.control.image import AmiOperator as AmiOperator
     from wavelift.operators.control.image import ImportImageOperator as ImportImageOperator
     from wavelift.operators.control.image import ImportServerOperator as ImportServerOperator
@@ -82,6 +87,7 @@ OPERATORS: Final = {
     ),
     "connector.cutover_back": ("StartSourcesOperator",),
     "approval": ("ApproveOperator",),
+    "connector.cutover_back": ("FenceSourcesOperator", "LookAtSourcesOperator", "StartSourcesOperator"),
     "connector.export": (
         "DiskUploadOperator",
         "VmExportOperator",
@@ -133,6 +139,7 @@ OPERATORS: Final = {
         "ReserveCutoverOperator",
         "SwitchOperator",
     ),
+    "control.cutover_watch": ("CutoverUpkeepOperator", "JudgeSourcesOperator", "WatchedSourcesOperator"),
     "control.image": (
         "AmiOperator",
         "ImportImageOperator",

@@ -274,6 +274,17 @@ def test_nothing_is_given_up_before(world: Cutovers, outside: list[str], state: 
         ending.raise_when_failed([found])
 
 
+def test_what_differs_from_its_source_is_never_final(
+    world: Cutovers, outside: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified(world, "a")
+    bad = type("Run", (), {"quarantine": "block 7 differs"})
+    monkeypatch.setattr(ending.replication_runs, "find", lambda tx, id: bad)
+    (found,) = give_up(world, "a")
+    assert "block 7 differs" in found.error
+    assert found.state == "switched"
+
+
 def test_one_that_cannot_be_finalized_does_not_stop_the_others(world: Cutovers, outside: list[str]) -> None:
     switched(world, "a", "b")
     report(world)

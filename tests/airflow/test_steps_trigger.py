@@ -13,6 +13,7 @@ from airflow.serialization.serialized_objects import BaseSerialization
 
 from wavelift.airflow.triggers import steps
 from wavelift.airflow.triggers.steps import StepsTrigger
+from wavelift.airflow.triggers.watch import SharedPoller
 from wavelift.services.dataplane.steps import poll
 
 pytestmark = pytest.mark.airflow
@@ -84,7 +85,7 @@ def test_inv_7_tasks_of_one_place_share_each_look(polls: Polls) -> None:
 def test_a_bound_wakes_it_too_and_nobody_goes_on_waiting(polls: Polls) -> None:
     async def main() -> None:
         assert await trigger((NEAR, ("in sync|C1",)), within=POLL).wait() == {"over": []}
-        assert not [one for one in steps.SharedPoller._pollers.values() if one._waiting]
+        assert not [one for one in SharedPoller._pollers.values() if one._waiting]
 
     asyncio.run(main())
 

@@ -33,7 +33,8 @@ from wavelift.rules.wave_cutover import CutoverPlan
 from wavelift.services.common.grant_keys import KeyFiles, keygen
 from wavelift.services.cutover import back, step_kinds, watch
 from wavelift.services.cutover.back import Undone, Waiting
-from wavelift.services.cutover.steps import Facts, Planned, Waits, advance, cutover_subject, write_plan
+from wavelift.services.cutover.step_kinds import Facts
+from wavelift.services.cutover.steps import Planned, Waits, advance, cutover_subject, write_plan
 from wavelift.services.dataplane import source_return, source_watch
 from wavelift.services.dataplane.source_return import SourceToStart, StartedSource, start_source
 from wavelift.services.dataplane.source_watch import SeenSource, look_at
@@ -57,6 +58,10 @@ BEFORE = SourceBefore(
     cards=(CARD,),
 )
 TARGET = {"aws_conn_id": "aws", "region": "eu-central-1", "account": ""}
+
+
+RETURN: Any = source_return
+"""Whose adapter a story replaces."""
 
 
 class Killed(BaseException):
@@ -327,20 +332,21 @@ class Story:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(back, "Ec2", Aws)
     monkeypatch.setattr(back, "Instances", Aws)
-    monkeypatch.setitem(step_kinds._BUILDERS, "lead", lambda aws, name, spec, facts: Lead(aws))  # type: ignore[index]
+    build: Any = lambda aws, name, spec, facts: Lead(aws)  # noqa: E731
+    monkeypatch.setitem(step_kinds._BUILDERS, "lead", build)
 
 
 def _story(folder: Path) -> Story:
     keygen(KeyFiles(folder / "keys" / "key", folder / "public"))
     story = Story(fresh_ledger(folder / "ledger.db"), folder)
-    source_return.switch = Vcenter(story.world)  # type: ignore[assignment]
+    RETURN.switch = Vcenter(story.world)
     story.open()
     return story
 
 
 @pytest.fixture
 def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Story]:
-    monkeypatch.setattr(source_return, "switch", source_return.switch)  # and put back
+    monkeypatch.setattr(source_return, "switch", RETURN.switch)  # and put back
     made = _story(tmp_path)
     yield made
     made.ledger.close()
@@ -532,13 +538,13 @@ ACTS = st.sampled_from(
 def test_inv_12_no_order_gives_both_an_address_nobody_without_an_alert_or_loses_before(
     begun: int, acts: list[str]
 ) -> None:
-    kept = source_return.switch
+    kept = RETURN.switch
     with tempfile.TemporaryDirectory() as folder:
         story = _story(Path(folder))
         try:
             _play(story, [*FORWARD[:begun], *acts])
         finally:
-            source_return.switch = kept  # type: ignore[misc]
+            RETURN.switch = kept
             story.ledger.close()
 
 
@@ -595,15 +601,14 @@ def judged(story: Story, fence: str = "alert", rights: Any = None, seen: Any = N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(watch, "plan_of_cutover", lambda ledger, known: plan)
         ctx = story.ctx(DagRun("cutover_watch", "scheduled__1"))
+        may: Any = rights or OpenRights()
         key = story.folder / "keys" / "key"
-        return watch.judge(
-            story.ledger, look(story) if seen is None else seen, ctx, rights=rights or OpenRights(), key_file=key
-        )
+        return watch.judge(story.ledger, look(story) if seen is None else seen, ctx, rights=may, key_file=key)
 
 
 @pytest.fixture
 def switched(story: Story, monkeypatch: pytest.MonkeyPatch) -> Story:
-    monkeypatch.setattr(source_watch, "switch", source_return.switch)
+    monkeypatch.setattr(source_watch, "switch", RETURN.switch)
     for name in FORWARD:
         getattr(story, name)()
     story.change(times={**(story.known.times or {}), "down": story.clock.now().isoformat()})

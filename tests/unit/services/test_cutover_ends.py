@@ -14,7 +14,7 @@ from tests.unit.rules.conftest import facts, resolved
 from wavelift.base.domain import ServerFacts
 from wavelift.base.errors import PermanentError, UnreachableError
 from wavelift.base.run import DagRun
-from wavelift.ledger import WaveRunState, jobs, waves
+from wavelift.ledger import WaveRunState, jobs, replication_runs, waves
 from wavelift.ledger.waves import NewWaveRun
 from wavelift.rules.cutover import CutoverState
 from wavelift.rules.plans import ResolvedWave
@@ -279,7 +279,7 @@ def test_what_differs_from_its_source_is_never_final(
 ) -> None:
     verified(world, "a")
     bad = type("Run", (), {"quarantine": "block 7 differs"})
-    monkeypatch.setattr(ending.replication_runs, "find", lambda tx, id: bad)
+    monkeypatch.setattr(replication_runs, "find", lambda tx, id: bad)
     (found,) = give_up(world, "a")
     assert "block 7 differs" in found.error
     assert found.state == "switched"

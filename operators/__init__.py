@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from wavelift.operators.approval import ApproveOperator as ApproveOperator
     from wavelift.operators.connector.checks import CheckInstanceOperator as CheckInstanceOperator
     from wavelift.operators.connector.checks import CheckTestOperator as CheckTestOperator
     from wavelift.operators.connector.cutover import CutoverSnapshotOperator as CutoverSnapshotOperator
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from wavelift.operators.connector.verify import VerifyOperator as VerifyOperator
     from wavelift.operators.control.admit import AdmitOperator as AdmitOperator
     from wavelift.operators.control.admit import AdmitReplicationOperator as AdmitReplicationOperator
+    from wavelift.operators.control.backup import BackupInstanceOperator as BackupInstanceOperator
     from wavelift.operators.control.catalog import BeginCatalogImportOperator as BeginCatalogImportOperator
     from wavelift.operators.control.catalog import BeginHealthCheckOperator as BeginHealthCheckOperator
     from wavelift.operators.control.catalog import CloseCatalogImportOperator as CloseCatalogImportOperator
@@ -83,6 +85,8 @@ OPERATORS: Final = {
         "FinalRunOperator",
         "StopSourceOperator",
     ),
+    "connector.cutover_back": ("StartSourcesOperator",),
+    "approval": ("ApproveOperator",),
     "connector.cutover_back": ("FenceSourcesOperator", "LookAtSourcesOperator", "StartSourcesOperator"),
     "connector.export": (
         "DiskUploadOperator",
@@ -112,6 +116,7 @@ OPERATORS: Final = {
         "AdmitOperator",
         "AdmitReplicationOperator",
     ),
+    "control.backup": ("BackupInstanceOperator",),
     "control.catalog": (
         "BeginCatalogImportOperator",
         "BeginHealthCheckOperator",

@@ -56,6 +56,14 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "alone": WaveOf((Vm("alone-a", (4,)),), DAILY),
     "placed": WaveOf((Vm("placed-a", (4, 6)),), DAILY),
     "seeds": WaveOf((Vm("seeds-a", full=True),), DAILY),
+    "switched": WaveOf(
+        (
+            Vm("switched-a", (4,)),
+            Vm("switched-c", (4,)),
+            Vm("switched-b", (4,), entry={"cutover": {"shutdown": {"timeout_minutes": 0.1, "then": "abort"}}}),
+        ),
+        {**DAILY, "cutover": {"approval": "none", "downtime_minutes": 10_000, "ami": "register"}},
+    ),
     "gated": WaveOf((Vm("gated-a", (4,)), Vm("gated-b", (4,)), Vm("gated-c", (4,), entry=OFF))),
     "shut": WaveOf((Vm("shut-a", (4,), entry=OFF),)),
     "granted": WaveOf((Vm("granted-a", (4,)), Vm("granted-b", (4,)), Vm("granted-c", (4,)))),

@@ -12,7 +12,7 @@ from tests.airflow.waves import BLOCK, BUCKET
 from tests.ledgers import within
 
 from wavelift.cli.simulators import Stage
-from wavelift.ledger import Ledger, Migration, lineage, migrations, replication_runs
+from wavelift.ledger import Ledger, Migration, cutovers, lineage, migrations, replication_runs
 from wavelift.ledger.replication_records import ReplicationRun
 from wavelift.ledger.slots import standing
 
@@ -149,7 +149,8 @@ class Outside:
         assert (now["sessions"], now["leases"]) == (vcenter_before["sessions"], vcenter_before["leases"])
         rows = self.ended()
         after = self.aws.state()
-        assert set(after["instances"]) == {one.instance_id for one in rows if one.instance_id}
+        moved = within(self.ledger.read(), cutovers.list_cutovers, limit=500).items
+        assert set(after["instances"]) == {one.instance_id for one in (*rows, *moved) if one.instance_id}
         copied = {one.ami_id for one in self.copies() if one.ami_id}
         assert set(after["images"]) == copied | {one.image_id for one in rows if one.image_id}
         named = self.snapshots_of_copies() | {id for one in rows for id in one.snapshot_ids}

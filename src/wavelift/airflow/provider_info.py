@@ -129,6 +129,7 @@ def get_provider_info() -> dict[str, Any]:
                     "wavelift.airflow.triggers.replication_runs",
                     "wavelift.airflow.triggers.slots",
                     "wavelift.airflow.triggers.snapshots",
+                    "wavelift.airflow.triggers.tiers",
                 ],
             }
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 import sys
@@ -50,6 +51,11 @@ class AwsSimulator(Simulator):
     def expire_sessions(self) -> int:
         """End all of AssumeRole's sessions now; how many."""
         return int(self.control("POST", "credentials")["expired"])
+
+    def write_volume(self, volume_id: str, block: int, data: bytes) -> None:
+        """Write into a block (512 KiB) of a volume, as its guest does; what is missing in the block is zero."""
+        values = {"volume": volume_id, "block": block, "data": base64.b64encode(data).decode()}
+        self.control("POST", "volumes", values)
 
     def hold(self, user: str, policies: Sequence[Mapping[str, Any]]) -> Any:
         """A boto3 session of a new user of this account, who may do only what these identity policies allow."""

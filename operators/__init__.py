@@ -10,11 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from wavelift.operators.approval import ApproveOperator as ApproveOperator
     from wavelift.operators.connector.checks import CheckInstanceOperator as CheckInstanceOperator
     from wavelift.operators.connector.checks import CheckTestOperator as CheckTestOperator
     from wavelift.operators.connector.cutover import CutoverSnapshotOperator as CutoverSnapshotOperator
     from wavelift.operators.connector.cutover import FinalRunOperator as FinalRunOperator
     from wavelift.operators.connector.cutover import StopSourceOperator as StopSourceOperator
+    from wavelift.operators.connector.cutover_back import FenceSourcesOperator as FenceSourcesOperator
+    from wavelift.operators.connector.cutover_back import LookAtSourcesOperator as LookAtSourcesOperator
     from wavelift.operators.connector.cutover_back import StartSourcesOperator as StartSourcesOperator
     from wavelift.operators.connector.export import DiskUploadOperator as DiskUploadOperator
     from wavelift.operators.connector.export import VmExportOperator as VmExportOperator
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from wavelift.operators.connector.verify import VerifyOperator as VerifyOperator
     from wavelift.operators.control.admit import AdmitOperator as AdmitOperator
     from wavelift.operators.control.admit import AdmitReplicationOperator as AdmitReplicationOperator
+    from wavelift.operators.control.backup import BackupInstanceOperator as BackupInstanceOperator
     from wavelift.operators.control.catalog import BeginCatalogImportOperator as BeginCatalogImportOperator
     from wavelift.operators.control.catalog import BeginHealthCheckOperator as BeginHealthCheckOperator
     from wavelift.operators.control.catalog import CloseCatalogImportOperator as CloseCatalogImportOperator
@@ -48,6 +52,9 @@ if TYPE_CHECKING:
     from wavelift.operators.control.cutover_move import RecordFinalOperator as RecordFinalOperator
     from wavelift.operators.control.cutover_move import ReserveCutoverOperator as ReserveCutoverOperator
     from wavelift.operators.control.cutover_move import SwitchOperator as SwitchOperator
+    from wavelift.operators.control.cutover_watch import CutoverUpkeepOperator as CutoverUpkeepOperator
+    from wavelift.operators.control.cutover_watch import JudgeSourcesOperator as JudgeSourcesOperator
+    from wavelift.operators.control.cutover_watch import WatchedSourcesOperator as WatchedSourcesOperator
     from wavelift.operators.control.image import AmiOperator as AmiOperator
     from wavelift.operators.control.image import ImportImageOperator as ImportImageOperator
     from wavelift.operators.control.image import ImportServerOperator as ImportServerOperator
@@ -78,7 +85,8 @@ OPERATORS: Final = {
         "FinalRunOperator",
         "StopSourceOperator",
     ),
-    "connector.cutover_back": ("StartSourcesOperator",),
+    "approval": ("ApproveOperator",),
+    "connector.cutover_back": ("FenceSourcesOperator", "LookAtSourcesOperator", "StartSourcesOperator"),
     "connector.export": (
         "DiskUploadOperator",
         "VmExportOperator",
@@ -107,6 +115,7 @@ OPERATORS: Final = {
         "AdmitOperator",
         "AdmitReplicationOperator",
     ),
+    "control.backup": ("BackupInstanceOperator",),
     "control.catalog": (
         "BeginCatalogImportOperator",
         "BeginHealthCheckOperator",
@@ -129,6 +138,7 @@ OPERATORS: Final = {
         "ReserveCutoverOperator",
         "SwitchOperator",
     ),
+    "control.cutover_watch": ("CutoverUpkeepOperator", "JudgeSourcesOperator", "WatchedSourcesOperator"),
     "control.image": (
         "AmiOperator",
         "ImportImageOperator",

@@ -16,7 +16,43 @@ if TYPE_CHECKING:
     from wavelift.services.dataplane.source_return import SourceToStart, StartedSource
 
 
-class StartSourcesOperator(ConnectorOperator):
+class GrantedSources(ConnectorOperator):
+    """Base of what changes sources outside their cutover's own tasks: each has a grant of its own."""
+
+    needs_grant = "stop"
+    grant_action = "cutover"
+    _vm: str = ""
+
+    @contextmanager
+    def granted(self, context: Context, source: SourceToStart) -> Iterator[VsphereSession]:
+        """A session with a source's vCenter, once its grant was verified."""
+        before = source.before
+        self.verify_grant(
+            context,
+            source.token,
+            scope="stop",
+            environment=source.environment,
+            server=source.server,
+            vm=before.instance_uuid,
+            vcenter=before.connection,
+            plan=source.digest,
+        )
+        self._vm = before.vm
+        with self.vcenter(before.connection) as session:
+            yield session
+
+    @contextmanager
+    def vcenter(self, vsphere_conn_id: str) -> Iterator[VsphereSession]:
+        """A session, once the VM that it will change is the one of the grant."""
+        from wavelift.services.dataplane import grants
+
+        with super().vcenter(vsphere_conn_id) as session:
+            assert self._grant is not None  # the base opened nothing without it
+            grants.verify_vm(session, self._grant, self._vm)
+            yield session
+
+
+class StartSourcesOperator(GrantedSources):
     """Connect sources to their networks as they were before their cutover, and power on those that were on.
 
     Runs on the connector's queue. Each needs the grant that ``undo`` issued once its instance was seen stopped. A
@@ -26,11 +62,8 @@ class StartSourcesOperator(ConnectorOperator):
     :param undone: what :class:`UndoOperator` returned.
     """
 
-    needs_grant = "stop"
-    grant_action = "cutover"
     template_inputs = ("undone",)
     undone: Any
-    _vm: str = ""
 
     def work(self, context: Context) -> dict[str, Any]:
         from wavelift.base.errors import Cancelled, FencedError, WaveliftError
@@ -56,29 +89,64 @@ class StartSourcesOperator(ConnectorOperator):
     def _start(self, context: Context, source: SourceToStart) -> StartedSource:
         from wavelift.services.dataplane.source_return import start_source
 
-        before = source.before
-        self.verify_grant(
-            context,
-            source.token,
-            scope="stop",
-            environment=source.environment,
-            server=source.server,
-            vm=before.instance_uuid,
-            vcenter=before.connection,
-            plan=source.digest,
-        )
-        self._vm = before.vm
-        with self.vcenter(before.connection) as session:
+        with self.granted(context, source) as session:
             started = start_source(session, source, self._cancel)
         self.log.info("%s: %s", source.server, "on" if started.powered_on else "off, as it was")
         return started
 
-    @contextmanager
-    def vcenter(self, vsphere_conn_id: str) -> Iterator[VsphereSession]:
-        """A session, once the VM that it will start is the one of the grant."""
-        from wavelift.services.dataplane import grants
 
-        with super().vcenter(vsphere_conn_id) as session:
-            assert self._grant is not None  # the base opened nothing without it
-            grants.verify_vm(session, self._grant, self._vm)
-            yield session
+class LookAtSourcesOperator(ConnectorOperator):
+    """Look whether sources that cutovers stopped are off, and off their networks. Only reads.
+
+    Runs on the connector's queue. Returns a :class:`~wavelift.services.dataplane.source_watch.SeenSource` each.
+
+    :param sources: what :class:`WatchedSourcesOperator` returned.
+    """
+
+    needs_grant = "nothing"
+    template_inputs = ("sources",)
+    sources: Any
+
+    def work(self, context: Context) -> list[dict[str, Any]]:
+        from itertools import groupby
+
+        from wavelift.base.errors import Cancelled, FencedError, WaveliftError
+        from wavelift.services.dataplane.source_watch import SeenSource, WatchedSource, look_at
+
+        seen: list[SeenSource] = []
+        sources = sorted((WatchedSource.load(each) for each in self.sources), key=lambda one: one.connection)
+        for connection, group in groupby(sources, lambda one: one.connection):
+            with self.vcenter(connection) as session:
+                for one in group:
+                    try:
+                        seen.append(look_at(session, one))
+                    except (FencedError, Cancelled):
+                        raise
+                    except WaveliftError as error:
+                        seen.append(SeenSource(server=one.server, cutover=one.cutover, error=str(error)))
+        return [each.dump() for each in seen]
+
+
+class FenceSourcesOperator(GrantedSources):
+    """Disconnect sources again that are on, or connected, although their instances took their place.
+
+    Runs on the connector's queue. Each needs the grant that :class:`JudgeSourcesOperator` issued, which is short.
+
+    :param judged: what that returned.
+    """
+
+    template_inputs = ("judged",)
+    judged: Any
+
+    def work(self, context: Context) -> list[str]:
+        from wavelift.services.dataplane.source_return import SourceToStart
+        from wavelift.services.dataplane.source_watch import fence_again
+
+        fenced = []
+        for one in (self.judged or {}).get("fence", ()):
+            source = SourceToStart.load(one)
+            with self.granted(context, source) as session:
+                fence_again(session, source, self._cancel)
+            self.log.warning("%s: its source is disconnected again", source.server)
+            fenced.append(source.server)
+        return fenced

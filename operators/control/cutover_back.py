@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from wavelift.adapters.aws.access import AwsAccess
     from wavelift.base.run import RunContext
     from wavelift.ledger import Ledger
-    from wavelift.ledger.cutover_records import TargetPlace
+    from wavelift.ledger.cutover_records import Cutover, TargetPlace
     from wavelift.ledger.replication_records import ReplicationRun
     from wavelift.rules.plans import ServerPlan
     from wavelift.services.cutover.back import Waiting
     from wavelift.services.cutover.report import CutoverReport
+    from wavelift.services.cutover.steps import Waits
     from wavelift.services.dataplane.messages import ServerTask
 
 ENDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -191,12 +192,16 @@ class FinalizeOperator(CutoverRunOperator):
 
     def go_on(self, ledger: Ledger, context: Context, ctx: RunContext) -> dict[str, Any]:
         from wavelift.services.cutover.approvals import require_finalize_approved
-        from wavelift.services.cutover.back import Waiting
+        from wavelift.services.cutover.back import Waiting, place_of
+        from wavelift.services.cutover.backup import before_finalize
         from wavelift.services.cutover.finalize import finalize, raise_when_failed
+
+        def backup(known: Cutover, plan: ServerPlan) -> Waits | None:
+            return before_finalize(ledger, self.access(place_of(ledger, known)), known, plan, ctx)
 
         require_finalize_approved(ledger, ctx)
         ids = self.claimed(ledger, ctx)
-        found = finalize(ledger, self.access, ids, ctx)
+        found = finalize(ledger, self.access, ids, ctx, backup=backup)
         if isinstance(found, Waiting):
             self.wait_for_all(found)
         for one in found:

@@ -14,6 +14,7 @@ from tests.contexts import run_context
 
 from wavelift.airflow.triggers import imports, slots, wait
 from wavelift.airflow.triggers.imports import ImportSlotTrigger, ImportWatchTrigger
+from wavelift.airflow.triggers.instant import DagRunTrigger, InstantTrigger
 from wavelift.airflow.triggers.owned_imports import ImportImageTrigger
 from wavelift.airflow.triggers.replication_runs import ReplicationRunTrigger
 from wavelift.airflow.triggers.slots import RECHECK_SECONDS, SlotQueue, SlotTrigger
@@ -134,6 +135,8 @@ def test_a_cancelled_watcher_leaves_the_question() -> None:
         SlotTrigger(kind="transfer", scope="site-a", holder="w.migrate/r/web01", limit=4, poll_seconds=5.0),
         EbsSnapshotsTrigger(snapshot_ids=["snap-1", "snap-2"], **AWS),
         ReplicationRunTrigger(run_id="run-0123456789ab", poll_seconds=5.0),
+        InstantTrigger(at="2026-12-05T22:00:00+01:00"),
+        DagRunTrigger(dag_id="erp.replicate", run_id="cutover__r1_1", poll_seconds=5.0),
     ],
     ids=lambda trigger: type(trigger).__name__,
 )

@@ -294,6 +294,10 @@ def print_runs(rows: list[RunRow]) -> None:
     times.tell()
 
 
+NO_INSTANT: Final = {"Cutover": "(of a cutover)"}
+"""Type of a run → what stands in the place of its scheduled start."""
+
+
 def _run_cells(row: RunRow, times: Times) -> list[str]:
     read, sent = row.bytes_read or row.bytes_done, row.bytes_sent
     rate = f"{human_bytes(row.rate)}/s" if row.rate else ""
@@ -302,7 +306,7 @@ def _run_cells(row: RunRow, times: Times) -> list[str]:
     return [
         "\n".join(filter(None, (row.id, row.server, row.ami_id, gone))),
         f"{row.type}\n{run_state(row, times)}",
-        f"{times.of(row.scheduled_start) or '(on demand)'}\n{times.of(row.completed_at)}",
+        f"{times.of(row.scheduled_start) or NO_INSTANT.get(row.type, '(on demand)')}\n{times.of(row.completed_at)}",
         f"{human_bytes(read)}\n{human_bytes(sent)}" if row.started_at else "",
         f"{rate}\n{duration}",
     ]

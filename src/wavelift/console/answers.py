@@ -316,7 +316,7 @@ class RunRow(ServerStep):
     wave: str
     server: str
     type: str
-    """``Automatic`` or ``OnDemand``."""
+    """``Automatic``, ``OnDemand`` or ``Cutover``."""
     state: str
     status: str
     rule: str

@@ -15,8 +15,8 @@ from wavelift.ledger.replication_runs import current_runs, served_instants
 from wavelift.rules.flows import REPLICATE
 from wavelift.rules.replication import DEFAULT_POLICY, JobState, RunState, RunType
 
-TYPES: Final = {RunType.AUTOMATIC: "Automatic", RunType.ON_DEMAND: "OnDemand"}
-"""SMS-08's words."""
+TYPES: Final = {RunType.AUTOMATIC: "Automatic", RunType.ON_DEMAND: "OnDemand", RunType.CUTOVER: "Cutover"}
+"""SMS-08's words, and ours for the runs of a cutover."""
 DAY_SECONDS: Final = 86_400
 TRANSFER: Final = REPLICATE.step("transfer").name
 BEFORE_TRANSFER: Final = REPLICATE.before(TRANSFER)

@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow.sdk import DAG, get_parsing_context
 
-from wavelift.airflow import config
+from wavelift.airflow import config, notifiers
 from wavelift.base.errors import SpecError
 from wavelift.base.printable import printable_lines
 from wavelift.dag_factory.cutover import cutover_dag
@@ -60,13 +60,17 @@ def _makers(shape: WaveShape) -> list[Callable[[WaveShape], DAG]]:
 
 
 def raise_spec_errors() -> None:
-    """Raise one error with the problems of all invalid specs. Airflow shows it as an import error.
+    """Raise one error with the problems of all invalid specs and notifiers. Airflow shows it as an import error.
 
-    :raises SpecError: if a spec is invalid.
+    :raises SpecError: if a spec is invalid, or a notifier cannot be made.
     """
     if get_parsing_context().dag_id:
         return
-    errors = _usable(only=None).errors
+    errors = [*_usable(only=None).errors]
+    try:
+        notifiers.check()
+    except SpecError as error:
+        errors.append(str(error))
     if errors:
         raise SpecError(printable_lines(("", *errors)))
 

@@ -176,7 +176,7 @@ backup: Final = sa.Table(
     sa.Column("finished_at", UtcTime, nullable=True),
     sa.Column("version", sa.Integer, nullable=False, default=0),
     sa.Index("ix_backup_subject", "subject"),
-    sa.UniqueConstraint("dag_id", "dag_run_id", name="uq_backup_run"),
+    sa.UniqueConstraint("dag_id", "dag_run_id", "subject", name="uq_backup_run"),
 )
 
 notification: Final = sa.Table(

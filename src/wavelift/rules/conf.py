@@ -233,6 +233,24 @@ class HealthConf(RunConf):
     note: Note = None
 
 
+class BackupConf(RunConf):
+    """A run of ``instance_backup``."""
+
+    null_is_absent: ClassVar = True
+
+    subject: str = Field(
+        default="",
+        title="Migration or cutover",
+        description="Id of what made the instance, such as mig-0123456789ab or cut-0123456789ab.",
+    )
+    reboot: bool = Field(
+        default=False,
+        title="Reboot",
+        description="Shut the guest down for the snapshots. Otherwise the image is crash-consistent.",
+    )
+    note: Note = None
+
+
 class EnvironmentConf(RunConf):
     """A run of ``environment_check``."""
 

@@ -228,7 +228,24 @@ def require_trial_way(current: TrialState, target: TrialState, *, test: str) -> 
 class BackupState(StrEnum):
     """The state of a backup of an instance."""
 
-    RESERVED = "reserved"
     MAKING = "making"
     COMPLETED = "completed"
     FAILED = "failed"
+
+    @property
+    def terminal(self) -> bool:
+        return self is not BackupState.MAKING
+
+
+_BACKUP_WAYS: Final[Mapping[BackupState, frozenset[BackupState]]] = {
+    BackupState.MAKING: frozenset({BackupState.COMPLETED, BackupState.FAILED}),
+    BackupState.FAILED: frozenset({BackupState.MAKING}),
+}
+
+
+def require_backup_way(current: BackupState, target: BackupState, *, backup: str) -> None:
+    """:raises PermanentError: a backup cannot go from ``current`` to ``target``. Staying is allowed."""
+    if current is not target and target not in _BACKUP_WAYS.get(current, frozenset()):
+        raise PermanentError(
+            f"A backup cannot go from {current} to {target}", next_step="Make another one.", backup=backup
+        )

@@ -72,6 +72,9 @@ PRINCIPALS: Final = "principals"
 CHECK_DAG: Final = "environment_check"
 """The DAG that checks the account of an environment. No wave has a DAG of this name."""
 CHECK_TASK: Final = "check"
+BACKUP_DAG: Final = "instance_backup"
+"""The DAG that makes an image of an instance. No wave has a DAG of this name."""
+BACKUP_TASK: Final = "backup"
 MAX_CHOICES: Final = 2000
 """Values in one list of an environment. AWS has about 1,000 instance types."""
 

@@ -268,10 +268,22 @@ def test_inv_1_verify_tells_what_was_read_back_and_fails_on_a_difference(use: Us
 def test_sms_08_history_has_every_column_and_the_words_of_what_failed(use: Use) -> None:
     path = f"GET /wavelift/jobs/{JOB['id']}/runs"
     refused = {**RUN, "state": "Refused", "status": "in progress", "refused_until": "2026-12-01T12:00:00+00:00"}
-    use({path: {"runs": [RUN, refused], **PAGE, "total": 2}})
+    use({path: {"runs": [RUN, refused, {**RUN, "type": "Cutover"}], **PAGE, "total": 3}})
     done = call("jobs", "history", JOB["id"])
     assert done.exit_code == 0, done.output
-    for text in ("OnDemand", "Completed", "2026-12-01 12:00", "ami-1", "3.0 GiB", "1.0 MiB", "5.0 MiB/s", "10 min"):
+    for text in (
+        "Cutover",
+        "(of a cutover)",
+        "(on demand)",
+        "OnDemand",
+        "Completed",
+        "2026-12-01 12:00",
+        "ami-1",
+        "3.0 GiB",
+        "1.0 MiB",
+        "5.0 MiB/s",
+        "10 min",
+    ):
         assert text in done.stdout, text
     assert "in progress; not before 2026-12-01 13:00\n" in done.stdout
 

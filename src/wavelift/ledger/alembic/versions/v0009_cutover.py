@@ -161,6 +161,6 @@ def _create_backup() -> None:
         *(_required(name, sa.String(TIME)) for name in ("created_at", "updated_at")),
         *_times("finished_at"),
         _required("version", sa.Integer()),
-        sa.UniqueConstraint("dag_id", "dag_run_id", name="uq_backup_run"),
+        sa.UniqueConstraint("dag_id", "dag_run_id", "subject", name="uq_backup_run"),
     )
     op.create_index("ix_backup_subject", "backup", ["subject"])

@@ -1,0 +1,78 @@
+"""Upkeep of open cutovers on the control plane: what was seen of fenced sources, and servers that nobody serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from wavelift.operators.control._plane import ControlOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from wavelift.adapters.aws.access import AwsAccess
+    from wavelift.ledger.cutover_records import TargetPlace
+
+
+class WatchedSourcesOperator(ControlOperator):
+    """List the sources on a connector that cutovers stopped and fenced. Skipped if there is none.
+
+    :param connector: the queue that looks at them.
+    """
+
+    plain_inputs = ("connector",)
+    connector: str
+
+    def work(self, context: Context) -> list[dict[str, Any]]:
+        from wavelift.services.cutover.watch import watched
+
+        with self.ledger() as ledger:
+            found = watched(ledger, self.connector)
+        if not found:
+            raise AirflowSkipException(f"no cutover on connector {self.connector} is open")
+        return [each.dump() for each in found]
+
+
+class JudgeSourcesOperator(ControlOperator):
+    """Alert for sources that are on, or connected, and grant that they are fenced again where their file says so.
+
+    Returns a :class:`~wavelift.services.cutover.watch.Judged`.
+
+    :param seen: what :class:`LookAtSourcesOperator` returned.
+    """
+
+    template_inputs = ("seen",)
+    seen: Any
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.airflow import config
+        from wavelift.services.cutover.watch import judge
+        from wavelift.services.dataplane.source_watch import SeenSource
+
+        seen = [SeenSource.load(each) for each in self.seen or ()]
+        with self.ledger() as ledger:
+            ctx = self.server_context(context)
+            found = judge(ledger, seen, ctx, rights=self.rights(), key_file=config.grant_key_file())
+        for words in (*found.wrong, *(f"{each.server}: {each.error}" for each in seen if each.error)):
+            self.log.error("%s", words)
+        return dict(found.dump())
+
+
+class CutoverUpkeepOperator(ControlOperator):
+    """Alert for servers that perhaps nobody serves, and end test instances whose time is over."""
+
+    def work(self, context: Context) -> dict[str, Any]:
+        from wavelift.services.cutover.trial import end_due
+        from wavelift.services.cutover.watch import alarm
+
+        with self.ledger() as ledger:
+            ctx = self.server_context(context)
+            told = alarm(ledger, ctx)
+            for words in told:
+                self.log.error("%s", words)
+            ending = end_due(ledger, self._access, by=str(ctx.run), clock=ctx.clock)
+        return {"alarms": list(told), "ending": list(ending)}
+
+    def _access(self, place: TargetPlace) -> AwsAccess:
+        return self.aws_of(place)

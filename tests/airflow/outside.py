@@ -150,7 +150,9 @@ class Outside:
         rows = self.ended()
         after = self.aws.state()
         moved = within(self.ledger.read(), cutovers.list_cutovers, limit=500).items
-        assert set(after["instances"]) == {one.instance_id for one in (*rows, *moved) if one.instance_id}
+        assert set(after["instances"]) == {one.instance_id for one in rows if one.instance_id} | {
+            one.instance_id for one in moved if one.instance_id
+        }
         copied = {one.ami_id for one in self.copies() if one.ami_id}
         assert set(after["images"]) == copied | {one.image_id for one in rows if one.image_id}
         named = self.snapshots_of_copies() | {id for one in rows for id in one.snapshot_ids}

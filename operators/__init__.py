@@ -85,7 +85,6 @@ OPERATORS: Final = {
         "FinalRunOperator",
         "StopSourceOperator",
     ),
-    "connector.cutover_back": ("StartSourcesOperator",),
     "approval": ("ApproveOperator",),
     "connector.cutover_back": ("FenceSourcesOperator", "LookAtSourcesOperator", "StartSourcesOperator"),
     "connector.export": (

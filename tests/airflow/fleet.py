@@ -62,7 +62,7 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
             Vm("switched-b", (4,), entry={"cutover": {"shutdown": {"timeout_minutes": 0.1, "then": "abort"}}}),
             Vm("switched-c", (4,)),
         ),
-        {**DAILY, "cutover": {"approval": "none", "downtime_minutes": 10_000, "ami": "register"}},
+        {**DAILY, "cutover": {"approval": "none", "downtime_minutes": 10_000, "ami": "register", "on_failure": "stop"}},
     ),
     "gated": WaveOf((Vm("gated-a", (4,)), Vm("gated-b", (4,)), Vm("gated-c", (4,), entry=OFF))),
     "shut": WaveOf((Vm("shut-a", (4,), entry=OFF),)),

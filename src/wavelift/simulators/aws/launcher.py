@@ -70,6 +70,11 @@ class AwsSimulator(Simulator):
         found = self.control("GET", "identities")
         return {one["user"]: one for one in found.values()}
 
+    def address_log(self) -> list[dict[str, Any]]:
+        """When each private address came up with an instance, and went down (``up``), oldest first."""
+        found: list[dict[str, Any]] = self.control("GET", "addresses")
+        return found
+
     def let_go(self) -> None:
         """Forget the users of :meth:`hold`."""
         self.control("DELETE", "identities")

@@ -88,6 +88,7 @@ class AwsWorld(World[Settings]):
 
     def routes(self) -> Routes:
         return {
+            ("GET", "addresses"): lambda _: self._address_log(),
             ("POST", "credentials"): lambda values: {"expired": self.credentials.expire(values.get("access_key", ""))},
             ("GET", "credentials"): lambda _: self.credentials.sessions(),
             ("POST", "volumes"): self._write_volume,
@@ -99,6 +100,13 @@ class AwsWorld(World[Settings]):
                 "forgotten": self.credentials.let_go(values.get("access_key", ""))
             },
         }
+
+    def _address_log(self) -> list[dict[str, Any]]:
+        account = self.account
+        with account.backends.lock:
+            account.catch_up()
+            account.address_log.look(account.backends.ec2)
+            return list(account.address_log.rows)
 
     def _write_volume(self, values: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -11,6 +11,7 @@ from wavelift.simulators.aws.ebs.snapshot import Snapshot
 from wavelift.simulators.aws.ebs.store import EbsStore
 from wavelift.simulators.aws.ebs.volume import Volume
 from wavelift.simulators.aws.errors import AwsError
+from wavelift.simulators.aws.moto_bridge.address_log import AddressLog
 from wavelift.simulators.aws.moto_bridge.backends import Backends
 from wavelift.simulators.aws.moto_bridge.resources import SimAmi, SimSnapshot, billing, image_values
 from wavelift.simulators.aws.s3.store import S3Store
@@ -44,6 +45,7 @@ class Account:
     """Run Command's invocations by command and instance."""
     unseen: dict[str, float] = field(default_factory=dict)
     """Ids that EC2 does not show yet, and when it will."""
+    address_log: AddressLog = field(default_factory=AddressLog)
     ebs_key: str = MANAGED_EBS_KEY
     """The account's default key as EC2 names it: the AWS managed key by its alias, a customer's key by its ARN."""
 

@@ -76,6 +76,8 @@ class MotoApp:
             except Exception:
                 traceback.print_exc(file=sys.stderr)
                 raise AwsError("InternalError", "An internal error has occurred", 500) from None
+            finally:
+                self._account.address_log.look(self._backends.ec2)
         if status >= 400 and "html" in headers.get("Content-Type", "") and b"<!doctype html" in body.lower()[:200]:
             raise self._unknown(request)
         return Response(status, headers, body)

@@ -533,8 +533,9 @@ ACTS = st.sampled_from(
 )
 
 
+@pytest.mark.timeout(1800)
 @given(st.integers(0, len(FORWARD)), st.lists(ACTS, max_size=20))
-@examples(25, 1500)
+@examples(25, 300)
 def test_inv_12_no_order_gives_both_an_address_nobody_without_an_alert_or_loses_before(
     begun: int, acts: list[str]
 ) -> None:

@@ -18,7 +18,7 @@ from wavelift.simulators.vcenter import start as start_vcenter
 DAILY: Final = {"replication": {"frequency_hours": 24}}
 MOVED: Final = {
     **DAILY,
-    "cutover": {"approval": "none", "downtime_minutes": 10_000, "steps": [{"person": {"ask": "x", "undo": "y"}}]},
+    "cutover": {"approval": "none", "downtime_minutes": 10_000},
 }
 WAVES: Final[dict[str, WaveOf]] = {
     "full": WaveOf((Vm("full-web", entry=RUNNING), Vm("full-win", power="poweredOff", entry=OFF))),
@@ -59,10 +59,10 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "switched": WaveOf(
         (
             Vm("switched-a", (4,)),
-            Vm("switched-c", (4,)),
             Vm("switched-b", (4,), entry={"cutover": {"shutdown": {"timeout_minutes": 0.1, "then": "abort"}}}),
+            Vm("switched-c", (4,)),
         ),
-        {**DAILY, "cutover": {"approval": "none", "downtime_minutes": 10_000, "ami": "register"}},
+        {**DAILY, "cutover": {"approval": "none", "downtime_minutes": 10_000, "ami": "register", "on_failure": "stop"}},
     ),
     "gated": WaveOf((Vm("gated-a", (4,)), Vm("gated-b", (4,)), Vm("gated-c", (4,), entry=OFF))),
     "shut": WaveOf((Vm("shut-a", (4,), entry=OFF),)),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wavelift.operators.connector.cutover_back import FenceSourcesOperator as FenceSourcesOperator
     from wavelift.operators.connector.cutover_back import LookAtSourcesOperator as LookAtSourcesOperator
     from wavelift.operators.connector.cutover_back import StartSourcesOperator as StartSourcesOperator
+    from wavelift.operators.connector.cutover_preflight import CutoverPreflightOperator as CutoverPreflightOperator
     from wavelift.operators.connector.export import DiskUploadOperator as DiskUploadOperator
     from wavelift.operators.connector.export import VmExportOperator as VmExportOperator
     from wavelift.operators.connector.inventory import CatalogInventoryOperator as CatalogInventoryOperator
@@ -52,6 +53,13 @@ if TYPE_CHECKING:
     from wavelift.operators.control.cutover_move import RecordFinalOperator as RecordFinalOperator
     from wavelift.operators.control.cutover_move import ReserveCutoverOperator as ReserveCutoverOperator
     from wavelift.operators.control.cutover_move import SwitchOperator as SwitchOperator
+    from wavelift.operators.control.cutover_plan import AdmitCutoverOperator as AdmitCutoverOperator
+    from wavelift.operators.control.cutover_plan import ApproveCutoverOperator as ApproveCutoverOperator
+    from wavelift.operators.control.cutover_plan import ApproveFinalizeOperator as ApproveFinalizeOperator
+    from wavelift.operators.control.cutover_plan import GoOperator as GoOperator
+    from wavelift.operators.control.cutover_plan import PlanCutoverOperator as PlanCutoverOperator
+    from wavelift.operators.control.cutover_plan import PresyncOperator as PresyncOperator
+    from wavelift.operators.control.cutover_plan import WindowOperator as WindowOperator
     from wavelift.operators.control.cutover_watch import CutoverUpkeepOperator as CutoverUpkeepOperator
     from wavelift.operators.control.cutover_watch import JudgeSourcesOperator as JudgeSourcesOperator
     from wavelift.operators.control.cutover_watch import WatchedSourcesOperator as WatchedSourcesOperator
@@ -86,6 +94,16 @@ OPERATORS: Final = {
         "StopSourceOperator",
     ),
     "approval": ("ApproveOperator",),
+    "connector.cutover_preflight": ("CutoverPreflightOperator",),
+    "control.cutover_plan": (
+        "AdmitCutoverOperator",
+        "ApproveCutoverOperator",
+        "ApproveFinalizeOperator",
+        "GoOperator",
+        "PlanCutoverOperator",
+        "PresyncOperator",
+        "WindowOperator",
+    ),
     "connector.cutover_back": ("FenceSourcesOperator", "LookAtSourcesOperator", "StartSourcesOperator"),
     "connector.export": (
         "DiskUploadOperator",

@@ -25,14 +25,8 @@ if TYPE_CHECKING:
     from wavelift.services.cutover.steps import Waits
     from wavelift.services.dataplane.messages import ServerTask
 
-ENDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "plan": ("plan",),
-    "prepare": ("plan", "prepare"),
-    "cutover": ("plan", "approve", "window", "go", "presync_1", "presync_2"),
-    "revert": ("undo", "start_sources", "reverted"),
-    "finalize": ("approve_finalize", "finalize"),
-}
-"""Mode → the tasks whose failure ends the run before its servers did."""
+LAST: Final = {"cutover": CUTOVER.before_servers[-1], "revert": "reverted"}
+"""Mode → the last task before its servers' own. In other modes it has the name of the mode."""
 
 
 class CutoverRunOperator(WaveRunOperator, WaitingOperator):
@@ -262,7 +256,9 @@ class CutoverReportOperator(ReportingOperator):
         found: dict[str, Collection[str]] = {ADMIT: ("failed", "skipped")}
         if first := CUTOVER.first_step(mode):
             found[first] = ("failed", "skipped") if first != "approve_finalize" else ("failed",)
-        return found | {name: ("failed",) for name in ENDS.get(mode, ()) if name not in found}
+        return found | {
+            name: ("failed",) for name in (CUTOVER.path_to(LAST.get(mode, mode)) if mode else ()) if name not in found
+        }
 
     def _others(self, context: Context, mode: str) -> tuple[Mapping[str, Any], ...]:
         task = {"prepare": "prepare", "revert": "reverted", "finalize": "finalize"}.get(mode)

@@ -97,3 +97,14 @@ def test_a_plan_of_a_server_that_the_wave_has_not_fails_in_words(lab: Lab, repli
     run = lab.run(DAG_ID, {"servers": ["nobody"]}).ends("failed")
     assert "The wave has no server 'nobody'" in run.words("admit")
     assert run.states()["report"] == "failed"
+
+
+def test_a_cutover_goes_until_its_servers_do(lab: Lab, replicated: Done) -> None:
+    """SCRATCH"""
+    run = lab.run(DAG_ID, {"mode": "cutover", "servers": ["moved-b"]})
+    print(run.state, run.describe())
+    for row in run.rows():
+        if row["state"] in ("failed", "up_for_retry"):
+            print(row["task_id"], run.words(row["task_id"].removeprefix("server."), row["map_index"]))
+    print(within(lab.ledger.read(), cutovers.of_dag_run, DagRun(DAG_ID, run.run_id)))
+    raise AssertionError("scratch")

@@ -55,7 +55,7 @@ def register_waves(namespace: dict[str, Any]) -> None:
 def _makers(shape: WaveShape) -> list[Callable[[WaveShape], DAG]]:
     """The functions that make the DAGs of a wave: only those whose sections the spec has."""
     replicates = [replicate_dag] if shape.replicates else []
-    cuts_over = [test_dag, cutover_dag] if shape.cuts_over else []
+    cuts_over = [cutover_dag, test_dag] if shape.cuts_over else []
     return [migrate_dag, *replicates, *cuts_over]
 
 

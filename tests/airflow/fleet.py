@@ -59,8 +59,8 @@ LAB_WAVES: Final[dict[str, WaveOf]] = {
     "switched": WaveOf(
         (
             Vm("switched-a", (4,)),
-            Vm("switched-c", (4,)),
             Vm("switched-b", (4,), entry={"cutover": {"shutdown": {"timeout_minutes": 0.1, "then": "abort"}}}),
+            Vm("switched-c", (4,)),
         ),
         {**DAILY, "cutover": {"approval": "none", "downtime_minutes": 10_000, "ami": "register"}},
     ),

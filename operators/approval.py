@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from wavelift.services.common.approval import Taken
 
-END: Final = "approval_end"
-"""Key of the task state store: when the wait ends, and of which clear of the run that is."""
+WAIT: Final = "approval_wait"
+"""Key of the task state store: when the wait began and ends, and of which clear of the run that is."""
 ANSWER: Final = "approval_answer"
 """Key of the task state store: an answer of which the ledger does not know yet."""
 ASK_AGAIN: Final = "Clear this task to ask again, or trigger a new run"
@@ -61,6 +61,9 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
         kept = self._state(context).get(ANSWER)
         if kept is not None:  # an earlier try had the answer, and could not write it
             return self._take(context, question, Given.load(kept))
+        known = self._standing(context, question)
+        if known is not None:
+            return self._approved(known)
         self._ask(context, question)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
@@ -102,22 +105,31 @@ class ApproveOperator(WaveRunOperator, ApprovalOperator):
 
     def _ask(self, context: Context, question: Question) -> NoReturn:
         """Park the task until the next answer, or the end of the wait."""
-        left = self._end(context, question) - datetime.now(UTC)
+        left = self._wait(context, question)[1] - datetime.now(UTC)
         if left <= timedelta(0):
             self._nobody(context, question)
         self.response_timeout = left
         ApprovalOperator.execute(self, context)
         raise AssertionError("a task that waits for a person does not return")
 
-    def _end(self, context: Context, question: Question) -> datetime:
-        """When the wait ends: one instant for all questions and tries, and another after a clear."""
+    def _wait(self, context: Context, question: Question) -> tuple[datetime, datetime]:
+        """Begin and end of the wait: the same for all questions and tries, and others after a clear."""
         state, clear = self._state(context), getattr(context["dag_run"], "clear_number", 0)
-        kept = state.get(END)
+        kept = state.get(WAIT)
         if kept is None or kept["clear"] != clear:
-            end = datetime.now(UTC) + timedelta(hours=question.hours)
-            kept = {"clear": clear, "end": end.isoformat()}
-            state.set(END, kept)
-        return datetime.fromisoformat(kept["end"])
+            begin = datetime.now(UTC)
+            end = begin + timedelta(hours=question.hours)
+            kept = {"clear": clear, "begin": begin.isoformat(), "end": end.isoformat()}
+            state.set(WAIT, kept)
+        return datetime.fromisoformat(kept["begin"]), datetime.fromisoformat(kept["end"])
+
+    def _standing(self, context: Context, question: Question) -> Taken | None:
+        """Airflow may take a task that was woken soon after it was parked for a dead one, and try it again."""
+        from wavelift.services.common.approval import standing
+
+        begin, _ = self._wait(context, question)
+        with self.ledger() as ledger:
+            return standing(ledger, question, since=begin)
 
     def _nobody(self, context: Context, question: Question) -> NoReturn:
         from wavelift.services.common.approval import unanswered

@@ -67,11 +67,6 @@ class CutoverRunOperator(WaveRunOperator, WaitingOperator):
         ]
         self.wait_for(StepsTrigger(waits=waits, poll_seconds=config.poll_seconds()))
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        if "error" in event:
-            self.log.warning("the wait failed and begins anew: %s", event["error"])
-        return self.execute(context)
-
     def claimed(self, ledger: Ledger, ctx: RunContext) -> tuple[str, ...]:
         """Ids of the cutovers that ``admit`` gave this run to end. Whoever asked must have the right where each was
         opened, too."""

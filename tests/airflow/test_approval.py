@@ -167,6 +167,23 @@ def test_an_answer_that_the_ledger_could_not_take_is_taken_by_the_next_try(lab: 
     assert row.answered_by == "op"
 
 
+def test_a_try_that_could_not_report_its_answer_is_not_asked_again(lab: Lab) -> None:
+    """Airflow takes a task that is woken within seconds for a dead one: it answers 404, and tries again."""
+    real: Any = ApproveOperator._approved
+    failed: list[int] = []
+
+    def lost(self: Any, taken: Any) -> Any:
+        if not failed:
+            failed.append(1)
+            raise RuntimeError("Airflow does not know this try")
+        return real(self, taken)
+
+    with answers(("op", "Approve")), patch.object(ApproveOperator, "_approved", lost):
+        run = lab.run("lab_approval_required", file=FILE).ends("success")
+    assert run.row("approve")["try_number"] == 2
+    assert [one.action for one in told(lab, run)] == ["approval.approve"]
+
+
 def test_after_a_clear_it_is_asked_anew(lab: Lab) -> None:
     with answers(("op", "Reject")):
         run = lab.run("lab_approval_required", file=FILE).ends("failed")

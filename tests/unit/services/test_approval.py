@@ -17,7 +17,7 @@ from wavelift.ledger import Event, Ledger, cutovers, events, waves
 from wavelift.ledger.cutover_records import Approval
 from wavelift.rules.approval import Given, Question
 from wavelift.services.common import approval
-from wavelift.services.common.approval import Taken, Verdict, take, unanswered
+from wavelift.services.common.approval import Taken, Verdict, standing, take, unanswered
 from wavelift.services.common.authority import REFUSED
 
 pytestmark = pytest.mark.unit
@@ -123,3 +123,20 @@ def test_a_question_of_another_environment_than_the_run_s_is_edited(
     monkeypatch.setattr(approval, "frozen_environment", lambda _run: "lab")
     with pytest.raises(TamperedError, match="another environment"):
         Desk(ledger).answer("bob")
+
+
+@pytest.mark.parametrize(("approves", "verdict"), [(True, Verdict.APPROVED), (False, Verdict.REJECTED)])
+def test_a_retry_finds_the_answer_that_the_ledger_has_and_a_later_question_does_not(
+    ledger: Ledger, approves: bool, verdict: Verdict
+) -> None:
+    desk = Desk(ledger)
+    asked = desk.clock.now()
+    assert standing(ledger, desk.question, since=asked) is None
+    desk.clock.sleep(60)
+    desk.answer("bob", approves=approves)
+    found = standing(ledger, desk.question, since=asked)
+    assert found is not None
+    assert found.verdict is verdict
+    assert standing(ledger, desk.question, since=desk.clock.now() + timedelta(seconds=1)) is None
+    other = desk.question.model_copy(update={"digest": "d2"})
+    assert standing(ledger, other, since=asked) is None

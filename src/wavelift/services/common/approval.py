@@ -7,6 +7,7 @@ edit a DAG run may mark that task a success.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -81,6 +82,17 @@ def take(ledger: Ledger, question: Question, given: Given, ctx: RunContext, *, r
     if given.approves:
         return Taken(Verdict.APPROVED, approval=kept)
     return Taken(Verdict.REJECTED, f"{given.user} rejected it", approval=kept)
+
+
+def standing(ledger: Ledger, question: Question, *, since: datetime) -> Taken | None:
+    """The answer that an earlier try took and could not report to Airflow; None: nobody answered since the question."""
+    with ledger.read() as tx:
+        kept = cutovers.newest_approval(tx, question.kind, question.id, question.digest)
+    if kept is None or kept.answered_at < since:
+        return None
+    if kept.answer == "approve":
+        return Taken(Verdict.APPROVED, approval=kept)
+    return Taken(Verdict.REJECTED, f"{kept.answered_by} rejected it", approval=kept)
 
 
 def unanswered(ledger: Ledger, question: Question, ctx: RunContext) -> None:
